@@ -21,6 +21,7 @@ Examples:
   python -m bench.report
   python -m bench.report --runs laptop.csv server.csv --reports reports/
   python -m bench.report --metric macro_f1
+  python -m bench.report --history --runs history.csv
 """
 
 
@@ -52,6 +53,12 @@ Examples:
 @click.option(
     "--test", metavar="FILE", help="The test examples for --final, if the grid was given none."
 )
+@click.option(
+    "--history",
+    is_flag=True,
+    help="Write history.html instead: each setting against full fine-tuning in fp32 of the same "
+    "version of the code, by version, and since which version it differs.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def main(
     runs: Sequence[Path],
@@ -60,12 +67,26 @@ def main(
     metric: str | None,
     final: bool,
     test: str | None,
+    history: bool,
     as_json: bool,
 ) -> int:
+    if history:
+        for option, value in (
+            ("--final", final), ("--test", test), ("--code-version", code_version)
+        ):  # fmt: skip
+            if value:
+                raise InputError(f"--history: does not go together with {option}")
     from bench.results.facts import read_facts
     from bench.results.rescoring import read_results
 
     results = read_results(runs, metric)
+    if history:
+        from bench.report.history import write_history  # imported late, as render below
+
+        page, found = write_history(results.rows, reports, [str(path) for path in runs])
+        lines = [*found["findings"], f"history: {page}"]
+        click.echo(json.dumps(found | {"page": str(page)}) if as_json else "\n".join(lines))
+        return 0
     rows, facts = results.rows, results.facts
     said, score = [], None
     if test is not None and not final:

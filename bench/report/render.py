@@ -138,7 +138,7 @@ def report(
         narrowed = [
             f"Only rows of code version {text.plain(code_version)}: {omitted} of others left out."
         ]
-    rows, planned = _printable(rows), _printable(planned)
+    rows, planned = printable(rows), printable(planned)
     every_group = ordered_groups(rows, planned, values_from(predictions_of))
     every_row = [row for group in every_group for row in group.rows]
     first = every_group[0] if every_group else None
@@ -198,18 +198,18 @@ def _final_lines(first: Group | None, facts: Mapping[str, DataFacts]) -> list[st
     return [final_line(known.final, first.metric)]
 
 
-def _printable(rows: Iterable[Row]) -> list[Row]:
+def printable(rows: Iterable[Row]) -> list[Row]:
     """The rows with each text on one line, free of control characters and of absolute paths."""
     plain, without_paths = cache(text.plain), cache(text.without_paths)
 
-    def printable(row: Row) -> Row:
+    def changed(row: Row) -> Row:
         values = dict(zip(_TEXTS, _texts(row), strict=True))
         texts = {name: plain(value) for name, value in values.items() if value is not None}
         texts |= {name: without_paths(texts[name]) for name in _WITH_PATHS if name in texts}
-        changed = {name: value for name, value in texts.items() if value != values[name]}
-        return row | changed if changed else row
+        others = {name: value for name, value in texts.items() if value != values[name]}
+        return row | others if others else row
 
-    return [printable(row) for row in rows]
+    return [changed(row) for row in rows]
 
 
 def _sections(

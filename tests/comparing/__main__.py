@@ -65,7 +65,7 @@ def work(out: Path, select: str) -> None:
 @main.command(help="Find slower steps by time.")
 @_out
 @click.option("--trials", default=20, show_default=True)
-@click.option("--rounds", default=8, show_default=True, help="The most rounds of a trial.")
+@click.option("--rounds", default=12, show_default=True, help="The most rounds of a trial.")
 def slow(out: Path, trials: int, rounds: int) -> None:
     _keep(out, "slow", (find_slow(out / "slow", number, rounds) for number in range(trials)))
 

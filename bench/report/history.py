@@ -1,0 +1,314 @@
+"""The pages of `bench.report --history`: each setting against a reference, by version of the code.
+
+Importing this loads pandas and matplotlib.
+"""
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any, Final
+
+from matplotlib.axes import Axes
+
+from bench.analysis.comparison import Limits, Measure
+from bench.analysis.groups import Group, differing, groups
+from bench.analysis.history import Change, History, Series, history
+from bench.common.errors import InputError
+from bench.plan.rows import Row
+from bench.report.drawing import BLUE, GREY, ORANGE, Drawing, canvas, to_svg
+from bench.report.lead import title
+from bench.report.pages import Facts, html, markdown, write_all
+from bench.report.render import printable
+from bench.report.sections import Section
+from bench.report.tables import DASH, Head, Table
+from bench.report.text import count, num, plain, score_gap, times, without_paths
+from bench.stats.changepoints import SHORTEST
+
+_COMMAND: Final = ("python", "-m", "bench.report", "--history", "--runs")
+_MOST_DRAWN: Final = 12
+"""Settings in a figure, those with changes first."""
+_MOST_FINDINGS: Final = 8
+_MOST_OTHERS: Final = 12
+_LONGEST_LABEL: Final = 34
+_SMALL: Final = 0.1
+"""Ratios below it are shown to three digits."""
+_NARROWEST: Final = 0.05
+"""The least extent of an axis in shares of the values, so that noise doesn't look like a change."""
+
+
+def write_history(
+    rows: Sequence[Row], folder: Path, sources: Sequence[str]
+) -> tuple[Path, dict[str, Any]]:
+    """Write history.html, history.md, history.json and figures; return the page and the data.
+
+    The group with the most versions of the code is shown.
+
+    Args:
+        sources: the files that the rows came from, as a command line names them.
+
+    Raises:
+        InputError: if no cell ended ok, or the folder can't be written.
+        DiskFullError: if there is no space left.
+    """
+    every = sorted(groups(printable(rows)), key=_versions_ok, reverse=True)
+    shown = history(every[0]) if every else None
+    if shown is None:
+        raise InputError(f"{' '.join(sources)}: no cell ended ok, so there is no history")
+    data = _data(shown)
+    facts = Facts(
+        title=f"History: {title(shown.group)}",
+        findings=data["findings"],
+        sections=_sections(shown, every[1:]),
+        how="How it is computed",
+        said=_said(shown),
+        command=without_paths(plain(shlex.join([*_COMMAND, *sources]))),
+    )
+    pages = {
+        "history.json": json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "history.md": markdown("history", facts),
+        "history.html": html("report", facts),
+    }
+    drawings = [drawing for section in facts.sections for drawing in section.drawings]
+    write_all(folder, pages, drawings, "history")
+    return folder / "history.html", data
+
+
+def _versions_ok(group: Group) -> int:
+    return len({row.code_version for row in group.rows if row.is_ok})
+
+
+def _findings(shown: History) -> list[str]:
+    """The first lines: what changed, the newest first, or that nothing did."""
+    settings = count(len({id(series.setting) for series in shown.series}), "setting")
+    versions = f"{count(len(shown.versions), 'version')} of the code"
+    if len(shown.versions) < 2 * SHORTEST:
+        return [
+            f"{versions}: a change can be seen from {2 * SHORTEST} on, {SHORTEST} before it and "
+            f"{SHORTEST} after it."
+        ]
+    if not shown.changes:
+        return [f"No change in {settings} over {versions}."]
+    changed = len({id(change.series.setting) for change in shown.changes})
+    lines = list(_in_words(shown))
+    more = [f"{len(lines) - _MOST_FINDINGS} more are in the table of changes."]
+    return [
+        f"{count(len(shown.changes), 'change')}, in {changed} of {settings}, over {versions}.",
+        *lines[:_MOST_FINDINGS],
+        *(more if len(lines) > _MOST_FINDINGS else []),
+    ]
+
+
+def _in_words(shown: History) -> Iterator[str]:
+    """A sentence for each setting and version, and one where all ratios of a measure change."""
+    reference = shown.reference.label
+    events: dict[tuple[int, Measure], list[Change]] = {}
+    by_setting: dict[tuple[int, str], list[str]] = {}
+    for change in shown.changes:
+        events.setdefault((change.at, change.series.measure), []).append(change)
+    for (at, measure), changes in events.items():
+        ratios = [change for change in changes if not change.series.is_reference]
+        every = sum(s.measure == measure and not s.is_reference for s in shown.series)
+        common = len(ratios) == every > 1 and len({c.after > c.before for c in ratios}) == 1
+        for change in changes:
+            before, after = (_value(shown, change.series, v) for v in (change.before, change.after))
+            name = change.series.setting.label
+            if change.series.is_reference or not common:
+                name += "" if change.series.is_reference else f" against {reference}"
+                words = f"{measure.label} {after} (was {before})"
+                by_setting.setdefault((at, name), []).append(words)
+        if common:
+            effects = sorted(change.effect for change in ratios)
+            ends = dict.fromkeys(_effect(shown, ratios[0], e) for e in (effects[0], effects[-1]))
+            own = "changed" if len(changes) > len(ratios) else "may have changed"
+            name = f"All others against {reference}, which itself {own}"
+            words = f"{measure.label} is {' to '.join(ends)} what it was"
+            by_setting.setdefault((at, name), []).append(words)
+    for (at, name), listed in by_setting.items():
+        yield f"{name}, since {shown.versions[at].name}: {', '.join(listed)}."
+
+
+def _value(shown: History, series: Series, value: float) -> str:
+    """A value with its unit."""
+    if series.measure.kind == "score":
+        return score_gap(shown.group, value)
+    if series.is_reference:
+        return f"{num(value)}{series.unit}"
+    return f"{times(value) if value >= _SMALL else num(value)}×"
+
+
+def _effect(shown: History, change: Change, effect: float) -> str:
+    is_score = change.series.measure.kind == "score"
+    return score_gap(shown.group, effect) if is_score else f"{times(effect)}×"
+
+
+def _sections(shown: History, others: Sequence[Group]) -> list[Section]:
+    names = [f"{title(one)} (other {', '.join(differing(one, shown.group))})" for one in others]
+    more = [f"{len(names) - _MOST_OTHERS} more"] if len(names) > _MOST_OTHERS else []
+    said = [
+        f"Rows that can't be compared with these, in no more versions, are not shown: "
+        f"{'; '.join([*names[:_MOST_OTHERS], *more])}."
+    ] if names else []  # fmt: skip
+    if shown.left_out:
+        versions = ", ".join(version.name for version in shown.left_out)
+        said.append(f"Not comparable, for {shown.reference.label} is missing there: {versions}.")
+    families: dict[str, list[Series]] = {}
+    for series in shown.series:
+        families.setdefault(series.measure.column, []).append(series)
+    drawings = [_drawing(shown, family) for family in families.values()]
+    tables = [*([_changes(shown)] if shown.changes else []), _latest(shown, list(families))]
+    return [
+        Section("figures", "Figures", "By version of the code", drawings=drawings),
+        Section("tables", "Tables", "In numbers", said, tables=[*tables, _versions(shown)]),
+    ]
+
+
+def _changes(shown: History) -> Table:
+    heads = [
+        Head("setting", "setting"), Head("measure", "measure"), Head("since", "since"),
+        Head("before", "before", "median before it", True), Head("after", "after", numeric=True),
+        Head("effect", "change", "after / before, or of scores the difference", True),
+    ]  # fmt: skip
+    rows = [
+        [
+            change.series.setting.label, change.series.measure.label,
+            shown.versions[change.at].name,
+            *(_value(shown, change.series, value) for value in (change.before, change.after)),
+            _effect(shown, change, change.effect),
+        ]
+        for change in shown.changes
+    ]  # fmt: skip
+    return Table(heads, rows, "Change points, those of the newest versions first.")
+
+
+def _latest(shown: History, columns: Sequence[str]) -> Table:
+    cells = {(id(s.setting), s.measure.column): s for s in shown.series}
+    labels = {series.measure.column: series.measure.label for series in shown.series}
+
+    def field(series: Series | None) -> str:
+        value = series.values[-1] if series else None
+        return DASH if series is None or value is None else _value(shown, series, value)
+
+    heads = [Head("setting", "setting"), *(Head(c, labels[c], "", True) for c in columns)]
+    rows = [
+        [setting.label, *(field(cells.get((id(setting), column))) for column in columns)]
+        for setting in shown.group.settings
+    ]
+    marks = ["baseline" if s is shown.reference else "" for s in shown.group.settings]
+    caption = f"The newest version, {shown.versions[-1].name}, against {shown.reference.label}."
+    return Table(heads, rows, caption, marks)
+
+
+def _versions(shown: History) -> Table:
+    heads = [Head("version", "version"), Head("started_at", "first cell started, UTC")]
+    rows = [[version.name, version.started_at] for version in shown.versions]
+    return Table(heads, rows, "The versions of the code in their order.", folded=True)
+
+
+def _said(shown: History) -> list[str]:
+    limits, reference = Limits(), shown.reference.label
+    return [
+        "A version is the last commit that changed what is measured. Versions are in the order in "
+        "which their first cells started.",
+        f"Time, memory and work are ratios to {reference} of the same version, seed and repeat, "
+        "scores differences from it, so that a machine which is slower on another day changes "
+        f"nothing. Of {reference} itself memory and work are shown, which hardly vary with the "
+        "machine, but not its time. A score may change by chance: with other rounding, training "
+        "takes another path.",
+        f"A change has {SHORTEST} versions or more before it and after it; a shorter excursion is "
+        "none. Changes are the splits of a regression tree, pruned by a penalty that follows from "
+        "simulated noise and from the differences between neighbouring versions: a history of "
+        "noise alone has any change with a probability of at most 5%. Changes of less than "
+        f"{limits.slowdown:.0%} in time, {limits.memory:.0%} in memory, {limits.work:.0%} in work "
+        f"and {limits.score_drop} in score are left out.",
+    ]
+
+
+def _drawing(shown: History, family: Sequence[Series]) -> Drawing:
+    """Small multiples of a measure: a panel for each setting, with the medians of its segments."""
+    measure, reference = family[0].measure, shown.reference.label
+    drawn = sorted(family, key=lambda one: (not one.starts, not one.is_reference))[:_MOST_DRAWN]
+    lines = ceil(len(drawn) / 2)
+    with canvas(0.5 + 1.15 * lines) as (figure, first):
+        grid = figure.add_gridspec(lines, min(2, len(drawn)))
+        first.set_subplotspec(grid[0, 0])
+        for i, series in enumerate(drawn):
+            axes = first if i == 0 else figure.add_subplot(grid[i // 2, i % 2])
+            _panel(axes, series, _ticks(shown, series, is_last=i >= len(drawn) - 2))
+    caption = f"{measure.label}: ratio to {reference}; lines are medians between changes."
+    if measure.kind == "score":
+        caption = caption.replace("ratio to", "difference from", 1)
+    if family[0].is_reference or any(series.is_reference for series in drawn):
+        caption += f" {reference} itself is relative to the first version."
+    if len(drawn) < len(family):
+        caption += f" {len(drawn)} of {len(family)} settings."
+    medians = "; ".join(
+        f"{one.setting.label} {', then '.join(_value(shown, one, s.median) for s in one.segments)}"
+        for one in drawn
+    )
+    stem = f"history-{measure.column.replace('_', '-')}"
+    return Drawing(stem, to_svg(figure, stem), f"{measure.label} by version: {medians}.", caption)
+
+
+def _ticks(shown: History, series: Series, is_last: bool) -> dict[int, str]:
+    """The versions of changes, or, in the last panels, the first and the last one."""
+    last = len(shown.versions) - 1
+    places = list(series.starts or (sorted({0, last}) if is_last else []))
+    apart = [at for i, at in enumerate(places) if not i or at - places[i - 1] > last / 3]
+    return {at: shown.versions[at].name.rpartition("+g")[2][:7] for at in apart}
+
+
+def _panel(axes: Axes, series: Series, ticks: dict[int, str]) -> None:
+    unit = next(v for v in series.values if v is not None) if series.is_reference else 1.0
+    values = [value / unit for value in series.values if value is not None]
+    axes.plot(series.known, values, linestyle="none", marker="o", markersize=3, color=GREY)
+    for i, part in enumerate(series.segments):
+        ends = [part.start - 0.3, part.end + 0.3]
+        axes.plot(ends, [part.median / unit] * 2, color=ORANGE if i else BLUE, linewidth=1.8)
+    low, high = min(values), max(values)
+    half = max(0.6 * (high - low), _NARROWEST * (abs(high) or 1.0))
+    axes.set_ylim((low + high - 2 * half) / 2, (low + high + 2 * half) / 2)
+    axes.set_xlim(-0.6, len(series.values) - 0.4)
+    axes.locator_params(axis="y", nbins=4)
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.grid(visible=False, axis="x")
+    axes.spines[["top", "right"]].set_visible(False)
+    label = series.setting.label
+    short = label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 1]}…"
+    axes.set_title(short, fontsize=8.5, fontweight="normal")
+
+
+def _data(shown: History) -> dict[str, Any]:
+    """Everything on the pages as data, with full precision."""
+    names = [version.name for version in shown.versions]
+    return {
+        "findings": _findings(shown),
+        "group": title(shown.group),
+        "reference": shown.reference.label,
+        "versions": [{"version": v.name, "started_at": v.started_at} for v in shown.versions],
+        "not_comparable": [version.name for version in shown.left_out],
+        "changes": [
+            {
+                **_named(change.series), "since": names[change.at], "before": change.before,
+                "after": change.after, "effect": change.effect,
+            }
+            for change in shown.changes
+        ],
+        "series": [
+            {
+                **_named(series), "values": series.values,
+                "segments": [
+                    {"since": names[one.start], "median": one.median} for one in series.segments
+                ],
+            }
+            for series in shown.series
+        ],
+    }  # fmt: skip
+
+
+def _named(series: Series) -> dict[str, Any]:
+    return {
+        "setting": series.setting.label, "measure": series.measure.column,
+        "absolute": series.is_reference,
+    }  # fmt: skip

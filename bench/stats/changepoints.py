@@ -1,0 +1,127 @@
+"""Change points: where the mean of a series of runs steps.
+
+A regression tree on the number of the run is a fit of piecewise constant means: it splits where the
+sum of squares falls most, and cost-complexity pruning keeps the splits that are worth a penalty
+(Gey and Lebarbier 2008). The tree is scikit-learn's.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+from math import sqrt
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+
+SHORTEST: Final = 3
+"""The fewest runs before and after a change point."""
+LEVEL: Final = 0.02
+"""The simulated probability of any change point in pure noise, over all series and families. For
+noise of other shapes than the simulated one it stays below 5%."""
+_DRAWS: Final = 4000
+"""Simulated families of pure noise behind a penalty."""
+_UNEQUAL: Final = 0.5
+"""The std of the logarithms of the noise's stds over settings, assumed."""
+_MAD: Final = 1.4826 / sqrt(2)
+"""The std of normal values, divided by the median size of their first differences."""
+
+
+def change_points(
+    series: Sequence[Sequence[float]], limit: float, families: int = 1
+) -> list[list[int]]:
+    """The places in each of some series where a new mean begins.
+
+    The penalty is such that pure noise has any change point in all families with a probability of
+    at most `LEVEL`. Series shorter than two shortest segments have no
+    change points.
+
+    Args:
+        series: series of one measure, such as logarithms of ratios to a common reference.
+        limit: the least difference of neighbouring means.
+        families: the number of measures whose change points are searched.
+    """
+    long = [np.asarray(values, dtype=float) for values in series if len(values) >= 2 * SHORTEST]
+    if not long:
+        return [[] for _ in series]
+    runs = max(map(len, long))
+    padded = np.full((len(long), runs), np.nan)
+    for row, values in zip(padded, long, strict=True):
+        row[: len(values)] = values
+    least = limit**2 * SHORTEST / 2  # the gain from a step of this size between shortest segments
+    penalties = iter(np.maximum(threshold(len(long), runs, families) * _variances(padded), least))
+    return [
+        _wide(values, _split(values, next(penalties)), limit)
+        if len(values) >= 2 * SHORTEST else []
+        for values in series
+    ]  # fmt: skip
+
+
+@cache
+def threshold(series: int, runs: int, families: int = 1) -> float:
+    """The gain from a split, in variances of the noise, that counts as a change point.
+
+    It is simulated: series of noise, each minus the noise of a common reference, with variances
+    estimated as those of real ones. The noise has Student's t with 5 degrees of freedom, and
+    variances that vary, so that outliers and settings that scatter more are no change points.
+    """
+    random = np.random.default_rng(0)
+    highest = []
+    for _ in range(_DRAWS):
+        stds = np.exp(_UNEQUAL * random.standard_normal((series + 1, 1)))
+        noise = stds * random.standard_t(5, (series + 1, runs))
+        values = noise[1:] - noise[0]
+        highest.append(float(np.max(_best_gains(values) / _variances(values))))
+    return float(np.quantile(highest, 1 - LEVEL / families))
+
+
+def segment_medians(values: Sequence[float], starts: Sequence[int]) -> list[float]:
+    """The medians between change points, which short excursions don't move."""
+    return [float(np.median(part)) for part in np.split(np.asarray(values, dtype=float), starts)]
+
+
+def _variances(values: Matrix) -> Matrix:
+    """The variance of the noise of each series, which change points hardly raise.
+
+    It is the larger of that series' own and that of all series, from the median of first
+    differences: of few runs a series' own may be far too small.
+    """
+    steps = np.abs(np.diff(values, axis=1))
+    stds = _MAD * np.maximum(np.nanmedian(steps, axis=1), np.nanmedian(steps))
+    return np.asarray(stds**2)
+
+
+def _best_gains(values: Matrix) -> Matrix:
+    """By how much the best split of each series lowers its sum of squares."""
+    runs = values.shape[1]
+    left = np.arange(SHORTEST, runs - SHORTEST + 1)
+    sums = np.cumsum(values, axis=1)
+    excess = sums[:, left - 1] - sums[:, -1:] * left / runs
+    return np.asarray(np.max(excess**2 * runs / (left * (runs - left)), axis=1))
+
+
+def _split(values: Sequence[float], penalty: float) -> list[int]:
+    """The starts of segments, without the first and those of excursions shorter than `SHORTEST`.
+
+    The tree may make shorter segments, or it would take part of an excursion for a change, at a
+    wrong place.
+    """
+    from sklearn.tree import DecisionTreeRegressor  # imported late, for it is slow
+
+    places = np.arange(len(values))[:, None]
+    tree = DecisionTreeRegressor(ccp_alpha=penalty / len(values)).fit(places, values)
+    edges = [0, *(int(i) + 1 for i in np.flatnonzero(np.diff(tree.apply(places)))), len(values)]
+    return [start for start, end in pairwise(edges) if end - start >= SHORTEST][1:]
+
+
+def _wide(values: Sequence[float], starts: list[int], limit: float) -> list[int]:
+    """The change points without the smallest, until all steps reach the limit."""
+    while starts:
+        sizes = np.abs(np.diff(segment_medians(values, starts)))
+        smallest = int(np.argmin(sizes))
+        if sizes[smallest] >= limit:
+            break
+        starts = starts[:smallest] + starts[smallest + 1 :]
+    return starts

@@ -1,0 +1,89 @@
+"""Change points: found where a mean steps, and hardly ever in noise."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bench.stats.changepoints import LEVEL, SHORTEST, change_points, segment_medians, threshold
+
+Matrix = NDArray[np.float64]
+
+
+def normal(random: np.random.Generator, series: int, runs: int) -> Matrix:
+    return random.standard_normal((series, runs))
+
+
+def against_reference(random: np.random.Generator, series: int, runs: int) -> Matrix:
+    noise = normal(random, series + 1, runs)
+    return noise[1:] - noise[0]
+
+
+def outliers(random: np.random.Generator, series: int, runs: int) -> Matrix:
+    return random.standard_t(5, (series, runs))
+
+
+def unequal(random: np.random.Generator, series: int, runs: int) -> Matrix:
+    stds = np.exp(random.normal(0, 0.5, (series, 1)))
+    return stds * against_reference(random, series, runs)
+
+
+@pytest.mark.parametrize("noise", [normal, against_reference, outliers, unequal])
+@pytest.mark.parametrize(("series", "runs"), [(1, 6), (3, 8), (8, 15)])
+def test_noise_has_change_points_in_at_most_one_history_of_twenty(
+    noise: Callable[[np.random.Generator, int, int], Matrix], series: int, runs: int
+) -> None:
+    random = np.random.default_rng(1)
+    histories = 200
+    alarms = sum(
+        any(change_points(noise(random, series, runs).tolist(), 1e-9)) for _ in range(histories)
+    )
+    assert alarms <= 0.05 * histories + 2 * (0.05 * 0.95 * histories) ** 0.5
+
+
+@pytest.mark.parametrize("at", [3, 6, 9])
+def test_a_step_is_found_where_it_is(at: int) -> None:
+    random = np.random.default_rng(3)
+    series = 0.01 * normal(random, 4, 12)
+    series[2, at:] += np.log(1.1)
+    assert change_points(series.tolist(), np.log(1.05)) == [[], [], [at], []]
+
+
+def test_a_step_up_and_down_has_two_change_points() -> None:
+    series = 0.005 * normal(np.random.default_rng(4), 1, 15)
+    series[0, 5:10] += 0.2
+    assert change_points(series.tolist(), 0.05) == [[5, 10]]
+
+
+def test_steps_of_exact_series_count_from_the_limit_on() -> None:
+    def stepped(size: float) -> list[float]:
+        return [0.0] * 5 + [size] * 5
+
+    assert change_points([stepped(0.0201), stepped(0.0199), stepped(-0.03)], 0.02) == [[5], [], [5]]
+
+
+def test_a_step_is_found_only_with_enough_runs_on_either_side() -> None:
+    for after in range(1, SHORTEST + 2):
+        expected = [6] if after >= SHORTEST else []
+        assert change_points([[0.0] * 6 + [1.0] * after], 0.1) == [expected]
+    assert change_points([[0.0, 1.0]], 0.1) == [[]]
+    assert change_points([[], [0.0] * 3 + [1.0] * 3], 0.1) == [[], [3]]
+    assert change_points([], 0.1) == []
+
+
+def test_more_series_and_more_measures_need_larger_steps() -> None:
+    assert threshold(1, 12, 1) < threshold(1, 12, 6)
+    assert threshold(4, 12) < threshold(12, 12)
+    assert LEVEL < 0.05
+
+
+def test_an_excursion_is_no_change() -> None:
+    for size in (1, SHORTEST - 1):
+        assert change_points([[0.0] * 4 + [1.0] * size + [0.0] * 4], 0.1) == [[]]
+        assert change_points([[0.0] * 4 + [3.0] * size + [1.0] * 4], 0.1) == [[4 + size]]
+
+
+def test_segments_have_their_medians() -> None:
+    assert segment_medians([1, 1, 4, 6], [2]) == [1, 5]
+    assert segment_medians([1, 3, 90], []) == [3]
