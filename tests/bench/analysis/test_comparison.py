@@ -192,6 +192,24 @@ def test_times_that_were_not_measured_in_alternation_never_gate():
     assert one.interval.low < within.interval.low
 
 
+def test_times_in_doubt_do_not_count_where_others_have_none():
+    base, new = runs(4), runs(4, offset=1)
+    new[3] |= {TIME: 80.0, "flags": "disturbed"}
+    one = only(of(base, new), TIME)
+    assert (one.interval.value, one.runs) == (pytest.approx(1), (4, 3))
+    assert only(of(base, new), RSS).runs == (4, 4)
+    few = only(of([base[0], base[3]], [new[0], new[3]]), TIME)
+    assert few.runs == (2, 2) and few.interval.value == pytest.approx(math.sqrt(2))
+
+
+def test_a_regression_is_excluded_though_an_improvement_is_undecided():
+    base, new = (runs(6, offset=i, rng=np.random.default_rng(i), std=0.03, **{TIME: t})
+                 for i, t in enumerate((40.0, 37.5)))  # fmt: skip
+    one = only(of(base, new), TIME)
+    assert (one.verdict, one.may_be_worse) == (Verdict.UNDECIDED, False)
+    assert only(of(new, base), TIME).may_be_worse
+
+
 def test_other_measures_gate_without_alternation():
     assert of(runs(), runs(offset=30, **{RSS: 1500.0})).regressions
 
@@ -247,6 +265,38 @@ def test_scores_are_paired_over_examples():
     assert one.verdict is Verdict.IMPROVEMENT
     unpaired = only(of(base[:2], [row | {"seed": row.seed + 9} for row in new[:2]]), SCORE)
     assert unpaired.verdict is Verdict.UNDECIDED
+
+
+def test_a_side_of_one_seed_is_compared_by_that_training():
+    """And not with the mean of the other side's seeds, which also differ by their seeds."""
+    right = np.random.default_rng(0).random(2000) < 0.6
+
+    def values_of(rows):
+        return (right if rows[0].seed == 0 else ~right).astype(float)
+
+    base, new = scored([0.6]), scored([0.6, 0.4, 0.4])
+    one = only(of(base, new, values_of=(values_of, values_of)), SCORE)
+    assert (one.interval.value, one.verdict) == (0, Verdict.UNDECIDED)
+    assert one.runs == (1, 3)
+
+
+def test_the_variance_between_seeds_is_pooled_over_settings():
+    rng = np.random.default_rng(0)
+    axes = [FULL, LORA, ("lora", 8, "attn", "bf16"), ("dora", 8, "attn", "bf16")]
+    sides = [
+        [row for each in axes for row in scored(0.5 + rng.normal(0, 0.01, 3), each)]
+        for _ in range(2)
+    ]
+
+    def widths(settings):
+        found = of(*([row for row in side if row.mode in settings] for side in sides))
+        ends = [one.interval.ends() for pair in found.pairs for one in pair.compared
+                if one.measure.column == SCORE]  # fmt: skip
+        return [high - low for low, high in ends]
+
+    together = widths(("full", "lora", "dora"))
+    assert together == pytest.approx([together[0]] * 4), "one variance for all"
+    assert together[0] < max(widths(("full",))[0], widths(("dora",))[0])
 
 
 def test_the_same_predictions_are_no_difference_however_few_examples_there_are():
