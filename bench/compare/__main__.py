@@ -18,8 +18,9 @@ from bench.common.errors import InputError
 from bench.plan.metrics import METRICS
 
 _EPILOG: Final = """\b
-Exit codes: 0 no regression, 1 a regression or a newly failing cell, 2 bad input or nothing
-comparable. docs/comparing.md explains the verdicts.
+Exit codes: 0 no regression, 1 a regression or a newly failing cell (with --strict also if a
+regression is not excluded), 2 bad input or nothing comparable. docs/comparing.md explains the
+verdicts.
 
 \b
 Examples:
@@ -63,7 +64,7 @@ class _Command(click.Command):
 )  # fmt: skip
 @click.option(
     "--max-work", metavar="SIZE", default="2%", show_default=True,
-    help="How much more work of a training step may be counted: operations, operators, bytes.",
+    help="How much more work a training step may do: operations, operators, bytes moved.",
 )  # fmt: skip
 @click.option(
     "--max-score-drop", metavar="SIZE", default="0.5pt", show_default=True,
@@ -75,13 +76,13 @@ class _Command(click.Command):
 )  # fmt: skip
 @click.option(
     "--metric", type=click.Choice(list(METRICS)), metavar="NAME",
-    help="Compare this metric, computed from kept predictions. Each row's own by default.",
+    help="Compare scores by this metric, from kept predictions; by default each row's own.",
 )  # fmt: skip
 @click.option(
     "--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True,
     help="Folder to write compare.html, compare.md, compare.json and compare/ into.",
 )  # fmt: skip
-@click.option("--json", "json_wanted", is_flag=True, help="Print the JSON alone.")
+@click.option("--json", "json_wanted", is_flag=True, help="Print compare.json instead of sentences.")
 @click.option(
     "--run", is_flag=True,
     help="Measure BASE and NEW in alternation first: two checkouts or virtual environments, or, "
@@ -89,14 +90,14 @@ class _Command(click.Command):
     "follow after --.",
 )  # fmt: skip
 @click.option("--grid", metavar="NAME|FILE.toml", help="The grid that --run measures.")
-@click.option("--select", metavar="TERMS", help="Its cells, as --select of bench.grid.")
+@click.option("--select", metavar="TERMS", help="The cells of --grid to measure, as in bench.grid --select.")
 @click.option(
     "--rounds", type=click.IntRange(min=2), metavar="N",
-    help=f"The most rounds, in each of which both sides run every cell once.  [default: {_ROUNDS}]",
+    help=f"At most so many rounds; in each, both sides run every cell once.  [default: {_ROUNDS}]",
 )  # fmt: skip
 @click.option(
     "--runs", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
-    help="Where results of --run are kept.  [default: runs/compare]",
+    help="The folder where results of --run are kept.  [default: runs/compare]",
 )  # fmt: skip
 @click.pass_obj
 def command(
@@ -150,7 +151,7 @@ def command(
         }
         given["--"] = options
         if alone := [name for name, value in given.items() if value is not None]:
-            raise InputError(f"{alone[0]} goes with --run only")
+            raise InputError(f"{alone[0]} needs --run")
         one, other, named = read_sides(places, base, new, metric)
     comparison = compare(
         one.rows, other.rows, limits, named=named, values_of=(one.values_of, other.values_of),

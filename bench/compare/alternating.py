@@ -186,7 +186,7 @@ class Alternation:
                 "--run takes two places, BASE and NEW, or --base and --new with axes of --select"
             )
         if any(self.terms) and not all(self.terms):
-            raise InputError("--run takes --base together with --new")
+            raise InputError("--run: give both --base and --new")
         for option in self.options:
             if option.partition("=")[0] in _OWN:
                 raise InputError(f"{option} can't be passed on to bench.grid by --run")
@@ -226,8 +226,8 @@ class Alternation:
             ]
             with progress_bar(len(turns)) as show:
                 for done, (task, side, text, ids) in enumerate(turns):
-                    of = f"round {number} of at most {self.rounds}, {len(to_do)} of {count} cells"
-                    show(done, f"{of}: {task.name}, {side}")
+                    status = f"round {number} of at most {self.rounds}, {len(to_do)} of {count} cells"
+                    show(done, f"{status}: {task.name}, {side}")
                     folder.run(side, text, ids, number, signals)
             undecided = folder.undecided(number, looks)
             to_do = [task for task in to_do if task.ids & undecided]
@@ -281,17 +281,17 @@ class _Folder:
         return set(ids) - ended
 
     def undecided(self, rounds: int, looks: Sequence[int]) -> set[str]:
-        """The ids of cells of settings that are not decided by the first rounds.
+        """The ids of cells of settings that are not decided yet.
 
         Args:
-            looks: the rounds after which what varies is looked at, and not only counts and cells
+            rounds: the number of rounds that have ended.
+            looks: those after which what varies is looked at, and not only counts and cells
                 that fail.
         """
         sides = [read_results([self.csv(side)], None) for side in SIDES]
-        base, new = ([r for r in side.rows if r.repeat <= rounds] for side in sides)
         comparison = compare(
-            base,
-            new,
+            sides[0].rows,
+            sides[1].rows,
             self.alternation.limits,
             named=self.named,
             values_of=(values_from(sides[0].predictions_of), values_from(sides[1].predictions_of)),

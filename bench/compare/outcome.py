@@ -41,14 +41,18 @@ class Outcome:
     looks: int = 1
 
     @cached_property
+    def is_open(self) -> bool:
+        """Whether a change for the worse beyond the limit is not excluded somewhere."""
+        return any(
+            one.may_be_worse and one.verdict in (Verdict.UNDECIDED, Verdict.REGRESSION)
+            for _, one in self.comparison.results
+        )
+
+    @cached_property
     def exit_code(self) -> int:
         """1 for a regression, a newly failing cell or, if strict, what may be one; else 0."""
         compared = self.comparison
-        is_open = self.strict and any(
-            one.may_be_worse and one.verdict in (Verdict.UNDECIDED, Verdict.REGRESSION)
-            for _, one in compared.results
-        )
-        return int(bool(compared.regressions or compared.failing or is_open))
+        return int(bool(compared.regressions or compared.failing or (self.strict and self.is_open)))
 
 
 def is_compared(comparison: Comparison) -> bool:
@@ -75,7 +79,7 @@ def figures(one: Compared) -> str:
     if one.interval is None:
         return "–"
     value = one.interval.value
-    digits = 2 if abs(value - 1) >= 0.095 else 3
+    digits = 2 if value >= 0.1 and abs(value - 1) >= 0.095 else 3
     form = signed if one.measure.kind == "score" else partial(fixed, digits=digits)
     ends = "" if one.measure.exact else span(one.interval, form)
     return f"{form(value)}{f' ({ends})' if ends else ''}"
@@ -91,8 +95,8 @@ def change(result: Result) -> str:
     pair, one = result
     if one.measure.kind == "time":
         return f"{name(pair)} {'takes' if pair else 'take'} {figures(one)} times as long"
-    of = "" if one.measure.kind == "score" else " times that of BASE"
-    return f"{name(pair)}: {one.measure.label} {figures(one)}{of}"
+    unit = "" if one.measure.kind == "score" else " times that of BASE"
+    return f"{name(pair)}: {one.measure.label} {figures(one)}{unit}"
 
 
 def summary(outcome: Outcome) -> list[str]:
@@ -102,23 +106,27 @@ def summary(outcome: Outcome) -> list[str]:
         more = f"; and {len(worse) - _NAMED:,} more" if len(worse) > _NAMED else ""
         lines = [f"{count(len(worse), 'regression')}: {'; '.join(worse[:_NAMED])}{more}."]
     elif comparison.pairs:
-        lines = [f"No regression {_in_settings(len(comparison.pairs))}."]
+        shown = " shown" if outcome.is_open else ""
+        lines = [f"No regression{shown} {_in_settings(len(comparison.pairs))}."]
     else:
         lines = ["No setting ran on a machine of both sides."]
     if excluded := _excluded(outcome):
         lines.append(f"Excluded: {excluded}.")
-    if undecided := comparison.undecided:
-        fails = ", which fails with --strict" if outcome.strict else ""
-        lines.append(f"Undecided, for too few repeats: {_measures(undecided)}{fails}.")
-    if better := comparison.improvements:
-        lines.append(f"Improved: {_measures(better)}.")
-    for heading, verdict in (
-        ("Worse, but not counted as a regression", Verdict.REGRESSION),
-        ("Not compared", Verdict.NOT_COMPARED),
+    of_verdict: dict[Verdict, list[Result]] = {}
+    for result in comparison.results:
+        of_verdict.setdefault(result[1].verdict, []).append(result)
+    worse_uncounted = [r for r in of_verdict.get(Verdict.REGRESSION, ()) if not r[1].gates]
+    for heading, results in (
+        ("Undecided", comparison.undecided),
+        ("Improved", comparison.improvements),
+        ("Significant, but below the minimum effect", of_verdict.get(Verdict.SMALL)),
+        ("Worse, but not counted as a regression", worse_uncounted),
+        ("Not compared", of_verdict.get(Verdict.NOT_COMPARED)),
     ):
-        results = [r for r in comparison.results if r[1].verdict is verdict and not r[1].gates]
         if results:
             lines.append(f"{heading}: {_measures(results)}.")
+    if outcome.strict and outcome.is_open:
+        lines.append("A regression is not excluded, which fails with --strict.")
     lines += _of_machines(comparison)
     if unmatched := comparison.unmatched:
         lines.append(f"Without a match: {count(len(unmatched), 'setting')}.")
@@ -180,7 +188,8 @@ def _measures(results: Iterable[Result]) -> str:
     """The measures of results, with their numbers of settings and the reasons."""
     settings: Counter[tuple[str, str]] = Counter()
     for pair, one in results:
-        settings[one.measure.label, clean(one.why)] += pair is not None
+        why = clean(one.why) or ("too few repeats" if one.verdict is Verdict.UNDECIDED else "")
+        settings[one.measure.label, why] += pair is not None
     labels: dict[tuple[int, str], list[str]] = {}
     for (label, why), number in settings.items():
         labels.setdefault((number, why), []).append(label)
@@ -318,6 +327,7 @@ def _compared(one: Compared) -> dict[str, Any]:
         "high": interval.high,
         "limit": one.limit,
         "significant": one.significant,
+        "may_be_worse": one.may_be_worse,
         "base": one.base,
         "new": one.new,
         "runs": one.runs,

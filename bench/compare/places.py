@@ -13,6 +13,7 @@ from typing import Final
 
 from bench.analysis.matching import Side
 from bench.common.errors import InputError, StoppedError
+from bench.common.messages import last_error
 from bench.launch.signals import Signals
 from bench.machine.conditions import MEASURING
 from bench.plan.cell import digest
@@ -61,7 +62,7 @@ class Place:
         """Digest of the place, its code as it is now and its packages."""
         files = [path for name in MEASURING for path in _files(self.root / name)]
         texts = [(str(path), path.read_text("utf-8", "replace")) for path in sorted(files)]
-        packages = Path(self.python).parents[1].glob("lib/python*/site-packages/*.dist-info")
+        packages = Path(self.python).parents[1].glob("lib/python*/*-packages/*.dist-info")
         return digest([self.python, str(self.root), texts, sorted(p.name for p in packages)])
 
     def grid(
@@ -100,9 +101,8 @@ class Place:
             done = subprocess.CompletedProcess(argv, code, out.read(), err.read())
         if code == 2:
             errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-            raise InputError(
-                f"{self.side}: {(errors or [done.stderr])[-1].removeprefix('error: ')}"
-            )
+            error = errors[-1].removeprefix("error: ") if errors else last_error(done.stderr)
+            raise InputError(f"{self.side}: {error}")
         if code == 130:
             raise StoppedError
         return done

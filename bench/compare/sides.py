@@ -74,8 +74,8 @@ def read_sides(
         )
     if not 1 <= len(files) <= 2:
         raise InputError(
-            f"{len(files)} files of results; give two, BASE.csv NEW.csv, or one with --base and "
-            "--new"
+            "give two files of results, BASE.csv NEW.csv, or one with --base and --new; "
+            f"not {len(files)}"
         )
     for path in files:
         if is_folder(path):

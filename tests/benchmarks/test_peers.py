@@ -98,7 +98,7 @@ def figures(told: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 def verdict(figures: Mapping[str, float], name: str, limit: float) -> Verdict:
     """The verdict of bench.compare on a ratio, whose minimum effect is the limit itself."""
-    ends = (figures.get(f"{name}{end}", figures[name]) for end in ("_low", "_high"))
+    ends = (figures.get(f"{name}{end}") or figures[name] for end in ("_low", "_high"))
     low, high = (log(end / limit) for end in ends)
     return verdict_of(low, high, 0.0)[0]
 

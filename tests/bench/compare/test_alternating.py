@@ -192,7 +192,7 @@ def test_a_virtual_environment_runs_its_own_code(tmp_path: Path) -> None:
         ({"places": ()}, "takes two places"),
         ({"places": (Path("BASE"),)}, "takes two places"),
         ({"terms": ("amp=off", "amp=bf16")}, "takes two places"),
-        ({"places": (), "terms": ("amp=off", "")}, "--base together with --new"),
+        ({"places": (), "terms": ("amp=off", "")}, "both --base and --new"),
         ({"places": (), "terms": ("amp=off", "epochs=2")}, "--new: 'epochs=2' is not AXIS"),
         ({"places": (), "terms": ("amp=off", "amp=bf16"), "selection": "amp=off"}, "amp is named"),
         ({"selection": "mode=none"}, "--select: mode can't be 'none'"),
@@ -236,8 +236,8 @@ def test_the_command_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.M
     ("words", "message"),
     [
         ("--run a b", "--run needs --grid"),
-        ("a.csv b.csv --rounds 3", "--rounds goes with --run only"),
-        ("a.csv b.csv -- --max-steps 3", "-- goes with --run only"),
+        ("a.csv b.csv --rounds 3", "--rounds needs --run"),
+        ("a.csv b.csv -- --max-steps 3", "-- needs --run"),
     ],
 )
 def test_options_that_do_not_go_together(words: str, message: str) -> None:

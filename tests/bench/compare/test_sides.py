@@ -89,10 +89,10 @@ def test_two_files_and_two_filters(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "base", "new", "expected"),
     [
-        ([], None, None, "0 files of results; give two"),
+        ([], None, None, "and --new; not 0"),
         (["a.csv"], None, None, "give both --base and --new"),
         (["a.csv"], "amp=off", None, "give both --base and --new"),
-        (["a.csv", "a.csv", "a.csv"], None, None, "3 files of results; give two"),
+        (["a.csv", "a.csv", "a.csv"], None, None, "and --new; not 3"),
         (["a.csv", "missing.csv"], None, None, "missing.csv: no such file of results"),
         (["a.csv", "."], None, None, "is a folder; name its runs.csv"),
         (["a.csv", "empty.csv"], None, None, "empty.csv: has no rows"),
