@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.stats.intervals import POWER_Z, Spread, scatters_more
+from bench.stats.intervals import POWER_Z, Spread, satterthwaite, scatters_more
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -18,10 +18,8 @@ Ints = NDArray[np.int64]
 WITHIN_Z: Final = 1.2815515655446004
 """The 90% quantile of the normal distribution: an estimate of no difference is within both limits
 in 80% of cases if these are so many standard errors further away than the interval's ends."""
-_MOST: Final = 10_000
-"""The largest number of repeats that is named."""
-_MOST_SEEDS: Final = 1000
-_NUMBERS: Final = np.unique(np.geomspace(2, _MOST, 2000).astype(np.int64))
+_NUMBERS: Final = np.arange(2, 1001)
+"""The numbers of repeats or seeds that are named."""
 _NODES: Final = 200
 """Points of integration, for six digits of a nominal level."""
 
@@ -31,8 +29,9 @@ def nominal_level(alpha: float, looks: int) -> float:
     """The two-sided level of each of several looks at growing data (Pocock 1977).
 
     A boundary that is the same at every look: with equally many repeats added before each, an
-    effect that isn't there passes it at any of them with probability `alpha`. By recursion over the
-    distribution of sums that have not passed it yet (Armitage, McPherson and Rowe 1969).
+    effect that isn't there passes it at any of them with probability `alpha` if the std is known,
+    and approximately so with quantiles of Student's t. By recursion over the distribution of sums
+    that have not passed it yet (Armitage, McPherson and Rowe 1969).
     """
     if looks == 1:
         return alpha
@@ -84,6 +83,7 @@ class Estimates:
         freedom: degrees of freedom of that error; infinite: it is a constant.
         single: the standard error that one repeat of each side would have.
         number: the number of repeats behind the value, pairs or those of the smaller side.
+        pooled: the degrees of freedom that one more repeat of all settings would add.
     """
 
     value: Floats
@@ -91,6 +91,7 @@ class Estimates:
     freedom: Floats
     single: Floats
     number: Ints
+    pooled: Floats
 
     def half_width(self, level: float) -> Floats:
         """Half the intervals at a two-sided level."""
@@ -106,28 +107,36 @@ class Estimates:
         return Estimates(*(np.where(which, mine, rest) for mine, rest in both))
 
 
-def sample_means(values: Floats, samples: Ints, count: int, constant: float) -> Estimates:
+def sample_means(
+    values: Floats, samples: Ints, count: int, constant: float, weights: Floats | float = 1.0
+) -> Estimates:
     """Means of samples whose std is pooled, each about its own mean.
 
-    A sample that scatters significantly more than the rest has its own std.
+    A sample that scatters significantly more than the rest has its own std. It is part of the pool
+    all the same, since others may scatter more without showing it, unless it has nearly all squares.
 
     Args:
-        values, samples: the values and the sample of each [N].
+        values, samples: the values, without those that are NaN, and the sample of each [N].
         count: the number of samples.
         constant: the std where no sample has two values.
+        weights: the shares of the samples' degrees of freedom that count in the pool, below 1 for
+            samples that are not independent.
     """
+    values, samples = values[known := np.isfinite(values)], samples[known]
     number = np.bincount(samples, minlength=count).astype(np.int64)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.bincount(samples, values, count) / number
     squares = np.bincount(samples, (values - mean[samples]) ** 2, count).astype(float)
     own = np.maximum(number - 1, 0)
-    total, freedom = float(squares.sum()), int(own.sum())
-    std = np.full(count, math.sqrt(total / freedom) if freedom else constant)
-    by_sample = np.full(count, float(freedom) if freedom else math.inf)
-    wide = scatters_more(squares, own, total, freedom)
-    std[wide], by_sample[wide] = np.sqrt(squares[wide] / own[wide]), own[wide]
+    wide = scatters_more(squares, own, float(squares.sum()), int(own.sum()))
+    far = wide & (squares > 0.9 * squares.sum())
+    rest, counted = own[~far].sum(), np.where(far, 0.0, weights)
+    std = np.full(count, math.sqrt(squares[~far].sum() / rest) if rest else constant)
+    freedom = np.full(count, float((own * counted).sum()) if rest else math.inf)
+    pooled = np.full(count, float(counted[number > 0].sum()))
+    std[wide], freedom[wide], pooled[wide] = np.sqrt(squares[wide] / own[wide]), own[wide], 1.0
     error = np.where(number > 0, std / np.sqrt(np.maximum(number, 1)), math.nan)
-    return Estimates(mean, error, by_sample, std, number)
+    return Estimates(mean, error, freedom, std, number, pooled)
 
 
 def unpaired(base: Estimates, new: Estimates) -> Estimates:
@@ -138,6 +147,7 @@ def unpaired(base: Estimates, new: Estimates) -> Estimates:
         np.minimum(base.freedom, new.freedom),
         np.hypot(base.single, new.single),
         np.minimum(base.number, new.number),
+        np.minimum(base.pooled, new.pooled),
     )
 
 
@@ -153,60 +163,54 @@ def mean_of_settings(estimates: Estimates, shared: Ints) -> Estimates:
         shared: the setting of BASE of each.
     """
     count = len(estimates.value)
-    totals = np.bincount(shared, estimates.error)
+    _, first, pools = np.unique(estimates.single, return_index=True, return_inverse=True)
+    # the variance of the sum, by settings whose std is one estimate
+    variances = np.bincount(pools, estimates.error * np.bincount(shared, estimates.error)[shared])
+    error, freedom = satterthwaite(variances, estimates.freedom[first])
+    _, pooled = satterthwaite(variances, estimates.pooled[first])
     singles = np.bincount(shared, estimates.single)
     return Estimates(
         np.array([estimates.value.mean()]),
-        np.array([math.sqrt(float((totals**2).sum())) / count]),
-        np.array([estimates.freedom.max()]),
+        np.array([error / count]),
+        np.array([freedom]),
         np.array([math.sqrt(float((singles**2).sum())) / count]),
         np.array([estimates.number.min()]),
+        np.array([pooled]),
     )
 
 
-def needed_repeats(
-    estimates: Estimates, limit: float, level: float, settings: int | None = None
-) -> list[int | None]:
+def needed_repeats(estimates: Estimates, limit: float, level: float) -> list[int | None]:
     """The number of repeats of each side that would decide, four times out of five.
 
     That is the number by which an interval about no difference is within ± limit; where there are
     as many already, because the estimate is close to the limit, the number by which the interval
-    leaves the limit on its one side or the other. None: more than 10,000, or no number.
-
-    Args:
-        settings: the number of settings whose std is pooled; None: all of the estimates.
+    leaves the limit on its one side or the other. None: more than 1,000, or no number.
     """
     known = (estimates.single > 0) & np.isfinite(estimates.value)
-    single = np.where(known, estimates.single, 1.0)
-    gap = np.abs(np.abs(estimates.value) - limit) / single
-    pool = estimates.freedom == np.max(estimates.freedom, initial=0.0)
-    # a setting with a std of its own has the degrees of freedom of its repeats alone
-    sizes = settings or max(int(known.sum()), 1), 1
-    least, other = (
-        np.where(pool, *(_fewest(gaps, power, level, size) for size in sizes))
-        for gaps, power in ((limit / single, WITHIN_Z), (gap, POWER_Z))
-    )
-    numbers = np.where(least > estimates.number, least, np.maximum(other, estimates.number + 1))
-    return [
-        int(number) if is_known and number <= _MOST else None
-        for number, is_known in zip(numbers, known, strict=True)
-    ]
+    numbers = np.full(len(known), _NUMBERS[-1] + 1)
+    for size in set(estimates.pooled[known].tolist()):
+        mine = estimates.part(chosen := known & (estimates.pooled == size))
+        quantiles = quantile(level, size * (_NUMBERS - 1.0))
+        least, other = (
+            _fewest(gaps / mine.single, (quantiles + power) / np.sqrt(_NUMBERS))
+            for gaps, power in ((limit, WITHIN_Z), (np.abs(np.abs(mine.value) - limit), POWER_Z))
+        )
+        numbers[chosen] = np.where(least > mine.number, least, np.maximum(other, mine.number + 1))
+    return [number if number <= _NUMBERS[-1] else None for number in numbers.tolist()]
 
 
 def needed_seeds(over: Spread, limit: float, level: float) -> int | None:
     """The number of seeds whose interval about no difference is within ± limit, four times out of
     five; None: more than 1,000, or no number."""
-    seeds = _NUMBERS[_NUMBERS <= _MOST_SEEDS]
-    error, freedom = over.errors(seeds)
-    enough = (quantile(level, freedom) + WITHIN_Z) * error <= limit
-    return int(seeds[enough.argmax()]) if enough.any() else None
+    error, freedom = over.errors(_NUMBERS)
+    seeds = int(_fewest(np.float64(limit), (quantile(level, freedom) + WITHIN_Z) * error))
+    return seeds if seeds <= _NUMBERS[-1] else None
 
 
-def _fewest(gaps: Floats, power: float, level: float, settings: int) -> Ints:
-    """The fewest repeats whose interval, with this power, is narrower than gaps in errors of one.
+def _fewest(gaps: "Floats | np.float64", widths: Floats) -> Ints:
+    """The fewest repeats at which an interval is narrower than a gap; 1,001 where none is.
 
-    More than `_MOST` where none is.
+    Args:
+        widths: by number of repeats, falling.
     """
-    widths = (quantile(level, settings * (_NUMBERS - 1.0)) + power) / np.sqrt(_NUMBERS)
-    places = np.searchsorted(-widths, -gaps)  # widths fall
-    return np.append(_NUMBERS, _MOST + 1)[places]
+    return np.asarray(np.append(_NUMBERS, _NUMBERS[-1] + 1)[np.searchsorted(-widths, -gaps)])

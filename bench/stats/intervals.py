@@ -6,7 +6,7 @@ Plain numbers in and out. scipy is imported only where it is needed, because imp
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +115,7 @@ class Spread:
         return float(stdtrit(freedom, 0.975)) * error
 
     def error(self) -> tuple[float, float]:
-        """The standard error of the mean, and its degrees of freedom by Satterthwaite (1946).
+        """The standard error of the mean, and its degrees of freedom.
 
         The variances of seeds and of examples add up, each divided by its number. The interaction
         of seeds and examples counts in both, so the error is rather too large.
@@ -127,17 +127,29 @@ class Spread:
         """The same for other numbers of seeds, if the variances stay as they are."""
         by_seed = (self.of_seeds or 0.0) / seeds
         by_example = self.of_examples / self.examples
-        total = by_seed + by_example
         of_seeds = self.pooled or np.maximum(seeds - 1, 1)
-        lost = by_example**2 / max(self.examples - 1, 1) + by_seed**2 / of_seeds
-        with np.errstate(divide="ignore", invalid="ignore"):
-            freedom = np.where(lost > 0, total**2 / lost, np.inf)
-        return np.sqrt(total), freedom
+        return satterthwaite((by_seed, by_example), (of_seeds, max(self.examples - 1, 1)))
 
     def interval(self) -> Interval:
         """The mean with its 95% interval."""
         half = self.half_width()
         return Interval(self.mean, self.mean - half, self.mean + half)
+
+
+def satterthwaite(
+    variances: Iterable[Any], freedoms: Iterable[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The standard error of a sum of independent estimates, and its degrees of freedom
+    (Satterthwaite 1946).
+
+    Args:
+        variances, freedoms: of each estimate; numbers or arrays.
+    """
+    pairs = list(zip(variances, freedoms, strict=True))
+    total = np.asarray(sum(variance for variance, _ in pairs), dtype=float)
+    lost = np.asarray(sum(variance**2 / freedom for variance, freedom in pairs), dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.sqrt(total), np.where(lost > 0, total**2 / lost, np.inf)
 
 
 def spread(values: NDArray[np.float64]) -> Spread:

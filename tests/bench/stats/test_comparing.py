@@ -46,10 +46,10 @@ def test_a_nominal_level_is_between_that_of_one_look_and_its_share(alpha, looks)
     assert alpha / looks < nominal_level(alpha, looks) < alpha
 
 
-def means(samples, constant=0.06):
+def means(samples, constant=0.06, weights=1.0):
     values = np.concatenate([np.asarray(one, dtype=float) for one in samples])
     index = np.repeat(np.arange(len(samples)), [len(one) for one in samples])
-    return sample_means(values, index, len(samples), constant)
+    return sample_means(values, index, len(samples), constant, weights)
 
 
 def test_one_sample_has_students_interval():
@@ -67,13 +67,26 @@ def test_a_single_value_has_the_std_of_the_others_and_without_others_the_constan
     assert alone.half_width(0.05) == pytest.approx([1.959964 * 0.06] * 2)
 
 
-def test_a_sample_that_scatters_more_than_the_rest_has_its_own_std():
+def test_a_sample_that_scatters_more_than_the_rest_has_its_own_std_outside_the_pool():
     rng = np.random.default_rng(1)
     samples = [rng.normal(0, 0.01, 6) for _ in range(10)]
     wild = rng.normal(0, 0.3, 6)
     found = means([*samples, wild])
-    assert found.freedom.tolist() == [55.0] * 10 + [5.0]
+    assert found.freedom.tolist() == [50.0] * 10 + [5.0]
     assert found.error[-1] == pytest.approx(wild.std(ddof=1) / math.sqrt(6))
+    assert found.error[:-1] == pytest.approx(means(samples).error)
+
+
+def test_of_samples_that_share_values_fewer_degrees_of_freedom_count():
+    """As many as the variance of their pooled variance has by simulation."""
+    rng, settings, repeats = np.random.default_rng(5), 6, 4
+    base = rng.normal(size=(20_000, 1, repeats))
+    differences = rng.normal(size=(20_000, settings, repeats)) - base
+    variances = differences.var(axis=2, ddof=1).mean(axis=1)
+    simulated = 2 * variances.mean() ** 2 / variances.var()
+    found = means(list(differences[0]), weights=4 / (settings + 3))
+    assert found.freedom.tolist() == pytest.approx([8.0] * settings)
+    assert found.freedom[0] == pytest.approx(simulated, rel=0.05)
 
 
 def test_a_sample_without_values_has_no_estimate():
@@ -106,13 +119,27 @@ def test_settings_compared_with_one_and_the_same_are_not_independent():
     assert mean_of_settings(estimates, np.zeros(4, dtype=int)).error[0] == pytest.approx(2 * apart)
 
 
+def test_the_error_over_all_settings_has_the_degrees_of_freedom_of_its_largest_parts():
+    rng = np.random.default_rng(7)
+    calm = [rng.normal(0, 0.01, 3) for _ in range(9)]
+    wild = means([*calm, [-0.4, 0.0, 0.4]])
+    assert 2 < mean_of_settings(wild, np.arange(10)).freedom[0] < 2.2
+    alike = means(calm)
+    assert mean_of_settings(alike, np.arange(9)).freedom[0] == pytest.approx(18)
+    constant = means([[0.0]], constant=0.001)
+    both = Estimates(
+        *map(np.concatenate, zip(vars(constant).values(), vars(wild).values(), strict=True))
+    )
+    assert 2 < mean_of_settings(both, np.arange(11)).freedom[0] < 2.2
+
+
 def simulated(number, effect, std, settings, rng):
     return means(list(rng.normal(effect, std, (settings, number))))
 
 
 def test_the_needed_repeats_decide_four_times_out_of_five():
     rng, limit, level = np.random.default_rng(3), math.log(1.05), 0.01
-    first = Estimates(*(np.array([one] * 5) for one in (0.0, 0.03, 15.0, 0.04, 2)))
+    first = Estimates(*(np.array([one] * 5) for one in (0.0, 0.03, 15.0, 0.04, 2, 5.0)))
     (needed, *_) = needed_repeats(first, limit, level)
     within = []
     for _ in range(300):
@@ -123,7 +150,7 @@ def test_the_needed_repeats_decide_four_times_out_of_five():
 
 
 def test_close_to_the_limit_more_repeats_are_needed_than_for_no_difference():
-    estimates = Estimates(*(np.array([one]) for one in (0.045, 0.005, math.inf, 0.02, 16)))
+    estimates = Estimates(*(np.array([one]) for one in (0.045, 0.005, math.inf, 0.02, 16, 1.0)))
     (needed,) = needed_repeats(estimates, math.log(1.05), 0.05)
     assert needed > 16
     (of_none,) = needed_repeats(estimates.part([0]), math.log(1.2), 0.05)
