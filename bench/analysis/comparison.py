@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
@@ -36,7 +36,7 @@ from bench.stats.comparing import (
     mean_of_settings,
     needed_repeats,
     nominal_level,
-    student,
+    quantile,
 )
 from bench.stats.intervals import Interval
 
@@ -62,6 +62,10 @@ class Limits:
     memory: float = 0.02
     work: float = 0.02
     score_drop: str = "0.5pt"
+
+    def ratio(self, kind: Kind) -> float:
+        """The limit of a cost."""
+        return {"count": self.work, "memory": self.memory, "time": self.slowdown}[kind]
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ class Compared:
         why: the reason why it is not compared, does not gate or is undecided.
         runs: the numbers of runs (of scores: seeds) of BASE and NEW.
         needed: the number of runs, or seeds, of each side that would decide it four times out of
-            five; None: it is decided, or no number would.
+            five if nothing differs or, close to the limit, if the estimate is right; None: it is
+            decided, or no number would.
         significant: whether the interval excludes no change.
         may_be_worse: whether a change for the worse beyond the limit is not excluded.
         base, new: the means of both sides; None over all settings.
@@ -145,8 +150,9 @@ class Comparison:
     Attributes:
         overall: by measure over all settings: the geometric mean of ratios, or the mean difference
             of scores.
-        differs: conditions that differ: column, values in BASE, values in NEW.
-        machines: None where both sides ran on a common machine.
+        differs: conditions that differ, of runs in pairs if not of the sides as a whole: column,
+            values in BASE, values in NEW.
+        machines: None where both sides ran on a common machine, or in no common way of measuring.
         family: a sentence on the number of comparisons and their level.
     """
 
@@ -181,12 +187,6 @@ class Comparison:
         """Results that more repeats could decide."""
         return self._with(Verdict.UNDECIDED)
 
-    @cached_property
-    def is_comparable(self) -> bool:
-        """Whether there is anything that is compared."""
-        judged = any(one.verdict is not Verdict.NOT_COMPARED for _, one in self.results)
-        return judged or bool(self.failing or self.passing or self.machines)
-
     @property
     def failing(self) -> list[Pair]:
         """Pairs with cells that newly fail."""
@@ -215,6 +215,8 @@ FAMILY: Final = 0.05
 _NOT_ALTERNATED: Final = "not measured in alternation: bench.compare --run does that"
 _ONE_SEED: Final = "one training each; several seeds on both sides are needed"
 _NO_SEEDS: Final = "no number of seeds shows so small a difference with as many dev examples"
+_OTHER_BATCHES: Final = "no seed in common, and the largest batch is counted"
+_UNPAIRED: Final = "no seed in common: the same seeds of both sides would decide it sooner"
 _FAILED: Final = ("oom", "crashed", "timeout", "invalid")
 
 
@@ -223,12 +225,16 @@ class _Cost:
     """A cost of K matched settings: log ratios, of exact ones with the range of their pairs.
 
     Attributes:
+        paired: by setting, whether it has runs in pairs.
+        shared: the setting of BASE of each, as a number.
         why: why it is not compared; empty: it is; None: it does not apply.
     """
 
     measure: Measure
     estimates: Estimates
     ranges: tuple[Floats, Floats] | None
+    paired: NDArray[np.bool_]
+    shared: Ints
     why: list[str | None]
     runs: list[tuple[int, int]]
     means: list[tuple[float, float]]
@@ -266,29 +272,30 @@ def compare(
     scores = score_pairs(matches)
     alternate = np.array([alternated(match.base, match.new) for match in matches], dtype=bool)
     varying = [cost for cost in costs if not cost.measure.exact and cost.known.any()]
-    known_scores = [p for p in scores if isinstance(p, ScorePair) and not p.is_single]
-    number = sum(int(cost.known.sum()) for cost in varying) + len(known_scores)
-    measures = len(varying) + bool(known_scores)
+    differences = [pair for pair in scores if isinstance(pair, ScorePair)]
+    has_seeds = any(not pair.is_single for pair in differences)
+    number = sum(int(cost.known.sum()) for cost in varying) + len(differences)
+    measures = len(varying) + has_seeds
     share = FAMILY / 2 if len(matches) > 1 else FAMILY
     level = nominal_level(share / max(number, 1), looks)
     overall_level = nominal_level(FAMILY / 2 / max(measures, 1), looks)
 
     results: list[list[Compared]] = [[] for _ in matches]
     overall = []
-    shared = _places(match.base for match in matches)
     for measure in MEASURES:
         if measure.kind == "score":
             for result, pair in zip(results, scores, strict=True):
                 result.append(_score_result(measure, pair, limits, level))
-            if len(matches) > 1 and known_scores:
+            if len(matches) > 1 and has_seeds:
                 overall.append(_overall_score(measure, matches, scores, limits, overall_level))
         for cost in costs:
             if cost.measure is measure:
-                for result, one in zip(results, _cost_results(cost, alternate, level), strict=True):
-                    if one is not None:
+                ones = _cost_results(cost, alternate, level)
+                for result, why, one in zip(results, cost.why, ones, strict=True):
+                    if why is not None:
                         result.append(one)
                 if cost.known.sum() > 1:
-                    overall.append(_overall_cost(cost, alternate, shared, overall_level))
+                    overall.append(_overall_cost(cost, alternate, overall_level))
     pairs = tuple(
         Pair(
             label, match.base, match.new,
@@ -306,7 +313,7 @@ def compare(
             Unmatched(side, label, why, len(setting.rows))
             for (side, setting, why), label in zip(matched.unmatched, unmatched_labels, strict=True)
         ),
-        _differs(matched.rows, named),
+        _differs(matched.rows, named, matches),
         machines_of(matches, labels),
         _family(number, level, measures if overall else 0, overall_level, looks),
     )
@@ -314,14 +321,15 @@ def compare(
 
 def _costs(matches: Sequence[Match], limits: Limits) -> list[_Cost]:
     """The costs that were measured on either side of any match."""
-    limit = {"count": limits.work, "memory": limits.memory, "time": limits.slowdown}
     measures = [measure for measure in MEASURES if measure.kind != "score"]
     runs = runs_of(matches, tuple(measure.column for measure in measures))
     reasons = [_why_not(match) for match in matches]
     on_gpu = [any(machine_of(s.rows[0])[0] != "cpu" for s in settings(m)) for m in matches]
     costs = []
     for measure in measures:
-        numbers = _pairs(runs.column(measure.column).numbers())
+        base, new = runs.means(measure.column)
+        numbers = _pairs(base.number, new.number)
+        paired = runs.column(measure.column).has_pair
         applies = [
             any(have) and not (gpu and measure.column == "peak_rss_mib")
             for have, gpu in zip(numbers, on_gpu, strict=True)
@@ -329,8 +337,12 @@ def _costs(matches: Sequence[Match], limits: Limits) -> list[_Cost]:
         if not any(applies):
             continue
         why = [
-            (reason or _missing(have)) if is_measured else None
-            for is_measured, reason, have in zip(applies, reasons, numbers, strict=True)
+            reason or _missing(have) or (_OTHER_BATCHES if measure.exact and not pairs else "")
+            if is_measured
+            else None
+            for is_measured, reason, have, pairs in zip(
+                applies, reasons, numbers, paired.tolist(), strict=True
+            )
         ]
         column = runs.column(measure.column, np.array([one == "" for one in why], dtype=bool))
         costs.append(
@@ -338,17 +350,19 @@ def _costs(matches: Sequence[Match], limits: Limits) -> list[_Cost]:
                 measure,
                 column.log_ratios(CONSTANTS.get(measure.column, (0.0, 0.0))),
                 column.ranges() if measure.exact else None,
+                paired,
+                runs.shared,
                 why,
                 numbers,
-                _pairs(runs.means(measure.column)),
-                limit[measure.kind],
+                _pairs(base.value, new.value),
+                limits.ratio(measure.kind),
             )
         )
     return costs
 
 
-def _pairs(sides: tuple[NDArray[Any], NDArray[Any]]) -> list[tuple[Any, Any]]:
-    return list(zip(*(side.tolist() for side in sides), strict=True))
+def _pairs(base: NDArray[Any], new: NDArray[Any]) -> list[tuple[Any, Any]]:
+    return list(zip(base.tolist(), new.tolist(), strict=True))
 
 
 def _why_not(match: Match) -> str:
@@ -384,78 +398,52 @@ def verdict_of(low: float, high: float, limit: float) -> tuple[Verdict, bool]:
     return Verdict.UNDECIDED, significant
 
 
-def _cost_results(cost: _Cost, alternate: NDArray[np.bool_], level: float) -> list[Compared | None]:
-    """A cost by setting; None where it does not apply."""
-    if cost.ranges is None:
-        half, gates = _half_widths(cost, cost.estimates, alternate, level)
-        ends = cost.estimates.value - half, cost.estimates.value + half
-        needed = needed_repeats(cost.estimates, math.log1p(cost.limit), level)
-    else:
-        ends, gates = cost.ranges, np.ones(len(alternate), dtype=bool)
-        needed = [None] * len(alternate)
-    ratios = ratio_intervals(cost.estimates.value, *ends)
-    results: list[Compared | None] = []
-    for i, (why, interval) in enumerate(zip(cost.why, ratios, strict=True)):
-        if why is None:
-            results.append(None)
-            continue
+def _cost_results(cost: _Cost, alternate: NDArray[np.bool_], level: float) -> list[Compared]:
+    """A cost by setting.
+
+    Times that were not measured in alternation have the drift between sessions as well, and don't
+    gate.
+    """
+    estimates, limit = cost.estimates, math.log1p(cost.limit)
+    gates = alternate if cost.measure.kind == "time" else np.ones_like(alternate)
+    drift = quantile(level, math.inf) * math.sqrt(2) * BETWEEN_PROCESSES
+    half = np.hypot(estimates.half_width(level), np.where(gates, 0.0, drift))
+    low, high = cost.ranges or (estimates.value - half, estimates.value + half)
+    needed = needed_repeats(estimates, limit, level)
+    results = []
+    for i, interval in enumerate(ratio_intervals(estimates.value, low, high)):
         base, new = (None if math.isnan(mean) else mean for mean in cost.means[i])
-        one = Compared(cost.measure, None, Verdict.NOT_COMPARED, cost.limit, why=why,
+        one = Compared(cost.measure, None, Verdict.NOT_COMPARED, cost.limit, why=cost.why[i] or "",
                        runs=cost.runs[i], base=base, new=new)  # fmt: skip
-        if not why and interval is not None:
-            one = _judged(one, interval, (ends[0][i], ends[1][i]), bool(gates[i]), needed[i])
+        if cost.why[i] == "" and interval is not None:
+            verdict, significant = verdict_of(low[i], high[i], limit)
+            is_open = bool(gates[i]) and verdict is Verdict.UNDECIDED
+            is_paired = bool(cost.paired[i])
+            why = _UNPAIRED if is_open and not is_paired else "" if gates[i] else _NOT_ALTERNATED
+            one = replace(
+                one, interval=interval, verdict=verdict, gates=bool(gates[i]), why=why,
+                needed=needed[i] if is_open and is_paired and not cost.measure.exact else None,
+                significant=significant, may_be_worse=bool(high[i] > limit),
+            )  # fmt: skip
         results.append(one)
     return results
 
 
-def _half_widths(
-    cost: _Cost, estimates: Estimates, alternate: NDArray[np.bool_], level: float
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """Half the intervals of log ratios, and whether they gate.
-
-    Times that were not measured in alternation have the drift between sessions as well, and don't.
-    """
-    half = estimates.half_width(level)
-    if cost.measure.kind != "time":
-        return half, np.ones(len(half), dtype=bool)
-    drift = student(level, math.inf) * math.sqrt(2) * BETWEEN_PROCESSES
-    return np.where(alternate, half, np.hypot(half, drift)), alternate
-
-
-def _judged(
-    one: Compared, interval: Interval, ends: tuple[float, float], gates: bool, needed: int | None
-) -> Compared:
-    """A cost with its verdict, from both ends of the interval of its log ratio."""
-    limit = math.log1p(one.limit or 0.0)
-    verdict, significant = verdict_of(*ends, limit)
-    return replace(
-        one, interval=interval, verdict=verdict, gates=gates, significant=significant,
-        may_be_worse=ends[1] > limit,
-        why="" if gates else _NOT_ALTERNATED,
-        needed=needed if gates and verdict is Verdict.UNDECIDED else None,
-    )  # fmt: skip
-
-
-def _overall_cost(
-    cost: _Cost, alternate: NDArray[np.bool_], shared: Ints, level: float
-) -> Compared:
+def _overall_cost(cost: _Cost, alternate: NDArray[np.bool_], level: float) -> Compared:
     """A cost over all settings that are compared in it."""
     known = cost.known
-    some = known & alternate
-    if cost.measure.kind == "time" and some.any():
-        known = some
+    if cost.measure.kind == "time" and (known & alternate).any():
+        known = known & alternate
     runs = np.array(cost.runs)[known].sum(axis=0).tolist()
-    mean = mean_of_settings(cost.estimates.part(known), shared[known])
-    if cost.ranges is None:
-        half, gates = _half_widths(cost, mean, np.array([alternate[known].all()]), level)
-        ends = mean.value - half, mean.value + half
-    else:
-        ends = tuple(end[known].mean(keepdims=True) for end in cost.ranges)
-        gates = np.ones(1, dtype=bool)
-    needed = needed_repeats(mean, math.log1p(cost.limit), level, int(known.sum()))[0]
-    one = Compared(cost.measure, None, Verdict.NOT_COMPARED, cost.limit, runs=(runs[0], runs[1]))
-    for interval in filter(None, ratio_intervals(mean.value, *ends)):
-        one = _judged(one, interval, (ends[0][0], ends[1][0]), bool(gates[0]), needed)
+    mean = replace(
+        cost,
+        estimates=mean_of_settings(cost.estimates.part(known), cost.shared[known]),
+        ranges=cost.ranges and (cost.ranges[0][known].mean(keepdims=True),
+                                cost.ranges[1][known].mean(keepdims=True)),
+        paired=np.array([cost.paired[known].all()]),
+        why=[""], runs=[(runs[0], runs[1])], means=[(math.nan, math.nan)],
+    )  # fmt: skip
+    [one] = _cost_results(mean, np.array([alternate[known].all()]), level)
     if known.sum() < cost.known.sum():
         part = f"over the {known.sum():,} of {cost.known.sum():,} settings measured in alternation"
         one = replace(one, why=part)
@@ -542,15 +530,15 @@ def _failing(before: Setting, after: Setting, now: bool = False) -> str:
         message = next((row.message for row in failed if row.message), "")
         texts.append(f"{counts}, then ok" if now else f"ok, then {counts}")
         texts[-1] += f": {message}" if message else ""
-    if before.ok and after.ok and before.learned and not after.learned:
+    common = before.scores.keys() & after.scores.keys()
+    if common and not after.learned and _learned(before, common) and not _learned(after, common):
         texts.append("not_learned, then learned" if now else "learned, then flagged not_learned")
     return "; ".join(texts)
 
 
-def _places(members: Iterable[Setting]) -> Ints:
-    """A number for each setting, equal for one and the same."""
-    numbers: dict[int, int] = {}
-    return np.array([numbers.setdefault(id(one), len(numbers)) for one in members], dtype=np.int64)
+def _learned(setting: Setting, seeds: Collection[int]) -> bool:
+    """Whether none of some seeds is flagged `not_learned`."""
+    return replace(setting, rows=tuple(r for r in setting.rows if r.seed in seeds)).learned
 
 
 _CONDITIONS: Final = (
@@ -561,15 +549,25 @@ _MOST_VALUES: Final = 4
 
 
 def _differs(
-    rows: tuple[Sequence[Row], Sequence[Row]], names: Collection[str]
+    rows: tuple[Sequence[Row], Sequence[Row]], names: Collection[str], matches: Sequence[Match]
 ) -> tuple[tuple[str, str, str], ...]:
-    """Conditions, and columns that filters name, with values that differ between the sides."""
+    """Conditions, and columns that filters name, with values that differ between the sides.
+
+    The version of the code also if it differs in pairs of runs, although both sides have several.
+    """
+    versions = [
+        [{place_of_run(row): row.code_version for row in setting.ok} for setting in settings(match)]
+        for match in matches
+    ]
+    is_mixed = any(
+        new.get(place, one) != one for base, new in versions for place, one in base.items()
+    )
     columns = [*(n for n in names if n in Row.__dataclass_fields__ and n not in _CONDITIONS),
                *_CONDITIONS]  # fmt: skip
     result = []
     for name in columns:
         sides = [list(dict.fromkeys(map(attrgetter(name), side))) for side in rows]
-        if set(sides[0]) != set(sides[1]):
+        if set(sides[0]) != set(sides[1]) or (is_mixed and name == "code_version"):
             texts = [", ".join(map(text_of, side[:_MOST_VALUES])) for side in sides]
             more = [len(side) - _MOST_VALUES for side in sides]
             texts = [f"{t} and {m} more" if m > 0 else t for t, m in zip(texts, more, strict=True)]

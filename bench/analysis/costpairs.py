@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import attrgetter
 from typing import Final
 
@@ -14,8 +15,9 @@ from bench.plan.rows import TIMING_FLAGS, Row
 from bench.stats.comparing import Estimates, Floats, Ints, sample_means, unpaired
 from bench.stats.intervals import Interval
 
+_TIME: Final = "ms_per_1k_tokens"
 CONSTANTS: Final = {
-    "ms_per_1k_tokens": (BETWEEN_PROCESSES, BETWEEN_PROCESSES),
+    _TIME: (BETWEEN_PROCESSES, BETWEEN_PROCESSES),
     "peak_rss_mib": (0.01, 0.04),
     "peak_cuda_allocated_mib": (0.001, 0.01),
 }
@@ -23,7 +25,6 @@ CONSTANTS: Final = {
 other seeds, used where there are no repeats to measure it. The seed determines the order of batches
 and with it the peak. docs/comparing.md says how they were measured."""
 
-_TIMES: Final = ("ms_per_1k_tokens",)
 _SOUND: Final = 2
 
 
@@ -31,28 +32,43 @@ _SOUND: Final = 2
 class Runs:
     """The runs of K matched settings that ended ok, and the pairs that they make.
 
+    A unit is the runs of one seed and fold of a setting.
+
     Attributes:
+        shared: the setting of BASE of each match, as a number [K].
+        of_unit: the setting of each unit [U].
         base, new: costs by run and column, NaN where not measured [N, C].
-        of_base, of_new: the setting of each run [N].
-        pairs: indices of runs of BASE and of NEW of one seed, fold and repeat.
-        places: these, by pair.
+        unit_base, unit_new: the unit of each run [N].
+        pairs: indices of runs of BASE and of NEW of one unit.
+        places: seed, fold and BASE's repeat, by pair.
     """
 
     columns: tuple[str, ...]
-    settings: int
+    shared: Ints
+    of_unit: Ints
     base: Floats
     new: Floats
-    of_base: Ints
-    of_new: Ints
+    unit_base: Ints
+    unit_new: Ints
     pairs: tuple[Ints, Ints]
     places: list[tuple[int, int, int]]
 
-    def means(self, name: str) -> tuple[Floats, Floats]:
-        """The means of BASE and NEW in a column by setting, NaN without a value."""
+    @property
+    def settings(self) -> int:
+        """K."""
+        return len(self.shared)
+
+    @property
+    def of_base(self) -> Ints:
+        """The setting of each run of BASE."""
+        return self.of_unit[self.unit_base]
+
+    def means(self, name: str) -> tuple[Estimates, Estimates]:
+        """The means of BASE and NEW in a column by setting."""
         place = self.columns.index(name)
         base, new = (
-            _mean(values[:, place], of, self.settings)
-            for values, of in ((self.base, self.of_base), (self.new, self.of_new))
+            sample_means(values[:, place], self.of_unit[unit], self.settings, 0.0)
+            for values, unit in ((self.base, self.unit_base), (self.new, self.unit_new))
         )
         return base, new
 
@@ -63,15 +79,13 @@ class Runs:
             known: the settings whose values count; None: all.
         """
         place = self.columns.index(name)
-        base, new = np.log(self.base[:, place]), np.log(self.new[:, place])
-        if known is not None:
-            base = np.where(known[self.of_base], base, np.nan)
-            new = np.where(known[self.of_new], new, np.nan)
+        counts = np.ones(self.settings, dtype=bool) if known is None else known
+        base, new = (
+            np.where(counts[self.of_unit[unit]], np.log(values[:, place]), np.nan)
+            for values, unit in ((self.base, self.unit_base), (self.new, self.unit_new))
+        )
         difference = new[self.pairs[1]] - base[self.pairs[0]]
-        is_pair = np.isfinite(difference)
-        of_pair = self.of_base[self.pairs[0][is_pair]]
-        has_pair = np.bincount(of_pair, minlength=self.settings) > 0
-        return Column(self, base, new, difference[is_pair], of_pair, has_pair)
+        return Column(self, base, new, difference, self.of_base[self.pairs[0]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +94,7 @@ class Column:
 
     Attributes:
         base, new: logarithms by run, NaN where not measured.
-        difference, of_pair: NEW − BASE by pair, and its setting.
-        has_pair: by setting.
+        difference, of_pair: NEW − BASE by pair, NaN where not measured, and its setting.
     """
 
     runs: Runs
@@ -89,60 +102,44 @@ class Column:
     new: Floats
     difference: Floats
     of_pair: Ints
-    has_pair: NDArray[np.bool_]
 
-    def numbers(self) -> tuple[Ints, Ints]:
-        """The numbers of runs of BASE and NEW with a value, by setting."""
-        runs = self.runs
-        return (
-            np.bincount(runs.of_base[np.isfinite(self.base)], minlength=runs.settings),
-            np.bincount(runs.of_new[np.isfinite(self.new)], minlength=runs.settings),
-        )
+    @property
+    def has_pair(self) -> NDArray[np.bool_]:
+        """By setting."""
+        known = np.isfinite(self.difference)
+        return np.bincount(self.of_pair[known], minlength=self.runs.settings) > 0
 
     def log_ratios(self, constants: tuple[float, float]) -> Estimates:
         """Estimates of log(NEW / BASE) by setting, over pairs where there are any.
+
+        Without pairs they are over units, since runs of one seed don't show how seeds differ.
+        Settings of NEW that are compared with one of BASE have its noise in common, by which fewer
+        degrees of freedom count: with equal noise of both sides, as many as by these weights.
 
         Args:
             constants: the std of one run where no setting has several, of runs in pairs and of
                 those without.
         """
         runs, count = self.runs, self.runs.settings
-        paired = sample_means(self.difference, self.of_pair, count, np.sqrt(2) * constants[0])
-        sides = []
-        for values, of in ((self.base, runs.of_base), (self.new, runs.of_new)):
-            use = np.isfinite(values) & ~self.has_pair[of]
-            sides.append((values[use], of[use]))
+        times = np.bincount(runs.shared)[runs.shared]
+        std = np.sqrt(2) * constants[0]
+        paired = sample_means(self.difference, self.of_pair, count, std, 4 / (times + 3))
         # both sides in one pool
-        samples = np.concatenate([sides[0][1], sides[1][1] + count])
-        values = np.concatenate([sides[0][0], sides[1][0]])
-        pool = sample_means(values, samples, 2 * count, constants[1])
+        sides = ((self.base, runs.unit_base), (self.new, runs.unit_new))
+        units = [sample_means(*side, len(runs.of_unit), 0.0).value for side in sides]
+        values = np.where(self.has_pair[runs.of_unit], np.nan, units).ravel()
+        samples = np.concatenate([runs.of_unit, runs.of_unit + count])
+        weights = np.tile(2 / (times + 1), 2)
+        pool = sample_means(values, samples, 2 * count, constants[1], weights)
         alone = unpaired(pool.part(slice(0, count)), pool.part(slice(count, 2 * count)))
         return paired.where(self.has_pair, alone)
 
     def ranges(self) -> tuple[Floats, Floats]:
-        """The least and the largest log ratio by setting, over pairs where there are any."""
-        runs, count = self.runs, self.runs.settings
-        low, high = np.full(count, np.inf), np.full(count, -np.inf)
-        np.minimum.at(low, self.of_pair, self.difference)
-        np.maximum.at(high, self.of_pair, self.difference)
-        ends = {}
-        for name, values, of in (("base", self.base, runs.of_base), ("new", self.new, runs.of_new)):
-            known = np.isfinite(values)
-            least, most = np.full(count, np.inf), np.full(count, -np.inf)
-            np.minimum.at(least, of[known], values[known])
-            np.maximum.at(most, of[known], values[known])
-            ends[name] = least, most
-        return (
-            np.where(self.has_pair, low, ends["new"][0] - ends["base"][1]),
-            np.where(self.has_pair, high, ends["new"][1] - ends["base"][0]),
-        )
-
-
-def _mean(values: Floats, of: Ints, count: int) -> Floats:
-    known = np.isfinite(values)
-    number = np.bincount(of[known], minlength=count)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.bincount(of[known], values[known], count) / number)
+        """The least and the largest log ratio of pairs by setting."""
+        low, high = (np.full(self.runs.settings, end) for end in (np.inf, -np.inf))
+        np.fmin.at(low, self.of_pair, self.difference)
+        np.fmax.at(high, self.of_pair, self.difference)
+        return low, high
 
 
 def runs_of(
@@ -152,59 +149,58 @@ def runs_of(
 ) -> Runs:
     """The runs of matched settings, with their costs in some columns.
 
-    Times that a flag puts in doubt don't count where at least two pairs have none.
+    Runs of one seed, fold and repeat are a pair; without a common repeat of a seed and fold, those
+    of one rank. Times that a flag puts in doubt don't count where at least two pairs have none.
 
     Args:
         only: a machine of each side, where they are compared by one; None: all rows.
     """
-    sides: tuple[list[Row], list[Row]] = ([], [])
-    of: tuple[list[int], list[int]] = ([], [])
-    pairs: tuple[list[int], list[int]] = ([], [])
-    at: list[tuple[int, int, int]] = []
+    rows: tuple[list[Row], list[Row]] = ([], [])
+    unit_of: tuple[list[int], list[int]] = ([], [])
+    units: dict[tuple[int, int, int], tuple[int, tuple[dict[int, int], dict[int, int]]]] = {}
+    bases: dict[int, int] = {}
     for number, match in enumerate(matches):
-        places: dict[tuple[int, int, int], int] = {}
-        base, new = (
-            [row for row in setting.ok if only is None or machine_of(row) == only[side]]
-            for side, setting in enumerate((match.base, match.new))
-        )
-        for row in base:
-            places[place_of_run(row)] = len(sides[0])
-            sides[0].append(row)
-            of[0].append(number)
-        for row in new:
-            place = places.get(key := place_of_run(row))
-            if place is not None:
-                at.append(key)
-                pairs[0].append(place)
-                pairs[1].append(len(sides[1]))
-            sides[1].append(row)
-            of[1].append(number)
+        bases.setdefault(id(match.base), len(bases))
+        for side, setting in enumerate((match.base, match.new)):
+            for row in setting.ok:
+                if only is None or machine_of(row) == only[side]:
+                    seed, fold, repeat = place_of_run(row)
+                    unit, repeats = units.setdefault((number, seed, fold), (len(units), ({}, {})))
+                    repeats[side][repeat] = len(rows[side])
+                    rows[side].append(row)
+                    unit_of[side].append(unit)
+    pairs: list[tuple[int, int]] = []
+    places: list[tuple[int, int, int]] = []
+    for (_, seed, fold), (_, (base, new)) in units.items():
+        common = base.keys() & new.keys()
+        for one, other in zip(sorted(common or base), sorted(common or new), strict=False):
+            pairs.append((base[one], new[other]))
+            places.append((seed, fold, one))
     costs = attrgetter(*columns)
-    figures: list[Floats] = []
-    for rows in sides:
-        values = np.array([costs(row) for row in rows], dtype=float).reshape(-1, len(columns))
-        figures.append(np.where(values > 0, values, np.nan))
-    indices = [np.array(values, dtype=np.int64) for values in (*of, *pairs)]
-    of_base, of_new, *pairs_of = indices
-    doubtful = [
-        np.array([not set(TIMING_FLAGS).isdisjoint(row.flag_names) for row in rows], dtype=bool)
-        for rows in sides
+    figures = [
+        np.array([costs(row) for row in side], dtype=float).reshape(-1, len(columns))
+        for side in rows
     ]
-    is_sound = ~(doubtful[0][pairs_of[0]] | doubtful[1][pairs_of[1]])
-    has_sound = np.bincount(of_base[pairs_of[0][is_sound]], minlength=len(matches)) >= _SOUND
-    times = np.array([columns.index(name) for name in _TIMES if name in columns], dtype=np.int64)
-    for values, is_doubtful, setting in zip(figures, doubtful, (of_base, of_new), strict=True):
-        values[np.ix_(np.flatnonzero(is_doubtful & has_sound[setting]), times)] = np.nan
+    for values in figures:
+        values[~(values > 0)] = np.nan
+    of_unit = np.array([number for number, *_ in units], dtype=np.int64)
+    units_of = [np.array(side, dtype=np.int64) for side in unit_of]
+    pair_base, pair_new = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    if _TIME in columns:
+        doubtful = [
+            np.array([not set(TIMING_FLAGS).isdisjoint(row.flag_names) for row in side], dtype=bool)
+            for side in rows
+        ]
+        is_sound = ~(doubtful[0][pair_base] | doubtful[1][pair_new])
+        of_pair = of_unit[units_of[0][pair_base[is_sound]]]
+        has_sound = np.bincount(of_pair, minlength=len(matches)) >= _SOUND
+        for values, is_doubtful, of in zip(figures, doubtful, units_of, strict=True):
+            values[is_doubtful & has_sound[of_unit[of]], columns.index(_TIME)] = np.nan
+    shared = np.array([bases[id(match.base)] for match in matches], dtype=np.int64)
     return Runs(
-        columns,
-        len(matches),
-        figures[0],
-        figures[1],
-        of_base,
-        of_new,
-        (pairs_of[0], pairs_of[1]),
-        at,
-    )
+        columns, shared, of_unit, figures[0], figures[1], units_of[0], units_of[1],
+        (pair_base, pair_new), places,
+    )  # fmt: skip
 
 
 def ratio_intervals(value: Floats, low: Floats, high: Floats) -> list[Interval | None]:
@@ -218,11 +214,18 @@ def ratio_intervals(value: Floats, low: Floats, high: Floats) -> list[Interval |
 
 
 def alternated(base: Setting, new: Setting) -> bool:
-    """Whether two settings were measured in alternation: at least half of all runs started between
-    the first and the last of either side."""
-    times = [[row.started_at or "" for row in setting.ok] for setting in (base, new)]
-    if not all(times) or not all(map(all, times)):
-        return False
-    first, last = max(map(min, times)), min(map(max, times))
-    within = sum(first <= time <= last for side in times for time in side)
-    return 2 * within >= len(times[0]) + len(times[1])
+    """Whether two settings were measured in alternation: in the order of their starts the side
+    changes at least twice, and once for every four runs.
+
+    Runs of both that start at once, as in a file compared with itself, count as two changes.
+    """
+    starts = sorted(
+        (row.started_at or "", i, side)
+        for side, setting in enumerate((base, new))
+        for i, row in enumerate(setting.ok)
+    )
+    turns = sum(
+        (side != next_side) * (1 + (at == next_at))
+        for (at, _, side), (next_at, _, next_side) in pairwise(starts)
+    )
+    return all(at for at, _, _ in starts) and turns >= max(2, len(starts) / 4)
