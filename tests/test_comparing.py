@@ -20,7 +20,7 @@ def is_rare(count: int, draws: int) -> bool:
     return wilson(count, draws)[0] <= FALSE_ALARMS
 
 
-@pytest.mark.parametrize("world", SCENARIOS[1:4:2], ids=lambda world: world.name)
+@pytest.mark.parametrize("world", [SCENARIOS[i] for i in (1, 3, 7)], ids=lambda world: world.name)
 def test_simulated_rows_of_the_same_code_rarely_differ(world: Simulated) -> None:
     outcome = measure(world, 40)
     assert outcome["alarms"] <= FALSE_ALARMS * 40
@@ -40,10 +40,12 @@ def test_halves_of_real_repeats_rarely_differ() -> None:
 def test_the_committed_figures_keep_the_promises() -> None:
     figures = read_figures()
     assert [one["name"] for one in figures["aa"][1:]] == [world.name for world in SCENARIOS]
+    # a setting that scatters more without showing it has too narrow an interval
+    unequal = [world.name for world in SCENARIOS if world.unequal]
     for one in figures["aa"]:
         assert one["draws"] >= 200
         assert one["alarms"] <= FALSE_ALARMS * one["draws"], one["name"]
-        assert is_rare(one["changes"], one["draws"]), one["name"]
+        assert one["name"] in unequal or is_rare(one["changes"], one["draws"]), one["name"]
     assert len(figures["work"]) == len(figures["slow"]) == 20
     assert sum(bool(one["found"]) for one in figures["work"]) >= 19
     assert sum(one["found"] for one in figures["slow"]) >= 16

@@ -23,19 +23,20 @@ _BEGIN: Final = datetime(2026, 11, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Repeats:
-    """Measured rows of the same code, whose repeats are split at random into two halves."""
+    """Measured rows of the same code, of whose successive repeats one is of each side at random.
+
+    So both sides are measured in alternation, as by bench.compare --run.
+    """
 
     rows: Sequence[Row]
     name: str = "real repeats of this machine, split into halves"
+    named: tuple[str, ...] = ()
 
     def draw(self, rng: Rng) -> tuple[Rows, Rows]:
         """The halves, with repeats numbered anew from 1, so that they pair up."""
-        order = rng.permutation(sorted({row.repeat for row in self.rows}))
-        half = len(order) // 2
-        base, new = (
-            {int(repeat): rank for rank, repeat in enumerate(sorted(chosen), start=1)}
-            for chosen in (order[:half], order[half : 2 * half])
-        )
+        repeats = sorted({row.repeat for row in self.rows})
+        pairs = [rng.permutation(pair) for pair in zip(repeats[::2], repeats[1::2], strict=False)]
+        base, new = ({int(pair[i]): rank for rank, pair in enumerate(pairs, 1)} for i in (0, 1))
         return _numbered(self.rows, base), _numbered(self.rows, new)
 
 
@@ -54,6 +55,9 @@ class Simulated:
     Attributes:
         alternated: whether both sides run in turn; else one session after another, each with an
             offset of 6%.
+        unequal: the std of the logarithms of the settings' stds of times, of peaks and of scores.
+        examples: the number of dev examples, of which a score is a share; None: it is not rounded.
+        has_one_base: whether all settings are of NEW, and compared with one and the same of BASE.
     """
 
     name: str
@@ -61,35 +65,56 @@ class Simulated:
     seeds: int
     repeats: int
     alternated: bool = True
+    unequal: float = 0.0
+    examples: int | None = None
+    has_one_base: bool = False
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The columns in which matching settings differ."""
+        return ("mode", "rank", "layers", "amp") if self.has_one_base else ()
 
     def draw(self, rng: Rng) -> tuple[Rows, Rows]:
         """Rows of both sides."""
         sides: tuple[Rows, Rows] = ([], [])
         drift, offsets = float(rng.normal(0, 0.04)), rng.normal(0, 0.06, 2)
+        stds = np.exp(rng.normal(0, self.unequal, self.settings + 1)).tolist()
         for run, (side, number, seed, repeat) in enumerate(self._order(rng)):
             drift = drift * exp(-1 / 20) + float(rng.normal(0, 0.04 * (1 - exp(-1 / 10)) ** 0.5))
-            log = drift + float(rng.normal(0, 0.02)) + (0.0 if self.alternated else offsets[side])
+            log = drift + (0.0 if self.alternated else offsets[side])
+            log += stds[number] * float(rng.normal(0, 0.02))
             log += float(rng.uniform(0.05, 0.15)) * (rng.random() < 0.05)
-            sides[side].append(_row(number, seed, repeat, log, run, rng))
+            score = 0.6 + stds[number] * float(rng.normal(0, 0.01))
+            if self.examples is not None:
+                score = round(score * self.examples) / self.examples
+            peak = 1000 * exp(stds[number] * float(rng.normal(0, 0.003)))
+            sides[side].append(_row(number, seed, repeat, 100 * exp(log), peak, score, run))
         return sides
 
     def _order(self, rng: Rng) -> Iterator[tuple[int, int, int, int]]:
         """Side, setting, seed and repeat of each run, in the order in which they start."""
-        cells = [(number, seed) for number in range(self.settings) for seed in range(self.seeds)]
+        tasks: list[tuple[Sequence[int], Sequence[int]]]
+        tasks = [((number,), (number,)) for number in range(self.settings)]
+        if self.has_one_base:
+            tasks = [((0,), range(1, self.settings + 1))]
+        cells = [(task, seed) for task in tasks for seed in range(self.seeds)]
         for sides in ((0, 1),) if self.alternated else ((0,), (1,)):
             for repeat in range(1, self.repeats + 1):
                 for index in rng.permutation(len(cells)):
+                    task, seed = cells[index]
                     for side in sides if repeat % 2 else sides[::-1]:
-                        yield (side, *cells[index], repeat)
+                        for number in task[side]:
+                            yield side, number, seed, repeat
 
 
-def _row(number: int, seed: int, repeat: int, log: float, run: int, rng: Rng) -> Row:
-    time, started = 100 * exp(log), _BEGIN + timedelta(seconds=RUN_S * run)
-    score = 0.6 + float(rng.normal(0, 0.01))
+def _row(
+    number: int, seed: int, repeat: int, time: float, peak: float, score: float, run: int
+) -> Row:
+    started = _BEGIN + timedelta(seconds=RUN_S * run)
     values: dict[str, Any] = {
         "status": "ok", "attempt": 1, "repeat": repeat, "ms_per_1k_tokens": time,
         "ms_per_1k_tokens_ci_low": 0.98 * time, "ms_per_1k_tokens_ci_high": 1.02 * time,
-        "peak_rss_mib": 1000 * exp(float(rng.normal(0, 0.003))), "activations_mib": 400.0,
+        "peak_rss_mib": peak, "activations_mib": 400.0,
         "step_gflop": 50.0, "step_operators": 800, "step_moved_mib": 1500.0,
         "dev_metric": "accuracy", "dev_score": score, "dev_ci_low": score - 0.03,
         "dev_ci_high": score + 0.03, "dev_accuracy": score, "majority_score": 0.36,
@@ -109,7 +134,18 @@ SCENARIOS: Final = (
     Simulated(
         "simulated, 40 settings, 1 run, one side after the other", 40, 1, 1, alternated=False
     ),
-)
+    Simulated(
+        "simulated, 12 settings with unequal noise, 3 seeds, 2 repeats, in alternation", 12, 3, 2,
+        unequal=0.5,
+    ),
+    Simulated(
+        "simulated, 12 settings against one of BASE, 3 seeds, in alternation", 12, 3, 1,
+        has_one_base=True,
+    ),
+    Simulated(
+        "simulated, 12 settings, 2 seeds of 64 dev examples, in alternation", 12, 2, 1, examples=64
+    ),
+)  # fmt: skip
 
 
 def measure(
@@ -125,7 +161,7 @@ def measure(
     alarms, changes, by_column = 0, 0, Counter[str]()
     for seed in range(number):
         base, new = world.draw(np.random.default_rng(seed))
-        compared = compare(base, new, Limits(), values_of=(no_values, no_values))
+        compared = compare(base, new, Limits(), named=world.named, values_of=(no_values, no_values))
         alarms += bool(compared.regressions or compared.failing)
         significant = [one.measure.column for _, one in compared.results if one.significant]
         changes += bool(significant)

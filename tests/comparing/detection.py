@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.analysis.comparison import Limits, compare
+from bench.machine.conditions import code_version
 from bench.plan.rows import Row, standing
 from bench.results.outcomes import no_values
 from bench.results.rowfile import read_rows
@@ -46,9 +47,9 @@ def find_work(folder: Path, selection: str = "") -> Iterator[dict[str, Any]]:
 def find_slow(folder: Path, number: int, rounds: int) -> dict[str, Any]:
     """One trial: a cell whose steps take 10% longer in NEW, measured by bench.compare --run.
 
-    It is kept in the folder, and returned if it is there.
+    It is kept in the folder for this version of the code, and returned if it is there.
     """
-    kept = folder / f"{number}.json"
+    kept = folder / f"{number}-{code_version()}.json"
     if kept.exists():
         return dict(json.loads(kept.read_text(encoding="utf-8")))
     base = make_side(folder / "sides" / "base")
