@@ -430,7 +430,7 @@ def _judged(
     verdict, significant = verdict_of(*ends, limit)
     return replace(
         one, interval=interval, verdict=verdict, gates=gates, significant=significant,
-        may_be_worse=ends[1] > limit,
+        may_be_worse=bool(ends[1] > limit),
         why="" if gates else _NOT_ALTERNATED,
         needed=needed if gates and verdict is Verdict.UNDECIDED else None,
     )  # fmt: skip

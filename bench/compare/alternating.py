@@ -231,8 +231,8 @@ class Alternation:
             ]
             with progress_bar(len(turns)) as show:
                 for done, (task, side, text, ids) in enumerate(turns):
-                    status = f"round {number} of at most {self.rounds}, {len(to_do)} of {count} cells"
-                    show(done, f"{status}: {task.name}, {side}")
+                    turn = f"round {number} of at most {self.rounds}, {len(to_do)} of {count} cells"
+                    show(done, f"{turn}: {task.name}, {side}")
                     folder.run(side, text, ids, number, signals)
             undecided = folder.undecided(number, looks)
             to_do = [task for task in to_do if task.ids & undecided]

@@ -84,7 +84,7 @@ def test_two_files_and_two_filters(tmp_path: Path) -> None:
     assert {row.amp for row in other.rows} == {"bf16"}
     assert named == {"amp"}
     assert one.name == "b.csv amp=off"
-    _, _, named = read_sides([new], "amp=off mode=lora,dora", "amp=bf16 mode=dora,lora", None)
+    _, _, named = read_sides([new], "amp=off mode=full,head", "amp=bf16 mode=head,full", None)
     assert named == {"amp"}, "what both sides select alike does not differ"
     one, other, named = read_sides([base, new], "amp=off", None, None)
     assert ({row.amp for row in one.rows}, len(other.rows)) == ({"off"}, 20)
