@@ -122,7 +122,7 @@ def test_the_base_is_the_newest_commit_shared_with_the_target(
         return git(checkout, "commit-tree", *words, "-m", "more", "HEAD^{tree}")
 
     first, second = git(checkout, "rev-parse", "HEAD^", "HEAD").split()
-    change = commit(first)
+    change = commit(commit(first))
     merge = commit(second, change)  # as actions/checkout has it
     git(checkout, "update-ref", "refs/remotes/origin/main", commit(second))
     for head, base in ((merge, second), (change, first)):
