@@ -31,11 +31,14 @@ info.mkdir()
 (packages / "editable.pth").write_text(sys.argv[-1])
 """
 INPUTS = {"grid": "some", "rounds": "2", "max-slowdown": "10%"}
+BAD_INPUTS = INPUTS | {"max-slowdown": "10"}
 
 
-def git(checkout: Path, *arguments: str) -> None:
-    who = ("-c", "user.name=A", "-c", "user.email=a@example.org")
-    subprocess.run(["git", *who, *arguments], cwd=checkout, check=True, capture_output=True)  # noqa: S607
+def git(checkout: Path, *arguments: str) -> str:
+    """The output of a command of Git."""
+    command = ("git", "-c", "user.name=A", "-c", "user.email=a@example.org", *arguments)
+    done = subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 @pytest.fixture
@@ -66,7 +69,7 @@ def test_it_comments_that_nothing_is_worse_and_then_that_something_is(
     body, calls = tmp_path / "gh" / "body", tmp_path / "gh" / "calls"
     assert body.read_text() == ended.summary
     assert "No regression" in ended.summary
-    assert "# checkout compared with base" in ended.summary
+    assert re.search("# checkout compared with [0-9a-f]{9}\n", ended.summary)
     assert "pr comment 5 --repo owner/name" in calls.read_text()
 
     side = json.loads((checkout / "side.json").read_text())
@@ -84,13 +87,48 @@ def test_bad_input_fails_with_its_line_and_without_a_token_that_may_comment(
 ) -> None:
     (tmp_path / "gh").mkdir()
     (tmp_path / "gh" / "refuses").touch()
-    ended = run_action(
-        checkout, tmp_path, INPUTS | {"max-slowdown": "10"}, {"event.pull_request.number": 5}
-    )
+    ended = run_action(checkout, tmp_path, BAD_INPUTS, {"event.pull_request.number": 5})
     assert ended.code == 2
     assert "error: --max-slowdown" in ended.log
     assert "Nothing was compared" in ended.summary
     assert "::notice::no comment" in ended.log
+
+
+def test_options_that_are_no_words_fail(checkout: Path, tmp_path: Path) -> None:
+    ended = run_action(checkout, tmp_path, INPUTS | {"options": "--data 'x"}, {})
+    assert ended.code != 0
+    assert "No closing quotation" in ended.log
+    assert "No regression" not in ended.summary
+
+
+def test_every_job_and_every_other_input_has_its_own_comment(
+    checkout: Path, tmp_path: Path
+) -> None:
+    more: list[tuple[dict[str, str], str]] = [({}, "a"), ({}, "b"), ({"max-work": "3%"}, "a")]
+    ids = []
+    for inputs, job in more:
+        ended = run_action(checkout, tmp_path, BAD_INPUTS | inputs, {"job": job})
+        assert f"** {job} **" in ended.summary
+        ids.append(ended.outputs["compare.id"])
+        assert ended.summary.startswith(f"<!-- bench.compare {ids[-1]} -->\n")
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_base_is_the_newest_commit_shared_with_the_target(
+    checkout: Path, tmp_path: Path
+) -> None:
+    def commit(*parents: str) -> str:
+        words = [word for parent in parents for word in ("-p", parent)]
+        return git(checkout, "commit-tree", *words, "-m", "more", "HEAD^{tree}")
+
+    first, second = git(checkout, "rev-parse", "HEAD^", "HEAD").split()
+    change = commit(commit(first))
+    merge = commit(second, change)  # as actions/checkout has it
+    git(checkout, "update-ref", "refs/remotes/origin/main", commit(second))
+    for head, base in ((merge, second), (change, first)):
+        git(checkout, "checkout", "--quiet", head)
+        ended = run_action(checkout, tmp_path, BAD_INPUTS, {"base_ref": "main"})
+        assert Path(ended.outputs["base.place"]).name == base[:9]
 
 
 def test_a_base_that_is_not_there_is_named(checkout: Path, tmp_path: Path) -> None:
@@ -116,7 +154,7 @@ if [ "$1 $2" != "-m venv" ]; then exec {sys.executable} "$@"; fi
     python.chmod(0o755)
     ended = run_action(checkout, tmp_path, INPUTS | {"base": "HEAD"}, {})
     assert "error: BASE: no thanks" in ended.log
-    assert ended.outputs["base.place"] == str(tmp_path / "runner" / "compare" / "venv")
+    assert re.fullmatch("[0-9a-f]{9}-venv", Path(ended.outputs["base.place"]).name)
 
 
 def test_inputs_reach_scripts_by_the_environment_alone() -> None:
@@ -127,3 +165,21 @@ def test_inputs_reach_scripts_by_the_environment_alone() -> None:
     assert not [step for step in steps if "${{" in step.get("run", "")]
     used = [step["uses"] for step in steps if "uses" in step]
     assert all(re.fullmatch(r"actions/[a-z-]+@v\d|\./\.github/actions/compare", u) for u in used)
+
+
+def test_inputs_and_their_defaults_are_documented() -> None:
+    text = (ROOT / "docs" / "comparing.md").read_text()
+    lines = text.partition("| input | meaning |\n|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    documented = {
+        name: meaning
+        for names, meaning in (line.strip("| ").split(" | ") for line in lines)
+        for name in re.findall("`(.*?)`", names)
+    }
+    inputs = yaml.safe_load(ACTION.read_text())["inputs"]
+    assert documented.keys() == inputs.keys()
+    defaults = {
+        name: default[1]
+        for name, meaning in documented.items()
+        if (default := re.search(r"by default (\d+)", meaning))
+    }
+    assert defaults == {"rounds": inputs["rounds"]["default"]}

@@ -205,11 +205,11 @@ def _series(
 
 def _by_version(setting: Setting, measure: Measure) -> dict[str, dict[Run, float]]:
     """The measurements of each version by seed, fold and repeat."""
-    found: dict[str, dict[Run, float]] = {}
+    values: dict[str, dict[Run, float]] = {}
     for (seed, fold, repeat, version), value in setting.by_run(measure.column).items():
         if value > 0 or measure.kind == "score":
-            found.setdefault(version, {})[seed, fold, repeat] = value
-    return found
+            values.setdefault(version, {})[seed, fold, repeat] = value
+    return values
 
 
 def _relative(

@@ -4,7 +4,6 @@ Costs of different machines can't be set against each other as those of one can:
 what a setting gains over full fine-tuning in fp32 of the same seeds on the same machine.
 """
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from bench.analysis.costpairs import CONSTANTS, Runs, ratio_intervals, runs_of
 from bench.analysis.matching import Machine, Match, is_gpu, machine_name, machine_of
 from bench.analysis.setting import Setting
-from bench.stats.comparing import Estimates, Floats, Ints, sample_means
+from bench.stats.comparing import Estimates, Ints, sample_means
 from bench.stats.intervals import Interval
 
 LEVEL: Final = 0.05
@@ -32,14 +31,12 @@ class MachineCost:
         normalised: the ratio of both machines' values relative to full fine-tuning in fp32 there;
             below 1 the setting gains more on NEW's machine. None without full fine-tuning in fp32
             of the same seeds on both.
-        relative: BASE's value relative to full fine-tuning in fp32 there, of the same runs.
     """
 
     column: str
     label: str
     absolute: Interval
     normalised: Interval | None
-    relative: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,9 +108,8 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
         notes.append(
             "without full fine-tuning in fp32 on both machines, absolute figures are all there is"
         )
-    relative = {column: _normalised(runs, column, reference) for column, _ in costs}
     estimates = [
-        (runs.column(column).log_ratios(CONSTANTS[column]), relative[column][0])
+        (runs.column(column).log_ratios(CONSTANTS[column]), _normalised(runs, column, reference))
         for column, _ in costs
     ]
     number = sum(int(np.isfinite(one.error).sum()) for pair in estimates for one in pair)
@@ -122,13 +118,7 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
     rows = []
     for i, (_, label) in enumerate(chosen):
         cells = [
-            MachineCost(
-                column,
-                name,
-                interval,
-                normalised[i],
-                math.exp(relative[column][1][i]) if normalised[i] else None,
-            )
+            MachineCost(column, name, interval, normalised[i])
             for (column, name), (absolute, normalised) in zip(costs, results, strict=True)
             if (interval := absolute[i]) is not None
         ]
@@ -161,31 +151,26 @@ def _intervals(estimates: Estimates, level: float) -> list[Interval | None]:
 def _references(matches: Sequence[Match]) -> Ints:
     """By match the index of full fine-tuning in fp32 in its group; −1 without."""
     places = {(id(m.base), id(m.new)): i for i, m in enumerate(matches)}
-    found = []
+    indices = []
     for match in matches:
         pair = match.base_group.full("off"), match.new_group.full("off")
-        found.append(places.get((id(pair[0]), id(pair[1])), -1))
-    return np.array(found, dtype=np.int64)
+        indices.append(places.get((id(pair[0]), id(pair[1])), -1))
+    return np.array(indices, dtype=np.int64)
 
 
-def _normalised(runs: Runs, column: str, reference: Ints) -> tuple[Estimates, Floats]:
-    """Estimates of the ratio of ratios to the reference's, over runs of one seed and repeat, and
-    the means of BASE's ratios to it, as logarithms."""
+def _normalised(runs: Runs, column: str, reference: Ints) -> Estimates:
+    """Estimates of the logarithm of the ratio of ratios to the reference's, over runs of one seed
+    and repeat."""
     name = runs.columns.index(column)
-    base = np.log(runs.base[runs.pairs[0], name])
-    both = np.stack([np.log(runs.new[runs.pairs[1], name]) - base, base], axis=1)
-    of = runs.of_base[runs.pairs[0]]
-    by_place = dict(zip(zip(of.tolist(), runs.places, strict=True), both, strict=True))
+    base, new = np.log(runs.base[:, name]), np.log(runs.new[:, name])
+    changes = new[runs.pairs[1]] - base[runs.pairs[0]]
+    setting_of = runs.of_base[runs.pairs[0]].tolist()
+    by_place = dict(zip(zip(setting_of, runs.places, strict=True), changes, strict=True))
     values, samples = [], []
-    for (setting, place), value in by_place.items():
-        unit = by_place.get((int(reference[setting]), place))
-        if unit is not None and reference[setting] != setting and np.isfinite(value - unit).all():
-            values.append(value - unit)
+    for (setting, place), change in by_place.items():
+        value = change - by_place.get((int(reference[setting]), place), np.nan)
+        if reference[setting] != setting and np.isfinite(value):
+            values.append(value)
             samples.append(setting)
     index = np.array(samples, dtype=np.int64)
-    changes, relative = np.array(values).reshape(-1, 2).T
-    std = 2 * CONSTANTS[column][0]
-    return (
-        sample_means(changes, index, runs.settings, std),
-        sample_means(relative, index, runs.settings, std).value,
-    )
+    return sample_means(np.array(values), index, runs.settings, 2 * CONSTANTS[column][0])

@@ -22,6 +22,13 @@ Key = tuple[Value, ...]
 IDENTIFYING: Final = tuple(n for n in named(lambda a: a.identifies) if n not in ("seed", "fold"))
 """Settings in which rows of one setting agree."""
 _FOLLOWING: Final = named(lambda about: about.compared == "follows")
+_WITH: Final = {
+    "mode": _FOLLOWING,
+    "layers": _FOLLOWING,
+    "rank": ("alpha",),
+    "learning_rate": ("learning_rate_base", "learning_rate_head"),
+}
+"""What follows from settings that filters name."""
 _FORMERLY: Final = {name: ABOUT[name].before for name in ("unfreeze", "regression_loss")}
 """Settings that are empty where they do not matter, as if they had these values."""
 _NEAR: Final = ("mode", "rank", "layers", "amp")
@@ -151,14 +158,18 @@ def _match(
                 Match(one, other, one_group, other_group, machine)
                 for other, other_group in new[key]
             )
-    near = attrgetter(*(name for name in _NEAR if name in columns), "cell_id")
+    near_names = [name for name in _NEAR if name in columns]
+
+    def near(row: Row) -> Key:
+        return tuple(row[name] for name in near_names)
+
     for side, mine, others in zip(_SIDES, (base, new), (new, base), strict=True):
         by_near: dict[Key, list[Key]] = {}
         for key, members in others.items():
-            by_near.setdefault(near(members[0][0].rows[0])[:-1], []).append(key)
+            by_near.setdefault(near(members[0][0].rows[0]), []).append(key)
         for key, members in mine.items():
             if key not in others:
-                alike = by_near.get(near(members[0][0].rows[0])[:-1], [])[:_MOST_NEAR]
+                alike = by_near.get(near(members[0][0].rows[0]), [])[:_MOST_NEAR]
                 why = _difference(columns, key, alike, side)
             elif len(base[key]) > 1:
                 why = "several settings of BASE match: narrow --base"
@@ -190,10 +201,8 @@ def _key_columns(names: Collection[str], rows: tuple[list[Row], list[Row]]) -> t
     compared even if named.
     """
     free = {name for name in names if name in ABOUT and ABOUT[name].compared != "never"}
-    if free & {"mode", "layers"}:
-        free.update(_FOLLOWING)
-    if "rank" in free:
-        free.add("alpha")
+    for name in tuple(free):
+        free.update(_WITH.get(name, ()))
     for name in ABOUT if free else ():
         applies = ABOUT[name].applies
         if ABOUT[name].compared != "never" and not all(

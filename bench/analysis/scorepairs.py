@@ -14,7 +14,7 @@ from bench.analysis.verdicts import score_spread
 from bench.plan.metrics import Metric, metric_of
 from bench.results.outcomes import Values
 from bench.stats.comparing import needed_seeds, student
-from bench.stats.intervals import Interval, Spread, scatters_more, spread
+from bench.stats.intervals import NORMAL_975, Interval, Spread, scatters_more, spread
 
 FEWEST_SEEDS: Final = 3
 """Seeds of each side that are asked for where one side has one: two hardly show how seeds vary."""
@@ -31,6 +31,9 @@ class ScorePair:
         base, new: the scores.
         seeds: the numbers of seeds of BASE and NEW.
         spread: its variances over common seeds and examples; None with `errors`.
+        rounding: the variance of a difference that comes from scores being multiples of 1 / N: the
+            least that seeds vary, without which equal differences would be certain.
+        is_same: whether both sides are the same trainings, which gave the same.
         differences: by common seed.
         values: NEW − BASE by common seed for each dev example, where predictions are kept.
     """
@@ -42,6 +45,8 @@ class ScorePair:
     seeds: tuple[int, int]
     spread: Spread | None = None
     errors: tuple[float, float, float] = (math.inf, math.inf, math.inf)
+    rounding: float = 0.0
+    is_same: bool = False
     differences: Mapping[int, float] = field(default_factory=dict)
     values: Mapping[int, Values] = field(default_factory=dict)
 
@@ -86,25 +91,41 @@ def score_pair(base: Setting, new: Setting) -> ScorePair | str:
     common = sorted(base.scores.keys() & new.scores.keys())
     differences = {seed: new.scores[seed] - base.scores[seed] for seed in common}
     seeds = len(base.scores), len(new.scores)
-    unpaired = ScorePair(means[1] - means[0], metric_of(metrics[0]), *means, seeds)
+    pair = ScorePair(
+        means[1] - means[0], metric_of(metrics[0]), *means, seeds, differences=differences
+    )
     # a side of one seed is compared by the examples of that training alone
     over = score_spread(new, base) if len(common) > 1 or (common and min(seeds) == 1) else None
     if over is not None:
         values = {seed: new.values[seed] - base.values[seed] for seed in common}
-        alike = {row.cell_id for row in base.scored} & {row.cell_id for row in new.scored}
-        if alike and not any(one.any() for one in values.values()):
-            over = replace(over, of_examples=0.0)  # the same trainings
-        return replace(
-            unpaired, value=over.mean, spread=over, differences=differences, values=values
-        )
-    if len(common) > 1:
+        pair = replace(pair, value=over.mean, values=values, rounding=1 / (6 * over.examples**2))
+    elif len(common) > 1:
         over = over_seeds(list(differences.values()))
-        return replace(unpaired, value=over.mean, spread=over, differences=differences)
+        pair = replace(pair, value=over.mean, rounding=_rounding(base))
+    alike = {row.cell_id for row in base.scored} & {row.cell_id for row in new.scored}
+    is_same = bool(alike) and not any(differences.values())
+    if over is not None and is_same and not any(one.any() for one in pair.values.values()):
+        return replace(pair, spread=replace(over, of_examples=0.0), is_same=True)
+    if over is not None and over.of_seeds is not None:
+        over = replace(over, of_seeds=over.of_seeds + pair.rounding)
+    if over is not None and over.error()[0]:
+        return replace(pair, spread=over)
     below_base, above_base = _errors(base)
     below_new, above_new = _errors(new)
     freedom = min(s - 1 if s > 1 else math.inf for s in seeds)
     errors = math.hypot(below_new, above_base), math.hypot(above_new, below_base), freedom
-    return replace(unpaired, errors=errors, differences=differences)
+    return replace(pair, errors=errors)
+
+
+def _rounding(setting: Setting) -> float:
+    """The variance of a difference of two scores that are multiples of 1 / N, from N, as it follows
+    from the interval of a score; 0 where there is none."""
+    for row in setting.scored:
+        score, low, high = row.dev_score, row.dev_ci_low, row.dev_ci_high
+        if score is not None and low is not None and high is not None and 0 < score < 1:
+            number = score * (1 - score) * (2 * NORMAL_975 / max(high - low, 1e-9)) ** 2
+            return 1 / (6 * max(number, 1.0) ** 2)
+    return 0.0
 
 
 def score_pairs(matches: Sequence[Match]) -> list[ScorePair | str]:
@@ -130,7 +151,11 @@ def with_pooled_seeds(pairs: Sequence[ScorePair]) -> list[ScorePair]:
     A pair whose seeds scatter significantly more than the rest keeps its own. Pairs of the same
     trainings, which don't differ at all, are no part of the pool.
     """
-    pool = {i: p.spread for i, p in enumerate(pairs) if p.spread and p.spread.of_seeds}
+    pool = {
+        i: p.spread
+        for i, p in enumerate(pairs)
+        if p.spread and p.spread.of_seeds is not None and not p.is_same
+    }
     freedom = np.array([one.seeds - 1 for one in pool.values()])
     squares = freedom * np.array([one.of_seeds for one in pool.values()])
     total, count = float(squares.sum()), int(freedom.sum())
@@ -181,10 +206,15 @@ def mean_of_pairs(pairs: Sequence[tuple[str, ScorePair]]) -> ScorePair | str:
         lengths = {len(v) for p in members for s in seeds if (v := p.values.get(s)) is not None}
         if len(lengths) == 1 and all(p.values for p in members):
             mean = sum(np.stack([p.values[s] for s in seeds]) for p in members) / len(members)
-            parts.append((len(members), spread(np.asarray(mean))))
+            over = spread(np.asarray(mean))
         else:
-            means = [fmean(p.differences[s] for p in members) for s in seeds]
-            parts.append((len(members), over_seeds(means)))
+            over = over_seeds([fmean(p.differences[s] for p in members) for s in seeds])
+        if all(p.is_same for p in members):
+            over = replace(over, of_examples=0.0)
+        else:
+            rounding = sum(p.rounding for p in members) / len(members) ** 2
+            over = replace(over, of_seeds=(over.of_seeds or 0.0) + rounding)
+        parts.append((len(members), over))
     weights = [number / len(pairs) for number, _ in parts]
     errors = [over.error() for _, over in parts]
     squares = [(w * error) ** 2 for w, (error, _) in zip(weights, errors, strict=True)]

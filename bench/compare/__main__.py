@@ -82,7 +82,9 @@ class _Command(click.Command):
     "--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True,
     help="Folder to write compare.html, compare.md, compare.json and compare/ into.",
 )  # fmt: skip
-@click.option("--json", "json_wanted", is_flag=True, help="Print compare.json instead of sentences.")
+@click.option(
+    "--json", "json_wanted", is_flag=True, help="Print compare.json instead of sentences."
+)
 @click.option(
     "--run", is_flag=True,
     help="Measure BASE and NEW in alternation first: two checkouts or virtual environments, or, "
@@ -90,7 +92,10 @@ class _Command(click.Command):
     "follow after --.",
 )  # fmt: skip
 @click.option("--grid", metavar="NAME|FILE.toml", help="The grid that --run measures.")
-@click.option("--select", metavar="TERMS", help="The cells of --grid to measure, as in bench.grid --select.")
+@click.option(
+    "--select", metavar="TERMS",
+    help="The cells of --grid to measure, as in bench.grid --select.",
+)  # fmt: skip
 @click.option(
     "--rounds", type=click.IntRange(min=2), metavar="N",
     help=f"At most so many rounds; in each, both sides run every cell once.  [default: {_ROUNDS}]",

@@ -180,7 +180,8 @@ class Alternation:
                 raise
 
     def _axes(self) -> tuple[frozenset[str], frozenset[str]]:
-        """The axes that --select, --base or --new name, and those of the latter two."""
+        """The axes that --select, --base or --new name, and those to which the latter two give
+        different values."""
         if len(self.places) != (0 if any(self.terms) else 2):
             raise InputError(
                 "--run takes two places, BASE and NEW, or --base and --new with axes of --select"
@@ -191,11 +192,15 @@ class Alternation:
             if option.partition("=")[0] in _OWN:
                 raise InputError(f"{option} can't be passed on to bench.grid by --run")
         selected = parse_selection(self.selection).keys()
-        sides = zip(("--base", "--new"), self.terms, strict=True)
-        named = {axis for flag, terms in sides for axis in parse_selection(terms, flag)}
-        if both := sorted(named & selected):
+        base, new = (
+            parse_selection(terms, flag)
+            for flag, terms in zip(("--base", "--new"), self.terms, strict=True)
+        )
+        used = base.keys() | new.keys()
+        if both := sorted(used & selected):
             raise InputError(f"--select: {both[0]} is named by --base or --new; name it there only")
-        return frozenset(named | selected), frozenset(named)
+        differ = {axis for axis in used if base.get(axis) != new.get(axis)}
+        return frozenset(used | selected), frozenset(differ)
 
     def _cells(self, place: Place, terms: str, signals: Signals) -> list[_Cell]:
         """The cells of a side, by a plan of bench.grid."""
@@ -226,8 +231,8 @@ class Alternation:
             ]
             with progress_bar(len(turns)) as show:
                 for done, (task, side, text, ids) in enumerate(turns):
-                    status = f"round {number} of at most {self.rounds}, {len(to_do)} of {count} cells"
-                    show(done, f"{status}: {task.name}, {side}")
+                    turn = f"round {number} of at most {self.rounds}, {len(to_do)} of {count} cells"
+                    show(done, f"{turn}: {task.name}, {side}")
                     folder.run(side, text, ids, number, signals)
             undecided = folder.undecided(number, looks)
             to_do = [task for task in to_do if task.ids & undecided]

@@ -1,8 +1,7 @@
 """The pictures of a comparison: ratios or differences with their intervals. Loads matplotlib."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import log
 from typing import Final
 
 from matplotlib.lines import Line2D
@@ -59,14 +58,17 @@ def intervals(
     stem: str,
     *,
     is_ratio: bool,
+    words: Mapping[Verdict, str] | None = None,
 ) -> Drawing:
-    """Ratios or differences by setting, the largest first, below that over all settings.
+    """Ratios or differences: over all settings on top, then by setting, the largest first.
 
     Of very many settings the extremes are drawn.
 
     Args:
         limit: the ratio − 1, or difference, within which changes are tolerated; it is shaded.
+        words: for verdicts, where they have another meaning.
     """
+    word = {verdict: (words or {}).get(verdict, verdict.value) for verdict in _MARKS}
     ordered = sorted(entries, key=lambda entry: -entry.interval.value)
     drawn = ordered if len(ordered) <= MOST else [*ordered[: MOST // 2], *ordered[-MOST // 2 :]]
     lines = [*([overall] if overall else []), *drawn]
@@ -105,54 +107,19 @@ def intervals(
         figure.legend(
             handles=[
                 Line2D([], [], color=colour, marker=marker, markerfacecolor=face, markersize=4.6,
-                       linestyle="none", label=verdict.value)
+                       linestyle="none", label=word[verdict])
                 for verdict, (colour, marker, face) in _MARKS.items() if verdict in verdicts
             ],
             loc="outside lower center", ncols=2, columnspacing=1.2, handletextpad=0.4, fontsize=8,
         )  # fmt: skip
     form = fixed if is_ratio else signed
     listed = "; ".join(
-        f"{_short(entry.label)} {form(entry.interval.value)} ({entry.verdict})"
+        f"{_short(entry.label)} {form(entry.interval.value)} ({word[entry.verdict]})"
         for entry in lines[:MOST]
     )
     return Drawing(stem, to_svg(figure, stem), f"{x_label}: {listed}.", _caption(
         len(drawn), len(ordered), limit is not None
     ))  # fmt: skip
-
-
-def dumbbells(
-    rows: Sequence[tuple[str, float, float]], names: tuple[str, str], x_label: str, stem: str
-) -> Drawing:
-    """Two values of each setting joined by a line, those that differ most first.
-
-    Args:
-        rows: labels, and values of BASE and NEW.
-        names: of BASE and NEW in the legend.
-    """
-    ordered = sorted(rows, key=lambda row: -abs(log(row[1] / row[2])))
-    drawn = sorted(ordered[:MOST], key=lambda row: row[2] / row[1])
-    with canvas(1.25 + 0.17 * max(len(drawn), 3)) as (figure, axes):
-        places = range(len(drawn))
-        labels, base, new = zip(*drawn, strict=True)
-        axes.axvline(1, color=INK, linewidth=0.9, zorder=1)
-        axes.hlines(places, base, new, color=GREY, linewidth=1.6, zorder=2)
-        axes.plot(base, places, "o", color=INK, markerfacecolor=PAPER, markersize=5, zorder=3,
-                  label=_short(names[0]))  # fmt: skip
-        axes.plot(new, places, "o", color=BLUE, markersize=5, zorder=3, label=_short(names[1]))
-        axes.set_yticks(places, [_short(label) for label in labels], fontsize=7.5)
-        axes.set_ylim(len(drawn) - 0.4, -0.6)
-        axes.grid(visible=False, axis="y")
-        axes.locator_params(axis="x", nbins=5)
-        axes.set_xlabel(x_label, loc="right")
-        figure.legend(loc="outside lower center", ncols=1, handletextpad=0.4, fontsize=8)
-    listed = "; ".join(f"{_short(label)} {fixed(a, 2)} and {fixed(b, 2)}" for label, a, b in drawn)
-    caption = (
-        "Relative to full fine-tuning in fp32 on the same machine. Top: settings that gain more on "
-        "NEW's machine."
-    )
-    if len(drawn) < len(rows):
-        caption += f" The {len(drawn)} of {len(rows):,} settings that differ most."
-    return Drawing(stem, to_svg(figure, stem), f"{x_label}, BASE and NEW: {listed}.", caption)
 
 
 def _ends(lines: Sequence[Entry], none: float, is_ratio: bool) -> tuple[float, float]:

@@ -1,23 +1,22 @@
 """The files of a comparison: pages, pictures and JSON. Loads matplotlib."""
 
-import json
 import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from math import log
 from pathlib import Path
 from typing import Final
 
-from bench.analysis.comparison import Compared, Comparison, Measure, Pair, Verdict
+from bench.analysis.comparison import Compared, Comparison, Measure, Pair, Verdict, verdict_of
 from bench.analysis.machines import MachineCost, Machines
-from bench.compare.drawing import Entry, dumbbells, intervals
+from bench.compare.drawing import Entry, intervals
 from bench.compare.outcome import Outcome, Result, as_json, by_turns, figures, name, summary
 from bench.compare.sides import clean
 from bench.plan.metrics import metric_of
 from bench.report.drawing import Drawing
-from bench.report.pages import Facts, html, markdown, write_all
+from bench.report.pages import Facts, markdown, write_pages
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import by_metric, count, dev_label, num, span, times
@@ -25,7 +24,7 @@ from bench.report.text import by_metric, count, dev_label, num, span, times
 PAGES: Final = "compare"
 _MOST: Final = 500
 """Rows of a table on the HTML page."""
-_BRIEF: Final = (30, 15, 5, 0)
+_BRIEF: Final = (30, 15, 6, 3)
 """Rows that the table of results in the Markdown may have, if it is not too long with as many;
 other tables have a third."""
 _LARGEST: Final = 60_000
@@ -36,6 +35,14 @@ _ORDER: Final = (
 )  # fmt: skip
 
 Columns = Sequence[tuple[Head, Callable[[Result], str]]]
+ByMeasure = Mapping[Measure, Sequence[tuple[Pair, Compared]]]
+
+_GAINS: Final = {
+    Verdict.REGRESSION: "gains less on NEW's machine",
+    Verdict.IMPROVEMENT: "gains more on NEW's machine",
+    Verdict.UNDECIDED: "no measurable difference",
+}
+"""Verdicts of ratios relative to full fine-tuning in fp32."""
 
 
 def write(outcome: Outcome, reports: Path) -> Path:
@@ -45,59 +52,49 @@ def write(outcome: Outcome, reports: Path) -> Path:
         InputError: if the folder can't be written.
         DiskFullError: if there is no space left.
     """
-    facts = content(outcome)
-    pages = {
-        f"{PAGES}.json": json.dumps(as_json(outcome), indent=1, allow_nan=False),
-        f"{PAGES}.md": brief(outcome),
-        f"{PAGES}.html": html(PAGES, facts),
-    }
-    drawings = [drawing for section in facts.sections for drawing in section.drawings]
-    write_all(reports, pages, drawings, PAGES)
-    return reports / f"{PAGES}.html"
+    return write_pages(reports, PAGES, content(outcome), data=as_json(outcome), text=brief(outcome))
 
 
 def content(outcome: Outcome) -> Facts:
     """The content of the HTML page."""
     comparison = outcome.comparison
-    worse = [*_worse(comparison, _BRIEF[0]), *_changed_cells(comparison, _MOST)]
-    sections = [
-        Section("worse", "Regressions", "What is worse", tables=worse),
-        Section("all", "All settings", "All settings together", [_OVERALL], tables=_overall(
-            comparison
-        )),
-        Section("pictures", "In pictures", "Setting by setting", drawings=_drawings(comparison)),
-        Section("settings", "In numbers", "Every setting", tables=_by_measure(comparison)),
-        *_machines(comparison),
-        Section("differs", "What differs", "What differs between the sides",
-                tables=_differs(comparison)),
-        Section("unmatched", "Not compared", "What is not compared, and why",
-                tables=_obstacles(comparison, _MOST)),
-    ]  # fmt: skip
-    return _facts(outcome, sections)
+    by_measure = _by_measure(comparison)
+    drawings = [*_drawings(comparison, by_measure), *_machine_drawings(comparison.machines)]
+    results, *rest = _sections(comparison, _BRIEF[0], _MOST)
+    return _facts(outcome, [
+        results,
+        Section("pictures", "In pictures", "Setting by setting", drawings=drawings),
+        Section("settings", "In numbers", "Every setting", tables=_measure_tables(by_measure)),
+        *rest,
+    ])  # fmt: skip
 
 
 def brief(outcome: Outcome) -> str:
     """The page as Markdown, short enough for a comment."""
-    comparison = outcome.comparison
     for most in _BRIEF:
-        sections = [
-            Section("results", "", "Results", tables=[
-                *_overall(comparison), *_changed_cells(comparison, most // 3),
-                *_results(comparison, most),
-            ]),
-            *(replace(each, drawings=()) for each in _machines(comparison, most // 3)),
-            Section("differs", "", "What differs between the sides", tables=_differs(comparison)),
-            Section("unmatched", "", "What is not compared, and why",
-                    tables=_obstacles(comparison, most // 3)),
-        ]  # fmt: skip
-        page = markdown(PAGES, _facts(outcome, sections))
-        page = re.sub(r"\n{3,}", "\n\n", page)
+        facts = _facts(outcome, _sections(outcome.comparison, most, most // 3))
+        page = re.sub(r"\n{3,}", "\n\n", markdown(PAGES, facts))
         if len(page.encode()) <= _LARGEST:
             break
     return page
 
 
-def _facts(outcome: Outcome, sections: Iterable[Section]) -> Facts:
+def _sections(comparison: Comparison, results: int, most: int) -> list[Section]:
+    """The sections of both pages, with at most some results, and some rows in other tables."""
+    return [
+        Section("results", "Results", "Results", tables=[
+            *_overall(comparison), *_changed_cells(comparison, most),
+            *_results(comparison, results),
+        ]),
+        *_machines(comparison.machines, most),
+        Section("differs", "What differs", "What differs between the sides",
+                tables=_differs(comparison)),
+        Section("unmatched", "Not compared", "What is not compared, and why",
+                tables=_obstacles(comparison, most)),
+    ]  # fmt: skip
+
+
+def _facts(outcome: Outcome, sections: Sequence[Section]) -> Facts:
     arguments = ["python", "-m", "bench.compare", *sys.argv[1:]]
     return Facts(
         title=f"{outcome.new.name} compared with {outcome.base.name}",
@@ -107,12 +104,6 @@ def _facts(outcome: Outcome, sections: Iterable[Section]) -> Facts:
         command=clean(shlex.join(arguments)),
         how="How it was computed",
     )
-
-
-_OVERALL: Final = (
-    "Geometric means of the settings' ratios, and mean differences of scores. Their errors come "
-    "from resampling repeats within each setting; the settings are fixed."
-)
 
 
 def _method(outcome: Outcome) -> list[str]:
@@ -132,6 +123,8 @@ def _method(outcome: Outcome) -> list[str]:
         f"BASE is {outcome.base.name}, {count(len(outcome.base.rows), 'row')}; NEW is "
         f"{outcome.new.name}, {count(len(outcome.new.rows), 'row')}.",
         f"{outcome.comparison.family}{looks}",
+        "Over all settings: geometric means of their ratios, and mean differences of scores. The "
+        "errors come from resampling repeats within each setting; the settings are fixed.",
         *([f"The dev score is: {'; '.join(scores)}."] if scores else []),
         f"A regression is a change whose interval lies wholly beyond the minimum effect: "
         f"{100 * limits.slowdown:g}% more time, {100 * limits.memory:g}% more memory, "
@@ -200,12 +193,6 @@ def _table(
     )  # fmt: skip
 
 
-def _worse(comparison: Comparison, most: int) -> list[Table]:
-    results = by_turns(r for r in comparison.results if r[1].verdict is Verdict.REGRESSION)
-    caption = f"{count(len(results), 'result')} worse than the minimum effect."
-    return [_table(_columns(_SETTING, _MEASURE), results, caption, most)] if results else []
-
-
 def _results(comparison: Comparison, most: int) -> list[Table]:
     """The results of settings in one table, without those that show no change."""
     results = [
@@ -226,27 +213,25 @@ def _overall(comparison: Comparison) -> list[Table]:
     return [_table(_columns(_MEASURE), results, caption, _MOST)] if results else []
 
 
-def _measures(comparison: Comparison) -> dict[str, Measure]:
-    return {one.measure.column: one.measure for _, one in comparison.results}
+def _by_measure(comparison: Comparison) -> ByMeasure:
+    """The results of settings by measure, of those that were compared anywhere."""
+    by_measure: dict[Measure, list[tuple[Pair, Compared]]] = {}
+    for pair, one in comparison.results:
+        results = by_measure.setdefault(one.measure, [])
+        if pair is not None:
+            results.append((pair, one))
+    return {
+        measure: results for measure, results in by_measure.items()
+        if any(one.verdict is not Verdict.NOT_COMPARED for _, one in results)
+    }  # fmt: skip
 
 
-def _of(comparison: Comparison, column: str) -> list[tuple[Pair, Compared]]:
-    """The results of a measure by setting."""
-    return [
-        (pair, one) for pair in comparison.pairs for one in pair.compared
-        if one.measure.column == column
-    ]  # fmt: skip
-
-
-def _by_measure(comparison: Comparison) -> list[Table]:
+def _measure_tables(by_measure: ByMeasure) -> list[Table]:
     tables = []
-    for column, measure in _measures(comparison).items():
-        results = _of(comparison, column)
-        if all(one.verdict is Verdict.NOT_COMPARED for _, one in results):
-            continue
+    for measure, results in by_measure.items():
         verdicts = Counter(_verdict(one) for _, one in results)
         counts = ", ".join(f"{number:,} {verdict}" for verdict, number in verdicts.most_common())
-        caption = f"{_capital(measure.label)}: {counts or 'no setting'}."
+        caption = f"{_capital(measure.label)}: {counts}."
         tables.append(_table(_columns(_SETTING), results, caption, _MOST, folded=True))
     return tables
 
@@ -304,12 +289,11 @@ def _capital(text: str) -> str:
 # Machines
 
 
-def _machines(comparison: Comparison, most: int = _MOST) -> list[Section]:
+def _machines(machines: Machines | None, most: int) -> list[Section]:
     """The section on two machines: absolute and normalised ratios."""
-    machines = comparison.machines
     if machines is None or not machines.rows:
         return []
-    labels = {cost.column: cost.label for row in machines.rows for cost in row.costs}
+    labels = _costs(machines)
     heads = [Head("setting", "setting")]
     for column, label in labels.items():
         heads += [
@@ -322,7 +306,7 @@ def _machines(comparison: Comparison, most: int = _MOST) -> list[Section]:
         costs = {cost.column: cost for cost in row.costs}
         fields = [field for column in labels for field in _cost(costs.get(column))]
         rows.append([clean(row.label), *fields])
-    said = [
+    sentences = [
         f"BASE ran on {clean(machines.base)}, NEW on {clean(machines.new)}. Nothing here decides "
         "the exit code. Of full fp32: the value relative to full fine-tuning in fp32 on the same "
         "machine; below 1, a setting gains more on NEW's machine.",
@@ -330,22 +314,31 @@ def _machines(comparison: Comparison, most: int = _MOST) -> list[Section]:
         machines.family,
     ]
     caption = f"{count(len(rows), 'setting')} that both machines ran."
-    return [Section("machines", "Machines", "Through what both machines ran", said,
-                    _dumbbells(machines, labels), _listed(heads, rows, caption, most))]  # fmt: skip
+    return [Section("machines", "Machines", "Through what both machines ran", sentences,
+                    tables=_listed(heads, rows, caption, most))]  # fmt: skip
 
 
-def _dumbbells(machines: Machines, labels: Mapping[str, str]) -> list[Drawing]:
-    """A picture of each cost relative to full fine-tuning in fp32 on both machines."""
-    drawings = []
-    for column, label in labels.items():
-        rows = [
-            (clean(row.label), cost.relative, cost.relative * cost.normalised.value)
+def _costs(machines: Machines) -> dict[str, str]:
+    """The labels of costs by column."""
+    return {cost.column: cost.label for row in machines.rows for cost in row.costs}
+
+
+def _machine_drawings(machines: Machines | None) -> list[Drawing]:
+    """A picture of each cost relative to full fine-tuning in fp32 on the same machine."""
+    drawings: list[Drawing] = []
+    if machines is None:
+        return drawings
+    for column, label in _costs(machines).items():
+        entries = [
+            Entry(clean(row.label), ratio, verdict_of(log(ends[0]), log(ends[1]), 0)[0])
             for row in machines.rows for cost in row.costs
-            if cost.column == column and cost.relative and cost.normalised
+            if cost.column == column and (ratio := cost.normalised) and (ends := ratio.ends())
         ]  # fmt: skip
-        if rows:
-            names = clean(f"BASE: {machines.base}"), clean(f"NEW: {machines.new}")
-            drawings.append(dumbbells(rows, names, f"{label}, × full fp32", f"machines-{column}"))
+        if entries:
+            drawings.append(intervals(
+                entries, None, None, f"{label} relative to full fp32, NEW / BASE",
+                f"machines-{column}", is_ratio=True, words=_GAINS,
+            ))  # fmt: skip
     return drawings
 
 
@@ -365,27 +358,26 @@ def _new_name(pair: Pair) -> str:
     return name(pair).partition(" against ")[0]
 
 
-def _drawings(comparison: Comparison) -> list[Drawing]:
+def _drawings(comparison: Comparison, by_measure: ByMeasure) -> list[Drawing]:
     """A picture of each measure that differs anywhere."""
-    overall = {one.measure.column: one for one in comparison.overall}
+    overall = {
+        one.measure: Entry("all settings", one.interval, one.verdict)
+        for one in comparison.overall if one.interval
+    }  # fmt: skip
     several = len({pair.machine for pair in comparison.pairs}) > 1
     drawings = []
-    for column, measure in _measures(comparison).items():
+    for measure, results in by_measure.items():
         is_ratio = measure.kind != "score"
         entries = [
             Entry(f"{_new_name(pair)}{f' · {clean(pair.machine)}' if several else ''}",
                   one.interval, one.verdict)
-            for pair, one in _of(comparison, column)
-            if one.interval is not None and one.verdict is not Verdict.NOT_COMPARED
+            for pair, one in results if one.interval
         ]  # fmt: skip
-        if not entries or (measure.exact and all(e.interval.value == 1 for e in entries)):
+        if measure.exact and all(entry.interval.value == 1 for entry in entries):
             continue
-        total = overall.get(column)
-        both = Entry("all settings", total.interval, total.verdict) if (
-            total is not None and total.interval is not None
-            and total.verdict is not Verdict.NOT_COMPARED
-        ) else None  # fmt: skip
-        limit = next(one.limit for _, one in _of(comparison, column) if one.interval is not None)
+        limit = next(one.limit for _, one in results if one.interval)
         x_label = f"{measure.label}, NEW {'/' if is_ratio else '−'} BASE"
-        drawings.append(intervals(entries, both, limit, x_label, column, is_ratio=is_ratio))
+        drawings.append(intervals(
+            entries, overall.get(measure), limit, x_label, measure.column, is_ratio=is_ratio
+        ))  # fmt: skip
     return drawings

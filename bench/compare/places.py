@@ -23,7 +23,8 @@ _FIND: Final = """
 from importlib.metadata import distribution
 from importlib.util import find_spec
 distribution("minbert-bench")
-print(find_spec("bench").origin)
+origin = find_spec("bench").origin
+print(origin) if origin else exit(1)
 """
 
 

@@ -22,7 +22,7 @@ from bench.results.rescoring import read_results
 from minbert.files import is_file, is_folder
 
 Terms = Mapping[str, tuple[str, ...]]
-"""Texts of values by column."""
+"""Texts by column, each a value or several with commas between them."""
 
 _LISTED: Final = 8
 """Values that an error lists."""
@@ -55,7 +55,7 @@ def clean(text: str) -> str:
 def read_sides(
     files: Sequence[Path], base: str | None, new: str | None, metric: str | None
 ) -> tuple[Side, Side, frozenset[str]]:
-    """Both sides, and the columns that their filters name.
+    """Both sides, and the columns to which their filters give different values.
 
     Args:
         files: two files, or one with both filters.
@@ -83,7 +83,8 @@ def read_sides(
         if not is_file(path):
             raise InputError(f"{path}: no such file of results; name a runs.csv")
     terms = [parse_terms(text, option) for option, text in filters.items()]
-    named = frozenset().union(*terms)
+    chosen = [{c: {*",".join(texts).split(",")} for c, texts in each.items()} for each in terms]
+    named = frozenset(c for c in chosen[0] | chosen[1] if chosen[0].get(c) != chosen[1].get(c))
     results = {path: read_results([path], metric) for path in files}
     sides = []
     for path, of_side, (option, text) in zip(
@@ -127,8 +128,7 @@ def parse_terms(text: str | None, option: str) -> Terms:
                 f"{option}: {column[:_LONGEST]!r} is no column; near it are {', '.join(near)} "
                 "(docs/runs-csv.md lists all)"
             )
-        # a comma separates values, and may be part of one, as in the column machine
-        terms[column] = (*terms.get(column, ()), values, *values.split(","))
+        terms[column] = (*terms.get(column, ()), values)
     if not terms:
         raise InputError(f"{option}: is empty; give COLUMN=VALUE[,VALUE]")
     return terms
@@ -144,22 +144,28 @@ def matching(rows: Sequence[Row], terms: Terms, option: str, path: Path) -> list
     for column, texts in terms.items():
         value_of = attrgetter(column)
         values = {value_of(row) for row in left}
-        accepted = {value for value in values if _accepts(texts, column, value)}
-        if not accepted:
-            raise InputError(
-                f"{option}: no row of {path} has {column}={texts[0][:_LONGEST]}"
-                f"{' and the terms before it' if len(left) < len(rows) else ''}; "
-                f"the values are {_listed(values)}"
-            )
+        accepted: set[Value] = set()
+        for text in texts:
+            # a comma separates values, and may be part of one, as in the column machine
+            is_whole = any(_accepts(text, column, value) for value in values)
+            for part in [text] if is_whole else text.split(","):
+                chosen = {value for value in values if _accepts(part, column, value)}
+                if not chosen:
+                    raise InputError(
+                        f"{option}: no row of {path} has {column}={part[:_LONGEST]}"
+                        f"{' and the terms before it' if len(left) < len(rows) else ''}; "
+                        f"the values are {_listed(values)}"
+                    )
+                accepted |= chosen
         left = [row for row in left if value_of(row) in accepted]
     return left
 
 
-def _accepts(texts: Sequence[str], column: str, value: Value) -> bool:
-    """Whether one of the texts is a value as the CSV has it, or the same number."""
-    if format_value(value) in texts or (column == "amp" and value != "off" and "on" in texts):
+def _accepts(text: str, column: str, value: Value) -> bool:
+    """Whether a text is a value as the CSV has it, or the same number."""
+    if text == format_value(value) or (column == "amp" and value != "off" and text == "on"):
         return True
-    return isinstance(value, int | float) and any(_is_number(text, value) for text in texts)
+    return isinstance(value, int | float) and _is_number(text, value)
 
 
 def _is_number(text: str, value: float) -> bool:

@@ -3,7 +3,6 @@
 Importing this loads pandas and matplotlib.
 """
 
-import json
 import shlex
 from collections.abc import Iterator, Sequence
 from math import ceil
@@ -19,7 +18,7 @@ from bench.common.errors import InputError
 from bench.plan.rows import Row
 from bench.report.drawing import BLUE, GREY, ORANGE, Drawing, canvas, to_svg
 from bench.report.lead import title
-from bench.report.pages import Facts, html, markdown, write_all
+from bench.report.pages import Facts, write_pages
 from bench.report.render import printable
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
@@ -62,17 +61,10 @@ def write_history(
         findings=data["findings"],
         sections=_sections(shown, every[1:]),
         how="How it is computed",
-        said=_said(shown),
+        said=_method(shown),
         command=without_paths(plain(shlex.join([*_COMMAND, *sources]))),
     )
-    pages = {
-        "history.json": json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "history.md": markdown("history", facts),
-        "history.html": html("report", facts),
-    }
-    drawings = [drawing for section in facts.sections for drawing in section.drawings]
-    write_all(folder, pages, drawings, "history")
-    return folder / "history.html", data
+    return write_pages(folder, "history", facts, data=data), data
 
 
 def _versions_ok(group: Group) -> int:
@@ -85,8 +77,8 @@ def _findings(shown: History) -> list[str]:
     versions = f"{count(len(shown.versions), 'version')} of the code"
     if len(shown.versions) < 2 * SHORTEST:
         return [
-            f"{versions}: a change can be seen from {2 * SHORTEST} on, {SHORTEST} before it and "
-            f"{SHORTEST} after it."
+            f"Only {versions}: a change takes at least {SHORTEST} before it and {SHORTEST} after "
+            "it to be seen."
         ]
     if not shown.changes:
         return [f"No change in {settings} over {versions}."]
@@ -146,13 +138,13 @@ def _effect(shown: History, change: Change, effect: float) -> str:
 def _sections(shown: History, others: Sequence[Group]) -> list[Section]:
     names = [f"{title(one)} (other {', '.join(differing(one, shown.group))})" for one in others]
     more = [f"{len(names) - _MOST_OTHERS} more"] if len(names) > _MOST_OTHERS else []
-    said = [
-        f"Rows that can't be compared with these, in no more versions, are not shown: "
+    sentences = [
+        "Not shown, since not comparable with these rows: "
         f"{'; '.join([*names[:_MOST_OTHERS], *more])}."
     ] if names else []  # fmt: skip
     if shown.left_out:
         versions = ", ".join(version.name for version in shown.left_out)
-        said.append(f"Not comparable, for {shown.reference.label} is missing there: {versions}.")
+        sentences.append(f"Left out, since {shown.reference.label} is missing: {versions}.")
     families: dict[str, list[Series]] = {}
     for series in shown.series:
         families.setdefault(series.measure.column, []).append(series)
@@ -160,7 +152,7 @@ def _sections(shown: History, others: Sequence[Group]) -> list[Section]:
     tables = [*([_changes(shown)] if shown.changes else []), _latest(shown, list(families))]
     return [
         Section("figures", "Figures", "By version of the code", drawings=drawings),
-        Section("tables", "Tables", "In numbers", said, tables=[*tables, _versions(shown)]),
+        Section("tables", "Tables", "In numbers", sentences, tables=[*tables, _versions(shown)]),
     ]
 
 
@@ -206,7 +198,7 @@ def _versions(shown: History) -> Table:
     return Table(heads, rows, "The versions of the code in their order.", folded=True)
 
 
-def _said(shown: History) -> list[str]:
+def _method(shown: History) -> list[str]:
     limits, reference = Limits(), shown.reference.label
     return [
         "A version is the last commit that changed what is measured. Versions are in the order in "
@@ -255,8 +247,8 @@ def _ticks(shown: History, series: Series, is_last: bool) -> dict[int, str]:
     """The versions of changes, or, in the last panels, the first and the last one."""
     last = len(shown.versions) - 1
     places = list(series.starts or (sorted({0, last}) if is_last else []))
-    apart = [at for i, at in enumerate(places) if not i or at - places[i - 1] > last / 3]
-    return {at: shown.versions[at].name.rpartition("+g")[2][:7] for at in apart}
+    spaced = [at for i, at in enumerate(places) if not i or at - places[i - 1] > last / 3]
+    return {at: shown.versions[at].name.rpartition("+g")[2][:7] for at in spaced}
 
 
 def _panel(axes: Axes, series: Series, ticks: dict[int, str]) -> None:

@@ -1,17 +1,18 @@
 """Pages in HTML and Markdown, from templates that escape every value, and their files.
 
-The pages of another command stand in the folder of a grid's report: NAME.html, NAME.md, and figures
-in NAME/. They don't touch the report's own files, nor the report theirs. Importing this loads
-matplotlib.
+The pages of another command stand in the folder of a grid's report: NAME.html, NAME.md, figures in
+NAME/, and sometimes NAME.json. They don't touch the report's own files, nor the report theirs.
+Importing this loads matplotlib.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -27,6 +28,7 @@ LISTED: Final = 500
 _MARKDOWN: Final = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "$": "&#36;", "~": "&#126;"}
     | {mark: f"\\{mark}" for mark in "\\`*_[]#"}
+    | {"@": "@&#8203;"}  # a zero-width space, or the name after it would be notified on GitHub
 )
 
 
@@ -60,23 +62,35 @@ def sections_of(
     return [section for section in every if section.said or section.drawings or section.tables]
 
 
-def write_pages(folder: Path, name: str, facts: Facts) -> Path:
+def write_pages(
+    folder: Path, name: str, facts: Facts, *, data: Mapping[str, Any] | None = None, text: str = ""
+) -> Path:
     """Write the pages and their figures, delete older figures, and return the HTML page's path.
+
+    Args:
+        data: the content of NAME.json; None: there is no such file.
+        text: the Markdown; empty: that of the facts.
 
     Raises:
         InputError: if the folder can't be written.
         DiskFullError: if there is no space left.
     """
-    pages = {f"{name}.md": markdown(name, facts), f"{name}.html": html(name, facts)}
+    pages = {}
+    if data is not None:
+        lines = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+        pages[f"{name}.json"] = f"{lines}\n"
+    pages[f"{name}.md"] = text or markdown(name, facts)
+    pages[f"{name}.html"] = html(facts)
     drawings = [drawing for section in facts.sections for drawing in section.drawings]
     write_all(folder, pages, drawings, name)
     return folder / f"{name}.html"
 
 
-def html(name: str, facts: Facts) -> str:
+def html(facts: Facts) -> str:
     """The self-contained HTML page."""
     page = html_environment().get_template("page.html.jinja")
-    return page.render(facts=facts, generator=f"bench.{name}", style=Markup(style()))  # noqa: S704
+    module = " ".join(facts.command.split()[2:3])  # of `python -m MODULE`
+    return page.render(facts=facts, generator=module, style=Markup(style()))  # noqa: S704
 
 
 def markdown(name: str, facts: Facts) -> str:

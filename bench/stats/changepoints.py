@@ -23,6 +23,8 @@ LEVEL: Final = 0.02
 noise of other shapes than the simulated one it stays below 5%."""
 _DRAWS: Final = 4000
 """Simulated families of pure noise behind a penalty."""
+_BLOCK: Final = 1_000_000
+"""Values that are simulated at once."""
 _UNEQUAL: Final = 0.5
 """The std of the logarithms of the noise's stds over settings, assumed."""
 _MAD: Final = 1.4826 / sqrt(2)
@@ -35,8 +37,7 @@ def change_points(
     """The places in each of some series where a new mean begins.
 
     The penalty is such that pure noise has any change point in all families with a probability of
-    at most `LEVEL`. Series shorter than two shortest segments have no
-    change points.
+    at most `LEVEL`. Series shorter than two shortest segments have no change points.
 
     Args:
         series: series of one measure, such as logarithms of ratios to a common reference.
@@ -69,12 +70,13 @@ def threshold(series: int, runs: int, families: int = 1) -> float:
     """
     random = np.random.default_rng(0)
     highest = []
-    for _ in range(_DRAWS):
-        stds = np.exp(_UNEQUAL * random.standard_normal((series + 1, 1)))
-        noise = stds * random.standard_t(5, (series + 1, runs))
-        values = noise[1:] - noise[0]
-        highest.append(float(np.max(_best_gains(values) / _variances(values))))
-    return float(np.quantile(highest, 1 - LEVEL / families))
+    size = min(_DRAWS, 1 + _BLOCK // (series * runs))
+    for _ in range(0, _DRAWS, size):
+        stds = np.exp(_UNEQUAL * random.standard_normal((size, series + 1, 1)))
+        noise = stds * random.standard_t(5, (size, series + 1, runs))
+        values = noise[:, 1:] - noise[:, :1]
+        highest.append(np.max(_best_gains(values) / _variances(values), axis=1))
+    return float(np.quantile(np.concatenate(highest), 1 - LEVEL / families))
 
 
 def segment_medians(values: Sequence[float], starts: Sequence[int]) -> list[float]:
@@ -83,23 +85,24 @@ def segment_medians(values: Sequence[float], starts: Sequence[int]) -> list[floa
 
 
 def _variances(values: Matrix) -> Matrix:
-    """The variance of the noise of each series, which change points hardly raise.
+    """The variance of each series' noise [..., series], which change points hardly raise.
 
     It is the larger of that series' own and that of all series, from the median of first
     differences: of few runs a series' own may be far too small.
     """
-    steps = np.abs(np.diff(values, axis=1))
-    stds = _MAD * np.maximum(np.nanmedian(steps, axis=1), np.nanmedian(steps))
+    steps = np.abs(np.diff(values))
+    every = np.nanmedian(steps, axis=(-2, -1))[..., None]
+    stds = _MAD * np.maximum(np.nanmedian(steps, axis=-1), every)
     return np.asarray(stds**2)
 
 
 def _best_gains(values: Matrix) -> Matrix:
     """By how much the best split of each series lowers its sum of squares."""
-    runs = values.shape[1]
+    runs = values.shape[-1]
     left = np.arange(SHORTEST, runs - SHORTEST + 1)
-    sums = np.cumsum(values, axis=1)
-    excess = sums[:, left - 1] - sums[:, -1:] * left / runs
-    return np.asarray(np.max(excess**2 * runs / (left * (runs - left)), axis=1))
+    sums = np.cumsum(values, axis=-1)
+    excess = sums[..., left - 1] - sums[..., -1:] * left / runs
+    return np.asarray(np.max(excess**2 * runs / (left * (runs - left)), axis=-1))
 
 
 def _split(values: Sequence[float], penalty: float) -> list[int]:

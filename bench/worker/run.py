@@ -152,6 +152,7 @@ class CellRun:
             # so that a step does all its work and changes no weight
             if any(group["lr"] != 0 for group in trainer.optimizer.param_groups):
                 raise RuntimeError("measuring would train the model: the learning rate is not zero")
+            trainer.mark = lambda: None  # these are no steps of the training
             if not self.cell.is_compiled:  # compiled code does not report what it keeps
                 self.record.columns |= measure_activations(trainer, largest)
                 self.record.columns |= measure_work(

@@ -7,7 +7,7 @@ with the same command.
   python -m tests.comparing collect   12 repeats of 4 settings: about 7 minutes
   python -m tests.comparing aa        A/A: splits of these repeats, and simulated rows
   python -m tests.comparing work      20 settings with 5% more work: about 5 minutes
-  python -m tests.comparing slow      20 trials of a step that is 10% slower: about 30 minutes
+  python -m tests.comparing slow      20 trials of a step that is 10% slower: about an hour
   python -m tests.comparing page      docs/comparing.json, docs/repeats.csv and the table
 """
 
@@ -65,7 +65,7 @@ def work(out: Path, select: str) -> None:
 @main.command(help="Find slower steps by time.")
 @_out
 @click.option("--trials", default=20, show_default=True)
-@click.option("--rounds", default=12, show_default=True, help="The most rounds of a trial.")
+@click.option("--rounds", default=24, show_default=True, help="The most rounds of a trial.")
 def slow(out: Path, trials: int, rounds: int) -> None:
     _keep(out, "slow", (find_slow(out / "slow", number, rounds) for number in range(trials)))
 

@@ -333,6 +333,17 @@ def test_a_side_of_one_seed_is_compared_by_that_training():
     assert one.runs == (1, 3)
 
 
+def test_equal_differences_of_few_examples_are_not_certain():
+    """Scores of 64 examples are multiples of 1/64: differences are often equal by chance."""
+    intervals = {"dev_ci_low": 0.38, "dev_ci_high": 0.62}
+    for digits in ([0.5, 0.515625], [0.5, 0.5]):
+        base = scored(digits, **intervals)
+        new = scored([score - 0.03125 for score in digits], LORA, **intervals)
+        one = only(of(base, new, named={"mode", "amp"}), SCORE)
+        assert (one.verdict, one.may_be_worse) == (Verdict.UNDECIDED, True)
+        assert not one.significant
+
+
 def test_the_variance_between_seeds_is_pooled_over_settings():
     rng = np.random.default_rng(0)
     axes = [FULL, LORA, ("lora", 8, "attn", "bf16"), ("dora", 8, "attn", "bf16")]
@@ -500,6 +511,20 @@ def test_named_columns_may_differ_with_what_follows_from_them():
     found = of(loras, off, named=["mode", "amp"])
     assert not found.pairs
     assert ("NEW", "several settings of BASE match: narrow --base") in reasons(found)
+
+
+def test_other_rates_follow_from_the_axis_of_rates():
+    rates = ("learning_rate", "learning_rate_base", "learning_rate_head")
+    axes = ("lora", 4, "attn", "bf16")
+    base, new = ([run(axes, cell_settings=dict.fromkeys(rates, rate))] for rate in (1e-3, 1e-4))
+    assert len(of(base, new, named={"learning_rate"}).pairs) == 1
+    assert not of(base, new).pairs
+
+
+def test_a_reason_is_given_though_all_of_its_axes_are_named():
+    new = [run(LORA), run(LORA, cell_settings={"data_digest": "other"})]
+    found = of([run()], new, named={"mode", "rank", "layers", "amp"})
+    assert reasons(found) == {("NEW", "other data than in BASE")}
 
 
 def test_alpha_follows_from_rank():

@@ -13,6 +13,7 @@ from bench.analysis.comparison import (
     Pair,
     Unmatched,
     Verdict,
+    verdict_of,
 )
 from bench.analysis.machines import MachineCost, MachineRow, Machines
 from bench.analysis.points import settings_of
@@ -37,28 +38,18 @@ def result(noise: random.Random, measure: Measure, limit: float, worse: float) -
     half = 0.0 if measure.exact else noise.choice((0.01, 0.03, 0.06))
     shift = 0.0 if measure.exact else noise.gauss(0, half / 2)
     shift += worse
-    if measure.kind == "score":
-        shift, half = -shift / 5, half / 5
-        interval = Interval(shift, shift - half, shift + half)
-        low, high = -shift - half, -shift + half
-    else:
-        interval = Interval(1 + shift, 1 + shift - half, 1 + shift + half)
-        low, high = shift - half, shift + half
-    if low > limit:
-        verdict = Verdict.REGRESSION
-    elif high < -limit:
-        verdict = Verdict.IMPROVEMENT
-    elif low > -limit and high < limit:
-        verdict = Verdict.SAME if low <= 0 <= high else Verdict.SMALL
-    else:
-        verdict = Verdict.UNDECIDED
+    is_score = measure.kind == "score"
+    if is_score:
+        shift, half = shift / 5, half / 5
+    value = -shift if is_score else 1 + shift
+    verdict, significant = verdict_of(shift - half, shift + half, limit)
     undecided = verdict is Verdict.UNDECIDED
     return Compared(
-        measure, interval, verdict, limit, gates=True, runs=(2, 2),
+        measure, Interval(value, value - half, value + half), verdict, limit, gates=True,
+        runs=(2, 2), significant=significant, may_be_worse=shift + half > limit,
         needed=noise.randint(3, 30) if undecided else None,
-        why="one training each" if undecided and measure.kind == "score" else "",
-        base=0.5 if measure.kind == "score" else 812.5,
-        new=0.49 if measure.kind == "score" else 840.1,
+        why="one training each" if undecided and is_score else "",
+        base=0.5 if is_score else 812.5, new=0.49 if is_score else 840.1,
     )  # fmt: skip
 
 
@@ -87,15 +78,16 @@ def constructed(number: int = 68, worse: float = 0.0, texts: Sequence[str] = (""
         for place, (setting, text) in enumerate(zip(settings, cycle(texts), strict=False))
     )  # fmt: skip
     overall = tuple(result(noise, *each, 0.0) for each in zip(MEASURES, LIMITS, strict=True))
+    ratios = [0.9 + noise.gauss(0, 0.1) for _ in pairs]
     machines = Machines(
         f"Xeon, 2 cores{texts[0]}", f"EPYC, 64 cores{texts[-1]}",
         tuple(
             MachineRow(pair.label, (
                 MachineCost("peak_rss_mib", "memory", Interval(1.1, 1.0, 1.2), None),
                 MachineCost("ms_per_1k_tokens", "time", Interval(0.5, 0.4, 0.6),
-                            Interval(0.9 + noise.gauss(0, 0.1), 0.8, 1.3), 0.7),
+                            Interval(ratio, ratio - 0.1, ratio + 0.1)),
             ))
-            for pair in pairs
+            for pair, ratio in zip(pairs, ratios, strict=True)
         ),
         why=f"no full fine-tuning{texts[0]}", family="All intervals hold at once.",
     )  # fmt: skip

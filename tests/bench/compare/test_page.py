@@ -48,12 +48,24 @@ def test_pages_are_short_and_all_is_in_the_json(tmp_path: Path) -> None:
     assert len(html) < 3_000_000
     assert "500 of 1,000 are shown; all are in compare.json" in html
     assert "The 35 largest and the 35 smallest of 1,000 settings" in html
-    data = json.loads((tmp_path / "compare.json").read_text("utf-8"))
+    text = (tmp_path / "compare.json").read_text("utf-8")
+    assert text.endswith("}\n")
+    data = json.loads(text)
     assert data == json.loads(json.dumps(as_json(outcome)))
     assert len(data["settings"]) == 1000
     assert data["exit_code"] == 1
     measure = data["settings"][3]["measures"][0]
     assert (measure["verdict"], measure["change"], measure["gates"]) == ("regression", 1.5, True)
+
+
+def test_the_longest_texts_leave_a_few_rows_of_each_table(tmp_path: Path) -> None:
+    write(constructed(200, worse=0.5, texts=["|" * 380]), tmp_path)
+    brief = (tmp_path / "compare.md").read_text("utf-8")
+    assert len(brief) < 65_536
+    captions = re.findall(r"(\d+) of [\d,]+ are shown", brief)
+    assert captions == ["1", "3", "1"], "changed cells, results, machines"
+    tables = re.findall(r"(?:^\|.*\n)+", brief, flags=re.MULTILINE)
+    assert min(table.count("\n") for table in tables) > 2, "heads and a row at least"
 
 
 def test_pictures_are_files_and_those_of_an_older_page_go(tmp_path: Path) -> None:
@@ -81,6 +93,19 @@ def test_texts_of_rows_are_no_markup(tmp_path: Path) -> None:
     texts = [brief, html, (tmp_path / "compare.json").read_text("utf-8"), *lines(outcome)]
     assert not any("/home/someone" in each for each in texts)
     assert len(brief.encode()) < 65_536
+
+
+def test_every_key_of_the_json_is_documented() -> None:
+    document = (Path(__file__).parents[3] / "docs" / "comparing.md").read_text("utf-8")
+    documented = set(re.findall(r"`([a-z_]+)`", document.partition("## The JSON")[2]))
+    data = as_json(constructed(12))
+    setting, machines = data["settings"][0], data["machines"]
+    row = machines["rows"][0]
+    parts = [data, data["base"], data["differs"][0], data["not_matched"][0], setting,
+             setting["measures"][0], machines, row, row["costs"][0]]  # fmt: skip
+    keys = {key for part in parts for key in part}
+    assert keys <= documented
+    assert documented <= keys | data["limits"].keys() | row["costs"][0]["absolute"].keys()
 
 
 def test_the_json_holds_no_number_that_is_not_finite() -> None:

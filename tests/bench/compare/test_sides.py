@@ -62,6 +62,8 @@ def test_terms_narrow_each_other() -> None:
         ("amp=fp16", "no row of runs.csv has amp=fp16; the values are bf16, off"),
         ("rank=seven", "has rank=seven; the values are 1, 2, 4, 8, empty"),
         ("mode=head rank=8", "and the terms before it; the values are empty"),
+        ("mode=lora,dorra", "has mode=dorra"),
+        ("mode=lora mode=dorra", "has mode=dorra"),
         ("cell_id=x", "and 60 more"),
     ],
 )
@@ -82,6 +84,8 @@ def test_two_files_and_two_filters(tmp_path: Path) -> None:
     assert {row.amp for row in other.rows} == {"bf16"}
     assert named == {"amp"}
     assert one.name == "b.csv amp=off"
+    _, _, named = read_sides([new], "amp=off mode=full,head", "amp=bf16 mode=head,full", None)
+    assert named == {"amp"}, "what both sides select alike does not differ"
     one, other, named = read_sides([base, new], "amp=off", None, None)
     assert ({row.amp for row in one.rows}, len(other.rows)) == ({"off"}, 20)
 

@@ -1,9 +1,11 @@
 """What commands print as tables, and their pages of figures and tables."""
 
+from html import unescape
+
 import markdown
 import pytest
 
-from bench.report.pages import Facts, sections_of
+from bench.report.pages import Facts, escape_markdown, sections_of
 from bench.report.pages import markdown as as_markdown
 from bench.report.show import print_tables
 from bench.report.tables import Head, Table
@@ -41,3 +43,9 @@ def test_a_command_of_several_lines_is_code() -> None:
     assert "# b" in html
     assert "<b>" not in html
     assert html.count("<h1>") == 1
+
+
+def test_names_after_an_at_sign_are_not_notified() -> None:
+    assert "@torch" not in str(escape_markdown("in @torch.compile"))
+    html = markdown.markdown(str(escape_markdown("in @torch.compile")))
+    assert unescape(html) == "<p>in @\u200btorch.compile</p>"
