@@ -112,8 +112,8 @@ def sample_means(
 ) -> Estimates:
     """Means of samples whose std is pooled, each about its own mean.
 
-    A sample that scatters significantly more than the rest has its own std. It is part of the pool
-    all the same, since others may scatter more without showing it, unless it has nearly all squares.
+    A sample that scatters significantly more than the rest has its own std. It is pooled all the
+    same, since others may scatter more without showing it, unless it has nearly all squares.
 
     Args:
         values, samples: the values, without those that are NaN, and the sample of each [N].
