@@ -4,6 +4,7 @@ Costs of different machines can't be set against each other as those of one can:
 what a setting gains over full fine-tuning in fp32 of the same seeds on the same machine.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ import numpy as np
 
 from bench.analysis.costpairs import CONSTANTS, Runs, ratio_intervals, runs_of
 from bench.analysis.matching import Machine, Match, is_gpu, machine_name, machine_of
-from bench.analysis.setting import Setting
-from bench.stats.comparing import Estimates, Ints, sample_means
+from bench.analysis.setting import BETWEEN_PROCESSES, Setting
+from bench.stats.comparing import Estimates, Ints, sample_means, student
 from bench.stats.intervals import Interval
 
 LEVEL: Final = 0.05
@@ -114,7 +115,11 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
     ]
     number = sum(int(np.isfinite(one.error).sum()) for pair in estimates for one in pair)
     level = LEVEL / max(number, 1)
-    results = [[_intervals(one, level) for one in pair] for pair in estimates]
+    drift = {"ms_per_1k_tokens": math.sqrt(2) * BETWEEN_PROCESSES}
+    results = [
+        (_intervals(absolute, level, drift.get(column, 0.0)), _intervals(normalised, level))
+        for (column, _), (absolute, normalised) in zip(costs, estimates, strict=True)
+    ]
     rows = []
     for i, (_, label) in enumerate(chosen):
         cells = [
@@ -143,19 +148,23 @@ def versions_of(match: Match, only: tuple[Machine, Machine] | None = None) -> se
     return sides[0] | sides[1] if all(sides) else set()
 
 
-def _intervals(estimates: Estimates, level: float) -> list[Interval | None]:
-    half = estimates.half_width(level)
+def _intervals(estimates: Estimates, level: float, drift: float = 0.0) -> list[Interval | None]:
+    """The intervals of ratios, with the drift between sessions, as a std of logarithms."""
+    half = np.hypot(estimates.half_width(level), student(level, math.inf) * drift)
     return ratio_intervals(estimates.value, estimates.value - half, estimates.value + half)
 
 
 def _references(matches: Sequence[Match]) -> Ints:
-    """By match the index of full fine-tuning in fp32 in its group; −1 without."""
-    places = {(id(m.base), id(m.new)): i for i, m in enumerate(matches)}
-    indices = []
-    for match in matches:
-        pair = match.base_group.full("off"), match.new_group.full("off")
-        indices.append(places.get((id(pair[0]), id(pair[1])), -1))
-    return np.array(indices, dtype=np.int64)
+    """By match the index of full fine-tuning in fp32 in the same groups; −1 without."""
+    full = {
+        (id(match.base_group), id(match.new_group)): i
+        for i, match in enumerate(matches)
+        if match.base.label == match.new.label
+        and (match.new.mode, match.new.amp) == ("full", "off")
+        and not match.new.unfreezes
+    }
+    places = [full.get((id(match.base_group), id(match.new_group)), -1) for match in matches]
+    return np.array(places, dtype=np.int64)
 
 
 def _normalised(runs: Runs, column: str, reference: Ints) -> Estimates:
@@ -173,4 +182,5 @@ def _normalised(runs: Runs, column: str, reference: Ints) -> Estimates:
             values.append(value)
             samples.append(setting)
     index = np.array(samples, dtype=np.int64)
-    return sample_means(np.array(values), index, runs.settings, 2 * CONSTANTS[column][0])
+    weights = 4 / (len(set(samples)) + 3)  # all have the reference's runs in common
+    return sample_means(np.array(values), index, runs.settings, 2 * CONSTANTS[column][0], weights)

@@ -1,6 +1,7 @@
 """Scores of matched settings: the difference NEW − BASE, over seeds and dev examples."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -110,9 +111,12 @@ def score_pair(base: Setting, new: Setting) -> ScorePair | str:
         over = replace(over, of_seeds=over.of_seeds + pair.rounding)
     if over is not None and over.error()[0]:
         return replace(pair, spread=over)
-    below_base, above_base = _errors(base)
-    below_new, above_new = _errors(new)
     freedom = min(s - 1 if s > 1 else math.inf for s in seeds)
+    seed = common[0] if common and min(seeds) == 1 else None
+    if seed is not None:
+        pair, freedom = replace(pair, value=differences[seed]), math.inf
+    below_base, above_base = _errors(base, seed)
+    below_new, above_new = _errors(new, seed)
     errors = math.hypot(below_new, above_base), math.hypot(above_new, below_base), freedom
     return replace(pair, errors=errors)
 
@@ -139,17 +143,24 @@ def score_pairs(matches: Sequence[Match]) -> list[ScorePair | str]:
         if isinstance(pair, ScorePair):
             alike.setdefault((match.new.rows[0].data_digest, pair.metric.label), []).append(i)
     for places in alike.values():
-        pooled = with_pooled_seeds([p for i in places if isinstance(p := pairs[i], ScorePair)])
+        shared = Counter(id(matches[i].base) for i in places)
+        weights = [4 / (shared[id(matches[i].base)] + 3) for i in places]
+        chosen = [p for i in places if isinstance(p := pairs[i], ScorePair)]
+        pooled = with_pooled_seeds(chosen, weights)
         for i, pair in zip(places, pooled, strict=True):
             pairs[i] = pair
     return pairs
 
 
-def with_pooled_seeds(pairs: Sequence[ScorePair]) -> list[ScorePair]:
+def with_pooled_seeds(pairs: Sequence[ScorePair], weights: Sequence[float]) -> list[ScorePair]:
     """Pairs of settings on the same data, with the variance between seeds pooled over them.
 
     A pair whose seeds scatter significantly more than the rest keeps its own. Pairs of the same
     trainings, which don't differ at all, are no part of the pool.
+
+    Args:
+        weights: the shares of the pairs' degrees of freedom that count, below 1 where several have
+            a setting in common.
     """
     pool = {
         i: p.spread
@@ -159,11 +170,12 @@ def with_pooled_seeds(pairs: Sequence[ScorePair]) -> list[ScorePair]:
     freedom = np.array([one.seeds - 1 for one in pool.values()])
     squares = freedom * np.array([one.of_seeds for one in pool.values()])
     total, count = float(squares.sum()), int(freedom.sum())
+    counted = float((freedom * [weights[i] for i in pool]).sum())
     wide = scatters_more(squares, freedom, total, count)
     result = list(pairs)
     for (i, one), is_wide in zip(pool.items(), wide.tolist(), strict=True):
         if not is_wide:
-            one = replace(one, of_seeds=total / count, pooled=count)
+            one = replace(one, of_seeds=total / count, pooled=counted)
             result[i] = replace(pairs[i], spread=one)
     return result
 
@@ -173,14 +185,15 @@ def over_seeds(differences: Sequence[float]) -> Spread:
     return Spread(fmean(differences), float(np.var(differences, ddof=1)), 0.0, len(differences), 1)
 
 
-def _errors(setting: Setting) -> tuple[float, float]:
-    """Standard errors of a score in both directions, from its 95% interval; infinite without."""
-    score = setting.estimate("dev_score")
+def _errors(setting: Setting, seed: int | None = None) -> tuple[float, float]:
+    """Standard errors of a score, or of a seed's, in both directions, from its 95% interval;
+    infinite without."""
+    score = setting.estimate("dev_score") if seed is None else setting.score_of_seed(seed)
     ends = score.ends() if score else None
     if score is None or ends is None:
         return math.inf, math.inf
-    freedom = len(setting.scores) - 1 or math.inf
-    t = student(0.05, freedom)
+    freedom = len(setting.scores) - 1 if seed is None else 0
+    t = student(0.05, freedom or math.inf)
     return (score.value - ends[0]) / t, (ends[1] - score.value) / t
 
 

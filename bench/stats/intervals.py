@@ -105,7 +105,7 @@ class Spread:
     of_examples: float
     seeds: int
     examples: int
-    pooled: int | None = None
+    pooled: float | None = None
 
     def half_width(self) -> float:
         """Half the 95% interval. With one seed it covers examples only."""

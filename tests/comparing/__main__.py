@@ -75,7 +75,10 @@ def slow(out: Path, trials: int, rounds: int) -> None:
 @click.option("--only-page", is_flag=True, help="Only the table, from the committed figures.")
 def page(out: Path, only_page: bool) -> None:
     if not only_page:
-        parts = {name: json.loads((out / f"{name}.json").read_text()) for name in figures.PARTS}
+        files = {name: out / f"{name}.json" for name in figures.PARTS}
+        parts = {
+            name: json.loads(file.read_text()) for name, file in files.items() if file.exists()
+        }
         figures.FIGURES.write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
         shutil.copyfile(out / "repeats.csv", figures.REPEATS)
     text = figures.PAGE.read_text(encoding="utf-8")
