@@ -31,7 +31,7 @@ Examples:
   python -m bench.compare --run ../before . --grid docs/steps.toml
   python -m bench.compare --run --grid quick --base "amp=off" --new "amp=bf16" -- --max-steps 50
 """
-_ROUNDS: Final = 12
+_ROUNDS: Final = 24
 
 
 class _Command(click.Command):

@@ -7,7 +7,7 @@ with the same command.
   python -m tests.comparing collect   12 repeats of 4 settings: about 7 minutes
   python -m tests.comparing aa        A/A: splits of these repeats, and simulated rows
   python -m tests.comparing work      20 settings with 5% more work: about 5 minutes
-  python -m tests.comparing slow      20 trials of a step that is 10% slower: about an hour
+  python -m tests.comparing slow      20 trials of a step that is 10% slower: about 40 minutes
   python -m tests.comparing page      docs/comparing.json, docs/repeats.csv and the table
 """
 
@@ -75,10 +75,7 @@ def slow(out: Path, trials: int, rounds: int) -> None:
 @click.option("--only-page", is_flag=True, help="Only the table, from the committed figures.")
 def page(out: Path, only_page: bool) -> None:
     if not only_page:
-        files = {name: out / f"{name}.json" for name in figures.PARTS}
-        parts = {
-            name: json.loads(file.read_text()) for name, file in files.items() if file.exists()
-        }
+        parts = {name: json.loads((out / f"{name}.json").read_text()) for name in figures.PARTS}
         figures.FIGURES.write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
         shutil.copyfile(out / "repeats.csv", figures.REPEATS)
     text = figures.PAGE.read_text(encoding="utf-8")

@@ -48,17 +48,16 @@ def _rows(figures: Figures) -> list[str]:
         share = f"{one['alarms'] / one['draws']:.1%} ({low:.1%} to {high:.1%})"
         changes = f"{one['changes'] / one['draws']:.1%}"
         rows.append(f"| no change: {one['name']} | {one['draws']} | {share} | {changes} |")
-    work, slow = figures["work"], figures.get("slow", [])
+    work, slow = figures["work"], figures["slow"]
     least, most = (f"{end(one['gflop'] for one in work) - 1:.1%}" for end in (min, max))
     rows.append(
         f"| {least} to {most} more work in a step, one run of each side, by counts "
         f"| {len(work)} | {sum(bool(one['found']) for one in work)} of {len(work)} | |"
     )
-    if slow:
-        rounds, ratio = (median(one[name] for one in slow) for name in ("rounds", "change"))
-        rows.append(
-            f"| a step made 10% slower, measured in alternation for {rounds:g} rounds (median; "
-            f"ratio {ratio:.2f}), by time | {len(slow)} "
-            f"| {sum(one['found'] for one in slow)} of {len(slow)} | |"
-        )
+    rounds, ratio = (median(one[name] for one in slow) for name in ("rounds", "change"))
+    rows.append(
+        f"| a step made 10% slower, measured in alternation for {rounds:g} rounds (median; ratio "
+        f"{ratio:.2f}), by time | {len(slow)} "
+        f"| {sum(one['found'] for one in slow)} of {len(slow)} | |"
+    )
     return rows
