@@ -83,9 +83,9 @@ def main(
     if history:
         from bench.report.history import write_history  # imported late, as render below
 
-        page, found = write_history(results.rows, reports, [str(path) for path in runs])
-        lines = [*found["findings"], f"history: {page}"]
-        click.echo(json.dumps(found | {"page": str(page)}) if as_json else "\n".join(lines))
+        page, data = write_history(results.rows, reports, [str(path) for path in runs])
+        lines = [*data["findings"], f"history: {page}"]
+        click.echo(json.dumps(data | {"page": str(page)}) if as_json else "\n".join(lines))
         return 0
     rows, facts = results.rows, results.facts
     said, score = [], None
