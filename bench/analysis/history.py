@@ -183,8 +183,7 @@ def _limit(measure: Measure, group: Group, reference: Setting) -> float:
     if measure.kind == "score":
         score = reference.estimate(measure.column)
         return score_limit(limits.score_drop, group.scoring, score.value if score else 1.0)
-    ratio = {"count": limits.work, "memory": limits.memory, "time": limits.slowdown}
-    return log(1 + ratio[measure.kind])
+    return log(1 + limits.ratio(measure.kind))
 
 
 def _series(
