@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from bench.analysis.comparison import Compared, Comparison, Kind, Limits, Pair, Verdict
 from bench.analysis.setting import Setting
-from bench.compare.sides import Side, clean
+from bench.compare.sides import SideRows, clean
 from bench.plan.columns import group_names
 from bench.report.text import count, fixed, signed, span
 from bench.stats.intervals import Interval
@@ -34,8 +34,8 @@ class Outcome:
     """
 
     comparison: Comparison
-    base: Side
-    new: Side
+    base: SideRows
+    new: SideRows
     limits: Limits
     strict: bool = False
     looks: int = 1
@@ -303,7 +303,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
     return {key: _plain(value) for key, value in values.items()}
 
 
-def _side(side: Side) -> dict[str, Any]:
+def _side(side: SideRows) -> dict[str, Any]:
     versions = sorted({row.code_version for row in side.rows})
     return {"rows_of": side.name, "rows": len(side.rows), "code_versions": versions}
 

@@ -32,7 +32,7 @@ _MOST_PERCENT: Final = 1000.0
 
 
 @dataclass(frozen=True)
-class Side:
+class SideRows:
     """A side's rows, the file that they are from, and the numbers of their dev examples."""
 
     source: Path
@@ -54,7 +54,7 @@ def clean(text: str) -> str:
 
 def read_sides(
     files: Sequence[Path], base: str | None, new: str | None, metric: str | None
-) -> tuple[Side, Side, frozenset[str]]:
+) -> tuple[SideRows, SideRows, frozenset[str]]:
     """Both sides, and the columns to which their filters give different values.
 
     Args:
@@ -94,7 +94,7 @@ def read_sides(
             raise InputError(f"{path}: has no rows; name another file")
         rows = matching(results[path].rows, of_side, option, path)
         values_of = values_from(results[path].predictions_of)
-        sides.append(Side(path, text or "", rows, values_of))
+        sides.append(SideRows(path, text or "", rows, values_of))
     if len(files) == 1:
         shared = len({id(row) for row in sides[0].rows} & {id(row) for row in sides[1].rows})
         if shared:

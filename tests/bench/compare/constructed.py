@@ -18,7 +18,7 @@ from bench.analysis.comparison import (
 from bench.analysis.machines import MachineCost, MachineRow, Machines
 from bench.analysis.points import settings_of
 from bench.compare.outcome import Outcome
-from bench.compare.sides import Side
+from bench.compare.sides import SideRows
 from bench.results.outcomes import no_values
 from bench.stats.intervals import Interval
 from tests.bench.synthetic_rows import synthetic_rows
@@ -99,7 +99,7 @@ def constructed(number: int = 68, worse: float = 0.0, texts: Sequence[str] = (""
         family="All intervals hold at once with 95% (Bonferroni).",
     )  # fmt: skip
     sides = [
-        Side(Path(f"{place}{texts[0]}.csv"), f"amp=off{texts[-1]}", rows, no_values)
+        SideRows(Path(f"{place}{texts[0]}.csv"), f"amp=off{texts[-1]}", rows, no_values)
         for place in ("before", "after")
     ]
     return Outcome(comparison, *sides, Limits())
