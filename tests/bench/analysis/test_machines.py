@@ -53,6 +53,13 @@ def test_settings_are_compared_in_absolute_figures_and_by_what_they_gain():
     assert found.machines.why == ""
 
 
+def test_absolute_times_have_the_drift_between_sessions_and_ratios_to_full_have_not():
+    found = of(rows(HERE_TIMES, std=1e-4), rows(THERE_TIMES, THERE, std=1e-4, seed=1))
+    bf16 = costs(found.machines)["full, bf16", TIME]
+    assert bf16.absolute.high / bf16.absolute.low > 1.2
+    assert bf16.normalised.high / bf16.normalised.low < 1.01
+
+
 def test_machines_never_gate():
     found = of(rows(THERE_TIMES, THERE), rows(HERE_TIMES))
     assert not found.regressions

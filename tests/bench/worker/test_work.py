@@ -43,6 +43,13 @@ def test_repeats_of_a_cell_do_the_same_work(
     assert all(one[name] for name in WORK)
 
 
+def test_what_is_counted_is_no_part_of_the_last_step(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    job = job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=10)
+    run = CellRun(job, tmp_path / "cell", Progress(None))
+    run.run()
+    assert all(step.forward_ms is not None for step in run.clock.steps())
+
+
 def test_adapters_take_fewer_products(tiny_checkpoint: Path, tmp_path: Path) -> None:
     full, lora = (columns_of(tiny_checkpoint, tmp_path / mode, mode) for mode in ("full", "lora"))
     assert 0 < lora["step_gflop"] < full["step_gflop"]
