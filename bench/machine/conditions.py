@@ -27,11 +27,12 @@ _CGROUPS: Final = Path("/sys/fs/cgroup")
 _ROOT: Final = Path(__file__).parents[2]
 
 RUN_BY_WORKERS: Final = (
-    "adapters", "minbert", "bench/__init__.py", "bench/common", "bench/stats", "bench/worker",
+    "adapters", "minbert", "bench/__init__.py", "bench/common", "bench/worker",
     "bench/examples/__init__.py", "bench/examples/tokens.py",
     "bench/plan/__init__.py", "bench/plan/cell.py", "bench/plan/columns.py", "bench/plan/job.py",
     "bench/plan/metrics.py", "bench/plan/parts.py", "bench/plan/problems.py", "bench/plan/rows.py",
     "bench/results/overall.py", "bench/results/protocol.py", "bench/results/__init__.py",
+    "bench/stats/__init__.py", "bench/stats/intervals.py", "bench/stats/steptimes.py",
 )  # fmt: skip
 """The files of the checkout that workers import."""
 MEASURING: Final = (
