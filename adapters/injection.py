@@ -46,7 +46,7 @@ class Training:
 
 def layer_class(mode: str) -> type[AdaptedLinear]:
     """The class of the layers of an adapter mode."""
-    module, _, name = METHODS[mode].layer.partition(":")
+    module, _, name = (METHODS[mode].layer or "").partition(":")
     adapted: type[AdaptedLinear] = getattr(import_module(module), name)
     return adapted
 

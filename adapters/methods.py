@@ -16,10 +16,11 @@ class Method:
 
     Attributes:
         name: the name of its mode.
-        layer: the class of its layers, as `module:Class`.
+        layer: the class of its layers in engine minbert, as `module:Class`; None: only PEFT has it.
         has_rank: whether rank and alpha apply to it.
-        parameters: the trainable parameters of a layer, each with the ending of its key in PEFT's
-            format.
+        has_layers: whether a layer set says which layers carry it; if not, its own configuration.
+        parameters: the trainable parameters of a layer in engine minbert, each with the ending of
+            its key in PEFT's format.
         moves: those of them that every training changes.
         peft: fields of adapter_config.json that distinguish it from other methods; None if PEFT's
             format does not support it.
@@ -28,8 +29,9 @@ class Method:
     """
 
     name: str
-    layer: str
+    layer: str | None
     has_rank: bool = True
+    has_layers: bool = True
     parameters: Mapping[str, str]
     moves: tuple[str, ...]
     peft: Mapping[str, bool] | None = field(default=None)
@@ -71,13 +73,55 @@ _METHODS: Final = (
         marker="^",
         line="--",
     ),
+    Method(
+        name="ia3",
+        layer=None,
+        has_rank=False,
+        parameters={},
+        moves=(),
+        colour="#56b4e9",
+        marker="v",
+        line="-.",
+    ),
+    Method(
+        name="vera",
+        layer=None,
+        parameters={},
+        moves=(),
+        colour="#e69f00",
+        marker="P",
+        line="-.",
+    ),
+    Method(
+        name="peft",
+        layer=None,
+        has_rank=False,
+        has_layers=False,
+        parameters={},
+        moves=(),
+        colour="#999999",
+        marker="X",
+        line=":",
+    ),
 )
 
 METHODS: Final[Mapping[str, Method]] = {method.name: method for method in _METHODS}
 ADAPTER_MODES: Final = tuple(METHODS)
-MODES: Final = ("full", "head", *ADAPTER_MODES)
+PEFT: Final = "peft"
+"""The mode of an adapter_config.json."""
+BITFIT: Final = "bitfit"
+"""The mode that trains the biases of the encoder, and the head (Ben Zaken et al. 2022, arXiv
+2106.10199)."""
+LOW_RANK: Final = ("lora", "dora")
+"""Modes with the options of LoRA."""
+MODES: Final = ("full", "head", BITFIT, *ADAPTER_MODES)
 
 
 def has_rank(mode: str) -> bool:
     """Whether rank and alpha apply to a mode."""
     return mode in METHODS and METHODS[mode].has_rank
+
+
+def has_layers(mode: str) -> bool:
+    """Whether a layer set applies to a mode."""
+    return mode in METHODS and METHODS[mode].has_layers

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from adapters.injection import parameter_groups
+from bench.engines.engine import engine_of
+from bench.engines.outputs import parts_of, task_of
 from bench.forecast.costs import Counts, Load, Shape, ShapesOf, Variant, stages_of
+from bench.plan.cell import FAST
 from bench.plan.job import Job
 from bench.worker.probes.counting import Counter, Work
-from bench.worker.setup import losses_of, make_ready, new_model, parts_of, task_of, unfreezing
+from bench.worker.setup import losses_of, unfreezing
 from minbert.data.batches import Batch
 from minbert.kernels.reference import kernels
-from minbert.model.classifier import BertClassifier
+from minbert.model.classifier import Classifier
 from minbert.training.losses import CROSS_ENTROPY, MULTI_LABEL, REGRESSION
 from minbert.training.schedules import linear_schedule
 from minbert.training.trainer import Group, Trainer, autocast, logits_of
@@ -34,19 +36,10 @@ def count(job: Job, shapes: ShapesOf, variant: Variant) -> dict[str, list[Counts
         By part of the task, counts of each unfreezing stage in order.
     """
     job = replace(job, cell=replace(job.cell, **variant._asdict()))
-    model = skeleton(job)
-    with FakeTensorMode(), kernels(job.cell.kernels), Counter() as counter:
+    model = engine_of(job.cell).skeleton(job)
+    with FakeTensorMode(), kernels(job.cell.kernels or FAST), Counter() as counter:
         fill(model, torch.device(job.device))
         return run(model, job, shapes, counter)
-
-
-def skeleton(job: Job) -> BertClassifier:
-    """The model with its adapters, on the meta device.
-
-    A pooler counts as the checkpoint's own: whether it has one is known only once it is loaded.
-    """
-    on_meta = replace(job, device="meta")
-    return make_ready(new_model(job), on_meta, new_pooler=job.cell.init == "random")
 
 
 def fill(model: nn.Module, device: torch.device) -> None:
@@ -59,9 +52,7 @@ def fill(model: nn.Module, device: torch.device) -> None:
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
 
 
-def run(
-    model: BertClassifier, job: Job, shapes: ShapesOf, counter: Counter
-) -> dict[str, list[Counts]]:
+def run(model: Classifier, job: Job, shapes: ShapesOf, counter: Counter) -> dict[str, list[Counts]]:
     """Run steps and evaluations of each part in each stage.
 
     A part without training batches is evaluated all the same. The optimizer is AdamW for all: the
@@ -74,9 +65,10 @@ def run(
         As `count`.
     """
     cell, device = job.cell, torch.device(job.device)
+    groups = engine_of(cell).parameter_groups(model)
     trainer = Trainer(
         model,
-        [Group(tuple(group.values()), 1e-3, 0.01) for group in parameter_groups(model).values()],
+        [Group(tuple(group.values()), 1e-3, 0.01) for group in groups.values()],
         losses=losses_of(task_of(job), parts_of(cell), cell.regression_loss),
         schedule=linear_schedule(2, 0.0),
         amp=cell.amp,
@@ -95,7 +87,7 @@ def run(
 
 
 def _count_stage(
-    trainer: Trainer, model: BertClassifier, shapes: ShapesOf, counter: Counter, copied: float
+    trainer: Trainer, model: Classifier, shapes: ShapesOf, counter: Counter, copied: float
 ) -> dict[str, Counts]:
     """Run two steps and one evaluation batch of each part.
 
@@ -142,9 +134,7 @@ def _load(work: Work) -> Load:
     return Load(work.kernels, work.flops / _GFLOP, work.moved / _MIB)
 
 
-def _train(
-    trainer: Trainer, model: BertClassifier, part: str, shape: Shape, counter: Counter
-) -> Work:
+def _train(trainer: Trainer, model: Classifier, part: str, shape: Shape, counter: Counter) -> Work:
     batch = _batch(model, part, shape, trainer.losses[part], trainer.device)
     before = counter.work
     trainer.step(batch)
@@ -153,7 +143,7 @@ def _train(
 
 @torch.no_grad()
 def _evaluate(
-    trainer: Trainer, model: BertClassifier, part: str, shape: Shape, counter: Counter
+    trainer: Trainer, model: Classifier, part: str, shape: Shape, counter: Counter
 ) -> Work:
     model.eval()
     batch = _batch(model, part, shape, CROSS_ENTROPY, trainer.device)
@@ -164,9 +154,7 @@ def _evaluate(
     return counter.work - before
 
 
-def _batch(
-    model: BertClassifier, part: str, shape: Shape, loss: str, device: torch.device
-) -> Batch:
+def _batch(model: Classifier, part: str, shape: Shape, loss: str, device: torch.device) -> Batch:
     """A batch of a shape. Pairs whose texts are encoded separately have a label for two texts."""
     count = shape[0] // 2 if model.heads[part].pairs else shape[0]
     dtype = torch.float32 if loss in (*REGRESSION, MULTI_LABEL) else torch.int64

@@ -11,11 +11,12 @@ To add a setting: a field here, with `before` and at the end of its group; a def
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
-from adapters.methods import METHODS, MODES, has_rank
+from adapters.methods import LOW_RANK, MODES, PEFT, has_layers, has_rank
 from adapters.names import LAYER_SETS, trains_base
 from bench.plan.metrics import metric_of
 from bench.plan.problems import REGRESSION
@@ -41,6 +42,17 @@ FAST: Final = "fast"
 REFERENCE: Final = "reference"
 """Values of `kernels`."""
 
+MINBERT: Final = "minbert"
+TRANSFORMERS: Final = "transformers"
+ENGINES: Final = (MINBERT, TRANSFORMERS)
+"""Values of `engine`."""
+
+DEFAULT: Final = "default"
+PISSA: Final = "pissa"
+"""Values of `init_lora_weights`, which has further ones of PEFT."""
+
+SWITCH: Final = (OFF, ON)
+
 BALANCED: Final = "balanced"
 """The value of `class_weights` besides `none`."""
 
@@ -62,13 +74,33 @@ def everywhere(_row: Mapping[str, Any]) -> bool:
 
 
 def adapted(row: Mapping[str, Any]) -> bool:
-    """Modes with adapters."""
-    return row.get("mode") in METHODS
+    """Modes with a layer set."""
+    return has_layers(str(row.get("mode")))
 
 
 def ranked(row: Mapping[str, Any]) -> bool:
     """Modes whose adapters have a rank."""
     return has_rank(str(row.get("mode")))
+
+
+def is_low_rank(row: Mapping[str, Any]) -> bool:
+    """Modes lora and dora, to which the options of LoRA apply."""
+    return row.get("mode") in LOW_RANK
+
+
+def has_adapter_config(row: Mapping[str, Any]) -> bool:
+    """Mode `peft`, whose adapters are those of an adapter_config.json."""
+    return row.get("mode") == PEFT
+
+
+def is_ours(row: Mapping[str, Any]) -> bool:
+    """Engine `minbert`."""
+    return bool(row.get("engine", MINBERT) == MINBERT)
+
+
+def is_theirs(row: Mapping[str, Any]) -> bool:
+    """Engine `transformers`."""
+    return row.get("engine") == TRANSFORMERS
 
 
 def has_main_rate(row: Mapping[str, Any]) -> bool:
@@ -77,7 +109,7 @@ def has_main_rate(row: Mapping[str, Any]) -> bool:
 
 
 def has_base_rate(row: Mapping[str, Any]) -> bool:
-    """Modes with adapters in which the encoder trains too."""
+    """Modes with a layer set in which the encoder trains too."""
     return adapted(row) and trains_base(str(row.get("layers")))
 
 
@@ -240,10 +272,46 @@ class Cell:
             compared="never",
         ),
     ]
+    engine: Annotated[
+        str,
+        About(
+            meaning="what builds the model: minbert, this project's BERT and adapters; or "
+            "transformers, any encoder of that library with PEFT's adapters",
+            values=ENGINES,
+            before=MINBERT,
+            compared="group",
+            varies=True,
+            short="engine {}",
+        ),
+    ] = MINBERT
+    engine_version: Annotated[
+        str | None,
+        About(
+            meaning="versions of the engine's libraries",
+            applies=is_theirs,
+            before=None,
+            compared="never",
+        ),
+    ] = None
+    attn_implementation: Annotated[
+        str | None,
+        About(
+            meaning="attention of engine transformers: eager, sdpa or flash_attention_2",
+            applies=is_theirs,
+            values=("eager", "sdpa", "flash_attention_2"),
+            before=None,
+            compared="group",
+            varies=True,
+            short="{} attention",
+        ),
+    ] = None
     pooling: Annotated[
         str,
         About(
-            meaning="pooler ([CLS], dense, tanh) or mean over real tokens",
+            meaning="pooler: that of the architecture's own classification head, which in BERT is "
+            "[CLS], dense, tanh; cls: the last hidden state at the first token; or mean over real "
+            "tokens",
+            values=("pooler", "cls", "mean"),
             compared="group",
         ),
     ]
@@ -312,21 +380,48 @@ class Cell:
         str,
         About(
             meaning="how examples are grouped into batches: by-length or shuffled",
+            values=("by-length", "shuffled"),
             compared="group",
+            varies=True,
+            short="batches {}",
         ),
     ]
     batch_size: Annotated[
         int,
         About(meaning="examples in a batch", grows=True, compared="group", short="batch {}"),
     ]
+    gradient_accumulation_steps: Annotated[
+        int,
+        About(
+            meaning="batches whose mean gradient makes one optimizer step",
+            before=1,
+            compared="group",
+            varies=True,
+            short="{} accumulation steps",
+        ),
+    ] = 1
+    gradient_checkpointing: Annotated[
+        str,
+        About(
+            meaning="on: each layer keeps its input alone for the backward pass, which computes "
+            "the layer again; or off",
+            values=SWITCH,
+            before=OFF,
+            compared="group",
+            varies=True,
+            short="gradient checkpointing {}",
+        ),
+    ] = OFF
     compile: Annotated[
         str,
         About(
-            meaning="on: whole batches train through torch.compile, padded to buckets of length; "
-            "or off",
-            values=(OFF, ON),
+            meaning="on: training steps run through torch.compile, in engine minbert on batches "
+            "padded to buckets of length; or off",
+            values=SWITCH,
             before=OFF,
             compared="group",
+            varies=True,
+            short="compile {}",
         ),
     ] = OFF
     compile_why: Annotated[
@@ -340,10 +435,11 @@ class Cell:
         ),
     ] = None
     kernels: Annotated[
-        str,
+        str | None,
         About(
             meaning="fast: products, attention and dropout as this project writes them; reference: "
             "all in torch's own operators, under autograd",
+            applies=is_ours,
             values=(FAST, REFERENCE),
             before=FAST,
             compared="group",
@@ -546,6 +642,53 @@ class Cell:
             short="LoRA+ ratio {:g}",
         ),
     ] = 1.0
+    use_rslora: Annotated[
+        str,
+        About(
+            meaning="on: the scale of LoRA is alpha / √rank (rsLoRA); off: alpha / rank, as always "
+            "without LoRA",
+            values=SWITCH,
+            before=OFF,
+            changes=("score",),
+            compared="follows",
+            varies=True,
+            short="rsLoRA",
+        ),
+    ] = OFF
+    init_lora_weights: Annotated[
+        str,
+        About(
+            meaning="how LoRA's A and B begin: default (A random, B zero), or by PEFT gaussian, "
+            "olora or pissa (the largest singular vectors of the weight)",
+            values=(DEFAULT, "gaussian", "olora", PISSA),
+            before=DEFAULT,
+            changes=("score",),
+            compared="follows",
+            varies=True,
+            short="{} initialisation",
+        ),
+    ] = DEFAULT
+    lora_dropout: Annotated[
+        float,
+        About(
+            meaning="probability of dropout on the input of LoRA's A; 0: none, as always without "
+            "LoRA",
+            before=0.0,
+            compared="follows",
+            varies=True,
+            short="LoRA dropout {:g}",
+        ),
+    ] = 0.0
+    adapter: Annotated[
+        str | None,
+        About(
+            meaning="in mode peft: the type and the digest of the adapter_config.json",
+            applies=has_adapter_config,
+            before=None,
+            compared="follows",
+            short="{}",
+        ),
+    ] = None
     weight_decay: Annotated[
         float,
         About(
@@ -584,8 +727,10 @@ class Cell:
 
     @property
     def scale(self) -> float | None:
-        """The factor of the adapter's update, alpha / rank."""
-        return self.alpha / self.rank if self.alpha is not None and self.rank else None
+        """The factor of the adapter's update, alpha / rank, or alpha / √rank with rsLoRA."""
+        if self.alpha is None or not self.rank:
+            return None
+        return self.alpha / (math.sqrt(self.rank) if self.use_rslora == ON else self.rank)
 
     @property
     def is_compiled(self) -> bool:

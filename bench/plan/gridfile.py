@@ -17,12 +17,14 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
-from adapters.methods import ADAPTER_MODES, has_rank
+from adapters.methods import PEFT, has_layers, has_rank
+from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
 from bench.common.messages import shown
 from bench.plan.cell import ABOUT, named
 from bench.plan.dataset import DataSpec
 
+AUTO: Final = "auto"
 DEFAULT_TASK: Final = "movies"
 NAMED: Final = Path(__file__).parent / "grids"
 EARLY_STOPPING_SHARE: Final = 0.1
@@ -44,12 +46,23 @@ class OneOf:
 
 
 Mode = Annotated[str, OneOf("mode")]
-LayerSet = Annotated[str, OneOf("layers")]
+_TARGETS: Final = r"[A-Za-z0-9_.]+(\+[A-Za-z0-9_.]+)*"
+
+
+def _layers(value: Any) -> Any:
+    if not isinstance(value, str) or not re.fullmatch(f"{'|'.join(LAYER_SETS)}|{_TARGETS}", value):
+        raise ValueError(
+            f"should be {', '.join(LAYER_SETS)}, or the ends of layers' names, such as query+value"
+        )
+    return value
+
+
+LayerSet = Annotated[str, PlainValidator(_layers)]
+Engine = Annotated[str, OneOf("engine", "auto")]
 Amp = Annotated[str, OneOf("amp", "on")]
 Unfreeze = Annotated[str, OneOf("unfreeze")]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
-AUTO: Final = "auto"
 _SHORTEST: Final = 3
 _LONGEST: Final = 8192
 
@@ -118,6 +131,8 @@ class Settings(_Strict):
 
     model: str = "minilm"
     init: Annotated[str, OneOf("init")] = "pretrained"
+    engine: Engine = AUTO
+    attn_implementation: Annotated[str, OneOf("attn_implementation", AUTO)] = AUTO
     task: str | None = None
     seeds: Annotated[int, Field(ge=1, le=10_000)] = 1
     folds: Annotated[int, Field(ge=2, le=1000)] | None = None
@@ -130,10 +145,12 @@ class Settings(_Strict):
     early_stopping: Count | None = None
     max_length: MaxLength = 128
     batch_size: BatchSize = 64
-    batching: Literal["by-length", "shuffled"] = "by-length"
+    batching: Annotated[str, OneOf("batching")] = "by-length"
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=65_536)] = 1
+    gradient_checkpointing: bool = False
     compile: Compile = False
     kernels: Annotated[str, OneOf("kernels")] = "fast"
-    pooling: Literal["auto", "pooler", "mean"] = "auto"
+    pooling: Annotated[str, OneOf("pooling", AUTO)] = AUTO
     head: Annotated[str, OneOf("head")] = "linear"
     optimizer: Annotated[str, OneOf("optimizer")] = "adamw"
     schedule: Annotated[str, OneOf("schedule")] = "linear"
@@ -143,6 +160,9 @@ class Settings(_Strict):
     learning_rates: Rates = Rates()
     layer_decay: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
     lora_plus_ratio: Annotated[float, Field(ge=1, le=1000, allow_inf_nan=False)] = 1.0
+    use_rslora: bool = False
+    init_lora_weights: Annotated[str, OneOf("init_lora_weights")] = "default"
+    lora_dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
     weight_decay: Decay = 0.01
     warmup: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
     alpha: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 16.0
@@ -189,11 +209,12 @@ class Axes(_Strict):
     batch_size: list[BatchSize] = []
     max_length: list[MaxLength] = []
     learning_rate: list[Rate] = []
+    adapter_config: list[str] = []
     settings: Varied = Varied()
 
     @model_validator(mode="after")
     def _axes_fit_the_modes(self) -> Self:
-        adapted = [mode for mode in self.mode if mode in ADAPTER_MODES]
+        adapted = [mode for mode in self.mode if has_layers(mode)]
         ranked = [mode for mode in adapted if has_rank(mode)]
         if ranked and not (self.rank and self.layers):
             raise ValueError(f"mode {ranked[0]} needs rank and layers")
@@ -203,6 +224,10 @@ class Axes(_Strict):
             raise ValueError(f"rank and layers don't apply to mode {self.mode[0]}")
         if not ranked and self.rank:
             raise ValueError(f"rank doesn't apply to mode {self.mode[0]}")
+        if (PEFT in self.mode) != bool(self.adapter_config):
+            raise ValueError(
+                f"mode {PEFT} and adapter_config, a list of adapter_config.json files, go together"
+            )
         if set(self.mode) == {"head"} and "iterative" in self.unfreeze:
             raise ValueError("unfreeze doesn't apply to mode head")
         if set(self.mode) == {"head"} and "layer_decay" in self.settings.model_fields_set:

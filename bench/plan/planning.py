@@ -2,14 +2,27 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Final
 
-from adapters.methods import METHODS, has_rank
+from adapters.methods import LOW_RANK, METHODS, PEFT, has_layers, has_rank
 from bench.common.errors import InputError
-from bench.plan.cell import ABOUT, CANDIDATE, FP32, OFF, ON, Cell, Columns, has_parts, named
+from bench.plan.cell import (
+    ABOUT,
+    CANDIDATE,
+    DEFAULT,
+    FP32,
+    MINBERT,
+    OFF,
+    ON,
+    TRANSFORMERS,
+    Cell,
+    Columns,
+    has_parts,
+    named,
+)
 from bench.plan.columns import learning_rates
 from bench.plan.gridfile import AUTO, DEFAULT_TASK, Axes, Grid, Settings
 from bench.plan.parts import most_encoders, to_text
@@ -38,7 +51,10 @@ class Resolved:
     `regression` says whether the task predicts a number; `parts` are the parts of the task that
     the data has, if the task has any; `auto_length` is what `max_length` auto stands for, needed
     only if the grid has it. `no_compiling` is the reason why `compile` auto is off on the device;
-    empty: it is on, for cells that can be compiled.
+    empty: it is on, for cells that can be compiled. `engine` is what engine auto stands for,
+    `engine_version` that of the libraries of engine transformers, and `attention` what
+    `attn_implementation` auto stands for. `adapters` has the name in cells of each
+    adapter_config.json, by its path.
     """
 
     model: str
@@ -51,6 +67,10 @@ class Resolved:
     parts: tuple[str, ...] = ()
     auto_length: int | None = None
     no_compiling: str = ""
+    engine: str = MINBERT
+    engine_version: str = ""
+    attention: str = ""
+    adapters: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,9 +138,10 @@ def _round(
     settings = grid.settings_of(axes)
     for mode, amp in product(axes.mode, axes.amp):
         rates: Sequence[float | None] = axes.learning_rate or [None]
-        for layers, rank, unfreeze, batch_size, max_length, rate in product(
-            axes.layers if mode in METHODS else [None],
+        for layers, rank, config, unfreeze, batch_size, max_length, rate in product(
+            axes.layers if has_layers(mode) else [None],
             axes.rank if has_rank(mode) else [None],
+            axes.adapter_config if mode == PEFT else [None],
             axes.unfreeze if ABOUT["unfreeze"].applies({"mode": mode}) else [None],
             axes.batch_size or [settings.batch_size],
             axes.max_length or [settings.max_length],
@@ -133,6 +154,7 @@ def _round(
                 mode=mode,
                 rank=rank,
                 layers=layers,
+                adapter=None if config is None else resolved.adapters[config],
                 amp=resolved.amp_on if amp == "on" else amp,
                 unfreeze=unfreeze,
                 batch_size=batch_size,
@@ -158,6 +180,9 @@ def _cell(
 ) -> Cell:
     """A cell; `rate`, where it is an axis, is used for all parameters that train."""
     rates = settings.learning_rates
+    engine = resolved.engine if settings.engine == AUTO else settings.engine
+    is_theirs = engine == TRANSFORMERS
+    low_rank = mode in LOW_RANK
     values: dict[str, Any] = {
         "learning_rate": rates.full if mode == "full" else rates.adapter,
         "learning_rate_base": rates.base,
@@ -175,7 +200,15 @@ def _cell(
             "pooling": resolved.pooling,
             "data_digest": resolved.data_digest,
             "held_out": settings.share_held_out,
-            "compile": ON if settings.compile else OFF,  # on for auto, which is resolved below
+            "compile": _switch(settings.compile),  # on for auto, which is resolved below
+            "engine": engine,
+            "engine_version": resolved.engine_version if is_theirs else None,
+            "attn_implementation": _attention(settings, resolved) if is_theirs else None,
+            "kernels": None if is_theirs else settings.kernels,
+            "gradient_checkpointing": _switch(settings.gradient_checkpointing),
+            "use_rslora": _switch(low_rank and settings.use_rslora),
+            "init_lora_weights": settings.init_lora_weights if low_rank else DEFAULT,
+            "lora_dropout": settings.lora_dropout if low_rank else 0.0,
             "regression_loss": settings.regression_loss if resolved.regression else None,
             "learning_rate_source": resolved.learning_rate_source,
             "alpha": _alpha(settings, rank),
@@ -194,6 +227,29 @@ def _cell(
     if why_not:
         return replace(cell, compile=OFF, compile_why=f"{AUTO}: {why_not}")
     return replace(cell, compile_why=f"{AUTO}: a GPU")
+
+
+def _switch(value: object) -> str:
+    return ON if value else OFF
+
+
+def _attention(settings: Settings, resolved: Resolved) -> str:
+    given = settings.attn_implementation
+    return resolved.attention if given == AUTO else given
+
+
+def why_not_ours(grid: Grid) -> str:
+    """Why engine minbert can't run a grid; empty: it can, if it can load the model."""
+    for axes in grid.cells:
+        settings = grid.settings_of(axes)
+        for mode in axes.mode:
+            if mode in METHODS and METHODS[mode].layer is None:
+                return f"mode {mode} is one of PEFT's"
+        if settings.attn_implementation != AUTO:
+            return f"attn_implementation {settings.attn_implementation} is one of transformers"
+        if settings.init_lora_weights != DEFAULT:
+            return f"init_lora_weights {settings.init_lora_weights} is one of PEFT's"
+    return ""
 
 
 def _part_settings(settings: Settings, parts: Collection[str]) -> dict[str, Any]:

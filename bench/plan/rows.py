@@ -19,17 +19,21 @@ History of `SCHEMA`, the number in the column of that name:
 9. `forward_ms`, `backward_ms` and `optimizer_ms`.
 10. `compile_why` and `compile_cached`.
 11. `step_gflop`, `step_operators` and `step_moved_mib`.
+12. `engine`, `engine_version`, `attn_implementation`, `gradient_accumulation_steps`,
+    `gradient_checkpointing`, `use_rslora`, `init_lora_weights`, `lora_dropout`, `adapter`,
+    `adapter_init_s` and `products_ms`.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, cast
 
+from adapters.methods import ADAPTER_MODES
 from bench.plan.cell import CANDIDATE, ON, Applies, Cell, Value, everywhere, has_parts
 from bench.plan.metrics import metric_of
 from bench.plan.problems import REGRESSION, SINGLE_LABEL
 
-SCHEMA: Final = 11
+SCHEMA: Final = 12
 
 STATUSES: Final = {
     "ok": "trained, evaluated and measured",
@@ -66,6 +70,11 @@ CellKey = tuple[str, str, int]
 def compiles(row: Mapping[str, Any]) -> bool:
     """Cells with `compile` on."""
     return row.get("compile") == ON
+
+
+def adapts(row: Mapping[str, Any]) -> bool:
+    """Modes with adapters."""
+    return row.get("mode") in ADAPTER_MODES
 
 
 def stops_early(row: Mapping[str, Any]) -> bool:
@@ -184,6 +193,11 @@ class Row(Cell):
         "size", "operators that step runs, without those that only make views"
     )
     step_moved_mib: float | None = _column("size", "MiB that these operators read and write")
+    products_ms: float | None = _column(
+        "size",
+        "time that the matrix products which a step can't do without take by themselves on this "
+        "machine, for 1,000 real tokens, ms: a lower bound of ms_per_1k_tokens",
+    )
     texts_cut: int | None = _column(
         "size", "texts of train and dev that are longer than max_length"
     )
@@ -210,6 +224,9 @@ class Row(Cell):
     examples_per_s: float | None = _column("time", "training examples for each second of a step")
     startup_s: float | None = _column(
         "time", "from launch to the first training step, compiling included, s"
+    )
+    adapter_init_s: float | None = _column(
+        "time", "giving the adapters their first values, as by PiSSA's decomposition, s", adapts
     )
     compile_s: float | None = _column(
         "time",

@@ -20,6 +20,7 @@ from bench.common.command import BAD_INPUT
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
 from bench.common.messages import one_line
+from bench.engines.outputs import folder_of
 from bench.plan.job import Job
 from bench.plan.problems import REGRESSION
 from bench.references.client import OUTPUT, encoder_of
@@ -31,7 +32,7 @@ from bench.results.protocol import RESULT
 from bench.results.scores import Score
 from bench.worker import lifeline
 from bench.worker.progress import Progress
-from bench.worker.setup import folder_of, load_examples
+from bench.worker.setup import load_examples
 from minbert.data.tasks import Examples, Folds, Sizes, Task, TaskData, load_data
 from minbert.data.tasks.splitting import smallest
 from minbert.data.tokenizer import Tokenizer

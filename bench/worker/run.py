@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bench.engines.engine import engine_of
+from bench.engines.outputs import parts_of, task_of
 from bench.examples.tokens import cut_columns
-from bench.plan.cell import Columns
+from bench.plan.cell import FAST, Columns
 from bench.plan.columns import PART_SCORES
 from bench.plan.job import Job
 from bench.results.overall import overall
@@ -53,12 +55,9 @@ from bench.worker.saving import (
 )
 from bench.worker.setup import (
     Split,
-    build_model,
     class_weights,
     examples,
     factors_of,
-    parts_of,
-    task_of,
     trained_groups,
     unfreezing,
     without_held_out,
@@ -69,7 +68,7 @@ from minbert.data.batches import Batch, collate, plan_epoch
 from minbert.data.metrics import score
 from minbert.data.tasks import find_task
 from minbert.kernels.reference import kernels
-from minbert.model.classifier import BertClassifier
+from minbert.model.classifier import Classifier
 from minbert.training.compiled import CompiledModel
 from minbert.training.evaluation import predict
 from minbert.training.losses import PEARSON, mean_loss
@@ -98,13 +97,14 @@ class Record:
 class CellRun:
     """Runs a job. `record` has the columns measured so far, also after an error."""
 
-    model: BertClassifier
+    model: Classifier
     train: dict[str, Split]
     dev: dict[str, Split]
 
     def __init__(self, job: Job, folder: Path, progress: Progress) -> None:
         self.job = job
         self.cell = job.cell
+        self.engine = engine_of(job.cell)
         self.task = task_of(job)
         self.parts = parts_of(job.cell)
         self.factors = factors_of(job.cell)
@@ -129,17 +129,17 @@ class CellRun:
         Raises:
             InvalidError: when the loss is no longer finite, or what trains did not move.
         """
-        with kernels(self.cell.kernels):
+        with kernels(self.cell.kernels or FAST):
             return self._run()
 
     def _run(self) -> Columns:
         torch.set_num_threads(self.job.threads)
         self.record.columns["imports_anon_mib"] = resident_now().anon_mib
         with self.phases.phase("load"):
-            self.model = self._load()
+            self.model = self.engine.build(self.job)
         with self.phases.phase("tokenise"):
             self._tokenise()
-        movement = Movement(self.model)
+        movement = Movement(self.model, self.engine)
         trainer = self._train()
         write_steps(self.folder, self.clock.steps(), torch.stack(self.record.losses).tolist())
         write_epochs(self.folder, self.record.epochs)
@@ -202,9 +202,6 @@ class CellRun:
             **on_gpu,
         }
 
-    def _load(self) -> BertClassifier:
-        return build_model(self.job)
-
     def _tokenise(self) -> None:
         """Get the examples of each part, and hold a share of them out."""
         splits = examples(self.job)
@@ -228,7 +225,7 @@ class CellRun:
         return plan_epoch(lengths, cell.batch_size, rng, cell.batching, cell.task_order)
 
     def _batch(self, part: str, indices: NDArray[np.int64]) -> Batch:
-        split, pad_id = self.train[part], self.model.bert.config.pad_token_id
+        split, pad_id = self.train[part], self.model.pad_id
         buckets = buckets_of(self.cell)
         return collate(split.texts, split.targets, indices, pad_id, self.device, buckets, part)
 
@@ -410,7 +407,7 @@ class CellRun:
             split.texts,
             batch_size=self.cell.batch_size,
             amp=self.cell.amp,
-            pad_id=self.model.bert.config.pad_token_id,
+            pad_id=self.model.pad_id,
             device=self.device,
             part=part,
             on_batch=lambda done, total: self.progress.step(done, total, None),

@@ -18,7 +18,6 @@ from bench.worker.probes.panel import Panel
 from bench.worker.probes.phases import Phases
 from bench.worker.probes.steps import Step
 from bench.worker.setup import Split
-from minbert.model.classifier import BertClassifier
 
 
 @dataclass
@@ -72,7 +71,7 @@ def _prefix(part: str) -> str:
     return f"{part}." if part else ""
 
 
-def save_weights(model: BertClassifier, trained: Iterable[nn.Parameter], folder: Path) -> None:
+def save_weights(model: nn.Module, trained: Iterable[nn.Parameter], folder: Path) -> None:
     """Write the parameters that trained, by name, into a cell's folder, whole or not at all."""
     chosen = set(trained)
     tensors = {

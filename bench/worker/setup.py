@@ -3,7 +3,6 @@
 A task without parts is one of a single part, whose name is "".
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,28 +14,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adapters.injection import decays, hold_frozen, inject, parameter_groups
-from adapters.layer import AdaptedLinear
+from adapters.injection import decays
+from bench.engines.engine import engine_of
+from bench.engines.outputs import folder_of, parts_of, task_of
 from bench.examples import tokens
-from bench.plan.cell import BALANCED, CANDIDATE, ITERATIVE, MULTITASK, Cell
+from bench.plan.cell import BALANCED, CANDIDATE, ITERATIVE, Cell
 from bench.plan.job import Job
-from bench.plan.parts import SINGLE, from_text
+from bench.plan.parts import from_text
 from minbert.data.batches import longest_of
 from minbert.data.encoded import Encoded, in_one
 from minbert.data.metrics import constant
 from minbert.data.tasks import Data, Task, find_task, for_search, load_data
 from minbert.errors import InputError
-from minbert.model.checkpoint import load_encoder
-from minbert.model.classifier import BertClassifier, HeadConfig, initialise
-from minbert.model.config import GEOMETRIES, BertConfig
 from minbert.training.losses import BINARY, CROSS_ENTROPY, MULTI_LABEL, loss_name
-from minbert.training.trainer import HALF, Group
+from minbert.training.trainer import Group
 from minbert.training.unfreezing import GradualUnfreezing
 
 _TWO: Final = 2
 """Classes between which one logit of a part decides."""
-_BELOW_HEAD: Final = re.compile(r"bert\w*\.(?:encoder\.layer\.(\d+)|embeddings)\.")
 _LORA_B: Final = ".lora_B"
+_POOLER: Final = ".pooler."
+"""Has the full rate, as part of the top."""
 
 
 @dataclass(frozen=True)
@@ -95,42 +93,6 @@ def without_held_out(
     return train.taken(kept), train.taken(held), held
 
 
-def parts_of(cell: Cell) -> list[str]:
-    """The parts of the cell's task that are in its data, in the task's order; [""] for a task
-    without parts."""
-    if cell.task != MULTITASK:
-        return [""]
-    rates = from_text(cell.task_rates or "")
-    return [part for part in find_task(MULTITASK).parts if part in rates]
-
-
-def task_of(job: Job) -> Task:
-    """The task of a job's cell.
-
-    Raises:
-        InputError: if there is no such task.
-    """
-    return find_task(job.cell.task, folder_of(job))
-
-
-def folder_of(job: Job) -> Path | None:
-    """The folder of the task's files; None for an embedded task."""
-    return None if job.data is None else Path(job.data)
-
-
-def heads_of(task: Task, parts: Sequence[str]) -> int | dict[str, HeadConfig]:
-    """Outputs of a model: a logit for each class, or one for a number; in a part of a task, one for
-    two classes as well."""
-    if list(parts) == [""]:
-        return task.num_outputs
-    heads = {}
-    for part in parts:
-        classes = len(find_task(part).classes)
-        outputs = classes if classes > _TWO else 1
-        heads[part] = HeadConfig(outputs, pairs=part not in SINGLE)
-    return heads
-
-
 def losses_of(task: Task, parts: Sequence[str], regression_loss: str | None) -> dict[str, str]:
     """The name of each part's loss."""
     losses = {}
@@ -166,65 +128,14 @@ def load_examples(job: Job) -> Data:
     return data
 
 
-def build_model(job: Job) -> BertClassifier:
-    """The model of a cell on its device, with its adapters and with weights loaded or drawn."""
-    cell = job.cell
-    model = new_model(job)
-    new_pooler = cell.init == "random"
-    if cell.init == "pretrained":
-        checkpoint = Path(job.checkpoint or "")
-        encoders = [encoder for encoder in (model.bert, model.bert_pairs) if encoder is not None]
-        lacking = [load_encoder(encoder, checkpoint) for encoder in encoders]
-        new_pooler = any(lacking)
-    initialise(model, cell.seed)
-    return make_ready(model, job, new_pooler)
-
-
-def new_model(job: Job) -> BertClassifier:
-    """The encoder with its heads, still without adapters and weights."""
-    cell = job.cell
-    if job.geometry is not None:
-        config = GEOMETRIES[job.geometry]
-    else:
-        config = BertConfig.from_folder(Path(job.checkpoint or ""))
-    config = replace(
-        config, hidden_dropout_prob=cell.dropout, attention_probs_dropout_prob=cell.dropout
-    )
-    return BertClassifier(
-        config,
-        heads_of(task_of(job), parts_of(cell)),
-        pooling=cell.pooling,
-        dropout=cell.dropout,
-        head=cell.head,
-        encoders=cell.encoders or 1,
-    )
-
-
-def make_ready(model: BertClassifier, job: Job, new_pooler: bool) -> BertClassifier:
-    """A model that has its weights, on its device and with the cell's adapters."""
-    cell = job.cell
-    inject(
-        model,
-        mode=cell.mode,
-        layers=cell.layers,
-        rank=cell.rank,
-        alpha=cell.alpha if cell.alpha is not None else 1.0,
-        new_pooler=new_pooler,
-        seed=cell.seed,
-    )
-    if cell.frozen_dtype in HALF:
-        hold_frozen(model, HALF[cell.frozen_dtype])
-        for layer in model.modules():
-            if isinstance(layer, AdaptedLinear):  # DoRA starts from the norms of the weight
-                layer.reset_parameters(cell.seed)
-    return model.to(torch.device(job.device))
-
-
 def unfreezing(model: nn.Module, cell: Cell) -> GradualUnfreezing | None:
     """The cell's gradual unfreezing; None if everything trains from the first epoch."""
     if cell.unfreeze != ITERATIVE:
         return None
-    return GradualUnfreezing(model, always=frozenset(parameter_groups(model)["head"]))
+    engine = engine_of(cell)
+    head = engine.parameter_groups(model)["head"]
+    names = [name for name, _ in model.named_parameters() if name not in head]
+    return GradualUnfreezing(model, {name: engine.place_of(model, name) for name in names})
 
 
 def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
@@ -242,16 +153,18 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
         "base": cell.learning_rate if cell.mode == "full" else cell.learning_rate_base,
         "head": cell.learning_rate if cell.mode == "full" else cell.learning_rate_head,
     }
-    layers = (_BELOW_HEAD.match(name) for name, _ in model.named_parameters())
-    depth = 1 + max((int(layer[1]) for layer in layers if layer and layer[1]), default=-1)
+    engine = engine_of(cell)
+    places = {name: engine.place_of(model, name) for name, _ in model.named_parameters()}
+    layers = [place[1] for place in places.values() if place and place[1] is not None]
+    depth = 1 + max(layers, default=-1)
     groups = []
-    for group, parameters in parameter_groups(model).items():
+    for group, parameters in engine.parameter_groups(model).items():
         rate = rates[group]
         if rate is None:
             continue
         alike: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in parameters.items():
-            factor = _rate_factor(name, depth, cell)
+            factor = _rate_factor(name, places[name], depth, cell)
             alike.setdefault((float(decays(parameter)), factor), []).append(parameter)
         groups += [
             Group(alike[decay, factor], rate * factor, decay)
@@ -260,12 +173,12 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
     return groups
 
 
-def _rate_factor(name: str, depth: int, cell: Cell) -> float:
-    """The factor on the rate of a parameter of an encoder of `depth` layers, or of a head."""
-    factor = cell.lora_plus_ratio if name.endswith(_LORA_B) else 1.0
-    if match := _BELOW_HEAD.match(name):
-        above = depth if match[1] is None else depth - 1 - int(match[1])
-        factor *= cell.layer_decay**above
+def _rate_factor(name: str, place: tuple[str, int | None] | None, depth: int, cell: Cell) -> float:
+    """The factor on the rate of a parameter at a place in an encoder of `depth` layers."""
+    factor = cell.lora_plus_ratio if _LORA_B in name else 1.0
+    if place is not None and _POOLER not in name:
+        _, layer = place
+        factor *= cell.layer_decay ** (depth if layer is None else depth - 1 - layer)
     return factor
 
 

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from bench.common.errors import InputError
 from bench.common.messages import shown
+from bench.engines.engine import engine_of
 from bench.plan.job import Job
 from bench.results.protocol import WEIGHTS
-from bench.worker.setup import build_model
 from minbert.files import is_file
-from minbert.model.classifier import BertClassifier
+from minbert.model.classifier import Classifier
 
 
 @torch.no_grad()
-def load_trained(job: Job, folder: Path) -> BertClassifier:
+def load_trained(job: Job, folder: Path) -> Classifier:
     """A cell's trained model: on the CPU, in fp32 and evaluation mode, its adapters not merged.
 
     Args:
@@ -25,11 +25,12 @@ def load_trained(job: Job, folder: Path) -> BertClassifier:
         folder: the cell's, with its kept weights.
 
     Raises:
-        InputError: if the weights are missing, damaged or of another model; and as `build_model`.
+        InputError: if the weights are missing, damaged or of another model; and as `Engine.build`.
     """
     path = folder / WEIGHTS
     tensors = _read(path)
-    model = build_model(replace(job, device="cpu", cell=replace(job.cell, frozen_dtype=None)))
+    job = replace(job, device="cpu", cell=replace(job.cell, frozen_dtype=None))
+    model = engine_of(job.cell).build(job)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for name in sorted({*trained, *tensors}):
         here, kept = _form(trained.get(name)), _form(tensors.get(name))

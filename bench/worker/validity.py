@@ -5,8 +5,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from adapters.injection import parameter_groups, training_of
-from adapters.methods import METHODS
+from bench.engines.engine import Engine
 
 _NAMED: Final = 3
 """Parameters that a message names."""
@@ -20,8 +19,9 @@ class Movement:
     A sum is enough against accidents, costs no memory, and stays on the device.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, engine: Engine) -> None:
         self._model = model
+        self._engine = engine
         self._before = {name: _sum_of_bits(p) for name, p in model.named_parameters()}
 
     def problem(self, *, every: bool = True) -> str | None:
@@ -39,11 +39,9 @@ class Movement:
         frozen = {name for name, parameter in named.items() if not parameter.requires_grad}
         if strayed := sorted(frozen & moved):
             return f"frozen tensors moved: {_some(strayed)}"
-        groups = parameter_groups(self._model)
-        mode = training_of(self._model).mode
-        moves = METHODS[mode].moves if mode in METHODS else ()
-        updates = [name for name in groups["adapter"] if name.rpartition(".")[2] in moves]
-        for names in (groups["head"].keys() - frozen, set(updates) - frozen):
+        groups = self._engine.parameter_groups(self._model)
+        updates = self._engine.moving(self._model)
+        for names in (groups["head"].keys() - frozen, updates - frozen):
             stuck = sorted(names - moved)
             if stuck and (every or len(stuck) == len(names)):
                 return f"nothing was learned in: {_some(stuck)}"

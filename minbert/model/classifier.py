@@ -26,7 +26,19 @@ class HeadConfig:
     pairs: bool = False
 
 
-class BertClassifier(nn.Module):
+class Classifier(nn.Module):
+    """A model that maps token ids to logits [B, C], as `BertClassifier` does, of any encoder.
+
+    Attributes:
+        heads: its outputs by part of the task; of a task without parts under "".
+        pad_id: the id of padding.
+    """
+
+    heads: dict[str, HeadConfig]
+    pad_id: int
+
+
+class BertClassifier(Classifier):
     """Texts, or pairs of texts, to logits: encoder, one vector for each text, and a head.
 
     A task of several parts has a head for each part. The two texts of a pair then become one
@@ -63,6 +75,7 @@ class BertClassifier(nn.Module):
         super().__init__()
         width, by_pooler = config.hidden_size, pooling == "pooler"
         self.dropout = dropout
+        self.pad_id = config.pad_token_id
         self.heads = {"": HeadConfig(heads)} if isinstance(heads, int) else dict(heads)
         modules = {
             part: HEADS[_kind(head, config)](width, config.outputs, dropout)

@@ -1,14 +1,14 @@
 """Gradual unfreezing of layers, epoch by epoch (ULMFiT, Howard and Ruder 2018, arXiv
 1801.06146, by quarters of the encoder)."""
 
-import re
-from typing import Final
+from collections.abc import Mapping
 
 from torch import nn
 
 from minbert.training.quarters import QUARTERS, layers_in
 
-_ENCODER: Final = re.compile(r"(bert\w*)\.(?:encoder\.layer\.(\d+)\.|embeddings\.|pooler\.)")
+Place = tuple[str, int | None]
+"""An encoder, and a layer of it; None for embeddings and a pooler."""
 
 
 class GradualUnfreezing:
@@ -19,27 +19,25 @@ class GradualUnfreezing:
     are unfrozen with their layer.
 
     Args:
-        model: its encoders' parameters are named `bert….encoder.layer.N.…`, as in checkpoints.
-        always: names of further parameters that train from the first epoch, such as those of a new
-            pooler.
+        model: the model.
+        places: of its parameters by name; those without one train from the first epoch.
     """
 
-    def __init__(self, model: nn.Module, always: frozenset[str] = frozenset()) -> None:
+    def __init__(self, model: nn.Module, places: Mapping[str, Place | None]) -> None:
         self._first_epochs: dict[nn.Parameter, int] = {}
-        matches = {
-            parameter: match
+        found = {
+            parameter: place
             for name, parameter in model.named_parameters()
-            if name not in always and (match := _ENCODER.match(name))
+            if (place := places.get(name)) is not None
         }
         depths: dict[str, int] = {}
-        for tower, layer in (match.groups() for match in matches.values()):
+        for encoder, layer in found.values():
             if layer is not None:
-                depths[tower] = max(depths.get(tower, 0), int(layer) + 1)
-        for parameter, match in matches.items():
-            tower, layer = match.groups()
+                depths[encoder] = max(depths.get(encoder, 0), layer + 1)
+        for parameter, (encoder, layer) in found.items():
             if parameter.requires_grad:
-                below = 0 if layer is None else depths[tower] - int(layer)
-                self._first_epochs[parameter] = _first_epoch(below, depths.get(tower, 0))
+                below = 0 if layer is None else depths[encoder] - layer
+                self._first_epochs[parameter] = _first_epoch(below, depths.get(encoder, 0))
 
     def begin(self, epoch: int) -> None:
         """Make the parameters trainable that train in an epoch, from 0, and freeze the others."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -123,7 +123,7 @@ def load_model(cell: Trained, base: Model) -> BertClassifier:
         InputError: as `load_trained`.
     """
     job = replace(Job.read(cell.folder), checkpoint=str(_folder(base)))
-    return load_trained(job, cell.folder)
+    return cast(BertClassifier, load_trained(job, cell.folder))
 
 
 def linear_weights(encoder: nn.Module) -> dict[Place, Tensor]:

@@ -1,0 +1,1 @@
+"""How a cell's model is built and what trains in it: engine minbert, engine transformers."""

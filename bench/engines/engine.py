@@ -1,0 +1,45 @@
+"""The interface of an engine: a module of this folder with these functions."""
+
+from importlib import import_module
+from typing import Protocol, cast
+
+from torch import nn
+
+from bench.plan.cell import Cell
+from bench.plan.job import Job
+from minbert.model.classifier import Classifier
+
+Groups = dict[str, dict[str, nn.Parameter]]
+"""Trainable parameters by name, in the groups that have separate learning rates: `adapter`; `base`,
+the rest of the encoder, or all of it in mode `full`; and `head`, with every module that is newly
+initialised. A group may be empty."""
+
+
+class Engine(Protocol):
+    """What builds a cell's model, and knows what trains in it."""
+
+    def build(self, job: Job) -> Classifier:
+        """The model of a cell on its device, with its adapters and with weights loaded or drawn."""
+        ...
+
+    def skeleton(self, job: Job) -> Classifier:
+        """The same without values, on the meta device, for counting."""
+        ...
+
+    def parameter_groups(self, model: nn.Module) -> Groups:
+        """The parameters of a model that train."""
+        ...
+
+    def moving(self, model: nn.Module) -> set[str]:
+        """Names of the adapters' parameters that every training changes."""
+        ...
+
+    def place_of(self, model: nn.Module, name: str) -> tuple[str, int | None] | None:
+        """The encoder of a parameter, and its layer; no layer for embeddings and the like; None for
+        a parameter of the head."""
+        ...
+
+
+def engine_of(cell: Cell) -> Engine:
+    """The engine of a cell."""
+    return cast(Engine, import_module(f"bench.engines.{cell.engine}"))

@@ -1,0 +1,106 @@
+"""Engine minbert: this project's BERT, with its adapters."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import nn
+
+from adapters import injection
+from adapters.injection import hold_frozen, inject, training_of
+from adapters.layer import AdaptedLinear
+from adapters.methods import METHODS
+from bench.engines.engine import Groups
+from bench.engines.outputs import heads_of, parts_of, task_of
+from bench.plan.job import Job
+from minbert.model.checkpoint import load_encoder
+from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.config import GEOMETRIES, BertConfig
+from minbert.training.trainer import HALF
+
+_PLACE: Final = re.compile(r"(bert\w*)\.(?:encoder\.layer\.(\d+)\.|embeddings\.|pooler\.)")
+
+
+def build(job: Job) -> BertClassifier:
+    """As `Engine.build`."""
+    cell = job.cell
+    model = _new_model(job)
+    new_pooler = cell.init == "random"
+    if cell.init == "pretrained":
+        checkpoint = Path(job.checkpoint or "")
+        encoders = [encoder for encoder in (model.bert, model.bert_pairs) if encoder is not None]
+        lacking = [load_encoder(encoder, checkpoint) for encoder in encoders]
+        new_pooler = any(lacking)
+    initialise(model, cell.seed)
+    return _make_ready(model, job, new_pooler)
+
+
+def skeleton(job: Job) -> BertClassifier:
+    """As `Engine.skeleton`.
+
+    A pooler counts as the checkpoint's own: whether it has one is known only once it is loaded.
+    """
+    on_meta = replace(job, device="meta")
+    return _make_ready(_new_model(job), on_meta, new_pooler=job.cell.init == "random")
+
+
+def _new_model(job: Job) -> BertClassifier:
+    """The encoder with its heads, still without adapters and weights."""
+    cell = job.cell
+    if job.geometry is not None:
+        config = GEOMETRIES[job.geometry]
+    else:
+        config = BertConfig.from_folder(Path(job.checkpoint or ""))
+    config = replace(
+        config, hidden_dropout_prob=cell.dropout, attention_probs_dropout_prob=cell.dropout
+    )
+    return BertClassifier(
+        config,
+        heads_of(task_of(job), parts_of(cell)),
+        pooling=cell.pooling,
+        dropout=cell.dropout,
+        head=cell.head,
+        encoders=cell.encoders or 1,
+    )
+
+
+def _make_ready(model: BertClassifier, job: Job, new_pooler: bool) -> BertClassifier:
+    """A model that has its weights, on its device and with the cell's adapters."""
+    cell = job.cell
+    inject(
+        model,
+        mode=cell.mode,
+        layers=cell.layers,
+        rank=cell.rank,
+        alpha=cell.alpha if cell.alpha is not None else 1.0,
+        new_pooler=new_pooler,
+        seed=cell.seed,
+    )
+    if cell.frozen_dtype in HALF:
+        hold_frozen(model, HALF[cell.frozen_dtype])
+        for layer in model.modules():
+            if isinstance(layer, AdaptedLinear):  # DoRA starts from the norms of the weight
+                layer.reset_parameters(cell.seed)
+    return model.to(torch.device(job.device))
+
+
+def parameter_groups(model: nn.Module) -> Groups:
+    """As `Engine.parameter_groups`."""
+    return injection.parameter_groups(model)
+
+
+def moving(model: nn.Module) -> set[str]:
+    """As `Engine.moving`."""
+    mode = training_of(model).mode
+    names: Sequence[str] = METHODS[mode].moves if mode in METHODS else ()
+    adapter = injection.parameter_groups(model)["adapter"]
+    return {name for name in adapter if name.rpartition(".")[2] in names}
+
+
+def place_of(_model: nn.Module, name: str) -> tuple[str, int | None] | None:
+    """As `Engine.place_of`."""
+    match = _PLACE.match(name)
+    return match and (match[1], None if match[2] is None else int(match[2]))

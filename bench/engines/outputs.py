@@ -1,0 +1,53 @@
+"""The outputs of a cell's model: its task, the parts of it, and a head for each.
+
+A task without parts is one of a single part, whose name is "".
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from bench.plan.cell import MULTITASK, Cell
+from bench.plan.job import Job
+from bench.plan.parts import SINGLE, from_text
+from minbert.data.tasks import Task, find_task
+from minbert.model.classifier import HeadConfig
+
+_TWO: Final = 2
+"""Classes between which one logit of a part decides."""
+
+
+def parts_of(cell: Cell) -> list[str]:
+    """The parts of the cell's task that are in its data, in the task's order; [""] for a task
+    without parts."""
+    if cell.task != MULTITASK:
+        return [""]
+    rates = from_text(cell.task_rates or "")
+    return [part for part in find_task(MULTITASK).parts if part in rates]
+
+
+def task_of(job: Job) -> Task:
+    """The task of a job's cell.
+
+    Raises:
+        InputError: if there is no such task.
+    """
+    return find_task(job.cell.task, folder_of(job))
+
+
+def folder_of(job: Job) -> Path | None:
+    """The folder of the task's files; None for an embedded task."""
+    return None if job.data is None else Path(job.data)
+
+
+def heads_of(task: Task, parts: Sequence[str]) -> int | dict[str, HeadConfig]:
+    """Outputs of a model: a logit for each class, or one for a number; in a part of a task, one for
+    two classes as well."""
+    if list(parts) == [""]:
+        return task.num_outputs
+    heads = {}
+    for part in parts:
+        classes = len(find_task(part).classes)
+        outputs = classes if classes > _TWO else 1
+        heads[part] = HeadConfig(outputs, pairs=part not in SINGLE)
+    return heads

@@ -1,0 +1,167 @@
+"""The encoder architectures of transformers that layer sets are defined for, and the sizes in any
+config.json. Free of torch.
+
+An architecture is named by the `model_type` of its config.json.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from adapters.names import LAYER_SETS
+from bench.common.errors import InputError
+from bench.common.messages import shown
+from minbert.files import config_file, read_json
+
+_BERT: Final = ("attention.self.query", "attention.self.key", "attention.self.value")
+_DENSE: Final = ("attention.output.dense", "intermediate.dense", "output.dense")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """An architecture, by the names of its modules within the encoder.
+
+    Attributes:
+        name: for people.
+        layers: the beginning of the names in each layer, with the layer's number as `{}`; without
+            `{}` all layers share their weights.
+        attention: query, key and value, as one fused linear layer or as several.
+        other: the other linear layers of a layer.
+        first_position: whether positions count from the id of padding plus 1, so that as many of
+            them are not for text.
+    """
+
+    name: str
+    layers: str = "encoder.layer.{}."
+    attention: tuple[str, ...] = _BERT
+    other: tuple[str, ...] = _DENSE
+    first_position: bool = False
+
+    def adapted(self, layers: str) -> tuple[str, ...]:
+        """Names within a layer of the linear layers that a layer set adapts."""
+        return self.attention if layers in ("attn-only", "attn") else self.attention + self.other
+
+
+ARCHITECTURES: Final[Mapping[str, Architecture]] = {
+    "bert": Architecture(name="BERT"),
+    "roberta": Architecture(name="RoBERTa", first_position=True),
+    "xlm-roberta": Architecture(name="XLM-R", first_position=True),
+    "distilbert": Architecture(
+        name="DistilBERT",
+        layers="transformer.layer.{}.",
+        attention=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        other=("attention.out_lin", "ffn.lin1", "ffn.lin2"),
+    ),
+    "electra": Architecture(name="ELECTRA"),
+    "albert": Architecture(
+        name="ALBERT",
+        layers="encoder.albert_layer_groups.0.albert_layers.0.",
+        attention=("attention.query", "attention.key", "attention.value"),
+        other=("attention.dense", "ffn", "ffn_output"),
+    ),
+    "mpnet": Architecture(
+        name="MPNet",
+        attention=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+        other=("attention.attn.o", "intermediate.dense", "output.dense"),
+        first_position=True,
+    ),
+    "deberta": Architecture(name="DeBERTa", attention=("attention.self.in_proj",)),
+    "deberta-v2": Architecture(
+        name="DeBERTa-v2/v3",
+        attention=(
+            "attention.self.query_proj",
+            "attention.self.key_proj",
+            "attention.self.value_proj",
+        ),
+    ),
+    "modernbert": Architecture(
+        name="ModernBERT",
+        layers="layers.{}.",
+        attention=("attn.Wqkv",),
+        other=("attn.Wo", "mlp.Wi", "mlp.Wo"),
+    ),
+}
+"""By `model_type`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSizes:
+    """The sizes of an encoder of any architecture, under BERT's names.
+
+    `max_position_embeddings` is the longest text in tokens.
+    """
+
+    model_type: str
+    hidden_size: int
+    num_hidden_layers: int
+    intermediate_size: int
+    vocab_size: int
+    max_position_embeddings: int
+    type_vocab_size: int
+    pad_token_id: int
+
+
+_OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
+    "hidden_size": ("dim", "d_model", "n_embd"),
+    "num_hidden_layers": ("n_layers", "num_layers", "n_layer"),
+    "intermediate_size": ("hidden_dim", "d_ff", "ffn_dim"),
+    "vocab_size": (),
+    "max_position_embeddings": ("max_seq_len", "n_positions", "max_sequence_length"),
+    "type_vocab_size": (),
+    "pad_token_id": (),
+}
+"""Names in a config.json, before those that some architectures have instead."""
+_DEFAULTS: Final = {"type_vocab_size": 2, "pad_token_id": 0, "max_position_embeddings": 512}
+_MOST: Final = 2**24
+
+
+def model_type_of(folder: Path) -> str:
+    """The `model_type` of the checkpoint in a folder; files from before 2020 lack BERT's.
+
+    Raises:
+        InputError: no such folder or file, or broken JSON.
+    """
+    model_type = read_json(config_file(folder)).get("model_type", "bert")
+    return model_type if isinstance(model_type, str) else shown(model_type)
+
+
+def read_sizes(folder: Path) -> EncoderSizes:
+    """The sizes of the encoder in a folder.
+
+    Raises:
+        InputError: naming the file and the key, if one is missing or impossible.
+    """
+    path = config_file(folder)
+    values = read_json(path)
+    if values.get("auto_map") and values.get("model_type") not in ARCHITECTURES:
+        raise InputError(
+            f"{path}: the model needs code that comes with it (auto_map), and no code of a "
+            "checkpoint is run (trust_remote_code is off); take a model that transformers itself "
+            "implements"
+        )
+    model_type = model_type_of(folder)
+    sizes = {name: _size(values, name, path) for name in _OTHER_NAMES}
+    architecture = ARCHITECTURES.get(model_type)
+    if architecture is not None and architecture.first_position:
+        sizes["max_position_embeddings"] -= sizes["pad_token_id"] + 1
+    return EncoderSizes(model_type=model_type, **sizes)
+
+
+def _size(values: Mapping[str, Any], name: str, path: Path) -> int:
+    given = next((key for key in (name, *_OTHER_NAMES[name]) if values.get(key) is not None), None)
+    value = _DEFAULTS.get(name) if given is None else values[given]
+    if value is None:
+        raise InputError(f"{path}: lacks {name}, which the config.json of an encoder has")
+    least = 0 if name in ("pad_token_id", "type_vocab_size") else 1
+    if type(value) is not int or not least <= value <= _MOST:
+        raise InputError(
+            f"{path}: {given or name} must be a whole number from {least} to {_MOST}, not "
+            f"{shown(value)}"
+        )
+    return value
+
+
+def is_layer_set(layers: str) -> bool:
+    """Whether a name is that of a layer set; else it lists the ends of layers' names."""
+    return layers in LAYER_SETS
