@@ -118,10 +118,9 @@ def inject(
         freeze(model, Training(mode, base=mode == "full", new_pooler=new_pooler))
         return
     if layers is None or not is_layers(layers) or unmatched_ends(layers):
-        every = sorted({name.rpartition(".")[2] for name in adapted_layers("all-lin")})
         raise InputError(
-            f"no layer set, and no end of linear layers' names, is called {layers!r}; choose from "
-            f"{', '.join(LAYER_SETS)}, or such as {'+'.join(every)}"
+            f"no layer set is called {layers!r}, and no linear layer's name ends so; choose from "
+            f"{', '.join(LAYER_SETS)}, or give ends such as query+value"
         )
     if METHODS[mode].has_rank != (rank is not None):
         raise InputError(f"mode {mode!r} {'needs a' if rank is None else 'has no'} rank")

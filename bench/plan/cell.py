@@ -744,6 +744,8 @@ class Cell:
             return f"steps of task {self.task} are of several parts"
         if self.unfreeze == ITERATIVE:
             return f"with unfreeze {ITERATIVE} other layers train in each epoch"
+        if self.gradient_checkpointing == ON:
+            return "gradient_checkpointing says what is kept, which the compiler chooses by itself"
         return ""
 
     @property
