@@ -148,7 +148,8 @@ class Stack(nn.Module):
         checkpoints = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         for index, layer in enumerate(self.layer):
             arguments = layer, x, mask, first_only and index == last
-            if checkpoints:
+            trains = x.requires_grad or any(p.requires_grad for p in layer.parameters())
+            if checkpoints and trains:
                 x = checkpoint(_run, *arguments, use_reentrant=False)
             else:
                 x = _run(*arguments)  # [B, S, H], in the end S or 1
