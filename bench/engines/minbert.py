@@ -27,6 +27,10 @@ from minbert.training.trainer import HALF
 _PLACE: Final = re.compile(r"(bert\w*)\.(?:encoder\.layer\.(\d+)\.|embeddings\.|pooler\.)")
 
 
+def import_libraries(_job: Job) -> None:
+    """As `Engine.import_libraries`: this module's own imports are all."""
+
+
 def build(job: Job) -> BertClassifier:
     """As `Engine.build`."""
     cell = job.cell

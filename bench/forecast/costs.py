@@ -7,19 +7,29 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from bench.plan.cell import ITERATIVE, OFF, Cell
+from bench.plan.cell import FAST, ITERATIVE, MINBERT, OFF, Cell
 from bench.plan.rows import Row
 from minbert.training.quarters import QUARTERS
 
-Size = tuple[int, int, int]
-"""The examples in a batch, the length to which texts are cut, and the batches in a step."""
 Shape = tuple[int, int]
 """The number of texts in a batch, and of tokens in the longest. A pair is one text if it is encoded
 as one, else two."""
 
 
+class Size(NamedTuple):
+    """The settings that decide the shapes of batches; the first three, those of texts."""
+
+    engine: str
+    model_digest: str
+    max_length: int
+    batch_size: int
+    gradient_accumulation_steps: int
+    batching: str
+    task_order: str | None
+
+
 class Variant(NamedTuple):
-    """The axes of a cell that decide its costs: all but learning rates, seed and fold."""
+    """The settings that decide the costs of a cell and that cells of a grid may differ in."""
 
     mode: str
     rank: int | None
@@ -32,6 +42,18 @@ class Variant(NamedTuple):
     gradient_accumulation_steps: int = 1
     gradient_checkpointing: str = OFF
     lora_dropout: float = 0.0
+    adapter: str | None = None
+    engine: str = MINBERT
+    attn_implementation: str | None = None
+    kernels: str | None = FAST
+    compile: str = OFF
+    batching: str = "by-length"
+    head: str = "linear"
+    dropout: float = 0.1
+    encoders: int | None = None
+    task_order: str | None = None
+    model_digest: str = ""
+    pooling: str = "pooler"
 
     @classmethod
     def of(cls, cell: Cell) -> Self:
@@ -47,7 +69,15 @@ class Variant(NamedTuple):
     @property
     def size(self) -> Size:
         """What decides the shapes of its batches."""
-        return self.batch_size, self.max_length, self.gradient_accumulation_steps
+        return Size(
+            self.engine,
+            self.model_digest,
+            self.max_length,
+            self.batch_size,
+            self.gradient_accumulation_steps,
+            self.batching,
+            self.task_order,
+        )
 
     @property
     def unfreezes(self) -> bool:
@@ -122,6 +152,7 @@ class Totals(NamedTuple):
 
     `lasting_mib` is that of weights and the optimizer's state, `passing_mib` everything else at the
     peak. `real_tokens` are those of all steps, without padding; `epochs` are those that are begun.
+    `imports_mib` is the memory of a worker that has only imported its libraries.
     """
 
     lasting_mib: float
@@ -138,6 +169,7 @@ class Totals(NamedTuple):
     evaluate_gflop: float
     evaluate_moved_mib: float
     epochs: float
+    imports_mib: float = 0.0
 
     @property
     def train(self) -> Load:
@@ -156,14 +188,6 @@ class Totals(NamedTuple):
     def evaluate(self) -> Load:
         """The work of all evaluations."""
         return Load(*self[10:13])
-
-
-@dataclass(frozen=True)
-class Costs:
-    """The costs of variants, and the memory of a worker that has only imported its libraries."""
-
-    totals: Mapping[Variant, Totals]
-    imports_mib: float
 
 
 def totals_of(shapes: ShapesOf, counts: CountsOf) -> Totals:
@@ -231,12 +255,13 @@ def to_count(variants: Iterable[Variant]) -> list[Variant]:
 def fill_ranks(
     counted: Mapping[Variant, Totals], variants: Iterable[Variant]
 ) -> dict[Variant, Totals]:
-    """Totals of all variants from those of `to_count`."""
+    """Totals of all variants from those of `to_count`, where both ends could be counted."""
     ends, filled = _by_kind(counted), dict(counted)
     for variant in variants:
-        if variant in filled:
+        kind = ends.get(variant._replace(rank=None), [])
+        if variant in filled or len(kind) < 2:
             continue
-        low, high = ends[variant._replace(rank=None)]
+        low, high = kind
         share = (_rank(variant) - _rank(low)) / (_rank(high) - _rank(low))
         both = zip(counted[low], counted[high], strict=True)
         filled[variant] = Totals(*(start + share * (end - start) for start, end in both))

@@ -2,10 +2,12 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 from bench.forecast.client import NoPredictionError, Turn, find_costs
 from bench.forecast.costs import Variant
@@ -22,6 +24,11 @@ from bench.plan.rows import Row
 Forecaster = Callable[[Sequence[Planned], Signals], Forecast | None]
 """Makes the forecast of a plan, or None if none can be made. It may wait for other grids."""
 
+_SAME: Final[dict[str, Any]] = {
+    "seed": 0,
+    **dict.fromkeys(("alpha", "learning_rate", "learning_rate_base", "learning_rate_head")),
+}
+"""Settings that change no costs: the same in all jobs whose costs are counted."""
 _SEEDS: Final = 3
 """The number of seeds whose batches are planned: those of other seeds, and of other folds than the
 first, hardly differ."""
@@ -35,6 +42,7 @@ def forecast_plan(
     data: Path | None,
     turn: Turn = nullcontext,
     gpu: str = "",
+    adapter_configs: Mapping[str, str] = MappingProxyType({}),
 ) -> Forecast | None:
     """The forecast of the cells of a plan; None if none is to run, or, with a note, if it fails.
 
@@ -43,6 +51,7 @@ def forecast_plan(
         rows: results, of which those comparable with the plan's are learned from.
         model, conditions, data: those that the cells were planned with.
         turn, gpu: as in `find_costs`.
+        adapter_configs: JSON by the name in cells.
     """
     if all(item.action != "run" for item in planned):
         return None
@@ -52,7 +61,7 @@ def forecast_plan(
     newest = [*rows][::-1]
     like = rows_like(newest, likes)
     try:
-        forecast = make_forecast(cells, like, model, conditions, data, turn, gpu)
+        forecast = make_forecast(cells, like, model, conditions, data, turn, gpu, adapter_configs)
     except NoPredictionError as error:
         sys.stderr.write(f"note: memory and time are not predicted: {error}\n")
         return None
@@ -69,38 +78,61 @@ def make_forecast(
     data: Path | None,
     turn: Turn = nullcontext,
     gpu: str = "",
+    adapter_configs: Mapping[str, str] = MappingProxyType({}),
 ) -> Forecast:
     """The forecast of some cells of a grid, learned from comparable rows.
 
     Args:
         turn, gpu: as in `find_costs`.
+        adapter_configs: JSON by the name in cells.
 
     Raises:
         NoPredictionError: if costs can't be counted.
     """
-    if any(cell.is_compiled for cell in cells):
+    if all(cell.is_compiled for cell in cells):
         raise NoPredictionError("training is compiled")
-    job = Job(
-        cell=cells[0],
-        conditions_id=conditions.conditions_id,
-        attempt=1,
-        device=conditions.worker_device,
-        threads=conditions.threads,
-        checkpoint=None if model.checkpoint is None else str(model.checkpoint.resolve()),
-        geometry=model.geometry,
-        tokenizer=str(model.tokenizer.resolve()),
-        data=None if data is None else str(data.resolve()),
-        keep=False,
-        code_version="",
-    )
-    variants = [Variant.of(cell) for cell in cells]
-    variants += [Variant.of_row(row) for row in rows if row.is_ok]
+    variants = [Variant.of(cell) for cell in cells if not cell.is_compiled]
+    variants += [Variant.of_row(row) for row in rows if row.is_ok and not row.cell.is_compiled]
+    jobs = jobs_of(variants, cells[0], model, conditions, data, adapter_configs)
     seeds = sorted({cell.seed for cell in cells})[:_SEEDS]
-    costs = find_costs(job, seeds, variants, turn, gpu)
+    totals = find_costs(jobs, seeds, turn, gpu)
     like = rows or [row_of({**cells[0].columns(), **conditions.columns()})]
-    forecast = Forecast(costs, conditions.device, conditions.threads, memory_column(like))
+    forecast = Forecast(totals, conditions.device, conditions.threads, memory_column(like))
     forecast.learn(rows)
     return forecast
+
+
+def jobs_of(
+    variants: Iterable[Variant],
+    cell: Cell,
+    model: Model,
+    conditions: Conditions,
+    data: Path | None,
+    adapter_configs: Mapping[str, str] = MappingProxyType({}),
+) -> dict[Variant, Job]:
+    """The jobs that are counted for some variants.
+
+    Args:
+        cell: any cell of their grid.
+    """
+    cell = replace(cell, **_SAME, fold=None if cell.folds is None else 0)
+    return {
+        variant: Job(
+            cell=replace(cell, **variant._asdict()),
+            conditions_id=conditions.conditions_id,
+            attempt=1,
+            device=conditions.worker_device,
+            threads=conditions.threads,
+            checkpoint=None if model.checkpoint is None else str(model.checkpoint.resolve()),
+            geometry=model.geometry,
+            tokenizer=str(model.tokenizer.resolve()),
+            data=None if data is None else str(data.resolve()),
+            keep=False,
+            code_version="",
+            adapter_config=adapter_configs.get(variant.adapter or ""),
+        )
+        for variant in variants
+    }
 
 
 class Outlook:
@@ -129,13 +161,14 @@ class Outlook:
         variant = Variant.of(cell)
         if self.forecast is None or self.forecast.basis is None or variant not in self._left:
             return None
-        return self.forecast.predict(variant).wall_s
+        prediction = self.forecast.predict(variant)
+        return None if prediction is None else prediction.wall_s
 
     def columns(self, cell: Cell) -> Columns:
         """Columns of the forecast of a cell."""
-        if self.forecast is None:
+        prediction = None if self.forecast is None else self.forecast.predict(Variant.of(cell))
+        if prediction is None:
             return {}
-        prediction = self.forecast.predict(Variant.of(cell))
         return {
             "flops_per_token": prediction.flops_per_token,
             "predicted_s": prediction.wall_s,

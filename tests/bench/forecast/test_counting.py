@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bench.engines.minbert import build, skeleton
 from bench.forecast import fake
 from bench.forecast.costs import Counts, ShapesOf, Variant
-from bench.forecast.fake import count, fill, run, skeleton
+from bench.forecast.fake import count, fill, run
 from bench.plan.job import Job
 from bench.worker.probes.counting import Counter, Work
 from bench.worker.probes.memory import owned_mib
-from bench.worker.setup import build_model, trained_groups, unfreezing
+from bench.worker.setup import trained_groups, unfreezing
 from minbert.data.batches import Batch
 from minbert.kernels.reference import kernels
 from minbert.training.schedules import linear_schedule
@@ -24,6 +25,7 @@ from tests.bench.workloads import (
     THREE,
     VARIANTS,
     of_parts,
+    on,
     told,
     variant,
     workload,
@@ -99,12 +101,12 @@ def counted_fake(settings: Job, shapes: ShapesOf, which: Variant) -> dict[str, l
     """As `count`, without what asks for values."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fake, "Counter", Unasked)
-        return count(settings, shapes, which)
+        return count(on(settings, which), shapes)
 
 
 def counted_for_real(settings: Job, shapes: ShapesOf, which: Variant) -> dict[str, list[Counts]]:
     """As `counted_fake`, on tensors with values."""
-    settings = replace(settings, cell=replace(settings.cell, **which._asdict()))
+    settings = on(settings, which)
     model = skeleton(settings)
     gc.collect()
     with Unasked() as counter, kernels(settings.cell.kernels):
@@ -193,11 +195,11 @@ BATCH = Batch(IDS, None, torch.zeros_like(IDS), torch.tensor([0, 1]), 12)
 @pytest.mark.parametrize("which", VARIANTS, ids=told)
 def test_owners_are_what_a_cell_holds(which: Variant):
     job = job_of(which)
-    model = build_model(job)
+    model = build(job)
     trainer = trainer_of(model, job)
     trainer.step(BATCH)
     held = owned_mib(model, trainer.optimizer)
-    [counted] = count(workload(init="random"), ONE, which)[""]
+    [counted] = count(on(workload(init="random"), which), ONE)[""]
     for name in ("weights_mib", "optimizer_mib"):
         assert getattr(counted, name) == pytest.approx(held[name], rel=1e-6), name
 
@@ -207,10 +209,10 @@ def test_owners_in_each_stage_are_what_a_cell_holds_that_unfreezes(mode: str):
     axes = () if mode == "full" else (2, "all-lin")
     which = variant(mode, *axes, unfreeze="iterative")
     job = job_of(which)
-    model = build_model(job)
+    model = build(job)
     trainer, gradual = trainer_of(model, job), unfreezing(model, job.cell)
     shapes = {"": replace(SHAPES, evaluations=5, steps=20)}
-    stages = count(workload(init="random"), shapes, which)[""]
+    stages = count(on(workload(init="random"), which), shapes)[""]
     assert len(stages) == 5
     for epoch, counted in enumerate(stages):
         gradual.begin(epoch)
@@ -226,11 +228,11 @@ def test_owners_are_what_a_cell_of_several_parts_holds(encoders: int):
     which = variant("lora", 2, "all-lin")
     rates = "quora=1 sst=1 sts=1"
     job = job_of(which, task="multitask", encoders=encoders, head="conv", task_rates=rates)
-    model = build_model(job)
+    model = build(job)
     trainer = trainer_of(model, job)
     trainer.losses = {"sst": "cross-entropy", "quora": "binary", "sts": "mse"}
     settings = of_parts(init="random", encoders=encoders)
-    counted = count(settings, THREE, which)
+    counted = count(on(settings, which), THREE)
     for part in trainer.losses:
         pairs = part != "sst"
         ids = torch.ones(4 if pairs else 2, 6, dtype=torch.int64)
@@ -242,7 +244,7 @@ def test_owners_are_what_a_cell_of_several_parts_holds(encoders: int):
 
 
 def count_one(shapes: ShapesOf, which: Variant) -> Counts:
-    [counted] = count(workload(), shapes, which)[""]
+    [counted] = count(on(workload(), which), shapes)[""]
     return counted
 
 
@@ -269,7 +271,7 @@ def test_a_frozen_encoder_keeps_nothing_for_a_backward_pass():
 
 def test_what_unfreezes_begins_as_the_head_alone_and_ends_as_everything():
     shapes = {"": replace(SHAPES, evaluations=7, steps=28)}
-    stages = count(workload(), shapes, variant("full", unfreeze="iterative"))[""]
+    stages = count(on(workload(), variant("full", unfreeze="iterative")), shapes)[""]
     head, full = (count_one(ONE, variant(mode)) for mode in ("head", "full"))
     assert [stage.step.gflop for stage in stages] == sorted(stage.step.gflop for stage in stages)
     assert stages[0].step.gflop == pytest.approx(head.step.gflop, rel=1e-9)
@@ -281,8 +283,8 @@ def test_what_unfreezes_begins_as_the_head_alone_and_ends_as_everything():
 
 def test_a_part_of_which_no_batch_comes_is_evaluated_and_not_trained():
     never = replace(THREE["sts"], train=(0, 0), train_largest=(0, 0), steps=0)
-    parts = count(of_parts(), {**THREE, "sts": never}, variant("full"))
-    whole = count(of_parts(), THREE, variant("full"))
+    parts = count(on(of_parts(), variant("full")), {**THREE, "sts": never})
+    whole = count(on(of_parts(), variant("full")), THREE)
     [counted] = parts["sts"]
     assert counted.step.gflop == counted.train_peak_mib == 0
     assert counted.evaluation.gflop == whole["sts"][0].evaluation.gflop > 0
@@ -291,7 +293,8 @@ def test_a_part_of_which_no_batch_comes_is_evaluated_and_not_trained():
 
 def test_a_second_encoder_is_more_memory_and_no_more_work():
     [one], [two] = (
-        count(of_parts(encoders=encoders), THREE, variant("full"))["quora"] for encoders in (1, 2)
+        count(on(of_parts(encoders=encoders), variant("full")), THREE)["quora"]
+        for encoders in (1, 2)
     )
     assert two.weights_mib > 1.5 * one.weights_mib
     assert two.step.gflop == one.step.gflop
