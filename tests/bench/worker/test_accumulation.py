@@ -45,6 +45,7 @@ def test_two_batches_of_8_are_one_of_16(
 ) -> None:
     large = run(tiny_checkpoint, tmp_path / "large", mode, **LARGE, max_steps=max_steps)
     small = run(tiny_checkpoint, tmp_path / "small", mode, **SMALL, max_steps=max_steps)
+    assert small.cell.gradient_accumulation_steps == 2
     steps = max_steps or 2 * EPOCH
     assert len(large.record.losses) == len(small.record.losses) == steps
     torch.testing.assert_close(
