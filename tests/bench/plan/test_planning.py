@@ -278,7 +278,7 @@ def test_selection_by_a_key_that_a_cell_lacks_leaves_it_out() -> None:
         ("mode=lorra", "lorra"),
         ("rank=one", "one"),
         ("rank=", "rank="),
-        ("layers=all", "all-lin-only"),
+        ("layers=all/lin", "all-lin-only"),
     ],
 )
 def test_bad_selection_is_one_line(text: str, named: str) -> None:

@@ -88,6 +88,12 @@ def test_options_of_a_method_and_layers_by_name_are_in_labels_kinds_and_figures(
     frame = tables.frame(group)
     assert frame["kind"].nunique() == frame["label"].nunique() == len(ones)
     assert frame["best"].all(), "another option is no other rate of the same setting"
+    ranked = [
+        cell("lora", rank, layers, "off")
+        for rank in (4, 8)
+        for layers in ("query+value", "all-lin-only")
+    ]
+    [group] = groups([scored(one, 1e-4, 0.5) for one in ranked])
     drawn = [
         drawing.stem
         for section in sections(group)
