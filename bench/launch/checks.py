@@ -12,10 +12,12 @@ from itertools import product
 from pathlib import Path
 from typing import Final
 
+from adapters.names import adapted_layers, unmatched_ends
 from bench.common.errors import InputError
 from bench.common.files import folder_for_now, try_to_write
+from bench.common.messages import shown
 from bench.machine.devices import Device
-from bench.plan.cell import ITERATIVE, Cell
+from bench.plan.cell import ITERATIVE, MINBERT, MULTITASK, Cell
 from bench.plan.gridfile import AUTO, Grid, Settings
 from bench.plan.models import Model
 from bench.plan.planning import Planned
@@ -173,12 +175,34 @@ def idle_notes(variants: Sequence[Settings], data: Data) -> list[str]:
 
 
 def check_compile(cells: Sequence[Cell]) -> None:
-    """Refuse to compile training whose steps are of several kinds: each needs code of its own."""
+    """Refuse to compile training whose steps are of several kinds, as each needs code of its own,
+    or that decides what is kept."""
     for cell in cells:
         if cell.is_compiled and cell.why_not_compiled:
             raise InputError(
                 f"compile: {cell.why_not_compiled}, which is not compiled; leave either out, or "
                 f"take compile {AUTO}, which does so itself"
+            )
+
+
+def check_accumulation(cells: Sequence[Cell]) -> None:
+    """Refuse steps on several batches in a task of several parts, whose batches each train a part
+    at rates of its own."""
+    if any(cell.task == MULTITASK and cell.gradient_accumulation_steps > 1 for cell in cells):
+        raise InputError(
+            f"gradient_accumulation_steps: a step of task {MULTITASK} is on a batch of one part, "
+            "and batches of several can't share one; leave it out, or take a larger batch_size"
+        )
+
+
+def check_layers(cells: Sequence[Cell]) -> None:
+    """Refuse ends of layers' names that no linear layer of engine minbert has."""
+    for cell in cells:
+        ends = unmatched_ends(cell.layers or "all-lin") if cell.engine == MINBERT else []
+        if ends:
+            raise InputError(
+                f"layers {shown(cell.layers or '')}: no linear layer's name ends in {ends[0]}; "
+                f"they are {', '.join(adapted_layers('all-lin'))}"
             )
 
 
