@@ -34,6 +34,7 @@ from bench.launch.checks import (
     check_class_settings,
     check_compile,
     check_early_stopping,
+    check_engine,
     check_folds,
     check_held_out,
     check_loss,
@@ -334,6 +335,8 @@ def command(
         search = Search(cells, digest, lambda cell: store.scored(cell.cell_id, here))
     planned, number = _next_round(cells, plan_now, search)
     some_run = any(item.action == "run" for item in planned)
+    if some_run:
+        check_engine(cells, grid.variants, model, folder, adapter_configs.texts)
     notes = chain(
         (*engine_notes, *source.notes, *examples.notes, *examples.problems),
         label_notes(examples),

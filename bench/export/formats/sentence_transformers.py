@@ -43,14 +43,14 @@ def write(trained: Trained, folder: Path) -> None:
             "model_args": {"add_pooling_layer": False},
         },
     )
-    width, by_pooler = model.bert.config.hidden_size, trained.job.cell.pooling == "pooler"
+    width, by_mean = model.bert.config.hidden_size, trained.job.cell.pooling == "mean"
     (folder / _POOLING).mkdir()
     write_json(
         folder / _POOLING / CONFIG,
         {
             "word_embedding_dimension": width,
-            "pooling_mode_cls_token": by_pooler,
-            "pooling_mode_mean_tokens": not by_pooler,
+            "pooling_mode_cls_token": not by_mean,
+            "pooling_mode_mean_tokens": by_mean,
         },
     )
     modules = [(_TRANSFORMER, "Transformer"), (_POOLING, "Pooling")]
