@@ -1,10 +1,14 @@
 """An adapter of PEFT for the architecture's own model for sequence classification."""
 
+import math
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from adapters.peft_format import ADAPTER, save_adapter
 from bench.common.errors import InputError
@@ -21,6 +25,9 @@ from bench.export.trained import Trained
 from minbert.model.classifier import BertClassifier, Classifier
 
 _PREFIX: Final = "base_model.model."
+_CHANGES_BASE: Final = ("pissa", "olora")
+"""Beginnings of `init_lora_weights` under which adapters start from a part of the base's weights,
+which PEFT takes out of these."""
 
 
 def write(trained: Trained, folder: Path) -> None:
@@ -54,6 +61,10 @@ def _save(trained: Trained, model: Classifier, folder: Path) -> None:
         if name.startswith(stems)
     }
     config = deepcopy(adapted.active_peft_config)
+    if str(getattr(config, "init_lora_weights", "")).startswith(_CHANGES_BASE):
+        start = engine_of(trained.job.cell).build(replace(trained.job, device="cpu"))
+        initial = get_peft_model_state_dict(vars(start)["peft_model"], save_embedding_layers=False)
+        _subtract(initial, tensors, config)
     config.task_type, config.inference_mode = "SEQ_CLS", True
     config.base_model_name_or_path = reference(trained.base)
     config.revision = trained.base.revision
@@ -61,6 +72,21 @@ def _save(trained: Trained, model: Classifier, folder: Path) -> None:
     config.save_pretrained(folder)
     copies = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
     save_file(copies, folder / ADAPTER, {"format": "pt"})
+
+
+def _subtract(initial: dict[str, Tensor], tensors: dict[str, Tensor], config: Any) -> None:
+    """Make adapters of a base that lacks their initial product into adapters of the whole base:
+    B A becomes B A - B0 A0, of twice the rank."""
+    for name, before in initial.items():
+        if ".lora_A." in name:
+            tensors[name] = torch.cat([tensors[name], before])  # [2 r, i]
+        elif ".lora_B." in name:
+            tensors[name] = torch.cat([tensors[name], -before], dim=1)  # [o, 2 r]
+    factor = math.sqrt(2) if config.use_rslora else 2
+    config.r, config.lora_alpha = 2 * config.r, factor * config.lora_alpha
+    config.rank_pattern = {name: 2 * rank for name, rank in config.rank_pattern.items()}
+    config.alpha_pattern = {name: factor * alpha for name, alpha in config.alpha_pattern.items()}
+    config.init_lora_weights = True
 
 
 def _trained_modules(groups: Groups, trained: Trained) -> list[str]:

@@ -135,7 +135,7 @@ def trained_by_library(
     """
     task = _task(kind)
     job = encoders.job(folder, mode, layers, task="small", max_length=MAX_LENGTH, **changes)
-    with mock.patch("bench.engines.transformers.task_of", lambda _: task):
+    with mock.patch("bench.engines.transformers.task_of", return_value=task):
         model = engine_of(job.cell).build(job)
     with torch.no_grad():
         disturb(model)
