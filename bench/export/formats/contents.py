@@ -60,10 +60,9 @@ def _merge(model: Classifier, trained: Trained) -> None:
     try:
         adapted.merge_and_unload()
     except Exception as error:  # of many kinds, by the method
-        cell = trained.job.cell
         raise InputError(
-            f"{cell.name}: PEFT can't merge its adapters ({one_line(str(error))}); "
-            "use --format peft, or onnx"
+            f"{trained.row.name}: PEFT can't merge its adapters ({one_line(str(error))}); "
+            "only --format peft has a place for them, with pooling pooler"
         ) from error
     if library_head(model):  # which adapters may be in, too
         for name, child in library_model(model).named_children():
