@@ -1,8 +1,8 @@
 """The search for learning rates of `--lr auto`: which rates to try next, and which is best. Pure.
 
 Modes differ in the rates that suit them. A comparison at one rate for all, or at hand-picked rates,
-would compare that choice. So each mode, layer set, rank, unfreezing and batch size gets the best of
-the same multipliers of its default rates. Candidates train on a part of the training data and are
+would compare that choice. So each model, mode, layer set, rank, unfreezing and batch size gets the
+best of the same multipliers of its default rates. Candidates train on a part of the training data and are
 scored on the rest: dev is never seen.
 """
 
@@ -37,11 +37,12 @@ class Kind:
     rank: int | None
     unfreeze: str | None
     batch_size: int
+    model: str
 
 
 def kind_of(cell: Cell) -> Kind:
     """The kind of a cell."""
-    return Kind(cell.mode, cell.layers, cell.rank, cell.unfreeze, cell.batch_size)
+    return Kind(cell.mode, cell.layers, cell.rank, cell.unfreeze, cell.batch_size, cell.model)
 
 
 def at_exponent(cell: Cell, exponent: int) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from bench.plan.columns import VALUES
 
 AXES: Final = (
     "mode", "rank", "layers", "amp", "unfreeze", "batch_size", "max_length", "learning_rate",
-    "seed", "fold",
+    "seed", "fold", "model", "engine",
 )  # fmt: skip
+_TEXT: Final = "model"
+"""The axis of any text."""
 
 
 def parse_selection(text: str, flag: str = "--select") -> dict[str, set[str]]:
@@ -32,7 +34,7 @@ def parse_selection(text: str, flag: str = "--select") -> dict[str, set[str]]:
         selection.setdefault(axis, set()).update(values.split(","))
         known = (*(["on"] if axis == "amp" else []), *VALUES.get(axis, ()))
         for value in values.split(","):
-            if not (value in known if known else _is_number(axis, value)):
+            if axis != _TEXT and not (value in known if known else _is_number(axis, value)):
                 numbers = "numbers" if axis == "learning_rate" else "whole numbers"
                 allowed = ", ".join(known) or numbers
                 raise InputError(f"{flag}: {axis} can't be {value!r}; it takes {allowed}")

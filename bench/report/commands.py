@@ -10,7 +10,7 @@ from bench.analysis.groups import Group
 from bench.analysis.recommendation import Recommendation
 from bench.analysis.setting import Setting
 from bench.plan import gridfile
-from bench.plan.cell import SEARCHED
+from bench.plan.cell import MINBERT, SEARCHED, TRANSFORMERS
 from bench.plan.columns import format_value
 from bench.plan.dataset import HUB
 from bench.plan.metrics import ROW_METRICS
@@ -136,6 +136,9 @@ def _cell(group: Group, row: Row, search: str, axes: Sequence[str]) -> str:
         values["learning_rate"] = row.learning_rate_head
     if search or not any(setting.tells_rate for setting in group.settings):
         values["learning_rate"] = None
+    values["model"] = None  # an option of its own
+    if row.engine == MINBERT:
+        values["engine"] = None
     texts = {name: format_value(value) for name, value in values.items()}
     return _word(" ".join(f"{name}={text}" for name, text in texts.items() if text))
 
@@ -153,6 +156,8 @@ def _options(
         for name in names
         if (value := others.get(name, group.shared(name))) is not None
     ]
+    if group.first.engine == TRANSFORMERS:
+        options.insert(1, f"--engine {TRANSFORMERS}")
     options.append(f"--seeds {others.get('seeds', 1 + max(row.seed for row in group.rows))}")
     if (repeats := max(row.repeat for row in group.rows)) > 1:
         options.append(f"--repeats {repeats}")
