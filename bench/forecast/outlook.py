@@ -19,7 +19,7 @@ from bench.forecast.forecast import (
 )
 from bench.launch.signals import Signals
 from bench.machine.conditions import Conditions
-from bench.plan.cell import Cell, Columns, Value, named
+from bench.plan.cell import ABOUT, Cell, Columns, Value, named
 from bench.plan.columns import row_of
 from bench.plan.job import Job
 from bench.plan.models import Model
@@ -27,12 +27,11 @@ from bench.plan.planning import SKIP, Planned
 from bench.plan.rows import Row
 
 NO_BASIS: Final = "no basis yet: nothing like it has run on this machine"
+_SCORE: Final = ("score",)
 _KIND: Final = tuple(
     name
-    for name in named(
-        lambda about: about.compared in ("group", "never") and {"memory", "time"} & {*about.changes}
-    )
-    if name not in Variant._fields
+    for name in named(lambda about: about.compared in ("group", "never"))
+    if name not in Variant._fields and ABOUT[name].changes != _SCORE
 )
 """Settings that decide costs, besides those of a variant."""
 Kind = tuple[Value, ...]

@@ -18,18 +18,8 @@ from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_s
 
 _VARIED: Final = tuple(gridfile.Varied.model_fields)
 _SIZES: Final = ("batch_size", "max_length")
-_AXES: Final = (
-    "model",
-    "mode",
-    "rank",
-    "layers",
-    "amp",
-    "unfreeze",
-    *_SIZES,
-    *_VARIED,
-    "seed",
-    "fold",
-)
+_AXES: Final = ("model", "mode", "rank", "layers", "amp", "unfreeze", *_SIZES, *_VARIED,
+                "seed", "fold")  # fmt: skip
 """Axes that a search for learning rates does not change."""
 
 

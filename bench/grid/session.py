@@ -55,8 +55,8 @@ INTERRUPTED: Final = 130
 class Session:
     """One run of a grid, and everything that its cells share.
 
-    `models` are by name. `data` are the examples of cells without a fold; those of the others are in `folds`. `keep` is
-    whether every cell keeps its trained weights.
+    `models` are by name. `data` are the examples of cells without a fold; those of the others are
+    in `folds`. `keep` is whether every cell keeps its trained weights.
     `device_name` is as in `bench.machine.conditions.Found`; `has_bf16` is false if the device only
     emulates bf16. `worker` is the command that runs a cell; its last argument is the cell's folder.
     `references` is `bench.references.client.find_references`; None: scores get no reference points.

@@ -77,8 +77,9 @@ class Resolved:
 class Planned:
     """A repeat of a cell, and whether it runs: `action` is `run`, `done`, `kept` or `skip`.
 
-    `prefix` is the beginning of its name in a plan of several models or engines. `tries` are the statuses of the candidates, where a cell is skipped because none of them gave
-    it learning rates.
+    `prefix` is the beginning of its name in a plan of several models or engines. `tries`
+    are the statuses of the candidates, where a cell is skipped because none of them gave it
+    learning rates.
     """
 
     cell: Cell
@@ -126,13 +127,12 @@ def expand(grid: Grid, *resolved: Resolved) -> list[Cell]:
             for cell in _round(axes, grid, model, seed, fold)
         ]
         names = Counter((cell.model, cell.name) for cell in cells)
-        lengths = {model.model: len({cell.max_length for cell in cells if cell.model == model.model})
-                   for model in resolved}  # fmt: skip
+        by_length = len({cell.max_length for cell in cells}) > 1
         cells.sort(
             key=lambda cell: _order(
                 cell,
                 by_settings=names[cell.model, cell.name] > 1,
-                by_length=lengths[cell.model] > 1,
+                by_length=by_length,
                 by_model=len(resolved) > 1,
             )
         )
