@@ -141,12 +141,12 @@ def _against_best(group: Group, chosen: Sequence[_Choice]) -> list[str]:
             is_shown = ends[0] > 0 or ends[1] < 0
             verdict = f"95% interval {text.span(gap, form)}, "
             verdict += "a significant difference" if is_shown else "not distinguishable"
-        costs: tuple[Need, ...] = ("memory", "time")
         saved = [
-            f"{text.times(other / own)}× the {need}"
-            for need in costs
-            if (own := cost_of(best.group, best.setting, need))
-            and (other := cost_of(choice.group, choice.setting, need))
+            f"{text.times(other.value / own.value)}× the {cost}"
+            for cost in COSTS
+            if (own := best.setting.estimate(column(group, cost)))
+            and (other := choice.setting.estimate(column(group, cost)))
+            and own.value > 0
         ]
         sentences.append(
             f"{choice.label} scores {form(gap.value)} against {best.name} ({verdict}), at "
@@ -179,11 +179,11 @@ def _by_limit(group: Group) -> list[str]:
             if least is not None and score is not None:
                 limit = form_cost("memory" if cost == "memory" else "time", least.value)
                 steps.append(
-                    f"from {limit} {encoder} "
-                    f"({text.score(group, score.value)} with {last.own_label})"
+                    f"from {limit} on {encoder}, up to {text.score(group, score.value)} "
+                    f"({last.own_label})"
                 )
         if steps:
-            sentences.append(f"Best by a limit on {cost}: {'; '.join(steps)}.")
+            sentences.append(f"Best score within a limit on {cost}: {'; '.join(steps)}.")
     return sentences
 
 
@@ -196,7 +196,10 @@ def _conditions(encoders: Encoders) -> list[str]:
     for column_name, name in names.items():
         values = {n: str(group.shared(column_name)) for n, group in encoders.groups.items()}
         if len({*values.values()}) > 1:
-            listed = ", ".join(f"{value} for {n}" for n, value in values.items())
+            listed = "; ".join(
+                f"{value} for {', '.join(n for n in values if values[n] == value)}"
+                for value in dict.fromkeys(values.values())
+            )
             costs = "; costs are also those of the engines" if name == "engine" else ""
             sentences.append(f"The encoders differ in {name}: {listed}{costs}.")
     return sentences
@@ -213,11 +216,10 @@ def _table(group: Group, choices: Sequence[_Choice], caption: str) -> Table:
             Head("gap", "to the best", "difference, paired by seed and dev example", True),
         ] if group.has_quality else []),
         Head("memory", text.x_label(group, "memory"), "", True),
-        Head("time", "a training", "all its steps", True),
+        Head("time", text.x_label(group, "time"), "", True),
         Head("examples", "ms for 1,000 examples", "training examples", True),
         Head("tokens", "ms for 1,000 tokens", "of the encoder's own tokenizer", True),
-        Head("length", "tokens of an example", "the mean, special ones included", True),
-        Head("total", "parameters", "of encoder, adapters and head", True),
+        Head("total", "params", "of encoder, adapters and head", True),
         Head("trained", "trained", "parameters that train", True),
         Head("size", "file", "what is shipped with the base model", True),
     ]  # fmt: skip
@@ -236,10 +238,10 @@ def _table(group: Group, choices: Sequence[_Choice], caption: str) -> Table:
     def row(choice: _Choice) -> list[str]:
         setting = choice.setting
         score, speed = setting.estimate("dev_score"), setting.estimate("examples_per_s")
-        tokens = setting.estimate("ms_per_1k_tokens")
+        tokens, time = setting.estimate("ms_per_1k_tokens"), setting.estimate(group.time_column)
+        memory = setting.estimate(group.memory_column)
         examples = None if speed is None or not speed.value else 1e6 / speed.value
         total = setting.estimate("params_total")
-        length = examples / tokens.value if examples and tokens and tokens.value else None
         star = "" if choice.is_recommended or "*" not in caption else " *"
         return [
             choice.name, f"{setting.label}{star}",
@@ -247,10 +249,10 @@ def _table(group: Group, choices: Sequence[_Choice], caption: str) -> Table:
                 form(score.value) if score else DASH,
                 (text.span(score, form) if score else "") or DASH, gap_text(choice),
             ] if group.has_quality else []),
-            cost(choice, "memory"), cost(choice, "time"),
+            DASH if memory is None else text.num(memory.value), DASH if time is None else
+            text.num(time.value),
             DASH if examples is None else text.num(examples),
             DASH if tokens is None else text.num(tokens.value),
-            DASH if length is None else text.num(length),
             DASH if total is None else form_cost("parameters", total.value),
             cost(choice, "parameters"), cost(choice, "size"),
         ]  # fmt: skip
