@@ -41,6 +41,7 @@ from bench.worker.probes.memory import (
 )
 from bench.worker.probes.panel import PANEL_SHARE, choose, replay
 from bench.worker.probes.phases import Phases
+from bench.worker.probes.products import measure_products
 from bench.worker.probes.steps import StepClock
 from bench.worker.progress import Progress
 from bench.worker.saving import (
@@ -162,6 +163,9 @@ class CellRun:
             # gradual unfreezing changes what a step does: the last kind of step is timed
             if len(self.record.losses) < STEPS_ENOUGH or self.unfreezing is not None:
                 machine = self._replay(trainer, chosen)
+            self.record.columns |= measure_products(
+                self.model, chosen, self.cell.amp, self.device
+            )
             self.record.flags += machine.doubts
             write_machine(self.folder, machine.report)
         if self.job.keep:
