@@ -23,7 +23,7 @@ from bench.studies.ensemble import peer
 from bench.studies.ensemble.peer import PEER, why_not
 from minbert.data.tasks import load_task
 from tests.adapters.small import need_peft
-from tests.bench import peer_cells
+from tests.bench import tiny_cells
 from tests.bench.ensembles import Place, indices_of
 from tests.bench.synthetic_rows import cell
 
@@ -95,19 +95,19 @@ def add_trainable(place: Place, checkpoint: Path, *, right: float = 0.0, **chang
     Args:
         right: how much those of what was held out point to the labels.
     """
-    of = peer_cells.cell(checkpoint, held_out=0.25, **changes)
+    of = tiny_cells.cell(checkpoint, held_out=0.25, **changes)
     rng = np.random.default_rng(0)
     held_labels = rng.integers(0, 5, 24)
     kept = {
         "logits": rng.normal(size=(24, 5)).astype(np.float32),
-        "labels": load_task("movies", **peer_cells.EXAMPLES).dev.labels,
+        "labels": load_task("movies", **tiny_cells.EXAMPLES).dev.labels,
         "held_logits": right * np.eye(5, dtype=np.float32)[held_labels]
         + rng.normal(size=(24, 5)).astype(np.float32),
         "held_labels": held_labels,
         "held_indices": indices_of(24),
     }
     path = place.keep(of, kept)
-    (path.parent / FILE).write_text(peer_cells.job_of(of, checkpoint).to_json())
+    (path.parent / FILE).write_text(tiny_cells.job_of(of, checkpoint).to_json())
     return of
 
 

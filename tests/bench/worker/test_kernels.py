@@ -13,7 +13,7 @@ from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from minbert.kernels.reference import is_reference, kernels
 from tests.bench.grids import GridRuns
-from tests.bench.peer_cells import cell, job_of
+from tests.bench.tiny_cells import cell, job_of
 from tests.bench.synthetic_rows import HERE
 
 GRID = """
