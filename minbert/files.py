@@ -14,6 +14,12 @@ WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
 """In the order of preference."""
 VOCABULARIES: Final = ("tokenizer.json", "vocab.txt")
 """In the order of preference."""
+OTHER_VOCABULARIES: Final = (
+    "vocab.json", "spm.model", "sentencepiece.bpe.model", "spiece.model",
+)  # fmt: skip
+"""Of tokenizers other than BERT's."""
+_MERGES: Final = "merges.txt"
+"""Goes with vocab.json."""
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 """Optional, with either vocabulary: how text is normalised."""
 
@@ -57,17 +63,27 @@ def tokenizer_files(folder: Path) -> list[Path]:
     Raises:
         InputError: no such folder, or it has no vocabulary.
     """
-    vocabulary, settings = _first(folder, VOCABULARIES), folder / TOKENIZER_CONFIG
-    return [vocabulary, settings] if is_file(settings) else [vocabulary]
+    return _with_settings(_first(folder, VOCABULARIES))
+
+
+def _with_settings(vocabulary: Path) -> list[Path]:
+    others = (vocabulary.with_name(name) for name in (_MERGES, TOKENIZER_CONFIG))
+    is_json = vocabulary.name == OTHER_VOCABULARIES[0]
+    return [vocabulary, *(p for p in others if is_file(p) and (is_json or p.name != _MERGES))]
+
+
+def _all_tokenizer_files(folder: Path) -> list[Path]:
+    return _with_settings(_first(folder, (*VOCABULARIES, *OTHER_VOCABULARIES)))
 
 
 def vocabulary_digest(folder: Path) -> str:
-    """SHA-256, in hexadecimal, of the files that decide how text becomes token ids.
+    """SHA-256, in hexadecimal, of the files that decide how text becomes token ids, of any
+    tokenizer.
 
     Raises:
         InputError: no such folder, or a file that is missing or can't be read.
     """
-    return _digest(tokenizer_files(folder))
+    return _digest(_all_tokenizer_files(folder))
 
 
 def model_digest(folder: Path) -> str:
@@ -76,7 +92,7 @@ def model_digest(folder: Path) -> str:
     Raises:
         InputError: as `vocabulary_digest`.
     """
-    return _digest([config_file(folder), *tokenizer_files(folder), weights_file(folder)])
+    return _digest([config_file(folder), *_all_tokenizer_files(folder), weights_file(folder)])
 
 
 def sha256_of(path: Path) -> str:

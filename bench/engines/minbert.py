@@ -1,6 +1,7 @@
 """Engine minbert: this project's BERT, with its adapters."""
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +71,7 @@ def _new_model(job: Job) -> BertClassifier:
 def _make_ready(model: BertClassifier, job: Job, new_pooler: bool) -> BertClassifier:
     """A model that has its weights, on its device and with the cell's adapters."""
     cell = job.cell
+    start = time.perf_counter()
     inject(
         model,
         mode=cell.mode,
@@ -84,6 +86,8 @@ def _make_ready(model: BertClassifier, job: Job, new_pooler: bool) -> BertClassi
         for layer in model.modules():
             if isinstance(layer, AdaptedLinear):  # DoRA starts from the norms of the weight
                 layer.reset_parameters(cell.seed)
+    if cell.mode in METHODS:
+        model.adapter_init_s = time.perf_counter() - start
     return model.to(torch.device(job.device))
 
 

@@ -5,8 +5,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.examples.tokenizers import Encoder
 from minbert.data.tasks import Data, Examples
-from minbert.data.tokenizer import Tokenizer
 
 STEP: Final = 8
 MOST_CUT: Final = 0.01
@@ -18,7 +18,7 @@ _SHORT: Final = 4
 Lengths = NDArray[np.int64]
 
 
-def token_lengths(examples: Examples, tokenizer: Tokenizer) -> Lengths:
+def token_lengths(examples: Examples, tokenizer: Encoder) -> Lengths:
     """Tokens of each text, or of each pair in one sequence, special ones included, uncut; [N]."""
     a, b = examples.text_a, examples.text_b
     lengths = [np.zeros(0, dtype=np.int64)]
@@ -47,7 +47,7 @@ def share_cut(lengths: Lengths, max_length: int) -> float:
     return float(np.maximum(lengths - max_length, 0).sum() / max(1, int(lengths.sum())))
 
 
-def find_length(data: Data, tokenizer: Tokenizer, longest: int) -> tuple[int, str]:
+def find_length(data: Data, tokenizer: Encoder, longest: int) -> tuple[int, str]:
     """The `max_length` that `auto` is for a task's training examples, and a note on it.
 
     Texts that the model reads by themselves count by themselves.

@@ -17,14 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.files import remove_oldest, write_atomically
-from bench.plan.cell import Cell, digest
+from bench.examples.tokenizers import tokenizer_of
+from bench.plan.architectures import read_sizes
+from bench.plan.cell import TRANSFORMERS, Cell, digest
 from minbert.assets.cache import cache_folder
 from minbert.data import mapped
 from minbert.data.encoded import Encoded
 from minbert.data.tasks import Data, Examples, Task, pieces_of, source_files, task_of_piece
 from minbert.errors import InputError as MinbertInputError
 from minbert.files import CONFIG, is_file, vocabulary_digest
-from minbert.model.config import BertConfig
 
 FORMAT: Final = 3
 MOST_FILES: Final = 64
@@ -138,7 +139,7 @@ def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces | None:
     rows = None
     try:
         if is_file(tokenizer / CONFIG):
-            rows = BertConfig.from_folder(tokenizer).vocab_size
+            rows = read_sizes(tokenizer).vocab_size
         arrays, notes = mapped.read(path)
         if not notes.get(_DATA, "").startswith(cell.data_digest):
             raise ValueError("it has other examples")
@@ -161,9 +162,7 @@ def make(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces
     Raises:
         InputError: of `minbert`, for a vocabulary that can't be used.
     """
-    from minbert.data.tokenizer import Tokenizer  # a worker that maps its tokens needs none
-
-    encode = Tokenizer.from_folder(tokenizer).encode
+    encode = tokenizer_of(cell.engine, tokenizer).encode  # a worker that maps its tokens needs none
 
     def tokenised(examples: Examples) -> TokenisedExamples:
         encoded = encode(examples.text_a, examples.text_b, cell.max_length)
@@ -185,6 +184,7 @@ def _path(cell: Cell, tokenizer: Path, folder: Path | None) -> Path | None:
         sources = [
             FORMAT,
             metadata.version("tokenizers"),
+            cell.engine_version if cell.engine == TRANSFORMERS else "",
             cell.data_digest,
             cell.max_length,
             cell.fold,

@@ -21,6 +21,7 @@ from bench.common.errors import InputError
 from bench.examples.lengths import find_length
 from bench.examples.options import merged, with_data
 from bench.examples.own import Source, find_source
+from bench.examples.tokenizers import tokenizer_of
 from bench.examples.tokens import cut_notes
 from bench.forecast.client import turn_on
 from bench.forecast.forecast import Forecast
@@ -50,20 +51,29 @@ from bench.launch.checks import (
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found, find_conditions
 from bench.plan import gridfile
+from bench.plan.adapter_configs import read_adapter_configs
+from bench.plan.architectures import attention_of
 from bench.plan.budget import Budget
-from bench.plan.cell import CANDIDATE, GRID, Cell
+from bench.plan.cell import CANDIDATE, ENGINES, GRID, MINBERT, TRANSFORMERS, Cell
 from bench.plan.gridfile import Grid, Settings
 from bench.plan.learning_rates import Search, lacks_rates, why_no_rates, without_rates
 from bench.plan.metrics import METRIC_HELP, METRICS, check_metric, metric_of, problem_of
-from bench.plan.models import Model, check_length, check_ranks, find_model
-from bench.plan.planning import SKIP, Planned, Resolved, check_rerun, expand, plan
+from bench.plan.models import Model, check_length, check_ranks, engine_version, find_model
+from bench.plan.planning import (
+    SKIP,
+    Planned,
+    Resolved,
+    check_rerun,
+    expand,
+    plan,
+    why_not_ours,
+)
 from bench.plan.selection import parse_selection, select
 from bench.references.client import find_references
 from bench.results.rowfile import torn_line
 from bench.results.store import Store
 from minbert.assets.embedded import fetch
 from minbert.data.tasks import Data, Folds, find_task, for_search, load_data
-from minbert.data.tokenizer import Tokenizer
 
 _EPILOG: Final = """\b
 Examples:
@@ -117,6 +127,12 @@ def _compile(
     "--init",
     type=click.Choice(["pretrained", "random"]),
     help="The checkpoint's weights, or random ones, with which only costs are measured.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", *ENGINES]),
+    help="What builds the model: minbert, this project's fast BERT; transformers, any encoder with "
+    "PEFT's adapters; auto: minbert where it can run the whole grid.",
 )
 @click.option(
     "--task",
@@ -260,11 +276,19 @@ def command(
     settings, folder = grid.settings, source.folder
     model = find_model(settings.model, settings.init, settings.pooling)
     length_notes: list[str] = []
+    adapter_configs = read_adapter_configs(grid)
     resolved = _resolve(model, examples, target)
+    resolved = replace(resolved, adapters=adapter_configs.names)
+    engine, *engine_notes = _engine(grid, model)
+    if engine == TRANSFORMERS or any(s.engine == TRANSFORMERS for s in grid.variants):
+        attention = attention_of(model.config)
+        resolved = replace(
+            resolved, engine=engine, engine_version=engine_version(), attention=attention
+        )
     if grid.has_auto_length:
         longest = model.config.max_position_embeddings
         whole = examples if folds is None else folds.whole
-        tokenizer = Tokenizer.from_folder(model.tokenizer)
+        tokenizer = tokenizer_of(engine, model.tokenizer)
         auto_length, *length_notes = find_length(whole, tokenizer, longest)
         resolved = replace(resolved, auto_length=auto_length)
     cells = select(expand(grid, resolved), axes)
@@ -311,7 +335,8 @@ def command(
     planned, number = _next_round(cells, plan_now, search)
     some_run = any(item.action == "run" for item in planned)
     notes = chain(
-        (*source.notes, *examples.notes, *examples.problems, *label_notes(examples)),
+        (*engine_notes, *source.notes, *examples.notes, *examples.problems),
+        label_notes(examples),
         idle_notes(grid.variants, examples),
         unfreezing_notes(cells, model.config.num_hidden_layers),
         compile_notes(cells),
@@ -359,8 +384,22 @@ def command(
         forecaster=forecast,
         references=find_references,
         budget=budget,
+        adapter_configs=adapter_configs.texts,
     )
     return session.run(rounds(cells, plan_now, search), as_json)
+
+
+def _engine(grid: Grid, model: Model) -> list[str]:
+    """What engine `auto` stands for, and a note where it is not minbert.
+
+    Raises:
+        InputError: if a table of cells names engine minbert, which can't load the model.
+    """
+    if model.why_not_ours and any(s.engine == MINBERT for s in grid.variants):
+        raise InputError(f"--engine {MINBERT}: {model.why_not_ours}; take engine {TRANSFORMERS}")
+    if not (why := model.why_not_ours or why_not_ours(grid)):
+        return [MINBERT]
+    return [TRANSFORMERS, f"engine {TRANSFORMERS}: {why}"]
 
 
 def _print_notes(notes: Iterable[str]) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -59,7 +59,8 @@ class Session:
     `device_name` is as in `bench.machine.conditions.Found`; `has_bf16` is false if the device only
     emulates bf16. `worker` is the command that runs a cell; its last argument is the cell's folder.
     `references` is `bench.references.client.find_references`; None: scores get no reference points.
-    `metric` decides in the report; None: the rows' own.
+    `metric` decides in the report; None: the rows' own. `adapter_configs` has the JSON of each
+    adapter_config.json by its name in cells.
     """
 
     grid: Grid
@@ -82,6 +83,7 @@ class Session:
     references: Callable[..., Iterable[str]] | None = None
     budget: Budget = field(default_factory=Budget)
     account: Account = field(default_factory=Account)
+    adapter_configs: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, rounds: Iterable[list[Planned]], as_json: bool = False) -> int:
         """Run the plans, render the report, and return the exit code.
@@ -353,6 +355,7 @@ class Session:
             data=None if self.data_folder is None else str(self.data_folder.resolve()),
             keep=self._weights.keeps(item.cell),
             code_version=self.conditions.code_version,
+            adapter_config=self.adapter_configs.get(item.cell.adapter or ""),
         )
 
     def _row(self, item: Planned, outcome: Outcome, folder: Path, expected: Columns) -> Row:

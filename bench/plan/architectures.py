@@ -13,6 +13,7 @@ from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
 from bench.common.messages import shown
 from minbert.files import config_file, read_json
+from minbert.model.config import BertConfig
 
 _BERT: Final = ("attention.self.query", "attention.self.key", "attention.self.value")
 _DENSE: Final = ("attention.output.dense", "intermediate.dense", "output.dense")
@@ -30,6 +31,7 @@ class Architecture:
         other: the other linear layers of a layer.
         first_position: whether positions count from the id of padding plus 1, so that as many of
             them are not for text.
+        has_sdpa: whether transformers computes its attention by torch's fused kernels.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Architecture:
     attention: tuple[str, ...] = _BERT
     other: tuple[str, ...] = _DENSE
     first_position: bool = False
+    has_sdpa: bool = True
 
     def adapted(self, layers: str) -> tuple[str, ...]:
         """Names within a layer of the linear layers that a layer set adapts."""
@@ -65,8 +68,11 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
         attention=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
         other=("attention.attn.o", "intermediate.dense", "output.dense"),
         first_position=True,
+        has_sdpa=False,
     ),
-    "deberta": Architecture(name="DeBERTa", attention=("attention.self.in_proj",)),
+    "deberta": Architecture(
+        name="DeBERTa", attention=("attention.self.in_proj",), has_sdpa=False
+    ),
     "deberta-v2": Architecture(
         name="DeBERTa-v2/v3",
         attention=(
@@ -74,6 +80,7 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
             "attention.self.key_proj",
             "attention.self.value_proj",
         ),
+        has_sdpa=False,
     ),
     "modernbert": Architecture(
         name="ModernBERT",
@@ -98,8 +105,8 @@ class EncoderSizes:
     intermediate_size: int
     vocab_size: int
     max_position_embeddings: int
-    type_vocab_size: int
     pad_token_id: int
+    type_vocab_size: int = 2
 
 
 _OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -108,11 +115,10 @@ _OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "intermediate_size": ("hidden_dim", "d_ff", "ffn_dim"),
     "vocab_size": (),
     "max_position_embeddings": ("max_seq_len", "n_positions", "max_sequence_length"),
-    "type_vocab_size": (),
     "pad_token_id": (),
 }
 """Names in a config.json, before those that some architectures have instead."""
-_DEFAULTS: Final = {"type_vocab_size": 2, "pad_token_id": 0, "max_position_embeddings": 512}
+_DEFAULTS: Final = {"pad_token_id": 0, "max_position_embeddings": 512}
 _MOST: Final = 2**24
 
 
@@ -141,9 +147,12 @@ def read_sizes(folder: Path) -> EncoderSizes:
             "implements"
         )
     model_type = model_type_of(folder)
-    sizes = {name: _size(values, name, path) for name in _OTHER_NAMES}
     architecture = ARCHITECTURES.get(model_type)
-    if architecture is not None and architecture.first_position:
+    after_padding = architecture is not None and architecture.first_position
+    if after_padding:
+        values.setdefault("pad_token_id", 1)
+    sizes = {name: _size(values, name, path) for name in _OTHER_NAMES}
+    if after_padding:
         sizes["max_position_embeddings"] -= sizes["pad_token_id"] + 1
     return EncoderSizes(model_type=model_type, **sizes)
 
@@ -153,7 +162,7 @@ def _size(values: Mapping[str, Any], name: str, path: Path) -> int:
     value = _DEFAULTS.get(name) if given is None else values[given]
     if value is None:
         raise InputError(f"{path}: lacks {name}, which the config.json of an encoder has")
-    least = 0 if name in ("pad_token_id", "type_vocab_size") else 1
+    least = 0 if name == "pad_token_id" else 1
     if type(value) is not int or not least <= value <= _MOST:
         raise InputError(
             f"{path}: {given or name} must be a whole number from {least} to {_MOST}, not "
@@ -165,3 +174,11 @@ def _size(values: Mapping[str, Any], name: str, path: Path) -> int:
 def is_layer_set(layers: str) -> bool:
     """Whether a name is that of a layer set; else it lists the ends of layers' names."""
     return layers in LAYER_SETS
+
+
+def attention_of(config: EncoderSizes | BertConfig) -> str:
+    """What `attn_implementation` auto stands for: sdpa where the architecture is known to have it,
+    else eager."""
+    model_type = config.model_type if isinstance(config, EncoderSizes) else "bert"
+    architecture = ARCHITECTURES.get(model_type)
+    return "sdpa" if architecture is not None and architecture.has_sdpa else "eager"

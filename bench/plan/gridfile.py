@@ -307,9 +307,14 @@ def load(name_or_file: str) -> Grid:
                 "file that ends in .toml"
             )
     grid = parse(_read(path), str(path) if path.parent != NAMED else path.name, path.stem)
-    if grid.data is None:
-        return grid
-    return grid.model_copy(update={"data": grid.data.inside(path.parent)})
+    data = None if grid.data is None else grid.data.inside(path.parent)
+    cells = [
+        axes.model_copy(
+            update={"adapter_config": [str(path.parent / name) for name in axes.adapter_config]}
+        )
+        for axes in grid.cells
+    ]
+    return grid.model_copy(update={"data": data, "cells": cells})
 
 
 def with_settings(grid: Grid, values: dict[str, object]) -> Grid:

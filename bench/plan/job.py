@@ -20,7 +20,8 @@ class Job:
     """Everything a worker needs to run one cell.
 
     `checkpoint` is the folder of the weights; for a random initialisation it is the folder of the
-    configuration, or None if the configuration is a named `geometry`. Paths stay in the cell's
+    configuration, or None if the configuration is a named `geometry`. `adapter_config` is the JSON
+    of the adapters of mode peft. Paths stay in the cell's
     folder: they are not columns of runs.csv.
     """
 
@@ -36,6 +37,7 @@ class Job:
     keep: bool
     code_version: str
     repeat: int = 1
+    adapter_config: str | None = None
 
     def to_json(self) -> str:
         """The text of cell.json."""
@@ -64,7 +66,7 @@ class Job:
             raise InputError("holds text that is no Unicode") from error
         if values.get("cell_id") != identity:
             raise InputError("has settings that are not those of its cell_id")
-        job: Job = _built(cls, {"repeat": 1, **values, "cell": cell})
+        job: Job = _built(cls, {"repeat": 1, "adapter_config": None, **values, "cell": cell})
         return job
 
     @classmethod

@@ -1,13 +1,17 @@
 """Models by their name on the command line: a checkpoint's folder, or a named geometry."""
 
 from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 from adapters.names import adapted_layers
 from bench.common.errors import InputError
-from bench.plan.cell import Cell, digest
+from bench.plan.architectures import EncoderSizes, model_type_of, read_sizes
+from bench.plan.cell import MINBERT, TRANSFORMERS, Cell, digest
 from minbert.assets.embedded import fetch
-from minbert.files import is_folder, model_digest, vocabulary_digest
+from minbert.files import is_file, is_folder, model_digest, read_json, vocabulary_digest
 from minbert.model.config import GEOMETRIES, BertConfig
 
 
@@ -23,11 +27,18 @@ class Model:
     name: str
     digest: str
     pooling: str
-    config: BertConfig
+    config: BertConfig | EncoderSizes
     checkpoint: Path | None
     geometry: str | None
     tokenizer: Path
     embedded: bool = False
+
+    @property
+    def why_not_ours(self) -> str:
+        """Why engine minbert can't load it; empty: it can."""
+        if isinstance(self.config, BertConfig):
+            return ""
+        return f"{self.name} is of type {self.config.model_type}, and engine minbert loads bert"
 
 
 def find_model(name: str, init: str, pooling: str) -> Model:
@@ -37,7 +48,8 @@ def find_model(name: str, init: str, pooling: str) -> Model:
         name: `minilm`, a folder in the Hugging Face layout, the name of a checkpoint on the
             Hugging Face hub, or, with a random initialisation, a named geometry.
         init: `pretrained` or `random`.
-        pooling: `pooler`, `mean`, or `auto`: mean for `minilm`, which was tuned for it.
+        pooling: `pooler`, `cls`, `mean`, or `auto`: as the files of sentence-transformers in the
+            folder say, if there are any; else pooler.
 
     Raises:
         InputError: here or from `minbert`, if there is no such model.
@@ -49,13 +61,26 @@ def find_model(name: str, init: str, pooling: str) -> Model:
         return Model(name, identity, chosen, GEOMETRIES[name], None, name, tokenizer, True)
     embedded = name == "minilm"
     folder = _folder(name)
-    config = BertConfig.from_folder(folder)
+    is_bert = model_type_of(folder) == "bert"
+    config = BertConfig.from_folder(folder) if is_bert else read_sizes(folder)
+    if pooling == "auto" and not embedded:
+        chosen = _pooling_of(folder)
     if init == "random":
         identity = digest([vars(config), vocabulary_digest(folder)], 16)
     else:
         identity = model_digest(folder)[:16]
     label = Path(name).resolve().name if not embedded and is_folder(name) else name
     return Model(label, identity, chosen, config, folder, None, folder, embedded)
+
+
+_POOLINGS: Final = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+
+
+def _pooling_of(folder: Path) -> str:
+    """The pooling that an embedding model was trained for; else that of its architecture's head."""
+    path = folder / "1_Pooling" / "config.json"
+    values = read_json(path) if is_file(path) else {}
+    return next((name for key, name in _POOLINGS.items() if values.get(key) is True), "pooler")
 
 
 def _folder(name: str) -> Path:
@@ -84,7 +109,7 @@ def check_length(max_length: int, model: Model, *, pairs: bool) -> None:
     Raises:
         InputError: naming what doesn't fit.
     """
-    if pairs and model.config.type_vocab_size < 2:
+    if pairs and isinstance(model.config, BertConfig) and model.config.type_vocab_size < 2:
         raise InputError(
             f"--task: {model.name} has one token type, and a pair of texts needs two; "
             "take a task of single texts, or another model"
@@ -103,15 +128,15 @@ def check_length(max_length: int, model: Model, *, pairs: bool) -> None:
         )
 
 
-def check_ranks(cells: list[Cell], config: BertConfig) -> None:
-    """Refuse ranks above the width of an adapted layer.
+def check_ranks(cells: list[Cell], config: BertConfig | EncoderSizes) -> None:
+    """Refuse ranks above the width of an adapted layer of engine minbert.
 
     Raises:
         InputError: naming the rank, the layer and its width.
     """
     hidden, intermediate = config.hidden_size, config.intermediate_size
     for cell in cells:
-        if cell.rank is None or cell.layers is None:
+        if cell.rank is None or cell.layers is None or cell.engine != MINBERT:
             continue
         for layer in adapted_layers(cell.layers):
             wide = layer in ("intermediate.dense", "output.dense")
@@ -121,3 +146,21 @@ def check_ranks(cells: list[Cell], config: BertConfig) -> None:
                     f"rank {cell.rank} is above the width of {layer} in {cell.model}, which is "
                     f"{width}; take a rank of at most {width}"
                 )
+
+
+_LIBRARIES: Final = ("transformers", "peft")
+
+
+def engine_version() -> str:
+    """The versions of the libraries of engine transformers, such as `transformers 5.1.0, peft
+    0.20.0`.
+
+    Raises:
+        InputError: with the command that installs them, if one is missing.
+    """
+    missing = [name for name in _LIBRARIES if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"engine {TRANSFORMERS} needs {' and '.join(missing)}: pip install -e '.[transformers]'"
+        )
+    return ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)

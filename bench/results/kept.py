@@ -8,7 +8,7 @@ from adapters.names import trains_base
 from bench.plan.cell import CANDIDATE, Cell
 from bench.results.protocol import WEIGHTS
 from bench.results.store import cells_folder
-from minbert.model.config import BertConfig, count_parameters
+from minbert.model.config import Sizes, count_parameters
 
 CAP: Final = 2**30
 """Bytes of all kept weights of a CSV, at which cells no longer keep theirs unless all do."""
@@ -27,7 +27,7 @@ def keeps_by_default(cell: Cell) -> bool:
     return is_useful and not trains_encoder(cell)
 
 
-def largest_weights(cell: Cell, config: BertConfig) -> int:
+def largest_weights(cell: Cell, config: Sizes) -> int:
     """An upper bound of the bytes of a cell's trained weights, unless it has very many classes.
 
     Args:

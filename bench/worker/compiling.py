@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from bench.common.errors import InputError
-from bench.plan.cell import Cell
+from bench.plan.cell import MINBERT, Cell
 from bench.worker.failures import is_out_of_memory
 from bench.worker.setup import Split
-from minbert.data.batches import Buckets, plan_training
-from minbert.model.classifier import BertClassifier
+from minbert.data.batches import Batch, Buckets, plan_training
+from minbert.model.classifier import BertClassifier, Classifier
 from minbert.training.compiled import CompiledModel, compile_model
 
 _CACHES: Final = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
@@ -28,17 +30,39 @@ _LOCK: Final = "lock"
 _UNFINISHED: Final = ".unfinished"
 
 
+class AutoCompiledModel:
+    """A model by torch.compile, as users of transformers compile it: for any length of batches.
+
+    Attributes:
+        cached: None: how much of the code came from the compiler's cache is not known.
+    """
+
+    cached: float | None = None
+
+    def __init__(self, model: Classifier) -> None:
+        self._run = torch.compile(model, dynamic=True)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Logits [B, C] of a batch."""
+        logits: Tensor = self._run(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        return logits
+
+
 def buckets_of(cell: Cell) -> Buckets | None:
     """The lengths that a cell's batches are padded to; None: each to its longest text."""
-    return Buckets(cell.max_length) if cell.is_compiled else None
+    return Buckets(cell.max_length) if cell.is_compiled and cell.engine == MINBERT else None
 
 
-def compile_for(model: BertClassifier, train: Split, cell: Cell, epochs: int) -> CompiledModel:
+def compile_for(
+    model: Classifier, train: Split, cell: Cell, epochs: int
+) -> "CompiledModel | AutoCompiledModel":
     """A cell's model, compiled for the full batches of its first epochs.
 
     Raises:
         InputError: as `compile_model`.
     """
+    if not isinstance(model, BertClassifier):
+        return AutoCompiledModel(model)
     lengths, buckets = train.lengths, Buckets(cell.max_length)
     texts = min(cell.batch_size, len(train))
     padded_lengths: set[int] = set()

@@ -25,7 +25,7 @@ from bench.plan.job import Job
 from bench.results.overall import overall
 from bench.results.protocol import LAUNCHED_AT
 from bench.stats.steptimes import STEPS_ENOUGH
-from bench.worker.compiling import buckets_of, compile_for, shared_cache
+from bench.worker.compiling import AutoCompiledModel, buckets_of, compile_for, shared_cache
 from bench.worker.device import set_up_device
 from bench.worker.hostcopies import HostCopies
 from bench.worker.probes.counting import measure_work
@@ -138,6 +138,7 @@ class CellRun:
         self.record.columns["imports_anon_mib"] = resident_now().anon_mib
         with self.phases.phase("load"):
             self.model = self.engine.build(self.job)
+        self.record.columns["adapter_init_s"] = self.model.adapter_init_s
         with self.phases.phase("tokenise"):
             self._tokenise()
         movement = Movement(self.model, self.engine)
@@ -247,7 +248,7 @@ class CellRun:
         steps_per_epoch = self._steps_per_epoch
         total = steps_per_epoch * cell.epochs
         total = min(total, cell.max_steps) if cell.max_steps is not None else total
-        compiled: CompiledModel | None = None
+        compiled: CompiledModel | AutoCompiledModel | None = None
         if cell.is_compiled:
             with self.phases.phase("compile"), shared_cache(self.folder):
                 epochs = math.ceil(total / steps_per_epoch)

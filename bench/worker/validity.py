@@ -45,6 +45,9 @@ class Movement:
             stuck = sorted(names - moved)
             if stuck and (every or len(stuck) == len(names)):
                 return f"nothing was learned in: {_some(stuck)}"
+        adapter = groups["adapter"].keys() - frozen
+        if adapter and not moved & adapter:
+            return f"nothing was learned in: {_some(sorted(adapter))}"
         base = groups["base"].keys() - frozen
         if base and not moved & base:
             return "the encoder was to train and did not move"

@@ -32,10 +32,12 @@ class Classifier(nn.Module):
     Attributes:
         heads: its outputs by part of the task; of a task without parts under "".
         pad_id: the id of padding.
+        adapter_init_s: the time of adding adapters, s; None without adapters.
     """
 
     heads: dict[str, HeadConfig]
     pad_id: int
+    adapter_init_s: float | None = None
 
 
 class BertClassifier(Classifier):

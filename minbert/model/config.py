@@ -5,7 +5,7 @@ Free of torch, so that planning stays light.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from minbert.errors import InputError
 from minbert.files import config_file, read_json
@@ -135,7 +135,24 @@ GEOMETRIES: Final = {
 """Sizes that can be measured with random weights. All use the vocabulary of `minilm`."""
 
 
-def count_parameters(config: BertConfig, pooler: bool, num_outputs: int) -> int:
+class Sizes(Protocol):
+    """The sizes that decide the number of parameters."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def num_hidden_layers(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def max_position_embeddings(self) -> int: ...
+    @property
+    def type_vocab_size(self) -> int: ...
+
+
+def count_parameters(config: Sizes, pooler: bool, num_outputs: int) -> int:
     """The number of parameters of an encoder and, unless `num_outputs` is 0, of its linear head."""
     hidden, wide = config.hidden_size, config.intermediate_size
     norm = 2 * hidden

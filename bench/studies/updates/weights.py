@@ -23,6 +23,7 @@ from bench.studies.updates.spectrum import Floats, Spectrum, random_spectrum, sp
 from bench.worker.trained import load_trained
 from minbert.model.checkpoint import load_encoder
 from minbert.model.classifier import BertClassifier
+from minbert.model.config import BertConfig
 from minbert.model.encoder import BertEncoder
 
 _LAYER: Final = re.compile(r"(?:bert\.)?encoder\.layer\.(\d+)\.(.+)")
@@ -108,7 +109,7 @@ def base_weights(base: Model) -> Mapping[Place, NDArray[np.float32]]:
     Raises:
         InputError: of `minbert`, if it can't be loaded.
     """
-    encoder = BertEncoder(base.config, pooler=False)
+    encoder = BertEncoder(cast(BertConfig, base.config), pooler=False)
     load_encoder(encoder, _folder(base))
     return {place: rows.numpy() for place, rows in linear_weights(encoder).items()}
 

@@ -1,0 +1,491 @@
+"""Engine transformers: any encoder that transformers' AutoModel loads, with PEFT's adapters.
+
+Parameters have the names of the architecture's own model for sequence classification, such as
+`roberta.encoder.layer.0.attention.self.query.weight` and `classifier.dense.weight`, whatever the
+pooling. Heads and the matrices A of LoRA are drawn as engine minbert draws them.
+"""
+
+import hashlib
+import inspect
+import json
+import math
+import re
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers.utils import logging
+
+from adapters.methods import BITFIT, LOW_RANK, METHODS, PEFT
+from adapters.names import trains_base
+from bench.common.errors import InputError
+from bench.engines.engine import Groups
+from bench.engines.outputs import heads_of, parts_of, task_of
+from bench.plan.architectures import ARCHITECTURES, is_layer_set
+from bench.plan.cell import DEFAULT, ON, Cell
+from bench.plan.job import Job
+from minbert.model.classifier import Classifier, HeadConfig, mean_of_real
+from minbert.model.config import GEOMETRIES
+from minbert.model.heads import HEADS
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+
+_POOLER: Final = "pooler"
+_MEAN: Final = "mean"
+_MOST_NAMED: Final = 30
+_MOVING: Final = {"lora": "lora_B", "dora": "lora_B", "vera": "vera_lambda_b", "ia3": "ia3_"}
+"""Parts of the names of the parameters that every training changes, by mode; in LoRA, for example,
+A gets no gradient before B has moved."""
+_REFUSED: Final = {"ADALORA": "a call in each step"}
+"""Methods that need more than a configuration."""
+
+
+class EncoderClassifier(Classifier):
+    """An encoder of transformers with its head.
+
+    Args:
+        model: the architecture's own model for sequence classification, or, with another pooling
+            or head, its encoder.
+        head: the head on the pooled vector, or on tokens; None: `model` has its own.
+        prefix: the name of the encoder in the architecture's own models.
+        takes_types: whether the encoder distinguishes the texts of a pair by token type.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        head: nn.Module | None,
+        prefix: str,
+        *,
+        outputs: int,
+        pooling: str,
+        takes_types: bool,
+    ) -> None:
+        super().__init__()
+        vars(self)["model_of_library"] = model  # not a submodule: its children are
+        self.model_type = str(model.config.model_type)
+        children = model.named_children() if head is None else [(prefix, model)]
+        for name, child in children:
+            self.add_module(name, child)
+        self.prefix = prefix
+        self.own_head = head is None
+        self.classifier: Any
+        if head is not None:
+            self.classifier = head
+        self.pooling = pooling
+        self.takes_types = takes_types
+        self.heads = {"": HeadConfig(outputs)}
+        self.pad_id = int(model.config.pad_token_id or 0)
+        self.reads_tokens = bool(getattr(head, "reads_tokens", False))
+        self.names: dict[str, set[str]] = {"adapter": set(), "head": set()}
+        self.mode = ""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        part: str = "",  # noqa: ARG002 (there is one)
+    ) -> Tensor:
+        """Logits [B, C] of token ids [B, S]."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self.takes_types:
+            inputs["token_type_ids"] = token_type_ids
+        model: Any = self.model_of_library
+        output = model(**inputs)
+        if self.own_head:
+            logits: Tensor = output.logits
+            return logits
+        hidden = output.last_hidden_state  # [B, S, H]
+        if self.reads_tokens:
+            exact = torch.promote_types(hidden.dtype, torch.float32)
+            by_tokens: Tensor = self.classifier(hidden.to(exact), attention_mask)
+            return by_tokens
+        pooled = mean_of_real(hidden, attention_mask) if self.pooling == _MEAN else hidden[:, 0]
+        pooled_logits: Tensor = self.classifier(pooled)
+        return pooled_logits
+
+
+def build(job: Job) -> EncoderClassifier:
+    """As `Engine.build`.
+
+    Raises:
+        InputError: for what the model, the library or PEFT does not support.
+    """
+    with _quiet():
+        model = _loaded(job)
+        _adapt(model, job)
+    return model.to(torch.device(job.device))
+
+
+def skeleton(job: Job) -> EncoderClassifier:
+    """As `Engine.skeleton`.
+
+    Raises:
+        InputError: as `build`.
+    """
+    job = replace(job, device="meta", cell=replace(job.cell, init="random"))
+    with _quiet(), torch.device("meta"):
+        model = _loaded(job)
+        _adapt(model, job)
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings(action="ignore"):
+        yield
+
+
+def _config(job: Job) -> Any:
+    """The model's configuration, with the cell's dropout everywhere."""
+    cell = job.cell
+    if job.geometry is not None:
+        config = transformers.BertConfig(**vars(GEOMETRIES[job.geometry]))
+    else:
+        config = AutoConfig.from_pretrained(
+            job.checkpoint, local_files_only=True, trust_remote_code=False
+        )
+    for name, value in config.to_dict().items():
+        if "dropout" in name and (value is None or isinstance(value, int | float)):
+            setattr(config, name, cell.dropout)
+    (head,) = heads_of_one(job).values()
+    config.num_labels = head.outputs
+    return config
+
+
+def heads_of_one(job: Job) -> dict[str, HeadConfig]:
+    """The only head of a task without parts.
+
+    Raises:
+        InputError: for a task of several parts.
+    """
+    heads = heads_of(task_of(job), parts_of(job.cell))
+    if not isinstance(heads, int):
+        raise InputError(f"task {job.cell.task}: its parts are learned by engine minbert alone")
+    return {"": HeadConfig(heads)}
+
+
+def _loaded(job: Job) -> EncoderClassifier:
+    """The model with weights loaded or drawn, all in fp32, without adapters."""
+    cell, config = job.cell, _config(job)
+    own_head = cell.pooling == _POOLER and cell.head == "linear"
+    if cell.pooling == _POOLER and not own_head and cell.head != "conv":
+        raise InputError(
+            f"head {cell.head}: engine transformers has it with pooling cls or mean; pooling "
+            f"{_POOLER} is the architecture's own head"
+        )
+    auto = AutoModelForSequenceClassification if own_head else AutoModel
+    try:
+        kind = auto._model_mapping[type(config)]
+    except KeyError:
+        raise InputError(
+            f"{cell.model}: transformers has no {config.model_type} model for texts; take an "
+            "encoder"
+        ) from None
+    options: dict[str, Any] = {"attn_implementation": cell.attn_implementation}
+    if not own_head and "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
+        options["add_pooling_layer"] = False
+    new: list[str] = []
+    try:
+        if cell.init == "random":
+            with _seeded(cell.seed):
+                inner = kind._from_config(config, **options)
+        else:
+            inner, info = kind.from_pretrained(
+                job.checkpoint,
+                config=config,
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
+            new = list(info["missing_keys"])
+    except (ImportError, ValueError, OSError, RuntimeError) as error:
+        raise InputError(f"{cell.model}: transformers can't load it: {_line(error)}") from error
+    prefix = inner.base_model_prefix
+    width, outputs = config.hidden_size, config.num_labels
+    head = None if own_head else HEADS[cell.head](width, outputs, cell.dropout)
+    model = EncoderClassifier(
+        inner,
+        head,
+        prefix,
+        outputs=outputs,
+        pooling=cell.pooling,
+        takes_types=_takes_types(inner, config),
+    )
+    if cell.gradient_checkpointing == ON:
+        if not inner.supports_gradient_checkpointing:
+            raise InputError(
+                f"gradient_checkpointing: transformers has none for {config.model_type}; leave it "
+                "out"
+            )
+        inner.gradient_checkpointing_enable({"use_reentrant": False})
+    if not own_head:
+        new = [f"{prefix}.{name}" for name in new]
+    if cell.init == "random":
+        new = [name for name, _ in model.named_parameters() if f".{_POOLER}." in name]
+    outside = {name for name, _ in model.named_parameters() if not name.startswith(f"{prefix}.")}
+    model.names["head"] = outside | {name for name in new if not name.startswith(f"{prefix}.emb")}
+    _draw_head(model, cell.seed, float(getattr(config, "initializer_range", 0.02)))
+    return model
+
+
+def _takes_types(model: Any, config: Any) -> bool:
+    accepted = inspect.signature(model.forward).parameters
+    return "token_type_ids" in accepted and int(getattr(config, "type_vocab_size", 0) or 0) > 1
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draws from torch's global generator with a seed, and leaves it as it was."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        yield
+
+
+@torch.no_grad()
+def _draw_head(model: EncoderClassifier, seed: int, std: float) -> None:
+    """Draw the head as `minbert.model.classifier.initialise` does: matrices are normal, biases 0,
+    and the weights of norms 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for owner, module in model.named_modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if f"{owner}.{name}" not in model.names["head"] or _on_meta(model):
+                continue
+            value = torch.zeros(parameter.shape)
+            if isinstance(module, nn.LayerNorm) and name == "weight":
+                value.fill_(1.0)
+            elif value.dim() > 1:
+                value.normal_(0.0, std, generator=generator)
+            setattr(module, name, nn.Parameter(value))
+
+
+def _on_meta(model: EncoderClassifier) -> bool:
+    return next(model.get_submodule(model.prefix).parameters()).is_meta
+
+
+def _adapt(model: EncoderClassifier, job: Job) -> None:
+    """Add the cell's adapters, and make trainable what its mode trains."""
+    cell = job.cell
+    model.mode = cell.mode
+    base = cell.mode == "full"
+    if cell.mode in METHODS:
+        start = time.perf_counter()
+        _add_adapters(model, job)
+        model.adapter_init_s = time.perf_counter() - start
+        base = cell.layers is not None and trains_base(cell.layers)
+    elif cell.mode == BITFIT:
+        model.names["adapter"] = {
+            name
+            for name, _ in model.named_parameters()
+            if name.endswith("bias") and name not in model.names["head"]
+        }
+        if not model.names["adapter"]:
+            raise InputError(
+                f"mode {BITFIT}: the encoder of {cell.model} has no biases to train; take another "
+                "mode"
+            )
+    adapter, head = model.names["adapter"], model.names["head"]
+    for name, parameter in model.named_parameters():
+        adapted = ".base_layer." in name or _is_of_adapter(name, model)
+        trains = name in adapter or name in head or (base and not adapted)
+        parameter.requires_grad_(trains)
+
+
+def _is_of_adapter(name: str, model: EncoderClassifier) -> bool:
+    """Whether a parameter came with the adapters, be it frozen."""
+    return name in model.names.get("added", ())
+
+
+def linear_layers(model: EncoderClassifier) -> dict[str, nn.Linear]:
+    """The linear layers of the encoder by name."""
+    layers = dict(model.get_submodule(model.prefix).named_modules(prefix=model.prefix))
+    return {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+
+
+def target_layers(model: EncoderClassifier, cell: Cell) -> list[str]:
+    """Names of the linear layers that carry adapters.
+
+    Raises:
+        InputError: with the names of the linear layers, if the layer set has no meaning for the
+            architecture, or names of layers match none.
+    """
+    names, layers = list(linear_layers(model)), str(cell.layers)
+    if is_layer_set(layers):
+        architecture = ARCHITECTURES.get(model.model_type)
+        if architecture is None:
+            ends = dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in names)
+            example = "+".join(list(ends)[:2])
+            raise InputError(
+                f"layers {layers}: not defined for model_type {model.model_type}, whose linear "
+                f'layers are {_listed(ends)}; name some in a grid file: layers = ["{example}"]'
+            )
+        place = re.escape(f"{model.prefix}.{architecture.layers}").replace(r"\{\}", r"\d+")
+        ends_of = "|".join(map(re.escape, architecture.adapted(layers)))
+        return [name for name in names if re.fullmatch(f"{place}({ends_of})", name)]
+    targets = layers.split("+")
+    for target in targets:
+        if not any(_ends_in(name, target) for name in names):
+            ends = dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in names)
+            raise InputError(
+                f"layers {layers}: {cell.model} has no linear layer whose name ends in {target}; "
+                f"they are {_listed(ends)}"
+            )
+    return [name for name in names if any(_ends_in(name, target) for target in targets)]
+
+
+def _ends_in(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - _MOST_NAMED} more" if len(listed) > _MOST_NAMED else ""
+    return ", ".join(listed[:_MOST_NAMED]) + more
+
+
+def _add_adapters(model: EncoderClassifier, job: Job) -> None:
+    import peft
+
+    cell, before = job.cell, {name for name, _ in model.named_parameters()}
+    config = peft_config(model, job)
+    on_meta = _on_meta(model)
+    try:
+        with _seeded(cell.seed), torch.device("meta") if on_meta else nullcontext():
+            adapted = peft.get_peft_model(model.model_of_library, config, low_cpu_mem_usage=on_meta)
+    except Exception as error:  # PEFT raises many kinds for what a configuration can't express
+        raise InputError(f"mode {cell.mode}: PEFT refuses it: {_line(error)}") from error
+    vars(model)["peft_model"] = adapted  # for saving; the layers are in the model
+    named = dict(model.named_parameters())
+    added = {name for name in named if name not in before and ".base_layer." not in name}
+    model.names["added"] = added
+    model.names["adapter"] = {name for name in added if named[name].requires_grad}
+    if not model.names["adapter"]:
+        raise InputError(f"mode {cell.mode}: the configuration adds nothing that trains")
+    if cell.mode in LOW_RANK and cell.init_lora_weights == DEFAULT and not on_meta:
+        _draw_factors(model, cell.seed)
+
+
+def peft_config(model: EncoderClassifier, job: Job) -> Any:
+    """PEFT's configuration of a cell's adapters.
+
+    Raises:
+        InputError: if it is refused.
+    """
+    import peft
+
+    cell = job.cell
+    if cell.mode == PEFT:
+        return _given_config(json.loads(job.adapter_config or "{}"))
+    targets = target_layers(model, cell)
+    if cell.mode in LOW_RANK:
+        default = cell.init_lora_weights == DEFAULT
+        _check_rank(model, cell, targets)
+        return peft.LoraConfig(
+            r=cell.rank,
+            lora_alpha=1.0 if cell.alpha is None else cell.alpha,  # without one it is counted
+            lora_dropout=cell.lora_dropout,
+            target_modules=targets,
+            use_rslora=cell.use_rslora == ON,
+            use_dora=cell.mode == "dora",
+            init_lora_weights=True if default else cell.init_lora_weights,
+        )
+    if cell.mode == "vera":
+        return peft.VeraConfig(r=cell.rank, target_modules=targets, projection_prng_key=cell.seed)
+    return peft.IA3Config(target_modules=targets, feedforward_modules=[])
+
+
+def _check_rank(model: EncoderClassifier, cell: Cell, targets: list[str]) -> None:
+    layers = linear_layers(model)
+    for name in targets:
+        width = min(layers[name].in_features, layers[name].out_features)
+        if cell.rank is not None and cell.rank > width:
+            raise InputError(
+                f"rank {cell.rank} is above the width of {name} in {cell.model}, which is {width}; "
+                f"take a rank of at most {width}"
+            )
+
+
+def _given_config(values: dict[str, Any]) -> Any:
+    """The configuration in an adapter_config.json."""
+    import peft
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    name = str(values.get("peft_type"))
+    kinds = {str(kind.value): kind for kind in peft.PeftType}
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(kinds.get(name))
+    if kind is None:
+        raise InputError(f"adapter_config: PEFT has no peft_type {name[:60]!r}")
+    if name in _REFUSED:
+        raise InputError(
+            f"adapter_config: {name} needs {_REFUSED[name]}, which a configuration does not "
+            "express; take another method"
+        )
+    try:
+        config = kind.from_peft_type(**{**values, "inference_mode": False, "task_type": None})
+    except Exception as error:  # of many kinds
+        raise InputError(f"adapter_config: PEFT refuses it: {_line(error)}") from error
+    if config.is_prompt_learning or config.is_adaption_prompt:
+        raise InputError(
+            f"adapter_config: {name} adds to the input or to the past of a decoder, and encoders "
+            "here take texts as they are; take another method"
+        )
+    config.modules_to_save = None  # the head trains anyway
+    return config
+
+
+@torch.no_grad()
+def _draw_factors(model: EncoderClassifier, seed: int) -> None:
+    """Draw every A as `adapters.low_rank.LowRankLinear.reset_parameters` does."""
+    for name, parameter in model.named_parameters():
+        owner, is_a, _ = name.partition(".lora_A.")
+        if is_a:
+            digest = hashlib.sha256(f"{seed} {owner}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+            nn.init.kaiming_uniform_(parameter, a=math.sqrt(5), generator=generator)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def parameter_groups(model: nn.Module) -> Groups:
+    """As `Engine.parameter_groups`."""
+    assert isinstance(model, EncoderClassifier)  # noqa: S101
+    groups: Groups = {"adapter": {}, "base": {}, "head": {}}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            group = next((g for g in ("adapter", "head") if name in model.names[g]), "base")
+            groups[group][name] = parameter
+    return groups
+
+
+def moving(model: nn.Module) -> set[str]:
+    """As `Engine.moving`."""
+    assert isinstance(model, EncoderClassifier)  # noqa: S101
+    part = _MOVING.get(model.mode)
+    return {name for name in model.names["adapter"] if part is not None and part in name}
+
+
+def place_of(model: nn.Module, name: str) -> tuple[str, int | None] | None:
+    """As `Engine.place_of`."""
+    assert isinstance(model, EncoderClassifier)  # noqa: S101
+    if not name.startswith(f"{model.prefix}."):
+        return None
+    layer = re.search(r"\.(\d+)\.", name) if _has_layers(model) else None
+    return model.prefix, None if layer is None else int(layer[1])
+
+
+def _has_layers(model: EncoderClassifier) -> bool:
+    """Whether the layers have weights of their own."""
+    architecture = ARCHITECTURES.get(model.model_type)
+    return architecture is None or "{}" in architecture.layers

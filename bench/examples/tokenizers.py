@@ -1,0 +1,87 @@
+"""The tokenizer of an engine: that of minbert, or a checkpoint's own by transformers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from bench.common.errors import InputError
+from bench.plan.cell import MINBERT
+from minbert.data.encoded import Encoded
+
+
+class Encoder(Protocol):
+    """A tokenizer."""
+
+    def encode(
+        self, text_a: Sequence[str], text_b: Sequence[str] | None, max_length: int
+    ) -> Encoded:
+        """Token ids of texts, or of pairs, as `minbert.data.tokenizer.Tokenizer.encode`."""
+        ...
+
+
+def tokenizer_of(engine: str, folder: Path) -> Encoder:
+    """The tokenizer of the checkpoint in a folder, for an engine.
+
+    Raises:
+        InputError: if there is none that can be used.
+    """
+    from minbert.data.tokenizer import Tokenizer
+
+    return Tokenizer.from_folder(folder) if engine == MINBERT else FastTokenizer(folder)
+
+
+class FastTokenizer:
+    """A checkpoint's own fast tokenizer, without its padding and truncation."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # of many kinds, by the tokenizer's class
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{folder}: transformers can't load its tokenizer: {reason}"
+            ) from error
+        if not getattr(tokenizer, "is_fast", False):
+            raise InputError(
+                f"{folder}: its tokenizer, {type(tokenizer).__name__}, has no fast version "
+                "(tokenizer.json), which engine transformers needs; take another checkpoint"
+            )
+        self.tokenizer = tokenizer
+        self._backend: Any = tokenizer.backend_tokenizer
+        self._backend.no_padding()
+        self._backend.no_truncation()
+
+    def encode(
+        self, text_a: Sequence[str], text_b: Sequence[str] | None, max_length: int
+    ) -> Encoded:
+        """As `minbert.data.tokenizer.Tokenizer.encode`."""
+        special = self._backend.num_special_tokens_to_add(text_b is not None)
+        if max_length <= special:
+            raise ValueError(f"max_length {max_length} leaves no room besides the special tokens")
+        texts: list[Any] = list(text_a if text_b is None else zip(text_a, text_b, strict=True))
+        encodings = self._backend.encode_batch(texts)
+        tokens = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
+        long = np.flatnonzero(tokens > max_length)
+        self._backend.enable_truncation(max_length)
+        for place, encoding in zip(
+            long, self._backend.encode_batch([texts[place] for place in long]), strict=True
+        ):
+            encodings[place] = encoding
+        self._backend.no_truncation()
+        left = np.minimum(tokens, max_length)
+        return Encoded(
+            _joined([encoding.ids for encoding in encodings], np.int32),
+            np.minimum(_joined([encoding.type_ids for encoding in encodings], np.int8), 1),
+            np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(left)]),
+            tokens - left,
+        )
+
+
+def _joined(lists: Sequence[Sequence[int]], dtype: Any) -> Any:
+    return np.fromiter((value for values in lists for value in values), dtype)
