@@ -164,9 +164,7 @@ class CellRun:
             # gradual unfreezing changes what a step does: the last kind of step is timed
             if len(self.record.losses) < STEPS_ENOUGH or self.unfreezing is not None:
                 machine = self._replay(trainer, chosen)
-            self.record.columns |= measure_products(
-                self.model, chosen, self.cell.amp, self.device
-            )
+            self.record.columns |= measure_products(self.model, chosen, self.cell.amp, self.device)
             self.record.flags += machine.doubts
             write_machine(self.folder, machine.report)
         if self.job.keep:

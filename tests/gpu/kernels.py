@@ -105,10 +105,9 @@ def count_ours(
 
 def count_theirs(mode: str, layers: str | None, amp: str, length: int) -> Count:
     """Count a step of the baseline of `bench.peers`, with torch's attention."""
+    from bench.peers import baseline
     from peft import get_peft_model
     from transformers import BertConfig
-
-    from bench.peers import baseline
 
     config = BertConfig(num_labels=CLASSES, classifier_dropout=0.1, attn_implementation="sdpa")
     cell: Any = SimpleNamespace(

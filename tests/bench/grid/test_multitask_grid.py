@@ -11,7 +11,6 @@ from safetensors.numpy import load_file
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import compare
 from bench.common.errors import InputError
-from bench.machine.conditions import find_conditions
 from bench.plan.job import Job
 from bench.plan.rows import Row
 from bench.results.overall import overall

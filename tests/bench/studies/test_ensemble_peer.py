@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench.peers import names
+from bench.peers.session import Comparison
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from bench.common.errors import InputError
 from bench.machine import conditions
-from bench.peers import names
-from bench.peers.session import Comparison
 from bench.plan.cell import MULTITASK, Cell
 from bench.plan.job import FILE
 from bench.studies.ensemble import peer

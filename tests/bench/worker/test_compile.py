@@ -28,14 +28,12 @@ from bench.worker import compiling
 from bench.worker.compiling import compile_for, shared_cache
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
-from bench.worker.setup import examples
-from minbert.data.tasks import find_task
 from minbert.errors import InputError as MinbertInputError
 from minbert.training.compiled import CompiledModel, compile_model
 from tests.bench.grid.test_bad_input import refused
 from tests.bench.grids import GridRuns
-from tests.bench.tiny_cells import cell, job_of
 from tests.bench.synthetic_rows import HERE, new_row
+from tests.bench.tiny_cells import cell, job_of
 
 RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
 LORA = "[settings]\n{settings}\n[[cells]]\nmode=['lora']\nrank=[2]\nlayers=['attn-only']\n"

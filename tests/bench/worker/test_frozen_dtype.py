@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adapters.injection import hold_frozen, inject
@@ -32,8 +31,8 @@ from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
 from minbert.training.trainer import HALF, autocast
 from tests.adapters.small import disturb
-from tests.bench.tiny_cells import cell, job_of
 from tests.bench.synthetic_rows import new_row
+from tests.bench.tiny_cells import cell, job_of
 
 ROOT = Path(__file__).parents[3]
 ADAPTED = [(mode, layers) for mode in ("lora", "dora") for layers in LAYER_SETS]

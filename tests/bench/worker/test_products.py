@@ -5,14 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from adapters.injection import inject
 from bench.worker.probes import products
 from bench.worker.probes.products import Products, measure_products, required
 from minbert.data.batches import Batch
-from minbert.model.classifier import BertClassifier, initialise
 from minbert.kernels.reference import kernels
+from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
 
 H, W, B, R, C = 32, 64, 8, 4, 5
