@@ -9,7 +9,7 @@ from bench.plan.columns import VALUES
 
 AXES: Final = (
     "mode", "rank", "layers", "amp", "unfreeze", "batch_size", "max_length", "learning_rate",
-    "seed", "fold",
+    "seed", "fold", "engine", "batching", "compile",
 )  # fmt: skip
 
 

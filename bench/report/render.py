@@ -28,6 +28,7 @@ from bench.report.changes import changes_sections
 from bench.report.commands import NOTE, commands
 from bench.report.data import data_section
 from bench.report.drawing import Drawing
+from bench.report.engines import engine_warnings, engines_section
 from bench.report.explorer import embedded, explorer
 from bench.report.pages import LISTED, html_environment, markdown_environment, style, write_all
 from bench.report.predictions import predictions_section
@@ -47,13 +48,14 @@ from bench.report.terms import TERMS, used
 from bench.report.why import why_section
 from bench.results.exports import Figures
 from bench.results.facts import DataFacts
+from bench.results.losses import LossesOf, no_losses
 from bench.results.predictions import PredictionsOf, no_predictions, values_from
 
 _MOST_DRAWN: Final = 3
 """Groups after the first that have figures; the others have their table alone."""
 _MOST_OTHERS: Final = 20
 """Groups after the first that are shown."""
-_BRIEF: Final = ("tradeoff", "why")
+_BRIEF: Final = ("tradeoff", "why", "engines")
 """Anchors of the sections that report.md has too, and whose figures are files."""
 _LONGEST: Final = 149
 """Lines of report.md."""
@@ -87,6 +89,7 @@ def render(
     planned: Sequence[Row] = (),
     sources: Sequence[str] = (),
     predictions_of: PredictionsOf = no_predictions,
+    losses_of: LossesOf = no_losses,
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
     code_version: str | None = None,
     exports: Mapping[str, Figures] = MappingProxyType({}),
@@ -100,6 +103,7 @@ def render(
             and their group comes first.
         sources: the files that the rows came from, as a command line names them.
         predictions_of: returns the kept predictions of rows, as `bench.results.predictions` does.
+        losses_of: returns the losses of a row's training steps.
         facts: by `data_digest`, facts on the data, such as the names of classes.
         code_version: the only version of the code whose rows are shown; None: all versions.
         exports: by `cell_id`, what exported models cost to use.
@@ -112,7 +116,7 @@ def render(
         text.plain(Path(source).name if Path(source).is_absolute() else source)
         for source in sources
     ]
-    content = report(rows, planned, names, predictions_of, facts, code_version, exports)
+    content = report(rows, planned, names, predictions_of, facts, code_version, exports, losses_of)
     drawings = [d for section in _brief(content).values() for d in section.drawings]
     pages = {"report.md": _markdown(content), "index.html": _html(content)}
     write_all(reports, pages, drawings)
@@ -127,6 +131,7 @@ def report(
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
     code_version: str | None = None,
     exports: Mapping[str, Figures] = MappingProxyType({}),
+    losses_of: LossesOf = no_losses,
 ) -> dict[str, Any]:
     """The content of both pages, before any markup."""
     narrowed: list[str] = []
@@ -156,6 +161,7 @@ def report(
             *(reference_lines(first, points) if first else []),
             *_final_lines(first, facts),
             *(lead.unlearned(first) if first else []),
+            *engine_warnings(rows, losses_of),
             *(narrowed or lead.versions(latest(rows).values())),
         ],
         "advice": said,
@@ -164,7 +170,8 @@ def report(
             if first and first.ok and len(first.settings) > 1 and recommended
             else None
         ),
-        "sections": (
+        "sections": engines_section(rows, values_from(predictions_of), losses_of)
+        + (
             _sections(every_group, recommended.setting, searches, points, predictions_of, facts)
             if first and recommended
             else searches
