@@ -46,7 +46,7 @@ _BASE: Final = "base_layer"
 _MINOR: Final = 0.01
 """The share of all operations below which a shape is not measured: the mean speed is assumed."""
 
-_MIN_REPEATS: Final = 3
+_MIN_REPEATS: Final = 5
 _MIN_SECONDS: Final = 0.005
 """The least repeats and time of a shape."""
 _LAUNCHES: Final = 100
