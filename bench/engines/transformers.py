@@ -387,9 +387,11 @@ def peft_config(model: EncoderClassifier, job: Job) -> Any:
     if cell.mode == PEFT:
         return _given_config(json.loads(job.adapter_config or "{}"))
     targets = target_layers(model, cell)
+    _check_rank(model, cell, targets)
+    if not model.own_head:  # PEFT sees the encoder alone
+        targets = [name.removeprefix(f"{model.prefix}.") for name in targets]
     if cell.mode in LOW_RANK:
         default = cell.init_lora_weights == DEFAULT
-        _check_rank(model, cell, targets)
         return peft.LoraConfig(
             r=cell.rank,
             lora_alpha=1.0 if cell.alpha is None else cell.alpha,  # without one it is counted
