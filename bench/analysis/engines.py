@@ -103,8 +103,6 @@ def baselines(rows: Sequence[Row], values_of: ValuesOf) -> list[Baseline]:
 
 def agreements(rows: Sequence[Row], losses_of: LossesOf) -> list[Agreement]:
     """The losses of trainings without dropout that both engines have, on the same batches."""
-    if all(row.engine == MINBERT for row in rows):
-        return []
     exact = [
         row
         for row in rows
@@ -113,6 +111,8 @@ def agreements(rows: Sequence[Row], losses_of: LossesOf) -> list[Agreement]:
     base, new = (
         [row for row in exact if row.engine == engine] for engine in (TRANSFORMERS, MINBERT)
     )
+    if not base or not new:
+        return []
     result = []
     for match in matching(base, new, ("engine", "compile"), (no_values, no_values)).matches:
         theirs = {(row.seed, row.fold): row for row in match.base.ok}
