@@ -189,7 +189,7 @@ else:
         "Varied",
         __base__=_Strict,
         __doc__="Settings that one table of cells can set differently from the grid: they change "
-        "neither data nor model, and no command-line flag sets them.",
+        "neither data nor model. They win over a flag of the command line.",
         **{name: (_types[name] | None, None) for name in named(lambda about: about.varies)},
     )
 
