@@ -14,9 +14,9 @@ from bench.plan.columns import PART_SCORES
 from bench.plan.job import FILE
 from bench.plan.parts import to_text
 from bench.studies.ensemble import baselines
+from bench.studies.ensemble.baseline import BASELINE
 from bench.studies.ensemble.members import find
 from bench.studies.ensemble.outcome import ALL, average_of_all, ensemble_of
-from bench.studies.ensemble.peer import PEER
 from bench.studies.ensemble.published import published
 from minbert.data.tasks import TASKS, load_data, load_task
 from minbert.errors import InputError as MinbertInputError
@@ -229,7 +229,7 @@ def test_baselines_of_cells_that_learned_all_tasks(
     assert [len(task["baselines"]) for task in result["tasks"]] == [1, 2, 2]
     for task in result["tasks"]:
         assert task["notes"][-1] == (
-            f"{PEER} left out for lora-r8-attn-fp32-s0: the Trainer script learns only one task"
+            f"{BASELINE} left out for lora-r8-attn-fp32-s0: they learn only one task"
         )
 
 
