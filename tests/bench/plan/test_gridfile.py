@@ -28,13 +28,11 @@ amp = ["off", "on"]
 
 
 def test_names_that_planning_has_without_torch_are_those_of_minbert() -> None:
-    settings = gridfile.Settings.model_fields
     for name, known in (
         ("head", HEADS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES),
-        ("regression_loss", REGRESSION), ("kernels", KERNELS),
+        ("regression_loss", REGRESSION), ("kernels", KERNELS), ("batching", BATCHINGS),
     ):  # fmt: skip
         assert ABOUT[name].values == tuple(known), name
-    assert get_args(settings["batching"].annotation) == BATCHINGS
     assert checks.MSE == MSE
 
 
@@ -103,8 +101,14 @@ def test_a_typo_is_one_line_that_says_where(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("own", "expected"),
     [
-        ("{ heads = 'conv' }", "key 'cells[1].settings.heads'; known here: head, kernels,"),
-        ("{ epochs = 2 }", "key 'cells[1].settings.epochs'; known here: head, kernels,"),
+        (
+            "{ heads = 'conv' }",
+            "key 'cells[1].settings.heads'; known here: engine, attn_implementation,",
+        ),
+        (
+            "{ epochs = 2 }",
+            "key 'cells[1].settings.epochs'; known here: engine, attn_implementation,",
+        ),
         ("{ head = 'deep' }", "cells[1].settings.head: "),
         ("{ encoders = 3 }", "cells[1].settings.encoders: "),
         (
