@@ -29,12 +29,23 @@ def find_shapes(
 ) -> dict[Size, dict[str, Shapes]]:
     """Shapes of the examples that a job trains on, by size and by part of the task.
 
-    Args:
-        sizes: those with the job's texts.
-
     Raises:
         InputError: if the examples have changed since the cell was planned, or can't be read.
     """
+    by_length: dict[int, list[Size]] = {}
+    for size in sizes:
+        by_length.setdefault(size[1], []).append(size)
+    shapes: dict[Size, dict[str, Shapes]] = {}
+    for max_length, some in by_length.items():
+        shapes |= _of_length(job, seeds, max_length, some)
+    return shapes
+
+
+def _of_length(
+    job: Job, seeds: Sequence[int], max_length: int, sizes: Iterable[Size]
+) -> dict[Size, dict[str, Shapes]]:
+    """Shapes of examples that are cut to one length, by size and by part of the task."""
+    job = replace(job, cell=replace(job.cell, max_length=max_length))
     cell = job.cell
     train: dict[str, Texts] = {}
     dev: dict[str, Texts] = {}
@@ -47,7 +58,9 @@ def find_shapes(
         train[part] = [encoded.lengths for encoded in trained.texts]
         dev[part] = [encoded.lengths for encoded in evaluated.texts]
     return {
-        size: shapes_of(replace(cell, **size._asdict()), seeds, train, dev, size.batch_size, held)
+        size: shapes_of(
+            replace(cell, gradient_accumulation_steps=size[2]), seeds, train, dev, size[0], held
+        )
         for size in sizes
     }
 

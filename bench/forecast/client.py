@@ -43,7 +43,7 @@ def find_costs(
     turn: Turn = nullcontext,
     gpu: str = "",
 ) -> dict[Variant, Totals]:
-    """The costs of some variants; a note replaces those that can't be counted.
+    """The costs of some variants.
 
     Args:
         jobs: a job for each variant, the same for all cells of the variant.
@@ -68,10 +68,7 @@ def find_costs(
                 with suppress(OSError):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_atomically(path, text.encode())
-    for reason in sorted({cost for cost in costs.values() if isinstance(cost, str)}):
-        sys.stderr.write(f"note: memory and time of some cells are not predicted: {reason}\n")
-    totals = {variant: cost for variant, cost in costs.items() if isinstance(cost, Totals)}
-    return fill_ranks(totals, jobs)
+    return fill_ranks(costs, jobs)
 
 
 @cache
@@ -84,23 +81,22 @@ def _code() -> str:
     return code.hexdigest()
 
 
-def _kept(path: Path, variants: Sequence[Variant]) -> dict[Variant, Totals | str] | None:
+def _kept(path: Path, variants: Sequence[Variant]) -> dict[Variant, Totals] | None:
     """The costs in a file of the cache; None without a valid file."""
     with suppress(OSError, UnicodeError, NoPredictionError):
         return _parsed(path.read_text(encoding="utf-8"), variants)
     return None
 
 
-def _parsed(text: str, variants: Sequence[Variant]) -> dict[Variant, Totals | str]:
-    """The costs that the counting process wrote, or why it has none.
+def _parsed(text: str, variants: Sequence[Variant]) -> dict[Variant, Totals]:
+    """The costs that the counting process wrote.
 
     Raises:
         NoPredictionError: if it wrote anything else.
     """
     try:
-        lines = [json.loads(line) for line in text.splitlines()]
-        costs = [line if isinstance(line, str) else Totals(*map(float, line)) for line in lines]
-        return dict(zip(variants, costs, strict=True))
+        totals = [Totals(*map(float, json.loads(line))) for line in text.splitlines()]
+        return dict(zip(variants, totals, strict=True))
     except (TypeError, ValueError, RecursionError) as error:
         raise NoPredictionError(f"the counting process wrote something else: {error}") from error
 

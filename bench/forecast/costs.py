@@ -7,29 +7,19 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from bench.plan.cell import FAST, ITERATIVE, MINBERT, OFF, Cell
+from bench.plan.cell import ITERATIVE, OFF, Cell
 from bench.plan.rows import Row
 from minbert.training.quarters import QUARTERS
 
+Size = tuple[int, int, int]
+"""The examples in a batch, the length to which texts are cut, and the batches in a step."""
 Shape = tuple[int, int]
 """The number of texts in a batch, and of tokens in the longest. A pair is one text if it is encoded
 as one, else two."""
 
 
-class Size(NamedTuple):
-    """The settings that decide the shapes of batches; the first three, those of texts."""
-
-    engine: str
-    model_digest: str
-    max_length: int
-    batch_size: int
-    gradient_accumulation_steps: int
-    batching: str
-    task_order: str | None
-
-
 class Variant(NamedTuple):
-    """The settings that decide the costs of a cell and that cells of a grid may differ in."""
+    """The axes of a cell that decide its costs: all but learning rates, seed and fold."""
 
     mode: str
     rank: int | None
@@ -43,17 +33,6 @@ class Variant(NamedTuple):
     gradient_checkpointing: str = OFF
     lora_dropout: float = 0.0
     adapter: str | None = None
-    engine: str = MINBERT
-    attn_implementation: str | None = None
-    kernels: str | None = FAST
-    compile: str = OFF
-    batching: str = "by-length"
-    head: str = "linear"
-    dropout: float = 0.1
-    encoders: int | None = None
-    task_order: str | None = None
-    model_digest: str = ""
-    pooling: str = "pooler"
 
     @classmethod
     def of(cls, cell: Cell) -> Self:
@@ -69,15 +48,7 @@ class Variant(NamedTuple):
     @property
     def size(self) -> Size:
         """What decides the shapes of its batches."""
-        return Size(
-            self.engine,
-            self.model_digest,
-            self.max_length,
-            self.batch_size,
-            self.gradient_accumulation_steps,
-            self.batching,
-            self.task_order,
-        )
+        return self.batch_size, self.max_length, self.gradient_accumulation_steps
 
     @property
     def unfreezes(self) -> bool:
@@ -255,13 +226,12 @@ def to_count(variants: Iterable[Variant]) -> list[Variant]:
 def fill_ranks(
     counted: Mapping[Variant, Totals], variants: Iterable[Variant]
 ) -> dict[Variant, Totals]:
-    """Totals of all variants from those of `to_count`, where both ends could be counted."""
+    """Totals of all variants from those of `to_count`."""
     ends, filled = _by_kind(counted), dict(counted)
     for variant in variants:
-        kind = ends.get(variant._replace(rank=None), [])
-        if variant in filled or len(kind) < 2:
+        if variant in filled:
             continue
-        low, high = kind
+        low, high = ends[variant._replace(rank=None)]
         share = (_rank(variant) - _rank(low)) / (_rank(high) - _rank(low))
         both = zip(counted[low], counted[high], strict=True)
         filled[variant] = Totals(*(start + share * (end - start) for start, end in both))

@@ -1,6 +1,7 @@
 """Counts the costs of a variant by running its steps and evaluations on fake tensors."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -30,8 +31,11 @@ class UncountableError(Exception):
     """A model can't be run on tensors without values. The message is one line."""
 
 
-def count(job: Job, shapes: ShapesOf) -> dict[str, list[Counts]]:
-    """Counts of a job's cell, from the code that trains it, run on tensors without data.
+def count(job: Job, shapes: ShapesOf, variant: Variant) -> dict[str, list[Counts]]:
+    """Counts of a variant, from the code that trains it, run on tensors without data.
+
+    Args:
+        job: of any cell that agrees with the variant in all else.
 
     Returns:
         By part of the task, counts of each unfreezing stage in order.
@@ -39,6 +43,7 @@ def count(job: Job, shapes: ShapesOf) -> dict[str, list[Counts]]:
     Raises:
         UncountableError: if the model of another library asks for values.
     """
+    job = replace(job, cell=replace(job.cell, **variant._asdict()))
     model = engine_of(job.cell).skeleton(job)
     try:
         with FakeTensorMode(), kernels(job.cell.kernels or FAST), Counter() as counter:

@@ -117,16 +117,9 @@ class Forecast:
         """The memory of a worker's imports, as far as the predicted memory includes it."""
         return self.totals[variant].imports_mib if self.memory_column == "peak_rss_mib" else 0.0
 
-    def predict(self, variant: Variant) -> Prediction | None:
-        """Expected costs of a cell of a variant; None for one without counts."""
-        return self._predictions.get(variant)
-
-    def left_s(self, variants: Mapping[Variant, int]) -> float | None:
-        """Expected seconds of all cells, given their number by variant; None if some have none."""
-        predictions = [(n, self.predict(variant)) for variant, n in variants.items() if n]
-        if any(one is None for _, one in predictions):
-            return None
-        return sum(n * one.wall_s for n, one in predictions if one is not None)
+    def predict(self, variant: Variant) -> Prediction:
+        """Expected costs of a cell of a variant."""
+        return self._predictions[variant]
 
     def memory_points(self) -> Points:
         """Features and mean peak above imports of each variant that has run."""

@@ -7,9 +7,6 @@ from bench.forecast.costs import Counts, Load, Shapes, Variant
 from bench.plan.job import Job
 from tests.bench.synthetic_rows import cell
 
-AXES = (
-    "mode", "rank", "layers", "amp", "unfreeze", "batch_size", "frozen_dtype", "max_length",
-)  # fmt: skip
 BATCH_SIZE = 5
 MAX_LENGTH = 128
 
@@ -60,12 +57,6 @@ VARIANTS = [
     variant("dora", 2, "attn-only", "bf16", frozen_dtype="bf16"),
     variant("head", amp="bf16", frozen_dtype="bf16"),
 ]
-
-
-def on(job: Job, which: Variant) -> Job:
-    """A job with the axes of a variant, and what else its own cell says."""
-    axes = {name: getattr(which, name) for name in AXES}
-    return replace(job, cell=replace(job.cell, **axes))
 
 
 def told(of: Variant) -> str:

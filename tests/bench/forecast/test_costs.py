@@ -19,7 +19,7 @@ from bench.forecast.costs import (
 from bench.forecast.fake import count
 from minbert.data.batches import collate, plan_epoch, plan_training
 from minbert.data.tokenizer import Encoded
-from tests.bench.workloads import ONE, SHAPES, THREE, counts, of_parts, on, variant, workload
+from tests.bench.workloads import ONE, SHAPES, THREE, counts, of_parts, variant, workload
 
 RANKS = [variant("lora", rank, "attn") for rank in (1, 2, 4, 8)]
 FULL = variant("full")
@@ -52,7 +52,7 @@ def test_ranks_between_lie_on_the_line():
 @pytest.mark.parametrize("mode", ["lora", "dora"])
 def test_the_line_is_what_counting_gives(mode: str):
     low, between, high = (variant(mode, rank, "all-lin", "bf16") for rank in (1, 4, 8))
-    counted = {v: totals_of(ONE, count(on(workload(), v), ONE)) for v in (low, between, high)}
+    counted = {v: totals_of(ONE, count(workload(), ONE, v)) for v in (low, between, high)}
     line = fill_ranks({low: counted[low], high: counted[high]}, [between])[between]
     assert line == pytest.approx(counted[between], rel=0.005)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.engines.minbert import build, skeleton
+from bench.engines import minbert
 from bench.forecast import fake
 from bench.forecast.costs import Counts, ShapesOf, Variant
 from bench.forecast.fake import count, fill, run
@@ -25,7 +25,6 @@ from tests.bench.workloads import (
     THREE,
     VARIANTS,
     of_parts,
-    on,
     told,
     variant,
     workload,
@@ -101,13 +100,13 @@ def counted_fake(settings: Job, shapes: ShapesOf, which: Variant) -> dict[str, l
     """As `count`, without what asks for values."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fake, "Counter", Unasked)
-        return count(on(settings, which), shapes)
+        return count(settings, shapes, which)
 
 
 def counted_for_real(settings: Job, shapes: ShapesOf, which: Variant) -> dict[str, list[Counts]]:
     """As `counted_fake`, on tensors with values."""
-    settings = on(settings, which)
-    model = skeleton(settings)
+    settings = replace(settings, cell=replace(settings.cell, **which._asdict()))
+    model = minbert.skeleton(settings)
     gc.collect()
     with Unasked() as counter, kernels(settings.cell.kernels):
         fill(model, CPU)
@@ -195,11 +194,11 @@ BATCH = Batch(IDS, None, torch.zeros_like(IDS), torch.tensor([0, 1]), 12)
 @pytest.mark.parametrize("which", VARIANTS, ids=told)
 def test_owners_are_what_a_cell_holds(which: Variant):
     job = job_of(which)
-    model = build(job)
+    model = minbert.build(job)
     trainer = trainer_of(model, job)
     trainer.step(BATCH)
     held = owned_mib(model, trainer.optimizer)
-    [counted] = count(on(workload(init="random"), which), ONE)[""]
+    [counted] = count(workload(init="random"), ONE, which)[""]
     for name in ("weights_mib", "optimizer_mib"):
         assert getattr(counted, name) == pytest.approx(held[name], rel=1e-6), name
 
@@ -209,10 +208,10 @@ def test_owners_in_each_stage_are_what_a_cell_holds_that_unfreezes(mode: str):
     axes = () if mode == "full" else (2, "all-lin")
     which = variant(mode, *axes, unfreeze="iterative")
     job = job_of(which)
-    model = build(job)
+    model = minbert.build(job)
     trainer, gradual = trainer_of(model, job), unfreezing(model, job.cell)
     shapes = {"": replace(SHAPES, evaluations=5, steps=20)}
-    stages = count(on(workload(init="random"), which), shapes)[""]
+    stages = count(workload(init="random"), shapes, which)[""]
     assert len(stages) == 5
     for epoch, counted in enumerate(stages):
         gradual.begin(epoch)
@@ -228,11 +227,11 @@ def test_owners_are_what_a_cell_of_several_parts_holds(encoders: int):
     which = variant("lora", 2, "all-lin")
     rates = "quora=1 sst=1 sts=1"
     job = job_of(which, task="multitask", encoders=encoders, head="conv", task_rates=rates)
-    model = build(job)
+    model = minbert.build(job)
     trainer = trainer_of(model, job)
     trainer.losses = {"sst": "cross-entropy", "quora": "binary", "sts": "mse"}
     settings = of_parts(init="random", encoders=encoders)
-    counted = count(on(settings, which), THREE)
+    counted = count(settings, THREE, which)
     for part in trainer.losses:
         pairs = part != "sst"
         ids = torch.ones(4 if pairs else 2, 6, dtype=torch.int64)
@@ -244,7 +243,7 @@ def test_owners_are_what_a_cell_of_several_parts_holds(encoders: int):
 
 
 def count_one(shapes: ShapesOf, which: Variant) -> Counts:
-    [counted] = count(on(workload(), which), shapes)[""]
+    [counted] = count(workload(), shapes, which)[""]
     return counted
 
 
@@ -271,7 +270,7 @@ def test_a_frozen_encoder_keeps_nothing_for_a_backward_pass():
 
 def test_what_unfreezes_begins_as_the_head_alone_and_ends_as_everything():
     shapes = {"": replace(SHAPES, evaluations=7, steps=28)}
-    stages = count(on(workload(), variant("full", unfreeze="iterative")), shapes)[""]
+    stages = count(workload(), shapes, variant("full", unfreeze="iterative"))[""]
     head, full = (count_one(ONE, variant(mode)) for mode in ("head", "full"))
     assert [stage.step.gflop for stage in stages] == sorted(stage.step.gflop for stage in stages)
     assert stages[0].step.gflop == pytest.approx(head.step.gflop, rel=1e-9)
@@ -283,8 +282,8 @@ def test_what_unfreezes_begins_as_the_head_alone_and_ends_as_everything():
 
 def test_a_part_of_which_no_batch_comes_is_evaluated_and_not_trained():
     never = replace(THREE["sts"], train=(0, 0), train_largest=(0, 0), steps=0)
-    parts = count(on(of_parts(), variant("full")), {**THREE, "sts": never})
-    whole = count(on(of_parts(), variant("full")), THREE)
+    parts = count(of_parts(), {**THREE, "sts": never}, variant("full"))
+    whole = count(of_parts(), THREE, variant("full"))
     [counted] = parts["sts"]
     assert counted.step.gflop == counted.train_peak_mib == 0
     assert counted.evaluation.gflop == whole["sts"][0].evaluation.gflop > 0
@@ -293,8 +292,7 @@ def test_a_part_of_which_no_batch_comes_is_evaluated_and_not_trained():
 
 def test_a_second_encoder_is_more_memory_and_no_more_work():
     [one], [two] = (
-        count(on(of_parts(encoders=encoders), variant("full")), THREE)["quora"]
-        for encoders in (1, 2)
+        count(of_parts(encoders=encoders), THREE, variant("full"))["quora"] for encoders in (1, 2)
     )
     assert two.weights_mib > 1.5 * one.weights_mib
     assert two.step.gflop == one.step.gflop

@@ -10,12 +10,13 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from bench.examples import tokens
+from bench.forecast.costs import Variant
 from bench.forecast.fake import count
 from bench.plan.cell import Cell
 from bench.worker.setup import examples
 from minbert.data import tasks
 from minbert.data.tasks import Examples, Task, TaskData
-from tests.bench.peer_cells import cell, job_of
+from tests.bench.tiny_cells import cell, job_of
 from tests.bench.worker.test_training_settings import Steps
 from tests.bench.workloads import SHAPES
 
@@ -104,10 +105,10 @@ def test_labels_come_back_from_their_file_and_wrong_ones_do_not(
 
 def test_its_costs_can_be_counted(data: TaskData, tiny_checkpoint: Path) -> None:
     of = cell_of(data, tiny_checkpoint)
-    plain = count(job_of(of, tiny_checkpoint), {"": SHAPES})[""][0]
+    plain = count(job_of(of, tiny_checkpoint), {"": SHAPES}, Variant.of(of))[""][0]
     assert plain.step.gflop > 0
     kept = replace(of, early_stopping=2)
-    copied = count(job_of(kept, tiny_checkpoint), {"": SHAPES})[""][0]
+    copied = count(job_of(kept, tiny_checkpoint), {"": SHAPES}, Variant.of(kept))[""][0]
     size = plain.optimizer_mib / 2  # everything trains, with two averages of each number
     assert copied.weights_mib - plain.weights_mib == pytest.approx(size, rel=1e-3)
     assert copied.peak_mib - plain.peak_mib == pytest.approx(size, rel=1e-3)

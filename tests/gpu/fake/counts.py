@@ -8,7 +8,7 @@ from bench.forecast.fake import count
 from minbert.kernels.reference import KERNELS
 from minbert.model.classifier import BertClassifier
 from minbert.model.config import GEOMETRIES
-from tests.bench.workloads import ONE, on, variant, workload
+from tests.bench.workloads import ONE, variant, workload
 from tests.gpu.fake.gpu import Watch
 from tests.gpu.fake.models import batch_of, faked, model_of, trainer_of
 from tests.gpu.fake.steps import SETTINGS
@@ -88,7 +88,7 @@ def test_a_step_needs_at_most_what_plain_torch_needs(
 def test_a_cell_on_a_gpu_owns_what_it_does_on_a_cpu() -> None:
     which = variant("lora", 2, "attn-only", amp="fp16")
     [on_gpu], [on_cpu] = (
-        count(on(workload(device=device), which), ONE)[""] for device in ("cuda:0", "cpu")
+        count(workload(device=device), ONE, which)[""] for device in ("cuda:0", "cpu")
     )
     for name in ("weights_mib", "optimizer_mib"):
         assert getattr(on_gpu, name) == getattr(on_cpu, name) > 0
