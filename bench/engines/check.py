@@ -128,10 +128,10 @@ def main() -> int:
 
     try:
         jobs = [Job.from_json(text) for text in json.load(sys.stdin)]
-        tokenizer = FastTokenizer(Path(jobs[0].tokenizer))
-        transformers.check_vocabulary(jobs[0], tokenizer.largest_id)
         for job in jobs:
             transformers.skeleton(job)
+        tokenizer = FastTokenizer(Path(jobs[0].tokenizer))
+        transformers.check_vocabulary(jobs[0], tokenizer.largest_id)
         if jobs[0].cell.init == "pretrained":
             transformers.check_weights(jobs[0])
     except BAD_INPUT as error:

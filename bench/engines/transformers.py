@@ -149,9 +149,9 @@ def skeleton(job: Job) -> EncoderClassifier:
     Raises:
         InputError: as `build`.
     """
-    job = replace(job, device="meta", cell=replace(job.cell, init="random"))
+    job = replace(job, device="meta")
     with _quiet(), torch.device("meta"):
-        model = _loaded(job)
+        model = _loaded(job, empty=True)
         _adapt(model, job)
     return model
 
@@ -184,7 +184,7 @@ def _read_config(job: Job) -> Any:
         config = AutoConfig.from_pretrained(
             job.checkpoint, local_files_only=True, trust_remote_code=False
         )
-    except (ValueError, OSError, ImportError) as error:
+    except Exception as error:  # of many kinds, by the configuration's class
         model_type = model_type_of(Path(job.checkpoint or ""))
         if model_type in CONFIG_MAPPING:
             raise InputError(f"{name}: transformers can't load it: {_line(error)}") from error
@@ -215,8 +215,12 @@ def heads_of_one(job: Job) -> dict[str, HeadConfig]:
     return {"": HeadConfig(heads)}
 
 
-def _loaded(job: Job) -> EncoderClassifier:
-    """The model with weights loaded or drawn, all in fp32, without adapters."""
+def _loaded(job: Job, *, empty: bool = False) -> EncoderClassifier:
+    """The model with weights loaded or drawn, all in fp32, without adapters.
+
+    Args:
+        empty: no weights are loaded. A pooler counts as the checkpoint's own.
+    """
     cell, config = job.cell, _config(job)
     kind, own_head = _kind(cell, config)
     _check_attention(cell, config.model_type, kind)
@@ -225,7 +229,7 @@ def _loaded(job: Job) -> EncoderClassifier:
         options["add_pooling_layer"] = False
     new: list[str] = []
     try:
-        if cell.init == "random":
+        if empty or cell.init == "random":
             with _seeded(cell.seed):
                 inner = kind._from_config(config, **options)
         else:
