@@ -81,6 +81,7 @@ def test_what_can_be_built_is_not_refused(checkpoints: Checkpoints, refusal: Ref
         ("mpnet", "full", {"attn_implementation": "sdpa"}, "has none for mpnet; take eager"),
         ("albert", "full", {"gradient_checkpointing": "on"}, "transformers has none for albert"),
         ("roberta", "full", {"head": "nonlinear"}, "it with pooling cls or mean"),
+        ("deberta", "full", {"amp": "bf16"}, "amp bf16: deberta can't compute in it by"),
         ("gpt2", "full", {}, "gpt2 is a decoder, and engine transformers trains encoders alone"),
     ],
 )
