@@ -20,8 +20,8 @@ from tests.bench.export.small import answer_here, expected_logits, exported, tra
 
 BEGIN, END = "<!-- formats -->", "<!-- /formats -->"
 METHOD_CASES: Final = (
-    *((mode, None) for mode in ("full", "head")),
-    *product(METHODS, LAYER_SETS),
+    *((mode, None) for mode in ("full", "head", "bitfit")),
+    *product((name for name, method in METHODS.items() if method.layer), LAYER_SETS),
 )
 KINDS: Final = ("classification", "multi_label", "regression")
 
