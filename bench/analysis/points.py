@@ -90,8 +90,8 @@ def _options(row: Row) -> tuple[str, ...]:
 def _order(setting: Setting) -> tuple[object, ...]:
     return (
         place_in(setting.mode, MODES), place(setting.layers), setting.rank or 0,
-        place_in(setting.amp, VALUES["amp"]), setting.unfreezes, setting.options,
-        setting.rate or 0.0, place_in(setting.frozen, VALUES[FROZEN]),
+        place_in(setting.amp, VALUES["amp"]), setting.unfreezes, setting.rate or 0.0,
+        place_in(setting.frozen, VALUES[FROZEN]),
     )  # fmt: skip
 
 

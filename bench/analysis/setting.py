@@ -74,6 +74,7 @@ class Setting:
         tells_rate, tells_frozen: whether the label needs the rate, or the type of frozen weights,
             because another setting of the group differs in nothing else.
         between: `between_processes` of the group's rows, by column.
+        encoder: the name of its encoder, among the settings of several; else empty.
     """
 
     mode: str
@@ -90,6 +91,7 @@ class Setting:
     tells_frozen: bool = False
     values_of: ValuesOf = no_values
     between: Callable[[str], Std | None] = lambda _column: None
+    encoder: str = ""
 
     @property
     def adapted(self) -> bool:
@@ -98,7 +100,13 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """The name in sentences and tables, such as `lora rank 8 on all-lin-only, bf16`."""
+        """The name in sentences and tables, such as `lora rank 8 on all-lin-only, bf16`, or, of
+        several encoders, `minilm with lora rank 8 on all-lin-only, bf16`."""
+        return f"{self.encoder} with {self.own_label}" if self.encoder else self.own_label
+
+    @property
+    def own_label(self) -> str:
+        """The label without the encoder."""
         frozen = f", frozen weights {self.frozen}" if self.tells_frozen and self.frozen else ""
         rank = "" if self.rank is None else f" rank {self.rank}"
         adapter = f"{rank} on {self.layers}" if self.adapted else ""

@@ -1,11 +1,9 @@
 """Engine minbert: this project's BERT, with its adapters."""
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import torch
 from torch import nn
@@ -18,13 +16,12 @@ from bench.engines.engine import Groups
 from bench.engines.outputs import heads_of, parts_of, task_of
 from bench.plan.cell import ON
 from bench.plan.job import Job
+from minbert.model import classifier
 from minbert.model.checkpoint import load_encoder
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import GEOMETRIES, BertConfig
 from minbert.model.encoder import Stack
 from minbert.training.trainer import HALF
-
-_PLACE: Final = re.compile(r"(bert\w*)\.(?:encoder\.layer\.(\d+)\.|embeddings\.|pooler\.)")
 
 
 def build(job: Job) -> BertClassifier:
@@ -115,5 +112,4 @@ def moving(model: nn.Module) -> set[str]:
 
 def place_of(_model: nn.Module, name: str) -> tuple[str, int | None] | None:
     """As `Engine.place_of`."""
-    match = _PLACE.match(name)
-    return match and (match[1], None if match[2] is None else int(match[2]))
+    return classifier.place_of(name)

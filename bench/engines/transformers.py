@@ -301,7 +301,7 @@ def _loaded(job: Job, *, draw: bool) -> EncoderClassifier:
         prefix,
         outputs=outputs,
         pooling=cell.pooling,
-        takes_types=_takes_types(inner, config),
+        takes_types=takes_types(inner, config),
     )
     if cell.gradient_checkpointing == ON and not inner.supports_gradient_checkpointing:
         raise InputError(
@@ -376,7 +376,8 @@ def check_vocabulary(job: Job, most: int) -> None:
         )
 
 
-def _takes_types(model: Any, config: Any) -> bool:
+def takes_types(model: Any, config: Any) -> bool:
+    """Whether an encoder distinguishes the texts of a pair by token type."""
     accepted = inspect.signature(model.forward).parameters
     return "token_type_ids" in accepted and int(getattr(config, "type_vocab_size", 0) or 0) > 1
 

@@ -8,7 +8,7 @@ from adapters.injection import training_of
 from adapters.names import adapted_layers
 from bench.export.formats.contents import base_values, labels_of
 from bench.export.trained import Trained
-from bench.plan.cell import ITERATIVE, Cell
+from bench.plan.cell import ITERATIVE, MINBERT, Cell
 from minbert.files import write_json
 
 SCRIPT: Final = Path(__file__).parent / "snippets" / "train.py"
@@ -30,6 +30,7 @@ _SAME: Final = (
 def why_not_scripted(cell: Cell) -> str | None:
     """One line: the setting of a cell that the script has no place for; None: it has all."""
     obstacles = {
+        f"engine {cell.engine}": cell.engine != MINBERT,
         f"the mode {cell.mode}": cell.mode not in _MODES,
         "gradual unfreezing": cell.unfreeze == ITERATIVE,
         "early stopping": cell.early_stopping is not None,

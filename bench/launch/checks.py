@@ -366,17 +366,20 @@ def check_reports(reports: Path, place: str = "figures") -> None:
         ) from error
 
 
-def check_space(runs: Path, planned: list[Planned], model: Model, keep: bool) -> None:
+def check_space(
+    runs: Path, planned: list[Planned], models: Mapping[str, Model], keep: bool
+) -> None:
     """Refuse to begin where the disk can't hold the files of the cells.
 
     Args:
+        models: by name.
         keep: whether every cell keeps its trained weights.
     """
     to_run = [item.cell for item in planned if item.action == "run"]
     if not to_run:
         return
     kept = [cell for cell in to_run if keep or keeps_by_default(cell)]
-    weights = sum(largest_weights(cell, model.config) for cell in kept)
+    weights = sum(largest_weights(cell, models[cell.model].config) for cell in kept)
     weights = weights if keep else min(weights, CAP)
     needed = SPACE_AT_LEAST_MIB + len(to_run) * SPACE_PER_CELL_MIB + weights // 2**20
     folder = next(path for path in runs.resolve().parents if path.exists())

@@ -1,9 +1,9 @@
 """The search for learning rates of `--lr auto`: which rates to try next, and which is best. Pure.
 
 Modes differ in the rates that suit them. A comparison at one rate for all, or at hand-picked rates,
-would compare that choice. So each mode with its options, layer set, rank, unfreezing, batch size
-and accumulation gets the best of the same multipliers of its default rates. Candidates train on a
-part of the training data and are scored on the rest: dev is never seen.
+would compare that choice. So each model, mode with its options, layer set, rank, unfreezing, batch
+size and accumulation gets the best of the same multipliers of its default rates. Candidates train on
+a part of the training data and are scored on the rest: dev is never seen.
 """
 
 import math
@@ -42,6 +42,7 @@ class Kind:
     use_rslora: str
     init_lora_weights: str
     lora_dropout: float
+    model: str
 
 
 def kind_of(cell: Cell) -> Kind:

@@ -10,12 +10,14 @@ from bench.plan.columns import VALUES
 
 AXES: Final = (
     "mode", "rank", "layers", "amp", "unfreeze", "batch_size", "max_length", "learning_rate",
-    "seed", "fold",
+    "seed", "fold", "model", "engine",
 )  # fmt: skip
 _ALLOWED: Final = {
     "learning_rate": "numbers",
     "layers": f"{', '.join(LAYER_SETS)}, or ends of layers' names such as query+value",
 }
+_TEXT: Final = "model"
+"""The axis of any text."""
 
 
 def parse_selection(text: str, flag: str = "--select") -> dict[str, set[str]]:
@@ -37,7 +39,7 @@ def parse_selection(text: str, flag: str = "--select") -> dict[str, set[str]]:
         selection.setdefault(axis, set()).update(values.split(","))
         known = (*(["on"] if axis == "amp" else []), *VALUES.get(axis, ()))
         for value in values.split(","):
-            if not (value in known if known else _is_valid(axis, value)):
+            if axis != _TEXT and not (value in known if known else _is_valid(axis, value)):
                 allowed = ", ".join(known) or _ALLOWED.get(axis, "whole numbers")
                 raise InputError(f"{flag}: {axis} can't be {value!r}; it takes {allowed}")
     return selection

@@ -109,7 +109,8 @@ def frame(group: Group) -> pd.DataFrame:
         low, high = (score.ends() if score else None) or (None, None)
         records.append({
             "label": setting.label, "kind": kind(setting), "line": line(setting),
-            "mode": setting.mode, "options": ", ".join(setting.options),
+            "encoder": setting.encoder, "mode": setting.mode,
+            "options": ", ".join(setting.options),
             "rank": setting.rank, "layers": setting.layers, "amp": setting.amp,
             "unfreezes": setting.unfreezes, "baseline": setting is group.baseline,
             "rate": setting.rate, "several_rates": setting.tells_rate,
@@ -224,7 +225,11 @@ def _result_columns(group: Group) -> Columns:
         *(scores if group.has_quality else []),
         *cost_columns("memory", x_label(group, "memory")),
         *cost_columns("time", x_label(group, "time")),
-    ]
+        (Head("trained", "trained", about("params_trainable"), True),
+         lambda s: None if (value := cost_of(group, s, "parameters")) is None else f"{value:,.0f}"),
+        (Head("size", "file, MB", "what is shipped with the base model, in fp32", True),
+         lambda s: None if (value := cost_of(group, s, "size")) is None else num(value)),
+    ]  # fmt: skip
 
 
 def kinds_table(group: Group) -> Table:

@@ -3,6 +3,7 @@
 Letters in shapes: B examples, S tokens in the longest text, H hidden size, C outputs.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -16,6 +17,7 @@ from minbert.model.encoder import BertEncoder
 from minbert.model.heads import HEADS, Comparison, Head
 
 POOLINGS: Final = ("pooler", "cls", "mean")
+_PLACE: Final = re.compile(r"(bert\w*)\.(?:encoder\.layer\.(\d+)\.|embeddings\.|pooler\.)")
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,13 @@ class BertClassifier(Classifier):
             pooled = self.comparison(*pooled.chunk(2))  # [B, H]
         logits: Tensor = head(pooled)
         return logits
+
+
+def place_of(name: str) -> tuple[str, int | None] | None:
+    """The encoder of a parameter of this name, such as `bert`, and its layer; no layer for
+    embeddings and pooler; None for a parameter of a head."""
+    match = _PLACE.match(name)
+    return match and (match[1], None if match[2] is None else int(match[2]))
 
 
 def _kind(head: str, config: HeadConfig) -> str:

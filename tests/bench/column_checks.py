@@ -58,6 +58,15 @@ _CHECKS: Final = {
         "test_auto_is_off_on_a_cpu_and_the_row_says_so": "compile_why",
         "test_a_row_says_how_much_of_the_code_was_there": "compile_cached",
     },
+    "tests/bench/worker/test_accumulation.py": {
+        "test_two_batches_of_8_are_one_of_16": "gradient_accumulation_steps",
+    },
+    "tests/bench/worker/test_settings.py": {
+        "test_checkpointing_keeps_less_and_trains_the_same": "gradient_checkpointing",
+    },
+    "tests/adapters/test_options.py": {
+        "test_peft_reads_the_options_of_an_adapter": "use_rslora lora_dropout",
+    },
     "tests/bench/worker/test_kernels.py": {
         "test_a_cell_runs_on_the_kernels_it_names": "kernels",
     },

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import compare
 from bench.common.errors import InputError
+from bench.engines.outputs import heads_of
 from bench.machine.conditions import find_conditions
 from bench.peers import inputs
 from bench.plan.job import Job
@@ -19,7 +20,7 @@ from bench.results.overall import overall
 from bench.results.predictions import kept_values
 from bench.studies.ensemble import members
 from bench.studies.ensemble.__main__ import command as ensemble
-from bench.worker.setup import heads_of, losses_of
+from bench.worker.setup import losses_of
 from bench.worker.trained import load_trained
 from minbert.data.metrics import accuracy, pearson
 from minbert.data.tasks import TASKS, load_task

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from adapters.injection import hold_frozen, inject
 from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
+from bench.engines import minbert
 from bench.forecast.costs import Variant
 from bench.grid.dryrun import _shown_axes
 from bench.peers.start import write_start
@@ -26,7 +27,6 @@ from bench.plan.pruning import dominating
 from bench.results.store import read_rows
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
-from bench.worker.setup import build_model
 from bench.worker.trained import load_trained
 from bench.worker.validity import Movement
 from minbert.model.classifier import BertClassifier, initialise
@@ -81,7 +81,7 @@ def test_every_parameter_has_the_type_of_the_rule(
 ) -> None:
     """Weights that unfreeze later train then, and are fp32."""
     of = job(tiny_checkpoint, mode, layers, frozen_dtype, unfreeze=unfreeze)
-    model = build_model(of)
+    model = minbert.build(of)
     assert wrong(model, HALF.get(frozen_dtype, torch.float32)) == {}
     held = {name for name, p in model.named_parameters() if p.dtype == torch.bfloat16}
     layers_held = 4 if layers in (None, "all-lin", "all-lin-only", "attn-only") else 1
@@ -96,7 +96,7 @@ def test_both_encoders_of_several_parts_are_held_alike(
 ) -> None:
     of = job(tiny_checkpoint, "dora", "all-lin-only", frozen_dtype, task="multitask", encoders=2,
              task_rates="quora=1 sst=1")  # fmt: skip
-    model = build_model(of)
+    model = minbert.build(of)
     assert wrong(model, HALF.get(frozen_dtype, torch.float32)) == {}
     held = [name for name, p in model.named_parameters() if p.dtype == torch.bfloat16]
     assert len(held) == (2 * 5 if frozen_dtype == "bf16" else 0)
@@ -116,8 +116,8 @@ def logits(model: BertClassifier) -> Tensor:
 def test_the_first_step_is_that_of_the_base_model_with_the_weights_as_held(
     tiny_checkpoint: Path, mode: str, layers: str, frozen_dtype: str
 ) -> None:
-    base = build_model(job(tiny_checkpoint, "head", None, frozen_dtype))
-    adapted = build_model(job(tiny_checkpoint, mode, layers, frozen_dtype))
+    base = minbert.build(job(tiny_checkpoint, "head", None, frozen_dtype))
+    adapted = minbert.build(job(tiny_checkpoint, mode, layers, frozen_dtype))
     assert torch.equal(logits(adapted), logits(base))
     for name, layer in adapted.named_modules():
         if hasattr(layer, "magnitude"):
@@ -134,7 +134,7 @@ def test_a_frozen_weight_of_odd_width_in_half_is_watched() -> None:
     initialise(model, 0)
     inject(model, mode="head", layers=None, rank=None, alpha=1, new_pooler=False, seed=0)
     hold_frozen(model, torch.bfloat16)
-    movement = Movement(model)
+    movement = Movement(model, minbert)
     disturb(model)
     assert movement.problem() is None
     weight = model.bert.encoder.layer[0].output.dense.weight
