@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -514,8 +513,8 @@ def _add_adapters(model: EncoderClassifier, job: Job) -> None:
             model.add_module(name, child)
     if taken := sorted(model.names["head"] - _tensor_names(model)):
         raise InputError(
-            f"adapter_config: it adapts {taken[0]}, which is of the head and trains whole; add it "
-            "to exclude_modules"
+            f"adapter_config: it adapts {taken[0].rpartition('.')[0]}, which is of the head "
+            "and trains whole; add it to exclude_modules"
         )
     if str(getattr(config, "init_lora_weights", "")).startswith(_RESIDUAL):
         _keep_first_factors(model)
