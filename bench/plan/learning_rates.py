@@ -2,8 +2,8 @@
 
 Modes differ in the rates that suit them. A comparison at one rate for all, or at hand-picked rates,
 would compare that choice. So each model, mode with its options, layer set, rank, unfreezing, batch
-size and accumulation gets the best of the same multipliers of its default rates. Candidates train on
-a part of the training data and are scored on the rest: dev is never seen.
+size and accumulation gets the best of the same multipliers of its default rates. Candidates train
+on a part of the training data and are scored on the rest: dev is never seen.
 """
 
 import math

@@ -10,7 +10,7 @@ from bench.plan.columns import VALUES
 
 AXES: Final = (
     "mode", "rank", "layers", "amp", "unfreeze", "batch_size", "max_length", "learning_rate",
-    "seed", "fold", "model", "engine",
+    "seed", "fold", "model", "engine", "batching", "compile",
 )  # fmt: skip
 _ALLOWED: Final = {
     "learning_rate": "numbers",

@@ -42,6 +42,7 @@ from bench.worker.probes.memory import (
 )
 from bench.worker.probes.panel import PANEL_SHARE, choose, replay
 from bench.worker.probes.phases import Phases
+from bench.worker.probes.products import measure_products
 from bench.worker.probes.steps import StepClock
 from bench.worker.progress import Progress
 from bench.worker.saving import (
@@ -166,6 +167,8 @@ class CellRun:
             # gradual unfreezing changes what a step does: the last kind of step is timed
             if len(self.record.losses) < STEPS_ENOUGH or self.unfreezing is not None:
                 machine = self._replay(trainer, chosen)
+            batches = [batch for step in chosen for batch in step]
+            self.record.columns |= measure_products(self.model, batches, self.cell.amp, self.device)
             self.record.flags += machine.doubts
             write_machine(self.folder, machine.report)
         if self.job.keep:
