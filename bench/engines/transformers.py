@@ -165,6 +165,17 @@ class EncoderClassifier(Classifier):
         return pooled_logits
 
 
+def import_libraries(job: Job) -> None:
+    """As `Engine.import_libraries`.
+
+    Raises:
+        InputError: if there is no such model.
+    """
+    _kind(job.cell, _config(job))
+    if job.cell.mode in METHODS:
+        import peft  # noqa: F401
+
+
 def build(job: Job) -> EncoderClassifier:
     """As `Engine.build`.
 
@@ -254,20 +265,7 @@ def heads_of_one(job: Job) -> dict[str, HeadConfig]:
 def _loaded(job: Job, *, draw: bool) -> EncoderClassifier:
     """The model with weights loaded, or drawn, all in fp32, without adapters."""
     cell, config = job.cell, _config(job)
-    own_head = cell.pooling == _POOLER and cell.head == "linear"
-    if cell.pooling == _POOLER and not own_head and cell.head != "conv":
-        raise InputError(
-            f"head {cell.head}: engine transformers has it with pooling cls or mean; pooling "
-            f"{_POOLER} is the architecture's own head"
-        )
-    auto = AutoModelForSequenceClassification if own_head else AutoModel
-    try:
-        kind = auto._model_mapping[type(config)]
-    except KeyError:
-        raise InputError(
-            f"{cell.model}: transformers has no {config.model_type} model for texts; take an "
-            "encoder"
-        ) from None
+    kind, own_head = _kind(cell, config)
     _check_attention(cell, config.model_type, kind)
     options: dict[str, Any] = {"attn_implementation": cell.attn_implementation}
     if not own_head and "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
@@ -314,6 +312,25 @@ def _loaded(job: Job, *, draw: bool) -> EncoderClassifier:
     model.names["head"] = outside | {name for name in new if not name.startswith(f"{prefix}.emb")}
     _draw_head(model, cell.seed, float(getattr(config, "initializer_range", 0.02)))
     return model
+
+
+def _kind(cell: Cell, config: Any) -> tuple[Any, bool]:
+    """The class of the model, and whether it comes with a head of its own."""
+    own_head = cell.pooling == _POOLER and cell.head == "linear"
+    if cell.pooling == _POOLER and not own_head and cell.head != "conv":
+        raise InputError(
+            f"head {cell.head}: engine transformers has it with pooling cls or mean; pooling "
+            f"{_POOLER} is the architecture's own head"
+        )
+    auto = AutoModelForSequenceClassification if own_head else AutoModel
+    try:
+        kind = auto._model_mapping[type(config)]
+    except KeyError:
+        raise InputError(
+            f"{cell.model}: transformers has no {config.model_type} model for texts; take an "
+            "encoder"
+        ) from None
+    return kind, own_head
 
 
 def _check_attention(cell: Cell, model_type: str, kind: Any) -> None:
@@ -605,6 +622,12 @@ def _given_config(model: EncoderClassifier, values: dict[str, Any]) -> Any:
         raise InputError(
             f"adapter_config: {given} needs {_REFUSED[given]}, which a configuration does not "
             "express; take another method"
+        )
+    unknown = [key for key in values if key not in kind.__dataclass_fields__]
+    if unknown:
+        raise InputError(
+            f"adapter_config: {name} of PEFT {peft.__version__} has no {', '.join(unknown)}; leave "
+            "it out"
         )
     try:
         config = kind.from_peft_type(**{**values, "inference_mode": False, "task_type": None})
