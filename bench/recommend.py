@@ -16,7 +16,6 @@ from bench.common.command import Command, run_command, with_runs
 from bench.plan.metrics import METRIC_HELP, METRICS
 
 if TYPE_CHECKING:
-    from bench.analysis.groups import Group
     from bench.analysis.recommendation import Recommendation
     from bench.results.rescoring import Results
 
@@ -66,8 +65,9 @@ def with_needs(function: Command) -> Command:
 
 def recommendation_of(
     runs: Sequence[Path], prefer: Need, where: str, margin: str | None, metric: str | None
-) -> "tuple[Recommendation, list[Group], Results]":
-    """The recommendation from files of results, for the first of their groups, and all groups.
+) -> "tuple[Recommendation, int, Results]":
+    """The recommendation from files of results, for the first of their groups and the encoders that
+    are compared with that one's, and the number of other groups.
 
     Args:
         prefer, where, margin, metric: as the options.
@@ -76,6 +76,7 @@ def recommendation_of(
         InputError: for files that can't be read or have no results, and for limits that are none.
     """
     from bench.analysis.constraints import parse_margin, parse_where
+    from bench.analysis.encoders import encoders_of
     from bench.analysis.groups import ordered_groups
     from bench.analysis.recommendation import candidates_of, recommend
     from bench.common.errors import InputError
@@ -88,12 +89,14 @@ def recommendation_of(
     if not every:
         names = ", ".join(map(str, runs))
         raise InputError(f"{names}: no results; run python -m bench.grid --grid smoke")
-    group = every[0]
+    encoders = encoders_of(every)
+    group = every[0] if encoders is None else encoders.joined
+    others = len(every) - (1 if encoders is None else len(encoders.groups))
     base = group.baseline.estimate("dev_score") if group.baseline else None
     size = None
     if margin is not None:
         size = parse_margin(margin, group.scoring, base.value if base else None)
-    return recommend(candidates_of(group, size), prefer, limits), every, results
+    return recommend(candidates_of(group, size), prefer, limits), others, results
 
 
 @click.command(
@@ -115,7 +118,7 @@ def main(
     from bench.report import recommendation
     from bench.report.text import count
 
-    recommended, every, results = recommendation_of(runs, prefer, where, margin, metric)
+    recommended, others, results = recommendation_of(runs, prefer, where, margin, metric)
     advice = recommendation.advice(
         recommended, results.facts, results.exports, [str(path) for path in runs]
     )
@@ -123,10 +126,10 @@ def main(
         click.echo(json.dumps(recommendation.as_json(advice), indent=1))
     else:
         click.echo("\n".join(recommendation.lines(advice)))
-        if len(every) > 1:
-            subject = recommendation.subject(every[0])
-            others = count(len(every) - 1, "other group")
-            click.echo(f"This is for {subject}; the report has {others} of results.")
+        if others:
+            subject = recommendation.subject(recommended.candidates.group)
+            more = count(others, "other group")
+            click.echo(f"This is for {subject}; the report has {more} of results.")
     return 0 if recommended.decided else 1
 
 

@@ -1,7 +1,6 @@
 """Training of every encoder architecture by every method on a task that shows whether both work:
 the class of a text is which of five words it has."""
 
-import json
 from collections.abc import Iterator
 from typing import Any, Final
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bench.analysis.constraints import Limit
 from bench.analysis.costs import NEEDS, Need, cost_of
+from bench.analysis.encoders import decided_over
 from bench.analysis.groups import Group, ordered_groups
 from bench.analysis.setting import Setting
 from bench.plan.rows import Row
@@ -344,6 +345,7 @@ def recommend(
 def recommended_from(
     rows: Sequence[Row], planned: Sequence[Row], values_of: ValuesOf
 ) -> Recommendation | None:
-    """The recommendation of the first group of a report; None without any group."""
+    """The recommendation of a report: among the settings of its first group, and of the encoders
+    that are compared with that one's; None without any group."""
     every = ordered_groups(rows, planned, values_of)
-    return recommend(candidates_of(every[0])) if every else None
+    return recommend(candidates_of(decided_over(every))) if every else None

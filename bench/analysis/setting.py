@@ -70,10 +70,11 @@ class Setting:
     Attributes:
         elsewhere: rows of other machines whose scores count for seeds and folds that have none
             here.
-        factors: names of factors on the rates of some parameters, such as `LoRA+ ratio 16`.
+        options: the options of its method that are not the usual ones, such as `LoRA+ ratio 16`.
         tells_rate, tells_frozen: whether the label needs the rate, or the type of frozen weights,
             because another setting of the group differs in nothing else.
         between: `between_processes` of the group's rows, by column.
+        encoder: the name of its encoder, among the settings of several; else empty.
     """
 
     mode: str
@@ -85,11 +86,12 @@ class Setting:
     rate: float | None
     rows: tuple[Row, ...]
     elsewhere: tuple[Row, ...] = ()
-    factors: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     tells_rate: bool = False
     tells_frozen: bool = False
     values_of: ValuesOf = no_values
     between: Callable[[str], Std | None] = lambda _column: None
+    encoder: str = ""
 
     @property
     def adapted(self) -> bool:
@@ -98,15 +100,21 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """The name in sentences and tables, such as `lora rank 8 on all-lin-only, bf16`."""
+        """The name in sentences and tables, such as `lora rank 8 on all-lin-only, bf16`, or, of
+        several encoders, `minilm with lora rank 8 on all-lin-only, bf16`."""
+        return f"{self.encoder} with {self.own_label}" if self.encoder else self.own_label
+
+    @property
+    def own_label(self) -> str:
+        """The label without the encoder."""
         frozen = f", frozen weights {self.frozen}" if self.tells_frozen and self.frozen else ""
         rank = "" if self.rank is None else f" rank {self.rank}"
         adapter = f"{rank} on {self.layers}" if self.adapted else ""
         rate = f", rate {self.rate:g}" if self.tells_rate and self.rate is not None else ""
         unfreezing = ", unfreezing" if self.unfreezes else ""
         precision = "fp32" if self.amp == "off" else self.amp
-        factors = "".join(f", {factor}" for factor in self.factors)
-        return f"{self.mode}{adapter}{unfreezing}, {precision}{factors}{rate}{frozen}"
+        options = "".join(f", {option}" for option in self.options)
+        return f"{self.mode}{adapter}{unfreezing}, {precision}{options}{rate}{frozen}"
 
     @property
     def unfreezes(self) -> bool:

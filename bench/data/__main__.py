@@ -20,10 +20,12 @@ from bench.common.progress import progress_bar
 from bench.examples.checks import Progress
 from bench.examples.options import PATH, merged, with_details
 from bench.examples.own import find_source
+from bench.examples.tokenizers import tokenizer_of
 from bench.launch.checks import check_reports
+from bench.plan.cell import MINBERT, TRANSFORMERS
 from bench.plan.gridfile import Settings
 from bench.plan.models import find_model
-from bench.references.facts import FACT_STEPS, find_facts
+from bench.references.facts import FACT_STEPS, find_facts, tokens_of
 from bench.results.facts import DataFacts
 from minbert.data.tasks import TaskData, load_task
 from minbert.data.tasks.prepared import lines
@@ -136,7 +138,10 @@ def _facts(data: TaskData, source: str, model: str) -> DataFacts:
     encoder = find_model(model, "pretrained", "auto")
     longest = encoder.config.max_position_embeddings
     with _progress(len(data.train) + len(data.dev)) as show:
-        return find_facts(data, source, encoder.tokenizer, longest, show)
+        engine = TRANSFORMERS if encoder.why_not_ours else MINBERT
+        tokenizer = tokenizer_of(engine, encoder.tokenizer)
+        vocabulary = tokens_of(encoder.tokenizer, longest)
+        return find_facts(data, source, tokenizer, vocabulary, longest, show)
 
 
 @contextmanager

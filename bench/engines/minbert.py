@@ -1,11 +1,9 @@
 """Engine minbert: this project's BERT, with its adapters."""
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import torch
 from torch import nn
@@ -13,16 +11,17 @@ from torch import nn
 from adapters import injection
 from adapters.injection import hold_frozen, inject, training_of
 from adapters.layer import AdaptedLinear
-from adapters.methods import METHODS
+from adapters.methods import BITFIT, METHODS
 from bench.engines.engine import Groups
 from bench.engines.outputs import heads_of, parts_of, task_of
+from bench.plan.cell import ON
 from bench.plan.job import Job
+from minbert.model import classifier
 from minbert.model.checkpoint import load_encoder
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import GEOMETRIES, BertConfig
+from minbert.model.encoder import Stack
 from minbert.training.trainer import HALF
-
-_PLACE: Final = re.compile(r"(bert\w*)\.(?:encoder\.layer\.(\d+)\.|embeddings\.|pooler\.)")
 
 
 def build(job: Job) -> BertClassifier:
@@ -80,7 +79,12 @@ def _make_ready(model: BertClassifier, job: Job, new_pooler: bool) -> BertClassi
         alpha=cell.alpha if cell.alpha is not None else 1.0,
         new_pooler=new_pooler,
         seed=cell.seed,
+        use_rslora=cell.use_rslora == ON,
+        lora_dropout=cell.lora_dropout,
     )
+    for stack in model.modules():
+        if isinstance(stack, Stack):
+            stack.gradient_checkpointing = cell.gradient_checkpointing == ON
     if cell.frozen_dtype in HALF:
         hold_frozen(model, HALF[cell.frozen_dtype])
         for layer in model.modules():
@@ -99,12 +103,13 @@ def parameter_groups(model: nn.Module) -> Groups:
 def moving(model: nn.Module) -> set[str]:
     """As `Engine.moving`."""
     mode = training_of(model).mode
-    names: Sequence[str] = METHODS[mode].moves if mode in METHODS else ()
     adapter = injection.parameter_groups(model)["adapter"]
+    if mode == BITFIT:
+        return set(adapter)
+    names: Sequence[str] = METHODS[mode].moves if mode in METHODS else ()
     return {name for name in adapter if name.rpartition(".")[2] in names}
 
 
 def place_of(_model: nn.Module, name: str) -> tuple[str, int | None] | None:
     """As `Engine.place_of`."""
-    match = _PLACE.match(name)
-    return match and (match[1], None if match[2] is None else int(match[2]))
+    return classifier.place_of(name)

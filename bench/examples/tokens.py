@@ -110,13 +110,16 @@ def cut_columns(encoded: Iterable[Encoded]) -> dict[str, float]:
     return {"texts_cut": texts, "tokens_cut": lost / max(1, lost + kept)}
 
 
-def cut_notes(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Iterator[str]:
+def cut_notes(
+    data: Data, cell: Cell, tokenizer: Path, folder: Path | None, whose: str = ""
+) -> Iterator[str]:
     """A note about the texts that are cut, if there are any and they can be tokenised.
 
     The file is made, as by `share`, once the note is requested.
 
     Args:
         data, cell, tokenizer, folder: as of `share`.
+        whose: the beginning of the note.
     """
     sides: list[Encoded] = []
     with _errors_of_tokenising_ignored():
@@ -126,8 +129,8 @@ def cut_notes(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> I
     if texts:
         shown = f"{lost:.1%}" if lost >= _LEAST_SHARE else "under 0.1%"
         yield (
-            f"max_length {cell.max_length} cuts {texts:,} of {sum(map(len, sides)):,} texts, and "
-            f"{shown} of all tokens with them"
+            f"{whose}max_length {cell.max_length} cuts {texts:,} of {sum(map(len, sides)):,} "
+            f"texts, and {shown} of all tokens with them"
         )
 
 

@@ -83,11 +83,11 @@ def recommended_cell(
     from bench.recommend import recommendation_of
     from bench.report.recommendation import subject
 
-    recommended, groups, _ = recommendation_of([runs], prefer, where, margin, metric)
-    if len(groups) > 1:
+    recommended, others, _ = recommendation_of([runs], prefer, where, margin, metric)
+    if others:
         sys.stderr.write(
-            f"note: the recommendation is for {subject(groups[0])}, the first of {len(groups)} "
-            "groups of results\n"
+            f"note: the recommendation is for {subject(recommended.candidates.group)}; there are "
+            f"{others} other groups of results\n"
         )
     setting = recommended.setting
     if setting is None or not recommended.decided:

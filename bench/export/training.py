@@ -21,7 +21,8 @@ _LINEAR: Final = ("attention.output.dense", "intermediate.dense", "output.dense"
 _SAME: Final = (
     "mode", "rank", "alpha", "pooling", "head", "layer_decay", "lora_plus_ratio", "weight_decay",
     "warmup", "schedule", "optimizer", "epochs", "max_steps", "batch_size", "batching", "seed",
-    "dropout", "max_length", "amp", "label_smoothing", "class_weights",
+    "dropout", "max_length", "amp", "label_smoothing", "class_weights", "use_rslora",
+    "lora_dropout",
 )  # fmt: skip
 """Settings that the script reads under their names in a cell."""
 
@@ -38,6 +39,7 @@ def why_not_scripted(cell: Cell) -> str | None:
         f"the loss {cell.regression_loss}": cell.regression_loss == "pearson",
         "a part of the training examples": cell.max_train is not None,
         "folds": cell.folds is not None,
+        "gradient accumulation": cell.gradient_accumulation_steps > 1,
     }
     missing = [name for name, is_set in obstacles.items() if is_set]
     return f"{SCRIPT.name} has no place for {', '.join(missing)}" if missing else None

@@ -115,10 +115,6 @@ class Forecast:
         """Expected costs of a cell of a variant."""
         return self._predictions[variant]
 
-    def left_s(self, variants: Mapping[Variant, int]) -> float:
-        """Expected seconds of all cells, given their number by variant."""
-        return sum(n * self.predict(variant).wall_s for variant, n in variants.items() if n)
-
     def memory_points(self) -> Points:
         """Features and mean peak above imports of each variant that has run."""
         return {

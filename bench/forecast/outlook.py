@@ -2,25 +2,79 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
 from bench.forecast.client import NoPredictionError, Turn, find_costs
 from bench.forecast.costs import Variant
-from bench.forecast.forecast import Forecast, memory_column, rows_like, rows_of_model
+from bench.forecast.forecast import (
+    Forecast,
+    Prediction,
+    memory_column,
+    rows_like,
+    rows_of_model,
+)
 from bench.launch.signals import Signals
 from bench.machine.conditions import Conditions
-from bench.plan.cell import Cell, Columns
+from bench.plan.cell import ABOUT, Cell, Columns, Value, named
 from bench.plan.columns import row_of
 from bench.plan.job import Job
 from bench.plan.models import Model
 from bench.plan.planning import SKIP, Planned
 from bench.plan.rows import Row
 
-Forecaster = Callable[[Sequence[Planned], Signals], Forecast | None]
-"""Makes the forecast of a plan, or None if none can be made. It may wait for other grids."""
+NO_BASIS: Final = "no basis yet: nothing like it has run on this machine"
+_SCORE: Final = ("score",)
+_KIND: Final = tuple(
+    name
+    for name in named(lambda about: about.compared in ("group", "never"))
+    if name not in Variant._fields and ABOUT[name].changes != _SCORE
+)
+"""Settings that decide costs, besides those of a variant."""
+Kind = tuple[Value, ...]
+"""A model on data, and the other settings of `_KIND`."""
+
+
+def _kind(cell: Cell | Row) -> Kind:
+    return tuple(attrgetter(*_KIND)(cell))
+
+
+class Forecasts:
+    """The forecasts of the cells of a plan: one for each model and other settings that variants do
+    not distinguish."""
+
+    def __init__(self, by_kind: Mapping[Kind, Forecast]) -> None:
+        self.by_kind = by_kind
+
+    def predict(self, cell: Cell) -> Prediction | None:
+        """Expected costs of a cell; None without a forecast of its kind."""
+        forecast = self.by_kind.get(_kind(cell))
+        return None if forecast is None else forecast.predict(Variant.of(cell))
+
+    def time_s(self, cell: Cell) -> float | None:
+        """The expected seconds of a cell; None where nothing measured here predicts them."""
+        forecast = self.by_kind.get(_kind(cell))
+        if forecast is None or forecast.basis is None:
+            return None
+        return forecast.predict(Variant.of(cell)).wall_s
+
+    @property
+    def basis(self) -> str:
+        """Phrases on what times are predicted from."""
+        each = dict.fromkeys(forecast.basis or NO_BASIS for forecast in self.by_kind.values())
+        return "; ".join(each)
+
+    def learn(self, row: Row) -> None:
+        """Learn from a cell's row."""
+        if (forecast := self.by_kind.get(_kind(row))) is not None:
+            forecast.learn([row])
+
+
+Forecaster = Callable[[Sequence[Planned], Signals], Forecasts | None]
+"""Makes the forecasts of a plan, or None if none can be made. It may wait for other grids."""
 
 _SEEDS: Final = 3
 """The number of seeds whose batches are planned: those of other seeds, and of other folds than the
@@ -30,35 +84,44 @@ first, hardly differ."""
 def forecast_plan(
     planned: Sequence[Planned],
     rows: Iterable[Row],
-    model: Model,
+    models: Mapping[str, Model],
     conditions: Conditions,
     data: Path | None,
     turn: Turn = nullcontext,
     gpu: str = "",
-) -> Forecast | None:
-    """The forecast of the cells of a plan; None if none is to run, or, with a note, if it fails.
+) -> Forecasts | None:
+    """The forecasts of the cells of a plan; None if none is to run, or, with notes, if all fail.
 
     Args:
         planned: cells of one grid.
         rows: results, of which those comparable with the plan's are learned from.
-        model, conditions, data: those that the cells were planned with.
+        models, conditions, data: those that the cells were planned with; models by name.
         turn, gpu: as in `find_costs`.
     """
     if all(item.action != "run" for item in planned):
         return None
-    cells = [item.cell for item in planned]
-    by_size = {Variant.of(cell).size: cell for cell in cells}
-    likes = [row_of({**cell.columns(), **conditions.columns()}) for cell in by_size.values()]
+    by_kind: dict[Kind, list[Cell]] = {}
+    for item in planned:
+        by_kind.setdefault(_kind(item.cell), []).append(item.cell)
+    several = len({item.cell.model for item in planned}) > 1
     newest = [*rows][::-1]
-    like = rows_like(newest, likes)
-    try:
-        forecast = make_forecast(cells, like, model, conditions, data, turn, gpu)
-    except NoPredictionError as error:
-        sys.stderr.write(f"note: memory and time are not predicted: {error}\n")
-        return None
-    if forecast.basis is None:
-        forecast.hint(rows_of_model(newest, likes[0]))
-    return forecast
+    forecasts, notes = {}, dict[str, None]()
+    for kind, cells in by_kind.items():
+        by_size = {Variant.of(cell).size: cell for cell in cells}
+        likes = [row_of({**cell.columns(), **conditions.columns()}) for cell in by_size.values()]
+        like = rows_like(newest, likes)
+        model = models[cells[0].model]
+        try:
+            forecast = make_forecast(cells, like, model, conditions, data, turn, gpu)
+        except NoPredictionError as error:
+            whose = f" of {model.name}" if several else ""
+            notes[f"note: memory and time{whose} are not predicted: {error}\n"] = None
+            continue
+        if forecast.basis is None:
+            forecast.hint(rows_of_model(newest, likes[0]))
+        forecasts[kind] = forecast
+    sys.stderr.writelines(notes)
+    return Forecasts(forecasts) if forecasts else None
 
 
 def make_forecast(
@@ -70,7 +133,7 @@ def make_forecast(
     turn: Turn = nullcontext,
     gpu: str = "",
 ) -> Forecast:
-    """The forecast of some cells of a grid, learned from comparable rows.
+    """The forecast of some cells of a grid, of one kind, learned from comparable rows.
 
     Args:
         turn, gpu: as in `find_costs`.
@@ -104,38 +167,37 @@ def make_forecast(
 
 
 class Outlook:
-    """The cells of a run, and its forecast, if there is one.
+    """The cells of a run, and their forecasts, if there are any.
 
     Cells that are skipped because the search found no learning rate get a row, but no forecast.
     """
 
-    def __init__(self, forecast: Forecast | None, to_run: Sequence[Planned]) -> None:
+    def __init__(self, forecasts: Forecasts | None, to_run: Sequence[Planned]) -> None:
         self.to_run = to_run
-        self.forecast = forecast
-        self._left = Counter(Variant.of(item.cell) for item in to_run if item.action != SKIP)
+        self.forecasts = forecasts
+        self._left = Counter(_like(item.cell) for item in to_run if item.action != SKIP)
+        self._cells = {_like(item.cell): item.cell for item in to_run}
 
     def begin(self, cell: Cell) -> tuple[float | None, float | None]:
         """Mark a cell as begun; returns the expected seconds of it and of all later cells."""
-        variant = Variant.of(cell)
-        if variant in self._left:
-            self._left[variant] -= 1
+        if (like := _like(cell)) in self._left:
+            self._left[like] -= 1
         cell_s = self.time_s(cell)
-        if self.forecast is None or cell_s is None:
-            return None, None
-        return cell_s, self.forecast.left_s(self._left)
+        left = [(n, self.time_s(self._cells[like])) for like, n in self._left.items() if n]
+        known = [n * seconds for n, seconds in left if seconds is not None]
+        return cell_s, sum(known) if cell_s is not None and len(known) == len(left) else None
 
     def time_s(self, cell: Cell) -> float | None:
         """The expected seconds of a cell; None where nothing measured here predicts them."""
-        variant = Variant.of(cell)
-        if self.forecast is None or self.forecast.basis is None or variant not in self._left:
+        if self.forecasts is None or _like(cell) not in self._left:
             return None
-        return self.forecast.predict(variant).wall_s
+        return self.forecasts.time_s(cell)
 
     def columns(self, cell: Cell) -> Columns:
         """Columns of the forecast of a cell."""
-        if self.forecast is None:
+        prediction = None if self.forecasts is None else self.forecasts.predict(cell)
+        if prediction is None:
             return {}
-        prediction = self.forecast.predict(Variant.of(cell))
         return {
             "flops_per_token": prediction.flops_per_token,
             "predicted_s": prediction.wall_s,
@@ -144,8 +206,13 @@ class Outlook:
 
     def learn(self, row: Row) -> None:
         """Learn from a cell's row."""
-        if self.forecast is not None:
-            self.forecast.learn([row])
+        if self.forecasts is not None:
+            self.forecasts.learn(row)
+
+
+def _like(cell: Cell) -> tuple[Kind, Variant]:
+    """What all cells with the same costs have in common."""
+    return _kind(cell), Variant.of(cell)
 
 
 def outlook_on(

@@ -5,7 +5,7 @@ Example: python -m bench.grid --grid smoke
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -24,8 +24,7 @@ from bench.examples.own import Source, find_source
 from bench.examples.tokenizers import tokenizer_of
 from bench.examples.tokens import cut_notes
 from bench.forecast.client import turn_on
-from bench.forecast.forecast import Forecast
-from bench.forecast.outlook import forecast_plan, outlook_on
+from bench.forecast.outlook import Forecasts, forecast_plan, outlook_on
 from bench.grid.dryrun import print_plan
 from bench.grid.session import Session
 from bench.launch.checks import (
@@ -34,6 +33,7 @@ from bench.launch.checks import (
     check_class_settings,
     check_compile,
     check_early_stopping,
+    check_engine,
     check_folds,
     check_held_out,
     check_loss,
@@ -49,7 +49,7 @@ from bench.launch.checks import (
     without_idle_caps,
 )
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found, find_conditions
+from bench.machine.conditions import find_conditions
 from bench.plan import gridfile
 from bench.plan.adapter_configs import read_adapter_configs
 from bench.plan.architectures import attention_of
@@ -58,7 +58,7 @@ from bench.plan.cell import CANDIDATE, ENGINES, GRID, MINBERT, TRANSFORMERS, Cel
 from bench.plan.gridfile import Grid, Settings
 from bench.plan.learning_rates import Search, lacks_rates, why_no_rates, without_rates
 from bench.plan.metrics import METRIC_HELP, METRICS, check_metric, metric_of, problem_of
-from bench.plan.models import Model, check_length, check_ranks, engine_version, find_model
+from bench.plan.models import Model, check_models, engine_version, find_models
 from bench.plan.planning import (
     SKIP,
     Planned,
@@ -74,6 +74,7 @@ from bench.results.rowfile import torn_line
 from bench.results.store import Store
 from minbert.assets.embedded import fetch
 from minbert.data.tasks import Data, Folds, find_task, for_search, load_data
+from minbert.files import is_folder
 
 _EPILOG: Final = """\b
 Examples:
@@ -83,6 +84,7 @@ Examples:
   python -m bench.grid --grid full --data train.csv --label topic
   python -m bench.grid --grid paper --task sst --data path/to/data --budget 90
   python -m bench.grid --grid my-grid.toml --model path/to/checkpoint --task sst --data path/to/data
+  python -m bench.grid --grid full --model minilm,path/to/roberta
 """
 
 _count_option = partial(click.option, type=click.IntRange(min=1), metavar="N")
@@ -104,6 +106,14 @@ def _length(
     return value
 
 
+def _models(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> list[str] | None:
+    if value is None:
+        return None
+    return [value] if is_folder(value) else value.split(",")
+
+
 def _compile(
     _context: click.Context, _option: click.Parameter, value: str | None
 ) -> bool | str | None:
@@ -120,8 +130,10 @@ def _compile(
 )
 @click.option(
     "--model",
+    callback=_models,
+    metavar="NAME[,NAME…]",
     help="The encoder: minilm, a checkpoint's folder, or a name on the Hugging Face hub; with "
-    "--init random also bert-tiny to bert-large.",
+    "--init random also bert-tiny to bert-large. Several are compared with each other.",
 )
 @click.option(
     "--init",
@@ -274,36 +286,42 @@ def command(
     sizes = examples.sizes.values() if folds is None else [folds.most]
     grid = without_idle_caps(grid, sizes)
     settings, folder = grid.settings, source.folder
-    model = find_model(settings.model, settings.init, settings.pooling)
-    length_notes: list[str] = []
+    models = find_models(settings.models, settings.init, settings.pooling)
     adapter_configs = read_adapter_configs(grid)
-    resolved = _resolve(model, examples, target)
-    resolved = replace(resolved, adapters=adapter_configs.names)
-    engine, *engine_notes = _engine(grid, model)
-    if engine == TRANSFORMERS or any(s.engine == TRANSFORMERS for s in grid.variants):
-        attention = attention_of(model.config)
-        resolved = replace(
-            resolved, engine=engine, engine_version=engine_version(), attention=attention
+    engine, *engine_notes = _engine(grid, models.values())
+    is_theirs = TRANSFORMERS in (engine, *(variant.engine for variant in grid.variants))
+    version = engine_version() if is_theirs else ""
+    lengths = _lengths(grid, models, engine, examples if folds is None else folds.whole)
+    every_resolved = [
+        Resolved(
+            regression=examples.regression,
+            parts=tuple(examples.sizes) if examples.task.parts else (),
+            model=model.name,
+            model_digest=model.digest,
+            pooling=model.pooling,
+            data_digest=examples.digest[:16],
+            amp_on=target.amp_on,
+            learning_rate_source=GRID,
+            auto_length=None if model.name not in lengths else lengths[model.name][0],
+            no_compiling=target.no_compiling,
+            engine=engine,
+            engine_version=version,
+            attention=attention_of(model.config) if is_theirs else "",
+            adapters=adapter_configs.names,
         )
-    if grid.has_auto_length:
-        longest = model.config.max_position_embeddings
-        whole = examples if folds is None else folds.whole
-        tokenizer = tokenizer_of(engine, model.tokenizer)
-        auto_length, *length_notes = find_length(whole, tokenizer, longest)
-        resolved = replace(resolved, auto_length=auto_length)
-    cells = select(expand(grid, resolved), axes)
+        for model in models.values()
+    ]
+    cells = select(expand(grid, *every_resolved), axes)
     if not cells:
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
     check_amp(cells, grid, target.device)
     check_compile(cells)
-    check_ranks(cells, model.config)
+    check_models(cells, models, pairs=examples.pairs_in_one)
     check_held_out(settings.share_held_out, examples)
     check_early_stopping(cells)
     check_loss(grid.variants, cells, examples)
     check_class_settings(grid.variants, examples)
-    of_lengths = {cell.max_length: cell for cell in reversed(cells)}
-    for length in of_lengths:
-        check_length(length, model, pairs=examples.pairs_in_one)
+    of_lengths = {(cell.model, cell.max_length): cell for cell in reversed(cells)}
     check_folds(settings, lr == "auto")
     searched = for_search(examples) if lr == "auto" else None
     if searched is not None:
@@ -323,9 +341,9 @@ def command(
             fresh=fresh,
         )
 
-    def forecast(planned: Sequence[Planned], signals: Signals) -> Forecast | None:
+    def forecast(planned: Sequence[Planned], signals: Signals) -> Forecasts | None:
         turn = turn_on(target.device_name, signals)
-        return forecast_plan(planned, store.rows, model, conditions, folder, turn, target.gpu)
+        return forecast_plan(planned, store.rows, models, conditions, folder, turn, target.gpu)
 
     search = None
     if searched is not None:
@@ -334,20 +352,29 @@ def command(
         search = Search(cells, digest, lambda cell: store.scored(cell.cell_id, here))
     planned, number = _next_round(cells, plan_now, search)
     some_run = any(item.action == "run" for item in planned)
+    if some_run:
+        for model in models.values():
+            own = [cell for cell in cells if cell.model == model.name]
+            check_engine(own, grid.variants, model, folder, adapter_configs.texts)
+    has_weights = any(model.checkpoint for model in models.values())
     notes = chain(
         (*engine_notes, *source.notes, *examples.notes, *examples.problems),
         label_notes(examples),
         idle_notes(grid.variants, examples),
-        unfreezing_notes(cells, model.config.num_hidden_layers),
+        unfreezing_notes(cells, min(m.config.num_hidden_layers for m in models.values())),
         compile_notes(cells),
         early_stopping_notes(settings),
-        length_notes,
+        (note for _, note in lengths.values()),
         (*target.device.notes, *amp_notes(cells, target.device)),
-        _power(cells, examples, folds, metric) if some_run and model.checkpoint else (),
+        _power(cells, examples, folds, metric) if some_run and has_weights else (),
         # the last, since they tokenise examples: the others are printed before
         *(
             cut_notes(
-                examples if folds is None else folds.fold(cell.fold), cell, model.tokenizer, folder
+                examples if folds is None else folds.fold(cell.fold),
+                cell,
+                models[cell.model].tokenizer,
+                folder,
+                whose=f"{cell.model}: " if len(models) > 1 else "",
             )
             for _, cell in sorted(of_lengths.items())
             if some_run
@@ -357,18 +384,19 @@ def command(
         _print_notes(notes)
         with Signals() as signals:
             outlook = outlook_on(planned, forecast, signals)
-        print_plan(planned, outlook.forecast, as_json, number, cells, budget.seconds)
+        print_plan(planned, outlook.forecasts, as_json, number, cells, budget.seconds)
         return 0
     if some_run:
-        check_model(model, grid.settings.init)
+        for model in models.values():
+            check_model(model, grid.settings.init)
     store.check_writable()
     check_reports(reports)
-    check_space(runs, planned, model, keep)
+    check_space(runs, planned, models, keep)
     _print_notes(notes)
     session = Session(
         grid=grid,
         conditions=conditions,
-        model=model,
+        models=models,
         data=examples,
         folds=folds,
         data_folder=folder,
@@ -389,17 +417,32 @@ def command(
     return session.run(rounds(cells, plan_now, search), as_json)
 
 
-def _engine(grid: Grid, model: Model) -> list[str]:
-    """What engine `auto` stands for, and a note where it is not minbert.
+def _engine(grid: Grid, models: Collection[Model]) -> list[str]:
+    """What engine `auto` stands for in all cells, and a note where it is not minbert.
 
     Raises:
-        InputError: if a table of cells names engine minbert, which can't load the model.
+        InputError: if a table of cells names engine minbert, which can't load a model.
     """
-    if model.why_not_ours and any(s.engine == MINBERT for s in grid.variants):
-        raise InputError(f"--engine {MINBERT}: {model.why_not_ours}; take engine {TRANSFORMERS}")
-    if not (why := model.why_not_ours or why_not_ours(grid)):
+    not_ours = next((model.why_not_ours for model in models if model.why_not_ours), "")
+    if not_ours and any(variant.engine == MINBERT for variant in grid.variants):
+        raise InputError(f"--engine {MINBERT}: {not_ours}; take engine {TRANSFORMERS}")
+    if not (why := not_ours or why_not_ours(grid)):
         return [MINBERT]
-    return [TRANSFORMERS, f"engine {TRANSFORMERS}: {why}"]
+    every = " of all models, so that costs are comparable" if len(models) > 1 else ""
+    return [TRANSFORMERS, f"engine {TRANSFORMERS}{every}: {why}"]
+
+
+def _lengths(
+    grid: Grid, models: Mapping[str, Model], engine: str, data: Data
+) -> dict[str, tuple[int, str]]:
+    """What `max_length` auto stands for in the tokens of each model, with a note, if the grid has
+    it."""
+    lengths = {}
+    for name, model in models.items() if grid.has_auto_length else ():
+        longest = model.config.max_position_embeddings
+        length, note = find_length(data, tokenizer_of(engine, model.tokenizer), longest)
+        lengths[name] = length, f"{name}: {note}" if len(models) > 1 else note
+    return lengths
 
 
 def _print_notes(notes: Iterable[str]) -> None:
@@ -472,20 +515,6 @@ def _load_data(settings: Settings, source: Source) -> tuple[Data, Folds | None]:
         return load_data(source.task, source.folder, **caps), None
     folds = Folds(load_data(source.task, source.folder), settings.folds, **caps)
     return folds.fold(0), folds
-
-
-def _resolve(model: Model, data: Data, target: Found) -> Resolved:
-    return Resolved(
-        regression=data.regression,
-        parts=tuple(data.sizes) if data.task.parts else (),
-        model=model.name,
-        model_digest=model.digest,
-        pooling=model.pooling,
-        data_digest=data.digest[:16],
-        amp_on=target.amp_on,
-        learning_rate_source=GRID,
-        no_compiling=target.no_compiling,
-    )
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench.forecast.costs import Variant
-from bench.forecast.forecast import Forecast, Prediction
+from bench.forecast.forecast import Prediction
+from bench.forecast.outlook import Forecasts
 from bench.plan import gridfile
 from bench.plan.budget import minutes, that_fit
 from bench.plan.cell import Cell, Columns
@@ -18,14 +18,14 @@ from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_s
 
 _VARIED: Final = tuple(gridfile.Varied.model_fields)
 _SIZES: Final = ("batch_size", "max_length")
-_AXES: Final = ("mode", "rank", "layers", "amp", "unfreeze", *_SIZES, *_VARIED, "seed", "fold")
+_AXES: Final = ("model", "mode", "rank", "layers", "amp", "unfreeze", *_SIZES, *_VARIED,
+                "seed", "fold")  # fmt: skip
 """Axes that a search for learning rates does not change."""
-NO_BASIS: Final = "no basis yet: nothing like it has run on this machine"
 
 
 def print_plan(
     planned: Sequence[Planned],
-    forecast: Forecast | None,
+    forecasts: Forecasts | None,
     as_json: bool,
     search_round: int | None = None,
     cells: Sequence[Cell] = (),
@@ -39,12 +39,12 @@ def print_plan(
         cells: the cells of the grid, which run after the search.
         budget_s: the time that the command may take; cells that don't fit are marked and counted.
     """
-    predictions = [_prediction(item, forecast) for item in planned]
+    predictions = [_prediction(item, forecasts) for item in planned]
     fit = that_fit(budget_s, [None if one is None else one.wall_s for one in predictions])
     covers = "the grid" if search_round is None else f"search, round {search_round}"
     elsewhere = scores_elsewhere(planned)
     total = {
-        **_total(predictions, forecast),
+        **_total(predictions, forecasts),
         "covers": covers,
         "scores_from_other_machines": elsewhere,
     }
@@ -63,13 +63,13 @@ def print_plan(
     console = Console()
     if after:
         console.print(f"{covers}:")
-    console.print(_table(planned, predictions, fit, forecast is not None))
+    console.print(_table(planned, predictions, fit, forecasts is not None))
     to_run = sum(item.action == "run" for item in planned)
     noun = "candidates" if after else "cells"
     console.print(f"{count_cells(planned, noun)}: {to_run} to run, {len(planned) - to_run} not")
     if elsewhere:
         console.print(scores_sentence(elsewhere, noun))
-    if forecast is not None:
+    if total["basis"] is not None:
         share = f"{covers}, alone" if after else "in all"
         console.print(
             f"predicted: {total['predicted_s'] / 60:,.1f} min {share}, at most "
@@ -136,7 +136,7 @@ def _shown_axes(cells: Sequence[Cell]) -> list[str]:
         "fold": any(cell.fold is not None for cell in cells),
         **{
             name: len({getattr(cell, name) for cell in cells} - {None}) > 1
-            for name in (*_SIZES, *_VARIED)
+            for name in ("model", *_SIZES, *_VARIED)
         },
     }
     return [name for name in _AXES if rare.get(name, True)]
@@ -146,20 +146,20 @@ def _field(value: str | int | None) -> str:
     return "" if value is None else str(value)
 
 
-def _prediction(item: Planned, forecast: Forecast | None) -> Prediction | None:
-    if forecast is None or item.action != "run":
+def _prediction(item: Planned, forecasts: Forecasts | None) -> Prediction | None:
+    if forecasts is None or item.action != "run":
         return None
-    return forecast.predict(Variant.of(item.cell))
+    return forecasts.predict(item.cell)
 
 
-def _total(predictions: Sequence[Prediction | None], forecast: Forecast | None) -> dict[str, Any]:
+def _total(predictions: Sequence[Prediction | None], forecasts: Forecasts | None) -> dict[str, Any]:
     known = [one for one in predictions if one is not None]
-    if forecast is None or not known:
+    if forecasts is None or not known:
         return {"predicted_s": None, "predicted_peak_mib": None, "basis": None}
     return {
         "predicted_s": sum(one.wall_s for one in known),
         "predicted_peak_mib": max(one.peak_mib for one in known),
-        "basis": forecast.basis or NO_BASIS,
+        "basis": forecasts.basis,
     }
 
 

@@ -15,6 +15,7 @@ import click
 from bench.analysis.recommendation import recommended_from
 from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError
 from bench.common.files import write_atomically
+from bench.examples.tokenizers import tokenizer_of
 from bench.examples.tokens import share
 from bench.forecast.outlook import Forecaster, Outlook, outlook_on
 from bench.grid.display import Display
@@ -26,7 +27,7 @@ from bench.machine.environment import command_line, worker_environment
 from bench.machine.gpu_trial import why_unusable
 from bench.plan import job as jobs
 from bench.plan.budget import Budget, needs_no_row, was_left_out
-from bench.plan.cell import CANDIDATE, Cell, Columns
+from bench.plan.cell import CANDIDATE, MINBERT, Cell, Columns
 from bench.plan.columns import row_of, values_of
 from bench.plan.gridfile import Grid
 from bench.plan.job import Job
@@ -54,8 +55,8 @@ INTERRUPTED: Final = 130
 class Session:
     """One run of a grid, and everything that its cells share.
 
-    `data` are the examples of cells without a fold; those of the others are in `folds`. `keep` is
-    whether every cell keeps its trained weights.
+    `models` are by name. `data` are the examples of cells without a fold; those of the others are
+    in `folds`. `keep` is whether every cell keeps its trained weights.
     `device_name` is as in `bench.machine.conditions.Found`; `has_bf16` is false if the device only
     emulates bf16. `worker` is the command that runs a cell; its last argument is the cell's folder.
     `references` is `bench.references.client.find_references`; None: scores get no reference points.
@@ -65,7 +66,7 @@ class Session:
 
     grid: Grid
     conditions: Conditions
-    model: Model
+    models: Mapping[str, Model]
     data: Data
     folds: Folds | None = None
     data_folder: Path | None
@@ -176,7 +177,8 @@ class Session:
         planned = [self._job(item) for item in to_run if item.action == "run"]
         if not isinstance(self.data, TaskData):
             return
-        facts = self._facts(self.data, display)
+        engine = next((item.cell.engine for item in to_run), MINBERT)
+        facts = self._facts(self.data, engine, display)
         if self.references is None or not planned:
             return
         display.start("reference points")
@@ -196,25 +198,28 @@ class Session:
             for note in notes:
                 display.note(note)
 
-    def _facts(self, data: TaskData, display: Display) -> DataFacts:
-        """The facts on the examples, of all folds together, kept with the results."""
+    def _facts(self, data: TaskData, engine: str, display: Display) -> DataFacts:
+        """The facts on the examples, of all folds together, kept with the results, in tokens of
+        the first model."""
         digest = data.digest[:16]
         known = read_facts(self.store.path).get(digest)
         whole = data if self.folds is None else self.folds.whole
-        longest = self.model.config.max_position_embeddings
+        model = next(iter(self.models.values()))
+        longest = model.config.max_position_embeddings
         try:
-            tokens = tokens_of(self.model.tokenizer, longest)
+            tokens = tokens_of(model.tokenizer, longest)
             if known is not None and known.describes(data, self.source, tokens):
                 return known
             display.start("checks of the data")
             facts = find_facts(
                 whole,
                 self.source,
-                self.model.tokenizer,
+                tokenizer_of(engine, model.tokenizer),
+                tokens,
                 longest,
                 lambda _number, name: display.progress({"phase": name}),
             ).without_texts()
-        except MinbertInputError:  # of the vocabulary: each worker reports it
+        except (MinbertInputError, InputError):  # of the vocabulary: each worker reports it
             return known or facts_of(whole, self.source)
         return update_facts(self.store.path, digest, facts.with_scores_of)
 
@@ -267,7 +272,8 @@ class Session:
         gpu = "" if self.conditions.device == "cpu" else self.device_name
         env = worker_environment(os.environ, self.conditions.threads, gpu)
         # before the first worker starts: otherwise that one alone would spend time on it
-        share(self._data_of(item.cell), item.cell, self.model.tokenizer, self.data_folder)
+        model = self.models[item.cell.model]
+        share(self._data_of(item.cell), item.cell, model.tokenizer, self.data_folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / jobs.FILE, job.to_json().encode())
@@ -341,7 +347,7 @@ class Session:
         return KeptWeights(self.store.path, every=self.keep)
 
     def _job(self, item: Planned) -> Job:
-        model = self.model
+        model = self.models[item.cell.model]
         return Job(
             cell=item.cell,
             conditions_id=self.conditions.conditions_id,
@@ -454,6 +460,7 @@ class Session:
                     planned=plan,
                     sources=[str(self.store.path)],
                     predictions_of=results.predictions_of,
+                    losses_of=results.losses_of,
                     facts=results.facts,
                     exports=results.exports,
                 )

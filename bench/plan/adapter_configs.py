@@ -37,7 +37,7 @@ def read_adapter_configs(grid: Grid) -> AdapterConfigs:
         values = read_json(Path(path))
         if not isinstance(values.get(_TYPE), str):
             raise InputError(
-                f"{path}: lacks {_TYPE}, such as \"LOHA\", so it is no adapter_config.json of PEFT"
+                f'{path}: lacks {_TYPE}, such as "LOHA", so it is no adapter_config.json of PEFT'
             )
         known: dict[str, Any] = {key: v for key, v in values.items() if key not in _IGNORED}
         names[path] = f"{values[_TYPE].lower()} {digest(known, 8)}"

@@ -70,9 +70,7 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
         first_position=True,
         has_sdpa=False,
     ),
-    "deberta": Architecture(
-        name="DeBERTa", attention=("attention.self.in_proj",), has_sdpa=False
-    ),
+    "deberta": Architecture(name="DeBERTa", attention=("attention.self.in_proj",), has_sdpa=False),
     "deberta-v2": Architecture(
         name="DeBERTa-v2/v3",
         attention=(

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import core_schema
 
 from adapters.methods import PEFT, has_layers, has_rank
-from adapters.names import LAYER_SETS
+from adapters.names import LAYER_SETS, is_layers
 from bench.common.errors import InputError
 from bench.common.messages import shown
 from bench.plan.cell import ABOUT, named
@@ -46,11 +46,10 @@ class OneOf:
 
 
 Mode = Annotated[str, OneOf("mode")]
-_TARGETS: Final = r"[A-Za-z0-9_.]+(\+[A-Za-z0-9_.]+)*"
 
 
 def _layers(value: Any) -> Any:
-    if not isinstance(value, str) or not re.fullmatch(f"{'|'.join(LAYER_SETS)}|{_TARGETS}", value):
+    if not isinstance(value, str) or not is_layers(value):
         raise ValueError(
             f"should be {', '.join(LAYER_SETS)}, or the ends of layers' names, such as query+value"
         )
@@ -87,6 +86,18 @@ def _compile(value: Any) -> Any:
 Compile = Annotated[bool | Literal["auto"], PlainValidator(_compile)]
 """`auto` becomes on or off when the grid is expanded, see `bench.plan.planning`."""
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+_MOST_MODELS: Final = 100
+
+
+def _models(value: Any) -> Any:
+    names = [value] if isinstance(value, str) else value
+    is_list = isinstance(names, list) and 0 < len(names) <= _MOST_MODELS
+    if not is_list or not all(isinstance(name, str) and name for name in names):
+        raise ValueError("should be the name or folder of a model, or a list of them")
+    return value
+
+
+Models = Annotated[str | list[str], PlainValidator(_models)]
 
 
 class _Strict(BaseModel):
@@ -129,7 +140,7 @@ class Settings(_Strict):
     `bench.plan.planning` resolves it.
     """
 
-    model: str = "minilm"
+    model: Models = "minilm"
     init: Annotated[str, OneOf("init")] = "pretrained"
     engine: Engine = AUTO
     attn_implementation: Annotated[str, OneOf("attn_implementation", AUTO)] = AUTO
@@ -180,6 +191,11 @@ class Settings(_Strict):
         default with early stopping, which needs some, and else none."""
         return self.held_out or (0.0 if self.early_stopping is None else EARLY_STOPPING_SHARE)
 
+    @property
+    def models(self) -> list[str]:
+        """The names or folders of the models."""
+        return [self.model] if isinstance(self.model, str) else self.model
+
 
 if TYPE_CHECKING:
     Varied = _Strict
@@ -189,7 +205,7 @@ else:
         "Varied",
         __base__=_Strict,
         __doc__="Settings that one table of cells can set differently from the grid: they change "
-        "neither data nor model, and no command-line flag sets them.",
+        "neither data nor model. They win over a flag of the command line.",
         **{name: (_types[name] | None, None) for name in named(lambda about: about.varies)},
     )
 
@@ -255,10 +271,11 @@ class Grid(_Strict):
     @model_validator(mode="after")
     def _is_no_larger_than_can_be_kept(self) -> Self:
         settings = self.settings
-        times = settings.repeats * settings.seeds * (settings.folds or 1)
+        times = settings.repeats * settings.seeds * (settings.folds or 1) * len(settings.models)
         count = times * sum(axes.most_cells for axes in self.cells)
         if count > _MOST_CELLS:
             also = "seeds"
+            also += ", models" if len(settings.models) > 1 else ""
             also += ", folds" if settings.folds else ""
             also += " and repeats" if settings.repeats > 1 else ""
             raise ValueError(

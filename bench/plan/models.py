@@ -1,6 +1,8 @@
 """Models by their name on the command line: a checkpoint's folder, or a named geometry."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,6 +75,43 @@ def find_model(name: str, init: str, pooling: str) -> Model:
     return Model(label, identity, chosen, config, folder, None, folder, embedded)
 
 
+def find_models(names: Sequence[str], init: str, pooling: str) -> dict[str, Model]:
+    """The models of a grid by `Model.name`, to which a part of the digest is added where folders of
+    the same name hold different models.
+
+    Args:
+        names, init, pooling: as of `find_model`.
+
+    Raises:
+        InputError: as `find_model`, or if two names stand for the same model.
+    """
+    models: dict[tuple[str, str], tuple[str, Model]] = {}
+    for name in names:
+        model = find_model(name, init, pooling)
+        other, _ = models.setdefault((model.digest, model.pooling), (name, model))
+        if other is not name:
+            raise InputError(
+                f"--model: {other} and {name} are the same model (digest {model.digest}); leave "
+                "one out"
+            )
+    labels = Counter(model.name for _, model in models.values())
+    return {
+        label: replace(model, name=label)
+        for _, model in models.values()
+        for label in [model.name if labels[model.name] == 1 else f"{model.name}@{model.digest[:6]}"]
+    }
+
+
+def check_models(cells: Sequence[Cell], models: Mapping[str, Model], *, pairs: bool) -> None:
+    """Refuse lengths and ranks of cells that their models don't allow, as `check_length` and
+    `check_ranks`."""
+    for name, model in models.items():
+        own = [cell for cell in cells if cell.model == name]
+        for length in dict.fromkeys(cell.max_length for cell in own):
+            check_length(length, model, pairs=pairs)
+        check_ranks(own, model.config)
+
+
 _POOLINGS: Final = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 
 
@@ -128,7 +167,7 @@ def check_length(max_length: int, model: Model, *, pairs: bool) -> None:
         )
 
 
-def check_ranks(cells: list[Cell], config: BertConfig | EncoderSizes) -> None:
+def check_ranks(cells: Sequence[Cell], config: BertConfig | EncoderSizes) -> None:
     """Refuse ranks above the width of an adapted layer of engine minbert.
 
     Raises:

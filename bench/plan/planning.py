@@ -77,8 +77,9 @@ class Resolved:
 class Planned:
     """A repeat of a cell, and whether it runs: `action` is `run`, `done`, `kept` or `skip`.
 
-    `tries` are the statuses of the candidates, where a cell is skipped because none of them gave
-    it learning rates.
+    `prefix` is the beginning of its name in a plan of several models or engines. `tries`
+    are the statuses of the candidates, where a cell is skipped because none of them gave it
+    learning rates.
     """
 
     cell: Cell
@@ -87,6 +88,7 @@ class Planned:
     attempt: int
     repeat: int = 1
     tries: tuple[str, ...] = ()
+    prefix: str = ""
 
     @property
     def elsewhere(self) -> bool:
@@ -95,8 +97,9 @@ class Planned:
 
     @property
     def name(self) -> str:
-        """The cell's name, with the repeat if it is not the first."""
-        return self.cell.name + repeat_suffix(self.repeat)
+        """The cell's name, with the repeat if it is not the first, and with the model and the
+        engine if the plan has several."""
+        return self.prefix + self.cell.name + repeat_suffix(self.repeat)
 
     @property
     def key(self) -> tuple[str, int]:
@@ -104,31 +107,48 @@ class Planned:
         return self.cell.cell_id, self.repeat
 
 
-def expand(grid: Grid, resolved: Resolved) -> list[Cell]:
+def expand(grid: Grid, *resolved: Resolved) -> list[Cell]:
     """All cells of a grid, each once, seeds outermost, then folds.
 
     The cells of a seed and fold are permuted by digest: always in the same order, but with
     neighbours in the grid far apart, so that a drift of the machine does not become a difference
-    between modes.
+    between modes or models.
+
+    Args:
+        resolved: of each model.
     """
     by_id: dict[str, Cell] = {}
     folds = [None] if grid.settings.folds is None else range(grid.settings.folds)
     for seed, fold in product(range(grid.settings.seeds), folds):
-        cells = [cell for axes in grid.cells for cell in _round(axes, grid, resolved, seed, fold)]
-        names = Counter(cell.name for cell in cells)
+        cells = [
+            cell
+            for model in resolved
+            for axes in grid.cells
+            for cell in _round(axes, grid, model, seed, fold)
+        ]
+        names = Counter((cell.model, cell.name) for cell in cells)
         by_length = len({cell.max_length for cell in cells}) > 1
-        cells.sort(key=lambda cell: _order(cell, names[cell.name] > 1, by_length))
+        cells.sort(
+            key=lambda cell: _order(
+                cell,
+                by_settings=names[cell.model, cell.name] > 1,
+                by_length=by_length,
+                by_model=len(resolved) > 1,
+            )
+        )
         by_id.update((cell.cell_id, cell) for cell in cells)
     return list(by_id.values())
 
 
-def _order(cell: Cell, by_settings: bool, by_length: bool) -> bytes:
+def _order(cell: Cell, *, by_settings: bool, by_length: bool, by_model: bool) -> bytes:
     """The sort key of the permutation; with settings where names alone are not unique, and with
-    the length where cells differ in it."""
+    the length where cells differ in it, and with the model where there are several."""
     rate = cell.learning_rate or cell.learning_rate_head
     further = f" {cell.batch_size} {rate}" if by_settings else ""
     if by_settings and by_length:
         further += f" {cell.max_length}"
+    if by_model:
+        further += f" {cell.model_digest}"
     return hashlib.sha256(f"order {cell.name}{further}".encode()).digest()
 
 
@@ -347,13 +367,16 @@ def plan(
             for side in (rows, own)
         )
     current = standing(own)
+    varied = [name for name in ("model", "engine") if len({getattr(c, name) for c in cells}) > 1]
     planned = []
     for repeat, cell in product(range(1, repeats + 1), cells):
         if repeat > 1 and cell.learning_rate_source == CANDIDATE:
             continue
         key = cell.cell_id, conditions_id, repeat
         action, reason = _decide(current.get(key), rerun)
-        planned.append(Planned(cell, action, reason, highest.get(key, 0) + 1, repeat))
+        prefix = "".join(f"{getattr(cell, name)} " for name in varied)
+        attempt = highest.get(key, 0) + 1
+        planned.append(Planned(cell, action, reason, attempt, repeat, prefix=prefix))
     scored = _scored_elsewhere(rows, here) & ids
     return _with_scores(planned, scored, _measured(rows, conditions_id)) if scored else planned
 

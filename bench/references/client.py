@@ -60,7 +60,7 @@ def find_references(
     """
     longest_s = LONGEST_S if timeout_s is None else min(timeout_s, LONGEST_S)
     distinct = {
-        (job.cell.pooling, job.cell.max_length, facts.trained_on(job.cell)): job
+        (*(getattr(job.cell, name) for name in _OF_ENCODER), facts.trained_on(job.cell)): job
         for job in planned
         if job.cell.learning_rate_source != CANDIDATE
     }
@@ -68,6 +68,7 @@ def find_references(
         names = lacking(facts, job.cell)
         if not names:
             continue
+        whose = f" of {job.cell.model}" if len({job.cell.model for job in planned}) > 1 else ""
         env = worker_environment(os.environ, job.threads, gpu, tuned=False)
         count = facts.trained_on(job.cell)
         found, status, why = _run(job, names, count, env, longest_s, on_progress, signals)
@@ -85,9 +86,9 @@ def find_references(
             add = partial(_with_references, facts, [*found, *late])
             facts = update_facts(runs, data_digest, add)
         if found:
-            yield f"reference points: {_scores(found, DEFAULTS[facts.problem])}"
+            yield f"reference points{whose}: {_scores(found, DEFAULTS[facts.problem])}"
         if why:
-            yield f"reference points {', '.join(missing)} left out: {why}"
+            yield f"reference points{whose} {', '.join(missing)} left out: {why}"
 
 
 def encoder_of(name: str, cell: Cell) -> dict[str, Any]:

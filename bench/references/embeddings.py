@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.plan.architectures import model_type_of
 from minbert.data.encoded import Encoded
+
+if TYPE_CHECKING:
+    from minbert.model.classifier import Classifier
 
 _BATCH: Final = 64
 
@@ -17,29 +21,59 @@ def embedder(
 ) -> Callable[[Encoded], NDArray[np.float64]]:
     """A function that returns the embeddings [N, H] of texts, computed in fp32.
 
+    With pooling `pooler` they are the pooler's in BERT, with random weights, as in cells, where the
+    checkpoint lacks it. In other architectures they are the last hidden state at the first token,
+    as all layers between that and the classes are new.
+
     Args:
-        checkpoint: the encoder's folder. A pooler that it lacks has random weights, as in cells.
-        pooling: one of `minbert.model.classifier.POOLINGS`.
+        checkpoint: the encoder's folder.
+        pooling: `pooler`, `cls` or `mean`.
     """
     import torch
 
-    from minbert.model.checkpoint import load_encoder
-    from minbert.model.classifier import BertClassifier, initialise
-    from minbert.model.config import BertConfig
     from minbert.training.evaluation import predict
 
-    config = BertConfig.from_folder(checkpoint)
-    model = BertClassifier(config, 1, pooling=pooling, dropout=0.0)
-    load_encoder(model.bert, checkpoint)
-    initialise(model, 0)
-    model.classifier = torch.nn.Identity()
+    is_bert = model_type_of(checkpoint) == "bert"
+    model = _bert(checkpoint, pooling) if is_bert else _other(checkpoint, pooling)
     model.to(torch.device(device))
 
     def embed(texts: Encoded) -> NDArray[np.float64]:
         embeddings = predict(
-            model, [texts], batch_size=_BATCH, amp="off", pad_id=config.pad_token_id,
+            model, [texts], batch_size=_BATCH, amp="off", pad_id=model.pad_id,
             device=torch.device(device),
         )  # fmt: skip
         return embeddings.astype(np.float64)
 
     return embed
+
+
+def _bert(checkpoint: Path, pooling: str) -> "Classifier":
+    """A BERT, which returns embeddings as if they were logits."""
+    from torch import nn
+
+    from minbert.model.checkpoint import load_encoder
+    from minbert.model.classifier import BertClassifier, initialise
+    from minbert.model.config import BertConfig
+
+    model = BertClassifier(BertConfig.from_folder(checkpoint), 1, pooling=pooling, dropout=0.0)
+    load_encoder(model.bert, checkpoint)
+    initialise(model, 0)
+    model.classifier = nn.Identity()
+    return model
+
+
+def _other(checkpoint: Path, pooling: str) -> "Classifier":
+    """An encoder of another architecture, likewise."""
+    from torch import float32, nn
+    from transformers import AutoModel
+
+    from bench.engines.transformers import EncoderClassifier, takes_types
+
+    encoder = AutoModel.from_pretrained(
+        checkpoint, local_files_only=True, trust_remote_code=False, dtype=float32
+    )
+    return EncoderClassifier(
+        encoder, nn.Identity(), encoder.base_model_prefix, outputs=1,
+        pooling="mean" if pooling == "mean" else "cls",
+        takes_types=takes_types(encoder, encoder.config),
+    )  # fmt: skip

@@ -6,9 +6,9 @@ from typing import Final
 
 from bench.examples.checks import STEPS, check
 from bench.examples.lengths import token_lengths
+from bench.examples.tokenizers import Encoder
 from bench.results.facts import DataFacts, facts_of
 from minbert.data.tasks import TaskData
-from minbert.data.tokenizer import Tokenizer
 from minbert.files import vocabulary_digest
 
 TOKENISING: Final = "tokens"
@@ -19,7 +19,8 @@ FACT_STEPS: Final = 1 + len(STEPS)
 def find_facts(
     data: TaskData,
     source: str,
-    tokenizer: Path,
+    encoder: Encoder,
+    tokens_of: str,
     longest: int,
     show: Callable[[int, str], None] = lambda _number, _name: None,
 ) -> DataFacts:
@@ -27,19 +28,16 @@ def find_facts(
 
     Args:
         source: as in `DataFacts`.
-        tokenizer: the folder with the vocabulary.
+        encoder: the model's tokenizer.
+        tokens_of: as in `DataFacts`.
         longest: the model's positions.
         show: called as each step begins, with its number and name.
-
-    Raises:
-        InputError: of `minbert`, for a vocabulary that can't be used.
     """
-    encoder = Tokenizer.from_folder(tokenizer)
     show(0, TOKENISING)
     tokens = token_lengths(data.train, encoder), token_lengths(data.dev, encoder)
     checks = check(data, tokens, longest, lambda number, name: show(number + 1, name))
     facts = facts_of(data, source, checks)
-    return facts.model_copy(update={"tokens_of": tokens_of(tokenizer, longest)})
+    return facts.model_copy(update={"tokens_of": tokens_of})
 
 
 def tokens_of(tokenizer: Path, longest: int) -> str:

@@ -21,6 +21,7 @@ from bench.common.errors import InputError
 from bench.common.files import write_atomically
 from bench.common.messages import one_line
 from bench.engines.outputs import folder_of
+from bench.examples.tokenizers import tokenizer_of
 from bench.plan.job import Job
 from bench.plan.problems import REGRESSION
 from bench.references.client import OUTPUT, encoder_of
@@ -35,7 +36,6 @@ from bench.worker.progress import Progress
 from bench.worker.setup import load_examples
 from minbert.data.tasks import Examples, Folds, Sizes, Task, TaskData, load_data
 from minbert.data.tasks.splitting import smallest
-from minbert.data.tokenizer import Tokenizer
 
 _MOST_CLASSES: Final = 1000
 _CORRELATIONS: Final = ("pearson", "spearman")
@@ -181,7 +181,7 @@ def _embedded(job: Job, sets: Iterable[_Compared]) -> Embed:
                 rows.setdefault(text, len(rows))
     cell, is_pair = job.cell, any(b is not None for _, b in rows)
     text_a, text_b = tuple(a for a, _ in rows), tuple(b or "" for _, b in rows)
-    tokenizer = Tokenizer.from_folder(Path(job.tokenizer))
+    tokenizer = tokenizer_of(cell.engine, Path(job.tokenizer))
     encoded = tokenizer.encode(text_a, text_b if is_pair else None, cell.max_length)
     vectors = embedder(Path(job.checkpoint or ""), cell.pooling, job.device)(encoded)
     return lambda examples: vectors[[rows[text] for text in _texts(examples)]]

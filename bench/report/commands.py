@@ -10,7 +10,7 @@ from bench.analysis.groups import Group
 from bench.analysis.recommendation import Recommendation
 from bench.analysis.setting import Setting
 from bench.plan import gridfile
-from bench.plan.cell import SEARCHED
+from bench.plan.cell import MINBERT, OFF, SEARCHED, TRANSFORMERS
 from bench.plan.columns import format_value
 from bench.plan.dataset import HUB
 from bench.plan.metrics import ROW_METRICS
@@ -27,6 +27,8 @@ NOTE: Final = (
 )
 _GRID: Final = "python -m bench.grid --grid"
 _MOST_GRIDS: Final = 8
+_USUAL: Final = {"engine": MINBERT, "batching": "by-length", "compile": OFF}
+"""Values that a selection does not name."""
 _RUNS: Final = "runs.csv"
 """The file that commands read by default."""
 
@@ -131,13 +133,22 @@ def _grid(group: Group, row: Row) -> tuple[str, str]:
 
 def _cell(group: Group, row: Row, search: str, axes: Sequence[str]) -> str:
     """A selection by a row's values on some axes, by its rate too where rates vary."""
-    values = {name: row[name] for name in axes}
+    values = {name: row[name] for name in axes if row[name] != _USUAL.get(name)}
     if row.mode == "head":
         values["learning_rate"] = row.learning_rate_head
     if search or not any(setting.tells_rate for setting in group.settings):
         values["learning_rate"] = None
+    if len(_models(group)) == 1:
+        values["model"] = None  # an option of its own
+    if row.engine == MINBERT:
+        values["engine"] = None
     texts = {name: format_value(value) for name, value in values.items()}
     return _word(" ".join(f"{name}={text}" for name, text in texts.items() if text))
+
+
+def _models(group: Group) -> list[str]:
+    """The names of a group's models."""
+    return list({row.model_digest: row.model for row in group.rows}.values())
 
 
 def _options(
@@ -153,10 +164,14 @@ def _options(
         for name in names
         if (value := others.get(name, group.shared(name))) is not None
     ]
+    options[0] = f"--model {_word(','.join(_models(group)))}"
+    if group.first.engine == TRANSFORMERS:
+        options.insert(1, f"--engine {TRANSFORMERS}")
     options.append(f"--seeds {others.get('seeds', 1 + max(row.seed for row in group.rows))}")
     if (repeats := max(row.repeat for row in group.rows)) > 1:
         options.append(f"--repeats {repeats}")
-    length, grid = group.shared("max_length"), str(group.shared("grid") or "full")
+    lengths, grid = {row.max_length for row in group.rows}, str(group.shared("grid") or "full")
+    length = group.shared("max_length") if len(lengths) == 1 else "auto"
     own = grid not in gridfile.names()
     if length is not None and (own or gridfile.load(grid).settings.max_length != length):
         options.append(f"--max-length {length}")

@@ -127,11 +127,12 @@ def embedded(content: Mapping[str, Any]) -> Markup:
 def _axes(setting: Setting) -> dict[str, object]:
     """The values by which settings are filtered; None where an axis does not distinguish them."""
     return {
+        "encoder": setting.encoder or None,
         "mode": setting.mode, "rank": setting.rank, "layers": setting.layers,
         "AMP": setting.amp, "unfreezing": setting.unfreeze if setting.unfreezes else None,
         "rate": setting.rate if setting.tells_rate else None,
         "frozen weights": setting.frozen if setting.tells_frozen else None,
-        "factors": ", ".join(setting.factors) or None,
+        "options": ", ".join(setting.options) or None,
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from adapters.methods import METHODS, MODES
+from adapters.methods import BITFIT, METHODS, MODES
 from bench.analysis.breakdown import Breakdown
 from bench.report.drawing import (
     BLUE,
@@ -33,9 +33,11 @@ from bench.report.drawing import (
 )
 from bench.report.text import fixed, num
 
-COLOURS: Final = {"full": INK, "head": PURPLE} | {n: m.colour for n, m in METHODS.items()}
-MARKERS: Final = {"full": "s", "head": "D"} | {n: m.marker for n, m in METHODS.items()}
-LINES: Final[dict[str, Any]] = {"full": "-", "head": ":"} | {n: m.line for n, m in METHODS.items()}
+_PLAIN: Final = {"full": (INK, "s", "-"), "head": (PURPLE, "D", ":"), BITFIT: (GREEN, "p", "-.")}
+_STYLES: Final = _PLAIN | {n: (m.colour, m.marker, m.line) for n, m in METHODS.items()}
+COLOURS: Final = {mode: colour for mode, (colour, _, _) in _STYLES.items()}
+MARKERS: Final = {mode: marker for mode, (_, marker, _) in _STYLES.items()}
+LINES: Final[dict[str, Any]] = {mode: line for mode, (_, _, line) in _STYLES.items()}
 AMPS: Final = ("off", "bf16", "fp16")
 """Drawn hollow, full and half full."""
 PARTS: Final = {
@@ -43,6 +45,7 @@ PARTS: Final = {
     "backward": ORANGE, "activations": GREEN, "forward": GREEN, "rest": GRID,
 }  # fmt: skip
 """A pass has the colour of what it makes."""
+_ENCODERS: Final = (BLUE, ORANGE, GREEN, PURPLE, "#e69f00", "#56b4e9", GREY)
 _LABEL_HEIGHT: Final = 10.0
 """Pixels."""
 _LARGEST_RATIO: Final = 1e9
@@ -108,6 +111,46 @@ def _points(axes: Axes, rows: pd.DataFrame, x: str, y: str, **more: Any) -> None
             markersize=more.get("size", 6.5), markeredgewidth=1.2, zorder=3,
             alpha=more.get("alpha", 1.0),
         )  # fmt: skip
+
+
+def encoders(
+    rows: pd.DataFrame, cost: str, x_label: str, y_label: str, stem: str, caption: str
+) -> Drawing:
+    """Dev score against a cost, a colour for each encoder and a marker for each mode.
+
+    Args:
+        rows: `encoder`, `mode`, `amp`, `score`, the cost, and `chosen`, which is drawn larger.
+    """
+    rows = rows.dropna(subset=[cost, "score"])
+    names = list(dict.fromkeys(rows["encoder"]))
+    colours = {name: _ENCODERS[i % len(_ENCODERS)] for i, name in enumerate(names)}
+    with canvas(4.3) as (figure, axes):
+        for row in rows.sort_values("chosen").to_dict("records"):
+            colour, is_chosen = colours[row["encoder"]], bool(row["chosen"])
+            axes.plot(
+                [row[cost]], [row["score"]], marker=MARKERS.get(row["mode"], "o"), color=colour,
+                linestyle="none", markersize=10 if is_chosen else 5, markeredgewidth=1.2,
+                alpha=1.0 if is_chosen else 0.7, **_fill(row["amp"], colour),
+            )  # fmt: skip
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.margins(x=0.08, y=0.12)
+        axes.set_xlim(left=0)
+        handles = [
+            Line2D([], [], color=colour, marker="o", markersize=6, linestyle="none", label=name)
+            for name, colour in colours.items()
+        ] + [
+            Line2D([], [], color=INK, marker=MARKERS[mode], markersize=6, linestyle="none",
+                   markerfacecolor=PAPER, label=mode)
+            for mode in MODES if (rows["mode"] == mode).any()
+        ]  # fmt: skip
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4),
+                      columnspacing=1.2, handletextpad=0.4)  # fmt: skip
+    ranges = "; ".join(
+        f"{name} {_from_to(part['score'])} at {_from_to(part[cost], num)}"
+        for name, part in rows.groupby("encoder", sort=False)
+    )
+    return Drawing(stem, to_svg(figure, stem), f"{y_label} by {x_label}: {ranges}.", caption)
 
 
 def _legend(figure: Figure, rows: pd.DataFrame, lines: bool = False) -> None:

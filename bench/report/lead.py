@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
+from bench.analysis.encoders import Encoders
 from bench.analysis.groups import Group, differing
 from bench.analysis.setting import number
 from bench.common.errors import InputError
@@ -23,7 +24,17 @@ _MOST: Final = 6
 
 def title(group: Group) -> str:
     """The report's heading: the model and the task that were compared."""
-    return f"Fine-tuning {_known(group, 'model')} on {_known(group, 'task')}"
+    models = dict.fromkeys(s.encoder or _known(group, "model") for s in group.settings)
+    return f"Fine-tuning {', '.join(models)} on {_known(group, 'task')}"
+
+
+def encoders(compared: Encoders, first: Group) -> list[str]:
+    """A sentence on the encoders that are compared."""
+    name = next((name for name, group in compared.groups.items() if group is first), "")
+    return [
+        f"Encoders: {', '.join(compared.groups)}, measured under the same conditions on the same "
+        f"data. The sections after the one on encoders are about {name}."
+    ]
 
 
 def lead(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) -> list[str]:
@@ -188,9 +199,11 @@ def differences(group: Group, first: Group) -> str:
     return ", ".join(parts)
 
 
-def differs(group: Group, first: Group) -> str:
+def differs(group: Group, first: Group, encoders: Encoders | None = None) -> str:
     """A sentence on the columns in which a group differs from the first."""
     different = differences(group, first)
+    if encoders is not None and group in encoders.groups.values():
+        return f"Another encoder than the first group's, compared above: it differs in {different}."
     return f"Not comparable with the first group, from which it differs in {different}."
 
 

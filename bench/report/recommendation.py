@@ -90,6 +90,12 @@ def advice(
     )
 
 
+def base_name(group: Group) -> str:
+    """The baseline in words: of several encoders that one's full fine-tuning that scores best."""
+    encoder = group.baseline.encoder if group.baseline else ""
+    return f"full fine-tuning of {encoder} in fp32" if encoder else BASE
+
+
 def form_cost(need: Need, value: float) -> str:
     """A cost with its unit."""
     if need == "time":
@@ -124,7 +130,7 @@ def in_brief(known: Candidates, i: int, measured: float | None = None) -> str:
     value = known.value(i, "score") if measured is None else measured
     scored = f"{group.scoring.label} {score(group, value)}"
     if setting is group.baseline:
-        return f"it is {BASE}, {scored}"
+        return f"it is {base_name(group)}, {scored}"
     gaps = {cost: compare(group, cost, setting, group.baseline) for cost in ("memory", "time")
             if group.baseline}  # fmt: skip
     parts = [f"{times(gap.value)}× the {cost}" for cost, gap in gaps.items() if gap]
@@ -132,7 +138,7 @@ def in_brief(known: Candidates, i: int, measured: float | None = None) -> str:
         costs = {need: known.costs[need][i] for need in ("memory", "time")}
         parts = [form_cost(n, v) for n, v in costs.items() if v == v]  # type: ignore[arg-type]
         return ", ".join([*parts, scored])
-    return f"{' and '.join(parts)} of {BASE}, {scored}"
+    return f"{' and '.join(parts)} of {base_name(group)}, {scored}"
 
 
 def _sureness(recommended: Recommendation, pick: int) -> list[str]:
@@ -211,8 +217,8 @@ def against_full(known: Candidates, i: int) -> str:
     interval = f" (95% interval {span(gap, form)})" if gap.ends() else ""
     of_base = _score(known, known.settings.index(base))
     return (
-        f"Against {BASE} ({of_base}) its {group.scoring.label} differs by {form(gap.value)}"
-        f"{interval}."
+        f"Against {base_name(group)} ({of_base}) its {group.scoring.label} differs by "
+        f"{form(gap.value)}{interval}."
     )
 
 
@@ -373,7 +379,7 @@ def _table(recommended: Recommendation, pick: int, exports: Mapping[str, Figures
         if need != "parameters" or recommended.prefer == "parameters":
             needs.setdefault(i, []).append(_NAMES[need])
     if group.baseline in known.settings:
-        needs.setdefault(known.settings.index(group.baseline), []).append(BASE)
+        needs.setdefault(known.settings.index(group.baseline), []).append(base_name(group))
     heads = [
         Head("need", ""), Head("setting", "setting"), Head("memory", "memory", "", True),
         Head("time", "time", "", True), Head("size", "file", "", True),
@@ -483,6 +489,7 @@ def _setting(
     costs = {n: None if (v := float(known.costs[n][i])) != v else v for n in NEEDS}
     return {
         "label": setting.label,
+        "model": setting.rows[0].model,
         **{name: getattr(setting, name) for name in ("mode", "rank", "layers", "amp")},
         "frozen_dtype": setting.frozen,
         "cells": sorted({str(row.cell_id) for row in setting.ok}),
@@ -518,4 +525,5 @@ def _in_words(heads: Sequence[Head], fields: Sequence[str]) -> str:
 
 def subject(group: Group) -> str:
     """What a group is of: model and task."""
-    return f"{group.shared('model')} on {group.shared('task')}"
+    models = dict.fromkeys(s.encoder or str(group.shared("model")) for s in group.settings)
+    return f"{', '.join(models)} on {group.shared('task')}"

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from bench.analysis.encoders import Encoders, encoders_of
 from bench.analysis.groups import Group, ordered_groups
 from bench.analysis.recommendation import candidates_of, recommend
 from bench.analysis.setting import Setting
@@ -28,6 +29,8 @@ from bench.report.changes import changes_sections
 from bench.report.commands import NOTE, commands
 from bench.report.data import data_section
 from bench.report.drawing import Drawing
+from bench.report.encoders import encoders_section
+from bench.report.engines import engine_warnings, engines_section
 from bench.report.explorer import embedded, explorer
 from bench.report.pages import LISTED, html_environment, markdown_environment, style, write_all
 from bench.report.predictions import predictions_section
@@ -47,13 +50,14 @@ from bench.report.terms import TERMS, used
 from bench.report.why import why_section
 from bench.results.exports import Figures
 from bench.results.facts import DataFacts
+from bench.results.losses import LossesOf, no_losses
 from bench.results.predictions import PredictionsOf, no_predictions, values_from
 
 _MOST_DRAWN: Final = 3
 """Groups after the first that have figures; the others have their table alone."""
 _MOST_OTHERS: Final = 20
 """Groups after the first that are shown."""
-_BRIEF: Final = ("tradeoff", "why")
+_BRIEF: Final = ("encoders", "tradeoff", "why", "engines")
 """Anchors of the sections that report.md has too, and whose figures are files."""
 _LONGEST: Final = 149
 """Lines of report.md."""
@@ -87,6 +91,7 @@ def render(
     planned: Sequence[Row] = (),
     sources: Sequence[str] = (),
     predictions_of: PredictionsOf = no_predictions,
+    losses_of: LossesOf = no_losses,
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
     code_version: str | None = None,
     exports: Mapping[str, Figures] = MappingProxyType({}),
@@ -100,6 +105,7 @@ def render(
             and their group comes first.
         sources: the files that the rows came from, as a command line names them.
         predictions_of: returns the kept predictions of rows, as `bench.results.predictions` does.
+        losses_of: returns the losses of a row's training steps.
         facts: by `data_digest`, facts on the data, such as the names of classes.
         code_version: the only version of the code whose rows are shown; None: all versions.
         exports: by `cell_id`, what exported models cost to use.
@@ -112,7 +118,7 @@ def render(
         text.plain(Path(source).name if Path(source).is_absolute() else source)
         for source in sources
     ]
-    content = report(rows, planned, names, predictions_of, facts, code_version, exports)
+    content = report(rows, planned, names, predictions_of, facts, code_version, exports, losses_of)
     drawings = [d for section in _brief(content).values() for d in section.drawings]
     pages = {"report.md": _markdown(content), "index.html": _html(content)}
     write_all(reports, pages, drawings)
@@ -127,6 +133,7 @@ def report(
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
     code_version: str | None = None,
     exports: Mapping[str, Figures] = MappingProxyType({}),
+    losses_of: LossesOf = no_losses,
 ) -> dict[str, Any]:
     """The content of both pages, before any markup."""
     narrowed: list[str] = []
@@ -141,30 +148,42 @@ def report(
     rows, planned = printable(rows), printable(planned)
     every_group = ordered_groups(rows, planned, values_from(predictions_of))
     every_row = [row for group in every_group for row in group.rows]
+    encoders = encoders_of(every_group)
+    overall = recommend(candidates_of(encoders.joined)) if encoders else None
+    if encoders and overall and overall.setting:
+        own = encoders.groups[overall.setting.encoder]
+        every_group.sort(key=lambda group: group is not own)
     first = every_group[0] if every_group else None
     points = reference_points(first, facts) if first else []
     recommended = recommend(candidates_of(first)) if first else None
-    said = advice(recommended, facts, exports, sources) if recommended else None
+    over_all = overall or recommended
+    said = advice(over_all, facts, exports, sources) if over_all else None
     others = every_group[1 : 1 + _MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)
     return {
-        "title": lead.title(first) if first else "No cell was run",
+        "title": lead.title(encoders.joined if encoders else first) if first else "No cell was run",
         "warning": WARNING,
         "lead": [
+            *(lead.encoders(encoders, first) if encoders and first else []),
             *(lead.lead(first, facts) if first else [_TRIES if searches else _NOTHING]),
             *(reference_lines(first, points) if first else []),
             *_final_lines(first, facts),
             *(lead.unlearned(first) if first else []),
+            *engine_warnings(rows, losses_of),
             *(narrowed or lead.versions(latest(rows).values())),
         ],
         "advice": said,
         "explorer": (
-            explorer(recommended, sources, facts)
-            if first and first.ok and len(first.settings) > 1 and recommended
+            explorer(over_all, sources, facts)
+            if over_all
+            and over_all.candidates.group.ok
+            and len(over_all.candidates.group.settings) > 1
             else None
         ),
-        "sections": (
+        "sections": encoders_section(encoders)
+        + engines_section(rows, values_from(predictions_of), losses_of)
+        + (
             _sections(every_group, recommended.setting, searches, points, predictions_of, facts)
             if first and recommended
             else searches
@@ -177,7 +196,8 @@ def report(
         "failures_heading": failures_heading,
         "failures": failures,
         "others": [
-            _other(group, every_group[0], i, facts) for i, group in enumerate(others, start=2)
+            _other(group, every_group[0], i, facts, encoders)
+            for i, group in enumerate(others, start=2)
         ],
         "groups_left_out": max(len(every_group) - 1 - len(others), 0),
         "where": " and ".join(sources) or "the CSV",
@@ -235,7 +255,13 @@ def _sections(
     ]
 
 
-def _other(group: Group, first: Group, number: int, facts: Mapping[str, DataFacts]) -> Other:
+def _other(
+    group: Group,
+    first: Group,
+    number: int,
+    facts: Mapping[str, DataFacts],
+    encoders: Encoders | None,
+) -> Other:
     points, drawings = reference_points(group, facts), list[Drawing]()
     drawn = number - 1 <= _MOST_DRAWN
     prefix = f"group{number}-"
@@ -245,7 +271,7 @@ def _other(group: Group, first: Group, number: int, facts: Mapping[str, DataFact
     return Other(
         number, lead.title(group), lead.differences(group, first),
         [
-            lead.differs(group, first),
+            lead.differs(group, first, encoders),
             f"{advice(recommend(candidates_of(group)), facts).heading}.",
             *lead.lead(group, facts), *reference_lines(group, points),
             *lead.unlearned(group), *between_processes(group),

@@ -18,6 +18,7 @@ MEMORY: Final = {
 TIME: Final = {
     "ms_per_1k_tokens": "ms for 1,000 tokens",
     "step_ms_median": "ms for a step",
+    "train_s": "s for a training",
 }
 BASE: Final = "full fine-tuning in fp32"
 _LONGEST: Final = 500

@@ -11,8 +11,9 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
+from bench.engines import minbert
 from bench.plan.job import Job
-from bench.worker.setup import build_model, trained_groups
+from bench.worker.setup import trained_groups
 from minbert.data.batches import Batch
 from minbert.kernels.attention import attention
 from minbert.kernels.dropout import dropout
@@ -116,7 +117,7 @@ def test_step(benchmark: BenchmarkFixture, batch: Batch, way: str, amp: str, mod
         cell=wanted, conditions_id="", attempt=1, device="cpu", threads=torch.get_num_threads(),
         checkpoint=None, geometry="minilm", tokenizer="", data=None, keep=False, code_version="",
     )  # fmt: skip
-    model = build_model(job)
+    model = minbert.build(job)
     trainer = Trainer(
         model, trained_groups(model, wanted), losses={"": "cross-entropy"},
         schedule=linear_schedule(1000, 0.1), amp=amp, device=torch.device("cpu"),

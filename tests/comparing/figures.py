@@ -23,10 +23,9 @@ _NOTES: Final = """
 The shares are of comparisons with at least one such result, in brackets with their 95% interval.
 A regression is one beyond the default limits; any change is significant, of any size and direction.
 The real repeats are [repeats.csv](repeats.csv), measured by `python -m bench.grid --grid
-docs/repeats.toml --repeats 12`
-([measurement version](results.md#measurement-versions) 6). More work is a matrix product more in each layer, a slower step one
-that waits for a tenth of its own time, both in the processes of NEW alone (`python -m
-tests.comparing`)."""
+docs/repeats.toml --repeats 12` ([measurement version](results.md#measurement-versions) 6). More
+work is a matrix product more in each layer, a slower step one that waits for a tenth of its own
+time, both in the processes of NEW alone (`python -m tests.comparing`)."""
 
 Figures = Mapping[str, Sequence[Mapping[str, Any]]]
 

@@ -122,7 +122,7 @@ def _run(order: Order) -> int:
     code = Session(
         grid=made.grid,
         conditions=made.conditions,
-        model=made.model,
+        models={made.model.name: made.model},
         data=made.data,
         data_folder=None,
         store=store,

@@ -92,7 +92,7 @@ def _real() -> Setup:
     return Setup(
         grid=Grid(name="faults", settings=settings, cells=[adapters]),
         conditions=replace(conditions, threads=1),
-        model=find_model(settings.model, settings.init, settings.pooling),
+        model=find_model(settings.models[0], settings.init, settings.pooling),
         data=load_task("movies", max_train=settings.max_train, max_dev=settings.max_dev),
         argv=(sys.executable, "-m", "tests.faults.real_worker"),
     )

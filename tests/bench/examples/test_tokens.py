@@ -371,7 +371,7 @@ def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, mo
     Session(
         grid=stub.grid,
         conditions=stub.conditions,
-        model=replace(stub.model, tokenizer=place.tokenizer),
+        models={place.cell.model: replace(stub.model, tokenizer=place.tokenizer)},
         data=place.data,
         data_folder=place.folder,
         store=Store(csv),

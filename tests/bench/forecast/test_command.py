@@ -89,7 +89,7 @@ class Plan:
         )
 
     def forecast(self):
-        return forecast_plan(self.planned, [], self.model, self.conditions, None)
+        return forecast_plan(self.planned, [], {self.model.name: self.model}, self.conditions, None)
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +175,9 @@ def test_rows_of_every_length_of_the_plan_are_learned_from(smoke: Plan):
         for cell, seconds in zip(cells, (5.0, 9.0), strict=True)
     ]
     planned = plan([replace(cell, seed=1) for cell in cells], [], smoke.conditions.columns())
-    forecast = forecast_plan(planned, rows, smoke.model, smoke.conditions, None)
-    assert forecast.seen == 2
-    short, long = (forecast.predict(Variant.of(item.cell)).wall_s for item in planned)
+    forecast = forecast_plan(planned, rows, {smoke.model.name: smoke.model}, smoke.conditions, None)
+    assert forecast.basis == "fitted on 2 settings that ran here"
+    short, long = (forecast.predict(item.cell).wall_s for item in planned)
     assert short < long
 
 

@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bench.engines import minbert
 from bench.forecast import fake
 from bench.forecast.costs import Counts, ShapesOf, Variant
-from bench.forecast.fake import count, fill, run, skeleton
+from bench.forecast.fake import count, fill, run
 from bench.plan.job import Job
 from bench.worker.probes.counting import Counter, Work
 from bench.worker.probes.memory import owned_mib
-from bench.worker.setup import build_model, trained_groups, unfreezing
+from bench.worker.setup import trained_groups, unfreezing
 from minbert.data.batches import Batch
 from minbert.kernels.reference import kernels
 from minbert.training.schedules import linear_schedule
@@ -105,7 +106,7 @@ def counted_fake(settings: Job, shapes: ShapesOf, which: Variant) -> dict[str, l
 def counted_for_real(settings: Job, shapes: ShapesOf, which: Variant) -> dict[str, list[Counts]]:
     """As `counted_fake`, on tensors with values."""
     settings = replace(settings, cell=replace(settings.cell, **which._asdict()))
-    model = skeleton(settings)
+    model = minbert.skeleton(settings)
     gc.collect()
     with Unasked() as counter, kernels(settings.cell.kernels):
         fill(model, CPU)
@@ -193,7 +194,7 @@ BATCH = Batch(IDS, None, torch.zeros_like(IDS), torch.tensor([0, 1]), 12)
 @pytest.mark.parametrize("which", VARIANTS, ids=told)
 def test_owners_are_what_a_cell_holds(which: Variant):
     job = job_of(which)
-    model = build_model(job)
+    model = minbert.build(job)
     trainer = trainer_of(model, job)
     trainer.step(BATCH)
     held = owned_mib(model, trainer.optimizer)
@@ -207,7 +208,7 @@ def test_owners_in_each_stage_are_what_a_cell_holds_that_unfreezes(mode: str):
     axes = () if mode == "full" else (2, "all-lin")
     which = variant(mode, *axes, unfreeze="iterative")
     job = job_of(which)
-    model = build_model(job)
+    model = minbert.build(job)
     trainer, gradual = trainer_of(model, job), unfreezing(model, job.cell)
     shapes = {"": replace(SHAPES, evaluations=5, steps=20)}
     stages = count(workload(init="random"), shapes, which)[""]
@@ -226,7 +227,7 @@ def test_owners_are_what_a_cell_of_several_parts_holds(encoders: int):
     which = variant("lora", 2, "all-lin")
     rates = "quora=1 sst=1 sts=1"
     job = job_of(which, task="multitask", encoders=encoders, head="conv", task_rates=rates)
-    model = build_model(job)
+    model = minbert.build(job)
     trainer = trainer_of(model, job)
     trainer.losses = {"sst": "cross-entropy", "quora": "binary", "sts": "mse"}
     settings = of_parts(init="random", encoders=encoders)

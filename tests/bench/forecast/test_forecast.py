@@ -185,13 +185,6 @@ def test_a_row_whose_time_nobody_measured_teaches_memory_alone():
     assert len(learned.memory_points()) == 1
 
 
-def test_what_is_left_is_the_sum_over_cells():
-    learned = forecast(rows())
-    one, two, three = VARIANTS[:3]
-    left = learned.left_s({one: 2, two: 1, three: 0})
-    assert left == 2 * learned.predict(one).wall_s + learned.predict(two).wall_s
-
-
 def test_flops_are_for_each_real_token():
     variant = VARIANTS[0]
     steps = SHAPES.train_tokens / (SHAPES.train[0] * SHAPES.train[1])

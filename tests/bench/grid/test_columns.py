@@ -106,7 +106,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Ran:
         relabel(data / "ids-sst-dev.csv", "1", line)
     (place.folder / "mine.toml").write_text(GRID)
     forecast = SimpleNamespace(
-        basis=None, predict=lambda _: FORETOLD, learn=lambda _: None, left_s=lambda _: 0.0
+        predict=lambda _: FORETOLD, learn=lambda _: None, time_s=lambda _: None
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))

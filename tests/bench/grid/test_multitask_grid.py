@@ -11,15 +11,14 @@ from safetensors.numpy import load_file
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import compare
 from bench.common.errors import InputError
-from bench.machine.conditions import find_conditions
-from bench.peers import inputs
+from bench.engines.outputs import heads_of
 from bench.plan.job import Job
 from bench.plan.rows import Row
 from bench.results.overall import overall
 from bench.results.predictions import kept_values
 from bench.studies.ensemble import members
 from bench.studies.ensemble.__main__ import command as ensemble
-from bench.worker.setup import heads_of, losses_of
+from bench.worker.setup import losses_of
 from bench.worker.trained import load_trained
 from minbert.data.metrics import accuracy, pearson
 from minbert.data.tasks import TASKS, load_task
@@ -384,8 +383,6 @@ def test_a_folder_without_a_part_is_refused(grid: GridRuns) -> None:
 def test_other_commands_say_what_they_lack(ran: GridRuns) -> None:
     with pytest.raises(InputError, match="no cell of multitask held training examples out"):
         members.find([ran.csv])
-    with pytest.raises(InputError, match="needs a task without parts"):
-        inputs.find(None, {"task": "multitask"}, ran.folder / "data", "", find_conditions("cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,8 @@ class Place:
     ) -> int:
         store = Store(self.csv, self.setup.conditions.code_version if fresh else None)
         return Session(
-            grid=self.setup.grid, conditions=self.setup.conditions, model=self.setup.model,
+            grid=self.setup.grid, conditions=self.setup.conditions,
+            models={self.setup.model.name: self.setup.model},
             data=self.setup.data, data_folder=None, store=store,
             reports=self.csv.parent / "reports", keep=False, timeout_s=None, arguments=(),
             worker=self.setup.argv, device_name=str(self.csv.parent), **options,
@@ -88,7 +89,8 @@ def test_a_fold_is_made_once_for_cells_that_follow_each_other(place, monkeypatch
     deal = Folds.fold
     monkeypatch.setattr(Folds, "fold", lambda folds, n: made.append(n) or deal(folds, n))
     session = Session(
-        grid=place.setup.grid, conditions=place.setup.conditions, model=place.setup.model,
+        grid=place.setup.grid, conditions=place.setup.conditions,
+        models={place.setup.model.name: place.setup.model},
         data=place.setup.data, folds=Folds(load_data("movies", max_train=40, max_dev=20), 2),
         data_folder=None, store=Store(place.csv), reports=place.csv.parent, keep=False,
         timeout_s=None, arguments=(), device_name="",
@@ -459,14 +461,11 @@ def test_a_cell_without_rates_is_skipped_and_what_may_find_them_is_said(place, c
 def foretold(seconds_by_amp: dict[str, float]):
     """Makes a forecast that tells a cell's time by its AMP."""
 
-    def seconds(variant) -> float:
-        return seconds_by_amp[variant.amp]
-
     forecast = SimpleNamespace(
-        basis="runs", learn=lambda rows: None,
-        predict=lambda variant: Prediction(100.0, seconds(variant), 1.0),
-        left_s=lambda left: sum(n * seconds(variant) for variant, n in left.items()),
-    )  # fmt: skip
+        learn=lambda row: None,
+        predict=lambda cell: Prediction(100.0, seconds_by_amp[cell.amp], 1.0),
+        time_s=lambda cell: seconds_by_amp[cell.amp],
+    )
     return lambda planned, signals: forecast
 
 

@@ -18,6 +18,7 @@ from bench.launch.checks import (
     check_compile,
     check_early_stopping,
     check_held_out,
+    check_layers,
     check_loss,
     check_space,
     early_stopping_notes,
@@ -296,10 +297,10 @@ def test_the_disk_has_to_hold_the_weights_that_are_kept(
     free = 0
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free * 2**20))
     with pytest.raises(InputError, match=r"0 MiB are free, and 3 cells may need \d+ MiB") as raised:
-        check_space(tmp_path / "runs.csv", planned, model, keep)
+        check_space(tmp_path / "runs.csv", planned, {of.model: model}, keep)
     free = int(re.findall(r"need (\d+) MiB", str(raised.value))[0])
     assert abs(free - needed) <= 4
-    check_space(tmp_path / "runs.csv", planned, model, keep)
+    check_space(tmp_path / "runs.csv", planned, {of.model: model}, keep)
 
 
 def test_weights_that_are_kept_by_default_need_at_most_their_cap(
@@ -310,4 +311,18 @@ def test_weights_that_are_kept_by_default_need_at_most_their_cap(
     model = Model("minilm", "0", "mean", GEOMETRIES["minilm"], tmp_path, None, tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     with pytest.raises(InputError, match=f"may need {64 + 2000 + 1024} MiB"):
-        check_space(tmp_path / "runs.csv", planned, model, keep=False)
+        check_space(tmp_path / "runs.csv", planned, {of.model: model}, keep=False)
+
+
+def test_ends_that_no_layer_has_are_one_line() -> None:
+    lora = cell("lora", 4, "query+value", "off")
+    check_layers([lora, replace(lora, layers="all-lin"), full()])
+    check_layers([replace(lora, layers="q_lin", engine="transformers")])
+    with pytest.raises(InputError, match="no linear layer's name ends in q_lin; they are att"):
+        check_layers([replace(lora, layers="query+q_lin")])
+
+
+def test_the_compiler_chooses_by_itself_what_is_kept() -> None:
+    with pytest.raises(InputError, match="compile: gradient_checkpointing says what is kept"):
+        check_compile([full(compile="on", gradient_checkpointing="on")])
+    check_compile([full(compile="off", gradient_checkpointing="on")])

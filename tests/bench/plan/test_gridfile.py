@@ -28,13 +28,11 @@ amp = ["off", "on"]
 
 
 def test_names_that_planning_has_without_torch_are_those_of_minbert() -> None:
-    settings = gridfile.Settings.model_fields
     for name, known in (
         ("head", HEADS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES),
-        ("regression_loss", REGRESSION), ("kernels", KERNELS),
+        ("regression_loss", REGRESSION), ("kernels", KERNELS), ("batching", BATCHINGS),
     ):  # fmt: skip
         assert ABOUT[name].values == tuple(known), name
-    assert get_args(settings["batching"].annotation) == BATCHINGS
     assert checks.MSE == MSE
 
 
@@ -103,8 +101,14 @@ def test_a_typo_is_one_line_that_says_where(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("own", "expected"),
     [
-        ("{ heads = 'conv' }", "key 'cells[1].settings.heads'; known here: head, kernels,"),
-        ("{ epochs = 2 }", "key 'cells[1].settings.epochs'; known here: head, kernels,"),
+        (
+            "{ heads = 'conv' }",
+            "key 'cells[1].settings.heads'; known here: engine, attn_implementation,",
+        ),
+        (
+            "{ epochs = 2 }",
+            "key 'cells[1].settings.epochs'; known here: engine, attn_implementation,",
+        ),
         ("{ head = 'deep' }", "cells[1].settings.head: "),
         ("{ encoders = 3 }", "cells[1].settings.encoders: "),
         (
@@ -169,11 +173,8 @@ def test_flags_replace_what_cells_share_and_leave_what_is_their_own() -> None:
     assert [settings.head for settings in grid.variants] == ["linear", "conv"]
 
 
-def test_what_cells_can_vary_is_no_flag_and_changes_no_data() -> None:
-    from bench.grid.__main__ import command
-
-    flags = {parameter.name for parameter in command.params}
-    assert not flags & gridfile.Varied.model_fields.keys()
+def test_what_cells_can_vary_changes_neither_data_nor_model() -> None:
+    assert not {"model", "init", "task", "seeds", "max_train"} & gridfile.Varied.model_fields.keys()
     settings = gridfile.Settings.model_fields
     for name, field in gridfile.Varied.model_fields.items():
         assert type(None) in get_args(field.annotation), name

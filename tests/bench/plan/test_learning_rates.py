@@ -3,8 +3,6 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
-from bench.forecast.costs import Variant
-from bench.forecast.forecast import Prediction
 from bench.forecast.outlook import Outlook
 from bench.grid.__main__ import rounds
 from bench.plan import gridfile
@@ -151,12 +149,7 @@ def test_a_search_is_not_repeated_and_neither_is_a_kind_without_rates() -> None:
 def test_of_cells_that_are_skipped_without_rates_nothing_is_predicted() -> None:
     head, lora = plan([HEAD, without_rates(LORA)], {}, HERE)
     lora = replace(lora, action="skip")
-    predictions = {Variant.of(HEAD): Prediction(100.0, 7.0, 1.0)}
-    forecast = SimpleNamespace(
-        basis="runs",
-        predict=lambda variant: predictions[variant],
-        left_s=lambda left: sum(n * predictions[variant].wall_s for variant, n in left.items()),
-    )
+    forecast = SimpleNamespace(time_s=lambda cell: {HEAD.mode: 7.0}[cell.mode])
     outlook = Outlook(forecast, [lora, head])
     assert outlook.begin(lora.cell) == (None, None)
     assert outlook.begin(head.cell) == (7.0, 0.0)

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adapters.injection import hold_frozen, inject
 from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
+from bench.engines import minbert
 from bench.forecast.costs import Variant
 from bench.grid.dryrun import _shown_axes
-from bench.peers.start import write_start
 from bench.plan import gridfile
 from bench.plan.cell import MIXED
 from bench.plan.job import Job
@@ -26,15 +25,14 @@ from bench.plan.pruning import dominating
 from bench.results.store import read_rows
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
-from bench.worker.setup import build_model
 from bench.worker.trained import load_trained
 from bench.worker.validity import Movement
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
 from minbert.training.trainer import HALF, autocast
 from tests.adapters.small import disturb
-from tests.bench.peer_cells import cell, job_of
 from tests.bench.synthetic_rows import new_row
+from tests.bench.tiny_cells import cell, job_of
 
 ROOT = Path(__file__).parents[3]
 ADAPTED = [(mode, layers) for mode in ("lora", "dora") for layers in LAYER_SETS]
@@ -81,7 +79,7 @@ def test_every_parameter_has_the_type_of_the_rule(
 ) -> None:
     """Weights that unfreeze later train then, and are fp32."""
     of = job(tiny_checkpoint, mode, layers, frozen_dtype, unfreeze=unfreeze)
-    model = build_model(of)
+    model = minbert.build(of)
     assert wrong(model, HALF.get(frozen_dtype, torch.float32)) == {}
     held = {name for name, p in model.named_parameters() if p.dtype == torch.bfloat16}
     layers_held = 4 if layers in (None, "all-lin", "all-lin-only", "attn-only") else 1
@@ -96,7 +94,7 @@ def test_both_encoders_of_several_parts_are_held_alike(
 ) -> None:
     of = job(tiny_checkpoint, "dora", "all-lin-only", frozen_dtype, task="multitask", encoders=2,
              task_rates="quora=1 sst=1")  # fmt: skip
-    model = build_model(of)
+    model = minbert.build(of)
     assert wrong(model, HALF.get(frozen_dtype, torch.float32)) == {}
     held = [name for name, p in model.named_parameters() if p.dtype == torch.bfloat16]
     assert len(held) == (2 * 5 if frozen_dtype == "bf16" else 0)
@@ -116,8 +114,8 @@ def logits(model: BertClassifier) -> Tensor:
 def test_the_first_step_is_that_of_the_base_model_with_the_weights_as_held(
     tiny_checkpoint: Path, mode: str, layers: str, frozen_dtype: str
 ) -> None:
-    base = build_model(job(tiny_checkpoint, "head", None, frozen_dtype))
-    adapted = build_model(job(tiny_checkpoint, mode, layers, frozen_dtype))
+    base = minbert.build(job(tiny_checkpoint, "head", None, frozen_dtype))
+    adapted = minbert.build(job(tiny_checkpoint, mode, layers, frozen_dtype))
     assert torch.equal(logits(adapted), logits(base))
     for name, layer in adapted.named_modules():
         if hasattr(layer, "magnitude"):
@@ -134,7 +132,7 @@ def test_a_frozen_weight_of_odd_width_in_half_is_watched() -> None:
     initialise(model, 0)
     inject(model, mode="head", layers=None, rank=None, alpha=1, new_pooler=False, seed=0)
     hold_frozen(model, torch.bfloat16)
-    movement = Movement(model)
+    movement = Movement(model, minbert)
     disturb(model)
     assert movement.problem() is None
     weight = model.bert.encoder.layer[0].output.dense.weight
@@ -292,17 +290,3 @@ def test_rates_are_searched_with_weights_as_a_cell_under_amp_holds_them(
     assert still_lacking([lacks, has]) == [has]
     other = has | {"frozen_dtype": "fp32"}
     assert still_lacking([lacks, other]) == [lacks, other]
-
-
-def test_peers_begin_with_weights_and_magnitudes_that_are_not_rounded(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    found = []
-    for held in ("fp32", "bf16"):
-        home = tmp_path / held
-        home.mkdir()
-        (home / "cell.json").write_text(job(tiny_checkpoint, "dora", "attn", held).to_json())
-        write_start([home], tmp_path / f"start-{held}")
-        found.append(load_file(home / "adapter" / "adapter_model.safetensors"))
-    one, other = found
-    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())

@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.engines import minbert
 from bench.plan.job import Job
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
-from bench.worker.setup import Split, build_model, class_weights, trained_groups
+from bench.worker.setup import Split, class_weights, trained_groups
 from minbert.data.batches import Batch
 from minbert.data.tasks import TASKS
 from minbert.training.trainer import Trainer
-from tests.bench.peer_cells import cell, job_of
+from tests.bench.tiny_cells import cell, job_of
 from tests.bench.worker.test_worker import job_on
 
 LAYERS = 4
@@ -122,7 +123,7 @@ def rates_of(
 ) -> dict[str, Any]:
     """The rate and decay of every parameter that trains."""
     of = cell(checkpoint, mode, layers, **{"learning_rate_head": RATE, **changes})
-    model = build_model(job_of(of, checkpoint))
+    model = minbert.build(job_of(of, checkpoint))
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = trained_groups(model, of)
     found = {names[p]: (g.learning_rate, g.weight_decay) for g in groups for p in g.parameters}

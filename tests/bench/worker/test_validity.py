@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from bench.engines import minbert
 from bench.worker.validity import Movement
 from tests.adapters.small import adapted_layers_of, adapted_model, disturb
 
@@ -22,21 +23,21 @@ def parameters(model: nn.Module, *, train: bool) -> list[tuple[str, nn.Parameter
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind["mode"])
 def test_a_model_that_trained_is_in_order(kind: dict[str, object]) -> None:
     model = adapted_model(**kind)
-    movement = Movement(model)
+    movement = Movement(model, minbert)
     disturb(model)
     assert movement.problem() is None
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind["mode"])
 def test_a_parameter_that_did_not_train_is_reported(kind: dict[str, object]) -> None:
-    problem = Movement(adapted_model(**kind)).problem()
+    problem = Movement(adapted_model(**kind), minbert).problem()
     assert problem is not None
     assert "nothing was learned in: " in problem or "did not move" in problem
 
 
 def test_a_single_adapter_that_did_not_move_is_named() -> None:
     model = adapted_model(mode="lora", layers="all-lin-only")
-    movement = Movement(model)
+    movement = Movement(model, minbert)
     name, layer = list(adapted_layers_of(model).items())[2]
     before = layer.lora_B.detach().clone()
     disturb(model)
@@ -47,7 +48,7 @@ def test_a_single_adapter_that_did_not_move_is_named() -> None:
 
 def test_a_frozen_tensor_that_moved_is_named() -> None:
     model = adapted_model(mode="lora", layers="attn-only")
-    movement = Movement(model)
+    movement = Movement(model, minbert)
     disturb(model)
     name, frozen = parameters(model, train=False)[0]
     with torch.no_grad():
@@ -57,7 +58,7 @@ def test_a_frozen_tensor_that_moved_is_named() -> None:
 
 def test_an_encoder_that_did_not_move_is_reported() -> None:
     model = adapted_model(mode="full", layers=None, rank=None)
-    movement = Movement(model)
+    movement = Movement(model, minbert)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.startswith("classifier"):
@@ -67,7 +68,7 @@ def test_an_encoder_that_did_not_move_is_reported() -> None:
 
 def test_where_some_may_rest_one_must_have_moved() -> None:
     model = adapted_model(mode="head", layers=None, rank=None)
-    movement = Movement(model)
+    movement = Movement(model, minbert)
     assert (
         movement.problem(every=False)
         == "nothing was learned in: classifier.bias, classifier.weight"

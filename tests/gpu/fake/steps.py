@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import (
 from adapters.methods import ADAPTER_MODES
 from adapters.names import LAYER_SETS
 from minbert.data.batches import Batch
-from minbert.model.classifier import BertClassifier, HeadConfig
+from minbert.model.classifier import BertClassifier, HeadConfig, place_of
 from minbert.training.losses import BINARY, CROSS_ENTROPY, REGRESSION
 from minbert.training.optimizer import OPTIMIZERS
 from minbert.training.quarters import QUARTERS
@@ -120,7 +120,7 @@ def test_what_unfreezes_stays_on_the_gpu() -> None:
     model = model_of("full", amp="fp16")
     with faked(model):
         trainer, batch = trainer_of(model, "fp16"), batch_of()
-        unfreezing = GradualUnfreezing(model)
+        unfreezing = GradualUnfreezing(model, {n: place_of(n) for n, _ in model.named_parameters()})
         for epoch in (0, QUARTERS):
             unfreezing.begin(epoch)
             with Watch() as watch:

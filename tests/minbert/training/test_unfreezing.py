@@ -6,10 +6,10 @@ import pytest
 from torch import nn
 
 from adapters.injection import inject
-from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.classifier import BertClassifier, initialise, place_of
 from minbert.model.config import BertConfig
 from minbert.training.quarters import layers_in
-from minbert.training.unfreezing import GradualUnfreezing
+from minbert.training.unfreezing import GradualUnfreezing, Place
 
 
 def model(layers: int = 12, mode: str = "full", pooling: str = "pooler") -> BertClassifier:
@@ -25,6 +25,10 @@ def model(layers: int = 12, mode: str = "full", pooling: str = "pooler") -> Bert
         alpha=1.0, new_pooler=False, seed=0,
     )  # fmt: skip
     return found
+
+
+def places(of: nn.Module) -> dict[str, Place | None]:
+    return {name: place_of(name) for name, _ in of.named_parameters()}
 
 
 def training(of: nn.Module) -> Iterator[str]:
@@ -56,7 +60,7 @@ def test_no_layer_freezes_again_and_all_train_in_the_end(layers: int) -> None:
 @pytest.mark.parametrize("layers", [1, 2, 3, 6])
 def test_models_of_few_layers_unfreeze_from_the_top(layers: int, mode: str) -> None:
     of = model(layers, mode=mode)
-    unfreezing = GradualUnfreezing(of)
+    unfreezing = GradualUnfreezing(of, places(of))
     for epoch in range(6):
         unfreezing.begin(epoch)
         assert layers_training(of) == set(range(layers - layers_in(epoch, layers), layers))
@@ -68,7 +72,7 @@ def test_models_of_few_layers_unfreeze_from_the_top(layers: int, mode: str) -> N
 def test_from_the_top_and_the_head_from_the_first_epoch(mode: str) -> None:
     of = model(mode=mode)
     before = set(training(of))
-    unfreezing = GradualUnfreezing(of)
+    unfreezing = GradualUnfreezing(of, places(of))
     for epoch, count in enumerate([0, 3, 6, 9, 12, 12]):
         unfreezing.begin(epoch)
         assert layers_training(of) == set(range(12 - count, 12))
@@ -79,7 +83,7 @@ def test_from_the_top_and_the_head_from_the_first_epoch(mode: str) -> None:
 
 def test_embeddings_and_an_old_pooler_unfreeze_last() -> None:
     of = model()
-    unfreezing = GradualUnfreezing(of)
+    unfreezing = GradualUnfreezing(of, places(of))
     for epoch in range(5):
         unfreezing.begin(epoch)
         last = {name for name in training(of) if ".embeddings." in name or ".pooler." in name}
@@ -89,7 +93,9 @@ def test_embeddings_and_an_old_pooler_unfreeze_last() -> None:
 def test_a_new_pooler_trains_from_the_first_epoch() -> None:
     of = model()
     names = frozenset(name for name, _ in of.named_parameters() if ".pooler." in name)
-    unfreezing = GradualUnfreezing(of, always=names)
+    unfreezing = GradualUnfreezing(
+        of, {n: place_of(n) for n in dict(of.named_parameters()) if n not in names}
+    )
     unfreezing.begin(0)
     assert names <= set(training(of))
 
@@ -98,7 +104,7 @@ def test_a_new_pooler_trains_from_the_first_epoch() -> None:
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5, 7])
 def test_what_is_frozen_in_an_epoch_has_not_trained_before(mode: str, epochs: int) -> None:
     of = model(mode=mode)
-    unfreezing = GradualUnfreezing(of)
+    unfreezing = GradualUnfreezing(of, places(of))
     left = {p for name, p in of.named_parameters() if p.requires_grad and "bert" in name}
     for epoch in range(epochs):
         unfreezing.begin(epoch)

@@ -1,0 +1,261 @@
+"""The report's section on encoders: which one to take, compared on the same examples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Final
+
+from bench.analysis.costs import Need, cost_of
+from bench.analysis.encoders import Encoders
+from bench.analysis.groups import Group
+from bench.analysis.recommendation import candidates_of, recommend
+from bench.analysis.scorepairs import score_pair
+from bench.analysis.setting import Setting
+from bench.analysis.verdicts import COSTS, column, pareto
+from bench.report import figures, text
+from bench.report.recommendation import form_cost
+from bench.report.sections import Section
+from bench.report.tables import DASH, Head, Table, frame
+from bench.stats.intervals import Interval
+
+_LEVEL: Final = 0.05
+_UNITS: Final = (
+    "Tokens differ between tokenizers, so times are compared by whole trainings and by examples, "
+    "which all encoders share; times for 1,000 tokens are not comparable."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """A setting of an encoder, as one of its own group."""
+
+    name: str
+    group: Group
+    setting: Setting
+    is_recommended: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} with {self.setting.label}"
+
+    @property
+    def score(self) -> Interval | None:
+        return self.setting.estimate("dev_score")
+
+
+def encoders_section(encoders: Encoders | None) -> list[Section]:
+    """The section, unless there is one encoder alone."""
+    if encoders is None:
+        return []
+    group = encoders.joined
+    picks = [_pick(name, own) for name, own in encoders.groups.items()]
+    chosen = [pick for pick in picks if pick is not None]
+    same = _same(encoders, chosen)
+    tables = [
+        _table(group, chosen, "Each encoder at the setting that is recommended for it or, where "
+               "none is (*), at the best by score or else the cheapest."),
+        *([_table(group, same, f"All at the same setting, {same[0].setting.label}.")]
+          if same else []),
+    ]  # fmt: skip
+    rows = frame(group)
+    chosen_labels = {pick.label for pick in chosen}
+    drawings = [
+        figures.encoders(
+            rows.assign(chosen=rows["label"].isin(chosen_labels)), cost,
+            text.x_label(group, cost), text.y_label(group), f"encoders-{cost}",
+            "A colour for each encoder; larger markers are the settings of the first table. Up "
+            f"and to the left is better{'' if group.scoring.higher_is_better else ', down'}.",
+        )
+        for cost in COSTS
+        if not rows.dropna(subset=[cost, "score"]).empty
+    ] if group.has_quality else []  # fmt: skip
+    said = [*_against_best(group, chosen), *_by_limit(group), *_conditions(encoders), _UNITS]
+    return [Section("encoders", "Encoders", _heading(group, chosen), said, drawings, tables)]
+
+
+def _pick(name: str, group: Group) -> _Choice | None:
+    """The recommended setting of an encoder, or the best by score, or the cheapest."""
+    recommended = recommend(candidates_of(group))
+    if recommended.setting is not None:
+        return _Choice(name, group, recommended.setting, recommended.decided)
+    known = [s for s in group.settings if s.estimate(group.memory_column)]
+    cheapest = min(known, key=lambda s: s.estimate(group.memory_column).value, default=None)  # type: ignore[union-attr]
+    return None if cheapest is None else _Choice(name, group, cheapest)
+
+
+def _same(encoders: Encoders, chosen: Sequence[_Choice]) -> list[_Choice]:
+    """Every encoder at the setting of the best that all have; none if all are at it already."""
+    by_point = [
+        {_point(setting): _Choice(name, group, setting)
+         for setting in reversed(group.settings) if setting.ok}
+        for name, group in encoders.groups.items()
+    ]  # fmt: skip
+    picks = {_point(choice.setting) for choice in chosen}
+    if len(picks) == 1 and len(chosen) == len(by_point):
+        return []
+    common = [point for point in by_point[0] if all(point in own for own in by_point)]
+    gain = encoders.joined.scoring.gain
+
+    def mean(point: tuple[object, ...]) -> tuple[bool, float]:
+        scores = [own[point].score for own in by_point]
+        known = [gain(score.value) for score in scores if score is not None]
+        return point in picks, sum(known) if len(known) == len(scores) else float("-inf")
+
+    best = max(common, key=mean, default=None)
+    return [] if best is None else [own[best] for own in by_point]
+
+
+def _point(setting: Setting) -> tuple[object, ...]:
+    names = ("mode", "rank", "layers", "amp", "unfreeze", "factors")
+    return tuple(getattr(setting, name) for name in names)
+
+
+def _best(group: Group, choices: Sequence[_Choice]) -> _Choice | None:
+    scored = [choice for choice in choices if choice.score is not None]
+    gain = group.scoring.gain
+    return max(scored, key=lambda c: gain(c.score.value if c.score else 0.0), default=None)
+
+
+def _heading(group: Group, chosen: Sequence[_Choice]) -> str:
+    best = _best(group, chosen)
+    if best is None or best.score is None:
+        return f"Encoders: costs of {len(chosen)}"
+    scored = f"{group.scoring.label} {text.score(group, best.score.value)}"
+    return f"Encoders: {best.name} scores best of {len(chosen)}, {scored} with {best.setting.label}"
+
+
+def _against_best(group: Group, chosen: Sequence[_Choice]) -> list[str]:
+    """A sentence for each other encoder on its difference from the best."""
+    best = _best(group, chosen)
+    sentences = []
+    for choice in chosen if best is not None else ():
+        gap = _gap(best, choice) if best is not None else None
+        if best is None or gap is None:
+            continue
+        form = partial(text.score_gap, group)
+        ends = gap.ends()
+        if ends is None:
+            verdict = "with no interval, as too little is known of both"
+        else:
+            is_shown = ends[0] > 0 or ends[1] < 0
+            verdict = f"95% interval {text.span(gap, form)}, "
+            verdict += "a significant difference" if is_shown else "not distinguishable"
+        saved = [
+            f"{text.times(other.value / own.value)}× the {cost}"
+            for cost in COSTS
+            if (own := best.setting.estimate(column(group, cost)))
+            and (other := choice.setting.estimate(column(group, cost)))
+            and own.value > 0
+        ]
+        sentences.append(
+            f"{choice.label} scores {form(gap.value)} against {best.name} ({verdict}), at "
+            f"{' and '.join(saved) or 'costs that are not known'}."
+        )
+    if len(sentences) > 1:
+        sentences.append("Intervals are not corrected for the number of encoders.")
+    return sentences
+
+
+def _gap(best: _Choice, choice: _Choice) -> Interval | None:
+    """The difference of an encoder's score from the best one's, paired by seed and example."""
+    if choice is best:
+        return None
+    pair = score_pair(best.setting, choice.setting)
+    return None if isinstance(pair, str) else pair.interval(_LEVEL)
+
+
+def _by_limit(group: Group) -> list[str]:
+    """Which encoder is best within which limit, from the Pareto fronts over all settings."""
+    sentences = []
+    for cost in COSTS:
+        front = pareto(group, cost)
+        name = column(group, cost)
+        steps = []
+        for encoder, own in groupby(front, key=lambda setting: setting.encoder):
+            settings = list(own)
+            first, last = settings[0], settings[-1]
+            least, score = first.estimate(name), last.estimate("dev_score")
+            if least is not None and score is not None:
+                limit = form_cost("memory" if cost == "memory" else "time", least.value)
+                steps.append(
+                    f"from {limit} on {encoder}, up to {text.score(group, score.value)} "
+                    f"({last.own_label})"
+                )
+        if steps:
+            sentences.append(f"Best score within a limit on {cost}: {'; '.join(steps)}.")
+    return sentences
+
+
+def _conditions(encoders: Encoders) -> list[str]:
+    """What differs between the encoders besides their weights."""
+    sentences = []
+    names: dict[str, str] = {
+        "engine": "engine", "pooling": "pooling", "max_length": "max_length",
+    }  # fmt: skip
+    for column_name, name in names.items():
+        values = {n: str(group.shared(column_name)) for n, group in encoders.groups.items()}
+        if len({*values.values()}) > 1:
+            listed = "; ".join(
+                f"{value} for {', '.join(n for n in values if values[n] == value)}"
+                for value in dict.fromkeys(values.values())
+            )
+            costs = "; costs are also those of the engines" if name == "engine" else ""
+            sentences.append(f"The encoders differ in {name}: {listed}{costs}.")
+    return sentences
+
+
+def _table(group: Group, choices: Sequence[_Choice], caption: str) -> Table:
+    best = _best(group, choices)
+    form, form_gap = partial(text.score, group), partial(text.score_gap, group)
+    heads = [
+        Head("encoder", "encoder"), Head("setting", "setting"),
+        *([
+            Head("score", text.y_label(group), "", True),
+            Head("interval", "95% interval", "of the score", True),
+            Head("gap", "to the best", "difference, paired by seed and dev example", True),
+        ] if group.has_quality else []),
+        Head("memory", text.x_label(group, "memory"), "", True),
+        Head("time", text.x_label(group, "time"), "", True),
+        Head("examples", "ms for 1,000 examples", "training examples", True),
+        Head("tokens", "ms for 1,000 tokens", "of the encoder's own tokenizer", True),
+        Head("total", "params", "of encoder, adapters and head", True),
+        Head("trained", "trained", "parameters that train", True),
+        Head("size", "file", "what is shipped with the base model", True),
+    ]  # fmt: skip
+
+    def gap_text(choice: _Choice) -> str:
+        gap = _gap(best, choice) if best is not None else None
+        if gap is None:
+            return DASH
+        ends = text.span(gap, form_gap)
+        return form_gap(gap.value) + (f" ({ends})" if ends else "")
+
+    def cost(choice: _Choice, need: Need) -> str:
+        value = cost_of(choice.group, choice.setting, need)
+        return DASH if value is None else form_cost(need, value)
+
+    def row(choice: _Choice) -> list[str]:
+        setting = choice.setting
+        score, speed = setting.estimate("dev_score"), setting.estimate("examples_per_s")
+        tokens, time = setting.estimate("ms_per_1k_tokens"), setting.estimate(group.time_column)
+        memory = setting.estimate(group.memory_column)
+        examples = None if speed is None or not speed.value else 1e6 / speed.value
+        total = setting.estimate("params_total")
+        star = "" if choice.is_recommended or "*" not in caption else " *"
+        return [
+            choice.name, f"{setting.label}{star}",
+            *([
+                form(score.value) if score else DASH,
+                (text.span(score, form) if score else "") or DASH, gap_text(choice),
+            ] if group.has_quality else []),
+            DASH if memory is None else text.num(memory.value), DASH if time is None else
+            text.num(time.value),
+            DASH if examples is None else text.num(examples),
+            DASH if tokens is None else text.num(tokens.value),
+            DASH if total is None else form_cost("parameters", total.value),
+            cost(choice, "parameters"), cost(choice, "size"),
+        ]  # fmt: skip
+
+    marks = ["baseline" if choice is best else "" for choice in choices]
+    return Table(heads, [row(choice) for choice in choices], caption, marks)
