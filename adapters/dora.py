@@ -6,6 +6,7 @@ from typing import ClassVar, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from adapters.layer import Part
 from adapters.low_rank import LowRankLinear
@@ -53,7 +54,7 @@ class DoraLinear(LowRankLinear):
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x [..., i], or an activation of it, to y [..., o]."""
         on_gpu = is_eager_on_gpu(x)
-        if is_reference() or (on_gpu and self.scale is None):
+        if self.drops or is_reference() or (on_gpu and self.scale is None):
             return super().forward(x, activation)
         dtype = product_dtype(x)
         if on_gpu and self.scale is not None:
@@ -76,6 +77,18 @@ class DoraLinear(LowRankLinear):
                 x, activation, weight, dtype, branch=branch, magnitude=self.magnitude,
                 ratios=ratios, scaled=self._scaled_rows,
             )  # fmt: skip
+
+    def update(self, x: Tensor, index: int) -> Tensor:
+        """(c − 1) ⊙ (x Wᵀ) + c ⊙ (s (x Aᵀ) Bᵀ) of a part, [..., o / p], for a dropped input.
+
+        PEFT defines dropout so: y = x Wᵀ + b + this, with c as without dropout.
+        """
+        weight, magnitude = (t.chunk(len(self.parts))[index] for t in (self.weight, self.magnitude))
+        with torch.no_grad():
+            a, b = self.lora_A[index], self.lora_B[index] * self.scales[index]
+            norms = self.row_norms(torch.addmm(weight.to(a.dtype), b, a))
+        ratios = magnitude / norms.clamp_min(torch.finfo(norms.dtype).tiny)  # [o / p]
+        return (ratios - 1) * F.linear(x, weight.to(x.dtype)) + ratios * super().update(x, index)
 
     def adapted_weight(self) -> Tensor:
         """c ⊙ V, [o, i]."""

@@ -16,8 +16,16 @@ import torch
 from torch import nn
 
 from adapters.layer import AdaptedLinear, Part, replace
-from adapters.methods import METHODS, MODES
-from adapters.names import FUSED, LAYER_SETS, adapted_layers, trains_base
+from adapters.low_rank import LowRankLinear
+from adapters.methods import BITFIT, METHODS, MODES
+from adapters.names import (
+    FUSED,
+    LAYER_SETS,
+    adapted_layers,
+    is_layers,
+    trains_base,
+    unmatched_ends,
+)
 from minbert.errors import InputError
 
 HEADS: Final = ("classifier", "comparison")
@@ -78,6 +86,8 @@ def inject(
     alpha: float,
     new_pooler: bool,
     seed: int,
+    use_rslora: bool = False,
+    lora_dropout: float = 0.0,
 ) -> None:
     """Prepare a model for training in a mode, in place: add adapters, and freeze the rest or not.
 
@@ -86,11 +96,14 @@ def inject(
     Args:
         model: has the module names of a BERT checkpoint.
         mode: one of the modes.
-        layers: the layer set; None in the modes without adapters.
+        layers: the layer set, or ends of layers' names joined by `+`; None in the modes without
+            adapters.
         rank: of every adapter; None in the modes without ranks.
         alpha: numerator of the scale, alpha / rank; without effect in the modes without ranks.
         new_pooler: whether the model's pooler, if it has one, was newly initialised.
         seed: of the adapters' random numbers; the global generator is not used.
+        use_rslora: whether the scale is alpha / √rank.
+        lora_dropout: probability of dropout on the input of LoRA's A.
 
     Raises:
         InputError: if an argument is out of range, or the model has adapters already or lacks the
@@ -104,19 +117,24 @@ def inject(
         _refuse_adapters(model)
         freeze(model, Training(mode, base=mode == "full", new_pooler=new_pooler))
         return
-    if layers not in LAYER_SETS or layers is None:
-        raise InputError(f"no layer set is called {layers!r}; choose from {', '.join(LAYER_SETS)}")
+    if layers is None or not is_layers(layers) or unmatched_ends(layers):
+        raise InputError(
+            f"no layer set is called {layers!r}, and no linear layer's name ends so; choose from "
+            f"{', '.join(LAYER_SETS)}, or give ends such as query+value"
+        )
     if METHODS[mode].has_rank != (rank is not None):
         raise InputError(f"mode {mode!r} {'needs a' if rank is None else 'has no'} rank")
     adapted = adapted_layers(layers)
     parts = {
-        part: Part(name=part, rank=1 if rank is None else rank, alpha=alpha)
+        part: Part(name=part, rank=1 if rank is None else rank, alpha=alpha, use_rslora=use_rslora)
         for _, _, names in linear_layers(model)
         for part in names
         if (match := _ENCODER_LAYER.match(part)) and part[match.end() :] in adapted
     }
     for name, layer in build_layers(model, mode, parts).items():
         layer.reset_parameters(seed)
+        if isinstance(layer, LowRankLinear):
+            layer.dropout = lora_dropout
         replace(model, name, layer)
     freeze(model, Training(mode, base=trains_base(layers), new_pooler=new_pooler))
 
@@ -213,8 +231,9 @@ def parameter_groups(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     """The trainable parameters by name, in the groups that have separate learning rates.
 
     Returns:
-        `adapter`; `base`, the rest of the encoders, or all of them in mode `full`; and `head`, with
-        newly initialised poolers and a comparison. A group may be empty.
+        `adapter`, with the biases of the encoders in mode `bitfit`; `base`, the rest of the
+        encoders, or all of them in mode `full`; and `head`, with newly initialised poolers and a
+        comparison. A group may be empty.
 
     Raises:
         InputError: as `training_of`.
@@ -236,7 +255,7 @@ def _group(model: nn.Module, name: str, training: Training) -> str | None:
         return "adapter" if own in layer.method.parameters else None
     if name.startswith(_HEADS) or (training.new_pooler and name.startswith(_POOLERS)):
         return "head"
-    return "base"
+    return "adapter" if training.mode == BITFIT and own == "bias" else "base"
 
 
 def decays(parameter: nn.Parameter) -> bool:

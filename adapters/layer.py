@@ -1,5 +1,6 @@
 """A linear layer with an adapter, the base of all methods."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,16 +24,21 @@ class Part:
         rank: of its update; 1 if the method has no ranks; 0 for a part of a fused layer without an
             adapter.
         alpha: numerator of its scale.
+        use_rslora: whether the scale's denominator is the square root of the rank (rsLoRA,
+            Kalajdzievski 2023, arXiv 2312.03732).
     """
 
     name: str
     rank: int
     alpha: float
+    use_rslora: bool = False
 
     @property
     def scale(self) -> float:
-        """The factor of the update, alpha / rank."""
-        return self.alpha / self.rank if self.rank else 0.0
+        """The factor of the update, alpha / rank, or alpha / √rank."""
+        if not self.rank:
+            return 0.0
+        return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
 
 class AdaptedLinear(nn.Module, ABC):

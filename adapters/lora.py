@@ -17,7 +17,8 @@ from minbert.kernels.reference import is_eager_on_gpu, is_reference
 class LoraLinear(LowRankLinear):
     """y = x (W + s B A)ᵀ + b, with A [r, i] and B [o, r] trained, and W [o, i] and b [o] frozen.
 
-    s = alpha / r. With B zero at first, the layer equals the base layer exactly before training.
+    s = alpha / r, or alpha / √r with rsLoRA. Dropout, in training, is on the input of A alone.
+    With B zero at first, the layer equals the base layer exactly before training.
     """
 
     method: ClassVar[Method] = METHODS["lora"]
@@ -25,7 +26,7 @@ class LoraLinear(LowRankLinear):
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x [..., i], or an activation of it, to y [..., o]."""
         on_gpu = is_eager_on_gpu(x)
-        if is_reference() or (on_gpu and self.scale is None):
+        if self.drops or is_reference() or (on_gpu and self.scale is None):
             return super().forward(x, activation)
         dtype = product_dtype(x)
         if on_gpu and self.scale is not None:

@@ -8,9 +8,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from adapters.layer import AdaptedLinear, Part
 from adapters.product import AdaptedProduct
+from minbert.kernels.activations import activate
+from minbert.kernels.dropout import dropout
+from minbert.kernels.precision import product_dtype
 
 
 class LowRankLinear(AdaptedLinear):
@@ -23,13 +27,19 @@ class LowRankLinear(AdaptedLinear):
     W + s B A is computed in every forward pass, in fp32 or better with autocast off, and not
     cached. A and B are in fp32 or better, whatever the type of W.
 
+    With dropout, training computes the update as a side branch on a dropped input, under autograd:
+    it can't be merged with the weight. Evaluation is the same with and without.
+
     Attributes:
+        dropout: probability of dropout on the input of A.
         lora_A: [p, r, i], with r the highest rank of a part; zero until `reset_parameters` or a
         load.
         lora_B: [p, o / p, r], zero at first.
         scales: [p, 1, 1], the factor s of each part; not in the state dict.
         scale: s, if it is that of all parts; else None.
     """
+
+    dropout: float = 0.0
 
     def __init__(self, linear: nn.Linear, parts: Sequence[Part]) -> None:
         super().__init__(linear, parts)
@@ -58,6 +68,36 @@ class LowRankLinear(AdaptedLinear):
             values = torch.empty(part.rank, self.in_features)
             nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=generator)
             self.lora_A[index, : part.rank] = values.to(self.lora_A)
+
+    @property
+    def drops(self) -> bool:
+        """Whether the layer computes with dropout now."""
+        return self.training and self.dropout > 0
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """Map x [..., i], or an activation of it, to y [..., o], in torch's own operators.
+
+        With dropout y = x Wᵀ + b + `update`, where each part drops elements of x by itself, as
+        separate layers do.
+        """
+        if not self.drops:
+            return super().forward(x, activation)
+        x = x if activation is None else activate(activation, x)
+        dtype = product_dtype(x)
+        with torch.autocast(x.device.type, enabled=False):
+            x, weight = x.to(dtype), self.weight.to(dtype)
+            bias = None if self.bias is None else self.bias.to(dtype)
+            y = list(F.linear(x, weight, bias).chunk(len(self.parts), dim=-1))
+            for index, part in enumerate(self.parts):
+                if part.rank:
+                    dropped = dropout(x, self.dropout, self.training)
+                    y[index] = (y[index] + self.update(dropped, index)).to(dtype)
+            return torch.cat(y, dim=-1)
+
+    def update(self, x: Tensor, index: int) -> Tensor:
+        """s (x Aᵀ) Bᵀ of a part, [..., o / p], for a dropped input x [..., i]."""
+        b = (self.lora_B[index] * self.scales[index]).to(x.dtype)
+        return F.linear(F.linear(x, self.lora_A[index].to(x.dtype)), b)
 
     def updated_weight(self) -> Tensor:
         """W + s B A, [o, i], in the type of A and B. For use with autocast off."""

@@ -110,8 +110,8 @@ ADAPTER_MODES: Final = tuple(METHODS)
 PEFT: Final = "peft"
 """The mode of an adapter_config.json."""
 BITFIT: Final = "bitfit"
-"""The mode that trains the biases of the encoder, and the head (Ben Zaken et al. 2022, arXiv
-2106.10199)."""
+"""The mode that trains the biases of the encoder (of linear layers and of LayerNorm), and the head
+(BitFit, Ben Zaken et al. 2022, arXiv 2106.10199)."""
 LOW_RANK: Final = ("lora", "dora")
 """Modes with the options of LoRA."""
 MODES: Final = ("full", "head", BITFIT, *ADAPTER_MODES)

@@ -12,10 +12,16 @@ all-lin-only   the above, attention output, intermediate,   frozen
 all-lin        the same                                     trains at the base rate
 ============== ============================================ ==========================
 
+Instead of a layer set, the ends of layers' names can be given, joined by `+`, such as
+`query+value`, as in the `target_modules` of PEFT: the layers whose names end so have adapters, and
+the rest of the encoder is frozen.
+
 Weight and bias of an adapted layer are always frozen; the task head and a newly initialised
 pooler always train.
 """
 
+import re
+from collections.abc import Iterable
 from typing import Final
 
 LAYER_SETS: Final = ("attn-only", "attn", "all-lin-only", "all-lin")
@@ -29,11 +35,51 @@ FUSED: Final = {
 """Modules that combine several layers of the format, stacked by output row in this order."""
 
 
+def trains_encoder(mode: str, layers: str | None) -> bool:
+    """Whether weights of the encoder train, and not only adapters, biases and the head."""
+    return mode == "full" or (layers is not None and trains_base(layers))
+
+
+_ENDS: Final = re.compile(r"[A-Za-z0-9_.]{1,60}(\+[A-Za-z0-9_.]{1,60}){,7}")
+
+
+def is_layers(text: str) -> bool:
+    """Whether a text is a layer set, or has the form of the ends of layers' names."""
+    return text in LAYER_SETS or bool(_ENDS.fullmatch(text))
+
+
 def adapted_layers(layers: str) -> tuple[str, ...]:
-    """Names, relative to `encoder.layer.{n}.`, of the linear layers that a layer set adapts."""
-    return _ATTENTION if layers in ("attn-only", "attn") else _ATTENTION + _OTHER_LINEAR
+    """Names, relative to `encoder.layer.{n}.`, of the linear layers that have adapters.
+
+    Args:
+        layers: a layer set, or ends of layers' names joined by `+`. An end that no name has is
+            without effect.
+    """
+    if layers in LAYER_SETS:
+        return _ATTENTION if layers in ("attn-only", "attn") else _ATTENTION + _OTHER_LINEAR
+    ends = tuple(f".{end}" for end in layers.split("+"))
+    return tuple(name for name in _ATTENTION + _OTHER_LINEAR if f".{name}".endswith(ends))
+
+
+def unmatched_ends(layers: str) -> list[str]:
+    """The ends of layers' names that no linear layer has; none of a layer set."""
+    if layers in LAYER_SETS:
+        return []
+    return [end for end in layers.split("+") if not adapted_layers(end)]
 
 
 def trains_base(layers: str) -> bool:
     """Whether the parts of the encoder without an adapter train too."""
-    return not layers.endswith("-only")
+    return layers in ("attn", "all-lin")
+
+
+def in_order(layers: Iterable[str]) -> list[str]:
+    """Distinct names of layers in the order of tables: layer sets, then ends by the alphabet."""
+    return sorted(set(layers), key=place)
+
+
+def place(layers: str | None) -> tuple[int, str]:
+    """The sort key of the order of tables; None comes first."""
+    if layers is None:
+        return -1, ""
+    return LAYER_SETS.index(layers) if layers in LAYER_SETS else len(LAYER_SETS), layers

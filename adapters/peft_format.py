@@ -48,11 +48,12 @@ def save_adapter(
     if not adapted:
         raise InputError("the model has no adapters to save; inject some first")
     parts = [part for layer in adapted for part in layer.parts if part.rank > 0]
-    mode, rank, alpha = training_of(model).mode, parts[0].rank, parts[0].alpha
+    mode, first = training_of(model).mode, parts[0]
+    rank, alpha, use_rslora = first.rank, first.alpha, first.use_rslora
     own = METHODS[mode].peft
     if own is None:
         raise InputError(f"adapters of mode {mode} have no form in PEFT's format")
-    if any((part.rank, part.alpha) != (rank, alpha) for part in parts):
+    if any((p.rank, p.alpha, p.use_rslora) != (rank, alpha, use_rslora) for p in parts):
         raise InputError("adapters are saved with one rank and one scale for all layers")
     modules = sorted(_trained_modules(model) if whole is None else whole)
     tensors = _adapter_tensors(adapted) | _inside(_base_tensors(model), modules)
@@ -63,7 +64,7 @@ def save_adapter(
         "inference_mode": True,
         "init_lora_weights": True,
         "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
-        "lora_dropout": 0.0,
+        "lora_dropout": getattr(adapted[0], "dropout", 0.0),
         "modules_to_save": modules,
         "peft_type": "LORA",
         "r": rank,
@@ -71,7 +72,7 @@ def save_adapter(
         # in full, since a short name such as `dense` would also match the pooler
         "target_modules": [part.name for part in parts],
         "task_type": "SEQ_CLS",
-        "use_rslora": False,
+        "use_rslora": use_rslora,
         **own,
     }
     copies = {

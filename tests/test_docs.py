@@ -10,6 +10,7 @@ import click
 import pytest
 from pydantic import BaseModel
 
+from adapters.names import LAYER_SETS
 from bench.plan import gridfile
 from bench.plan.gridfile import Axes, Rates, Settings, TaskDecays, TaskRates
 from bench.plan.planning import Resolved, expand
@@ -86,11 +87,11 @@ def test_the_page_on_grid_files_has_each_axis_and_its_values() -> None:
     assert rows.keys() == Axes.model_fields.keys()
     for values, key in (
         (gridfile.Mode, "mode"),
-        (gridfile.LayerSet, "layers"),
         (gridfile.Amp, "amp"),
         (gridfile.Unfreeze, "unfreeze"),
     ):
         assert all(f"`{value}`" in rows[key] for value in values.__metadata__[0].values)
+    assert all(f"`{value}`" in rows["layers"] for value in LAYER_SETS)
 
 
 def test_the_example_of_a_grid_file_has_the_cells_that_the_text_says() -> None:

@@ -35,7 +35,7 @@ def test_imports_keep_the_contracts() -> None:
     "module",
     [
         "bench.grid.__main__", "bench.results.rebuild", "bench.forecast.__main__",
-        "bench.peers.__main__", "bench.data.__main__", "bench.studies.ensemble.__main__",
+        "bench.data.__main__", "bench.studies.ensemble.__main__",
         "bench.studies.updates.__main__", "bench.report.__main__", "minbert.assets.__main__",
         "bench.export.__main__", "bench.predict",
         "bench.export.formats", "bench.doctor.__main__", "bench.compare.__main__",

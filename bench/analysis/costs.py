@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Final, Literal
 
+from adapters.names import trains_encoder
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 
@@ -28,8 +29,8 @@ def cost_of(group: Group, setting: Setting, need: Need) -> float | None:
     if need == "time":
         return _mean([r.train_s for r in setting.ok]) if setting.encoder else _time(setting)
     if need == "size":
-        is_small = setting.mode == "head" or (setting.layers or "").endswith("-only")
-        values = [row.params_trainable if is_small else row.params_total for row in setting.ok]
+        is_whole = trains_encoder(setting.mode, setting.layers)
+        values = [row.params_total if is_whole else row.params_trainable for row in setting.ok]
         count = _mean(values)
         return None if count is None else _BYTES * count / 1e6
     return _mean([row.params_trainable for row in setting.ok])

@@ -5,7 +5,7 @@ from itertools import product
 from statistics import geometric_mean
 
 from adapters.methods import ADAPTER_MODES
-from adapters.names import LAYER_SETS
+from adapters.names import in_order
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import Objective, column, compare
@@ -40,10 +40,11 @@ def effects(group: Group, cost: Objective) -> list[Effects]:
     unit = _cost(base, name) if base else None
     if unit is None:
         return []
-    settings = [s for s in group.usual if not s.unfreezes]
+    settings = [s for s in group.usual if not s.unfreezes and not s.options]
     amps = sorted({s.amp for s in group.settings} - {"off"})
     results = []
-    for amp, mode, layers in product(amps, ADAPTER_MODES, LAYER_SETS):
+    layer_sets = in_order(s.layers for s in settings if s.layers is not None)
+    for amp, mode, layers in product(amps, ADAPTER_MODES, layer_sets):
         full = [s for s in settings if s.mode == "full" and s.amp == amp]
         alone = next((value for s in full if (value := _cost(s, name))), None)
         adapted = [s for s in settings if (s.mode, s.layers) == (mode, layers)]
@@ -61,7 +62,7 @@ def amp_ratios(group: Group, cost: Objective) -> list[tuple[Setting, Interval]]:
     """Each setting that ran with AMP, and its cost relative to the same setting without."""
 
     def without_amp(s: Setting) -> tuple[object, ...]:
-        return s.mode, s.layers, s.rank, s.unfreezes, s.rate
+        return s.mode, s.layers, s.rank, s.unfreezes, s.options, s.rate
 
     off = {without_amp(s): s for s in group.settings if s.amp == "off"}
     ratios = []

@@ -197,17 +197,15 @@ def _key_columns(names: Collection[str], rows: tuple[list[Row], list[Row]]) -> t
     """The columns in which matching settings agree.
 
     That is all that identify a setting; but not those that filters name, what follows from these,
-    and, with filters, what doesn't apply to any row of one side. Different data or models can't be
-    compared even if named.
+    and, with filters, what doesn't apply to any row of one side, such as the version of another
+    engine's libraries. Different data or models can't be compared even if named.
     """
     free = {name for name in names if name in ABOUT and ABOUT[name].compared != "never"}
     for name in tuple(free):
         free.update(_WITH.get(name, ()))
     for name in ABOUT if free else ():
         applies = ABOUT[name].applies
-        if ABOUT[name].compared != "never" and not all(
-            any(applies(vars(row)) for row in side) for side in rows
-        ):
+        if not all(any(applies(vars(row)) for row in side) for side in rows):
             free.add(name)
     kept = [name for name in IDENTIFYING if name not in free]
     return tuple(sorted(kept, key=lambda name: name in _FORMERLY))

@@ -7,18 +7,18 @@ from operator import attrgetter
 from typing import Final
 
 from adapters.methods import MODES
-from adapters.names import LAYER_SETS
+from adapters.names import place
 from bench.analysis.setting import Setting, between_processes
-from bench.plan.cell import ABOUT, Value, named
+from bench.plan.cell import ABOUT, ALWAYS, Value, named
 from bench.plan.columns import VALUES
 from bench.plan.rows import Row
 from bench.results.outcomes import ValuesOf
 
-FACTORS: Final = ("layer_decay", "lora_plus_ratio")
-"""Factors on the rates of some parameters, 1 in modes that have none of these."""
+OPTIONS: Final = named(lambda about: about.compared == "follows" and about.before != ALWAYS)
+"""Options of a method or of its rates, which a label names unless they have their usual value."""
 FROM_MODE: Final = (
-    *FACTORS,
-    *(name for name in named(lambda about: about.compared == "follows") if name not in FACTORS),
+    *OPTIONS,
+    *(name for name in named(lambda about: about.compared == "follows") if name not in OPTIONS),
     "scale",
 )
 """Settings that follow from the mode."""
@@ -40,7 +40,7 @@ def settings_of(
     points = _by_point(rows)
     other_points = [_by_point(machine) for machine in others]
     axes = len(_AXES)
-    but_rates = axes + 1 + len(FACTORS)
+    but_rates = axes + 1 + len(OPTIONS)
     rates = Counter(key[:but_rates] for key in points)
     frozen_types = Counter(key[:axes] for key in {key[: axes + 1] for key in points})
     between = cache(partial(between_processes, rows))
@@ -57,7 +57,7 @@ def settings_of(
                 frozen=row.frozen_dtype,
                 rate=row.learning_rate or row.learning_rate_head,
                 rows=tuple(members),
-                factors=_factors(row),
+                options=_options(row),
                 elsewhere=_scored_elsewhere(members, [p.get(key, []) for p in other_points]),
                 tells_rate=rates[key[:but_rates]] > 1,
                 tells_frozen=frozen_types[key[:axes]] > 1,
@@ -79,17 +79,17 @@ point: Final[Callable[[Row], tuple[Value, ...]]] = attrgetter(*_AXES, FROZEN, *F
 """The values that identify a setting within a group."""
 
 
-def _factors(row: Row) -> tuple[str, ...]:
-    """The factors on rates that a row has, such as `LoRA+ ratio 16`."""
-    values = ((name, row[name]) for name in FACTORS)
+def _options(row: Row) -> tuple[str, ...]:
+    """The options of a row's method, such as `LoRA+ ratio 16`."""
+    values = ((ABOUT[name], row[name]) for name in OPTIONS)
     return tuple(
-        ABOUT[name].short.format(value) for name, value in values if value not in (None, 1)
+        about.short.format(value) for about, value in values if value not in (None, about.before)
     )
 
 
-def _order(setting: Setting) -> tuple[int, int, int, int, bool, float, int]:
+def _order(setting: Setting) -> tuple[object, ...]:
     return (
-        place_in(setting.mode, MODES), place_in(setting.layers, LAYER_SETS), setting.rank or 0,
+        place_in(setting.mode, MODES), place(setting.layers), setting.rank or 0,
         place_in(setting.amp, VALUES["amp"]), setting.unfreezes, setting.rate or 0.0,
         place_in(setting.frozen, VALUES[FROZEN]),
     )  # fmt: skip

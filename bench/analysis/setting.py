@@ -70,7 +70,7 @@ class Setting:
     Attributes:
         elsewhere: rows of other machines whose scores count for seeds and folds that have none
             here.
-        factors: names of factors on the rates of some parameters, such as `LoRA+ ratio 16`.
+        options: the options of its method that are not the usual ones, such as `LoRA+ ratio 16`.
         tells_rate, tells_frozen: whether the label needs the rate, or the type of frozen weights,
             because another setting of the group differs in nothing else.
         between: `between_processes` of the group's rows, by column.
@@ -86,7 +86,7 @@ class Setting:
     rate: float | None
     rows: tuple[Row, ...]
     elsewhere: tuple[Row, ...] = ()
-    factors: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     tells_rate: bool = False
     tells_frozen: bool = False
     values_of: ValuesOf = no_values
@@ -113,8 +113,8 @@ class Setting:
         rate = f", rate {self.rate:g}" if self.tells_rate and self.rate is not None else ""
         unfreezing = ", unfreezing" if self.unfreezes else ""
         precision = "fp32" if self.amp == "off" else self.amp
-        factors = "".join(f", {factor}" for factor in self.factors)
-        return f"{self.mode}{adapter}{unfreezing}, {precision}{factors}{rate}{frozen}"
+        options = "".join(f", {option}" for option in self.options)
+        return f"{self.mode}{adapter}{unfreezing}, {precision}{options}{rate}{frozen}"
 
     @property
     def unfreezes(self) -> bool:

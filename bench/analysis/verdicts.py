@@ -161,7 +161,7 @@ def rank_effect(group: Group) -> RankEffect | None:
 
     def without_rank(s: Setting) -> tuple[object, ...]:
         rate = s.rate if s.tells_rate else None
-        return s.mode, s.layers, s.amp, s.unfreezes, rate, s.frozen
+        return s.mode, s.layers, s.amp, s.unfreezes, s.options, rate, s.frozen
 
     twins = {without_rank(s): s for s in scored if s.rank == low}
     gaps = [

@@ -11,11 +11,11 @@ from typing import Final
 
 from bench.analysis.comparison import Compared, Comparison, Measure, Pair, Verdict, verdict_of
 from bench.analysis.machines import MachineCost, Machines
-from bench.compare.drawing import Entry, intervals
 from bench.compare.outcome import Outcome, Result, as_json, by_turns, figures, name, summary
 from bench.compare.sides import clean
 from bench.plan.metrics import metric_of
 from bench.report.drawing import Drawing
+from bench.report.intervals import Entry, intervals
 from bench.report.pages import Facts, markdown, write_pages
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table

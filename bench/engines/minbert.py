@@ -11,14 +11,16 @@ from torch import nn
 from adapters import injection
 from adapters.injection import hold_frozen, inject, training_of
 from adapters.layer import AdaptedLinear
-from adapters.methods import METHODS
+from adapters.methods import BITFIT, METHODS
 from bench.engines.engine import Groups
 from bench.engines.outputs import heads_of, parts_of, task_of
+from bench.plan.cell import ON
 from bench.plan.job import Job
 from minbert.model import classifier
 from minbert.model.checkpoint import load_encoder
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import GEOMETRIES, BertConfig
+from minbert.model.encoder import Stack
 from minbert.training.trainer import HALF
 
 
@@ -77,7 +79,12 @@ def _make_ready(model: BertClassifier, job: Job, new_pooler: bool) -> BertClassi
         alpha=cell.alpha if cell.alpha is not None else 1.0,
         new_pooler=new_pooler,
         seed=cell.seed,
+        use_rslora=cell.use_rslora == ON,
+        lora_dropout=cell.lora_dropout,
     )
+    for stack in model.modules():
+        if isinstance(stack, Stack):
+            stack.gradient_checkpointing = cell.gradient_checkpointing == ON
     if cell.frozen_dtype in HALF:
         hold_frozen(model, HALF[cell.frozen_dtype])
         for layer in model.modules():
@@ -96,8 +103,10 @@ def parameter_groups(model: nn.Module) -> Groups:
 def moving(model: nn.Module) -> set[str]:
     """As `Engine.moving`."""
     mode = training_of(model).mode
-    names: Sequence[str] = METHODS[mode].moves if mode in METHODS else ()
     adapter = injection.parameter_groups(model)["adapter"]
+    if mode == BITFIT:
+        return set(adapter)
+    names: Sequence[str] = METHODS[mode].moves if mode in METHODS else ()
     return {name for name in adapter if name.rpartition(".")[2] in names}
 
 

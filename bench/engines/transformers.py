@@ -15,20 +15,26 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import torch
 import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
-from transformers.utils import logging
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+)
+from transformers.utils import is_flash_attn_2_available, logging
 
 from adapters.methods import BITFIT, LOW_RANK, METHODS, PEFT
 from adapters.names import trains_base
 from bench.common.errors import InputError
 from bench.engines.engine import Groups
 from bench.engines.outputs import heads_of, parts_of, task_of
-from bench.plan.architectures import ARCHITECTURES, is_layer_set
+from bench.plan.architectures import ARCHITECTURES, is_layer_set, model_type_of
 from bench.plan.cell import DEFAULT, ON, Cell
 from bench.plan.job import Job
 from minbert.model.classifier import Classifier, HeadConfig, mean_of_real
@@ -151,14 +157,38 @@ def _config(job: Job) -> Any:
     if job.geometry is not None:
         config = transformers.BertConfig(**vars(GEOMETRIES[job.geometry]))
     else:
-        config = AutoConfig.from_pretrained(
-            job.checkpoint, local_files_only=True, trust_remote_code=False
-        )
+        config = _read_config(job)
     for name, value in config.to_dict().items():
         if "dropout" in name and (value is None or isinstance(value, int | float)):
             setattr(config, name, cell.dropout)
     (head,) = heads_of_one(job).values()
     config.num_labels = head.outputs
+    return config
+
+
+def _read_config(job: Job) -> Any:
+    """The configuration in the checkpoint's folder, if it is that of an encoder."""
+    name = job.cell.model
+    try:
+        config = AutoConfig.from_pretrained(
+            job.checkpoint, local_files_only=True, trust_remote_code=False
+        )
+    except (ValueError, OSError, ImportError) as error:
+        model_type = model_type_of(Path(job.checkpoint or ""))
+        if model_type in CONFIG_MAPPING:
+            raise InputError(f"{name}: transformers can't load it: {_line(error)}") from error
+        raise InputError(
+            f"{name}: transformers {transformers.__version__} has no model_type {model_type}; "
+            "a newer version may have it (pip install -U transformers), else take another model"
+        ) from error
+    kind = type(config)
+    is_decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
+    if config.is_encoder_decoder or is_decoder:
+        what = "an encoder with a decoder" if config.is_encoder_decoder else "a decoder"
+        raise InputError(
+            f"{name}: {config.model_type} is {what}, and engine transformers trains encoders "
+            "alone; take one of those, such as RoBERTa or ModernBERT"
+        )
     return config
 
 
@@ -191,6 +221,7 @@ def _loaded(job: Job) -> EncoderClassifier:
             f"{cell.model}: transformers has no {config.model_type} model for texts; take an "
             "encoder"
         ) from None
+    _check_attention(cell, config.model_type, kind)
     options: dict[str, Any] = {"attn_implementation": cell.attn_implementation}
     if not own_head and "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
         options["add_pooling_layer"] = False
@@ -206,12 +237,14 @@ def _loaded(job: Job) -> EncoderClassifier:
                 dtype=torch.float32,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # of a head that was trained for other classes
                 **options,
             )
-            new = list(info["missing_keys"])
-    except (ImportError, ValueError, OSError, RuntimeError) as error:
+            new = [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]
+    except Exception as error:  # of many kinds, by the format of the weights
         raise InputError(f"{cell.model}: transformers can't load it: {_line(error)}") from error
     prefix = inner.base_model_prefix
+    _check_complete(inner, new, own_head, cell.model)
     width, outputs = config.hidden_size, config.num_labels
     head = None if own_head else HEADS[cell.head](width, outputs, cell.dropout)
     model = EncoderClassifier(
@@ -237,6 +270,65 @@ def _loaded(job: Job) -> EncoderClassifier:
     model.names["head"] = outside | {name for name in new if not name.startswith(f"{prefix}.emb")}
     _draw_head(model, cell.seed, float(getattr(config, "initializer_range", 0.02)))
     return model
+
+
+def _check_attention(cell: Cell, model_type: str, kind: Any) -> None:
+    """Refuse an attention that the architecture or this environment does not have."""
+    given = cell.attn_implementation
+    if given == "sdpa" and not kind._supports_sdpa:
+        raise InputError(
+            f"attn_implementation sdpa: transformers has none for {model_type}; take eager"
+        )
+    if given == "flash_attention_2":
+        if not kind._supports_flash_attn:
+            raise InputError(
+                f"attn_implementation {given}: transformers has none for {model_type}; take eager"
+            )
+        if not is_flash_attn_2_available():
+            raise InputError(
+                f"attn_implementation {given}: it needs a GPU and the package flash-attn, which "
+                "can't be used here; install it, or take sdpa or eager"
+            )
+
+
+def _check_complete(inner: Any, new: Iterable[str], own_head: bool, name: str) -> None:
+    """Refuse a checkpoint that lacks weights of the encoder, other than those of a pooler."""
+    start = f"{inner.base_model_prefix}." if own_head else ""
+    lacking = sorted(key for key in new if key.startswith(start) and f"{_POOLER}." not in key)
+    if lacking:
+        raise InputError(
+            f"{name}: its weights lack or misfit {len(lacking)} of {inner.config.model_type}, such "
+            f"as {lacking[0]}; take the folder of a whole model"
+        )
+
+
+def check_weights(job: Job) -> None:
+    """Read the weights of a checkpoint once.
+
+    Raises:
+        InputError: if they are missing, are not those of the model, or are not finite.
+    """
+    with _quiet():
+        model = _loaded(job)
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise InputError(
+                f"{job.cell.model}: {name} holds NaN or infinite numbers; download it again"
+            )
+
+
+def check_vocabulary(job: Job, most: int) -> None:
+    """Refuse a tokenizer with token ids that the model has no embeddings for.
+
+    Args:
+        most: the tokenizer's largest token id.
+    """
+    size = int(_config(job).vocab_size)
+    if most >= size:
+        raise InputError(
+            f"{job.cell.model}: its tokenizer has token ids up to {most}, and its vocab_size is "
+            f"{size}: they are of different models"
+        )
 
 
 def takes_types(model: Any, config: Any) -> bool:

@@ -57,6 +57,11 @@ class FastTokenizer:
         self._backend.no_padding()
         self._backend.no_truncation()
 
+    @property
+    def largest_id(self) -> int:
+        """The largest token id."""
+        return max(self._backend.get_vocab().values(), default=0)
+
     def encode(
         self, text_a: Sequence[str], text_b: Sequence[str] | None, max_length: int
     ) -> Encoded:

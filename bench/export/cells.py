@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from adapters.methods import PEFT
 from bench.common.errors import InputError
 from bench.export.trained import Base, Trained
 from bench.forecast.client import turn_on
@@ -24,7 +25,6 @@ from bench.results.predictions import outcome_of
 from bench.results.protocol import PREDICTIONS, RESULT, WEIGHTS, parse_result
 from bench.results.row import measured_row
 from minbert.data.tasks import Folds, TaskData, load_task
-from minbert.data.tokenizer import Tokenizer
 from minbert.files import is_file
 
 _OTHERWISE: Final = "run its cell again"
@@ -75,6 +75,7 @@ def find_trained(
     job = replace(job, checkpoint=str(model.checkpoint), tokenizer=str(model.tokenizer))
 
     # torch loads after the training, which has a process of its own
+    from bench.examples.tokenizers import tokenizer_of
     from bench.worker.setup import load_examples
     from bench.worker.trained import load_trained
 
@@ -86,7 +87,7 @@ def find_trained(
         base=base,
         task=data.task,
         model=load_trained(job, folder),
-        tokenizer=Tokenizer.from_folder(Path(job.tokenizer)),
+        tokenizer=tokenizer_of(job.cell.engine, Path(job.tokenizer)),
         dev=data.dev,
         unit=unit,
         again=again,
@@ -183,10 +184,13 @@ def _train(runs: Path, row: Row, folder: Path, model: Model, *, refit: bool) -> 
 
 def _job_of(row: Row, folder: Path, model: Model, target: Found) -> Job:
     """The job that trains a row's cell here, with its weights kept."""
+    known, adapter_config = None, None
     try:
-        known = Job.read(folder).data
+        job = Job.read(folder)
+        known, adapter_config = job.data, job.adapter_config
     except InputError:  # the results came without their folders
-        known = None
+        if row.mode == PEFT:
+            raise
     data = data_folder(row, folder, None if known is None else Path(known))
     return Job(
         cell=row.cell,
@@ -200,4 +204,5 @@ def _job_of(row: Row, folder: Path, model: Model, target: Found) -> Job:
         data=None if data is None else str(data),
         keep=True,
         code_version=target.conditions.code_version,
+        adapter_config=adapter_config,
     )

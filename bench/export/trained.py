@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from bench.plan.job import Job
 from bench.plan.rows import Row
 from minbert.data.tasks import Examples, Task
-from minbert.data.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from minbert.model.classifier import BertClassifier
+    from bench.examples.tokenizers import Encoder
+    from minbert.model.classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Trained:
     job: Job
     base: Base
     task: Task
-    model: "BertClassifier"
-    tokenizer: Tokenizer
+    model: "Classifier"
+    tokenizer: "Encoder"
     dev: Examples
     unit: tuple[float, float]
     refitted: bool
@@ -83,7 +83,7 @@ class Trained:
             [texts],
             batch_size=cell.batch_size,
             amp="off",
-            pad_id=self.model.bert.config.pad_token_id,
+            pad_id=self.model.pad_id,
             device=torch.device("cpu"),
         )
         mean, std = self.unit

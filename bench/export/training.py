@@ -8,7 +8,7 @@ from adapters.injection import training_of
 from adapters.names import adapted_layers
 from bench.export.formats.contents import base_values, labels_of
 from bench.export.trained import Trained
-from bench.plan.cell import ITERATIVE, Cell
+from bench.plan.cell import ITERATIVE, MINBERT, Cell
 from minbert.files import write_json
 
 SCRIPT: Final = Path(__file__).parent / "snippets" / "train.py"
@@ -21,7 +21,8 @@ _LINEAR: Final = ("attention.output.dense", "intermediate.dense", "output.dense"
 _SAME: Final = (
     "mode", "rank", "alpha", "pooling", "head", "layer_decay", "lora_plus_ratio", "weight_decay",
     "warmup", "schedule", "optimizer", "epochs", "max_steps", "batch_size", "batching", "seed",
-    "dropout", "max_length", "amp", "label_smoothing", "class_weights",
+    "dropout", "max_length", "amp", "label_smoothing", "class_weights", "use_rslora",
+    "lora_dropout",
 )  # fmt: skip
 """Settings that the script reads under their names in a cell."""
 
@@ -29,6 +30,7 @@ _SAME: Final = (
 def why_not_scripted(cell: Cell) -> str | None:
     """One line: the setting of a cell that the script has no place for; None: it has all."""
     obstacles = {
+        f"engine {cell.engine}": cell.engine != MINBERT,
         f"the mode {cell.mode}": cell.mode not in _MODES,
         "gradual unfreezing": cell.unfreeze == ITERATIVE,
         "early stopping": cell.early_stopping is not None,
@@ -37,6 +39,7 @@ def why_not_scripted(cell: Cell) -> str | None:
         f"the loss {cell.regression_loss}": cell.regression_loss == "pearson",
         "a part of the training examples": cell.max_train is not None,
         "folds": cell.folds is not None,
+        "gradient accumulation": cell.gradient_accumulation_steps > 1,
     }
     missing = [name for name, is_set in obstacles.items() if is_set]
     return f"{SCRIPT.name} has no place for {', '.join(missing)}" if missing else None

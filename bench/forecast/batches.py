@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.forecast.costs import Shape, Shapes
+from bench.forecast.costs import Shape, Shapes, Size
 from bench.plan.cell import Cell
 from bench.plan.job import Job
 from bench.worker.setup import examples, without_held_out
@@ -25,30 +25,26 @@ Texts = Sequence[Lengths]
 
 
 def find_shapes(
-    job: Job, seeds: Sequence[int], sizes: Iterable[tuple[int, int]]
-) -> dict[tuple[int, int], dict[str, Shapes]]:
+    job: Job, seeds: Sequence[int], sizes: Iterable[Size]
+) -> dict[Size, dict[str, Shapes]]:
     """Shapes of the examples that a job trains on, by size and by part of the task.
-
-    Args:
-        sizes: batch sizes, each with the length to which texts are cut.
 
     Raises:
         InputError: if the examples have changed since the cell was planned, or can't be read.
     """
-    batch_sizes: dict[int, list[int]] = {}
-    for batch_size, max_length in sizes:
-        batch_sizes.setdefault(max_length, []).append(batch_size)
-    return {
-        (batch_size, max_length): shapes
-        for max_length, some in batch_sizes.items()
-        for batch_size, shapes in _of_length(job, seeds, max_length, some).items()
-    }
+    by_length: dict[int, list[Size]] = {}
+    for size in sizes:
+        by_length.setdefault(size[1], []).append(size)
+    shapes: dict[Size, dict[str, Shapes]] = {}
+    for max_length, some in by_length.items():
+        shapes |= _of_length(job, seeds, max_length, some)
+    return shapes
 
 
 def _of_length(
-    job: Job, seeds: Sequence[int], max_length: int, batch_sizes: Iterable[int]
-) -> dict[int, dict[str, Shapes]]:
-    """Shapes of examples that are cut to one length, by batch size and by part of the task."""
+    job: Job, seeds: Sequence[int], max_length: int, sizes: Iterable[Size]
+) -> dict[Size, dict[str, Shapes]]:
+    """Shapes of examples that are cut to one length, by size and by part of the task."""
     job = replace(job, cell=replace(job.cell, max_length=max_length))
     cell = job.cell
     train: dict[str, Texts] = {}
@@ -61,7 +57,12 @@ def _of_length(
                 held[part] = [encoded.lengths for encoded in unseen.texts]
         train[part] = [encoded.lengths for encoded in trained.texts]
         dev[part] = [encoded.lengths for encoded in evaluated.texts]
-    return {size: shapes_of(cell, seeds, train, dev, size, held) for size in batch_sizes}
+    return {
+        size: shapes_of(
+            replace(cell, gradient_accumulation_steps=size[2]), seeds, train, dev, size[0], held
+        )
+        for size in sizes
+    }
 
 
 def shapes_of(
@@ -81,20 +82,25 @@ def shapes_of(
         held: texts that are evaluated with dev after each epoch.
     """
     epochs, max_steps = cell.epochs, cell.max_steps
+    accumulated = cell.gradient_accumulation_steps
     longest = {part: _longest(texts) for part, texts in train.items()}
     in_epoch = {part: math.ceil(len(lengths) / batch_size) for part, lengths in longest.items()}
-    epoch_steps = sum(in_epoch.values())
+    epoch_steps = math.ceil(sum(in_epoch.values()) / accumulated)
     steps = epoch_steps * epochs if max_steps is None else min(epoch_steps * epochs, max_steps)
     trained: dict[str, list[Shape]] = {part: [] for part in train}
     real = dict.fromkeys(train, 0)
+    planned = 0
     for seed in seeds:
         for epoch in range(min(epochs, _EPOCHS, math.ceil(steps / epoch_steps))):
             rng = np.random.default_rng([seed, epoch])
             plan = plan_epoch(longest, batch_size, rng, cell.batching, cell.task_order)
-            for part, indices in plan[: steps - epoch * epoch_steps]:
+            plan = plan[: accumulated * (steps - epoch * epoch_steps)]
+            planned += math.ceil(len(plan) / accumulated)
+            for part, indices in plan:
                 trained[part].append(_shape(train[part], longest[part], indices))
                 real[part] += sum(int(lengths[indices].sum()) for lengths in train[part])
-    share = steps / sum(map(len, trained.values()))
+    share = steps / planned
+    batches = sum(map(len, trained.values()))
     shapes = {}
     for part, texts in train.items():
         sides = [dev[part], *([held[part]] if held else [])]
@@ -107,13 +113,14 @@ def shapes_of(
             train=_mean(trained[part], len(texts) * min(batch_size, len(longest[part]))),
             train_largest=_largest(trained[part]),
             evaluate_largest=_largest(evaluated),
-            steps=len(trained[part]) * share,
-            steps_in_epoch=in_epoch[part],
+            steps=planned * share * len(trained[part]) / batches,
+            steps_in_epoch=math.ceil(in_epoch[part] / accumulated),
             train_tokens=sum(map(math.prod, trained[part])) * share,
             real_tokens=real[part] * share,
             evaluations=math.ceil(steps / epoch_steps),
             evaluate_batches=len(evaluated),
             evaluate_tokens=sum(map(math.prod, evaluated)),
+            accumulated=min(accumulated, sum(in_epoch.values())),
         )
     return shapes
 

@@ -23,7 +23,7 @@ from bench.forecast.costs import Costs, Totals, Variant, fill_ranks, to_count
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE
-from bench.plan.cell import digest
+from bench.plan.cell import OFF, digest
 from bench.plan.job import Job
 from bench.results.protocol import PARENT_PID
 from minbert.assets.cache import cache_folder
@@ -39,6 +39,9 @@ _SAME: Final[dict[str, Any]] = {
     "batch_size": 1,
     "max_length": 128,
     "seed": 0,
+    "gradient_accumulation_steps": 1,
+    "gradient_checkpointing": OFF,
+    "lora_dropout": 0.0,
     **dict.fromkeys(("rank", "layers", "frozen_dtype", "alpha")),
     **dict.fromkeys(("learning_rate", "learning_rate_base", "learning_rate_head")),
 }

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from bench.plan.cell import ITERATIVE, Cell
+from bench.plan.cell import ITERATIVE, OFF, Cell
 from bench.plan.rows import Row
 from minbert.training.quarters import QUARTERS
 
+Size = tuple[int, int, int]
+"""The examples in a batch, the length to which texts are cut, and the batches in a step."""
 Shape = tuple[int, int]
 """The number of texts in a batch, and of tokens in the longest. A pair is one text if it is encoded
 as one, else two."""
@@ -27,6 +29,9 @@ class Variant(NamedTuple):
     batch_size: int
     frozen_dtype: str | None
     max_length: int
+    gradient_accumulation_steps: int = 1
+    gradient_checkpointing: str = OFF
+    lora_dropout: float = 0.0
 
     @classmethod
     def of(cls, cell: Cell) -> Self:
@@ -40,9 +45,9 @@ class Variant(NamedTuple):
         return cls(*values)
 
     @property
-    def size(self) -> tuple[int, int]:
-        """What decides the shapes of its batches: their size, and the length of cut texts."""
-        return self.batch_size, self.max_length
+    def size(self) -> Size:
+        """What decides the shapes of its batches."""
+        return self.batch_size, self.max_length, self.gradient_accumulation_steps
 
     @property
     def unfreezes(self) -> bool:
@@ -55,8 +60,9 @@ class Shapes:
     """The batches of a cell, or of one part of its task, padding included.
 
     `train` has the mean length, `…_largest` the most tokens; both are empty for a part without
-    training batches. `train_tokens` counts all steps, `evaluate_tokens` one evaluation. An
-    evaluation follows each epoch that is begun.
+    training batches. A step is one of the optimizer, on `accumulated` batches. `train_tokens`
+    counts all steps, `evaluate_tokens` one evaluation. An evaluation follows each epoch that is
+    begun.
     """
 
     train: Shape
@@ -69,6 +75,7 @@ class Shapes:
     evaluations: int
     evaluate_batches: int
     evaluate_tokens: float
+    accumulated: int = 1
 
 
 ShapesOf = Mapping[str, Shapes]
@@ -171,7 +178,8 @@ def totals_of(shapes: ShapesOf, counts: CountsOf) -> Totals:
     train, timed, evaluate = np.zeros(3), np.zeros(3), np.zeros(3)
     for part, batches in shapes.items():
         stages = counts[part]
-        full = batches.train_tokens / math.prod(batches.train) if batches.train_tokens else 0.0
+        in_step = batches.accumulated * math.prod(batches.train)
+        full = batches.train_tokens / in_step if batches.train_tokens else 0.0
         loads = [np.array([batches.steps, full, full]) * stage.step for stage in stages]
         shares = stage_shares(shapes, len(stages))
         train += sum(share * load for share, load in zip(shares, loads, strict=True))

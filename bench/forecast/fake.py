@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.engines.engine import engine_of
 from bench.engines.outputs import parts_of, task_of
-from bench.forecast.costs import Counts, Load, Shape, ShapesOf, Variant, stages_of
+from bench.forecast.costs import Counts, Load, Shape, Shapes, ShapesOf, Variant, stages_of
 from bench.plan.cell import FAST
 from bench.plan.job import Job
 from bench.worker.probes.counting import Counter, Work
@@ -100,13 +100,15 @@ def _count_stage(
     """
     trained = {part: batches for part, batches in shapes.items() if batches.steps}
     steps = {
-        part: _train(trainer, model, part, batches.train, counter)
+        part: _work_of_step(trainer, model, part, batches, counter)
         for part, batches in trained.items()
     }
     peaks: dict[str, int] = {}
     for part, batches in trained.items():
         counter.restart_peak()
-        _train(trainer, model, part, batches.train_largest, counter)
+        # from the second batch of a step on, gradients exist beside activations
+        several = min(2, batches.accumulated)
+        _train(trainer, model, part, batches.train_largest, counter, several)
         peaks[part] = counter.peak
     weights = _mib([*trainer.model.parameters(), *trainer.model.buffers()]) + copied
     state = _mib(
@@ -134,10 +136,37 @@ def _load(work: Work) -> Load:
     return Load(work.kernels, work.flops / _GFLOP, work.moved / _MIB)
 
 
-def _train(trainer: Trainer, model: Classifier, part: str, shape: Shape, counter: Counter) -> Work:
+def _work_of_step(
+    trainer: Trainer, model: Classifier, part: str, batches: Shapes, counter: Counter
+) -> Work:
+    """The work of a step of mean length; from the third batch on, each adds the same."""
+    one, *more = (
+        _train(trainer, model, part, batches.train, counter, count)
+        for count in range(1, min(batches.accumulated, 3) + 1)
+    )
+    if len(more) < 2:
+        return more[0] if more else one
+    two, three = more
+    each, times = three - two, batches.accumulated - 2
+    return Work(
+        two.flops + times * each.flops,
+        two.moved + times * each.moved,
+        two.kernels + times * each.kernels,
+    )
+
+
+def _train(
+    trainer: Trainer,
+    model: Classifier,
+    part: str,
+    shape: Shape,
+    counter: Counter,
+    count: int,
+) -> Work:
+    """The work of a step on some batches of a shape."""
     batch = _batch(model, part, shape, trainer.losses[part], trainer.device)
     before = counter.work
-    trainer.step(batch)
+    trainer.step(*[batch] * count)
     return counter.work - before
 
 

@@ -33,6 +33,7 @@ from bench.launch.checks import (
     check_class_settings,
     check_compile,
     check_early_stopping,
+    check_engine,
     check_folds,
     check_held_out,
     check_loss,
@@ -351,6 +352,10 @@ def command(
         search = Search(cells, digest, lambda cell: store.scored(cell.cell_id, here))
     planned, number = _next_round(cells, plan_now, search)
     some_run = any(item.action == "run" for item in planned)
+    if some_run:
+        for model in models.values():
+            own = [cell for cell in cells if cell.model == model.name]
+            check_engine(own, grid.variants, model, folder, adapter_configs.texts)
     has_weights = any(model.checkpoint for model in models.values())
     notes = chain(
         (*engine_notes, *source.notes, *examples.notes, *examples.problems),

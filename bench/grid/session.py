@@ -460,6 +460,7 @@ class Session:
                     planned=plan,
                     sources=[str(self.store.path)],
                     predictions_of=results.predictions_of,
+                    losses_of=results.losses_of,
                     facts=results.facts,
                     exports=results.exports,
                 )

@@ -12,10 +12,23 @@ from itertools import product
 from pathlib import Path
 from typing import Final
 
+from adapters.methods import METHODS
+from adapters.names import adapted_layers, unmatched_ends
 from bench.common.errors import InputError
 from bench.common.files import folder_for_now, try_to_write
+from bench.common.messages import shown
+from bench.engines.check import check_models
 from bench.machine.devices import Device
-from bench.plan.cell import ITERATIVE, Cell
+from bench.plan.cell import (
+    DEFAULT,
+    FAST,
+    FP32,
+    ITERATIVE,
+    MINBERT,
+    MULTITASK,
+    TRANSFORMERS,
+    Cell,
+)
 from bench.plan.gridfile import AUTO, Grid, Settings
 from bench.plan.models import Model
 from bench.plan.planning import Planned
@@ -173,12 +186,34 @@ def idle_notes(variants: Sequence[Settings], data: Data) -> list[str]:
 
 
 def check_compile(cells: Sequence[Cell]) -> None:
-    """Refuse to compile training whose steps are of several kinds: each needs code of its own."""
+    """Refuse to compile training whose steps are of several kinds, as each needs code of its own,
+    or that decides what is kept."""
     for cell in cells:
         if cell.is_compiled and cell.why_not_compiled:
             raise InputError(
                 f"compile: {cell.why_not_compiled}, which is not compiled; leave either out, or "
                 f"take compile {AUTO}, which does so itself"
+            )
+
+
+def check_accumulation(cells: Sequence[Cell]) -> None:
+    """Refuse steps on several batches in a task of several parts, whose batches each train a part
+    at rates of its own."""
+    if any(cell.task == MULTITASK and cell.gradient_accumulation_steps > 1 for cell in cells):
+        raise InputError(
+            f"gradient_accumulation_steps: a step of task {MULTITASK} is on a batch of one part, "
+            "and batches of several can't share one; leave it out, or take a larger batch_size"
+        )
+
+
+def check_layers(cells: Sequence[Cell]) -> None:
+    """Refuse ends of layers' names that no linear layer of engine minbert has."""
+    for cell in cells:
+        ends = unmatched_ends(cell.layers or "all-lin") if cell.engine == MINBERT else []
+        if ends:
+            raise InputError(
+                f"layers {shown(cell.layers or '')}: no linear layer's name ends in {ends[0]}; "
+                f"they are {', '.join(adapted_layers('all-lin'))}"
             )
 
 
@@ -246,6 +281,68 @@ def check_model(model: Model, init: str) -> None:
         Tokenizer.from_folder(model.tokenizer)
     if init == "pretrained" and model.checkpoint is not None and not model.embedded:
         check_checkpoint(model.checkpoint, model.digest)
+
+
+def check_engine(
+    cells: Sequence[Cell],
+    variants: Sequence[Settings],
+    model: Model,
+    data: Path | None,
+    adapter_configs: Mapping[str, str],
+) -> None:
+    """Refuse what an engine does not have, and build once what engine transformers trains.
+
+    Args:
+        variants: the settings of the cells' grid.
+        data, adapter_configs: as in `bench.engines.check.check_models`.
+    """
+    for cell in cells:
+        problem = _not_ours(cell) if cell.engine == MINBERT else _not_theirs(cell)
+        if problem:
+            raise InputError(f"engine {cell.engine}: {problem}")
+    engines = {cell.engine for cell in cells}
+    for settings in variants:
+        engine = next(iter(engines)) if settings.engine == AUTO else settings.engine
+        attention = settings.attn_implementation
+        if engine == MINBERT and attention != AUTO:
+            raise InputError(
+                f"attn_implementation {attention}: engine {MINBERT} has its own attention; take "
+                f"engine {TRANSFORMERS}, or leave it out"
+            )
+        if engine == TRANSFORMERS and settings.kernels != FAST:
+            raise InputError(
+                f"kernels {settings.kernels}: it is of engine {MINBERT}; leave it out with engine "
+                f"{TRANSFORMERS}"
+            )
+    check_models(cells, model, data, adapter_configs)
+
+
+def _not_ours(cell: Cell) -> str:
+    """Why engine minbert can't run a cell; empty: it can."""
+    if cell.mode in METHODS and METHODS[cell.mode].layer is None:
+        return f"mode {cell.mode} is one of PEFT's; take engine {TRANSFORMERS}"
+    if cell.init_lora_weights != DEFAULT:
+        return (
+            f"init_lora_weights {cell.init_lora_weights} is one of PEFT's; take engine "
+            f"{TRANSFORMERS}"
+        )
+    return ""
+
+
+def _not_theirs(cell: Cell) -> str:
+    """Why engine transformers can't run a cell, whatever the model; empty: it may."""
+    if cell.task == MULTITASK:
+        return f"a model of it has one head, and task {MULTITASK} has parts; take engine {MINBERT}"
+    if cell.frozen_dtype not in (None, FP32):
+        return "it holds frozen weights in fp32; leave frozen_dtype out"
+    if cell.pooling == "pooler" and cell.head == "nonlinear":
+        return (
+            "pooling pooler is the architecture's own head; with head nonlinear take pooling cls "
+            "or mean"
+        )
+    if cell.attn_implementation == "flash_attention_2" and cell.amp == "off":
+        return "attn_implementation flash_attention_2 computes in half precision alone; set amp"
+    return ""
 
 
 def check_reports(reports: Path, place: str = "figures") -> None:

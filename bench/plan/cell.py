@@ -205,9 +205,9 @@ class Cell:
     layers: Annotated[
         str | None,
         About(
-            meaning="layer set that carries adapters",
+            meaning=f"layers that carry adapters: {', '.join(LAYER_SETS)}, or ends of layers' "
+            "names joined by +",
             applies=adapted,
-            values=LAYER_SETS,
             compared="axis",
         ),
     ]
@@ -582,7 +582,7 @@ class Cell:
     learning_rate: Annotated[
         float | None,
         About(
-            meaning="peak rate of the adapter, or of everything in full",
+            meaning="peak rate of the adapter; of everything in full, of biases in bitfit",
             applies=has_main_rate,
             changes=("score",),
             compared="follows",
@@ -652,7 +652,7 @@ class Cell:
             changes=("score",),
             compared="follows",
             varies=True,
-            short="rsLoRA",
+            short="rsLoRA {}",
         ),
     ] = OFF
     init_lora_weights: Annotated[
@@ -744,6 +744,8 @@ class Cell:
             return f"steps of task {self.task} are of several parts"
         if self.unfreeze == ITERATIVE:
             return f"with unfreeze {ITERATIVE} other layers train in each epoch"
+        if self.gradient_checkpointing == ON:
+            return "gradient_checkpointing says what is kept, which the compiler chooses by itself"
         return ""
 
     @property
@@ -759,7 +761,10 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """A short name for people and folders, such as `lora-r8-all-lin-only-bf16-s0`."""
+        """A short name for people and folders, such as `lora-r8-all-lin-only-bf16-s0`.
+
+        Cells that differ in nothing but the options of their adapters have different names.
+        """
         rank = "" if self.rank is None else f"-r{self.rank}"
         adapter = "" if self.layers is None else f"{rank}-{self.layers}"
         unfreezing = f"-{self.unfreeze}" if self.unfreeze not in (None, "all") else ""
@@ -767,7 +772,11 @@ class Cell:
         if self.frozen_dtype not in (None, FP32, MIXED):
             precision += f"-frozen-{self.frozen_dtype}"
         fold = "" if self.fold is None else f"-f{self.fold}"
-        return f"{self.mode}{adapter}{unfreezing}-{precision}-s{self.seed}{fold}"
+        options = "" if self.adapter is None else f"-{self.adapter.replace(' ', '-')}"
+        options += "-rslora" if self.use_rslora == ON else ""
+        options += "" if self.init_lora_weights == DEFAULT else f"-{self.init_lora_weights}"
+        options += f"-drop{self.lora_dropout:g}" if self.lora_dropout else ""
+        return f"{self.mode}{adapter}{options}{unfreezing}-{precision}-s{self.seed}{fold}"
 
     def columns(self) -> Columns:
         """The fields, and the id."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Final, get_args, get_type_hints
 
+from adapters.names import is_layers
 from bench.plan.cell import ABOUT, ALWAYS, KINDS, Applies, Columns, Value, ranked
 from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import FLAGS, SCHEMA, STATUSES, Row
@@ -133,6 +134,8 @@ def parse_value(name: str, text: str) -> Value:
         raise ValueError(f"{text[:60]!r} is no status")
     if name == "flags" and not set(text.split()) <= FLAGS.keys():
         raise ValueError(f"{text[:60]!r} holds an unknown flag")
+    if name == "layers" and not is_layers(text):
+        raise ValueError(f"{text[:60]!r} is no layer set, nor the ends of layers' names")
     if text not in VALUES.get(name, (text,)):
         raise ValueError(f"{text[:60]!r} is not one of {', '.join(VALUES[name])}")
     kind = BY_NAME[name].kind

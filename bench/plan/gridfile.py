@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import core_schema
 
 from adapters.methods import PEFT, has_layers, has_rank
-from adapters.names import LAYER_SETS
+from adapters.names import LAYER_SETS, is_layers
 from bench.common.errors import InputError
 from bench.common.messages import shown
 from bench.plan.cell import ABOUT, named
@@ -46,11 +46,10 @@ class OneOf:
 
 
 Mode = Annotated[str, OneOf("mode")]
-_TARGETS: Final = r"[A-Za-z0-9_.]+(\+[A-Za-z0-9_.]+)*"
 
 
 def _layers(value: Any) -> Any:
-    if not isinstance(value, str) or not re.fullmatch(f"{'|'.join(LAYER_SETS)}|{_TARGETS}", value):
+    if not isinstance(value, str) or not is_layers(value):
         raise ValueError(
             f"should be {', '.join(LAYER_SETS)}, or the ends of layers' names, such as query+value"
         )

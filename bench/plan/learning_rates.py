@@ -1,15 +1,15 @@
 """The search for learning rates of `--lr auto`: which rates to try next, and which is best. Pure.
 
 Modes differ in the rates that suit them. A comparison at one rate for all, or at hand-picked rates,
-would compare that choice. So each model, mode, layer set, rank, unfreezing and batch size gets the
-best of the same multipliers of its default rates. Candidates train on a part of the training data
-and are scored on the rest: dev is never seen.
+would compare that choice. So each model, mode with its options, layer set, rank, unfreezing, batch
+size and accumulation gets the best of the same multipliers of its default rates. Candidates train
+on a part of the training data and are scored on the rest: dev is never seen.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import Any, Final
 
@@ -37,12 +37,17 @@ class Kind:
     rank: int | None
     unfreeze: str | None
     batch_size: int
+    gradient_accumulation_steps: int
+    adapter: str | None
+    use_rslora: str
+    init_lora_weights: str
+    lora_dropout: float
     model: str
 
 
 def kind_of(cell: Cell) -> Kind:
     """The kind of a cell."""
-    return Kind(cell.mode, cell.layers, cell.rank, cell.unfreeze, cell.batch_size, cell.model)
+    return Kind(**{item.name: getattr(cell, item.name) for item in fields(Kind)})
 
 
 def at_exponent(cell: Cell, exponent: int) -> dict[str, Any]:

@@ -3,14 +3,19 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from adapters.names import LAYER_SETS, is_layers
 from bench.common.errors import InputError
 from bench.plan.cell import Cell
 from bench.plan.columns import VALUES
 
 AXES: Final = (
     "mode", "rank", "layers", "amp", "unfreeze", "batch_size", "max_length", "learning_rate",
-    "seed", "fold", "model", "engine",
+    "seed", "fold", "model", "engine", "batching", "compile",
 )  # fmt: skip
+_ALLOWED: Final = {
+    "learning_rate": "numbers",
+    "layers": f"{', '.join(LAYER_SETS)}, or ends of layers' names such as query+value",
+}
 _TEXT: Final = "model"
 """The axis of any text."""
 
@@ -34,14 +39,15 @@ def parse_selection(text: str, flag: str = "--select") -> dict[str, set[str]]:
         selection.setdefault(axis, set()).update(values.split(","))
         known = (*(["on"] if axis == "amp" else []), *VALUES.get(axis, ()))
         for value in values.split(","):
-            if axis != _TEXT and not (value in known if known else _is_number(axis, value)):
-                numbers = "numbers" if axis == "learning_rate" else "whole numbers"
-                allowed = ", ".join(known) or numbers
+            if axis != _TEXT and not (value in known if known else _is_valid(axis, value)):
+                allowed = ", ".join(known) or _ALLOWED.get(axis, "whole numbers")
                 raise InputError(f"{flag}: {axis} can't be {value!r}; it takes {allowed}")
     return selection
 
 
-def _is_number(axis: str, value: str) -> bool:
+def _is_valid(axis: str, value: str) -> bool:
+    if axis == "layers":
+        return is_layers(value)
     if axis != "learning_rate":
         return value.isdecimal()
     try:

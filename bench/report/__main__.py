@@ -109,6 +109,7 @@ def main(
         planned=results.planned,
         sources=[str(path) for path in runs],
         predictions_of=results.predictions_of,
+        losses_of=results.losses_of,
         facts=facts,
         exports=results.exports,
         code_version=code_version,

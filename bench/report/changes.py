@@ -25,7 +25,7 @@ from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
 from bench.stats.intervals import Interval
 
-_POINT: Final = ("mode", "rank", "layers", "amp", "unfreeze", "frozen", "rate", "factors")
+_POINT: Final = ("mode", "rank", "layers", "amp", "unfreeze", "frozen", "rate", "options")
 _METHOD: Final = (
     "Each cell is compared with the same cell without the change, all else equal; mean ratios are "
     "geometric. Learning rates are equal too, so a setting that needs other rates is not seen at "

@@ -10,7 +10,7 @@ from bench.analysis.groups import Group
 from bench.analysis.recommendation import Recommendation
 from bench.analysis.setting import Setting
 from bench.plan import gridfile
-from bench.plan.cell import MINBERT, SEARCHED, TRANSFORMERS
+from bench.plan.cell import MINBERT, OFF, SEARCHED, TRANSFORMERS
 from bench.plan.columns import format_value
 from bench.plan.dataset import HUB
 from bench.plan.metrics import ROW_METRICS
@@ -27,6 +27,8 @@ NOTE: Final = (
 )
 _GRID: Final = "python -m bench.grid --grid"
 _MOST_GRIDS: Final = 8
+_USUAL: Final = {"engine": MINBERT, "batching": "by-length", "compile": OFF}
+"""Values that a selection does not name."""
 _RUNS: Final = "runs.csv"
 """The file that commands read by default."""
 
@@ -131,7 +133,7 @@ def _grid(group: Group, row: Row) -> tuple[str, str]:
 
 def _cell(group: Group, row: Row, search: str, axes: Sequence[str]) -> str:
     """A selection by a row's values on some axes, by its rate too where rates vary."""
-    values = {name: row[name] for name in axes}
+    values = {name: row[name] for name in axes if row[name] != _USUAL.get(name)}
     if row.mode == "head":
         values["learning_rate"] = row.learning_rate_head
     if search or not any(setting.tells_rate for setting in group.settings):

@@ -132,7 +132,7 @@ def _axes(setting: Setting) -> dict[str, object]:
         "AMP": setting.amp, "unfreezing": setting.unfreeze if setting.unfreezes else None,
         "rate": setting.rate if setting.tells_rate else None,
         "frozen weights": setting.frozen if setting.tells_frozen else None,
-        "factors": ", ".join(setting.factors) or None,
+        "options": ", ".join(setting.options) or None,
     }  # fmt: skip
 
 

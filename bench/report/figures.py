@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from adapters.methods import METHODS, MODES
+from adapters.methods import BITFIT, METHODS, MODES
 from bench.analysis.breakdown import Breakdown
 from bench.report.drawing import (
     BLUE,
@@ -33,9 +33,11 @@ from bench.report.drawing import (
 )
 from bench.report.text import fixed, num
 
-COLOURS: Final = {"full": INK, "head": PURPLE} | {n: m.colour for n, m in METHODS.items()}
-MARKERS: Final = {"full": "s", "head": "D"} | {n: m.marker for n, m in METHODS.items()}
-LINES: Final[dict[str, Any]] = {"full": "-", "head": ":"} | {n: m.line for n, m in METHODS.items()}
+_PLAIN: Final = {"full": (INK, "s", "-"), "head": (PURPLE, "D", ":"), BITFIT: (GREEN, "p", "-.")}
+_STYLES: Final = _PLAIN | {n: (m.colour, m.marker, m.line) for n, m in METHODS.items()}
+COLOURS: Final = {mode: colour for mode, (colour, _, _) in _STYLES.items()}
+MARKERS: Final = {mode: marker for mode, (_, marker, _) in _STYLES.items()}
+LINES: Final[dict[str, Any]] = {mode: line for mode, (_, _, line) in _STYLES.items()}
 AMPS: Final = ("off", "bf16", "fp16")
 """Drawn hollow, full and half full."""
 PARTS: Final = {

@@ -30,6 +30,7 @@ from bench.report.commands import NOTE, commands
 from bench.report.data import data_section
 from bench.report.drawing import Drawing
 from bench.report.encoders import encoders_section
+from bench.report.engines import engine_warnings, engines_section
 from bench.report.explorer import embedded, explorer
 from bench.report.pages import LISTED, html_environment, markdown_environment, style, write_all
 from bench.report.predictions import predictions_section
@@ -49,13 +50,14 @@ from bench.report.terms import TERMS, used
 from bench.report.why import why_section
 from bench.results.exports import Figures
 from bench.results.facts import DataFacts
+from bench.results.losses import LossesOf, no_losses
 from bench.results.predictions import PredictionsOf, no_predictions, values_from
 
 _MOST_DRAWN: Final = 3
 """Groups after the first that have figures; the others have their table alone."""
 _MOST_OTHERS: Final = 20
 """Groups after the first that are shown."""
-_BRIEF: Final = ("encoders", "tradeoff", "why")
+_BRIEF: Final = ("encoders", "tradeoff", "why", "engines")
 """Anchors of the sections that report.md has too, and whose figures are files."""
 _LONGEST: Final = 149
 """Lines of report.md."""
@@ -89,6 +91,7 @@ def render(
     planned: Sequence[Row] = (),
     sources: Sequence[str] = (),
     predictions_of: PredictionsOf = no_predictions,
+    losses_of: LossesOf = no_losses,
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
     code_version: str | None = None,
     exports: Mapping[str, Figures] = MappingProxyType({}),
@@ -102,6 +105,7 @@ def render(
             and their group comes first.
         sources: the files that the rows came from, as a command line names them.
         predictions_of: returns the kept predictions of rows, as `bench.results.predictions` does.
+        losses_of: returns the losses of a row's training steps.
         facts: by `data_digest`, facts on the data, such as the names of classes.
         code_version: the only version of the code whose rows are shown; None: all versions.
         exports: by `cell_id`, what exported models cost to use.
@@ -114,7 +118,7 @@ def render(
         text.plain(Path(source).name if Path(source).is_absolute() else source)
         for source in sources
     ]
-    content = report(rows, planned, names, predictions_of, facts, code_version, exports)
+    content = report(rows, planned, names, predictions_of, facts, code_version, exports, losses_of)
     drawings = [d for section in _brief(content).values() for d in section.drawings]
     pages = {"report.md": _markdown(content), "index.html": _html(content)}
     write_all(reports, pages, drawings)
@@ -129,6 +133,7 @@ def report(
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
     code_version: str | None = None,
     exports: Mapping[str, Figures] = MappingProxyType({}),
+    losses_of: LossesOf = no_losses,
 ) -> dict[str, Any]:
     """The content of both pages, before any markup."""
     narrowed: list[str] = []
@@ -165,6 +170,7 @@ def report(
             *(reference_lines(first, points) if first else []),
             *_final_lines(first, facts),
             *(lead.unlearned(first) if first else []),
+            *engine_warnings(rows, losses_of),
             *(narrowed or lead.versions(latest(rows).values())),
         ],
         "advice": said,
@@ -176,6 +182,7 @@ def report(
             else None
         ),
         "sections": encoders_section(encoders)
+        + engines_section(rows, values_from(predictions_of), losses_of)
         + (
             _sections(every_group, recommended.setting, searches, points, predictions_of, facts)
             if first and recommended

@@ -9,7 +9,7 @@ from typing import Final
 
 import pandas as pd
 
-from adapters.names import LAYER_SETS
+from adapters.names import in_order
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, column, compare, pareto, rank_effect
@@ -176,8 +176,7 @@ def _rank(group: Group, rows: pd.DataFrame) -> Section:
             rows, layers, limits, text.y_label(group), f"rank-{layers}",
             f"{layers}: {bars}.{bands}{of_rates}{drawn_note(group)}",
         )
-        for layers in LAYER_SETS
-        if not rows[rows["layers"] == layers].dropna(subset=["rank", "score"]).empty
+        for layers in in_order(rows.dropna(subset=["rank", "score"])["layers"])
     ]  # fmt: skip
     return Section("rank", "Rank", heading, [sentence], drawings)
 
@@ -234,8 +233,7 @@ def _rate(group: Group, rows: pd.DataFrame) -> Section:
             rows[(rows["layers"] == layers) | rows["layers"].isna()],
             text.y_label(group), f"rate-{layers}", f"{layers}: {note}", title=layers,
         )
-        for layers in LAYER_SETS
-        if (rows["layers"] == layers).any()
+        for layers in in_order(rows["layers"].dropna())
     ]  # fmt: skip
     return Section("rate", "Rate", heading, [" ".join(sentences)], drawings)
 

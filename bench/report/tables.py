@@ -63,17 +63,18 @@ class Table:
 
 
 def kind(setting: Setting) -> str:
-    """A setting's mode, layer set and unfreezing, without rank and AMP."""
+    """A setting's mode, layer set, unfreezing and options, without rank and AMP."""
     layers = f" {setting.layers}" if setting.layers else ""
-    return f"{setting.mode}{layers}{' unfreezing' if setting.unfreezes else ''}"
+    unfreezing = " unfreezing" if setting.unfreezes else ""
+    return ", ".join((f"{setting.mode}{layers}{unfreezing}", *setting.options))
 
 
 def line(setting: Setting) -> str:
-    """A setting's mode, rank, unfreezing and AMP, without layer set and rate."""
+    """A setting's mode, rank, unfreezing, AMP and options, without layer set and rate."""
     rank = "" if setting.rank is None else f" r{setting.rank}"
     unfreezing = " unfreezing" if setting.unfreezes else ""
     amp = "" if setting.amp == "off" else f" {setting.amp}"
-    return f"{setting.mode}{rank}{unfreezing}{amp}"
+    return ", ".join((f"{setting.mode}{rank}{unfreezing}{amp}", *setting.options))
 
 
 def drawn(group: Group) -> Sequence[Setting]:
@@ -109,6 +110,7 @@ def frame(group: Group) -> pd.DataFrame:
         records.append({
             "label": setting.label, "kind": kind(setting), "line": line(setting),
             "encoder": setting.encoder, "mode": setting.mode,
+            "options": ", ".join(setting.options),
             "rank": setting.rank, "layers": setting.layers, "amp": setting.amp,
             "unfreezes": setting.unfreezes, "baseline": setting is group.baseline,
             "rate": setting.rate, "several_rates": setting.tells_rate,
@@ -120,7 +122,8 @@ def frame(group: Group) -> pd.DataFrame:
         })  # fmt: skip
     floats = ("score", "low", "high", "memory", "time", "rate")
     settings = pd.DataFrame(records).astype(dict.fromkeys(floats, "float64"))
-    alike = settings.groupby(["mode", "rank", "layers", "amp", "unfreezes", "frozen"], dropna=False)
+    names = ["mode", "rank", "layers", "amp", "unfreezes", "frozen", "options"]
+    alike = settings.groupby(names, dropna=False)
     rising = not group.scoring.higher_is_better
     place = alike["score"].transform(lambda part: part.rank(method="first", ascending=rising))
     return settings.assign(best=place == 1)

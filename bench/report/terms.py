@@ -4,12 +4,14 @@ import re
 from typing import Final
 
 TERMS: Final = (
-    ("mode", "What trains. full: everything. head: only the task head. lora, dora: an adapter on "
-     "frozen linear layers, and the head."),
+    ("mode", "What trains. full: everything. head: only the task head. bitfit: the encoder's "
+     "biases, and the head. lora, dora and others: an adapter on frozen linear layers, and the "
+     "head."),
     ("layer set", "Where adapters sit: attn… on query, key and value; all-lin… on every linear "
      "layer of the encoder. With -only everything else in the encoder is frozen, without it the "
-     "rest trains too."),
-    ("rank, alpha", "An adapter adds (alpha / rank) · B A to a weight, A and B of that rank."),
+     "rest trains too. Or ends of layers' names, joined by +; the rest is frozen then."),
+    ("rank, alpha", "An adapter adds (alpha / rank) · B A to a weight, A and B of that rank; "
+     "with rsLoRA (alpha / √rank) · B A."),
     ("precision, AMP", "Automatic mixed precision: computing is in bf16 or fp16. What trains is "
      "held in fp32, as are embeddings, LayerNorms and biases; weights of frozen linear layers are "
      "held as frozen_dtype says, in fp32 too or in AMP's type. fp32 as a precision means AMP off."),

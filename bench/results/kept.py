@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from adapters.names import trains_base
+from adapters.names import trains_encoder
 from bench.plan.cell import CANDIDATE, Cell
 from bench.results.protocol import WEIGHTS
 from bench.results.store import cells_folder
@@ -16,15 +16,10 @@ CAP: Final = 2**30
 _FP32: Final = 4
 
 
-def trains_encoder(cell: Cell) -> bool:
-    """Whether weights of the encoder train, and not only adapters and the head."""
-    return cell.mode != "head" and (cell.layers is None or trains_base(cell.layers))
-
-
 def keeps_by_default(cell: Cell) -> bool:
     """Whether a cell keeps its weights without being asked to: small ones of a useful model."""
     is_useful = cell.init == "pretrained" and cell.learning_rate_source != CANDIDATE
-    return is_useful and not trains_encoder(cell)
+    return is_useful and not trains_encoder(cell.mode, cell.layers)
 
 
 def largest_weights(cell: Cell, config: Sizes) -> int:
@@ -35,8 +30,9 @@ def largest_weights(cell: Cell, config: Sizes) -> int:
     """
     hidden, wide = config.hidden_size, config.intermediate_size
     width = 10 * hidden + 2 * wide  # inputs and outputs of the linear layers of an encoder layer
-    adapters = 0 if cell.layers is None else width * (1 + (cell.rank or 0))  # 1: magnitudes
-    base = count_parameters(config, pooler=True, num_outputs=0) if trains_encoder(cell) else 0
+    adapters = 0 if cell.mode in ("full", "head") else width * (1 + (cell.rank or 0))  # 1: vectors
+    is_whole = trains_encoder(cell.mode, cell.layers)
+    base = count_parameters(config, pooler=True, num_outputs=0) if is_whole else 0
     heads = (4 if cell.encoders is None else 20) * hidden**2
     encoders = cell.encoders or 1
     return _FP32 * (encoders * (config.num_hidden_layers * adapters + base) + heads)

@@ -12,6 +12,7 @@ from bench.plan.metrics import check_metric, metric_of, problem_of
 from bench.plan.rows import Row
 from bench.results.exports import Figures, read_exports
 from bench.results.facts import DataFacts, read_facts
+from bench.results.losses import LossesOf, kept_losses
 from bench.results.outcomes import Outcome
 from bench.results.predictions import PredictionsOf, first_of, kept_predictions
 from bench.results.scores import numbers, score_of
@@ -31,6 +32,7 @@ class Results:
     facts: dict[str, DataFacts]
     exports: dict[str, Figures]
     predictions_of: PredictionsOf
+    losses_of: LossesOf
 
 
 def read_results(runs: Sequence[Path], metric: str | None) -> Results:
@@ -48,7 +50,7 @@ def read_results(runs: Sequence[Path], metric: str | None) -> Results:
     predictions_of = first_of([kept_predictions(path) for path in runs])
     if metric is not None:
         rows = rescored(rows, metric, predictions_of, facts)
-    return Results(rows, planned, facts, read_exports(*runs), predictions_of)
+    return Results(rows, planned, facts, read_exports(*runs), predictions_of, kept_losses(runs))
 
 
 def rescored(

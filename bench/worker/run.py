@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ from bench.worker.probes.memory import (
 )
 from bench.worker.probes.panel import PANEL_SHARE, choose, replay
 from bench.worker.probes.phases import Phases
+from bench.worker.probes.products import measure_products
 from bench.worker.probes.steps import StepClock
 from bench.worker.progress import Progress
 from bench.worker.saving import (
@@ -75,8 +77,10 @@ from minbert.training.losses import PEARSON, mean_loss
 from minbert.training.schedules import schedule_of
 from minbert.training.trainer import Trainer
 
-Order = list[tuple[str, NDArray[np.int64]]]
-"""The part and the examples of each batch of an epoch."""
+Planned = tuple[str, NDArray[np.int64]]
+"""The part and the examples of a batch."""
+Order = list[Planned]
+"""The batches of a step."""
 
 
 class InvalidError(ArithmeticError):
@@ -149,7 +153,7 @@ class CellRun:
         if problem := movement.problem(every=is_whole):
             raise InvalidError(problem)
         with self.phases.phase("measure"):
-            chosen, largest = self._timing_batches()
+            chosen, largest, largest_step = self._timing_batches()
             # so that a step does all its work and changes no weight
             if any(group["lr"] != 0 for group in trainer.optimizer.param_groups):
                 raise RuntimeError("measuring would train the model: the learning rate is not zero")
@@ -157,12 +161,14 @@ class CellRun:
             if not self.cell.is_compiled:  # compiled code does not report what it keeps
                 self.record.columns |= measure_activations(trainer, largest)
                 self.record.columns |= measure_work(
-                    lambda: self._step(trainer, largest), self.device
+                    lambda: self._step(trainer, *largest_step), self.device
                 )
             machine = self.machine
             # gradual unfreezing changes what a step does: the last kind of step is timed
             if len(self.record.losses) < STEPS_ENOUGH or self.unfreezing is not None:
                 machine = self._replay(trainer, chosen)
+            batches = [batch for step in chosen for batch in step]
+            self.record.columns |= measure_products(self.model, batches, self.cell.amp, self.device)
             self.record.flags += machine.doubts
             write_machine(self.folder, machine.report)
         if self.job.keep:
@@ -171,7 +177,7 @@ class CellRun:
         write_phases(self.folder, self.phases)
         return self.record.columns
 
-    def _replay(self, trainer: Trainer, chosen: Sequence[Batch]) -> MachineWatch:
+    def _replay(self, trainer: Trainer, chosen: Sequence[Sequence[Batch]]) -> MachineWatch:
         """Time steps on a few batches, for a training too short to show its own step times."""
         clock = StepClock(self.device)
         trainer.mark = clock.mark
@@ -183,7 +189,7 @@ class CellRun:
                 self.progress.step(done, None)
 
             replayed = replay(
-                lambda batch: self._step(trainer, batch),
+                lambda *batches: self._step(trainer, *batches),
                 chosen,
                 clock,
                 budget_s=PANEL_SHARE * self.phases.seconds["train"],
@@ -217,23 +223,27 @@ class CellRun:
 
     @cached_property
     def _steps_per_epoch(self) -> int:
-        return sum(math.ceil(len(split) / self.cell.batch_size) for split in self.train.values())
+        size = self.cell.batch_size
+        batches = sum(math.ceil(len(split) / size) for split in self.train.values())
+        return math.ceil(batches / self.cell.gradient_accumulation_steps)
 
-    def _order(self, epoch: int) -> Order:
-        """The part and the examples of each batch of an epoch, from 0."""
+    def _order(self, epoch: int) -> list[Order]:
+        """The part and the examples of the batches of each step of an epoch, from 0."""
         cell, rng = self.cell, np.random.default_rng([self.cell.seed, epoch])
         lengths = {part: split.lengths for part, split in self.train.items()}
-        return plan_epoch(lengths, cell.batch_size, rng, cell.batching, cell.task_order)
+        plan = plan_epoch(lengths, cell.batch_size, rng, cell.batching, cell.task_order)
+        count = cell.gradient_accumulation_steps
+        return [plan[begin : begin + count] for begin in range(0, len(plan), count)]
 
     def _batch(self, part: str, indices: NDArray[np.int64]) -> Batch:
         split, pad_id = self.train[part], self.model.pad_id
         buckets = buckets_of(self.cell)
         return collate(split.texts, split.targets, indices, pad_id, self.device, buckets, part)
 
-    def _step(self, trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Take a training step; its loss [] and logits [B, C]."""
-        trainer.scale_groups(*self.factors[batch.part])
-        return trainer.step(batch)
+    def _step(self, trainer: Trainer, *batches: Batch) -> tuple[Tensor, Tensor]:
+        """Take a training step on batches of one part; its loss [] and logits [B, C]."""
+        trainer.scale_groups(*self.factors[batches[0].part])
+        return trainer.step(*batches)
 
     def _train(self) -> Trainer:
         """Train and evaluate, epoch by epoch, and write the predictions.
@@ -281,11 +291,13 @@ class CellRun:
                 self.unfreezing.begin(epoch)
             if self.device.type == "cuda" and compiled is None:
                 order = self._order(epoch)[: total - len(record.losses)]
-                trainer.rehearse(self._batch(*self._largest(order)))
+                largest = self._batch(*self._largest(order))
+                # from the second batch of a step on, gradients exist beside activations
+                trainer.rehearse(*[largest] * min(2, cell.gradient_accumulation_steps))
             with self.phases.phase("train"), self.machine, energy(self.gpu) as drawn:
                 order = self._order(epoch)[: total - len(record.losses)]
-                batches = (self._batch(part, indices) for part, indices in order)
-                loss, fitted = self._train_epoch(trainer, batches, total)
+                steps = ([self._batch(*batch) for batch in batches] for batches in order)
+                loss, fitted = self._train_epoch(trainer, steps, total)
             record.joules.append(drawn.joules)
             record.columns["energy_source"] = drawn.source
             with self.phases.phase("evaluate"):
@@ -308,21 +320,23 @@ class CellRun:
         return trainer
 
     def _train_epoch(
-        self, trainer: Trainer, batches: Iterable[Batch], total: int
+        self, trainer: Trainer, steps: Iterable[Sequence[Batch]], total: int
     ) -> tuple[float, float | None]:
         """Mean loss of an epoch's steps, and the score of the predictions made in them."""
         record = self.record
         outputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
         outputs_kept = HostCopies(self.device)
         begun = len(record.losses)
-        for batch in batches:
+        for batches in steps:
             if not record.losses:
                 record.columns["startup_s"] = _since_launch()
-            with self.clock.step(batch):
-                loss, logits = self._step(trainer, batch)
+            with self.clock.step(*batches):
+                loss, logits = self._step(trainer, *batches)
             record.losses.append(self.losses_kept.keep(loss))
-            part_outputs = outputs.setdefault(batch.part, [])
-            part_outputs.append((outputs_kept.keep(logits), outputs_kept.keep(batch.labels)))
+            part_outputs = outputs.setdefault(batches[0].part, [])
+            labels = [batch.labels for batch in batches]
+            answers = labels[0] if len(labels) == 1 else torch.cat(labels)
+            part_outputs.append((outputs_kept.keep(logits), outputs_kept.keep(answers)))
             if len(part_outputs) == 1 and (not begun or self.unfreezing is not None):
                 self._take_owned(trainer)
             self.progress.step(len(record.losses), total, self._last_loss)
@@ -331,8 +345,8 @@ class CellRun:
         if self.gpu is not None:
             self.gpu.look()
         scores: dict[str, float | None] = {}
-        for part, steps in outputs.items():
-            predicted, true = (torch.cat(tensors).numpy() for tensors in zip(*steps, strict=True))
+        for part, pairs in outputs.items():
+            predicted, true = (torch.cat(tensors).numpy() for tensors in zip(*pairs, strict=True))
             scores[part] = score(self._metric(part), predicted, true)
         return float(losses.mean()), self._score(scores)
 
@@ -417,25 +431,36 @@ class CellRun:
             raise InvalidError("the dev logits are not finite")
         return logits
 
-    def _timing_batches(self) -> tuple[list[Batch], Batch]:
-        """Batches of the first epoch: those that are timed, and the largest."""
+    def _timing_batches(self) -> tuple[list[list[Batch]], Batch, list[Batch]]:
+        """Batches of the first epoch: those of the steps that are timed, the largest, and those of
+        the largest step."""
         order = self._order(0)
         tokens = [
-            sum(int(encoded.lengths[indices].sum()) for encoded in self.train[part].texts)
-            for part, indices in order
+            sum(
+                int(encoded.lengths[indices].sum())
+                for part, indices in batches
+                for encoded in self.train[part].texts
+            )
+            for batches in order
         ]
-        chosen = choose(tokens, [len(indices) for _, indices in order])
-        return [self._batch(*order[i]) for i in chosen], self._batch(*self._largest(order))
+        examples = [sum(len(indices) for _, indices in batches) for batches in order]
+        chosen = [order[index] for index in choose(tokens, examples)]
+        largest_step = max(order, key=lambda batches: sum(map(self._size, batches)))
+        return (
+            [[self._batch(*batch) for batch in batches] for batches in chosen],
+            self._batch(*self._largest(order)),
+            [self._batch(*batch) for batch in largest_step],
+        )
 
-    def _largest(self, order: Order) -> tuple[str, NDArray[np.int64]]:
+    def _largest(self, order: Iterable[Order]) -> Planned:
         """The batch of the most tokens, with padding."""
+        return max(chain.from_iterable(order), key=self._size)
 
-        def size(batch: tuple[str, NDArray[np.int64]]) -> int:
-            part, indices = batch
-            split = self.train[part]
-            return len(split.texts) * len(indices) * int(split.lengths[indices].max())
-
-        return max(order, key=size)
+    def _size(self, batch: Planned) -> int:
+        """The tokens of a batch, with padding."""
+        part, indices = batch
+        split = self.train[part]
+        return len(split.texts) * len(indices) * int(split.lengths[indices].max())
 
     def _totals(self) -> Columns:
         joules = [value for value in self.record.joules if value is not None]

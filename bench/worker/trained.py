@@ -1,7 +1,9 @@
 """Loading of a cell's trained model from its kept weights."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import torch
 from safetensors.torch import load_file
@@ -14,6 +16,9 @@ from bench.plan.job import Job
 from bench.results.protocol import WEIGHTS
 from minbert.files import is_file
 from minbert.model.classifier import Classifier
+
+_CPU_ATTENTION: Final[Mapping[str | None, str]] = {"flash_attention_2": "sdpa"}
+"""Attention on a CPU in place of one that needs a GPU."""
 
 
 @torch.no_grad()
@@ -29,7 +34,9 @@ def load_trained(job: Job, folder: Path) -> Classifier:
     """
     path = folder / WEIGHTS
     tensors = _read(path)
-    job = replace(job, device="cpu", cell=replace(job.cell, frozen_dtype=None))
+    attention = _CPU_ATTENTION.get(job.cell.attn_implementation, job.cell.attn_implementation)
+    cell = replace(job.cell, frozen_dtype=None, attn_implementation=attention)
+    job = replace(job, device="cpu", cell=cell)
     model = engine_of(job.cell).build(job)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for name in sorted({*trained, *tensors}):

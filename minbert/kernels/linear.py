@@ -50,7 +50,8 @@ class _Product(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         needs_u, needs_weight = ctx.needs_input_grad[:2]
-        ctx.activation, ctx.dtypes = activation, (u.dtype, weight.dtype)
+        ctx.activation = activation
+        ctx.dtypes = u.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype
         with torch.autocast(u.device.type, enabled=False):
             x = (u if activation is None else activate(activation, u)).to(dtype)
             used = weight.to(dtype)
@@ -68,7 +69,7 @@ class _Product(torch.autograd.Function):
         (g,) = gradients
         needs_u, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         kept, weight = ctx.saved_tensors
-        u_dtype, weight_dtype = ctx.dtypes
+        u_dtype, weight_dtype, bias_dtype = ctx.dtypes
         du = dw = db = None
         with torch.autocast(g.device.type, enabled=False):
             flat = g.reshape(-1, g.shape[-1])  # [T, o]
@@ -76,7 +77,7 @@ class _Product(torch.autograd.Function):
                 x = kept if ctx.activation is None else activate(ctx.activation, kept).to(g.dtype)
                 dw = (flat.t() @ x.reshape(-1, x.shape[-1])).to(weight_dtype)
             if needs_bias:
-                db = sum_over_tokens(flat).to(weight_dtype)
+                db = sum_over_tokens(flat).to(bias_dtype)
             if needs_u:
                 dx = times(flat, weight.t()).view(*g.shape[:-1], weight.shape[1])
                 if ctx.activation is None:

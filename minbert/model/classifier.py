@@ -15,7 +15,7 @@ from minbert.model.config import BertConfig
 from minbert.model.encoder import BertEncoder
 from minbert.model.heads import HEADS, Comparison, Head
 
-POOLINGS: Final = ("pooler", "mean")
+POOLINGS: Final = ("pooler", "cls", "mean")
 _PLACE: Final = re.compile(r"(bert\w*)\.(?:encoder\.layer\.(\d+)\.|embeddings\.|pooler\.)")
 
 
@@ -52,8 +52,8 @@ class BertClassifier(Classifier):
         config: of each encoder.
         heads: the number of outputs (classes, or 1 for a regression), or the heads of several
             parts.
-        pooling: `pooler` ([CLS], dense, tanh) or `mean` over the real tokens, [CLS] and [SEP]
-            included, as sentence-transformers does.
+        pooling: `pooler` ([CLS], dense, tanh), `cls` (the last hidden state at [CLS]) or `mean`
+            over the real tokens, [CLS] and [SEP] included, as sentence-transformers does.
         dropout: probability of dropout before each linear layer of heads and comparison.
         head: one of `minbert.model.heads.HEADS`. A head that reads tokens replaces the pooling, and
             an encoder that has only such heads has no pooler. For pairs, whose vector has no
@@ -79,6 +79,7 @@ class BertClassifier(Classifier):
         super().__init__()
         width, by_pooler = config.hidden_size, pooling == "pooler"
         self.dropout = dropout
+        self.pooling = pooling
         self.pad_id = config.pad_token_id
         self.heads = {"": HeadConfig(heads)} if isinstance(heads, int) else dict(heads)
         modules = {
@@ -119,7 +120,7 @@ class BertClassifier(Classifier):
         head, pairs = self.head_of(part), self.heads[part].pairs
         encoder = self.bert_pairs if pairs and self.bert_pairs is not None else self.bert
         by_token = self.reads_tokens[part]
-        first_only = encoder.pooler is not None and not by_token
+        first_only = self.pooling != "mean" and not by_token
         hidden = encoder(input_ids, attention_mask, token_type_ids, first_only=first_only)
         if by_token:
             exact = torch.promote_types(hidden.dtype, torch.float32)
@@ -127,6 +128,8 @@ class BertClassifier(Classifier):
             return by_tokens  # [B, C]
         if encoder.pooler is not None:
             pooled = encoder.pooler(hidden)  # [B, H]; for pairs [2 B, H]
+        elif self.pooling == "cls":
+            pooled = hidden[:, 0]
         else:
             pooled = mean_of_real(hidden, attention_mask)
         if pairs and self.comparison is not None:

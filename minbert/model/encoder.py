@@ -12,6 +12,7 @@ before it is loaded from a checkpoint. `minbert.model.checkpoint.load_encoder` a
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from minbert.kernels.attention import attention, prepare_mask
 from minbert.kernels.casts import cast_together
@@ -130,18 +131,35 @@ class Layer(nn.Module):
 
 
 class Stack(nn.Module):
-    """The stack of all layers."""
+    """The stack of all layers.
+
+    Attributes:
+        gradient_checkpointing: whether a training step keeps only the input of each layer, and
+            computes the layer again in the backward pass, with the same random numbers.
+    """
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
+        self.gradient_checkpointing = False
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
 
     def forward(self, x: Tensor, mask: Tensor | None, first_only: bool = False) -> Tensor:
         last = len(self.layer) - 1
+        checkpoints = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         for index, layer in enumerate(self.layer):
-            with cast_together(layer, x):
-                x = layer(x, mask, first_only and index == last)  # [B, S, H], in the end S or 1
+            arguments = layer, x, mask, first_only and index == last
+            trains = x.requires_grad or any(p.requires_grad for p in layer.parameters())
+            if checkpoints and trains:
+                x = checkpoint(_run, *arguments, use_reentrant=False)
+            else:
+                x = _run(*arguments)  # [B, S, H], in the end S or 1
         return x
+
+
+def _run(layer: nn.Module, x: Tensor, mask: Tensor | None, first_only: bool) -> Tensor:
+    with cast_together(layer, x):
+        out: Tensor = layer(x, mask, first_only)
+        return out
 
 
 class Pooler(nn.Module):

@@ -59,7 +59,8 @@ class Trainer:
         forward: maps a batch to logits; None: the model.
 
     Attributes:
-        mark: called in each step after the forward pass and the loss, and after the backward pass.
+        mark: called for each batch of a step after the forward pass and the loss, and after the
+            backward pass.
     """
 
     def __init__(
@@ -95,41 +96,59 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
         self.mark: Callable[[], object] = lambda: None
 
-    def step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Take one step; loss [] and logits [B, C], both detached, on the device."""
-        loss, logits = self._loss(batch)
-        self.mark()
+    def step(self, *batches: Batch) -> tuple[Tensor, Tensor]:
+        """Take one step on the mean of the batches' gradients.
+
+        Returns:
+            The mean loss [] and the logits [B, C] of all examples in order, both detached, on the
+            device.
+        """
+        self.optimizer.zero_grad()
+        outputs = [self._accumulate(batch, len(batches)) for batch in batches]
         if self.scaler is None:
-            torch.autograd.backward(loss)
-            self.mark()
             self._clip()
             self.optimizer.step()
         else:
-            torch.autograd.backward(self.scaler.scale(loss))
-            self.mark()
             self.scaler.unscale_(cast(Any, self.optimizer))
             self._clip()
             self.scaler.step(cast(Any, self.optimizer))
             self.scaler.update()
         self._taken += 1
         self._set_rates()
+        if len(outputs) == 1:
+            return outputs[0]
+        losses, logits = zip(*outputs, strict=True)
+        return torch.stack(losses).mean(), torch.cat(logits)
+
+    def _accumulate(self, batch: Batch, count: int) -> tuple[Tensor, Tensor]:
+        """Add a batch's share of the gradients of a step on `count` batches; its loss [] and logits
+        [B, C], detached."""
+        loss, logits = self._loss(batch)
+        self.mark()
+        share = loss if count == 1 else loss / count
+        torch.autograd.backward(share if self.scaler is None else self.scaler.scale(share))
+        if count > 1 and self._forward is not None and self.device.type == "cuda":
+            for parameter in self.parameters:  # a CUDA graph overwrites its results when it runs
+                parameter.grad = None if parameter.grad is None else parameter.grad.clone()
+        self.mark()
         return loss.detach(), logits.detach()
 
-    def rehearse(self, batch: Batch) -> None:
-        """Run forward and backward pass of a step on the device, and change nothing else.
+    def rehearse(self, *batches: Batch) -> None:
+        """Run forward and backward passes of a step on the device, and change nothing else.
 
         Afterwards torch holds the memory that steps on batches up to this size need on a GPU, so
         that none of them waits for the driver to allocate it.
         """
         devices = [self.device] if self.device.type == "cuda" else []
+        self.optimizer.zero_grad()
         with torch.random.fork_rng(devices):
-            torch.autograd.backward(self._loss(batch)[0])
+            for batch in batches:
+                torch.autograd.backward(self._loss(batch)[0])
         self.optimizer.zero_grad()
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss [] and logits [B, C] of a batch, with no gradients around."""
+        """Loss [] and logits [B, C] of a batch."""
         self.model.train()
-        self.optimizer.zero_grad()
         with autocast(self.amp, self.device):
             logits = logits_of(self.model, batch) if self._forward is None else self._forward(batch)
         logits = logits.float()

@@ -67,14 +67,14 @@ def result_row(of: Cell, noise: random.Random, **other) -> Row:
     """A row that ended ok, with figures such as a two-core machine gives."""
     layers, trains = of.layers or "", of.mode == "full" or of.layers in ("attn", "all-lin")
     memory = 1010.0 if of.mode == "full" else 560.0 if of.mode == "head" else 640.0
-    time = {"full": 41.0, "head": 13.5, "lora": 29.0, "dora": 33.5}[of.mode]
+    time = {"full": 41.0, "head": 13.5, "lora": 29.0, "dora": 33.5}.get(of.mode, 20.0)
     if of.rank is not None:
         memory += (35 if "all-lin" in layers else 0) + (260 if trains else 0) + 1.5 * of.rank
         time += (6 if "all-lin" in layers else 0) + (7 if trains else 0) + 0.1 * of.rank
         memory += 45 if of.mode == "dora" else 0
     if of.amp != "off":
         memory, time = memory * 0.83, time * 0.71
-    score = {"full": 0.535, "head": 0.441, "lora": 0.522, "dora": 0.524}[of.mode]
+    score = {"full": 0.535, "head": 0.441, "lora": 0.522, "dora": 0.524}.get(of.mode, 0.5)
     score += 0.006 * ("all-lin" in layers) + 0.004 * trains - (0.004 if of.amp != "off" else 0)
     score += noise.gauss(0, 0.008)
     time *= noise.gauss(1, 0.02)

@@ -16,7 +16,7 @@ from minbert.data.tasks import find_task
 from minbert.model.checkpoint import load_encoder
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
-from tests.bench import peer_cells
+from tests.bench import tiny_cells
 from tests.bench.places import CommandPlace
 from tests.bench.synthetic_rows import result_row
 
@@ -64,12 +64,12 @@ class Place(CommandPlace):
         Args:
             changes: to the cell's settings.
         """
-        of = peer_cells.cell(self.checkpoint, mode, layers, **changes)
+        of = tiny_cells.cell(self.checkpoint, mode, layers, **changes)
         own = {"threads": 1, **(columns or {})}
         row = result_row(of, random.Random(0), **own)  # noqa: S311
         folder = self.folder(of, row)
         folder.mkdir(parents=True)
-        (folder / FILE).write_text(peer_cells.job_of(of, self.checkpoint).to_json())
+        (folder / FILE).write_text(tiny_cells.job_of(of, self.checkpoint).to_json())
         if model is not None:
             save_weights(model, [p for p in model.parameters() if p.requires_grad], folder)
         self.rows.append(row)

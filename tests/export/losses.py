@@ -31,7 +31,7 @@ from minbert.data.tasks.prepared import Prepared, write
 from minbert.data.tokenizer import Tokenizer
 from minbert.files import WEIGHTS, sha256_of
 from tests.bench.conftest import narrow
-from tests.bench.peer_cells import cell, job_of
+from tests.bench.tiny_cells import cell, job_of
 from tests.export import plain_training
 
 STEPS: Final = 20

@@ -4,7 +4,7 @@
 
 The geometry is bert-base, rank 8, and a batch is 64 texts, with a mask. `ours` and `plain torch`
 (`kernels = "reference"`) are this checkout's, `before` is another checkout's, and the fourth is
-transformers with PEFT as `bench.peers` trains them. A kernel is an operator that writes memory; one
+engine transformers with PEFT. A kernel is an operator that writes memory; one
 on a list of tensors counts once. No GPU is needed, but a C++ compiler, unless torch has CUDA.
 """
 
@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final
 
 import click
@@ -28,12 +27,15 @@ from torch.utils import _foreach_utils
 
 from adapters.injection import hold_frozen, inject
 from bench.forecast.fake import fill
+from bench.plan.cell import TRANSFORMERS
+from bench.plan.job import Job
 from bench.worker.probes.counting import Counter
 from minbert.data.batches import Batch
 from minbert.kernels.reference import FAST, REFERENCE, kernels
 from minbert.model.classifier import BertClassifier
 from minbert.model.config import GEOMETRIES, BertConfig
 from minbert.training.trainer import HALF
+from tests.bench.synthetic_rows import cell as synthetic_cell
 from tests.gpu.fake.gpu import GPU, stand_in
 from tests.gpu.fake.models import batch_of, trainer_of
 
@@ -104,30 +106,21 @@ def count_ours(
 
 
 def count_theirs(mode: str, layers: str | None, amp: str, length: int) -> Count:
-    """Count a step of the baseline of `bench.peers`, with torch's attention."""
-    from peft import get_peft_model
-    from transformers import BertConfig
+    """Count a step of engine transformers, with torch's attention."""
+    from bench.engines import transformers
 
-    from bench.peers import baseline
-
-    config = BertConfig(num_labels=CLASSES, classifier_dropout=0.1, attn_implementation="sdpa")
-    cell: Any = SimpleNamespace(
-        mode=mode, layers=layers, rank=RANK, alpha=1.0, weight_decay=0.01,
-        learning_rate=1e-3, learning_rate_head=1e-3, learning_rate_base=1e-3,
+    cell = synthetic_cell(
+        mode, None if layers is None else RANK, layers, amp, engine=TRANSFORMERS, kernels=None,
+        attn_implementation="sdpa", model="bert-base", init="random",
     )  # fmt: skip
-    with torch.device("meta"):
-        model: nn.Module = baseline.Classifier(config, "mean", "ordinal")
-        if layers is not None:
-            model = get_peft_model(model, baseline.lora_config(cell, ["classifier"]))
-        elif mode == "head":
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_("classifier." in name)
+    job = Job(
+        cell=cell, conditions_id="0", attempt=1, device="cpu", threads=1, checkpoint=None,
+        geometry="bert-base", tokenizer="", data=None, keep=False, code_version="0",
+    )  # fmt: skip
+    model = transformers.skeleton(job)
     with FakeTensorMode(), Counter() as counter:
         fill(model, GPU)
-        trainer = baseline.BaselineTrainer(
-            model, baseline.parameter_groups(model, cell, False), kind="ordinal", total_steps=3,
-            warmup=0.0, amp=amp, device=GPU, compiled=False,
-        )  # fmt: skip
+        trainer = trainer_of(model, amp, named=transformers.parameter_groups(model))
         return count_step(trainer, batch_of(TEXTS, length), counter)
 
 

@@ -6,15 +6,14 @@ import torch
 from torch import Tensor
 
 from bench.doctor.check import FAILED, OK, Context, Finding
-from bench.peers.limit import Work, mean_gflops, required, shapes
-from bench.peers.products import measure_gflops
+from bench.worker.probes.products import KINDS, Products, measure_gflops
 from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
 from minbert.model.config import GEOMETRIES
 from minbert.training.trainer import HALF
 
-_TEXTS, _TOKENS, _RANK = 64, 1344, 8
+_TOKENS, _RANK = 1344, 8
 _LARGE: Final = ("forward", 2048, 2048, 2048)
-_ROUNDS: Final = 2
+_ROUNDS: Final = 8
 """The fastest counts, so that other programs don't slow a whole shape."""
 TOLERANCES: Final = {torch.float32: 1e-5, torch.bfloat16: 2**-8, torch.float16: 2**-10}
 """Of the error relative to the product in fp64, both as norms. In fp32 sums of 1,536 terms err by
@@ -35,13 +34,17 @@ def check(context: Context) -> Finding:
         text = ", ".join(f"{_name(amp)} by {errors[amp]:.1e}" for amp in wrong)
         remedy = "don't trust any cell in that type here: update torch, and report this"
         return Finding(FAILED, f"products are wrong in {text}", remedy, figures)
-    work = Work("full", None, None, "mean", False, 5, _TOKENS, _TEXTS)
-    products = required(GEOMETRIES["minilm"], work)
-    texts, wanted = [], [*shapes(products), _LARGE]
+    hidden, wide = GEOMETRIES["minilm"].hidden_size, GEOMETRIES["minilm"].intermediate_size
+    products = Products()
+    for kind in KINDS:  # of a layer
+        products.wide[kind, _TOKENS, hidden, hidden] = 4
+        products.wide[kind, _TOKENS, wide, hidden] = products.wide[kind, _TOKENS, hidden, wide] = 1
+    texts, wanted = [], [*products.wide, _LARGE]
     for amp in dict.fromkeys(("off", context.amp_on)):
         rounds = [dict(measure_gflops(wanted, amp, device)) for _ in range(_ROUNDS)]
         speeds = {shape: max(speeds[shape] for speeds in rounds) for shape in wanted}
-        step, large = mean_gflops(products, speeds), speeds[_LARGE]
+        large = speeds.pop(_LARGE)
+        step = products.flops / products.milliseconds(speeds) / 1e6
         figures |= {f"step_gflops_{amp}": step, f"large_gflops_{amp}": large}
         texts.append(f"{_name(amp)} {step:,.0f} GFLOP/s in a step, {step / large:.0%} of a large")
     ratio = figures[f"step_gflops_{context.amp_on}"] / figures["step_gflops_off"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from adapters.methods import METHODS
 from adapters.names import trains_base
 from bench.common.errors import InputError
-from bench.plan.cell import Cell
+from bench.plan.cell import MINBERT, Cell
 
 if TYPE_CHECKING:
     from bench.export.trained import Trained
@@ -69,7 +69,7 @@ def _writer(module: str) -> "Callable[[Trained, Path], None]":
 
 def _peft_cannot(cell: Cell) -> str | None:
     method = METHODS.get(cell.mode)
-    if method is None or method.peft is None:
+    if method is None or (cell.engine == MINBERT and method.peft is None):
         return f"no place for mode {cell.mode}, which has no adapters in its format"
     return _transformers_cannot(cell)
 
@@ -81,6 +81,8 @@ def _transformers_cannot(cell: Cell) -> str | None:
 
 
 def _sentence_transformers_cannot(cell: Cell) -> str | None:
+    if cell.engine != MINBERT and cell.pooling == "pooler" and cell.head == "linear":
+        return "no place for the architecture's own head"
     return "no place for a conv head" if cell.head == "conv" else None
 
 
@@ -142,7 +144,8 @@ def refusal(name: str, cell: Cell) -> str | None:
 def default_format(cell: Cell, merge: bool) -> str:
     """The first format that can express a cell: but peft where adapters are merged, or where the
     encoder trains too, whose weights would all be in the adapter's file."""
-    whole = merge or cell.layers is None or trains_base(cell.layers)
+    frozen = cell.layers is None or not trains_base(cell.layers)
+    whole = merge or cell.mode not in METHODS or not frozen
     return next(
         each.name
         for each in _FORMATS

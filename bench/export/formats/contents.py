@@ -1,5 +1,6 @@
 """The contents that exported folders of all formats share."""
 
+import json
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -9,11 +10,15 @@ import torch
 from torch import nn
 
 from adapters.layer import AdaptedLinear, replace
+from bench.common.errors import InputError
+from bench.common.messages import one_line
 from bench.export.formats import BASE
 from bench.export.trained import Base, Trained
-from minbert.files import TOKENIZER_CONFIG, VOCABULARIES, write_json
+from minbert.data.tokenizer import Tokenizer
+from minbert.files import CONFIG, TOKENIZER_CONFIG, VOCABULARIES, write_json
 from minbert.kernels.linear import Linear
-from minbert.model.classifier import BertClassifier
+from minbert.model.checkpoint import config_for_export
+from minbert.model.classifier import BertClassifier, Classifier
 
 _PROBLEMS: Final = {
     "classification": "single_label_classification",
@@ -24,29 +29,68 @@ _PROBLEMS: Final = {
 
 
 @torch.no_grad()
-def final_model(trained: Trained, *, merge: bool) -> BertClassifier:
+def final_model(trained: Trained, *, merge: bool) -> Classifier:
     """A copy of a trained model whose logits are in the unit of the labels.
 
     Args:
         trained: the cell.
         merge: whether plain layers of the same function replace those with adapters.
+
+    Raises:
+        InputError: if PEFT can't merge them.
     """
     model = deepcopy(trained.model)
+    if merge:
+        _merge(model, trained)
     mean, std = trained.unit
-    last = last_layer(model)
-    last.weight.mul_(std)
-    last.bias.mul_(std).add_(mean)
-    for name, layer in list(model.named_modules()) if merge else []:
-        if isinstance(layer, AdaptedLinear):
-            replace(model, name, _plain(layer))
+    if (mean, std) != (0.0, 1.0):
+        last = last_layer(model)
+        last.weight.mul_(std)
+        last.bias.mul_(std).add_(mean)
     return model.eval()
 
 
-def last_layer(model: BertClassifier) -> nn.Linear:
+def _merge(model: Classifier, trained: Trained) -> None:
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, AdaptedLinear):
+            replace(model, name, _plain(layer))
+    adapted = vars(model).get("peft_model")
+    if adapted is None:
+        return
+    try:
+        adapted.merge_and_unload()
+    except Exception as error:  # of many kinds, by the method
+        raise InputError(
+            f"{trained.row.name}: PEFT can't merge its adapters ({one_line(str(error))}); "
+            "only --format peft has a place for them, with pooling pooler"
+        ) from error
+    if library_head(model):  # which adapters may be in, too
+        for name, child in library_model(model).named_children():
+            model.add_module(name, child)
+
+
+def library_model(model: Classifier) -> Any:
+    """The model of transformers within one of engine transformers: the architecture's own with its
+    head, or an encoder alone."""
+    return vars(model)["model_of_library"]
+
+
+def library_head(model: Classifier) -> bool:
+    """Whether the head is the architecture's own."""
+    return bool(getattr(model, "own_head", False))
+
+
+def last_layer(model: Classifier) -> nn.Linear:
     """The layer whose outputs are the logits."""
-    head = model.classifier
-    last: nn.Linear = head if isinstance(head, nn.Linear) else head.get_submodule("out")  # type: ignore[assignment]
-    return last
+    encoder = (
+        "bert" if isinstance(model, BertClassifier) else library_model(model).base_model_prefix
+    )
+    layers = [
+        layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and not name.startswith(f"{encoder}.")
+    ]
+    return layers[-1]
 
 
 def _plain(layer: AdaptedLinear) -> Linear:
@@ -72,19 +116,39 @@ def labels_of(trained: Trained) -> dict[str, Any]:
     }
 
 
+def write_config(trained: Trained, model: Classifier, folder: Path, **others: Any) -> None:
+    """Write config.json: the architecture of a model, the meaning of its logits, and others."""
+    if isinstance(model, BertClassifier):
+        values = config_for_export(model)
+    else:
+        config = library_model(model).config
+        config.name_or_path = ""  # a path of this machine
+        values = json.loads(config.to_json_string())
+    write_json(folder / CONFIG, {**values, **labels_of(trained), **others})
+
+
 def write_tokenizer(trained: Trained, folder: Path) -> None:
     """Write the tokenizer, which cuts texts as in training, with no code or settings of its own."""
-    text = trained.tokenizer.to_json()
+    if isinstance(tokenizer := trained.tokenizer, Tokenizer):
+        text, takes_types = tokenizer.to_json(), True
+        special = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP")}
+    else:
+        library: Any = vars(tokenizer)["tokenizer"]
+        text = library.backend_tokenizer.to_str(pretty=True)
+        takes_types = bool(trained.model.takes_types)
+        special = {name: str(token) for name, token in library.special_tokens_map.items()}
+        special.setdefault("pad_token", library.convert_ids_to_tokens(trained.model.pad_id))
     (folder / VOCABULARIES[0]).write_text(text, encoding="utf-8")
+    types = ["token_type_ids"] if takes_types else []
     write_json(
         folder / TOKENIZER_CONFIG,
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": trained.job.cell.max_length,
-            "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+            "model_input_names": ["input_ids", *types, "attention_mask"],
             "padding_side": "right",
             "truncation_side": "right",
-            **{f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP")},
+            **special,
         },
     )
 

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from bench.common.errors import InputError
 from bench.common.messages import one_line
-from bench.export.formats.contents import final_model, labels_of, write_tokenizer
+from bench.export.formats.contents import final_model, write_config, write_tokenizer
 from bench.export.trained import Trained
-from minbert.files import CONFIG, write_json
 from minbert.kernels.reference import REFERENCE, kernels
-from minbert.model.checkpoint import config_for_export
 
 MODEL: Final = "model.onnx"
 INT8: Final = "model-int8.onnx"
@@ -44,7 +42,7 @@ def write(trained: Trained, folder: Path) -> None:
             f"the model can't be written as ONNX ({cause}); other versions of torch, onnxscript "
             "and onnxruntime may do it"
         ) from error
-    write_json(folder / CONFIG, {**config_for_export(model), **labels_of(trained)})
+    write_config(trained, model, folder)
     write_tokenizer(trained, folder)
 
 

@@ -1,24 +1,112 @@
-"""An adapter of PEFT for BertForSequenceClassification."""
+"""An adapter of PEFT for the architecture's own model for sequence classification."""
 
+import math
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
 
-from adapters.peft_format import save_adapter
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from adapters.peft_format import ADAPTER, save_adapter
+from bench.common.errors import InputError
+from bench.engines.engine import Groups, engine_of
 from bench.export.formats.contents import (
     final_model,
-    labels_of,
+    library_model,
     reference,
     write_base,
+    write_config,
     write_tokenizer,
 )
 from bench.export.trained import Trained
-from minbert.files import CONFIG, write_json
-from minbert.model.checkpoint import config_for_export
+from minbert.model.classifier import BertClassifier, Classifier
+
+_PREFIX: Final = "base_model.model."
+_CHANGES_BASE: Final = ("pissa", "olora")
+"""Beginnings of `init_lora_weights` under which adapters start from a part of the base's weights,
+which PEFT takes out of these."""
 
 
 def write(trained: Trained, folder: Path) -> None:
-    """Write the adapter, with all other modules that have trained."""
-    model = final_model(trained, merge=False)
-    save_adapter(model, folder, reference(trained.base), revision=trained.base.revision)
-    write_json(folder / CONFIG, {**config_for_export(model), **labels_of(trained)})
-    write_base(trained.base, folder)
+    """Write the adapter, with all other modules that have trained.
+
+    Raises:
+        InputError: if PEFT has no place for them.
+    """
+    model, base = final_model(trained, merge=False), trained.base
+    if isinstance(model, BertClassifier):
+        save_adapter(model, folder, reference(base), revision=base.revision)
+    else:
+        _save(trained, model, folder)
+    write_config(trained, model, folder)
+    write_base(base, folder)
     write_tokenizer(trained, folder)
+
+
+def _save(trained: Trained, model: Classifier, folder: Path) -> None:
+    """Write the adapters of engine transformers as PEFT does, whose model has no head to it."""
+    from peft import get_peft_model_state_dict
+
+    adapted: Any = vars(model)["peft_model"]
+    groups = engine_of(trained.job.cell).parameter_groups(model)
+    modules = _trained_modules(groups, trained)
+    tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    stems = tuple(f"{module}." for module in modules)
+    tensors |= {
+        f"{_PREFIX}{name}": tensor
+        for name, tensor in model.state_dict().items()
+        if name.startswith(stems)
+    }
+    config = deepcopy(adapted.active_peft_config)
+    if str(getattr(config, "init_lora_weights", "")).startswith(_CHANGES_BASE):
+        start = engine_of(trained.job.cell).build(replace(trained.job, device="cpu"))
+        initial = get_peft_model_state_dict(vars(start)["peft_model"], save_embedding_layers=False)
+        _subtract(initial, tensors, config)
+    config.task_type, config.inference_mode = "SEQ_CLS", True
+    config.base_model_name_or_path = reference(trained.base)
+    config.revision = trained.base.revision
+    config.modules_to_save = modules
+    config.save_pretrained(folder)
+    copies = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
+    save_file(copies, folder / ADAPTER, {"format": "pt"})
+
+
+def _subtract(initial: dict[str, Tensor], tensors: dict[str, Tensor], config: Any) -> None:
+    """Make adapters of a base that lacks their initial product into adapters of the whole base:
+    B A becomes B A - B0 A0, of twice the rank."""
+    for name, before in initial.items():
+        if ".lora_A." in name:
+            tensors[name] = torch.cat([tensors[name], before])  # [2 r, i]
+        elif ".lora_B." in name:
+            tensors[name] = torch.cat([tensors[name], -before], dim=1)  # [o, 2 r]
+    factor = math.sqrt(2) if config.use_rslora else 2
+    config.r, config.lora_alpha = 2 * config.r, factor * config.lora_alpha
+    config.rank_pattern = {name: 2 * rank for name, rank in config.rank_pattern.items()}
+    config.alpha_pattern = {name: factor * alpha for name, alpha in config.alpha_pattern.items()}
+    config.init_lora_weights = True
+
+
+def _trained_modules(groups: Groups, trained: Trained) -> list[str]:
+    """The modules that train besides adapters; of the head the outermost ones, since PEFT saves
+    its `classifier` whole.
+
+    Raises:
+        InputError: if one of them has adapters in it, which PEFT does not save with it.
+    """
+    encoder = f"{library_model(trained.model).base_model_prefix}."
+    modules = sorted(
+        {
+            name.rpartition(".")[0] if name.startswith(encoder) else name.partition(".")[0]
+            for name in (*groups["base"], *groups["head"])
+        }
+    )
+    for module in modules:
+        if any(name.startswith(f"{module}.") for name in groups["adapter"]):
+            raise InputError(
+                f"{trained.row.name}: peft has no place for {module}, which trains and has "
+                "adapters in it; use --format transformers"
+            )
+    return modules

@@ -6,17 +6,24 @@ drops the commit of an adapter's base, and would predict something else when the
 """
 
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Final
 
 from safetensors.torch import save_file
 from torch import nn
 
-from bench.export.formats.contents import final_model, labels_of, last_layer, write_tokenizer
+from bench.export.formats.contents import (
+    final_model,
+    labels_of,
+    last_layer,
+    library_model,
+    write_tokenizer,
+)
 from bench.export.trained import Trained
 from minbert.files import CONFIG, WEIGHTS, write_json
 from minbert.model.checkpoint import save_checkpoint
-from minbert.model.classifier import BertClassifier
+from minbert.model.classifier import BertClassifier, Classifier
 from minbert.model.heads import NonlinearHead
 
 _TRANSFORMER: Final = "0_Transformer"
@@ -31,26 +38,33 @@ def write(trained: Trained, folder: Path) -> None:
     """Write the modules, adapters merged."""
     model = final_model(trained, merge=True)
     layers = list(_dense_layers(model))
-    model.bert.pooler = None
     transformer = folder / _TRANSFORMER
-    save_checkpoint(model.bert, transformer, None)
+    if isinstance(model, BertClassifier):
+        model.bert.pooler, width = None, model.bert.config.hidden_size
+        save_checkpoint(model.bert, transformer, None)
+        arguments = {"add_pooling_layer": False}
+    else:
+        encoder = library_model(model)
+        encoder.save_pretrained(transformer)
+        width, parameters = encoder.config.hidden_size, signature(type(encoder)).parameters
+        arguments = {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
     write_tokenizer(trained, transformer)
     write_json(
         transformer / "sentence_bert_config.json",
         {
             "max_seq_length": trained.job.cell.max_length,
             "do_lower_case": False,
-            "model_args": {"add_pooling_layer": False},
+            "model_args": arguments,
         },
     )
-    width, by_pooler = model.bert.config.hidden_size, trained.job.cell.pooling == "pooler"
+    by_mean = trained.job.cell.pooling == "mean"
     (folder / _POOLING).mkdir()
     write_json(
         folder / _POOLING / CONFIG,
         {
             "word_embedding_dimension": width,
-            "pooling_mode_cls_token": by_pooler,
-            "pooling_mode_mean_tokens": not by_pooler,
+            "pooling_mode_cls_token": not by_mean,
+            "pooling_mode_mean_tokens": by_mean,
         },
     )
     modules = [(_TRANSFORMER, "Transformer"), (_POOLING, "Pooling")]
@@ -65,9 +79,9 @@ def write(trained: Trained, folder: Path) -> None:
     write_json(folder / "modules.json", listed)
 
 
-def _dense_layers(model: BertClassifier) -> Iterator[tuple[nn.Linear, str]]:
+def _dense_layers(model: Classifier) -> Iterator[tuple[nn.Linear, str]]:
     """The layers of pooler and head, each with its activation."""
-    if model.bert.pooler is not None:
+    if isinstance(model, BertClassifier) and model.bert.pooler is not None:
         yield model.bert.pooler.dense, _TANH
     if isinstance(model.classifier, NonlinearHead):
         yield model.classifier.dense, _GELU

@@ -1,16 +1,31 @@
-"""A checkpoint of transformers: BertForSequenceClassification."""
+"""A checkpoint of transformers: the architecture's own model for sequence classification."""
 
 from pathlib import Path
+from typing import Any, Final
 
-from bench.export.formats.contents import final_model, labels_of, write_tokenizer
+from bench.export.formats.contents import (
+    final_model,
+    library_model,
+    write_config,
+    write_tokenizer,
+)
 from bench.export.trained import Trained
 from minbert.model.checkpoint import save_checkpoint
+from minbert.model.classifier import BertClassifier
+
+_SHARD: Final = "1TB"
+"""All weights are in one file."""
 
 
 def write(trained: Trained, folder: Path) -> None:
     """Write the whole model, adapters merged, for AutoModelForSequenceClassification."""
-    labels = labels_of(trained)
-    if len(labels["id2label"]) == 1:  # to which sentence-transformers' CrossEncoder adds a sigmoid
-        labels["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
-    save_checkpoint(final_model(trained, merge=True), folder, None, labels)
+    model = final_model(trained, merge=True)
+    others: dict[str, Any] = {}
+    if model.heads[""].outputs == 1:  # to which sentence-transformers' CrossEncoder adds a sigmoid
+        others["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    if isinstance(model, BertClassifier):
+        save_checkpoint(model, folder, None)
+    else:
+        library_model(model).save_pretrained(folder, max_shard_size=_SHARD)
+    write_config(trained, model, folder, **others)
     write_tokenizer(trained, folder)

@@ -20,7 +20,7 @@ def load(folder: Path, base: str | None = None, weights: str = "model.onnx") -> 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     tokenizer.enable_truncation(settings["model_max_length"])
-    tokenizer.enable_padding(pad_id=tokenizer.token_to_id("[PAD]"))
+    tokenizer.enable_padding(pad_id=tokenizer.token_to_id(settings["pad_token"]))
     return tokenizer, InferenceSession(folder / weights, providers=["CPUExecutionProvider"])
 
 

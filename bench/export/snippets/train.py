@@ -94,8 +94,8 @@ def plan_batches(lengths: Any) -> list[list[int]]:
 
 
 class PooledClassifier(transformers.BertPreTrainedModel):  # type: ignore[misc]
-    """A classifier with what BertForSequenceClassification lacks: the mean of all tokens in place
-    of the pooler, and a head of two layers."""
+    """A classifier with what BertForSequenceClassification lacks: the mean of all tokens or the
+    last state of [CLS] in place of the pooler, and a head of two layers."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -108,7 +108,9 @@ class PooledClassifier(transformers.BertPreTrainedModel):  # type: ignore[misc]
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Any:
         output = self.bert(input_ids, attention_mask, token_type_ids)
         pooled = output.pooler_output
-        if pooled is None:
+        if self.config.pooling == "cls":
+            pooled = output.last_hidden_state[:, 0]
+        elif pooled is None:
             real = attention_mask[:, :, None]
             pooled = (output.last_hidden_state.float() * real).sum(dim=1) / real.sum(dim=1)
         return SequenceClassifierOutput(logits=self.head(pooled))
@@ -154,6 +156,8 @@ def add_adapters(model: Any, whole: list[str], is_plain: bool) -> Any:
         r=settings.rank,
         lora_alpha=settings.alpha,
         use_dora=settings.mode == "dora",
+        use_rslora=settings.use_rslora == "on",
+        lora_dropout=settings.lora_dropout,
         target_modules=settings.adapted,
         modules_to_save=whole,
     )

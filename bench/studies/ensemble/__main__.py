@@ -17,6 +17,7 @@ from bench.common.csvfile import write_csv
 from bench.common.errors import InputError
 from bench.plan.cell import MULTITASK
 from bench.plan.columns import PART_SCORES
+from bench.plan.models import engine_version
 from bench.report.text import plain, without_paths
 from bench.studies.ensemble import rows
 from bench.studies.ensemble.averages import AVERAGES
@@ -86,9 +87,7 @@ def command(
             "--data: is for --baselines and --peer; members are taken from --runs alone"
         )
     if peer:
-        from bench.peers.names import check_libraries
-
-        check_libraries()
+        engine_version()  # refuses missing libraries
     asked = parse_tasks(task)
     outcomes = [ensemble_of(candidates, average, most) for candidates in find(runs, asked)]
     lacking = missing(asked, [outcome.task for outcome in outcomes])
@@ -100,9 +99,9 @@ def command(
     if baselines:
         outcomes = [with_baselines(outcome, data) for outcome in outcomes]
     if peer:
-        from bench.studies.ensemble.peer import with_peers
+        from bench.studies.ensemble.baseline import with_transformers
 
-        outcomes = with_peers(outcomes, data)
+        outcomes = with_transformers(outcomes, runs[0], data)
     overall = overall_of(outcomes)
     if as_json:
         results = rows.as_json(outcomes, overall, with_published=baselines)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from adapters.methods import BITFIT
 from bench.common.errors import InputError
 from bench.plan.cell import CANDIDATE, MULTITASK, Cell
 from bench.plan.rows import Row, standing
@@ -78,6 +79,8 @@ def _why_left_out(cell: Trained) -> str | None:
         return f"of task {MULTITASK}, whose weights are not read"
     if cell.row.mode == "head":
         return "whose head alone trained"
+    if cell.row.mode == BITFIT:
+        return "whose biases alone trained, beside the head"
     if not is_file(cell.weights):
         return "that kept no weights; run the grid again with --save-weights --rerun ok"
     return None

@@ -43,9 +43,9 @@ class Panel:
 
 
 def choose(tokens: Sequence[int], examples: Sequence[int]) -> list[int]:
-    """Choose timing batches among the batches of an epoch: their indices, in order of their tokens.
+    """Choose timing batches among the steps of an epoch: their indices, in order of their tokens.
 
-    Only batches with the most examples are chosen, which leaves out an epoch's smaller last one.
+    Only steps with the most examples are chosen, which leaves out an epoch's smaller last one.
     """
     full = [index for index, count in enumerate(examples) if count == max(examples)]
     full.sort(key=lambda index: tokens[index])
@@ -84,8 +84,8 @@ def is_enough(passes: Passes, tokens: Sequence[int], budget_s: float) -> bool:
 
 
 def replay(
-    take_step: Callable[[Batch], object],
-    batches: Sequence[Batch],
+    take_step: Callable[..., object],
+    steps: Sequence[Sequence[Batch]],
     clock: StepClock,
     *,
     budget_s: float,
@@ -94,22 +94,23 @@ def replay(
     """Run passes over the batches until they suffice.
 
     Args:
-        take_step: takes a training step; only this is timed.
+        take_step: takes a training step on some batches; only this is timed.
+        steps: the batches of each step.
         clock: a new one, by which the steps are timed.
         budget_s: seconds of timed steps after which no more precision is sought.
         on_step: called after each step with the number of steps taken.
     """
-    tokens = [batch.tokens for batch in batches]
+    tokens = [sum(batch.tokens for batch in batches) for batches in steps]
     passes: list[list[float]] = []
     done = 0
     while not is_enough(passes, tokens, budget_s):
-        for batch in batches:
-            with clock.step(batch):
-                take_step(batch)
+        for batches in steps:
+            with clock.step(*batches):
+                take_step(*batches)
             done += 1
             on_step(done)
-        passes.append([step.ms for step in clock.steps()[-len(batches) :]])
+        passes.append([step.ms for step in clock.steps()[-len(steps) :]])
     warm, settled = warm_from(passes)
-    steps = clock.steps()
-    every = [steps[begin : begin + len(batches)] for begin in range(0, len(steps), len(batches))]
+    taken, count = clock.steps(), len(steps)
+    every = [taken[begin : begin + count] for begin in range(0, len(taken), count)]
     return Panel(every, warm, settled)

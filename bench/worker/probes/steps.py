@@ -18,9 +18,9 @@ class Step:
 
     Attributes:
         ms: its time.
-        tokens, padded, examples: of its batch: tokens without padding and with it, and examples.
-        forward_ms, backward_ms: times of the forward pass with the loss, and of the backward pass;
-            None where these were not marked. The optimizer takes the rest of the step.
+        tokens, padded, examples: of its batches: tokens without padding and with it, and examples.
+        forward_ms, backward_ms: times of the forward passes with the loss, and of the backward
+            passes; None where these were not marked. The optimizer takes the rest of the step.
     """
 
     ms: float
@@ -44,16 +44,19 @@ class StepClock:
         self._times: list[Any] = []
 
     @contextmanager
-    def step(self, batch: Batch) -> Iterator[None]:
-        """Time the block as one step on a batch."""
+    def step(self, *batches: Batch) -> Iterator[None]:
+        """Time the block as one step on a batch, or on several of which it takes the mean."""
         self._times = []
         self.mark()
         yield
         self.mark()
-        self._marks.append((self._times, batch.tokens, batch.padded, len(batch.labels)))
+        sizes = [(batch.tokens, batch.padded, len(batch.labels)) for batch in batches]
+        tokens, padded, examples = map(sum, zip(*sizes, strict=True))
+        self._marks.append((self._times, tokens, padded, examples))
 
     def mark(self) -> None:
-        """Note the time between two parts of a step: after the forward pass, and the backward."""
+        """Note the time between two parts of a step: after the forward pass on a batch, and the
+        backward."""
         self._times.append(self._now())
 
     def _now(self) -> Any:
@@ -71,10 +74,10 @@ class StepClock:
 
     def _step(self, times: list[Any], tokens: int, padded: int, examples: int) -> Step:
         step = Step(self._elapsed_ms(times[0], times[-1]), tokens, padded, examples)
-        if len(times) != 4:
+        if len(times) < 4:
             return step
-        forward, backward, _ = (self._elapsed_ms(*pair) for pair in pairwise(times))
-        return replace(step, forward_ms=forward, backward_ms=backward)
+        *passes, _ = (self._elapsed_ms(*pair) for pair in pairwise(times))
+        return replace(step, forward_ms=sum(passes[::2]), backward_ms=sum(passes[1::2]))
 
     def _elapsed_ms(self, begin: Any, end: Any) -> float:
         if self._cuda:

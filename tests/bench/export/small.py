@@ -3,12 +3,15 @@
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from adapters.injection import inject
+from bench.engines.engine import engine_of
+from bench.examples.tokenizers import tokenizer_of
 from bench.export.formats import FORMATS, SNIPPET, missing_library
 from bench.export.fresh import Answer
 from bench.export.snippets import answers
@@ -21,6 +24,7 @@ from minbert.model.checkpoint import load_encoder, save_checkpoint
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
 from minbert.training.evaluation import predict
+from tests import encoders
 from tests.adapters.small import disturb
 from tests.bench.synthetic_rows import cell, planned_row
 from tests.components import need
@@ -94,10 +98,7 @@ def trained(
         mode, 4 if adapted else None, layers, "off", model=HUB, pooling=pooling, head=head,
         task="small", max_length=MAX_LENGTH,
     )  # fmt: skip
-    task = Task(
-        "small", "a small task", () if kind == "regression" else CLASSES, is_own=True,
-        multi_label=kind == "multi_label",
-    )  # fmt: skip
+    task = _task(kind)
     config = BertConfig.from_folder(folder)
     model = BertClassifier(config, task.num_outputs, pooling=pooling, dropout=0.1, head=head)
     new_pooler = load_encoder(model.bert, folder)
@@ -117,13 +118,47 @@ def trained(
     )  # fmt: skip
 
 
+def trained_by_library(
+    folder: Path,
+    mode: str = "lora",
+    layers: str | None = "attn-only",
+    *,
+    kind: str = "classification",
+    pairs: bool = False,
+    on_hub: bool = True,
+    **changes: Any,
+) -> Trained:
+    """The same of engine transformers, on a checkpoint of `tests.encoders`.
+
+    Args:
+        changes: as of `tests.encoders.job`.
+    """
+    task = _task(kind)
+    job = encoders.job(folder, mode, layers, task="small", max_length=MAX_LENGTH, **changes)
+    with mock.patch("bench.engines.transformers.task_of", return_value=task):
+        model = engine_of(job.cell).build(job)
+    with torch.no_grad():
+        disturb(model)
+    return Trained(
+        row=planned_row(job.cell), job=job, base=base_of(folder, on_hub), task=task,
+        model=model.eval(), tokenizer=tokenizer_of(job.cell.engine, folder),
+        dev=examples(kind, pairs), unit=UNIT if kind == "regression" else (0.0, 1.0),
+        refitted=False,
+    )  # fmt: skip
+
+
+def _task(kind: str) -> Task:
+    classes = () if kind == "regression" else CLASSES
+    return Task("small", "a small task", classes, is_own=True, multi_label=kind == "multi_label")
+
+
 def expected_logits(cell: Trained) -> NDArray[np.float32]:
     """Logits [N, C] of the dev examples by this project, in the unit of the labels."""
     encoded = cell.tokenizer.encode(cell.dev.text_a, cell.dev.text_b, MAX_LENGTH)
-    pad = cell.model.bert.config.pad_token_id
     logits = predict(
-        cell.model, (encoded,), batch_size=4, amp="off", pad_id=pad, device=torch.device("cpu")
-    )
+        cell.model, (encoded,), batch_size=4, amp="off", pad_id=cell.model.pad_id,
+        device=torch.device("cpu"),
+    )  # fmt: skip
     mean, std = cell.unit
     return logits * np.float32(std) + np.float32(mean)
 

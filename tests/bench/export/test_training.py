@@ -16,7 +16,7 @@ from bench.export.training import SETTINGS, why_not_scripted
 from bench.plan.problems import MULTI_LABEL, REGRESSION
 from minbert.files import WEIGHTS
 from tests.adapters.small import need_peft
-from tests.bench.peer_cells import cell
+from tests.bench.tiny_cells import cell
 from tests.export.losses import (
     TOLERANCE,
     Setting,

@@ -15,7 +15,7 @@ from bench.results.outcomes import Outcome
 from bench.results.predictions import read_folder
 from bench.worker.trained import load_trained
 from minbert.data.tasks import TaskData, load_task
-from tests.bench.peer_cells import EXAMPLES, cell, job_of
+from tests.bench.tiny_cells import EXAMPLES, cell, job_of
 
 NAME = "export-x"
 

@@ -12,8 +12,6 @@ from bench.analysis.groups import groups
 from bench.analysis.verdicts import compare
 from bench.common.errors import InputError
 from bench.engines.outputs import heads_of
-from bench.machine.conditions import find_conditions
-from bench.peers import inputs
 from bench.plan.job import Job
 from bench.plan.rows import Row
 from bench.results.overall import overall
@@ -385,8 +383,6 @@ def test_a_folder_without_a_part_is_refused(grid: GridRuns) -> None:
 def test_other_commands_say_what_they_lack(ran: GridRuns) -> None:
     with pytest.raises(InputError, match="no cell of multitask held training examples out"):
         members.find([ran.csv])
-    with pytest.raises(InputError, match="needs a task without parts"):
-        inputs.find(None, {"task": "multitask"}, ran.folder / "data", "", find_conditions("cpu"))
 
 
 @pytest.fixture(scope="module")

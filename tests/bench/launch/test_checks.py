@@ -18,6 +18,7 @@ from bench.launch.checks import (
     check_compile,
     check_early_stopping,
     check_held_out,
+    check_layers,
     check_loss,
     check_space,
     early_stopping_notes,
@@ -311,3 +312,17 @@ def test_weights_that_are_kept_by_default_need_at_most_their_cap(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     with pytest.raises(InputError, match=f"may need {64 + 2000 + 1024} MiB"):
         check_space(tmp_path / "runs.csv", planned, {of.model: model}, keep=False)
+
+
+def test_ends_that_no_layer_has_are_one_line() -> None:
+    lora = cell("lora", 4, "query+value", "off")
+    check_layers([lora, replace(lora, layers="all-lin"), full()])
+    check_layers([replace(lora, layers="q_lin", engine="transformers")])
+    with pytest.raises(InputError, match="no linear layer's name ends in q_lin; they are att"):
+        check_layers([replace(lora, layers="query+q_lin")])
+
+
+def test_the_compiler_chooses_by_itself_what_is_kept() -> None:
+    with pytest.raises(InputError, match="compile: gradient_checkpointing says what is kept"):
+        check_compile([full(compile="on", gradient_checkpointing="on")])
+    check_compile([full(compile="off", gradient_checkpointing="on")])

@@ -36,7 +36,7 @@ def test_fields_survive_their_text(name: str, value: object) -> None:
         ("status", "fine"),
         ("flags", "odd"),
         ("mode", "lorra"),
-        ("layers", "some"),
+        ("layers", "some layers"),
         ("amp", "on"),
     ],
 )

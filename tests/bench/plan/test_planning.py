@@ -9,6 +9,7 @@ import pytest
 from bench.common.errors import InputError
 from bench.plan import gridfile
 from bench.plan.cell import CANDIDATE, Cell, Columns, Value
+from bench.plan.learning_rates import kind_of
 from bench.plan.parts import to_text
 from bench.plan.planning import Resolved, check_rerun, expand, plan
 from bench.plan.rows import Row
@@ -277,7 +278,7 @@ def test_selection_by_a_key_that_a_cell_lacks_leaves_it_out() -> None:
         ("mode=lorra", "lorra"),
         ("rank=one", "one"),
         ("rank=", "rank="),
-        ("layers=all", "all-lin-only"),
+        ("layers=all/lin", "all-lin-only"),
     ],
 )
 def test_bad_selection_is_one_line(text: str, named: str) -> None:
@@ -470,3 +471,72 @@ def test_unknown_rerun_is_refused() -> None:
     assert check_rerun("disturbed") == "disturbed"
     with pytest.raises(InputError, match="broken"):
         check_rerun("broken")
+
+
+def parsed(text: str) -> list[Cell]:
+    """The cells of a grid file's text."""
+    return expand(gridfile.parse(text, "own.toml", "own"), RESOLVED)
+
+
+OPTIONS = """
+[[cells]]
+mode = ["lora"]
+rank = [4]
+layers = ["all-lin-only", "query+value"]
+[[cells]]
+mode = ["lora", "dora"]
+rank = [4]
+layers = ["all-lin-only"]
+settings = { use_rslora = true }
+[[cells]]
+mode = ["lora"]
+rank = [4]
+layers = ["all-lin-only"]
+settings = { lora_dropout = 0.1 }
+[[cells]]
+mode = ["lora"]
+rank = [4]
+layers = ["all-lin-only"]
+settings = { lora_dropout = 0.2, use_rslora = true }
+[[cells]]
+mode = ["bitfit", "full"]
+settings = { gradient_accumulation_steps = 4, gradient_checkpointing = true }
+"""
+
+
+def test_cells_that_differ_in_an_option_have_names_of_their_own() -> None:
+    cells = parsed(OPTIONS)
+    names = {cell.name for cell in cells}
+    assert names == {
+        "lora-r4-all-lin-only-fp32-s0", "lora-r4-query+value-fp32-s0",
+        "lora-r4-all-lin-only-rslora-fp32-s0", "dora-r4-all-lin-only-rslora-fp32-s0",
+        "lora-r4-all-lin-only-drop0.1-fp32-s0", "lora-r4-all-lin-only-rslora-drop0.2-fp32-s0",
+        "bitfit-fp32-s0", "full-fp32-s0",
+    }  # fmt: skip
+    assert len({kind_of(cell) for cell in cells}) == len(cells) == len(names)
+    (pissa,) = {
+        replace(cell, init_lora_weights="pissa", adapter="loha 1a2b").name
+        for cell in cells
+        if cell.name == "lora-r4-all-lin-only-fp32-s0"
+    }
+    assert pissa == "lora-r4-all-lin-only-loha-1a2b-pissa-fp32-s0"
+
+
+def test_biases_train_at_the_rate_of_adapters_and_have_no_options() -> None:
+    (cell,) = (cell for cell in parsed(OPTIONS) if cell.mode == "bitfit")
+    rates = cell.learning_rate, cell.learning_rate_base, cell.learning_rate_head
+    assert rates == (1e-3, None, 1e-3)
+    assert (cell.rank, cell.layers, cell.alpha, cell.use_rslora) == (None, None, None, "off")
+    assert (cell.gradient_accumulation_steps, cell.gradient_checkpointing) == (4, "on")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("layers=query+value", {"lora-r4-query+value-fp32-s0"}),
+        ("mode=bitfit,full", {"bitfit-fp32-s0", "full-fp32-s0"}),
+        ("layers=query+value,all-lin mode=lora", {"lora-r4-query+value-fp32-s0"}),
+    ],
+)
+def test_layers_by_name_and_biases_are_selected(text: str, names: set[str]) -> None:
+    assert {cell.name for cell in select(parsed(OPTIONS), parse_selection(text))} == names

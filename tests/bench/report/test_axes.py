@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from adapters.methods import MODES
 from bench.analysis.groups import groups
 from bench.plan.cell import Cell
 from bench.plan.rows import Row
 from bench.report import cells, tables
+from bench.report.figures import COLOURS, LINES, MARKERS
 from bench.report.sections import sections
 from tests.bench.synthetic_rows import cell, failed_row, result_row
 
@@ -60,6 +62,46 @@ def test_modes_without_a_factor_on_rates_are_in_one_group_with_those_that_have_i
         "lora rank 8 on attn-only, fp32",
     ]
     assert not any(setting.tells_rate for setting in group.settings)
+
+
+def test_options_of_a_method_and_layers_by_name_are_in_labels_kinds_and_figures():
+    lora = cell("lora", 8, "all-lin-only", "off")
+    ones = [
+        lora,
+        replace(lora, use_rslora="on"),
+        replace(lora, init_lora_weights="pissa", lora_dropout=0.1),
+        replace(lora, layers="query+value"),
+        cell("bitfit", None, None, "off"),
+        cell("full", None, None, "off"),
+        replace(cell("bitfit", None, None, "off"), mode="peft", adapter="loha 1a2b3c4d"),
+    ]
+    [group] = groups([scored(one, 1e-4, 0.5) for one in ones])
+    assert [setting.label for setting in group.settings] == [
+        "full, fp32",
+        "bitfit, fp32",
+        "lora rank 8 on all-lin-only, fp32",
+        "lora rank 8 on all-lin-only, fp32, rsLoRA on",
+        "lora rank 8 on all-lin-only, fp32, pissa initialisation, LoRA dropout 0.1",
+        "lora rank 8 on query+value, fp32",
+        "peft, fp32, loha 1a2b3c4d",
+    ]
+    frame = tables.frame(group)
+    assert frame["kind"].nunique() == frame["label"].nunique() == len(ones)
+    assert frame["best"].all(), "another option is no other rate of the same setting"
+    ranked = [
+        cell("lora", rank, layers, "off")
+        for rank in (4, 8)
+        for layers in ("query+value", "all-lin-only")
+    ]
+    [group] = groups([scored(one, 1e-4, 0.5) for one in ranked])
+    drawn = [
+        drawing.stem
+        for section in sections(group)
+        for drawing in section.drawings
+        if drawing.stem.startswith("rank-")
+    ]
+    assert drawn == ["rank-all-lin-only", "rank-query+value"]
+    assert set(MODES) == set(COLOURS) == set(MARKERS) == set(LINES)
 
 
 def test_of_several_rates_one_is_the_best_and_a_single_rate_is_always():

@@ -14,14 +14,14 @@ from bench.plan.columns import PART_SCORES
 from bench.plan.job import FILE
 from bench.plan.parts import to_text
 from bench.studies.ensemble import baselines
+from bench.studies.ensemble.baseline import BASELINE
 from bench.studies.ensemble.members import find
 from bench.studies.ensemble.outcome import ALL, average_of_all, ensemble_of
-from bench.studies.ensemble.peer import PEER
 from bench.studies.ensemble.published import published
 from minbert.data.tasks import TASKS, load_data, load_task
 from minbert.errors import InputError as MinbertInputError
 from tests.adapters.small import need_peft
-from tests.bench import peer_cells
+from tests.bench import tiny_cells
 from tests.bench.ensembles import ADAPTER, ENCODER, PARTS, Place, indices_of, labels_of
 from tests.cs224n import relabel, write_folder
 
@@ -58,13 +58,13 @@ def data(tmp_path: Path) -> Path:
 
 def add_real(place: Place, task: str, data: Path, checkpoint: Path, seed: int = 0) -> Cell:
     """A cell of a task's files and a checkpoint, with the job that it was."""
-    examples, model = load_task(task, data), peer_cells.find(checkpoint)
+    examples, model = load_task(task, data), tiny_cells.find(checkpoint)
     path = place.add(
         seed, task=task, dev=examples.dev.labels, data_digest=examples.digest[:16],
         max_train=None, model=model.name, model_digest=model.digest,
     )  # fmt: skip
     of = place.rows[-1].cell
-    (path.parent / FILE).write_text(peer_cells.job_of(of, checkpoint).to_json())
+    (path.parent / FILE).write_text(tiny_cells.job_of(of, checkpoint).to_json())
     return of
 
 
@@ -223,13 +223,13 @@ def test_baselines_of_cells_that_learned_all_tasks(
             f"{part}.held_indices": indices_of(20),
         }
     path = place.keep(of, kept)
-    (path.parent / FILE).write_text(peer_cells.job_of(of, tiny_checkpoint).to_json())
+    (path.parent / FILE).write_text(tiny_cells.job_of(of, tiny_checkpoint).to_json())
     assert place.run("--baselines", "--peer", "--data", str(data), "--json") == 0
     result = printed()
     assert [len(task["baselines"]) for task in result["tasks"]] == [1, 2, 2]
     for task in result["tasks"]:
         assert task["notes"][-1] == (
-            f"{PEER} left out for lora-r8-attn-fp32-s0: the Trainer script learns only one task"
+            f"{BASELINE} left out for lora-r8-attn-fp32-s0: they learn only one task"
         )
 
 

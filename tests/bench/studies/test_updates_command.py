@@ -21,7 +21,7 @@ from bench.studies.updates.modules import COLUMNS, KINDS
 from bench.studies.updates.truncation import parse_ranks
 from bench.studies.updates.weights import linear_weights, pairs, place_of
 from tests.adapters.small import disturb
-from tests.bench import peer_cells
+from tests.bench import tiny_cells
 from tests.bench.updates import Place, adapted_model, base_model, move
 
 HIDDEN = 32
@@ -67,7 +67,7 @@ def test_an_adapter_is_what_merging_it_adds(place: Place, printed: Any, mode: st
     disturb(model)
     place.add(model, mode)
     ((cell,), _) = find([place.csv])
-    read = {pair.place: pair.update for pair in pairs(cell, peer_cells.find(place.checkpoint))}
+    read = {pair.place: pair.update for pair in pairs(cell, tiny_cells.find(place.checkpoint))}
     assert list(read) == [(0, kind) for kind in KINDS.values()]
     for layer in model.modules():
         if isinstance(layer, AdaptedLinear):

@@ -26,7 +26,7 @@ from bench.studies.updates.truncation import Truncated, Truncation
 from bench.studies.updates.weights import base_weights, linear_weights, load_model
 from minbert.data.tasks import load_task
 from tests.adapters.small import disturb
-from tests.bench import peer_cells
+from tests.bench import tiny_cells
 from tests.bench.grids import GridRuns
 from tests.bench.updates import Place, base_model
 from tests.cs224n import write_folder
@@ -72,7 +72,7 @@ def test_weights_are_cut_and_all_else_stays(place: Place, monkeypatch: pytest.Mo
     disturb(model)
     place.add(model)
     ((cell,), _) = find([place.csv])
-    base = peer_cells.find(place.checkpoint)
+    base = tiny_cells.find(place.checkpoint)
     before = base_weights(base)
     trained = load_model(cell, base).state_dict()
     seen = []
@@ -88,7 +88,7 @@ def test_weights_are_cut_and_all_else_stays(place: Place, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(module, "predict", predicted)
     examples = examples_of(cell.row, None)
-    truncate(cell, base, (0, 1, 5), examples, None, peer_cells.conditions(), lambda _: None)
+    truncate(cell, base, (0, 1, 5), examples, None, tiny_cells.conditions(), lambda _: None)
     assert seen == [{32}, {0}, {1}, {5}]
 
 
@@ -99,7 +99,7 @@ def test_all_directions_are_the_model_as_trained(place: Place, printed: Any) -> 
     place.run("--truncate", "32,100", "--json")
     (result,) = printed()["truncated"]
     assert len({each["dev"]["value"] for each in result["scores"]}) == 1
-    assert result["examples"] == peer_cells.EXAMPLES["max_dev"]
+    assert result["examples"] == tiny_cells.EXAMPLES["max_dev"]
 
 
 def test_a_score_that_is_not_the_cells_is_an_error(

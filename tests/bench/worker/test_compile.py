@@ -1,4 +1,4 @@
-"""The setting compile: in grid files, cells and rows, in a worker, and against peers."""
+"""The setting compile: in grid files, cells and rows, and in a worker."""
 
 import json
 import os
@@ -18,9 +18,6 @@ import torch
 
 from bench.common.errors import InputError
 from bench.launch.checks import check_compile
-from bench.peers import measure, ours
-from bench.peers.names import OURS
-from bench.peers.work import find_workload, training_batches
 from bench.plan import gridfile
 from bench.plan.cell import Cell
 from bench.plan.columns import BY_NAME, row_of
@@ -31,14 +28,12 @@ from bench.worker import compiling
 from bench.worker.compiling import compile_for, shared_cache
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
-from bench.worker.setup import examples
-from minbert.data.tasks import find_task
 from minbert.errors import InputError as MinbertInputError
 from minbert.training.compiled import CompiledModel, compile_model
 from tests.bench.grid.test_bad_input import refused
 from tests.bench.grids import GridRuns
-from tests.bench.peer_cells import cell, job_of, started
 from tests.bench.synthetic_rows import HERE, new_row
+from tests.bench.tiny_cells import cell, job_of
 
 RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
 LORA = "[settings]\n{settings}\n[[cells]]\nmode=['lora']\nrank=[2]\nlayers=['attn-only']\n"
@@ -381,42 +376,3 @@ def test_a_cell_without_a_compiler_ends_in_a_line(
     assert row["message"].startswith("error: compile: torch can't compile the model (")
     assert "No working C++ compiler" in row["message"]
     assert row["step_ms_median"] is row["train_s"] is None
-
-
-# Against peers
-
-
-def test_our_side_is_compiled_where_the_grid_file_says_so(
-    tiny_checkpoint: Path, tmp_path: Path, traced
-) -> None:
-    of = compiled_job(tiny_checkpoint).cell
-    request = replace(started([of], tiny_checkpoint, tmp_path)[of.name], loss_steps=12)
-    job, off = (job_of(replace(of, compile=to), tiny_checkpoint) for to in ("on", "off"))
-    train, _ = examples(job)[""]
-    task = find_task(of.task)
-    trainer, _ = ours.build(job, request, task, total_steps=12, warmup=0.0)
-    buckets = {batch.input_ids.shape[1] for batch, _ in zip(
-        training_batches(OURS, train, of, 0, trainer.device), range(12), strict=False
-    ) if len(batch.labels) == 10}  # fmt: skip
-    assert buckets <= set(trainer._forward.lengths), "12 steps are of two epochs"
-
-    losses = [measure.losses(ours.build, request, each, task, train) for each in (job, off)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
-
-
-def test_the_peers_batches_stay_as_long_as_their_texts(tiny_checkpoint: Path) -> None:
-    on = compiled_job(tiny_checkpoint)
-    train, _ = examples(on)[""]
-    mine, theirs = (
-        find_workload(side, train, on.cell, 0, torch.device("cpu")) for side in (OURS, "grouped")
-    )
-    assert [batch.tokens for batch in mine.timing_batches] == [
-        batch.tokens for batch in theirs.timing_batches
-    ]
-    assert mine.real_tokens == theirs.real_tokens
-    assert mine.padded_tokens > theirs.padded_tokens
-    for one, other in zip(
-        [*mine.timing_batches, mine.largest], [*theirs.timing_batches, theirs.largest], strict=True
-    ):
-        assert one.input_ids.shape[1] % 8 == 0
-        assert other.input_ids.shape[1] == other.attention_mask.sum(dim=1).max()

@@ -14,7 +14,7 @@ from bench.worker.run import CellRun
 from minbert.data.tasks import Data, load_data
 from tests.bench.grid.test_bad_input import refused
 from tests.bench.grids import GridRuns
-from tests.bench.peer_cells import cell, job_of
+from tests.bench.tiny_cells import cell, job_of
 from tests.cs224n import relabel, write_folder
 
 LENGTHS = {"sst": 8, "sts": 12, "multitask": 8}

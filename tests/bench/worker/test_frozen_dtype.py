@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adapters.injection import hold_frozen, inject
@@ -17,7 +16,6 @@ from bench.common.errors import InputError
 from bench.engines import minbert
 from bench.forecast.costs import Variant
 from bench.grid.dryrun import _shown_axes
-from bench.peers.start import write_start
 from bench.plan import gridfile
 from bench.plan.cell import MIXED
 from bench.plan.job import Job
@@ -33,8 +31,8 @@ from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
 from minbert.training.trainer import HALF, autocast
 from tests.adapters.small import disturb
-from tests.bench.peer_cells import cell, job_of
 from tests.bench.synthetic_rows import new_row
+from tests.bench.tiny_cells import cell, job_of
 
 ROOT = Path(__file__).parents[3]
 ADAPTED = [(mode, layers) for mode in ("lora", "dora") for layers in LAYER_SETS]
@@ -292,17 +290,3 @@ def test_rates_are_searched_with_weights_as_a_cell_under_amp_holds_them(
     assert still_lacking([lacks, has]) == [has]
     other = has | {"frozen_dtype": "fp32"}
     assert still_lacking([lacks, other]) == [lacks, other]
-
-
-def test_peers_begin_with_weights_and_magnitudes_that_are_not_rounded(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    found = []
-    for held in ("fp32", "bf16"):
-        home = tmp_path / held
-        home.mkdir()
-        (home / "cell.json").write_text(job(tiny_checkpoint, "dora", "attn", held).to_json())
-        write_start([home], tmp_path / f"start-{held}")
-        found.append(load_file(home / "adapter" / "adapter_model.safetensors"))
-    one, other = found
-    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())

@@ -13,8 +13,8 @@ from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from minbert.kernels.reference import is_reference, kernels
 from tests.bench.grids import GridRuns
-from tests.bench.peer_cells import cell, job_of
 from tests.bench.synthetic_rows import HERE
+from tests.bench.tiny_cells import cell, job_of
 
 GRID = """
 [[cells]]

@@ -16,7 +16,7 @@ from bench.plan.cell import Cell
 from bench.worker.setup import examples
 from minbert.data import tasks
 from minbert.data.tasks import Examples, Task, TaskData
-from tests.bench.peer_cells import cell, job_of
+from tests.bench.tiny_cells import cell, job_of
 from tests.bench.worker.test_training_settings import Steps
 from tests.bench.workloads import SHAPES
 

@@ -79,7 +79,7 @@ def test_one_that_settles_after_the_cap_counts_as_unsettled() -> None:
         time.sleep(step.ms / 1000)
 
     batches = [SimpleNamespace(tokens=1, padded=1, labels=[0], first=n == 0) for n in range(2)]
-    found = replay(step, batches, StepClock(torch.device("cpu")), budget_s=0)
+    found = replay(step, [[one] for one in batches], StepClock(torch.device("cpu")), budget_s=0)
     assert not found.settled
     assert found.warm == panel.WARMUP_PASSES
     assert len(found.passes) == panel.WARMUP_PASSES + panel.TIMED_PASSES
@@ -102,6 +102,18 @@ def test_parts_of_a_step_are_timed_where_they_are_marked() -> None:
     assert step.ms >= step.forward_ms + step.backward_ms + 10
 
 
+def test_a_step_on_several_batches_has_their_sizes_and_the_sums_of_their_passes() -> None:
+    clock = StepClock(torch.device("cpu"))
+    now = iter([0.0, 1.0, 3.0, 4.0, 7.0, 7.5])
+    clock._now = lambda: next(now)
+    with clock.step(batch(5), batch(7)):
+        for _ in range(4):
+            clock.mark()
+    (step,) = clock.steps()
+    assert (step.tokens, step.padded, step.examples) == (12, 12, 4)
+    assert (step.ms, step.forward_ms, step.backward_ms) == (7500, 2000, 5000)
+
+
 def test_steps_are_timed_and_nothing_else_is() -> None:
     told = []
 
@@ -111,7 +123,7 @@ def test_steps_are_timed_and_nothing_else_is() -> None:
 
     found = replay(
         lambda one: time.sleep(one.ms / 1000),
-        [batch(20), batch(40)],
+        [[batch(20)], [batch(40)]],
         StepClock(torch.device("cpu")),
         budget_s=0,
         on_step=slow_listener,

@@ -25,7 +25,7 @@ from minbert.data.tasks import load_data
 from minbert.model.classifier import BertClassifier
 from minbert.model.config import BertConfig
 from minbert.model.heads import HEADS
-from tests.bench.peer_cells import cell, job_of
+from tests.bench.tiny_cells import cell, job_of
 from tests.cs224n import write_folder
 from tests.hostile import answer, damaged, examples
 

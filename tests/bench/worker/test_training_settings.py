@@ -17,7 +17,7 @@ from bench.worker.setup import Split, class_weights, trained_groups
 from minbert.data.batches import Batch
 from minbert.data.tasks import TASKS
 from minbert.training.trainer import Trainer
-from tests.bench.peer_cells import cell, job_of
+from tests.bench.tiny_cells import cell, job_of
 from tests.bench.worker.test_worker import job_on
 
 LAYERS = 4

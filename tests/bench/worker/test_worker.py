@@ -18,7 +18,7 @@ from minbert.data.batches import Batch
 from minbert.data.tasks import load_data
 from minbert.training.optimizer import Optimizer
 from minbert.training.trainer import Trainer
-from tests.bench.peer_cells import cell, job_of
+from tests.bench.tiny_cells import cell, job_of
 from tests.cs224n import write_folder
 
 TOWERS = ("bert", "bert_pairs")

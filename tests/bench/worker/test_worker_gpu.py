@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from bench.peers import measure
 from bench.plan.job import Job
 from bench.worker import hostcopies
 from bench.worker import run as worker
@@ -198,7 +197,7 @@ def test_fp32_is_exact_on_a_gpu_and_attention_is_not_cudnns(
     set_up_device(torch.device("cpu"))
     assert flags() == [True] * 3
     monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
-    measure.use_device(replace(job, device=DEVICE))
+    set_up_device(torch.device(DEVICE))
     assert flags() == [False] * 3
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adapters.injection import hold_frozen, inject, parameter_groups
+from bench.engines.engine import Groups
 from bench.forecast.fake import fill
 from minbert.data.batches import Batch
 from minbert.model.classifier import BertClassifier
@@ -56,10 +57,20 @@ def faked(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def trainer_of(
-    model: nn.Module, amp: str = "off", *, optimizer: str = "adamw", loss: str = "cross-entropy"
+    model: nn.Module,
+    amp: str = "off",
+    *,
+    optimizer: str = "adamw",
+    loss: str = "cross-entropy",
+    named: Groups | None = None,
 ) -> Trainer:
-    """A trainer of all parameters that a model's mode trains."""
-    groups = [Group(tuple(of.values()), 1e-3, 0.01) for of in parameter_groups(model).values()]
+    """A trainer of all parameters that a model's mode trains.
+
+    Args:
+        named: these, where the model is not of engine minbert.
+    """
+    named = named or parameter_groups(model)
+    groups = [Group(tuple(each.values()), 1e-3, 0.01) for each in named.values()]
     return Trainer(
         model, groups, losses={"": loss}, schedule=linear_schedule(3, 0.0), amp=amp, device=GPU,
         optimizer=optimizer,

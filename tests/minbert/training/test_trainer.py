@@ -234,3 +234,77 @@ def test_groups_have_other_rates_and_decays_for_another_task() -> None:
     assert group["lr"] == pytest.approx(4e-2 * linear_schedule(10, 0.0)(1))
     one.scale_groups(1.0, 1.0)
     assert group["weight_decay"] == 0.1
+
+
+# Several batches in a step
+
+
+def halves(whole: SimpleNamespace, *sizes: int) -> list[SimpleNamespace]:
+    """A batch in parts of some sizes."""
+    parts, begin = [], 0
+    for size in sizes:
+        rows = slice(begin, begin + size)
+        parts.append(
+            SimpleNamespace(
+                **{**vars(whole), "input_ids": whole.input_ids[rows], "labels": whole.labels[rows]}
+            )
+        )
+        begin += size
+    return parts
+
+
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_a_step_on_two_batches_is_one_on_both_together(amp: str) -> None:
+    one, two = Tiny(), Tiny()
+    whole, parts = trainer(one, amp), trainer(two, amp)
+    for _ in range(3):
+        loss, logits = whole.step(batch())
+        mean, both = parts.step(*halves(batch(), 2, 2))
+        close = {"atol": 1e-6, "rtol": 1e-5} if amp == "off" else {"atol": 1e-2, "rtol": 1e-2}
+        torch.testing.assert_close(mean, loss, **close)
+        torch.testing.assert_close(both, logits, **close)
+        for p, q in zip(one.parameters(), two.parameters(), strict=True):
+            torch.testing.assert_close(q.grad, p.grad, **close)
+    for p, q in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(q, p, **close)
+
+
+def test_the_gradient_is_the_mean_over_batches_whatever_their_sizes() -> None:
+    model = Tiny()
+    first, second = halves(batch(), 3, 1)
+    mean = sum(
+        loss_of("cross-entropy", model(part.input_ids, None, None), part.labels) / 2
+        for part in (first, second)
+    )
+    expected = torch.autograd.grad(mean, list(model.parameters()))
+    taken = trainer(model, steps=1)
+    loss, logits = taken.step(first, second)
+    torch.testing.assert_close(loss, mean.detach())
+    assert len(logits) == 4
+    norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in expected]))
+    clipped = 1 / max(1.0, norm.item() + 1e-6)
+    for p, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, gradient * clipped)
+
+
+def test_the_schedule_counts_steps_and_marks_count_passes() -> None:
+    taken = trainer(Tiny(), steps=4)
+    marks: list[int] = []
+    taken.mark = lambda: marks.append(1)
+    rates = []
+    for _ in range(4):
+        rates.append(taken.optimizer.param_groups[0]["lr"])
+        taken.step(*halves(batch(), 1, 1, 2))
+    assert rates == pytest.approx([1e-2, 0.75e-2, 0.5e-2, 0.25e-2], rel=0.4)
+    assert len(marks) == 4 * 3 * 2
+
+
+def test_a_rehearsal_of_two_batches_holds_gradients_and_drops_them() -> None:
+    model = Tiny()
+    made = trainer(model)
+    made.step(batch())
+    seen = []
+    model.linear.register_forward_pre_hook(lambda *_: seen.append(model.linear.weight.grad is None))
+    made.rehearse(*halves(batch(), 2, 2))
+    assert seen == [True, False]
+    assert model.linear.weight.grad is None

@@ -1,12 +1,9 @@
-"""Cells of a comparison with peers on the tiny checkpoint, and what its processes are asked."""
+"""Cells on the tiny checkpoint, and their jobs."""
 
 from dataclasses import replace
 from pathlib import Path
 
 from bench.machine.conditions import Conditions, find_conditions
-from bench.peers.names import OURS
-from bench.peers.request import START, Request
-from bench.plan import job as jobs
 from bench.plan.cell import Cell
 from bench.plan.job import Job
 from bench.plan.models import Model, find_model
@@ -53,21 +50,3 @@ def job_of(of: Cell, checkpoint: Path) -> Job:
         cell=of, conditions_id="0", attempt=1, device="cpu", threads=1, checkpoint=str(checkpoint),
         geometry=None, tokenizer=str(checkpoint), data=None, keep=False, code_version="0",
     )  # fmt: skip
-
-
-def started(cells: list[Cell], checkpoint: Path, folder: Path) -> dict[str, Request]:
-    """Write the first weights of some cells; by a cell's name, a request for our steps."""
-    from bench.peers.start import write_start
-
-    homes = {of.name: folder / of.name for of in cells}
-    for of in cells:
-        homes[of.name].mkdir()
-        (homes[of.name] / jobs.FILE).write_text(job_of(of, checkpoint).to_json())
-    new_pooler = write_start(list(homes.values()), folder / START)
-    return {
-        name: Request(
-            kind="steps", side=OURS, cells=(str(home),), checkpoint=str(folder / START),
-            loss_steps=50, new_pooler=new_pooler,
-        )
-        for name, home in homes.items()
-    }  # fmt: skip

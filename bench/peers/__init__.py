@@ -1,1 +1,0 @@
-"""Comparison with transformers + PEFT on the same work: `python -m bench.peers`."""

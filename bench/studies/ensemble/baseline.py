@@ -1,0 +1,155 @@
+"""The best member's setting trained by transformers + PEFT, as a baseline of an ensemble.
+
+It is a cell of engine transformers on shuffled batches, as its Trainer makes them, that trains on
+the member's examples for as many steps. Its folder, next to those of the cells, is kept, since a
+training takes minutes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from bench.common.errors import InputError
+from bench.forecast.client import turn_on
+from bench.grid.again import train_again
+from bench.launch.signals import Signals
+from bench.machine.conditions import Found
+from bench.plan.architectures import attention_of
+from bench.plan.cell import FP32, MULTITASK, OFF, TRANSFORMERS, Cell
+from bench.plan.job import Job
+from bench.plan.models import engine_version
+from bench.results.origins import data_folder, examples_of, model_of
+from bench.results.protocol import PREDICTIONS
+from bench.studies.ensemble.averages import Floats
+from bench.studies.ensemble.baselines import WITHOUT
+from bench.studies.ensemble.members import Member
+from bench.studies.ensemble.outcome import Outcome, entry_for
+
+BASELINE: Final = "transformers + PEFT"
+
+
+def why_not(cell: Cell, device: str) -> str | None:
+    """The reason why they can't train a cell's setting on a device; None if they can."""
+    if cell.task == MULTITASK:
+        return "they learn only one task"
+    if cell.pooling == "pooler" and cell.head == "nonlinear":
+        return "with pooling pooler they have only their own head"
+    if cell.amp == "fp16" and device == "cpu":
+        return "amp fp16 needs a GPU"
+    return None
+
+
+def with_transformers(outcomes: Sequence[Outcome], runs: Path, data: Path | None) -> list[Outcome]:
+    """Outcomes with the score that transformers + PEFT reach with the best member's setting.
+
+    If they can't train that setting, they train the best they can, by score on held-out examples;
+    if they can train none, a note says so. A failed training adds a problem. Results of earlier
+    calls are reused. Where all members were trained on a CPU, so are these.
+
+    Args:
+        runs: a CSV, in whose folder of cells the trainings are kept.
+        data: the folder of the tasks' files, if they are not embedded.
+
+    Raises:
+        InputError: if examples or a checkpoint are missing, before anything is trained.
+        StoppedError: if the user stopped a training.
+    """
+    from bench.machine.conditions import find_conditions
+
+    members = [member for outcome in outcomes for member in outcome.candidates.members]
+    on_cpu = all(member.row.device == "cpu" for member in members)
+    machine = find_conditions("cpu" if on_cpu else "auto")
+    trainings = [_training(outcome, runs, data, machine) for outcome in outcomes]
+    return [train() for train in trainings]
+
+
+def _training(
+    outcome: Outcome, runs: Path, data: Path | None, machine: Found
+) -> Callable[[], Outcome]:
+    """A function that trains an outcome's setting and returns the outcome with its score."""
+
+    def obstacle(member: Member) -> str | None:
+        return why_not(member.row.cell, machine.conditions.device)
+
+    candidates, best = outcome.candidates, outcome.best_member
+    trainable = [
+        entry for entry in (outcome.best, *outcome.alone) if not obstacle(entry.members[0])
+    ]
+    if not trainable:
+        note = f"{BASELINE} left out for {best.name}: {obstacle(best)}"
+        note += "; nor can they train another cell's setting" if len(outcome.alone) > 1 else ""
+        return partial(outcome.with_notes, note)
+    (member,) = max(trainable, key=lambda entry: entry.held_score or 0.0).members
+    job = job_of(member, data, machine)
+
+    def train() -> Outcome:
+        try:
+            logits = train_baseline(runs, job, machine)
+            entry = entry_for(candidates, BASELINE, logits, job.cell.name, members=(member,))
+        except (InputError, OSError, SafetensorError, KeyError, ValueError) as error:
+            problem = f"{outcome.task}: {BASELINE}: {error}"
+            return replace(outcome, problems=(*outcome.problems, problem))
+        note = f"{BASELINE} trained the setting of {member.row.name} ({job.cell.engine_version})"
+        if member is not best:
+            note += f", the best that they can: for {candidates.name_of(best)} {obstacle(best)}"
+        return replace(outcome, others=[*outcome.others, entry]).with_notes(note)
+
+    return train
+
+
+def job_of(member: Member, data: Path | None, machine: Found) -> Job:
+    """The job of a member's setting for engine transformers.
+
+    Args:
+        data: the folder of the tasks' files, if they are not embedded.
+
+    Raises:
+        InputError: if the member's examples, checkpoint or job are gone.
+    """
+    row, here = member.row, machine.conditions
+    folder = data_folder(row, member.folder, data)
+    examples_of(row, folder)
+    model = model_of(row, member.folder, WITHOUT)
+    cell = replace(
+        row.cell,
+        engine=TRANSFORMERS,
+        engine_version=engine_version(),
+        attn_implementation=attention_of(model.config),
+        kernels=None,
+        batching="shuffled",
+        compile=OFF,
+        compile_why=None,
+        frozen_dtype=None if row.frozen_dtype is None else FP32,  # as transformers keeps them
+    )
+    return replace(
+        Job.read(member.folder),
+        cell=cell,
+        conditions_id=here.conditions_id,
+        code_version=here.code_version,
+        device=here.worker_device,
+        threads=here.threads,
+        checkpoint=None if model.checkpoint is None else str(model.checkpoint.resolve()),
+        data=None if folder is None else str(folder.resolve()),
+        keep=True,
+    )
+
+
+def train_baseline(runs: Path, job: Job, machine: Found) -> Floats:
+    """Train a job's cell, unless it has been trained, and return the logits [N, C] on dev.
+
+    Raises:
+        InputError: if the training failed.
+        StoppedError: if the user stopped it.
+    """
+    name = f"ensemble-{job.cell.cell_id}"
+    with Signals() as signals, turn_on(machine.device_name, signals)():
+        folder = train_again(
+            runs, job, name, target=machine, signals=signals, purpose=f"by {BASELINE}"
+        )
+    return np.asarray(load_file(folder / PREDICTIONS)["logits"], dtype=np.float64)

@@ -1,0 +1,327 @@
+"""The least time of a training step: the matrix products that no implementation can leave out, at
+their measured speeds.
+
+A product of an [m, k] and a [k, n] matrix is 2 m n k floating-point operations. A step requires, on
+real tokens:
+
+- the forward product of each linear layer at the tokens on which the logits depend: in the last
+  layer only the first token of a text, if the pooling reads no others;
+- dX, the gradient of its input, if something below trains;
+- dW, the gradient of its weight, if that trains;
+- for a low-rank adapter X Aᵀ, P = G B, dA = Pᵀ X and dB = Gᵀ (X Aᵀ), and the update itself either
+  merged into the weight, 2 o i r, or as a branch, whichever is less.
+
+Attention's own products, norms, activations, dropout, the optimizer and the vectors of other
+adapters are not counted, so no implementation reaches the limit.
+
+Everything is observed while the model runs on a few texts, so it holds for any encoder.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from adapters.layer import AdaptedLinear
+from bench.plan.cell import Columns
+from bench.worker.failures import is_out_of_memory
+from minbert.data.batches import Batch
+from minbert.kernels.products import times
+from minbert.training.trainer import HALF, autocast, logits_of
+
+KINDS: Final = ("forward", "dx", "dw")
+_TEXTS: Final = 2
+"""Texts on which the model runs."""
+_FUSED: Final = ("qkv", "in_proj")
+"""Ends of the names of layers that compute query, key and value."""
+_BASE: Final = "base_layer"
+"""The frozen layer in one of PEFT's."""
+_MINOR: Final = 0.01
+"""The share of all operations below which a shape is not measured: the mean speed is assumed."""
+
+_MIN_REPEATS: Final = 5
+_MIN_SECONDS: Final = 0.005
+"""The least repeats and time of a shape."""
+_LAUNCHES: Final = 100
+"""Launches in a repeat on a GPU: a launch and the wait for it take longer than a small product."""
+_HELD_CYCLES: Final = 4_000_000
+"""GPU cycles, about 2 ms, for which the GPU waits, so that all launches of a repeat are queued when
+the first begins: a launch from Python takes longer than a small product too."""
+
+Shape = tuple[str, int, int, int]
+"""Kind, rows, outputs and inputs of a product."""
+
+
+@dataclass
+class Products:
+    """The products of a step.
+
+    Attributes:
+        wide: the number of each shape.
+        thin_flops: operations of the adapters' products, whose speed is not measured.
+    """
+
+    wide: Counter[Shape] = field(default_factory=Counter)
+    thin_flops: int = 0
+
+    @property
+    def flops(self) -> int:
+        """Operations of all products."""
+        return sum(number * flops_of(shape) for shape, number in self.wide.items()) + (
+            self.thin_flops
+        )
+
+    @property
+    def major(self) -> list[Shape]:
+        """The shapes to measure."""
+        least = _MINOR * self.flops
+        return [shape for shape, number in self.wide.items() if number * flops_of(shape) >= least]
+
+    def milliseconds(self, gflops: Mapping[Shape, float]) -> float:
+        """Their time; products of other shapes are as fast as the given ones in the mean.
+
+        Args:
+            gflops: 10⁹ operations per second of some shapes.
+        """
+        known = {shape: self.wide[shape] * flops_of(shape) for shape in gflops}
+        seconds = sum(flops / gflops[shape] for shape, flops in known.items()) / 1e9
+        return 1000 * seconds * self.flops / sum(known.values())
+
+
+def flops_of(shape: Shape) -> int:
+    """Operations of a product."""
+    _, rows, outputs, inputs = shape
+    return 2 * rows * outputs * inputs
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A linear layer, or several that are fused.
+
+    Attributes:
+        ranks: of the adapter on each of its parts; 0 without one.
+    """
+
+    module: nn.Module
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of a part of a layer.
+
+    Attributes:
+        dx, dw: whether the gradients of its input and of its weight are needed.
+    """
+
+    outputs: int
+    inputs: int
+    rank: int
+    dx: bool
+    dw: bool
+
+    def add_to(self, products: Products, rows: int) -> None:
+        """Add the products of the call on some rows."""
+        for kind, is_needed in zip(KINDS, (True, self.dx, self.dw), strict=True):
+            if is_needed:
+                products.wide[kind, rows, self.outputs, self.inputs] += 1
+        with_a, with_b = 2 * rows * self.rank * self.inputs, 2 * rows * self.rank * self.outputs
+        merged = 2 * self.outputs * self.inputs * self.rank
+        branch = with_b + (with_a if self.dx else 0)
+        products.thin_flops += 2 * with_a + 2 * with_b + min(merged, branch)
+
+
+def measure_products(
+    model: nn.Module, batches: Sequence[Batch], amp: str, device: torch.device
+) -> Columns:
+    """The column `products_ms`; empty for a task of parts, whose steps are of several kinds, and
+    without enough memory, since the training itself succeeded.
+
+    Args:
+        model: on the device. Its weights and gradients don't change.
+        batches: typical batches of its training.
+    """
+    if batches[0].part:
+        return {}
+    try:
+        products = required(model, batches, amp, device)
+        speeds = dict(measure_gflops(products.major, amp, device))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return {}
+    tokens = _mean(batch.tokens for batch in batches)
+    return {"products_ms": products.milliseconds(speeds) / tokens * 1000} if speeds else {}
+
+
+def required(
+    model: nn.Module, batches: Sequence[Batch], amp: str, device: torch.device
+) -> Products:
+    """The products of a training step on a batch of the mean tokens and texts of some batches."""
+    few = _first_texts(batches[0])
+    texts, padded = few.input_ids.shape[0], few.input_ids.numel()
+    tokens = padded if few.attention_mask is None else int(few.attention_mask.sum())
+    mean_texts = _mean(len(batch.labels) for batch in batches)
+    mean_tokens = _mean(batch.tokens for batch in batches)
+    products = Products()
+    for call, positions, rows in _calls(model, few, amp, device):
+        if positions in (texts, tokens, padded):
+            call.add_to(products, mean_texts if rows <= texts else mean_tokens)
+        else:  # of no text, such as relative positions
+            call.add_to(products, rows)
+    return products
+
+
+def _mean(numbers: Iterable[int]) -> int:
+    return round(fmean(numbers))
+
+
+def _first_texts(batch: Batch) -> Batch:
+    mask, types = batch.attention_mask, batch.token_type_ids
+    return replace(
+        batch,
+        input_ids=batch.input_ids[:_TEXTS],
+        attention_mask=None if mask is None else mask[:_TEXTS],
+        token_type_ids=None if types is None else types[:_TEXTS],
+        labels=batch.labels[:_TEXTS],
+    )
+
+
+def _calls(
+    model: nn.Module, batch: Batch, amp: str, device: torch.device
+) -> Iterator[tuple[_Call, int, int]]:
+    """The calls of linear layers in a forward pass, the rows of their outputs, and those on which
+    the logits depend, without calls that have none.
+
+    The latter are found in a second pass, in which every output has a gradient. There is no
+    dropout, which would make some of it zero.
+    """
+    model.eval()
+    layers = list(_linear_layers(model))
+    calls: list[list[_Call]] = []
+    outputs: list[Tensor] = []
+
+    def observe(ranks: tuple[int, ...]) -> Callable[..., None]:
+        def hook(module: Any, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+            height, width = len(module.weight) // len(ranks), module.weight.shape[1]
+            dx, dw = inputs[0].requires_grad, module.weight.requires_grad
+            calls.append([_Call(height, width, rank, dx, dw) for rank in ranks])
+
+        return hook
+
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        outputs.append(output)
+
+    def with_gradient(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        return output if output.requires_grad else output.detach().requires_grad_()
+
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    with autocast(amp, device):
+        with _hooks([(layer.module, observe(layer.ranks)) for layer in layers]):
+            logits_of(model, batch)
+        second = [(layer.module, keep) for layer in layers]
+        with _hooks([*second, *((module, with_gradient) for module in embeddings)]):
+            logits = logits_of(model, batch)
+    weights = torch.linspace(1, 2, logits.numel(), device=device).view_as(logits)
+    gradients = torch.autograd.grad((logits * weights).sum(), outputs, allow_unused=True)
+    for parts, output, gradient in zip(calls, outputs, gradients, strict=True):
+        if gradient is not None:
+            for call, part in zip(parts, gradient.chunk(len(parts), dim=-1), strict=True):
+                if rows := int(part.ne(0).any(dim=-1).sum()):
+                    yield call, output[..., 0].numel(), rows
+
+
+@contextmanager
+def _hooks(hooks: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Forward hooks of modules, while a block runs."""
+    handles = [module.register_forward_hook(hook) for module, hook in hooks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _linear_layers(model: nn.Module) -> Iterator[_Layer]:
+    """The linear layers of a model, without those that are parts of adapters.
+
+    Query, key and value are three products if fused, but one where PEFT's adapter has one A.
+    """
+    adapted = {
+        f"{name}.": module for name, module in model.named_modules() if hasattr(module, _BASE)
+    }
+    for name, module in model.named_modules():
+        prefix = next((prefix for prefix in adapted if name.startswith(prefix)), None)
+        if isinstance(module, AdaptedLinear):
+            yield _Layer(module, tuple(part.rank for part in module.parts))
+        elif isinstance(module, nn.Linear) and prefix is None:
+            yield _Layer(module, (0, 0, 0) if name.lower().endswith(_FUSED) else (0,))
+        elif isinstance(module, nn.Linear) and name == f"{prefix}{_BASE}":
+            matrices: Any = getattr(adapted[prefix or ""], "lora_A", {})
+            yield _Layer(module, (sum(len(matrix.weight) for matrix in matrices.values()),))
+
+
+def measure_gflops(
+    shapes: Sequence[Shape], amp: str, device: torch.device
+) -> list[tuple[Shape, float]]:
+    """10⁹ floating-point operations per second of each shape, by its fastest repeat.
+
+    A limit is the best that can be reached, so other load on the machine must not count, and the
+    faster of torch's own kernel and that of `minbert.kernels.products` does.
+
+    Args:
+        amp: AMP of the step; the products are in its half precision, or in fp32.
+    """
+    dtype = HALF.get(amp, torch.float32)
+    return [(shape, _gflops(shape, dtype, device)) for shape in shapes]
+
+
+def _gflops(shape: Shape, dtype: torch.dtype, device: torch.device) -> float:
+    kind, rows, outputs, inputs = shape
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*sizes: int) -> Tensor:
+        return torch.randn(sizes, generator=generator).to(device, dtype)
+
+    x, weight, gradient = random(rows, inputs), random(outputs, inputs), random(rows, outputs)
+    products: dict[str, tuple[Callable[[], Tensor], ...]] = {
+        "forward": (lambda: F.linear(x, weight), lambda: times(x, weight)),  # [rows, outputs]
+        "dx": (lambda: gradient @ weight, lambda: times(gradient, weight.t())),  # [rows, inputs]
+        "dw": (lambda: gradient.t() @ x, lambda: times(gradient.t(), x.t())),  # [outputs, inputs]
+    }
+    return flops_of(shape) / min(_fastest_s(product, device) for product in products[kind]) / 1e9
+
+
+def _fastest_s(run: Callable[[], Any], device: torch.device) -> float:
+    timer, runs = (_on_gpu_s, _LAUNCHES) if device.type == "cuda" else (_on_cpu_s, 1)
+    with torch.inference_mode():
+        run()
+        seconds: list[float] = []
+        while len(seconds) < _MIN_REPEATS or sum(seconds) < _MIN_SECONDS:
+            seconds.append(timer(run, runs))
+    return max(min(seconds) / runs, 1e-9)
+
+
+def _on_cpu_s(run: Callable[[], Any], runs: int) -> float:
+    start = time.perf_counter()
+    for _ in range(runs):
+        run()
+    return time.perf_counter() - start
+
+
+def _on_gpu_s(run: Callable[[], Any], runs: int) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    torch.cuda._sleep(_HELD_CYCLES)  # type: ignore[no-untyped-call]
+    start.record()
+    for _ in range(runs):
+        run()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1000

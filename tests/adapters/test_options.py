@@ -1,0 +1,278 @@
+"""Options of adapters: rsLoRA, dropout, layers by the ends of their names, and biases alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from adapters.injection import hold_frozen, inject, parameter_groups, training_of
+from adapters.layer import AdaptedLinear
+from adapters.low_rank import LowRankLinear
+from adapters.names import adapted_layers, in_order, is_layers, trains_base, unmatched_ends
+from adapters.peft_format import save_adapter
+from minbert.errors import InputError
+from minbert.kernels import dropout as kernel
+from minbert.kernels.reference import kernels
+from tests.adapters.small import (
+    CLASSES,
+    HIDDEN,
+    adapted_layers_of,
+    adapted_model,
+    base_model,
+    batch,
+    disturb,
+    need_peft,
+    train,
+    transformers_twin,
+)
+
+MODES = ("lora", "dora")
+
+
+def from_peft(folder: Path, train_mode: bool = False) -> Any:
+    """transformers' model with the adapter that PEFT loads."""
+    need_peft()
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(
+        transformers_twin(base_model()), str(folder), is_trainable=train_mode
+    )
+    return model.train() if train_mode else model.eval()
+
+
+# rsLoRA
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_scale_of_rslora_is_alpha_over_the_root_of_the_rank(mode: str) -> None:
+    for layer in adapted_layers_of(adapted_model(mode=mode, use_rslora=True)).values():
+        assert isinstance(layer, LowRankLinear)
+        assert layer.scale == 16 / 4**0.5
+        assert torch.equal(layer.scales, torch.full((len(layer.parts), 1, 1), 8.0))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("layers", ["attn-only", "query+output.dense"])
+def test_peft_reads_the_options_of_an_adapter(tmp_path: Path, mode: str, layers: str) -> None:
+    model = adapted_model(mode=mode, layers=layers, use_rslora=True, lora_dropout=0.25)
+    disturb(model)
+    save_adapter(model, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (config["use_rslora"], config["lora_dropout"]) == (True, 0.25)
+    ids, mask = batch()
+    logits = from_peft(tmp_path)(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(logits, model(ids, mask), atol=1e-5, rtol=0)
+
+
+# Dropout
+
+
+class Masks:
+    """The elements that are kept, the same in each call; of the first token alone, its own."""
+
+    def __init__(self, p: float) -> None:
+        self.p = p
+
+    def __call__(self, x: Tensor, *_: Any) -> Tensor:
+        sentences, tokens, width = x.shape
+        generator = torch.Generator().manual_seed(width)
+        kept = torch.rand(sentences, 9, width, generator=generator) >= self.p
+        return x * kept[:, :tokens] / (1 - self.p)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("used", ["fast", "reference"])
+def test_training_with_dropout_is_that_of_peft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, used: str
+) -> None:
+    """With the same elements dropped, logits and all gradients are PEFT's."""
+    model = adapted_model(mode=mode, layers="all-lin-only", lora_dropout=0.5)
+    disturb(model)
+    save_adapter(model, tmp_path)
+    theirs = from_peft(tmp_path, train_mode=True)
+    for module in theirs.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    for module in theirs.modules():
+        if hasattr(module, "lora_dropout"):
+            module.lora_dropout["default"].forward = Masks(0.5)
+    monkeypatch.setattr("adapters.low_rank.dropout", Masks(0.5))
+    ids, mask = batch()
+    labels = torch.arange(len(ids)) % CLASSES
+    expected = theirs(input_ids=ids, attention_mask=mask).logits
+    with kernels(used):
+        logits = model.train()(ids, mask)
+        nn.functional.cross_entropy(logits, labels).backward()
+    nn.functional.cross_entropy(expected, labels).backward()
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+    gradients = {
+        name.replace(".default", ""): parameter.grad
+        for name, parameter in theirs.named_parameters()
+        if parameter.grad is not None and "lora_" in name
+    }
+    compared = 0
+    for layer in adapted_layers_of(model).values():
+        height = layer.out_features // len(layer.parts)
+        for index, part in enumerate(layer.parts):
+            rows = slice(index * height, (index + 1) * height)
+            ours = {
+                "lora_A.weight": layer.lora_A.grad[index],
+                "lora_B.weight": layer.lora_B.grad[index],
+            }
+            if mode == "dora":
+                ours["lora_magnitude_vector.weight"] = layer.magnitude.grad[rows]
+            for ending, gradient in ours.items():
+                other = gradients[f"base_model.model.{part.name}.{ending}"]
+                torch.testing.assert_close(gradient, other, atol=2e-5, rtol=1e-4)
+                compared += 1
+    assert compared == len(gradients) > 20
+
+
+@pytest.mark.parametrize("amp", [None, torch.bfloat16])
+@pytest.mark.parametrize("mode", MODES)
+def test_evaluation_knows_no_dropout(mode: str, amp: torch.dtype | None) -> None:
+    plain, dropped = adapted_model(mode=mode), adapted_model(mode=mode, lora_dropout=0.5)
+    for model in (plain, dropped):
+        disturb(model)
+    ids, mask = batch()
+    with torch.autocast("cpu", dtype=amp, enabled=amp is not None):
+        expected = plain.eval()(ids, mask)
+        assert torch.equal(dropped.eval()(ids, mask), expected)
+        assert not torch.equal(dropped.train()(ids, mask), dropped(ids, mask))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_part_of_a_fused_layer_drops_by_itself_and_p_is_the_share(
+    monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    seen: list[Tensor] = []
+
+    def dropped(x: Tensor, p: float, training: bool) -> Tensor:
+        y = kernel.dropout(x, p, training)
+        seen.append(y == 0)
+        return y
+
+    monkeypatch.setattr("adapters.low_rank.dropout", dropped)
+    layer = next(iter(adapted_layers_of(adapted_model(mode=mode, lora_dropout=0.25)).values()))
+    layer.train()(torch.ones(50, 40, HIDDEN))
+    assert len(seen) == len(layer.parts) == 3
+    assert not torch.equal(seen[0], seen[1])
+    for part in seen:
+        assert part.float().mean().item() == pytest.approx(0.25, abs=0.01)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_padding_of_unadapted_parts_stays_zero_under_dropout(mode: str) -> None:
+    model = adapted_model(mode=mode, layers="query+value", lora_dropout=0.3)
+    train(model.train(), parameter_groups(model), steps=4)
+    for layer in adapted_layers_of(model).values():
+        assert [part.rank for part in layer.parts] == [4, 0, 4]
+        assert not layer.lora_A[1].any()
+        assert not layer.lora_B[1].any()
+        assert layer.lora_B[0].any()
+
+
+# Layers by name
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        ("query+value", ["attention.self.query", "attention.self.value"]),
+        ("self.key", ["attention.self.key"]),
+        ("output.dense", ["attention.output.dense", "output.dense"]),
+        ("dense", ["attention.output.dense", "intermediate.dense", "output.dense"]),
+        ("intermediate.dense+query", ["attention.self.query", "intermediate.dense"]),
+    ],
+)
+def test_the_ends_of_names_say_which_layers_are_adapted(layers: str, names: list[str]) -> None:
+    assert list(adapted_layers(layers)) == names
+    model = adapted_model(layers=layers)
+    carried = {
+        part.name
+        for layer in adapted_layers_of(model).values()
+        for part in layer.parts
+        if part.rank
+    }
+    assert carried == {f"bert.encoder.layer.{n}.{name}" for n in range(2) for name in names}
+    assert not trains_base(layers)
+    assert not parameter_groups(model)["base"]
+
+
+def test_ends_that_no_layer_has_are_named_and_refused() -> None:
+    assert unmatched_ends("query+uery+dens") == ["uery", "dens"]
+    with pytest.raises(InputError, match=r"no layer set is called 'query\+q_proj'"):
+        inject(base_model(), mode="lora", layers="query+q_proj", rank=2, alpha=1.0,
+               new_pooler=False, seed=0)  # fmt: skip
+    assert not any(map(is_layers, ("query,value", "query+", "", "a b", "+" * 9, "q" * 61)))
+
+
+def test_layer_sets_come_before_names() -> None:
+    assert in_order(["value", "all-lin", "query", "attn-only"]) == [
+        "attn-only", "all-lin", "query", "value",
+    ]  # fmt: skip
+
+
+# Biases
+
+
+def bitfit(pooling: str = "pooler", *, new_pooler: bool = False) -> nn.Module:
+    """A model of which biases and the head train."""
+    model = base_model(pooling)
+    inject(model, mode="bitfit", layers=None, rank=None, alpha=1.0, new_pooler=new_pooler, seed=0)
+    return model
+
+
+def test_bitfit_trains_the_biases_of_the_encoder_and_the_head() -> None:
+    model = bitfit()
+    groups = parameter_groups(model)
+    layer = [
+        *(f"attention.{name}" for name in ("self.qkv", "output.dense", "output.LayerNorm")),
+        "intermediate.dense", "output.dense", "output.LayerNorm",
+    ]  # fmt: skip
+    names = [f"encoder.layer.{n}.{name}" for n in range(2) for name in layer]
+    assert set(groups["adapter"]) == {
+        f"bert.{name}.bias" for name in ("embeddings.LayerNorm", "pooler.dense", *names)
+    }
+    assert set(groups["head"]) == {"classifier.weight", "classifier.bias"}
+    assert not groups["base"]
+    assert training_of(model).mode == "bitfit"
+
+
+def test_a_new_pooler_trains_whole_beside_biases() -> None:
+    groups = parameter_groups(bitfit(new_pooler=True))
+    assert {name for name in groups["head"] if "pooler" in name} == {
+        "bert.pooler.dense.weight", "bert.pooler.dense.bias",
+    }  # fmt: skip
+    assert not [name for name in groups["adapter"] if "pooler" in name]
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "cls", "mean"])
+def test_every_bias_moves_and_no_weight(pooling: str) -> None:
+    model = bitfit(pooling)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    groups = parameter_groups(model)
+    train(model.train(), groups, steps=3)
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == groups["adapter"].keys() | groups["head"].keys()
+
+
+def test_biases_of_weights_held_in_half_have_gradients_in_fp32() -> None:
+    models = bitfit(), bitfit()
+    hold_frozen(models[1], torch.bfloat16)
+    ids, mask = batch()
+    for model in models:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = model.train()(ids, mask)
+        nn.functional.cross_entropy(logits.float(), torch.arange(len(ids)) % CLASSES).backward()
+    for (name, exact), half in zip(
+        models[0].named_parameters(), models[1].parameters(), strict=True
+    ):
+        if exact.grad is not None:
+            assert half.grad is not None
+            assert half.grad.dtype == torch.float32, name
+            assert torch.equal(half.grad, exact.grad), name
+    assert not any(isinstance(module, AdaptedLinear) for module in models[0].modules())

@@ -1,0 +1,231 @@
+"""The best member's setting trained by transformers + PEFT, as a baseline of an ensemble."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.common.errors import InputError
+from bench.grid import again
+from bench.machine import conditions
+from bench.plan import models
+from bench.plan.cell import MULTITASK, Cell
+from bench.plan.job import FILE, Job
+from bench.studies.ensemble import baseline
+from bench.studies.ensemble.baseline import BASELINE, why_not
+from minbert.data.tasks import load_task
+from tests.adapters.small import need_peft
+from tests.bench import tiny_cells
+from tests.bench.ensembles import Place, indices_of
+from tests.bench.synthetic_rows import cell
+
+
+def usual(**changes: Any) -> Cell:
+    return cell("lora", 8, "attn", "off", **changes)
+
+
+@pytest.mark.parametrize(
+    ("member", "reason"),
+    [
+        (usual(), None),
+        (usual(head="conv", pooling="pooler", unfreeze="iterative", optimizer="adamax"), None),
+        (usual(head="nonlinear", pooling="pooler"), "only their own head"),
+        (usual(task=MULTITASK), "learn only one task"),
+        (replace(usual(), amp="fp16"), "fp16 needs a GPU"),
+    ],
+)
+def test_settings_that_they_lack_give_a_reason(member: Cell, reason: str | None) -> None:
+    answer = why_not(member, "cpu")
+    assert answer is None if reason is None else reason in str(answer)
+
+
+def test_on_a_gpu_they_have_fp16() -> None:
+    assert why_not(replace(usual(), amp="fp16"), "cuda:0") is None
+
+
+def test_a_missing_library_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.add(0)
+    monkeypatch.setattr(models, "find_spec", lambda name: None)
+    assert "pip install -e '.[transformers]'" in place.refused("--peer")
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_where_no_setting_can_be_trained_the_best_one_says_why(
+    place: Place, capsys: pytest.CaptureFixture[str], members: int
+) -> None:
+    need_peft()
+    for seed in range(members):
+        place.add(seed, head="nonlinear", pooling="pooler", strength=2.0 - seed)
+    assert place.run("--peer") == 0
+    end = "; nor can they train another" if members > 1 else ".\n"
+    assert (
+        "\nTransformers + PEFT left out for lora-r8-attn-fp32-s0: with pooling pooler they have "
+        f"only their own head{end}" in capsys.readouterr().out
+    )
+
+
+def add_trainable(place: Place, checkpoint: Path, *, right: float = 0.0, **changes: Any) -> Cell:
+    """A cell on a few real sentences; its predictions are made up.
+
+    Args:
+        right: how much those of what was held out point to the labels.
+    """
+    of = tiny_cells.cell(checkpoint, held_out=0.25, **changes)
+    rng = np.random.default_rng(0)
+    held_labels = rng.integers(0, 5, 24)
+    kept = {
+        "logits": rng.normal(size=(24, 5)).astype(np.float32),
+        "labels": load_task("movies", **tiny_cells.EXAMPLES).dev.labels,
+        "held_logits": right * np.eye(5, dtype=np.float32)[held_labels]
+        + rng.normal(size=(24, 5)).astype(np.float32),
+        "held_labels": held_labels,
+        "held_indices": indices_of(24),
+    }
+    path = place.keep(of, kept)
+    (path.parent / FILE).write_text(tiny_cells.job_of(of, checkpoint).to_json())
+    return of
+
+
+@pytest.fixture
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
+
+
+@pytest.mark.usefixtures("locks")
+def test_the_best_members_setting_is_trained_once(
+    place: Place, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    need_peft()
+    member = add_trainable(place, tiny_checkpoint)
+    assert place.run("--peer", "--json") == 0
+    shown = capsys.readouterr()
+    result = json.loads(shown.out)
+    (scored,) = result["baselines"]
+    assert (scored["kind"], scored["held_score"]) == (BASELINE, None)
+    assert scored["parameters"] == result["best_member"]["parameters"]
+    right = scored["dev_score"] * 24
+    assert right == pytest.approx(round(right))
+    assert scored["dev_ci_low"] < scored["dev_score"] < scored["dev_ci_high"]
+    assert scored["name"] == member.name
+    assert result["notes"][-1].startswith(
+        f"{BASELINE} trained the setting of {member.name} (transformers "
+    )
+    (folder,) = place.csv.with_suffix("").glob("ensemble-*")
+    job = Job.read(folder)
+    assert (job.cell.engine, job.cell.batching) == ("transformers", "shuffled")
+    assert (job.cell.held_out, job.cell.seed) == (0.25, member.seed)
+    steps = (folder / "steps.csv").read_text().splitlines()
+    assert len(steps) == 1 + 9, "72 of 96 examples in batches of 8"
+
+    began = (folder / "result.json").stat().st_mtime_ns
+    assert place.run("--peer", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == result
+    assert (folder / "result.json").stat().st_mtime_ns == began
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the cells whose settings are to be trained; nothing is trained."""
+    names: list[str] = []
+
+    def train(_runs: Path, job: Job, _machine: Any) -> np.ndarray:
+        names.append(job.cell.name)
+        return np.eye(5)[load_task("movies", **tiny_cells.EXAMPLES).dev.labels]
+
+    monkeypatch.setattr(baseline, "train_baseline", train)
+    return names
+
+
+def test_for_cells_of_a_cpu_no_gpu_is_used(
+    place: Place, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, trained: list[str]
+) -> None:
+    need_peft()
+    asked, find_conditions = [], conditions.find_conditions
+
+    def found(device: str) -> conditions.Found:
+        asked.append(device)
+        return find_conditions("cpu")
+
+    monkeypatch.setattr(conditions, "find_conditions", found)
+    of = add_trainable(place, tiny_checkpoint)
+    assert place.run("--peer") == 0
+    assert (asked, trained) == (["cpu"], [of.name])
+
+
+def test_where_the_best_setting_is_only_ours_the_best_that_they_can_is_trained(
+    place: Place, tiny_checkpoint: Path, printed: Any, trained: list[str]
+) -> None:
+    need_peft()
+    add_trainable(place, tiny_checkpoint, seed=0)
+    other = add_trainable(place, tiny_checkpoint, seed=1, right=2.0)
+    add_trainable(place, tiny_checkpoint, seed=2)
+    best = add_trainable(place, tiny_checkpoint, seed=3, right=9.0, head="nonlinear")
+    assert place.run("--peer", "--json") == 0
+    result = printed()
+    assert result["best_member"]["name"] == best.name
+    assert trained == [other.name]
+    (scored,) = result["baselines"]
+    assert (scored["name"], scored["dev_score"]) == (other.name, 1.0)
+    assert result["notes"][-1].endswith(
+        f", the best that they can: for {best.name} {why_not(best, 'cpu')}"
+    )
+
+
+@pytest.mark.usefixtures("locks")
+def test_a_training_that_fails_is_an_error_and_the_rest_is_shown(
+    place: Place,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    need_peft()
+    crash = "raise ValueError('no such thing')"
+    monkeypatch.setattr(again, "_WORKER", (sys.executable, "-c", crash))
+    add_trainable(place, tiny_checkpoint)
+    assert place.run("--peer", "--json") == 1
+    shown = capsys.readouterr()
+    result = json.loads(shown.out)
+    assert result["baselines"] == []
+    assert result["ensemble"]["dev_score"] >= 0
+    assert "error: movies: transformers + PEFT: lora-r4-all-lin-only-fp32-s0, by " in shown.err
+    assert "crashed: ValueError: no such thing\n" in shown.err
+
+
+def test_a_checkpoint_that_is_gone_or_another_is_a_line(
+    place: Place, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    need_peft()
+    checkpoint = tmp_path / "mine"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    of = add_trainable(place, checkpoint)
+    assert place.run() == 0, "without it the checkpoint is not needed"
+    config = checkpoint / "config.json"
+    config.write_text(config.read_text() + "\n")
+    message = place.refused("--peer")
+    assert f"is another checkpoint than the one that {of.name} was trained from" in message
+    shutil.rmtree(checkpoint)
+    message = place.refused("--peer")
+    assert message.startswith(f"{checkpoint}: the checkpoint of {of.name} is gone; put it back, or")
+    assert place.run() == 0
+
+
+def test_the_examples_are_those_of_the_cell(place: Place, tiny_checkpoint: Path) -> None:
+    need_peft()
+    add_trainable(place, tiny_checkpoint, data_digest="beef")
+    with pytest.raises(InputError, match="are not those that lora"):
+        place.run("--peer")
+
+
+def test_nothing_is_trained_before_the_examples_of_all_tasks_are_there(
+    place: Place, tiny_checkpoint: Path, trained: list[str]
+) -> None:
+    need_peft()
+    add_trainable(place, tiny_checkpoint)
+    place.add(0, task="nyt")
+    assert "are not those that lora" in place.refused("--task", "movies,nyt", "--peer")
+    assert trained == []

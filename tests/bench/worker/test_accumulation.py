@@ -1,0 +1,104 @@
+"""Steps on several batches: the same training as on larger ones, counted as steps everywhere."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.common.errors import InputError
+from bench.forecast.batches import find_shapes
+from bench.forecast.costs import Variant, totals_of
+from bench.forecast.fake import count
+from bench.launch.checks import check_accumulation
+from bench.worker.progress import Progress
+from bench.worker.run import CellRun
+from tests.bench.synthetic_rows import cell
+from tests.bench.worker.test_worker import job_on
+
+PLAIN = {"batching": "shuffled", "dropout": 0.0, "epochs": 2, "schedule": "linear"}
+LARGE = PLAIN | {"batch_size": 16}
+SMALL = PLAIN | {"batch_size": 8, "gradient_accumulation_steps": 2}
+EPOCH = 2
+"""Steps on 24 examples: the last is on 8, which are one batch."""
+
+
+def run(checkpoint: Path, folder: Path, mode: str = "full", **settings: Any) -> CellRun:
+    """A cell after its run."""
+    folder.mkdir()
+    ended = CellRun(job_on(checkpoint, folder, "sst", mode, **settings), folder, Progress(None))
+    ended.run()
+    return ended
+
+
+def lines(folder: Path, name: str) -> list[dict[str, str]]:
+    with (folder / name).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(("mode", "max_steps"), [("full", None), ("lora", 3)])
+def test_two_batches_of_8_are_one_of_16(
+    tiny_checkpoint: Path, tmp_path: Path, mode: str, max_steps: int | None
+) -> None:
+    large = run(tiny_checkpoint, tmp_path / "large", mode, **LARGE, max_steps=max_steps)
+    small = run(tiny_checkpoint, tmp_path / "small", mode, **SMALL, max_steps=max_steps)
+    assert small.cell.gradient_accumulation_steps == 2
+    steps = max_steps or 2 * EPOCH
+    assert len(large.record.losses) == len(small.record.losses) == steps
+    torch.testing.assert_close(
+        torch.stack(small.record.losses), torch.stack(large.record.losses), atol=1e-5, rtol=1e-5
+    )
+    for (name, p), q in zip(small.model.named_parameters(), large.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, atol=2e-5, rtol=1e-4, msg=name)
+    np.testing.assert_allclose(small.logits[""], large.logits[""], atol=1e-4)
+    one, other = (lines(tmp_path / name, "steps.csv") for name in ("small", "large"))
+    same = ("step", "tokens", "examples")
+    assert [[row[n] for n in same] for row in one] == [[row[n] for n in same] for row in other]
+    assert small.record.columns["tokens_total"] == large.record.columns["tokens_total"]
+    replayed = lines(tmp_path / "small", "panel.csv")
+    assert {row["examples"] for row in replayed} == {"16"}
+    assert len({row["batch"] for row in replayed}) == 1
+
+
+def test_memory_is_that_of_a_batch_and_work_that_of_a_step(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    large = run(tiny_checkpoint, tmp_path / "large", **LARGE).record.columns
+    small = run(tiny_checkpoint, tmp_path / "small", **SMALL).record.columns
+    assert small["activations_mib"] < 0.8 * large["activations_mib"]
+    assert small["step_operators"] > 1.5 * large["step_operators"]
+    assert 0.5 < small["step_gflop"] / large["step_gflop"] < 1.1
+
+
+def test_forecasts_count_steps(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    job = job_on(tiny_checkpoint, tmp_path, "sst", "full", **SMALL)
+    variants = [
+        Variant.of(replace(job.cell, gradient_accumulation_steps=n, batch_size=size))
+        for n, size in ((1, 8), (2, 8), (3, 8), (1, 16))
+    ]
+    shapes = find_shapes(job, [0], {variant.size for variant in variants})
+    plain, two, three, large = (shapes[variant.size][""] for variant in variants)
+    assert [s.steps for s in (plain, two, three, large)] == [6, 4, 2, 4]
+    assert [s.steps_in_epoch for s in (plain, two, three, large)] == [3, 2, 1, 2]
+    assert [s.accumulated for s in (plain, two, three, large)] == [1, 2, 3, 1]
+    assert two.train_tokens == three.train_tokens == plain.train_tokens
+    assert two.real_tokens == large.real_tokens
+    totals = [
+        totals_of(shapes[variant.size], count(job, shapes[variant.size], variant))
+        for variant in variants
+    ]
+    assert [t.steps for t in totals] == [6, 4, 2, 4]
+    assert totals[1].train_gflop == pytest.approx(totals[0].train_gflop, rel=1e-6)
+    assert totals[2].train_gflop == pytest.approx(totals[0].train_gflop, rel=1e-6)
+    assert totals[1].train_moved_mib < totals[0].train_moved_mib  # fewer steps of the optimizer
+    assert totals[0].passing_mib <= totals[1].passing_mib == totals[2].passing_mib
+
+
+def test_a_task_of_several_parts_is_refused() -> None:
+    parts = cell("full", None, None, "off", task="multitask", gradient_accumulation_steps=2)
+    check_accumulation([replace(parts, gradient_accumulation_steps=1), replace(parts, task="sst")])
+    with pytest.raises(InputError, match="gradient_accumulation_steps: a step of task multitask"):
+        check_accumulation([parts])

@@ -1,0 +1,225 @@
+"""The operations that a step requires, against calculations by hand, and the timing of products."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from adapters.injection import inject
+from bench.worker.probes import products
+from bench.worker.probes.products import Products, measure_products, required
+from minbert.data.batches import Batch
+from minbert.kernels.reference import kernels
+from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.config import BertConfig
+
+H, W, B, R, C = 32, 64, 8, 4, 5
+LENGTHS = [5, 9, 7, 10, 11, 12, 20, 26]
+T = sum(LENGTHS)
+CONFIG = BertConfig(
+    hidden_size=H, num_hidden_layers=2, num_attention_heads=2, intermediate_size=W, vocab_size=50
+)
+SQUARE, WIDE = 2 * T * H * H, 2 * T * H * W
+LAYER = 4 * SQUARE + 2 * WIDE
+HEAD = 2 * B * H * C
+CPU = torch.device("cpu")
+
+
+def batch() -> Batch:
+    """Texts of several lengths."""
+    real = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]  # [B, S]
+    ids = torch.randint(1, 50, real.shape, generator=torch.Generator().manual_seed(0)) * real
+    return Batch(ids, real.long(), None, torch.zeros(B, dtype=torch.int64), T)
+
+
+def model(
+    mode: str, layers: str | None, rank: int | None, pooling: str, **more: Any
+) -> BertClassifier:
+    """A classifier with random weights, ready to train."""
+    built = BertClassifier(CONFIG, C, pooling=pooling, dropout=0.1, head=more.pop("head", "linear"))
+    initialise(built, 0)
+    more = {"new_pooler": False} | more
+    inject(built, mode=mode, layers=layers, rank=rank, alpha=1.0, seed=0, **more)
+    return built
+
+
+def products_of(
+    mode: str = "full",
+    layers: str | None = None,
+    rank: int | None = None,
+    pooling: str = "mean",
+    **more: Any,
+) -> Products:
+    """The products that a step requires."""
+    return required(model(mode, layers, rank, pooling, **more), [batch()], "off", CPU)
+
+
+def flops(**settings: Any) -> int:
+    return products_of(**settings).flops
+
+
+def thin(outputs: int, inputs: int, *, dx: bool = True, rows: int = T) -> int:
+    """FLOPs of an adapter: X Aᵀ, dA; P, dB; and the update, merged or as a branch."""
+    always = 2 * 2 * rows * R * inputs + 2 * 2 * rows * R * outputs
+    branch = 2 * rows * R * outputs + (2 * rows * R * inputs if dx else 0)
+    return always + min(2 * outputs * inputs * R, branch)
+
+
+def adapted(**changes: Any) -> int:
+    return flops(**({"mode": "lora", "layers": "all-lin-only", "rank": R} | changes))
+
+
+def test_full_fine_tuning_takes_three_products_of_each_weight() -> None:
+    assert flops() == 3 * 2 * LAYER + 3 * HEAD
+
+
+def test_a_trained_head_needs_no_gradient_of_inputs() -> None:
+    assert flops(mode="head") == 2 * LAYER + 2 * HEAD
+
+
+def test_adapters_need_no_gradient_of_weights_or_of_the_first_layers_input() -> None:
+    base = 2 * LAYER + (2 * LAYER - 3 * SQUARE) + 3 * HEAD
+    first = 3 * thin(H, H, dx=False) + thin(H, H) + thin(W, H) + thin(H, W)
+    second = 4 * thin(H, H) + thin(W, H) + thin(H, W)
+    assert adapted() == base + first + second
+    assert adapted(mode="dora") == adapted()
+
+
+def test_layers_without_adapters_pass_gradients_on() -> None:
+    base = 2 * LAYER + (2 * LAYER - 3 * SQUARE) + 3 * HEAD
+    thins = 3 * thin(H, H, dx=False) + 3 * thin(H, H)
+    assert adapted(layers="attn-only") == base + thins
+
+
+def test_a_trained_base_needs_gradients_of_weights() -> None:
+    base = 2 * 2 * LAYER + 2 * (SQUARE + 2 * WIDE) + 3 * HEAD
+    assert adapted(layers="attn") == base + 6 * thin(H, H)
+
+
+def test_a_pooler_reads_only_the_first_token() -> None:
+    at_first = (2 * SQUARE + 2 * WIDE) * B // T
+    last = 2 * SQUARE + at_first
+    pooler = 2 * B * H * H
+    assert flops(pooling="pooler") == 3 * (LAYER + last + pooler) + 3 * HEAD
+    assert flops(mode="head", pooling="pooler") == LAYER + last + pooler + 2 * HEAD
+    trained = flops(mode="head", pooling="pooler", new_pooler=True)
+    assert trained == LAYER + last + 2 * pooler + 3 * HEAD
+
+
+def test_a_head_that_reads_tokens_needs_all_of_the_last_layer() -> None:
+    assert flops(mode="head", pooling="pooler", head="conv") >= 2 * LAYER
+
+
+def test_without_the_fast_kernels_the_same_products_are_required() -> None:
+    fast = adapted(pooling="pooler")
+    with kernels("reference"):
+        assert adapted(pooling="pooler") == fast
+
+
+def test_half_precision_requires_the_same_products() -> None:
+    one = required(model("lora", "all-lin", R, "pooler"), [batch()], "off", CPU)
+    half = required(model("lora", "all-lin", R, "pooler"), [batch()], "bf16", CPU)
+    assert half == one
+
+
+def test_the_mean_of_several_batches_counts() -> None:
+    one = batch()
+    few = Batch(one.input_ids[:4], one.attention_mask[:4], None, one.labels[:4], sum(LENGTHS[:4]))
+    both = required(model("head", None, None, "mean"), [few, one], "off", CPU)
+    assert {rows for _, rows, *_ in both.wide} == {round((T + few.tokens) / 2), 6}
+
+
+@pytest.mark.parametrize(("tokens", "is_merged"), [(15, False), (17, True)])
+def test_an_update_is_merged_if_that_takes_fewer_operations(tokens: int, is_merged: bool) -> None:
+    # more than i o / (i + o) tokens: 16 in a layer of width 32
+    call, counted = products._Call(H, H, R, dx=True, dw=False), Products()
+    call.add_to(counted, tokens)
+    update = counted.thin_flops - 8 * tokens * R * H
+    assert update == (2 * H * H * R if is_merged else 4 * tokens * R * H)
+
+
+def test_the_limit_is_the_time_at_the_speed_of_each_shape() -> None:
+    forward, dw = ("forward", 100, 10, 10), ("dw", 100, 10, 10)
+    counted = Products(Counter({forward: 1, dw: 2, ("dx", 1, 10, 10): 1}), thin_flops=2_000)
+    assert counted.major == [forward, dw], "the third is 0.3% of all operations"
+    expected_ms = (20_000 / 2e9 + 40_000 / 1e9) * 1000
+    assert counted.milliseconds({forward: 2.0, dw: 1.0}) == pytest.approx(
+        expected_ms * 62_200 / 60_000
+    )
+
+
+def test_measuring_changes_neither_weights_nor_gradients() -> None:
+    trained = model("lora", "all-lin", R, "pooler")
+    before = {name: value.clone() for name, value in trained.state_dict().items()}
+    assert measure_products(trained, [batch()], "off", CPU)["products_ms"] > 0
+    after = trained.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert all(parameter.grad is None for parameter in trained.parameters())
+    assert not any(module._forward_hooks for module in trained.modules())
+
+
+def test_a_cell_that_trained_is_no_oom_because_there_is_no_memory_for_products(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(products, "measure_gflops", fail)
+    assert measure_products(model("head", None, None, "mean"), [batch()], "off", CPU) == {}
+
+
+class Gpu:
+    """A fake GPU with a given time per product; a launch takes the CPU 5 µs, waiting 15 µs more.
+
+    Its events and the CPU share one clock.
+    """
+
+    def __init__(self, product_s: float) -> None:
+        self.cpu_s = self.busy_until_s = 0.0
+        self.product_s = product_s
+
+    def product(self) -> None:
+        self.cpu_s += 5e-6
+        self._take(self.product_s)
+
+    def sleep(self, cycles: int) -> None:
+        self._take(cycles / 2e9)
+
+    def _take(self, seconds: float) -> None:
+        self.busy_until_s = max(self.busy_until_s, self.cpu_s) + seconds
+
+    def synchronize(self, _device: object = None) -> None:
+        self.cpu_s = max(self.busy_until_s, self.cpu_s) + 15e-6
+
+    def event(self, *, enable_timing: bool) -> "Event":
+        assert enable_timing
+        return Event(self)
+
+
+class Event:
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu, self.time_s = gpu, 0.0
+
+    def record(self) -> None:
+        self.time_s = max(self.gpu.busy_until_s, self.gpu.cpu_s)
+
+    def synchronize(self) -> None:
+        self.gpu.synchronize()
+
+    def elapsed_time(self, other: "Event") -> float:
+        return (other.time_s - self.time_s) * 1000
+
+
+@pytest.mark.parametrize("product_s", [2e-6, 10e-6])
+def test_a_gpus_product_is_timed_without_launch_and_wait(
+    monkeypatch: pytest.MonkeyPatch, product_s: float
+) -> None:
+    gpu = Gpu(product_s)
+    monkeypatch.setattr(torch.cuda, "_sleep", gpu.sleep)
+    monkeypatch.setattr(torch.cuda, "Event", gpu.event)
+    monkeypatch.setattr(torch.cuda, "synchronize", gpu.synchronize)
+    monkeypatch.setattr(products.time, "perf_counter", lambda: gpu.cpu_s)
+    fastest_s = products._fastest_s(gpu.product, torch.device("cuda"))
+    assert fastest_s == pytest.approx(product_s, rel=0.01)
+    assert gpu.cpu_s < 1.2, "little overhead"

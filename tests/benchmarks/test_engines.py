@@ -1,0 +1,291 @@
+"""Engine minbert against transformers + PEFT, in cells and scripts that alternate: the project's
+gates.
+
+They close on a ratio of times within this run, on what is kept for the backward pass and on memory,
+never on a time, by the verdicts of bench.compare: where the near end of an interval is beyond the
+limit. Where a time is undecided after two repeats, two more are run. The figures of the gates that
+are warned by were written by
+
+    python -m tests.benchmarks.test_engines > tests/benchmarks/engines.json
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping
+from math import exp, log
+from pathlib import Path
+from statistics import fmean
+from typing import Final
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench.analysis.comparison import Verdict, verdict_of
+from bench.analysis.engines import KEPT as KEPT_COLUMN
+from bench.analysis.engines import TIME as TIME_COLUMN
+from bench.analysis.engines import baselines
+from bench.analysis.setting import Setting
+from bench.machine.conditions import usable_threads
+from bench.machine.environment import worker_environment
+from bench.plan.rows import Row
+from bench.results.outcomes import no_values
+from bench.results.store import read_rows
+from bench.stats.intervals import mean_t
+from tests.minbert.peers import transformers
+
+BASELINE: Final = Path(__file__).with_name("engines.json")
+WORSE: Final = 1.15
+"""How many times a figure of the baseline leads to a warning."""
+GATES: Final = """
+[settings]
+epochs = 1
+max_train = 1024
+max_dev = 64
+max_steps = 2
+[[cells]]
+mode = ["lora", "dora"]
+rank = [8]
+layers = ["all-lin-only"]
+amp = ["off", "on"]
+settings = { engine = "minbert" }
+[[cells]]
+mode = ["lora", "dora"]
+rank = [8]
+layers = ["all-lin-only"]
+amp = ["off", "on"]
+settings = { engine = "transformers" }
+"""
+"""The settings of the gates, in both engines on the same batches, timed on timing batches."""
+STEPS, SIZE, ROUNDS = 30, 32, 3
+"""Of each script and the cell that it is compared with."""
+WHOLE: Final = f"""
+[settings]
+epochs = 1
+max_train = {STEPS * SIZE}
+max_dev = 256
+batch_size = {SIZE}
+batching = "shuffled"
+[[cells]]
+mode = ["lora"]
+rank = [8]
+layers = ["all-lin-only"]
+settings = {{ engine = "ENGINE"BATCHING }}
+"""
+SCRIPTS: Final = {"trainer": ("minbert", ', batching = "by-length"', 1.0),
+                  "bare": ("transformers", "", 1.1)}  # fmt: skip
+"""For each loop of the script the engine and batching of the cell, and the most that the cell may
+take, in the script's time."""
+
+TIME: Final = {
+    "lora-r8-all-lin-only-fp32": 1.1,
+    "lora-r8-all-lin-only-bf16": 0.8,
+    "dora-r8-all-lin-only-fp32": 0.85,
+    "dora-r8-all-lin-only-bf16": 0.65,
+}
+"""The most that our time over the peer's may be. Processors differ: where products are fast and
+memory is not, there is less to gain than where products are most of the work."""
+MEMORY: Final = {
+    "lora-r8-all-lin-only-fp32": 0.68,
+    "lora-r8-all-lin-only-bf16": 0.57,
+    "dora-r8-all-lin-only-fp32": 0.45,
+    "dora-r8-all-lin-only-bf16": 0.42,
+}
+"""Likewise of the peak above the imported libraries."""
+KEPT: Final = {
+    "lora-r8-all-lin-only-fp32": 0.66,
+    "lora-r8-all-lin-only-bf16": 0.45,
+    "dora-r8-all-lin-only-fp32": 0.38,
+    "dora-r8-all-lin-only-bf16": 0.27,
+}
+"""Likewise of what the forward pass of the largest batch keeps; a count, which varies little."""
+DORA_KEEPS: Final = 1.05
+"""What DoRA keeps at most, in LoRA's."""
+
+
+def test_against_transformers_and_peft(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
+    transformers()
+    benchmark.group = "gates"
+    result = benchmark.pedantic(gates, args=(tmp_path, 2), rounds=1, iterations=1)
+    if Verdict.UNDECIDED in (verdict(result[setting], "time", TIME[setting]) for setting in TIME):
+        result = gates(tmp_path, 4)
+    benchmark.extra_info.update(result)
+    assert not broken(result), result
+    if warning := worse(result, json.loads(BASELINE.read_text(encoding="utf-8"))):
+        warnings.warn("worse than the baseline: " + "; ".join(warning), stacklevel=1)
+
+
+@pytest.mark.parametrize("loop", SCRIPTS)
+def test_a_whole_cell_against_a_script(
+    benchmark: BenchmarkFixture, tmp_path: Path, loop: str, minilm: Path
+) -> None:
+    """From the start of a process to the score on dev."""
+    transformers()
+    benchmark.group = "whole cells"
+    engine, batching, limit = SCRIPTS[loop]
+    grid = WHOLE.replace("ENGINE", engine).replace("BATCHING", batching)
+
+    def measure() -> list[float]:
+        ratios = []
+        for repeat in range(1, ROUNDS + 1):
+            script_s = script(loop, minilm, tmp_path)
+            cell = next(row for row in run(tmp_path, grid, repeat) if row.repeat == repeat)
+            parts = (cell.startup_s, cell.train_s, cell.eval_s)
+            ratios.append(log(sum(part or 0.0 for part in parts) / script_s))
+        return ratios
+
+    interval = mean_t(benchmark.pedantic(measure, rounds=1, iterations=1))
+    low, high = interval.ends() or (interval.value, interval.value)
+    benchmark.extra_info.update(ratio=exp(interval.value), low=exp(low), high=exp(high))
+    assert verdict_of(low - log(limit), high - log(limit), 0.0)[0] is not Verdict.REGRESSION
+
+
+def script(loop: str, model: Path, folder: Path) -> float:
+    """Run the script, as its user does; its seconds."""
+    command = [sys.executable, "-m", "tests.benchmarks.trainer_script", loop, str(model)]
+    root = Path(__file__).parents[2]
+    environment = worker_environment(os.environ, usable_threads(), tuned=False)
+    start = time.perf_counter()
+    ran = subprocess.run(
+        [*command, str(STEPS), str(SIZE)], cwd=folder, check=False, capture_output=True, text=True,
+        env=environment | {"PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return time.perf_counter() - start
+
+
+def run(folder: Path, grid: str, repeats: int) -> list[Row]:
+    """Run what is missing of a grid's cells on the CPU; the rows, all of which ended ok."""
+    (folder / "grid.toml").write_text(grid)
+    command = ["--grid", "grid.toml", "--device", "cpu", "--repeats", str(repeats)]
+    environment = {**os.environ, "MINBERT_BENCH_LOCKS": str(folder / "locks")}
+    ran = subprocess.run(
+        [sys.executable, "-m", "bench.grid", *command],
+        cwd=folder, env=environment, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return read_rows(folder / "runs.csv")
+
+
+def gates(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
+    """Run the cells of the gates; their figures."""
+    return figures(run(folder, GATES, repeats))
+
+
+def figures(rows: list[Row]) -> dict[str, dict[str, float]]:
+    """The ratios of each setting, minbert over transformers, and what minbert keeps, MiB."""
+    (baseline,) = baselines(rows, no_values)
+    kept = {id(pair): one for pair, one in baseline.of(KEPT_COLUMN)}
+    result = {}
+    for pair, one in baseline.of(TIME_COLUMN):
+        activations = kept[id(pair)]
+        assert one.interval is not None
+        assert activations.interval is not None
+        low, high = one.interval.ends() or (one.interval.value,) * 2
+        result[pair.new.rows[0].name.rpartition("-")[0]] = {
+            "time": one.interval.value, "time_low": low, "time_high": high,
+            "memory": above_imports(pair.new) / above_imports(pair.base),
+            "kept": activations.interval.value, "kept_mib": activations.new or 0.0,
+        }  # fmt: skip
+    return result
+
+
+def above_imports(setting: Setting) -> float:
+    """The mean peak of anonymous memory above the imported libraries, MiB."""
+    return fmean((row.peak_anon_mib or 0.0) - (row.imports_anon_mib or 0.0) for row in setting.ok)
+
+
+def verdict(figures: Mapping[str, float], name: str, limit: float) -> Verdict:
+    """The verdict of bench.compare on a ratio, whose minimum effect is the limit itself."""
+    ends = (figures.get(f"{name}{end}") or figures[name] for end in ("_low", "_high"))
+    low, high = (log(end / limit) for end in ends)
+    return verdict_of(low, high, 0.0)[0]
+
+
+def broken(result: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The gates that do not hold."""
+    limits = {"time": TIME, "memory": MEMORY, "kept": KEPT}
+    problems = [
+        f"{setting}: {name} {result[setting][name]:.2f}, at most {limit}"
+        for name, by_setting in limits.items()
+        for setting, limit in by_setting.items()
+        if verdict(result[setting], name, limit) is Verdict.REGRESSION
+    ]
+    for kind in ("fp32", "bf16"):
+        lora, dora = (
+            result[f"{mode}-r8-all-lin-only-{kind}"]["kept_mib"] for mode in ("lora", "dora")
+        )
+        if dora > DORA_KEEPS * lora:
+            problems.append(f"DoRA keeps {dora / lora:.2f} times as much as LoRA in {kind}")
+    return problems
+
+
+def worse(
+    result: Mapping[str, Mapping[str, float]], baseline: Mapping[str, Mapping[str, float]]
+) -> list[str]:
+    """What is clearly more than it was on the machine of the baseline."""
+    return [
+        f"{setting}: {name} {value:.2f}, was {baseline[setting][name]:.2f}"
+        for setting, values in result.items()
+        for name, value in values.items()
+        if name in ("time", "memory", "kept") and value > WORSE * baseline[setting][name]
+    ]
+
+
+def within() -> dict[str, dict[str, float]]:
+    """Figures that are just inside of every gate."""
+    return {
+        setting: {
+            "time": TIME[setting],
+            "memory": MEMORY[setting],
+            "kept": KEPT[setting],
+            "kept_mib": 105.0 if setting.startswith("dora") else 100.0,
+        }
+        for setting in TIME
+    }
+
+
+def test_figures_within_the_gates_pass() -> None:
+    assert broken(within()) == []
+
+
+def test_an_interval_that_holds_the_limit_closes_no_gate() -> None:
+    result = within()
+    setting = next(iter(TIME))
+    result[setting] |= {"time_low": 0.99 * TIME[setting], "time_high": 2 * TIME[setting]}
+    assert broken(result) == []
+    assert verdict(result[setting], "time", TIME[setting]) is Verdict.UNDECIDED
+
+
+@pytest.mark.parametrize("name", ["time", "memory", "kept"])
+@pytest.mark.parametrize("setting", TIME)
+def test_each_gate_closes(setting: str, name: str) -> None:
+    result = within()
+    result[setting][name] *= 1.01
+    assert len(broken(result)) == 1
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+def test_dora_may_not_keep_much_more_than_lora(kind: str) -> None:
+    result = within()
+    result[f"dora-r8-all-lin-only-{kind}"]["kept_mib"] *= 1.01
+    assert broken(result) == [f"DoRA keeps 1.06 times as much as LoRA in {kind}"]
+
+
+def test_the_baseline_warns_of_what_is_clearly_worse_and_of_nothing_else() -> None:
+    baseline = json.loads(BASELINE.read_text(encoding="utf-8"))
+    assert broken(baseline) == []
+    assert worse(baseline, baseline) == []
+    result = {setting: dict(values) for setting, values in baseline.items()}
+    result["lora-r8-all-lin-only-fp32"]["time"] *= 1.2
+    (warning,) = worse(result, baseline)
+    assert warning.startswith("lora-r8-all-lin-only-fp32: time")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as name:
+        sys.stdout.write(json.dumps(gates(Path(name), 2), indent=2) + "\n")

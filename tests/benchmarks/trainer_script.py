@@ -1,0 +1,86 @@
+"""LoRA by transformers and PEFT as users write it, from process start to the score on dev:
+
+    python -m tests.benchmarks.trainer_script LOOP MODEL STEPS BATCH_SIZE
+
+LOOP is `trainer`, transformers' Trainer with its defaults, or `bare`, the plain loop of PyTorch.
+The texts are those of task movies. Prints the score.
+"""
+
+import sys
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+    get_linear_schedule_with_warmup,
+)
+
+from minbert.data.tasks import Examples, load_task
+
+TARGETS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
+
+
+def by_trainer(model: Any, train: Any, dev: Any, collate: Any, steps: int, size: int) -> Any:
+    """Train by transformers' Trainer; the logits on dev."""
+    arguments = TrainingArguments(
+        output_dir="trainer", per_device_train_batch_size=size, per_device_eval_batch_size=size,
+        max_steps=steps, learning_rate=1e-3, warmup_steps=max(1, steps // 10), save_strategy="no",
+        report_to="none", disable_tqdm=True, use_cpu=True, label_names=["labels"],
+    )  # fmt: skip
+    trainer = Trainer(model=model, args=arguments, train_dataset=train, data_collator=collate)
+    trainer.train()
+    logits = trainer.predict(dev).predictions
+    return torch.as_tensor(logits[0] if isinstance(logits, tuple) else logits)
+
+
+def by_loop(model: Any, train: Any, dev: Any, collate: Any, steps: int, size: int) -> Any:
+    """Train by a plain loop; the logits on dev."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.01, fused=True)
+    schedule = get_linear_schedule_with_warmup(optimizer, max(1, steps // 10), steps)
+    model.train()
+    batches = DataLoader(train, size, shuffle=True, collate_fn=collate)
+    for _, batch in zip(range(steps), batches, strict=False):
+        model(**batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    model.eval()
+    with torch.inference_mode():
+        return torch.cat([model(**b).logits for b in DataLoader(dev, size, collate_fn=collate)])
+
+
+def main(loop: str, checkpoint: str, steps: int, size: int) -> None:
+    """Train, and print the score."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    data = load_task("movies", max_train=steps * size, max_dev=256)
+
+    def encoded(examples: Examples) -> list[dict[str, Any]]:
+        texts = tokenizer(list(examples.text_a), truncation=True, max_length=128)
+        return [
+            {name: values[i] for name, values in texts.items()} | {"labels": int(label)}
+            for i, label in enumerate(examples.labels)
+        ]
+
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=5)
+    targets = rf".*encoder\.layer\.\d+\..*({'|'.join(TARGETS)})"
+    model = get_peft_model(model, LoraConfig(
+        task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules=targets
+    ))  # fmt: skip
+    train = by_trainer if loop == "trainer" else by_loop
+    collate = DataCollatorWithPadding(tokenizer)
+    logits = train(model, encoded(data.train), encoded(data.dev), collate, steps, size)
+    right = logits.argmax(dim=1) == torch.as_tensor(data.dev.labels)
+    print(f"{right.double().mean():.4f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

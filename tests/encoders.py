@@ -1,0 +1,259 @@
+"""Tiny checkpoints of the encoder architectures of transformers, with random weights and a
+tokenizer of the architecture's kind, trained on the spot.
+
+They are folders in the Hugging Face layout, and loaded like any other.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from adapters.methods import PEFT, has_layers, has_rank
+from adapters.names import trains_base
+from bench.plan.architectures import ARCHITECTURES
+from bench.plan.cell import TRANSFORMERS, Cell
+from bench.plan.job import Job
+from minbert.data.tasks import load_data
+from tests.components import need
+
+HIDDEN: Final = 64
+_VOCABULARY: Final = 1000
+_SPREAD: Final = 0.15
+"""The std of matrices, so large that a text's words show in every hidden state."""
+
+_RELATIVE: Final = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+_POSITIONS: Final = {"max_position_embeddings": 130}
+_DIFFERENCES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "bert": {},
+    "roberta": {**_POSITIONS, "type_vocab_size": 1},
+    "xlm-roberta": {**_POSITIONS, "type_vocab_size": 1},
+    "distilbert": {"dim": HIDDEN, "hidden_dim": 96, "n_layers": 2, "n_heads": 4},
+    "electra": {"embedding_size": 32},
+    "albert": {"embedding_size": 32},
+    "mpnet": _POSITIONS,
+    "deberta": _RELATIVE,
+    "deberta-v2": {**_RELATIVE, "position_buckets": 16, "norm_rel_ebd": "layer_norm"},
+    "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 16},
+}
+KINDS: Final = tuple(_DIFFERENCES)
+"""The architectures that have a table of layers, by `model_type`."""
+
+_BYTES: Final = ("roberta", "deberta", "modernbert")
+_PIECES: Final = ("xlm-roberta", "camembert", "albert", "deberta-v2")
+"""Architectures with byte-level BPE, and with a unigram model; the others have WordPiece."""
+_BERT_TOKENS: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_ROBERTA_TOKENS: Final = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+def need_transformers() -> None:
+    """Skip, or fail where it is required, without transformers and PEFT."""
+    both = find_spec("peft") is not None and find_spec("transformers") is not None
+    need(both, "peft and transformers (the extra `transformers`)", component="transformers")
+
+
+class Checkpoints:
+    """Checkpoints in a folder, each made when it is first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __call__(self, kind: str, **options: Any) -> Path:
+        """The folder of a checkpoint; `options` as of `save`."""
+        name = "-".join([kind, "tiny", *(f"{key}={value}" for key, value in options.items())])
+        folder = self.root / name
+        if not folder.exists():
+            save(kind, folder, **options)
+        return folder
+
+
+def save(
+    kind: str,
+    folder: Path,
+    *,
+    head: str = "",
+    dtype: torch.dtype = torch.float32,
+    pickled: bool = False,
+    **changes: Any,
+) -> None:
+    """Save a checkpoint.
+
+    Args:
+        kind: any encoder's `model_type`, one of `KINDS` or another.
+        head: of the saved model, such as `MaskedLM` or `SequenceClassification`; none: the encoder
+            alone, with its pooler if it has one.
+        dtype: of the saved weights.
+        pickled: as pytorch_model.bin instead of model.safetensors.
+        changes: to the configuration.
+    """
+    import transformers
+
+    tokenizer = save_tokenizer(kind, folder)
+    special = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
+        for name, token in _named(_tokens(kind)).items()
+        if name in ("pad", "cls", "sep")
+    }
+    values = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 96,
+        "max_position_embeddings": 128,
+        "initializer_range": _SPREAD,
+        "bos_token_id": special["cls_token_id"],
+        "eos_token_id": special["sep_token_id"],
+        **special,
+        **_DIFFERENCES.get(kind, {}),
+        **changes,
+    }
+    config = transformers.AutoConfig.for_model(kind, **values)
+    with torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(0)
+        model = getattr(transformers, f"AutoModel{head and f'For{head}'}").from_config(config)
+        for parameter in model.parameters():  # biases and norms as training leaves them
+            if parameter.dim() == 1:
+                parameter.add_(0.05 * torch.randn(parameter.shape))
+    transformers.logging.disable_progress_bar()
+    model.to(dtype).save_pretrained(folder)
+    if pickled:
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+
+
+def save_tokenizer(kind: str, folder: Path) -> Any:
+    """Save the tokenizer of a kind of encoder, and return it."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = _tokens(kind)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_trained(_model(kind), tokens),
+        **{f"{name}_token": token for name, token in _named(tokens).items()},
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _tokens(kind: str) -> tuple[str, ...]:
+    return _ROBERTA_TOKENS if kind in (*_BYTES, *_PIECES[:2], "mpnet") else _BERT_TOKENS
+
+
+def _named(tokens: tuple[str, ...]) -> dict[str, str]:
+    roberta = ("cls", "pad", "sep", "unk", "mask")
+    return dict(
+        zip(roberta if tokens == _ROBERTA_TOKENS else ("pad", "unk", "cls", "sep", "mask"), tokens)
+    )
+
+
+def _model(kind: str) -> str:
+    return "bytes" if kind in _BYTES else "pieces" if kind in _PIECES else "words"
+
+
+@cache
+def _trained(model: str, special: tuple[str, ...]) -> Any:
+    """A tokenizer with this model, trained on reviews."""
+    from tokenizers import (
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
+
+    named = _named(special)
+    options = {"vocab_size": _VOCABULARY, "special_tokens": list(special), "show_progress": False}
+    if model == "bytes":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer: Any = trainers.BpeTrainer(initial_alphabet=alphabet, **options)
+    elif model == "pieces":
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(unk_token=named["unk"], **options)
+    else:
+        tokenizer = Tokenizer(models.WordPiece(unk_token=named["unk"]))
+        tokenizer.normalizer = normalizers.BertNormalizer()
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+        trainer = trainers.WordPieceTrainer(**options)
+    texts = load_data("movies", None, max_train=500, max_dev=10).train.text_a
+    tokenizer.train_from_iterator(texts, trainer)
+    cls, sep = named["cls"], named["sep"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B:1 {sep}:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
+    )
+    return tokenizer
+
+
+def job(folder: Path, mode: str, layers: str | None = None, **changes: Any) -> Job:
+    """A job of engine transformers on a task of five classes.
+
+    Args:
+        folder: the checkpoint's.
+        layers: the layer set, in modes that have one.
+        changes: to the cell's settings; `adapter_config`: JSON, of mode peft.
+    """
+    given = changes.pop("adapter_config", None)
+    adapted = has_layers(mode)
+    kind = folder.name.partition("-tiny")[0]
+    architecture = ARCHITECTURES.get(kind)
+    values = {
+        "mode": mode,
+        "rank": 4 if has_rank(mode) else None,
+        "layers": layers if adapted else None,
+        "amp": "off",
+        "seed": 0,
+        "model": kind,
+        "model_digest": "0",
+        "init": "pretrained",
+        "engine": TRANSFORMERS,
+        "engine_version": "",
+        "attn_implementation": "sdpa" if architecture and architecture.has_sdpa else "eager",
+        "kernels": None,
+        "pooling": "pooler",
+        "task": "movies",
+        "data_digest": "0",
+        "max_train": None,
+        "max_dev": None,
+        "max_length": 64,
+        "batching": "by-length",
+        "batch_size": 32,
+        "epochs": 1,
+        "max_steps": None,
+        "optimizer": "adamw",
+        "learning_rate": None if mode == "head" else 3e-3,
+        "learning_rate_base": 1e-3 if adapted and trains_base(str(layers)) else None,
+        "learning_rate_head": None if mode == "full" else 3e-3,
+        "learning_rate_source": "grid",
+        "adapter": "example 0" if mode == PEFT else None,
+        "weight_decay": 0.01,
+        "warmup": 0.1,
+        "alpha": 8.0 if has_rank(mode) else None,
+        "dropout": 0.0,
+        **changes,
+    }
+    return Job(
+        cell=Cell(**values),
+        conditions_id="0",
+        attempt=1,
+        device="cpu",
+        threads=1,
+        checkpoint=str(folder),
+        geometry=None,
+        tokenizer=str(folder),
+        data=None,
+        keep=False,
+        code_version="0",
+        adapter_config=given,
+    )
