@@ -107,7 +107,7 @@ def _same(encoders: Encoders, chosen: Sequence[_Choice]) -> list[_Choice]:
 
 
 def _point(setting: Setting) -> tuple[object, ...]:
-    names = ("mode", "rank", "layers", "amp", "unfreeze", "factors")
+    names = ("mode", "rank", "layers", "amp", "unfreeze", "options")
     return tuple(getattr(setting, name) for name in names)
 
 
