@@ -256,9 +256,7 @@ def test_the_process_that_counts_sees_the_workers_gpu_or_none(
 
 def measured(smoke: Plan) -> list[Row]:
     """A row for each cell, with figures that a forecast can tell."""
-    forecasts = smoke.forecast()
-    assert forecasts is not None
-    [forecast] = forecasts.by_kind.values()
+    (forecast,) = smoke.forecast().by_kind.values()
     rows = []
     for cell in smoke.cells:
         variant = Variant.of(cell)
