@@ -3,7 +3,7 @@
 import fcntl
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,12 @@ from bench.worker.failures import is_out_of_memory
 from bench.worker.setup import Split
 from minbert.data.batches import Batch, Buckets, plan_training
 from minbert.model.classifier import BertClassifier, Classifier
-from minbert.training.compiled import CompiledModel, compile_model
+from minbert.training.compiled import (
+    CompiledModel,
+    compile_model,
+    errors_in_a_line,
+    run_passes,
+)
 
 _CACHES: Final = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 """Environment variables that name the caches of torch's compiler and of triton."""
@@ -31,7 +36,11 @@ _UNFINISHED: Final = ".unfinished"
 
 
 class AutoCompiledModel:
-    """A model by torch.compile, as users of transformers compile it: for any length of batches.
+    """A model by torch.compile, as users of transformers compile it: for batches of any shape.
+
+    Args:
+        shapes: B and S of batches that it is compiled on now, so that no step has to wait.
+        amp: off, bf16 or fp16.
 
     Attributes:
         cached: None: how much of the code came from the compiler's cache is not known.
@@ -39,8 +48,11 @@ class AutoCompiledModel:
 
     cached: float | None = None
 
-    def __init__(self, model: Classifier) -> None:
+    def __init__(self, model: Classifier, shapes: Iterable[tuple[int, int]], amp: str) -> None:
         self._run = torch.compile(model, dynamic=True)
+        with errors_in_a_line():
+            for texts, length in shapes:
+                run_passes(self, model, texts, length, amp)
 
     def __call__(self, batch: Batch) -> Tensor:
         """Logits [B, C] of a batch."""
@@ -61,9 +73,13 @@ def compile_for(
     Raises:
         InputError: as `compile_model`.
     """
-    if not isinstance(model, BertClassifier):
-        return AutoCompiledModel(model)
     lengths, buckets = train.lengths, Buckets(cell.max_length)
+    if not isinstance(model, BertClassifier):
+        plan = plan_training(lengths, cell.batch_size, np.random.default_rng(0), cell.batching)
+        shapes = [(len(indices), int(lengths[indices].max())) for indices in plan]
+        return AutoCompiledModel(
+            model, (min(shapes, key=math.prod), max(shapes, key=math.prod)), cell.amp
+        )
     texts = min(cell.batch_size, len(train))
     padded_lengths: set[int] = set()
     for epoch in range(epochs):
