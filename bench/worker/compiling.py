@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from bench.common.errors import InputError
-from bench.plan.cell import MINBERT, Cell
+from bench.plan.cell import MINBERT, TRANSFORMERS, Cell
 from bench.worker.failures import is_out_of_memory
 from bench.worker.setup import Split
 from minbert.data.batches import Batch, Buckets, plan_training
-from minbert.model.classifier import BertClassifier, Classifier
+from minbert.model.classifier import Classifier
 from minbert.training.compiled import (
     CompiledModel,
     compile_model,
@@ -68,25 +68,22 @@ def buckets_of(cell: Cell) -> Buckets | None:
 def compile_for(
     model: Classifier, train: Split, cell: Cell, epochs: int
 ) -> "CompiledModel | AutoCompiledModel":
-    """A cell's model, compiled for the full batches of its first epochs.
+    """A cell's model, compiled for the batches of its first epochs; engine minbert's for the full
+    ones.
 
     Raises:
         InputError: as `compile_model`.
     """
     lengths, buckets = train.lengths, Buckets(cell.max_length)
-    if not isinstance(model, BertClassifier):
-        plan = plan_training(lengths, cell.batch_size, np.random.default_rng(0), cell.batching)
-        shapes = [(len(indices), int(lengths[indices].max())) for indices in plan]
-        return AutoCompiledModel(
-            model, (min(shapes, key=math.prod), max(shapes, key=math.prod)), cell.amp
-        )
     texts = min(cell.batch_size, len(train))
-    padded_lengths: set[int] = set()
+    shapes: set[tuple[int, int]] = set()
     for epoch in range(epochs):
         rng = np.random.default_rng([cell.seed, epoch])
         plan = plan_training(lengths, cell.batch_size, rng, cell.batching)
-        full = (indices for indices in plan if len(indices) == texts)
-        padded_lengths |= {buckets.of(int(lengths[indices].max())) for indices in full}
+        shapes |= {(len(indices), int(lengths[indices].max())) for indices in plan}
+    if cell.engine == TRANSFORMERS:
+        return AutoCompiledModel(model, sorted(shapes, key=math.prod), cell.amp)
+    padded_lengths = {buckets.of(length) for count, length in shapes if count == texts}
     return compile_model(model, texts=texts, lengths=padded_lengths, amp=cell.amp)
 
 
