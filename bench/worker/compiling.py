@@ -56,7 +56,10 @@ class AutoCompiledModel:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Logits [B, C] of a batch."""
-        logits: Tensor = self._run(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        mask = batch.attention_mask
+        if mask is None:  # nothing is masked, which would be other code
+            mask = torch.ones_like(batch.input_ids)
+        logits: Tensor = self._run(batch.input_ids, mask, batch.token_type_ids)
         return logits
 
 
@@ -82,7 +85,8 @@ def compile_for(
         plan = plan_training(lengths, cell.batch_size, rng, cell.batching)
         shapes |= {(len(indices), int(lengths[indices].max())) for indices in plan}
     if cell.engine == TRANSFORMERS:
-        return AutoCompiledModel(model, sorted(shapes, key=math.prod), cell.amp)
+        ends = min(shapes, key=math.prod), max(shapes, key=math.prod)
+        return AutoCompiledModel(model, ends, cell.amp)
     padded_lengths = {buckets.of(length) for count, length in shapes if count == texts}
     return compile_model(model, texts=texts, lengths=padded_lengths, amp=cell.amp)
 
