@@ -76,8 +76,8 @@ def trains_base(layers: str) -> bool:
 
 
 def in_order(layers: Iterable[str]) -> list[str]:
-    """The distinct layer sets and ends of names among some texts, in the order of tables: sets, then
-    ends by the alphabet."""
+    """The distinct layer sets and ends of names among some texts, in the order of tables: sets,
+    then ends by the alphabet."""
     return sorted(set(filter(is_layers, layers)), key=place)
 
 
