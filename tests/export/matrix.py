@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from adapters.methods import METHODS, MODES, has_layers
+from adapters.methods import BITFIT, METHODS, MODES, has_layers
 from adapters.names import LAYER_SETS
 from bench.export.check import check, labels_of, texts_of
 from bench.export.formats import FORMATS, refusal
@@ -24,7 +24,7 @@ from tests.bench.synthetic_rows import cell
 BEGIN, END = "<!-- formats -->", "<!-- /formats -->"
 _OURS: Final = [name for name, method in METHODS.items() if method.layer is not None]
 METHOD_CASES: Final = (
-    *((mode, None) for mode in ("full", "head")),
+    *((mode, None) for mode in ("full", "head", BITFIT)),
     *product(_OURS, LAYER_SETS),
 )
 KINDS: Final = ("classification", "multi_label", "regression")
@@ -55,7 +55,8 @@ class Case:
     @property
     def place(self) -> tuple[str, str]:
         """Pooling and head as rows show them; a head that reads tokens has no pooling."""
-        return ("any" if HEADS[self.head].reads_tokens else self.pooling, self.head)
+        pooling = "cls or mean" if self.pooling in ("cls", "mean") else self.pooling
+        return ("any" if HEADS[self.head].reads_tokens else pooling, self.head)
 
     @property
     def method(self) -> str:
@@ -73,12 +74,6 @@ class LibraryCase(Case):
         folder = Path("roberta-tiny")
         job = encoders.job(folder, self.mode, self.layers, pooling=self.pooling, head=self.head)
         return job.cell
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """Pooling and head as rows show them."""
-        pooling, head = super().place
-        return ("cls or mean" if pooling in ("cls", "mean") else pooling, head)
 
     @property
     def method(self) -> str:
