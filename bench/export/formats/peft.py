@@ -2,7 +2,6 @@
 
 import math
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from bench.export.formats.contents import (
     write_tokenizer,
 )
 from bench.export.trained import Trained
+from bench.worker.trained import build_exact
 from minbert.model.classifier import BertClassifier, Classifier
 
 _PREFIX: Final = "base_model.model."
@@ -62,8 +62,8 @@ def _save(trained: Trained, model: Classifier, folder: Path) -> None:
     }
     config = deepcopy(adapted.active_peft_config)
     if str(getattr(config, "init_lora_weights", "")).startswith(_CHANGES_BASE):
-        start = engine_of(trained.job.cell).build(replace(trained.job, device="cpu"))
-        initial = get_peft_model_state_dict(vars(start)["peft_model"], save_embedding_layers=False)
+        start: Any = vars(build_exact(trained.job))["peft_model"]
+        initial = get_peft_model_state_dict(start, save_embedding_layers=False)
         _subtract(initial, tensors, config)
     config.task_type, config.inference_mode = "SEQ_CLS", True
     config.base_model_name_or_path = reference(trained.base)
