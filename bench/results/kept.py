@@ -6,7 +6,7 @@ from typing import Final
 
 from adapters.methods import PEFT
 from adapters.names import trains_encoder
-from bench.plan.cell import CANDIDATE, MINBERT, Cell
+from bench.plan.cell import CANDIDATE, DEFAULT, MINBERT, Cell
 from bench.results.protocol import WEIGHTS
 from bench.results.store import cells_folder
 from minbert.model.config import Sizes, count_parameters
@@ -31,7 +31,8 @@ def largest_weights(cell: Cell, config: Sizes) -> int:
     """
     hidden, wide = config.hidden_size, config.intermediate_size
     width = 10 * hidden + 3 * wide  # inputs and outputs of the linear layers of an encoder layer
-    adapters = 0 if cell.mode in ("full", "head") else width * (1 + (cell.rank or 0))  # 1: vectors
+    factors = (cell.rank or 0) * (1 if cell.init_lora_weights == DEFAULT else 2)  # first and last
+    adapters = 0 if cell.mode in ("full", "head") else width * (1 + factors)  # 1: vectors
     is_whole = trains_encoder(cell.mode, cell.layers) or cell.mode == PEFT  # of any size
     base = count_parameters(config, pooler=True, num_outputs=0) if is_whole else 0
     if is_whole and cell.engine != MINBERT:  # the gate of a feed-forward layer

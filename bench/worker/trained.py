@@ -21,17 +21,6 @@ _CPU_ATTENTION: Final[Mapping[str | None, str]] = {"flash_attention_2": "sdpa"}
 """Attention on a CPU in place of one that needs a GPU."""
 
 
-def build_exact(job: Job) -> Classifier:
-    """A cell's model before training: on the CPU and in fp32.
-
-    Raises:
-        InputError: as `Engine.build`.
-    """
-    attention = _CPU_ATTENTION.get(job.cell.attn_implementation, job.cell.attn_implementation)
-    cell = replace(job.cell, frozen_dtype=None, attn_implementation=attention)
-    return engine_of(cell).build(replace(job, device="cpu", cell=cell))
-
-
 @torch.no_grad()
 def load_trained(job: Job, folder: Path) -> Classifier:
     """A cell's trained model: on the CPU, in fp32 and evaluation mode, its adapters not merged.
@@ -45,8 +34,12 @@ def load_trained(job: Job, folder: Path) -> Classifier:
     """
     path = folder / WEIGHTS
     tensors = _read(path)
-    model = build_exact(job)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    attention = _CPU_ATTENTION.get(job.cell.attn_implementation, job.cell.attn_implementation)
+    cell = replace(job.cell, frozen_dtype=None, attn_implementation=attention)
+    job = replace(job, device="cpu", cell=cell)
+    model = engine_of(job.cell).build(job)
+    trained: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    trained |= model.fixed_tensors()
     for name in sorted({*trained, *tensors}):
         here, kept = _form(trained.get(name)), _form(tensors.get(name))
         if here != kept:
@@ -54,8 +47,7 @@ def load_trained(job: Job, folder: Path) -> Classifier:
                 f"{path}: holds the weights of another model: {shown(name)} is {kept}, and "
                 f"{here} in the model of {job.cell.name}; run the cell again with --save-weights"
             )
-    for name, parameter in trained.items():
-        parameter.copy_(tensors[name])
+    model.restore(tensors)
     return model.eval()
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from adapters.methods import BITFIT, METHODS, MODES, has_layers
+from adapters.methods import METHODS, MODES, has_layers
 from adapters.names import LAYER_SETS
 from bench.export.check import check, labels_of, texts_of
 from bench.export.formats import FORMATS, refusal
@@ -24,7 +24,7 @@ from tests.bench.synthetic_rows import cell
 BEGIN, END = "<!-- formats -->", "<!-- /formats -->"
 _OURS: Final = [name for name, method in METHODS.items() if method.layer is not None]
 METHOD_CASES: Final = (
-    *((mode, None) for mode in ("full", "head", BITFIT)),
+    *((mode, None) for mode in ("full", "head", "bitfit")),
     *product(_OURS, LAYER_SETS),
 )
 KINDS: Final = ("classification", "multi_label", "regression")

@@ -60,6 +60,11 @@ def test_the_tables_in_the_docs_are_what_the_formats_say() -> None:
          False),
         (Case("bitfit", None, "cls", "nonlinear"), "sentence-transformers", "regression", False),
         (Case("head", None, "mean", "conv"), "onnx", "regression", True),
+        (Case("bitfit", None, "pooler", "linear"), "transformers", "classification", False),
+        (Case("bitfit", None, "cls", "linear"), "sentence-transformers", "regression", False),
+        (Case("lora", "all-lin-only", "cls", "nonlinear"), "sentence-transformers",
+         "classification", True),
+        (Case("full", None, "cls", "linear"), "onnx", "classification", True),
     ],
 )  # fmt: skip
 def test_a_sample_of_the_table_holds(

@@ -79,17 +79,11 @@ def test_cells_with_attention_for_a_gpu_are_loaded_on_a_cpu(
 @pytest.mark.parametrize("start", ["pissa", "olora"])
 @pytest.mark.parametrize(("mode", "use_rslora"), [("lora", "on"), ("dora", "off")])
 def test_adapters_that_start_from_the_base_are_for_the_whole_base(
-    checkpoint: Checkpoints,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    start: str,
-    mode: str,
-    use_rslora: str,
+    checkpoint: Checkpoints, tmp_path: Path, start: str, mode: str, use_rslora: str
 ) -> None:
     own = trained_by_library(
         checkpoint("roberta"), mode, init_lora_weights=start, use_rslora=use_rslora
     )
-    monkeypatch.setattr("bench.engines.transformers.task_of", lambda _: own.task)
     folder = exported(own, "peft", tmp_path / "out")
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     assert (config["r"], config["init_lora_weights"]) == (8, True)
