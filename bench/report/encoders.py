@@ -130,9 +130,13 @@ def _against_best(group: Group, chosen: Sequence[_Choice]) -> list[str]:
     best = _best(group, chosen)
     sentences = []
     for choice in chosen if best is not None else ():
-        gap = _gap(best, choice) if best is not None else None
-        if best is None or gap is None:
+        pair = score_pair(best.setting, choice.setting) if best and choice is not best else None
+        if best is None or pair is None:
             continue
+        if isinstance(pair, str):
+            sentences.append(f"{choice.label} is not compared with {best.label}: {pair}.")
+            continue
+        gap = pair.interval(_LEVEL)
         form = partial(text.score_gap, group)
         ends = gap.ends()
         if ends is None:
