@@ -54,7 +54,7 @@ def test_an_encoder_of_another_architecture_decides_the_engine_of_all(
     assert all(f"{name}: max_length auto: " in done.stderr for name in rows)
     for name in rows:
         assert f"reference points of {name}: " in done.stderr
-    (facts,) = json.loads(grid.csv.with_name("runs.data.json").read_text())["data"].values()
+    (facts,) = json.loads(grid.csv.with_name("runs.data.json").read_text()).values()
     frozen = [one for one in facts["references"] if one["name"] == "frozen"]
     assert {one["model_digest"] for one in frozen} == {r.model_digest for r in rows.values()}
     assert all(one["scores"] for one in frozen)
