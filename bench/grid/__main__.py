@@ -343,7 +343,16 @@ def command(
 
     def forecast(planned: Sequence[Planned], signals: Signals) -> Forecasts | None:
         turn = turn_on(target.device_name, signals)
-        return forecast_plan(planned, store.rows, models, conditions, folder, turn, target.gpu)
+        return forecast_plan(
+            planned,
+            store.rows,
+            models,
+            conditions,
+            folder,
+            turn,
+            target.gpu,
+            adapter_configs.texts,
+        )
 
     search = None
     if searched is not None:
