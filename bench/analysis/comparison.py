@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.analysis.constraints import parse_margin
-from bench.analysis.costpairs import CONSTANTS, alternated, ratio_intervals, runs_of
-from bench.analysis.machines import Machines, machines_of, settings, versions_of
+from bench.analysis.costpairs import alternated, ratio_intervals, runs_of
+from bench.analysis.machines import Machines, machines_of, versions_of
 from bench.analysis.matching import (
     Match,
     Side,
@@ -324,32 +324,26 @@ def _costs(matches: Sequence[Match], limits: Limits) -> list[_Cost]:
     measures = [measure for measure in MEASURES if measure.kind != "score"]
     runs = runs_of(matches, tuple(measure.column for measure in measures))
     reasons = [_why_not(match) for match in matches]
-    on_gpu = [any(machine_of(s.rows[0])[0] != "cpu" for s in settings(m)) for m in matches]
+    on_gpu = [any(machine_of(s.rows[0])[0] != "cpu" for s in match.sides) for match in matches]
     costs = []
     for measure in measures:
         base, new = runs.means(measure.column)
         numbers = _pairs(base.number, new.number)
-        paired = runs.column(measure.column).has_pair
-        applies = [
-            any(have) and not (gpu and measure.column == "peak_rss_mib")
-            for have, gpu in zip(numbers, on_gpu, strict=True)
-        ]
-        if not any(applies):
-            continue
-        why = [
-            reason or _missing(have) or (_OTHER_BATCHES if measure.exact and not pairs else "")
-            if is_measured
+        paired = runs.has_pair(measure.column)
+        why: list[str | None] = [
+            reason or _missing(have) or (_OTHER_BATCHES if measure.exact and not has_pair else "")
+            if any(have) and not (gpu and measure.column == "peak_rss_mib")
             else None
-            for is_measured, reason, have, pairs in zip(
-                applies, reasons, numbers, paired.tolist(), strict=True
-            )
+            for gpu, reason, have, has_pair in zip(on_gpu, reasons, numbers, paired, strict=True)
         ]
-        column = runs.column(measure.column, np.array([one == "" for one in why], dtype=bool))
+        if all(one is None for one in why):
+            continue
+        known = np.array([one == "" for one in why], dtype=bool)
         costs.append(
             _Cost(
                 measure,
-                column.log_ratios(CONSTANTS.get(measure.column, (0.0, 0.0))),
-                column.ranges() if measure.exact else None,
+                runs.log_ratios(measure.column, known),
+                runs.ranges(measure.column) if measure.exact else None,
                 paired,
                 runs.shared,
                 why,
@@ -556,7 +550,7 @@ def _differs(
     The version of the code also if it differs in pairs of runs, although both sides have several.
     """
     versions = [
-        [{place_of_run(row): row.code_version for row in setting.ok} for setting in settings(match)]
+        [{place_of_run(row): row.code_version for row in setting.ok} for setting in match.sides]
         for match in matches
     ]
     is_mixed = any(

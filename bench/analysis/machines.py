@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 
 from bench.analysis.costpairs import CONSTANTS, Runs, ratio_intervals, runs_of
-from bench.analysis.matching import Machine, Match, is_gpu, machine_name, machine_of
-from bench.analysis.setting import BETWEEN_PROCESSES, Setting
+from bench.analysis.matching import Machine, Match, machine_name, machine_of
+from bench.analysis.setting import BETWEEN_PROCESSES
 from bench.stats.comparing import Estimates, Ints, sample_means, student
 from bench.stats.intervals import Interval
 
@@ -80,7 +80,7 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
     ]
     if not chosen:
         return None
-    sides = [Counter(machine_of(r) for match, _ in chosen for r in settings(match)[i].ok)
+    sides = [Counter(machine_of(r) for match, _ in chosen for r in match.sides[i].ok)
              for i in (0, 1)]  # fmt: skip
     base, new = (side.most_common(1)[0][0] for side in sides)
     left_out = len(chosen)
@@ -98,7 +98,7 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
         notes.append(f"{left_out} {were} left out, not run on both or measured in other ways")
     costs = [("ms_per_1k_tokens", "time")]
     if base[0] == new[0]:
-        memory = "peak_cuda_allocated_mib" if is_gpu(base) else "peak_rss_mib"
+        memory = "peak_rss_mib" if base[0] == "cpu" else "peak_cuda_allocated_mib"
         costs.append((memory, "peak memory"))
     else:
         notes.append(f"memory on a {base[0]} and on a {new[0]} is not comparable")
@@ -110,8 +110,7 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
             "without full fine-tuning in fp32 on both machines, absolute figures are all there is"
         )
     estimates = [
-        (runs.column(column).log_ratios(CONSTANTS[column]), _normalised(runs, column, reference))
-        for column, _ in costs
+        (runs.log_ratios(column), _normalised(runs, column, reference)) for column, _ in costs
     ]
     number = sum(int(np.isfinite(one.error).sum()) for pair in estimates for one in pair)
     level = LEVEL / max(number, 1)
@@ -133,17 +132,12 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
     return Machines(machine_name(base), machine_name(new), tuple(rows), "; ".join(notes), family)
 
 
-def settings(match: Match) -> tuple[Setting, Setting]:
-    """Both settings of a match."""
-    return match.base, match.new
-
-
 def versions_of(match: Match, only: tuple[Machine, Machine] | None = None) -> set[int]:
     """The measurement versions of a match's runs, on one machine of each side; empty where one side
     has no run there."""
     sides = [
         {r.measurement_version for r in setting.ok if only is None or machine_of(r) == only[i]}
-        for i, setting in enumerate(settings(match))
+        for i, setting in enumerate(match.sides)
     ]
     return sides[0] | sides[1] if all(sides) else set()
 
@@ -163,18 +157,14 @@ def _references(matches: Sequence[Match]) -> Ints:
         and (match.new.mode, match.new.amp) == ("full", "off")
         and not match.new.unfreezes
     }
-    places = [full.get((id(match.base_group), id(match.new_group)), -1) for match in matches]
-    return np.array(places, dtype=np.int64)
+    return np.array([full.get((id(m.base_group), id(m.new_group)), -1) for m in matches])
 
 
 def _normalised(runs: Runs, column: str, reference: Ints) -> Estimates:
     """Estimates of the logarithm of the ratio of ratios to the reference's, over runs of one seed
     and repeat."""
-    name = runs.columns.index(column)
-    base, new = np.log(runs.base[:, name]), np.log(runs.new[:, name])
-    changes = new[runs.pairs[1]] - base[runs.pairs[0]]
-    setting_of = runs.of_base[runs.pairs[0]].tolist()
-    by_place = dict(zip(zip(setting_of, runs.places, strict=True), changes, strict=True))
+    pairs = zip(runs.of_pair.tolist(), runs.places, strict=True)
+    by_place = dict(zip(pairs, runs.differences(column), strict=True))
     values, samples = [], []
     for (setting, place), change in by_place.items():
         value = change - by_place.get((int(reference[setting]), place), np.nan)
@@ -183,4 +173,5 @@ def _normalised(runs: Runs, column: str, reference: Ints) -> Estimates:
             samples.append(setting)
     index = np.array(samples, dtype=np.int64)
     weights = 4 / (len(set(samples)) + 3)  # all have the reference's runs in common
-    return sample_means(np.array(values), index, runs.settings, 2 * CONSTANTS[column][0], weights)
+    std = 2 * CONSTANTS[column][0]
+    return sample_means(np.array(values), index, len(reference), std, weights)

@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from bench.analysis.groups import Group, settings_key
 from bench.analysis.points import settings_of
 from bench.analysis.setting import Setting
 from bench.plan.cell import ABOUT, Value, named
 from bench.plan.learning_rates import still_lacking
-from bench.plan.rows import RESUMED, Row, on_cuda, standing
+from bench.plan.rows import RESUMED, Row, standing
 from bench.results.outcomes import ValuesOf
 
 Side = Literal["BASE", "NEW"]
@@ -18,6 +17,7 @@ _SIDES: Final[tuple[Side, Side]] = ("BASE", "NEW")
 Machine = tuple[str, str, str, int]
 """Type of device, its name, machine and threads."""
 Key = tuple[Value, ...]
+K = TypeVar("K")
 
 IDENTIFYING: Final = tuple(n for n in named(lambda a: a.identifies) if n not in ("seed", "fold"))
 """Settings in which rows of one setting agree."""
@@ -85,6 +85,11 @@ class Match:
     machine: Machine | None
 
     @property
+    def sides(self) -> tuple[Setting, Setting]:
+        """Both settings."""
+        return self.base, self.new
+
+    @property
     def label(self) -> str:
         """The setting's name; where they differ, of both."""
         one, other = self.base.label, self.new.label
@@ -144,12 +149,13 @@ def _match(
     matched: Matching,
 ) -> None:
     """Add the matches of rows, and what has none."""
-    key_of = _key(columns)
     sides: list[dict[Key, list[tuple[Setting, Group]]]] = [{}, {}]
     for members_of, side_rows, values in zip(sides, rows, values_of, strict=True):
         for group in _groups(side_rows, values):
             for setting in group.settings:
-                members_of.setdefault(key_of(setting.rows[0]), []).append((setting, group))
+                row = setting.rows[0]
+                key = tuple(row[name] or _FORMERLY.get(name, row[name]) for name in columns)
+                members_of.setdefault(key, []).append((setting, group))
     base, new = sides
     for key, members in base.items():
         if key in new and len(members) == 1:
@@ -178,8 +184,8 @@ def _match(
             matched.unmatched.extend((side, setting, why) for setting, _ in members)
 
 
-def _by(key_of: Callable[[Row], Machine], rows: Iterable[Row]) -> dict[Machine, list[Row]]:
-    members: dict[Machine, list[Row]] = {}
+def _by(key_of: Callable[[Row], K], rows: Iterable[Row]) -> dict[K, list[Row]]:
+    members: dict[K, list[Row]] = {}
     for row in rows:
         members.setdefault(key_of(row), []).append(row)
     return members
@@ -187,10 +193,8 @@ def _by(key_of: Callable[[Row], Machine], rows: Iterable[Row]) -> dict[Machine, 
 
 def _groups(rows: Iterable[Row], values_of: ValuesOf) -> list[Group]:
     """Rows in groups that differ in settings outside the axes, on whatever machine."""
-    members: dict[Key, list[Row]] = {}
-    for row in rows:
-        members.setdefault(settings_key(row), []).append(row)
-    return [Group(tuple(group), settings_of(group, [], values_of)) for group in members.values()]
+    members = _by(settings_key, rows).values()
+    return [Group(tuple(group), settings_of(group, [], values_of)) for group in members]
 
 
 def _key_columns(names: Collection[str], rows: tuple[list[Row], list[Row]]) -> tuple[str, ...]:
@@ -209,13 +213,6 @@ def _key_columns(names: Collection[str], rows: tuple[list[Row], list[Row]]) -> t
             free.add(name)
     kept = [name for name in IDENTIFYING if name not in free]
     return tuple(sorted(kept, key=lambda name: name in _FORMERLY))
-
-
-def _key(columns: Sequence[str]) -> Callable[[Row], Key]:
-    """From a row to its values in columns, those of `_FORMERLY` last."""
-    usual = attrgetter(*(name for name in columns if name not in _FORMERLY))
-    others = [(attrgetter(name), _FORMERLY[name]) for name in columns if name in _FORMERLY]
-    return lambda row: (*usual(row), *[value_of(row) or value for value_of, value in others])
 
 
 def _difference(columns: Sequence[str], key: Key, others: Sequence[Key], side: Side) -> str:
@@ -248,30 +245,13 @@ def distinct_labels(items: Sequence[tuple[str, Row]]) -> list[str]:
     by_label: dict[str, list[Row]] = {}
     for label, row in items:
         by_label.setdefault(label, []).append(row)
-    varying = {
-        label: [name for name in _SHOWN if len({row[name] for row in rows}) > 1]
-        for label, rows in by_label.items()
-        if len(rows) > 1
-    }
-    return [
-        ", ".join([label, *(_named(n, row) for n in _without_digests(varying.get(label, ())))])
-        for label, row in items
-    ]
-
-
-def _without_digests(names: Sequence[str]) -> Sequence[str]:
-    return [name for name in names if name not in _DIGESTS] or names
+    varying = {}
+    for label, rows in by_label.items():
+        names = [name for name in _SHOWN if len({row[name] for row in rows}) > 1]
+        varying[label] = [name for name in names if name not in _DIGESTS] or names
+    return [", ".join([label, *(_named(n, row) for n in varying[label])]) for label, row in items]
 
 
 def _named(name: str, row: Row) -> str:
-    value = row[name]
-    return (
-        ABOUT[name].short.format(value)
-        if value and ABOUT[name].short
-        else f"{name} {text_of(value)}"
-    )
-
-
-def is_gpu(machine: Machine) -> bool:
-    """Whether a machine's device is a GPU."""
-    return on_cuda({"device": machine[0]})
+    value, short = row[name], ABOUT[name].short
+    return short.format(value) if value and short else f"{name} {text_of(value)}"
