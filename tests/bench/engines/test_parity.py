@@ -45,12 +45,9 @@ def first_logits(a_job: Job) -> torch.Tensor:
 
     model = engine_of(a_job.cell).build(a_job).eval()
     split = planted(a_job, 16, 0)
-    batch, _ = (
-        collate(
-            split.texts, split.targets, np.arange(16), model.pad_id, torch.device("cpu"), None, ""
-        ),
-        None,
-    )
+    batch, _ = collate(
+        split.texts, split.targets, np.arange(16), model.pad_id, torch.device("cpu"), None, ""
+    ), None
     with torch.no_grad():
         return model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
 
