@@ -40,12 +40,14 @@ def trains_encoder(mode: str, layers: str | None) -> bool:
     return mode == "full" or (layers is not None and trains_base(layers))
 
 
-_ENDS: Final = re.compile(r"[A-Za-z0-9_.]{1,60}(\+[A-Za-z0-9_.]{1,60}){,7}")
+_ENDS: Final = re.compile(r"[A-Za-z0-9_.]+(\+[A-Za-z0-9_.]+)*")
+_LONGEST: Final = 100
+"""Characters of ends of names, which are a part of the names of folders."""
 
 
 def is_layers(text: str) -> bool:
     """Whether a text is a layer set, or has the form of the ends of layers' names."""
-    return text in LAYER_SETS or bool(_ENDS.fullmatch(text))
+    return text in LAYER_SETS or (len(text) <= _LONGEST and bool(_ENDS.fullmatch(text)))
 
 
 def adapted_layers(layers: str) -> tuple[str, ...]:

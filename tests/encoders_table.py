@@ -2,6 +2,8 @@
 the class of a text is which of five words it has."""
 
 from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -32,8 +34,6 @@ def planted(job: Job, count: int, seed: int) -> Split:
         words = list(rng.choice(FILLERS, rng.integers(1, 4)))
         words.insert(int(rng.integers(len(words) + 1)), PLANTED[label])
         texts.append(" ".join(words))
-    from pathlib import Path
-
     tokenizer = tokenizer_of(job.cell.engine, Path(job.tokenizer))
     encoded = tokenizer.encode(texts, None, job.cell.max_length)
     return Split((encoded,), labels, labels, CROSS_ENTROPY)
@@ -60,7 +60,7 @@ def train(job: Job, steps: int) -> tuple[Classifier, float, list[float]]:
             for _, indices in plan_epoch({"": split.lengths}, cell.batch_size, rng):
                 yield collate(split.texts, split.targets, indices, model.pad_id, device, None, "")
 
-    losses = [float(trainer.step(batch)[0]) for batch, _ in zip(batches(), range(steps))]
+    losses = [float(trainer.step(batch)[0]) for batch in islice(batches(), steps)]
     logits = predict(
         model, dev.texts, batch_size=160, amp=cell.amp, pad_id=model.pad_id, device=device
     )

@@ -343,7 +343,16 @@ def command(
 
     def forecast(planned: Sequence[Planned], signals: Signals) -> Forecasts | None:
         turn = turn_on(target.device_name, signals)
-        return forecast_plan(planned, store.rows, models, conditions, folder, turn, target.gpu)
+        return forecast_plan(
+            planned,
+            store.rows,
+            models,
+            conditions,
+            folder,
+            turn,
+            target.gpu,
+            adapter_configs.texts,
+        )
 
     search = None
     if searched is not None:
@@ -387,8 +396,8 @@ def command(
         print_plan(planned, outlook.forecasts, as_json, number, cells, budget.seconds)
         return 0
     if some_run:
-        for model in models.values():
-            check_model(model, grid.settings.init)
+        for name in dict.fromkeys(cell.model for cell in cells if cell.engine == MINBERT):
+            check_model(models[name], settings.init)
     store.check_writable()
     check_reports(reports)
     check_space(runs, planned, models, keep)

@@ -271,9 +271,8 @@ def check_search(grid: Grid, examples: int, searched: TaskData) -> None:
 
 
 def check_model(model: Model, init: str) -> None:
-    """Load vocabulary and weights once, before any cell does. Embedded ones need no check."""
-    if model.why_not_ours:
-        return
+    """Load vocabulary and weights of a model of engine minbert once, before any cell does. Embedded
+    ones need no check."""
     if init == "random" and not model.embedded:
         Tokenizer.from_folder(model.tokenizer)
     if init == "pretrained" and model.checkpoint is not None and not model.embedded:

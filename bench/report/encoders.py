@@ -107,7 +107,7 @@ def _same(encoders: Encoders, chosen: Sequence[_Choice]) -> list[_Choice]:
 
 
 def _point(setting: Setting) -> tuple[object, ...]:
-    names = ("mode", "rank", "layers", "amp", "unfreeze", "factors")
+    names = ("mode", "rank", "layers", "amp", "unfreeze", "options")
     return tuple(getattr(setting, name) for name in names)
 
 
@@ -211,17 +211,16 @@ def _table(group: Group, choices: Sequence[_Choice], caption: str) -> Table:
     heads = [
         Head("encoder", "encoder"), Head("setting", "setting"),
         *([
-            Head("score", text.y_label(group), "", True),
-            Head("interval", "95% interval", "of the score", True),
+            Head("score", text.y_label(group), "with its 95% interval", True),
             Head("gap", "to the best", "difference, paired by seed and dev example", True),
         ] if group.has_quality else []),
         Head("memory", text.x_label(group, "memory"), "", True),
         Head("time", text.x_label(group, "time"), "", True),
         Head("examples", "ms for 1,000 examples", "training examples", True),
-        Head("tokens", "ms for 1,000 tokens", "of the encoder's own tokenizer", True),
         Head("total", "params", "of encoder, adapters and head", True),
         Head("trained", "trained", "parameters that train", True),
         Head("size", "file", "what is shipped with the base model", True),
+        Head("tokens", "ms for 1,000 tokens", "of the encoder's own tokenizer", True),
     ]  # fmt: skip
 
     def gap_text(choice: _Choice) -> str:
@@ -230,6 +229,10 @@ def _table(group: Group, choices: Sequence[_Choice], caption: str) -> Table:
             return DASH
         ends = text.span(gap, form_gap)
         return form_gap(gap.value) + (f" ({ends})" if ends else "")
+
+    def score_text(score: Interval | None) -> str:
+        ends = "" if score is None else text.span(score, form)
+        return DASH if score is None else form(score.value) + (f" ({ends})" if ends else "")
 
     def cost(choice: _Choice, need: Need) -> str:
         value = cost_of(choice.group, choice.setting, need)
@@ -245,16 +248,13 @@ def _table(group: Group, choices: Sequence[_Choice], caption: str) -> Table:
         star = "" if choice.is_recommended or "*" not in caption else " *"
         return [
             choice.name, f"{setting.label}{star}",
-            *([
-                form(score.value) if score else DASH,
-                (text.span(score, form) if score else "") or DASH, gap_text(choice),
-            ] if group.has_quality else []),
+            *([score_text(score), gap_text(choice)] if group.has_quality else []),
             DASH if memory is None else text.num(memory.value), DASH if time is None else
             text.num(time.value),
             DASH if examples is None else text.num(examples),
-            DASH if tokens is None else text.num(tokens.value),
             DASH if total is None else form_cost("parameters", total.value),
             cost(choice, "parameters"), cost(choice, "size"),
+            DASH if tokens is None else text.num(tokens.value),
         ]  # fmt: skip
 
     marks = ["baseline" if choice is best else "" for choice in choices]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from adapters.names import trains_encoder
-from bench.plan.cell import CANDIDATE, Cell
+from bench.plan.cell import CANDIDATE, DEFAULT, Cell
 from bench.results.protocol import WEIGHTS
 from bench.results.store import cells_folder
 from minbert.model.config import Sizes, count_parameters
@@ -30,7 +30,8 @@ def largest_weights(cell: Cell, config: Sizes) -> int:
     """
     hidden, wide = config.hidden_size, config.intermediate_size
     width = 10 * hidden + 2 * wide  # inputs and outputs of the linear layers of an encoder layer
-    adapters = 0 if cell.mode in ("full", "head") else width * (1 + (cell.rank or 0))  # 1: vectors
+    factors = (cell.rank or 0) * (1 if cell.init_lora_weights == DEFAULT else 2)  # first and last
+    adapters = 0 if cell.mode in ("full", "head") else width * (1 + factors)  # 1: vectors
     is_whole = trains_encoder(cell.mode, cell.layers)
     base = count_parameters(config, pooler=True, num_outputs=0) if is_whole else 0
     heads = (4 if cell.encoders is None else 20) * hidden**2

@@ -121,9 +121,9 @@ def write_config(trained: Trained, model: Classifier, folder: Path, **others: An
     if isinstance(model, BertClassifier):
         values = config_for_export(model)
     else:
-        config = library_model(model).config
-        config.name_or_path = ""  # a path of this machine
-        values = json.loads(config.to_json_string())
+        inner = library_model(model)
+        values = json.loads(inner.config.to_json_string())
+        values["architectures"] = [type(inner).__name__]
     write_json(folder / CONFIG, {**values, **labels_of(trained), **others})
 
 

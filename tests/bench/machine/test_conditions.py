@@ -214,7 +214,7 @@ from bench.worker.imports import import_all
 import_all()
 from adapters.injection import layer_class
 from adapters.methods import METHODS
-layers = [layer_class(mode) for mode in METHODS]
+layers = [layer_class(mode) for mode, method in METHODS.items() if method.layer]
 for package in (bench.worker.probes, bench.worker):
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         __import__(module.name)
