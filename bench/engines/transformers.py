@@ -134,11 +134,9 @@ class EncoderClassifier(Classifier):
 
     @torch.no_grad()
     def _add_first_updates(self, sign: float) -> None:
-        layer: Any
-        for layer in self.modules():
-            if hasattr(layer, _FIRST_A):
-                update = getattr(layer, _FIRST_B) @ getattr(layer, _FIRST_A)
-                layer.get_base_layer().weight.add_(update, alpha=sign * layer.scaling[_ADAPTER])
+        for name, (a, b) in first_factors(self).items():
+            layer: Any = self.get_submodule(name)
+            layer.get_base_layer().weight.add_(b @ a, alpha=sign * layer.scaling[_ADAPTER])
 
     def forward(
         self,
@@ -575,6 +573,15 @@ def _keep_first_factors(model: nn.Module) -> None:
         if hasattr(layer, "lora_A") and hasattr(layer, "get_base_layer"):
             for name, factor in ((_FIRST_A, layer.lora_A), (_FIRST_B, layer.lora_B)):
                 layer.register_buffer(name, factor[_ADAPTER].weight.detach().clone())
+
+
+def first_factors(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and B of the product that was taken out of the base weights, by names of layers."""
+    return {
+        name: (getattr(layer, _FIRST_A), getattr(layer, _FIRST_B))
+        for name, layer in model.named_modules()
+        if hasattr(layer, _FIRST_A)
+    }
 
 
 def peft_config(model: EncoderClassifier, job: Job) -> Any:

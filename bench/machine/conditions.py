@@ -155,13 +155,8 @@ def code_version(root: Path = _ROOT) -> str:
 def _git(root: Path, *arguments: str) -> str:
     done = subprocess.run(
         ["git", *arguments],  # noqa: S607
-        cwd=root,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=10,
-        check=True,
-    )
+        cwd=root, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True,
+    )  # fmt: skip
     return done.stdout.strip()
 
 
