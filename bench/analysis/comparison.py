@@ -339,19 +339,11 @@ def _costs(matches: Sequence[Match], limits: Limits) -> list[_Cost]:
         if all(one is None for one in why):
             continue
         known = np.array([one == "" for one in why], dtype=bool)
-        costs.append(
-            _Cost(
-                measure,
-                runs.log_ratios(measure.column, known),
-                runs.ranges(measure.column) if measure.exact else None,
-                paired,
-                runs.shared,
-                why,
-                numbers,
-                _pairs(base.value, new.value),
-                limits.ratio(measure.kind),
-            )
-        )
+        costs.append(_Cost(
+            measure, runs.log_ratios(measure.column, known),
+            runs.ranges(measure.column) if measure.exact else None, paired, runs.shared, why,
+            numbers, _pairs(base.value, new.value), limits.ratio(measure.kind),
+        ))  # fmt: skip
     return costs
 
 
@@ -494,11 +486,9 @@ def _overall_score(
         if isinstance(pair, ScorePair) and len(pair.differences) > 1
     ]
     if not several:
-        why = "no setting has two seeds in common"
-        return Compared(measure, None, Verdict.NOT_COMPARED, why=why)
-    return replace(
-        _score_result(measure, mean_of_pairs(several), limits, level), base=None, new=None
-    )
+        return _score_result(measure, "no setting has two seeds in common", limits, level)
+    mean = _score_result(measure, mean_of_pairs(several), limits, level)
+    return replace(mean, base=None, new=None)
 
 
 def _failing(before: Setting, after: Setting, now: bool = False) -> str:
@@ -553,9 +543,7 @@ def _differs(
         [{place_of_run(row): row.code_version for row in setting.ok} for setting in match.sides]
         for match in matches
     ]
-    is_mixed = any(
-        new.get(place, one) != one for base, new in versions for place, one in base.items()
-    )
+    is_mixed = any(new.get(run, v) != v for base, new in versions for run, v in base.items())
     columns = [*(n for n in names if n in Row.__dataclass_fields__ and n not in _CONDITIONS),
                *_CONDITIONS]  # fmt: skip
     result = []

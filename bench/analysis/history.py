@@ -15,6 +15,7 @@ from typing import Final
 from bench.analysis.comparison import MEASURES, Limits, Measure, score_limit
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
+from bench.common.grouping import grouped
 from bench.stats.changepoints import change_points, segment_medians
 
 _NEARLY_ALL: Final = 0.9
@@ -155,12 +156,9 @@ def history(group: Group) -> History | None:
 
 def _versions(group: Group) -> list[Version]:
     """The versions that ran, by the start of their first cells."""
-    first: dict[str, str] = {}
-    for row in group.rows:
-        started = row.started_at or ""
-        first[row.code_version] = min(first.get(row.code_version, started), started)
-    order = sorted(first.items(), key=lambda item: (item[1], item[0]))
-    return [Version(name, started_at) for name, started_at in order]
+    runs = grouped(group.rows, lambda row: row.code_version).items()
+    versions = [Version(name, min(row.started_at or "" for row in rows)) for name, rows in runs]
+    return sorted(versions, key=lambda version: (version.started_at, version.name))
 
 
 def _reference(group: Group, versions: int) -> Setting | None:

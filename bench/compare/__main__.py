@@ -148,15 +148,10 @@ def command(
         other = replace(other, source=sources[1], terms=new or "")
         named, looks = measured.named, measured.looks
     else:
-        given: dict[str, object] = {
-            "--grid": grid,
-            "--select": select,
-            "--rounds": rounds,
-            "--runs": runs,
-        }
-        given["--"] = options
-        if alone := [name for name, value in given.items() if value is not None]:
-            raise InputError(f"{alone[0]} needs --run")
+        names = ("--grid", "--select", "--rounds", "--runs", "--")
+        for name, value in zip(names, (grid, select, rounds, runs, options), strict=True):
+            if value is not None:
+                raise InputError(f"{name} needs --run")
         one, other, named = read_sides(places, base, new, metric)
     comparison = compare(
         one.rows, other.rows, limits, named=named, values_of=(one.values_of, other.values_of),

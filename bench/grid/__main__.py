@@ -29,6 +29,7 @@ from bench.grid.dryrun import print_plan
 from bench.grid.session import Session
 from bench.launch.checks import (
     amp_notes,
+    check_accumulation,
     check_amp,
     check_class_settings,
     check_compile,
@@ -36,6 +37,7 @@ from bench.launch.checks import (
     check_engine,
     check_folds,
     check_held_out,
+    check_layers,
     check_loss,
     check_model,
     check_reports,
@@ -316,6 +318,8 @@ def command(
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
     check_amp(cells, grid, target.device)
     check_compile(cells)
+    check_accumulation(cells)
+    check_layers(cells)
     check_models(cells, models, pairs=examples.pairs_in_one)
     check_held_out(settings.share_held_out, examples)
     check_early_stopping(cells)

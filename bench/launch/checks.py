@@ -102,9 +102,8 @@ def check_loss(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) 
     """
     losses = {settings.regression_loss for settings in variants} - {MSE}
     if losses and data.task.classes:
-        raise InputError(
-            f"regression_loss {min(losses)}: task {data.task.name} has classes; leave it out"
-        )
+        task = data.task.name
+        raise InputError(f"regression_loss {min(losses)}: task {task} has classes; leave it out")
     cells = [cell for cell in cells if cell.regression_loss not in (None, MSE)]
     if not cells:
         return
@@ -244,10 +243,7 @@ def unfreezing_notes(cells: Sequence[Cell], layers: int) -> list[str]:
 
 def without_idle_caps(grid: Grid, sizes: Collection[Sizes]) -> Grid:
     """The grid without caps that exceed the data, so that reports don't mention them."""
-    most = {
-        "max_train": max(size.train for size in sizes),
-        "max_dev": max(size.dev for size in sizes),
-    }
+    most = {f"max_{part}": max(getattr(size, part) for size in sizes) for part in ("train", "dev")}
     caps = {name: getattr(grid.settings, name) for name in most}
     idle = {name: None for name, cap in caps.items() if cap is not None and cap > most[name]}
     return grid.model_copy(update={"settings": grid.settings.model_copy(update=idle)})
@@ -300,16 +296,16 @@ def check_engine(
         problem = _not_ours(cell) if cell.engine == MINBERT else _not_theirs(cell)
         if problem:
             raise InputError(f"engine {cell.engine}: {problem}")
-    engines = {cell.engine for cell in cells}
+    all_theirs = all(cell.engine == TRANSFORMERS for cell in cells)
     for settings in variants:
-        engine = next(iter(engines)) if settings.engine == AUTO else settings.engine
         attention = settings.attn_implementation
-        if engine == MINBERT and attention != AUTO:
+        is_theirs = all_theirs if settings.engine == AUTO else settings.engine == TRANSFORMERS
+        if settings.engine == MINBERT and attention != AUTO:
             raise InputError(
                 f"attn_implementation {attention}: engine {MINBERT} has its own attention; take "
                 f"engine {TRANSFORMERS}, or leave it out"
             )
-        if engine == TRANSFORMERS and settings.kernels != FAST:
+        if is_theirs and settings.kernels != FAST:
             raise InputError(
                 f"kernels {settings.kernels}: it is of engine {MINBERT}; leave it out with engine "
                 f"{TRANSFORMERS}"
@@ -322,10 +318,8 @@ def _not_ours(cell: Cell) -> str:
     if cell.mode in METHODS and METHODS[cell.mode].layer is None:
         return f"mode {cell.mode} is one of PEFT's; take engine {TRANSFORMERS}"
     if cell.init_lora_weights != DEFAULT:
-        return (
-            f"init_lora_weights {cell.init_lora_weights} is one of PEFT's; take engine "
-            f"{TRANSFORMERS}"
-        )
+        weights = f"init_lora_weights {cell.init_lora_weights}"
+        return f"{weights} is one of PEFT's; take engine {TRANSFORMERS}"
     return ""
 
 

@@ -127,14 +127,10 @@ def run_worker(
     else:
         status, message = _failure(watch, folder / STDERR, problem, oom_before)
     return outcome(
-        status,
-        message,
-        exit_code=watch.code if watch.code >= 0 else None,
-        signal=-watch.code if watch.code < 0 else None,
-        peak_rss_mib=watch.peak_rss_mib,
-        cpu_s=watch.cpu_s,
-        result=result,
-    )
+        status, message, exit_code=watch.code if watch.code >= 0 else None,
+        signal=-watch.code if watch.code < 0 else None, peak_rss_mib=watch.peak_rss_mib,
+        cpu_s=watch.cpu_s, result=result,
+    )  # fmt: skip
 
 
 def _utc(moment: datetime) -> str:
@@ -155,25 +151,19 @@ def _read_result(path: Path) -> tuple[dict[str, Any] | None, str]:
 
 def _failure(watch: Watch, stderr: Path, problem: str, oom_before: int | None) -> tuple[str, str]:
     """Status and message of a worker that ended by itself without a result."""
-    if watch.code == -signal.SIGKILL and oom_before is not None:
-        oom_after = oom_kills()
-        if oom_after is not None and oom_after > oom_before:
-            peak = watch.peak_rss_mib
-            reached = f" (peak {peak:,.0f} MiB)" if peak is not None else ""
-            return "oom", f"the host ran out of memory and the kernel killed it{reached}"
+    killed = watch.code == -signal.SIGKILL
+    if killed and oom_before is not None and (oom_kills() or 0) > oom_before:
+        peak = watch.peak_rss_mib
+        reached = f" (peak {peak:,.0f} MiB)" if peak is not None else ""
+        return "oom", f"the host ran out of memory and the kernel killed it{reached}"
     if watch.code < 0:
-        return "crashed", f"killed by signal {-watch.code} ({_signal_name(-watch.code)})"
+        names = {number.value: number.name for number in signal.Signals}
+        name = names.get(-watch.code, "real-time")
+        return "crashed", f"killed by signal {-watch.code} ({name})"
     if watch.code > 0:
         line = last_error(_tail(stderr))
         return "crashed", line or f"ended with exit code {watch.code}"
     return "crashed", problem
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "real-time"
 
 
 def _shorten(path: Path) -> None:

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from matplotlib.axes import Axes
 
-from bench.analysis.comparison import Limits, Measure
+from bench.analysis.comparison import Limits
 from bench.analysis.groups import Group, differing, groups
 from bench.analysis.history import Change, History, Series, history
 from bench.common.errors import InputError
+from bench.common.grouping import grouped
 from bench.plan.rows import Row
 from bench.report.drawing import BLUE, GREY, ORANGE, Drawing, canvas, to_svg
 from bench.report.lead import title
@@ -95,10 +96,8 @@ def _findings(shown: History) -> list[str]:
 def _in_words(shown: History) -> Iterator[str]:
     """A sentence for each setting and version, and one where all ratios of a measure change."""
     reference = shown.reference.label
-    events: dict[tuple[int, Measure], list[Change]] = {}
+    events = grouped(shown.changes, lambda change: (change.at, change.series.measure))
     by_setting: dict[tuple[int, str], list[str]] = {}
-    for change in shown.changes:
-        events.setdefault((change.at, change.series.measure), []).append(change)
     for (at, measure), changes in events.items():
         ratios = [change for change in changes if not change.series.is_reference]
         every = sum(s.measure == measure and not s.is_reference for s in shown.series)
@@ -145,9 +144,7 @@ def _sections(shown: History, others: Sequence[Group]) -> list[Section]:
     if shown.left_out:
         versions = ", ".join(version.name for version in shown.left_out)
         sentences.append(f"Left out, since {shown.reference.label} is missing: {versions}.")
-    families: dict[str, list[Series]] = {}
-    for series in shown.series:
-        families.setdefault(series.measure.column, []).append(series)
+    families = grouped(shown.series, lambda series: series.measure.column)
     drawings = [_drawing(shown, family) for family in families.values()]
     tables = [*([_changes(shown)] if shown.changes else []), _latest(shown, list(families))]
     return [

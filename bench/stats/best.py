@@ -136,6 +136,8 @@ def compare_all(samples: Sequence[Sample]) -> Comparison:
     both with interaction. The part of the seeds is pooled over all pairs; a pair whose own is
     larger keeps that, with its own degrees of freedom.
     """
+    from scipy.special import stdtrit
+
     every = sorted({seed for sample in samples for seed in sample.scores})
     scores = np.array([[one.scores.get(seed, np.nan) for seed in every] for one in samples])
     scores = scores.reshape(len(samples), len(every))
@@ -156,18 +158,11 @@ def compare_all(samples: Sequence[Sample]) -> Comparison:
     alone = np.maximum(seeds - 1.0, 1.0)
     # the sum of both parts has no more than those of the seeds, whose share in it is uncertain
     of_pair = np.minimum(freedom(alone), np.maximum(alone, 2.0))
-    least = np.where(keeps_own, _student(of_pair), 0.0)
+    least = np.where(keeps_own, stdtrit(of_pair, 1 - LEVEL), 0.0)
     return Comparison(
         difference, seeds, of_seed, of_examples, freedom(freedom_of_seeds), least,
         _covariance(samples), shows_seeds=bool((seeds[off] > 1).any()),
     )  # fmt: skip
-
-
-def _student(freedom: Floats) -> Floats:
-    """The one-sided quantile of Student's t at `LEVEL`."""
-    from scipy.special import stdtrit
-
-    return np.asarray(stdtrit(freedom, 1 - LEVEL))
 
 
 def between_seeds(scores: Floats) -> tuple[Floats, NDArray[np.int64], Floats]:

@@ -67,12 +67,6 @@ def quantile(level: float, freedom: NDArray[np.floating] | float) -> Floats:
     return np.asarray(np.where(np.isinf(freedom), -ndtri(level / 2), student))
 
 
-@cache
-def student(level: float, freedom: float) -> float:
-    """`quantile` of one number."""
-    return float(quantile(level, freedom))
-
-
 @dataclass(frozen=True, eq=False)
 class Estimates:
     """Estimates by setting with their errors; NaN where there is none.
@@ -170,13 +164,10 @@ def mean_of_settings(estimates: Estimates, shared: Ints) -> Estimates:
     _, pooled = satterthwaite(variances, estimates.pooled[first])
     singles = np.bincount(shared, estimates.single)
     return Estimates(
-        np.array([estimates.value.mean()]),
-        np.array([error / count]),
-        np.array([freedom]),
+        np.array([estimates.value.mean()]), np.array([error / count]), np.array([freedom]),
         np.array([math.sqrt(float((singles**2).sum())) / count]),
-        np.array([estimates.number.min()]),
-        np.array([pooled]),
-    )
+        np.array([estimates.number.min()]), np.array([pooled]),
+    )  # fmt: skip
 
 
 def needed_repeats(estimates: Estimates, limit: float, level: float) -> list[int | None]:

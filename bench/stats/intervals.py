@@ -276,11 +276,9 @@ def _excess_std(values: Sequence[float], pool: Std) -> Std | None:
     own = pooled([values])
     if own is None or own.freedom is None or pool.freedom is None:
         return None
-    squares = np.array([own.freedom * own.value**2])
-    wide = scatters_more(
-        squares, np.array([own.freedom]), pool.freedom * pool.value**2, pool.freedom
-    )
-    return own if wide[0] else None
+    freedom = np.array([own.freedom])
+    whole = pool.freedom * pool.value**2, pool.freedom
+    return own if scatters_more(freedom * own.value**2, freedom, *whole)[0] else None
 
 
 def scatters_more(
@@ -317,10 +315,8 @@ def widened(a: Interval, std: Std) -> Interval:
     ends = log.ends()
     if ends is None:
         return a
-    between, within = std.half_width(), [abs(end - log.value) for end in ends]
-    low, high = (
-        math.hypot(half, between) if std.freedom is None else max(half, between) for half in within
-    )
+    wider = math.hypot if std.freedom is None else max
+    low, high = (wider(abs(end - log.value), std.half_width()) for end in ends)
     return _exp(Interval(log.value, log.value - low, log.value + high))
 
 

@@ -42,13 +42,8 @@ def check(context: Context) -> Finding:
         rises = {name: value - before[name] for name, value in read_counters().items()}
         shares.append(rises["own_cpu_s"] / rises["seconds"] / used)
     speedup = min(alone) / min(together)
-    figures = {
-        "threads": threads,
-        "allowed_cores": allowed,
-        "quota_cores": quota,
-        "speedup": speedup,
-        "shares": shares,
-    }
+    figures = {"threads": threads, "allowed_cores": allowed, "quota_cores": quota,
+               "speedup": speedup, "shares": shares}  # fmt: skip
     summary = f"{used} threads on {allowed} cores: {speedup:.2f} times as fast as one"
     if threads > min(allowed, quota or threads):
         limit = f"quota allows {quota}" if threads <= allowed else f"affinity allows {allowed}"
