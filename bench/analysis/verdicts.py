@@ -8,15 +8,8 @@ import numpy as np
 
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
-from bench.stats.intervals import (
-    Interval,
-    Spread,
-    difference,
-    paired_difference,
-    paired_ratio,
-    ratio,
-    spread,
-)
+from bench.stats import intervals
+from bench.stats.intervals import Interval, Spread
 
 Objective = Literal["memory", "time", "score"]
 OBJECTIVES: Final[tuple[Objective, ...]] = ("memory", "time", "score")
@@ -63,14 +56,14 @@ def _compare(name: str, objective: Objective, a: Setting, b: Setting) -> Interva
         paired = score_spread(a, b)
         if paired is not None:
             return paired.interval()
-        return paired_difference(a.scores, b.scores) or difference(one, two)
+        return intervals.paired_difference(a.scores, b.scores) or intervals.difference(one, two)
     # Two repeats show their spread less well than all repeats of the group do, from which the
     # intervals of both are made. And runs of different versions are no pairs: a shift between
     # versions would be the same in all pairs, and not show in their spread.
     costs, others = a.by_run(name), b.by_run(name)
     runs = costs.keys() & others.keys()
     is_enough = len({run[:2] for run in runs}) > 1 or len(runs) >= _FEWEST_REPEATS
-    return (is_enough and paired_ratio(costs, others)) or ratio(one, two)
+    return (is_enough and intervals.paired_ratio(costs, others)) or intervals.ratio(one, two)
 
 
 def score_spread(a: Setting, b: Setting) -> Spread | None:
@@ -85,7 +78,7 @@ def score_spread(a: Setting, b: Setting) -> Spread | None:
     pairs = [(a.values[seed], b.values[seed]) for seed in seeds]
     if len({len(values) for pair in pairs for values in pair}) != 1:
         return None
-    return spread(np.stack([one - other for one, other in pairs]))
+    return intervals.spread(np.stack([one - other for one, other in pairs]))
 
 
 def best_by_score(group: Group) -> Setting | None:

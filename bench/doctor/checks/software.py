@@ -28,12 +28,9 @@ def check(context: Context) -> Finding:
         return Finding(FAILED, f"what cells run can't be imported: {text}", remedy)
     version, cuda = torch_build()
     figures = {
-        "python": platform.python_version(),
-        "torch": version,
-        "cuda": cuda,
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-    }
+        "python": platform.python_version(), "torch": version, "cuda": cuda,
+        "capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(),
+    }  # fmt: skip
     summary = f"Python {figures['python']}, torch {version}, {figures['capability']}"
     inherited = [name for name in DROPPED if name in os.environ]
     if inherited:
