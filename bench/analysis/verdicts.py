@@ -148,23 +148,19 @@ def rank_effect(group: Group) -> RankEffect | None:
     if not group.learned:
         return None
     scored = [s for s in group.settings if s.rank is not None and s.estimate("dev_score")]
-    if len({s.rank for s in scored}) < 2:
+    ranks = sorted({s.rank or 0 for s in scored})
+    if len(ranks) < 2:
         return None
-    low, high = min(s.rank or 0 for s in scored), max(s.rank or 0 for s in scored)
+    low, high = ranks[0], ranks[-1]
 
     def without_rank(s: Setting) -> tuple[object, ...]:
         rate = s.rate if s.tells_rate else None
         return s.mode, s.layers, s.amp, s.unfreezes, s.options, rate, s.frozen
 
     twins = {without_rank(s): s for s in scored if s.rank == low}
-    gaps = [
-        gap
-        for s in scored
-        if s.rank == high
-        and (twin := twins.get(without_rank(s)))
-        and not neither_learned(s, twin)
-        and (gap := compare(group, "score", s, twin))
-    ]
+    pairs = [(s, twins.get(without_rank(s))) for s in scored if s.rank == high]
+    learned = [(s, twin) for s, twin in pairs if twin and not neither_learned(s, twin)]
+    gaps = [gap for s, twin in learned if (gap := compare(group, "score", s, twin))]
     if not gaps:
         return None
     mean = sum(gap.value for gap in gaps) / len(gaps)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.common.errors import DiskFullError
-from bench.common.files import remove_unfinished
+from bench.common.files import remove_unfinished, text_or_empty
 from bench.common.messages import last_error, one_line
 from bench.launch.oom import oom_kills
 from bench.launch.signals import Signals
@@ -150,7 +150,7 @@ def _failure(watch: Watch, stderr: Path, problem: str, oom_before: int | None) -
         name = names.get(-watch.code, "real-time")
         return "crashed", f"killed by signal {-watch.code} ({name})"
     if watch.code > 0:
-        line = last_error(_tail(stderr))
+        line = last_error(text_or_empty(stderr)[-_STDERR_TAIL:])
         return "crashed", line or f"ended with exit code {watch.code}"
     return "crashed", problem
 
@@ -165,10 +165,3 @@ def _shorten(path: Path) -> None:
             file.seek(HEAD)
             file.write(f"\n[... {left_out:,} bytes left out ...]\n".encode() + tail)
             file.truncate()
-
-
-def _tail(path: Path) -> str:
-    try:
-        return path.read_bytes()[-_STDERR_TAIL:].decode(errors="replace")
-    except OSError:
-        return ""
