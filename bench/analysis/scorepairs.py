@@ -17,14 +17,7 @@ from bench.common.grouping import grouped
 from bench.plan.metrics import Metric, metric_of
 from bench.results.outcomes import Values
 from bench.stats.comparing import needed_seeds, quantile
-from bench.stats.intervals import (
-    NORMAL_975,
-    Interval,
-    Spread,
-    satterthwaite,
-    scatters_more,
-    spread,
-)
+from bench.stats.intervals import NORMAL_975, Interval, Spread, satterthwaite, scatters_more, spread
 
 FEWEST_SEEDS: Final = 3
 """Seeds of each side that are asked for where one side has one: two hardly show how seeds vary."""

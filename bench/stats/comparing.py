@@ -136,13 +136,10 @@ def sample_means(
 def unpaired(base: Estimates, new: Estimates) -> Estimates:
     """Differences NEW − BASE of means of two sides without pairs."""
     return Estimates(
-        new.value - base.value,
-        np.hypot(base.error, new.error),
-        np.minimum(base.freedom, new.freedom),
-        np.hypot(base.single, new.single),
-        np.minimum(base.number, new.number),
-        np.minimum(base.pooled, new.pooled),
-    )
+        new.value - base.value, np.hypot(base.error, new.error),
+        np.minimum(base.freedom, new.freedom), np.hypot(base.single, new.single),
+        np.minimum(base.number, new.number), np.minimum(base.pooled, new.pooled),
+    )  # fmt: skip
 
 
 def mean_of_settings(estimates: Estimates, shared: Ints) -> Estimates:

@@ -194,15 +194,11 @@ def mean_of(parts: Sequence[Interval]) -> Interval:
     if not parts:
         raise ValueError("the mean of nothing")
     value = sum(part.value for part in parts) / len(parts)
-    ends = [part.ends() for part in parts]
-    known = [pair for pair in ends if pair is not None]
-    if len(known) < len(parts):
+    gaps = [(part.value - ends[0], ends[1] - part.value) for part in parts if (ends := part.ends())]
+    if len(gaps) < len(parts):
         return Interval(value)
-    gaps = [
-        math.hypot(*(pair[side] - part.value for pair, part in zip(known, parts, strict=True)))
-        for side in (0, 1)
-    ]
-    return Interval(value, value - gaps[0] / len(parts), value + gaps[1] / len(parts))
+    below, above = (math.hypot(*side) / len(parts) for side in zip(*gaps, strict=True))
+    return Interval(value, value - below, value + above)
 
 
 def ratio(a: Interval, b: Interval) -> Interval:

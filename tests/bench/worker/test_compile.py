@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from bench.common.errors import InputError
-from bench.launch.checks import check_compile
+from bench.launch.checks import check_cells
 from bench.plan import gridfile
 from bench.plan.cell import Cell
 from bench.plan.columns import BY_NAME, row_of
@@ -80,7 +80,7 @@ AUTO = gridfile.parse(
 def test_auto_is_on_where_the_device_and_the_cell_allow_it() -> None:
     def states(**resolved: Any) -> dict[str | None, tuple[str, str | None]]:
         cells = expand(AUTO, replace(RESOLVED, **resolved))
-        check_compile(cells)
+        check_cells(cells)
         return {cell.unfreeze: (cell.compile, cell.compile_why) for cell in cells}
 
     assert states(no_compiling="a CPU gains nothing") == dict.fromkeys(
@@ -129,10 +129,10 @@ def test_rows_of_older_schemas_were_not_compiled() -> None:
 )
 def test_steps_of_several_kinds_are_not_compiled(change: dict[str, Any], told: str) -> None:
     (on,) = cells_of("compile = true")
-    check_compile([on])
-    check_compile([replace(on, compile="off", **change)])
+    check_cells([on])
+    check_cells([replace(on, compile="off", **change)])
     with pytest.raises(InputError, match=rf"^compile: .*{told}.*leave"):
-        check_compile([replace(on, **change)])
+        check_cells([replace(on, **change)])
 
 
 def test_the_grid_refuses_it_in_a_line(grid: GridRuns) -> None:
