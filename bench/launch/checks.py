@@ -277,16 +277,16 @@ def check_engine(
         problem = _not_ours(cell) if cell.engine == MINBERT else _not_theirs(cell)
         if problem:
             raise InputError(f"engine {cell.engine}: {problem}")
-    engines = {cell.engine for cell in cells}
+    all_theirs = all(cell.engine == TRANSFORMERS for cell in cells)
     for settings in variants:
-        engine = next(iter(engines)) if settings.engine == AUTO else settings.engine
         attention = settings.attn_implementation
-        if engine == MINBERT and attention != AUTO:
+        is_theirs = all_theirs if settings.engine == AUTO else settings.engine == TRANSFORMERS
+        if settings.engine == MINBERT and attention != AUTO:
             raise InputError(
                 f"attn_implementation {attention}: engine {MINBERT} has its own attention; take "
                 f"engine {TRANSFORMERS}, or leave it out"
             )
-        if engine == TRANSFORMERS and settings.kernels != FAST:
+        if is_theirs and settings.kernels != FAST:
             raise InputError(
                 f"kernels {settings.kernels}: it is of engine {MINBERT}; leave it out with engine "
                 f"{TRANSFORMERS}"

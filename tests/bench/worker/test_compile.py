@@ -34,6 +34,7 @@ from tests.bench.grid.test_bad_input import refused
 from tests.bench.grids import GridRuns
 from tests.bench.synthetic_rows import HERE, new_row
 from tests.bench.tiny_cells import cell, job_of
+from tests.encoders import need_transformers
 
 RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
 LORA = "[settings]\n{settings}\n[[cells]]\nmode=['lora']\nrank=[2]\nlayers=['attn-only']\n"
@@ -376,3 +377,34 @@ def test_a_cell_without_a_compiler_ends_in_a_line(
     assert row["message"].startswith("error: compile: torch can't compile the model (")
     assert "No working C++ compiler" in row["message"]
     assert row["step_ms_median"] is row["train_s"] is None
+
+
+# Engine transformers
+
+
+def test_engine_transformers_compiles_all_shapes_before_the_first_step(
+    tiny_checkpoint: Path, tmp_path: Path, traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_transformers()
+    graphs = torch._dynamo.utils.counters["stats"]
+    made: list[int] = []
+    compile_now = compiling.AutoCompiledModel
+
+    def compiled(*args: Any) -> Any:
+        model = compile_now(*args)
+        made.append(graphs["unique_graphs"])
+        return model
+
+    monkeypatch.setattr(compiling, "AutoCompiledModel", compiled)
+    theirs = {
+        "engine": "transformers", "attn_implementation": "eager", "kernels": None, "epochs": 1,
+    }  # fmt: skip
+    on = compiled_job(tiny_checkpoint, **theirs)
+    off = replace(on, cell=replace(on.cell, compile="off"))
+    run, usual = (run_here(job, tmp_path / job.cell.compile) for job in (on, off))
+    losses, expected = (torch.stack(each.record.losses) for each in (run, usual))
+    torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
+    assert made == [graphs["unique_graphs"]], "no step compiles"
+    assert made[0] > 0
+    assert run.record.columns["compile_s"] > 0
+    assert run.record.columns["compile_cached"] is None
