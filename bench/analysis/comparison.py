@@ -36,9 +36,8 @@ from bench.stats.comparing import (
     mean_of_settings,
     needed_repeats,
     nominal_level,
-    quantile,
 )
-from bench.stats.intervals import Interval
+from bench.stats.intervals import Interval, quantile
 
 Kind = Literal["count", "memory", "time", "score"]
 

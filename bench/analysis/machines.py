@@ -15,8 +15,8 @@ import numpy as np
 from bench.analysis.costpairs import CONSTANTS, Runs, ratio_intervals, runs_of
 from bench.analysis.matching import Machine, Match, machine_name, machine_of
 from bench.analysis.setting import BETWEEN_PROCESSES
-from bench.stats.comparing import Estimates, Ints, quantile, sample_means
-from bench.stats.intervals import Interval
+from bench.stats.comparing import Estimates, Ints, sample_means
+from bench.stats.intervals import Interval, quantile
 
 LEVEL: Final = 0.05
 
@@ -104,28 +104,23 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
     runs = runs_of(chosen_matches, names, (base, new))
     reference = _references(chosen_matches)
     if not (reference >= 0).any():
-        notes.append(
-            "without full fine-tuning in fp32 on both machines, absolute figures are all there is"
-        )
+        without = "without full fine-tuning in fp32 on both machines"
+        notes.append(f"{without}, absolute figures are all there is")
     estimates = [(runs.log_ratios(n), _normalised(runs, n, reference)) for n in names]
     number = sum(int(np.isfinite(one.error).sum()) for pair in estimates for one in pair)
     level = LEVEL / max(number, 1)
     drift = {"ms_per_1k_tokens": math.sqrt(2) * BETWEEN_PROCESSES}
-    results = [
-        (_intervals(absolute, level, drift.get(column, 0.0)), _intervals(normalised, level))
-        for (column, _), (absolute, normalised) in zip(costs, estimates, strict=True)
-    ]
-    rows = []
-    for i, (_, label) in enumerate(chosen):
-        cells = [
-            MachineCost(column, name, interval, normalised[i])
-            for (column, name), (absolute, normalised) in zip(costs, results, strict=True)
-            if (interval := absolute[i]) is not None
-        ]
-        if cells:
-            rows.append(MachineRow(label, tuple(cells)))
+    by_setting: list[list[MachineCost]] = [[] for _ in chosen]
+    for (column, name), (absolute, normalised) in zip(costs, estimates, strict=True):
+        intervals = _intervals(absolute, level, drift.get(column, 0.0))
+        relative = _intervals(normalised, level)
+        for own, interval, ratio in zip(by_setting, intervals, relative, strict=True):
+            if interval is not None:
+                own.append(MachineCost(column, name, interval, ratio))
+    labelled = zip(chosen, by_setting, strict=True)
+    rows = tuple(MachineRow(label, tuple(own)) for (_, label), own in labelled if own)
     family = f"All {number} intervals hold at once with 95% probability (Bonferroni)."
-    return Machines(machine_name(base), machine_name(new), tuple(rows), "; ".join(notes), family)
+    return Machines(machine_name(base), machine_name(new), rows, "; ".join(notes), family)
 
 
 def versions_of(match: Match, only: tuple[Machine, Machine] | None = None) -> set[int]:

@@ -16,15 +16,9 @@ from bench.analysis.verdicts import score_spread
 from bench.common.grouping import grouped
 from bench.plan.metrics import Metric, metric_of
 from bench.results.outcomes import Values
-from bench.stats.comparing import needed_seeds, quantile
-from bench.stats.intervals import (
-    NORMAL_975,
-    Interval,
-    Spread,
-    satterthwaite,
-    scatters_more,
-    spread,
-)
+from bench.stats import intervals
+from bench.stats.comparing import needed_seeds
+from bench.stats.intervals import Interval, Spread
 
 FEWEST_SEEDS: Final = 3
 """Seeds of each side that are asked for where one side has one: two hardly show how seeds vary."""
@@ -71,7 +65,7 @@ class ScorePair:
         if self.spread is not None:
             below, freedom = self.spread.error()
             above = below
-        t = float(quantile(level, freedom))
+        t = float(intervals.quantile(level, freedom))
         return Interval(self.value, self.value - t * below, self.value + t * above)
 
     def needed(self, limit: float, level: float) -> int | None:
@@ -136,7 +130,7 @@ def _rounding(setting: Setting) -> float:
     for row in setting.scored:
         score, low, high = row.dev_score, row.dev_ci_low, row.dev_ci_high
         if score is not None and low is not None and high is not None and 0 < score < 1:
-            number = score * (1 - score) * (2 * NORMAL_975 / max(high - low, 1e-9)) ** 2
+            number = score * (1 - score) * (2 * intervals.NORMAL_975 / max(high - low, 1e-9)) ** 2
             return 1 / (6 * max(number, 1.0) ** 2)
     return 0.0
 
@@ -180,7 +174,7 @@ def with_pooled_seeds(pairs: Sequence[ScorePair], weights: Sequence[float]) -> l
     squares = freedom * np.array([one.of_seeds for one in pool.values()])
     total, count = float(squares.sum()), int(freedom.sum())
     counted = float((freedom * [weights[i] for i in pool]).sum())
-    wide = scatters_more(squares, freedom, total, count)
+    wide = intervals.scatters_more(squares, freedom, total, count)
     result = list(pairs)
     for (i, one), is_wide in zip(pool.items(), wide.tolist(), strict=True):
         if not is_wide:
@@ -202,7 +196,7 @@ def _errors(setting: Setting, seed: int | None = None) -> tuple[float, float]:
     if score is None or ends is None:
         return math.inf, math.inf
     freedom = len(setting.scores) - 1 if seed is None else 0
-    t = float(quantile(0.05, freedom or math.inf))
+    t = float(intervals.quantile(0.05, freedom or math.inf))
     return (score.value - ends[0]) / t, (ends[1] - score.value) / t
 
 
@@ -226,7 +220,7 @@ def mean_of_pairs(pairs: Sequence[tuple[str, ScorePair]]) -> ScorePair | str:
         lengths = {len(v) for p in members for s in seeds if (v := p.values.get(s)) is not None}
         if len(lengths) == 1 and all(p.values for p in members):
             mean = sum(np.stack([p.values[s] for s in seeds]) for p in members) / len(members)
-            over = spread(np.asarray(mean))
+            over = intervals.spread(np.asarray(mean))
         else:
             over = over_seeds([fmean(p.differences[s] for p in members) for s in seeds])
         if all(p.is_same for p in members):
@@ -238,7 +232,7 @@ def mean_of_pairs(pairs: Sequence[tuple[str, ScorePair]]) -> ScorePair | str:
     weights = [number / len(pairs) for number, _ in parts]
     errors, freedoms = zip(*(over.error() for _, over in parts), strict=True)
     variances = [(w * error) ** 2 for w, error in zip(weights, errors, strict=True)]
-    error, freedom = map(float, satterthwaite(variances, freedoms))
+    error, freedom = map(float, intervals.satterthwaite(variances, freedoms))
     return ScorePair(
         sum(w * over.mean for w, (_, over) in zip(weights, parts, strict=True)), pairs[0][1].metric,
         fmean(p.base for _, p in pairs), fmean(p.new for _, p in pairs),

@@ -126,10 +126,9 @@ def summary(outcome: Outcome) -> list[str]:
     lines += _of_machines(comparison)
     if unmatched := comparison.unmatched:
         lines.append(f"Without a match: {count(len(unmatched), 'setting')}.")
-    if comparison.passing:
-        names = [name(pair) for pair in comparison.passing]
-        more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-        lines.append(f"Newly passing: {'; '.join(names[:_NAMED])}{more}.")
+    if passing := [name(pair) for pair in comparison.passing]:
+        more = f" and {len(passing) - _NAMED:,} more" if len(passing) > _NAMED else ""
+        lines.append(f"Newly passing: {'; '.join(passing[:_NAMED])}{more}.")
     return lines
 
 

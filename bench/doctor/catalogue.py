@@ -88,6 +88,11 @@ CHECKS: Final = (
         memory_mib=1000,
     ),
     Check(
+        "engines", "Do both engines train alike?",
+        "whether engine transformers can be compared with engine minbert",
+        needs=("software", "numerics", "grid"), expected_s=25, memory_mib=1200, is_advice=True,
+    ),
+    Check(
         "forecast", "Are forecasts of peak memory right?", "how far forecasts of memory are off",
         needs=("software", "memory-counters", "allocator", "grid"), expected_s=20,
         memory_mib=1200, is_advice=True,

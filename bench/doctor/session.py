@@ -176,14 +176,11 @@ def _run(
         context = Context(device, threads, target.amp_on, files, _amps(target))
     fields = {**vars(context), "folder": str(files)}
     outcome = run_worker(
-        files,
-        [sys.executable, "-m", "bench.doctor.process", check.name, json.dumps(fields)],
+        files, [sys.executable, "-m", "bench.doctor.process", check.name, json.dumps(fields)],
         env=worker_environment(os.environ, context.threads, gpu),
-        timeout_s=min(check.limit_s, left_s),
-        on_progress=lambda _message: None,
-        signals=signals,
+        timeout_s=min(check.limit_s, left_s), on_progress=lambda _message: None, signals=signals,
         grace_s=_GRACE_S,
-    )
+    )  # fmt: skip
     shutil.rmtree(files, ignore_errors=True)
     if signals.stops:
         raise StoppedError

@@ -77,8 +77,11 @@ def check(
     }
     empty = _where(data, lambda text: not text.strip())
     progress(3, STEPS[3])
-    lengths = [_lengths("characters", *(_counted(len, side) for side in (train, dev)))]
-    lengths.append(_lengths("words", *(_counted(_words, side) for side in (train, dev))))
+    units: dict[str, Callable[[str], int]] = {"characters": len, "words": lambda t: len(t.split())}
+    lengths = [
+        _lengths(unit, _counted(length, train), _counted(length, dev))
+        for unit, length in units.items()
+    ]
     chosen = None
     if tokens is not None:
         lengths.append(_lengths("tokens", *tokens))
@@ -108,7 +111,8 @@ def leaks(data: TaskData) -> NDArray[np.int64]:
     """
     keys = _keys(data.train), _keys(data.dev)
     sample = _Sample(data, *keys)
-    return np.flatnonzero(np.isin(keys[0], np.concatenate([keys[1], sample.leaked_keys()])))
+    near = sample.keys[[*sample.near.pairs[TRAIN, DEV]]]
+    return np.flatnonzero(np.isin(keys[0], np.concatenate([keys[1], near])))
 
 
 def _keys(examples: Examples) -> Keys:
@@ -175,6 +179,7 @@ class _Sample:
 
     Attributes:
         distinct: the number of distinct texts.
+        keys: of the texts of the sample.
         near: the near duplicates among those of the sample.
     """
 
@@ -185,7 +190,7 @@ class _Sample:
         of_train, of_dev = map(np.flatnonzero, on_side)  # in order of digest, which is random
         of_dev = of_dev[: max(SAMPLE // 2, SAMPLE - len(of_train))]
         chosen = np.union1d(of_train[: SAMPLE - len(of_dev)], of_dev)
-        self._keys = keys[chosen]
+        self.keys = keys[chosen]
         self._texts = [_texts(*_place(data, int(at))) for at in first[chosen]]
         texts = [_key(*each) for each in self._texts]
         self.near = near_duplicates(texts, on_side[:, chosen])
@@ -197,10 +202,6 @@ class _Sample:
     def near_leaks(self) -> Finding:
         """The texts with a near duplicate on the other side."""
         return self._finding((TRAIN, DEV), (DEV, TRAIN))
-
-    def leaked_keys(self) -> Keys:
-        """The keys of the training texts with a near duplicate in dev."""
-        return self._keys[[*self.near.pairs[TRAIN, DEV]]]
 
     def _finding(self, of_train: tuple[int, int], of_dev: tuple[int, int]) -> Finding:
         train, dev = self.near.pairs[of_train], self.near.pairs[of_dev]
@@ -261,10 +262,6 @@ def _where(data: TaskData, is_bad: Callable[[str], bool]) -> Finding:
         numbers.append(len(bad))
         lines += [shown(*_texts(examples, at)) for at in bad[:SHOWN]]
     return Finding(train=numbers[0], dev=numbers[1], shown=tuple(lines[:SHOWN]))
-
-
-def _words(text: str) -> int:
-    return len(text.split())
 
 
 def _counted(count: Callable[[str], int], examples: Examples) -> NDArray[np.int64]:

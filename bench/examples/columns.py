@@ -151,11 +151,7 @@ def _only(columns: Sequence[str], names: Sequence[str]) -> str:
 
 
 def _longer(table: Table, columns: Sequence[str]) -> tuple[str, str]:
-    """The column with longer and more distinct values, and the other; empty names in doubt.
-
-    Raises:
-        InputError: if the header is probably an example.
-    """
+    """The column with longer and more distinct values, and the other; empty names in doubt."""
     rows = [fields for _, fields in islice(table.read(columns), _SAMPLE) if type(fields) is tuple]
     values = [[str(row[place] or "") for row in rows] for place in range(2)]
     lengths = [sum(map(len, column)) for column in values]

@@ -66,11 +66,7 @@ def find_source(task: str | None, spec: DataSpec | None, *, folds: bool = False)
 
 
 def _course_task(task: str | None, spec: DataSpec) -> str | None:
-    """The task whose files, in the format of the course, a folder has; None: it has none.
-
-    Raises:
-        InputError: if it has those of several and none of them is named.
-    """
+    """The task whose files, in the format of the course, a folder has; None: it has none."""
     if task in TASKS:
         if spec.is_on_hub or is_file(spec.path):
             raise InputError(
@@ -97,11 +93,7 @@ def _course_task(task: str | None, spec: DataSpec) -> str | None:
 
 
 def _check_plain(spec: DataSpec) -> None:
-    """Refuse a description of files in the format of the course, which say everything themselves.
-
-    Raises:
-        InputError: for anything but the folder.
-    """
+    """Refuse a description of files in the format of the course beyond their folder."""
     given = spec.model_dump(exclude_defaults=True).keys() - {"path"}
     if given:
         flag = min(given).replace("_", "-")
@@ -158,16 +150,16 @@ def _prepare(name: str, spec: DataSpec, folds: bool) -> Source:
         )
         folder = write(cache_folder() / "data", prepared, data)
     remove_oldest(folder.parent.iterdir(), _MOST_FOLDERS, folder)
-    return Source(name, folder, _files_of(spec), tuple(notes))
+    files = ", ".join(Path(path).name for path in (spec.path, spec.validation) if path)
+    if spec.is_on_hub:
+        files = f"{spec.path} ({spec.config})" if spec.config else spec.path
+    return Source(name, folder, files, tuple(notes))
 
 
 def _split(examples: Examples, task: Task) -> tuple[Examples, Examples]:
     """Split off the dev examples: strata in equal shares, groups and equal texts together.
 
     A class whose only examples would be dev examples stays in training.
-
-    Raises:
-        InputError: if too few examples, or groups, are there.
     """
     texts = [normalised(text) for text in examples.texts()]
     keys = texts if examples.groups is None else joined(examples.groups, texts)
@@ -197,9 +189,3 @@ def _without_leaks(data: TaskData) -> Examples:
     if not kept:
         raise InputError("--drop-leaks: the text of every training example is in dev")
     return data.train.taken(kept)
-
-
-def _files_of(spec: DataSpec) -> str:
-    if spec.is_on_hub:
-        return f"{spec.path} ({spec.config})" if spec.config else spec.path
-    return ", ".join(Path(path).name for path in (spec.path, spec.validation) if path)

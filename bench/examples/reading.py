@@ -148,11 +148,7 @@ class _Rows:
 
 
 def _collect(table: Table, columns: Columns) -> _Rows:
-    """The rows with a text and a label.
-
-    Raises:
-        InputError: if there are none, or half of the rows or more can't be read.
-    """
+    """The rows with a text and a label."""
     texts: list[str] = []
     pairs: list[str] = []
     groups: list[str] = []

@@ -19,16 +19,7 @@ from bench.common.files import folder_for_now, try_to_write
 from bench.common.messages import shown
 from bench.engines.check import check_models
 from bench.machine.devices import Device
-from bench.plan.cell import (
-    DEFAULT,
-    FAST,
-    FP32,
-    ITERATIVE,
-    MINBERT,
-    MULTITASK,
-    TRANSFORMERS,
-    Cell,
-)
+from bench.plan.cell import DEFAULT, FAST, FP32, ITERATIVE, MINBERT, MULTITASK, TRANSFORMERS, Cell
 from bench.plan.gridfile import AUTO, Grid, Settings
 from bench.plan.models import Model
 from bench.plan.planning import Planned
@@ -138,16 +129,6 @@ def check_class_settings(variants: Sequence[Settings], data: Data) -> None:
             )
 
 
-def check_early_stopping(cells: Sequence[Cell]) -> None:
-    """Refuse early stopping with gradual unfreezing: training may end before all layers train, and
-    a step's costs depend on the epoch."""
-    if any(cell.early_stopping is not None and cell.unfreeze == ITERATIVE for cell in cells):
-        raise InputError(
-            f"early_stopping: with unfreeze {ITERATIVE} training might stop before all layers "
-            "train; leave either out"
-        )
-
-
 def early_stopping_notes(settings: Settings) -> list[str]:
     """A note on the share that early stopping holds out, if the user did not choose it."""
     if settings.share_held_out == settings.held_out:
@@ -184,36 +165,36 @@ def idle_notes(variants: Sequence[Settings], data: Data) -> list[str]:
     return [f"without effect on task {data.task.name}: {', '.join(idle)}"] if idle else []
 
 
-def check_compile(cells: Sequence[Cell]) -> None:
-    """Refuse to compile training whose steps are of several kinds, as each needs code of its own,
-    or that decides what is kept."""
+def check_cells(cells: Sequence[Cell]) -> None:
+    """Refuse settings that don't go together in a cell, and layers that engine minbert lacks."""
     for cell in cells:
-        if cell.is_compiled and cell.why_not_compiled:
-            raise InputError(
-                f"compile: {cell.why_not_compiled}, which is not compiled; leave either out, or "
-                f"take compile {AUTO}, which does so itself"
-            )
+        if problem := _problem(cell):
+            raise InputError(problem)
 
 
-def check_accumulation(cells: Sequence[Cell]) -> None:
-    """Refuse steps on several batches in a task of several parts, whose batches each train a part
-    at rates of its own."""
-    if any(cell.task == MULTITASK and cell.gradient_accumulation_steps > 1 for cell in cells):
-        raise InputError(
+def _problem(cell: Cell) -> str:
+    if cell.is_compiled and cell.why_not_compiled:
+        return (
+            f"compile: {cell.why_not_compiled}, which is not compiled; leave either out, or "
+            f"take compile {AUTO}, which does so itself"
+        )
+    if cell.early_stopping is not None and cell.unfreeze == ITERATIVE:
+        return (
+            f"early_stopping: with unfreeze {ITERATIVE} training might stop before all layers "
+            "train; leave either out"
+        )
+    if cell.task == MULTITASK and cell.gradient_accumulation_steps > 1:
+        return (
             f"gradient_accumulation_steps: a step of task {MULTITASK} is on a batch of one part, "
             "and batches of several can't share one; leave it out, or take a larger batch_size"
         )
-
-
-def check_layers(cells: Sequence[Cell]) -> None:
-    """Refuse ends of layers' names that no linear layer of engine minbert has."""
-    for cell in cells:
-        ends = unmatched_ends(cell.layers or "all-lin") if cell.engine == MINBERT else []
-        if ends:
-            raise InputError(
-                f"layers {shown(cell.layers or '')}: no linear layer's name ends in {ends[0]}; "
-                f"they are {', '.join(adapted_layers('all-lin'))}"
-            )
+    ends = unmatched_ends(cell.layers or "all-lin") if cell.engine == MINBERT else []
+    if ends:
+        return (
+            f"layers {shown(cell.layers or '')}: no linear layer's name ends in {ends[0]}; "
+            f"they are {', '.join(adapted_layers('all-lin'))}"
+        )
+    return ""
 
 
 def compile_notes(cells: Sequence[Cell]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Final
 import psutil
 
 from bench.common.errors import InputError
+from bench.common.files import text_or_empty
 from bench.machine.compiler import why_no_compiling
 from bench.machine.devices import Device, resolve_device
 from bench.machine.environment import recorded
@@ -101,11 +102,9 @@ def torch_build() -> tuple[str, str | None]:
 
 def processor_name() -> str:
     """The processor's model name."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return " ".join(line.partition(":")[2].split())
+    for line in text_or_empty(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("model name"):
+            return " ".join(line.partition(":")[2].split())
     return platform.processor() or platform.machine()
 
 

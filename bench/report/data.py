@@ -13,7 +13,7 @@ from bench.plan.findings import CONTROL, Checks, Finding, Lengths
 from bench.report.drawing import BLUE, ORANGE, Drawing, canvas, to_svg
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
-from bench.report.text import count, plain
+from bench.report.text import count, plain, shortened
 from bench.results.facts import DataFacts
 
 _MOST_CLASSES: Final = 24
@@ -189,7 +189,7 @@ def class_shares(data: DataFacts, stem: str) -> Drawing:
     by_count = sorted(data.class_counts.items(), key=lambda item: -item[1][0])
     frequent = {name for name, _ in by_count[:_MOST_CLASSES]}
     drawn = [(name, counts) for name, counts in data.class_counts.items() if name in frequent]
-    names = [_short(name) for name, _ in drawn]
+    names = [shortened(plain(name), _LONGEST_NAME) for name, _ in drawn]
     shares = [
         [counts[side] / max(1, total) for _, counts in drawn]
         for side, total in enumerate((data.train, data.dev))
@@ -265,8 +265,3 @@ def length_histogram(checks: Checks, stem: str) -> Drawing:
     longer = f"The last bar has all that are longer; the longest has {longest:,}."
     caption = longer if longest >= end else ""
     return Drawing(stem, to_svg(figure, stem), alt, caption)
-
-
-def _short(name: str) -> str:
-    name = plain(name)
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"

@@ -271,16 +271,14 @@ def _between_modes(group: Group, bars: Sequence[_Bar], first: Sequence[_Bar]) ->
         }
         most = _part(max(changes, key=lambda parts: changes[parts]))
         scale = max(a.total for a, _ in known)
-        ends = dict.fromkeys(_signed(gap, scale) for gap in (min(gaps), max(gaps)))
+        ends = dict.fromkeys(
+            f"{'−' if gap < 0 else '+'}{_amount(abs(gap), scale)}" for gap in (min(gaps), max(gaps))
+        )
         clauses.append(f"{' to '.join(ends)} {_unit(group, cost)}, mostly in {most}")
     if not clauses:
         return ""
     modes = f"{bars[0].setting.mode} against {first[0].setting.mode}"
     return f"{modes} on the same layers: {'; '.join(clauses)}."
-
-
-def _signed(value: float, total: float) -> str:
-    return f"{'−' if value < 0 else '+'}{_amount(abs(value), total)}"
 
 
 def _head(others: Sequence[_Bar]) -> list[str]:
@@ -298,12 +296,13 @@ def _head(others: Sequence[_Bar]) -> list[str]:
 
 
 def _excess(bars: Sequence[_Bar]) -> list[str]:
-    """The settings whose parts exceed their peak."""
-    over = [(b.name, m.excess) for b in bars if (m := b.parts["memory"]) and m.excess > 0]
-    if not over:
-        return []
-    listed = ", ".join(f"{name} by {num(excess)} MiB" for name, excess in over)
-    return [f"Parts exceed the peak (the dark mark), which does not hold all of them: {listed}."]
+    over = [
+        f"{bar.name} by {num(memory.excess)} MiB"
+        for bar in bars
+        if (memory := bar.parts["memory"]) and memory.excess > 0
+    ]
+    exceed = "Parts exceed the peak (the dark mark), which does not hold all of them"
+    return [f"{exceed}: {', '.join(over)}."] if over else []
 
 
 def _missing(

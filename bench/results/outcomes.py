@@ -72,11 +72,6 @@ class Outcome:
         """Whether each example has a number."""
         return self.predicted.dtype.kind == "f"
 
-    @property
-    def in_unit(self) -> bool:
-        """Whether predicted numbers are in the unit of the labels, and not standardised."""
-        return self.predicted.dtype == np.float64
-
 
 def joined(outcomes: Sequence[Outcome]) -> Outcome:
     """The outcomes of several sets of examples as one, in their order.
@@ -141,11 +136,7 @@ def read_outcomes(path: Path) -> dict[str, Outcome]:
 
 
 def _outcome(stored: Array, tensors: Mapping[str, Array], examples: str, size: int) -> Outcome:
-    """An outcome on `size` examples.
-
-    Raises:
-        KeyError, TypeError, ValueError: if the file contradicts itself.
-    """
+    """An outcome on `size` examples."""
     if stored.dtype == np.uint8 and stored.ndim == 1:
         if stored.shape != ((size + 7) // 8,) or size < 1:
             raise ValueError("it has bits of other examples")

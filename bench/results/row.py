@@ -123,12 +123,7 @@ def step_times(folder: Path) -> tuple[Columns, bool]:
 
 
 def _table(path: Path, largest: int) -> dict[str, NDArray[np.float64]]:
-    """The columns of a file of steps.
-
-    Raises:
-        OSError, ValueError, csv.Error: if it can't be read, is no file, is too large, or has sizes
-            or times that can't be.
-    """
+    """The columns of a file of steps."""
     if not path.is_file() or path.stat().st_size > largest:
         raise ValueError("it is no file of step times")
     with path.open(newline="", encoding="utf-8") as file:
@@ -149,19 +144,16 @@ def _columns(
     settled: bool,
 ) -> tuple[Columns, bool]:
     """The columns of times on these batches from the timed steps; whether steady."""
-    rate = times.ms_per_1k_tokens
+    step, rate = times.step_ms, times.ms_per_1k_tokens
     tokens, examples = (float(batches[name].sum()) for name in ("tokens", "examples"))
     columns: Columns = {
-        "step_ms_median": times.step_ms.value,
-        "step_ms_ci_low": times.step_ms.low,
-        "step_ms_ci_high": times.step_ms.high,
-        "ms_per_1k_tokens": rate.value,
-        "ms_per_1k_tokens_ci_low": rate.low,
+        "step_ms_median": step.value, "step_ms_ci_low": step.low, "step_ms_ci_high": step.high,
+        "ms_per_1k_tokens": rate.value, "ms_per_1k_tokens_ci_low": rate.low,
         "ms_per_1k_tokens_ci_high": rate.high,
         **_parts(times.step_ms.value, timed),
         "steps_timed": timed["ms"].size,
         "examples_per_s": examples / (rate.value * tokens / 1000) * 1000,
-    }
+    }  # fmt: skip
     ends = rate.ends()
     narrow = ends is None or (ends[1] - ends[0]) / 2 <= UNSTEADY * rate.value
     return columns, bool(narrow and settled)
@@ -175,11 +167,8 @@ def _parts(step_ms: float, timed: Mapping[str, NDArray[np.float64]]) -> Columns:
     forward, backward = (
         float(step_ms * timed[name].sum() / total) for name in ("forward_ms", "backward_ms")
     )
-    return {
-        "forward_ms": forward,
-        "backward_ms": backward,
-        "optimizer_ms": step_ms - forward - backward,
-    }
+    optimizer = step_ms - forward - backward
+    return {"forward_ms": forward, "backward_ms": backward, "optimizer_ms": optimizer}
 
 
 def score_interval(row: Row, examples: Mapping[str, int], folder: Path) -> Columns:

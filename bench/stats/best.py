@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.stats.intervals import UNSEEN
+from bench.stats.intervals import UNSEEN, quantile
 
 Floats = NDArray[np.float64]
 LEVEL: Final = 0.05
@@ -136,8 +136,6 @@ def compare_all(samples: Sequence[Sample]) -> Comparison:
     both with interaction. The part of the seeds is pooled over all pairs; a pair whose own is
     larger keeps that, with its own degrees of freedom.
     """
-    from scipy.special import stdtrit
-
     every = sorted({seed for sample in samples for seed in sample.scores})
     scores = np.array([[one.scores.get(seed, np.nan) for seed in every] for one in samples])
     scores = scores.reshape(len(samples), len(every))
@@ -158,7 +156,7 @@ def compare_all(samples: Sequence[Sample]) -> Comparison:
     alone = np.maximum(seeds - 1.0, 1.0)
     # the sum of both parts has no more than those of the seeds, whose share in it is uncertain
     of_pair = np.minimum(freedom(alone), np.maximum(alone, 2.0))
-    least = np.where(keeps_own, stdtrit(of_pair, 1 - LEVEL), 0.0)
+    least = np.where(keeps_own, quantile(2 * LEVEL, of_pair), 0.0)
     return Comparison(
         difference, seeds, of_seed, of_examples, freedom(freedom_of_seeds), least,
         _covariance(samples), shows_seeds=bool((seeds[off] > 1).any()),

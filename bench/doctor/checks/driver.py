@@ -47,18 +47,14 @@ def check(context: Context) -> Finding:
         raise
     info = device.gpu
     figures: dict[str, Any] = {
-        "torch": version,
-        "cuda_of_torch": cuda,
-        "architectures_of_torch": torch.cuda.get_arch_list(),
-        "gpu": info and info.name,
-        "driver": info and info.driver,
-        "capability": info and list(info.capability),
+        "torch": version, "cuda_of_torch": cuda,
+        "architectures_of_torch": torch.cuda.get_arch_list(), "gpu": info and info.name,
+        "driver": info and info.driver, "capability": info and list(info.capability),
         "failures": dict(device.failures),
         "nvml": "no driver" if driver is None else driver.problem or "answers",
-        "doubts": {} if gpu is None else gpu.doubts,
-        "looks": {} if gpu is None else gpu.report,
+        "doubts": {} if gpu is None else gpu.doubts, "looks": {} if gpu is None else gpu.report,
         "ecc_errors": _ecc_errors(),
-    }
+    }  # fmt: skip
     return judge(device, figures)
 
 

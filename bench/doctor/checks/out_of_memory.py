@@ -50,11 +50,9 @@ def judge(rows: list[Row], limit_mib: float) -> Finding:
     by_size: dict[Any, Row] = {row.batch_size: row for row in rows}
     small, large = map(by_size.get, SIZES)
     figures = {
-        "limit_mib": limit_mib,
-        "small": small and small.status,
-        "large": large and large.status,
+        "limit_mib": limit_mib, "small": small and small.status, "large": large and large.status,
         "large_message": large and large.message,
-    }
+    }  # fmt: skip
     remedy = "report this, with the JSON; until then look at rows that are not ok one by one"
     if small is None or not small.is_ok:
         how = "has no row" if small is None else f"ended {small.status} ({small.message})"

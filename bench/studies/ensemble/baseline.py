@@ -78,14 +78,12 @@ def _training(
         return why_not(member.row.cell, machine.conditions.device)
 
     candidates, best = outcome.candidates, outcome.best_member
-    trainable = [
-        entry for entry in (outcome.best, *outcome.alone) if not obstacle(entry.members[0])
-    ]
-    if not trainable:
+    every = [entry for entry in (outcome.best, *outcome.alone) if not obstacle(entry.members[0])]
+    if not every:
         note = f"{BASELINE} left out for {best.name}: {obstacle(best)}"
         note += "; nor can they train another cell's setting" if len(outcome.alone) > 1 else ""
         return partial(outcome.with_notes, note)
-    (member,) = max(trainable, key=lambda entry: entry.held_score or 0.0).members
+    (member,) = max(every, key=lambda entry: entry.held_score or 0.0).members
     job = job_of(member, data, machine)
 
     def train() -> Outcome:

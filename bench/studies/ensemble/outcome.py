@@ -261,11 +261,7 @@ def _average(
     kind: str,
     name: str = "",
 ) -> Entry:
-    """The entry of an average of candidates, from the predictions of all of them on dev.
-
-    Raises:
-        InputError: if its predictions are all the same number.
-    """
+    """The entry of an average of candidates, from the predictions of all of them on dev."""
     members = tuple(candidates.members[index] for index, _ in weights)
     try:
         return entry_for(candidates, kind, averaged(dev, weights), name, held_score, members)

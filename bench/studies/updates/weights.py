@@ -18,8 +18,16 @@ from bench.common.errors import InputError
 from bench.plan.job import Job
 from bench.plan.models import Model
 from bench.studies.updates.cells import Trained
-from bench.studies.updates.modules import KINDS, Module, Place, Update
-from bench.studies.updates.spectrum import Floats, Spectrum, random_spectrum, spectrum_of
+from bench.studies.updates.modules import (
+    KINDS,
+    Floats,
+    Module,
+    Place,
+    Spectrum,
+    Update,
+    random_spectrum,
+    spectrum_of,
+)
 from bench.worker.trained import load_trained
 from minbert.model.checkpoint import load_encoder
 from minbert.model.classifier import BertClassifier

@@ -63,24 +63,14 @@ class MultitaskData(Data):
         pieces = {}
         for part, data in self.parts.items():
             sides = zip(data.train.split_pairs(), data.dev.split_pairs(), strict=True)
-            for name, (train, dev) in zip(pieces_of_part(part), sides, strict=True):
-                pieces[name] = TaskData(data.task, train, dev)
+            for number, (train, dev) in enumerate(sides, start=1):
+                pieces[f"{part}.{number}"] = TaskData(data.task, train, dev)
         return pieces
-
-
-def pieces_of_part(part: str) -> tuple[str, ...]:
-    """Names of the pieces of a part that are tokenised by themselves."""
-    return (f"{part}.1", f"{part}.2") if part in PAIRS else (f"{part}.1",)
 
 
 def parts_in(folder: Path) -> list[str]:
     """The parts whose files a folder holds, in the order of `PARTS`."""
     return [part for part in PARTS if not _absent(part, folder)]
-
-
-def files_in(folder: Path) -> list[Path]:
-    """The files of those parts."""
-    return [folder / file for part in parts_in(folder) for file in cs224n.TASKS[part].files]
 
 
 def load(folder: Path, max_train: int | None, max_dev: int | None) -> MultitaskData:

@@ -1,4 +1,7 @@
-"""A BERT in both engines: the same tokens, first logits and losses, whatever trains."""
+"""A BERT in both engines: the same tokens, first logits and losses, whatever trains.
+
+`tests.encoders_table` compares the losses of all methods and poolings.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -7,64 +10,52 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.names import LAYER_SETS
 from bench.analysis.engines import TOLERANCE
 from bench.engines.engine import engine_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.cell import MINBERT, TRANSFORMERS
-from bench.plan.job import Job
 from minbert.data.tasks import load_data
 from tests.encoders import Checkpoints, job
-from tests.encoders_table import planted, train
+from tests.encoders_table import logits_of, losses_of, ours, planted
 
-KINDS: list[tuple[str, str | None, dict[str, Any]]] = [
-    ("full", None, {}),
-    ("head", None, {}),
-    ("bitfit", None, {}),
-    *((mode, layers, {}) for mode in ("lora", "dora") for layers in LAYER_SETS),
-    ("lora", "query+attention.output.dense", {}),
-    ("lora", "all-lin-only", {"use_rslora": "on"}),
-]
-SETTINGS = [
-    {"pooling": "pooler"},
-    {"pooling": "mean"},
-    {"pooling": "cls"},
-    {"pooling": "pooler", "head": "MaskedLM"},  # of the checkpoint, which then has no pooler
+NO_POOLER = {"head": "MaskedLM"}
+CASES: list[tuple[str, str | None, dict[str, Any], dict[str, Any]]] = [
+    ("head", None, {}, {}),
+    ("bitfit", None, {}, {}),
+    ("lora", "attn", {"use_rslora": "on"}, {}),
+    ("lora", "query+attention.output.dense", {"pooling": "cls"}, {}),
+    ("dora", "attn-only", {"pooling": "mean"}, {}),
+    ("dora", "all-lin-only", {}, NO_POOLER),
 ]
 
 
-def ours(theirs: Job) -> Job:
-    """The same job in engine minbert."""
-    changes = {"engine": MINBERT, "engine_version": None, "attn_implementation": None}
-    return replace(theirs, cell=replace(theirs.cell, kernels="fast", **changes))
-
-
-def first_logits(a_job: Job) -> torch.Tensor:
-    """Logits of the untrained model for a padded batch."""
-    from minbert.data.batches import collate
-
-    model = engine_of(a_job.cell).build(a_job).eval()
-    split = planted(a_job, 16, 0)
-    batch, _ = collate(
-        split.texts, split.targets, np.arange(16), model.pad_id, torch.device("cpu"), None, ""
-    ), None
-    with torch.no_grad():
-        return model(batch.input_ids, batch.attention_mask, batch.token_type_ids)
-
-
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: " ".join(map(str, kind)))
+@pytest.mark.parametrize(("mode", "layers", "changes", "saved"), CASES, ids=str)
 def test_first_logits_and_50_losses_agree(
-    encoders: Checkpoints, kind: tuple[str, str | None, dict[str, Any]], settings: dict[str, str]
+    encoders: Checkpoints,
+    mode: str,
+    layers: str | None,
+    changes: dict[str, Any],
+    saved: dict[str, Any],
 ) -> None:
-    mode, layers, changes = kind
-    checkpoint = encoders("bert", head=settings.get("head", ""))
-    theirs = job(checkpoint, mode, layers, pooling=settings["pooling"], **changes)
-    logits = [first_logits(side) for side in (theirs, ours(theirs))]
-    torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=1e-5)
-    losses = [train(side, 50)[2] for side in (theirs, ours(theirs))]
+    theirs = job(encoders("bert", **saved), mode, layers, **changes)
+    sides = (theirs, ours(theirs))
+    first = [logits_of(engine_of(side.cell).build(side), planted(side, 16, 0)) for side in sides]
+    np.testing.assert_allclose(*first, rtol=0, atol=1e-5)
+    losses = [losses_of(side, 50) for side in sides]
     assert losses[0][-1] < losses[0][0]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=0, atol=TOLERANCE["off"])
+    np.testing.assert_allclose(*losses, rtol=0, atol=TOLERANCE["off"])
+
+
+def test_the_real_default_has_the_same_logits_in_both_engines(minilm: Any) -> None:
+    for pooling in ("pooler", "mean"):
+        theirs = replace(job(minilm, "dora", "all-lin", pooling=pooling), tokenizer=str(minilm))
+        theirs = replace(theirs, cell=replace(theirs.cell, attn_implementation="sdpa"))
+        one, other = (
+            logits_of(engine_of(side.cell).build(side), planted(side, 8, 0))
+            for side in (theirs, ours(theirs))
+        )
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+        assert np.abs(one - one[:1]).max() > 1e-3
 
 
 def test_tokens_agree(encoders: Checkpoints) -> None:
@@ -76,3 +67,11 @@ def test_tokens_agree(encoders: Checkpoints) -> None:
         )
         for name in ("input_ids", "token_type_ids", "offsets", "cut"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
