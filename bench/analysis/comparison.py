@@ -22,6 +22,7 @@ from bench.analysis.matching import (
     machine_name,
     machine_of,
     matching,
+    not_measured,
     text_of,
 )
 from bench.analysis.scorepairs import ScorePair, mean_of_pairs, score_pairs
@@ -328,9 +329,9 @@ def _costs(matches: Sequence[Match], limits: Limits) -> list[_Cost]:
     for measure in measures:
         base, new = runs.means(measure.column)
         numbers = _pairs(base.number, new.number)
-        paired = runs.has_pair(measure.column)
+        paired, unpaired = runs.has_pair(measure.column), _OTHER_BATCHES if measure.exact else ""
         why: list[str | None] = [
-            reason or _missing(have) or (_OTHER_BATCHES if measure.exact and not has_pair else "")
+            reason or not_measured(*have) or ("" if has_pair else unpaired)
             if any(have) and not (gpu and measure.column == "peak_rss_mib")
             else None
             for gpu, reason, have, has_pair in zip(on_gpu, reasons, numbers, paired, strict=True)
@@ -358,12 +359,6 @@ def _why_not(match: Match) -> str:
     if len(versions) > 1:
         return f"measured in other ways: measurement_version {' and '.join(map(str, versions))}"
     return ""
-
-
-def _missing(have: tuple[int, int]) -> str:
-    """The sides that lack a cost; empty: both have it."""
-    missing = [name for name, number in zip(("BASE", "NEW"), have, strict=True) if not number]
-    return f"not measured in {' and '.join(missing)}" if missing else ""
 
 
 def verdict_of(low: float, high: float, limit: float) -> tuple[Verdict, bool]:

@@ -61,15 +61,10 @@ def encoders_of(groups: Sequence[Group]) -> Encoders | None:
         label if labels.count(label) == 1 else f"{label}@{digest}": group
         for label, digest, group in zip(labels, digests, nearest, strict=True)
     }
-    joined = EncoderGroup(
-        tuple(row for group in nearest for row in group.rows),
-        tuple(
-            replace(setting, encoder=name)
-            for name, group in by_name.items()
-            for setting in group.settings
-        ),
-    )
-    return Encoders(by_name, joined)
+    rows = tuple(row for group in nearest for row in group.rows)
+    pairs = by_name.items()
+    settings = tuple(replace(s, encoder=name) for name, group in pairs for s in group.settings)
+    return Encoders(by_name, EncoderGroup(rows, settings))
 
 
 def decided_over(groups: Sequence[Group]) -> Group:

@@ -222,6 +222,12 @@ def _difference(columns: Sequence[str], key: Key, others: Sequence[Key], side: S
     return "; ".join(texts)
 
 
+def not_measured(base: object, new: object) -> str:
+    """The sides that lack what is compared, which is empty there; empty: neither does."""
+    missing = [side for side, has in zip(_SIDES, (base, new), strict=True) if not has]
+    return f"not measured in {' and '.join(missing)}" if missing else ""
+
+
 def text_of(value: Value) -> str:
     """A value in a sentence."""
     return "empty" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

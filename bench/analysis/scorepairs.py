@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from bench.analysis.matching import Match
+from bench.analysis.matching import Match, not_measured
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import score_spread
 from bench.common.grouping import grouped
@@ -83,9 +83,8 @@ class ScorePair:
 
 def score_pair(base: Setting, new: Setting) -> ScorePair | str:
     """The difference of two settings' scores, or why they can't be compared."""
-    missing = [n for n, s in (("BASE", base), ("NEW", new)) if not s.scores]
-    if missing:
-        return f"not measured in {' and '.join(missing)}"
+    if missing := not_measured(base.scores, new.scores):
+        return missing
     metrics = [setting.scored[0].dev_metric or "" for setting in (base, new)]
     if metrics[0] != metrics[1]:
         return f"other metrics: {metrics[0]} in BASE, {metrics[1]} in NEW"

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cached_property, partial
 from itertools import chain, zip_longest
@@ -11,6 +11,7 @@ from typing import Any, Final
 from bench.analysis.comparison import Compared, Comparison, Kind, Limits, Pair, Verdict
 from bench.analysis.setting import Setting
 from bench.common.grouping import grouped
+from bench.common.messages import enumerated
 from bench.compare.sides import SideRows, clean
 from bench.plan.columns import group_names
 from bench.report.text import count, fixed, signed, span
@@ -185,7 +186,7 @@ def _measures(results: Iterable[Result]) -> str:
         settings[one.measure.label, why] += pair is not None
     alike = grouped(settings, lambda name: (settings[name], name[1]))
     return "; ".join(
-        f"{_joined([label for label, _ in names])} "
+        f"{enumerated([label for label, _ in names])} "
         f"{_in_settings(number) if number else 'over all settings'}{f' ({why})' if why else ''}"
         for (number, why), names in alike.items()
     )
@@ -213,14 +214,9 @@ def _excluded(outcome: Outcome) -> str:
             share = f"{number:,} of {count(len(alike), 'setting')}"
             clauses.setdefault((alike[-1].measure.kind, alike[-1].limit, share), []).append(label)
     return "; ".join(
-        f"{_effect(kind, _joined(labels), limit, outcome.limits)} in {share}"
+        f"{_effect(kind, enumerated(labels), limit, outcome.limits)} in {share}"
         for (kind, limit, share), labels in clauses.items()
     )
-
-
-def _joined(words: Sequence[str]) -> str:
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def lines(outcome: Outcome) -> list[str]:
@@ -252,19 +248,12 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
     """Everything, with null for what is empty or not finite."""
     comparison = outcome.comparison
     values = {
-        "schema": SCHEMA,
-        "exit_code": outcome.exit_code,
-        "summary": summary(outcome),
-        "regressions": len(comparison.regressions),
-        "improvements": len(comparison.improvements),
-        "undecided": len(comparison.undecided),
-        "newly_failing": len(comparison.failing),
+        "schema": SCHEMA, "exit_code": outcome.exit_code, "summary": summary(outcome),
+        "regressions": len(comparison.regressions), "improvements": len(comparison.improvements),
+        "undecided": len(comparison.undecided), "newly_failing": len(comparison.failing),
         "newly_passing": len(comparison.passing),
-        "base": _side(outcome.base),
-        "new": _side(outcome.new),
-        "limits": asdict(outcome.limits),
-        "strict": outcome.strict,
-        "looks": outcome.looks,
+        "base": _side(outcome.base), "new": _side(outcome.new),
+        "limits": asdict(outcome.limits), "strict": outcome.strict, "looks": outcome.looks,
         "multiplicity": comparison.family,
         "differs": [
             {"column": column, "base": base, "new": new} for column, base, new in comparison.differs
@@ -272,20 +261,17 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "overall": [_compared(one) for one in comparison.overall],
         "settings": [
             {
-                "setting": pair.label,
-                "machine": pair.machine,
+                "setting": pair.label, "machine": pair.machine,
                 "metric": pair.new.rows[0].dev_metric,
-                "base": _axes(pair.base),
-                "new": _axes(pair.new),
-                "newly_failing": pair.failing or None,
-                "newly_passing": pair.passing or None,
+                "base": _axes(pair.base), "new": _axes(pair.new),
+                "newly_failing": pair.failing or None, "newly_passing": pair.passing or None,
                 "measures": [_compared(one) for one in pair.compared],
             }
             for pair in comparison.pairs
         ],
         "not_matched": [asdict(each) for each in comparison.unmatched],
         "machines": comparison.machines,
-    }
+    }  # fmt: skip
     return {key: _plain(value) for key, value in values.items()}
 
 

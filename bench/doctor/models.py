@@ -73,12 +73,7 @@ def small_batch(texts: int, longest: int, device: str, *, masked: bool = True) -
     ids = torch.randint(1, CONFIG.vocab_size, (texts, longest), generator=generator)
     lengths = torch.arange(longest, longest - texts, -1) if masked else torch.tensor([longest])
     mask = (torch.arange(longest) < lengths.clamp(min=1)[:, None]).long().expand(texts, longest)
-    batch = Batch(ids * mask, mask, torch.zeros_like(ids), torch.arange(texts) % _CLASSES, 0)
-    return replace(
-        batch,
-        input_ids=batch.input_ids.to(device),
-        attention_mask=mask.to(device) if masked else None,
-        token_type_ids=torch.zeros_like(ids).to(device),
-        labels=batch.labels.to(device),
-        tokens=int(mask.sum()),
-    )
+    own = mask.to(device) if masked else None
+    ids, types = (ids * mask).to(device), torch.zeros_like(ids).to(device)
+    labels = (torch.arange(texts) % _CLASSES).to(device)
+    return Batch(ids, own, types, labels, int(mask.sum()))
