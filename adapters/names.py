@@ -40,12 +40,14 @@ def trains_encoder(mode: str, layers: str | None) -> bool:
     return mode == "full" or (layers is not None and trains_base(layers))
 
 
-_ENDS: Final = re.compile(r"[A-Za-z0-9_.]{1,60}(\+[A-Za-z0-9_.]{1,60}){,7}")
+_ENDS: Final = re.compile(r"[A-Za-z0-9_.]+(\+[A-Za-z0-9_.]+)*")
+_LONGEST: Final = 100
+"""Characters of ends of names, which are a part of the names of folders."""
 
 
 def is_layers(text: str) -> bool:
     """Whether a text is a layer set, or has the form of the ends of layers' names."""
-    return text in LAYER_SETS or bool(_ENDS.fullmatch(text))
+    return text in LAYER_SETS or (len(text) <= _LONGEST and bool(_ENDS.fullmatch(text)))
 
 
 def adapted_layers(layers: str) -> tuple[str, ...]:
@@ -74,8 +76,9 @@ def trains_base(layers: str) -> bool:
 
 
 def in_order(layers: Iterable[str]) -> list[str]:
-    """Distinct names of layers in the order of tables: layer sets, then ends by the alphabet."""
-    return sorted(set(layers), key=place)
+    """The distinct layer sets and ends of names among some texts, in the order of tables: sets,
+    then ends by the alphabet."""
+    return sorted(set(filter(is_layers, layers)), key=place)
 
 
 def place(layers: str | None) -> tuple[int, str]:

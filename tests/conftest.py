@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.encoders import Checkpoints, need_transformers
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 worker = os.environ.get("PYTEST_XDIST_WORKER")
 if worker and hasattr(os, "sched_setaffinity"):
@@ -41,3 +43,10 @@ def minilm() -> Path:
     from minbert.assets.embedded import fetch
 
     return fetch("minilm")
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """Tiny checkpoints of any architecture of transformers."""
+    need_transformers()
+    return Checkpoints(tmp_path_factory.mktemp("encoders"))

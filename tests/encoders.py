@@ -10,8 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from adapters.methods import PEFT, has_layers, has_rank
 from adapters.names import trains_base
 from bench.plan.architectures import ARCHITECTURES
@@ -75,7 +73,7 @@ def save(
     folder: Path,
     *,
     head: str = "",
-    dtype: torch.dtype = torch.float32,
+    dtype: str = "float32",
     pickled: bool = False,
     **changes: Any,
 ) -> None:
@@ -85,10 +83,11 @@ def save(
         kind: any encoder's `model_type`, one of `KINDS` or another.
         head: of the saved model, such as `MaskedLM` or `SequenceClassification`; none: the encoder
             alone, with its pooler if it has one.
-        dtype: of the saved weights.
+        dtype: of the saved weights, as torch names it.
         pickled: as pytorch_model.bin instead of model.safetensors.
         changes: to the configuration.
     """
+    import torch
     import transformers
 
     tokenizer = save_tokenizer(kind, folder)
@@ -119,7 +118,7 @@ def save(
             if parameter.dim() == 1:
                 parameter.add_(0.05 * torch.randn(parameter.shape))
     transformers.logging.disable_progress_bar()
-    model.to(dtype).save_pretrained(folder)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
     if pickled:
         torch.save(model.state_dict(), folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
@@ -143,10 +142,9 @@ def _tokens(kind: str) -> tuple[str, ...]:
 
 
 def _named(tokens: tuple[str, ...]) -> dict[str, str]:
-    roberta = ("cls", "pad", "sep", "unk", "mask")
-    return dict(
-        zip(roberta if tokens == _ROBERTA_TOKENS else ("pad", "unk", "cls", "sep", "mask"), tokens)
-    )
+    cls_first = tokens == _ROBERTA_TOKENS
+    names = "cls pad sep unk mask" if cls_first else "pad unk cls sep mask"
+    return dict(zip(names.split(), tokens, strict=True))
 
 
 def _model(kind: str) -> str:

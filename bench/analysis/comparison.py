@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.analysis.constraints import parse_margin
-from bench.analysis.costpairs import CONSTANTS, alternated, ratio_intervals, runs_of
-from bench.analysis.machines import Machines, machines_of, settings, versions_of
+from bench.analysis.costpairs import alternated, ratio_intervals, runs_of
+from bench.analysis.machines import Machines, machines_of, versions_of
 from bench.analysis.matching import (
     Match,
     Side,
@@ -36,9 +36,8 @@ from bench.stats.comparing import (
     mean_of_settings,
     needed_repeats,
     nominal_level,
-    quantile,
 )
-from bench.stats.intervals import Interval
+from bench.stats.intervals import Interval, quantile
 
 Kind = Literal["count", "memory", "time", "score"]
 
@@ -324,40 +323,26 @@ def _costs(matches: Sequence[Match], limits: Limits) -> list[_Cost]:
     measures = [measure for measure in MEASURES if measure.kind != "score"]
     runs = runs_of(matches, tuple(measure.column for measure in measures))
     reasons = [_why_not(match) for match in matches]
-    on_gpu = [any(machine_of(s.rows[0])[0] != "cpu" for s in settings(m)) for m in matches]
+    on_gpu = [any(machine_of(s.rows[0])[0] != "cpu" for s in match.sides) for match in matches]
     costs = []
     for measure in measures:
         base, new = runs.means(measure.column)
         numbers = _pairs(base.number, new.number)
-        paired = runs.column(measure.column).has_pair
-        applies = [
-            any(have) and not (gpu and measure.column == "peak_rss_mib")
-            for have, gpu in zip(numbers, on_gpu, strict=True)
-        ]
-        if not any(applies):
-            continue
-        why = [
-            reason or _missing(have) or (_OTHER_BATCHES if measure.exact and not pairs else "")
-            if is_measured
+        paired = runs.has_pair(measure.column)
+        why: list[str | None] = [
+            reason or _missing(have) or (_OTHER_BATCHES if measure.exact and not has_pair else "")
+            if any(have) and not (gpu and measure.column == "peak_rss_mib")
             else None
-            for is_measured, reason, have, pairs in zip(
-                applies, reasons, numbers, paired.tolist(), strict=True
-            )
+            for gpu, reason, have, has_pair in zip(on_gpu, reasons, numbers, paired, strict=True)
         ]
-        column = runs.column(measure.column, np.array([one == "" for one in why], dtype=bool))
-        costs.append(
-            _Cost(
-                measure,
-                column.log_ratios(CONSTANTS.get(measure.column, (0.0, 0.0))),
-                column.ranges() if measure.exact else None,
-                paired,
-                runs.shared,
-                why,
-                numbers,
-                _pairs(base.value, new.value),
-                limits.ratio(measure.kind),
-            )
-        )
+        if all(one is None for one in why):
+            continue
+        known = np.array([one == "" for one in why], dtype=bool)
+        costs.append(_Cost(
+            measure, runs.log_ratios(measure.column, known),
+            runs.ranges(measure.column) if measure.exact else None, paired, runs.shared, why,
+            numbers, _pairs(base.value, new.value), limits.ratio(measure.kind),
+        ))  # fmt: skip
     return costs
 
 
@@ -500,11 +485,9 @@ def _overall_score(
         if isinstance(pair, ScorePair) and len(pair.differences) > 1
     ]
     if not several:
-        why = "no setting has two seeds in common"
-        return Compared(measure, None, Verdict.NOT_COMPARED, why=why)
-    return replace(
-        _score_result(measure, mean_of_pairs(several), limits, level), base=None, new=None
-    )
+        return _score_result(measure, "no setting has two seeds in common", limits, level)
+    mean = _score_result(measure, mean_of_pairs(several), limits, level)
+    return replace(mean, base=None, new=None)
 
 
 def _failing(before: Setting, after: Setting, now: bool = False) -> str:
@@ -556,12 +539,10 @@ def _differs(
     The version of the code also if it differs in pairs of runs, although both sides have several.
     """
     versions = [
-        [{place_of_run(row): row.code_version for row in setting.ok} for setting in settings(match)]
+        [{place_of_run(row): row.code_version for row in setting.ok} for setting in match.sides]
         for match in matches
     ]
-    is_mixed = any(
-        new.get(place, one) != one for base, new in versions for place, one in base.items()
-    )
+    is_mixed = any(new.get(run, v) != v for base, new in versions for run, v in base.items())
     columns = [*(n for n in names if n in Row.__dataclass_fields__ and n not in _CONDITIONS),
                *_CONDITIONS]  # fmt: skip
     result = []

@@ -1,5 +1,6 @@
 """Costs of matched settings: their runs in pairs, and the logarithms of their ratios."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -37,117 +38,84 @@ class Runs:
     Attributes:
         shared: the setting of BASE of each match, as a number [K].
         of_unit: the setting of each unit [U].
-        base, new: costs by run and column, NaN where not measured [N, C].
-        unit_base, unit_new: the unit of each run [N].
-        pairs: indices of runs of BASE and of NEW of one unit.
+        values: of BASE and of NEW, costs by run and column, NaN where not measured [N, C].
+        units: of BASE and of NEW, the unit of each run [N].
+        pairs: indices of runs of BASE and of NEW of one unit [2, P].
+        of_pair: the setting of each pair [P].
         places: seed, fold and BASE's repeat, by pair.
     """
 
     columns: tuple[str, ...]
     shared: Ints
     of_unit: Ints
-    base: Floats
-    new: Floats
-    unit_base: Ints
-    unit_new: Ints
-    pairs: tuple[Ints, Ints]
+    values: Sequence[Floats]
+    units: Sequence[Ints]
+    pairs: Ints
+    of_pair: Ints
     places: list[tuple[int, int, int]]
 
-    @property
-    def settings(self) -> int:
-        """K."""
-        return len(self.shared)
-
-    @property
-    def of_base(self) -> Ints:
-        """The setting of each run of BASE."""
-        return self.of_unit[self.unit_base]
-
-    def means(self, name: str) -> tuple[Estimates, Estimates]:
+    def means(self, name: str) -> list[Estimates]:
         """The means of BASE and NEW in a column by setting."""
-        place = self.columns.index(name)
-        base, new = (
-            sample_means(values[:, place], self.of_unit[unit], self.settings, 0.0)
-            for values, unit in ((self.base, self.unit_base), (self.new, self.unit_new))
-        )
-        return base, new
+        place, count = self.columns.index(name), len(self.shared)
+        return [
+            sample_means(values[:, place], self.of_unit[units], count, 0.0)
+            for values, units in zip(self.values, self.units, strict=True)
+        ]
 
-    def column(self, name: str, known: NDArray[np.bool_] | None = None) -> "Column":
-        """The runs with a value in a column, and their pairs.
+    def logs(self, name: str) -> list[Floats]:
+        """The logarithms of a column by run of BASE and of NEW."""
+        return [np.log(values[:, self.columns.index(name)]) for values in self.values]
 
-        Args:
-            known: the settings whose values count; None: all.
-        """
-        place = self.columns.index(name)
-        counts = np.ones(self.settings, dtype=bool) if known is None else known
-        base, new = (
-            np.where(counts[self.of_unit[unit]], np.log(values[:, place]), np.nan)
-            for values, unit in ((self.base, self.unit_base), (self.new, self.unit_new))
-        )
-        difference = new[self.pairs[1]] - base[self.pairs[0]]
-        return Column(self, base, new, difference, self.of_base[self.pairs[0]])
+    def differences(self, name: str) -> Floats:
+        """The log ratio NEW / BASE of a column by pair, NaN where not measured."""
+        base, new = self.logs(name)
+        return np.asarray(new[self.pairs[1]] - base[self.pairs[0]])
 
+    def has_pair(self, name: str) -> NDArray[np.bool_]:
+        """By setting, whether a column was measured in a pair of runs."""
+        known = np.isfinite(self.differences(name))
+        return np.bincount(self.of_pair[known], minlength=len(self.shared)) > 0
 
-@dataclass(frozen=True, eq=False)
-class Column:
-    """A cost of K matched settings.
-
-    Attributes:
-        base, new: logarithms by run, NaN where not measured.
-        difference, of_pair: NEW − BASE by pair, NaN where not measured, and its setting.
-    """
-
-    runs: Runs
-    base: Floats
-    new: Floats
-    difference: Floats
-    of_pair: Ints
-
-    @property
-    def has_pair(self) -> NDArray[np.bool_]:
-        """By setting."""
-        known = np.isfinite(self.difference)
-        return np.bincount(self.of_pair[known], minlength=self.runs.settings) > 0
-
-    def log_ratios(self, constants: tuple[float, float]) -> Estimates:
-        """Estimates of log(NEW / BASE) by setting, over pairs where there are any.
+    def log_ratios(self, name: str, known: NDArray[np.bool_] | None = None) -> Estimates:
+        """Estimates of log(NEW / BASE) of a column by setting, over pairs where there are any.
 
         Without pairs they are over units, since runs of one seed don't show how seeds differ.
         Settings of NEW that are compared with one of BASE have its noise in common, by which fewer
         degrees of freedom count: with equal noise of both sides, as many as by these weights.
 
         Args:
-            constants: the std of one run where no setting has several, of runs in pairs and of
-                those without.
+            known: the settings that count; None: all. The others have no estimate.
         """
-        runs, count = self.runs, self.runs.settings
-        times = np.bincount(runs.shared)[runs.shared]
-        std = np.sqrt(2) * constants[0]
-        paired = sample_means(self.difference, self.of_pair, count, std, 4 / (times + 3))
+        count = len(self.shared)
+        of_pairs, of_seeds = CONSTANTS.get(name, (0.0, 0.0))
+        counts = np.ones(count, dtype=bool) if known is None else known
+        times = np.bincount(self.shared)[self.shared]
+        differences = np.where(counts[self.of_pair], self.differences(name), np.nan)
+        std = np.sqrt(2) * of_pairs
+        paired = sample_means(differences, self.of_pair, count, std, 4 / (times + 3))
         # both sides in one pool
-        sides = ((self.base, runs.unit_base), (self.new, runs.unit_new))
-        units = [sample_means(*side, len(runs.of_unit), 0.0).value for side in sides]
-        values = np.where(self.has_pair[runs.of_unit], np.nan, units).ravel()
-        samples = np.concatenate([runs.of_unit, runs.of_unit + count])
-        weights = np.tile(2 / (times + 1), 2)
-        pool = sample_means(values, samples, 2 * count, constants[1], weights)
+        has_pair = self.has_pair(name)
+        sides = zip(self.logs(name), self.units, strict=True)
+        means = [sample_means(*side, len(self.of_unit), 0.0).value for side in sides]
+        values = np.where((counts & ~has_pair)[self.of_unit], means, np.nan).ravel()
+        samples = np.concatenate([self.of_unit, self.of_unit + count])
+        pool = sample_means(values, samples, 2 * count, of_seeds, np.tile(2 / (times + 1), 2))
         alone = unpaired(pool.part(slice(0, count)), pool.part(slice(count, 2 * count)))
-        return paired.where(self.has_pair, alone)
+        return paired.where(has_pair, alone)
 
-    def ranges(self) -> tuple[Floats, Floats]:
-        """The least and the largest log ratio of pairs by setting."""
-        low, high = (np.full(self.runs.settings, end) for end in (np.inf, -np.inf))
-        np.fmin.at(low, self.of_pair, self.difference)
-        np.fmax.at(high, self.of_pair, self.difference)
+    def ranges(self, name: str) -> tuple[Floats, Floats]:
+        """The least and the largest log ratio of a column's pairs by setting."""
+        low, high = (np.full(len(self.shared), end) for end in (np.inf, -np.inf))
+        differences = self.differences(name)
+        np.fmin.at(low, self.of_pair, differences)
+        np.fmax.at(high, self.of_pair, differences)
         return low, high
 
 
 def runs_of(
-    matches: Sequence[Match],
-    columns: tuple[str, ...],
-    only: tuple[Machine, Machine] | None = None,
+    matches: Sequence[Match], columns: tuple[str, ...], only: tuple[Machine, Machine] | None = None
 ) -> Runs:
-    """The runs of matched settings, with their costs in some columns.
+    """The runs of matched settings, with their costs in some columns, one of which is the time.
 
     Runs of one seed, fold and repeat are a pair; without a common repeat of a seed and fold, those
     of one rank. Times that a flag puts in doubt don't count where at least two pairs have none.
@@ -161,7 +129,7 @@ def runs_of(
     bases: dict[int, int] = {}
     for number, match in enumerate(matches):
         bases.setdefault(id(match.base), len(bases))
-        for side, setting in enumerate((match.base, match.new)):
+        for side, setting in enumerate(match.sides):
             for row in setting.ok:
                 if only is None or machine_of(row) == only[side]:
                     seed, fold, repeat = place_of_run(row)
@@ -177,40 +145,30 @@ def runs_of(
             pairs.append((base[one], new[other]))
             places.append((seed, fold, one))
     costs = attrgetter(*columns)
-    figures = [
-        np.array([costs(row) for row in side], dtype=float).reshape(-1, len(columns))
-        for side in rows
-    ]
-    for values in figures:
-        values[~(values > 0)] = np.nan
     of_unit = np.array([number for number, *_ in units], dtype=np.int64)
     units_of = [np.array(side, dtype=np.int64) for side in unit_of]
-    pair_base, pair_new = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    if _TIME in columns:
-        doubtful = [
-            np.array([not set(TIMING_FLAGS).isdisjoint(row.flag_names) for row in side], dtype=bool)
-            for side in rows
-        ]
-        is_sound = ~(doubtful[0][pair_base] | doubtful[1][pair_new])
-        of_pair = of_unit[units_of[0][pair_base[is_sound]]]
-        has_sound = np.bincount(of_pair, minlength=len(matches)) >= _SOUND
-        for values, is_doubtful, of in zip(figures, doubtful, units_of, strict=True):
-            values[is_doubtful & has_sound[of_unit[of]], columns.index(_TIME)] = np.nan
+    of_runs = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    of_pair = of_unit[units_of[0][of_runs[0]]]
+    doubtful = [
+        np.array([not set(TIMING_FLAGS).isdisjoint(row.flag_names) for row in side], dtype=bool)
+        for side in rows
+    ]
+    is_sound = ~(doubtful[0][of_runs[0]] | doubtful[1][of_runs[1]])
+    has_sound = np.bincount(of_pair[is_sound], minlength=len(matches)) >= _SOUND
+    values = []
+    for side_rows, side_units, is_doubtful in zip(rows, units_of, doubtful, strict=True):
+        figures = np.array([costs(row) for row in side_rows], float).reshape(-1, len(columns))
+        figures[~(figures > 0)] = np.nan
+        figures[is_doubtful & has_sound[of_unit[side_units]], columns.index(_TIME)] = np.nan
+        values.append(figures)
     shared = np.array([bases[id(match.base)] for match in matches], dtype=np.int64)
-    return Runs(
-        columns, shared, of_unit, figures[0], figures[1], units_of[0], units_of[1],
-        (pair_base, pair_new), places,
-    )  # fmt: skip
+    return Runs(columns, shared, of_unit, values, units_of, of_runs, of_pair, places)
 
 
 def ratio_intervals(value: Floats, low: Floats, high: Floats) -> list[Interval | None]:
     """Ratios with their intervals, from their logarithms; None where a value is NaN."""
-    ends = (np.exp(np.clip(one, -700, 700)).tolist() for one in (value, low, high))
-    known = np.isfinite(value).tolist()
-    return [
-        Interval(*interval) if is_known else None
-        for is_known, *interval in zip(known, *ends, strict=True)
-    ]
+    ratios = np.exp(np.clip([value, low, high], -700, 700)).T.tolist()
+    return [Interval(*ends) if math.isfinite(ends[0]) else None for ends in ratios]
 
 
 def alternated(base: Setting, new: Setting) -> bool:

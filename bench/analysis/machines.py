@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 
 from bench.analysis.costpairs import CONSTANTS, Runs, ratio_intervals, runs_of
-from bench.analysis.matching import Machine, Match, is_gpu, machine_name, machine_of
-from bench.analysis.setting import BETWEEN_PROCESSES, Setting
-from bench.stats.comparing import Estimates, Ints, sample_means, student
-from bench.stats.intervals import Interval
+from bench.analysis.matching import Machine, Match, machine_name, machine_of
+from bench.analysis.setting import BETWEEN_PROCESSES
+from bench.stats.comparing import Estimates, Ints, sample_means
+from bench.stats.intervals import Interval, quantile
 
 LEVEL: Final = 0.05
 
@@ -80,13 +80,11 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
     ]
     if not chosen:
         return None
-    sides = [Counter(machine_of(r) for match, _ in chosen for r in settings(match)[i].ok)
+    sides = [Counter(machine_of(r) for match, _ in chosen for r in match.sides[i].ok)
              for i in (0, 1)]  # fmt: skip
     base, new = (side.most_common(1)[0][0] for side in sides)
     left_out = len(chosen)
-    chosen = [
-        (match, label) for match, label in chosen if len(versions_of(match, (base, new))) == 1
-    ]
+    chosen = [each for each in chosen if len(versions_of(each[0], (base, new))) == 1]
     if not chosen:
         return None
     left_out -= len(chosen)
@@ -98,44 +96,31 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
         notes.append(f"{left_out} {were} left out, not run on both or measured in other ways")
     costs = [("ms_per_1k_tokens", "time")]
     if base[0] == new[0]:
-        memory = "peak_cuda_allocated_mib" if is_gpu(base) else "peak_rss_mib"
+        memory = "peak_rss_mib" if base[0] == "cpu" else "peak_cuda_allocated_mib"
         costs.append((memory, "peak memory"))
     else:
         notes.append(f"memory on a {base[0]} and on a {new[0]} is not comparable")
-    settings_matched = [match for match, _ in chosen]
-    runs = runs_of(settings_matched, tuple(column for column, _ in costs), (base, new))
-    reference = _references(settings_matched)
+    names, chosen_matches = tuple(column for column, _ in costs), [match for match, _ in chosen]
+    runs = runs_of(chosen_matches, names, (base, new))
+    reference = _references(chosen_matches)
     if not (reference >= 0).any():
-        notes.append(
-            "without full fine-tuning in fp32 on both machines, absolute figures are all there is"
-        )
-    estimates = [
-        (runs.column(column).log_ratios(CONSTANTS[column]), _normalised(runs, column, reference))
-        for column, _ in costs
-    ]
+        without = "without full fine-tuning in fp32 on both machines"
+        notes.append(f"{without}, absolute figures are all there is")
+    estimates = [(runs.log_ratios(n), _normalised(runs, n, reference)) for n in names]
     number = sum(int(np.isfinite(one.error).sum()) for pair in estimates for one in pair)
     level = LEVEL / max(number, 1)
     drift = {"ms_per_1k_tokens": math.sqrt(2) * BETWEEN_PROCESSES}
-    results = [
-        (_intervals(absolute, level, drift.get(column, 0.0)), _intervals(normalised, level))
-        for (column, _), (absolute, normalised) in zip(costs, estimates, strict=True)
-    ]
-    rows = []
-    for i, (_, label) in enumerate(chosen):
-        cells = [
-            MachineCost(column, name, interval, normalised[i])
-            for (column, name), (absolute, normalised) in zip(costs, results, strict=True)
-            if (interval := absolute[i]) is not None
-        ]
-        if cells:
-            rows.append(MachineRow(label, tuple(cells)))
+    by_setting: list[list[MachineCost]] = [[] for _ in chosen]
+    for (column, name), (absolute, normalised) in zip(costs, estimates, strict=True):
+        intervals = _intervals(absolute, level, drift.get(column, 0.0))
+        relative = _intervals(normalised, level)
+        for own, interval, ratio in zip(by_setting, intervals, relative, strict=True):
+            if interval is not None:
+                own.append(MachineCost(column, name, interval, ratio))
+    labelled = zip(chosen, by_setting, strict=True)
+    rows = tuple(MachineRow(label, tuple(own)) for (_, label), own in labelled if own)
     family = f"All {number} intervals hold at once with 95% probability (Bonferroni)."
-    return Machines(machine_name(base), machine_name(new), tuple(rows), "; ".join(notes), family)
-
-
-def settings(match: Match) -> tuple[Setting, Setting]:
-    """Both settings of a match."""
-    return match.base, match.new
+    return Machines(machine_name(base), machine_name(new), rows, "; ".join(notes), family)
 
 
 def versions_of(match: Match, only: tuple[Machine, Machine] | None = None) -> set[int]:
@@ -143,14 +128,14 @@ def versions_of(match: Match, only: tuple[Machine, Machine] | None = None) -> se
     has no run there."""
     sides = [
         {r.measurement_version for r in setting.ok if only is None or machine_of(r) == only[i]}
-        for i, setting in enumerate(settings(match))
+        for i, setting in enumerate(match.sides)
     ]
     return sides[0] | sides[1] if all(sides) else set()
 
 
 def _intervals(estimates: Estimates, level: float, drift: float = 0.0) -> list[Interval | None]:
     """The intervals of ratios, with the drift between sessions, as a std of logarithms."""
-    half = np.hypot(estimates.half_width(level), student(level, math.inf) * drift)
+    half = np.hypot(estimates.half_width(level), quantile(level, math.inf) * drift)
     return ratio_intervals(estimates.value, estimates.value - half, estimates.value + half)
 
 
@@ -163,18 +148,14 @@ def _references(matches: Sequence[Match]) -> Ints:
         and (match.new.mode, match.new.amp) == ("full", "off")
         and not match.new.unfreezes
     }
-    places = [full.get((id(match.base_group), id(match.new_group)), -1) for match in matches]
-    return np.array(places, dtype=np.int64)
+    return np.array([full.get((id(m.base_group), id(m.new_group)), -1) for m in matches])
 
 
 def _normalised(runs: Runs, column: str, reference: Ints) -> Estimates:
     """Estimates of the logarithm of the ratio of ratios to the reference's, over runs of one seed
     and repeat."""
-    name = runs.columns.index(column)
-    base, new = np.log(runs.base[:, name]), np.log(runs.new[:, name])
-    changes = new[runs.pairs[1]] - base[runs.pairs[0]]
-    setting_of = runs.of_base[runs.pairs[0]].tolist()
-    by_place = dict(zip(zip(setting_of, runs.places, strict=True), changes, strict=True))
+    pairs = zip(runs.of_pair.tolist(), runs.places, strict=True)
+    by_place = dict(zip(pairs, runs.differences(column), strict=True))
     values, samples = [], []
     for (setting, place), change in by_place.items():
         value = change - by_place.get((int(reference[setting]), place), np.nan)
@@ -183,4 +164,5 @@ def _normalised(runs: Runs, column: str, reference: Ints) -> Estimates:
             samples.append(setting)
     index = np.array(samples, dtype=np.int64)
     weights = 4 / (len(set(samples)) + 3)  # all have the reference's runs in common
-    return sample_means(np.array(values), index, runs.settings, 2 * CONSTANTS[column][0], weights)
+    std = 2 * CONSTANTS[column][0]
+    return sample_means(np.array(values), index, len(reference), std, weights)

@@ -1,16 +1,17 @@
 """Settings of two sets of rows, BASE and NEW, that may be compared, and why others may not."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
+from operator import itemgetter
 from typing import Final, Literal
 
 from bench.analysis.groups import Group, settings_key
 from bench.analysis.points import settings_of
 from bench.analysis.setting import Setting
+from bench.common.grouping import grouped
 from bench.plan.cell import ABOUT, Value, named
 from bench.plan.learning_rates import still_lacking
-from bench.plan.rows import RESUMED, Row, on_cuda, standing
+from bench.plan.rows import RESUMED, Row, standing
 from bench.results.outcomes import ValuesOf
 
 Side = Literal["BASE", "NEW"]
@@ -85,6 +86,11 @@ class Match:
     machine: Machine | None
 
     @property
+    def sides(self) -> tuple[Setting, Setting]:
+        """Both settings."""
+        return self.base, self.new
+
+    @property
     def label(self) -> str:
         """The setting's name; where they differ, of both."""
         one, other = self.base.label, self.new.label
@@ -118,7 +124,7 @@ def matching(
         values_of: the numbers of dev examples of BASE and of NEW.
     """
     rows = counted_rows(base), counted_rows(new)
-    by_machine = _by(machine_of, rows[0]), _by(machine_of, rows[1])
+    by_machine = [grouped(side, machine_of) for side in rows]
     common = [machine for machine in by_machine[0] if machine in by_machine[1]]
     columns = _key_columns(names, rows)
     matched = Matching([], [], rows)
@@ -144,12 +150,13 @@ def _match(
     matched: Matching,
 ) -> None:
     """Add the matches of rows, and what has none."""
-    key_of = _key(columns)
     sides: list[dict[Key, list[tuple[Setting, Group]]]] = [{}, {}]
     for members_of, side_rows, values in zip(sides, rows, values_of, strict=True):
         for group in _groups(side_rows, values):
             for setting in group.settings:
-                members_of.setdefault(key_of(setting.rows[0]), []).append((setting, group))
+                row = setting.rows[0]
+                key = tuple(row[name] or _FORMERLY.get(name, row[name]) for name in columns)
+                members_of.setdefault(key, []).append((setting, group))
     base, new = sides
     for key, members in base.items():
         if key in new and len(members) == 1:
@@ -158,19 +165,16 @@ def _match(
                 Match(one, other, one_group, other_group, machine)
                 for other, other_group in new[key]
             )
-    near_names = [name for name in _NEAR if name in columns]
+    near_places = [columns.index(name) for name in _NEAR if name in columns]
 
-    def near(row: Row) -> Key:
-        return tuple(row[name] for name in near_names)
+    def near(key: Key) -> Key:
+        return tuple(key[place] for place in near_places)
 
     for side, mine, others in zip(_SIDES, (base, new), (new, base), strict=True):
-        by_near: dict[Key, list[Key]] = {}
-        for key, members in others.items():
-            by_near.setdefault(near(members[0][0].rows[0]), []).append(key)
+        by_near = grouped(others, near)
         for key, members in mine.items():
             if key not in others:
-                alike = by_near.get(near(members[0][0].rows[0]), [])[:_MOST_NEAR]
-                why = _difference(columns, key, alike, side)
+                why = _difference(columns, key, by_near.get(near(key), [])[:_MOST_NEAR], side)
             elif len(base[key]) > 1:
                 why = "several settings of BASE match: narrow --base"
             else:
@@ -178,19 +182,10 @@ def _match(
             matched.unmatched.extend((side, setting, why) for setting, _ in members)
 
 
-def _by(key_of: Callable[[Row], Machine], rows: Iterable[Row]) -> dict[Machine, list[Row]]:
-    members: dict[Machine, list[Row]] = {}
-    for row in rows:
-        members.setdefault(key_of(row), []).append(row)
-    return members
-
-
 def _groups(rows: Iterable[Row], values_of: ValuesOf) -> list[Group]:
     """Rows in groups that differ in settings outside the axes, on whatever machine."""
-    members: dict[Key, list[Row]] = {}
-    for row in rows:
-        members.setdefault(settings_key(row), []).append(row)
-    return [Group(tuple(group), settings_of(group, [], values_of)) for group in members.values()]
+    members = grouped(rows, settings_key).values()
+    return [Group(tuple(group), settings_of(group, [], values_of)) for group in members]
 
 
 def _key_columns(names: Collection[str], rows: tuple[list[Row], list[Row]]) -> tuple[str, ...]:
@@ -209,13 +204,6 @@ def _key_columns(names: Collection[str], rows: tuple[list[Row], list[Row]]) -> t
             free.add(name)
     kept = [name for name in IDENTIFYING if name not in free]
     return tuple(sorted(kept, key=lambda name: name in _FORMERLY))
-
-
-def _key(columns: Sequence[str]) -> Callable[[Row], Key]:
-    """From a row to its values in columns, those of `_FORMERLY` last."""
-    usual = attrgetter(*(name for name in columns if name not in _FORMERLY))
-    others = [(attrgetter(name), _FORMERLY[name]) for name in columns if name in _FORMERLY]
-    return lambda row: (*usual(row), *[value_of(row) or value for value_of, value in others])
 
 
 def _difference(columns: Sequence[str], key: Key, others: Sequence[Key], side: Side) -> str:
@@ -245,33 +233,13 @@ def distinct_labels(items: Sequence[tuple[str, Row]]) -> list[str]:
     Args:
         items: labels, each with a row of what it names.
     """
-    by_label: dict[str, list[Row]] = {}
-    for label, row in items:
-        by_label.setdefault(label, []).append(row)
-    varying = {
-        label: [name for name in _SHOWN if len({row[name] for row in rows}) > 1]
-        for label, rows in by_label.items()
-        if len(rows) > 1
-    }
-    return [
-        ", ".join([label, *(_named(n, row) for n in _without_digests(varying.get(label, ())))])
-        for label, row in items
-    ]
-
-
-def _without_digests(names: Sequence[str]) -> Sequence[str]:
-    return [name for name in names if name not in _DIGESTS] or names
+    varying = {}
+    for label, alike in grouped(items, itemgetter(0)).items():
+        names = [name for name in _SHOWN if len({row[name] for _, row in alike}) > 1]
+        varying[label] = [name for name in names if name not in _DIGESTS] or names
+    return [", ".join([label, *(_named(n, row) for n in varying[label])]) for label, row in items]
 
 
 def _named(name: str, row: Row) -> str:
-    value = row[name]
-    return (
-        ABOUT[name].short.format(value)
-        if value and ABOUT[name].short
-        else f"{name} {text_of(value)}"
-    )
-
-
-def is_gpu(machine: Machine) -> bool:
-    """Whether a machine's device is a GPU."""
-    return on_cuda({"device": machine[0]})
+    value, short = row[name], ABOUT[name].short
+    return short.format(value) if value and short else f"{name} {text_of(value)}"

@@ -66,13 +66,12 @@ def verdict(examination: Examination) -> str:
     elif trusted(examination) is None:
         text = f"Too few checks passed to say whether measurements can be trusted: {passed}."
     else:
-        text = (
-            f"Measurements on this machine can be trusted, as far as checks show: {passed} passed."
-        )
+        text = "Measurements on this machine can be trusted, as far as checks show: "
+        text += f"{passed} passed."
     if harmless := [name for name in failed if name not in spoilers]:
         text += f" {_list(harmless)} failed, but that leaves measurements right."
     unknown = [
-        each.check
+        each.check.unknown
         for each in examination.checks
         if each.finding.verdict == FAILED
         or (each.finding.verdict == SKIPPED and _applies(each.check, examination))
@@ -80,7 +79,7 @@ def verdict(examination: Examination) -> str:
     if examination.target is None or "software" in failed:
         text += " Nothing else is known."
     elif unknown:
-        text += f" It is not known {_list([check.unknown for check in unknown])}."
+        text += f" It is not known {_list(unknown)}."
     if examination.target is not None and examination.target.device.gpu is None:
         text += " Nothing is known of a GPU."
     return text
@@ -115,15 +114,11 @@ def as_json(examination: Examination, requested: str) -> dict[str, Any]:
         },
         "trusted": trusted(examination),
         "findings": [
-            {
-                "check": e.check.name,
-                **asdict(e.finding),
-                "is_advice": e.is_advice,
-                "seconds": round(e.seconds, 2),
-            }
+            {"check": e.check.name, **asdict(e.finding), "is_advice": e.is_advice,
+             "seconds": round(e.seconds, 2)}
             for e in examination.checks
         ],
-    }
+    }  # fmt: skip
     return {**_clean(values), "verdict": verdict(examination)}
 
 

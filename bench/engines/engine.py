@@ -18,6 +18,10 @@ initialised. A group may be empty."""
 class Engine(Protocol):
     """What builds a cell's model, and knows what trains in it."""
 
+    def import_libraries(self, job: Job) -> None:
+        """Import what building the model of a cell takes, adapters included."""
+        ...
+
     def build(self, job: Job) -> Classifier:
         """The model of a cell on its device, with its adapters and with weights loaded or drawn."""
         ...

@@ -24,6 +24,10 @@ from minbert.model.encoder import Stack
 from minbert.training.trainer import HALF
 
 
+def import_libraries(_job: Job) -> None:
+    """As `Engine.import_libraries`: this module's own imports are all."""
+
+
 def build(job: Job) -> BertClassifier:
     """As `Engine.build`."""
     cell = job.cell

@@ -12,9 +12,9 @@ import math
 import re
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +40,7 @@ from bench.plan.job import Job
 from minbert.model.classifier import Classifier, HeadConfig, mean_of_real
 from minbert.model.config import GEOMETRIES
 from minbert.model.heads import HEADS
+from minbert.training.trainer import autocast
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -47,11 +48,26 @@ logging.disable_progress_bar()
 _POOLER: Final = "pooler"
 _MEAN: Final = "mean"
 _MOST_NAMED: Final = 30
+_ADAPTER: Final = "default"
+"""PEFT's name for an adapter without another."""
+_FIRST_A, _FIRST_B = "first_factor_A", "first_factor_B"
+"""Buffers of LoRA layers whose initialisation took the first update out of the base weight."""
 _MOVING: Final = {"lora": "lora_B", "dora": "lora_B", "vera": "vera_lambda_b", "ia3": "ia3_"}
 """Parts of the names of the parameters that every training changes, by mode; in LoRA, for example,
 A gets no gradient before B has moved."""
-_REFUSED: Final = {"ADALORA": "a call in each step"}
-"""Methods that need more than a configuration."""
+_REFUSED: Final = {
+    "ADALORA": "a call in each step",
+    "POLY": "the id of a task in each step",
+    "SHADOW": "the past of a decoder",
+    "XLORA": "adapters that are trained already",
+    "corda": "examples before training",
+    "eva": "examples before training",
+    "loftq": "a quantised model",
+    "lora_ga": "gradients before training",
+}
+"""Methods and initialisations that need more than a configuration."""
+_RESIDUAL: Final = ("pissa", "olora")
+"""Beginnings of the initialisations that take the first update out of the base weights."""
 
 
 class EncoderClassifier(Classifier):
@@ -91,8 +107,36 @@ class EncoderClassifier(Classifier):
         self.heads = {"": HeadConfig(outputs)}
         self.pad_id = int(model.config.pad_token_id or 0)
         self.reads_tokens = bool(getattr(head, "reads_tokens", False))
-        self.names: dict[str, set[str]] = {"adapter": set(), "head": set()}
+        self.names: dict[str, set[str]] = {"adapter": set(), "added": set(), "head": set()}
         self.mode = ""
+
+    def train(self, mode: bool = True) -> "EncoderClassifier":
+        """As of any module, and of the library's model, of which only the children are here."""
+        vars(self)["model_of_library"].train(mode)
+        super().train(mode)
+        return self
+
+    def fixed_tensors(self) -> dict[str, Tensor]:
+        """What PEFT added and does not train, such as VeRA's projections, and the first factors of
+        an initialisation that changed the base weights."""
+        persistent = self.state_dict().keys()
+        return {
+            name: tensor.detach()
+            for name, tensor in chain(self.named_parameters(), self.named_buffers())
+            if name in self.names["added"] and name in persistent and not tensor.requires_grad
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load trained parameters and fixed tensors, and change the base weights accordingly."""
+        self._add_first_updates(1.0)
+        super().restore(tensors)
+        self._add_first_updates(-1.0)
+
+    @torch.no_grad()
+    def _add_first_updates(self, sign: float) -> None:
+        for name, (a, b) in first_factors(self).items():
+            layer: Any = self.get_submodule(name)
+            layer.get_base_layer().weight.add_(b @ a, alpha=sign * layer.scaling[_ADAPTER])
 
     def forward(
         self,
@@ -120,6 +164,17 @@ class EncoderClassifier(Classifier):
         return pooled_logits
 
 
+def import_libraries(job: Job) -> None:
+    """As `Engine.import_libraries`.
+
+    Raises:
+        InputError: if there is no such model.
+    """
+    _kind(job.cell, _config(job))
+    if job.cell.mode in METHODS:
+        import peft  # noqa: F401
+
+
 def build(job: Job) -> EncoderClassifier:
     """As `Engine.build`.
 
@@ -127,7 +182,7 @@ def build(job: Job) -> EncoderClassifier:
         InputError: for what the model, the library or PEFT does not support.
     """
     with _quiet():
-        model = _loaded(job)
+        model = _loaded(job, draw=job.cell.init == "random")
         _adapt(model, job)
     return model.to(torch.device(job.device))
 
@@ -135,14 +190,16 @@ def build(job: Job) -> EncoderClassifier:
 def skeleton(job: Job) -> EncoderClassifier:
     """As `Engine.skeleton`.
 
+    A pooler counts as the checkpoint's own, as in engine minbert.
+
     Raises:
         InputError: as `build`.
     """
-    job = replace(job, device="meta", cell=replace(job.cell, init="random"))
-    with _quiet(), torch.device("meta"):
-        model = _loaded(job)
+    needs_values = job.cell.mode == PEFT  # some methods compute from weights, or draw indices
+    with _quiet(), nullcontext() if needs_values else torch.device("meta"):
+        model = _loaded(job, draw=True)
         _adapt(model, job)
-    return model
+    return model.to("meta")
 
 
 @contextmanager
@@ -173,7 +230,7 @@ def _read_config(job: Job) -> Any:
         config = AutoConfig.from_pretrained(
             job.checkpoint, local_files_only=True, trust_remote_code=False
         )
-    except (ValueError, OSError, ImportError) as error:
+    except Exception as error:  # of many kinds, by the configuration's class
         model_type = model_type_of(Path(job.checkpoint or ""))
         if model_type in CONFIG_MAPPING:
             raise InputError(f"{name}: transformers can't load it: {_line(error)}") from error
@@ -204,30 +261,17 @@ def heads_of_one(job: Job) -> dict[str, HeadConfig]:
     return {"": HeadConfig(heads)}
 
 
-def _loaded(job: Job) -> EncoderClassifier:
-    """The model with weights loaded or drawn, all in fp32, without adapters."""
+def _loaded(job: Job, *, draw: bool) -> EncoderClassifier:
+    """The model with weights loaded, or drawn, all in fp32, without adapters."""
     cell, config = job.cell, _config(job)
-    own_head = cell.pooling == _POOLER and cell.head == "linear"
-    if cell.pooling == _POOLER and not own_head and cell.head != "conv":
-        raise InputError(
-            f"head {cell.head}: engine transformers has it with pooling cls or mean; pooling "
-            f"{_POOLER} is the architecture's own head"
-        )
-    auto = AutoModelForSequenceClassification if own_head else AutoModel
-    try:
-        kind = auto._model_mapping[type(config)]
-    except KeyError:
-        raise InputError(
-            f"{cell.model}: transformers has no {config.model_type} model for texts; take an "
-            "encoder"
-        ) from None
+    kind, own_head = _kind(cell, config)
     _check_attention(cell, config.model_type, kind)
     options: dict[str, Any] = {"attn_implementation": cell.attn_implementation}
     if not own_head and "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
         options["add_pooling_layer"] = False
     new: list[str] = []
     try:
-        if cell.init == "random":
+        if draw:
             with _seeded(cell.seed):
                 inner = kind._from_config(config, **options)
         else:
@@ -255,13 +299,10 @@ def _loaded(job: Job) -> EncoderClassifier:
         pooling=cell.pooling,
         takes_types=takes_types(inner, config),
     )
-    if cell.gradient_checkpointing == ON:
-        if not inner.supports_gradient_checkpointing:
-            raise InputError(
-                f"gradient_checkpointing: transformers has none for {config.model_type}; leave it "
-                "out"
-            )
-        inner.gradient_checkpointing_enable({"use_reentrant": False})
+    if cell.gradient_checkpointing == ON and not inner.supports_gradient_checkpointing:
+        raise InputError(
+            f"gradient_checkpointing: transformers has none for {config.model_type}; leave it out"
+        )
     if not own_head:
         new = [f"{prefix}.{name}" for name in new]
     if cell.init == "random":
@@ -270,6 +311,25 @@ def _loaded(job: Job) -> EncoderClassifier:
     model.names["head"] = outside | {name for name in new if not name.startswith(f"{prefix}.emb")}
     _draw_head(model, cell.seed, float(getattr(config, "initializer_range", 0.02)))
     return model
+
+
+def _kind(cell: Cell, config: Any) -> tuple[Any, bool]:
+    """The class of the model, and whether it comes with a head of its own."""
+    own_head = cell.pooling == _POOLER and cell.head == "linear"
+    if cell.pooling == _POOLER and not own_head and cell.head != "conv":
+        raise InputError(
+            f"head {cell.head}: engine transformers has it with pooling cls or mean; pooling "
+            f"{_POOLER} is the architecture's own head"
+        )
+    auto = AutoModelForSequenceClassification if own_head else AutoModel
+    try:
+        kind = auto._model_mapping[type(config)]
+    except KeyError:
+        raise InputError(
+            f"{cell.model}: transformers has no {config.model_type} model for texts; take an "
+            "encoder"
+        ) from None
+    return kind, own_head
 
 
 def _check_attention(cell: Cell, model_type: str, kind: Any) -> None:
@@ -302,14 +362,28 @@ def _check_complete(inner: Any, new: Iterable[str], own_head: bool, name: str) -
         )
 
 
-def check_weights(job: Job) -> None:
-    """Read the weights of a checkpoint once.
+@torch.no_grad()
+def check_weights(job: Job, amps: Iterable[str]) -> None:
+    """Load the model once, and run it on a few tokens in each type.
 
     Raises:
-        InputError: if they are missing, are not those of the model, or are not finite.
+        InputError: if weights are missing, are not those of the model, or are not finite, or if it
+            can't compute in a type.
     """
     with _quiet():
-        model = _loaded(job)
+        model = _loaded(job, draw=job.cell.init == "random").eval()
+    ids = torch.full((2, 4), model.pad_id)
+    mask = torch.ones_like(ids).tril(2)  # with padding
+    for amp in amps:
+        half = "off" if amp == "off" else "bf16"  # which every CPU can compute in
+        try:
+            with _quiet(), autocast(half, ids.device):
+                model(ids, mask, torch.zeros_like(ids))
+        except RuntimeError as error:
+            raise InputError(
+                f"amp {amp}: {job.cell.model} can't compute in it by transformers "
+                f"({_line(error)}); take another"
+            ) from error
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise InputError(
@@ -355,7 +429,7 @@ def _draw_head(model: EncoderClassifier, seed: int, std: float) -> None:
             if f"{owner}.{name}" not in model.names["head"] or _on_meta(model):
                 continue
             value = torch.zeros(parameter.shape)
-            if isinstance(module, nn.LayerNorm) and name == "weight":
+            if value.dim() == 1 and name == "weight":  # of a norm
                 value.fill_(1.0)
             elif value.dim() > 1:
                 value.normal_(0.0, std, generator=generator)
@@ -389,14 +463,12 @@ def _adapt(model: EncoderClassifier, job: Job) -> None:
             )
     adapter, head = model.names["adapter"], model.names["head"]
     for name, parameter in model.named_parameters():
-        adapted = ".base_layer." in name or _is_of_adapter(name, model)
+        adapted = ".base_layer." in name or name in model.names["added"]
         trains = name in adapter or name in head or (base and not adapted)
         parameter.requires_grad_(trains)
-
-
-def _is_of_adapter(name: str, model: EncoderClassifier) -> bool:
-    """Whether a parameter came with the adapters, be it frozen."""
-    return name in model.names.get("added", ())
+    if cell.gradient_checkpointing == ON:
+        # only now: PEFT would let gradients go on to the embeddings, which need none here
+        vars(model)["model_of_library"].gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def linear_layers(model: EncoderClassifier) -> dict[str, nn.Linear]:
@@ -416,11 +488,11 @@ def target_layers(model: EncoderClassifier, cell: Cell) -> list[str]:
     if is_layer_set(layers):
         architecture = ARCHITECTURES.get(model.model_type)
         if architecture is None:
-            ends = dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in names)
-            example = "+".join(list(ends)[:2])
+            ends = _within_layers(names)
             raise InputError(
                 f"layers {layers}: not defined for model_type {model.model_type}, whose linear "
-                f'layers are {_listed(ends)}; name some in a grid file: layers = ["{example}"]'
+                f"layers are {_listed(ends)}; name some in a grid file: layers = "
+                f'["{"+".join(ends[:2])}"]'
             )
         place = re.escape(f"{model.prefix}.{architecture.layers}").replace(r"\{\}", r"\d+")
         ends_of = "|".join(map(re.escape, architecture.adapted(layers)))
@@ -428,20 +500,23 @@ def target_layers(model: EncoderClassifier, cell: Cell) -> list[str]:
     targets = layers.split("+")
     for target in targets:
         if not any(_ends_in(name, target) for name in names):
-            ends = dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in names)
             raise InputError(
                 f"layers {layers}: {cell.model} has no linear layer whose name ends in {target}; "
-                f"they are {_listed(ends)}"
+                f"they are {_listed(_within_layers(names))}"
             )
     return [name for name in names if any(_ends_in(name, target) for target in targets)]
+
+
+def _within_layers(names: Iterable[str]) -> list[str]:
+    """Distinct names without what comes before and up to the layer's number."""
+    return list(dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in names))
 
 
 def _ends_in(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
 
-def _listed(names: Iterable[str]) -> str:
-    listed = list(names)
+def _listed(listed: list[str]) -> str:
     more = f" and {len(listed) - _MOST_NAMED} more" if len(listed) > _MOST_NAMED else ""
     return ", ".join(listed[:_MOST_NAMED]) + more
 
@@ -449,23 +524,64 @@ def _listed(names: Iterable[str]) -> str:
 def _add_adapters(model: EncoderClassifier, job: Job) -> None:
     import peft
 
-    cell, before = job.cell, {name for name, _ in model.named_parameters()}
+    cell, before = job.cell, _tensor_names(model)
     config = peft_config(model, job)
     on_meta = _on_meta(model)
     try:
         with _seeded(cell.seed), torch.device("meta") if on_meta else nullcontext():
             adapted = peft.get_peft_model(model.model_of_library, config, low_cpu_mem_usage=on_meta)
     except Exception as error:  # PEFT raises many kinds for what a configuration can't express
+        if re.search("(no modules were targeted|target modules .* not found)", str(error), re.I):
+            raise InputError(
+                f"adapter_config: target_modules match no layer of {cell.model}, whose linear "
+                f"layers are {_listed(_within_layers(linear_layers(model)))}"
+            ) from error
         raise InputError(f"mode {cell.mode}: PEFT refuses it: {_line(error)}") from error
     vars(model)["peft_model"] = adapted  # for saving; the layers are in the model
-    named = dict(model.named_parameters())
-    added = {name for name in named if name not in before and ".base_layer." not in name}
-    model.names["added"] = added
-    model.names["adapter"] = {name for name in added if named[name].requires_grad}
+    if model.own_head:  # whose children PEFT may have replaced
+        for name, child in vars(model)["model_of_library"].named_children():
+            model.add_module(name, child)
+    if taken := sorted(model.names["head"] - _tensor_names(model)):
+        raise InputError(
+            f"adapter_config: it adapts {taken[0].rpartition('.')[0]}, which is of the head "
+            "and trains whole; add it to exclude_modules"
+        )
+    if str(getattr(config, "init_lora_weights", "")).startswith(_RESIDUAL):
+        _keep_first_factors(model)
+    new = _tensor_names(model) - before
+    model.names["added"] = {name for name in new if ".base_layer." not in name}
+    model.names["adapter"] = {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and name not in model.names["head"]
+    }
     if not model.names["adapter"]:
         raise InputError(f"mode {cell.mode}: the configuration adds nothing that trains")
     if cell.mode in LOW_RANK and cell.init_lora_weights == DEFAULT and not on_meta:
         _draw_factors(model, cell.seed)
+
+
+def _tensor_names(model: nn.Module) -> set[str]:
+    return {name for name, _ in chain(model.named_parameters(), model.named_buffers())}
+
+
+def _keep_first_factors(model: nn.Module) -> None:
+    """Keep the factors whose product was taken out of the base weights: they come from a
+    decomposition, which another machine rounds differently."""
+    layer: Any
+    for layer in model.modules():
+        if hasattr(layer, "lora_A") and hasattr(layer, "get_base_layer"):
+            for name, factor in ((_FIRST_A, layer.lora_A), (_FIRST_B, layer.lora_B)):
+                layer.register_buffer(name, factor[_ADAPTER].weight.detach().clone())
+
+
+def first_factors(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and B of the product that was taken out of the base weights, by names of layers."""
+    return {
+        name: (getattr(layer, _FIRST_A), getattr(layer, _FIRST_B))
+        for name, layer in model.named_modules()
+        if hasattr(layer, _FIRST_A)
+    }
 
 
 def peft_config(model: EncoderClassifier, job: Job) -> Any:
@@ -478,7 +594,7 @@ def peft_config(model: EncoderClassifier, job: Job) -> Any:
 
     cell = job.cell
     if cell.mode == PEFT:
-        return _given_config(json.loads(job.adapter_config or "{}"))
+        return _given_config(model, json.loads(job.adapter_config or "{}"))
     targets = target_layers(model, cell)
     _check_rank(model, cell, targets)
     if not model.own_head:  # PEFT sees the encoder alone
@@ -496,7 +612,10 @@ def peft_config(model: EncoderClassifier, job: Job) -> Any:
         )
     if cell.mode == "vera":
         return peft.VeraConfig(r=cell.rank, target_modules=targets, projection_prng_key=cell.seed)
-    return peft.IA3Config(target_modules=targets, feedforward_modules=[])
+    architecture = ARCHITECTURES.get(model.model_type)
+    last = "" if architecture is None else architecture.other[-1]
+    inputs = [name for name in targets if re.sub(r"^.*\d\.", "", name) == last]
+    return peft.IA3Config(target_modules=targets, feedforward_modules=inputs)
 
 
 def _check_rank(model: EncoderClassifier, cell: Cell, targets: list[str]) -> None:
@@ -510,7 +629,7 @@ def _check_rank(model: EncoderClassifier, cell: Cell, targets: list[str]) -> Non
             )
 
 
-def _given_config(values: dict[str, Any]) -> Any:
+def _given_config(model: EncoderClassifier, values: dict[str, Any]) -> Any:
     """The configuration in an adapter_config.json."""
     import peft
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -520,10 +639,17 @@ def _given_config(values: dict[str, Any]) -> Any:
     kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(kinds.get(name))
     if kind is None:
         raise InputError(f"adapter_config: PEFT has no peft_type {name[:60]!r}")
-    if name in _REFUSED:
+    needs = (name, re.sub("_(niter|init).*", "", str(values.get("init_lora_weights"))))
+    for given in _REFUSED.keys() & needs:
         raise InputError(
-            f"adapter_config: {name} needs {_REFUSED[name]}, which a configuration does not "
+            f"adapter_config: {given} needs {_REFUSED[given]}, which a configuration does not "
             "express; take another method"
+        )
+    unknown = [key for key in values if key not in kind.__dataclass_fields__]
+    if unknown:
+        raise InputError(
+            f"adapter_config: {name} of PEFT {peft.__version__} has no {', '.join(unknown)}; leave "
+            "it out"
         )
     try:
         config = kind.from_peft_type(**{**values, "inference_mode": False, "task_type": None})
@@ -534,7 +660,15 @@ def _given_config(values: dict[str, Any]) -> Any:
             f"adapter_config: {name} adds to the input or to the past of a decoder, and encoders "
             "here take texts as they are; take another method"
         )
-    config.modules_to_save = None  # the head trains anyway
+    heads = {name for name, _ in model.named_children()} - {model.prefix} | {"score"}
+    if others := sorted(set(getattr(config, "modules_to_save", None) or ()) - heads):
+        raise InputError(
+            f"adapter_config: modules_to_save has {others[0]}, which is not of the head; besides "
+            "adapters the head alone trains, always: leave it out"
+        )
+    config.modules_to_save = None
+    if getattr(config, "exclude_modules", "") is None:  # as PEFT does for a head it knows
+        config.exclude_modules = sorted({n.rpartition(".")[0] for n in model.names["head"]})
     return config
 
 

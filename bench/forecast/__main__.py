@@ -160,7 +160,7 @@ def _checked(group: Group, forecast: Forecast) -> dict[str, Any]:
         "conditions_id": group.shared("conditions_id"),
         "model": group.shared("model"),
         "task": group.shared("task"),
-        "imports_mib": {forecast.memory_column: forecast.imports_mib},
+        "imports_mib": {forecast.memory_column: max(map(forecast.imports_mib, forecast.totals))},
         "checks": {
             column: {
                 way: {**errors(points, predicted), "settings": _settings_of(points, predicted)}

@@ -6,12 +6,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, Final, cast
 
 from rich.console import Console
 from rich.progress import track
@@ -19,11 +18,11 @@ from rich.progress import track
 from bench.common.errors import DiskFullError
 from bench.common.files import write_atomically
 from bench.common.messages import last_error
-from bench.forecast.costs import Costs, Totals, Variant, fill_ranks, to_count
+from bench.forecast.costs import Totals, Variant, fill_ranks, to_count
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE
-from bench.plan.cell import OFF, digest
+from bench.plan.cell import digest
 from bench.plan.job import Job
 from bench.results.protocol import PARENT_PID
 from minbert.assets.cache import cache_folder
@@ -32,21 +31,6 @@ Turn = Callable[[], AbstractContextManager[None]]
 """Makes the context in which costs are counted."""
 
 _ROOT: Final = Path(__file__).parents[2]
-_SAME: Final[dict[str, Any]] = {
-    "mode": "full",
-    "amp": "off",
-    "unfreeze": "all",
-    "batch_size": 1,
-    "max_length": 128,
-    "seed": 0,
-    "gradient_accumulation_steps": 1,
-    "gradient_checkpointing": OFF,
-    "lora_dropout": 0.0,
-    **dict.fromkeys(("rank", "layers", "frozen_dtype", "alpha")),
-    **dict.fromkeys(("learning_rate", "learning_rate_base", "learning_rate_head")),
-}
-"""Settings of the job that is sent: the same for every cell of a grid, which differ in them, as in
-the fold, which is the first."""
 
 
 class NoPredictionError(Exception):
@@ -54,16 +38,15 @@ class NoPredictionError(Exception):
 
 
 def find_costs(
-    job: Job,
+    jobs: Mapping[Variant, Job],
     seeds: Sequence[int],
-    variants: Sequence[Variant],
     turn: Turn = nullcontext,
     gpu: str = "",
-) -> Costs:
+) -> dict[Variant, Totals]:
     """The costs of some variants.
 
     Args:
-        job: of any cell that agrees with the variants in all else.
+        jobs: a job for each variant, the same for all cells of the variant.
         seeds: those whose batches are planned.
         turn: makes the context in which variants are counted. Entering it may wait for other
             grids; what they counted meanwhile is not counted again.
@@ -72,10 +55,8 @@ def find_costs(
     Raises:
         NoPredictionError: if they can't be counted.
     """
-    counted = to_count(variants)
-    fold = None if job.cell.folds is None else 0
-    job = replace(job, cell=replace(job.cell, **_SAME, fold=fold))
-    request = json.dumps([job.to_json(), seeds, counted])
+    counted = to_count(jobs)
+    request = json.dumps([seeds, [jobs[variant].to_json() for variant in counted]])
     path = cache_folder() / "predictions" / f"{digest([request, sys.version, _code()], 32)}.json"
     costs = _kept(path, counted)
     if costs is None:
@@ -87,7 +68,7 @@ def find_costs(
                 with suppress(OSError):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_atomically(path, text.encode())
-    return Costs(fill_ranks(costs.totals, variants), costs.imports_mib)
+    return fill_ranks(costs, jobs)
 
 
 @cache
@@ -100,23 +81,22 @@ def _code() -> str:
     return code.hexdigest()
 
 
-def _kept(path: Path, variants: Sequence[Variant]) -> Costs | None:
+def _kept(path: Path, variants: Sequence[Variant]) -> dict[Variant, Totals] | None:
     """The costs in a file of the cache; None without a valid file."""
     with suppress(OSError, UnicodeError, NoPredictionError):
         return _parsed(path.read_text(encoding="utf-8"), variants)
     return None
 
 
-def _parsed(text: str, variants: Sequence[Variant]) -> Costs:
+def _parsed(text: str, variants: Sequence[Variant]) -> dict[Variant, Totals]:
     """The costs that the counting process wrote.
 
     Raises:
         NoPredictionError: if it wrote anything else.
     """
     try:
-        imports, *totals = [json.loads(line) for line in text.splitlines()]
-        values = [Totals(*map(float, numbers)) for numbers in totals]
-        return Costs(dict(zip(variants, values, strict=True)), float(imports))
+        totals = [Totals(*map(float, json.loads(line))) for line in text.splitlines()]
+        return dict(zip(variants, totals, strict=True))
     except (TypeError, ValueError, RecursionError) as error:
         raise NoPredictionError(f"the counting process wrote something else: {error}") from error
 
@@ -146,7 +126,7 @@ def _run(request: str, count: int, gpu: str) -> str:
             lines = track(
                 cast("IO[str]", process.stdout),
                 "predicting memory and time",
-                total=count + 1,
+                total=count,
                 console=console,
                 transient=True,
                 disable=not console.is_terminal,

@@ -32,6 +32,7 @@ class Variant(NamedTuple):
     gradient_accumulation_steps: int = 1
     gradient_checkpointing: str = OFF
     lora_dropout: float = 0.0
+    adapter: str | None = None
 
     @classmethod
     def of(cls, cell: Cell) -> Self:
@@ -122,6 +123,7 @@ class Totals(NamedTuple):
 
     `lasting_mib` is that of weights and the optimizer's state, `passing_mib` everything else at the
     peak. `real_tokens` are those of all steps, without padding; `epochs` are those that are begun.
+    `imports_mib` is the memory of a worker that has only imported its libraries.
     """
 
     lasting_mib: float
@@ -138,6 +140,7 @@ class Totals(NamedTuple):
     evaluate_gflop: float
     evaluate_moved_mib: float
     epochs: float
+    imports_mib: float = 0.0
 
     @property
     def train(self) -> Load:
@@ -156,14 +159,6 @@ class Totals(NamedTuple):
     def evaluate(self) -> Load:
         """The work of all evaluations."""
         return Load(*self[10:13])
-
-
-@dataclass(frozen=True)
-class Costs:
-    """The costs of variants, and the memory of a worker that has only imported its libraries."""
-
-    totals: Mapping[Variant, Totals]
-    imports_mib: float
 
 
 def totals_of(shapes: ShapesOf, counts: CountsOf) -> Totals:

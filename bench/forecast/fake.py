@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from bench.common.messages import one_line
 from bench.engines.engine import engine_of
 from bench.engines.outputs import parts_of, task_of
 from bench.forecast.costs import Counts, Load, Shape, Shapes, ShapesOf, Variant, stages_of
-from bench.plan.cell import FAST
+from bench.plan.cell import FAST, TRANSFORMERS
 from bench.plan.job import Job
 from bench.worker.probes.counting import Counter, Work
 from bench.worker.setup import losses_of, unfreezing
@@ -26,6 +27,10 @@ _MIB: Final = 2**20
 _GFLOP: Final = 1e9
 
 
+class UncountableError(Exception):
+    """A model can't be run on tensors without values. The message is one line."""
+
+
 def count(job: Job, shapes: ShapesOf, variant: Variant) -> dict[str, list[Counts]]:
     """Counts of a variant, from the code that trains it, run on tensors without data.
 
@@ -34,12 +39,22 @@ def count(job: Job, shapes: ShapesOf, variant: Variant) -> dict[str, list[Counts
 
     Returns:
         By part of the task, counts of each unfreezing stage in order.
+
+    Raises:
+        UncountableError: if the model of another library asks for values.
     """
     job = replace(job, cell=replace(job.cell, **variant._asdict()))
     model = engine_of(job.cell).skeleton(job)
-    with FakeTensorMode(), kernels(job.cell.kernels or FAST), Counter() as counter:
-        fill(model, torch.device(job.device))
-        return run(model, job, shapes, counter)
+    try:
+        with FakeTensorMode(), kernels(job.cell.kernels or FAST), Counter() as counter:
+            fill(model, torch.device(job.device))
+            return run(model, job, shapes, counter)
+    except Exception as error:
+        if job.cell.engine != TRANSFORMERS:
+            raise
+        raise UncountableError(
+            f"{job.cell.model} can't run without values ({one_line(str(error))[:100]})"
+        ) from error
 
 
 def fill(model: nn.Module, device: torch.device) -> None:

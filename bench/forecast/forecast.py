@@ -8,7 +8,7 @@ from typing import Final
 
 from bench.analysis.groups import Group, group_key
 from bench.analysis.setting import number
-from bench.forecast.costs import Costs, Variant
+from bench.forecast.costs import Totals, Variant
 from bench.forecast.features import (
     load_features,
     memory_features,
@@ -43,15 +43,16 @@ class Forecast:
     """Predicts costs of cells, and learns from rows.
 
     Args:
-        costs: counts of every variant that is predicted or learned from.
+        totals: counts of every variant that is predicted or learned from.
         device, threads: as in the columns of these names.
         memory_column: the column whose value is predicted.
     """
 
-    def __init__(self, costs: Costs, device: str, threads: int, memory_column: str) -> None:
-        self.totals = costs.totals
+    def __init__(
+        self, totals: Mapping[Variant, Totals], device: str, threads: int, memory_column: str
+    ) -> None:
+        self.totals = totals
         self.memory_column = memory_column
-        self.imports_mib = costs.imports_mib if memory_column == "peak_rss_mib" else 0.0
         self.memory_prior: Prior = memory_prior(device)
         self.time_prior: Prior = time_prior(device, threads)
         self._hinted = False
@@ -67,8 +68,9 @@ class Forecast:
             if row.status != "ok" or variant not in self.totals:
                 continue
             peak, wall = number(row[self.memory_column]), number(row.wall_s)
-            if peak is not None and peak > self.imports_mib:
-                self._peaks.setdefault(variant, []).append(peak - self.imports_mib)
+            above = None if peak is None else peak - self.imports_mib(variant)
+            if above is not None and above > 0:
+                self._peaks.setdefault(variant, []).append(above)
             planned = self.totals[variant].epochs
             stopped = row.early_stopping is not None and (row.epochs_run or 0) < planned
             if wall is not None and not stopped and not _DISTURBED & set(row.flag_names):
@@ -111,6 +113,10 @@ class Forecast:
             return f"fitted on {self.seen} setting{'s' if self.seen > 1 else ''} that ran here"
         return "from the speed of other runs here" if self._hinted else None
 
+    def imports_mib(self, variant: Variant) -> float:
+        """The memory of a worker's imports, as far as the predicted memory includes it."""
+        return self.totals[variant].imports_mib if self.memory_column == "peak_rss_mib" else 0.0
+
     def predict(self, variant: Variant) -> Prediction:
         """Expected costs of a cell of a variant."""
         return self._predictions[variant]
@@ -134,7 +140,7 @@ class Forecast:
         time = _fitted(self.time_points(), self.time_prior)
         self._predictions = {
             variant: Prediction(
-                self.imports_mib + apply(memory, memory_features(variant, totals)),
+                self.imports_mib(variant) + apply(memory, memory_features(variant, totals)),
                 apply(time, time_features(variant, totals)),
                 1e9 * totals.train_gflop / totals.real_tokens,
             )

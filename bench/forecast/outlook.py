@@ -4,9 +4,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 from bench.forecast.client import NoPredictionError, Turn, find_costs
 from bench.forecast.costs import Variant
@@ -76,6 +78,11 @@ class Forecasts:
 Forecaster = Callable[[Sequence[Planned], Signals], Forecasts | None]
 """Makes the forecasts of a plan, or None if none can be made. It may wait for other grids."""
 
+_SAME: Final[dict[str, Any]] = {
+    "seed": 0,
+    **dict.fromkeys(("alpha", "learning_rate", "learning_rate_base", "learning_rate_head")),
+}
+"""Settings that change no costs: the same in all jobs whose costs are counted."""
 _SEEDS: Final = 3
 """The number of seeds whose batches are planned: those of other seeds, and of other folds than the
 first, hardly differ."""
@@ -89,6 +96,7 @@ def forecast_plan(
     data: Path | None,
     turn: Turn = nullcontext,
     gpu: str = "",
+    adapter_configs: Mapping[str, str] = MappingProxyType({}),
 ) -> Forecasts | None:
     """The forecasts of the cells of a plan; None if none is to run, or, with notes, if all fail.
 
@@ -97,6 +105,7 @@ def forecast_plan(
         rows: results, of which those comparable with the plan's are learned from.
         models, conditions, data: those that the cells were planned with; models by name.
         turn, gpu: as in `find_costs`.
+        adapter_configs: as in `jobs_of`.
     """
     if all(item.action != "run" for item in planned):
         return None
@@ -112,7 +121,9 @@ def forecast_plan(
         like = rows_like(newest, likes)
         model = models[cells[0].model]
         try:
-            forecast = make_forecast(cells, like, model, conditions, data, turn, gpu)
+            forecast = make_forecast(
+                cells, like, model, conditions, data, turn, gpu, adapter_configs
+            )
         except NoPredictionError as error:
             whose = f" of {model.name}" if several else ""
             notes[f"note: memory and time{whose} are not predicted: {error}\n"] = None
@@ -132,38 +143,63 @@ def make_forecast(
     data: Path | None,
     turn: Turn = nullcontext,
     gpu: str = "",
+    adapter_configs: Mapping[str, str] = MappingProxyType({}),
 ) -> Forecast:
     """The forecast of some cells of a grid, of one kind, learned from comparable rows.
 
     Args:
         turn, gpu: as in `find_costs`.
+        adapter_configs: as in `jobs_of`.
 
     Raises:
         NoPredictionError: if costs can't be counted.
     """
     if any(cell.is_compiled for cell in cells):
         raise NoPredictionError("training is compiled")
-    job = Job(
-        cell=cells[0],
-        conditions_id=conditions.conditions_id,
-        attempt=1,
-        device=conditions.worker_device,
-        threads=conditions.threads,
-        checkpoint=None if model.checkpoint is None else str(model.checkpoint.resolve()),
-        geometry=model.geometry,
-        tokenizer=str(model.tokenizer.resolve()),
-        data=None if data is None else str(data.resolve()),
-        keep=False,
-        code_version="",
-    )
     variants = [Variant.of(cell) for cell in cells]
     variants += [Variant.of_row(row) for row in rows if row.is_ok]
+    jobs = jobs_of(variants, cells[0], model, conditions, data, adapter_configs)
     seeds = sorted({cell.seed for cell in cells})[:_SEEDS]
-    costs = find_costs(job, seeds, variants, turn, gpu)
+    totals = find_costs(jobs, seeds, turn, gpu)
     like = rows or [row_of({**cells[0].columns(), **conditions.columns()})]
-    forecast = Forecast(costs, conditions.device, conditions.threads, memory_column(like))
+    forecast = Forecast(totals, conditions.device, conditions.threads, memory_column(like))
     forecast.learn(rows)
     return forecast
+
+
+def jobs_of(
+    variants: Iterable[Variant],
+    cell: Cell,
+    model: Model,
+    conditions: Conditions,
+    data: Path | None,
+    adapter_configs: Mapping[str, str],
+) -> dict[Variant, Job]:
+    """The jobs that are counted for some variants.
+
+    Args:
+        cell: any cell that agrees with the variants in all else that decides costs.
+        adapter_configs: JSON by the name in cells; variants of others are left out.
+    """
+    cell = replace(cell, **_SAME, fold=None if cell.folds is None else 0)
+    return {
+        variant: Job(
+            cell=replace(cell, **variant._asdict()),
+            conditions_id=conditions.conditions_id,
+            attempt=1,
+            device=conditions.worker_device,
+            threads=conditions.threads,
+            checkpoint=None if model.checkpoint is None else str(model.checkpoint.resolve()),
+            geometry=model.geometry,
+            tokenizer=str(model.tokenizer.resolve()),
+            data=None if data is None else str(data.resolve()),
+            keep=False,
+            code_version="",
+            adapter_config=adapter_configs.get(variant.adapter or ""),
+        )
+        for variant in variants
+        if variant.adapter is None or variant.adapter in adapter_configs
+    }
 
 
 class Outlook:

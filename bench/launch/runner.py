@@ -11,20 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.common.errors import DiskFullError
-from bench.common.files import remove_unfinished
+from bench.common.files import remove_unfinished, text_or_empty
 from bench.common.messages import last_error, one_line
 from bench.launch.oom import oom_kills
 from bench.launch.signals import Signals
 from bench.launch.watch import GRACE_S, Watch
-from bench.results.protocol import (
-    LONGEST_RESULT,
-    RESULT,
-    SAVE_S,
-    STDERR,
-    STDOUT,
-    WEIGHTS,
-    parse_result,
-)
+from bench.results import protocol
+from bench.results.protocol import RESULT, STDERR, STDOUT
 
 __all__ = ["Outcome", "Signals", "run_worker"]
 
@@ -86,16 +79,12 @@ def run_worker(
     ) -> Outcome:
         """An outcome that ends now. A wall clock that jumps changes no duration."""
         wall_s = time.monotonic() - clock
-        saved_s = 0.0 if result is None else float(result[SAVE_S])
+        saved_s = 0.0 if result is None else float(result[protocol.SAVE_S])
         return Outcome(
-            status=status,
-            message=one_line(message),
-            wall_s=max(0.0, wall_s - saved_s),
-            started_at=_utc(started),
-            finished_at=_utc(started + timedelta(seconds=wall_s)),
-            result=result,
-            **usage,
-        )
+            status=status, message=one_line(message), wall_s=max(0.0, wall_s - saved_s),
+            started_at=_utc(started), finished_at=_utc(started + timedelta(seconds=wall_s)),
+            result=result, **usage,
+        )  # fmt: skip
 
     if signals.stops:
         return outcome("interrupted", "stopped by the user before it began")
@@ -103,7 +92,7 @@ def run_worker(
     with ExitStack() as files:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for name in (RESULT, WEIGHTS):
+            for name in (RESULT, protocol.WEIGHTS):
                 (folder / name).unlink(missing_ok=True)
             remove_unfinished(folder)
             stdout = files.enter_context((folder / STDOUT).open("wb"))
@@ -127,14 +116,10 @@ def run_worker(
     else:
         status, message = _failure(watch, folder / STDERR, problem, oom_before)
     return outcome(
-        status,
-        message,
-        exit_code=watch.code if watch.code >= 0 else None,
-        signal=-watch.code if watch.code < 0 else None,
-        peak_rss_mib=watch.peak_rss_mib,
-        cpu_s=watch.cpu_s,
-        result=result,
-    )
+        status, message, exit_code=watch.code if watch.code >= 0 else None,
+        signal=-watch.code if watch.code < 0 else None, peak_rss_mib=watch.peak_rss_mib,
+        cpu_s=watch.cpu_s, result=result,
+    )  # fmt: skip
 
 
 def _utc(moment: datetime) -> str:
@@ -144,9 +129,9 @@ def _utc(moment: datetime) -> str:
 def _read_result(path: Path) -> tuple[dict[str, Any] | None, str]:
     """A worker's result, or the reason why there is none."""
     try:
-        if path.stat().st_size > LONGEST_RESULT:
+        if path.stat().st_size > protocol.LONGEST_RESULT:
             raise ValueError("it is too long")
-        return parse_result(path.read_text(encoding="utf-8")), ""
+        return protocol.parse_result(path.read_text(encoding="utf-8")), ""
     except FileNotFoundError:
         return None, "ended without a result"
     except (OSError, ValueError) as error:
@@ -155,25 +140,19 @@ def _read_result(path: Path) -> tuple[dict[str, Any] | None, str]:
 
 def _failure(watch: Watch, stderr: Path, problem: str, oom_before: int | None) -> tuple[str, str]:
     """Status and message of a worker that ended by itself without a result."""
-    if watch.code == -signal.SIGKILL and oom_before is not None:
-        oom_after = oom_kills()
-        if oom_after is not None and oom_after > oom_before:
-            peak = watch.peak_rss_mib
-            reached = f" (peak {peak:,.0f} MiB)" if peak is not None else ""
-            return "oom", f"the host ran out of memory and the kernel killed it{reached}"
+    killed = watch.code == -signal.SIGKILL
+    if killed and oom_before is not None and (oom_kills() or 0) > oom_before:
+        peak = watch.peak_rss_mib
+        reached = f" (peak {peak:,.0f} MiB)" if peak is not None else ""
+        return "oom", f"the host ran out of memory and the kernel killed it{reached}"
     if watch.code < 0:
-        return "crashed", f"killed by signal {-watch.code} ({_signal_name(-watch.code)})"
+        names = {number.value: number.name for number in signal.Signals}
+        name = names.get(-watch.code, "real-time")
+        return "crashed", f"killed by signal {-watch.code} ({name})"
     if watch.code > 0:
-        line = last_error(_tail(stderr))
+        line = last_error(text_or_empty(stderr)[-_STDERR_TAIL:])
         return "crashed", line or f"ended with exit code {watch.code}"
     return "crashed", problem
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "real-time"
 
 
 def _shorten(path: Path) -> None:
@@ -186,10 +165,3 @@ def _shorten(path: Path) -> None:
             file.seek(HEAD)
             file.write(f"\n[... {left_out:,} bytes left out ...]\n".encode() + tail)
             file.truncate()
-
-
-def _tail(path: Path) -> str:
-    try:
-        return path.read_bytes()[-_STDERR_TAIL:].decode(errors="replace")
-    except OSError:
-        return ""

@@ -53,29 +53,18 @@ class Watch:
         self._rest = b""
         self._ended = False
         self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", _GUARD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+            ["/bin/sh", "-c", _GUARD], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
         self._pipe, progress = os.pipe()
         self._launched = time.monotonic()
-        protocol = {
-            PARENT_PID: str(os.getpid()),
-            PROGRESS_FD: str(progress),
-            LAUNCHED_AT: repr(self._launched),
-        }
+        protocol = {PARENT_PID: os.getpid(), PROGRESS_FD: progress, LAUNCHED_AT: self._launched}
         try:
             self._process = subprocess.Popen(
-                list(argv),
-                env={**env, **protocol},
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                pass_fds=(progress,),
+                list(argv), env={**env, **{name: str(value) for name, value in protocol.items()}},
+                stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, pass_fds=(progress,),
                 start_new_session=True,
-            )
+            )  # fmt: skip
         except OSError:
             self._close()
             raise

@@ -28,7 +28,8 @@ class Architecture:
         layers: the beginning of the names in each layer, with the layer's number as `{}`; without
             `{}` all layers share their weights.
         attention: query, key and value, as one fused linear layer or as several.
-        other: the other linear layers of a layer.
+        other: the other linear layers of a layer, the last of the feed-forward block at the end;
+            not every configuration has all of them.
         first_position: whether positions count from the id of padding plus 1, so that as many of
             them are not for text.
         has_sdpa: whether transformers computes its attention by torch's fused kernels.
@@ -70,7 +71,12 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
         first_position=True,
         has_sdpa=False,
     ),
-    "deberta": Architecture(name="DeBERTa", attention=("attention.self.in_proj",), has_sdpa=False),
+    "deberta": Architecture(
+        name="DeBERTa",
+        attention=("attention.self.in_proj",),
+        other=("attention.self.pos_proj", "attention.self.pos_q_proj", *_DENSE),
+        has_sdpa=False,
+    ),
     "deberta-v2": Architecture(
         name="DeBERTa-v2/v3",
         attention=(
@@ -78,6 +84,7 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
             "attention.self.key_proj",
             "attention.self.value_proj",
         ),
+        other=("attention.self.pos_key_proj", "attention.self.pos_query_proj", *_DENSE),
         has_sdpa=False,
     ),
     "modernbert": Architecture(

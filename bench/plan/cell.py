@@ -582,7 +582,7 @@ class Cell:
     learning_rate: Annotated[
         float | None,
         About(
-            meaning="peak rate of the adapter; of everything in full, of biases in bitfit",
+            meaning="peak rate of the adapter, of the biases in bitfit, or of everything in full",
             applies=has_main_rate,
             changes=("score",),
             compared="follows",

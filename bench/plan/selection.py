@@ -16,8 +16,6 @@ _ALLOWED: Final = {
     "learning_rate": "numbers",
     "layers": f"{', '.join(LAYER_SETS)}, or ends of layers' names such as query+value",
 }
-_TEXT: Final = "model"
-"""The axis of any text."""
 
 
 def parse_selection(text: str, flag: str = "--select") -> dict[str, set[str]]:
@@ -39,13 +37,15 @@ def parse_selection(text: str, flag: str = "--select") -> dict[str, set[str]]:
         selection.setdefault(axis, set()).update(values.split(","))
         known = (*(["on"] if axis == "amp" else []), *VALUES.get(axis, ()))
         for value in values.split(","):
-            if axis != _TEXT and not (value in known if known else _is_valid(axis, value)):
+            if not (value in known if known else _is_valid(axis, value)):
                 allowed = ", ".join(known) or _ALLOWED.get(axis, "whole numbers")
                 raise InputError(f"{flag}: {axis} can't be {value!r}; it takes {allowed}")
     return selection
 
 
 def _is_valid(axis: str, value: str) -> bool:
+    if axis == "model":
+        return True
     if axis == "layers":
         return is_layers(value)
     if axis != "learning_rate":

@@ -140,8 +140,6 @@ def _cell(group: Group, row: Row, search: str, axes: Sequence[str]) -> str:
         values["learning_rate"] = None
     if len(_models(group)) == 1:
         values["model"] = None  # an option of its own
-    if row.engine == MINBERT:
-        values["engine"] = None
     texts = {name: format_value(value) for name, value in values.items()}
     return _word(" ".join(f"{name}={text}" for name, text in texts.items() if text))
 

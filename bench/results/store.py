@@ -26,7 +26,7 @@ from bench.results.rowfile import read_rows as read_rows
 LOCK_TIMEOUT_S: Final = 60
 """An append takes milliseconds: a lock that is held for longer belongs to a process that hangs."""
 
-_FOLDER_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_FOLDER_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 
 
 def cells_folder(path: Path) -> Path:

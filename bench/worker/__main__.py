@@ -17,6 +17,7 @@ import click
 from bench.common.command import run_command
 from bench.common.files import write_atomically
 from bench.plan.cell import Columns
+from bench.plan.job import Job
 from bench.plan.rows import SCHEMA
 from bench.results.protocol import DEVICE_FAILED, RESULT, SAVE_S
 from bench.worker import lifeline
@@ -49,14 +50,13 @@ def write_result(
 def main(folder: Path) -> int:
     """Run the cell in `folder`, and return the exit code."""
     lifeline.attach()
-    import_all()  # after the lifeline: importing torch takes seconds in which the parent may die
+    job = Job.read(folder)
+    import_all(job)  # after the lifeline: importing torch takes seconds in which the parent may die
 
-    from bench.plan.job import Job
     from bench.worker.failures import is_of_device, is_out_of_memory
     from bench.worker.progress import Progress
     from bench.worker.run import CellRun, InvalidError
 
-    job = Job.read(folder)
     run: CellRun | None = None
     device_failed = False
     try:

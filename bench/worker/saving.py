@@ -18,6 +18,7 @@ from bench.worker.probes.panel import Panel
 from bench.worker.probes.phases import Phases
 from bench.worker.probes.steps import Step
 from bench.worker.setup import Split
+from minbert.model.classifier import Classifier
 
 
 @dataclass
@@ -71,14 +72,12 @@ def _prefix(part: str) -> str:
     return f"{part}." if part else ""
 
 
-def save_weights(model: nn.Module, trained: Iterable[nn.Parameter], folder: Path) -> None:
-    """Write the parameters that trained, by name, into a cell's folder, whole or not at all."""
+def save_weights(model: Classifier, trained: Iterable[nn.Parameter], folder: Path) -> None:
+    """Write the parameters that trained, and what else the checkpoint does not have, by name into a
+    cell's folder, whole or not at all."""
     chosen = set(trained)
-    tensors = {
-        name: parameter.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
-        if parameter in chosen
-    }
+    kept = {name: p.detach() for name, p in model.named_parameters() if p in chosen}
+    tensors = {name: t.cpu().contiguous() for name, t in (kept | model.fixed_tensors()).items()}
     unfinished = folder / f".{WEIGHTS}.tmp"
     save_tensors(tensors, unfinished)
     unfinished.replace(folder / WEIGHTS)

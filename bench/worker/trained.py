@@ -38,7 +38,8 @@ def load_trained(job: Job, folder: Path) -> Classifier:
     cell = replace(job.cell, frozen_dtype=None, attn_implementation=attention)
     job = replace(job, device="cpu", cell=cell)
     model = engine_of(job.cell).build(job)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    trained: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    trained |= model.fixed_tensors()
     for name in sorted({*trained, *tensors}):
         here, kept = _form(trained.get(name)), _form(tensors.get(name))
         if here != kept:
@@ -46,8 +47,7 @@ def load_trained(job: Job, folder: Path) -> Classifier:
                 f"{path}: holds the weights of another model: {shown(name)} is {kept}, and "
                 f"{here} in the model of {job.cell.name}; run the cell again with --save-weights"
             )
-    for name, parameter in trained.items():
-        parameter.copy_(tensors[name])
+    model.restore(tensors)
     return model.eval()
 
 

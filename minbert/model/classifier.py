@@ -6,6 +6,7 @@ Letters in shapes: B examples, S tokens in the longest text, H hidden size, C ou
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import torch
@@ -40,6 +41,17 @@ class Classifier(nn.Module):
     heads: dict[str, HeadConfig]
     pad_id: int
     adapter_init_s: float | None = None
+
+    def fixed_tensors(self) -> dict[str, Tensor]:
+        """Tensors that do not train and that the checkpoint does not have, by name."""
+        return {}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load trained parameters and fixed tensors."""
+        for name, tensor in chain(self.named_parameters(), self.fixed_tensors().items()):
+            if name in tensors:
+                tensor.copy_(tensors[name])
 
 
 class BertClassifier(Classifier):

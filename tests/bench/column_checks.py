@@ -58,6 +58,14 @@ _CHECKS: Final = {
         "test_auto_is_off_on_a_cpu_and_the_row_says_so": "compile_why",
         "test_a_row_says_how_much_of_the_code_was_there": "compile_cached",
     },
+    "tests/bench/engines/test_columns.py": {
+        "test_settings_of_the_engine_are_those_of_the_grid_file": "engine engine_version "
+        "attn_implementation init_lora_weights adapter",
+        "test_the_first_values_of_adapters_are_timed": "adapter_init_s",
+    },
+    "tests/bench/worker/test_products.py": {
+        "test_measuring_changes_neither_weights_nor_gradients": "products_ms",
+    },
     "tests/bench/worker/test_accumulation.py": {
         "test_two_batches_of_8_are_one_of_16": "gradient_accumulation_steps",
     },

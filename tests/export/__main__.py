@@ -1,5 +1,5 @@
-"""Every kind of cell in every format; prints the table of docs/export.md, in a quarter of
-an hour.
+"""Every kind of cell of engine minbert in every format; prints its table of docs/export.md, in a
+quarter of an hour.
 
 python -m tests.export [FORMAT ...]
 """

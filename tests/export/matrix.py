@@ -9,19 +9,23 @@ from typing import Final
 
 import numpy as np
 
-from adapters.methods import METHODS
+from adapters.methods import METHODS, MODES, has_layers
 from adapters.names import LAYER_SETS
 from bench.export.check import check, labels_of, texts_of
 from bench.export.formats import FORMATS, refusal
 from bench.export.trained import Trained
+from bench.plan.cell import Cell
 from minbert.model.classifier import POOLINGS
 from minbert.model.heads import HEADS
+from tests import encoders
 from tests.bench.export.small import answer_here, expected_logits, exported, trained
+from tests.bench.synthetic_rows import cell
 
 BEGIN, END = "<!-- formats -->", "<!-- /formats -->"
+_OURS: Final = [name for name, method in METHODS.items() if method.layer is not None]
 METHOD_CASES: Final = (
-    *((mode, None) for mode in ("full", "head")),
-    *product(METHODS, LAYER_SETS),
+    *((mode, None) for mode in ("full", "head", "bitfit")),
+    *product(_OURS, LAYER_SETS),
 )
 KINDS: Final = ("classification", "multi_label", "regression")
 
@@ -35,6 +39,12 @@ class Case:
     pooling: str
     head: str
 
+    @property
+    def cell(self) -> Cell:
+        """A cell of this kind."""
+        rank = 4 if self.mode in METHODS else None
+        return cell(self.mode, rank, self.layers, "off", pooling=self.pooling, head=self.head)
+
     def trained(self, base: Path, kind: str = "classification", pairs: bool = False) -> Trained:
         """A cell of this kind on a base that the hub has."""
         return trained(
@@ -45,7 +55,8 @@ class Case:
     @property
     def place(self) -> tuple[str, str]:
         """Pooling and head as rows show them; a head that reads tokens has no pooling."""
-        return ("any" if HEADS[self.head].reads_tokens else self.pooling, self.head)
+        pooling = "cls or mean" if self.pooling in ("cls", "mean") else self.pooling
+        return ("any" if HEADS[self.head].reads_tokens else pooling, self.head)
 
     @property
     def method(self) -> str:
@@ -53,39 +64,62 @@ class Case:
         return self.mode if self.layers is None else f"{self.mode} on {self.layers}"
 
 
+@dataclass(frozen=True)
+class LibraryCase(Case):
+    """A kind of cell of engine transformers."""
+
+    @property
+    def cell(self) -> Cell:
+        """A cell of this kind."""
+        folder = Path("roberta-tiny")
+        job = encoders.job(folder, self.mode, self.layers, pooling=self.pooling, head=self.head)
+        return job.cell
+
+    @property
+    def method(self) -> str:
+        """The mode alone."""
+        return self.mode
+
+
+def library_cases() -> Iterator[Case]:
+    """All kinds of engine transformers, with one layer set."""
+    places = [("pooler", "linear"), *product(("cls", "mean"), ("linear", "nonlinear"))]
+    for (pooling, head), mode in product([*places, ("cls", "conv")], MODES):
+        yield LibraryCase(mode, "attn-only" if has_layers(mode) else None, pooling, head)
+
+
 def cases() -> Iterator[Case]:
-    """All kinds."""
+    """All kinds of engine minbert."""
     for (pooling, head), (mode, layers) in product(product(POOLINGS, HEADS), METHOD_CASES):
         yield Case(mode, layers, pooling, head)
 
 
-def declared(cell: Trained, name: str) -> str:
+def declared(of: Cell, name: str) -> str:
     """What the formats say of a cell: how one holds it, or which one to use."""
-    of = cell.job.cell
     if reason := refusal(name, of):
         return f"—, use {reason.rpartition(' ')[2]}"
-    if of.rank is None:
+    if of.mode not in METHODS:
         return "whole"
     return "adapter" if name == "peft" else "merged"
 
 
-def observed(cell: Trained, name: str) -> str:
+def observed(own: Trained, name: str) -> str:
     """How a format holds a cell, once its folder has been written and loaded and its logits
     compared with the cell's."""
-    said = declared(cell, name)
+    said = declared(own.job.cell, name)
     if said.startswith("—"):
         return said
     with TemporaryDirectory() as place:
-        folder = exported(cell, name, Path(place, "out"))
-        expected = expected_logits(cell)
-        answer = answer_here(folder, texts_of(cell.dev), base=cell.base)
+        folder = exported(own, name, Path(place, "out"))
+        expected = expected_logits(own)
+        answer = answer_here(folder, texts_of(own.dev), base=own.base)
         assert answer.logits.shape == expected.shape, folder
-        assert answer.labels == labels_of(cell.task, answer.logits), folder
+        assert answer.labels == labels_of(own.task, answer.logits), folder
         difference = np.abs(answer.logits - expected).max()
-        assert difference <= 1e-4, f"{cell.job.cell}: {name} differs by {difference}"
+        assert difference <= 1e-4, f"{own.job.cell}: {name} differs by {difference}"
         if (folder / "adapter_model.safetensors").exists():
             return "adapter"
-        return "merged" if cell.job.cell.rank else "whole"
+        return "merged" if own.job.cell.mode in METHODS else "whole"
 
 
 def table(held: Mapping[Case, Sequence[str]], names: Iterable[str] = FORMATS) -> str:
@@ -113,10 +147,10 @@ def _listed(methods: Sequence[str]) -> str:
     return ", ".join(shown)
 
 
-def check_fresh(cell: Trained, name: str) -> None:
+def check_fresh(own: Trained, name: str) -> None:
     """Check a cell in a format by a process of its own."""
     with TemporaryDirectory() as place:
-        check(cell, exported(cell, name, Path(place, "out")), expected_logits(cell))
+        check(own, exported(own, name, Path(place, "out")), expected_logits(own))
 
 
 def all_variants() -> Iterator[tuple[str, bool]]:
@@ -124,12 +158,15 @@ def all_variants() -> Iterator[tuple[str, bool]]:
     yield from product(KINDS, (False, True))
 
 
-def docs_table(page: str) -> str:
-    """The table in docs/export.md."""
+def docs_tables() -> str:
+    """The tables of docs/export.md, of each engine."""
+    tables = [
+        table({case: [declared(case.cell, name) for name in FORMATS] for case in kinds})
+        for kinds in (cases(), library_cases())
+    ]
+    return f"engine `minbert`:\n\n{tables[0]}\nengine `transformers`:\n\n{tables[1]}"
+
+
+def in_docs(page: str) -> str:
+    """The tables in docs/export.md."""
     return page.partition(BEGIN)[2].partition(END)[0].strip() + "\n"
-
-
-def with_table(page: str, new: str) -> str:
-    """The page with another table."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{new}{END}{rest.partition(END)[2]}"

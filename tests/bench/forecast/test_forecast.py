@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from bench.forecast import features
-from bench.forecast.costs import Costs, Load, Variant, totals_of
+from bench.forecast.costs import Load, Variant, totals_of
 from bench.forecast.features import memory_features, panel_steps, time_features
 from bench.forecast.forecast import Forecast, memory_column, rows_like, rows_of_model
 from bench.stats.steptimes import STEPS_ENOUGH
@@ -23,8 +23,10 @@ COUNTS = {
     )
     for i, variant in enumerate(VARIANTS)
 }
-TOTALS = {variant: totals_of(ONE, {"": [counted]}) for variant, counted in COUNTS.items()}
-COSTS = Costs(TOTALS, IMPORTS)
+TOTALS = {
+    variant: totals_of(ONE, {"": [counted]})._replace(imports_mib=IMPORTS)
+    for variant, counted in COUNTS.items()
+}
 
 
 def peak(variant: Variant) -> float:
@@ -45,7 +47,7 @@ def rows():
 
 
 def forecast(known=()) -> Forecast:
-    made = Forecast(COSTS, "cpu", 2, "peak_rss_mib")
+    made = Forecast(TOTALS, "cpu", 2, "peak_rss_mib")
     made.learn(known)
     return made
 
@@ -84,7 +86,7 @@ def test_without_rows_memory_is_imports_and_tensors_and_somewhat_more():
 
 
 def test_without_rows_memory_on_a_gpu_is_that_of_its_tensors():
-    learned = Forecast(COSTS, "cuda:0", 2, "peak_cuda_allocated_mib")
+    learned = Forecast(TOTALS, "cuda:0", 2, "peak_cuda_allocated_mib")
     for variant, counted in COUNTS.items():
         assert learned.predict(variant).peak_mib == pytest.approx(counted.train_peak_mib, rel=0.01)
 
@@ -145,9 +147,8 @@ def test_rows_of_one_batch_size_tell_of_another():
         peak_mib = 2 * COUNTS[small].train_peak_mib
         more[v] = totals_of(
             shapes, {"": [replace(COUNTS[small], train_peak_mib=peak_mib, step=twice)]}
-        )
-    costs = Costs({**TOTALS, **more}, IMPORTS)
-    learned = Forecast(costs, "cpu", 2, "peak_rss_mib")
+        )._replace(imports_mib=IMPORTS)
+    learned = Forecast({**TOTALS, **more}, "cpu", 2, "peak_rss_mib")
     learned.learn(rows())
     assert learned.seen == len(VARIANTS)
     for variant in list(larger)[::7]:

@@ -496,7 +496,7 @@ def test_what_does_not_fit_into_the_budget_is_skipped_once_and_smaller_cells_run
 def test_without_a_prediction_cells_run_while_any_of_the_budget_is_left(place, capsys):
     launches = place.launches()
     guess = foretold({"off": 1e9})([], None)
-    guess.basis = None  # a guess before anything has run here is no prediction
+    guess.time_s = lambda _: None  # a guess before anything has run here is no prediction
     forecaster = lambda planned, signals: guess  # noqa: E731
     assert place.run([bigger(place, seed=7)], budget=Budget(600.0), forecaster=forecaster) == 0
     assert place.launches() == launches + 1

@@ -24,6 +24,7 @@ from bench.machine.conditions import (
     torch_build,
 )
 from bench.machine.environment import VISIBLE, recorded
+from bench.plan.cell import ENGINES
 from tests.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
 
 ROOT = Path(__file__).parents[3]
@@ -214,7 +215,7 @@ from bench.worker.imports import import_all
 import_all()
 from adapters.injection import layer_class
 from adapters.methods import METHODS
-layers = [layer_class(mode) for mode in METHODS]
+layers = [layer_class(mode) for mode, method in METHODS.items() if method.layer]
 for package in (bench.worker.probes, bench.worker):
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         __import__(module.name)
@@ -234,6 +235,7 @@ def test_the_version_is_of_all_that_a_worker_imports_and_of_little_else() -> Non
         [sys.executable, "-c", _IMPORTED], capture_output=True, text=True, check=True
     )
     imported = {Path(name).relative_to(ROOT) for name in json.loads(done.stdout)}
+    imported |= {Path("bench", "engines", f"{name}.py") for name in ENGINES}
     graph = grimp.build_graph(
         "adapters", "bench", "minbert", exclude_type_checking_imports=True, cache_dir=None
     )

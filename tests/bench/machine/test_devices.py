@@ -252,7 +252,7 @@ class Running:
 def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """Runs a worker whose cell begins, or begins to run, with an error; its result."""
     monkeypatch.setattr(lifeline, "attach", lambda: None)
-    monkeypatch.setattr(worker, "import_all", lambda: None)
+    monkeypatch.setattr(worker, "import_all", lambda _: None)
 
     def ends(
         error: BaseException, *, begins: bool = True, device: str = "cuda:0"

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from bench.plan.parts import to_text
 from bench.plan.planning import Resolved, check_rerun, expand, plan
 from bench.plan.rows import Row
 from bench.plan.selection import parse_selection, select
+from bench.results.store import cell_folder
 from tests.bench import synthetic_rows
 from tests.bench.synthetic_rows import new_row
 
@@ -514,6 +516,8 @@ def test_cells_that_differ_in_an_option_have_names_of_their_own() -> None:
         "bitfit-fp32-s0", "full-fp32-s0",
     }  # fmt: skip
     assert len({kind_of(cell) for cell in cells}) == len(cells) == len(names)
+    folders = [cell_folder(Path("runs.csv"), cell.name, cell.cell_id, "c", 1, 1) for cell in cells]
+    assert len({folder.name.partition("-s0")[0] for folder in folders}) == len(cells)
     (pissa,) = {
         replace(cell, init_lora_weights="pissa", adapter="loha 1a2b").name
         for cell in cells

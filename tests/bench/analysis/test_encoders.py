@@ -1,0 +1,103 @@
+"""Encoders that are compared with each other, and the recommendation among all their settings."""
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.analysis.constraints import parse_where
+from bench.analysis.encoders import decided_over, encoders_of
+from bench.analysis.groups import groups
+from bench.analysis.recommendation import candidates_of, recommend, recommended_from
+from bench.plan.rows import Row
+from tests.bench.synthetic_rows import cell, result_row
+
+EXAMPLES = 2000
+LARGE: dict[str, Any] = {
+    "model": "large", "model_digest": "1a" * 6, "engine": "transformers",
+    "engine_version": "transformers 5", "attn_implementation": "sdpa", "kernels": None,
+    "pooling": "pooler",
+}  # fmt: skip
+SETTINGS = {("full", None, None): 0.05, ("head", None, None): -0.1, ("lora", 8, "all-lin-only"): 0}
+WIDTHS = {"minilm": 0.6, "large": 0.7}
+
+
+def rows_of(model: str = "minilm", times: float = 1.0, seeds: int = 3, **more: Any) -> list[Row]:
+    """Rows of an encoder: memory and time of a synthetic one's, multiplied."""
+    rows = []
+    for axes in SETTINGS:
+        for seed in range(seeds):
+            of = cell(*axes, "off", seed, **{"model": model} | more)
+            row = result_row(of, random.Random(0))  # noqa: S311
+            score = float(values_of([row]).mean())
+            rows.append(replace(
+                row, peak_rss_mib=row.peak_rss_mib * times, train_s=row.train_s * times,
+                ms_per_1k_tokens=row.ms_per_1k_tokens / 2, dev_score=score,
+            ))  # fmt: skip
+    return rows
+
+
+def values_of(rows: Any) -> Any:
+    """Outcomes of the examples, which are hard or easy for all encoders."""
+    [row] = rows
+    share = WIDTHS.get(row.model, 0.6) + SETTINGS[row.mode, row.rank, row.layers]
+    hardness = np.random.default_rng(0).random(EXAMPLES)
+    number = [*SETTINGS].index((row.mode, row.rank, row.layers))
+    noise = np.random.default_rng([number, row.seed, len(row.model)]).normal(0, 0.02, EXAMPLES)
+    return (hardness < share + noise).astype(float)
+
+
+def made(*rows: list[Row]) -> Any:
+    return groups([row for some in rows for row in some], (), values_of)
+
+
+def test_groups_that_differ_in_the_encoder_and_what_follows_from_it_are_joined():
+    every = made(rows_of(), rows_of(**LARGE, times=3, max_length=96))
+    encoders = encoders_of(every)
+    assert set(encoders.groups) == {"minilm", "large"}
+    assert all(group in every for group in encoders.groups.values())
+    assert {setting.encoder for setting in encoders.joined.settings} == {"minilm", "large"}
+    assert "large with lora rank 8 on all-lin-only, fp32" in [
+        setting.label for setting in encoders.joined.settings
+    ]
+    assert encoders.joined.time_column == "train_s", "tokens are not comparable"
+    assert not any(setting.encoder for group in every for setting in group.settings)
+
+
+@pytest.mark.parametrize(
+    "other", [{"data_digest": "0" * 12}, {"epochs": 9}, {"held_out": 0.1}, {"init": "random"}]
+)
+def test_other_data_and_settings_are_not_joined(other: dict[str, Any]):
+    every = made(rows_of(), rows_of(**LARGE | other))
+    assert encoders_of(every) is None
+    assert decided_over(every) is every[0]
+
+
+def test_other_machines_are_not_joined():
+    other = [row | {"conditions_id": "there"} for row in rows_of(**LARGE)]
+    assert encoders_of(made(rows_of(), other)) is None
+
+
+def test_of_several_groups_of_an_encoder_the_nearest_counts():
+    short, long = (rows_of(**LARGE, max_length=length) for length in (32, 128))
+    encoders = encoders_of(made(rows_of(), short, long))
+    assert encoders.groups["large"].shared("max_length") == 128
+
+
+def test_encoders_of_one_name_are_distinguished_by_their_digests():
+    encoders = encoders_of(made(rows_of(), rows_of(**LARGE | {"model": "minilm"})))
+    assert set(encoders.groups) == {"minilm@7c1d0f", "minilm@1a1a1a"}
+
+
+def test_the_recommendation_chooses_the_encoder_within_limits():
+    rows = [*rows_of(), *rows_of(**LARGE, times=3)]
+    free = recommended_from(rows, (), values_of)
+    assert free.setting.label == "large with full, fp32"
+    known = candidates_of(decided_over(groups(rows, (), values_of)))
+    small = recommend(known, "memory", parse_where("memory<=1200MiB"))
+    assert small.decided
+    assert small.setting.encoder == "minilm"
+    seconds = known.value(small.pick, "time")
+    assert seconds == pytest.approx(np.mean([row.train_s for row in small.setting.ok]))

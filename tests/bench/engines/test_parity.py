@@ -1,0 +1,77 @@
+"""A BERT in both engines: the same tokens, first logits and losses, whatever trains.
+
+`tests.encoders_table` compares the losses of all methods and poolings.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.analysis.engines import TOLERANCE
+from bench.engines.engine import engine_of
+from bench.examples.tokenizers import tokenizer_of
+from bench.plan.cell import MINBERT, TRANSFORMERS
+from minbert.data.tasks import load_data
+from tests.encoders import Checkpoints, job
+from tests.encoders_table import logits_of, losses_of, ours, planted
+
+NO_POOLER = {"head": "MaskedLM"}
+CASES: list[tuple[str, str | None, dict[str, Any], dict[str, Any]]] = [
+    ("head", None, {}, {}),
+    ("bitfit", None, {}, {}),
+    ("lora", "attn", {"use_rslora": "on"}, {}),
+    ("lora", "query+attention.output.dense", {"pooling": "cls"}, {}),
+    ("dora", "attn-only", {"pooling": "mean"}, {}),
+    ("dora", "all-lin-only", {}, NO_POOLER),
+]
+
+
+@pytest.mark.parametrize(("mode", "layers", "changes", "saved"), CASES, ids=str)
+def test_first_logits_and_50_losses_agree(
+    encoders: Checkpoints,
+    mode: str,
+    layers: str | None,
+    changes: dict[str, Any],
+    saved: dict[str, Any],
+) -> None:
+    theirs = job(encoders("bert", **saved), mode, layers, **changes)
+    sides = (theirs, ours(theirs))
+    first = [logits_of(engine_of(side.cell).build(side), planted(side, 16, 0)) for side in sides]
+    np.testing.assert_allclose(*first, rtol=0, atol=1e-5)
+    losses = [losses_of(side, 50) for side in sides]
+    assert losses[0][-1] < losses[0][0]
+    np.testing.assert_allclose(*losses, rtol=0, atol=TOLERANCE["off"])
+
+
+def test_the_real_default_has_the_same_logits_in_both_engines(minilm: Any) -> None:
+    for pooling in ("pooler", "mean"):
+        theirs = replace(job(minilm, "dora", "all-lin", pooling=pooling), tokenizer=str(minilm))
+        theirs = replace(theirs, cell=replace(theirs.cell, attn_implementation="sdpa"))
+        one, other = (
+            logits_of(engine_of(side.cell).build(side), planted(side, 8, 0))
+            for side in (theirs, ours(theirs))
+        )
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+        assert np.abs(one - one[:1]).max() > 1e-3
+
+
+def test_tokens_agree(encoders: Checkpoints) -> None:
+    texts = load_data("movies", None, max_train=100, max_dev=10).train.text_a
+    for pairs in (None, texts[::-1]):
+        one, other = (
+            tokenizer_of(engine, encoders("bert")).encode(texts, pairs, 40)
+            for engine in (MINBERT, TRANSFORMERS)
+        )
+        for name in ("input_ids", "token_type_ids", "offsets", "cut"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,365 @@
+"""Engine transformers builds any encoder with PEFT's adapters, or says in a line why not."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bench.common.errors import InputError
+from bench.engines.engine import engine_of
+from bench.plan.architectures import ARCHITECTURES, read_sizes
+from bench.plan.job import Job
+from tests.encoders import KINDS, Checkpoints, job
+
+LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["query", "value"]}
+LENGTHS = (9, 4, 7, 9)
+
+
+def build(a_job: Job) -> Any:
+    return engine_of(a_job.cell).build(a_job)
+
+
+def groups(model: nn.Module, a_job: Job) -> dict[str, dict[str, nn.Parameter]]:
+    return engine_of(a_job.cell).parameter_groups(model)
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    """Token ids [4, 9], with padding, and their mask."""
+    lengths = torch.tensor(LENGTHS)
+    mask = (torch.arange(9)[None] < lengths[:, None]).long()
+    ids = torch.randint(10, 200, (4, 9), generator=torch.Generator().manual_seed(0))
+    return ids, mask
+
+
+def logits_of(model: Any) -> Tensor:
+    ids, mask = batch()
+    return model(ids.masked_fill(mask == 0, model.pad_id), mask)
+
+
+def refusal(a_job: Job) -> str:
+    """The line with which both the check before a run and the run itself refuse a job."""
+    engine = engine_of(a_job.cell)
+    lines = []
+    for attempt in (engine.build, engine.skeleton):
+        with pytest.raises(InputError) as error:
+            attempt(a_job)
+        lines.append(str(error.value))
+    assert lines[0] == lines[1]
+    assert "\n" not in lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dropout_is_the_cells_and_only_in_training(encoders: Checkpoints, kind: str) -> None:
+    for pooling in ("pooler", "mean"):
+        for dropout in (0.0, 0.5):
+            a_job = job(encoders(kind), "lora", "attn-only", dropout=dropout, pooling=pooling)
+            model = build(a_job)
+            first, second = logits_of(model.train()), logits_of(model)
+            assert torch.equal(first, second) == (dropout == 0.0)
+            first, second = logits_of(model.eval()), logits_of(model)
+            assert torch.equal(first, second)
+            assert first.shape == (4, 5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_skeleton_has_the_names_shapes_and_choice_of_the_model(
+    encoders: Checkpoints, kind: str
+) -> None:
+    a_job = job(encoders(kind), "lora", "all-lin", init_lora_weights="pissa")
+    model, skeleton = build(a_job), engine_of(a_job.cell).skeleton(a_job)
+    forms = [
+        {name: (p.shape, p.requires_grad) for name, p in one.named_parameters()}
+        for one in (model, skeleton)
+    ]
+    assert forms[0] == forms[1]
+    assert all(parameter.is_meta for parameter in skeleton.parameters())
+
+
+def test_padding_changes_no_logits(encoders: Checkpoints) -> None:
+    for kind in KINDS:
+        model = build(job(encoders(kind), "head")).eval()
+        ids, _ = batch()
+        padded = logits_of(model)
+        for row, length in enumerate(LENGTHS):
+            alone = model(ids[row : row + 1, :length])
+            torch.testing.assert_close(padded[row : row + 1], alone, rtol=0, atol=1e-5)
+
+
+def test_layers_by_the_ends_of_their_names(encoders: Checkpoints) -> None:
+    a_job = job(encoders("bert"), "lora", "query+attention.output.dense")
+    adapter = groups(build(a_job), a_job)["adapter"]
+    assert {name.partition(".lora")[0] for name in adapter} == {
+        f"bert.encoder.layer.{number}.attention.{name}"
+        for number in (0, 1)
+        for name in ("self.query", "output.dense")
+    }
+    assert not groups(build(a_job), a_job)["base"]
+    assert refusal(job(encoders("bert"), "lora", "query+nothing")) == (
+        "layers query+nothing: bert has no linear layer whose name ends in nothing; they are "
+        "attention.self.query, attention.self.key, attention.self.value, attention.output.dense, "
+        "intermediate.dense, output.dense, bert.pooler.dense"
+    )
+
+
+def test_an_architecture_without_a_table_trains_once_its_layers_are_named(
+    encoders: Checkpoints,
+) -> None:
+    checkpoint = encoders("roformer")
+    line = refusal(job(checkpoint, "lora", "attn-only"))
+    assert line == (
+        "layers attn-only: not defined for model_type roformer, whose linear layers are "
+        "attention.self.query, attention.self.key, attention.self.value, attention.output.dense, "
+        "intermediate.dense, output.dense; name some in a grid file: layers = "
+        '["attention.self.query+attention.self.key"]'
+    )
+    named = line.partition('["')[2].removesuffix('"]')
+    a_job = job(checkpoint, "lora", named)
+    model = build(a_job)
+    logits_of(model).sum().backward()
+    assert len(groups(model, a_job)["adapter"]) == 2 * 2 * 2
+    assert all(name for name in groups(model, a_job)["head"] if name.startswith("classifier."))
+    build(job(checkpoint, "full"))
+
+
+def test_layers_that_share_weights_have_no_place_of_their_own(encoders: Checkpoints) -> None:
+    a_job = job(encoders("albert"), "lora", "all-lin-only")
+    model, engine = build(a_job), engine_of(a_job.cell)
+    assert {engine.place_of(model, name) for name in groups(model, a_job)["adapter"]} == {
+        ("albert", None)
+    }
+    a_job = job(encoders("distilbert"), "full")
+    model = build(a_job)
+    places = {engine.place_of(model, name) for name, _ in model.named_parameters()}
+    assert places == {("distilbert", None), ("distilbert", 0), ("distilbert", 1), None}
+
+
+def test_ia3_scales_keys_values_and_the_input_of_the_last_linear_layer(
+    encoders: Checkpoints,
+) -> None:
+    for kind in KINDS:
+        a_job = job(encoders(kind), "ia3", "all-lin-only")
+        last = {
+            name
+            for name, layer in build(a_job).named_modules()
+            if getattr(layer, "is_feedforward", False)
+        }
+        assert last
+        assert all(name.endswith(f".{ARCHITECTURES[kind].other[-1]}") for name in last)
+        assert not any(name.endswith("attention.output.dense") for name in last)
+
+
+def saved_bytes(model: nn.Module) -> int:
+    """Bytes that the forward pass keeps for the backward pass, which runs as well."""
+    kept = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += 0 if isinstance(tensor, nn.Parameter) else tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = logits_of(model).square().sum()
+    loss.backward()
+    return kept
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_checkpointing_keeps_less_and_changes_no_gradient(encoders: Checkpoints, mode: str) -> None:
+    supported = set(KINDS) - {"albert", "mpnet"}
+    for kind in sorted(supported):
+        layers = "attn-only" if mode == "lora" else None
+        models = [
+            build(job(encoders(kind), mode, layers, gradient_checkpointing=switch)).train()
+            for switch in ("off", "on")
+        ]
+        plain, checkpointed = (saved_bytes(model) for model in models)
+        assert checkpointed < 0.6 * plain, kind
+        for (name, one), other in zip(
+            models[0].named_parameters(), models[1].parameters(), strict=True
+        ):
+            assert (one.grad is None) == (other.grad is None)
+            if one.grad is not None:
+                torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("kind", ["albert", "mpnet"])
+def test_checkpointing_is_refused_where_transformers_has_none(
+    encoders: Checkpoints, kind: str
+) -> None:
+    a_job = job(encoders(kind), "full", gradient_checkpointing="on")
+    assert refusal(a_job) == (
+        f"gradient_checkpointing: transformers has none for {kind}; leave it out"
+    )
+
+
+def test_attention_that_is_not_there_is_refused(encoders: Checkpoints) -> None:
+    import transformers
+
+    for kind in KINDS:
+        config = transformers.AutoConfig.from_pretrained(encoders(kind))
+        own = transformers.AutoModelForSequenceClassification._model_mapping[type(config)]
+        assert ARCHITECTURES[kind].has_sdpa == own._supports_sdpa, kind
+        if not ARCHITECTURES[kind].has_sdpa:
+            a_job = job(encoders(kind), "full", attn_implementation="sdpa")
+            assert "take eager" in refusal(a_job)
+    a_job = job(encoders("bert"), "full", attn_implementation="flash_attention_2")
+    assert "flash-attn" in refusal(a_job)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"peft_type": "ADALORA"}, "ADALORA needs a call in each step"),
+        ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4}, "takes? texts as they are"),
+        ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}, "takes? texts as they are"),
+        ({"peft_type": "POLY"}, "POLY needs the id of a task"),
+        ({"peft_type": "NONSENSE"}, "PEFT has no peft_type 'NONSENSE'"),
+        ({**LORA, "r": "four"}, "PEFT refuses it"),
+        ({**LORA, "r": -1}, "PEFT refuses it: .*-1"),
+        ({**LORA, "init_lora_weights": "eva"}, "eva needs examples before training"),
+        ({**LORA, "target_modules": ["nothing"]}, r"match no layer of bert, whose .*self\.query"),
+        ({**LORA, "modules_to_save": ["pooler"]}, "modules_to_save has pooler"),
+        ({"peft_type": "LOHA", "rank_dropout": 2, "r": 0, "target_modules": ["query"]}, "refuses"),
+        (
+            {**LORA, "target_modules": ["classifier"], "exclude_modules": ["value"]},
+            "it adapts classifier, which is of the head",
+        ),
+    ],
+)
+def test_what_peft_can_not_do_here_is_one_line(
+    encoders: Checkpoints, config: dict[str, Any], reason: str
+) -> None:
+    line = refusal(job(encoders("bert"), "peft", adapter_config=json.dumps(config)))
+    assert line.startswith(("adapter_config: ", "mode peft: "))
+    assert re.search(reason, line), line
+
+
+def test_an_adapter_config_trains_what_it_says_and_the_head_whole(encoders: Checkpoints) -> None:
+    def names(**changes: Any) -> dict[str, set[str]]:
+        text = json.dumps({**LORA, **changes})
+        a_job = job(encoders("bert"), "peft", adapter_config=text)
+        return {group: set(own) for group, own in groups(build(a_job), a_job).items()}
+
+    every = names(target_modules="all-linear", modules_to_save=["classifier"])
+    assert every["head"] == {"classifier.weight", "classifier.bias"}
+    assert not any("classifier" in name for name in every["adapter"])
+    assert len(every["adapter"]) == 2 * (2 * 6 + 1), "A and B of six layers twice, and the pooler"
+    with_biases = names(bias="all")["adapter"]
+    assert "bert.encoder.layer.0.attention.self.query.base_layer.bias" in with_biases
+    assert "bert.embeddings.LayerNorm.bias" in with_biases
+    assert names(layers_to_transform=[1])["adapter"] == {
+        f"bert.encoder.layer.1.attention.self.{layer}.lora_{factor}.default.weight"
+        for layer in ("query", "value")
+        for factor in "AB"
+    }
+
+
+@pytest.mark.parametrize("head", ["MaskedLM", "SequenceClassification"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_with_another_head_loads_its_encoder_and_draws_a_head(
+    encoders: Checkpoints, kind: str, head: str
+) -> None:
+    checkpoint = encoders(kind, head=head, num_labels=3)
+    a_job = job(checkpoint, "head")
+    model, saved = build(a_job), load_file(checkpoint / "model.safetensors")
+    assert logits_of(model).shape == (4, 5)
+    new = groups(model, a_job)["head"]
+    for name, parameter in model.named_parameters():
+        if name not in new:
+            assert torch.equal(parameter, saved[name]), name
+        elif name in saved and saved[name].dim() > 1 and saved[name].shape == parameter.shape:
+            assert not torch.equal(parameter, saved[name]), name
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_weights_in_half_precision_become_fp32(encoders: Checkpoints, dtype: str) -> None:
+    for kind in ("roberta", "modernbert", "deberta-v2"):
+        model = build(job(encoders(kind, dtype=dtype), "lora", "attn-only"))
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        exact = build(job(encoders(kind), "lora", "attn-only")).eval()
+        torch.testing.assert_close(logits_of(model.eval()), logits_of(exact), rtol=0, atol=0.2)
+
+
+class Code:
+    """What runs a command when it is unpickled."""
+
+    def __init__(self, flag: Path) -> None:
+        self.flag = flag
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.flag),)
+
+
+def test_a_pickled_checkpoint_loads_without_running_code(
+    encoders: Checkpoints, tmp_path: Path
+) -> None:
+    safe, pickled = encoders("roberta"), encoders("roberta", pickled=True)
+    outputs = [logits_of(build(job(path, "head")).eval()) for path in (safe, pickled)]
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=0)
+    folder, flag = tmp_path / "roberta-tiny", tmp_path / "ran"
+    folder.mkdir()
+    for path in pickled.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    torch.save({"weight": Code(flag)}, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"^roberta: transformers can't load it"):
+        build(job(folder, "head"))
+    assert not flag.exists()
+
+
+def test_a_model_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
+    config = {"model_type": "new", "auto_map": {"AutoModel": "modeling.New"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "modeling.py").write_text("raise SystemExit(3)")
+    with pytest.raises(InputError, match="trust_remote_code is off"):
+        read_sizes(tmp_path)
+    with pytest.raises(InputError):
+        build(job(tmp_path, "head", attn_implementation="eager"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_heads_and_poolings_that_both_engines_share(encoders: Checkpoints) -> None:
+    for pooling in ("cls", "mean"):
+        for head in ("linear", "nonlinear", "conv"):
+            a_job = job(encoders("electra"), "lora", "attn-only", pooling=pooling, head=head)
+            model = build(a_job)
+            logits_of(model).sum().backward()
+            parts = groups(model, a_job)
+            trained = [*parts["head"].values(), *parts["adapter"].values()]
+            assert all(parameter.grad is not None for parameter in trained)
+            assert all(name.startswith("classifier.") for name in parts["head"])
+    a_job = job(encoders("electra"), "head", head="nonlinear")
+    assert "pooling cls or mean" in refusal(a_job)
+
+
+def test_every_random_number_is_of_the_seed(encoders: Checkpoints) -> None:
+    for mode, init in (("lora", "default"), ("lora", "gaussian"), ("vera", "default")):
+        a_job = job(encoders("mpnet"), mode, "all-lin-only", init_lora_weights=init)
+        torch.manual_seed(1)
+        first = build(a_job)
+        torch.manual_seed(2)
+        for name, value in build(a_job).state_dict().items():
+            assert torch.equal(value, first.state_dict()[name]), name
+        other = build(replace(a_job, cell=replace(a_job.cell, seed=1)))
+        changed = {
+            name
+            for name, value in other.state_dict().items()
+            if not torch.equal(value, first.state_dict()[name])
+        }
+        assert any("lora_A" in name or "vera_A" in name for name in changed)
+        assert any(name.startswith("classifier.") for name in changed)

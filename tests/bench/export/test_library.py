@@ -1,0 +1,180 @@
+"""Exports of engine transformers: what plain libraries make of their folders."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.common.errors import InputError
+from bench.export.check import check, texts_of
+from bench.export.formats import default_format, refusal
+from bench.export.training import why_not_scripted
+from bench.worker.saving import save_weights
+from bench.worker.trained import load_trained
+from tests.bench.export.small import (
+    MAX_LENGTH,
+    answer_here,
+    expected_logits,
+    exported,
+    need_libraries,
+    trained_by_library,
+)
+from tests.encoders import Checkpoints, need_transformers
+from tests.export.encoders import largest_difference
+
+LOHA = json.dumps({"peft_type": "LOHA", "r": 4, "alpha": 8, "target_modules": ["query", "value"]})
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """Tiny checkpoints by architecture."""
+    need_transformers()
+    return Checkpoints(tmp_path_factory.mktemp("encoders"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "name", "options"),
+    [
+        ("roberta", "lora", "transformers", {"kind": "regression", "layers": "attn"}),
+        ("roberta", "lora", "onnx", {"pairs": True}),
+        ("roberta", "peft", "peft", {"adapter_config": LOHA}),
+        ("roberta", "bitfit", "transformers", {"kind": "multi_label"}),
+        ("xlm-roberta", "vera", "peft", {"kind": "regression", "layers": "all-lin-only"}),
+        ("modernbert", "dora", "peft", {"layers": "attn", "pairs": True}),
+        ("distilbert", "ia3", "peft", {"kind": "multi_label"}),
+        ("mpnet", "lora", "sentence-transformers", {"pooling": "mean", "kind": "regression"}),
+        ("albert", "head", "sentence-transformers",
+         {"pooling": "cls", "head": "nonlinear", "pairs": True}),
+        ("deberta-v2", "full", "transformers", {}),
+        ("deberta-v2", "lora", "peft", {"layers": "query_proj"}),
+    ],
+)  # fmt: skip
+def test_logits_agree(
+    checkpoint: Checkpoints, kind: str, mode: str, name: str, options: dict[str, Any]
+) -> None:
+    assert largest_difference(checkpoint(kind), name, mode, **options) < 1e-5
+
+
+def test_a_fresh_process_gives_the_same_answers(checkpoint: Checkpoints, tmp_path: Path) -> None:
+    own = trained_by_library(checkpoint("roberta"), kind="regression")
+    expected = expected_logits(own)
+    answer = check(own, exported(own, "peft", tmp_path / "out"), expected)
+    assert np.abs(answer.logits - expected).max() < 1e-5
+
+
+def test_cells_with_attention_for_a_gpu_are_loaded_on_a_cpu(
+    checkpoint: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = trained_by_library(checkpoint("roberta"))
+    monkeypatch.setattr("bench.engines.transformers.task_of", lambda _: own.task)
+    save_weights(own.model, [p for p in own.model.parameters() if p.requires_grad], tmp_path)
+    on_gpu = replace(own.job.cell, attn_implementation="flash_attention_2")
+    model = load_trained(replace(own.job, cell=on_gpu, device="cuda"), tmp_path)
+    assert np.array_equal(expected_logits(replace(own, model=model)), expected_logits(own))
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+@pytest.mark.parametrize(("mode", "use_rslora"), [("lora", "on"), ("dora", "off")])
+def test_adapters_that_start_from_the_base_are_for_the_whole_base(
+    checkpoint: Checkpoints, tmp_path: Path, start: str, mode: str, use_rslora: str
+) -> None:
+    own = trained_by_library(
+        checkpoint("roberta"), mode, init_lora_weights=start, use_rslora=use_rslora
+    )
+    folder = exported(own, "peft", tmp_path / "out")
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    assert (config["r"], config["init_lora_weights"]) == (8, True)
+    answer = answer_here(folder, texts_of(own.dev), base=own.base)
+    assert np.abs(answer.logits - expected_logits(own)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kind", "modules"),
+    [
+        ("roberta", ["classifier"]),
+        ("deberta-v2", ["classifier", "pooler"]),
+        ("distilbert", ["classifier", "pre_classifier"]),
+        ("modernbert", ["classifier", "head"]),
+        ("bert", ["classifier"]),
+    ],
+)
+def test_new_modules_are_saved_with_the_adapter(
+    checkpoint: Checkpoints, tmp_path: Path, kind: str, modules: list[str]
+) -> None:
+    from peft import AutoPeftModelForSequenceClassification
+
+    own = trained_by_library(checkpoint(kind), on_hub=False)
+    folder = exported(own, "peft", tmp_path / "out")
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    assert config["modules_to_save"] == modules
+    path.write_text(json.dumps(config | {"base_model_name_or_path": str(checkpoint(kind))}))
+    model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=3).eval()
+    theirs, ours = model.state_dict(), own.model.state_dict()
+    for name in (name for name in ours if name.partition(".")[0] in modules):
+        module, _, parameter = name.partition(".")
+        wrapped = f"base_model.model.{module}.modules_to_save.default.{parameter}"
+        assert theirs[wrapped].equal(ours[name]), name
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("kind", ["roberta", "distilbert", "bert"])
+def test_the_tokenizer_is_that_of_the_checkpoint(
+    checkpoint: Checkpoints, tmp_path: Path, kind: str, pairs: bool
+) -> None:
+    from transformers import AutoTokenizer
+
+    own = trained_by_library(checkpoint(kind), "head", None, pairs=pairs)
+    folder = exported(own, "transformers", tmp_path / "out")
+    written = AutoTokenizer.from_pretrained(folder)
+    texts = [list(own.dev.text_a), *([list(own.dev.text_b)] if own.dev.text_b else [])]
+    encoded = own.tokenizer.encode(own.dev.text_a, own.dev.text_b, MAX_LENGTH)
+    ids = [part.tolist() for part in np.split(encoded.input_ids, encoded.offsets[1:-1])]
+    theirs = written(*texts, truncation=True)
+    assert theirs["input_ids"] == ids
+    assert ("token_type_ids" in theirs) == (kind == "bert")
+    original = AutoTokenizer.from_pretrained(checkpoint(kind))
+    assert written.special_tokens_map == original.special_tokens_map
+
+
+def test_no_file_has_paths_of_this_machine(checkpoint: Checkpoints, tmp_path: Path) -> None:
+    base = checkpoint("roberta")
+    cases = {"peft": {}, "transformers": {}, "sentence-transformers": {"pooling": "cls"}}
+    for name, options in cases.items():
+        folder = exported(trained_by_library(base, **options), name, tmp_path / name)
+        for path in folder.rglob("*.json"):
+            assert str(base.parent) not in path.read_text(encoding="utf-8"), path
+
+
+def test_what_a_format_has_no_place_for_is_refused(checkpoint: Checkpoints, tmp_path: Path) -> None:
+    own = trained_by_library(checkpoint("deberta"), layers="attn")
+    with pytest.raises(InputError, match=r"no place for deberta\.encoder.* --format transformers"):
+        exported(own, "peft", tmp_path / "peft")
+    lily = json.dumps({"peft_type": "LILY", "target_modules": ["query"]})
+    own = trained_by_library(checkpoint("roberta"), "peft", None, adapter_config=lily)
+    with pytest.raises(InputError, match=r"PEFT can't merge .* only --format peft has a place"):
+        exported(own, "transformers", tmp_path / "transformers")
+    assert refusal("sentence-transformers", own.job.cell) == (
+        "sentence-transformers has no place for the architecture's own head; use --format peft"
+    )
+    assert default_format(own.job.cell, merge=True) == "transformers"
+    bitfit = trained_by_library(checkpoint("roberta"), "bitfit", None)
+    assert default_format(bitfit.job.cell, merge=False) == "transformers"
+    assert why_not_scripted(own.job.cell) == (
+        "train.py has no place for engine transformers, the mode peft"
+    )
+
+
+def test_a_cross_encoder_gives_the_numbers_of_a_regression(
+    checkpoint: Checkpoints, tmp_path: Path
+) -> None:
+    need_libraries("sentence-transformers")
+    from sentence_transformers import CrossEncoder
+
+    own = trained_by_library(checkpoint("roberta"), "head", None, kind="regression", pairs=True)
+    folder = exported(own, "transformers", tmp_path / "out")
+    numbers = CrossEncoder(str(folder), device="cpu").predict(texts_of(own.dev))
+    np.testing.assert_allclose(numbers, expected_logits(own)[:, 0], atol=1e-4, rtol=0)

@@ -1,0 +1,119 @@
+"""Several models in one grid: their cells, names, rates and bad input."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from bench.common.errors import InputError
+from bench.plan import gridfile
+from bench.plan.learning_rates import Search
+from bench.plan.models import check_models, find_models
+from bench.plan.planning import Resolved, expand, plan
+from bench.plan.pruning import dominating
+from bench.plan.selection import parse_selection, select
+from tests.bench.synthetic_rows import HERE, planned_row
+
+SMALL = Resolved("small", "a" * 16, "mean", "d" * 16, "bf16", "grid", auto_length=40)
+LARGE = Resolved("large", "b" * 16, "cls", "d" * 16, "bf16", "grid", auto_length=56)
+
+
+def test_every_model_has_every_cell_and_neighbours_are_of_no_one_model() -> None:
+    grid = gridfile.load("full")
+    cells = expand(grid, SMALL, LARGE)
+    alone = [expand(grid, one) for one in (SMALL, LARGE)]
+    assert {c.cell_id for c in cells} == {c.cell_id for each in alone for c in each}
+    assert len(cells) == 2 * 68
+    changes = sum(a.model != b.model for a, b in pairwise(cells))
+    assert 40 < changes < 95, "as if shuffled"
+    assert sum(a.name == b.name for a, b in pairwise(cells)) < 5
+    assert cells == expand(grid, SMALL, LARGE)
+    assert {(c.model, c.pooling) for c in cells} == {("small", "mean"), ("large", "cls")}
+
+
+def test_auto_is_the_length_in_the_tokens_of_each_model() -> None:
+    text = '[settings]\nmax_length = "auto"\n[[cells]]\nmode = ["head"]\n'
+    cells = expand(gridfile.parse(text, "x.toml", "x"), SMALL, LARGE)
+    assert {cell.model: cell.max_length for cell in cells} == {"small": 40, "large": 56}
+
+
+def test_names_in_a_plan_have_what_distinguishes_its_cells() -> None:
+    grid = gridfile.load("smoke")
+    both, one = (plan(expand(grid, *of), [], HERE) for of in ((SMALL, LARGE), (SMALL,)))
+    assert len({item.name for item in both}) == len(both) == 2 * len(one)
+    assert {item.name for item in both} == {
+        f"{model} {item.name}" for item in one for model in ("small", "large")
+    }
+    ours = [item.cell for item in one]
+    theirs = [replace(cell, engine="transformers", engine_version="5") for cell in ours]
+    names = {item.name for item in plan([*ours, *theirs], [], HERE)}
+    assert {name.split()[0] for name in names} == {"minbert", "transformers"}
+
+
+def test_models_and_engines_can_be_selected() -> None:
+    cells = expand(gridfile.load("smoke"), SMALL, LARGE)
+    assert {c.model for c in select(cells, parse_selection("model=large"))} == {"large"}
+    assert select(cells, parse_selection("model=large,small engine=minbert")) == cells
+    assert not select(cells, parse_selection("engine=transformers"))
+    with pytest.raises(InputError, match="engine can't be 'jax'; it takes minbert, transformers"):
+        parse_selection("engine=jax")
+
+
+def test_each_model_is_given_rates_of_its_own() -> None:
+    cells = [c for c in expand(gridfile.load("smoke"), SMALL, LARGE) if c.mode == "head"]
+    best = {"small": 1e-3, "large": 3.16e-3}
+    rows = {}
+    search = Search(cells, "e" * 16, lambda cell: rows.get(cell.cell_id))
+    for candidates in search.rounds():
+        for cell in candidates:
+            score = 0.5 - abs(cell.learning_rate_head - best[cell.model])
+            rows[cell.cell_id] = planned_row(cell) | {"status": "ok", "dev_score": score}
+    assert {c.model: search.found(c).learning_rate_head for c in cells} == best
+
+
+def test_a_model_that_ran_out_of_memory_skips_larger_cells_of_it_alone() -> None:
+    cells = [c for c in expand(gridfile.load("full"), SMALL, LARGE) if c.mode == "lora"]
+    failed = min((c for c in cells if c.model == "small"), key=lambda c: (c.rank, c.cell_id))
+    row = planned_row(failed) | {"status": "oom"}
+    skipped = {c.model for c in cells if dominating(c, HERE["conditions_id"], [row])}
+    assert skipped == {"small"}
+
+
+def test_a_grid_file_names_one_model_or_several() -> None:
+    cells = '[[cells]]\nmode = ["head"]\n'
+    one = gridfile.parse(f'[settings]\nmodel = "a"\n{cells}', "x.toml", "x")
+    two = gridfile.parse(f'[settings]\nmodel = ["a", "b"]\n{cells}', "x.toml", "x")
+    assert (one.settings.models, two.settings.models) == (["a"], ["a", "b"])
+    assert gridfile.with_settings(two, {"model": ["c"]}).settings.models == ["c"]
+    for wrong in ("[]", "7", '["a", 7]', '[""]'):
+        with pytest.raises(InputError, match=r"model: should be the name or folder of a model"):
+            gridfile.parse(f"[settings]\nmodel = {wrong}\n{cells}", "x.toml", "x")
+
+
+def test_folders_of_one_name_are_distinguished_and_the_same_model_is_refused(
+    tiny_checkpoint: Path, deep_checkpoint: Path, tmp_path: Path
+) -> None:
+    copies = [tmp_path / parent / "copy" for parent in ("a", "b")]
+    models = find_models([str(tiny_checkpoint), str(deep_checkpoint)], "pretrained", "auto")
+    assert set(models) == {tiny_checkpoint.name, deep_checkpoint.name}
+    assert all(model.name == name for name, model in models.items())
+    for copy, checkpoint in zip(copies, (tiny_checkpoint, deep_checkpoint), strict=True):
+        copy.mkdir(parents=True)
+        for file in checkpoint.iterdir():
+            (copy / file.name).write_bytes(file.read_bytes())
+    alike = find_models(list(map(str, copies)), "pretrained", "auto")
+    assert set(alike) == {f"copy@{model.digest[:6]}" for model in models.values()}
+    with pytest.raises(InputError, match="are the same model"):
+        find_models([str(tiny_checkpoint), str(copies[0])], "pretrained", "auto")
+
+
+def test_a_length_that_one_model_does_not_have_is_refused_by_its_name(
+    tiny_checkpoint: Path,
+) -> None:
+    models = find_models([str(tiny_checkpoint)], "pretrained", "auto")
+    (model,) = models.values()
+    resolved = replace(SMALL, model=model.name)
+    cells = [replace(c, max_length=1024) for c in expand(gridfile.load("smoke"), resolved)]
+    with pytest.raises(InputError, match=f"positions of {model.name}"):
+        check_models(cells, models, pairs=False)
