@@ -165,7 +165,6 @@ def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(
         given.extend(map(weakref.ref, (*results, batch.labels)))
         return results
 
-    monkeypatch.setattr(minbert, "build", loaded)
     monkeypatch.setattr(Trainer, "step", taken)
     monkeypatch.setattr(hostcopies, "_LEAST", 4)  # so that blocks fill up
     run = on_gpu(job, tmp_path / "cell", monkeypatch)
