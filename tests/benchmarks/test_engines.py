@@ -146,8 +146,8 @@ def test_a_whole_cell_against_a_script(
 
 
 def cell_s(folder: Path, row: Row) -> float:
-    """The seconds of a cell's process without those of measuring, which no script does. The grid has
-    made the token ids of its 1,216 texts before, once for all cells, which takes 0.1 s."""
+    """The seconds of a cell's process without those of measuring, which no script does. The grid
+    has made the token ids of its texts before, once for all cells."""
     of_cell = cell_folder(folder / "runs.csv", row.cell.name, *row.key, row.attempt)
     with (of_cell / PHASES).open(newline="", encoding="utf-8") as lines:
         seconds = {line["phase"]: float(line["seconds"]) for line in csv.DictReader(lines)}
