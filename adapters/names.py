@@ -76,8 +76,9 @@ def trains_base(layers: str) -> bool:
 
 
 def in_order(layers: Iterable[str]) -> list[str]:
-    """Distinct names of layers in the order of tables: layer sets, then ends by the alphabet."""
-    return sorted(set(layers), key=place)
+    """The distinct layer sets and ends of names among some texts, in the order of tables: sets,
+    then ends by the alphabet."""
+    return sorted(set(filter(is_layers, layers)), key=place)
 
 
 def place(layers: str | None) -> tuple[int, str]:

@@ -20,8 +20,17 @@ OTHER_VOCABULARIES: Final = (
 """Of tokenizers other than BERT's."""
 _MERGES: Final = "merges.txt"
 """Goes with vocab.json."""
+_TOKENS: Final = ("special_tokens_map.json", "added_tokens.json")
+"""Optional, with vocabularies other than BERT's."""
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 """Optional, with either vocabulary: how text is normalised."""
+TOKENIZER_FILES: Final = (
+    *VOCABULARIES, *OTHER_VOCABULARIES, _MERGES, TOKENIZER_CONFIG, *_TOKENS,
+)  # fmt: skip
+POOLING: Final = "1_Pooling/config.json"
+"""The pooling of an embedding model, as sentence-transformers saves it."""
+_INDEX: Final = "model.safetensors.index.json"
+"""In a folder whose weights are in several files."""
 
 LARGEST_VOCABULARY: Final = 2**25
 """Bytes; half a million tokens, as the largest BERT vocabularies have, take 10 MB."""
@@ -53,6 +62,11 @@ def weights_file(folder: Path) -> Path:
     Raises:
         InputError: the folder does not exist, or has no such file.
     """
+    if is_file(folder / _INDEX) and not any(is_file(folder / name) for name in WEIGHTS):
+        raise InputError(
+            f"{folder}: its weights are in several files ({_INDEX}), and one is read; save it anew "
+            "with save_pretrained(folder, max_shard_size='100GB')"
+        )
     return _first(folder, WEIGHTS)
 
 
@@ -67,9 +81,10 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 
 def _with_settings(vocabulary: Path) -> list[Path]:
-    others = (vocabulary.with_name(name) for name in (_MERGES, TOKENIZER_CONFIG))
-    is_json = vocabulary.name == OTHER_VOCABULARIES[0]
-    return [vocabulary, *(p for p in others if is_file(p) and (is_json or p.name != _MERGES))]
+    is_other = vocabulary.name in OTHER_VOCABULARIES
+    names = (_MERGES, TOKENIZER_CONFIG, *_TOKENS) if is_other else (TOKENIZER_CONFIG,)
+    others = map(vocabulary.with_name, names)
+    return [vocabulary, *filter(is_file, others)]
 
 
 def _all_tokenizer_files(folder: Path) -> list[Path]:

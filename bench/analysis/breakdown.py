@@ -24,6 +24,7 @@ from typing import Final
 
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting, number
+from bench.common.grouping import grouped
 
 LIBRARIES: Final = "libraries"
 REST: Final = "rest"
@@ -71,9 +72,8 @@ def step_parts(group: Group, setting: Setting) -> Breakdown | None:
     if time is None or whole <= 0:
         return None
     shares = [sum(times) / whole for times in zip(*rows, strict=True)]
-    return Breakdown(
-        time.value, {n: time.value * share for n, share in zip(STEP, shares, strict=True)}
-    )
+    parts = {name: time.value * share for name, share in zip(STEP, shares, strict=True)}
+    return Breakdown(time.value, parts)
 
 
 def _complete(setting: Setting, names: Sequence[str]) -> list[list[float]]:
@@ -110,9 +110,7 @@ def representatives(group: Group, pick: Setting | None = None) -> tuple[Setting,
         return setting is not pick, differs, id(setting) not in usual, abs(rank - _USUAL_RANK)
 
     best = max(amps, key=known, default=None)
-    kinds: dict[tuple[str, str | None], list[Setting]] = {}
-    for setting in settings:
-        if setting.amp == best and setting.mode != "full":
-            kinds.setdefault((setting.mode, setting.layers), []).append(setting)
+    adapted = [setting for setting in settings if setting.amp == best and setting.mode != "full"]
+    kinds = grouped(adapted, lambda setting: (setting.mode, setting.layers))
     full = [one for amp in amps if (one := group.full(amp))]
     return (*full, *(min(alike, key=order) for alike in kinds.values()))

@@ -22,6 +22,7 @@ from bench.analysis.matching import (
     machine_name,
     machine_of,
     matching,
+    not_measured,
     text_of,
 )
 from bench.analysis.scorepairs import ScorePair, mean_of_pairs, score_pairs
@@ -36,9 +37,8 @@ from bench.stats.comparing import (
     mean_of_settings,
     needed_repeats,
     nominal_level,
-    quantile,
 )
-from bench.stats.intervals import Interval
+from bench.stats.intervals import Interval, quantile
 
 Kind = Literal["count", "memory", "time", "score"]
 
@@ -329,9 +329,9 @@ def _costs(matches: Sequence[Match], limits: Limits) -> list[_Cost]:
     for measure in measures:
         base, new = runs.means(measure.column)
         numbers = _pairs(base.number, new.number)
-        paired = runs.has_pair(measure.column)
+        paired, unpaired = runs.has_pair(measure.column), _OTHER_BATCHES if measure.exact else ""
         why: list[str | None] = [
-            reason or _missing(have) or (_OTHER_BATCHES if measure.exact and not has_pair else "")
+            reason or not_measured(*have) or ("" if has_pair else unpaired)
             if any(have) and not (gpu and measure.column == "peak_rss_mib")
             else None
             for gpu, reason, have, has_pair in zip(on_gpu, reasons, numbers, paired, strict=True)
@@ -339,19 +339,11 @@ def _costs(matches: Sequence[Match], limits: Limits) -> list[_Cost]:
         if all(one is None for one in why):
             continue
         known = np.array([one == "" for one in why], dtype=bool)
-        costs.append(
-            _Cost(
-                measure,
-                runs.log_ratios(measure.column, known),
-                runs.ranges(measure.column) if measure.exact else None,
-                paired,
-                runs.shared,
-                why,
-                numbers,
-                _pairs(base.value, new.value),
-                limits.ratio(measure.kind),
-            )
-        )
+        costs.append(_Cost(
+            measure, runs.log_ratios(measure.column, known),
+            runs.ranges(measure.column) if measure.exact else None, paired, runs.shared, why,
+            numbers, _pairs(base.value, new.value), limits.ratio(measure.kind),
+        ))  # fmt: skip
     return costs
 
 
@@ -367,12 +359,6 @@ def _why_not(match: Match) -> str:
     if len(versions) > 1:
         return f"measured in other ways: measurement_version {' and '.join(map(str, versions))}"
     return ""
-
-
-def _missing(have: tuple[int, int]) -> str:
-    """The sides that lack a cost; empty: both have it."""
-    missing = [name for name, number in zip(("BASE", "NEW"), have, strict=True) if not number]
-    return f"not measured in {' and '.join(missing)}" if missing else ""
 
 
 def verdict_of(low: float, high: float, limit: float) -> tuple[Verdict, bool]:
@@ -494,11 +480,9 @@ def _overall_score(
         if isinstance(pair, ScorePair) and len(pair.differences) > 1
     ]
     if not several:
-        why = "no setting has two seeds in common"
-        return Compared(measure, None, Verdict.NOT_COMPARED, why=why)
-    return replace(
-        _score_result(measure, mean_of_pairs(several), limits, level), base=None, new=None
-    )
+        return _score_result(measure, "no setting has two seeds in common", limits, level)
+    mean = _score_result(measure, mean_of_pairs(several), limits, level)
+    return replace(mean, base=None, new=None)
 
 
 def _failing(before: Setting, after: Setting, now: bool = False) -> str:
@@ -553,9 +537,7 @@ def _differs(
         [{place_of_run(row): row.code_version for row in setting.ok} for setting in match.sides]
         for match in matches
     ]
-    is_mixed = any(
-        new.get(place, one) != one for base, new in versions for place, one in base.items()
-    )
+    is_mixed = any(new.get(run, v) != v for base, new in versions for run, v in base.items())
     columns = [*(n for n in names if n in Row.__dataclass_fields__ and n not in _CONDITIONS),
                *_CONDITIONS]  # fmt: skip
     result = []

@@ -1,5 +1,6 @@
 """Costs of matched settings: their runs in pairs, and the logarithms of their ratios."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -166,12 +167,8 @@ def runs_of(
 
 def ratio_intervals(value: Floats, low: Floats, high: Floats) -> list[Interval | None]:
     """Ratios with their intervals, from their logarithms; None where a value is NaN."""
-    ends = (np.exp(np.clip(one, -700, 700)).tolist() for one in (value, low, high))
-    known = np.isfinite(value).tolist()
-    return [
-        Interval(*interval) if is_known else None
-        for is_known, *interval in zip(known, *ends, strict=True)
-    ]
+    ratios = np.exp(np.clip([value, low, high], -700, 700)).T.tolist()
+    return [Interval(*ends) if math.isfinite(ends[0]) else None for ends in ratios]
 
 
 def alternated(base: Setting, new: Setting) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from bench.analysis.groups import Group, differing
+from bench.common.grouping import grouped
 from bench.plan.cell import Value, named
 
 FOLLOWING: Final = (
@@ -49,29 +50,21 @@ def encoders_of(groups: Sequence[Group]) -> Encoders | None:
     if not groups:
         return None
     first = groups[0]
-    by_model: dict[Value, list[Group]] = {}
-    for group in groups:
-        if group.ok and _shared(group) == _shared(first):
-            by_model.setdefault(group.shared("model_digest"), []).append(group)
+    alike = [group for group in groups if group.ok and _shared(group) == _shared(first)]
+    by_model = grouped(alike, lambda group: group.shared("model_digest"))
     if len(by_model) < 2 or first.shared("model_digest") not in by_model:
         return None
-    nearest = [min(own, key=lambda group: len(differing(group, first)))
-               for own in by_model.values()]  # fmt: skip
+    nearest = [min(own, key=lambda one: len(differing(one, first))) for own in by_model.values()]
     labels = [str(group.shared("model")) for group in nearest]
     digests = [str(group.shared("model_digest"))[:6] for group in nearest]
     by_name = {
         label if labels.count(label) == 1 else f"{label}@{digest}": group
         for label, digest, group in zip(labels, digests, nearest, strict=True)
     }
-    joined = EncoderGroup(
-        tuple(row for group in nearest for row in group.rows),
-        tuple(
-            replace(setting, encoder=name)
-            for name, group in by_name.items()
-            for setting in group.settings
-        ),
-    )
-    return Encoders(by_name, joined)
+    rows = tuple(row for group in nearest for row in group.rows)
+    pairs = by_name.items()
+    settings = tuple(replace(s, encoder=name) for name, group in pairs for s in group.settings)
+    return Encoders(by_name, EncoderGroup(rows, settings))
 
 
 def decided_over(groups: Sequence[Group]) -> Group:

@@ -13,6 +13,7 @@ from typing import Final
 from bench.analysis.comparison import Compared, Comparison, Limits, Pair, compare
 from bench.analysis.matching import matching
 from bench.analysis.setting import Setting
+from bench.common.grouping import grouped
 from bench.plan.cell import MINBERT, OFF, ON, TRANSFORMERS
 from bench.plan.rows import Row
 from bench.results.losses import LossesOf
@@ -77,40 +78,25 @@ def baselines(rows: Sequence[Row], values_of: ValuesOf) -> list[Baseline]:
 
     Cells without dropout, in which losses are compared, count where there are no others.
     """
-    by_engine = {
-        engine: [row for row in rows if row.engine == engine] for engine in (MINBERT, TRANSFORMERS)
-    }
-    if not all(by_engine.values()):
-        return []
-    if any(row.dropout for row in by_engine[TRANSFORMERS]):
-        by_engine = {
-            engine: [row for row in rows if row.dropout] for engine, rows in by_engine.items()
-        }
+    by_engine = grouped(rows, lambda row: row.engine)
+    ours, theirs = by_engine.get(MINBERT, []), by_engine.get(TRANSFORMERS, [])
+    if any(row.dropout for row in theirs):
+        ours, theirs = ([row for row in side if row.dropout] for side in (ours, theirs))
+    by_kind = grouped(theirs, lambda row: (row.batching, row.compile))
     result = []
-    for name, (batching, compiled) in _BASELINES.items():
-        theirs = [
-            row
-            for row in by_engine[TRANSFORMERS]
-            if (row.batching, row.compile) == (batching, compiled)
-        ]
-        if theirs:
-            comparison = compare(
-                theirs, by_engine[MINBERT], Limits(), named=_NAMED, values_of=(values_of, values_of)
-            )
-            result.append(Baseline(name, comparison))
+    for name, kind in _BASELINES.items():
+        if ours and kind in by_kind:
+            values = values_of, values_of
+            compared = compare(by_kind[kind], ours, Limits(), named=_NAMED, values_of=values)
+            result.append(Baseline(name, compared))
     return [baseline for baseline in result if baseline.comparison.pairs]
 
 
 def agreements(rows: Sequence[Row], losses_of: LossesOf) -> list[Agreement]:
     """The losses of trainings without dropout that both engines have, on the same batches."""
-    exact = [
-        row
-        for row in rows
-        if row.is_ok and row.repeat == 1 and not row.dropout and not row.lora_dropout
-    ]
-    base, new = (
-        [row for row in exact if row.engine == engine] for engine in (TRANSFORMERS, MINBERT)
-    )
+    exact = [row for row in rows if row.is_ok and not row.dropout and not row.lora_dropout]
+    by_engine = grouped([row for row in exact if row.repeat == 1], lambda row: row.engine)
+    base, new = by_engine.get(TRANSFORMERS, []), by_engine.get(MINBERT, [])
     if not base or not new:
         return []
     result = []
@@ -124,11 +110,9 @@ def agreements(rows: Sequence[Row], losses_of: LossesOf) -> list[Agreement]:
     return result
 
 
-def _agreement(
-    ours: Row, theirs: Row, losses: Sequence[float], their_losses: Sequence[float]
-) -> Agreement:
-    differences = [abs(a - b) for a, b in zip(losses, their_losses, strict=False)]
-    same = len(losses) == len(their_losses) and all(map(math.isfinite, differences))
+def _agreement(ours: Row, theirs: Row, one: Sequence[float], other: Sequence[float]) -> Agreement:
+    differences = [abs(a - b) for a, b in zip(one, other, strict=False)]
+    same = len(one) == len(other) and all(map(math.isfinite, differences))
     return Agreement(ours, theirs, len(differences), max(differences) if same else math.inf)
 
 

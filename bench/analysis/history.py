@@ -15,6 +15,7 @@ from typing import Final
 from bench.analysis.comparison import MEASURES, Limits, Measure, score_limit
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
+from bench.common.grouping import grouped
 from bench.stats.changepoints import change_points, segment_medians
 
 _NEARLY_ALL: Final = 0.9
@@ -68,22 +69,15 @@ class Series:
         known = [value for value in self.values if value is not None]
         return known if self.measure.kind == "score" else [log(value) for value in known]
 
-    @property
-    def unit(self) -> str:
-        """The unit of absolute values, after a space."""
-        units = {"_mib": " MiB", "_gflop": " GFLOP"}
-        return next((u for end, u in units.items() if self.measure.column.endswith(end)), "")
-
     @cached_property
     def segments(self) -> list[Segment]:
         """The stretches between changes."""
-        places = [self.known.index(start) for start in self.starts]
-        medians = segment_medians(self.scaled, places)
+        places = [0, *(self.known.index(start) for start in self.starts), len(self.known)]
+        medians = segment_medians(self.scaled, places[1:-1])
         is_score = self.measure.kind == "score"
-        firsts, ends = [0, *places], [*places, len(self.known)]
         return [
             Segment(self.known[first], self.known[end - 1], median if is_score else exp(median))
-            for first, end, median in zip(firsts, ends, medians, strict=True)
+            for (first, end), median in zip(pairwise(places), medians, strict=True)
         ]
 
 
@@ -136,7 +130,7 @@ def history(group: Group) -> History | None:
         return None
     has_reference = {row.code_version for row in reference.ok}
     compared = tuple(version for version in versions if version.name in has_reference)
-    left_out = tuple(version for version in versions if version.name not in has_reference)
+    left_out = tuple(version for version in versions if version not in compared)
     searched: list[Series] = []
     memory = {"peak_rss_mib", "peak_cuda_allocated_mib"} - {group.memory_column}
     measures = [measure for measure in MEASURES if measure.column not in memory]
@@ -155,12 +149,9 @@ def history(group: Group) -> History | None:
 
 def _versions(group: Group) -> list[Version]:
     """The versions that ran, by the start of their first cells."""
-    first: dict[str, str] = {}
-    for row in group.rows:
-        started = row.started_at or ""
-        first[row.code_version] = min(first.get(row.code_version, started), started)
-    order = sorted(first.items(), key=lambda item: (item[1], item[0]))
-    return [Version(name, started_at) for name, started_at in order]
+    runs = grouped(group.rows, lambda row: row.code_version).items()
+    versions = [Version(name, min(row.started_at or "" for row in rows)) for name, rows in runs]
+    return sorted(versions, key=lambda version: (version.started_at, version.name))
 
 
 def _reference(group: Group, versions: int) -> Setting | None:

@@ -15,8 +15,8 @@ import numpy as np
 from bench.analysis.costpairs import CONSTANTS, Runs, ratio_intervals, runs_of
 from bench.analysis.matching import Machine, Match, machine_name, machine_of
 from bench.analysis.setting import BETWEEN_PROCESSES
-from bench.stats.comparing import Estimates, Ints, sample_means, student
-from bench.stats.intervals import Interval
+from bench.stats.comparing import Estimates, Ints, sample_means
+from bench.stats.intervals import Interval, quantile
 
 LEVEL: Final = 0.05
 
@@ -84,9 +84,7 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
              for i in (0, 1)]  # fmt: skip
     base, new = (side.most_common(1)[0][0] for side in sides)
     left_out = len(chosen)
-    chosen = [
-        (match, label) for match, label in chosen if len(versions_of(match, (base, new))) == 1
-    ]
+    chosen = [each for each in chosen if len(versions_of(each[0], (base, new))) == 1]
     if not chosen:
         return None
     left_out -= len(chosen)
@@ -102,34 +100,27 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
         costs.append((memory, "peak memory"))
     else:
         notes.append(f"memory on a {base[0]} and on a {new[0]} is not comparable")
-    settings_matched = [match for match, _ in chosen]
-    runs = runs_of(settings_matched, tuple(column for column, _ in costs), (base, new))
-    reference = _references(settings_matched)
+    names, chosen_matches = tuple(column for column, _ in costs), [match for match, _ in chosen]
+    runs = runs_of(chosen_matches, names, (base, new))
+    reference = _references(chosen_matches)
     if not (reference >= 0).any():
-        notes.append(
-            "without full fine-tuning in fp32 on both machines, absolute figures are all there is"
-        )
-    estimates = [
-        (runs.log_ratios(column), _normalised(runs, column, reference)) for column, _ in costs
-    ]
+        without = "without full fine-tuning in fp32 on both machines"
+        notes.append(f"{without}, absolute figures are all there is")
+    estimates = [(runs.log_ratios(n), _normalised(runs, n, reference)) for n in names]
     number = sum(int(np.isfinite(one.error).sum()) for pair in estimates for one in pair)
     level = LEVEL / max(number, 1)
     drift = {"ms_per_1k_tokens": math.sqrt(2) * BETWEEN_PROCESSES}
-    results = [
-        (_intervals(absolute, level, drift.get(column, 0.0)), _intervals(normalised, level))
-        for (column, _), (absolute, normalised) in zip(costs, estimates, strict=True)
-    ]
-    rows = []
-    for i, (_, label) in enumerate(chosen):
-        cells = [
-            MachineCost(column, name, interval, normalised[i])
-            for (column, name), (absolute, normalised) in zip(costs, results, strict=True)
-            if (interval := absolute[i]) is not None
-        ]
-        if cells:
-            rows.append(MachineRow(label, tuple(cells)))
+    by_setting: list[list[MachineCost]] = [[] for _ in chosen]
+    for (column, name), (absolute, normalised) in zip(costs, estimates, strict=True):
+        intervals = _intervals(absolute, level, drift.get(column, 0.0))
+        relative = _intervals(normalised, level)
+        for own, interval, ratio in zip(by_setting, intervals, relative, strict=True):
+            if interval is not None:
+                own.append(MachineCost(column, name, interval, ratio))
+    labelled = zip(chosen, by_setting, strict=True)
+    rows = tuple(MachineRow(label, tuple(own)) for (_, label), own in labelled if own)
     family = f"All {number} intervals hold at once with 95% probability (Bonferroni)."
-    return Machines(machine_name(base), machine_name(new), tuple(rows), "; ".join(notes), family)
+    return Machines(machine_name(base), machine_name(new), rows, "; ".join(notes), family)
 
 
 def versions_of(match: Match, only: tuple[Machine, Machine] | None = None) -> set[int]:
@@ -144,7 +135,7 @@ def versions_of(match: Match, only: tuple[Machine, Machine] | None = None) -> se
 
 def _intervals(estimates: Estimates, level: float, drift: float = 0.0) -> list[Interval | None]:
     """The intervals of ratios, with the drift between sessions, as a std of logarithms."""
-    half = np.hypot(estimates.half_width(level), student(level, math.inf) * drift)
+    half = np.hypot(estimates.half_width(level), quantile(level, math.inf) * drift)
     return ratio_intervals(estimates.value, estimates.value - half, estimates.value + half)
 
 

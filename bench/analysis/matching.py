@@ -1,12 +1,14 @@
 """Settings of two sets of rows, BASE and NEW, that may be compared, and why others may not."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from operator import itemgetter
+from typing import Final, Literal
 
 from bench.analysis.groups import Group, settings_key
 from bench.analysis.points import settings_of
 from bench.analysis.setting import Setting
+from bench.common.grouping import grouped
 from bench.plan.cell import ABOUT, Value, named
 from bench.plan.learning_rates import still_lacking
 from bench.plan.rows import RESUMED, Row, standing
@@ -17,7 +19,6 @@ _SIDES: Final[tuple[Side, Side]] = ("BASE", "NEW")
 Machine = tuple[str, str, str, int]
 """Type of device, its name, machine and threads."""
 Key = tuple[Value, ...]
-K = TypeVar("K")
 
 IDENTIFYING: Final = tuple(n for n in named(lambda a: a.identifies) if n not in ("seed", "fold"))
 """Settings in which rows of one setting agree."""
@@ -123,7 +124,7 @@ def matching(
         values_of: the numbers of dev examples of BASE and of NEW.
     """
     rows = counted_rows(base), counted_rows(new)
-    by_machine = _by(machine_of, rows[0]), _by(machine_of, rows[1])
+    by_machine = [grouped(side, machine_of) for side in rows]
     common = [machine for machine in by_machine[0] if machine in by_machine[1]]
     columns = _key_columns(names, rows)
     matched = Matching([], [], rows)
@@ -164,19 +165,16 @@ def _match(
                 Match(one, other, one_group, other_group, machine)
                 for other, other_group in new[key]
             )
-    near_names = [name for name in _NEAR if name in columns]
+    near_places = [columns.index(name) for name in _NEAR if name in columns]
 
-    def near(row: Row) -> Key:
-        return tuple(row[name] for name in near_names)
+    def near(key: Key) -> Key:
+        return tuple(key[place] for place in near_places)
 
     for side, mine, others in zip(_SIDES, (base, new), (new, base), strict=True):
-        by_near: dict[Key, list[Key]] = {}
-        for key, members in others.items():
-            by_near.setdefault(near(members[0][0].rows[0]), []).append(key)
+        by_near = grouped(others, near)
         for key, members in mine.items():
             if key not in others:
-                alike = by_near.get(near(members[0][0].rows[0]), [])[:_MOST_NEAR]
-                why = _difference(columns, key, alike, side)
+                why = _difference(columns, key, by_near.get(near(key), [])[:_MOST_NEAR], side)
             elif len(base[key]) > 1:
                 why = "several settings of BASE match: narrow --base"
             else:
@@ -184,16 +182,9 @@ def _match(
             matched.unmatched.extend((side, setting, why) for setting, _ in members)
 
 
-def _by(key_of: Callable[[Row], K], rows: Iterable[Row]) -> dict[K, list[Row]]:
-    members: dict[K, list[Row]] = {}
-    for row in rows:
-        members.setdefault(key_of(row), []).append(row)
-    return members
-
-
 def _groups(rows: Iterable[Row], values_of: ValuesOf) -> list[Group]:
     """Rows in groups that differ in settings outside the axes, on whatever machine."""
-    members = _by(settings_key, rows).values()
+    members = grouped(rows, settings_key).values()
     return [Group(tuple(group), settings_of(group, [], values_of)) for group in members]
 
 
@@ -231,6 +222,12 @@ def _difference(columns: Sequence[str], key: Key, others: Sequence[Key], side: S
     return "; ".join(texts)
 
 
+def not_measured(base: object, new: object) -> str:
+    """The sides that lack what is compared, which is empty there; empty: neither does."""
+    missing = [side for side, has in zip(_SIDES, (base, new), strict=True) if not has]
+    return f"not measured in {' and '.join(missing)}" if missing else ""
+
+
 def text_of(value: Value) -> str:
     """A value in a sentence."""
     return "empty" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
@@ -242,12 +239,9 @@ def distinct_labels(items: Sequence[tuple[str, Row]]) -> list[str]:
     Args:
         items: labels, each with a row of what it names.
     """
-    by_label: dict[str, list[Row]] = {}
-    for label, row in items:
-        by_label.setdefault(label, []).append(row)
     varying = {}
-    for label, rows in by_label.items():
-        names = [name for name in _SHOWN if len({row[name] for row in rows}) > 1]
+    for label, alike in grouped(items, itemgetter(0)).items():
+        names = [name for name in _SHOWN if len({row[name] for _, row in alike}) > 1]
         varying[label] = [name for name in names if name not in _DIGESTS] or names
     return [", ".join([label, *(_named(n, row) for n in varying[label])]) for label, row in items]
 

@@ -4,18 +4,21 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from statistics import fmean
 from typing import Final
 
 import numpy as np
 
-from bench.analysis.matching import Match
+from bench.analysis.matching import Match, not_measured
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import score_spread
+from bench.common.grouping import grouped
 from bench.plan.metrics import Metric, metric_of
 from bench.results.outcomes import Values
-from bench.stats.comparing import needed_seeds, student
-from bench.stats.intervals import NORMAL_975, Interval, Spread, scatters_more, spread
+from bench.stats import intervals
+from bench.stats.comparing import needed_seeds
+from bench.stats.intervals import Interval, Spread
 
 FEWEST_SEEDS: Final = 3
 """Seeds of each side that are asked for where one side has one: two hardly show how seeds vary."""
@@ -62,7 +65,7 @@ class ScorePair:
         if self.spread is not None:
             below, freedom = self.spread.error()
             above = below
-        t = student(level, freedom)
+        t = float(intervals.quantile(level, freedom))
         return Interval(self.value, self.value - t * below, self.value + t * above)
 
     def needed(self, limit: float, level: float) -> int | None:
@@ -80,9 +83,8 @@ class ScorePair:
 
 def score_pair(base: Setting, new: Setting) -> ScorePair | str:
     """The difference of two settings' scores, or why they can't be compared."""
-    missing = [n for n, s in (("BASE", base), ("NEW", new)) if not s.scores]
-    if missing:
-        return f"not measured in {' and '.join(missing)}"
+    if missing := not_measured(base.scores, new.scores):
+        return missing
     metrics = [setting.scored[0].dev_metric or "" for setting in (base, new)]
     if metrics[0] != metrics[1]:
         return f"other metrics: {metrics[0]} in BASE, {metrics[1]} in NEW"
@@ -127,7 +129,7 @@ def _rounding(setting: Setting) -> float:
     for row in setting.scored:
         score, low, high = row.dev_score, row.dev_ci_low, row.dev_ci_high
         if score is not None and low is not None and high is not None and 0 < score < 1:
-            number = score * (1 - score) * (2 * NORMAL_975 / max(high - low, 1e-9)) ** 2
+            number = score * (1 - score) * (2 * intervals.NORMAL_975 / max(high - low, 1e-9)) ** 2
             return 1 / (6 * max(number, 1.0) ** 2)
     return 0.0
 
@@ -171,7 +173,7 @@ def with_pooled_seeds(pairs: Sequence[ScorePair], weights: Sequence[float]) -> l
     squares = freedom * np.array([one.of_seeds for one in pool.values()])
     total, count = float(squares.sum()), int(freedom.sum())
     counted = float((freedom * [weights[i] for i in pool]).sum())
-    wide = scatters_more(squares, freedom, total, count)
+    wide = intervals.scatters_more(squares, freedom, total, count)
     result = list(pairs)
     for (i, one), is_wide in zip(pool.items(), wide.tolist(), strict=True):
         if not is_wide:
@@ -193,7 +195,7 @@ def _errors(setting: Setting, seed: int | None = None) -> tuple[float, float]:
     if score is None or ends is None:
         return math.inf, math.inf
     freedom = len(setting.scores) - 1 if seed is None else 0
-    t = student(0.05, freedom or math.inf)
+    t = float(intervals.quantile(0.05, freedom or math.inf))
     return (score.value - ends[0]) / t, (ends[1] - score.value) / t
 
 
@@ -208,18 +210,16 @@ def mean_of_pairs(pairs: Sequence[tuple[str, ScorePair]]) -> ScorePair | str:
     """
     if len({pair.metric for _, pair in pairs}) > 1:
         return "the settings have several metrics"
-    by_data: dict[str, list[ScorePair]] = {}
-    for data, pair in pairs:
-        by_data.setdefault(data, []).append(pair)
     parts = []
-    for members in by_data.values():
+    for alike in grouped(pairs, itemgetter(0)).values():
+        members = [pair for _, pair in alike]
         seeds = sorted(set.intersection(*(set(pair.differences) for pair in members)))
         if len(seeds) < 2:
             return "the settings have no two seeds in common"
         lengths = {len(v) for p in members for s in seeds if (v := p.values.get(s)) is not None}
         if len(lengths) == 1 and all(p.values for p in members):
             mean = sum(np.stack([p.values[s] for s in seeds]) for p in members) / len(members)
-            over = spread(np.asarray(mean))
+            over = intervals.spread(np.asarray(mean))
         else:
             over = over_seeds([fmean(p.differences[s] for p in members) for s in seeds])
         if all(p.is_same for p in members):
@@ -229,16 +229,13 @@ def mean_of_pairs(pairs: Sequence[tuple[str, ScorePair]]) -> ScorePair | str:
             over = replace(over, of_seeds=(over.of_seeds or 0.0) + rounding)
         parts.append((len(members), over))
     weights = [number / len(pairs) for number, _ in parts]
-    errors = [over.error() for _, over in parts]
-    squares = [(w * error) ** 2 for w, (error, _) in zip(weights, errors, strict=True)]
-    lost = sum(s**2 / freedom for s, (_, freedom) in zip(squares, errors, strict=True))
-    total = sum(squares)
-    first = pairs[0][1]
-    error = math.sqrt(total)
+    errors, freedoms = zip(*(over.error() for _, over in parts), strict=True)
+    variances = [(w * error) ** 2 for w, error in zip(weights, errors, strict=True)]
+    error, freedom = map(float, intervals.satterthwaite(variances, freedoms))
     return ScorePair(
-        sum(w * over.mean for w, (_, over) in zip(weights, parts, strict=True)), first.metric,
+        sum(w * over.mean for w, (_, over) in zip(weights, parts, strict=True)), pairs[0][1].metric,
         fmean(p.base for _, p in pairs), fmean(p.new for _, p in pairs),
         (min(p.seeds[0] for _, p in pairs), min(p.seeds[1] for _, p in pairs)),
         parts[0][1] if len(parts) == 1 else None,
-        (error, error, total**2 / lost if lost else math.inf),
+        (error, error, freedom),
     )  # fmt: skip

@@ -8,15 +8,8 @@ import numpy as np
 
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
-from bench.stats.intervals import (
-    Interval,
-    Spread,
-    difference,
-    paired_difference,
-    paired_ratio,
-    ratio,
-    spread,
-)
+from bench.stats import intervals
+from bench.stats.intervals import Interval, Spread
 
 Objective = Literal["memory", "time", "score"]
 OBJECTIVES: Final[tuple[Objective, ...]] = ("memory", "time", "score")
@@ -63,14 +56,14 @@ def _compare(name: str, objective: Objective, a: Setting, b: Setting) -> Interva
         paired = score_spread(a, b)
         if paired is not None:
             return paired.interval()
-        return paired_difference(a.scores, b.scores) or difference(one, two)
+        return intervals.paired_difference(a.scores, b.scores) or intervals.difference(one, two)
     # Two repeats show their spread less well than all repeats of the group do, from which the
     # intervals of both are made. And runs of different versions are no pairs: a shift between
     # versions would be the same in all pairs, and not show in their spread.
     costs, others = a.by_run(name), b.by_run(name)
     runs = costs.keys() & others.keys()
     is_enough = len({run[:2] for run in runs}) > 1 or len(runs) >= _FEWEST_REPEATS
-    return (is_enough and paired_ratio(costs, others)) or ratio(one, two)
+    return (is_enough and intervals.paired_ratio(costs, others)) or intervals.ratio(one, two)
 
 
 def score_spread(a: Setting, b: Setting) -> Spread | None:
@@ -85,7 +78,7 @@ def score_spread(a: Setting, b: Setting) -> Spread | None:
     pairs = [(a.values[seed], b.values[seed]) for seed in seeds]
     if len({len(values) for pair in pairs for values in pair}) != 1:
         return None
-    return spread(np.stack([one - other for one, other in pairs]))
+    return intervals.spread(np.stack([one - other for one, other in pairs]))
 
 
 def best_by_score(group: Group) -> Setting | None:
@@ -155,23 +148,19 @@ def rank_effect(group: Group) -> RankEffect | None:
     if not group.learned:
         return None
     scored = [s for s in group.settings if s.rank is not None and s.estimate("dev_score")]
-    if len({s.rank for s in scored}) < 2:
+    ranks = sorted({s.rank or 0 for s in scored})
+    if len(ranks) < 2:
         return None
-    low, high = min(s.rank or 0 for s in scored), max(s.rank or 0 for s in scored)
+    low, high = ranks[0], ranks[-1]
 
     def without_rank(s: Setting) -> tuple[object, ...]:
         rate = s.rate if s.tells_rate else None
         return s.mode, s.layers, s.amp, s.unfreezes, s.options, rate, s.frozen
 
     twins = {without_rank(s): s for s in scored if s.rank == low}
-    gaps = [
-        gap
-        for s in scored
-        if s.rank == high
-        and (twin := twins.get(without_rank(s)))
-        and not neither_learned(s, twin)
-        and (gap := compare(group, "score", s, twin))
-    ]
+    pairs = [(s, twins.get(without_rank(s))) for s in scored if s.rank == high]
+    learned = [(s, twin) for s, twin in pairs if twin and not neither_learned(s, twin)]
+    gaps = [gap for s, twin in learned if (gap := compare(group, "score", s, twin))]
     if not gaps:
         return None
     mean = sum(gap.value for gap in gaps) / len(gaps)

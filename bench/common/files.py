@@ -16,6 +16,14 @@ _NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP)
 """Error numbers of file systems without fsync of folders."""
 
 
+def text_or_empty(path: Path) -> str:
+    """The text of a file; empty if it can't be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path`, replacing an earlier file; durable on return.
 

@@ -1,6 +1,7 @@
 """Messages for runs.csv: one line, without this machine's folders. Pure."""
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 LONGEST: Final = 300
@@ -25,6 +26,12 @@ def shown(value: object) -> str:
         return ascii(value)[:60]
     except (RecursionError, ValueError):  # nested too deeply, or a number of too many digits
         return f"a value ({type(value).__name__}) that is too large to show"
+
+
+def enumerated(words: Sequence[str]) -> str:
+    """Words in a sentence: `one, two and three`."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def last_error(stderr: str) -> str:

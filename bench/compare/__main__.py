@@ -8,6 +8,7 @@ With --run it measures the two sides first, in alternation.
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,7 @@ Examples:
   python -m bench.compare --run --grid quick --base "amp=off" --new "amp=bf16" -- --max-steps 50
 """
 _ROUNDS: Final = 24
+_limit = partial(click.option, metavar="SIZE", show_default=True)
 
 
 class _Command(click.Command):
@@ -54,20 +56,17 @@ class _Command(click.Command):
     help='The rows of BASE, such as "amp=off layers=attn,all-lin"; any column of runs.csv.',
 )  # fmt: skip
 @click.option("--new", metavar="TERMS", help="The rows of NEW.")
-@click.option(
-    "--max-slowdown", metavar="SIZE", default="5%", show_default=True,
-    help="How much slower NEW may be.",
-)  # fmt: skip
-@click.option(
-    "--max-memory", metavar="SIZE", default="2%", show_default=True,
+@_limit("--max-slowdown", default="5%", help="How much slower NEW may be.")
+@_limit(
+    "--max-memory", default="2%",
     help="How much more memory it may take, at its peak and kept for the backward pass.",
 )  # fmt: skip
-@click.option(
-    "--max-work", metavar="SIZE", default="2%", show_default=True,
+@_limit(
+    "--max-work", default="2%",
     help="How much more work a training step may do: operations, operators, bytes moved.",
 )  # fmt: skip
-@click.option(
-    "--max-score-drop", metavar="SIZE", default="0.5pt", show_default=True,
+@_limit(
+    "--max-score-drop", default="0.5pt",
     help="How much worse its scores may be: 0.5pt is half a hundredth, 2% a share of BASE's.",
 )  # fmt: skip
 @click.option(
@@ -106,24 +105,11 @@ class _Command(click.Command):
 )  # fmt: skip
 @click.pass_obj
 def command(
-    options: list[str] | None,
-    places: Sequence[Path],
-    base: str | None,
-    new: str | None,
-    max_slowdown: str,
-    max_memory: str,
-    max_work: str,
-    max_score_drop: str,
-    strict: bool,
-    metric: str | None,
-    reports: Path,
-    json_wanted: bool,
-    run: bool,
-    grid: str | None,
-    select: str | None,
-    rounds: int | None,
-    runs: Path | None,
-) -> int:
+    options: list[str] | None, places: Sequence[Path], base: str | None, new: str | None,
+    max_slowdown: str, max_memory: str, max_work: str, max_score_drop: str, strict: bool,
+    metric: str | None, reports: Path, json_wanted: bool, run: bool, grid: str | None,
+    select: str | None, rounds: int | None, runs: Path | None,
+) -> int:  # fmt: skip
     # imported late: these load numpy and scipy, and the page matplotlib
     from bench.analysis.comparison import compare
     from bench.compare.alternating import FOLDER, Alternation
@@ -148,15 +134,10 @@ def command(
         other = replace(other, source=sources[1], terms=new or "")
         named, looks = measured.named, measured.looks
     else:
-        given: dict[str, object] = {
-            "--grid": grid,
-            "--select": select,
-            "--rounds": rounds,
-            "--runs": runs,
-        }
-        given["--"] = options
-        if alone := [name for name, value in given.items() if value is not None]:
-            raise InputError(f"{alone[0]} needs --run")
+        names = ("--grid", "--select", "--rounds", "--runs", "--")
+        for name, value in zip(names, (grid, select, rounds, runs, options), strict=True):
+            if value is not None:
+                raise InputError(f"{name} needs --run")
         one, other, named = read_sides(places, base, new, metric)
     comparison = compare(
         one.rows, other.rows, limits, named=named, values_of=(one.values_of, other.values_of),

@@ -8,9 +8,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from itertools import chain
 from math import ceil
 from pathlib import Path
 from typing import Any, Final
@@ -53,12 +52,12 @@ class Task:
     """
 
     name: str
-    runs: Mapping[Side, Mapping[str, frozenset[str]]]
+    runs: Mapping[Side, Mapping[str, Set[str]]]
 
     @property
-    def ids(self) -> frozenset[str]:
+    def ids(self) -> set[str]:
         """The ids of all cells."""
-        return frozenset(chain(*(ids for side in self.runs.values() for ids in side.values())))
+        return {one for side in self.runs.values() for ids in side.values() for one in ids}
 
 
 def tasks(
@@ -94,13 +93,7 @@ def tasks(
         if alone := sorted(names[key] for key in runs[side].keys() - both):
             sys.stderr.write(f"note: left out, only in {side}: {', '.join(alone)}\n")
     return [
-        Task(
-            name,
-            {
-                side: {text: frozenset(ids) for text, ids in runs[side][key].items()}
-                for side in SIDES
-            },
-        )
+        Task(name, {side: runs[side][key] for side in SIDES})
         for key, name in names.items()
         if key in both
     ]
@@ -158,22 +151,20 @@ class Alternation:
             StoppedError: if the user stopped it; how to go on is printed.
         """
         chosen, named = self._axes()
-        places = [
-            Place.of(side, place)
-            for side, place in zip(SIDES, self.places or (None, None), strict=True)
-        ]
+        paths = zip(SIDES, self.places or (None, None), strict=True)
+        places = {side: Place.of(side, path) for side, path in paths}
         with Signals() as signals:
             try:
                 cells = {
-                    place.side: self._cells(place, terms, signals)
-                    for place, terms in zip(places, self.terms, strict=True)
+                    side: self._cells(places[side], terms, signals)
+                    for side, terms in zip(SIDES, self.terms, strict=True)
                 }
                 to_do = tasks(cells, chosen, named)
                 ids = [sorted(cell["cell_id"] for cell in cells[side]) for side in SIDES]
                 here = [usable_threads(), recorded(os.environ, on_gpu=True)]
-                digests = {place.side: place.digest() for place in places}
+                digests = {side: place.digest() for side, place in places.items()}
                 folder = self.folder / digest([digests, ids, here])
-                return self._run(_Folder(folder, places, digests, self, named), to_do, signals)
+                return _Session(self, folder, places, digests, named, signals).run(to_do)
             except StoppedError:
                 command = shlex.join(["python", "-m", "bench.compare", *sys.argv[1:]])
                 sys.stderr.write(f"to go on: {command}\n")
@@ -192,10 +183,8 @@ class Alternation:
             if option.partition("=")[0] in _OWN:
                 raise InputError(f"{option} can't be passed on to bench.grid by --run")
         selected = parse_selection(self.selection).keys()
-        base, new = (
-            parse_selection(terms, flag)
-            for flag, terms in zip(("--base", "--new"), self.terms, strict=True)
-        )
+        base = parse_selection(self.terms[0], "--base")
+        new = parse_selection(self.terms[1], "--new")
         used = base.keys() | new.keys()
         if both := sorted(used & selected):
             raise InputError(f"--select: {both[0]} is named by --base or --new; name it there only")
@@ -217,92 +206,85 @@ class Alternation:
         """The arguments of a bench.grid that runs selected cells."""
         return ["--grid", self.grid, *(["--select", selection] if selection else []), *self.options]
 
-    def _run(self, folder: "_Folder", to_do: list[Task], signals: Signals) -> Measured:
-        looks = sorted({max(2, ceil(self.rounds * i / _LOOKS)) for i in range(1, _LOOKS + 1)})
-        count = len(to_do)
-        for number in range(1, self.rounds + 1):
+
+@dataclass(frozen=True)
+class _Session:
+    """An alternation as it runs, with the folder of its results and the code of both sides."""
+
+    alternation: Alternation
+    folder: Path
+    places: Mapping[Side, Place]
+    digests: Mapping[Side, str]
+    named: frozenset[str]
+    signals: Signals
+
+    def csv(self, side: Side) -> Path:
+        """The file of a side's results."""
+        return self.folder / f"{side.lower()}.csv"
+
+    def run(self, to_do: list[Task]) -> Measured:
+        """Run rounds of tasks, of each until it is decided."""
+        most, count = self.alternation.rounds, len(to_do)
+        looks = sorted({max(2, ceil(most * i / _LOOKS)) for i in range(1, _LOOKS + 1)})
+        for number in range(1, most + 1):
             to_do.sort(key=lambda task: digest([number, task.name, sorted(task.ids)]))
-            order = SIDES if number % 2 else SIDES[::-1]
             turns = [
                 (task, side, text, ids)
                 for task in to_do
-                for side in order
+                for side in (SIDES if number % 2 else SIDES[::-1])
                 for text, ids in task.runs[side].items()
             ]
             with progress_bar(len(turns)) as show:
                 for done, (task, side, text, ids) in enumerate(turns):
-                    turn = f"round {number} of at most {self.rounds}, {len(to_do)} of {count} cells"
+                    turn = f"round {number} of at most {most}, {len(to_do)} of {count} cells"
                     show(done, f"{turn}: {task.name}, {side}")
-                    folder.run(side, text, ids, number, signals)
-            undecided = folder.undecided(number, looks)
+                    self._run_cells(side, text, ids, number)
+            undecided = self._undecided(len(looks), number in looks)
             to_do = [task for task in to_do if task.ids & undecided]
             if not to_do:
                 break
-        return Measured(folder.csv("BASE"), folder.csv("NEW"), folder.named, len(looks))
+        return Measured(self.csv("BASE"), self.csv("NEW"), self.named, len(looks))
 
-
-@dataclass(frozen=True)
-class _Folder:
-    """The results of an alternation."""
-
-    path: Path
-    places: Sequence[Place]
-    digests: Mapping[Side, str]
-    alternation: Alternation
-    named: frozenset[str]
-
-    def csv(self, side: Side) -> Path:
-        """The file of a side's results."""
-        return self.path / f"{side.lower()}.csv"
-
-    def run(
-        self, side: Side, text: str, ids: Collection[str], repeat: int, signals: Signals
-    ) -> None:
+    def _run_cells(self, side: Side, text: str, ids: Set[str], repeat: int) -> None:
         """Run a repeat of cells, unless they have results.
 
         Raises:
             InputError: if they have none then, or the side's code is no longer the same.
             StoppedError: if the user stopped it.
         """
-        if self._lacking(side, ids, repeat):
-            [place] = [place for place in self.places if place.side == side]
-            if place.digest() != self.digests[side]:
-                raise InputError(f"{side}: the code has changed; the same command measures it anew")
-            self.path.mkdir(parents=True, exist_ok=True)
-            places = ["--runs", str(self.csv(side)), "--reports", str(self.path / "reports" / side)]
-            arguments = [*self.alternation.arguments(text), "--repeats", str(repeat), *places]
-            done = place.grid(arguments, signals)
-            if self._lacking(side, ids, repeat):
-                raise InputError(
-                    f"{side}: bench.grid ended with {done.returncode} and without a result: "
-                    f"{last_error(done.stderr)}"
-                )
+        if ids <= self._ended(side, repeat):
+            return
+        place, csv = self.places[side], self.csv(side)
+        if place.digest() != self.digests[side]:
+            raise InputError(f"{side}: the code has changed; the same command measures it anew")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        paths = ["--runs", str(csv), "--reports", str(self.folder / "reports" / side)]
+        arguments = [*self.alternation.arguments(text), "--repeats", str(repeat), *paths]
+        done = place.grid(arguments, self.signals)
+        if not ids <= self._ended(side, repeat):
+            raise InputError(
+                f"{side}: bench.grid ended with {done.returncode} and without a result: "
+                f"{last_error(done.stderr)}"
+            )
 
-    def _lacking(self, side: Side, ids: Collection[str], repeat: int) -> set[str]:
-        """The ids among some for which a repeat has no result."""
+    def _ended(self, side: Side, repeat: int) -> set[str]:
+        """The ids of the cells for which a repeat has a result."""
         path = self.csv(side)
         rows = read_rows(path) if path.exists() else []
-        ended = {r.cell_id for r in rows if r.repeat == repeat and r.status != "interrupted"}
-        return set(ids) - ended
+        return {r.cell_id for r in rows if r.repeat == repeat and r.status != "interrupted"}
 
-    def undecided(self, rounds: int, looks: Sequence[int]) -> set[str]:
+    def _undecided(self, looks: int, is_look: bool) -> set[str]:
         """The ids of cells of settings that are not decided yet.
 
         Args:
-            rounds: the number of rounds that have ended.
-            looks: those after which what varies is looked at, and not only counts and cells
-                that fail.
+            looks: how often at most what varies is looked at.
+            is_look: whether it is now, and not only counts and cells that fail.
         """
-        sides = [read_results([self.csv(side)], None) for side in SIDES]
+        base, new = (read_results([self.csv(side)], None) for side in SIDES)
         comparison = compare(
-            sides[0].rows,
-            sides[1].rows,
-            self.alternation.limits,
-            named=self.named,
-            values_of=(values_from(sides[0].predictions_of), values_from(sides[1].predictions_of)),
-            looks=len(looks),
-        )
-        is_look = rounds in looks
+            base.rows, new.rows, self.alternation.limits, named=self.named, looks=looks,
+            values_of=(values_from(base.predictions_of), values_from(new.predictions_of)),
+        )  # fmt: skip
         pairs = [pair for pair in comparison.pairs if is_undecided(pair, is_look)]
         return {row.cell_id for pair in pairs for row in (*pair.base.rows, *pair.new.rows)}
 

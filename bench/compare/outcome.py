@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cached_property, partial
 from itertools import chain, zip_longest
@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from bench.analysis.comparison import Compared, Comparison, Kind, Limits, Pair, Verdict
 from bench.analysis.setting import Setting
+from bench.common.grouping import grouped
+from bench.common.messages import enumerated
 from bench.compare.sides import SideRows, clean
 from bench.plan.columns import group_names
 from bench.report.text import count, fixed, signed, span
@@ -71,9 +73,6 @@ def obstacles(comparison: Comparison) -> list[str]:
     return [why for why, _ in Counter(filter(None, map(clean, whys))).most_common()]
 
 
-# In words
-
-
 def figures(one: Compared) -> str:
     """A ratio, or difference of scores, with its interval."""
     if one.interval is None:
@@ -112,9 +111,7 @@ def summary(outcome: Outcome) -> list[str]:
         lines = ["No setting ran on a machine of both sides."]
     if excluded := _excluded(outcome):
         lines.append(f"Excluded: {excluded}.")
-    of_verdict: dict[Verdict, list[Result]] = {}
-    for result in comparison.results:
-        of_verdict.setdefault(result[1].verdict, []).append(result)
+    of_verdict = grouped(comparison.results, lambda result: result[1].verdict)
     worse_uncounted = [r for r in of_verdict.get(Verdict.REGRESSION, ()) if not r[1].gates]
     for heading, results in (
         ("Undecided", comparison.undecided),
@@ -130,10 +127,9 @@ def summary(outcome: Outcome) -> list[str]:
     lines += _of_machines(comparison)
     if unmatched := comparison.unmatched:
         lines.append(f"Without a match: {count(len(unmatched), 'setting')}.")
-    if comparison.passing:
-        names = [name(pair) for pair in comparison.passing]
-        more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-        lines.append(f"Newly passing: {'; '.join(names[:_NAMED])}{more}.")
+    if passing := [name(pair) for pair in comparison.passing]:
+        more = f" and {len(passing) - _NAMED:,} more" if len(passing) > _NAMED else ""
+        lines.append(f"Newly passing: {'; '.join(passing[:_NAMED])}{more}.")
     return lines
 
 
@@ -160,9 +156,7 @@ def _of_machines(comparison: Comparison) -> list[str]:
 
 def by_turns(results: Iterable[Result]) -> list[Result]:
     """Results over all settings, then the largest change of each measure, the second of each."""
-    by_measure: dict[str, list[Result]] = {}
-    for result in results:
-        by_measure.setdefault(result[1].measure.column, []).append(result)
+    by_measure = grouped(results, lambda result: result[1].measure.column)
     for of_measure in by_measure.values():
         of_measure.sort(key=lambda result: (result[0] is not None, -_size(result[1])))
     turns = chain.from_iterable(zip_longest(*by_measure.values()))
@@ -190,13 +184,11 @@ def _measures(results: Iterable[Result]) -> str:
     for pair, one in results:
         why = clean(one.why) or ("too few repeats" if one.verdict is Verdict.UNDECIDED else "")
         settings[one.measure.label, why] += pair is not None
-    labels: dict[tuple[int, str], list[str]] = {}
-    for (label, why), number in settings.items():
-        labels.setdefault((number, why), []).append(label)
+    alike = grouped(settings, lambda name: (settings[name], name[1]))
     return "; ".join(
-        f"{_joined(names)} {_in_settings(number) if number else 'over all settings'}"
-        f"{f' ({why})' if why else ''}"
-        for (number, why), names in labels.items()
+        f"{enumerated([label for label, _ in names])} "
+        f"{_in_settings(number) if number else 'over all settings'}{f' ({why})' if why else ''}"
+        for (number, why), names in alike.items()
     )
 
 
@@ -211,27 +203,20 @@ def _effect(kind: Kind, labels: str, limit: float | None, limits: Limits) -> str
 
 def _excluded(outcome: Outcome) -> str:
     """In how many settings a change for the worse is excluded, by measure."""
-    shares: dict[str, list[bool]] = {}
-    measures: dict[str, Compared] = {}
-    for pair, one in outcome.comparison.results:
-        if pair is not None and one.verdict is not Verdict.NOT_COMPARED:
-            measures[one.measure.label] = one
-            shares.setdefault(one.measure.label, []).append(one.verdict in EXCLUDED)
+    compared = [
+        one
+        for pair, one in outcome.comparison.results
+        if pair is not None and one.verdict is not Verdict.NOT_COMPARED
+    ]
     clauses: dict[tuple[Kind, float | None, str], list[str]] = {}
-    for label, one in measures.items():
-        if not any(shares[label]):
-            continue
-        share = f"{sum(shares[label]):,} of {count(len(shares[label]), 'setting')}"
-        clauses.setdefault((one.measure.kind, one.limit, share), []).append(label)
+    for label, alike in grouped(compared, lambda one: one.measure.label).items():
+        if number := sum(one.verdict in EXCLUDED for one in alike):
+            share = f"{number:,} of {count(len(alike), 'setting')}"
+            clauses.setdefault((alike[-1].measure.kind, alike[-1].limit, share), []).append(label)
     return "; ".join(
-        f"{_effect(kind, _joined(labels), limit, outcome.limits)} in {share}"
+        f"{_effect(kind, enumerated(labels), limit, outcome.limits)} in {share}"
         for (kind, limit, share), labels in clauses.items()
     )
-
-
-def _joined(words: Sequence[str]) -> str:
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def lines(outcome: Outcome) -> list[str]:
@@ -259,26 +244,16 @@ def needed(one: Compared) -> str:
     return f"{count(one.needed or 0, thing)} of each side would decide it"
 
 
-# As data
-
-
 def as_json(outcome: Outcome) -> dict[str, Any]:
     """Everything, with null for what is empty or not finite."""
     comparison = outcome.comparison
     values = {
-        "schema": SCHEMA,
-        "exit_code": outcome.exit_code,
-        "summary": summary(outcome),
-        "regressions": len(comparison.regressions),
-        "improvements": len(comparison.improvements),
-        "undecided": len(comparison.undecided),
-        "newly_failing": len(comparison.failing),
+        "schema": SCHEMA, "exit_code": outcome.exit_code, "summary": summary(outcome),
+        "regressions": len(comparison.regressions), "improvements": len(comparison.improvements),
+        "undecided": len(comparison.undecided), "newly_failing": len(comparison.failing),
         "newly_passing": len(comparison.passing),
-        "base": _side(outcome.base),
-        "new": _side(outcome.new),
-        "limits": asdict(outcome.limits),
-        "strict": outcome.strict,
-        "looks": outcome.looks,
+        "base": _side(outcome.base), "new": _side(outcome.new),
+        "limits": asdict(outcome.limits), "strict": outcome.strict, "looks": outcome.looks,
         "multiplicity": comparison.family,
         "differs": [
             {"column": column, "base": base, "new": new} for column, base, new in comparison.differs
@@ -286,20 +261,17 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "overall": [_compared(one) for one in comparison.overall],
         "settings": [
             {
-                "setting": pair.label,
-                "machine": pair.machine,
+                "setting": pair.label, "machine": pair.machine,
                 "metric": pair.new.rows[0].dev_metric,
-                "base": _axes(pair.base),
-                "new": _axes(pair.new),
-                "newly_failing": pair.failing or None,
-                "newly_passing": pair.passing or None,
+                "base": _axes(pair.base), "new": _axes(pair.new),
+                "newly_failing": pair.failing or None, "newly_passing": pair.passing or None,
                 "measures": [_compared(one) for one in pair.compared],
             }
             for pair in comparison.pairs
         ],
         "not_matched": [asdict(each) for each in comparison.unmatched],
         "machines": comparison.machines,
-    }
+    }  # fmt: skip
     return {key: _plain(value) for key, value in values.items()}
 
 
@@ -309,31 +281,19 @@ def _side(side: SideRows) -> dict[str, Any]:
 
 
 def _axes(setting: Setting) -> dict[str, Any]:
-    axes = {axis: setting.rows[0][axis] for axis in group_names("axes")}
-    return {axis: value for axis, value in axes.items() if axis not in ("seed", "fold")}
+    axes = [axis for axis in group_names("axes") if axis not in ("seed", "fold")]
+    return {axis: setting.rows[0][axis] for axis in axes}
 
 
 def _compared(one: Compared) -> dict[str, Any]:
-    interval = one.interval or Interval(math.nan)
+    interval, measure = one.interval or Interval(math.nan), one.measure
+    names = ("limit", "significant", "may_be_worse", "base", "new", "runs", "needed")
     return {
-        "column": one.measure.column,
-        "measure": one.measure.label,
-        "kind": one.measure.kind,
-        "is_ratio": one.measure.kind != "score",
-        "verdict": one.verdict.value,
-        "gates": one.gates,
-        "change": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "limit": one.limit,
-        "significant": one.significant,
-        "may_be_worse": one.may_be_worse,
-        "base": one.base,
-        "new": one.new,
-        "runs": one.runs,
-        "needed": one.needed,
-        "why": one.why or None,
-    }
+        "column": measure.column, "measure": measure.label, "kind": measure.kind,
+        "is_ratio": measure.kind != "score", "verdict": one.verdict.value, "gates": one.gates,
+        "change": interval.value, "low": interval.low, "high": interval.high,
+        **{name: getattr(one, name) for name in names}, "why": one.why or None,
+    }  # fmt: skip
 
 
 def _plain(value: Any) -> Any:

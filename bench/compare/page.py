@@ -135,9 +135,6 @@ def _method(outcome: Outcome) -> list[str]:
     ]
 
 
-# Tables
-
-
 _SETTING: Final = (Head("setting", "setting"), lambda result: name(result[0]))
 _MEASURE: Final = (Head("measure", "measure"), lambda result: result[1].measure.label)
 
@@ -286,9 +283,6 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-# Machines
-
-
 def _machines(machines: Machines | None, most: int) -> list[Section]:
     """The section on two machines: absolute and normalised ratios."""
     if machines is None or not machines.rows:
@@ -350,14 +344,6 @@ def _cost(cost: MachineCost | None) -> list[str]:
     ]  # fmt: skip
 
 
-# Pictures
-
-
-def _new_name(pair: Pair) -> str:
-    """The name of a setting without what it is compared with."""
-    return name(pair).partition(" against ")[0]
-
-
 def _drawings(comparison: Comparison, by_measure: ByMeasure) -> list[Drawing]:
     """A picture of each measure that differs anywhere."""
     overall = {
@@ -369,8 +355,8 @@ def _drawings(comparison: Comparison, by_measure: ByMeasure) -> list[Drawing]:
     for measure, results in by_measure.items():
         is_ratio = measure.kind != "score"
         entries = [
-            Entry(f"{_new_name(pair)}{f' · {clean(pair.machine)}' if several else ''}",
-                  one.interval, one.verdict)
+            Entry(f"{name(pair).partition(' against ')[0]}"
+                  f"{f' · {clean(pair.machine)}' if several else ''}", one.interval, one.verdict)
             for pair, one in results if one.interval
         ]  # fmt: skip
         if measure.exact and all(entry.interval.value == 1 for entry in entries):

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -61,8 +61,9 @@ class Place:
 
     def digest(self) -> str:
         """Digest of the place, its code as it is now and its packages."""
-        files = [path for name in MEASURING for path in _files(self.root / name)]
-        texts = [(str(path), path.read_text("utf-8", "replace")) for path in sorted(files)]
+        places = [self.root / name for name in MEASURING]
+        files = [path for place in places for path in (place, *place.rglob("*.py"))]
+        texts = [(str(p), p.read_text("utf-8", "replace")) for p in sorted(files) if p.is_file()]
         packages = Path(self.python).parents[1].glob("lib/python*/*-packages/*.dist-info")
         return digest([self.python, str(self.root), texts, sorted(p.name for p in packages)])
 
@@ -111,16 +112,11 @@ class Place:
 
 def _installed(python: Path, place: Path) -> Path:
     """The folder with the code of this project in a virtual environment."""
-    done = subprocess.run(
-        [python, "-P", "-E", "-c", _FIND], capture_output=True, text=True, check=False
-    )
+    argv = [str(python), "-P", "-E", "-c", _FIND]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise InputError(
             f"{place}: this project is not installed in that environment; install a checkout with "
             f"{place / 'bin' / 'pip'} install -e CHECKOUT"
         )
     return Path(done.stdout.strip()).parents[1]
-
-
-def _files(path: Path) -> Iterable[Path]:
-    return path.rglob("*.py") if path.is_dir() else [path] if path.exists() else []

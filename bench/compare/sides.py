@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import isfinite
@@ -165,14 +166,9 @@ def _accepts(text: str, column: str, value: Value) -> bool:
     """Whether a text is a value as the CSV has it, or the same number."""
     if text == format_value(value) or (column == "amp" and value != "off" and text == "on"):
         return True
-    return isinstance(value, int | float) and _is_number(text, value)
-
-
-def _is_number(text: str, value: float) -> bool:
-    try:
-        return float(text) == value
-    except ValueError:
-        return False
+    with suppress(ValueError):
+        return isinstance(value, int | float) and float(text) == value
+    return False
 
 
 def _listed(values: set[Value]) -> str:

@@ -35,11 +35,9 @@ Checks: {", ".join(check.name for check in CHECKS)}. docs/doctor.md explains the
 @click.command("python -m bench.doctor", help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
 @click.argument("names", nargs=-1, metavar="[CHECK...]")
 @click.option(
-    "--device",
-    default="auto",
-    show_default=True,
+    "--device", default="auto", show_default=True,
     help="The device to check: auto, cpu, cuda or cuda:i.",
-)
+)  # fmt: skip
 @click.option("--json", "json_wanted", is_flag=True, help="Print JSON, to attach to a report.")
 def command(names: tuple[str, ...], device: str, json_wanted: bool) -> int:
     checks = selected(names)

@@ -6,8 +6,8 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from bench.common.errors import InputError
@@ -16,7 +16,7 @@ from bench.doctor.check import Context, SkipError
 from bench.doctor.memory import MIB
 from bench.launch.locks import FOLDER as LOCKS
 from bench.plan.rows import Row
-from bench.results.store import Store, cell_folder
+from bench.results.store import Store
 from minbert.assets.embedded import ASSETS, fetch
 from minbert.errors import InputError as MinbertInputError
 
@@ -74,27 +74,15 @@ def run_cells(
     stderr = folder / "stderr.txt"
     with stderr.open("wb") as errors:
         process = subprocess.Popen(
-            argv,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=errors,
-            stderr=errors,
-            preexec_fn=limit,
+            argv, env=env, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, preexec_fn=limit
         )
-        while not _ended(process):
+        while process.poll() is None:
             on_poll(process.pid)
+            time.sleep(_POLL_S)
     rows = Store(folder / RUNS).rows if (folder / RUNS).exists() else []
     if not rows:
         raise InputError(last_error(stderr.read_text(encoding="utf-8", errors="replace")))
     return list(rows)
-
-
-def _ended(process: "subprocess.Popen[bytes]") -> bool:
-    try:
-        process.wait(_POLL_S)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
 
 
 def _as_toml(settings: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str:
@@ -104,8 +92,3 @@ def _as_toml(settings: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) ->
     for heading, table in tables:
         lines += [heading, *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
     return "\n".join(lines) + "\n"
-
-
-def folder_of(context: Context, row: Row, name: str = "cells") -> Path:
-    """The folder of a cell that `run_cells` ran."""
-    return cell_folder(context.folder / name / RUNS, row.cell.name, *row.key, row.attempt)

@@ -14,12 +14,9 @@ from minbert.model.config import GEOMETRIES, BertConfig
 from minbert.training.trainer import Group, Trainer
 
 CONFIG: Final = replace(
-    GEOMETRIES["bert-tiny"],
-    vocab_size=1000,
-    hidden_dropout_prob=0.0,
-    attention_probs_dropout_prob=0.0,
-    initializer_range=0.1,
-)
+    GEOMETRIES["bert-tiny"], vocab_size=1000, hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0, initializer_range=0.1,
+)  # fmt: skip
 """Two layers of width 128. Weights are as large as trained ones, so that wrong products show."""
 SETTINGS: Final = (
     ("full", None),
@@ -55,19 +52,13 @@ def small_trainer(
     model: BertClassifier, amp: str, forward: Callable[[Batch], Tensor] | None = None
 ) -> Trainer:
     """A trainer of everything that a model's mode trains, at a constant rate."""
-    groups = [
-        Group(tuple(named.values()), 1e-3, 0.01) for named in parameter_groups(model).values()
-    ]
+    parameters = parameter_groups(model).values()
+    groups = [Group(tuple(named.values()), 1e-3, 0.01) for named in parameters]
     device = next(model.parameters()).device
     trainer = Trainer(
-        model,
-        groups,
-        losses={"": "cross-entropy"},
-        schedule=lambda _step: 1.0,
-        amp=amp,
-        device=device,
-        forward=forward,
-    )
+        model, groups, losses={"": "cross-entropy"}, schedule=lambda _step: 1.0, amp=amp,
+        device=device, forward=forward,
+    )  # fmt: skip
     if trainer.scaler is not None:
         trainer.scaler = torch.amp.GradScaler(device.type, init_scale=_SCALE)
     return trainer
@@ -82,12 +73,7 @@ def small_batch(texts: int, longest: int, device: str, *, masked: bool = True) -
     ids = torch.randint(1, CONFIG.vocab_size, (texts, longest), generator=generator)
     lengths = torch.arange(longest, longest - texts, -1) if masked else torch.tensor([longest])
     mask = (torch.arange(longest) < lengths.clamp(min=1)[:, None]).long().expand(texts, longest)
-    batch = Batch(ids * mask, mask, torch.zeros_like(ids), torch.arange(texts) % _CLASSES, 0)
-    return replace(
-        batch,
-        input_ids=batch.input_ids.to(device),
-        attention_mask=mask.to(device) if masked else None,
-        token_type_ids=torch.zeros_like(ids).to(device),
-        labels=batch.labels.to(device),
-        tokens=int(mask.sum()),
-    )
+    own = mask.to(device) if masked else None
+    ids, types = (ids * mask).to(device), torch.zeros_like(ids).to(device)
+    labels = (torch.arange(texts) % _CLASSES).to(device)
+    return Batch(ids, own, types, labels, int(mask.sum()))

@@ -6,14 +6,13 @@ import math
 import platform
 import re
 import socket
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any, Final
 
-from bench.common.messages import one_line
+from bench.common.messages import enumerated, one_line
 from bench.doctor.catalogue import CHECKS
 from bench.doctor.check import FAILED, OK, SKIPPED, Check
 from bench.doctor.session import DEVICE, Examination, Examined, device_kind
@@ -62,17 +61,16 @@ def verdict(examination: Examination) -> str:
     spoilers, failed = examination.spoilers, examination.named(FAILED)
     passed = len(set(examination.named(OK)) - {DEVICE.name})
     if spoilers:
-        text = f"Measurements on this machine can't be trusted: {_list(spoilers)} failed."
+        text = f"Measurements on this machine can't be trusted: {enumerated(spoilers)} failed."
     elif trusted(examination) is None:
         text = f"Too few checks passed to say whether measurements can be trusted: {passed}."
     else:
-        text = (
-            f"Measurements on this machine can be trusted, as far as checks show: {passed} passed."
-        )
+        text = "Measurements on this machine can be trusted, as far as checks show: "
+        text += f"{passed} passed."
     if harmless := [name for name in failed if name not in spoilers]:
-        text += f" {_list(harmless)} failed, but that leaves measurements right."
+        text += f" {enumerated(harmless)} failed, but that leaves measurements right."
     unknown = [
-        each.check
+        each.check.unknown
         for each in examination.checks
         if each.finding.verdict == FAILED
         or (each.finding.verdict == SKIPPED and _applies(each.check, examination))
@@ -80,7 +78,7 @@ def verdict(examination: Examination) -> str:
     if examination.target is None or "software" in failed:
         text += " Nothing else is known."
     elif unknown:
-        text += f" It is not known {_list([check.unknown for check in unknown])}."
+        text += f" It is not known {enumerated(unknown)}."
     if examination.target is not None and examination.target.device.gpu is None:
         text += " Nothing is known of a GPU."
     return text
@@ -91,23 +89,15 @@ def _applies(check: Check, examination: Examination) -> bool:
     return device_kind(examination.target) in check.devices
 
 
-def _list(words: Sequence[str]) -> str:
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
-
-
 def as_json(examination: Examination, requested: str) -> dict[str, Any]:
     """Everything, to attach to a report."""
     target = examination.target
-    conditions = None if target is None else target.conditions.columns()
     version = None
     with suppress(PackageNotFoundError):
         version = code_version()
     values: dict[str, Any] = {
-        "schema": SCHEMA,
-        "code_version": version,
-        "requested_device": requested,
-        "conditions": conditions,
+        "schema": SCHEMA, "code_version": version, "requested_device": requested,
+        "conditions": None if target is None else target.conditions.columns(),
         "platform": {
             "system": f"{platform.system()} {platform.release()}",
             "python": platform.python_version(),
@@ -115,15 +105,11 @@ def as_json(examination: Examination, requested: str) -> dict[str, Any]:
         },
         "trusted": trusted(examination),
         "findings": [
-            {
-                "check": e.check.name,
-                **asdict(e.finding),
-                "is_advice": e.is_advice,
-                "seconds": round(e.seconds, 2),
-            }
+            {"check": e.check.name, **asdict(e.finding), "is_advice": e.is_advice,
+             "seconds": round(e.seconds, 2)}
             for e in examination.checks
         ],
-    }
+    }  # fmt: skip
     return {**_clean(values), "verdict": verdict(examination)}
 
 

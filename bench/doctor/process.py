@@ -1,11 +1,12 @@
-"""The process of one check: `bench.doctor.process NAME DEVICE THREADS AMP_ON FOLDER AMPS`.
+"""The process of one check: `bench.doctor.process NAME CONTEXT`, the context as JSON.
 
-It writes its finding into result.json in the folder, as a cell's worker does, so that the same
-runner supervises it.
+It writes its finding into result.json in the context's folder, as a cell's worker does, so that the
+same runner supervises it.
 """
 
+import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Final
@@ -18,24 +19,24 @@ FINDING: Final = "finding"
 _FILES: Final = "files"
 
 
-def main(name: str, device: str, threads: int, amp_on: str, folder: Path, amps: str) -> int:
+def main(name: str, context: Context) -> int:
     """Run a check and write its finding; returns the exit code."""
     lifeline.attach()
     from bench.worker.__main__ import write_result
 
-    files = folder / _FILES
+    files = context.folder / _FILES
     files.mkdir(parents=True, exist_ok=True)
     check = import_module(f"bench.doctor.checks.{name.replace('-', '_')}").check
     try:
-        finding = check(Context(device, threads, amp_on, files, tuple(amps.split(","))))
+        finding = check(replace(context, folder=files))
     except SkipError as reason:
         finding = Finding(SKIPPED, str(reason))
-    write_result(folder, "ok", "", {FINDING: asdict(finding)})  # type: ignore[dict-item]
+    write_result(context.folder, "ok", "", {FINDING: asdict(finding)})  # type: ignore[dict-item]
     return 0
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 7:
-        sys.exit("usage: python -m bench.doctor.process NAME DEVICE THREADS AMP_ON FOLDER AMPS")
-    name, device, threads, amp_on, folder, amps = sys.argv[1:]
-    sys.exit(main(name, device, int(threads), amp_on, Path(folder), amps))
+    name, text = sys.argv[1:]
+    fields = json.loads(text)
+    folder, amps = Path(fields["folder"]), tuple(fields["amps"])
+    sys.exit(main(name, Context(**fields | {"folder": folder, "amps": amps})))

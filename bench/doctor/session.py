@@ -1,5 +1,6 @@
 """Checks run one after another, each in a process of its own, in the environment of workers."""
 
+import json
 import os
 import shutil
 import sys
@@ -27,10 +28,7 @@ from bench.machine.conditions import (
 from bench.machine.environment import worker_environment
 
 DEVICE: Final = Check(
-    "device",
-    "Which device do cells run on?",
-    "whether the GPU can be used",
-    needs=(),
+    "device", "Which device do cells run on?", "whether the GPU can be used", needs=()
 )
 """Answered before all others, by what a grid does: it decides where they run."""
 
@@ -69,8 +67,8 @@ class Examination:
     @property
     def spoilers(self) -> list[str]:
         """The names of the checks whose failure makes measurements wrong."""
-        failed = self.named(FAILED)
-        return [e.check.name for e in self.checks if e.check.name in failed and not e.is_advice]
+        failed = [each for each in self.checks if each.finding.verdict == FAILED]
+        return [each.check.name for each in failed if not each.is_advice]
 
 
 def examine(
@@ -170,28 +168,20 @@ def _run(
     check: Check, target: Found | None, folder: Path, signals: Signals, left_s: float
 ) -> Finding:
     """Run a check in its process, which is skipped if it takes longer than the seconds left."""
-    if target is None:
-        context = Context("cpu", usable_threads(), "bf16", folder / check.name)
-    else:
-        conditions = target.conditions
-        context = Context(
-            conditions.worker_device, conditions.threads, target.amp_on, folder / check.name,
-            _amps(target),
-        )  # fmt: skip
-    arguments = (
-        check.name, context.device, context.threads, context.amp_on, context.folder,
-        ",".join(context.amps),
-    )  # fmt: skip
+    files, gpu = folder / check.name, ""
+    context = Context("cpu", usable_threads(), "bf16", files)
+    if target is not None:
+        conditions, gpu = target.conditions, target.gpu
+        device, threads = conditions.worker_device, conditions.threads
+        context = Context(device, threads, target.amp_on, files, _amps(target))
+    fields = {**vars(context), "folder": str(files)}
     outcome = run_worker(
-        context.folder,
-        [sys.executable, "-m", "bench.doctor.process", *map(str, arguments)],
-        env=worker_environment(os.environ, context.threads, "" if target is None else target.gpu),
-        timeout_s=min(check.limit_s, left_s),
-        on_progress=lambda _message: None,
-        signals=signals,
+        files, [sys.executable, "-m", "bench.doctor.process", check.name, json.dumps(fields)],
+        env=worker_environment(os.environ, context.threads, gpu),
+        timeout_s=min(check.limit_s, left_s), on_progress=lambda _message: None, signals=signals,
         grace_s=_GRACE_S,
-    )
-    shutil.rmtree(context.folder, ignore_errors=True)
+    )  # fmt: skip
+    shutil.rmtree(files, ignore_errors=True)
     if signals.stops:
         raise StoppedError
     if outcome.status == "timeout" and left_s < check.limit_s:

@@ -26,7 +26,7 @@ from minbert.files import is_file
 PATIENCE_S: Final = 600.0
 """A check takes seconds, or minutes from a folder on a slow network."""
 _BUILT_FROM: Final = (
-    "mode", "layers", "model", "init", "attn_implementation", "pooling", "head", "task",
+    "mode", "layers", "amp", "model", "init", "attn_implementation", "pooling", "head", "task",
     "gradient_checkpointing", "use_rslora", "init_lora_weights", "lora_dropout", "adapter",
 )  # fmt: skip
 """The settings that decide what is built, besides the rank, of which the highest is checked."""
@@ -128,12 +128,11 @@ def main() -> int:
 
     try:
         jobs = [Job.from_json(text) for text in json.load(sys.stdin)]
-        tokenizer = FastTokenizer(Path(jobs[0].tokenizer))
-        transformers.check_vocabulary(jobs[0], tokenizer.largest_id)
         for job in jobs:
             transformers.skeleton(job)
-        if jobs[0].cell.init == "pretrained":
-            transformers.check_weights(jobs[0])
+        tokenizer = FastTokenizer(Path(jobs[0].tokenizer))
+        transformers.check_vocabulary(jobs[0], tokenizer.largest_id)
+        transformers.check_weights(jobs[0], sorted({job.cell.amp for job in jobs}))
     except BAD_INPUT as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

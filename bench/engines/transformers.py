@@ -40,6 +40,7 @@ from bench.plan.job import Job
 from minbert.model.classifier import Classifier, HeadConfig, mean_of_real
 from minbert.model.config import GEOMETRIES
 from minbert.model.heads import HEADS
+from minbert.training.trainer import autocast
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -133,11 +134,9 @@ class EncoderClassifier(Classifier):
 
     @torch.no_grad()
     def _add_first_updates(self, sign: float) -> None:
-        layer: Any
-        for layer in self.modules():
-            if hasattr(layer, _FIRST_A):
-                update = getattr(layer, _FIRST_B) @ getattr(layer, _FIRST_A)
-                layer.get_base_layer().weight.add_(update, alpha=sign * layer.scaling[_ADAPTER])
+        for name, (a, b) in first_factors(self).items():
+            layer: Any = self.get_submodule(name)
+            layer.get_base_layer().weight.add_(b @ a, alpha=sign * layer.scaling[_ADAPTER])
 
     def forward(
         self,
@@ -231,7 +230,7 @@ def _read_config(job: Job) -> Any:
         config = AutoConfig.from_pretrained(
             job.checkpoint, local_files_only=True, trust_remote_code=False
         )
-    except (ValueError, OSError, ImportError) as error:
+    except Exception as error:  # of many kinds, by the configuration's class
         model_type = model_type_of(Path(job.checkpoint or ""))
         if model_type in CONFIG_MAPPING:
             raise InputError(f"{name}: transformers can't load it: {_line(error)}") from error
@@ -363,14 +362,28 @@ def _check_complete(inner: Any, new: Iterable[str], own_head: bool, name: str) -
         )
 
 
-def check_weights(job: Job) -> None:
-    """Read the weights of a checkpoint once.
+@torch.no_grad()
+def check_weights(job: Job, amps: Iterable[str]) -> None:
+    """Load the model once, and run it on a few tokens in each type.
 
     Raises:
-        InputError: if they are missing, are not those of the model, or are not finite.
+        InputError: if weights are missing, are not those of the model, or are not finite, or if it
+            can't compute in a type.
     """
     with _quiet():
-        model = _loaded(job, draw=False)
+        model = _loaded(job, draw=job.cell.init == "random").eval()
+    ids = torch.full((2, 4), model.pad_id)
+    mask = torch.ones_like(ids).tril(2)  # with padding
+    for amp in amps:
+        half = "off" if amp == "off" else "bf16"  # which every CPU can compute in
+        try:
+            with _quiet(), autocast(half, ids.device):
+                model(ids, mask, torch.zeros_like(ids))
+        except RuntimeError as error:
+            raise InputError(
+                f"amp {amp}: {job.cell.model} can't compute in it by transformers "
+                f"({_line(error)}); take another"
+            ) from error
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise InputError(
@@ -560,6 +573,15 @@ def _keep_first_factors(model: nn.Module) -> None:
         if hasattr(layer, "lora_A") and hasattr(layer, "get_base_layer"):
             for name, factor in ((_FIRST_A, layer.lora_A), (_FIRST_B, layer.lora_B)):
                 layer.register_buffer(name, factor[_ADAPTER].weight.detach().clone())
+
+
+def first_factors(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and B of the product that was taken out of the base weights, by names of layers."""
+    return {
+        name: (getattr(layer, _FIRST_A), getattr(layer, _FIRST_B))
+        for name, layer in model.named_modules()
+        if hasattr(layer, _FIRST_A)
+    }
 
 
 def peft_config(model: EncoderClassifier, job: Job) -> Any:

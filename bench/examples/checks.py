@@ -77,8 +77,11 @@ def check(
     }
     empty = _where(data, lambda text: not text.strip())
     progress(3, STEPS[3])
-    lengths = [_lengths("characters", *(_counted(len, side) for side in (train, dev)))]
-    lengths.append(_lengths("words", *(_counted(_words, side) for side in (train, dev))))
+    units: dict[str, Callable[[str], int]] = {"characters": len, "words": lambda t: len(t.split())}
+    lengths = [
+        _lengths(unit, _counted(length, train), _counted(length, dev))
+        for unit, length in units.items()
+    ]
     chosen = None
     if tokens is not None:
         lengths.append(_lengths("tokens", *tokens))
@@ -86,8 +89,8 @@ def check(
     return Checks(
         duplicates=duplicates,
         leaks=exact,
-        near_duplicates=sample.near_duplicates(),
-        near_leaks=sample.near_leaks(),
+        near_duplicates=sample.finding((TRAIN, TRAIN), (DEV, DEV)),
+        near_leaks=sample.finding((TRAIN, DEV), (DEV, TRAIN)),
         compared=sample.near.compared,
         distinct=sample.distinct,
         conflicts=conflicts,
@@ -108,7 +111,8 @@ def leaks(data: TaskData) -> NDArray[np.int64]:
     """
     keys = _keys(data.train), _keys(data.dev)
     sample = _Sample(data, *keys)
-    return np.flatnonzero(np.isin(keys[0], np.concatenate([keys[1], sample.leaked_keys()])))
+    near = sample.keys[[*sample.near.pairs[TRAIN, DEV]]]
+    return np.flatnonzero(np.isin(keys[0], np.concatenate([keys[1], near])))
 
 
 def _keys(examples: Examples) -> Keys:
@@ -129,7 +133,6 @@ def _columns(examples: Examples) -> tuple[tuple[str, ...], ...]:
 
 
 def _texts(examples: Examples, index: int) -> tuple[str, ...]:
-    """The text of an example, or both texts."""
     return tuple(column[index] for column in _columns(examples))
 
 
@@ -175,6 +178,7 @@ class _Sample:
 
     Attributes:
         distinct: the number of distinct texts.
+        keys: of the texts of the sample.
         near: the near duplicates among those of the sample.
     """
 
@@ -185,24 +189,13 @@ class _Sample:
         of_train, of_dev = map(np.flatnonzero, on_side)  # in order of digest, which is random
         of_dev = of_dev[: max(SAMPLE // 2, SAMPLE - len(of_train))]
         chosen = np.union1d(of_train[: SAMPLE - len(of_dev)], of_dev)
-        self._keys = keys[chosen]
+        self.keys = keys[chosen]
         self._texts = [_texts(*_place(data, int(at))) for at in first[chosen]]
         texts = [_key(*each) for each in self._texts]
         self.near = near_duplicates(texts, on_side[:, chosen])
 
-    def near_duplicates(self) -> Finding:
-        """The texts with a near duplicate on their side."""
-        return self._finding((TRAIN, TRAIN), (DEV, DEV))
-
-    def near_leaks(self) -> Finding:
-        """The texts with a near duplicate on the other side."""
-        return self._finding((TRAIN, DEV), (DEV, TRAIN))
-
-    def leaked_keys(self) -> Keys:
-        """The keys of the training texts with a near duplicate in dev."""
-        return self._keys[[*self.near.pairs[TRAIN, DEV]]]
-
-    def _finding(self, of_train: tuple[int, int], of_dev: tuple[int, int]) -> Finding:
+    def finding(self, of_train: tuple[int, int], of_dev: tuple[int, int]) -> Finding:
+        """The texts of train and those of dev with a near duplicate, each on the given sides."""
         train, dev = self.near.pairs[of_train], self.near.pairs[of_dev]
         pairs = dict.fromkeys(frozenset(pair) for pair in (*train.items(), *dev.items()))
         lines = [
@@ -253,7 +246,6 @@ def _has(pattern: re.Pattern[str], text: str) -> bool:
 
 
 def _where(data: TaskData, is_bad: Callable[[str], bool]) -> Finding:
-    """The examples of which any text is bad."""
     numbers, lines = [], []
     for examples in (data.train, data.dev):
         rows = enumerate(zip(*_columns(examples), strict=True))
@@ -263,12 +255,7 @@ def _where(data: TaskData, is_bad: Callable[[str], bool]) -> Finding:
     return Finding(train=numbers[0], dev=numbers[1], shown=tuple(lines[:SHOWN]))
 
 
-def _words(text: str) -> int:
-    return len(text.split())
-
-
 def _counted(count: Callable[[str], int], examples: Examples) -> NDArray[np.int64]:
-    """A count over the texts of each example; [N]."""
     rows = zip(*_columns(examples), strict=True)
     return np.fromiter((sum(map(count, texts)) for texts in rows), np.int64, len(examples))
 

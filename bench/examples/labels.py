@@ -86,9 +86,12 @@ def infer_problem(labels: Labels) -> Problem:
                 f"ids or texts have: --label COLUMN names another, or --problem {SINGLE_LABEL} "
                 "takes it all the same"
             )
-        if mark := _joining(counts):
+        for mark in _SEPARATORS:  # of combinations of names there are fewer names
+            if len({part.strip() for text in counts for part in text.split(mark)}) >= len(counts):
+                continue
+            example = next(text for text in counts if mark in text)
             raise InputError(
-                f"{labels.where} has labels with `{mark}`, such as {quoted(_with(counts, mark))}: "
+                f"{labels.where} has labels with `{mark}`, such as {quoted(example)}: "
                 f"several labels of a text, or one? Say which with --problem {MULTI_LABEL} or "
                 f"--problem {SINGLE_LABEL}"
             )
@@ -101,21 +104,6 @@ def infer_problem(labels: Labels) -> Problem:
         f"{labels.where} has {len(counts):,} distinct whole numbers, {listed(counts, 3)}: classes "
         f"or amounts? say which with --problem {SINGLE_LABEL} or --problem {REGRESSION}"
     )
-
-
-def _joining(counts: Collection[str]) -> str | None:
-    """A separator between fewer distinct parts than there are labels, which are then combinations
-    of a few names; None: there is none."""
-
-    def is_joining(mark: str) -> bool:
-        parts = {part.strip() for text in counts for part in text.split(mark)}
-        return len(parts) < len(counts)
-
-    return next(filter(is_joining, _SEPARATORS), None)
-
-
-def _with(counts: Collection[str], mark: str) -> str:
-    return next(text for text in counts if mark in text)
 
 
 def _is_list(text: str) -> bool:

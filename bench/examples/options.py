@@ -65,11 +65,7 @@ def with_details(function: Callable[..., int]) -> Callable[..., int]:
 
 
 def _listed(text: str) -> tuple[str, ...]:
-    """Names separated by commas; those with commas of their own are in double quotes.
-
-    Raises:
-        click.UsageError: for any other text.
-    """
+    """Names separated by commas; those with commas of their own are in double quotes."""
     try:
         [names] = csv.reader([text], skipinitialspace=True, strict=True)
     except (csv.Error, ValueError) as error:

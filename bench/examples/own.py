@@ -21,7 +21,7 @@ from bench.plan.problems import MULTI_LABEL
 from minbert.assets.cache import cache_folder
 from minbert.data.tasks import TASKS, Examples, Task, TaskData
 from minbert.data.tasks.prepared import Prepared, write
-from minbert.data.tasks.splitting import joined, normalised, strata_of, stratified
+from minbert.data.tasks.splitting import strata_of, stratified
 from minbert.files import is_file, is_folder
 
 DEV_PARTS: Final = 10
@@ -66,11 +66,7 @@ def find_source(task: str | None, spec: DataSpec | None, *, folds: bool = False)
 
 
 def _course_task(task: str | None, spec: DataSpec) -> str | None:
-    """The task whose files, in the format of the course, a folder has; None: it has none.
-
-    Raises:
-        InputError: if it has those of several and none of them is named.
-    """
+    """The task whose files, in the format of the course, a folder has; None: it has none."""
     if task in TASKS:
         if spec.is_on_hub or is_file(spec.path):
             raise InputError(
@@ -97,11 +93,7 @@ def _course_task(task: str | None, spec: DataSpec) -> str | None:
 
 
 def _check_plain(spec: DataSpec) -> None:
-    """Refuse a description of files in the format of the course, which say everything themselves.
-
-    Raises:
-        InputError: for anything but the folder.
-    """
+    """Refuse a description of files in the format of the course beyond their folder."""
     given = spec.model_dump(exclude_defaults=True).keys() - {"path"}
     if given:
         flag = min(given).replace("_", "-")
@@ -127,7 +119,6 @@ def _name_of(task: str | None, spec: DataSpec) -> str:
 
 
 def _prepare(name: str, spec: DataSpec, folds: bool) -> Source:
-    """Read, split and store the examples that a description stands for."""
     if spec.test is not None and not spec.test.startswith(HUB) and not is_file(spec.test):
         raise InputError(f"--test {spec.test}: there is no such file")
     with Console(stderr=True).status(f"reading {spec.path}"):  # on a terminal alone
@@ -158,19 +149,18 @@ def _prepare(name: str, spec: DataSpec, folds: bool) -> Source:
         )
         folder = write(cache_folder() / "data", prepared, data)
     remove_oldest(folder.parent.iterdir(), _MOST_FOLDERS, folder)
-    return Source(name, folder, _files_of(spec), tuple(notes))
+    files = ", ".join(Path(path).name for path in (spec.path, spec.validation) if path)
+    if spec.is_on_hub:
+        files = f"{spec.path} ({spec.config})" if spec.config else spec.path
+    return Source(name, folder, files, tuple(notes))
 
 
 def _split(examples: Examples, task: Task) -> tuple[Examples, Examples]:
     """Split off the dev examples: strata in equal shares, groups and equal texts together.
 
     A class whose only examples would be dev examples stays in training.
-
-    Raises:
-        InputError: if too few examples, or groups, are there.
     """
-    texts = [normalised(text) for text in examples.texts()]
-    keys = texts if examples.groups is None else joined(examples.groups, texts)
+    keys = examples.keys()
     is_dev = stratified(keys, strata_of(examples.labels, task.kind), DEV_PARTS) == 0
     if task.kind == "classification":
         only_dev = np.setdiff1d(examples.labels[is_dev], examples.labels[~is_dev])
@@ -189,7 +179,6 @@ def _split(examples: Examples, task: Task) -> tuple[Examples, Examples]:
 
 
 def _without_leaks(data: TaskData) -> Examples:
-    """The training examples without those whose text is in dev."""
     from bench.examples.checks import leaks
 
     leaked = set(leaks(data))
@@ -197,9 +186,3 @@ def _without_leaks(data: TaskData) -> Examples:
     if not kept:
         raise InputError("--drop-leaks: the text of every training example is in dev")
     return data.train.taken(kept)
-
-
-def _files_of(spec: DataSpec) -> str:
-    if spec.is_on_hub:
-        return f"{spec.path} ({spec.config})" if spec.config else spec.path
-    return ", ".join(Path(path).name for path in (spec.path, spec.validation) if path)

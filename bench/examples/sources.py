@@ -81,11 +81,7 @@ def _parts(spec: DataSpec) -> list[tuple[str, Path | Table]]:
 
 
 def _part(spec: DataSpec, parts: list[tuple[str, Path | Table]], side: str) -> Table | None:
-    """The part for a use.
-
-    Raises:
-        InputError: if it can't be read, or several are for this use.
-    """
+    """The part for a use."""
     found = [part for name, part in parts if name in _NAMES[side]]
     if len(found) > 1:
         names = " and ".join(part.name for part in found)

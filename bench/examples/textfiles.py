@@ -172,11 +172,7 @@ def _texts(lines: Iterator[str]) -> Iterator[tuple[int, Fields]]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, each with its end.
-
-    Raises:
-        InputError: a file that can't be read or is no text, or a line that is too long.
-    """
+    """The lines of a text file, each with its end."""
     encoding, errors = "utf-8-sig", "surrogateescape"
     try:
         with path.open("rb") as file:
@@ -193,11 +189,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _checked(text: TextIO, name: str) -> Iterator[str]:
-    """The lines of a text, each with its end.
-
-    Raises:
-        InputError: for a line that is no text, or too long.
-    """
+    """The lines of a text, each with its end."""
     number = 0
     while line := text.readline(_LONGEST + 1):
         number += 1

@@ -1,6 +1,7 @@
 """The tokenizer of an engine: that of minbert, or a checkpoint's own by transformers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,6 @@ class Encoder(Protocol):
         self, text_a: Sequence[str], text_b: Sequence[str] | None, max_length: int
     ) -> Encoded:
         """Token ids of texts, or of pairs, as `minbert.data.tokenizer.Tokenizer.encode`."""
-        ...
 
 
 def tokenizer_of(engine: str, folder: Path) -> Encoder:
@@ -66,27 +66,7 @@ class FastTokenizer:
         self, text_a: Sequence[str], text_b: Sequence[str] | None, max_length: int
     ) -> Encoded:
         """As `minbert.data.tokenizer.Tokenizer.encode`."""
-        special = self._backend.num_special_tokens_to_add(text_b is not None)
-        if max_length <= special:
-            raise ValueError(f"max_length {max_length} leaves no room besides the special tokens")
-        texts: list[Any] = list(text_a if text_b is None else zip(text_a, text_b, strict=True))
-        encodings = self._backend.encode_batch(texts)
-        tokens = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
-        long = np.flatnonzero(tokens > max_length)
-        self._backend.enable_truncation(max_length)
-        for place, encoding in zip(
-            long, self._backend.encode_batch([texts[place] for place in long]), strict=True
-        ):
-            encodings[place] = encoding
-        self._backend.no_truncation()
-        left = np.minimum(tokens, max_length)
-        return Encoded(
-            _joined([encoding.ids for encoding in encodings], np.int32),
-            np.minimum(_joined([encoding.type_ids for encoding in encodings], np.int8), 1),
-            np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(left)]),
-            tokens - left,
-        )
+        from minbert.data.tokenizer import encode_batch
 
-
-def _joined(lists: Sequence[Sequence[int]], dtype: Any) -> Any:
-    return np.fromiter((value for values in lists for value in values), dtype)
+        encoded = encode_batch(self._backend, text_a, text_b, max_length)
+        return replace(encoded, token_type_ids=np.minimum(encoded.token_type_ids, 1))

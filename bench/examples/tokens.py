@@ -5,7 +5,6 @@ digest of everything that determines its content, including the source files: wh
 old file is no longer found, and the examples are tokenised again.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,16 +17,15 @@ from numpy.typing import NDArray
 
 from bench.common.files import remove_oldest, write_atomically
 from bench.examples.tokenizers import tokenizer_of
-from bench.plan.architectures import read_sizes
 from bench.plan.cell import TRANSFORMERS, Cell, digest
 from minbert.assets.cache import cache_folder
 from minbert.data import mapped
 from minbert.data.encoded import Encoded
-from minbert.data.tasks import Data, Examples, Task, pieces_of, source_files, task_of_piece
+from minbert.data.tasks import Data, Examples, source_files
 from minbert.errors import InputError as MinbertInputError
-from minbert.files import CONFIG, is_file, vocabulary_digest
+from minbert.files import is_file, sha256_of, vocabulary_digest
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 MOST_FILES: Final = 64
 """Most files in the cache; one of 10,000 sentences has 1.5 MB."""
 
@@ -36,20 +34,12 @@ _CODE: Final = tuple(
     _MINBERT / name for name in ("data/tokenizer.py", "files.py", "model/config.py")
 )
 _SIDES: Final = ("train", "dev")
-_TYPES: Final = {
-    "input_ids": np.int32,
-    "token_type_ids": np.int8,
-    "offsets": np.int64,
-    "cut": np.int64,
-}
+_COLUMNS: Final = ("input_ids", "token_type_ids", "offsets", "cut")
+"""Fields of `Encoded`, in their order."""
 _LABELS: Final = "labels"
-_LABEL_TYPES: Final = {
-    "classification": np.int64,
-    "multi_label": np.int8,
-    "regression": np.float64,
-}
-"""Types of labels by the kind of task."""
 _DATA: Final = "data_digest"
+_PIECES: Final = "pieces"
+"""The note with the names of the pieces, in their order."""
 _LEAST_SHARE: Final = 0.001
 
 
@@ -67,7 +57,7 @@ class TokenisedExamples:
 Sides = tuple[TokenisedExamples, TokenisedExamples]
 """The examples for training, and those for dev."""
 Pieces = dict[str, Sides]
-"""The examples of a cell by `minbert.data.tasks.pieces_of` its task."""
+"""The examples of a cell by the names of `Data.pieces`."""
 
 
 def share(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> None:
@@ -139,24 +129,22 @@ def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces | None:
     path = _path(cell, tokenizer, folder)
     if path is None or not is_file(path):
         return None
-    rows = None
     try:
-        if is_file(tokenizer / CONFIG):
-            rows = read_sizes(tokenizer).vocab_size
         arrays, notes = mapped.read(path)
-        if not notes.get(_DATA, "").startswith(cell.data_digest):
-            raise ValueError("it has other examples")
-        pieces = {}
-        for piece in pieces_of(cell.task, folder):
-            task = task_of_piece(cell.task, piece, folder)
-            train, dev = (
-                _checked(arrays, _prefix(piece, side), task, cell.max_length, rows)
-                for side in _SIDES
-            )
-            pieces[piece] = train, dev
-    except (OSError, ValueError, MinbertInputError):
+    except (OSError, ValueError):
         return None
+    if not notes[_DATA].startswith(cell.data_digest):
+        return None
+    pieces = {}
+    for piece in notes[_PIECES].split(" "):
+        train, dev = (_examples(arrays, _prefix(piece, side)) for side in _SIDES)
+        pieces[piece] = train, dev
     return pieces
+
+
+def _examples(arrays: mapped.Arrays, prefix: str) -> TokenisedExamples:
+    columns = [arrays[f"{prefix}_{name}"] for name in _COLUMNS]
+    return TokenisedExamples(Encoded(*columns), arrays[f"{prefix}_{_LABELS}"])
 
 
 def make(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces:
@@ -192,9 +180,9 @@ def _path(cell: Cell, tokenizer: Path, folder: Path | None) -> Path | None:
             cell.max_length,
             cell.fold,
             vocabulary_digest(tokenizer),
-            *map(_digest_of_file, (*_CODE, *source_files(cell.task, folder))),
+            *map(sha256_of, (*_CODE, *source_files(cell.task, folder))),
         ]
-    except (OSError, MinbertInputError, metadata.PackageNotFoundError):
+    except (MinbertInputError, metadata.PackageNotFoundError):
         return None
     return cache_folder() / "tokens" / f"{digest(sources, 32)}.safetensors"
 
@@ -204,65 +192,18 @@ def _prefix(piece: str, side: str) -> str:
     return f"{piece}.{side}" if piece else side
 
 
-def _digest_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _keep(path: Path, pieces: Pieces, data_digest: str) -> None:
     """Write examples to a file, atomically; no file without space or permission."""
     arrays = {}
     for piece, sides in pieces.items():
         for side, examples in zip(_SIDES, sides, strict=True):
-            columns = {name: getattr(examples.encoded, name) for name in _TYPES}
-            for name, array in {**columns, _LABELS: examples.labels}.items():
-                arrays[f"{_prefix(piece, side)}_{name}"] = array
+            prefix = _prefix(piece, side)
+            arrays[f"{prefix}_{_LABELS}"] = examples.labels
+            for name in _COLUMNS:
+                arrays[f"{prefix}_{name}"] = getattr(examples.encoded, name)
+    notes = {_DATA: data_digest, _PIECES: " ".join(pieces)}
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, mapped.to_bytes(arrays, {_DATA: data_digest}))
+        write_atomically(path, mapped.to_bytes(arrays, notes))
         # a process that has mapped a removed file can go on
         remove_oldest(path.parent.glob("*.safetensors"), MOST_FILES, path)
-
-
-def _checked(
-    arrays: mapped.Arrays, side: str, task: Task, max_length: int, rows: int | None
-) -> TokenisedExamples:
-    """The examples of a side, if they are valid for a task.
-
-    Args:
-        rows: number of embeddings of the model with this vocabulary; None if it is not known.
-
-    Raises:
-        ValueError: if they are not.
-    """
-    types = {**_TYPES, _LABELS: _LABEL_TYPES[task.kind]}
-    shapes = {_LABELS: (len(task.classes),)} if task.multi_label else {}
-    columns: list[NDArray[Any]] = []
-    for name, kind in types.items():
-        array, shape = arrays.get(f"{side}_{name}"), shapes.get(name, ())
-        fits = array is not None and array.ndim == 1 + len(shape) and array.shape[1:] == shape
-        if array is None or not fits or array.dtype != kind or not len(array):
-            raise ValueError(f"its {side}_{name} is missing or of another kind")
-        columns.append(array)
-    ids, kinds, offsets, cut, labels = columns
-    lengths = np.diff(offsets)
-    are_texts = (
-        len(ids) == len(kinds) == offsets[-1]
-        and len(labels) == len(lengths) == len(cut)
-        and offsets[0] == 0
-        and lengths.min() >= 1
-        and lengths.max() <= max_length
-        and ids.min() >= 0
-        and (rows is None or ids.max() < rows)
-        and kinds.min() >= 0
-        and kinds.max() <= 1
-        and cut.min() >= 0
-        and (lengths[cut > 0] == max_length).all()
-    )
-    are_labels = np.isfinite(labels).all() and (
-        not task.classes
-        or (labels.min() >= 0 and labels.max() < (2 if task.multi_label else len(task.classes)))
-    )
-    if not are_texts or not are_labels:
-        raise ValueError(f"its {side} examples are not valid for {task.name}")
-    return TokenisedExamples(Encoded(ids, kinds, offsets, cut), labels)

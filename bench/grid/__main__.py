@@ -30,9 +30,8 @@ from bench.grid.session import Session
 from bench.launch.checks import (
     amp_notes,
     check_amp,
+    check_cells,
     check_class_settings,
-    check_compile,
-    check_early_stopping,
     check_engine,
     check_folds,
     check_held_out,
@@ -315,10 +314,9 @@ def command(
     if not cells:
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
     check_amp(cells, grid, target.device)
-    check_compile(cells)
+    check_cells(cells)
     check_models(cells, models, pairs=examples.pairs_in_one)
     check_held_out(settings.share_held_out, examples)
-    check_early_stopping(cells)
     check_loss(grid.variants, cells, examples)
     check_class_settings(grid.variants, examples)
     of_lengths = {(cell.model, cell.max_length): cell for cell in reversed(cells)}

@@ -87,8 +87,12 @@ class Display:
             self._step = message
         self._draw()
 
-    def finish(self, row: Row) -> None:
-        """Show the row of a cell that has ended."""
+    def finish(self, row: Row, prefix: str = "") -> None:
+        """Show the row of a cell that has ended.
+
+        Args:
+            prefix: the beginning of its name, as in `Planned`.
+        """
         self._done += 1
         status = row.status or "not run"
         self._counts[status] += 1
@@ -96,7 +100,7 @@ class Display:
             self._wall_s.append(row.wall_s)
         self._cell = ""
         width = len(str(self._total))
-        name = row.name + repeat_suffix(row.repeat)
+        name = prefix + row.name + repeat_suffix(row.repeat)
         self._say(
             f"[{self._done:>{width}}/{self._total}] {name}  ",
             (status, _COLOURS.get(status, _FAILED)),

@@ -164,7 +164,7 @@ class Session:
                     outlook.learn(row)
                 if others:
                     display.note(f"{item.name}: another grid has run it meanwhile")
-                display.finish(row)
+                display.finish(row, item.prefix)
                 if row.status == "interrupted" and not others:
                     return True
         return False
@@ -297,7 +297,7 @@ class Session:
                 display.note(f"{item.name}: {outcome.message}; another process can use the GPU")
                 return row
             self.store.append(row)
-            display.finish(row)
+            display.finish(row, item.prefix)
             raise DeviceError(
                 f"{outcome.message} ({self.conditions.device}), and tried again: {why}; look at it "
                 "with nvidia-smi and dmesg"

@@ -19,16 +19,7 @@ from bench.common.files import folder_for_now, try_to_write
 from bench.common.messages import shown
 from bench.engines.check import check_models
 from bench.machine.devices import Device
-from bench.plan.cell import (
-    DEFAULT,
-    FAST,
-    FP32,
-    ITERATIVE,
-    MINBERT,
-    MULTITASK,
-    TRANSFORMERS,
-    Cell,
-)
+from bench.plan.cell import DEFAULT, FAST, FP32, ITERATIVE, MINBERT, MULTITASK, TRANSFORMERS, Cell
 from bench.plan.gridfile import AUTO, Grid, Settings
 from bench.plan.models import Model
 from bench.plan.planning import Planned
@@ -102,9 +93,8 @@ def check_loss(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) 
     """
     losses = {settings.regression_loss for settings in variants} - {MSE}
     if losses and data.task.classes:
-        raise InputError(
-            f"regression_loss {min(losses)}: task {data.task.name} has classes; leave it out"
-        )
+        task = data.task.name
+        raise InputError(f"regression_loss {min(losses)}: task {task} has classes; leave it out")
     cells = [cell for cell in cells if cell.regression_loss not in (None, MSE)]
     if not cells:
         return
@@ -137,16 +127,6 @@ def check_class_settings(variants: Sequence[Settings], data: Data) -> None:
                 f"{name} {value}: it is for classes, and task {data.task.name} has {labels}; "
                 "leave it out"
             )
-
-
-def check_early_stopping(cells: Sequence[Cell]) -> None:
-    """Refuse early stopping with gradual unfreezing: training may end before all layers train, and
-    a step's costs depend on the epoch."""
-    if any(cell.early_stopping is not None and cell.unfreeze == ITERATIVE for cell in cells):
-        raise InputError(
-            f"early_stopping: with unfreeze {ITERATIVE} training might stop before all layers "
-            "train; leave either out"
-        )
 
 
 def early_stopping_notes(settings: Settings) -> list[str]:
@@ -185,36 +165,36 @@ def idle_notes(variants: Sequence[Settings], data: Data) -> list[str]:
     return [f"without effect on task {data.task.name}: {', '.join(idle)}"] if idle else []
 
 
-def check_compile(cells: Sequence[Cell]) -> None:
-    """Refuse to compile training whose steps are of several kinds, as each needs code of its own,
-    or that decides what is kept."""
+def check_cells(cells: Sequence[Cell]) -> None:
+    """Refuse settings that don't go together in a cell, and layers that engine minbert lacks."""
     for cell in cells:
-        if cell.is_compiled and cell.why_not_compiled:
-            raise InputError(
-                f"compile: {cell.why_not_compiled}, which is not compiled; leave either out, or "
-                f"take compile {AUTO}, which does so itself"
-            )
+        if problem := _problem(cell):
+            raise InputError(problem)
 
 
-def check_accumulation(cells: Sequence[Cell]) -> None:
-    """Refuse steps on several batches in a task of several parts, whose batches each train a part
-    at rates of its own."""
-    if any(cell.task == MULTITASK and cell.gradient_accumulation_steps > 1 for cell in cells):
-        raise InputError(
+def _problem(cell: Cell) -> str:
+    if cell.is_compiled and cell.why_not_compiled:
+        return (
+            f"compile: {cell.why_not_compiled}, which is not compiled; leave either out, or "
+            f"take compile {AUTO}, which does so itself"
+        )
+    if cell.early_stopping is not None and cell.unfreeze == ITERATIVE:
+        return (
+            f"early_stopping: with unfreeze {ITERATIVE} training might stop before all layers "
+            "train; leave either out"
+        )
+    if cell.task == MULTITASK and cell.gradient_accumulation_steps > 1:
+        return (
             f"gradient_accumulation_steps: a step of task {MULTITASK} is on a batch of one part, "
             "and batches of several can't share one; leave it out, or take a larger batch_size"
         )
-
-
-def check_layers(cells: Sequence[Cell]) -> None:
-    """Refuse ends of layers' names that no linear layer of engine minbert has."""
-    for cell in cells:
-        ends = unmatched_ends(cell.layers or "all-lin") if cell.engine == MINBERT else []
-        if ends:
-            raise InputError(
-                f"layers {shown(cell.layers or '')}: no linear layer's name ends in {ends[0]}; "
-                f"they are {', '.join(adapted_layers('all-lin'))}"
-            )
+    ends = unmatched_ends(cell.layers or "all-lin") if cell.engine == MINBERT else []
+    if ends:
+        return (
+            f"layers {shown(cell.layers or '')}: no linear layer's name ends in {ends[0]}; "
+            f"they are {', '.join(adapted_layers('all-lin'))}"
+        )
+    return ""
 
 
 def compile_notes(cells: Sequence[Cell]) -> list[str]:
@@ -244,10 +224,7 @@ def unfreezing_notes(cells: Sequence[Cell], layers: int) -> list[str]:
 
 def without_idle_caps(grid: Grid, sizes: Collection[Sizes]) -> Grid:
     """The grid without caps that exceed the data, so that reports don't mention them."""
-    most = {
-        "max_train": max(size.train for size in sizes),
-        "max_dev": max(size.dev for size in sizes),
-    }
+    most = {f"max_{part}": max(getattr(size, part) for size in sizes) for part in ("train", "dev")}
     caps = {name: getattr(grid.settings, name) for name in most}
     idle = {name: None for name, cap in caps.items() if cap is not None and cap > most[name]}
     return grid.model_copy(update={"settings": grid.settings.model_copy(update=idle)})
@@ -300,16 +277,16 @@ def check_engine(
         problem = _not_ours(cell) if cell.engine == MINBERT else _not_theirs(cell)
         if problem:
             raise InputError(f"engine {cell.engine}: {problem}")
-    engines = {cell.engine for cell in cells}
+    all_theirs = all(cell.engine == TRANSFORMERS for cell in cells)
     for settings in variants:
-        engine = next(iter(engines)) if settings.engine == AUTO else settings.engine
         attention = settings.attn_implementation
-        if engine == MINBERT and attention != AUTO:
+        is_theirs = all_theirs if settings.engine == AUTO else settings.engine == TRANSFORMERS
+        if settings.engine == MINBERT and attention != AUTO:
             raise InputError(
                 f"attn_implementation {attention}: engine {MINBERT} has its own attention; take "
                 f"engine {TRANSFORMERS}, or leave it out"
             )
-        if engine == TRANSFORMERS and settings.kernels != FAST:
+        if is_theirs and settings.kernels != FAST:
             raise InputError(
                 f"kernels {settings.kernels}: it is of engine {MINBERT}; leave it out with engine "
                 f"{TRANSFORMERS}"
@@ -322,10 +299,8 @@ def _not_ours(cell: Cell) -> str:
     if cell.mode in METHODS and METHODS[cell.mode].layer is None:
         return f"mode {cell.mode} is one of PEFT's; take engine {TRANSFORMERS}"
     if cell.init_lora_weights != DEFAULT:
-        return (
-            f"init_lora_weights {cell.init_lora_weights} is one of PEFT's; take engine "
-            f"{TRANSFORMERS}"
-        )
+        weights = f"init_lora_weights {cell.init_lora_weights}"
+        return f"{weights} is one of PEFT's; take engine {TRANSFORMERS}"
     return ""
 
 

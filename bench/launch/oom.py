@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from bench.common.files import text_or_empty
+
 _CGROUPS: Final = Path("/proc/self/cgroup")
 _MOUNTS: Final = Path("/sys/fs/cgroup")
 
@@ -14,7 +16,7 @@ def oom_kills(cgroups: Path = _CGROUPS, mounts: Path = _MOUNTS) -> int | None:
     Workers are in their parent's group, so the count rises when the kernel kills one.
     """
     for file in _files(cgroups, mounts):
-        words = _text(file).split()
+        words = text_or_empty(file).split()
         if "oom_kill" in words:
             return int(words[words.index("oom_kill") + 1])
     return None
@@ -26,7 +28,7 @@ def _files(cgroups: Path, mounts: Path) -> Iterator[Path]:
     In a container, the group's path may be that of the host, while its files are at the top of the
     mount.
     """
-    for line in _text(cgroups).splitlines():
+    for line in text_or_empty(cgroups).splitlines():
         controllers, _, group = line.partition(":")[2].partition(":")
         if "memory" in controllers.split(","):
             root, name = mounts / "memory", "memory.oom_control"
@@ -36,10 +38,3 @@ def _files(cgroups: Path, mounts: Path) -> Iterator[Path]:
             continue
         yield root / group.lstrip("/") / name
         yield root / name
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

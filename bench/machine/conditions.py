@@ -13,6 +13,7 @@ from typing import Final
 import psutil
 
 from bench.common.errors import InputError
+from bench.common.files import text_or_empty
 from bench.machine.compiler import why_no_compiling
 from bench.machine.devices import Device, resolve_device
 from bench.machine.environment import recorded
@@ -28,8 +29,10 @@ _ROOT: Final = Path(__file__).parents[2]
 
 RUN_BY_WORKERS: Final = (
     "adapters", "minbert", "bench/__init__.py", "bench/common", "bench/worker",
-    "bench/engines", "bench/examples/__init__.py", "bench/examples/tokenizers.py",
-    "bench/examples/tokens.py", "bench/plan/__init__.py", "bench/plan/architectures.py",
+    "bench/engines/__init__.py", "bench/engines/engine.py", "bench/engines/minbert.py",
+    "bench/engines/outputs.py", "bench/engines/transformers.py",
+    "bench/examples/__init__.py", "bench/examples/tokenizers.py", "bench/examples/tokens.py",
+    "bench/plan/__init__.py", "bench/plan/architectures.py",
     "bench/plan/cell.py", "bench/plan/columns.py", "bench/plan/job.py",
     "bench/plan/metrics.py", "bench/plan/parts.py", "bench/plan/problems.py", "bench/plan/rows.py",
     "bench/results/overall.py", "bench/results/protocol.py", "bench/results/__init__.py",
@@ -39,7 +42,7 @@ RUN_BY_WORKERS: Final = (
 MEASURING: Final = (
     *RUN_BY_WORKERS, "bench/machine/environment.py", "bench/results/outcomes.py",
     "bench/results/predictions.py", "bench/results/row.py", "bench/results/scores.py",
-    "bench/launch/runner.py", "bench/launch/watch.py", "pyproject.toml",
+    "bench/launch/runner.py", "pyproject.toml",
 )  # fmt: skip
 """These, and the other files that a row's figures depend on: the environment of workers, what the
 parent measures and computes, and the versions of libraries."""
@@ -99,11 +102,9 @@ def torch_build() -> tuple[str, str | None]:
 
 def processor_name() -> str:
     """The processor's model name."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return " ".join(line.partition(":")[2].split())
+    for line in text_or_empty(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("model name"):
+            return " ".join(line.partition(":")[2].split())
     return platform.processor() or platform.machine()
 
 
@@ -153,13 +154,8 @@ def code_version(root: Path = _ROOT) -> str:
 def _git(root: Path, *arguments: str) -> str:
     done = subprocess.run(
         ["git", *arguments],  # noqa: S607
-        cwd=root,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=10,
-        check=True,
-    )
+        cwd=root, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True,
+    )  # fmt: skip
     return done.stdout.strip()
 
 

@@ -123,11 +123,12 @@ def resolve_device(requested: str, cuda: str | None, check: Check = check_gpu) -
         gpus = "1 GPU" if count == 1 else f"{count} GPUs"
         raise _not_there(requested, f"torch sees {gpus}" + (f" ({setting})" if setting else ""))
 
-    def candidates() -> Iterator[_Candidate]:
+    def candidates() -> Iterator[tuple[Device, str]]:
         for i in range(count) if is_auto else [number]:
             own = answer if i == number else check(variable, i)
-            gpu = replace(answer.gpus[i], driver=driver.version or "unknown")
-            yield _Candidate(i, replace(gpu, uuid=_name_for_workers(gpu, i, variable)), own)
+            uuid = _name_for_workers(answer.gpus[i], i, variable)
+            gpu = replace(answer.gpus[i], driver=driver.version or "unknown", uuid=uuid)
+            yield Device(f"cuda:{i}", gpu, own.failures), _problem(gpu, own)
 
     return _first_usable(candidates())
 
@@ -147,31 +148,21 @@ def _name_for_workers(gpu: GpuInfo, number: int, variable: str | None) -> str:
     return str(number) if variable is None else variable.split(",")[number].strip()
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """A GPU, its number in `cuda:i`, and the result of checking it."""
-
-    number: int
-    gpu: GpuInfo
-    answer: Answer
-
-    @property
-    def problem(self) -> str:
-        """Why the GPU can't compute in fp32; empty if it can."""
-        failure = self.answer.failures.get("off")
-        if failure is None:
-            return ""
-        built = self.answer.capabilities
-        if built and self.gpu.capability < min(built):
-            dotted = [".".join(map(str, version)) for version in (self.gpu.capability, *built)]
-            return (
-                f"{self.gpu.name} has compute capability {dotted[0]}, and the installed torch was "
-                f"built for {', '.join(dotted[1:])}"
-            )
-        return f"{self.gpu.name} can't be used: {failure}"
+def _problem(gpu: GpuInfo, answer: Answer) -> str:
+    """Why a GPU can't compute in fp32, from the result of checking it; empty if it can."""
+    failure, built = answer.failures.get("off"), answer.capabilities
+    if failure is None:
+        return ""
+    if not built or gpu.capability >= min(built):
+        return f"{gpu.name} can't be used: {failure}"
+    own, *others = (".".join(map(str, version)) for version in (gpu.capability, *built))
+    return (
+        f"{gpu.name} has compute capability {own}, and the installed torch was built for "
+        f"{', '.join(others)}"
+    )
 
 
-def _first_usable(candidates: Iterator[_Candidate]) -> Device:
+def _first_usable(candidates: Iterator[tuple[Device, str]]) -> Device:
     """The first GPU without a problem, with a note on those before it.
 
     A GPU that is busy or full is accepted: another grid may use it, and cells wait for it.
@@ -179,18 +170,17 @@ def _first_usable(candidates: Iterator[_Candidate]) -> Device:
     Raises:
         InputError: if no GPU can be used.
     """
-    failed: list[_Candidate] = []
-    for each in candidates:
-        if not each.problem:
-            notes = tuple(f"cuda:{no.number} is not used: {no.problem}" for no in failed)
-            return Device(f"cuda:{each.number}", each.gpu, each.answer.failures, notes)
-        failed.append(each)
-    for each in failed:
-        if any(sign in each.problem for sign in _BUSY):
-            name = f"cuda:{each.number}"
-            note = f"{name}: {each.problem}; it is tried again as cells run"
-            return Device(name, each.gpu, notes=(note,))  # what it can't compute is not known
-    raise InputError(f"{failed[0].problem}; mend that, name another GPU, or {ON_CPU}")
+    failed: list[tuple[Device, str]] = []
+    for device, problem in candidates:
+        if not problem:
+            notes = tuple(f"{other.name} is not used: {why}" for other, why in failed)
+            return replace(device, notes=notes)
+        failed.append((device, problem))
+    for device, problem in failed:
+        if any(sign in problem for sign in _BUSY):
+            note = f"{device.name}: {problem}; it is tried again as cells run"
+            return replace(device, failures={}, notes=(note,))  # what fails in it is not known
+    raise InputError(f"{failed[0][1]}; mend that, name another GPU, or {ON_CPU}")
 
 
 def _not_there(requested: str, why: str) -> InputError:

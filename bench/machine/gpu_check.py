@@ -5,16 +5,22 @@ not load torch, and survives a driver that hangs or crashes.
 """
 
 import json
+import re
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 import torch
+
+from bench.common.messages import one_line
+from bench.machine.gpu_trial import Answer, GpuInfo
 
 DTYPES: Final = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Types by the value of `amp` that computes in them."""
 
 _SIZE: Final = 32
+_ARCHITECTURE: Final = re.compile(r"_(\d+)(\d)[a-z]?$")
 
 
 def main(index: int) -> int:
@@ -24,18 +30,17 @@ def main(index: int) -> int:
 
 
 def check(index: int) -> dict[str, Any]:
-    """Torch's build, all GPUs that it sees, and the failures of the GPU with an index.
-
-    Where torch can use no GPU, the result has `problem` instead of the last two.
-    """
-    result: dict[str, Any] = {"architectures": torch.cuda.get_arch_list()}
+    """The fields of an `Answer`: the failures are those of the GPU with an index."""
+    built = [m for name in torch.cuda.get_arch_list() if (m := _ARCHITECTURE.search(name))]
+    capabilities = tuple(sorted({(int(m[1]), int(m[2])) for m in built}))
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
-        gpus = [_described(number) for number in range(torch.cuda.device_count())]
+        properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        gpus = tuple(GpuInfo(g.name, "", (g.major, g.minor), f"GPU-{g.uuid}") for g in properties)
     except (RuntimeError, AssertionError) as error:
-        return {**result, "problem": _first_line(error)}
+        return asdict(Answer(problem=_first_line(error), capabilities=capabilities))
     failures = failures_on(f"cuda:{index}") if index < len(gpus) else {}
-    return {**result, "gpus": gpus, "failures": failures}
+    return asdict(Answer(gpus, failures=failures, capabilities=capabilities))
 
 
 def failures_on(device: str) -> Mapping[str, str]:
@@ -52,13 +57,8 @@ def failures_on(device: str) -> Mapping[str, str]:
     return failures
 
 
-def _described(number: int) -> dict[str, Any]:
-    gpu = torch.cuda.get_device_properties(number)
-    return {"name": gpu.name, "capability": [gpu.major, gpu.minor], "uuid": str(gpu.uuid)}
-
-
 def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+    return one_line(str(error).partition("\n")[0]) or type(error).__name__
 
 
 if __name__ == "__main__":

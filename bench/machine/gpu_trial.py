@@ -1,14 +1,14 @@
 """Runs `bench.machine.gpu_check`, a process that checks a GPU, and reads its output."""
 
-import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
 
 from bench.common.errors import InputError
 from bench.common.messages import one_line
@@ -18,8 +18,6 @@ ON_CPU: Final = "--device cpu runs on the CPU"
 """The remedy that messages name."""
 PATIENCE_S: Final = 120.0
 """Loading torch and one product take seconds, or a minute from a slow network folder."""
-
-_ARCHITECTURE: Final = re.compile(r"_(\d+)(\d)[a-z]?$")
 
 
 @dataclass(frozen=True)
@@ -76,14 +74,9 @@ def check_by(argv: Sequence[str], env: Mapping[str, str], patience_s: float = PA
         InputError: as `check_gpu`.
     """
     process = subprocess.Popen(
-        argv,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
+        argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, errors="replace",
+    )  # fmt: skip
     try:
         out, err = process.communicate(timeout=patience_s)
     except subprocess.TimeoutExpired:
@@ -96,35 +89,10 @@ def check_by(argv: Sequence[str], env: Mapping[str, str], patience_s: float = PA
     except BaseException:
         process.kill()
         raise
-    lines = out.strip().splitlines() or [""]
     try:
-        return _answer(json.loads(lines[-1]))
-    except (ValueError, TypeError, KeyError, AttributeError):
+        return TypeAdapter(Answer).validate_json((out.strip().splitlines() or [""])[-1])
+    except ValidationError:
         code = process.returncode
         last = one_line((err.strip().splitlines() or [""])[-1])
         why = f"signal {-code}" if code < 0 else last or f"exit code {code}"
         raise InputError(f"torch ended while it tried the GPU: {why}; {ON_CPU}") from None
-
-
-def _answer(values: dict[str, Any]) -> Answer:
-    """An answer from its JSON.
-
-    Raises:
-        ValueError, TypeError, KeyError, AttributeError: for anything else.
-    """
-    gpus = [
-        GpuInfo(
-            str(gpu["name"]),
-            "",
-            (int(gpu["capability"][0]), int(gpu["capability"][1])),
-            f"GPU-{gpu['uuid']}",
-        )
-        for gpu in values.get("gpus", [])
-    ]
-    built = (_ARCHITECTURE.search(name) for name in values["architectures"])
-    return Answer(
-        gpus=tuple(gpus),
-        problem=one_line(values.get("problem", "")),
-        failures={amp: one_line(why) for amp, why in values.get("failures", {}).items()},
-        capabilities=tuple(sorted({(int(m[1]), int(m[2])) for m in built if m is not None})),
-    )

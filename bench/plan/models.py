@@ -13,7 +13,7 @@ from bench.common.errors import InputError
 from bench.plan.architectures import EncoderSizes, model_type_of, read_sizes
 from bench.plan.cell import MINBERT, TRANSFORMERS, Cell, digest
 from minbert.assets.embedded import fetch
-from minbert.files import is_file, is_folder, model_digest, read_json, vocabulary_digest
+from minbert.files import POOLING, is_file, is_folder, model_digest, read_json, vocabulary_digest
 from minbert.model.config import GEOMETRIES, BertConfig
 
 
@@ -117,7 +117,7 @@ _POOLINGS: Final = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token"
 
 def _pooling_of(folder: Path) -> str:
     """The pooling that an embedding model was trained for; else that of its architecture's head."""
-    path = folder / "1_Pooling" / "config.json"
+    path = folder / POOLING
     values = read_json(path) if is_file(path) else {}
     return next((name for key, name in _POOLINGS.items() if values.get(key) is True), "pooler")
 

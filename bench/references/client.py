@@ -65,26 +65,23 @@ def find_references(
         if job.cell.learning_rate_source != CANDIDATE
     }
     for job in distinct.values():
-        names = lacking(facts, job.cell)
+        cell = job.cell
+        names, count = lacking(facts, cell), facts.trained_on(cell)
         if not names:
             continue
-        whose = f" of {job.cell.model}" if len({job.cell.model for job in planned}) > 1 else ""
+        whose = f" of {cell.model}" if len({job.cell.model for job in planned}) > 1 else ""
         env = worker_environment(os.environ, job.threads, gpu, tuned=False)
-        count = facts.trained_on(job.cell)
         found, status, why = _run(job, names, count, env, longest_s, on_progress, signals)
         missing = [name for name in names if name not in {each.name for each in found}]
-        late: list[Reference] = []
+        known = [*found]
         if status == "timeout" and longest_s == LONGEST_S:
             about = f"left out: the reference points took longer than {LONGEST_S:g} s"
-            late = [
-                Reference(
-                    name=name, about=about, train=count, scores={}, **encoder_of(name, job.cell)
-                )
+            known += [
+                Reference(name=name, about=about, train=count, scores={}, **encoder_of(name, cell))
                 for name in missing
             ]
-        if found or late:
-            add = partial(_with_references, facts, [*found, *late])
-            facts = update_facts(runs, data_digest, add)
+        if known:
+            facts = update_facts(runs, data_digest, partial(_with_references, facts, known))
         if found:
             yield f"reference points{whose}: {_scores(found, DEFAULTS[facts.problem])}"
         if why:
@@ -97,16 +94,11 @@ def encoder_of(name: str, cell: Cell) -> dict[str, Any]:
 
 
 def _with_references(
-    facts: DataFacts, found: Sequence[Reference], known: DataFacts | None
+    new: DataFacts, references: Sequence[Reference], known: DataFacts | None
 ) -> DataFacts:
-    """Facts with further reference points.
-
-    Args:
-        facts: those before, if the file has none.
-        known: those in the file.
-    """
-    before = known or facts
-    return before.model_copy(update={"references": (*before.references, *found)})
+    """The facts in the file, or `new` where it has none, with further reference points."""
+    facts = known or new
+    return facts.model_copy(update={"references": (*facts.references, *references)})
 
 
 def lacking(facts: DataFacts, cell: Cell) -> list[str]:
@@ -133,30 +125,19 @@ def _run(
         with tempfile.TemporaryDirectory(prefix="minbert-bench-") as place:
             folder = Path(place)
             write_atomically(folder / jobs.FILE, job.to_json().encode())
-            module = "bench.references.process"
+            argv = [sys.executable, "-m", "bench.references.process", str(folder), str(count)]
             outcome = run_worker(
-                folder,
-                [sys.executable, "-m", module, str(folder), str(count), *names],
-                env=env,
-                timeout_s=longest_s,
-                on_progress=on_progress,
+                folder, [*argv, *names], env=env, timeout_s=longest_s, on_progress=on_progress,
                 signals=signals,
-            )
-            found = _read(folder / OUTPUT)
+            )  # fmt: skip
+            output = folder / OUTPUT
+            values = json.loads(output.read_text(encoding="utf-8")) if output.exists() else []
     except (OSError, DiskFullError) as error:
         return [], "crashed", str(error)
     if outcome.status == "interrupted":
         raise StoppedError
     why = "" if outcome.status == "ok" else f"{outcome.status} ({outcome.message})"
-    return found, outcome.status, why
-
-
-def _read(path: Path) -> list[Reference]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    return [Reference.model_validate(each) for each in values]
+    return [Reference.model_validate(each) for each in values], outcome.status, why
 
 
 def _scores(found: Sequence[Reference], metric: str) -> str:

@@ -11,7 +11,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.plan.problems import SINGLE_LABEL
 from bench.results.facts import FROZEN, TFIDF
+from bench.results.predictions import outcome_of
+from bench.results.scores import Score, every_score
 from minbert.data.metrics import constant
 from minbert.data.tasks import Examples, Task
 from minbert.data.tasks.splitting import smallest
@@ -183,3 +186,17 @@ def _loss(task: Task, predictions: Floats, labels: NDArray[Any]) -> float:
     else:
         of_label = predictions[np.arange(len(labels)), labels.astype(np.int64)]
     return float(-np.log(np.maximum(of_label, _LEAST)).mean())
+
+
+def scores(problem: str, predictions: Floats, labels: NDArray[Any]) -> dict[str, Score]:
+    """The scores, with 95% intervals over dev examples, by name of metric of a problem.
+
+    Args:
+        predictions: [N, C], as of `predict`.
+        labels: [N], or [N, C] of 0 and 1 for several labels.
+    """
+    if problem == SINGLE_LABEL:
+        logits, unit = np.log(np.maximum(predictions, _LEAST)), None
+    else:
+        logits, unit = predictions, (0.0, 1.0)
+    return every_score(problem, outcome_of(logits, labels, unit))

@@ -8,8 +8,7 @@ and writes each reference point to a file there as soon as it is known.
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,15 +25,14 @@ from bench.plan.job import Job
 from bench.plan.problems import REGRESSION
 from bench.references.client import OUTPUT, encoder_of
 from bench.references.embeddings import embedder
-from bench.references.linear import Floats, predict
-from bench.references.scores import scores
+from bench.references.linear import Floats, predict, scores
 from bench.results.facts import FROZEN, MAJORITY, MOST_COMPARED, Reference, facts_of
 from bench.results.protocol import RESULT
 from bench.results.scores import Score
 from bench.worker import lifeline
 from bench.worker.progress import Progress
 from bench.worker.setup import load_examples
-from minbert.data.tasks import Examples, Folds, Sizes, Task, TaskData, load_data
+from minbert.data.tasks import Examples, Folds, TaskData, load_data
 from minbert.data.tasks.splitting import smallest
 
 _MOST_CLASSES: Final = 1000
@@ -79,13 +77,11 @@ def references(job: Job, names: list[str], count: int, progress: Progress) -> It
             embed = None
             if name == FROZEN:
                 embed = _embedded(job, (_compared(name, one, count) for one in _sets(data)))
-            each = [_predicted(name, _compared(name, one, count), embed) for one in _sets(data)]
-            labels = np.concatenate([one.labels for one in each])
-            predictions = np.concatenate([one.predictions for one in each])
-            result = scores(problem, predictions, labels)
+            each = [_predicted(name, one, count, embed) for one in _sets(data)]
+            labels, predictions, (about, *_) = zip(*each, strict=True)
+            result = scores(problem, np.concatenate(predictions), np.concatenate(labels))
             if name == MAJORITY and problem == REGRESSION:  # constant, if another in each fold
                 result |= dict.fromkeys(_CORRELATIONS)
-            about = each[0].about
             if len(each) > 1:
                 about += f", in each of {len(each)} folds"
         except BAD_INPUT:  # the next run may find what is missing now
@@ -112,73 +108,46 @@ def _load(job: Job) -> TaskData | Folds | None:
 
 
 def _sets(data: TaskData | Folds) -> Iterator[TaskData]:
-    """The examples as they are, or each fold, made when it is needed."""
     return iter([data]) if isinstance(data, TaskData) else map(data.fold, range(data.count))
 
 
-@dataclass(frozen=True)
-class _Compared:
-    """The training and dev examples that count, and how many there are of both."""
-
-    task: Task
-    train: Examples
-    dev: Examples
-    of: Sizes
-
-
-def _compared(name: str, data: TaskData, count: int) -> _Compared:
-    """The examples that a reference point is trained on, and scored on.
-
-    Raises:
-        ValueError: if there are too many classes.
-    """
+def _compared(name: str, data: TaskData, count: int) -> tuple[Examples, Examples]:
+    """The examples that a reference point is trained on, and those that it is scored on."""
     if data.task.num_outputs > _MOST_CLASSES:
         raise ValueError(f"{data.task.num_outputs:,} classes are too many")
-    train = (
-        data.train if name == MAJORITY else data.train.taken(smallest(data.train.texts(), count))
-    )
-    dev = data.dev.taken(smallest(data.dev.texts(), MOST_COMPARED))
-    return _Compared(data.task, train, dev, Sizes(len(data.train), len(data.dev)))
+    train = data.train
+    if name != MAJORITY:
+        train = train.taken(smallest(train.texts(), count))
+    return train, data.dev.taken(smallest(data.dev.texts(), MOST_COMPARED))
 
 
-@dataclass(frozen=True)
-class _Predicted:
-    """The labels of dev examples, predictions [N, C] for them, and how these were made."""
-
-    labels: NDArray[Any]
-    predictions: Floats
-    about: str
-
-
-def _predicted(name: str, examples: _Compared, embed: Embed | None) -> _Predicted:
-    """The predictions of a reference point for dev examples.
-
-    Args:
-        embed: for `frozen`.
+def _predicted(
+    name: str, data: TaskData, count: int, embed: Embed | None
+) -> tuple[NDArray[Any], Floats, str]:
+    """The labels of dev examples, predictions [N, C] for them, and how these were made.
 
     Raises:
         ValueError: if there is nothing to learn from; the message says why.
     """
-    train, dev = examples.train, examples.dev
+    train, dev = _compared(name, data, count)
     embeddings = None if embed is None else (embed(train), embed(dev))
-    predictions, method = predict(name, examples.task, train, dev, embeddings)
-    about = f"{method}; trained on {_share(train, examples.of.train)} training examples"
-    if len(dev) < examples.of.dev:
-        about += f", scored on {_share(dev, examples.of.dev)} dev examples"
-    return _Predicted(dev.labels, predictions, about)
+    predictions, method = predict(name, data.task, train, dev, embeddings)
+    about = f"{method}; trained on {_share(train, data.train)} training examples"
+    if len(dev) < len(data.dev):
+        about += f", scored on {_share(dev, data.dev)} dev examples"
+    return dev.labels, predictions, about
 
 
-def _share(some: Examples, every: int) -> str:
-    return f"{len(some):,}" if len(some) == every else f"{len(some):,} of {every:,}"
+def _share(some: Examples, every: Examples) -> str:
+    return f"{len(some):,}" if len(some) == len(every) else f"{len(some):,} of {len(every):,}"
 
 
-def _embedded(job: Job, sets: Iterable[_Compared]) -> Embed:
+def _embedded(job: Job, sets: Iterable[tuple[Examples, Examples]]) -> Embed:
     """The embeddings of some examples, each made once, however many sets it is in."""
     rows: dict[tuple[str, str | None], int] = {}
-    for examples in sets:
-        for side in (examples.train, examples.dev):
-            for text in _texts(side):
-                rows.setdefault(text, len(rows))
+    for side in chain.from_iterable(sets):
+        for text in _texts(side):
+            rows.setdefault(text, len(rows))
     cell, is_pair = job.cell, any(b is not None for _, b in rows)
     text_a, text_b = tuple(a for a, _ in rows), tuple(b or "" for _, b in rows)
     tokenizer = tokenizer_of(cell.engine, Path(job.tokenizer))

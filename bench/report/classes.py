@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import pandas as pd
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
@@ -41,14 +42,6 @@ class Names:
         return text.plain(names[index]) if 0 <= index < len(names) else str(index)
 
 
-def _stacked(outcomes: Sequence[Outcome]) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    """Labels and predictions of all seeds."""
-    return (
-        np.concatenate([one.labels for one in outcomes if one.labels is not None]),
-        np.concatenate([one.predicted for one in outcomes]),
-    )
-
-
 def over(outcomes: Sequence[Outcome]) -> str:
     """The numbers of examples and seeds that predictions are of."""
     examples = text.count(len(outcomes[0].predicted), "dev example")
@@ -57,9 +50,10 @@ def over(outcomes: Sequence[Outcome]) -> str:
 
 def classes_section(setting: Setting, outcomes: Sequence[Outcome], names: Names) -> Section | None:
     """Precision, recall and F1 of each class, and which are taken for which."""
-    from sklearn.metrics import precision_recall_fscore_support
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    labels, predicted = _stacked(outcomes)
+    labels = np.concatenate([one.labels for one in outcomes if one.labels is not None])
+    predicted = np.concatenate([one.predicted for one in outcomes])
     if not labels.size:
         return None
     what, noun = ("class", "Classes") if labels.ndim == 1 else ("label", "Labels")
@@ -107,50 +101,33 @@ def classes_section(setting: Setting, outcomes: Sequence[Outcome], names: Names)
     drawings = []
     sentences = [f"Of the setting that scores best, {setting.label}, all its seeds together."]
     if labels.ndim == 1:
-        table, pairs = _confused(labels, predicted, every, names)
         if len(used) <= _MOST_DRAWN:
-            drawings.append(_confusion(table, [names(int(index)) for index in every], outcomes))
-        elif pairs.rows:
-            tables.append(pairs)
+            shares = confusion_matrix(labels, predicted, labels=every, normalize="true")
+            drawings.append(_confusion(shares, [names(int(index)) for index in every], outcomes))
+        elif (labels != predicted).any():
+            tables.append(_confused(labels, predicted, names))
     return Section("classes", "Classes", heading, sentences, drawings, tables)
 
 
-def _confused(
-    labels: NDArray[np.generic],
-    predicted: NDArray[np.generic],
-    used: NDArray[np.int64],
-    names: Names,
-) -> tuple[NDArray[np.float64], Table]:
-    """The confusion matrix of few classes, in shares of the true class, and the pairs of classes
-    that are confused most."""
-    at, guess = np.searchsorted(used, labels), np.searchsorted(used, predicted)
-    wrong = at != guess
-    keys, counts = np.unique(at[wrong] * len(used) + guess[wrong], return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:_MOST_DRAWN]
-    examples = np.bincount(at, minlength=len(used))
+def _confused(labels: NDArray[np.generic], predicted: NDArray[np.generic], names: Names) -> Table:
+    """The pairs of classes that are confused most."""
+    pairs = pd.DataFrame({"true": labels, "predicted": predicted})
+    examples = pairs["true"].value_counts()
+    wrong = pairs[pairs["true"] != pairs["predicted"]].groupby(["true", "predicted"]).size()
+    most = wrong.sort_values(ascending=False, kind="stable")[:_MOST_DRAWN]
     rows = [
         [
-            names(int(used[key // len(used)])), names(int(used[key % len(used)])),
-            f"{count:,}", f"{count / examples[key // len(used)]:.1%}",
+            names(pair["true"]), names(pair["predicted"]), f"{pair['count']:,}",
+            f"{pair['count'] / examples[pair['true']]:.1%}",
         ]
-        for key, count in zip(keys[order], counts[order], strict=True)
+        for pair in most.reset_index(name="count").to_dict("records")
     ]  # fmt: skip
     heads = [
         Head("true", "class"), Head("predicted", "taken for"),
         Head("count", "predictions", "over all seeds", True),
         Head("share", "of the class", "share of the class's examples", True),
     ]  # fmt: skip
-    pairs = Table(heads, rows, f"The {len(rows)} most frequent confusions.")
-    if len(used) > _MOST_DRAWN:
-        return np.empty((0, 0)), pairs
-    from sklearn.metrics import confusion_matrix
-
-    table = confusion_matrix(at, guess, labels=np.arange(len(used))).astype(np.float64)
-    return table / np.maximum(table.sum(axis=1, keepdims=True), 1), pairs
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+    return Table(heads, rows, f"The {len(rows)} most frequent confusions.")
 
 
 def _confusion(
@@ -168,7 +145,7 @@ def _confusion(
         axes.set_xlim(-0.5, number - 0.5)
         axes.set_ylim(number - 0.5, -0.5)
         axes.grid(visible=False)
-        short = [_short(name) for name in names]
+        short = [text.shortened(name, _LONGEST) for name in names]
         axes.set_xticks(range(number), short, rotation=90 if number > 6 else 30,
                         ha="center" if number > 6 else "right", fontsize=size + 1)  # fmt: skip
         axes.set_yticks(range(number), short, fontsize=size + 1)

@@ -10,7 +10,7 @@ from bench.analysis.costs import Need, cost_of
 from bench.analysis.encoders import Encoders
 from bench.analysis.groups import Group
 from bench.analysis.recommendation import candidates_of, recommend
-from bench.analysis.scorepairs import score_pair
+from bench.analysis.scorepairs import ScorePair, score_pair
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, column, pareto
 from bench.report import figures, text
@@ -129,10 +129,14 @@ def _against_best(group: Group, chosen: Sequence[_Choice]) -> list[str]:
     """A sentence for each other encoder on its difference from the best."""
     best = _best(group, chosen)
     sentences = []
-    for choice in chosen if best is not None else ():
-        gap = _gap(best, choice) if best is not None else None
-        if best is None or gap is None:
+    for choice in chosen:
+        pair = _pair(best, choice)
+        if best is None or pair is None:
             continue
+        if isinstance(pair, str):
+            sentences.append(f"{choice.label} is not compared with {best.label}: {pair}.")
+            continue
+        gap = pair.interval(_LEVEL)
         form = partial(text.score_gap, group)
         ends = gap.ends()
         if ends is None:
@@ -141,6 +145,8 @@ def _against_best(group: Group, chosen: Sequence[_Choice]) -> list[str]:
             is_shown = ends[0] > 0 or ends[1] < 0
             verdict = f"95% interval {text.span(gap, form)}, "
             verdict += "a significant difference" if is_shown else "not distinguishable"
+        if pair.is_single:
+            verdict += ", of one training each"
         saved = [
             f"{text.times(other.value / own.value)}× the {cost}"
             for cost in COSTS
@@ -157,12 +163,12 @@ def _against_best(group: Group, chosen: Sequence[_Choice]) -> list[str]:
     return sentences
 
 
-def _gap(best: _Choice, choice: _Choice) -> Interval | None:
-    """The difference of an encoder's score from the best one's, paired by seed and example."""
-    if choice is best:
+def _pair(best: _Choice | None, choice: _Choice) -> ScorePair | str | None:
+    """The difference of an encoder's score from the best one's, paired by seed and example, or why
+    they can't be compared; None for the best itself, or without one."""
+    if best is None or choice is best:
         return None
-    pair = score_pair(best.setting, choice.setting)
-    return None if isinstance(pair, str) else pair.interval(_LEVEL)
+    return score_pair(best.setting, choice.setting)
 
 
 def _by_limit(group: Group) -> list[str]:
@@ -190,11 +196,8 @@ def _by_limit(group: Group) -> list[str]:
 def _conditions(encoders: Encoders) -> list[str]:
     """What differs between the encoders besides their weights."""
     sentences = []
-    names: dict[str, str] = {
-        "engine": "engine", "pooling": "pooling", "max_length": "max_length",
-    }  # fmt: skip
-    for column_name, name in names.items():
-        values = {n: str(group.shared(column_name)) for n, group in encoders.groups.items()}
+    for name in ("engine", "pooling", "max_length"):
+        values = {n: str(group.shared(name)) for n, group in encoders.groups.items()}
         if len({*values.values()}) > 1:
             listed = "; ".join(
                 f"{value} for {', '.join(n for n in values if values[n] == value)}"
@@ -224,9 +227,10 @@ def _table(group: Group, choices: Sequence[_Choice], caption: str) -> Table:
     ]  # fmt: skip
 
     def gap_text(choice: _Choice) -> str:
-        gap = _gap(best, choice) if best is not None else None
-        if gap is None:
+        pair = _pair(best, choice)
+        if pair is None or isinstance(pair, str):
             return DASH
+        gap = pair.interval(_LEVEL)
         ends = text.span(gap, form_gap)
         return form_gap(gap.value) + (f" ({ends})" if ends else "")
 

@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 
 from bench.analysis.comparison import Limits, Measure
 from bench.analysis.groups import Group, differing, groups
-from bench.analysis.history import Change, History, Series, history
+from bench.analysis.history import History, Series, history
 from bench.common.errors import InputError
+from bench.common.grouping import grouped
 from bench.plan.rows import Row
 from bench.report.drawing import BLUE, GREY, ORANGE, Drawing, canvas, to_svg
 from bench.report.lead import title
@@ -31,6 +32,8 @@ _MOST_DRAWN: Final = 12
 _MOST_FINDINGS: Final = 8
 _MOST_OTHERS: Final = 12
 _LONGEST_LABEL: Final = 34
+_UNITS: Final = {"mib": " MiB", "gflop": " GFLOP"}
+"""Of absolute values, by the end of their column's name."""
 _SMALL: Final = 0.1
 """Ratios below it are shown to three digits."""
 _NARROWEST: Final = 0.05
@@ -95,10 +98,8 @@ def _findings(shown: History) -> list[str]:
 def _in_words(shown: History) -> Iterator[str]:
     """A sentence for each setting and version, and one where all ratios of a measure change."""
     reference = shown.reference.label
-    events: dict[tuple[int, Measure], list[Change]] = {}
+    events = grouped(shown.changes, lambda change: (change.at, change.series.measure))
     by_setting: dict[tuple[int, str], list[str]] = {}
-    for change in shown.changes:
-        events.setdefault((change.at, change.series.measure), []).append(change)
     for (at, measure), changes in events.items():
         ratios = [change for change in changes if not change.series.is_reference]
         every = sum(s.measure == measure and not s.is_reference for s in shown.series)
@@ -112,7 +113,7 @@ def _in_words(shown: History) -> Iterator[str]:
                 by_setting.setdefault((at, name), []).append(words)
         if common:
             effects = sorted(change.effect for change in ratios)
-            ends = dict.fromkeys(_effect(shown, ratios[0], e) for e in (effects[0], effects[-1]))
+            ends = dict.fromkeys(_effect(shown, measure, e) for e in (effects[0], effects[-1]))
             own = "changed" if len(changes) > len(ratios) else "may have changed"
             name = f"All others against {reference}, which itself {own}"
             words = f"{measure.label} is {' to '.join(ends)} what it was"
@@ -126,28 +127,23 @@ def _value(shown: History, series: Series, value: float) -> str:
     if series.measure.kind == "score":
         return score_gap(shown.group, value)
     if series.is_reference:
-        return f"{num(value)}{series.unit}"
+        return f"{num(value)}{_UNITS.get(series.measure.column.rpartition('_')[2], '')}"
     return f"{times(value) if value >= _SMALL else num(value)}×"
 
 
-def _effect(shown: History, change: Change, effect: float) -> str:
-    is_score = change.series.measure.kind == "score"
-    return score_gap(shown.group, effect) if is_score else f"{times(effect)}×"
+def _effect(shown: History, measure: Measure, effect: float) -> str:
+    return score_gap(shown.group, effect) if measure.kind == "score" else f"{times(effect)}×"
 
 
 def _sections(shown: History, others: Sequence[Group]) -> list[Section]:
     names = [f"{title(one)} (other {', '.join(differing(one, shown.group))})" for one in others]
     more = [f"{len(names) - _MOST_OTHERS} more"] if len(names) > _MOST_OTHERS else []
-    sentences = [
-        "Not shown, since not comparable with these rows: "
-        f"{'; '.join([*names[:_MOST_OTHERS], *more])}."
-    ] if names else []  # fmt: skip
+    text = "; ".join([*names[:_MOST_OTHERS], *more])
+    sentences = [f"Not shown, since not comparable with these rows: {text}."] if names else []
     if shown.left_out:
         versions = ", ".join(version.name for version in shown.left_out)
         sentences.append(f"Left out, since {shown.reference.label} is missing: {versions}.")
-    families: dict[str, list[Series]] = {}
-    for series in shown.series:
-        families.setdefault(series.measure.column, []).append(series)
+    families = grouped(shown.series, lambda series: series.measure.column)
     drawings = [_drawing(shown, family) for family in families.values()]
     tables = [*([_changes(shown)] if shown.changes else []), _latest(shown, list(families))]
     return [
@@ -167,7 +163,7 @@ def _changes(shown: History) -> Table:
             change.series.setting.label, change.series.measure.label,
             shown.versions[change.at].name,
             *(_value(shown, change.series, value) for value in (change.before, change.after)),
-            _effect(shown, change, change.effect),
+            _effect(shown, change.series.measure, change.effect),
         ]
         for change in shown.changes
     ]  # fmt: skip
@@ -228,9 +224,8 @@ def _drawing(shown: History, family: Sequence[Series]) -> Drawing:
         for i, series in enumerate(drawn):
             axes = first if i == 0 else figure.add_subplot(grid[i // 2, i % 2])
             _panel(axes, series, _ticks(shown, series, is_last=i >= len(drawn) - 2))
-    caption = f"{measure.label}: ratio to {reference}; lines are medians between changes."
-    if measure.kind == "score":
-        caption = caption.replace("ratio to", "difference from", 1)
+    relation = "difference from" if measure.kind == "score" else "ratio to"
+    caption = f"{measure.label}: {relation} {reference}; lines are medians between changes."
     if family[0].is_reference or any(series.is_reference for series in drawn):
         caption += f" {reference} itself is relative to the first version."
     if len(drawn) < len(family):

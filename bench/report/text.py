@@ -76,6 +76,12 @@ def span(interval: Interval, shape: Callable[[float], str] = fixed) -> str:
     return "" if ends is None else f"{shape(ends[0])} to {shape(ends[1])}"
 
 
+def with_span(interval: Interval, shape: Callable[[float], str] = fixed) -> str:
+    """A value, with both ends of its interval in brackets if it has one."""
+    ends = span(interval, shape)
+    return f"{shape(interval.value)} ({ends})" if ends else shape(interval.value)
+
+
 def count(number: int, thing: str, things: str | None = None) -> str:
     """A number with its noun: `1 cell`, `2 cells`."""
     return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
@@ -104,7 +110,12 @@ def plain(text: str) -> str:
         return text
     line = " ".join(text[: 100 * _LONGEST].split())[: _LONGEST + 1]
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+    return shortened(line, _LONGEST)
+
+
+def shortened(text: str, longest: int) -> str:
+    """A text of at most so many characters, with an ellipsis at the end if it is cut."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def without_paths(text: str) -> str:

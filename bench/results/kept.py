@@ -4,8 +4,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from adapters.methods import PEFT
 from adapters.names import trains_encoder
-from bench.plan.cell import CANDIDATE, DEFAULT, Cell
+from bench.plan.cell import CANDIDATE, DEFAULT, MINBERT, Cell
 from bench.results.protocol import WEIGHTS
 from bench.results.store import cells_folder
 from minbert.model.config import Sizes, count_parameters
@@ -29,11 +30,13 @@ def largest_weights(cell: Cell, config: Sizes) -> int:
         config: of the encoder.
     """
     hidden, wide = config.hidden_size, config.intermediate_size
-    width = 10 * hidden + 2 * wide  # inputs and outputs of the linear layers of an encoder layer
+    width = 10 * hidden + 3 * wide  # inputs and outputs of the linear layers of an encoder layer
     factors = (cell.rank or 0) * (1 if cell.init_lora_weights == DEFAULT else 2)  # first and last
     adapters = 0 if cell.mode in ("full", "head") else width * (1 + factors)  # 1: vectors
-    is_whole = trains_encoder(cell.mode, cell.layers)
+    is_whole = trains_encoder(cell.mode, cell.layers) or cell.mode == PEFT  # of any size
     base = count_parameters(config, pooler=True, num_outputs=0) if is_whole else 0
+    if is_whole and cell.engine != MINBERT:  # the gate of a feed-forward layer
+        base += config.num_hidden_layers * hidden * wide
     heads = (4 if cell.encoders is None else 20) * hidden**2
     encoders = cell.encoders or 1
     return _FP32 * (encoders * (config.num_hidden_layers * adapters + base) + heads)
@@ -79,7 +82,6 @@ class KeptWeights:
 
 
 def _size(path: Path) -> int:
-    """A file's bytes; 0 if there is none."""
     with suppress(OSError):
         return path.stat().st_size
     return 0

@@ -5,7 +5,6 @@ folds of a run are joined first, and have one score. For a mean over a task's pa
 computed from those of the parts.
 """
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -32,6 +31,7 @@ from bench.results.outcomes import (
 )
 from bench.results.overall import counted, metric_of_part
 from bench.results.protocol import PREDICTIONS
+from bench.results.rowfile import note_to_stderr
 from bench.results.scores import numbers
 from bench.results.store import cell_folder, cells_folder
 from minbert.files import is_folder
@@ -61,11 +61,7 @@ def no_predictions(_rows: Sequence[Row], *, logits: bool = False) -> Parts | Non
     return None
 
 
-def _to_stderr(text: str) -> None:
-    sys.stderr.write(f"note: {text}\n")
-
-
-def kept_predictions(runs: Path, note: Callable[[str], None] = _to_stderr) -> PredictionsOf:
+def kept_predictions(runs: Path, note: Callable[[str], None] = note_to_stderr) -> PredictionsOf:
     """The predictions of a CSV's rows, from the folders of its cells or the file of outcomes.
 
     Args:
@@ -141,11 +137,6 @@ def values_from(predictions_of: PredictionsOf) -> ValuesOf:
     return values_of
 
 
-def kept_values(runs: Path, note: Callable[[str], None] = _to_stderr) -> ValuesOf:
-    """The numbers of a CSV's rows, as `kept_predictions` finds their predictions."""
-    return values_from(kept_predictions(runs, note))
-
-
 def keep_outcomes(runs: Path, rows: Iterable[Row]) -> int:
     """Update the file of outcomes from the folders of the rows that count; return their number.
 
@@ -163,7 +154,8 @@ def keep_outcomes(runs: Path, rows: Iterable[Row]) -> int:
         raise ValueError(f"it can't be read ({error})") from error
     kept = 0
     for row in latest(rows).values():
-        if _has_outcome(row) and (outcomes := _from_folder(runs, row, _read)):
+        is_compared = row.is_ok and row.dev_metric is not None and not row.is_candidate
+        if is_compared and (outcomes := _from_folder(runs, row, _read)):
             kept += 1
             stored |= {outcome_key(row, part): one for part, one in outcomes.items()}
     if kept:
@@ -171,20 +163,12 @@ def keep_outcomes(runs: Path, rows: Iterable[Row]) -> int:
     return kept
 
 
-def _has_outcome(row: Row) -> bool:
-    """Whether reports compare a row's score."""
-    return row.is_ok and row.dev_metric is not None and not row.is_candidate
-
-
 def first_of(sources: Sequence[PredictionsOf]) -> PredictionsOf:
     """The predictions of each row from the first source that has them."""
 
-    def of_row(row: Row, logits: bool) -> Parts | None:
-        results = (source([row], logits=logits) for source in sources)
-        return next((outcomes for outcomes in results if outcomes is not None), None)
-
     def of_rows(rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
-        return _joined([of_row(row, logits) for row in rows])
+        every = ((source([row], logits=logits) for source in sources) for row in rows)
+        return _joined([next(filter(None, of_row), None) for of_row in every])
 
     return of_rows
 
@@ -316,12 +300,9 @@ def mean_of_parts(parts: Sequence[Values]) -> Values:
         raise ValueError("there is no part")
     total, means = sum(map(len, parts)), [float(values.mean()) for values in parts]
     centre = sum(means) / len(parts)
-    return np.concatenate(
-        [
-            centre + (values - mean) * total / (len(parts) * len(values))
-            for values, mean in zip(parts, means, strict=True)
-        ]
-    )
+    every = zip(parts, means, strict=True)
+    scaled = [centre + (one - mean) * total / (len(parts) * len(one)) for one, mean in every]
+    return np.concatenate(scaled)
 
 
 def values_for(metric: str, logits: NDArray[np.generic], labels: NDArray[np.generic]) -> Values:

@@ -99,12 +99,7 @@ def rebuild(path: Path) -> tuple[int, int, list[str]]:
 
 
 def _check(path: Path) -> None:
-    """Refuse a path that is no runs.csv and can't become one, before anything is written.
-
-    Raises:
-        InputError: naming it.
-        OSError, csv.Error: if it can't be read.
-    """
+    """Refuse a path that is no runs.csv and can't become one, before anything is written."""
     if os.path.lexists(path) and not is_file(path):
         raise InputError(f"{path}: is no file; name a runs.csv with --runs")
     folder = cells_folder(path)
@@ -150,8 +145,7 @@ def _row(names: Iterable[str], fields: list[str]) -> Row:
     pairs = dict(zip(names, fields, strict=True))
     if int(pairs["schema"]) > SCHEMA:
         raise ValueError(f"it is of schema {pairs['schema']}, and this version knows {SCHEMA}")
-    values = {n: parse_value(n, t) for n, t in pairs.items() if n in BY_NAME}
-    row = row_of(values)
+    row = row_of({n: parse_value(n, t) for n, t in pairs.items() if n in BY_NAME})
     encode(row)
     return row
 

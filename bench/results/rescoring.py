@@ -1,6 +1,5 @@
 """Rows scored by another metric than their own, from stored predictions."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,9 @@ from bench.results.facts import DataFacts, read_facts
 from bench.results.losses import LossesOf, kept_losses
 from bench.results.outcomes import Outcome
 from bench.results.predictions import PredictionsOf, first_of, kept_predictions
+from bench.results.rowfile import note_to_stderr
 from bench.results.scores import numbers, score_of
 from bench.results.store import read_plan, read_rows
-
-
-def _to_stderr(text: str) -> None:
-    sys.stderr.write(f"note: {text}\n")
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ def rescored(
     metric: str,
     predictions_of: PredictionsOf,
     facts: Mapping[str, DataFacts],
-    note: Callable[[str], None] = _to_stderr,
+    note: Callable[[str], None] = note_to_stderr,
 ) -> list[Row]:
     """The rows with another dev metric: its score, interval and the score of the majority class.
 
@@ -108,18 +104,15 @@ def rescored(
 
 def _rescored(row: Row, metric: str, predictions_of: PredictionsOf, facts: DataFacts | None) -> Row:
     outcomes = predictions_of([row], logits=metric_of(metric).needs_logits) or {}
-    columns: Columns = {
-        "dev_metric": metric,
-        "dev_score": None,
-        "dev_ci_low": None,
-        "dev_ci_high": None,
-    }
+    names = ("dev_score", "dev_ci_low", "dev_ci_high", "majority_score")
+    columns: Columns = {"dev_metric": metric, **dict.fromkeys(names)}
     try:
         score = score_of(metric, [numbers(metric, outcomes[""])])
     except (KeyError, ValueError):
-        return row | columns | {"majority_score": None}
-    columns |= {"dev_score": score.value, "dev_ci_low": score.low, "dev_ci_high": score.high}
-    return row | columns | {"majority_score": majority_score(metric, outcomes[""], facts)}
+        return row | columns
+    majority = majority_score(metric, outcomes[""], facts)
+    columns |= zip(names, (score.value, score.low, score.high, majority), strict=True)
+    return row | columns
 
 
 def majority_score(metric: str, outcome: Outcome, facts: DataFacts | None) -> float | None:

@@ -123,12 +123,7 @@ def step_times(folder: Path) -> tuple[Columns, bool]:
 
 
 def _table(path: Path, largest: int) -> dict[str, NDArray[np.float64]]:
-    """The columns of a file of steps.
-
-    Raises:
-        OSError, ValueError, csv.Error: if it can't be read, is no file, is too large, or has sizes
-            or times that can't be.
-    """
+    """The columns of a file of steps."""
     if not path.is_file() or path.stat().st_size > largest:
         raise ValueError("it is no file of step times")
     with path.open(newline="", encoding="utf-8") as file:
@@ -149,37 +144,30 @@ def _columns(
     settled: bool,
 ) -> tuple[Columns, bool]:
     """The columns of times on these batches from the timed steps; whether steady."""
-    rate = times.ms_per_1k_tokens
+    step, rate = times.step_ms, times.ms_per_1k_tokens
     tokens, examples = (float(batches[name].sum()) for name in ("tokens", "examples"))
     columns: Columns = {
-        "step_ms_median": times.step_ms.value,
-        "step_ms_ci_low": times.step_ms.low,
-        "step_ms_ci_high": times.step_ms.high,
-        "ms_per_1k_tokens": rate.value,
-        "ms_per_1k_tokens_ci_low": rate.low,
+        "step_ms_median": step.value, "step_ms_ci_low": step.low, "step_ms_ci_high": step.high,
+        "ms_per_1k_tokens": rate.value, "ms_per_1k_tokens_ci_low": rate.low,
         "ms_per_1k_tokens_ci_high": rate.high,
         **_parts(times.step_ms.value, timed),
         "steps_timed": timed["ms"].size,
         "examples_per_s": examples / (rate.value * tokens / 1000) * 1000,
-    }
+    }  # fmt: skip
     ends = rate.ends()
     narrow = ends is None or (ends[1] - ends[0]) / 2 <= UNSTEADY * rate.value
     return columns, bool(narrow and settled)
 
 
 def _parts(step_ms: float, timed: Mapping[str, NDArray[np.float64]]) -> Columns:
-    """The columns of a step's parts, each by its share of the time of all timed steps."""
     if not {"forward_ms", "backward_ms"} <= timed.keys():
         return {}  # written by an older version
     total = timed["ms"].sum()
     forward, backward = (
         float(step_ms * timed[name].sum() / total) for name in ("forward_ms", "backward_ms")
     )
-    return {
-        "forward_ms": forward,
-        "backward_ms": backward,
-        "optimizer_ms": step_ms - forward - backward,
-    }
+    optimizer = step_ms - forward - backward
+    return {"forward_ms": forward, "backward_ms": backward, "optimizer_ms": optimizer}
 
 
 def score_interval(row: Row, examples: Mapping[str, int], folder: Path) -> Columns:
@@ -192,21 +180,17 @@ def score_interval(row: Row, examples: Mapping[str, int], folder: Path) -> Colum
     score, metric = row.dev_score, row.dev_metric
     if score is None or metric is None:
         return {}
-    if metric == OVERALL:
-        scores = {part: value for part, value in scores_of(row).items() if part in examples}
-        interval = overall_interval(scores, examples) if scores else Interval(score)
-        low, high = interval.low, interval.high
-    elif metric in EXACT:
-        low, high = score_ends(metric, score, sum(examples.values()))
-    elif outcomes := read_folder(folder, metric):
-        try:
-            known = score_of(metric, [values(metric, outcomes)])
-        except ValueError:  # predictions of another task
-            return {}
-        low, high = known.low, known.high
-    else:
+    try:
+        if metric == OVERALL:
+            scores = {part: value for part, value in scores_of(row).items() if part in examples}
+            interval = overall_interval(scores, examples) if scores else Interval(score)
+        elif metric in EXACT:
+            interval = Interval(score, *score_ends(metric, score, sum(examples.values())))
+        else:
+            interval = score_of(metric, [values(metric, read_folder(folder, metric) or {})])
+    except ValueError:  # no predictions, or those of another task
         return {}
-    return {"dev_ci_low": low, "dev_ci_high": high}
+    return {"dev_ci_low": interval.low, "dev_ci_high": interval.high}
 
 
 def not_learned(row: Row) -> bool:

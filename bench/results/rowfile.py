@@ -5,17 +5,16 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from operator import getitem
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from bench.common.csvfile import FORMULA, harmless
 from bench.common.errors import InputError
-from bench.plan.cell import Value
+from bench.plan.cell import Columns, Value
 from bench.plan.columns import (
     BY_NAME,
-    LARGEST,
     NAMES,
     REQUIRED,
     complete_row,
@@ -32,11 +31,12 @@ _LONGEST_LINE: Final = 2**26
 csv.field_size_limit(2**27)  # what has been written, a long message too, can be read again
 
 
-def _to_stderr(text: str) -> None:
+def note_to_stderr(text: str) -> None:
+    """Print a note about a file of results."""
     sys.stderr.write(f"note: {text}\n")
 
 
-def read_rows(path: Path, note: Callable[[str], None] = _to_stderr) -> list[Row]:
+def read_rows(path: Path, note: Callable[[str], None] = note_to_stderr) -> list[Row]:
     """All rows of a CSV of this schema or an older one, in order; none where there is no such file.
 
     Args:
@@ -72,7 +72,7 @@ def encode(row: Row) -> bytes:
     """
     texts = {name: format_value(row[name]) for name in NAMES}
     fields = [harmless(text) if BY_NAME[n].kind is str else text for n, text in texts.items()]
-    _parse(fields, _parsers())
+    _parsed(fields, _PARSERS)
     return record(fields)
 
 
@@ -80,51 +80,39 @@ def _short(name: str) -> str:
     return (name if name.isprintable() else ascii(name))[:40]
 
 
-class _Parser(dict[str, Value]):
-    """A column's values by their text; the first ones are remembered, and shared by the rows."""
+def _parser(name: str, oldest: int = SCHEMA) -> Callable[[str], Value]:
+    """The function from a column's texts to its values; of frequent texts the rows share one.
 
-    def __init__(self, name: str, oldest: int = SCHEMA) -> None:
-        super().__init__()
-        self._name = name
-        self._oldest = oldest
-        self._kind = BY_NAME[name].kind
+    Args:
+        oldest: the oldest schema of a row that is read.
+    """
+    kind = BY_NAME[name].kind
 
-    def __missing__(self, text: str) -> Value:
+    @lru_cache(_REMEMBERED)
+    def parse(text: str) -> Value:
+        if text == "" and name in _FILLED:
+            raise ValueError(f"{name} is empty")
+        is_quoted = kind is str and text[:1] == "'" and FORMULA.match(text)  # by `harmless`
         try:
-            if len(self) >= _REMEMBERED and text and self._kind is float:
-                number = float(text)
-                if -LARGEST < number < LARGEST:
-                    return number
-            value = parse_value(self._name, self._unquoted(text))
+            value = parse_value(name, text[1:] if is_quoted else text)
         except ValueError as error:
-            raise ValueError(f"{self._name}: {str(error)[:200]}") from None
-        if text == "" and self._name in _FILLED:
-            raise ValueError(f"{self._name} is empty")
-        if self._name == "schema" and not self._oldest <= int(text) <= SCHEMA:
+            raise ValueError(f"{name}: {str(error)[:200]}") from None
+        if name == "schema" and not oldest <= int(text) <= SCHEMA:
             raise ValueError(f"schema is {value}, and this version reads {SCHEMA}")
-        if len(self) < _REMEMBERED:
-            self[text] = value
         return value
 
-    def _unquoted(self, text: str) -> str:
-        """The text without the quote that `harmless` may have put before it."""
-        quoted = self._kind is str and text[:1] == "'" and FORMULA.match(text)
-        return text[1:] if quoted else text
+    return parse
 
 
-def _parsers() -> tuple[_Parser, ...]:
-    return tuple(map(_Parser, NAMES))
+_PARSERS: Final = {name: _parser(name) for name in NAMES}
+"""The functions for a file of this schema, by column."""
 
 
-def _parse(fields: list[str], parsers: tuple[_Parser, ...]) -> Row:
-    """A row from the fields of a record.
-
-    Raises:
-        ValueError: saying what is wrong with the record.
-    """
-    if len(fields) != len(NAMES):
-        raise ValueError(f"it has {len(fields)} fields instead of {len(NAMES)}")
-    return complete_row(dict(zip(NAMES, map(getitem, parsers, fields), strict=True)))
+def _parsed(fields: Sequence[str], parsers: Mapping[str, Callable[[str], Value]]) -> Columns:
+    """The values of a record's fields by column."""
+    if len(fields) != len(parsers):
+        raise ValueError(f"it has {len(fields)} fields instead of {len(parsers)}")
+    return {name: parse(text) for text, (name, parse) in zip(fields, parsers.items(), strict=True)}
 
 
 class Reading:
@@ -145,8 +133,7 @@ class Reading:
         self.torn = False
         self._lines = 0
         self._file: tuple[int, int] | None = None
-        self._names: tuple[str, ...] = NAMES
-        self._parsers = _parsers()
+        self._parsers: Mapping[str, Callable[[str], Value]] = _PARSERS
 
     def read_on(self) -> None:
         """Read the rows that were added since the last time; all rows, if the file was replaced.
@@ -209,13 +196,10 @@ class Reading:
     def _take(self, fields: list[str]) -> None:
         if self._lines == 0:
             self._check_header(fields)
-        elif fields and self._names is NAMES:
-            self.rows.append(_parse(fields, self._parsers))
         elif fields:
-            if len(fields) != len(self._names):
-                raise ValueError(f"it has {len(fields)} fields instead of {len(self._names)}")
-            values = map(getitem, self._parsers, fields)
-            self.rows.append(row_of(dict(zip(self._names, values, strict=True))))
+            values = _parsed(fields, self._parsers)
+            as_row = complete_row if self._parsers is _PARSERS else row_of
+            self.rows.append(as_row(values))
 
     def _check_header(self, fields: list[str]) -> None:
         fields = [fields[0].removeprefix("\ufeff"), *fields[1:]] if fields else fields
@@ -225,8 +209,7 @@ class Reading:
         unknown = [name for name in fields if name not in NAMES]
         is_older = bool(missing) and not unknown and {"cell_id", "schema"} <= set(fields)
         if self._older and is_older and len(set(fields)) == len(fields):
-            self._names = tuple(fields)
-            self._parsers = tuple(_Parser(name, oldest=1) for name in fields)
+            self._parsers = {name: _parser(name, oldest=1) for name in fields}
             return
         differences = "; ".join(
             f"{what} {', '.join(map(_short, names[:3]))}{', …' if len(names) > 3 else ''}"
@@ -247,7 +230,7 @@ class Reading:
         """Whether the open quote after `end` is that of a torn record, and not a stray quote."""
         file.seek(self.end)
         after = file.read().decode(errors="replace").splitlines()[1:]
-        return not any(len(fields) == len(self._names) for fields in csv.reader(after))
+        return not any(len(fields) == len(self._parsers) for fields in csv.reader(after))
 
     def _broken(self, why: object) -> InputError:
         return InputError(

@@ -9,7 +9,7 @@ or wrong.
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,38 +24,29 @@ from minbert.data.metrics import pearson
 Floats = NDArray[np.float64]
 
 
-def _balanced_accuracy(labels: Array, predicted: Array) -> float:
-    from sklearn.metrics import recall_score
+ScoreOf = Callable[[Array, Array], float]
+"""From labels and predictions [N], or labels of 0 and 1 [N, C], to the score."""
+Influence = Callable[[Array, Array], Floats]
+"""From the same to each example's influence on it [N]."""
 
-    classes = np.unique(labels)
-    return float(recall_score(labels, predicted, labels=classes, average="macro"))
 
+def _sklearn(name: str, **options: Any) -> ScoreOf:
+    """A metric of scikit-learn, which is imported on first use."""
 
-def _f1(average: str) -> Callable[[Array, Array], float]:
     def score(labels: Array, predicted: Array) -> float:
-        from sklearn.metrics import f1_score
+        from sklearn import metrics
 
-        return float(f1_score(labels, predicted, average=average, zero_division=0))
+        return float(getattr(metrics, name)(labels, predicted, **options))
 
     return score
 
 
-def _mcc(labels: Array, predicted: Array) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(labels, predicted))
+def _balanced_accuracy(labels: Array, predicted: Array) -> float:
+    return _sklearn("recall_score", labels=np.unique(labels), average="macro")(labels, predicted)
 
 
-def _r2(labels: Array, predicted: Array) -> float:
-    from sklearn.metrics import r2_score
-
-    return float(r2_score(labels, predicted))
-
-
-def _rmse(labels: Array, predicted: Array) -> float:
-    from sklearn.metrics import root_mean_squared_error
-
-    return float(root_mean_squared_error(labels, predicted))
+def _f1(average: str) -> ScoreOf:
+    return _sklearn("f1_score", average=average, zero_division=0)
 
 
 def _pearson(labels: Array, predicted: Array) -> float:
@@ -68,42 +59,25 @@ def _spearman(labels: Array, predicted: Array) -> float:
     return float(spearmanr(predicted, labels).statistic)
 
 
-def _auroc(positive: Array, scores: Array) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(positive, scores))
-
-
-def _average_precision(positive: Array, scores: Array) -> float:
-    from sklearn.metrics import average_precision_score
-
-    return float(average_precision_score(positive, scores))
-
-
-ScoreOf = Callable[[Array, Array], float]
-"""From labels and predictions [N], or labels of 0 and 1 [N, C], to the score."""
-Influence = Callable[[Array, Array], Floats]
-"""From the same to each example's influence on it [N]."""
-
 _CLASSES: Final[Mapping[str, tuple[ScoreOf, Influence]]] = {
     "balanced_accuracy": (_balanced_accuracy, influence.balanced_accuracy),
     "macro_f1": (_f1("macro"), influence.macro_f1),
     "weighted_f1": (_f1("weighted"), influence.weighted_f1),
-    "mcc": (_mcc, influence.mcc),
+    "mcc": (_sklearn("matthews_corrcoef"), influence.mcc),
 }
 _LABELS: Final[Mapping[str, tuple[ScoreOf, Influence]]] = {
     "micro_f1": (_f1("micro"), influence.label_micro_f1),
     "macro_f1": (_f1("macro"), influence.label_macro_f1),
 }
 _RANKED: Final = {
-    "auroc": (_auroc, influence.auroc),
-    "average_precision": (_average_precision, influence.average_precision),
+    "auroc": (_sklearn("roc_auc_score"), influence.auroc),
+    "average_precision": (_sklearn("average_precision_score"), influence.average_precision),
 }
 _NUMBERS: Final = {
     "pearson": (_pearson, influence.pearson),
     "spearman": (_spearman, influence.spearman),
-    "r2": (_r2, influence.r2),
-    "rmse": (_rmse, influence.rmse),
+    "r2": (_sklearn("r2_score"), influence.r2),
+    "rmse": (_sklearn("root_mean_squared_error"), influence.rmse),
 }
 _IN_UNIT: Final = ("r2", "rmse")
 """Metrics that need predictions in the unit of the labels."""
@@ -141,30 +115,22 @@ def _ranked(metric: str, logits: Array | None, labels: Array) -> Values:
     """The mean over the classes that occur, each against the rest; of two, that of the second."""
     if logits is None:
         raise ValueError("the logits are not stored")
+    from scipy.special import log_softmax
+
     score, influences = _RANKED[metric]
-    scores = log_odds(logits)
-    if scores.shape[1] == 1:
-        chosen = {1: scores[:, 0]}
+    values = logits.astype(np.float64)
+    if values.shape[1] == 1:
+        chosen = {1: values[:, 0]}
+    elif values.shape[1] == 2:
+        chosen = {1: values[:, 1] - values[:, 0]}
     else:
-        chosen = {int(label): scores[:, label] for label in np.unique(labels)}
-    values = [
+        logarithms = log_softmax(values, axis=1)
+        chosen = {int(label): logarithms[:, label] for label in np.unique(labels)}
+    of_classes = [
         influences(of_class, labels == label) + score(labels == label, of_class)
         for label, of_class in chosen.items()
     ]
-    mean: Values = np.mean(values, axis=0)
-    return mean
-
-
-def log_odds(logits: Array) -> Floats:
-    """The scores by which examples are ranked for each class [N, C], from logits [N, C]: the
-    logarithms of probabilities; of two classes the log odds of the second [N, 1]."""
-    values = logits.astype(np.float64)
-    if values.shape[1] == 1:
-        return values
-    if values.shape[1] == 2:
-        return values[:, 1:] - values[:, :1]
-    values -= values.max(axis=1, keepdims=True)
-    return np.asarray(values - np.log(np.exp(values).sum(axis=1, keepdims=True)))
+    return np.asarray(np.mean(of_classes, axis=0))
 
 
 def probabilities(logits: Array) -> Floats:
@@ -172,8 +138,9 @@ def probabilities(logits: Array) -> Floats:
     values = logits.astype(np.float64)
     if values.shape[1] == 1:
         values = np.concatenate([-values / 2, values / 2], axis=1)
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    from scipy.special import softmax
+
+    return np.asarray(softmax(values, axis=1))
 
 
 Score = tuple[float, float | None, float | None] | None

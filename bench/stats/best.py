@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.stats.intervals import UNSEEN
+from bench.stats.intervals import UNSEEN, quantile
 
 Floats = NDArray[np.float64]
 LEVEL: Final = 0.05
@@ -156,18 +156,11 @@ def compare_all(samples: Sequence[Sample]) -> Comparison:
     alone = np.maximum(seeds - 1.0, 1.0)
     # the sum of both parts has no more than those of the seeds, whose share in it is uncertain
     of_pair = np.minimum(freedom(alone), np.maximum(alone, 2.0))
-    least = np.where(keeps_own, _student(of_pair), 0.0)
+    least = np.where(keeps_own, quantile(2 * LEVEL, of_pair), 0.0)
     return Comparison(
         difference, seeds, of_seed, of_examples, freedom(freedom_of_seeds), least,
         _covariance(samples), shows_seeds=bool((seeds[off] > 1).any()),
     )  # fmt: skip
-
-
-def _student(freedom: Floats) -> Floats:
-    """The one-sided quantile of Student's t at `LEVEL`."""
-    from scipy.special import stdtrit
-
-    return np.asarray(stdtrit(freedom, 1 - LEVEL))
 
 
 def between_seeds(scores: Floats) -> tuple[Floats, NDArray[np.int64], Floats]:

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.stats.intervals import POWER_Z, Spread, satterthwaite, scatters_more
+from bench.stats.intervals import POWER_Z, Spread, quantile, satterthwaite, scatters_more
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -55,22 +55,6 @@ def nominal_level(alpha: float, looks: int) -> float:
     least = float(-ndtri(alpha / 2))
     critical = brentq(excess, least, float(-ndtri(alpha / 2 / looks)), xtol=1e-10)
     return float(2 * ndtr(-critical))
-
-
-def quantile(level: float, freedom: NDArray[np.floating] | float) -> Floats:
-    """Standard errors from an estimate to the ends of its interval: Student's t, at a two-sided
-    level. Infinite degrees of freedom: the std is a constant."""
-    from scipy.special import ndtri, stdtrit
-
-    freedom = np.asarray(freedom, dtype=float)
-    student = stdtrit(np.where(np.isinf(freedom), 1.0, freedom), 1 - level / 2)
-    return np.asarray(np.where(np.isinf(freedom), -ndtri(level / 2), student))
-
-
-@cache
-def student(level: float, freedom: float) -> float:
-    """`quantile` of one number."""
-    return float(quantile(level, freedom))
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,13 +126,10 @@ def sample_means(
 def unpaired(base: Estimates, new: Estimates) -> Estimates:
     """Differences NEW − BASE of means of two sides without pairs."""
     return Estimates(
-        new.value - base.value,
-        np.hypot(base.error, new.error),
-        np.minimum(base.freedom, new.freedom),
-        np.hypot(base.single, new.single),
-        np.minimum(base.number, new.number),
-        np.minimum(base.pooled, new.pooled),
-    )
+        new.value - base.value, np.hypot(base.error, new.error),
+        np.minimum(base.freedom, new.freedom), np.hypot(base.single, new.single),
+        np.minimum(base.number, new.number), np.minimum(base.pooled, new.pooled),
+    )  # fmt: skip
 
 
 def mean_of_settings(estimates: Estimates, shared: Ints) -> Estimates:
@@ -170,13 +151,10 @@ def mean_of_settings(estimates: Estimates, shared: Ints) -> Estimates:
     _, pooled = satterthwaite(variances, estimates.pooled[first])
     singles = np.bincount(shared, estimates.single)
     return Estimates(
-        np.array([estimates.value.mean()]),
-        np.array([error / count]),
-        np.array([freedom]),
+        np.array([estimates.value.mean()]), np.array([error / count]), np.array([freedom]),
         np.array([math.sqrt(float((singles**2).sum())) / count]),
-        np.array([estimates.number.min()]),
-        np.array([pooled]),
-    )
+        np.array([estimates.number.min()]), np.array([pooled]),
+    )  # fmt: skip
 
 
 def needed_repeats(estimates: Estimates, limit: float, level: float) -> list[int | None]:

@@ -5,8 +5,6 @@ that example, where all N weights are 1 (the infinitesimal jackknife; Jaeckel 19
 Influences sum to 0, and their variance over N is that of the metric to first order. Pure.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +13,6 @@ Ints = NDArray[np.int64]
 Array = NDArray[np.generic]
 
 
-@dataclass(frozen=True)
 class _Classes:
     """The K classes that occur in labels or predictions [N].
 
@@ -23,23 +20,22 @@ class _Classes:
         true, predicted: numbers of examples of each class, and of predictions of it [K].
         hits: numbers of examples of each class that are predicted right [K].
         at, guess: the places of each example's class and of its prediction among them [N].
+        right: whether each example is predicted right [N].
     """
 
-    true: Floats
-    predicted: Floats
-    hits: Floats
-    at: Ints
-    guess: Ints
-
-    @property
-    def right(self) -> NDArray[np.bool_]:
-        """Whether each example is predicted right [N]."""
-        return np.asarray(self.at == self.guess)
+    def __init__(self, labels: Array, predicted: Array) -> None:
+        classes, places = np.unique(np.concatenate([labels, predicted]), return_inverse=True)
+        self.at, self.guess = np.split(places.ravel(), 2)
+        self.right = self.at == self.guess
+        self.true, self.predicted, self.hits = (
+            np.bincount(chosen, minlength=len(classes)).astype(np.float64)
+            for chosen in (self.at, self.guess, self.at[self.right])
+        )
 
     @property
     def f1(self) -> Floats:
         """The F1 of each class [K]."""
-        return 2 * self.hits / (self.true + self.predicted)
+        return np.asarray(2 * self.hits / (self.true + self.predicted))
 
     def of_f1(self, weights: Floats) -> Floats:
         """For each example N times the derivative of Σ weight · F1 by its weight, with constant
@@ -50,19 +46,9 @@ class _Classes:
         return np.asarray(len(self.at) * change)
 
 
-def _classes(labels: Array, predicted: Array) -> _Classes:
-    classes, places = np.unique(np.concatenate([labels, predicted]), return_inverse=True)
-    at, guess = np.split(places.ravel(), 2)
-    true, guesses, hits = (
-        np.bincount(chosen, minlength=len(classes)).astype(np.float64)
-        for chosen in (at, guess, at[at == guess])
-    )
-    return _Classes(true, guesses, hits, at, guess)
-
-
 def balanced_accuracy(labels: Array, predicted: Array) -> Floats:
     """Of the mean recall over the classes that occur in the labels."""
-    of = _classes(labels, predicted)
+    of = _Classes(labels, predicted)
     recall = of.hits / np.maximum(of.true, 1)
     change = (of.right - recall[of.at]) / of.true[of.at]
     return np.asarray(len(labels) / (of.true > 0).sum() * change)
@@ -70,13 +56,13 @@ def balanced_accuracy(labels: Array, predicted: Array) -> Floats:
 
 def macro_f1(labels: Array, predicted: Array) -> Floats:
     """Of the mean F1 over the classes that occur in labels or predictions."""
-    of = _classes(labels, predicted)
+    of = _Classes(labels, predicted)
     return of.of_f1(np.full(len(of.true), 1 / len(of.true)))
 
 
 def weighted_f1(labels: Array, predicted: Array) -> Floats:
     """Of the mean F1 over the classes, each weighted by its number of examples."""
-    of = _classes(labels, predicted)
+    of = _Classes(labels, predicted)
     shares = of.true / len(labels)
     return of.f1[of.at] - float(shares @ of.f1) + of.of_f1(shares)
 
@@ -84,7 +70,7 @@ def weighted_f1(labels: Array, predicted: Array) -> Floats:
 def mcc(labels: Array, predicted: Array) -> Floats:
     """Of Matthews' correlation coefficient of several classes (Gorodkin 2004); 0 where labels or
     predictions are all the same and the coefficient is not defined."""
-    of, total = _classes(labels, predicted), float(len(labels))
+    of, total = _Classes(labels, predicted), float(len(labels))
     right = of.hits.sum()
     joint = right * total - of.true @ of.predicted
     of_true, of_guess = (total**2 - sizes @ sizes for sizes in (of.true, of.predicted))

@@ -70,6 +70,16 @@ def fisher(correlation: float, total: int) -> tuple[float, float]:
     return math.tanh(z - half), math.tanh(z + half)
 
 
+def quantile(level: float, freedom: NDArray[np.floating] | float) -> NDArray[np.float64]:
+    """Standard errors from an estimate to the ends of its interval: Student's t, at a two-sided
+    level. Infinite degrees of freedom: the std is a constant."""
+    from scipy.special import ndtri, stdtrit
+
+    freedom = np.asarray(freedom, dtype=float)
+    student = stdtrit(np.where(np.isinf(freedom), 1.0, freedom), 1 - level / 2)
+    return np.asarray(np.where(np.isinf(freedom), -ndtri(level / 2), student))
+
+
 def mean_t(values: Sequence[float]) -> Interval:
     """A mean with its interval by Student's t; none for a single value.
 
@@ -82,9 +92,7 @@ def mean_t(values: Sequence[float]) -> Interval:
     mean = float(data.mean())
     if data.size == 1:
         return Interval(mean)
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(data.size - 1, 0.975)) * float(data.std(ddof=1)) / math.sqrt(data.size)
+    half = float(quantile(0.05, data.size - 1) * data.std(ddof=1)) / math.sqrt(data.size)
     return Interval(mean, mean - half, mean + half)
 
 
@@ -109,10 +117,8 @@ class Spread:
 
     def half_width(self) -> float:
         """Half the 95% interval. With one seed it covers examples only."""
-        from scipy.special import stdtrit
-
         error, freedom = self.error()
-        return float(stdtrit(freedom, 0.975)) * error
+        return float(quantile(0.05, freedom)) * error
 
     def error(self) -> tuple[float, float]:
         """The standard error of the mean, and its degrees of freedom.
@@ -194,15 +200,11 @@ def mean_of(parts: Sequence[Interval]) -> Interval:
     if not parts:
         raise ValueError("the mean of nothing")
     value = sum(part.value for part in parts) / len(parts)
-    ends = [part.ends() for part in parts]
-    known = [pair for pair in ends if pair is not None]
-    if len(known) < len(parts):
+    gaps = [(part.value - ends[0], ends[1] - part.value) for part in parts if (ends := part.ends())]
+    if len(gaps) < len(parts):
         return Interval(value)
-    gaps = [
-        math.hypot(*(pair[side] - part.value for pair, part in zip(known, parts, strict=True)))
-        for side in (0, 1)
-    ]
-    return Interval(value, value - gaps[0] / len(parts), value + gaps[1] / len(parts))
+    below, above = (math.hypot(*side) / len(parts) for side in zip(*gaps, strict=True))
+    return Interval(value, value - below, value + above)
 
 
 def ratio(a: Interval, b: Interval) -> Interval:
@@ -236,10 +238,8 @@ class Std:
 
     def half_width(self, number: int = 1) -> float:
         """Half the 95% interval of the mean of a number of values with this standard deviation."""
-        from scipy.special import stdtrit
-
-        quantile = NORMAL_975 if self.freedom is None else float(stdtrit(self.freedom, 0.975))
-        return quantile * self.value / math.sqrt(number)
+        freedom = math.inf if self.freedom is None else self.freedom
+        return float(quantile(0.05, freedom)) * self.value / math.sqrt(number)
 
 
 def pooled(samples: Iterable[Sequence[float]]) -> Std | None:
@@ -276,11 +276,9 @@ def _excess_std(values: Sequence[float], pool: Std) -> Std | None:
     own = pooled([values])
     if own is None or own.freedom is None or pool.freedom is None:
         return None
-    squares = np.array([own.freedom * own.value**2])
-    wide = scatters_more(
-        squares, np.array([own.freedom]), pool.freedom * pool.value**2, pool.freedom
-    )
-    return own if wide[0] else None
+    freedom = np.array([own.freedom])
+    whole = pool.freedom * pool.value**2, pool.freedom
+    return own if scatters_more(freedom * own.value**2, freedom, *whole)[0] else None
 
 
 def scatters_more(
@@ -317,10 +315,8 @@ def widened(a: Interval, std: Std) -> Interval:
     ends = log.ends()
     if ends is None:
         return a
-    between, within = std.half_width(), [abs(end - log.value) for end in ends]
-    low, high = (
-        math.hypot(half, between) if std.freedom is None else max(half, between) for half in within
-    )
+    wider = math.hypot if std.freedom is None else max
+    low, high = (wider(abs(end - log.value), std.half_width()) for end in ends)
     return _exp(Interval(log.value, log.value - low, log.value + high))
 
 

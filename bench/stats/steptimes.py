@@ -1,7 +1,6 @@
 """The time of a step and of 1,000 real tokens, from passes over timing batches or from training.
 
-Plain numbers in and out, intervals at 95%. scipy is imported only where it is needed, because
-importing it is slow.
+Plain numbers in and out, intervals at 95%.
 """
 
 import math
@@ -12,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.stats.intervals import NORMAL_975, Interval
+from bench.stats.intervals import NORMAL_975, Interval, quantile
 
 STEPS_ENOUGH: Final = 96
 """Fewest steps of a training whose own steps are timed; a shorter one needs timing batches."""
@@ -65,11 +64,9 @@ def panel_times(
     median, rate = (float(value) for value in both(data))
     if len(data) == 1:
         return StepTimes(Interval(median), Interval(rate))
-    from scipy.special import stdtrit
-
     freedom = len(data) - 1
     drawn = np.random.default_rng(seed).integers(len(data), size=(draws, len(data)))
-    wider = math.sqrt(len(data) / freedom) * float(stdtrit(freedom, 0.975)) / NORMAL_975
+    wider = math.sqrt(len(data) / freedom) * float(quantile(0.05, freedom)) / NORMAL_975
 
     def interval(value: float, again: NDArray[np.float64]) -> Interval:
         low, high = (float(end) for end in np.quantile(again, (0.025, 0.975)))
@@ -147,9 +144,7 @@ def _expected(
 
 def _jackknifed(value: float, without: NDArray[np.float64]) -> Interval:
     """A value with its interval from the values without each block, [K] (Tukey 1958)."""
-    from scipy.special import stdtrit
-
     freedom = without.size - 1
     std = math.sqrt(freedom / without.size * float(((without - without.mean()) ** 2).sum()))
-    half = std * float(stdtrit(freedom, 0.975))
+    half = std * float(quantile(0.05, freedom))
     return Interval(float(value), max(0.0, float(value) - half), float(value) + half)

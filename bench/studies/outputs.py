@@ -1,5 +1,7 @@
-"""The options of a study's command that say where its results go."""
+"""The options of a study's command that say where its results go, and its pages."""
 
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -9,6 +11,7 @@ import click
 
 from bench.common.csvfile import check_csv
 from bench.launch.checks import check_reports
+from bench.report.text import plain, without_paths
 
 Command = Callable[..., int]
 
@@ -43,3 +46,8 @@ def with_outputs(name: str, rows: str) -> Callable[[Command], Command]:
         return command
 
     return decorate
+
+
+def command_line(name: str) -> str:
+    """The command `python -m bench.NAME` with the arguments of this process, without folders."""
+    return without_paths(shlex.join(["python", "-m", f"bench.{name}", *map(plain, sys.argv[1:])]))

@@ -3,7 +3,7 @@
 import fcntl
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -13,12 +13,17 @@ import torch
 from torch import Tensor
 
 from bench.common.errors import InputError
-from bench.plan.cell import MINBERT, Cell
+from bench.plan.cell import MINBERT, TRANSFORMERS, Cell
 from bench.worker.failures import is_out_of_memory
 from bench.worker.setup import Split
 from minbert.data.batches import Batch, Buckets, plan_training
-from minbert.model.classifier import BertClassifier, Classifier
-from minbert.training.compiled import CompiledModel, compile_model
+from minbert.model.classifier import Classifier
+from minbert.training.compiled import (
+    CompiledModel,
+    compile_model,
+    errors_in_a_line,
+    run_passes,
+)
 
 _CACHES: Final = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 """Environment variables that name the caches of torch's compiler and of triton."""
@@ -31,7 +36,11 @@ _UNFINISHED: Final = ".unfinished"
 
 
 class AutoCompiledModel:
-    """A model by torch.compile, as users of transformers compile it: for any length of batches.
+    """A model by torch.compile, as users of transformers compile it: for batches of any shape.
+
+    Args:
+        shapes: B and S of batches that it is compiled on now, so that no step has to wait.
+        amp: off, bf16 or fp16.
 
     Attributes:
         cached: None: how much of the code came from the compiler's cache is not known.
@@ -39,12 +48,18 @@ class AutoCompiledModel:
 
     cached: float | None = None
 
-    def __init__(self, model: Classifier) -> None:
+    def __init__(self, model: Classifier, shapes: Iterable[tuple[int, int]], amp: str) -> None:
         self._run = torch.compile(model, dynamic=True)
+        with errors_in_a_line():
+            for texts, length in shapes:
+                run_passes(self, model, texts, length, amp)
 
     def __call__(self, batch: Batch) -> Tensor:
         """Logits [B, C] of a batch."""
-        logits: Tensor = self._run(batch.input_ids, batch.attention_mask, batch.token_type_ids)
+        mask = batch.attention_mask
+        if mask is None:  # nothing is masked, which would be other code
+            mask = torch.ones_like(batch.input_ids)
+        logits: Tensor = self._run(batch.input_ids, mask, batch.token_type_ids)
         return logits
 
 
@@ -56,21 +71,23 @@ def buckets_of(cell: Cell) -> Buckets | None:
 def compile_for(
     model: Classifier, train: Split, cell: Cell, epochs: int
 ) -> "CompiledModel | AutoCompiledModel":
-    """A cell's model, compiled for the full batches of its first epochs.
+    """A cell's model, compiled for the batches of its first epochs; engine minbert's for the full
+    ones.
 
     Raises:
         InputError: as `compile_model`.
     """
-    if not isinstance(model, BertClassifier):
-        return AutoCompiledModel(model)
     lengths, buckets = train.lengths, Buckets(cell.max_length)
     texts = min(cell.batch_size, len(train))
-    padded_lengths: set[int] = set()
+    shapes: set[tuple[int, int]] = set()
     for epoch in range(epochs):
         rng = np.random.default_rng([cell.seed, epoch])
         plan = plan_training(lengths, cell.batch_size, rng, cell.batching)
-        full = (indices for indices in plan if len(indices) == texts)
-        padded_lengths |= {buckets.of(int(lengths[indices].max())) for indices in full}
+        shapes |= {(len(indices), int(lengths[indices].max())) for indices in plan}
+    if cell.engine == TRANSFORMERS:
+        ends = min(shapes, key=math.prod), max(shapes, key=math.prod)
+        return AutoCompiledModel(model, ends, cell.amp)
+    padded_lengths = {buckets.of(length) for count, length in shapes if count == texts}
     return compile_model(model, texts=texts, lengths=padded_lengths, amp=cell.amp)
 
 

@@ -7,16 +7,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from minbert.errors import InputError
-from minbert.files import CONFIG, TOKENIZER_CONFIG, VOCABULARIES, WEIGHTS
+from minbert.files import (
+    CONFIG,
+    OTHER_VOCABULARIES,
+    POOLING,
+    TOKENIZER_FILES,
+    VOCABULARIES,
+    WEIGHTS,
+)
 
 _CARD: Final = "README.md"
-_FILES: Final = (CONFIG, *VOCABULARIES, TOKENIZER_CONFIG, _CARD)
+_FILES: Final = (CONFIG, *TOKENIZER_FILES, POOLING, _CARD)
 
 
 def fetch_from_hub(name: str) -> Path:
     """The folder of a checkpoint on the hub, in the hub library's cache; fetched if need be.
 
-    Only the files that a BERT encoder is loaded from are fetched, and its card, for the licence. A
+    Only the files that an encoder is loaded from are fetched, and its card, for the licence. A
     cached checkpoint needs no network.
 
     Args:
@@ -37,11 +44,11 @@ def fetch_from_hub(name: str) -> Path:
         folder = _snapshot(model, revision or None, [*_FILES, weights])
         if (folder / weights).is_file():
             break
-    for one_of in ((CONFIG,), WEIGHTS, VOCABULARIES):
+    for one_of in ((CONFIG,), WEIGHTS, (*VOCABULARIES, *OTHER_VOCABULARIES)):
         if not any((folder / file).is_file() for file in one_of):
             raise InputError(
-                f"{name} on the Hugging Face hub holds no {' or '.join(one_of)}, so it is no BERT "
-                "checkpoint that can be loaded here"
+                f"{name} on the Hugging Face hub holds no {' or '.join(one_of)}, so it is no "
+                "encoder that can be loaded here"
             )
     return folder
 

@@ -2,18 +2,18 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
 import tokenizers
-from numpy.typing import NDArray
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import BertProcessing
 
-from minbert.data.encoded import Encoded, kept_of_pair
+from minbert.data.encoded import Encoded
 from minbert.errors import InputError
 from minbert.files import (
     CONFIG,
@@ -108,28 +108,7 @@ class Tokenizer:
             ValueError: if `max_length` leaves no room for [CLS] and [SEP], or there are not as many
                 second texts as first ones.
         """
-        special = 2 if text_b is None else 3
-        if max_length <= special:
-            raise ValueError(f"max_length {max_length} leaves no room beside the special tokens")
-        texts: Sequence[Any] = text_a if text_b is None else list(zip(text_a, text_b, strict=True))
-        ids, types, counts = [], [], [np.zeros(0, dtype=np.int64)]
-        for start in range(0, len(texts), _CHUNK):
-            encodings = self._wordpiece.encode_batch(texts[start : start + _CHUNK])
-            lengths = [len(encoding) for encoding in encodings]
-            kept = [(encoding.ids, encoding.type_ids) for encoding in encodings]
-            for place in [place for place, length in enumerate(lengths) if length > max_length]:
-                kept[place] = _cut(*kept[place], max_length)
-            counts.append(np.array(lengths, dtype=np.int64))
-            ids.append(_joined([text_ids for text_ids, _ in kept], np.int32))
-            types.append(_joined([text_types for _, text_types in kept], np.int8))
-        tokens = np.concatenate(counts)
-        left = np.minimum(tokens, max_length)
-        return Encoded(
-            np.concatenate([*ids, np.empty(0, dtype=np.int32)]),
-            np.concatenate([*types, np.empty(0, dtype=np.int8)]),
-            np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(left)]),
-            tokens - left,
-        )
+        return encode_batch(self._wordpiece, text_a, text_b, max_length)
 
     def to_json(self) -> str:
         """The text of a tokenizer.json of the same tokens, without padding and truncation."""
@@ -137,19 +116,38 @@ class Tokenizer:
         return text
 
 
-def _cut(ids: list[int], types: list[int], max_length: int) -> tuple[list[int], list[int]]:
-    """Token ids and types of a text, or of a pair, that is too long, cut to a length."""
-    if types[-1] == 0:
-        places = [*range(max_length - 1), len(ids) - 1]
-    else:
-        second = types.index(1)
-        a, b = kept_of_pair(second - 2, len(ids) - second - 1, max_length - 3)
-        places = [*range(a + 1), second - 1, *range(second, second + b), len(ids) - 1]
-    return [ids[place] for place in places], [types[place] for place in places]
+def encode_batch(
+    tokenizer: tokenizers.Tokenizer,
+    text_a: Sequence[str],
+    text_b: Sequence[str] | None,
+    max_length: int,
+) -> Encoded:
+    """Token ids of texts, or of pairs, by a tokenizer without padding and truncation.
 
-
-def _joined(lists: list[list[int]], dtype: Any) -> NDArray[Any]:
-    return np.fromiter((value for values in lists for value in values), dtype)
+    Raises:
+        ValueError: as `Tokenizer.encode`.
+    """
+    special = tokenizer.num_special_tokens_to_add(text_b is not None)
+    if max_length <= special:
+        raise ValueError(f"max_length {max_length} leaves no room beside the special tokens")
+    texts: Sequence[Any] = text_a if text_b is None else list(zip(text_a, text_b, strict=True))
+    tokens = np.zeros(len(texts), dtype=np.int64)
+    ids, types = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=np.int8)]
+    for start in range(0, len(texts), _CHUNK):
+        chunk = texts[start : start + _CHUNK]
+        encodings = tokenizer.encode_batch(chunk)
+        lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
+        tokens[start : start + _CHUNK] = lengths
+        long = np.flatnonzero(lengths > max_length).tolist()
+        tokenizer.enable_truncation(max_length)
+        for place, cut in zip(long, tokenizer.encode_batch([chunk[n] for n in long]), strict=True):
+            encodings[place] = cut
+        tokenizer.no_truncation()
+        ids.append(np.fromiter(chain.from_iterable(each.ids for each in encodings), np.int32))
+        types.append(np.fromiter(chain.from_iterable(each.type_ids for each in encodings), np.int8))
+    left = np.minimum(tokens, max_length)
+    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(left)])
+    return Encoded(np.concatenate(ids), np.concatenate(types), offsets, tokens - left)
 
 
 def _problem(wordpiece: tokenizers.Tokenizer) -> str | None:
@@ -171,7 +169,6 @@ def _problem(wordpiece: tokenizers.Tokenizer) -> str | None:
 
 
 def _steps(values: Any) -> Iterator[str]:
-    """The types of a normalizer or pre-tokenizer and of those nested in it."""
     if isinstance(values, dict) and "type" in values:
         yield str(values["type"])
         for inner in values.values():

@@ -23,7 +23,6 @@ from minbert.files import (
 )
 from minbert.model.classifier import BertClassifier
 from minbert.model.encoder import BertEncoder
-from minbert.model.pickles import refuse_unsafe
 
 _FUSED: Final = ".self.qkv."
 _PARTS: Final = (".self.query.", ".self.key.", ".self.value.")
@@ -225,8 +224,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        refuse_unsafe(path)
         mapped = zipfile.is_zipfile(path)  # files of torch before 1.6 are no zip files
+        if mapped and _is_packed(path):  # mapped, its bytes would be taken for numbers
+            raise InputError(f"{path}: is packed, which torch never does; save it again with it")
         with warnings.catch_warnings(action="ignore"):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except InputError:
@@ -237,7 +237,19 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"({type(error).__name__}); download it again, as {WEIGHTS[0]} if there is one"
         ) from error
     if not isinstance(loaded, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in loaded.items()
+        isinstance(key, str) and _is_plain(value) for key, value in loaded.items()
     ):
         raise InputError(f"{path}: holds no table of named tensors, as a checkpoint does")
     return loaded
+
+
+def _is_packed(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is a tensor with a number in memory for each of its elements."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    return not (value.is_meta or value.is_nested)

@@ -11,7 +11,8 @@ import inspect
 import os
 import subprocess
 import sysconfig
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -100,55 +101,41 @@ class CompiledModel:
         """
         for _ in range(_ROUNDS.get(self._device.type, 1)):
             for length in self.lengths:
-                self._run_passes(length, amp)
-
-    def _run_passes(self, length: int, amp: str) -> None:
-        ids = torch.zeros((self.texts, length), dtype=torch.int64, device=self._device)
-        batch = Batch(ids, torch.ones_like(ids), torch.zeros_like(ids), ids[:, 0], ids.numel())
-        self._model.train()
-        with autocast(amp, self._device):
-            logits = self(batch)
-        torch.autograd.backward(logits, torch.ones_like(logits))
-        for parameter in self._model.parameters():
-            parameter.grad = None
+                run_passes(self, self._model, self.texts, length, amp)
 
 
-def compile_model(
-    model: nn.Module, *, texts: int, lengths: Collection[int], amp: str
-) -> CompiledModel:
-    """A model whose forward and backward passes are compiled for all buckets.
-
-    Code of the same graphs is taken from the compiler's cache, in TORCHINDUCTOR_CACHE_DIR, and only
-    traced anew: also that of adapters, which torch by itself would not keep whole.
+def run_passes(
+    forward: Callable[[Batch], Tensor], model: nn.Module, texts: int, length: int, amp: str
+) -> None:
+    """Run a forward and a backward pass on a batch of a shape, which leaves no gradients.
 
     Args:
-        model: on its device and without gradients, with its trainable parameters chosen.
-        texts, lengths: as of `CompiledModel`.
-        amp: off, bf16 or fp16.
+        forward: maps a batch to the model's logits.
+    """
+    device = next(model.parameters()).device
+    ids = torch.zeros((texts, length), dtype=torch.int64, device=device)
+    batch = Batch(ids, torch.ones_like(ids), torch.zeros_like(ids), ids[:, 0], ids.numel())
+    model.train()
+    with autocast(amp, device):
+        logits = forward(batch)
+    torch.autograd.backward(logits, torch.ones_like(logits))
+    for parameter in model.parameters():
+        parameter.grad = None
+
+
+@contextmanager
+def errors_in_a_line() -> Iterator[None]:
+    """Errors of compiling, in the block, as ones of a line.
 
     Raises:
         NoCompilerError: if there is no compiler.
-        InputError: if it fails, or makes no CUDA graph of a part.
+        InputError: if it fails.
         MemoryError, RuntimeError: if there is no memory left.
     """
-    if _ISOLATED not in inspect.signature(torch.compile).parameters:
-        raise NoCompilerError(
-            f"compile: the compiler of torch {torch.__version__} is too old for it; install torch "
-            f"{'.'.join(map(str, COMPILES_FROM))} or newer, or leave compile out"
-        )
     from torch._dynamo.exc import TorchDynamoException  # not before: it takes seconds
-    from torch._dynamo.utils import counters
-    from torch._functorch import config as autograd_config
-    from torch._inductor import config as inductor_config
 
-    before = counters["inductor"].copy()
     try:
-        with (
-            autograd_config.patch(autograd_cache_allow_custom_autograd_functions=True),
-            inductor_config.patch(unsafe_marked_cacheable_functions=_CACHEABLE),
-        ):
-            compiled = CompiledModel(model, texts, lengths)
-            compiled.rehearse(amp)
+        yield
     except (
         TorchDynamoException,
         # triton builds its launcher with the first kernel
@@ -167,6 +154,42 @@ def compile_model(
             f"compile: torch can't compile the model ({reason}); it needs a C++ compiler, "
             "and on a GPU triton, a C compiler and Python.h: install them, or leave compile out"
         ) from error
+
+
+def compile_model(
+    model: nn.Module, *, texts: int, lengths: Collection[int], amp: str
+) -> CompiledModel:
+    """A model whose forward and backward passes are compiled for all buckets.
+
+    Code of the same graphs is taken from the compiler's cache, in TORCHINDUCTOR_CACHE_DIR, and only
+    traced anew: also that of adapters, which torch by itself would not keep whole.
+
+    Args:
+        model: on its device and without gradients, with its trainable parameters chosen.
+        texts, lengths: as of `CompiledModel`.
+        amp: off, bf16 or fp16.
+
+    Raises:
+        NoCompilerError, MemoryError, RuntimeError: as `errors_in_a_line`.
+        InputError: likewise, or if it makes no CUDA graph of a part.
+    """
+    if _ISOLATED not in inspect.signature(torch.compile).parameters:
+        raise NoCompilerError(
+            f"compile: the compiler of torch {torch.__version__} is too old for it; install torch "
+            f"{'.'.join(map(str, COMPILES_FROM))} or newer, or leave compile out"
+        )
+    from torch._dynamo.utils import counters  # not before: it takes seconds
+    from torch._functorch import config as autograd_config
+    from torch._inductor import config as inductor_config
+
+    before = counters["inductor"].copy()
+    with (
+        errors_in_a_line(),
+        autograd_config.patch(autograd_cache_allow_custom_autograd_functions=True),
+        inductor_config.patch(unsafe_marked_cacheable_functions=_CACHEABLE),
+    ):
+        compiled = CompiledModel(model, texts, lengths)
+        compiled.rehearse(amp)
     made = counters["inductor"] - before
     if made["cudagraph_skips"]:
         raise InputError(

@@ -3,7 +3,7 @@
 import random
 from itertools import product
 
-from adapters.methods import ADAPTER_MODES
+from adapters.methods import LOW_RANK
 from adapters.names import LAYER_SETS
 from bench.plan.cell import Cell
 from bench.plan.columns import learning_rates, row_of
@@ -25,7 +25,7 @@ def full_grid() -> list[tuple[str, int | None, str | None, str]]:
     plain: list[tuple[str, int | None, str | None, str]] = [
         (mode, None, None, amp) for mode, amp in product(("full", "head"), amps)
     ]
-    return plain + list(product(ADAPTER_MODES, RANKS, LAYER_SETS, amps))
+    return plain + list(product(LOW_RANK, RANKS, LAYER_SETS, amps))
 
 
 def cell(mode: str, rank: int | None, layers: str | None, amp: str, seed: int = 0, **other) -> Cell:

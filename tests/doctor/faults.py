@@ -130,6 +130,7 @@ FAULTS: Final = {
     "dropout": Fault("dropout can't be turned off", "numerics", patches.dropout_stays_on),
     "compile": Fault("each step is compiled again", "compiled", patches.compiles_again),
     "row": Fault("a cell's row lacks its peak", "grid", patches.row_lacks_peak),
+    "heads": Fault("engine transformers starts from another head", "engines", patches.other_heads),
     "forecast": Fault("peaks are forecast a third too high", "forecast", patches.forecast_is_off),
     "oom": Fault("running out of memory ends as a crash", "out-of-memory", patches.oom_is_a_crash),
 }

@@ -237,6 +237,12 @@ def compiles_again(module: Any) -> None:
 # cells
 
 
+@of("bench.engines.transformers")
+def other_heads(module: Any) -> None:
+    """Engine transformers starts from another head."""
+    module._draw_head = lambda *_: None
+
+
 @of("bench.forecast.forecast")
 def forecast_is_off(module: Any) -> None:
     """Peaks are forecast a third too high."""

@@ -55,7 +55,8 @@ class Case:
     @property
     def place(self) -> tuple[str, str]:
         """Pooling and head as rows show them; a head that reads tokens has no pooling."""
-        return ("any" if HEADS[self.head].reads_tokens else self.pooling, self.head)
+        pooling = "cls or mean" if self.pooling in ("cls", "mean") else self.pooling
+        return ("any" if HEADS[self.head].reads_tokens else pooling, self.head)
 
     @property
     def method(self) -> str:
@@ -73,12 +74,6 @@ class LibraryCase(Case):
         folder = Path("roberta-tiny")
         job = encoders.job(folder, self.mode, self.layers, pooling=self.pooling, head=self.head)
         return job.cell
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """Pooling and head as rows show them."""
-        pooling, head = super().place
-        return ("cls or mean" if pooling in ("cls", "mean") else pooling, head)
 
     @property
     def method(self) -> str:

@@ -57,12 +57,10 @@ def serve(hub: Hub) -> Iterator[Hub]:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             hub.asked.append(f"{self.command} {path}")
-            if re.fullmatch(r"/api/.+/tree/[^/]+/.+", path):  # it has no folders
-                return self._answer(404, error="EntryNotFound")
             found = re.fullmatch(r"/api/(?:models/)?(.+?)(?:/(revision|tree)/([^/]+))?", path)
             if found:
                 return self._api(found[1], found[2], found[3] or "main")
-            found = re.fullmatch(r"/(.+)/resolve/([^/]+)/([^/]+)", path)
+            found = re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path)
             return self._resolve(*found.groups()) if found else self._answer(404)
 
         def _look_up(self, model: str, revision: str) -> tuple[str, Files] | None:

@@ -30,25 +30,19 @@ def check(context: Context) -> Finding:
     threads, quota = context.threads, cpu_quota()
     used = min(threads, MOST)
     allowed = len(os.sched_getaffinity(0))
-    alone: list[float] = []
-    together: list[float] = []
-    shares = []
+    alone, together, shares = [], [], []
     for _ in range(_WINDOWS):
         torch.set_num_threads(1)
-        alone += product_seconds(_ALONE_S, used)
+        alone.append(min(product_seconds(_ALONE_S, used)))
         torch.set_num_threads(used)
         before = read_counters()
-        together += product_seconds(_WINDOW_S, used)
-        rises = {name: value - before[name] for name, value in read_counters().items()}
-        shares.append(rises["own_cpu_s"] / rises["seconds"] / used)
+        together.append(min(product_seconds(_WINDOW_S, used)))
+        after = read_counters()
+        cpu_s, seconds = (after[name] - before[name] for name in ("own_cpu_s", "seconds"))
+        shares.append(cpu_s / seconds / used)
     speedup = min(alone) / min(together)
-    figures = {
-        "threads": threads,
-        "allowed_cores": allowed,
-        "quota_cores": quota,
-        "speedup": speedup,
-        "shares": shares,
-    }
+    figures = {"threads": threads, "allowed_cores": allowed, "quota_cores": quota,
+               "speedup": speedup, "shares": shares}  # fmt: skip
     summary = f"{used} threads on {allowed} cores: {speedup:.2f} times as fast as one"
     if threads > min(allowed, quota or threads):
         limit = f"quota allows {quota}" if threads <= allowed else f"affinity allows {allowed}"

@@ -3,7 +3,7 @@
 from statistics import median
 from typing import Final
 
-from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
+from bench.doctor.check import Context, Finding, SkipError, judged
 from bench.doctor.load import product_seconds
 from bench.worker.probes.machine import STOLEN, WAITED, MachineWatch
 
@@ -46,8 +46,7 @@ def check(context: Context) -> Finding:
     figures = {"windows": windows, **shares}
     text = "; ".join(_MEANINGS[name].format(shares[name]) for name in LIMITS if shares.get(name))
     text = text or "the threads waited for no core"
-    if all(shares.get(name, 0.0) <= limit for name, limit in LIMITS.items()):
-        return Finding(OK, text, figures=figures)
-    if busy is not None:
+    is_quiet = all(shares.get(name, 0.0) <= limit for name, limit in LIMITS.items())
+    if busy is not None and not is_quiet:
         text += f"; other programs keep {busy:.1f} cores busy"
-    return Finding(FAILED, text, "end other programs (see top), or use another host", figures)
+    return judged(is_quiet, text, "end other programs (see top), or use another host", figures)

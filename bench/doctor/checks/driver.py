@@ -45,19 +45,16 @@ def check(context: Context) -> Finding:
         if device.notes and (is_out_of_memory(error) or is_of_device(error)):
             raise SkipError(f"the GPU is in use by others: {one_line(str(error))}") from error
         raise
+    info = device.gpu
     figures: dict[str, Any] = {
-        "torch": version,
-        "cuda_of_torch": cuda,
-        "architectures_of_torch": torch.cuda.get_arch_list(),
-        "gpu": None if device.gpu is None else device.gpu.name,
-        "driver": None if device.gpu is None else device.gpu.driver,
-        "capability": None if device.gpu is None else list(device.gpu.capability),
+        "torch": version, "cuda_of_torch": cuda,
+        "architectures_of_torch": torch.cuda.get_arch_list(), "gpu": info and info.name,
+        "driver": info and info.driver, "capability": info and list(info.capability),
         "failures": dict(device.failures),
         "nvml": "no driver" if driver is None else driver.problem or "answers",
-        "doubts": {} if gpu is None else gpu.doubts,
-        "looks": {} if gpu is None else gpu.report,
+        "doubts": {} if gpu is None else gpu.doubts, "looks": {} if gpu is None else gpu.report,
         "ecc_errors": _ecc_errors(),
-    }
+    }  # fmt: skip
     return judge(device, figures)
 
 
@@ -74,14 +71,12 @@ def judge(device: Device, figures: dict[str, Any]) -> Finding:
         return Finding(FAILED, summary, remedy, figures, is_advice="off" not in device.failures)
     if figures["ecc_errors"]:
         summary = f"{name}: {figures['ecc_errors']} uncorrected memory errors since the start"
-        return Finding(
-            FAILED, summary, "restart the machine; replace the GPU if they return", figures
-        )
+        remedy = "restart the machine; replace the GPU if they return"
+        return Finding(FAILED, summary, remedy, figures)
     if figures["doubts"]:
         flag, why = next(iter(figures["doubts"].items()))
-        return Finding(
-            FAILED, f"{name}: rows would be flagged {flag}: {why}", _REMEDIES[flag], figures
-        )
+        summary = f"{name}: rows would be flagged {flag}: {why}"
+        return Finding(FAILED, summary, _REMEDIES[flag], figures)
     notes = list(device.notes)
     if not device.has_bf16:
         notes.append("bf16 is emulated, and amp = on is fp16")

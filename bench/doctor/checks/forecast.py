@@ -7,14 +7,9 @@ from bench.doctor.check import FAILED, Context, Finding, judged
 from bench.plan.rows import Row
 
 SETTINGS: Final = {
-    "model": "bert-mini",
-    "init": "random",
-    "epochs": 1,
-    "max_steps": 3,
-    "max_train": 192,
-    "max_dev": 32,
-    "batch_size": 64,
-}
+    "model": "bert-mini", "init": "random", "epochs": 1, "max_steps": 3, "max_train": 192,
+    "max_dev": 32, "batch_size": 64,
+}  # fmt: skip
 CELLS: Final = (
     {"mode": ["full"]},
     {"mode": ["lora"], "rank": [8], "layers": ["all-lin"]},

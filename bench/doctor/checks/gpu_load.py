@@ -53,22 +53,17 @@ def check(context: Context) -> Finding:
     ]
     if not kernels:
         raise SkipError("the profiler sees no kernels: the driver allows counters to root alone")
-    return judge(
-        median(steps), len(kernels) / PROFILED, sum(kernels) / PROFILED, counter.work.kernels
-    )
+    number, busy_ms = len(kernels) / PROFILED, sum(kernels) / PROFILED
+    return judge(median(steps), number, busy_ms, counter.work.kernels)
 
 
 def judge(step_ms: float, kernels: float, busy_ms: float, counted: int) -> Finding:
     """The finding on a step that launches kernels, which take `busy_ms`, and counts operators."""
     busy, ratio = min(1.0, busy_ms / step_ms), kernels / max(1, counted)
     figures: dict[str, Any] = {
-        "step_ms": step_ms,
-        "kernels": kernels,
-        "kernels_ms": busy_ms,
-        "operators_counted": counted,
-        "busy_share": busy,
-        "is_launch_bound": busy < LAUNCH_BOUND,
-    }
+        "step_ms": step_ms, "kernels": kernels, "kernels_ms": busy_ms,
+        "operators_counted": counted, "busy_share": busy, "is_launch_bound": busy < LAUNCH_BOUND,
+    }  # fmt: skip
     summary = (
         f"a step of {GEOMETRY} takes {step_ms:.1f} ms and launches {kernels:,.0f} kernels, which "
         f"keep the GPU busy for {busy:.0%} of it"
@@ -76,8 +71,5 @@ def judge(step_ms: float, kernels: float, busy_ms: float, counted: int) -> Findi
     if not 1 / AGREE <= ratio <= AGREE:
         remedy = "trust no forecast of time here, and report this: the GPU runs other kernels"
         return Finding(FAILED, f"{summary}; forecasts count {counted:,}", remedy, figures)
-    if busy < LAUNCH_BOUND:
-        return Finding(
-            OK, f"{summary}: launching limits it, and compile = true can pay", figures=figures
-        )
-    return Finding(OK, f"{summary}: launching does not limit it", figures=figures)
+    limits = "limits it, and compile = true can pay" if busy < LAUNCH_BOUND else "does not limit it"
+    return Finding(OK, f"{summary}: launching {limits}", figures=figures)

@@ -8,6 +8,8 @@ from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
 from bench.worker.probes.gpu import MIB, Gpu
 from bench.worker.probes.memory import cuda_peaks_mib, start_cuda_peaks
 
+Figures = dict[str, float | None]
+
 BLOCK_MIB: Final = 256
 ROOM_MIB: Final = 2 * BLOCK_MIB
 """Free memory without which the check is skipped."""
@@ -42,16 +44,13 @@ def check(context: Context) -> Finding:
     return judge(before, during, after)
 
 
-def judge(
-    before: dict[str, float | None],
-    during: dict[str, float | None],
-    after: dict[str, float | None],
-) -> Finding:
+def judge(before: Figures, during: Figures, after: Figures) -> Finding:
     """The finding from the figures before, while and after a block is allocated."""
+    moments = {"before": before, "during": during, "after": after}
     figures = {
         f"{name}_{when}_mib": values[name]
         for name in (*TOLERANCE_MIB, "device")
-        for when, values in (("before", before), ("during", during), ("after", after))
+        for when, values in moments.items()
     }
     wrong, missing, worst = [], [], 0.0
     for name, tolerance in TOLERANCE_MIB.items():
@@ -59,10 +58,8 @@ def judge(
         if start is None or full is None or end is None:
             missing.append(name)
             continue
-        for what, change, expected in (
-            ("rises", full - start, BLOCK_MIB),
-            ("ends changed", end - start, 0),
-        ):
+        changes = ("rises", full - start, BLOCK_MIB), ("ends changed", end - start, 0)
+        for what, change, expected in changes:
             worst = max(worst, abs(change - expected))
             if abs(change - expected) > tolerance:
                 wrong.append(f"{name} {what} by {change:,.0f} MiB, not {expected}")
@@ -82,7 +79,7 @@ def judge(
     return Finding(OK, summary, figures=figures)
 
 
-def _figures(device: torch.device, gpu: Gpu | None) -> dict[str, float | None]:
+def _figures(device: torch.device, gpu: Gpu | None) -> Figures:
     """Peaks by torch since the last reset, the driver's peak of this process, and what is used on
     the whole GPU."""
     if gpu is not None:

@@ -2,22 +2,19 @@
 
 import csv
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import suppress
 from typing import Any, Final
 
-from bench.doctor.cells import folder_of, run_cells
+from bench.doctor.cells import RUNS, run_cells
 from bench.doctor.check import FAILED, OK, Context, Finding
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import TIMING_FLAGS, Row
 from bench.results.protocol import STEPS
+from bench.results.store import cell_folder
 
 SETTINGS: Final[dict[str, Any]] = {
-    "epochs": 1,
-    "max_steps": 6,
-    "max_train": 96,
-    "max_dev": 128,
-    "batch_size": 16,
-}
+    "epochs": 1, "max_steps": 6, "max_train": 96, "max_dev": 128, "batch_size": 16,
+}  # fmt: skip
 CELL: Final = {"mode": ["lora"], "rank": [8], "layers": ["all-lin-only"], "amp": ["on"]}
 GROUPS: Final = ("size", "time", "memory", "quality")
 OPTIONAL: Final = ("best_epoch", "peak_process_vram_mib", "process_vram_source")
@@ -32,12 +29,15 @@ PARTS: Final = 0.01
 def check(context: Context) -> Finding:
     """Run a cell of minilm for six steps, and compare the columns of its row with one another."""
     [row] = run_cells(context, SETTINGS, [CELL])
+    step_s: list[float] = []
     wrong = [] if row.device == context.device else [f"the row's device is {row.device}"]
-    report = context.folder / "cells" / "reports" / "index.html"
-    steps = folder_of(context, row) / STEPS
-    if not report.exists():
+    folder = context.folder / "cells"
+    steps = cell_folder(folder / RUNS, row.cell.name, *row.key, row.attempt) / STEPS
+    if not (folder / "reports" / "index.html").exists():
         wrong.append("there is no report")
-    return judge(row, _step_seconds(steps) if steps.exists() else [], wrong)
+    with suppress(FileNotFoundError), steps.open(encoding="utf-8", newline="") as file:
+        step_s = [float(line["ms"]) / 1000 for line in csv.DictReader(file)]
+    return judge(row, step_s, wrong)
 
 
 def judge(row: Row, step_s: list[float], problems: list[str]) -> Finding:
@@ -87,8 +87,3 @@ def _problems(row: Row, step_s: list[float]) -> Iterator[str]:
     share = sum(step_s) / numbers["train_s"]
     if len(step_s) != SETTINGS["max_steps"] or not STEPS_SHARE[0] <= share <= STEPS_SHARE[1]:
         yield f"{len(step_s)} steps take {share:.0%} of the time of training"
-
-
-def _step_seconds(path: Path) -> list[float]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return [float(line["ms"]) / 1000 for line in csv.DictReader(file)]

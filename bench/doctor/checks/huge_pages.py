@@ -7,6 +7,7 @@ from typing import Final
 
 import torch
 
+from bench.common.files import text_or_empty
 from bench.doctor.check import Context, Finding, SkipError, judged
 
 _ENABLED: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -19,7 +20,7 @@ SHARE: Final = 0.5
 
 def check(context: Context) -> Finding:  # noqa: ARG001
     """Write to a tensor, and look at how much of it is in huge pages."""
-    mode = re.search(r"\[(\w+)\]", _text(_ENABLED))
+    mode = re.search(r"\[(\w+)\]", text_or_empty(_ENABLED))
     if mode is None or mode[1] == "never":
         why = "has no transparent huge pages" if mode is None else "has turned huge pages off"
         raise SkipError(f"this system {why}: steps take longer than on machines with them")
@@ -35,14 +36,7 @@ def check(context: Context) -> Finding:  # noqa: ARG001
 
 
 def _huge_mib() -> float:
-    kib = re.search(r"AnonHugePages:\s*(\d+)", _text(_PAGES))
+    kib = re.search(r"AnonHugePages:\s*(\d+)", text_or_empty(_PAGES))
     if kib is None:
         raise SkipError("this system does not report a process's huge pages")
     return int(kib[1]) / 1024
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""

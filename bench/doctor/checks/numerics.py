@@ -57,9 +57,8 @@ def check(context: Context) -> Finding:
             fast = train(mode, layers, amp, context.device, FAST)
             plain = train(mode, layers, amp, context.device, REFERENCE)
             for other, against in ((plain, "plain torch"), (exact, "fp32 on the CPU")):
-                for name, value, most in zip(
-                    QUANTITIES, deviations(fast, other), TOLERANCES[amp], strict=True
-                ):
+                values = deviations(fast, other)
+                for name, value, most in zip(QUANTITIES, values, TOLERANCES[amp], strict=True):
                     key = f"{amp}_{name}"
                     worst[key] = max(worst.get(key, 0.0), value)
                     if not value <= most:  # also if it is not a number

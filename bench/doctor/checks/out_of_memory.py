@@ -12,13 +12,9 @@ from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
 from bench.plan.rows import Row
 
 SETTINGS: Final = {
-    "model": "bert-mini",
-    "init": "random",
-    "epochs": 1,
-    "max_steps": 2,
-    "max_train": 512,
+    "model": "bert-mini", "init": "random", "epochs": 1, "max_steps": 2, "max_train": 512,
     "max_dev": 8,
-}
+}  # fmt: skip
 SIZES: Final = (8, 512)
 """Texts in a batch of the small and of the large cell, which has all in one: some 700 MiB of
 activations more."""
@@ -54,11 +50,9 @@ def judge(rows: list[Row], limit_mib: float) -> Finding:
     by_size: dict[Any, Row] = {row.batch_size: row for row in rows}
     small, large = map(by_size.get, SIZES)
     figures = {
-        "limit_mib": limit_mib,
-        "small": None if small is None else small.status,
-        "large": None if large is None else large.status,
-        "large_message": None if large is None else large.message,
-    }
+        "limit_mib": limit_mib, "small": small and small.status, "large": large and large.status,
+        "large_message": large and large.message,
+    }  # fmt: skip
     remedy = "report this, with the JSON; until then look at rows that are not ok one by one"
     if small is None or not small.is_ok:
         how = "has no row" if small is None else f"ended {small.status} ({small.message})"
@@ -66,9 +60,8 @@ def judge(rows: list[Row], limit_mib: float) -> Finding:
         return Finding(FAILED, summary, remedy, figures)
     if large is None or large.status != "oom":
         how = "has no row" if large is None else f"ended {large.status}, not oom ({large.message})"
-        return Finding(
-            FAILED, f"a cell that needs more memory than there is {how}", remedy, figures
-        )
+        summary = f"a cell that needs more memory than there is {how}"
+        return Finding(FAILED, summary, remedy, figures)
     summary = (
         f"with {limit_mib:,.0f} MiB, a cell that fits by {ROOM_MIB} MiB ended ok, and one that "
         "does not fit ended oom"

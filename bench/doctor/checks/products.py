@@ -1,11 +1,12 @@
 """Matrix products by type: their errors, and their speed at a step's sizes against a large one."""
 
+from dataclasses import replace
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from bench.doctor.check import FAILED, OK, Context, Finding
+from bench.doctor.check import FAILED, Context, Finding, judged
 from bench.worker.probes.products import KINDS, Products, measure_gflops
 from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
 from minbert.model.config import GEOMETRIES
@@ -56,9 +57,7 @@ def check(context: Context) -> Finding:
         for amp in ("off", context.amp_on)
     )
     remedy = "products of small matrices are slow here: try fewer threads (taskset), another torch"
-    if not slow:
-        return Finding(OK, "; ".join(texts), figures=figures)
-    return Finding(FAILED, "; ".join(texts), remedy, figures, is_advice=True)
+    return replace(judged(not slow, "; ".join(texts), remedy, figures), is_advice=slow)
 
 
 def _name(amp: str) -> str:

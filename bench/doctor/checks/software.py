@@ -28,12 +28,9 @@ def check(context: Context) -> Finding:
         return Finding(FAILED, f"what cells run can't be imported: {text}", remedy)
     version, cuda = torch_build()
     figures = {
-        "python": platform.python_version(),
-        "torch": version,
-        "cuda": cuda,
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-    }
+        "python": platform.python_version(), "torch": version, "cuda": cuda,
+        "capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(),
+    }  # fmt: skip
     summary = f"Python {figures['python']}, torch {version}, {figures['capability']}"
     inherited = [name for name in DROPPED if name in os.environ]
     if inherited:
@@ -55,13 +52,12 @@ def _versions(python: str) -> list[str]:
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
-    wrong = []
     try:
         wanted = metadata.metadata(_PROJECT)["Requires-Python"]
     except metadata.PackageNotFoundError:
         return [f"{_PROJECT} is not installed"]
-    if not SpecifierSet(wanted).contains(python, prereleases=True):
-        wrong.append(f"Python {python} is not {wanted}")
+    is_known = SpecifierSet(wanted).contains(python, prereleases=True)
+    wrong = [] if is_known else [f"Python {python} is not {wanted}"]
     for text in metadata.requires(_PROJECT) or []:
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):

@@ -37,26 +37,19 @@ def check(context: Context) -> Finding:
             _sleep(device, length)
         _wait_for(device)
         walls.append((time.monotonic_ns() - begun) / 1e6)
-    ratios = [step.ms / wall for step, wall in zip(clock.steps(), walls, strict=True)]
-    deviation = min((ratio - 1 for ratio in ratios), key=abs)
-    doubled = min(step.ms for step in clock.steps()[1::2]) / min(
-        step.ms for step in clock.steps()[::2]
-    )
-    figures = {
-        "best_deviation": deviation,
-        "two_sleeps_over_one": doubled,
-        "wall_ms": walls,
-        "clock_ms": [step.ms for step in clock.steps()],
-    }
+    times = [step.ms for step in clock.steps()]
+    deviation = min((ms / wall - 1 for ms, wall in zip(times, walls, strict=True)), key=abs)
+    doubled = min(times[1::2]) / min(times[::2])
+    figures = {"best_deviation": deviation, "two_sleeps_over_one": doubled,
+               "wall_ms": walls, "clock_ms": times}  # fmt: skip
     tolerance = TOLERANCE[device.type]
     summary = (
         f"the clock deviates by {deviation:+.2%} from the time around a step, "
         f"and sleeps of twice the length take {doubled:.3f} times as long"
     )
     remedy = "step times of this machine are wrong by that share: report this, with the JSON"
-    return judged(
-        abs(deviation) <= tolerance and abs(doubled - 2) <= 2 * tolerance, summary, remedy, figures
-    )
+    is_right = abs(deviation) <= tolerance and abs(doubled - 2) <= 2 * tolerance
+    return judged(is_right, summary, remedy, figures)
 
 
 def _sleep(device: torch.device, length: int) -> None:

@@ -1,14 +1,11 @@
 """Training steps that never wait for the GPU."""
 
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from bench.doctor.check import FAILED, OK, Context, Finding
 from bench.doctor.models import CONFIG, SETTINGS, small_model, small_trainer
@@ -51,7 +48,9 @@ def check(context: Context) -> Finding:
 def _steps(mode: str, layers: str | None, amp: str, device: torch.device) -> None:
     """Copy batches to the GPU, take steps on them, time these and keep their losses."""
     trainer = small_trainer(small_model(mode, layers, str(device)), amp)
-    texts, labels = _examples()
+    offsets = np.concatenate([[0], np.cumsum(np.arange(_TEXTS) + 5)])  # so that batches have a mask
+    ids = np.random.default_rng(0).integers(1, CONFIG.vocab_size, offsets[-1], dtype=np.int32)
+    texts, labels = Encoded(ids, np.zeros_like(ids, np.int8), offsets), np.arange(_TEXTS) % 3
     clock, losses = StepClock(device), HostCopies(device)
     trainer.mark = clock.mark
 
@@ -63,25 +62,12 @@ def _steps(mode: str, layers: str | None, amp: str, device: torch.device) -> Non
 
     for _ in range(_WARM_UP):
         step()
-    with _error_at_waits():
-        for _ in range(_CHECKED):
-            step()
-
-
-@contextmanager
-def _error_at_waits() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("error")
     try:
-        yield
+        for _ in range(_CHECKED):
+            step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-def _examples() -> tuple[Encoded, NDArray[np.int64]]:
-    """Texts of several lengths, so that batches have a mask, and their labels."""
-    offsets = np.concatenate([[0], np.cumsum(np.arange(_TEXTS) + 5)])
-    ids = np.random.default_rng(0).integers(1, CONFIG.vocab_size, offsets[-1], dtype=np.int32)
-    return Encoded(ids, np.zeros_like(ids, np.int8), offsets), np.arange(_TEXTS) % 3
 
 
 def _place(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from shutil import copyfile
 from typing import TYPE_CHECKING, Final
 
 from adapters.methods import METHODS
-from adapters.names import trains_base
+from adapters.names import trains_encoder
 from bench.common.errors import InputError
 from bench.plan.cell import MINBERT, Cell
 
@@ -144,8 +144,7 @@ def refusal(name: str, cell: Cell) -> str | None:
 def default_format(cell: Cell, merge: bool) -> str:
     """The first format that can express a cell: but peft where adapters are merged, or where the
     encoder trains too, whose weights would all be in the adapter's file."""
-    frozen = cell.layers is None or not trains_base(cell.layers)
-    whole = merge or cell.mode not in METHODS or not frozen
+    whole = merge or cell.mode not in METHODS or trains_encoder(cell.mode, cell.layers)
     return next(
         each.name
         for each in _FORMATS

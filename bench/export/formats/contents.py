@@ -64,20 +64,12 @@ def _merge(model: Classifier, trained: Trained) -> None:
             f"{trained.row.name}: PEFT can't merge its adapters ({one_line(str(error))}); "
             "only --format peft has a place for them, with pooling pooler"
         ) from error
-    if library_head(model):  # which adapters may be in, too
-        for name, child in library_model(model).named_children():
-            model.add_module(name, child)
 
 
 def library_model(model: Classifier) -> Any:
     """The model of transformers within one of engine transformers: the architecture's own with its
     head, or an encoder alone."""
     return vars(model)["model_of_library"]
-
-
-def library_head(model: Classifier) -> bool:
-    """Whether the head is the architecture's own."""
-    return bool(getattr(model, "own_head", False))
 
 
 def last_layer(model: Classifier) -> nn.Linear:

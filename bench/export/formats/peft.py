@@ -2,7 +2,6 @@
 
 import math
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,9 +24,6 @@ from bench.export.trained import Trained
 from minbert.model.classifier import BertClassifier, Classifier
 
 _PREFIX: Final = "base_model.model."
-_CHANGES_BASE: Final = ("pissa", "olora")
-"""Beginnings of `init_lora_weights` under which adapters start from a part of the base's weights,
-which PEFT takes out of these."""
 
 
 def write(trained: Trained, folder: Path) -> None:
@@ -50,6 +46,8 @@ def _save(trained: Trained, model: Classifier, folder: Path) -> None:
     """Write the adapters of engine transformers as PEFT does, whose model has no head to it."""
     from peft import get_peft_model_state_dict
 
+    from bench.engines.transformers import first_factors
+
     adapted: Any = vars(model)["peft_model"]
     groups = engine_of(trained.job.cell).parameter_groups(model)
     modules = _trained_modules(groups, trained)
@@ -61,10 +59,8 @@ def _save(trained: Trained, model: Classifier, folder: Path) -> None:
         if name.startswith(stems)
     }
     config = deepcopy(adapted.active_peft_config)
-    if str(getattr(config, "init_lora_weights", "")).startswith(_CHANGES_BASE):
-        start = engine_of(trained.job.cell).build(replace(trained.job, device="cpu"))
-        initial = get_peft_model_state_dict(vars(start)["peft_model"], save_embedding_layers=False)
-        _subtract(initial, tensors, config)
+    if first := first_factors(adapted):
+        _subtract(first, tensors, config)
     config.task_type, config.inference_mode = "SEQ_CLS", True
     config.base_model_name_or_path = reference(trained.base)
     config.revision = trained.base.revision
@@ -74,14 +70,15 @@ def _save(trained: Trained, model: Classifier, folder: Path) -> None:
     save_file(copies, folder / ADAPTER, {"format": "pt"})
 
 
-def _subtract(initial: dict[str, Tensor], tensors: dict[str, Tensor], config: Any) -> None:
-    """Make adapters of a base that lacks their initial product into adapters of the whole base:
+def _subtract(
+    first: dict[str, tuple[Tensor, Tensor]], tensors: dict[str, Tensor], config: Any
+) -> None:
+    """Make adapters of a base that lacks their first product into adapters of the whole base:
     B A becomes B A - B0 A0, of twice the rank."""
-    for name, before in initial.items():
-        if ".lora_A." in name:
-            tensors[name] = torch.cat([tensors[name], before])  # [2 r, i]
-        elif ".lora_B." in name:
-            tensors[name] = torch.cat([tensors[name], -before], dim=1)  # [o, 2 r]
+    for name, (first_a, first_b) in first.items():
+        a, b = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
+        tensors[a] = torch.cat([tensors[a], first_a])  # [2 r, i]
+        tensors[b] = torch.cat([tensors[b], -first_b], dim=1)  # [o, 2 r]
     factor = math.sqrt(2) if config.use_rslora else 2
     config.r, config.lora_alpha = 2 * config.r, factor * config.lora_alpha
     config.rank_pattern = {name: 2 * rank for name, rank in config.rank_pattern.items()}

@@ -4,7 +4,6 @@ Example: python -m bench.ensemble --runs runs.csv --task movies
 """
 
 import json
-import shlex
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -18,13 +17,12 @@ from bench.common.errors import InputError
 from bench.plan.cell import MULTITASK
 from bench.plan.columns import PART_SCORES
 from bench.plan.models import engine_version
-from bench.report.text import plain, without_paths
 from bench.studies.ensemble import rows
 from bench.studies.ensemble.averages import AVERAGES
 from bench.studies.ensemble.baselines import with_baselines
 from bench.studies.ensemble.members import find
 from bench.studies.ensemble.outcome import ensemble_of, overall_of
-from bench.studies.outputs import with_outputs
+from bench.studies.outputs import command_line, with_outputs
 
 _MOST: Final = 25
 _PAGES: Final = "ensemble"
@@ -90,10 +88,11 @@ def command(
         engine_version()  # refuses missing libraries
     asked = parse_tasks(task)
     outcomes = [ensemble_of(candidates, average, most) for candidates in find(runs, asked)]
-    lacking = missing(asked, [outcome.task for outcome in outcomes])
+    present = [outcome.task for outcome in outcomes]
+    lacking = missing(asked, present)
     if lacking and overall_of(outcomes) is None:
         note = f"no cells of {', '.join(lacking)}"
-        if {*lacking, *(outcome.task for outcome in outcomes)} <= PART_SCORES.keys():
+        if {*lacking, *present} <= PART_SCORES.keys():
             note += ", so there is no overall score"
         outcomes[0] = outcomes[0].with_notes(note)
     if baselines:
@@ -116,8 +115,7 @@ def command(
         from bench.report.pages import write_pages
         from bench.studies.ensemble.page import facts_of
 
-        words = ["python", "-m", "bench.ensemble", *map(plain, sys.argv[1:])]
-        line = without_paths(shlex.join(words))
+        line = command_line(_PAGES)
         facts = facts_of(outcomes, overall, line, with_published=baselines)
         sys.stderr.write(f"report: {write_pages(reports, _PAGES, facts)}\n")
     problems = [problem for outcome in outcomes for problem in outcome.problems]

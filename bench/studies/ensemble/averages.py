@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.results.scores import probabilities
 from minbert.data.metrics import constant, score
 
 LOGITS, PROBABILITIES = "logits", "probabilities"
@@ -61,12 +62,9 @@ def as_averaged(logits: NDArray[np.generic], metric: str, average: str) -> Float
         if constant(values) or not std > 0:
             raise ValueError("its predictions are all the same, so they have no correlation")
         return np.asarray((values - values.mean()) / std)
-    if values.shape[1] == 1:
-        values = np.concatenate([-values / 2, values / 2], axis=1)
-    if average == LOGITS:
-        return values
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    if average == PROBABILITIES:
+        return probabilities(values)
+    return np.concatenate([-values / 2, values / 2], axis=1) if values.shape[1] == 1 else values
 
 
 def averaged(predictions: Sequence[Floats], weights: Weights) -> Floats:

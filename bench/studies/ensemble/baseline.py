@@ -78,9 +78,8 @@ def _training(
         return why_not(member.row.cell, machine.conditions.device)
 
     candidates, best = outcome.candidates, outcome.best_member
-    trainable = [
-        entry for entry in (outcome.best, *outcome.alone) if not obstacle(entry.members[0])
-    ]
+    entries = [outcome.best, *outcome.alone]
+    trainable = [entry for entry in entries if not obstacle(entry.members[0])]
     if not trainable:
         note = f"{BASELINE} left out for {best.name}: {obstacle(best)}"
         note += "; nor can they train another cell's setting" if len(outcome.alone) > 1 else ""

@@ -22,7 +22,7 @@ from bench.report.drawing import (
     to_svg,
 )
 from bench.report.tables import DASH
-from bench.report.text import count, fixed, span
+from bench.report.text import count, fixed, shortened, with_span
 from bench.stats.intervals import Interval
 from bench.studies.ensemble.outcome import BEST, CELL, ENSEMBLE
 
@@ -46,7 +46,7 @@ _SHAPES: Final = {
 }
 _LONGEST: Final = 44
 """Characters of a label."""
-_DASHED: Final = (0, (2, 3))
+_DASHED: Final[Any] = {"color": INK, "linewidth": 0.7, "linestyle": (0, (2, 3)), "zorder": 1}
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,10 @@ def scores(marks: Sequence[Mark], label: str, stem: str, caption: str) -> Drawin
         for y, mark in enumerate(lines):
             _draw(axes, mark, mark.score.value, y, xerr=_lengths(mark), elinewidth=1.3)
             if mark.kind == BEST:
-                axes.axvline(
-                    mark.score.value, color=INK, linewidth=0.7, linestyle=_DASHED, zorder=1
-                )
+                axes.axvline(mark.score.value, **_DASHED)
         if papers:
             axes.axhline(len(measured) - 0.5, color=GREY, linewidth=0.9)
-        axes.set_yticks(range(len(lines)), [_short(mark.label) for mark in lines])
+        axes.set_yticks(range(len(lines)), [shortened(mark.label, _LONGEST) for mark in lines])
         axes.set_ylim(len(lines) - 0.45, -0.55)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(label)
@@ -98,7 +96,7 @@ def sizes(marks: Sequence[Mark], label: str, stem: str, caption: str) -> Drawing
             _draw(axes, mark, parameters, mark.score.value, yerr=_lengths(mark), elinewidth=1.0)
             if mark.kind in (BASELINE, PUBLISHED):
                 axes.annotate(
-                    _short(mark.label), (parameters, mark.score.value), xytext=(6, 0),
+                    shortened(mark.label, _LONGEST), (parameters, mark.score.value), xytext=(6, 0),
                     textcoords="offset points", va="center", fontsize=7.5, color=INK,
                 )  # fmt: skip
         low, high = min(counts) / 1.5, max(counts) * 8
@@ -136,7 +134,7 @@ def choice(
     curves = {"held out, which chooses": held, "dev, which chooses nothing": dev}
     styles = (BLUE, "o", "-"), (ORANGE, "^", "--")
     with canvas(3.2) as (figure, axes):
-        axes.axvline(taken, color=INK, linewidth=0.7, linestyle=_DASHED, zorder=1)
+        axes.axvline(taken, **_DASHED)
         lines = []
         for (name, values), (colour, marker, style) in zip(curves.items(), styles, strict=True):
             points = [math.nan if value is None else value for value in values]
@@ -181,20 +179,12 @@ def _legend(figure: Figure) -> None:
 
 def _in_words(marks: Sequence[Mark]) -> str:
     """The marks' scores in words; of cells alone only the lowest and the highest."""
-    parts = []
-    for mark in marks:
-        if mark.kind != CELL:
-            ends = span(mark.score)
-            parts.append(f"{mark.label} {fixed(mark.score.value)}{f' ({ends})' if ends else ''}")
+    parts = [f"{mark.label} {with_span(mark.score)}" for mark in marks if mark.kind != CELL]
     cells = [mark.score.value for mark in marks if mark.kind == CELL]
     if cells:
         ends = f"from {fixed(min(cells))} to {fixed(max(cells))}"
         parts.append(f"{count(len(cells), 'cell')} alone {ends}")
     return "; ".join(parts)
-
-
-def _short(label: str) -> str:
-    return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
 
 
 def _text(value: float | None) -> str:

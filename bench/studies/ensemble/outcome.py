@@ -63,7 +63,8 @@ class Entry:
         shared: dict[Any, int] = {}
         for member in self.members:
             model = member.row.model_digest
-            shared[model] = max(shared.get(model, 0), member.shared_parameters)
+            frozen = int(member.row.params_total or 0) - member.own_parameters
+            shared[model] = max(shared.get(model, 0), frozen)
         return sum(own.values()) + sum(shared.values())
 
     def less(self, other: "Entry") -> Interval:
@@ -261,11 +262,7 @@ def _average(
     kind: str,
     name: str = "",
 ) -> Entry:
-    """The entry of an average of candidates, from the predictions of all of them on dev.
-
-    Raises:
-        InputError: if its predictions are all the same number.
-    """
+    """The entry of an average of candidates, from the predictions of all of them on dev."""
     members = tuple(candidates.members[index] for index, _ in weights)
     try:
         return entry_for(candidates, kind, averaged(dev, weights), name, held_score, members)
@@ -274,7 +271,6 @@ def _average(
 
 
 def _stages(candidates: Candidates, choice: Choice, dev: Sequence[Floats]) -> list[Stage]:
-    """The steps of a choice, with their scores on dev."""
     stages, total = [], np.zeros_like(dev[0])
     for size, addition in enumerate(choice.additions, start=1):
         total = total + dev[addition.index]

@@ -13,7 +13,7 @@ from bench.report.pages import Facts
 from bench.report.sections import Section
 from bench.report.show import print_tables
 from bench.report.tables import DASH, Head, Table
-from bench.report.text import count, dev_label, fixed, plain, signed, span, without_paths
+from bench.report.text import count, dev_label, fixed, plain, signed, span, with_span, without_paths
 from bench.stats.intervals import Interval
 from bench.studies.ensemble import figures
 from bench.studies.ensemble.figures import BASELINE, PUBLISHED, Mark
@@ -51,8 +51,7 @@ def print_sections(
     outcomes: Sequence[Outcome], overall: Overall | None, *, with_published: bool
 ) -> None:
     """Print the sections to stdout, without cells that did not become members."""
-    results = _results(outcomes, overall)
-    for section in _sections(results, _papers(results) if with_published else {}):
+    for section in _sections(_results(outcomes, overall), with_published):
         click.echo(section.heading)
         tables = [table for table in section.tables if not table.folded]
         print_tables(tables, [*section.said, ""])
@@ -67,7 +66,6 @@ def facts_of(
         command: the command line that makes the pages again.
     """
     results = _results(outcomes, overall)
-    papers = _papers(results) if with_published else {}
     gains = [
         f"{signed(result.gain.value)} ({span(result.gain, signed) or 'no interval'}) against the "
         f"best alone: {_verdict(result.gain)}."
@@ -80,33 +78,24 @@ def facts_of(
         title=f"{'An ensemble' if len(outcomes) == 1 else 'Ensembles'} on {listed}",
         findings=[f"{name}: {gain}" for name, gain in zip(names, gains, strict=True)],
         sections=[
-            replace(section, drawings=_drawings(result, papers.get(result.task, []), section))
-            for result, section in zip(results, _sections(results, papers), strict=True)
+            replace(section, drawings=_drawings(result, with_published, section))
+            for result, section in zip(results, _sections(results, with_published), strict=True)
         ],
         said=_METHOD,
         command=command,
     )
 
 
-def _papers(results: Sequence[Result]) -> dict[str, list[Published]]:
-    """Published scores by the tasks of results."""
-    return {
-        result.task: [
-            paper
-            for paper in published(MULTITASK if isinstance(result, Overall) else result.task)
-            if paper.metric == result.metric
-        ]
-        for result in results
-    }
+def _papers(result: Result) -> list[Published]:
+    papers = published(MULTITASK if isinstance(result, Overall) else result.task)
+    return [paper for paper in papers if paper.metric == result.metric]
 
 
 def _results(outcomes: Sequence[Outcome], overall: Overall | None) -> list[Outcome | Overall]:
     return [*([overall] if overall else []), *outcomes]
 
 
-def _sections(
-    results: Sequence[Outcome | Overall], papers: dict[str, list[Published]]
-) -> list[Section]:
+def _sections(results: Sequence[Outcome | Overall], with_published: bool) -> list[Section]:
     """The sections of all tasks together and of each, without figures."""
     sections: list[Section] = []
     for result in results:
@@ -121,23 +110,21 @@ def _sections(
                 f"It is the average of {result.average}; its members were chosen among {among}."
             ]
             cells = _cells_tables(result)
+        papers = _published_table(result) if with_published else []
         sections.append(Section(
             anchor, name, f"{title}: {_verdict(result.gain)}",
             [
                 _finding(result), *lines, *map(_sentence, result.notes),
                 *(f"Something went wrong: {_safe(problem)}." for problem in result.problems),
             ],
-            tables=[_scores_table(result), *cells, *_published_table(papers.get(result.task))],
+            tables=[_scores_table(result), *cells, *papers],
         ))  # fmt: skip
     return sections
 
 
-# Text
-
-
 def _finding(result: Outcome | Overall) -> str:
-    """The scores of the ensemble and of its best member, and their difference."""
-    label, ensemble, best = dev_label(result.metric), *map(_score, (result.ensemble, result.best))
+    label = dev_label(result.metric)
+    ensemble, best = with_span(result.ensemble.dev), with_span(result.best.dev)
     ends = span(result.gain, signed) or "no interval"
     gain = (
         f"Paired by example the difference is {signed(result.gain.value)} ({ends}): "
@@ -162,10 +149,6 @@ def _finding(result: Outcome | Overall) -> str:
     )
 
 
-def _score(entry: Entry) -> str:
-    return f"{fixed(entry.dev.value)} ({span(entry.dev)})"
-
-
 def _verdict(gain: Interval) -> str:
     if gain.holds(0.0) is not False:
         return "no significant difference"
@@ -182,14 +165,10 @@ def _sentence(note: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-# Figures
-
-
-def _drawings(
-    result: Outcome | Overall, papers: Sequence[Published], section: Section
-) -> list[Drawing]:
+def _drawings(result: Outcome | Overall, with_published: bool, section: Section) -> list[Drawing]:
     """The figures of a section. A published score of all parts is in none of fewer parts."""
     label, alone, best = dev_label(result.metric), [], BEST
+    papers = _papers(result) if with_published else []
     if isinstance(result, Overall):
         stem, papers = section.anchor, [] if result.missing else papers
     else:
@@ -230,9 +209,6 @@ def _drawings(
     return drawings
 
 
-# Tables
-
-
 def _scores_table(result: Result) -> Table:
     heads = [
         Head("who", "predictions of"), Head("dev_score", dev_label(result.metric), numeric=True),
@@ -244,18 +220,15 @@ def _scores_table(result: Result) -> Table:
     for entry in result.compared:
         difference, gap = result.differences(entry)
         cells = len({member.row.cell_id for member in entry.members})
-        ends = span(gap, signed) if gap else ""
-        to_ensemble = f"{signed(gap.value)}{f' ({ends})' if ends else ''}" if gap else DASH
         lines.append([
             _safe(entry.label), *_scores(entry, difference), f"{cells:,}" if cells else DASH,
-            to_ensemble,
+            with_span(gap, signed) if gap else DASH,
         ])  # fmt: skip
         marks.append("" if difference else "baseline")
     return Table(heads, lines, "Scores on the same dev examples.", marks)
 
 
 def _cells_tables(outcome: Outcome) -> list[Table]:
-    """The members, and the cells that were not taken."""
     heads = [
         Head("weight", "times", "how often it counts in the average", numeric=True),
         Head("cell", "cell"), Head("dev_score", dev_label(outcome.metric), numeric=True), *_SCORES,
@@ -275,17 +248,15 @@ def _cells_tables(outcome: Outcome) -> list[Table]:
     return tables
 
 
-def _published_table(papers: Sequence[Published] | None) -> list[Table]:
+def _published_table(result: Result) -> list[Table]:
     """A table of published scores, if there are any."""
+    papers = _papers(result)
     if not papers:
         return []
     lines = [
-        [
-            paper.model, _number(paper.parameters), fixed(paper.score), paper.metric, paper.split,
-            paper.source,
-        ]
-        for paper in papers
-    ]  # fmt: skip
+        [p.model, _number(p.parameters), fixed(p.score), p.metric, p.split, p.source]
+        for p in papers
+    ]
     return [Table(_PUBLISHED, lines, _sentence(caveat(papers[0].task)))]
 
 

@@ -44,12 +44,9 @@ def cell_rows(outcome: Outcome) -> list[Row]:
     """The rows of all candidates, each alone, with its weight in the ensemble."""
     weights = {member.row.cell_id: weight for member, weight in outcome.members}
     return [
-        {
-            **entry_row(entry, outcome),
-            "cell_id": entry.members[0].row.cell_id,
-            "weight": weights.get(entry.members[0].row.cell_id, 0),
-        }
+        {**entry_row(entry, outcome), "cell_id": cell_id, "weight": weights.get(cell_id, 0)}
         for entry in outcome.alone
+        for cell_id in [entry.members[0].row.cell_id]
     ]
 
 
@@ -124,7 +121,7 @@ def _task_as_json(outcome: Outcome) -> Row:
 
 
 def _with_ends(name: str, prefix: str, interval: Interval | None) -> Row:
-    value, low, high = (
-        (None, None, None) if interval is None else (interval.value, interval.low, interval.high)
-    )
-    return {name: value, f"{prefix}_ci_low": low, f"{prefix}_ci_high": high}
+    names = (name, f"{prefix}_ci_low", f"{prefix}_ci_high")
+    if interval is None:
+        return dict.fromkeys(names)
+    return dict(zip(names, (interval.value, interval.low, interval.high), strict=True))

@@ -4,7 +4,6 @@ values of each linear layer's update, for cells that have kept their weights.
 Example: python -m bench.updates --runs runs.csv --reports reports/
 """
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Final
@@ -14,9 +13,8 @@ import click
 from bench.common.command import run_command, with_runs
 from bench.common.csvfile import write_csv
 from bench.common.errors import DiskFullError, InputError
-from bench.report.text import plain, without_paths
 from bench.results.origins import task_of
-from bench.studies.outputs import with_outputs
+from bench.studies.outputs import command_line, with_outputs
 from bench.studies.updates import truncation
 from bench.studies.updates.cells import find
 from bench.studies.updates.measure import measure_all
@@ -100,8 +98,7 @@ def command(
         from bench.report.pages import write_pages
         from bench.studies.updates.page import facts
 
-        words = ["python", "-m", "bench.updates", *map(plain, sys.argv[1:])]
-        page = facts(updates, truncations, notes, without_paths(shlex.join(words)))
+        page = facts(updates, truncations, notes, command_line(_PAGES))
         try:
             sys.stderr.write(f"report: {write_pages(reports, _PAGES, page)}\n")
         except DiskFullError as error:

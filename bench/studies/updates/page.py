@@ -10,8 +10,7 @@ from bench.report.drawing import BLUE, GREY, ORANGE, PURPLE, Drawing, canvas, lo
 from bench.report.pages import Facts, sections_of
 from bench.report.text import count, plain
 from bench.studies.updates import tables
-from bench.studies.updates.modules import KINDS, Module, Update, mean_energy
-from bench.studies.updates.spectrum import Floats
+from bench.studies.updates.modules import KINDS, Floats, Module, Update, mean_energy
 from bench.studies.updates.truncation import Truncation, problems
 
 _COLOURS: Final = (BLUE, ORANGE, "#009e73", PURPLE, "#e69f00", "#56b4e9")
@@ -44,7 +43,14 @@ def facts(
         " and ".join(dict.fromkeys(plain(str(update.cell.row[key])) for update in updates))
         for key in ("model", "task")
     )
-    more = [f"Figures show the first {_MOST} cells, tables all."]
+    energies = {update.cell.name: update.modules for update in updates[:_MOST]}
+    kinds = {
+        kind: modules
+        for kind in KINDS.values()
+        if (modules := [module for module in whole.modules if module.place[1] == kind])
+    }
+    is_cut = len(updates) > _MOST
+    more = [f"Figures show the first {_MOST} cells, tables all."] if is_cut else []
     return Facts(
         title=f"What training changed: {models} on {tasks}, {count(len(updates), 'cell')}",
         findings=tables.findings(updates, truncations),
@@ -52,20 +58,8 @@ def facts(
             problems=problems(truncations),
             tables=[*tables.tables(updates, truncations), tables.module_table(updates)],
             drawings=[
-                _energy(
-                    {update.cell.name: update.modules for update in updates[:_MOST]},
-                    "energy",
-                    "Mean over linear layers.",
-                ),
-                _energy(
-                    {
-                        kind: modules
-                        for kind in KINDS.values()
-                        if (modules := _of_kind(whole, kind))
-                    },
-                    "energy-kinds",
-                    f"{whole.cell.name}: mean over layers.",
-                ),
+                _energy(energies, "energy", "Mean over linear layers."),
+                _energy(kinds, "energy-kinds", f"{whole.cell.name}: mean over layers."),
                 *(
                     _scores_figure([cell for cell in truncations if cell.metric == metric])
                     for metric in metrics
@@ -77,17 +71,9 @@ def facts(
             ],
         ),
         how="What was read",
-        said=[
-            *tables.explanations(updates),
-            *notes,
-            *(more if len(updates) > _MOST else []),
-        ],
+        said=[*tables.explanations(updates), *notes, *more],
         command=command,
     )
-
-
-def _of_kind(update: Update, kind: str) -> list[Module]:
-    return [module for module in update.modules if module.place[1] == kind]
 
 
 def _energy(groups: Mapping[str, Sequence[Module]], stem: str, caption: str) -> Drawing:
@@ -153,8 +139,7 @@ def _scores_figure(truncations: Sequence[Truncation]) -> Drawing:
             x = [order.index(rank) + shift for rank, _ in points]
             ends = [dev.ends() or (dev.value, dev.value) for _, dev in points]
             y = [dev.value for _, dev in points]
-            lengths = [[abs(end[side] - value) for value, end in zip(y, ends, strict=True)]
-                       for side in (0, 1)]  # fmt: skip
+            lengths = np.abs(np.transpose(ends) - y)
             axes.errorbar(
                 x, y, lengths, color=_COLOURS[number], marker=_MARKERS[number], markersize=5,
                 linewidth=1.1, label=truncation.cell.name,
@@ -189,5 +174,4 @@ def _legend(figure: Figure) -> None:
 
 
 def _in_words(curve: Floats) -> str:
-    """Points of a curve in words."""
     return ", ".join(f"{curve[k - 1]:.0%} in {k}" for k in (1, 8, 32) if k <= len(curve))

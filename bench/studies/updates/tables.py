@@ -8,8 +8,17 @@ import pandas as pd
 from adapters.methods import METHODS
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, fixed, signed, span
-from bench.studies.updates.modules import AXES, KINDS, PREFIXES, SIZE, Update, rows_of
-from bench.studies.updates.spectrum import FIGURES, PERCENTS, TOPS
+from bench.studies.updates.modules import (
+    AXES,
+    FIGURES,
+    KINDS,
+    PERCENTS,
+    PREFIXES,
+    SIZE,
+    TOPS,
+    Update,
+    rows_of,
+)
 from bench.studies.updates.truncation import Truncated, Truncation
 
 _MATRICES: Final = {"update": "update", "random": "random, its shape", "before": "weight before"}
@@ -168,13 +177,11 @@ def _kinds_table(frame: pd.DataFrame) -> Table:
 
 def _scores(truncations: Sequence[Truncation]) -> Table:
     heads = [
-        _CELL,
-        Head("rank", "rank of updates", "full: as trained", True),
-        Head("dev", "dev score", "", True),
-        Head("dev_ci", "95% interval", "over dev examples"),
+        _CELL, Head("rank", "rank of updates", "full: as trained", True),
+        Head("dev", "dev score", "", True), Head("dev_ci", "95% interval", "over dev examples"),
         Head("change", "against full", "paired by example", True),
         Head("change_ci", "95% interval", "over dev examples"),
-    ]
+    ]  # fmt: skip
     lines = []
     for truncation in truncations:
         name = f"{truncation.cell.name}, {truncation.metric}"
@@ -196,19 +203,16 @@ def _scores(truncations: Sequence[Truncation]) -> Table:
 def _energy_finding(update: Update) -> str:
     """A comparison of a cell's updates with random matrices."""
     frame = frame_of([update])
-
-    def mean(column: str) -> float:
-        return range_of(frame, column).mean
-
+    mean = frame.mean(numeric_only=True)
     sizes = sorted({len(module.spectra["update"].values) for module in update.modules})
     most = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     ranks = [range_of(frame, f"{prefix}rank_90") for prefix in ("", "random_")]
     own, random = (f"{rank.mean:.1f} ({rank.low} to {rank.high})" for rank in ranks)
     return (
         f"{update.cell.name}: 90% of an update's energy lies in {own} of {most} directions, of a "
-        f"random matrix in {random}; its top 8 hold {mean('energy_8'):.1%}, those of a random "
-        f"matrix {mean('random_energy_8'):.1%}; stable rank {mean('stable_rank'):.1f} against "
-        f"{mean('random_stable_rank'):.1f} (means over {count(len(frame), 'linear layer')})."
+        f"random matrix in {random}; its top 8 hold {mean['energy_8']:.1%}, those of a random "
+        f"matrix {mean['random_energy_8']:.1%}; stable rank {mean['stable_rank']:.1f} against "
+        f"{mean['random_stable_rank']:.1f} (means over {count(len(frame), 'linear layer')})."
     )
 
 
@@ -240,7 +244,6 @@ def _change(score: Truncated) -> str:
 
 
 def _digits(figure: str) -> int:
-    """The decimals of a figure of one module."""
     if figure == "nonzero" or "rank_" in figure:
         return 0
     return 1 if figure.endswith("_rank") else 3

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from bench.common.files import text_or_empty
 from bench.worker.probes.gpu import SLOWED, Gpu
 
 WAITED: Final = 0.05
@@ -35,13 +36,13 @@ def read_counters() -> dict[str, float]:
     """The machine's counters now, without those that it does not have. Times are in s."""
     times = os.times()
     counters = {"seconds": time.monotonic(), "own_cpu_s": times.user + times.system}
-    cores = _text(_PROC / "stat").partition("\n")[0].split()[1:9]
+    cores = text_or_empty(_PROC / "stat").partition("\n")[0].split()[1:9]
     if len(cores) == 8:
         ticks = os.sysconf("SC_CLK_TCK")
         user, nice, system, _idle, _iowait, irq, softirq, steal = (int(n) / ticks for n in cores)
         counters["busy_s"] = user + nice + system + irq + softirq
         counters["stolen_s"] = steal
-    threads = [_text(path).split() for path in (_PROC / "self/task").glob("*/schedstat")]
+    threads = [text_or_empty(path).split() for path in (_PROC / "self/task").glob("*/schedstat")]
     if threads := [fields for fields in threads if len(fields) >= 2]:
         counters["ran_s"] = sum(int(fields[0]) for fields in threads) / 1e9
         counters["waited_s"] = sum(int(fields[1]) for fields in threads) / 1e9
@@ -49,7 +50,7 @@ def read_counters() -> dict[str, float]:
         ("cpu/cpu.stat", "throttled_time", 1e9),  # cgroup v1
         ("cpu.stat", "throttled_usec", 1e6),
     ):
-        words = _text(_CGROUPS / name).split()
+        words = text_or_empty(_CGROUPS / name).split()
         if key in words:
             counters["quota_throttled_s"] = int(words[words.index(key) + 1]) / unit
     if throttles := _numbers("cpu*/thermal_throttle/core_throttle_count"):
@@ -160,16 +161,9 @@ class MachineWatch:
         self.report["doubts"] = self.doubts
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""
-
-
 def _numbers(pattern: str) -> list[int]:
     """The numbers in files of the cores, where those exist."""
-    return [int(text) for path in _CPUS.glob(pattern) if (text := _text(path).strip())]
+    return [int(text) for path in _CPUS.glob(pattern) if (text := text_or_empty(path).strip())]
 
 
 def _frequencies() -> list[float]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from bench.common.files import text_or_empty
 from bench.plan.cell import Columns
 from bench.worker.failures import is_out_of_memory
 from minbert.data.batches import Batch
@@ -71,11 +72,7 @@ def peak_so_far() -> Resident:
 
 
 def _status() -> dict[str, float]:
-    try:
-        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in lines)
+    pairs = (line.partition(":") for line in text_or_empty(_STATUS).splitlines())
     return {name: int(text.split()[0]) / 1024 for name, _, text in pairs if name in _FIELDS}
 
 

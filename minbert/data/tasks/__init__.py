@@ -5,35 +5,15 @@ from pathlib import Path
 from typing import Final
 
 from minbert.data.tasks import cs224n, multitask, prepared, vader
-from minbert.data.tasks.base import (
-    Data,
-    Examples,
-    Sizes,
-    Task,
-    TaskData,
-    for_search,
-)
-from minbert.data.tasks.folds import Folds
+from minbert.data.tasks.base import Data as Data
+from minbert.data.tasks.base import Examples as Examples
+from minbert.data.tasks.base import Sizes as Sizes
+from minbert.data.tasks.base import Task as Task
+from minbert.data.tasks.base import TaskData as TaskData
+from minbert.data.tasks.base import for_search as for_search
+from minbert.data.tasks.folds import Folds as Folds
 from minbert.data.tasks.splitting import DEV, TEST, TRAIN
 from minbert.errors import InputError
-
-__all__ = [
-    "TASKS",
-    "Data",
-    "Examples",
-    "Folds",
-    "Sizes",
-    "Task",
-    "TaskData",
-    "find_task",
-    "for_search",
-    "load_data",
-    "load_task",
-    "load_test",
-    "pieces_of",
-    "source_files",
-    "task_of_piece",
-]
 
 TASKS: Final[Mapping[str, Task]] = {**vader.TASKS, **cs224n.TASKS, **multitask.TASKS}
 
@@ -79,13 +59,22 @@ def load_data(
             that can't be made.
     """
     task = find_task(name, data)
-    if folds is not None:
-        _check_limits(max_train, max_dev)
-        return Folds(load_data(name, data), folds, max_train, max_dev).fold(fold)
-    if not task.parts:
-        return load_task(name, data, max_train=max_train, max_dev=max_dev)
     _check_limits(max_train, max_dev)
-    return multitask.load(_folder(task, data), max_train, max_dev)
+    if folds is not None:
+        return Folds(load_data(name, data), folds, max_train, max_dev).fold(fold)
+    folder = _folder(task, data)
+    if task.parts:
+        limits = {"max_train": max_train, "max_dev": max_dev}
+        return multitask.load(folder, lambda part: load_task(part, data, **limits))
+    problems: list[str] = []
+    if prepared.is_prepared(folder):
+        examples = prepared.load(folder, task)
+    elif task.files:
+        examples, problems = cs224n.load(task, folder)
+    else:
+        examples = vader.load(task, folder)
+    train, dev = examples[TRAIN].limited(max_train), examples[DEV].limited(max_dev)
+    return TaskData(task, train, dev, tuple(problems))
 
 
 def load_task(
@@ -102,12 +91,10 @@ def load_task(
     """
     task = find_task(name, data)
     _check_limits(max_train, max_dev)
-    if task.parts:
+    loaded = None if task.parts else load_data(name, data, max_train=max_train, max_dev=max_dev)
+    if not isinstance(loaded, TaskData):
         raise InputError(f"task {task.name} has parts; take one of {', '.join(task.parts)}")
-    folder = _folder(task, data)
-    examples, problems = _load(task, folder)
-    train, dev = examples[TRAIN].limited(max_train), examples[DEV].limited(max_dev)
-    return TaskData(task, train, dev, tuple(problems))
+    return loaded
 
 
 def load_test(name: str) -> Examples:
@@ -122,12 +109,6 @@ def load_test(name: str) -> Examples:
     return vader.load(task, _folder(task, None))[TEST]
 
 
-def _load(task: Task, folder: Path) -> tuple[dict[str, Examples], list[str]]:
-    if prepared.is_prepared(folder):
-        return prepared.load(folder, task), []
-    return cs224n.load(task, folder) if task.files else (vader.load(task, folder), [])
-
-
 def source_files(name: str, data: Path | None = None) -> list[Path]:
     """The files that a task's examples are read from.
 
@@ -139,34 +120,10 @@ def source_files(name: str, data: Path | None = None) -> list[Path]:
     """
     task = find_task(name, data)
     folder = _folder(task, data)
-    if task.parts:
-        return multitask.files_in(folder)
     if task.is_own:
         return []
-    return [folder / file for file in task.files or (vader.file_of(task),)]
-
-
-def pieces_of(name: str, data: Path | None = None) -> list[str]:
-    """Names of the pieces of a task that are tokenised by themselves, as in `Data.pieces`.
-
-    Raises:
-        InputError: unknown name, `data` missing.
-    """
-    task = find_task(name, data)
-    if not task.parts:
-        return [""]
-    parts = multitask.parts_in(_folder(task, data))
-    return [piece for part in parts for piece in multitask.pieces_of_part(part)]
-
-
-def task_of_piece(name: str, piece: str, data: Path | None = None) -> Task:
-    """The task whose labels a piece has: its part, or the task itself.
-
-    Raises:
-        InputError: unknown name.
-    """
-    part = piece.partition(".")[0]
-    return find_task(part) if part else find_task(name, data)
+    parts = [TASKS[part] for part in multitask.parts_in(folder)] if task.parts else [task]
+    return [folder / file for part in parts for file in part.files or (vader.file_of(part),)]
 
 
 def _check_limits(max_train: int | None, max_dev: int | None) -> None:

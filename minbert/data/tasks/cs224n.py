@@ -188,9 +188,6 @@ def _label(text: str, form: _Format, classes: bool) -> float | None:
 
     Texts that Python reads as numbers and other programs do not are refused, such as `1_0` and
     digits of other scripts.
-
-    Raises:
-        InputError: with the text, and what it could be.
     """
     if not text:
         return None

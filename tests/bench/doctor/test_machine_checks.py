@@ -205,9 +205,11 @@ def pages(monkeypatch: pytest.MonkeyPatch, folder: Path, enabled: str, before: i
     (folder / "enabled").write_text(enabled)
     monkeypatch.setattr(huge_pages, "_ENABLED", folder / "enabled")
     texts = iter(f"Rss: 1 kB\nAnonHugePages:   {mib * 1024} kB\n" for mib in (before, after))
-    real = huge_pages._text
+    real = huge_pages.text_or_empty
     monkeypatch.setattr(
-        huge_pages, "_text", lambda path: next(texts) if path == huge_pages._PAGES else real(path)
+        huge_pages,
+        "text_or_empty",
+        lambda path: next(texts) if path == huge_pages._PAGES else real(path),
     )
     monkeypatch.setattr(huge_pages, "_BLOCK_MIB", 8)
     return huge_pages.check(HERE)

@@ -22,7 +22,7 @@ from bench.common.errors import InputError
 from bench.doctor import cells
 from bench.doctor.catalogue import CHECKS
 from bench.doctor.check import FAILED, OK, Context, SkipError
-from bench.doctor.checks import compiled, forecast, grid, numerics, out_of_memory
+from bench.doctor.checks import compiled, engines, forecast, grid, numerics, out_of_memory
 from bench.doctor.models import CONFIG, small_model
 from bench.plan.rows import Row
 from minbert.errors import InputError as MinbertInputError
@@ -158,6 +158,47 @@ def peaks(predicted: float | None, device: str = "cpu", **more: Any) -> Row:
     if device != "cpu":
         memory = {"peak_cuda_allocated_mib": 300.0}
     return ran(device=device, predicted_peak_mib=predicted, **memory, **more)
+
+
+@pytest.mark.parametrize(
+    ("losses", "change", "verdict", "text"),
+    [
+        (
+            [1.6, 1.5],
+            {},
+            OK,
+            "the losses of 2 steps differ by 0e+00 at most from those of theirs 1",
+        ),
+        ([1.6, 1.51], {}, FAILED, "differ by 1e-02 at most"),
+        ([1.6], {}, FAILED, "differ by inf at most"),
+        ([], {"status": "oom", "message": "no"}, FAILED, "engine transformers ended oom: no"),
+    ],
+)
+def test_engines(
+    monkeypatch: pytest.MonkeyPatch,
+    losses: list[float],
+    change: dict[str, Any],
+    verdict: str,
+    text: str,
+) -> None:
+    exact = {"dropout": 0.0, "amp": "off", "repeat": 1, "frozen_dtype": None}
+    theirs = {"engine": "transformers", "kernels": None, "attn_implementation": "sdpa"}
+    rows_are(monkeypatch, engines, [ran(**exact), ran(**exact, **theirs, **change)])
+    of_rows = {"minbert": [1.6, 1.5], "transformers": losses}
+    monkeypatch.setattr(engines, "kept_losses", lambda _: lambda row: of_rows[row.engine])
+    monkeypatch.setattr(engines, "engine_version", lambda: "theirs 1")
+    finding = engines.check(HERE)
+    assert finding.verdict == verdict
+    assert text in finding.summary
+
+
+def test_engines_are_not_compared_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> str:
+        raise InputError("engine transformers needs peft: pip install")
+
+    monkeypatch.setattr(engines, "engine_version", missing)
+    with pytest.raises(SkipError, match="needs peft: pip install"):
+        engines.check(HERE)
 
 
 @pytest.mark.parametrize(

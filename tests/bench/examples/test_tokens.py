@@ -183,66 +183,6 @@ def test_what_is_no_file_is_no_harm(place):
     assert place.read() is None
 
 
-def hostile(arrays: mapped.Arrays, kind: str) -> mapped.Arrays:
-    """The arrays, one of them such that a cell would fail on it or learn what it should not."""
-    found = {name: array.copy() for name, array in arrays.items()}
-    ids, offsets, labels = (found[f"train_{n}"] for n in ("input_ids", "offsets", "labels"))
-    if kind == "an array missing":
-        del found["dev_offsets"]
-    elif kind == "an array of another type":
-        found["train_labels"] = labels.astype(np.float64)
-    elif kind == "an array of another shape":
-        found["train_input_ids"] = ids.reshape(-1, 1)
-    elif kind == "an id below zero":
-        ids[3] = -1
-    elif kind == "an id without an embedding":
-        ids[3] = 2**30
-    elif kind == "offsets beyond the end":
-        offsets[-1] += 1
-    elif kind == "offsets that go back":
-        offsets[1], offsets[2] = offsets[2], offsets[1]
-    elif kind == "an empty text":
-        offsets[1] = 0
-    elif kind == "a text too long":
-        found["train_offsets"] = np.concatenate([offsets[:1], offsets[-1:]])
-        found["train_labels"] = labels[:1]
-    elif kind == "a text that lost less than nothing":
-        found["train_cut"][0] = -1
-    elif kind == "a short text that lost tokens":
-        found["train_cut"][0] = 1
-    elif kind == "a loss more":
-        found["train_cut"] = np.append(found["train_cut"], 0)
-    elif kind == "a label more":
-        found["train_labels"] = np.append(labels, 0)
-    elif kind == "a label of no class":
-        labels[0] = 5
-    elif kind == "a token type of no text":
-        found["train_token_type_ids"][0] = 2
-    elif kind == "nothing":
-        found = {name: array[:0] for name, array in found.items()}
-    return found
-
-
-KINDS = (
-    "an array missing", "an array of another type", "an array of another shape",
-    "an id below zero", "an id without an embedding", "offsets beyond the end",
-    "offsets that go back", "an empty text", "a text too long",
-    "a text that lost less than nothing", "a short text that lost tokens", "a loss more",
-    "a label more",
-    "a label of no class", "a token type of no text", "nothing",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_arrays_that_are_no_examples_are_not_taken(place, kind):
-    file = place.share()
-    arrays, notes = mapped.read(file)
-    file.write_bytes(mapped.to_bytes(hostile(arrays, "none"), notes))
-    assert place.read() is not None
-    file.write_bytes(mapped.to_bytes(hostile(arrays, kind), notes))
-    assert place.read() is None
-
-
 def test_a_file_of_an_older_format_is_made_anew(place, monkeypatch):
     with monkeypatch.context() as older:
         older.setattr(tokens, "FORMAT", tokens.FORMAT - 1)

@@ -58,6 +58,7 @@ def test_the_tables_in_the_docs_are_what_the_formats_say() -> None:
          "regression", True),
         (Case("lora", "attn-only", "mean", "linear"), "sentence-transformers", "multi_label",
          False),
+        (Case("bitfit", None, "cls", "nonlinear"), "sentence-transformers", "regression", False),
         (Case("head", None, "mean", "conv"), "onnx", "regression", True),
         (Case("bitfit", None, "pooler", "linear"), "transformers", "classification", False),
         (Case("bitfit", None, "cls", "linear"), "sentence-transformers", "regression", False),

@@ -1,6 +1,7 @@
 """Exports of engine transformers: what plain libraries make of their folders."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from bench.common.errors import InputError
 from bench.export.check import check, texts_of
 from bench.export.formats import default_format, refusal
 from bench.export.training import why_not_scripted
+from bench.worker.saving import save_weights
+from bench.worker.trained import load_trained
 from tests.bench.export.small import (
     MAX_LENGTH,
     answer_here,
@@ -62,20 +65,25 @@ def test_a_fresh_process_gives_the_same_answers(checkpoint: Checkpoints, tmp_pat
     assert np.abs(answer.logits - expected).max() < 1e-5
 
 
+def test_cells_with_attention_for_a_gpu_are_loaded_on_a_cpu(
+    checkpoint: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = trained_by_library(checkpoint("roberta"))
+    monkeypatch.setattr("bench.engines.transformers.task_of", lambda _: own.task)
+    save_weights(own.model, [p for p in own.model.parameters() if p.requires_grad], tmp_path)
+    on_gpu = replace(own.job.cell, attn_implementation="flash_attention_2")
+    model = load_trained(replace(own.job, cell=on_gpu, device="cuda"), tmp_path)
+    assert np.array_equal(expected_logits(replace(own, model=model)), expected_logits(own))
+
+
 @pytest.mark.parametrize("start", ["pissa", "olora"])
 @pytest.mark.parametrize(("mode", "use_rslora"), [("lora", "on"), ("dora", "off")])
 def test_adapters_that_start_from_the_base_are_for_the_whole_base(
-    checkpoint: Checkpoints,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    start: str,
-    mode: str,
-    use_rslora: str,
+    checkpoint: Checkpoints, tmp_path: Path, start: str, mode: str, use_rslora: str
 ) -> None:
     own = trained_by_library(
         checkpoint("roberta"), mode, init_lora_weights=start, use_rslora=use_rslora
     )
-    monkeypatch.setattr("bench.engines.transformers.task_of", lambda _: own.task)
     folder = exported(own, "peft", tmp_path / "out")
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     assert (config["r"], config["init_lora_weights"]) == (8, True)

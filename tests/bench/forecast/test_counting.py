@@ -29,8 +29,19 @@ from tests.bench.workloads import (
     variant,
     workload,
 )
+from tests.encoders import Checkpoints, need_transformers
+from tests.encoders import job as theirs
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """Tiny checkpoints of other architectures."""
+    need_transformers()
+    return Checkpoints(tmp_path_factory.mktemp("encoders"))
+
+
 MIB = 2**20
 
 
@@ -296,3 +307,39 @@ def test_a_second_encoder_is_more_memory_and_no_more_work():
     )
     assert two.weights_mib > 1.5 * one.weights_mib
     assert two.step.gflop == one.step.gflop
+
+
+THEIRS = [
+    ("full", None, {}),
+    ("head", None, {"dropout": 0.1}),
+    ("lora", "all-lin-only", {"amp": "bf16", "frozen_dtype": "fp32"}),
+    ("dora", "attn-only", {}),
+]
+
+
+@pytest.mark.parametrize(("mode", "layers", "changes"), THEIRS)
+@pytest.mark.parametrize("kind", ["roberta", "deberta-v2", "modernbert"])
+def test_fake_counts_of_other_architectures_are_those_of_real_tensors(
+    kind: str, mode: str, layers: str | None, changes: dict[str, str], encoders: Checkpoints
+) -> None:
+    """But for masks: without values it is not known that nothing is masked."""
+    from bench.engines import transformers
+
+    job = theirs(encoders(kind), mode, layers, **changes)
+    [one] = counted_fake(job, ONE, Variant.of(job.cell))[""]
+    model = transformers.build(job)
+    values = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    gc.collect()
+    with Unasked() as counter:
+        fill(model, CPU)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(0.01)
+            for name, buffer in model.named_buffers():
+                buffer.copy_(values[name])
+        [other] = run(model, job, ONE, counter)[""]
+    expected = by_name(other)
+    for name, value in by_name(one).items():
+        close = 40 if name.endswith("kernels") else 0.05
+        assert value == pytest.approx(expected[name], rel=0.02, abs=close), name
+    assert one.step.gflop == pytest.approx(other.step.gflop, rel=1e-9)

@@ -14,11 +14,9 @@ from bench.common.errors import InputError
 from bench.launch.checks import (
     amp_notes,
     check_amp,
+    check_cells,
     check_class_settings,
-    check_compile,
-    check_early_stopping,
     check_held_out,
-    check_layers,
     check_loss,
     check_space,
     early_stopping_notes,
@@ -248,13 +246,13 @@ def test_of_several_labels_nothing_is_said() -> None:
 def test_early_stopping_is_refused_with_gradual_unfreezing() -> None:
     line = "^early_stopping: with unfreeze iterative training might stop before all layers train;"
     with pytest.raises(InputError, match=line):
-        check_early_stopping([full(), full(early_stopping=2, unfreeze="iterative")])
-    check_early_stopping([full(early_stopping=2), full(unfreeze="iterative")])
+        check_cells([full(), full(early_stopping=2, unfreeze="iterative")])
+    check_cells([full(early_stopping=2), full(unfreeze="iterative")])
 
 
 def test_settings_of_training_can_be_compiled() -> None:
     settings = {"label_smoothing": 0.1, "class_weights": "balanced", "layer_decay": 0.9}
-    check_compile([full(compile="on", early_stopping=2, lora_plus_ratio=4.0, **settings)])
+    check_cells([full(compile="on", early_stopping=2, lora_plus_ratio=4.0, **settings)])
 
 
 def test_early_stopping_holds_out_a_tenth_and_says_so(tmp_path: Path) -> None:
@@ -316,13 +314,13 @@ def test_weights_that_are_kept_by_default_need_at_most_their_cap(
 
 def test_ends_that_no_layer_has_are_one_line() -> None:
     lora = cell("lora", 4, "query+value", "off")
-    check_layers([lora, replace(lora, layers="all-lin"), full()])
-    check_layers([replace(lora, layers="q_lin", engine="transformers")])
+    check_cells([lora, replace(lora, layers="all-lin"), full()])
+    check_cells([replace(lora, layers="q_lin", engine="transformers")])
     with pytest.raises(InputError, match="no linear layer's name ends in q_lin; they are att"):
-        check_layers([replace(lora, layers="query+q_lin")])
+        check_cells([replace(lora, layers="query+q_lin")])
 
 
 def test_the_compiler_chooses_by_itself_what_is_kept() -> None:
     with pytest.raises(InputError, match="compile: gradient_checkpointing says what is kept"):
-        check_compile([full(compile="on", gradient_checkpointing="on")])
-    check_compile([full(compile="off", gradient_checkpointing="on")])
+        check_cells([full(compile="on", gradient_checkpointing="on")])
+    check_cells([full(compile="off", gradient_checkpointing="on")])

@@ -24,6 +24,7 @@ from bench.machine.conditions import (
     torch_build,
 )
 from bench.machine.environment import VISIBLE, recorded
+from bench.plan.cell import ENGINES
 from tests.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
 
 ROOT = Path(__file__).parents[3]
@@ -234,6 +235,7 @@ def test_the_version_is_of_all_that_a_worker_imports_and_of_little_else() -> Non
         [sys.executable, "-c", _IMPORTED], capture_output=True, text=True, check=True
     )
     imported = {Path(name).relative_to(ROOT) for name in json.loads(done.stdout)}
+    imported |= {Path("bench", "engines", f"{name}.py") for name in ENGINES}
     graph = grimp.build_graph(
         "adapters", "bench", "minbert", exclude_type_checking_imports=True, cache_dir=None
     )

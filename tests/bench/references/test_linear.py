@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.references.linear import frozen, majority, predict, tfidf
-from bench.references.scores import scores
+from bench.references.linear import frozen, majority, predict, scores, tfidf
 from minbert.data.tasks import Examples, Task, find_task, load_task
 
 WORDS = ("good", "bad", "dull", "bright", "slow", "quick")

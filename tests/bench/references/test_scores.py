@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from bench.references.scores import scores
+from bench.references.linear import scores
 
 
 @pytest.mark.parametrize("classes", [2, 4])

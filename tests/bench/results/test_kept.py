@@ -4,10 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from bench.common.errors import InputError
+from bench.engines.engine import engine_of
+from bench.plan.architectures import read_sizes
 from bench.plan.cell import CANDIDATE, Cell
 from bench.results import kept
 from bench.results.kept import KeptWeights, keeps_by_default, largest_weights
 from minbert.model.config import GEOMETRIES, count_parameters
+from tests import encoders
 from tests.bench.synthetic_rows import cell
 
 CONFIG = GEOMETRIES["minilm"]
@@ -49,6 +53,24 @@ def test_bounds_of_sizes() -> None:
     assert largest_weights(of("head"), CONFIG) < wide < 5 * MIB
     two = largest_weights(of("full", encoders=2), CONFIG)
     assert 2 * whole < two < 2.2 * whole
+
+
+@pytest.mark.parametrize("kind", ["albert", "deberta-v2", "electra", "modernbert"])
+def test_bounds_hold_for_engine_transformers(tmp_path: Path, kind: str) -> None:
+    encoders.need_transformers()
+    folder = encoders.Checkpoints(tmp_path)(kind)
+    modules = '["query", "value", "query_proj", "Wqkv", "Wi"]'
+    loha = f'{{"peft_type": "LOHA", "r": 8, "target_modules": {modules}}}'
+    for mode, layers in (("full", None), ("bitfit", None), ("dora", "all-lin-only"),
+                         ("ia3", "all-lin"), ("vera", "attn-only"), ("peft", None)):  # fmt: skip
+        job = encoders.job(folder, mode, layers, adapter_config=loha)
+        try:
+            model = engine_of(job.cell).build(job)
+        except InputError:  # ModernBERT has no biases
+            assert (kind, mode) == ("modernbert", "bitfit")
+            continue
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        assert 4 * trained < largest_weights(job.cell, read_sizes(folder)), mode
 
 
 def keep(folder: Path, size: int) -> Path:

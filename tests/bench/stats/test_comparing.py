@@ -13,11 +13,10 @@ from bench.stats.comparing import (
     needed_repeats,
     needed_seeds,
     nominal_level,
-    quantile,
     sample_means,
     unpaired,
 )
-from bench.stats.intervals import Spread, mean_t
+from bench.stats.intervals import Spread, mean_t, quantile
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bench.studies.updates.spectrum import FIGURES, random_spectrum, spectrum_of
+from bench.studies.updates.modules import FIGURES, random_spectrum, spectrum_of
 
 GENERATOR = np.random.default_rng(0)
 

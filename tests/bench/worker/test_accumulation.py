@@ -13,7 +13,7 @@ from bench.common.errors import InputError
 from bench.forecast.batches import find_shapes
 from bench.forecast.costs import Variant, totals_of
 from bench.forecast.fake import count
-from bench.launch.checks import check_accumulation
+from bench.launch.checks import check_cells
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from tests.bench.synthetic_rows import cell
@@ -99,6 +99,6 @@ def test_forecasts_count_steps(tiny_checkpoint: Path, tmp_path: Path) -> None:
 
 def test_a_task_of_several_parts_is_refused() -> None:
     parts = cell("full", None, None, "off", task="multitask", gradient_accumulation_steps=2)
-    check_accumulation([replace(parts, gradient_accumulation_steps=1), replace(parts, task="sst")])
+    check_cells([replace(parts, gradient_accumulation_steps=1), replace(parts, task="sst")])
     with pytest.raises(InputError, match="gradient_accumulation_steps: a step of task multitask"):
-        check_accumulation([parts])
+        check_cells([parts])

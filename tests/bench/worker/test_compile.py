@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from bench.common.errors import InputError
-from bench.launch.checks import check_compile
+from bench.launch.checks import check_cells
 from bench.plan import gridfile
 from bench.plan.cell import Cell
 from bench.plan.columns import BY_NAME, row_of
@@ -34,6 +34,7 @@ from tests.bench.grid.test_bad_input import refused
 from tests.bench.grids import GridRuns
 from tests.bench.synthetic_rows import HERE, new_row
 from tests.bench.tiny_cells import cell, job_of
+from tests.encoders import need_transformers
 
 RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
 LORA = "[settings]\n{settings}\n[[cells]]\nmode=['lora']\nrank=[2]\nlayers=['attn-only']\n"
@@ -79,7 +80,7 @@ AUTO = gridfile.parse(
 def test_auto_is_on_where_the_device_and_the_cell_allow_it() -> None:
     def states(**resolved: Any) -> dict[str | None, tuple[str, str | None]]:
         cells = expand(AUTO, replace(RESOLVED, **resolved))
-        check_compile(cells)
+        check_cells(cells)
         return {cell.unfreeze: (cell.compile, cell.compile_why) for cell in cells}
 
     assert states(no_compiling="a CPU gains nothing") == dict.fromkeys(
@@ -128,10 +129,10 @@ def test_rows_of_older_schemas_were_not_compiled() -> None:
 )
 def test_steps_of_several_kinds_are_not_compiled(change: dict[str, Any], told: str) -> None:
     (on,) = cells_of("compile = true")
-    check_compile([on])
-    check_compile([replace(on, compile="off", **change)])
+    check_cells([on])
+    check_cells([replace(on, compile="off", **change)])
     with pytest.raises(InputError, match=rf"^compile: .*{told}.*leave"):
-        check_compile([replace(on, **change)])
+        check_cells([replace(on, **change)])
 
 
 def test_the_grid_refuses_it_in_a_line(grid: GridRuns) -> None:
@@ -376,3 +377,34 @@ def test_a_cell_without_a_compiler_ends_in_a_line(
     assert row["message"].startswith("error: compile: torch can't compile the model (")
     assert "No working C++ compiler" in row["message"]
     assert row["step_ms_median"] is row["train_s"] is None
+
+
+# Engine transformers
+
+
+def test_engine_transformers_compiles_all_shapes_before_the_first_step(
+    tiny_checkpoint: Path, tmp_path: Path, traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_transformers()
+    graphs = torch._dynamo.utils.counters["stats"]
+    made: list[int] = []
+    compile_now = compiling.AutoCompiledModel
+
+    def compiled(*args: Any) -> Any:
+        model = compile_now(*args)
+        made.append(graphs["unique_graphs"])
+        return model
+
+    monkeypatch.setattr(compiling, "AutoCompiledModel", compiled)
+    theirs = {
+        "engine": "transformers", "attn_implementation": "eager", "kernels": None, "epochs": 1,
+    }  # fmt: skip
+    on = compiled_job(tiny_checkpoint, **theirs)
+    off = replace(on, cell=replace(on.cell, compile="off"))
+    run, usual = (run_here(job, tmp_path / job.cell.compile) for job in (on, off))
+    losses, expected = (torch.stack(each.record.losses) for each in (run, usual))
+    torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
+    assert made == [graphs["unique_graphs"]], "no step compiles"
+    assert made[0] > 0
+    assert run.record.columns["compile_s"] > 0
+    assert run.record.columns["compile_cached"] is None

@@ -82,7 +82,7 @@ def test_a_cell_learns_several_labels(
     assert columns["dev_loss"] == pytest.approx(nn.BCEWithLogitsLoss()(logits, labels).item())
 
 
-def test_labels_come_back_from_their_file_and_wrong_ones_do_not(
+def test_labels_come_back_from_their_file(
     data: TaskData, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     of, folder = cell_of(data, tiny_checkpoint), tmp_path / "data"
@@ -95,12 +95,6 @@ def test_labels_come_back_from_their_file_and_wrong_ones_do_not(
     split, _ = examples(job)[""]
     assert (split.targets.dtype, split.labels.dtype) == (np.float32, np.int8)
     np.testing.assert_array_equal(split.targets, labels)
-    for wrong in (labels + 1, labels - 1, labels[:, :2], labels[:, 0], labels.astype(np.int64)):
-        train = replace(data.train, labels=wrong)
-        changed = replace(data, train=train)
-        cell_now = replace(of, data_digest=changed.digest[:16])
-        tokens.make(changed, cell_now, tiny_checkpoint, folder)
-        assert tokens.read(cell_now, tiny_checkpoint, folder) is None, wrong.shape
 
 
 def test_its_costs_can_be_counted(data: TaskData, tiny_checkpoint: Path) -> None:

@@ -149,10 +149,16 @@ def test_the_limit_is_the_time_at_the_speed_of_each_shape() -> None:
     )
 
 
-def test_measuring_changes_neither_weights_nor_gradients() -> None:
+def test_measuring_changes_neither_weights_nor_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     trained = model("lora", "all-lin", R, "pooler")
     before = {name: value.clone() for name, value in trained.state_dict().items()}
     assert measure_products(trained, [batch()], "off", CPU)["products_ms"] > 0
+    monkeypatch.setattr(products, "measure_gflops", lambda shapes, *_: [(s, 0.5) for s in shapes])
+    expected_ms = required(trained, [batch()], "off", CPU).flops / 0.5e9 * 1000
+    measured = measure_products(trained, [batch()], "off", CPU)["products_ms"]
+    assert measured == pytest.approx(expected_ms / T * 1000)
     after = trained.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert all(parameter.grad is None for parameter in trained.parameters())

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
+from bench.engines.engine import engine_of
 from bench.plan.job import Job
 from bench.results.kept import keeps_by_default, largest_weights
 from bench.worker import saving
@@ -93,7 +94,7 @@ def test_the_model_of_kept_weights_predicts_what_the_cell_did(
 ) -> None:
     of = job(tiny_checkpoint, mode, layers, head=head, pooling=pooling)
     run = ran(of, tmp_path / "cell")
-    untrained = predictions(run, CellRun(of, tmp_path, Progress(None))._load())
+    untrained = predictions(run, engine_of(of.cell).build(of))
     assert np.abs(untrained[""] - run.logits[""]).max() > 1e-4
     model = check(run)
     kept = load_file(tmp_path / "cell" / "weights.safetensors")

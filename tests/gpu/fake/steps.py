@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from adapters.methods import ADAPTER_MODES
+from adapters.methods import LOW_RANK
 from adapters.names import LAYER_SETS
 from minbert.data.batches import Batch
 from minbert.model.classifier import BertClassifier, HeadConfig, place_of
@@ -26,7 +26,7 @@ from tests.gpu.fake.models import CLASSES, CONFIG, batch_of, faked, model_of, tr
 SETTINGS = [
     ("full", None),
     ("head", None),
-    *((mode, layers) for mode in ADAPTER_MODES for layers in LAYER_SETS),
+    *((mode, layers) for mode in LOW_RANK for layers in LAYER_SETS),
 ]
 POOLED = [("full", None), ("lora", "attn-only"), ("dora", "attn-only")]
 """Others have the mean of all tokens, by convolutions or not, and some no mask."""

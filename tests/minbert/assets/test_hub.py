@@ -30,6 +30,26 @@ _FILES = {
 _OLD = {**_FILES, "model.safetensors": b"older weights"}
 _BIN_ONLY = {name: _FILES[name] for name in ("config.json", "pytorch_model.bin", "vocab.txt")}
 
+_ROBERTA = {
+    "config.json": b'{"model_type": "roberta"}',
+    "model.safetensors": b"weights",
+    "vocab.json": b"{}",
+    "merges.txt": b"#version",
+    "special_tokens_map.json": b"{}",
+    "1_Pooling/config.json": b'{"pooling_mode_mean_tokens": true}',
+}
+_PIECES = {
+    "config.json": b'{"model_type": "xlm-roberta"}',
+    "model.safetensors": b"weights",
+    "sentencepiece.bpe.model": b"pieces",
+}
+_SHARDS = {
+    "config.json": b'{"model_type": "roberta"}',
+    "model.safetensors.index.json": b"{}",
+    "model-00001-of-00002.safetensors": b"weights",
+    "tokenizer.json": b"{}",
+}
+
 _FETCH = """
 import json, sys
 from pathlib import Path
@@ -40,7 +60,10 @@ found = []
 for name in sys.argv[1:]:
     try:
         folder = fetch_from_hub(name)
-        files = {path.name: len(path.read_bytes()) for path in folder.iterdir()}
+        files = {
+            str(path.relative_to(folder)): len(path.read_bytes())
+            for path in folder.rglob("*") if path.is_file()
+        }
         found.append({"folder": str(folder), "files": files})
     except InputError as error:
         found.append({"error": str(error)})
@@ -60,6 +83,9 @@ def hub() -> Iterator[Hub]:
         "user/bin": {"main": _BIN_ONLY},
         "user/no-vocab": {"main": {"config.json": b"{}", "model.safetensors": b"w"}},
         "user/gated": {"main": _FILES},
+        "user/roberta": {"main": _ROBERTA},
+        "user/pieces": {"main": _PIECES},
+        "user/shards": {"main": _SHARDS},
     }
     with serve(Hub(models, gated=("user/gated",))) as served:
         yield served
@@ -97,6 +123,12 @@ def test_fetches_what_an_encoder_is_loaded_from_and_its_card_alone(hub: Hub, fet
     assert hub.fetched() == wanted
 
 
+def test_other_tokenizers_are_fetched_whole(hub: Hub, fetch: Fetch) -> None:
+    names = ("user/roberta", "user/pieces")
+    for answer, files in zip(fetch(hub.url, *names), (_ROBERTA, _PIECES), strict=True):
+        assert answer["files"] == {name: len(content) for name, content in files.items()}
+
+
 def test_the_pickle_is_fetched_only_where_there_is_nothing_better(hub: Hub, fetch: Fetch) -> None:
     (answer,) = fetch(hub.url, "user/bin")
     assert answer["files"] == {name: len(content) for name, content in _BIN_ONLY.items()}
@@ -124,7 +156,8 @@ def test_each_thing_wrong_is_one_line_that_says_so(hub: Hub, fetch: Fetch) -> No
         "no-such-model": "is no folder here, and on the Hugging Face hub it does not exist",
         "user/tiny@v9": "on the Hugging Face hub it has no branch, tag or commit v9",
         "user/gated": "user/gated is no folder here, and on the Hugging Face hub it is gated",
-        "user/no-vocab": "holds no tokenizer.json or vocab.txt",
+        "user/no-vocab": "holds no tokenizer.json or vocab.txt or vocab.json or",
+        "user/shards": "holds no model.safetensors or pytorch_model.bin",
         "a--b..c": "a--b..c is no folder here, and on the Hugging Face hub it can't exist",
     }
     for answer, text in zip(fetch(hub.url, *said), said.values(), strict=True):

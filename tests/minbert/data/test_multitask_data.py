@@ -13,7 +13,6 @@ from minbert.data.tasks import (
     for_search,
     load_data,
     load_task,
-    pieces_of,
     source_files,
 )
 from minbert.data.tasks.multitask import PARTS, MultitaskData
@@ -181,7 +180,6 @@ def test_pieces_are_single_texts(tmp_path: Path) -> None:
     data = loaded(write_folder(tmp_path))
     pieces = data.pieces()
     assert list(pieces) == ["sst.1", "quora.1", "quora.2", "sts.1", "sts.2"]
-    assert list(pieces) == pieces_of("multitask", tmp_path)
     assert all(of.train.text_b is None and of.dev.text_b is None for of in pieces.values())
     quora = data.parts["quora"]
     assert pieces["quora.1"].train.text_a == quora.train.text_a
@@ -189,7 +187,6 @@ def test_pieces_are_single_texts(tmp_path: Path) -> None:
     assert pieces["quora.2"].dev.labels.tolist() == quora.dev.labels.tolist()
     single = load_task("sst", tmp_path)
     assert single.pieces() == {"": single}
-    assert pieces_of("sst", tmp_path) == [""]
 
 
 def test_without_learning_a_correlation_counts_a_half(tmp_path: Path) -> None:

@@ -1,0 +1,256 @@
+"""What engine transformers can't build is one line before anything runs."""
+
+import io
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.common.errors import InputError
+from bench.engines import check
+from bench.engines.check import check_models, main
+from bench.launch.checks import check_engine
+from bench.plan.cell import Cell
+from bench.plan.gridfile import Settings
+from bench.plan.job import Job
+from bench.plan.models import find_model
+from tests.bench.grids import GridRuns
+from tests.encoders import Checkpoints, job, need_transformers
+
+Refusal = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    need_transformers()
+    return Checkpoints(tmp_path_factory.mktemp("encoders"))
+
+
+@pytest.fixture
+def copied(checkpoints: Checkpoints, tmp_path: Path) -> Callable[..., Path]:
+    """Copies a checkpoint, with changes to its configuration."""
+
+    def copy(kind: str, **changes: Any) -> Path:
+        folder = tmp_path / f"{kind}-tiny"
+        shutil.copytree(checkpoints(kind), folder)
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        return folder
+
+    return copy
+
+
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refusal:
+    """The line with which a job is refused; empty if it is not."""
+
+    def refuse(*args: Any, **changes: Any) -> str:
+        checked = args[0] if isinstance(args[0], Job) else job(*args, **changes)
+        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps([checked.to_json()])))
+        code = main()
+        err = capsys.readouterr().err
+        assert code == (2 if err else 0)
+        assert err == "" or (err.startswith("error: ") and err.count("\n") == 1)
+        return err.strip()
+
+    return refuse
+
+
+def test_what_can_be_built_is_not_refused(checkpoints: Checkpoints, refusal: Refusal) -> None:
+    roberta = checkpoints("roberta")
+    assert refusal(roberta, "lora", "all-lin") == ""
+    assert refusal(roberta, "full", pooling="mean", head="conv", gradient_checkpointing="on") == ""
+    classifier = checkpoints("roberta", head="SequenceClassification", num_labels=3)
+    assert refusal(classifier, "full") == "", "its head of three classes is replaced"
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "changes", "line"),
+    [
+        ("modernbert", "bitfit", {}, "mode bitfit: the encoder of modernbert has no biases"),
+        ("convbert", "lora", {"layers": "all-lin"}, r'name some in a grid file: layers = ["'),
+        ("roberta", "lora", {"layers": "query+Wqkv"}, "no linear layer whose name ends in Wqkv"),
+        ("roberta", "lora", {"layers": "attn", "rank": 99}, "rank 99 is above the width of"),
+        ("roberta", "full", {"attn_implementation": "flash_attention_2"}, "the package flash-attn"),
+        ("mpnet", "full", {"attn_implementation": "sdpa"}, "has none for mpnet; take eager"),
+        ("albert", "full", {"gradient_checkpointing": "on"}, "transformers has none for albert"),
+        ("roberta", "full", {"head": "nonlinear"}, "it with pooling cls or mean"),
+        ("deberta", "full", {"amp": "bf16"}, "amp bf16: deberta can't compute in it by"),
+        ("gpt2", "full", {}, "gpt2 is a decoder, and engine transformers trains encoders alone"),
+    ],
+)
+def test_what_an_architecture_does_not_have_is_named(
+    kind: str,
+    mode: str,
+    changes: dict[str, Any],
+    line: str,
+    checkpoints: Checkpoints,
+    refusal: Refusal,
+) -> None:
+    assert line in refusal(checkpoints(kind), mode, **changes)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"peft_type": "NOPE"}, "PEFT has no peft_type 'NOPE'"),
+        ({"peft_type": "ADALORA", "target_modules": ["query"]}, "ADALORA needs a call in each"),
+        ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 5}, "PREFIX_TUNING adds to the"),
+        ({"peft_type": "LOHA", "target_modules": ["nope"]}, "PEFT refuses it: Target modules"),
+        ({"peft_type": "LOHA", "r": 0, "target_modules": ["query"]}, "PEFT refuses it: `r` should"),
+        ({"peft_type": "LOHA", "rnk": 2, "target_modules": ["query"]}, "has no rnk; leave it out"),
+    ],
+)
+def test_a_configuration_that_peft_refuses_is_a_line(
+    values: dict[str, Any], line: str, checkpoints: Checkpoints, refusal: Refusal
+) -> None:
+    text = json.dumps(values)
+    assert line in refusal(checkpoints("roberta"), "peft", adapter_config=text)
+
+
+def test_a_type_of_model_that_the_library_does_not_know(
+    copied: Callable[..., Path], refusal: Refusal
+) -> None:
+    line = refusal(copied("roberta", model_type="newbert"), "full")
+    assert "has no model_type newbert; a newer version may have it (pip install -U" in line
+
+
+def test_an_encoder_with_a_decoder(copied: Callable[..., Path], refusal: Refusal) -> None:
+    from transformers import T5Config
+
+    folder = copied("roberta")
+    T5Config().save_pretrained(folder)
+    assert "t5 is an encoder with a decoder" in refusal(folder, "full")
+
+
+def test_a_tokenizer_without_a_fast_version(copied: Callable[..., Path], refusal: Refusal) -> None:
+    folder = copied("roberta")
+    (folder / "tokenizer.json").unlink()
+    assert "tokenizer" in refusal(folder, "full")
+
+
+def test_a_tokenizer_of_another_model(copied: Callable[..., Path], refusal: Refusal) -> None:
+    assert "they are of different models" in refusal(copied("roberta", vocab_size=10), "full")
+
+
+def replaced(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+    """The folder, with changed weights."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_weights_that_are_missing_or_not_finite(
+    copied: Callable[..., Path], refusal: Refusal
+) -> None:
+    name = "encoder.layer.1.attention.self.key.weight"
+    folder = replaced(copied("roberta"), lambda weights: weights[name].fill_(float("nan")))
+    assert f"roberta.{name} holds NaN or infinite numbers" in refusal(folder, "full")
+    replaced(folder, lambda weights: weights.pop(name))
+    assert "its weights lack or misfit 1 of roberta, such as" in refusal(folder, "full")
+    assert "its weights lack or misfit" in refusal(folder, "full", pooling="mean")
+
+
+class Code:
+    """What runs code when it is read from a pickle."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("/tmp/read"),)  # noqa: S108 (never run)
+
+
+def test_a_pickle_with_code_is_not_run(copied: Callable[..., Path], refusal: Refusal) -> None:
+    folder = copied("roberta")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Code()}))
+    assert "transformers can't load it" in refusal(folder, "full")
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"engine": "minbert", "mode": "ia3"}, "mode ia3 is one of PEFT's"),
+        ({"engine": "minbert", "init_lora_weights": "pissa"}, "init_lora_weights pissa is one of"),
+        ({"task": "multitask"}, "task multitask has parts; take engine minbert"),
+        ({"frozen_dtype": "bf16", "amp": "bf16"}, "it holds frozen weights in fp32; leave"),
+        ({"head": "nonlinear"}, "with head nonlinear take pooling cls or mean"),
+        ({"attn_implementation": "flash_attention_2"}, "computes in half precision alone"),
+    ],
+)
+def test_settings_that_an_engine_does_not_have_are_named(
+    changes: dict[str, Any], line: str
+) -> None:
+    cell = replace(job(Path("roberta-tiny"), "lora", "attn").cell, **changes)
+    model: Any = None
+    with pytest.raises(InputError, match=line):
+        check_engine([cell], [Settings()], model, None, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"engine": "minbert", "attn_implementation": "eager"}, "has its own attention; take"),
+        ({"engine": "transformers", "kernels": "reference"}, "kernels reference: it is of engine"),
+        ({"kernels": "reference"}, "kernels reference: it is of engine minbert"),
+    ],
+)
+def test_settings_of_the_other_engine_are_named(settings: dict[str, Any], line: str) -> None:
+    cell = job(Path("roberta-tiny"), "full").cell
+    model: Any = None
+    with pytest.raises(InputError, match=line):
+        check_engine([cell], [Settings(**settings)], model, None, {})
+
+
+# Once for each setting
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[Cell]]:
+    """The cells that each process would check."""
+    asked: list[list[Cell]] = []
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(check, "_run", lambda jobs, _: asked.append([job.cell for job in jobs]))
+    return asked
+
+
+def test_each_setting_is_checked_once_at_its_highest_rank(
+    checkpoints: Checkpoints, asked: list[list[Cell]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = checkpoints("roberta")
+    model = find_model(str(folder), "pretrained", "auto")
+    cells = [
+        job(folder, "lora", "attn", rank=rank, seed=seed).cell for rank in (2, 8) for seed in (0, 1)
+    ]
+    full = job(folder, "full").cell
+    for _ in range(2):
+        check_models([*cells, full], model, None, {})
+    [[one, other]] = asked
+    assert {(one.mode, one.rank), (other.mode, other.rank)} == {("lora", 8), ("full", None)}
+    line = f"checking 2 settings of {model.name} in engine transformers\n"
+    assert capsys.readouterr().err == line
+    check_models(cells, model, None, {})
+    assert len(asked) == 2, "another list of settings"
+
+
+def test_a_grid_refuses_in_a_line_and_writes_nothing(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    grid = GridRuns(tmp_path / "grid", checkpoints("modernbert"))
+    grid.folder.mkdir()
+    path = tmp_path / "mine.toml"
+    path.write_text("[[cells]]\nmode = ['bitfit']\n")
+    done = grid.run(grid=str(path))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: mode bitfit: the encoder of modernbert")
+    assert list(grid.folder.iterdir()) == []
