@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
-from operator import attrgetter
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -542,7 +541,7 @@ def _differs(
                *_CONDITIONS]  # fmt: skip
     result = []
     for name in columns:
-        sides = [list(dict.fromkeys(map(attrgetter(name), side))) for side in rows]
+        sides = [list(dict.fromkeys(row[name] for row in side)) for side in rows]
         if set(sides[0]) != set(sides[1]) or (is_mixed and name == "code_version"):
             texts = [", ".join(map(text_of, side[:_MOST_VALUES])) for side in sides]
             more = [len(side) - _MOST_VALUES for side in sides]
