@@ -165,8 +165,8 @@ class Comparison:
     @cached_property
     def results(self) -> list[tuple[Pair | None, Compared]]:
         """All results: those over all settings, without a pair, and those of each pair."""
-        overall: list[tuple[Pair | None, Compared]] = [(None, one) for one in self.overall]
-        return overall + [(pair, one) for pair in self.pairs for one in pair.compared]
+        by_setting = ((pair, one) for pair in self.pairs for one in pair.compared)
+        return [*((None, one) for one in self.overall), *by_setting]
 
     def _with(self, verdict: Verdict) -> list[tuple[Pair | None, Compared]]:
         return [result for result in self.results if result[1].verdict is verdict]
