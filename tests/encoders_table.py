@@ -2,7 +2,8 @@
 the class of a text is which of five words it has.
 
 `python -m tests.encoders_table` trains all of them, loads what they saved in another process,
-compares both engines on BERT, and writes docs/encoders.json and docs/encoders.md.
+compares both engines on BERT, and writes docs/encoders.json and docs/encoders.md. On two idle cores
+it takes some minutes.
 """
 
 import json
@@ -41,6 +42,7 @@ from minbert.training.losses import CROSS_ENTROPY
 from minbert.training.schedules import schedule_of
 from minbert.training.trainer import Trainer
 from tests.encoders import KINDS, Checkpoints, job
+from tests.encoders_page import page
 
 ROOT: Final = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "docs/encoders.json", ROOT / "docs/encoders.md"
@@ -307,4 +309,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--load"]:
         load(Path(sys.argv[2]))
     else:
-        RESULTS.write_text(json.dumps(measure(), indent=1) + "\n")
+        results = measure()
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        PAGE.write_text(page(results))

@@ -89,8 +89,8 @@ def check(
     return Checks(
         duplicates=duplicates,
         leaks=exact,
-        near_duplicates=sample.near_duplicates(),
-        near_leaks=sample.near_leaks(),
+        near_duplicates=sample.finding((TRAIN, TRAIN), (DEV, DEV)),
+        near_leaks=sample.finding((TRAIN, DEV), (DEV, TRAIN)),
         compared=sample.near.compared,
         distinct=sample.distinct,
         conflicts=conflicts,
@@ -133,7 +133,6 @@ def _columns(examples: Examples) -> tuple[tuple[str, ...], ...]:
 
 
 def _texts(examples: Examples, index: int) -> tuple[str, ...]:
-    """The text of an example, or both texts."""
     return tuple(column[index] for column in _columns(examples))
 
 
@@ -195,15 +194,8 @@ class _Sample:
         texts = [_key(*each) for each in self._texts]
         self.near = near_duplicates(texts, on_side[:, chosen])
 
-    def near_duplicates(self) -> Finding:
-        """The texts with a near duplicate on their side."""
-        return self._finding((TRAIN, TRAIN), (DEV, DEV))
-
-    def near_leaks(self) -> Finding:
-        """The texts with a near duplicate on the other side."""
-        return self._finding((TRAIN, DEV), (DEV, TRAIN))
-
-    def _finding(self, of_train: tuple[int, int], of_dev: tuple[int, int]) -> Finding:
+    def finding(self, of_train: tuple[int, int], of_dev: tuple[int, int]) -> Finding:
+        """The texts of train and those of dev with a near duplicate, each on the given sides."""
         train, dev = self.near.pairs[of_train], self.near.pairs[of_dev]
         pairs = dict.fromkeys(frozenset(pair) for pair in (*train.items(), *dev.items()))
         lines = [
@@ -254,7 +246,6 @@ def _has(pattern: re.Pattern[str], text: str) -> bool:
 
 
 def _where(data: TaskData, is_bad: Callable[[str], bool]) -> Finding:
-    """The examples of which any text is bad."""
     numbers, lines = [], []
     for examples in (data.train, data.dev):
         rows = enumerate(zip(*_columns(examples), strict=True))
@@ -265,7 +256,6 @@ def _where(data: TaskData, is_bad: Callable[[str], bool]) -> Finding:
 
 
 def _counted(count: Callable[[str], int], examples: Examples) -> NDArray[np.int64]:
-    """A count over the texts of each example; [N]."""
     rows = zip(*_columns(examples), strict=True)
     return np.fromiter((sum(map(count, texts)) for texts in rows), np.int64, len(examples))
 

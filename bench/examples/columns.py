@@ -1,7 +1,7 @@
 """Which columns hold texts and labels, where there is no doubt."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import islice
 from typing import Final
 
@@ -48,12 +48,8 @@ class Columns:
         Raises:
             InputError: with the nearest names.
         """
-        for flag, name in (
-            ("--text", self.text),
-            ("--text-pair", self.text_pair),
-            ("--label", self.label),
-            ("--group", self.group),
-        ):
+        flags = ("--text", "--text-pair", "--label", "--group")
+        for flag, name in zip(flags, astuple(self), strict=True):
             if name:
                 table.check_column(name, flag)
 
@@ -125,7 +121,6 @@ def _free(table: Table, used: Collection[str | None]) -> list[str]:
 
 
 def _inferred(table: Table, given: Columns, free: Sequence[str]) -> Columns:
-    """The columns as far as they can be inferred."""
     text, pair, label = given.text, given.text_pair, given.label
     if not text and pair is None:
         by_name = {_plain(name): name for name in free}

@@ -21,7 +21,7 @@ from bench.plan.problems import MULTI_LABEL
 from minbert.assets.cache import cache_folder
 from minbert.data.tasks import TASKS, Examples, Task, TaskData
 from minbert.data.tasks.prepared import Prepared, write
-from minbert.data.tasks.splitting import joined, normalised, strata_of, stratified
+from minbert.data.tasks.splitting import strata_of, stratified
 from minbert.files import is_file, is_folder
 
 DEV_PARTS: Final = 10
@@ -119,7 +119,6 @@ def _name_of(task: str | None, spec: DataSpec) -> str:
 
 
 def _prepare(name: str, spec: DataSpec, folds: bool) -> Source:
-    """Read, split and store the examples that a description stands for."""
     if spec.test is not None and not spec.test.startswith(HUB) and not is_file(spec.test):
         raise InputError(f"--test {spec.test}: there is no such file")
     with Console(stderr=True).status(f"reading {spec.path}"):  # on a terminal alone
@@ -161,8 +160,7 @@ def _split(examples: Examples, task: Task) -> tuple[Examples, Examples]:
 
     A class whose only examples would be dev examples stays in training.
     """
-    texts = [normalised(text) for text in examples.texts()]
-    keys = texts if examples.groups is None else joined(examples.groups, texts)
+    keys = examples.keys()
     is_dev = stratified(keys, strata_of(examples.labels, task.kind), DEV_PARTS) == 0
     if task.kind == "classification":
         only_dev = np.setdiff1d(examples.labels[is_dev], examples.labels[~is_dev])
@@ -181,7 +179,6 @@ def _split(examples: Examples, task: Task) -> tuple[Examples, Examples]:
 
 
 def _without_leaks(data: TaskData) -> Examples:
-    """The training examples without those whose text is in dev."""
     from bench.examples.checks import leaks
 
     leaked = set(leaks(data))

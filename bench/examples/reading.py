@@ -3,7 +3,7 @@
 import re
 from array import array
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,15 +78,8 @@ def read(spec: DataSpec) -> ReadData:
     examples = rows.examples(encode(labels, problem, classes))
     if not np.ptp(examples.labels, axis=0).any():
         raise InputError(f"{labels.where}: all labels are the same, so there is nothing to learn")
-    resolved = spec.model_copy(
-        update={
-            "text": columns.text,
-            "text_pair": columns.text_pair,
-            "label": columns.label,
-            "problem": problem,
-            "classes": classes,
-        }
-    )
+    roles = asdict(columns)
+    resolved = spec.model_copy(update={**roles, "problem": problem, "classes": classes})
     about = "" if spec.problem else ", inferred"
     if classes:
         about += f", {len(classes):,} classes: {listed(classes, _FEW_CLASSES)}"
@@ -116,12 +109,8 @@ def read_test(spec: DataSpec) -> tuple[Examples, tuple[str, ...]]:
 def _like(
     table: Table, columns: Columns, spec: DataSpec, learnt: Collection[str]
 ) -> tuple[Examples, tuple[str, ...]]:
-    """The examples of another table than that of training, and notes on what was left out.
-
-    Args:
-        spec: with problem and classes.
-        learnt: the classes that labels may be.
-    """
+    """The examples of another table than that of training, and notes on what was left out; their
+    labels may be the classes `learnt`."""
     columns.check(table)
     rows = _collect(table, columns)
     labels, problem = rows.labels, spec.problem or SINGLE_LABEL

@@ -19,7 +19,6 @@ class Encoder(Protocol):
         self, text_a: Sequence[str], text_b: Sequence[str] | None, max_length: int
     ) -> Encoded:
         """Token ids of texts, or of pairs, as `minbert.data.tokenizer.Tokenizer.encode`."""
-        ...
 
 
 def tokenizer_of(engine: str, folder: Path) -> Encoder:

@@ -108,7 +108,6 @@ def _load(job: Job) -> TaskData | Folds | None:
 
 
 def _sets(data: TaskData | Folds) -> Iterator[TaskData]:
-    """The examples as they are, or each fold, made when it is needed."""
     return iter([data]) if isinstance(data, TaskData) else map(data.fold, range(data.count))
 
 

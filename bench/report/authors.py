@@ -82,13 +82,10 @@ def comparisons(group: Group) -> pd.DataFrame:
     task = task_of(group)
     published = {"memory": f"{task}_peak_gib", "time": f"{task}_epoch_s", "score": _SCORES[task]}
     by_kind = rows.groupby(["mode", "layers"])
-    estimates = {
-        name: [s.estimate(column(group, name)) for s in (base, *own)] for name in OBJECTIVES
-    }
-    values = pd.DataFrame(
-        {name: [e.value if e else None for e in found] for name, found in estimates.items()},
-        dtype=float,
+    estimates = pd.DataFrame(
+        {name: [s.estimate(column(group, name)) for s in (base, *own)] for name in OBJECTIVES}
     )
+    values = estimates.map(lambda one: one.value if one else None).astype(float)
     ours = values[1:].assign(
         mode=[s.mode for s in own], layers=[s.layers or "" for s in own],
         learned=[s.learned for s in own],
@@ -153,7 +150,6 @@ def _section(
 
 
 def _both(compared: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Their value and ours, where both exist."""
     both = compared.rename(columns={f"{name}_theirs": "theirs", f"{name}_ours": "ours"})
     return both.dropna(subset=["theirs", "ours"])
 
@@ -192,11 +188,11 @@ def _agreement(compared: pd.DataFrame) -> list[str]:
 
 def _table(compared: pd.DataFrame, caption: str) -> Table:
     heads = [Head("mode", "mode"), Head("layers", "layers")]
-    for cost in COSTS:
-        heads += [
-            Head(f"{cost}_theirs", f"{cost}, theirs", "× full fine-tuning", True),
-            Head(f"{cost}_ours", f"{cost}, here", "× full fine-tuning", True),
-        ]
+    heads += [
+        Head(f"{cost}_{side}", f"{cost}, {whose}", "× full fine-tuning", True)
+        for cost in COSTS
+        for side, whose in (("theirs", "theirs"), ("ours", "here"))
+    ]
     order = "on other data, so only its order is comparable"
     heads += [
         Head("score_theirs", "best score, theirs", order, True),

@@ -47,7 +47,7 @@ def calibration_section(outcomes: Sequence[Outcome]) -> Section | None:
         "bins of equal width, weighted by their numbers of predictions"
         f"{', for a seed on average' if len(errors) > 1 else ''} (Guo et al. 2017)."
     )
-    drawing = _reliability(confidence, right, outcomes, several=several)
+    drawing = _reliability(confidence, right, outcomes)
     return Section("calibration", "Calibration", heading, [f"{sentence} {how}"], [drawing])
 
 
@@ -81,14 +81,10 @@ def calibration_error(sure: NDArray[np.float64], right: NDArray[np.float64]) -> 
 
 
 def _reliability(
-    sure: NDArray[np.float64],
-    right: NDArray[np.float64],
-    outcomes: Sequence[Outcome],
-    *,
-    several: bool,
+    sure: NDArray[np.float64], right: NDArray[np.float64], outcomes: Sequence[Outcome]
 ) -> Drawing:
-    """The reliability diagram."""
     number, probability, share = _bins(sure, right)
+    several = outcomes[0].predicted.ndim == 2
     with canvas(3.8) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
         axes.plot(probability, share, color=BLUE, linewidth=1.2, zorder=2)

@@ -66,7 +66,17 @@ def sentences(data: DataFacts) -> list[str]:
         f"{name}: {_numbers(data, finding)}{f'; {remedy}' if remedy else ''}."
         for name, finding, remedy in findings(checks)
     ] or ["Checks found nothing: no duplicates, leaks, conflicting labels or encoding errors."]
-    return [*lines, *_sampled(checks), *_length(checks)]
+    if checks.compared < checks.distinct:
+        lines.append(
+            f"Near duplicates were searched on a sample of {checks.compared:,} of the "
+            f"{checks.distinct:,} distinct texts."
+        )
+    if checks.max_length is not None and checks.tokens_cut is not None:
+        cut = f"{checks.tokens_cut:.1%} of the tokens" if checks.tokens_cut else "nothing"
+        lines.append(
+            f"max_length {checks.max_length} cuts {cut} of training; --max-length auto takes it."
+        )
+    return lines
 
 
 def _classes(data: DataFacts) -> str:
@@ -101,22 +111,6 @@ def _numbers(data: DataFacts, finding: Finding) -> str:
         return count(finding.total, "example")
     sides = (("train", finding.train), ("dev", finding.dev))
     return " and ".join(f"{number:,} in {side}" for side, number in sides if number)
-
-
-def _sampled(checks: Checks) -> list[str]:
-    if checks.compared == checks.distinct:
-        return []
-    return [
-        f"Near duplicates were searched on a sample of {checks.compared:,} of the "
-        f"{checks.distinct:,} distinct texts."
-    ]
-
-
-def _length(checks: Checks) -> list[str]:
-    if checks.max_length is None or checks.tokens_cut is None:
-        return []
-    share = f"{checks.tokens_cut:.1%} of the tokens" if checks.tokens_cut else "nothing"
-    return [f"max_length {checks.max_length} cuts {share} of training; --max-length auto takes it."]
 
 
 def tables(data: DataFacts) -> list[Table]:
@@ -204,29 +198,22 @@ def class_shares(data: DataFacts, stem: str) -> Drawing:
         for name, *own in zip(names, *shares, strict=True)
         for pairs in [zip(own, _SIDES, strict=False)]
     )
-    return _bars(names, shares, "share of the examples", stem, f"Class shares. {alt}.", caption)
+    return _bars(names, shares, stem, f"Class shares. {alt}.", caption)
 
 
 def _finding_bars(data: DataFacts, found: Sequence[tuple[str, Finding, str]], stem: str) -> Drawing:
     names = [name for name, _, _ in found]
-    shares = [
-        [finding.train / max(1, data.train) for _, finding, _ in found],
-        [finding.dev / max(1, data.dev) for _, finding, _ in found],
-    ]
+    train, dev = max(1, data.train), max(1, data.dev)
+    shares = [[one.train / train for _, one, _ in found], [one.dev / dev for _, one, _ in found]]
     alt = "; ".join(f"{name}: {_numbers(data, finding)}" for name, finding, _ in found)
     caption = "Share of the examples of each side. Near duplicates count distinct texts."
-    return _bars(names, shares, "share of the examples", stem, f"Findings. {alt}.", caption)
+    return _bars(names, shares, stem, f"Findings. {alt}.", caption)
 
 
 def _bars(
-    names: Sequence[str],
-    shares: Sequence[Sequence[float]],
-    label: str,
-    stem: str,
-    alt: str,
-    caption: str,
+    names: Sequence[str], shares: Sequence[Sequence[float]], stem: str, alt: str, caption: str
 ) -> Drawing:
-    """Horizontal bars of train and of dev, the first name on top."""
+    """Horizontal bars of shares of train and of dev, the first name on top."""
     places = np.arange(len(names))
     with canvas(1.1 + 0.34 * len(names)) as (figure, axes):
         for side, values, colour, shift in zip(
@@ -237,7 +224,7 @@ def _bars(
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
-        axes.set_xlabel(label)
+        axes.set_xlabel("share of the examples")
         figure.legend(loc="outside lower center", ncols=2)
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 

@@ -87,7 +87,6 @@ def _summary(here: pd.DataFrame) -> str:
 
 
 def _ended(frame: pd.DataFrame) -> str:
-    """The number of tries by status."""
     return ", ".join(f"{number:,} {status}" for status, number in Counter(frame["status"]).items())
 
 

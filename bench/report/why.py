@@ -89,7 +89,6 @@ def why_section(
 
 
 def _name(setting: Setting) -> str:
-    """The name of a setting in sentences."""
     if setting.mode == "full":
         return f"full fine-tuning in {_precision(setting)}"
     rank = "" if setting.rank is None else f" rank {setting.rank}"
@@ -120,18 +119,16 @@ def _heading(base: _Bar | None) -> str:
     if base and step:
         whose = "its step" if memory else f"a step of {base.name}"
         shares.append(f"backward is {step.of('backward') / step.total:.0%} of {whose}")
-    text = "; ".join(shares) or "where memory and a step go"
-    return f"Why: {text}"
+    return f"Why: {'; '.join(shares) or 'where memory and a step go'}"
 
 
 def _amp(group: Group, full: Sequence[_Bar]) -> list[str]:
     """Full fine-tuning with AMP against that in fp32."""
     fp32 = next((bar for bar in full if bar.setting.amp == "off"), None)
-    amps = [bar for bar in full if fp32 and bar is not fp32]
     return [
         f"Against full fine-tuning in fp32, {bar.setting.amp} takes {gaps}."
-        for bar in amps
-        if fp32 and (gaps := _gaps(group, bar, fp32))
+        for bar in full
+        if fp32 and bar is not fp32 and (gaps := _gaps(group, bar, fp32))
     ]
 
 
@@ -308,7 +305,6 @@ def _excess(bars: Sequence[_Bar]) -> list[str]:
 def _missing(
     group: Group, bars: Sequence[_Bar], costs: Sequence[Objective], facts: Mapping[str, DataFacts]
 ) -> list[str]:
-    """The settings without known parts, and the command that measures them."""
     sentences = []
     for cost, what in zip(COSTS, ("memory", "a step"), strict=True):
         names = [bar.name for bar in bars if bar.parts[cost] is None]
@@ -322,12 +318,12 @@ def _missing(
 
 
 def _table(group: Group, bars: Sequence[_Bar]) -> Table:
-    """The parts of each setting."""
     memory = [n for n in (LIBRARIES, *OWNERS, REST) if any(
         (m := bar.parts["memory"]) and n in m.parts for bar in bars
     )]  # fmt: skip
     columns: list[tuple[Objective, str]] = [
-        *(("memory", name) for name in memory), *(("time", name) for name in STEP)
+        ("memory", ""), *(("memory", name) for name in memory),
+        ("time", ""), *(("time", name) for name in STEP),
     ]  # fmt: skip
     heads = [
         Head("setting", "setting"), Head("peak", x_label(group, "memory"), numeric=True),
@@ -340,10 +336,5 @@ def _table(group: Group, bars: Sequence[_Bar]) -> Table:
         of = bar.parts[cost]
         return DASH if of is None else _amount(of.parts[name] if name else of.total, of.total)
 
-    rows = [
-        [bar.setting.label, *(text(bar, cost, name) for cost, name in [
-            ("memory", ""), *columns[: len(memory)], ("time", ""), *columns[len(memory) :]
-        ])]
-        for bar in bars
-    ]  # fmt: skip
+    rows = [[bar.setting.label, *(text(bar, *column) for column in columns)] for bar in bars]
     return Table(heads, rows, "The parts of memory, MiB, and of time.", folded=True)

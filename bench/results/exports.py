@@ -87,12 +87,10 @@ def read_exports(*runs: Path) -> dict[str, Figures]:
     Raises:
         InputError: for a file that can't be read, or is of another version.
     """
-    every: dict[str, Figures] = {}
-    for path in map(exports_file, runs):
-        for cell_id, figures in read_models(path, Figures, _CONTENT).items():
-            if cell_id not in every or every[cell_id].at <= figures.at:
-                every[cell_id] = figures
-    return every
+    found = [
+        item for path in runs for item in read_models(exports_file(path), Figures, _CONTENT).items()
+    ]
+    return dict(sorted(found, key=lambda item: item[1].at))
 
 
 def keep_figures(runs: Path, cell_id: str, figures: Figures) -> None:

@@ -16,7 +16,7 @@ from bench.plan.findings import Checks
 from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bench.plan.rows import Row
 from bench.results.datafile import read_models, update_model
-from minbert.data.tasks import Examples, TaskData
+from minbert.data.tasks import TaskData
 
 MAJORITY: Final = "majority"
 TFIDF: Final = "tf-idf"
@@ -166,7 +166,11 @@ def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> 
     """
     classes = data.task.classes
     several = data.train.labels.ndim > 1
-    train, dev = (_counts(side, len(classes)) for side in (data.train, data.dev))
+    counts = [
+        (labels.sum(axis=0) if several else np.bincount(labels, minlength=len(classes))).tolist()
+        for labels in (data.train.labels, data.dev.labels)
+        if classes
+    ]
     return DataFacts(
         task=data.task.name,
         problem=MULTI_LABEL if several else SINGLE_LABEL if classes else REGRESSION,
@@ -174,19 +178,9 @@ def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> 
         classes=classes,
         train=len(data.train),
         dev=len(data.dev),
-        class_counts=dict(zip(classes, zip(train, dev, strict=True), strict=True)),
+        class_counts=dict(zip(classes, zip(*counts, strict=True), strict=True)),
         checks=checks,
     )
-
-
-def _counts(examples: Examples, classes: int) -> list[int]:
-    """The number of examples of each class."""
-    labels = examples.labels
-    if not classes:
-        return []
-    one_each = labels.ndim == 1
-    counts = np.bincount(labels, minlength=classes) if one_each else labels.sum(axis=0)
-    return [int(count) for count in counts]
 
 
 def facts_file(runs: Path) -> Path:

@@ -82,7 +82,6 @@ class KeptWeights:
 
 
 def _size(path: Path) -> int:
-    """A file's bytes; 0 if there is none."""
     with suppress(OSError):
         return path.stat().st_size
     return 0

@@ -72,6 +72,11 @@ class Outcome:
         """Whether each example has a number."""
         return self.predicted.dtype.kind == "f"
 
+    @property
+    def in_unit(self) -> bool:
+        """Whether predicted numbers are in the unit of the labels, and not standardised."""
+        return self.predicted.dtype == np.float64
+
 
 def joined(outcomes: Sequence[Outcome]) -> Outcome:
     """The outcomes of several sets of examples as one, in their order.

@@ -137,11 +137,6 @@ def values_from(predictions_of: PredictionsOf) -> ValuesOf:
     return values_of
 
 
-def kept_values(runs: Path, note: Callable[[str], None] = note_to_stderr) -> ValuesOf:
-    """The numbers of a CSV's rows, as `kept_predictions` finds their predictions."""
-    return values_from(kept_predictions(runs, note))
-
-
 def keep_outcomes(runs: Path, rows: Iterable[Row]) -> int:
     """Update the file of outcomes from the folders of the rows that count; return their number.
 

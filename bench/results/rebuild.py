@@ -145,8 +145,7 @@ def _row(names: Iterable[str], fields: list[str]) -> Row:
     pairs = dict(zip(names, fields, strict=True))
     if int(pairs["schema"]) > SCHEMA:
         raise ValueError(f"it is of schema {pairs['schema']}, and this version knows {SCHEMA}")
-    values = {n: parse_value(n, t) for n, t in pairs.items() if n in BY_NAME}
-    row = row_of(values)
+    row = row_of({n: parse_value(n, t) for n, t in pairs.items() if n in BY_NAME})
     encode(row)
     return row
 

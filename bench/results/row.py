@@ -160,7 +160,6 @@ def _columns(
 
 
 def _parts(step_ms: float, timed: Mapping[str, NDArray[np.float64]]) -> Columns:
-    """The columns of a step's parts, each by its share of the time of all timed steps."""
     if not {"forward_ms", "backward_ms"} <= timed.keys():
         return {}  # written by an older version
     total = timed["ms"].sum()
@@ -181,21 +180,17 @@ def score_interval(row: Row, examples: Mapping[str, int], folder: Path) -> Colum
     score, metric = row.dev_score, row.dev_metric
     if score is None or metric is None:
         return {}
-    if metric == OVERALL:
-        scores = {part: value for part, value in scores_of(row).items() if part in examples}
-        interval = overall_interval(scores, examples) if scores else Interval(score)
-        low, high = interval.low, interval.high
-    elif metric in EXACT:
-        low, high = score_ends(metric, score, sum(examples.values()))
-    elif outcomes := read_folder(folder, metric):
-        try:
-            known = score_of(metric, [values(metric, outcomes)])
-        except ValueError:  # predictions of another task
-            return {}
-        low, high = known.low, known.high
-    else:
+    try:
+        if metric == OVERALL:
+            scores = {part: value for part, value in scores_of(row).items() if part in examples}
+            interval = overall_interval(scores, examples) if scores else Interval(score)
+        elif metric in EXACT:
+            interval = Interval(score, *score_ends(metric, score, sum(examples.values())))
+        else:
+            interval = score_of(metric, [values(metric, read_folder(folder, metric) or {})])
+    except ValueError:  # no predictions, or those of another task
         return {}
-    return {"dev_ci_low": low, "dev_ci_high": high}
+    return {"dev_ci_low": interval.low, "dev_ci_high": interval.high}
 
 
 def not_learned(row: Row) -> bool:

@@ -99,7 +99,7 @@ def numbers(metric: str, outcome: Outcome) -> Values:
     if outcome.has_classes and metric in _RANKED:
         return _ranked(metric, outcome.logits, labels)
     if outcome.has_numbers and metric in _NUMBERS:
-        if metric in _IN_UNIT and predicted.dtype != np.float64:  # standardised, of older files
+        if metric in _IN_UNIT and not outcome.in_unit:
             raise ValueError("the predictions are not in the unit of the labels")
         of_numbers, influences_of = _NUMBERS[metric]
         x, y = predicted.astype(np.float64), labels.astype(np.float64)

@@ -20,16 +20,8 @@ from bench.common.files import folder_for_now, try_to_write, write_atomically
 from bench.plan.cell import Columns, Value
 from bench.plan.columns import NAMES, row_of
 from bench.plan.rows import CellKey, Row, software_of, take_attempts, take_standing
-from bench.results.rowfile import Reading, encode, read_rows, record
-
-__all__ = [
-    "Store",
-    "cell_folder",
-    "cells_folder",
-    "plan_file",
-    "read_plan",
-    "read_rows",
-]
+from bench.results.rowfile import Reading, encode, record
+from bench.results.rowfile import read_rows as read_rows
 
 LOCK_TIMEOUT_S: Final = 60
 """An append takes milliseconds: a lock that is held for longer belongs to a process that hangs."""
@@ -92,7 +84,6 @@ class Store:
         self._seen = 0
         self._last: dict[CellKey, Row] = {}
         self._attempts: dict[CellKey, int] = {}
-        self._ooms: dict[CellKey, Row] = {}
         self._scores: dict[tuple[Value, ...], Row] = {}
 
     @property
@@ -136,7 +127,7 @@ class Store:
             InputError: as `read_rows`.
         """
         self._catch_up()
-        return [row for row in self._ooms.values() if self._last[row.key] is row]
+        return [row for row in self._last.values() if row.status == "oom"]
 
     @property
     def torn(self) -> bool:
@@ -149,17 +140,15 @@ class Store:
         return self._attempts.get((cell_id, conditions_id, repeat), 0) + 1
 
     def _catch_up(self) -> None:
-        """Index the rows that were added since the last time."""
         self._reading.read_on()
         rows = self._reading.rows
         if rows is not self._indexed:
             self._indexed, self._seen = rows, 0
-            self._last, self._attempts, self._ooms, self._scores = {}, {}, {}, {}
+            self._last, self._attempts, self._scores = {}, {}, {}
         new = rows[self._seen :]
         take_attempts(self._attempts, new)
         new = [row for row in new if self._version in (None, row.code_version)]
         take_standing(self._last, new)
-        self._ooms |= {row.key: row for row in new if row.status == "oom"}
         scored = (row for row in new if row.has_score)
         self._scores |= {(row.cell_id, *row.software): row for row in scored}
         self._seen = len(rows)

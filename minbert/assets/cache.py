@@ -131,7 +131,6 @@ def _extract(archive: Path, asset: Asset, target: Path) -> None:
 
 
 def _read(archive: bytes, path: str) -> bytes:
-    """The content of a file in a zip or tar archive."""
     stream = io.BytesIO(archive)
     if archive.startswith(b"PK"):
         with zipfile.ZipFile(stream) as wheel:

@@ -112,7 +112,6 @@ def _session(settings: Mapping[str, str]) -> Any:
 
 
 def _find(session: Any, settings: Mapping[str, str], asset: Asset) -> Any:
-    """unearth's link to an asset's archive."""
     from unearth import PackageFinder
     from unearth.preparer import HTTPErrors
 
@@ -140,7 +139,6 @@ def _find(session: Any, settings: Mapping[str, str], asset: Asset) -> Any:
 
 @contextmanager
 def _warnings() -> Iterator[list[logging.LogRecord]]:
-    """unearth's warnings about pages that it left out."""
     handler, logger = BufferingHandler(1000), logging.getLogger("unearth")
     handler.setLevel(logging.WARNING)
     logger.addHandler(handler)

@@ -7,7 +7,6 @@ disk, a crash or a person is noticed before its numbers are used. Free of torch.
 
 import hashlib
 import json
-import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -51,18 +50,16 @@ def read(path: Path) -> tuple[Arrays, Notes]:
             notes: Notes = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(str(error)) from error
-    with path.open("rb") as opened:
-        data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    begin = _BEFORE_HEADER + int.from_bytes(data[:_BEFORE_HEADER], "little")
-    header = json.loads(data[_BEFORE_HEADER:begin])
+    data = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+    begin = _BEFORE_HEADER + int.from_bytes(data[:_BEFORE_HEADER].tobytes(), "little")
+    header = json.loads(data[_BEFORE_HEADER:begin].tobytes())
     header.pop("__metadata__", None)
-    content = np.frombuffer(data, dtype=np.uint8, offset=begin)
     arrays = {}
     for name, entry in header.items():
         if entry["dtype"] not in _TYPES:
             raise ValueError(f"its {name} is of another type")
-        first, end = entry["data_offsets"]
-        arrays[name] = content[first:end].view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
+        first, end = (begin + offset for offset in entry["data_offsets"])
+        arrays[name] = data[first:end].view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
     if notes.pop(_DIGEST, None) != _digest(arrays, notes):
         raise ValueError("its content is not what was written")
     return arrays, notes

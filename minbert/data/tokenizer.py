@@ -169,7 +169,6 @@ def _problem(wordpiece: tokenizers.Tokenizer) -> str | None:
 
 
 def _steps(values: Any) -> Iterator[str]:
-    """The types of a normalizer or pre-tokenizer and of those nested in it."""
     if isinstance(values, dict) and "type" in values:
         yield str(values["type"])
         for inner in values.values():

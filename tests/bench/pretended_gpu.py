@@ -43,6 +43,9 @@ class _Event:
     def record(self) -> None:
         """It has come."""
 
+    def synchronize(self) -> None:
+        """Nothing is asynchronous here."""
+
     def elapsed_time(self, _end: "_Event") -> float:
         return 1.0
 
@@ -80,6 +83,7 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch, note: Callable[[str], None]) 
         "set_rng_state": lambda _state, _device: None,
         "synchronize": lambda *_device: None,
         "Event": _Event,
+        "_sleep": lambda _cycles: None,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     with _OnCpu():

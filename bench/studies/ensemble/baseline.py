@@ -78,12 +78,13 @@ def _training(
         return why_not(member.row.cell, machine.conditions.device)
 
     candidates, best = outcome.candidates, outcome.best_member
-    every = [entry for entry in (outcome.best, *outcome.alone) if not obstacle(entry.members[0])]
-    if not every:
+    entries = [outcome.best, *outcome.alone]
+    trainable = [entry for entry in entries if not obstacle(entry.members[0])]
+    if not trainable:
         note = f"{BASELINE} left out for {best.name}: {obstacle(best)}"
         note += "; nor can they train another cell's setting" if len(outcome.alone) > 1 else ""
         return partial(outcome.with_notes, note)
-    (member,) = max(every, key=lambda entry: entry.held_score or 0.0).members
+    (member,) = max(trainable, key=lambda entry: entry.held_score or 0.0).members
     job = job_of(member, data, machine)
 
     def train() -> Outcome:

@@ -48,11 +48,6 @@ class Member:
         whole = self.row.params_trainable == self.row.params_total
         return int(self.row["params_total" if whole else "params_trainable"] or 0)
 
-    @property
-    def shared_parameters(self) -> int:
-        """Parameters of the frozen encoder, which members with the same model share."""
-        return int(self.row.params_total or 0) - self.own_parameters
-
 
 @dataclass(frozen=True)
 class Candidates:
@@ -141,12 +136,8 @@ def _tasks(files: str, rows: Sequence[Row], asked: Collection[str]) -> list[str]
 def _candidates(
     files: str, task: str, rows: Sequence[tuple[Path, Row]], *, prefer_multitask: bool
 ) -> Candidates:
-    """The candidates for one task.
-
-    Args:
-        prefer_multitask: whether cells of the part alone are left out, if they predicted other
-            examples than those that learned all parts.
-    """
+    """The candidates for one task; with `prefer_multitask`, cells of the part alone are left out if
+    they predicted other examples than those that learned all parts."""
     cells: dict[str, tuple[Row, Path]] = {}  # by id, the first that still has its predictions
     for path, row in rows:
         known = cells.get(row.cell_id)

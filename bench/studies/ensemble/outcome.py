@@ -63,7 +63,8 @@ class Entry:
         shared: dict[Any, int] = {}
         for member in self.members:
             model = member.row.model_digest
-            shared[model] = max(shared.get(model, 0), member.shared_parameters)
+            frozen = int(member.row.params_total or 0) - member.own_parameters
+            shared[model] = max(shared.get(model, 0), frozen)
         return sum(own.values()) + sum(shared.values())
 
     def less(self, other: "Entry") -> Interval:
@@ -270,7 +271,6 @@ def _average(
 
 
 def _stages(candidates: Candidates, choice: Choice, dev: Sequence[Floats]) -> list[Stage]:
-    """The steps of a choice, with their scores on dev."""
     stages, total = [], np.zeros_like(dev[0])
     for size, addition in enumerate(choice.additions, start=1):
         total = total + dev[addition.index]

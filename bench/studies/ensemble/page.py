@@ -122,15 +122,9 @@ def _sections(results: Sequence[Outcome | Overall], with_published: bool) -> lis
     return sections
 
 
-# Text
-
-
 def _finding(result: Outcome | Overall) -> str:
-    """The scores of the ensemble and of its best member, and their difference."""
-    label, ensemble, best = (
-        dev_label(result.metric),
-        *(with_span(entry.dev) for entry in result.compared[:2]),
-    )
+    label = dev_label(result.metric)
+    ensemble, best = with_span(result.ensemble.dev), with_span(result.best.dev)
     ends = span(result.gain, signed) or "no interval"
     gain = (
         f"Paired by example the difference is {signed(result.gain.value)} ({ends}): "
@@ -169,9 +163,6 @@ def _safe(text: str) -> str:
 def _sentence(note: str) -> str:
     text = _safe(note)
     return f"{text[:1].upper()}{text[1:]}."
-
-
-# Figures
 
 
 def _drawings(result: Outcome | Overall, with_published: bool, section: Section) -> list[Drawing]:
@@ -218,9 +209,6 @@ def _drawings(result: Outcome | Overall, with_published: bool, section: Section)
     return drawings
 
 
-# Tables
-
-
 def _scores_table(result: Result) -> Table:
     heads = [
         Head("who", "predictions of"), Head("dev_score", dev_label(result.metric), numeric=True),
@@ -241,7 +229,6 @@ def _scores_table(result: Result) -> Table:
 
 
 def _cells_tables(outcome: Outcome) -> list[Table]:
-    """The members, and the cells that were not taken."""
     heads = [
         Head("weight", "times", "how often it counts in the average", numeric=True),
         Head("cell", "cell"), Head("dev_score", dev_label(outcome.metric), numeric=True), *_SCORES,
@@ -264,11 +251,13 @@ def _cells_tables(outcome: Outcome) -> list[Table]:
 def _published_table(result: Result) -> list[Table]:
     """A table of published scores, if there are any."""
     papers = _papers(result)
+    if not papers:
+        return []
     lines = [
         [p.model, _number(p.parameters), fixed(p.score), p.metric, p.split, p.source]
         for p in papers
     ]
-    return [Table(_PUBLISHED, lines, _sentence(caveat(p.task))) for p in papers[:1]]
+    return [Table(_PUBLISHED, lines, _sentence(caveat(papers[0].task)))]
 
 
 def _scores(entry: Entry, difference: Interval | None) -> list[str]:

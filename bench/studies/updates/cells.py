@@ -7,7 +7,7 @@ from pathlib import Path
 
 from adapters.methods import BITFIT
 from bench.common.errors import InputError
-from bench.plan.cell import CANDIDATE, MULTITASK, Cell
+from bench.plan.cell import CANDIDATE, MULTITASK
 from bench.plan.rows import Row, standing
 from bench.report.text import count, plain
 from bench.results.origins import folder_of
@@ -23,11 +23,6 @@ class Trained:
     row: Row
     folder: Path
     name: str
-
-    @property
-    def cell(self) -> Cell:
-        """Its axes and settings."""
-        return self.row.cell
 
     @property
     def whole(self) -> bool:
@@ -72,7 +67,6 @@ def find(runs: Sequence[Path]) -> tuple[list[Trained], list[str]]:
 
 
 def _why_left_out(cell: Trained) -> str | None:
-    """The reason why a cell's update can't be read; None if it can."""
     if cell.row.init == "random":
         return "that began with random weights"
     if cell.row.task == MULTITASK:

@@ -73,7 +73,7 @@ def _conditions(cut: Sequence[Trained]) -> list[Conditions]:
         machine = machine_with("cpu" if cell.row.device == "cpu" else "auto")
         if machine.gpu:
             os.environ.update({VISIBLE: machine.gpu, ORDER: BY_BUS})
-        if cell.cell.amp == "fp16" and machine.conditions.device == "cpu":
+        if cell.row.amp == "fp16" and machine.conditions.device == "cpu":
             raise InputError(f"--truncate: {cell.name} predicts in fp16, which needs a GPU")
         conditions.append(machine.conditions)
     return conditions

@@ -139,8 +139,7 @@ def _scores_figure(truncations: Sequence[Truncation]) -> Drawing:
             x = [order.index(rank) + shift for rank, _ in points]
             ends = [dev.ends() or (dev.value, dev.value) for _, dev in points]
             y = [dev.value for _, dev in points]
-            lengths = [[abs(end[side] - value) for value, end in zip(y, ends, strict=True)]
-                       for side in (0, 1)]  # fmt: skip
+            lengths = np.abs(np.transpose(ends) - y)
             axes.errorbar(
                 x, y, lengths, color=_COLOURS[number], marker=_MARKERS[number], markersize=5,
                 linewidth=1.1, label=truncation.cell.name,
@@ -175,5 +174,4 @@ def _legend(figure: Figure) -> None:
 
 
 def _in_words(curve: Floats) -> str:
-    """Points of a curve in words."""
     return ", ".join(f"{curve[k - 1]:.0%} in {k}" for k in (1, 8, 32) if k <= len(curve))

@@ -244,7 +244,6 @@ def _change(score: Truncated) -> str:
 
 
 def _digits(figure: str) -> int:
-    """The decimals of a figure of one module."""
     if figure == "nonzero" or "rank_" in figure:
         return 0
     return 1 if figure.endswith("_rank") else 3

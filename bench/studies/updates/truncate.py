@@ -67,7 +67,7 @@ def truncate(
     Raises:
         InputError: if the weights can't be read.
     """
-    settings = cell.cell
+    settings = cell.row.cell
     # as many threads as the cell had: they decide the order in which sums are rounded
     threads = min(int(cell.row.threads or conditions.threads), conditions.threads)
     torch.set_num_threads(threads)
@@ -106,7 +106,7 @@ def truncate(
 def _values(model: BertClassifier, dev: tokens.TokenisedExamples, cell: Trained) -> Values | None:
     """A number for each dev example, [N], whose mean is the score; None where all predictions are
     the same number."""
-    settings = cell.cell
+    settings = cell.row.cell
     logits = predict(
         model,
         [dev.encoded],

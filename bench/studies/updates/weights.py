@@ -118,7 +118,7 @@ def base_weights(base: Model) -> Mapping[Place, NDArray[np.float32]]:
         InputError: of `minbert`, if it can't be loaded.
     """
     encoder = BertEncoder(cast(BertConfig, base.config), pooler=False)
-    load_encoder(encoder, _folder(base))
+    load_encoder(encoder, cast(Path, base.checkpoint))
     return {place: rows.numpy() for place, rows in linear_weights(encoder).items()}
 
 
@@ -131,7 +131,7 @@ def load_model(cell: Trained, base: Model) -> BertClassifier:
     Raises:
         InputError: as `load_trained`.
     """
-    job = replace(Job.read(cell.folder), checkpoint=str(_folder(base)))
+    job = replace(Job.read(cell.folder), checkpoint=str(base.checkpoint))
     return cast(BertClassifier, load_trained(job, cell.folder))
 
 
@@ -163,9 +163,3 @@ def place_of(name: str) -> Place | None:
     """The place of a linear layer by its name in a checkpoint; None outside the encoder layers."""
     match = _LAYER.fullmatch(name)
     return (int(match[1]), KINDS[match[2]]) if match and match[2] in KINDS else None
-
-
-def _folder(base: Model) -> Path:
-    if base.checkpoint is None:
-        raise ValueError(f"{base.name} has no weights")
-    return base.checkpoint

@@ -5,33 +5,15 @@ from pathlib import Path
 from typing import Final
 
 from minbert.data.tasks import cs224n, multitask, prepared, vader
-from minbert.data.tasks.base import (
-    Data,
-    Examples,
-    Sizes,
-    Task,
-    TaskData,
-    for_search,
-)
-from minbert.data.tasks.folds import Folds
+from minbert.data.tasks.base import Data as Data
+from minbert.data.tasks.base import Examples as Examples
+from minbert.data.tasks.base import Sizes as Sizes
+from minbert.data.tasks.base import Task as Task
+from minbert.data.tasks.base import TaskData as TaskData
+from minbert.data.tasks.base import for_search as for_search
+from minbert.data.tasks.folds import Folds as Folds
 from minbert.data.tasks.splitting import DEV, TEST, TRAIN
 from minbert.errors import InputError
-
-__all__ = [
-    "TASKS",
-    "Data",
-    "Examples",
-    "Folds",
-    "Sizes",
-    "Task",
-    "TaskData",
-    "find_task",
-    "for_search",
-    "load_data",
-    "load_task",
-    "load_test",
-    "source_files",
-]
 
 TASKS: Final[Mapping[str, Task]] = {**vader.TASKS, **cs224n.TASKS, **multitask.TASKS}
 
@@ -82,7 +64,8 @@ def load_data(
         return Folds(load_data(name, data), folds, max_train, max_dev).fold(fold)
     folder = _folder(task, data)
     if task.parts:
-        return multitask.load(folder, max_train, max_dev)
+        limits = {"max_train": max_train, "max_dev": max_dev}
+        return multitask.load(folder, lambda part: load_task(part, data, **limits))
     problems: list[str] = []
     if prepared.is_prepared(folder):
         examples = prepared.load(folder, task)

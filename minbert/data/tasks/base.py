@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minbert.data.metrics import micro_f1
-from minbert.data.tasks.splitting import smallest
+from minbert.data.tasks.splitting import joined, normalised, smallest
 from minbert.errors import InputError
 
 _METRICS: Final = {
@@ -106,6 +106,12 @@ class Examples:
         if self.text_b is None:
             return self.text_a
         return [f"{a}\t{b}" for a, b in zip(self.text_a, self.text_b, strict=True)]
+
+    def keys(self) -> list[str]:
+        """What must stay together, by example: its text, normalised, or of groups the first of
+        those that are linked by equal texts."""
+        texts = [normalised(text) for text in self.texts()]
+        return texts if self.groups is None else joined(self.groups, texts)
 
     def limited(self, count: int | None) -> "Examples":
         """At most `count` examples, chosen by digest of their texts, in their order."""

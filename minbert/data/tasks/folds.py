@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minbert.data.tasks.base import Data, Examples, Sizes, TaskData
-from minbert.data.tasks.splitting import joined, normalised, strata_of, stratified
+from minbert.data.tasks.splitting import strata_of, stratified
 from minbert.errors import InputError
 
 
@@ -91,10 +91,7 @@ class Folds:
 
     @cached_property
     def _keys(self) -> list[str]:
-        """What must stay together: a text or, with groups, those that are linked by equal texts."""
-        texts = [normalised(text) for text in self.examples.texts()]
-        groups = self.examples.groups
-        return texts if groups is None else joined(groups, texts)
+        return self.examples.keys()
 
     @cached_property
     def digest(self) -> str:

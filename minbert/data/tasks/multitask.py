@@ -1,7 +1,7 @@
 """The task of several parts: sentiment, paraphrase and similarity, learned by one model."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import Final
 
 from minbert.data.tasks import cs224n
 from minbert.data.tasks.base import Data, Task, TaskData
-from minbert.data.tasks.splitting import DEV, TRAIN
 from minbert.errors import InputError
 from minbert.files import is_file, is_folder
 
@@ -73,8 +72,8 @@ def parts_in(folder: Path) -> list[str]:
     return [part for part in PARTS if not _absent(part, folder)]
 
 
-def load(folder: Path, max_train: int | None, max_dev: int | None) -> MultitaskData:
-    """The examples of the parts that a folder holds, at most so many of each part.
+def load(folder: Path, load_part: Callable[[str], TaskData]) -> MultitaskData:
+    """The examples of the parts that a folder holds, each loaded by its name.
 
     Raises:
         InputError: no such folder, one without any part, or a file of another kind.
@@ -87,12 +86,7 @@ def load(folder: Path, max_train: int | None, max_dev: int | None) -> MultitaskD
             f"--data {folder}: task {TASK.name} needs both files of at least one of "
             f"{', '.join(PARTS)} there, such as {' and '.join(cs224n.TASKS[PARTS[0]].files)}"
         )
-    loaded = {}
-    for part in parts:
-        task = cs224n.TASKS[part]
-        examples, problems = cs224n.load(task, folder)
-        train, dev = examples[TRAIN].limited(max_train), examples[DEV].limited(max_dev)
-        loaded[part] = TaskData(task, train, dev, tuple(problems))
+    loaded = {part: load_part(part) for part in parts}
     problems = [problem for data in loaded.values() for problem in data.problems]
     missing = tuple(
         f"{TASK.name} without {part}, as {' and '.join(absent)} can't be found"

@@ -97,25 +97,14 @@ def load(folder: Path, task: Task) -> dict[str, Examples]:
 
 
 def _read(path: Path, task: Task) -> Examples:
-    first: list[str] = []
-    second: list[str] = []
-    labels: list[Any] = []
-    groups: list[str] = []
     try:
         with path.open(encoding="utf-8") as file:
-            for line in file:
-                values = json.loads(line)
-                first.append(values["a"])
-                labels.append(values["label"])
-                if "b" in values:
-                    second.append(values["b"])
-                if "group" in values:
-                    groups.append(values["group"])
+            rows = [json.loads(line) for line in file]
         return Examples(
-            tuple(first),
-            tuple(second) or None,
-            _labels(labels, task),
-            tuple(groups) or None,
+            tuple(row["a"] for row in rows),
+            tuple(row["b"] for row in rows if "b" in row) or None,
+            _labels([row["label"] for row in rows], task),
+            tuple(row["group"] for row in rows if "group" in row) or None,
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(

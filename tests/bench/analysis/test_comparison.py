@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from bench.analysis.comparison import MEASURES, Limits, Verdict, compare
 from bench.common.errors import InputError
 from bench.results.outcomes import no_values
-from bench.results.predictions import kept_values
 from bench.results.store import read_rows
+from tests.bench.stored_values import kept_values
 from tests.bench.synthetic_rows import cell, failed_row, result_row
 
 TIME, RSS, SCORE = "ms_per_1k_tokens", "peak_rss_mib", "dev_score"

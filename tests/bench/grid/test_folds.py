@@ -30,7 +30,6 @@ from bench.results.outcomes import Outcome, ValuesOf, joined, no_values
 from bench.results.predictions import (
     Parts,
     keep_outcomes,
-    kept_values,
     outcome_of,
     values_from,
 )
@@ -44,6 +43,7 @@ from minbert.data.tasks import Data, Sizes, load_data
 from tests.bench.conftest import narrow
 from tests.bench.grid.test_grid_ends import wait_for
 from tests.bench.grids import GridRuns, workers_of
+from tests.bench.stored_values import kept_values
 from tests.bench.synthetic_rows import cell, new_row, result_row
 from tests.cs224n import write_folder
 

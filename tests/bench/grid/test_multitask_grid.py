@@ -15,7 +15,6 @@ from bench.engines.outputs import heads_of
 from bench.plan.job import Job
 from bench.plan.rows import Row
 from bench.results.overall import overall
-from bench.results.predictions import kept_values
 from bench.studies.ensemble import members
 from bench.studies.ensemble.__main__ import command as ensemble
 from bench.worker.setup import losses_of
@@ -25,6 +24,7 @@ from minbert.data.tasks import TASKS, load_task
 from minbert.data.tasks.multitask import PARTS
 from tests.bench.conftest import narrow
 from tests.bench.grids import GridRuns
+from tests.bench.stored_values import kept_values
 from tests.cs224n import relabel, write_folder
 
 SETTINGS = """

@@ -31,13 +31,13 @@ from bench.results.predictions import (
     first_of,
     keep_outcomes,
     kept_predictions,
-    kept_values,
     outcome_of,
     values_from,
 )
 from bench.results.rebuild import main
 from bench.results.rescoring import rescored
 from bench.results.store import Store, cell_folder, read_rows
+from tests.bench.stored_values import kept_values
 from tests.bench.synthetic_rows import synthetic_rows
 
 EXAMPLES = 1064

@@ -12,13 +12,13 @@ from bench.plan.cell import Cell
 from bench.results.predictions import (
     first_of,
     kept_predictions,
-    kept_values,
     mean_of_parts,
     no_predictions,
     outcome_of,
     values_for,
 )
 from bench.results.store import cell_folder
+from tests.bench.stored_values import kept_values
 from tests.bench.synthetic_rows import cell, result_row
 
 RNG = np.random.default_rng(0)

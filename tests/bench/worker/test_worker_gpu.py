@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from bench.engines import minbert
 from bench.plan.job import Job
 from bench.worker import hostcopies
 from bench.worker import run as worker
@@ -50,12 +51,12 @@ def on_gpu(
         if events[-1:] != [event]:
             events.append(event)
 
-    class Noted(CellRun):
-        def _load(self) -> BertClassifier:
-            note("load")
-            return super()._load()
-
     step, rehearse, count = Trainer.step, Trainer.rehearse, SavedTensors.counting
+    build = minbert.build
+
+    def loaded(job: Job) -> BertClassifier:
+        note("load")
+        return build(job)
 
     def note_pass(event: str, batch: Batch) -> None:
         note(event)
@@ -63,9 +64,9 @@ def on_gpu(
             trained = sum(p.requires_grad for p in run.model.parameters())
             passes.append((event, batch.padded, trained))
 
-    def taken(trainer: Trainer, batch: Batch):
+    def taken(trainer: Trainer, batch: Batch, *more: Batch):
         note_pass("train", batch)
-        return step(trainer, batch)
+        return step(trainer, batch, *more)
 
     def rehearsed(trainer: Trainer, batch: Batch) -> None:
         note_pass("rehearse", batch)
@@ -76,11 +77,12 @@ def on_gpu(
         note(f"measure, {'with' if there else 'without'} gradients")
         return count(saved)
 
+    monkeypatch.setattr(minbert, "build", loaded)
     monkeypatch.setattr(Trainer, "step", taken)
     monkeypatch.setattr(Trainer, "rehearse", rehearsed)
     monkeypatch.setattr(SavedTensors, "counting", counted)
     with pretended_gpu(monkeypatch, note):
-        run = Noted(replace(job, device=DEVICE), folder, Progress(None))
+        run = CellRun(replace(job, device=DEVICE), folder, Progress(None))
         run.run()
     return run
 

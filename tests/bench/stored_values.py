@@ -1,0 +1,13 @@
+"""The numbers of stored predictions, for tests."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.results.outcomes import ValuesOf
+from bench.results.predictions import kept_predictions, values_from
+from bench.results.rowfile import note_to_stderr
+
+
+def kept_values(runs: Path, note: Callable[[str], None] = note_to_stderr) -> ValuesOf:
+    """The numbers of a CSV's rows, as `kept_predictions` finds their predictions."""
+    return values_from(kept_predictions(runs, note))
