@@ -633,8 +633,7 @@ class Cell:
     lora_plus_ratio: Annotated[
         float,
         About(
-            meaning="rate of the adapters' B matrices as a multiple of that of A; 1: none, as "
-            "always without such adapters",
+            meaning="rate of LoRA's B as a multiple of that of A; 1: none, as always without LoRA",
             before=1.0,
             changes=("score",),
             compared="follows",
@@ -710,8 +709,8 @@ class Cell:
     alpha: Annotated[
         float | None,
         About(
-            meaning="adapter scale is alpha / rank",
-            applies=ranked,
+            meaning="the scale of LoRA is alpha / rank",
+            applies=is_low_rank,
             changes=("score",),
             compared="follows",
         ),

@@ -165,7 +165,7 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
         alike: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in parameters.items():
             factor = _rate_factor(name, places[name], depth, cell)
-            alike.setdefault((float(decays(parameter)), factor), []).append(parameter)
+            alike.setdefault((float(decays(name, parameter)), factor), []).append(parameter)
         groups += [
             Group(alike[decay, factor], rate * factor, decay)
             for decay, factor in sorted(alike, reverse=True)

@@ -17,6 +17,7 @@ from bench.common.errors import InputError
 from bench.engines.engine import engine_of
 from bench.plan.architectures import ARCHITECTURES, read_sizes
 from bench.plan.job import Job
+from bench.worker.setup import trained_groups
 from tests.encoders import KINDS, Checkpoints, job
 
 LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["query", "value"]}
@@ -140,6 +141,40 @@ def test_layers_that_share_weights_have_no_place_of_their_own(encoders: Checkpoi
     model = build(a_job)
     places = {engine.place_of(model, name) for name, _ in model.named_parameters()}
     assert places == {("distilbert", None), ("distilbert", 0), ("distilbert", 1), None}
+
+
+BOFT = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ["query"]}
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "decayed", "not_decayed"),
+    [
+        ("lora", {"rank": 1}, {"lora_A", "lora_B"}, set()),
+        ("dora", {"rank": 1}, {"lora_A", "lora_B"}, {"lora_magnitude_vector"}),
+        ("ia3", {}, set(), {"ia3_l"}),
+        ("vera", {}, set(), {"vera_lambda_b", "vera_lambda_d"}),
+        ("peft", {"adapter_config": json.dumps(BOFT)}, {"boft_R"}, {"boft_s"}),
+        ("bitfit", {}, set(), {"bias"}),
+    ],
+)
+def test_matrices_are_decayed_and_vectors_are_not(
+    encoders: Checkpoints,
+    mode: str,
+    changes: dict[str, Any],
+    decayed: set[str],
+    not_decayed: set[str],
+) -> None:
+    a_job = job(encoders("bert"), mode, "all-lin-only", **changes)
+    model = build(a_job)
+    adapter = groups(model, a_job)["adapter"]
+    decay = {
+        id(parameter): group.weight_decay
+        for group in trained_groups(model, a_job.cell)
+        for parameter in group.parameters
+    }
+    kinds = {name: name.partition(".default")[0].rpartition(".")[2] for name in adapter}
+    assert {kinds[name] for name, p in adapter.items() if decay[id(p)]} == decayed
+    assert {kinds[name] for name, p in adapter.items() if not decay[id(p)]} == not_decayed
 
 
 def test_ia3_scales_keys_values_and_the_input_of_the_last_linear_layer(
