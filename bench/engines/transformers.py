@@ -56,16 +56,17 @@ _MOVING: Final = {"lora": "lora_B", "dora": "lora_B", "vera": "vera_lambda_b", "
 """Parts of the names of the parameters that every training changes, by mode; in LoRA, for example,
 A gets no gradient before B has moved."""
 _REFUSED: Final = {
-    "ADALORA": "a call in each step",
-    "POLY": "the id of a task in each step",
-    "SHADOW": "the past of a decoder",
-    "XLORA": "adapters that are trained already",
-    "corda": "examples before training",
-    "eva": "examples before training",
-    "loftq": "a quantised model",
-    "lora_ga": "gradients before training",
+    "ADALORA": "needs a call in each step",
+    "LILY": "makes a text's output depend on the other texts in its batch",
+    "POLY": "needs the id of a task in each step",
+    "SHADOW": "needs the past of a decoder",
+    "XLORA": "needs adapters that are trained already",
+    "corda": "needs examples before training",
+    "eva": "needs examples before training",
+    "loftq": "needs a quantised model",
+    "lora_ga": "needs gradients before training",
 }
-"""Methods and initialisations that need more than a configuration."""
+"""Methods and initialisations that a configuration does not suffice for, and why."""
 _RESIDUAL: Final = ("pissa", "olora")
 """Beginnings of the initialisations that take the first update out of the base weights."""
 
@@ -209,15 +210,17 @@ def _quiet() -> Iterator[None]:
 
 
 def _config(job: Job) -> Any:
-    """The model's configuration, with the cell's dropout everywhere."""
+    """The model's configuration, with the cell's dropout everywhere, and no dropped layers."""
     cell = job.cell
     if job.geometry is not None:
         config = transformers.BertConfig(**vars(GEOMETRIES[job.geometry]))
     else:
         config = _read_config(job)
     for name, value in config.to_dict().items():
-        if "dropout" in name and (value is None or isinstance(value, int | float)):
+        if "dropout" in name and (value is None or type(value) in (int, float)):
             setattr(config, name, cell.dropout)
+        elif "layerdrop" in name:
+            setattr(config, name, 0.0)
     (head,) = heads_of_one(job).values()
     config.num_labels = head.outputs
     return config
@@ -478,15 +481,18 @@ def linear_layers(model: EncoderClassifier) -> dict[str, nn.Linear]:
 
 
 def target_layers(model: EncoderClassifier, cell: Cell) -> list[str]:
-    """Names of the linear layers that carry adapters.
+    """Names of the linear layers that carry adapters, all of them in the encoder's layers.
 
     Raises:
         InputError: with the names of the linear layers, if the layer set has no meaning for the
             architecture, or names of layers match none.
     """
-    names, layers = list(linear_layers(model)), str(cell.layers)
+    layers, architecture = str(cell.layers), ARCHITECTURES.get(model.model_type)
+    place = r".*\.\d+\."
+    if architecture is not None:
+        place = re.escape(f"{model.prefix}.{architecture.layers}").replace(r"\{\}", r"\d+")
+    names = [name for name in linear_layers(model) if re.match(place, name)]
     if is_layer_set(layers):
-        architecture = ARCHITECTURES.get(model.model_type)
         if architecture is None:
             ends = _within_layers(names)
             raise InputError(
@@ -494,7 +500,6 @@ def target_layers(model: EncoderClassifier, cell: Cell) -> list[str]:
                 f"layers are {_listed(ends)}; name some in a grid file: layers = "
                 f'["{"+".join(ends[:2])}"]'
             )
-        place = re.escape(f"{model.prefix}.{architecture.layers}").replace(r"\{\}", r"\d+")
         ends_of = "|".join(map(re.escape, architecture.adapted(layers)))
         return [name for name in names if re.fullmatch(f"{place}({ends_of})", name)]
     targets = layers.split("+")
@@ -553,7 +558,7 @@ def _add_adapters(model: EncoderClassifier, job: Job) -> None:
     model.names["adapter"] = {
         name
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and name not in model.names["head"]
+        if parameter.requires_grad and parameter.numel() and name not in model.names["head"]
     }
     if not model.names["adapter"]:
         raise InputError(f"mode {cell.mode}: the configuration adds nothing that trains")
@@ -596,7 +601,8 @@ def peft_config(model: EncoderClassifier, job: Job) -> Any:
     if cell.mode == PEFT:
         return _given_config(model, json.loads(job.adapter_config or "{}"))
     targets = target_layers(model, cell)
-    _check_rank(model, cell, targets)
+    if cell.mode in LOW_RANK:
+        _check_rank(model, cell, targets)
     if not model.own_head:  # PEFT sees the encoder alone
         targets = [name.removeprefix(f"{model.prefix}.") for name in targets]
     if cell.mode in LOW_RANK:
@@ -641,10 +647,7 @@ def _given_config(model: EncoderClassifier, values: dict[str, Any]) -> Any:
         raise InputError(f"adapter_config: PEFT has no peft_type {name[:60]!r}")
     needs = (name, re.sub("_(niter|init).*", "", str(values.get("init_lora_weights"))))
     for given in _REFUSED.keys() & needs:
-        raise InputError(
-            f"adapter_config: {given} needs {_REFUSED[given]}, which a configuration does not "
-            "express; take another method"
-        )
+        raise InputError(f"adapter_config: {given} {_REFUSED[given]}; take another method")
     unknown = [key for key in values if key not in kind.__dataclass_fields__]
     if unknown:
         raise InputError(

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
+from bench.engines.transformers import _config as config_of
+from bench.engines.transformers import target_layers
 from bench.plan.architectures import ARCHITECTURES, read_sizes
 from bench.plan.job import Job
 from bench.worker.setup import trained_groups
@@ -107,7 +109,7 @@ def test_layers_by_the_ends_of_their_names(encoders: Checkpoints) -> None:
     assert refusal(job(encoders("bert"), "lora", "query+nothing")) == (
         "layers query+nothing: bert has no linear layer whose name ends in nothing; they are "
         "attention.self.query, attention.self.key, attention.self.value, attention.output.dense, "
-        "intermediate.dense, output.dense, bert.pooler.dense"
+        "intermediate.dense, output.dense"
     )
 
 
@@ -257,6 +259,8 @@ def test_attention_that_is_not_there_is_refused(encoders: Checkpoints) -> None:
         ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4}, "takes? texts as they are"),
         ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}, "takes? texts as they are"),
         ({"peft_type": "POLY"}, "POLY needs the id of a task"),
+        ({"peft_type": "LILY"}, "LILY makes a text's output depend on the other texts"),
+        ({"peft_type": "TRAINABLE_TOKENS"}, "adds nothing that trains"),
         ({"peft_type": "NONSENSE"}, "PEFT has no peft_type 'NONSENSE'"),
         ({**LORA, "r": "four"}, "PEFT refuses it"),
         ({**LORA, "r": -1}, "PEFT refuses it: .*-1"),
@@ -276,6 +280,30 @@ def test_what_peft_can_not_do_here_is_one_line(
     line = refusal(job(encoders("bert"), "peft", adapter_config=json.dumps(config)))
     assert line.startswith(("adapter_config: ", "mode peft: "))
     assert re.search(reason, line), line
+
+
+def test_ends_of_names_match_in_layers_alone(encoders: Checkpoints) -> None:
+    """As in engine minbert: not BERT's pooler, nor projections of embeddings."""
+    for kind, end in {"bert": "dense", "electra": "dense", "albert": "dense+ffn"}.items():
+        a_job = job(encoders(kind), "lora", end)
+        carriers = target_layers(build(job(encoders(kind), "head")), a_job.cell)
+        place = f"{kind}." + ARCHITECTURES[kind].layers.partition("{}")[0]
+        assert carriers
+        assert all(name.startswith(place) for name in carriers)
+    with pytest.raises(InputError, match="no linear layer whose name ends in embeddings_project"):
+        build(job(encoders("electra"), "lora", "embeddings_project"))
+
+
+def test_the_rank_of_vera_may_exceed_a_layers_width(encoders: Checkpoints) -> None:
+    a_job = job(encoders("bert"), "vera", "attn-only", rank=256)
+    build(a_job)
+
+
+def test_dropout_is_set_where_it_is_a_probability(encoders: Checkpoints) -> None:
+    options = {"token_dropout": True, "layerdrop": 0.5}
+    config = config_of(job(encoders("bert", **options), "full", dropout=0.2))
+    assert (config.token_dropout, config.layerdrop) == (True, 0.0)
+    assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.2
 
 
 def test_an_adapter_config_trains_what_it_says_and_the_head_whole(encoders: Checkpoints) -> None:
