@@ -21,7 +21,8 @@ History of `SCHEMA`, the number in the column of that name:
 11. `step_gflop`, `step_operators` and `step_moved_mib`.
 12. `engine`, `engine_version`, `attn_implementation`, `gradient_accumulation_steps`,
     `gradient_checkpointing`, `use_rslora`, `init_lora_weights`, `lora_dropout`, `adapter`,
-    `adapter_init_s` and `products_ms`.
+    `adapter_init_s`, `products_ms` and
+    `saved_mib`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -177,6 +178,11 @@ class Row(Cell):
     params_total: int | None = _column("size", "parameters of encoder, adapters and head")
     params_trainable: int | None = _column(
         "size", "parameters that train; with unfreezing, once all layers do"
+    )
+    saved_mib: float | None = _column(
+        "size",
+        "MiB of what is saved of the trained model beside its checkpoint: what trains, and what a "
+        "method adds to it",
     )
     epochs_run: int | None = _column("size", "epochs that training has begun")
     best_epoch: int | None = _column(

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from bench.analysis.engines import TOLERANCE
 from bench.engines.engine import engine_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.cell import MINBERT, TRANSFORMERS
@@ -43,7 +42,7 @@ def test_first_logits_and_50_losses_agree(
     np.testing.assert_allclose(*first, rtol=0, atol=1e-5)
     losses = [losses_of(side, 50) for side in sides]
     assert losses[0][-1] < losses[0][0]
-    np.testing.assert_allclose(*losses, rtol=0, atol=TOLERANCE["off"])
+    np.testing.assert_allclose(*losses, rtol=0, atol=1e-5)
 
 
 def test_the_real_default_has_the_same_logits_in_both_engines(minilm: Any) -> None:
