@@ -201,8 +201,8 @@ class Row(Cell):
     step_moved_mib: float | None = _column("size", "MiB that these operators read and write")
     products_ms: float | None = _column(
         "size",
-        "time that the matrix products which a step can't do without take by themselves on this "
-        "machine, for 1,000 real tokens, ms: a lower bound of ms_per_1k_tokens",
+        "time of the matrix products that no step can leave out, measured alone on this machine, "
+        "for 1,000 real tokens, ms; empty where it can't be measured",
     )
     texts_cut: int | None = _column(
         "size", "texts of train and dev that are longer than max_length"

@@ -24,6 +24,7 @@ CASES: list[tuple[str, str | None, dict[str, Any], dict[str, Any]]] = [
     ("lora", "attn", {"use_rslora": "on"}, {}),
     ("lora", "query+attention.output.dense", {"pooling": "cls"}, {}),
     ("dora", "attn-only", {"pooling": "mean"}, {}),
+    ("dora", "value+query", {}, {}),
     ("dora", "all-lin-only", {}, NO_POOLER),
 ]
 
@@ -38,7 +39,12 @@ def test_first_logits_and_50_losses_agree(
 ) -> None:
     theirs = job(encoders("bert", **saved), mode, layers, **changes)
     sides = (theirs, ours(theirs))
-    first = [logits_of(engine_of(side.cell).build(side), planted(side, 16, 0)) for side in sides]
+    models = [engine_of(side.cell).build(side) for side in sides]
+    one, other = (sum(p.numel() for p in m.parameters() if p.requires_grad) for m in models)
+    assert one == other
+    first = [
+        logits_of(model, planted(side, 16, 0)) for model, side in zip(models, sides, strict=True)
+    ]
     np.testing.assert_allclose(*first, rtol=0, atol=1e-5)
     losses = [losses_of(side, 50) for side in sides]
     assert losses[0][-1] < losses[0][0]
