@@ -138,7 +138,7 @@ def _facts(data: TaskData, source: str, model: str) -> DataFacts:
     encoder = find_model(model, "pretrained", "auto")
     longest = encoder.config.max_position_embeddings
     with _progress(len(data.train) + len(data.dev)) as show:
-        engine = TRANSFORMERS if encoder.why_not_ours else MINBERT
+        engine = TRANSFORMERS if encoder.why_not_minbert else MINBERT
         tokenizer = tokenizer_of(engine, encoder.tokenizer)
         vocabulary = tokens_of(encoder.tokenizer, longest)
         return find_facts(data, source, tokenizer, vocabulary, longest, show)

@@ -54,7 +54,7 @@ from bench.plan.adapter_configs import read_adapter_configs
 from bench.plan.architectures import attention_of
 from bench.plan.budget import Budget
 from bench.plan.cell import CANDIDATE, ENGINES, GRID, MINBERT, TRANSFORMERS, Cell
-from bench.plan.gridfile import Grid, Settings
+from bench.plan.gridfile import AUTO, Grid, Settings
 from bench.plan.learning_rates import Search, lacks_rates, why_no_rates, without_rates
 from bench.plan.metrics import METRIC_HELP, METRICS, check_metric, metric_of, problem_of
 from bench.plan.models import Model, check_models, engine_version, find_models
@@ -65,7 +65,7 @@ from bench.plan.planning import (
     check_rerun,
     expand,
     plan,
-    why_not_ours,
+    why_not_minbert,
 )
 from bench.plan.selection import parse_selection, select
 from bench.references.client import find_references
@@ -287,10 +287,12 @@ def command(
     settings, folder = grid.settings, source.folder
     models = find_models(settings.models, settings.init, settings.pooling)
     adapter_configs = read_adapter_configs(grid)
-    engine, *engine_notes = _engine(grid, models.values())
-    is_theirs = TRANSFORMERS in (engine, *(variant.engine for variant in grid.variants))
-    version = engine_version() if is_theirs else ""
-    lengths = _lengths(grid, models, engine, examples if folds is None else folds.whole)
+    engine, why = _engine(grid, models.values())
+    engines = {engine if v.engine == AUTO else v.engine for v in grid.variants}
+    needs_transformers = TRANSFORMERS in engines
+    version = engine_version(why) if needs_transformers else ""
+    tokenizer = MINBERT if MINBERT in engines else TRANSFORMERS
+    lengths = _lengths(grid, models, tokenizer, examples if folds is None else folds.whole)
     every_resolved = [
         Resolved(
             regression=examples.regression,
@@ -305,7 +307,7 @@ def command(
             no_compiling=target.no_compiling,
             engine=engine,
             engine_version=version,
-            attention=attention_of(model.config) if is_theirs else "",
+            attention=attention_of(model.config) if needs_transformers else "",
             adapters=adapter_configs.names,
         )
         for model in models.values()
@@ -365,7 +367,8 @@ def command(
             check_engine(own, grid.variants, model, folder, adapter_configs.texts)
     has_weights = any(model.checkpoint for model in models.values())
     notes = chain(
-        (*engine_notes, *source.notes, *examples.notes, *examples.problems),
+        _engine_notes(why, len(models)),
+        (*source.notes, *examples.notes, *examples.problems),
         label_notes(examples),
         idle_notes(grid.variants, examples),
         unfreezing_notes(cells, min(m.config.num_hidden_layers for m in models.values())),
@@ -424,26 +427,35 @@ def command(
     return session.run(rounds(cells, plan_now, search), as_json)
 
 
-def _engine(grid: Grid, models: Collection[Model]) -> list[str]:
-    """What engine `auto` stands for in all cells, and a note where it is not minbert.
+def _engine(grid: Grid, models: Collection[Model]) -> tuple[str, str]:
+    """What engine `auto` stands for in all cells, and why it is not minbert; empty: it is, or no
+    cell's engine is `auto`.
 
     Raises:
         InputError: if a table of cells names engine minbert, which can't load a model.
     """
-    not_ours = next((model.why_not_ours for model in models if model.why_not_ours), "")
-    if not_ours and any(variant.engine == MINBERT for variant in grid.variants):
-        raise InputError(f"--engine {MINBERT}: {not_ours}; take engine {TRANSFORMERS}")
-    if not (why := not_ours or why_not_ours(grid)):
-        return [MINBERT]
-    every = " of all models, so that costs are comparable" if len(models) > 1 else ""
-    return [TRANSFORMERS, f"engine {TRANSFORMERS}{every}: {why}"]
+    engines = {variant.engine for variant in grid.variants}
+    why = next((model.why_not_minbert for model in models if model.why_not_minbert), "")
+    if why and MINBERT in engines:
+        raise InputError(f"--engine {MINBERT}: {why}; take engine {TRANSFORMERS}")
+    why = (why or why_not_minbert(grid)) if AUTO in engines else ""
+    return (TRANSFORMERS if why else MINBERT), why
+
+
+def _engine_notes(why: str, models: int) -> list[str]:
+    every = " of all models, so that costs are comparable" if models > 1 else ""
+    return [f"engine {TRANSFORMERS}{every}: {why}"] if why else []
 
 
 def _lengths(
     grid: Grid, models: Mapping[str, Model], engine: str, data: Data
 ) -> dict[str, tuple[int, str]]:
     """What `max_length` auto stands for in the tokens of each model, with a note, if the grid has
-    it."""
+    it.
+
+    Args:
+        engine: whose tokenizers are used.
+    """
     lengths = {}
     for name, model in models.items() if grid.has_auto_length else ():
         longest = model.config.max_position_embeddings

@@ -13,8 +13,19 @@ from bench.common.errors import InputError
 from bench.plan.architectures import EncoderSizes, model_type_of, read_sizes
 from bench.plan.cell import MINBERT, TRANSFORMERS, Cell, digest
 from minbert.assets.embedded import fetch
-from minbert.files import POOLING, is_file, is_folder, model_digest, read_json, vocabulary_digest
-from minbert.model.config import GEOMETRIES, BertConfig
+from minbert.data.tokenizer import Tokenizer
+from minbert.errors import InputError as MinbertInputError
+from minbert.files import (
+    POOLING,
+    VOCABULARIES,
+    config_file,
+    is_file,
+    is_folder,
+    model_digest,
+    read_json,
+    vocabulary_digest,
+)
+from minbert.model.config import ACTIVATIONS, GEOMETRIES, BertConfig
 
 
 @dataclass(frozen=True)
@@ -23,7 +34,8 @@ class Model:
 
     `name` is shown in rows and reports; it holds no path. `checkpoint` is the folder of the
     weights, or, for a random initialisation from a folder, of the configuration. `embedded` models
-    come with the project, pinned by digest.
+    come with the project, pinned by digest. `why_not_minbert` is the reason why engine minbert
+    can't load it; empty: it can.
     """
 
     name: str
@@ -34,13 +46,7 @@ class Model:
     geometry: str | None
     tokenizer: Path
     embedded: bool = False
-
-    @property
-    def why_not_ours(self) -> str:
-        """Why engine minbert can't load it; empty: it can."""
-        if isinstance(self.config, BertConfig):
-            return ""
-        return f"{self.name} is of type {self.config.model_type}, and engine minbert loads bert"
+    why_not_minbert: str = ""
 
 
 def find_model(name: str, init: str, pooling: str) -> Model:
@@ -63,16 +69,17 @@ def find_model(name: str, init: str, pooling: str) -> Model:
         return Model(name, identity, chosen, GEOMETRIES[name], None, name, tokenizer, True)
     embedded = name == "minilm"
     folder = _folder(name)
-    is_bert = model_type_of(folder) == "bert"
-    config = BertConfig.from_folder(folder) if is_bert else read_sizes(folder)
+    label = Path(name).resolve().name if not embedded and is_folder(name) else name
+    config, why_not = _config(folder, label)
+    if not embedded and not why_not:
+        why_not = _why_not_tokenised(folder)
     if pooling == "auto" and not embedded:
         chosen = _pooling_of(folder)
     if init == "random":
         identity = digest([vars(config), vocabulary_digest(folder)], 16)
     else:
         identity = model_digest(folder)[:16]
-    label = Path(name).resolve().name if not embedded and is_folder(name) else name
-    return Model(label, identity, chosen, config, folder, None, folder, embedded)
+    return Model(label, identity, chosen, config, folder, None, folder, embedded, why_not)
 
 
 def find_models(names: Sequence[str], init: str, pooling: str) -> dict[str, Model]:
@@ -110,6 +117,37 @@ def check_models(cells: Sequence[Cell], models: Mapping[str, Model], *, pairs: b
         for length in dict.fromkeys(cell.max_length for cell in own):
             check_length(length, model, pairs=pairs)
         check_ranks(own, model.config)
+
+
+def _config(folder: Path, label: str) -> tuple[BertConfig | EncoderSizes, str]:
+    """The sizes of an encoder, and why engine minbert can't load it; empty: it can.
+
+    Raises:
+        InputError: here or from `minbert`, if no engine can.
+    """
+    if (model_type := model_type_of(folder)) != "bert":
+        return (
+            read_sizes(folder), f"{label} is of type {model_type}, and engine minbert loads bert"
+        )  # fmt: skip
+    path = config_file(folder)
+    values = read_json(path)
+    BertConfig.from_values({**values, "hidden_act": ACTIVATIONS[0]}, str(path))
+    try:
+        return BertConfig.from_values(values, str(path)), ""
+    except MinbertInputError as error:  # its activation: transformers has more of them
+        return read_sizes(folder), str(error)
+
+
+def _why_not_tokenised(folder: Path) -> str:
+    """Why the tokenizer of a BERT is not one of minbert's; empty: it is, or it is broken, which is
+    an error once it is used."""
+    if not any(is_file(folder / name) for name in VOCABULARIES):
+        return f"{folder}: has no {' or '.join(VOCABULARIES)}"
+    try:
+        Tokenizer.from_folder(folder)
+    except MinbertInputError as error:
+        return str(error) if "no BERT vocabulary" in str(error) else ""
+    return ""
 
 
 _POOLINGS: Final = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
@@ -190,9 +228,12 @@ def check_ranks(cells: Sequence[Cell], config: BertConfig | EncoderSizes) -> Non
 _LIBRARIES: Final = ("transformers", "peft")
 
 
-def engine_version() -> str:
+def engine_version(why: str = "") -> str:
     """The versions of the libraries of engine transformers, such as `transformers 5.1.0, peft
     0.20.0`.
+
+    Args:
+        why: the reason for this engine, for the message.
 
     Raises:
         InputError: with the command that installs them, if one is missing.
@@ -200,6 +241,7 @@ def engine_version() -> str:
     missing = [name for name in _LIBRARIES if find_spec(name) is None]
     if missing:
         raise InputError(
-            f"engine {TRANSFORMERS} needs {' and '.join(missing)}: pip install -e '.[transformers]'"
+            f"{f'{why}; ' if why else ''}engine {TRANSFORMERS} needs {' and '.join(missing)}: "
+            "pip install -e '.[transformers]'"
         )
     return ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)

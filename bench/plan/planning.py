@@ -258,7 +258,7 @@ def _attention(settings: Settings, resolved: Resolved) -> str:
     return resolved.attention if given == AUTO else given
 
 
-def why_not_ours(grid: Grid) -> str:
+def why_not_minbert(grid: Grid) -> str:
     """Why engine minbert can't run a grid; empty: it can, if it can load the model."""
     for axes in grid.cells:
         settings = grid.settings_of(axes)

@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from bench.examples.tokenizers import tokenizer_of
 from bench.plan.job import Job
 from bench.results.store import cells_folder
 from tests.bench.grids import GridRuns
-from tests.encoders import Checkpoints, need_transformers
+from tests.encoders import Checkpoints, need_transformers, save_tokenizer
 
 HEAD = '[[cells]]\nmode = ["head"]\n'
 
@@ -58,3 +62,52 @@ def test_an_encoder_of_another_architecture_decides_the_engine_of_all(
     frozen = [one for one in facts["references"] if one["name"] == "frozen"]
     assert {one["model_digest"] for one in frozen} == {r.model_digest for r in rows.values()}
     assert all(one["scores"] for one in frozen)
+
+
+@pytest.mark.parametrize(
+    ("changes", "tokenizer", "why"),
+    [
+        ({"hidden_act": "silu"}, "bert", "hidden_act 'silu' is not supported"),
+        ({}, "roberta", "lacks [PAD], [UNK], [CLS], [SEP], so it is no BERT vocabulary"),
+    ],
+)
+def test_a_bert_that_minbert_can_not_load_runs_in_engine_transformers(
+    grid: GridRuns, tmp_path: Path, changes: dict[str, Any], tokenizer: str, why: str
+) -> None:
+    need_transformers()
+    folder = Checkpoints(tmp_path)("bert", **changes)
+    save_tokenizer(tokenizer, folder)
+    file = tmp_path / "auto.toml"
+    file.write_text(f'[settings]\nmax_length = "auto"\n{HEAD}')
+    grid.model = folder
+    arguments = ("--select", "mode=head amp=off")
+    refused = grid.run(*arguments, "--engine", "minbert", grid=str(file))
+    assert (refused.returncode, grid.csv.exists()) == (2, False)
+    assert why in refused.stderr
+    assert "take engine transformers" in refused.stderr
+    named = grid.run(*arguments, "--engine", "transformers", "--dry-run", grid=str(file))
+    assert named.returncode == 0, named.stderr
+    assert "note: engine transformers" not in named.stderr
+    done = grid.run(*arguments, grid=str(file))
+    assert done.returncode == 0, done.stderr
+    assert f"note: engine transformers: {folder}" in done.stderr
+    assert why in done.stderr
+    (row,) = grid.rows()
+    assert (row.engine, row.status) == ("transformers", "ok")
+
+
+def test_a_length_in_tokens_is_that_of_the_engine_that_is_named(
+    grid: GridRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_transformers()
+    grid.model = Checkpoints(tmp_path)("bert")
+    file = tmp_path / "auto.toml"
+    file.write_text(f'[settings]\nmax_length = "auto"\n{HEAD}')
+    engines = []
+    monkeypatch.setattr(
+        "bench.grid.__main__.tokenizer_of",
+        lambda engine, folder: engines.append(engine) or tokenizer_of(engine, folder),
+    )
+    for engine in ("transformers", "minbert"):
+        assert grid.run("--engine", engine, "--dry-run", grid=str(file)).returncode == 0
+    assert engines == ["transformers", "minbert"]
