@@ -28,6 +28,7 @@ PATIENCE_S: Final = 600.0
 _BUILT_FROM: Final = (
     "mode", "layers", "amp", "model", "init", "attn_implementation", "pooling", "head", "task",
     "gradient_checkpointing", "use_rslora", "init_lora_weights", "lora_dropout", "adapter",
+    "layer_decay", "unfreeze",
 )  # fmt: skip
 """The settings that decide what is built, besides the rank, of which the highest is checked."""
 _CODE: Final = (

@@ -35,7 +35,7 @@ from bench.common.errors import InputError
 from bench.engines.engine import Groups
 from bench.engines.outputs import heads_of, parts_of, task_of
 from bench.plan.architectures import ARCHITECTURES, is_layer_set, model_type_of
-from bench.plan.cell import DEFAULT, ON, Cell
+from bench.plan.cell import DEFAULT, ITERATIVE, ON, Cell
 from bench.plan.job import Job
 from minbert.model.classifier import Classifier, HeadConfig, mean_of_real
 from minbert.model.config import GEOMETRIES
@@ -67,6 +67,8 @@ _REFUSED: Final = {
     "lora_ga": "needs gradients before training",
 }
 """Methods and initialisations that a configuration does not suffice for, and why."""
+_FINAL_NORMS: Final = (".final_norm.", ".final_layer_norm.", ".emb_layer_norm_after.", ".ln_f.")
+"""Parts of the names of norms above the last layer."""
 _RESIDUAL: Final = ("pissa", "olora")
 """Beginnings of the initialisations that take the first update out of the base weights."""
 
@@ -446,6 +448,7 @@ def _on_meta(model: EncoderClassifier) -> bool:
 def _adapt(model: EncoderClassifier, job: Job) -> None:
     """Add the cell's adapters, and make trainable what its mode trains."""
     cell = job.cell
+    _check_layers(model, cell)
     model.mode = cell.mode
     base = cell.mode == "full"
     if cell.mode in METHODS:
@@ -714,10 +717,23 @@ def place_of(model: nn.Module, name: str) -> tuple[str, int | None] | None:
     if not name.startswith(f"{model.prefix}."):
         return None
     layer = re.search(r"\.(\d+)\.", name) if _has_layers(model) else None
-    return model.prefix, None if layer is None else int(layer[1])
+    if layer is not None:
+        return model.prefix, int(layer[1])
+    return None if any(norm in name for norm in _FINAL_NORMS) else (model.prefix, None)
 
 
 def _has_layers(model: EncoderClassifier) -> bool:
     """Whether the layers have weights of their own."""
     architecture = ARCHITECTURES.get(model.model_type)
     return architecture is None or "{}" in architecture.layers
+
+
+def _check_layers(model: EncoderClassifier, cell: Cell) -> None:
+    """Refuse settings for single layers where all share their weights."""
+    settings = {"layer_decay": cell.layer_decay != 1.0, "unfreeze": cell.unfreeze == ITERATIVE}
+    for name, is_set in settings.items():
+        if is_set and not _has_layers(model):
+            raise InputError(
+                f"{name} {getattr(cell, name)}: the layers of {model.model_type} share their "
+                "weights, so that none trains by itself; leave it out"
+            )

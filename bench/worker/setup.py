@@ -144,8 +144,8 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
     The decay of matrices is 1 here, and every step multiplies it by the decay of its part.
 
     With layer-wise decay x of the rates, layer i of an encoder of L layers has x^(L − 1 − i) times
-    the rate, adapters included, and embeddings x^L times; head and pooler have the full rate (Clark
-    et al. 2020, arXiv 2003.10555). With a LoRA+ ratio, matrices B have that many times the rate
+    the rate, adapters included, and embeddings x^L times; head, pooler and a norm above the last
+    layer have the full rate (Clark et al. 2020, arXiv 2003.10555). With a LoRA+ ratio, matrices B have that many times the rate
     (Hayou et al. 2024, arXiv 2402.12354).
     """
     rates = {

@@ -19,7 +19,7 @@ from bench.engines.transformers import _config as config_of
 from bench.engines.transformers import target_layers
 from bench.plan.architectures import ARCHITECTURES, read_sizes
 from bench.plan.job import Job
-from bench.worker.setup import trained_groups
+from bench.worker.setup import trained_groups, unfreezing
 from tests.encoders import KINDS, Checkpoints, job
 
 LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["query", "value"]}
@@ -143,6 +143,27 @@ def test_layers_that_share_weights_have_no_place_of_their_own(encoders: Checkpoi
     model = build(a_job)
     places = {engine.place_of(model, name) for name, _ in model.named_parameters()}
     assert places == {("distilbert", None), ("distilbert", 0), ("distilbert", 1), None}
+    for setting in ({"layer_decay": 0.9}, {"unfreeze": "iterative"}):
+        line = refusal(job(encoders("albert"), "full", **setting))
+        assert "the layers of albert share their weights" in line
+
+
+def test_a_norm_above_the_last_layer_has_the_full_rate_and_unfreezes_first(
+    encoders: Checkpoints,
+) -> None:
+    a_job = job(encoders("modernbert"), "full", layer_decay=0.5, unfreeze="iterative")
+    model = build(a_job)
+    norm = model.get_parameter("model.final_norm.weight")
+    of_norm = [g for g in trained_groups(model, a_job.cell) if any(p is norm for p in g.parameters)]
+    assert [group.learning_rate for group in of_norm] == [a_job.cell.learning_rate]
+    gradual = unfreezing(model, a_job.cell)
+    assert gradual is not None
+    assert norm not in gradual.frozen(0)
+    place_of = engine_of(a_job.cell).place_of
+    relative = build(job(encoders("deberta-v2"), "full"))
+    assert place_of(relative, "deberta.encoder.LayerNorm.weight") == ("deberta", None), (
+        "it is of the embeddings of relative positions"
+    )
 
 
 BOFT = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ["query"]}
