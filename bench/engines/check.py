@@ -31,6 +31,8 @@ _BUILT_FROM: Final = (
     "layer_decay", "unfreeze",
 )  # fmt: skip
 """The settings that decide what is built, besides the rank, of which the highest is checked."""
+_COMPUTED_BY: Final = ("attn_implementation", "pooling", "head")
+"""Those of them for which the model is run on a few tokens."""
 _CODE: Final = (
     "adapters",
     "bench/engines",
@@ -44,8 +46,9 @@ _ROOT: Final = Path(__file__).parents[2]
 def check_models(
     cells: Iterable[Cell], model: Model, data: Path | None, adapter_configs: Mapping[str, str]
 ) -> None:
-    """Build what the cells of engine transformers train, without values, and read tokenizer and
-    weights once, in another process. What could be built before is not built again.
+    """Build what the cells of engine transformers train, without values, read the tokenizer, and
+    run each kind of model on a few tokens, in another process. What was checked is not checked
+    again.
 
     Args:
         data: the folder of the task's files.
@@ -133,7 +136,9 @@ def main() -> int:
             transformers.skeleton(job)
         tokenizer = FastTokenizer(Path(jobs[0].tokenizer))
         transformers.check_vocabulary(jobs[0], tokenizer.largest_id)
-        transformers.check_weights(jobs[0], sorted({job.cell.amp for job in jobs}))
+        models = {tuple(getattr(job.cell, name) for name in _COMPUTED_BY): job for job in jobs}
+        for job in models.values():
+            transformers.check_weights(job, sorted({job.cell.amp for job in jobs}))
     except BAD_INPUT as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -313,7 +313,7 @@ def _loaded(job: Job, *, draw: bool) -> EncoderClassifier:
     if cell.init == "random":
         new = [name for name, _ in model.named_parameters() if f".{_POOLER}." in name]
     outside = {name for name, _ in model.named_parameters() if not name.startswith(f"{prefix}.")}
-    model.names["head"] = outside | {name for name in new if not name.startswith(f"{prefix}.emb")}
+    model.names["head"] = outside | set(new)
     _draw_head(model, cell.seed, float(getattr(config, "initializer_range", 0.02)))
     return model
 
@@ -429,9 +429,9 @@ def _draw_head(model: EncoderClassifier, seed: int, std: float) -> None:
     """Draw the head as `minbert.model.classifier.initialise` does: matrices are normal, biases 0,
     and the weights of norms 1."""
     generator = torch.Generator().manual_seed(seed)
-    for owner, module in model.named_modules():
+    for owner, module in [] if _on_meta(model) else model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            if f"{owner}.{name}" not in model.names["head"] or _on_meta(model):
+            if f"{owner}.{name}" not in model.names["head"]:
                 continue
             value = torch.zeros(parameter.shape)
             if value.dim() == 1 and name == "weight":  # of a norm

@@ -287,7 +287,7 @@ class Cell:
     engine_version: Annotated[
         str | None,
         About(
-            meaning="versions of the engine's libraries",
+            meaning="versions of transformers and PEFT, in that engine",
             applies=is_theirs,
             before=None,
             compared="never",
@@ -403,8 +403,8 @@ class Cell:
     gradient_checkpointing: Annotated[
         str,
         About(
-            meaning="on: each layer keeps its input alone for the backward pass, which computes "
-            "the layer again; or off",
+            meaning="on: only the input of each layer is kept for the backward pass, which "
+            "computes the layer again; or off",
             values=SWITCH,
             before=OFF,
             compared="group",

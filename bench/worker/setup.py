@@ -145,8 +145,8 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
 
     With layer-wise decay x of the rates, layer i of an encoder of L layers has x^(L − 1 − i) times
     the rate, adapters included, and embeddings x^L times; head, pooler and a norm above the last
-    layer have the full rate (Clark et al. 2020, arXiv 2003.10555). With a LoRA+ ratio, matrices B have that many times the rate
-    (Hayou et al. 2024, arXiv 2402.12354).
+    layer have the full rate (Clark et al. 2020, arXiv 2003.10555). With a LoRA+ ratio, matrices B
+    have that many times the rate (Hayou et al. 2024, arXiv 2402.12354).
     """
     rates = {
         "adapter": cell.learning_rate,

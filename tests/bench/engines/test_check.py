@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bench.common.errors import InputError
-from bench.engines import check
+from bench.engines import check, transformers
 from bench.engines.check import check_models, main
 from bench.launch.checks import check_engine
 from bench.plan.cell import Cell
@@ -222,6 +222,25 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[Cell]]:
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(check, "_run", lambda jobs, _: asked.append([job.cell for job in jobs]))
     return asked
+
+
+def test_the_model_runs_in_each_attention_and_with_each_head(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [
+        {"attn_implementation": "eager"}, {"pooling": "mean"}, {"head": "conv", "pooling": "mean"},
+    ]  # fmt: skip
+    jobs = [
+        job(checkpoints("roberta"), mode, **changes)
+        for changes in ({}, *settings)
+        for mode in ("full", "head")
+    ]
+    checked: list[Job] = []
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps([one.to_json() for one in jobs])))
+    monkeypatch.setattr(transformers, "check_weights", lambda one, _amps: checked.append(one))
+    assert main() == 0
+    kinds = [(j.cell.attn_implementation, j.cell.pooling, j.cell.head) for j in checked]
+    assert len(kinds) == len(set(kinds)) == 4
 
 
 def test_each_setting_is_checked_once_at_its_highest_rank(
