@@ -25,17 +25,17 @@ _CANCELLED: Final = 0.1
 class DoraLinear(LowRankLinear):
     """y = x (c ⊙ V)ᵀ + b, with V = W + s B A [o, i], c = m / n [o] and n the row norms of V.
 
-    The magnitude m [o], one for each output row, trains with A and B. The norm n follows the
+    The magnitude m, one for each output row, trains with A and B. The norm n follows the
     updates but gets no gradient (section 4.3 of the paper). The bias is not scaled. m starts as
     the norms of W, and n is exactly that while B is zero, so c is 1 and the layer equals the base
     layer before training.
 
     A row of V that is all zero stays zero: its n is taken as the smallest normal number. The output
     of a row whose magnitude is exactly 0 is the bias, and that magnitude gets a gradient of zero.
-    Rows of a part without an adapter are not scaled, and their magnitude gets a gradient of zero.
+    Rows of a part without an adapter have no magnitude, and c is 1 there.
 
     Attributes:
-        magnitude: m, [o].
+        magnitude: m of the q parts with an adapter, of all p, [q o / p].
         scaled: true for rows with an adapter, [o]; not in the state dict.
     """
 
@@ -44,9 +44,8 @@ class DoraLinear(LowRankLinear):
 
     def __init__(self, linear: nn.Linear, parts: Sequence[Part]) -> None:
         super().__init__(linear, parts)
-        height = self.out_features // len(self.parts)
-        scaled = torch.tensor([part.rank > 0 for part in self.parts], device=self.weight.device)
-        self.register_buffer("scaled", scaled.repeat_interleave(height), persistent=False)
+        scaled = self._of_rows(torch.ones_like(self.lora_B[:, :, 0], dtype=torch.bool).flatten())
+        self.register_buffer("scaled", scaled, persistent=False)
         self.scaled: Tensor
         self.magnitude = nn.Parameter(torch.empty_like(self.lora_B[:, :, 0]).flatten())
         self.reset_magnitude()
@@ -74,8 +73,8 @@ class DoraLinear(LowRankLinear):
                 if not branch:
                     weight.mul_(ratios[:, None])  # V is this pass's own, so in place
             return self.product(
-                x, activation, weight, dtype, branch=branch, magnitude=self.magnitude,
-                ratios=ratios, scaled=self._scaled_rows,
+                x, activation, weight, dtype, branch=branch,
+                magnitude=self._of_rows(self.magnitude), ratios=ratios,
             )  # fmt: skip
 
     def update(self, x: Tensor, index: int) -> Tensor:
@@ -83,9 +82,10 @@ class DoraLinear(LowRankLinear):
 
         PEFT defines dropout so: y = x Wᵀ + b + this, with c as without dropout.
         """
-        weight, magnitude = (t.chunk(len(self.parts))[index] for t in (self.weight, self.magnitude))
+        row, weight = self.row(index), self.weight.chunk(len(self.parts))[index]
+        magnitude = self.magnitude.chunk(len(self.lora_A))[row]
         with torch.no_grad():
-            a, b = self.lora_A[index], self.lora_B[index] * self.scales[index]
+            a, b = self.lora_A[row], self.lora_B[row] * self.scales[index]
             norms = self.row_norms(torch.addmm(weight.to(a.dtype), b, a))
         ratios = magnitude / norms.clamp_min(torch.finfo(norms.dtype).tiny)  # [o / p]
         return (ratios - 1) * F.linear(x, weight.to(x.dtype)) + ratios * super().update(x, index)
@@ -103,18 +103,17 @@ class DoraLinear(LowRankLinear):
     @torch.no_grad()
     def reset_magnitude(self) -> None:
         """Set m to the row norms of the current weight, so that c is 1."""
-        self.magnitude.copy_(self.row_norms(self.updated_weight()))
+        norms = self.row_norms(self.updated_weight()).view(len(self.parts), -1)
+        self.magnitude.copy_(norms[self.adapted].flatten())
 
     def magnitude_over_norm(self, norms: Tensor) -> Tensor:
         """c = m / n, [o]; 1 in rows of a part without an adapter."""
-        ratios = self.magnitude / norms.clamp_min(torch.finfo(norms.dtype).tiny)
-        scaled = self._scaled_rows
-        return ratios if scaled is None else torch.where(scaled, ratios, 1.0)
+        ratios = self._of_rows(self.magnitude) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+        return ratios if all(part.rank for part in self.parts) else ratios.where(self.scaled, 1.0)
 
-    @property
-    def _scaled_rows(self) -> Tensor | None:
-        """True for rows with an adapter, [o]; None if all have one."""
-        return None if all(part.rank for part in self.parts) else self.scaled
+    def _of_rows(self, values: Tensor) -> Tensor:
+        """Values of the rows with an adapter [q o / p] as those of all rows [o], zero in others."""
+        return self.of_parts(values.view(len(self.lora_A), -1)).flatten()
 
     def uses_side_branch(self, tokens: int) -> bool:
         """T r (p i + o) multiply-adds of two thin products against i o of norms and scaling.
@@ -133,7 +132,7 @@ class DoraLinear(LowRankLinear):
         Rows in which W and the update nearly cancel are computed in full: the sum has few digits
         there.
         """
-        a, b = self.lora_A, self.lora_B * self.scales
+        a, b = self.of_parts(self.lora_A), self.of_parts(self.lora_B) * self.scales
         stacked = self.weight.to(a.dtype).view(len(self.parts), -1, self.in_features)
         base = torch.linalg.vector_norm(stacked, dim=2)  # [p, o / p]
         through = torch.stack([times(w, factor) for w, factor in zip(stacked, a, strict=True)])
@@ -156,5 +155,5 @@ class DoraLinear(LowRankLinear):
 
     def part_tensors(self, index: int) -> dict[str, Tensor]:
         """A, B and the magnitude [o / p] of a part."""
-        magnitude = self.magnitude.detach().chunk(len(self.parts))[index]
+        magnitude = self.magnitude.detach().chunk(len(self.lora_A))[self.row(index)]
         return super().part_tensors(index) | {"magnitude": magnitude}

@@ -57,7 +57,8 @@ class LoraLinear(LowRankLinear):
 
     def weight_change(self) -> Tensor:
         """s B A, [o, i]."""
-        return torch.bmm(self.lora_B * self.scales, self.lora_A).flatten(0, 1)
+        a, b = self.of_parts(self.lora_A), self.of_parts(self.lora_B)
+        return torch.bmm(b * self.scales, a).flatten(0, 1)
 
     def uses_side_branch(self, tokens: int) -> bool:
         """T r (p i + o) multiply-adds of two thin products against r i o of B A, going forward."""

@@ -20,9 +20,9 @@ from minbert.kernels.precision import product_dtype
 class LowRankLinear(AdaptedLinear):
     """A frozen weight W [o, i] with an update s B A of factors A [r, i] and B [o, r].
 
-    The factors of all p parts are stacked. Parts of lower rank, or without one, are padded with
-    zeros in A and in B. The gradient of each factor is a product with the other, so the padding
-    stays zero through any number of AdamW steps, and has no effect on training.
+    The factors of the q parts that have an adapter, of all p, are stacked. Parts of lower rank are
+    padded with zeros in A and in B. The gradient of each factor is a product with the other, so the
+    padding stays zero through any number of AdamW steps, and has no effect on training.
 
     W + s B A is computed in every forward pass, in fp32 or better with autocast off, and not
     cached. A and B are in fp32 or better, whatever the type of W.
@@ -32,9 +32,10 @@ class LowRankLinear(AdaptedLinear):
 
     Attributes:
         dropout: probability of dropout on the input of A.
-        lora_A: [p, r, i], with r the highest rank of a part; zero until `reset_parameters` or a
+        lora_A: [q, r, i], with r the highest rank of a part; zero until `reset_parameters` or a
         load.
-        lora_B: [p, o / p, r], zero at first.
+        lora_B: [q, o / p, r], zero at first.
+        adapted: indices of the parts with an adapter, [q]; not in the state dict.
         scales: [p, 1, 1], the factor s of each part; not in the state dict.
         scale: s, if it is that of all parts; else None.
     """
@@ -43,12 +44,16 @@ class LowRankLinear(AdaptedLinear):
 
     def __init__(self, linear: nn.Linear, parts: Sequence[Part]) -> None:
         super().__init__(linear, parts)
-        count, rank = len(self.parts), max(part.rank for part in self.parts)
-        height = self.out_features // count
+        rank = max(part.rank for part in self.parts)
+        height = self.out_features // len(self.parts)
+        indices = [index for index, part in enumerate(self.parts) if part.rank]
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
         like = torch.empty(0, dtype=dtype, device=self.weight.device)
-        self.lora_A = nn.Parameter(like.new_zeros(count, rank, self.in_features))
-        self.lora_B = nn.Parameter(like.new_zeros(count, height, rank))
+        self.lora_A = nn.Parameter(like.new_zeros(len(indices), rank, self.in_features))
+        self.lora_B = nn.Parameter(like.new_zeros(len(indices), height, rank))
+        adapted = torch.tensor(indices, device=like.device)
+        self.register_buffer("adapted", adapted, persistent=False)
+        self.adapted: Tensor
         scales = like.new_tensor([part.scale for part in self.parts])
         self.register_buffer("scales", scales.view(-1, 1, 1), persistent=False)
         self.scales: Tensor
@@ -60,14 +65,24 @@ class LowRankLinear(AdaptedLinear):
         """Initialise A as PEFT does, Kaiming-uniform with a = √5, so within ±1/√i, and B to
         zero."""
         self.lora_B.zero_()
-        for index, part in enumerate(self.parts):
-            if part.rank == 0:
-                continue
+        for row, part in enumerate(part for part in self.parts if part.rank):
             name = hashlib.sha256(f"{seed} {part.name}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(name[:8], "big") >> 1)
             values = torch.empty(part.rank, self.in_features)
             nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=generator)
-            self.lora_A[index, : part.rank] = values.to(self.lora_A)
+            self.lora_A[row, : part.rank] = values.to(self.lora_A)
+
+    def of_parts(self, stacked: Tensor) -> Tensor:
+        """A tensor [q, …] of the parts with an adapter as one of all parts [p, …], zero in the
+        others."""
+        if len(stacked) == len(self.parts):
+            return stacked
+        zeros = stacked.new_zeros(len(self.parts), *stacked.shape[1:])
+        return zeros.index_copy(0, self.adapted, stacked)
+
+    def row(self, index: int) -> int:
+        """The index of a part among those with an adapter."""
+        return sum(part.rank > 0 for part in self.parts[:index])
 
     @property
     def drops(self) -> bool:
@@ -96,17 +111,19 @@ class LowRankLinear(AdaptedLinear):
 
     def update(self, x: Tensor, index: int) -> Tensor:
         """s (x Aᵀ) Bᵀ of a part, [..., o / p], for a dropped input x [..., i]."""
-        b = (self.lora_B[index] * self.scales[index]).to(x.dtype)
-        return F.linear(F.linear(x, self.lora_A[index].to(x.dtype)), b)
+        row = self.row(index)
+        b = (self.lora_B[row] * self.scales[index]).to(x.dtype)
+        return F.linear(F.linear(x, self.lora_A[row].to(x.dtype)), b)
 
     def updated_weight(self) -> Tensor:
         """W + s B A, [o, i], in the type of A and B. For use with autocast off."""
         stacked = self.weight.to(self.lora_A.dtype).view(len(self.parts), -1, self.in_features)
-        return torch.baddbmm(stacked, self.lora_B * self.scales, self.lora_A).flatten(0, 1)
+        a, b = self.of_parts(self.lora_A), self.of_parts(self.lora_B)
+        return torch.baddbmm(stacked, b * self.scales, a).flatten(0, 1)
 
     @torch.no_grad()
     def merged_weight(self, scale: float) -> Tensor:
-        """`updated_weight` without a gradient, by one kernel, for the same scale of all parts."""
+        """`updated_weight` without a gradient, by one kernel, for one scale of all p parts."""
         stacked = self.weight.to(self.lora_A.dtype).view(len(self.parts), -1, self.in_features)
         return torch.baddbmm(stacked, self.lora_B, self.lora_A, alpha=scale).flatten(0, 1)
 
@@ -132,19 +149,18 @@ class LowRankLinear(AdaptedLinear):
         branch: bool,
         magnitude: Tensor | None = None,
         ratios: Tensor | None = None,
-        scaled: Tensor | None = None,
     ) -> Tensor:
         """The `adapters.product.AdaptedProduct` of the layer's factors and bias."""
         y: Tensor = AdaptedProduct.apply(
-            x, self.lora_A, self.lora_B, magnitude, weight, ratios,
-            scaled, self.bias, self.scales, dtype, activation, branch,
+            x, self.of_parts(self.lora_A), self.of_parts(self.lora_B), magnitude, weight, ratios,
+            self.bias, self.scales, dtype, activation, branch,
         )  # type: ignore[no-untyped-call]  # fmt: skip
         return y
 
     def part_tensors(self, index: int) -> dict[str, Tensor]:
         """A [r, i] and B [o / p, r] of a part, without padding."""
-        rank = self.parts[index].rank
+        row, rank = self.row(index), self.parts[index].rank
         return {
-            "lora_A": self.lora_A.detach()[index, :rank],
-            "lora_B": self.lora_B.detach()[index, :, :rank],
+            "lora_A": self.lora_A.detach()[row, :rank],
+            "lora_B": self.lora_B.detach()[row, :, :rank],
         }

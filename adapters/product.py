@@ -40,7 +40,6 @@ class AdaptedProduct(torch.autograd.Function):
         magnitude: Tensor | None,  # [o]
         weight: Tensor,  # c ⊙ V, or as a branch W, [o, i], a constant here
         ratios: Tensor | None,  # c, [o]
-        scaled: Tensor | None,  # where c comes from m, [o]; None: everywhere
         bias: Tensor | None,  # [o]
         scales: Tensor,  # [p, 1, 1]
         dtype: torch.dtype,
@@ -63,7 +62,6 @@ class AdaptedProduct(torch.autograd.Function):
             magnitude,
             weight,
             ratios,
-            scaled,
             bias,
             scales,
             y if magnitude is not None else None,
@@ -76,13 +74,13 @@ class AdaptedProduct(torch.autograd.Function):
         """Gradients of u, A, B and m; None for all else."""
         (g,) = gradients
         with torch.autocast(g.device.type, enabled=False):
-            return *_backward(ctx, g), *[None] * 8
+            return *_backward(ctx, g), *[None] * 7
 
 
 def _backward(
     ctx: Any, gradient_of_y: Tensor
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    u, lora_a, lora_b, magnitude, weight, ratios, scaled, bias, scales, y = ctx.saved_tensors
+    u, lora_a, lora_b, magnitude, weight, ratios, bias, scales, y = ctx.saved_tensors
     needs_u, needs_a, needs_b, needs_m = ctx.needs_input_grad[:4]
     parts, rank, width = lora_a.shape
     dtype = weight.dtype
@@ -109,7 +107,6 @@ def _backward(
         of_bias = 0.0 if bias is None else bias.to(magnitude.dtype)
         along = sum_over_tokens((y.reshape_as(g).to(magnitude.dtype) - of_bias).mul_(g))
         dm = torch.where(magnitude == 0, 0.0, along / magnitude)
-        dm = dm if scaled is None else torch.where(scaled, dm, 0.0)
     if needs_u:
         if ctx.branch:
             of_base = g if ratios is None else g * ratios

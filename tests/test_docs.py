@@ -15,7 +15,7 @@ from bench.plan import gridfile
 from bench.plan.gridfile import Axes, Rates, Settings, TaskDecays, TaskRates
 from bench.plan.planning import Resolved, expand
 from minbert.assets.__main__ import main as assets
-from tests import reliability_page
+from tests import encoders_page, reliability_page
 from tests.runs_csv_page import page
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +43,16 @@ def test_the_page_on_faults_is_what_the_suite_counted() -> None:
     assert counts["lost"] == counts["duplicated"] == counts["left_running"] == counts["wrong"] == 0
     assert read("docs/reliability.md") == reliability_page.page(counts), (
         "print it anew: python -m tests.reliability_page docs/faults.json > docs/reliability.md"
+    )
+
+
+def test_the_page_on_encoders_is_what_was_trained() -> None:
+    results = json.loads(read("docs/encoders.json"))
+    assert all(row.get("accuracy", 1) >= 0.95 for row in results["trained"])
+    assert all(row.get("difference", 0) <= 1e-5 for row in results["trained"])
+    assert all(row["difference"] <= 1e-4 for row in results["parity"])
+    assert read("docs/encoders.md") == encoders_page.page(results), (
+        "print it anew: python -m tests.encoders_page docs/encoders.json > docs/encoders.md"
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
-from operator import attrgetter
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -166,8 +165,8 @@ class Comparison:
     @cached_property
     def results(self) -> list[tuple[Pair | None, Compared]]:
         """All results: those over all settings, without a pair, and those of each pair."""
-        overall: list[tuple[Pair | None, Compared]] = [(None, one) for one in self.overall]
-        return overall + [(pair, one) for pair in self.pairs for one in pair.compared]
+        by_setting = ((pair, one) for pair in self.pairs for one in pair.compared)
+        return [*((None, one) for one in self.overall), *by_setting]
 
     def _with(self, verdict: Verdict) -> list[tuple[Pair | None, Compared]]:
         return [result for result in self.results if result[1].verdict is verdict]
@@ -198,6 +197,7 @@ class Comparison:
         return [pair for pair in self.pairs if pair.passing]
 
 
+SCORE: Final = Measure("dev_score", "dev score", "score")
 MEASURES: Final = (
     Measure("step_gflop", "FLOPs of a step", "count", exact=True),
     Measure("step_operators", "operators of a step", "count", exact=True),
@@ -205,7 +205,7 @@ MEASURES: Final = (
     Measure("activations_mib", "memory kept for backward", "memory", exact=True),
     Measure("peak_rss_mib", "peak memory", "memory"),
     Measure("peak_cuda_allocated_mib", "peak memory", "memory"),
-    Measure("dev_score", "dev score", "score"),
+    SCORE,
     Measure("ms_per_1k_tokens", "time", "time"),
 )
 """The measures, in order: those that hardly vary first."""
@@ -283,11 +283,11 @@ def compare(
     results: list[list[Compared]] = [[] for _ in matches]
     overall = []
     for measure in MEASURES:
-        if measure.kind == "score":
+        if measure is SCORE:
             for result, pair in zip(results, scores, strict=True):
-                result.append(_score_result(measure, pair, limits, level))
+                result.append(_score_result(pair, limits, level))
             if len(matches) > 1 and has_seeds:
-                overall.append(_overall_score(measure, matches, scores, limits, overall_level))
+                overall.append(_overall_score(matches, scores, limits, overall_level))
         for cost in costs:
             if cost.measure is measure:
                 ones = _cost_results(cost, alternate, level)
@@ -306,22 +306,19 @@ def compare(
         for match, label, result in zip(matches, labels, results, strict=True)
     )  # fmt: skip
     unmatched_labels = distinct_labels([(s.label, s.rows[0]) for _, s, _ in matched.unmatched])
-    return Comparison(
-        pairs,
-        tuple(overall),
-        tuple(
-            Unmatched(side, label, why, len(setting.rows))
-            for (side, setting, why), label in zip(matched.unmatched, unmatched_labels, strict=True)
-        ),
-        _differs(matched.rows, named, matches),
-        machines_of(matches, labels),
-        _family(number, level, measures if overall else 0, overall_level, looks),
+    unmatched = tuple(
+        Unmatched(side, label, why, len(setting.rows))
+        for (side, setting, why), label in zip(matched.unmatched, unmatched_labels, strict=True)
     )
+    family = _family(number, level, measures if overall else 0, overall_level, looks)
+    differs = _differs(matched.rows, named, matches)
+    machines = machines_of(matches, labels)
+    return Comparison(pairs, tuple(overall), unmatched, differs, machines, family)
 
 
 def _costs(matches: Sequence[Match], limits: Limits) -> list[_Cost]:
     """The costs that were measured on either side of any match."""
-    measures = [measure for measure in MEASURES if measure.kind != "score"]
+    measures = [measure for measure in MEASURES if measure is not SCORE]
     runs = runs_of(matches, tuple(measure.column for measure in measures))
     reasons = [_why_not(match) for match in matches]
     on_gpu = [any(machine_of(s.rows[0])[0] != "cpu" for s in match.sides) for match in matches]
@@ -430,11 +427,9 @@ def _overall_cost(cost: _Cost, alternate: NDArray[np.bool_], level: float) -> Co
     return one
 
 
-def _score_result(
-    measure: Measure, pair: ScorePair | str, limits: Limits, level: float
-) -> Compared:
+def _score_result(pair: ScorePair | str, limits: Limits, level: float) -> Compared:
     if isinstance(pair, str):
-        return Compared(measure, None, Verdict.NOT_COMPARED, why=pair)
+        return Compared(SCORE, None, Verdict.NOT_COMPARED, why=pair)
     limit = score_limit(limits.score_drop, pair.metric, pair.base)
     interval = pair.interval(level)
     low, high = sorted(-pair.metric.gain(end) for end in interval.ends() or ())
@@ -448,7 +443,7 @@ def _score_result(
     if verdict is Verdict.UNDECIDED and needed is None:
         why = _NO_SEEDS
     return Compared(
-        measure, interval, verdict, limit, not pair.is_single, why, pair.seeds, needed,
+        SCORE, interval, verdict, limit, not pair.is_single, why, pair.seeds, needed,
         significant, pair.is_single or high > limit, pair.base, pair.new,
     )  # fmt: skip
 
@@ -467,11 +462,7 @@ def score_limit(text: str, metric: Metric, base: float) -> float:
 
 
 def _overall_score(
-    measure: Measure,
-    matches: Sequence[Match],
-    scores: Sequence[ScorePair | str],
-    limits: Limits,
-    level: float,
+    matches: Sequence[Match], scores: Sequence[ScorePair | str], limits: Limits, level: float
 ) -> Compared:
     """The mean difference of scores over the settings with several seeds."""
     several = [
@@ -480,8 +471,8 @@ def _overall_score(
         if isinstance(pair, ScorePair) and len(pair.differences) > 1
     ]
     if not several:
-        return _score_result(measure, "no setting has two seeds in common", limits, level)
-    mean = _score_result(measure, mean_of_pairs(several), limits, level)
+        return _score_result("no setting has two seeds in common", limits, level)
+    mean = _score_result(mean_of_pairs(several), limits, level)
     return replace(mean, base=None, new=None)
 
 
@@ -542,7 +533,7 @@ def _differs(
                *_CONDITIONS]  # fmt: skip
     result = []
     for name in columns:
-        sides = [list(dict.fromkeys(map(attrgetter(name), side))) for side in rows]
+        sides = [list(dict.fromkeys(row[name] for row in side)) for side in rows]
         if set(sides[0]) != set(sides[1]) or (is_mixed and name == "code_version"):
             texts = [", ".join(map(text_of, side[:_MOST_VALUES])) for side in sides]
             more = [len(side) - _MOST_VALUES for side in sides]

@@ -5,6 +5,7 @@ This is the syntax of --where and --margin in every command. Pure.
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Final, Literal, cast
@@ -59,15 +60,13 @@ def parse_where(text: str) -> tuple[Limit, ...]:
     Raises:
         InputError: for anything that is not such a limit, with what is allowed.
     """
-    limits = []
-    place = 0
-    while rest := text[place:].lstrip():
-        place = len(text) - len(rest)
-        match = TERM.match(text, place)
+    limits, rest = [], text.lstrip()
+    while rest:
+        match = TERM.match(rest)
         if match is None:
             raise InputError(f"--where: {rest.split()[0]!r} is not a limit such as {EXAMPLE}")
         limits.append(_limit(*match.groups()))
-        place = match.end()
+        rest = rest[match.end() :].lstrip()
     return tuple(limits)
 
 
@@ -105,10 +104,9 @@ def parse_margin(
         InputError: if it is no such margin, or the metric or the rows have no such unit.
     """
     match = re.fullmatch(r"\s*([0-9.eE+-]+?)\s*(pt|%|)\s*", text)
-    try:
-        number = float(match[1]) if match else -1.0
-    except ValueError:
-        number = -1.0
+    number = -1.0
+    with suppress(ValueError):
+        number = float(match[1]) if match else number
     if match is None or not _LEAST <= number < float("inf"):
         raise InputError(f"{option}: {text!r} is not a positive margin such as 1pt, 5% or 0.1")
     if match[2] == "pt":

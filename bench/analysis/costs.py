@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Final, Literal
 
+from adapters.methods import BITFIT
 from adapters.names import trains_encoder
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
@@ -20,8 +21,8 @@ def cost_of(group: Group, setting: Setting, need: Need) -> float | None:
 
     The time is that of training's steps on all its tokens; where these were not counted, as in old
     rows, and among several encoders, that of the whole training. The file has what differs from the
-    base: adapter and head, or the whole model where the rest of the encoder trains too. None where
-    it was not measured.
+    base: adapter and head, or the whole model where the rest of the encoder trains too, or its
+    biases, for which PEFT's format has no place. None where it was not measured.
     """
     if need == "memory":
         estimate = setting.estimate(group.memory_column)
@@ -29,10 +30,14 @@ def cost_of(group: Group, setting: Setting, need: Need) -> float | None:
     if need == "time":
         return _mean([r.train_s for r in setting.ok]) if setting.encoder else _time(setting)
     if need == "size":
-        is_whole = trains_encoder(setting.mode, setting.layers)
-        values = [row.params_total if is_whole else row.params_trainable for row in setting.ok]
-        count = _mean(values)
-        return None if count is None else _BYTES * count / 1e6
+        is_whole = trains_encoder(setting.mode, setting.layers) or setting.mode == BITFIT
+        count = _mean(
+            [row.params_total if is_whole else row.params_trainable for row in setting.ok]
+        )
+        saved = None if is_whole else _mean([row.saved_mib for row in setting.ok])
+        if saved is not None:
+            return saved * 2**20 / 1e6
+        return None if count is None else _BYTES * count / 1e6  # all that old rows have
     return _mean([row.params_trainable for row in setting.ok])
 
 

@@ -73,11 +73,8 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
     Args:
         matches: settings matched across machines, with their labels.
     """
-    chosen = [
-        (match, label)
-        for match, label in zip(matches, labels, strict=True)
-        if match.machine is None and match.base.ok and match.new.ok
-    ]
+    labelled = zip(matches, labels, strict=True)
+    chosen = [(m, label) for m, label in labelled if m.machine is None and m.base.ok and m.new.ok]
     if not chosen:
         return None
     sides = [Counter(machine_of(r) for match, _ in chosen for r in match.sides[i].ok)
@@ -117,8 +114,8 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
         for own, interval, ratio in zip(by_setting, intervals, relative, strict=True):
             if interval is not None:
                 own.append(MachineCost(column, name, interval, ratio))
-    labelled = zip(chosen, by_setting, strict=True)
-    rows = tuple(MachineRow(label, tuple(own)) for (_, label), own in labelled if own)
+    every = zip(chosen, by_setting, strict=True)
+    rows = tuple(MachineRow(label, tuple(own)) for (_, label), own in every if own)
     family = f"All {number} intervals hold at once with 95% probability (Bonferroni)."
     return Machines(machine_name(base), machine_name(new), rows, "; ".join(notes), family)
 
@@ -142,11 +139,12 @@ def _intervals(estimates: Estimates, level: float, drift: float = 0.0) -> list[I
 def _references(matches: Sequence[Match]) -> Ints:
     """By match the index of full fine-tuning in fp32 in the same groups; −1 without."""
     full = {
-        (id(match.base_group), id(match.new_group)): i
-        for i, match in enumerate(matches)
-        if match.base.label == match.new.label
-        and (match.new.mode, match.new.amp) == ("full", "off")
-        and not match.new.unfreezes
+        (id(m.base_group), id(m.new_group)): i
+        for i, m in enumerate(matches)
+        if m.base.label == m.new.label
+        and m.new.mode == "full"
+        and m.new.amp == "off"
+        and not m.new.unfreezes
     }
     return np.array([full.get((id(m.base_group), id(m.new_group)), -1) for m in matches])
 

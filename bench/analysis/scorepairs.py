@@ -94,9 +94,8 @@ def score_pair(base: Setting, new: Setting) -> ScorePair | str:
     common = sorted(base.scores.keys() & new.scores.keys())
     differences = {seed: new.scores[seed] - base.scores[seed] for seed in common}
     seeds = len(base.scores), len(new.scores)
-    pair = ScorePair(
-        means[1] - means[0], metric_of(metrics[0]), *means, seeds, differences=differences
-    )
+    value, metric = means[1] - means[0], metric_of(metrics[0])
+    pair = ScorePair(value, metric, *means, seeds, differences=differences)
     # a side of one seed is compared by the examples of that training alone
     over = score_spread(new, base) if len(common) > 1 or (common and min(seeds) == 1) else None
     if over is not None:

@@ -106,7 +106,7 @@ def summary(outcome: Outcome) -> list[str]:
         lines = [f"{count(len(worse), 'regression')}: {'; '.join(worse[:_NAMED])}{more}."]
     elif comparison.pairs:
         shown = " shown" if outcome.is_open else ""
-        lines = [f"No regression{shown} {_in_settings(len(comparison.pairs))}."]
+        lines = [f"No regression{shown} in {count(len(comparison.pairs), 'setting')}."]
     else:
         lines = ["No setting ran on a machine of both sides."]
     if excluded := _excluded(outcome):
@@ -174,10 +174,6 @@ def _worse(comparison: Comparison) -> list[str]:
     return [*failing[:1], *map(change, by_turns(comparison.regressions)), *failing[1:]]
 
 
-def _in_settings(number: int) -> str:
-    return f"in {count(number, 'setting')}"
-
-
 def _measures(results: Iterable[Result]) -> str:
     """The measures of results, with their numbers of settings and the reasons."""
     settings: Counter[tuple[str, str]] = Counter()
@@ -185,11 +181,12 @@ def _measures(results: Iterable[Result]) -> str:
         why = clean(one.why) or ("too few repeats" if one.verdict is Verdict.UNDECIDED else "")
         settings[one.measure.label, why] += pair is not None
     alike = grouped(settings, lambda name: (settings[name], name[1]))
-    return "; ".join(
-        f"{enumerated([label for label, _ in names])} "
-        f"{_in_settings(number) if number else 'over all settings'}{f' ({why})' if why else ''}"
-        for (number, why), names in alike.items()
-    )
+    clauses = []
+    for (number, why), names in alike.items():
+        where = f"in {count(number, 'setting')}" if number else "over all settings"
+        labels = enumerated([label for label, _ in names])
+        clauses.append(f"{labels} {where}{f' ({why})' if why else ''}")
+    return "; ".join(clauses)
 
 
 def _effect(kind: Kind, labels: str, limit: float | None, limits: Limits) -> str:

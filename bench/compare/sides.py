@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import isfinite
-from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -87,10 +86,8 @@ def read_sides(
     chosen = [{c: {*",".join(texts).split(",")} for c, texts in each.items()} for each in terms]
     named = frozenset(c for c in chosen[0] | chosen[1] if chosen[0].get(c) != chosen[1].get(c))
     results = {path: read_results([path], metric) for path in files}
-    sides = []
-    for path, of_side, (option, text) in zip(
-        (files[0], files[-1]), terms, filters.items(), strict=True
-    ):
+    sides, both = [], (files[0], files[-1])
+    for path, of_side, (option, text) in zip(both, terms, filters.items(), strict=True):
         if not results[path].rows:
             raise InputError(f"{path}: has no rows; name another file")
         rows = matching(results[path].rows, of_side, option, path)
@@ -143,8 +140,7 @@ def matching(rows: Sequence[Row], terms: Terms, option: str, path: Path) -> list
     """
     left = list(rows)
     for column, texts in terms.items():
-        value_of = attrgetter(column)
-        values = {value_of(row) for row in left}
+        values = {row[column] for row in left}
         accepted: set[Value] = set()
         for text in texts:
             # a comma separates values, and may be part of one, as in the column machine
@@ -158,7 +154,7 @@ def matching(rows: Sequence[Row], terms: Terms, option: str, path: Path) -> list
                         f"the values are {_listed(values)}"
                     )
                 accepted |= chosen
-        left = [row for row in left if value_of(row) in accepted]
+        left = [row for row in left if row[column] in accepted]
     return left
 
 

@@ -42,7 +42,7 @@ RUN_BY_WORKERS: Final = (
 MEASURING: Final = (
     *RUN_BY_WORKERS, "bench/machine/environment.py", "bench/results/outcomes.py",
     "bench/results/predictions.py", "bench/results/row.py", "bench/results/scores.py",
-    "bench/launch/runner.py", "pyproject.toml",
+    "bench/launch/runner.py", "bench/launch/watch.py", "pyproject.toml",
 )  # fmt: skip
 """These, and the other files that a row's figures depend on: the environment of workers, what the
 parent measures and computes, and the versions of libraries."""
@@ -117,18 +117,14 @@ def usable_threads() -> int:
 
 def cpu_quota(groups: Path = _CGROUPS) -> int | None:
     """Whole cores that the control group's quota allows, by cgroup v2 or v1; None without one."""
+    words = text_or_empty(groups / "cpu.max").split() or [
+        text_or_empty(groups / "cpu" / f"cpu.cfs_{name}_us") for name in ("quota", "period")
+    ]
     try:
-        if (groups / "cpu.max").exists():
-            quota, period = (groups / "cpu.max").read_text(encoding="ascii").split()
-        else:
-            quota, period = (
-                (groups / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="ascii").strip()
-                for name in ("quota", "period")
-            )
-        cores = int(quota) // int(period)
-    except (OSError, ValueError, ZeroDivisionError):
+        quota, period = map(int, words)
+        return max(1, quota // period) if quota > 0 else None
+    except (ValueError, ZeroDivisionError):
         return None
-    return max(1, cores) if int(quota) > 0 else None
 
 
 def code_version(root: Path = _ROOT) -> str:

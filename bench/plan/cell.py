@@ -728,7 +728,7 @@ class Cell:
     @property
     def scale(self) -> float | None:
         """The factor of the adapter's update, alpha / rank, or alpha / √rank with rsLoRA."""
-        if self.alpha is None or not self.rank:
+        if self.alpha is None or self.rank is None or self.rank < 1:
             return None
         return self.alpha / (math.sqrt(self.rank) if self.use_rslora == ON else self.rank)
 

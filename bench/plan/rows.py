@@ -21,7 +21,8 @@ History of `SCHEMA`, the number in the column of that name:
 11. `step_gflop`, `step_operators` and `step_moved_mib`.
 12. `engine`, `engine_version`, `attn_implementation`, `gradient_accumulation_steps`,
     `gradient_checkpointing`, `use_rslora`, `init_lora_weights`, `lora_dropout`, `adapter`,
-    `adapter_init_s` and `products_ms`.
+    `adapter_init_s`, `products_ms` and
+    `saved_mib`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -178,6 +179,11 @@ class Row(Cell):
     params_trainable: int | None = _column(
         "size", "parameters that train; with unfreezing, once all layers do"
     )
+    saved_mib: float | None = _column(
+        "size",
+        "MiB of what is saved of the trained model beside its checkpoint: what trains, and what a "
+        "method adds to it",
+    )
     epochs_run: int | None = _column("size", "epochs that training has begun")
     best_epoch: int | None = _column(
         "size", "the epoch with the best held-out score, whose weights count", stops_early
@@ -195,8 +201,8 @@ class Row(Cell):
     step_moved_mib: float | None = _column("size", "MiB that these operators read and write")
     products_ms: float | None = _column(
         "size",
-        "time that the matrix products which a step can't do without take by themselves on this "
-        "machine, for 1,000 real tokens, ms: a lower bound of ms_per_1k_tokens",
+        "time of the matrix products that no step can leave out, measured alone on this machine, "
+        "for 1,000 real tokens, ms; empty where it can't be measured",
     )
     texts_cut: int | None = _column(
         "size", "texts of train and dev that are longer than max_length"

@@ -124,9 +124,7 @@ class Comparison:
     @cached_property
     def upper(self) -> Floats:
         """Upper bounds of the differences [K, K], with the row as control."""
-        with np.errstate(invalid="ignore"):
-            bounds = self.difference + self.quantiles.T * self.error
-        return np.where(np.isnan(bounds), np.inf, bounds)
+        return -self.lower.T
 
 
 def compare_all(samples: Sequence[Sample]) -> Comparison:

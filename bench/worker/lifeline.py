@@ -1,7 +1,7 @@
 """Ends this process when its parent process has died, for whatever reason.
 
 The kernel does so (PR_SET_PDEATHSIG), even while a library holds Python's lock. The processes that
-this one started are ended by the guard of `bench.launch.runner`.
+this one started are ended by the guard of `bench.launch.watch`.
 """
 
 import ctypes

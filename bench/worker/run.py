@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.engines.engine import engine_of
 from bench.engines.outputs import parts_of, task_of
@@ -34,6 +34,7 @@ from bench.worker.probes.energy import energy
 from bench.worker.probes.gpu import Gpu
 from bench.worker.probes.machine import MachineWatch
 from bench.worker.probes.memory import (
+    MIB,
     cuda_peaks_mib,
     measure_activations,
     owned_mib,
@@ -283,6 +284,7 @@ class CellRun:
         record.columns |= {
             "params_total": sum(p.numel() for p in self.model.parameters()),
             "params_trainable": sum(p.numel() for p in trainer.parameters),
+            "saved_mib": _saved_mib(self.model, trainer.parameters),
         }
         torch.manual_seed(cell.seed)
         start_cuda_peaks(self.device)
@@ -486,6 +488,11 @@ class CellRun:
             "train_loss": last.train_loss,
             "train_score": last.train_score,
         }
+
+
+def _saved_mib(model: Classifier, trained: Iterable[nn.Parameter]) -> float:
+    tensors = [*trained, *model.fixed_tensors().values()]
+    return sum(tensor.nbytes for tensor in tensors) / MIB
 
 
 def _since_launch() -> float | None:

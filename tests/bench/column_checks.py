@@ -20,7 +20,7 @@ _CHECKS: Final = {
         "test_a_row_says_how_it_was_planned": "schema grid",
         "test_conditions_are_those_of_this_machine": "device device_name machine "
         "threads torch_version measurement_version code_version",
-        "test_sizes_are_counted": "params_total params_trainable",
+        "test_sizes_are_counted": "params_total params_trainable saved_mib",
         "test_what_ran_is_what_the_settings_say": "epochs_run",
         "test_tokens_are_the_real_ones_of_each_epochs_examples": "tokens_total",
         "test_the_whole_takes_from_launch_to_the_end": "wall_s started_at finished_at",

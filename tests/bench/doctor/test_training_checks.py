@@ -285,7 +285,8 @@ GOOD = {
     "train_s": 0.8, "eval_s": 0.1, "wall_s": 3.0, "peak_rss_mib": 500.0, "peak_anon_mib": 400.0,
     "imports_anon_mib": 150.0, "weights_mib": 80.0, "gradients_mib": 1.0, "optimizer_mib": 2.0,
     "activations_mib": 90.0, "step_gflop": 1.0, "step_operators": 500, "step_moved_mib": 900.0,
-    "predicted_peak_mib": 480.0, "predicted_s": 4.0, "steps_timed": 20,
+    "predicted_peak_mib": 480.0, "predicted_s": 4.0, "steps_timed": 20, "products_ms": 60.0,
+    "adapter_init_s": 0.1, "saved_mib": 1.0,
     "epochs_run": 1, "flops_per_token": 1e6, "texts_cut": 0, "tokens_cut": 0.0,
 }  # fmt: skip
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from bench.analysis.engines import TOLERANCE
 from bench.engines.engine import engine_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.cell import MINBERT, TRANSFORMERS
@@ -25,6 +24,7 @@ CASES: list[tuple[str, str | None, dict[str, Any], dict[str, Any]]] = [
     ("lora", "attn", {"use_rslora": "on"}, {}),
     ("lora", "query+attention.output.dense", {"pooling": "cls"}, {}),
     ("dora", "attn-only", {"pooling": "mean"}, {}),
+    ("dora", "value+query", {}, {}),
     ("dora", "all-lin-only", {}, NO_POOLER),
 ]
 
@@ -39,11 +39,16 @@ def test_first_logits_and_50_losses_agree(
 ) -> None:
     theirs = job(encoders("bert", **saved), mode, layers, **changes)
     sides = (theirs, ours(theirs))
-    first = [logits_of(engine_of(side.cell).build(side), planted(side, 16, 0)) for side in sides]
+    models = [engine_of(side.cell).build(side) for side in sides]
+    one, other = (sum(p.numel() for p in m.parameters() if p.requires_grad) for m in models)
+    assert one == other
+    first = [
+        logits_of(model, planted(side, 16, 0)) for model, side in zip(models, sides, strict=True)
+    ]
     np.testing.assert_allclose(*first, rtol=0, atol=1e-5)
     losses = [losses_of(side, 50) for side in sides]
     assert losses[0][-1] < losses[0][0]
-    np.testing.assert_allclose(*losses, rtol=0, atol=TOLERANCE["off"])
+    np.testing.assert_allclose(*losses, rtol=0, atol=1e-5)
 
 
 def test_the_real_default_has_the_same_logits_in_both_engines(minilm: Any) -> None:

@@ -201,6 +201,7 @@ def test_sizes_are_counted(ran: Ran) -> None:
     total, trainable = sizes_of(ran.checkpoint)
     assert 0 < trainable < total
     assert (ran.row["params_total"], ran.row["params_trainable"]) == (total, trainable)
+    assert ran.row["saved_mib"] == pytest.approx(4 * trainable / 2**20)
 
 
 def test_tokens_are_the_real_ones_of_each_epochs_examples(ran: Ran) -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapters.names import LAYER_SETS
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
 from bench.plan.columns import BY_NAME, NAMES, REQUIRED, VALUES
@@ -56,6 +57,8 @@ def values_of(name: str) -> st.SearchStrategy:
     if name == "flags":
         flags = st.sets(st.sampled_from(list(FLAGS)), min_size=1)
         return st.none() | flags.map(lambda found: " ".join(sorted(found)))
+    if name == "layers":
+        return st.none() | st.sampled_from([*LAYER_SETS, "query+value"])
     if name in VALUES:
         named = st.sampled_from(VALUES[name])
         return named if name in REQUIRED else st.none() | named
@@ -361,7 +364,7 @@ def test_a_writer_killed_at_any_moment_loses_no_row(tmp_path):
         (record(NAMES) + record(["1"] * 5), 2, "5 fields"),
         (record(NAMES) + encode(row()) + b"x\r\n" + encode(row()), 3, "1 fields"),
         (record(NAMES) + encode(row()).replace(b"ok", b"no"), 2, "status"),
-        (record(NAMES) + b"12" + encode(row())[2:], 2, "schema is 12"),
+        (record(NAMES) + b"13" + encode(row())[2:], 2, "schema is 13"),
         (record(NAMES) + encode(row()).replace(b"cell0", b""), 2, "cell_id is empty"),
         (record(NAMES) + encode(row()).replace(b"here", b"\xff\xfe"), 2, "utf-8"),
         (record(NAMES) + encode(row(message="a\nb")) + b"x\n", 4, "1 fields"),

@@ -1,0 +1,26 @@
+"""The worker's whole path, from the checkpoint to the columns, for every kind of encoder."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.worker.progress import Progress
+from bench.worker.run import CellRun
+from tests.encoders import KINDS, Checkpoints, job
+
+MODES = [("head", None), ("lora", "attn-only"), ("full", None)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cell_of_any_encoder_runs_to_its_end(
+    encoders: Checkpoints, kind: str, tmp_path: Path
+) -> None:
+    for mode, layers in MODES:
+        a_job = job(
+            encoders(kind), mode, layers, data_digest="", max_steps=2, batch_size=8, max_train=16,
+            max_dev=8, max_length=16,
+        )  # fmt: skip
+        (folder := tmp_path / mode).mkdir()
+        columns = CellRun(a_job, folder, Progress(None)).run()
+        assert columns["products_ms"] > 0, (kind, mode)
+        assert columns["dev_score"] is not None
