@@ -51,8 +51,8 @@ class Resolved:
     `regression` says whether the task predicts a number; `parts` are the parts of the task that
     the data has, if the task has any; `auto_length` is what `max_length` auto stands for, needed
     only if the grid has it. `no_compiling` is the reason why `compile` auto is off on the device;
-    empty: it is on, for cells of engine minbert that can be compiled. `engine` is what engine auto stands for,
-    `engine_version` that of the libraries of engine transformers, and `attention` what
+    empty: it is on, for cells of engine minbert that can be compiled. `engine` is what engine auto
+    stands for, `engine_version` that of the libraries of engine transformers, and `attention` what
     `attn_implementation` auto stands for. `adapters` has the name in cells of each
     adapter_config.json, by its path.
     """

@@ -224,6 +224,29 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[Cell]]:
     return asked
 
 
+def test_weights_run_in_every_attention_pooling_and_head(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [
+        ("eager", "mean", "off"), ("sdpa", "mean", "off"), ("sdpa", "mean", "bf16"),
+        ("sdpa", "cls", "off"),
+    ]  # fmt: skip
+    jobs = [
+        job(checkpoints("bert"), "full", attn_implementation=attention, pooling=pooling, amp=amp)
+        for attention, pooling, amp in settings
+    ]
+    ran = []
+    monkeypatch.setattr(
+        "bench.engines.transformers.check_weights",
+        lambda one, amps: ran.append((one.cell.attn_implementation, one.cell.pooling, amps)),
+    )
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps([one.to_json() for one in jobs])))
+    assert main() == 0
+    assert ran == [
+        ("eager", "mean", ["off"]), ("sdpa", "mean", ["bf16", "off"]), ("sdpa", "cls", ["off"]),
+    ]  # fmt: skip
+
+
 def test_each_setting_is_checked_once_at_its_highest_rank(
     checkpoints: Checkpoints, asked: list[list[Cell]], capsys: pytest.CaptureFixture[str]
 ) -> None:
