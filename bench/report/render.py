@@ -175,10 +175,10 @@ def report(
         ],
         "advice": advised,
         "explorer": (
-            explorer(over_all, sources, facts)
-            if over_all
-            and over_all.candidates.group.ok
-            and len(over_all.candidates.group.settings) > 1
+            explorer(decision, sources, facts)
+            if decision
+            and decision.candidates.group.ok
+            and len(decision.candidates.group.settings) > 1
             else None
         ),
         "sections": encoders_section(encoders)
