@@ -1,7 +1,8 @@
 """Engine minbert compared with engine transformers, through the settings that both ran.
 
 The baselines are cells of engine transformers with the batches that its Trainer makes, with the
-same batches, and with the same batches and compiled code.
+same batches, and with the same batches and compiled code. Cells of engine minbert are compared as
+it runs if nothing is said: fast kernels, batches of similar length, not compiled.
 """
 
 import math
@@ -14,7 +15,7 @@ from bench.analysis.comparison import Compared, Comparison, Limits, Pair, compar
 from bench.analysis.matching import matching
 from bench.analysis.setting import Setting
 from bench.common.grouping import grouped
-from bench.plan.cell import MINBERT, OFF, ON, TRANSFORMERS
+from bench.plan.cell import FAST, MINBERT, OFF, ON, TRANSFORMERS
 from bench.plan.rows import Row
 from bench.results.losses import LossesOf
 from bench.results.outcomes import ValuesOf, no_values
@@ -25,7 +26,13 @@ engine rounds in other places, so there it only detects gross errors."""
 TIME: Final = "ms_per_1k_tokens"
 MEMORY: Final = ("peak_cuda_allocated_mib", "peak_rss_mib")
 KEPT: Final = "activations_mib"
+STEPS: Final = 50
+"""Steps whose losses are compared: rounding alone makes those of long trainings differ."""
 _NAMED: Final = ("engine", "batching", "compile")
+_AS_IT_RUNS: Final = (FAST, "by-length", OFF)
+"""Kernels, batching and compile of the cells of engine minbert that are compared."""
+_VARIED: Final = ("attn_implementation", "engine_version")
+"""Settings that engine transformers alone has."""
 _BASELINES: Final = {
     "as its Trainer makes batches": ("shuffled", OFF),
     "on the same batches": ("by-length", OFF),
@@ -36,12 +43,16 @@ _BASELINES: Final = {
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """Engine minbert compared with a kind of cells of engine transformers."""
+    """Engine minbert compared with a kind of cells of engine transformers.
+
+    Attributes:
+        name: with the settings of engine transformers alone, where its cells differ in them.
+    """
 
     name: str
     comparison: Comparison
 
-    def of(self, *columns: str) -> Iterator[tuple[Pair, Compared]]:
+    def compared(self, *columns: str) -> Iterator[tuple[Pair, Compared]]:
         """The settings in which the first of some columns was compared that is known there."""
         for pair in self.comparison.pairs:
             known = {one.measure.column: one for one in pair.compared if one.interval is not None}
@@ -54,7 +65,8 @@ class Agreement:
     """The losses of a training of both engines, without dropout and on the same batches.
 
     Attributes:
-        difference: the largest of any step.
+        steps: those compared, the first ones.
+        difference: the largest of any of these steps.
     """
 
     minbert: Row
@@ -74,46 +86,68 @@ class Agreement:
 
 
 def baselines(rows: Sequence[Row], values_of: ValuesOf) -> list[Baseline]:
-    """The comparisons with each baseline that some rows have.
+    """The comparisons with each baseline that some rows have, also those without any pair; none
+    if the engines have no model in common.
 
     Cells without dropout, in which losses are compared, count where there are no others.
     """
     by_engine = grouped(rows, lambda row: row.engine)
-    ours, theirs = by_engine.get(MINBERT, []), by_engine.get(TRANSFORMERS, [])
-    if any(row.dropout for row in theirs):
-        ours, theirs = ([row for row in side if row.dropout] for side in (ours, theirs))
-    by_kind = grouped(theirs, lambda row: (row.batching, row.compile))
+    base, new = by_engine.get(TRANSFORMERS, []), by_engine.get(MINBERT, [])
+    if any(row.dropout for row in base):
+        base, new = ([row for row in side if row.dropout] for side in (base, new))
+    new = [row for row in new if (row.kernels, row.batching, row.compile) == _AS_IT_RUNS]
+    if not {row.model_digest for row in base} & {row.model_digest for row in new}:
+        return []
+    varied = [name for name in _VARIED if len({row[name] for row in base}) > 1]
     result = []
     for name, kind in _BASELINES.items():
-        if ours and kind in by_kind:
-            values = values_of, values_of
-            compared = compare(by_kind[kind], ours, Limits(), named=_NAMED, values_of=values)
-            result.append(Baseline(name, compared))
-    return [baseline for baseline in result if baseline.comparison.pairs]
+        own = [row for row in base if (row.batching, row.compile) == kind]
+        for values, members in grouped(own, lambda row: tuple(row[n] for n in varied)).items():
+            compared = compare(
+                members, new, Limits(), named=_NAMED, values_of=(values_of, values_of)
+            )
+            result.append(Baseline(", ".join([name, *map(str, values)]), compared))
+    return result
+
+
+def unmatched(compared: Sequence[Baseline]) -> dict[str, list[str]]:
+    """Settings without a counterpart by engine: those of engine transformers, and those of engine
+    minbert that no baseline has."""
+    bases, news = dict[str, None](), list[set[str]]()
+    for baseline in compared:
+        by_side = grouped(baseline.comparison.unmatched, lambda one: one.side)
+        bases.update((f"{one.label} {baseline.name}", None) for one in by_side.get("BASE", []))
+        news.append({one.label for one in by_side.get("NEW", [])})
+    labels = {TRANSFORMERS: list(bases), MINBERT: sorted(set.intersection(*news))}
+    return {engine: names for engine, names in labels.items() if names}
 
 
 def agreements(rows: Sequence[Row], losses_of: LossesOf) -> list[Agreement]:
-    """The losses of trainings without dropout that both engines have, on the same batches."""
+    """The losses of the first steps of trainings without dropout that both engines have, on the
+    same batches."""
     exact = [row for row in rows if row.is_ok and not row.dropout and not row.lora_dropout]
     by_engine = grouped([row for row in exact if row.repeat == 1], lambda row: row.engine)
     base, new = by_engine.get(TRANSFORMERS, []), by_engine.get(MINBERT, [])
     if not base or not new:
         return []
     result = []
-    for match in matching(base, new, ("engine", "compile"), (no_values, no_values)).matches:
-        theirs = {(row.seed, row.fold): row for row in match.base.ok}
-        for row in match.new.ok:
-            other = theirs.get((row.seed, row.fold))
-            losses = losses_of(row), losses_of(other) if other is not None else ()
-            if other is not None and all(losses):
-                result.append(_agreement(row, other, *losses))
+    by_kind = grouped(base, lambda row: (row.compile, *(row[name] for name in _VARIED)))
+    for members in by_kind.values():
+        for match in matching(members, new, ("engine", "compile"), (no_values, no_values)).matches:
+            others = {(row.seed, row.fold): row for row in match.base.ok}
+            for row in match.new.ok:
+                other = others.get((row.seed, row.fold))
+                losses = losses_of(row), losses_of(other) if other is not None else ()
+                if other is not None and all(losses):
+                    result.append(_agreement(row, other, *losses))
     return result
 
 
-def _agreement(ours: Row, theirs: Row, one: Sequence[float], other: Sequence[float]) -> Agreement:
-    differences = [abs(a - b) for a, b in zip(one, other, strict=False)]
+def _agreement(new: Row, base: Row, one: Sequence[float], other: Sequence[float]) -> Agreement:
+    pairs = zip(one[:STEPS], other[:STEPS], strict=False)
+    differences = [abs(a - b) for a, b in pairs]
     same = len(one) == len(other) and all(map(math.isfinite, differences))
-    return Agreement(ours, theirs, len(differences), max(differences) if same else math.inf)
+    return Agreement(new, base, len(differences), max(differences) if same else math.inf)
 
 
 def share_of_limit(setting: Setting) -> float | None:

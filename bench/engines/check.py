@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.common.errors import InputError
+from bench.common.grouping import grouped
 from bench.common.messages import last_error
 from bench.plan.cell import TRANSFORMERS, Cell, digest
 from bench.plan.job import Job
@@ -124,6 +125,11 @@ def _run(jobs: list[Job], name: str) -> None:
     raise InputError(f"{name}: engine {TRANSFORMERS} can't build it ({why})")
 
 
+def _computes(job: Job) -> tuple[object, ...]:
+    """What decides the code that a model without adapters runs."""
+    return job.checkpoint, job.cell.attn_implementation, job.cell.pooling, job.cell.head
+
+
 def main() -> int:
     """Check the jobs on stdin, and return the exit code."""
     from bench.common.command import BAD_INPUT
@@ -136,9 +142,8 @@ def main() -> int:
             transformers.skeleton(job)
         tokenizer = FastTokenizer(Path(jobs[0].tokenizer))
         transformers.check_vocabulary(jobs[0], tokenizer.largest_id)
-        models = {tuple(getattr(job.cell, name) for name in _COMPUTED_BY): job for job in jobs}
-        for job in models.values():
-            transformers.check_weights(job, sorted({job.cell.amp for job in jobs}))
+        for own in grouped(jobs, _computes).values():
+            transformers.check_weights(own[0], sorted({job.cell.amp for job in own}))
     except BAD_INPUT as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -29,9 +29,15 @@ FORMAT: Final = 4
 MOST_FILES: Final = 64
 """Most files in the cache; one of 10,000 sentences has 1.5 MB."""
 
-_MINBERT: Final = Path(__file__).parents[2] / "minbert"
+_ROOT: Final = Path(__file__).parents[2]
 _CODE: Final = tuple(
-    _MINBERT / name for name in ("data/tokenizer.py", "files.py", "model/config.py")
+    _ROOT / name
+    for name in (
+        "bench/examples/tokenizers.py",
+        "minbert/data/tokenizer.py",
+        "minbert/files.py",
+        "minbert/model/config.py",
+    )
 )
 _SIDES: Final = ("train", "dev")
 _COLUMNS: Final = ("input_ids", "token_type_ids", "offsets", "cut")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
@@ -43,7 +44,7 @@ def find_costs(
     turn: Turn = nullcontext,
     gpu: str = "",
 ) -> dict[Variant, Totals]:
-    """The costs of some variants.
+    """The costs of some variants, without those that can't be counted, of which a note is printed.
 
     Args:
         jobs: a job for each variant, the same for all cells of the variant.
@@ -53,7 +54,7 @@ def find_costs(
         gpu: the UUID of the one GPU that the counting process sees; empty: none.
 
     Raises:
-        NoPredictionError: if they can't be counted.
+        NoPredictionError: if none can be counted.
     """
     counted = to_count(jobs)
     request = json.dumps([seeds, [jobs[variant].to_json() for variant in counted]])
@@ -68,7 +69,14 @@ def find_costs(
                 with suppress(OSError):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_atomically(path, text.encode())
-    return fill_ranks(costs, jobs)
+    totals = {v: cost for v, cost in costs.items() if isinstance(cost, Totals)}
+    reasons = [cost for cost in costs.values() if isinstance(cost, str)]
+    if not totals and reasons:
+        raise NoPredictionError(reasons[0])
+    for reason, number in Counter(reasons).items():
+        settings = f"{number} setting{'s' if number > 1 else ''}"
+        sys.stderr.write(f"note: memory and time of {settings} are not predicted: {reason}\n")
+    return fill_ranks(totals, jobs)
 
 
 @cache
@@ -81,22 +89,23 @@ def _code() -> str:
     return code.hexdigest()
 
 
-def _kept(path: Path, variants: Sequence[Variant]) -> dict[Variant, Totals] | None:
+def _kept(path: Path, variants: Sequence[Variant]) -> dict[Variant, Totals | str] | None:
     """The costs in a file of the cache; None without a valid file."""
     with suppress(OSError, UnicodeError, NoPredictionError):
         return _parsed(path.read_text(encoding="utf-8"), variants)
     return None
 
 
-def _parsed(text: str, variants: Sequence[Variant]) -> dict[Variant, Totals]:
-    """The costs that the counting process wrote.
+def _parsed(text: str, variants: Sequence[Variant]) -> dict[Variant, Totals | str]:
+    """The costs that the counting process wrote, or the reasons why it could not count them.
 
     Raises:
         NoPredictionError: if it wrote anything else.
     """
     try:
-        totals = [Totals(*map(float, json.loads(line))) for line in text.splitlines()]
-        return dict(zip(variants, totals, strict=True))
+        lines = map(json.loads, text.splitlines())
+        costs = [one if isinstance(one, str) else Totals(*map(float, one)) for one in lines]
+        return dict(zip(variants, costs, strict=True))
     except (TypeError, ValueError, RecursionError) as error:
         raise NoPredictionError(f"the counting process wrote something else: {error}") from error
 

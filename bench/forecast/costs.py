@@ -226,12 +226,13 @@ def to_count(variants: Iterable[Variant]) -> list[Variant]:
 def fill_ranks(
     counted: Mapping[Variant, Totals], variants: Iterable[Variant]
 ) -> dict[Variant, Totals]:
-    """Totals of all variants from those of `to_count`."""
+    """Totals of all variants from those of `to_count`, as far as these could be counted."""
     ends, filled = _by_kind(counted), dict(counted)
     for variant in variants:
-        if variant in filled:
+        low, *others = ends.get(variant._replace(rank=None), [variant])
+        if variant in filled or not others:
             continue
-        low, high = ends[variant._replace(rank=None)]
+        (high,) = others
         share = (_rank(variant) - _rank(low)) / (_rank(high) - _rank(low))
         both = zip(counted[low], counted[high], strict=True)
         filled[variant] = Totals(*(start + share * (end - start) for start, end in both))

@@ -117,9 +117,9 @@ class Forecast:
         """The memory of a worker's imports, as far as the predicted memory includes it."""
         return self.totals[variant].imports_mib if self.memory_column == "peak_rss_mib" else 0.0
 
-    def predict(self, variant: Variant) -> Prediction:
-        """Expected costs of a cell of a variant."""
-        return self._predictions[variant]
+    def predict(self, variant: Variant) -> Prediction | None:
+        """Expected costs of a cell of a variant; None where it could not be counted."""
+        return self._predictions.get(variant)
 
     def memory_points(self) -> Points:
         """Features and mean peak above imports of each variant that has run."""

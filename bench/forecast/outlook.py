@@ -52,16 +52,16 @@ class Forecasts:
         self.by_kind = by_kind
 
     def predict(self, cell: Cell) -> Prediction | None:
-        """Expected costs of a cell; None without a forecast of its kind."""
+        """Expected costs of a cell; None where they could not be counted."""
         forecast = self.by_kind.get(_kind(cell))
         return None if forecast is None else forecast.predict(Variant.of(cell))
 
     def time_s(self, cell: Cell) -> float | None:
         """The expected seconds of a cell; None where nothing measured here predicts them."""
-        forecast = self.by_kind.get(_kind(cell))
-        if forecast is None or forecast.basis is None:
+        forecast, prediction = self.by_kind.get(_kind(cell)), self.predict(cell)
+        if forecast is None or forecast.basis is None or prediction is None:
             return None
-        return forecast.predict(Variant.of(cell)).wall_s
+        return prediction.wall_s
 
     @property
     def basis(self) -> str:

@@ -2,14 +2,15 @@
 
 `bench.forecast.client` starts it, so that the planning process does not load torch. It reads one
 line of JSON: the seeds whose batches are planned, and a job for each variant to count, of cells
-that differ in nothing else. It writes a line with the totals of each.
+that differ in nothing else. It writes a line with the totals of each or, where a model can't be
+counted, with the reason.
 """
 
 import json
 import sys
 
 from adapters.methods import METHODS
-from bench.forecast.costs import Variant, totals_of
+from bench.forecast.costs import Totals, Variant, totals_of
 from bench.plan.job import Job
 from bench.worker import lifeline
 from bench.worker.imports import import_all
@@ -25,11 +26,10 @@ def main() -> int:
     imports_mib = _import_all(jobs)
 
     from bench.common.command import BAD_INPUT
-    from bench.forecast.fake import UncountableError
 
     try:
         _count(jobs, seeds, imports_mib)
-    except (*BAD_INPUT, UncountableError) as error:
+    except BAD_INPUT as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
@@ -49,15 +49,19 @@ def _import_all(jobs: list[Job]) -> dict[bool, float]:
 
 def _count(jobs: list[Job], seeds: list[int], imports_mib: dict[bool, float]) -> None:
     from bench.forecast.batches import find_shapes
-    from bench.forecast.fake import count
+    from bench.forecast.fake import UncountableError, count
 
     variants = [Variant.of(job.cell) for job in jobs]
     shapes = find_shapes(jobs[0], seeds, {variant.size for variant in variants})
     for job, variant in zip(jobs, variants, strict=True):
         batches = shapes[variant.size]
-        totals = totals_of(batches, count(job, batches, variant))
         mib = imports_mib[variant.mode in METHODS]
-        print(json.dumps(totals._replace(imports_mib=mib)), flush=True)
+        line: Totals | str
+        try:
+            line = totals_of(batches, count(job, batches, variant))._replace(imports_mib=mib)
+        except UncountableError as error:
+            line = str(error)
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -183,7 +183,8 @@ def _compile(
     "--compile",
     type=click.Choice(["auto", "on", "off"]),
     callback=_compile,
-    help="Train through torch.compile, with CUDA graphs on a GPU; auto: where it pays.",
+    help="Train through torch.compile, engine minbert with CUDA graphs on a GPU; auto: where it "
+    "pays, which is there.",
 )
 @click.option(
     "--device", default="auto", show_default=True, help="The device: auto, cpu, cuda or cuda:i."

@@ -51,8 +51,8 @@ class Resolved:
     `regression` says whether the task predicts a number; `parts` are the parts of the task that
     the data has, if the task has any; `auto_length` is what `max_length` auto stands for, needed
     only if the grid has it. `no_compiling` is the reason why `compile` auto is off on the device;
-    empty: it is on, for cells that can be compiled. `engine` is what engine auto stands for,
-    `engine_version` that of the libraries of engine transformers, and `attention` what
+    empty: it is on, for cells of engine minbert that can be compiled. `engine` is what engine auto
+    stands for, `engine_version` that of the libraries of engine transformers, and `attention` what
     `attn_implementation` auto stands for. `adapters` has the name in cells of each
     adapter_config.json, by its path.
     """
@@ -201,7 +201,7 @@ def _cell(
     """A cell; `rate`, where it is an axis, is used for all parameters that train."""
     rates = settings.learning_rates
     engine = resolved.engine if settings.engine == AUTO else settings.engine
-    is_theirs = engine == TRANSFORMERS
+    by_transformers = engine == TRANSFORMERS
     low_rank = mode in LOW_RANK
     values: dict[str, Any] = {
         "learning_rate": rates.full if mode == "full" else rates.adapter,
@@ -222,9 +222,9 @@ def _cell(
             "held_out": settings.share_held_out,
             "compile": _switch(settings.compile),  # on for auto, which is resolved below
             "engine": engine,
-            "engine_version": resolved.engine_version if is_theirs else None,
-            "attn_implementation": _attention(settings, resolved) if is_theirs else None,
-            "kernels": None if is_theirs else settings.kernels,
+            "engine_version": resolved.engine_version if by_transformers else None,
+            "attn_implementation": _attention(settings, resolved) if by_transformers else None,
+            "kernels": None if by_transformers else settings.kernels,
             "gradient_checkpointing": _switch(settings.gradient_checkpointing),
             "use_rslora": _switch(low_rank and settings.use_rslora),
             "init_lora_weights": settings.init_lora_weights if low_rank else DEFAULT,
@@ -244,6 +244,8 @@ def _cell(
     if settings.compile != AUTO:
         return cell
     why_not = resolved.no_compiling or cell.why_not_compiled
+    if by_transformers and not why_not:
+        why_not = f"engine {TRANSFORMERS} compiles for minutes, without CUDA graphs"
     if why_not:
         return replace(cell, compile=OFF, compile_why=f"{AUTO}: {why_not}")
     return replace(cell, compile_why=f"{AUTO}: a GPU")

@@ -70,8 +70,8 @@ def encoders_section(encoders: Encoders | None) -> list[Section]:
         for cost in COSTS
         if not rows.dropna(subset=[cost, "score"]).empty
     ] if group.has_quality else []  # fmt: skip
-    said = [*_against_best(group, chosen), *_by_limit(group), *_conditions(encoders), _UNITS]
-    return [Section("encoders", "Encoders", _heading(group, chosen), said, drawings, tables)]
+    lines = [*_against_best(group, chosen), *_by_limit(group), *_conditions(encoders), _UNITS]
+    return [Section("encoders", "Encoders", _heading(group, chosen), lines, drawings, tables)]
 
 
 def _pick(name: str, group: Group) -> _Choice | None:
@@ -122,7 +122,21 @@ def _heading(group: Group, chosen: Sequence[_Choice]) -> str:
     if best is None or best.score is None:
         return f"Encoders: costs of {len(chosen)}"
     scored = f"{group.scoring.label} {text.score(group, best.score.value)}"
-    return f"Encoders: {best.name} scores best of {len(chosen)}, {scored} with {best.setting.label}"
+    alike = [choice.name for choice in chosen if _is_distinct(best, choice) is False]
+    unlike = f"; not distinguishable from {', '.join(alike)}" if alike else ""
+    return (
+        f"Encoders: {best.name} has the highest score of {len(chosen)}, {scored} with "
+        f"{best.setting.label}{unlike}"
+    )
+
+
+def _is_distinct(best: _Choice, choice: _Choice) -> bool | None:
+    """Whether an interval shows that another encoder scores less; None where there is none."""
+    pair = _pair(best, choice)
+    if pair is None or isinstance(pair, str):
+        return None
+    ends = pair.interval(_LEVEL).ends()
+    return None if ends is None else ends[0] > 0 or ends[1] < 0
 
 
 def _against_best(group: Group, chosen: Sequence[_Choice]) -> list[str]:
@@ -138,13 +152,12 @@ def _against_best(group: Group, chosen: Sequence[_Choice]) -> list[str]:
             continue
         gap = pair.interval(_LEVEL)
         form = partial(text.score_gap, group)
-        ends = gap.ends()
-        if ends is None:
+        is_distinct = _is_distinct(best, choice)
+        if is_distinct is None:
             verdict = "with no interval, as too little is known of both"
         else:
-            is_shown = ends[0] > 0 or ends[1] < 0
             verdict = f"95% interval {text.span(gap, form)}, "
-            verdict += "a significant difference" if is_shown else "not distinguishable"
+            verdict += "a significant difference" if is_distinct else "not distinguishable"
         if pair.is_single:
             verdict += ", of one training each"
         saved = [
@@ -160,6 +173,10 @@ def _against_best(group: Group, chosen: Sequence[_Choice]) -> list[str]:
         )
     if len(sentences) > 1:
         sentences.append("Intervals are not corrected for the number of encoders.")
+    if sentences:
+        sentences.append(
+            "Each encoder's setting was chosen on the same dev examples, which intervals leave out."
+        )
     return sentences
 
 

@@ -15,6 +15,7 @@ from bench.analysis.engines import (
     agreements,
     baselines,
     share_of_limit,
+    unmatched,
 )
 from bench.analysis.setting import Setting
 from bench.plan.rows import Row
@@ -28,10 +29,13 @@ from bench.results.losses import LossesOf
 from bench.results.outcomes import ValuesOf
 
 _ABOUT: Final = (
-    "A ratio is NEW / BASE of bench.compare: engine minbert over engine transformers, paired by "
-    "repeat; below 1 minbert is faster or smaller. Of the limit: the time that the matrix products "
-    "which a step can't do without take alone on this machine, as a share of its time."
+    "A ratio is NEW / BASE of bench.compare: engine minbert as it runs by itself (fast kernels, "
+    "batches of similar length, not compiled) over engine transformers, paired by repeat; below 1 "
+    "minbert is faster or smaller. bench.compare compares its other cells. Of the limit: the time "
+    "of a step's unavoidable matrix products alone on this machine, as a share of the step's time."
 )
+_MOST: Final = 6
+"""Settings that a sentence names."""
 _DRIFT: Final = (
     "Some times were not measured in alternation, so their intervals are wider: --repeats 3 "
     "runs both engines in turn."
@@ -39,20 +43,22 @@ _DRIFT: Final = (
 
 
 def engines_section(rows: Sequence[Row], values_of: ValuesOf, losses_of: LossesOf) -> list[Section]:
-    """The section on engines; none without settings that both engines ran under the same
-    conditions."""
+    """The section on engines; none unless both engines ran a model."""
     compared, agreed = baselines(rows, values_of), agreements(rows, losses_of)
+    without = _without_counterpart(compared)
+    compared = [baseline for baseline in compared if baseline.comparison.pairs]
     if not compared:
-        return []
-    ranges = {baseline.name: _range(baseline) for baseline in compared}
-    said = [f"Against transformers + PEFT {name}: {text}." for name, text in ranges.items() if text]
-    said += [_agreement_line(agreed), _ABOUT]
-    if any(not one.gates for baseline in compared for _, one in baseline.of(TIME)):
-        said.append(_DRIFT)
-    name, text = next(((n, t) for n, t in reversed(ranges.items()) if t), ("", ""))
+        heading = "Engines: nothing to compare"
+        return [Section("engines", "Engines", heading, without)] if without else []
+    ranges = {one.name: text for one in compared if (text := _range(one))}
+    lines = [f"Against transformers + PEFT {name}: {text}." for name, text in ranges.items()]
+    lines += [*without, _agreement_line(agreed), _ABOUT]
+    if any(not one.gates for baseline in compared for _, one in baseline.compared(TIME)):
+        lines.append(_DRIFT)
+    name, text = next(reversed(ranges.items()), ("", ""))
     heading = f"Engine minbert takes {text} of transformers + PEFT {name}" if text else "Engines"
     tables = [_costs(compared), *([_losses(agreed)] if agreed else [])]
-    return [Section("engines", "Engines", heading, said, _drawings(compared), tables)]
+    return [Section("engines", "Engines", heading, lines, _drawings(compared), tables)]
 
 
 def engine_warnings(rows: Sequence[Row], losses_of: LossesOf) -> list[str]:
@@ -70,7 +76,7 @@ def _range(baseline: Baseline) -> str:
     """The least and the largest ratio of time and of memory."""
     parts = []
     for what, columns in (("time", (TIME,)), ("memory", MEMORY)):
-        values = [one.interval.value for _, one in baseline.of(*columns) if one.interval]
+        values = [one.interval.value for _, one in baseline.compared(*columns) if one.interval]
         if values:
             low, high = times(min(values)), times(max(values))
             parts.append(f"{low if low == high else f'{low} to {high}'} times the {what}")
@@ -88,10 +94,25 @@ def _agreement_line(agreed: Sequence[Agreement]) -> str:
     if differing:
         return f"Losses differ in {len(differing)} of {settings}: the engines don't do the same."
     largest = max(one.difference for one in agreed)
-    return (
+    line = (
         f"Both engines do the same: without dropout the losses of {steps} steps differ by at most "
         f"{largest:.1e} in {settings}."
     )
+    if all(one.minbert.amp != "off" for one in agreed):
+        line += (
+            f" All are in half precision, where losses may differ by {agreed[0].limit:g}: that "
+            "shows gross errors alone, and fp32 cells without dropout would show others."
+        )
+    return line
+
+
+def _without_counterpart(compared: Sequence[Baseline]) -> list[str]:
+    """A sentence for each engine on the settings that the other one has no counterpart for."""
+    return [
+        f"Of engine {engine} without a counterpart: {'; '.join(names[:_MOST])}"
+        f"{f' and {len(names) - _MOST} more' if len(names) > _MOST else ''}."
+        for engine, names in (unmatched(compared) if compared else {}).items()
+    ]
 
 
 def _costs(compared: Iterable[Baseline]) -> Table:
@@ -108,7 +129,7 @@ def _costs(compared: Iterable[Baseline]) -> Table:
     rows = []
     for baseline in compared:
         by_column = [
-            {id(pair): one for pair, one in baseline.of(*columns)}
+            {id(pair): one for pair, one in baseline.compared(*columns)}
             for columns in ((TIME,), MEMORY, (KEPT,))
         ]
         for pair in baseline.comparison.pairs:
@@ -143,14 +164,16 @@ def _share(setting: Setting) -> str:
 
 def _losses(agreed: Sequence[Agreement]) -> Table:
     heads = [
-        Head("cell", "cell"), Head("compile", "compiled"), Head("steps", "steps", numeric=True),
+        Head("cell", "cell"), Head("attention", "attention", "of engine transformers"),
+        Head("compile", "compiled"), Head("steps", "steps", numeric=True),
         Head("difference", "largest difference", "of the losses of a step", True),
         Head("limit", "limit", "in half precision the engines round in other places", True),
         Head("agrees", "same work"),
     ]  # fmt: skip
     rows = [
         [
-            one.minbert.name, one.transformers.compile, f"{one.steps:,}",
+            one.minbert.name, one.transformers.attn_implementation or DASH,
+            one.transformers.compile, f"{one.steps:,}",
             f"{one.difference:.1e}" if math.isfinite(one.difference) else "other steps",
             f"{one.limit:g}", "yes" if one.agrees else "NO",
         ]
@@ -165,7 +188,7 @@ def _drawings(compared: Iterable[Baseline]) -> list[Drawing]:
     for number, baseline in enumerate(compared, start=1):
         entries = [
             Entry(_name(pair), one.interval, one.verdict)
-            for pair, one in baseline.of(TIME)
+            for pair, one in baseline.compared(TIME)
             if one.interval is not None
         ]
         if entries:

@@ -156,8 +156,8 @@ def report(
     first = every_group[0] if every_group else None
     points = reference_points(first, facts) if first else []
     recommended = recommend(candidates_of(first)) if first else None
-    over_all = overall or recommended
-    said = advice(over_all, facts, exports, sources) if over_all else None
+    decision = overall or recommended
+    advised = advice(decision, facts, exports, sources) if decision else None
     others = every_group[1 : 1 + _MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)
@@ -173,12 +173,12 @@ def report(
             *engine_warnings(rows, losses_of),
             *(narrowed or lead.versions(latest(rows).values())),
         ],
-        "advice": said,
+        "advice": advised,
         "explorer": (
-            explorer(over_all, sources, facts)
-            if over_all
-            and over_all.candidates.group.ok
-            and len(over_all.candidates.group.settings) > 1
+            explorer(decision, sources, facts)
+            if decision
+            and decision.candidates.group.ok
+            and len(decision.candidates.group.settings) > 1
             else None
         ),
         "sections": encoders_section(encoders)

@@ -189,9 +189,9 @@ def gates(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
 def figures(rows: list[Row]) -> dict[str, dict[str, float]]:
     """The ratios of each setting, minbert over transformers, and what minbert keeps, MiB."""
     (baseline,) = baselines(rows, no_values)
-    kept = {id(pair): one for pair, one in baseline.of(KEPT_COLUMN)}
+    kept = {id(pair): one for pair, one in baseline.compared(KEPT_COLUMN)}
     result = {}
-    for pair, one in baseline.of(TIME_COLUMN):
+    for pair, one in baseline.compared(TIME_COLUMN):
         activations = kept[id(pair)]
         assert one.interval is not None
         assert activations.interval is not None

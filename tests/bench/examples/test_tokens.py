@@ -25,6 +25,7 @@ from minbert.data import mapped
 from minbert.data.tasks import TaskData, for_search, load_task
 from minbert.data.tokenizer import Tokenizer
 from minbert.errors import InputError
+from minbert.files import sha256_of
 from tests.faults.parent import stub_report
 from tests.faults.setups import setup
 
@@ -153,6 +154,16 @@ def test_another_length_or_vocabulary_finds_nothing(place, tmp_path):
         (other / name).write_bytes((asset_folder("minilm") / name).read_bytes())
     assert tokens.read(place.cell, other, place.folder) is None
     assert place.read() is not None
+
+
+def test_other_code_of_tokenizers_finds_nothing(place, monkeypatch):
+    place.share()
+
+    def changed(path: Path) -> str:
+        return "changed" if path.name == "tokenizers.py" else sha256_of(path)
+
+    monkeypatch.setattr(tokens, "sha256_of", changed)
+    assert place.read() is None
 
 
 def test_once_made_it_is_left_alone(place):

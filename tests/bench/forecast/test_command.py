@@ -9,15 +9,17 @@ from pathlib import Path
 import click
 import pytest
 
-from bench.forecast import client
+from bench.forecast import client, fake, process
 from bench.forecast.__main__ import main
 from bench.forecast.client import NoPredictionError, Turn, find_costs
-from bench.forecast.costs import Totals, Variant
+from bench.forecast.costs import Counts, ShapesOf, Totals, Variant
+from bench.forecast.fake import UncountableError
 from bench.forecast.features import memory_features, time_features
 from bench.forecast.outlook import forecast_plan, jobs_of, outlook_on
 from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
 from bench.plan.gridfile import load
+from bench.plan.job import Job
 from bench.plan.models import find_model
 from bench.plan.planning import Resolved, expand, plan
 from bench.plan.rows import Row
@@ -207,6 +209,38 @@ def test_a_damaged_cache_is_counted_again(
     again = smoke.costs()
     for variant, totals in again.items():
         assert totals[:-1] == first[variant][:-1], "all but the memory of imports"
+
+
+def test_a_variant_that_can_not_be_counted_loses_its_own_forecast_alone(
+    smoke: Plan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
+    counts = fake.count
+
+    def counted(job: Job, shapes: ShapesOf, variant: Variant) -> dict[str, list[Counts]]:
+        if variant.mode == "full":
+            raise UncountableError("it asks for values")
+        return counts(job, shapes, variant)
+
+    def run(request: str, *_: object) -> str:
+        seeds, texts = json.loads(request)
+        jobs = [Job.from_json(text) for text in texts]
+        process._count(jobs, seeds, dict.fromkeys((False, True), 100.0))
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(fake, "count", counted)
+    monkeypatch.setattr(client, "_run", run)
+    forecasts = smoke.forecast()
+    predicted = {cell.mode: forecasts.predict(cell) for cell in smoke.cells}
+    assert {mode for mode, prediction in predicted.items() if prediction is None} == {"full"}
+    assert {forecasts.time_s(cell) for cell in smoke.cells} == {None}, "nothing has run here"
+    note = "note: memory and time of 2 settings are not predicted: it asks for values\n"
+    assert capsys.readouterr().err == note
+    with pytest.raises(NoPredictionError, match="it asks for values"):
+        smoke.costs([Variant.of(cell) for cell in smoke.cells if cell.mode == "full"])
 
 
 def test_what_can_not_be_counted_is_a_note_and_no_more(

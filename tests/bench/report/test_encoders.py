@@ -32,12 +32,22 @@ def test_each_encoder_has_its_recommended_setting_and_its_difference_from_the_be
     rows = table(section)
     assert rows.keys() == {"minilm", "large", "same"}
     assert section.heading == (
-        f"Encoders: large scores best of 3, accuracy {rows['large']['score'][:5]} with full, fp32"
+        f"Encoders: large has the highest score of 3, accuracy {rows['large']['score'][:5]} with "
+        "full, fp32"
     )
     assert rows["large"]["gap"] == "–"
     assert rows["minilm"]["gap"].startswith("−0.097 (−0.109 to ")
     assert all(row["setting"] == "full, fp32" for row in rows.values())
     assert len(section.tables) == 1, "all are at one setting, so no second table is needed"
+
+
+def test_encoders_of_like_scores_are_named_in_the_heading():
+    (made_section,) = encoders_section(encoders_of(made(rows_of(), rows_of(**SAME))))
+    names = ["minilm", "same"]
+    first, second = names if "minilm has" in made_section.heading else reversed(names)
+    assert made_section.heading.startswith(f"Encoders: {first} has the highest score of 2, ")
+    assert made_section.heading.endswith(f"; not distinguishable from {second}")
+    assert any("chosen on the same dev examples" in line for line in made_section.said)
 
 
 def test_costs_are_by_units_that_tokenizers_share(section):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bench.analysis.engines import agreements, baselines, share_of_limit
+from bench.analysis.engines import Baseline, agreements, baselines, share_of_limit, unmatched
 from bench.common.errors import InputError
 from bench.compare.__main__ import command
 from bench.plan import gridfile
@@ -35,10 +35,10 @@ def rows(repeats: int = 3, axes: tuple = (FULL, LORA)) -> list[Row]:
     quarter of that of shuffled ones, and as long as compiled code."""
     minute, made = count(), []
     for repeat in range(1, repeats + 1):
-        for of in axes:
+        for setting in axes:
             for settings, ms in (({}, 40.0), (SHUFFLED, 160.0), (THEIRS, 80.0), (COMPILED, 40.0)):
                 made.append(run(
-                    of, repeat=repeat, minute=next(minute), cell_settings=settings,
+                    setting, repeat=repeat, minute=next(minute), cell_settings=settings,
                     ms_per_1k_tokens=ms, products_ms=20.0,
                     peak_rss_mib=1000.0 if settings else 600.0,
                 ))  # fmt: skip
@@ -47,23 +47,60 @@ def rows(repeats: int = 3, axes: tuple = (FULL, LORA)) -> list[Row]:
 
 def exact(loss: float = 1.0, steps: int = 3) -> tuple[list[Row], dict[str, list[float]]]:
     """A training of each engine without dropout, and their losses."""
-    pair = [run(FULL, cell_settings=of | {"dropout": 0.0}) for of in ({}, THEIRS)]
+    pair = [run(FULL, cell_settings=engine | {"dropout": 0.0}) for engine in ({}, THEIRS)]
     return pair, {"minbert": [1.0] * steps, "transformers": [1.0] * (steps - 1) + [loss]}
+
+
+def ratios_of(compared: list[Baseline]) -> dict[str, list[float]]:
+    """Ratios of time by baseline."""
+    return {
+        one.name: [round(each.interval.value, 3) for _, each in one.compared("ms_per_1k_tokens")]
+        for one in compared
+    }
 
 
 def test_each_baseline_is_compared_with_ours() -> None:
     compared = baselines(rows(), no_values)
-    ratios = {
-        baseline.name: [round(one.interval.value, 3) for _, one in baseline.of("ms_per_1k_tokens")]
-        for baseline in compared
-    }
-    assert ratios == {
+    assert ratios_of(compared) == {
         "as its Trainer makes batches": [0.25, 0.25],
         "on the same batches": [0.5, 0.5],
         "on the same batches, compiled": [1.0, 1.0],
     }
     for baseline in compared:
-        assert all(one.gates for _, one in baseline.of("ms_per_1k_tokens")), "they alternate"
+        assert all(one.gates for _, one in baseline.compared("ms_per_1k_tokens")), "they alternate"
+
+
+def test_baselines_are_compared_with_minbert_as_it_runs_and_by_their_own_settings() -> None:
+    eager = THEIRS | {"attn_implementation": "eager"}
+    more = [
+        row | {"ms_per_1k_tokens": 999.0}
+        for changes in ({"kernels": "reference"}, {"batching": "shuffled"}, {"compile": "on"})
+        for row in [run(LORA, repeat=n, minute=n, cell_settings=changes) for n in (1, 2, 3)]
+    ]
+    more += [
+        run(LORA, repeat=n, minute=n, cell_settings=eager, ms_per_1k_tokens=400.0) for n in (1, 2)
+    ]
+    compared = baselines([*rows(axes=(LORA,)), *more], no_values)
+    assert ratios_of(compared) == {
+        "as its Trainer makes batches, sdpa": [0.25],
+        "on the same batches, sdpa": [0.5],
+        "on the same batches, eager": [0.1],
+        "on the same batches, compiled, sdpa": [1.0],
+    }
+    assert unmatched(compared) == {}
+
+
+def test_what_has_no_counterpart_is_named(tmp_path: Path) -> None:
+    alone = [
+        run(("lora", 8, "all-lin", "off")),
+        run(("head", None, None, "off"), cell_settings=THEIRS),
+    ]
+    render([*rows(), *alone], tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "Of engine transformers without a counterpart: head, fp32 on the same batches." in text
+    assert "Of engine minbert without a counterpart: lora rank 8 on all-lin, fp32." in text
+    render(alone, tmp_path)
+    assert "## Engines: nothing to compare" in (tmp_path / "report.md").read_text()
 
 
 def test_the_share_of_the_limit_is_that_of_each_engine() -> None:
@@ -92,6 +129,27 @@ def test_losses_agree_within_a_limit(loss: float, agrees: bool) -> None:
     pair, losses = exact(loss)
     (one,) = agreements(pair, lambda row: losses[row.engine])
     assert (one.agrees, one.steps) == (agrees, 3)
+
+
+def test_the_first_steps_decide_whether_losses_agree() -> None:
+    pair, losses = exact(1.1, steps=51)
+    (one,) = agreements(pair, lambda row: losses[row.engine])
+    assert (one.agrees, one.steps) == (True, 50)
+
+
+def test_attention_of_each_kind_is_compared_with_the_same_losses() -> None:
+    pair, losses = exact()
+    eager = run(FULL, cell_settings=THEIRS | {"attn_implementation": "eager", "dropout": 0.0})
+    agreed = agreements([*pair, eager], lambda row: losses[row.engine])
+    assert [one.transformers.attn_implementation for one in agreed] == ["sdpa", "eager"]
+
+
+def test_half_precision_alone_says_what_it_does_not_show(tmp_path: Path) -> None:
+    half = ("full", None, None, "bf16")
+    more = [run(half, cell_settings=engine | {"dropout": 0.0}) for engine in ({}, THEIRS)]
+    render([*rows(), *more], tmp_path, losses_of=lambda _: [1.0, 0.9])
+    text = (tmp_path / "report.md").read_text()
+    assert "All are in half precision, where losses may differ by 0.02: that shows gross" in text
 
 
 def test_trainings_of_other_lengths_do_not_agree() -> None:

@@ -104,6 +104,16 @@ def test_auto_makes_no_other_cell() -> None:
     assert auto.cell_id == off.cell_id
 
 
+def test_auto_is_off_in_engine_transformers() -> None:
+    (auto,) = cells_of("compile = 'auto'\nengine = 'transformers'")
+    assert (auto.compile, auto.engine) == ("off", "transformers")
+    assert auto.compile_why == (
+        "auto: engine transformers compiles for minutes, without CUDA graphs"
+    )
+    (on,) = cells_of("compile = true\nengine = 'transformers'")
+    assert on.compile == "on"
+
+
 def test_auto_is_off_on_a_cpu_and_the_row_says_so(grid: GridRuns) -> None:
     done = grid.run("--compile", "auto", "--select", "mode=head")
     assert done.returncode == 0, done.stderr
