@@ -32,8 +32,6 @@ _BUILT_FROM: Final = (
     "layer_decay", "unfreeze",
 )  # fmt: skip
 """The settings that decide what is built, besides the rank, of which the highest is checked."""
-_COMPUTED_BY: Final = ("attn_implementation", "pooling", "head")
-"""Those of them for which the model is run on a few tokens."""
 _CODE: Final = (
     "adapters",
     "bench/engines",

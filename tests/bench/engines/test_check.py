@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bench.common.errors import InputError
-from bench.engines import check, transformers
+from bench.engines import check
 from bench.engines.check import check_models, main
 from bench.launch.checks import check_engine
 from bench.plan.cell import Cell
