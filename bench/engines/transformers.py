@@ -243,6 +243,12 @@ def _read_config(job: Job) -> Any:
             f"{name}: transformers {transformers.__version__} has no model_type {model_type}; "
             "a newer version may have it (pip install -U transformers), else take another model"
         ) from error
+    position = getattr(config, "position_embedding_type", None)
+    if str(position).startswith("relative_key"):  # transformers 5 would load it as absolute
+        raise InputError(
+            f"{name}: position_embedding_type {position} is computed by neither engine; take a "
+            "model with absolute positions"
+        )
     kind = type(config)
     is_decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
     if config.is_encoder_decoder or is_decoder:

@@ -247,6 +247,15 @@ def test_weights_run_in_every_attention_pooling_and_head(
     ]  # fmt: skip
 
 
+def test_positions_that_the_library_would_ignore_are_refused(
+    copied: Callable[..., Path], refusal: Refusal
+) -> None:
+    for kind in ("bert", "roberta"):
+        folder = copied(kind, position_embedding_type="relative_key_query")
+        line = refusal(folder, "full")
+        assert "position_embedding_type relative_key_query is computed by neither engine" in line
+
+
 def test_each_setting_is_checked_once_at_its_highest_rank(
     checkpoints: Checkpoints, asked: list[list[Cell]], capsys: pytest.CaptureFixture[str]
 ) -> None:
