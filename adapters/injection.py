@@ -33,6 +33,7 @@ POOLERS: Final = ("bert.pooler", "bert_pairs.pooler")
 """Names of modules that belong to the head; poolers do so only if they are new."""
 _HEADS: Final = tuple(f"{name}." for name in HEADS)
 _POOLERS: Final = tuple(f"{name}." for name in POOLERS)
+_VECTORS: Final = (".ia3_l.", ".boft_s.")
 _ENCODER_LAYER: Final = re.compile(r"bert(?:_pairs)?\.encoder\.layer\.\d+\.")
 
 
@@ -258,7 +259,8 @@ def _group(model: nn.Module, name: str, training: Training) -> str | None:
     return "adapter" if training.mode == BITFIT and own == "bias" else "base"
 
 
-def decays(parameter: nn.Parameter) -> bool:
+def decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether AdamW decays a parameter: it decays matrices, among them the stacked factors A and B,
-    but not biases, LayerNorm and DoRA's magnitude."""
-    return parameter.ndim > 1
+    but not biases, LayerNorm, DoRA's magnitude, and the factors of outputs in IA³ and BOFT, which
+    are vectors that PEFT holds as matrices."""
+    return parameter.ndim > 1 and not any(part in name for part in _VECTORS)

@@ -17,7 +17,7 @@ class Method:
     Attributes:
         name: the name of its mode.
         layer: the class of its layers in engine minbert, as `module:Class`; None: only PEFT has it.
-        has_rank: whether rank and alpha apply to it.
+        has_rank: whether it has a rank.
         has_layers: whether a layer set says which layers carry it; if not, its own configuration.
         parameters: the trainable parameters of a layer in engine minbert, each with the ending of
             its key in PEFT's format.
@@ -118,7 +118,7 @@ MODES: Final = ("full", "head", BITFIT, *ADAPTER_MODES)
 
 
 def has_rank(mode: str) -> bool:
-    """Whether rank and alpha apply to a mode."""
+    """Whether a mode has a rank."""
     return mode in METHODS and METHODS[mode].has_rank
 
 

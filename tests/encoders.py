@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from adapters.methods import PEFT, has_layers, has_rank
+from adapters.methods import LOW_RANK, PEFT, has_layers, has_rank
 from adapters.names import trains_base
 from bench.plan.architectures import ARCHITECTURES
 from bench.plan.cell import TRANSFORMERS, Cell
@@ -237,7 +237,7 @@ def job(folder: Path, mode: str, layers: str | None = None, **changes: Any) -> J
         "adapter": "example 0" if mode == PEFT else None,
         "weight_decay": 0.01,
         "warmup": 0.1,
-        "alpha": 8.0 if has_rank(mode) else None,
+        "alpha": 8.0 if mode in LOW_RANK else None,
         "dropout": 0.0,
         **changes,
     }

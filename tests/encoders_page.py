@@ -75,7 +75,7 @@ LoHa is on all linear layers of the encoder (`"target_modules": "all-linear"`), 
 and value. Gradient checkpointing gives the same gradients for less kept memory; ALBERT and MPNet
 have none in transformers, and it is refused there. Of PEFT's other types, those that need more
 than a configuration are refused by name: ADALORA, POLY, SHADOW, XLORA, prompt learning, and
-LoRA's `eva`, `corda`, `lora_ga` and `loftq`.
+LoRA's `eva`, `corda`, `lora_ga` and `loftq`; and LILY, which mixes the texts of a batch.
 
 ## Layers
 

@@ -29,6 +29,7 @@ PATIENCE_S: Final = 600.0
 _BUILT_FROM: Final = (
     "mode", "layers", "amp", "model", "init", "attn_implementation", "pooling", "head", "task",
     "gradient_checkpointing", "use_rslora", "init_lora_weights", "lora_dropout", "adapter",
+    "layer_decay", "unfreeze",
 )  # fmt: skip
 """The settings that decide what is built, besides the rank, of which the highest is checked."""
 _CODE: Final = (
@@ -44,8 +45,9 @@ _ROOT: Final = Path(__file__).parents[2]
 def check_models(
     cells: Iterable[Cell], model: Model, data: Path | None, adapter_configs: Mapping[str, str]
 ) -> None:
-    """Build what the cells of engine transformers train, without values, and read tokenizer and
-    weights once, in another process. What could be built before is not built again.
+    """Build what the cells of engine transformers train, without values, read the tokenizer, and
+    run each kind of model on a few tokens, in another process. What was checked is not checked
+    again.
 
     Args:
         data: the folder of the task's files.

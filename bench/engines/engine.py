@@ -40,7 +40,7 @@ class Engine(Protocol):
 
     def place_of(self, model: nn.Module, name: str) -> tuple[str, int | None] | None:
         """The encoder of a parameter, and its layer; no layer for embeddings and the like; None for
-        a parameter of the head."""
+        a parameter of the head or of a norm above the last layer."""
         ...
 
 

@@ -35,7 +35,7 @@ from bench.common.errors import InputError
 from bench.engines.engine import Groups
 from bench.engines.outputs import heads_of, parts_of, task_of
 from bench.plan.architectures import ARCHITECTURES, is_layer_set, model_type_of
-from bench.plan.cell import DEFAULT, ON, Cell
+from bench.plan.cell import DEFAULT, ITERATIVE, ON, Cell
 from bench.plan.job import Job
 from minbert.model.classifier import Classifier, HeadConfig, mean_of_real
 from minbert.model.config import GEOMETRIES
@@ -56,16 +56,19 @@ _MOVING: Final = {"lora": "lora_B", "dora": "lora_B", "vera": "vera_lambda_b", "
 """Parts of the names of the parameters that every training changes, by mode; in LoRA, for example,
 A gets no gradient before B has moved."""
 _REFUSED: Final = {
-    "ADALORA": "a call in each step",
-    "POLY": "the id of a task in each step",
-    "SHADOW": "the past of a decoder",
-    "XLORA": "adapters that are trained already",
-    "corda": "examples before training",
-    "eva": "examples before training",
-    "loftq": "a quantised model",
-    "lora_ga": "gradients before training",
+    "ADALORA": "needs a call in each step",
+    "LILY": "makes a text's output depend on the other texts in its batch",
+    "POLY": "needs the id of a task in each step",
+    "SHADOW": "needs the past of a decoder",
+    "XLORA": "needs adapters that are trained already",
+    "corda": "needs examples before training",
+    "eva": "needs examples before training",
+    "loftq": "needs a quantised model",
+    "lora_ga": "needs gradients before training",
 }
-"""Methods and initialisations that need more than a configuration."""
+"""Methods and initialisations that a configuration does not suffice for, and why."""
+_FINAL_NORMS: Final = (".final_norm.", ".final_layer_norm.", ".emb_layer_norm_after.", ".ln_f.")
+"""Parts of the names of norms above the last layer."""
 _RESIDUAL: Final = ("pissa", "olora")
 """Beginnings of the initialisations that take the first update out of the base weights."""
 
@@ -209,15 +212,17 @@ def _quiet() -> Iterator[None]:
 
 
 def _config(job: Job) -> Any:
-    """The model's configuration, with the cell's dropout everywhere."""
+    """The model's configuration, with the cell's dropout everywhere, and no dropped layers."""
     cell = job.cell
     if job.geometry is not None:
         config = transformers.BertConfig(**vars(GEOMETRIES[job.geometry]))
     else:
         config = _read_config(job)
     for name, value in config.to_dict().items():
-        if "dropout" in name and (value is None or isinstance(value, int | float)):
+        if "dropout" in name and (value is None or type(value) in (int, float)):
             setattr(config, name, cell.dropout)
+        elif "layerdrop" in name:
+            setattr(config, name, 0.0)
     (head,) = heads_of_one(job).values()
     config.num_labels = head.outputs
     return config
@@ -308,7 +313,7 @@ def _loaded(job: Job, *, draw: bool) -> EncoderClassifier:
     if cell.init == "random":
         new = [name for name, _ in model.named_parameters() if f".{_POOLER}." in name]
     outside = {name for name, _ in model.named_parameters() if not name.startswith(f"{prefix}.")}
-    model.names["head"] = outside | {name for name in new if not name.startswith(f"{prefix}.emb")}
+    model.names["head"] = outside | set(new)
     _draw_head(model, cell.seed, float(getattr(config, "initializer_range", 0.02)))
     return model
 
@@ -424,9 +429,9 @@ def _draw_head(model: EncoderClassifier, seed: int, std: float) -> None:
     """Draw the head as `minbert.model.classifier.initialise` does: matrices are normal, biases 0,
     and the weights of norms 1."""
     generator = torch.Generator().manual_seed(seed)
-    for owner, module in model.named_modules():
+    for owner, module in [] if _on_meta(model) else model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            if f"{owner}.{name}" not in model.names["head"] or _on_meta(model):
+            if f"{owner}.{name}" not in model.names["head"]:
                 continue
             value = torch.zeros(parameter.shape)
             if value.dim() == 1 and name == "weight":  # of a norm
@@ -443,6 +448,7 @@ def _on_meta(model: EncoderClassifier) -> bool:
 def _adapt(model: EncoderClassifier, job: Job) -> None:
     """Add the cell's adapters, and make trainable what its mode trains."""
     cell = job.cell
+    _check_layers(model, cell)
     model.mode = cell.mode
     base = cell.mode == "full"
     if cell.mode in METHODS:
@@ -478,15 +484,18 @@ def linear_layers(model: EncoderClassifier) -> dict[str, nn.Linear]:
 
 
 def target_layers(model: EncoderClassifier, cell: Cell) -> list[str]:
-    """Names of the linear layers that carry adapters.
+    """Names of the linear layers that carry adapters, all of them in the encoder's layers.
 
     Raises:
         InputError: with the names of the linear layers, if the layer set has no meaning for the
             architecture, or names of layers match none.
     """
-    names, layers = list(linear_layers(model)), str(cell.layers)
+    layers, architecture = str(cell.layers), ARCHITECTURES.get(model.model_type)
+    place = r".*\.\d+\."
+    if architecture is not None:
+        place = re.escape(f"{model.prefix}.{architecture.layers}").replace(r"\{\}", r"\d+")
+    names = [name for name in linear_layers(model) if re.match(place, name)]
     if is_layer_set(layers):
-        architecture = ARCHITECTURES.get(model.model_type)
         if architecture is None:
             ends = _within_layers(names)
             raise InputError(
@@ -494,7 +503,6 @@ def target_layers(model: EncoderClassifier, cell: Cell) -> list[str]:
                 f"layers are {_listed(ends)}; name some in a grid file: layers = "
                 f'["{"+".join(ends[:2])}"]'
             )
-        place = re.escape(f"{model.prefix}.{architecture.layers}").replace(r"\{\}", r"\d+")
         ends_of = "|".join(map(re.escape, architecture.adapted(layers)))
         return [name for name in names if re.fullmatch(f"{place}({ends_of})", name)]
     targets = layers.split("+")
@@ -553,7 +561,7 @@ def _add_adapters(model: EncoderClassifier, job: Job) -> None:
     model.names["adapter"] = {
         name
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and name not in model.names["head"]
+        if parameter.requires_grad and parameter.numel() and name not in model.names["head"]
     }
     if not model.names["adapter"]:
         raise InputError(f"mode {cell.mode}: the configuration adds nothing that trains")
@@ -596,7 +604,8 @@ def peft_config(model: EncoderClassifier, job: Job) -> Any:
     if cell.mode == PEFT:
         return _given_config(model, json.loads(job.adapter_config or "{}"))
     targets = target_layers(model, cell)
-    _check_rank(model, cell, targets)
+    if cell.mode in LOW_RANK:
+        _check_rank(model, cell, targets)
     if not model.own_head:  # PEFT sees the encoder alone
         targets = [name.removeprefix(f"{model.prefix}.") for name in targets]
     if cell.mode in LOW_RANK:
@@ -641,10 +650,7 @@ def _given_config(model: EncoderClassifier, values: dict[str, Any]) -> Any:
         raise InputError(f"adapter_config: PEFT has no peft_type {name[:60]!r}")
     needs = (name, re.sub("_(niter|init).*", "", str(values.get("init_lora_weights"))))
     for given in _REFUSED.keys() & needs:
-        raise InputError(
-            f"adapter_config: {given} needs {_REFUSED[given]}, which a configuration does not "
-            "express; take another method"
-        )
+        raise InputError(f"adapter_config: {given} {_REFUSED[given]}; take another method")
     unknown = [key for key in values if key not in kind.__dataclass_fields__]
     if unknown:
         raise InputError(
@@ -711,10 +717,23 @@ def place_of(model: nn.Module, name: str) -> tuple[str, int | None] | None:
     if not name.startswith(f"{model.prefix}."):
         return None
     layer = re.search(r"\.(\d+)\.", name) if _has_layers(model) else None
-    return model.prefix, None if layer is None else int(layer[1])
+    if layer is not None:
+        return model.prefix, int(layer[1])
+    return None if any(norm in name for norm in _FINAL_NORMS) else (model.prefix, None)
 
 
 def _has_layers(model: EncoderClassifier) -> bool:
     """Whether the layers have weights of their own."""
     architecture = ARCHITECTURES.get(model.model_type)
     return architecture is None or "{}" in architecture.layers
+
+
+def _check_layers(model: EncoderClassifier, cell: Cell) -> None:
+    """Refuse settings for single layers where all share their weights."""
+    settings = {"layer_decay": cell.layer_decay != 1.0, "unfreeze": cell.unfreeze == ITERATIVE}
+    for name, is_set in settings.items():
+        if is_set and not _has_layers(model):
+            raise InputError(
+                f"{name} {getattr(cell, name)}: the layers of {model.model_type} share their "
+                "weights, so that none trains by itself; leave it out"
+            )

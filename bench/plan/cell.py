@@ -287,7 +287,7 @@ class Cell:
     engine_version: Annotated[
         str | None,
         About(
-            meaning="versions of the engine's libraries",
+            meaning="versions of transformers and PEFT, in that engine",
             applies=is_theirs,
             before=None,
             compared="never",
@@ -403,8 +403,8 @@ class Cell:
     gradient_checkpointing: Annotated[
         str,
         About(
-            meaning="on: each layer keeps its input alone for the backward pass, which computes "
-            "the layer again; or off",
+            meaning="on: only the input of each layer is kept for the backward pass, which "
+            "computes the layer again; or off",
             values=SWITCH,
             before=OFF,
             compared="group",
@@ -633,8 +633,7 @@ class Cell:
     lora_plus_ratio: Annotated[
         float,
         About(
-            meaning="rate of the adapters' B matrices as a multiple of that of A; 1: none, as "
-            "always without such adapters",
+            meaning="rate of LoRA's B as a multiple of that of A; 1: none, as always without LoRA",
             before=1.0,
             changes=("score",),
             compared="follows",
@@ -710,8 +709,8 @@ class Cell:
     alpha: Annotated[
         float | None,
         About(
-            meaning="adapter scale is alpha / rank",
-            applies=ranked,
+            meaning="the scale of LoRA is alpha / rank",
+            applies=is_low_rank,
             changes=("score",),
             compared="follows",
         ),

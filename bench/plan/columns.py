@@ -5,7 +5,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Final, get_args, get_type_hints
 
 from adapters.names import is_layers
-from bench.plan.cell import ABOUT, ALWAYS, KINDS, Applies, Columns, Value, ranked
+from bench.plan.cell import ABOUT, ALWAYS, KINDS, Applies, Columns, Value, is_low_rank
 from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import FLAGS, SCHEMA, STATUSES, Row
 
@@ -49,7 +49,7 @@ def _columns() -> tuple[Column, ...]:
         settings.append(Column(name, KINDS[name], group, setting.meaning, setting.applies))
         if name == "alpha":
             meaning = "the factor of the adapter's update"
-            settings.append(Column("scale", float, group, meaning, ranked))
+            settings.append(Column("scale", float, group, meaning, is_low_rank))
     types = get_type_hints(Row)
     others = [
         Column(item.name, (get_args(types[item.name]) or (types[item.name],))[0],

@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
-from adapters.methods import PEFT, has_layers, has_rank
+from adapters.methods import LOW_RANK, PEFT, has_layers, has_rank
 from adapters.names import LAYER_SETS, is_layers
 from bench.common.errors import InputError
 from bench.common.messages import shown
@@ -248,7 +248,8 @@ class Axes(_Strict):
             raise ValueError("unfreeze doesn't apply to mode head")
         if set(self.mode) == {"head"} and "layer_decay" in self.settings.model_fields_set:
             raise ValueError("layer_decay doesn't apply to mode head")
-        if not ranked and "lora_plus_ratio" in self.settings.model_fields_set:
+        has_lora = not set(LOW_RANK).isdisjoint(self.mode)
+        if not has_lora and "lora_plus_ratio" in self.settings.model_fields_set:
             raise ValueError(f"lora_plus_ratio doesn't apply to mode {self.mode[0]}")
         return self
 

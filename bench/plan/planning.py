@@ -231,10 +231,10 @@ def _cell(
             "lora_dropout": settings.lora_dropout if low_rank else 0.0,
             "regression_loss": settings.regression_loss if resolved.regression else None,
             "learning_rate_source": resolved.learning_rate_source,
-            "alpha": _alpha(settings, rank),
+            "alpha": _alpha(settings, rank) if low_rank else None,
             "frozen_dtype": _frozen_dtype(settings, mode, axes["amp"]),
             "layer_decay": 1.0 if mode == "head" else settings.layer_decay,
-            "lora_plus_ratio": settings.lora_plus_ratio if has_rank(mode) else 1.0,
+            "lora_plus_ratio": settings.lora_plus_ratio if low_rank else 1.0,
         }
         | {"mode": mode, "rank": rank, "layers": layers}
         | axes

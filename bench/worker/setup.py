@@ -144,9 +144,9 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
     The decay of matrices is 1 here, and every step multiplies it by the decay of its part.
 
     With layer-wise decay x of the rates, layer i of an encoder of L layers has x^(L − 1 − i) times
-    the rate, adapters included, and embeddings x^L times; head and pooler have the full rate (Clark
-    et al. 2020, arXiv 2003.10555). With a LoRA+ ratio, matrices B have that many times the rate
-    (Hayou et al. 2024, arXiv 2402.12354).
+    the rate, adapters included, and embeddings x^L times; head, pooler and a norm above the last
+    layer have the full rate (Clark et al. 2020, arXiv 2003.10555). With a LoRA+ ratio, matrices B
+    have that many times the rate (Hayou et al. 2024, arXiv 2402.12354).
     """
     rates = {
         "adapter": cell.learning_rate,
@@ -165,7 +165,7 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
         alike: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in parameters.items():
             factor = _rate_factor(name, places[name], depth, cell)
-            alike.setdefault((float(decays(parameter)), factor), []).append(parameter)
+            alike.setdefault((float(decays(name, parameter)), factor), []).append(parameter)
         groups += [
             Group(alike[decay, factor], rate * factor, decay)
             for decay, factor in sorted(alike, reverse=True)

@@ -25,16 +25,16 @@ class GradualUnfreezing:
 
     def __init__(self, model: nn.Module, places: Mapping[str, Place | None]) -> None:
         self._first_epochs: dict[nn.Parameter, int] = {}
-        found = {
+        parameters = {
             parameter: place
             for name, parameter in model.named_parameters()
             if (place := places.get(name)) is not None
         }
         depths: dict[str, int] = {}
-        for encoder, layer in found.values():
+        for encoder, layer in parameters.values():
             if layer is not None:
                 depths[encoder] = max(depths.get(encoder, 0), layer + 1)
-        for parameter, (encoder, layer) in found.items():
+        for parameter, (encoder, layer) in parameters.items():
             if parameter.requires_grad:
                 below = 0 if layer is None else depths[encoder] - layer
                 self._first_epochs[parameter] = _first_epoch(below, depths.get(encoder, 0))

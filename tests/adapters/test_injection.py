@@ -112,8 +112,8 @@ def test_trap_11_the_magnitude_is_not_decayed() -> None:
     model = adapted_model(mode="dora", layers="attn")
     for name, parameter in model.named_parameters():
         vector = name.endswith((".bias", "LayerNorm.weight", ".magnitude"))
-        assert decays(parameter) is not vector, name
-    decayed = {n for n, p in parameter_groups(model)["adapter"].items() if decays(p)}
+        assert decays(name, parameter) is not vector, name
+    decayed = {n for n, p in parameter_groups(model)["adapter"].items() if decays(n, p)}
     assert decayed == set(expected_adapters("lora", "attn"))
 
 

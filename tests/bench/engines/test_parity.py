@@ -25,6 +25,7 @@ CASES: list[tuple[str, str | None, dict[str, Any], dict[str, Any]]] = [
     ("lora", "query+attention.output.dense", {"pooling": "cls"}, {}),
     ("dora", "attn-only", {"pooling": "mean"}, {}),
     ("dora", "value+query", {}, {}),
+    ("lora", "dense", {}, {}),
     ("dora", "all-lin-only", {}, NO_POOLER),
 ]
 

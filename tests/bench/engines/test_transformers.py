@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
+from bench.engines.transformers import _config as config_of
+from bench.engines.transformers import target_layers
 from bench.plan.architectures import ARCHITECTURES, read_sizes
 from bench.plan.job import Job
+from bench.worker.setup import trained_groups, unfreezing
 from tests.encoders import KINDS, Checkpoints, job
 
 LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["query", "value"]}
@@ -106,7 +109,7 @@ def test_layers_by_the_ends_of_their_names(encoders: Checkpoints) -> None:
     assert refusal(job(encoders("bert"), "lora", "query+nothing")) == (
         "layers query+nothing: bert has no linear layer whose name ends in nothing; they are "
         "attention.self.query, attention.self.key, attention.self.value, attention.output.dense, "
-        "intermediate.dense, output.dense, bert.pooler.dense"
+        "intermediate.dense, output.dense"
     )
 
 
@@ -140,6 +143,61 @@ def test_layers_that_share_weights_have_no_place_of_their_own(encoders: Checkpoi
     model = build(a_job)
     places = {engine.place_of(model, name) for name, _ in model.named_parameters()}
     assert places == {("distilbert", None), ("distilbert", 0), ("distilbert", 1), None}
+    for setting in ({"layer_decay": 0.9}, {"unfreeze": "iterative"}):
+        line = refusal(job(encoders("albert"), "full", **setting))
+        assert "the layers of albert share their weights" in line
+
+
+def test_a_norm_above_the_last_layer_has_the_full_rate_and_unfreezes_first(
+    encoders: Checkpoints,
+) -> None:
+    a_job = job(encoders("modernbert"), "full", layer_decay=0.5, unfreeze="iterative")
+    model = build(a_job)
+    norm = model.get_parameter("model.final_norm.weight")
+    of_norm = [g for g in trained_groups(model, a_job.cell) if any(p is norm for p in g.parameters)]
+    assert [group.learning_rate for group in of_norm] == [a_job.cell.learning_rate]
+    gradual = unfreezing(model, a_job.cell)
+    assert gradual is not None
+    assert norm not in gradual.frozen(0)
+    place_of = engine_of(a_job.cell).place_of
+    relative = build(job(encoders("deberta-v2"), "full"))
+    assert place_of(relative, "deberta.encoder.LayerNorm.weight") == ("deberta", None), (
+        "it is of the embeddings of relative positions"
+    )
+
+
+BOFT = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ["query"]}
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "decayed", "not_decayed"),
+    [
+        ("lora", {"rank": 1}, {"lora_A", "lora_B"}, set()),
+        ("dora", {"rank": 1}, {"lora_A", "lora_B"}, {"lora_magnitude_vector"}),
+        ("ia3", {}, set(), {"ia3_l"}),
+        ("vera", {}, set(), {"vera_lambda_b", "vera_lambda_d"}),
+        ("peft", {"adapter_config": json.dumps(BOFT)}, {"boft_R"}, {"boft_s"}),
+        ("bitfit", {}, set(), {"bias"}),
+    ],
+)
+def test_matrices_are_decayed_and_vectors_are_not(
+    encoders: Checkpoints,
+    mode: str,
+    changes: dict[str, Any],
+    decayed: set[str],
+    not_decayed: set[str],
+) -> None:
+    a_job = job(encoders("bert"), mode, "all-lin-only", **changes)
+    model = build(a_job)
+    adapter = groups(model, a_job)["adapter"]
+    decay = {
+        id(parameter): group.weight_decay
+        for group in trained_groups(model, a_job.cell)
+        for parameter in group.parameters
+    }
+    kinds = {name: name.partition(".default")[0].rpartition(".")[2] for name in adapter}
+    assert {kinds[name] for name, p in adapter.items() if decay[id(p)]} == decayed
+    assert {kinds[name] for name, p in adapter.items() if not decay[id(p)]} == not_decayed
 
 
 def test_ia3_scales_keys_values_and_the_input_of_the_last_linear_layer(
@@ -222,6 +280,8 @@ def test_attention_that_is_not_there_is_refused(encoders: Checkpoints) -> None:
         ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4}, "takes? texts as they are"),
         ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}, "takes? texts as they are"),
         ({"peft_type": "POLY"}, "POLY needs the id of a task"),
+        ({"peft_type": "LILY"}, "LILY makes a text's output depend on the other texts"),
+        ({"peft_type": "TRAINABLE_TOKENS"}, "adds nothing that trains"),
         ({"peft_type": "NONSENSE"}, "PEFT has no peft_type 'NONSENSE'"),
         ({**LORA, "r": "four"}, "PEFT refuses it"),
         ({**LORA, "r": -1}, "PEFT refuses it: .*-1"),
@@ -241,6 +301,30 @@ def test_what_peft_can_not_do_here_is_one_line(
     line = refusal(job(encoders("bert"), "peft", adapter_config=json.dumps(config)))
     assert line.startswith(("adapter_config: ", "mode peft: "))
     assert re.search(reason, line), line
+
+
+def test_ends_of_names_match_in_layers_alone(encoders: Checkpoints) -> None:
+    """As in engine minbert: not BERT's pooler, nor projections of embeddings."""
+    for kind, end in {"bert": "dense", "electra": "dense", "albert": "dense+ffn"}.items():
+        a_job = job(encoders(kind), "lora", end)
+        carriers = target_layers(build(job(encoders(kind), "head")), a_job.cell)
+        place = f"{kind}." + ARCHITECTURES[kind].layers.partition("{}")[0]
+        assert carriers
+        assert all(name.startswith(place) for name in carriers)
+    with pytest.raises(InputError, match="no linear layer whose name ends in embeddings_project"):
+        build(job(encoders("electra"), "lora", "embeddings_project"))
+
+
+def test_the_rank_of_vera_may_exceed_a_layers_width(encoders: Checkpoints) -> None:
+    a_job = job(encoders("bert"), "vera", "attn-only", rank=256)
+    build(a_job)
+
+
+def test_dropout_is_set_where_it_is_a_probability(encoders: Checkpoints) -> None:
+    options = {"token_dropout": True, "layerdrop": 0.5}
+    config = config_of(job(encoders("bert", **options), "full", dropout=0.2))
+    assert (config.token_dropout, config.layerdrop) == (True, 0.0)
+    assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.2
 
 
 def test_an_adapter_config_trains_what_it_says_and_the_head_whole(encoders: Checkpoints) -> None:

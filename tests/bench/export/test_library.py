@@ -153,8 +153,9 @@ def test_what_a_format_has_no_place_for_is_refused(checkpoint: Checkpoints, tmp_
     own = trained_by_library(checkpoint("deberta"), layers="attn")
     with pytest.raises(InputError, match=r"no place for deberta\.encoder.* --format transformers"):
         exported(own, "peft", tmp_path / "peft")
-    lily = json.dumps({"peft_type": "LILY", "target_modules": ["query"]})
-    own = trained_by_library(checkpoint("roberta"), "peft", None, adapter_config=lily)
+    tokens = {"alora_invocation_tokens": [1]}
+    alora = json.dumps({"peft_type": "LORA", "target_modules": ["query"], **tokens})
+    own = trained_by_library(checkpoint("roberta"), "peft", None, adapter_config=alora)
     with pytest.raises(InputError, match=r"PEFT can't merge .* only --format peft has a place"):
         exported(own, "transformers", tmp_path / "transformers")
     assert refusal("sentence-transformers", own.job.cell) == (

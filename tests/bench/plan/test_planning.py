@@ -125,6 +125,20 @@ def test_factors_on_rates_change_no_cell_that_has_no_such_rates() -> None:
         assert not changed & same
 
 
+def test_options_of_lora_change_no_cell_of_vera() -> None:
+    text = '[settings]\n{}\n[[cells]]\nmode = ["vera", "lora"]\nrank = [4]\nlayers = ["attn"]\n'
+    plain = cells_in(text.format(""))
+    for setting in ("alpha = 32", "scale = 3", "lora_plus_ratio = 4", "use_rslora = true"):
+        changed = cells_in(text.format(setting))
+        same = [one.cell_id == other.cell_id for one, other in zip(plain, changed, strict=True)]
+        modes = [cell.mode for cell in plain]
+        assert dict(zip(modes, same, strict=True)) == {"vera": True, "lora": False}, setting
+        assert {cell.scale for cell in changed if cell.mode == "vera"} == {None}
+    vera = text.format("").replace(', "lora"', "") + "settings = {lora_plus_ratio = 4}\n"
+    with pytest.raises(InputError, match="lora_plus_ratio doesn't apply to mode vera"):
+        cells_in(vera)
+
+
 def test_early_stopping_holds_out_a_share_unless_there_is_one() -> None:
     assert {cell.held_out for cell in cells_of("smoke")} == {0.0}
     assert {cell.held_out for cell in cells_of("smoke", early_stopping=3)} == {0.1}
