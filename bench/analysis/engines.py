@@ -151,7 +151,7 @@ def _agreement(new: Row, base: Row, one: Sequence[float], other: Sequence[float]
 
 
 def share_of_limit(setting: Setting) -> float | None:
-    """The time of the matrix products that a setting can't do without, as a share of its time;
+    """The time of the unavoidable matrix products of a setting, as a share of its time;
     None where not measured."""
     times, products = (setting.by_run(column) for column in (TIME, "products_ms"))
     both = times.keys() & products.keys()

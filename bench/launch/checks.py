@@ -274,19 +274,21 @@ def check_engine(
         data, adapter_configs: as in `bench.engines.check.check_models`.
     """
     for cell in cells:
-        problem = _not_ours(cell) if cell.engine == MINBERT else _not_theirs(cell)
+        problem = _why_not_minbert(cell) if cell.engine == MINBERT else _why_not_transformers(cell)
         if problem:
             raise InputError(f"engine {cell.engine}: {problem}")
-    all_theirs = all(cell.engine == TRANSFORMERS for cell in cells)
+    all_transformers = all(cell.engine == TRANSFORMERS for cell in cells)
     for settings in variants:
         attention = settings.attn_implementation
-        is_theirs = all_theirs if settings.engine == AUTO else settings.engine == TRANSFORMERS
+        is_transformers = (
+            all_transformers if settings.engine == AUTO else settings.engine == TRANSFORMERS
+        )
         if settings.engine == MINBERT and attention != AUTO:
             raise InputError(
                 f"attn_implementation {attention}: engine {MINBERT} has its own attention; take "
                 f"engine {TRANSFORMERS}, or leave it out"
             )
-        if is_theirs and settings.kernels != FAST:
+        if is_transformers and settings.kernels != FAST:
             raise InputError(
                 f"kernels {settings.kernels}: it is of engine {MINBERT}; leave it out with engine "
                 f"{TRANSFORMERS}"
@@ -294,7 +296,7 @@ def check_engine(
     check_models(cells, model, data, adapter_configs)
 
 
-def _not_ours(cell: Cell) -> str:
+def _why_not_minbert(cell: Cell) -> str:
     """Why engine minbert can't run a cell; empty: it can."""
     if cell.mode in METHODS and METHODS[cell.mode].layer is None:
         return f"mode {cell.mode} is one of PEFT's; take engine {TRANSFORMERS}"
@@ -304,7 +306,7 @@ def _not_ours(cell: Cell) -> str:
     return ""
 
 
-def _not_theirs(cell: Cell) -> str:
+def _why_not_transformers(cell: Cell) -> str:
     """Why engine transformers can't run a cell, whatever the model; empty: it may."""
     if cell.task == MULTITASK:
         return f"a model of it has one head, and task {MULTITASK} has parts; take engine {MINBERT}"

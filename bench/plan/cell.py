@@ -93,12 +93,12 @@ def has_adapter_config(row: Mapping[str, Any]) -> bool:
     return row.get("mode") == PEFT
 
 
-def is_ours(row: Mapping[str, Any]) -> bool:
+def is_minbert(row: Mapping[str, Any]) -> bool:
     """Engine `minbert`."""
     return bool(row.get("engine", MINBERT) == MINBERT)
 
 
-def is_theirs(row: Mapping[str, Any]) -> bool:
+def is_transformers(row: Mapping[str, Any]) -> bool:
     """Engine `transformers`."""
     return row.get("engine") == TRANSFORMERS
 
@@ -288,7 +288,7 @@ class Cell:
         str | None,
         About(
             meaning="versions of transformers and PEFT, in that engine",
-            applies=is_theirs,
+            applies=is_transformers,
             before=None,
             compared="never",
         ),
@@ -297,7 +297,7 @@ class Cell:
         str | None,
         About(
             meaning="attention of engine transformers: eager, sdpa or flash_attention_2",
-            applies=is_theirs,
+            applies=is_transformers,
             values=("eager", "sdpa", "flash_attention_2"),
             before=None,
             compared="group",
@@ -439,7 +439,7 @@ class Cell:
         About(
             meaning="fast: products, attention and dropout as this project writes them; reference: "
             "all in torch's own operators, under autograd",
-            applies=is_ours,
+            applies=is_minbert,
             values=(FAST, REFERENCE),
             before=FAST,
             compared="group",

@@ -2,9 +2,9 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import chain, groupby, product
 from typing import Any, Final
 
 from adapters.methods import LOW_RANK, METHODS, PEFT, has_layers, has_rank
@@ -344,7 +344,8 @@ def plan(
     rerun: str | None = None,
     fresh: bool = False,
 ) -> list[Planned]:
-    """The action for each repeat of each cell, given all rows; repeats outermost.
+    """The action for each repeat of each cell, given all rows; repeats outermost, and neighbours
+    of one name in turn.
 
     A repeat runs if it has no row, was interrupted or skipped, or if `rerun` (a status or flag)
     matches its current row. Otherwise it is `done` (status ok) or `kept` (failed). The next attempt
@@ -371,7 +372,7 @@ def plan(
     current = standing(own)
     varied = [name for name in ("model", "engine") if len({getattr(c, name) for c in cells}) > 1]
     planned = []
-    for repeat, cell in product(range(1, repeats + 1), cells):
+    for repeat, cell in chain.from_iterable(_in_turn(cells, n) for n in range(1, repeats + 1)):
         if repeat > 1 and cell.learning_rate_source == CANDIDATE:
             continue
         key = cell.cell_id, conditions_id, repeat
@@ -381,6 +382,14 @@ def plan(
         planned.append(Planned(cell, action, reason, attempt, repeat, prefix=prefix))
     scored = _scored_elsewhere(rows, here) & ids
     return _with_scores(planned, scored, _measured(rows, conditions_id)) if scored else planned
+
+
+def _in_turn(cells: Iterable[Cell], repeat: int) -> Iterator[tuple[int, Cell]]:
+    """The cells of a repeat: neighbours of one name, such as those of both engines, are in reverse
+    order in every second repeat, so that a drift of the machine does not favour one."""
+    for _, members in groupby(cells, key=lambda cell: (cell.model, cell.name, cell.fold)):
+        own = list(members)
+        yield from ((repeat, cell) for cell in (own if repeat % 2 else reversed(own)))
 
 
 def _scored_elsewhere(rows: Iterable[Row], here: Columns) -> set[str]:

@@ -37,7 +37,7 @@ _ABOUT: Final = (
 _MOST: Final = 6
 """Settings that a sentence names."""
 _DRIFT: Final = (
-    "Some times were not measured in alternation, so their intervals are wider: --repeats 3 "
+    "Some times were not measured in alternation, so their intervals are wider: --repeats 4 "
     "runs both engines in turn."
 )
 

@@ -14,7 +14,7 @@ from bench.common.errors import InputError
 from bench.compare.__main__ import command
 from bench.plan import gridfile
 from bench.plan.columns import NAMES
-from bench.plan.planning import Resolved, expand
+from bench.plan.planning import Resolved, expand, plan
 from bench.plan.rows import Row
 from bench.report.render import render
 from bench.results.losses import kept_losses
@@ -22,6 +22,7 @@ from bench.results.outcomes import no_values
 from bench.results.rowfile import encode, record
 from bench.results.store import cell_folder
 from tests.bench.analysis.test_comparison import FULL, LORA, run
+from tests.bench.synthetic_rows import HERE
 
 THEIRS = {
     "engine": "transformers", "engine_version": "transformers 5, peft 1", "kernels": None,
@@ -243,5 +244,8 @@ def test_the_grid_runs_both_engines_of_a_setting_one_after_the_other() -> None:
         ("minbert", "by-length", "off"), ("transformers", "shuffled", "off"),
         ("transformers", "by-length", "off"), ("transformers", "by-length", "on"),
     ]  # fmt: skip
+    planned = [item.cell for item in plan(cells, [], HERE, repeats=2)]
+    again = [cell for cell in planned[44:] if cell.name == names[0]]
+    assert again == [cell for cell in cells if cell.name == names[0]][::-1]
     losses = {(c.mode, c.amp, c.engine) for c in cells if not c.dropout}
     assert len(losses) == 12
