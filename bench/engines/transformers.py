@@ -666,7 +666,7 @@ def _given_config(model: EncoderClassifier, values: dict[str, Any]) -> Any:
     try:
         config = kind.from_peft_type(**{**values, "inference_mode": False, "task_type": None})
     except Exception as error:  # of many kinds
-        raise InputError(f"adapter_config: PEFT refuses it: {_line(error)}") from error
+        raise InputError(f"adapter_config: PEFT refuses this {name}: {_line(error)}") from error
     if config.is_prompt_learning or config.is_adaption_prompt:
         raise InputError(
             f"adapter_config: {name} adds to the input or to the past of a decoder, and encoders "

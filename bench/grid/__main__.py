@@ -438,7 +438,10 @@ def _engine(grid: Grid, models: Collection[Model]) -> tuple[str, str]:
     engines = {variant.engine for variant in grid.variants}
     why = next((model.why_not_minbert for model in models if model.why_not_minbert), "")
     if why and MINBERT in engines:
-        raise InputError(f"--engine {MINBERT}: {why}; take engine {TRANSFORMERS}")
+        raise InputError(
+            f"grid {grid.name} has cells of engine {MINBERT}: {why}; take --engine {TRANSFORMERS}, "
+            "or a grid whose cells don't name an engine"
+        )
     why = (why or why_not_minbert(grid)) if AUTO in engines else ""
     return (TRANSFORMERS if why else MINBERT), why
 

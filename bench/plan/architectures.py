@@ -165,6 +165,8 @@ def read_sizes(folder: Path) -> EncoderSizes:
 def _size(values: Mapping[str, Any], name: str, path: Path) -> int:
     given = next((key for key in (name, *_OTHER_NAMES[name]) if values.get(key) is not None), None)
     value = _DEFAULTS.get(name) if given is None else values[given]
+    if value is None and name == "intermediate_size":  # GPT-2's; the check refuses decoders by name
+        value = 4 * _size(values, "hidden_size", path)
     if value is None:
         raise InputError(f"{path}: lacks {name}, which the config.json of an encoder has")
     least = 0 if name == "pad_token_id" else 1
