@@ -103,7 +103,10 @@ def test_what_an_architecture_does_not_have_is_named(
         ({"peft_type": "ADALORA", "target_modules": ["query"]}, "ADALORA needs a call in each"),
         ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 5}, "PREFIX_TUNING adds to the"),
         ({"peft_type": "LOHA", "target_modules": ["nope"]}, "target_modules match no layer of"),
-        ({"peft_type": "LOHA", "r": 0, "target_modules": ["query"]}, "PEFT refuses it: `r` should"),
+        (
+            {"peft_type": "LOHA", "r": 0, "target_modules": ["query"]},
+            "PEFT refuses this LOHA: `r` should",
+        ),
         ({"peft_type": "LOHA", "rnk": 2, "target_modules": ["query"]}, "has no rnk; leave it out"),
     ],
 )
