@@ -368,8 +368,8 @@ def _check_complete(inner: Any, new: Iterable[str], own_head: bool, name: str) -
     lacking = sorted(key for key in new if key.startswith(start) and f"{_POOLER}." not in key)
     if lacking:
         raise InputError(
-            f"{name}: its weights lack or misfit {len(lacking)} of {inner.config.model_type}, such "
-            f"as {lacking[0]}; take the folder of a whole model"
+            f"{name}: {len(lacking)} weights of {inner.config.model_type} are missing or have "
+            f"another shape, such as {lacking[0]}; is config.json that of these weights?"
         )
 
 
@@ -550,7 +550,8 @@ def _add_adapters(model: EncoderClassifier, job: Job) -> None:
                 f"adapter_config: target_modules match no layer of {cell.model}, whose linear "
                 f"layers are {_listed(_within_layers(linear_layers(model)))}"
             ) from error
-        raise InputError(f"mode {cell.mode}: PEFT refuses it: {_line(error)}") from error
+        what = f"adapter_config ({config.peft_type.value})" if cell.mode == PEFT else cell.mode
+        raise InputError(f"{what}: PEFT refuses it: {_line(error)}") from error
     vars(model)["peft_model"] = adapted  # for saving; the layers are in the model
     if model.own_head:  # whose children PEFT may have replaced
         for name, child in vars(model)["model_of_library"].named_children():
@@ -666,7 +667,7 @@ def _given_config(model: EncoderClassifier, values: dict[str, Any]) -> Any:
     try:
         config = kind.from_peft_type(**{**values, "inference_mode": False, "task_type": None})
     except Exception as error:  # of many kinds
-        raise InputError(f"adapter_config: PEFT refuses this {name}: {_line(error)}") from error
+        raise InputError(f"adapter_config ({name}): PEFT refuses it: {_line(error)}") from error
     if config.is_prompt_learning or config.is_adaption_prompt:
         raise InputError(
             f"adapter_config: {name} adds to the input or to the past of a decoder, and encoders "

@@ -316,6 +316,7 @@ def command(
     cells = select(expand(grid, *every_resolved), axes)
     if not cells:
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
+    _check_minbert(cells, models, grid)
     check_amp(cells, grid, target.device)
     check_cells(cells)
     check_models(cells, models, pairs=examples.pairs_in_one)
@@ -431,19 +432,21 @@ def command(
 def _engine(grid: Grid, models: Collection[Model]) -> tuple[str, str]:
     """What engine `auto` stands for in all cells, and why it is not minbert; empty: it is, or no
     cell's engine is `auto`.
-
-    Raises:
-        InputError: if a table of cells names engine minbert, which can't load a model.
     """
     engines = {variant.engine for variant in grid.variants}
     why = next((model.why_not_minbert for model in models if model.why_not_minbert), "")
-    if why and MINBERT in engines:
-        raise InputError(
-            f"grid {grid.name} has cells of engine {MINBERT}: {why}; take --engine {TRANSFORMERS}, "
-            "or a grid whose cells don't name an engine"
-        )
     why = (why or why_not_minbert(grid)) if AUTO in engines else ""
     return (TRANSFORMERS if why else MINBERT), why
+
+
+def _check_minbert(cells: Sequence[Cell], models: Mapping[str, Model], grid: Grid) -> None:
+    """Refuse cells of engine minbert with a model that it can't load."""
+    for cell in cells:
+        if cell.engine == MINBERT and (why := models[cell.model].why_not_minbert):
+            named = grid.settings.engine == MINBERT
+            where = f"--engine {MINBERT}" if named else f"grid {grid.name} has cells of {MINBERT}"
+            leave = "" if named else f", or leave them out with --select engine={TRANSFORMERS}"
+            raise InputError(f"{where}: {why}; take --engine {TRANSFORMERS}{leave}")
 
 
 def _engine_notes(why: str, models: int) -> list[str]:

@@ -18,7 +18,7 @@ from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_s
 
 _VARIED: Final = tuple(gridfile.Varied.model_fields)
 _SIZES: Final = ("batch_size", "max_length")
-_AXES: Final = ("model", "mode", "rank", "layers", "amp", "unfreeze", *_SIZES, *_VARIED,
+_AXES: Final = ("model", "mode", "adapter", "rank", "layers", "amp", "unfreeze", *_SIZES, *_VARIED,
                 "seed", "fold")  # fmt: skip
 """Axes that a search for learning rates does not change."""
 
@@ -136,7 +136,7 @@ def _shown_axes(cells: Sequence[Cell]) -> list[str]:
         "fold": any(cell.fold is not None for cell in cells),
         **{
             name: len({getattr(cell, name) for cell in cells} - {None}) > 1
-            for name in ("model", *_SIZES, *_VARIED)
+            for name in ("model", "adapter", *_SIZES, *_VARIED)
         },
     }
     return [name for name in _AXES if rare.get(name, True)]

@@ -9,7 +9,6 @@ from typing import Any, Final
 from bench.common.errors import InputError
 from bench.plan.cell import digest
 from bench.plan.gridfile import Grid
-from minbert.files import read_json
 
 _TYPE: Final = "peft_type"
 _IGNORED: Final = (
@@ -34,7 +33,7 @@ def read_adapter_configs(grid: Grid) -> AdapterConfigs:
     """
     names, texts = {}, {}
     for path in dict.fromkeys(path for axes in grid.cells for path in axes.adapter_config):
-        values = read_json(Path(path))
+        values = _read(Path(path))
         if not isinstance(values.get(_TYPE), str):
             raise InputError(
                 f'{path}: lacks {_TYPE}, such as "LOHA", so it is no adapter_config.json of PEFT'
@@ -43,3 +42,14 @@ def read_adapter_configs(grid: Grid) -> AdapterConfigs:
         names[path] = f"{values[_TYPE].lower()} {digest(known, 8)}"
         texts[names[path]] = json.dumps(known, sort_keys=True)
     return AdapterConfigs(names, texts)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"it is not JSON: {error}"
+        raise InputError(f"adapter_config {path}: can't be read ({why})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"adapter_config {path}: is no JSON object, as those of PEFT are")
+    return values

@@ -744,7 +744,7 @@ class Cell:
         if self.unfreeze == ITERATIVE:
             return f"with unfreeze {ITERATIVE} other layers train in each epoch"
         if self.gradient_checkpointing == ON:
-            return "gradient_checkpointing says what is kept, which the compiler chooses by itself"
+            return "the compiler itself chooses what to keep, not gradient_checkpointing"
         return ""
 
     @property

@@ -210,6 +210,9 @@ else:
     )
 
 
+_OF_LORA: Final = ("lora_plus_ratio", "use_rslora", "init_lora_weights", "lora_dropout")
+
+
 class Axes(_Strict):
     """One table `[[cells]]`: every combination of its values is a cell.
 
@@ -249,8 +252,9 @@ class Axes(_Strict):
         if set(self.mode) == {"head"} and "layer_decay" in self.settings.model_fields_set:
             raise ValueError("layer_decay doesn't apply to mode head")
         has_lora = not set(LOW_RANK).isdisjoint(self.mode)
-        if not has_lora and "lora_plus_ratio" in self.settings.model_fields_set:
-            raise ValueError(f"lora_plus_ratio doesn't apply to mode {self.mode[0]}")
+        idle = [name for name in _OF_LORA if name in self.settings.model_fields_set]
+        if idle and not has_lora:
+            raise ValueError(f"{idle[0]} doesn't apply to mode {self.mode[0]}")
         return self
 
     @property

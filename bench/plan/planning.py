@@ -268,7 +268,7 @@ def why_not_minbert(grid: Grid) -> str:
             if mode in METHODS and METHODS[mode].layer is None:
                 return f"mode {mode} is one of PEFT's"
         if settings.attn_implementation != AUTO:
-            return f"attn_implementation {settings.attn_implementation} is one of transformers"
+            return "engine minbert has no attn_implementation"
         if settings.init_lora_weights != DEFAULT:
             return f"init_lora_weights {settings.init_lora_weights} is one of PEFT's"
     return ""

@@ -52,8 +52,8 @@ _DISTINGUISHING: Final = {
 }
 """Columns that distinguish cells of the same name, and how a name includes their value."""
 _distinguishing = attrgetter(*_DISTINGUISHING)
-_RUNS: Final = ("repeat", "code_version")
-"""Columns that distinguish runs of the same cell."""
+_RUNS: Final = ("adapter", "repeat", "code_version")
+"""Columns that are shown where rows differ in them."""
 _AXES: Final = frozenset(group_names("axes"))
 _SETTINGS: Final = frozenset(group_names("settings"))
 _QUALITY: Final = frozenset(group_names("quality"))

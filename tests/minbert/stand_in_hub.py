@@ -57,6 +57,8 @@ def serve(hub: Hub) -> Iterator[Hub]:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             hub.asked.append(f"{self.command} {path}")
+            if re.fullmatch(r"/api/.+/tree/[^/]+/.+", path):  # no folder is listed by itself
+                return self._answer(404, error="EntryNotFound")
             found = re.fullmatch(r"/api/(?:models/)?(.+?)(?:/(revision|tree)/([^/]+))?", path)
             if found:
                 return self._api(found[1], found[2], found[3] or "main")

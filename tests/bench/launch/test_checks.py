@@ -321,6 +321,6 @@ def test_ends_that_no_layer_has_are_one_line() -> None:
 
 
 def test_the_compiler_chooses_by_itself_what_is_kept() -> None:
-    with pytest.raises(InputError, match="compile: gradient_checkpointing says what is kept"):
+    with pytest.raises(InputError, match="compile: the compiler itself chooses what to keep"):
         check_cells([full(compile="on", gradient_checkpointing="on")])
     check_cells([full(compile="off", gradient_checkpointing="on")])
