@@ -292,7 +292,8 @@ def command(
     engines = {engine if v.engine == AUTO else v.engine for v in grid.variants}
     needs_transformers = TRANSFORMERS in engines
     version = engine_version(why) if needs_transformers else ""
-    tokenizer = MINBERT if MINBERT in engines else TRANSFORMERS
+    loads_all = not any(model.why_not_minbert for model in models.values())
+    tokenizer = MINBERT if MINBERT in engines and loads_all else TRANSFORMERS
     lengths = _lengths(grid, models, tokenizer, examples if folds is None else folds.whole)
     every_resolved = [
         Resolved(
@@ -435,6 +436,8 @@ def _engine(grid: Grid, models: Collection[Model]) -> tuple[str, str]:
     """
     engines = {variant.engine for variant in grid.variants}
     why = next((model.why_not_minbert for model in models if model.why_not_minbert), "")
+    if why and engines == {MINBERT}:
+        raise InputError(f"--engine {MINBERT}: {why}; take --engine {TRANSFORMERS}")
     why = (why or why_not_minbert(grid)) if AUTO in engines else ""
     return (TRANSFORMERS if why else MINBERT), why
 
@@ -443,10 +446,10 @@ def _check_minbert(cells: Sequence[Cell], models: Mapping[str, Model], grid: Gri
     """Refuse cells of engine minbert with a model that it can't load."""
     for cell in cells:
         if cell.engine == MINBERT and (why := models[cell.model].why_not_minbert):
-            named = grid.settings.engine == MINBERT
-            where = f"--engine {MINBERT}" if named else f"grid {grid.name} has cells of {MINBERT}"
-            leave = "" if named else f", or leave them out with --select engine={TRANSFORMERS}"
-            raise InputError(f"{where}: {why}; take --engine {TRANSFORMERS}{leave}")
+            raise InputError(
+                f"grid {grid.name} has cells of engine {MINBERT}: {why}; leave them out with "
+                f"--select engine={TRANSFORMERS}"
+            )
 
 
 def _engine_notes(why: str, models: int) -> list[str]:

@@ -84,7 +84,7 @@ def test_a_bert_that_minbert_can_not_load_runs_in_engine_transformers(
     refused = grid.run(*arguments, "--engine", "minbert", grid=str(file))
     assert (refused.returncode, grid.csv.exists()) == (2, False)
     assert why in refused.stderr
-    assert "take engine transformers" in refused.stderr
+    assert "take --engine transformers" in refused.stderr
     named = grid.run(*arguments, "--engine", "transformers", "--dry-run", grid=str(file))
     assert named.returncode == 0, named.stderr
     assert "note: engine transformers" not in named.stderr
