@@ -433,6 +433,9 @@ def command(
 def _engine(grid: Grid, models: Collection[Model]) -> tuple[str, str]:
     """What engine `auto` stands for in all cells, and why it is not minbert; empty: it is, or no
     cell's engine is `auto`.
+
+    Raises:
+        InputError: if all cells are of engine minbert, which can't load a model.
     """
     engines = {variant.engine for variant in grid.variants}
     why = next((model.why_not_minbert for model in models if model.why_not_minbert), "")

@@ -1,5 +1,6 @@
 """The format of runs.csv: its columns, and how their fields are written and read."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Final, get_args, get_type_hints
@@ -21,6 +22,7 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {
 """Columns of text that hold one of a few names, with these."""
 
 
+_ADAPTER: Final = re.compile(r"[a-z0-9_]{1,40} [0-9a-f]{8}")
 LARGEST: Final = 1e30
 """A bound that no quantity comes near; NaN and infinity are beyond it."""
 
@@ -136,6 +138,10 @@ def parse_value(name: str, text: str) -> Value:
         raise ValueError(f"{text[:60]!r} holds an unknown flag")
     if name == "layers" and not is_layers(text):
         raise ValueError(f"{text[:60]!r} is no layer set, nor the ends of layers' names")
+    if name == "adapter" and not _ADAPTER.fullmatch(text):
+        raise ValueError(
+            f"{text[:60]!r} is no type of adapter with a digest, such as loha 1a2b3c4d"
+        )
     if text not in VALUES.get(name, (text,)):
         raise ValueError(f"{text[:60]!r} is not one of {', '.join(VALUES[name])}")
     kind = BY_NAME[name].kind

@@ -244,6 +244,9 @@ COVERED = {
     "minbert/kernels/products:sum_over_tokens": STEP,
     "minbert/kernels/reference:is_eager_on_gpu": STEP,
     "minbert/kernels/reference:is_spelled_out": STEP,
+    "minbert/training/trainer:_accumulate": (
+        "tests/minbert/training/test_trainer.py::test_gradients_of_a_cuda_graph_are_kept"
+    ),
     "minbert/training/trainer:rehearse": (
         "tests/bench/worker/test_worker_gpu.py::test_memory_is_measured_in_the_order"
     ),

@@ -96,6 +96,17 @@ def test_a_bert_that_minbert_can_not_load_runs_in_engine_transformers(
     assert (row.engine, row.status) == ("transformers", "ok")
 
 
+def test_cells_of_engine_minbert_that_are_selected_are_refused_with_a_roberta(
+    grid: GridRuns, tmp_path: Path
+) -> None:
+    need_transformers()
+    grid.model = Checkpoints(tmp_path)("roberta")
+    refused = grid.run("--select", "mode=head,full compile=off", grid="engines")
+    assert (refused.returncode, grid.csv.exists()) == (2, False)
+    assert "grid engines has cells of engine minbert: " in refused.stderr
+    assert "leave them out with --select engine=transformers" in refused.stderr
+
+
 def test_a_length_in_tokens_is_that_of_the_engine_that_is_named(
     grid: GridRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

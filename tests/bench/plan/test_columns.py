@@ -38,6 +38,7 @@ def test_fields_survive_their_text(name: str, value: object) -> None:
         ("mode", "lorra"),
         ("layers", "some layers"),
         ("amp", "on"),
+        ("adapter", "my own"),
     ],
 )
 def test_fields_of_another_kind_are_refused(name: str, text: str) -> None:

@@ -57,6 +57,8 @@ def values_of(name: str) -> st.SearchStrategy:
     if name == "flags":
         flags = st.sets(st.sampled_from(list(FLAGS)), min_size=1)
         return st.none() | flags.map(lambda found: " ".join(sorted(found)))
+    if name == "adapter":
+        return st.none() | st.just("loha 1a2b3c4d")
     if name == "layers":
         return st.none() | st.sampled_from([*LAYER_SETS, "query+value"])
     if name in VALUES:

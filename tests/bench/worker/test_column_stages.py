@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from bench.engines import minbert
 from bench.plan.cell import Columns
+from bench.plan.job import Job
 from bench.results.protocol import LAUNCHED_AT
 from bench.worker import run as worker
 from bench.worker.probes import phases
@@ -26,6 +28,7 @@ from bench.worker.run import CellRun
 from bench.worker.saving import Epoch
 from bench.worker.setup import Split
 from minbert.data.batches import Batch
+from minbert.model.classifier import BertClassifier
 from minbert.training.trainer import Trainer, logits_of
 from tests.bench.column_checks import held_by, refuses_wrong_values
 from tests.bench.worker.test_worker import job_on
@@ -77,10 +80,6 @@ class Staged(CellRun):
         self.world = world
         self.trained: list[tuple[Tensor, Tensor]] = []
 
-    def _load(self, *of: Any) -> Any:
-        self.world.seconds += LOAD_S
-        return super()._load(*of)
-
     def _tokenise(self) -> None:
         self.world.seconds += TOKENISE_S
         super()._tokenise()
@@ -129,6 +128,13 @@ def ran(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iter
     progress = SimpleNamespace(phase=lambda name: setattr(world, "phase", name), step=lambda *_: 0)
     clock = SimpleNamespace(perf_counter=world.now, monotonic=world.now)
     with pytest.MonkeyPatch.context() as patch:
+        build = minbert.build
+
+        def loaded(job: Job) -> BertClassifier:
+            world.seconds += LOAD_S
+            return build(job)
+
+        patch.setattr(minbert, "build", loaded)
         patch.setattr(worker, "time", clock)
         patch.setattr(phases, "time", clock)
         patch.setattr(phases, "peak_so_far", world.peak_so_far)
@@ -179,7 +185,7 @@ def test_the_training_score_is_that_of_the_batches_as_trained(ran: Ran) -> None:
 def test_activations_are_those_of_the_largest_batch(ran: Ran) -> None:
     sizes = []
     ran.run.model.train()
-    for part, indices in ran.run._order(0):
+    for ((part, indices),) in ran.run._order(0):
         batch = ran.run._batch(part, indices)
         saved = SavedTensors(ran.run.model)
         with saved.counting():
@@ -191,7 +197,7 @@ def test_activations_are_those_of_the_largest_batch(ran: Ran) -> None:
 
 def test_work_is_that_of_a_step_on_the_largest_batch(ran: Ran) -> None:
     work = []
-    for part, indices in ran.run._order(0):
+    for ((part, indices),) in ran.run._order(0):
         with Counter() as counter:
             ran.run._step(ran.run.trainer, ran.run._batch(part, indices))
         work.append(counter.work)

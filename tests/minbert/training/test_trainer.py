@@ -308,3 +308,33 @@ def test_a_rehearsal_of_two_batches_holds_gradients_and_drops_them() -> None:
     made.rehearse(*halves(batch(), 2, 2))
     assert seen == [True, False]
     assert model.linear.weight.grad is None
+
+
+class Graph(torch.autograd.Function):
+    """A product whose gradient, as that of a CUDA graph, is in the same memory each time."""
+
+    @staticmethod
+    def forward(ctx, weight, x, memory):
+        ctx.save_for_backward(x)
+        ctx.memory = memory
+        return x @ weight.T
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return ctx.memory.copy_(gradient.T @ x), None, None
+
+
+def test_gradients_of_a_cuda_graph_are_kept() -> None:
+    model, memory = nn.Linear(4, 3, bias=False), torch.empty(3, 4)
+    plain = nn.Linear(4, 3, bias=False)
+    plain.load_state_dict(model.state_dict())
+    inputs = [torch.randn(4, 4, generator=torch.Generator().manual_seed(n)) for n in (0, 1)]
+    for x in inputs:
+        (loss_of("cross-entropy", plain(x), batch().labels) / 2).backward()
+    nn.utils.clip_grad_norm_([plain.weight], training.MAX_GRADIENT_NORM)
+    made, left = trainer(model), iter(inputs)
+    made._forward = lambda _batch: Graph.apply(model.weight, next(left), memory)
+    made.device = SimpleNamespace(type="cuda")
+    made.step(batch(), batch())
+    torch.testing.assert_close(model.weight.grad, plain.weight.grad)
