@@ -550,7 +550,8 @@ def _add_adapters(model: EncoderClassifier, job: Job) -> None:
                 f"adapter_config: target_modules match no layer of {cell.model}, whose linear "
                 f"layers are {_listed(_within_layers(linear_layers(model)))}"
             ) from error
-        what = f"adapter_config ({config.peft_type.value})" if cell.mode == PEFT else cell.mode
+        given = f"adapter_config ({config.peft_type.value})"
+        what = given if cell.mode == PEFT else f"mode {cell.mode}"
         raise InputError(f"{what}: PEFT refuses it: {_line(error)}") from error
     vars(model)["peft_model"] = adapted  # for saving; the layers are in the model
     if model.own_head:  # whose children PEFT may have replaced
