@@ -66,18 +66,9 @@ def check_models(
     if is_file(known):
         return
     jobs = [
-        Job(
-            cell=replace(cell, seed=0),
-            conditions_id="",
-            attempt=1,
-            device="cpu",
-            threads=1,
-            checkpoint=None if model.checkpoint is None else str(model.checkpoint.resolve()),
-            geometry=model.geometry,
-            tokenizer=str(model.tokenizer.resolve()),
-            data=None if data is None else str(data.resolve()),
-            keep=False,
-            code_version="",
+        model.job(
+            replace(cell, seed=0),
+            data,
             adapter_config=adapter_configs.get(cell.adapter or ""),
         )
         for cell in built.values()

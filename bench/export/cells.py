@@ -192,17 +192,13 @@ def _job_of(row: Row, folder: Path, model: Model, target: Found) -> Job:
         if row.mode == PEFT:
             raise
     data = data_folder(row, folder, None if known is None else Path(known))
-    return Job(
-        cell=row.cell,
+    return model.job(
+        row.cell,
+        data,
+        adapter_config=adapter_config,
         conditions_id=target.conditions.conditions_id,
-        attempt=1,
         device=target.conditions.worker_device,
         threads=target.conditions.threads,
-        checkpoint=str(model.checkpoint),
-        geometry=None,
-        tokenizer=str(model.tokenizer),
-        data=None if data is None else str(data),
         keep=True,
         code_version=target.conditions.code_version,
-        adapter_config=adapter_config,
     )

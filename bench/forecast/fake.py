@@ -121,7 +121,7 @@ def _count_stage(
     peaks: dict[str, int] = {}
     for part, batches in trained.items():
         counter.restart_peak()
-        # from the second batch of a step on, gradients exist beside activations
+        # from the second batch of a step on, gradients and activations exist at once
         several = min(2, batches.accumulated)
         _train(trainer, model, part, batches.train_largest, counter, several)
         peaks[part] = counter.peak

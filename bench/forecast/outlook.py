@@ -183,19 +183,13 @@ def jobs_of(
     """
     cell = replace(cell, **_SAME, fold=None if cell.folds is None else 0)
     return {
-        variant: Job(
-            cell=replace(cell, **variant._asdict()),
+        variant: model.job(
+            replace(cell, **variant._asdict()),
+            data,
+            adapter_config=adapter_configs.get(variant.adapter or ""),
             conditions_id=conditions.conditions_id,
-            attempt=1,
             device=conditions.worker_device,
             threads=conditions.threads,
-            checkpoint=None if model.checkpoint is None else str(model.checkpoint.resolve()),
-            geometry=model.geometry,
-            tokenizer=str(model.tokenizer.resolve()),
-            data=None if data is None else str(data.resolve()),
-            keep=False,
-            code_version="",
-            adapter_config=adapter_configs.get(variant.adapter or ""),
         )
         for variant in variants
         if variant.adapter is None or variant.adapter in adapter_configs

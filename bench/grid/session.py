@@ -347,21 +347,17 @@ class Session:
         return KeptWeights(self.store.path, every=self.keep)
 
     def _job(self, item: Planned) -> Job:
-        model = self.models[item.cell.model]
-        return Job(
-            cell=item.cell,
+        return self.models[item.cell.model].job(
+            item.cell,
+            self.data_folder,
+            adapter_config=self.adapter_configs.get(item.cell.adapter or ""),
             conditions_id=self.conditions.conditions_id,
-            repeat=item.repeat,
             attempt=item.attempt,
+            repeat=item.repeat,
             device=self.conditions.worker_device,
             threads=self.conditions.threads,
-            checkpoint=None if model.checkpoint is None else str(model.checkpoint.resolve()),
-            geometry=model.geometry,
-            tokenizer=str(model.tokenizer.resolve()),
-            data=None if self.data_folder is None else str(self.data_folder.resolve()),
             keep=self._weights.keeps(item.cell),
             code_version=self.conditions.code_version,
-            adapter_config=self.adapter_configs.get(item.cell.adapter or ""),
         )
 
     def _row(self, item: Planned, outcome: Outcome, folder: Path, expected: Columns) -> Row:

@@ -12,6 +12,7 @@ from adapters.names import adapted_layers
 from bench.common.errors import InputError
 from bench.plan.architectures import EncoderSizes, model_type_of, read_sizes
 from bench.plan.cell import MINBERT, TRANSFORMERS, Cell, digest
+from bench.plan.job import Job
 from minbert.assets.embedded import fetch
 from minbert.data.tokenizer import Tokenizer
 from minbert.errors import InputError as MinbertInputError
@@ -47,6 +48,42 @@ class Model:
     tokenizer: Path
     embedded: bool = False
     why_not_minbert: str = ""
+
+    def job(
+        self,
+        cell: Cell,
+        data: Path | None,
+        *,
+        adapter_config: str | None = None,
+        conditions_id: str = "",
+        attempt: int = 1,
+        repeat: int = 1,
+        device: str = "cpu",
+        threads: int = 1,
+        keep: bool = False,
+        code_version: str = "",
+    ) -> Job:
+        """The job of a cell on this model.
+
+        Args:
+            data: the folder of the task's files; None for an embedded task.
+            adapter_config: the JSON of the adapters of mode peft.
+        """
+        return Job(
+            cell=cell,
+            conditions_id=conditions_id,
+            attempt=attempt,
+            repeat=repeat,
+            device=device,
+            threads=threads,
+            checkpoint=None if self.checkpoint is None else str(self.checkpoint.resolve()),
+            geometry=self.geometry,
+            tokenizer=str(self.tokenizer.resolve()),
+            data=None if data is None else str(data.resolve()),
+            keep=keep,
+            code_version=code_version,
+            adapter_config=adapter_config,
+        )
 
 
 def find_model(name: str, init: str, pooling: str) -> Model:

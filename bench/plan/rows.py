@@ -181,8 +181,8 @@ class Row(Cell):
     )
     saved_mib: float | None = _column(
         "size",
-        "MiB of what is saved of the trained model beside its checkpoint: what trains, and what a "
-        "method adds to it",
+        "MiB of what is saved of the trained model: what trains, and what a method adds to the "
+        "checkpoint",
     )
     epochs_run: int | None = _column("size", "epochs that training has begun")
     best_epoch: int | None = _column(

@@ -201,11 +201,16 @@ def class_shares(data: DataFacts, stem: str) -> Drawing:
     return _bars(names, shares, stem, f"Class shares. {alt}.", caption)
 
 
-def _finding_bars(data: DataFacts, found: Sequence[tuple[str, Finding, str]], stem: str) -> Drawing:
-    names = [name for name, _, _ in found]
+def _finding_bars(
+    data: DataFacts, findings: Sequence[tuple[str, Finding, str]], stem: str
+) -> Drawing:
+    names = [name for name, _, _ in findings]
     train, dev = max(1, data.train), max(1, data.dev)
-    shares = [[one.train / train for _, one, _ in found], [one.dev / dev for _, one, _ in found]]
-    alt = "; ".join(f"{name}: {_numbers(data, finding)}" for name, finding, _ in found)
+    shares = [
+        [one.train / train for _, one, _ in findings],
+        [one.dev / dev for _, one, _ in findings],
+    ]
+    alt = "; ".join(f"{name}: {_numbers(data, finding)}" for name, finding, _ in findings)
     caption = "Share of the examples of each side. Near duplicates count distinct texts."
     return _bars(names, shares, stem, f"Findings. {alt}.", caption)
 

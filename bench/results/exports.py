@@ -87,10 +87,10 @@ def read_exports(*runs: Path) -> dict[str, Figures]:
     Raises:
         InputError: for a file that can't be read, or is of another version.
     """
-    found = [
+    figures = [
         item for path in runs for item in read_models(exports_file(path), Figures, _CONTENT).items()
     ]
-    return dict(sorted(found, key=lambda item: item[1].at))
+    return dict(sorted(figures, key=lambda item: item[1].at))
 
 
 def keep_figures(runs: Path, cell_id: str, figures: Figures) -> None:

@@ -294,7 +294,7 @@ class CellRun:
             if self.device.type == "cuda" and compiled is None:
                 order = self._order(epoch)[: total - len(record.losses)]
                 largest = self._batch(*self._largest(order))
-                # from the second batch of a step on, gradients exist beside activations
+                # from the second batch of a step on, gradients and activations exist at once
                 trainer.rehearse(*[largest] * min(2, cell.gradient_accumulation_steps))
             with self.phases.phase("train"), self.machine, energy(self.gpu) as drawn:
                 order = self._order(epoch)[: total - len(record.losses)]

@@ -74,7 +74,7 @@ def _why_left_out(cell: Trained) -> str | None:
     if cell.row.mode == "head":
         return "whose head alone trained"
     if cell.row.mode == BITFIT:
-        return "whose biases alone trained, beside the head"
+        return "in which only the biases and the head trained"
     if not is_file(cell.weights):
         return "that kept no weights; run the grid again with --save-weights --rerun ok"
     return None

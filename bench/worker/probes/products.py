@@ -200,7 +200,7 @@ def _calls(
     """The calls of linear layers in a forward pass, the rows of their outputs, and those on which
     the logits depend, without calls that have none.
 
-    The latter are found in a second pass, in which every output has a gradient. There is no
+    The latter are recorded in a second pass, in which every output has a gradient. There is no
     dropout, which would make some of it zero.
     """
     model.eval()
