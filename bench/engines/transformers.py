@@ -5,22 +5,18 @@ Parameters have the names of the architecture's own model for sequence classific
 pooling. Heads and the matrices A of LoRA are drawn as engine minbert draws them.
 """
 
-import hashlib
 import inspect
-import json
-import math
 import re
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
@@ -29,15 +25,17 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import is_flash_attn_2_available, logging
 
-from adapters.methods import BITFIT, LOW_RANK, METHODS, PEFT
+from adapters.methods import BITFIT, METHODS, PEFT
 from adapters.names import trains_base
 from bench.common.errors import InputError
+from bench.engines.classifier import EncoderClassifier, on_meta, reason, seeded
 from bench.engines.engine import Groups
 from bench.engines.outputs import heads_of, parts_of, task_of
-from bench.plan.architectures import ARCHITECTURES, is_layer_set, model_type_of
-from bench.plan.cell import DEFAULT, ITERATIVE, ON, Cell
+from bench.engines.peft import add_adapters
+from bench.plan.architectures import ARCHITECTURES, model_type_of
+from bench.plan.cell import ITERATIVE, ON, Cell
 from bench.plan.job import Job
-from minbert.model.classifier import Classifier, HeadConfig, mean_of_real
+from minbert.model.classifier import HeadConfig
 from minbert.model.config import GEOMETRIES
 from minbert.model.heads import HEADS
 from minbert.training.trainer import autocast
@@ -46,125 +44,11 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 _POOLER: Final = "pooler"
-_MEAN: Final = "mean"
-_MOST_NAMED: Final = 30
-_ADAPTER: Final = "default"
-"""PEFT's name for an adapter without another."""
-_FIRST_A, _FIRST_B = "first_factor_A", "first_factor_B"
-"""Buffers of LoRA layers whose initialisation took the first update out of the base weight."""
 _MOVING: Final = {"lora": "lora_B", "dora": "lora_B", "vera": "vera_lambda_b", "ia3": "ia3_"}
 """Parts of the names of the parameters that every training changes, by mode; in LoRA, for example,
 A gets no gradient before B has moved."""
-_REFUSED: Final = {
-    "ADALORA": "needs a call in each step",
-    "LILY": "makes a text's output depend on the other texts in its batch",
-    "POLY": "needs the id of a task in each step",
-    "SHADOW": "needs the past of a decoder",
-    "XLORA": "needs adapters that are trained already",
-    "corda": "needs examples before training",
-    "eva": "needs examples before training",
-    "loftq": "needs a quantised model",
-    "lora_ga": "needs gradients before training",
-}
-"""Methods and initialisations that a configuration does not suffice for, and why."""
 _FINAL_NORMS: Final = (".final_norm.", ".final_layer_norm.", ".emb_layer_norm_after.", ".ln_f.")
 """Parts of the names of norms above the last layer."""
-_RESIDUAL: Final = ("pissa", "olora")
-"""Beginnings of the initialisations that take the first update out of the base weights."""
-
-
-class EncoderClassifier(Classifier):
-    """An encoder of transformers with its head.
-
-    Args:
-        model: the architecture's own model for sequence classification, or, with another pooling
-            or head, its encoder.
-        head: the head on the pooled vector, or on tokens; None: `model` has its own.
-        prefix: the name of the encoder in the architecture's own models.
-        takes_types: whether the encoder distinguishes the texts of a pair by token type.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        head: nn.Module | None,
-        prefix: str,
-        *,
-        outputs: int,
-        pooling: str,
-        takes_types: bool,
-    ) -> None:
-        super().__init__()
-        vars(self)["model_of_library"] = model  # not a submodule: its children are
-        self.model_type = str(model.config.model_type)
-        children = model.named_children() if head is None else [(prefix, model)]
-        for name, child in children:
-            self.add_module(name, child)
-        self.prefix = prefix
-        self.own_head = head is None
-        self.classifier: Any
-        if head is not None:
-            self.classifier = head
-        self.pooling = pooling
-        self.takes_types = takes_types
-        self.heads = {"": HeadConfig(outputs)}
-        self.pad_id = int(model.config.pad_token_id or 0)
-        self.reads_tokens = bool(getattr(head, "reads_tokens", False))
-        self.names: dict[str, set[str]] = {"adapter": set(), "added": set(), "head": set()}
-        self.mode = ""
-
-    def train(self, mode: bool = True) -> "EncoderClassifier":
-        """As of any module, and of the library's model, of which only the children are here."""
-        vars(self)["model_of_library"].train(mode)
-        super().train(mode)
-        return self
-
-    def fixed_tensors(self) -> dict[str, Tensor]:
-        """What PEFT added and does not train, such as VeRA's projections, and the first factors of
-        an initialisation that changed the base weights."""
-        persistent = self.state_dict().keys()
-        return {
-            name: tensor.detach()
-            for name, tensor in chain(self.named_parameters(), self.named_buffers())
-            if name in self.names["added"] and name in persistent and not tensor.requires_grad
-        }
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load trained parameters and fixed tensors, and change the base weights accordingly."""
-        self._add_first_updates(1.0)
-        super().restore(tensors)
-        self._add_first_updates(-1.0)
-
-    @torch.no_grad()
-    def _add_first_updates(self, sign: float) -> None:
-        for name, (a, b) in first_factors(self).items():
-            layer: Any = self.get_submodule(name)
-            layer.get_base_layer().weight.add_(b @ a, alpha=sign * layer.scaling[_ADAPTER])
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        part: str = "",  # noqa: ARG002 (there is one)
-    ) -> Tensor:
-        """Logits [B, C] of token ids [B, S]."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if self.takes_types:
-            inputs["token_type_ids"] = token_type_ids
-        model: Any = self.model_of_library
-        output = model(**inputs)
-        if self.own_head:
-            logits: Tensor = output.logits
-            return logits
-        hidden = output.last_hidden_state  # [B, S, H]
-        if self.reads_tokens:
-            exact = torch.promote_types(hidden.dtype, torch.float32)
-            by_tokens: Tensor = self.classifier(hidden.to(exact), attention_mask)
-            return by_tokens
-        pooled = mean_of_real(hidden, attention_mask) if self.pooling == _MEAN else hidden[:, 0]
-        pooled_logits: Tensor = self.classifier(pooled)
-        return pooled_logits
 
 
 def import_libraries(job: Job) -> None:
@@ -238,7 +122,7 @@ def _read_config(job: Job) -> Any:
     except Exception as error:  # of many kinds, by the configuration's class
         model_type = model_type_of(Path(job.checkpoint or ""))
         if model_type in CONFIG_MAPPING:
-            raise InputError(f"{name}: transformers can't load it: {_line(error)}") from error
+            raise InputError(f"{name}: transformers can't load it: {reason(error)}") from error
         raise InputError(
             f"{name}: transformers {transformers.__version__} has no model_type {model_type}; "
             "a newer version may have it (pip install -U transformers), else take another model"
@@ -283,7 +167,7 @@ def _loaded(job: Job, *, draw: bool) -> EncoderClassifier:
     new: list[str] = []
     try:
         if draw:
-            with _seeded(cell.seed):
+            with seeded(cell.seed):
                 inner = kind._from_config(config, **options)
         else:
             inner, info = kind.from_pretrained(
@@ -297,7 +181,7 @@ def _loaded(job: Job, *, draw: bool) -> EncoderClassifier:
             )
             new = [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]
     except Exception as error:  # of many kinds, by the format of the weights
-        raise InputError(f"{cell.model}: transformers can't load it: {_line(error)}") from error
+        raise InputError(f"{cell.model}: transformers can't load it: {reason(error)}") from error
     prefix = inner.base_model_prefix
     _check_complete(inner, new, own_head, cell.model)
     width, outputs = config.hidden_size, config.num_labels
@@ -393,7 +277,7 @@ def check_weights(job: Job, amps: Iterable[str]) -> None:
         except RuntimeError as error:
             raise InputError(
                 f"amp {amp}: {job.cell.model} can't compute in it by transformers "
-                f"({_line(error)}); take another"
+                f"({reason(error)}); take another"
             ) from error
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
@@ -422,20 +306,12 @@ def takes_types(model: Any, config: Any) -> bool:
     return "token_type_ids" in accepted and int(getattr(config, "type_vocab_size", 0) or 0) > 1
 
 
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Draws from torch's global generator with a seed, and leaves it as it was."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        yield
-
-
 @torch.no_grad()
 def _draw_head(model: EncoderClassifier, seed: int, std: float) -> None:
     """Draw the head as `minbert.model.classifier.initialise` does: matrices are normal, biases 0,
     and the weights of norms 1."""
     generator = torch.Generator().manual_seed(seed)
-    for owner, module in [] if _on_meta(model) else model.named_modules():
+    for owner, module in [] if on_meta(model) else model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if f"{owner}.{name}" not in model.names["head"]:
                 continue
@@ -447,10 +323,6 @@ def _draw_head(model: EncoderClassifier, seed: int, std: float) -> None:
             setattr(module, name, nn.Parameter(value))
 
 
-def _on_meta(model: EncoderClassifier) -> bool:
-    return next(model.get_submodule(model.prefix).parameters()).is_meta
-
-
 def _adapt(model: EncoderClassifier, job: Job) -> None:
     """Add the cell's adapters, and make trainable what its mode trains."""
     cell = job.cell
@@ -459,7 +331,7 @@ def _adapt(model: EncoderClassifier, job: Job) -> None:
     base = cell.mode == "full"
     if cell.mode in METHODS:
         start = time.perf_counter()
-        _add_adapters(model, job)
+        add_adapters(model, job)
         model.adapter_init_s = time.perf_counter() - start
         base = cell.layers is not None and trains_base(cell.layers)
     elif cell.mode == BITFIT:
@@ -481,224 +353,6 @@ def _adapt(model: EncoderClassifier, job: Job) -> None:
     if cell.gradient_checkpointing == ON:
         # only now: PEFT would let gradients go on to the embeddings, which need none here
         vars(model)["model_of_library"].gradient_checkpointing_enable({"use_reentrant": False})
-
-
-def linear_layers(model: EncoderClassifier) -> dict[str, nn.Linear]:
-    """The linear layers of the encoder by name."""
-    layers = dict(model.get_submodule(model.prefix).named_modules(prefix=model.prefix))
-    return {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
-
-
-def target_layers(model: EncoderClassifier, cell: Cell) -> list[str]:
-    """Names of the linear layers that carry adapters, all of them in the encoder's layers.
-
-    Raises:
-        InputError: with the names of the linear layers, if the layer set has no meaning for the
-            architecture, or names of layers match none.
-    """
-    layers, architecture = str(cell.layers), ARCHITECTURES.get(model.model_type)
-    place = r".*\.\d+\."
-    if architecture is not None:
-        place = re.escape(f"{model.prefix}.{architecture.layers}").replace(r"\{\}", r"\d+")
-    names = [name for name in linear_layers(model) if re.match(place, name)]
-    if is_layer_set(layers):
-        if architecture is None:
-            ends = _within_layers(names)
-            raise InputError(
-                f"layers {layers}: not defined for model_type {model.model_type}, whose linear "
-                f"layers are {_listed(ends)}; name some in a grid file: layers = "
-                f'["{"+".join(ends[:2])}"]'
-            )
-        ends_of = "|".join(map(re.escape, architecture.adapted(layers)))
-        return [name for name in names if re.fullmatch(f"{place}({ends_of})", name)]
-    targets = layers.split("+")
-    for target in targets:
-        if not any(_ends_in(name, target) for name in names):
-            raise InputError(
-                f"layers {layers}: {cell.model} has no linear layer whose name ends in {target}; "
-                f"they are {_listed(_within_layers(names))}"
-            )
-    return [name for name in names if any(_ends_in(name, target) for target in targets)]
-
-
-def _within_layers(names: Iterable[str]) -> list[str]:
-    """Distinct names without what comes before and up to the layer's number."""
-    return list(dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in names))
-
-
-def _ends_in(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
-
-
-def _listed(listed: list[str]) -> str:
-    more = f" and {len(listed) - _MOST_NAMED} more" if len(listed) > _MOST_NAMED else ""
-    return ", ".join(listed[:_MOST_NAMED]) + more
-
-
-def _add_adapters(model: EncoderClassifier, job: Job) -> None:
-    import peft
-
-    cell, before = job.cell, _tensor_names(model)
-    config = peft_config(model, job)
-    on_meta = _on_meta(model)
-    try:
-        with _seeded(cell.seed), torch.device("meta") if on_meta else nullcontext():
-            adapted = peft.get_peft_model(model.model_of_library, config, low_cpu_mem_usage=on_meta)
-    except Exception as error:  # PEFT raises many kinds for what a configuration can't express
-        if re.search("(no modules were targeted|target modules .* not found)", str(error), re.I):
-            raise InputError(
-                f"adapter_config: target_modules match no layer of {cell.model}, whose linear "
-                f"layers are {_listed(_within_layers(linear_layers(model)))}"
-            ) from error
-        given = f"adapter_config ({config.peft_type.value})"
-        what = given if cell.mode == PEFT else f"mode {cell.mode}"
-        raise InputError(f"{what}: PEFT refuses it: {_line(error)}") from error
-    vars(model)["peft_model"] = adapted  # for saving; the layers are in the model
-    if model.own_head:  # whose children PEFT may have replaced
-        for name, child in vars(model)["model_of_library"].named_children():
-            model.add_module(name, child)
-    if taken := sorted(model.names["head"] - _tensor_names(model)):
-        raise InputError(
-            f"adapter_config: it adapts {taken[0].rpartition('.')[0]}, which is of the head "
-            "and trains whole; add it to exclude_modules"
-        )
-    if str(getattr(config, "init_lora_weights", "")).startswith(_RESIDUAL):
-        _keep_first_factors(model)
-    new = _tensor_names(model) - before
-    model.names["added"] = {name for name in new if ".base_layer." not in name}
-    model.names["adapter"] = {
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter.numel() and name not in model.names["head"]
-    }
-    if not model.names["adapter"]:
-        raise InputError(f"mode {cell.mode}: the configuration adds nothing that trains")
-    if cell.mode in LOW_RANK and cell.init_lora_weights == DEFAULT and not on_meta:
-        _draw_factors(model, cell.seed)
-
-
-def _tensor_names(model: nn.Module) -> set[str]:
-    return {name for name, _ in chain(model.named_parameters(), model.named_buffers())}
-
-
-def _keep_first_factors(model: nn.Module) -> None:
-    """Keep the factors whose product was taken out of the base weights: they come from a
-    decomposition, which another machine rounds differently."""
-    layer: Any
-    for layer in model.modules():
-        if hasattr(layer, "lora_A") and hasattr(layer, "get_base_layer"):
-            for name, factor in ((_FIRST_A, layer.lora_A), (_FIRST_B, layer.lora_B)):
-                layer.register_buffer(name, factor[_ADAPTER].weight.detach().clone())
-
-
-def first_factors(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """A and B of the product that was taken out of the base weights, by names of layers."""
-    return {
-        name: (getattr(layer, _FIRST_A), getattr(layer, _FIRST_B))
-        for name, layer in model.named_modules()
-        if hasattr(layer, _FIRST_A)
-    }
-
-
-def peft_config(model: EncoderClassifier, job: Job) -> Any:
-    """PEFT's configuration of a cell's adapters.
-
-    Raises:
-        InputError: if it is refused.
-    """
-    import peft
-
-    cell = job.cell
-    if cell.mode == PEFT:
-        return _given_config(model, json.loads(job.adapter_config or "{}"))
-    targets = target_layers(model, cell)
-    if cell.mode in LOW_RANK:
-        _check_rank(model, cell, targets)
-    if not model.own_head:  # PEFT sees the encoder alone
-        targets = [name.removeprefix(f"{model.prefix}.") for name in targets]
-    if cell.mode in LOW_RANK:
-        default = cell.init_lora_weights == DEFAULT
-        return peft.LoraConfig(
-            r=cell.rank,
-            lora_alpha=1.0 if cell.alpha is None else cell.alpha,  # without one it is counted
-            lora_dropout=cell.lora_dropout,
-            target_modules=targets,
-            use_rslora=cell.use_rslora == ON,
-            use_dora=cell.mode == "dora",
-            init_lora_weights=True if default else cell.init_lora_weights,
-        )
-    if cell.mode == "vera":
-        return peft.VeraConfig(r=cell.rank, target_modules=targets, projection_prng_key=cell.seed)
-    architecture = ARCHITECTURES.get(model.model_type)
-    last = "" if architecture is None else architecture.other[-1]
-    inputs = [name for name in targets if re.sub(r"^.*\d\.", "", name) == last]
-    return peft.IA3Config(target_modules=targets, feedforward_modules=inputs)
-
-
-def _check_rank(model: EncoderClassifier, cell: Cell, targets: list[str]) -> None:
-    layers = linear_layers(model)
-    for name in targets:
-        width = min(layers[name].in_features, layers[name].out_features)
-        if cell.rank is not None and cell.rank > width:
-            raise InputError(
-                f"rank {cell.rank} is above the width of {name} in {cell.model}, which is {width}; "
-                f"take a rank of at most {width}"
-            )
-
-
-def _given_config(model: EncoderClassifier, values: dict[str, Any]) -> Any:
-    """The configuration in an adapter_config.json."""
-    import peft
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-    name = str(values.get("peft_type"))
-    kinds = {str(kind.value): kind for kind in peft.PeftType}
-    kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(kinds.get(name))
-    if kind is None:
-        raise InputError(f"adapter_config: PEFT has no peft_type {name[:60]!r}")
-    needs = (name, re.sub("_(niter|init).*", "", str(values.get("init_lora_weights"))))
-    for given in _REFUSED.keys() & needs:
-        raise InputError(f"adapter_config: {given} {_REFUSED[given]}; take another method")
-    unknown = [key for key in values if key not in kind.__dataclass_fields__]
-    if unknown:
-        raise InputError(
-            f"adapter_config: {name} of PEFT {peft.__version__} has no {', '.join(unknown)}; leave "
-            "it out"
-        )
-    try:
-        config = kind.from_peft_type(**{**values, "inference_mode": False, "task_type": None})
-    except Exception as error:  # of many kinds
-        raise InputError(f"adapter_config ({name}): PEFT refuses it: {_line(error)}") from error
-    if config.is_prompt_learning or config.is_adaption_prompt:
-        raise InputError(
-            f"adapter_config: {name} adds to the input or to the past of a decoder, and encoders "
-            "here take texts as they are; take another method"
-        )
-    heads = {name for name, _ in model.named_children()} - {model.prefix} | {"score"}
-    if others := sorted(set(getattr(config, "modules_to_save", None) or ()) - heads):
-        raise InputError(
-            f"adapter_config: modules_to_save has {others[0]}, which is not of the head; besides "
-            "adapters the head alone trains, always: leave it out"
-        )
-    config.modules_to_save = None
-    if getattr(config, "exclude_modules", "") is None:  # as PEFT does for a head it knows
-        config.exclude_modules = sorted({n.rpartition(".")[0] for n in model.names["head"]})
-    return config
-
-
-@torch.no_grad()
-def _draw_factors(model: EncoderClassifier, seed: int) -> None:
-    """Draw every A as `adapters.low_rank.LowRankLinear.reset_parameters` does."""
-    for name, parameter in model.named_parameters():
-        owner, is_a, _ = name.partition(".lora_A.")
-        if is_a:
-            digest = hashlib.sha256(f"{seed} {owner}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-            nn.init.kaiming_uniform_(parameter, a=math.sqrt(5), generator=generator)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def parameter_groups(model: nn.Module) -> Groups:

@@ -30,7 +30,8 @@ _ROOT: Final = Path(__file__).parents[2]
 RUN_BY_WORKERS: Final = (
     "adapters", "minbert", "bench/__init__.py", "bench/common", "bench/worker",
     "bench/engines/__init__.py", "bench/engines/engine.py", "bench/engines/minbert.py",
-    "bench/engines/outputs.py", "bench/engines/transformers.py",
+    "bench/engines/classifier.py", "bench/engines/outputs.py", "bench/engines/peft.py",
+    "bench/engines/transformers.py",
     "bench/examples/__init__.py", "bench/examples/tokenizers.py", "bench/examples/tokens.py",
     "bench/plan/__init__.py", "bench/plan/architectures.py",
     "bench/plan/cell.py", "bench/plan/columns.py", "bench/plan/job.py",

@@ -67,7 +67,8 @@ def _other(checkpoint: Path, pooling: str) -> "Classifier":
     from torch import float32, nn
     from transformers import AutoModel
 
-    from bench.engines.transformers import EncoderClassifier, takes_types
+    from bench.engines.classifier import EncoderClassifier
+    from bench.engines.transformers import takes_types
 
     encoder = AutoModel.from_pretrained(
         checkpoint, local_files_only=True, trust_remote_code=False, dtype=float32

@@ -46,7 +46,7 @@ def _save(trained: Trained, model: Classifier, folder: Path) -> None:
     """Write the adapters of engine transformers as PEFT does, whose model has no head to it."""
     from peft import get_peft_model_state_dict
 
-    from bench.engines.transformers import first_factors
+    from bench.engines.classifier import first_factors
 
     adapted: Any = vars(model)["peft_model"]
     groups = engine_of(trained.job.cell).parameter_groups(model)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
+from bench.engines.peft import target_layers
 from bench.engines.transformers import _config as config_of
-from bench.engines.transformers import target_layers
 from bench.plan.architectures import ARCHITECTURES, read_sizes
 from bench.plan.job import Job
 from bench.worker.setup import trained_groups, unfreezing

@@ -1,0 +1,139 @@
+"""The model of engine transformers: an encoder of the library with its head."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from bench.common.messages import one_line
+from minbert.model.classifier import Classifier, HeadConfig, mean_of_real
+
+_MEAN: Final = "mean"
+ADAPTER: Final = "default"
+"""PEFT's name for an adapter without another."""
+FIRST_A, FIRST_B = "first_factor_A", "first_factor_B"
+"""Buffers of LoRA layers whose initialisation took the first update out of the base weight."""
+
+
+class EncoderClassifier(Classifier):
+    """An encoder of transformers with its head.
+
+    Args:
+        model: the architecture's own model for sequence classification, or, with another pooling
+            or head, its encoder.
+        head: the head on the pooled vector, or on tokens; None: `model` has its own.
+        prefix: the name of the encoder in the architecture's own models.
+        takes_types: whether the encoder distinguishes the texts of a pair by token type.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        head: nn.Module | None,
+        prefix: str,
+        *,
+        outputs: int,
+        pooling: str,
+        takes_types: bool,
+    ) -> None:
+        super().__init__()
+        vars(self)["model_of_library"] = model  # not a submodule: its children are
+        self.model_type = str(model.config.model_type)
+        children = model.named_children() if head is None else [(prefix, model)]
+        for name, child in children:
+            self.add_module(name, child)
+        self.prefix = prefix
+        self.own_head = head is None
+        self.classifier: Any
+        if head is not None:
+            self.classifier = head
+        self.pooling = pooling
+        self.takes_types = takes_types
+        self.heads = {"": HeadConfig(outputs)}
+        self.pad_id = int(model.config.pad_token_id or 0)
+        self.reads_tokens = bool(getattr(head, "reads_tokens", False))
+        self.names: dict[str, set[str]] = {"adapter": set(), "added": set(), "head": set()}
+        self.mode = ""
+
+    def train(self, mode: bool = True) -> "EncoderClassifier":
+        """As of any module, and of the library's model, of which only the children are here."""
+        vars(self)["model_of_library"].train(mode)
+        super().train(mode)
+        return self
+
+    def fixed_tensors(self) -> dict[str, Tensor]:
+        """What PEFT added and does not train, such as VeRA's projections, and the first factors of
+        an initialisation that changed the base weights."""
+        persistent = self.state_dict().keys()
+        return {
+            name: tensor.detach()
+            for name, tensor in chain(self.named_parameters(), self.named_buffers())
+            if name in self.names["added"] and name in persistent and not tensor.requires_grad
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load trained parameters and fixed tensors, and change the base weights accordingly."""
+        self._add_first_updates(1.0)
+        super().restore(tensors)
+        self._add_first_updates(-1.0)
+
+    @torch.no_grad()
+    def _add_first_updates(self, sign: float) -> None:
+        for name, (a, b) in first_factors(self).items():
+            layer: Any = self.get_submodule(name)
+            layer.get_base_layer().weight.add_(b @ a, alpha=sign * layer.scaling[ADAPTER])
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        part: str = "",  # noqa: ARG002 (there is one)
+    ) -> Tensor:
+        """Logits [B, C] of token ids [B, S]."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self.takes_types:
+            inputs["token_type_ids"] = token_type_ids
+        model: Any = self.model_of_library
+        output = model(**inputs)
+        if self.own_head:
+            logits: Tensor = output.logits
+            return logits
+        hidden = output.last_hidden_state  # [B, S, H]
+        if self.reads_tokens:
+            exact = torch.promote_types(hidden.dtype, torch.float32)
+            by_tokens: Tensor = self.classifier(hidden.to(exact), attention_mask)
+            return by_tokens
+        pooled = mean_of_real(hidden, attention_mask) if self.pooling == _MEAN else hidden[:, 0]
+        pooled_logits: Tensor = self.classifier(pooled)
+        return pooled_logits
+
+
+def first_factors(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and B of the product that was taken out of the base weights, by names of layers."""
+    return {
+        name: (getattr(layer, FIRST_A), getattr(layer, FIRST_B))
+        for name, layer in model.named_modules()
+        if hasattr(layer, FIRST_A)
+    }
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draws from torch's global generator with a seed, and leaves it as it was."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        yield
+
+
+def on_meta(model: EncoderClassifier) -> bool:
+    """Whether a model has no values, as for counting."""
+    return next(model.get_submodule(model.prefix).parameters()).is_meta
+
+
+def reason(error: BaseException) -> str:
+    """The text of a library's error in one line, or its type."""
+    return one_line(str(error)) or type(error).__name__

@@ -1,0 +1,254 @@
+"""The adapters of engine transformers: those of PEFT, on the layers that a cell names."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable
+from contextlib import nullcontext
+from itertools import chain
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from adapters.methods import LOW_RANK, PEFT
+from bench.common.errors import InputError
+from bench.engines.classifier import (
+    ADAPTER,
+    FIRST_A,
+    FIRST_B,
+    EncoderClassifier,
+    on_meta,
+    reason,
+    seeded,
+)
+from bench.plan.architectures import ARCHITECTURES, is_layer_set
+from bench.plan.cell import DEFAULT, ON, Cell
+from bench.plan.job import Job
+
+_MOST_NAMED: Final = 30
+_REFUSED: Final = {
+    "ADALORA": "needs a call in each step",
+    "LILY": "makes a text's output depend on the other texts in its batch",
+    "POLY": "needs the id of a task in each step",
+    "SHADOW": "needs the past of a decoder",
+    "XLORA": "needs adapters that are trained already",
+    "corda": "needs examples before training",
+    "eva": "needs examples before training",
+    "loftq": "needs a quantised model",
+    "lora_ga": "needs gradients before training",
+}
+"""Methods and initialisations that a configuration does not suffice for, and why."""
+_RESIDUAL: Final = ("pissa", "olora")
+"""Beginnings of the initialisations that take the first update out of the base weights."""
+
+
+def add_adapters(model: EncoderClassifier, job: Job) -> None:
+    """Add a cell's adapters to a model, in place, and note what they are in `model.names`.
+
+    Raises:
+        InputError: if PEFT refuses them, or they adapt the head or nothing.
+    """
+    import peft
+
+    cell, before = job.cell, _tensor_names(model)
+    config = peft_config(model, job)
+    is_meta = on_meta(model)
+    try:
+        with seeded(cell.seed), torch.device("meta") if is_meta else nullcontext():
+            adapted = peft.get_peft_model(model.model_of_library, config, low_cpu_mem_usage=is_meta)
+    except Exception as error:  # PEFT raises many kinds for what a configuration can't express
+        if re.search("(no modules were targeted|target modules .* not found)", str(error), re.I):
+            raise InputError(
+                f"adapter_config: target_modules match no layer of {cell.model}, whose linear "
+                f"layers are {_listed(_within_layers(linear_layers(model)))}"
+            ) from error
+        given = f"adapter_config ({config.peft_type.value})"
+        what = given if cell.mode == PEFT else f"mode {cell.mode}"
+        raise InputError(f"{what}: PEFT refuses it: {reason(error)}") from error
+    vars(model)["peft_model"] = adapted  # for saving; the layers are in the model
+    if model.own_head:  # whose children PEFT may have replaced
+        for name, child in vars(model)["model_of_library"].named_children():
+            model.add_module(name, child)
+    if taken := sorted(model.names["head"] - _tensor_names(model)):
+        raise InputError(
+            f"adapter_config: it adapts {taken[0].rpartition('.')[0]}, which is of the head "
+            "and trains whole; add it to exclude_modules"
+        )
+    if str(getattr(config, "init_lora_weights", "")).startswith(_RESIDUAL):
+        _keep_first_factors(model)
+    new = _tensor_names(model) - before
+    model.names["added"] = {name for name in new if ".base_layer." not in name}
+    model.names["adapter"] = {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.numel() and name not in model.names["head"]
+    }
+    if not model.names["adapter"]:
+        raise InputError(f"mode {cell.mode}: the configuration adds nothing that trains")
+    if cell.mode in LOW_RANK and cell.init_lora_weights == DEFAULT and not is_meta:
+        _draw_factors(model, cell.seed)
+
+
+def linear_layers(model: EncoderClassifier) -> dict[str, nn.Linear]:
+    """The linear layers of the encoder by name."""
+    layers = dict(model.get_submodule(model.prefix).named_modules(prefix=model.prefix))
+    return {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+
+
+def target_layers(model: EncoderClassifier, cell: Cell) -> list[str]:
+    """Names of the linear layers that carry adapters, all of them in the encoder's layers.
+
+    Raises:
+        InputError: with the names of the linear layers, if the layer set has no meaning for the
+            architecture, or names of layers match none.
+    """
+    layers, architecture = str(cell.layers), ARCHITECTURES.get(model.model_type)
+    place = r".*\.\d+\."
+    if architecture is not None:
+        place = re.escape(f"{model.prefix}.{architecture.layers}").replace(r"\{\}", r"\d+")
+    names = [name for name in linear_layers(model) if re.match(place, name)]
+    if is_layer_set(layers):
+        if architecture is None:
+            ends = _within_layers(names)
+            raise InputError(
+                f"layers {layers}: not defined for model_type {model.model_type}, whose linear "
+                f"layers are {_listed(ends)}; name some in a grid file: layers = "
+                f'["{"+".join(ends[:2])}"]'
+            )
+        ends_of = "|".join(map(re.escape, architecture.adapted(layers)))
+        return [name for name in names if re.fullmatch(f"{place}({ends_of})", name)]
+    targets = layers.split("+")
+    for target in targets:
+        if not any(_ends_in(name, target) for name in names):
+            raise InputError(
+                f"layers {layers}: {cell.model} has no linear layer whose name ends in {target}; "
+                f"they are {_listed(_within_layers(names))}"
+            )
+    return [name for name in names if any(_ends_in(name, target) for target in targets)]
+
+
+def _within_layers(names: Iterable[str]) -> list[str]:
+    """Distinct names without what comes before and up to the layer's number."""
+    return list(dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in names))
+
+
+def _ends_in(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _listed(listed: list[str]) -> str:
+    more = f" and {len(listed) - _MOST_NAMED} more" if len(listed) > _MOST_NAMED else ""
+    return ", ".join(listed[:_MOST_NAMED]) + more
+
+
+def _tensor_names(model: nn.Module) -> set[str]:
+    return {name for name, _ in chain(model.named_parameters(), model.named_buffers())}
+
+
+def _keep_first_factors(model: nn.Module) -> None:
+    """Keep the factors whose product was taken out of the base weights: they come from a
+    decomposition, which another machine rounds differently."""
+    layer: Any
+    for layer in model.modules():
+        if hasattr(layer, "lora_A") and hasattr(layer, "get_base_layer"):
+            for name, factor in ((FIRST_A, layer.lora_A), (FIRST_B, layer.lora_B)):
+                layer.register_buffer(name, factor[ADAPTER].weight.detach().clone())
+
+
+def peft_config(model: EncoderClassifier, job: Job) -> Any:
+    """PEFT's configuration of a cell's adapters.
+
+    Raises:
+        InputError: if it is refused.
+    """
+    import peft
+
+    cell = job.cell
+    if cell.mode == PEFT:
+        return _given_config(model, json.loads(job.adapter_config or "{}"))
+    targets = target_layers(model, cell)
+    if cell.mode in LOW_RANK:
+        _check_rank(model, cell, targets)
+    if not model.own_head:  # PEFT sees the encoder alone
+        targets = [name.removeprefix(f"{model.prefix}.") for name in targets]
+    if cell.mode in LOW_RANK:
+        default = cell.init_lora_weights == DEFAULT
+        return peft.LoraConfig(
+            r=cell.rank,
+            lora_alpha=1.0 if cell.alpha is None else cell.alpha,  # without one it is counted
+            lora_dropout=cell.lora_dropout,
+            target_modules=targets,
+            use_rslora=cell.use_rslora == ON,
+            use_dora=cell.mode == "dora",
+            init_lora_weights=True if default else cell.init_lora_weights,
+        )
+    if cell.mode == "vera":
+        return peft.VeraConfig(r=cell.rank, target_modules=targets, projection_prng_key=cell.seed)
+    architecture = ARCHITECTURES.get(model.model_type)
+    last = "" if architecture is None else architecture.other[-1]
+    inputs = [name for name in targets if re.sub(r"^.*\d\.", "", name) == last]
+    return peft.IA3Config(target_modules=targets, feedforward_modules=inputs)
+
+
+def _check_rank(model: EncoderClassifier, cell: Cell, targets: list[str]) -> None:
+    layers = linear_layers(model)
+    for name in targets:
+        width = min(layers[name].in_features, layers[name].out_features)
+        if cell.rank is not None and cell.rank > width:
+            raise InputError(
+                f"rank {cell.rank} is above the width of {name} in {cell.model}, which is {width}; "
+                f"take a rank of at most {width}"
+            )
+
+
+def _given_config(model: EncoderClassifier, values: dict[str, Any]) -> Any:
+    """The configuration in an adapter_config.json."""
+    import peft
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    name = str(values.get("peft_type"))
+    kinds = {str(kind.value): kind for kind in peft.PeftType}
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(kinds.get(name))
+    if kind is None:
+        raise InputError(f"adapter_config: PEFT has no peft_type {name[:60]!r}")
+    needs = (name, re.sub("_(niter|init).*", "", str(values.get("init_lora_weights"))))
+    for given in _REFUSED.keys() & needs:
+        raise InputError(f"adapter_config: {given} {_REFUSED[given]}; take another method")
+    unknown = [key for key in values if key not in kind.__dataclass_fields__]
+    if unknown:
+        raise InputError(
+            f"adapter_config: {name} of PEFT {peft.__version__} has no {', '.join(unknown)}; leave "
+            "it out"
+        )
+    try:
+        config = kind.from_peft_type(**{**values, "inference_mode": False, "task_type": None})
+    except Exception as error:  # of many kinds
+        raise InputError(f"adapter_config ({name}): PEFT refuses it: {reason(error)}") from error
+    if config.is_prompt_learning or config.is_adaption_prompt:
+        raise InputError(
+            f"adapter_config: {name} adds to the input or to the past of a decoder, and encoders "
+            "here take texts as they are; take another method"
+        )
+    heads = {name for name, _ in model.named_children()} - {model.prefix} | {"score"}
+    if others := sorted(set(getattr(config, "modules_to_save", None) or ()) - heads):
+        raise InputError(
+            f"adapter_config: modules_to_save has {others[0]}, which is not of the head; besides "
+            "adapters the head alone trains, always: leave it out"
+        )
+    config.modules_to_save = None
+    if getattr(config, "exclude_modules", "") is None:  # as PEFT does for a head it knows
+        config.exclude_modules = sorted({n.rpartition(".")[0] for n in model.names["head"]})
+    return config
+
+
+@torch.no_grad()
+def _draw_factors(model: EncoderClassifier, seed: int) -> None:
+    """Draw every A as `adapters.low_rank.LowRankLinear.reset_parameters` does."""
+    for name, parameter in model.named_parameters():
+        owner, is_a, _ = name.partition(".lora_A.")
+        if is_a:
+            digest = hashlib.sha256(f"{seed} {owner}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+            nn.init.kaiming_uniform_(parameter, a=math.sqrt(5), generator=generator)
