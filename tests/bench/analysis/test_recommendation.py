@@ -280,6 +280,10 @@ def test_costs_are_in_their_units():
     assert cost_of(group, small, "size") == pytest.approx(4 * small.ok[0].params_trainable / 1e6)
     large = next(s for s in group.settings if s.layers == "all-lin")
     assert cost_of(group, large, "size") == pytest.approx(4 * large.ok[0].params_total / 1e6)
+    saved = group_of(seeds=1, saved_mib=3.0)  # as VeRA saves more than trains
+    adapter = next(s for s in saved.settings if s.layers == "attn-only")
+    assert cost_of(saved, adapter, "size") == pytest.approx(3 * 2**20 / 1e6)
+    assert cost_of(saved, saved.baseline, "size") == pytest.approx(4 * row.params_total / 1e6)
     uncounted = group_of(seeds=1, tokens_total=None)
     assert cost_of(uncounted, uncounted.baseline, "time") == uncounted.baseline.ok[0].train_s
 

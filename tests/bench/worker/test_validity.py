@@ -1,5 +1,7 @@
 """Trainable parameters must have moved, and frozen ones must not."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 from bench.engines import minbert
 from bench.worker.validity import Movement
 from tests.adapters.small import adapted_layers_of, adapted_model, disturb
+from tests.encoders import Checkpoints, job
 
 KINDS = [
     {"mode": "lora", "layers": "attn-only", "rank": 2},
@@ -64,6 +67,22 @@ def test_an_encoder_that_did_not_move_is_reported() -> None:
             if name.startswith("classifier"):
                 parameter.add_(0.1)
     assert movement.problem() == "the encoder was to train and did not move"
+
+
+def test_an_adapter_of_any_method_must_have_moved(encoders: Checkpoints) -> None:
+    """Whichever of its parameters a configuration of PEFT moves."""
+    from bench.engines import transformers
+
+    config = {"peft_type": "LOHA", "r": 2, "target_modules": ["query"]}
+    model = transformers.build(job(encoders("bert"), "peft", adapter_config=json.dumps(config)))
+    movement = Movement(model, transformers)
+    groups = transformers.parameter_groups(model)
+    with torch.no_grad():
+        for parameter in groups["head"].values():
+            parameter.add_(0.1)
+        assert "nothing was learned in: " in str(movement.problem())
+        next(iter(groups["adapter"].values())).add_(0.1)
+    assert movement.problem() is None
 
 
 def test_where_some_may_rest_one_must_have_moved() -> None:

@@ -322,7 +322,7 @@ class Graph(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         (x,) = ctx.saved_tensors
-        return ctx.memory.copy_(gradient.T @ x), None, None
+        return ctx.memory.copy_(gradient.T @ x).detach(), None, None
 
 
 def test_gradients_of_a_cuda_graph_are_kept() -> None:
