@@ -109,8 +109,7 @@ def queued(names: Sequence[str]) -> list[Queued]:
     )  # fmt: skip
     lines = (line.split("|") for line in answer.splitlines())
     return [
-        Queued(int(job), name, state, parse_indexes(indexes))
-        for name, job, indexes, state in lines
+        Queued(int(job), name, state, parse_indexes(indexes)) for name, job, indexes, state in lines
     ]
 
 

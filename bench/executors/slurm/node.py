@@ -10,16 +10,15 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
 from bench.executors.slurm import commands
-from bench.executors.slurm.submission import Attempt, Start, Submission, found_to_json
+from bench.executors.slurm.submission import Attempt, Start, Submission, found_to_json, utc_now
 from bench.launch.cell_run import WORKER, CellRun, run_cell
-from bench.launch.runner import Outcome, Signals
+from bench.launch.runner import Signals
 from bench.machine.conditions import Found, find_conditions
 from bench.plan.rows import Row
 
@@ -68,11 +67,9 @@ def find_target(device: str) -> Found:
     if own.isdecimal():
         node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
         all_cpus = commands.cpus_of(node) or os.cpu_count() or 1
-        conditions = replace(
-            conditions,
-            threads=min(conditions.threads, int(own)),
-            sharing=_SHARED if int(own) < all_cpus else None,
-        )
+        conditions = replace(conditions, threads=min(conditions.threads, int(own)))
+        if int(own) < all_cpus and hasattr(conditions, "sharing"):
+            conditions = replace(conditions, sharing=_SHARED)
     return replace(target, conditions=conditions)
 
 
@@ -110,17 +107,17 @@ def _run_attempt(
         row = submission.close(earlier, planned, "interrupted", why)
         if row is not None and row.is_ok:
             return
-    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    if signals.stops or not submission.begin(attempt, Start(socket.gethostname(), target, now)):
+    start = Start(socket.gethostname(), target, utc_now())
+    if signals.stops or not submission.begin(attempt, start):
         return
     run = submission.run(attempt, planned, target)
     timeout_s, limit = _timeout_s(run, end_s)
     folder = run.folder(submission.runs_csv())
-    row, outcome = run_cell(
+    row, _ = run_cell(
         replace(run, timeout_s=timeout_s), target, folder, worker=tuple(worker),
         on_progress=lambda _message: None, signals=signals,
     )  # fmt: skip
-    row = _explained(row, outcome, signals, limit)
+    row = _explained(row, signals, limit)
     submission.publish_row(attempt, row, folder)
 
 
@@ -137,7 +134,7 @@ def _timeout_s(run: CellRun, end_s: float | None) -> tuple[float | None, str]:
     return left_s, f"the job's time limit{whole} (time= of --slurm)"
 
 
-def _explained(row: Row, outcome: Outcome, signals: Signals, limit: str) -> Row:
+def _explained(row: Row, signals: Signals, limit: str) -> Row:
     """The row of a worker that did not end by itself, with the reason.
 
     Slurm sends SIGTERM to every process of a job, so that a worker may end before this process asks

@@ -137,5 +137,3 @@ def _value(value: str | None) -> str:
         return ""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f"={value}" if _PLAIN.fullmatch(value) else f'="{escaped}"'
-
-

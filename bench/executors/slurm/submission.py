@@ -26,6 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -260,26 +261,52 @@ class Submission:
         Raises:
             OSError: if the row can't be written.
         """
-        path = self.folder / "starts" / attempt.file
-        if publish(path, b"{}"):
+        if self._never_began(attempt):
             return None
-        start = _start(path)
-        if start is None:
-            return None
-        row = self.row(attempt)
-        if row is not None:
-            return row
+        return self._closed(attempt, planned, status, message)
+
+    def close_all(self, index: int, number: int, status: str, message: str) -> bool:
+        """Close all attempts at a cell, after the end of its array task; false if none began.
+
+        Args:
+            status, message: as of `close`.
+
+        Raises:
+            OSError: if a row can't be written.
+        """
+        began = False
+        for restart in count():
+            attempt = Attempt(index, number, restart)
+            if self._never_began(attempt):
+                break
+            row = self._closed(attempt, self.groups[index][number], status, message)
+            began = began or row is not None
+            if row is not None and row.is_ok:
+                break
+        return began
+
+    def _never_began(self, attempt: Attempt) -> bool:
+        """Whether an attempt has not begun until now; then it never will."""
+        return publish(self.folder / "starts" / attempt.file, b"{}")
+
+    def _closed(self, attempt: Attempt, planned: CellRun, status: str, message: str) -> Row | None:
+        """The row of an attempt that began; None if it was closed before it could."""
+        start = _start(self.folder / "starts" / attempt.file)
+        if start is None or (row := self.row(attempt)) is not None:
+            return None if start is None else row
         run = self.run(attempt, planned, start.target)
         folder = run.folder(self.runs_csv())
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         outcome = Outcome(
             status=status, message=message, wall_s=None, started_at=start.started_at,
-            finished_at=max(start.started_at, now),
+            finished_at=max(start.started_at, utc_now()),
         )  # fmt: skip
         row = outcome_row(run, start.target, outcome, folder)
-        if self.publish_row(attempt, row, folder):
-            return row
-        return self.row(attempt)
+        return row if self.publish_row(attempt, row, folder) else self.row(attempt)
+
+
+def utc_now() -> str:
+    """The present time, as in rows."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _runs(line: str) -> list[CellRun]:
@@ -324,6 +351,6 @@ def publish(path: Path, data: bytes) -> bool:
 def submissions(runs: Path) -> Iterator[Submission]:
     """The submissions of a CSV that are not done, oldest first."""
     folder = submissions_folder(runs)
-    for place in sorted(folder.iterdir()) if folder.exists() else ():
+    for place in sorted(folder.resolve().iterdir()) if folder.exists() else ():
         if (place / _REQUEST).exists() and not (place / DONE).exists():
             yield Submission(place)
