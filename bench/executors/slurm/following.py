@@ -1,7 +1,8 @@
 """A submission that is followed until all its array tasks have ended and all rows are collected."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from bench.common.files import text_or_empty
