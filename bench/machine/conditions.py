@@ -66,6 +66,7 @@ class Conditions:
     code_version: str
     cuda_version: str | None = None
     environment: str | None = None
+    sharing: str | None = None
 
     @property
     def worker_device(self) -> str:
@@ -77,6 +78,8 @@ class Conditions:
         """Digest of everything that makes times and memory comparable."""
         values = asdict(self) | {"device": self.device.partition(":")[0]}
         del values["code_version"]
+        if self.sharing is None:  # so that the ids of older rows stay
+            del values["sharing"]
         return digest(values, 8)
 
     def columns(self) -> Columns:

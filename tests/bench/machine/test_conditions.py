@@ -17,6 +17,7 @@ from bench.machine import conditions
 from bench.machine.conditions import (
     MEASURING,
     RUN_BY_WORKERS,
+    Conditions,
     Found,
     code_version,
     cpu_quota,
@@ -39,6 +40,17 @@ def test_identity_leaves_out_commit_and_gpu_number() -> None:
     assert first.conditions_id != here.conditions_id
     assert replace(first, cuda_version="12.8").conditions_id != first.conditions_id
     assert replace(here, environment="KMP_BLOCKTIME=0").conditions_id != here.conditions_id
+
+
+def test_what_is_shared_is_a_condition_and_old_ids_stay() -> None:
+    alone = Conditions(
+        "cpu", "Xeon", "Xeon, 2 cores, 16 GiB", 2, "2.9.0", tf32=None, measurement_version=6,
+        code_version="1",
+    )  # fmt: skip
+    assert alone.conditions_id == "c8027cc3"
+    assert alone.columns()["sharing"] is None
+    ids = {replace(alone, sharing=text).conditions_id for text in (None, "2 workers", "4 workers")}
+    assert len(ids) == 3
 
 
 def found_on(
