@@ -34,6 +34,13 @@ def usable_cores(cpus: Path = _CPUS) -> list[Threads]:
     return list(map(frozenset, cores.values()))
 
 
+def bind_thread(threads: Threads) -> None:
+    """Let this thread, and the processes that it starts from now on, run on some hardware threads
+    only, where the system can do that."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, threads)  # on Linux of the calling thread alone
+
+
 def threads_near(gpu: str) -> Threads:
     """The hardware threads near a GPU, by NVML; none where it does not say.
 
