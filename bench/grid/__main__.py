@@ -27,6 +27,7 @@ from bench.executors.local import LocalExecutor
 from bench.forecast.client import turn_on
 from bench.forecast.outlook import Forecasts, forecast_plan, outlook_on
 from bench.grid.dryrun import print_plan
+from bench.grid.kinds import Kinds
 from bench.grid.session import Session
 from bench.launch.checks import (
     amp_notes,
@@ -65,7 +66,6 @@ from bench.plan.planning import (
     Resolved,
     check_rerun,
     expand,
-    plan,
     why_not_minbert,
 )
 from bench.plan.selection import parse_selection, select
@@ -276,8 +276,7 @@ def command(
     grid = override(gridfile.load(grid_name), overrides)
     axes = parse_selection(selection)
     rerun = check_rerun(rerun) if rerun is not None else None
-    target = find_conditions(device)
-    conditions = target.conditions
+    executor = LocalExecutor(runs, find_conditions(device))
     in_folds = grid.settings.folds is not None
     source = find_source(grid.settings.task, merged(grid.data, data), folds=in_folds)
     grid = override(grid, {"task": source.task})
@@ -295,6 +294,8 @@ def command(
     version = engine_version(why) if needs_transformers else ""
     loads_all = not any(model.why_not_minbert for model in models.values())
     tokenizer = MINBERT if MINBERT in engines and loads_all else TRANSFORMERS
+    target = next(iter(executor.kinds.values()))
+    conditions = target.conditions
     lengths = _lengths(grid, models, tokenizer, examples if folds is None else folds.whole)
     every_resolved = [
         Resolved(
@@ -335,15 +336,10 @@ def command(
     if store.rows is not None and store.torn:  # known once rows are read
         sys.stderr.write(f"note: {torn_line(runs)}\n")
 
+    kinds = Kinds(grid, lambda: executor.kinds.values())
+
     def plan_now(to_plan: Sequence[Cell]) -> list[Planned]:
-        return plan(
-            to_plan,
-            store.rows,
-            conditions.columns(),
-            repeats=settings.repeats,
-            rerun=rerun,
-            fresh=fresh,
-        )
+        return kinds.plan(to_plan, store.rows, repeats=settings.repeats, rerun=rerun, fresh=fresh)
 
     def forecast(planned: Sequence[Planned], signals: Signals) -> Forecasts | None:
         turn = turn_on(target.device_name, signals)
@@ -361,8 +357,7 @@ def command(
     search = None
     if searched is not None:
         digest = searched.digest[:16]
-        here = conditions.columns()
-        search = Search(cells, digest, lambda cell: store.scored(cell.cell_id, here))
+        search = Search(cells, digest, lambda cell: kinds.scored(store, cell))
     planned, number = _next_round(cells, plan_now, search)
     some_run = any(item.action == "run" for item in planned)
     if some_run:
@@ -409,7 +404,7 @@ def command(
     _print_notes(notes)
     session = Session(
         grid=grid,
-        executor=LocalExecutor(runs, target),
+        executor=executor,
         models=models,
         data=examples,
         folds=folds,
