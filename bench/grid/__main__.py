@@ -50,7 +50,7 @@ from bench.launch.checks import (
     without_idle_caps,
 )
 from bench.launch.signals import Signals
-from bench.machine.conditions import find_conditions
+from bench.machine.conditions import find_lanes
 from bench.plan import gridfile
 from bench.plan.adapter_configs import read_adapter_configs
 from bench.plan.architectures import attention_of
@@ -70,6 +70,7 @@ from bench.plan.planning import (
 )
 from bench.plan.selection import parse_selection, select
 from bench.references.client import find_references
+from bench.results.overhead import Account
 from bench.results.rowfile import torn_line
 from bench.results.store import Store
 from minbert.assets.embedded import fetch
@@ -188,7 +189,19 @@ def _compile(
     "pays, which is there.",
 )
 @click.option(
-    "--device", default="auto", show_default=True, help="The device: auto, cpu, cuda or cuda:i."
+    "--device",
+    default="auto",
+    show_default=True,
+    help="The device: auto, cpu, cuda or cuda:i; or GPUs of one kind, on each of which a cell runs "
+    "at a time: all, or a list such as cuda:0,cuda:1.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Run N cells at a time on the CPU, each on cores of its own. Their times are not compared "
+    "with those of cells that ran alone.",
 )
 @click.option(
     "--select",
@@ -269,6 +282,7 @@ def command(
     metric: str | None,
     as_json: bool,
     device: str,
+    jobs: int,
     data: dict[str, Any],
     **overrides: Any,
 ) -> int:
@@ -276,7 +290,8 @@ def command(
     grid = override(gridfile.load(grid_name), overrides)
     axes = parse_selection(selection)
     rerun = check_rerun(rerun) if rerun is not None else None
-    executor = LocalExecutor(runs, find_conditions(device))
+    lanes = find_lanes(device, jobs)
+    executor = LocalExecutor(runs, lanes)
     in_folds = grid.settings.folds is not None
     source = find_source(grid.settings.task, merged(grid.data, data), folds=in_folds)
     grid = override(grid, {"task": source.task})
@@ -320,7 +335,8 @@ def command(
     if not cells:
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
     _check_minbert(cells, models, grid)
-    check_amp(cells, grid, target.device)
+    for lane in lanes:
+        check_amp(cells, grid, lane.device)
     check_cells(cells)
     check_models(cells, models, pairs=examples.pairs_in_one)
     check_held_out(settings.share_held_out, examples)
@@ -393,7 +409,7 @@ def command(
         _print_notes(notes)
         with Signals() as signals:
             outlook = outlook_on(planned, forecast, signals)
-        print_plan(planned, outlook.forecasts, as_json, number, cells, budget.seconds)
+        print_plan(planned, outlook.forecasts, as_json, number, cells, budget.seconds, len(lanes))
         return 0
     if some_run:
         for name in dict.fromkeys(cell.model for cell in cells if cell.engine == MINBERT):
@@ -419,6 +435,7 @@ def command(
         forecaster=forecast,
         references=find_references,
         budget=budget,
+        account=Account(len(lanes)),
         adapter_configs=adapter_configs.texts,
     )
     return session.run(rounds(cells, plan_now, search), as_json)

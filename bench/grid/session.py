@@ -142,11 +142,11 @@ class Session:
         if not planned:
             return
         target = next(iter(self.kinds.values()))
-        display.start("reference points")
+        display.stage("reference points")
         begun = monotonic()
         with (
-            Locks(device_locks(), signals, display.waiting) as devices,
-            devices.turn(target.device_name),
+            Locks(device_locks(), signals) as devices,
+            devices.turn(target.device_name, display.waiting),
         ):
             self.account.waited(monotonic() - begun)
             notes = self.references(
@@ -174,7 +174,7 @@ class Session:
             tokens = tokens_of(model.tokenizer, longest)
             if known is not None and known.describes(data, self.source, tokens):
                 return known
-            display.start("checks of the data")
+            display.stage("checks of the data")
             facts = find_facts(
                 whole,
                 self.source,
