@@ -23,6 +23,7 @@ from bench.examples.options import merged, with_data
 from bench.examples.own import Source, find_source
 from bench.examples.tokenizers import tokenizer_of
 from bench.examples.tokens import cut_notes
+from bench.executors.local import LocalExecutor
 from bench.forecast.client import turn_on
 from bench.forecast.outlook import Forecasts, forecast_plan, outlook_on
 from bench.grid.dryrun import print_plan
@@ -408,7 +409,7 @@ def command(
     _print_notes(notes)
     session = Session(
         grid=grid,
-        conditions=conditions,
+        executor=LocalExecutor(runs, target),
         models=models,
         data=examples,
         folds=folds,
@@ -419,8 +420,6 @@ def command(
         keep=keep,
         timeout_s=timeout,
         arguments=tuple(sys.argv[1:]),
-        device_name=target.device_name,
-        has_bf16=target.device.has_bf16,
         metric=metric,
         forecaster=forecast,
         references=find_references,

@@ -87,6 +87,10 @@ class Display:
             self._step = message
         self._draw()
 
+    def waiting(self) -> None:
+        """Show that another grid has the device or the cells."""
+        self.progress({"phase": "waiting for another grid"})
+
     def finish(self, row: Row, prefix: str = "") -> None:
         """Show the row of a cell that has ended.
 

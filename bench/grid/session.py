@@ -1,13 +1,12 @@
 """One run of a grid: its cells in order, then the report."""
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 import click
@@ -16,36 +15,31 @@ from bench.analysis.recommendation import recommended_from
 from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError
 from bench.common.files import write_atomically
 from bench.examples.tokenizers import tokenizer_of
-from bench.examples.tokens import share
-from bench.forecast.outlook import Forecaster, Outlook, outlook_on
+from bench.executors.executor import Executor
+from bench.forecast.outlook import Forecaster, outlook_on
 from bench.grid.display import Display
-from bench.grid.resume import fallen_back, how_to_go_on, orphaned_outcome, statuses, to_run_again
-from bench.launch.locks import CELL_LOCKS, Locks, device_locks
-from bench.launch.runner import Outcome, Signals, run_worker
-from bench.machine.conditions import Conditions
-from bench.machine.environment import command_line, worker_environment
-from bench.machine.gpu_trial import why_unusable
-from bench.plan import job as jobs
-from bench.plan.budget import Budget, needs_no_row, was_left_out
+from bench.grid.resume import fallen_back, how_to_go_on, statuses, to_run_again
+from bench.grid.round import Round
+from bench.launch.cell_run import CellRun
+from bench.launch.locks import Locks, device_locks
+from bench.launch.signals import Signals
+from bench.machine.conditions import Found
+from bench.plan.budget import Budget, was_left_out
 from bench.plan.cell import CANDIDATE, MINBERT, Cell, Columns
 from bench.plan.columns import row_of, values_of
 from bench.plan.gridfile import Grid
 from bench.plan.job import Job
 from bench.plan.models import Model
-from bench.plan.planning import RERUN, SKIP, Planned, count_cells, scores_elsewhere, scores_sentence
-from bench.plan.pruning import dominating, why_skipped
+from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.plan.rows import CellKey, Row
 from bench.references.facts import find_facts, tokens_of
 from bench.results.facts import DataFacts, facts_of, read_facts, update_facts
 from bench.results.kept import KeptWeights
 from bench.results.overhead import Account
 from bench.results.predictions import values_from
-from bench.results.protocol import DEVICE_FAILED
 from bench.results.rescoring import read_results
-from bench.results.row import keep_row, kept_row, measured_row
-from bench.results.store import Store, cell_folder, cells_folder, plan_file
+from bench.results.store import Store, cell_folder, plan_file
 from minbert.data.tasks import Data, Folds, TaskData, for_search
-from minbert.data.tasks.prepared import is_prepared, mark_used
 from minbert.errors import InputError as MinbertInputError
 
 INTERRUPTED: Final = 130
@@ -56,16 +50,14 @@ class Session:
     """One run of a grid, and everything that its cells share.
 
     `models` are by name. `data` are the examples of cells without a fold; those of the others are
-    in `folds`. `keep` is whether every cell keeps its trained weights.
-    `device_name` is as in `bench.machine.conditions.Found`; `has_bf16` is false if the device only
-    emulates bf16. `worker` is the command that runs a cell; its last argument is the cell's folder.
+    in `folds`. `keep` is whether every cell keeps its trained weights. `executor` runs the cells.
     `references` is `bench.references.client.find_references`; None: scores get no reference points.
     `metric` decides in the report; None: the rows' own. `adapter_configs` has the JSON of each
     adapter_config.json by its name in cells.
     """
 
     grid: Grid
-    conditions: Conditions
+    executor: Executor
     models: Mapping[str, Model]
     data: Data
     folds: Folds | None = None
@@ -76,9 +68,6 @@ class Session:
     keep: bool
     timeout_s: float | None
     arguments: tuple[str, ...]
-    device_name: str
-    has_bf16: bool = True
-    worker: tuple[str, ...] = (sys.executable, "-m", "bench.worker")
     metric: str | None = None
     forecaster: Forecaster | None = None
     references: Callable[..., Iterable[str]] | None = None
@@ -127,7 +116,9 @@ class Session:
                 self._write_plan(planned)
                 if elsewhere := scores_elsewhere(planned):
                     display.note(scores_sentence(elsewhere))
-                if self._run_cells(outlook, signals, display):
+                self._find_references(outlook.to_run, signals, display)
+                conductor = Round(self, outlook, display)
+                if self.executor.run(outlook.to_run, conductor, display, signals):
                     return "interrupted"
             except StoppedError:
                 return "interrupted"
@@ -136,61 +127,34 @@ class Session:
                 return "stopped"
         return "ok"
 
-    def _run_cells(self, outlook: Outlook, signals: Signals, display: Display) -> bool:
-        """Run the cells that no other grid has run meanwhile; true if the user stopped it."""
-
-        def on_wait() -> None:
-            display.progress({"phase": "waiting for another grid"})
-
-        cells = cells_folder(self.store.path) / CELL_LOCKS
-        with (
-            Locks(cells, signals, on_wait) as cell_locks,
-            Locks(device_locks(), signals, on_wait) as devices,
-        ):
-            self._find_references(outlook.to_run, devices, signals, display)
-            for item in cell_locks.each(outlook.to_run, lambda item: str(self._key(item))):
-                cell_s, rest_s = outlook.begin(item.cell)
-                rest_s = None if rest_s is None else min(rest_s, self.budget.left_s())
-                display.start(item.name, cell_s, rest_s)
-                asked = self.account.now()
-                with self._turn(item, devices, outlook):
-                    self.account.waited_since(asked)
-                    key = self._key(item)
-                    row, attempt = self.store.last(*key), self.store.next_attempt(*key)
-                    others = row is not None and attempt > item.attempt
-                    if row is None or not others:
-                        now = replace(item, attempt=max(attempt, item.attempt))
-                        row = self._run_or_skip(now, row, signals, display, outlook)
-                    outlook.learn(row)
-                if others:
-                    display.note(f"{item.name}: another grid has run it meanwhile")
-                display.finish(row, item.prefix)
-                if row.status == "interrupted" and not others:
-                    return True
-        return False
-
     def _find_references(
-        self, to_run: Sequence[Planned], devices: Locks, signals: Signals, display: Display
+        self, to_run: Sequence[Planned], signals: Signals, display: Display
     ) -> None:
         """Find what is in the data, and what the scores of the cells that will run can be compared
         with, before they do."""
-        planned = [self._job(item) for item in to_run if item.action == "run"]
         if not isinstance(self.data, TaskData):
             return
         engine = next((item.cell.engine for item in to_run), MINBERT)
         facts = self._facts(self.data, engine, display)
-        if self.references is None or not planned:
+        if self.references is None:
             return
+        planned = [self._job(item) for item in to_run if item.action == "run"]
+        if not planned:
+            return
+        target = next(iter(self.kinds.values()))
         display.start("reference points")
-        asked = self.account.now()
-        with devices.turn(self.device_name):
-            self.account.waited_since(asked)
+        begun = monotonic()
+        with (
+            Locks(device_locks(), signals, display.waiting) as devices,
+            devices.turn(target.device_name),
+        ):
+            self.account.waited(monotonic() - begun)
             notes = self.references(
                 self.store.path,
                 self.data.digest[:16],
                 facts,
                 planned,
-                gpu="" if self.conditions.device == "cpu" else self.device_name,
+                gpu=target.gpu,
                 timeout_s=self.timeout_s,
                 on_progress=display.progress,
                 signals=signals,
@@ -223,171 +187,58 @@ class Session:
             return known or facts_of(whole, self.source)
         return update_facts(self.store.path, digest, facts.with_scores_of)
 
-    def _turn(
-        self, item: Planned, devices: Locks, outlook: Outlook
-    ) -> AbstractContextManager[None]:
-        """A turn on the device; none, without waiting, for a cell that the budget leaves out."""
-        fits = self.budget.fits(outlook.time_s(item.cell))
-        return devices.turn(self.device_name) if fits else nullcontext()
+    @property
+    def kinds(self) -> Mapping[str, Found]:
+        """The conditions of cells, by their id."""
+        return self.executor.kinds
 
-    def _run_or_skip(
-        self, item: Planned, last: Row | None, signals: Signals, display: Display, outlook: Outlook
-    ) -> Row:
-        """The row of a cell after running or skipping it, given its latest row so far."""
-        why = self._why_skipped(item)
-        row = self._recovered(item, display, outlook) if why is None else None
-        if row is None:
-            why = why or self.budget.leave_out(item.key, outlook.time_s(item.cell))
-            if why is None:
-                row = self._run_cell(item, signals, display, outlook)
-            else:
-                [planned] = self._planned_rows([item])
-                row = replace(planned, attempt=item.attempt, status="skipped", message=why)
-                if needs_no_row(last, why):
-                    return row
-        self.store.append(row)
-        return row
+    def key(self, item: Planned) -> CellKey:
+        """The measurement that a planned cell is."""
+        return item.cell.cell_id, item.conditions_id, item.repeat
 
-    def _why_skipped(self, item: Planned) -> str | None:
-        """Why a cell can't run, or would run out of memory and was not asked for; else None."""
-        if item.action == SKIP:
-            return item.reason
-        if item.reason.startswith(RERUN):
-            return None
-        cause = dominating(item.cell, self.conditions.conditions_id, self.store.out_of_memory)
-        return None if cause is None else why_skipped(item.cell, cause)
-
-    def _key(self, item: Planned) -> CellKey:
-        return item.cell.cell_id, self.conditions.conditions_id, item.repeat
-
-    def _folder(self, item: Planned) -> Path:
-        return cell_folder(self.store.path, item.cell.name, *self._key(item), item.attempt)
-
-    def _run_cell(self, item: Planned, signals: Signals, display: Display, outlook: Outlook) -> Row:
-        folder, job, expected = self._folder(item), self._job(item), outlook.columns(item.cell)
-        if note := self._weights.note(item.cell):
-            display.note(note)
-        self._use_examples()
-        argv = [*self.worker, str(folder.resolve())]
-        gpu = "" if self.conditions.device == "cpu" else self.device_name
-        env = worker_environment(os.environ, self.conditions.threads, gpu)
-        # before the first worker starts: otherwise that one alone would spend time on it
-        model = self.models[item.cell.model]
-        share(self._data_of(item.cell), item.cell, model.tokenizer, self.data_folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / jobs.FILE, job.to_json().encode())
-            write_atomically(folder / "command.txt", f"{command_line(env, argv)}\n".encode())
-        except OSError as error:
-            raise DiskFullError(f"{folder}: {error.strerror}") from error
-        outcome = run_worker(
-            folder,
-            argv,
-            env=env,
-            timeout_s=self.timeout_s,
-            on_progress=display.progress,
-            signals=signals,
-        )
-        row = self._kept(folder, self._row(item, outcome, folder, expected))
-        self._weights.add(folder)
-        self.account.add(row)
-        if gpu and outcome.status == "crashed" and outcome.result and outcome.result[DEVICE_FAILED]:
-            why = why_unusable(gpu)
-            if why is None:  # only that process failed, as by an illegal address
-                display.note(f"{item.name}: {outcome.message}; another process can use the GPU")
-                return row
-            self.store.append(row)
-            display.finish(row, item.prefix)
-            raise DeviceError(
-                f"{outcome.message} ({self.conditions.device}), and tried again: {why}; look at it "
-                "with nvidia-smi and dmesg"
-            )
-        return row
-
-    def _use_examples(self) -> None:
-        """Keep the folder of prepared examples from being removed from the cache.
-
-        Raises:
-            InputError: if it is gone.
-        """
-        if self.data_folder is None or not self.data.task.is_own:
-            return
-        if not is_prepared(self.data_folder):
-            raise InputError(
-                f"the examples of {self.data.task.name} are no longer in the cache; the same "
-                "command reads them again and goes on"
-            )
-        mark_used(self.data_folder)
-
-    def _recovered(self, item: Planned, display: Display, outlook: Outlook) -> Row | None:
-        """The row of a cell that finished after its parent had died; None without one."""
-        folder = self._folder(item)
-        row = kept_row(folder)
-        key = (*self._key(item), item.attempt)
-        same = row is not None and row.row_key == key and row.is_ok
-        if row is None or not same or row.code_version != self.conditions.code_version:
-            outcome = orphaned_outcome(folder, self._job(item))
-            if outcome is None:
-                return None
-            row = self._kept(folder, self._row(item, outcome, folder, outlook.columns(item.cell)))
-        display.note(f"{item.name}: taking over the result that a stopped run left")
-        return row
-
-    @staticmethod
-    def _kept(folder: Path, row: Row) -> Row:
-        """Write a row to its cell's folder, and return it."""
-        try:
-            keep_row(folder, row)
-        except OSError as error:
-            raise DiskFullError(f"{folder}: {error.strerror}") from error
-        return row
+    def folder(self, row: Row) -> Path:
+        """The folder of the cell of a row."""
+        return cell_folder(self.store.path, row.name, *row.key, row.attempt)
 
     @cached_property
-    def _weights(self) -> KeptWeights:
+    def weights(self) -> KeptWeights:
         return KeptWeights(self.store.path, every=self.keep)
 
     def _job(self, item: Planned) -> Job:
+        conditions = self.kinds[item.conditions_id].conditions
         return self.models[item.cell.model].job(
             item.cell,
             self.data_folder,
             adapter_config=self.adapter_configs.get(item.cell.adapter or ""),
-            conditions_id=self.conditions.conditions_id,
+            conditions_id=item.conditions_id,
             attempt=item.attempt,
             repeat=item.repeat,
-            device=self.conditions.worker_device,
-            threads=self.conditions.threads,
-            keep=self._weights.keeps(item.cell),
-            code_version=self.conditions.code_version,
+            device=conditions.worker_device,
+            threads=conditions.threads,
+            keep=self.weights.keeps(item.cell),
+            code_version=conditions.code_version,
         )
 
-    def _row(self, item: Planned, outcome: Outcome, folder: Path, expected: Columns) -> Row:
-        result = outcome.result or {}
-        data = self._data_of(item.cell)
-        emulated = ["emulated_bf16"] if item.cell.amp == "bf16" and not self.has_bf16 else []
-        columns = {
-            "peak_rss_mib": outcome.peak_rss_mib,
-            **expected,
-            **result.get("columns", {}),
-            "grid": self.grid.name,
-            "repeat": item.repeat,
-            "attempt": item.attempt,
-            "wall_s": outcome.wall_s,
-            "started_at": outcome.started_at,
-            "finished_at": outcome.finished_at,
-        }
-        return measured_row(
-            item.cell,
-            self.conditions.columns(),
-            columns=columns,
-            status=outcome.status,
-            flags=[*result.get("flags", []), *emulated],
-            message=outcome.message,
-            folder=folder,
+    def cell_run(self, item: Planned, forecast: Columns) -> CellRun:
+        """The attempt at a planned cell.
+
+        Args:
+            forecast: columns of its row.
+        """
+        data = self.data_of(item.cell)
+        return CellRun(
+            job=self._job(item),
+            grid=self.grid.name,
             dev_examples={part: size.dev for part, size in data.sizes.items()},
             majority_score=data.majority,
+            forecast=forecast,
+            timeout_s=self.timeout_s,
+            prefix=item.prefix,
+            amp_is_on=item.amp_is_on,
         )
 
-    def _data_of(self, cell: Cell) -> Data:
+    def data_of(self, cell: Cell) -> Data:
+        """The examples of a cell."""
         if self.folds is not None:
             return _fold_of(self.folds, cell.fold)
         return self.searched if cell.learning_rate_source == CANDIDATE else self.data
@@ -397,11 +248,18 @@ class Session:
         """The examples of a search for learning rates."""
         return for_search(self.data)
 
-    def _planned_rows(self, planned: list[Planned]) -> list[Row]:
-        conditions = self.conditions.columns()
+    def planned_rows(self, planned: list[Planned]) -> list[Row]:
+        """The rows, still without results, of planned cells."""
+        label = self.grid.name
+        columns = {name: kind.conditions.columns() for name, kind in self.kinds.items()}
         return [
             row_of(
-                {**item.cell.columns(), **conditions, "grid": self.grid.name, "repeat": item.repeat}
+                {
+                    **item.cell.columns(),
+                    **columns[item.conditions_id],
+                    "grid": label,
+                    "repeat": item.repeat,
+                }
             )
             for item in planned
             if not item.elsewhere
@@ -416,7 +274,7 @@ class Session:
             replace(row, code_version=last.code_version)
             if (last := self.store.last(*row.key))
             else row
-            for row in self._planned_rows(planned)
+            for row in self.planned_rows(planned)
         ]
 
     def _write_plan(self, planned: list[Planned]) -> None:
@@ -439,7 +297,7 @@ class Session:
         try:
             results = read_results([self.store.path], self.metric)
             for item in planned:
-                row = self.store.last(*self._key(item))
+                row = self.store.last(*self.key(item))
                 if row is not None and not item.elsewhere:
                     last[item.key] = row
             plan = self._plan(planned)

@@ -43,7 +43,8 @@ RUN_BY_WORKERS: Final = (
 MEASURING: Final = (
     *RUN_BY_WORKERS, "bench/machine/environment.py", "bench/results/outcomes.py",
     "bench/results/predictions.py", "bench/results/row.py", "bench/results/scores.py",
-    "bench/launch/runner.py", "bench/launch/watch.py", "pyproject.toml",
+    "bench/launch/cell_run.py", "bench/launch/runner.py", "bench/launch/watch.py",
+    "pyproject.toml",
 )  # fmt: skip
 """These, and the other files that a row's figures depend on: the environment of workers, what the
 parent measures and computes, and the versions of libraries."""

@@ -77,9 +77,10 @@ class Resolved:
 class Planned:
     """A repeat of a cell, and whether it runs: `action` is `run`, `done`, `kept` or `skip`.
 
-    `prefix` is the beginning of its name in a plan of several models or engines. `tries`
-    are the statuses of the candidates, where a cell is skipped because none of them gave it
-    learning rates.
+    `prefix` is the beginning of its name in a plan of several models or engines, and
+    `conditions_id` is of the conditions that it is planned for. With `amp_is_on` its AMP type is
+    the device's usual one. `tries` are the statuses of the candidates, where a cell is skipped
+    because none of them gave it learning rates.
     """
 
     cell: Cell
@@ -89,6 +90,8 @@ class Planned:
     repeat: int = 1
     tries: tuple[str, ...] = ()
     prefix: str = ""
+    conditions_id: str = ""
+    amp_is_on: bool = False
 
     @property
     def elsewhere(self) -> bool:
@@ -241,14 +244,35 @@ def _cell(
         | values
         | _part_settings(settings, resolved.parts)
     )
-    if settings.compile != AUTO:
-        return cell
-    why_not = resolved.no_compiling or cell.why_not_compiled
-    if by_transformers and not why_not:
+    return _with_compile_auto(cell, resolved.no_compiling) if settings.compile == AUTO else cell
+
+
+def _with_compile_auto(cell: Cell, no_compiling: str) -> Cell:
+    """A cell with what `compile` auto stands for.
+
+    Args:
+        no_compiling: as in `Resolved`.
+    """
+    cell = replace(cell, compile=ON)
+    why_not = no_compiling or cell.why_not_compiled
+    if cell.engine == TRANSFORMERS and not why_not:
         why_not = f"engine {TRANSFORMERS} compiles for minutes, without CUDA graphs"
     if why_not:
         return replace(cell, compile=OFF, compile_why=f"{AUTO}: {why_not}")
     return replace(cell, compile_why=f"{AUTO}: a GPU")
+
+
+def on_device(cell: Cell, amp_on: str, no_compiling: str) -> Cell:
+    """A cell as planned for another device.
+
+    Args:
+        amp_on: its AMP type there.
+        no_compiling: as in `Resolved`.
+    """
+    frozen = amp_on if cell.frozen_dtype == cell.amp else cell.frozen_dtype
+    cell = replace(cell, amp=amp_on, frozen_dtype=frozen)
+    is_auto = cell.compile_why is not None and cell.compile_why.startswith(f"{AUTO}: ")
+    return _with_compile_auto(cell, no_compiling) if is_auto else cell
 
 
 def _switch(value: object) -> str:
@@ -379,7 +403,11 @@ def plan(
         action, reason = _decide(current.get(key), rerun)
         prefix = "".join(f"{getattr(cell, name)} " for name in varied)
         attempt = highest.get(key, 0) + 1
-        planned.append(Planned(cell, action, reason, attempt, repeat, prefix=prefix))
+        planned.append(
+            Planned(
+                cell, action, reason, attempt, repeat, prefix=prefix, conditions_id=conditions_id
+            )
+        )
     scored = _scored_elsewhere(rows, here) & ids
     return _with_scores(planned, scored, _measured(rows, conditions_id)) if scored else planned
 

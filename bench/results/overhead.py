@@ -94,13 +94,9 @@ class Account:
         self._others_s = 0.0
         self._rows: list[Row] = []
 
-    def now(self) -> float:
-        """A moment, for `waited_since`."""
-        return self._clock()
-
-    def waited_since(self, moment: float) -> None:
-        """Count all time since a moment as waiting for other grids."""
-        self._others_s += self._clock() - moment
+    def waited(self, seconds: float) -> None:
+        """Count a wait for other grids."""
+        self._others_s += seconds
 
     def add(self, row: Row) -> None:
         """Add a cell that has just run."""

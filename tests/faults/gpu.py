@@ -14,12 +14,14 @@ from typing import Any, Final
 import pytest
 
 from bench.common.errors import InputError
+from bench.executors.local import LocalExecutor
 from bench.grid.session import Session
 from bench.launch.checks import amp_notes, check_amp
 from bench.machine import devices, gpu_trial
+from bench.machine.conditions import Found
 from bench.machine.devices import Device, resolve_device
 from bench.machine.environment import VISIBLE
-from bench.machine.gpu_trial import Answer, Check, check_by
+from bench.machine.gpu_trial import Answer, Check, GpuInfo, check_by
 from bench.plan.gridfile import Axes, Grid
 from bench.plan.planning import plan
 from bench.results.store import Store, read_rows
@@ -256,6 +258,8 @@ def grid_on_broken_device(folder: Path, then: Answer, worker: str = _WORKER) -> 
     """
     made = setup("fake")
     conditions = replace(made.conditions, device="cuda:1")
+    gpu = GpuInfo("NVIDIA A100", "550.54", (8, 0), FIRST.uuid)
+    target = Found(conditions, "bf16", FIRST.uuid, Device("cuda:1", gpu))
     csv, err = folder / "runs.csv", StringIO()
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -266,11 +270,10 @@ def grid_on_broken_device(folder: Path, then: Answer, worker: str = _WORKER) -> 
         patch.setattr(gpu_trial, "check_gpu", lambda _value, _index: then)
         patch.setenv("PYTHONPATH", str(ROOT))
         code = Session(
-            grid=made.grid, conditions=conditions,
+            grid=made.grid, executor=LocalExecutor(csv, target, (sys.executable, "-c", worker)),
             models={made.model.name: made.model}, data=made.data,
             data_folder=None, store=Store(csv), reports=folder / "reports", keep=False,
-            timeout_s=None, arguments=(), device_name=FIRST.uuid,
-            worker=(sys.executable, "-c", worker),
+            timeout_s=None, arguments=(),
         ).run([plan(made.cells, [], conditions.columns())])  # fmt: skip
         rows = tuple((str(row["status"]), str(row["message"])) for row in read_rows(csv))
     return Ended(code, tuple(err.getvalue().splitlines()), rows)

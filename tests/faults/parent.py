@@ -22,10 +22,12 @@ from filelock import FileLock
 from bench.common.command import BAD_INPUT
 from bench.common.errors import DiskFullError
 from bench.common.files import write_atomically
-from bench.grid import session
+from bench.executors import local
+from bench.executors.local import LocalExecutor
 from bench.grid.display import Display
 from bench.grid.session import Session
-from bench.launch import runner
+from bench.launch import cell_run, runner
+from bench.launch.cell_run import CellRun, run_cell
 from bench.launch.runner import Outcome, run_worker
 from bench.plan.columns import NAMES
 from bench.plan.planning import Planned, plan
@@ -121,7 +123,7 @@ def _run(order: Order) -> int:
     follower.enter("run")
     code = Session(
         grid=made.grid,
-        conditions=made.conditions,
+        executor=LocalExecutor(order.runs_csv, made.target(f"faults {order.place}"), made.argv),
         models={made.model.name: made.model},
         data=made.data,
         data_folder=None,
@@ -130,8 +132,6 @@ def _run(order: Order) -> int:
         keep=True,
         timeout_s=order.timeout_s,
         arguments=("--grid", "faults"),
-        worker=made.argv,
-        device_name=f"faults {order.place}",
     ).run([planned])
     follower.enter("done")
     return code
@@ -159,17 +159,17 @@ class Follower:
 
     def follow(self, report: bool) -> None:
         """Put this process's phases between the product's own steps."""
-        write_plan, run_cell, close = Session._write_plan, Session._run_cell, Session._close
+        write_plan, close = Session._write_plan, Session._close
         append, progress = Store.append, Display.progress
 
         def followed_plan(of: Session, planned: list[Planned]) -> None:
             self.enter("plan")
             write_plan(of, planned)
 
-        def followed_cell(of: Session, item: Planned, *others: Any) -> Row:
-            self._cell, self._cell_id = self._cell + 1, item.cell.cell_id
+        def followed_cell(run: CellRun, *others: Any, **named: Any) -> tuple[Row, Outcome]:
+            self._cell, self._cell_id = self._cell + 1, run.job.cell.cell_id
             self.enter("launch")
-            return run_cell(of, item, *others)
+            return run_cell(run, *others, **named)
 
         def followed_worker(*arguments: Any, **named: Any) -> Outcome:
             self.enter("run")
@@ -193,11 +193,11 @@ class Follower:
             return close(of, *arguments)
 
         Session._write_plan = followed_plan
-        Session._run_cell = followed_cell
+        local.run_cell = followed_cell
         Session._close = followed_close
         Store.append = followed_append
         Display.progress = followed_progress
-        session.run_worker = followed_worker
+        cell_run.run_worker = followed_worker
         self._follow_report(report)
 
     def _follow_report(self, real: bool) -> None:

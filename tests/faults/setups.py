@@ -8,7 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from bench.machine.conditions import Conditions, find_conditions
+from bench.machine.conditions import Conditions, Found, find_conditions
+from bench.machine.devices import Device
 from bench.plan.cell import Cell
 from bench.plan.gridfile import Axes, Grid, Settings
 from bench.plan.models import Model, find_model
@@ -18,6 +19,7 @@ from minbert.model.config import GEOMETRIES
 from tests.faults.kinds import CELLS
 
 ROOT: Final = Path(__file__).parents[2]
+DEFAULT_DEVICE: Final = Device()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,10 @@ class Setup:
     model: Model
     data: TaskData
     argv: tuple[str, ...]
+
+    def target(self, device_name: str, device: Device = DEFAULT_DEVICE) -> Found:
+        """The conditions, with a device of this name."""
+        return Found(self.conditions, "bf16", device_name, device)
 
     @property
     def cells(self) -> list[Cell]:

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from bench.examples import tokens
 from bench.examples.tokens import Pieces
+from bench.executors.local import LocalExecutor
 from bench.grid.session import Session
 from bench.plan.cell import Cell
 from bench.plan.gridfile import Axes, Grid, Settings
@@ -321,7 +322,7 @@ def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, mo
     code = f"import os, sys; print(len(os.listdir({kept!r}))); sys.exit(3)"
     Session(
         grid=stub.grid,
-        conditions=stub.conditions,
+        executor=LocalExecutor(csv, stub.target("cpu"), (sys.executable, "-S", "-c", code)),
         models={place.cell.model: replace(stub.model, tokenizer=place.tokenizer)},
         data=place.data,
         data_folder=place.folder,
@@ -330,8 +331,6 @@ def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, mo
         keep=False,
         timeout_s=None,
         arguments=(),
-        device_name="cpu",
-        worker=(sys.executable, "-S", "-c", code),
     ).run([plan([place.cell], [], stub.conditions.columns())])
     assert [row["status"] for row in read_rows(csv)] == ["crashed"]
     [stdout] = tmp_path.glob("runs/*/stdout.txt")

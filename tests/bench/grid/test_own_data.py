@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench.common.command import run_command
-from bench.grid.session import Session
+from bench.executors import local
 from bench.plan.job import Job
 from bench.report.__main__ import main as report
 from bench.results.facts import read_facts, update_facts
@@ -257,17 +257,17 @@ def test_examples_that_are_gone_from_the_cache_stop_the_grid_and_it_goes_on(
     place: GridRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = place.folder / "cache" / "data"
-    began = Session._run_cell
+    began = local.run_cell
 
-    def run_cell(self: Session, *arguments: Any) -> Any:
-        row = began(self, *arguments)
+    def run_cell(*arguments: Any, **named: Any) -> Any:
+        row = began(*arguments, **named)
         shutil.rmtree(cache)
         return row
 
     flags = ("--data", str(place.folder / "train.csv"), "--label", "topic", "--max-steps", "1")
     select = ("--select", "mode=head")
     with monkeypatch.context() as patched:
-        patched.setattr(Session, "_run_cell", run_cell)
+        patched.setattr(local, "run_cell", run_cell)
         done = place.run(*flags, *select, quick=("--device", "cpu"))
     assert done.returncode == 1
     assert "are no longer in the cache; the same command reads them again" in done.stderr

@@ -11,9 +11,12 @@ from types import SimpleNamespace
 import pytest
 
 from bench.analysis.groups import groups
+from bench.executors.local import LocalExecutor
 from bench.forecast.forecast import Prediction
 from bench.grid.session import Session
 from bench.launch.locks import Locks
+from bench.machine.devices import Device
+from bench.machine.gpu_trial import GpuInfo
 from bench.plan.budget import Budget
 from bench.plan.columns import NAMES
 from bench.plan.job import Job
@@ -47,15 +50,21 @@ class Place:
         self.setup = replace(self.setup, conditions=conditions)
 
     def run(
-        self, *rounds: list[Planned], fresh: bool = False, as_json: bool = False, **options
+        self,
+        *rounds: list[Planned],
+        fresh: bool = False,
+        as_json: bool = False,
+        device: Device | None = None,
+        **options,
     ) -> int:
+        target = self.setup.target(str(self.csv.parent), device or Device())
         store = Store(self.csv, self.setup.conditions.code_version if fresh else None)
         return Session(
-            grid=self.setup.grid, conditions=self.setup.conditions,
+            grid=self.setup.grid, executor=LocalExecutor(self.csv, target, self.setup.argv),
             models={self.setup.model.name: self.setup.model},
             data=self.setup.data, data_folder=None, store=store,
             reports=self.csv.parent / "reports", keep=False, timeout_s=None, arguments=(),
-            worker=self.setup.argv, device_name=str(self.csv.parent), **options,
+            **options,
         ).run(rounds, as_json)  # fmt: skip
 
     def rows(self) -> list[Row]:
@@ -89,14 +98,14 @@ def test_a_fold_is_made_once_for_cells_that_follow_each_other(place, monkeypatch
     deal = Folds.fold
     monkeypatch.setattr(Folds, "fold", lambda folds, n: made.append(n) or deal(folds, n))
     session = Session(
-        grid=place.setup.grid, conditions=place.setup.conditions,
+        grid=place.setup.grid, executor=LocalExecutor(place.csv, place.setup.target("")),
         models={place.setup.model.name: place.setup.model},
         data=place.setup.data, folds=Folds(load_data("movies", max_train=40, max_dev=20), 2),
         data_folder=None, store=Store(place.csv), reports=place.csv.parent, keep=False,
-        timeout_s=None, arguments=(), device_name="",
+        timeout_s=None, arguments=(),
     )  # fmt: skip
     cells = [replace(place.setup.cells[0], folds=2, fold=fold) for fold in (0, 0, 1, 1)]
-    sizes = [len(session._data_of(cell).dev) for cell in cells]
+    sizes = [len(session.data_of(cell).dev) for cell in cells]
     assert (made, sum(sizes)) == ([0, 1], 2 * 60)
 
 
@@ -218,6 +227,10 @@ def interrupt(place: Place, row: Row) -> Path:
     return folder.with_name(f"{folder.name.removesuffix('1')}3")
 
 
+def gpu(capability: tuple[int, int] = (8, 0)) -> Device:
+    return Device("cuda:1", GpuInfo("a GPU", "1", capability, "GPU-1"))
+
+
 def on_gpu(place: Place) -> None:
     """Let the cells of a place be for a GPU, of which its worker needs none."""
     conditions = replace(place.setup.conditions, device="cuda:1")
@@ -230,14 +243,14 @@ def on_gpu(place: Place) -> None:
 @pytest.mark.parametrize(("has_bf16", "flags"), [(False, "emulated_bf16"), (True, None)])
 def test_bf16_that_the_gpu_emulates_is_a_flag(place, has_bf16, flags):
     on_gpu(place)
-    place.run(place.plan(), has_bf16=has_bf16)
+    place.run(place.plan(), device=gpu((8, 0) if has_bf16 else (7, 5)))
     rows = [row for row in place.rows() if row["device"] == "cuda:1"]
     assert {(row["amp"], row["flags"]) for row in rows} == {("off", None), ("bf16", flags)}
 
 
 def test_a_worker_runs_on_the_only_gpu_that_it_sees(place):
     on_gpu(place)
-    place.run(place.plan()[:1])
+    place.run(place.plan()[:1], device=gpu())
     row = place.rows()[-1]
     assert row["device"] == "cuda:1"
     assert json.loads((place.folder(row) / "cell.json").read_text())["device"] == "cuda:0"
@@ -314,7 +327,7 @@ def test_what_a_stopped_fresh_run_left_is_shown_as_not_run(place, monkeypatch):
     assert [row["code_version"] for row in read_plan(place.csv)] == ["none"] * 3
     assert statuses() == ["ok"] * 3
     assert place.run(place.plan(fresh=True)[:1], fresh=True) == 0
-    monkeypatch.setattr(Session, "_run_cells", lambda *_: True)
+    monkeypatch.setattr(LocalExecutor, "run", lambda *_: True)
     assert place.run(place.plan(fresh=True), fresh=True) == 130
     assert statuses() == ["ok", "ok", "ok", None, "ok", None]
 

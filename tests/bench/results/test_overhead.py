@@ -49,9 +49,8 @@ def test_a_run_counts_what_is_between_its_cells_and_not_what_others_took():
     now = [1000.0]
     account = Account(lambda: now[0])
     assert account.times() is None
-    asked = account.now()
-    now[0] += 50  # waiting for another grid
-    account.waited_since(asked)
+    now[0] += 50
+    account.waited(50.0)
     now[0] += 100
     account.add(row())
     now[0] += 30

@@ -1,0 +1,71 @@
+"""The interface of an executor, which runs the planned cells of a grid somewhere.
+
+An executor promises that each attempt runs as `bench.launch.cell_run.run_cell` runs it, once; that
+its row is stored in its folder by `bench.results.row.keep_row`, before `Conductor.ended` gets it;
+and that a run which is stopped, however that happens, loses no row and repeats none.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from bench.launch.cell_run import CellRun
+from bench.launch.signals import Signals
+from bench.machine.conditions import Found
+from bench.plan.planning import Planned
+from bench.plan.rows import Row
+
+
+class Progress(Protocol):
+    """What an executor shows while cells run."""
+
+    def progress(self, message: dict[str, Any]) -> None:
+        """Show a message of the progress of a running cell, or `{"phase": TEXT}`."""
+
+    def waiting(self) -> None:
+        """Show that another grid has the device or the cells."""
+
+    def note(self, text: str) -> None:
+        """Show a line of text."""
+
+
+class Conductor(Protocol):
+    """The run of a grid, as an executor sees it."""
+
+    def begin(self, item: Planned) -> bool:
+        """Show that a cell is next; false if it needs no device, since it will be left out."""
+
+    def prepare(self, item: Planned) -> CellRun | None:
+        """What is to run for a cell; None if nothing is: it is skipped, or has a result."""
+
+    def waited(self, seconds: float) -> None:
+        """Count a wait for other grids."""
+
+    def ended(self, item: Planned, row: Row) -> None:
+        """Take over the row of a cell that has run."""
+
+
+class Executor(Protocol):
+    """Runs cells on devices of one or several kinds."""
+
+    @property
+    def kinds(self) -> Mapping[str, Found]:
+        """The conditions under which cells run, by their id; those that are known so far."""
+
+    def run(
+        self,
+        items: Sequence[Planned],
+        conductor: Conductor,
+        progress: Progress,
+        signals: Signals,
+    ) -> bool:
+        """Run cells; returns true if the user stopped it.
+
+        Args:
+            items: the cells of a plan that are to run, in order.
+
+        Raises:
+            DeviceError: if no device is left.
+            DiskFullError: if files can't be written.
+            InputError: if cells can't be run at all.
+            StoppedError: if a wait was ended by the user.
+        """

@@ -1,0 +1,141 @@
+"""A round of a run: one plan, whose cells an executor runs."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bench.common.errors import InputError
+from bench.examples.tokens import share
+from bench.forecast.outlook import Outlook
+from bench.grid.display import Display
+from bench.grid.resume import orphaned_outcome
+from bench.launch.cell_run import CellRun, keep, outcome_row
+from bench.plan.budget import needs_no_row
+from bench.plan.planning import RERUN, SKIP, Planned
+from bench.plan.pruning import dominating, why_skipped
+from bench.plan.rows import Row
+from bench.results.row import kept_row
+from bench.results.store import cell_folder
+from minbert.data.tasks.prepared import is_prepared, mark_used
+
+if TYPE_CHECKING:
+    from bench.grid.session import Session
+
+
+@dataclass(frozen=True)
+class Round:
+    """The cells of a plan as they run: what an executor asks before each, and reports after it.
+
+    It is the `bench.executors.executor.Conductor` of a session.
+    """
+
+    session: "Session"
+    outlook: Outlook
+    display: Display
+
+    def begin(self, item: Planned) -> bool:
+        """Show that a cell is next; false if it exceeds the budget."""
+        budget = self.session.budget
+        cell_s, rest_s = self.outlook.begin(item.cell)
+        rest_s = None if rest_s is None else min(rest_s, budget.left_s())
+        self.display.start(item.name, cell_s, rest_s)
+        return budget.fits(self.outlook.time_s(item.cell))
+
+    def waited(self, seconds: float) -> None:
+        """Count a wait for other grids."""
+        self.session.account.waited(seconds)
+
+    def prepare(self, item: Planned) -> CellRun | None:
+        """The next attempt at a cell; None, with a row where one is needed, if it does not run."""
+        session = self.session
+        key = session.key(item)
+        row, attempt = session.store.last(*key), session.store.next_attempt(*key)
+        if row is not None and attempt > item.attempt:
+            self.display.note(f"{item.name}: another grid has run it meanwhile")
+            self._finish(item, row)
+            return None
+        item = replace(item, attempt=max(attempt, item.attempt))
+        skipped = self._skipped(item, row)
+        if skipped is not None:
+            self._finish(item, skipped)
+            return None
+        if note := session.weights.note(item.cell):
+            self.display.note(note)
+        self._use_examples()
+        # before the first worker starts: otherwise that one alone would spend time on it
+        tokenizer = session.models[item.cell.model].tokenizer
+        share(session.data_of(item.cell), item.cell, tokenizer, session.data_folder)
+        return self._run(item)
+
+    def _run(self, item: Planned) -> CellRun:
+        return self.session.cell_run(item, self.outlook.columns(item.cell))
+
+    def _skipped(self, item: Planned, last: Row | None) -> Row | None:
+        """The row of a cell that does not run, written if it is new; None for one that does."""
+        session = self.session
+        why = self._why_skipped(item)
+        row = self._recovered(item) if why is None else None
+        if row is None:
+            why = why or session.budget.leave_out(item.key, self.outlook.time_s(item.cell))
+            if why is None:
+                return None
+            [planned] = session.planned_rows([item])
+            row = replace(planned, attempt=item.attempt, status="skipped", message=why)
+            if needs_no_row(last, why):
+                return row
+        session.store.append(row)
+        return row
+
+    def _why_skipped(self, item: Planned) -> str | None:
+        """Why a cell can't run, or would run out of memory and was not asked for; else None."""
+        if item.action == SKIP:
+            return item.reason
+        if item.reason.startswith(RERUN):
+            return None
+        cause = dominating(item.cell, item.conditions_id, self.session.store.out_of_memory)
+        return None if cause is None else why_skipped(item.cell, cause)
+
+    def _recovered(self, item: Planned) -> Row | None:
+        """The row of a cell that finished after its parent had died; None without one."""
+        session = self.session
+        key = (*session.key(item), item.attempt)
+        folder = cell_folder(session.store.path, item.cell.name, *key)
+        if not folder.exists():
+            return None
+        run, row = self._run(item), kept_row(folder)
+        same = row is not None and row.row_key == key and row.is_ok
+        if row is None or not same or row.code_version != run.job.code_version:
+            outcome = orphaned_outcome(folder, run.job)
+            if outcome is None:
+                return None
+            row = outcome_row(run, session.kinds[item.conditions_id], outcome, folder)
+            keep(folder, row)
+        self.display.note(f"{item.name}: taking over the result that a stopped run left")
+        return row
+
+    def _use_examples(self) -> None:
+        """Keep the folder of prepared examples from being removed from the cache.
+
+        Raises:
+            InputError: if it is gone.
+        """
+        folder, task = self.session.data_folder, self.session.data.task
+        if folder is None or not task.is_own:
+            return
+        if not is_prepared(folder):
+            raise InputError(
+                f"the examples of {task.name} are no longer in the cache; the same command reads "
+                "them again and goes on"
+            )
+        mark_used(folder)
+
+    def ended(self, item: Planned, row: Row) -> None:
+        """Take over the row of a cell that has run."""
+        session = self.session
+        session.weights.add(session.folder(row))
+        session.account.add(row)
+        session.store.append(row)
+        self._finish(item, row)
+
+    def _finish(self, item: Planned, row: Row) -> None:
+        self.outlook.learn(row)
+        self.display.finish(row, item.prefix)

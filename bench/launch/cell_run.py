@@ -1,0 +1,179 @@
+"""One attempt at a cell, on whichever machine: what it needs, its worker, and its row."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+from bench.common.errors import DiskFullError, InputError
+from bench.common.files import write_atomically
+from bench.launch.runner import Outcome, Signals, run_worker
+from bench.machine.conditions import Found
+from bench.machine.environment import command_line, worker_environment
+from bench.plan import job as jobs
+from bench.plan.cell import Columns
+from bench.plan.job import Job
+from bench.plan.planning import on_device
+from bench.plan.rows import Row, repeat_suffix
+from bench.results.row import keep_row, measured_row
+from bench.results.store import cell_folder
+
+WORKER: Final = (sys.executable, "-m", "bench.worker")
+"""The command that runs a cell; its last argument is the cell's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellRun:
+    """One attempt at a repeat of a cell: its job, and what its row needs besides.
+
+    Planned on one machine it can run on another: `on` gives it that machine's conditions.
+
+    Attributes:
+        grid: the label in the row.
+        dev_examples, majority_score: as of `bench.results.row.measured_row`.
+        forecast: columns of the row that were predicted.
+        timeout_s: the seconds after which it is ended; None: no limit.
+        prefix: the beginning of its name in a plan of several models or engines.
+        amp_is_on: whether its `amp` is the device's usual type, and not one that was named.
+    """
+
+    job: Job
+    grid: str
+    dev_examples: Mapping[str, int]
+    majority_score: float | None = None
+    forecast: Columns = field(default_factory=dict)
+    timeout_s: float | None = None
+    prefix: str = ""
+    amp_is_on: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its name in a plan, as `bench.plan.planning.Planned.name`."""
+        return self.prefix + self.job.cell.name + repeat_suffix(self.job.repeat)
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """The measurement that it is an attempt at."""
+        return self.job.cell.cell_id, self.job.conditions_id, self.job.repeat
+
+    def folder(self, runs: Path) -> Path:
+        """The folder of the attempt.
+
+        Args:
+            runs: the CSV.
+        """
+        return cell_folder(runs, self.job.cell.name, *self.key, self.job.attempt)
+
+    def on(self, target: Found) -> "CellRun":
+        """The same attempt with a device's conditions, usual AMP type and, if auto, `compile`."""
+        conditions = target.conditions
+        amp_on = target.amp_on if self.amp_is_on else self.job.cell.amp
+        job = replace(
+            self.job,
+            cell=on_device(self.job.cell, amp_on, target.no_compiling),
+            conditions_id=conditions.conditions_id,
+            device=conditions.worker_device,
+            threads=conditions.threads,
+            code_version=conditions.code_version,
+        )
+        return replace(self, job=job)
+
+    def to_json(self) -> str:
+        """The run as a line of JSON."""
+        return json.dumps({**asdict(self), "job": json.loads(self.job.to_json())})
+
+    @classmethod
+    def from_json(cls, text: str) -> "CellRun":
+        """The inverse of `to_json`.
+
+        Raises:
+            InputError: for any other text.
+        """
+        try:
+            values: dict[str, Any] = json.loads(text)
+            job = Job.from_json(json.dumps(values["job"]))
+            names = {item.name for item in fields(cls)}
+            if values.keys() != names:
+                raise ValueError(f"lacks or has {values.keys() ^ names}")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise InputError(f"is no run of a cell ({error})") from error
+        return cls(**{**values, "job": job})
+
+
+def run_cell(
+    run: CellRun,
+    target: Found,
+    folder: Path,
+    *,
+    worker: tuple[str, ...] = WORKER,
+    on_progress: Callable[[dict[str, Any]], None],
+    signals: Signals,
+) -> tuple[Row, Outcome]:
+    """Run a cell in a process on a device of this machine; returns its row and how it ended.
+
+    Args:
+        run: with the conditions of `target`.
+        folder: of the attempt.
+
+    Raises:
+        DiskFullError: if its files can't be written.
+    """
+    argv = [*worker, str(folder.resolve())]
+    env = worker_environment(os.environ, run.job.threads, target.gpu)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / jobs.FILE, run.job.to_json().encode())
+        write_atomically(folder / "command.txt", f"{command_line(env, argv)}\n".encode())
+    except OSError as error:
+        raise DiskFullError(f"{folder}: {error.strerror}") from error
+    outcome = run_worker(
+        folder, argv, env=env, timeout_s=run.timeout_s, on_progress=on_progress, signals=signals
+    )
+    return outcome_row(run, target, outcome, folder), outcome
+
+
+def outcome_row(run: CellRun, target: Found, outcome: Outcome, folder: Path) -> Row:
+    """The row of a worker that has ended.
+
+    Args:
+        run, target, folder: as of `run_cell`.
+    """
+    job, result = run.job, outcome.result or {}
+    emulated = job.cell.amp == "bf16" and not target.device.has_bf16
+    columns = {
+        "peak_rss_mib": outcome.peak_rss_mib,
+        **run.forecast,
+        **result.get("columns", {}),
+        "grid": run.grid,
+        "repeat": job.repeat,
+        "attempt": job.attempt,
+        "wall_s": outcome.wall_s,
+        "started_at": outcome.started_at,
+        "finished_at": outcome.finished_at,
+    }
+    return measured_row(
+        job.cell,
+        target.conditions.columns(),
+        columns=columns,
+        status=outcome.status,
+        flags=[*result.get("flags", []), *(["emulated_bf16"] if emulated else [])],
+        message=outcome.message,
+        folder=folder,
+        dev_examples=run.dev_examples,
+        majority_score=run.majority_score,
+    )
+
+
+def keep(folder: Path, row: Row) -> None:
+    """Store a row in its cell's folder.
+
+    Raises:
+        DiskFullError: if it can't be written.
+    """
+    try:
+        keep_row(folder, row)
+    except OSError as error:
+        raise DiskFullError(f"{folder}: {error.strerror}") from error
