@@ -65,6 +65,10 @@ class SlurmExecutor:
         """The conditions of all nodes that are known, those of the probe's node first."""
         return known_kinds(self._submitter.kinds_folder, self._target)
 
+    def script(self, groups: Sequence[Sequence[CellRun]]) -> str:
+        """The job script of groups of cells, each for an array task; empty without any."""
+        return self._submitter.script(groups) if groups else ""
+
     def collect(self) -> None:
         """Take the rows that earlier commands left over into runs.csv, before cells are planned.
 
