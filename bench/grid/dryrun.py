@@ -31,6 +31,7 @@ def print_plan(
     cells: Sequence[Cell] = (),
     budget_s: float = math.inf,
     lanes: int = 1,
+    script: str = "",
 ) -> None:
     """Print the plan to stdout, with the expected time and memory of each cell that would run.
 
@@ -40,6 +41,7 @@ def print_plan(
         cells: the cells of the grid, which run after the search.
         budget_s: the time that the command may take; cells that don't fit are marked and counted.
         lanes: the number of cells that run at a time.
+        script: the job script that would be submitted; empty: none would.
     """
     predictions = [_prediction(item, forecasts) for item in planned]
     fit = that_fit(budget_s, [None if one is None else one.wall_s for one in predictions], lanes)
@@ -59,7 +61,7 @@ def print_plan(
             items = [item | {"fits": fits} for item, fits in zip(items, fit, strict=True)]
         later = [{"name": cell.name, **{name: getattr(cell, name) for name in _AXES}}
                  for cell in after]  # fmt: skip
-        document = {"cells": items, "total": total}
+        document = {"cells": items, "total": total, **({"script": script} if script else {})}
         click.echo(json.dumps(document | ({"after_search": later} if after else {}), indent=2))
         return
     console = Console()
@@ -92,6 +94,8 @@ def print_plan(
         for number, cell in enumerate(after, start=1):
             table.add_row(str(number), *(_field(getattr(cell, name)) for name in axes))
         console.print(table)
+    if script:
+        click.echo(f"the job script that would be submitted:\n\n{script}", nl=False)
 
 
 def _fitting(fit: Sequence[bool | None], to_run: int, budget_s: float, noun: str) -> str:
