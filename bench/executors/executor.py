@@ -18,6 +18,9 @@ from bench.plan.rows import Row
 class Progress(Protocol):
     """What an executor shows while cells run."""
 
+    def start(self, cell_name: str) -> None:
+        """Show that a cell begins, or where array tasks are."""
+
     def progress(self, message: dict[str, Any]) -> None:
         """Show a message of the progress of a running cell, or `{"phase": TEXT}`."""
 

@@ -133,7 +133,8 @@ class Round:
         session = self.session
         session.weights.add(session.folder(row))
         session.account.add(row)
-        session.store.append(row)
+        if not session.store.has(row):  # another command may have collected it
+            session.store.append(row)
         self._finish(item, row)
 
     def _finish(self, item: Planned, row: Row) -> None:
