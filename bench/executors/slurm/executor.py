@@ -172,7 +172,7 @@ class SlurmExecutor:
             running = sum(len(one.indexes) for one in queued) - pending
             unsubmitted = len(self._ready)
             more = f", {unsubmitted} to be submitted" if unsubmitted else ""
-            progress.stage(f"{running} array tasks running, {pending} pending{more}")
+            progress.stage(f"{running} array tasks running, {pending} pending{more}", running)
 
     def _take(
         self, one: Following, queued: Sequence[Queued] | None, conductor: Conductor | None
