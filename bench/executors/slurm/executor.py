@@ -65,6 +65,10 @@ class SlurmExecutor:
         """The conditions of all nodes that are known, those of the probe's node first."""
         return known_kinds(self._submitter.kinds_folder, self._target)
 
+    def script(self, groups: Sequence[Sequence[CellRun]]) -> str:
+        """The job script of groups of cells, each for an array task; empty without any."""
+        return self._submitter.script(groups) if groups else ""
+
     def collect(self) -> None:
         """Take the rows that earlier commands left over into runs.csv, before cells are planned.
 
@@ -169,7 +173,7 @@ class SlurmExecutor:
             running = sum(len(one.indexes) for one in queued) - pending
             unsubmitted = len(self._ready)
             more = f", {unsubmitted} to be submitted" if unsubmitted else ""
-            progress.start(f"{running} array tasks running, {pending} pending{more}")
+            progress.stage(f"{running} array tasks running, {pending} pending{more}", running)
 
     def _take(
         self, one: Following, queued: Sequence[Queued] | None, conductor: Conductor | None

@@ -374,9 +374,6 @@ def submissions(runs: Path) -> Iterator[Submission]:
     """The submissions of a CSV that are not done, oldest first."""
     folder = submissions_folder(runs)
     for place in sorted(folder.resolve().iterdir()) if folder.exists() else ():
-        if (
-            (place / _CELLS).exists()
-            and (place / _REQUEST).exists()
-            and not (place / DONE).exists()
-        ):
+        has_both = (place / _CELLS).exists() and (place / _REQUEST).exists()
+        if has_both and not (place / DONE).exists():
             yield Submission(place)
