@@ -24,7 +24,7 @@ _NAMES: Final = {"time": "SBATCH_TIMELIMIT", "array": "SBATCH_ARRAY_INX"}
 """Variables of options of sbatch that are not named like the option."""
 _WHOLE: Final = "SLURM_BITSTR_LEN"
 """The variable that, if it is 0, lets lists of indexes be printed in full."""
-_MESSAGE: Final = re.compile(r"^[a-z_]+: (error|fatal): ")
+_MESSAGE: Final = re.compile(r"^[a-z_]+: ((error|fatal): )?")
 
 
 class SlurmError(InputError):
