@@ -492,6 +492,7 @@ def groups_of(items: Iterable[Planned]) -> list[list[Planned]]:
     def key(item: Planned) -> tuple[object, ...]:
         cell = item.cell
         is_candidate = cell.learning_rate_source == CANDIDATE
-        return cell.model, cell.name, item.repeat, cell.cell_id if is_candidate else ""
+        candidate = cell.cell_id if is_candidate else ""
+        return cell.model, cell.name, cell.fold, item.repeat, candidate
 
     return [list(group) for _, group in groupby(items, key=key)]

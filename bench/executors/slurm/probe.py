@@ -100,20 +100,23 @@ class Prober:
         except commands.SlurmError as error:
             raise InputError(f"--slurm: Slurm refuses such a job: {error}") from error
 
-    def kinds(self, signals: Signals) -> dict[str, Found]:
-        """The conditions of all nodes that are known, by their id: the first are those of the node
-        that the probe job has reached.
+    def known(self) -> Found | None:
+        """The conditions of the node that a probe job has reached before; None without one."""
+        answer = self._answer(self._folder(self._needed()))
+        return answer if isinstance(answer, Found) else None
+
+    def ask(self, signals: Signals) -> Found:
+        """The conditions of a node, by a probe job unless one is known.
 
         Raises:
             InputError: if no job could run a cell there.
             StoppedError: if the user stops it.
         """
-        paths = sorted(str(path.resolve()) for path in (*self.paths, cache_folder()))
-        folder = self._folder(paths)
-        target = self._answer(folder)
-        if not isinstance(target, Found):
-            target = self._ask(folder, paths, signals)
-        return known_kinds(self.kinds_folder, target)
+        paths = self._needed()
+        return self.known() or self._ask(self._folder(paths), paths, signals)
+
+    def _needed(self) -> list[str]:
+        return sorted(str(path.resolve()) for path in (*self.paths, cache_folder()))
 
     def _folder(self, paths: list[str]) -> Path:
         values = [dict(self.request.options), self.device, paths, str(Path.cwd()), sys.executable]
@@ -144,7 +147,7 @@ class Prober:
         try:
             self._wait(folder, job, signals)
         except StoppedError:
-            commands.cancel(job)
+            commands.cancel(str(job))
             raise
         answer = self._answer(folder) or self._why_none(folder, job)
         if isinstance(answer, Found):
