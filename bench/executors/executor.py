@@ -18,8 +18,12 @@ from bench.plan.rows import Row
 class Progress(Protocol):
     """What an executor shows while cells run."""
 
-    def stage(self, name: str) -> None:
-        """Show what is done where no cell of this process runs."""
+    def stage(self, name: str, at_once: int = 1) -> None:
+        """Show what is done where no cell of this process runs.
+
+        Args:
+            at_once: the number of cells that run elsewhere.
+        """
 
     def progress(self, message: dict[str, Any], name: str = "") -> None:
         """Show a message of the progress of the cell of a name, or `{"phase": TEXT}`."""

@@ -73,6 +73,7 @@ class Display:
         self._running: dict[str, _Running] = {}
         self._rest_s: float | None = None
         self._limit_s = math.inf
+        self._at_once = 1
         self._lock = RLock()
         self._console: Console | None = None
         self._live: Live | None = None
@@ -91,10 +92,15 @@ class Display:
             with suppress(OSError, ValueError):
                 self._live.stop()
 
-    def stage(self, name: str) -> None:
-        """Show what is done before cells begin, until one does."""
+    def stage(self, name: str, at_once: int = 1) -> None:
+        """Show what is done before cells begin, until one does, or how many run elsewhere.
+
+        Args:
+            at_once: the number of cells that run elsewhere.
+        """
         with self._lock:
             self._running = {"": _Running(name, self._clock())}
+            self._at_once = at_once
             self._draw()
 
     def start(
@@ -204,7 +210,7 @@ class Display:
         before the first has ended.
         """
         running = self._running.values()
-        at_once = max(1, len(running))
+        at_once = max(1, len(running), self._at_once)
         if self._rest_s is not None:
             left = [max(0.0, (cell.expected_s or 0.0) - (now - cell.begun)) for cell in running]
             return min(self._rest_s / at_once, self._limit_s) + sum(left) / at_once

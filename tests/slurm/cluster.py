@@ -3,11 +3,12 @@
     with Cluster(Path("/tmp/cluster")) as cluster:
         print(cluster.run("sinfo").stdout)
 
-It needs root, and neither systemd nor anything of this machine's own Slurm: munge has its own key
-and socket, and everything finds the cluster by `SLURM_CONF`.
+It needs neither root nor systemd, and nothing of this machine's own Slurm: munge has its own key
+and socket, and everything finds the cluster by `SLURM_CONF`. Its daemons and jobs are this user's.
 """
 
 import os
+import pwd
 import random
 import secrets
 import shutil
@@ -39,8 +40,8 @@ _SLURM_CONF: Final = """\
 ClusterName=test
 SlurmctldHost=localhost
 SlurmctldPort={controller_port}
-SlurmUser=root
-SlurmdUser=root
+SlurmUser={user}
+SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
@@ -78,7 +79,7 @@ _SLURMDBD_CONF: Final = """\
 DbdHost=localhost
 DbdAddr=127.0.0.1
 DbdPort={port}
-SlurmUser=root
+SlurmUser={user}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
 PidFile={folder}/slurmdbd.pid
@@ -89,12 +90,11 @@ StorageLoc=slurm
 
 
 def missing(*, accounting: bool = False) -> str | None:
-    """The daemons or the rights that this machine lacks for a cluster, in words."""
+    """The daemons that this machine lacks for a cluster, in words."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     names = (*_DAEMONS, *(_ACCOUNTING if accounting else ()))
-    if absent := [name for name in names if shutil.which(name, path=path) is None]:
-        return f"no {', '.join(absent)}"
-    return None if os.geteuid() == 0 else "Slurm's daemons need root"
+    absent = [name for name in names if shutil.which(name, path=path) is None]
+    return f"no {', '.join(absent)}" if absent else None
 
 
 class ClusterError(RuntimeError):
@@ -153,6 +153,7 @@ class Cluster:
         if enforce_memory:
             extra.append("JobAcctGatherParams=OverMemoryKill")
         self._conf_text = _SLURM_CONF.format(
+            user=_user(),
             folder=self.folder,
             controller_port=self._ports[2],
             select="CR_CPU_Memory" if enforce_memory else "CR_CPU",
@@ -331,7 +332,7 @@ class Cluster:
             "socket": sock,
             "pid-file": f"{data}.pid",
             "tmpdir": data,
-            "user": "root",
+            "user": _user(),
             "innodb-buffer-pool-size": "16M",
             "innodb-log-file-size": "4M",
             "innodb-flush-log-at-trx-commit": 0,
@@ -347,7 +348,9 @@ class Cluster:
         self.wait_for(lambda: _listens(sock), "mariadbd listens")
         conf = self.folder / "slurmdbd.conf"
         conf.touch(0o600)
-        conf.write_text(_SLURMDBD_CONF.format(folder=self.folder, port=self._ports[3]))
+        conf.write_text(
+            _SLURMDBD_CONF.format(user=_user(), folder=self.folder, port=self._ports[3])
+        )
         self._launch("slurmdbd", ["slurmdbd", "-D"], {"MYSQL_UNIX_PORT": str(sock)})
         self.wait_for(lambda: _listens(("127.0.0.1", self._ports[3])), "slurmdbd listens")
 
@@ -406,6 +409,10 @@ def _kill(processes: Iterable[psutil.Process]) -> None:
         for process in processes:
             with suppress(psutil.Error):
                 process.send_signal(number)
+
+
+def _user() -> str:
+    return pwd.getpwuid(os.geteuid()).pw_name
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -40,7 +40,7 @@ def accounting_cluster(_shared_accounting: Cluster) -> Iterator[Cluster]:
 
 def _clear(cluster: Cluster) -> None:
     """Leave two idle nodes and an empty queue to the next test."""
-    cluster.run("scancel", "--full", "--user=root")
+    cluster.run("scancel", "--me")
     for node, state in cluster.node_states().items():
         if not cluster.has_node(node):
             cluster.start_node(node)

@@ -165,13 +165,13 @@ def _from_accounting(job: int) -> Iterator[tuple[int, Ended]]:
         yield from ((index, one) for index in indexes)
 
 
-def cancel(*jobs: int) -> None:
-    """Cancel jobs with all their array tasks.
+def cancel(*arguments: str) -> None:
+    """Cancel jobs with all their array tasks, or those that options of scancel choose.
 
     Raises:
         SlurmError: if the controller does not answer.
     """
-    _run("scancel", *map(str, jobs))
+    _run("scancel", *arguments)
 
 
 def most_indexes() -> int:
@@ -222,15 +222,6 @@ def cpus_of(node: str) -> int | None:
     except SlurmError:
         return None
     return int(found[1]) if found else None
-
-
-def state_of(job: int) -> str:
-    """The state of a running job, such as `PREEMPTED`; empty if Slurm does not say."""
-    try:
-        found = re.search(r"\bJobState=(\S+)", _run("scontrol", "show", "job", str(job)))
-    except SlurmError:
-        return ""
-    return found[1] if found else ""
 
 
 def left_s(job: int) -> float | None:

@@ -164,7 +164,8 @@ class SlurmExecutor:
         for one in self._followed:
             self._take(one, queued, conductor)
             for why, number in Counter(one.not_run.values()).items():
-                progress.note(f"job {one.submission.job}: {number} array tasks never began: {why}")
+                tasks = "array task" if number == 1 else "array tasks"
+                progress.note(f"job {one.submission.job}: {number} {tasks} never began: {why}")
             one.not_run.clear()
         self._followed = [one for one in self._followed if one.open]
         if queued is not None and self._followed:
@@ -172,7 +173,7 @@ class SlurmExecutor:
             running = sum(len(one.indexes) for one in queued) - pending
             unsubmitted = len(self._ready)
             more = f", {unsubmitted} to be submitted" if unsubmitted else ""
-            progress.stage(f"{running} array tasks running, {pending} pending{more}")
+            progress.stage(f"{running} array tasks running, {pending} pending{more}", running)
 
     def _take(
         self, one: Following, queued: Sequence[Queued] | None, conductor: Conductor | None
@@ -206,6 +207,8 @@ class SlurmExecutor:
                     conductor.ended(item, rows[-1])
             if not one.open:
                 (one.submission.folder / DONE).touch()
+                if any(entry.state in _WAITING for entry in own):  # restarts of cells that ended ok
+                    commands.cancel("--state=PENDING", str(own[0].job))
 
     def _keep(self, row: Row) -> None:
         """Keep a row in its cell's folder, should its process have ended before it could."""
@@ -219,7 +222,7 @@ class SlurmExecutor:
         numbers = " ".join(map(str, jobs))
         if jobs and _confirmed(f"cancel the array tasks of {numbers}", signals):
             try:
-                commands.cancel(*jobs)
+                commands.cancel(*map(str, jobs))
             except SlurmError as error:
                 progress.note(str(error))
             else:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from bench.common.files import text_or_empty
 from bench.common.messages import last_error
 from bench.executors.slurm.commands import Ended
 from bench.executors.slurm.submission import Attempt, Submission
@@ -17,13 +16,13 @@ _FATES: Final = {
     "OUT_OF_MEMORY": ("oom", "the job ran out of memory, and the node ended all of it"),
     "CANCELLED": ("interrupted", "its job was cancelled"),
     "NODE_FAIL": ("interrupted", "its node failed"),
+    "BOOT_FAIL": ("interrupted", "its node failed"),
     "PREEMPTED": ("interrupted", "its job was preempted"),
     "FAILED": ("crashed", "its array task failed"),
     "COMPLETED": ("crashed", "its array task ended without a row"),
 }
 """Status and message of a cell whose array task ended without a row, by Slurm's state."""
-_TAIL: Final = 2**16
-_UNKNOWN: Final = ("interrupted", "its array task is gone, and Slurm does not say why")
+_UNKNOWN: Final = "its array task is gone, and Slurm does not say why"
 
 
 Key = tuple[str, int]
@@ -107,16 +106,17 @@ class Following:
 
     def _close(self, index: int, end: Ended | None) -> None:
         """Give the cells of an array task that ended the rows that they lack."""
-        state = "" if end is None else end.state
-        status, message = _FATES.get(state, _UNKNOWN)
-        output = last_error(text_or_empty(self.submission.output(index))[-_TAIL:])
-        if status == "crashed" and output:
+        by_slurm = self.submission.end_by_slurm(index)
+        status, message = _FATES.get("" if end is None else end.state, by_slurm)
+        if status == "crashed" and (output := last_error(self.submission.output(index))):
             message = f"{message}: {output}"
         began = False
         for number in range(len(self.submission.groups[index])):
             if (index, number) not in self._ok:
-                began |= self.submission.close_all(index, number, status, message)
+                began |= self.submission.close_all(
+                    index, number, status or "interrupted", message or _UNKNOWN
+                )
             else:
                 began = True
         if not began:
-            self.not_run[index] = message
+            self.not_run[index] = message or "no longer in the queue"

@@ -117,7 +117,7 @@ def _run_attempt(
         replace(run, timeout_s=timeout_s), target, folder, worker=tuple(worker),
         on_progress=lambda _message: None, signals=signals,
     )  # fmt: skip
-    row = _explained(row, signals, limit)
+    row = _explained(submission, attempt.index, row, signals, limit)
     submission.publish_row(attempt, row, folder)
 
 
@@ -134,21 +134,21 @@ def _timeout_s(run: CellRun, end_s: float | None) -> tuple[float | None, str]:
     return left_s, f"the job's time limit{whole} (time= of --slurm)"
 
 
-def _explained(row: Row, signals: Signals, limit: str) -> Row:
+def _explained(submission: Submission, index: int, row: Row, signals: Signals, limit: str) -> Row:
     """The row of a worker that did not end by itself, with the reason.
 
     Slurm sends SIGTERM to every process of a job, so that a worker may end before this process asks
     it to.
+
+    Args:
+        limit: the job's time limit, if that is the reason of a timeout.
     """
     if row.status == "timeout" and limit:
         return replace(row, message=f"reached {limit}: {row.message}")
     if signals.stops and row.status in ("interrupted", "crashed"):
-        job = os.environ.get("SLURM_JOB_ID", "")
-        state = commands.state_of(int(job)) if job.isdecimal() else ""
-        if state == "TIMEOUT":
-            return replace(row, status="timeout", message="reached the job's time limit")
-        why = f" ({state.lower()})" if state else ""
-        return replace(row, status="interrupted", message=f"Slurm ended its job{why}")
+        status, message = submission.end_by_slurm(index)
+        message = message or "its job was ended by SIGTERM"
+        return replace(row, status=status or "interrupted", message=message)
     return row
 
 

@@ -147,7 +147,7 @@ class Prober:
         try:
             self._wait(folder, job, signals)
         except StoppedError:
-            commands.cancel(job)
+            commands.cancel(str(job))
             raise
         answer = self._answer(folder) or self._why_none(folder, job)
         if isinstance(answer, Found):

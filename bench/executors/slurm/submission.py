@@ -20,6 +20,7 @@ can't begin or publish any more.
 
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -33,7 +34,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from bench.common.errors import InputError
-from bench.common.files import sync_folder, write_atomically
+from bench.common.files import sync_folder, text_or_empty, write_atomically
 from bench.launch.cell_run import CellRun, outcome_row
 from bench.launch.runner import Outcome
 from bench.machine.conditions import Found
@@ -49,6 +50,16 @@ _CELLS: Final = "cells.jsonl"
 _SCRIPT: Final = "script.sh"
 _JOB: Final = "job.json"
 _FOUND: Final = TypeAdapter(Found)
+_TAIL: Final = 2**16
+_ENDED_BY_SLURM: Final = re.compile(r"\*\*\* \w+ \S+ ON \S+ CANCELLED AT \S+(.*?) \*\*\*")
+_REASONS: Final = {
+    "": ("interrupted", "its job was cancelled"),
+    " DUE TO TIME LIMIT": ("timeout", "its job reached its time limit"),
+    " DUE TO JOB REQUEUE": ("interrupted", "its job was requeued"),
+    " DUE TO PREEMPTION": ("interrupted", "its job was preempted"),
+    " DUE TO NODE FAILURE": ("interrupted", "its node failed"),
+}
+"""Status and message by the reason in the line that Slurm adds to a job's output."""
 
 
 def submissions_folder(runs: Path) -> Path:
@@ -170,9 +181,20 @@ class Submission:
         """Whether all rows are in runs.csv."""
         return (self.folder / DONE).exists()
 
-    def output(self, index: int) -> Path:
-        """The file of what an array task printed."""
-        return self.folder / "output" / f"{index}.txt"
+    def output(self, index: int) -> str:
+        """The end of what an array task printed, with Slurm's own lines."""
+        path = self.folder / "output" / f"{index}.txt"
+        return text_or_empty(path)[-_TAIL:]
+
+    def end_by_slurm(self, index: int) -> tuple[str, str]:
+        """Status and message of a cell whose job Slurm ended, by Slurm's last line on it; both are
+        empty without one."""
+        lines = _ENDED_BY_SLURM.findall(self.output(index))
+        return (
+            _REASONS.get(lines[-1], ("interrupted", f"its job was ended{lines[-1].lower()}"))
+            if lines
+            else ("", "")
+        )
 
     @cached_property
     def groups(self) -> list[list[CellRun]]:
