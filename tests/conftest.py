@@ -7,6 +7,8 @@ import pytest
 
 from tests.encoders import Checkpoints, need_transformers
 
+pytest_plugins = ["tests.slurm.fixtures"]
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 worker = os.environ.get("PYTEST_XDIST_WORKER")
 if worker and hasattr(os, "sched_setaffinity"):

@@ -351,7 +351,9 @@ def _pairs(base: NDArray[Any], new: NDArray[Any]) -> list[tuple[Any, Any]]:
 def _why_not(match: Match) -> str:
     """Why no cost of a match can be compared; empty: they can."""
     if match.machine is None:
-        return "measured on other machines"
+        sharing = [{row.sharing for row in setting.ok} for setting in match.sides]
+        alike = sharing[0] & sharing[1] or not all(sharing)
+        return "measured on other machines" if alike else "one measured beside other cells"
     versions = sorted(versions_of(match))
     if len(versions) > 1:
         return f"measured in other ways: measurement_version {' and '.join(map(str, versions))}"
@@ -511,8 +513,8 @@ def _learned(setting: Setting, seeds: Collection[int]) -> bool:
 
 
 _CONDITIONS: Final = (
-    "device", "device_name", "machine", "threads", "torch_version", "cuda_version", "tf32",
-    "environment", "measurement_version", "code_version",
+    "device", "device_name", "machine", "threads", "sharing", "torch_version", "cuda_version",
+    "tf32", "environment", "measurement_version", "code_version",
 )  # fmt: skip
 _MOST_VALUES: Final = 4
 

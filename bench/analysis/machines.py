@@ -68,7 +68,7 @@ class Machines:
 
 def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | None:
     """The comparison of both sides' machines, those with the most runs; None where nothing of one
-    measurement_version ran on both.
+    measurement_version ran on both, or one was shared in another way than the other.
 
     Args:
         matches: settings matched across machines, with their labels.
@@ -80,6 +80,8 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
     sides = [Counter(machine_of(r) for match, _ in chosen for r in match.sides[i].ok)
              for i in (0, 1)]  # fmt: skip
     base, new = (side.most_common(1)[0][0] for side in sides)
+    if base[-1] != new[-1]:
+        return None
     left_out = len(chosen)
     chosen = [each for each in chosen if len(versions_of(each[0], (base, new))) == 1]
     if not chosen:

@@ -16,8 +16,8 @@ from bench.results.outcomes import ValuesOf
 
 Side = Literal["BASE", "NEW"]
 _SIDES: Final[tuple[Side, Side]] = ("BASE", "NEW")
-Machine = tuple[str, str, str, int]
-"""Type of device, its name, machine and threads."""
+Machine = tuple[str, str, str, int, str | None]
+"""Type of device, its name, machine, threads and what else ran there."""
 Key = tuple[Value, ...]
 
 IDENTIFYING: Final = tuple(n for n in named(lambda a: a.identifies) if n not in ("seed", "fold"))
@@ -62,13 +62,15 @@ def _age(row: Row) -> tuple[bool, str]:
 
 def machine_of(row: Row) -> Machine:
     """The machine on which a row was measured."""
-    return row.device.partition(":")[0], row.device_name, row.machine, row.threads
+    device = row.device.partition(":")[0]
+    return device, row.device_name, row.machine, row.threads, row.sharing
 
 
 def machine_name(machine: Machine) -> str:
     """A machine in words."""
-    device, name, host, threads = machine
-    return f"{f'{name} in ' if device != 'cpu' else ''}{host}, {threads} threads"
+    device, name, host, threads, sharing = machine
+    where = f"{name} in {host}" if device != "cpu" else host
+    return f"{where}, {threads} threads{f', {sharing}' if sharing else ''}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,11 +18,18 @@ from bench.plan.rows import Row
 class Progress(Protocol):
     """What an executor shows while cells run."""
 
-    def progress(self, message: dict[str, Any]) -> None:
-        """Show a message of the progress of a running cell, or `{"phase": TEXT}`."""
+    def stage(self, name: str, at_once: int = 1) -> None:
+        """Show what is done where no cell of this process runs.
 
-    def waiting(self) -> None:
-        """Show that another grid has the device or the cells."""
+        Args:
+            at_once: the number of cells that run elsewhere.
+        """
+
+    def progress(self, message: dict[str, Any], name: str = "") -> None:
+        """Show a message of the progress of the cell of a name, or `{"phase": TEXT}`."""
+
+    def waiting(self, name: str = "") -> None:
+        """Show that another grid has the device or the cell."""
 
     def note(self, text: str) -> None:
         """Show a line of text."""

@@ -1,8 +1,17 @@
-"""Runs cells on a device of this machine, one after the other."""
+"""Runs cells on devices of this machine, on each of them one after the other.
 
-from collections.abc import Mapping, Sequence
+A lane is a device, or a share of the CPU's cores, with a thread of its own that waits there for the
+worker. Everything else that these threads do, they do in turn.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from threading import Condition, Lock
 from time import monotonic
 
 from bench.common.errors import DeviceError
@@ -12,29 +21,33 @@ from bench.launch.locks import CELL_LOCKS, Locks, device_locks
 from bench.launch.runner import Outcome
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found
+from bench.machine.cores import bind_thread
 from bench.machine.gpu_trial import why_unusable
-from bench.plan.planning import Planned
+from bench.plan.planning import Planned, groups_of
 from bench.results.protocol import DEVICE_FAILED
 from bench.results.store import cells_folder
 
 
 class LocalExecutor:
-    """Runs cells on a device, in turn with the other grids of this machine.
+    """Runs cells on devices, in turn with the other grids of this machine.
 
     Args:
         runs: the CSV, whose cells are shared with other grids.
+        lanes: the devices, all of one kind.
         worker: the command that runs a cell; its last argument is the cell's folder.
     """
 
-    def __init__(self, runs: Path, target: Found, worker: tuple[str, ...] = WORKER) -> None:
+    def __init__(
+        self, runs: Path, lanes: Sequence[Found], worker: tuple[str, ...] = WORKER
+    ) -> None:
         self._runs = runs
-        self._target = target
+        self._lanes = lanes
         self._worker = worker
 
     @property
     def kinds(self) -> Mapping[str, Found]:
-        """The conditions of the device."""
-        return {self._target.conditions.conditions_id: self._target}
+        """The conditions of the devices."""
+        return {self._lanes[0].conditions.conditions_id: self._lanes[0]}
 
     def run(
         self,
@@ -44,48 +57,175 @@ class LocalExecutor:
         signals: Signals,
     ) -> bool:
         """As `bench.executors.executor.Executor.run`."""
-
-        def name(item: Planned) -> str:
-            return str((item.cell.cell_id, item.conditions_id, item.repeat))
-
+        queue = _Queue(groups_of(items), len(self._lanes))
         with (
-            Locks(cells_folder(self._runs) / CELL_LOCKS, signals, progress.waiting) as cells,
-            Locks(device_locks(), signals, progress.waiting) as devices,
+            Locks(cells_folder(self._runs) / CELL_LOCKS, signals) as cells,
+            Locks(device_locks(), signals) as devices,
         ):
-            for item in cells.each(items, name):
-                needs_device = conductor.begin(item)
-                begun = monotonic()
-                with devices.turn(self._target.device_name) if needs_device else nullcontext():
-                    conductor.waited(monotonic() - begun)
-                    run = conductor.prepare(item)
-                    if run is None:
-                        continue
-                    folder = run.folder(self._runs)
-                    row, outcome = run_cell(
-                        run, self._target, folder, worker=self._worker,
-                        on_progress=progress.progress, signals=signals,
-                    )  # fmt: skip
-                    keep(folder, row)
-                    conductor.ended(item, row)
-                    self._check_device(run, outcome, progress)
-                    if row.status == "interrupted":
-                        return True
-        return False
+            run = _Run(
+                self._runs, self._worker, queue, cells, devices, conductor, progress, signals
+            )
+            if len(self._lanes) == 1:
+                run.work(self._lanes[0])
+            else:
+                with ThreadPoolExecutor(len(self._lanes)) as pool:
+                    ends = [pool.submit(run.work, lane) for lane in self._lanes]
+                for end in ends:
+                    end.result()
+        return queue.is_interrupted
 
-    def _check_device(self, run: CellRun, outcome: Outcome, progress: Progress) -> None:
+
+class _Queue:
+    """Groups of cells that lanes take. Those that other grids hold come last.
+
+    Args:
+        groups: cells that run one after the other on one lane.
+        lanes: the number of lanes.
+    """
+
+    def __init__(self, groups: Iterable[Iterable[Planned]], lanes: int) -> None:
+        self._groups = deque(map(deque, groups))
+        self._held = deque[deque[Planned]]()
+        self._lanes = lanes
+        self._busy = 0
+        self._is_stopped = False
+        self._changed = Condition()
+        self.is_interrupted = False
+
+    def take(self) -> tuple[deque[Planned], bool] | None:
+        """A group, and whether to wait for those who hold its cells; None if there is no more.
+
+        It waits while other lanes may give cells back.
+        """
+        with self._changed:
+            while not self._is_stopped:
+                if self._groups or self._held:
+                    self._busy += 1
+                    is_new = bool(self._groups)
+                    return (self._groups if is_new else self._held).popleft(), not is_new
+                if not self._busy:
+                    break
+                self._changed.wait()
+        return None
+
+    def give_back(self, rest: deque[Planned], held: deque[Planned]) -> None:
+        """End a group.
+
+        Args:
+            rest: cells of it that have not run.
+            held: those that other grids hold.
+        """
+        with self._changed:
+            self._busy -= 1
+            self._groups.extendleft([rest] if rest else [])
+            self._held.extend([held] if held else [])
+            self._changed.notify_all()
+
+    def close_lane(self) -> bool:
+        """Count a lane that ends early; false if it is the last."""
+        with self._changed:
+            self._lanes -= 1
+            return self._lanes > 0
+
+    def stop(self, *, is_interrupted: bool = False) -> None:
+        """Let lanes take no more groups."""
+        with self._changed:
+            self._is_stopped = True
+            self.is_interrupted = self.is_interrupted or is_interrupted
+            self._changed.notify_all()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether no more cells are to begin."""
+        return self._is_stopped
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run of cells, which its lanes share. The conductor gets one call at a time."""
+
+    runs: Path
+    worker: tuple[str, ...]
+    queue: _Queue
+    cells: Locks
+    devices: Locks
+    conductor: Conductor
+    progress: Progress
+    signals: Signals
+    turn: Lock = field(default_factory=Lock)
+
+    def work(self, lane: Found) -> None:
+        """Run cells on a lane until there are no more.
+
+        Raises:
+            DeviceError: if it is the last lane, and its device can't be used.
+            DiskFullError, InputError, StoppedError: as `Executor.run`; no lane begins a cell then.
+        """
+        if lane.cores:
+            bind_thread(lane.cores)
+        try:
+            while (taken := self.queue.take()) is not None:
+                self._run_group(*taken, lane)
+        except DeviceError as error:
+            if not self.queue.close_lane():
+                raise
+            self.progress.note(f"{error}; the other devices go on")
+        except BaseException:
+            self.queue.stop()
+            raise
+
+    def _run_group(self, group: deque[Planned], waits: bool, lane: Found) -> None:
+        held = deque[Planned]()
+        try:
+            while group and not self.queue.is_stopped:
+                item = group.popleft()
+                on_wait = partial(self.progress.waiting, item.name)
+                name = str((item.cell.cell_id, item.conditions_id, item.repeat))
+                with self.cells.holding(name, on_wait if waits else None) as is_ours:
+                    if is_ours:
+                        self._run_cell(item, lane)
+                    else:
+                        held.append(item)
+        finally:
+            self.queue.give_back(group, held)
+
+    def _run_cell(self, item: Planned, lane: Found) -> None:
+        with self.turn:
+            needs_device = self.conductor.begin(item)
+        begun = monotonic()
+        on_wait = partial(self.progress.waiting, item.name)
+        with self.devices.turn(lane.device_name, on_wait) if needs_device else nullcontext():
+            with self.turn:
+                self.conductor.waited(monotonic() - begun)
+                run = self.conductor.prepare(item)
+            if run is None:
+                return
+            folder = run.folder(self.runs)
+            row, outcome = run_cell(
+                run, lane, folder, worker=self.worker, signals=self.signals,
+                on_progress=partial(self.progress.progress, name=item.name),
+            )  # fmt: skip
+            keep(folder, row)
+            with self.turn:
+                self.conductor.ended(item, row)
+            if row.status == "interrupted":
+                self.queue.stop(is_interrupted=True)
+            self._check_device(run, outcome, lane)
+
+    def _check_device(self, run: CellRun, outcome: Outcome, lane: Found) -> None:
         """Check that the GPU can still be used after a cell in which it failed.
 
         Raises:
             DeviceError: if not.
         """
         failed = outcome.result is not None and outcome.result[DEVICE_FAILED]
-        if not self._target.gpu or outcome.status != "crashed" or not failed:
+        if not lane.gpu or outcome.status != "crashed" or not failed:
             return
-        why = why_unusable(self._target.gpu)
+        why = why_unusable(lane.gpu)
         if why is None:  # only that process failed, as by an illegal address
-            progress.note(f"{run.name}: {outcome.message}; another process can use the GPU")
+            self.progress.note(f"{run.name}: {outcome.message}; another process can use the GPU")
             return
         raise DeviceError(
-            f"{outcome.message} ({self._target.conditions.device}), and tried again: {why}; look "
-            "at it with nvidia-smi and dmesg"
+            f"{outcome.message} ({lane.conditions.device}), and tried again: {why}; look at it "
+            "with nvidia-smi and dmesg"
         )

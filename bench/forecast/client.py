@@ -163,8 +163,8 @@ def turn_on(device: str, signals: Signals) -> Turn:
     def turn() -> Iterator[None]:
         try:
             with (
-                Locks(device_locks(), signals, on_wait) as devices,
-                devices.turn(device),
+                Locks(device_locks(), signals) as devices,
+                devices.turn(device, on_wait),
                 signals.raising(),
             ):
                 yield

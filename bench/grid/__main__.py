@@ -6,7 +6,7 @@ Example: python -m bench.grid --grid smoke
 import math
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -23,10 +23,14 @@ from bench.examples.options import merged, with_data
 from bench.examples.own import Source, find_source
 from bench.examples.tokenizers import tokenizer_of
 from bench.examples.tokens import cut_notes
+from bench.executors.executor import Executor
 from bench.executors.local import LocalExecutor
+from bench.executors.slurm.cluster import find_cluster
+from bench.executors.slurm.options import parse_request
 from bench.forecast.client import turn_on
 from bench.forecast.outlook import Forecasts, forecast_plan, outlook_on
 from bench.grid.dryrun import print_plan
+from bench.grid.kinds import Kinds
 from bench.grid.session import Session
 from bench.launch.checks import (
     amp_notes,
@@ -49,7 +53,7 @@ from bench.launch.checks import (
     without_idle_caps,
 )
 from bench.launch.signals import Signals
-from bench.machine.conditions import find_conditions
+from bench.machine.conditions import Found, code_version, find_lanes
 from bench.plan import gridfile
 from bench.plan.adapter_configs import read_adapter_configs
 from bench.plan.architectures import attention_of
@@ -65,11 +69,11 @@ from bench.plan.planning import (
     Resolved,
     check_rerun,
     expand,
-    plan,
     why_not_minbert,
 )
 from bench.plan.selection import parse_selection, select
 from bench.references.client import find_references
+from bench.results.overhead import Account
 from bench.results.rowfile import torn_line
 from bench.results.store import Store
 from minbert.assets.embedded import fetch
@@ -87,6 +91,8 @@ Examples:
   python -m bench.grid --grid full --model minilm,path/to/roberta
 """
 
+LOCAL: Final = "local"
+SLURM: Final = "slurm"
 _count_option = partial(click.option, type=click.IntRange(min=1), metavar="N")
 
 
@@ -188,7 +194,41 @@ def _compile(
     "pays, which is there.",
 )
 @click.option(
-    "--device", default="auto", show_default=True, help="The device: auto, cpu, cuda or cuda:i."
+    "--device",
+    default="auto",
+    show_default=True,
+    help="The device: auto, cpu, cuda or cuda:i; or GPUs of one kind, on each of which a cell runs "
+    "at a time: all, or a list such as cuda:0,cuda:1.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Run N cells at a time on the CPU, each on cores of its own. Their times are not compared "
+    "with those of cells that ran alone.",
+)
+@click.option(
+    "--executor",
+    "executor_name",
+    type=click.Choice([LOCAL, SLURM]),
+    default=LOCAL,
+    show_default=True,
+    help="Where cells run: on this machine, or as the array tasks of a Slurm cluster.",
+)
+@click.option(
+    "--slurm",
+    "slurm_options",
+    metavar='"OPTION=VALUE …"',
+    help="What each array task asks Slurm for, by the long options of sbatch, such as "
+    '"partition=gpu gres=gpu:1 time=02:00:00".',
+)
+@_count_option("--max-running", help="Let at most N array tasks of Slurm run at a time.")
+@click.option(
+    "--check-nodes",
+    is_flag=True,
+    help="First run the first cell on every node of the Slurm partition, and name the nodes that "
+    "are slower or faster than others of their kind.",
 )
 @click.option(
     "--select",
@@ -269,6 +309,11 @@ def command(
     metric: str | None,
     as_json: bool,
     device: str,
+    jobs: int,
+    executor_name: str,
+    slurm_options: str | None,
+    max_running: int | None,
+    check_nodes: bool,
     data: dict[str, Any],
     **overrides: Any,
 ) -> int:
@@ -276,8 +321,15 @@ def command(
     grid = override(gridfile.load(grid_name), overrides)
     axes = parse_selection(selection)
     rerun = check_rerun(rerun) if rerun is not None else None
-    target = find_conditions(device)
-    conditions = target.conditions
+    on_cluster = executor_name == SLURM
+    if on_cluster:
+        _refuse({"--jobs": jobs > 1, "--budget": budget_min is not None}, "this machine", LOCAL)
+        request = parse_request(slurm_options or "", max_running)
+        lanes: tuple[Found, ...] = ()
+    else:
+        given = {"--slurm": slurm_options, "--max-running": max_running}
+        _refuse({**given, "--check-nodes": check_nodes}, "a cluster", SLURM)
+        lanes = find_lanes(device, jobs)
     in_folds = grid.settings.folds is not None
     source = find_source(grid.settings.task, merged(grid.data, data), folds=in_folds)
     grid = override(grid, {"task": source.task})
@@ -295,6 +347,14 @@ def command(
     version = engine_version(why) if needs_transformers else ""
     loads_all = not any(model.why_not_minbert for model in models.values())
     tokenizer = MINBERT if MINBERT in engines and loads_all else TRANSFORMERS
+    store = Store(runs, code_version() if fresh else None)
+    cluster = None
+    if on_cluster:
+        needed = [*filter(None, (folder, *(m.checkpoint for m in models.values())))]
+        cluster = find_cluster(store, request, device, needed, sys.argv[1:], dry_run=dry_run)
+    executor: Executor = cluster or LocalExecutor(runs, lanes)
+    target, *_ = executor.kinds.values()
+    conditions = target.conditions
     lengths = _lengths(grid, models, tokenizer, examples if folds is None else folds.whole)
     every_resolved = [
         Resolved(
@@ -319,7 +379,8 @@ def command(
     if not cells:
         raise InputError(f"--select: no cell of grid {grid.name} has {selection}")
     _check_minbert(cells, models, grid)
-    check_amp(cells, grid, target.device)
+    for lane in lanes or [target]:
+        check_amp(cells, grid, lane.device)
     check_cells(cells)
     check_models(cells, models, pairs=examples.pairs_in_one)
     check_held_out(settings.share_held_out, examples)
@@ -331,38 +392,30 @@ def command(
     if searched is not None:
         check_search(grid, sum(size.train for size in examples.sizes.values()), searched)
         check_held_out(settings.share_held_out, searched)
-    store = Store(runs, conditions.code_version if fresh else None)
     if store.rows is not None and store.torn:  # known once rows are read
         sys.stderr.write(f"note: {torn_line(runs)}\n")
 
+    kinds = Kinds(grid, lambda: executor.kinds.values())
+
     def plan_now(to_plan: Sequence[Cell]) -> list[Planned]:
-        return plan(
-            to_plan,
-            store.rows,
-            conditions.columns(),
-            repeats=settings.repeats,
-            rerun=rerun,
-            fresh=fresh,
-        )
+        return kinds.plan(to_plan, store.rows, repeats=settings.repeats, rerun=rerun, fresh=fresh)
 
     def forecast(planned: Sequence[Planned], signals: Signals) -> Forecasts | None:
-        turn = turn_on(target.device_name, signals)
         return forecast_plan(
             planned,
             store.rows,
             models,
             conditions,
             folder,
-            turn,
-            target.gpu,
+            nullcontext if on_cluster else turn_on(target.device_name, signals),
+            "" if on_cluster else target.gpu,
             adapter_configs.texts,
         )
 
     search = None
     if searched is not None:
         digest = searched.digest[:16]
-        here = conditions.columns()
-        search = Search(cells, digest, lambda cell: store.scored(cell.cell_id, here))
+        search = Search(cells, digest, lambda cell: kinds.scored(store, cell))
     planned, number = _next_round(cells, plan_now, search)
     some_run = any(item.action == "run" for item in planned)
     if some_run:
@@ -394,22 +447,9 @@ def command(
             if some_run
         ),
     )
-    if dry_run:
-        _print_notes(notes)
-        with Signals() as signals:
-            outlook = outlook_on(planned, forecast, signals)
-        print_plan(planned, outlook.forecasts, as_json, number, cells, budget.seconds)
-        return 0
-    if some_run:
-        for name in dict.fromkeys(cell.model for cell in cells if cell.engine == MINBERT):
-            check_model(models[name], settings.init)
-    store.check_writable()
-    check_reports(reports)
-    check_space(runs, planned, models, keep)
-    _print_notes(notes)
     session = Session(
         grid=grid,
-        executor=LocalExecutor(runs, target),
+        executor=executor,
         models=models,
         data=examples,
         folds=folds,
@@ -422,11 +462,48 @@ def command(
         arguments=tuple(sys.argv[1:]),
         metric=metric,
         forecaster=forecast,
-        references=find_references,
+        references=None if on_cluster else find_references,
         budget=budget,
+        account=Account(max(1, len(lanes))),
         adapter_configs=adapter_configs.texts,
     )
+    if dry_run:
+        _print_notes(notes)
+        with Signals() as signals:
+            outlook = outlook_on(planned, forecast, signals)
+        script = cluster.script(session.runs_of(outlook)) if cluster is not None else ""
+        print_plan(
+            planned,
+            outlook.forecasts,
+            as_json,
+            number,
+            cells,
+            budget.seconds,
+            len(lanes) or 1,
+            script,
+        )
+        return 0
+    if some_run:
+        for name in dict.fromkeys(cell.model for cell in cells if cell.engine == MINBERT):
+            check_model(models[name], settings.init)
+    store.check_writable()
+    check_reports(reports)
+    check_space(runs, planned, models, keep)
+    _print_notes(notes)
     return session.run(rounds(cells, plan_now, search), as_json)
+
+
+def _refuse(flags: Mapping[str, object], where: str, executor: str) -> None:
+    """Refuse flags of the other executor.
+
+    Args:
+        flags: their values.
+        where: what they are for.
+        executor: theirs.
+    """
+    for flag, value in flags.items():
+        if value:
+            raise InputError(f"{flag} is for {where}: leave it out, or take --executor {executor}")
 
 
 def _engine(grid: Grid, models: Collection[Model]) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """Shows the progress of a run on stderr: live on a terminal, elsewhere a line for each cell.
 
-It draws only when something has happened, so that the parent process can sleep.
+It draws only when something has happened, so that the parent process can sleep. Threads may share
+it.
 """
 
 import math
@@ -9,6 +10,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from threading import RLock
 from typing import Any, Final, TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -22,6 +26,31 @@ from bench.plan.rows import Row, repeat_suffix
 
 _COLOURS: Final = {"ok": "green", "skipped": "dim", "interrupted": "yellow", "invalid": "magenta"}
 _FAILED: Final = "red"
+_MOST_SHOWN: Final = 16
+"""Running cells that are shown by name."""
+
+
+@dataclass
+class _Running:
+    """A cell that runs, or a stage before cells do."""
+
+    name: str
+    begun: float
+    expected_s: float | None = None
+    phase: str = "start"
+    step: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> list[str]:
+        """What is shown of it, without its time."""
+        parts = [self.name, one_line(self.phase)[:40]]
+        if self.step:
+            total = f"/{self.step['steps']:,}" if "steps" in self.step else ""
+            parts.append(f"step {self.step['step']:,}{total}")
+            loss = self.step.get("loss")
+            if isinstance(loss, float) and math.isfinite(loss):
+                parts.append(f"loss {loss:.4f}")
+        return parts
 
 
 class Display:
@@ -41,12 +70,11 @@ class Display:
         self._begun = clock()
         self._counts: Counter[str] = Counter()
         self._wall_s: list[float] = []
-        self._cell = ""
-        self._cell_begun = self._begun
-        self._cell_s: float | None = None
+        self._running: dict[str, _Running] = {}
         self._rest_s: float | None = None
-        self._phase = ""
-        self._step: dict[str, Any] = {}
+        self._limit_s = math.inf
+        self._at_once = 1
+        self._lock = RLock()
         self._console: Console | None = None
         self._live: Live | None = None
 
@@ -64,32 +92,57 @@ class Display:
             with suppress(OSError, ValueError):
                 self._live.stop()
 
+    def stage(self, name: str, at_once: int = 1) -> None:
+        """Show what is done before cells begin, until one does, or how many run elsewhere.
+
+        Args:
+            at_once: the number of cells that run elsewhere.
+        """
+        with self._lock:
+            self._running = {"": _Running(name, self._clock())}
+            self._at_once = at_once
+            self._draw()
+
     def start(
-        self, cell_name: str, cell_s: float | None = None, rest_s: float | None = None
+        self,
+        cell_name: str,
+        cell_s: float | None = None,
+        rest_s: float | None = None,
+        limit_s: float = math.inf,
     ) -> None:
         """Show that a cell begins.
 
         Args:
             cell_s: its expected seconds, if known.
             rest_s: the expected seconds of all later cells, if known.
+            limit_s: the seconds in which others may begin.
         """
-        self._cell_s, self._rest_s = cell_s, rest_s
-        self._cell, self._cell_begun = cell_name, self._clock()
-        self._phase, self._step = "start", {}
-        self._draw()
+        with self._lock:
+            self._rest_s, self._limit_s = rest_s, limit_s
+            self._running.pop("", None)
+            self._running[cell_name] = _Running(cell_name, self._clock(), cell_s)
+            self._draw()
 
-    def progress(self, message: dict[str, Any]) -> None:
-        """Show a message of the running cell's worker; invalid parts are ignored."""
-        phase = message.get("phase")
-        if isinstance(phase, str):
-            self._phase, self._step = phase, {}
-        if _is_count(message.get("step")) and _is_count(message.get("steps", 0)):
-            self._step = message
-        self._draw()
+    def progress(self, message: dict[str, Any], name: str = "") -> None:
+        """Show a message of the worker of a running cell; invalid parts are ignored.
 
-    def waiting(self) -> None:
-        """Show that another grid has the device or the cells."""
-        self.progress({"phase": "waiting for another grid"})
+        Args:
+            name: of the cell; empty: of the one, or the stage, that began last.
+        """
+        with self._lock:
+            running = self._running.get(name or next(reversed(self._running), ""))
+            if running is None:
+                return
+            phase = message.get("phase")
+            if isinstance(phase, str):
+                running.phase, running.step = phase, {}
+            if _is_count(message.get("step")) and _is_count(message.get("steps", 0)):
+                running.step = message
+            self._draw()
+
+    def waiting(self, name: str = "") -> None:
+        """Show that another grid has the device or the cell."""
+        self.progress({"phase": "waiting for another grid"}, name)
 
     def finish(self, row: Row, prefix: str = "") -> None:
         """Show the row of a cell that has ended.
@@ -97,24 +150,26 @@ class Display:
         Args:
             prefix: the beginning of its name, as in `Planned`.
         """
-        self._done += 1
         status = row.status or "not run"
-        self._counts[status] += 1
-        if row.wall_s is not None:
-            self._wall_s.append(row.wall_s)
-        self._cell = ""
-        width = len(str(self._total))
         name = prefix + row.name + repeat_suffix(row.repeat)
-        self._say(
-            f"[{self._done:>{width}}/{self._total}] {name}  ",
-            (status, _COLOURS.get(status, _FAILED)),
-            "".join(f"  {part}" for part in _figures(row)),
-        )
-        self._draw()
+        width = len(str(self._total))
+        with self._lock:
+            self._done += 1
+            self._counts[status] += 1
+            if row.wall_s is not None:
+                self._wall_s.append(row.wall_s)
+            self._running.pop(name, None)
+            self._say(
+                f"[{self._done:>{width}}/{self._total}] {name}  ",
+                (status, _COLOURS.get(status, _FAILED)),
+                "".join(f"  {part}" for part in _figures(row)),
+            )
+            self._draw()
 
     def note(self, text: str) -> None:
         """Show a line of text."""
-        self._say(" ".join(text.split()))
+        with self._lock:
+            self._say(" ".join(text.split()))
 
     def _is_terminal(self) -> bool:
         return self._stream.isatty() and not Console(file=self._stream).is_dumb_terminal
@@ -143,32 +198,27 @@ class Display:
         if left is not None:
             head.append(f", about {clock_time(left)} left")
         lines: list[RenderableType] = [head, Padding(ProgressBar(self._total, self._done), 0)]
-        if self._cell:
-            parts = [self._cell, one_line(self._phase)[:40]]
-            if self._step:
-                total = f"/{self._step['steps']:,}" if "steps" in self._step else ""
-                parts.append(f"step {self._step['step']:,}{total}")
-                loss = self._step.get("loss")
-                if isinstance(loss, float) and math.isfinite(loss):
-                    parts.append(f"loss {loss:.4f}")
-            parts.append(clock_time(now - self._cell_begun))
-            lines.append(Text("  ".join(parts), no_wrap=True, overflow="ellipsis"))
+        for running in islice(self._running.values(), _MOST_SHOWN):
+            text = "  ".join([*running.parts, clock_time(now - running.begun)])
+            lines.append(Text(text, no_wrap=True, overflow="ellipsis"))
         return Group(*lines)
 
     def _left_s(self, now: float) -> float | None:
-        """The expected seconds until all cells are done.
+        """The expected seconds until all cells are done, if as many run at a time as do now.
 
         Without a forecast, later cells are expected to take the mean time of this run's cells; None
         before the first has ended.
         """
+        running = self._running.values()
+        at_once = max(1, len(running), self._at_once)
         if self._rest_s is not None:
-            elapsed = now - self._cell_begun
-            return self._rest_s + (max(0.0, (self._cell_s or 0.0) - elapsed) if self._cell else 0.0)
+            left = [max(0.0, (cell.expected_s or 0.0) - (now - cell.begun)) for cell in running]
+            return min(self._rest_s / at_once, self._limit_s) + sum(left) / at_once
         if not self._wall_s:
             return None
         mean = sum(self._wall_s) / len(self._wall_s)
-        running = min(now - self._cell_begun, mean) if self._cell else 0.0
-        return mean * (self._total - self._done) - running
+        gone = sum(min(now - cell.begun, mean) for cell in running)
+        return (mean * (self._total - self._done) - gone) / at_once
 
 
 def clock_time(seconds: float) -> str:

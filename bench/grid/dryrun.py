@@ -30,6 +30,8 @@ def print_plan(
     search_round: int | None = None,
     cells: Sequence[Cell] = (),
     budget_s: float = math.inf,
+    lanes: int = 1,
+    script: str = "",
 ) -> None:
     """Print the plan to stdout, with the expected time and memory of each cell that would run.
 
@@ -38,13 +40,15 @@ def print_plan(
             grid's own plan.
         cells: the cells of the grid, which run after the search.
         budget_s: the time that the command may take; cells that don't fit are marked and counted.
+        lanes: the number of cells that run at a time.
+        script: the job script that would be submitted; empty: none would.
     """
     predictions = [_prediction(item, forecasts) for item in planned]
-    fit = that_fit(budget_s, [None if one is None else one.wall_s for one in predictions])
+    fit = that_fit(budget_s, [None if one is None else one.wall_s for one in predictions], lanes)
     covers = "the grid" if search_round is None else f"search, round {search_round}"
     elsewhere = scores_elsewhere(planned)
     total = {
-        **_total(predictions, forecasts),
+        **_total(predictions, forecasts, lanes),
         "covers": covers,
         "scores_from_other_machines": elsewhere,
     }
@@ -57,7 +61,7 @@ def print_plan(
             items = [item | {"fits": fits} for item, fits in zip(items, fit, strict=True)]
         later = [{"name": cell.name, **{name: getattr(cell, name) for name in _AXES}}
                  for cell in after]  # fmt: skip
-        document = {"cells": items, "total": total}
+        document = {"cells": items, "total": total, **({"script": script} if script else {})}
         click.echo(json.dumps(document | ({"after_search": later} if after else {}), indent=2))
         return
     console = Console()
@@ -71,6 +75,7 @@ def print_plan(
         console.print(scores_sentence(elsewhere, noun))
     if total["basis"] is not None:
         share = f"{covers}, alone" if after else "in all"
+        share += f", {lanes} cells at a time" if lanes > 1 else ""
         console.print(
             f"predicted: {total['predicted_s'] / 60:,.1f} min {share}, at most "
             f"{total['predicted_peak_mib']:,.0f} MiB ({total['basis']})",
@@ -89,6 +94,8 @@ def print_plan(
         for number, cell in enumerate(after, start=1):
             table.add_row(str(number), *(_field(getattr(cell, name)) for name in axes))
         console.print(table)
+    if script:
+        click.echo(f"the job script that would be submitted:\n\n{script}", nl=False)
 
 
 def _fitting(fit: Sequence[bool | None], to_run: int, budget_s: float, noun: str) -> str:
@@ -152,12 +159,14 @@ def _prediction(item: Planned, forecasts: Forecasts | None) -> Prediction | None
     return forecasts.predict(item.cell)
 
 
-def _total(predictions: Sequence[Prediction | None], forecasts: Forecasts | None) -> dict[str, Any]:
+def _total(
+    predictions: Sequence[Prediction | None], forecasts: Forecasts | None, lanes: int
+) -> dict[str, Any]:
     known = [one for one in predictions if one is not None]
     if forecasts is None or not known:
         return {"predicted_s": None, "predicted_peak_mib": None, "basis": None}
     return {
-        "predicted_s": sum(one.wall_s for one in known),
+        "predicted_s": sum(one.wall_s for one in known) / lanes,
         "predicted_peak_mib": max(one.peak_mib for one in known),
         "basis": forecasts.basis,
     }

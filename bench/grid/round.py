@@ -39,8 +39,7 @@ class Round:
         """Show that a cell is next; false if it exceeds the budget."""
         budget = self.session.budget
         cell_s, rest_s = self.outlook.begin(item.cell)
-        rest_s = None if rest_s is None else min(rest_s, budget.left_s())
-        self.display.start(item.name, cell_s, rest_s)
+        self.display.start(item.name, cell_s, rest_s, budget.left_s())
         return budget.fits(self.outlook.time_s(item.cell))
 
     def waited(self, seconds: float) -> None:
@@ -145,7 +144,8 @@ class Round:
         session = self.session
         session.weights.add(session.folder(row))
         session.account.add(row)
-        session.store.append(row)
+        if not session.store.has(row):  # another command may have collected it
+            session.store.append(row)
         self._finish(item, row)
 
     def _finish(self, item: Planned, row: Row) -> None:

@@ -16,7 +16,7 @@ from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedE
 from bench.common.files import write_atomically
 from bench.examples.tokenizers import tokenizer_of
 from bench.executors.executor import Executor
-from bench.forecast.outlook import Forecaster, outlook_on
+from bench.forecast.outlook import Forecaster, Outlook, outlook_on
 from bench.grid.display import Display
 from bench.grid.resume import fallen_back, how_to_go_on, statuses, to_run_again
 from bench.grid.round import Round
@@ -30,7 +30,7 @@ from bench.plan.columns import row_of, values_of
 from bench.plan.gridfile import Grid
 from bench.plan.job import Job
 from bench.plan.models import Model
-from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
+from bench.plan.planning import Planned, count_cells, groups_of, scores_elsewhere, scores_sentence
 from bench.plan.rows import CellKey, Row
 from bench.references.facts import find_facts, tokens_of
 from bench.results.facts import DataFacts, facts_of, read_facts, update_facts
@@ -142,11 +142,11 @@ class Session:
         if not planned:
             return
         target = next(iter(self.kinds.values()))
-        display.start("reference points")
+        display.stage("reference points")
         begun = monotonic()
         with (
-            Locks(device_locks(), signals, display.waiting) as devices,
-            devices.turn(target.device_name),
+            Locks(device_locks(), signals) as devices,
+            devices.turn(target.device_name, display.waiting),
         ):
             self.account.waited(monotonic() - begun)
             notes = self.references(
@@ -174,7 +174,7 @@ class Session:
             tokens = tokens_of(model.tokenizer, longest)
             if known is not None and known.describes(data, self.source, tokens):
                 return known
-            display.start("checks of the data")
+            display.stage("checks of the data")
             facts = find_facts(
                 whole,
                 self.source,
@@ -236,6 +236,14 @@ class Session:
             prefix=item.prefix,
             amp_is_on=item.amp_is_on,
         )
+
+    def runs_of(self, outlook: Outlook) -> list[list[CellRun]]:
+        """The attempts at the cells that are to run, in groups that run in turn on one device."""
+        to_run = [item for item in outlook.to_run if item.action == "run"]
+        return [
+            [self.cell_run(item, outlook.columns(item.cell)) for item in group]
+            for group in groups_of(to_run)
+        ]
 
     def data_of(self, cell: Cell) -> Data:
         """The examples of a cell."""

@@ -1,19 +1,23 @@
 """Locks that grids share: one for each cell of a runs.csv, and one for each device of a machine.
 
 Each lock is a byte of one file, chosen by the digest of its name. The kernel releases it when its
-process ends, however that ends. A process that waits for a lock sleeps in the kernel.
+process ends, however that ends. A lock belongs to a process: its threads hold it together, and the
+last of them gives it back.
 """
 
 import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, TypeVar
+from threading import Lock
+from typing import Final
 
-from bench.common.errors import DiskFullError
+from bench.common.errors import DiskFullError, StoppedError
 from bench.launch.signals import Signals
 
 CELL_LOCKS: Final = "grids.lock"
@@ -21,7 +25,8 @@ CELL_LOCKS: Final = "grids.lock"
 FOLDER: Final = "MINBERT_BENCH_LOCKS"
 """Environment: the folder of the locks on devices; by default the one for temporary files."""
 
-T = TypeVar("T")
+_POLL_S: Final = 0.1
+"""Seconds after which a lock that another process has is tried again, and a stop is noticed."""
 
 
 def device_locks() -> Path:
@@ -36,17 +41,17 @@ class Locks:
     Args:
         path: the file, created if it is missing.
         signals: end a wait when the user stops the run.
-        on_wait: called before a wait begins.
 
     Raises:
         DiskFullError: if the file can't be created or locked.
         StoppedError: if a wait was ended.
     """
 
-    def __init__(self, path: Path, signals: Signals, on_wait: Callable[[], None]) -> None:
+    def __init__(self, path: Path, signals: Signals) -> None:
         self._path = path
         self._signals = signals
-        self._on_wait = on_wait
+        self._held: Counter[str] = Counter()
+        self._mutex = Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -59,52 +64,67 @@ class Locks:
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
-    def each(self, items: Iterable[T], name: Callable[[T], str]) -> Iterator[T]:
-        """Yield each item while its lock is held; items that others hold come last, once free.
+    @contextmanager
+    def holding(self, name: str, on_wait: Callable[[], None] | None = None) -> Iterator[bool]:
+        """Hold a lock; yields false if another process has it.
 
-        Another process may have done the work on such an item: check before doing it.
+        That process may have done what it is for: check before doing it.
+
+        Args:
+            on_wait: wait for the lock, and call this before; None: don't wait.
         """
-        later: list[T] = []
-        for wait in (False, True):
-            for item in later if wait else items:
-                if not self._take(name(item), wait=wait):
-                    later.append(item)
-                    continue
-                try:
-                    yield item
-                finally:
-                    self._give(name(item))
+        has_it = self._take(name, on_wait)
+        try:
+            yield has_it
+        finally:
+            if has_it:
+                self._give(name)
 
     @contextmanager
-    def turn(self, device: str) -> Iterator[None]:
-        """Hold a device. Grids take turns: one that has just had it queues behind the waiting."""
-        queue = f"next on {device}"
-        self._take(queue)
-        try:
-            self._take(device)
-        finally:
-            self._give(queue)
+    def turn(self, device: str, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Hold a device. Grids take turns: one that has just had it queues behind the waiting.
+
+        Args:
+            on_wait: called before a wait.
+        """
+        with self.holding(f"next on {device}", on_wait):
+            self._take(device, on_wait)
         try:
             yield
         finally:
             self._give(device)
 
-    def _take(self, name: str, *, wait: bool = True) -> bool:
-        try:
+    def _take(self, name: str, on_wait: Callable[[], None] | None) -> bool:
+        if self._acquire(name):
+            return True
+        if on_wait is None:
+            return False
+        on_wait()
+        while True:
+            if self._signals.stops:
+                raise StoppedError
+            time.sleep(_POLL_S)
+            if self._acquire(name):
+                return True
+
+    def _acquire(self, name: str) -> bool:
+        """Take a lock that no other process has; false if one has it."""
+        with self._mutex:
             try:
-                self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB, name)
+                if not self._held[name]:
+                    self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB, name)
             except (BlockingIOError, PermissionError):  # POSIX allows both for a lock that is held
-                if not wait:
-                    return False
-                self._on_wait()
-                with self._signals.raising():
-                    self._lock(fcntl.LOCK_EX, name)
-        except OSError as error:
-            raise self._failed(error) from error
-        return True
+                return False
+            except OSError as error:
+                raise self._failed(error) from error
+            self._held[name] += 1
+            return True
 
     def _give(self, name: str) -> None:
-        self._lock(fcntl.LOCK_UN, name)
+        with self._mutex:
+            self._held[name] -= 1
+            if not self._held[name]:
+                self._lock(fcntl.LOCK_UN, name)
 
     def _lock(self, command: int, name: str) -> None:
         at = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7])

@@ -4,7 +4,7 @@ import os
 import platform
 import re
 import subprocess
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,14 +14,20 @@ import psutil
 
 from bench.common.errors import InputError
 from bench.common.files import text_or_empty
+from bench.common.messages import shown
 from bench.machine.compiler import why_no_compiling
-from bench.machine.devices import Device, resolve_device
+from bench.machine.cores import Threads, equal_shares, threads_near, usable_cores
+from bench.machine.devices import Device, resolve_device, resolve_devices
 from bench.machine.environment import recorded
 from bench.machine.gpu_trial import Check, check_gpu
 from bench.plan.cell import Columns, digest
 
 MEASUREMENT_VERSION: Final = 6
 """Raised by hand when measuring or numerics change, so that old rows are not compared with new."""
+
+WORKERS: Final = "MINBERT_BENCH_WORKERS"
+"""Environment: the number of workers that measure at once on this machine, where other processes
+start the others, on cores of their own."""
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 
@@ -67,6 +73,7 @@ class Conditions:
     code_version: str
     cuda_version: str | None = None
     environment: str | None = None
+    sharing: str | None = None
 
     @property
     def worker_device(self) -> str:
@@ -78,6 +85,8 @@ class Conditions:
         """Digest of everything that makes times and memory comparable."""
         values = asdict(self) | {"device": self.device.partition(":")[0]}
         del values["code_version"]
+        if self.sharing is None:  # so that the ids of older rows stay
+            del values["sharing"]
         return digest(values, 8)
 
     def columns(self) -> Columns:
@@ -111,10 +120,27 @@ def processor_name() -> str:
 
 
 def usable_threads() -> int:
-    """Physical cores that this process may use, by its affinity and its control group's quota."""
-    physical = psutil.cpu_count(logical=False) or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
-    return max(1, min(allowed, physical, cpu_quota() or physical))
+    """Physical cores that this process may use, by its affinity and its control group's quota, of
+    which it gets a part as one of several workers."""
+    return _threads(len(usable_cores()), workers_here())
+
+
+def _threads(cores: int, workers: int) -> int:
+    quota = cpu_quota()
+    cores = min(cores, psutil.cpu_count(logical=False) or cores)
+    return max(1, cores if quota is None else min(cores, quota // workers))
+
+
+def workers_here() -> int:
+    """The number of workers that measure at once on this machine, this process's among them.
+
+    Raises:
+        InputError: if the environment variable has no such number.
+    """
+    text = os.environ.get(WORKERS) or "1"
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise InputError(f"{WORKERS}={shown(text)} is no number of workers")
+    return int(text)
 
 
 def cpu_quota(groups: Path = _CGROUPS) -> int | None:
@@ -162,13 +188,14 @@ class Found:
     """The conditions of a run, the type that `amp = on` stands for, and the device.
 
     `device_name` identifies the device on this machine however devices are numbered: it is the UUID
-    of a GPU.
+    of a GPU. `cores` are the hardware threads that workers are bound to; empty: to none.
     """
 
     conditions: Conditions
     amp_on: str
     device_name: str
     device: Device = field(default_factory=Device)
+    cores: Threads = frozenset()
 
     @property
     def gpu(self) -> str:
@@ -190,23 +217,84 @@ def find_conditions(requested: str, check: Check = check_gpu) -> Found:
     Raises:
         InputError: as `resolve_device` and `torch_build`.
     """
+    return _found(resolve_device(requested, torch_build()[1], check))
+
+
+def find_lanes(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple[Found, ...]:
+    """The conditions of a run on one or several devices, on each of which one cell runs at a time.
+
+    They are equal but for the number of the GPU. Of several, each has cores of its own, near its
+    GPU.
+
+    Args:
+        requested: as in `resolve_devices`.
+        jobs: the number of workers that share the CPU.
+        check: as in `resolve_device`.
+
+    Raises:
+        InputError: as `resolve_devices` and `torch_build`; for jobs on a GPU, and for more workers
+            than cores.
+    """
+    devices = resolve_devices(requested, torch_build()[1], check)
+    gpus = [device.gpu.uuid for device in devices if device.gpu]
+    if gpus and jobs > 1:
+        raise InputError(
+            f"--jobs is for the CPU, and --device {requested} is a GPU: --device all uses every "
+            f"GPU, --device cpu --jobs {jobs} the CPU"
+        )
+    devices = devices * jobs
+    workers = len(devices)
+    if workers == 1:
+        return (_found(devices[0]),)
+    cores, most = usable_cores(), usable_threads()
+    if workers > most:
+        flag = f"--device {requested}" if gpus else f"--jobs {jobs}"
+        raise InputError(f"{flag}: {workers} workers need a core each, and {most} can be used")
+    shares = equal_shares(cores, [threads_near(gpu) for gpu in gpus] or [frozenset()] * jobs)
+    first = _found(devices[0], shares[0], workers)
+    return tuple(
+        replace(
+            first,
+            conditions=replace(first.conditions, device=device.name),
+            device_name=device.gpu.uuid if device.gpu else first.device_name,
+            device=device,
+            cores=share,
+        )
+        for device, share in zip(devices, shares, strict=True)
+    )
+
+
+def _found(device: Device, share: Threads = frozenset(), workers: int = 1) -> Found:
+    """The conditions on a device.
+
+    Args:
+        share: the hardware threads of one of several workers of this process; else empty.
+        workers: the number of these workers.
+    """
     version, cuda = torch_build()
-    device = resolve_device(requested, cuda, check)
     gpu = device.gpu
     processor = processor_name()
     memory_gib = round(psutil.virtual_memory().total / 2**30)
-    threads = usable_threads()
+    cores = usable_cores()
+    own = [core for core in cores if core & share] if share else cores
+    workers *= workers_here()
+    name = "cpu"
+    if gpu is not None:
+        name = gpu.uuid
+    elif workers_here() > 1:  # the other workers are other processes, on other cores
+        name = f"cpu {sorted(set().union(*cores))}"
     conditions = Conditions(
         device=device.name,
         device_name=processor if gpu is None else f"{gpu.name}, driver {gpu.driver}",
         machine=f"{processor}, {os.cpu_count()} cores, {memory_gib} GiB",
-        threads=threads,
+        threads=_threads(len(own), workers),
         torch_version=version,
         cuda_version=None if gpu is None else cuda,
         environment=recorded(os.environ, on_gpu=gpu is not None),
         tf32=None if gpu is None else "off",
         measurement_version=MEASUREMENT_VERSION,
         code_version=code_version(),
+        sharing=f"{workers} workers" if workers > 1 else None,
     )
     amp_on = "bf16" if device.has_bf16 else "fp16"
-    return Found(conditions, amp_on, device.name if gpu is None else gpu.uuid, device)
+    return Found(conditions, amp_on, name, device, share)

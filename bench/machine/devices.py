@@ -1,17 +1,19 @@
-"""The device that a command's cells run on, chosen by --device and checked before they run.
+"""The devices that a command's cells run on, chosen by --device and checked before they run.
 
 NVML only says whether there is a driver. Torch lists the GPUs that CUDA_VISIBLE_DEVICES shows and
 checks one, in a process of its own (`bench.machine.gpu_check`).
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from bench.common.errors import InputError
+from bench.common.grouping import grouped
 from bench.common.messages import one_line, shown
 from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import ON_CPU, Answer, Check, GpuInfo, check_gpu
@@ -21,6 +23,10 @@ CONTROL: Final = Path("/dev/nvidiactl")
 OTHER_CONTROLS: Final = (Path("/dev/dxg"), Path("/dev/nvmap"))
 """The same for WSL, with GPUs of any maker, and for a Jetson, which may lack NVML."""
 
+ALL: Final = "all"
+"""The name of all GPUs."""
+_ONE: Final = "auto, cpu, cuda or cuda:i"
+_ALL_ON_CPU: Final = "--device cpu --jobs N runs N cells at once on the CPU"
 _ABSENT: Final = (9, 12)
 """NVML's errors if there is no driver: not loaded, library not found."""
 _BF16_CAPABILITY: Final = (8, 0)
@@ -89,12 +95,36 @@ def resolve_device(requested: str, cuda: str | None, check: Check = check_gpu) -
     Raises:
         InputError: for an unknown name, a GPU that does not exist, or one that can't be used.
     """
+    if requested == ALL or "," in requested:
+        raise InputError(f"--device: {requested!r} is not {_ONE}: here it takes one device")
+    return resolve_devices(requested, cuda, check)[0]
+
+
+def resolve_devices(
+    requested: str, cuda: str | None, check: Check = check_gpu
+) -> tuple[Device, ...]:
+    """The devices that `all` or a list such as `cuda:0,cuda:2` stands for, which are GPUs of one
+    kind; for another name, the one of `resolve_device`.
+
+    `all` are the GPUs that can be used, and those that are busy or full now.
+
+    Raises:
+        InputError: as `resolve_device`, and for GPUs of several kinds.
+    """
     if requested == "cpu":
-        return Device()
-    kind, _, index = requested.partition(":")
-    is_auto = requested == "auto"
-    if not is_auto and (kind != "cuda" or not (index or "0").isdecimal()):
-        raise InputError(f"--device: {requested!r} is not auto, cpu, cuda or cuda:i")
+        return (Device(),)
+    is_auto, is_all = requested == "auto", requested == ALL
+    names = [] if is_auto or is_all else requested.split(",")
+    numbers = []
+    for name in names:
+        kind, _, index = name.partition(":")
+        if kind != "cuda" or not (index or "0").isdecimal():
+            raise InputError(
+                f"--device: {requested!r} is not {_ONE}, all or a list such as cuda:0,cuda:1"
+            )
+        numbers.append(int(index or 0))
+    if len(set(numbers)) < len(numbers):
+        raise InputError(f"--device: {requested} names a GPU twice")
     variable = os.environ.get(VISIBLE)
     setting = "" if variable is None else f"{VISIBLE}={shown(variable)}"
     driver, hidden = read_driver(), variable is not None and _hides_all(variable)
@@ -104,33 +134,37 @@ def resolve_device(requested: str, cuda: str | None, check: Check = check_gpu) -
             "the GPU is not used: the installed torch was built without CUDA; install one built "
             "with it to run on the GPU"
         )
-        return Device(notes=(note,) if unused else ())
+        return (Device(notes=(note,) if unused else ()),)
     if cuda is None:
         raise _not_there(requested, "the installed torch was built without CUDA")
     if hidden:
         raise _not_there(requested, f"{setting} hides all GPUs")
 
-    driver, number = driver or Driver(), int(index or 0)
+    driver, number = driver or Driver(), numbers[0] if numbers else 0
     answer = check(variable, number)
     count = len(answer.gpus)
     if not count:
         why = answer.problem.rstrip(".") or "torch sees none"
         if is_auto and driver.gpus == 0:
-            return Device(notes=(f"no GPU is used: {why}",))
+            return (Device(notes=(f"no GPU is used: {why}",)),)
         details = "".join(f" ({text})" for text in (setting, driver.problem) if text)
-        raise InputError(f"no GPU can be used: {why}{details}; mend that, or {ON_CPU}")
-    if number >= count:
+        raise InputError(f"no GPU can be used: {why}{details}; mend that, or {_remedy(requested)}")
+    if missing := [i for i in numbers if i >= count]:
         gpus = "1 GPU" if count == 1 else f"{count} GPUs"
-        raise _not_there(requested, f"torch sees {gpus}" + (f" ({setting})" if setting else ""))
+        why = f"torch sees {gpus}" + (f" ({setting})" if setting else "")
+        raise _not_there(f"cuda:{missing[0]}" if len(numbers) > 1 else requested, why)
 
-    def candidates() -> Iterator[tuple[Device, str]]:
-        for i in range(count) if is_auto else [number]:
-            own = answer if i == number else check(variable, i)
-            uuid = _name_for_workers(answer.gpus[i], i, variable)
-            gpu = replace(answer.gpus[i], driver=driver.version or "unknown", uuid=uuid)
-            yield Device(f"cuda:{i}", gpu, own.failures), _problem(gpu, own)
+    def candidate(i: int) -> tuple[Device, str]:
+        own = answer if i == number else check(variable, i)
+        uuid = _name_for_workers(answer.gpus[i], i, variable)
+        gpu = replace(answer.gpus[i], driver=driver.version or "unknown", uuid=uuid)
+        return Device(f"cuda:{i}", gpu, own.failures), _problem(gpu, own)
 
-    return _first_usable(candidates())
+    if len(numbers) == 1 or is_auto:
+        return (_first_usable(map(candidate, numbers or range(count))),)
+    with ThreadPoolExecutor() as pool:  # since each check is a process that loads torch
+        checked = list(pool.map(candidate, numbers or range(count)))
+    return _of_one_kind(requested, _usable(checked, is_all))
 
 
 def _hides_all(variable: str) -> bool:
@@ -183,5 +217,49 @@ def _first_usable(candidates: Iterator[tuple[Device, str]]) -> Device:
     raise InputError(f"{failed[0][1]}; mend that, name another GPU, or {ON_CPU}")
 
 
+def _usable(checked: Iterable[tuple[Device, str]], is_all: bool) -> list[Device]:
+    """The GPUs without a problem, and those that are busy or full, with notes on the others.
+
+    Raises:
+        InputError: if there is none, or another problem of a GPU that was named.
+    """
+    usable, notes, problem = [], [], ""
+    for device, problem_here in checked:
+        if not problem_here:
+            usable.append(device)
+        elif any(sign in problem_here for sign in _BUSY):
+            notes.append(f"{device.name}: {problem_here}; it is tried again as cells run")
+            usable.append(replace(device, failures={}))
+        else:
+            notes.append(f"{device.name} is not used: {problem_here}")
+            problem = problem or f"{device.name}: {problem_here}"
+    if problem and not (is_all and usable):
+        raise InputError(f"{problem}; mend that, name other GPUs, or {ON_CPU}")
+    return [replace(usable[0], notes=tuple(notes)), *usable[1:]]
+
+
+def _of_one_kind(requested: str, devices: list[Device]) -> tuple[Device, ...]:
+    """GPUs, unless they are of several kinds.
+
+    Raises:
+        InputError: if they are; it says which are of which.
+    """
+    by_kind = grouped(devices, lambda device: device.gpu.kind if device.gpu else "")
+    if len(by_kind) > 1:
+        kinds = "; ".join(
+            f"{','.join(device.name for device in alike)} ({kind})"
+            for kind, alike in by_kind.items()
+        )
+        raise InputError(
+            f"--device {requested}: times of different GPUs are not comparable; name those of one "
+            f"kind: {kinds}"
+        )
+    return tuple(devices)
+
+
+def _remedy(requested: str) -> str:
+    return _ALL_ON_CPU if requested == ALL else ON_CPU
+
+
 def _not_there(requested: str, why: str) -> InputError:
-    return InputError(f"--device: {requested} is not there: {why}; {ON_CPU}")
+    return InputError(f"--device: {requested} is not there: {why}; {_remedy(requested)}")

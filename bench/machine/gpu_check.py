@@ -36,7 +36,10 @@ def check(index: int) -> dict[str, Any]:
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
         properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-        gpus = tuple(GpuInfo(g.name, "", (g.major, g.minor), f"GPU-{g.uuid}") for g in properties)
+        gpus = tuple(
+            GpuInfo(g.name, "", (g.major, g.minor), f"GPU-{g.uuid}", g.total_memory // 2**20)
+            for g in properties
+        )
     except (RuntimeError, AssertionError) as error:
         return asdict(Answer(problem=_first_line(error), capabilities=capabilities))
     failures = failures_on(f"cuda:{index}") if index < len(gpus) else {}

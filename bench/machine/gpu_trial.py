@@ -22,12 +22,21 @@ PATIENCE_S: Final = 120.0
 
 @dataclass(frozen=True)
 class GpuInfo:
-    """A GPU; `uuid` is its name in CUDA_VISIBLE_DEVICES, `GPU-…` or `MIG-…`."""
+    """A GPU; `uuid` is its name in CUDA_VISIBLE_DEVICES, `GPU-…` or `MIG-…`.
+
+    `memory_mib` is all its memory.
+    """
 
     name: str
     driver: str
     capability: tuple[int, int]
     uuid: str
+    memory_mib: int = 0
+
+    @property
+    def kind(self) -> str:
+        """What GPUs whose times are comparable have in common."""
+        return f"{self.name}, {round(self.memory_mib / 2**10)} GiB"
 
 
 @dataclass(frozen=True)

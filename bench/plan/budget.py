@@ -96,12 +96,20 @@ def needs_no_row(last: Row | None, why: str) -> bool:
     return (last.status, last.message) == ("skipped", why)
 
 
-def that_fit(seconds: float, predicted: Iterable[float | None]) -> list[bool | None]:
+def that_fit(
+    seconds: float, predicted: Iterable[float | None], lanes: int = 1
+) -> list[bool | None]:
     """Whether each of several cells fits into a budget if they run in turn and take what is
-    predicted, in seconds; None for a cell without a prediction."""
+    predicted, in seconds; None for a cell without a prediction.
+
+    Args:
+        lanes: the number of cells that run at a time.
+    """
     fitting: list[bool | None] = []
+    left = [seconds] * lanes
     for cell_s in predicted:
-        fits = None if cell_s is None else cell_s <= seconds
-        seconds -= cell_s if fits and cell_s is not None else 0.0
+        lane = left.index(max(left))  # the first that is free
+        fits = None if cell_s is None else cell_s <= left[lane]
+        left[lane] -= cell_s if fits and cell_s is not None else 0.0
         fitting.append(fits)
     return fitting

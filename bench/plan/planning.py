@@ -482,3 +482,17 @@ def _decide(row: Row | None, rerun: str | None) -> tuple[str, str]:
     if status == "ok":
         return "done", "done"
     return "kept", f"{status}; {RERUN} {status} runs it again"
+
+
+def groups_of(items: Iterable[Planned]) -> list[list[Planned]]:
+    """The cells of a plan, in order, in groups that have to run in turn on one device: those that
+    are compared by their costs, such as a cell of both engines. A candidate of a search is alone.
+    """
+
+    def key(item: Planned) -> tuple[object, ...]:
+        cell = item.cell
+        is_candidate = cell.learning_rate_source == CANDIDATE
+        candidate = cell.cell_id if is_candidate else ""
+        return cell.model, cell.name, cell.fold, item.repeat, candidate
+
+    return [list(group) for _, group in groupby(items, key=key)]

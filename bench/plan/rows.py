@@ -23,6 +23,7 @@ History of `SCHEMA`, the number in the column of that name:
     `gradient_checkpointing`, `use_rslora`, `init_lora_weights`, `lora_dropout`, `adapter`,
     `adapter_init_s`, `products_ms` and
     `saved_mib`.
+13. `sharing`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,7 +35,7 @@ from bench.plan.cell import CANDIDATE, ON, Applies, Cell, Value, everywhere, has
 from bench.plan.metrics import metric_of
 from bench.plan.problems import REGRESSION, SINGLE_LABEL
 
-SCHEMA: Final = 12
+SCHEMA: Final = 13
 
 STATUSES: Final = {
     "ok": "trained, evaluated and measured",
@@ -168,6 +169,11 @@ class Row(Cell):
     )
     environment: str | None = _column(
         "conditions", "inherited variables that change numbers, as NAME=value; empty: none was set"
+    )
+    sharing: str | None = _column(
+        "conditions",
+        "what else ran on the machine: N workers, each on a device or cores of its own, or "
+        "part of a node of a cluster; empty: the cell had it alone",
     )
     tf32: str | None = _column(
         "conditions", "on or off: fp32 products on the GPU's tensor cores", on_cuda

@@ -174,8 +174,19 @@ def _options(
     if length is not None and (own or gridfile.load(grid).settings.max_length != length):
         options.append(f"--max-length {length}")
     options += _data(group, facts)
-    options.append(f"--device {_word(group.shared('device') or 'auto')}")
-    return " ".join(options)
+    return " ".join([*options, *_devices(group)])
+
+
+def _devices(group: Group) -> list[str]:
+    """The options for the devices of a group, and for as many workers at a time."""
+    device = str(group.shared("device") or "auto")
+    workers = str(group.shared("sharing") or "").removesuffix(" workers")
+    if not workers.isdecimal():
+        return [f"--device {_word(device)}"]
+    if device == "cpu":
+        return ["--device cpu", f"--jobs {workers}"]
+    every = sorted({row.device for row in group.rows})
+    return [f"--device {','.join(every) if len(every) == int(workers) else 'all'}"]
 
 
 def _data(group: Group, facts: Mapping[str, DataFacts]) -> list[str]:

@@ -83,12 +83,16 @@ def times_of(rows: Iterable[Row], between_s: float = 0.0) -> Times | None:
 
 
 class Account:
-    """The time of a run of cells, counted from the creation of this object.
+    """The time of a run of cells, counted from the creation of this object, of all lanes together.
 
     Waiting for other grids, and cells that did not end ok, are left out.
+
+    Args:
+        lanes: the most cells that run at a time.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, lanes: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lanes = lanes
         self._clock = clock
         self._begun = clock()
         self._others_s = 0.0
@@ -105,7 +109,7 @@ class Account:
     def times(self) -> Times | None:
         """The times up to now; None where no cell ended ok."""
         wall = sum(row.wall_s or 0.0 for row in self._rows)
-        between = self._clock() - self._begun - self._others_s - wall
+        between = self._lanes * (self._clock() - self._begun) - self._others_s - wall
         return times_of(self._rows, max(0.0, between))
 
 

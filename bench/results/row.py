@@ -75,6 +75,21 @@ def measured_row(
     return replace(row, flags=" ".join(dict.fromkeys(flags)) or None)
 
 
+def row_to_json(row: Row) -> bytes:
+    """A row as JSON, by column."""
+    return json.dumps(values_of(row), indent=1).encode() + b"\n"
+
+
+def row_from_json(data: bytes) -> Row | None:
+    """A row of this schema or an older one from its JSON; None for any other data."""
+    try:
+        row = row_of({name: v for name, v in json.loads(data).items() if name in BY_NAME})
+        encode(row)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    return row
+
+
 def keep_row(folder: Path, row: Row) -> None:
     """Store a row durably in its cell's folder, so that runs.csv can be rebuilt.
 
@@ -82,18 +97,15 @@ def keep_row(folder: Path, row: Row) -> None:
         OSError: if it can't be written.
     """
     folder.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it
-    write_atomically(folder / ROW, json.dumps(values_of(row), indent=1).encode() + b"\n")
+    write_atomically(folder / ROW, row_to_json(row))
 
 
 def kept_row(folder: Path) -> Row | None:
-    """The row that `keep_row` stored, of this schema or an older one; None without a valid one."""
+    """The row that `keep_row` stored; None without a valid one."""
     try:
-        values = json.loads((folder / ROW).read_text(encoding="utf-8"))
-        row = row_of({name: value for name, value in values.items() if name in BY_NAME})
-        encode(row)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return row_from_json((folder / ROW).read_bytes())
+    except OSError:
         return None
-    return row
 
 
 def step_times(folder: Path) -> tuple[Columns, bool]:

@@ -85,6 +85,7 @@ class Store:
         self._seen = 0
         self._last: dict[CellKey, Row] = {}
         self._attempts: dict[CellKey, int] = {}
+        self._keys: set[tuple[str, str, int, int]] = set()
         self._scores: dict[tuple[Value, ...], Row] = {}
         self._out_of_memory: dict[tuple[Value, ...], dict[CellKey, Row]] = {}
 
@@ -141,14 +142,24 @@ class Store:
         self._catch_up()
         return self._attempts.get((cell_id, conditions_id, repeat), 0) + 1
 
+    def has(self, row: Row) -> bool:
+        """Whether the file has the row of this attempt.
+
+        Raises:
+            InputError: as `read_rows`.
+        """
+        self._catch_up()
+        return row.row_key in self._keys
+
     def _catch_up(self) -> None:
         self._reading.read_on()
         rows = self._reading.rows
         if rows is not self._indexed:
             self._indexed, self._seen = rows, 0
-            self._last, self._attempts, self._scores = {}, {}, {}
+            self._last, self._attempts, self._scores, self._keys = {}, {}, {}, set()
             self._out_of_memory = {}
         new = rows[self._seen :]
+        self._keys.update(row.row_key for row in new)
         take_attempts(self._attempts, new)
         new = [row for row in new if self._version in (None, row.code_version)]
         take_standing(self._last, new)

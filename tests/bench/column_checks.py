@@ -36,6 +36,7 @@ _CHECKS: Final = {
     },
     "tests/bench/machine/test_conditions.py": {
         "test_identity_leaves_out_commit_and_gpu_number": "conditions_id",
+        "test_what_is_shared_is_a_condition_and_old_ids_stay": "sharing",
         "test_on_a_gpu_cuda_and_inherited_variables_are_conditions": "cuda_version "
         "environment tf32",
     },

@@ -1,7 +1,7 @@
 """A driver and its GPUs as tables: NVML as the module `pynvml` shows it, and CUDA as torch does."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 from unittest import mock
@@ -16,12 +16,14 @@ BUILT: tuple[tuple[int, int], ...] = ((7, 5), (8, 0), (9, 0), (12, 0))
 
 @dataclass(frozen=True)
 class FakeGpu:
-    """A GPU; `failures` as of `Answer`."""
+    """A GPU; `failures` as of `Answer`, `near` the hardware threads near it."""
 
     uuid: str
     name: str = "NVIDIA A100"
     capability: tuple[int, int] = (8, 0)
     failures: Mapping[str, str] = field(default_factory=dict)
+    memory_mib: int = 80 * 2**10
+    near: Iterable[int] = ()
 
 
 class FakeNvml:
@@ -58,6 +60,12 @@ class FakeNvml:
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802
         return len(self.gpus)
 
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> FakeGpu:  # noqa: N802
+        return next(gpu for gpu in self.gpus if gpu.uuid == uuid)
+
+    def nvmlDeviceGetCpuAffinity(self, gpu: FakeGpu, words: int) -> list[int]:  # noqa: N802
+        return [sum(1 << n % 64 for n in gpu.near if n // 64 == word) for word in range(words)]
+
 
 def torch_shows(value: str | None, uuids: Sequence[str]) -> list[int]:
     """The numbers of the GPUs that torch counts with a value of CUDA_VISIBLE_DEVICES."""
@@ -92,7 +100,9 @@ class FakeCuda:
             return self.answer
         uuids = [gpu.uuid for gpu in self.gpus]
         seen = [self.gpus[number] for number in torch_shows(value, uuids)]
-        gpus = tuple(GpuInfo(gpu.name, "", gpu.capability, gpu.uuid) for gpu in seen)
+        gpus = tuple(
+            GpuInfo(gpu.name, "", gpu.capability, gpu.uuid, gpu.memory_mib) for gpu in seen
+        )
         problem = "" if gpus else "No CUDA GPUs are available"
         failures = {**self.answer.failures, **(seen[index].failures if index < len(seen) else {})}
         return replace(self.answer, gpus=gpus, problem=problem, failures=failures)

@@ -19,7 +19,7 @@ from bench.grid.session import Session
 from bench.launch.checks import amp_notes, check_amp
 from bench.machine import devices, gpu_trial
 from bench.machine.conditions import Found
-from bench.machine.devices import Device, resolve_device
+from bench.machine.devices import Device, resolve_devices
 from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import Answer, Check, GpuInfo, check_by
 from bench.plan.gridfile import Axes, Grid
@@ -87,7 +87,15 @@ class GpuFault:
         """The device that is resolved on that machine.
 
         Raises:
-            InputError: as `resolve_device`.
+            InputError: as `resolve_devices`.
+        """
+        return self.resolve_all()[0]
+
+    def resolve_all(self) -> tuple[Device, ...]:
+        """The devices that are resolved on that machine.
+
+        Raises:
+            InputError: as `resolve_devices`.
         """
         control = Path("/dev/null" if self.has_control_file else "/dev/null/none")
         other = Path("/dev/null" if self.has_other_file else "/dev/null/none")
@@ -98,7 +106,7 @@ class GpuFault:
             patch.delenv(VISIBLE, raising=False)
             if self.visible is not None:
                 patch.setenv(VISIBLE, self.visible)
-            return resolve_device(self.device, self.build, self.check)
+            return resolve_devices(self.device, self.build, self.check)
 
 
 def _cell(amp: str) -> Any:
@@ -270,7 +278,7 @@ def grid_on_broken_device(folder: Path, then: Answer, worker: str = _WORKER) -> 
         patch.setattr(gpu_trial, "check_gpu", lambda _value, _index: then)
         patch.setenv("PYTHONPATH", str(ROOT))
         code = Session(
-            grid=made.grid, executor=LocalExecutor(csv, target, (sys.executable, "-c", worker)),
+            grid=made.grid, executor=LocalExecutor(csv, [target], (sys.executable, "-c", worker)),
             models={made.model.name: made.model}, data=made.data,
             data_folder=None, store=Store(csv), reports=folder / "reports", keep=False,
             timeout_s=None, arguments=(),

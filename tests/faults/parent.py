@@ -123,7 +123,7 @@ def _run(order: Order) -> int:
     follower.enter("run")
     code = Session(
         grid=made.grid,
-        executor=LocalExecutor(order.runs_csv, made.target(f"faults {order.place}"), made.argv),
+        executor=LocalExecutor(order.runs_csv, [made.target(f"faults {order.place}")], made.argv),
         models={made.model.name: made.model},
         data=made.data,
         data_folder=None,

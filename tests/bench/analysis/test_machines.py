@@ -79,6 +79,19 @@ def test_memory_is_compared_on_devices_of_one_type_alone():
     assert {column for _, column in costs(found.machines)} == {TIME, "peak_cuda_allocated_mib"}
 
 
+def test_cells_measured_beside_others_are_not_compared_with_cells_alone():
+    shared = {"sharing": "2 workers", "conditions_id": "shared", "threads": 1}
+    found = of(rows(HERE_TIMES), rows(THERE_TIMES, shared))
+    assert found.machines is None
+    results = [one for pair in found.pairs for one in pair.compared if one.measure.kind != "score"]
+    assert {one.why for one in results} == {"one measured beside other cells"}
+    assert "sharing" in {name for name, _, _ in found.differs}
+    alike = of(rows(HERE_TIMES, shared), rows(THERE_TIMES, shared))
+    assert {pair.machine for pair in alike.pairs} == {
+        "Xeon 2.8 GHz, 2 cores, 16 GiB, 1 threads, 2 workers"
+    }
+
+
 def test_without_full_fine_tuning_in_fp32_there_are_absolute_figures_alone():
     here, there = ({axes: t for axes, t in times.items() if axes != FULL}
                    for times in (HERE_TIMES, THERE_TIMES))  # fmt: skip

@@ -322,7 +322,7 @@ def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, mo
     code = f"import os, sys; print(len(os.listdir({kept!r}))); sys.exit(3)"
     Session(
         grid=stub.grid,
-        executor=LocalExecutor(csv, stub.target("cpu"), (sys.executable, "-S", "-c", code)),
+        executor=LocalExecutor(csv, [stub.target("cpu")], (sys.executable, "-S", "-c", code)),
         models={place.cell.model: replace(stub.model, tokenizer=place.tokenizer)},
         data=place.data,
         data_folder=place.folder,

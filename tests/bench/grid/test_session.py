@@ -60,7 +60,7 @@ class Place:
         target = self.setup.target(str(self.csv.parent), device or Device())
         store = Store(self.csv, self.setup.conditions.code_version if fresh else None)
         return Session(
-            grid=self.setup.grid, executor=LocalExecutor(self.csv, target, self.setup.argv),
+            grid=self.setup.grid, executor=LocalExecutor(self.csv, [target], self.setup.argv),
             models={self.setup.model.name: self.setup.model},
             data=self.setup.data, data_folder=None, store=store,
             reports=self.csv.parent / "reports", keep=False, timeout_s=None, arguments=(),
@@ -98,7 +98,7 @@ def test_a_fold_is_made_once_for_cells_that_follow_each_other(place, monkeypatch
     deal = Folds.fold
     monkeypatch.setattr(Folds, "fold", lambda folds, n: made.append(n) or deal(folds, n))
     session = Session(
-        grid=place.setup.grid, executor=LocalExecutor(place.csv, place.setup.target("")),
+        grid=place.setup.grid, executor=LocalExecutor(place.csv, [place.setup.target("")]),
         models={place.setup.model.name: place.setup.model},
         data=place.setup.data, folds=Folds(load_data("movies", max_train=40, max_dev=20), 2),
         data_folder=None, store=Store(place.csv), reports=place.csv.parent, keep=False,

@@ -24,15 +24,12 @@ from bench.launch.signals import Signals
 def say(text):
     print(text, flush=True)
 
-with Signals() as signals, Locks(Path(sys.argv[1]), signals, lambda: say("waits")) as locks:
+with Signals() as signals, Locks(Path(sys.argv[1]), signals) as locks:
+    hold = getattr(locks, sys.argv[2])
     try:
-        if sys.argv[2] == "each":
-            for item in locks.each(sys.argv[3:], str):
-                say(f"has {item}")
-                sys.stdin.readline()
-        for device in sys.argv[3:] if sys.argv[2] == "turn" else ():
-            with locks.turn(device):
-                say(f"has {device}")
+        for name in sys.argv[3:]:
+            with hold(name, lambda: say("waits")):
+                say(f"has {name}")
                 sys.stdin.readline()
     except StoppedError:
         say("stopped")
@@ -126,32 +123,37 @@ def test_who_has_just_had_a_device_queues_up_behind_who_waits(start):
     assert first.says_then() == "has cpu"
 
 
-def test_what_others_have_comes_last(tmp_path, start):
-    other = start("each", "b")
+def test_without_waiting_it_is_known_that_another_has_it(tmp_path, start):
+    other = start("holding", "b")
     assert other.says() == "has b"
-    waited, seen = [], []
-    path = tmp_path / "grids.lock"
-    with Signals() as signals, Locks(path, signals, lambda: waited.append(True)) as locks:
-        for item in locks.each(["a", "b", "c"], str):
-            seen.append(item)
-            if item == "c":
-                other.go_on()
-    assert seen == ["a", "c", "b"]
-    assert len(waited) <= 1
+    with Signals() as signals, Locks(tmp_path / "grids.lock", signals) as locks:
+        with locks.holding("a") as has_a, locks.holding("b") as has_b:
+            assert (has_a, has_b) == (True, False)
+        other.go_on()
+        with locks.holding("b", lambda: None) as has_b:
+            assert has_b
 
 
-def test_an_item_is_given_back_when_it_is_done_with(tmp_path, start):
-    path = tmp_path / "grids.lock"
-    with Signals() as signals, Locks(path, signals, lambda: None) as locks:
-        for item in locks.each(["a", "b"], str):
-            if item == "b":
-                assert start("each", "a").says() == "has a"
-                assert start("each", "b", "c").says() == "has c"
-                break
-        assert start("each", "b").says() == "has b"
+def test_a_lock_is_given_back_when_it_is_done_with(tmp_path, start):
+    with Signals() as signals, Locks(tmp_path / "grids.lock", signals) as locks:
+        with locks.holding("b"):
+            assert start("holding", "a").says() == "has a"
+            assert start("holding", "b", "c").says() == "waits"
+        assert start("holding", "d").says() == "has d"
+
+
+def test_threads_of_a_process_have_a_device_together(tmp_path, start):
+    with Signals() as signals, Locks(tmp_path / "grids.lock", signals) as locks:
+        with locks.turn("cpu", pytest.fail):
+            with locks.turn("cpu", pytest.fail):
+                other = start("turn", "cpu")
+                assert other.says() == "waits"
+            with locks.holding("next on cpu") as is_next:
+                assert not is_next, "who waits comes before this process's next turn"
+        assert other.says() == "has cpu"
 
 
 def test_a_place_without_locks_is_told(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DiskFullError, match="can't be locked"):
-        Locks(tmp_path / "file" / "grids.lock", Signals(), lambda: None)
+        Locks(tmp_path / "file" / "grids.lock", Signals())

@@ -13,14 +13,18 @@ from types import SimpleNamespace
 import grimp
 import pytest
 
+from bench.common.errors import InputError
 from bench.machine import conditions
 from bench.machine.conditions import (
     MEASURING,
     RUN_BY_WORKERS,
+    WORKERS,
+    Conditions,
     Found,
     code_version,
     cpu_quota,
     find_conditions,
+    find_lanes,
     torch_build,
 )
 from bench.machine.environment import VISIBLE, recorded
@@ -39,6 +43,17 @@ def test_identity_leaves_out_commit_and_gpu_number() -> None:
     assert first.conditions_id != here.conditions_id
     assert replace(first, cuda_version="12.8").conditions_id != first.conditions_id
     assert replace(here, environment="KMP_BLOCKTIME=0").conditions_id != here.conditions_id
+
+
+def test_what_is_shared_is_a_condition_and_old_ids_stay() -> None:
+    alone = Conditions(
+        "cpu", "Xeon", "Xeon, 2 cores, 16 GiB", 2, "2.9.0", tf32=None, measurement_version=6,
+        code_version="1",
+    )  # fmt: skip
+    assert alone.conditions_id == "c8027cc3"
+    assert alone.columns()["sharing"] is None
+    ids = {replace(alone, sharing=text).conditions_id for text in (None, "2 workers", "4 workers")}
+    assert len(ids) == 3
 
 
 def found_on(
@@ -78,6 +93,61 @@ def test_on_the_cpu_cuda_is_no_condition(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (target.conditions.cuda_version, target.conditions.environment) == (None, None)
     assert target.conditions.worker_device == target.device_name == "cpu"
     assert target.amp_on == "bf16"
+
+
+def lanes_on(
+    monkeypatch: pytest.MonkeyPatch, device: str, *gpus: FakeGpu, jobs: int = 1, cores: int = 8
+) -> tuple[Found, ...]:
+    """The lanes on a machine with some GPUs and cores."""
+    found_on(monkeypatch, "cpu", *gpus)
+    monkeypatch.setattr(conditions, "usable_cores", lambda: [frozenset([i]) for i in range(cores)])
+    monkeypatch.setattr(conditions, "cpu_quota", lambda: None)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: cores)
+    return find_lanes(device, jobs, FakeCuda(gpus))
+
+
+def test_each_gpu_has_cores_near_it_and_what_is_shared_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpus = FakeGpu("GPU-0", near=range(4, 8)), FakeGpu("GPU-1", near=range(4))
+    first, second = lanes_on(monkeypatch, "all", *gpus)
+    assert (first.cores, second.cores) == (frozenset(range(4, 8)), frozenset(range(4)))
+    assert (first.gpu, second.gpu) == ("GPU-0", "GPU-1")
+    assert (first.conditions.device, second.conditions.device) == ("cuda:0", "cuda:1")
+    assert (first.conditions.threads, first.conditions.sharing) == (4, "2 workers")
+    assert first.conditions.conditions_id == second.conditions.conditions_id
+    (alone,) = lanes_on(monkeypatch, "all", gpus[0])
+    assert alone == lanes_on(monkeypatch, "cuda:0", *gpus)[0]
+    assert (alone.conditions.threads, alone.conditions.sharing, alone.cores) == (8, None, set())
+
+
+def test_jobs_share_the_cores_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    lanes = lanes_on(monkeypatch, "auto", jobs=3)
+    assert [lane.cores for lane in lanes] == [{0, 1}, {2, 3}, {4, 5}]
+    assert {lane.conditions.threads for lane in lanes} == {2}
+    assert {lane.conditions.sharing for lane in lanes} == {"3 workers"}
+    assert {lane.device_name for lane in lanes} == {"cpu"}
+    monkeypatch.setattr(conditions, "cpu_quota", lambda: 3)
+    assert {lane.conditions.threads for lane in find_lanes("cpu", 3)} == {1}
+    with pytest.raises(InputError, match="--jobs 4: 4 workers need a core each, and 3 can be"):
+        find_lanes("cpu", 4)
+
+
+def test_jobs_are_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="--jobs is for the CPU, and --device auto is a GPU"):
+        lanes_on(monkeypatch, "auto", FakeGpu("GPU-0"), jobs=2)
+
+
+def test_workers_of_other_processes_are_recorded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WORKERS, "2")
+    (lane,) = lanes_on(monkeypatch, "cpu", cores=2)
+    assert (lane.conditions.sharing, lane.conditions.threads) == ("2 workers", 2)
+    assert lane.device_name == "cpu [0, 1]"
+    monkeypatch.setattr(conditions, "cpu_quota", lambda: 2)
+    assert find_conditions("cpu").conditions.threads == 1
+    monkeypatch.setenv(WORKERS, "two")
+    with pytest.raises(InputError, match="MINBERT_BENCH_WORKERS='two' is no number of workers"):
+        find_conditions("cpu")
 
 
 @pytest.mark.parametrize(

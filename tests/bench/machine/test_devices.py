@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 
 from bench.common.errors import InputError
 from bench.machine import gpu_check, gpu_trial
-from bench.machine.devices import resolve_device
+from bench.machine.devices import Device, resolve_device
 from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import Answer, check_by, check_gpu, why_unusable
 from bench.plan.cell import Columns
@@ -23,7 +25,7 @@ from bench.worker import failures, lifeline
 from bench.worker import run as running
 from bench.worker.failures import is_of_device, is_out_of_memory
 from bench.worker.run import Record
-from tests.faults.fake_driver import FakeNvml
+from tests.faults.fake_driver import FakeGpu, FakeNvml
 from tests.faults.gpu import (
     ALL,
     BROKEN,
@@ -34,6 +36,10 @@ from tests.faults.gpu import (
     INSTANCE,
     NO_IMAGE,
     OLD,
+    SECOND,
+    T4,
+    TAKEN,
+    V100,
     WORKS,
     GpuFault,
     cuda,
@@ -79,6 +85,81 @@ def test_an_instance_in_mig_mode_keeps_the_name_that_the_user_gave(
     device = GpuFault("", "", check=check, visible=visible).resolve()
     assert device.gpu is not None
     assert device.gpu.uuid == name
+
+
+def several(requested: str, *gpus: FakeGpu, **fault: Any) -> tuple[Device, ...]:
+    """The devices that a name stands for on a machine with some GPUs."""
+    machine = GpuFault("", "", FakeNvml(*gpus), cuda(*gpus), device=requested, **fault)
+    return machine.resolve_all()
+
+
+def names(devices: tuple[Device, ...]) -> list[str]:
+    return [device.name for device in devices]
+
+
+def test_all_gpus_and_a_list_are_checked_and_used() -> None:
+    gpus = FIRST, SECOND, replace(FIRST, uuid="GPU-3")
+    devices = several("all", *gpus)
+    assert names(devices) == ["cuda:0", "cuda:1", "cuda:2"]
+    assert [device.gpu and device.gpu.uuid for device in devices] == [gpu.uuid for gpu in gpus]
+    assert names(several("cuda:2,cuda:0", *gpus)) == ["cuda:2", "cuda:0"]
+    assert names(several("all", *gpus, visible="2,1")) == ["cuda:0", "cuda:1"]
+    assert names(several("all", FIRST)) == ["cuda:0"]
+    check = cuda(*gpus)
+    GpuFault("", "", FakeNvml(*gpus), check, device="cuda:2,cuda:0").resolve_all()
+    assert sorted(index for _, index in check.asked) == [0, 2]
+
+
+def test_of_all_gpus_broken_ones_are_left_out_and_busy_ones_stay() -> None:
+    devices = several("all", V100, FIRST, replace(TAKEN, uuid="GPU-3"))
+    assert names(devices) == ["cuda:1", "cuda:2"]
+    left_out, busy = devices[0].notes
+    assert left_out.startswith("cuda:0 is not used: Tesla V100 has compute capability 7.0")
+    assert busy == f"cuda:2: NVIDIA A100 can't be used: {BUSY}; it is tried again as cells run"
+    with pytest.raises(InputError, match=r"cuda:0: Tesla V100 has .* name other GPUs, or"):
+        several("cuda:1,cuda:0", V100, FIRST)
+    with pytest.raises(InputError, match="Tesla V100 has"):
+        several("all", V100)
+
+
+def test_gpus_of_several_kinds_are_refused_and_named() -> None:
+    smaller = replace(SECOND, memory_mib=40 * 2**10)
+    with pytest.raises(InputError) as refused:
+        several("all", FIRST, T4, smaller, replace(T4, uuid="GPU-4"))
+    assert str(refused.value) == (
+        "--device all: times of different GPUs are not comparable; name those of one kind: cuda:0 "
+        "(NVIDIA A100, 80 GiB); cuda:1,cuda:3 (Tesla T4, 80 GiB); cuda:2 (NVIDIA A100, 40 GiB)"
+    )
+    assert names(several("cuda:1,cuda:3", FIRST, T4, smaller, replace(T4, uuid="GPU-4")))
+
+
+@pytest.mark.parametrize(
+    ("requested", "fault", "why"),
+    [
+        ("all", {"visible": ""}, "all is not there: CUDA_VISIBLE_DEVICES='' hides all GPUs; "
+         "--device cpu --jobs N runs N cells at once on the CPU"),
+        ("all", {"build": None}, "built without CUDA; --device cpu --jobs N runs N cells"),
+        ("cuda:0,cuda:2", {}, "cuda:2 is not there: torch sees 2 GPUs; --device cpu runs"),
+        ("cuda:0,cuda", {}, "cuda:0,cuda names a GPU twice"),
+        ("cuda:0,cpu", {}, "'cuda:0,cpu' is not auto, cpu, cuda or cuda:i, all or a list such"),
+    ],
+)  # fmt: skip
+def test_several_devices_that_are_not_there_are_a_line(
+    requested: str, fault: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(why)):
+        several(requested, *ALL, **fault)
+
+
+def test_without_a_gpu_all_names_the_flag_for_the_cpu() -> None:
+    with pytest.raises(InputError, match=r"no GPU can be used: .* --device cpu --jobs N runs"):
+        several("all")
+
+
+@pytest.mark.parametrize("name", ["all", "cuda:0,cuda:1"])
+def test_where_one_device_is_taken_several_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="here it takes one device"):
+        resolve_device(name, "13.0", cuda(*ALL))
 
 
 def test_without_nvml_the_driver_is_unknown() -> None:
@@ -152,6 +233,7 @@ def test_the_process_says_what_torch_sees(
 ) -> None:
     class Properties:
         name, major, minor, uuid = "Tesla T4", 7, 5, "75000000-0000"
+        total_memory = 15 * 2**30
 
     for name, result in {
         "get_arch_list": ["sm_75", "sm_90a", "compute_120"], "init": None, "device_count": 1,
@@ -164,6 +246,7 @@ def test_the_process_says_what_torch_sees(
     answer = check_by([sys.executable, "-S", "-c", code], os.environ)
     (gpu,) = answer.gpus
     assert (gpu.name, gpu.capability, gpu.uuid) == ("Tesla T4", (7, 5), "GPU-75000000-0000")
+    assert gpu.kind == "Tesla T4, 15 GiB"
     assert answer.capabilities == ((7, 5), (9, 0), (12, 0))
     assert answer.failures == {"bf16": "not on cuda:0"}
 

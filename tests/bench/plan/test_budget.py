@@ -110,6 +110,7 @@ def test_a_reason_is_recorded_once_and_covers_no_result():
 def test_cells_fit_one_after_the_other():
     assert that_fit(100.0, [60.0, 50.0, None, 40.0, 1.0]) == [True, False, None, True, False]
     assert that_fit(float("inf"), [1e12, None]) == [True, None]
+    assert that_fit(100.0, [60.0, 50.0, None, 45.0, 41.0], 2) == [True, True, None, True, False]
 
 
 def test_what_was_left_out_goes_on_by_the_same_command():

@@ -372,6 +372,15 @@ def test_groups_are_apart_and_say_what_differs(tmp_path):
     assert not (tmp_path / "figures" / "group2-tradeoff-memory.svg").exists()
 
 
+def test_cells_measured_beside_others_are_a_group(tmp_path, undrawn):
+    shared = [
+        row | {"conditions_id": "shared", "sharing": "2 workers",
+               "finished_at": "2025-01-01T00:00:00Z"} for row in synthetic_rows(68)
+    ]  # fmt: skip
+    _, text = pages(tmp_path, [*shared, *synthetic_rows(68)])
+    assert "differs in sharing (2 workers instead of none)" in text
+
+
 def test_several_seeds_are_averaged(tmp_path, undrawn):
     _, text = pages(tmp_path, synthetic_rows(68 * 3))
     assert "195 of 204 cells ended ok" in text

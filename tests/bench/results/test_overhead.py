@@ -47,7 +47,7 @@ def test_a_sentence_has_shares_that_add_up():
 
 def test_a_run_counts_what_is_between_its_cells_and_not_what_others_took():
     now = [1000.0]
-    account = Account(lambda: now[0])
+    account = Account(clock=lambda: now[0])
     assert account.times() is None
     now[0] += 50
     account.waited(50.0)
@@ -59,6 +59,18 @@ def test_a_run_counts_what_is_between_its_cells_and_not_what_others_took():
     found = account.times()
     assert found.between_s == pytest.approx(7)
     assert found.total_s == pytest.approx(107)
+
+
+def test_the_times_of_two_lanes_are_counted_together():
+    now = [1000.0]
+    account = Account(2, lambda: now[0])
+    now[0] += 100
+    account.add(row())
+    account.add(row())
+    now[0] += 7
+    found = account.times()
+    assert found.between_s == pytest.approx(14)
+    assert found.total_s == pytest.approx(214)
 
 
 def test_the_report_shows_it_for_each_cell_and_for_all(tmp_path):

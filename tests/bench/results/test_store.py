@@ -18,7 +18,7 @@ from adapters.names import LAYER_SETS
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
 from bench.plan.columns import BY_NAME, NAMES, REQUIRED, VALUES
-from bench.plan.rows import FLAGS, STATUSES, Row, latest
+from bench.plan.rows import FLAGS, SCHEMA, STATUSES, Row, latest
 from bench.results import store as stores
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, cell_folder, cells_folder, read_rows
@@ -366,7 +366,7 @@ def test_a_writer_killed_at_any_moment_loses_no_row(tmp_path):
         (record(NAMES) + record(["1"] * 5), 2, "5 fields"),
         (record(NAMES) + encode(row()) + b"x\r\n" + encode(row()), 3, "1 fields"),
         (record(NAMES) + encode(row()).replace(b"ok", b"no"), 2, "status"),
-        (record(NAMES) + b"13" + encode(row())[2:], 2, "schema is 13"),
+        (record(NAMES) + f"{SCHEMA + 1}".encode() + encode(row())[2:], 2, "schema is"),
         (record(NAMES) + encode(row()).replace(b"cell0", b""), 2, "cell_id is empty"),
         (record(NAMES) + encode(row()).replace(b"here", b"\xff\xfe"), 2, "utf-8"),
         (record(NAMES) + encode(row(message="a\nb")) + b"x\n", 4, "1 fields"),

@@ -1,0 +1,284 @@
+"""The commands of Slurm: their arguments, output and errors.
+
+Formats are named (`-o`), so that versions of ten years ago answer in the same way.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bench.common.errors import InputError
+from bench.common.messages import one_line
+
+COMMANDS: Final = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
+PATIENCE_S: Final = 60
+"""A command that takes longer has lost its controller: Slurm's own time-outs are 10 to 30 s."""
+_DEFAULTS: Final = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SCONTROL_")
+"""Variables by which users change what these commands list."""
+_NAMES: Final = {"time": "SBATCH_TIMELIMIT", "array": "SBATCH_ARRAY_INX"}
+"""Variables of options of sbatch that are not named like the option."""
+_WHOLE: Final = "SLURM_BITSTR_LEN"
+"""The variable that, if it is 0, lets lists of indexes be printed in full."""
+_MESSAGE: Final = re.compile(r"^[a-z_]+: (error|fatal): ")
+
+
+class SlurmError(InputError):
+    """A command of Slurm failed. The message has its name and its last error."""
+
+
+@dataclass(frozen=True)
+class Queued:
+    """Array tasks of a job that are pending or running, by the state that Slurm has for them."""
+
+    job: int
+    name: str
+    state: str
+    indexes: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How Slurm ended an array task: its state, such as `TIMEOUT`, and the exit code."""
+
+    state: str
+    exit_code: int = 0
+
+
+def check_installed() -> None:
+    """Check that this machine can submit jobs.
+
+    Raises:
+        InputError: if it has not all commands.
+    """
+    missing = [name for name in COMMANDS if shutil.which(name) is None]
+    if missing:
+        raise InputError(
+            f"--executor slurm: {', '.join(missing)} not on PATH; start it on a machine of the "
+            "cluster from which jobs are submitted, or leave --executor out"
+        )
+
+
+def submit(script: Path, *options: str, names: Iterable[str] = ()) -> int:
+    """Submit a job script; returns the id of the job.
+
+    Args:
+        options: of sbatch, besides those in the script.
+        names: those of the options in the script, which count whatever the environment has.
+
+    Raises:
+        SlurmError: if it is refused, or the controller does not answer.
+    """
+    answer = _run("sbatch", "--parsable", *options, str(script), without=_variables(names))
+    number = answer.strip().partition(";")[0]
+    if not number.isdecimal():
+        raise SlurmError(f"sbatch: printed no job id but {one_line(answer)!r}")
+    return int(number)
+
+
+def check_script(text: str, *options: str, names: Iterable[str] = ()) -> None:
+    """Ask Slurm whether it would accept a script, without submitting it.
+
+    Args:
+        options, names: as of `submit`.
+
+    Raises:
+        SlurmError: if it would not.
+    """
+    _run("sbatch", "--test-only", *options, stdin=text, without=_variables(names))
+
+
+def _variables(names: Iterable[str]) -> set[str]:
+    """The variables by which the environment would override options of a script."""
+    return {_NAMES.get(name, f"SBATCH_{name.upper().replace('-', '_')}") for name in names}
+
+
+def queued(names: Sequence[str]) -> list[Queued]:
+    """The user's array tasks in jobs of these names that have not ended.
+
+    Raises:
+        SlurmError: if the controller does not answer.
+    """
+    answer = _run(
+        "squeue", "--noheader", f"--user={os.getuid()}", f"--name={','.join(names)}",
+        "--format=%j|%F|%K|%T",
+    )  # fmt: skip
+    lines = (line.split("|") for line in answer.splitlines())
+    return [
+        Queued(int(job), name, state, parse_indexes(indexes)) for name, job, indexes, state in lines
+    ]
+
+
+def parse_indexes(text: str) -> frozenset[int]:
+    """The indexes in a list of Slurm's, such as `4-10,20-40:10%64`; empty for a job without any."""
+    text = text.strip("[]").partition("%")[0]
+    if not text[:1].isdecimal():  # N/A
+        return frozenset()
+    indexes: set[int] = set()
+    for part in text.split(","):
+        ends, _, step = part.partition(":")
+        first, _, last = ends.partition("-")
+        indexes.update(range(int(first), int(last or first) + 1, int(step or 1)))
+    return frozenset(indexes)
+
+
+def ended(job: int) -> dict[int, Ended]:
+    """How array tasks of a job ended, by index, as far as Slurm still knows.
+
+    The controller forgets jobs some minutes after their end; accounting, where there is any, does
+    not. A job without an array has index -1.
+    """
+    known: dict[int, Ended] = {}
+    for read in (_from_accounting, _from_controller):
+        try:
+            known.update(read(job))
+        except SlurmError:
+            continue
+    return known
+
+
+def _from_controller(job: int) -> Iterator[tuple[int, Ended]]:
+    for line in _run("scontrol", "show", "job", "--oneliner", str(job)).splitlines():
+        fields = dict(re.findall(r"(?<!\S)(\w+)=(\S*)", line))
+        code = fields.get("ExitCode", "").partition(":")[0]
+        one = Ended(fields.get("JobState", ""), int(code) if code.isdecimal() else 0)
+        for index in parse_indexes(fields.get("ArrayTaskId", "")) or (-1,):
+            yield index, one
+
+
+def _from_accounting(job: int) -> Iterator[tuple[int, Ended]]:
+    if shutil.which("sacct") is None:
+        return
+    answer = _run(
+        "sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={job}",
+        "--format=JobID,State,ExitCode",
+    )  # fmt: skip
+    for line in answer.splitlines():
+        number, state, code = line.split("|")
+        indexes = parse_indexes(number.partition("_")[2]) or (-1,)
+        code = code.partition(":")[0]
+        one = Ended(state.partition(" ")[0], int(code) if code.isdecimal() else 0)
+        yield from ((index, one) for index in indexes)
+
+
+def cancel(*arguments: str) -> None:
+    """Cancel jobs with all their array tasks, or those that options of scancel choose.
+
+    Raises:
+        SlurmError: if the controller does not answer.
+    """
+    _run("scancel", *arguments)
+
+
+def most_indexes() -> int:
+    """The largest number of indexes in one array.
+
+    Raises:
+        SlurmError: if the controller does not answer, or the cluster has no arrays.
+    """
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _run("scontrol", "show", "config"), re.M)
+    most = int(found[1]) if found else 0
+    if most < 2:
+        raise SlurmError("scontrol: MaxArraySize is 0: this cluster has no job arrays")
+    return most
+
+
+def partitions() -> dict[str, tuple[str, float | None]]:
+    """The partitions: for each the longest time of a job, as text and in seconds; None: no limit.
+    The default partition is also under the empty name.
+
+    Raises:
+        SlurmError: if the controller does not answer.
+    """
+    answer = _run("sinfo", "--noheader", "--format=%P|%l")
+    limits: dict[str, tuple[str, float | None]] = {}
+    for line in answer.splitlines():
+        name, limit = line.rsplit("|", 1)
+        limits[name.removesuffix("*")] = limit, seconds(limit)
+        if name.endswith("*"):
+            limits[""] = limit, seconds(limit)
+    return limits
+
+
+def nodes_of(partition: str) -> dict[str, str]:
+    """The nodes of a partition by name, each with its state; of all, if its name is empty.
+
+    Raises:
+        SlurmError: if the controller does not answer.
+    """
+    where = [f"--partition={partition}"] if partition else []
+    answer = _run("sinfo", "--noheader", "--Node", *where, "--format=%N|%T")
+    return dict(line.split("|", 1) for line in answer.splitlines())
+
+
+def cpus_of(node: str) -> int | None:
+    """The number of a node's CPUs as Slurm counts them; None if it does not say."""
+    try:
+        found = re.search(r"\bCPUTot=(\d+)", _run("scontrol", "show", "node", node))
+    except SlurmError:
+        return None
+    return int(found[1]) if found else None
+
+
+def left_s(job: int) -> float | None:
+    """Seconds until a running job reaches its time limit; None: it has none."""
+    try:
+        return seconds(_run("squeue", "--noheader", f"--jobs={job}", "--format=%L").strip())
+    except SlurmError:
+        return None
+
+
+def seconds(text: str) -> float | None:
+    """A duration of Slurm's (`5`, `5:00`, `2:00:00`, `1-12`, `1-12:30:00`) in seconds; None for
+    UNLIMITED and any other text."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
+    if found is None:
+        return None
+    days, *rest = found.groups()
+    parts = [int(part) for part in rest if part is not None]
+    if days is not None:
+        hours, minutes, secs = (*parts, 0, 0)[:3]
+    elif len(parts) == 3:
+        hours, minutes, secs = parts
+    else:
+        hours, (minutes, secs) = 0, (*parts, 0)[:2]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60.0 + secs
+
+
+def duration(limit_s: float) -> str:
+    """Seconds as a time limit, rounded up to minutes: `H:MM:00`."""
+    hours, minutes = divmod(-int(-limit_s // 60), 60)
+    return f"{hours}:{minutes:02}:00"
+
+
+def _run(*command: str, stdin: str = "", without: Collection[str] = ()) -> str:
+    """Run a command; returns what it printed.
+
+    Args:
+        without: variables that it does not inherit.
+    """
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in without and not name.startswith(_DEFAULTS)
+    }
+    if command[0] != "sbatch":  # a job inherits its environment
+        env[_WHOLE] = "0"
+    try:
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, encoding="utf-8", errors="replace",
+            timeout=PATIENCE_S, check=False, env=env,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise SlurmError(f"{command[0]}: no answer in {PATIENCE_S} s") from error
+    except OSError as error:
+        raise SlurmError(f"{command[0]}: {error.strerror or error}") from error
+    if done.returncode:
+        lines = [_MESSAGE.sub("", line) for line in done.stderr.splitlines() if line.strip()]
+        why = one_line("; ".join(dict.fromkeys(lines))) or f"exit code {done.returncode}"
+        raise SlurmError(f"{command[0]}: {why}")
+    return done.stdout

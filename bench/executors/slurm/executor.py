@@ -1,0 +1,255 @@
+"""Runs cells as array tasks of Slurm, and collects their rows."""
+
+import os
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from filelock import FileLock
+
+from bench.common.errors import StoppedError
+from bench.executors.executor import Conductor, Progress
+from bench.executors.slurm import commands
+from bench.executors.slurm.commands import Ended, Queued, SlurmError
+from bench.executors.slurm.following import Following, Key, key_of
+from bench.executors.slurm.probe import known_kinds
+from bench.executors.slurm.submission import DONE, submissions, submissions_folder
+from bench.executors.slurm.submitter import Submitter
+from bench.launch.cell_run import CellRun
+from bench.launch.signals import Signals
+from bench.machine.conditions import Found
+from bench.plan.planning import Planned, groups_of
+from bench.plan.rows import Row
+from bench.results.protocol import ROW
+from bench.results.row import keep_row
+from bench.results.store import Store, cell_folder
+
+POLL: Final = "MINBERT_BENCH_SLURM_POLL_S"
+"""Environment: the seconds between two looks at the queue."""
+_POLL_S: Final = 10.0
+_TICK_S: Final = 0.2
+_LIMIT: Final = re.compile(r"limit|exceed|too large|violates|invalid job array", re.IGNORECASE)
+"""Errors of sbatch that a smaller array, or the same one later, may not get."""
+_WAITING: Final = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+
+
+def poll_s() -> float:
+    """The seconds between two looks at the queue."""
+    return float(os.environ.get(POLL) or _POLL_S)
+
+
+class SlurmExecutor:
+    """Runs cells on a cluster.
+
+    Args:
+        store: the CSV.
+        submitter: submits its cells.
+        target: the conditions of the node that the probe job has reached.
+    """
+
+    def __init__(self, store: Store, submitter: Submitter, target: Found) -> None:
+        self._store = store
+        self._submitter = submitter
+        self._target = target
+        self._folder = submissions_folder(store.path)
+        self._followed: list[Following] = []
+        self._ready: list[list[CellRun]] = []
+        self._complained = False
+        self._items: dict[Key, Planned] = {}
+
+    @property
+    def kinds(self) -> Mapping[str, Found]:
+        """The conditions of all nodes that are known, those of the probe's node first."""
+        return known_kinds(self._submitter.kinds_folder, self._target)
+
+    def script(self, groups: Sequence[Sequence[CellRun]]) -> str:
+        """The job script of groups of cells, each for an array task; empty without any."""
+        return self._submitter.script(groups) if groups else ""
+
+    def collect(self) -> None:
+        """Take the rows that earlier commands left over into runs.csv, before cells are planned.
+
+        Raises:
+            SlurmError: if Slurm does not answer.
+        """
+        followed = list(map(Following, submissions(self._store.path)))
+        if followed:
+            queued = commands.queued([one.submission.name for one in followed])
+            for one in followed:
+                self._take(one, queued, None)
+
+    def run(
+        self,
+        items: Sequence[Planned],
+        conductor: Conductor,
+        progress: Progress,
+        signals: Signals,
+    ) -> bool:
+        """As `bench.executors.executor.Executor.run`.
+
+        Array tasks of an earlier command that run the same cells are followed. If the user stops
+        it, array tasks go on, unless the user wants them cancelled.
+        """
+        self._items = {item.key: item for item in items}
+        self._follow(progress)
+        own = {key for one in self._followed for key in one.keys}
+        groups = groups_of(item for item in items if item.key not in own)
+        runs = ([conductor.prepare(item) for item in group] for group in groups)
+        self._ready = [kept for group in runs if (kept := [run for run in group if run])]
+        stops = 0
+        while True:
+            if self._ready and not stops:
+                self._submit(progress)
+            self._look(conductor, progress)
+            if not self._followed and (stops or not self._ready):
+                return bool(stops)
+            _sleep(poll_s(), signals, stops)
+            if signals.stops > stops:
+                if stops or not self._cancel(signals, progress):
+                    return True
+                stops = signals.stops
+
+    def _follow(self, progress: Progress) -> None:
+        """Follow the array tasks of other commands that run cells of this one."""
+        known = {one.submission.folder for one in self._followed}
+        for submission in submissions(self._store.path):
+            if submission.folder in known:
+                continue
+            one = Following(submission)
+            if taken := one.keys & self._items.keys():
+                self._followed.append(one)
+                groups = ([r for r in group if key_of(r) not in taken] for group in self._ready)
+                self._ready = [group for group in groups if group]
+                progress.note(f"job {submission.job}, of another command, has {len(taken)} of them")
+
+    def _submit(self, progress: Progress) -> None:
+        """Submit what is ready, as much as Slurm accepts.
+
+        Raises:
+            SlurmError: if it accepts nothing, though nothing is queued.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._folder / "submit.lock"):
+            self._follow(progress)
+            size = self._submitter.most
+            while groups := self._ready[:size]:
+                after = self._followed[-1].submission.job if self._followed else None
+                try:
+                    submission = self._submitter.submit(groups, after)
+                except SlurmError as error:
+                    if _LIMIT.search(str(error)) and len(groups) > 1:
+                        size = len(groups) // 2
+                        continue
+                    if not self._followed:
+                        raise
+                    return  # once some of what is queued has ended
+                self._followed.append(Following(submission))
+                self._ready = self._ready[size:]
+                cells = sum(map(len, groups))
+                progress.note(f"job {submission.job}: {cells} cells in {len(groups)} array tasks")
+
+    def _look(self, conductor: Conductor, progress: Progress) -> None:
+        """Look at the queue, and take over what has ended."""
+        try:
+            queued = commands.queued([one.submission.name for one in self._followed])
+            self._complained = False
+        except SlurmError as error:
+            queued = None
+            if not self._complained:
+                progress.note(f"{error}; array tasks go on, and it is asked again")
+            self._complained = True
+        for one in self._followed:
+            self._take(one, queued, conductor)
+            for why, number in Counter(one.not_run.values()).items():
+                tasks = "array task" if number == 1 else "array tasks"
+                progress.note(f"job {one.submission.job}: {number} {tasks} never began: {why}")
+            one.not_run.clear()
+        self._followed = [one for one in self._followed if one.open]
+        if queued is not None and self._followed:
+            pending = sum(len(one.indexes) for one in queued if one.state in _WAITING)
+            running = sum(len(one.indexes) for one in queued) - pending
+            unsubmitted = len(self._ready)
+            more = f", {unsubmitted} to be submitted" if unsubmitted else ""
+            progress.stage(f"{running} array tasks running, {pending} pending{more}", running)
+
+    def _take(
+        self, one: Following, queued: Sequence[Queued] | None, conductor: Conductor | None
+    ) -> None:
+        """Take new rows of a submission over.
+
+        Args:
+            queued: array tasks that have not ended; None: Slurm did not answer.
+            conductor: gets the last row of each cell of this command.
+        """
+        own = [entry for entry in queued or () if entry.name == one.submission.name]
+        if own and one.submission.job is None:  # its command ended while it submitted it
+            one.submission.keep_job(own[0].job)
+        indexes = frozenset[int]().union(*(entry.indexes for entry in own))
+
+        def ends() -> dict[int, Ended]:
+            job = one.submission.job
+            return {} if job is None else commands.ended(job)
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._folder / "collect.lock"):
+            one.read(None if queued is None else indexes, ends)
+            for run, rows in one.take():
+                for row in rows:
+                    self._keep(row)
+                item = self._items.get(key_of(run)) if conductor is not None else None
+                for row in rows if item is None else rows[:-1]:
+                    if not self._store.has(row):
+                        self._store.append(row)
+                if item is not None and conductor is not None:
+                    conductor.ended(item, rows[-1])
+            if not one.open:
+                (one.submission.folder / DONE).touch()
+                if any(entry.state in _WAITING for entry in own):  # restarts of cells that ended ok
+                    commands.cancel("--state=PENDING", str(own[0].job))
+
+    def _keep(self, row: Row) -> None:
+        """Keep a row in its cell's folder, should its process have ended before it could."""
+        folder = cell_folder(self._store.path, row.name, *row.key, row.attempt)
+        if not (folder / ROW).exists():
+            keep_row(folder, row)
+
+    def _cancel(self, signals: Signals, progress: Progress) -> bool:
+        """Cancel all jobs if the user, asked on a terminal, wants that; false if they go on."""
+        jobs = [job for one in self._followed if (job := one.submission.job) is not None]
+        numbers = " ".join(map(str, jobs))
+        if jobs and _confirmed(f"cancel the array tasks of {numbers}", signals):
+            try:
+                commands.cancel(*map(str, jobs))
+            except SlurmError as error:
+                progress.note(str(error))
+            else:
+                return True
+        if jobs:
+            progress.note(f"array tasks go on; to cancel them: scancel {numbers}")
+        return False
+
+
+def _sleep(seconds: float, signals: Signals, stops: int) -> None:
+    """Sleep until the user stops the run once more."""
+    end = time.monotonic() + seconds
+    while signals.stops <= stops and (left_s := end - time.monotonic()) > 0:
+        time.sleep(min(left_s, _TICK_S))
+
+
+def _confirmed(question: str, signals: Signals) -> bool:
+    """Ask the user, where there is one; a further Ctrl-C is a no."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    sys.stderr.write(f"\n{question}? [y/N] ")
+    sys.stderr.flush()
+    stops, signals.stops = signals.stops, 0
+    try:
+        with signals.raising():
+            return sys.stdin.readline().strip().lower() in ("y", "yes")
+    except StoppedError:
+        return False
+    finally:
+        signals.stops += stops

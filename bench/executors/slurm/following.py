@@ -1,0 +1,122 @@
+"""A submission that is followed until all its array tasks have ended and all rows are collected."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+from bench.common.messages import last_error
+from bench.executors.slurm.commands import Ended
+from bench.executors.slurm.submission import Attempt, Submission
+from bench.launch.cell_run import CellRun
+from bench.plan.rows import Row
+
+_FATES: Final = {
+    "TIMEOUT": ("timeout", "reached the job's time limit before it could report"),
+    "OUT_OF_MEMORY": ("oom", "the job ran out of memory, and the node ended all of it"),
+    "CANCELLED": ("interrupted", "its job was cancelled"),
+    "NODE_FAIL": ("interrupted", "its node failed"),
+    "BOOT_FAIL": ("interrupted", "its node failed"),
+    "PREEMPTED": ("interrupted", "its job was preempted"),
+    "FAILED": ("crashed", "its array task failed"),
+    "COMPLETED": ("crashed", "its array task ended without a row"),
+}
+"""Status and message of a cell whose array task ended without a row, by Slurm's state."""
+_UNKNOWN: Final = "its array task is gone, and Slurm does not say why"
+
+
+Key = tuple[str, int]
+"""`bench.plan.planning.Planned.key`."""
+
+
+def key_of(run: CellRun) -> Key:
+    """The key of the planned cell that a run is an attempt at."""
+    return run.job.cell.cell_id, run.job.repeat
+
+
+class Following:
+    """A submission, and how far its rows are read.
+
+    Attributes:
+        open: the indexes of the array tasks that may still run, or have rows to be read.
+        not_run: for array tasks that ended before any of their cells began, the reason by index.
+    """
+
+    def __init__(self, submission: Submission) -> None:
+        self.submission = submission
+        self.open = set(range(len(submission.groups)))
+        self.not_run: dict[int, str] = {}
+        self._files: set[str] = set()
+        self._new: dict[tuple[int, int], dict[int, Row]] = defaultdict(dict)
+        self._ok: set[tuple[int, int]] = set()
+
+    @property
+    def keys(self) -> set[Key]:
+        """The cells of array tasks that may still run."""
+        groups = self.submission.groups
+        return {key_of(run) for index in self.open for run in groups[index]}
+
+    def read(
+        self, queued: AbstractSet[int] | None, ends: Callable[[], Mapping[int, Ended]]
+    ) -> None:
+        """Read the rows that were published since the last call, and close array tasks that ended.
+
+        Args:
+            queued: the indexes of array tasks that have not ended; None: Slurm did not answer.
+            ends: asks Slurm how the others ended.
+
+        Raises:
+            OSError: if rows can't be read or written.
+        """
+        self._read_rows()
+        gone = set() if queued is None else self.open - queued
+        lost = sorted(index for index in gone if not self._is_ok(index))
+        if lost:
+            known = ends()
+            for index in lost:
+                self._close(index, known.get(index))
+            self._read_rows()
+        self.open -= gone
+        self.open -= {index for index in self.open if self._is_ok(index)}
+
+    def take(self) -> Iterator[tuple[CellRun, list[Row]]]:
+        """The cells that have ended since the last call, each with the rows of all its attempts."""
+        for (index, number), by_restart in list(self._new.items()):
+            if index not in self.open or (index, number) in self._ok:
+                del self._new[index, number]
+                yield (
+                    self.submission.groups[index][number],
+                    [by_restart[restart] for restart in sorted(by_restart)],
+                )
+
+    def _read_rows(self) -> None:
+        for path in self.submission.rows.iterdir():
+            attempt = None if path.name in self._files else Attempt.of_file(path.name)
+            row = None if attempt is None else self.submission.row(attempt)
+            if attempt is None or row is None:
+                continue
+            self._files.add(path.name)
+            place = attempt.index, attempt.number
+            self._new[place][attempt.restart] = row
+            if row.is_ok:
+                self._ok.add(place)
+
+    def _is_ok(self, index: int) -> bool:
+        return all((index, n) in self._ok for n in range(len(self.submission.groups[index])))
+
+    def _close(self, index: int, end: Ended | None) -> None:
+        """Give the cells of an array task that ended the rows that they lack."""
+        by_slurm = self.submission.end_by_slurm(index)
+        status, message = _FATES.get("" if end is None else end.state, by_slurm)
+        if status == "crashed" and (output := last_error(self.submission.output(index))):
+            message = f"{message}: {output}"
+        began = False
+        for number in range(len(self.submission.groups[index])):
+            if (index, number) not in self._ok:
+                began |= self.submission.close_all(
+                    index, number, status or "interrupted", message or _UNKNOWN
+                )
+            else:
+                began = True
+        if not began:
+            self.not_run[index] = message or "no longer in the queue"

@@ -1,0 +1,156 @@
+"""The process of an array task on a node: it runs its cells in turn and publishes their rows.
+
+`python -m bench.executors.slurm.node SUBMISSION [WORKER…]`, started by the script of a submission.
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from bench.common.errors import DiskFullError, InputError
+from bench.common.files import write_atomically
+from bench.executors.slurm import commands
+from bench.executors.slurm.submission import Attempt, Start, Submission, found_to_json, utc_now
+from bench.launch.cell_run import WORKER, CellRun, run_cell
+from bench.launch.runner import Signals
+from bench.machine.conditions import Found, find_conditions
+from bench.plan.rows import Row
+
+MARGIN_S: Final = 30.0
+"""A cell is ended so many seconds before Slurm ends its job, so that it has a row; in a job of less
+than two minutes, at three quarters of its time."""
+_SHARED: Final = "part of a node"
+
+
+def main(folder: Path, worker: tuple[str, ...] = WORKER) -> int:
+    """Run the cells of the array task that the environment names; returns the exit code."""
+    submission = Submission(folder)
+    index = int(os.environ["SLURM_ARRAY_TASK_ID"])
+    restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    end_s = job_end_s()
+    try:
+        target = find_target(submission.request["device"])
+        keep_kind(Path(submission.request["kinds"]), target)
+        with Signals() as signals:
+            for number, planned in enumerate(submission.group(index)):
+                attempt = Attempt(index, number, restart)
+                _run_attempt(submission, attempt, planned, target, worker, signals, end_s)
+                if signals.stops:
+                    return 128 + signal.SIGTERM
+    except (InputError, DiskFullError, OSError) as error:
+        sys.stderr.write(f"{socket.gethostname()}: {error}\n")
+        return 1
+    return 0
+
+
+def find_target(device: str) -> Found:
+    """The conditions of cells on this node.
+
+    A job has the CPUs that Slurm allocated to it, also where nothing binds its processes to them.
+    A cell has a node alone if its job has all CPUs of the node.
+
+    Args:
+        device: as of `find_conditions`.
+
+    Raises:
+        InputError: as `find_conditions`.
+    """
+    target = find_conditions(device)
+    conditions = target.conditions
+    own = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    if own.isdecimal():
+        node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
+        all_cpus = commands.cpus_of(node) or os.cpu_count() or 1
+        conditions = replace(conditions, threads=min(conditions.threads, int(own)))
+        if int(own) < all_cpus and hasattr(conditions, "sharing"):
+            conditions = replace(conditions, sharing=_SHARED)
+    return replace(target, conditions=conditions)
+
+
+def keep_kind(folder: Path, target: Found) -> None:
+    """Add the conditions of this node to those that are known of the cluster."""
+    path = folder / f"{target.conditions.conditions_id}.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, found_to_json(target))
+
+
+def job_end_s() -> float | None:
+    """The time at which Slurm ends this job, in seconds since 1970; None if it has no limit."""
+    end = os.environ.get("SLURM_JOB_END_TIME", "")  # since Slurm 22.05
+    if end.isdecimal():
+        return float(end)
+    job = os.environ.get("SLURM_JOB_ID", "")
+    left_s = commands.left_s(int(job)) if job.isdecimal() else None
+    return None if left_s is None else time.time() + left_s
+
+
+def _run_attempt(
+    submission: Submission,
+    attempt: Attempt,
+    planned: CellRun,
+    target: Found,
+    worker: Sequence[str],
+    signals: Signals,
+    end_s: float | None,
+) -> None:
+    """Run a cell, unless an earlier attempt has ended ok, and publish its row."""
+    for restart in range(attempt.restart):
+        earlier = replace(attempt, restart=restart)
+        why = "its node failed, or Slurm started its job again"
+        row = submission.close(earlier, planned, "interrupted", why)
+        if row is not None and row.is_ok:
+            return
+    start = Start(socket.gethostname(), target, utc_now())
+    if signals.stops or not submission.begin(attempt, start):
+        return
+    run = submission.run(attempt, planned, target)
+    timeout_s, limit = _timeout_s(run, end_s)
+    folder = run.folder(submission.runs_csv())
+    row, _ = run_cell(
+        replace(run, timeout_s=timeout_s), target, folder, worker=tuple(worker),
+        on_progress=lambda _message: None, signals=signals,
+    )  # fmt: skip
+    row = _explained(submission, attempt.index, row, signals, limit)
+    submission.publish_row(attempt, row, folder)
+
+
+def _timeout_s(run: CellRun, end_s: float | None) -> tuple[float | None, str]:
+    """The seconds that a cell may take, and the job's limit if that is the reason."""
+    if end_s is None:
+        return run.timeout_s, ""
+    left_s = end_s - time.time()
+    left_s = max(1.0, left_s - min(MARGIN_S, left_s / 4))
+    if run.timeout_s is not None and run.timeout_s <= left_s:
+        return run.timeout_s, ""
+    begun = os.environ.get("SLURM_JOB_START_TIME", "")
+    whole = f" of {commands.duration(end_s - float(begun))}" if begun.isdecimal() else ""
+    return left_s, f"the job's time limit{whole} (time= of --slurm)"
+
+
+def _explained(submission: Submission, index: int, row: Row, signals: Signals, limit: str) -> Row:
+    """The row of a worker that did not end by itself, with the reason.
+
+    Slurm sends SIGTERM to every process of a job, so that a worker may end before this process asks
+    it to.
+
+    Args:
+        limit: the job's time limit, if that is the reason of a timeout.
+    """
+    if row.status == "timeout" and limit:
+        return replace(row, message=f"reached {limit}: {row.message}")
+    if signals.stops and row.status in ("interrupted", "crashed"):
+        status, message = submission.end_by_slurm(index)
+        message = message or "its job was ended by SIGTERM"
+        return replace(row, status=status or "interrupted", message=message)
+    return row
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), tuple(sys.argv[2:]) or WORKER))

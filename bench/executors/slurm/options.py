@@ -1,0 +1,139 @@
+"""What a job asks Slurm for, given by --slurm, and the script of a job."""
+
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from bench.common.errors import InputError
+from bench.executors.slurm.commands import duration, seconds
+
+_ROOT: Final = Path(__file__).parents[3]
+_CELLS: Final = "each cell is an array task"
+_FILES: Final = "they are in runs/slurm"
+_REFUSED: Final = {
+    "array": _CELLS, "ntasks": "a cell is one process", "wrap": _CELLS,
+    "output": _FILES, "error": _FILES, "open-mode": _FILES,
+    "job-name": "jobs are found by it", "parsable": "jobs are found by what sbatch prints",
+    "test-only": "--dry-run shows the script", "wait": "the command waits itself",
+    "dependency": "--max-running sets it", "requeue": "jobs are always requeued",
+    "no-requeue": "jobs are always requeued", "export": "the whole environment is exported",
+    "chdir": "cells run in the folder of the command", "signal": "a cell is ended before the limit",
+    "quiet": "messages are read", "clusters": "jobs are looked for in one cluster",
+}  # fmt: skip
+"""Options that can't be given, and why."""
+_NAME: Final = re.compile(r"[a-z][a-z0-9-]*")
+_PLAIN: Final = re.compile(r"[\w./:,@%+*=\[\]()&|!<>-]+")
+CHANGES_FOLDER: Final = 74
+NO_PYTHON: Final = 73
+"""Exit codes of a script that can't begin: the folder of the command is not there, or Python."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What jobs ask for: options of sbatch by name; None for one without a value.
+
+    Attributes:
+        max_running: how many array tasks may run at once; None: as many as the cluster lets.
+    """
+
+    options: Mapping[str, str | None] = field(default_factory=dict)
+    max_running: int | None = None
+
+    @property
+    def partition(self) -> str:
+        """The partition; empty: the cluster's default."""
+        return self.options.get("partition") or ""
+
+    @property
+    def limit_s(self) -> float | None:
+        """The time limit of a job; None if none is given."""
+        return seconds(self.options.get("time") or "")
+
+    def with_limit(self, limit_s: float) -> "Request":
+        """The request with a time limit, rounded up to minutes."""
+        return Request({**self.options, "time": duration(limit_s)}, self.max_running)
+
+
+def parse_request(text: str, max_running: int | None = None) -> Request:
+    """The request in the text of --slurm, such as `partition=gpu gres=gpu:1 exclusive`.
+
+    Raises:
+        InputError: if the text can't be read, or sets what is set here.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"--slurm: {text!r} can't be read ({error})") from error
+    options: dict[str, str | None] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                f"--slurm: {word!r} is no option; give the long options of sbatch without their "
+                "dashes, such as partition=gpu time=02:00:00 exclusive"
+            )
+        if name in _REFUSED:
+            raise InputError(f"--slurm: {name} can't be given: {_REFUSED[name]}; leave it out")
+        if name in options:
+            raise InputError(f"--slurm: {name} is given twice; leave one out")
+        if not value.isprintable() or (equals and not value):
+            raise InputError(f"--slurm: {word!r} has no value that can be used")
+        options[name] = value if equals else None
+    request = Request(options, max_running)
+    if "time" in options and request.limit_s is None:
+        raise InputError(
+            f"--slurm: time={options['time']} is no time limit; give minutes, H:MM:SS or D-HH:MM:SS"
+        )
+    return request
+
+
+def script(
+    request: Request, name: str, output: Path | None, module: str, arguments: Sequence[str]
+) -> str:
+    """A job script that runs a module of this project as this process would.
+
+    Args:
+        name: of the job.
+        output: the file of what it prints, with Slurm's patterns such as %a; None: nowhere.
+        module: of `bench.executors.slurm`.
+        arguments: of the module.
+    """
+    file = "/dev/null" if output is None else _without_patterns(output.parent) / output.name
+    options: dict[str, str | None] = {
+        "job-name": name, "output": str(file), "open-mode": "append", "export": "ALL",
+        "requeue": None, **request.options,
+    }  # fmt: skip
+    lines = [f"#SBATCH --{option}" + _value(value) for option, value in options.items()]
+    command = [sys.executable, "-m", f"bench.executors.slurm.{module}", *arguments]
+    path = [f"export PYTHONPATH={shlex.quote(str(_ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"]
+    return "\n".join(
+        (
+            "#!/bin/sh",
+            *lines,
+            f"cd {shlex.quote(str(Path.cwd()))} || exit {CHANGES_FOLDER}",
+            f"[ -x {shlex.quote(sys.executable)} ] || exit {NO_PYTHON}",
+            *(path if (_ROOT / "pyproject.toml").is_file() else ()),
+            f"exec {shlex.join(command)}",
+            "",
+        )
+    )
+
+
+def names_in(text: str) -> list[str]:
+    """The names of the options in a script."""
+    return re.findall(r"^#SBATCH --([a-z0-9-]+)", text, re.MULTILINE)
+
+
+def _without_patterns(path: Path) -> Path:
+    return Path(str(path).replace("%", "%%"))
+
+
+def _value(value: str | None) -> str:
+    if value is None:
+        return ""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f"={value}" if _PLAIN.fullmatch(value) else f'="{escaped}"'

@@ -1,0 +1,217 @@
+"""The probe job: whether a node sees all that cells need, and the conditions of cells there.
+
+`python -m bench.executors.slurm.probe FOLDER` is its process on a node. It answers in a file of
+that folder, which the command that submitted it reads; an exit code says why there is no answer.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bench.common.errors import InputError, StoppedError
+from bench.common.files import text_or_empty, write_atomically
+from bench.common.messages import last_error
+from bench.executors.slurm import commands
+from bench.executors.slurm.node import find_target, keep_kind
+from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, names_in, script
+from bench.executors.slurm.submission import (
+    found_from_json,
+    found_to_json,
+    publish,
+    submissions_folder,
+)
+from bench.launch.signals import Signals
+from bench.machine.conditions import Found, code_version
+from bench.plan.cell import digest
+from bench.plan.rows import software_of
+from minbert.assets.cache import cache_folder
+
+_REQUEST: Final = "request.json"
+_ANSWER: Final = "answer.json"
+_OUTPUT: Final = "output.txt"
+
+
+def main(folder: Path) -> int:
+    """Answer a probe's questions on a node; returns the exit code."""
+    request = json.loads((folder / _REQUEST).read_text(encoding="utf-8"))
+    try:
+        missing = [path for path in request["paths"] if not Path(path).exists()]
+        if missing:
+            raise InputError(f"it does not see {missing[0]}")
+        if (version := code_version()) != request["code_version"]:
+            raise InputError(f"its code is {version}, and here it is {request['code_version']}")
+        target = find_target(request["device"])
+        keep_kind(Path(request["kinds"]), target)
+        publish(folder / _ANSWER, found_to_json(target))
+    except InputError as error:
+        publish(folder / _ANSWER, json.dumps({"problem": str(error)}).encode())
+    return 0
+
+
+@dataclass(frozen=True)
+class Prober:
+    """The questions to a cluster before anything is queued.
+
+    Attributes:
+        runs: the CSV.
+        device: as of `bench.machine.conditions.find_conditions`.
+        paths: the files and folders that cells need, with the cache folder.
+        note: shows a line of text.
+    """
+
+    runs: Path
+    request: Request
+    device: str
+    paths: Iterable[Path]
+    note: Callable[[str], None]
+    poll_s: float
+
+    @property
+    def kinds_folder(self) -> Path:
+        """The folder of the conditions that are known, for this request."""
+        name = digest([dict(self.request.options), self.device], 8)
+        return submissions_folder(self.runs) / "kinds" / name
+
+    def check(self) -> None:
+        """Check that Slurm would accept a job of the request.
+
+        Raises:
+            InputError: if there is no Slurm, or it would not.
+        """
+        commands.check_installed()
+        limits = commands.partitions()
+        name = self.request.partition
+        for one in name.split(","):
+            if one and one not in limits:
+                others = ", ".join(sorted(filter(None, limits)))
+                raise InputError(f"--slurm: there is no partition {one}; choose {others}")
+        if not name and "" not in limits and "SBATCH_PARTITION" not in os.environ:
+            others = ", ".join(sorted(limits))
+            raise InputError(f"--slurm: the cluster has no default partition; choose {others}")
+        text = self._script(self._folder([]))
+        try:
+            commands.check_script(text, "--array=0", names=names_in(text))
+        except commands.SlurmError as error:
+            raise InputError(f"--slurm: Slurm refuses such a job: {error}") from error
+
+    def known(self) -> Found | None:
+        """The conditions of the node that a probe job has reached before; None without one."""
+        answer = self._answer(self._folder(self._needed()))
+        return answer if isinstance(answer, Found) else None
+
+    def ask(self, signals: Signals) -> Found:
+        """The conditions of a node, by a probe job unless one is known.
+
+        Raises:
+            InputError: if no job could run a cell there.
+            StoppedError: if the user stops it.
+        """
+        paths = self._needed()
+        return self.known() or self._ask(self._folder(paths), paths, signals)
+
+    def _needed(self) -> list[str]:
+        return sorted(str(path.resolve()) for path in (*self.paths, cache_folder()))
+
+    def _folder(self, paths: list[str]) -> Path:
+        values = [dict(self.request.options), self.device, paths, str(Path.cwd()), sys.executable]
+        name = f"probe-{digest([*values, code_version()], 8)}"
+        return submissions_folder(self.runs) / name
+
+    def _script(self, folder: Path) -> str:
+        folder = folder.resolve()
+        name = f"bench-{folder.name}"
+        return script(self.request, name, folder / _OUTPUT, "probe", [str(folder)])
+
+    def _ask(self, folder: Path, paths: list[str], signals: Signals) -> Found:
+        values: Mapping[str, Any] = {
+            "paths": paths, "device": self.device, "code_version": code_version(),
+            "kinds": str(self.kinds_folder.resolve()),
+        }  # fmt: skip
+        text = self._script(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / _REQUEST, json.dumps(values, indent=1).encode() + b"\n")
+        write_atomically(folder / "script.sh", text.encode())
+        (folder / _OUTPUT).unlink(missing_ok=True)
+        try:
+            job = commands.submit(folder / "script.sh", names=names_in(text))
+        except commands.SlurmError:
+            shutil.rmtree(folder)
+            raise
+        self.note(f"job {job} checks that a node sees what cells need, and waits for its turn")
+        try:
+            self._wait(folder, job, signals)
+        except StoppedError:
+            commands.cancel(str(job))
+            raise
+        answer = self._answer(folder) or self._why_none(folder, job)
+        if isinstance(answer, Found):
+            return answer
+        shutil.rmtree(folder)
+        raise InputError(f"--slurm: a node can't run cells: {answer}")
+
+    def _wait(self, folder: Path, job: int, signals: Signals) -> None:
+        """Wait for a probe's answer, or the end of its job."""
+        name = f"bench-{folder.name}"
+        while not (folder / _ANSWER).exists():
+            with signals.raising():
+                time.sleep(self.poll_s)
+            try:
+                if all(one.job != job for one in commands.queued([name])):
+                    return
+            except commands.SlurmError as error:
+                self.note(f"{error}; asking again")
+
+    @staticmethod
+    def _answer(folder: Path) -> Found | str:
+        """The answer of a probe: conditions, or a problem; empty without one."""
+        try:
+            data = (folder / _ANSWER).read_bytes()
+        except OSError:
+            return ""
+        try:
+            return found_from_json(data)
+        except ValueError:
+            return str(json.loads(data).get("problem", ""))
+
+    def _why_none(self, folder: Path, job: int) -> str:
+        """Why a probe that ran gave no answer."""
+        end = commands.ended(job).get(-1)
+        if end is not None and end.exit_code == CHANGES_FOLDER:
+            return f"it does not see {Path.cwd()}; start the command in a folder that nodes share"
+        if end is not None and end.exit_code == NO_PYTHON:
+            return (
+                f"it does not see {sys.executable}; install this project in an environment that "
+                "nodes share"
+            )
+        if why := last_error(text_or_empty(folder / _OUTPUT)):
+            return why
+        state = "" if end is None else f" (job {job} ended {end.state})"
+        return (
+            f"it does not see {folder}{state}; name a file in a folder that nodes share with --runs"
+        )
+
+
+def known_kinds(folder: Path, target: Found) -> dict[str, Found]:
+    """The conditions of all nodes that are known, by their id, those of `target` first. Nodes with
+    other software, as before an update, don't count.
+
+    Args:
+        folder: as `Prober.kinds_folder`.
+    """
+    software = software_of(target.conditions.columns())
+    kinds = {target.conditions.conditions_id: target}
+    for path in sorted(folder.glob("*.json")):
+        kind = found_from_json(path.read_bytes())
+        if software_of(kind.conditions.columns()) == software:
+            kinds.setdefault(path.stem, kind)
+    return kinds
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

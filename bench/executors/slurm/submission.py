@@ -1,0 +1,379 @@
+"""The folder of a submission: one job array, what its array tasks run, and the rows they publish.
+
+    runs/slurm/<submission>/
+      request.json     what was asked for
+      cells.jsonl      a line for each array task: the runs of the cells that it takes in turn
+      script.sh        the job script
+      job.json         the id of the job; missing if the command ended while it submitted it
+      output/<index>.txt                            what the array task printed
+      starts/<index>-<number>-<restart>.json        an attempt that began, or never will
+      rows/<index>-<number>-<restart>.json          its row
+      done             all array tasks have ended, and all rows are in runs.csv
+
+`index` is the array task's, `number` the cell's within it, `restart` how often Slurm has restarted
+the job: together they are an attempt. Files in starts/ and rows/ are published by `os.link`, which
+fails on every file system if the name exists, whichever node tries. So an attempt begins once, and
+has one row. Whoever finds that an attempt has ended closes it: with a row, or, if it never began,
+with an empty start. A process that still works on it, on a node that had lost its network, then
+can't begin or publish any more.
+"""
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from bench.common.errors import InputError
+from bench.common.files import sync_folder, text_or_empty, write_atomically
+from bench.launch.cell_run import CellRun, outcome_row
+from bench.launch.runner import Outcome
+from bench.machine.conditions import Found
+from bench.plan.rows import Row
+from bench.results.row import keep_row, row_from_json, row_to_json
+from bench.results.store import cells_folder
+
+FOLDER: Final = "slurm"
+"""The folder of all submissions, inside that of the cells of a CSV."""
+DONE: Final = "done"
+_REQUEST: Final = "request.json"
+_CELLS: Final = "cells.jsonl"
+_SCRIPT: Final = "script.sh"
+_JOB: Final = "job.json"
+_FOUND: Final = TypeAdapter(Found)
+_TAIL: Final = 2**16
+_ENDED_BY_SLURM: Final = re.compile(r"\*\*\* \w+ \S+ ON \S+ CANCELLED AT \S+(.*?) \*\*\*")
+_REASONS: Final = {
+    "": ("interrupted", "its job was cancelled"),
+    " DUE TO TIME LIMIT": ("timeout", "its job reached its time limit"),
+    " DUE TO JOB REQUEUE": ("interrupted", "its job was requeued"),
+    " DUE TO PREEMPTION": ("interrupted", "its job was preempted"),
+    " DUE TO NODE FAILURE": ("interrupted", "its node failed"),
+}
+"""Status and message by the reason in the line that Slurm adds to a job's output."""
+
+
+def submissions_folder(runs: Path) -> Path:
+    """The folder of all submissions of a CSV."""
+    return cells_folder(runs) / FOLDER
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An attempt of an array task at a cell."""
+
+    index: int
+    number: int
+    restart: int
+
+    @property
+    def file(self) -> str:
+        """The name of its files."""
+        return f"{self.index}-{self.number}-{self.restart}.json"
+
+    @classmethod
+    def of_file(cls, name: str) -> "Attempt | None":
+        """The attempt of a file; None for another file."""
+        with suppress(ValueError):
+            index, number, restart = map(int, name.removesuffix(".json").split("-"))
+            return cls(index, number, restart)
+        return None
+
+
+@dataclass(frozen=True)
+class Start:
+    """The beginning of an attempt: on which node, under which conditions, when (UTC)."""
+
+    node: str
+    target: Found
+    started_at: str
+
+
+def found_to_json(target: Found) -> bytes:
+    """A device and its conditions as JSON."""
+    return _FOUND.dump_json(target, indent=1) + b"\n"
+
+
+def found_from_json(text: bytes) -> Found:
+    """The inverse of `found_to_json`.
+
+    Raises:
+        ValueError: for any other text.
+    """
+    return _FOUND.validate_json(text)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A submission by its folder."""
+
+    folder: Path
+
+    @classmethod
+    def create(
+        cls, folder: Path, request: dict[str, Any], groups: Sequence[Sequence[CellRun]], script: str
+    ) -> "Submission":
+        """Write a submission that is not submitted yet.
+
+        Args:
+            request: of `request.json`.
+            groups: the runs of each array task.
+            script: the job script.
+
+        Raises:
+            OSError: if it can't be written.
+        """
+        for name in ("starts", "rows", "output"):
+            (folder / name).mkdir(parents=True)
+        lines = (f"[{', '.join(run.to_json() for run in group)}]\n" for group in groups)
+        write_atomically(folder / _CELLS, "".join(lines).encode())
+        write_atomically(folder / _SCRIPT, script.encode())
+        write_atomically(folder / _REQUEST, json.dumps(request, indent=1).encode() + b"\n")
+        return cls(folder)
+
+    @property
+    def name(self) -> str:
+        """The name of its job."""
+        return f"bench-{self.folder.name}"
+
+    @property
+    def script(self) -> Path:
+        """The job script."""
+        return self.folder / _SCRIPT
+
+    @property
+    def rows(self) -> Path:
+        """The folder of the rows."""
+        return self.folder / "rows"
+
+    @cached_property
+    def request(self) -> dict[str, Any]:
+        """What was asked for.
+
+        Raises:
+            InputError: if it can't be read.
+        """
+        return dict(self._json(_REQUEST))
+
+    @property
+    def job(self) -> int | None:
+        """The id of the job, if it is known."""
+        try:
+            return int(self._json(_JOB)["job"])
+        except InputError:
+            return None
+
+    def keep_job(self, job: int) -> None:
+        """Store the id of the job."""
+        write_atomically(self.folder / _JOB, json.dumps({"job": job}).encode() + b"\n")
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all rows are in runs.csv."""
+        return (self.folder / DONE).exists()
+
+    def output(self, index: int) -> str:
+        """The end of what an array task printed, with Slurm's own lines."""
+        path = self.folder / "output" / f"{index}.txt"
+        return text_or_empty(path)[-_TAIL:]
+
+    def end_by_slurm(self, index: int) -> tuple[str, str]:
+        """Status and message of a cell whose job Slurm ended, by Slurm's last line on it; both are
+        empty without one."""
+        lines = _ENDED_BY_SLURM.findall(self.output(index))
+        return (
+            _REASONS.get(lines[-1], ("interrupted", f"its job was ended{lines[-1].lower()}"))
+            if lines
+            else ("", "")
+        )
+
+    @cached_property
+    def groups(self) -> list[list[CellRun]]:
+        """The runs of each array task.
+
+        Raises:
+            InputError: if they can't be read.
+        """
+        path = self.folder / _CELLS
+        try:
+            with path.open(encoding="utf-8") as file:
+                return [_runs(line) for line in file]
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: {error}") from error
+
+    def group(self, index: int) -> list[CellRun]:
+        """The runs of an array task.
+
+        Raises:
+            InputError: if they can't be read.
+        """
+        path = self.folder / _CELLS
+        try:
+            with path.open(encoding="utf-8") as file:
+                for number, line in enumerate(file):
+                    if number == index:
+                        return _runs(line)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: has no line {index + 1}")
+
+    def _json(self, name: str) -> Any:
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{path}: can't be read ({error})") from error
+
+    def runs_csv(self) -> Path:
+        """The CSV whose cells it runs."""
+        return Path(self.request["runs"])
+
+    def run(self, attempt: Attempt, planned: CellRun, target: Found) -> CellRun:
+        """The run of an attempt where it runs: a restart is a further attempt."""
+        run = planned.on(target)
+        number = planned.job.attempt + attempt.restart
+        return replace(run, job=replace(run.job, attempt=number))
+
+    # Publishing
+
+    def begin(self, attempt: Attempt, start: Start) -> bool:
+        """Publish that an attempt begins; false if it has begun already, or is closed.
+
+        Raises:
+            OSError: if that can't be written.
+        """
+        values = {"node": start.node, "started_at": start.started_at,
+                  "target": json.loads(found_to_json(start.target))}  # fmt: skip
+        return publish(self.folder / "starts" / attempt.file, json.dumps(values).encode())
+
+    def publish_row(self, attempt: Attempt, row: Row, folder: Path) -> bool:
+        """Publish the row of an attempt and keep it in the cell's folder; false if it is closed.
+
+        Raises:
+            OSError: if it can't be written.
+        """
+        if not publish(self.rows / attempt.file, row_to_json(row)):
+            return False
+        keep_row(folder, row)
+        return True
+
+    def row(self, attempt: Attempt) -> Row | None:
+        """The published row of an attempt; None without one."""
+        try:
+            return row_from_json((self.rows / attempt.file).read_bytes())
+        except OSError:
+            return None
+
+    def close(self, attempt: Attempt, planned: CellRun, status: str, message: str) -> Row | None:
+        """The row of an attempt on which nobody works any more; None if it never began.
+
+        Args:
+            planned: the run that it is an attempt at.
+            status, message: of its row, unless it has published one.
+
+        Raises:
+            OSError: if the row can't be written.
+        """
+        if self._never_began(attempt):
+            return None
+        return self._closed(attempt, planned, status, message)
+
+    def close_all(self, index: int, number: int, status: str, message: str) -> bool:
+        """Close all attempts at a cell, after the end of its array task; false if none began.
+
+        Args:
+            status, message: as of `close`.
+
+        Raises:
+            OSError: if a row can't be written.
+        """
+        began = False
+        for restart in count():
+            attempt = Attempt(index, number, restart)
+            if self._never_began(attempt):
+                break
+            row = self._closed(attempt, self.groups[index][number], status, message)
+            began = began or row is not None
+            if row is not None and row.is_ok:
+                break
+        return began
+
+    def _never_began(self, attempt: Attempt) -> bool:
+        """Whether an attempt has not begun until now; then it never will."""
+        return publish(self.folder / "starts" / attempt.file, b"{}")
+
+    def _closed(self, attempt: Attempt, planned: CellRun, status: str, message: str) -> Row | None:
+        """The row of an attempt that began; None if it was closed before it could."""
+        start = _start(self.folder / "starts" / attempt.file)
+        if start is None or (row := self.row(attempt)) is not None:
+            return None if start is None else row
+        run = self.run(attempt, planned, start.target)
+        folder = run.folder(self.runs_csv())
+        outcome = Outcome(
+            status=status, message=message, wall_s=None, started_at=start.started_at,
+            finished_at=max(start.started_at, utc_now()),
+        )  # fmt: skip
+        row = outcome_row(run, start.target, outcome, folder)
+        return row if self.publish_row(attempt, row, folder) else self.row(attempt)
+
+
+def utc_now() -> str:
+    """The present time, as in rows."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _runs(line: str) -> list[CellRun]:
+    return [CellRun.from_json(json.dumps(values)) for values in json.loads(line)]
+
+
+def _start(path: Path) -> Start | None:
+    """A start; None for that of an attempt which never began."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not values:
+            return None
+        target = _FOUND.validate_python(values["target"])
+        return Start(str(values["node"]), target, str(values["started_at"]))
+    except (OSError, ValueError, KeyError, ValidationError) as error:
+        raise InputError(f"{path}: can't be read ({error})") from error
+
+
+def publish(path: Path, data: bytes) -> bool:
+    """Write a file unless its name exists; false if it does. It is durable on return.
+
+    Raises:
+        OSError: if it can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        # a network file system may repeat a call whose answer was lost
+        if temporary.stat().st_nlink < 2:
+            return False
+    finally:
+        temporary.unlink()
+    sync_folder(path.parent)
+    return True
+
+
+def submissions(runs: Path) -> Iterator[Submission]:
+    """The submissions of a CSV that are not done, oldest first."""
+    folder = submissions_folder(runs)
+    for place in sorted(folder.resolve().iterdir()) if folder.exists() else ():
+        has_both = (place / _CELLS).exists() and (place / _REQUEST).exists()
+        if has_both and not (place / DONE).exists():
+            yield Submission(place)

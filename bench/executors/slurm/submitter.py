@@ -1,0 +1,119 @@
+"""Submits job arrays: their folder, their script, their time limit."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Final
+
+from bench.executors.slurm import commands
+from bench.executors.slurm.commands import SlurmError
+from bench.executors.slurm.options import Request, names_in, script
+from bench.executors.slurm.submission import Submission, submissions_folder
+from bench.launch.cell_run import WORKER, CellRun
+
+_TIMES: Final = 3.0
+"""A time limit by this multiple of the forecast, and so many seconds for the job's own start:"""
+_SPARE_S: Final = 300.0
+Group = Sequence[CellRun]
+"""The cells of an array task."""
+
+
+@dataclass(frozen=True)
+class Submitter:
+    """Submits the cells of a CSV.
+
+    Attributes:
+        runs: the CSV.
+        device: as of `bench.machine.conditions.find_conditions`, on a node.
+        kinds_folder: `bench.executors.slurm.probe.Prober.kinds_folder`.
+        arguments: of the command, kept with each submission.
+        worker: the command that runs a cell; its last argument is the cell's folder.
+    """
+
+    runs: Path
+    request: Request
+    device: str
+    kinds_folder: Path
+    arguments: Sequence[str] = field(default_factory=tuple)
+    worker: tuple[str, ...] = WORKER
+
+    def submit(self, groups: Sequence[Group], after: int | None = None) -> Submission:
+        """Submit an array, with an array task for each group of cells.
+
+        Args:
+            after: with --max-running, the id of a job that has to end first; None: none.
+
+        Raises:
+            SlurmError: if it is refused, or Slurm does not answer. Should the job be queued
+                nevertheless, it finds no folder and runs nothing.
+            OSError: if the folder can't be written.
+        """
+        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{token_hex(2)}"
+        folder = (submissions_folder(self.runs) / name).resolve()
+        text = self.script(groups, folder)
+        request: dict[str, Any] = {
+            "runs": str(self.runs.resolve()), "device": self.device,
+            "kinds": str(self.kinds_folder.resolve()), "arguments": list(self.arguments),
+            "slurm": dict(self.request.options), "max_running": self.request.max_running,
+        }  # fmt: skip
+        submission = Submission.create(folder, request, groups, text)
+        most = self.request.max_running
+        options = [f"--array=0-{len(groups) - 1}{'' if most is None else f'%{most}'}"]
+        if most is not None and after is not None:
+            options.append(f"--dependency=afterany:{after}")
+        names = [*names_in(text), "array", "dependency"]
+        try:
+            job = commands.submit(submission.script, *options, names=names)
+        except SlurmError:
+            shutil.rmtree(folder)
+            raise
+        submission.keep_job(job)
+        return submission
+
+    def script(self, groups: Sequence[Group], folder: Path | None = None) -> str:
+        """The job script of an array.
+
+        Args:
+            folder: of the submission; None: of one that is not made.
+        """
+        if folder is None:
+            folder = (submissions_folder(self.runs) / "SUBMISSION").resolve()
+        request, limit_s = self.request, self.limit_s(groups)
+        if request.limit_s is None and limit_s is not None:
+            request = request.with_limit(limit_s)
+        worker = () if self.worker == WORKER else self.worker
+        output = folder / "output" / "%a.txt"
+        return script(request, Submission(folder).name, output, "node", [str(folder), *worker])
+
+    def limit_s(self, groups: Sequence[Group]) -> float | None:
+        """The time limit of each array task in seconds, by the forecast or --timeout, at most the
+        partition's; None if neither limits each cell."""
+        expected = [[_longest_s(run) for run in group] for group in groups]
+        sums = [sum(filter(None, group)) for group in expected if None not in group]
+        if len(sums) < len(expected):
+            return None
+        return min(max(sums) + _SPARE_S, self._most_s)
+
+    @cached_property
+    def most(self) -> int:
+        """The largest number of array tasks of an array."""
+        return commands.most_indexes()
+
+    @cached_property
+    def _most_s(self) -> float:
+        limits = commands.partitions()
+        names = self.request.partition.split(",")
+        known = [limits[name][1] for name in names if name in limits]
+        return min((limit for limit in known if limit is not None), default=float("inf"))
+
+
+def _longest_s(run: CellRun) -> float | None:
+    """The most seconds that a cell may be expected to take; None if that is not known."""
+    predicted_s = run.forecast.get("predicted_s")
+    by_forecast = _TIMES * predicted_s if isinstance(predicted_s, float) else None
+    known = [limit for limit in (by_forecast, run.timeout_s) if limit is not None]
+    return min(known, default=None)

@@ -1,0 +1,82 @@
+"""Physical cores: those that this process may use, those near a GPU, and shares of them."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from bench.common.files import text_or_empty
+
+Threads = frozenset[int]
+"""Numbers of hardware threads, as `os.sched_getaffinity` has them: of a core, or of several."""
+
+_CPUS: Final = Path("/sys/devices/system/cpu")
+_MOST_WORDS: Final = 64
+"""The length of NVML's answer, in words of 64 hardware threads."""
+
+
+def usable_cores(cpus: Path = _CPUS) -> list[Threads]:
+    """The physical cores that this process may use, by its affinity, each as its hardware threads.
+
+    Where the system has no affinity, the cores are numbered.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return [frozenset([i]) for i in range(psutil.cpu_count(logical=False) or 1)]
+    cores: dict[str, set[int]] = {}
+    for number in sorted(os.sched_getaffinity(0)):
+        siblings = cpus / f"cpu{number}" / "topology" / "thread_siblings_list"
+        cores.setdefault(text_or_empty(siblings).strip() or f"cpu{number}", set()).add(number)
+    return list(map(frozenset, cores.values()))
+
+
+def bind_thread(threads: Threads) -> None:
+    """Let this thread, and the processes that it starts from now on, run on some hardware threads
+    only, where the system can do that."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, threads)  # on Linux of the calling thread alone
+
+
+def threads_near(gpu: str) -> Threads:
+    """The hardware threads near a GPU, by NVML; none where it does not say.
+
+    Args:
+        gpu: its UUID.
+    """
+    words: Sequence[int] = ()
+    with suppress(Exception):  # an NVML that is broken can raise anything
+        import pynvml as nvml
+
+        nvml.nvmlInit()
+        try:
+            handle = nvml.nvmlDeviceGetHandleByUUID(gpu)
+            words = nvml.nvmlDeviceGetCpuAffinity(handle, _MOST_WORDS)
+        finally:
+            nvml.nvmlShutdown()
+    return frozenset(
+        64 * i + bit for i, word in enumerate(words) for bit in range(64) if word >> bit & 1
+    )
+
+
+def equal_shares(cores: Sequence[Threads], near: Sequence[Threads]) -> list[Threads]:
+    """Disjoint shares of equally many cores, each near its device if all of them can be.
+
+    Args:
+        near: by share, the hardware threads near its device; empty: not known.
+
+    Returns:
+        The hardware threads of each share; of one without a core, none.
+    """
+    sides = [tuple(core for core in cores if threads & core) for threads in near]
+    shares_of = Counter(sides)
+    separate = len(set().union(*shares_of)) == sum(map(len, shares_of))
+    if not separate or any(len(side) < number for side, number in shares_of.items()):
+        sides = [tuple(cores)] * len(near)
+        shares_of = Counter(sides)
+    each = min(len(side) // number for side, number in shares_of.items())
+    left = {side: iter(side) for side in shares_of}
+    return [frozenset().union(*islice(left[side], each)) for side in sides]

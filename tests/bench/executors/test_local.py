@@ -1,0 +1,245 @@
+"""Cells on several lanes of a machine: stub workers, each of which notes where it runs."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench.common.errors import DiskFullError
+from bench.executors.local import LocalExecutor
+from bench.grid.session import Session
+from bench.launch.locks import CELL_LOCKS
+from bench.machine import gpu_trial
+from bench.machine.conditions import Found
+from bench.machine.devices import Device
+from bench.machine.gpu_trial import Answer, GpuInfo
+from bench.plan.cell import TRANSFORMERS, Cell
+from bench.plan.planning import Planned, plan
+from bench.plan.rows import Row
+from bench.results.store import Store, cells_folder, read_rows
+from tests.faults.parent import stub_report
+from tests.faults.setups import ROOT, Setup, setup
+
+WORKER = """
+import json, os, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+here = {"gpu": os.environ["CUDA_VISIBLE_DEVICES"], "cores": sorted(os.sched_getaffinity(0))}
+(folder / "where.json").write_text(json.dumps(here))
+result = {"status": "ok", "message": "", "flags": [], "columns": {"train_s": 1.0}}
+"""
+ENDS = '\n(folder / "result.json").write_text(json.dumps(result))\n'
+MEETS = """
+end = time.monotonic() + 30
+while len(list(folder.parent.glob("*/where.json"))) < 2 and time.monotonic() < end:
+    time.sleep(0.01)
+result["columns"]["train_s"] = float(len(list(folder.parent.glob("*/where.json"))))
+"""
+"""The first two wait for each other."""
+BREAKS = """
+if here["gpu"] in os.environ["BROKEN"].split():
+    result = {"status": "crashed", "message": "the device failed", "device_failed": True}
+"""
+
+
+class Place:
+    """A runs.csv, and sessions on it that run cells on lanes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.csv = folder / "runs.csv"
+        made = setup("fake")
+        seeds = made.grid.settings.model_copy(update={"seeds": 6})
+        self.setup: Setup = replace(made, grid=made.grid.model_copy(update={"settings": seeds}))
+
+    @property
+    def cells(self) -> list[Cell]:
+        return self.setup.cells
+
+    def lanes(self, number: int, *, gpus: bool = False) -> list[Found]:
+        """Lanes on GPUs, or on the CPU and a core each, of which there may be one."""
+        own = sorted(os.sched_getaffinity(0))
+        conditions = replace(self.setup.conditions, sharing=f"{number} workers")
+        return [
+            Found(
+                replace(conditions, device=f"cuda:{i}" if gpus else "cpu"),
+                "bf16",
+                f"GPU-{i}" if gpus else "cpu",
+                Device(f"cuda:{i}", GpuInfo("A100", "", (8, 0), f"GPU-{i}")) if gpus else Device(),
+                frozenset([own[i % len(own)]]),
+            )
+            for i in range(number)
+        ]
+
+    def plan(self, lanes: list[Found], cells: list[Cell] | None = None) -> list[Planned]:
+        return plan(cells or self.cells, self.rows(), lanes[0].conditions.columns())
+
+    def run(self, lanes: list[Found], code: str, cells: list[Cell] | None = None) -> int:
+        worker = (sys.executable, "-S", "-c", WORKER + code + ENDS)
+        return Session(
+            grid=self.setup.grid, executor=LocalExecutor(self.csv, lanes, worker),
+            models={self.setup.model.name: self.setup.model}, data=self.setup.data,
+            data_folder=None, store=Store(self.csv), reports=self.csv.parent / "reports",
+            keep=False, timeout_s=None, arguments=(),
+        ).run([self.plan(lanes, cells)])  # fmt: skip
+
+    def rows(self) -> list[Row]:
+        return read_rows(self.csv)
+
+    def where(self) -> dict[str, dict[str, Any]]:
+        """Where each cell ran, by its id."""
+        paths = cells_folder(self.csv).glob("*/where.json")
+        return {path.parent.name.split("-")[-3]: json.loads(path.read_text()) for path in paths}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
+    monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return Place(tmp_path)
+
+
+def test_cells_run_at_once_each_on_the_cores_of_its_lane(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lanes = place.lanes(2)
+    before = os.sched_getaffinity(0)
+    assert place.run(lanes, MEETS) == 0
+    rows = place.rows()
+    assert sorted(row.cell_id for row in rows) == sorted(cell.cell_id for cell in place.cells)
+    assert {row.status for row in rows} == {"ok"}
+    assert {row.sharing for row in rows} == {"2 workers"}
+    assert min(row.train_s or 0 for row in rows) >= 2, "two were there at once"
+    cores = {tuple(where["cores"]) for where in place.where().values()}
+    assert cores == {tuple(lane.cores) for lane in lanes}
+    assert os.sched_getaffinity(0) == before
+    assert "6 cells: 6 ok" in capsys.readouterr().out
+    assert place.run(lanes, "") == 0
+    assert len(place.rows()) == 6, "nothing runs twice"
+
+
+def test_each_gpu_has_its_worker_and_its_number_in_the_row(place: Place) -> None:
+    assert place.run(place.lanes(2, gpus=True), MEETS) == 0
+    where = place.where()
+    assert {(row.device, where[row.cell_id]["gpu"]) for row in place.rows()} == {
+        ("cuda:0", "GPU-0"),
+        ("cuda:1", "GPU-1"),
+    }
+    assert len({row.conditions_id for row in place.rows()}) == 1
+
+
+def test_cells_that_are_compared_in_turn_stay_on_one_gpu(place: Place) -> None:
+    pairs = [[cell, replace(cell, engine=TRANSFORMERS)] for cell in place.cells]
+    lanes = place.lanes(3, gpus=True)
+    assert place.run(lanes, MEETS, [cell for pair in pairs for cell in pair]) == 0
+    where = place.where()
+    gpus = [tuple(where[cell.cell_id]["gpu"] for cell in pair) for pair in pairs]
+    assert all(one == other for one, other in gpus)
+    assert len(set(gpus)) > 1
+
+
+def broken(*gpus: str) -> Callable[[str | None, int], Answer]:
+    """Checks of GPUs of which some are broken."""
+
+    def check(value: str | None, _index: int) -> Answer:
+        failures = {"off": "CUDA error: unknown"} if value in gpus else {}
+        return Answer((GpuInfo("A100", "", (8, 0), str(value)),), failures=failures)
+
+    return check
+
+
+def test_a_gpu_that_fails_takes_its_lane_out_and_the_others_go_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BROKEN", "GPU-1")
+    monkeypatch.setattr(gpu_trial, "check_gpu", broken("GPU-1"))
+    assert place.run(place.lanes(2, gpus=True), MEETS + BREAKS) == 1
+    rows = place.rows()
+    assert sorted(row.cell_id for row in rows) == sorted(cell.cell_id for cell in place.cells)
+    assert [row.device for row in rows if row.status == "crashed"] == ["cuda:1"]
+    assert [row.status for row in rows].count("ok") == 5
+    [note] = [line for line in capsys.readouterr().err.splitlines() if "go on" in line][:1]
+    assert note.startswith("the device failed (cuda:1), and tried again: CUDA error: unknown;")
+    assert note.endswith("; the other devices go on")
+
+
+def test_without_a_gpu_that_works_the_run_stops(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BROKEN", "GPU-0 GPU-1")
+    monkeypatch.setattr(gpu_trial, "check_gpu", broken("GPU-0", "GPU-1"))
+    assert place.run(place.lanes(2, gpus=True), MEETS + BREAKS) == 1
+    assert [row.status for row in place.rows()] == ["crashed"] * 2
+    assert "stopped: the device failed (cuda:" in capsys.readouterr().err
+
+
+def test_cells_that_another_grid_has_come_last(place: Place) -> None:
+    lanes = place.lanes(2)
+    first = place.plan(lanes)[0]
+    name = str((first.cell.cell_id, first.conditions_id, first.repeat))
+    code = (
+        "import sys; from pathlib import Path; from bench.launch.locks import Locks\n"
+        "from bench.launch.signals import Signals\n"
+        "with Locks(Path(sys.argv[1]), Signals()) as locks, locks.holding(sys.argv[2]):\n"
+        "    print(flush=True); sys.stdin.readline()"
+    )
+    lock = cells_folder(place.csv) / CELL_LOCKS
+    lock.parent.mkdir()
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(lock), name],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert other.stdin is not None
+    assert other.stdout is not None
+    with other:
+        other.stdout.readline()
+        script = f"""
+if {place.cells[-1].cell_id!r} in folder.name:
+    os.kill({other.pid}, 15)
+"""
+        assert place.run(lanes, script) == 0
+    rows = place.rows()
+    assert rows[-1].cell_id == first.cell.cell_id
+    assert len(rows) == 6
+
+
+def test_a_stop_ends_the_cells_of_all_lanes(place: Place) -> None:
+    """By a signal that the second worker sends, once both hang."""
+    code = (
+        MEETS
+        + f"""
+(folder / "hangs").touch()
+if len(list(folder.parent.glob("*/hangs"))) == 2:
+    os.kill({os.getpid()}, 2)
+time.sleep(60)
+"""
+    )
+    lanes = place.lanes(2)
+    assert place.run(lanes, code) == 130
+    assert [row.status for row in place.rows()] == ["interrupted"] * 2
+    assert place.run(lanes, "") == 0
+    assert [row.status for row in place.rows()[2:]] == ["ok"] * 6
+
+
+def test_an_error_of_one_lane_stops_all_and_what_has_run_is_kept(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    append, rows = Store.append, []
+
+    def fail(store: Store, row: Row) -> None:
+        rows.append(row)
+        if len(rows) == 2:
+            raise DiskFullError("the disk is full")
+        append(store, row)
+
+    monkeypatch.setattr(Store, "append", fail)
+    assert place.run(place.lanes(2), MEETS) == 1
+    assert "stopped: the disk is full; finished cells are kept" in capsys.readouterr().err
+    assert len(place.rows()) == len(rows) - 1

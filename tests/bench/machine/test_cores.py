@@ -1,0 +1,89 @@
+"""Physical cores and shares of them: tables of a machine's hardware threads, and NVML's answers."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.machine.cores import Threads, equal_shares, threads_near, usable_cores
+from tests.faults.fake_driver import FakeGpu, FakeNvml
+
+UUID = "GPU-0"
+
+
+def cores(*pairs: tuple[int, ...]) -> list[Threads]:
+    return list(map(frozenset, pairs))
+
+
+@pytest.fixture
+def allowed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets the hardware threads that this process may use."""
+
+    def allow(*numbers: int) -> None:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(numbers), raising=False)
+
+    return allow
+
+
+def test_hardware_threads_of_a_core_are_together(
+    tmp_path: Path, allowed: Callable[..., None]
+) -> None:
+    for number in range(8):
+        folder = tmp_path / f"cpu{number}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{number % 4},{number % 4 + 4}\n")
+    allowed(*range(8))
+    assert usable_cores(tmp_path) == cores((0, 4), (1, 5), (2, 6), (3, 7))
+    allowed(0, 1, 4, 7)
+    assert usable_cores(tmp_path) == cores((0, 4), (1,), (7,))
+    assert usable_cores(tmp_path / "none") == cores((0,), (1,), (4,), (7,))
+
+
+def test_a_system_without_affinity_has_numbered_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 8 if logical else 4)
+    assert usable_cores() == cores((0,), (1,), (2,), (3,))
+
+
+def test_threads_near_a_gpu_are_the_bits_of_nvmls_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    near = range(60, 70)
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(FakeGpu(UUID, near=near)))
+    assert threads_near(UUID) == frozenset(near)
+
+
+@pytest.mark.parametrize("call", ["nvmlInit", "nvmlDeviceGetHandleByUUID",
+                                  "nvmlDeviceGetCpuAffinity"])  # fmt: skip
+def test_without_an_answer_of_nvml_no_thread_is_near(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    nvml = FakeNvml(FakeGpu(UUID, near=range(4)), errors={call: 3})
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert threads_near(UUID) == frozenset()
+
+
+FOUR = cores((0, 4), (1, 5), (2, 6), (3, 7))
+LOW, HIGH, ALL = frozenset({0, 1, 4, 5}), frozenset({2, 3, 6, 7}), frozenset(range(8))
+UNKNOWN: Threads = frozenset()
+
+
+@pytest.mark.parametrize(
+    ("near", "shares"),
+    [
+        ([UNKNOWN] * 2, [{0, 1, 4, 5}, {2, 3, 6, 7}]),
+        ([UNKNOWN] * 3, [{0, 4}, {1, 5}, {2, 6}]),
+        ([ALL] * 4, [{0, 4}, {1, 5}, {2, 6}, {3, 7}]),
+        ([HIGH, LOW], [HIGH, LOW]),
+        ([HIGH, LOW, HIGH, LOW], [{2, 6}, {0, 4}, {3, 7}, {1, 5}]),
+        # one near one side and two near the other: all have as much as each of these
+        ([LOW, HIGH, HIGH], [{0, 4}, {2, 6}, {3, 7}]),
+        # more on a side than it has cores, sides that overlap, and one that is not known
+        ([HIGH, HIGH, HIGH, LOW], [{0, 4}, {1, 5}, {2, 6}, {3, 7}]),
+        ([ALL, LOW], [{0, 1, 4, 5}, {2, 3, 6, 7}]),
+        ([HIGH, UNKNOWN], [{0, 1, 4, 5}, {2, 3, 6, 7}]),
+        ([UNKNOWN] * 5, [set()] * 5),
+    ],
+)
+def test_shares_are_equal_disjoint_and_near(near: list[Threads], shares: list[set[int]]) -> None:
+    assert equal_shares(FOUR, near) == shares

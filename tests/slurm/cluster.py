@@ -1,0 +1,461 @@
+"""A Slurm cluster in a folder: its daemons, nodes that can die, and commands that reach it.
+
+    with Cluster(Path("/tmp/cluster")) as cluster:
+        print(cluster.run("sinfo").stdout)
+
+It needs neither root nor systemd, and nothing of this machine's own Slurm: munge has its own key
+and socket, and everything finds the cluster by `SLURM_CONF`. Its daemons and jobs are this user's.
+"""
+
+import os
+import pwd
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, Self
+
+import psutil
+
+NODES: Final = ("node1", "node2")
+REQUEUE_S: Final = 6
+"""Seconds for which Slurm holds back a job that was requeued: 5, its shortest, and one."""
+
+_START_S: Final = 60.0
+_PORTS: Final = range(10_000, 30_000)  # below those that the kernel gives to outgoing connections
+_DAEMONS: Final = ("munged", "slurmctld", "slurmd")
+_ACCOUNTING: Final = ("slurmdbd", "mariadbd")
+_MORTAL: Final = ("/usr/bin/setpriv", "--pdeathsig", "KILL")
+_MARK: Final = "TEST_CLUSTER"
+"""Environment of everything that runs in a cluster: its folder. `…_NODE` is a slurmd's node."""
+
+_SLURM_CONF: Final = """\
+ClusterName=test
+SlurmctldHost=localhost
+SlurmctldPort={controller_port}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/%n.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters={select}
+SlurmdParameters=config_overrides
+SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0,bf_interval=1
+ReturnToService=2
+SlurmdTimeout=3
+MessageTimeout=2
+TCPTimeout=1
+BatchStartTimeout=2
+KillWait=2
+UnkillableStepTimeout=30
+MinJobAge={min_job_age_s}
+MaxArraySize={max_array_size}
+MaxJobCount={max_job_count}
+JobRequeue=1
+JobAcctGatherType={gather}
+JobAcctGatherFrequency=1
+{extra}
+"""
+_NODE: Final = (
+    "NodeName={name} NodeAddr=127.0.0.1 NodeHostname=localhost Port={port} CPUs={cpus} "
+    "RealMemory={memory_mib}"
+)
+_SLURMDBD_CONF: Final = """\
+DbdHost=localhost
+DbdAddr=127.0.0.1
+DbdPort={port}
+SlurmUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+PidFile={folder}/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageLoc=slurm
+"""
+
+
+def missing(*, accounting: bool = False) -> str | None:
+    """The daemons that this machine lacks for a cluster, in words."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    names = (*_DAEMONS, *(_ACCOUNTING if accounting else ()))
+    absent = [name for name in names if shutil.which(name, path=path) is None]
+    return f"no {', '.join(absent)}" if absent else None
+
+
+class ClusterError(RuntimeError):
+    """A daemon did not start, or a command of Slurm failed."""
+
+
+class Cluster:
+    """A cluster of two nodes.
+
+    Args:
+        folder: a short path, as it holds sockets; made if it is not there, and not removed.
+        accounting: whether slurmdbd and a MariaDB of its own keep what becomes of jobs.
+        partitions: by name, the options of each line of slurm.conf; the first is the default.
+        cpus: that each node offers, however many this machine has.
+        memory_mib: that each node offers. Only with `enforce_memory` is it shared among jobs, and
+            a job that exceeds its share is killed.
+        max_array_size: one more than the highest index of an array.
+        max_job_count: jobs that the controller keeps, array tasks counted one by one.
+        min_job_age_s: seconds for which `scontrol show job` still knows a job that has ended.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        accounting: bool = False,
+        partitions: Mapping[str, str] | None = None,
+        cpus: int = 2,
+        memory_mib: int = 2000,
+        enforce_memory: bool = False,
+        max_array_size: int = 1001,
+        max_job_count: int = 10_000,
+        min_job_age_s: int = 300,
+    ) -> None:
+        self.folder = folder.resolve()
+        self.accounting = accounting
+        self.conf = self.folder / "slurm.conf"
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._ports = _free_ports(4)
+        self._partitions = partitions or {"main": "Nodes=ALL"}
+        gather = enforce_memory or accounting
+        extra = [
+            _NODE.format(name=name, port=port, cpus=cpus, memory_mib=memory_mib)
+            for name, port in zip(NODES, self._ports, strict=False)
+        ]
+        for number, (name, options) in enumerate(self._partitions.items()):
+            default = "YES" if number == 0 else "NO"
+            extra.append(f"PartitionName={name} Default={default} State=UP {options}")
+        if accounting:
+            extra += [
+                "AccountingStorageType=accounting_storage/slurmdbd",
+                "AccountingStorageHost=127.0.0.1",
+                f"AccountingStoragePort={self._ports[3]}",
+                f"AccountingStoragePass={self.folder}/munge.socket",
+            ]
+        if enforce_memory:
+            extra.append("JobAcctGatherParams=OverMemoryKill")
+        self._conf_text = _SLURM_CONF.format(
+            user=_user(),
+            folder=self.folder,
+            controller_port=self._ports[2],
+            select="CR_CPU_Memory" if enforce_memory else "CR_CPU",
+            gather="jobacct_gather/linux" if gather else "jobacct_gather/none",
+            max_array_size=max_array_size,
+            max_job_count=max_job_count,
+            min_job_age_s=min_job_age_s,
+            extra="\n".join(extra),
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """This process's environment, in which Slurm's commands reach the cluster."""
+        path = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
+        return os.environ | {"SLURM_CONF": str(self.conf), _MARK: str(self.folder), "PATH": path}
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.callback(self.stop)
+            self.start()
+            stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the daemons, and wait until both nodes are idle.
+
+        Raises:
+            ClusterError: this takes a minute or longer; with the end of each daemon's output.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "state").mkdir(exist_ok=True)
+        for node in NODES:
+            (self.folder / f"spool-{node}").mkdir(exist_ok=True)
+        self.conf.write_text(self._conf_text)
+        (self.folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
+        key = self.folder / "munge.key"
+        if not key.exists():
+            key.touch(0o600)
+            key.write_bytes(secrets.token_bytes(128))
+        self._start_munge()
+        if self.accounting:
+            self._start_accounting()
+        self.start_controller()
+        for node in NODES:
+            self.start_node(node)
+        self.wait_for(lambda: set(self.node_states().values()) == {"idle"}, "both nodes are idle")
+
+    def stop(self) -> None:
+        """Kill every process of the cluster: daemons, jobs, and what these started."""
+        for node in NODES:
+            self.kill_node(node)
+        for name in tuple(self._daemons):
+            self._kill_daemon(name)
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command that finds this cluster.
+
+        Raises:
+            ClusterError: it failed, unless `check` is false.
+        """
+        result = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, check=False, timeout=60
+        )
+        if check and result.returncode != 0:
+            raise ClusterError(f"{' '.join(command)}: {result.stderr.strip()}")
+        return result
+
+    def submit(self, script: str, *options: str) -> str:
+        """Submit lines of shell as a job, with options of sbatch; its id."""
+        output = f"--output={self.folder}/job-%A-%a.out"
+        argv = ("sbatch", "--parsable", output, *options, "--wrap", script)
+        return self.run(*argv).stdout.strip()
+
+    def queue(self) -> dict[str, tuple[str, str]]:
+        """State and node (or reason) of each queued job and array task, by id such as `7_2`."""
+        lines = self.run("squeue", "-h", "-r", "-o", "%i|%T|%R").stdout.splitlines()
+        rows = [line.split("|", 2) for line in lines]
+        return {name: (state, place) for name, state, place in rows}
+
+    def job(self, job_id: str) -> dict[str, str]:
+        """What `scontrol show job` has about a job or an array task, by field."""
+        text = self.run("scontrol", "-o", "show", "job", job_id).stdout.splitlines()[0]
+        return dict(field.split("=", 1) for field in text.split() if "=" in field)
+
+    def node_states(self) -> dict[str, str]:
+        """State of each node as sinfo writes it, such as `idle`, `mixed` or `down*`."""
+        result = self.run("sinfo", "-h", "-N", "-o", "%N|%T", check=False)
+        return dict(line.split("|", 1) for line in result.stdout.splitlines())
+
+    def wait_for(self, condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+        """Wait until a condition holds.
+
+        Raises:
+            ClusterError: it doesn't within the time, with the ends of the daemons' output.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                raise ClusterError(f"not within {timeout_s:.0f} s: {what}\n{self.output()}")
+            time.sleep(0.05)
+
+    def wait_until_empty(self, timeout_s: float = 60.0) -> None:
+        """Wait until no job is queued or running."""
+        self.wait_for(lambda: not self.queue(), "the queue is empty", timeout_s)
+
+    def output(self, lines: int = 12) -> str:
+        """The last lines that each daemon wrote."""
+        return "\n".join(
+            f"== {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+            for path in sorted(self.folder.glob("*.log"))
+        )
+
+    def start_node(self, node: str) -> None:
+        """Start a node's slurmd. Jobs it had before are not known to it."""
+        self._launch(node, ["slurmd", "-D", "-c", "-N", node], {f"{_MARK}_NODE": node})
+
+    def kill_node(self, node: str) -> None:
+        """Let a node die: slurmd, slurmstepd and every process of its jobs are killed at once.
+
+        The controller notices after about 11 s; 20 s, if the node is started again before. Until
+        then its jobs count as running. `set_down` ends the wait.
+        """
+        descriptors = _sockets(self.folder / f"spool-{node}")
+        slurmd = self._daemons.pop(node, None)
+        if slurmd is not None and slurmd.poll() is None:
+            slurmd.send_signal(signal.SIGSTOP)  # so that it starts no other step
+            descriptors |= {each for each in _descriptors(slurmd.pid) if each.startswith("pipe:")}
+        while processes := self._processes(node, descriptors):
+            _kill(processes)
+        if slurmd is not None:
+            slurmd.wait()
+
+    def has_node(self, node: str) -> bool:
+        """Whether a node's slurmd runs."""
+        slurmd = self._daemons.get(node)
+        return slurmd is not None and slurmd.poll() is None
+
+    def set_down(self, node: str) -> None:
+        """Mark a node as down, as an administrator or a health check does; its jobs end."""
+        self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+
+    def resume(self, node: str) -> None:
+        """Let a node that was marked or noticed as down take jobs again."""
+        self.run("scontrol", "update", f"nodename={node}", "state=resume")
+
+    def start_controller(self) -> None:
+        """Start slurmctld, which goes on with what its state's folder has."""
+        self._launch("slurmctld", ["slurmctld", "-D"])
+
+    def stop_controller(self, number: int = signal.SIGTERM) -> None:
+        """End slurmctld. Jobs go on; commands find no cluster until it is started again.
+
+        By SIGKILL it may forget what happened in the last 5 s, jobs that were submitted included.
+        """
+        daemon = self._daemons["slurmctld"]
+        daemon.send_signal(number)
+        with suppress(subprocess.TimeoutExpired):
+            daemon.wait(10)
+        self._kill_daemon("slurmctld")
+
+    def _start_munge(self) -> None:
+        path = self.folder / "munge"
+        files = {name: f"--{name}-file={path}.{name}" for name in ("key", "pid", "log", "seed")}
+        argv = ["munged", "--foreground", "--force", f"--socket={path}.socket", *files.values()]
+        self._launch("munged", argv)
+        self.wait_for(Path(f"{path}.socket").exists, "munged listens")
+
+    def _start_accounting(self) -> None:
+        data, sock = self.folder / "database", self.folder / "database.socket"
+        data.mkdir(exist_ok=True)
+        options = {
+            "datadir": data,
+            "socket": sock,
+            "pid-file": f"{data}.pid",
+            "tmpdir": data,
+            "user": _user(),
+            "innodb-buffer-pool-size": "16M",
+            "innodb-log-file-size": "4M",
+            "innodb-flush-log-at-trx-commit": 0,
+            "init-file": self.folder / "database.sql",
+        }
+        # slurmdbd makes its database itself, but fails then: libmariadb 11.8 refuses every result
+        # on a connection whose first attempt failed.
+        (self.folder / "database.sql").write_text("CREATE DATABASE IF NOT EXISTS slurm;\n")
+        # Nothing but the database of a cluster that is thrown away: no users, no system tables.
+        flags = ("--no-defaults", "--skip-networking", "--skip-grant-tables", "--skip-log-bin")
+        argv = ["mariadbd", *flags, *(f"--{name}={value}" for name, value in options.items())]
+        self._launch("mariadbd", argv)
+        self.wait_for(lambda: _listens(sock), "mariadbd listens")
+        conf = self.folder / "slurmdbd.conf"
+        conf.touch(0o600)
+        conf.write_text(
+            _SLURMDBD_CONF.format(user=_user(), folder=self.folder, port=self._ports[3])
+        )
+        self._launch("slurmdbd", ["slurmdbd", "-D"], {"MYSQL_UNIX_PORT": str(sock)})
+        self.wait_for(lambda: _listens(("127.0.0.1", self._ports[3])), "slurmdbd listens")
+
+    def _launch(self, name: str, argv: Sequence[str], more: Mapping[str, str] = {}) -> None:
+        """Start a daemon that the kernel kills if this process dies."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._daemons[name] = subprocess.Popen(
+                [*_MORTAL, *argv],
+                env=self.environment | dict(more),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _kill_daemon(self, name: str) -> None:
+        daemon = self._daemons.pop(name)
+        if daemon.poll() is None:
+            process = psutil.Process(daemon.pid)
+            _kill([process, *process.children(recursive=True)])
+            daemon.wait()
+
+    def _processes(self, node: str, descriptors: set[str]) -> set[psutil.Process]:
+        """Processes of a node, except zombies: those with its mark, and their descendants.
+
+        A slurmstepd writes its title over its environment, but has one of some descriptors.
+        """
+        processes = set()
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                environment = process.environ()
+                if environment.get(_MARK) == str(self.folder):
+                    names = environment.get(f"{_MARK}_NODE"), environment.get("SLURMD_NODENAME")
+                    is_ours = node in names
+                else:
+                    is_step = process.name().startswith("slurmstepd")
+                    is_ours = is_step and not descriptors.isdisjoint(_descriptors(process.pid))
+                if is_ours:
+                    processes.update([process, *process.children(recursive=True)])
+        return {each for each in processes if _is_alive(each)}
+
+
+@contextmanager
+def temporary_cluster(**options: Any) -> Iterator[Cluster]:
+    """A cluster in a temporary folder that goes with it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder,
+        Cluster(Path(folder), **options) as cluster,
+    ):
+        yield cluster
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    """Stop processes first, so that none starts another or reports its child's death; then kill."""
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for process in processes:
+            with suppress(psutil.Error):
+                process.send_signal(number)
+
+
+def _user() -> str:
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _descriptors(pid: int) -> set[str]:
+    """Files, pipes and sockets that a process has open, as /proc names them."""
+    links = set()
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            links.add(str(file.readlink()))
+    return links
+
+
+def _sockets(folder: Path) -> set[str]:
+    """Sockets that are bound in a folder, as among a process's descriptors."""
+    lines = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
+    return {
+        f"socket:[{fields[6]}]"
+        for fields in lines
+        if len(fields) > 7 and fields[7].startswith(f"{folder}/")
+    }
+
+
+def _listens(address: Path | tuple[str, int]) -> bool:
+    """Whether a server accepts connections at a socket's path, or a host and port."""
+    family = socket.AF_UNIX if isinstance(address, Path) else socket.AF_INET
+    with socket.socket(family) as client:
+        return client.connect_ex(str(address) if isinstance(address, Path) else address) == 0
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on, drawn so that test processes hardly choose the same."""
+    ports: list[int] = []
+    draws = random.SystemRandom()
+    while len(ports) < count:
+        port = draws.choice(_PORTS)
+        with socket.socket() as server, suppress(OSError):
+            server.bind(("127.0.0.1", port))
+            if port not in ports:
+                ports.append(port)
+    return ports
