@@ -139,14 +139,16 @@ class Round:
             )
         mark_used(folder)
 
-    def ended(self, item: Planned, row: Row) -> None:
-        """Take over the row of a cell that has run."""
+    def ended(self, *rows: tuple[Planned, Row]) -> None:
+        """Take over the rows of cells that have run."""
         session = self.session
-        session.weights.add(session.folder(row))
-        session.account.add(row)
-        if not session.store.has(row):  # another command may have collected it
-            session.store.append(row)
-        self._finish(item, row)
+        for _, row in rows:
+            session.weights.add(session.folder(row))
+            session.account.add(row)
+        # another command may have collected some
+        session.store.append(*(row for _, row in rows if not session.store.has(row)))
+        for item, row in rows:
+            self._finish(item, row)
 
     def _finish(self, item: Planned, row: Row) -> None:
         self.outlook.learn(row)

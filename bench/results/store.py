@@ -180,6 +180,8 @@ class Store:
             InputError: as `read_rows`. Nothing is written.
         """
         lines = b"".join(map(encode, rows))
+        if not lines:
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{self.path}.lock", timeout=LOCK_TIMEOUT_S):
