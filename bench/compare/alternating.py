@@ -1,27 +1,37 @@
 """Measures two sides in alternation, cell by cell and round by round, until all is decided.
 
 A round is a repeat: every cell runs once on both sides, BASE first in odd rounds and NEW first in
-even ones, in an order that each round permutes, and each time by a `bench.grid` of its own.
+even ones, in an order that each round permutes, and each time by a `bench.grid` of its own. On
+several devices, or shares of the CPU's cores, each setting stays on one of them in all rounds.
 """
 
 import json
 import os
 import shlex
 import sys
+from argparse import ArgumentError, ArgumentParser
 from collections.abc import Collection, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from itertools import cycle
 from math import ceil
 from pathlib import Path
+from threading import Event
 from typing import Any, Final
 
 from bench.analysis.comparison import Limits, Pair, Verdict, compare
 from bench.analysis.matching import Side
 from bench.common.errors import InputError, StoppedError
+from bench.common.grouping import grouped
 from bench.common.messages import last_error
 from bench.common.progress import progress_bar
 from bench.compare.places import Place
+from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
-from bench.machine.conditions import usable_threads
+from bench.machine.conditions import Found, find_lanes, usable_threads
+from bench.machine.cores import bind_thread
+from bench.machine.devices import ALL
 from bench.machine.environment import recorded
 from bench.plan.cell import digest
 from bench.plan.selection import AXES, parse_selection
@@ -47,11 +57,13 @@ class Task:
     """Cells of both sides that are compared with one another.
 
     Attributes:
+        setting: digest of the axes in which they agree, seed and fold left out.
         runs: by side, the ids of the cells that each text of --select selects: one, or several if
             they differ in no axis.
     """
 
     name: str
+    setting: str
     runs: Mapping[Side, Mapping[str, Set[str]]]
 
     @property
@@ -76,12 +88,13 @@ def tasks(
     """
     differ = {*named, *(["learning_rate"] if "mode" in named else [])}
     differ |= {a for a in AXES for side in cells.values() if all(_axis(c, a) is None for c in side)}
+    shared = [axis for axis in AXES if axis not in differ]
     runs: dict[Side, dict[tuple[Any, ...], dict[str, set[str]]]] = {side: {} for side in SIDES}
     names: dict[tuple[Any, ...], str] = {}
     for side, of_side in cells.items():
         axes = [a for a in AXES if a in chosen or len({_axis(cell, a) for cell in of_side}) > 1]
         for cell in of_side:
-            key = tuple(_axis(cell, axis) for axis in AXES if axis not in differ)
+            key = tuple(_axis(cell, axis) for axis in shared)
             names.setdefault(key, cell["name"])
             values = {axis: value for axis in axes if (value := _axis(cell, axis)) is not None}
             text = " ".join(f"{axis}={value}" for axis, value in values.items())
@@ -92,8 +105,13 @@ def tasks(
     for side in SIDES:
         if alone := sorted(names[key] for key in runs[side].keys() - both):
             sys.stderr.write(f"note: left out, only in {side}: {', '.join(alone)}\n")
+
+    def setting(key: tuple[Any, ...]) -> str:
+        values = zip(shared, key, strict=True)
+        return digest([value for axis, value in values if axis not in ("seed", "fold")])
+
     return [
-        Task(name, {side: runs[side][key] for side in SIDES})
+        Task(name, setting(key), {side: runs[side][key] for side in SIDES})
         for key, name in names.items()
         if key in both
     ]
@@ -129,7 +147,7 @@ class Alternation:
         terms: of `--base` and `--new`, terms as in --select; empty with places.
         rounds: the most rounds.
         folder: where each pair of sides gets a folder for its results.
-        options: further options of bench.grid.
+        options: further options of bench.grid; several devices or jobs are of the alternation.
     """
 
     places: Sequence[Path]
@@ -144,27 +162,31 @@ class Alternation:
     def measure(self) -> Measured:
         """Measure until every setting is decided, or for the most rounds.
 
-        Results of an earlier run count if its code, packages, cells and threads were the same.
+        Results of an earlier run count if its code, packages, cells, devices and threads were the
+        same.
 
         Raises:
             InputError: for bad input, before anything is written, and if a side can't go on.
             StoppedError: if the user stopped it; how to go on is printed.
         """
         chosen, named = self._axes()
+        lanes, options = several_lanes(self.options)
+        here: list[Any] = [usable_threads(), recorded(os.environ, on_gpu=True)]
+        here += [[lane.device_name, sorted(lane.cores)] for lane in lanes]
         paths = zip(SIDES, self.places or (None, None), strict=True)
         places = {side: Place.of(side, path) for side, path in paths}
         with Signals() as signals:
             try:
                 cells = {
-                    side: self._cells(places[side], terms, signals)
+                    side: self._cells(places[side], terms, [*options, *_device(lanes)], signals)
                     for side, terms in zip(SIDES, self.terms, strict=True)
                 }
                 to_do = tasks(cells, chosen, named)
                 ids = [sorted(cell["cell_id"] for cell in cells[side]) for side in SIDES]
-                here = [usable_threads(), recorded(os.environ, on_gpu=True)]
                 digests = {side: place.digest() for side, place in places.items()}
                 folder = self.folder / digest([digests, ids, here])
-                return _Session(self, folder, places, digests, named, signals).run(to_do)
+                session = _Session(self, folder, places, digests, named, signals, lanes, options)
+                return session.run(to_do)
             except StoppedError:
                 command = shlex.join(["python", "-m", "bench.compare", *sys.argv[1:]])
                 sys.stderr.write(f"to go on: {command}\n")
@@ -191,11 +213,13 @@ class Alternation:
         differ = {axis for axis in used if base.get(axis) != new.get(axis)}
         return frozenset(used | selected), frozenset(differ)
 
-    def _cells(self, place: Place, terms: str, signals: Signals) -> list[_Cell]:
-        """The cells of a side, by a plan of bench.grid."""
+    def _cells(
+        self, place: Place, terms: str, options: Sequence[str], signals: Signals
+    ) -> list[_Cell]:
+        """The cells of a side, by a plan of bench.grid with some options."""
         selection = f"{self.selection} {terms}".strip()
         plan = ["--dry-run", "--json", "--runs", str(self.folder / "none.csv")]
-        done = place.grid([*self.arguments(selection), *plan], signals)
+        done = place.grid([*self.arguments(selection), *options, *plan], signals)
         try:
             cells: list[_Cell] = json.loads(done.stdout)["cells"]
         except (ValueError, KeyError) as error:
@@ -204,12 +228,39 @@ class Alternation:
 
     def arguments(self, selection: str) -> list[str]:
         """The arguments of a bench.grid that runs selected cells."""
-        return ["--grid", self.grid, *(["--select", selection] if selection else []), *self.options]
+        return ["--grid", self.grid, *(["--select", selection] if selection else [])]
+
+
+def several_lanes(options: Sequence[str]) -> tuple[Sequence[Found], list[str]]:
+    """The lanes that options of bench.grid name, if that may be several, and the other options.
+
+    Raises:
+        InputError: as `find_lanes`.
+    """
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--jobs", default="1")
+    with suppress(ArgumentError):  # bench.grid refuses it
+        own, others = parser.parse_known_args(options)
+        jobs = int(own.jobs) if own.jobs.isdecimal() else 1
+        if jobs > 1 or own.device == ALL or "," in own.device:
+            return find_lanes(own.device, jobs), others
+    return (), list(options)
+
+
+def _device(lanes: Sequence[Found]) -> list[str]:
+    """The option for the first of some lanes."""
+    return ["--device", lanes[0].conditions.device] if lanes else []
 
 
 @dataclass(frozen=True)
 class _Session:
-    """An alternation as it runs, with the folder of its results and the code of both sides."""
+    """An alternation as it runs, with the folder of its results and the code of both sides.
+
+    Attributes:
+        lanes: the devices that it is on; none: the one that `options` name.
+        options: further options of bench.grid.
+    """
 
     alternation: Alternation
     folder: Path
@@ -217,6 +268,8 @@ class _Session:
     digests: Mapping[Side, str]
     named: frozenset[str]
     signals: Signals
+    lanes: Sequence[Found]
+    options: Sequence[str]
 
     def csv(self, side: Side) -> Path:
         """The file of a side's results."""
@@ -226,52 +279,105 @@ class _Session:
         """Run rounds of tasks, of each until it is decided."""
         most, count = self.alternation.rounds, len(to_do)
         looks = sorted({max(2, ceil(most * i / _LOOKS)) for i in range(1, _LOOKS + 1)})
+        places = range(max(1, len(self.lanes)))
+        place_of = dict(zip(sorted({task.setting for task in to_do}), cycle(places)))
         for number in range(1, most + 1):
             to_do.sort(key=lambda task: digest([number, task.name, sorted(task.ids)]))
             turns = [
-                (task, side, text, ids)
+                _Turn(task, side, text, ids, number)
                 for task in to_do
                 for side in (SIDES if number % 2 else SIDES[::-1])
                 for text, ids in task.runs[side].items()
             ]
-            with progress_bar(len(turns)) as show:
-                for done, (task, side, text, ids) in enumerate(turns):
-                    turn = f"round {number} of at most {most}, {len(to_do)} of {count} cells"
-                    show(done, f"{turn}: {task.name}, {side}")
-                    self._run_cells(side, text, ids, number)
+            name = f"round {number} of at most {most}, {len(to_do)} of {count} cells"
+            by_place = grouped(turns, lambda turn: place_of[turn.task.setting])
+            self._run_round(name, [by_place.get(place, []) for place in places])
             undecided = self._undecided(len(looks), number in looks)
             to_do = [task for task in to_do if task.ids & undecided]
             if not to_do:
                 break
         return Measured(self.csv("BASE"), self.csv("NEW"), self.named, len(looks))
 
-    def _run_cells(self, side: Side, text: str, ids: Set[str], repeat: int) -> None:
+    def _run_round(self, name: str, turns: Sequence[Sequence["_Turn"]]) -> None:
+        """Run the turns of each lane, those of several lanes at once.
+
+        Raises:
+            InputError, StoppedError: as `_run_cells`; no further turn begins then.
+        """
+        count = sum(map(len, turns))
+        with (
+            Locks(device_locks(), self.signals) as devices,
+            progress_bar(count) as show,
+            ThreadPoolExecutor(len(turns)) as pool,
+        ):
+            begun, failed = iter(range(count)), Event()
+
+            def work(number: int, own: Sequence[_Turn]) -> None:
+                lane = self.lanes[number] if self.lanes else None
+                if lane is not None and lane.cores:
+                    bind_thread(lane.cores)
+                for turn in own:
+                    if failed.is_set():
+                        return
+                    show(next(begun), f"{name}: {turn.task.name}, {turn.side}")
+                    try:
+                        self._run_cells(turn, lane, devices)
+                    except BaseException:
+                        failed.set()
+                        raise
+
+            ends = [pool.submit(work, number, own) for number, own in enumerate(turns)]
+        for end in ends:
+            end.result()
+
+    def _run_cells(self, turn: "_Turn", lane: Found | None, devices: Locks) -> None:
         """Run a repeat of cells, unless they have results.
+
+        Args:
+            lane: where; None: on the device that the options name.
 
         Raises:
             InputError: if they have none then, or the side's code is no longer the same.
             StoppedError: if the user stopped it.
         """
-        if ids <= self._ended(side, repeat):
+        side, ids, repeat, workers = turn.side, turn.ids, turn.repeat, len(self.lanes)
+        if ids <= self._ended(side, repeat).keys():
             return
         place, csv = self.places[side], self.csv(side)
         if place.digest() != self.digests[side]:
             raise InputError(f"{side}: the code has changed; the same command measures it anew")
         self.folder.mkdir(parents=True, exist_ok=True)
-        paths = ["--runs", str(csv), "--reports", str(self.folder / "reports" / side)]
-        arguments = [*self.alternation.arguments(text), "--repeats", str(repeat), *paths]
-        done = place.grid(arguments, self.signals)
-        if not ids <= self._ended(side, repeat):
+        reports = self.folder / "reports" / side
+        turn_on_cpu: AbstractContextManager[None] = nullcontext()
+        if lane is not None:
+            reports /= str(self.lanes.index(lane))
+            if not lane.gpu:  # bench.grid takes turns on the lane's cores alone
+                turn_on_cpu = devices.turn(lane.device_name, _on_wait)
+        arguments = [
+            *self.alternation.arguments(turn.text), *self.options, *_device([lane] if lane else []),
+            "--repeats", str(repeat), "--runs", str(csv), "--reports", str(reports),
+        ]  # fmt: skip
+        with turn_on_cpu:
+            done = place.grid(arguments, self.signals, workers)
+        ended = self._ended(side, repeat)
+        if not ids <= ended.keys():
             raise InputError(
                 f"{side}: bench.grid ended with {done.returncode} and without a result: "
                 f"{last_error(done.stderr)}"
             )
+        if workers > 1 and None in {ended[one] for one in ids}:
+            raise InputError(
+                f"{side}: its version of bench.grid does not record that {workers} workers share "
+                "the machine; measure it on one device, without --jobs"
+            )
 
-    def _ended(self, side: Side, repeat: int) -> set[str]:
-        """The ids of the cells for which a repeat has a result."""
+    def _ended(self, side: Side, repeat: int) -> dict[str, str | None]:
+        """The cells for which a repeat has a result: by id, what shared the machine."""
         path = self.csv(side)
         rows = read_rows(path) if path.exists() else []
-        return {r.cell_id for r in rows if r.repeat == repeat and r.status != "interrupted"}
+        return {
+            r.cell_id: r.sharing for r in rows if r.repeat == repeat and r.status != "interrupted"
+        }
 
     def _undecided(self, looks: int, is_look: bool) -> set[str]:
         """The ids of cells of settings that are not decided yet.
@@ -287,6 +393,21 @@ class _Session:
         )  # fmt: skip
         pairs = [pair for pair in comparison.pairs if is_undecided(pair, is_look)]
         return {row.cell_id for pair in pairs for row in (*pair.base.rows, *pair.new.rows)}
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A repeat of the cells that a text of --select selects on a side."""
+
+    task: Task
+    side: Side
+    text: str
+    ids: Set[str]
+    repeat: int
+
+
+def _on_wait() -> None:
+    sys.stderr.write("waiting for another grid\n")
 
 
 def is_undecided(pair: Pair, is_look: bool) -> bool:

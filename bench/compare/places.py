@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,12 @@ from bench.analysis.matching import Side
 from bench.common.errors import InputError, StoppedError
 from bench.common.messages import last_error
 from bench.launch.signals import Signals
-from bench.machine.conditions import MEASURING
+from bench.machine.conditions import MEASURING, WORKERS
 from bench.plan.cell import digest
 
 _ROOT: Final = Path(__file__).parents[2]
+_TICK_S: Final = 0.1
+"""Seconds after which a stop by the user is noticed."""
 _FIND: Final = """
 from importlib.metadata import distribution
 from importlib.util import find_spec
@@ -68,9 +69,12 @@ class Place:
         return digest([self.python, str(self.root), texts, sorted(p.name for p in packages)])
 
     def grid(
-        self, arguments: Sequence[str], signals: Signals
+        self, arguments: Sequence[str], signals: Signals, workers: int = 1
     ) -> "subprocess.CompletedProcess[str]":
         """Run bench.grid; a stop by the user is forwarded to it.
+
+        Args:
+            workers: the number of those that measure at once.
 
         Raises:
             InputError: if it refuses its input.
@@ -79,6 +83,7 @@ class Place:
         paths = filter(None, (str(self.root), os.environ.get("PYTHONPATH")))
         # without the current folder, which may hold other code
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+        env |= {WORKERS: str(workers)} if workers > 1 else {}
         argv = [self.python, "-m", "bench.grid", *arguments]
         with (
             TemporaryFile("w+", errors="replace") as out,
@@ -87,20 +92,20 @@ class Place:
             process = subprocess.Popen(
                 argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, process_group=0
             )
-            try:
-                with signals.raising():
-                    code = process.wait()
-            except StoppedError:
-                forwarded = 0
-                while process.poll() is None:
+            forwarded = 0
+            while True:
+                try:
+                    code = process.wait(_TICK_S)
+                    break
+                except subprocess.TimeoutExpired:
                     if forwarded < signals.stops:
                         process.send_signal(signal.SIGINT)
                         forwarded += 1
-                    time.sleep(0.1)
-                raise
             out.seek(0)
             err.seek(0)
             done = subprocess.CompletedProcess(argv, code, out.read(), err.read())
+        if signals.stops:
+            raise StoppedError
         if code == 2:
             errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
             error = errors[-1].removeprefix("error: ") if errors else last_error(done.stderr)

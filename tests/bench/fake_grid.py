@@ -9,10 +9,12 @@ standard library only. The file `side.json` there has the cells and how their ru
 - `refuses`: the line with which it refuses its input.
 - `silent`: it writes no rows.
 - `slow`: a cell takes a minute, and Ctrl-C ends it as interrupted.
+- `older`: its rows don't record what shares the machine.
 """
 
 import csv
 import json
+import os
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -40,16 +42,17 @@ def main():
         return 0
     repeat, runs = int(options["--repeats"]), Path(options["--runs"])
     for cell in cells:
-        if (code := run(side, cell, repeat, runs)) != 0:
+        if (code := run(side, cell, repeat, runs, options.get("--device", ""))) != 0:
             return code
     return 0
 
 
-def run(side, cell, repeat, runs):
+def run(side, cell, repeat, runs, device):
     """Add a row with the next second as its start, as if a run took a second."""
     log = Path(side["log"])
     with log.open("a") as file:
-        file.write(f"{FOLDER.name} {cell['plan']['name']} {repeat}\n")
+        cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+        file.write(f"{FOLDER.name} {cell['plan']['name']} {repeat} {device} {cores}\n")
     status, code = cell["status"], 0
     if side.get("slow"):
         try:
@@ -62,6 +65,7 @@ def run(side, cell, repeat, runs):
     start = datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=log.read_text().count("\n"))
     row = cell["row"] | {
         "repeat": repeat,
+        "sharing": sharing(side),
         "status": status,
         "ms_per_1k_tokens": cell["ms"][(repeat - 1) % len(cell["ms"])],
         "started_at": start.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -74,6 +78,11 @@ def run(side, cell, repeat, runs):
             writer.writeheader()
         writer.writerow(row)
     return code
+
+
+def sharing(side):
+    workers = os.environ.get("MINBERT_BENCH_WORKERS")
+    return "" if workers is None or side.get("older") else f"{workers} workers"
 
 
 def make_side(folder, cells, **behaviour):

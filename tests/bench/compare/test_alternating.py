@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import pytest
 
 from bench.analysis.comparison import MEASURES, Compared, Limits, Pair, Verdict
 from bench.common.errors import InputError, StoppedError
-from bench.compare import places
+from bench.compare import alternating, places
 from bench.compare.__main__ import command
-from bench.compare.alternating import Alternation, Measured, is_undecided, tasks
+from bench.compare.alternating import Alternation, Measured, is_undecided, several_lanes, tasks
+from bench.machine.conditions import Found, find_conditions
+from bench.machine.devices import Device
+from bench.machine.gpu_trial import GpuInfo
 from bench.results.rowfile import read_rows
 from tests.bench.fake_grid import LOG, make_side
 from tests.bench.synthetic_rows import cell
@@ -288,6 +292,80 @@ def test_a_rate_of_the_head_selects_its_cells() -> None:
         ["learning_rate=0.001"],
         ["learning_rate=1e-05"],
     ]
+
+
+def two_lanes(monkeypatch: pytest.MonkeyPatch, device: str) -> list[Found]:
+    """Two GPUs, or two workers on the CPU, each with a core, as far as there are two."""
+    here = find_conditions("cpu")
+    own = sorted(os.sched_getaffinity(0))
+    lanes = [
+        replace(
+            here, device_name=f"GPU-{i}" if device == "all" else "cpu",
+            conditions=replace(
+                here.conditions, device=f"cuda:{i}" if device == "all" else "cpu",
+                sharing="2 workers",
+            ),
+            device=Device(f"cuda:{i}", GpuInfo("A100", "", (8, 0), f"GPU-{i}"))
+            if device == "all" else Device(),
+            cores=frozenset([own[i % len(own)]]),
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    asked = []
+    monkeypatch.setattr(alternating, "find_lanes", lambda *names: asked.append(names) or lanes)
+    return lanes
+
+
+@pytest.mark.parametrize("options", [["--device", "all"], ["--jobs", "2", "--device=cpu"]])
+def test_each_setting_stays_on_a_lane_where_sides_take_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
+    lanes = two_lanes(monkeypatch, "all" if "all" in options else "cpu")
+    seeds = [cell("full", None, None, "off", seed=seed) for seed in range(2)]
+    cells = [LORA, HEAD, *seeds]
+    sides(tmp_path, [(each, WILD) for each in cells], [(each, WILD[::-1]) for each in cells])
+    more = ["--max-steps", "3"]
+    measured = alternation(tmp_path, rounds=3, options=[*options, *more]).measure()
+    runs = log(tmp_path)
+    assert len(runs) == 3 * 2 * 4
+    places: dict[str, set[tuple[str, str]]] = {}
+    for _, name, _, device, cores in runs:
+        places.setdefault(name.rpartition("-s")[0], set()).add((device, cores))
+    assert all(len(own) == 1 for own in places.values()), "of all rounds, sides and seeds"
+    expected = {(lane.conditions.device, ",".join(map(str, lane.cores))) for lane in lanes}
+    assert set.union(*places.values()) == expected
+    for name in {run[1] for run in runs}:
+        own = [(run[0], run[2]) for run in runs if run[1] == name]
+        assert own == [("BASE", "1"), ("NEW", "1"), ("NEW", "2"), ("BASE", "2"), ("BASE", "3"),
+                       ("NEW", "3")]  # fmt: skip
+    assert {row.sharing for row in read_rows(measured.new)} == {"2 workers"}
+    assert alternation(tmp_path, rounds=3, options=[*options, *more]).measure() == measured
+    assert len(log(tmp_path)) == len(runs)
+
+
+def test_a_version_that_records_no_sharing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
+    two_lanes(monkeypatch, "cpu")
+    sides(tmp_path, [(FULL, STEADY)], [(FULL, STEADY)], older=True)
+    with pytest.raises(InputError, match=r"NEW: its version of bench.grid does not record that 2"):
+        alternation(tmp_path, options=["--jobs", "2"]).measure()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--device", "cpu"], ["--device"], ["--jobs=1"], ["--jobs", "many"], ["--max-steps", "3"]],
+)
+def test_options_for_one_device_are_bench_grids_own(options: list[str]) -> None:
+    assert several_lanes(options) == ((), options)
+
+
+def test_one_gpu_of_all_is_used_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alternating, "find_lanes", lambda *names: names)
+    words = ["--epochs", "1", "--device=all", "--max-steps", "3"]
+    assert several_lanes(words) == (("all", 1), ["--epochs", "1", "--max-steps", "3"])
 
 
 UNDECIDED = Verdict.UNDECIDED

@@ -1,0 +1,96 @@
+"""Grids of stub cells on a real cluster of two nodes, and what happens to jobs there."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import NODES, Cluster
+from tests.slurm.place import HANG, Place
+
+ALONE = ("--slurm", "exclusive")
+"""One array task on a node at a time."""
+
+
+@pytest.fixture
+def place(cluster: Cluster, tmp_path: Path) -> Iterator[Place]:
+    """A fresh place on the cluster; in the end its rows are those in the folders."""
+    one = Place(tmp_path / "place", cluster)
+    yield one
+    assert one.problems() == []
+
+
+def test_a_grid_is_an_array_on_both_nodes(place: Place) -> None:
+    first = place.run("--cells", "4")
+    assert first.returncode == 0, first.stderr
+    assert {start.node for start in place.starts()} == set(NODES)
+    assert place.statuses() == {seed: ["ok"] for seed in range(4)}
+    assert not any(node in place.csv.read_text() for node in NODES)
+    (submission,) = place.submissions()
+    assert submission.is_done
+    again = place.run("--cells", "5")
+    assert again.returncode == 0, again.stderr
+    assert place.statuses() == {seed: ["ok"] for seed in range(5)}
+    assert [start.seed for start in place.starts()[4:]] == [4]
+
+
+def test_cells_of_a_node_that_fails_run_again(place: Place) -> None:
+    place.order(HANG, 0)
+    command = place.start("--cells", "2", *ALONE)
+    place.wait_for_starts(2)
+    place.order("0.1", 0)
+    node = next(start.node for start in place.starts() if start.seed == 0)
+    place.cluster.kill_node(node)
+    place.cluster.set_down(node)
+    assert place.end(command).returncode == 0
+    assert place.statuses() == {0: ["interrupted", "ok"], 1: ["ok"]}
+    assert {start.node for start in place.starts() if start.seed == 0} == set(NODES)
+    (row,) = (row for row in place.rows() if row["status"] == "interrupted")
+    assert "its node failed, or Slurm started its job again" in row["message"]
+
+
+def test_a_requeued_cell_runs_again(place: Place) -> None:
+    place.order(HANG, 0)
+    command = place.start("--cells", "1")
+    place.wait_for_starts(1)
+    place.order("0.1", 0)
+    place.cluster.run("scontrol", "requeue", place.array_task(0))
+    assert place.end(command).returncode == 0
+    assert place.statuses() == {0: ["interrupted", "ok"]}
+
+
+def test_a_killed_command_is_given_again(place: Place) -> None:
+    place.order("2", *range(4))
+    command = place.start("--cells", "6")
+    place.wait_for_starts(2)
+    os.killpg(command.pid, signal.SIGKILL)
+    place.end(command)
+    again = place.run("--cells", "6")
+    assert again.returncode == 0, again.stderr
+    assert "of another command" in again.stderr
+    assert place.statuses() == {seed: ["ok"] for seed in range(6)}
+    assert len(place.starts()) == 6
+    assert len(place.submissions()) == 1
+
+
+def test_two_grids_at_once_share_their_cells(place: Place) -> None:
+    place.order("1", *range(6))
+    commands = [place.start("--cells", "4"), place.start("--cells", "4", "--first", "2")]
+    assert [place.end(command).returncode for command in commands] == [0, 0]
+    assert place.statuses() == {seed: ["ok"] for seed in range(6)}
+    assert sorted(start.seed for start in place.starts()) == list(range(6))
+
+
+def test_a_command_outlives_the_controller(place: Place) -> None:
+    place.order("2", 0)
+    command = place.start("--cells", "2")
+    place.wait_for_starts(2)
+    place.cluster.stop_controller()
+    place.cluster.wait_for(lambda: bool(place.rows()), "the short cell's row")
+    place.cluster.start_controller()
+    ended = place.end(command)
+    assert ended.returncode == 0, ended.stderr
+    assert "array tasks go on, and it is asked again" in ended.stderr
+    assert place.statuses() == {0: ["ok"], 1: ["ok"]}

@@ -1,0 +1,132 @@
+"""A folder with a runs.csv whose stub cells run on a cluster, and the command that runs them."""
+
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from bench.executors.slurm.executor import POLL
+from bench.executors.slurm.submission import Submission, submissions_folder
+from bench.results.rebuild import rebuild
+from tests.faults.notes import records
+from tests.slurm.cluster import Cluster
+from tests.slurm.stub_worker import CELLS, STARTS
+
+HANG: Final = "600"
+"""What a cell is told that something else has to end."""
+POLL_S: Final = "0.2"
+_LONGEST_S: Final = 120.0
+
+
+class Start(NamedTuple):
+    """A worker's start: the seed of its cell, the attempt, and the node."""
+
+    seed: int
+    attempt: int
+    node: str
+
+
+class Place:
+    """A folder with a runs.csv."""
+
+    def __init__(self, folder: Path, cluster: Cluster) -> None:
+        self.folder = folder
+        self.cluster = cluster
+        self.csv = folder / "runs.csv"
+        self._cells = folder / "cells"
+        self._cells.mkdir(parents=True)
+
+    def order(self, what: str, *seeds: int) -> None:
+        """Say what workers of cells do from now on: sleep for so many seconds, or `crash`."""
+        for seed in seeds:
+            path = self._cells / str(seed)
+            path.with_suffix(".new").write_text(what)
+            path.with_suffix(".new").replace(path)
+
+    def start(self, *options: str) -> "subprocess.Popen[str]":
+        """Start a command, with options of `tests.slurm.stub_grid`, in a process group."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.slurm.stub_grid", str(self.folder), *options],
+            env=self.cluster.environment | {POLL: POLL_S, CELLS: str(self._cells)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def end(self, command: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
+        """Wait for a command."""
+        out, err = command.communicate(timeout=_LONGEST_S)
+        return subprocess.CompletedProcess(command.args, command.returncode, out, err)
+
+    def run(self, *options: str) -> "subprocess.CompletedProcess[str]":
+        """Start a command and wait for it."""
+        return self.end(self.start(*options))
+
+    def starts(self) -> list[Start]:
+        """The starts of workers so far."""
+        path = self._cells / STARTS
+        lines = path.read_text().splitlines() if path.exists() else []
+        words = (line.split(" ") for line in lines)
+        return [Start(int(seed), int(attempt), node) for seed, attempt, node in words]
+
+    def wait_for_starts(self, number: int) -> None:
+        """Wait until so many workers have started in all."""
+        self.cluster.wait_for(lambda: len(self.starts()) >= number, f"{number} workers")
+
+    def submissions(self) -> list[Submission]:
+        """The submissions so far, oldest first."""
+        folder = submissions_folder(self.csv)
+        return [Submission(path) for path in sorted(folder.glob("[0-9]*"))]
+
+    def job(self) -> str:
+        """The id of the latest array."""
+        return str(self.submissions()[-1].job)
+
+    def array_task(self, seed: int) -> str:
+        """The id, such as 7_2, of the array task that has a cell in the latest array."""
+        groups = self.submissions()[-1].groups
+        index = next(i for i, group in enumerate(groups) if group[0].job.cell.seed == seed)
+        return f"{self.job()}_{index}"
+
+    def rows(self) -> list[dict[str, str]]:
+        """The records of runs.csv, read without any code of the product's."""
+        return records(self.csv.read_bytes()) if self.csv.exists() else []
+
+    def statuses(self) -> dict[int, list[str]]:
+        """Statuses of the attempts at each cell, by its seed, in the order of the attempts."""
+        by_seed: dict[int, list[str]] = {}
+        for row in sorted(self.rows(), key=lambda row: int(row["attempt"])):
+            by_seed.setdefault(int(row["seed"]), []).append(row["status"])
+        return dict(sorted(by_seed.items()))
+
+    def problems(self) -> list[str]:
+        """What no moment of a grid may show: rows that are there twice, or that differ from those
+        which `bench.rebuild` finds in the folders."""
+        rows = self.rows()
+        attempts = Counter((row["cell_id"], row["repeat"], row["attempt"]) for row in rows)
+        found = [f"{key} has {number} rows" for key, number in attempts.items() if number > 1]
+        ok = Counter((row["cell_id"], row["repeat"]) for row in rows if row["status"] == "ok")
+        found += [f"{key} has {number} ok rows" for key, number in ok.items() if number > 1]
+        return found + self._differences()
+
+    def _differences(self) -> list[str]:
+        copy = self.folder / "rebuilt"
+        copy.mkdir()
+        (copy / "runs").symlink_to(self.folder / "runs")
+        try:
+            rebuild(copy / "runs.csv")
+            rebuilt = records((copy / "runs.csv").read_bytes())
+        finally:
+            shutil.rmtree(copy)
+        before, after = (
+            Counter(tuple(row.items()) for row in rows) for rows in (self.rows(), rebuilt)
+        )
+        return [
+            f"bench.rebuild {verb} {dict(row)['cell_id']}, attempt {dict(row)['attempt']}"
+            for verb, rows in (("lacks", before - after), ("adds", after - before))
+            for row in rows
+        ]

@@ -1,0 +1,46 @@
+"""A worker without torch: `-m tests.slurm.stub_worker FOLDER`.
+
+In the folder that STUB_CELLS names, a file of its cell's seed says what it does: sleep for so many
+seconds (a tenth without a file), or `crash`. It notes its start there.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from bench.common.files import write_atomically
+from bench.plan.job import FILE
+from bench.results.protocol import RESULT
+from bench.worker import lifeline
+
+CELLS: Final = "STUB_CELLS"
+STARTS: Final = "starts.txt"
+"""A line for each start: seed, attempt and node."""
+USUAL_S: Final = 0.1
+
+
+def main(folder: Path) -> int:
+    """Work on the cell in `folder`; the exit code."""
+    lifeline.attach()
+    job = json.loads((folder / FILE).read_text())
+    cells, seed = Path(os.environ[CELLS]), job["cell"]["seed"]
+    note = f"{seed} {job['attempt']} {os.environ.get('SLURMD_NODENAME', '')}\n"
+    descriptor = os.open(cells / STARTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, note.encode())
+    os.close(descriptor)
+    order = cells / str(seed)
+    what = order.read_text() if order.exists() else str(USUAL_S)
+    if what == "crash":
+        return 1
+    time.sleep(float(what))
+    columns = {"train_s": 1.5 + seed, "tokens_total": 100}
+    result = {"status": "ok", "message": "", "flags": [], "columns": columns}
+    write_atomically(folder / RESULT, json.dumps(result).encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
