@@ -31,7 +31,9 @@ POLL: Final = "MINBERT_BENCH_SLURM_POLL_S"
 """Environment: the seconds between two looks at the queue."""
 _POLL_S: Final = 10.0
 _TICK_S: Final = 0.2
-_LIMIT: Final = re.compile(r"limit|exceed|too large|violates|invalid job array", re.IGNORECASE)
+_LIMIT: Final = re.compile(
+    r"limit|exceed|too large|violates|temporarily|invalid job array", re.IGNORECASE
+)
 """Errors of sbatch that a smaller array, or the same one later, may not get."""
 _WAITING: Final = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
@@ -58,6 +60,8 @@ class SlurmExecutor:
         self._followed: list[Following] = []
         self._ready: list[list[CellRun]] = []
         self._complained = False
+        self._queued = 0
+        self._full: int | None = None
         self._items: dict[Key, Planned] = {}
 
     @property
@@ -101,7 +105,8 @@ class SlurmExecutor:
         self._ready = [kept for group in runs if (kept := [run for run in group if run])]
         stops = 0
         while True:
-            if self._ready and not stops:
+            is_full = self._followed and self._full is not None and self._queued >= self._full
+            if self._ready and not stops and not is_full:
                 self._submit(progress)
             self._look(conductor, progress)
             if not self._followed and (stops or not self._ready):
@@ -134,7 +139,7 @@ class SlurmExecutor:
         self._folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self._folder / "submit.lock"):
             self._follow(progress)
-            size = self._submitter.most
+            size, submitted, self._full = self._submitter.most, 0, None
             while groups := self._ready[:size]:
                 after = self._followed[-1].submission.job if self._followed else None
                 try:
@@ -145,7 +150,9 @@ class SlurmExecutor:
                         continue
                     if not self._followed:
                         raise
-                    return  # once some of what is queued has ended
+                    self._full = self._queued + submitted
+                    return  # until some of what is queued has ended
+                submitted += len(groups)
                 self._followed.append(Following(submission))
                 self._ready = self._ready[size:]
                 cells = sum(map(len, groups))
@@ -169,8 +176,9 @@ class SlurmExecutor:
             one.not_run.clear()
         self._followed = [one for one in self._followed if one.open]
         if queued is not None and self._followed:
+            self._queued = sum(len(one.indexes) for one in queued)
             pending = sum(len(one.indexes) for one in queued if one.state in _WAITING)
-            running = sum(len(one.indexes) for one in queued) - pending
+            running = self._queued - pending
             unsubmitted = len(self._ready)
             more = f", {unsubmitted} to be submitted" if unsubmitted else ""
             progress.stage(f"{running} array tasks running, {pending} pending{more}", running)
