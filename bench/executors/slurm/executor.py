@@ -105,12 +105,13 @@ class SlurmExecutor:
         self._ready = [kept for group in runs if (kept := [run for run in group if run])]
         stops = 0
         while True:
+            if self._followed:
+                self._look(conductor, progress)
+            if not self._followed and (stops or not self._ready):
+                return bool(stops)
             is_full = self._followed and self._full is not None and self._queued >= self._full
             if self._ready and not stops and not is_full:
                 self._submit(progress)
-            self._look(conductor, progress)
-            if not self._followed and (stops or not self._ready):
-                return bool(stops)
             _sleep(poll_s(), signals, stops)
             if signals.stops > stops:
                 if stops or not self._cancel(signals, progress):
