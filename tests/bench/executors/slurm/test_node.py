@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.executors.slurm import node
-from bench.executors.slurm.submission import Attempt, Start, Submission
+from bench.executors.slurm.submission import Attempt, Submission
 from bench.results.row import kept_row
 from tests.bench.executors.slurm.conftest import runs
 

@@ -91,7 +91,7 @@ def test_one_of_many_publishes(tmp_path):
         thread.join()
     assert len(won) == 1
     assert path.read_bytes() == b"%d" % won[0] * 10_000
-    assert os.listdir(tmp_path) == ["row.json"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_network_that_loses_an_answer_is_no_second_publication(tmp_path, monkeypatch):
