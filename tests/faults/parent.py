@@ -183,10 +183,10 @@ class Follower:
             append(of, row)
             self.enter("run")
 
-        def followed_progress(of: Display, message: dict[str, Any]) -> None:
+        def followed_progress(of: Display, message: dict[str, Any], name: str = "") -> None:
             if isinstance(message.get("phase"), str):
                 self.enter(message["phase"])
-            progress(of, message)
+            progress(of, message, name)
 
         def followed_close(of: Session, *arguments: Any) -> int:
             self.enter("close")

@@ -4,6 +4,7 @@ import json
 import os
 from collections import defaultdict
 from contextlib import suppress
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -58,7 +59,7 @@ def test_a_search_for_rates_uses_all_jobs_in_its_rounds(grid: GridRuns) -> None:
     assert rows[-1].learning_rate_source == "search"
     assert {row.sharing for row in rows} == {"2 workers"}
     spans = [(str(row.started_at), str(row.finished_at)) for row in candidates]
-    assert any(begun < end for (_, end), (begun, _) in zip(spans, spans[1:], strict=False))
+    assert any(begun < end for (_, end), (begun, _) in pairwise(spans))
 
 
 def test_bad_jobs_are_a_line(grid: GridRuns) -> None:
