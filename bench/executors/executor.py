@@ -47,8 +47,8 @@ class Conductor(Protocol):
     def waited(self, seconds: float) -> None:
         """Count a wait for other grids."""
 
-    def ended(self, item: Planned, row: Row) -> None:
-        """Take over the row of a cell that has run."""
+    def ended(self, *rows: tuple[Planned, Row]) -> None:
+        """Take over the rows of cells that have run."""
 
 
 class Executor(Protocol):

@@ -207,7 +207,7 @@ class _Run:
             )  # fmt: skip
             keep(folder, row)
             with self.turn:
-                self.conductor.ended(item, row)
+                self.conductor.ended((item, row))
             if row.status == "interrupted":
                 self.queue.stop(is_interrupted=True)
             self._check_device(run, outcome, lane)

@@ -21,6 +21,7 @@ from bench.plan.rows import Row
 
 Points = Mapping[Variant, tuple[tuple[float, ...], float]]
 """The features and the measured value of each variant, in the order in which they ran."""
+Coefficients = tuple[float, ...]
 
 _MOST_ROWS: Final = 1000
 """The most rows that a fit is made on; the newest count."""
@@ -58,7 +59,11 @@ class Forecast:
         self._hinted = False
         self._peaks: dict[Variant, list[float]] = {}
         self._times: dict[Variant, list[float]] = {}
-        self._fit()
+        self._fitted: tuple[Coefficients, Coefficients] | None = None
+        self._features = {
+            variant: (memory_features(variant, one), time_features(variant, one))
+            for variant, one in totals.items()
+        }
 
     def learn(self, rows: Iterable[Row]) -> None:
         """Learn from comparable rows of any batch size and length. Rows that did not end ok, and
@@ -75,7 +80,7 @@ class Forecast:
             stopped = row.early_stopping is not None and (row.epochs_run or 0) < planned
             if wall is not None and not stopped and not _DISTURBED & set(row.flag_names):
                 self._times.setdefault(variant, []).append(wall)
-        self._fit()
+        self._fitted = None
 
     def hint(self, rows: Iterable[Row]) -> None:
         """Estimate the speed of the machine from rows on other data or of other lengths.
@@ -99,7 +104,7 @@ class Forecast:
         values = (median(starts), *(median(ratios) * value for value in prior.values[1:]))
         self.time_prior = replace(prior, values=values, spread=values)
         self._hinted = True
-        self._fit()
+        self._fitted = None
 
     @property
     def seen(self) -> int:
@@ -119,36 +124,37 @@ class Forecast:
 
     def predict(self, variant: Variant) -> Prediction | None:
         """Expected costs of a cell of a variant; None where it could not be counted."""
-        return self._predictions.get(variant)
+        totals = self.totals.get(variant)
+        if totals is None:
+            return None
+        if self._fitted is None:
+            self._fitted = (
+                _fitted(self.memory_points(), self.memory_prior),
+                _fitted(self.time_points(), self.time_prior),
+            )
+        memory, time = map(apply, self._fitted, self._features[variant])
+        return Prediction(
+            self.imports_mib(variant) + memory,
+            time,
+            1e9 * totals.train_gflop / totals.real_tokens,
+        )
 
     def memory_points(self) -> Points:
         """Features and mean peak above imports of each variant that has run."""
         return {
-            variant: (memory_features(variant, self.totals[variant]), fmean(peaks))
+            variant: (self._features[variant][0], fmean(peaks))
             for variant, peaks in self._peaks.items()
         }
 
     def time_points(self) -> Points:
         """Features and mean wall time of each variant that has run."""
         return {
-            variant: (time_features(variant, self.totals[variant]), fmean(times))
+            variant: (self._features[variant][1], fmean(times))
             for variant, times in self._times.items()
         }
 
-    def _fit(self) -> None:
-        memory = _fitted(self.memory_points(), self.memory_prior)
-        time = _fitted(self.time_points(), self.time_prior)
-        self._predictions = {
-            variant: Prediction(
-                self.imports_mib(variant) + apply(memory, memory_features(variant, totals)),
-                apply(time, time_features(variant, totals)),
-                1e9 * totals.train_gflop / totals.real_tokens,
-            )
-            for variant, totals in self.totals.items()
-        }
 
-
-def _fitted(points: Points, prior: Prior) -> tuple[float, ...]:
+def _fitted(points: Points, prior: Prior) -> Coefficients:
     return fit([x for x, _ in points.values()], [y for _, y in points.values()], prior)
 
 

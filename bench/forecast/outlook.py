@@ -38,6 +38,8 @@ _KIND: Final = tuple(
 """Settings that decide costs, besides those of a variant."""
 Kind = tuple[Value, ...]
 """A model on data, and the other settings of `_KIND`."""
+Like = tuple[Kind, Variant]
+"""What all cells with the same costs have in common."""
 
 
 def _kind(cell: Cell | Row) -> Kind:
@@ -207,21 +209,27 @@ class Outlook:
         self.forecasts = forecasts
         self._left = Counter(_like(item.cell) for item in to_run if item.action != SKIP)
         self._cells = {_like(item.cell): item.cell for item in to_run}
+        self._times_s: dict[Like, float | None] = {}
 
     def begin(self, cell: Cell) -> tuple[float | None, float | None]:
         """Mark a cell as begun; returns the expected seconds of it and of all later cells."""
         if (like := _like(cell)) in self._left:
             self._left[like] -= 1
-        cell_s = self.time_s(cell)
-        left = [(n, self.time_s(self._cells[like])) for like, n in self._left.items() if n]
+        cell_s = self._time_s(like)
+        left = [(n, self._time_s(like)) for like, n in self._left.items() if n]
         known = [n * seconds for n, seconds in left if seconds is not None]
         return cell_s, sum(known) if cell_s is not None and len(known) == len(left) else None
 
     def time_s(self, cell: Cell) -> float | None:
         """The expected seconds of a cell; None where nothing measured here predicts them."""
-        if self.forecasts is None or _like(cell) not in self._left:
+        return self._time_s(_like(cell))
+
+    def _time_s(self, like: Like) -> float | None:
+        if self.forecasts is None or like not in self._left:
             return None
-        return self.forecasts.time_s(cell)
+        if like not in self._times_s:
+            self._times_s[like] = self.forecasts.time_s(self._cells[like])
+        return self._times_s[like]
 
     def columns(self, cell: Cell) -> Columns:
         """Columns of the forecast of a cell."""
@@ -238,10 +246,10 @@ class Outlook:
         """Learn from a cell's row."""
         if self.forecasts is not None:
             self.forecasts.learn(row)
+            self._times_s.clear()
 
 
-def _like(cell: Cell) -> tuple[Kind, Variant]:
-    """What all cells with the same costs have in common."""
+def _like(cell: Cell) -> Like:
     return _kind(cell), Variant.of(cell)
 
 

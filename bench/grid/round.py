@@ -1,6 +1,7 @@
 """A round of a run: one plan, whose cells an executor runs."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from bench.common.errors import InputError
@@ -10,6 +11,7 @@ from bench.grid.display import Display
 from bench.grid.resume import orphaned_outcome
 from bench.launch.cell_run import CellRun, keep, outcome_row
 from bench.plan.budget import needs_no_row
+from bench.plan.cell import Cell
 from bench.plan.planning import RERUN, SKIP, Planned
 from bench.plan.pruning import dominating, why_skipped
 from bench.plan.rows import Row
@@ -31,6 +33,7 @@ class Round:
     session: "Session"
     outlook: Outlook
     display: Display
+    _tokenised: set[Hashable] = field(default_factory=set)
 
     def begin(self, item: Planned) -> bool:
         """Show that a cell is next; false if it exceeds the budget."""
@@ -60,10 +63,18 @@ class Round:
         if note := session.weights.note(item.cell):
             self.display.note(note)
         self._use_examples()
-        # before the first worker starts: otherwise that one alone would spend time on it
-        tokenizer = session.models[item.cell.model].tokenizer
-        share(session.data_of(item.cell), item.cell, tokenizer, session.data_folder)
+        self._share_tokens(item.cell)
         return self._run(item)
+
+    def _share_tokens(self, cell: Cell) -> None:
+        """Tokenise a cell's examples, once in a round, before the first worker starts: otherwise
+        that one alone would spend time on it."""
+        session = self.session
+        examples = (cell.model, cell.engine, cell.data_digest, cell.max_length, cell.fold)
+        if examples not in self._tokenised:
+            self._tokenised.add(examples)
+            tokenizer = session.models[cell.model].tokenizer
+            share(session.data_of(cell), cell, tokenizer, session.data_folder)
 
     def _run(self, item: Planned) -> CellRun:
         return self.session.cell_run(item, self.outlook.columns(item.cell))
@@ -90,7 +101,8 @@ class Round:
             return item.reason
         if item.reason.startswith(RERUN):
             return None
-        cause = dominating(item.cell, item.conditions_id, self.session.store.out_of_memory)
+        smaller = self.session.store.out_of_memory(item.cell, item.conditions_id)
+        cause = dominating(item.cell, item.conditions_id, smaller)
         return None if cause is None else why_skipped(item.cell, cause)
 
     def _recovered(self, item: Planned) -> Row | None:
@@ -127,14 +139,16 @@ class Round:
             )
         mark_used(folder)
 
-    def ended(self, item: Planned, row: Row) -> None:
-        """Take over the row of a cell that has run."""
+    def ended(self, *rows: tuple[Planned, Row]) -> None:
+        """Take over the rows of cells that have run."""
         session = self.session
-        session.weights.add(session.folder(row))
-        session.account.add(row)
-        if not session.store.has(row):  # another command may have collected it
-            session.store.append(row)
-        self._finish(item, row)
+        for _, row in rows:
+            session.weights.add(session.folder(row))
+            session.account.add(row)
+        # another command may have collected some
+        session.store.append(*(row for _, row in rows if not session.store.has(row)))
+        for item, row in rows:
+            self._finish(item, row)
 
     def _finish(self, item: Planned, row: Row) -> None:
         self.outlook.learn(row)

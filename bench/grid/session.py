@@ -287,10 +287,12 @@ class Session:
 
     def _write_plan(self, planned: list[Planned]) -> None:
         path = plan_file(self.store.path)
-        text = json.dumps(list(map(values_of, self._plan(planned))), indent=1)
+        rows = (values_of(row).items() for row in self._plan(planned))
+        known = [{name: value for name, value in row if value is not None} for row in rows]
+        lines = ",\n".join(map(json.dumps, known))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, text.encode() + b"\n")
+            write_atomically(path, f"[{lines}]\n".encode())
         except OSError as error:
             raise DiskFullError(f"{path}: can't be written ({error.strerror})") from error
 

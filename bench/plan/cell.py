@@ -13,7 +13,8 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from adapters.methods import LOW_RANK, MODES, PEFT, has_layers, has_rank
@@ -747,13 +748,13 @@ class Cell:
             return "the compiler itself chooses what to keep, not gradient_checkpointing"
         return ""
 
-    @property
+    @cached_property
     def cell_id(self) -> str:
         """Digest of everything that determines the result."""
         return digest(
             {
                 name: value
-                for name, value in asdict(self).items()
+                for name, value in self._settings().items()
                 if ABOUT[name].identifies and not _predates(name, value)
             }
         )
@@ -779,7 +780,10 @@ class Cell:
 
     def columns(self) -> Columns:
         """The fields, and the id."""
-        return {**asdict(self), "cell_id": self.cell_id}
+        return {**self._settings(), "cell_id": self.cell_id}
+
+    def _settings(self) -> Columns:
+        return {name: getattr(self, name) for name in ABOUT}
 
 
 def _predates(name: str, value: Value) -> bool:

@@ -1,9 +1,10 @@
 """Cells that need not run because the same cell, only smaller, ran out of memory."""
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Final
 
-from bench.plan.cell import Cell, named
+from bench.plan.cell import Cell, Value, named
 from bench.plan.rows import Row
 
 _BIGGER: Final = named(lambda about: about.grows)
@@ -12,6 +13,12 @@ _SAME: Final = named(
     lambda about: about.identifies and "memory" in about.changes and not about.grows
 )
 """Other settings that memory depends on; with fewer steps the largest batch may never come."""
+_same = attrgetter(*_SAME)
+
+
+def memory_key(cell: Cell, conditions_id: str) -> tuple[Value, ...]:
+    """What a cell has to share with another for one to be the other, only bigger."""
+    return (conditions_id, *_same(cell))
 
 
 def dominating(cell: Cell, conditions_id: str, rows: Iterable[Row]) -> Row | None:

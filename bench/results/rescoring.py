@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,17 @@ from bench.results.store import read_plan, read_rows
 class Results:
     """What some files of results hold, scored by the metric that decides."""
 
+    runs: Sequence[Path]
     rows: list[Row]
-    planned: list[Row]
     facts: dict[str, DataFacts]
     exports: dict[str, Figures]
     predictions_of: PredictionsOf
     losses_of: LossesOf
+
+    @cached_property
+    def planned(self) -> list[Row]:
+        """The rows, still without results, of the cells that were planned last."""
+        return [row for path in self.runs for row in read_plan(path)]
 
 
 def read_results(runs: Sequence[Path], metric: str | None) -> Results:
@@ -41,12 +47,11 @@ def read_results(runs: Sequence[Path], metric: str | None) -> Results:
         InputError: if a file can't be read, or no row is of a problem that has the metric.
     """
     rows = [row for path in runs for row in read_rows(path)]
-    planned = [row for path in runs for row in read_plan(path)]
     facts = read_facts(*runs)
     predictions_of = first_of([kept_predictions(path) for path in runs])
     if metric is not None:
         rows = rescored(rows, metric, predictions_of, facts)
-    return Results(rows, planned, facts, read_exports(*runs), predictions_of, kept_losses(runs))
+    return Results(runs, rows, facts, read_exports(*runs), predictions_of, kept_losses(runs))
 
 
 def rescored(

@@ -1,6 +1,6 @@
 """runs.csv, which has one writer at a time, and the folders of its cells next to it.
 
-A row is appended under a lock, and is durable when the append returns. A crash can leave one torn
+Rows are appended under a lock, and are durable when the append returns. A crash can leave one torn
 record at the end: readers leave it out, and the next writer cuts it off.
 """
 
@@ -17,8 +17,9 @@ from filelock import FileLock, Timeout
 
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import folder_for_now, try_to_write, write_atomically
-from bench.plan.cell import Columns, Value
+from bench.plan.cell import Cell, Columns, Value
 from bench.plan.columns import NAMES, row_of
+from bench.plan.pruning import memory_key
 from bench.plan.rows import CellKey, Row, software_of, take_attempts, take_standing
 from bench.results.rowfile import Reading, encode, record
 from bench.results.rowfile import read_rows as read_rows
@@ -86,6 +87,7 @@ class Store:
         self._attempts: dict[CellKey, int] = {}
         self._keys: set[tuple[str, str, int, int]] = set()
         self._scores: dict[tuple[Value, ...], Row] = {}
+        self._out_of_memory: dict[tuple[Value, ...], dict[CellKey, Row]] = {}
 
     @property
     def rows(self) -> list[Row]:
@@ -120,15 +122,15 @@ class Store:
             return own
         return self._scores.get((cell_id, *software_of(here)), own)
 
-    @property
-    def out_of_memory(self) -> list[Row]:
-        """The current rows with status `oom`.
+    def out_of_memory(self, cell: Cell, conditions_id: str) -> list[Row]:
+        """The current rows with status `oom` of cells that agree with one in `memory_key`.
 
         Raises:
             InputError: as `read_rows`.
         """
         self._catch_up()
-        return [row for row in self._last.values() if row.status == "oom"]
+        alike = self._out_of_memory.get(memory_key(cell, conditions_id), {})
+        return [row for key, row in alike.items() if self._last[key] is row]
 
     @property
     def torn(self) -> bool:
@@ -155,6 +157,7 @@ class Store:
         if rows is not self._indexed:
             self._indexed, self._seen = rows, 0
             self._last, self._attempts, self._scores, self._keys = {}, {}, {}, set()
+            self._out_of_memory = {}
         new = rows[self._seen :]
         self._keys.update(row.row_key for row in new)
         take_attempts(self._attempts, new)
@@ -162,21 +165,27 @@ class Store:
         take_standing(self._last, new)
         scored = (row for row in new if row.has_score)
         self._scores |= {(row.cell_id, *row.software): row for row in scored}
+        for row in new:
+            if row.status == "oom":
+                alike = self._out_of_memory.setdefault(memory_key(row, row.conditions_id), {})
+                alike[row.key] = row
         self._seen = len(rows)
 
-    def append(self, row: Row) -> None:
-        """Add a row; it is durable on return.
+    def append(self, *rows: Row) -> None:
+        """Add rows; they are durable on return.
 
         Raises:
             ValueError: for a row that could not be read again. Nothing is written.
             DiskFullError: if it can't be written. The file stays as it was.
             InputError: as `read_rows`. Nothing is written.
         """
-        line = encode(row)
+        lines = b"".join(map(encode, rows))
+        if not lines:
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{self.path}.lock", timeout=LOCK_TIMEOUT_S):
-                self._append(line)
+                self._append(lines)
         except OSError as error:
             if isinstance(error, Timeout):
                 reason = f"another process has held {self.path.name}.lock for {LOCK_TIMEOUT_S} s"
@@ -184,7 +193,7 @@ class Store:
                 reason = error.strerror or str(error)
             raise DiskFullError(f"{self.path}: can't be written ({reason})") from error
 
-    def _append(self, line: bytes) -> None:
+    def _append(self, lines: bytes) -> None:
         if not self.path.exists() or self.path.stat().st_size == 0:
             write_atomically(self.path, record(NAMES))
         self._reading.read_on()
@@ -193,7 +202,7 @@ class Store:
                 file.truncate(self._reading.end)
             end = file.seek(0, os.SEEK_END)
             try:
-                left = memoryview(line)
+                left = memoryview(lines)
                 while left:
                     left = left[file.write(left) :]
                 os.fsync(file.fileno())

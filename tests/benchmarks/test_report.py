@@ -115,12 +115,13 @@ def test_append_to_rows(
         copy.writelines(islice(source, count + 1))
     store = Store(path)
     row = store.rows[0]
+    cell = row.cell
     numbers = iter(range(2, 1000))
 
     def look_and_append() -> None:
         last = store.last(str(row["cell_id"]), str(row["conditions_id"]))
         assert last is not None
-        assert store.out_of_memory is not None
+        assert store.out_of_memory(cell, str(row["conditions_id"])) is not None
         store.append(row | {"attempt": next(numbers)})
 
     benchmark.pedantic(look_and_append, rounds=20, warmup_rounds=2)

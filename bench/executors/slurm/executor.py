@@ -196,15 +196,18 @@ class SlurmExecutor:
         self._folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self._folder / "collect.lock"):
             one.read(None if queued is None else indexes, ends)
+            others: list[Row] = []
+            last: list[tuple[Planned, Row]] = []
             for run, rows in one.take():
                 for row in rows:
                     self._keep(row)
                 item = self._items.get(key_of(run)) if conductor is not None else None
-                for row in rows if item is None else rows[:-1]:
-                    if not self._store.has(row):
-                        self._store.append(row)
-                if item is not None and conductor is not None:
-                    conductor.ended(item, rows[-1])
+                if item is not None:
+                    last.append((item, rows.pop()))
+                others += rows
+            self._store.append(*(row for row in others if not self._store.has(row)))
+            if conductor is not None:
+                conductor.ended(*last)
             if not one.open:
                 (one.submission.folder / DONE).touch()
                 if any(entry.state in _WAITING for entry in own):  # restarts of cells that ended ok

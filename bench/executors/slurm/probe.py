@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -207,10 +208,15 @@ def known_kinds(folder: Path, target: Found) -> dict[str, Found]:
     software = software_of(target.conditions.columns())
     kinds = {target.conditions.conditions_id: target}
     for path in sorted(folder.glob("*.json")):
-        kind = found_from_json(path.read_bytes())
+        kind = _known_kind(path)
         if software_of(kind.conditions.columns()) == software:
             kinds.setdefault(path.stem, kind)
     return kinds
+
+
+@cache
+def _known_kind(path: Path) -> Found:
+    return found_from_json(path.read_bytes())
 
 
 if __name__ == "__main__":

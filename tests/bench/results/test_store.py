@@ -41,6 +41,23 @@ def written(path: Path, count: int = 3) -> list[Row]:
     return rows
 
 
+def test_rows_are_appended_together(tmp_path, monkeypatch):
+    synced = []
+    sync = os.fsync
+    monkeypatch.setattr(stores.os, "fsync", lambda file: synced.append(file) or sync(file))
+    path = tmp_path / "runs.csv"
+    written(path, 1)
+    store, rows = Store(path), [row(number) for number in range(1, 4)]
+    before = len(synced)
+    store.append(*rows)
+    store.append()
+    assert len(synced) - before == 1
+    assert read_rows(path, no_note) == store.rows == [row(0), *rows]
+    with pytest.raises(ValueError, match="status"):
+        store.append(row(4), row(5, status="lost"))
+    assert read_rows(path, no_note) == [row(0), *rows]
+
+
 def no_note(text: str) -> None:
     raise AssertionError(text)
 
@@ -159,7 +176,7 @@ def test_an_ok_row_counts_until_another_ok_row_and_attempts_go_on_from_the_highe
     store.append(row(0, attempt=3, status="oom"))
     assert store.last("cell0", "here") == row(0)
     assert latest(store.rows)["cell0", "here", 1, "0.1.0"] == row(0)
-    assert store.out_of_memory == []
+    assert store.out_of_memory(row(0).cell, "here") == []
     assert store.next_attempt("cell0", "here") == 4
     store.append(row(0, attempt=4))
     assert store.last("cell0", "here") == row(0, attempt=4)
@@ -226,7 +243,7 @@ def test_repeats_of_a_cell_count_each_by_itself(tmp_path):
     assert store.last("cell0", "here", 2)["status"] == "oom"
     assert store.last("cell0", "here", 3) is None
     assert [store.next_attempt("cell0", "here", repeat) for repeat in (1, 2, 3)] == [3, 2, 1]
-    assert [each["repeat"] for each in store.out_of_memory] == [2]
+    assert [each["repeat"] for each in store.out_of_memory(row(0).cell, "here")] == [2]
     assert [each["repeat"] for each in latest(store.rows).values()] == [1, 2]
 
 

@@ -1,0 +1,370 @@
+"""A simulated Slurm cluster of hundreds of nodes, whose array tasks publish rows without working.
+
+    with Simulation(folder, nodes=400) as slurm, slurm.on_path():
+        …  # python -m bench.grid --executor slurm
+
+`sbatch`, `squeue`, `scancel`, `scontrol` and `sinfo` are found on PATH. They pass what they are
+given to this process, where time goes on by each look at the queue.
+"""
+
+import json
+import os
+import random
+import re
+import shlex
+import sys
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from socketserver import StreamRequestHandler, UnixStreamServer
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any, Final, Self
+from unittest import mock
+
+from bench.executors.slurm import node, probe
+from bench.executors.slurm.commands import COMMANDS, parse_indexes
+from bench.executors.slurm.executor import POLL
+from bench.executors.slurm.submission import Attempt, Submission
+from bench.launch.cell_run import CellRun, outcome_row
+from bench.launch.runner import Outcome
+from bench.machine.conditions import Found, find_conditions
+from bench.plan.rows import Row
+from tests.bench.synthetic_rows import result_row
+
+LOOK_S: Final = 20.0
+"""Simulated seconds between two looks at the queue."""
+_CELL_S: Final = (20.0, 60.0)
+_DOWN_S: Final = 600.0
+_FORGOTTEN_S: Final = 300.0
+_CLIENT: Final = """\
+#!{python} -SE
+import json, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    stdin = sys.stdin.read() if "--test-only" in sys.argv else ""
+    server.sendall(json.dumps([{name!r}, sys.argv[1:], stdin]).encode() + b"\\n")
+    code, out, err = json.loads(server.makefile().read())
+sys.stdout.write(out)
+sys.stderr.write(err)
+sys.exit(code)
+"""
+
+OK: Final = "ok"
+CRASHED: Final = "crashed"
+"""The worker crashes."""
+NODE_FAILS: Final = "node fails"
+"""The node fails while the cell runs, and Slurm starts the array task on another."""
+REQUEUED: Final = "requeued"
+"""An administrator requeues the array task while its cell runs."""
+CANCELLED: Final = "cancelled"
+"""The array task is cancelled while its cell runs."""
+KILLED: Final = "killed"
+"""The node kills the whole job for its memory: nobody can write a row."""
+NEVER_BEGAN: Final = "never began"
+"""The array task is cancelled while it waits."""
+_STATES: Final = {CRASHED: "FAILED", CANCELLED: "CANCELLED", KILLED: "OUT_OF_MEMORY"}
+
+
+class _DiedError(Exception):
+    """The process of an array task ends without doing anything more."""
+
+
+class RefusedError(Exception):
+    """A command of Slurm fails with this message."""
+
+
+@dataclass
+class _Job:
+    id: int
+    name: str
+    folder: Path
+    indexes: tuple[int, ...]
+    most_running: int
+    after: int | None
+    pending: "deque[int]" = field(default_factory=deque)
+    running: dict[int, tuple[str, float]] = field(default_factory=dict)
+    restarts: "Counter[int]" = field(default_factory=Counter)
+    ended: dict[int, tuple[str, float]] = field(default_factory=dict)
+
+    @property
+    def is_over(self) -> bool:
+        return not self.pending and not self.running
+
+
+class Simulation:
+    """A cluster.
+
+    Args:
+        folder: a short path, as it holds a socket.
+        nodes: their number; every second one is of another kind.
+        fates: the share of attempts that end so; the others end ok. A second attempt does always.
+        max_array_size, max_job_count: as in slurm.conf, array tasks counted one by one.
+
+    Attributes:
+        calls: how often each command was called.
+        submitted: the numbers of array tasks of each array.
+        most_running: the most array tasks that ran at once.
+        ends: how often attempts ended so.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        nodes: int = 400,
+        fates: Mapping[str, float] | None = None,
+        max_array_size: int = 1001,
+        max_job_count: int = 10_000,
+    ) -> None:
+        self.calls: Counter[str] = Counter()
+        self.submitted: list[int] = []
+        self.most_running = 0
+        self.ends: Counter[str] = Counter()
+        self._folder = folder
+        self._fates = dict(fates or {})
+        self._max_array_size, self._max_job_count = max_array_size, max_job_count
+        self._free = deque(f"n{number:03}" for number in range(nodes))
+        self._down: list[tuple[float, str]] = []
+        self._jobs: dict[int, _Job] = {}
+        self._now = 0.0
+        self._draws = random.Random(0)  # noqa: S311
+        self._fate = OK
+        self._problems: list[str] = []
+        self._server = UnixStreamServer(str(folder / "slurm.socket"), self._handler())
+        here = find_conditions("cpu")
+        other = replace(here, conditions=replace(here.conditions, machine="another machine"))
+        self._targets = here, other
+
+    def __enter__(self) -> Self:
+        for name in COMMANDS:
+            path = self._folder / name
+            address = str(self._folder / "slurm.socket")
+            path.write_text(_CLIENT.format(python=sys.executable, address=address, name=name))
+            path.chmod(0o700)
+        Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        assert not self._problems, self._problems[0]
+
+    @contextmanager
+    def on_path(self) -> Iterator[None]:
+        """A context in which Slurm's commands are this cluster's, and are called without delay."""
+        path = f"{self._folder}{os.pathsep}{os.environ['PATH']}"
+        with mock.patch.dict(os.environ, {"PATH": path, POLL: "0.001"}):
+            yield
+
+    def _handler(self) -> type[StreamRequestHandler]:
+        simulation = self
+
+        class Handler(StreamRequestHandler):
+            def handle(self) -> None:
+                name, arguments, stdin = json.loads(self.rfile.readline())
+                self.wfile.write(json.dumps(simulation._answer(name, arguments, stdin)).encode())
+
+        return Handler
+
+    def _answer(self, name: str, arguments: list[str], stdin: str) -> tuple[int, str, str]:
+        self.calls[name] += 1
+        try:
+            run: Callable[..., str] = getattr(self, f"_{name}")
+            options = dict(word[2:].partition("=")[::2] for word in arguments if word[:2] == "--")
+            words = [word for word in arguments if not word.startswith("--")]
+            return 0, run(options, words, stdin), ""
+        except RefusedError as error:
+            return 1, "", f"{name}: error: {error}\n"
+        except Exception:  # noqa: BLE001
+            self._problems.append(traceback.format_exc())
+            return 1, "", f"{name}: error: {self._problems[-1]}\n"
+
+    # Commands
+
+    def _sbatch(self, options: dict[str, str], words: list[str], stdin: str) -> str:
+        text = stdin or Path(words[0]).read_text()
+        in_script = dict(re.findall(r"^#SBATCH --([a-z-]+)=?(.*)$", text, re.M))
+        array, _, most = options.get("array", "").partition("%")
+        indexes = tuple(sorted(parse_indexes(array))) or (-1,)
+        if in_script.get("partition", "main") != "main":
+            raise RefusedError("invalid partition specified")
+        if indexes[-1] >= self._max_array_size:
+            raise RefusedError("Batch job submission failed: Invalid job array specification")
+        if "test-only" in options:
+            return ""
+        queued = sum(len(job.pending) + len(job.running) for job in self._jobs.values())
+        if queued + len(indexes) > self._max_job_count:
+            raise RefusedError("Batch job submission failed: Resource temporarily unavailable")
+        after = options.get("dependency", "").partition(":")[2]
+        *_, last = text.splitlines()
+        module, folder = shlex.split(last)[3:5]
+        job = _Job(
+            len(self._jobs) + 1, in_script["job-name"], Path(folder), indexes,
+            int(most or len(indexes)), int(after) if after else None, deque(indexes),
+        )  # fmt: skip
+        self._jobs[job.id] = job
+        if module.endswith(".probe"):
+            probe.main(job.folder)
+            job.pending.clear()
+            job.ended[-1] = "COMPLETED", self._now
+        else:
+            self.submitted.append(len(indexes))
+        return f"{job.id}\n"
+
+    def _squeue(self, options: dict[str, str], _words: list[str], _stdin: str) -> str:
+        self._go_on(LOOK_S)
+        names = options["name"].split(",")
+        lines = []
+        for job in self._jobs.values():
+            if job.name in names:
+                if job.pending:
+                    lines.append(f"{job.name}|{job.id}|[{_ranges(job.pending)}]|PENDING")
+                lines += [f"{job.name}|{job.id}|{index}|RUNNING" for index in job.running]
+        return "".join(f"{line}\n" for line in lines)
+
+    def _scancel(self, options: dict[str, str], words: list[str], _stdin: str) -> str:
+        for word in words:
+            job = self._jobs[int(word)]
+            for index in (*job.pending, *(() if "state" in options else job.running)):
+                self._cancel(job, index)
+        return ""
+
+    def _scontrol(self, _options: dict[str, str], words: list[str], _stdin: str) -> str:
+        what, *name = words[1:]
+        if what == "config":
+            return f"MaxArraySize            = {self._max_array_size}\n"
+        job = self._jobs[int(name[0])]
+        known = {
+            index: state for index, (state, at) in job.ended.items()
+            if not job.is_over or self._now - at < _FORGOTTEN_S
+        }  # fmt: skip
+        if not known:
+            raise RefusedError("slurm_load_jobs error: Invalid job id specified")
+        return "".join(
+            f"JobId={job.id} ArrayJobId={job.id} ArrayTaskId={index} JobState={state} "
+            f"ExitCode={0 if state == 'COMPLETED' else 1}:0\n"
+            for index, state in known.items()
+        )
+
+    def _sinfo(self, _options: dict[str, str], _words: list[str], _stdin: str) -> str:
+        return "main*|1-00:00:00\n"
+
+    # Time
+
+    def _go_on(self, seconds: float) -> None:
+        self._now += seconds
+        up = [name for at, name in self._down if at <= self._now]
+        self._down = [(at, name) for at, name in self._down if at > self._now]
+        self._free.extend(up)
+        for job in self._jobs.values():
+            for index, (name, end) in list(job.running.items()):
+                if end <= self._now:
+                    self._end(job, index, name)
+        for job in self._jobs.values():
+            if job.after is None or self._jobs[job.after].is_over:
+                self._start(job)
+        running = sum(len(job.running) for job in self._jobs.values())
+        self.most_running = max(self.most_running, running)
+
+    def _start(self, job: _Job) -> None:
+        while job.pending and self._free and len(job.running) < job.most_running:
+            index = job.pending.popleft()
+            if not job.restarts[index] and self._draws.random() < self._fates.get(NEVER_BEGAN, 0):
+                self.ends[NEVER_BEGAN] += 1
+                job.ended[index] = "CANCELLED", self._now
+                continue
+            end = self._now + self._draws.uniform(*_CELL_S)
+            job.running[index] = self._free.popleft(), end
+
+    def _end(self, job: _Job, index: int, name: str) -> None:
+        fate = OK if job.restarts[index] else self._drawn()
+        self._run(job, index, name, fate)
+        del job.running[index]
+        if fate == NODE_FAILS:
+            self._down.append((self._now + _DOWN_S, name))
+        else:
+            self._free.append(name)
+        if fate in (NODE_FAILS, REQUEUED):
+            job.restarts[index] += 1
+            job.pending.appendleft(index)
+        else:
+            job.ended[index] = _STATES.get(fate, "COMPLETED"), self._now
+
+    def _cancel(self, job: _Job, index: int) -> None:
+        if index in job.running:
+            name, _ = job.running[index]
+            self._run(job, index, name, CANCELLED)
+            del job.running[index]
+            self._free.append(name)
+        else:
+            job.pending.remove(index)
+        job.ended[index] = "CANCELLED", self._now
+
+    def _drawn(self) -> str:
+        draw = self._draws.random()
+        for fate, share in self._fates.items():
+            if fate != NEVER_BEGAN and (draw := draw - share) < 0:
+                return fate
+        return OK
+
+    def _run(self, job: _Job, index: int, name: str, fate: str) -> None:
+        """What the process of an array task leaves in its submission's folder."""
+        self.ends[fate] += 1
+        self._fate = fate
+        submission = Submission(job.folder)
+        target = self._targets[int(name[1:]) % 2]
+        signals: Any = SimpleNamespace(stops=0)
+        node.keep_kind(Path(submission.request["kinds"]), target)
+        with mock.patch.object(node, "run_cell", self._run_cell):
+            for number, planned in enumerate(submission.group(index)):
+                attempt = Attempt(index, number, job.restarts[index])
+                try:
+                    node._run_attempt(submission, attempt, planned, target, (), signals, None)
+                except _DiedError:
+                    return
+
+    def _run_cell(
+        self, run: CellRun, target: Found, folder: Path, *, signals: Any, **_: object
+    ) -> tuple[Row, Outcome]:
+        """As `bench.launch.cell_run.run_cell`, at once and without a worker."""
+        if self._fate in (NODE_FAILS, KILLED):
+            raise _DiedError
+        status, columns = "ok", measured(run)
+        if self._fate in (REQUEUED, CANCELLED):
+            signals.stops, status, columns = 1, "interrupted", {}
+        elif self._fate == CRASHED:
+            status, columns = "crashed", {}
+        outcome = Outcome(
+            status=status, message="" if status == "ok" else self._fate, wall_s=30.0,
+            started_at=node.utc_now(), finished_at=node.utc_now(), result={"columns": columns},
+        )  # fmt: skip
+        return outcome_row(run, target, outcome, folder), outcome
+
+
+_MEASURED: Final = (
+    "dev_metric", "dev_score", "dev_accuracy", "dev_loss", "train_loss", "train_score",
+    "params_total", "params_trainable", "tokens_total", "step_ms_median", "ms_per_1k_tokens",
+    "ms_per_1k_tokens_ci_low", "ms_per_1k_tokens_ci_high", "steps_timed", "examples_per_s",
+    "startup_s", "train_s", "eval_s", "peak_rss_mib", "peak_anon_mib",
+)  # fmt: skip
+
+
+def measured(run: CellRun) -> dict[str, Any]:
+    """The columns that a worker measures."""
+    row = result_row(run.job.cell, random.Random(run.job.cell.cell_id))  # noqa: S311
+    return {name: row[name] for name in _MEASURED if row[name] is not None}
+
+
+def _ranges(indexes: Iterable[int]) -> str:
+    """Indexes as Slurm lists them, such as `0-9,12`."""
+    ranges: list[list[int]] = []
+    for index in sorted(indexes):
+        if ranges and ranges[-1][1] == index - 1:
+            ranges[-1][1] = index
+        else:
+            ranges.append([index, index])
+    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in ranges)
