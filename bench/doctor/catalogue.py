@@ -83,6 +83,11 @@ CHECKS: Final = (
         needs=("software", "driver", "step-clock"), expected_s=10, is_advice=True,
     ),
     Check(
+        "several-gpus", "Do cells on all GPUs at once take the time of one alone?",
+        "whether a GPU of several is slower, or slowed by the others", devices=("cuda",),
+        needs=("software", "driver"), expected_s=20, is_advice=True,
+    ),
+    Check(
         "grid", "Does a cell go through a grid to a complete and consistent row?",
         "whether rows are complete", needs=("software", "memory-counters"), expected_s=13,
         memory_mib=1000,

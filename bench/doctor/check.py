@@ -49,6 +49,7 @@ class Context:
         amp_on: the type that `amp = on` stands for here, `bf16` or `fp16`.
         folder: an empty folder for its files, removed afterwards.
         amps: the values of `amp` that the device can compute with.
+        visible: the user's value of CUDA_VISIBLE_DEVICES; None: it is not set.
     """
 
     device: str
@@ -56,6 +57,7 @@ class Context:
     amp_on: str
     folder: Path
     amps: tuple[str, ...] = ("off", "bf16")
+    visible: str | None = None
 
 
 @dataclass(frozen=True)

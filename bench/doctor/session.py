@@ -25,7 +25,7 @@ from bench.machine.conditions import (
     torch_build,
     usable_threads,
 )
-from bench.machine.environment import worker_environment
+from bench.machine.environment import VISIBLE, worker_environment
 
 DEVICE: Final = Check(
     "device", "Which device do cells run on?", "whether the GPU can be used", needs=()
@@ -173,7 +173,8 @@ def _run(
     if target is not None:
         conditions, gpu = target.conditions, target.gpu
         device, threads = conditions.worker_device, conditions.threads
-        context = Context(device, threads, target.amp_on, files, _amps(target))
+        visible = os.environ.get(VISIBLE)
+        context = Context(device, threads, target.amp_on, files, _amps(target), visible)
     fields = {**vars(context), "folder": str(files)}
     outcome = run_worker(
         files, [sys.executable, "-m", "bench.doctor.process", check.name, json.dumps(fields)],

@@ -13,7 +13,8 @@ _MOUNTS: Final = Path("/sys/fs/cgroup")
 def oom_kills(cgroups: Path = _CGROUPS, mounts: Path = _MOUNTS) -> int | None:
     """The group's count of OOM kills so far, by cgroup v1 or v2; None where there is no count.
 
-    Workers are in their parent's group, so the count rises when the kernel kills one.
+    Workers are in their parent's group, so the count rises when the kernel kills one; of several
+    that run at once it does not say which.
     """
     for file in _files(cgroups, mounts):
         words = text_or_empty(file).split()

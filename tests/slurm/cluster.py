@@ -57,10 +57,7 @@ SelectTypeParameters={select}
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0,bf_interval=1
 ReturnToService=2
-SlurmdTimeout=3
-MessageTimeout=2
-TCPTimeout=1
-BatchStartTimeout=2
+SlurmdTimeout=60
 KillWait=2
 UnkillableStepTimeout=30
 MinJobAge={min_job_age_s}
@@ -276,7 +273,7 @@ class Cluster:
     def kill_node(self, node: str) -> None:
         """Let a node die: slurmd, slurmstepd and every process of its jobs are killed at once.
 
-        The controller notices after about 11 s; 20 s, if the node is started again before. Until
+        The controller notices after a minute, or some 20 s after the node is started again. Until
         then its jobs count as running. `set_down` ends the wait.
         """
         descriptors = _sockets(self.folder / f"spool-{node}")

@@ -12,13 +12,10 @@ from typing import Final
 import click
 
 from bench.common.command import BAD_INPUT
-from bench.executors.slurm.executor import SlurmExecutor, poll_s
+from bench.executors.slurm.cluster import find_cluster
 from bench.executors.slurm.options import parse_request
-from bench.executors.slurm.probe import Prober
-from bench.executors.slurm.submitter import Submitter
+from bench.grid.kinds import Kinds
 from bench.grid.session import Session
-from bench.launch.signals import Signals
-from bench.plan.planning import plan
 from bench.results.store import Store
 from tests.faults.parent import stub_report
 from tests.faults.setups import setup
@@ -65,16 +62,11 @@ def run(
     made, runs = setup("fake"), folder / "runs.csv"
     settings = made.grid.settings.model_copy(update={"seeds": first + cells})
     made = replace(made, grid=made.grid.model_copy(update={"settings": settings}))
-    request = parse_request(slurm, max_running)
-    prober = Prober(runs, request, "cpu", [], lambda text: print(text, file=sys.stderr), poll_s())
-    prober.check()
-    with Signals() as signals:
-        target = next(iter(prober.kinds(signals).values()))
-    store = Store(runs)
-    submitter = Submitter(runs, request, "cpu", prober.kinds_folder, sys.argv[1:], WORKER)
-    executor = SlurmExecutor(store, submitter, target)
-    executor.collect()
-    planned = plan(made.cells[first:], store.rows, target.conditions.columns(), rerun=rerun)
+    store, request = Store(runs), parse_request(slurm, max_running)
+    executor = find_cluster(store, request, "cpu", [], sys.argv[1:], dry_run=False)
+    executor._submitter = replace(executor._submitter, worker=WORKER)
+    kinds = Kinds(made.grid, lambda: executor.kinds.values())
+    planned = kinds.plan(made.cells[first:], store.rows, rerun=rerun)
     return Session(
         grid=made.grid,
         executor=executor,

@@ -67,9 +67,11 @@ def find_target(device: str) -> Found:
     if own.isdecimal():
         node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
         all_cpus = commands.cpus_of(node) or os.cpu_count() or 1
-        conditions = replace(conditions, threads=min(conditions.threads, int(own)))
-        if int(own) < all_cpus and hasattr(conditions, "sharing"):
-            conditions = replace(conditions, sharing=_SHARED)
+        conditions = replace(
+            conditions,
+            threads=min(conditions.threads, int(own)),
+            sharing=_SHARED if int(own) < all_cpus else None,
+        )
     return replace(target, conditions=conditions)
 
 

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from bench.common.errors import InputError
 from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
-from bench.doctor.checks import driver, gpu_load, gpu_memory, synchronisation
+from bench.doctor.checks import driver, gpu_load, gpu_memory, several_gpus, synchronisation
+from bench.machine.conditions import Found, find_conditions
 from bench.machine.devices import Device, Driver
+from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import GpuInfo
 from bench.worker.probes.gpu import BY_DEVICE
 from minbert.training.trainer import Trainer
@@ -322,3 +325,102 @@ def test_kernels_are_those_of_the_profile_without_copies(
     assert (finding.figures["kernels"], finding.figures["kernels_ms"]) == (2, pytest.approx(0.2))
     assert finding.figures["operators_counted"] == 2
     assert finding.figures["step_ms"] == 1.0, "a millisecond is between two events of this GPU"
+
+
+# Several GPUs
+
+
+@pytest.mark.parametrize(
+    ("alone", "together", "verdict", "text"),
+    [
+        ((10, 10.5, 10), (10.2, 10.6, 10.1), OK, "on 3 GPUs alone, and at most 1.02"),
+        ((10, 13.0, 10), (10.2, 13.1, 10.1), FAILED, "times as long as cuda:0: cuda:1 1.30"),
+        ((10, 10.5, 10), (10.2, 10.6, 12.5), FAILED, "1.25 times as long on all at once (cuda:2)"),
+    ],
+)  # fmt: skip
+def test_a_gpu_that_is_slow_alone_or_beside_others_is_named(
+    alone: tuple[float, ...], together: tuple[float, ...], verdict: str, text: str
+) -> None:
+    names = [f"cuda:{i}" for i in range(3)]
+    finding = several_gpus.judge(*(dict(zip(names, ms, strict=True)) for ms in (alone, together)))
+    assert finding.verdict == verdict
+    assert text in finding.summary
+    assert ("--device cuda:0,cuda:2" in finding.remedy) == ("cuda:1 1.30" in text)
+
+
+STEPS = """
+import os, sys
+gpu, cores = os.environ["CUDA_VISIBLE_DEVICES"], sorted(os.sched_getaffinity(0))
+print(0.0, flush=True)
+for number, _ in enumerate(sys.stdin):
+    print({"GPU-0": 10.0, "GPU-1": 20.0}[gpu] + number + cores[0] / 1000, flush=True)
+"""
+
+
+def gpus(monkeypatch: pytest.MonkeyPatch, number: int) -> list[Found]:
+    """GPUs that are found, each with a core, as far as there are several."""
+    here = find_conditions("cpu")
+    own = sorted(os.sched_getaffinity(0))
+    lanes = [
+        replace(
+            here, device_name=f"GPU-{i}", cores=frozenset([own[i % len(own)]]),
+            conditions=replace(here.conditions, device=f"cuda:{i}"),
+            device=Device(f"cuda:{i}", GpuInfo("A100", "", (8, 0), f"GPU-{i}")),
+        )
+        for i in range(number)
+    ]  # fmt: skip
+    monkeypatch.setattr(several_gpus, "find_lanes", lambda _name: lanes)
+    monkeypatch.setenv(VISIBLE, "GPU-0")
+    return lanes
+
+
+def test_each_gpu_takes_steps_alone_and_then_with_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = os.sched_getaffinity(0)
+    lanes = gpus(monkeypatch, 2)
+    monkeypatch.setattr(several_gpus, "COMMAND", (sys.executable, "-S", "-c", STEPS))
+    finding = several_gpus.check(replace(HERE, visible="0,1"))
+    assert os.environ[VISIBLE] == "0,1", "the user's, and not the one GPU of a check"
+    first, second = (min(lane.cores) / 1000 for lane in lanes)
+    assert finding.figures["alone_ms"] == {"cuda:0": 10 + first, "cuda:1": 20 + second}
+    assert finding.figures["together_ms"] == {"cuda:0": 11 + first, "cuda:1": 21 + second}
+    assert os.sched_getaffinity(0) == before
+
+
+def test_one_gpu_is_ok_and_what_can_not_be_compared_is_skipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpus(monkeypatch, 1)
+    assert several_gpus.check(HERE).verdict == OK
+    gpus(monkeypatch, 2)
+    monkeypatch.setattr(several_gpus, "COMMAND", (sys.executable, "-c", "raise OSError('no GPU')"))
+    with pytest.raises(SkipError, match="steps on cuda:0 fail: OSError: no GPU"):
+        several_gpus.check(HERE)
+
+    def refuse(_name: str) -> None:
+        raise InputError("--device all: times of different GPUs are not comparable")
+
+    monkeypatch.setattr(several_gpus, "find_lanes", refuse)
+    with pytest.raises(SkipError, match="times of different GPUs"):
+        several_gpus.check(HERE)
+
+
+def test_steps_of_the_check_are_timed_for_each_line(
+    gpu: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ticks = iter(range(1000))
+    monkeypatch.setattr(several_gpus.time, "perf_counter", lambda: next(ticks) / 1000)
+    models = "bench.doctor.models."
+    for name, value in {
+        "small_model": lambda *_of: None, "small_batch": lambda *_of: None,
+        "small_trainer": lambda *_of: SimpleNamespace(step=lambda _batch: None),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(models + name, value)
+    monkeypatch.setattr(several_gpus, "_WINDOW_S", 0.0035)
+    monkeypatch.setattr(several_gpus, "_WARM_UP_S", 0.0035)
+    monkeypatch.setattr(sys, "stdin", iter(["\n", "\n"]))
+    several_gpus.main()
+    lines = capsys.readouterr().out.split()
+    assert lines[0] == "0.0"
+    assert [float(line) for line in lines[1:]] == pytest.approx([5 / 3] * 2)

@@ -61,44 +61,6 @@ def test_a_requeued_cell_runs_again(place: Place) -> None:
     assert place.statuses() == {0: ["interrupted", "ok"]}
 
 
-def test_cancelled_cells_run_when_the_command_is_given_again(
-    accounting_cluster: Cluster, tmp_path: Path
-) -> None:
-    """First an array task is cancelled, then the array, of which two wait for a CPU."""
-    place = Place(tmp_path / "place", accounting_cluster)
-    place.order(HANG, *range(6))
-    command = place.start("--cells", "6")
-    place.wait_for_starts(4)
-    begun = {start.seed for start in place.starts()}
-    first = min(begun)
-    accounting_cluster.run("scancel", place.array_task(first))
-    accounting_cluster.wait_for(lambda: first in place.statuses(), "its row")
-    place.wait_for_starts(5)  # its CPU is free
-    begun = {start.seed for start in place.starts()}
-    accounting_cluster.run("scancel", place.job())
-    ended = place.end(command)
-    assert ended.returncode == 1
-    assert place.statuses() == {seed: ["interrupted"] for seed in begun}
-    assert all("cancelled" in row["message"] for row in place.rows())
-    assert "1 array tasks never began: its job was cancelled" in ended.stderr
-    place.order("0.1", *range(6))
-    assert place.run("--cells", "6").returncode == 0
-    assert place.statuses() == {
-        seed: ["interrupted", "ok"] if seed in begun else ["ok"] for seed in range(6)
-    }
-    assert place.problems() == []
-
-
-def test_a_job_that_reaches_its_time_limit_is_a_timeout(place: Place) -> None:
-    place.order(HANG, 0)
-    command = place.start("--cells", "1", "--slurm", "time=2")
-    place.wait_for_starts(1)
-    place.cluster.run("scontrol", "update", f"JobId={place.array_task(0)}", "EndTime=now")
-    assert place.end(command).returncode == 1
-    assert place.statuses() == {0: ["timeout"]}
-    assert "time limit" in place.rows()[0]["message"]
-
-
 def test_a_killed_command_is_given_again(place: Place) -> None:
     place.order("2", *range(4))
     command = place.start("--cells", "6")

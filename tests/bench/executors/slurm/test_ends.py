@@ -1,0 +1,43 @@
+"""How jobs end, on a real cluster with accounting, and what rows say of it."""
+
+from pathlib import Path
+
+from tests.slurm.cluster import Cluster
+from tests.slurm.place import HANG, Place
+
+
+def test_rows_say_how_slurm_ended_their_jobs(accounting_cluster: Cluster, tmp_path: Path) -> None:
+    """One job reaches its time limit, for which Slurm looks twice a minute. Meanwhile an array task
+    is cancelled, then its array, of which some wait for a CPU."""
+    late, place = (Place(tmp_path / name, accounting_cluster) for name in ("late", "place"))
+    late.order(HANG, 0)
+    late_command = late.start("--cells", "1", "--slurm", "time=2")
+    late.wait_for_starts(1)
+    accounting_cluster.run("scontrol", "update", f"JobId={late.array_task(0)}", "EndTime=now")
+
+    place.order(HANG, *range(6))
+    command = place.start("--cells", "6")
+    place.wait_for_starts(3)
+    first = place.starts()[0].seed
+    accounting_cluster.run("scancel", place.array_task(first))
+    accounting_cluster.wait_for(lambda: first in place.statuses(), "its row")
+    place.wait_for_starts(4)  # another has its CPU
+    begun = {start.seed for start in place.starts()}
+    accounting_cluster.run("scancel", place.job())
+    ended = place.end(command)
+    assert ended.returncode == 1
+    assert place.statuses() == {seed: ["interrupted"] for seed in sorted(begun)}
+    assert {row["message"] for row in place.rows()} == {"its job was cancelled"}
+    assert ended.stderr.count("array tasks never began: its job was cancelled") == 1
+
+    place.order("0.1", *range(6))
+    again = place.run("--cells", "6")
+    assert again.returncode == 0, again.stderr
+    assert place.statuses() == {
+        seed: ["interrupted", "ok"] if seed in begun else ["ok"] for seed in range(6)
+    }
+
+    assert late.end(late_command).returncode == 1
+    assert late.statuses() == {0: ["timeout"]}
+    assert "time limit" in late.rows()[0]["message"]
+    assert late.problems() == place.problems() == []
