@@ -154,7 +154,11 @@ class Round:
             session.account.add(row)
         # another command may have collected some
         session.store.append(*(row for _, row in rows if not session.store.has(row)))
+        kinds = session.kinds
         for item, row in rows:
+            if row.key != session.key(item) and row.conditions_id in kinds:
+                on_kind = replace(item, cell=row.cell, conditions_id=row.conditions_id)
+                session.moved[item.key] = on_kind
             self._finish(item, row)
 
     def _finish(self, item: Planned, row: Row) -> None:

@@ -198,7 +198,7 @@ class Simulation:
             return ""
         queued = sum(len(job.pending) + len(job.running) for job in self._jobs.values())
         if queued + len(indexes) > self._max_job_count:
-            raise RefusedError("Batch job submission failed: Resource temporarily unavailable")
+            raise RefusedError("Slurm temporarily unable to accept job, sleeping and retrying")
         after = options.get("dependency", "").partition(":")[2]
         *_, last = text.splitlines()
         module, folder = shlex.split(last)[3:5]

@@ -92,6 +92,12 @@ class Prober:
             if one and one not in limits:
                 others = ", ".join(sorted(filter(None, limits)))
                 raise InputError(f"--slurm: there is no partition {one}; choose {others}")
+            text, most_s = limits.get(one, ("", None))
+            if most_s is not None and (self.request.limit_s or 0.0) > most_s:
+                raise InputError(
+                    f"--slurm: time={self.request.options['time']} is more than {text}, the limit "
+                    f"of {f'partition {one}' if one else 'the default partition'}; give less"
+                )
         if not name and "" not in limits and "SBATCH_PARTITION" not in os.environ:
             others = ", ".join(sorted(limits))
             raise InputError(f"--slurm: the cluster has no default partition; choose {others}")
