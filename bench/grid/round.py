@@ -1,11 +1,11 @@
 """A round of a run: one plan, whose cells an executor runs."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from bench.common.errors import InputError
-from bench.examples.tokens import share
+from bench.examples.tokens import MOST_FILES, share
 from bench.forecast.outlook import Outlook
 from bench.grid.display import Display
 from bench.grid.resume import orphaned_outcome
@@ -65,6 +65,13 @@ class Round:
         self._use_examples()
         self._share_tokens(item.cell)
         return self._run(item)
+
+    def tokenise(self, items: Sequence[Planned]) -> None:
+        """Tokenise the examples of cells, as many as the cache holds."""
+        self.display.stage("tokenising the examples")
+        for item in items:
+            if item.action != SKIP and len(self._tokenised) < MOST_FILES:
+                self._share_tokens(item.cell)
 
     def _share_tokens(self, cell: Cell) -> None:
         """Tokenise a cell's examples, once in a round, before the first worker starts: otherwise

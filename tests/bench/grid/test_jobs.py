@@ -20,6 +20,8 @@ needs_cores = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
 @needs_cores
 def test_two_jobs_have_cores_of_their_own_and_are_a_condition(grid: GridRuns) -> None:
     jobs = ("--jobs", "2")
+    plan = grid.run(*CELLS, *jobs, "--dry-run")
+    assert "in all, 2 cells at a time" in plan.stdout
     seen: defaultdict[int, set[tuple[int, ...]]] = defaultdict(set)
     process = grid.start(*CELLS, *jobs)
     at_once = 0
