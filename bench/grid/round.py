@@ -49,14 +49,17 @@ class Round:
     def prepare(self, item: Planned) -> CellRun | None:
         """The next attempt at a cell; None, with a row where one is needed, if it does not run."""
         session = self.session
-        key = session.key(item)
-        row, attempt = session.store.last(*key), session.store.next_attempt(*key)
-        if row is not None and attempt > item.attempt:
-            self.display.note(f"{item.name}: another grid has run it meanwhile")
-            self._finish(item, row)
-            return None
+        keys = [(item.cell.cell_id, kind, item.repeat) for kind in session.kinds]
+        attempt = max(session.store.next_attempt(*key) for key in keys)
+        if attempt > item.attempt:
+            rows = filter(None, (session.store.last(*key) for key in keys))
+            row = max(rows, key=lambda row: (row.is_ok, row.attempt), default=None)
+            if row is not None:
+                self.display.note(f"{item.name}: another grid has run it meanwhile")
+                self._finish(item, row)
+                return None
         item = replace(item, attempt=max(attempt, item.attempt))
-        skipped = self._skipped(item, row)
+        skipped = self._skipped(item, session.store.last(*session.key(item)))
         if skipped is not None:
             self._finish(item, skipped)
             return None
@@ -154,13 +157,13 @@ class Round:
             session.account.add(row)
         # another command may have collected some
         session.store.append(*(row for _, row in rows if not session.store.has(row)))
-        kinds = session.kinds
         for item, row in rows:
-            if row.key != session.key(item) and row.conditions_id in kinds:
-                on_kind = replace(item, cell=row.cell, conditions_id=row.conditions_id)
-                session.moved[item.key] = on_kind
             self._finish(item, row)
 
     def _finish(self, item: Planned, row: Row) -> None:
+        session = self.session
+        if row.key != session.key(item) and row.conditions_id in session.kinds:
+            on_kind = replace(item, cell=row.cell, conditions_id=row.conditions_id)
+            session.moved[item.key] = on_kind
         self.outlook.learn(row)
         self.display.finish(row, item.prefix)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -110,7 +111,7 @@ class SlurmExecutor:
         self._follow(progress)
         own = {key for one in self._followed for key in one.keys}
         groups = groups_of(item for item in items if item.key not in own)
-        runs = ([conductor.prepare(item) for item in group] for group in groups)
+        runs = ([self._prepared(item, conductor) for item in group] for group in groups)
         self._ready = [kept for group in runs if (kept := [run for run in group if run])]
         stops = 0
         while True:
@@ -124,6 +125,16 @@ class SlurmExecutor:
                 if stops or not self._cancel(signals, progress):
                     return True
                 stops = signals.stops
+
+    def _prepared(self, item: Planned, conductor: Conductor) -> CellRun | None:
+        """As `Conductor.prepare`, as an attempt that is the next one on whichever kind of node: one
+        that is not known yet may have results of jobs that asked for something else."""
+        run = conductor.prepare(item)
+        if run is None:
+            return None
+        job = run.job
+        attempt = max(job.attempt, self._store.highest_attempt(*key_of(run)) + 1)
+        return replace(run, job=replace(job, attempt=attempt))
 
     def _follow(self, progress: Progress) -> None:
         """Follow the array tasks of other commands that run cells of this one."""
