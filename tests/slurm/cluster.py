@@ -56,10 +56,11 @@ SelectType=select/cons_tres
 SelectTypeParameters={select}
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0,bf_interval=1
-ReturnToService=2
+ReturnToService=1
 SlurmdTimeout=60
 KillWait=2
-UnkillableStepTimeout=30
+MessageTimeout=4
+UnkillableStepTimeout=60
 MinJobAge={min_job_age_s}
 MaxArraySize={max_array_size}
 MaxJobCount={max_job_count}
@@ -267,7 +268,7 @@ class Cluster:
         )
 
     def start_node(self, node: str) -> None:
-        """Start a node's slurmd. Jobs it had before are not known to it."""
+        """Start a node's slurmd, which knows no jobs. Set down, it stays so until `resume`."""
         self._launch(node, ["slurmd", "-D", "-c", "-N", node], {f"{_MARK}_NODE": node})
 
     def kill_node(self, node: str) -> None:

@@ -44,7 +44,7 @@ def _clear(cluster: Cluster) -> None:
     for node, state in cluster.node_states().items():
         if not cluster.has_node(node):
             cluster.start_node(node)
-        elif state.startswith(("down", "drain")):
+        if state.startswith(("down", "drain")):
             cluster.resume(node)
     cluster.wait_for(
         lambda: not cluster.queue() and cluster.node_states() == dict.fromkeys(NODES, "idle"),

@@ -43,6 +43,7 @@ def test_a_dead_nodes_job_is_requeued_or_fails(cluster: Cluster) -> None:
     assert cluster.job(again)["Restarts"] == "1"
     assert cluster.job(never)["JobState"] == "NODE_FAIL"
     cluster.start_node("node1")
+    cluster.resume("node1")
     cluster.wait_for(lambda: cluster.node_states()["node1"] == "idle", "the node is back")
 
 
