@@ -38,6 +38,10 @@ class Progress(Protocol):
 class Conductor(Protocol):
     """The run of a grid, as an executor sees it."""
 
+    def tokenise(self, items: Sequence[Planned]) -> None:
+        """Tokenise the examples of cells before any of them runs, so that none is disturbed by it;
+        for an executor that prepares some cells while others run on the same machine."""
+
     def begin(self, item: Planned) -> bool:
         """Show that a cell is next; false if it needs no device, since it will be left out."""
 

@@ -68,6 +68,7 @@ class LocalExecutor:
             if len(self._lanes) == 1:
                 run.work(self._lanes[0])
             else:
+                conductor.tokenise(items)
                 with ThreadPoolExecutor(len(self._lanes)) as pool:
                     ends = [pool.submit(run.work, lane) for lane in self._lanes]
                 for end in ends:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Final
 
 import click
@@ -18,6 +19,7 @@ from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_s
 
 _VARIED: Final = tuple(gridfile.Varied.model_fields)
 _SIZES: Final = ("batch_size", "max_length")
+_MOST_LISTED: Final = 1000
 _AXES: Final = ("model", "mode", "adapter", "rank", "layers", "amp", "unfreeze", *_SIZES, *_VARIED,
                 "seed", "fold")  # fmt: skip
 """Axes that a search for learning rates does not change."""
@@ -68,6 +70,8 @@ def print_plan(
     if after:
         console.print(f"{covers}:")
     console.print(_table(planned, predictions, fit, forecasts is not None))
+    if len(planned) > _MOST_LISTED:
+        console.print(f"the first {_MOST_LISTED:,} of {len(planned):,}; --json prints all")
     to_run = sum(item.action == "run" for item in planned)
     noun = "candidates" if after else "cells"
     console.print(f"{count_cells(planned, noun)}: {to_run} to run, {len(planned) - to_run} not")
@@ -91,7 +95,7 @@ def print_plan(
         )
         axes = _shown_axes(after)
         table = Table("", *axes, box=None)
-        for number, cell in enumerate(after, start=1):
+        for number, cell in enumerate(after[:_MOST_LISTED], start=1):
             table.add_row(str(number), *(_field(getattr(cell, name)) for name in axes))
         console.print(table)
     if script:
@@ -118,7 +122,7 @@ def _table(
     if predicted:
         table.add_column("min", justify="right")
         table.add_column("MiB", justify="right")
-    lines = zip(planned, predictions, fit, strict=True)
+    lines = islice(zip(planned, predictions, fit, strict=True), _MOST_LISTED)
     for number, (item, one, fits) in enumerate(lines, start=1):
         cell = item.cell
         rate = cell.learning_rate or cell.learning_rate_head

@@ -7,7 +7,7 @@ from typing import Any
 from bench.machine.conditions import Found
 from bench.plan.cell import Cell
 from bench.plan.gridfile import Grid
-from bench.plan.planning import Planned, on_device, plan
+from bench.plan.planning import RERUN, Planned, on_device, plan
 from bench.plan.rows import Row
 from bench.results.store import Store
 
@@ -46,8 +46,10 @@ class Kinds:
 
     def _chosen(self, items: Sequence[Planned]) -> Planned:
         """The one of a cell's items, by kind, that says most about it."""
-        item = min(items, key=lambda item: ("done", "kept", "skip", "run").index(item.action))
-        return replace(item, amp_is_on=self._is_on(item.cell))
+        order = ("done", "kept", "skip", "run")
+        item = min(items, key=lambda i: (order.index(i.action), not i.reason.startswith(RERUN)))
+        attempt = max(item.attempt for item in items)  # any of the kinds may run it
+        return replace(item, attempt=attempt, amp_is_on=self._is_on(item.cell))
 
     def _is_on(self, cell: Cell) -> bool:
         """Whether a cell's AMP type stands for `on`; one that the grid also names does not."""

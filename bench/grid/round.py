@@ -1,11 +1,11 @@
 """A round of a run: one plan, whose cells an executor runs."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from bench.common.errors import InputError
-from bench.examples.tokens import share
+from bench.examples.tokens import MOST_FILES, share
 from bench.forecast.outlook import Outlook
 from bench.grid.display import Display
 from bench.grid.resume import orphaned_outcome
@@ -49,14 +49,17 @@ class Round:
     def prepare(self, item: Planned) -> CellRun | None:
         """The next attempt at a cell; None, with a row where one is needed, if it does not run."""
         session = self.session
-        key = session.key(item)
-        row, attempt = session.store.last(*key), session.store.next_attempt(*key)
-        if row is not None and attempt > item.attempt:
-            self.display.note(f"{item.name}: another grid has run it meanwhile")
-            self._finish(item, row)
-            return None
+        keys = [(item.cell.cell_id, kind, item.repeat) for kind in session.kinds]
+        attempt = max(session.store.next_attempt(*key) for key in keys)
+        if attempt > item.attempt:
+            rows = filter(None, (session.store.last(*key) for key in keys))
+            row = max(rows, key=lambda row: (row.is_ok, row.attempt), default=None)
+            if row is not None:
+                self.display.note(f"{item.name}: another grid has run it meanwhile")
+                self._finish(item, row)
+                return None
         item = replace(item, attempt=max(attempt, item.attempt))
-        skipped = self._skipped(item, row)
+        skipped = self._skipped(item, session.store.last(*session.key(item)))
         if skipped is not None:
             self._finish(item, skipped)
             return None
@@ -65,6 +68,13 @@ class Round:
         self._use_examples()
         self._share_tokens(item.cell)
         return self._run(item)
+
+    def tokenise(self, items: Sequence[Planned]) -> None:
+        """Tokenise the examples of cells, as many as the cache holds."""
+        self.display.stage("tokenising the examples")
+        for item in items:
+            if item.action != SKIP and len(self._tokenised) < MOST_FILES:
+                self._share_tokens(item.cell)
 
     def _share_tokens(self, cell: Cell) -> None:
         """Tokenise a cell's examples, once in a round, before the first worker starts: otherwise
@@ -151,5 +161,9 @@ class Round:
             self._finish(item, row)
 
     def _finish(self, item: Planned, row: Row) -> None:
+        session = self.session
+        if row.key != session.key(item) and row.conditions_id in session.kinds:
+            on_kind = replace(item, cell=row.cell, conditions_id=row.conditions_id)
+            session.moved[item.key] = on_kind
         self.outlook.learn(row)
         self.display.finish(row, item.prefix)

@@ -53,7 +53,8 @@ class Session:
     in `folds`. `keep` is whether every cell keeps its trained weights. `executor` runs the cells.
     `references` is `bench.references.client.find_references`; None: scores get no reference points.
     `metric` decides in the report; None: the rows' own. `adapter_configs` has the JSON of each
-    adapter_config.json by its name in cells.
+    adapter_config.json by its name in cells. `moved` are the cells that have run on another kind of
+    device than they were planned for, as planned for that, by the key of the original.
     """
 
     grid: Grid
@@ -74,6 +75,7 @@ class Session:
     budget: Budget = field(default_factory=Budget)
     account: Account = field(default_factory=Account)
     adapter_configs: Mapping[str, str] = field(default_factory=dict)
+    moved: dict[tuple[str, int], Planned] = field(default_factory=dict)
 
     def run(self, rounds: Iterable[list[Planned]], as_json: bool = False) -> int:
         """Run the plans, render the report, and return the exit code.
@@ -304,7 +306,10 @@ class Session:
 
         advice: recommendation.Advice | None = None
         last: dict[tuple[str, int], Row] = {}
+        planned = [self.moved.get(item.key, item) for item in planned]
         try:
+            if self.moved:
+                self._write_plan(planned)
             results = read_results([self.store.path], self.metric)
             for item in planned:
                 row = self.store.last(*self.key(item))

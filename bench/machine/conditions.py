@@ -47,7 +47,8 @@ RUN_BY_WORKERS: Final = (
 )  # fmt: skip
 """The files of the checkout that workers import."""
 MEASURING: Final = (
-    *RUN_BY_WORKERS, "bench/machine/environment.py", "bench/results/outcomes.py",
+    *RUN_BY_WORKERS, "bench/machine/cores.py", "bench/machine/environment.py",
+    "bench/results/outcomes.py",
     "bench/results/predictions.py", "bench/results/row.py", "bench/results/scores.py",
     "bench/launch/cell_run.py", "bench/launch/runner.py", "bench/launch/watch.py",
     "pyproject.toml",

@@ -91,10 +91,13 @@ class Job:
             raise InputError(f"{path}: {error}; {_REMEDY}") from error
 
 
+_TYPES: Final[dict[Any, dict[str, Any]]] = {kind: get_type_hints(kind) for kind in (Job, Cell)}
+
+
 def _built(kind: type[Any], values: dict[str, Any]) -> Any:
     """A dataclass from values by field; each has to be there, in the field's type."""
     checked: dict[str, Any] = {}
-    types = get_type_hints(kind)
+    types = _TYPES[kind]
     for field in fields(kind):
         if field.name not in values:
             raise InputError(f"lacks {field.name}")

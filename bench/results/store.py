@@ -85,6 +85,7 @@ class Store:
         self._seen = 0
         self._last: dict[CellKey, Row] = {}
         self._attempts: dict[CellKey, int] = {}
+        self._anywhere: dict[tuple[str, int], int] = {}
         self._keys: set[tuple[str, str, int, int]] = set()
         self._scores: dict[tuple[Value, ...], Row] = {}
         self._out_of_memory: dict[tuple[Value, ...], dict[CellKey, Row]] = {}
@@ -151,16 +152,24 @@ class Store:
         self._catch_up()
         return row.row_key in self._keys
 
+    def highest_attempt(self, cell_id: str, repeat: int = 1) -> int:
+        """The highest attempt at a repeat of a cell under any conditions; 0 without any."""
+        self._catch_up()
+        return self._anywhere.get((cell_id, repeat), 0)
+
     def _catch_up(self) -> None:
         self._reading.read_on()
         rows = self._reading.rows
         if rows is not self._indexed:
             self._indexed, self._seen = rows, 0
             self._last, self._attempts, self._scores, self._keys = {}, {}, {}, set()
-            self._out_of_memory = {}
+            self._out_of_memory, self._anywhere = {}, {}
         new = rows[self._seen :]
         self._keys.update(row.row_key for row in new)
         take_attempts(self._attempts, new)
+        for row in new:
+            cell = row.cell_id, row.repeat
+            self._anywhere[cell] = max(self._anywhere.get(cell, 0), row.attempt)
         new = [row for row in new if self._version in (None, row.code_version)]
         take_standing(self._last, new)
         scored = (row for row in new if row.has_score)

@@ -127,6 +127,7 @@ class Case:
             place=self.place,
             notes=self.notes.folder,
             number=0,
+            lanes=fault.lanes,
             timeout_s=_TIMEOUT_S[worker] if fault.kind == "hang" else None,
             report=worker == "real" and fault.phase == "render",
         )
@@ -251,6 +252,7 @@ class Case:
                 place=self.place,
                 notes=self.notes.folder,
                 number=number,
+                lanes=self.fault.lanes,
                 rerun=failed[0] if failed else None,
             )
             code = self._wait(start(order))

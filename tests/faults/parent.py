@@ -54,6 +54,7 @@ class Order:
     place: Path
     notes: Path
     number: int
+    lanes: int = 1
     strike: Strike | None = None
     timeout_s: float | None = None
     rerun: str | None = None
@@ -114,6 +115,7 @@ def _be_one(order: Order) -> NoReturn:
 def _run(order: Order) -> int:
     """Plan and run what is left, as the command does; the exit code."""
     made, follower = setup(order.worker), Follower(order)
+    lanes = [made.target(f"faults {order.place}")] * order.lanes
     follower.follow(order.report)
     rows = read_rows(order.runs_csv)
     planned = plan(made.cells, rows, made.conditions.columns(), rerun=order.rerun)
@@ -123,7 +125,7 @@ def _run(order: Order) -> int:
     follower.enter("run")
     code = Session(
         grid=made.grid,
-        executor=LocalExecutor(order.runs_csv, [made.target(f"faults {order.place}")], made.argv),
+        executor=LocalExecutor(order.runs_csv, lanes, made.argv),
         models={made.model.name: made.model},
         data=made.data,
         data_folder=None,
@@ -183,10 +185,10 @@ class Follower:
             append(of, row)
             self.enter("run")
 
-        def followed_progress(of: Display, message: dict[str, Any]) -> None:
+        def followed_progress(of: Display, message: dict[str, Any], name: str = "") -> None:
             if isinstance(message.get("phase"), str):
                 self.enter(message["phase"])
-            progress(of, message)
+            progress(of, message, name)
 
         def followed_close(of: Session, *arguments: Any) -> int:
             self.enter("close")

@@ -1,10 +1,10 @@
 """A simulated Slurm cluster of hundreds of nodes, whose array tasks publish rows without working.
 
-    with Simulation(folder, nodes=400) as slurm, slurm.on_path():
+    with Simulation(nodes=400) as slurm:
         …  # python -m bench.grid --executor slurm
 
-`sbatch`, `squeue`, `scancel`, `scontrol` and `sinfo` are found on PATH. They pass what they are
-given to this process, where time goes on by each look at the queue.
+In it `sbatch`, `squeue`, `scancel`, `scontrol` and `sinfo` are found on PATH. They pass what they
+are given to this process, where time goes on by each look at the queue, which nobody waits for.
 """
 
 import json
@@ -15,11 +15,12 @@ import shlex
 import sys
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from socketserver import StreamRequestHandler, UnixStreamServer
+from tempfile import TemporaryDirectory
 from threading import Thread
 from types import SimpleNamespace
 from typing import Any, Final, Self
@@ -99,12 +100,12 @@ class Simulation:
     """A cluster.
 
     Args:
-        folder: a short path, as it holds a socket.
         nodes: their number; every second one is of another kind.
-        fates: the share of attempts that end so; the others end ok. A second attempt does always.
+        fates: the share of attempts that end so; the others, and those of restarts, end ok.
         max_array_size, max_job_count: as in slurm.conf, array tasks counted one by one.
 
     Attributes:
+        fates: as given; it may be changed.
         calls: how often each command was called.
         submitted: the numbers of array tasks of each array.
         most_running: the most array tasks that ran at once.
@@ -113,7 +114,6 @@ class Simulation:
 
     def __init__(
         self,
-        folder: Path,
         *,
         nodes: int = 400,
         fates: Mapping[str, float] | None = None,
@@ -124,8 +124,7 @@ class Simulation:
         self.submitted: list[int] = []
         self.most_running = 0
         self.ends: Counter[str] = Counter()
-        self._folder = folder
-        self._fates = dict(fates or {})
+        self.fates = dict(fates or {})
         self._max_array_size, self._max_job_count = max_array_size, max_job_count
         self._free = deque(f"n{number:03}" for number in range(nodes))
         self._down: list[tuple[float, str]] = []
@@ -134,31 +133,28 @@ class Simulation:
         self._draws = random.Random(0)  # noqa: S311
         self._fate = OK
         self._problems: list[str] = []
-        self._server = UnixStreamServer(str(folder / "slurm.socket"), self._handler())
+        self._stack = ExitStack()
         here = find_conditions("cpu")
         other = replace(here, conditions=replace(here.conditions, machine="another machine"))
         self._targets = here, other
 
     def __enter__(self) -> Self:
+        folder = self._stack.enter_context(TemporaryDirectory(prefix="slurm-"))
+        address = f"{folder}/socket"
         for name in COMMANDS:
-            path = self._folder / name
-            address = str(self._folder / "slurm.socket")
+            path = Path(folder, name)
             path.write_text(_CLIENT.format(python=sys.executable, address=address, name=name))
             path.chmod(0o700)
-        Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        server = self._stack.enter_context(UnixStreamServer(address, self._handler()))
+        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        self._stack.callback(server.shutdown)
+        variables = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", POLL: "0.001"}
+        self._stack.enter_context(mock.patch.dict(os.environ, variables))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._stack.close()
         assert not self._problems, self._problems[0]
-
-    @contextmanager
-    def on_path(self) -> Iterator[None]:
-        """A context in which Slurm's commands are this cluster's, and are called without delay."""
-        path = f"{self._folder}{os.pathsep}{os.environ['PATH']}"
-        with mock.patch.dict(os.environ, {"PATH": path, POLL: "0.001"}):
-            yield
 
     def _handler(self) -> type[StreamRequestHandler]:
         simulation = self
@@ -198,7 +194,7 @@ class Simulation:
             return ""
         queued = sum(len(job.pending) + len(job.running) for job in self._jobs.values())
         if queued + len(indexes) > self._max_job_count:
-            raise RefusedError("Batch job submission failed: Resource temporarily unavailable")
+            raise RefusedError("Slurm temporarily unable to accept job, sleeping and retrying")
         after = options.get("dependency", "").partition(":")[2]
         *_, last = text.splitlines()
         module, folder = shlex.split(last)[3:5]
@@ -273,7 +269,7 @@ class Simulation:
     def _start(self, job: _Job) -> None:
         while job.pending and self._free and len(job.running) < job.most_running:
             index = job.pending.popleft()
-            if not job.restarts[index] and self._draws.random() < self._fates.get(NEVER_BEGAN, 0):
+            if not job.restarts[index] and self._draws.random() < self.fates.get(NEVER_BEGAN, 0):
                 self.ends[NEVER_BEGAN] += 1
                 job.ended[index] = "CANCELLED", self._now
                 continue
@@ -306,7 +302,7 @@ class Simulation:
 
     def _drawn(self) -> str:
         draw = self._draws.random()
-        for fate, share in self._fates.items():
+        for fate, share in self.fates.items():
             if fate != NEVER_BEGAN and (draw := draw - share) < 0:
                 return fate
         return OK

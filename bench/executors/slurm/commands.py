@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,15 @@ from bench.common.messages import one_line
 COMMANDS: Final = ("sbatch", "squeue", "scancel", "scontrol", "sinfo")
 PATIENCE_S: Final = 60
 """A command that takes longer has lost its controller: Slurm's own time-outs are 10 to 30 s."""
+_LOOK_S: Final = 2.0
+_FULL: Final = b"sleeping and retrying"
 _DEFAULTS: Final = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SCONTROL_")
 """Variables by which users change what these commands list."""
 _NAMES: Final = {"time": "SBATCH_TIMELIMIT", "array": "SBATCH_ARRAY_INX"}
 """Variables of options of sbatch that are not named like the option."""
 _WHOLE: Final = "SLURM_BITSTR_LEN"
 """The variable that, if it is 0, lets lists of indexes be printed in full."""
-_MESSAGE: Final = re.compile(r"^[a-z_]+: (error|fatal): ")
+_MESSAGE: Final = re.compile(r"^[a-z_]+: ((error|fatal): )?")
 
 
 class SlurmError(InputError):
@@ -268,17 +271,44 @@ def _run(*command: str, stdin: str = "", without: Collection[str] = ()) -> str:
     }
     if command[0] != "sbatch":  # a job inherits its environment
         env[_WHOLE] = "0"
+    pipe = subprocess.PIPE
     try:
-        done = subprocess.run(
-            command, input=stdin, capture_output=True, encoding="utf-8", errors="replace",
-            timeout=PATIENCE_S, check=False, env=env,
+        process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, encoding="utf-8", errors="replace",
+            env=env,
         )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise SlurmError(f"{command[0]}: no answer in {PATIENCE_S} s") from error
     except OSError as error:
         raise SlurmError(f"{command[0]}: {error.strerror or error}") from error
-    if done.returncode:
-        lines = [_MESSAGE.sub("", line) for line in done.stderr.splitlines() if line.strip()]
-        why = one_line("; ".join(dict.fromkeys(lines))) or f"exit code {done.returncode}"
+    with process:
+        try:
+            out, messages = _answer(process, stdin)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        lines = [_MESSAGE.sub("", line) for line in messages.splitlines() if line.strip()]
+        why = one_line("; ".join(dict.fromkeys(lines))) or f"exit code {process.returncode}"
         raise SlurmError(f"{command[0]}: {why}")
-    return done.stdout
+    return out
+
+
+def _answer(process: "subprocess.Popen[str]", stdin: str) -> tuple[str, str]:
+    """What a command prints to stdout and stderr.
+
+    sbatch waits for two minutes where the queue is full. It is killed then, to be asked again
+    later: meanwhile rows can be collected.
+
+    Raises:
+        SlurmError: if it takes too long.
+    """
+    end, given = time.monotonic() + PATIENCE_S, (stdin or None)
+    while True:
+        try:
+            return process.communicate(given, timeout=_LOOK_S)
+        except subprocess.TimeoutExpired as error:
+            given = None
+            if time.monotonic() > end:
+                name = str(process.args[0])  # type: ignore[index]
+                raise SlurmError(f"{name}: no answer in {PATIENCE_S} s") from error
+            if _FULL in (error.stderr or b""):
+                process.kill()

@@ -6,6 +6,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import Final
 
 from filelock import FileLock
@@ -31,8 +34,12 @@ POLL: Final = "MINBERT_BENCH_SLURM_POLL_S"
 """Environment: the seconds between two looks at the queue."""
 _POLL_S: Final = 10.0
 _TICK_S: Final = 0.2
-_LIMIT: Final = re.compile(r"limit|exceed|too large|violates|invalid job array", re.IGNORECASE)
+_LIMIT: Final = re.compile(
+    r"limit|exceed|too large|violates|invalid job array|temporarily", re.IGNORECASE
+)
 """Errors of sbatch that a smaller array, or the same one later, may not get."""
+_LEAST: Final = 8
+"""Arrays get no smaller than this part of the largest while others are queued."""
 _WAITING: Final = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
@@ -59,6 +66,12 @@ class SlurmExecutor:
         self._ready: list[list[CellRun]] = []
         self._complained = False
         self._items: dict[Key, Planned] = {}
+        self._others: set[Path] = set()
+
+    @cached_property
+    def _size(self) -> int:
+        """The number of array tasks of the next array."""
+        return self._submitter.most
 
     @property
     def kinds(self) -> Mapping[str, Found]:
@@ -94,10 +107,11 @@ class SlurmExecutor:
         it, array tasks go on, unless the user wants them cancelled.
         """
         self._items = {item.key: item for item in items}
+        self._others.clear()
         self._follow(progress)
         own = {key for one in self._followed for key in one.keys}
         groups = groups_of(item for item in items if item.key not in own)
-        runs = ([conductor.prepare(item) for item in group] for group in groups)
+        runs = ([self._prepared(item, conductor) for item in group] for group in groups)
         self._ready = [kept for group in runs if (kept := [run for run in group if run])]
         stops = 0
         while True:
@@ -112,9 +126,19 @@ class SlurmExecutor:
                     return True
                 stops = signals.stops
 
+    def _prepared(self, item: Planned, conductor: Conductor) -> CellRun | None:
+        """As `Conductor.prepare`, as an attempt that is the next one on whichever kind of node: one
+        that is not known yet may have results of jobs that asked for something else."""
+        run = conductor.prepare(item)
+        if run is None:
+            return None
+        job = run.job
+        attempt = max(job.attempt, self._store.highest_attempt(*key_of(run)) + 1)
+        return replace(run, job=replace(job, attempt=attempt))
+
     def _follow(self, progress: Progress) -> None:
         """Follow the array tasks of other commands that run cells of this one."""
-        known = {one.submission.folder for one in self._followed}
+        known = self._others | {one.submission.folder for one in self._followed}
         for submission in submissions(self._store.path):
             if submission.folder in known:
                 continue
@@ -124,6 +148,8 @@ class SlurmExecutor:
                 groups = ([r for r in group if key_of(r) not in taken] for group in self._ready)
                 self._ready = [group for group in groups if group]
                 progress.note(f"job {submission.job}, of another command, has {len(taken)} of them")
+            else:
+                self._others.add(submission.folder)
 
     def _submit(self, progress: Progress) -> None:
         """Submit what is ready, as much as Slurm accepts.
@@ -134,20 +160,20 @@ class SlurmExecutor:
         self._folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self._folder / "submit.lock"):
             self._follow(progress)
-            size = self._submitter.most
-            while groups := self._ready[:size]:
+            while groups := self._ready[: self._size]:
                 after = self._followed[-1].submission.job if self._followed else None
                 try:
                     submission = self._submitter.submit(groups, after)
                 except SlurmError as error:
-                    if _LIMIT.search(str(error)) and len(groups) > 1:
-                        size = len(groups) // 2
+                    least = self._submitter.most // _LEAST if self._followed else 1
+                    if _LIMIT.search(str(error)) and len(groups) > least:
+                        self._size = max(1, len(groups) // 2)
                         continue
                     if not self._followed:
                         raise
                     return  # once some of what is queued has ended
                 self._followed.append(Following(submission))
-                self._ready = self._ready[size:]
+                self._ready = self._ready[len(groups) :]
                 cells = sum(map(len, groups))
                 progress.note(f"job {submission.job}: {cells} cells in {len(groups)} array tasks")
 

@@ -128,7 +128,7 @@ def _timeout_s(run: CellRun, end_s: float | None) -> tuple[float | None, str]:
     if end_s is None:
         return run.timeout_s, ""
     left_s = end_s - time.time()
-    left_s = max(1.0, left_s - min(MARGIN_S, left_s / 4))
+    left_s = max(1.0, (left_s - min(MARGIN_S, left_s / 4)) // 1)
     if run.timeout_s is not None and run.timeout_s <= left_s:
         return run.timeout_s, ""
     begun = os.environ.get("SLURM_JOB_START_TIME", "")

@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -36,6 +37,8 @@ from minbert.assets.cache import cache_folder
 _REQUEST: Final = "request.json"
 _ANSWER: Final = "answer.json"
 _OUTPUT: Final = "output.txt"
+_LIMIT_S: Final = 600.0
+"""A probe takes seconds, and a job with a short limit begins earlier."""
 
 
 def main(folder: Path) -> int:
@@ -92,10 +95,16 @@ class Prober:
             if one and one not in limits:
                 others = ", ".join(sorted(filter(None, limits)))
                 raise InputError(f"--slurm: there is no partition {one}; choose {others}")
+            text, most_s = limits.get(one, ("", None))
+            if most_s is not None and (self.request.limit_s or 0.0) > most_s:
+                raise InputError(
+                    f"--slurm: time={self.request.options['time']} is more than {text}, the limit "
+                    f"of {f'partition {one}' if one else 'the default partition'}; give less"
+                )
         if not name and "" not in limits and "SBATCH_PARTITION" not in os.environ:
             others = ", ".join(sorted(limits))
             raise InputError(f"--slurm: the cluster has no default partition; choose {others}")
-        text = self._script(self._folder([]))
+        text = self._script(self._folder([]), self.request)
         try:
             commands.check_script(text, "--array=0", names=names_in(text))
         except commands.SlurmError as error:
@@ -124,17 +133,18 @@ class Prober:
         name = f"probe-{digest([*values, code_version()], 8)}"
         return submissions_folder(self.runs) / name
 
-    def _script(self, folder: Path) -> str:
+    def _script(self, folder: Path, request: Request) -> str:
         folder = folder.resolve()
         name = f"bench-{folder.name}"
-        return script(self.request, name, folder / _OUTPUT, "probe", [str(folder)])
+        return script(request, name, folder / _OUTPUT, "probe", [str(folder)])
 
     def _ask(self, folder: Path, paths: list[str], signals: Signals) -> Found:
         values: Mapping[str, Any] = {
             "paths": paths, "device": self.device, "code_version": code_version(),
             "kinds": str(self.kinds_folder.resolve()),
         }  # fmt: skip
-        text = self._script(folder)
+        limit_s = min(self.request.limit_s or _LIMIT_S, _LIMIT_S)
+        text = self._script(folder, self.request.with_limit(limit_s))
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / _REQUEST, json.dumps(values, indent=1).encode() + b"\n")
         write_atomically(folder / "script.sh", text.encode())
@@ -142,7 +152,7 @@ class Prober:
         try:
             job = commands.submit(folder / "script.sh", names=names_in(text))
         except commands.SlurmError:
-            shutil.rmtree(folder)
+            _remove(folder)
             raise
         self.note(f"job {job} checks that a node sees what cells need, and waits for its turn")
         try:
@@ -153,7 +163,7 @@ class Prober:
         answer = self._answer(folder) or self._why_none(folder, job)
         if isinstance(answer, Found):
             return answer
-        shutil.rmtree(folder)
+        _remove(folder)
         raise InputError(f"--slurm: a node can't run cells: {answer}")
 
     def _wait(self, folder: Path, job: int, signals: Signals) -> None:
@@ -196,6 +206,14 @@ class Prober:
         return (
             f"it does not see {folder}{state}; name a file in a folder that nodes share with --runs"
         )
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder of a probe, and those around it that are empty then."""
+    shutil.rmtree(folder)
+    with suppress(OSError):
+        for parent in list(folder.parents)[:2]:
+            parent.rmdir()
 
 
 def known_kinds(folder: Path, target: Found) -> dict[str, Found]:

@@ -125,6 +125,18 @@ def test_cells_run_at_once_each_on_the_cores_of_its_lane(
     assert len(place.rows()) == 6, "nothing runs twice"
 
 
+def test_examples_are_tokenised_before_any_cell_runs(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folds, launched = [replace(c, folds=2, fold=i % 2) for i, c in enumerate(place.cells)], []
+    monkeypatch.setattr(
+        "bench.grid.round.share",
+        lambda _data, cell, *_: launched.append((cell.fold, len(place.where()))),
+    )
+    assert place.run(place.lanes(2), MEETS, folds) == 0
+    assert launched == [(0, 0), (1, 0)]
+
+
 def test_each_gpu_has_its_worker_and_its_number_in_the_row(place: Place) -> None:
     assert place.run(place.lanes(2, gpus=True), MEETS) == 0
     where = place.where()

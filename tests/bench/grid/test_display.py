@@ -7,6 +7,7 @@ import re
 import select
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -115,6 +116,54 @@ def test_time_left_is_what_is_expected_where_that_is_known(terminal):
         assert "about 1:00 left" in terminal.seen()
         display.finish(ended(wall_s=150.0))
         assert "about 1:00 left" in terminal.seen()
+
+
+OTHER = "head-fp32-s0"
+
+
+def test_each_cell_that_runs_has_a_line_and_the_time_left_is_shared(terminal):
+    now = 0.0
+    with Display(10, 0, terminal.stream, lambda: now) as display:
+        display.stage("reference points")
+        assert "reference points  start  0:00" in terminal.seen()
+        display.start(NAME, 100.0, 900.0)
+        assert "reference points" not in terminal.seen()
+        now = 20.0
+        display.start(OTHER, 60.0, 840.0)
+        display.progress({"phase": "train"}, NAME)
+        display.waiting(OTHER)
+        seen = terminal.seen()
+        assert f"{NAME}  train  0:20" in seen
+        assert f"{OTHER}  waiting for another grid  0:00" in seen
+        assert "about 8:10 left" in seen, "(840 + 80 + 60) s by two"
+        display.progress({"phase": "lost"}, "a cell that does not run")
+        assert "lost" not in terminal.seen()
+        display.finish(ended(wall_s=100.0))
+        seen = terminal.seen().rpartition("1/10 cells")[2]
+        assert OTHER in seen
+        assert NAME not in seen
+        assert "about 15:00 left" in seen, "one runs: (840 + 60) s"
+        display.start(NAME, 60.0, 780.0, 120.0)
+        assert "about 3:00 left" in terminal.seen(), "the budget's 120 s, and 60 each that run"
+
+
+def test_of_very_many_cells_some_are_shown(terminal):
+    with Display(1000, 0, terminal.stream) as display:
+        for number in range(30):
+            display.start(f"cell {number}.")
+            seen = terminal.seen()
+        shown = seen.rpartition("0/1000 cells")[2]
+        assert "cell 15." in shown
+        assert "cell 16." not in shown
+
+
+def test_threads_share_a_display():
+    stream = io.StringIO()
+    with Display(200, 0, stream) as display, ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(lambda _: display.finish(ended()), range(200)):
+            pass
+    assert len(stream.getvalue().splitlines()) == 200
+    assert "[200/200]" in stream.getvalue()
 
 
 def test_it_draws_only_when_told_and_starts_no_thread(terminal):

@@ -25,7 +25,8 @@ FEW = 28
 
 @pytest.fixture(scope="module")
 def verdicts(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Verdict]:
-    """What became of a few faults, a small disk among them, two of them at real workers."""
+    """What became of a few faults, a small disk among them, two of them at real workers, and some
+    while two cells run at a time."""
     chosen = (
         ("disk full", "anywhere", "fake"),
         ("parent killed", "half an append", "fake"),
@@ -37,6 +38,18 @@ def verdicts(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Ver
         for number, (kind, phase, worker) in enumerate(chosen)
     ]
     faults = draw(FEW, 0, SEED) + others
+    on_lanes = (
+        ("worker killed", "train"),
+        ("parent killed", "train"),
+        ("parent killed", "half an append"),
+        ("parent stopped", "evaluate"),
+        ("hang", "load"),
+        ("two parents", "both live"),
+    )
+    faults += [
+        Fault(number=100 + number, seed=SEED, kind=kind, phase=phase, worker="fake", lanes=2)
+        for number, (kind, phase) in enumerate(on_lanes)
+    ]
     return run_suite(faults[::-1], jobs=2, folder=tmp_path_factory.mktemp("faults"))
 
 

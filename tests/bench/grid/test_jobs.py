@@ -4,6 +4,7 @@ import json
 import os
 from collections import defaultdict
 from contextlib import suppress
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -19,6 +20,8 @@ needs_cores = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
 @needs_cores
 def test_two_jobs_have_cores_of_their_own_and_are_a_condition(grid: GridRuns) -> None:
     jobs = ("--jobs", "2")
+    plan = grid.run(*CELLS, *jobs, "--dry-run")
+    assert "in all, 2 cells at a time" in plan.stdout
     seen: defaultdict[int, set[tuple[int, ...]]] = defaultdict(set)
     process = grid.start(*CELLS, *jobs)
     at_once = 0
@@ -46,6 +49,19 @@ def test_two_jobs_have_cores_of_their_own_and_are_a_condition(grid: GridRuns) ->
     assert alone.returncode == 0, alone.stderr
     report = (grid.reports / "report.md").read_text()
     assert "sharing (2 workers instead of none)" in report
+
+
+@needs_cores
+def test_a_search_for_rates_uses_all_jobs_in_its_rounds(grid: GridRuns) -> None:
+    done = grid.run("--select", "mode=head amp=off", "--lr", "auto", "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    rows = grid.rows()
+    candidates = [row for row in rows if row.is_candidate]
+    assert len(candidates) >= 5
+    assert rows[-1].learning_rate_source == "search"
+    assert {row.sharing for row in rows} == {"2 workers"}
+    spans = [(str(row.started_at), str(row.finished_at)) for row in candidates]
+    assert any(begun < end for (_, end), (begun, _) in pairwise(spans))
 
 
 def test_bad_jobs_are_a_line(grid: GridRuns) -> None:

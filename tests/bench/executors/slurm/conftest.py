@@ -1,0 +1,74 @@
+"""Slurm's commands as a few lines of shell, and submissions of cells that need no torch."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.executors.slurm.submission import Submission
+from bench.launch.cell_run import CellRun
+from bench.machine.conditions import Found
+from tests.faults.setups import setup
+
+Commands = Callable[..., None]
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Puts commands on PATH, each with its lines of shell; others are not there."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("sh", "cat", "env", "git"):
+        (folder / name).symlink_to(f"/usr/bin/{name}")
+    monkeypatch.setenv("PATH", str(folder))
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+
+    def put(**lines: str) -> None:
+        for name, text in lines.items():
+            path = folder / name
+            path.write_text(f"#!/bin/sh\n{text}\n")
+            path.chmod(0o755)
+
+    put(sbatch="exit 1", squeue="", scancel="", scontrol="exit 1", sinfo="echo 'main*|infinite'")
+    return put
+
+
+@pytest.fixture(scope="session")
+def target() -> Found:
+    """The conditions of a node."""
+    return setup("fake").target("cpu")
+
+
+def runs(number: int = 4, attempt: int = 1) -> list[CellRun]:
+    """Runs of cells on a stub of a model."""
+    made = setup("fake")
+    return [
+        CellRun(
+            job=made.model.job(cell, None, conditions_id="planned", attempt=attempt),
+            grid="faults",
+            dev_examples={"movies": 1},
+        )
+        for cell in made.cells[:number]
+    ]
+
+
+@pytest.fixture
+def submit(tmp_path: Path) -> Callable[..., Submission]:
+    """Makes the folder of a submission next to tmp_path's runs.csv; nothing is queued."""
+
+    def make(groups: Sequence[Sequence[CellRun]], name: str = "one", job: int = 7) -> Submission:
+        folder = tmp_path / "runs" / "slurm" / name
+        request = {"runs": str(tmp_path / "runs.csv"), "device": "cpu", "kinds": str(tmp_path)}
+        submission = Submission.create(folder, request, groups, "#!/bin/sh\n")
+        submission.keep_job(job)
+        return submission
+
+    return make
+
+
+def with_timeout(run: CellRun, seconds: float) -> CellRun:
+    """The same run with --timeout."""
+    return replace(run, timeout_s=seconds)

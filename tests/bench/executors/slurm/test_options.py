@@ -1,0 +1,96 @@
+"""What a job asks Slurm for, and its script."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.common.errors import InputError
+from bench.executors.slurm import options
+from bench.executors.slurm.options import Request, names_in, parse_request, script
+
+
+def test_options_with_and_without_a_value():
+    request = parse_request("partition=gpu gres=gpu:1 exclusive time=2:00:00", 64)
+    assert request.options == {
+        "partition": "gpu",
+        "gres": "gpu:1",
+        "exclusive": None,
+        "time": "2:00:00",
+    }
+    assert (request.partition, request.limit_s, request.max_running) == ("gpu", 7200, 64)
+    assert parse_request("comment='a b'").options == {"comment": "a b"}
+    assert parse_request("") == Request()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("array=0-3", "array can't be given: each cell is an array task; leave it out"),
+        ("output=here", "output can't be given"),
+        ("no-requeue", "no-requeue can't be given: jobs are always requeued"),
+        ("--partition=gpu", "give the long options of sbatch without their dashes"),
+        ("-p gpu", "'-p' is no option"),
+        ("Partition=gpu", "'Partition=gpu' is no option"),
+        ("mem=1G mem=2G", "mem is given twice"),
+        ("mem=", "'mem=' has no value"),
+        ("mem='1\n2'", "has no value that can be used"),
+        ("time=soon", "time=soon is no time limit"),
+        ("time", "time=None is no time limit"),
+        ("comment='a", "can't be read"),
+    ],
+)
+def test_options_that_are_refused(text, message):
+    with pytest.raises(InputError, match=message) as error:
+        parse_request(text)
+    assert str(error.value).startswith("--slurm: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_script(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    request = parse_request("partition=gpu exclusive comment='a \"b\"'")
+    text = script(request, "bench-x", tmp_path / "100%" / "%a.txt", "node", ["a b"])
+    assert text.splitlines() == [
+        "#!/bin/sh",
+        "#SBATCH --job-name=bench-x",
+        f"#SBATCH --output={tmp_path}/100%%/%a.txt",
+        "#SBATCH --open-mode=append",
+        "#SBATCH --export=ALL",
+        "#SBATCH --requeue",
+        "#SBATCH --partition=gpu",
+        "#SBATCH --exclusive",
+        '#SBATCH --comment="a \\"b\\""',
+        f"cd {tmp_path} || exit 74",
+        f"[ -x {sys.executable} ] || exit 73",
+        f"export PYTHONPATH={Path(options.__file__).parents[3]}${{PYTHONPATH:+:$PYTHONPATH}}",
+        f"exec {sys.executable} -m bench.executors.slurm.node 'a b'",
+    ]
+    assert names_in(text)[-2:] == ["exclusive", "comment"]
+    assert parse_request("").with_limit(61).options["time"] == "0:02:00"
+
+
+def test_a_script_runs_this_code_wherever_it_starts(tmp_path, monkeypatch):
+    text = script(Request(), "bench-x", None, "node", [str(tmp_path)])
+    environment = {name: v for name, v in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        ["/bin/sh"], input=text, capture_output=True, text=True, cwd="/",
+        env={**environment, "SLURM_ARRAY_TASK_ID": "0"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"{tmp_path}/request.json: can't be read" in done.stderr
+
+
+def test_a_script_without_its_folder_or_python_says_so(tmp_path, monkeypatch):
+    place = tmp_path / "gone"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    text = script(Request(), "bench-x", None, "node", [])
+    place.rmdir()
+    assert subprocess.run(["/bin/sh"], input=text, text=True, check=False).returncode == 74
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    text = script(Request(), "bench-x", None, "node", [])
+    assert subprocess.run(["/bin/sh"], input=text, text=True, check=False).returncode == 73

@@ -1,0 +1,116 @@
+"""Grids on a simulated cluster of many nodes, of two kinds, where much goes wrong."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from bench.results.rebuild import rebuild
+from tests.bench.grids import GridRuns
+from tests.faults.notes import records
+from tests.faults.parent import stub_report
+from tests.slurm import simulation
+from tests.slurm.simulation import Simulation
+
+GRID = """
+[settings]
+model = "bert-tiny"
+init = "random"
+seeds = 8
+
+[[cells]]
+mode = ["lora", "dora"]
+rank = [1, 2, 4]
+layers = ["attn-only", "attn", "all-lin-only", "all-lin"]
+amp = ["off", "on"]
+"""
+CELLS = 2 * 3 * 4 * 2 * 8
+FATES = {
+    simulation.CRASHED: 0.05,
+    simulation.NODE_FAILS: 0.05,
+    simulation.REQUEUED: 0.05,
+    simulation.CANCELLED: 0.05,
+    simulation.KILLED: 0.05,
+    simulation.NEVER_BEGAN: 0.02,
+}
+
+
+@pytest.fixture
+def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GridRuns:
+    """A place with the grid; nothing waits for a disk."""
+    monkeypatch.setattr(os, "fsync", lambda _file: None)
+    monkeypatch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
+    (tmp_path / "many.toml").write_text(GRID)
+    return GridRuns(tmp_path, Path("bert-tiny"))
+
+
+@pytest.fixture
+def slurm() -> Iterator[Simulation]:
+    with Simulation(nodes=40, fates=FATES, max_array_size=101, max_job_count=250) as cluster:
+        yield cluster
+
+
+def run(grid: GridRuns, *options: str) -> "tuple[int, str, str]":
+    done = grid.run("--executor", "slurm", *options, grid=str(grid.folder / "many.toml"))
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_every_cell_has_one_result_whatever_happens_to_array_tasks(
+    grid: GridRuns, slurm: Simulation
+) -> None:
+    code, out, err = run(grid)
+    assert code == 1, err
+    ends, rows = slurm.ends, grid.rows()
+    assert all(ends[fate] for fate in FATES)
+    assert ends[simulation.OK] + sum(ends[fate] for fate in FATES) > CELLS
+    assert Counter(row.status for row in rows) == {
+        "ok": ends[simulation.OK],
+        "crashed": ends[simulation.CRASHED],
+        "oom": ends[simulation.KILLED],
+        "interrupted": sum(
+            ends[fate]
+            for fate in (simulation.REQUEUED, simulation.CANCELLED, simulation.NODE_FAILS)
+        ),
+    }
+    assert f"{ends[simulation.OK]} ok" in out, "cells of both kinds of nodes"
+    assert f"{ends[simulation.NEVER_BEGAN]} not run" in out
+    assert len({row.conditions_id for row in rows}) == 2
+    assert set(slurm.submitted[:2]) == {101}
+    assert (sum(slurm.submitted), slurm.most_running) == (CELLS, 40)
+
+    slurm.fates.clear()
+    assert run(grid)[0] == 1, "what crashed waits for --rerun"
+    skipped = grid.statuses().count("skipped")  # since smaller ones ran out of memory
+    again = ends[simulation.NEVER_BEGAN] + ends[simulation.CANCELLED] - skipped
+    assert sum(slurm.submitted) == CELLS + again
+    assert run(grid, "--rerun", "crashed")[0] == 1
+    run(grid, "--rerun", "oom")
+    assert run(grid, "--rerun", "skipped")[0] == 0
+    rows = grid.rows()
+    ok = Counter(row.cell_id for row in rows if row.is_ok)
+    assert (len(ok), set(ok.values())) == (CELLS, {1})
+    assert len({row.row_key for row in rows}) == len(rows)
+    assert run(grid)[0] == 0
+    assert len(grid.rows()) == len(rows), "nothing is left to do"
+
+
+def test_the_file_is_the_same_from_the_folders(
+    grid: GridRuns, slurm: Simulation, tmp_path: Path
+) -> None:
+    run(grid, "--select", "rank=1")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "runs").symlink_to(tmp_path / "runs")
+    rebuild(copy / "runs.csv")
+    before, after = (records((place / "runs.csv").read_bytes()) for place in (tmp_path, copy))
+    assert Counter(map(str, before)) == Counter(map(str, after))
+
+
+def test_as_many_run_at_once_as_are_wanted(grid: GridRuns, slurm: Simulation) -> None:
+    assert run(grid, "--select", "seed=0,1,2", "--max-running", "7")[0] == 1
+    assert slurm.submitted == [101, 43]
+    assert slurm.most_running == 7
