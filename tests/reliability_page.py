@@ -1,7 +1,8 @@
 """Prints docs/reliability.md from the fault suite's counts and the present outcomes of GPU faults.
 
-`python -m tests.faults --n 1000 --json > faults.json`, then
-`python -m tests.reliability_page faults.json > docs/reliability.md`
+`python -m tests.faults --n 1000 --json > faults.json`,
+`python -m tests.faults --slurm 1000 --json > slurm.json`, then
+`python -m tests.reliability_page faults.json slurm.json > docs/reliability.md`
 """
 
 import json
@@ -10,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
-from tests.faults import gpu
+from tests.faults import gpu, slurm
 from tests.faults.kinds import KINDS
 
 _BAD: Final = ("lost", "duplicated", "left_running", "wrong")
@@ -38,7 +39,7 @@ counts of one run of the fault suite, which took {minutes:.0f} minutes on two co
 
 ```sh
 python -m tests.faults --n {faults} --json > faults.json
-python -m tests.reliability_page faults.json > docs/reliability.md
+python -m tests.reliability_page faults.json slurm.json > docs/reliability.md
 ```
 
 **{injected:,} faults** were injected into a running grid: {at_real_workers} with real torch
@@ -71,6 +72,10 @@ result it came from.
 
 A fast part of the suite runs with the tests (`tests/bench/grid/test_faults.py`).
 
+## On a Slurm cluster
+
+{cluster}
+
 ## GPU faults
 
 This table shows how a command reacts to a faulty GPU or driver before it runs anything. Drivers
@@ -83,9 +88,41 @@ Unless the fault says otherwise, there are two GPUs, torch is built with CUDA
 {gpu_faults}
 """
 
+_CLUSTER: Final = """A second run struck grids on real Slurm clusters, each of two nodes on one machine
+(`python -m tests.faults --slurm {injected} --json > slurm.json`, {minutes:.0f} minutes). Slurm, its
+daemons, the command, the process on a node, folders and locks are real; a stub replaces the
+worker.
 
-def page(counts: dict[str, Any]) -> str:
-    """The page from the suite's summary."""
+**{injected:,} faults** were injected into {rounds} grids with {cells:,} cells, which took {rows:,}
+attempts and {commands} commands. After the last fault of a grid its command was given again until
+all cells were ok.
+
+| | |
+|---|---|
+| results lost | **{lost}** |
+| attempts or results twice | **{duplicated}** |
+| processes left running | **{left_running}** |
+| otherwise wrong | **{wrong}** |
+
+A result counts as lost if a row of runs.csv is gone or changed, or if a cell has no `ok` row in
+the end. Otherwise wrong are a traceback, an exit code that does not match, a submission whose rows
+were not all collected, and a row that `bench.rebuild` finds in no folder, or that only a folder
+has.
+
+| kind | what happens | faults |
+|---|---|---|
+{kinds}
+
+A controller that is killed has forgotten the last seconds when it is started again, and starts
+jobs that are running already. Slurm then holds these jobs and drains their nodes, as it would on
+any cluster, until an administrator releases them; the suite does so after its last fault. The
+command waits for them as for any that are pending.
+
+Some 20 faults run with the tests (`tests/bench/executors/slurm/test_faults.py`)."""
+
+
+def page(counts: dict[str, Any], on_cluster: dict[str, Any]) -> str:
+    """The page from the summaries of both runs of the suite."""
     of: dict[tuple[str, str], Counter[str]] = {}
     for each in counts["counts"]:
         found = of.setdefault((each["kind"], each["phase"]), Counter())
@@ -104,11 +141,18 @@ def page(counts: dict[str, Any]) -> str:
     means = ", ".join(f"{name} {n} times" for name, n in sorted(counts["means"].items()))
     limits = f"Where the machine allows it, resource limits were real: {means}."
     values = {**counts, "minutes": counts["seconds"] / 60}
-    tables = {"rows": "\n".join(rows), "gpu_faults": gpu.table()}
+    kinds = [
+        f"| {one['kind']} | {slurm.KINDS[one['kind']][1]} | {one['injected']} |"
+        for one in on_cluster["counts"]
+    ]
+    minutes = on_cluster["seconds"] / 60
+    cluster = _CLUSTER.format(**{**on_cluster, "minutes": minutes, "kinds": "\n".join(kinds)})
+    tables = {"rows": "\n".join(rows), "gpu_faults": gpu.table(), "cluster": cluster}
     return _PAGE.format(**values, limits=limits if means else "", **tables)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m tests.reliability_page FAULTS.json")
-    sys.stdout.write(page(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m tests.reliability_page FAULTS.json SLURM.json")
+    summaries = (json.loads(Path(name).read_text(encoding="utf-8")) for name in sys.argv[1:])
+    sys.stdout.write(page(*summaries))

@@ -39,10 +39,13 @@ def test_the_page_of_columns_is_the_schema() -> None:
 
 
 def test_the_page_on_faults_is_what_the_suite_counted() -> None:
-    counts = json.loads(read("docs/faults.json"))
-    assert counts["lost"] == counts["duplicated"] == counts["left_running"] == counts["wrong"] == 0
-    assert read("docs/reliability.md") == reliability_page.page(counts), (
-        "print it anew: python -m tests.reliability_page docs/faults.json > docs/reliability.md"
+    summaries = [json.loads(read(f"docs/{name}.json")) for name in ("faults", "slurm-faults")]
+    for counts in summaries:
+        bad = ("lost", "duplicated", "left_running", "wrong")
+        assert [counts[name] for name in bad] == [0, 0, 0, 0]
+    assert read("docs/reliability.md") == reliability_page.page(*summaries), (
+        "print it anew: python -m tests.reliability_page docs/faults.json docs/slurm-faults.json "
+        "> docs/reliability.md"
     )
 
 

@@ -150,6 +150,7 @@ class Cluster:
             ]
         if enforce_memory:
             extra.append("JobAcctGatherParams=OverMemoryKill")
+            extra.append(f"DefMemPerCPU={memory_mib // cpus}")
         self._conf_text = _SLURM_CONF.format(
             user=_user(),
             folder=self.folder,

@@ -20,7 +20,7 @@ def _shared_cluster() -> Iterator[Cluster]:
 def _shared_accounting() -> Iterator[Cluster]:
     absent = missing(accounting=True)
     need(absent is None, f"no Slurm cluster with accounting: {absent}", component="slurmdbd")
-    with temporary_cluster(accounting=True) as cluster:
+    with temporary_cluster(accounting=True, enforce_memory=True) as cluster:
         yield cluster
 
 
@@ -33,7 +33,7 @@ def cluster(_shared_cluster: Cluster) -> Iterator[Cluster]:
 
 @pytest.fixture
 def accounting_cluster(_shared_accounting: Cluster) -> Iterator[Cluster]:
-    """Two idle nodes and an empty queue, with slurmdbd."""
+    """Two idle nodes and an empty queue, with slurmdbd; jobs that exceed their memory are ended."""
     yield _shared_accounting
     _clear(_shared_accounting)
 

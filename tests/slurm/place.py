@@ -17,7 +17,8 @@ from tests.slurm.stub_worker import CELLS, STARTS
 HANG: Final = "600"
 """What a cell is told that something else has to end."""
 POLL_S: Final = "0.2"
-_LONGEST_S: Final = 120.0
+LONGEST_S: Final = 120.0
+"""For which a command is waited."""
 
 
 class Start(NamedTuple):
@@ -59,7 +60,7 @@ class Place:
 
     def end(self, command: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
         """Wait for a command."""
-        out, err = command.communicate(timeout=_LONGEST_S)
+        out, err = command.communicate(timeout=LONGEST_S)
         return subprocess.CompletedProcess(command.args, command.returncode, out, err)
 
     def run(self, *options: str) -> "subprocess.CompletedProcess[str]":

@@ -1,7 +1,7 @@
 """A worker without torch: `-m tests.slurm.stub_worker FOLDER`.
 
 In the folder that STUB_CELLS names, a file of its cell's seed says what it does: sleep for so many
-seconds (a tenth without a file), or `crash`. It notes its start there.
+seconds (a tenth without a file), `crash`, or `fill memory` with half a GiB. It notes its start.
 """
 
 import json
@@ -20,6 +20,9 @@ CELLS: Final = "STUB_CELLS"
 STARTS: Final = "starts.txt"
 """A line for each start: seed, attempt and node."""
 USUAL_S: Final = 0.1
+FILL_MEMORY: Final = "fill memory"
+_BYTES: Final = 2**29
+_LONGEST_S: Final = 60.0
 
 
 def main(folder: Path) -> int:
@@ -35,7 +38,8 @@ def main(folder: Path) -> int:
     what = order.read_text() if order.exists() else str(USUAL_S)
     if what == "crash":
         return 1
-    time.sleep(float(what))
+    held = bytearray(b"x") * _BYTES if what == FILL_MEMORY else b""
+    time.sleep(_LONGEST_S if held else float(what))
     columns = {"train_s": 1.5 + seed, "tokens_total": 100}
     result = {"status": "ok", "message": "", "flags": [], "columns": columns}
     write_atomically(folder / RESULT, json.dumps(result).encode())

@@ -107,7 +107,9 @@ class Following:
     def _close(self, index: int, end: Ended | None) -> None:
         """Give the cells of an array task that ended the rows that they lack."""
         by_slurm = self.submission.end_by_slurm(index)
-        status, message = _FATES.get("" if end is None else end.state, by_slurm)
+        status, message = by_slurm
+        if status != "oom":  # which Slurm calls FAILED if no control group limits memory
+            status, message = _FATES.get("" if end is None else end.state, by_slurm)
         if status == "crashed" and (output := last_error(self.submission.output(index))):
             message = f"{message}: {output}"
         began = False

@@ -60,6 +60,8 @@ _REASONS: Final = {
     " DUE TO NODE FAILURE": ("interrupted", "its node failed"),
 }
 """Status and message by the reason in the line that Slurm adds to a job's output."""
+_MEMORY_LIMIT: Final = re.compile(r"^slurmstepd\S* error: .*exceeded.* memory limit", re.I | re.M)
+"""The line of Slurm's own limit, where no control groups limit the memory of jobs."""
 
 
 def submissions_folder(runs: Path) -> Path:
@@ -189,12 +191,12 @@ class Submission:
     def end_by_slurm(self, index: int) -> tuple[str, str]:
         """Status and message of a cell whose job Slurm ended, by Slurm's last line on it; both are
         empty without one."""
-        lines = _ENDED_BY_SLURM.findall(self.output(index))
-        return (
-            _REASONS.get(lines[-1], ("interrupted", f"its job was ended{lines[-1].lower()}"))
-            if lines
-            else ("", "")
-        )
+        parts = _ENDED_BY_SLURM.split(self.output(index))  # text, reason, text, reason … text
+        if _MEMORY_LIMIT.search("".join([*parts[-3:-2], parts[-1]])):
+            return "oom", "its job exceeded the memory that it asked for (mem= of --slurm)"
+        if len(parts) == 1:
+            return "", ""
+        return _REASONS.get(parts[-2], ("interrupted", f"its job was ended{parts[-2].lower()}"))
 
     @cached_property
     def groups(self) -> list[list[CellRun]]:

@@ -4,16 +4,24 @@ from pathlib import Path
 
 from tests.slurm.cluster import Cluster
 from tests.slurm.place import HANG, Place
+from tests.slurm.stub_worker import FILL_MEMORY
 
 
 def test_rows_say_how_slurm_ended_their_jobs(accounting_cluster: Cluster, tmp_path: Path) -> None:
-    """One job reaches its time limit, for which Slurm looks twice a minute. Meanwhile an array task
-    is cancelled, then its array, of which some wait for a CPU."""
-    late, place = (Place(tmp_path / name, accounting_cluster) for name in ("late", "place"))
+    """One job reaches its time limit, for which Slurm looks twice a minute. Meanwhile one exceeds
+    its memory, which Slurm itself limits as there are no control groups; an array task is
+    cancelled, then its array, of which some wait for a CPU."""
+    names = ("late", "full", "place")
+    late, full, place = (Place(tmp_path / name, accounting_cluster) for name in names)
     late.order(HANG, 0)
     late_command = late.start("--cells", "1", "--slurm", "time=2")
     late.wait_for_starts(1)
     accounting_cluster.run("scontrol", "update", f"JobId={late.array_task(0)}", "EndTime=now")
+
+    full.order(FILL_MEMORY, 0)
+    assert full.run("--cells", "1", "--slurm", "mem=400").returncode == 1
+    assert full.statuses() == {0: ["oom"]}
+    assert full.rows()[0]["message"].startswith("its job exceeded the memory")
 
     place.order(HANG, *range(6))
     command = place.start("--cells", "6")
@@ -40,4 +48,4 @@ def test_rows_say_how_slurm_ended_their_jobs(accounting_cluster: Cluster, tmp_pa
     assert late.end(late_command).returncode == 1
     assert late.statuses() == {0: ["timeout"]}
     assert "time limit" in late.rows()[0]["message"]
-    assert late.problems() == place.problems() == []
+    assert late.problems() == full.problems() == place.problems() == []
