@@ -218,6 +218,15 @@ def nodes_of(partition: str) -> dict[str, str]:
     return dict(line.split("|", 1) for line in answer.splitlines())
 
 
+def hostnames(expression: str) -> set[str]:
+    """The names of nodes in an expression such as `n[1-3,7]`.
+
+    Raises:
+        SlurmError: if it can't be read.
+    """
+    return set(_run("scontrol", "show", "hostnames", expression).split()) if expression else set()
+
+
 def cpus_of(node: str) -> int | None:
     """The number of a node's CPUs as Slurm counts them; None if it does not say."""
     try:
