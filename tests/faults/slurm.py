@@ -176,7 +176,10 @@ class Round:
             case _:
                 of_worker = kind == "worker killed"
                 module = "tests.slurm.stub_worker" if of_worker else "bench.executors.slurm.node"
-                choose(list(self._processes(module))).kill()
+                try:
+                    choose(list(self._processes(module))).kill()
+                except psutil.NoSuchProcess:
+                    return False
         return True
 
     def _ask(self, *command: str) -> bool:
