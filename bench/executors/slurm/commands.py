@@ -313,7 +313,7 @@ def _answer(process: "subprocess.Popen[str]", stdin: str) -> tuple[str, str]:
     end, given = time.monotonic() + PATIENCE_S, (stdin or None)
     while True:
         try:
-            return process.communicate(given, timeout=_LOOK_S)
+            return process.communicate(given, timeout=min(_LOOK_S, PATIENCE_S))
         except subprocess.TimeoutExpired as error:
             given = None
             if time.monotonic() > end:
