@@ -88,7 +88,8 @@ Unless the fault says otherwise, there are two GPUs, torch is built with CUDA
 {gpu_faults}
 """
 
-_CLUSTER: Final = """A second run struck grids on real Slurm clusters, each of two nodes on one machine
+_CLUSTER: Final = """\
+A second run struck grids on real Slurm clusters, each of two nodes on one machine
 (`python -m tests.faults --slurm {injected} --json > slurm.json`, {minutes:.0f} minutes). Slurm, its
 daemons, the command, the process on a node, folders and locks are real; a stub replaces the
 worker.
@@ -113,10 +114,11 @@ has.
 |---|---|---|
 {kinds}
 
-A controller that is killed has forgotten the last seconds when it is started again, and starts
-jobs that are running already. Slurm then holds these jobs and drains their nodes, as it would on
-any cluster, until an administrator releases them; the suite does so after its last fault. The
-command waits for them as for any that are pending.
+A controller that is killed has forgotten the last seconds when it is started again. It starts jobs
+that are running already, then holds them and drains their nodes until an administrator releases
+both; and it counts jobs as running that have ended, until their nodes report, which takes minutes.
+The command waits for all of these. After its last fault the suite does what an administrator
+would: it releases jobs and resumes nodes and, after half a minute, restarts them.
 
 Some 20 faults run with the tests (`tests/bench/executors/slurm/test_faults.py`)."""
 

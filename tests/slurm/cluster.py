@@ -367,10 +367,10 @@ class Cluster:
 
     def _kill_daemon(self, name: str) -> None:
         daemon = self._daemons.pop(name)
-        if daemon.poll() is None:
+        with suppress(psutil.NoSuchProcess):
             process = psutil.Process(daemon.pid)
             _kill([process, *process.children(recursive=True)])
-            daemon.wait()
+        daemon.wait()
 
     def _processes(self, node: str, descriptors: set[str]) -> set[psutil.Process]:
         """Processes of a node, except zombies: those with its mark, and their descendants.

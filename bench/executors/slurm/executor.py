@@ -134,11 +134,12 @@ class SlurmExecutor:
                 raise StoppedError
         stops = 0
         while True:
-            if self._ready and not stops:
-                self._submit(progress)
-            self._look(conductor, progress)
+            if self._followed:
+                self._look(conductor, progress)
             if not self._followed and (stops or not self._ready):
                 return bool(stops)
+            if self._ready and not stops:
+                self._submit(progress)
             _sleep(poll_s(), signals, stops)
             if signals.stops > stops:
                 if stops or not self._cancel(signals, progress):
@@ -178,9 +179,9 @@ class SlurmExecutor:
                 try:
                     submission = self._submitter.submit(groups, after)
                 except SlurmError as error:
-                    least = self._submitter.most // _LEAST if self._followed else 1
+                    least = max(1, self._submitter.most // _LEAST) if self._followed else 1
                     if _LIMIT.search(str(error)) and len(groups) > least:
-                        self._size = max(1, len(groups) // 2)
+                        self._size = len(groups) // 2
                         continue
                     if not self._followed:
                         raise

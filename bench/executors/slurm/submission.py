@@ -21,7 +21,6 @@ can't begin or publish any more.
 import json
 import os
 import re
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from itertools import count
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -355,7 +355,7 @@ def publish(path: Path, data: bytes) -> bool:
     Raises:
         OSError: if it can't be written.
     """
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{token_hex(8)}.tmp")
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()

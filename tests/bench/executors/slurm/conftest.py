@@ -51,7 +51,7 @@ def runs(number: int = 4, attempt: int = 1) -> list[CellRun]:
             grid="faults",
             dev_examples={"movies": 1},
         )
-        for cell in made.cells[:number]
+        for cell in (replace(made.cells[0], seed=seed) for seed in range(number))
     ]
 
 
@@ -67,8 +67,3 @@ def submit(tmp_path: Path) -> Callable[..., Submission]:
         return submission
 
     return make
-
-
-def with_timeout(run: CellRun, seconds: float) -> CellRun:
-    """The same run with --timeout."""
-    return replace(run, timeout_s=seconds)

@@ -64,7 +64,7 @@ def test_the_queue_with_long_lists_of_indexes(slurm, monkeypatch):
 
 def test_a_controller_that_does_not_answer(slurm):
     slurm(squeue="echo 'squeue: error: Unable to contact slurm controller' >&2; exit 1")
-    with pytest.raises(SlurmError, match="^squeue: Unable to contact slurm controller$"):
+    with pytest.raises(SlurmError, match=r"^squeue: Unable to contact slurm controller$"):
         commands.queued(["bench-a"])
 
 
@@ -73,7 +73,7 @@ def test_a_command_that_hangs_or_is_gone(slurm, monkeypatch):
     slurm(squeue="while :; do :; done", scancel="exit 3")
     with pytest.raises(SlurmError, match="no answer"):
         commands.queued(["bench-a"])
-    with pytest.raises(SlurmError, match="^scancel: exit code 3$"):
+    with pytest.raises(SlurmError, match=r"^scancel: exit code 3$"):
         commands.cancel("1")
 
 

@@ -1,0 +1,397 @@
+"""What is submitted, followed and collected, with a queue of the tests' own."""
+
+import io
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.executors.slurm import executor as module
+from bench.executors.slurm.commands import SlurmError
+from bench.executors.slurm.executor import SlurmExecutor
+from bench.executors.slurm.options import Request, parse_request
+from bench.executors.slurm.submission import Attempt, Start, Submission, submissions
+from bench.executors.slurm.submitter import Submitter
+from bench.launch.cell_run import CellRun, outcome_row
+from bench.launch.runner import Outcome, Signals
+from bench.plan.planning import Planned
+from bench.plan.rows import Row
+from bench.results.rowfile import read_rows
+from bench.results.store import Store
+from tests.bench.executors.slurm.conftest import runs
+
+
+class Conductor:
+    """A session of some cells."""
+
+    def __init__(self, prepared: list[CellRun], store: Store) -> None:
+        self.runs = {(run.job.cell.cell_id, run.job.repeat): run for run in prepared}
+        self.items = [Planned(run.job.cell, "run", "not run yet", 1) for run in prepared]
+        self.rows: list[Row] = []
+        self.notes: list[str] = []
+        self.stages: list[str] = []
+        self._store = store
+
+    def prepare(self, item: Planned) -> CellRun | None:
+        return self.runs.get(item.key)
+
+    def ended(self, *cells: tuple[Planned, Row]) -> None:
+        for _, row in cells:
+            self.rows.append(row)
+            if not self._store.has(row):
+                self._store.append(row)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def stage(self, name: str, at_once: int = 1) -> None:
+        self.stages.append(name)
+
+
+class Cluster:
+    """A queue, in which `steps` happen one after the other, each after a look at it."""
+
+    def __init__(self, folder: Path, target, slurm, monkeypatch) -> None:
+        self.csv = folder / "runs.csv"
+        self.steps: list[Callable[[], None]] = []
+        self.calls = folder / "calls"
+        self.calls.touch()
+        self._queue = folder / "queue"
+        self._target = target
+        self._made = folder
+        (folder / "number").write_text("10")
+        slurm(
+            sbatch=f'echo "sbatch $*" >> {self.calls}; n=$(cat {folder}/number); '
+            f"n=$((n + 1)); echo $n > {folder}/number; echo $n",
+            scancel=f'echo "scancel $*" >> {self.calls}',
+            squeue=f"cat {self._queue}",
+            scontrol='[ "$2" = config ] && echo "MaxArraySize = 3"',
+        )
+        self.queue()
+        monkeypatch.setattr(module, "_sleep", self._step)
+
+    def _step(self, _seconds, signals, _stops) -> None:
+        self.signals = signals
+        assert self.steps, "it goes on waiting"
+        self.steps.pop(0)()
+
+    def queue(self, *lines: str) -> None:
+        """From now on these array tasks are queued: `NUMBER|INDEXES|STATE` of a submission."""
+        named = []
+        for line in lines:
+            number, rest = line.split("|", 1)
+            one = self.submissions()[int(number)]
+            named.append(f"{one.name}|{one.job}|{rest}\n")
+        self._queue.write_text("".join(named))
+
+    def submissions(self) -> list[Submission]:
+        places = self.csv.with_suffix("") / "slurm"
+        found = sorted(places.glob("2*"), key=lambda place: place.stat().st_mtime_ns)
+        return [Submission(place) for place in found]
+
+    def publish(self, number: int, index: int, status: str = "ok", restart: int = 0) -> None:
+        """An array task publishes the row of its first cell."""
+        submission, attempt = self.submissions()[number], Attempt(index, 0, restart)
+        submission.begin(attempt, Start("n1", self._target, "2026-01-01T00:00:00Z"))
+        run = submission.run(attempt, submission.group(index)[0], self._target)
+        outcome = Outcome(
+            status=status, message="", wall_s=1.0, started_at="2026-01-01T00:00:00Z",
+            finished_at="2026-01-01T00:00:01Z",
+        )  # fmt: skip
+        folder = run.folder(submission.runs_csv())
+        submission.publish_row(attempt, outcome_row(run, self._target, outcome, folder), folder)
+
+    def executor(self, request: Request | None = None) -> SlurmExecutor:
+        submitter = Submitter(self.csv, request or Request(), "cpu", self._made / "kinds")
+        return SlurmExecutor(Store(self.csv), submitter, self._target)
+
+    def run(self, conductor: Conductor, request: Request | None = None) -> bool:
+        with Signals() as signals:
+            return self.executor(request).run(conductor.items, conductor, conductor, signals)
+
+    def conductor(self, number: int) -> Conductor:
+        return Conductor(runs(number), Store(self.csv))
+
+    def called(self) -> list[str]:
+        return [line.replace(str(self._made), "") for line in self.calls.read_text().splitlines()]
+
+
+@pytest.fixture
+def cluster(tmp_path, target, slurm, monkeypatch) -> Cluster:
+    return Cluster(tmp_path, target, slurm, monkeypatch)
+
+
+def test_rows_are_collected_as_they_come(cluster):
+    conductor = cluster.conductor(2)
+
+    def first():
+        cluster.queue("0|0-1|RUNNING")
+        cluster.publish(0, 1)
+
+    def second():
+        assert [row.seed for row in conductor.rows] == [1]
+        assert [row.seed for row in read_rows(cluster.csv)] == [1]
+        cluster.publish(0, 0)
+        cluster.queue()
+
+    cluster.steps = [first, second]
+    conductor_stays_queued(cluster, conductor)
+    assert [row.seed for row in read_rows(cluster.csv)] == [1, 0]
+    assert conductor.notes == ["job 11: 2 cells in 2 array tasks"]
+    assert list(submissions(cluster.csv)) == []
+
+
+def conductor_stays_queued(cluster: Cluster, conductor: Conductor, **options) -> bool:
+    """Run cells whose array tasks are pending as soon as they are submitted."""
+    submit = Submitter.submit
+
+    def queued(self, groups, after=None):
+        submission = submit(self, groups, after)
+        count = len(cluster.submissions())
+        cluster.queue(*(f"{n}|{'0-2'}|PENDING" for n in range(count)))
+        return submission
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Submitter, "submit", queued)
+        return cluster.run(conductor, **options)
+
+
+def test_arrays_are_split_and_chained(cluster):
+    conductor = cluster.conductor(7)
+
+    def end():
+        for number, index in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0)):
+            cluster.publish(number, index)
+        cluster.queue()
+
+    cluster.steps = [end]
+    request = parse_request("partition=main", 2)
+    assert not conductor_stays_queued(cluster, conductor, request=request)
+    words = [line.split() for line in cluster.called() if line.startswith("sbatch")]
+    assert [[word for word in line if "=" in word] for line in words] == [
+        ["--array=0-2%2"],
+        ["--array=0-2%2", "--dependency=afterany:11"],
+        ["--array=0-0%2", "--dependency=afterany:12"],
+    ]
+    assert len(conductor.rows) == 7
+
+
+def test_what_slurm_refuses_is_submitted_once_there_is_room(cluster, monkeypatch):
+    conductor = cluster.conductor(3)
+    submit, sizes = Submitter.submit, []
+
+    def limited(self, groups, after=None):
+        """The user may have one array task."""
+        sizes.append(len(groups))
+        if len(groups) > 1 or len(cluster.submissions()) > len(conductor.rows):
+            raise SlurmError("sbatch: AssocMaxSubmitJobLimit")
+        submission = submit(self, groups, after)
+        cluster.queue(f"{len(cluster.submissions()) - 1}|0|RUNNING")
+        return submission
+
+    monkeypatch.setattr(Submitter, "submit", limited)
+
+    def waits():
+        assert conductor.stages[-1] == "1 array tasks running, 0 pending, 2 to be submitted"
+
+    def one_ends():
+        cluster.publish(len(cluster.submissions()) - 1, 0)
+        cluster.queue()
+
+    cluster.steps = [lambda: None, waits, one_ends, one_ends, one_ends]
+    assert not cluster.run(conductor)
+    assert len(conductor.rows) == 3
+    assert set(sizes[1:]) == {1}
+
+
+def test_what_is_refused_with_nothing_queued_ends_the_run(cluster, slurm):
+    slurm(sbatch="echo 'sbatch: error: Invalid account' >&2; exit 1")
+    with pytest.raises(SlurmError, match="Invalid account"):
+        cluster.run(cluster.conductor(2))
+    assert cluster.submissions() == []
+
+
+def test_a_later_command_follows_what_is_queued(cluster):
+    before = cluster.conductor(3)
+
+    def killed():
+        raise KeyboardInterrupt
+
+    cluster.steps = [killed]
+    with pytest.raises(KeyboardInterrupt):
+        conductor_stays_queued(cluster, before)
+    cluster.publish(0, 0)
+    cluster.executor().collect()
+    assert [row.seed for row in read_rows(cluster.csv)] == [0]
+
+    def end():
+        cluster.publish(0, 1)
+        cluster.publish(0, 2)
+        cluster.queue()
+
+    after = Conductor(runs(3)[1:], Store(cluster.csv))
+    cluster.steps = [end]
+    assert not cluster.run(after)
+    assert after.notes == ["job 11, of another command, has 2 of them"]
+    assert len([line for line in cluster.called() if line.startswith("sbatch")]) == 1
+    assert sorted(row.seed for row in read_rows(cluster.csv)) == [0, 1, 2]
+
+
+def test_a_submission_whose_command_was_killed_in_it_is_found_by_its_name(cluster):
+    before = cluster.conductor(1)
+    cluster.steps = [lambda: (_ for _ in ()).throw(KeyboardInterrupt)]
+    with pytest.raises(KeyboardInterrupt):
+        conductor_stays_queued(cluster, before)
+    [submission] = cluster.submissions()
+    (submission.folder / "job.json").unlink()
+    cluster.executor().collect()
+    assert submission.job == 11
+
+
+def test_two_collectors_append_a_row_once(cluster):
+    conductor = cluster.conductor(2)
+
+    def both():
+        cluster.publish(0, 0)
+        cluster.executor().collect()
+        assert len(read_rows(cluster.csv)) == 1
+        cluster.publish(0, 1)
+        cluster.queue()
+
+    cluster.steps = [both]
+    conductor_stays_queued(cluster, conductor)
+    assert [row.seed for row in conductor.rows] == [0, 1]
+    assert [row.seed for row in read_rows(cluster.csv)] == [0, 1]
+
+
+def test_slurm_that_does_not_answer_is_asked_again(cluster, slurm):
+    conductor = cluster.conductor(1)
+    answer = cluster._queue
+
+    def away():
+        slurm(squeue="echo 'squeue: error: Unable to contact slurm controller' >&2; exit 1")
+
+    def back():
+        cluster.publish(0, 0)
+        slurm(squeue=f"cat {answer}")
+        cluster.queue()
+
+    cluster.steps = [away, lambda: None, back]
+    conductor_stays_queued(cluster, conductor)
+    assert [note for note in conductor.notes if "asked again" in note] == [
+        "squeue: Unable to contact slurm controller; array tasks go on, and it is asked again"
+    ]
+    assert len(conductor.rows) == 1
+
+
+def test_array_tasks_that_never_began_are_counted(cluster):
+    conductor = cluster.conductor(3)
+    cluster.steps = [lambda: (cluster.publish(0, 0), cluster.queue())]
+    assert not conductor_stays_queued(cluster, conductor)
+    assert conductor.notes[1:] == ["job 11: 2 array tasks never began: no longer in the queue"]
+    assert len(conductor.rows) == 1
+
+
+def test_restarts_of_finished_cells_are_cancelled(cluster):
+    conductor = cluster.conductor(3)
+
+    def end():
+        for index in range(3):
+            cluster.publish(0, index)
+
+    cluster.steps = [end]
+    conductor_stays_queued(cluster, conductor)
+    assert cluster.called()[-1] == "scancel --state=PENDING 11"
+
+
+def test_attempts_before_the_last_are_in_the_csv_too(cluster):
+    conductor = cluster.conductor(1)
+
+    def end():
+        cluster.publish(0, 0, "interrupted")
+        cluster.publish(0, 0, "ok", restart=1)
+        cluster.queue()
+
+    cluster.steps = [end]
+    conductor_stays_queued(cluster, conductor)
+    assert [row.status for row in conductor.rows] == ["ok"]
+    assert [(row.status, row.attempt) for row in read_rows(cluster.csv)] == [
+        ("interrupted", 1),
+        ("ok", 2),
+    ]
+
+
+# The user stops it
+
+
+def test_without_a_terminal_array_tasks_go_on(cluster, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    conductor = cluster.conductor(1)
+
+    def stop():
+        cluster.signals.stops += 1
+
+    cluster.steps = [stop]
+    assert conductor_stays_queued(cluster, conductor)
+    assert conductor.notes[-1] == "array tasks go on; to cancel them: scancel 11"
+    assert not any(line.startswith("scancel") for line in cluster.called())
+
+
+class Terminal(io.StringIO):
+    """A terminal, on which something is typed."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("answer", ["y\n", "n\n", "\n", ""])
+def test_on_a_terminal_the_user_is_asked(cluster, monkeypatch, answer):
+    monkeypatch.setattr(sys, "stdin", Terminal(answer))
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    conductor = cluster.conductor(1)
+
+    def stop():
+        cluster.signals.stops += 1
+
+    def cancelled():
+        cluster.publish(0, 0, "interrupted")
+        cluster.queue()
+
+    cluster.steps = [stop, cancelled]
+    assert conductor_stays_queued(cluster, conductor)
+    assert "cancel the array tasks of 11? [y/N]" in terminal.getvalue()
+    assert ("scancel 11" in cluster.called()) == (answer == "y\n")
+    assert len(conductor.rows) == (answer == "y\n")
+
+
+# Time limits
+
+
+@pytest.mark.parametrize(
+    ("forecasts", "timeouts", "time"),
+    [
+        ([100.0, 50.0], [None, None], "0:10:00"),  # 3 times 100 s, and 5 min
+        ([100.0, 50.0], [60.0, 60.0], "0:06:00"),
+        ([None, None], [60.0, 90.0], "0:07:00"),
+        ([100.0, None], [None, None], None),
+        ([1e6, 1.0], [None, None], "24:00:00"),  # the partition's
+    ],
+)
+def test_a_time_limit_by_the_forecast(cluster, slurm, forecasts, timeouts, time):
+    slurm(sinfo="echo 'main*|1-00:00:00'")
+    groups = [
+        [replace(run, forecast={} if s is None else {"predicted_s": s}, timeout_s=limit)]
+        for run, s, limit in zip(runs(2), forecasts, timeouts, strict=True)
+    ]
+    script = cluster.executor().script(groups)
+    lines = [line for line in script.splitlines() if "--time" in line]
+    assert lines == ([] if time is None else [f"#SBATCH --time={time}"])
+    given = cluster.executor(parse_request("time=5")).script(groups)
+    assert "#SBATCH --time=5\n" in given
+
+
+def test_the_cells_of_a_group_share_a_time_limit(cluster, slurm):
+    group = [replace(run, forecast={"predicted_s": 100.0}) for run in runs(2)]
+    assert "#SBATCH --time=0:15:00" in cluster.executor().script([group])

@@ -1,0 +1,164 @@
+"""The process of an array task: its cells in turn, restarts, time limits, and signals."""
+
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.executors.slurm import node
+from bench.executors.slurm.submission import Attempt, Submission
+from bench.results.row import kept_row
+from tests.bench.executors.slurm.conftest import runs
+
+WORKER = (sys.executable, "-S", "-c")
+OK = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{\"status\": \"ok\"}')"
+HANGS = "import time; time.sleep(60)"
+
+
+@pytest.fixture(autouse=True)
+def environment(slurm, target, monkeypatch):
+    """An array task 0 on a node without a limit, whose conditions are not looked for."""
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+    monkeypatch.setattr(node, "find_target", lambda _device: target)
+
+
+def run(submission: Submission, code: str = OK) -> int:
+    return node.main(submission.folder, (*WORKER, code))
+
+
+def row(submission: Submission, number: int = 0, restart: int = 0):
+    return submission.row(Attempt(0, number, restart))
+
+
+def test_the_cells_of_a_group_run_in_turn(submit, target, tmp_path):
+    submission = submit([runs(2)])
+    assert run(submission) == 0
+    rows = [row(submission, number) for number in (0, 1)]
+    assert [one.status for one in rows] == ["ok", "ok"]
+    assert rows[0].finished_at <= rows[1].started_at
+    assert {one.conditions_id for one in rows} == {target.conditions.conditions_id}
+    folders = [path for path in (tmp_path / "runs").iterdir() if path.name != "slurm"]
+    assert sorted(map(kept_row, folders), key=lambda one: one.seed) == rows
+    assert (tmp_path / f"{target.conditions.conditions_id}.json").exists()
+
+
+def test_a_second_process_of_an_attempt_runs_nothing(submit):
+    submission = submit([runs(1)])
+    assert run(submission) == 0
+    first = row(submission)
+    assert run(submission, HANGS) == 0
+    assert row(submission) == first
+
+
+def test_a_restart_runs_what_is_not_ok(submit, target, monkeypatch):
+    submission = submit([runs(2)])
+    first, second = Attempt(0, 0, 0), Attempt(0, 1, 0)
+    assert run(submission) == 0
+    (submission.rows / second.file).unlink()  # as if its node had failed before
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert run(submission) == 0
+    assert row(submission, 0, 1) is None
+    lost, again = row(submission, 1, 0), row(submission, 1, 1)
+    assert (lost.status, lost.attempt) == ("interrupted", 1)
+    assert (again.status, again.attempt) == ("ok", 2)
+    assert submission.row(first).is_ok
+
+
+def test_an_attempt_before_a_restart_can_not_begin_late(submit, target, monkeypatch):
+    submission = submit([runs(1)])
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert run(submission) == 0
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    assert run(submission) == 0
+    assert row(submission, restart=0) is None
+    assert row(submission, restart=1).is_ok
+
+
+def test_a_cell_that_was_closed_meanwhile_leaves_no_row(submit, target):
+    submission = submit([runs(1)])
+    code = f"{OK}; import os; os.link(r'{submission.script}', r'{submission.rows / '0-0-0.json'}')"
+    assert run(submission, code) == 0
+    [folder] = (path for path in submission.runs_csv().with_suffix("").glob("head-*"))
+    assert kept_row(folder) is None
+
+
+def test_a_cell_is_ended_before_its_job(submit, monkeypatch):
+    now = int(time.time())
+    monkeypatch.setenv("SLURM_JOB_START_TIME", str(now - 58))
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(now + 2))
+    submission = submit([runs(1)])
+    assert run(submission, HANGS) == 0
+    one = row(submission)
+    assert one.status == "timeout"
+    assert "the job's time limit of 0:01:00 (time= of --slurm): took longer than 1 s" in one.message
+
+
+def test_the_time_limit_of_an_older_slurm(slurm, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    slurm(squeue="echo 2:00:00")
+    assert node.job_end_s() == pytest.approx(time.time() + 7200, abs=60)
+    slurm(squeue="echo UNLIMITED")
+    assert node.job_end_s() is None
+
+
+def test_a_timeout_of_the_command_comes_first(submit, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 3600))
+    [one] = runs(1)
+    submission = submit([[replace(one, timeout_s=0.2)]])
+    assert run(submission, HANGS) == 0
+    assert row(submission).message.startswith("took longer than 0.2 s")
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "message"),
+    [
+        ("", "interrupted", "its job was ended by SIGTERM"),
+        (" ", "interrupted", "its job was cancelled"),
+        (" DUE TO PREEMPTION ", "interrupted", "its job was preempted"),
+        (" DUE TO JOB REQUEUE ", "interrupted", "its job was requeued"),
+        (" DUE TO TIME LIMIT ", "timeout", "its job reached its time limit"),
+        (" DUE TO SIGNAL 9 ", "interrupted", "its job was ended due to signal 9"),
+    ],
+)
+def test_slurm_ends_a_job(submit, line, status, message):
+    submission = submit([runs(2)])
+    if line:
+        text = f"slurmstepd-n1: error: *** JOB 22 ON n1 CANCELLED AT 2026-11-28T07:08:46{line}***\n"
+        (submission.folder / "output" / "0.txt").write_text(text)
+    # as Slurm does, the signal goes to all processes of the job at once
+    code = f"import os; os.kill({os.getpid()}, {signal.SIGTERM}); os.kill(os.getpid(), 15)"
+    assert run(submission, code) == 143
+    one = row(submission)
+    assert (one.status, one.message) == (status, message)
+    assert row(submission, 1) is None
+
+
+def test_conditions_on_a_part_of_a_node(slurm, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "1")
+    monkeypatch.setattr(node.commands, "cpus_of", lambda _node: 4)
+    part = node.find_target("cpu").conditions
+    assert (part.threads, part.sharing) == (1, "part of a node")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "4")
+    whole = node.find_target("cpu").conditions
+    assert whole.sharing is None
+    assert whole.conditions_id != part.conditions_id
+
+
+def test_cpus_of_a_node(slurm):
+    slurm(scontrol="echo '   NodeName=n1 CPUAlloc=1 CPUEfctv=8 CPUTot=8 CPULoad=0.1'")
+    assert node.commands.cpus_of("n1") == 8
+    slurm(scontrol="exit 1")
+    assert node.commands.cpus_of("n1") is None
+
+
+def test_a_folder_that_can_not_be_read_is_one_line(submit, tmp_path, capfd):
+    submission = submit([runs(1)])
+    (submission.folder / "cells.jsonl").unlink()
+    assert run(submission) == 1
+    assert "cells.jsonl" in capfd.readouterr().err
+    assert node.main(Path(tmp_path / "nothing")) == 1

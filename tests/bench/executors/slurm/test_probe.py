@@ -1,0 +1,201 @@
+"""Whether a cluster can run cells, before anything is queued: bad input is one line."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.common.errors import InputError, StoppedError
+from bench.executors.slurm import probe as module
+from bench.executors.slurm.options import parse_request
+from bench.executors.slurm.probe import Prober, known_kinds
+from bench.executors.slurm.submission import found_to_json
+from bench.launch.signals import Signals
+from bench.machine.conditions import find_conditions
+
+
+class Probing:
+    """A cluster on which a probe's script runs at once, and its end is known to `scontrol`."""
+
+    def __init__(self, folder: Path, slurm) -> None:
+        self.folder = folder
+        self.notes: list[str] = []
+        self.put = slurm
+        slurm(
+            sbatch=f'[ "$1" = --test-only ] && exec cat > {folder}/tested\n'
+            f'for script; do :; done; cp "$script" {folder}/script 2>/dev/null\n'
+            f'sh "$script" > {folder}/out 2>&1; echo $? > {folder}/code; echo 11',
+            scontrol=f'echo "JobId=11 JobState=COMPLETED ExitCode=$(cat {folder}/code):0"',
+        )
+
+    def prober(self, text: str = "", *paths: Path, device: str = "cpu") -> Prober:
+        return Prober(
+            self.folder / "runs.csv", parse_request(text), device, paths, self.notes.append, 0.01
+        )
+
+    def ask(self, text: str = "", *paths: Path, **options):
+        with Signals() as signals:
+            return self.prober(text, *paths, **options).ask(signals)
+
+    def left_over(self) -> list[Path]:
+        return list((self.folder / "runs").rglob("*"))
+
+
+@pytest.fixture
+def cluster(tmp_path, slurm) -> Probing:
+    return Probing(tmp_path, slurm)
+
+
+def test_a_node_answers_with_its_conditions_once(cluster):
+    here = find_conditions("cpu")
+    assert cluster.prober().known() is None
+    target = cluster.ask()
+    assert target.conditions == here.conditions
+    assert len(cluster.notes) == 1
+    assert cluster.ask() == target
+    assert cluster.prober().known() == target
+    assert len(cluster.notes) == 1
+    assert cluster.prober("mem=1G").known() is None
+    assert known_kinds(cluster.prober().kinds_folder, target) == {
+        target.conditions.conditions_id: target
+    }
+
+
+def test_kinds_with_other_software_do_not_count(tmp_path, target):
+    other = replace(target, conditions=replace(target.conditions, machine="another"))
+    older = replace(target, conditions=replace(target.conditions, torch_version="1.0"))
+    for kind in (other, older):
+        path = tmp_path / f"{kind.conditions.conditions_id}.json"
+        path.write_bytes(found_to_json(kind))
+    assert [*known_kinds(tmp_path, target).values()] == [target, other]
+
+
+def test_what_is_asked_is_short(cluster, monkeypatch):
+    monkeypatch.setattr(module, "_LIMIT_S", 60.0)
+    cluster.ask("time=2:00:00")
+    [script] = (cluster.folder / "runs" / "slurm").glob("probe-*/script.sh")
+    assert "#SBATCH --time=0:01:00\n" in script.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("partition=nope", "there is no partition nope; choose cpu, gpu$"),
+        ("partition=cpu,nope", "there is no partition nope"),
+        (
+            "partition=gpu time=2:00:00",
+            "time=2:00:00 is more than 30:00, the limit of partition gpu; give less$",
+        ),
+    ],
+)
+def test_a_partition_that_is_not_there_or_too_short(cluster, text, message):
+    cluster.put(sinfo="echo 'cpu*|infinite'; echo 'gpu|30:00'")
+    with pytest.raises(InputError, match=f"^--slurm: {message}"):
+        cluster.prober(text).check()
+    cluster.prober("partition=gpu time=20").check()
+    assert "#SBATCH --partition=gpu\n" in (cluster.folder / "tested").read_text()
+    assert cluster.left_over() == []
+
+
+def test_a_cluster_without_a_default_partition(cluster):
+    cluster.put(sinfo="echo 'cpu|infinite'; echo 'gpu|30:00'")
+    with pytest.raises(InputError, match="no default partition; choose cpu, gpu"):
+        cluster.prober().check()
+
+
+def test_slurm_refuses_such_a_job(cluster):
+    lines = "sbatch: error: invalid account\nallocation failure: Invalid account"
+    cluster.put(sbatch=f"cat >/dev/null; printf '{lines}' >&2; exit 1")
+    with pytest.raises(InputError) as error:
+        cluster.prober("account=me").check()
+    assert str(error.value) == (
+        "--slurm: Slurm refuses such a job: sbatch: invalid account; allocation failure: Invalid "
+        "account"
+    )
+
+
+def test_no_controller(cluster):
+    cluster.put(
+        sinfo="echo 'slurm_load_partitions: Unable to contact slurm controller' >&2; exit 1"
+    )
+    with pytest.raises(InputError, match=r"^sinfo: .*Unable to contact slurm controller$"):
+        cluster.prober().check()
+
+
+def test_a_folder_that_nodes_do_not_share(cluster):
+    """The output of a job goes there too, so that Slurm can't start it."""
+    cluster.put(
+        sbatch='[ "$1" = --test-only ] || echo 11',
+        scontrol="echo 'JobId=11 JobState=FAILED ExitCode=0:53'",
+    )
+    with pytest.raises(InputError) as error:
+        cluster.ask()
+    text = str(error.value)
+    assert text.startswith(f"--slurm: a node can't run cells: it does not see {cluster.folder}")
+    assert text.endswith(
+        "(job 11 ended FAILED); name a file in a folder that nodes share with --runs"
+    )
+    assert cluster.left_over() == []
+
+
+def test_a_working_folder_that_nodes_do_not_share(cluster, monkeypatch):
+    place = cluster.folder / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    cluster.put(
+        sbatch=f'[ "$1" = --test-only ] && exit; /bin/mv {place} {place}2; for s; do :; done\n'
+        f"cd /; sh $s; echo $? > {cluster.folder}/code; /bin/mv {place}2 {place}; echo 11"
+    )
+    with pytest.raises(InputError, match=f"does not see {place}; start the command in a folder"):
+        cluster.ask()
+
+
+def test_an_environment_that_nodes_do_not_see(cluster, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(cluster.folder / "venv" / "python"))
+    with pytest.raises(InputError, match="venv/python; install this project in an environment"):
+        cluster.ask()
+    assert cluster.left_over() == []
+
+
+def test_files_that_nodes_do_not_see(cluster):
+    data = cluster.folder / "data"
+    with pytest.raises(InputError, match=f"can't run cells: it does not see {data}$"):
+        cluster.ask("", data)
+    data.mkdir()
+    cluster.ask("", data)
+
+
+def test_code_of_another_version(cluster, monkeypatch):
+    monkeypatch.setattr(module, "code_version", lambda: "9.9")
+    with pytest.raises(InputError, match=r"its code is .*, and here it is 9\.9$"):
+        cluster.ask()
+
+
+def test_a_device_that_nodes_do_not_have(cluster):
+    with pytest.raises(InputError, match="can't run cells: --device: cuda is not there"):
+        cluster.ask(device="cuda")
+
+
+def test_python_that_can_not_begin(cluster):
+    cluster.put(
+        sbatch='[ "$1" = --test-only ] && exit; for s; do :; done\n'
+        'echo "ModuleNotFoundError: No module named click" > "${s%script.sh}output.txt"; echo 11',
+        scontrol="echo 'JobId=11 JobState=FAILED ExitCode=1:0'",
+    )
+    with pytest.raises(InputError, match="can't run cells: ModuleNotFoundError: No module named"):
+        cluster.ask()
+
+
+def test_the_user_does_not_wait_for_a_full_queue(cluster):
+    log = cluster.folder / "cancelled"
+    cluster.put(
+        sbatch="echo 11",
+        squeue='for w; do case $w in --name=*) echo "${w#--name=}|11|N/A|PENDING";; esac; done',
+        scancel=f'echo "$@" > {log}',
+    )
+    with Signals() as signals:
+        signals.stops = 1
+        with pytest.raises(StoppedError):
+            cluster.prober().ask(signals)
+    assert log.read_text() == "11\n"

@@ -1,0 +1,282 @@
+"""The folder of a submission: each attempt begins once, and has one row, whoever works on it."""
+
+import os
+import threading
+from dataclasses import replace
+
+import pytest
+
+from bench.common.errors import InputError
+from bench.executors.slurm import submission as module
+from bench.executors.slurm.commands import Ended
+from bench.executors.slurm.following import Following
+from bench.executors.slurm.submission import (
+    Attempt,
+    Start,
+    Submission,
+    found_from_json,
+    found_to_json,
+    publish,
+    submissions,
+)
+from bench.launch.cell_run import outcome_row
+from bench.launch.runner import Outcome
+from bench.results.row import kept_row
+from tests.bench.executors.slurm.conftest import runs
+
+FIRST = Attempt(0, 0, 0)
+
+
+def begin(submission: Submission, target, attempt: Attempt = FIRST) -> bool:
+    return submission.begin(attempt, Start("n1", target, "2026-01-01T00:00:00Z"))
+
+
+def row_of(submission: Submission, target, status: str, attempt: Attempt = FIRST):
+    """The row of an attempt, and its folder."""
+    planned = submission.groups[attempt.index][attempt.number]
+    run = submission.run(attempt, planned, target)
+    outcome = Outcome(
+        status=status, message="", wall_s=1.0, started_at="2026-01-01T00:00:00Z",
+        finished_at="2026-01-01T00:00:01Z",
+    )  # fmt: skip
+    folder = run.folder(submission.runs_csv())
+    return outcome_row(run, target, outcome, folder), folder
+
+
+def test_what_is_written_is_read(submit, target):
+    [one, two, three, _] = runs()
+    submission = submit([[one, two], [three]])
+    again = Submission(submission.folder)
+    assert again.groups == [[one, two], [three]]
+    assert again.group(1) == [three]
+    assert (again.job, again.name) == (7, "bench-one")
+    assert found_from_json(found_to_json(target)) == target
+
+
+def test_a_damaged_folder_is_named(submit):
+    submission = submit([runs(1)])
+    (submission.folder / "cells.jsonl").write_text("[{}]\n")
+    with pytest.raises(InputError, match=r"cells\.jsonl: is no run of a cell"):
+        submission.group(0)
+    with pytest.raises(InputError, match="has no line 3"):
+        submission.group(2)
+    (submission.folder / "job.json").unlink()
+    assert submission.job is None
+
+
+def test_only_submissions_that_are_not_done_are_listed(submit, tmp_path):
+    submit([runs(1)], "b").folder.joinpath("done").touch()
+    submit([runs(1)], "c")
+    submit([runs(1)], "a")
+    (tmp_path / "runs" / "slurm" / "probe-1").mkdir()
+    names = [one.folder.name for one in submissions(tmp_path / "runs.csv")]
+    assert names == ["a", "c"]
+    assert list(submissions(tmp_path / "other.csv")) == []
+
+
+# Publishing
+
+
+def test_one_of_many_publishes(tmp_path):
+    path, won = tmp_path / "row.json", []
+
+    def race(number: int) -> None:
+        if publish(path, b"%d" % number * 10_000):
+            won.append(number)
+
+    threads = [threading.Thread(target=race, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert path.read_bytes() == b"%d" % won[0] * 10_000
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_network_that_loses_an_answer_is_no_second_publication(tmp_path, monkeypatch):
+    link = os.link
+
+    def link_twice(source, path):
+        link(source, path)
+        link(source, path)
+
+    monkeypatch.setattr(os, "link", link_twice)
+    assert publish(tmp_path / "row.json", b"1")
+
+
+def test_an_attempt_begins_once(submit, target):
+    submission = submit([runs(1)])
+    assert begin(submission, target)
+    assert not begin(submission, target)
+    assert begin(submission, target, replace(FIRST, restart=1))
+
+
+def test_a_row_is_published_once_and_kept_in_its_folder(submit, target):
+    submission = submit([runs(1)])
+    begin(submission, target)
+    row, folder = row_of(submission, target, "ok")
+    assert submission.publish_row(FIRST, row, folder)
+    assert submission.row(FIRST) == row == kept_row(folder)
+    other, _ = row_of(submission, target, "crashed")
+    assert not submission.publish_row(FIRST, other, folder)
+    assert submission.row(FIRST) == row == kept_row(folder)
+
+
+def test_a_restart_is_a_further_attempt(submit, target):
+    submission = submit([runs(1, attempt=3)])
+    row, folder = row_of(submission, target, "ok", replace(FIRST, restart=2))
+    assert row.attempt == 5
+    assert folder.name.endswith("-5")
+
+
+# Closing
+
+
+def test_an_attempt_that_never_began_can_not_begin_once_it_is_closed(submit, target):
+    submission = submit([runs(1)])
+    planned = submission.groups[0][0]
+    assert submission.close(FIRST, planned, "interrupted", "gone") is None
+    assert not begin(submission, target)
+    assert submission.close(FIRST, planned, "interrupted", "gone") is None
+    assert submission.row(FIRST) is None
+
+
+def test_an_attempt_that_began_is_closed_with_a_row_and_a_process_on_it_publishes_none(
+    submit, target
+):
+    submission = submit([runs(1)])
+    begin(submission, target)
+    row = submission.close(FIRST, submission.groups[0][0], "interrupted", "its node failed")
+    assert row is not None
+    assert (row.status, row.message, row.attempt) == ("interrupted", "its node failed", 1)
+    assert row.conditions_id == target.conditions.conditions_id
+    late, folder = row_of(submission, target, "ok")
+    assert not submission.publish_row(FIRST, late, folder)
+    assert kept_row(folder) == row
+
+
+def test_closing_keeps_a_row_that_was_published(submit, target):
+    submission = submit([runs(1)])
+    begin(submission, target)
+    row, folder = row_of(submission, target, "ok")
+    submission.publish_row(FIRST, row, folder)
+    assert submission.close(FIRST, submission.groups[0][0], "crashed", "") == row
+
+
+# Following
+
+
+def never(*_):
+    raise AssertionError("Slurm was asked")
+
+
+def test_a_cell_is_taken_when_its_row_is_ok_or_its_array_task_gone(submit, target):
+    one, two, three, four = runs()
+    following = Following(submission := submit([[one], [two], [three], [four]]))
+    for index, status in enumerate(["ok", "crashed", "crashed"]):
+        attempt = Attempt(index, 0, 0)
+        begin(submission, target, attempt)
+        submission.publish_row(attempt, *row_of(submission, target, status, attempt))
+    following.read({0, 1, 2, 3}, never)
+    assert [run for run, _ in following.take()] == [one]
+    assert following.open == {1, 2, 3}
+    following.read(None, never)  # Slurm does not answer
+    assert list(following.take()) == []
+    following.read({2, 3}, lambda: {1: Ended("FAILED", 1)})
+    assert [(run, [row.status for row in rows]) for run, rows in following.take()] == [
+        (two, ["crashed"])
+    ]
+    assert following.open == {2, 3}
+    assert following.not_run == {}
+    keys = {(run.job.cell.cell_id, run.job.repeat) for run in (three, four)}
+    assert following.keys == keys
+
+
+def test_all_attempts_of_a_cell_are_taken_together(submit, target):
+    following = Following(submission := submit([runs(1)]))
+    begin(submission, target)
+    second = replace(FIRST, restart=1)
+    submission.close(FIRST, submission.groups[0][0], "interrupted", "its node failed")
+    following.read({0}, never)
+    assert list(following.take()) == []
+    begin(submission, target, second)
+    submission.publish_row(second, *row_of(submission, target, "ok", second))
+    following.read({0}, never)
+    [(_, rows)] = following.take()
+    assert [(row.attempt, row.status) for row in rows] == [(1, "interrupted"), (2, "ok")]
+    assert following.open == set()
+
+
+@pytest.mark.parametrize(
+    ("end", "output", "status", "message"),
+    [
+        (Ended("TIMEOUT"), "", "timeout", "reached the job's time limit before it could report"),
+        (Ended("OUT_OF_MEMORY"), "", "oom", "the job ran out of memory, and the node ended all"),
+        (Ended("NODE_FAIL"), "", "interrupted", "its node failed"),
+        (Ended("CANCELLED"), "", "interrupted", "its job was cancelled"),
+        (Ended("PREEMPTED"), "", "interrupted", "its job was preempted"),
+        (Ended("FAILED", 9), "no space left\n", "crashed", "its array task failed: no space left"),
+        (Ended("COMPLETED"), "", "crashed", "its array task ended without a row"),
+        (None, "", "interrupted", "its array task is gone, and Slurm does not say why"),
+        (
+            None,
+            "slurmstepd-n1: error: *** JOB 21 ON n1 CANCELLED AT 2026-11-28T07:08:46 ***\n",
+            "interrupted",
+            "its job was cancelled",
+        ),
+        (
+            None,
+            "slurmstepd: error: *** JOB 2 ON n1 CANCELLED AT 2026-11-28T07:08:46 DUE TO TIME LIMIT"
+            " ***\n",
+            "timeout",
+            "its job reached its time limit",
+        ),
+    ],
+)
+def test_the_row_of_an_array_task_that_is_gone_says_why(
+    submit, target, end, output, status, message
+):
+    following = Following(submission := submit([runs(1)]))
+    begin(submission, target)
+    (submission.folder / "output" / "0.txt").write_text(output)
+    following.read(set(), lambda: {} if end is None else {0: end})
+    [(_, [row])] = following.take()
+    assert row.status == status
+    assert (row.message or "").startswith(message)
+    assert following.open == set()
+
+
+def test_array_tasks_that_never_began_have_no_row(submit, target):
+    following = Following(submission := submit([[run] for run in runs(3)]))
+    (submission.folder / "output" / "1.txt").write_text("n7: no GPU can be used\n")
+    following.read({2}, lambda: {1: Ended("FAILED", 1)})
+    assert list(following.take()) == []
+    assert following.not_run == {
+        0: "no longer in the queue",
+        1: "its array task failed: n7: no GPU can be used",
+    }
+    assert not begin(submission, target)
+
+
+def test_the_rest_of_a_group_is_closed_with_its_array_task(submit, target):
+    one, two, *_ = runs()
+    following = Following(submission := submit([[one, two]]))
+    begin(submission, target)
+    submission.publish_row(FIRST, *row_of(submission, target, "ok"))
+    second = Attempt(0, 1, 0)
+    begin(submission, target, second)
+    following.read(set(), lambda: {0: Ended("NODE_FAIL")})
+    assert [(run, [row.status for row in rows]) for run, rows in following.take()] == [
+        (one, ["ok"]),
+        (two, ["interrupted"]),
+    ]
+
+
+def test_files_of_others_in_the_folder_of_rows_are_left_alone(submit, target):
+    following = Following(submission := submit([runs(1)]))
+    for name in (".0-0-0.json.n1.7.tmp", "notes.txt", "1-2.json", "0-0-0.json"):
+        (submission.rows / name).write_text("{")
+    following.read({0}, never)
+    assert list(following.take()) == []
+    assert module.Attempt.of_file("0-1-2.json") == Attempt(0, 1, 2)
