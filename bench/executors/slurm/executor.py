@@ -5,7 +5,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -128,8 +128,7 @@ class SlurmExecutor:
         groups = groups_of(item for item in items if item.key not in own)
         self._ready = []
         for group in groups:
-            runs = [self._prepared(item, conductor) for item in group]
-            self._ready += [kept] if (kept := [run for run in runs if run]) else []
+            self._ready += _not_empty([[self._prepared(item, conductor) for item in group]])
             if signals.stops:
                 raise StoppedError
         stops = 0
@@ -139,7 +138,7 @@ class SlurmExecutor:
             if not self._followed and (stops or not self._ready):
                 return bool(stops)
             if self._ready and not stops:
-                self._submit(progress)
+                self._submit(conductor, progress)
             _sleep(poll_s(), signals, stops)
             if signals.stops > stops:
                 if stops or not self._cancel(signals, progress):
@@ -161,12 +160,19 @@ class SlurmExecutor:
         for one in self._live():
             if one not in self._followed and (taken := one.keys & self._items.keys()):
                 self._followed.append(one)
-                groups = ([r for r in group if key_of(r) not in taken] for group in self._ready)
-                self._ready = [group for group in groups if group]
+                self._ready = _not_empty(
+                    [run for run in group if key_of(run) not in taken] for group in self._ready
+                )
                 job = one.submission.job
                 progress.note(f"job {job}, of another command, has {len(taken)} of them")
 
-    def _submit(self, progress: Progress) -> None:
+    def _current(self, run: CellRun, conductor: Conductor) -> CellRun | None:
+        """A run that is ready, unless its cell has got a row since it was prepared."""
+        if self._store.highest_attempt(*key_of(run)) < run.job.attempt:
+            return run
+        return self._prepared(self._items[key_of(run)], conductor)
+
+    def _submit(self, conductor: Conductor, progress: Progress) -> None:
         """Submit what is ready, as much as Slurm accepts.
 
         Raises:
@@ -174,6 +180,9 @@ class SlurmExecutor:
         """
         with self._submitting():
             self._follow(progress)
+            self._ready = _not_empty(
+                [self._current(run, conductor) for run in group] for group in self._ready
+            )
             while groups := self._ready[: self._size]:
                 after = self._followed[-1].submission.job if self._followed else None
                 try:
@@ -275,6 +284,11 @@ class SlurmExecutor:
         if jobs:
             progress.note(f"array tasks go on; to cancel them: scancel {numbers}")
         return False
+
+
+def _not_empty(groups: Iterable[Iterable[CellRun | None]]) -> list[list[CellRun]]:
+    """Groups without what is no run, and without those that have none."""
+    return [kept for group in groups if (kept := [run for run in group if run is not None])]
 
 
 def _sleep(seconds: float, signals: Signals, stops: int) -> None:

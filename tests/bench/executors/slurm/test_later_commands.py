@@ -15,6 +15,8 @@ from bench.executors.slurm.options import Request, parse_request
 from bench.executors.slurm.probe import Prober, known_kinds
 from bench.executors.slurm.submission import found_to_json
 from bench.executors.slurm.submitter import Submitter
+from bench.launch.cell_run import outcome_row
+from bench.launch.runner import Outcome
 from bench.launch.signals import Signals
 from bench.plan.planning import Planned
 from bench.results.store import Store
@@ -56,6 +58,40 @@ def test_nothing_is_submitted_after_a_stop(tmp_path, target, slurm):
     with Signals() as signals, pytest.raises(StoppedError):
         executor(tmp_path, target).run(items, Conductor(), None, signals)
     assert not calls.exists()
+
+
+def test_what_another_command_has_run_meanwhile_is_not_submitted(tmp_path, target, slurm):
+    calls = tmp_path / "calls"
+    slurm(
+        sbatch=f'echo "$*" >> {calls}; echo 1',
+        scontrol='[ "$2" = config ] && echo "MaxArraySize = 9"',
+    )
+    prepared, asked = runs(3), []
+    store = Store(tmp_path / "runs.csv")
+    now = "2026-01-01T00:00:00Z"
+    ended = Outcome(status="ok", message="", wall_s=1.0, started_at=now, finished_at=now)
+
+    class Conductor:
+        def prepare(self, item):
+            number = next(i for i, run in enumerate(prepared) if run.job.cell is item.cell)
+            asked.append(number)
+            if asked == [0, 1, 2]:  # another command ends the first while this one still prepares
+                run = prepared[0].on(target)
+                store.append(outcome_row(run, target, ended, run.folder(store.path)))
+            return None if store.highest_attempt(*item.key) else prepared[number]
+
+        def note(self, text):
+            pass
+
+        def ended(self, *rows):
+            pass
+
+    items = [Planned(run.job.cell, "run", "not run yet", 1) for run in prepared]
+    conductor = Conductor()
+    with Signals() as signals:
+        assert not executor(tmp_path, target).run(items, conductor, conductor, signals)
+    assert asked == [0, 1, 2, 0]
+    assert "--array=0-1 " in calls.read_text()
 
 
 def test_a_runs_csv_that_is_a_link_has_its_cells_beside_the_link(tmp_path, slurm):
