@@ -1,6 +1,5 @@
 """The executor of a command with `--executor slurm`."""
 
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -37,12 +36,14 @@ def find_cluster(
         InputError: if there is no Slurm, it would refuse the jobs, or a node can't run cells.
         StoppedError: if the user stops it.
     """
-    prober = Prober(store.path, request, device, paths, _note, poll_s())
+    prober = Prober(store.path, request, device, paths, note_to_stderr, poll_s())
     prober.check()
     if dry_run:
         target = prober.known()
         if target is None:
-            _note("no node has been asked yet: the plan is as if nodes were like this machine")
+            note_to_stderr(
+                "no node has been asked yet: the plan is as if nodes were like this machine"
+            )
             target = find_conditions("cpu")
     else:
         store.check_writable()
@@ -54,7 +55,3 @@ def find_cluster(
     if not dry_run:
         executor.collect()
     return executor
-
-
-def _note(text: str) -> None:
-    sys.stderr.write(f"note: {text}\n")
