@@ -1,4 +1,4 @@
-"""The progress on stderr of a command that works through a list."""
+"""Notes on stderr, and the progress of a command that works through a list."""
 
 import sys
 import time

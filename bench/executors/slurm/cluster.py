@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bench.common.progress import note_to_stderr
 from bench.executors.slurm.executor import SlurmExecutor, poll_s
 from bench.executors.slurm.options import Request
 from bench.executors.slurm.probe import Prober
