@@ -45,6 +45,7 @@ def find_cluster(
             _note("no node has been asked yet: the plan is as if nodes were like this machine")
             target = find_conditions("cpu")
     else:
+        store.check_writable()
         with Signals() as signals:
             target = prober.ask(signals)
     kinds = prober.kinds_folder
