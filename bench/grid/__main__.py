@@ -291,6 +291,10 @@ def command(
     check_reports(reports)
     check_space(runs, planned, models, keep)
     _print_notes(notes)
+    if check_nodes and cluster is not None:
+        run = session.cell_run(planned[0], {})
+        with Signals() as signals:
+            _print_notes(cluster.check_nodes(run, _print_note, signals))
     return session.run(rounds(cells, plan_now, search), as_json)
 
 
@@ -356,7 +360,11 @@ def _lengths(
 
 def _print_notes(notes: Iterable[str]) -> None:
     for note in notes:
-        sys.stderr.write(f"note: {note}\n")
+        _print_note(note)
+
+
+def _print_note(note: str) -> None:
+    sys.stderr.write(f"note: {note}\n")
 
 
 def _power(

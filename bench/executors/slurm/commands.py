@@ -221,6 +221,15 @@ def nodes_of(partition: str) -> dict[str, str]:
     return dict(line.split("|", 1) for line in answer.splitlines())
 
 
+def hostnames(expression: str) -> set[str]:
+    """The names of nodes in an expression such as `n[1-3,7]`.
+
+    Raises:
+        SlurmError: if it can't be read.
+    """
+    return set(_run("scontrol", "show", "hostnames", expression).split()) if expression else set()
+
+
 def cpus_of(node: str) -> int | None:
     """The number of a node's CPUs that jobs can have; None if Slurm does not say."""
     try:
@@ -311,7 +320,7 @@ def _answer(process: "subprocess.Popen[str]", stdin: str) -> tuple[str, str]:
     end, given = time.monotonic() + PATIENCE_S, (stdin or None)
     while True:
         try:
-            return process.communicate(given, timeout=_LOOK_S)
+            return process.communicate(given, timeout=min(_LOOK_S, PATIENCE_S))
         except subprocess.TimeoutExpired as error:
             given = None
             if time.monotonic() > end:

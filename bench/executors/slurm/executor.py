@@ -5,7 +5,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -19,6 +19,7 @@ from bench.executors.executor import Conductor, Progress
 from bench.executors.slurm import commands
 from bench.executors.slurm.commands import Ended, Queued, SlurmError
 from bench.executors.slurm.following import Following, Key, key_of
+from bench.executors.slurm.nodes import check_nodes, lines
 from bench.executors.slurm.probe import known_kinds
 from bench.executors.slurm.submission import DONE, submissions, submissions_folder
 from bench.executors.slurm.submitter import Submitter
@@ -82,6 +83,10 @@ class SlurmExecutor:
     def script(self, groups: Sequence[Sequence[CellRun]]) -> str:
         """The job script of groups of cells, each for an array task; empty without any."""
         return self._submitter.script(groups) if groups else ""
+
+    def check_nodes(self, run: CellRun, note: Callable[[str], None], signals: Signals) -> list[str]:
+        """Lines on how long a cell takes on each node; as `bench.executors.slurm.nodes`."""
+        return lines(check_nodes(self._submitter, run, note, signals, poll_s()))
 
     def collect(self) -> None:
         """Take the rows that earlier commands left over into runs.csv, before cells are planned.
@@ -198,8 +203,9 @@ class SlurmExecutor:
                 one = self._known[submission.folder] = Following(submission)
                 self._followed.append(one)
                 self._ready = self._ready[len(groups) :]
-                cells = sum(map(len, groups))
-                progress.note(f"job {submission.job}: {cells} cells in {len(groups)} array tasks")
+                cells = _count(sum(map(len, groups)), "cell")
+                tasks = _count(len(groups), "array task")
+                progress.note(f"job {submission.job}: {cells} in {tasks}")
 
     def _look(self, conductor: Conductor, progress: Progress) -> None:
         """Look at the queue, and take over what has ended."""
@@ -214,8 +220,8 @@ class SlurmExecutor:
         for one in self._followed:
             self._take(one, queued, conductor)
             for why, number in Counter(one.not_run.values()).items():
-                tasks = "array task" if number == 1 else "array tasks"
-                progress.note(f"job {one.submission.job}: {number} {tasks} never began: {why}")
+                tasks = _count(number, "array task")
+                progress.note(f"job {one.submission.job}: {tasks} never began: {why}")
             one.not_run.clear()
         self._followed = [one for one in self._followed if one.open]
         if queued is not None and self._followed:
@@ -223,7 +229,9 @@ class SlurmExecutor:
             running = sum(len(one.indexes) for one in queued) - pending
             unsubmitted = len(self._ready)
             more = f", {unsubmitted} to be submitted" if unsubmitted else ""
-            progress.stage(f"{running} array tasks running, {pending} pending{more}", running)
+            progress.stage(
+                f"{_count(running, 'array task')} running, {pending} pending{more}", running
+            )
 
     def _take(
         self, one: Following, queued: Sequence[Queued] | None, conductor: Conductor | None
@@ -284,6 +292,10 @@ class SlurmExecutor:
         if jobs:
             progress.note(f"array tasks go on; to cancel them: scancel {numbers}")
         return False
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _not_empty(groups: Iterable[Iterable[CellRun | None]]) -> list[list[CellRun]]:

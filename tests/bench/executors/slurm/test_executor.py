@@ -194,7 +194,7 @@ def test_what_slurm_refuses_is_submitted_once_there_is_room(cluster, monkeypatch
     monkeypatch.setattr(Submitter, "submit", limited)
 
     def waits():
-        assert conductor.stages[-1] == "1 array tasks running, 0 pending, 2 to be submitted"
+        assert conductor.stages[-1] == "1 array task running, 0 pending, 2 to be submitted"
 
     def one_ends():
         cluster.publish(len(cluster.submissions()) - 1, 0)

@@ -1,0 +1,178 @@
+"""A reference cell on each node, by which nodes show that deviate from others of their kind.
+
+Its rows are no results: they are in `runs/slurm/nodes/`, and what was compared in `nodes.json`
+beside it.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from statistics import median
+from time import sleep
+from typing import Final
+
+from bench.common.errors import InputError, StoppedError
+from bench.common.files import write_atomically
+from bench.executors.slurm import commands
+from bench.executors.slurm.following import Following
+from bench.executors.slurm.submission import submissions_folder
+from bench.executors.slurm.submitter import Submitter
+from bench.launch.cell_run import CellRun
+from bench.launch.signals import Signals
+from bench.plan.rows import Row
+
+TOLERANCE: Final = 0.05
+"""A node deviates if its whole interval is more than this share above or below those of others, by
+the medians of their ends."""
+_DOWN: Final = ("down", "drain", "fail", "maint", "power", "unk", "reboot")
+"""The beginnings of states in which a node takes no jobs."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node, and its time for 1,000 tokens of the reference cell, with the interval's ends, in ms.
+
+    `problem` is the reason why there is none. `deviation` is the share by which it is slower than
+    the median of the others of its kind, negative if it is faster; None if it does not deviate.
+    """
+
+    name: str
+    conditions_id: str = ""
+    ms: float | None = None
+    low: float | None = None
+    high: float | None = None
+    problem: str = ""
+    deviation: float | None = None
+
+
+def check_nodes(
+    submitter: Submitter, run: CellRun, note: Callable[[str], None], signals: Signals, poll_s: float
+) -> list[Node]:
+    """Run a cell once on each node of the partition that takes jobs, and compare the nodes.
+
+    Args:
+        submitter: of the cells of the grid.
+        run: the reference cell.
+        note: shows a line of text.
+
+    Raises:
+        InputError: if the partition has no such node, or Slurm refuses the jobs.
+        StoppedError: if the user stops it; its jobs are cancelled.
+    """
+    nodes = _nodes(submitter)
+    place = submissions_folder(submitter.runs) / "nodes.csv"
+    own = replace(submitter, runs=place)
+    following: dict[str, Following] = {}
+    rows: dict[str, Row | str] = {}
+    try:
+        for number, name in enumerate(nodes, start=1):
+            options = {**submitter.request.options, "nodelist": name}
+            pinned = replace(own, request=replace(submitter.request, options=options))
+            # a number of its own, so that each has a folder
+            one = replace(run, job=replace(run.job, attempt=number))
+            following[name] = Following(pinned.submit([[one]]))
+        note(f"{run.name} runs once on each of {len(nodes)} nodes")
+        while following:
+            with signals.raising():
+                sleep(poll_s)
+            _collect(following, rows)
+    except StoppedError:
+        commands.cancel(*(str(one.submission.job) for one in following.values()))
+        raise
+    compared = compare([_measured(name, rows[name]) for name in nodes])
+    text = json.dumps([asdict(node) for node in compared], indent=1)
+    write_atomically(submissions_folder(submitter.runs) / "nodes.json", text.encode() + b"\n")
+    return compared
+
+
+def _nodes(submitter: Submitter) -> list[str]:
+    """The nodes that take jobs of the request."""
+    options = submitter.request.options
+    states = {
+        name: state
+        for partition in submitter.request.partition.split(",")
+        for name, state in commands.nodes_of(partition).items()
+    }
+    named = commands.hostnames(options.get("nodelist") or "")
+    excluded = commands.hostnames(options.get("exclude") or "")
+    names = [
+        name
+        for name, state in states.items()
+        if not state.startswith(_DOWN) and name not in excluded and (not named or name in named)
+    ]
+    if not names:
+        raise InputError("--check-nodes: no node takes jobs; sinfo shows their states")
+    return names
+
+
+def _collect(following: dict[str, Following], rows: dict[str, Row | str]) -> None:
+    """Take the rows of jobs that have ended, or the reasons why there are none."""
+    try:
+        queued = commands.queued([one.submission.name for one in following.values()])
+    except commands.SlurmError:
+        return  # it is asked again
+    running = {entry.name for entry in queued}
+    for name, one in list(following.items()):
+        job = one.submission.job or 0
+        indexes = {0} if one.submission.name in running else set[int]()
+        one.read(indexes, partial(commands.ended, job))
+        taken = [every[-1] for _, every in one.take()]
+        if not one.open:
+            rows[name] = taken[-1] if taken else one.not_run.get(0, "")
+            (one.submission.folder / "done").touch()
+            del following[name]
+
+
+def _measured(name: str, row: Row | str) -> Node:
+    if isinstance(row, str):
+        return Node(name, problem=f"it never began: {row}")
+    if not row.is_ok:
+        return Node(name, row.conditions_id, problem=f"{row.status}: {row.message or ''}")
+    return Node(
+        name, row.conditions_id, row.ms_per_1k_tokens, row.ms_per_1k_tokens_ci_low,
+        row.ms_per_1k_tokens_ci_high,
+    )  # fmt: skip
+
+
+def compare(nodes: Sequence[Node]) -> list[Node]:
+    """The same nodes, with the deviation of each from the others of its kind."""
+    kinds: Mapping[str, list[Node]] = defaultdict(list)
+    for node in nodes:
+        kinds[node.conditions_id].append(node)
+    return [replace(node, deviation=_deviation(node, kinds[node.conditions_id])) for node in nodes]
+
+
+def _deviation(node: Node, kind: Sequence[Node]) -> float | None:
+    others = [other for other in kind if other is not node and other.ms is not None]
+    if node.ms is None or not others:
+        return None
+    low, high = _ends(node)
+    lows, highs = zip(*map(_ends, others), strict=True)
+    deviates = low > (1 + TOLERANCE) * median(highs) or high * (1 + TOLERANCE) < median(lows)
+    return node.ms / median(other.ms or 0.0 for other in others) - 1 if deviates else None
+
+
+def _ends(node: Node) -> tuple[float, float]:
+    ms = node.ms or 0.0
+    return (ms if node.low is None else node.low), (ms if node.high is None else node.high)
+
+
+def lines(nodes: Sequence[Node]) -> list[str]:
+    """A line for each node, by kind, and how those that fail or are slower are left out."""
+    text = []
+    width = max(len(node.name) for node in nodes)
+    for node in sorted(nodes, key=lambda node: (node.conditions_id, node.name)):
+        figures = node.problem
+        if node.ms is not None:
+            ends = "" if node.low is None else f" ({node.low:.4g} to {node.high:.4g})"
+            figures = f"{node.ms:.4g} ms for 1,000 tokens{ends}"
+        if node.deviation is not None:
+            word = "slower" if node.deviation > 0 else "faster"
+            figures += f", {abs(node.deviation):.0%} {word} than others of its kind"
+        text.append(f"{node.name:{width}}  {node.conditions_id:8}  {figures}")
+    worse = [node.name for node in nodes if node.problem or (node.deviation or 0.0) > 0]
+    if worse:
+        text.append(f"to leave nodes out: --slurm exclude={','.join(worse)}")
+    return text

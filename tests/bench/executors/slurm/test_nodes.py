@@ -1,0 +1,92 @@
+"""Which nodes deviate, and what is said of them."""
+
+import pytest
+
+from bench.common.errors import InputError
+from bench.executors.slurm import nodes as module
+from bench.executors.slurm.nodes import Node, check_nodes, compare, lines
+from bench.executors.slurm.options import parse_request
+from bench.executors.slurm.submission import Attempt, Start, Submission
+from bench.executors.slurm.submitter import Submitter
+from bench.launch.cell_run import outcome_row
+from bench.launch.runner import Outcome, Signals
+from tests.bench.executors.slurm.conftest import runs
+
+
+def node(name: str, ms: float, half: float = 1.0, kind: str = "a") -> Node:
+    return Node(name, kind, ms, ms - half, ms + half)
+
+
+def deviations(*nodes: Node) -> list[str]:
+    return [one.name for one in compare(nodes) if one.deviation is not None]
+
+
+def test_a_node_deviates_by_its_whole_interval_and_from_its_own_kind():
+    usual = [node(f"n{number}", 100 + number / 10) for number in range(4)]
+    assert deviations(*usual) == []
+    assert deviations(*usual, node("slow", 120)) == ["slow"]
+    assert deviations(*usual, node("fast", 80)) == ["fast"]
+    assert deviations(*usual, node("unsteady", 120, half=30)) == []
+    assert deviations(*usual, node("near", 104)) == []
+    assert deviations(*usual, node("other", 200, kind="b")) == []
+    assert deviations(node("one", 100), node("two", 150, half=90)) == []
+    assert deviations(*usual, Node("gone", "a", problem="crashed")) == []
+
+
+def test_lines_name_what_to_leave_out():
+    usual = [node(f"n{number}", 100) for number in range(2)]
+    every = [*usual, node("slow", 125), node("fast", 80), Node("gone", problem="it never began: x")]
+    assert lines(compare(every)) == [
+        "gone            it never began: x",
+        "fast  a         80 ms for 1,000 tokens (79 to 81), 20% faster than others of its kind",
+        "n0    a         100 ms for 1,000 tokens (99 to 101)",
+        "n1    a         100 ms for 1,000 tokens (99 to 101)",
+        "slow  a         125 ms for 1,000 tokens (124 to 126), 25% slower than others of its kind",
+        "to leave nodes out: --slurm exclude=slow,gone",
+    ]
+    assert lines(compare(usual)) == lines(compare(usual))[:2]
+
+
+def test_each_node_that_takes_jobs_has_a_job_of_its_own(slurm, tmp_path, target, monkeypatch):
+    calls = tmp_path / "calls"
+    slurm(
+        sinfo="echo 'n1|idle'; echo 'n2|mixed'; echo 'n3|down*'; echo 'n4|idle'; echo 'n5|idle'",
+        sbatch=f'for s; do :; done; cat "$s" >> {calls}; echo 7',
+        scontrol='[ "$2" = hostnames ] && echo n4 || exit 1',
+    )
+    submitter = Submitter(tmp_path / "runs.csv", parse_request("exclude=n4"), "cpu", tmp_path)
+
+    def work(_seconds: float) -> None:
+        """The nodes run their cells, except the last."""
+        for place in sorted((tmp_path / "runs" / "slurm" / "nodes" / "slurm").iterdir())[:2]:
+            submission = Submission(place)
+            run = submission.run(Attempt(0, 0, 0), submission.group(0)[0], target)
+            submission.begin(Attempt(0, 0, 0), Start("n", target, "2026-01-01T00:00:00Z"))
+            outcome = Outcome(
+                status="ok", message="", wall_s=1.0, started_at="2026-01-01T00:00:00Z",
+                finished_at="2026-01-01T00:00:01Z",
+            )  # fmt: skip
+            folder = run.folder(submission.runs_csv())
+            row = outcome_row(run, target, outcome, folder)
+            submission.publish_row(Attempt(0, 0, 0), row | {"ms_per_1k_tokens": 5.0}, folder)
+
+    monkeypatch.setattr(module, "sleep", work)
+    notes: list[str] = []
+    with Signals() as signals:
+        nodes = check_nodes(submitter, runs(1)[0], notes.append, signals, 0.0)
+    assert sorted(node.problem for node in nodes) == [
+        "", "", "it never began: no longer in the queue"
+    ]  # fmt: skip
+    assert [node.name for node in nodes] == ["n1", "n2", "n5"]
+    assert [line for line in calls.read_text().splitlines() if "nodelist" in line] == [
+        "#SBATCH --nodelist=n1", "#SBATCH --nodelist=n2", "#SBATCH --nodelist=n5",
+    ]  # fmt: skip
+    assert not (tmp_path / "runs.csv").exists()
+    assert (tmp_path / "runs" / "slurm" / "nodes.json").exists()
+
+
+def test_no_node_takes_jobs(slurm, tmp_path):
+    slurm(sinfo="echo 'n1|down*'; echo 'n2|drained'")
+    submitter = Submitter(tmp_path / "runs.csv", parse_request(""), "cpu", tmp_path)
+    with Signals() as signals, pytest.raises(InputError, match="no node takes jobs"):
+        check_nodes(submitter, runs(1)[0], print, signals, 0.0)
