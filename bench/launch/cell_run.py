@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,7 +83,8 @@ class CellRun:
 
     def to_json(self) -> str:
         """The run as a line of JSON."""
-        return json.dumps({**asdict(self), "job": json.loads(self.job.to_json())})
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return json.dumps(values | {"job": json.loads(self.job.to_json())})
 
     @classmethod
     def from_json(cls, text: str) -> "CellRun":

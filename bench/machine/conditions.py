@@ -5,6 +5,7 @@ import platform
 import re
 import subprocess
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -81,7 +82,7 @@ class Conditions:
         """The device's name in a worker, which sees no other GPU."""
         return "cpu" if self.device == "cpu" else "cuda:0"
 
-    @property
+    @cached_property
     def conditions_id(self) -> str:
         """Digest of everything that makes times and memory comparable."""
         values = asdict(self) | {"device": self.device.partition(":")[0]}

@@ -13,11 +13,13 @@ import random
 import re
 import shlex
 import sys
+import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from socketserver import StreamRequestHandler, UnixStreamServer
 from tempfile import TemporaryDirectory
@@ -34,7 +36,6 @@ from bench.launch.cell_run import CellRun, outcome_row
 from bench.launch.runner import Outcome
 from bench.machine.conditions import Found, find_conditions
 from bench.plan.rows import Row
-from tests.bench.synthetic_rows import result_row
 
 LOOK_S: Final = 20.0
 """Simulated seconds between two looks at the queue."""
@@ -91,6 +92,10 @@ class _Job:
     restarts: "Counter[int]" = field(default_factory=Counter)
     ended: dict[int, tuple[str, float]] = field(default_factory=dict)
 
+    @cached_property
+    def submission(self) -> Submission:
+        return Submission(self.folder)
+
     @property
     def is_over(self) -> bool:
         return not self.pending and not self.running
@@ -107,6 +112,7 @@ class Simulation:
     Attributes:
         fates: as given; it may be changed.
         calls: how often each command was called.
+        seconds: for which commands waited for this simulation.
         submitted: the numbers of array tasks of each array.
         most_running: the most array tasks that ran at once.
         ends: how often attempts ended so.
@@ -121,6 +127,7 @@ class Simulation:
         max_job_count: int = 10_000,
     ) -> None:
         self.calls: Counter[str] = Counter()
+        self.seconds = 0.0
         self.submitted: list[int] = []
         self.most_running = 0
         self.ends: Counter[str] = Counter()
@@ -139,7 +146,7 @@ class Simulation:
         self._targets = here, other
 
     def __enter__(self) -> Self:
-        folder = self._stack.enter_context(TemporaryDirectory(prefix="slurm-"))
+        folder = self._stack.enter_context(TemporaryDirectory(prefix="simulated-"))
         address = f"{folder}/socket"
         for name in COMMANDS:
             path = Path(folder, name)
@@ -150,6 +157,7 @@ class Simulation:
         self._stack.callback(server.shutdown)
         variables = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", POLL: "0.001"}
         self._stack.enter_context(mock.patch.dict(os.environ, variables))
+        self._stack.enter_context(mock.patch.object(node, "run_cell", self._run_cell))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -168,6 +176,7 @@ class Simulation:
 
     def _answer(self, name: str, arguments: list[str], stdin: str) -> tuple[int, str, str]:
         self.calls[name] += 1
+        begun = time.perf_counter()
         try:
             run: Callable[..., str] = getattr(self, f"_{name}")
             options = dict(word[2:].partition("=")[::2] for word in arguments if word[:2] == "--")
@@ -178,6 +187,8 @@ class Simulation:
         except Exception:  # noqa: BLE001
             self._problems.append(traceback.format_exc())
             return 1, "", f"{name}: error: {self._problems[-1]}\n"
+        finally:
+            self.seconds += time.perf_counter() - begun
 
     # Commands
 
@@ -311,17 +322,16 @@ class Simulation:
         """What the process of an array task leaves in its submission's folder."""
         self.ends[fate] += 1
         self._fate = fate
-        submission = Submission(job.folder)
+        submission = job.submission
         target = self._targets[int(name[1:]) % 2]
         signals: Any = SimpleNamespace(stops=0)
         node.keep_kind(Path(submission.request["kinds"]), target)
-        with mock.patch.object(node, "run_cell", self._run_cell):
-            for number, planned in enumerate(submission.group(index)):
-                attempt = Attempt(index, number, job.restarts[index])
-                try:
-                    node._run_attempt(submission, attempt, planned, target, (), signals, None)
-                except _DiedError:
-                    return
+        for number, planned in enumerate(submission.groups[index]):
+            attempt = Attempt(index, number, job.restarts[index])
+            try:
+                node._run_attempt(submission, attempt, planned, target, (), signals, None)
+            except _DiedError:
+                return
 
     def _run_cell(
         self, run: CellRun, target: Found, folder: Path, *, signals: Any, **_: object
@@ -341,18 +351,22 @@ class Simulation:
         return outcome_row(run, target, outcome, folder), outcome
 
 
-_MEASURED: Final = (
-    "dev_metric", "dev_score", "dev_accuracy", "dev_loss", "train_loss", "train_score",
-    "params_total", "params_trainable", "tokens_total", "step_ms_median", "ms_per_1k_tokens",
-    "ms_per_1k_tokens_ci_low", "ms_per_1k_tokens_ci_high", "steps_timed", "examples_per_s",
-    "startup_s", "train_s", "eval_s", "peak_rss_mib", "peak_anon_mib",
-)  # fmt: skip
-
-
 def measured(run: CellRun) -> dict[str, Any]:
-    """The columns that a worker measures."""
-    row = result_row(run.job.cell, random.Random(run.job.cell.cell_id))  # noqa: S311
-    return {name: row[name] for name in _MEASURED if row[name] is not None}
+    """The columns that a worker measures; of a cell always the same."""
+    cell = run.job.cell
+    noise = random.Random(cell.cell_id).uniform  # noqa: S311
+    ms, mib = noise(20, 40), noise(500, 1000)
+    columns = {
+        "params_total": 4_000_000, "params_trainable": 1000 * (cell.rank or 4000),
+        "tokens_total": 98_544, "step_ms_median": 0.8 * ms, "ms_per_1k_tokens": ms,
+        "ms_per_1k_tokens_ci_low": 0.98 * ms, "ms_per_1k_tokens_ci_high": 1.02 * ms,
+        "steps_timed": 48, "examples_per_s": 30_000 / ms, "startup_s": 3.4,
+        "train_s": noise(10, 12), "eval_s": 4.1, "peak_rss_mib": mib, "peak_anon_mib": mib - 180,
+    }  # fmt: skip
+    if cell.init != "pretrained":
+        return columns
+    score = noise(0.5, 0.6)
+    return columns | {"dev_metric": "accuracy", "dev_score": score, "dev_accuracy": score}
 
 
 def _ranges(indexes: Iterable[int]) -> str:

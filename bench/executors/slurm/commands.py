@@ -1,6 +1,7 @@
 """The commands of Slurm: their arguments, output and errors.
 
-Formats are named (`-o`), so that versions of ten years ago answer in the same way.
+Formats are named (`-o`), so that versions of ten years ago answer in the same way. `--all` includes
+hidden partitions, whose jobs are not listed otherwise, not even to their user.
 """
 
 import os
@@ -25,6 +26,8 @@ _DEFAULTS: Final = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SCONTROL_")
 """Variables by which users change what these commands list."""
 _NAMES: Final = {"time": "SBATCH_TIMELIMIT", "array": "SBATCH_ARRAY_INX"}
 """Variables of options of sbatch that are not named like the option."""
+_OUTER_JOB: Final = ("SLURM_RESTART_COUNT", "SLURM_JOB_END_TIME", "SLURM_JOB_START_TIME")
+"""Variables of a job in which this process runs that its own jobs would take for theirs."""
 _WHOLE: Final = "SLURM_BITSTR_LEN"
 """The variable that, if it is 0, lets lists of indexes be printed in full."""
 _MESSAGE: Final = re.compile(r"^[a-z_]+: ((error|fatal): )?")
@@ -107,7 +110,7 @@ def queued(names: Sequence[str]) -> list[Queued]:
         SlurmError: if the controller does not answer.
     """
     answer = _run(
-        "squeue", "--noheader", f"--user={os.getuid()}", f"--name={','.join(names)}",
+        "squeue", "--all", "--noheader", f"--user={os.getuid()}", f"--name={','.join(names)}",
         "--format=%j|%F|%K|%T",
     )  # fmt: skip
     lines = (line.split("|") for line in answer.splitlines())
@@ -197,7 +200,7 @@ def partitions() -> dict[str, tuple[str, float | None]]:
     Raises:
         SlurmError: if the controller does not answer.
     """
-    answer = _run("sinfo", "--noheader", "--format=%P|%l")
+    answer = _run("sinfo", "--all", "--noheader", "--format=%P|%l")
     limits: dict[str, tuple[str, float | None]] = {}
     for line in answer.splitlines():
         name, limit = line.rsplit("|", 1)
@@ -214,7 +217,7 @@ def nodes_of(partition: str) -> dict[str, str]:
         SlurmError: if the controller does not answer.
     """
     where = [f"--partition={partition}"] if partition else []
-    answer = _run("sinfo", "--noheader", "--Node", *where, "--format=%N|%T")
+    answer = _run("sinfo", "--all", "--noheader", "--Node", *where, "--format=%N|%T")
     return dict(line.split("|", 1) for line in answer.splitlines())
 
 
@@ -228,18 +231,22 @@ def hostnames(expression: str) -> set[str]:
 
 
 def cpus_of(node: str) -> int | None:
-    """The number of a node's CPUs as Slurm counts them; None if it does not say."""
+    """The number of a node's CPUs that jobs can have; None if Slurm does not say."""
     try:
-        found = re.search(r"\bCPUTot=(\d+)", _run("scontrol", "show", "node", node))
+        text = _run("scontrol", "show", "node", node)
     except SlurmError:
         return None
-    return int(found[1]) if found else None
+    # the first, since Slurm 21.08, is without cores that are kept for the system
+    counts = dict(re.findall(r"\b(CPUEfctv|CPUTot)=(\d+)", text))
+    count = counts.get("CPUEfctv") or counts.get("CPUTot")
+    return None if count is None else int(count)
 
 
 def left_s(job: int) -> float | None:
     """Seconds until a running job reaches its time limit; None: it has none."""
     try:
-        return seconds(_run("squeue", "--noheader", f"--jobs={job}", "--format=%L").strip())
+        answer = _run("squeue", "--all", "--noheader", f"--jobs={job}", "--format=%L")
+        return seconds(answer.strip())
     except SlurmError:
         return None
 
@@ -276,7 +283,7 @@ def _run(*command: str, stdin: str = "", without: Collection[str] = ()) -> str:
     env = {
         name: value
         for name, value in os.environ.items()
-        if name not in without and not name.startswith(_DEFAULTS)
+        if name not in (*without, *_OUTER_JOB) and not name.startswith(_DEFAULTS)
     }
     if command[0] != "sbatch":  # a job inherits its environment
         env[_WHOLE] = "0"
@@ -314,7 +321,7 @@ def _answer(process: "subprocess.Popen[str]", stdin: str) -> tuple[str, str]:
     end, given = time.monotonic() + PATIENCE_S, (stdin or None)
     while True:
         try:
-            return process.communicate(given, timeout=_LOOK_S)
+            return process.communicate(given, timeout=min(_LOOK_S, PATIENCE_S))
         except subprocess.TimeoutExpired as error:
             given = None
             if time.monotonic() > end:

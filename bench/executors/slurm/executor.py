@@ -5,7 +5,8 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -67,7 +68,7 @@ class SlurmExecutor:
         self._ready: list[list[CellRun]] = []
         self._complained = False
         self._items: dict[Key, Planned] = {}
-        self._others: set[Path] = set()
+        self._known: dict[Path, Following] = {}
 
     @cached_property
     def _size(self) -> int:
@@ -93,11 +94,25 @@ class SlurmExecutor:
         Raises:
             SlurmError: if Slurm does not answer.
         """
-        followed = list(map(Following, submissions(self._store.path)))
-        if followed:
-            queued = commands.queued([one.submission.name for one in followed])
-            for one in followed:
+        with self._submitting():
+            known = list(self._live())
+        if known:
+            queued = commands.queued([one.submission.name for one in known])
+            for one in known:
                 self._take(one, queued, None)
+
+    def _submitting(self) -> FileLock:
+        """The lock of a command that submits. Whoever has it sees no submission of another command
+        that is about to be queued."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self._folder / "submit.lock")
+
+    def _live(self) -> Iterator[Following]:
+        """The submissions that are not done, each as far as it has been read."""
+        for submission in submissions(self._store.path):
+            if submission.folder not in self._known:
+                self._known[submission.folder] = Following(submission)
+            yield self._known[submission.folder]
 
     def run(
         self,
@@ -112,12 +127,15 @@ class SlurmExecutor:
         it, array tasks go on, unless the user wants them cancelled.
         """
         self._items = {item.key: item for item in items}
-        self._others.clear()
-        self._follow(progress)
+        with self._submitting():
+            self._follow(progress)
         own = {key for one in self._followed for key in one.keys}
         groups = groups_of(item for item in items if item.key not in own)
-        runs = ([self._prepared(item, conductor) for item in group] for group in groups)
-        self._ready = [kept for group in runs if (kept := [run for run in group if run])]
+        self._ready = []
+        for group in groups:
+            self._ready += _not_empty([[self._prepared(item, conductor) for item in group]])
+            if signals.stops:
+                raise StoppedError
         stops = 0
         while True:
             if self._followed:
@@ -125,7 +143,7 @@ class SlurmExecutor:
             if not self._followed and (stops or not self._ready):
                 return bool(stops)
             if self._ready and not stops:
-                self._submit(progress)
+                self._submit(conductor, progress)
             _sleep(poll_s(), signals, stops)
             if signals.stops > stops:
                 if stops or not self._cancel(signals, progress):
@@ -144,28 +162,32 @@ class SlurmExecutor:
 
     def _follow(self, progress: Progress) -> None:
         """Follow the array tasks of other commands that run cells of this one."""
-        known = self._others | {one.submission.folder for one in self._followed}
-        for submission in submissions(self._store.path):
-            if submission.folder in known:
-                continue
-            one = Following(submission)
-            if taken := one.keys & self._items.keys():
+        for one in self._live():
+            if one not in self._followed and (taken := one.keys & self._items.keys()):
                 self._followed.append(one)
-                groups = ([r for r in group if key_of(r) not in taken] for group in self._ready)
-                self._ready = [group for group in groups if group]
-                progress.note(f"job {submission.job}, of another command, has {len(taken)} of them")
-            else:
-                self._others.add(submission.folder)
+                self._ready = _not_empty(
+                    [run for run in group if key_of(run) not in taken] for group in self._ready
+                )
+                job = one.submission.job
+                progress.note(f"job {job}, of another command, has {len(taken)} of them")
 
-    def _submit(self, progress: Progress) -> None:
+    def _current(self, run: CellRun, conductor: Conductor) -> CellRun | None:
+        """A run that is ready, unless its cell has got a row since it was prepared."""
+        if self._store.highest_attempt(*key_of(run)) < run.job.attempt:
+            return run
+        return self._prepared(self._items[key_of(run)], conductor)
+
+    def _submit(self, conductor: Conductor, progress: Progress) -> None:
         """Submit what is ready, as much as Slurm accepts.
 
         Raises:
             SlurmError: if it accepts nothing, though nothing is queued.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._folder / "submit.lock"):
+        with self._submitting():
             self._follow(progress)
+            self._ready = _not_empty(
+                [self._current(run, conductor) for run in group] for group in self._ready
+            )
             while groups := self._ready[: self._size]:
                 after = self._followed[-1].submission.job if self._followed else None
                 try:
@@ -178,7 +200,8 @@ class SlurmExecutor:
                     if not self._followed:
                         raise
                     return  # once some of what is queued has ended
-                self._followed.append(Following(submission))
+                one = self._known[submission.folder] = Following(submission)
+                self._followed.append(one)
                 self._ready = self._ready[len(groups) :]
                 cells = _count(sum(map(len, groups)), "cell")
                 tasks = _count(len(groups), "array task")
@@ -246,7 +269,8 @@ class SlurmExecutor:
             if not one.open:
                 (one.submission.folder / DONE).touch()
                 if any(entry.state in _WAITING for entry in own):  # restarts of cells that ended ok
-                    commands.cancel("--state=PENDING", str(own[0].job))
+                    with suppress(SlurmError):  # they would run nothing
+                        commands.cancel("--state=PENDING", str(own[0].job))
 
     def _keep(self, row: Row) -> None:
         """Keep a row in its cell's folder, should its process have ended before it could."""
@@ -272,6 +296,11 @@ class SlurmExecutor:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _not_empty(groups: Iterable[Iterable[CellRun | None]]) -> list[list[CellRun]]:
+    """Groups without what is no run, and without those that have none."""
+    return [kept for group in groups if (kept := [run for run in group if run is not None])]
 
 
 def _sleep(seconds: float, signals: Signals, stops: int) -> None:

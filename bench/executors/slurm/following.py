@@ -52,9 +52,9 @@ class Following:
 
     @property
     def keys(self) -> set[Key]:
-        """The cells of array tasks that may still run."""
-        groups = self.submission.groups
-        return {key_of(run) for index in self.open for run in groups[index]}
+        """The cells that array tasks may still run."""
+        places = ((i, n) for i in self.open for n in range(len(self.submission.groups[i])))
+        return {key_of(self.submission.groups[i][n]) for i, n in places if (i, n) not in self._ok}
 
     def read(
         self, queued: AbstractSet[int] | None, ends: Callable[[], Mapping[int, Ended]]

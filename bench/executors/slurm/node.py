@@ -20,7 +20,7 @@ from bench.executors.slurm.submission import Attempt, Start, Submission, found_t
 from bench.launch.cell_run import WORKER, CellRun, run_cell
 from bench.launch.runner import Signals
 from bench.machine.conditions import Found, find_conditions
-from bench.plan.rows import Row
+from bench.plan.rows import RESUMED, Row
 
 MARGIN_S: Final = 30.0
 """A cell is ended so many seconds before Slurm ends its job, so that it has a row; in a job of less
@@ -40,11 +40,14 @@ def main(folder: Path, worker: tuple[str, ...] = WORKER) -> int:
         with Signals() as signals:
             for number, planned in enumerate(submission.group(index)):
                 attempt = Attempt(index, number, restart)
-                _run_attempt(submission, attempt, planned, target, worker, signals, end_s)
+                goes_on = _run_attempt(submission, attempt, planned, target, worker, signals, end_s)
                 if signals.stops:
                     return 128 + signal.SIGTERM
+                if not goes_on:
+                    break
     except (InputError, DiskFullError, OSError) as error:
-        sys.stderr.write(f"{socket.gethostname()}: {error}\n")
+        # the last line may become the message of a row, which does not name nodes
+        sys.stderr.write(f"on {socket.gethostname()}:\nerror: {error}\n")
         return 1
     return 0
 
@@ -101,17 +104,18 @@ def _run_attempt(
     worker: Sequence[str],
     signals: Signals,
     end_s: float | None,
-) -> None:
-    """Run a cell, unless an earlier attempt has ended ok, and publish its row."""
+) -> bool:
+    """Run a cell, unless an earlier attempt has a result, and publish its row; false if the job has
+    no time for further cells."""
     for restart in range(attempt.restart):
         earlier = replace(attempt, restart=restart)
         why = "its node failed, or Slurm started its job again"
         row = submission.close(earlier, planned, "interrupted", why)
-        if row is not None and row.is_ok:
-            return
+        if row is not None and row.status not in RESUMED:
+            return True
     start = Start(socket.gethostname(), target, utc_now())
     if signals.stops or not submission.begin(attempt, start):
-        return
+        return True
     run = submission.run(attempt, planned, target)
     timeout_s, limit = _timeout_s(run, end_s)
     folder = run.folder(submission.runs_csv())
@@ -121,6 +125,7 @@ def _run_attempt(
     )  # fmt: skip
     row = _explained(submission, attempt.index, row, signals, limit)
     submission.publish_row(attempt, row, folder)
+    return not (limit and row.status == "timeout")
 
 
 def _timeout_s(run: CellRun, end_s: float | None) -> tuple[float | None, str]:

@@ -1,5 +1,6 @@
 """What a job asks Slurm for, given by --slurm, and the script of a job."""
 
+import os
 import re
 import shlex
 import sys
@@ -25,6 +26,8 @@ _REFUSED: Final = {
     "quiet": "messages are read", "clusters": "jobs are looked for in one cluster",
 }  # fmt: skip
 """Options that can't be given, and why."""
+_NOT_OF_PLACE: Final = ("time", "exclude", "nice", "comment")
+"""Options that say when a job begins and ends, and which nodes of a kind it leaves out."""
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]*")
 _PLAIN: Final = re.compile(r"[\w./:,@%+*=\[\]()&|!<>-]+")
 CHANGES_FOLDER: Final = 74
@@ -46,7 +49,13 @@ class Request:
     @property
     def partition(self) -> str:
         """The partition; empty: the cluster's default."""
-        return self.options.get("partition") or ""
+        return self.options.get("partition") or os.environ.get("SBATCH_PARTITION", "")
+
+    @property
+    def place(self) -> dict[str, str | None]:
+        """What determines on which kinds of nodes jobs run, and how much of a node they have."""
+        others = {name: v for name, v in self.options.items() if name not in _NOT_OF_PLACE}
+        return {**others, "partition": self.partition}
 
     @property
     def limit_s(self) -> float | None:

@@ -29,7 +29,8 @@ from bench.executors.slurm.submission import (
     submissions_folder,
 )
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found, code_version
+from bench.machine.conditions import Found, code_version, torch_build
+from bench.machine.environment import recorded
 from bench.plan.cell import digest
 from bench.plan.rows import software_of
 from minbert.assets.cache import cache_folder
@@ -79,11 +80,11 @@ class Prober:
     @property
     def kinds_folder(self) -> Path:
         """The folder of the conditions that are known, for this request."""
-        name = digest([dict(self.request.options), self.device], 8)
+        name = digest([self.request.place, self.device], 8)
         return submissions_folder(self.runs) / "kinds" / name
 
     def check(self) -> None:
-        """Check that Slurm would accept a job of the request.
+        """Check that Slurm would accept a job of the request, unless it has accepted one.
 
         Raises:
             InputError: if there is no Slurm, or it would not.
@@ -101,9 +102,11 @@ class Prober:
                     f"--slurm: time={self.request.options['time']} is more than {text}, the limit "
                     f"of {f'partition {one}' if one else 'the default partition'}; give less"
                 )
-        if not name and "" not in limits and "SBATCH_PARTITION" not in os.environ:
+        if not name and "" not in limits:
             others = ", ".join(sorted(limits))
             raise InputError(f"--slurm: the cluster has no default partition; choose {others}")
+        if self.known() is not None:  # now it may have as many as it accepts, or no node that is up
+            return
         text = self._script(self._folder([]), self.request)
         try:
             commands.check_script(text, "--array=0", names=names_in(text))
@@ -129,8 +132,9 @@ class Prober:
         return sorted(str(path.resolve()) for path in (*self.paths, cache_folder()))
 
     def _folder(self, paths: list[str]) -> Path:
-        values = [dict(self.request.options), self.device, paths, str(Path.cwd()), sys.executable]
-        name = f"probe-{digest([*values, code_version()], 8)}"
+        values = [self.request.place, self.device, paths, str(Path.cwd()), sys.executable]
+        software = [code_version(), *torch_build(), recorded(os.environ, on_gpu=True)]
+        name = f"probe-{digest([*values, *software], 8)}"
         return submissions_folder(self.runs) / name
 
     def _script(self, folder: Path, request: Request) -> str:
@@ -148,7 +152,8 @@ class Prober:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / _REQUEST, json.dumps(values, indent=1).encode() + b"\n")
         write_atomically(folder / "script.sh", text.encode())
-        (folder / _OUTPUT).unlink(missing_ok=True)
+        for name in (_OUTPUT, _ANSWER):  # of a command that was killed
+            (folder / name).unlink(missing_ok=True)
         try:
             job = commands.submit(folder / "script.sh", names=names_in(text))
         except commands.SlurmError:
@@ -218,7 +223,7 @@ def _remove(folder: Path) -> None:
 
 def known_kinds(folder: Path, target: Found) -> dict[str, Found]:
     """The conditions of all nodes that are known, by their id, those of `target` first. Nodes with
-    other software, as before an update, don't count.
+    other software, as before an update, and files of another version of this project don't count.
 
     Args:
         folder: as `Prober.kinds_folder`.
@@ -227,14 +232,17 @@ def known_kinds(folder: Path, target: Found) -> dict[str, Found]:
     kinds = {target.conditions.conditions_id: target}
     for path in sorted(folder.glob("*.json")):
         kind = _known_kind(path)
-        if software_of(kind.conditions.columns()) == software:
+        if kind is not None and software_of(kind.conditions.columns()) == software:
             kinds.setdefault(path.stem, kind)
     return kinds
 
 
 @cache
-def _known_kind(path: Path) -> Found:
-    return found_from_json(path.read_bytes())
+def _known_kind(path: Path) -> Found | None:
+    try:
+        return found_from_json(path.read_bytes())
+    except ValueError:
+        return None
 
 
 if __name__ == "__main__":

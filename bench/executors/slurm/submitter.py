@@ -56,7 +56,7 @@ class Submitter:
         folder = (submissions_folder(self.runs) / name).resolve()
         text = self.script(groups, folder)
         request: dict[str, Any] = {
-            "runs": str(self.runs.resolve()), "device": self.device,
+            "runs": str(self.runs.parent.resolve() / self.runs.name), "device": self.device,
             "kinds": str(self.kinds_folder.resolve()), "arguments": list(self.arguments),
             "slurm": dict(self.request.options), "max_running": self.request.max_running,
         }  # fmt: skip

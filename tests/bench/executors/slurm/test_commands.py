@@ -145,3 +145,25 @@ def test_no_slurm(slurm, monkeypatch):
     monkeypatch.setenv("PATH", os.devnull)
     with pytest.raises(InputError, match="sbatch, squeue, scancel, scontrol, sinfo not on PATH"):
         commands.check_installed()
+
+
+def test_hidden_partitions_are_included(slurm):
+    name = '[ "$1" = --all ] || exit 1'
+    slurm(squeue=f"{name}; echo 'bench-a|12|0|RUNNING'", sinfo=f"{name}; echo 'dark|infinite'")
+    assert len(commands.queued(["bench-a"])) == 1
+    assert commands.partitions().keys() == {"dark"}
+
+
+def test_jobs_do_not_take_variables_of_an_outer_job(slurm, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    slurm(sbatch='[ -z "$SLURM_RESTART_COUNT" ] && echo 5')
+    assert commands.submit(tmp_path / "script.sh") == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"),
+    [("CPUAlloc=0 CPUEfctv=60 CPUTot=64", 60), ("CPUAlloc=0 CPUTot=64", 64), ("", None)],
+)
+def test_cpus_that_are_kept_for_the_system_do_not_count(slurm, text, cpus):
+    slurm(scontrol=f"echo 'NodeName=n1 {text}'")
+    assert commands.cpus_of("n1") == cpus

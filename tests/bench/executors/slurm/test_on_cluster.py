@@ -94,3 +94,18 @@ def test_a_command_outlives_the_controller(place: Place) -> None:
     assert ended.returncode == 0, ended.stderr
     assert "array tasks go on, and it is asked again" in ended.stderr
     assert place.statuses() == {0: ["ok"], 1: ["ok"]}
+
+
+def test_a_cell_runs_again_while_others_of_its_array_still_run(place: Place) -> None:
+    place.order("crash", 0)
+    place.order(HANG, 1)
+    command = place.start("--cells", "2")
+    place.cluster.wait_for(lambda: 0 in place.statuses(), "a row")
+    os.killpg(command.pid, signal.SIGKILL)
+    place.end(command)
+    place.order("0.1", 0)
+    again = place.start("--cells", "2", "--rerun", "crashed")
+    place.cluster.wait_for(lambda: place.statuses()[0] == ["crashed", "ok"], "a further row")
+    place.cluster.run("scancel", str(place.submissions()[0].job))
+    assert place.end(again).returncode == 1
+    assert place.statuses() == {0: ["crashed", "ok"], 1: ["interrupted"]}

@@ -1,0 +1,138 @@
+"""Grids on clusters: 18,000 cells on 400 simulated nodes, and stub cells on two real ones."""
+
+import os
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter
+from unittest import mock
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench.executors.slurm.submission import Submission
+from bench.forecast import outlook
+from bench.forecast.costs import Totals, Variant
+from tests.bench.grids import GridRuns
+from tests.slurm.cluster import NODES, Cluster
+from tests.slurm.place import Place
+from tests.slurm.simulation import Simulation
+
+GRID = """
+[settings]
+model = "bert-tiny"
+init = "random"
+seeds = 3
+
+[[cells]]
+mode = ["lora", "dora"]
+rank = [1, 2, 4, 8, 16]
+layers = ["attn-only", "attn", "all-lin-only", "all-lin", "query+value"]
+amp = ["off", "on"]
+batch_size = [8, 16, 32]
+learning_rate = {rates}
+"""
+CELLS_OF_A_RATE = 2 * 5 * 5 * 2 * 3 * 3
+MOST_RATIO = 2.3
+"""Of the time of twice as many cells."""
+
+CELL_S = 1.0
+"""What a stub cell works."""
+CELLS_OF_A_NODE = 3
+MOST_SHARE = 0.55
+"""Of one node's time that two nodes take."""
+MOST_OVERHEAD_S = 2.0
+
+
+def costs(jobs: Mapping[Variant, object], *_: object) -> dict[Variant, Totals]:
+    """Counts as of `bench.forecast.client.find_costs`, at once."""
+    return {variant: Totals(*[10.0 + (variant.rank or 0)] * 15) for variant in jobs}
+
+
+def run_all(folder: Path, rates: int) -> tuple[float, Path, Simulation]:
+    """Run a grid from the command to the report; the seconds that it takes besides the nodes and
+    Slurm's own commands, its CSV, and the cluster."""
+    folder.mkdir()
+    (folder / "many.toml").write_text(GRID.format(rates=[1e-4 * (n + 1) for n in range(rates)]))
+    grid = GridRuns(folder, Path("bert-tiny"))
+    begun = perf_counter()
+    with mock.patch.object(outlook, "find_costs", costs), Simulation(nodes=400) as slurm:
+        done = grid.run(
+            "--executor", "slurm", forecast=True, references=True, grid=str(folder / "many.toml")
+        )
+    assert done.returncode == 0, done.stderr[-1000:]
+    return perf_counter() - begun - slurm.seconds, grid.csv, slurm
+
+
+def test_18_000_cells_are_planned_and_collected_in_twice_the_time_of_9_000(
+    benchmark: BenchmarkFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nodes' own work is left out, and so is the disk, which syncs a file for each batch of
+    rows and some for each submission."""
+    monkeypatch.setattr(os, "fsync", lambda _file: None)
+    run_all(tmp_path / "warm", 1)
+    half_s, _, _ = run_all(tmp_path / "half", 10)
+    seconds, csv, slurm = benchmark.pedantic(run_all, args=(tmp_path / "all", 20), rounds=1)
+    cells = 20 * CELLS_OF_A_RATE
+    with csv.open("rb") as file:
+        ids = [line.split(b",", 2)[1] for line in file][1:]
+    assert len(ids) == len(set(ids)) == cells
+    assert slurm.most_running == 400
+    benchmark.extra_info |= {
+        "cells": cells,
+        "seconds": round(seconds, 1),
+        "seconds_of_half": round(half_s, 1),
+        "ms_per_cell": round(1000 * seconds / cells, 2),
+        "arrays": len(slurm.submitted),
+        "calls": dict(slurm.calls),
+        "csv_bytes": csv.stat().st_size,
+        "plan_bytes": (csv.parent / "runs" / "plan.json").stat().st_size,
+        "report_bytes": (csv.parent / "reports" / "index.html").stat().st_size,
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+    assert seconds <= MOST_RATIO * half_s
+
+
+def span_s(submission: Submission) -> float:
+    """Seconds from the start of an array's first cell to the last row."""
+    starts = [path.stat().st_mtime for path in (submission.folder / "starts").iterdir()]
+    return max(path.stat().st_mtime for path in submission.rows.iterdir()) - min(starts)
+
+
+def test_two_nodes_take_half_the_time_and_cells_have_little_overhead(
+    benchmark: BenchmarkFixture, tmp_path: Path, cluster: Cluster
+) -> None:
+    """The overhead of a cell is what it takes beyond its work and a job that does nothing, both
+    one after the other on one node."""
+    seeds = range(2 * CELLS_OF_A_NODE)
+    alone = f"exclusive nodelist={NODES[0]}"
+
+    def run(name: str, slurm: str) -> Submission:
+        place = Place(tmp_path / name, cluster)
+        place.order(str(CELL_S), *seeds)
+        done = place.run("--cells", str(len(seeds)), "--slurm", slurm)
+        assert done.returncode == 0, done.stderr
+        (submission,) = place.submissions()
+        return submission
+
+    one = run("one", alone)
+    both = benchmark.pedantic(run, args=("both", "exclusive"), rounds=1)
+    job = cluster.submit(
+        "date +%s.%N", f"--array=0-{len(seeds) - 1}", *(f"--{word}" for word in alone.split())
+    )
+    cluster.wait_until_empty()
+    idle = sorted(
+        float((cluster.folder / f"job-{job}-{index}.out").read_text())
+        for index in range(len(seeds))
+    )
+    starts = sorted(path.stat().st_mtime for path in (one.folder / "starts").iterdir())
+    idle_s, cell_s = ((times[-1] - times[0]) / (len(times) - 1) for times in (idle, starts))
+    share = span_s(both) / span_s(one)
+    benchmark.extra_info |= {
+        "share": round(share, 3),
+        "cell_s": round(cell_s, 2),
+        "job_s": round(idle_s, 2),
+        "overhead_s": round(cell_s - CELL_S - idle_s, 2),
+    }
+    assert share <= MOST_SHARE
+    assert cell_s - CELL_S - idle_s < MOST_OVERHEAD_S
