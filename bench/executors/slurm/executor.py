@@ -282,7 +282,7 @@ class SlurmExecutor:
         """Cancel all jobs if the user, asked on a terminal, wants that; false if they go on."""
         jobs = [job for one in self._followed if (job := one.submission.job) is not None]
         numbers = " ".join(map(str, jobs))
-        if jobs and _confirmed(f"cancel the array tasks of {numbers}", signals):
+        if jobs and _confirmed(f"cancel the array tasks of {numbers}?", signals, progress):
             try:
                 commands.cancel(*map(str, jobs))
             except SlurmError as error:
@@ -310,12 +310,11 @@ def _sleep(seconds: float, signals: Signals, stops: int) -> None:
         time.sleep(min(left_s, _TICK_S))
 
 
-def _confirmed(question: str, signals: Signals) -> bool:
+def _confirmed(question: str, signals: Signals, progress: Progress) -> bool:
     """Ask the user, where there is one; a further Ctrl-C is a no."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    sys.stderr.write(f"\n{question}? [y/N] ")
-    sys.stderr.flush()
+    progress.note(f"{question} [y/N]")
     stops, signals.stops = signals.stops, 0
     try:
         with signals.raising():

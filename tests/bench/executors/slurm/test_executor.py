@@ -349,7 +349,7 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize("answer", ["y\n", "n\n", "\n", ""])
 def test_on_a_terminal_the_user_is_asked(cluster, monkeypatch, answer):
     monkeypatch.setattr(sys, "stdin", Terminal(answer))
-    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setattr(sys, "stderr", Terminal())
     conductor = cluster.conductor(1)
 
     def stop():
@@ -361,7 +361,7 @@ def test_on_a_terminal_the_user_is_asked(cluster, monkeypatch, answer):
 
     cluster.steps = [stop, cancelled]
     assert conductor_stays_queued(cluster, conductor)
-    assert "cancel the array tasks of 11? [y/N]" in terminal.getvalue()
+    assert "cancel the array tasks of 11? [y/N]" in conductor.notes
     assert ("scancel 11" in cluster.called()) == (answer == "y\n")
     assert len(conductor.rows) == (answer == "y\n")
 
