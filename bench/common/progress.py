@@ -1,4 +1,4 @@
-"""The progress on stderr of a command that works through a list."""
+"""Notes on stderr, and the progress of a command that works through a list."""
 
 import sys
 import time
@@ -35,3 +35,8 @@ def progress_bar(total: int) -> Iterator[Callable[[int, str], None]]:
             bar.update(task, completed=done, description=text, refresh=True)
 
         yield show
+
+
+def note_to_stderr(text: str) -> None:
+    """Print a note."""
+    sys.stderr.write(f"note: {text}\n")

@@ -16,7 +16,7 @@ import click
 from bench.common.command import run_command
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
-from bench.common.progress import progress_bar
+from bench.common.progress import note_to_stderr, progress_bar
 from bench.examples.checks import Progress
 from bench.examples.options import PATH, merged, with_details
 from bench.examples.own import find_source
@@ -86,7 +86,7 @@ def command(
         _write(examples, write)
     notes = [*source.notes, *examples.notes, *examples.problems]
     for note in notes:
-        sys.stderr.write(f"note: {note}\n")
+        note_to_stderr(note)
     facts = _facts(examples, source.files, model)
 
     from bench.report.data import sentences, tables

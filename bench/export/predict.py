@@ -26,6 +26,7 @@ from bench.common.csvfile import check_csv, csv_error, harmless
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import atomic_file
 from bench.common.messages import one_line
+from bench.common.progress import note_to_stderr
 from bench.examples.columns import choose_texts
 from bench.examples.reading import texts_in
 from bench.examples.sources import table_of_texts
@@ -106,7 +107,7 @@ def command(
     if not chunk:
         raise InputError(f"{table.name}: holds no text")
     for note in table.notes:
-        sys.stderr.write(f"note: {note}\n")
+        note_to_stderr(note)
     left_out: Counter[str] = Counter()
     with warnings.catch_warnings(action="ignore"), _output(to) as stream, _progress() as show:
         predict = _load(folder, exported, base, weights)

@@ -17,6 +17,7 @@ import click
 from bench.analysis.power import power_note
 from bench.common.command import run_command
 from bench.common.errors import InputError
+from bench.common.progress import note_to_stderr
 from bench.examples.lengths import find_length
 from bench.examples.options import merged
 from bench.examples.own import Source, find_source
@@ -194,7 +195,7 @@ def command(
         check_search(grid, sum(size.train for size in examples.sizes.values()), searched)
         check_held_out(settings.share_held_out, searched)
     if store.rows is not None and store.torn:  # known once rows are read
-        sys.stderr.write(f"note: {torn_line(runs)}\n")
+        note_to_stderr(torn_line(runs))
 
     kinds = Kinds(grid, lambda: executor.kinds.values())
 
@@ -294,7 +295,7 @@ def command(
     if check_nodes and cluster is not None:
         run = session.cell_run(planned[0], {})
         with Signals() as signals:
-            _print_notes(cluster.check_nodes(run, _print_note, signals))
+            _print_notes(cluster.check_nodes(run, note_to_stderr, signals))
     return session.run(rounds(cells, plan_now, search), as_json)
 
 
@@ -360,11 +361,7 @@ def _lengths(
 
 def _print_notes(notes: Iterable[str]) -> None:
     for note in notes:
-        _print_note(note)
-
-
-def _print_note(note: str) -> None:
-    sys.stderr.write(f"note: {note}\n")
+        note_to_stderr(note)
 
 
 def _power(

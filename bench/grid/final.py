@@ -6,7 +6,6 @@ which nothing else reads. The score is kept with the facts on the data, and is n
 time.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from bench.analysis.recommendation import recommended_from
 from bench.analysis.setting import Setting
 from bench.common.command import BAD_INPUT
 from bench.common.errors import InputError
+from bench.common.progress import note_to_stderr
 from bench.examples.reading import read_test
 from bench.forecast.client import turn_on
 from bench.grid.again import train_again
@@ -141,7 +141,7 @@ def _test_examples(row: Row, source: Path | None, test_file: str | None) -> tupl
         spec = spec.model_copy(update={"test": test_file})
     test, notes = read_test(spec)
     for note in notes:
-        sys.stderr.write(f"note: {note}\n")
+        note_to_stderr(note)
     return test, Path(spec.test).name if spec.test else "the test split"
 
 

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.common.progress import note_to_stderr
 from bench.plan.columns import PART_SCORES
 from bench.plan.metrics import OVERALL, metric_of
 from bench.plan.rows import Row, latest
@@ -31,7 +32,6 @@ from bench.results.outcomes import (
 )
 from bench.results.overall import counted, metric_of_part
 from bench.results.protocol import PREDICTIONS
-from bench.results.rowfile import note_to_stderr
 from bench.results.scores import numbers
 from bench.results.store import cell_folder, cells_folder
 from minbert.files import is_folder

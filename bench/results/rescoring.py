@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.common.progress import note_to_stderr
 from bench.plan.cell import Columns
 from bench.plan.metrics import check_metric, metric_of, problem_of
 from bench.plan.rows import Row
@@ -15,7 +16,6 @@ from bench.results.facts import DataFacts, read_facts
 from bench.results.losses import LossesOf, kept_losses
 from bench.results.outcomes import Outcome
 from bench.results.predictions import PredictionsOf, first_of, kept_predictions
-from bench.results.rowfile import note_to_stderr
 from bench.results.scores import numbers, score_of
 from bench.results.store import read_plan, read_rows
 

@@ -4,7 +4,6 @@ import csv
 import io
 import os
 import stat
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import BinaryIO, Final
 
 from bench.common.csvfile import FORMULA, harmless
 from bench.common.errors import InputError
+from bench.common.progress import note_to_stderr
 from bench.plan.cell import Columns, Value
 from bench.plan.columns import (
     BY_NAME,
@@ -29,11 +29,6 @@ _REMEMBERED: Final = 4096
 _LONGEST_LINE: Final = 2**26
 
 csv.field_size_limit(2**27)  # what has been written, a long message too, can be read again
-
-
-def note_to_stderr(text: str) -> None:
-    """Print a note about a file of results."""
-    sys.stderr.write(f"note: {text}\n")
 
 
 def read_rows(path: Path, note: Callable[[str], None] = note_to_stderr) -> list[Row]:

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.common.progress import note_to_stderr
 from bench.results.outcomes import ValuesOf
 from bench.results.predictions import kept_predictions, values_from
-from bench.results.rowfile import note_to_stderr
 
 
 def kept_values(runs: Path, note: Callable[[str], None] = note_to_stderr) -> ValuesOf:

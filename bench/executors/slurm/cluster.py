@@ -1,9 +1,9 @@
 """The executor of a command with `--executor slurm`."""
 
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bench.common.progress import note_to_stderr
 from bench.executors.slurm.executor import SlurmExecutor, poll_s
 from bench.executors.slurm.options import Request
 from bench.executors.slurm.probe import Prober
@@ -37,12 +37,14 @@ def find_cluster(
         InputError: if there is no Slurm, it would refuse the jobs, or a node can't run cells.
         StoppedError: if the user stops it.
     """
-    prober = Prober(store.path, request, device, paths, _note, poll_s())
+    prober = Prober(store.path, request, device, paths, note_to_stderr, poll_s())
     prober.check()
     if dry_run:
         target = prober.known()
         if target is None:
-            _note("no node has been asked yet: the plan is as if nodes were like this machine")
+            note_to_stderr(
+                "no node has been asked yet: the plan is as if nodes were like this machine"
+            )
             target = find_conditions("cpu")
     else:
         store.check_writable()
@@ -54,7 +56,3 @@ def find_cluster(
     if not dry_run:
         executor.collect()
     return executor
-
-
-def _note(text: str) -> None:
-    sys.stderr.write(f"note: {text}\n")
