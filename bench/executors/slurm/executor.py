@@ -185,10 +185,13 @@ class SlurmExecutor:
         """
         with self._submitting():
             self._follow(progress)
-            self._ready = _not_empty(
-                [self._current(run, conductor) for run in group] for group in self._ready
-            )
-            while groups := self._ready[: self._size]:
+            while first := self._ready[: self._size]:
+                groups = _not_empty(
+                    [self._current(run, conductor) for run in group] for group in first
+                )
+                self._ready[: len(first)] = groups
+                if not groups:
+                    continue
                 after = self._followed[-1].submission.job if self._followed else None
                 try:
                     submission = self._submitter.submit(groups, after)
