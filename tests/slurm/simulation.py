@@ -157,6 +157,7 @@ class Simulation:
         self._stack.callback(server.shutdown)
         variables = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", POLL: "0.001"}
         self._stack.enter_context(mock.patch.dict(os.environ, variables))
+        self._stack.enter_context(mock.patch.object(node, "run_cell", self._run_cell))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -325,13 +326,12 @@ class Simulation:
         target = self._targets[int(name[1:]) % 2]
         signals: Any = SimpleNamespace(stops=0)
         node.keep_kind(Path(submission.request["kinds"]), target)
-        with mock.patch.object(node, "run_cell", self._run_cell):
-            for number, planned in enumerate(submission.groups[index]):
-                attempt = Attempt(index, number, job.restarts[index])
-                try:
-                    node._run_attempt(submission, attempt, planned, target, (), signals, None)
-                except _DiedError:
-                    return
+        for number, planned in enumerate(submission.groups[index]):
+            attempt = Attempt(index, number, job.restarts[index])
+            try:
+                node._run_attempt(submission, attempt, planned, target, (), signals, None)
+            except _DiedError:
+                return
 
     def _run_cell(
         self, run: CellRun, target: Found, folder: Path, *, signals: Any, **_: object

@@ -26,7 +26,7 @@ _REFUSED: Final = {
     "quiet": "messages are read", "clusters": "jobs are looked for in one cluster",
 }  # fmt: skip
 """Options that can't be given, and why."""
-_NOT_OF_PLACE: Final = ("time", "exclude", "account", "qos", "nice", "comment")
+_NOT_OF_PLACE: Final = ("time", "exclude", "nice", "comment")
 """Options that say when a job begins and ends, and which nodes of a kind it leaves out."""
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]*")
 _PLAIN: Final = re.compile(r"[\w./:,@%+*=\[\]()&|!<>-]+")

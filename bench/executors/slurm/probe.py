@@ -84,7 +84,7 @@ class Prober:
         return submissions_folder(self.runs) / "kinds" / name
 
     def check(self) -> None:
-        """Check that Slurm would accept a job of the request.
+        """Check that Slurm would accept a job of the request, unless it has accepted one.
 
         Raises:
             InputError: if there is no Slurm, or it would not.
@@ -105,6 +105,8 @@ class Prober:
         if not name and "" not in limits:
             others = ", ".join(sorted(limits))
             raise InputError(f"--slurm: the cluster has no default partition; choose {others}")
+        if self.known() is not None:  # now it may have as many as it accepts, or no node that is up
+            return
         text = self._script(self._folder([]), self.request)
         try:
             commands.check_script(text, "--array=0", names=names_in(text))

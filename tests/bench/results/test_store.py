@@ -163,6 +163,7 @@ def test_the_last_row_of_a_cell_counts_and_attempts_go_up(tmp_path):
     store.append(row(0, conditions_id="there"))
     assert store.next_attempt("cell0", "here") == 3
     assert store.next_attempt("cell0", "there") == 2
+    assert (store.highest_attempt("cell0"), store.highest_attempt("cell9")) == (2, 0)
     found = latest(store.rows)
     assert len(found) == 3
     assert found["cell0", "here", 1, "0.1.0"]["status"] == "ok"

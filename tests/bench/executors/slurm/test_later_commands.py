@@ -138,6 +138,17 @@ def test_a_node_is_asked_again_after_an_update_of_torch(tmp_path, monkeypatch):
     assert (after[0], after[1] != before[1]) == (before[0], True)
 
 
+def test_a_full_queue_is_no_reason_to_refuse_a_later_command(tmp_path, slurm, target):
+    one = prober(tmp_path)
+    slurm(sbatch="echo 'sbatch: error: AssocMaxSubmitJobLimit' >&2; exit 1")
+    with pytest.raises(InputError, match="refuses such a job: sbatch: AssocMaxSubmitJobLimit"):
+        one.check()
+    folder = one._folder(one._needed())
+    folder.mkdir(parents=True)
+    (folder / "answer.json").write_bytes(found_to_json(target))
+    one.check()
+
+
 def test_an_answer_that_a_killed_command_left_is_not_used(tmp_path, slurm, target):
     one = prober(tmp_path)
     folder = one._folder(one._needed())
