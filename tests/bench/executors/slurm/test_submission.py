@@ -164,6 +164,19 @@ def test_closing_keeps_a_row_that_was_published(submit, target):
     assert submission.close(FIRST, submission.groups[0][0], "crashed", "") == row
 
 
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_closed_cell_is_not_begun_by_a_job_that_slurm_restarts_all_the_same(
+    submit, target, has_begun
+):
+    submission = submit([runs(2)])
+    if has_begun:
+        begin(submission, target)
+    assert submission.close_all(0, 0, "interrupted", "its job was cancelled") is has_begun
+    for restart in range(3):
+        assert not begin(submission, target, replace(FIRST, restart=restart))
+    assert begin(submission, target, replace(FIRST, number=1))
+
+
 # Following
 
 
