@@ -36,6 +36,8 @@ _PLAIN: Final = re.compile(r"[\w./:,@%+*=\[\]()&|!<>-]+")
 CHANGES_FOLDER: Final = 74
 NO_PYTHON: Final = 73
 """Exit codes of a script that can't begin: the folder of the command is not there, or Python."""
+NO_FILES: Final = 75
+"""Exit code of an array task whose files can't be read or written, as on a full disk."""
 
 
 @dataclass(frozen=True)
