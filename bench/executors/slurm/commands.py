@@ -114,9 +114,9 @@ def queued(names: Sequence[str], users: Iterable[int] = ()) -> list[Queued]:
     Raises:
         SlurmError: if the controller does not answer.
     """
-    users = ",".join(map(str, sorted({os.getuid(), *users})))
+    numbers = ",".join(map(str, sorted({os.getuid(), *users})))
     answer = _run(
-        "squeue", "--all", "--noheader", f"--user={users}", f"--name={','.join(names)}",
+        "squeue", "--all", "--noheader", f"--user={numbers}", f"--name={','.join(names)}",
         "--format=%j|%F|%K|%T|%r",
     )  # fmt: skip
     lines = (line.split("|", 4) for line in answer.splitlines())

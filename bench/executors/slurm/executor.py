@@ -6,15 +6,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from bench.common.errors import StoppedError
+from bench.common.errors import InputError, RefusedError, StoppedError
 from bench.executors.executor import Conductor, Progress
 from bench.executors.slurm import commands
 from bench.executors.slurm.commands import Ended, Queued, SlurmError
@@ -36,6 +36,9 @@ POLL: Final = "MINBERT_BENCH_SLURM_POLL_S"
 """Environment: the seconds between two looks at the queue."""
 _POLL_S: Final = 10.0
 _TICK_S: Final = 0.2
+LOCK_S: Final = 300.0
+"""Submitting takes a minute for each array if the controller is slow: a lock that is held for
+longer than a few belongs to a process that hangs."""
 _LIMIT: Final = re.compile(
     r"limit|exceed|too large|violates|invalid job array|temporarily", re.IGNORECASE
 )
@@ -72,6 +75,7 @@ class SlurmExecutor:
         self._folder = submissions_folder(store.path)
         self._followed: list[Following] = []
         self._ready: list[list[CellRun]] = []
+        self._signals = Signals()
         self._complained = False
         self._stuck: set[tuple[int, str]] = set()
         self._items: dict[Key, Planned] = {}
@@ -109,17 +113,50 @@ class SlurmExecutor:
             for one in known:
                 self._take(one, queued, None)
 
-    def _submitting(self) -> FileLock:
+    def _submitting(self) -> AbstractContextManager[None]:
         """The lock of a command that submits. Whoever has it sees no submission of another command
         that is about to be queued."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(self._folder / "submit.lock")
+        return self._locked("submit.lock")
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """Hold a lock that all commands share.
+
+        Raises:
+            InputError: if another has it for too long.
+            StoppedError: if the user stops the wait.
+        """
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock, end, stops = FileLock(path), time.monotonic() + LOCK_S, self._signals.stops
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=_TICK_S)
+            except Timeout as error:
+                if self._signals.stops > stops:
+                    raise StoppedError from error
+                if time.monotonic() > end:
+                    raise InputError(
+                        f"{path}: another process has held this lock for {LOCK_S:.0f} s; wait for "
+                        "it, or end it, and give the command again"
+                    ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _live(self) -> Iterator[Following]:
         """The submissions that are not done, each as far as it has been read."""
         for submission in submissions(self._store.path):
             if submission.folder not in self._known:
-                self._known[submission.folder] = Following(submission)
+                try:
+                    self._known[submission.folder] = Following(submission)
+                except InputError as error:
+                    raise InputError(
+                        f"{error}; if another version of this project has submitted it: scancel "
+                        f"--name={submission.name}, delete {submission.folder}, and give the "
+                        "command again"
+                    ) from error
             yield self._known[submission.folder]
 
     def run(
@@ -134,6 +171,7 @@ class SlurmExecutor:
         Array tasks of an earlier command that run the same cells are followed. If the user stops
         it, array tasks go on, unless the user wants them cancelled.
         """
+        self._signals = signals
         self._items = {item.key: item for item in items}
         with self._submitting():
             self._follow(progress)
@@ -189,6 +227,7 @@ class SlurmExecutor:
         """Submit what is ready, as much as Slurm accepts.
 
         Raises:
+            RefusedError: if it accepts nothing, and this command has followed no array task.
             SlurmError: if it accepts nothing, though nothing is queued.
         """
         with self._submitting():
@@ -208,6 +247,8 @@ class SlurmExecutor:
                     if _LIMIT.search(str(error)) and len(groups) > least:
                         self._size = len(groups) // 2
                         continue
+                    if not self._known:
+                        raise RefusedError(str(error)) from error
                     if not self._followed:
                         raise
                     return  # once some of what is queued has ended
@@ -270,8 +311,7 @@ class SlurmExecutor:
             job = one.submission.job
             return {} if job is None else commands.ended(job)
 
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._folder / "collect.lock"):
+        with self._locked("collect.lock"):
             one.read(None if queued is None else indexes, ends)
             others: list[Row] = []
             last: list[tuple[Planned, Row]] = []

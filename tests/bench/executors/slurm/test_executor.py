@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
+from bench.common.errors import InputError, RefusedError, StoppedError
 from bench.executors.slurm import executor as module
 from bench.executors.slurm.commands import SlurmError
 from bench.executors.slurm.executor import SlurmExecutor
@@ -211,9 +213,39 @@ def test_what_slurm_refuses_is_submitted_once_there_is_room(cluster, monkeypatch
 
 def test_what_is_refused_with_nothing_queued_ends_the_run(cluster, slurm):
     slurm(sbatch="echo 'sbatch: error: Invalid account' >&2; exit 1")
-    with pytest.raises(SlurmError, match="Invalid account"):
+    with pytest.raises(RefusedError, match="Invalid account"):
         cluster.run(cluster.conductor(2))
     assert cluster.submissions() == []
+
+
+def test_a_submission_of_another_version_is_named_with_its_remedy(cluster, submit):
+    submission = submit([runs(1)])
+    (submission.folder / "cells.jsonl").write_text("[{}]\n")
+    with pytest.raises(InputError, match="is no run of a cell") as error:
+        cluster.executor().collect()
+    assert f"scancel --name={submission.name}, delete {submission.folder}," in str(error.value)
+
+
+def test_a_lock_that_another_process_has(cluster, monkeypatch):
+    executor, folder = cluster.executor(), cluster.csv.with_suffix("") / "slurm"
+    folder.mkdir(parents=True)
+    with FileLock(folder / "submit.lock"):
+        monkeypatch.setattr(module, "LOCK_S", 0.0)
+        with pytest.raises(InputError, match=r"submit\.lock: another process has held this lock"):
+            executor.collect()
+
+
+def test_a_wait_for_a_lock_is_ended_by_the_user(cluster, monkeypatch):
+    executor, conductor = cluster.executor(), cluster.conductor(1)
+
+    class Held(FileLock):
+        def acquire(self, timeout: float) -> None:
+            signals.stops += 1
+            raise Timeout(self.lock_file)
+
+    monkeypatch.setattr(module, "FileLock", Held)
+    with Signals() as signals, pytest.raises(StoppedError):
+        executor.run(conductor.items, conductor, conductor, signals)
 
 
 def test_a_later_command_follows_what_is_queued(cluster):
