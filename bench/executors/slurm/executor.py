@@ -271,6 +271,7 @@ class SlurmExecutor:
                 conductor.ended(*last)
             if not one.open:
                 (one.submission.folder / DONE).touch()
+                self._known.pop(one.submission.folder, None)
                 if any(entry.state in _WAITING for entry in own):  # restarts of cells that ended ok
                     with suppress(SlurmError):  # they would run nothing
                         commands.cancel("--state=PENDING", str(own[0].job))
