@@ -2,7 +2,7 @@
 
     runs/slurm/<submission>/
       request.json     what was asked for
-      cells.jsonl      a line for each array task: the runs of the cells that it takes in turn
+      cells.jsonl      a line for each array task: the runs of its cells, one after the other
       script.sh        the job script
       job.json         the id of the job; missing if the command ended while it submitted it
       output/<index>.txt                            what the array task printed
@@ -180,11 +180,6 @@ class Submission:
     def keep_job(self, job: int) -> None:
         """Store the id of the job."""
         write_atomically(self.folder / _JOB, json.dumps({"job": job}).encode() + b"\n")
-
-    @property
-    def is_done(self) -> bool:
-        """Whether all rows are in runs.csv."""
-        return (self.folder / DONE).exists()
 
     def output(self, index: int) -> str:
         """The end of what an array task printed, with Slurm's own lines."""

@@ -1,4 +1,4 @@
-"""The process of an array task: its cells in turn, restarts, time limits, and signals."""
+"""The process of an array task: its cells in order, restarts, time limits, and signals."""
 
 import os
 import signal
