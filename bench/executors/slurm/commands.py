@@ -292,6 +292,7 @@ def _run(*command: str, stdin: str = "", without: Collection[str] = ()) -> str:
         process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=pipe, encoding="utf-8", errors="replace",
             env=env,
+            start_new_session=True,  # Ctrl-C is for this process alone
         )  # fmt: skip
     except OSError as error:
         raise SlurmError(f"{command[0]}: {error.strerror or error}") from error

@@ -2,7 +2,7 @@
 
     runs/slurm/<submission>/
       request.json     what was asked for
-      cells.jsonl      a line for each array task: the runs of the cells that it takes in turn
+      cells.jsonl      a line for each array task: the runs of its cells, one after the other
       script.sh        the job script
       job.json         the id of the job; missing if the command ended while it submitted it
       output/<index>.txt                            what the array task printed
@@ -41,6 +41,7 @@ from bench.launch.cell_run import CellRun, outcome_row
 from bench.launch.runner import Outcome
 from bench.machine.conditions import Found
 from bench.plan.rows import Row
+from bench.results.protocol import ROW
 from bench.results.row import keep_row, row_from_json, row_to_json
 from bench.results.store import cells_folder
 
@@ -180,11 +181,6 @@ class Submission:
         """Store the id of the job."""
         write_atomically(self.folder / _JOB, json.dumps({"job": job}).encode() + b"\n")
 
-    @property
-    def is_done(self) -> bool:
-        """Whether all rows are in runs.csv."""
-        return (self.folder / DONE).exists()
-
     def output(self, index: int) -> str:
         """The end of what an array task printed, with Slurm's own lines."""
         path = self.folder / "output" / f"{index}.txt"
@@ -242,10 +238,17 @@ class Submission:
         return Path(self.request["runs"])
 
     def run(self, attempt: Attempt, planned: CellRun, target: Found) -> CellRun:
-        """The run of an attempt where it runs: a restart is a further attempt."""
+        """The run of an attempt where it runs, before it has a row: a restart is a further attempt.
+
+        It follows those that have rows there: the planner does not know all if `amp` on or
+        `compile` auto make another cell of it, on a kind of node that is new to it.
+        """
         run = planned.on(target)
-        number = planned.job.attempt + attempt.restart
-        return replace(run, job=replace(run.job, attempt=number))
+        for number in count(planned.job.attempt + attempt.restart):
+            run = replace(run, job=replace(run.job, attempt=number))
+            if not (run.folder(self.runs_csv()) / ROW).exists():
+                break
+        return run
 
     # Publishing
 

@@ -147,11 +147,11 @@ def test_an_attempt_that_began_is_closed_with_a_row_and_a_process_on_it_publishe
 ):
     submission = submit([runs(1)])
     begin(submission, target)
+    late, folder = row_of(submission, target, "ok")
     row = submission.close(FIRST, submission.groups[0][0], "interrupted", "its node failed")
     assert row is not None
     assert (row.status, row.message, row.attempt) == ("interrupted", "its node failed", 1)
     assert row.conditions_id == target.conditions.conditions_id
-    late, folder = row_of(submission, target, "ok")
     assert not submission.publish_row(FIRST, late, folder)
     assert kept_row(folder) == row
 
