@@ -240,7 +240,8 @@ class Session:
         )
 
     def runs_of(self, outlook: Outlook) -> list[list[CellRun]]:
-        """The attempts at the cells that are to run, in groups that run in turn on one device."""
+        """The attempts at the cells that are to run, in groups that run one after the
+        other on one device."""
         to_run = [item for item in outlook.to_run if item.action == "run"]
         return [
             [self.cell_run(item, outlook.columns(item.cell)) for item in group]

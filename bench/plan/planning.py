@@ -485,8 +485,9 @@ def _decide(row: Row | None, rerun: str | None) -> tuple[str, str]:
 
 
 def groups_of(items: Iterable[Planned]) -> list[list[Planned]]:
-    """The cells of a plan, in order, in groups that have to run in turn on one device: those that
-    are compared by their costs, such as a cell of both engines. A candidate of a search is alone.
+    """The cells of a plan, in order, in groups that have to run one after the other on one
+    device: those that are compared by their costs, such as a cell of both engines. A candidate of a
+    search is alone.
     """
 
     def key(item: Planned) -> tuple[object, ...]:

@@ -343,7 +343,9 @@ class Round:
             if count > 1
         ]
         verdict.wrong += [
-            f"{one.folder.name} is not done" for one in place.submissions() if not one.is_done
+            f"{one.folder.name} is not done"
+            for one in place.submissions()
+            if not (one.folder / "done").exists()
         ]
         verdict.left_running += checks.left_running(place.folder)
 

@@ -19,7 +19,7 @@ from bench.executors.executor import Conductor, Progress
 from bench.executors.slurm import commands
 from bench.executors.slurm.commands import Ended, Queued, SlurmError
 from bench.executors.slurm.following import Following, Key, key_of
-from bench.executors.slurm.nodes import check_nodes, lines
+from bench.executors.slurm.node_check import check_nodes, lines
 from bench.executors.slurm.probe import known_kinds
 from bench.executors.slurm.submission import DONE, submissions, submissions_folder
 from bench.executors.slurm.submitter import Submitter
@@ -85,7 +85,8 @@ class SlurmExecutor:
         return self._submitter.script(groups) if groups else ""
 
     def check_nodes(self, run: CellRun, note: Callable[[str], None], signals: Signals) -> list[str]:
-        """Lines on how long a cell takes on each node; as `bench.executors.slurm.nodes`."""
+        """Lines on how long a cell takes on each node; as
+        `bench.executors.slurm.node_check.lines`."""
         return lines(check_nodes(self._submitter, run, note, signals, poll_s()))
 
     def collect(self) -> None:
@@ -169,7 +170,7 @@ class SlurmExecutor:
                     [run for run in group if key_of(run) not in taken] for group in self._ready
                 )
                 job = one.submission.job
-                progress.note(f"job {job}, of another command, has {len(taken)} of them")
+                progress.note(f"{len(taken)} of these cells are already queued, in job {job}")
 
     def _current(self, run: CellRun, conductor: Conductor) -> CellRun | None:
         """A run that is ready, unless its cell has got a row since it was prepared."""
@@ -185,10 +186,13 @@ class SlurmExecutor:
         """
         with self._submitting():
             self._follow(progress)
-            self._ready = _not_empty(
-                [self._current(run, conductor) for run in group] for group in self._ready
-            )
-            while groups := self._ready[: self._size]:
+            while first := self._ready[: self._size]:
+                groups = _not_empty(
+                    [self._current(run, conductor) for run in group] for group in first
+                )
+                self._ready[: len(first)] = groups
+                if not groups:
+                    continue
                 after = self._followed[-1].submission.job if self._followed else None
                 try:
                     submission = self._submitter.submit(groups, after)
@@ -215,7 +219,7 @@ class SlurmExecutor:
         except SlurmError as error:
             queued = None
             if not self._complained:
-                progress.note(f"{error}; array tasks go on, and it is asked again")
+                progress.note(f"Slurm does not answer ({error}); jobs go on, asking again")
             self._complained = True
         for one in self._followed:
             self._take(one, queued, conductor)
@@ -268,6 +272,7 @@ class SlurmExecutor:
                 conductor.ended(*last)
             if not one.open:
                 (one.submission.folder / DONE).touch()
+                self._known.pop(one.submission.folder, None)
                 if any(entry.state in _WAITING for entry in own):  # restarts of cells that ended ok
                     with suppress(SlurmError):  # they would run nothing
                         commands.cancel("--state=PENDING", str(own[0].job))

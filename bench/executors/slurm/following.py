@@ -11,7 +11,7 @@ from bench.executors.slurm.submission import Attempt, Submission
 from bench.launch.cell_run import CellRun
 from bench.plan.rows import Row
 
-_FATES: Final = {
+_ENDS: Final = {
     "TIMEOUT": ("timeout", "reached the job's time limit before it could report"),
     "OUT_OF_MEMORY": ("oom", "the job ran out of memory, and the node ended all of it"),
     "CANCELLED": ("interrupted", "its job was cancelled"),
@@ -69,14 +69,14 @@ class Following:
             OSError: if rows can't be read or written.
         """
         self._read_rows()
-        gone = set() if queued is None else self.open - queued
-        lost = sorted(index for index in gone if not self._is_ok(index))
-        if lost:
+        ended = set() if queued is None else self.open - queued
+        without_rows = sorted(index for index in ended if not self._is_ok(index))
+        if without_rows:
             known = ends()
-            for index in lost:
+            for index in without_rows:
                 self._close(index, known.get(index))
             self._read_rows()
-        self.open -= gone
+        self.open -= ended
         self.open -= {index for index in self.open if self._is_ok(index)}
 
     def take(self) -> Iterator[tuple[CellRun, list[Row]]]:
@@ -109,7 +109,7 @@ class Following:
         by_slurm = self.submission.end_by_slurm(index)
         status, message = by_slurm
         if status != "oom":  # which Slurm calls FAILED if no control group limits memory
-            status, message = _FATES.get("" if end is None else end.state, by_slurm)
+            status, message = _ENDS.get("" if end is None else end.state, by_slurm)
         if status == "crashed" and (output := last_error(self.submission.output(index))):
             message = f"{message}: {output}"
         began = False

@@ -90,7 +90,13 @@ class Prober:
             InputError: if there is no Slurm, or it would not.
         """
         commands.check_installed()
-        limits = commands.partitions()
+        try:
+            limits = commands.partitions()
+        except commands.SlurmError as error:
+            raise InputError(
+                f"--executor slurm: Slurm does not answer here ({error}); start it on a machine of "
+                "the cluster, or leave --executor out"
+            ) from error
         name = self.request.partition
         for one in name.split(","):
             if one and one not in limits:

@@ -2,11 +2,12 @@
 
     runs/slurm/<submission>/
       request.json     what was asked for
-      cells.jsonl      a line for each array task: the runs of the cells that it takes in turn
+      cells.jsonl      a line for each array task: the runs of its cells, one after the other
       script.sh        the job script
       job.json         the id of the job; missing if the command ended while it submitted it
       output/<index>.txt                            what the array task printed
       starts/<index>-<number>-<restart>.json        an attempt that began, or never will
+      starts/<index>-<number>-closed.json           no further attempt may begin
       rows/<index>-<number>-<restart>.json          its row
       done             all array tasks have ended, and all rows are in runs.csv
 
@@ -15,7 +16,8 @@ the job: together they are an attempt. Files in starts/ and rows/ are published 
 fails on every file system if the name exists, whichever node tries. So an attempt begins once, and
 has one row. Whoever finds that an attempt has ended closes it: with a row, or, if it never began,
 with an empty start. A process that still works on it, on a node that had lost its network, then
-can't begin or publish any more.
+can't begin or publish any more. Once Slurm has an array task no more, its cells are closed for
+restarts, too: a controller that crashed may forget that it ended them, and start them again.
 """
 
 import json
@@ -39,6 +41,7 @@ from bench.launch.cell_run import CellRun, outcome_row
 from bench.launch.runner import Outcome
 from bench.machine.conditions import Found
 from bench.plan.rows import Row
+from bench.results.protocol import ROW
 from bench.results.row import keep_row, row_from_json, row_to_json
 from bench.results.store import cells_folder
 
@@ -178,11 +181,6 @@ class Submission:
         """Store the id of the job."""
         write_atomically(self.folder / _JOB, json.dumps({"job": job}).encode() + b"\n")
 
-    @property
-    def is_done(self) -> bool:
-        """Whether all rows are in runs.csv."""
-        return (self.folder / DONE).exists()
-
     def output(self, index: int) -> str:
         """The end of what an array task printed, with Slurm's own lines."""
         path = self.folder / "output" / f"{index}.txt"
@@ -240,10 +238,17 @@ class Submission:
         return Path(self.request["runs"])
 
     def run(self, attempt: Attempt, planned: CellRun, target: Found) -> CellRun:
-        """The run of an attempt where it runs: a restart is a further attempt."""
+        """The run of an attempt where it runs, before it has a row: a restart is a further attempt.
+
+        It follows those that have rows there: the planner does not know all if `amp` on or
+        `compile` auto make another cell of it, on a kind of node that is new to it.
+        """
         run = planned.on(target)
-        number = planned.job.attempt + attempt.restart
-        return replace(run, job=replace(run.job, attempt=number))
+        for number in count(planned.job.attempt + attempt.restart):
+            run = replace(run, job=replace(run.job, attempt=number))
+            if not (run.folder(self.runs_csv()) / ROW).exists():
+                break
+        return run
 
     # Publishing
 
@@ -255,7 +260,9 @@ class Submission:
         """
         values = {"node": start.node, "started_at": start.started_at,
                   "target": json.loads(found_to_json(start.target))}  # fmt: skip
-        return publish(self.folder / "starts" / attempt.file, json.dumps(values).encode())
+        begins = publish(self.folder / "starts" / attempt.file, json.dumps(values).encode())
+        # looked at last: whoever closes the cell writes this first, and then sees the attempt
+        return begins and not self._end_of(attempt.index, attempt.number).exists()
 
     def publish_row(self, attempt: Attempt, row: Row, folder: Path) -> bool:
         """Publish the row of an attempt and keep it in the cell's folder; false if it is closed.
@@ -290,7 +297,7 @@ class Submission:
         return self._closed(attempt, planned, status, message)
 
     def close_all(self, index: int, number: int, status: str, message: str) -> bool:
-        """Close all attempts at a cell, after the end of its array task; false if none began.
+        """Close a cell, after the end of its array task; false if no attempt at it began.
 
         Args:
             status, message: as of `close`.
@@ -298,6 +305,7 @@ class Submission:
         Raises:
             OSError: if a row can't be written.
         """
+        publish(self._end_of(index, number), b"{}")
         began = False
         for restart in count():
             attempt = Attempt(index, number, restart)
@@ -308,6 +316,10 @@ class Submission:
             if row is not None and row.is_ok:
                 break
         return began
+
+    def _end_of(self, index: int, number: int) -> Path:
+        """The file that keeps further attempts at a cell from beginning."""
+        return self.folder / "starts" / f"{index}-{number}-closed.json"
 
     def _never_began(self, attempt: Attempt) -> bool:
         """Whether an attempt has not begun until now; then it never will."""

@@ -234,7 +234,7 @@ def test_a_later_command_follows_what_is_queued(cluster):
     after = Conductor(runs(3)[1:], Store(cluster.csv))
     cluster.steps = [end]
     assert not cluster.run(after)
-    assert after.notes == ["job 11, of another command, has 2 of them"]
+    assert after.notes == ["2 of these cells are already queued, in job 11"]
     assert len([line for line in cluster.called() if line.startswith("sbatch")]) == 1
     assert sorted(row.seed for row in read_rows(cluster.csv)) == [0, 1, 2]
 
@@ -280,8 +280,9 @@ def test_slurm_that_does_not_answer_is_asked_again(cluster, slurm):
 
     cluster.steps = [away, lambda: None, back]
     conductor_stays_queued(cluster, conductor)
-    assert [note for note in conductor.notes if "asked again" in note] == [
-        "squeue: Unable to contact slurm controller; array tasks go on, and it is asked again"
+    assert [note for note in conductor.notes if "asking again" in note] == [
+        "Slurm does not answer (squeue: Unable to contact slurm controller); jobs go on, "
+        "asking again"
     ]
     assert len(conductor.rows) == 1
 

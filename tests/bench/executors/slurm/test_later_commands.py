@@ -40,7 +40,7 @@ def test_what_another_command_is_submitting_is_not_closed(tmp_path, target, slur
         slurm(squeue=f"echo '{submission.name}|7|0|PENDING'")  # sbatch has answered
     collecting.join()
     assert submission.job == 7
-    assert not submission.is_done
+    assert not (submission.folder / "done").exists()
     assert list((submission.folder / "starts").iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""The process of an array task: its cells in turn, restarts, time limits, and signals."""
+"""The process of an array task: its cells in order, restarts, time limits, and signals."""
 
 import os
 import signal
@@ -11,6 +11,7 @@ import pytest
 
 from bench.executors.slurm import node
 from bench.executors.slurm.submission import Attempt, Submission
+from bench.results.protocol import ROW
 from bench.results.row import kept_row
 from tests.bench.executors.slurm.conftest import runs
 
@@ -59,7 +60,9 @@ def test_a_restart_runs_what_is_not_ok(submit, target, monkeypatch):
     submission = submit([runs(2)])
     first, second = Attempt(0, 0, 0), Attempt(0, 1, 0)
     assert run(submission) == 0
+    run_there = submission.group(0)[1].on(target)
     (submission.rows / second.file).unlink()  # as if its node had failed before
+    (run_there.folder(submission.runs_csv()) / ROW).unlink()
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert run(submission) == 0
     assert row(submission, 0, 1) is None

@@ -29,7 +29,7 @@ def test_a_grid_is_an_array_on_both_nodes(place: Place) -> None:
     assert place.statuses() == {seed: ["ok"] for seed in range(4)}
     assert not any(node in place.csv.read_text() for node in NODES)
     (submission,) = place.submissions()
-    assert submission.is_done
+    assert (submission.folder / "done").exists()
     again = place.run("--cells", "5")
     assert again.returncode == 0, again.stderr
     assert place.statuses() == {seed: ["ok"] for seed in range(5)}
@@ -92,7 +92,7 @@ def test_a_command_outlives_the_controller(place: Place) -> None:
     place.cluster.start_controller()
     ended = place.end(command)
     assert ended.returncode == 0, ended.stderr
-    assert "array tasks go on, and it is asked again" in ended.stderr
+    assert "jobs go on, asking again" in ended.stderr
     assert place.statuses() == {0: ["ok"], 1: ["ok"]}
 
 

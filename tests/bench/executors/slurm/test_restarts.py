@@ -2,12 +2,16 @@
 
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
 from bench.common.errors import InputError
 from bench.executors.slurm import node
 from bench.executors.slurm.submission import Attempt, Submission
+from bench.launch.cell_run import outcome_row
+from bench.launch.runner import Outcome
+from bench.results.row import keep_row, kept_row
 from tests.bench.executors.slurm.conftest import runs
 
 WORKER = (sys.executable, "-S", "-c")
@@ -41,6 +45,24 @@ def test_cells_after_the_one_that_used_up_the_jobs_time_do_not_begin(submit, mon
     assert run(submission, HANGS) == 0
     assert submission.row(Attempt(0, 0, 0)).status == "timeout"
     assert not (submission.folder / "starts" / "0-1-0.json").exists()
+
+
+def test_a_cell_that_is_another_one_there_follows_the_attempts_at_that(submit, target, tmp_path):
+    [run_here] = runs(1)
+    other = "fp16" if target.amp_on == "bf16" else "bf16"
+    cell = replace(run_here.job.cell, amp=other, frozen_dtype=other)
+    planned = replace(run_here, amp_is_on=True, job=replace(run_here.job, cell=cell))
+    earlier = planned.on(target)
+    folder = earlier.folder(tmp_path / "runs.csv")
+    now = "2026-01-01T00:00:00Z"
+    ended = Outcome(status="ok", message="", wall_s=1.0, started_at=now, finished_at=now)
+    row = outcome_row(earlier, target, ended, folder)
+    keep_row(folder, row)
+    submission = submit([[planned]])
+    assert run(submission, CRASHES) == 0
+    later = submission.row(Attempt(0, 0, 0))
+    assert (later.key, later.attempt) == (row.key, 2)
+    assert kept_row(folder) == row
 
 
 def test_the_last_line_of_an_error_does_not_name_the_node(submit, monkeypatch, capfd):

@@ -147,11 +147,11 @@ def test_an_attempt_that_began_is_closed_with_a_row_and_a_process_on_it_publishe
 ):
     submission = submit([runs(1)])
     begin(submission, target)
+    late, folder = row_of(submission, target, "ok")
     row = submission.close(FIRST, submission.groups[0][0], "interrupted", "its node failed")
     assert row is not None
     assert (row.status, row.message, row.attempt) == ("interrupted", "its node failed", 1)
     assert row.conditions_id == target.conditions.conditions_id
-    late, folder = row_of(submission, target, "ok")
     assert not submission.publish_row(FIRST, late, folder)
     assert kept_row(folder) == row
 
@@ -162,6 +162,19 @@ def test_closing_keeps_a_row_that_was_published(submit, target):
     row, folder = row_of(submission, target, "ok")
     submission.publish_row(FIRST, row, folder)
     assert submission.close(FIRST, submission.groups[0][0], "crashed", "") == row
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_closed_cell_is_not_begun_by_a_job_that_slurm_restarts_all_the_same(
+    submit, target, has_begun
+):
+    submission = submit([runs(2)])
+    if has_begun:
+        begin(submission, target)
+    assert submission.close_all(0, 0, "interrupted", "its job was cancelled") is has_begun
+    for restart in range(3):
+        assert not begin(submission, target, replace(FIRST, restart=restart))
+    assert begin(submission, target, replace(FIRST, number=1))
 
 
 # Following

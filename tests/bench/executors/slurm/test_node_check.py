@@ -3,8 +3,8 @@
 import pytest
 
 from bench.common.errors import InputError
-from bench.executors.slurm import nodes as module
-from bench.executors.slurm.nodes import Node, check_nodes, compare, lines
+from bench.executors.slurm import node_check as module
+from bench.executors.slurm.node_check import Node, check_nodes, compare, lines
 from bench.executors.slurm.options import parse_request
 from bench.executors.slurm.submission import Attempt, Start, Submission
 from bench.executors.slurm.submitter import Submitter
