@@ -90,6 +90,11 @@ class Prober:
             InputError: if there is no Slurm, or it would not.
         """
         commands.check_installed()
+        if self.device == "all" or "," in self.device:
+            raise InputError(
+                f"--device {self.device}: each array task has one device; leave --device out, and "
+                "ask for one GPU with --slurm gres=gpu:1"
+            )
         try:
             limits = commands.partitions()
         except commands.SlurmError as error:
