@@ -169,7 +169,7 @@ class SlurmExecutor:
                     [run for run in group if key_of(run) not in taken] for group in self._ready
                 )
                 job = one.submission.job
-                progress.note(f"job {job}, of another command, has {len(taken)} of them")
+                progress.note(f"job {job} of another command has {len(taken)} of these cells")
 
     def _current(self, run: CellRun, conductor: Conductor) -> CellRun | None:
         """A run that is ready, unless its cell has got a row since it was prepared."""

@@ -170,7 +170,9 @@ class Prober:
         except commands.SlurmError:
             _remove(folder)
             raise
-        self.note(f"job {job} checks that a node sees what cells need, and waits for its turn")
+        self.note(
+            f"job {job} checks whether a node sees all that cells need; waiting for it to run"
+        )
         try:
             self._wait(folder, job, signals)
         except StoppedError:
@@ -220,7 +222,8 @@ class Prober:
             return why
         state = "" if end is None else f" (job {job} ended {end.state})"
         return (
-            f"it does not see {folder}{state}; name a file in a folder that nodes share with --runs"
+            f"it does not see {folder.resolve()}{state}; name a file in a folder that nodes share "
+            "with --runs"
         )
 
 

@@ -234,7 +234,7 @@ def test_a_later_command_follows_what_is_queued(cluster):
     after = Conductor(runs(3)[1:], Store(cluster.csv))
     cluster.steps = [end]
     assert not cluster.run(after)
-    assert after.notes == ["job 11, of another command, has 2 of them"]
+    assert after.notes == ["job 11 of another command has 2 of these cells"]
     assert len([line for line in cluster.called() if line.startswith("sbatch")]) == 1
     assert sorted(row.seed for row in read_rows(cluster.csv)) == [0, 1, 2]
 
