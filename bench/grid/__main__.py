@@ -126,6 +126,11 @@ def command(
     on_cluster = executor_name == SLURM
     if on_cluster:
         _refuse({"--jobs": jobs > 1, "--budget": budget_min is not None}, "this machine", LOCAL)
+        if device == "all" or "," in device:
+            raise InputError(
+                f"--device {device}: each array task uses the one device that Slurm gives it; "
+                "take cpu or cuda, or leave it out"
+            )
         request = parse_request(slurm_options or "", max_running)
         lanes: tuple[Found, ...] = ()
     else:

@@ -229,8 +229,8 @@ class Simulation:
         for job in self._jobs.values():
             if job.name in names:
                 if job.pending:
-                    lines.append(f"{job.name}|{job.id}|[{_ranges(job.pending)}]|PENDING")
-                lines += [f"{job.name}|{job.id}|{index}|RUNNING" for index in job.running]
+                    lines.append(f"{job.name}|{job.id}|[{_ranges(job.pending)}]|PENDING|Priority")
+                lines += [f"{job.name}|{job.id}|{index}|RUNNING|None" for index in job.running]
         return "".join(f"{line}\n" for line in lines)
 
     def _scancel(self, options: dict[str, str], words: list[str], _stdin: str) -> str:

@@ -42,6 +42,12 @@ _LIMIT: Final = re.compile(
 """Errors of sbatch that a smaller array, or the same one later, may not get."""
 _LEAST: Final = 8
 """Arrays get no smaller than this part of the largest while others are queued."""
+_STUCK: Final = re.compile(
+    r"h[eo]ld|BadConstraints|NeverSatisfied|Invalid|NotAllowed|PerJobLimit"
+    r"|Partition(Down|Inactive|TimeLimit|NodeLimit|Config)",
+    re.IGNORECASE,
+)
+"""Reasons for which array tasks wait until somebody does something about it."""
 _WAITING: Final = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
@@ -67,6 +73,7 @@ class SlurmExecutor:
         self._followed: list[Following] = []
         self._ready: list[list[CellRun]] = []
         self._complained = False
+        self._stuck: set[tuple[int, str]] = set()
         self._items: dict[Key, Planned] = {}
         self._known: dict[Path, Following] = {}
 
@@ -98,7 +105,7 @@ class SlurmExecutor:
         with self._submitting():
             known = list(self._live())
         if known:
-            queued = commands.queued([one.submission.name for one in known])
+            queued = _queued(known)
             for one in known:
                 self._take(one, queued, None)
 
@@ -214,7 +221,7 @@ class SlurmExecutor:
     def _look(self, conductor: Conductor, progress: Progress) -> None:
         """Look at the queue, and take over what has ended."""
         try:
-            queued = commands.queued([one.submission.name for one in self._followed])
+            queued = _queued(self._followed)
             self._complained = False
         except SlurmError as error:
             queued = None
@@ -228,6 +235,14 @@ class SlurmExecutor:
                 progress.note(f"job {one.submission.job}: {tasks} never began: {why}")
             one.not_run.clear()
         self._followed = [one for one in self._followed if one.open]
+        for entry in queued or ():
+            if _STUCK.search(entry.reason) and (entry.job, entry.reason) not in self._stuck:
+                self._stuck.add((entry.job, entry.reason))
+                tasks = _count(len(entry.indexes), "array task")
+                progress.note(
+                    f"job {entry.job}: {tasks} will not begin ({entry.reason}): see scontrol show "
+                    f"job {entry.job}; scontrol release {entry.job} if held, or scancel {entry.job}"
+                )
         if queued is not None and self._followed:
             pending = sum(len(one.indexes) for one in queued if one.state in _WAITING)
             running = sum(len(one.indexes) for one in queued) - pending
@@ -301,6 +316,12 @@ class SlurmExecutor:
         if jobs:
             progress.note(f"array tasks go on; to cancel them: scancel {numbers}")
         return False
+
+
+def _queued(submissions: Iterable[Following]) -> list[Queued]:
+    """The array tasks of submissions, of whichever user, that have not ended."""
+    every = [one.submission for one in submissions]
+    return commands.queued([one.name for one in every], {one.request["user"] for one in every})
 
 
 def _count(number: int, noun: str) -> str:

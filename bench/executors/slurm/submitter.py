@@ -1,5 +1,6 @@
 """Submits job arrays: their folder, their script, their time limit."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -59,6 +60,7 @@ class Submitter:
             "runs": str(self.runs.parent.resolve() / self.runs.name), "device": self.device,
             "kinds": str(self.kinds_folder.resolve()), "arguments": list(self.arguments),
             "slurm": dict(self.request.options), "max_running": self.request.max_running,
+            "user": os.getuid(),
         }  # fmt: skip
         submission = Submission.create(folder, request, groups, text)
         most = self.request.max_running

@@ -1,6 +1,7 @@
 """What is submitted, followed and collected, with a queue of the tests' own."""
 
 import io
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -78,12 +79,14 @@ class Cluster:
         self.steps.pop(0)()
 
     def queue(self, *lines: str) -> None:
-        """From now on these array tasks are queued: `NUMBER|INDEXES|STATE` of a submission."""
+        """From now on these array tasks are queued: `NUMBER|INDEXES|STATE` of a submission, and
+        perhaps `|REASON`."""
         named = []
         for line in lines:
             number, rest = line.split("|", 1)
             one = self.submissions()[int(number)]
-            named.append(f"{one.name}|{one.job}|{rest}\n")
+            reason = "" if rest.count("|") > 1 else "|None"
+            named.append(f"{one.name}|{one.job}|{rest}{reason}\n")
         self._queue.write_text("".join(named))
 
     def submissions(self) -> list[Submission]:
@@ -293,6 +296,34 @@ def test_array_tasks_that_never_began_are_counted(cluster):
     assert not conductor_stays_queued(cluster, conductor)
     assert conductor.notes[1:] == ["job 11: 2 array tasks never began: no longer in the queue"]
     assert len(conductor.rows) == 1
+
+
+def test_array_tasks_that_wait_for_somebody_are_noted_once(cluster):
+    conductor = cluster.conductor(3)
+
+    def held():
+        cluster.queue("0|0|RUNNING", "0|1-2|PENDING|JobHeldAdmin")
+
+    def bad():
+        cluster.queue("0|1|PENDING|JobHeldAdmin", "0|2|PENDING|BadConstraints")
+
+    cluster.steps = [held, held, bad, lambda: cluster.queue()]
+    assert not conductor_stays_queued(cluster, conductor)
+    notes = [note.partition(":")[2] for note in conductor.notes if "will not begin" in note]
+    assert [note.partition(":")[0] for note in notes] == [
+        " 2 array tasks will not begin (JobHeldAdmin)",
+        " 1 array task will not begin (BadConstraints)",
+    ]
+    assert "scontrol release 11 if held, or scancel 11" in notes[0]
+
+
+def test_jobs_of_another_user_are_asked_for(cluster, slurm, submit):
+    submission = submit([runs(1)])
+    request = json.loads((submission.folder / "request.json").read_text())
+    (submission.folder / "request.json").write_text(json.dumps(request | {"user": 70_000}))
+    slurm(squeue=f"case $* in *,70000*) echo '{submission.name}|7|0|RUNNING|None';; esac")
+    cluster.executor().collect()
+    assert [one.folder for one in submissions(cluster.csv)] == [submission.folder]
 
 
 def test_restarts_of_finished_cells_are_cancelled(cluster):

@@ -193,7 +193,7 @@ def test_the_user_does_not_wait_for_a_full_queue(cluster):
     log = cluster.folder / "cancelled"
     cluster.put(
         sbatch="echo 11",
-        squeue='for w; do case $w in --name=*) echo "${w#--name=}|11|N/A|PENDING";; esac; done',
+        squeue='for w; do case $w in --name=*) echo "${w#*=}|11|N/A|PENDING|None";; esac; done',
         scancel=f'echo "$@" > {log}',
     )
     with Signals() as signals:
