@@ -118,7 +118,7 @@ A controller that is killed has forgotten the last seconds when it is started ag
 that are running already, then holds them and drains their nodes until an administrator releases
 both; and it counts jobs as running that have ended, until their nodes report, which takes minutes.
 The command waits for all of these. After its last fault the suite does what an administrator
-would: it releases jobs and resumes nodes and, after half a minute, restarts them.
+would: it releases jobs and resumes nodes and, every half minute, restarts them.
 
 Some 20 faults run with the tests (`tests/bench/executors/slurm/test_faults.py`)."""
 

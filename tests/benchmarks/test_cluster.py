@@ -36,9 +36,9 @@ CELLS_OF_A_RATE = 2 * 5 * 5 * 2 * 3 * 3
 MOST_RATIO = 2.3
 """Of the time of twice as many cells."""
 
-CELL_S = 1.0
+CELL_S = 2.0
 """What a stub cell works."""
-CELLS_OF_A_NODE = 3
+CELLS_OF_A_NODE = 2
 MOST_SHARE = 0.55
 """Of one node's time that two nodes take."""
 MOST_OVERHEAD_S = 2.0

@@ -52,6 +52,7 @@ _CPUS: Final = 4
 _LIMIT_EACH: Final = 5
 """Rounds, of which one has a job that reaches its time limit."""
 _PATIENCE_S: Final = 30.0
+"""After which nodes are restarted. A job that had just begun is missed only by the next restart."""
 _MOST_COMMANDS: Final = 10
 """After the last fault."""
 _RERUN: Final = ("crashed", "timeout", "oom")
@@ -309,7 +310,7 @@ class Round:
                     raise ClusterError(f"commands did not end in {LONGEST_S:.0f} s")
                 if time.monotonic() > restart_s:
                     self._restart_nodes()
-                    restart_s = deadline_s
+                    restart_s = time.monotonic() + _PATIENCE_S
                 self._repair()
                 time.sleep(1.0)
             for command in self._commands:

@@ -17,7 +17,7 @@ from tests.slurm.stub_worker import CELLS, STARTS
 HANG: Final = "600"
 """What a cell is told that something else has to end."""
 POLL_S: Final = "0.2"
-LONGEST_S: Final = 180.0
+LONGEST_S: Final = 240.0
 """For which a command is waited."""
 
 

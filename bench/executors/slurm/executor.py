@@ -327,6 +327,7 @@ class SlurmExecutor:
                 conductor.ended(*last)
             if not one.open:
                 (one.submission.folder / DONE).touch()
+                self._known.pop(one.submission.folder, None)
                 if any(entry.state in _WAITING for entry in own):  # restarts of cells that ended ok
                     with suppress(SlurmError):  # they would run nothing
                         commands.cancel("--state=PENDING", str(own[0].job))
@@ -341,7 +342,11 @@ class SlurmExecutor:
         """Cancel all jobs if the user, asked on a terminal, wants that; false if they go on."""
         jobs = [job for one in self._followed if (job := one.submission.job) is not None]
         numbers = " ".join(map(str, jobs))
-        if jobs and _confirmed(f"cancel the array tasks of {numbers}?", signals, progress):
+        if jobs and _confirmed(
+            f"cancel the array tasks of job{'s' if len(jobs) > 1 else ''} {numbers}?",
+            signals,
+            progress,
+        ):
             try:
                 commands.cancel(*map(str, jobs))
             except SlurmError as error:

@@ -20,13 +20,15 @@ from bench.executors.slurm import commands
 from bench.executors.slurm.options import NO_FILES
 from bench.executors.slurm.submission import Attempt, Start, Submission, found_to_json, utc_now
 from bench.launch.cell_run import WORKER, CellRun, run_cell
-from bench.launch.runner import Signals
+from bench.launch.runner import Outcome, Signals
 from bench.machine.conditions import Found, find_conditions
 from bench.plan.rows import RESUMED, Row
 
 MARGIN_S: Final = 30.0
 """A cell is ended so many seconds before Slurm ends its job, so that it has a row; in a job of less
 than two minutes, at three quarters of its time."""
+_PATIENCE_S: Final = 2.0
+"""The most seconds between the signal to a worker, the one to this process and Slurm's reason."""
 _SHARED: Final = "part of a node"
 
 
@@ -125,11 +127,11 @@ def _run_attempt(
     run = submission.run(attempt, planned, target)
     timeout_s, limit_text = _timeout_s(run, limit)
     folder = run.folder(submission.runs_csv())
-    row, _ = run_cell(
+    row, outcome = run_cell(
         replace(run, timeout_s=timeout_s), target, folder, worker=tuple(worker),
         on_progress=lambda _message: None, signals=signals,
     )  # fmt: skip
-    row = _explained(submission, attempt.index, row, signals, limit_text)
+    row = _explained(submission, attempt.index, row, outcome, signals, limit_text)
     submission.publish_row(attempt, row, folder)
     return not (limit_text and row.status == "timeout")
 
@@ -145,22 +147,28 @@ def _timeout_s(run: CellRun, limit: TimeLimit | None) -> tuple[float | None, str
     return left_s, f"the job's time limit of {limit.text} (time= of --slurm)"
 
 
-def _explained(submission: Submission, index: int, row: Row, signals: Signals, limit: str) -> Row:
+def _explained(
+    submission: Submission, index: int, row: Row, outcome: Outcome, signals: Signals, limit: str
+) -> Row:
     """The row of a worker that did not end by itself, with the reason.
 
-    Slurm sends SIGTERM to every process of a job, so that a worker may end before this process asks
-    it to.
+    Slurm sends SIGTERM to every process of a job, so that a worker may end before this process gets
+    the signal, and adds its reason to the job's output.
 
     Args:
         limit: the job's time limit, if that is the reason of a timeout.
     """
     if row.status == "timeout" and limit:
         return replace(row, message=f"reached {limit}: {row.message}")
-    if signals.stops and row.status in ("interrupted", "crashed"):
-        status, message = submission.end_by_slurm(index)
-        message = message or "its job was ended by SIGTERM"
-        return replace(row, status=status or "interrupted", message=message)
-    return row
+    is_ended = signals.stops or outcome.signal == signal.SIGTERM
+    if not is_ended or row.status not in ("interrupted", "crashed"):
+        return row
+    end = time.monotonic() + _PATIENCE_S
+    while not (signals.stops and submission.end_by_slurm(index)[0]) and time.monotonic() < end:
+        time.sleep(0.1)
+    status, message = submission.end_by_slurm(index)
+    message = message or "its job was ended by SIGTERM"
+    return replace(row, status=status or "interrupted", message=message)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,6 @@ class Submitter:
 
 def _longest_s(run: CellRun) -> float | None:
     """The most seconds that a cell may be expected to take; None if that is not known."""
-    predicted_s = run.forecast.get("predicted_s")
-    by_forecast = _TIMES * predicted_s if isinstance(predicted_s, float) else None
+    by_forecast = None if run.expected_s is None else _TIMES * run.expected_s
     known = [limit for limit in (by_forecast, run.timeout_s) if limit is not None]
     return min(known, default=None)

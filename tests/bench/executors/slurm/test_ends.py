@@ -36,7 +36,7 @@ def test_rows_say_how_slurm_ended_their_jobs(accounting_cluster: Cluster, tmp_pa
     assert ended.returncode == 1
     assert place.statuses() == {seed: ["interrupted"] for seed in sorted(begun)}
     assert {row["message"] for row in place.rows()} == {"its job was cancelled"}
-    assert ended.stderr.count("array tasks never began: its job was cancelled") == 1
+    assert ended.stderr.count("never began: its job was cancelled") == 1
 
     place.order("0.1", *range(6))
     again = place.run("--cells", "6")

@@ -425,7 +425,7 @@ def test_on_a_terminal_the_user_is_asked(cluster, monkeypatch, answer):
 
     cluster.steps = [stop, cancelled]
     assert conductor_stays_queued(cluster, conductor)
-    assert "cancel the array tasks of 11? [y/N]" in conductor.notes
+    assert "cancel the array tasks of job 11? [y/N]" in conductor.notes
     assert ("scancel 11" in cluster.called()) == (answer == "y\n")
     assert len(conductor.rows) == (answer == "y\n")
 
@@ -446,7 +446,7 @@ def test_on_a_terminal_the_user_is_asked(cluster, monkeypatch, answer):
 def test_a_time_limit_by_the_forecast(cluster, slurm, forecasts, timeouts, time):
     slurm(sinfo="echo 'main*|1-00:00:00'")
     groups = [
-        [replace(run, forecast={} if s is None else {"predicted_s": s}, timeout_s=limit)]
+        [replace(run, expected_s=s, timeout_s=limit)]
         for run, s, limit in zip(runs(2), forecasts, timeouts, strict=True)
     ]
     script = cluster.executor().script(groups)
@@ -457,5 +457,5 @@ def test_a_time_limit_by_the_forecast(cluster, slurm, forecasts, timeouts, time)
 
 
 def test_the_cells_of_a_group_share_a_time_limit(cluster, slurm):
-    group = [replace(run, forecast={"predicted_s": 100.0}) for run in runs(2)]
+    group = [replace(run, expected_s=100.0) for run in runs(2)]
     assert "#SBATCH --time=0:15:00" in cluster.executor().script([group])

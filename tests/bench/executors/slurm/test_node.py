@@ -26,6 +26,7 @@ def environment(slurm, target, monkeypatch):
     """An array task 0 on a node without a limit, whose conditions are not looked for."""
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
     monkeypatch.setattr(node, "find_target", lambda _device: target)
+    monkeypatch.setattr(node, "_PATIENCE_S", 1.0)
 
 
 def run(submission: Submission, code: str = OK) -> int:
@@ -150,6 +151,19 @@ def test_slurm_ends_a_job(submit, line, status, message):
     assert run(submission, code) == 143
     one = row(submission)
     assert (one.status, one.message) == (status, message)
+    assert row(submission, 1) is None
+
+
+def test_a_worker_gets_the_signal_before_its_parent(submit, monkeypatch):
+    submission = submit([runs(2)])
+    parent = os.getpid()
+    later = f"import os, time; time.sleep(0.5); os.kill({parent}, {signal.SIGTERM})"
+    code = (
+        f"import os, subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', '{later}'], "
+        "start_new_session=True); os.kill(os.getpid(), 15)"
+    )
+    assert run(submission, code) == 143
+    assert row(submission).status == "interrupted"
     assert row(submission, 1) is None
 
 
