@@ -34,7 +34,10 @@ def test_rows_say_how_slurm_ended_their_jobs(accounting_cluster: Cluster, tmp_pa
     accounting_cluster.run("scancel", place.job())
     ended = place.end(command)
     assert ended.returncode == 1
-    assert place.statuses() == {seed: ["interrupted"] for seed in sorted(begun)}
+    statuses = place.statuses()  # perhaps of one more, on the CPU of the job that was late
+    assert statuses.keys() >= begun
+    begun = set(statuses)
+    assert statuses == {seed: ["interrupted"] for seed in begun}
     assert {row["message"] for row in place.rows()} == {"its job was cancelled"}
     assert ended.stderr.count("never began: its job was cancelled") == 1
 
