@@ -16,7 +16,8 @@ _ROOT: Final = Path(__file__).parents[3]
 _CELLS: Final = "each cell is an array task"
 _FILES: Final = "they are in runs/slurm"
 _REFUSED: Final = {
-    "array": _CELLS, "ntasks": "a cell is one process", "nodes": "a cell has one node", "wrap": _CELLS,
+    "array": _CELLS, "ntasks": "a cell is one process", "nodes": "a cell has one node",
+    "wrap": _CELLS,
     "output": _FILES, "error": _FILES, "open-mode": _FILES,
     "job-name": "jobs are found by it", "parsable": "jobs are found by what sbatch prints",
     "test-only": "--dry-run shows the script", "wait": "the command waits itself",
