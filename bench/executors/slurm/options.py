@@ -17,7 +17,8 @@ _CELLS: Final = "each cell is an array task"
 _FILES: Final = "they are in runs/slurm"
 _NO_JOB: Final = "it submits nothing"
 _REFUSED: Final = {
-    "array": _CELLS, "ntasks": "a cell is one process", "wrap": _CELLS,
+    "array": _CELLS, "ntasks": "a cell is one process", "nodes": "a cell has one node",
+    "wrap": _CELLS,
     "output": _FILES, "error": _FILES, "open-mode": _FILES,
     "job-name": "jobs are found by it", "parsable": "jobs are found by what sbatch prints",
     "test-only": "--dry-run shows the script", "wait": "the command waits itself",
