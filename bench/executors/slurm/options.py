@@ -17,8 +17,7 @@ _CELLS: Final = "each cell is an array task"
 _FILES: Final = "they are in runs/slurm"
 _NO_JOB: Final = "it submits nothing"
 _REFUSED: Final = {
-    "array": _CELLS, "ntasks": "a cell is one process", "nodes": "a cell has one node",
-    "wrap": _CELLS,
+    "array": _CELLS, "ntasks": "a cell is one process", "wrap": _CELLS,
     "output": _FILES, "error": _FILES, "open-mode": _FILES,
     "job-name": "jobs are found by it", "parsable": "jobs are found by what sbatch prints",
     "test-only": "--dry-run shows the script", "wait": "the command waits itself",
@@ -62,6 +61,17 @@ class Request:
         """What determines on which kinds of nodes jobs run, and how much of a node they have."""
         others = {name: v for name, v in self.options.items() if name not in _NOT_OF_PLACE}
         return {**others, "partition": self.partition}
+
+    @property
+    def flags(self) -> str:
+        """The flags of a command with this request."""
+        words = (
+            name if value is None else f"{name}={value}" for name, value in self.options.items()
+        )
+        flags = ["--executor", "slurm", "--slurm", shlex.join(words)]
+        if self.max_running is not None:
+            flags += ["--max-running", str(self.max_running)]
+        return shlex.join(flags)
 
     @property
     def limit_s(self) -> float | None:
