@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from bench.common.errors import DiskFullError, InputError, StoppedError
+from bench.common.errors import DiskFullError, InputError, RefusedError, StoppedError
 from minbert.errors import InputError as MinbertInputError
 from minbert.files import is_file
 
@@ -16,7 +16,7 @@ _LONGEST: Final = 2000
 """The most characters of an error that are printed."""
 _RUNS: Final = Path("runs.csv")
 
-BAD_INPUT = (InputError, MinbertInputError)
+BAD_INPUT = (InputError, MinbertInputError, RefusedError)
 Command = Callable[..., int]
 
 

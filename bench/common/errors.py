@@ -9,6 +9,13 @@ class InputError(ValueError):
     """
 
 
+class RefusedError(Exception):
+    """What was to run was refused before any of it ran.
+
+    The message is one line; commands print it and exit with code 2.
+    """
+
+
 class DeviceError(Exception):
     """The device of a run is broken or can't be used, so no further cell would succeed.
 

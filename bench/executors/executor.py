@@ -43,7 +43,8 @@ class Conductor(Protocol):
         for an executor that prepares some cells while others run on the same machine."""
 
     def begin(self, item: Planned) -> bool:
-        """Show that a cell is next; false if it needs no device, since it will be left out."""
+        """Show that a cell is next; false if it needs no device: `prepare`, called before anything
+        else, leaves it out."""
 
     def prepare(self, item: Planned) -> CellRun | None:
         """What is to run for a cell; None if nothing is: it is skipped, or has a result."""
@@ -61,6 +62,10 @@ class Executor(Protocol):
     @property
     def kinds(self) -> Mapping[str, Found]:
         """The conditions under which cells run, by their id; those that are known so far."""
+
+    @property
+    def flags(self) -> str:
+        """The flags with which a command runs there, in addition to those of devices."""
 
     def run(
         self,

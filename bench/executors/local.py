@@ -7,7 +7,6 @@ worker. Everything else that these threads do, they do in turn.
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -48,6 +47,11 @@ class LocalExecutor:
     def kinds(self) -> Mapping[str, Found]:
         """The conditions of the devices."""
         return {self._lanes[0].conditions.conditions_id: self._lanes[0]}
+
+    @property
+    def flags(self) -> str:
+        """None: cells run here unless others are given."""
+        return ""
 
     def run(
         self,
@@ -191,11 +195,13 @@ class _Run:
             self.queue.give_back(group, held)
 
     def _run_cell(self, item: Planned, lane: Found) -> None:
-        with self.turn:
-            needs_device = self.conductor.begin(item)
+        with self.turn:  # one for both, since the rows of other lanes change what fits
+            if not self.conductor.begin(item):
+                self.conductor.prepare(item)
+                return
         begun = monotonic()
         on_wait = partial(self.progress.waiting, item.name)
-        with self.devices.turn(lane.device_name, on_wait) if needs_device else nullcontext():
+        with self.devices.turn(lane.device_name, on_wait):
             with self.turn:
                 self.conductor.waited(monotonic() - begun)
                 run = self.conductor.prepare(item)

@@ -28,7 +28,7 @@ from bench.executors.local import LocalExecutor
 from bench.executors.slurm.cluster import find_cluster
 from bench.executors.slurm.options import parse_request
 from bench.forecast.client import turn_on
-from bench.forecast.outlook import Forecasts, forecast_plan, outlook_on
+from bench.forecast.outlook import Forecasts, Outlook, forecast_plan, outlook_on
 from bench.grid.dryrun import print_plan
 from bench.grid.kinds import Kinds
 from bench.grid.options import LOCAL, SLURM, with_flags
@@ -126,6 +126,11 @@ def command(
     on_cluster = executor_name == SLURM
     if on_cluster:
         _refuse({"--jobs": jobs > 1, "--budget": budget_min is not None}, "this machine", LOCAL)
+        if device == "all" or "," in device:
+            raise InputError(
+                f"--device {device}: each array task uses the one device that Slurm gives it; "
+                "take cpu or cuda, or leave it out"
+            )
         request = parse_request(slurm_options or "", max_running)
         lanes: tuple[Found, ...] = ()
     else:
@@ -293,7 +298,7 @@ def command(
     check_space(runs, planned, models, keep)
     _print_notes(notes)
     if check_nodes and cluster is not None:
-        run = session.cell_run(planned[0], {})
+        run = session.cell_run(planned[0], Outlook(None, []))
         with Signals() as signals:
             _print_notes(cluster.check_nodes(run, note_to_stderr, signals))
     return session.run(rounds(cells, plan_now, search), as_json)

@@ -37,13 +37,13 @@ class _Running:
     name: str
     begun: float
     expected_s: float | None = None
-    phase: str = "start"
+    phase: str = ""
     step: dict[str, Any] = field(default_factory=dict)
 
     @property
     def parts(self) -> list[str]:
         """What is shown of it, without its time."""
-        parts = [self.name, one_line(self.phase)[:40]]
+        parts = [self.name, *([one_line(self.phase)[:40]] if self.phase else [])]
         if self.step:
             total = f"/{self.step['steps']:,}" if "steps" in self.step else ""
             parts.append(f"step {self.step['step']:,}{total}")
@@ -120,7 +120,7 @@ class Display:
         with self._lock:
             self._rest_s, self._limit_s = rest_s, limit_s
             self._running.pop("", None)
-            self._running[cell_name] = _Running(cell_name, self._clock(), cell_s)
+            self._running[cell_name] = _Running(cell_name, self._clock(), cell_s, "start")
             self._draw()
 
     def progress(self, message: dict[str, Any], name: str = "") -> None:
@@ -199,7 +199,10 @@ class Display:
             head.append(f", about {clock_time(left)} left")
         lines: list[RenderableType] = [head, Padding(ProgressBar(self._total, self._done), 0)]
         for running in islice(self._running.values(), _MOST_SHOWN):
-            text = "  ".join([*running.parts, clock_time(now - running.begun)])
+            parts = running.parts
+            if running.phase:
+                parts.append(clock_time(now - running.begun))
+            text = "  ".join(parts)
             lines.append(Text(text, no_wrap=True, overflow="ellipsis"))
         return Group(*lines)
 

@@ -87,7 +87,7 @@ class Round:
             share(session.data_of(cell), cell, tokenizer, session.data_folder)
 
     def _run(self, item: Planned) -> CellRun:
-        return self.session.cell_run(item, self.outlook.columns(item.cell))
+        return self.session.cell_run(item, self.outlook)
 
     def _skipped(self, item: Planned, last: Row | None) -> Row | None:
         """The row of a cell that does not run, written if it is new; None for one that does."""

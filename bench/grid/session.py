@@ -25,7 +25,7 @@ from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found
 from bench.plan.budget import Budget, was_left_out
-from bench.plan.cell import CANDIDATE, MINBERT, Cell, Columns
+from bench.plan.cell import CANDIDATE, MINBERT, Cell
 from bench.plan.columns import row_of, values_of
 from bench.plan.gridfile import Grid
 from bench.plan.job import Job
@@ -221,11 +221,11 @@ class Session:
             code_version=conditions.code_version,
         )
 
-    def cell_run(self, item: Planned, forecast: Columns) -> CellRun:
+    def cell_run(self, item: Planned, outlook: Outlook) -> CellRun:
         """The attempt at a planned cell.
 
         Args:
-            forecast: columns of its row.
+            outlook: on its plan.
         """
         data = self.data_of(item.cell)
         return CellRun(
@@ -233,7 +233,8 @@ class Session:
             grid=self.grid.name,
             dev_examples={part: size.dev for part, size in data.sizes.items()},
             majority_score=data.majority,
-            forecast=forecast,
+            forecast=outlook.columns(item.cell),
+            expected_s=outlook.time_s(item.cell),
             timeout_s=self.timeout_s,
             prefix=item.prefix,
             amp_is_on=item.amp_is_on,
@@ -243,10 +244,7 @@ class Session:
         """The attempts at the cells that are to run, in groups that run one after the
         other on one device."""
         to_run = [item for item in outlook.to_run if item.action == "run"]
-        return [
-            [self.cell_run(item, outlook.columns(item.cell)) for item in group]
-            for group in groups_of(to_run)
-        ]
+        return [[self.cell_run(item, outlook) for item in group] for group in groups_of(to_run)]
 
     def data_of(self, cell: Cell) -> Data:
         """The examples of a cell."""
@@ -360,6 +358,8 @@ class Session:
                 click.echo(f"time: {times}")
             if advice is not None:
                 click.echo("\n".join(recommendation.lines(advice)))
+                if self.executor.flags:
+                    click.echo(f"on the cluster, with {self.executor.flags}")
         fell_back = fallen_back(planned, last)
         again = to_run_again(counts, planned, sum(map(was_left_out, last.values())))
         sys.stderr.writelines(self.budget.lines())

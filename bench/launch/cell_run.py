@@ -35,6 +35,7 @@ class CellRun:
         grid: the label in the row.
         dev_examples, majority_score: as of `bench.results.row.measured_row`.
         forecast: columns of the row that were predicted.
+        expected_s: the seconds it takes by measurements on such a device; None: not known.
         timeout_s: the seconds after which it is ended; None: no limit.
         prefix: the beginning of its name in a plan of several models or engines.
         amp_is_on: whether its `amp` is the device's usual type, and not one that was named.
@@ -45,6 +46,7 @@ class CellRun:
     dev_examples: Mapping[str, int]
     majority_score: float | None = None
     forecast: Columns = field(default_factory=dict)
+    expected_s: float | None = None
     timeout_s: float | None = None
     prefix: str = ""
     amp_is_on: bool = False

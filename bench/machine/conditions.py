@@ -251,7 +251,10 @@ def find_lanes(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple
     cores, most = usable_cores(), usable_threads()
     if workers > most:
         flag = f"--device {requested}" if gpus else f"--jobs {jobs}"
-        raise InputError(f"{flag}: {workers} workers need a core each, and {most} can be used")
+        raise InputError(
+            f"{flag}: {workers} workers need a core each, and {most} can be used; give at most "
+            f"{most}"
+        )
     shares = equal_shares(cores, [threads_near(gpu) for gpu in gpus] or [frozenset()] * jobs)
     first = _found(devices[0], shares[0], workers)
     return tuple(

@@ -110,7 +110,7 @@ class Simulation:
         max_array_size, max_job_count: as in slurm.conf, array tasks counted one by one.
 
     Attributes:
-        fates: as given; it may be changed.
+        fates, max_job_count: as given; they may be changed.
         calls: how often each command was called.
         seconds: for which commands waited for this simulation.
         submitted: the numbers of array tasks of each array.
@@ -132,7 +132,7 @@ class Simulation:
         self.most_running = 0
         self.ends: Counter[str] = Counter()
         self.fates = dict(fates or {})
-        self._max_array_size, self._max_job_count = max_array_size, max_job_count
+        self._max_array_size, self.max_job_count = max_array_size, max_job_count
         self._free = deque(f"n{number:03}" for number in range(nodes))
         self._down: list[tuple[float, str]] = []
         self._jobs: dict[int, _Job] = {}
@@ -204,7 +204,7 @@ class Simulation:
         if "test-only" in options:
             return ""
         queued = sum(len(job.pending) + len(job.running) for job in self._jobs.values())
-        if queued + len(indexes) > self._max_job_count:
+        if queued + len(indexes) > self.max_job_count:
             raise RefusedError("Slurm temporarily unable to accept job, sleeping and retrying")
         after = options.get("dependency", "").partition(":")[2]
         *_, last = text.splitlines()
@@ -229,8 +229,8 @@ class Simulation:
         for job in self._jobs.values():
             if job.name in names:
                 if job.pending:
-                    lines.append(f"{job.name}|{job.id}|[{_ranges(job.pending)}]|PENDING")
-                lines += [f"{job.name}|{job.id}|{index}|RUNNING" for index in job.running]
+                    lines.append(f"{job.name}|{job.id}|[{_ranges(job.pending)}]|PENDING|Priority")
+                lines += [f"{job.name}|{job.id}|{index}|RUNNING|None" for index in job.running]
         return "".join(f"{line}\n" for line in lines)
 
     def _scancel(self, options: dict[str, str], words: list[str], _stdin: str) -> str:

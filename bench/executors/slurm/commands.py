@@ -26,8 +26,8 @@ _DEFAULTS: Final = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SCONTROL_")
 """Variables by which users change what these commands list."""
 _NAMES: Final = {"time": "SBATCH_TIMELIMIT", "array": "SBATCH_ARRAY_INX"}
 """Variables of options of sbatch that are not named like the option."""
-_OUTER_JOB: Final = ("SLURM_RESTART_COUNT", "SLURM_JOB_END_TIME", "SLURM_JOB_START_TIME")
-"""Variables of a job in which this process runs that its own jobs would take for theirs."""
+_OUTER_JOB: Final = "SLURM_RESTART_COUNT"
+"""A variable of the job in which this process runs that its own jobs would take for theirs."""
 _WHOLE: Final = "SLURM_BITSTR_LEN"
 """The variable that, if it is 0, lets lists of indexes be printed in full."""
 _MESSAGE: Final = re.compile(r"^[a-z_]+: ((error|fatal): )?")
@@ -39,12 +39,14 @@ class SlurmError(InputError):
 
 @dataclass(frozen=True)
 class Queued:
-    """Array tasks of a job that are pending or running, by the state that Slurm has for them."""
+    """Array tasks of a job that are pending or running, by the state that Slurm has for them, and
+    the reason for which those that are pending wait."""
 
     job: int
     name: str
     state: str
     indexes: frozenset[int]
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,19 +105,24 @@ def _variables(names: Iterable[str]) -> set[str]:
     return {_NAMES.get(name, f"SBATCH_{name.upper().replace('-', '_')}") for name in names}
 
 
-def queued(names: Sequence[str]) -> list[Queued]:
-    """The user's array tasks in jobs of these names that have not ended.
+def queued(names: Sequence[str], users: Iterable[int] = ()) -> list[Queued]:
+    """The array tasks in jobs of these names that have not ended.
+
+    Args:
+        users: the numbers of other users who may have submitted some.
 
     Raises:
         SlurmError: if the controller does not answer.
     """
+    numbers = ",".join(map(str, sorted({os.getuid(), *users})))
     answer = _run(
-        "squeue", "--all", "--noheader", f"--user={os.getuid()}", f"--name={','.join(names)}",
-        "--format=%j|%F|%K|%T",
+        "squeue", "--all", "--noheader", f"--user={numbers}", f"--name={','.join(names)}",
+        "--format=%j|%F|%K|%T|%r",
     )  # fmt: skip
-    lines = (line.split("|") for line in answer.splitlines())
+    lines = (line.split("|", 4) for line in answer.splitlines())
     return [
-        Queued(int(job), name, state, parse_indexes(indexes)) for name, job, indexes, state in lines
+        Queued(int(job), name, state, parse_indexes(indexes), reason)
+        for name, job, indexes, state, reason in lines
     ]
 
 
@@ -242,13 +249,16 @@ def cpus_of(node: str) -> int | None:
     return None if count is None else int(count)
 
 
-def left_s(job: int) -> float | None:
-    """Seconds until a running job reaches its time limit; None: it has none."""
+def time_limit(job: int) -> tuple[float, str] | None:
+    """Seconds until a running job reaches its time limit, by the controller's clock, and the limit;
+    None: it has none, or Slurm does not answer."""
     try:
-        answer = _run("squeue", "--all", "--noheader", f"--jobs={job}", "--format=%L")
-        return seconds(answer.strip())
+        answer = _run("squeue", "--all", "--noheader", f"--jobs={job}", "--format=%L|%l")
     except SlurmError:
         return None
+    left, _, limit = answer.strip().partition("|")
+    left_s = seconds(left)
+    return None if left_s is None else (left_s, limit)
 
 
 def seconds(text: str) -> float | None:
@@ -283,7 +293,7 @@ def _run(*command: str, stdin: str = "", without: Collection[str] = ()) -> str:
     env = {
         name: value
         for name, value in os.environ.items()
-        if name not in (*without, *_OUTER_JOB) and not name.startswith(_DEFAULTS)
+        if name not in (*without, _OUTER_JOB) and not name.startswith(_DEFAULTS)
     }
     if command[0] != "sbatch":  # a job inherits its environment
         env[_WHOLE] = "0"

@@ -6,15 +6,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from bench.common.errors import StoppedError
+from bench.common.errors import InputError, RefusedError, StoppedError
 from bench.executors.executor import Conductor, Progress
 from bench.executors.slurm import commands
 from bench.executors.slurm.commands import Ended, Queued, SlurmError
@@ -36,12 +36,21 @@ POLL: Final = "MINBERT_BENCH_SLURM_POLL_S"
 """Environment: the seconds between two looks at the queue."""
 _POLL_S: Final = 10.0
 _TICK_S: Final = 0.2
+LOCK_S: Final = 300.0
+"""Submitting takes a minute for each array if the controller is slow: a lock that is held for
+longer than a few belongs to a process that hangs."""
 _LIMIT: Final = re.compile(
     r"limit|exceed|too large|violates|invalid job array|temporarily", re.IGNORECASE
 )
 """Errors of sbatch that a smaller array, or the same one later, may not get."""
 _LEAST: Final = 8
 """Arrays get no smaller than this part of the largest while others are queued."""
+_STUCK: Final = re.compile(
+    r"h[eo]ld|BadConstraints|NeverSatisfied|Invalid|NotAllowed|PerJobLimit"
+    r"|Partition(Down|Inactive|TimeLimit|NodeLimit|Config)",
+    re.IGNORECASE,
+)
+"""Reasons for which array tasks wait until somebody does something about it."""
 _WAITING: Final = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
@@ -66,7 +75,9 @@ class SlurmExecutor:
         self._folder = submissions_folder(store.path)
         self._followed: list[Following] = []
         self._ready: list[list[CellRun]] = []
+        self._signals = Signals()
         self._complained = False
+        self._stuck: set[tuple[int, str]] = set()
         self._items: dict[Key, Planned] = {}
         self._known: dict[Path, Following] = {}
 
@@ -79,6 +90,11 @@ class SlurmExecutor:
     def kinds(self) -> Mapping[str, Found]:
         """The conditions of all nodes that are known, those of the probe's node first."""
         return known_kinds(self._submitter.kinds_folder, self._target)
+
+    @property
+    def flags(self) -> str:
+        """The flags with which a command runs on this cluster."""
+        return self._submitter.request.flags
 
     def script(self, groups: Sequence[Sequence[CellRun]]) -> str:
         """The job script of groups of cells, each for an array task; empty without any."""
@@ -98,21 +114,54 @@ class SlurmExecutor:
         with self._submitting():
             known = list(self._live())
         if known:
-            queued = commands.queued([one.submission.name for one in known])
+            queued = _queued(known)
             for one in known:
                 self._take(one, queued, None)
 
-    def _submitting(self) -> FileLock:
+    def _submitting(self) -> AbstractContextManager[None]:
         """The lock of a command that submits. Whoever has it sees no submission of another command
         that is about to be queued."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(self._folder / "submit.lock")
+        return self._locked("submit.lock")
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """Hold a lock that all commands share.
+
+        Raises:
+            InputError: if another has it for too long.
+            StoppedError: if the user stops the wait.
+        """
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock, end, stops = FileLock(path), time.monotonic() + LOCK_S, self._signals.stops
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=_TICK_S)
+            except Timeout as error:
+                if self._signals.stops > stops:
+                    raise StoppedError from error
+                if time.monotonic() > end:
+                    raise InputError(
+                        f"{path}: another process has held this lock for {LOCK_S:.0f} s; wait for "
+                        "it, or end it, and give the command again"
+                    ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _live(self) -> Iterator[Following]:
         """The submissions that are not done, each as far as it has been read."""
         for submission in submissions(self._store.path):
             if submission.folder not in self._known:
-                self._known[submission.folder] = Following(submission)
+                try:
+                    self._known[submission.folder] = Following(submission)
+                except InputError as error:
+                    raise InputError(
+                        f"{error}; if another version of this project has submitted it: scancel "
+                        f"--name={submission.name}, delete {submission.folder}, and give the "
+                        "command again"
+                    ) from error
             yield self._known[submission.folder]
 
     def run(
@@ -127,6 +176,7 @@ class SlurmExecutor:
         Array tasks of an earlier command that run the same cells are followed. If the user stops
         it, array tasks go on, unless the user wants them cancelled.
         """
+        self._signals = signals
         self._items = {item.key: item for item in items}
         with self._submitting():
             self._follow(progress)
@@ -182,6 +232,7 @@ class SlurmExecutor:
         """Submit what is ready, as much as Slurm accepts.
 
         Raises:
+            RefusedError: if it accepts nothing, and this command has followed no array task.
             SlurmError: if it accepts nothing, though nothing is queued.
         """
         with self._submitting():
@@ -201,6 +252,8 @@ class SlurmExecutor:
                     if _LIMIT.search(str(error)) and len(groups) > least:
                         self._size = len(groups) // 2
                         continue
+                    if not self._known:
+                        raise RefusedError(str(error)) from error
                     if not self._followed:
                         raise
                     return  # once some of what is queued has ended
@@ -214,7 +267,7 @@ class SlurmExecutor:
     def _look(self, conductor: Conductor, progress: Progress) -> None:
         """Look at the queue, and take over what has ended."""
         try:
-            queued = commands.queued([one.submission.name for one in self._followed])
+            queued = _queued(self._followed)
             self._complained = False
         except SlurmError as error:
             queued = None
@@ -228,6 +281,14 @@ class SlurmExecutor:
                 progress.note(f"job {one.submission.job}: {tasks} never began: {why}")
             one.not_run.clear()
         self._followed = [one for one in self._followed if one.open]
+        for entry in queued or ():
+            if _STUCK.search(entry.reason) and (entry.job, entry.reason) not in self._stuck:
+                self._stuck.add((entry.job, entry.reason))
+                tasks = _count(len(entry.indexes), "array task")
+                progress.note(
+                    f"job {entry.job}: {tasks} will not begin ({entry.reason}): see scontrol show "
+                    f"job {entry.job}; scontrol release {entry.job} if held, or scancel {entry.job}"
+                )
         if queued is not None and self._followed:
             pending = sum(len(one.indexes) for one in queued if one.state in _WAITING)
             running = sum(len(one.indexes) for one in queued) - pending
@@ -255,8 +316,7 @@ class SlurmExecutor:
             job = one.submission.job
             return {} if job is None else commands.ended(job)
 
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._folder / "collect.lock"):
+        with self._locked("collect.lock"):
             one.read(None if queued is None else indexes, ends)
             others: list[Row] = []
             last: list[tuple[Planned, Row]] = []
@@ -287,7 +347,11 @@ class SlurmExecutor:
         """Cancel all jobs if the user, asked on a terminal, wants that; false if they go on."""
         jobs = [job for one in self._followed if (job := one.submission.job) is not None]
         numbers = " ".join(map(str, jobs))
-        if jobs and _confirmed(f"cancel the array tasks of {numbers}?", signals, progress):
+        if jobs and _confirmed(
+            f"cancel the array tasks of job{'s' if len(jobs) > 1 else ''} {numbers}?",
+            signals,
+            progress,
+        ):
             try:
                 commands.cancel(*map(str, jobs))
             except SlurmError as error:
@@ -297,6 +361,12 @@ class SlurmExecutor:
         if jobs:
             progress.note(f"array tasks go on; to cancel them: scancel {numbers}")
         return False
+
+
+def _queued(submissions: Iterable[Following]) -> list[Queued]:
+    """The array tasks of submissions, of whichever user, that have not ended."""
+    every = [one.submission for one in submissions]
+    return commands.queued([one.name for one in every], {one.request["user"] for one in every})
 
 
 def _count(number: int, noun: str) -> str:

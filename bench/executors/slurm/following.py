@@ -7,6 +7,7 @@ from typing import Final
 
 from bench.common.messages import last_error
 from bench.executors.slurm.commands import Ended
+from bench.executors.slurm.options import NO_FILES
 from bench.executors.slurm.submission import Attempt, Submission
 from bench.launch.cell_run import CellRun
 from bench.plan.rows import Row
@@ -108,9 +109,13 @@ class Following:
         """Give the cells of an array task that ended the rows that they lack."""
         by_slurm = self.submission.end_by_slurm(index)
         status, message = by_slurm
-        if status != "oom":  # which Slurm calls FAILED if no control group limits memory
+        has_no_files = end is not None and end.exit_code == NO_FILES
+        if has_no_files:
+            status, message = "interrupted", "its files could not be read or written"
+        elif status != "oom":  # which Slurm calls FAILED if no control group limits memory
             status, message = _ENDS.get("" if end is None else end.state, by_slurm)
-        if status == "crashed" and (output := last_error(self.submission.output(index))):
+        output = last_error(self.submission.output(index))
+        if output and (has_no_files or status == "crashed"):
             message = f"{message}: {output}"
         began = False
         for number in range(len(self.submission.groups[index])):

@@ -12,11 +12,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
 from bench.executors.slurm import commands
+from bench.executors.slurm.options import NO_FILES
 from bench.executors.slurm.submission import Attempt, Start, Submission, found_to_json, utc_now
 from bench.launch.cell_run import WORKER, CellRun, run_cell
 from bench.launch.runner import Outcome, Signals
@@ -36,14 +37,14 @@ def main(folder: Path, worker: tuple[str, ...] = WORKER) -> int:
     submission = Submission(folder)
     index = int(os.environ["SLURM_ARRAY_TASK_ID"])
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    end_s = job_end_s()
+    limit = time_limit()
     try:
         target = find_target(submission.request["device"])
         keep_kind(Path(submission.request["kinds"]), target)
         with Signals() as signals:
             for number, planned in enumerate(submission.group(index)):
                 attempt = Attempt(index, number, restart)
-                goes_on = _run_attempt(submission, attempt, planned, target, worker, signals, end_s)
+                goes_on = _run_attempt(submission, attempt, planned, target, worker, signals, limit)
                 if signals.stops:
                     return 128 + signal.SIGTERM
                 if not goes_on:
@@ -51,7 +52,7 @@ def main(folder: Path, worker: tuple[str, ...] = WORKER) -> int:
     except (InputError, DiskFullError, OSError) as error:
         # the last line may become the message of a row, which does not name nodes
         sys.stderr.write(f"on {socket.gethostname()}:\nerror: {error}\n")
-        return 1
+        return 1 if isinstance(error, InputError) else NO_FILES
     return 0
 
 
@@ -89,14 +90,18 @@ def keep_kind(folder: Path, target: Found) -> None:
         write_atomically(path, found_to_json(target))
 
 
-def job_end_s() -> float | None:
-    """The time at which Slurm ends this job, in seconds since 1970; None if it has no limit."""
-    end = os.environ.get("SLURM_JOB_END_TIME", "")  # since Slurm 22.05
-    if end.isdecimal():
-        return float(end)
+class TimeLimit(NamedTuple):
+    """The time limit of a job: when it is reached, as of `time.monotonic`, and the limit."""
+
+    end_s: float
+    text: str
+
+
+def time_limit() -> TimeLimit | None:
+    """The time limit of this job; None if it has none. The clock of the node does not matter."""
     job = os.environ.get("SLURM_JOB_ID", "")
-    left_s = commands.left_s(int(job)) if job.isdecimal() else None
-    return None if left_s is None else time.time() + left_s
+    limit = commands.time_limit(int(job)) if job.isdecimal() else None
+    return None if limit is None else TimeLimit(time.monotonic() + limit[0], limit[1])
 
 
 def _run_attempt(
@@ -106,7 +111,7 @@ def _run_attempt(
     target: Found,
     worker: Sequence[str],
     signals: Signals,
-    end_s: float | None,
+    limit: TimeLimit | None,
 ) -> bool:
     """Run a cell, unless an earlier attempt has a result, and publish its row; false if the job has
     no time for further cells."""
@@ -120,28 +125,26 @@ def _run_attempt(
     if signals.stops or not submission.begin(attempt, start):
         return True
     run = submission.run(attempt, planned, target)
-    timeout_s, limit = _timeout_s(run, end_s)
+    timeout_s, limit_text = _timeout_s(run, limit)
     folder = run.folder(submission.runs_csv())
     row, outcome = run_cell(
         replace(run, timeout_s=timeout_s), target, folder, worker=tuple(worker),
         on_progress=lambda _message: None, signals=signals,
     )  # fmt: skip
-    row = _explained(submission, attempt.index, row, outcome, signals, limit)
+    row = _explained(submission, attempt.index, row, outcome, signals, limit_text)
     submission.publish_row(attempt, row, folder)
-    return not (limit and row.status == "timeout")
+    return not (limit_text and row.status == "timeout")
 
 
-def _timeout_s(run: CellRun, end_s: float | None) -> tuple[float | None, str]:
+def _timeout_s(run: CellRun, limit: TimeLimit | None) -> tuple[float | None, str]:
     """The seconds that a cell may take, and the job's limit if that is the reason."""
-    if end_s is None:
+    if limit is None:
         return run.timeout_s, ""
-    left_s = end_s - time.time()
+    left_s = limit.end_s - time.monotonic()
     left_s = max(1.0, (left_s - min(MARGIN_S, left_s / 4)) // 1)
     if run.timeout_s is not None and run.timeout_s <= left_s:
         return run.timeout_s, ""
-    begun = os.environ.get("SLURM_JOB_START_TIME", "")
-    whole = f" of {commands.duration(end_s - float(begun))}" if begun.isdecimal() else ""
-    return left_s, f"the job's time limit{whole} (time= of --slurm)"
+    return left_s, f"the job's time limit of {limit.text} (time= of --slurm)"
 
 
 def _explained(

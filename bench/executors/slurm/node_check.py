@@ -7,13 +7,14 @@ beside it.
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import median
 from time import sleep
 from typing import Final
 
-from bench.common.errors import InputError, StoppedError
+from bench.common.errors import InputError
 from bench.common.files import write_atomically
 from bench.executors.slurm import commands
 from bench.executors.slurm.following import Following
@@ -59,9 +60,13 @@ def check_nodes(
 
     Raises:
         InputError: if the partition has no such node, or Slurm refuses the jobs.
-        StoppedError: if the user stops it; its jobs are cancelled.
+        StoppedError: if the user stops it.
+
+    After any error its jobs are cancelled.
     """
     nodes = _nodes(submitter)
+    if "exclusive" not in submitter.request.options:
+        note("--check-nodes without exclusive in --slurm: other jobs may slow nodes down meanwhile")
     place = submissions_folder(submitter.runs) / "nodes.csv"
     own = replace(submitter, runs=place)
     following: dict[str, Following] = {}
@@ -78,8 +83,9 @@ def check_nodes(
             with signals.raising():
                 sleep(poll_s)
             _collect(following, rows)
-    except StoppedError:
-        commands.cancel(*(str(one.submission.job) for one in following.values()))
+    except BaseException:
+        with suppress(commands.SlurmError):
+            commands.cancel(*(str(one.submission.job) for one in following.values()))
         raise
     compared = compare([_measured(name, rows[name]) for name in nodes])
     text = json.dumps([asdict(node) for node in compared], indent=1)

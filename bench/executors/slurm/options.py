@@ -15,6 +15,7 @@ from bench.executors.slurm.commands import duration, seconds
 _ROOT: Final = Path(__file__).parents[3]
 _CELLS: Final = "each cell is an array task"
 _FILES: Final = "they are in runs/slurm"
+_NO_JOB: Final = "it submits nothing"
 _REFUSED: Final = {
     "array": _CELLS, "ntasks": "a cell is one process", "wrap": _CELLS,
     "output": _FILES, "error": _FILES, "open-mode": _FILES,
@@ -23,6 +24,8 @@ _REFUSED: Final = {
     "dependency": "--max-running sets it", "requeue": "jobs are always requeued",
     "no-requeue": "jobs are always requeued", "export": "the whole environment is exported",
     "chdir": "cells run in the folder of the command", "signal": "a cell is ended before the limit",
+    "nodes": "a cell runs on one node", "ntasks-per-node": "a cell is one process",
+    "hold": "nobody would release the jobs", "help": _NO_JOB, "usage": _NO_JOB, "version": _NO_JOB,
     "quiet": "messages are read", "clusters": "jobs are looked for in one cluster",
 }  # fmt: skip
 """Options that can't be given, and why."""
@@ -33,6 +36,8 @@ _PLAIN: Final = re.compile(r"[\w./:,@%+*=\[\]()&|!<>-]+")
 CHANGES_FOLDER: Final = 74
 NO_PYTHON: Final = 73
 """Exit codes of a script that can't begin: the folder of the command is not there, or Python."""
+NO_FILES: Final = 75
+"""Exit code of an array task whose files can't be read or written, as on a full disk."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,17 @@ class Request:
         """What determines on which kinds of nodes jobs run, and how much of a node they have."""
         others = {name: v for name, v in self.options.items() if name not in _NOT_OF_PLACE}
         return {**others, "partition": self.partition}
+
+    @property
+    def flags(self) -> str:
+        """The flags of a command with this request."""
+        words = (
+            name if value is None else f"{name}={value}" for name, value in self.options.items()
+        )
+        flags = ["--executor", "slurm", "--slurm", shlex.join(words)]
+        if self.max_running is not None:
+            flags += ["--max-running", str(self.max_running)]
+        return shlex.join(flags)
 
     @property
     def limit_s(self) -> float | None:

@@ -90,6 +90,11 @@ class Prober:
             InputError: if there is no Slurm, or it would not.
         """
         commands.check_installed()
+        if self.device == "all" or "," in self.device:
+            raise InputError(
+                f"--device {self.device}: each array task has one device; leave --device out, and "
+                "ask for one GPU with --slurm gres=gpu:1"
+            )
         try:
             limits = commands.partitions()
         except commands.SlurmError as error:
@@ -165,7 +170,9 @@ class Prober:
         except commands.SlurmError:
             _remove(folder)
             raise
-        self.note(f"job {job} checks that a node sees what cells need, and waits for its turn")
+        self.note(
+            f"job {job} checks whether a node sees all that cells need; waiting for it to run"
+        )
         try:
             self._wait(folder, job, signals)
         except StoppedError:
@@ -215,7 +222,8 @@ class Prober:
             return why
         state = "" if end is None else f" (job {job} ended {end.state})"
         return (
-            f"it does not see {folder}{state}; name a file in a folder that nodes share with --runs"
+            f"it does not see {folder.resolve()}{state}; name a file in a folder that nodes share "
+            "with --runs"
         )
 
 

@@ -1,5 +1,6 @@
 """Submits job arrays: their folder, their script, their time limit."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -59,6 +60,7 @@ class Submitter:
             "runs": str(self.runs.parent.resolve() / self.runs.name), "device": self.device,
             "kinds": str(self.kinds_folder.resolve()), "arguments": list(self.arguments),
             "slurm": dict(self.request.options), "max_running": self.request.max_running,
+            "user": os.getuid(),
         }  # fmt: skip
         submission = Submission.create(folder, request, groups, text)
         most = self.request.max_running
@@ -113,7 +115,6 @@ class Submitter:
 
 def _longest_s(run: CellRun) -> float | None:
     """The most seconds that a cell may be expected to take; None if that is not known."""
-    predicted_s = run.forecast.get("predicted_s")
-    by_forecast = _TIMES * predicted_s if isinstance(predicted_s, float) else None
+    by_forecast = None if run.expected_s is None else _TIMES * run.expected_s
     known = [limit for limit in (by_forecast, run.timeout_s) if limit is not None]
     return min(known, default=None)

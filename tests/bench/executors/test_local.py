@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from bench.common.errors import DiskFullError
 from bench.executors.local import LocalExecutor
 from bench.grid.session import Session
 from bench.launch.locks import CELL_LOCKS
+from bench.launch.signals import Signals
 from bench.machine import gpu_trial
 from bench.machine.conditions import Found
 from bench.machine.devices import Device
@@ -123,6 +125,31 @@ def test_cells_run_at_once_each_on_the_cores_of_its_lane(
     assert "6 cells: 6 ok" in capsys.readouterr().out
     assert place.run(lanes, "") == 0
     assert len(place.rows()) == 6, "nothing runs twice"
+
+
+def test_what_needs_no_device_is_left_out_before_another_lane_learns_more(place: Place) -> None:
+    lanes, calls = place.lanes(2), []
+
+    class Conductor:
+        def tokenise(self, items: list[Planned]) -> None:
+            pass
+
+        waiting = tokenise
+
+        def begin(self, item: Planned) -> bool:
+            calls.append(item.key)
+            time.sleep(0.01)
+            return False
+
+        def prepare(self, item: Planned) -> None:
+            calls.append(item.key)
+
+    conductor: Any = Conductor()
+    with Signals() as signals:
+        executor = LocalExecutor(place.csv, lanes)
+        assert not executor.run(place.plan(lanes), conductor, conductor, signals)
+    assert len(calls) == 12
+    assert calls[::2] == calls[1::2]
 
 
 def test_examples_are_tokenised_before_any_cell_runs(

@@ -44,6 +44,8 @@ def contents(folder: Path) -> dict[Path, bytes | None]:
         (("--task", "sst"), "--data"),
         (("--device", "tpu"), "tpu"),
         (("--device", "cuda:9"), "cuda:9"),
+        (("--executor", "slurm", "--device", "all"), "the one device that Slurm gives it"),
+        (("--executor", "slurm", "--device", "cuda:0,cuda:1"), "--device cuda:0,cuda:1: each"),
         (("--rerun", "broken"), "broken"),
         (("--epochs", "0"), "epochs"),
         (("--seeds", "10001"), "--seeds"),

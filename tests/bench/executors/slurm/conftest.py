@@ -61,7 +61,12 @@ def submit(tmp_path: Path) -> Callable[..., Submission]:
 
     def make(groups: Sequence[Sequence[CellRun]], name: str = "one", job: int = 7) -> Submission:
         folder = tmp_path / "runs" / "slurm" / name
-        request = {"runs": str(tmp_path / "runs.csv"), "device": "cpu", "kinds": str(tmp_path)}
+        request = {
+            "runs": str(tmp_path / "runs.csv"),
+            "device": "cpu",
+            "kinds": str(tmp_path),
+            "user": os.getuid(),
+        }
         submission = Submission.create(folder, request, groups, "#!/bin/sh\n")
         submission.keep_job(job)
         return submission

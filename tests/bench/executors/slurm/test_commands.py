@@ -54,12 +54,18 @@ def test_the_queue_with_long_lists_of_indexes(slurm, monkeypatch):
     monkeypatch.setenv("SQUEUE_STATES", "RUNNING")
     slurm(
         squeue='[ "$SLURM_BITSTR_LEN$SQUEUE_STATES" = 0 ] || exit 1\n'
-        "echo 'bench-a|12|0|RUNNING'; echo 'bench-a|12|3-5,9%2|PENDING'"
+        "echo 'bench-a|12|0|RUNNING|None'; echo 'bench-a|12|3-5,9%2|PENDING|Resources'"
     )
     assert commands.queued(["bench-a"]) == [
-        Queued(12, "bench-a", "RUNNING", frozenset({0})),
-        Queued(12, "bench-a", "PENDING", frozenset({3, 4, 5, 9})),
+        Queued(12, "bench-a", "RUNNING", frozenset({0}), "None"),
+        Queued(12, "bench-a", "PENDING", frozenset({3, 4, 5, 9}), "Resources"),
     ]
+
+
+def test_the_queue_of_several_users(slurm, tmp_path):
+    slurm(squeue=f'echo "$@" > {tmp_path}/words')
+    assert commands.queued(["bench-a"], [70_000]) == []
+    assert f"--user={os.getuid()},70000 " in (tmp_path / "words").read_text()
 
 
 def test_a_controller_that_does_not_answer(slurm):
@@ -149,7 +155,7 @@ def test_no_slurm(slurm, monkeypatch):
 
 def test_hidden_partitions_are_included(slurm):
     name = '[ "$1" = --all ] || exit 1'
-    slurm(squeue=f"{name}; echo 'bench-a|12|0|RUNNING'", sinfo=f"{name}; echo 'dark|infinite'")
+    slurm(squeue=f"{name}; echo 'bench-a|12|0|RUNNING|None'", sinfo=f"{name}; echo 'dark|infinite'")
     assert len(commands.queued(["bench-a"])) == 1
     assert commands.partitions().keys() == {"dark"}
 

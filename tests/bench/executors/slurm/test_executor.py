@@ -1,13 +1,16 @@
 """What is submitted, followed and collected, with a queue of the tests' own."""
 
 import io
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
+from bench.common.errors import InputError, RefusedError, StoppedError
 from bench.executors.slurm import executor as module
 from bench.executors.slurm.commands import SlurmError
 from bench.executors.slurm.executor import SlurmExecutor
@@ -78,12 +81,14 @@ class Cluster:
         self.steps.pop(0)()
 
     def queue(self, *lines: str) -> None:
-        """From now on these array tasks are queued: `NUMBER|INDEXES|STATE` of a submission."""
+        """From now on these array tasks are queued: `NUMBER|INDEXES|STATE` of a submission, and
+        perhaps `|REASON`."""
         named = []
         for line in lines:
             number, rest = line.split("|", 1)
             one = self.submissions()[int(number)]
-            named.append(f"{one.name}|{one.job}|{rest}\n")
+            reason = "" if rest.count("|") > 1 else "|None"
+            named.append(f"{one.name}|{one.job}|{rest}{reason}\n")
         self._queue.write_text("".join(named))
 
     def submissions(self) -> list[Submission]:
@@ -208,9 +213,39 @@ def test_what_slurm_refuses_is_submitted_once_there_is_room(cluster, monkeypatch
 
 def test_what_is_refused_with_nothing_queued_ends_the_run(cluster, slurm):
     slurm(sbatch="echo 'sbatch: error: Invalid account' >&2; exit 1")
-    with pytest.raises(SlurmError, match="Invalid account"):
+    with pytest.raises(RefusedError, match="Invalid account"):
         cluster.run(cluster.conductor(2))
     assert cluster.submissions() == []
+
+
+def test_a_submission_of_another_version_is_named_with_its_remedy(cluster, submit):
+    submission = submit([runs(1)])
+    (submission.folder / "cells.jsonl").write_text("[{}]\n")
+    with pytest.raises(InputError, match="is no run of a cell") as error:
+        cluster.executor().collect()
+    assert f"scancel --name={submission.name}, delete {submission.folder}," in str(error.value)
+
+
+def test_a_lock_that_another_process_has(cluster, monkeypatch):
+    executor, folder = cluster.executor(), cluster.csv.with_suffix("") / "slurm"
+    folder.mkdir(parents=True)
+    with FileLock(folder / "submit.lock"):
+        monkeypatch.setattr(module, "LOCK_S", 0.0)
+        with pytest.raises(InputError, match=r"submit\.lock: another process has held this lock"):
+            executor.collect()
+
+
+def test_a_wait_for_a_lock_is_ended_by_the_user(cluster, monkeypatch):
+    executor, conductor = cluster.executor(), cluster.conductor(1)
+
+    class Held(FileLock):
+        def acquire(self, timeout: float) -> None:
+            signals.stops += 1
+            raise Timeout(self.lock_file)
+
+    monkeypatch.setattr(module, "FileLock", Held)
+    with Signals() as signals, pytest.raises(StoppedError):
+        executor.run(conductor.items, conductor, conductor, signals)
 
 
 def test_a_later_command_follows_what_is_queued(cluster):
@@ -295,6 +330,34 @@ def test_array_tasks_that_never_began_are_counted(cluster):
     assert len(conductor.rows) == 1
 
 
+def test_array_tasks_that_wait_for_somebody_are_noted_once(cluster):
+    conductor = cluster.conductor(3)
+
+    def held():
+        cluster.queue("0|0|RUNNING", "0|1-2|PENDING|JobHeldAdmin")
+
+    def bad():
+        cluster.queue("0|1|PENDING|JobHeldAdmin", "0|2|PENDING|BadConstraints")
+
+    cluster.steps = [held, held, bad, lambda: cluster.queue()]
+    assert not conductor_stays_queued(cluster, conductor)
+    notes = [note.partition(":")[2] for note in conductor.notes if "will not begin" in note]
+    assert [note.partition(":")[0] for note in notes] == [
+        " 2 array tasks will not begin (JobHeldAdmin)",
+        " 1 array task will not begin (BadConstraints)",
+    ]
+    assert "scontrol release 11 if held, or scancel 11" in notes[0]
+
+
+def test_jobs_of_another_user_are_asked_for(cluster, slurm, submit):
+    submission = submit([runs(1)])
+    request = json.loads((submission.folder / "request.json").read_text())
+    (submission.folder / "request.json").write_text(json.dumps(request | {"user": 70_000}))
+    slurm(squeue=f"case $* in *,70000*) echo '{submission.name}|7|0|RUNNING|None';; esac")
+    cluster.executor().collect()
+    assert [one.folder for one in submissions(cluster.csv)] == [submission.folder]
+
+
 def test_restarts_of_finished_cells_are_cancelled(cluster):
     conductor = cluster.conductor(3)
 
@@ -362,7 +425,7 @@ def test_on_a_terminal_the_user_is_asked(cluster, monkeypatch, answer):
 
     cluster.steps = [stop, cancelled]
     assert conductor_stays_queued(cluster, conductor)
-    assert "cancel the array tasks of 11? [y/N]" in conductor.notes
+    assert "cancel the array tasks of job 11? [y/N]" in conductor.notes
     assert ("scancel 11" in cluster.called()) == (answer == "y\n")
     assert len(conductor.rows) == (answer == "y\n")
 
@@ -383,7 +446,7 @@ def test_on_a_terminal_the_user_is_asked(cluster, monkeypatch, answer):
 def test_a_time_limit_by_the_forecast(cluster, slurm, forecasts, timeouts, time):
     slurm(sinfo="echo 'main*|1-00:00:00'")
     groups = [
-        [replace(run, forecast={} if s is None else {"predicted_s": s}, timeout_s=limit)]
+        [replace(run, expected_s=s, timeout_s=limit)]
         for run, s, limit in zip(runs(2), forecasts, timeouts, strict=True)
     ]
     script = cluster.executor().script(groups)
@@ -394,5 +457,5 @@ def test_a_time_limit_by_the_forecast(cluster, slurm, forecasts, timeouts, time)
 
 
 def test_the_cells_of_a_group_share_a_time_limit(cluster, slurm):
-    group = [replace(run, forecast={"predicted_s": 100.0}) for run in runs(2)]
+    group = [replace(run, expected_s=100.0) for run in runs(2)]
     assert "#SBATCH --time=0:15:00" in cluster.executor().script([group])

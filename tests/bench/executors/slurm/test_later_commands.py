@@ -37,7 +37,7 @@ def test_what_another_command_is_submitting_is_not_closed(tmp_path, target, slur
         collecting = Thread(target=executor(tmp_path, target).collect)
         collecting.start()
         collecting.join(0.3)
-        slurm(squeue=f"echo '{submission.name}|7|0|PENDING'")  # sbatch has answered
+        slurm(squeue=f"echo '{submission.name}|7|0|PENDING|None'")  # sbatch has answered
     collecting.join()
     assert submission.job == 7
     assert not (submission.folder / "done").exists()

@@ -3,13 +3,14 @@
 import os
 import signal
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bench.common.errors import DiskFullError
 from bench.executors.slurm import node
+from bench.executors.slurm.options import NO_FILES
 from bench.executors.slurm.submission import Attempt, Submission
 from bench.results.protocol import ROW
 from bench.results.row import kept_row
@@ -90,27 +91,39 @@ def test_a_cell_that_was_closed_meanwhile_leaves_no_row(submit, target):
     assert kept_row(folder) is None
 
 
-def test_a_cell_is_ended_before_its_job(submit, monkeypatch):
-    now = int(time.time())
-    monkeypatch.setenv("SLURM_JOB_START_TIME", str(now - 58))
-    monkeypatch.setenv("SLURM_JOB_END_TIME", str(now + 2))
+def test_a_cell_is_ended_before_its_job(submit, slurm, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    slurm(squeue="echo '0:02|1:00'")
     submission = submit([runs(1)])
     assert run(submission, HANGS) == 0
     one = row(submission)
     assert one.status == "timeout"
-    assert "the job's time limit of 0:01:00 (time= of --slurm): took longer than 1 s" in one.message
+    assert "the job's time limit of 1:00 (time= of --slurm): took longer than 1 s" in one.message
 
 
-def test_the_time_limit_of_an_older_slurm(slurm, monkeypatch):
+def test_the_time_limit_is_by_the_clock_of_the_controller(slurm, monkeypatch):
+    assert node.time_limit() is None
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    slurm(squeue="echo 2:00:00")
-    assert node.job_end_s() == pytest.approx(time.time() + 7200, abs=60)
-    slurm(squeue="echo UNLIMITED")
-    assert node.job_end_s() is None
+    monkeypatch.setattr(node.time, "monotonic", lambda: 5.0)
+    slurm(squeue="echo '2:00:00|1-00:00:00'")
+    assert node.time_limit() == (7205.0, "1-00:00:00")
+    for line in ("echo 'UNLIMITED|UNLIMITED'", "exit 1"):
+        slurm(squeue=line)
+        assert node.time_limit() is None
 
 
-def test_a_timeout_of_the_command_comes_first(submit, monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 3600))
+def test_a_full_disk_has_an_exit_code_of_its_own(submit, monkeypatch, capfd):
+    def fails(*_: object, **__: object) -> None:
+        raise DiskFullError("/place/cell: No space left on device")
+
+    monkeypatch.setattr(node, "run_cell", fails)
+    assert run(submit([runs(1)])) == NO_FILES
+    assert capfd.readouterr().err.endswith("error: /place/cell: No space left on device\n")
+
+
+def test_a_timeout_of_the_command_comes_first(submit, slurm, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    slurm(squeue="echo '1:00:00|1:00:00'")
     [one] = runs(1)
     submission = submit([[replace(one, timeout_s=0.2)]])
     assert run(submission, HANGS) == 0

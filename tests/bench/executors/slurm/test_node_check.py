@@ -4,6 +4,7 @@ import pytest
 
 from bench.common.errors import InputError
 from bench.executors.slurm import node_check as module
+from bench.executors.slurm.commands import SlurmError
 from bench.executors.slurm.node_check import Node, check_nodes, compare, lines
 from bench.executors.slurm.options import parse_request
 from bench.executors.slurm.submission import Attempt, Start, Submission
@@ -83,6 +84,20 @@ def test_each_node_that_takes_jobs_has_a_job_of_its_own(slurm, tmp_path, target,
     ]  # fmt: skip
     assert not (tmp_path / "runs.csv").exists()
     assert (tmp_path / "runs" / "slurm" / "nodes.json").exists()
+
+
+def test_jobs_are_cancelled_if_slurm_refuses_a_later_one(slurm, tmp_path):
+    calls, notes = tmp_path / "calls", []
+    slurm(
+        sinfo="echo 'n1|idle'; echo 'n2|idle'",
+        sbatch=f"[ -e {calls} ] && exit 1; echo sbatch > {calls}; echo 7",
+        scancel=f'echo "scancel $*" >> {calls}',
+    )
+    submitter = Submitter(tmp_path / "runs.csv", parse_request(""), "cpu", tmp_path)
+    with Signals() as signals, pytest.raises(SlurmError, match="sbatch: exit code 1"):
+        check_nodes(submitter, runs(1)[0], notes.append, signals, 0.0)
+    assert calls.read_text() == "sbatch\nscancel 7\n"
+    assert [note for note in notes if "without exclusive" in note]
 
 
 def test_no_node_takes_jobs(slurm, tmp_path):

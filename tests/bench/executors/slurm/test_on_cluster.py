@@ -69,7 +69,7 @@ def test_a_killed_command_is_given_again(place: Place) -> None:
     place.end(command)
     again = place.run("--cells", "6")
     assert again.returncode == 0, again.stderr
-    assert "of another command" in again.stderr
+    assert "are already queued, in job" in again.stderr
     assert place.statuses() == {seed: ["ok"] for seed in range(6)}
     assert len(place.starts()) == 6
     assert len(place.submissions()) == 1

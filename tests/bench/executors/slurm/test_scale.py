@@ -98,6 +98,18 @@ def test_every_cell_has_one_result_whatever_happens_to_array_tasks(
     assert len(grid.rows()) == len(rows), "nothing is left to do"
 
 
+def test_a_cluster_that_accepts_nothing_is_one_line(grid: GridRuns, slurm: Simulation) -> None:
+    run(grid, "--select", "rank=1 seed=0 mode=lora")
+    slurm.max_job_count = 0
+    before = len(grid.rows())
+    code, out, err = run(grid, "--select", "rank=1 seed=1 mode=lora")
+    assert (code, out, len(grid.rows())) == (2, "", before)
+    lines = [line for line in err.splitlines() if "temporarily" in line]
+    assert lines == [
+        "error: sbatch: Slurm temporarily unable to accept job, sleeping and retrying"
+    ], err
+
+
 def test_the_file_is_the_same_from_the_folders(
     grid: GridRuns, slurm: Simulation, tmp_path: Path
 ) -> None:

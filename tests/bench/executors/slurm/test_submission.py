@@ -10,6 +10,7 @@ from bench.common.errors import InputError
 from bench.executors.slurm import submission as module
 from bench.executors.slurm.commands import Ended
 from bench.executors.slurm.following import Following
+from bench.executors.slurm.options import NO_FILES
 from bench.executors.slurm.submission import (
     Attempt,
     Start,
@@ -230,6 +231,12 @@ def test_all_attempts_of_a_cell_are_taken_together(submit, target):
         (Ended("CANCELLED"), "", "interrupted", "its job was cancelled"),
         (Ended("PREEMPTED"), "", "interrupted", "its job was preempted"),
         (Ended("FAILED", 9), "no space left\n", "crashed", "its array task failed: no space left"),
+        (
+            Ended("FAILED", NO_FILES),
+            "on n7:\nerror: /place/cell: No space left on device\n",
+            "interrupted",
+            "its files could not be read or written: error: cell: No space left on device",
+        ),
         (Ended("COMPLETED"), "", "crashed", "its array task ended without a row"),
         (None, "", "interrupted", "its array task is gone, and Slurm does not say why"),
         (
