@@ -63,6 +63,10 @@ class Executor(Protocol):
     def kinds(self) -> Mapping[str, Found]:
         """The conditions under which cells run, by their id; those that are known so far."""
 
+    @property
+    def flags(self) -> str:
+        """The flags with which a command runs there, in addition to those of devices."""
+
     def run(
         self,
         items: Sequence[Planned],

@@ -48,6 +48,11 @@ class LocalExecutor:
         """The conditions of the devices."""
         return {self._lanes[0].conditions.conditions_id: self._lanes[0]}
 
+    @property
+    def flags(self) -> str:
+        """None: cells run here unless others are given."""
+        return ""
+
     def run(
         self,
         items: Sequence[Planned],

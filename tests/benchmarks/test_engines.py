@@ -63,7 +63,7 @@ amp = ["off", "on"]
 settings = { engine = "transformers" }
 """
 """The settings of the gates, in both engines on the same batches, timed on timing batches."""
-STEPS, SIZE = 30, 32
+STEPS, SIZE = 12, 32
 """Of each script and the cell that it is compared with."""
 FEWEST, MOST = 2, 3
 """Rounds of a script and its cell; the last only while two leave it undecided."""

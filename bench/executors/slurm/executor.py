@@ -91,6 +91,11 @@ class SlurmExecutor:
         """The conditions of all nodes that are known, those of the probe's node first."""
         return known_kinds(self._submitter.kinds_folder, self._target)
 
+    @property
+    def flags(self) -> str:
+        """The flags with which a command runs on this cluster."""
+        return self._submitter.request.flags
+
     def script(self, groups: Sequence[Sequence[CellRun]]) -> str:
         """The job script of groups of cells, each for an array task; empty without any."""
         return self._submitter.script(groups) if groups else ""

@@ -63,6 +63,17 @@ class Request:
         return {**others, "partition": self.partition}
 
     @property
+    def flags(self) -> str:
+        """The flags of a command with this request."""
+        words = (
+            name if value is None else f"{name}={value}" for name, value in self.options.items()
+        )
+        flags = ["--executor", "slurm", "--slurm", shlex.join(words)]
+        if self.max_running is not None:
+            flags += ["--max-running", str(self.max_running)]
+        return shlex.join(flags)
+
+    @property
     def limit_s(self) -> float | None:
         """The time limit of a job; None if none is given."""
         return seconds(self.options.get("time") or "")

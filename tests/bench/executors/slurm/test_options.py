@@ -1,6 +1,7 @@
 """What a job asks Slurm for, and its script."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +98,11 @@ def test_a_script_without_its_folder_or_python_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     text = script(Request(), "bench-x", None, "node", [])
     assert subprocess.run(["/bin/sh"], input=text, text=True, check=False).returncode == 73
+
+
+def test_the_flags_of_a_request_give_it_again():
+    request = parse_request("partition=gpu exclusive comment='a b'", 4)
+    words = shlex.split(request.flags)
+    assert words[:2] == ["--executor", "slurm"]
+    assert words[-2:] == ["--max-running", "4"]
+    assert parse_request(words[3], 4) == request
