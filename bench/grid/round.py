@@ -2,11 +2,11 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from bench.common.errors import InputError
 from bench.examples.tokens import MOST_FILES, share
 from bench.forecast.outlook import Outlook
+from bench.grid.cells import Cells
 from bench.grid.display import Display
 from bench.grid.resume import orphaned_outcome
 from bench.launch.cell_run import CellRun, keep, outcome_row
@@ -19,51 +19,48 @@ from bench.results.row import kept_row
 from bench.results.store import cell_folder
 from minbert.data.tasks.prepared import is_prepared, mark_used
 
-if TYPE_CHECKING:
-    from bench.grid.session import Session
-
 
 @dataclass(frozen=True)
 class Round:
     """The cells of a plan as they run: what an executor asks before each, and reports after it.
 
-    It is the `bench.executors.executor.Conductor` of a session.
+    It is the `bench.executors.executor.Conductor` of a run.
     """
 
-    session: "Session"
+    cells: Cells
     outlook: Outlook
     display: Display
     _tokenised: set[Hashable] = field(default_factory=set)
 
     def begin(self, item: Planned) -> bool:
         """Show that a cell is next; false if it exceeds the budget."""
-        budget = self.session.budget
+        budget = self.cells.budget
         cell_s, rest_s = self.outlook.begin(item.cell)
         self.display.start(item.name, cell_s, rest_s, budget.left_s())
         return budget.fits(self.outlook.time_s(item.cell))
 
     def waited(self, seconds: float) -> None:
         """Count a wait for other grids."""
-        self.session.account.waited(seconds)
+        self.cells.account.waited(seconds)
 
     def prepare(self, item: Planned) -> CellRun | None:
         """The next attempt at a cell; None, with a row where one is needed, if it does not run."""
-        session = self.session
-        keys = [(item.cell.cell_id, kind, item.repeat) for kind in session.kinds]
-        attempt = max(session.store.next_attempt(*key) for key in keys)
+        cells = self.cells
+        keys = [(item.cell.cell_id, kind, item.repeat) for kind in cells.kinds]
+        attempt = max(cells.store.next_attempt(*key) for key in keys)
         if attempt > item.attempt:
-            rows = filter(None, (session.store.last(*key) for key in keys))
+            rows = filter(None, (cells.store.last(*key) for key in keys))
             row = max(rows, key=lambda row: (row.is_ok, row.attempt), default=None)
             if row is not None:
                 self.display.note(f"{item.name}: another grid has run it meanwhile")
                 self._finish(item, row)
                 return None
         item = replace(item, attempt=max(attempt, item.attempt))
-        skipped = self._skipped(item, session.store.last(*session.key(item)))
+        skipped = self._skipped(item, cells.store.last(*cells.key(item)))
         if skipped is not None:
             self._finish(item, skipped)
             return None
-        if note := session.weights.note(item.cell):
+        if note := cells.weights.note(item.cell):
             self.display.note(note)
         self._use_examples()
         self._share_tokens(item.cell)
@@ -79,30 +76,30 @@ class Round:
     def _share_tokens(self, cell: Cell) -> None:
         """Tokenise a cell's examples, once in a round, before the first worker starts: otherwise
         that one alone would spend time on it."""
-        session = self.session
+        cells = self.cells
         examples = (cell.model, cell.engine, cell.data_digest, cell.max_length, cell.fold)
         if examples not in self._tokenised:
             self._tokenised.add(examples)
-            tokenizer = session.models[cell.model].tokenizer
-            share(session.data_of(cell), cell, tokenizer, session.data_folder)
+            tokenizer = cells.models[cell.model].tokenizer
+            share(cells.data_of(cell), cell, tokenizer, cells.data_folder)
 
     def _run(self, item: Planned) -> CellRun:
-        return self.session.cell_run(item, self.outlook)
+        return self.cells.cell_run(item, self.outlook)
 
     def _skipped(self, item: Planned, last: Row | None) -> Row | None:
         """The row of a cell that does not run, written if it is new; None for one that does."""
-        session = self.session
+        cells = self.cells
         why = self._why_skipped(item)
         row = self._recovered(item) if why is None else None
         if row is None:
-            why = why or session.budget.leave_out(item.key, self.outlook.time_s(item.cell))
+            why = why or cells.budget.leave_out(item.key, self.outlook.time_s(item.cell))
             if why is None:
                 return None
-            [planned] = session.planned_rows([item])
+            [planned] = cells.planned_rows([item])
             row = replace(planned, attempt=item.attempt, status="skipped", message=why)
             if needs_no_row(last, why):
                 return row
-        session.store.append(row)
+        cells.store.append(row)
         return row
 
     def _why_skipped(self, item: Planned) -> str | None:
@@ -111,15 +108,15 @@ class Round:
             return item.reason
         if item.reason.startswith(RERUN):
             return None
-        smaller = self.session.store.out_of_memory(item.cell, item.conditions_id)
+        smaller = self.cells.store.out_of_memory(item.cell, item.conditions_id)
         cause = dominating(item.cell, item.conditions_id, smaller)
         return None if cause is None else why_skipped(item.cell, cause)
 
     def _recovered(self, item: Planned) -> Row | None:
         """The row of a cell that finished after its parent had died; None without one."""
-        session = self.session
-        key = (*session.key(item), item.attempt)
-        folder = cell_folder(session.store.path, item.cell.name, *key)
+        cells = self.cells
+        key = (*cells.key(item), item.attempt)
+        folder = cell_folder(cells.store.path, item.cell.name, *key)
         if not folder.exists():
             return None
         run, row = self._run(item), kept_row(folder)
@@ -128,7 +125,7 @@ class Round:
             outcome = orphaned_outcome(folder, run.job)
             if outcome is None:
                 return None
-            row = outcome_row(run, session.kinds[item.conditions_id], outcome, folder)
+            row = outcome_row(run, cells.kinds[item.conditions_id], outcome, folder)
             keep(folder, row)
         self.display.note(f"{item.name}: taking over the result that a stopped run left")
         return row
@@ -139,7 +136,7 @@ class Round:
         Raises:
             InputError: if it is gone.
         """
-        folder, task = self.session.data_folder, self.session.data.task
+        folder, task = self.cells.data_folder, self.cells.data.task
         if folder is None or not task.is_own:
             return
         if not is_prepared(folder):
@@ -151,19 +148,19 @@ class Round:
 
     def ended(self, *rows: tuple[Planned, Row]) -> None:
         """Take over the rows of cells that have run."""
-        session = self.session
+        cells = self.cells
         for _, row in rows:
-            session.weights.add(session.folder(row))
-            session.account.add(row)
+            cells.weights.add(cells.folder(row))
+            cells.account.add(row)
         # another command may have collected some
-        session.store.append(*(row for _, row in rows if not session.store.has(row)))
+        cells.store.append(*(row for _, row in rows if not cells.store.has(row)))
         for item, row in rows:
             self._finish(item, row)
 
     def _finish(self, item: Planned, row: Row) -> None:
-        session = self.session
-        if row.key != session.key(item) and row.conditions_id in session.kinds:
+        cells = self.cells
+        if row.key != cells.key(item) and row.conditions_id in cells.kinds:
             on_kind = replace(item, cell=row.cell, conditions_id=row.conditions_id)
-            session.moved[item.key] = on_kind
+            cells.moved[item.key] = on_kind
         self.outlook.learn(row)
         self.display.finish(row, item.prefix)

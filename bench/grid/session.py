@@ -2,9 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -15,67 +14,43 @@ from bench.analysis.recommendation import recommended_from
 from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError
 from bench.common.files import write_atomically
 from bench.examples.tokenizers import tokenizer_of
-from bench.executors.executor import Executor
-from bench.forecast.outlook import Forecaster, Outlook, outlook_on
+from bench.forecast.outlook import Forecaster, outlook_on
+from bench.grid.cells import Cells
 from bench.grid.display import Display
 from bench.grid.resume import fallen_back, how_to_go_on, statuses, to_run_again
 from bench.grid.round import Round
-from bench.launch.cell_run import CellRun
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found
-from bench.plan.budget import Budget, was_left_out
-from bench.plan.cell import CANDIDATE, MINBERT, Cell
-from bench.plan.columns import row_of, values_of
-from bench.plan.gridfile import Grid
-from bench.plan.job import Job
-from bench.plan.models import Model
-from bench.plan.planning import Planned, count_cells, groups_of, scores_elsewhere, scores_sentence
-from bench.plan.rows import CellKey, Row
+from bench.plan.budget import was_left_out
+from bench.plan.cell import CANDIDATE, MINBERT
+from bench.plan.columns import values_of
+from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
+from bench.plan.rows import Row
 from bench.references.facts import find_facts, tokens_of
 from bench.results.facts import DataFacts, facts_of, read_facts, update_facts
-from bench.results.kept import KeptWeights
-from bench.results.overhead import Account
 from bench.results.predictions import values_from
 from bench.results.rescoring import read_results
-from bench.results.store import Store, cell_folder, plan_file
-from minbert.data.tasks import Data, Folds, TaskData, for_search
+from bench.results.store import plan_file
+from minbert.data.tasks import TaskData
 from minbert.errors import InputError as MinbertInputError
 
 INTERRUPTED: Final = 130
 
 
 @dataclass(frozen=True, kw_only=True)
-class Session:
-    """One run of a grid, and everything that its cells share.
+class Session(Cells):
+    """One run of a grid.
 
-    `models` are by name. `data` are the examples of cells without a fold; those of the others are
-    in `folds`. `keep` is whether every cell keeps its trained weights. `executor` runs the cells.
     `references` is `bench.references.client.find_references`; None: scores get no reference points.
-    `metric` decides in the report; None: the rows' own. `adapter_configs` has the JSON of each
-    adapter_config.json by its name in cells. `moved` are the cells that have run on another kind of
-    device than they were planned for, as planned for that, by the key of the original.
+    `metric` decides in the report; None: the rows' own.
     """
 
-    grid: Grid
-    executor: Executor
-    models: Mapping[str, Model]
-    data: Data
-    folds: Folds | None = None
-    data_folder: Path | None
     source: str = ""
-    store: Store
     reports: Path
-    keep: bool
-    timeout_s: float | None
     arguments: tuple[str, ...]
     metric: str | None = None
     forecaster: Forecaster | None = None
     references: Callable[..., Iterable[str]] | None = None
-    budget: Budget = field(default_factory=Budget)
-    account: Account = field(default_factory=Account)
-    adapter_configs: Mapping[str, str] = field(default_factory=dict)
-    moved: dict[tuple[str, int], Planned] = field(default_factory=dict)
 
     def run(self, rounds: Iterable[list[Planned]], as_json: bool = False) -> int:
         """Run the plans, render the report, and return the exit code.
@@ -189,91 +164,6 @@ class Session:
             return known or facts_of(whole, self.source)
         return update_facts(self.store.path, digest, facts.with_scores_of)
 
-    @property
-    def kinds(self) -> Mapping[str, Found]:
-        """The conditions of cells, by their id."""
-        return self.executor.kinds
-
-    def key(self, item: Planned) -> CellKey:
-        """The measurement that a planned cell is."""
-        return item.cell.cell_id, item.conditions_id, item.repeat
-
-    def folder(self, row: Row) -> Path:
-        """The folder of the cell of a row."""
-        return cell_folder(self.store.path, row.name, *row.key, row.attempt)
-
-    @cached_property
-    def weights(self) -> KeptWeights:
-        return KeptWeights(self.store.path, every=self.keep)
-
-    def _job(self, item: Planned) -> Job:
-        conditions = self.kinds[item.conditions_id].conditions
-        return self.models[item.cell.model].job(
-            item.cell,
-            self.data_folder,
-            adapter_config=self.adapter_configs.get(item.cell.adapter or ""),
-            conditions_id=item.conditions_id,
-            attempt=item.attempt,
-            repeat=item.repeat,
-            device=conditions.worker_device,
-            threads=conditions.threads,
-            keep=self.weights.keeps(item.cell),
-            code_version=conditions.code_version,
-        )
-
-    def cell_run(self, item: Planned, outlook: Outlook) -> CellRun:
-        """The attempt at a planned cell.
-
-        Args:
-            outlook: on its plan.
-        """
-        data = self.data_of(item.cell)
-        return CellRun(
-            job=self._job(item),
-            grid=self.grid.name,
-            dev_examples={part: size.dev for part, size in data.sizes.items()},
-            majority_score=data.majority,
-            forecast=outlook.columns(item.cell),
-            expected_s=outlook.time_s(item.cell),
-            timeout_s=self.timeout_s,
-            prefix=item.prefix,
-            amp_is_on=item.amp_is_on,
-        )
-
-    def runs_of(self, outlook: Outlook) -> list[list[CellRun]]:
-        """The attempts at the cells that are to run, in groups that run one after the
-        other on one device."""
-        to_run = [item for item in outlook.to_run if item.action == "run"]
-        return [[self.cell_run(item, outlook) for item in group] for group in groups_of(to_run)]
-
-    def data_of(self, cell: Cell) -> Data:
-        """The examples of a cell."""
-        if self.folds is not None:
-            return _fold_of(self.folds, cell.fold)
-        return self.searched if cell.learning_rate_source == CANDIDATE else self.data
-
-    @cached_property
-    def searched(self) -> Data:
-        """The examples of a search for learning rates."""
-        return for_search(self.data)
-
-    def planned_rows(self, planned: list[Planned]) -> list[Row]:
-        """The rows, still without results, of planned cells."""
-        label = self.grid.name
-        columns = {name: kind.conditions.columns() for name, kind in self.kinds.items()}
-        return [
-            row_of(
-                {
-                    **item.cell.columns(),
-                    **columns[item.conditions_id],
-                    "grid": label,
-                    "repeat": item.repeat,
-                }
-            )
-            for item in planned
-            if not item.elsewhere
-        ]
-
     def _plan(self, planned: list[Planned]) -> list[Row]:
         """The rows of a plan. A cell with a result has the version of the code of that result.
 
@@ -367,9 +257,3 @@ class Session:
         if ended == "interrupted":
             return INTERRUPTED
         return 0 if ended == "ok" and counts["ok"] == counts.total() and not fell_back else 1
-
-
-@lru_cache(maxsize=1)
-def _fold_of(folds: Folds, index: int | None) -> Data:
-    """A fold, kept until another is needed: the cells of a fold run one after the other."""
-    return folds.fold(index)
