@@ -90,9 +90,9 @@ Unless the fault says otherwise, there are two GPUs, torch is built with CUDA
 
 _CLUSTER: Final = """\
 A second run struck grids on real Slurm clusters, each of two nodes on one machine
-(`python -m tests.faults --slurm {injected} --json > slurm.json`, {minutes:.0f} minutes). Slurm, its
-daemons, the command, the process on a node, folders and locks are real; a stub replaces the
-worker.
+(`python -m tests.faults --slurm {injected} --seed {seed} --json`, {minutes:.0f} minutes).
+Slurm, its daemons, the command, the process on a node, folders and locks are real; a stub replaces
+the worker.
 
 **{injected:,} faults** were injected into {rounds} grids with {cells:,} cells, which took {rows:,}
 attempts and {commands} commands. After the last fault of a grid its command was given again until
