@@ -94,7 +94,7 @@ def _on_clusters(faults: int, seed: int, jobs: int, folder: Path | None, as_json
         verdicts = slurm_faults.run_rounds(
             faults, seed, jobs=jobs, folder=place, on_verdict=on_verdict
         )
-    counts = slurm_faults.summary(verdicts, seed, time.monotonic() - begun)
+    counts = slurm_faults.summary(verdicts, seed, time.monotonic() - begun) | {"jobs": jobs}
     click.echo(json.dumps(counts, indent=2) if as_json else slurm_faults.text(counts))
     if counts["bad"]:
         console.print(f"kept for a look: {place}", soft_wrap=True)
