@@ -90,7 +90,8 @@ Unless the fault says otherwise, there are two GPUs, torch is built with CUDA
 
 _CLUSTER: Final = """\
 A second run struck grids on real Slurm clusters, each of two nodes on one machine
-(`python -m tests.faults --slurm {injected} --seed {seed} --jobs {jobs} --json`, {minutes:.0f} minutes).
+(`python -m tests.faults --slurm {injected} --seed {seed} --jobs {jobs} --json`,
+{minutes:.0f} minutes).
 Slurm, its daemons, the command, the process on a node, folders and locks are real; a stub replaces
 the worker.
 

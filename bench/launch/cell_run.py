@@ -86,7 +86,7 @@ class CellRun:
     def to_json(self) -> str:
         """The run as a line of JSON."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return json.dumps(values | {"job": json.loads(self.job.to_json())})
+        return json.dumps(values | {"job": self.job.values()})
 
     @classmethod
     def from_json(cls, text: str) -> "CellRun":

@@ -39,9 +39,13 @@ class Job:
     repeat: int = 1
     adapter_config: str | None = None
 
+    def values(self) -> dict[str, Any]:
+        """The content of cell.json."""
+        return {"cell_id": self.cell.cell_id, **asdict(self)}
+
     def to_json(self) -> str:
         """The text of cell.json."""
-        return json.dumps({"cell_id": self.cell.cell_id, **asdict(self)}, indent=2) + "\n"
+        return json.dumps(self.values(), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
