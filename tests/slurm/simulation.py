@@ -68,6 +68,8 @@ KILLED: Final = "killed"
 """The node kills the whole job for its memory: nobody can write a row."""
 NEVER_BEGAN: Final = "never began"
 """The array task is cancelled while it waits."""
+_REASONS: Final = {REQUEUED: " DUE TO JOB REQUEUE", CANCELLED: ""}
+"""The ends of the line that Slurm adds to the output of a job that it ends."""
 _STATES: Final = {CRASHED: "FAILED", CANCELLED: "CANCELLED", KILLED: "OUT_OF_MEMORY"}
 
 
@@ -326,6 +328,11 @@ class Simulation:
         target = self._targets[int(name[1:]) % 2]
         signals: Any = SimpleNamespace(stops=0)
         node.keep_kind(Path(submission.request["kinds"]), target)
+        if fate in _REASONS:
+            line = (
+                f"*** JOB {job.id} ON {name} CANCELLED AT 2026-11-28T12:00:00{_REASONS[fate]} ***\n"
+            )
+            (submission.folder / "output" / f"{index}.txt").write_text(line)
         for number, planned in enumerate(submission.groups[index]):
             attempt = Attempt(index, number, job.restarts[index])
             try:
