@@ -223,8 +223,8 @@ def nodes_of(partition: str) -> dict[str, str]:
     Raises:
         SlurmError: if the controller does not answer.
     """
-    where = [f"--partition={partition}"] if partition else []
-    answer = _run("sinfo", "--all", "--noheader", "--Node", *where, "--format=%N|%T")
+    where = f"--partition={partition}" if partition else "--all"  # sinfo refuses both
+    answer = _run("sinfo", "--noheader", "--Node", where, "--format=%N|%T")
     return dict(line.split("|", 1) for line in answer.splitlines())
 
 

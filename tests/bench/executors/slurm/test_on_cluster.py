@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.executors.slurm import commands
 from tests.slurm.cluster import NODES, Cluster
 from tests.slurm.place import HANG, Place
 
@@ -34,6 +35,16 @@ def test_a_grid_is_an_array_on_both_nodes(place: Place) -> None:
     assert again.returncode == 0, again.stderr
     assert place.statuses() == {seed: ["ok"] for seed in range(5)}
     assert [start.seed for start in place.starts()[4:]] == [4]
+
+
+@pytest.mark.parametrize("partition", ["", "main"])
+def test_the_nodes_of_a_partition(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, partition: str
+) -> None:
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    assert commands.nodes_of(partition).keys() == set(NODES)
+    assert commands.hostnames("node[1-2]") == set(NODES)
 
 
 def test_cells_of_a_node_that_fails_run_again(place: Place) -> None:
