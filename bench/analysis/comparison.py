@@ -353,7 +353,7 @@ def _why_not(match: Match) -> str:
     if match.machine is None:
         sharing = [{row.sharing for row in setting.ok} for setting in match.sides]
         alike = sharing[0] & sharing[1] or not all(sharing)
-        return "measured on other machines" if alike else "one measured beside other cells"
+        return "measured on other machines" if alike else "one measured while other cells ran"
     versions = sorted(versions_of(match))
     if len(versions) > 1:
         return f"measured in other ways: measurement_version {' and '.join(map(str, versions))}"

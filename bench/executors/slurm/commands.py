@@ -193,8 +193,8 @@ def most_indexes() -> int:
     Raises:
         SlurmError: if the controller does not answer, or the cluster has no arrays.
     """
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _run("scontrol", "show", "config"), re.M)
-    most = int(found[1]) if found else 0
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _run("scontrol", "show", "config"), re.M)
+    most = int(match[1]) if match else 0
     if most < 2:
         raise SlurmError("scontrol: MaxArraySize is 0: this cluster has no job arrays")
     return most
@@ -264,10 +264,10 @@ def time_limit(job: int) -> tuple[float, str] | None:
 def seconds(text: str) -> float | None:
     """A duration of Slurm's (`5`, `5:00`, `2:00:00`, `1-12`, `1-12:30:00`) in seconds; None for
     UNLIMITED and any other text."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
-    if found is None:
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
+    if match is None:
         return None
-    days, *rest = found.groups()
+    days, *rest = match.groups()
     parts = [int(part) for part in rest if part is not None]
     if days is not None:
         hours, minutes, secs = (*parts, 0, 0)[:3]

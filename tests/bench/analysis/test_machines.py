@@ -84,7 +84,7 @@ def test_cells_measured_beside_others_are_not_compared_with_cells_alone():
     found = of(rows(HERE_TIMES), rows(THERE_TIMES, shared))
     assert found.machines is None
     results = [one for pair in found.pairs for one in pair.compared if one.measure.kind != "score"]
-    assert {one.why for one in results} == {"one measured beside other cells"}
+    assert {one.why for one in results} == {"one measured while other cells ran"}
     assert "sharing" in {name for name, _, _ in found.differs}
     alike = of(rows(HERE_TIMES, shared), rows(THERE_TIMES, shared))
     assert {pair.machine for pair in alike.pairs} == {
