@@ -295,7 +295,8 @@ def command(
             check_model(models[name], settings.init)
     store.check_writable()
     check_reports(reports)
-    check_space(runs, planned, models, keep)
+    trained = sum(size.train for size in examples.sizes.values())
+    check_space(runs, planned, models, trained, keep)
     _print_notes(notes)
     if check_nodes and cluster is not None:
         run = session.cell_run(planned[0], Outlook(None, []))

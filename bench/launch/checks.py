@@ -34,8 +34,11 @@ from minbert.training.quarters import QUARTERS, layers_in
 MSE: Final = "mse"
 """The name in `minbert.training.losses`, which is not imported because it loads torch."""
 
-SPACE_PER_CELL_MIB: Final = 2
-SPACE_AT_LEAST_MIB: Final = 64
+SPACE_PER_CELL: Final = 2**17
+"""Bytes of a cell's folder without weights: a dozen small files, 48 to 80 KiB on a disk."""
+SPACE_PER_STEP: Final = 64
+"""Bytes of a line of steps.csv."""
+SPACE_AT_LEAST: Final = 2**26
 _PART_SETTINGS: Final = ("encoders", "task_order", "task_rates", "task_decays")
 """Settings that only a task with parts has."""
 
@@ -343,12 +346,13 @@ def check_reports(reports: Path, place: str = "figures") -> None:
 
 
 def check_space(
-    runs: Path, planned: list[Planned], models: Mapping[str, Model], keep: bool
+    runs: Path, planned: list[Planned], models: Mapping[str, Model], examples: int, keep: bool
 ) -> None:
     """Refuse to begin where the disk can't hold the files of the cells.
 
     Args:
         models: by name.
+        examples: the number of training examples.
         keep: whether every cell keeps its trained weights.
     """
     to_run = [item.cell for item in planned if item.action == "run"]
@@ -357,11 +361,14 @@ def check_space(
     kept = [cell for cell in to_run if keep or keeps_by_default(cell)]
     weights = sum(largest_weights(cell, models[cell.model].config) for cell in kept)
     weights = weights if keep else min(weights, CAP)
-    needed = SPACE_AT_LEAST_MIB + len(to_run) * SPACE_PER_CELL_MIB + weights // 2**20
+    epochs = ((cell, cell.epochs * examples // cell.batch_size) for cell in to_run)
+    steps = sum(min(most, cell.max_steps or most) for cell, most in epochs)
+    needed = SPACE_AT_LEAST + len(to_run) * SPACE_PER_CELL + steps * SPACE_PER_STEP + weights
     folder = next(path for path in runs.resolve().parents if path.exists())
-    free = shutil.disk_usage(folder).free // 2**20
+    free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
-            f"{folder}: {free} MiB are free, and {len(to_run)} cells may need {needed} MiB; "
+            f"{folder}: {free // 2**20} MiB are free, and {len(to_run)} cells may need "
+            f"{math.ceil(needed / 2**20)} MiB; "
             "free some space, or name another place with --runs"
         )

@@ -276,18 +276,18 @@ def test_early_stopping_holds_out_a_tenth_and_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "layers", "keep", "needed"),
     [
-        ("full", None, False, 64 + 3 * 2),
-        ("full", None, True, 64 + 3 * 2 + 3 * 88),
-        ("lora", "attn", False, 64 + 3 * 2),
-        ("lora", "attn-only", False, 64 + 3 * 2 + 3 * 4),
-        ("lora", "attn-only", True, 64 + 3 * 2 + 3 * 4),
+        ("full", None, False, 64),
+        ("full", None, True, 64 + 3 * 88),
+        ("lora", "attn", False, 64),
+        ("lora", "attn-only", False, 64 + 3 * 4),
+        ("lora", "attn-only", True, 64 + 3 * 4),
     ],
 )
 def test_the_disk_has_to_hold_the_weights_that_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, layers: str | None, keep: bool,
     needed: int,
 ) -> None:  # fmt: skip
-    """minilm's 22.7 million parameters take 87 MiB; needs are rounded down to whole MiB."""
+    """minilm's 22.7 million parameters take 87 MiB."""
     of = cell(mode, 8 if layers else None, layers, "off")
     planned = [Planned(replace(of, seed=seed), "run", "", 1) for seed in range(3)]
     config = GEOMETRIES["minilm"]
@@ -295,10 +295,10 @@ def test_the_disk_has_to_hold_the_weights_that_are_kept(
     free = 0
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free * 2**20))
     with pytest.raises(InputError, match=r"0 MiB are free, and 3 cells may need \d+ MiB") as raised:
-        check_space(tmp_path / "runs.csv", planned, {of.model: model}, keep)
+        check_space(tmp_path / "runs.csv", planned, {of.model: model}, 0, keep)
     free = int(re.findall(r"need (\d+) MiB", str(raised.value))[0])
     assert abs(free - needed) <= 4
-    check_space(tmp_path / "runs.csv", planned, {of.model: model}, keep)
+    check_space(tmp_path / "runs.csv", planned, {of.model: model}, 0, keep)
 
 
 def test_weights_that_are_kept_by_default_need_at_most_their_cap(
@@ -308,8 +308,21 @@ def test_weights_that_are_kept_by_default_need_at_most_their_cap(
     planned = [Planned(replace(of, seed=seed), "run", "", 1) for seed in range(1000)]
     model = Model("minilm", "0", "mean", GEOMETRIES["minilm"], tmp_path, None, tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    with pytest.raises(InputError, match=f"may need {64 + 2000 + 1024} MiB"):
-        check_space(tmp_path / "runs.csv", planned, {of.model: model}, keep=False)
+    with pytest.raises(InputError, match=f"may need {64 + 125 + 1024} MiB"):
+        check_space(tmp_path / "runs.csv", planned, {of.model: model}, 0, keep=False)
+
+
+def test_long_trainings_need_space_for_the_lines_of_their_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 2^20 examples in batches of 16, or of 2^14 steps."""
+    of = cell("lora", 8, "attn", "off", epochs=4, batch_size=16)
+    model = Model("minilm", "0", "mean", GEOMETRIES["minilm"], tmp_path, None, tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    for max_steps, mib in ((None, 4 * 4), (2**14, 1)):
+        planned = [Planned(replace(of, max_steps=max_steps), "run", "", 1)] * 8
+        with pytest.raises(InputError, match=f"may need {64 + 1 + 8 * mib} MiB"):
+            check_space(tmp_path / "runs.csv", planned, {of.model: model}, 2**20, keep=False)
 
 
 def test_ends_that_no_layer_has_are_one_line() -> None:
