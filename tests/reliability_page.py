@@ -92,8 +92,9 @@ _CLUSTER: Final = """\
 A second run struck grids on real Slurm clusters, each of two nodes on one machine
 (`python -m tests.faults --slurm {injected} --seed {seed} --jobs {jobs} --json`,
 {minutes:.0f} minutes).
-Slurm, its daemons, the command, the process on a node, folders and locks are real; a stub replaces
-the worker.
+Slurm, its daemons, folders and locks are real, and so is the code that submits array tasks,
+collects their rows and supervises workers on nodes. Stubs replace the worker, the model and the
+data, the flags that plan a grid, and the report.
 
 **{injected:,} faults** were injected into {rounds} grids with {cells:,} cells, which took {rows:,}
 attempts and {commands} commands. After the last fault of a grid its command was given again until
