@@ -202,6 +202,11 @@ class Alternation:
         if any(self.terms) and not all(self.terms):
             raise InputError("--run: give both --base and --new")
         for option in self.options:
+            if option.partition("=")[0] == "--executor":
+                raise InputError(
+                    "--run: cells that take turns need one node; leave --executor out, and start "
+                    "bench.compare itself as a job, by srun --exclusive"
+                )
             if option.partition("=")[0] in _OWN:
                 raise InputError(f"{option} can't be passed on to bench.grid by --run")
         selected = parse_selection(self.selection).keys()

@@ -16,7 +16,7 @@ from bench.plan.rows import Row
 
 
 class Progress(Protocol):
-    """What an executor shows while cells run."""
+    """Displays the progress of cells."""
 
     def stage(self, name: str, at_once: int = 1) -> None:
         """Show what is done where no cell of this process runs.
@@ -47,7 +47,7 @@ class Conductor(Protocol):
         else, leaves it out."""
 
     def prepare(self, item: Planned) -> CellRun | None:
-        """What is to run for a cell; None if nothing is: it is skipped, or has a result."""
+        """The run of a cell; None if it is skipped, or has a result."""
 
     def waited(self, seconds: float) -> None:
         """Count a wait for other grids."""

@@ -175,9 +175,6 @@ class _Run:
             if not self.queue.close_lane():
                 raise
             self.progress.note(f"{error}; the other devices go on")
-        except BaseException:
-            self.queue.stop()
-            raise
 
     def _run_group(self, group: deque[Planned], waits: bool, lane: Found) -> None:
         held = deque[Planned]()
@@ -191,6 +188,11 @@ class _Run:
                         self._run_cell(item, lane)
                     else:
                         held.append(item)
+        except DeviceError:
+            raise
+        except BaseException:
+            self.queue.stop()  # before other lanes can take the rest
+            raise
         finally:
             self.queue.give_back(group, held)
 
@@ -202,8 +204,9 @@ class _Run:
         begun = monotonic()
         on_wait = partial(self.progress.waiting, item.name)
         with self.devices.turn(lane.device_name, on_wait):
+            waited_s = monotonic() - begun
             with self.turn:
-                self.conductor.waited(monotonic() - begun)
+                self.conductor.waited(waited_s)
                 run = self.conductor.prepare(item)
             if run is None:
                 return

@@ -128,8 +128,8 @@ def command(
         _refuse({"--jobs": jobs > 1, "--budget": budget_min is not None}, "this machine", LOCAL)
         if device == "all" or "," in device:
             raise InputError(
-                f"--device {device}: each array task uses the one device that Slurm gives it; "
-                "take cpu or cuda, or leave it out"
+                f"--device {device}: each array task uses the one device that Slurm gives it; take "
+                "cpu or cuda, or leave --device out, and ask for one GPU with --slurm gres=gpu:1"
             )
         request = parse_request(slurm_options or "", max_running)
         lanes: tuple[Found, ...] = ()
@@ -158,7 +158,7 @@ def command(
     cluster = None
     if on_cluster:
         needed = [*filter(None, (folder, *(m.checkpoint for m in models.values())))]
-        cluster = find_cluster(store, request, device, needed, sys.argv[1:], dry_run=dry_run)
+        cluster = find_cluster(store, request, device, needed, dry_run=dry_run)
     executor: Executor = cluster or LocalExecutor(runs, lanes)
     target, *_ = executor.kinds.values()
     conditions = target.conditions

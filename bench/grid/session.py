@@ -249,7 +249,7 @@ class Session(Cells):
             if advice is not None:
                 click.echo("\n".join(recommendation.lines(advice)))
                 if self.executor.flags:
-                    click.echo(f"on the cluster, with {self.executor.flags}")
+                    click.echo(f"to run these on the cluster, add: {self.executor.flags}")
         fell_back = fallen_back(planned, last)
         again = to_run_again(counts, planned, sum(map(was_left_out, last.values())))
         sys.stderr.writelines(self.budget.lines())

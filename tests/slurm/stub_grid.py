@@ -63,7 +63,7 @@ def run(
     settings = made.grid.settings.model_copy(update={"seeds": first + cells})
     made = replace(made, grid=made.grid.model_copy(update={"settings": settings}))
     store, request = Store(runs), parse_request(slurm, max_running)
-    executor = find_cluster(store, request, "cpu", [], sys.argv[1:], dry_run=False)
+    executor = find_cluster(store, request, "cpu", [], dry_run=False)
     executor._submitter = replace(executor._submitter, worker=WORKER)
     kinds = Kinds(made.grid, lambda: executor.kinds.values())
     planned = kinds.plan(made.cells[first:], store.rows, rerun=rerun)

@@ -1,6 +1,6 @@
 """The executor of a command with `--executor slurm`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from bench.common.progress import note_to_stderr
@@ -18,7 +18,6 @@ def find_cluster(
     request: Request,
     device: str,
     paths: Iterable[Path],
-    arguments: Sequence[str],
     *,
     dry_run: bool,
 ) -> SlurmExecutor:
@@ -30,7 +29,6 @@ def find_cluster(
         request: what each array task asks for.
         device: as of `bench.machine.conditions.find_conditions`, on a node.
         paths: the files and folders that cells need.
-        arguments: of the command.
         dry_run: ask no node; if none is known, conditions are those of this machine's CPU.
 
     Raises:
@@ -50,8 +48,7 @@ def find_cluster(
         store.check_writable()
         with Signals() as signals:
             target = prober.ask(signals)
-    kinds = prober.kinds_folder
-    submitter = Submitter(store.path, request, device, kinds, arguments)
+    submitter = Submitter(store.path, request, device, prober.kinds_folder)
     executor = SlurmExecutor(store, submitter, target)
     if not dry_run:
         executor.collect()

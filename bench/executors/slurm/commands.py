@@ -66,8 +66,8 @@ def check_installed() -> None:
     missing = [name for name in COMMANDS if shutil.which(name) is None]
     if missing:
         raise InputError(
-            f"--executor slurm: {', '.join(missing)} not on PATH; start it on a machine of the "
-            "cluster from which jobs are submitted, or leave --executor out"
+            f"--executor slurm: not found on PATH: {', '.join(missing)}; start it on a machine of "
+            "the cluster from which jobs are submitted, or leave --executor out"
         )
 
 
@@ -249,11 +249,16 @@ def cpus_of(node: str) -> int | None:
     return None if count is None else int(count)
 
 
-def time_limit(job: int) -> tuple[float, str] | None:
-    """Seconds until a running job reaches its time limit, by the controller's clock, and the limit;
-    None: it has none, or Slurm does not answer."""
+def time_limit(job: int, index: int) -> tuple[float, str] | None:
+    """Seconds until a running array task reaches its time limit, by the controller's clock, and the
+    limit; None: it has none, or Slurm does not answer.
+
+    Args:
+        job: the id of its array. That of the array task alone may be the same, and then stands for
+            the whole array.
+    """
     try:
-        answer = _run("squeue", "--all", "--noheader", f"--jobs={job}", "--format=%L|%l")
+        answer = _run("squeue", "--all", "--noheader", f"--jobs={job}_{index}", "--format=%L|%l")
     except SlurmError:
         return None
     left, _, limit = answer.strip().partition("|")

@@ -44,7 +44,7 @@ _LIMIT: Final = re.compile(
 )
 """Errors of sbatch that a smaller array, or the same one later, may not get."""
 _LEAST: Final = 8
-"""Arrays get no smaller than this part of the largest while others are queued."""
+"""While others are queued, arrays get no smaller than this part of the largest so far."""
 _STUCK: Final = re.compile(
     r"h[eo]ld|BadConstraints|NeverSatisfied|Invalid|NotAllowed|PerJobLimit"
     r"|Partition(Down|Inactive|TimeLimit|NodeLimit|Config)",
@@ -74,6 +74,8 @@ class SlurmExecutor:
         self._target = target
         self._folder = submissions_folder(store.path)
         self._followed: list[Following] = []
+        self._has_followed = False
+        self._largest = 0
         self._ready: list[list[CellRun]] = []
         self._signals = Signals()
         self._complained = False
@@ -216,6 +218,7 @@ class SlurmExecutor:
         for one in self._live():
             if one not in self._followed and (taken := one.keys & self._items.keys()):
                 self._followed.append(one)
+                self._has_followed = True
                 self._ready = _not_empty(
                     [run for run in group if key_of(run) not in taken] for group in self._ready
                 )
@@ -231,13 +234,15 @@ class SlurmExecutor:
     def _submit(self, conductor: Conductor, progress: Progress) -> None:
         """Submit what is ready, as much as Slurm accepts.
 
+        After an array that it refuses comes a smaller one, after one that it accepts a larger one.
+
         Raises:
             RefusedError: if it accepts nothing, and this command has followed no array task.
             SlurmError: if it accepts nothing, though nothing is queued.
         """
         with self._submitting():
             self._follow(progress)
-            while first := self._ready[: self._size]:
+            while not self._signals.stops and (first := self._ready[: self._size]):
                 groups = _not_empty(
                     [self._current(run, conductor) for run in group] for group in first
                 )
@@ -248,17 +253,20 @@ class SlurmExecutor:
                 try:
                     submission = self._submitter.submit(groups, after)
                 except SlurmError as error:
-                    least = max(1, self._submitter.most // _LEAST) if self._followed else 1
+                    least = max(1, self._largest // _LEAST) if self._followed else 1
                     if _LIMIT.search(str(error)) and len(groups) > least:
-                        self._size = len(groups) // 2
+                        self._size = max(least, len(groups) // 2)
                         continue
-                    if not self._known:
+                    if not self._has_followed:
                         raise RefusedError(str(error)) from error
                     if not self._followed:
                         raise
                     return  # once some of what is queued has ended
                 one = self._known[submission.folder] = Following(submission)
                 self._followed.append(one)
+                self._has_followed = True
+                self._largest = max(self._largest, len(groups))
+                self._size = min(2 * max(self._size, len(groups)), self._submitter.most)
                 self._ready = self._ready[len(groups) :]
                 cells = _count(sum(map(len, groups)), "cell")
                 tasks = _count(len(groups), "array task")
@@ -286,8 +294,9 @@ class SlurmExecutor:
                 self._stuck.add((entry.job, entry.reason))
                 tasks = _count(len(entry.indexes), "array task")
                 progress.note(
-                    f"job {entry.job}: {tasks} will not begin ({entry.reason}): see scontrol show "
-                    f"job {entry.job}; scontrol release {entry.job} if held, or scancel {entry.job}"
+                    f"job {entry.job}: {tasks} can't start ({entry.reason}); details: scontrol "
+                    f"show job {entry.job}; if held: scontrol release {entry.job}; to give up: "
+                    f"scancel {entry.job}"
                 )
         if queued is not None and self._followed:
             pending = sum(len(one.indexes) for one in queued if one.state in _WAITING)
@@ -374,7 +383,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _not_empty(groups: Iterable[Iterable[CellRun | None]]) -> list[list[CellRun]]:
-    """Groups without what is no run, and without those that have none."""
+    """Groups without their None entries; empty groups are left out."""
     return [kept for group in groups if (kept := [run for run in group if run is not None])]
 
 

@@ -37,7 +37,7 @@ def main(folder: Path, worker: tuple[str, ...] = WORKER) -> int:
     submission = Submission(folder)
     index = int(os.environ["SLURM_ARRAY_TASK_ID"])
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    limit = time_limit()
+    limit = time_limit(index)
     try:
         target = find_target(submission.request["device"])
         keep_kind(Path(submission.request["kinds"]), target)
@@ -97,10 +97,11 @@ class TimeLimit(NamedTuple):
     text: str
 
 
-def time_limit() -> TimeLimit | None:
-    """The time limit of this job; None if it has none. The clock of the node does not matter."""
-    job = os.environ.get("SLURM_JOB_ID", "")
-    limit = commands.time_limit(int(job)) if job.isdecimal() else None
+def time_limit(index: int) -> TimeLimit | None:
+    """The time limit of this array task; None if it has none. The clock of the node does not
+    matter."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID", "")
+    limit = commands.time_limit(int(job), index) if job.isdecimal() else None
     return None if limit is None else TimeLimit(time.monotonic() + limit[0], limit[1])
 
 

@@ -1,4 +1,5 @@
-"""A reference cell on each node, by which nodes show that deviate from others of their kind.
+"""Runs a reference cell on each node, to find nodes that are slower or faster than others of their
+kind.
 
 Its rows are no results: they are in `runs/slurm/nodes/`, and what was compared in `nodes.json`
 beside it.
@@ -59,7 +60,7 @@ def check_nodes(
         note: shows a line of text.
 
     Raises:
-        InputError: if the partition has no such node, or Slurm refuses the jobs.
+        InputError: if the partition has no such node, or Slurm refuses a job on each.
         StoppedError: if the user stops it.
 
     After any error its jobs are cancelled.
@@ -67,18 +68,26 @@ def check_nodes(
     nodes = _nodes(submitter)
     if "exclusive" not in submitter.request.options:
         note("--check-nodes without exclusive in --slurm: other jobs may slow nodes down meanwhile")
-    place = submissions_folder(submitter.runs) / "nodes.csv"
-    own = replace(submitter, runs=place)
+    folder = submissions_folder(submitter.runs)
     following: dict[str, Following] = {}
     rows: dict[str, Row | str] = {}
+    refused = ""
     try:
-        for number, name in enumerate(nodes, start=1):
+        for name in nodes:
             options = {**submitter.request.options, "nodelist": name}
-            pinned = replace(own, request=replace(submitter.request, options=options))
-            # a number of its own, so that each has a folder
-            one = replace(run, job=replace(run.job, attempt=number))
-            following[name] = Following(pinned.submit([[one]]))
-        note(f"{run.name} runs once on each of {len(nodes)} nodes")
+            pinned = replace(
+                submitter,
+                runs=folder / "nodes" / f"{name}.csv",
+                request=replace(submitter.request, options=options),
+            )
+            try:
+                following[name] = Following(pinned.submit([[run]]))
+            except commands.SlurmError as error:  # as a node without what `constraint` asks for
+                refused = f"{name} is not checked: {error}"
+                note(refused)
+        if not following:
+            raise InputError(f"--check-nodes: {refused}")
+        note(f"{run.name} runs once on each of {len(following)} nodes")
         while following:
             with signals.raising():
                 sleep(poll_s)
@@ -87,9 +96,9 @@ def check_nodes(
         with suppress(commands.SlurmError):
             commands.cancel(*(str(one.submission.job) for one in following.values()))
         raise
-    compared = compare([_measured(name, rows[name]) for name in nodes])
+    compared = compare([_measured(name, rows[name]) for name in nodes if name in rows])
     text = json.dumps([asdict(node) for node in compared], indent=1)
-    write_atomically(submissions_folder(submitter.runs) / "nodes.json", text.encode() + b"\n")
+    write_atomically(folder / "nodes.json", text.encode() + b"\n")
     return compared
 
 
@@ -127,7 +136,6 @@ def _collect(following: dict[str, Following], rows: dict[str, Row | str]) -> Non
         taken = [every[-1] for _, every in one.take()]
         if not one.open:
             rows[name] = taken[-1] if taken else one.not_run.get(0, "")
-            (one.submission.folder / "done").touch()
             del following[name]
 
 

@@ -14,7 +14,7 @@ from bench.executors.slurm.commands import duration, seconds
 
 _ROOT: Final = Path(__file__).parents[3]
 _CELLS: Final = "each cell is an array task"
-_FILES: Final = "they are in runs/slurm"
+_FILES: Final = "output files are kept in runs/slurm"
 _NO_JOB: Final = "it submits nothing"
 _REFUSED: Final = {
     "array": _CELLS, "ntasks": "a cell is one process", "wrap": _CELLS,
@@ -98,8 +98,8 @@ def parse_request(text: str, max_running: int | None = None) -> Request:
         name, equals, value = word.partition("=")
         if not _NAME.fullmatch(name):
             raise InputError(
-                f"--slurm: {word!r} is no option; give the long options of sbatch without their "
-                "dashes, such as partition=gpu time=02:00:00 exclusive"
+                f"--slurm: {word!r} is not an option; give the long options of sbatch without "
+                "their dashes, such as partition=gpu time=02:00:00 exclusive"
             )
         if name in _REFUSED:
             raise InputError(f"--slurm: {name} can't be given: {_REFUSED[name]}; leave it out")
@@ -111,23 +111,22 @@ def parse_request(text: str, max_running: int | None = None) -> Request:
     request = Request(options, max_running)
     if "time" in options and request.limit_s is None:
         raise InputError(
-            f"--slurm: time={options['time']} is no time limit; give minutes, H:MM:SS or D-HH:MM:SS"
+            f"--slurm: time={options['time']} is not a time limit; give minutes, H:MM:SS or "
+            "D-HH:MM:SS"
         )
     return request
 
 
-def script(
-    request: Request, name: str, output: Path | None, module: str, arguments: Sequence[str]
-) -> str:
+def script(request: Request, name: str, output: Path, module: str, arguments: Sequence[str]) -> str:
     """A job script that runs a module of this project as this process would.
 
     Args:
         name: of the job.
-        output: the file of what it prints, with Slurm's patterns such as %a; None: nowhere.
+        output: the file of what it prints, with Slurm's patterns such as %a.
         module: of `bench.executors.slurm`.
         arguments: of the module.
     """
-    file = "/dev/null" if output is None else _without_patterns(output.parent) / output.name
+    file = _without_patterns(output.parent) / output.name
     options: dict[str, str | None] = {
         "job-name": name, "output": str(file), "open-mode": "append", "export": "ALL",
         "requeue": None, **request.options,
@@ -139,8 +138,8 @@ def script(
         (
             "#!/bin/sh",
             *lines,
-            f"cd {shlex.quote(str(Path.cwd()))} || exit {CHANGES_FOLDER}",
-            f"[ -x {shlex.quote(sys.executable)} ] || exit {NO_PYTHON}",
+            f"cd {(folder := shlex.quote(str(Path.cwd())))} || {_unseen(folder, CHANGES_FOLDER)}",
+            f"[ -x {(python := shlex.quote(sys.executable))} ] || {_unseen(python, NO_PYTHON)}",
             *(path if (_ROOT / "pyproject.toml").is_file() else ()),
             f"exec {shlex.join(command)}",
             "",
@@ -148,9 +147,17 @@ def script(
     )
 
 
-def names_in(text: str) -> list[str]:
-    """The names of the options in a script."""
-    return re.findall(r"^#SBATCH --([a-z0-9-]+)", text, re.MULTILINE)
+def _unseen(path: str, code: int) -> str:
+    """The end of a script on a node that does not see a quoted path."""
+    node = "$SLURMD_NODENAME"
+    advice = f'"(to leave it out: --slurm exclude={node})"'
+    return f'{{ echo "node {node} does not see" {path} {advice} >&2; exit {code}; }}'
+
+
+def fixed_options(text: str) -> list[str]:
+    """The names of the options that the environment can't change: those in a script, and those
+    that can't be given."""
+    return [*re.findall(r"^#SBATCH --([a-z0-9-]+)", text, re.MULTILINE), *_REFUSED]
 
 
 def _without_patterns(path: Path) -> Path:

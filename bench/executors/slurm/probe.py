@@ -21,7 +21,7 @@ from bench.common.files import text_or_empty, write_atomically
 from bench.common.messages import last_error
 from bench.executors.slurm import commands
 from bench.executors.slurm.node import find_target, keep_kind
-from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, names_in, script
+from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, fixed_options, script
 from bench.executors.slurm.submission import (
     found_from_json,
     found_to_json,
@@ -90,11 +90,6 @@ class Prober:
             InputError: if there is no Slurm, or it would not.
         """
         commands.check_installed()
-        if self.device == "all" or "," in self.device:
-            raise InputError(
-                f"--device {self.device}: each array task has one device; leave --device out, and "
-                "ask for one GPU with --slurm gres=gpu:1"
-            )
         try:
             limits = commands.partitions()
         except commands.SlurmError as error:
@@ -120,7 +115,7 @@ class Prober:
             return
         text = self._script(self._folder([]), self.request)
         try:
-            commands.check_script(text, "--array=0", names=names_in(text))
+            commands.check_script(text, "--array=0", names=fixed_options(text))
         except commands.SlurmError as error:
             raise InputError(f"--slurm: Slurm refuses such a job: {error}") from error
 
@@ -166,7 +161,7 @@ class Prober:
         for name in (_OUTPUT, _ANSWER):  # of a command that was killed
             (folder / name).unlink(missing_ok=True)
         try:
-            job = commands.submit(folder / "script.sh", names=names_in(text))
+            job = commands.submit(folder / "script.sh", names=fixed_options(text))
         except commands.SlurmError:
             _remove(folder)
             raise

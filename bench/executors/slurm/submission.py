@@ -16,8 +16,8 @@ the job: together they are an attempt. Files in starts/ and rows/ are published 
 fails on every file system if the name exists, whichever node tries. So an attempt begins once, and
 has one row. Whoever finds that an attempt has ended closes it: with a row, or, if it never began,
 with an empty start. A process that still works on it, on a node that had lost its network, then
-can't begin or publish any more. Once Slurm has an array task no more, its cells are closed for
-restarts, too: a controller that crashed may forget that it ended them, and start them again.
+can't begin or publish any more. Once an array task has left Slurm's queue, its cells can't be
+started again either: a controller that crashed may forget that it ended them.
 """
 
 import json

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from bench.executors.slurm import commands
 from bench.executors.slurm.commands import SlurmError
-from bench.executors.slurm.options import Request, names_in, script
+from bench.executors.slurm.options import Request, fixed_options, script
 from bench.executors.slurm.submission import Submission, submissions_folder
 from bench.launch.cell_run import WORKER, CellRun
 
@@ -31,7 +31,6 @@ class Submitter:
         runs: the CSV.
         device: as of `bench.machine.conditions.find_conditions`, on a node.
         kinds_folder: `bench.executors.slurm.probe.Prober.kinds_folder`.
-        arguments: of the command, kept with each submission.
         worker: the command that runs a cell; its last argument is the cell's folder.
     """
 
@@ -39,14 +38,13 @@ class Submitter:
     request: Request
     device: str
     kinds_folder: Path
-    arguments: Sequence[str] = field(default_factory=tuple)
     worker: tuple[str, ...] = WORKER
 
     def submit(self, groups: Sequence[Group], after: int | None = None) -> Submission:
         """Submit an array, with an array task for each group of cells.
 
         Args:
-            after: with --max-running, the id of a job that has to end first; None: none.
+            after: with --max-running, the id of a job that must end first; None if none must.
 
         Raises:
             SlurmError: if it is refused, or Slurm does not answer. Should the job be queued
@@ -58,18 +56,15 @@ class Submitter:
         text = self.script(groups, folder)
         request: dict[str, Any] = {
             "runs": str(self.runs.parent.resolve() / self.runs.name), "device": self.device,
-            "kinds": str(self.kinds_folder.resolve()), "arguments": list(self.arguments),
-            "slurm": dict(self.request.options), "max_running": self.request.max_running,
-            "user": os.getuid(),
+            "kinds": str(self.kinds_folder.resolve()), "user": os.getuid(),
         }  # fmt: skip
         submission = Submission.create(folder, request, groups, text)
         most = self.request.max_running
         options = [f"--array=0-{len(groups) - 1}{'' if most is None else f'%{most}'}"]
         if most is not None and after is not None:
             options.append(f"--dependency=afterany:{after}")
-        names = [*names_in(text), "array", "dependency"]
         try:
-            job = commands.submit(submission.script, *options, names=names)
+            job = commands.submit(submission.script, *options, names=fixed_options(text))
         except SlurmError:
             shutil.rmtree(folder)
             raise

@@ -7,6 +7,7 @@ import pytest
 from bench.common.errors import InputError
 from bench.executors.slurm import commands
 from bench.executors.slurm.commands import Ended, Queued, SlurmError
+from bench.executors.slurm.options import fixed_options
 
 
 @pytest.mark.parametrize(
@@ -109,18 +110,18 @@ def test_a_job_without_an_array(slurm):
 
 
 def test_options_of_a_script_count_more_than_the_environment(slurm, monkeypatch, tmp_path):
-    for name in ("SBATCH_PARTITION", "SBATCH_TIMELIMIT", "SBATCH_ARRAY_INX", "SBATCH_ACCOUNT"):
-        monkeypatch.setenv(name, "7")
+    refused = ("NO_REQUEUE", "WAIT", "ARRAY_INX", "SIGNAL", "CLUSTERS")
+    for name in ("PARTITION", "TIMELIMIT", "ACCOUNT", *refused):
+        monkeypatch.setenv(f"SBATCH_{name}", "7")
     slurm(sbatch=f'env > {tmp_path}/env; echo "$@" > {tmp_path}/words; echo "12;cluster"')
-    job = commands.submit(
-        tmp_path / "script.sh", "--array=0-3", names=["partition", "time", "array"]
-    )
+    names = fixed_options("#SBATCH --partition=gpu\n#SBATCH --time=2\n")
+    job = commands.submit(tmp_path / "script.sh", "--array=0-3", names=names)
     assert job == 12
     assert (tmp_path / "words").read_text() == f"--parsable --array=0-3 {tmp_path}/script.sh\n"
     variables = (tmp_path / "env").read_text()
     assert "SBATCH_ACCOUNT=7" in variables
     assert "SLURM_BITSTR_LEN" not in variables  # a job inherits it
-    assert not any(f"SBATCH_{name}" in variables for name in ("PARTITION", "TIMELIMIT", "ARRAY"))
+    assert not any(f"SBATCH_{name}" in variables for name in ("PARTITION", "TIMELIMIT", *refused))
 
 
 def test_an_answer_that_is_no_number(slurm, tmp_path):
@@ -149,7 +150,9 @@ def test_the_largest_array(slurm):
 def test_no_slurm(slurm, monkeypatch):
     commands.check_installed()
     monkeypatch.setenv("PATH", os.devnull)
-    with pytest.raises(InputError, match="sbatch, squeue, scancel, scontrol, sinfo not on PATH"):
+    with pytest.raises(
+        InputError, match="not found on PATH: sbatch, squeue, scancel, scontrol, sinfo;"
+    ):
         commands.check_installed()
 
 

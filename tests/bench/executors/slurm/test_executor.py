@@ -208,7 +208,7 @@ def test_what_slurm_refuses_is_submitted_once_there_is_room(cluster, monkeypatch
     cluster.steps = [lambda: None, waits, one_ends, one_ends, one_ends]
     assert not cluster.run(conductor)
     assert len(conductor.rows) == 3
-    assert set(sizes[1:]) == {1}
+    assert sizes[:4] == [3, 1, 2, 1], "a larger one is tried after one that was accepted"
 
 
 def test_what_is_refused_with_nothing_queued_ends_the_run(cluster, slurm):
@@ -216,6 +216,35 @@ def test_what_is_refused_with_nothing_queued_ends_the_run(cluster, slurm):
     with pytest.raises(RefusedError, match="Invalid account"):
         cluster.run(cluster.conductor(2))
     assert cluster.submissions() == []
+
+
+def test_what_is_refused_after_cells_have_run_ends_with_a_report(cluster, slurm):
+    """A RefusedError would leave the report out."""
+    cluster.steps = [lambda: (cluster.publish(0, 0), cluster.queue())]
+    first, second = (Conductor(some, Store(cluster.csv)) for some in (runs(2)[:1], runs(2)[1:]))
+    executor = cluster.executor()
+    with Signals() as signals:
+        assert not executor.run(first.items, first, first, signals)
+        slurm(sbatch="echo 'sbatch: error: Unable to contact slurm controller' >&2; exit 1")
+        with pytest.raises(SlurmError, match="Unable to contact"):
+            executor.run(second.items, second, second, signals)
+
+
+def test_ctrl_c_between_two_arrays(cluster, monkeypatch):
+    conductor, submit = cluster.conductor(7), Submitter.submit
+    with Signals() as signals:
+
+        def stopped(self, groups, after=None):
+            signals.stops += 1
+            submission = submit(self, groups, after)
+            cluster.queue("0|0-2|PENDING")
+            return submission
+
+        monkeypatch.setattr(Submitter, "submit", stopped)
+        cluster.steps = [lambda: None]
+        assert cluster.executor().run(conductor.items, conductor, conductor, signals)
+    assert len(cluster.submissions()) == 1
+    assert [note for note in conductor.notes if "to cancel them: scancel 11" in note]
 
 
 def test_a_submission_of_another_version_is_named_with_its_remedy(cluster, submit):
@@ -341,12 +370,12 @@ def test_array_tasks_that_wait_for_somebody_are_noted_once(cluster):
 
     cluster.steps = [held, held, bad, lambda: cluster.queue()]
     assert not conductor_stays_queued(cluster, conductor)
-    notes = [note.partition(":")[2] for note in conductor.notes if "will not begin" in note]
+    notes = [note.partition(":")[2] for note in conductor.notes if "can't start" in note]
     assert [note.partition(":")[0] for note in notes] == [
-        " 2 array tasks will not begin (JobHeldAdmin)",
-        " 1 array task will not begin (BadConstraints)",
+        " 2 array tasks can't start (JobHeldAdmin)",
+        " 1 array task can't start (BadConstraints)",
     ]
-    assert "scontrol release 11 if held, or scancel 11" in notes[0]
+    assert "if held: scontrol release 11; to give up: scancel 11" in notes[0]
 
 
 def test_jobs_of_another_user_are_asked_for(cluster, slurm, submit):

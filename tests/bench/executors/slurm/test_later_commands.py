@@ -106,7 +106,7 @@ def test_a_runs_csv_that_is_a_link_has_its_cells_beside_the_link(tmp_path, slurm
 def test_a_folder_that_can_not_be_written_is_refused(slurm):
     slurm(sbatch="cat > /dev/null")
     with pytest.raises(InputError, match="can't be written"):
-        find_cluster(Store(Path("/proc/self/runs.csv")), Request(), "cpu", [], [], dry_run=False)
+        find_cluster(Store(Path("/proc/self/runs.csv")), Request(), "cpu", [], dry_run=False)
 
 
 def prober(folder, text: str = "") -> Prober:

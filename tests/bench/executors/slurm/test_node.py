@@ -92,7 +92,7 @@ def test_a_cell_that_was_closed_meanwhile_leaves_no_row(submit, target):
 
 
 def test_a_cell_is_ended_before_its_job(submit, slurm, monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     slurm(squeue="echo '0:02|1:00'")
     submission = submit([runs(1)])
     assert run(submission, HANGS) == 0
@@ -102,14 +102,14 @@ def test_a_cell_is_ended_before_its_job(submit, slurm, monkeypatch):
 
 
 def test_the_time_limit_is_by_the_clock_of_the_controller(slurm, monkeypatch):
-    assert node.time_limit() is None
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert node.time_limit(3) is None
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setattr(node.time, "monotonic", lambda: 5.0)
-    slurm(squeue="echo '2:00:00|1-00:00:00'")
-    assert node.time_limit() == (7205.0, "1-00:00:00")
+    slurm(squeue="[ $3 = --jobs=7_3 ] && echo '2:00:00|1-00:00:00'")
+    assert node.time_limit(3) == (7205.0, "1-00:00:00")
     for line in ("echo 'UNLIMITED|UNLIMITED'", "exit 1"):
         slurm(squeue=line)
-        assert node.time_limit() is None
+        assert node.time_limit(3) is None
 
 
 def test_a_full_disk_has_an_exit_code_of_its_own(submit, monkeypatch, capfd):

@@ -1,10 +1,11 @@
 """Which nodes deviate, and what is said of them."""
 
+import errno
+
 import pytest
 
 from bench.common.errors import InputError
 from bench.executors.slurm import node_check as module
-from bench.executors.slurm.commands import SlurmError
 from bench.executors.slurm.node_check import Node, check_nodes, compare, lines
 from bench.executors.slurm.options import parse_request
 from bench.executors.slurm.submission import Attempt, Start, Submission
@@ -59,7 +60,8 @@ def test_each_node_that_takes_jobs_has_a_job_of_its_own(slurm, tmp_path, target,
 
     def work(_seconds: float) -> None:
         """The nodes run their cells, except the last."""
-        for place in sorted((tmp_path / "runs" / "slurm" / "nodes" / "slurm").iterdir())[:2]:
+        for name in ("n1", "n2"):
+            [place] = (tmp_path / "runs" / "slurm" / "nodes" / name / "slurm").iterdir()
             submission = Submission(place)
             run = submission.run(Attempt(0, 0, 0), submission.group(0)[0], target)
             submission.begin(Attempt(0, 0, 0), Start("n", target, "2026-01-01T00:00:00Z"))
@@ -75,9 +77,8 @@ def test_each_node_that_takes_jobs_has_a_job_of_its_own(slurm, tmp_path, target,
     notes: list[str] = []
     with Signals() as signals:
         nodes = check_nodes(submitter, runs(1)[0], notes.append, signals, 0.0)
-    assert sorted(node.problem for node in nodes) == [
-        "", "", "it never began: no longer in the queue"
-    ]  # fmt: skip
+    gone = "it never began: no longer in the queue"
+    assert [node.problem for node in nodes] == ["", "", gone]
     assert [node.name for node in nodes] == ["n1", "n2", "n5"]
     assert [line for line in calls.read_text().splitlines() if "nodelist" in line] == [
         "#SBATCH --nodelist=n1", "#SBATCH --nodelist=n2", "#SBATCH --nodelist=n5",
@@ -86,15 +87,46 @@ def test_each_node_that_takes_jobs_has_a_job_of_its_own(slurm, tmp_path, target,
     assert (tmp_path / "runs" / "slurm" / "nodes.json").exists()
 
 
-def test_jobs_are_cancelled_if_slurm_refuses_a_later_one(slurm, tmp_path):
+def test_a_node_that_does_not_fit_is_left_out(slurm, tmp_path, monkeypatch):
+    slurm(
+        sinfo="echo 'n1|idle'; echo 'n2|idle'",
+        sbatch='for s; do :; done; case $(cat "$s") in *nodelist=n1*) '
+        "echo 'sbatch: error: Requested node configuration is not available' >&2; exit 1;; esac; "
+        "echo 7",
+    )
+    submitter = Submitter(tmp_path / "runs.csv", parse_request("exclusive"), "cpu", tmp_path)
+    monkeypatch.setattr(module, "sleep", lambda _seconds: None)
+    notes: list[str] = []
+    with Signals() as signals:
+        [node] = check_nodes(submitter, runs(1)[0], notes.append, signals, 0.0)
+        assert node.name == "n2"
+        slurm(sinfo="echo 'n1|idle'")
+        with pytest.raises(
+            InputError, match=r"^--check-nodes: n1 is not checked: sbatch: Requested"
+        ):
+            check_nodes(submitter, runs(1)[0], notes.append, signals, 0.0)
+    assert notes[0] == "n1 is not checked: sbatch: Requested node configuration is not available"
+
+
+def test_jobs_are_cancelled_if_a_later_one_can_not_be_made(slurm, tmp_path, monkeypatch):
     calls, notes = tmp_path / "calls", []
     slurm(
         sinfo="echo 'n1|idle'; echo 'n2|idle'",
-        sbatch=f"[ -e {calls} ] && exit 1; echo sbatch > {calls}; echo 7",
+        sbatch=f"echo sbatch > {calls}; echo 7",
         scancel=f'echo "scancel $*" >> {calls}',
     )
-    submitter = Submitter(tmp_path / "runs.csv", parse_request(""), "cpu", tmp_path)
-    with Signals() as signals, pytest.raises(SlurmError, match="sbatch: exit code 1"):
+    submitter, submit = (
+        Submitter(tmp_path / "runs.csv", parse_request(""), "cpu", tmp_path),
+        Submitter.submit,
+    )
+
+    def once(self, groups):
+        if calls.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return submit(self, groups)
+
+    monkeypatch.setattr(Submitter, "submit", once)
+    with Signals() as signals, pytest.raises(OSError, match="No space left"):
         check_nodes(submitter, runs(1)[0], notes.append, signals, 0.0)
     assert calls.read_text() == "sbatch\nscancel 7\n"
     assert [note for note in notes if "without exclusive" in note]

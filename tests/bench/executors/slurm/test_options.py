@@ -10,7 +10,7 @@ import pytest
 
 from bench.common.errors import InputError
 from bench.executors.slurm import options
-from bench.executors.slurm.options import Request, names_in, parse_request, script
+from bench.executors.slurm.options import Request, fixed_options, parse_request, script
 
 
 def test_options_with_and_without_a_value():
@@ -36,13 +36,13 @@ def test_options_with_and_without_a_value():
         ("hold", "hold can't be given: nobody would release the jobs"),
         ("help", "help can't be given: it submits nothing"),
         ("--partition=gpu", "give the long options of sbatch without their dashes"),
-        ("-p gpu", "'-p' is no option"),
-        ("Partition=gpu", "'Partition=gpu' is no option"),
+        ("-p gpu", "'-p' is not an option"),
+        ("Partition=gpu", "'Partition=gpu' is not an option"),
         ("mem=1G mem=2G", "mem is given twice"),
         ("mem=", "'mem=' has no value"),
         ("mem='1\n2'", "has no value that can be used"),
-        ("time=soon", "time=soon is no time limit"),
-        ("time", "time=None is no time limit"),
+        ("time=soon", "time=soon is not a time limit"),
+        ("time", "time=None is not a time limit"),
         ("comment='a", "can't be read"),
     ],
 )
@@ -51,6 +51,13 @@ def test_options_that_are_refused(text, message):
         parse_request(text)
     assert str(error.value).startswith("--slurm: ")
     assert "\n" not in str(error.value)
+
+
+def unseen(path: Path | str) -> str:
+    node = "$SLURMD_NODENAME"
+    return (
+        f'echo "node {node} does not see" {path} "(to leave it out: --slurm exclude={node})" >&2;'
+    )
 
 
 def test_a_script(tmp_path, monkeypatch):
@@ -67,12 +74,12 @@ def test_a_script(tmp_path, monkeypatch):
         "#SBATCH --partition=gpu",
         "#SBATCH --exclusive",
         '#SBATCH --comment="a \\"b\\""',
-        f"cd {tmp_path} || exit 74",
-        f"[ -x {sys.executable} ] || exit 73",
+        f"cd {tmp_path} || {{ {unseen(tmp_path)} exit 74; }}",
+        f"[ -x {sys.executable} ] || {{ {unseen(sys.executable)} exit 73; }}",
         f"export PYTHONPATH={Path(options.__file__).parents[3]}${{PYTHONPATH:+:$PYTHONPATH}}",
         f"exec {sys.executable} -m bench.executors.slurm.node 'a b'",
     ]
-    assert names_in(text)[-2:] == ["exclusive", "comment"]
+    assert {"job-name", "exclusive", "comment", "array", "wait"} <= set(fixed_options(text))
     assert parse_request("").with_limit(61).options["time"] == "0:02:00"
 
 

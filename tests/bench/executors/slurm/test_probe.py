@@ -201,10 +201,3 @@ def test_the_user_does_not_wait_for_a_full_queue(cluster):
         with pytest.raises(StoppedError):
             cluster.prober().ask(signals)
     assert log.read_text() == "11\n"
-
-
-@pytest.mark.parametrize("device", ["all", "cuda:0,cuda:1"])
-def test_an_array_task_has_one_device(cluster, device):
-    with pytest.raises(InputError, match=f"^--device {device}: each array task has one device"):
-        cluster.prober(device=device).check()
-    assert cluster.left_over() == []
