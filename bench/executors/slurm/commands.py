@@ -51,10 +51,11 @@ class Queued:
 
 @dataclass(frozen=True)
 class Ended:
-    """How Slurm ended an array task: its state, such as `TIMEOUT`, and the exit code."""
+    """How Slurm ended an array task: its state, such as `TIMEOUT`, its exit code and its node."""
 
     state: str
     exit_code: int = 0
+    node: str = ""
 
 
 def check_installed() -> None:
@@ -158,7 +159,11 @@ def _from_controller(job: int) -> Iterator[tuple[int, Ended]]:
     for line in _run("scontrol", "show", "job", "--oneliner", str(job)).splitlines():
         fields = dict(re.findall(r"(?<!\S)(\w+)=(\S*)", line))
         code = fields.get("ExitCode", "").partition(":")[0]
-        one = Ended(fields.get("JobState", ""), int(code) if code.isdecimal() else 0)
+        one = Ended(
+            fields.get("JobState", ""),
+            int(code) if code.isdecimal() else 0,
+            fields.get("BatchHost", ""),
+        )
         for index in parse_indexes(fields.get("ArrayTaskId", "")) or (-1,):
             yield index, one
 
@@ -168,13 +173,13 @@ def _from_accounting(job: int) -> Iterator[tuple[int, Ended]]:
         return
     answer = _run(
         "sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={job}",
-        "--format=JobID,State,ExitCode",
+        "--format=JobID,State,ExitCode,NodeList",
     )  # fmt: skip
     for line in answer.splitlines():
-        number, state, code = line.split("|")
+        number, state, code, node = line.split("|")
         indexes = parse_indexes(number.partition("_")[2]) or (-1,)
         code = code.partition(":")[0]
-        one = Ended(state.partition(" ")[0], int(code) if code.isdecimal() else 0)
+        one = Ended(state.partition(" ")[0], int(code) if code.isdecimal() else 0, node)
         yield from ((index, one) for index in indexes)
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from bench.common.messages import last_error
 from bench.executors.slurm.commands import Ended
-from bench.executors.slurm.options import NO_FILES
+from bench.executors.slurm.options import CHANGES_FOLDER, NO_FILES, NO_PYTHON
 from bench.executors.slurm.submission import Attempt, Submission
 from bench.launch.cell_run import CellRun
 from bench.plan.rows import Row
@@ -23,6 +23,10 @@ _ENDS: Final = {
     "COMPLETED": ("crashed", "its array task ended without a row"),
 }
 """Status and message of a cell whose array task ended without a row, by Slurm's state."""
+_UNSEEN: Final = {
+    CHANGES_FOLDER: "its node does not see the folder of the command",
+    NO_PYTHON: "its node does not see the Python of the command",
+}
 _UNKNOWN: Final = "its array task is gone, and Slurm does not say why"
 
 
@@ -125,5 +129,10 @@ class Following:
                 )
             else:
                 began = True
-        if not began:
-            self.not_run[index] = message or "no longer in the queue"
+        if began:
+            return
+        end = end or Ended("")
+        why = _UNSEEN.get(end.exit_code, message or "no longer in the queue")
+        if end.exit_code and end.node:
+            why = f"{why} (to leave the node out: --slurm exclude={end.node})"
+        self.not_run[index] = why

@@ -138,20 +138,13 @@ def script(request: Request, name: str, output: Path, module: str, arguments: Se
         (
             "#!/bin/sh",
             *lines,
-            f"cd {(folder := shlex.quote(str(Path.cwd())))} || {_unseen(folder, CHANGES_FOLDER)}",
-            f"[ -x {(python := shlex.quote(sys.executable))} ] || {_unseen(python, NO_PYTHON)}",
+            f"cd {shlex.quote(str(Path.cwd()))} || exit {CHANGES_FOLDER}",
+            f"[ -x {shlex.quote(sys.executable)} ] || exit {NO_PYTHON}",
             *(path if (_ROOT / "pyproject.toml").is_file() else ()),
             f"exec {shlex.join(command)}",
             "",
         )
     )
-
-
-def _unseen(path: str, code: int) -> str:
-    """The end of a script on a node that does not see a quoted path."""
-    node = "$SLURMD_NODENAME"
-    advice = f'"(to leave it out: --slurm exclude={node})"'
-    return f'{{ echo "node {node} does not see" {path} {advice} >&2; exit {code}; }}'
 
 
 def fixed_options(text: str) -> list[str]:

@@ -87,15 +87,15 @@ def test_a_command_that_hangs_or_is_gone(slurm, monkeypatch):
 def test_what_the_controller_knows_counts_more_than_accounting(slurm):
     slurm(
         scontrol="echo 'JobId=8 ArrayJobId=7 ArrayTaskId=0 JobName=a b JobState=TIMEOUT "
-        "Reason=TimeLimit ExitCode=0:15 Comment=x=y'",
-        sacct="echo '7_0|RUNNING|0:0'; echo '7_1|CANCELLED by 0|0:15'; "
-        "echo '7_[2-3%1]|NODE_FAIL|1:0'",
+        "Reason=TimeLimit ExitCode=0:15 Comment=x=y BatchHost=n1'",
+        sacct="echo '7_0|RUNNING|0:0|n1'; echo '7_1|CANCELLED by 0|0:15|None assigned'; "
+        "echo '7_[2-3%1]|NODE_FAIL|1:0|n2'",
     )
     assert commands.ended(7) == {
-        0: Ended("TIMEOUT"),
-        1: Ended("CANCELLED"),
-        2: Ended("NODE_FAIL", 1),
-        3: Ended("NODE_FAIL", 1),
+        0: Ended("TIMEOUT", 0, "n1"),
+        1: Ended("CANCELLED", 0, "None assigned"),
+        2: Ended("NODE_FAIL", 1, "n2"),
+        3: Ended("NODE_FAIL", 1, "n2"),
     }
 
 

@@ -14,7 +14,7 @@ from bench.common.errors import InputError, RefusedError, StoppedError
 from bench.executors.slurm import executor as module
 from bench.executors.slurm.commands import SlurmError
 from bench.executors.slurm.executor import SlurmExecutor
-from bench.executors.slurm.options import Request, parse_request
+from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, parse_request
 from bench.executors.slurm.submission import Attempt, Start, Submission, submissions
 from bench.executors.slurm.submitter import Submitter
 from bench.launch.cell_run import CellRun, outcome_row
@@ -357,6 +357,31 @@ def test_array_tasks_that_never_began_are_counted(cluster):
     assert not conductor_stays_queued(cluster, conductor)
     assert conductor.notes[1:] == ["job 11: 2 array tasks never began: no longer in the queue"]
     assert len(conductor.rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "why"),
+    [
+        (NO_PYTHON, "", "its node does not see the Python of the command"),
+        (CHANGES_FOLDER, "", "its node does not see the folder of the command"),
+        (1, "No module named torch", "its array task failed: No module named torch"),
+    ],
+)
+def test_a_node_on_which_no_cell_can_begin_is_named(cluster, slurm, code, output, why):
+    conductor = cluster.conductor(1)
+
+    def fail():
+        (cluster.submissions()[0].folder / "output" / "0.txt").write_text(output)
+        job = f"JobId=12 ArrayTaskId=0 JobState=FAILED ExitCode={code}:0 BatchHost=n7"
+        slurm(scontrol=f"echo {job}")
+        cluster.queue()
+
+    cluster.steps = [fail]
+    assert not conductor_stays_queued(cluster, conductor)
+    assert conductor.notes[1:] == [
+        f"job 11: 1 array task never began: {why} (to leave the node out: --slurm exclude=n7)"
+    ]
+    assert conductor.rows == []
 
 
 def test_array_tasks_that_wait_for_somebody_are_noted_once(cluster):
