@@ -182,8 +182,7 @@ class _Run:
             while group and not self.queue.is_stopped:
                 item = group.popleft()
                 on_wait = partial(self.progress.waiting, item.name)
-                name = str((item.cell.cell_id, item.conditions_id, item.repeat))
-                with self.cells.holding(name, on_wait if waits else None) as is_ours:
+                with self.cells.holding(str(item.row_key), on_wait if waits else None) as is_ours:
                     if is_ours:
                         self._run_cell(item, lane)
                     else:

@@ -16,7 +16,7 @@ from bench.plan.gridfile import Grid
 from bench.plan.job import Job
 from bench.plan.models import Model
 from bench.plan.planning import Planned, groups_of
-from bench.plan.rows import CellKey, Row
+from bench.plan.rows import Row
 from bench.results.kept import KeptWeights
 from bench.results.overhead import Account
 from bench.results.store import Store, cell_folder
@@ -52,10 +52,6 @@ class Cells:
     def kinds(self) -> Mapping[str, Found]:
         """The conditions of cells, by their id."""
         return self.executor.kinds
-
-    def key(self, item: Planned) -> CellKey:
-        """The measurement that a planned cell is."""
-        return item.cell.cell_id, item.conditions_id, item.repeat
 
     def folder(self, row: Row) -> Path:
         """The folder of the cell of a row."""

@@ -56,7 +56,7 @@ class Round:
                 self._finish(item, row)
                 return None
         item = replace(item, attempt=max(attempt, item.attempt))
-        skipped = self._skipped(item, cells.store.last(*cells.key(item)))
+        skipped = self._skipped(item, cells.store.last(*item.row_key))
         if skipped is not None:
             self._finish(item, skipped)
             return None
@@ -115,7 +115,7 @@ class Round:
     def _recovered(self, item: Planned) -> Row | None:
         """The row of a cell that finished after its parent had died; None without one."""
         cells = self.cells
-        key = (*cells.key(item), item.attempt)
+        key = (*item.row_key, item.attempt)
         folder = cell_folder(cells.store.path, item.cell.name, *key)
         if not folder.exists():
             return None
@@ -159,7 +159,7 @@ class Round:
 
     def _finish(self, item: Planned, row: Row) -> None:
         cells = self.cells
-        if row.key != cells.key(item) and row.conditions_id in cells.kinds:
+        if row.key != item.row_key and row.conditions_id in cells.kinds:
             on_kind = replace(item, cell=row.cell, conditions_id=row.conditions_id)
             cells.moved[item.key] = on_kind
         self.outlook.learn(row)

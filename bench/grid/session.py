@@ -201,7 +201,7 @@ class Session(Cells):
                 self._write_plan(planned)
             results = read_results([self.store.path], self.metric)
             for item in planned:
-                row = self.store.last(*self.key(item))
+                row = self.store.last(*item.row_key)
                 if row is not None and not item.elsewhere:
                     last[item.key] = row
             plan = self._plan(planned)

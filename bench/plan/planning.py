@@ -109,6 +109,11 @@ class Planned:
         """The cell's id and the repeat."""
         return self.cell.cell_id, self.repeat
 
+    @property
+    def row_key(self) -> CellKey:
+        """`bench.plan.rows.Row.key` of its rows, under the conditions that it is planned for."""
+        return self.cell.cell_id, self.conditions_id, self.repeat
+
 
 def expand(grid: Grid, *resolved: Resolved) -> list[Cell]:
     """All cells of a grid, each once, seeds outermost, then folds.
