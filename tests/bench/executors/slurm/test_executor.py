@@ -396,7 +396,7 @@ def test_array_tasks_that_wait_for_somebody_are_noted_once(cluster):
     cluster.steps = [held, held, bad, lambda: cluster.queue()]
     assert not conductor_stays_queued(cluster, conductor)
     notes = [note.partition(":")[2] for note in conductor.notes if "can't start" in note]
-    assert [note.partition(":")[0] for note in notes] == [
+    assert [note.partition(";")[0] for note in notes] == [
         " 2 array tasks can't start (JobHeldAdmin)",
         " 1 array task can't start (BadConstraints)",
     ]

@@ -122,7 +122,7 @@ def test_a_full_disk_has_an_exit_code_of_its_own(submit, monkeypatch, capfd):
 
 
 def test_a_timeout_of_the_command_comes_first(submit, slurm, monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     slurm(squeue="echo '1:00:00|1:00:00'")
     [one] = runs(1)
     submission = submit([[replace(one, timeout_s=0.2)]])

@@ -77,7 +77,7 @@ def test_a_script(tmp_path, monkeypatch):
 
 
 def test_a_script_runs_this_code_wherever_it_starts(tmp_path, monkeypatch):
-    text = script(Request(), "bench-x", None, "node", [str(tmp_path)])
+    text = script(Request(), "bench-x", tmp_path / "out.txt", "node", [str(tmp_path)])
     environment = {name: v for name, v in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         ["/bin/sh"], input=text, capture_output=True, text=True, cwd="/",
@@ -91,12 +91,12 @@ def test_a_script_without_its_folder_or_python_says_so(tmp_path, monkeypatch):
     place = tmp_path / "gone"
     place.mkdir()
     monkeypatch.chdir(place)
-    text = script(Request(), "bench-x", None, "node", [])
+    text = script(Request(), "bench-x", tmp_path / "out.txt", "node", [])
     place.rmdir()
     assert subprocess.run(["/bin/sh"], input=text, text=True, check=False).returncode == 74
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    text = script(Request(), "bench-x", None, "node", [])
+    text = script(Request(), "bench-x", tmp_path / "out.txt", "node", [])
     assert subprocess.run(["/bin/sh"], input=text, text=True, check=False).returncode == 73
 
 

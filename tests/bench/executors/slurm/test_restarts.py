@@ -40,7 +40,7 @@ def test_a_restart_does_not_run_again_what_has_crashed(submit, monkeypatch):
 
 def test_cells_after_the_one_that_used_up_the_jobs_time_do_not_begin(submit, monkeypatch, slurm):
     submission = submit([runs(2)])
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     slurm(squeue="echo '0:01|1:00'")
     assert run(submission, HANGS) == 0
     assert submission.row(Attempt(0, 0, 0)).status == "timeout"
