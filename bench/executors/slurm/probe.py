@@ -111,6 +111,12 @@ class Prober:
         if not name and "" not in limits:
             others = ", ".join(sorted(limits))
             raise InputError(f"--slurm: the cluster has no default partition; choose {others}")
+        nodes = commands.hostnames(self.request.options.get("nodelist") or "")
+        if len(nodes) > 1:
+            raise InputError(
+                f"--slurm: nodelist names {len(nodes)} nodes, and Slurm would give each job all of "
+                "them; name one, or leave others out with exclude="
+            )
         if self.known() is not None:  # now it may have as many as it accepts, or no node that is up
             return
         text = self._script(self._folder([]), self.request)

@@ -98,6 +98,12 @@ def test_a_partition_that_is_not_there_or_too_short(cluster, text, message):
     assert cluster.left_over() == []
 
 
+def test_a_list_of_nodes_that_each_job_would_get(cluster):
+    cluster.put(scontrol='[ "$*" = "show hostnames n[1-2]" ] && printf "n1\\nn2\\n"')
+    with pytest.raises(InputError, match=r"^--slurm: nodelist names 2 nodes, .* exclude=$"):
+        cluster.prober("nodelist=n[1-2]").check()
+
+
 def test_a_cluster_without_a_default_partition(cluster):
     cluster.put(sinfo="echo 'cpu|infinite'; echo 'gpu|30:00'")
     with pytest.raises(InputError, match="no default partition; choose cpu, gpu"):
