@@ -271,7 +271,7 @@ def command(
         forecaster=forecast,
         references=None if on_cluster else find_references,
         budget=budget,
-        account=Account(max(1, len(lanes))),
+        account=Account(len(lanes)),
         adapter_configs=adapter_configs.texts,
     )
     if dry_run:

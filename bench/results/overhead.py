@@ -88,7 +88,8 @@ class Account:
     Waiting for other grids, and cells that did not end ok, are left out.
 
     Args:
-        lanes: the most cells that run at a time.
+        lanes: the most cells that run at a time; 0: they run on other machines, and what is
+            between them, such as a wait in a queue, does not count.
     """
 
     def __init__(self, lanes: int = 1, clock: Callable[[], float] = time.monotonic) -> None:

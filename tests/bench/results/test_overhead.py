@@ -73,6 +73,16 @@ def test_the_times_of_two_lanes_are_counted_together():
     assert found.total_s == pytest.approx(214)
 
 
+def test_on_a_cluster_the_time_between_cells_does_not_count():
+    now = [1000.0]
+    account = Account(0, lambda: now[0])
+    account.add(row())
+    now[0] += 3600
+    found = account.times()
+    assert found.between_s == 0.0
+    assert found.total_s == pytest.approx(100)
+
+
 def test_the_report_shows_it_for_each_cell_and_for_all(tmp_path):
     rows = [each | {"train_s": 80.0, "eval_s": 12.0, "wall_s": 100.0, "startup_s": 3.0}
             for each in synthetic_rows(8)]  # fmt: skip
