@@ -28,6 +28,9 @@ NODES: Final = ("node1", "node2")
 REQUEUE_S: Final = 6
 """Seconds for which Slurm holds back a job that was requeued: 5, its shortest, and one."""
 
+URGENT: Final = "urgent"
+"""The partition whose jobs requeue those of the default one, a second after they are told."""
+
 _START_S: Final = 60.0
 _PORTS: Final = range(10_000, 30_000)  # below those that the kernel gives to outgoing connections
 _DAEMONS: Final = ("munged", "slurmctld", "slurmd")
@@ -65,9 +68,13 @@ MinJobAge={min_job_age_s}
 MaxArraySize={max_array_size}
 MaxJobCount={max_job_count}
 JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 JobAcctGatherType={gather}
 JobAcctGatherFrequency=1
 {extra}
+PartitionName=main Default=YES Nodes=ALL GraceTime=1
+PartitionName={urgent} Nodes=ALL PriorityTier=2
 """
 _NODE: Final = (
     "NodeName={name} NodeAddr=127.0.0.1 NodeHostname=localhost Port={port} CPUs={cpus} "
@@ -100,12 +107,11 @@ class ClusterError(RuntimeError):
 
 
 class Cluster:
-    """A cluster of two nodes.
+    """A cluster of two nodes, with a default partition `main` and the partition `urgent`.
 
     Args:
         folder: a short path, as it holds sockets; made if it is not there, and not removed.
         accounting: whether slurmdbd and a MariaDB of its own keep what becomes of jobs.
-        partitions: by name, the options of each line of slurm.conf; the first is the default.
         cpus: that each node offers, however many this machine has.
         memory_mib: that each node offers. Only with `enforce_memory` is it shared among jobs, and
             a job that exceeds its share is killed.
@@ -119,7 +125,6 @@ class Cluster:
         folder: Path,
         *,
         accounting: bool = False,
-        partitions: Mapping[str, str] | None = None,
         cpus: int = 2,
         memory_mib: int = 2000,
         enforce_memory: bool = False,
@@ -132,15 +137,11 @@ class Cluster:
         self.conf = self.folder / "slurm.conf"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._ports = _free_ports(4)
-        self._partitions = partitions or {"main": "Nodes=ALL"}
         gather = enforce_memory or accounting
         extra = [
             _NODE.format(name=name, port=port, cpus=cpus, memory_mib=memory_mib)
             for name, port in zip(NODES, self._ports, strict=False)
         ]
-        for number, (name, options) in enumerate(self._partitions.items()):
-            default = "YES" if number == 0 else "NO"
-            extra.append(f"PartitionName={name} Default={default} State=UP {options}")
         if accounting:
             extra += [
                 "AccountingStorageType=accounting_storage/slurmdbd",
@@ -154,6 +155,7 @@ class Cluster:
         self._conf_text = _SLURM_CONF.format(
             user=_user(),
             folder=self.folder,
+            urgent=URGENT,
             controller_port=self._ports[2],
             select="CR_CPU_Memory" if enforce_memory else "CR_CPU",
             gather="jobacct_gather/linux" if gather else "jobacct_gather/none",
