@@ -25,10 +25,12 @@ from typing import Any, Final, Self
 import psutil
 
 NODES: Final = ("node1", "node2")
-REQUEUE_S: Final = 6
-"""Seconds for which Slurm holds back a job that was requeued: 5, its shortest, and one."""
 
-_START_S: Final = 60.0
+URGENT: Final = "urgent"
+"""The partition whose jobs requeue those of the default one, a second after they are told."""
+
+_MEMORY_MIB: Final = 2000
+"""That each node offers."""
 _PORTS: Final = range(10_000, 30_000)  # below those that the kernel gives to outgoing connections
 _DAEMONS: Final = ("munged", "slurmctld", "slurmd")
 _ACCOUNTING: Final = ("slurmdbd", "mariadbd")
@@ -61,13 +63,14 @@ SlurmdTimeout=60
 KillWait=2
 MessageTimeout=4
 UnkillableStepTimeout=60
-MinJobAge={min_job_age_s}
-MaxArraySize={max_array_size}
-MaxJobCount={max_job_count}
 JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 JobAcctGatherType={gather}
 JobAcctGatherFrequency=1
 {extra}
+PartitionName=main Default=YES Nodes=ALL GraceTime=1
+PartitionName={urgent} Nodes=ALL PriorityTier=2
 """
 _NODE: Final = (
     "NodeName={name} NodeAddr=127.0.0.1 NodeHostname=localhost Port={port} CPUs={cpus} "
@@ -100,66 +103,41 @@ class ClusterError(RuntimeError):
 
 
 class Cluster:
-    """A cluster of two nodes.
+    """A cluster of two nodes, with a default partition `main` and the partition `urgent`.
 
     Args:
         folder: a short path, as it holds sockets; made if it is not there, and not removed.
-        accounting: whether slurmdbd and a MariaDB of its own keep what becomes of jobs.
-        partitions: by name, the options of each line of slurm.conf; the first is the default.
+        accounting: whether slurmdbd and a MariaDB of its own keep what becomes of jobs, and jobs
+            share each node's memory: one that exceeds its share is killed.
         cpus: that each node offers, however many this machine has.
-        memory_mib: that each node offers. Only with `enforce_memory` is it shared among jobs, and
-            a job that exceeds its share is killed.
-        max_array_size: one more than the highest index of an array.
-        max_job_count: jobs that the controller keeps, array tasks counted one by one.
-        min_job_age_s: seconds for which `scontrol show job` still knows a job that has ended.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        accounting: bool = False,
-        partitions: Mapping[str, str] | None = None,
-        cpus: int = 2,
-        memory_mib: int = 2000,
-        enforce_memory: bool = False,
-        max_array_size: int = 1001,
-        max_job_count: int = 10_000,
-        min_job_age_s: int = 300,
-    ) -> None:
+    def __init__(self, folder: Path, *, accounting: bool = False, cpus: int = 2) -> None:
         self.folder = folder.resolve()
         self.accounting = accounting
         self.conf = self.folder / "slurm.conf"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._ports = _free_ports(4)
-        self._partitions = partitions or {"main": "Nodes=ALL"}
-        gather = enforce_memory or accounting
         extra = [
-            _NODE.format(name=name, port=port, cpus=cpus, memory_mib=memory_mib)
+            _NODE.format(name=name, port=port, cpus=cpus, memory_mib=_MEMORY_MIB)
             for name, port in zip(NODES, self._ports, strict=False)
         ]
-        for number, (name, options) in enumerate(self._partitions.items()):
-            default = "YES" if number == 0 else "NO"
-            extra.append(f"PartitionName={name} Default={default} State=UP {options}")
         if accounting:
             extra += [
                 "AccountingStorageType=accounting_storage/slurmdbd",
                 "AccountingStorageHost=127.0.0.1",
                 f"AccountingStoragePort={self._ports[3]}",
                 f"AccountingStoragePass={self.folder}/munge.socket",
+                "JobAcctGatherParams=OverMemoryKill",
+                f"DefMemPerCPU={_MEMORY_MIB // cpus}",
             ]
-        if enforce_memory:
-            extra.append("JobAcctGatherParams=OverMemoryKill")
-            extra.append(f"DefMemPerCPU={memory_mib // cpus}")
         self._conf_text = _SLURM_CONF.format(
             user=_user(),
             folder=self.folder,
+            urgent=URGENT,
             controller_port=self._ports[2],
-            select="CR_CPU_Memory" if enforce_memory else "CR_CPU",
-            gather="jobacct_gather/linux" if gather else "jobacct_gather/none",
-            max_array_size=max_array_size,
-            max_job_count=max_job_count,
-            min_job_age_s=min_job_age_s,
+            select="CR_CPU_Memory" if accounting else "CR_CPU",
+            gather="jobacct_gather/linux" if accounting else "jobacct_gather/none",
             extra="\n".join(extra),
         )
 

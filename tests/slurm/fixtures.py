@@ -20,7 +20,7 @@ def _shared_cluster() -> Iterator[Cluster]:
 def _shared_accounting() -> Iterator[Cluster]:
     absent = missing(accounting=True)
     need(absent is None, f"no Slurm cluster with accounting: {absent}", component="slurmdbd")
-    with temporary_cluster(accounting=True, enforce_memory=True) as cluster:
+    with temporary_cluster(accounting=True) as cluster:
         yield cluster
 
 

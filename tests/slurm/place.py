@@ -15,10 +15,10 @@ from tests.slurm.cluster import Cluster
 from tests.slurm.stub_worker import CELLS, STARTS
 
 HANG: Final = "600"
-"""What a cell is told that something else has to end."""
+"""The sleep of a cell that something else has to end."""
 POLL_S: Final = "0.2"
 LONGEST_S: Final = 240.0
-"""For which a command is waited."""
+"""The longest wait for a command."""
 
 
 class Start(NamedTuple):
@@ -105,8 +105,8 @@ class Place:
         return dict(sorted(by_seed.items()))
 
     def problems(self) -> list[str]:
-        """What no moment of a grid may show: rows that are there twice, or that differ from those
-        which `bench.rebuild` finds in the folders."""
+        """Problems that no grid may have at any time: rows that are there twice, or that differ
+        from those which `bench.rebuild` finds in the folders."""
         rows = self.rows()
         attempts = Counter((row["cell_id"], row["repeat"], row["attempt"]) for row in rows)
         found = [f"{key} has {number} rows" for key, number in attempts.items() if number > 1]

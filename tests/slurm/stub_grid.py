@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from bench.common.command import BAD_INPUT
+from bench.common.command import run_command
 from bench.executors.slurm.cluster import find_cluster
 from bench.executors.slurm.options import parse_request
 from bench.grid.kinds import Kinds
@@ -39,26 +39,9 @@ def main(
     max_running: int | None,
     timeout: float | None,
     rerun: str | None,
-) -> None:
-    sys.modules["bench.report.render"] = SimpleNamespace(render=stub_report)  # type: ignore[assignment]
-    try:
-        code = run(folder, cells, first, slurm, max_running, timeout, rerun)
-    except BAD_INPUT as error:
-        sys.stderr.write(f"error: {error}\n")
-        code = 2
-    sys.exit(code)
-
-
-def run(
-    folder: Path,
-    cells: int,
-    first: int,
-    slurm: str,
-    max_running: int | None,
-    timeout: float | None,
-    rerun: str | None,
 ) -> int:
-    """Run the cells with the seeds from `first` on that lack a result; the exit code."""
+    """Run the cells with the seeds from `first` on that lack a result."""
+    sys.modules["bench.report.render"] = SimpleNamespace(render=stub_report)  # type: ignore[assignment]
     made, runs = setup("fake"), folder / "runs.csv"
     settings = made.grid.settings.model_copy(update={"seeds": first + cells})
     made = replace(made, grid=made.grid.model_copy(update={"settings": settings}))
@@ -82,4 +65,4 @@ def run(
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.executors.slurm import commands
-from tests.slurm.cluster import NODES, Cluster
+from tests.slurm.cluster import NODES, URGENT, Cluster
 from tests.slurm.place import HANG, Place
 
 ALONE = ("--slurm", "exclusive")
@@ -70,6 +70,21 @@ def test_a_requeued_cell_runs_again(place: Place) -> None:
     place.cluster.run("scontrol", "requeue", place.array_task(0))
     assert place.end(command).returncode == 0
     assert place.statuses() == {0: ["interrupted", "ok"]}
+
+
+def test_a_preempted_cell_runs_again(place: Place) -> None:
+    place.order(HANG, 0)
+    command = place.start("--cells", "1")
+    place.wait_for_starts(1)
+    place.order("0.1", 0)
+    job = place.cluster.submit("true", f"--partition={URGENT}", "--exclusive", "--nodes=2")
+    ended = place.end(command)
+    assert ended.returncode == 0, ended.stderr
+    assert place.cluster.job(job)["JobState"] == "COMPLETED"
+    assert place.statuses() == {0: ["interrupted", "ok"]}
+    (row,) = (row for row in place.rows() if row["status"] == "interrupted")
+    assert row["message"] == "its job was preempted"
+    assert len(place.starts()) == 2
 
 
 def test_a_killed_command_is_given_again(place: Place) -> None:
