@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 
 COMPONENTS: Final = {
+    "cgroups": "the right to limit memory by control groups of version 1",
     "chromium": "a Chromium or Chrome to look at reports with",
     "compiler": "a C++ compiler, for torch.compile on a CPU and for fake tensors of a GPU",
     "cuda": "a GPU",

@@ -52,7 +52,7 @@ SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/%n.pid
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin={task}
 MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters={select}
@@ -76,6 +76,12 @@ _NODE: Final = (
     "NodeName={name} NodeAddr=127.0.0.1 NodeHostname=localhost Port={port} CPUs={cpus} "
     "RealMemory={memory_mib}"
 )
+_CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")
+_CGROUP_CONF: Final = f"""\
+CgroupPlugin=cgroup/v1
+CgroupMountpoint={_CONTROL_GROUPS}
+ConstrainRAMSpace=yes
+"""
 _SLURMDBD_CONF: Final = """\
 DbdHost=localhost
 DbdAddr=127.0.0.1
@@ -98,6 +104,11 @@ def missing(*, accounting: bool = False) -> str | None:
     return f"no {', '.join(absent)}" if absent else None
 
 
+def has_control_groups() -> bool:
+    """Whether this user can limit the memory of jobs by control groups, of version 1."""
+    return os.access(_CONTROL_GROUPS / "memory" / "cgroup.procs", os.W_OK)
+
+
 class ClusterError(RuntimeError):
     """A daemon did not start, or a command of Slurm failed."""
 
@@ -109,12 +120,21 @@ class Cluster:
         folder: a short path, as it holds sockets; made if it is not there, and not removed.
         accounting: whether slurmdbd and a MariaDB of its own keep what becomes of jobs, and jobs
             share each node's memory: one that exceeds its share is killed.
+        control_groups: whether control groups limit the memory of jobs.
         cpus: that each node offers, however many this machine has.
     """
 
-    def __init__(self, folder: Path, *, accounting: bool = False, cpus: int = 2) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        accounting: bool = False,
+        control_groups: bool = False,
+        cpus: int = 2,
+    ) -> None:
         self.folder = folder.resolve()
         self.accounting = accounting
+        self.control_groups = control_groups
         self.conf = self.folder / "slurm.conf"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._ports = _free_ports(4)
@@ -129,14 +149,17 @@ class Cluster:
                 f"AccountingStoragePort={self._ports[3]}",
                 f"AccountingStoragePass={self.folder}/munge.socket",
                 "JobAcctGatherParams=OverMemoryKill",
-                f"DefMemPerCPU={_MEMORY_MIB // cpus}",
             ]
+        shares_memory = accounting or control_groups
+        if shares_memory:
+            extra.append(f"DefMemPerCPU={_MEMORY_MIB // cpus}")
         self._conf_text = _SLURM_CONF.format(
             user=_user(),
             folder=self.folder,
             urgent=URGENT,
             controller_port=self._ports[2],
-            select="CR_CPU_Memory" if accounting else "CR_CPU",
+            task="task/cgroup" if control_groups else "task/none",
+            select="CR_CPU_Memory" if shares_memory else "CR_CPU",
             gather="jobacct_gather/linux" if accounting else "jobacct_gather/none",
             extra="\n".join(extra),
         )
@@ -168,7 +191,8 @@ class Cluster:
         for node in NODES:
             (self.folder / f"spool-{node}").mkdir(exist_ok=True)
         self.conf.write_text(self._conf_text)
-        (self.folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
+        conf = _CGROUP_CONF if self.control_groups else "CgroupPlugin=disabled\n"
+        (self.folder / "cgroup.conf").write_text(conf)
         key = self.folder / "munge.key"
         if not key.exists():
             key.touch(0o600)
@@ -187,6 +211,10 @@ class Cluster:
             self.kill_node(node)
         for name in tuple(self._daemons):
             self._kill_daemon(name)
+        for node in NODES if self.control_groups else ():
+            for path, _, _ in os.walk(_CONTROL_GROUPS / "memory" / f"slurm_{node}", topdown=False):
+                with suppress(OSError):
+                    Path(path).rmdir()
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command that finds this cluster.

@@ -1,8 +1,9 @@
-"""How jobs end, on a real cluster with accounting, and what rows say of it."""
+"""How jobs end, on real clusters, and what rows say of it."""
 
 from pathlib import Path
 
-from tests.slurm.cluster import Cluster
+from tests.components import COMPONENTS, need
+from tests.slurm.cluster import Cluster, has_control_groups, missing, temporary_cluster
 from tests.slurm.place import HANG, Place
 from tests.slurm.stub_worker import FILL_MEMORY
 
@@ -52,3 +53,18 @@ def test_rows_say_how_slurm_ended_their_jobs(accounting_cluster: Cluster, tmp_pa
     assert late.statuses() == {0: ["timeout"]}
     assert "time limit" in late.rows()[0]["message"]
     assert late.problems() == full.problems() == place.problems() == []
+
+
+def test_a_cell_that_exceeds_the_memory_of_its_control_group(tmp_path: Path) -> None:
+    need((absent := missing()) is None, f"no Slurm cluster: {absent}", component="slurm")
+    need(has_control_groups(), COMPONENTS["cgroups"], component="cgroups")
+    with temporary_cluster(control_groups=True) as limited:
+        place = Place(tmp_path / "place", limited)
+        place.order(FILL_MEMORY, 0)
+        ended = place.run("--cells", "2", "--slurm", "mem=400")
+        assert ended.returncode == 1, ended.stderr
+        assert place.statuses() == {0: ["oom"], 1: ["ok"]}
+        (row,) = (row for row in place.rows() if row["status"] == "oom")
+        assert row["message"].startswith("the host ran out of memory and the kernel killed it")
+        assert limited.job(place.array_task(0))["JobState"] == "OUT_OF_MEMORY"
+        assert place.problems() == []

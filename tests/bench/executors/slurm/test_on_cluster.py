@@ -47,6 +47,21 @@ def test_the_nodes_of_a_partition(
     assert commands.hostnames("node[1-2]") == set(NODES)
 
 
+def test_each_array_task_has_its_own_time_limit(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The id of an array's last job is also that of the array."""
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    job = int(cluster.submit("sleep 60", "--array=0-1", "--time=5"))
+    cluster.wait_for(
+        lambda: [state for state, _ in cluster.queue().values()] == ["RUNNING"] * 2, "both run"
+    )
+    cluster.run("scontrol", "update", f"JobId={job}_0", "TimeLimit=9")
+    limits = [commands.time_limit(job, index) for index in range(2)]
+    assert [limit and limit[1] for limit in limits] == ["9:00", "5:00"]
+
+
 def test_cells_of_a_node_that_fails_run_again(place: Place) -> None:
     place.order(HANG, 0)
     command = place.start("--cells", "2", *ALONE)
