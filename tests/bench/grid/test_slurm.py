@@ -1,4 +1,4 @@
-"""`bench.grid --executor slurm` as a whole command."""
+"""`bench.grid --executor slurm` as a whole command, on a simulated cluster and on a real one."""
 
 import sys
 from dataclasses import replace
@@ -17,6 +17,7 @@ from tests.bench.grids import GridRuns
 from tests.faults.parent import stub_report
 from tests.slurm.cluster import NODES, Cluster
 from tests.slurm.place import POLL_S
+from tests.slurm.simulation import Simulation
 from tests.slurm.stub_grid import WORKER
 from tests.slurm.stub_worker import CELLS
 
@@ -46,6 +47,21 @@ def pairs(tmp_path: Path) -> GridRuns:
     """A place with a grid of pairs of cells."""
     (tmp_path / "pairs.toml").write_text(PAIRS)
     return GridRuns(tmp_path, Path("bert-tiny"))
+
+
+def test_a_dry_run_prints_the_script_and_leaves_nothing(grid: GridRuns) -> None:
+    options = ("--slurm", "partition=main exclusive", "--select", "mode=head")
+    with Simulation(nodes=2) as slurm:
+        done = grid.run(*SLURM, *options, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    plan, script = done.stdout.split("the job script that would be submitted:\n\n")
+    assert "2 cells: 2 to run, 0 not" in plan
+    assert {"#!/bin/sh", "#SBATCH --partition=main", "#SBATCH --exclusive"} < set(
+        script.splitlines()
+    )
+    assert "no node has been asked yet" in done.stderr
+    assert slurm.submitted == []
+    assert list(grid.folder.iterdir()) == []
 
 
 def test_nodes_are_checked_whenever_it_is_wanted(
