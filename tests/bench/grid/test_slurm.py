@@ -1,7 +1,9 @@
 """`bench.grid --executor slurm` as a whole command, on a simulated cluster and on a real one."""
 
 import sys
+from collections import defaultdict
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 
 from bench.executors.slurm.cluster import find_cluster
 from bench.executors.slurm.executor import POLL, SlurmExecutor
-from bench.executors.slurm.submission import submissions_folder
+from bench.executors.slurm.submission import Submission, submissions_folder
 from bench.grid import __main__ as module
 from bench.results.row import kept_row
 from tests.bench.grids import GridRuns
@@ -34,6 +36,7 @@ mode = ["full", "head"]
 mode = ["full", "head"]
 settings = { batching = "shuffled" }
 """
+BATCHINGS = {"by-length", "shuffled"}
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +45,19 @@ def report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
 
 
+rates = attrgetter("learning_rate", "learning_rate_base", "learning_rate_head")
+
+
 @pytest.fixture
 def pairs(tmp_path: Path) -> GridRuns:
     """A place with a grid of pairs of cells."""
     (tmp_path / "pairs.toml").write_text(PAIRS)
     return GridRuns(tmp_path, Path("bert-tiny"))
+
+
+def submissions(grid: GridRuns) -> list[Submission]:
+    """The submissions of a grid's commands, oldest first."""
+    return [Submission(path) for path in sorted(submissions_folder(grid.csv).glob("2*"))]
 
 
 def test_a_dry_run_prints_the_script_and_leaves_nothing(grid: GridRuns) -> None:
@@ -62,6 +73,45 @@ def test_a_dry_run_prints_the_script_and_leaves_nothing(grid: GridRuns) -> None:
     assert "no node has been asked yet" in done.stderr
     assert slurm.submitted == []
     assert list(grid.folder.iterdir()) == []
+
+
+def test_a_search_for_rates_is_an_array_for_each_round(grid: GridRuns) -> None:
+    command = (*SLURM, "--lr", "auto", "--select", "mode=head,full amp=off")
+    with Simulation(nodes=4) as slurm:
+        done = grid.run(*command)
+        assert done.returncode == 0, done.stderr
+        rows = grid.rows()
+        assert grid.run(*command).returncode == 0
+    assert grid.rows() == rows, "nothing is left to do"
+    assert len({row.cell_id for row in rows}) == len(rows) == sum(slurm.submitted)
+    assert (slurm.submitted[0], slurm.submitted[-1]) == (10, 2)
+    assert len(submissions(grid)) == len(slurm.submitted)
+    tries = defaultdict(list)
+    for row in rows:
+        if row.is_candidate:
+            tries[row.mode].append(row)
+    found = [row for row in rows if not row.is_candidate]
+    assert {row.mode for row in found} == tries.keys()
+    for row in found:
+        best = max(tries[row.mode], key=lambda each: each.dev_score)
+        assert row.learning_rate_source == "search"
+        assert rates(row) == rates(best)
+
+
+def test_cells_that_are_compared_run_one_after_the_other_on_a_node(pairs: GridRuns) -> None:
+    with Simulation(nodes=2) as slurm:
+        done = pairs.run(*SLURM, grid=str(pairs.folder / "pairs.toml"))
+    assert done.returncode == 0, done.stderr
+    assert slurm.submitted == [2]
+    (submission,) = submissions(pairs)
+    groups = [[run.job.cell for run in group] for group in submission.groups]
+    assert [{cell.batching for cell in group} for group in groups] == 2 * [BATCHINGS]
+    modes = [{cell.mode for cell in group} for group in groups]
+    assert modes in ([{"full"}, {"head"}], [{"head"}, {"full"}])
+    rows = pairs.rows()
+    assert [row.status for row in rows] == 4 * ["ok"]
+    kinds = {(row.mode, row.conditions_id) for row in rows}
+    assert len(kinds) == len(dict(kinds)) == 2, "each pair is on one kind of nodes"
 
 
 def test_nodes_are_checked_whenever_it_is_wanted(
