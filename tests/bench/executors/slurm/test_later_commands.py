@@ -10,7 +10,7 @@ from filelock import FileLock
 from bench.common.errors import InputError, StoppedError
 from bench.executors.slurm import probe
 from bench.executors.slurm.cluster import find_cluster
-from bench.executors.slurm.executor import SlurmExecutor
+from bench.executors.slurm.executor import POLL, SlurmExecutor
 from bench.executors.slurm.options import Request, parse_request
 from bench.executors.slurm.probe import Prober, known_kinds
 from bench.executors.slurm.submission import found_to_json
@@ -60,7 +60,10 @@ def test_nothing_is_submitted_after_a_stop(tmp_path, target, slurm):
     assert not calls.exists()
 
 
-def test_what_another_command_has_run_meanwhile_is_not_submitted(tmp_path, target, slurm):
+def test_what_another_command_has_run_meanwhile_is_not_submitted(
+    tmp_path, target, slurm, monkeypatch
+):
+    monkeypatch.setenv(POLL, "0.01")
     calls = tmp_path / "calls"
     slurm(
         sbatch=f'echo "$*" >> {calls}; echo 1',

@@ -1,0 +1,143 @@
+"""`bench.grid --executor slurm` as a whole command, on a simulated cluster and on a real one."""
+
+import sys
+from collections import defaultdict
+from dataclasses import replace
+from operator import attrgetter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench.executors.slurm.cluster import find_cluster
+from bench.executors.slurm.executor import POLL, SlurmExecutor
+from bench.executors.slurm.submission import Submission, submissions_folder
+from bench.grid import __main__ as module
+from bench.results.row import kept_row
+from tests.bench.grids import GridRuns
+from tests.faults.parent import stub_report
+from tests.slurm.cluster import NODES, Cluster
+from tests.slurm.place import POLL_S
+from tests.slurm.simulation import Simulation
+from tests.slurm.stub_grid import WORKER
+from tests.slurm.stub_worker import CELLS
+
+SLURM = ("--executor", "slurm")
+PAIRS = """
+[settings]
+model = "bert-tiny"
+init = "random"
+
+[[cells]]
+mode = ["full", "head"]
+
+[[cells]]
+mode = ["full", "head"]
+settings = { batching = "shuffled" }
+"""
+BATCHINGS = {"by-length", "shuffled"}
+
+
+@pytest.fixture(autouse=True)
+def report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report is a stub, which needs no matplotlib."""
+    monkeypatch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
+
+
+rates = attrgetter("learning_rate", "learning_rate_base", "learning_rate_head")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> GridRuns:
+    """A place with a grid of pairs of cells."""
+    (tmp_path / "pairs.toml").write_text(PAIRS)
+    return GridRuns(tmp_path, Path("bert-tiny"))
+
+
+def submissions(grid: GridRuns) -> list[Submission]:
+    """The submissions of a grid's commands, oldest first."""
+    return [Submission(path) for path in sorted(submissions_folder(grid.csv).glob("2*"))]
+
+
+def test_a_dry_run_prints_the_script_and_leaves_nothing(grid: GridRuns) -> None:
+    options = ("--slurm", "partition=main exclusive", "--select", "mode=head")
+    with Simulation(nodes=2) as slurm:
+        done = grid.run(*SLURM, *options, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    plan, script = done.stdout.split("the job script that would be submitted:\n\n")
+    assert "2 cells: 2 to run, 0 not" in plan
+    assert {"#!/bin/sh", "#SBATCH --partition=main", "#SBATCH --exclusive"} < set(
+        script.splitlines()
+    )
+    assert "no node has been asked yet" in done.stderr
+    assert slurm.submitted == []
+    assert list(grid.folder.iterdir()) == []
+
+
+def test_a_search_for_rates_is_an_array_for_each_round(grid: GridRuns) -> None:
+    command = (*SLURM, "--lr", "auto", "--select", "mode=head,full amp=off")
+    with Simulation(nodes=4) as slurm:
+        done = grid.run(*command)
+        assert done.returncode == 0, done.stderr
+        rows = grid.rows()
+        assert grid.run(*command).returncode == 0
+    assert grid.rows() == rows, "nothing is left to do"
+    assert len({row.cell_id for row in rows}) == len(rows) == sum(slurm.submitted)
+    assert (slurm.submitted[0], slurm.submitted[-1]) == (10, 2)
+    assert len(submissions(grid)) == len(slurm.submitted)
+    tries = defaultdict(list)
+    for row in rows:
+        if row.is_candidate:
+            tries[row.mode].append(row)
+    found = [row for row in rows if not row.is_candidate]
+    assert {row.mode for row in found} == tries.keys()
+    for row in found:
+        best = max(tries[row.mode], key=lambda each: each.dev_score)
+        assert row.learning_rate_source == "search"
+        assert rates(row) == rates(best)
+
+
+def test_cells_that_are_compared_run_one_after_the_other_on_a_node(pairs: GridRuns) -> None:
+    with Simulation(nodes=2) as slurm:
+        done = pairs.run(*SLURM, grid=str(pairs.folder / "pairs.toml"))
+    assert done.returncode == 0, done.stderr
+    assert slurm.submitted == [2]
+    (submission,) = submissions(pairs)
+    groups = [[run.job.cell for run in group] for group in submission.groups]
+    assert [{cell.batching for cell in group} for group in groups] == 2 * [BATCHINGS]
+    modes = [{cell.mode for cell in group} for group in groups]
+    assert modes in ([{"full"}, {"head"}], [{"head"}, {"full"}])
+    rows = pairs.rows()
+    assert [row.status for row in rows] == 4 * ["ok"]
+    kinds = {(row.mode, row.conditions_id) for row in rows}
+    assert len(kinds) == len(dict(kinds)) == 2, "each pair is on one kind of nodes"
+
+
+def test_nodes_are_checked_whenever_it_is_wanted(
+    pairs: GridRuns, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice, so that the second check does not use the folders of the first."""
+
+    def with_stub_workers(*arguments: Any, **options: Any) -> SlurmExecutor:
+        executor = find_cluster(*arguments, **options)
+        executor._submitter = replace(executor._submitter, worker=WORKER)
+        return executor
+
+    monkeypatch.setattr(module, "find_cluster", with_stub_workers)
+    orders = pairs.folder / "orders"
+    orders.mkdir()
+    (orders / "0").write_text("0.5")  # so that both nodes work at the same time
+    for name, value in (cluster.environment | {CELLS: str(orders), POLL: POLL_S}).items():
+        monkeypatch.setenv(name, value)
+    options = ("--slurm", "exclusive", "--check-nodes", "--select", "mode=head batching=by-length")
+    for _ in range(2):
+        done = pairs.run(*SLURM, *options, grid=str(pairs.folder / "pairs.toml"))
+        assert done.returncode == 0, done.stderr
+        lines = [line for line in done.stderr.splitlines() if "ms for 1,000 tokens" in line]
+        assert [line.split()[1] for line in lines] == list(NODES)
+    folder = submissions_folder(pairs.csv) / "nodes"
+    for node in NODES:
+        rows = [kept_row(place) for place in (folder / node).glob("head-*")]
+        assert sorted((row.status, row.attempt) for row in rows) == [("ok", 1), ("ok", 2)]
+    assert pairs.statuses() == ["ok"]
