@@ -79,9 +79,10 @@ class Place:
         self.cluster.wait_for(lambda: len(self.starts()) >= number, f"{number} workers")
 
     def submissions(self) -> list[Submission]:
-        """The submissions so far, oldest first."""
+        """The submissions so far, oldest first. A folder whose command was killed while it made it
+        is none: what is written last is missing."""
         folder = submissions_folder(self.csv)
-        return [Submission(path) for path in sorted(folder.glob("[0-9]*"))]
+        return [Submission(path.parent) for path in sorted(folder.glob("[0-9]*/request.json"))]
 
     def job(self) -> str:
         """The id of the latest array."""
