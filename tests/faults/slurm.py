@@ -261,7 +261,8 @@ class Round:
     def _ended(self, command: "subprocess.Popen[str]") -> None:
         ended = self.place.end(command)
         # pydantic, as it builds its models, makes another error of it
-        is_loading = "KeyboardInterrupt" in ended.stderr
+        in_pydantic = "SchemaError" in ended.stderr and "KeyboardInterrupt" in ended.stderr
+        is_loading = ended.returncode == -signal.SIGINT or in_pydantic
         if ended.returncode not in _EXITS or ("Traceback" in ended.stderr and not is_loading):
             self.verdict.wrong.append(f"a command ended {ended.returncode}: {ended.stderr[-2000:]}")
 

@@ -27,10 +27,10 @@ import psutil
 NODES: Final = ("node1", "node2")
 
 URGENT: Final = "urgent"
-"""The partition whose jobs requeue those of the default one, a second after they are told."""
+"""The partition whose jobs requeue those of the default one, after one second of grace."""
 
 _MEMORY_MIB: Final = 2000
-"""That each node offers."""
+"""The memory of each node."""
 _PORTS: Final = range(10_000, 30_000)  # below those that the kernel gives to outgoing connections
 _DAEMONS: Final = ("munged", "slurmctld", "slurmd")
 _ACCOUNTING: Final = ("slurmdbd", "mariadbd")

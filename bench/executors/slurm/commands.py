@@ -24,7 +24,10 @@ _LOOK_S: Final = 2.0
 _FULL: Final = b"sleeping and retrying"
 _DEFAULTS: Final = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SCONTROL_")
 """Variables by which users change what these commands list."""
-_NAMES: Final = {"time": "SBATCH_TIMELIMIT", "array": "SBATCH_ARRAY_INX"}
+_NAMES: Final = {
+    "array": "SBATCH_ARRAY_INX", "cpu-freq": "SBATCH_CPU_FREQ_REQ", "mem": "SBATCH_MEM_PER_NODE",
+    "switches": "SBATCH_REQ_SWITCH", "time": "SBATCH_TIMELIMIT",
+}  # fmt: skip
 """Variables of options of sbatch that are not named like the option."""
 _OUTER_JOB: Final = "SLURM_RESTART_COUNT"
 """A variable of the job in which this process runs that its own jobs would take for theirs."""
@@ -259,8 +262,7 @@ def time_limit(job: int, index: int) -> tuple[float, str] | None:
     limit; None: it has none, or Slurm does not answer.
 
     Args:
-        job: the id of its array. That of the array task alone may be the same, and then stands for
-            the whole array.
+        job: the id of its array. The last array task has the same id, for which squeue lists all.
     """
     try:
         answer = _run("squeue", "--all", "--noheader", f"--jobs={job}_{index}", "--format=%L|%l")

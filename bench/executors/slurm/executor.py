@@ -4,11 +4,12 @@ import os
 import re
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -44,7 +45,8 @@ _LIMIT: Final = re.compile(
 )
 """Errors of sbatch that a smaller array, or the same one later, may not get."""
 _LEAST: Final = 8
-"""While others are queued, arrays get no smaller than this part of the largest so far."""
+"""While others are queued, arrays get no smaller than this part of the cluster's limit, or than the
+largest so far if that is smaller: with --max-running they run one after the other."""
 _STUCK: Final = re.compile(
     r"h[eo]ld|BadConstraints|NeverSatisfied|Invalid|NotAllowed|PerJobLimit"
     r"|Partition(Down|Inactive|TimeLimit|NodeLimit|Config)",
@@ -74,7 +76,6 @@ class SlurmExecutor:
         self._target = target
         self._folder = submissions_folder(store.path)
         self._followed: list[Following] = []
-        self._has_followed = False
         self._largest = 0
         self._ready: list[list[CellRun]] = []
         self._signals = Signals()
@@ -218,7 +219,7 @@ class SlurmExecutor:
         for one in self._live():
             if one not in self._followed and (taken := one.keys & self._items.keys()):
                 self._followed.append(one)
-                self._has_followed = True
+                self._largest = max(self._largest, len(one.submission.groups))
                 self._ready = _not_empty(
                     [run for run in group if key_of(run) not in taken] for group in self._ready
                 )
@@ -253,18 +254,18 @@ class SlurmExecutor:
                 try:
                     submission = self._submitter.submit(groups, after)
                 except SlurmError as error:
-                    least = max(1, self._largest // _LEAST) if self._followed else 1
+                    least = min(self._largest, self._submitter.most // _LEAST or 1)
+                    least = least if self._followed else 1
                     if _LIMIT.search(str(error)) and len(groups) > least:
                         self._size = max(least, len(groups) // 2)
                         continue
-                    if not self._has_followed:
+                    if not self._largest:
                         raise RefusedError(str(error)) from error
                     if not self._followed:
                         raise
                     return  # once some of what is queued has ended
                 one = self._known[submission.folder] = Following(submission)
                 self._followed.append(one)
-                self._has_followed = True
                 self._largest = max(self._largest, len(groups))
                 self._size = min(2 * max(self._size, len(groups)), self._submitter.most)
                 self._ready = self._ready[len(groups) :]
@@ -284,9 +285,13 @@ class SlurmExecutor:
             self._complained = True
         for one in self._followed:
             self._take(one, queued, conductor)
-            for why, number in Counter(one.not_run.values()).items():
-                tasks = _count(number, "array task")
-                progress.note(f"job {one.submission.job}: {tasks} never began: {why}")
+            for why, ends in groupby(sorted(one.not_run.values()), key=itemgetter(0)):
+                nodes = [node for _, node in ends]
+                tasks = _count(len(nodes), "array task")
+                note = f"job {one.submission.job}: {tasks} never began: {why}"
+                if named := sorted({*filter(None, nodes)}):
+                    note += f" (to leave nodes out: --slurm exclude={','.join(named)})"
+                progress.note(note)
             one.not_run.clear()
         self._followed = [one for one in self._followed if one.open]
         for entry in queued or ():

@@ -44,13 +44,14 @@ class Following:
 
     Attributes:
         open: the indexes of the array tasks that may still run, or have rows to be read.
-        not_run: for array tasks that ended before any of their cells began, the reason by index.
+        not_run: for array tasks that ended before any of their cells began, by index the reason
+            and the node if that may be to blame.
     """
 
     def __init__(self, submission: Submission) -> None:
         self.submission = submission
         self.open = set(range(len(submission.groups)))
-        self.not_run: dict[int, str] = {}
+        self.not_run: dict[int, tuple[str, str]] = {}
         self._files: set[str] = set()
         self._new: dict[tuple[int, int], dict[int, Row]] = defaultdict(dict)
         self._ok: set[tuple[int, int]] = set()
@@ -133,6 +134,4 @@ class Following:
             return
         end = end or Ended("")
         why = _UNSEEN.get(end.exit_code, message or "no longer in the queue")
-        if end.exit_code and end.node:
-            why = f"{why} (to leave the node out: --slurm exclude={end.node})"
-        self.not_run[index] = why
+        self.not_run[index] = why, end.node if end.exit_code and not has_no_files else ""

@@ -15,7 +15,7 @@ from statistics import median
 from time import sleep
 from typing import Final
 
-from bench.common.errors import InputError
+from bench.common.errors import InputError, StoppedError
 from bench.common.files import write_atomically
 from bench.executors.slurm import commands
 from bench.executors.slurm.following import Following
@@ -30,6 +30,8 @@ TOLERANCE: Final = 0.05
 the medians of their ends."""
 _DOWN: Final = ("down", "drain", "fail", "maint", "power", "unk", "reboot")
 """The beginnings of states in which a node takes no jobs."""
+_MISFIT: Final = "node configuration"
+"""Part of Slurm's error where a node has not what a job asks for."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def check_nodes(
     refused = ""
     try:
         for name in nodes:
+            if signals.stops:
+                raise StoppedError
             options = {**submitter.request.options, "nodelist": name}
             pinned = replace(
                 submitter,
@@ -82,7 +86,9 @@ def check_nodes(
             )
             try:
                 following[name] = Following(pinned.submit([[run]]))
-            except commands.SlurmError as error:  # as a node without what `constraint` asks for
+            except commands.SlurmError as error:
+                if _MISFIT not in str(error):
+                    raise
                 refused = f"{name} is not checked: {error}"
                 note(refused)
         if not following:
@@ -135,7 +141,7 @@ def _collect(following: dict[str, Following], rows: dict[str, Row | str]) -> Non
         one.read(indexes, partial(commands.ended, job))
         taken = [every[-1] for _, every in one.take()]
         if not one.open:
-            rows[name] = taken[-1] if taken else one.not_run.get(0, "")
+            rows[name] = taken[-1] if taken else one.not_run.get(0, ("", ""))[0]
             del following[name]
 
 

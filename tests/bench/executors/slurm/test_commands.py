@@ -110,18 +110,19 @@ def test_a_job_without_an_array(slurm):
 
 
 def test_options_of_a_script_count_more_than_the_environment(slurm, monkeypatch, tmp_path):
-    refused = ("NO_REQUEUE", "WAIT", "ARRAY_INX", "SIGNAL", "CLUSTERS")
-    for name in ("PARTITION", "TIMELIMIT", "ACCOUNT", *refused):
+    given = ("PARTITION", "TIMELIMIT", "MEM_PER_NODE")
+    removed = (*given, "NO_REQUEUE", "WAIT", "ARRAY_INX", "SIGNAL", "CLUSTERS")
+    for name in ("ACCOUNT", *removed):
         monkeypatch.setenv(f"SBATCH_{name}", "7")
     slurm(sbatch=f'env > {tmp_path}/env; echo "$@" > {tmp_path}/words; echo "12;cluster"')
-    names = fixed_options("#SBATCH --partition=gpu\n#SBATCH --time=2\n")
+    names = fixed_options("#SBATCH --partition=gpu\n#SBATCH --time=2\n#SBATCH --mem=8G\n")
     job = commands.submit(tmp_path / "script.sh", "--array=0-3", names=names)
     assert job == 12
     assert (tmp_path / "words").read_text() == f"--parsable --array=0-3 {tmp_path}/script.sh\n"
     variables = (tmp_path / "env").read_text()
     assert "SBATCH_ACCOUNT=7" in variables
     assert "SLURM_BITSTR_LEN" not in variables  # a job inherits it
-    assert not any(f"SBATCH_{name}" in variables for name in ("PARTITION", "TIMELIMIT", *refused))
+    assert not any(f"SBATCH_{name}" in variables for name in removed)
 
 
 def test_an_answer_that_is_no_number(slurm, tmp_path):

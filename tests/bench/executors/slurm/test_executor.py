@@ -93,8 +93,8 @@ class Cluster:
 
     def submissions(self) -> list[Submission]:
         places = self.csv.with_suffix("") / "slurm"
-        found = sorted(places.glob("2*"), key=lambda place: place.stat().st_mtime_ns)
-        return [Submission(place) for place in found]
+        found = [Submission(place) for place in places.glob("2*")]
+        return sorted(found, key=lambda submission: submission.job or 0)
 
     def publish(self, number: int, index: int, status: str = "ok", restart: int = 0) -> None:
         """An array task publishes the row of its first cell."""
@@ -209,6 +209,44 @@ def test_what_slurm_refuses_is_submitted_once_there_is_room(cluster, monkeypatch
     assert not cluster.run(conductor)
     assert len(conductor.rows) == 3
     assert sizes[:4] == [3, 1, 2, 1], "a larger one is tried after one that was accepted"
+
+
+@pytest.mark.parametrize(
+    ("limit", "sizes"),
+    [(1, {1}), (3, {2}), (13, {8}), (60, {32, 24, 8})],
+)
+def test_arrays_stay_as_large_as_a_limit_on_queued_array_tasks_lets_them(
+    cluster, slurm, monkeypatch, limit, sizes
+):
+    """Of 80 cells, on a cluster whose largest array has 64; one array task ends at each look."""
+    slurm(scontrol='[ "$2" = config ] && echo "MaxArraySize = 64"')
+    conductor = cluster.conductor(80)
+    submit, accepted, pending = Submitter.submit, [], []
+
+    def limited(self, groups, after=None):
+        if len(pending) + len(groups) > limit:
+            raise SlurmError("sbatch: AssocMaxSubmitJobLimit")
+        submission = submit(self, groups, after)
+        accepted.append(len(groups))
+        pending.extend((len(accepted) - 1, index) for index in range(len(groups)))
+        show()
+        return submission
+
+    def show():
+        indexes = {number: [] for number, _ in pending}
+        for number, index in pending:
+            indexes[number].append(str(index))
+        cluster.queue(*(f"{number}|{','.join(some)}|RUNNING" for number, some in indexes.items()))
+
+    def one_ends():
+        cluster.publish(*pending.pop(0))
+        show()
+
+    monkeypatch.setattr(Submitter, "submit", limited)
+    cluster.steps = [one_ends] * 80
+    assert not cluster.run(conductor)
+    assert len(conductor.rows) == sum(accepted) == 80
+    assert set(accepted[:-1]) == sizes, "the last is what is left"
 
 
 def test_what_is_refused_with_nothing_queued_ends_the_run(cluster, slurm):
@@ -368,18 +406,20 @@ def test_array_tasks_that_never_began_are_counted(cluster):
     ],
 )
 def test_a_node_on_which_no_cell_can_begin_is_named(cluster, slurm, code, output, why):
-    conductor = cluster.conductor(1)
+    conductor = cluster.conductor(3)
 
     def fail():
-        (cluster.submissions()[0].folder / "output" / "0.txt").write_text(output)
-        job = f"JobId=12 ArrayTaskId=0 JobState=FAILED ExitCode={code}:0 BatchHost=n7"
-        slurm(scontrol=f"echo {job}")
+        jobs = []
+        for index, node in enumerate(("n7", "n9", "n7")):
+            (cluster.submissions()[0].folder / "output" / f"{index}.txt").write_text(output)
+            jobs.append(f"ArrayTaskId={index} JobState=FAILED ExitCode={code}:0 BatchHost={node}")
+        slurm(scontrol="\n".join(f"echo {job}" for job in jobs))
         cluster.queue()
 
     cluster.steps = [fail]
     assert not conductor_stays_queued(cluster, conductor)
     assert conductor.notes[1:] == [
-        f"job 11: 1 array task never began: {why} (to leave the node out: --slurm exclude=n7)"
+        f"job 11: 3 array tasks never began: {why} (to leave nodes out: --slurm exclude=n7,n9)"
     ]
     assert conductor.rows == []
 

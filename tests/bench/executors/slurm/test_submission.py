@@ -269,12 +269,15 @@ def test_the_row_of_an_array_task_that_is_gone_says_why(
 
 def test_array_tasks_that_never_began_have_no_row(submit, target):
     following = Following(submission := submit([[run] for run in runs(3)]))
-    (submission.folder / "output" / "1.txt").write_text("n7: no GPU can be used\n")
-    following.read({2}, lambda: {1: Ended("FAILED", 1)})
+    for index, line in ((1, "no GPU can be used"), (2, "No space left on device")):
+        (submission.folder / "output" / f"{index}.txt").write_text(f"{line}\n")
+    ends = {1: Ended("FAILED", 1, "n7"), 2: Ended("FAILED", NO_FILES, "n7")}
+    following.read(set(), lambda: ends)
     assert list(following.take()) == []
     assert following.not_run == {
-        0: "no longer in the queue",
-        1: "its array task failed: n7: no GPU can be used",
+        0: ("no longer in the queue", ""),
+        1: ("its array task failed: no GPU can be used", "n7"),
+        2: ("its files could not be read or written: No space left on device", ""),
     }
     assert not begin(submission, target)
 
