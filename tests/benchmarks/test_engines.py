@@ -3,7 +3,7 @@ gates.
 
 They close on a ratio of times within this run, on what is kept for the backward pass and on memory,
 never on a time, by the verdicts of bench.compare: where the near end of an interval is beyond the
-limit. Where a time is undecided after two repeats, two more are run. The figures of the gates that
+limit. Where a time is undecided after two repeats, a third is run. The figures of the gates that
 are warned by were written by
 
     python -m tests.benchmarks.test_engines > tests/benchmarks/engines.json
@@ -117,7 +117,7 @@ def test_against_transformers_and_peft(benchmark: BenchmarkFixture, tmp_path: Pa
     benchmark.group = "gates"
     result = benchmark.pedantic(gates, args=(tmp_path, 2), rounds=1, iterations=1)
     if Verdict.UNDECIDED in (verdict(result[setting], "time", TIME[setting]) for setting in TIME):
-        result = gates(tmp_path, 4)
+        result = gates(tmp_path, 3)
     benchmark.extra_info.update(result)
     assert not broken(result), result
     if warning := worse(result, json.loads(BASELINE.read_text(encoding="utf-8"))):
