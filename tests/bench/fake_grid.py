@@ -13,11 +13,13 @@ standard library only. The file `side.json` there has the cells and how their ru
 """
 
 import csv
+import fcntl
 import json
 import os
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[2]
@@ -71,12 +73,17 @@ def run(side, cell, repeat, runs, device):
         "started_at": start.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "finished_at": start.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
-    is_new = not runs.exists()
-    with runs.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        if is_new:
+    with runs.with_suffix(".turn").open("w") as turn:  # cells of several lanes end at once
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        lines = StringIO(newline="")
+        writer = csv.DictWriter(lines, row)
+        if not runs.exists():
             writer.writeheader()
         writer.writerow(row)
+        before = runs.read_bytes() if runs.exists() else b""
+        new = runs.with_suffix(".new")
+        new.write_bytes(before + lines.getvalue().encode())
+        new.replace(runs)
     return code
 
 

@@ -285,7 +285,7 @@ def test_the_committed_rows_against_themselves_and_a_worse_copy(place: Path) -> 
     own = str(ROOT / "runs.csv")
     done = run(own, own)
     assert done.exit_code == 0
-    assert done.stdout.startswith("No regression shown in 77 settings")
+    assert re.match(r"No regression shown in \d\d+ settings\.", done.stdout)
     other = run(own, own, "--metric", "macro_f1", "--json")
     assert {each["metric"] for each in json.loads(other.stdout)["settings"]} == {"macro_f1"}
     assert "The dev score is: dev macro F1." in Path("reports/compare.md").read_text("utf-8")
