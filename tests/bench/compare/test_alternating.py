@@ -201,6 +201,7 @@ def test_a_virtual_environment_runs_its_own_code(tmp_path: Path) -> None:
         ({"places": (), "terms": ("amp=off", "amp=bf16"), "selection": "amp=off"}, "amp is named"),
         ({"selection": "mode=none"}, "--select: mode can't be 'none'"),
         ({"options": ["--runs=other.csv"]}, "--runs=other.csv can't be passed on"),
+        ({"options": ["--executor", "slurm"]}, "--run: cells that take turns need one node"),
         ({"selection": "mode=lora"}, "no cell in common"),
         ({"places": (Path("BASE"), Path("nowhere"))}, "NEW: nowhere is neither a checkout"),
     ],
