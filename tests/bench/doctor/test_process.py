@@ -65,10 +65,11 @@ def test_a_check_that_skips_gives_its_reason(
 def test_a_check_that_hangs_is_ended_with_its_processes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    others = psutil.Process().children(recursive=True)  # such as a cluster of other tests
     finding = finding_of(patches.check_hangs, monkeypatch, tmp_path, limit_s=1.5)
     assert finding.verdict == FAILED
     assert "took longer than 1.5 s" in finding.summary
-    assert not psutil.Process().children(recursive=True)
+    assert set(psutil.Process().children(recursive=True)) <= set(others)
 
 
 def test_ctrl_c_ends_the_doctor_and_leaves_nothing(tmp_path: Path) -> None:
