@@ -90,9 +90,9 @@ def test_a_search_for_rates_is_an_array_for_each_round(grid: GridRuns) -> None:
     for row in rows:
         if row.is_candidate:
             tries[row.mode].append(row)
-    found = [row for row in rows if not row.is_candidate]
-    assert {row.mode for row in found} == tries.keys()
-    for row in found:
+    final = [row for row in rows if not row.is_candidate]
+    assert {row.mode for row in final} == tries.keys()
+    for row in final:
         best = max(tries[row.mode], key=lambda each: each.dev_score)
         assert row.learning_rate_source == "search"
         assert rates(row) == rates(best)

@@ -78,9 +78,9 @@ def test_on_a_cluster_the_time_between_cells_does_not_count():
     account = Account(0, lambda: now[0])
     account.add(row())
     now[0] += 3600
-    found = account.times()
-    assert found.between_s == 0.0
-    assert found.total_s == pytest.approx(100)
+    times = account.times()
+    assert times.between_s == 0.0
+    assert times.total_s == pytest.approx(100)
 
 
 def test_the_report_shows_it_for_each_cell_and_for_all(tmp_path):

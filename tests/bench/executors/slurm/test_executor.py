@@ -93,8 +93,8 @@ class Cluster:
 
     def submissions(self) -> list[Submission]:
         places = self.csv.with_suffix("") / "slurm"
-        found = [Submission(place) for place in places.glob("2*")]
-        return sorted(found, key=lambda submission: submission.job or 0)
+        every = [Submission(place) for place in places.glob("2*")]
+        return sorted(every, key=lambda submission: submission.job or 0)
 
     def publish(self, number: int, index: int, status: str = "ok", restart: int = 0) -> None:
         """An array task publishes the row of its first cell."""
