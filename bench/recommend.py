@@ -13,6 +13,7 @@ import click
 from bench.analysis.constraints import EXAMPLE
 from bench.analysis.costs import NEEDS, Need
 from bench.common.command import Command, run_command, with_runs
+from bench.common.messages import echo
 from bench.plan.metrics import METRIC_HELP, METRICS
 
 if TYPE_CHECKING:
@@ -123,13 +124,13 @@ def main(
         recommended, results.facts, results.exports, [str(path) for path in runs]
     )
     if as_json:
-        click.echo(json.dumps(recommendation.as_json(advice), indent=1))
+        echo(json.dumps(recommendation.as_json(advice), indent=1))
     else:
-        click.echo("\n".join(recommendation.lines(advice)))
+        echo("\n".join(recommendation.lines(advice)))
         if others:
             subject = recommendation.subject(recommended.candidates.group)
             more = count(others, "other group")
-            click.echo(f"This is for {subject}; the report has {more} of results.")
+            echo(f"This is for {subject}; the report has {more} of results.")
     return 0 if recommended.decided else 1
 
 

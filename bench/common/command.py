@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from bench.common.errors import DiskFullError, InputError, RefusedError, StoppedError
+from bench.common.messages import echo
 from minbert.errors import InputError as MinbertInputError
 from minbert.files import is_file
 
@@ -72,8 +73,5 @@ def with_runs(text: str) -> Callable[[Command], Command]:
 
 
 def _fail(message: str, code: int) -> None:
-    line = " ".join(message.split())[:_LONGEST]
-    # characters that move a terminal's cursor or reverse the text are escaped
-    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
-    sys.stderr.write(f"error: {shown}\n")
+    echo(f"error: {' '.join(message.split())[:_LONGEST]}", err=True)
     sys.exit(code)

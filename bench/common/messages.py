@@ -1,9 +1,18 @@
-"""Messages for runs.csv: one line, without this machine's folders. Pure."""
+"""Messages for runs.csv and for a terminal, and the commands that they name."""
 
+import os
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Final
 
+import click
+
+CONSOLE: Final = "minbert-bench"
+"""The console command."""
+CALLED: Final = "MINBERT_BENCH_CALLED"
+"""Environment: by which command this process, or the one that started it, was called."""
+_MODULE: Final = re.compile(r"\bpython -m (?:bench|minbert)\.(?!worker\b)([a-z]+)\b(?!\.)")
 LONGEST: Final = 300
 
 _ESCAPE: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -16,8 +25,34 @@ _TRACEBACK: Final = "Traceback (most recent call last):"
 def one_line(text: str) -> str:
     """A text as one line of at most `LONGEST` characters, with absolute paths cut to file names."""
     line = " ".join(_CONTROL.sub(" ", _ESCAPE.sub("", text)).split())
-    line = _PATH.sub("", _QUOTED_PATH.sub(r"\1\2\1", line))
+    line = printable(_PATH.sub("", _QUOTED_PATH.sub(r"\1\2\1", line)))
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """A text with escapes for characters that are invisible, move a terminal's cursor or reverse
+    the text around them; line ends and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def command_line(name: str, *words: str) -> str:
+    """The command `python -m bench.NAME` for a shell, with every word quoted, on one line."""
+    arguments = (printable(" ".join(word.split())) for word in words)
+    return shlex.join(["python", "-m", f"bench.{name}", *arguments])
+
+
+def as_called(text: str) -> str:
+    """A text with commands of this project in the form in which the user called it."""
+    if os.environ.get(CALLED) != CONSOLE:
+        return text
+    return _MODULE.sub(lambda m: f"{CONSOLE} {'run' if m[1] == 'grid' else m[1]}", text)
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print a text, which may be anybody's, to stdout or stderr."""
+    click.echo(printable(as_called(text)), err=err, nl=nl)
 
 
 def shown(value: object) -> str:

@@ -1,12 +1,13 @@
 """Notes on stderr, and the progress of a command that works through a list."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench.common.messages import echo, printable
 
 
 @contextmanager
@@ -20,7 +21,7 @@ def progress_bar(total: int) -> Iterator[Callable[[int, str], None]]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
     )
     with Progress(
         *columns, console=console, transient=True, auto_refresh=False,
@@ -31,12 +32,12 @@ def progress_bar(total: int) -> Iterator[Callable[[int, str], None]]:
         def show(done: int, text: str) -> None:
             if not console.is_terminal:
                 minutes = (time.monotonic() - begun) / 60
-                sys.stderr.write(f"[{done + 1}/{total}, {minutes:.0f} min] {text}\n")
-            bar.update(task, completed=done, description=text, refresh=True)
+                echo(f"[{done + 1}/{total}, {minutes:.0f} min] {text}", err=True)
+            bar.update(task, completed=done, description=printable(text), refresh=True)
 
         yield show
 
 
 def note_to_stderr(text: str) -> None:
     """Print a note."""
-    sys.stderr.write(f"note: {text}\n")
+    echo(f"note: {text}", err=True)

@@ -16,6 +16,7 @@ import click
 
 from bench.common.command import run_command
 from bench.common.errors import InputError
+from bench.common.messages import echo
 from bench.plan.metrics import METRICS
 
 _EPILOG: Final = """\b
@@ -152,9 +153,9 @@ def command(
 
     page = write(outcome, reports)
     if json_wanted:
-        click.echo(json.dumps(as_json(outcome), indent=1, allow_nan=False))
+        echo(json.dumps(as_json(outcome), indent=1, allow_nan=False))
     else:
-        click.echo("\n".join([*lines(outcome), str(page)]))
+        echo("\n".join([*lines(outcome), str(page)]))
     return outcome.exit_code
 
 

@@ -7,7 +7,6 @@ several devices, or shares of the CPU's cores, each setting stays on one of them
 
 import json
 import os
-import shlex
 import sys
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Collection, Mapping, Sequence, Set
@@ -24,7 +23,7 @@ from bench.analysis.comparison import Limits, Pair, Verdict, compare
 from bench.analysis.matching import Side
 from bench.common.errors import InputError, StoppedError
 from bench.common.grouping import grouped
-from bench.common.messages import last_error
+from bench.common.messages import command_line, echo, last_error
 from bench.common.progress import progress_bar
 from bench.compare.places import Place
 from bench.launch.locks import Locks, device_locks
@@ -104,7 +103,7 @@ def tasks(
         raise InputError("--run: BASE and NEW have no cell in common")
     for side in SIDES:
         if alone := sorted(names[key] for key in runs[side].keys() - both):
-            sys.stderr.write(f"note: left out, only in {side}: {', '.join(alone)}\n")
+            echo(f"note: left out, only in {side}: {', '.join(alone)}", err=True)
 
     def setting(key: tuple[Any, ...]) -> str:
         values = zip(shared, key, strict=True)
@@ -188,8 +187,7 @@ class Alternation:
                 session = _Session(self, folder, places, digests, named, signals, lanes, options)
                 return session.run(to_do)
             except StoppedError:
-                command = shlex.join(["python", "-m", "bench.compare", *sys.argv[1:]])
-                sys.stderr.write(f"to go on: {command}\n")
+                echo(f"to go on: {command_line('compare', *sys.argv[1:])}", err=True)
                 raise
 
     def _axes(self) -> tuple[frozenset[str], frozenset[str]]:
@@ -412,7 +410,7 @@ class _Turn:
 
 
 def _on_wait() -> None:
-    sys.stderr.write("waiting for another grid\n")
+    echo("waiting for another grid", err=True)
 
 
 def is_undecided(pair: Pair, is_look: bool) -> bool:

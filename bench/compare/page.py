@@ -1,7 +1,6 @@
 """The files of a comparison: pages, pictures and JSON. Loads matplotlib."""
 
 import re
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Final
 
 from bench.analysis.comparison import Compared, Comparison, Measure, Pair, Verdict, verdict_of
 from bench.analysis.machines import MachineCost, Machines
+from bench.common.messages import command_line
 from bench.compare.outcome import Outcome, Result, as_json, by_turns, figures, name, summary
 from bench.compare.sides import clean
 from bench.plan.metrics import metric_of
@@ -19,7 +19,7 @@ from bench.report.intervals import Entry, intervals
 from bench.report.pages import Facts, markdown, write_pages
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
-from bench.report.text import by_metric, count, dev_label, num, span, times
+from bench.report.text import by_metric, count, dev_label, num, span, times, without_paths
 
 PAGES: Final = "compare"
 _MOST: Final = 500
@@ -95,13 +95,12 @@ def _sections(comparison: Comparison, results: int, most: int) -> list[Section]:
 
 
 def _facts(outcome: Outcome, sections: Sequence[Section]) -> Facts:
-    arguments = ["python", "-m", "bench.compare", *sys.argv[1:]]
     return Facts(
         title=f"{outcome.new.name} compared with {outcome.base.name}",
         findings=summary(outcome),
         sections=[each for each in sections if each.drawings or each.tables],
         said=_method(outcome),
-        command=clean(shlex.join(arguments)),
+        command=without_paths(command_line("compare", *sys.argv[1:])),
         how="How it was computed",
     )
 

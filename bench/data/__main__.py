@@ -4,7 +4,7 @@ encoding errors.
 Example: python -m bench.data train.csv
 """
 
-import shlex
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ import click
 from bench.common.command import run_command
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
+from bench.common.messages import command_line, echo
 from bench.common.progress import note_to_stderr, progress_bar
 from bench.examples.checks import Progress
 from bench.examples.options import PATH, merged, with_details
@@ -93,16 +94,14 @@ def command(
     from bench.report.show import print_tables
 
     if as_json:
-        click.echo(facts.model_dump_json(indent=2))
+        echo(json.dumps(facts.model_dump(mode="json"), indent=2))
     else:
         print_tables(tables(facts), sentences(facts))
     if reports is not None:
         from bench.data.page import write_page
 
-        words = ["python", "-m", "bench.data", *sys.argv[1:]]
-        sys.stderr.write(
-            f"report: {write_page(reports, _PAGES, facts, notes, shlex.join(words))}\n"
-        )
+        command = command_line("data", *sys.argv[1:])
+        echo(f"report: {write_page(reports, _PAGES, facts, notes, command)}", err=True)
     return 0
 
 
@@ -122,7 +121,7 @@ def _write(data: TaskData, folder: Path) -> None:
             write_atomically(paths[side], text.encode())
     except OSError as error:
         raise InputError(f"--write {folder}: can't be written ({error.strerror})") from error
-    sys.stderr.write(f"examples: {' and '.join(map(str, paths.values()))}\n")
+    echo(f"examples: {' and '.join(map(str, paths.values()))}", err=True)
 
 
 def _facts(data: TaskData, source: str, model: str) -> DataFacts:

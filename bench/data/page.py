@@ -38,6 +38,6 @@ def write_page(
         sections=sections_of([], tables(data), drawings(data)),
         how="How it was checked",
         said=[*_SAID, *map(plain, notes)],
-        command=without_paths(plain(command)),
+        command=without_paths(command),
     )
     return write_pages(folder, name, facts)

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from bench.common.command import run_command
 from bench.common.errors import DiskFullError, InputError
+from bench.common.messages import echo
 from bench.doctor.catalogue import CHECKS, selected
 from bench.doctor.check import FAILED, Check
 from bench.doctor.outcome import as_json, lines, verdict
@@ -47,16 +48,16 @@ def command(names: tuple[str, ...], device: str, json_wanted: bool) -> int:
 
     def on_finding(examined: Examined) -> None:
         for line in lines(examined, out.encoding):
-            click.echo(line, file=out)
+            echo(line, err=json_wanted)
 
     with tempfile.TemporaryDirectory(prefix="minbert-doctor-") as folder:
         show = _progress(sum(check.expected_s for check in checks))
         examination = examine(checks, device, Path(folder), show, on_finding)
-    click.echo(f"\n{verdict(examination)}", file=out)
+    echo(f"\n{verdict(examination)}", err=json_wanted)
     if json_wanted:
         text = json.dumps(as_json(examination, device), indent=2)
         try:
-            click.echo(text)
+            echo(text)
         except OSError as error:
             raise DiskFullError(f"stdout: can't be written ({error.strerror})") from error
     return 1 if examination.named(FAILED) else 0

@@ -17,7 +17,7 @@ from typing import Final
 
 from bench.common.errors import InputError
 from bench.common.grouping import grouped
-from bench.common.messages import last_error
+from bench.common.messages import echo, last_error
 from bench.plan.cell import TRANSFORMERS, Cell, digest
 from bench.plan.job import Job
 from bench.plan.models import Model
@@ -74,7 +74,7 @@ def check_models(
         for cell in built.values()
     ]
     settings = f"{len(jobs)} setting{'s' if len(jobs) > 1 else ''}"
-    sys.stderr.write(f"checking {settings} of {model.name} in engine {TRANSFORMERS}\n")
+    echo(f"checking {settings} of {model.name} in engine {TRANSFORMERS}", err=True)
     _run(jobs, model.name)
     with suppress(OSError):
         known.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def main() -> int:
         for own in grouped(jobs, _computes).values():
             transformers.check_weights(own[0], sorted({job.cell.amp for job in own}))
     except BAD_INPUT as error:
-        sys.stderr.write(f"error: {error}\n")
+        echo(f"error: {error}", err=True)
         return 2
     return 0
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.common.messages import printable
 from bench.examples.lengths import auto_max_length, share_cut
 from bench.examples.near import DEV, TRAIN, near_duplicates
 from bench.plan.findings import CONTROL, Checks, Finding, Lengths
@@ -146,7 +147,7 @@ def shown(*texts: str) -> str:
     """Texts on one line, shortened, with escapes for characters that are invisible."""
     room = _LONGEST // len(texts)
     lines = [" ".join(text[: 2 * room].split()) or "(empty)" for text in texts]
-    lines = ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines]
+    lines = [*map(printable, lines)]
     return " / ".join(f"{line[: room - 1]}…" if len(line) > room else line for line in lines)
 
 

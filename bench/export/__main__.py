@@ -6,6 +6,7 @@ Example: python -m bench.export recommended --to my-model
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +15,7 @@ import click
 from bench.common.command import run_command
 from bench.common.errors import InputError
 from bench.common.files import folder_for_now, try_to_write
+from bench.common.messages import command_line, echo
 from bench.export.bases import describe_base
 from bench.export.choice import RECOMMENDED, check_exportable, named_cell, recommended_cell
 from bench.export.formats import (
@@ -115,7 +117,7 @@ def command(
     with Signals() as signals, signals.raising():
         exported = export(trained, logits, runs, target, form, settings=choice.settings)
     if as_json:
-        click.echo(json.dumps(exported.to_json(), indent=1))
+        echo(json.dumps(exported.to_json(), indent=1))
     else:
         _print(exported, folder)
     return 0
@@ -134,15 +136,16 @@ def _print(exported: "Exported", folder: Path) -> None:
     amp, rounded = trained.job.cell.amp, ""
     if amp != "off":
         rounded = f"; {trained.changed:,} of its predictions differ from those in {amp}"
-    option = f" --base {base.folder}" if is_adapter and not base.on_hub else ""
+    option = ["--base", str(base.folder)] if is_adapter and not base.on_hub else []
+    words = ["python", str(folder / SNIPPET), "TEXT", *option]
     print_tables(
         [figures_table(exported.figures)],
         [
             f"{folder}: {trained.row.name} ({trained.row.cell_id}) for {exported.form.name}",
             f"checked: in a process without this project ({libraries}) it gives the logits of the "
             f"cell's model in fp32 on all {len(trained.dev):,} dev examples{rounded}",
-            f"use it: python -m bench.predict {folder} FILE{option}, or python {folder / SNIPPET} "
-            f"TEXT{option}",
+            f"use it: {command_line('predict', str(folder), 'FILE', *option)}, or "
+            f"{shlex.join(words)}",
         ],
     )
 

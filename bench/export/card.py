@@ -13,6 +13,7 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from bench.analysis.groups import groups
+from bench.common.messages import command_line
 from bench.export.formats import Format
 from bench.export.trained import Trained
 from bench.export.training import why_not_scripted
@@ -97,7 +98,7 @@ def card(
         "settings": _settings(trained.job.cell),
         "script": _script(trained),
         "command": [
-            f"python -m bench.export {row.cell_id} --refit --to DIR"
+            command_line("export", row.cell_id, "--refit", "--to", "DIR")
             if trained.refitted
             else without_paths(commands(group, [], facts=paths)[-2])
         ],

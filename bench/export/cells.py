@@ -1,6 +1,5 @@
 """From a row of results to its trained model: by the weights that were kept, or trained again."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from adapters.methods import PEFT
 from bench.common.errors import InputError
+from bench.common.messages import echo
 from bench.export.trained import Base, Trained
 from bench.forecast.client import turn_on
 from bench.grid.again import train_again
@@ -159,7 +159,7 @@ def _train(runs: Path, row: Row, folder: Path, model: Model, *, refit: bool) -> 
         cell = replace(job.cell, max_train=None, max_dev=None, folds=None, fold=None)
         job = replace(job, cell=cell)
     why = "a refit on all examples" if refit else "its weights were not kept"
-    sys.stderr.write(f"note: {row.name}: {why}; it is trained now, unless it was before\n")
+    echo(f"note: {row.name}: {why}; it is trained now, unless it was before", err=True)
     name = f"{AGAIN[refit]}{row.cell_id}"
     with Signals() as signals, turn_on(target.device_name, signals)():
         folder = train_again(runs, job, name, target=target, signals=signals, data=data)

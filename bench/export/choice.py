@@ -1,12 +1,12 @@
 """The cell to export: the one that is named, or one of the setting that is recommended."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from bench.analysis.costs import Need
 from bench.common.errors import InputError
+from bench.common.progress import note_to_stderr
 from bench.plan.cell import MULTITASK
 from bench.plan.job import FILE, Job
 from bench.plan.rows import Row, standing
@@ -85,9 +85,9 @@ def recommended_cell(
 
     recommended, others, _ = recommendation_of([runs], prefer, where, margin, metric)
     if others:
-        sys.stderr.write(
-            f"note: the recommendation is for {subject(recommended.candidates.group)}; there are "
-            f"{others} other groups of results\n"
+        note_to_stderr(
+            f"the recommendation is for {subject(recommended.candidates.group)}; there are "
+            f"{others} other groups of results"
         )
     setting = recommended.setting
     if setting is None or not recommended.decided:

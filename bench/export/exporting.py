@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from bench.common.errors import DiskFullError, InputError
-from bench.common.messages import one_line
+from bench.common.messages import echo, one_line
 from bench.common.progress import progress_bar
 from bench.export.card import CARD, card
 from bench.export.check import check
@@ -101,7 +100,7 @@ def export(
         try:
             keep_figures(runs, trained.row.cell_id, figures)
         except (DiskFullError, InputError) as error:  # the model itself is there
-            sys.stderr.write(f"note: what it costs to use is not kept: {error}\n")
+            echo(f"note: what it costs to use is not kept: {error}", err=True)
     return Exported(folder, trained, form, answer, figures)
 
 

@@ -25,7 +25,7 @@ from rich.console import Console
 from bench.common.csvfile import check_csv, csv_error, harmless
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import atomic_file
-from bench.common.messages import one_line
+from bench.common.messages import echo, one_line
 from bench.common.progress import note_to_stderr
 from bench.examples.columns import choose_texts
 from bench.examples.reading import texts_in
@@ -128,7 +128,7 @@ def command(
             raise InputError(f"{table.name}: none of {done:,} rows can be predicted ({reasons})")
     for reason, number in left_out.items():
         are = "row is" if number == 1 else "rows are"
-        sys.stderr.write(f"note: {number:,} {are} without a prediction, {reason}\n")
+        echo(f"note: {number:,} {are} without a prediction, {reason}", err=True)
     return 0
 
 

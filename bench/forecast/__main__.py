@@ -4,7 +4,6 @@ Example: python -m bench.forecast --check runs.csv
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from rich.table import Table
 from bench.analysis.groups import Group, groups
 from bench.common.command import BAD_INPUT, run_command
 from bench.common.errors import InputError
+from bench.common.messages import echo
 from bench.forecast.check import checks, errors
 from bench.forecast.client import NoPredictionError, turn_on
 from bench.forecast.costs import Variant
@@ -67,12 +67,12 @@ def main(runs: Path, model: str | None, data: Path | None, as_json: bool) -> int
             try:
                 forecast = _forecast(runs, group, model, data, signals)
             except (NoPredictionError, *BAD_INPUT) as error:
-                sys.stderr.write(f"note: {_name(group)} is left out: {error}\n")
+                echo(f"note: {_name(group)} is left out: {error}", err=True)
             else:
                 answers.append((group, _checked(group, forecast)))
     code = 0 if len(answers) == len(to_check) else 1
     if as_json:
-        click.echo(json.dumps([checked for _, checked in answers], indent=2))
+        echo(json.dumps([checked for _, checked in answers], indent=2))
         return code
     for answer in answers:
         _print(*answer)
@@ -146,7 +146,7 @@ def _machine(row: Row) -> Found:
             raise
         raise InputError(f"they ran on {device}, which is not here") from error
     if machine.conditions.conditions_id != row.conditions_id:
-        sys.stderr.write("note: these rows were measured under other conditions than today's\n")
+        echo("note: these rows were measured under other conditions than today's", err=True)
     return machine
 
 
@@ -182,7 +182,7 @@ def _settings_of(points: Points, predicted: dict[Variant, float]) -> list[dict[s
 def _print(group: Group, checked: dict[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     [imports_mib] = checked["imports_mib"].values()
-    console.print(
+    echo(
         f"{group.shared('model')} on {group.shared('task')}, {group.shared('machine')}: "
         f"{_settings(group)} settings. Memory is counted above the {imports_mib:,.0f} MiB of a "
         "worker which has only imported its libraries:"

@@ -18,7 +18,7 @@ from rich.progress import track
 
 from bench.common.errors import DiskFullError
 from bench.common.files import write_atomically
-from bench.common.messages import last_error
+from bench.common.messages import echo, last_error
 from bench.forecast.costs import Totals, Variant, fill_ranks, to_count
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
@@ -75,7 +75,7 @@ def find_costs(
         raise NoPredictionError(reasons[0])
     for reason, number in Counter(reasons).items():
         settings = f"{number} setting{'s' if number > 1 else ''}"
-        sys.stderr.write(f"note: memory and time of {settings} are not predicted: {reason}\n")
+        echo(f"note: memory and time of {settings} are not predicted: {reason}", err=True)
     return fill_ranks(totals, jobs)
 
 
@@ -114,7 +114,7 @@ def _run(request: str, count: int, gpu: str) -> str:
     """The output of the counting process. It ends with this process, however that dies."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        sys.stderr.write(f"predicting memory and time of {count} settings\n")
+        echo(f"predicting memory and time of {count} settings", err=True)
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
         try:
             process = subprocess.Popen(
@@ -157,7 +157,7 @@ def turn_on(device: str, signals: Signals) -> Turn:
     """
 
     def on_wait() -> None:
-        sys.stderr.write("waiting for another grid\n")
+        echo("waiting for another grid", err=True)
 
     @contextmanager
     def turn() -> Iterator[None]:

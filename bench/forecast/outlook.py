@@ -1,6 +1,5 @@
 """The forecast of a run: made from its plan, asked before each cell, and taught by each row."""
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -10,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from bench.common.progress import note_to_stderr
 from bench.forecast.client import NoPredictionError, Turn, find_costs
 from bench.forecast.costs import Variant
 from bench.forecast.forecast import (
@@ -128,12 +128,13 @@ def forecast_plan(
             )
         except NoPredictionError as error:
             whose = f" of {model.name}" if several else ""
-            notes[f"note: memory and time{whose} are not predicted: {error}\n"] = None
+            notes[f"memory and time{whose} are not predicted: {error}"] = None
             continue
         if forecast.basis is None:
             forecast.hint(rows_of_model(newest, likes[0]))
         forecasts[kind] = forecast
-    sys.stderr.writelines(notes)
+    for note in notes:
+        note_to_stderr(note)
     return Forecasts(forecasts) if forecasts else None
 
 

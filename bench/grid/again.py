@@ -8,6 +8,7 @@ from typing import Final
 
 from bench.common.errors import DiskFullError, InputError, StoppedError
 from bench.common.files import write_atomically
+from bench.common.messages import echo
 from bench.grid.display import Display
 from bench.grid.resume import orphaned_outcome
 from bench.launch.runner import run_worker
@@ -74,7 +75,7 @@ def train_again(
             signals=signals,
         )
     if ended.status == "interrupted":
-        sys.stderr.write("stopped; the same command trains again\n")
+        echo("stopped; the same command trains again", err=True)
         raise StoppedError
     if ended.status != "ok":
         raise InputError(

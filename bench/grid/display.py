@@ -21,7 +21,7 @@ from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from bench.common.messages import one_line
+from bench.common.messages import as_called, one_line, printable
 from bench.plan.rows import Row, repeat_suffix
 
 _COLOURS: Final = {"ok": "green", "skipped": "dim", "interrupted": "yellow", "invalid": "magenta"}
@@ -175,7 +175,8 @@ class Display:
         return self._stream.isatty() and not Console(file=self._stream).is_dumb_terminal
 
     def _say(self, *parts: str | tuple[str, str]) -> None:
-        text = Text.assemble(*parts)
+        styled = [(part, "") if isinstance(part, str) else part for part in parts]
+        text = Text.assemble(*((printable(as_called(words)), style) for words, style in styled))
         with suppress(OSError, ValueError):  # a closed terminal does not stop the cells
             if self._console is not None:
                 self._console.print(text, soft_wrap=True)

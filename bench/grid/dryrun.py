@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Final
 
-import click
 from rich.console import Console
 from rich.table import Table
 
+from bench.common.messages import echo
 from bench.forecast.forecast import Prediction
 from bench.forecast.outlook import Forecasts
 from bench.plan import gridfile
@@ -64,7 +64,7 @@ def print_plan(
         later = [{"name": cell.name, **{name: getattr(cell, name) for name in _AXES}}
                  for cell in after]  # fmt: skip
         document = {"cells": items, "total": total, **({"script": script} if script else {})}
-        click.echo(json.dumps(document | ({"after_search": later} if after else {}), indent=2))
+        echo(json.dumps(document | ({"after_search": later} if after else {}), indent=2))
         return
     console = Console()
     if after:
@@ -99,7 +99,7 @@ def print_plan(
             table.add_row(str(number), *(_field(getattr(cell, name)) for name in axes))
         console.print(table)
     if script:
-        click.echo(f"the job script that would be submitted:\n\n{script}", nl=False)
+        echo(f"the job script that would be submitted:\n\n{script}", nl=False)
 
 
 def _fitting(fit: Sequence[bool | None], to_run: int, budget_s: float, noun: str) -> str:

@@ -1,6 +1,5 @@
 """Continuing a run that was stopped: the results it left, and the command that continues it."""
 
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -8,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from bench.common.messages import command_line
 from bench.launch.runner import Outcome
 from bench.plan import job as jobs
 from bench.plan.job import Job
@@ -35,15 +35,11 @@ def how_to_go_on(
     if fell_back:
         lines.append(f"{fell_back} cells did not end ok this time: their older results count\n")
     if fell_back or counts is None or any(counts.get(status) for status in _GO_ON):
-        lines.append(f"to go on: {_command(arguments)}\n")
+        lines.append(f"to go on: {command_line('grid', *arguments)}\n")
     for status in sorted((counts or {}).keys() - {"ok", *_GO_ON}):
-        again = _command([*_without_rerun(arguments), RERUN, status])
+        again = command_line("grid", *_without_rerun(arguments), RERUN, status)
         lines.append(f"to run again what ended {status}: {again}\n")
     return lines
-
-
-def _command(arguments: Sequence[str]) -> str:
-    return shlex.join(["python", "-m", "bench.grid", *arguments])
 
 
 def _without_rerun(arguments: Sequence[str]) -> list[str]:

@@ -1,18 +1,16 @@
 """One run of a grid: its cells in order, then the report."""
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Final
 
-import click
-
 from bench.analysis.recommendation import recommended_from
 from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError
 from bench.common.files import write_atomically
+from bench.common.messages import echo
 from bench.examples.tokenizers import tokenizer_of
 from bench.forecast.outlook import Forecaster, outlook_on
 from bench.grid.cells import Cells
@@ -66,12 +64,12 @@ class Session(Cells):
                 for planned in rounds:
                     ended = self._run_round(planned, signals)
                     if signals.stops > 1:
-                        sys.stderr.writelines(how_to_go_on(self.arguments))
+                        echo("".join(how_to_go_on(self.arguments)), err=True, nl=False)
                         return INTERRUPTED
                     if ended != "ok" or self._lacks_tries(planned):
                         break
             except InputError as error:  # of a plan that earlier results make impossible
-                sys.stderr.write(f"stopped: {error}\n")
+                echo(f"stopped: {error}", err=True)
                 ended = "stopped"
         return self._close(planned, ended, as_json)
 
@@ -237,23 +235,23 @@ class Session(Cells):
                 "time": None if times is None else times.to_json(),
                 "recommendation": advice and recommendation.as_json(advice),
             }
-            click.echo(json.dumps(outcome))
+            echo(json.dumps(outcome))
         else:
             numbers = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
-            click.echo(f"{count_cells(planned)}: {numbers}")
+            echo(f"{count_cells(planned)}: {numbers}")
             if elsewhere:
-                click.echo(scores_sentence(elsewhere))
-            click.echo(f"report: {report}")
+                echo(scores_sentence(elsewhere))
+            echo(f"report: {report}")
             if times is not None:
-                click.echo(f"time: {times}")
+                echo(f"time: {times}")
             if advice is not None:
-                click.echo("\n".join(recommendation.lines(advice)))
+                echo("\n".join(recommendation.lines(advice)))
                 if self.executor.flags:
-                    click.echo(f"to run these on the cluster, add: {self.executor.flags}")
+                    echo(f"to run these on the cluster, add: {self.executor.flags}")
         fell_back = fallen_back(planned, last)
         again = to_run_again(counts, planned, sum(map(was_left_out, last.values())))
-        sys.stderr.writelines(self.budget.lines())
-        sys.stderr.writelines(how_to_go_on(self.arguments, again, fell_back=fell_back))
+        ends = [*self.budget.lines(), *how_to_go_on(self.arguments, again, fell_back=fell_back)]
+        echo("".join(ends), err=True, nl=False)
         if ended == "interrupted":
             return INTERRUPTED
         return 0 if ended == "ok" and counts["ok"] == counts.total() and not fell_back else 1

@@ -22,6 +22,7 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {
 """Columns of text that hold one of a few names, with these."""
 
 
+_DEVICE: Final = re.compile(r"cpu|cuda:[0-9]{1,4}")
 _ADAPTER: Final = re.compile(r"[a-z0-9_]{1,40} [0-9a-f]{8}")
 LARGEST: Final = 1e30
 """A bound that no quantity comes near; NaN and infinity are beyond it."""
@@ -136,6 +137,8 @@ def parse_value(name: str, text: str) -> Value:
         raise ValueError(f"{text[:60]!r} is no status")
     if name == "flags" and not set(text.split()) <= FLAGS.keys():
         raise ValueError(f"{text[:60]!r} holds an unknown flag")
+    if name == "device" and not _DEVICE.fullmatch(text):
+        raise ValueError(f"{text[:60]!r} is no device, which is cpu or cuda:i")
     if name == "layers" and not is_layers(text):
         raise ValueError(f"{text[:60]!r} is no layer set, nor the ends of layers' names")
     if name == "adapter" and not _ADAPTER.fullmatch(text):

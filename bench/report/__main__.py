@@ -13,6 +13,7 @@ import click
 
 from bench.common.command import run_command, with_runs
 from bench.common.errors import InputError
+from bench.common.messages import command_line, echo
 from bench.plan.metrics import METRIC_HELP, METRICS
 from bench.plan.rows import Row
 
@@ -85,7 +86,7 @@ def main(
 
         page, data = write_history(results.rows, reports, [str(path) for path in runs])
         lines = [*data["findings"], f"history: {page}"]
-        click.echo(json.dumps(data | {"page": str(page)}) if as_json else "\n".join(lines))
+        echo(json.dumps(data | {"page": str(page)}) if as_json else "\n".join(lines))
         return 0
     rows, facts = results.rows, results.facts
     said, score = [], None
@@ -117,12 +118,12 @@ def main(
     if code_version is not None:
         rows = [row for row in rows if row.code_version == code_version]
     elif (compared := _comparison(runs, rows)) is not None:
-        click.echo(f"note: {compared}", err=True)
+        echo(f"note: {compared}", err=True)
     outcome: dict[str, Any] = {"rows": len(rows), "report": str(index)}
     if score is not None:
         outcome["final"] = score.model_dump(mode="json")
     said.append(f"{len(rows)} rows in {index}")
-    click.echo(json.dumps(outcome) if as_json else "\n".join(said))
+    echo(json.dumps(outcome) if as_json else "\n".join(said))
     return 0
 
 
@@ -140,10 +141,8 @@ def _comparison(runs: Sequence[Path], rows: Sequence[Row]) -> str | None:
         arguments = [str(runs[0]), "--base", base, "--new", new]
     else:
         return None
-    from bench.report.text import plain
-
-    command = shlex.join(["python", "-m", "bench.compare", *arguments])
-    return f"several {what} are shown together; what differs between them: {plain(command)}"
+    command = command_line("compare", *arguments)
+    return f"several {what} are shown together; what differs between them: {command}"
 
 
 def _term(version: str) -> str:

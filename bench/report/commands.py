@@ -1,6 +1,5 @@
 """Command lines that repeat what a report shows."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
@@ -9,6 +8,7 @@ from bench.analysis.costs import NEEDS
 from bench.analysis.groups import Group
 from bench.analysis.recommendation import Recommendation
 from bench.analysis.setting import Setting
+from bench.common.messages import command_line
 from bench.plan import gridfile
 from bench.plan.cell import MINBERT, OFF, SEARCHED, TRANSFORMERS
 from bench.plan.columns import format_value
@@ -25,7 +25,6 @@ NOTE: Final = (
     "file is named without its folder. --data takes the path of the data, with the options that "
     "describe it; a checkpoint in a folder takes its path as --model."
 )
-_GRID: Final = "python -m bench.grid --grid"
 _MOST_GRIDS: Final = 8
 _USUAL: Final = {"engine": MINBERT, "batching": "by-length", "compile": OFF}
 """Values that a selection does not name."""
@@ -46,20 +45,20 @@ def commands(
     are searched again.
     """
     options = options_of(group, facts)
-    grids = sorted({_grid(group, row) for row in group.rows})[:_MOST_GRIDS]
-    lines = [f"{_GRID} {grid} {options}{search}" for search, grid in grids]
+    grids = sorted({_grid(group, row) for row in group.rows}, key=lambda one: one[::-1])
+    lines = [_line(grid, *options, *search) for grid, search in grids[:_MOST_GRIDS]]
     one = _again(group, group.first, options, AXES)
-    narrow = "" if code_version is None else f" --code-version {_word(code_version)}"
-    report = f"python -m bench.report --runs {_runs(sources)} --reports reports/{narrow}"
-    return [*lines, one, f"{report}{_metric(group)}"]
+    narrow = [] if code_version is None else ["--code-version", code_version]
+    report = ["--runs", *_runs(sources), "--reports", "reports/", *narrow, *_metric(group)]
+    return [*lines, one, command_line("report", *report)]
 
 
-def options_of(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) -> str:
-    """The options that all command lines of a group's grids share."""
-    return f"{_options(group, facts)}{_metric(group)}"
+def options_of(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) -> list[str]:
+    """The options that all command lines of a group's grids share, as words."""
+    return [*_options(group, facts), *_metric(group)]
 
 
-def command_of(group: Group, setting: Setting, options: str) -> str:
+def command_of(group: Group, setting: Setting, options: Sequence[str]) -> str:
     """The command line that repeats the cells of a setting.
 
     Args:
@@ -69,15 +68,20 @@ def command_of(group: Group, setting: Setting, options: str) -> str:
     return _again(group, setting.rows[0], options, axes)
 
 
-def _again(group: Group, row: Row, options: str, axes: Sequence[str]) -> str:
+def _line(grid: str, *words: str) -> str:
+    return command_line("grid", "--grid", grid, *words)
+
+
+def _again(group: Group, row: Row, options: Sequence[str], axes: Sequence[str]) -> str:
     """The command line that repeats the cells that have the values of a row on some axes."""
-    search, grid = _grid(group, row)
-    return f"{_GRID} {grid} {options}{search} --select {_cell(group, row, search, axes)} --rerun ok"
+    grid, search = _grid(group, row)
+    cell = _cell(group, row, bool(search), axes)
+    return _line(grid, *options, *search, "--select", cell, "--rerun", "ok")
 
 
 def recommend_command(group: Group, sources: Sequence[str]) -> str:
     """The command line that recommends a setting, to which limits can be added."""
-    return f"python -m bench.recommend --runs {_runs(sources)}{_metric(group)}"
+    return command_line("recommend", "--runs", *_runs(sources), *_metric(group))
 
 
 def export_command(recommended: Recommendation, sources: Sequence[str]) -> str:
@@ -90,17 +94,18 @@ def export_command(recommended: Recommendation, sources: Sequence[str]) -> str:
         "--margin": f"{known.margin:g}" if known.margin != group.margin else "",
         "--runs": " ".join(source for source in sources if source != _RUNS),
     }
-    chosen = "".join(f" {name} {_word(value)}" for name, value in options.items() if value)
-    return f"python -m bench.export recommended{chosen}{_metric(group)} --to my-model"
+    chosen = [word for pair in options.items() if pair[1] for word in pair]
+    words = ["recommended", *chosen, *_metric(group), "--to", "my-model"]
+    return command_line("export", *words)
 
 
-def _runs(sources: Sequence[str]) -> str:
-    return " ".join(map(_word, sources)) or _RUNS
+def _runs(sources: Sequence[str]) -> Sequence[str]:
+    return sources or [_RUNS]
 
 
-def _metric(group: Group) -> str:
+def _metric(group: Group) -> list[str]:
     """The option of a metric that is not in the rows."""
-    return f" --metric {group.metric}" if group.metric and group.metric not in ROW_METRICS else ""
+    return ["--metric", group.metric] if group.metric and group.metric not in ROW_METRICS else []
 
 
 def narrowed(
@@ -117,21 +122,21 @@ def narrowed(
         rerun: the status of cells that run again.
         options: values of options that replace the group's, such as seeds.
     """
-    search, grid = _grid(group, group.first)
-    narrow = f" --select {_word(select)}" if select else ""
-    again = f" --rerun {rerun}" if rerun else ""
-    every = f"{_options(group, facts, options)}{_metric(group)}"
-    return f"{_GRID} {grid} {every}{search}{narrow}{again}"
+    grid, search = _grid(group, group.first)
+    narrow = ["--select", select] if select else []
+    again = ["--rerun", rerun] if rerun else []
+    every = [*_options(group, facts, options), *_metric(group)]
+    return _line(grid, *every, *search, *narrow, *again)
 
 
-def _grid(group: Group, row: Row) -> tuple[str, str]:
-    """The option of a search if the row's rates are of one, and the name or file of its grid."""
+def _grid(group: Group, row: Row) -> tuple[str, tuple[str, ...]]:
+    """The name or file of a row's grid, and the option of a search if its rates are of one."""
     grid = row.grid or str(group.shared("grid") or "full")
-    search = " --lr auto" if row.learning_rate_source == SEARCHED else ""
-    return search, _word(grid if grid in gridfile.names() else f"{grid}.toml")
+    search = ("--lr", "auto") if row.learning_rate_source == SEARCHED else ()
+    return grid if grid in gridfile.names() else f"{grid}.toml", search
 
 
-def _cell(group: Group, row: Row, search: str, axes: Sequence[str]) -> str:
+def _cell(group: Group, row: Row, search: bool, axes: Sequence[str]) -> str:
     """A selection by a row's values on some axes, by its rate too where rates vary."""
     values = {name: row[name] for name in axes if row[name] != _USUAL.get(name)}
     if row.mode == "head":
@@ -141,7 +146,7 @@ def _cell(group: Group, row: Row, search: str, axes: Sequence[str]) -> str:
     if len(_models(group)) == 1:
         values["model"] = None  # an option of its own
     texts = {name: format_value(value) for name, value in values.items()}
-    return _word(" ".join(f"{name}={text}" for name, text in texts.items() if text))
+    return " ".join(f"{name}={text}" for name, text in texts.items() if text)
 
 
 def _models(group: Group) -> list[str]:
@@ -153,56 +158,49 @@ def _options(
     group: Group,
     facts: Mapping[str, DataFacts],
     others: Mapping[str, object] = MappingProxyType({}),
-) -> str:
+) -> list[str]:
     """The options of a group's grid; of those in `others`, with their values there."""
-    names = ("model", "init", "task", "folds", "epochs", "early_stopping", "max_steps", "max_train",
-             "max_dev")  # fmt: skip
-    options = [
-        f"--{name.replace('_', '-')} {_word(value)}"
-        for name in names
-        if (value := others.get(name, group.shared(name))) is not None
-    ]
-    options[0] = f"--model {_word(','.join(_models(group)))}"
-    if group.first.engine == TRANSFORMERS:
-        options.insert(1, f"--engine {TRANSFORMERS}")
-    options.append(f"--seeds {others.get('seeds', 1 + max(row.seed for row in group.rows))}")
+    names = ("model", "engine", "init", "task", "folds", "epochs", "early_stopping",
+             "max_steps", "max_train", "max_dev")  # fmt: skip
+    values = {name: others.get(name, group.shared(name)) for name in names}
+    values["model"] = ",".join(_models(group))
+    values["engine"] = TRANSFORMERS if group.first.engine == TRANSFORMERS else None
+    values["seeds"] = others.get("seeds", 1 + max(row.seed for row in group.rows))
     if (repeats := max(row.repeat for row in group.rows)) > 1:
-        options.append(f"--repeats {repeats}")
+        values["repeats"] = repeats
     lengths, grid = {row.max_length for row in group.rows}, str(group.shared("grid") or "full")
     length = group.shared("max_length") if len(lengths) == 1 else "auto"
     own = grid not in gridfile.names()
     if length is not None and (own or gridfile.load(grid).settings.max_length != length):
-        options.append(f"--max-length {length}")
-    options += _data(group, facts)
-    return " ".join([*options, *_devices(group)])
+        values["max_length"] = length
+    values |= _data(group, facts) | _devices(group)
+    return [
+        word
+        for name, value in values.items()
+        if value is not None
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
 
 
-def _devices(group: Group) -> list[str]:
+def _devices(group: Group) -> dict[str, str]:
     """The options for the devices of a group, and for as many workers at a time."""
     device = str(group.shared("device") or "auto")
     workers = str(group.shared("sharing") or "").removesuffix(" workers")
     if not workers.isdecimal():
-        return [f"--device {_word(device)}"]
+        return {"device": device}
     if device == "cpu":
-        return ["--device cpu", f"--jobs {workers}"]
+        return {"device": device, "jobs": workers}
     every = sorted({row.device for row in group.rows})
-    return [f"--device {','.join(every) if len(every) == int(workers) else 'all'}"]
+    return {"device": ",".join(every) if len(every) == int(workers) else "all"}
 
 
-def _data(group: Group, facts: Mapping[str, DataFacts]) -> list[str]:
+def _data(group: Group, facts: Mapping[str, DataFacts]) -> dict[str, str]:
     """The options for a task's files, or for the user's own data."""
     task = TASKS.get(str(group.shared("task")))
     if task is not None:
-        return ["--data DIR"] if task.files else []
+        return {"data": "DIR"} if task.files else {}
     known = facts.get(str(group.shared("data_digest")))
     source = (known and known.source) or "FILE"
-    if source.startswith(HUB):
-        path, _, config = source.removesuffix(")").partition(" (")
-        return [f"--data {_word(path)}", *([f"--data-config {_word(config)}"] if config else [])]
-    path, _, dev = source.partition(", ")
-    return [f"--data {_word(path)}", *([f"--validation {_word(dev)}"] if dev else [])]
-
-
-def _word(value: object) -> str:
-    """A value as one word of a command line, without line breaks."""
-    return shlex.quote(" ".join(str(value).split()))
+    hub = source.startswith(HUB)
+    path, _, more = source.removesuffix(")").partition(" (") if hub else source.partition(", ")
+    return {"data": path, **({"data_config" if hub else "validation": more} if more else {})}

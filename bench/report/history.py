@@ -3,7 +3,6 @@
 Importing this loads pandas and matplotlib.
 """
 
-import shlex
 from collections.abc import Iterator, Sequence
 from math import ceil
 from pathlib import Path
@@ -16,6 +15,7 @@ from bench.analysis.groups import Group, differing, groups
 from bench.analysis.history import History, Series, history
 from bench.common.errors import InputError
 from bench.common.grouping import grouped
+from bench.common.messages import command_line
 from bench.plan.rows import Row
 from bench.report.drawing import BLUE, GREY, ORANGE, Drawing, canvas, to_svg
 from bench.report.lead import title
@@ -23,10 +23,9 @@ from bench.report.pages import Facts, write_pages
 from bench.report.render import printable
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
-from bench.report.text import count, num, plain, score_gap, times, without_paths
+from bench.report.text import count, num, score_gap, times, without_paths
 from bench.stats.changepoints import SHORTEST
 
-_COMMAND: Final = ("python", "-m", "bench.report", "--history", "--runs")
 _MOST_DRAWN: Final = 12
 """Settings in a figure, those with changes first."""
 _MOST_FINDINGS: Final = 8
@@ -65,7 +64,7 @@ def write_history(
         sections=_sections(shown, every[1:]),
         how="How it is computed",
         said=_method(shown),
-        command=without_paths(plain(shlex.join([*_COMMAND, *sources]))),
+        command=without_paths(command_line("report", "--history", "--runs", *sources)),
     )
     return write_pages(folder, "history", facts, data=data), data
 

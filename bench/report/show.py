@@ -8,6 +8,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table as Grid
 
+from bench.common.messages import as_called, printable
 from bench.report.tables import Table
 
 Rows = Sequence[Mapping[str, Any]]
@@ -28,11 +29,11 @@ def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
                 head.text, justify="right" if head.numeric else "left", no_wrap=not head.numeric
             )
         for row in table.rows:
-            grid.add_row(*row)
+            grid.add_row(*map(printable, row))
         console.print(grid)
         console.print()
     for line in lines:
-        console.print(line, soft_wrap=True)
+        console.print(printable(as_called(line)), soft_wrap=True)
 
 
 def _console(width: int | None = None) -> Console:

@@ -6,6 +6,7 @@ from typing import Final
 
 from bench.analysis.groups import Group
 from bench.analysis.verdicts import Objective, column
+from bench.common.messages import printable
 from bench.plan.cell import Value
 from bench.plan.metrics import metric_of
 from bench.plan.rows import Row
@@ -109,8 +110,7 @@ def plain(text: str) -> str:
     if len(text) <= _LONGEST and text.isprintable():
         return text
     line = " ".join(text[: 100 * _LONGEST].split())[: _LONGEST + 1]
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    return shortened(line, _LONGEST)
+    return shortened(printable(line), _LONGEST)
 
 
 def shortened(text: str, longest: int) -> str:

@@ -16,6 +16,7 @@ from filelock import FileLock
 from bench.common.command import run_command
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
+from bench.common.messages import echo
 from bench.plan.cell import Value
 from bench.plan.columns import BY_NAME, NAMES, parse_value, row_of
 from bench.plan.rows import SCHEMA, Row
@@ -67,13 +68,13 @@ def main(path: Path, as_json: bool) -> int:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: can't be rebuilt ({reason})") from error
     for problem in problems:
-        click.echo(f"note: {problem}", err=True)
+        echo(f"note: {problem}", err=True)
     summary = f"{kept + restored} rows in {path}: {kept} kept, {restored} from folders"
     if outcomes:
         counts["outcomes"] = outcomes
         what = "row" if outcomes == 1 else "rows"
         summary += f"\noutcomes of dev examples of {outcomes} {what} in {outcomes_file(path)}"
-    click.echo(json.dumps(counts) if as_json else summary)
+    echo(json.dumps(counts) if as_json else summary)
     return 0
 
 

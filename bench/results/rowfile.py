@@ -11,6 +11,7 @@ from typing import BinaryIO, Final
 
 from bench.common.csvfile import FORMULA, harmless
 from bench.common.errors import InputError
+from bench.common.messages import command_line
 from bench.common.progress import note_to_stderr
 from bench.plan.cell import Columns, Value
 from bench.plan.columns import (
@@ -213,7 +214,8 @@ class Reading:
         )
         remedy = "name another file, or move this one away"
         if is_older:
-            remedy = f"python -m bench.rebuild --runs {self.path} brings it up to date"
+            again = command_line("rebuild", "--runs", str(self.path))
+            remedy = f"{again} brings it up to date"
         elif unknown and not missing:
             remedy = "if a newer version wrote it, update this project; else name another file"
         raise InputError(

@@ -1,6 +1,5 @@
 """The options of a study's command that say where its results go, and its pages."""
 
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -9,9 +8,10 @@ from typing import Any
 
 import click
 
+from bench.common import messages
 from bench.common.csvfile import check_csv
 from bench.launch.checks import check_reports
-from bench.report.text import plain, without_paths
+from bench.report.text import without_paths
 
 Command = Callable[..., int]
 
@@ -50,4 +50,4 @@ def with_outputs(name: str, rows: str) -> Callable[[Command], Command]:
 
 def command_line(name: str) -> str:
     """The command `python -m bench.NAME` with the arguments of this process, without folders."""
-    return without_paths(shlex.join(["python", "-m", f"bench.{name}", *map(plain, sys.argv[1:])]))
+    return without_paths(messages.command_line(name, *sys.argv[1:]))

@@ -4,7 +4,6 @@ Example: python -m bench.ensemble --runs runs.csv --task movies
 """
 
 import json
-import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
@@ -14,6 +13,7 @@ import click
 from bench.common.command import run_command, with_runs
 from bench.common.csvfile import write_csv
 from bench.common.errors import InputError
+from bench.common.messages import echo
 from bench.plan.cell import MULTITASK
 from bench.plan.columns import PART_SCORES
 from bench.plan.models import engine_version
@@ -104,7 +104,7 @@ def command(
     overall = overall_of(outcomes)
     if as_json:
         results = rows.as_json(outcomes, overall, with_published=baselines)
-        click.echo(json.dumps(results, indent=2))
+        echo(json.dumps(results, indent=2))
     else:
         from bench.studies.ensemble.page import print_sections  # loads pandas and matplotlib
 
@@ -117,10 +117,10 @@ def command(
 
         line = command_line(_PAGES)
         facts = facts_of(outcomes, overall, line, with_published=baselines)
-        sys.stderr.write(f"report: {write_pages(reports, _PAGES, facts)}\n")
+        echo(f"report: {write_pages(reports, _PAGES, facts)}", err=True)
     problems = [problem for outcome in outcomes for problem in outcome.problems]
     for problem in problems:
-        sys.stderr.write(f"error: {problem}\n")
+        echo(f"error: {problem}", err=True)
     return 1 if problems else 0
 
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-import click
-
+from bench.common.messages import echo
 from bench.plan.cell import MULTITASK
 from bench.report.drawing import Drawing
 from bench.report.pages import Facts
@@ -52,7 +51,7 @@ def print_sections(
 ) -> None:
     """Print the sections to stdout, without cells that did not become members."""
     for section in _sections(_results(outcomes, overall), with_published):
-        click.echo(section.heading)
+        echo(section.heading)
         tables = [table for table in section.tables if not table.folded]
         print_tables(tables, [*section.said, ""])
 

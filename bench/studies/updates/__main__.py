@@ -4,7 +4,6 @@ values of each linear layer's update, for cells that have kept their weights.
 Example: python -m bench.updates --runs runs.csv --reports reports/
 """
 
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +12,7 @@ import click
 from bench.common.command import run_command, with_runs
 from bench.common.csvfile import write_csv
 from bench.common.errors import DiskFullError, InputError
+from bench.common.messages import echo
 from bench.results.origins import task_of
 from bench.studies.outputs import command_line, with_outputs
 from bench.studies.updates import truncation
@@ -87,7 +87,7 @@ def command(
             "notes": notes,
             "problems": errors,
         }
-        click.echo(to_json(rows, more))
+        echo(to_json(rows, more))
     else:
         lines = [*tables.findings(updates, truncations), *tables.explanations(updates)]
         lines += [f"note: {note}" for note in notes]
@@ -100,11 +100,11 @@ def command(
 
         page = facts(updates, truncations, notes, command_line(_PAGES))
         try:
-            sys.stderr.write(f"report: {write_pages(reports, _PAGES, page)}\n")
+            echo(f"report: {write_pages(reports, _PAGES, page)}", err=True)
         except DiskFullError as error:
             errors.insert(0, str(error))
     for message in errors:
-        sys.stderr.write(f"error: {message}\n")
+        echo(f"error: {message}", err=True)
     return 1 if errors else 0
 
 
