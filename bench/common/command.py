@@ -1,5 +1,6 @@
 """Shared by all commands: errors as one line with an exit code, and the option `--runs`."""
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -16,19 +17,24 @@ from minbert.files import is_file
 _LONGEST: Final = 2000
 """The most characters of an error that are printed."""
 _RUNS: Final = Path("runs.csv")
+_ROOT: Final = Path(__file__).parents[2]
 
 BAD_INPUT = (InputError, MinbertInputError, RefusedError)
 Command = Callable[..., int]
 
 
-def run_command(command: click.Command) -> None:
+def run_command(command: click.Command, name: str | None = None) -> None:
     """Run a click command and exit with its code.
 
     Bad usage and bad input print one line on stderr and exit with 2, a full disk prints one line
     and exits with 1, an interrupt exits with 130.
+
+    Args:
+        name: the command's name in its help; None: that of the module which runs.
     """
+    _set_import_path()
     try:
-        code = command.main(standalone_mode=False)
+        code = command.main(prog_name=name, standalone_mode=False)
     except (click.exceptions.Abort, StoppedError):
         sys.exit(130)
     except click.ClickException as error:
@@ -38,6 +44,15 @@ def run_command(command: click.Command) -> None:
     except DiskFullError as error:
         _fail(str(error), 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _set_import_path() -> None:
+    """Let child processes, those of libraries too, import this code and nothing from the current
+    folder, which may be anybody's."""
+    root = [str(_ROOT)] if (_ROOT / "pyproject.toml").is_file() else []
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [*root, *(path for path in inherited if path and path not in root)]
+    os.environ |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
 
 
 def with_runs(text: str) -> Callable[[Command], Command]:

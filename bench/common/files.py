@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -38,15 +39,20 @@ def write_atomically(path: Path, data: bytes) -> None:
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which replaces `path` and is durable at the end of the context.
 
-    After an error an earlier file at `path` is unchanged. A writer that is killed leaves a file
-    `.NAME.tmp`, which the next writer of `path` reuses.
+    After an error an earlier file at `path` is unchanged. It keeps its permissions, and a link is
+    replaced, not followed. A writer that is killed leaves a file `.NAME.tmp`, which the next writer
+    of `path` reuses.
 
     Raises:
         OSError: if it can't be written.
     """
-    path = Path(os.path.realpath(path))
-    with _unfinished(path) as (temporary, file):
+    temporary, file = _unfinished(path)
+    with file:
         try:
+            with suppress(FileNotFoundError):
+                earlier = path.lstat().st_mode
+                if stat.S_ISREG(earlier):
+                    os.fchmod(file.fileno(), earlier & 0o777)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -58,34 +64,53 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
-@contextmanager
-def _unfinished(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+def _unfinished(path: Path) -> tuple[Path, BinaryIO]:
     """An empty temporary file in the folder of `path`, and its own path.
 
     A lock distinguishes the file of a killed writer from one that another process is writing. In
-    the second case, this file has the process id in its name.
+    the second case, and where its name leads to another file, this file has the process id in its
+    name.
     """
     usual = path.with_name(f".{path.name}.tmp")
-    with usual.open("ab") as file:
-        if _locked(file, usual):
+    with suppress(OSError):
+        file = _opened(usual, os.O_NONBLOCK)
+        if _is_own(file, usual):
             file.truncate(0)
-            yield usual, file
-            return
+            return usual, file
+        file.close()
     own = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with own.open("wb") as file:
-        yield own, file
+    own.unlink(missing_ok=True)
+    return own, _opened(own, os.O_EXCL)
 
 
-def _locked(file: BinaryIO, path: Path) -> bool:
-    """Lock an open file; false if another process has locked it, or it is no longer at `path`.
+def _opened(path: Path, flag: int) -> BinaryIO:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flag
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
+def _is_own(file: BinaryIO, path: Path) -> bool:
+    """Lock an open file; false if another process has locked it, if it is no longer at `path`, or
+    if it has another name too.
 
     Another writer may have renamed it since it was opened.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+        status = os.fstat(file.fileno())
+        is_one = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+        return is_one and os.path.samestat(status, path.lstat())
     except OSError:
         return False
+
+
+def check_not_elsewhere(folder: Path) -> None:
+    """Refuse a folder of results that is a link out of the folder that holds it.
+
+    Raises:
+        OSError: if it is one.
+    """
+    if folder.is_symlink() and not folder.resolve().is_relative_to(folder.parent.resolve()):
+        raise OSError(errno.ELOOP, f"{folder.name} is a link to a folder elsewhere")
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.common.errors import DiskFullError, InputError, StoppedError
-from bench.common.files import write_atomically
+from bench.common.files import check_not_elsewhere, write_atomically
 from bench.common.messages import echo
 from bench.grid.display import Display
 from bench.grid.resume import orphaned_outcome
@@ -60,6 +60,7 @@ def train_again(
     if job.keep and is_file(folder / WEIGHTS) and orphaned_outcome(folder, job) is not None:
         return folder
     try:
+        check_not_elsewhere(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / jobs.FILE, job.to_json().encode())
     except OSError as error:

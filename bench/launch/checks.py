@@ -15,7 +15,7 @@ from typing import Final
 from adapters.methods import METHODS
 from adapters.names import adapted_layers, unmatched_ends
 from bench.common.errors import InputError
-from bench.common.files import folder_for_now, try_to_write
+from bench.common.files import check_not_elsewhere, folder_for_now, try_to_write
 from bench.common.messages import shown
 from bench.engines.check import check_models
 from bench.machine.devices import Device
@@ -336,6 +336,8 @@ def check_reports(reports: Path, place: str = "figures") -> None:
         if os.path.lexists(folder) and not is_folder(folder):
             raise InputError(f"--reports: {folder} is a file; name a folder")
     try:
+        for folder in (reports, figures):
+            check_not_elsewhere(folder)
         with folder_for_now(figures):
             try_to_write(figures)
             try_to_write(reports)

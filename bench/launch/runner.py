@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.common.errors import DiskFullError
-from bench.common.files import remove_unfinished, text_or_empty
+from bench.common.files import check_not_elsewhere, remove_unfinished, text_or_empty
 from bench.common.messages import last_error, one_line
 from bench.launch.oom import oom_kills
 from bench.launch.signals import Signals
@@ -64,7 +64,7 @@ def run_worker(
 
     Args:
         folder: the folder of its result and its output. An earlier result is removed, and so are
-            weights that it kept.
+            weights that it kept, and links.
         env: the whole environment, to which the protocol's variables are added.
         on_progress: called with each message of the worker's progress.
         signals: entered by the caller, for all cells of a run.
@@ -91,9 +91,11 @@ def run_worker(
     oom_before = oom_kills()
     with ExitStack() as files:
         try:
+            check_not_elsewhere(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            for name in (RESULT, protocol.WEIGHTS):
-                (folder / name).unlink(missing_ok=True)
+            for path in folder.iterdir():
+                if path.name in (RESULT, protocol.WEIGHTS) or path.is_symlink():
+                    path.unlink()
             remove_unfinished(folder)
             stdout = files.enter_context((folder / STDOUT).open("wb"))
             stderr = files.enter_context((folder / STDERR).open("wb"))

@@ -6,10 +6,12 @@ Importing this loads matplotlib.
 """
 
 import json
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +20,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.common.errors import DiskFullError, InputError
-from bench.common.files import NO_SPACE, write_atomically
+from bench.common.files import NO_SPACE, check_not_elsewhere, write_atomically
 from bench.report.drawing import MARK, Drawing, as_file, inline
 from bench.report.sections import Section
 from bench.report.tables import Table
@@ -105,8 +107,22 @@ def html_environment() -> Environment:
         loader=PackageLoader("bench.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.globals["policy"] = policy
     environment.globals["inline"] = lambda drawing: Markup(inline(drawing))  # noqa: S704
     return environment
+
+
+def policy(*scripts: str) -> str:
+    """The Content-Security-Policy of a page that runs these scripts alone and loads nothing.
+
+    Styles stand in the page and in attributes of its figures, which have no hash of their own.
+    """
+    digests = (b64encode(sha256(script.encode()).digest()).decode() for script in scripts)
+    sources = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
+    return (
+        f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
 def markdown_environment(package: str = "bench.report") -> Environment:
@@ -154,6 +170,8 @@ def write_all(
     figures = {f"{drawing.stem}.svg": as_file(drawing) for drawing in drawings}
     figures_folder = folder / place
     try:
+        for each in (folder, figures_folder):
+            check_not_elsewhere(each)
         figures_folder.mkdir(parents=True, exist_ok=True)
         for name, text in figures.items():
             write_atomically(figures_folder / name, text.encode())

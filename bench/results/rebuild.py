@@ -95,6 +95,7 @@ def rebuild(path: Path) -> tuple[int, int, list[str]]:
     restored.sort(key=lambda row: (row.finished_at or row.started_at or "", row.row_key))
     if problems:
         write_atomically(path.with_name(f"{path.name}.before"), path.read_bytes())
+    path = path.resolve()  # it may be a link, unlike what is written beside it
     write_atomically(path, record(NAMES) + b"".join(map(encode, [*rows, *restored])))
     return len(rows), len(restored), problems
 

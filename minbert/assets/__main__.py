@@ -1,4 +1,4 @@
-"""The command `python -m minbert.assets`."""
+"""List, download and verify the embedded model and data."""
 
 import json
 import sys

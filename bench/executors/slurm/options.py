@@ -140,6 +140,7 @@ def script(request: Request, name: str, output: Path, module: str, arguments: Se
             *lines,
             f"cd {shlex.quote(str(Path.cwd()))} || exit {CHANGES_FOLDER}",
             f"[ -x {shlex.quote(sys.executable)} ] || exit {NO_PYTHON}",
+            "export PYTHONSAFEPATH=1",
             *(path if (_ROOT / "pyproject.toml").is_file() else ()),
             f"exec {shlex.join(command)}",
             "",

@@ -1,0 +1,76 @@
+"""The console command `minbert-bench`: each command of this project as a subcommand.
+
+Unlike `python -m`, it does not import modules from the current folder.
+"""
+
+import ast
+import os
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import click
+
+from bench.common.command import run_command
+from bench.common.messages import CALLED, CONSOLE, as_called
+
+COMMANDS: Final = {
+    "run": ("bench.grid.__main__", "command"),
+    "report": ("bench.report.__main__", "main"),
+    "recommend": ("bench.recommend", "main"),
+    "compare": ("bench.compare.__main__", "command"),
+    "data": ("bench.data.__main__", "command"),
+    "doctor": ("bench.doctor.__main__", "command"),
+    "export": ("bench.export.__main__", "command"),
+    "predict": ("bench.export.predict", "command"),
+    "ensemble": ("bench.studies.ensemble.__main__", "command"),
+    "updates": ("bench.studies.updates.__main__", "command"),
+    "forecast": ("bench.forecast.__main__", "main"),
+    "rebuild": ("bench.results.rebuild", "main"),
+    "assets": ("minbert.assets.__main__", "main"),
+}
+"""The module and the name there of each subcommand, which is imported when it is called."""
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), name)
+        command.epilog = as_called(command.epilog or "")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        sys.argv = [f"{CONSOLE} {name}", *rest]  # as if the command had been called alone
+        return name, command, rest
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _summary(module)) for name, (module, _) in COMMANDS.items()])
+
+
+def _summary(module: str) -> str:
+    """The first paragraph of a module's docstring, without importing the module."""
+    spec = find_spec(module)
+    text = Path(spec.origin).read_text("utf-8") if spec and spec.origin else ""
+    return (ast.get_docstring(ast.parse(text)) or "").partition("\n\n")[0]
+
+
+@click.group(cls=_Commands, no_args_is_help=False, epilog=f"Example: {CONSOLE} run --grid smoke")
+def _group() -> None:
+    """Measure what fine-tuning methods of small encoders cost and give, and report it."""
+
+
+def main() -> None:
+    """Run the command line."""
+    os.environ[CALLED] = CONSOLE
+    run_command(_group, CONSOLE)
