@@ -23,9 +23,15 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 _DEVICE: Final = re.compile(r"cpu|cuda:[0-9]{1,4}")
+_POSITIVE: Final = re.compile(
+    r"learning_rate(_base|_head)?|peak_(rss|cuda_allocated)_mib|ms_per_1k_tokens|step_ms_median"
+)
+"""Columns whose values are divided by, or shown on logarithmic axes."""
 _ADAPTER: Final = re.compile(r"[a-z0-9_]{1,40} [0-9a-f]{8}")
 LARGEST: Final = 1e30
 """A bound that no quantity comes near; NaN and infinity are beyond it."""
+SMALLEST: Final = 1e-30
+"""The same for quantities that are not 0."""
 
 _KINDS: Final[Mapping[type, str]] = {int: "whole number", float: "number"}
 
@@ -154,6 +160,10 @@ def parse_value(name: str, text: str) -> Value:
         raise ValueError(f"{text[:60]!r} is no {_KINDS[kind]}") from None
     if not isinstance(value, str) and not -LARGEST < value < LARGEST:
         raise ValueError(f"{text[:60]!r} is out of range")
+    if isinstance(value, float) and (
+        0 < abs(value) < SMALLEST or (value <= 0 and _POSITIVE.fullmatch(name))
+    ):
+        raise ValueError(f"{text[:60]!r} is {'too small' if value > 0 else 'not above 0'}")
     return value
 
 

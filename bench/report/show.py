@@ -15,10 +15,12 @@ Rows = Sequence[Mapping[str, Any]]
 
 _WIDTH: Final = 200
 """Characters of a line if stdout is no terminal."""
+_MOST: Final = 500
+"""Rows of a table that are printed."""
 
 
 def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
-    """Print tables, each under its caption, and then lines, to stdout."""
+    """Print the first rows of tables, each under its caption, and then lines, to stdout."""
     console = _console()
     if not console.is_terminal:
         console = _console(width=_WIDTH)
@@ -28,9 +30,11 @@ def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
             grid.add_column(
                 head.text, justify="right" if head.numeric else "left", no_wrap=not head.numeric
             )
-        for row in table.rows:
+        for row in table.rows[:_MOST]:
             grid.add_row(*map(printable, row))
         console.print(grid)
+        if (more := len(table.rows) - _MOST) > 0:
+            console.print(f"and {more:,} more")
         console.print()
     for line in lines:
         console.print(printable(as_called(line)), soft_wrap=True)

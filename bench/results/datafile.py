@@ -30,6 +30,7 @@ def read_models(path: Path, model: type[Model], content: str) -> dict[str, Model
         if path.stat().st_size > _LARGEST:
             raise ValueError("it is too large")
         values = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(values, ensure_ascii=False, allow_nan=False).encode()  # text is Unicode
         return {key: model.model_validate(value) for key, value in values.items()}
     except FileNotFoundError:
         return {}

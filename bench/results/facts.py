@@ -104,7 +104,7 @@ class DataFacts(BaseModel):
     classes: tuple[str, ...] = ()
     train: int
     dev: int
-    class_counts: dict[str, tuple[int, ...]] = {}
+    class_counts: dict[str, tuple[int, int]] = {}
     checks: Checks | None = None
     tokens_of: str = ""
     references: tuple[Reference, ...] = ()

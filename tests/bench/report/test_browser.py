@@ -3,6 +3,7 @@ JavaScript."""
 
 import pytest
 
+from bench.report.pages import Facts, html
 from bench.report.render import render
 from tests.bench.synthetic_rows import synthetic_rows
 
@@ -37,6 +38,21 @@ def test_it_opens_quietly_offline_and_nothing_sticks_out(browser, index, size):
     assert page.complaints == []
     assert [url for url in page.asked if not url.startswith(("file:", "data:"))] == []
     assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
+    page.close()
+
+
+@pytest.mark.parametrize("kind", ["index", "page"])
+def test_a_script_that_was_put_into_a_page_does_not_run(browser, index, tmp_path, kind):
+    facts = Facts(title="t", findings=["f"], sections=[], said=[], command="python -m bench.data")
+    text = index.read_text("utf-8") if kind == "index" else html(facts)
+    bad = "<script>window.pwned = 1</script><img src='x' onerror='window.pwned = 1'>"
+    (tmp_path / "page.html").write_text(text.replace("</h1>", f"</h1>{bad}"), "utf-8")
+    page = open_page(browser, tmp_path / "page.html", WIDE)
+    if kind == "index":
+        page.wait_for_selector("#cell-grid .tabulator-row")
+        page.wait_for_selector("#charts svg")
+    assert page.evaluate("window.pwned") is None
+    assert sum("Content Security Policy" in line for line in page.complaints) >= 2
     page.close()
 
 

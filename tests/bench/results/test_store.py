@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -605,11 +606,30 @@ def test_writers_of_one_file_at_once_leave_one_of_theirs(tmp_path):
     assert contents(tmp_path) == ["result.json"]
 
 
-def test_a_link_stays_a_link(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path / "file")
-    write_atomically(tmp_path / "link", b"data")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "file").read_bytes() == b"data"
+@pytest.mark.parametrize("name", ["file", ".file.tmp"])
+@pytest.mark.parametrize("link", [os.symlink, os.link, None], ids=["symbolic", "hard", "pipe"])
+def test_a_link_is_replaced_and_its_target_stays(tmp_path, name, link):
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    outside.write_bytes(b"mine")
+    folder.mkdir()
+    os.mkfifo(folder / name) if link is None else link(outside, folder / name)
+    write_atomically(folder / "file", b"data")
+    assert outside.read_bytes() == b"mine"
+    assert stat.S_ISREG((folder / "file").lstat().st_mode)
+    assert (folder / "file").read_bytes() == b"data"
+
+
+def test_a_file_keeps_its_permissions_and_a_new_one_has_those_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "file", b"1")
+        assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+        (tmp_path / "file").chmod(0o600)
+        (tmp_path / ".file.tmp").touch(0o644)  # by a writer that was killed
+        write_atomically(tmp_path / "file", b"2")
+        assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
 
 
 def test_cells_have_folders_beside_the_csv():

@@ -1,0 +1,124 @@
+"""Every command that is printed, with hostile text in every text, run by a shell with stubs.
+
+Columns come from the schema and commands from what is printed, so that new ones are covered.
+"""
+
+import html
+import json
+import random
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from bench import recommend
+from bench.common.errors import InputError
+from bench.compare.__main__ import command as compare
+from bench.grid.resume import how_to_go_on
+from bench.plan.columns import BY_NAME, NAMES, format_value
+from bench.report.__main__ import main as report
+from bench.results.facts import DataFacts, facts_file
+from bench.results.rowfile import record
+from bench.results.store import read_rows
+from bench.studies.outputs import command_line
+from tests.bench.synthetic_rows import cell, result_row
+from tests.hostile import check_line
+
+HOSTILE = "a'\";touch PWNED;'$(touch PWNED)`touch PWNED`\ntouch PWNED\n|touch PWNED>PWNED\u202e #"
+TEXTS = [*(name for name in NAMES if BY_NAME[name].kind is str)]
+ROWS = [
+    result_row(cell(*of, amp, seed), random.Random(seed))  # noqa: S311
+    for of in (("full", None, None), ("head", None, None), ("lora", 8, "attn"))
+    for amp in ("off", "bf16")
+    for seed in (0, 1, 2)
+]
+
+
+def write(path: Path, columns: Iterable[str]) -> None:
+    """Write the rows with hostile text in some columns, and facts with such text."""
+    fields = [
+        [HOSTILE if name in columns else format_value(row[name]) for name in NAMES] for row in ROWS
+    ]
+    path.write_bytes(record(NAMES) + b"".join(map(record, fields)))
+    facts = DataFacts(
+        task=HOSTILE, problem="single_label", source=f"{HOSTILE}, {HOSTILE}", train=9, dev=1
+    )
+    digest = HOSTILE if "data_digest" in columns else ROWS[0].data_digest
+    facts_file(path).write_text(json.dumps({digest: facts.model_dump(mode="json")}))
+
+
+def accepted(folder: Path) -> list[str]:
+    """The columns in which hostile text is not refused with a line."""
+    names = []
+    for name in TEXTS:
+        path = folder / "one.csv"
+        write(path, [name])
+        try:
+            read_rows(path)
+        except InputError as error:
+            check_line(str(error), f"{path}, line 2: {name}")
+        else:
+            names.append(name)
+    return names
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory):
+    """A function that runs the commands in a text, and returns those that the stubs saw."""
+    folder = tmp_path_factory.mktemp("shell")
+    stubs, seen = folder / "bin", folder / "seen"
+    stubs.mkdir()
+    for name in ("python", "minbert-bench"):
+        (stubs / name).write_text(f'#!/bin/sh\necho "$0 $1 $2" >> {seen}\n')
+        (stubs / name).chmod(0o755)
+    (stubs / "touch").symlink_to("/usr/bin/touch")
+    done = set()
+
+    def run(text: str) -> set[str]:
+        lines = html.unescape(re.sub(r"</?(pre|code|p|script)[^>]*>", "\n", text)).splitlines()
+        data = (json.loads(line) for line in lines if line.startswith('{"metric"'))
+        commands = [one["command"] for each in data for one in (each, *each["settings"])]
+        for line in (*lines, *commands):
+            found = re.search(r"\b(python|minbert-bench) .*", line)
+            if found and not line.startswith('{"metric"') and found[0] not in done:
+                done.add(found[0])
+                subprocess.run(
+                    ["/bin/sh", "-c", found[0]], cwd=folder, check=False, env={"PATH": str(stubs)},
+                    stdin=subprocess.DEVNULL, capture_output=True,
+                )  # fmt: skip
+                assert not (folder / "PWNED").exists(), line
+        return {line.rpartition("/")[2] for line in seen.read_text().splitlines()}
+
+    return run
+
+
+def printed(main, *arguments: str, capsys) -> str:
+    """The output of a command in this process."""
+    with mock.patch("sys.argv", ["x", *arguments]):
+        main.main([*arguments], standalone_mode=False)
+    return "".join(capsys.readouterr())
+
+
+def test_no_text_of_a_row_runs_in_a_printed_command(tmp_path, monkeypatch, capsys, shell):
+    monkeypatch.chdir(tmp_path)
+    columns = accepted(tmp_path)
+    assert {"model", "task", "grid", "message", "machine"} <= {*columns}
+    assert "device" not in columns
+    for name in columns:
+        write(tmp_path / "one.csv", [name])
+        shell(printed(recommend.main, "--runs", "one.csv", capsys=capsys))
+    named = tmp_path / f"{HOSTILE}.csv".replace("/", "-")
+    write(named, columns)
+    other = shutil.copy(named, tmp_path / f"other {named.name}").name
+    text = printed(report, "--runs", named.name, "--code-version", HOSTILE, capsys=capsys)
+    text += printed(report, "--runs", named.name, "--history", capsys=capsys)
+    text += printed(compare, named.name, other, "--reports", "reports", capsys=capsys)
+    text += "\n".join(path.read_text() for path in tmp_path.rglob("*.[hm][td]*"))
+    with mock.patch("sys.argv", ["x", HOSTILE, named.name]):
+        text += "".join([command_line("ensemble"), "\n", *how_to_go_on([HOSTILE])])
+    commands = ("grid", "report", "recommend", "compare", "ensemble")
+    assert {f"python -m bench.{name}" for name in commands} <= shell(text)

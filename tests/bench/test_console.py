@@ -1,0 +1,105 @@
+"""The console command `minbert-bench`, also in a folder of somebody's results and modules."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from bench.console import COMMANDS
+from bench.plan.columns import NAMES
+from bench.results.rowfile import encode, record
+from tests.bench.synthetic_rows import synthetic_rows
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["minbert-bench"]
+MODULES = ("adapters", "bench", "click", "minbert", "numpy", "pip", "torch")
+"""Modules beside the results, of names that a process would import."""
+
+
+@pytest.fixture(scope="module")
+def console(tmp_path_factory) -> Path:
+    """The console command as an installer writes it."""
+    entry = EntryPoint("minbert-bench", SCRIPT, "console_scripts")
+    path = tmp_path_factory.mktemp("bin") / entry.name
+    path.write_text(
+        f"#!{sys.executable}\nimport sys\nfrom {entry.module} import {entry.attr}\n"
+        f"sys.exit({entry.attr}())\n"
+    )
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """The current folder, with results and modules that record that they were imported."""
+    for name in MODULES:
+        (tmp_path / f"{name}.py").write_text(
+            f"open({str(tmp_path / 'PWNED')!r}, 'a').write('{name} ')"
+        )
+    lines = [encode(row) for row in synthetic_rows(4)]
+    (tmp_path / "runs.csv").write_bytes(record(NAMES) + b"".join(lines))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    return tmp_path
+
+
+def run(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*map(str, words)], capture_output=True, text=True, check=False, timeout=300, **options
+    )
+
+
+def test_help_lists_every_command_and_is_quick(console, place):
+    code = f"import sys; sys.argv = ['x', '--help']; from {SCRIPT.split(':')[0]} import main\n"
+    code += "try: main()\nfinally: print(sorted(sys.modules))"
+    done = run(sys.executable, "-P", "-c", code, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert "'click'" in done.stdout
+    assert not re.search(r"'(torch|numpy|pandas|pydantic|bench\.(plan|grid)\..*)'", done.stdout)
+    for name in COMMANDS:
+        assert re.search(rf"^  {name}  +[A-Z]", done.stdout, re.MULTILINE), name
+    modules = {path.stem for path in (ROOT / "bench").glob("[!_]*.py")} - {"console"}
+    modules |= {path.parent.name for path in (ROOT / "bench").glob("*/__main__.py")} - {"worker"}
+    assert {"run" if name == "grid" else name for name in modules} <= {*COMMANDS}
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [((), "Missing command."), (("nothing",), "No such command 'nothing'."),
+     (("report", "--runs", "no.csv"), "no.csv: no such file of results; name one with --runs")],
+)  # fmt: skip
+def test_errors_are_a_line(console, place, words, error):
+    done = run(console, *words)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {error}\n")
+
+
+def test_nothing_beside_the_results_is_imported(console, place, tiny_checkpoint):
+    for name in COMMANDS:
+        done = run(console, name, "--help")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"Usage: minbert-bench {name} ")
+        assert "python -m" not in done.stdout
+    small = ("--max-train", "32", "--max-dev", "16", "--max-steps", "1", "--device", "cpu")
+    grid = ("run", "--grid", "smoke", "--select", "mode=head amp=off", "--model", tiny_checkpoint)
+    done = run(console, *grid, *small, "--runs", "own.csv")
+    assert done.returncode == 0, done.stderr
+    assert "  minbert-bench run --grid smoke" in done.stdout
+    assert "python -m" not in done.stdout + done.stderr
+    assert "python -m bench.grid" in (place / "reports" / "report.md").read_text()
+    assert not (place / "PWNED").exists()
+
+
+def test_children_of_a_checkout_import_its_code(tmp_path, monkeypatch):
+    for name in ("bench", "adapters", "minbert", "pyproject.toml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    code = "import click, subprocess, sys; from bench.common.command import run_command\n"
+    code += "argv = [sys.executable, '-c', 'import bench; print(bench.__file__)']\n"
+    code += "run_command(click.Command('x', callback=lambda: subprocess.call(argv)), 'x')"
+    done = run(sys.executable, "-c", code, cwd=tmp_path)
+    assert done.stdout == f"{tmp_path}/bench/__init__.py\n", done.stderr

@@ -1,0 +1,80 @@
+"""Folders of results with links that lead out of them: nothing outside changes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.common.csvfile import write_csv
+from bench.common.errors import InputError
+from bench.compare.__main__ import command as compare
+from bench.launch.checks import check_reports
+from bench.plan.columns import NAMES
+from bench.report.__main__ import main as report
+from bench.results.facts import DataFacts, update_facts
+from bench.results.rebuild import main as rebuild
+from bench.results.rowfile import encode, record
+from tests.bench.grid.test_bad_input import contents
+from tests.bench.synthetic_rows import synthetic_rows
+
+FACTS = DataFacts(task="t", problem="single_label", train=1, dev=1)
+WRITERS: dict[str, Callable[[], object]] = {
+    "report": lambda: report.main([], standalone_mode=False),
+    "history": lambda: report.main(["--history"], standalone_mode=False),
+    "compare": lambda: compare.main(
+        ["runs.csv", "new.csv", "--reports", "reports"], standalone_mode=False
+    ),
+    "rebuild": lambda: rebuild.main([], standalone_mode=False),
+    "facts": lambda: update_facts(Path("runs.csv"), "d", lambda _: FACTS),
+    "csv": lambda: write_csv(Path("reports/runs.csv"), ["a"], [{"a": 1}]),
+}
+
+
+def results(folder: Path, rows: int = 4) -> None:
+    """Rows in a folder, which becomes that of commands."""
+    lines = [encode(row) for row in synthetic_rows(rows)]
+    (folder / "runs.csv").write_bytes(record(NAMES) + b"".join(lines))
+    (folder / "new.csv").write_bytes(record(NAMES) + b"".join(lines))
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_files_are_written_in_place_of_links(tmp_path, monkeypatch, writer):
+    folder, outside = tmp_path / "results", tmp_path / "outside"
+    (folder / "reports" / "figures").mkdir(parents=True)
+    outside.mkdir()
+    monkeypatch.chdir(folder)
+    results(folder)
+    WRITERS[writer]()
+    written = [
+        path for path in contents(folder) if path.suffix in (".html", ".md", ".json", ".svg")
+    ]
+    written += [
+        folder / "runs.data.json",
+        folder / "reports" / "runs.csv",
+        folder / "runs.csv.before",
+    ]
+    for number, path in enumerate(written):
+        (outside / f"{number}").write_bytes(b"mine")
+        path.unlink(missing_ok=True)
+        path.symlink_to(outside / f"{number}")
+        path.with_name(f".{path.name}.tmp").symlink_to(outside / f"new{number}")
+    before = contents(outside)
+    try:
+        WRITERS[writer]()
+    except InputError:
+        assert writer == "facts", "which are read before they are written"
+    assert contents(outside) == before
+
+
+@pytest.mark.parametrize("link", ["reports", "reports/figures"])
+def test_a_folder_that_is_elsewhere_is_refused(tmp_path, monkeypatch, link):
+    folder, outside = tmp_path / "results", tmp_path / "outside"
+    (folder / link).parent.mkdir(parents=True)
+    outside.mkdir()
+    monkeypatch.chdir(folder)
+    results(folder)
+    (folder / link).symlink_to(outside)
+    for write in (WRITERS["report"], lambda: check_reports(Path("reports"))):
+        with pytest.raises(InputError, match=f"{Path(link).name} is a link to a folder elsewhere"):
+            write()
+    assert contents(outside) == {}
