@@ -35,23 +35,14 @@ COMMANDS: Final = {
 
 
 class _Commands(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return list(COMMANDS)
-
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
         module, name = COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(module), name)
-        command.epilog = as_called(command.epilog or "")
+        command.help, command.epilog = map(as_called, (command.help or "", command.epilog or ""))
+        sys.argv[:2] = [f"{CONSOLE} {cmd_name}"]  # as if it had been called alone
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name, command, rest = super().resolve_command(ctx, args)
-        sys.argv = [f"{CONSOLE} {name}", *rest]  # as if the command had been called alone
-        return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):

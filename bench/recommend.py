@@ -100,11 +100,7 @@ def recommendation_of(
     return recommend(candidates_of(group, size), prefer, limits), others, results
 
 
-@click.command(
-    "python -m bench.recommend",
-    help=__doc__.partition("\n")[0] if __doc__ else None,
-    epilog=_EPILOG,
-)
+@click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
 @with_runs("Results to recommend from.")
 @with_needs
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")

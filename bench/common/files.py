@@ -71,21 +71,17 @@ def _unfinished(path: Path) -> tuple[Path, BinaryIO]:
     the second case, and where its name leads to another file, this file has the process id in its
     name.
     """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
     usual = path.with_name(f".{path.name}.tmp")
     with suppress(OSError):
-        file = _opened(usual, os.O_NONBLOCK)
+        file = os.fdopen(os.open(usual, flags | os.O_NONBLOCK, 0o666), "wb")
         if _is_own(file, usual):
             file.truncate(0)
             return usual, file
         file.close()
     own = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     own.unlink(missing_ok=True)
-    return own, _opened(own, os.O_EXCL)
-
-
-def _opened(path: Path, flag: int) -> BinaryIO:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flag
-    return os.fdopen(os.open(path, flags, 0o666), "wb")
+    return own, os.fdopen(os.open(own, flags | os.O_EXCL, 0o666), "wb")
 
 
 def _is_own(file: BinaryIO, path: Path) -> bool:

@@ -47,10 +47,7 @@ class _Command(click.Command):
         return super().parse_args(ctx, args)
 
 
-@click.command(
-    "python -m bench.compare", help=__doc__.partition("\n\n")[0] if __doc__ else None,
-    epilog=_EPILOG, cls=_Command,
-)  # fmt: skip
+@click.command(help=__doc__.partition("\n\n")[0] if __doc__ else None, epilog=_EPILOG, cls=_Command)
 @click.argument("places", nargs=-1, type=click.Path(path_type=Path), metavar="BASE [NEW]")
 @click.option(
     "--base", metavar="TERMS",

@@ -12,9 +12,9 @@ from bench.analysis.comparison import Compared, Comparison, Kind, Limits, Pair, 
 from bench.analysis.setting import Setting
 from bench.common.grouping import grouped
 from bench.common.messages import enumerated
-from bench.compare.sides import SideRows, clean
+from bench.compare.sides import SideRows
 from bench.plan.columns import group_names
-from bench.report.text import count, fixed, signed, span
+from bench.report.text import clean, count, fixed, signed, span
 from bench.stats.intervals import Interval
 
 SCHEMA: Final = 1

@@ -12,14 +12,13 @@ from bench.analysis.comparison import Compared, Comparison, Measure, Pair, Verdi
 from bench.analysis.machines import MachineCost, Machines
 from bench.common.messages import command_line
 from bench.compare.outcome import Outcome, Result, as_json, by_turns, figures, name, summary
-from bench.compare.sides import clean
 from bench.plan.metrics import metric_of
 from bench.report.drawing import Drawing
 from bench.report.intervals import Entry, intervals
 from bench.report.pages import Facts, markdown, write_pages
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
-from bench.report.text import by_metric, count, dev_label, num, span, times, without_paths
+from bench.report.text import by_metric, clean, count, dev_label, num, span, times, without_paths
 
 PAGES: Final = "compare"
 _MOST: Final = 500

@@ -15,7 +15,7 @@ from bench.common.errors import InputError
 from bench.plan.cell import Value
 from bench.plan.columns import BY_NAME, NAMES, format_value
 from bench.plan.rows import Row
-from bench.report.text import plain, without_paths
+from bench.report.text import clean
 from bench.results.outcomes import ValuesOf
 from bench.results.predictions import values_from
 from bench.results.rescoring import read_results
@@ -45,11 +45,6 @@ class SideRows:
         """The file, without folders that lead to it from outside, and the filter."""
         file = self.source.name if self.source.is_absolute() else str(self.source)
         return clean(f"{file} {self.terms}".rstrip())
-
-
-def clean(text: str) -> str:
-    """A text of rows or of the command line on one line, without folders of this machine."""
-    return without_paths(plain(text))
 
 
 def read_sides(

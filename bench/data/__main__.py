@@ -45,7 +45,7 @@ Examples:
 """
 
 
-@click.command("python -m bench.data", help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
+@click.command(help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
 @click.argument("path", required=False, metavar=f"[{PATH}]")
 @with_details
 @click.option(

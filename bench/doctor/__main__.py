@@ -33,7 +33,7 @@ Checks: {", ".join(check.name for check in CHECKS)}. docs/doctor.md explains the
 1 if one fails."""
 
 
-@click.command("python -m bench.doctor", help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
+@click.command(help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
 @click.argument("names", nargs=-1, metavar="[CHECK...]")
 @click.option(
     "--device", default="auto", show_default=True,

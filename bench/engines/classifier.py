@@ -12,8 +12,6 @@ from bench.common.messages import one_line
 from minbert.model.classifier import Classifier, HeadConfig, mean_of_real
 
 _MEAN: Final = "mean"
-_PROTECTION: Final = "weights_only"
-"""The argument by which torch refuses a pickle that could run code; its errors name it."""
 ADAPTER: Final = "default"
 """PEFT's name for an adapter without another."""
 FIRST_A, FIRST_B = "first_factor_A", "first_factor_B"
@@ -138,7 +136,7 @@ def on_meta(model: EncoderClassifier) -> bool:
 
 def reason(error: BaseException) -> str:
     """The text of a library's error in one line, or its type."""
-    if _PROTECTION in str(error):  # torch advises to switch it off
+    if "weights_only" in str(error):  # torch advises to switch this protection off
         return (
             "its weights are a pickle that holds more than tensors; save them as model.safetensors"
         )

@@ -47,11 +47,7 @@ Examples:
 """
 
 
-@click.command(
-    "python -m bench.export",
-    help=" ".join(__doc__.partition("\n\n")[0].split()) if __doc__ else None,
-    epilog=_EPILOG,
-)
+@click.command(help=__doc__.partition("\n\n")[0] if __doc__ else None, epilog=_EPILOG)
 @click.argument("cell", metavar="CELL|recommended")
 @click.option(
     "--to",

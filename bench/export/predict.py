@@ -62,7 +62,7 @@ Write = Callable[[int, Answer | None], None]
 """Writes the answer to a row, by its number from 1; None: it has no text."""
 
 
-@click.command("python -m bench.predict", help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
+@click.command(help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
 @click.argument("folder", metavar="MODEL", type=click.Path(path_type=Path))
 @click.argument("file", metavar="FILE|-")
 @click.option("--text", metavar="COLUMN", help="The column of the text; inferred where clear.")

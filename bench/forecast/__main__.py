@@ -38,9 +38,7 @@ Examples:
 """
 
 
-@click.command(
-    "python -m bench.forecast", help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG
-)
+@click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
 @click.option(
     "--check",
     "runs",

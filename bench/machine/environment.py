@@ -31,9 +31,6 @@ _THREADS: Final = ("MKL_NUM_THREADS", "OMP_NUM_THREADS")
 SET: Final = (VISIBLE, ORDER, *_THREADS, _TUNABLES)
 """Variables that are set; the last only if the user doesn't configure the allocator with it."""
 
-_PYTHON: Final = ("PYTHONPATH", "PYTHONSAFEPATH")
-"""Variables that decide which code a worker imports."""
-
 DROPPED: Final = (
     *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
     *("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"),
@@ -95,7 +92,8 @@ def worker_environment(
 
 def command_line(environment: Mapping[str, str], argv: Sequence[str]) -> str:
     """The shell command that runs a worker by hand, with the variables that are set for it."""
-    pairs = [f"{name}={environment[name]}" for name in (*SET, *_PYTHON) if name in environment]
+    names = (*SET, "PYTHONPATH", "PYTHONSAFEPATH")
+    pairs = [f"{name}={environment[name]}" for name in names if name in environment]
     return shlex.join(["env", *pairs, *argv])
 
 

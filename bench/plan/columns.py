@@ -30,8 +30,6 @@ _POSITIVE: Final = re.compile(
 _ADAPTER: Final = re.compile(r"[a-z0-9_]{1,40} [0-9a-f]{8}")
 LARGEST: Final = 1e30
 """A bound that no quantity comes near; NaN and infinity are beyond it."""
-SMALLEST: Final = 1e-30
-"""The same for quantities that are not 0."""
 
 _KINDS: Final[Mapping[type, str]] = {int: "whole number", float: "number"}
 
@@ -160,10 +158,9 @@ def parse_value(name: str, text: str) -> Value:
         raise ValueError(f"{text[:60]!r} is no {_KINDS[kind]}") from None
     if not isinstance(value, str) and not -LARGEST < value < LARGEST:
         raise ValueError(f"{text[:60]!r} is out of range")
-    if isinstance(value, float) and (
-        0 < abs(value) < SMALLEST or (value <= 0 and _POSITIVE.fullmatch(name))
-    ):
-        raise ValueError(f"{text[:60]!r} is {'too small' if value > 0 else 'not above 0'}")
+    low = 0.0 if _POSITIVE.fullmatch(name) else -LARGEST
+    if isinstance(value, float) and (value <= low or 0 < abs(value) < 1 / LARGEST):
+        raise ValueError(f"{text[:60]!r} is too small")
     return value
 
 

@@ -26,11 +26,7 @@ Examples:
 """
 
 
-@click.command(
-    "python -m bench.report",
-    help=__doc__.partition("\n")[0] if __doc__ else None,
-    epilog=_EPILOG,
-)
+@click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
 @with_runs("Results to show; several files are shown together.")
 @click.option(
     "--reports",

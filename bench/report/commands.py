@@ -49,7 +49,7 @@ def commands(
     lines = [_line(grid, *options, *search) for grid, search in grids[:_MOST_GRIDS]]
     one = _again(group, group.first, options, AXES)
     narrow = [] if code_version is None else ["--code-version", code_version]
-    report = ["--runs", *_runs(sources), "--reports", "reports/", *narrow, *_metric(group)]
+    report = ["--runs", *(sources or [_RUNS]), "--reports", "reports/", *narrow, *_metric(group)]
     return [*lines, one, command_line("report", *report)]
 
 
@@ -81,7 +81,7 @@ def _again(group: Group, row: Row, options: Sequence[str], axes: Sequence[str]) 
 
 def recommend_command(group: Group, sources: Sequence[str]) -> str:
     """The command line that recommends a setting, to which limits can be added."""
-    return command_line("recommend", "--runs", *_runs(sources), *_metric(group))
+    return command_line("recommend", "--runs", *(sources or [_RUNS]), *_metric(group))
 
 
 def export_command(recommended: Recommendation, sources: Sequence[str]) -> str:
@@ -97,10 +97,6 @@ def export_command(recommended: Recommendation, sources: Sequence[str]) -> str:
     chosen = [word for pair in options.items() if pair[1] for word in pair]
     words = ["recommended", *chosen, *_metric(group), "--to", "my-model"]
     return command_line("export", *words)
-
-
-def _runs(sources: Sequence[str]) -> Sequence[str]:
-    return sources or [_RUNS]
 
 
 def _metric(group: Group) -> list[str]:

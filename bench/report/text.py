@@ -113,6 +113,11 @@ def plain(text: str) -> str:
     return shortened(printable(line), _LONGEST)
 
 
+def clean(text: str) -> str:
+    """A plain text without folders of this machine."""
+    return without_paths(plain(text))
+
+
 def shortened(text: str, longest: int) -> str:
     """A text of at most so many characters, with an ellipsis at the end if it is cut."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"

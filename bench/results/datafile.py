@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
 from bench.common.messages import one_line
+from bench.plan.columns import LARGEST
 
 _LARGEST: Final = 2**26
 
@@ -29,8 +30,9 @@ def read_models(path: Path, model: type[Model], content: str) -> dict[str, Model
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError("it is too large")
-        values = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(values, ensure_ascii=False, allow_nan=False).encode()  # text is Unicode
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_number)
+        json.dumps(values, ensure_ascii=False).encode()  # text is Unicode
         return {key: model.model_validate(value) for key, value in values.items()}
     except FileNotFoundError:
         return {}
@@ -39,6 +41,18 @@ def read_models(path: Path, model: type[Model], content: str) -> dict[str, Model
             f"{path}: can't be read ({one_line(str(error))[:100]}); put back an earlier one, or "
             f"delete it, which loses {content}"
         ) from error
+
+
+def _number(text: str) -> float:
+    """A number of JSON.
+
+    Raises:
+        ValueError: for one that nothing measured could be.
+    """
+    value = float(text) if {*text} & {*".eE"} else int(text)
+    if not abs(value) < LARGEST:
+        raise ValueError(f"{text[:20]} is out of range")
+    return value
 
 
 def update_model(

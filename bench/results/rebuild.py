@@ -37,7 +37,6 @@ Examples:
 
 
 @click.command(
-    "python -m bench.rebuild",
     help="Rebuild runs.csv from the folders of its cells. Rows without a folder are kept; a line "
     "that can't be read is reported and left out, and the old file kept as runs.csv.before. The "
     "outcome of each dev example is written to runs.outcomes.safetensors, from which reports "

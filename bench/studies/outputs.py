@@ -9,11 +9,10 @@ from typing import Any
 import click
 
 from bench.common import messages
+from bench.common.command import Command
 from bench.common.csvfile import check_csv
 from bench.launch.checks import check_reports
 from bench.report.text import without_paths
-
-Command = Callable[..., int]
 
 
 def with_outputs(name: str, rows: str) -> Callable[[Command], Command]:

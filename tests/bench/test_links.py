@@ -53,7 +53,7 @@ def test_files_are_written_in_place_of_links(tmp_path, monkeypatch, writer):
         folder / "reports" / "runs.csv",
         folder / "runs.csv.before",
     ]
-    for number, path in enumerate(written):
+    for number, path in enumerate({*written}):
         (outside / f"{number}").write_bytes(b"mine")
         path.unlink(missing_ok=True)
         path.symlink_to(outside / f"{number}")

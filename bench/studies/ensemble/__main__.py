@@ -37,7 +37,7 @@ Examples:
 """
 
 
-@click.command("python -m bench.ensemble", help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
+@click.command(help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
 @with_runs("Results files whose cells can be members, one or several.")
 @click.option(
     "--task",

@@ -12,7 +12,7 @@ from bench.report.pages import Facts
 from bench.report.sections import Section
 from bench.report.show import print_tables
 from bench.report.tables import DASH, Head, Table
-from bench.report.text import count, dev_label, fixed, plain, signed, span, with_span, without_paths
+from bench.report.text import clean, count, dev_label, fixed, signed, span, with_span
 from bench.stats.intervals import Interval
 from bench.studies.ensemble import figures
 from bench.studies.ensemble.figures import BASELINE, PUBLISHED, Mark
@@ -70,7 +70,7 @@ def facts_of(
         f"best alone: {_verdict(result.gain)}."
         for result in results
     ]
-    tasks = [_safe(outcome.task) for outcome in outcomes]
+    tasks = [clean(outcome.task) for outcome in outcomes]
     names = [*([f"All together, {overall.formula}"] if overall else []), *tasks]
     listed = " and ".join([*filter(None, [", ".join(tasks[:-1])]), tasks[-1]])
     return Facts(
@@ -102,7 +102,7 @@ def _sections(results: Sequence[Outcome | Overall], with_published: bool) -> lis
             anchor, name, title = "overall", "all together", "All together"
             lines, cells = [f"The score is {result.formula}."], []
         else:
-            name = title = _safe(result.task)
+            name = title = clean(result.task)
             anchor = f"task-{sum(section.anchor != 'overall' for section in sections) + 1}"
             among = count(len(result.candidates.members), "cell")
             lines = [
@@ -114,7 +114,7 @@ def _sections(results: Sequence[Outcome | Overall], with_published: bool) -> lis
             anchor, name, f"{title}: {_verdict(result.gain)}",
             [
                 _finding(result), *lines, *map(_sentence, result.notes),
-                *(f"Something went wrong: {_safe(problem)}." for problem in result.problems),
+                *(f"Something went wrong: {clean(problem)}." for problem in result.problems),
             ],
             tables=[_scores_table(result), *cells, *papers],
         ))  # fmt: skip
@@ -134,7 +134,7 @@ def _finding(result: Outcome | Overall) -> str:
             f"The ensembles have a {label} of {ensemble}, the best members of all tasks, each "
             f"alone on its own, {best}. {gain}"
         )
-    name = _safe(result.best.name)
+    name = clean(result.best.name)
     if len(result.members) == 1 and result.members[0][0] is result.best_member:
         tried = len(result.stages) > 1
         better = "no addition made it better on what was held out"
@@ -154,13 +154,8 @@ def _verdict(gain: Interval) -> str:
     return "significantly better" if gain.value > 0 else "significantly worse"
 
 
-def _safe(text: str) -> str:
-    """A user's text without control characters and folders."""
-    return without_paths(plain(text))
-
-
 def _sentence(note: str) -> str:
-    text = _safe(note)
+    text = clean(note)
     return f"{text[:1].upper()}{text[1:]}."
 
 
@@ -172,13 +167,13 @@ def _drawings(result: Outcome | Overall, with_published: bool, section: Section)
         stem, papers = section.anchor, [] if result.missing else papers
     else:
         stem = result.task if result.task in TASKS else section.anchor
-        best = _safe(result.best.label)
+        best = clean(result.best.label)
         alone = [entry for entry in result.alone if entry.members[0] is not result.best_member]
         alone.sort(key=lambda entry: -(entry.held_score or 0.0))
     entries = [
         (ENSEMBLE, ENSEMBLE, result.ensemble), (best, BEST, result.best),
-        *((_safe(entry.label), BASELINE, entry) for entry in result.others),
-        *((_safe(entry.name), CELL, entry) for entry in alone[:_MOST_CELLS]),
+        *((clean(entry.label), BASELINE, entry) for entry in result.others),
+        *((clean(entry.name), CELL, entry) for entry in alone[:_MOST_CELLS]),
     ]  # fmt: skip
     marks = [Mark(name, kind, entry.dev, entry.parameters) for name, kind, entry in entries]
     marks += [
@@ -220,7 +215,7 @@ def _scores_table(result: Result) -> Table:
         difference, gap = result.differences(entry)
         cells = len({member.row.cell_id for member in entry.members})
         lines.append([
-            _safe(entry.label), *_scores(entry, difference), f"{cells:,}" if cells else DASH,
+            clean(entry.label), *_scores(entry, difference), f"{cells:,}" if cells else DASH,
             with_span(gap, signed) if gap else DASH,
         ])  # fmt: skip
         marks.append("" if difference else "baseline")
@@ -236,7 +231,7 @@ def _cells_tables(outcome: Outcome) -> list[Table]:
     cells = [(weights.get(entry.members[0].row.cell_id, 0), entry) for entry in outcome.alone]
     cells.sort(key=lambda cell: (-cell[0], -(cell[1].held_score or 0)))
     lines = [
-        [str(weight), _safe(entry.name), *_scores(entry, outcome.differences(entry)[0])]
+        [str(weight), clean(entry.name), *_scores(entry, outcome.differences(entry)[0])]
         for weight, entry in cells
     ]
     taken = len(weights)

@@ -32,7 +32,7 @@ Examples:
 """
 
 
-@click.command("python -m bench.updates", help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
+@click.command(help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
 @with_runs("Results files whose cells have kept their weights, one or several.")
 @click.option(
     "--truncate",

@@ -17,6 +17,7 @@ import pytest
 
 from bench import recommend
 from bench.common.errors import InputError
+from bench.common.messages import command_line
 from bench.compare.__main__ import command as compare
 from bench.grid.resume import how_to_go_on
 from bench.plan.columns import BY_NAME, NAMES, format_value
@@ -24,7 +25,6 @@ from bench.report.__main__ import main as report
 from bench.results.facts import DataFacts, facts_file
 from bench.results.rowfile import record
 from bench.results.store import read_rows
-from bench.studies.outputs import command_line
 from tests.bench.synthetic_rows import cell, result_row
 from tests.hostile import check_line
 
@@ -118,7 +118,6 @@ def test_no_text_of_a_row_runs_in_a_printed_command(tmp_path, monkeypatch, capsy
     text += printed(report, "--runs", named.name, "--history", capsys=capsys)
     text += printed(compare, named.name, other, "--reports", "reports", capsys=capsys)
     text += "\n".join(path.read_text() for path in tmp_path.rglob("*.[hm][td]*"))
-    with mock.patch("sys.argv", ["x", HOSTILE, named.name]):
-        text += "".join([command_line("ensemble"), "\n", *how_to_go_on([HOSTILE])])
+    text += "\n".join([command_line("ensemble", HOSTILE), *how_to_go_on([HOSTILE])])
     commands = ("grid", "report", "recommend", "compare", "ensemble")
     assert {f"python -m bench.{name}" for name in commands} <= shell(text)
