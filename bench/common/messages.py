@@ -12,7 +12,7 @@ CONSOLE: Final = "minbert-bench"
 """The console command."""
 CALLED: Final = "MINBERT_BENCH_CALLED"
 """Environment: by which command this process, or the one that started it, was called."""
-_MODULE: Final = re.compile(r"\bpython -m (?:bench|minbert)\.(?!worker\b)([a-z]+)\b(?!\.)")
+_MODULE: Final = re.compile(r"\bpython -m (?:bench|minbert)\.(?!worker\b)([a-z]+)\b(?!\.\w)")
 LONGEST: Final = 300
 
 _ESCAPE: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")

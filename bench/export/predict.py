@@ -25,7 +25,7 @@ from rich.console import Console
 from bench.common.csvfile import check_csv, csv_error, harmless
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import atomic_file
-from bench.common.messages import echo, one_line
+from bench.common.messages import echo, one_line, printable
 from bench.common.progress import note_to_stderr
 from bench.examples.columns import choose_texts
 from bench.examples.reading import texts_in
@@ -262,6 +262,13 @@ def _json_writer(stream: TextIO, classes: Sequence[str]) -> Write:
     return write
 
 
+class _Shown(TextIOWrapper):
+    """A terminal, which gets names of classes without control characters."""
+
+    def write(self, text: str) -> int:
+        return super().write(printable(text))
+
+
 @contextmanager
 def _output(path: Path | None) -> Iterator[TextIO]:
     """The stream of the predictions: a file that appears when it is complete, or stdout.
@@ -270,7 +277,8 @@ def _output(path: Path | None) -> Iterator[TextIO]:
         InputError, DiskFullError: if the file can't be written.
     """
     if path is None:
-        stdout = TextIOWrapper(sys.stdout.buffer, "utf-8", errors="backslashreplace", newline="")
+        kind = _Shown if sys.stdout.isatty() else TextIOWrapper
+        stdout = kind(sys.stdout.buffer, "utf-8", errors="backslashreplace", newline="")
         try:
             yield stdout
             stdout.flush()

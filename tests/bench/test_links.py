@@ -48,21 +48,15 @@ def test_files_are_written_in_place_of_links(tmp_path, monkeypatch, writer):
     written = [
         path for path in contents(folder) if path.suffix in (".html", ".md", ".json", ".svg")
     ]
-    written += [
-        folder / "runs.data.json",
-        folder / "reports" / "runs.csv",
-        folder / "runs.csv.before",
-    ]
-    for number, path in enumerate({*written}):
-        (outside / f"{number}").write_bytes(b"mine")
+    written += [folder / "runs.data.json", folder / "reports/runs.csv", folder / "runs.csv.before"]
+    for number, path in enumerate(dict.fromkeys(written)):
+        if path.suffix != ".json":  # a file that is read first
+            (outside / f"{number}").write_bytes(b"mine")
         path.unlink(missing_ok=True)
         path.symlink_to(outside / f"{number}")
         path.with_name(f".{path.name}.tmp").symlink_to(outside / f"new{number}")
     before = contents(outside)
-    try:
-        WRITERS[writer]()
-    except InputError:
-        assert writer == "facts", "which are read before they are written"
+    WRITERS[writer]()
     assert contents(outside) == before
 
 

@@ -1,0 +1,118 @@
+"""Files beside runs.csv, changed in any part: a report is rendered, or a line names the file."""
+
+import copy
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from bench.common.errors import InputError
+from bench.plan.columns import NAMES, values_of
+from bench.plan.job import FILE
+from bench.report import drawing
+from bench.report.render import render
+from bench.results.exports import Figures, Form, exports_file
+from bench.results.facts import REFERENCES, DataFacts, FinalScore, Reference, facts_file
+from bench.results.rescoring import read_results
+from bench.results.rowfile import encode, record
+from bench.results.store import cell_folder, plan_file
+from tests.bench.results.test_hostile_results import JOB
+from tests.bench.synthetic_rows import cell, result_row
+from tests.hostile import check_line, examples
+
+ROWS = [result_row(cell("full", None, None, "off", seed), random.Random(seed)) for seed in (0, 1)]  # noqa: S311
+SCORES: Any = {"accuracy": (0.4, 0.3, 0.5)}
+FOUND = {"train": 2, "dev": 1, "shown": ["a b"]}
+PERCENTILES = {"50": 21, "100": 64}
+LENGTHS = {"unit": "tokens", "train": PERCENTILES, "dev": PERCENTILES, "step": 4, "counts": [1, 2]}
+KINDS = ("duplicates", "leaks", "near_duplicates", "near_leaks", "conflicts", "empty")
+CHECKS = {
+    **dict.fromkeys(KINDS, FOUND), "compared": 9, "distinct": 10, "encoding": {"broken": FOUND},
+    "lengths": [LENGTHS], "max_length": 64, "tokens_cut": 0.001,
+}  # fmt: skip
+FACTS = DataFacts.model_validate({
+    "task": "movies", "problem": "single_label", "source": "a.csv, b.csv", "classes": ["x", "y"],
+    "train": 2000, "dev": 1061, "class_counts": {"x": [1200, 600], "y": [800, 461]},
+    "checks": CHECKS, "tokens_of": "v",
+    "references": [Reference(name=n, about="a", train=2000, scores=SCORES) for n in REFERENCES],
+    "final": FinalScore(
+        setting="s", cell_id="c", seed=0, metric="accuracy", dev=0.5, test="t.csv", digest="d",
+        examples=10, scores=SCORES, at="2026-01-01",
+    ),
+})  # fmt: skip
+FORM = Form(name="onnx", format="onnx", size_mb=90, one_ms=3, batch_ms=50, score=0.5, changed=1,
+            largest_difference=0.1, libraries={"onnx": "1"})  # fmt: skip
+EXPORT = Figures(forms=(FORM,), metric="accuracy", examples=9, machine="m", threads=2, at="2026")
+FILES: dict[str, Any] = {
+    "data": {ROWS[0].data_digest: FACTS.model_dump(mode="json")},
+    "exports": {ROWS[0].cell_id: EXPORT.model_dump(mode="json")},
+    "plan": [{name: value for name, value in values_of(row).items() if value} for row in ROWS],
+    "cell": json.loads(JOB.to_json()),
+}
+VALUES = [None, True, -1, 0, 10**400, 1e308, 5e-324, float("nan"), "", "\ud800", "a\x1b[1m\u202eb", [],
+          {}, [[]]]  # fmt: skip
+
+
+def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value in a JSON document."""
+    yield place
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in items if isinstance(value, dict | list) else ():
+        yield from places(inner, (*place, key))
+
+
+@st.composite
+def changed(draw: st.DrawFn) -> tuple[str, Any]:
+    """A file's name and its content with a value replaced, removed, or under another key."""
+    name = draw(st.sampled_from([*FILES]))
+    *parents, last = draw(st.sampled_from([*places(FILES[name])][1:]))
+    document = copy.deepcopy(FILES[name])
+    inner = document
+    for key in parents:
+        inner = inner[key]
+    kind = draw(st.sampled_from(["replace"] * 4 + ["remove", "rename"]))
+    old = inner.pop(last) if kind != "replace" else None
+    if kind == "rename" and isinstance(inner, dict):
+        inner[draw(st.sampled_from(["", "x", "\ud800"]))] = old
+    elif kind == "replace":
+        inner[last] = draw(st.sampled_from(VALUES))
+    return name, document
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not drawn, which takes most of the time of a report."""
+    monkeypatch.setattr(drawing, "lay_out", lambda _figure: None)
+    monkeypatch.setattr(Figure, "savefig", lambda _figure, file, **_: file.write("<svg >"))
+
+
+@examples(60)
+@given(change=changed())
+def test_a_changed_file_is_refused_by_a_line_or_a_report_is_rendered(
+    tmp_path: Path, quick: None, change: tuple[str, Any]
+) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_bytes(record(NAMES) + b"".join(map(encode, ROWS)))
+    folder = cell_folder(path, ROWS[0].name, *ROWS[0].row_key)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"data": facts_file(path), "exports": exports_file(path), "plan": plan_file(path),
+             "cell": folder / FILE}  # fmt: skip
+    for name, content in (*FILES.items(), change):
+        files[name].write_text(json.dumps(content))
+    try:
+        results = read_results([path], None)
+        index = render(
+            results.rows, tmp_path / "reports", planned=results.planned, facts=results.facts,
+            exports=results.exports, predictions_of=results.predictions_of,
+            losses_of=results.losses_of,
+        )  # fmt: skip
+    except InputError as error:
+        check_line(str(error), files[change[0]])
+    else:
+        assert "</html>" in index.read_text("utf-8")
