@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.common.messages import LONGEST, last_error, one_line
+from bench.common.messages import CALLED, CONSOLE, LONGEST, as_called, echo, last_error, one_line
 
 TRACEBACK = """\
 Traceback (most recent call last):
@@ -53,3 +53,23 @@ def test_any_text_becomes_a_short_line(text):
 )
 def test_last_error(stderr, line):
     assert last_error(stderr) == line
+
+
+@pytest.mark.parametrize("err", [False, True])
+def test_nothing_that_is_printed_moves_the_cursor_or_reverses_text(capsys, err) -> None:
+    echo("a\x1b[2J\r\u202e\x9b\ud800é\tb\nc", err=err)
+    text = capsys.readouterr()[err]
+    assert text == r"a\x1b[2J\r\u202e\x9b\ud800é" + "\tb\nc\n"
+
+
+def test_commands_have_the_form_in_which_the_user_called_one(monkeypatch) -> None:
+    text = "see python -m bench.recommend. Or python -m bench.grid 'a; b'; python -m bench.worker x"
+    assert as_called(text) == text
+    monkeypatch.setenv(CALLED, CONSOLE)
+    expected = "see minbert-bench recommend. Or minbert-bench run 'a; b'; python -m bench.worker x"
+    assert as_called(text) == expected
+    assert as_called("python -m minbert.assets fetch") == "minbert-bench assets fetch"
+    assert (
+        as_called("python -m bench.executors.slurm.node x")
+        == "python -m bench.executors.slurm.node x"
+    )

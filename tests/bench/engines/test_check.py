@@ -174,7 +174,10 @@ def test_a_pickle_with_code_is_not_run(copied: Callable[..., Path], refusal: Ref
     folder = copied("roberta")
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Code()}))
-    assert "transformers can't load it" in refusal(folder, "full")
+    line = refusal(folder, "full")
+    assert "transformers can't load it" in line
+    assert "a pickle that holds more than tensors" in line
+    assert "weights_only" not in line, "torch's advice to switch the protection off"
 
 
 # Settings

@@ -142,6 +142,20 @@ def test_an_adapter_is_loaded_on_the_base_that_is_named(base: Path, tmp_path: Pa
     assert [line[1] for line in table(target.read_text())[1:]] == classes
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_names_of_classes_do_not_move_a_terminals_cursor(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    stdout = io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr(stdout, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr("sys.stdout", stdout)
+    with predict._output(None) as stream:
+        predict._csv_writer(stream, ["a\x1b[2J\u202e"])
+    text = stdout.buffer.getvalue().decode()
+    name = r"a\x1b[2J\u202e" if terminal else "a\x1b[2J\u202e"
+    assert text == f"row,prediction,p_{name}\n"
+
+
 def test_eight_bit_weights_are_loaded_by_name(base: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     folder = export(trained(base), tmp_path / "model", "onnx")

@@ -21,6 +21,14 @@ def test_a_text_on_a_terminal_is_no_markup(capsys: pytest.CaptureFixture[str]) -
     assert "[b]caption" in shown
 
 
+def test_very_many_rows_are_counted_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_tables([Table([Head("h", "h")], [[f"\x1b]0;\u202e{i}"] for i in range(50_000)])], [])
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) < 600
+    assert r"\x1b]0;\u202e499" in shown
+    assert "and 49,500 more" in shown
+
+
 def facts(rows: int, command: str = "python") -> Facts:
     table = Table([Head("h", "h")], [[f"row {row}"] for row in range(rows)], "All of them")
     return Facts(

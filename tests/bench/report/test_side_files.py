@@ -55,8 +55,10 @@ FILES: dict[str, Any] = {
     "plan": [{name: value for name, value in values_of(row).items() if value} for row in ROWS],
     "cell": json.loads(JOB.to_json()),
 }
-VALUES = [None, True, -1, 0, 10**400, 1e308, 5e-324, float("nan"), "", "\ud800", "a\x1b[1m\u202eb", [],
-          {}, [[]]]  # fmt: skip
+VALUES = [
+    None, True, -1, 0, 10**400, 1e308, 5e-324, float("nan"), "", "\ud800", "a\x1b[1m\u202eb",
+    [], {}, [[]],
+]  # fmt: skip
 
 
 def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

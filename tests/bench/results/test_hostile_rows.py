@@ -105,6 +105,25 @@ def test_a_field_is_read_as_it_is_written_or_named(tmp_path: Path, name: str, te
         assert abs(float(value)) < LARGEST
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("device", "cuda:1;touch x;echo "), ("device", "cuda:0,cuda:1"), ("peak_rss_mib", "0"),
+        ("ms_per_1k_tokens", "-0.0"), ("learning_rate", "-1"), ("train_s", "1e-320"),
+    ],
+)  # fmt: skip
+def test_a_value_that_no_cell_has_is_named_by_line_and_column(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    path = tmp_path / "runs.csv"
+    fields = next(csv.reader([encode(ROWS[0]).decode()]))
+    fields[NAMES.index(name)] = text
+    path.write_bytes(record(NAMES) + record(fields))
+    with pytest.raises(InputError) as caught:
+        read_rows(path, silent)
+    check_line(str(caught.value), f"{path}, line 2: {name}: ")
+
+
 @pytest.mark.parametrize("name", ["train_s", "rank", "attempt", "dev_score", "seed"])
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e31", "1e999", "9" * 5000, "x" * 10**6])
 def test_a_number_that_can_not_be_is_named_by_line_and_column(
