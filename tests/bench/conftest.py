@@ -58,6 +58,15 @@ def grid(tmp_path: Path, tiny_checkpoint: Path) -> GridRuns:
     return GridRuns(tmp_path, tiny_checkpoint)
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not drawn, which takes most of the time of a report."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr("bench.report.drawing.lay_out", lambda _figure: None)
+    monkeypatch.setattr(Figure, "savefig", lambda _figure, file, **_: file.write("<svg >"))
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A real browser, without a network."""

@@ -30,15 +30,15 @@ WRITERS: dict[str, Callable[[], object]] = {
 }
 
 
-def results(folder: Path, rows: int = 4) -> None:
+def results(folder: Path) -> None:
     """Rows in a folder, which becomes that of commands."""
-    lines = [encode(row) for row in synthetic_rows(rows)]
+    lines = [encode(row) for row in synthetic_rows(2)]
     (folder / "runs.csv").write_bytes(record(NAMES) + b"".join(lines))
     (folder / "new.csv").write_bytes(record(NAMES) + b"".join(lines))
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_files_are_written_in_place_of_links(tmp_path, monkeypatch, writer):
+def test_files_are_written_in_place_of_links(tmp_path, monkeypatch, undrawn, writer):
     folder, outside = tmp_path / "results", tmp_path / "outside"
     (folder / "reports" / "figures").mkdir(parents=True)
     outside.mkdir()

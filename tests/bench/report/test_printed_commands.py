@@ -103,7 +103,7 @@ def printed(main, *arguments: str, capsys) -> str:
     return "".join(capsys.readouterr())
 
 
-def test_no_text_of_a_row_runs_in_a_printed_command(tmp_path, monkeypatch, capsys, shell):
+def test_no_text_of_a_row_runs_in_a_printed_command(tmp_path, monkeypatch, undrawn, capsys, shell):
     monkeypatch.chdir(tmp_path)
     columns = accepted(tmp_path)
     assert {"model", "task", "grid", "message", "machine"} <= {*columns}
