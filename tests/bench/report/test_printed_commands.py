@@ -40,9 +40,12 @@ ROWS = [
 
 def write(path: Path, columns: Iterable[str]) -> None:
     """Write the rows with hostile text in some columns, and facts with such text."""
-    fields = [
-        [HOSTILE if name in columns else format_value(row[name]) for name in NAMES] for row in ROWS
-    ]
+    texts = dict.fromkeys(columns, HOSTILE)
+    fields = []
+    for number, row in enumerate(ROWS):
+        if "cell_id" in texts:  # else they were attempts at one cell
+            texts["cell_id"] = f"{HOSTILE}{number}"
+        fields.append([texts.get(name, format_value(row[name])) for name in NAMES])
     path.write_bytes(record(NAMES) + b"".join(map(record, fields)))
     facts = DataFacts(
         task=HOSTILE, problem="single_label", source=f"{HOSTILE}, {HOSTILE}", train=9, dev=1
