@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from bench.analysis.effects import effects
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import COSTS, rank_effect
+from bench.common.messages import printable
 from bench.plan.columns import BY_NAME, NAMES, REQUIRED, VALUES
 from bench.plan.rows import Row
 from bench.report import cells, lead, tables
@@ -115,7 +116,7 @@ def test_commands_take_texts_as_words(folder: Path) -> None:
             assert "\n" not in line
             words = shlex.split(line)
             assert words[:2] == ["python", "-m"]
-            joined = " ".join(text.split())
+            joined = printable(" ".join(text.split()))
             assert joined in words
             assert not {";", "|", "&"} & {*words}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bench.common.errors import InputError
@@ -66,6 +66,19 @@ def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
         yield from places(inner, (*place, key))
 
 
+def with_value(value: Any, name: str, *place: Any) -> tuple[str, Any]:
+    """A file's name and its content with another value in a place."""
+    document = copy.deepcopy(FILES[name])
+    inner = document
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    return name, document
+
+
+DATA = ROWS[0].data_digest
+
+
 @st.composite
 def changed(draw: st.DrawFn) -> tuple[str, Any]:
     """A file's name and its content with a value replaced, removed, or under another key."""
@@ -84,6 +97,9 @@ def changed(draw: st.DrawFn) -> tuple[str, Any]:
     return name, document
 
 
+@example(change=with_value([1], "data", DATA, "class_counts", "x"), renders=True)
+@example(change=with_value("\ud800", "data", DATA, "references", 0, "about"), renders=True)
+@example(change=with_value(10**400, "data", DATA, "train"), renders=True)
 @examples(150)
 @given(change=changed(), renders=st.sampled_from([False] * 9 + [True]))
 def test_a_changed_file_is_refused_by_a_line_or_a_report_is_rendered(
