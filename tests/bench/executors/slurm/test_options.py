@@ -69,6 +69,7 @@ def test_a_script(tmp_path, monkeypatch):
         '#SBATCH --comment="a \\"b\\""',
         f"cd {tmp_path} || exit 74",
         f"[ -x {sys.executable} ] || exit 73",
+        "export PYTHONSAFEPATH=1",
         f"export PYTHONPATH={Path(options.__file__).parents[3]}${{PYTHONPATH:+:$PYTHONPATH}}",
         f"exec {sys.executable} -m bench.executors.slurm.node 'a b'",
     ]
