@@ -9,7 +9,6 @@ from typing import Final
 import click
 
 CONSOLE: Final = "minbert-bench"
-"""The console command."""
 CALLED: Final = "MINBERT_BENCH_CALLED"
 """Environment: by which command this process, or the one that started it, was called."""
 _MODULE: Final = re.compile(r"\bpython -m (?:bench|minbert)\.(?!worker\b)([a-z]+)\b(?!\.\w)")

@@ -35,15 +35,10 @@ def lines(examined: Examined, encoding: str | None) -> list[str]:
         f"{sign}{arrow}".encode(encoding)
     except UnicodeEncodeError:
         sign, arrow = _WORDS[finding.verdict], "->"
-    texts = [f"{sign} {examined.check.name:{_WIDTH}} {_line(finding.summary)}"]
+    texts = [f"{sign} {examined.check.name:{_WIDTH}} {' '.join(finding.summary.split())}"]
     if finding.remedy:
-        texts.append(f"{'':{len(sign) + 1}}{arrow} {_line(finding.remedy)}")
+        texts.append(f"{'':{len(sign) + 1}}{arrow} {' '.join(finding.remedy.split())}")
     return [text.encode(encoding, "replace").decode(encoding) for text in texts]
-
-
-def _line(text: str) -> str:
-    """A text as one line, without characters that move a terminal's cursor."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def trusted(examination: Examination) -> bool | None:

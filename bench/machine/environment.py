@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Final
 
+from bench.common.messages import CALLED
+
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 ORDER: Final = "CUDA_DEVICE_ORDER"
 BY_BUS: Final = "PCI_BUS_ID"
@@ -80,7 +82,7 @@ def worker_environment(
     tunables = inherited.get(_TUNABLES, "")
     if tuned and _MALLOC not in tunables:
         tunables = ":".join(filter(None, (tunables, _ALLOCATOR)))
-    kept = {name: value for name, value in inherited.items() if name not in DROPPED}
+    kept = {name: value for name, value in inherited.items() if name not in (*DROPPED, CALLED)}
     return {
         **kept,
         **({_TUNABLES: tunables} if tunables else {}),

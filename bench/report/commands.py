@@ -59,11 +59,7 @@ def options_of(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({
 
 
 def command_of(group: Group, setting: Setting, options: Sequence[str]) -> str:
-    """The command line that repeats the cells of a setting.
-
-    Args:
-        options: those of `options_of`.
-    """
+    """The command line that repeats the cells of a setting, with the options of `options_of`."""
     axes = [name for name in AXES if name not in ("seed", "fold")]
     return _again(group, setting.rows[0], options, axes)
 

@@ -113,10 +113,8 @@ def html_environment() -> Environment:
 
 
 def policy(*scripts: str) -> str:
-    """The Content-Security-Policy of a page that runs these scripts alone and loads nothing.
-
-    Styles stand in the page and in attributes of its figures, which have no hash of their own.
-    """
+    """The Content-Security-Policy of a page that runs these scripts alone and loads nothing; styles
+    stand in attributes of its figures too, which have no hash."""
     digests = (b64encode(sha256(script.encode()).digest()).decode() for script in scripts)
     sources = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
     return (

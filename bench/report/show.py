@@ -16,7 +16,6 @@ Rows = Sequence[Mapping[str, Any]]
 _WIDTH: Final = 200
 """Characters of a line if stdout is no terminal."""
 _MOST: Final = 500
-"""Rows of a table that are printed."""
 
 
 def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:

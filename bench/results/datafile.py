@@ -44,11 +44,7 @@ def read_models(path: Path, model: type[Model], content: str) -> dict[str, Model
 
 
 def _number(text: str) -> float:
-    """A number of JSON.
-
-    Raises:
-        ValueError: for one that nothing measured could be.
-    """
+    """A number of JSON; ValueError for one that nothing measured could be."""
     value = float(text) if {*text} & {*".eE"} else int(text)
     if not abs(value) < LARGEST:
         raise ValueError(f"{text[:20]} is out of range")

@@ -94,8 +94,8 @@ def rebuild(path: Path) -> tuple[int, int, list[str]]:
     restored.sort(key=lambda row: (row.finished_at or row.started_at or "", row.row_key))
     if problems:
         write_atomically(path.with_name(f"{path.name}.before"), path.read_bytes())
-    path = path.resolve()  # it may be a link, unlike what is written beside it
-    write_atomically(path, record(NAMES) + b"".join(map(encode, [*rows, *restored])))
+    every = b"".join(map(encode, [*rows, *restored]))
+    write_atomically(path.resolve(), record(NAMES) + every)  # the CSV may be a link
     return len(rows), len(restored), problems
 
 
