@@ -8,7 +8,7 @@ from adapters.methods import ADAPTER_MODES
 from adapters.names import in_order
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
-from bench.analysis.verdicts import Objective, column, compare
+from bench.analysis.verdicts import Objective, compare
 from bench.stats.intervals import Interval
 
 
@@ -36,25 +36,28 @@ class Effects:
 
 def effects(group: Group, cost: Objective) -> list[Effects]:
     """The effects of each adapter mode, layer set and kind of AMP."""
-    name, base = column(group, cost), group.baseline
-    unit = _cost(base, name) if base else None
-    if unit is None:
+    base = group.baseline
+    if base is None:
         return []
+    gaps = {id(s): compare(group, cost, s, base) for s in group.usual}
+    ratios = {place: gap.value for place, gap in gaps.items() if gap}
     settings = [s for s in group.usual if not s.unfreezes and not s.options]
     amps = sorted({s.amp for s in group.settings} - {"off"})
     results = []
     layer_sets = in_order(s.layers for s in settings if s.layers is not None)
     for amp, mode, layers in product(amps, ADAPTER_MODES, layer_sets):
         full = [s for s in settings if s.mode == "full" and s.amp == amp]
-        alone = next((value for s in full if (value := _cost(s, name))), None)
+        alone = next((ratios[id(s)] for s in full if id(s) in ratios), None)
         adapted = [s for s in settings if (s.mode, s.layers) == (mode, layers)]
-        off = {s.rank: v for s in adapted if s.amp == "off" and (v := _cost(s, name))}
-        on = {s.rank: v for s in adapted if s.amp == amp and (v := _cost(s, name))}
+        off, on = (
+            {s.rank: ratios[id(s)] for s in adapted if s.amp == kind and id(s) in ratios}
+            for kind in ("off", amp)
+        )
         ranks = off.keys() & on.keys()
         if alone is None or not ranks:
             continue
-        adapter, both = (geometric_mean(side[r] / unit for r in ranks) for side in (off, on))
-        results.append(Effects(mode, layers, amp, len(ranks), alone / unit, adapter, both))
+        adapter, both = (geometric_mean(side[r] for r in ranks) for side in (off, on))
+        results.append(Effects(mode, layers, amp, len(ranks), alone, adapter, both))
     return results
 
 
@@ -71,8 +74,3 @@ def amp_ratios(group: Group, cost: Objective) -> list[tuple[Setting, Interval]]:
         if setting.amp != "off" and twin and (ratio := compare(group, cost, setting, twin)):
             ratios.append((setting, ratio))
     return ratios
-
-
-def _cost(setting: Setting, name: str) -> float | None:
-    estimate = setting.estimate(name)
-    return estimate.value if estimate and estimate.value > 0 else None

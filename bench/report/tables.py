@@ -167,6 +167,11 @@ def settings_table(group: Group) -> Table:
     heads, rows = _filled(columns, group.settings)
     marks = ["baseline" if s is group.baseline else "" for s in group.settings[:MOST_SETTINGS]]
     caption = "Every setting against full fine-tuning in fp32, its seeds averaged."
+    if any(s.of_seeds(column(group, cost)) for s in group.settings[:1] for cost in COSTS):
+        caption += (
+            " Ratios are over the seeds that both ran with. Memory and time of a setting that "
+            "lacks seeds are corrected by how these cost the settings that have them."
+        )
     return Table(heads, rows, caption, marks, folded=True, total=len(group.settings))
 
 
@@ -271,7 +276,7 @@ def kinds_table(group: Group) -> Table:
         for cost, value in zip(COSTS, own, strict=False)
         if value
     )
-    caption = f"× is against {BASE}{f' ({of})' if of else ''}."
+    caption = f"× is against {BASE}{f' ({of})' if of else ''}, over the seeds that both ran with."
     return Table(heads, [[*kind, *row(s)] for kind, s in kinds.items()], caption)
 
 
