@@ -306,7 +306,7 @@ class Setting:
         is_joined = self.values.keys() == self.runs.keys() or not all(
             row.has_score for run in runs for row in run
         )
-        if self.folds is not None and is_joined:
+        if is_joined and seed in self.values:
             return score_of(runs[0][0].dev_metric or "", [self.values[seed]])
         return _mean_interval([_mean_of_folds(run) for run in runs])
 

@@ -191,6 +191,19 @@ def spread(values: NDArray[np.float64]) -> Spread:
     )
 
 
+def around_correlation(over: Spread) -> tuple[float, float]:
+    """Both ends of the interval of a correlation, from its examples' influences.
+
+    On the scale of Fisher's z, and at least as wide as for normal numbers: those with heavy tails
+    need a wider one.
+    """
+    least, inside = fisher(over.mean, over.examples), 1 - over.mean**2
+    if over.examples < 4 or inside <= 0:
+        return least
+    z, half = math.atanh(over.mean), over.half_width() / inside
+    return min(least[0], math.tanh(z - half)), max(least[1], math.tanh(z + half))
+
+
 def difference(a: Interval, b: Interval) -> Interval:
     """a − b from their intervals, by MOVER (Newcombe 1998; Zou and Donner 2008).
 
