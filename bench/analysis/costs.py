@@ -31,7 +31,7 @@ def cost_of(group: Group, setting: Setting, need: Need) -> float | None:
         estimate = setting.estimate(group.memory_column)
         return None if estimate is None else estimate.value
     if need == "time":
-        return _training(setting) if setting.encoder else _time(setting)
+        return _time(setting)
     if need == "size":
         is_whole = trains_encoder(setting.mode, setting.layers) or setting.mode == BITFIT
         count = _mean(
@@ -45,16 +45,11 @@ def cost_of(group: Group, setting: Setting, need: Need) -> float | None:
 
 
 def _time(setting: Setting) -> float | None:
-    estimate = setting.estimate("ms_per_1k_tokens")
-    tokens = _mean([row.tokens_total for row in setting.ok])
-    if estimate is None or tokens is None:
-        return _training(setting)
-    return estimate.value * tokens / 1e6
-
-
-def _training(setting: Setting) -> float | None:
-    estimate = setting.estimate("train_s")
-    return None if estimate is None else estimate.value
+    rate, tokens = setting.estimate("ms_per_1k_tokens"), _mean([r.tokens_total for r in setting.ok])
+    if rate is None or tokens is None or setting.encoder:
+        whole = setting.estimate("train_s")
+        return None if whole is None else whole.value
+    return rate.value * tokens / 1e6
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -37,27 +37,25 @@ class Effects:
 def effects(group: Group, cost: Objective) -> list[Effects]:
     """The effects of each adapter mode, layer set and kind of AMP."""
     base = group.baseline
-    if base is None:
-        return []
-    gaps = {id(s): compare(group, cost, s, base) for s in group.usual}
-    ratios = {place: gap.value for place, gap in gaps.items() if gap}
-    settings = [s for s in group.usual if not s.unfreezes and not s.options]
-    amps = sorted({s.amp for s in group.settings} - {"off"})
-    results = []
+    settings = [s for s in group.usual if base and not s.unfreezes and not s.options]
+    ratios = {
+        (s.mode, s.layers, s.amp, s.rank): ratio.value
+        for s in reversed(settings)
+        if base and (ratio := compare(group, cost, s, base))
+    }
+    amps = sorted({s.amp for s in settings} - {"off"})
     layer_sets = in_order(s.layers for s in settings if s.layers is not None)
+    ranks = {s.rank for s in settings}
+    results = []
     for amp, mode, layers in product(amps, ADAPTER_MODES, layer_sets):
-        full = [s for s in settings if s.mode == "full" and s.amp == amp]
-        alone = next((ratios[id(s)] for s in full if id(s) in ratios), None)
-        adapted = [s for s in settings if (s.mode, s.layers) == (mode, layers)]
-        off, on = (
-            {s.rank: ratios[id(s)] for s in adapted if s.amp == kind and id(s) in ratios}
-            for kind in ("off", amp)
-        )
-        ranks = off.keys() & on.keys()
-        if alone is None or not ranks:
-            continue
-        adapter, both = (geometric_mean(side[r] for r in ranks) for side in (off, on))
-        results.append(Effects(mode, layers, amp, len(ranks), alone, adapter, both))
+        alone = ratios.get(("full", None, amp, None))
+        pairs = [
+            [ratios.get((mode, layers, kind, rank)) for kind in ("off", amp)] for rank in ranks
+        ]
+        known = [(off, on) for off, on in pairs if off and on]
+        if alone is not None and known:
+            adapter, both = map(geometric_mean, zip(*known, strict=True))
+            results.append(Effects(mode, layers, amp, len(known), alone, adapter, both))
     return results
 
 

@@ -65,7 +65,7 @@ def encoders_of(groups: Sequence[Group]) -> Encoders | None:
     }
     rows = tuple(row for group in nearest for row in group.rows)
     every = [(name, s) for name, group in by_name.items() for s in group.settings]
-    of_seeds = cache(partial(effects_of_seeds, [s.rows for _, s in every]))
+    of_seeds = cache(partial(effects_of_seeds, [s for _, s in every]))
     settings = tuple(replace(s, encoder=name, of_seeds=of_seeds) for name, s in every)
     return Encoders(by_name, EncoderGroup(rows, settings))
 

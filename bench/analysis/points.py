@@ -44,8 +44,8 @@ def settings_of(
     rates = Counter(key[:but_rates] for key in points)
     frozen_types = Counter(key[:axes] for key in {key[: axes + 1] for key in points})
     between = cache(partial(between_processes, rows))
-    of_seeds = cache(partial(effects_of_seeds, list(points.values())))
-    settings = []
+    settings: list[Setting] = []
+    of_seeds = cache(partial(effects_of_seeds, settings))
     for key, members in points.items():
         row = members[0]
         settings.append(

@@ -65,19 +65,16 @@ def between_processes(rows: Iterable[Row], column: str) -> Std | None:
     return measured
 
 
-def effects_of_seeds(settings: Sequence[Sequence[Row]], column: str) -> Mapping[Place, float]:
+def effects_of_seeds(settings: "Sequence[Setting]", column: str) -> Mapping[Place, float]:
     """The values of a column at each seed and fold, relative to those at the others.
 
-    By least squares of logarithms over the settings, each the rows of one; empty where all ran
-    with the same.
+    By least squares of logarithms over the settings; empty where all ran with the same.
     """
-    value_of = attrgetter(column)
     logs: dict[tuple[int, Place], list[float]] = {}
-    for i, rows in enumerate(settings):
-        for row in rows:
-            value = number(value_of(row))
-            if row.is_ok and value is not None and value > 0:
-                logs.setdefault((i, place_of_run(row)[:2]), []).append(log(value))
+    for i, setting in enumerate(settings):
+        for run, value in setting.by_run(column).items():
+            if value > 0:
+                logs.setdefault((i, run[:2]), []).append(log(value))
     places = sorted({place for _, place in logs})
     if len(logs) == len({i for i, _ in logs}) * len(places):
         return {}

@@ -56,14 +56,8 @@ def lead(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) ->
     )
     task = TASKS.get(str(group.shared("task")))
     notes = [f"{note[:1].upper()}{note[1:]}." for note in (task.notes if task else ())]
-    about = [
-        _metric(group, facts),
-        _overall(group),
-        _joined(group),
-        _caps(group, facts),
-        _cut(group),
-    ]
-    lines = [first, *about, *notes, machine, _elsewhere(group)]
+    about = [*(of(group) for of in (_overall, _joined)), _caps(group, facts), _cut(group)]
+    lines = [first, _metric(group, facts), *about, *notes, machine, _elsewhere(group)]
     return [line for line in lines if line]
 
 

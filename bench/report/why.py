@@ -69,13 +69,10 @@ def why_section(
         pick: the recommended setting.
     """
     settings = representatives(group, pick)
-    common = (
-        set.intersection(*(s.places(group.memory_column) for s in settings)) if settings else ()
-    )
+    common = set.intersection(*[s.places(group.memory_column) for s in settings] or [set()])
     bars = [
         _Bar(s, _name(s), {"memory": memory_parts(group, own), "time": step_parts(group, own)})
-        for s in settings
-        for own in [s.at(common) if common else s]
+        for s, own in [(s, s.at(common) if common else s) for s in settings]
     ]
     costs = [cost for cost in COSTS if any(bar.parts[cost] for bar in bars)]
     if not costs:
