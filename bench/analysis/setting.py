@@ -75,12 +75,12 @@ def effects_of_seeds(settings: "Sequence[Setting]", column: str) -> Mapping[Plac
         for run, value in setting.by_run(column).items():
             if value > 0:
                 logs.setdefault((i, run[:2]), []).append(log(value))
-    places = sorted({place for _, place in logs})
+    places = {place: number for number, place in enumerate(sorted({place for _, place in logs}))}
     if len(logs) == len({i for i, _ in logs}) * len(places):
         return {}
     has, sums = np.zeros((2, len(settings), len(places)))
     for (i, place), values in logs.items():
-        has[i, places.index(place)], sums[i, places.index(place)] = 1.0, fmean(values)
+        has[i, places[place]], sums[i, places[place]] = 1.0, fmean(values)
     share = has / np.maximum(has.sum(axis=1, keepdims=True), 1.0)
     normal = np.diag(has.sum(axis=0)) - share.T @ has
     # of many solutions the shortest: no effect where no setting connects a place with others

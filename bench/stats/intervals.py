@@ -98,16 +98,13 @@ def mean_t(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True)
 class Spread:
-    """The mean of numbers over seeds and examples, and their variances, from the two-way layout of
-    both with interaction.
+    """The mean of numbers over seeds and examples, and the variances of their two-way layout.
 
     Attributes:
         mean: mean over all S seeds and N examples.
-        of_seeds: variance between the seeds' means, which has the interaction in it; None with one
-            seed.
-        of_examples: variance between examples without the interaction, which more seeds do not
-            reduce; with one seed, where the interaction is not known, both. Together they are at
-            least `UNSEEN` / N.
+        of_seeds: variance between the seeds' means, with the interaction; None with one seed.
+        of_examples: variance between examples, which more seeds do not reduce; with one seed it
+            has the interaction in it. Both together are at least `UNSEEN` / N.
         seeds, examples: S and N.
         interaction: variance of the interaction; divided by N, the least that seeds' means vary.
         pooled: degrees of freedom of `of_seeds` where it is pooled over several settings.
@@ -177,10 +174,8 @@ def spread(values: NDArray[np.float64]) -> Spread:
     seeds, examples = values.shape
     by_seed, by_example = values.mean(axis=1), values.mean(axis=0)
     seen = float(by_example.var(ddof=1)) if examples > 1 else 0.0
-    interaction = 0.0
-    if min(seeds, examples) > 1:
-        rest = values - by_seed[:, None] - by_example + values.mean()
-        interaction = float((rest**2).sum()) / ((seeds - 1) * (examples - 1))
+    rest = values - by_seed[:, None] - by_example + values.mean()
+    interaction = float((rest**2).sum()) / max((seeds - 1) * (examples - 1), 1)
     return Spread(
         mean=float(values.mean()),
         of_seeds=float(by_seed.var(ddof=1)) if seeds > 1 else None,
