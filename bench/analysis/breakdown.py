@@ -48,32 +48,35 @@ class Breakdown:
 
 
 def memory_parts(group: Group, setting: Setting) -> Breakdown | None:
-    """The parts of the peak in the group's main column of memory; None where one is unknown."""
-    peak = setting.estimate(group.memory_column)
+    """The parts of the peak in the group's main column of memory, over the runs in which all are
+    known; None without any."""
     on_cpu = group.memory_column == "peak_rss_mib"
     names = tuple(f"{name}_mib" for name in OWNERS)
-    libraries = ("imports_anon_mib", "peak_rss_mib", "peak_anon_mib") if on_cpu else ()
-    rows = _complete(setting, (*names, *libraries))
-    if peak is None or not rows:
+    libraries = ("imports_anon_mib", "peak_anon_mib") if on_cpu else ()
+    rows = _complete(setting, (*names, group.memory_column, *libraries))
+    if not rows:
         return None
     parts = {}
     if on_cpu:
-        parts[LIBRARIES] = fmean(imports + rss - anon for *_, imports, rss, anon in rows)
+        parts[LIBRARIES] = fmean(imports + rss - anon for *_, rss, imports, anon in rows)
     parts |= {name: fmean(row[i] for row in rows) for i, name in enumerate(OWNERS)}
-    rest = peak.value - sum(parts.values())
-    return Breakdown(peak.value, {**parts, REST: max(rest, 0.0)}, max(-rest, 0.0))
+    peak = fmean(row[len(OWNERS)] for row in rows)
+    rest = peak - sum(parts.values())
+    return Breakdown(peak, {**parts, REST: max(rest, 0.0)}, max(-rest, 0.0))
 
 
 def step_parts(group: Group, setting: Setting) -> Breakdown | None:
     """The parts of the time in the group's main column of time; None where they are unknown."""
-    time = setting.estimate(group.time_column)
+    times = setting.by_run(group.time_column).values()
     rows = _complete(setting, [f"{name}_ms" for name in STEP])
     whole = sum(map(sum, rows))
-    if time is None or whole <= 0:
+    if not times or whole <= 0:
         return None
-    shares = [sum(times) / whole for times in zip(*rows, strict=True)]
-    parts = {name: time.value * share for name, share in zip(STEP, shares, strict=True)}
-    return Breakdown(time.value, parts)
+    parts = {
+        name: fmean(times) * sum(of_part) / whole
+        for name, of_part in zip(STEP, zip(*rows, strict=True), strict=True)
+    }
+    return Breakdown(fmean(times), parts)
 
 
 def _complete(setting: Setting, names: Sequence[str]) -> list[list[float]]:

@@ -19,6 +19,9 @@ def cost_of(group: Group, setting: Setting, need: Need) -> float | None:
     """A cost of a setting: memory in MiB, the time of one training in seconds, the size in MB of
     the file that is shipped with the base model, or the number of trained parameters.
 
+    Memory and time are those over all seeds and folds of the group (`Setting.estimate`), so that
+    settings with other seeds can be ordered.
+
     The time is that of training's steps on all its tokens; where these were not counted, as in old
     rows, and among several encoders, that of the whole training. The file has what differs from the
     base: adapter and head, or the whole model where the rest of the encoder trains too, or its
@@ -28,7 +31,7 @@ def cost_of(group: Group, setting: Setting, need: Need) -> float | None:
         estimate = setting.estimate(group.memory_column)
         return None if estimate is None else estimate.value
     if need == "time":
-        return _mean([r.train_s for r in setting.ok]) if setting.encoder else _time(setting)
+        return _time(setting)
     if need == "size":
         is_whole = trains_encoder(setting.mode, setting.layers) or setting.mode == BITFIT
         count = _mean(
@@ -42,11 +45,11 @@ def cost_of(group: Group, setting: Setting, need: Need) -> float | None:
 
 
 def _time(setting: Setting) -> float | None:
-    estimate = setting.estimate("ms_per_1k_tokens")
-    tokens = _mean([row.tokens_total for row in setting.ok])
-    if estimate is None or tokens is None:
-        return _mean([row.train_s for row in setting.ok])
-    return estimate.value * tokens / 1e6
+    rate, tokens = setting.estimate("ms_per_1k_tokens"), _mean([r.tokens_total for r in setting.ok])
+    if rate is None or tokens is None or setting.encoder:
+        whole = setting.estimate("train_s")
+        return None if whole is None else whole.value
+    return rate.value * tokens / 1e6
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -8,7 +8,7 @@ from adapters.methods import ADAPTER_MODES
 from adapters.names import in_order
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
-from bench.analysis.verdicts import Objective, column, compare
+from bench.analysis.verdicts import Objective, compare
 from bench.stats.intervals import Interval
 
 
@@ -36,25 +36,26 @@ class Effects:
 
 def effects(group: Group, cost: Objective) -> list[Effects]:
     """The effects of each adapter mode, layer set and kind of AMP."""
-    name, base = column(group, cost), group.baseline
-    unit = _cost(base, name) if base else None
-    if unit is None:
-        return []
-    settings = [s for s in group.usual if not s.unfreezes and not s.options]
-    amps = sorted({s.amp for s in group.settings} - {"off"})
-    results = []
+    base = group.baseline
+    settings = [s for s in group.usual if base and not s.unfreezes and not s.options]
+    ratios = {
+        (s.mode, s.layers, s.amp, s.rank): ratio.value
+        for s in reversed(settings)
+        if base and (ratio := compare(group, cost, s, base))
+    }
+    amps = sorted({s.amp for s in settings} - {"off"})
     layer_sets = in_order(s.layers for s in settings if s.layers is not None)
+    ranks = {s.rank for s in settings}
+    results = []
     for amp, mode, layers in product(amps, ADAPTER_MODES, layer_sets):
-        full = [s for s in settings if s.mode == "full" and s.amp == amp]
-        alone = next((value for s in full if (value := _cost(s, name))), None)
-        adapted = [s for s in settings if (s.mode, s.layers) == (mode, layers)]
-        off = {s.rank: v for s in adapted if s.amp == "off" and (v := _cost(s, name))}
-        on = {s.rank: v for s in adapted if s.amp == amp and (v := _cost(s, name))}
-        ranks = off.keys() & on.keys()
-        if alone is None or not ranks:
-            continue
-        adapter, both = (geometric_mean(side[r] / unit for r in ranks) for side in (off, on))
-        results.append(Effects(mode, layers, amp, len(ranks), alone / unit, adapter, both))
+        alone = ratios.get(("full", None, amp, None))
+        pairs = [
+            [ratios.get((mode, layers, kind, rank)) for kind in ("off", amp)] for rank in ranks
+        ]
+        known = [(off, on) for off, on in pairs if off and on]
+        if alone is not None and known:
+            adapter, both = map(geometric_mean, zip(*known, strict=True))
+            results.append(Effects(mode, layers, amp, len(known), alone, adapter, both))
     return results
 
 
@@ -71,8 +72,3 @@ def amp_ratios(group: Group, cost: Objective) -> list[tuple[Setting, Interval]]:
         if setting.amp != "off" and twin and (ratio := compare(group, cost, setting, twin)):
             ratios.append((setting, ratio))
     return ratios
-
-
-def _cost(setting: Setting, name: str) -> float | None:
-    estimate = setting.estimate(name)
-    return estimate.value if estimate and estimate.value > 0 else None

@@ -36,10 +36,11 @@ def compare(group: Group, objective: Objective, a: Setting, b: Setting) -> Inter
     """a against b: a ratio for memory and time, a difference for the score.
 
     Scores are paired over dev examples and seeds where predictions are stored, else over the seeds
-    that both have, if there are at least two. Costs are paired over the runs that both have (seed,
-    fold, repeat and version of the code), if these have at least two seeds or folds, or three
-    repeats of one.
-    Without pairs the result follows from the intervals of both. None where one was not measured.
+    that both have, if there are at least two; else the result follows from the intervals of both.
+    Costs are paired over the runs that both have (seed, fold, repeat and version of the code), if
+    these have at least two seeds or folds, or three repeats of one; else the result follows from
+    the intervals of both over the seeds and folds that both have.
+    None where one was not measured, and for costs without a common seed and fold.
     """
     name = column(group, objective)
     key = (name, id(a), id(b))
@@ -49,6 +50,9 @@ def compare(group: Group, objective: Objective, a: Setting, b: Setting) -> Inter
 
 
 def _compare(name: str, objective: Objective, a: Setting, b: Setting) -> Interval | None:
+    if objective != "score":
+        common = a.places(name) & b.places(name)
+        a, b = a.at(common), b.at(common)
     one, two = a.estimate(name), b.estimate(name)
     if one is None or two is None or (objective != "score" and min(one.value, two.value) <= 0):
         return None

@@ -19,6 +19,7 @@ class Metric:
         in_points: whether differences are told in points, hundredths, as in "2 points of accuracy".
         lowest: a bound from below; `bounded`: whether 1 is one from above.
         needs_logits: whether it takes logits, where others take predicted classes.
+        by_class: whether a class counts as much with few examples as with many.
         margin: how much worse than another a score may be, interval included, to count as no
             worse; of a metric in the unit of the labels a share of the other score.
     """
@@ -31,6 +32,7 @@ class Metric:
     lowest: float = 0.0
     bounded: bool = True
     needs_logits: bool = False
+    by_class: bool = False
     margin: float = 0.02
 
     def gain(self, value: float) -> float:
@@ -58,22 +60,25 @@ METRICS: Final = {
     "accuracy": Metric(
         "accuracy", _ONE, "share of examples whose class is predicted right", in_points=True),
     "balanced_accuracy": Metric(
-        "balanced accuracy", _ONE, "mean recall over the classes", in_points=True),
+        "balanced accuracy", _ONE, "mean recall over the classes", in_points=True,
+        by_class=True),
     "macro_f1": Metric(
         "macro F1", (SINGLE_LABEL, MULTI_LABEL), "mean F1 over the classes, or over the labels",
-        in_points=True),
+        in_points=True, by_class=True),
     "weighted_f1": Metric(
         "weighted F1", _ONE, "mean F1 over the classes, weighted by their numbers of examples",
         in_points=True),
     "micro_f1": Metric(
         "micro F1", (MULTI_LABEL,), "F1 over the decisions on all labels together", in_points=True),
-    "mcc": Metric("Matthews correlation", _ONE, "Matthews correlation coefficient", lowest=-1.0),
+    "mcc": Metric(
+        "Matthews correlation", _ONE, "Matthews correlation coefficient", lowest=-1.0,
+        by_class=True),
     "auroc": Metric(
         "AUROC", _ONE, "area under the ROC curve; of more than two classes, the mean of each "
-        "against the rest", needs_logits=True),
+        "against the rest", needs_logits=True, by_class=True),
     "average_precision": Metric(
         "average precision", _ONE, "average precision of the second class; of more than two, the "
-        "mean of each against the rest", needs_logits=True),
+        "mean of each against the rest", needs_logits=True, by_class=True),
     "pearson": Metric("Pearson correlation", _NUMBERS, "Pearson correlation", lowest=-1.0),
     "spearman": Metric(
         "Spearman correlation", _NUMBERS, "Pearson correlation of the ranks", lowest=-1.0),

@@ -18,7 +18,7 @@ import pandas as pd
 from adapters.methods import ADAPTER_MODES
 from adapters.names import LAYER_SETS
 from bench.analysis.groups import Group
-from bench.analysis.verdicts import COSTS, OBJECTIVES, column
+from bench.analysis.verdicts import COSTS, compare
 from bench.plan.cell import MULTITASK
 from bench.plan.metrics import ROW_METRICS
 from bench.report.drawing import GREY, INK, PAPER, Drawing, canvas, to_svg
@@ -82,15 +82,16 @@ def comparisons(group: Group) -> pd.DataFrame:
     task = task_of(group)
     published = {"memory": f"{task}_peak_gib", "time": f"{task}_epoch_s", "score": _SCORES[task]}
     by_kind = rows.groupby(["mode", "layers"])
-    estimates = pd.DataFrame(
-        {name: [s.estimate(column(group, name)) for s in (base, *own)] for name in OBJECTIVES}
-    )
+    estimates = pd.DataFrame({
+        "score": [s.estimate("dev_score") for s in own],
+        **{cost: [compare(group, cost, s, base) for s in own] for cost in COSTS},
+    })  # fmt: skip
     values = estimates.map(lambda one: one.value if one else None).astype(float)
-    ours = values[1:].assign(
+    ours = values.assign(
         mode=[s.mode for s in own], layers=[s.layers or "" for s in own],
         learned=[s.learned for s in own],
     )  # fmt: skip
-    ours[[*COSTS]] = np.log((ours[[*COSTS]] / values.loc[0, [*COSTS]]).where(lambda x: x > 0))
+    ours[[*COSTS]] = np.log(ours[[*COSTS]])
     grouped = ours.groupby(["mode", "layers"])
     compared = pd.DataFrame({"learned": grouped["learned"].any()})
     for cost in COSTS:

@@ -59,6 +59,8 @@ def sentences(data: DataFacts) -> list[str]:
             f"Always predicting the most frequent training class, {plain(name)}, scores an "
             f"accuracy of {share:.3f}{' on dev' if data.dev else ''}."
         )
+    if caution := data.caution("macro_f1"):
+        lines.append(f"Warning: {plain(caution)}; likewise of other metrics by class.")
     checks = data.checks
     if checks is None:
         return lines

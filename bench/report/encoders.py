@@ -12,7 +12,7 @@ from bench.analysis.groups import Group
 from bench.analysis.recommendation import candidates_of, recommend
 from bench.analysis.scorepairs import ScorePair, score_pair
 from bench.analysis.setting import Setting
-from bench.analysis.verdicts import COSTS, column, pareto
+from bench.analysis.verdicts import COSTS, column, compare, pareto
 from bench.report import figures, text
 from bench.report.recommendation import form_cost
 from bench.report.sections import Section
@@ -161,11 +161,9 @@ def _against_best(group: Group, chosen: Sequence[_Choice]) -> list[str]:
         if pair.is_single:
             verdict += ", of one training each"
         saved = [
-            f"{text.times(other.value / own.value)}× the {cost}"
+            f"{text.times(ratio.value)}× the {cost}"
             for cost in COSTS
-            if (own := best.setting.estimate(column(group, cost)))
-            and (other := choice.setting.estimate(column(group, cost)))
-            and own.value > 0
+            if (ratio := compare(group, cost, choice.setting, best.setting))
         ]
         sentences.append(
             f"{choice.label} scores {form(gap.value)} against {best.name} ({verdict}), at "

@@ -13,7 +13,7 @@ from bench.plan.cell import MULTITASK, Value
 from bench.plan.columns import CORRELATED, PART_SCORES
 from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import Row
-from bench.report.text import count, counted, setting_value
+from bench.report.text import count, counted, plain, setting_value
 from bench.results.facts import DataFacts
 from minbert.data.tasks import TASKS
 
@@ -56,8 +56,8 @@ def lead(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) ->
     )
     task = TASKS.get(str(group.shared("task")))
     notes = [f"{note[:1].upper()}{note[1:]}." for note in (task.notes if task else ())]
-    about = [_metric(group), _overall(group), _joined(group), _caps(group, facts), _cut(group)]
-    lines = [first, *about, *notes, machine, _elsewhere(group)]
+    about = [*(of(group) for of in (_overall, _joined)), _caps(group, facts), _cut(group)]
+    lines = [first, _metric(group, facts), *about, *notes, machine, _elsewhere(group)]
     return [line for line in lines if line]
 
 
@@ -99,14 +99,16 @@ def _intervals(group: Group) -> str:
     return f" (intervals of costs are over runs, those of scores over seeds{examples})"
 
 
-def _metric(group: Group) -> str:
-    """What the metric is, if it was chosen for the report."""
+def _metric(group: Group, facts: Mapping[str, DataFacts]) -> str:
+    """What the metric is, if it was chosen for the report, with a warning on small classes."""
     if not group.has_quality or group.metric in ROW_METRICS:
         return ""
-    label = group.scoring.label
+    label, known = group.scoring.label, facts.get(str(group.shared("data_digest")))
+    caution = known.caution(group.metric) if known else ""
     return (
         f"{label[:1].upper()}{label[1:]} is the {group.scoring.about}. It was chosen for this "
         "report and computed from kept predictions; flags are those of each row's own metric."
+        f"{f' Warning: {plain(caution)}.' if caution else ''}"
     )
 
 

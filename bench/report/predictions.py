@@ -1,6 +1,6 @@
 """The report's section on predictions made before the cells ran, against measurements."""
 
-from statistics import median
+from statistics import fmean, median
 from typing import Final
 
 import pandas as pd
@@ -57,12 +57,11 @@ def _error(row: Row, forecast: str, measured: str) -> float | None:
 def _frame(group: Group, forecast: str, measured: str) -> pd.DataFrame:
     rows = []
     for setting in group.settings:
-        predicted, value = setting.estimate(forecast), setting.estimate(measured)
-        if predicted is not None and value is not None:
-            rows.append({
-                "mode": setting.mode, "amp": setting.amp,
-                "predicted": predicted.value, "measured": value.value,
-            })  # fmt: skip
+        predicted, values = setting.by_run(forecast), setting.by_run(measured)
+        if runs := predicted.keys() & values.keys():
+            means = (fmean(side[run] for run in runs) for side in (predicted, values))
+            names = "mode", "amp", "predicted", "measured"
+            rows.append(dict(zip(names, (setting.mode, setting.amp, *means), strict=True)))
     return pd.DataFrame(rows)
 
 

@@ -22,6 +22,9 @@ MOST_DRAWN: Final = 400
 """Settings in a figure; each takes 0.5 KB of the page, in up to ten figures."""
 MOST_SETTINGS: Final = 500
 """Settings in a table."""
+_COPIED: Final = (
+    "label", "encoder", "mode", "rank", "layers", "amp", "unfreezes", "rate", "frozen",
+)  # fmt: skip
 _MOST_LISTED: Final = 12
 _UNKNOWN: Final = "not recorded"
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
@@ -103,18 +106,13 @@ def frame(group: Group) -> pd.DataFrame:
     usual = set(map(id, group.usual))
     records = []
     for setting in drawn(group):
-        memory, time, score = (
-            setting.estimate(column(group, objective)) for objective in OBJECTIVES
-        )
+        memory, time, score = (setting.estimate(column(group, what)) for what in OBJECTIVES)
         low, high = (score.ends() if score else None) or (None, None)
         records.append({
-            "label": setting.label, "kind": kind(setting), "line": line(setting),
-            "encoder": setting.encoder, "mode": setting.mode,
-            "options": ", ".join(setting.options),
-            "rank": setting.rank, "layers": setting.layers, "amp": setting.amp,
-            "unfreezes": setting.unfreezes, "baseline": setting is group.baseline,
-            "rate": setting.rate, "several_rates": setting.tells_rate,
-            "frozen": setting.frozen, "usual": id(setting) in usual,
+            **{name: getattr(setting, name) for name in _COPIED},
+            "kind": kind(setting), "line": line(setting), "options": ", ".join(setting.options),
+            "baseline": setting is group.baseline, "several_rates": setting.tells_rate,
+            "usual": id(setting) in usual,
             "score": score.value if score else None, "low": low, "high": high,
             "memory": memory.value if memory else None, "time": time.value if time else None,
             "front_memory": fronts["memory"].get(id(setting), 0),
@@ -167,6 +165,11 @@ def settings_table(group: Group) -> Table:
     heads, rows = _filled(columns, group.settings)
     marks = ["baseline" if s is group.baseline else "" for s in group.settings[:MOST_SETTINGS]]
     caption = "Every setting against full fine-tuning in fp32, its seeds averaged."
+    if any(s.of_seeds(column(group, cost)) for s in group.settings[:1] for cost in COSTS):
+        caption += (
+            " Ratios are over common seeds; memory and time of a setting that lacks seeds are "
+            "corrected by what these cost other settings."
+        )
     return Table(heads, rows, caption, marks, folded=True, total=len(group.settings))
 
 
@@ -265,13 +268,12 @@ def kinds_table(group: Group) -> Table:
         Head("size", "file, MB", numeric=True),
         Head("memory_ratio", "× memory", numeric=True), Head("time_ratio", "× time", numeric=True),
     ]  # fmt: skip
-    own = [base.estimate(column(group, cost)) for cost in COSTS] if base else []
     of = " and ".join(
         f"{num(value.value)} {'MiB' if cost == 'memory' else x_label(group, cost)}"
-        for cost, value in zip(COSTS, own, strict=False)
-        if value
+        for cost in COSTS
+        if base and (value := base.estimate(column(group, cost)))
     )
-    caption = f"× is against {BASE}{f' ({of})' if of else ''}."
+    caption = f"× is against {BASE}{f' ({of})' if of else ''}, over the seeds that both ran with."
     return Table(heads, [[*kind, *row(s)] for kind, s in kinds.items()], caption)
 
 

@@ -23,7 +23,7 @@ TERMS: Final = (
      "examples of all folds."),
     ("dev score", "The metric named at the top, on the development set after the last epoch, or "
      "with early stopping of the best one."),
-    ("95% interval", "Of one run: Wilson's for an accuracy, Fisher's for a Pearson "
+    ("95% interval", "Of one run: Wilson's for an accuracy, on Fisher's scale for a "
      "correlation, Student's t over the examples' influences for other metrics, a "
      "step time's over blocks of steps or passes over the timing batches, all for the variation "
      "within that run. Of several seeds: Student's t, for a score over seeds and dev examples "

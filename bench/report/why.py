@@ -41,11 +41,11 @@ _NAMES: Final[dict[tuple[str, ...], str]] = {
     (REST,): "the rest",
 }
 _HELD: Final = (
-    "Libraries: Python, what it imports, and mapped files. Activations: what the forward pass of "
-    "the largest batch keeps for the backward pass. The rest: temporary tensors, evaluation, and "
-    "memory that an allocator keeps without a tensor in it; it is the measured peak less the other "
-    "parts, which are measured too. Gradients come while activations go, so the peak need not hold "
-    "all of both."
+    "Means over the seeds that all of these ran with. Libraries: Python, what it imports, and "
+    "mapped files. Activations: what the forward pass of the largest batch keeps for the backward "
+    "pass. The rest: temporary tensors, evaluation, and memory that an allocator keeps without a "
+    "tensor in it; it is the measured peak less the other parts, which are measured too. "
+    "Gradients come while activations go, so the peak need not hold all of both."
 )
 
 
@@ -68,9 +68,11 @@ def why_section(
     Args:
         pick: the recommended setting.
     """
+    settings = representatives(group, pick)
+    common = set.intersection(*[s.places(group.memory_column) for s in settings] or [set()])
     bars = [
-        _Bar(s, _name(s), {"memory": memory_parts(group, s), "time": step_parts(group, s)})
-        for s in representatives(group, pick)
+        _Bar(s, _name(s), {"memory": memory_parts(group, own), "time": step_parts(group, own)})
+        for s, own in [(s, s.at(common) if common else s) for s in settings]
     ]
     costs = [cost for cost in COSTS if any(bar.parts[cost] for bar in bars)]
     if not costs:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.plan.cell import Cell
 from bench.plan.findings import Checks
+from bench.plan.metrics import metric_of
 from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bench.plan.rows import Row
 from bench.results.datafile import read_models, update_model
@@ -22,6 +23,8 @@ MAJORITY: Final = "majority"
 TFIDF: Final = "tf-idf"
 FROZEN: Final = "frozen"
 REFERENCES: Final = (MAJORITY, TFIDF, FROZEN)
+FEWEST: Final = 15
+"""Fewest dev examples of a class with which intervals of metrics by class hold about 95%."""
 MOST_COMPARED: Final = 10_000
 """Most examples that reference points are trained on, and scored on."""
 
@@ -136,6 +139,19 @@ class DataFacts(BaseModel):
         name = max(self.class_counts, key=lambda name: self.class_counts[name][0])
         train, dev = self.class_counts[name]
         return name, dev / self.dev if self.dev else train / self.train
+
+    def caution(self, metric: str) -> str:
+        """A warning where the rarest class has too few dev examples for the intervals of a metric;
+        else empty."""
+        side = 1 if self.dev else 0
+        few = [(n[side], name) for name, n in self.class_counts.items() if 0 < n[side] < FEWEST]
+        if not few or not metric_of(metric).by_class:
+            return ""
+        number, name = min(few)
+        return (
+            f"dev has {number} of class {name!r}; with fewer than {FEWEST} of a class, intervals "
+            f"of {metric_of(metric).label} are too narrow (docs/measuring.md#small-samples)"
+        )
 
     def trained_on(self, cell: Cell | Row) -> int:
         """The number of examples that linear models for a cell are trained on.

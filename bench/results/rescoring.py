@@ -69,7 +69,8 @@ def rescored(
 
     Args:
         facts: by `data_digest`, for the majority class.
-        note: called with a line about rows without a score, and about rows of other problems.
+        note: called with a line about rows without a score, about rows of other problems, and
+            about classes with too few examples for the metric's intervals.
 
     Raises:
         InputError: if no row is of a problem that has the metric.
@@ -90,6 +91,9 @@ def rescored(
             row = _rescored(row, metric, predictions_of, facts.get(row.data_digest))
             lost += has_score and not row.has_score
         result.append(row)
+    for digest in dict.fromkeys(row.data_digest for row in scored if row.dev_metric in fitting):
+        if caution := digest in facts and facts[digest].caution(metric):
+            note(f"--metric {metric}: {caution}")
     if others := sum(row.dev_metric not in fitting for row in scored):
         are = "1 row is" if others == 1 else f"{others:,} rows are"
         note(f"--metric {metric}: {are} of other problems, by their own metric")

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from bench.plan.metrics import metric_of, metrics_for
 from bench.results.outcomes import Array, Outcome, Values
-from bench.results.overall import EXACT, score_ends
+from bench.results.overall import score_ends
 from bench.stats import influence
-from bench.stats.intervals import Interval, spread
+from bench.stats.intervals import Interval, around_correlation, spread
 from minbert.data.metrics import pearson
 
 Floats = NDArray[np.float64]
@@ -166,16 +166,19 @@ def every_score(problem: str, outcome: Outcome) -> dict[str, Score]:
 def score_of(metric: str, values: Sequence[Values]) -> Interval:
     """A score with its 95% interval, from the numbers of one or several seeds.
 
-    For one seed it is over examples: Wilson's of an accuracy, Fisher's of a Pearson correlation,
-    else by Student's t; for several seeds over seeds and examples. Ends stay within the metric's
-    bounds.
+    For one seed it is over examples: Wilson's of an accuracy, else by Student's t; for several
+    seeds over seeds and examples. Of a correlation it is on the scale of Fisher's z. Ends stay
+    within the metric's bounds.
 
     Raises:
         ValueError: if seeds have other numbers of examples.
     """
     known = metric_of(metric)
     score = float(np.mean(values))
-    if metric in EXACT and len(values) == 1:
+    if metric == "accuracy" and len(values) == 1:
         return Interval(score, *score_ends(metric, score, len(values[0])))
-    low, high = spread(np.stack(values)).interval().ends() or (score, score)
+    over = spread(np.stack(values))
+    if metric in ("pearson", "spearman"):
+        return Interval(score, *around_correlation(over))
+    low, high = over.interval().ends() or (score, score)
     return Interval(score, max(low, known.lowest), min(high, 1.0) if known.bounded else high)

@@ -152,7 +152,7 @@ def spearman(x: Floats, y: Floats) -> Floats:
     one, two = _ranks(x), _ranks(y)
     u, v = _standard(one), _standard(two)
     rho = float((u * v).mean())
-    influence = u * v - rho * (u * u + v * v) / 2
+    influence = pearson(one, two)
     for values, own, other, std in ((x, u, v, one.std()), (y, v, u, two.std())):
         influence += _carried(values, (other - rho * own) / std)
     return np.asarray(influence)
@@ -202,27 +202,17 @@ def rmse(predicted: Floats, labels: Floats) -> Floats:
 
 
 def label_micro_f1(labels: Array, predicted: Array) -> Floats:
-    """Of the F1 over all labels [N, C] of 0 or 1 together."""
-    hits, sizes = _hits(labels, predicted)
-    total = sizes.sum()
-    if not total:
-        return np.zeros(len(labels))
-    f1 = 2 * hits.sum() / total
-    return np.asarray(len(labels) * (2 * hits.sum(axis=1) - f1 * sizes.sum(axis=1)) / total)
+    """Of the F1 over all labels [N, C] of 0 or 1 together: that of one label, on N C examples."""
+    influence = label_macro_f1(labels.reshape(-1, 1), predicted.reshape(-1, 1))
+    return np.asarray(influence.reshape(labels.shape).mean(axis=1))
 
 
 def label_macro_f1(labels: Array, predicted: Array) -> Floats:
     """Of the mean F1 over the C labels [N, C] of 0 or 1; a label that neither occurs nor is
     predicted counts as 0."""
-    hits, sizes = _hits(labels, predicted)
-    totals = sizes.sum(axis=0)
-    known = np.maximum(totals, 1)
+    true, guess = labels.astype(np.float64), predicted.astype(np.float64)
+    hits, sizes = true * guess, true + guess
+    known = np.maximum(sizes.sum(axis=0), 1)
     f1 = 2 * hits.sum(axis=0) / known
     change = hits @ (2 / known) - sizes @ (f1 / known)
     return np.asarray(len(labels) / labels.shape[1] * change)
-
-
-def _hits(labels: Array, predicted: Array) -> tuple[Floats, Floats]:
-    """For each example and label whether both are 1, and how many of both are [N, C]."""
-    true, guess = labels.astype(np.float64), predicted.astype(np.float64)
-    return true * guess, true + guess

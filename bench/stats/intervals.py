@@ -98,13 +98,15 @@ def mean_t(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True)
 class Spread:
-    """The mean of numbers over seeds and examples, and their variances.
+    """The mean of numbers over seeds and examples, and the variances of their two-way layout.
 
     Attributes:
         mean: mean over all S seeds and N examples.
-        of_seeds: variance between the seeds' means; None with one seed.
-        of_examples: variance between the examples' means over seeds, at least `UNSEEN` / N.
+        of_seeds: variance between the seeds' means, with the interaction; None with one seed.
+        of_examples: variance between examples, which more seeds do not reduce; with one seed it
+            has the interaction in it. Both together are at least `UNSEEN` / N.
         seeds, examples: S and N.
+        interaction: variance of the interaction; divided by N, the least that seeds' means vary.
         pooled: degrees of freedom of `of_seeds` where it is pooled over several settings.
     """
 
@@ -113,6 +115,7 @@ class Spread:
     of_examples: float
     seeds: int
     examples: int
+    interaction: float = 0.0
     pooled: float | None = None
 
     def half_width(self) -> float:
@@ -123,18 +126,20 @@ class Spread:
     def error(self) -> tuple[float, float]:
         """The standard error of the mean, and its degrees of freedom.
 
-        The variances of seeds and of examples add up, each divided by its number. The interaction
-        of seeds and examples counts in both, so the error is rather too large.
+        The variances of seeds and of examples add up, each divided by its number.
         """
         error, freedom = self.errors(np.array([self.seeds]))
         return float(error[0]), float(freedom[0])
 
     def errors(self, seeds: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The same for other numbers of seeds, if the variances stay as they are."""
-        by_seed = (self.of_seeds or 0.0) / seeds
-        by_example = self.of_examples / self.examples
-        of_seeds = self.pooled or np.maximum(seeds - 1, 1)
-        return satterthwaite((by_seed, by_example), (of_seeds, max(self.examples - 1, 1)))
+        measured = self.of_seeds or 0.0
+        least = self.interaction / self.examples
+        # Where the least counts, which is known well, the measured part alone is uncertain.
+        sure = (least / measured) ** 2 if 0 < measured < least else 1.0
+        of_seeds = (self.pooled or np.maximum(seeds - 1, 1)) * sure
+        variances = max(measured, least) / seeds, self.of_examples / self.examples
+        return satterthwaite(variances, (of_seeds, max(self.examples - 1, 1)))
 
     def interval(self) -> Interval:
         """The mean with its 95% interval."""
@@ -167,14 +172,31 @@ def spread(values: NDArray[np.float64]) -> Spread:
     if values.ndim != 2 or not values.size:
         raise ValueError("a spread is over seeds and examples")
     seeds, examples = values.shape
-    seen = float(values.mean(axis=0).var(ddof=1)) if examples > 1 else 0.0
+    by_seed, by_example = values.mean(axis=1), values.mean(axis=0)
+    seen = float(by_example.var(ddof=1)) if examples > 1 else 0.0
+    rest = values - by_seed[:, None] - by_example + values.mean()
+    interaction = float((rest**2).sum()) / max((seeds - 1) * (examples - 1), 1)
     return Spread(
         mean=float(values.mean()),
-        of_seeds=float(values.mean(axis=1).var(ddof=1)) if seeds > 1 else None,
-        of_examples=max(seen, UNSEEN / examples),
+        of_seeds=float(by_seed.var(ddof=1)) if seeds > 1 else None,
+        of_examples=max(seen - interaction / seeds, UNSEEN / examples - interaction, 0.0),
         seeds=seeds,
         examples=examples,
+        interaction=interaction,
     )
+
+
+def around_correlation(over: Spread) -> tuple[float, float]:
+    """Both ends of the interval of a correlation, from its examples' influences.
+
+    On the scale of Fisher's z, and at least as wide as for normal numbers: those with heavy tails
+    need a wider one.
+    """
+    least, inside = fisher(over.mean, over.examples), 1 - over.mean**2
+    if over.examples < 4 or inside <= 0:
+        return least
+    z, half = math.atanh(over.mean), over.half_width() / inside
+    return min(least[0], math.tanh(z - half)), max(least[1], math.tanh(z + half))
 
 
 def difference(a: Interval, b: Interval) -> Interval:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench.analysis.costs import cost_of
 from bench.analysis.effects import amp_ratios, effects
 from bench.analysis.groups import groups
 from bench.analysis.setting import BETWEEN_PROCESSES
@@ -22,6 +23,7 @@ from bench.plan.columns import VALUES
 from bench.plan.metrics import METRICS, ROW_METRICS, metric_of
 from bench.plan.rows import latest
 from tests.bench.synthetic_rows import cell, failed_row, planned_row, result_row, synthetic_rows
+from tests.reference_run import reference_group
 
 
 def row(mode="full", rank=None, layers=None, amp="off", seed=0, settings=None, **figures):
@@ -299,3 +301,57 @@ def test_scores_are_paired_only_if_the_predictions_of_all_their_seeds_are_kept()
     for kept, known in (({0, 1, 2}, True), ({0}, False), (set(), False)):
         [group] = groups(rows, values_of=values_of(kept))
         assert (score_spread(*group.settings[:2]) is not None) is known
+
+
+EXPENSIVE = {0: 1.1, 1: 0.95, 2: 0.95}
+"""The memory and time of each seed, in place of 1."""
+
+
+def costing(memory, *axes, seeds=(0, 1, 2)):
+    times = {"ms_per_1k_tokens_ci_low": None, "ms_per_1k_tokens_ci_high": None}
+    return [
+        row(*axes, seed=seed, peak_rss_mib=memory * EXPENSIVE[seed], **times,
+            ms_per_1k_tokens=memory / 10 * EXPENSIVE[seed])
+        for seed in seeds
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seeds", [(0,), (1, 2), (2,), (0, 1, 2)])
+def test_costs_are_compared_over_common_seeds_and_ordered_as_if_all_had_run(seeds):
+    """A setting with the expensive seed alone is not more expensive than others for that."""
+    rows = [*costing(1000.0, "full"), *costing(990.0, *LORA, seeds=seeds)]
+    rows += [*costing(970.0, "head"), *costing(980.0, "dora", 1, "attn-only", seeds=(0, 1))]
+    group = one(rows)
+    by_mode = {setting.mode: setting for setting in group.settings}
+    for cost in ("memory", "time"):
+        ratio = compare(group, cost, by_mode["lora"], by_mode["full"])
+        assert ratio.value == pytest.approx(0.99)
+        costs = {mode: cost_of(group, setting, cost) for mode, setting in by_mode.items()}
+        assert sorted(costs, key=costs.get) == ["head", "dora", "lora", "full"]
+        assert costs["lora"] / costs["full"] == pytest.approx(0.99, rel=1e-3)
+    other = one([*costing(1000.0, "full", seeds=(0,)), *costing(990.0, *LORA, seeds=(1, 2))])
+    assert compare(other, "memory", *other.settings) is None, "no seed in common"
+
+
+def test_ratios_between_groups_are_over_common_seeds_too():
+    base = one([*costing(1000.0, "full"), *costing(700.0, *LORA, seeds=(0,))])
+    other = one(costing(350.0, *LORA, seeds=(0, 2)))
+    settings = other.settings[0], base.settings[1]
+    assert compare(base, "memory", *settings).value == pytest.approx(0.5)
+
+
+def test_fp32_memory_of_the_committed_run_is_over_common_seeds():
+    """Its fp32 adapters have seed 0 alone, whose largest batch is 10% more expensive."""
+    group = reference_group()
+    base = group.baseline
+    ratios = {
+        layers: [
+            compare(group, "memory", s, base).value
+            for s in group.settings
+            if (s.mode, s.layers, s.amp) == ("lora", layers, "off")
+        ]
+        for layers in ("attn", "all-lin-only")
+    }
+    assert [round(end, 2) for end in (min(ratios["attn"]), max(ratios["attn"]))] == [1.0, 1.03]
+    assert max(ratios["all-lin-only"]) < 1.005
+    assert {s.ok[0].seed for s in group.settings if len(s.ok) == 1} == {0}

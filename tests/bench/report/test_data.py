@@ -37,6 +37,8 @@ def test_the_section_says_what_the_data_are_and_what_was_found() -> None:
         "training examples.",
         "Always predicting the most frequent training class, red, scores an accuracy of 0.333 on "
         "dev.",
+        "Warning: dev has 1 of class 'red'; with fewer than 15 of a class, intervals of macro F1 "
+        "are too narrow (docs/measuring.md#small-samples); likewise of other metrics by class.",
         "Dev texts in training: 1 in train and 1 in dev; --drop-leaks leaves them out.",
         "max_length 32 cuts nothing of training; --max-length auto takes it.",
     ]
@@ -106,4 +108,5 @@ def test_several_labels_and_a_data_set_without_findings() -> None:
     assert found.majority is None
     (section,) = [s for s in report(ROWS, [], [], facts={DIGEST: found})["sections"]
                   if s.anchor == "data"]  # fmt: skip
-    assert "Checks found nothing" in section.said[1]
+    assert "Warning: dev has 1 of class 'old'" in section.said[1]
+    assert "Checks found nothing" in section.said[2]

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
+from bench.analysis.groups import groups
 from bench.common.errors import InputError
 from bench.plan.rows import Row
+from bench.report.lead import lead
 from bench.results.facts import DataFacts
 from bench.results.outcomes import Outcome
 from bench.results.predictions import Parts, outcome_of
@@ -107,3 +109,18 @@ def test_the_majority_is_that_of_the_training_examples() -> None:
     )
     numbers = outcome_of(RNG.normal(size=(N, 1)), RNG.normal(size=N), (0.0, 1.0))
     assert majority_score("rmse", numbers, FACTS) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "fewest", "warns"),
+    [("macro_f1", 14, True), ("mcc", 3, True), ("macro_f1", 15, False), ("weighted_f1", 3, False),
+     ("macro_f1", 0, False)],
+)  # fmt: skip
+def test_a_rare_class_is_warned_of_where_the_metric_depends_on_it(metric, fewest, warns) -> None:
+    counts = {"common": (20, 80), "rare": (20, fewest)}
+    facts = FACTS.model_copy(update={"class_counts": counts})
+    row, notes = scored(), list[str]()
+    [other] = rescored([row], metric, source(CLASSES), {row.data_digest: facts}, notes.append)
+    assert [f"dev has {fewest} of class 'rare'" in note for note in notes] == [True] * warns
+    [group] = groups([other])
+    assert ("Warning: dev has" in " ".join(lead(group, {row.data_digest: facts}))) is warns

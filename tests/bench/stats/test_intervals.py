@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
+from bench.stats.comparing import needed_seeds
 from bench.stats.intervals import (
     Interval,
+    Spread,
     Std,
     difference,
     fisher,
@@ -62,13 +64,42 @@ def test_a_spread_adds_the_variances_of_seeds_and_examples():
     assert found.interval().holds(found.mean)
 
 
-def test_intervals_over_seeds_and_examples_cover_about_as_often_as_they_say():
-    rng = np.random.default_rng(2)
-    hits = 0
-    for _ in range(400):
-        values = rng.normal(size=(3, 1)) * 0.05 + rng.normal(size=(1, 300)) * 0.7
-        hits += bool(spread(values).interval().holds(0.0))
-    assert 0.92 <= hits / 400 <= 1.0
+def layouts(rng, number, seeds, of_seed, of_example, both=0.4, examples=500):
+    """Numbers by seed and example, whose true mean is 0: both effects and their interaction."""
+    for _ in range(number):
+        by_seed, by_example = rng.normal(size=(seeds, 1)), rng.normal(size=(1, examples))
+        rest = rng.normal(size=(seeds, examples))
+        yield by_seed * of_seed + by_example * of_example + rest * both
+
+
+@pytest.mark.parametrize("of_seed", [0.0, 0.01, 0.03])
+@pytest.mark.parametrize(("seeds", "of_example", "widest"), [(3, 0.5, 1.3), (10, 0.1, 1.2)])
+def test_intervals_over_seeds_and_examples_cover_and_are_not_too_wide(
+    of_seed, seeds, of_example, widest
+):
+    found = [*map(spread, layouts(np.random.default_rng(2), 400, seeds, of_seed, of_example))]
+    assert np.mean([one.interval().holds(0.0) for one in found]) >= 0.93
+    true = math.sqrt(of_seed**2 / seeds + (of_example**2 + 0.4**2 / seeds) / 500)
+    assert np.mean([one.half_width() for one in found]) < widest * 1.96 * true
+
+
+def test_more_seeds_reduce_the_interaction_and_no_part_of_the_examples():
+    (values,) = layouts(np.random.default_rng(3), 1, 4, 0.0, 0.2, examples=20_000)
+    found = spread(values)
+    assert found.of_examples == pytest.approx(0.2**2, rel=0.1)
+    errors, _ = found.errors(np.array([4, 10**9]))
+    assert errors[1] == pytest.approx(0.2 / math.sqrt(20_000), rel=0.05)
+    assert errors[0] >= math.sqrt((0.2**2 + 0.4**2 / 4) / 20_000) * 0.98
+
+
+@pytest.mark.parametrize("of_seed", [0.0, 0.01, 0.02])
+def test_the_number_of_seeds_that_is_said_to_decide_decides_four_times_out_of_five(of_seed):
+    over = Spread(0.0, of_seed**2 + 0.4**2 / 500, 0.1**2, 3, 500, 0.4**2)
+    needed = needed_seeds(over, 0.025, 0.05)
+    rng = np.random.default_rng(4)
+    found = [*map(spread, layouts(rng, 400, needed, of_seed, 0.1))]
+    decided = np.mean([abs(one.mean) + one.half_width() <= 0.025 for one in found])
+    assert 0.7 <= decided <= 0.9
 
 
 def test_where_no_example_differs_up_to_three_in_n_may():
