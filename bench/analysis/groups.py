@@ -142,6 +142,15 @@ class Group:
 
         With gradual unfreezing only if all settings that can unfreeze do so.
         """
+        if amp not in self._fulls:
+            self._fulls[amp] = self._full(amp)
+        return self._fulls[amp]
+
+    @cached_property
+    def _fulls(self) -> dict[str, Setting | None]:
+        return {}
+
+    def _full(self, amp: str) -> Setting | None:
         unfreezes = all(setting.unfreezes for setting in self.settings if setting.mode != "head")
         full = [
             s

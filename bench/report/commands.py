@@ -1,5 +1,6 @@
 """Command lines that repeat what a report shows."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -29,6 +30,8 @@ _GRID: Final = "python -m bench.grid --grid"
 _MOST_GRIDS: Final = 8
 _USUAL: Final = {"engine": MINBERT, "batching": "by-length", "compile": OFF}
 """Values that a selection does not name."""
+_POINT: Final = tuple(name for name in AXES if name not in ("seed", "fold"))
+"""The axes of a setting."""
 _RUNS: Final = "runs.csv"
 """The file that commands read by default."""
 
@@ -48,7 +51,7 @@ def commands(
     options = options_of(group, facts)
     grids = sorted({_grid(group, row) for row in group.rows})[:_MOST_GRIDS]
     lines = [f"{_GRID} {grid} {options}{search}" for search, grid in grids]
-    one = _again(group, group.first, options, AXES)
+    one = f"{_alone(group, group.first, options, AXES)} --rerun ok"
     narrow = "" if code_version is None else f" --code-version {_word(code_version)}"
     report = f"python -m bench.report --runs {_runs(sources)} --reports reports/{narrow}"
     return [*lines, one, f"{report}{_metric(group)}"]
@@ -65,14 +68,28 @@ def command_of(group: Group, setting: Setting, options: str) -> str:
     Args:
         options: those of `options_of`.
     """
-    axes = [name for name in AXES if name not in ("seed", "fold")]
-    return _again(group, setting.rows[0], options, axes)
+    seeds = 1 + max(row.seed for row in setting.rows)
+    options = re.sub(r"(?<= --seeds )\d+", str(seeds), options, count=1)
+    return f"{_alone(group, setting.rows[0], options)} --rerun ok"
 
 
-def _again(group: Group, row: Row, options: str, axes: Sequence[str]) -> str:
-    """The command line that repeats the cells that have the values of a row on some axes."""
+def _alone(group: Group, row: Row, options: str, axes: Sequence[str] = _POINT) -> str:
+    """The command line of the cells that have the values of a row on some axes."""
     search, grid = _grid(group, row)
-    return f"{_GRID} {grid} {options}{search} --select {_cell(group, row, search, axes)} --rerun ok"
+    return f"{_GRID} {grid} {options}{search} --select {_cell(group, row, search, axes)}"
+
+
+def confirm_command(
+    recommended: Recommendation, trainings: int, facts: Mapping[str, DataFacts]
+) -> str:
+    """The command line that trains the recommended setting alone until it has so many trainings:
+    by --confirm, where it is what bench.grid recommends, too."""
+    known, group = recommended.candidates, recommended.candidates.group
+    row = known.settings[recommended.pick or 0].rows[0]
+    usual = not recommended.limits and recommended.prefer == NEEDS[0]
+    if usual and known.margin == group.margin:
+        return f"{_alone(group, row, options_of(group, facts))} --confirm {trainings}"
+    return _alone(group, row, _options(group, facts, {"seeds": trainings}) + _metric(group))
 
 
 def recommend_command(group: Group, sources: Sequence[str]) -> str:
@@ -109,15 +126,18 @@ def narrowed(
     *,
     select: str = "",
     rerun: str = "",
+    lr: str = "",
     **options: object,
 ) -> str:
     """The command line of a group's grid, narrowed by --select, with other values of options.
 
     Args:
         rerun: the status of cells that run again.
+        lr: `auto` for a search for learning rates.
         options: values of options that replace the group's, such as seeds.
     """
     search, grid = _grid(group, group.first)
+    search = f" --lr {lr}" if lr else search
     narrow = f" --select {_word(select)}" if select else ""
     again = f" --rerun {rerun}" if rerun else ""
     every = f"{_options(group, facts, options)}{_metric(group)}"
@@ -165,7 +185,9 @@ def _options(
     options[0] = f"--model {_word(','.join(_models(group)))}"
     if group.first.engine == TRANSFORMERS:
         options.insert(1, f"--engine {TRANSFORMERS}")
-    options.append(f"--seeds {others.get('seeds', 1 + max(row.seed for row in group.rows))}")
+    # without the further seeds of one setting that --confirm trained alone
+    seeds = sorted(1 + max(row.seed for row in setting.rows) for setting in group.settings)
+    options.append(f"--seeds {others.get('seeds', seeds[-2:][0])}")
     if (repeats := max(row.repeat for row in group.rows)) > 1:
         options.append(f"--repeats {repeats}")
     lengths, grid = {row.max_length for row in group.rows}, str(group.shared("grid") or "full")

@@ -29,7 +29,13 @@ from bench.report.cells import MOST_OF_A_GROUP
 from bench.report.commands import command_of, options_of, recommend_command
 from bench.report.drawing import BLUE, INK, ORANGE, PURPLE
 from bench.report.figures import COLOURS, MARKERS
-from bench.report.recommendation import against_full, in_brief, margin_text, obstacle_of
+from bench.report.recommendation import (
+    against_full,
+    in_brief,
+    margin_text,
+    obstacle_of,
+    withdrawn,
+)
 from bench.report.tables import MOST_SETTINGS
 from bench.report.text import y_label
 from bench.results.facts import DataFacts
@@ -101,6 +107,7 @@ def explorer(
                 "value": None if place is None else _finite(candidates.value(place, "score")),
                 "brief": "" if place is None else in_brief(candidates, place),
                 "against": "" if place is None else against_full(candidates, place),
+                "collapsed": "" if place is None else withdrawn(candidates, place),
                 "learned": setting.learned,
                 "baseline": setting is group.baseline,
                 "mode": setting.mode,

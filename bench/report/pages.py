@@ -121,6 +121,15 @@ def markdown_environment(package: str = "bench.report") -> Environment:
 
 
 @cache
+def text_environment() -> Environment:
+    """The environment of templates of plain sentences, each value of which is on one line."""
+    return Environment(  # noqa: S701 (escaped where the sentences are shown)
+        loader=PackageLoader("bench.report"), undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, finalize=lambda value: " ".join(str(value).split()),
+    )  # fmt: skip
+
+
+@cache
 def style() -> str:
     """The style sheet of all pages."""
     return files("bench.report").joinpath("style.css").read_text("utf-8")

@@ -13,15 +13,20 @@ from bench.analysis.costs import NEEDS, Need
 from bench.analysis.groups import Group
 from bench.analysis.recommendation import Candidates, Recommendation, Resolution
 from bench.analysis.setting import Setting
-from bench.analysis.verdicts import compare
+from bench.analysis.verdicts import COSTS, OBJECTIVES, compare
+from bench.plan.learning_rates import Origin, origin_of
 from bench.plan.metrics import ROW_METRICS
-from bench.report.commands import export_command, narrowed
+from bench.report import text
+from bench.report.commands import confirm_command, export_command, narrowed
+from bench.report.pages import text_environment
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, num, score, score_gap, span, times
 from bench.results.exports import INT8, MERGED, ONNX, Figures, latest_figures
 from bench.results.facts import DataFacts
+from bench.stats.best import excluded_rate
 
-BASE: Final = "full fine-tuning in fp32"
+CONFIRMED: Final = 29
+"""Trainings of which none collapsed that exclude a rate of collapses of 10%."""
 _FEWEST_SEEDS: Final = 3
 _POINT: Final = 0.01
 _MOST_NAMED: Final = 4
@@ -71,10 +76,14 @@ def advice(
     sentences, selections = _missing(recommended)
     pick, table = recommended.pick, None
     if pick is not None:
-        sentences = [*_sureness(recommended, pick), *sentences]
+        sentences = [*_about(recommended, pick), *sentences]
         table = _table(recommended, pick, exports)
+        if _can_tune(group) and _origins(recommended)["tuned"] < len(recommended.among):
+            selections.append({"lr": "auto"})
     lines = [narrowed(group, facts, **selection) for selection in selections]
-    if recommended.decided and len(sources) <= 1:  # an export is from one file
+    if recommended.decided and len(sources) <= 1:  # both are for one file
+        if pick is not None and recommended.candidates.trainings(pick) < CONFIRMED:
+            lines.append(confirm_command(recommended, CONFIRMED, facts))
         sentences = [
             *sentences,
             "python -m bench.export writes its model as a folder that plain libraries load.",
@@ -90,10 +99,10 @@ def advice(
     )
 
 
-def base_name(group: Group) -> str:
-    """The baseline in words: of several encoders that one's full fine-tuning that scores best."""
-    encoder = group.baseline.encoder if group.baseline else ""
-    return f"full fine-tuning of {encoder} in fp32" if encoder else BASE
+def full_name(full: Setting) -> str:
+    """Full fine-tuning in words; of several encoders, that of the one that scores best."""
+    encoder = f" of {full.encoder}" if full.encoder else ""
+    return f"full fine-tuning{encoder} in {full.precision}"
 
 
 def form_cost(need: Need, value: float) -> str:
@@ -121,59 +130,111 @@ def _heading(recommended: Recommendation) -> str:
 
 
 def in_brief(known: Candidates, i: int, measured: float | None = None) -> str:
-    """What a setting costs against full fine-tuning in fp32, and its score.
+    """What a setting costs against full fine-tuning in the same precision, its score, and what
+    training this is after.
 
     Args:
         measured: the score, if it is not the mean over seeds.
     """
     group, setting = known.group, known.settings[i]
     value = known.value(i, "score") if measured is None else measured
-    scored = f"{group.scoring.label} {score(group, value)}"
-    if setting is group.baseline:
-        return f"it is {base_name(group)}, {scored}"
-    gaps = {cost: compare(group, cost, setting, group.baseline) for cost in ("memory", "time")
-            if group.baseline}  # fmt: skip
-    parts = [f"{times(gap.value)}× the {cost}" for cost, gap in gaps.items() if gap]
-    if not parts:
-        costs = {need: known.costs[need][i] for need in ("memory", "time")}
-        parts = [form_cost(n, v) for n, v in costs.items() if v == v]  # type: ignore[arg-type]
-        return ", ".join([*parts, scored])
-    return f"{' and '.join(parts)} of {base_name(group)}, {scored}"
+    scored = (
+        f"{group.scoring.label} {score(group, value)} after {text.trained_for(setting.rows[0])}"
+    )
+    full = group.full(setting.amp)
+    if setting is full:
+        return f"it is {full_name(full)}, {scored}"
+    if full and (saved := _ratios(group, setting, full)):
+        return f"{saved} of {full_name(full)}, {scored}"
+    costs = {need: known.value(i, need) for need in NEEDS[:2]}
+    return ", ".join([*(form_cost(n, v) for n, v in costs.items() if v == v), scored])
 
 
-def _sureness(recommended: Recommendation, pick: int) -> list[str]:
-    """How the pick compares with the best and with full fine-tuning, and how sure that is.
+def _ratios(group: Group, setting: Setting, other: Setting) -> str:
+    """The costs of a setting against another one's, such as `0.9× the memory`; empty if unknown."""
+    gaps = {cost: compare(group, cost, setting, other) for cost in COSTS}
+    return " and ".join(f"{times(gap.value)}× the {cost}" for cost, gap in gaps.items() if gap)
 
-    One seed can't say how sure anything is.
-    """
-    known = recommended.candidates
-    group, total, out = known.group, len(recommended.among), []
-    seeds = len(known.samples[pick].scores)
-    if not known.comparison.shows_seeds:
-        return []
-    if total == 1:
-        return ["It is the only setting that meets the limits, and is compared with none."]
-    if pick in recommended.shown:
-        best, name = recommended.reference, ""
-        if best is not None and best != pick:
-            name = f", of which {known.settings[best].label} scores best ({_score(known, best)})"
-        over = count(seeds, "seed")
-        over += f" and {known.examples:,} dev examples" if known.examples else ""
-        out.append(
-            f"With 95% confidence it is at most {_bound(known, recommended.loss(pick))} worse than "
-            f"the best of {_those(recommended)}{name}; the margin is {margin_text(known)}. It ran "
-            f"with {over}."
-        )
-    if against := against_full(known, pick):
-        out.append(against)
+
+def _about(recommended: Recommendation, i: int) -> list[str]:
+    """How the pick compares with the best and with full fine-tuning, how it was trained, and how
+    sure that is."""
+    known, among, left = recommended.candidates, recommended.among, recommended.could_be
+    group, setting = known.group, known.settings[i]
+    shows_seeds, best, total = known.comparison.shows_seeds, recommended.reference, len(among)
+    full, base = group.full(setting.amp), group.baseline
+    origins = _origins(recommended)
     fitted = recommended.cross_fitted_score
-    if fitted is not None and score(group, fitted) != _score(known, pick):
-        out.append(
-            f"Its {group.scoring.label} of {score(group, fitted)} is cross-fitted: each tenth of "
-            f"the dev examples scores what the others choose. On all of them it is "
-            f"{_score(known, pick)}."
-        )
-    return [*out, _excluded(recommended)]
+    files = [_cost(known, "size", i)]
+    if other := full or base:
+        files.append(_cost(known, "size", known.settings.index(other)))
+    collapsed, trainings = known.collapsed(i), known.trainings(i)
+    confirmed = trainings >= CONFIRMED
+    facts = {
+        "alone": shows_seeds and total == 1,
+        "bound": shows_seeds and i in recommended.shown
+        and _with_unit(known, _bound(recommended.loss(i))),
+        "rivals": _those(recommended),
+        "best": best not in (None, i) and known.settings[best or 0].label,
+        "best_score": "" if best is None else _score(known, best),
+        "margin": margin_text(known),
+        "over": count(len(known.samples[i].scores), "seed")
+        + (f" and {known.examples:,} dev examples" if known.examples else ""),
+        "tuned": origins["tuned"],
+        "untuned": _untuned(origins),
+        "tunable": _can_tune(group),
+        "settings": total,
+        "against": against_full(known, i),
+        "amp_saves": full and base and full is not base and _ratios(group, full, base),
+        "with_amp": not full and base and _ratios(group, setting, base),
+        "full": full and full_name(full),
+        "base": base and full_name(base),
+        "files": setting is not other and len(files) > 1 and DASH not in files and files,
+        "parameters": _parameters(known, i),
+        "quoted": fitted is not None and score(group, fitted) != _score(known, i)
+        and score(group, fitted),
+        "label": group.scoring.label,
+        "own_score": _score(known, i),
+        "total": total,
+        "shows_seeds": shows_seeds,
+        "worse": total - len(left),
+        "named": len(left) <= _MOST_NAMED and "; ".join(known.settings[j].label for j in left),
+        "decided": recommended.decided,
+        "trainings": count(trainings, "training"),
+        "collapsed": len(collapsed),
+        "excluded": trainings > 1 and f"{excluded_rate(trainings):.0%}",
+        "to_confirm": not confirmed and CONFIRMED,
+        "then_excluded": f"{excluded_rate(CONFIRMED):.0%}",
+    }  # fmt: skip
+    lines = text_environment().get_template("recommendation.txt.jinja").render(facts).splitlines()
+    return [line for line in lines if line.strip()]
+
+
+def _origins(recommended: Recommendation) -> dict[Origin, int]:
+    """The number of settings by how their learning rates came about."""
+    every: dict[Origin, int] = {"tuned": 0, "default": 0, "given": 0}
+    for i in recommended.among:
+        every[origin_of(recommended.candidates.settings[i].rows[0])] += 1
+    return every
+
+
+def _untuned(origins: Mapping[Origin, int]) -> str:
+    """How the rates of the settings came about that are not tuned; empty if all are."""
+    untuned = {name: n for name, n in origins.items() if n and name != "tuned"}
+    every = "all " if len(untuned) == 1 and not origins["tuned"] else ""
+    return ", ".join(f"{n} for {every}{count(m, 'setting')}" for n, m in untuned.items())
+
+
+def _can_tune(group: Group) -> bool:
+    """Whether the group's grid takes `--lr auto`: in one without folds or rates as an axis."""
+    return group.folds is None and not any(setting.tells_rate for setting in group.settings)
+
+
+def _parameters(known: Candidates, i: int) -> str:
+    """The number of parameters that train, of how many."""
+    total = known.settings[i].estimate("params_total")
+    every = f" of {form_cost('parameters', total.value)}" if total else ""
+    return f"{_cost(known, 'parameters', i)}{every}"
 
 
 def _those(recommended: Recommendation) -> str:
@@ -181,24 +242,14 @@ def _those(recommended: Recommendation) -> str:
     return f"the {count(len(recommended.among), 'setting')}{within}"
 
 
-def _excluded(recommended: Recommendation) -> str:
-    """How many settings are shown to be worse than another by more than the margin."""
-    known, total, left = recommended.candidates, len(recommended.among), recommended.could_be
-    out = total - len(left)
-    if not out:
-        every = "both" if total == 2 else f"all {total}"
-        return f"None is shown to be worse by more than the margin: {every} could be within it."
-    names = "; ".join(known.settings[i].label for i in left) if len(left) <= _MOST_NAMED else ""
-    return (
-        f"{out} of {total} {'is' if out == 1 else 'are'} shown to be worse by more than the "
-        f"margin; the other {len(left)} could be within it{f': {names}' if names else ''}."
-    )
-
-
-def _bound(known: Candidates, difference: float) -> str:
-    """An upper bound of a difference of scores, rounded up to two digits, with its unit."""
+def _bound(difference: float) -> float:
+    """An upper bound of a difference of scores, rounded up to two digits."""
     step = 10.0 ** (floor(log10(difference)) - 1) if difference > 0 else 1.0
-    return known.group.scoring.size(float(f"{ceil(difference / step - 1e-9) * step:.2g}"))
+    return float(f"{ceil(difference / step - 1e-9) * step:.2g}")
+
+
+def _with_unit(known: Candidates, difference: float) -> str:
+    return known.group.scoring.size(difference)
 
 
 def _score(known: Candidates, i: int) -> str:
@@ -206,10 +257,10 @@ def _score(known: Candidates, i: int) -> str:
 
 
 def against_full(known: Candidates, i: int) -> str:
-    """The difference of a setting's score from that of full fine-tuning in fp32, in a sentence;
-    empty for that itself, or where it has no score."""
+    """The difference of a setting's score from that of full fine-tuning, in the same precision
+    where that was run, in a sentence; empty for that itself, or where it has no score."""
     group, setting = known.group, known.settings[i]
-    base = group.baseline
+    base = group.full(setting.amp) or group.baseline
     gap = compare(group, "score", setting, base) if base and setting is not base else None
     if base is None or gap is None:
         return ""
@@ -217,7 +268,7 @@ def against_full(known: Candidates, i: int) -> str:
     interval = f" (95% interval {span(gap, form)})" if gap.ends() else ""
     of_base = _score(known, known.settings.index(base))
     return (
-        f"Against {base_name(group)} ({of_base}) its {group.scoring.label} differs by "
+        f"Against {full_name(base)} ({of_base}) its {group.scoring.label} differs by "
         f"{form(gap.value)}{interval}."
     )
 
@@ -227,9 +278,13 @@ def _missing(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any
     known = recommended.candidates
     group = known.group
     sentences, selections = obstacle_of(recommended)
-    if group.baseline is None and known.settings:
-        sentences.append(f"What it saves against {BASE} is not known: that was not run, or not ok.")
-        selections.append({"select": "mode=full amp=off"})
+    pick = recommended.setting
+    precisions = {"off": "fp32", **({pick.amp: pick.precision} if pick else {})}
+    if not_run := [amp for amp in precisions if known.settings and group.full(amp) is None]:
+        what = "it saves" if pick is None or pick.amp in not_run else "AMP itself saves"
+        full = "full fine-tuning in " + " or ".join(precisions[amp] for amp in not_run)
+        sentences.append(f"What {what} against {full} is not known: that was not run, or not ok.")
+        selections.append({"select": f"mode=full amp={','.join(not_run)}"})
     if known.settings and not known.kept:
         missing = sum(not sample.values for sample in known.samples)
         sentences.append(
@@ -258,7 +313,10 @@ def obstacle_of(recommended: Recommendation) -> tuple[list[str], list[dict[str, 
     if "no score" in obstacles:
         return _no_score(known.group)
     if "one seed" in obstacles:
-        sentences.append("One seed can't show how much of a score is luck.")
+        one_seed = "One seed can't show how much of a score is luck."
+        if any(len(sample.scores) > 1 for sample in known.samples):
+            one_seed = "No two settings have two seeds in common to show how much is luck."
+        sentences.append(one_seed)
         selections.append({})
     if "no common seed" in obstacles:
         sentences.append("Some settings have no seed in common, so their scores are not compared.")
@@ -275,9 +333,31 @@ def obstacle_of(recommended: Recommendation) -> tuple[list[str], list[dict[str, 
         selections.append({longer: 2 * int((epochs if steps is None else steps) or 1)})
     if recommended.nearest is not None:
         sentences.append(_nearest(recommended, recommended.nearest))
+    if recommended.withdrawn is not None:
+        sentences.append(withdrawn(known, recommended.withdrawn))
     if "precision" in obstacles and recommended.resolution is not None:
         return _precision(recommended, recommended.resolution)
     return sentences, selections
+
+
+def withdrawn(known: Candidates, i: int) -> str:
+    """Which trainings of a setting collapsed, so that it is not recommended; empty if none did."""
+    if not known.collapsed(i):
+        return ""
+    scores = known.samples[i].scores
+    each = [
+        f"seed {seed} " + (
+            f"scored {score(known.group, known.group.scoring.gain(scores[seed]))}"
+            if seed in scores else "diverged"
+        )
+        for seed in known.collapsed(i)
+    ]  # fmt: skip
+    return (
+        f"{known.settings[i].label} is withdrawn: of its {count(known.trainings(i), 'training')}, "
+        f"{', '.join(each)}. Their mean score is {_score(known, i)}, and a training more than "
+        f"{known.group.scoring.size(max(known.margin, known.group.margin))} below it counts as "
+        "collapsed."
+    )
 
 
 def _no_score(group: Group) -> tuple[list[str], list[dict[str, Any]]]:
@@ -336,7 +416,7 @@ def _precision(
     name = "the best by score itself" if best else known.settings[resolution.closest].label
     sentences = [
         f"No setting is shown to be within {margin_text(known)} of the best. The nearest to it is "
-        f"{name}, which is at most {_bound(known, resolution.margin)} worse."
+        f"{name}, which is at most {_with_unit(known, _bound(resolution.margin))} worse."
     ]
     if resolution.bottleneck == "margin" or resolution.factor is None:
         sentences.append(
@@ -378,8 +458,9 @@ def _table(recommended: Recommendation, pick: int, exports: Mapping[str, Figures
     for need, i in recommended.alternatives.items():
         if need != "parameters" or recommended.prefer == "parameters":
             needs.setdefault(i, []).append(_NAMES[need])
-    if group.baseline in known.settings:
-        needs.setdefault(known.settings.index(group.baseline), []).append(base_name(group))
+    for full in dict.fromkeys((group.full(known.settings[pick].amp), group.baseline)):
+        if full in known.settings:
+            needs.setdefault(known.settings.index(full), []).append(full_name(full))
     heads = [
         Head("need", ""), Head("setting", "setting"), Head("memory", "memory", "", True),
         Head("time", "time", "", True), Head("size", "file", "", True),
@@ -446,7 +527,7 @@ def _at_most(recommended: Recommendation, i: int) -> str:
     """The bound of a setting against the best within the limits."""
     known, loss = recommended.candidates, recommended.loss(i)
     known_loss = known.comparison.shows_seeds and loss < float("inf")
-    return score(known.group, loss) if known_loss and len(recommended.among) > 1 else DASH
+    return score(known.group, _bound(loss)) if known_loss and len(recommended.among) > 1 else DASH
 
 
 def as_json(answer: Advice) -> dict[str, Any]:
@@ -457,7 +538,8 @@ def as_json(answer: Advice) -> dict[str, Any]:
     def setting(i: int | None) -> dict[str, Any] | None:
         return _setting(known, i, answer.exports)
 
-    base: Setting | None = known.group.baseline
+    pick, base = recommended.setting, known.group.baseline
+    full = known.group.full(pick.amp) if pick else None
     return {
         "decided": recommended.decided,
         "obstacles": list(recommended.obstacles),
@@ -473,10 +555,23 @@ def as_json(answer: Advice) -> dict[str, Any]:
         "margin": known.margin,
         "metric": known.group.metric,
         "nearest": setting(recommended.nearest),
+        "withdrawn": setting(recommended.withdrawn),
+        "learning_rates": _origins(recommended),
+        "against_full_in_same_precision": _gaps(known.group, pick, full),
+        "amp_itself": _gaps(known.group, full, base),
         "heading": answer.heading,
         "sentences": list(answer.sentences),
         "commands": list(answer.commands),
     }
+
+
+def _gaps(group: Group, a: Setting | None, b: Setting | None) -> dict[str, Any] | None:
+    """Ratios of the costs of two settings, and the difference of their scores, with the ends of
+    their intervals; None where they are one, or one was not run."""
+    if a is None or b is None or a is b:
+        return None
+    gaps = {name: compare(group, name, a, b) for name in OBJECTIVES}
+    return {name: gap and [gap.value, gap.low, gap.high] for name, gap in gaps.items()}
 
 
 def _setting(
@@ -495,6 +590,12 @@ def _setting(
         "cells": sorted({str(row.cell_id) for row in setting.ok}),
         "score": known.value(i, "score"),
         "seeds": len(known.samples[i].scores),
+        "learning_rates": origin_of(setting.rows[0]),
+        **{name: setting.rows[0][name] for name in ("epochs", "max_steps")},
+        "trainings": known.trainings(i),
+        "collapsed_seeds": known.collapsed(i),
+        "excluded_collapse_rate": None if known.collapsed(i) else excluded_rate(
+            known.trainings(i)),
         "memory_mib": costs["memory"], "time_s": costs["time"], "size_mb": costs["size"],
         "parameters": costs["parameters"],
         "exported": figures and figures.model_dump(mode="json"),
