@@ -18,11 +18,12 @@ from bench.export.trained import Trained
 from bench.export.training import why_not_scripted
 from bench.plan.cell import Cell
 from bench.plan.columns import BY_NAME, format_value, group_names
+from bench.plan.learning_rates import origin_of
 from bench.plan.metrics import metric_of
 from bench.report.commands import commands
 from bench.report.pages import LISTED, markdown_environment
 from bench.report.tables import DASH, Head, Table
-from bench.report.text import by_metric, count, num, plain, without_paths
+from bench.report.text import by_metric, count, num, plain, trained_for, without_paths
 from bench.results.exports import ADAPTER, BATCH, INT8, MERGED, ONNX, Figures, Form
 from bench.results.facts import DataFacts
 
@@ -230,6 +231,8 @@ def _limits(trained: Trained, compared: int | None) -> Iterator[str]:
             "Scores are on the dev examples, by which this setting was chosen among "
             f"{count(compared, 'setting')}, so they are optimistic: other texts may score lower."
         )
+        if origin_of(trained.row) != "tuned":
+            yield "With learning rates tuned for each setting, another may have been chosen."
     if trained.again:
         yield (
             "The weights of the cell were not kept, so it was trained again for this folder; the "
@@ -300,6 +303,7 @@ def _trained(trained: Trained, facts: DataFacts | None) -> Iterator[str]:
             f"Data: {name}; {facts.train:,} examples in {row.folds} folds, of which fold "
             f"{row.fold} is dev."
         )
+    yield f"It was trained for {trained_for(row)}."
     if row.train_s is not None:
         yield f"The training took {num(row.train_s)} s on {_machine(trained)}."
 
