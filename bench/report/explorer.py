@@ -33,7 +33,7 @@ from bench.report.recommendation import (
     against_full,
     in_brief,
     margin_text,
-    obstacle_of,
+    obstacles,
     withdrawn,
 )
 from bench.report.tables import MOST_SETTINGS
@@ -90,7 +90,7 @@ def explorer(
         "units": UNITS,
         "example": EXAMPLE,
         "command": recommend_command(group, sources),
-        "closed": " ".join(obstacle_of(recommended)[0]) if candidates.obstacles else "",
+        "closed": obstacles(recommended) if candidates.obstacles else "",
         "axes": {name: _ordered(values) for name, values in axes.items()},
         "modes": {
             mode: [_VARIABLES.get(COLOURS[mode], COLOURS[mode]), _SYMBOLS.get(MARKERS[mode], "wye")]

@@ -125,7 +125,7 @@ def text_environment() -> Environment:
     """The environment of templates of plain sentences, each value of which is on one line."""
     return Environment(  # noqa: S701 (escaped where the sentences are shown)
         loader=PackageLoader("bench.report"), undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=lambda value: " ".join(str(value).split()),
+        lstrip_blocks=True, finalize=lambda value: " ".join(str(value).splitlines()),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from bench.analysis.costs import NEEDS, Need
 from bench.analysis.groups import Group
-from bench.analysis.recommendation import Candidates, Recommendation, Resolution
+from bench.analysis.recommendation import Candidates, Recommendation
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, OBJECTIVES, compare
 from bench.plan.learning_rates import Origin, origin_of
@@ -72,28 +72,18 @@ def advice(
         exports: by `cell_id`, what exported models cost to use.
         sources: names of the files that the rows are from.
     """
-    group = recommended.candidates.group
-    sentences, selections = _missing(recommended)
-    pick, table = recommended.pick, None
-    if pick is not None:
-        sentences = [*_about(recommended, pick), *sentences]
-        table = _table(recommended, pick, exports)
-        if _can_tune(group) and _origins(recommended)["tuned"] < len(recommended.among):
-            selections.append({"lr": "auto"})
-    lines = [narrowed(group, facts, **selection) for selection in selections]
-    if recommended.decided and len(sources) <= 1:  # both are for one file
-        if pick is not None and recommended.candidates.trainings(pick) < CONFIRMED:
+    group, pick = recommended.candidates.group, recommended.pick
+    one_file = len(sources) <= 1
+    lines = [narrowed(group, facts, **selection) for selection in _selections(recommended)]
+    if recommended.decided and one_file and pick is not None:
+        if recommended.candidates.trainings(pick) < CONFIRMED:
             lines.append(confirm_command(recommended, CONFIRMED, facts))
-        sentences = [
-            *sentences,
-            "python -m bench.export writes its model as a folder that plain libraries load.",
-        ]
         lines.append(export_command(recommended, sources))
     return Advice(
         recommended,
         _heading(recommended),
-        sentences,
-        table,
+        _sentences("advice", recommended, one_file),
+        None if pick is None else _table(recommended, pick, exports),
         list(dict.fromkeys(lines)),
         exports,
     )
@@ -156,58 +146,42 @@ def _ratios(group: Group, setting: Setting, other: Setting) -> str:
     return " and ".join(f"{times(gap.value)}× the {cost}" for cost, gap in gaps.items() if gap)
 
 
-def _about(recommended: Recommendation, i: int) -> list[str]:
-    """How the pick compares with the best and with full fine-tuning, how it was trained, and how
-    sure that is."""
-    known, among, left = recommended.candidates, recommended.among, recommended.could_be
-    group, setting = known.group, known.settings[i]
-    shows_seeds, best, total = known.comparison.shows_seeds, recommended.reference, len(among)
-    full, base = group.full(setting.amp), group.baseline
-    origins = _origins(recommended)
-    fitted = recommended.cross_fitted_score
-    files = [_cost(known, "size", i)]
-    if other := full or base:
-        files.append(_cost(known, "size", known.settings.index(other)))
-    collapsed, trainings = known.collapsed(i), known.trainings(i)
-    confirmed = trainings >= CONFIRMED
-    facts = {
-        "alone": shows_seeds and total == 1,
-        "bound": shows_seeds and i in recommended.shown
-        and _with_unit(known, _bound(recommended.loss(i))),
-        "rivals": _those(recommended),
-        "best": best not in (None, i) and known.settings[best or 0].label,
-        "best_score": "" if best is None else _score(known, best),
-        "margin": margin_text(known),
-        "over": count(len(known.samples[i].scores), "seed")
-        + (f" and {known.examples:,} dev examples" if known.examples else ""),
-        "tuned": origins["tuned"],
-        "untuned": _untuned(origins),
-        "tunable": _can_tune(group),
-        "settings": total,
-        "against": against_full(known, i),
-        "amp_saves": full and base and full is not base and _ratios(group, full, base),
-        "with_amp": not full and base and _ratios(group, setting, base),
-        "full": full and full_name(full),
-        "base": base and full_name(base),
-        "files": setting is not other and len(files) > 1 and DASH not in files and files,
-        "parameters": _parameters(known, i),
-        "quoted": fitted is not None and score(group, fitted) != _score(known, i)
-        and score(group, fitted),
-        "label": group.scoring.label,
-        "own_score": _score(known, i),
-        "total": total,
-        "shows_seeds": shows_seeds,
-        "worse": total - len(left),
-        "named": len(left) <= _MOST_NAMED and "; ".join(known.settings[j].label for j in left),
-        "decided": recommended.decided,
-        "trainings": count(trainings, "training"),
-        "collapsed": len(collapsed),
-        "excluded": trainings > 1 and f"{excluded_rate(trainings):.0%}",
-        "to_confirm": not confirmed and CONFIRMED,
-        "then_excluded": f"{excluded_rate(CONFIRMED):.0%}",
+def _sentences(template: str, recommended: Recommendation, one_file: bool = False) -> list[str]:
+    """Sentences on a recommendation.
+
+    Args:
+        template: `advice` for all of them, `obstacles` for why nothing is recommended.
+        one_file: whether the rows are from a single file.
+    """
+    known, pick, group = recommended.candidates, recommended.setting, recommended.candidates.group
+    words = {
+        "r": recommended, "known": known, "group": group, "pick": pick, "i": recommended.pick,
+        "full": group.full(pick.amp if pick else "off"), "base": group.baseline,
+        "not_run": _not_run(recommended), "origins": _origins(recommended),
+        "can_tune": _can_tune(group), "one_file": one_file, "confirmed": CONFIRMED,
+        "most_seeds": max((len(sample.scores) for sample in known.samples), default=0),
+        "seeds_needed": _seeds_needed(recommended), "row_metrics": ROW_METRICS,
+        "ended": _ended(group), "limits": " ".join(limit.text for limit in recommended.limits),
+        "misses": _misses(recommended), "unkept": sum(not one.values for one in known.samples),
+        "size": group.scoring.size, "count": count, "score": score, "own_score": _score,
+        "cost": _cost, "form_cost": form_cost, "full_name": full_name, "ratios": _ratios,
+        "against_full": against_full, "margin_text": margin_text, "rounded": _rounded,
+        "rounded_up": _rounded_up, "excluded_rate": excluded_rate, "withdrawn": withdrawn,
     }  # fmt: skip
-    lines = text_environment().get_template("recommendation.txt.jinja").render(facts).splitlines()
-    return [line for line in lines if line.strip()]
+    text = text_environment().get_template(f"{template}.txt.jinja").render(words)
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def obstacles(recommended: Recommendation) -> str:
+    """Why nothing is recommended; empty if something is."""
+    return " ".join(_sentences("obstacles", recommended))
+
+
+def _not_run(recommended: Recommendation) -> dict[str, str]:
+    """The precisions, by AMP, in which full fine-tuning is missing to judge the pick's costs."""
+    pick = recommended.setting
+    every = {"off": "fp32", **({pick.amp: pick.precision} if pick else {})}
+    return {amp: n for amp, n in every.items() if recommended.candidates.group.full(amp) is None}
 
 
 def _origins(recommended: Recommendation) -> dict[Origin, int]:
@@ -218,38 +192,15 @@ def _origins(recommended: Recommendation) -> dict[Origin, int]:
     return every
 
 
-def _untuned(origins: Mapping[Origin, int]) -> str:
-    """How the rates of the settings came about that are not tuned; empty if all are."""
-    untuned = {name: n for name, n in origins.items() if n and name != "tuned"}
-    every = "all " if len(untuned) == 1 and not origins["tuned"] else ""
-    return ", ".join(f"{n} for {every}{count(m, 'setting')}" for n, m in untuned.items())
-
-
 def _can_tune(group: Group) -> bool:
     """Whether the group's grid takes `--lr auto`: in one without folds or rates as an axis."""
     return group.folds is None and not any(setting.tells_rate for setting in group.settings)
 
 
-def _parameters(known: Candidates, i: int) -> str:
-    """The number of parameters that train, of how many."""
-    total = known.settings[i].estimate("params_total")
-    every = f" of {form_cost('parameters', total.value)}" if total else ""
-    return f"{_cost(known, 'parameters', i)}{every}"
-
-
-def _those(recommended: Recommendation) -> str:
-    within = " that meet the limits" if recommended.limits else ""
-    return f"the {count(len(recommended.among), 'setting')}{within}"
-
-
-def _bound(difference: float) -> float:
+def _rounded_up(difference: float) -> float:
     """An upper bound of a difference of scores, rounded up to two digits."""
     step = 10.0 ** (floor(log10(difference)) - 1) if difference > 0 else 1.0
     return float(f"{ceil(difference / step - 1e-9) * step:.2g}")
-
-
-def _with_unit(known: Candidates, difference: float) -> str:
-    return known.group.scoring.size(difference)
 
 
 def _score(known: Candidates, i: int) -> str:
@@ -273,71 +224,42 @@ def against_full(known: Candidates, i: int) -> str:
     )
 
 
-def _missing(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any]]]:
-    """What is missing for a decision or a comparison, and the narrowed commands that supply it."""
-    known = recommended.candidates
+def _selections(recommended: Recommendation) -> list[dict[str, Any]]:
+    """The options of narrowed commands that supply what is missing."""
+    known, every = recommended.candidates, list[dict[str, Any]]()
     group = known.group
-    sentences, selections = obstacle_of(recommended)
-    pick = recommended.setting
-    precisions = {"off": "fp32", **({pick.amp: pick.precision} if pick else {})}
-    if not_run := [amp for amp in precisions if known.settings and group.full(amp) is None]:
-        what = "it saves" if pick is None or pick.amp in not_run else "AMP itself saves"
-        full = "full fine-tuning in " + " or ".join(precisions[amp] for amp in not_run)
-        sentences.append(f"What {what} against {full} is not known: that was not run, or not ok.")
-        selections.append({"select": f"mode=full amp={','.join(not_run)}"})
+    if "no score" in recommended.obstacles:
+        every += _for_a_score(group)
+    every += [{}] * len({"one seed", "no common seed"} & {*recommended.obstacles})
+    if "no head" in recommended.obstacles:
+        every.append({"select": "mode=head"})
+    elif "not learned" in recommended.obstacles:
+        longer = "epochs" if group.shared("max_steps") is None else "max_steps"
+        every.append({longer: 2 * int(group.shared(longer) or 1)})
+    every += [{"seeds": seeds} for seeds in _seeds_needed(recommended) if seeds]
+    if known.settings and (not_run := _not_run(recommended)):
+        every.append({"select": f"mode=full amp={','.join(not_run)}"})
     if known.settings and not known.kept:
-        missing = sum(not sample.values for sample in known.samples)
-        sentences.append(
-            f"The predictions of {count(missing, 'setting')} {'is' if missing == 1 else 'are'} not "
-            "kept, so scores are compared by their own intervals, as if on different examples; "
-            "cells that run again keep them."
-        )
-        selections.append({"rerun": "ok"})
-    if (finest := recommended.finest) and group.scoring.in_points and finest[0] > _POINT:
-        sentences.append(
-            f"On {known.examples:,} dev examples no number of seeds shows a difference of 1 point "
-            f"between typical settings: the smallest is about {100 * finest[0]:.2g} points, and 1 "
-            f"point takes at least {_rounded(finest[1]):,} dev examples."
-        )
+        every.append({"rerun": "ok"})
     if {"one seed", "no common seed"} & {*recommended.obstacles}:
         seeds = max(_FEWEST_SEEDS, 1 + max(row.seed for row in group.rows))
-        selections = [{"seeds": seeds, **selection} for selection in selections]
-    return sentences, selections
+        every = [{"seeds": seeds, **selection} for selection in every]
+    if recommended.pick is not None and _can_tune(group):
+        untuned = _origins(recommended)["tuned"] < len(recommended.among)
+        every += [{"lr": "auto"}] if untuned else []
+    return every
 
 
-def obstacle_of(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any]]]:
-    """Why nothing is recommended, and the narrowed commands that supply what is missing."""
-    known, obstacles = recommended.candidates, recommended.obstacles
-    sentences: list[str] = []
-    selections: list[dict[str, Any]] = []
-    if "no score" in obstacles:
-        return _no_score(known.group)
-    if "one seed" in obstacles:
-        one_seed = "One seed can't show how much of a score is luck."
-        if any(len(sample.scores) > 1 for sample in known.samples):
-            one_seed = "No two settings have two seeds in common to show how much is luck."
-        sentences.append(one_seed)
-        selections.append({})
-    if "no common seed" in obstacles:
-        sentences.append("Some settings have no seed in common, so their scores are not compared.")
-        selections.append({})
-    if "no head" in obstacles:
-        sentences.append(
-            "The head alone was not run, so nothing shows that training the encoder helps."
-        )
-        selections.append({"select": "mode=head"})
-    elif "not learned" in obstacles:
-        sentences.append(_not_learned(known.settings[int(known.scores.argmax())]))
-        steps, epochs = known.group.shared("max_steps"), known.group.shared("epochs")
-        longer = "epochs" if steps is None else "max_steps"
-        selections.append({longer: 2 * int((epochs if steps is None else steps) or 1)})
-    if recommended.nearest is not None:
-        sentences.append(_nearest(recommended, recommended.nearest))
-    if recommended.withdrawn is not None:
-        sentences.append(withdrawn(known, recommended.withdrawn))
-    if "precision" in obstacles and recommended.resolution is not None:
-        return _precision(recommended, recommended.resolution)
-    return sentences, selections
+def _seeds_needed(recommended: Recommendation) -> tuple[int | None, int | None]:
+    """The number of seeds that would decide, if it is one to suggest; or else the largest
+    number of a setting, where others have fewer."""
+    need = recommended.resolution if "precision" in recommended.obstacles else None
+    if need is None or need.bottleneck == "margin" or need.factor is None:
+        return None, None
+    if need.seeds is not None and need.seeds <= _MOST_SEEDS:
+        return need.seeds, None
+    seeds = [len(sample.scores) for sample in recommended.candidates.samples]
+    return None, max(seeds) if min(seeds) < max(seeds) else None
 
 
 def withdrawn(known: Candidates, i: int) -> str:
@@ -360,89 +282,35 @@ def withdrawn(known: Candidates, i: int) -> str:
     )
 
 
-def _no_score(group: Group) -> tuple[list[str], list[dict[str, Any]]]:
+def _for_a_score(group: Group) -> list[dict[str, Any]]:
+    """The options of narrowed commands that give a group its first score."""
     if not group.ok:
-        ended = Counter(row.status for row in group.rows if row.status)
-        sentences = ", ".join(f"{number} {status}" for status, number in ended.most_common())
-        again = [{"rerun": status} for status, _ in ended.most_common()] or [{}]
-        return [f"No cell ended ok{f': {sentences}' if sentences else ''}."], again
+        return [{"rerun": status} for status, _ in _ended(group)] or [{}]
     if group.shared("init") != "pretrained":
-        text = "The weights are random, so there are costs but no scores."
-        return [text], [{"init": "pretrained"}]
-    all_folds = "" if group.folds is None else f" of all {group.folds} folds"
-    if group.metric not in ROW_METRICS:
-        text = f"No setting has a score by {group.scoring.label}: cells that run again have one."
-        return [text], [{"rerun": "ok"}]
-    return [f"No setting has a dev score{all_folds} yet."], [{}]
+        return [{"init": "pretrained"}]
+    return [{"rerun": "ok"} if group.metric not in ROW_METRICS else {}]
 
 
-def _not_learned(best: Setting) -> str:
-    if best.mode == "head":
-        return (
-            "The head alone scores best, so nothing shows that training the encoder helps; longer "
-            "training may."
-        )
-    rival = "the head alone" if best.learned else "the majority class"
-    return (
-        f"The best setting, {best.label}, is not shown to score better than {rival}, so nothing "
-        "shows what the others lose; longer training or more data may."
-    )
+def _ended(group: Group) -> list[tuple[str, int]]:
+    """How the cells of a group ended, with their numbers, the most frequent first."""
+    return Counter(row.status for row in group.rows if row.status).most_common()
 
 
-def _nearest(recommended: Recommendation, i: int) -> str:
-    known, group = recommended.candidates, recommended.candidates.group
-    limits = " ".join(limit.text for limit in recommended.limits)
-    values = dict.fromkeys(
-        f"{limit.name} {_of_limit(group, limit.name, known.value(i, limit.name))}"
+def _misses(recommended: Recommendation) -> list[str]:
+    """The values of the nearest setting that miss a limit."""
+    known, i = recommended.candidates, recommended.nearest
+    values = {
+        limit.name: value
         for limit in recommended.limits
-        if limit.shortfall(known.value(i, limit.name)) > 0
-    )
-    near = f"The nearest is {known.settings[i].label}, with {' and '.join(values)}."
-    return f"No setting meets {limits}. {near}"
+        if i is not None and limit.shortfall(value := known.value(i, limit.name)) > 0
+    }
+    return [f"{name} {_of_limit(known.group, name, value)}" for name, value in values.items()]
 
 
 def _of_limit(group: Group, name: Need | Literal["score"], value: float) -> str:
     if value != value:
         return "not measured"
     return score(group, value) if name == "score" else form_cost(name, value)
-
-
-def _precision(
-    recommended: Recommendation, resolution: Resolution
-) -> tuple[list[str], list[dict[str, Any]]]:
-    """Which part of the uncertainty keeps the rule from a decision, and what would remove it."""
-    known = recommended.candidates
-    best = resolution.closest == recommended.reference
-    name = "the best by score itself" if best else known.settings[resolution.closest].label
-    sentences = [
-        f"No setting is shown to be within {margin_text(known)} of the best. The nearest to it is "
-        f"{name}, which is at most {_with_unit(known, _bound(resolution.margin))} worse."
-    ]
-    if resolution.bottleneck == "margin" or resolution.factor is None:
-        sentences.append(
-            "The bottleneck is the margin: the measured difference is about as large, and more "
-            "seeds or dev examples would not change that."
-        )
-        return sentences, []
-    parts = {"seeds": "the number of seeds", "examples": "the number of dev examples"}
-    ways, selections = [], []
-    if resolution.seeds is not None and resolution.seeds <= _MOST_SEEDS:
-        ways.append(f"{resolution.seeds} seeds")
-        selections.append({"seeds": resolution.seeds})
-    more = f"about {resolution.factor:.2g} times as many dev examples"
-    if known.examples:
-        more = f"about {_rounded(resolution.factor * known.examples):,} dev examples"
-    sentences.append(
-        f"The bottleneck is {parts[resolution.bottleneck]}: with {' or with '.join([*ways, more])} "
-        "it would be shown four times out of five, if its measured difference is the true one."
-    )
-    fewest, most = (end(len(s.scores) for s in known.samples) for end in (min, max))
-    if fewest < most and not selections:
-        sentences.append(
-            f"Some settings have fewer than {most} seeds; more would narrow the bounds."
-        )
-        selections.append({"seeds": most})
-    return sentences, selections
 
 
 def _rounded(number: float) -> int:
@@ -527,7 +395,9 @@ def _at_most(recommended: Recommendation, i: int) -> str:
     """The bound of a setting against the best within the limits."""
     known, loss = recommended.candidates, recommended.loss(i)
     known_loss = known.comparison.shows_seeds and loss < float("inf")
-    return score(known.group, _bound(loss)) if known_loss and len(recommended.among) > 1 else DASH
+    return (
+        score(known.group, _rounded_up(loss)) if known_loss and len(recommended.among) > 1 else DASH
+    )
 
 
 def as_json(answer: Advice) -> dict[str, Any]:
