@@ -18,7 +18,7 @@ from bench.plan.learning_rates import Origin, origin_of
 from bench.plan.metrics import ROW_METRICS
 from bench.report import text
 from bench.report.commands import confirm_command, export_command, narrowed
-from bench.report.pages import text_environment
+from bench.report.pages import sentences
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, num, score, score_gap, span, times
 from bench.results.exports import INT8, MERGED, ONNX, Figures, latest_figures
@@ -168,8 +168,7 @@ def _sentences(template: str, recommended: Recommendation, one_file: bool = Fals
         "against_full": against_full, "margin_text": margin_text, "rounded": _rounded,
         "rounded_up": _rounded_up, "excluded_rate": excluded_rate, "withdrawn": withdrawn,
     }  # fmt: skip
-    text = text_environment().get_template(f"{template}.txt.jinja").render(words)
-    return [line for line in text.splitlines() if line.strip()]
+    return sentences(template, **words)
 
 
 def obstacles(recommended: Recommendation) -> str:
