@@ -265,19 +265,16 @@ def withdrawn(known: Candidates, i: int) -> str:
     """Which trainings of a setting collapsed, so that it is not recommended; empty if none did."""
     if not known.collapsed(i):
         return ""
-    scores = known.samples[i].scores
+    group = known.group
+    scores = {n: group.scoring.gain(value) for n, value in known.samples[i].scores.items()}
     each = [
-        f"seed {seed} " + (
-            f"scored {score(known.group, known.group.scoring.gain(scores[seed]))}"
-            if seed in scores else "diverged"
-        )
-        for seed in known.collapsed(i)
-    ]  # fmt: skip
+        f"seed {n} {f'scored {score(group, scores[n])}' if n in scores else 'diverged'}"
+        for n in known.collapsed(i)
+    ]
     return (
         f"{known.settings[i].label} is withdrawn: of its {count(known.trainings(i), 'training')}, "
         f"{', '.join(each)}. Their mean score is {_score(known, i)}, and a training more than "
-        f"{known.group.scoring.size(max(known.margin, known.group.margin))} below it counts as "
-        "collapsed."
+        f"{group.scoring.size(max(known.margin, group.margin))} below it counts as collapsed."
     )
 
 

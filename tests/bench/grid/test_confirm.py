@@ -90,7 +90,7 @@ def test_the_recommended_setting_is_trained_alone_and_withdrawn_if_it_collapses(
     # another setting is recommended than the command has cells of
     cheap = {"mode": "bitfit", "learning_rate_head": 1e-3, "peak_rss_mib": 1.0}
     others = [scored(first, 0.95, **cheap, seed=seed) for seed in range(3)]
-    write(first, *(scored(first, 0.95, seed=seed) for seed in (1, 2)), *others)
+    write(*(scored(first, 0.95, seed=seed) for seed in range(3)), *others)
     done = place.run("--confirm", "4", **PLACE)
     assert (done.returncode, len(place.rows())) == (2, 9)
     assert done.stderr.startswith("error: --confirm: bitfit, fp32 is recommended, and no cell of")
