@@ -67,12 +67,9 @@ class Session(Cells):
             try:
                 for planned in rounds:
                     ended = self._run_round(planned, signals)
-                    if signals.stops > 1:
-                        sys.stderr.writelines(how_to_go_on(self.arguments))
-                        return INTERRUPTED
-                    if ended != "ok" or self._lacks_tries(planned):
+                    if ended != "ok" or signals.stops > 1 or self._lacks_tries(planned):
                         break
-                while ended == "ok" and (further := self.to_confirm(planned)):
+                while ended == "ok" and not signals.stops and (further := self.to_confirm(planned)):
                     ended = self._run_round(further, signals, planned)
                     planned = [*planned, *further]
                 if signals.stops > 1:
