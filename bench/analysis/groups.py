@@ -142,18 +142,19 @@ class Group:
 
         With gradual unfreezing only if all settings that can unfreeze do so.
         """
+        return self._fulls.get(amp)
+
+    @cached_property
+    def _fulls(self) -> dict[str, Setting]:
         unfreezes = all(setting.unfreezes for setting in self.settings if setting.mode != "head")
-        full = [
-            s
-            for s in self.settings
-            if s.mode == "full" and s.amp == amp and s.ok and s.unfreezes == unfreezes
-        ]
 
         def gain(setting: Setting) -> float:
             score = setting.estimate("dev_score")
             return self.scoring.gain(score.value) if score else float("-inf")
 
-        return max(full, key=gain, default=None)
+        full = [s for s in self.settings if s.mode == "full" and s.ok and s.unfreezes == unfreezes]
+        # of several with one AMP the last one stays: the best, and of equally good ones the first
+        return {s.amp: s for s in sorted(full, key=gain, reverse=True)[::-1]}
 
     @cached_property
     def learned(self) -> bool:

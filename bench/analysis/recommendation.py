@@ -18,15 +18,24 @@ from bench.analysis.groups import Group, ordered_groups
 from bench.analysis.setting import Setting
 from bench.plan.rows import Row
 from bench.results.outcomes import ValuesOf
-from bench.stats.best import Comparison, Floats, Sample, between_seeds, compare_all
+from bench.stats.best import (
+    Comparison,
+    Floats,
+    Sample,
+    between_seeds,
+    compare_all,
+    has_collapsed,
+)
 from bench.stats.intervals import NORMAL_975, POWER_Z
 
 Obstacle = Literal[
-    "no score", "one seed", "no common seed", "no head", "not learned", "limits", "precision"
-]
+    "no score", "one seed", "no common seed", "no head", "not learned", "limits", "precision",
+    "collapse",
+]  # fmt: skip
 """Why nothing is recommended: no setting has a score; no two have two seeds in common; some have
 none in common; the head alone was not run; the best is not shown to beat the head alone and the
-majority class; no setting meets the limits; or none is shown to be no worse than the best."""
+majority class; no setting meets the limits; none is shown to be no worse than the best; or a
+training of the cheapest that is shown collapsed."""
 _MOST: Final = 1000.0
 """So many times as many dev examples are not suggested."""
 _FOLDS: Final = 10
@@ -88,12 +97,26 @@ class Candidates:
         best = int(self.scores.argmax())
         beats = best not in heads and bool((self.comparison.lower[best, heads] > 0).all())
         every: dict[Obstacle, bool] = {
-            "one seed": not self.comparison.shows_seeds,
+            "one seed": not self.comparison.shows_seeds
+            and (len(self.settings) > 1 or len(self.samples[0].scores) < 2),
             "no common seed": bool((self.comparison.seeds == 0).any()),
             "no head": not heads,
             "not learned": not (beats and self.settings[best].learned),
         }
         return tuple(obstacle for obstacle, is_there in every.items() if is_there)
+
+    def trainings(self, i: int) -> int:
+        """The number of a setting's trainings that ended with a score or diverged, one a seed."""
+        return len({*self.samples[i].scores, *self.collapsed(i)})
+
+    def collapsed(self, i: int) -> tuple[int, ...]:
+        """The seeds of a setting's trainings that collapsed: those that diverged (status
+        `invalid`), or whose score is below the setting's mean by more than the margin, which counts
+        as no smaller than the metric's own."""
+        scores, margin = self.samples[i].scores, max(self.margin, self.group.margin)
+        seeds = {row.seed for row in self.settings[i].rows if row.status == "invalid"}
+        low = {s for s, score in scores.items() if has_collapsed(score, scores.values(), margin)}
+        return tuple(sorted(seeds | low))
 
     def value(self, i: int, name: Need | Literal["score"]) -> float:
         """What a limit of this name is on, for a setting: a cost, NaN if unknown, or the score."""
@@ -167,6 +190,7 @@ class Recommendation:
         obstacles: why nothing is recommended; none if something is.
         pick: the recommended setting or, with obstacles, the best by score.
         nearest: the settings that come nearest to the limits, where none meets them.
+        withdrawn: the setting that would be recommended if none of its trainings had collapsed.
     """
 
     candidates: Candidates
@@ -179,6 +203,7 @@ class Recommendation:
     obstacles: tuple[Obstacle, ...]
     pick: int | None
     nearest: int | None = None
+    withdrawn: int | None = None
 
     @property
     def decided(self) -> bool:
@@ -327,6 +352,10 @@ def recommend(
         obstacles = ("limits",)
     elif not obstacles and not shown:
         obstacles = ("precision",)
+    cheapest = None if obstacles else known.cheapest(shown, prefer)
+    withdrawn = cheapest if cheapest is not None and known.collapsed(cheapest) else None
+    if withdrawn is not None:
+        obstacles = ("collapse",)
     best = max(among, key=lambda i: known.scores[i], default=None)
     return Recommendation(
         known,
@@ -337,8 +366,9 @@ def recommend(
         tuple(shown),
         tuple(could_be),
         obstacles,
-        best if obstacles else known.cheapest(shown, prefer),
+        best if obstacles else cheapest,
         min(every, key=lambda i: misses[i], default=None) if every and not among else None,
+        withdrawn,
     )
 
 

@@ -139,9 +139,13 @@ class Setting:
         adapter = f"{rank} on {self.layers}" if self.adapted else ""
         rate = f", rate {self.rate:g}" if self.tells_rate and self.rate is not None else ""
         unfreezing = ", unfreezing" if self.unfreezes else ""
-        precision = "fp32" if self.amp == "off" else self.amp
         options = "".join(f", {option}" for option in self.options)
-        return f"{self.mode}{adapter}{unfreezing}, {precision}{options}{rate}{frozen}"
+        return f"{self.mode}{adapter}{unfreezing}, {self.precision}{options}{rate}{frozen}"
+
+    @property
+    def precision(self) -> str:
+        """What is computed in: fp32, or AMP's type."""
+        return "fp32" if self.amp == "off" else self.amp
 
     @property
     def unfreezes(self) -> bool:

@@ -17,7 +17,13 @@ from bench.common.errors import InputError
 from bench.common.files import folder_for_now, try_to_write
 from bench.common.messages import command_line, echo
 from bench.export.bases import describe_base
-from bench.export.choice import RECOMMENDED, check_exportable, named_cell, recommended_cell
+from bench.export.choice import (
+    RECOMMENDED,
+    check_exportable,
+    check_score,
+    named_cell,
+    recommended_cell,
+)
 from bench.export.formats import (
     BASE,
     FORMATS,
@@ -71,6 +77,11 @@ Examples:
     is_flag=True,
     help="Train on all examples, those of dev included; the score of that model is not measured.",
 )
+@click.option(
+    "--allow-low-score",
+    is_flag=True,
+    help="Export a model even if its dev score is below the range of its setting's trainings.",
+)
 @with_needs
 @click.option(
     "--runs",
@@ -86,6 +97,7 @@ def command(
     name: str | None,
     merge: bool,
     refit: bool,
+    allow_low_score: bool,
     runs: Path,
     as_json: bool,
     **needs: Any,
@@ -107,6 +119,8 @@ def command(
     base = describe_base(model)
     form = _format(row, name, merge)
     trained, logits = find_trained(runs, row, model, base, refit=refit)
+    if not (refit or allow_low_score):
+        check_score(runs, trained.row)
 
     from bench.export.exporting import export
 

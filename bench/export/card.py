@@ -6,7 +6,7 @@ Importing this loads pandas and matplotlib.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,11 +19,12 @@ from bench.export.trained import Trained
 from bench.export.training import why_not_scripted
 from bench.plan.cell import Cell
 from bench.plan.columns import BY_NAME, format_value, group_names
+from bench.plan.learning_rates import origin_of
 from bench.plan.metrics import metric_of
 from bench.report.commands import commands
 from bench.report.pages import LISTED, markdown_environment
 from bench.report.tables import DASH, Head, Table
-from bench.report.text import by_metric, count, num, plain, without_paths
+from bench.report.text import by_metric, count, num, plain, trained_for, without_paths
 from bench.results.exports import ADAPTER, BATCH, INT8, MERGED, ONNX, Figures, Form
 from bench.results.facts import DataFacts
 
@@ -87,26 +88,30 @@ def card(
     content = {
         "front": _front(trained, figures, exported, format, title),
         "title": title,
-        "about": list(_about(trained, exported, format, setting)),
+        "trained": trained, "row": row, "task": task, "base": base, "setting": setting,
+        "figures": figures, "facts": facts, "compared": compared, "form": exported,
+        "text": "a pair of texts" if _pairs(trained) else "a text",
+        "names": ", ".join(json.dumps(plain(n), ensure_ascii=False) for n in task.classes),
+        "is_adapter": exported is not None and exported.name == ADAPTER,
+        "cut": _CUT[format.name], "dev": len(trained.dev), "machine": _machine(trained),
+        "why_not_scripted": why_not_scripted(trained.job.cell), "form_names": _FORMS,
         "snippet": Markup(_quoted(format.snippet)),  # noqa: S704 (a file of this project)
         "usage": _usage(trained, exported),
-        "limits": list(_limits(trained, compared)),
-        "figures": figures_table(figures),
-        "figures_notes": list(_figures_notes(figures)),
-        "trained": list(_trained(trained, facts)),
+        "costs": figures_table(figures),
         "counts": _counts(facts, trained.refitted),
         "settings": _settings(trained.job.cell),
-        "script": _script(trained),
         "command": [
             command_line("export", row.cell_id, "--refit", "--to", "DIR")
             if trained.refitted
             else without_paths(commands(group, [], facts=paths)[-2])
         ],
-        "measured": list(_measured(trained, figures, exported)),
         "files": _files(folder),
         "listed": LISTED,
         "where": "training.json",
-    }
+        "plain": plain, "count": count, "num": num, "by_metric": by_metric,
+        "metric_of": metric_of, "origin_of": origin_of, "trained_for": trained_for,
+        "without_paths": without_paths,
+    }  # fmt: skip
     environment = markdown_environment(__package__)
     text = environment.get_template("card.md.jinja").render(content)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
@@ -162,38 +167,6 @@ def _plain(value: Any) -> Any:
     return plain(value) if isinstance(value, str) else value
 
 
-def _about(
-    trained: Trained,
-    form: Form | None,
-    format: Format,  # noqa: A002
-    setting: str,
-) -> Iterator[str]:
-    """Sentences on what the model is."""
-    task, base = trained.task, trained.base
-    text = "a pair of texts" if _pairs(trained) else "a text"
-    names = ", ".join(json.dumps(plain(name), ensure_ascii=False) for name in task.classes)
-    if task.multi_label:
-        yield f"It predicts which of {count(len(task.classes), 'label')} {text} has: {names}."
-    elif task.classes:
-        yield (
-            f"It predicts which of {count(len(task.classes), 'class', 'classes')} {text} has: "
-            f"{names}."
-        )
-    else:
-        yield f"It predicts a number for {text}, in the unit of the labels that it was trained on."
-    revision = f", commit {base.revision}" if base.revision else ""
-    where = "on the Hugging Face hub" if base.on_hub else "a local checkpoint"
-    yield (
-        f"Its base is {plain(base.name)}, {where}{revision}; licence "
-        f"{plain(base.licence) if base.licence else 'not known'}. The SHA-256 of its {base.file} "
-        f"is {base.sha256}."
-    )
-    is_adapter = form is not None and form.name == ADAPTER
-    kept = "the weights that trained, to be added to the base" if is_adapter else "the whole model"
-    yield f"Its setting is {setting}, seed {trained.row.seed}. This folder has {kept}."
-    yield f"Texts are cut after {trained.job.cell.max_length:,} tokens, {_CUT[format.name]}."
-
-
 def _quoted(snippet: Path) -> str:
     """A snippet but its last lines, which serve a command line."""
     return snippet.read_text(encoding="utf-8").partition("\n\n\nif __name__")[0]
@@ -214,30 +187,6 @@ def _usage(trained: Trained, form: Form | None) -> Sequence[str]:
         "",
         f"python predict.py {option}{texts}",
     ]
-
-
-def _limits(trained: Trained, compared: int | None) -> Iterator[str]:
-    """Sentences on what the figures don't show."""
-    if trained.refitted:
-        yield (
-            "The score of this model is not measured: it was trained on all examples, those of dev "
-            "included, so none are left to measure it on."
-        )
-        return
-    if compared is None:
-        yield "Scores are on the dev examples."
-    else:
-        yield (
-            "Scores are on the dev examples, by which this setting was chosen among "
-            f"{count(compared, 'setting')}, so they are optimistic: other texts may score lower."
-        )
-    if trained.again:
-        yield (
-            "The weights of the cell were not kept, so it was trained again for this folder; the "
-            "scores are those of the new training."
-        )
-    for note in trained.task.notes:
-        yield f"{note[:1].upper()}{note[1:]}."
 
 
 def figures_table(figures: Figures) -> Table:
@@ -265,56 +214,6 @@ def figures_table(figures: Figures) -> Table:
 
 def _number(value: float | None) -> str:
     return DASH if value is None else num(value)
-
-
-def _figures_notes(figures: Figures) -> Iterator[str]:
-    """Sentences on how the figures were measured, and why some weren't."""
-    yield (
-        "Size is that of the files of weights. Times are medians on "
-        f"{count(figures.threads, 'thread')} of {plain(figures.machine)}, tokenising included, in "
-        f"a process of their own, on {figures.at[:10]}."
-    )
-    yield (
-        "Predictions and logits are compared with those of the trained model in fp32, on all "
-        f"{figures.examples:,} dev examples."
-    )
-    for form in figures.forms:
-        if form.missing:
-            yield f"{_FORMS[form.name]} was not measured: {without_paths(plain(form.missing))}"
-
-
-def _trained(trained: Trained, facts: DataFacts | None) -> Iterator[str]:
-    """The data and the method of the training."""
-    row = trained.row
-    name = (
-        f"{plain(row.task)} ({plain(facts.source)})" if facts and facts.source else plain(row.task)
-    )
-    if trained.refitted:
-        number = f" {facts.train + facts.dev:,}" if facts else ""
-        yield f"Data: {name}; all{number} examples, those of dev included."
-    elif facts is None:
-        yield f"Data: {name}; {len(trained.dev):,} dev examples."
-    elif facts.dev:
-        yield f"Data: {name}; {facts.train:,} training examples and {facts.dev:,} dev examples."
-    else:
-        yield (
-            f"Data: {name}; {facts.train:,} examples in {row.folds} folds, of which fold "
-            f"{row.fold} is dev."
-        )
-    if row.train_s is not None:
-        yield f"The training took {num(row.train_s)} s on {_machine(trained)}."
-
-
-def _script(trained: Trained) -> str:
-    """A sentence on training the same without this project."""
-    if trained.refitted:
-        return "It was trained with the settings of a cell, on the examples of training and of dev."
-    if why_not := why_not_scripted(trained.job.cell):
-        return f"{why_not}, so this folder has none."
-    return (
-        "With transformers and PEFT alone, train.py trains the same: python train.py TRAIN.jsonl "
-        "--to DIR; its first lines describe TRAIN.jsonl, which python -m bench.data --write writes."
-    )
 
 
 def _machine(trained: Trained) -> str:
@@ -351,36 +250,6 @@ def _settings(cell: Cell) -> Table:
     ]
     heads = [Head("setting", "setting"), Head("value", "value"), Head("about", "meaning")]
     return Table(heads, rows)
-
-
-def _measured(trained: Trained, figures: Figures, form: Form | None) -> Iterator[str]:
-    """The costs and the score of the training, and the check of this folder."""
-    row = trained.row
-    memory = row.peak_cuda_allocated_mib or row.peak_rss_mib
-    if memory is not None:
-        kind = "GPU memory" if row.peak_cuda_allocated_mib else "memory of the process (peak RSS)"
-        speed = row.ms_per_1k_tokens
-        time = "" if speed is None else f"; {num(speed)} ms for 1,000 tokens"
-        yield (
-            f"Training, on {_machine(trained)}, torch {plain(row.torch_version)}: {num(memory)} "
-            f"MiB of {kind}{time}."
-        )
-    if row.dev_score is not None and not trained.refitted:
-        ends = [by_metric(row.dev_metric, end) for end in (row.dev_ci_low, row.dev_ci_high)
-                if end is not None]  # fmt: skip
-        interval = f" (95% interval {' to '.join(ends)})" if len(ends) == 2 else ""
-        yield (
-            f"Dev {metric_of(row.dev_metric).label} after the training, in its precision "
-            f"({'fp32' if row.amp == 'off' else row.amp}): "
-            f"{by_metric(row.dev_metric, row.dev_score)}{interval}."
-        )
-    if form is not None and form.largest_difference is not None:
-        libraries = ", ".join(f"{name} {version}" for name, version in form.libraries.items())
-        yield (
-            "Checked: in a process without minbert-bench, predict.py gave the logits of the "
-            f"trained model on all {figures.examples:,} dev examples, with differences of up to "
-            f"{form.largest_difference:.1e}, and the same classes ({libraries})."
-        )
 
 
 def _files(folder: Path) -> Sequence[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """The cell to export: the one that is named, or one of the setting that is recommended."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -9,10 +9,13 @@ from bench.common.errors import InputError
 from bench.common.progress import note_to_stderr
 from bench.plan.cell import MULTITASK
 from bench.plan.job import FILE, Job
+from bench.plan.metrics import metric_of
 from bench.plan.rows import Row, standing
+from bench.report.text import by_metric, count
 from bench.results.origins import folder_of
 from bench.results.protocol import WEIGHTS
 from bench.results.store import read_rows
+from bench.stats.best import has_collapsed
 from minbert.files import is_file
 
 RECOMMENDED: Final = "recommended"
@@ -118,6 +121,35 @@ def check_exportable(row: Row) -> None:
         raise InputError(
             f"{row.name}: a model of several tasks has a head for each, and no format has a place "
             "for them; train one task alone, such as --task sst"
+        )
+
+
+def check_score(runs: Path, row: Row) -> None:
+    """Refuse a model whose dev score is below the range of its setting's trainings: below their
+    mean by more than the metric's margin, by which bench.recommend withdraws a setting, too.
+
+    Args:
+        row: of the model's own training, which may be another than that in the CSV.
+
+    Raises:
+        InputError: with both.
+    """
+    metric = metric_of(row.dev_metric)
+    scores = [
+        metric.gain(one.dev_score)
+        for one in standing(read_rows(runs)).values()
+        if one.dev_score is not None and one.is_ok and (one.mode, one.amp) == (row.mode, row.amp)
+        if replace(one.cell, seed=row.seed).cell_id == row.cell_id
+    ]
+    if row.dev_score is None or not scores:
+        return
+    margin = metric.tolerance(sum(scores) / len(scores))
+    if has_collapsed(metric.gain(row.dev_score), scores, margin):
+        mean = by_metric(row.dev_metric, metric.gain(sum(scores) / len(scores)))
+        raise InputError(
+            f"{row.name}: this model's dev score, {by_metric(row.dev_metric, row.dev_score)}, is "
+            f"below the range of its setting's {count(len(scores), 'training')} (mean {mean}) by "
+            f"more than {metric.size(margin)}; give another seed's cell, or add --allow-low-score"
         )
 
 

@@ -104,6 +104,7 @@ def command(
     keep: bool,
     rerun: str | None,
     lr: str,
+    confirm: int | None,
     timeout: float | None,
     budget_min: float | None,
     runs: Path,
@@ -207,6 +208,10 @@ def command(
     def plan_now(to_plan: Sequence[Cell]) -> list[Planned]:
         return kinds.plan(to_plan, store.rows, repeats=settings.repeats, rerun=rerun, fresh=fresh)
 
+    def plan_seeds(own: Sequence[Cell]) -> list[Planned]:
+        every = [replace(cell, seed=seed) for seed in range(confirm or 0) for cell in own]
+        return kinds.plan([*dict.fromkeys(every)], store.rows, fresh=fresh)
+
     def forecast(planned: Sequence[Planned], signals: Signals) -> Forecasts | None:
         return forecast_plan(
             planned,
@@ -223,7 +228,30 @@ def command(
     if searched is not None:
         digest = searched.digest[:16]
         search = Search(cells, digest, lambda cell: kinds.scored(store, cell))
+    session = Session(
+        grid=grid,
+        executor=executor,
+        models=models,
+        data=examples,
+        folds=folds,
+        data_folder=folder,
+        source=source.files,
+        store=store,
+        reports=reports,
+        keep=keep,
+        timeout_s=timeout,
+        arguments=tuple(sys.argv[1:]),
+        metric=metric,
+        forecaster=forecast,
+        references=None if on_cluster else find_references,
+        budget=budget,
+        account=Account(len(lanes)),
+        adapter_configs=adapter_configs.texts,
+        plan_seeds=plan_seeds if confirm else None,
+    )
     planned, number = _next_round(cells, plan_now, search)
+    if number is None and not any(item.action == "run" for item in planned):
+        planned = [*planned, *session.to_confirm(planned)]
     some_run = any(item.action == "run" for item in planned)
     if some_run:
         for model in models.values():
@@ -253,26 +281,6 @@ def command(
             for _, cell in sorted(of_lengths.items())
             if some_run
         ),
-    )
-    session = Session(
-        grid=grid,
-        executor=executor,
-        models=models,
-        data=examples,
-        folds=folds,
-        data_folder=folder,
-        source=source.files,
-        store=store,
-        reports=reports,
-        keep=keep,
-        timeout_s=timeout,
-        arguments=tuple(sys.argv[1:]),
-        metric=metric,
-        forecaster=forecast,
-        references=None if on_cluster else find_references,
-        budget=budget,
-        account=Account(len(lanes)),
-        adapter_configs=adapter_configs.texts,
     )
     if dry_run:
         _print_notes(notes)

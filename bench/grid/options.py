@@ -168,6 +168,11 @@ _FLAGS: Final[tuple[Callable[[Any], Any], ...]] = (
         show_default=True,
         help="Take learning rates from the grid file, or search for the best on training data.",
     ),
+    _count_option(
+        "--confirm",
+        help="At the end, train the recommended setting alone until it has N seeds; it is "
+        "withdrawn if one of these trainings collapses, and the exit code is then 1.",
+    ),
     click.option(
         "--dry-run", is_flag=True, help="Print the plan; run nothing and write no results."
     ),

@@ -7,7 +7,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
-from bench.analysis.recommendation import recommended_from
+from bench.analysis.recommendation import Recommendation, recommended_from
 from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedError
 from bench.common.files import write_atomically
 from bench.common.messages import echo
@@ -20,14 +20,14 @@ from bench.grid.round import Round
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
 from bench.plan.budget import was_left_out
-from bench.plan.cell import CANDIDATE, MINBERT
+from bench.plan.cell import CANDIDATE, MINBERT, Cell
 from bench.plan.columns import values_of
 from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.plan.rows import Row
 from bench.references.facts import find_facts, tokens_of
 from bench.results.facts import DataFacts, facts_of, read_facts, update_facts
 from bench.results.predictions import values_from
-from bench.results.rescoring import read_results
+from bench.results.rescoring import Results, read_results
 from bench.results.store import plan_file
 from minbert.data.tasks import TaskData
 from minbert.errors import InputError as MinbertInputError
@@ -40,7 +40,8 @@ class Session(Cells):
     """One run of a grid.
 
     `references` is `bench.references.client.find_references`; None: scores get no reference points.
-    `metric` decides in the report; None: the rows' own.
+    `metric` decides in the report; None: the rows' own. `plan_seeds` plans the
+    trainings that confirm a setting with the given cells; None: nothing is confirmed.
     """
 
     source: str = ""
@@ -49,6 +50,7 @@ class Session(Cells):
     metric: str | None = None
     forecaster: Forecaster | None = None
     references: Callable[..., Iterable[str]] | None = None
+    plan_seeds: Callable[[Sequence[Cell]], list[Planned]] | None = None
 
     def run(self, rounds: Iterable[list[Planned]], as_json: bool = False) -> int:
         """Run the plans, render the report, and return the exit code.
@@ -63,11 +65,14 @@ class Session(Cells):
             try:
                 for planned in rounds:
                     ended = self._run_round(planned, signals)
-                    if signals.stops > 1:
-                        echo("".join(how_to_go_on(self.arguments)), err=True, nl=False)
-                        return INTERRUPTED
-                    if ended != "ok" or self._lacks_tries(planned):
+                    if ended != "ok" or signals.stops > 1 or self._lacks_tries(planned):
                         break
+                while ended == "ok" and not signals.stops and (further := self.to_confirm(planned)):
+                    ended = self._run_round(further, signals, planned)
+                    planned = [*planned, *further]
+                if signals.stops > 1:
+                    echo("".join(how_to_go_on(self.arguments)), err=True, nl=False)
+                    return INTERRUPTED
             except InputError as error:  # of a plan that earlier results make impossible
                 echo(f"stopped: {error}", err=True)
                 ended = "stopped"
@@ -80,15 +85,47 @@ class Session(Cells):
             for item in planned
         )
 
-    def _run_round(self, planned: list[Planned], signals: Signals) -> str:
-        """Run a plan; returns `ok`, `interrupted` or `stopped`."""
+    def to_confirm(self, planned: Sequence[Planned]) -> list[Planned]:
+        """The plan of the trainings that the recommended setting lacks to be confirmed.
+
+        Raises:
+            InputError: if the setting has no cell among the planned.
+        """
+        planned = [self.moved.get(item.key, item) for item in planned]
+        if self.plan_seeds is None or self._lacks_tries(planned):
+            return []
+        _, _, recommended = self._recommend(planned)
+        if recommended is None or recommended.setting is None or not recommended.decided:
+            return []
+        trained = {row.cell_id for row in recommended.setting.rows}
+        own = [item.cell for item in planned if item.cell.cell_id in trained]
+        if not own:
+            raise InputError(
+                f"--confirm: {recommended.setting.label} is recommended, and no cell of this "
+                "command is of that setting; python -m bench.recommend prints the command"
+            )
+        known = {item.cell.cell_id for item in planned}
+        return [item for item in self.plan_seeds(own) if item.cell.cell_id not in known]
+
+    def _recommend(
+        self, planned: list[Planned]
+    ) -> tuple[Results, list[Row], Recommendation | None]:
+        """The results, the rows of a plan, and what is recommended from both."""
+        results, plan = read_results([self.store.path], self.metric), self._plan(planned)
+        values = values_from(results.predictions_of)
+        return results, plan, recommended_from(results.rows, plan, values)
+
+    def _run_round(
+        self, planned: list[Planned], signals: Signals, before: Sequence[Planned] = ()
+    ) -> str:
+        """Run a plan after others; returns `ok`, `interrupted` or `stopped`."""
         try:
             outlook = outlook_on(planned, self.forecaster, signals)
         except StoppedError:
             return "interrupted"
         with Display(len(planned), len(planned) - len(outlook.to_run)) as display:
             try:
-                self._write_plan(planned)
+                self._write_plan([*before, *planned])
                 if elsewhere := scores_elsewhere(planned):
                     display.note(scores_sentence(elsewhere))
                 self._find_references(outlook.to_run, signals, display)
@@ -197,14 +234,11 @@ class Session(Cells):
         try:
             if self.moved:
                 self._write_plan(planned)
-            results = read_results([self.store.path], self.metric)
+            results, plan, recommended = self._recommend(planned)
             for item in planned:
                 row = self.store.last(*item.row_key)
                 if row is not None and not item.elsewhere:
                     last[item.key] = row
-            plan = self._plan(planned)
-            values = values_from(results.predictions_of)
-            recommended = recommended_from(results.rows, plan, values)
             if recommended is not None:
                 advice = recommendation.advice(
                     recommended, results.facts, results.exports, [str(self.store.path)]
@@ -254,4 +288,6 @@ class Session(Cells):
         echo("".join(ends), err=True, nl=False)
         if ended == "interrupted":
             return INTERRUPTED
-        return 0 if ended == "ok" and counts["ok"] == counts.total() and not fell_back else 1
+        confirmed = self.plan_seeds is None or (advice is not None and advice.recommended.decided)
+        is_ok = ended == "ok" and counts["ok"] == counts.total() and not fell_back and confirmed
+        return 0 if is_ok else 1

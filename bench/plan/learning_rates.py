@@ -11,9 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from bench.plan.cell import CANDIDATE, SEARCHED, Cell, named
+from bench.plan.columns import learning_rates
+from bench.plan.gridfile import Rates
 from bench.plan.rows import Row
 
 FIRST: Final = (-2, -1, 0, 1, 2)
@@ -26,6 +28,25 @@ _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
 
 Lookup = Callable[[Cell], Row | None]
 """The row that counts for a candidate; None if it has not run."""
+
+Origin = Literal["tuned", "default", "given"]
+"""How a cell's rates came about: by `--lr auto`, by default, or given in a grid."""
+
+
+def rates_of(rates: Rates, mode: str, layers: str | None) -> dict[str, Any]:
+    """The rates of a mode and layer set by column; None in columns that don't apply."""
+    main = rates.full if mode == "full" else rates.adapter
+    every = dict(zip(_RATES, (main, rates.base, rates.head), strict=True))
+    applicable = learning_rates(mode, layers)
+    return {name: rate if name in applicable else None for name, rate in every.items()}
+
+
+def origin_of(cell: Cell) -> Origin:
+    """How a cell's rates came about; given ones that equal the defaults count as those."""
+    if cell.learning_rate_source == SEARCHED:
+        return "tuned"
+    defaults = rates_of(Rates(), cell.mode, cell.layers)
+    return "default" if all(getattr(cell, n) == r for n, r in defaults.items()) else "given"
 
 
 @dataclass(frozen=True)

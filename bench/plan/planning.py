@@ -23,8 +23,8 @@ from bench.plan.cell import (
     has_parts,
     named,
 )
-from bench.plan.columns import learning_rates
-from bench.plan.gridfile import AUTO, DEFAULT_TASK, Axes, Grid, Settings
+from bench.plan.gridfile import AUTO, DEFAULT_TASK, Axes, Grid, Rates, Settings
+from bench.plan.learning_rates import rates_of
 from bench.plan.parts import most_encoders, to_text
 from bench.plan.rows import (
     FLAGS,
@@ -207,18 +207,12 @@ def _cell(
     **axes: Any,
 ) -> Cell:
     """A cell; `rate`, where it is an axis, is used for all parameters that train."""
-    rates = settings.learning_rates
     engine = resolved.engine if settings.engine == AUTO else settings.engine
     by_transformers = engine == TRANSFORMERS
     low_rank = mode in LOW_RANK
-    values: dict[str, Any] = {
-        "learning_rate": rates.full if mode == "full" else rates.adapter,
-        "learning_rate_base": rates.base,
-        "learning_rate_head": rates.head,
-    }
-    values = values if rate is None else dict.fromkeys(values, rate)
-    applicable = learning_rates(mode, layers)
-    values = {name: value if name in applicable else None for name, value in values.items()}
+    rates = settings.learning_rates
+    if rate is not None:
+        rates = Rates(full=rate, adapter=rate, base=rate, head=rate)
     cell = Cell(
         **{name: getattr(settings, name) for name in _AS_GIVEN}
         | {
@@ -246,7 +240,7 @@ def _cell(
         }
         | {"mode": mode, "rank": rank, "layers": layers}
         | axes
-        | values
+        | rates_of(rates, mode, layers)
         | _part_settings(settings, resolved.parts)
     )
     return _with_compile_auto(cell, resolved.no_compiling) if settings.compile == AUTO else cell

@@ -28,6 +28,8 @@ NOTE: Final = (
 _MOST_GRIDS: Final = 8
 _USUAL: Final = {"engine": MINBERT, "batching": "by-length", "compile": OFF}
 """Values that a selection does not name."""
+_POINT: Final = tuple(name for name in AXES if name not in ("seed", "fold"))
+"""The axes of a setting."""
 _RUNS: Final = "runs.csv"
 """The file that commands read by default."""
 
@@ -47,7 +49,7 @@ def commands(
     options = options_of(group, facts)
     grids = sorted({_grid(group, row) for row in group.rows}, key=lambda one: one[::-1])
     lines = [_line(grid, *options, *search) for grid, search in grids[:_MOST_GRIDS]]
-    one = _again(group, group.first, options, AXES)
+    one = _line(*_alone(group, group.first, options, AXES), "--rerun", "ok")
     narrow = [] if code_version is None else ["--code-version", code_version]
     report = ["--runs", *(sources or [_RUNS]), "--reports", "reports/", *narrow, *_metric(group)]
     return [*lines, one, command_line("report", *report)]
@@ -60,19 +62,36 @@ def options_of(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({
 
 def command_of(group: Group, setting: Setting, options: Sequence[str]) -> str:
     """The command line that repeats the cells of a setting, with the options of `options_of`."""
-    axes = [name for name in AXES if name not in ("seed", "fold")]
-    return _again(group, setting.rows[0], options, axes)
+    seeds = str(1 + max(row.seed for row in setting.rows))
+    pairs = zip(("", *options), options, strict=False)
+    options = [seeds if last == "--seeds" else word for last, word in pairs]
+    return _line(*_alone(group, setting.rows[0], options), "--rerun", "ok")
 
 
 def _line(grid: str, *words: str) -> str:
     return command_line("grid", "--grid", grid, *words)
 
 
-def _again(group: Group, row: Row, options: Sequence[str], axes: Sequence[str]) -> str:
-    """The command line that repeats the cells that have the values of a row on some axes."""
+def _alone(
+    group: Group, row: Row, options: Sequence[str], axes: Sequence[str] = _POINT
+) -> list[str]:
+    """The grid and options of the cells that have the values of a row on some axes."""
     grid, search = _grid(group, row)
-    cell = _cell(group, row, bool(search), axes)
-    return _line(grid, *options, *search, "--select", cell, "--rerun", "ok")
+    return [grid, *options, *search, "--select", _cell(group, row, bool(search), axes)]
+
+
+def confirm_command(
+    recommended: Recommendation, trainings: int, facts: Mapping[str, DataFacts]
+) -> str:
+    """The command line that trains the recommended setting alone until it has so many trainings:
+    by --confirm, where it is what bench.grid recommends, too."""
+    known, group = recommended.candidates, recommended.candidates.group
+    row = known.settings[recommended.pick or 0].rows[0]
+    usual = not recommended.limits and recommended.prefer == NEEDS[0]
+    if usual and known.margin == group.margin:
+        return _line(*_alone(group, row, options_of(group, facts)), "--confirm", str(trainings))
+    options = [*_options(group, facts, {"seeds": trainings}), *_metric(group)]
+    return _line(*_alone(group, row, options))
 
 
 def recommend_command(group: Group, sources: Sequence[str]) -> str:
@@ -106,15 +125,18 @@ def narrowed(
     *,
     select: str = "",
     rerun: str = "",
+    lr: str = "",
     **options: object,
 ) -> str:
     """The command line of a group's grid, narrowed by --select, with other values of options.
 
     Args:
         rerun: the status of cells that run again.
+        lr: `auto` for a search for learning rates.
         options: values of options that replace the group's, such as seeds.
     """
     grid, search = _grid(group, group.first)
+    search = ("--lr", lr) if lr else search
     narrow = ["--select", select] if select else []
     again = ["--rerun", rerun] if rerun else []
     every = [*_options(group, facts, options), *_metric(group)]
@@ -157,7 +179,9 @@ def _options(
     values = {name: others.get(name, group.shared(name)) for name in names}
     values["model"] = ",".join(_models(group))
     values["engine"] = TRANSFORMERS if group.first.engine == TRANSFORMERS else None
-    values["seeds"] = others.get("seeds", 1 + max(row.seed for row in group.rows))
+    # without the further seeds of one setting that --confirm trained alone
+    seeds = sorted(1 + max(row.seed for row in setting.rows) for setting in group.settings)
+    values["seeds"] = others.get("seeds", seeds[-2:][0])
     if (repeats := max(row.repeat for row in group.rows)) > 1:
         values["repeats"] = repeats
     lengths, grid = {row.max_length for row in group.rows}, str(group.shared("grid") or "full")

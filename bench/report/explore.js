@@ -163,8 +163,9 @@
       const isShown = set.filter((i) => all(i, (i, j) => bit("shown", i, j)));
       const could = set.filter((i) => all(i, (i, j) => !bit("worse", i, j)));
       const best = set.reduce((a, b) => a && gain * a.value >= gain * b.value ? a : b, null);
-      const decided = isShown.length > 0 && !data.closed;
-      return { of: set.length, shown: isShown, could, decided, pick: decided ? cheapest(isShown) : best };
+      const first = isShown.length > 0 && !data.closed ? cheapest(isShown) : null;
+      const decided = first !== null && !first.collapsed;
+      return { of: set.length, shown: isShown, could, decided, withdrawn: first ? first.collapsed : "", pick: decided ? first : best };
     }
     function cheapest(of) {
       function cost(s, name) { return s[name] === null ? Infinity : s[name]; }
@@ -232,7 +233,7 @@
         return ["Use " + use, (of === 1 ? "No other setting is left to compare it with. " : "With 95% confidence it is at most " + metric.margin + " worse than the best of " + left + ". ") + pick.against];
       }
       const open = (could.length === of ? "All " + counted(of, "setting") + " left" : could.length + " of " + left) + " could be within " + metric.margin + " of the best. ";
-      return ["Not decided; the best by score so far is " + use, (data.closed ? data.closed + " " : open) + pick.against];
+      return ["Not decided; the best by score so far is " + use, (data.closed || answer.withdrawn ? (data.closed || answer.withdrawn) + " " : open) + pick.against];
     }
     function misses(s) { return state.limits.reduce((sum, limit) => sum + shortfall(limit, s), 0); }
     function standing(s) {

@@ -29,7 +29,13 @@ from bench.report.cells import MOST_OF_A_GROUP
 from bench.report.commands import command_of, options_of, recommend_command
 from bench.report.drawing import BLUE, INK, ORANGE, PURPLE
 from bench.report.figures import COLOURS, MARKERS
-from bench.report.recommendation import against_full, in_brief, margin_text, obstacle_of
+from bench.report.recommendation import (
+    against_full,
+    in_brief,
+    margin_text,
+    obstacles,
+    withdrawn,
+)
 from bench.report.tables import MOST_SETTINGS
 from bench.report.text import y_label
 from bench.results.facts import DataFacts
@@ -84,7 +90,7 @@ def explorer(
         "units": UNITS,
         "example": EXAMPLE,
         "command": recommend_command(group, sources),
-        "closed": " ".join(obstacle_of(recommended)[0]) if candidates.obstacles else "",
+        "closed": obstacles(recommended) if candidates.obstacles else "",
         "axes": {name: _ordered(values) for name, values in axes.items()},
         "modes": {
             mode: [_VARIABLES.get(COLOURS[mode], COLOURS[mode]), _SYMBOLS.get(MARKERS[mode], "wye")]
@@ -101,6 +107,7 @@ def explorer(
                 "value": None if place is None else _finite(candidates.value(place, "score")),
                 "brief": "" if place is None else in_brief(candidates, place),
                 "against": "" if place is None else against_full(candidates, place),
+                "collapsed": "" if place is None else withdrawn(candidates, place),
                 "learned": setting.learned,
                 "baseline": setting is group.baseline,
                 "mode": setting.mode,

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
@@ -13,6 +14,7 @@ from bench.plan.cell import MULTITASK, Value
 from bench.plan.columns import CORRELATED, PART_SCORES
 from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import Row
+from bench.report.pages import sentences
 from bench.report.text import count, counted, plain, setting_value
 from bench.results.facts import DataFacts
 from minbert.data.tasks import TASKS
@@ -39,157 +41,45 @@ def encoders(compared: Encoders, first: Group) -> list[str]:
 
 def lead(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) -> list[str]:
     """The first lines: modes, model and task, how many cells ended ok, caps, and the machine."""
-    modes = list(dict.fromkeys(setting.mode for setting in group.settings))
-    init = "" if group.shared("init") == "pretrained" else " with random weights"
-    scored = f", scored by {group.scoring.label} on dev" if group.has_quality else ""
-    first = (
-        f"Compared: {', '.join(modes)} on the model {_known(group, 'model')}{init} and the task "
-        f"{_known(group, 'task')}{scored}. {group.ok:,} of {counted(group.rows)} ended ok, "
-        f"{_seeds(group)}{_folds(group)} for each setting{_repeats(group)}"
-        f"{_intervals(group)}."
-    )
-    device = _known(group, "device")
-    gpu = f" ({_known(group, 'device_name')})" if device.startswith("cuda") else ""
-    machine = (
-        f"Machine: {_known(group, 'machine')}; device {device}{gpu}; "
-        f"torch {_known(group, 'torch_version')}, threads {_known(group, 'threads')}."
-    )
-    task = TASKS.get(str(group.shared("task")))
-    notes = [f"{note[:1].upper()}{note[1:]}." for note in (task.notes if task else ())]
-    about = [*(of(group) for of in (_overall, _joined)), _caps(group, facts), _cut(group)]
-    lines = [first, _metric(group, facts), *about, *notes, machine, _elsewhere(group)]
-    return [line for line in lines if line]
+    task, known = TASKS.get(str(group.shared("task"))), facts.get(str(group.shared("data_digest")))
+    every = [setting for setting in group.settings if setting.scores]
+    train, dev, steps = (group.shared(name) for name in ("max_train", "max_dev", "max_steps"))
+    cells: dict[Value, set[Value]] = {}
+    for row in group.rows:
+        if row.is_ok:
+            cells.setdefault(row.cell_id, set()).add(row.repeat or 1)
+    batch = group.shared("batch_size")
+    return sentences(
+        "lead",
+        group=group, known=partial(_known, group), count=count, counted=counted, by_name=_by_name,
+        modes=dict.fromkeys(setting.mode for setting in group.settings),
+        seeds={len({row.seed for row in setting.ok}) for setting in group.settings if setting.ok},
+        repeats={1} if not cells else {*map(len, cells.values())},
+        several=any(len(setting.scores) > 1 for setting in every),
+        is_kept=any(s.values.keys() == s.scores.keys() for s in every if len(s.scores) > 1),
+        is_joined=all(s.values.keys() == s.scores.keys() for s in every), scored=every,
+        row_metrics=ROW_METRICS, multitask=MULTITASK, notes=task.notes if task else (),
+        parts=[
+            f"(1 + r) / 2 of the correlation r on {part}" if part in CORRELATED
+            else f"the accuracy on {part}"
+            for part, column in PART_SCORES.items() if group.shared(column) is not None
+        ],
+        train=train, dev=dev, steps=steps, epochs=group.shared("epochs"),
+        examples=number(known.train if known and group.folds is None else train) or 0,
+        seen=(number(steps) or 0) * (number(batch) or 0),
+        in_steps=f"{count(int(steps), 'step')} of {batch or 'some'} examples" if steps else "",
+        caution=plain(known.caution(group.metric)) if known else "",
+        cut=number(group.shared("texts_cut")), cut_tokens=number(group.shared("tokens_cut")),
+        machines={
+            (at, row.seed, row.fold): row.machine or "a machine not recorded"
+            for at, setting in enumerate(group.settings) for row in setting.elsewhere
+        },
+    )  # fmt: skip
 
 
 def _known(group: Group, column: str) -> str:
     value = group.shared(column)
     return "not recorded" if value is None else str(value)
-
-
-def _seeds(group: Group) -> str:
-    numbers = {len({row.seed for row in setting.ok}) for setting in group.settings if setting.ok}
-    up_to = "up to " if len(numbers) > 1 else ""
-    return f"{up_to}{count(group.seeds, 'seed')}"
-
-
-def _folds(group: Group) -> str:
-    return "" if group.folds is None else f" of {group.folds} folds"
-
-
-def _repeats(group: Group) -> str:
-    by_cell: dict[Value, set[Value]] = {}
-    for row in group.rows:
-        if row.is_ok:
-            by_cell.setdefault(row.cell_id, set()).add(row.repeat or 1)
-    numbers = set(map(len, by_cell.values()))
-    most = max(numbers, default=0)
-    up_to = "up to " if len(numbers) > 1 else ""
-    return f", {up_to}{most} repeats of each" if most > 1 else ""
-
-
-def _intervals(group: Group) -> str:
-    """The variation that the intervals of several seeds or folds cover, in brackets."""
-    if group.seeds < 2:
-        return "" if group.folds is None else " (intervals of costs are over folds)"
-    several = [s for s in group.settings if len(s.scores) > 1]
-    if not several:
-        return " (intervals are over runs)"
-    kept = [s.values.keys() == s.scores.keys() for s in several]
-    examples = ", and over dev examples where predictions are kept" if any(kept) else ""
-    return f" (intervals of costs are over runs, those of scores over seeds{examples})"
-
-
-def _metric(group: Group, facts: Mapping[str, DataFacts]) -> str:
-    """What the metric is, if it was chosen for the report, with a warning on small classes."""
-    if not group.has_quality or group.metric in ROW_METRICS:
-        return ""
-    label, known = group.scoring.label, facts.get(str(group.shared("data_digest")))
-    caution = known.caution(group.metric) if known else ""
-    return (
-        f"{label[:1].upper()}{label[1:]} is the {group.scoring.about}. It was chosen for this "
-        "report and computed from kept predictions; flags are those of each row's own metric."
-        f"{f' Warning: {plain(caution)}.' if caution else ''}"
-    )
-
-
-def _overall(group: Group) -> str:
-    """The mean that a score over several parts is."""
-    scores = [
-        f"(1 + r) / 2 of the correlation r on {part}"
-        if part in CORRELATED
-        else f"the accuracy on {part}"
-        for part, column in PART_SCORES.items()
-        if group.shared(column) is not None
-    ]
-    return f"Overall is the mean of {', '.join(scores)}." if scores else ""
-
-
-def _joined(group: Group) -> str:
-    """What the score of several folds is."""
-    scored = [setting for setting in group.settings if setting.scores]
-    if group.folds is None or not scored:
-        return ""
-    if all(setting.values.keys() == setting.scores.keys() for setting in scored):
-        return f"A score is that of the predictions on all {group.folds} folds together."
-    return (
-        f"A score is that of the predictions on all {group.folds} folds together or, where these "
-        "are not known, the mean of the folds' scores."
-    )
-
-
-def _caps(group: Group, facts: Mapping[str, DataFacts]) -> str:
-    """How much data and how many steps each cell had."""
-    known = facts.get(str(group.shared("data_digest")))
-    train, dev, steps = (group.shared(name) for name in ("max_train", "max_dev", "max_steps"))
-    parts = group.shared("task") == MULTITASK
-    whose, its = ("each part's", "each part's") if parts else ("the task's", "its")
-    if group.folds is not None:
-        share = f"{train:,}" if train else "all"
-        share += " of the examples outside the fold that is scored"
-    else:
-        share = f"{train:,} of {whose} examples" if train else "all of the task's training examples"
-    epochs, batch = group.shared("epochs"), group.shared("batch_size")
-    every = number(known.train if known and group.folds is None else train)
-    seen = (number(steps) or 0) * (number(batch) or 0)
-    in_steps = f"{count(int(steps), 'step')} of {batch or 'some'} examples" if steps else ""
-    if every and 0 < seen < every and not parts:
-        sentence = f"Trained on {seen:,.0f} of {every:,.0f} examples, in {in_steps}"
-    else:
-        sentence = f"Trained on {share}" + (f", {count(int(epochs), 'epoch')}" if epochs else "")
-        sentence += f", and for {in_steps} at most" if steps else ""
-    if dev:
-        of = f"{its} dev examples" if group.folds is None else "each fold's examples"
-        sentence += f"; scored on {dev:,} of {of}"
-    if group.has_quality and (steps or train):
-        sentence += ". Capped, so scores may be lower than those of full training"
-    return sentence + "."
-
-
-def _cut(group: Group) -> str:
-    """How many texts were cut, if some were."""
-    texts, share = number(group.shared("texts_cut")), number(group.shared("tokens_cut"))
-    if not texts:
-        return ""
-    lost = "" if share is None else f"; {share:.2%} of tokens cut"
-    verb = "text is" if texts == 1 else "texts are"
-    return f"{texts:,.0f} {verb} longer than max_length {_known(group, 'max_length')}{lost}."
-
-
-def _elsewhere(group: Group) -> str:
-    """The number of scores that a group has from other machines, if any."""
-    machines = {
-        (at, row.seed, row.fold): row.machine or "a machine not recorded"
-        for at, setting in enumerate(group.settings)
-        for row in setting.elsewhere
-    }
-    if not machines:
-        return ""
-    what = "seeds" if group.folds is None else "folds"
-    return (
-        f"{count(len(machines), 'score')} of {what} that have none here, and no costs, "
-        f"{'is' if len(machines) == 1 else 'are'} from elsewhere, with the same software: "
-        f"{_by_name(machines.values())}."
-    )
 
 
 def differences(group: Group, first: Group) -> str:

@@ -135,6 +135,20 @@ def markdown_environment(package: str = "bench.report") -> Environment:
 
 
 @cache
+def _text_environment() -> Environment:
+    return Environment(  # noqa: S701 (escaped where the sentences are shown)
+        loader=PackageLoader("bench.report"), undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, finalize=lambda value: " ".join(str(value).splitlines()),
+    )  # fmt: skip
+
+
+def sentences(template: str, **facts: object) -> list[str]:
+    """The lines of a template of plain text that are not empty; each value is on one line."""
+    text = _text_environment().get_template(f"{template}.txt.jinja").render(facts)
+    return [line for line in text.splitlines() if line.strip()]
+
+
+@cache
 def style() -> str:
     """The style sheet of all pages."""
     return files("bench.report").joinpath("style.css").read_text("utf-8")

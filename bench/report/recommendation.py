@@ -11,17 +11,22 @@ from typing import Any, Final, Literal
 
 from bench.analysis.costs import NEEDS, Need
 from bench.analysis.groups import Group
-from bench.analysis.recommendation import Candidates, Recommendation, Resolution
+from bench.analysis.recommendation import Candidates, Recommendation
 from bench.analysis.setting import Setting
-from bench.analysis.verdicts import compare
+from bench.analysis.verdicts import COSTS, OBJECTIVES, compare
+from bench.plan.learning_rates import Origin, origin_of
 from bench.plan.metrics import ROW_METRICS
-from bench.report.commands import export_command, narrowed
+from bench.report import text
+from bench.report.commands import confirm_command, export_command, narrowed
+from bench.report.pages import sentences
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, num, score, score_gap, span, times
 from bench.results.exports import INT8, MERGED, ONNX, Figures, latest_figures
 from bench.results.facts import DataFacts
+from bench.stats.best import excluded_rate
 
-BASE: Final = "full fine-tuning in fp32"
+CONFIRMED: Final = 29
+"""Trainings of which none collapsed that exclude a rate of collapses of 10%."""
 _FEWEST_SEEDS: Final = 3
 _POINT: Final = 0.01
 _MOST_NAMED: Final = 4
@@ -67,33 +72,27 @@ def advice(
         exports: by `cell_id`, what exported models cost to use.
         sources: names of the files that the rows are from.
     """
-    group = recommended.candidates.group
-    sentences, selections = _missing(recommended)
-    pick, table = recommended.pick, None
-    if pick is not None:
-        sentences = [*_sureness(recommended, pick), *sentences]
-        table = _table(recommended, pick, exports)
-    lines = [narrowed(group, facts, **selection) for selection in selections]
-    if recommended.decided and len(sources) <= 1:  # an export is from one file
-        sentences = [
-            *sentences,
-            "python -m bench.export writes its model as a folder that plain libraries load.",
-        ]
+    group, pick = recommended.candidates.group, recommended.pick
+    one_file = len(sources) <= 1
+    lines = [narrowed(group, facts, **selection) for selection in _selections(recommended)]
+    if recommended.decided and one_file and pick is not None:
+        if recommended.candidates.trainings(pick) < CONFIRMED:
+            lines.append(confirm_command(recommended, CONFIRMED, facts))
         lines.append(export_command(recommended, sources))
     return Advice(
         recommended,
         _heading(recommended),
-        sentences,
-        table,
+        _sentences("advice", recommended, one_file),
+        None if pick is None else _table(recommended, pick, exports),
         list(dict.fromkeys(lines)),
         exports,
     )
 
 
-def base_name(group: Group) -> str:
-    """The baseline in words: of several encoders that one's full fine-tuning that scores best."""
-    encoder = group.baseline.encoder if group.baseline else ""
-    return f"full fine-tuning of {encoder} in fp32" if encoder else BASE
+def full_name(full: Setting) -> str:
+    """Full fine-tuning in words; of several encoders, that of the one that scores best."""
+    encoder = f" of {full.encoder}" if full.encoder else ""
+    return f"full fine-tuning{encoder} in {full.precision}"
 
 
 def form_cost(need: Need, value: float) -> str:
@@ -121,84 +120,86 @@ def _heading(recommended: Recommendation) -> str:
 
 
 def in_brief(known: Candidates, i: int, measured: float | None = None) -> str:
-    """What a setting costs against full fine-tuning in fp32, and its score.
+    """What a setting costs against full fine-tuning in the same precision, its score, and what
+    training this is after.
 
     Args:
         measured: the score, if it is not the mean over seeds.
     """
     group, setting = known.group, known.settings[i]
     value = known.value(i, "score") if measured is None else measured
-    scored = f"{group.scoring.label} {score(group, value)}"
-    if setting is group.baseline:
-        return f"it is {base_name(group)}, {scored}"
-    gaps = {cost: compare(group, cost, setting, group.baseline) for cost in ("memory", "time")
-            if group.baseline}  # fmt: skip
-    parts = [f"{times(gap.value)}× the {cost}" for cost, gap in gaps.items() if gap]
-    if not parts:
-        costs = {need: known.costs[need][i] for need in ("memory", "time")}
-        parts = [form_cost(n, v) for n, v in costs.items() if v == v]  # type: ignore[arg-type]
-        return ", ".join([*parts, scored])
-    return f"{' and '.join(parts)} of {base_name(group)}, {scored}"
-
-
-def _sureness(recommended: Recommendation, pick: int) -> list[str]:
-    """How the pick compares with the best and with full fine-tuning, and how sure that is.
-
-    One seed can't say how sure anything is.
-    """
-    known = recommended.candidates
-    group, total, out = known.group, len(recommended.among), []
-    seeds = len(known.samples[pick].scores)
-    if not known.comparison.shows_seeds:
-        return []
-    if total == 1:
-        return ["It is the only setting that meets the limits, and is compared with none."]
-    if pick in recommended.shown:
-        best, name = recommended.reference, ""
-        if best is not None and best != pick:
-            name = f", of which {known.settings[best].label} scores best ({_score(known, best)})"
-        over = count(seeds, "seed")
-        over += f" and {known.examples:,} dev examples" if known.examples else ""
-        out.append(
-            f"With 95% confidence it is at most {_bound(known, recommended.loss(pick))} worse than "
-            f"the best of {_those(recommended)}{name}; the margin is {margin_text(known)}. It ran "
-            f"with {over}."
-        )
-    if against := against_full(known, pick):
-        out.append(against)
-    fitted = recommended.cross_fitted_score
-    if fitted is not None and score(group, fitted) != _score(known, pick):
-        out.append(
-            f"Its {group.scoring.label} of {score(group, fitted)} is cross-fitted: each tenth of "
-            f"the dev examples scores what the others choose. On all of them it is "
-            f"{_score(known, pick)}."
-        )
-    return [*out, _excluded(recommended)]
-
-
-def _those(recommended: Recommendation) -> str:
-    within = " that meet the limits" if recommended.limits else ""
-    return f"the {count(len(recommended.among), 'setting')}{within}"
-
-
-def _excluded(recommended: Recommendation) -> str:
-    """How many settings are shown to be worse than another by more than the margin."""
-    known, total, left = recommended.candidates, len(recommended.among), recommended.could_be
-    out = total - len(left)
-    if not out:
-        every = "both" if total == 2 else f"all {total}"
-        return f"None is shown to be worse by more than the margin: {every} could be within it."
-    names = "; ".join(known.settings[i].label for i in left) if len(left) <= _MOST_NAMED else ""
-    return (
-        f"{out} of {total} {'is' if out == 1 else 'are'} shown to be worse by more than the "
-        f"margin; the other {len(left)} could be within it{f': {names}' if names else ''}."
+    scored = (
+        f"{group.scoring.label} {score(group, value)} after {text.trained_for(setting.rows[0])}"
     )
+    full = group.full(setting.amp)
+    if setting is full:
+        return f"it is {full_name(full)}, {scored}"
+    if full and (saved := _ratios(group, setting, full)):
+        return f"{saved} of {full_name(full)}, {scored}"
+    costs = {need: known.value(i, need) for need in NEEDS[:2]}
+    return ", ".join([*(form_cost(n, v) for n, v in costs.items() if v == v), scored])
 
 
-def _bound(known: Candidates, difference: float) -> str:
-    """An upper bound of a difference of scores, rounded up to two digits, with its unit."""
+def _ratios(group: Group, setting: Setting, other: Setting) -> str:
+    """The costs of a setting against another one's, such as `0.9× the memory`; empty if unknown."""
+    gaps = {cost: compare(group, cost, setting, other) for cost in COSTS}
+    return " and ".join(f"{times(gap.value)}× the {cost}" for cost, gap in gaps.items() if gap)
+
+
+def _sentences(template: str, recommended: Recommendation, one_file: bool = False) -> list[str]:
+    """Sentences on a recommendation.
+
+    Args:
+        template: `advice` for all of them, `obstacles` for why nothing is recommended.
+        one_file: whether the rows are from a single file.
+    """
+    known, pick, group = recommended.candidates, recommended.setting, recommended.candidates.group
+    words = {
+        "r": recommended, "known": known, "group": group, "pick": pick, "i": recommended.pick,
+        "full": group.full(pick.amp if pick else "off"), "base": group.baseline,
+        "not_run": _not_run(recommended), "origins": _origins(recommended),
+        "can_tune": _can_tune(group), "one_file": one_file, "confirmed": CONFIRMED,
+        "most_seeds": max((len(sample.scores) for sample in known.samples), default=0),
+        "seeds_needed": _seeds_needed(recommended), "row_metrics": ROW_METRICS,
+        "ended": _ended(group), "limits": " ".join(limit.text for limit in recommended.limits),
+        "misses": _misses(recommended), "unkept": sum(not one.values for one in known.samples),
+        "size": group.scoring.size, "count": count, "score": score, "own_score": _score,
+        "cost": _cost, "form_cost": form_cost, "full_name": full_name, "ratios": _ratios,
+        "against_full": against_full, "margin_text": margin_text, "rounded": _rounded,
+        "rounded_up": _rounded_up, "excluded_rate": excluded_rate, "withdrawn": withdrawn,
+    }  # fmt: skip
+    return sentences(template, **words)
+
+
+def obstacles(recommended: Recommendation) -> str:
+    """Why nothing is recommended; empty if something is."""
+    return " ".join(_sentences("obstacles", recommended))
+
+
+def _not_run(recommended: Recommendation) -> dict[str, str]:
+    """The precisions, by AMP, in which full fine-tuning is missing to judge the pick's costs."""
+    pick = recommended.setting
+    every = {"off": "fp32", **({pick.amp: pick.precision} if pick else {})}
+    return {amp: n for amp, n in every.items() if recommended.candidates.group.full(amp) is None}
+
+
+def _origins(recommended: Recommendation) -> dict[Origin, int]:
+    """The number of settings by how their learning rates came about."""
+    every: dict[Origin, int] = {"tuned": 0, "default": 0, "given": 0}
+    for i in recommended.among:
+        every[origin_of(recommended.candidates.settings[i].rows[0])] += 1
+    return every
+
+
+def _can_tune(group: Group) -> bool:
+    """Whether the group's grid takes `--lr auto`: in one without folds or rates as an axis."""
+    return group.folds is None and not any(setting.tells_rate for setting in group.settings)
+
+
+def _rounded_up(difference: float) -> float:
+    """An upper bound of a difference of scores, rounded up to two digits."""
     step = 10.0 ** (floor(log10(difference)) - 1) if difference > 0 else 1.0
-    return known.group.scoring.size(float(f"{ceil(difference / step - 1e-9) * step:.2g}"))
+    return float(f"{ceil(difference / step - 1e-9) * step:.2g}")
 
 
 def _score(known: Candidates, i: int) -> str:
@@ -206,10 +207,10 @@ def _score(known: Candidates, i: int) -> str:
 
 
 def against_full(known: Candidates, i: int) -> str:
-    """The difference of a setting's score from that of full fine-tuning in fp32, in a sentence;
-    empty for that itself, or where it has no score."""
+    """The difference of a setting's score from that of full fine-tuning, in the same precision
+    where that was run, in a sentence; empty for that itself, or where it has no score."""
     group, setting = known.group, known.settings[i]
-    base = group.baseline
+    base = group.full(setting.amp) or group.baseline
     gap = compare(group, "score", setting, base) if base and setting is not base else None
     if base is None or gap is None:
         return ""
@@ -217,152 +218,95 @@ def against_full(known: Candidates, i: int) -> str:
     interval = f" (95% interval {span(gap, form)})" if gap.ends() else ""
     of_base = _score(known, known.settings.index(base))
     return (
-        f"Against {base_name(group)} ({of_base}) its {group.scoring.label} differs by "
+        f"Against {full_name(base)} ({of_base}) its {group.scoring.label} differs by "
         f"{form(gap.value)}{interval}."
     )
 
 
-def _missing(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any]]]:
-    """What is missing for a decision or a comparison, and the narrowed commands that supply it."""
-    known = recommended.candidates
+def _selections(recommended: Recommendation) -> list[dict[str, Any]]:
+    """The options of narrowed commands that supply what is missing."""
+    known, every = recommended.candidates, list[dict[str, Any]]()
     group = known.group
-    sentences, selections = obstacle_of(recommended)
-    if group.baseline is None and known.settings:
-        sentences.append(f"What it saves against {BASE} is not known: that was not run, or not ok.")
-        selections.append({"select": "mode=full amp=off"})
+    if "no score" in recommended.obstacles:
+        every += _for_a_score(group)
+    every += [{}] * len({"one seed", "no common seed"} & {*recommended.obstacles})
+    if "no head" in recommended.obstacles:
+        every.append({"select": "mode=head"})
+    elif "not learned" in recommended.obstacles:
+        longer = "epochs" if group.shared("max_steps") is None else "max_steps"
+        every.append({longer: 2 * int(group.shared(longer) or 1)})
+    every += [{"seeds": seeds} for seeds in _seeds_needed(recommended) if seeds]
+    if known.settings and (not_run := _not_run(recommended)):
+        every.append({"select": f"mode=full amp={','.join(not_run)}"})
     if known.settings and not known.kept:
-        missing = sum(not sample.values for sample in known.samples)
-        sentences.append(
-            f"The predictions of {count(missing, 'setting')} {'is' if missing == 1 else 'are'} not "
-            "kept, so scores are compared by their own intervals, as if on different examples; "
-            "cells that run again keep them."
-        )
-        selections.append({"rerun": "ok"})
-    if (finest := recommended.finest) and group.scoring.in_points and finest[0] > _POINT:
-        sentences.append(
-            f"On {known.examples:,} dev examples no number of seeds shows a difference of 1 point "
-            f"between typical settings: the smallest is about {100 * finest[0]:.2g} points, and 1 "
-            f"point takes at least {_rounded(finest[1]):,} dev examples."
-        )
+        every.append({"rerun": "ok"})
     if {"one seed", "no common seed"} & {*recommended.obstacles}:
         seeds = max(_FEWEST_SEEDS, 1 + max(row.seed for row in group.rows))
-        selections = [{"seeds": seeds, **selection} for selection in selections]
-    return sentences, selections
+        every = [{"seeds": seeds, **selection} for selection in every]
+    if recommended.pick is not None and _can_tune(group):
+        untuned = _origins(recommended)["tuned"] < len(recommended.among)
+        every += [{"lr": "auto"}] if untuned else []
+    return every
 
 
-def obstacle_of(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any]]]:
-    """Why nothing is recommended, and the narrowed commands that supply what is missing."""
-    known, obstacles = recommended.candidates, recommended.obstacles
-    sentences: list[str] = []
-    selections: list[dict[str, Any]] = []
-    if "no score" in obstacles:
-        return _no_score(known.group)
-    if "one seed" in obstacles:
-        sentences.append("One seed can't show how much of a score is luck.")
-        selections.append({})
-    if "no common seed" in obstacles:
-        sentences.append("Some settings have no seed in common, so their scores are not compared.")
-        selections.append({})
-    if "no head" in obstacles:
-        sentences.append(
-            "The head alone was not run, so nothing shows that training the encoder helps."
-        )
-        selections.append({"select": "mode=head"})
-    elif "not learned" in obstacles:
-        sentences.append(_not_learned(known.settings[int(known.scores.argmax())]))
-        steps, epochs = known.group.shared("max_steps"), known.group.shared("epochs")
-        longer = "epochs" if steps is None else "max_steps"
-        selections.append({longer: 2 * int((epochs if steps is None else steps) or 1)})
-    if recommended.nearest is not None:
-        sentences.append(_nearest(recommended, recommended.nearest))
-    if "precision" in obstacles and recommended.resolution is not None:
-        return _precision(recommended, recommended.resolution)
-    return sentences, selections
+def _seeds_needed(recommended: Recommendation) -> tuple[int | None, int | None]:
+    """The number of seeds that would decide, if it is one to suggest; or else the largest
+    number of a setting, where others have fewer."""
+    need = recommended.resolution if "precision" in recommended.obstacles else None
+    if need is None or need.bottleneck == "margin" or need.factor is None:
+        return None, None
+    if need.seeds is not None and need.seeds <= _MOST_SEEDS:
+        return need.seeds, None
+    seeds = [len(sample.scores) for sample in recommended.candidates.samples]
+    return None, max(seeds) if min(seeds) < max(seeds) else None
 
 
-def _no_score(group: Group) -> tuple[list[str], list[dict[str, Any]]]:
-    if not group.ok:
-        ended = Counter(row.status for row in group.rows if row.status)
-        sentences = ", ".join(f"{number} {status}" for status, number in ended.most_common())
-        again = [{"rerun": status} for status, _ in ended.most_common()] or [{}]
-        return [f"No cell ended ok{f': {sentences}' if sentences else ''}."], again
-    if group.shared("init") != "pretrained":
-        text = "The weights are random, so there are costs but no scores."
-        return [text], [{"init": "pretrained"}]
-    all_folds = "" if group.folds is None else f" of all {group.folds} folds"
-    if group.metric not in ROW_METRICS:
-        text = f"No setting has a score by {group.scoring.label}: cells that run again have one."
-        return [text], [{"rerun": "ok"}]
-    return [f"No setting has a dev score{all_folds} yet."], [{}]
-
-
-def _not_learned(best: Setting) -> str:
-    if best.mode == "head":
-        return (
-            "The head alone scores best, so nothing shows that training the encoder helps; longer "
-            "training may."
-        )
-    rival = "the head alone" if best.learned else "the majority class"
+def withdrawn(known: Candidates, i: int) -> str:
+    """Which trainings of a setting collapsed, so that it is not recommended; empty if none did."""
+    if not known.collapsed(i):
+        return ""
+    group = known.group
+    scores = {n: group.scoring.gain(value) for n, value in known.samples[i].scores.items()}
+    each = [
+        f"seed {n} {f'scored {score(group, scores[n])}' if n in scores else 'diverged'}"
+        for n in known.collapsed(i)
+    ]
     return (
-        f"The best setting, {best.label}, is not shown to score better than {rival}, so nothing "
-        "shows what the others lose; longer training or more data may."
+        f"{known.settings[i].label} is withdrawn: of its {count(known.trainings(i), 'training')}, "
+        f"{', '.join(each)}. Their mean score is {_score(known, i)}, and a training more than "
+        f"{group.scoring.size(max(known.margin, group.margin))} below it counts as collapsed."
     )
 
 
-def _nearest(recommended: Recommendation, i: int) -> str:
-    known, group = recommended.candidates, recommended.candidates.group
-    limits = " ".join(limit.text for limit in recommended.limits)
-    values = dict.fromkeys(
-        f"{limit.name} {_of_limit(group, limit.name, known.value(i, limit.name))}"
+def _for_a_score(group: Group) -> list[dict[str, Any]]:
+    """The options of narrowed commands that give a group its first score."""
+    if not group.ok:
+        return [{"rerun": status} for status, _ in _ended(group)] or [{}]
+    if group.shared("init") != "pretrained":
+        return [{"init": "pretrained"}]
+    return [{"rerun": "ok"} if group.metric not in ROW_METRICS else {}]
+
+
+def _ended(group: Group) -> list[tuple[str, int]]:
+    """How the cells of a group ended, with their numbers, the most frequent first."""
+    return Counter(row.status for row in group.rows if row.status).most_common()
+
+
+def _misses(recommended: Recommendation) -> list[str]:
+    """The values of the nearest setting that miss a limit."""
+    known, i = recommended.candidates, recommended.nearest
+    values = {
+        limit.name: value
         for limit in recommended.limits
-        if limit.shortfall(known.value(i, limit.name)) > 0
-    )
-    near = f"The nearest is {known.settings[i].label}, with {' and '.join(values)}."
-    return f"No setting meets {limits}. {near}"
+        if i is not None and limit.shortfall(value := known.value(i, limit.name)) > 0
+    }
+    return [f"{name} {_of_limit(known.group, name, value)}" for name, value in values.items()]
 
 
 def _of_limit(group: Group, name: Need | Literal["score"], value: float) -> str:
     if value != value:
         return "not measured"
     return score(group, value) if name == "score" else form_cost(name, value)
-
-
-def _precision(
-    recommended: Recommendation, resolution: Resolution
-) -> tuple[list[str], list[dict[str, Any]]]:
-    """Which part of the uncertainty keeps the rule from a decision, and what would remove it."""
-    known = recommended.candidates
-    best = resolution.closest == recommended.reference
-    name = "the best by score itself" if best else known.settings[resolution.closest].label
-    sentences = [
-        f"No setting is shown to be within {margin_text(known)} of the best. The nearest to it is "
-        f"{name}, which is at most {_bound(known, resolution.margin)} worse."
-    ]
-    if resolution.bottleneck == "margin" or resolution.factor is None:
-        sentences.append(
-            "The bottleneck is the margin: the measured difference is about as large, and more "
-            "seeds or dev examples would not change that."
-        )
-        return sentences, []
-    parts = {"seeds": "the number of seeds", "examples": "the number of dev examples"}
-    ways, selections = [], []
-    if resolution.seeds is not None and resolution.seeds <= _MOST_SEEDS:
-        ways.append(f"{resolution.seeds} seeds")
-        selections.append({"seeds": resolution.seeds})
-    more = f"about {resolution.factor:.2g} times as many dev examples"
-    if known.examples:
-        more = f"about {_rounded(resolution.factor * known.examples):,} dev examples"
-    sentences.append(
-        f"The bottleneck is {parts[resolution.bottleneck]}: with {' or with '.join([*ways, more])} "
-        "it would be shown four times out of five, if its measured difference is the true one."
-    )
-    fewest, most = (end(len(s.scores) for s in known.samples) for end in (min, max))
-    if fewest < most and not selections:
-        sentences.append(
-            f"Some settings have fewer than {most} seeds; more would narrow the bounds."
-        )
-        selections.append({"seeds": most})
-    return sentences, selections
 
 
 def _rounded(number: float) -> int:
@@ -378,8 +322,9 @@ def _table(recommended: Recommendation, pick: int, exports: Mapping[str, Figures
     for need, i in recommended.alternatives.items():
         if need != "parameters" or recommended.prefer == "parameters":
             needs.setdefault(i, []).append(_NAMES[need])
-    if group.baseline in known.settings:
-        needs.setdefault(known.settings.index(group.baseline), []).append(base_name(group))
+    for full in dict.fromkeys((group.full(known.settings[pick].amp), group.baseline)):
+        if full in known.settings:
+            needs.setdefault(known.settings.index(full), []).append(full_name(full))
     heads = [
         Head("need", ""), Head("setting", "setting"), Head("memory", "memory", "", True),
         Head("time", "time", "", True), Head("size", "file", "", True),
@@ -446,7 +391,9 @@ def _at_most(recommended: Recommendation, i: int) -> str:
     """The bound of a setting against the best within the limits."""
     known, loss = recommended.candidates, recommended.loss(i)
     known_loss = known.comparison.shows_seeds and loss < float("inf")
-    return score(known.group, loss) if known_loss and len(recommended.among) > 1 else DASH
+    return (
+        score(known.group, _rounded_up(loss)) if known_loss and len(recommended.among) > 1 else DASH
+    )
 
 
 def as_json(answer: Advice) -> dict[str, Any]:
@@ -457,7 +404,8 @@ def as_json(answer: Advice) -> dict[str, Any]:
     def setting(i: int | None) -> dict[str, Any] | None:
         return _setting(known, i, answer.exports)
 
-    base: Setting | None = known.group.baseline
+    pick, base = recommended.setting, known.group.baseline
+    full = known.group.full(pick.amp) if pick else None
     return {
         "decided": recommended.decided,
         "obstacles": list(recommended.obstacles),
@@ -473,10 +421,23 @@ def as_json(answer: Advice) -> dict[str, Any]:
         "margin": known.margin,
         "metric": known.group.metric,
         "nearest": setting(recommended.nearest),
+        "withdrawn": setting(recommended.withdrawn),
+        "learning_rates": _origins(recommended),
+        "against_full_in_same_precision": _gaps(known.group, pick, full),
+        "amp_itself": _gaps(known.group, full, base),
         "heading": answer.heading,
         "sentences": list(answer.sentences),
         "commands": list(answer.commands),
     }
+
+
+def _gaps(group: Group, a: Setting | None, b: Setting | None) -> dict[str, Any] | None:
+    """Ratios of the costs of two settings, and the difference of their scores, with the ends of
+    their intervals; None where they are one, or one was not run."""
+    if a is None or b is None or a is b:
+        return None
+    gaps = {name: compare(group, name, a, b) for name in OBJECTIVES}
+    return {name: gap and [gap.value, gap.low, gap.high] for name, gap in gaps.items()}
 
 
 def _setting(
@@ -495,6 +456,12 @@ def _setting(
         "cells": sorted({str(row.cell_id) for row in setting.ok}),
         "score": known.value(i, "score"),
         "seeds": len(known.samples[i].scores),
+        "learning_rates": origin_of(setting.rows[0]),
+        **{name: setting.rows[0][name] for name in ("epochs", "max_steps")},
+        "trainings": known.trainings(i),
+        "collapsed_seeds": known.collapsed(i),
+        "excluded_collapse_rate": None if known.collapsed(i) else excluded_rate(
+            known.trainings(i)),
         "memory_mib": costs["memory"], "time_s": costs["time"], "size_mb": costs["size"],
         "parameters": costs["parameters"],
         "exported": figures and figures.model_dump(mode="json"),

@@ -240,9 +240,8 @@ def kinds_table(group: Group) -> Table:
     base = group.baseline
     kinds: dict[tuple[str, str, str], list[Setting]] = {}
     for setting in group.settings:
-        precision = "fp32" if setting.amp == "off" else setting.amp
         mode = f"{setting.mode}{' unfreezing' if setting.unfreezes else ''}"
-        kinds.setdefault((mode, setting.layers or DASH, precision), []).append(setting)
+        kinds.setdefault((mode, setting.layers or DASH, setting.precision), []).append(setting)
 
     def ratios(settings: Sequence[Setting], cost: Objective) -> str:
         known = (compare(group, cost, s, base) if base is not None else None for s in settings)

@@ -7,7 +7,8 @@ from typing import Final
 from bench.analysis.groups import Group
 from bench.analysis.verdicts import Objective, column
 from bench.common.messages import printable
-from bench.plan.cell import Value
+from bench.plan.cell import Cell, Value
+from bench.plan.learning_rates import origin_of
 from bench.plan.metrics import metric_of
 from bench.plan.rows import Row
 from bench.stats.intervals import Interval
@@ -86,6 +87,14 @@ def with_span(interval: Interval, shape: Callable[[float], str] = fixed) -> str:
 def count(number: int, thing: str, things: str | None = None) -> str:
     """A number with its noun: `1 cell`, `2 cells`."""
     return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
+
+
+def trained_for(cell: Cell) -> str:
+    """How long a cell is trained, and how its learning rates came about."""
+    up_to = "up to " if cell.early_stopping else ""
+    steps = f", at most {count(cell.max_steps, 'step')}," if cell.max_steps else ""
+    rates = f"{origin_of(cell)} learning rates"
+    return f"{up_to}{count(cell.epochs, 'epoch')}{steps} at {rates}"
 
 
 def counted(rows: Collection[Row]) -> str:

@@ -92,7 +92,7 @@ def why_section(
 
 def _name(setting: Setting) -> str:
     if setting.mode == "full":
-        return f"full fine-tuning in {_precision(setting)}"
+        return f"full fine-tuning in {setting.precision}"
     rank = "" if setting.rank is None else f" rank {setting.rank}"
     layers = f" on {setting.layers}" if setting.layers else ""
     return f"{setting.mode}{rank}{layers}"
@@ -101,11 +101,7 @@ def _name(setting: Setting) -> str:
 def _label(setting: Setting) -> str:
     rank = "" if setting.rank is None else f" r{setting.rank}"
     layers = f" {setting.layers}" if setting.layers else ""
-    return f"{setting.mode}{rank}{layers} {_precision(setting)}"
-
-
-def _precision(setting: Setting) -> str:
-    return "fp32" if setting.amp == "off" else setting.amp
+    return f"{setting.mode}{rank}{layers} {setting.precision}"
 
 
 def _heading(base: _Bar | None) -> str:
@@ -144,7 +140,7 @@ def _adapters(group: Group, others: Sequence[_Bar], base: _Bar | None) -> list[s
         by_mode.setdefault(bar.setting.mode, []).append(bar)
     first, *rest = by_mode.values()
     amp = first[0].setting.amp
-    precision = "" if amp == base.setting.amp else f" in {_precision(first[0].setting)}"
+    precision = "" if amp == base.setting.amp else f" in {first[0].setting.precision}"
     gaps = {bar.name: text for bar in first if (text := _gaps(group, bar, base))}
     return [
         *_why_memory(first, base), *_why_time(first, base),

@@ -6,7 +6,7 @@ since each may be the true best. On the event that the bounds of the true best h
 probability of 95%, all lower bounds against it hold at once (Hsu 1981; Edwards and Hsu 1983).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -282,3 +282,15 @@ def _different(samples: Sequence[Sample]) -> float:
     if len(rows) < 2:
         return 1.0
     return float(len(rows) ** 2 / ((rows @ rows.T) ** 2).sum())
+
+
+def has_collapsed(score: float, trainings: Collection[float], margin: float) -> bool:
+    """Whether a score, of which more is better, is below the mean of its setting's trainings by
+    more than a margin."""
+    return score < sum(trainings) / len(trainings) - margin
+
+
+def excluded_rate(trainings: int) -> float:
+    """The rate of a rare failure that trainings without one exclude: at this rate or a higher one,
+    at most 5% of as many trainings in a row have none."""
+    return 1.0 - float(LEVEL ** (1 / trainings))

@@ -1,4 +1,4 @@
-"""docs/extending.md: its example of an adapter method is built as it says, and runs."""
+"""docs/extending.md: its examples of an adapter method and of a figure work as they are there."""
 
 import csv
 import os
@@ -8,6 +8,10 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+
+from bench.analysis.groups import groups
+from bench.report import figures
+from tests.bench.synthetic_rows import synthetic_rows
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "extending.md"
@@ -19,9 +23,9 @@ amp = ["off", "on"]
 """
 
 
-def block(file: str) -> str:
-    """The code that the page gives for a file of the method."""
-    section = PAGE.read_text(encoding="utf-8").partition("\n## An adapter method\n")[2]
+def block(file: str, heading: str = "An adapter method") -> str:
+    """The code that a section of the page gives for a file."""
+    section = PAGE.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
     code = section.partition(f"`{file}`")[2].partition("```python\n")[2].partition("```")[0]
     return textwrap.dedent(code)
 
@@ -64,6 +68,17 @@ def test_the_example_of_a_method_runs(tiny_checkpoint: Path, tmp_path: Path) -> 
     }
     assert {row["layers"] for row in rows} == {"all-lin-only", "attn"}
     assert "scale on all-lin-only" in (tmp_path / "reports" / "index.html").read_text()
+
+
+def test_the_example_of_a_figure_is_drawn() -> None:
+    [group] = groups(synthetic_rows(8, failures=False))
+    names = dict(vars(figures))
+    exec(block("bench/report/figures.py", "A figure"), names)  # noqa: S102 (of this project)
+    drawing = names["startup"](group)
+    assert drawing.svg.startswith("<svg")
+    assert all(f"{drawing.stem}-" in name for name in re.findall(r' id="([^"]*)"', drawing.svg))
+    slowest = max(setting.estimate("startup_s").value for setting in group.settings)
+    assert drawing.alt == f"Up to {slowest:.2f} s."
 
 
 def test_files_that_the_page_names_are_there() -> None:

@@ -357,3 +357,41 @@ def test_a_bad_margin_is_refused(text, metric, said):
     with pytest.raises(InputError, match="--margin") as raised:
         parse_margin(text, METRICS[metric], None)
     assert said in str(raised.value)
+
+
+def with_scores(known, i, change):
+    """Candidates with other scores of a setting by seed."""
+    samples = list(known.samples)
+    samples[i] = replace(samples[i], scores={**samples[i].scores, **change})
+    return replace(known, samples=tuple(samples))
+
+
+@pytest.mark.parametrize(
+    ("depth", "margin", "collapsed"),
+    [(0.01, 0.02, ()), (0.1, 0.02, (1,)), (0.1, 0.08, ()), (0.02, 0.001, ())],
+)
+def test_the_pick_is_withdrawn_if_a_training_collapsed(depth, margin, collapsed):
+    """A third of a training's depth is in the mean; the margin is at least the metric's."""
+    known = candidates_of(group_of({HEAD: 0.3, SMALL: 0.6}), margin)
+    pick = recommend(known).pick
+    scores = known.samples[pick].scores
+    fallen = with_scores(known, pick, dict.fromkeys(scores, 0.6) | {1: 0.6 - depth})
+    assert fallen.collapsed(pick) == collapsed
+    again = recommend(fallen)
+    assert again.decided is not bool(collapsed)
+    assert again.withdrawn == (pick if collapsed else None)
+    assert again.obstacles == (("collapse",) if collapsed else ())
+
+
+@pytest.mark.parametrize(("status", "number"), [("invalid", 4), ("oom", 3)])
+def test_a_training_that_diverged_collapsed_and_one_that_ran_out_of_memory_did_not(status, number):
+    group = group_of(rows=[failed_row(cell(*SMALL, "off", 7), status, "no")])
+    recommended = recommend(candidates_of(group))
+    i = [s.mode for s in recommended.candidates.settings].index("lora")
+    assert recommended.candidates.trainings(i) == number
+    assert recommended.withdrawn == (i if status == "invalid" else None)
+
+
+def test_one_setting_with_two_seeds_has_more_than_one():
+    assert "one seed" not in candidates_of(group_of({FULL: 0.6}, seeds=2)).obstacles
+    assert "one seed" in candidates_of(group_of({FULL: 0.6}, seeds=1)).obstacles

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
@@ -197,7 +198,7 @@ def test_the_outcome_is_data(place: GridRuns, unmeasured: None) -> None:
 
 def test_a_cell_without_weights_is_trained_again_once(place: GridRuns, unmeasured: None) -> None:
     row = row_named(place, "full-fp32-s0")
-    rows = [one | {"dev_score": 0.987} if one.name == row.name else one for one in place.rows()]
+    rows = [one | {"dev_score": 0.013} if one.name == row.name else one for one in place.rows()]
     place.csv.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
     assert not (folder_of(place.csv, row) / WEIGHTS).exists()
     done = export("full-fp32-s0", "--to", "model")
@@ -206,12 +207,51 @@ def test_a_cell_without_weights_is_trained_again_once(place: GridRuns, unmeasure
     card = (place.folder / "model" / "README.md").read_text(encoding="utf-8")
     assert "it was trained again for this folder; the scores are those of the new training" in card
     assert f"{row.dev_score:.3f}" in card
-    assert "0.987" not in card
+    assert "0.013" not in card
     again = place.folder / "runs" / f"export-{row.cell_id}"
     assert np.abs(kept_logits(again) - kept_logits(folder_of(place.csv, row))).max() < 1e-4
     written = (again / WEIGHTS).stat().st_mtime_ns
     assert export("full-fp32-s0", "--format", "sentence-transformers", "--to", "model-2").code == 0
     assert (again / WEIGHTS).stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "trained again"])
+def test_a_model_that_scores_below_its_settings_range_is_refused(
+    place: GridRuns, unmeasured: None, again: bool
+) -> None:
+    """The trainings in runs.csv as if they had scored more than the one that is exported."""
+    name = "full-fp32-s0" if again else "lora-r2-attn-only-fp32-s0"
+    row, rows = row_named(place, name), place.rows()
+    for seed in (1, 2):
+        other = replace(row, seed=seed)
+        rows.append(replace(other, cell_id=other.cell.cell_id, dev_score=row.dev_score + 0.1))
+    if again:
+        rows[rows.index(row)] = replace(row, dev_score=row.dev_score + 0.1)
+    place.csv.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
+    done = export(name, "--to", "model")
+    assert done.code == 2
+    assert f"this model's dev score, {row.dev_score:.3f}, is below the range of its" in done.err
+    assert is_untouched(place)
+    assert export(name, "--to", "model", "--allow-low-score").code == 0
+
+
+@pytest.mark.parametrize(("fall", "is_refused"), [(0.01, False), (0.05, True)])
+def test_the_range_of_a_setting_is_up_to_the_margin_below_its_mean(
+    tmp_path: Path, fall: float, is_refused: bool
+) -> None:
+    rows = [new_row(seed=seed, status="ok", attempt=1, dev_score=0.6, dev_metric="accuracy")
+            for seed in range(3)]  # fmt: skip
+    rows = [row | {"cell_id": row.cell.cell_id} for row in rows]
+    other = rows[0] | {"epochs": 9, "dev_score": 0.9}
+    path = tmp_path / "runs.csv"
+    rows.append(other | {"cell_id": other.cell.cell_id})
+    path.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
+    model = rows[1] | {"dev_score": 0.6 - fall}
+    if is_refused:
+        with pytest.raises(InputError, match=r"3 trainings \(mean 0\.600\)"):
+            choice.check_score(path, model)
+    else:
+        choice.check_score(path, model)
 
 
 def test_results_without_their_folders_are_trained_again(

@@ -13,6 +13,7 @@ from bench.plan.learning_rates import (
     Search,
     at_exponent,
     kind_of,
+    origin_of,
     still_lacking,
     without_rates,
 )
@@ -23,6 +24,16 @@ from tests.bench.synthetic_rows import HERE, planned_row
 CELLS = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))
 LORA = next(cell for cell in CELLS if cell.mode == "lora")
 HEAD = next(cell for cell in CELLS if cell.mode == "head")
+
+
+def test_how_rates_came_about_follows_from_the_cell() -> None:
+    assert {origin_of(cell) for cell in CELLS} == {"default"}
+    assert origin_of(replace(LORA, learning_rate_head=2e-3)) == "given"
+    assert origin_of(replace(LORA, learning_rate_source="search")) == "tuned"
+    paper = gridfile.load("paper")
+    axes = expand(paper, Resolved("minilm", "m", "mean", "d", "bf16", "grid"))
+    own = {origin_of(cell) for cell in axes if cell.learning_rate != 1e-4}
+    assert own == {"given"}, "rates are an axis there"
 
 
 class Runs:

@@ -21,6 +21,7 @@ from bench.report.recommendation import against_full, in_brief
 from bench.report.render import render
 from bench.report.text import signed
 from bench.results.predictions import kept_predictions, values_from
+from tests.bench.analysis.test_recommendation import HEAD, SMALL, group_of
 from tests.bench.report.test_browser import WIDE, open_page
 from tests.bench.synthetic_rows import synthetic_rows
 from tests.reference_run import RUNS, reference_group, reference_rows
@@ -409,6 +410,19 @@ def test_names_are_relative_and_numbers_exact(candidates: Candidates) -> None:
     for setting, made in zip(candidates.group.settings, content["settings"], strict=True):
         assert made["label"] == setting.label
         assert made["cells"][0][7].startswith("runs/")
+
+
+def test_a_withdrawn_setting_is_not_recommended_within_limits(browser, tmp_path: Path) -> None:
+    rows = [
+        replace(row, dev_score=0.45) if (row.mode, row.seed) == ("lora", 1) else row
+        for row in group_of({HEAD: 0.3, SMALL: 0.6}).rows
+    ]
+    page = open_page(browser, render(rows, tmp_path), WIDE)
+    go(page, urlencode([("where", "score>=0.2")]))
+    said, more = page.locator(".answer p").all_inner_texts()
+    assert said.startswith("Not decided; the best by score so far is lora rank 1 on attn-only")
+    assert more.startswith("lora rank 1 on attn-only, fp32 is withdrawn: of its 3 trainings, seed")
+    page.close()
 
 
 def test_one_setting_is_not_explored(browser, tmp_path: Path) -> None:

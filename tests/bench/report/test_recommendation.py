@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import shlex
 import subprocess
 import sys
@@ -22,8 +23,17 @@ from bench.plan.metrics import METRICS
 from bench.report.recommendation import advice, as_json, form_cost, lines
 from bench.results.exports import INT8, MERGED, Figures, Form
 from bench.results.store import Store
-from tests.bench.analysis.test_recommendation import FULL, HEAD, LARGE, SHARES, SMALL, group_of
-from tests.bench.synthetic_rows import cell, failed_row, synthetic_rows
+from tests.bench.analysis.test_recommendation import (
+    FULL,
+    HEAD,
+    LARGE,
+    SHARES,
+    SMALL,
+    group_of,
+    values_of,
+    with_scores,
+)
+from tests.bench.synthetic_rows import cell, failed_row, result_row, synthetic_rows
 from tests.reference_run import copy_reference
 
 ROOT = Path(__file__).parents[3]
@@ -43,7 +53,8 @@ def test_a_decision_is_one_sentence_with_what_it_saves():
         "Use lora rank 1 on attn-only, fp32: 0.63× the memory and 0.71× the time of full "
         "fine-tuning in fp32, accuracy 0."
     )
-    assert made.commands == ["python -m bench.export recommended --to my-model"]
+    assert made.heading.endswith(" after 2 epochs at default learning rates")
+    assert made.commands[-1] == "python -m bench.export recommended --to my-model"
     known = made.recommended.candidates
     loss = made.recommended.loss(made.recommended.pick)
     assert loss == max(-known.comparison.lower[made.recommended.pick, j] for j in (0, 1, 3))
@@ -57,7 +68,7 @@ def test_a_decision_is_one_sentence_with_what_it_saves():
         in (made.sentences[0])
     )
     gap = compare(known.group, "score", made.recommended.setting, known.group.baseline)
-    assert f"differs by {gap.value:+.3f} (95% interval ".replace("-", "−") in made.sentences[1]
+    assert f"differs by {gap.value:+.3f} (95% interval ".replace("-", "−") in made.sentences[2]
     assert "1 of 4 is shown to be worse by more than the margin; the other 3" in text(made)
     needs = [row[0] for row in made.table.rows]
     assert needs[0].startswith("recommended, least memory")
@@ -96,6 +107,140 @@ def test_what_is_missing_is_said_with_the_command_that_supplies_it(group, senten
     if made.recommended.decided:
         assert words.pop()[:4] == ["python", "-m", "bench.export", "recommended"]
     assert all(line[:4] == ["python", "-m", "bench.grid", "--grid"] for line in words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "origin"),
+    [({}, "default"), ({"learning_rate": 3e-3}, "given"),
+     ({"learning_rate_source": "search"}, "tuned")],
+)  # fmt: skip
+def test_the_heading_says_how_rates_came_about_and_untuned_ones_are_a_warning(changes, origin):
+    made = said(group_of(**changes))
+    assert made.heading.endswith(f"after 2 epochs at {origin} learning rates")
+    tunes = [line for line in made.commands if line.endswith(" --lr auto")]
+    if origin == "tuned":
+        assert "Learning rates were tuned for each setting by --lr auto." in made.sentences
+        assert tunes == []
+    else:
+        assert (
+            f"Learning rates were not tuned ({origin} for all 4 settings): at rates tuned for each "
+            "setting, the order of the settings may change; --lr auto tunes them."
+        ) in made.sentences
+        assert len(tunes) == 1
+    assert as_json(made)["learning_rates"][origin] == 4
+    assert as_json(made)["recommended"]["learning_rates"] == origin
+
+
+def test_some_tuned_rates_are_not_all():
+    rows = [replace(row, learning_rate_source="search") for row in group_of().rows[:3]]
+    [group] = groups([*rows, *group_of().rows[3:]], (), values_of(SHARES))
+    assert "tuned for 1 of 4 settings alone (default for 3 settings)" in text(said(group))
+
+
+def test_length_of_training_has_its_caps():
+    made = said(group_of(max_steps=30, early_stopping=2))
+    assert made.heading.endswith(
+        " after up to 2 epochs, at most 30 steps, at default learning rates"
+    )
+
+
+def measured(**costs):
+    """A group of settings in fp32 and bf16 with these costs: memory, and time per token."""
+    axes = {"head_off": (*HEAD, "off"), "full_off": (*FULL, "off"), "full_bf16": (*FULL, "bf16"),
+            "lora_bf16": (*SMALL, "bf16")}  # fmt: skip
+    of, rows = values_of(SHARES), []
+    for name, (memory, time) in costs.items():
+        for seed in range(3):
+            row = result_row(cell(*axes[name], seed), random.Random(0))  # noqa: S311
+            rows.append(replace(row, peak_rss_mib=memory, ms_per_1k_tokens=time,
+                                dev_score=float(of([row]).mean())))  # fmt: skip
+    [group] = groups(rows, (), of)
+    return group
+
+
+COSTS = {"head_off": (500.0, 20.0), "full_off": (1000.0, 100.0), "full_bf16": (900.0, 50.0),
+         "lora_bf16": (810.0, 40.0)}  # fmt: skip
+
+
+def test_a_setting_is_not_credited_with_what_amp_saves():
+    made = said(measured(**COSTS))
+    assert made.heading.startswith(
+        "Use lora rank 1 on attn-only, bf16: 0.90× the memory and 0.80× the time of full "
+        "fine-tuning in bf16, accuracy 0."
+    )
+    assert (
+        "AMP itself: full fine-tuning in bf16 needs 0.90× the memory and 0.50× the time of full "
+        "fine-tuning in fp32." in made.sentences
+    )
+    assert "Against full fine-tuning in bf16 (0." in text(made)
+    assert "It trains 74k of 22.7M parameters, and its file has " in text(made)
+    data = as_json(made)
+    assert data["against_full_in_same_precision"]["memory"][0] == pytest.approx(0.9)
+    assert data["amp_itself"]["time"][0] == pytest.approx(0.5)
+    needs = [row[0] for row in made.table.rows]
+    assert any("full fine-tuning in bf16" in need for need in needs)
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence", "amp"),
+    [
+        ("full_bf16", "What it saves against full fine-tuning in bf16 is not known", "bf16"),
+        ("full_off", "What AMP itself saves against full fine-tuning in fp32 is not known", "off"),
+    ],
+)
+def test_full_fine_tuning_that_was_not_run_is_missed(missing, sentence, amp):
+    made = said(measured(**{name: cost for name, cost in COSTS.items() if name != missing}))
+    assert sentence in text(made)
+    assert any(f"--select 'mode=full amp={amp}'" in line for line in made.commands)
+    if missing == "full_bf16":
+        assert ": 810 MiB, " in made.heading
+        assert (
+            "Against full fine-tuning in fp32 it needs 0.81× the memory and 0.40× the time, what "
+            "AMP saves included." in made.sentences
+        )
+
+
+def test_a_bound_is_the_same_in_sentence_and_table():
+    made = said(group_of())
+    points = float(made.sentences[0].partition("at most ")[2].partition(" ")[0])
+    assert float(made.table.rows[0][7]) == pytest.approx(points / 100)
+
+
+@pytest.mark.parametrize(("seeds", "percent"), [(3, "63%"), (5, "45%")])
+def test_trainings_exclude_a_rate_of_collapses(seeds, percent):
+    made = said(group_of(seeds=seeds))
+    assert (
+        f"None of its {seeds} trainings collapsed, which excludes, with 95% confidence, that "
+        f"{percent} or more of them do; 29 trainings (--confirm 29) would exclude 10%."
+    ) in made.sentences
+    data = as_json(made)["recommended"]
+    assert (data["trainings"], data["collapsed_seeds"]) == (seeds, ())
+    assert f"{data['excluded_collapse_rate']:.0%}" == percent
+
+
+def test_the_command_that_confirms_trains_the_pick_alone():
+    [line] = [line for line in said(group_of()).commands if "--confirm" in line]
+    assert "--select 'mode=lora rank=1 layers=attn-only amp=off " in line
+    assert line.endswith(" --confirm 29")
+    [line] = [line for line in said(group_of(), prefer="time").commands if "--select" in line]
+    assert " --seeds 29 " in line
+    assert "--confirm" not in line
+    more = [r for r in group_of(seeds=29).rows if r.seed > 2 and r.rank == 1]
+    confirmed = said(group_of(rows=more))
+    assert not [line for line in confirmed.commands if "--confirm" in line]
+    assert all("--seeds 3 " in line for line in confirmed.commands if "bench.grid" in line)
+
+
+def test_a_withdrawn_setting_is_named_with_what_collapsed():
+    known = candidates_of(group_of({HEAD: 0.3, SMALL: 0.6}))
+    made = advice(recommend(with_scores(known, 1, {0: 0.6, 1: 0.45, 2: 0.6})))
+    assert made.heading.startswith("Not decided; the best by score so far is lora rank 1")
+    assert (
+        "lora rank 1 on attn-only, fp32 is withdrawn: of its 3 trainings, seed 1 scored 0.450. "
+        "Their mean score is 0.550, and a training more than 2 points of accuracy below it counts "
+        "as collapsed." in made.sentences
+    )
+    assert as_json(made)["withdrawn"]["collapsed_seeds"] == (1,)
 
 
 def test_limits_that_nothing_meets_say_which_setting_is_nearest():
