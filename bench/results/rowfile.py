@@ -202,7 +202,7 @@ class Reading:
             return
         missing = [name for name in NAMES if name not in fields]
         unknown = [name for name in fields if name not in NAMES]
-        is_older = bool(missing) and not unknown and {"cell_id", "schema"} <= set(fields)
+        is_older = not unknown and {"cell_id", "schema"} <= set(fields)
         if self._older and is_older and len(set(fields)) == len(fields):
             self._parsers = {name: _parser(name, oldest=1) for name in fields}
             return

@@ -8,6 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
 from bench.doctor.models import small_batch, small_model, small_trainer
+from bench.worker.device import set_up_device
 from bench.worker.probes.counting import Counter
 from bench.worker.probes.steps import StepClock
 from minbert.model.config import GEOMETRIES
@@ -28,7 +29,7 @@ LAUNCH_BOUND: Final = 0.7
 def check(context: Context) -> Finding:
     """Time steps of LoRA, count their operators, and profile some for their kernels."""
     device = torch.device(context.device)
-    torch.cuda.set_device(device)
+    set_up_device(device)
     model = small_model("lora", "all-lin-only", context.device, GEOMETRIES[GEOMETRY])
     trainer = small_trainer(model, context.amp_on)
     batch = small_batch(TEXTS, LONGEST, context.device)

@@ -9,6 +9,7 @@ import torch
 
 from bench.doctor.check import FAILED, OK, Context, Finding
 from bench.doctor.models import CONFIG, SETTINGS, small_model, small_trainer
+from bench.worker.device import set_up_device
 from bench.worker.hostcopies import HostCopies
 from bench.worker.probes.steps import StepClock
 from minbert.data.batches import collate
@@ -24,7 +25,7 @@ _ROOT: Final = Path(__file__).parents[3]
 def check(context: Context) -> Finding:
     """Take steps of each setting as a worker does, with torch raising an error at each wait."""
     device = torch.device(context.device)
-    torch.cuda.set_device(device)
+    set_up_device(device)
     waits: dict[str, str] = {}
     for mode, layers in SETTINGS:
         for amp in context.amps:
