@@ -116,6 +116,30 @@ CHECKS: Final = (
 )  # fmt: skip
 
 
+FIRST_LOOK: Final = (
+    *(
+        Check(
+            f"first-look.{mode}", f"Are steps of {mode} on bert-base as expected?",
+            f"how {mode} behaves on this GPU", devices=("cuda",), expected_s=45,
+        )
+        for mode in ("full", "lora", "dora")
+    ),
+    Check(
+        "first-look.overflow", "Does a step in fp16 whose gradients overflow change nothing?",
+        "whether fp16 is right", devices=("cuda",), expected_s=9,
+    ),
+    Check(
+        "synchronisation", "Do training steps run without waiting for the GPU?",
+        "whether step times include waiting", devices=("cuda",), expected_s=12,
+    ),
+    Check(
+        "first-look.graphs", "Are CUDA graphs of three lengths made, and share their memory?",
+        "how compiled steps behave on this GPU", devices=("cuda",), expected_s=90,
+    ),
+)  # fmt: skip
+"""What `--first-look` runs in place of the checks, on a GPU."""
+
+
 def selected(names: Sequence[str]) -> list[Check]:
     """The checks with some names and those that they need, in order; all without names.
 
