@@ -117,8 +117,7 @@ def as_json(examination: Examination, requested: str) -> dict[str, Any]:
             for e in examination.checks
         ],
     }  # fmt: skip
-    cleaned: dict[str, Any] = _clean(values)
-    return cleaned
+    return {**_clean(values), "verdict": verdict(examination)}
 
 
 def _clean(value: Any) -> Any:

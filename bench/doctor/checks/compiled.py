@@ -4,8 +4,9 @@ later."""
 import math
 import os
 from dataclasses import replace
-from statistics import mean, stdev
 from typing import Final
+
+import torch
 
 from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
 from bench.doctor.models import CONFIG, small_batch, small_model, small_trainer
@@ -83,8 +84,9 @@ def judge(
     """The finding from losses of compiled and of plain steps, the numbers of graphs that were
     compiled before and during the former, and such losses under dropout at fixed weights."""
     deviation = max(abs(a - b) / abs(b) for a, b in zip(losses, plain, strict=True))
-    one, other = map(mean, dropped)
-    error = math.hypot(*(stdev(each) / math.sqrt(len(each)) for each in dropped))
+    every = torch.tensor(dropped, dtype=torch.float64)
+    one, other = every.mean(1).tolist()
+    error = float((every.std(1) / math.sqrt(STEPS)).norm())
     figures = {
         "deviation": deviation, "graphs": graphs, "graphs_compiled_later": later,
         "loss_with_dropout": one, "plain_loss_with_dropout": other, "standard_error": error,
@@ -93,7 +95,7 @@ def judge(
     remedy = "leave compile out here, and report this"
     if not deviation <= TOLERANCE:
         return Finding(FAILED, f"{summary}, at most {TOLERANCE:g}", remedy, figures)
-    if not abs(one - other) <= ERRORS * error + _ROUNDING * other or not stdev(dropped[0]):
+    if not abs(one - other) <= ERRORS * error + _ROUNDING * other or len(set(dropped[0])) == 1:
         summary = f"with dropout the mean loss of compiled steps is {one:.4g}, not {other:.4g}"
         return Finding(FAILED, summary, remedy, figures)
     if later or graphs != len(BUCKETS):

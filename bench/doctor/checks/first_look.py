@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import Any, Final
 
@@ -71,7 +72,7 @@ def _row(context: Context, mode: str, amp: str, path: str) -> dict[str, Any]:
                 trainer.step(batch)
         steps = [step.ms for step in clock.steps()]
         wall_ms = 1000 * (time.perf_counter() - begun) / STEPS
-        masked, unmasked = (kernels_of(lambda b=b: trainer.step(b), device) for b in (batch, whole))
+        masked, unmasked = (kernels_of(partial(trainer.step, b), device) for b in (batch, whole))
     return {
         "mode": mode, "amp": amp, "path": path, "step_ms": median(steps), "wall_ms": wall_ms,
         "kernels": len(masked), "busy_ms": sum(ms for _, ms in masked),

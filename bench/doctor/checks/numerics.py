@@ -155,13 +155,13 @@ def dropout_problem(device: str) -> str:
         return cross_entropy(logits_of(model, batch), batch.labels)
 
     torch.autograd.backward(loss())
-    moved = [p for p in model.parameters() if p.grad is not None]
-    norm = float(torch.stack([p.grad.norm() for p in moved if p.grad is not None]).norm())
+    moved = [(p, p.grad) for p in model.parameters() if p.grad is not None]
+    norm = float(torch.stack([gradient.norm() for _, gradient in moved]).norm())
     ends = []
     with torch.no_grad():
         for distance in (DISTANCE, -2 * DISTANCE):
-            for parameter in moved:
-                parameter += distance / norm * parameter.grad
+            for parameter, gradient in moved:
+                parameter.add_(gradient, alpha=distance / norm)
             ends.append(float(loss()))
         kept = float(cross_entropy(logits_of(model.eval(), batch), batch.labels))
     slope = (ends[0] - ends[1]) / (2 * DISTANCE) / norm

@@ -148,12 +148,13 @@ def main() -> None:
     from bench.doctor.models import small_batch, small_model, small_trainer
     from minbert.model.config import GEOMETRIES
 
-    model = small_model("lora", "all-lin-only", "cuda:0", GEOMETRIES["minilm"])
-    trainer, batch = small_trainer(model, "off"), small_batch(_TEXTS, _LONGEST, "cuda:0")
-    square = torch.ones(_SIDE, _SIDE, dtype=torch.float16, device="cuda:0")
+    gpu = torch.device("cuda:0")
+    model = small_model("lora", "all-lin-only", str(gpu), GEOMETRIES["minilm"])
+    trainer, batch = small_trainer(model, "off"), small_batch(_TEXTS, _LONGEST, str(gpu))
+    square = torch.ones(_SIDE, _SIDE, dtype=torch.float16, device=gpu)
     host = torch.ones(_COPIED, pin_memory=True)
     works: tuple[Callable[[], object], ...] = (
-        lambda: trainer.step(batch), lambda: square @ square, lambda: host.to("cuda:0"),
+        lambda: trainer.step(batch), lambda: square @ square, lambda: host.to(gpu),
     )  # fmt: skip
 
     def ms_of(work: Callable[[], object], window_s: float) -> float:
