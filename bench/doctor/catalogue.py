@@ -116,27 +116,17 @@ CHECKS: Final = (
 )  # fmt: skip
 
 
-FIRST_LOOK: Final = (
-    *(
-        Check(
-            f"first-look.{mode}", f"Are steps of {mode} on bert-base as expected?",
-            f"how {mode} behaves on this GPU", devices=("cuda",), expected_s=45,
-        )
-        for mode in ("full", "lora", "dora")
-    ),
-    Check(
-        "first-look.overflow", "Does a step in fp16 whose gradients overflow change nothing?",
-        "whether fp16 is right", devices=("cuda",), expected_s=9,
-    ),
-    Check(
-        "synchronisation", "Do training steps run without waiting for the GPU?",
-        "whether step times include waiting", devices=("cuda",), expected_s=12,
-    ),
-    Check(
-        "first-look.graphs", "Are CUDA graphs of three lengths made, and share their memory?",
-        "how compiled steps behave on this GPU", devices=("cuda",), expected_s=90,
-    ),
-)  # fmt: skip
+FIRST_LOOK: Final = tuple(
+    Check(name, question, "how steps behave here", devices=("cuda",), expected_s=seconds)
+    for name, question, seconds in (
+        ("first-look.full", "Are steps of full fine-tuning on bert-base as expected?", 45),
+        ("first-look.lora", "Are steps of LoRA on bert-base as expected?", 45),
+        ("first-look.dora", "Are steps of DoRA on bert-base as expected?", 45),
+        ("first-look.overflow", "Does a step whose gradients overflow change nothing?", 9),
+        ("synchronisation", "Do training steps run without waiting for the GPU?", 12),
+        ("first-look.graphs", "Do CUDA graphs of three lengths share their memory?", 90),
+    )
+)
 """What `--first-look` runs in place of the checks, on a GPU."""
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from statistics import median
 from typing import Any, Final
 
 import torch
@@ -16,6 +17,7 @@ from bench.plan.gridfile import Axes, Grid, Settings
 from bench.plan.job import Job
 from bench.plan.planning import Resolved, expand
 from bench.worker.device import set_up_device
+from bench.worker.probes.steps import StepClock
 from bench.worker.setup import trained_groups
 from minbert.data.batches import Batch
 from minbert.model.classifier import BertClassifier, initialise
@@ -104,6 +106,15 @@ def waiting_is_an_error(device: torch.device) -> Iterator[None]:
     finally:
         if device.type == "cuda":
             torch.cuda.set_sync_debug_mode("default")
+
+
+def median_ms(trainer: Trainer, batch: Batch, steps: int) -> float:
+    """The median time of training steps, by the clock of cells."""
+    clock = StepClock(trainer.device)
+    for _ in range(steps):
+        with clock.step(batch):
+            trainer.step(batch)
+    return median(step.ms for step in clock.steps())
 
 
 def kernels_of(step: Callable[[], object], device: torch.device) -> list[tuple[str, float]]:

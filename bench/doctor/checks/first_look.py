@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from statistics import median
 from typing import Any, Final
 
 import torch
@@ -17,10 +16,9 @@ import torch
 from bench.doctor.check import FAILED, Context, Finding, SkipError, judged
 from bench.doctor.checks.compiled import CACHES
 from bench.doctor.checks.numerics import overflow_problem
-from bench.doctor.models import job_of, kernels_of, small_batch, trainer_of
+from bench.doctor.models import job_of, kernels_of, median_ms, small_batch, trainer_of
 from bench.plan.cell import MINBERT, TRANSFORMERS
 from bench.worker.probes.memory import cuda_peaks_mib, start_cuda_peaks
-from bench.worker.probes.steps import StepClock
 from minbert.errors import InputError
 from minbert.kernels.reference import FAST, REFERENCE, kernels
 from minbert.training.compiled import CompiledModel, NoCompilerError, errors_in_a_line
@@ -66,15 +64,12 @@ def _row(context: Context, mode: str, amp: str, path: str) -> dict[str, Any]:
         )
         for _ in range(WARM_UP):
             trainer.step(batch)
-        clock, begun = StepClock(device), time.perf_counter()
-        for _ in range(STEPS):
-            with clock.step(batch):
-                trainer.step(batch)
-        steps = [step.ms for step in clock.steps()]
+        begun = time.perf_counter()
+        step_ms = median_ms(trainer, batch, STEPS)
         wall_ms = 1000 * (time.perf_counter() - begun) / STEPS
         masked, unmasked = (kernels_of(partial(trainer.step, b), device) for b in (batch, whole))
     return {
-        "mode": mode, "amp": amp, "path": path, "step_ms": median(steps), "wall_ms": wall_ms,
+        "mode": mode, "amp": amp, "path": path, "step_ms": step_ms, "wall_ms": wall_ms,
         "kernels": len(masked), "busy_ms": sum(ms for _, ms in masked),
         "attention": _kinds(masked), "attention_unmasked": _kinds(unmasked),
         "tf32_kernels": sorted({name for name, _ in masked if _TF32.search(name)}),

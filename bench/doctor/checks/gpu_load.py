@@ -1,14 +1,12 @@
 """Kernels of a training step on a GPU, and the share of its time in which the GPU works."""
 
-from statistics import median
 from typing import Any, Final
 
 import torch
 
 from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
-from bench.doctor.models import kernels_of, small_batch, small_model, small_trainer
+from bench.doctor.models import kernels_of, median_ms, small_batch, small_model, small_trainer
 from bench.worker.probes.counting import Counter
-from bench.worker.probes.steps import StepClock
 from minbert.kernels.reference import FAST, REFERENCE, kernels
 from minbert.model.config import GEOMETRIES
 from minbert.training.trainer import Trainer
@@ -37,13 +35,10 @@ def check(context: Context) -> Finding:
 
     def timed(path: str) -> tuple[Trainer, float]:
         model = small_model("lora", "all-lin-only", context.device, GEOMETRIES[GEOMETRY])
-        trainer, clock = small_trainer(model, context.amp_on), StepClock(device)
+        trainer = small_trainer(model, context.amp_on)
         with kernels(path):
             trainer.step(batch)
-            for _ in range(STEPS):
-                with clock.step(batch):
-                    trainer.step(batch)
-            return trainer, median(step.ms for step in clock.steps())
+            return trainer, median_ms(trainer, batch, STEPS)
 
     _, reference_ms = timed(REFERENCE)
     trainer, step_ms = timed(FAST)

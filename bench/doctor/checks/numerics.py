@@ -54,7 +54,7 @@ deviates by 0.1 and more."""
 DISTANCE: Final = 0.01
 """By which weights move along the gradient, so that rounding of the loss is 1e-5 of its change."""
 SLOPE: Final = 0.01
-"""Allowed deviation of the slope; 1e-4 were measured, and a wrong mask gives 0.05 and more."""
+"""Allowed deviation of the slope; 1e-3 was measured, and a wrong mask gives 0.05 and more."""
 
 _SMALL: Final = 0.01
 """Share of the largest gradient below which one, such as that of the keys' bias, is mostly rounding

@@ -327,7 +327,9 @@ def test_kernels_are_those_of_the_profile_without_copies(
     monkeypatch.setattr(gpu_load, "small_batch", lambda *_of: SimpleNamespace(
         tokens=1, padded=1, labels=[0]
     ))  # fmt: skip
-    trainer = SimpleNamespace(step=lambda _batch: torch.ones(2) + 1)
+    trainer = SimpleNamespace(
+        step=lambda _batch: torch.ones(2) + 1, device=torch.device(HERE.device)
+    )
     monkeypatch.setattr(gpu_load, "small_trainer", lambda *_of: trainer)
     with pytest.raises(SkipError, match="the profiler sees no kernels"):
         gpu_load.check(HERE)
