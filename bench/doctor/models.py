@@ -74,7 +74,7 @@ def job_of(
     device: str, mode: str, layers: str | None, amp: str, model: str, **settings: Any
 ) -> Job:
     """The job of a cell on random weights, with settings of a grid file; its engine is one."""
-    adapter: dict[str, Any] = {} if layers is None else {"layers": [layers], "rank": [_RANK]}
+    adapter: dict[str, Any] = {} if layers is None else {"layers": [layers], "rank": [8]}
     axes = Axes(mode=[mode], amp=[amp], **adapter)
     grid = Grid(name="doctor", settings=Settings(init="random", **settings), cells=[axes])
     resolved = Resolved(model, "0", "mean", "0", amp, GRID, attention="sdpa")

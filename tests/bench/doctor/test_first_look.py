@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from bench.doctor import process
+from bench.doctor.catalogue import FIRST_LOOK
 from bench.doctor.check import FAILED, OK, Context, SkipError
 from bench.doctor.checks import first_look
 from minbert.training.compiled import NoCompilerError
@@ -84,6 +86,18 @@ def test_gradients_that_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first_look.check(HERE, "overflow").verdict == OK
     monkeypatch.setattr(first_look, "overflow_problem", lambda _device: "it moves weights")
     assert first_look.check(HERE, "overflow").summary == "it moves weights"
+
+
+def test_a_part_runs_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(process.lifeline, "attach", lambda: None)
+    for each in FIRST_LOOK:
+        module, _, part = each.name.partition(".")
+        assert (
+            not part or hasattr(first_look, f"_{part}") or part in {*first_look.LAYERS, "overflow"}
+        )
+        assert module in ("first-look", "synchronisation")
+    assert process.main("first-look.overflow", replace(HERE, folder=tmp_path)) == 0
+    assert "moves no weight" in (tmp_path / "result.json").read_text()
 
 
 def test_graphs_are_recorded_in_both_orders(
