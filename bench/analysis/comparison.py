@@ -514,7 +514,7 @@ def _learned(setting: Setting, seeds: Collection[int]) -> bool:
 
 _CONDITIONS: Final = (
     "device", "device_name", "machine", "threads", "sharing", "torch_version", "cuda_version",
-    "tf32", "environment", "measurement_version", "code_version",
+    "environment", "measurement_version", "code_version",
 )  # fmt: skip
 _MOST_VALUES: Final = 4
 

@@ -18,16 +18,18 @@ from rich.progress import BarColumn, Progress, TextColumn
 from bench.common.command import run_command
 from bench.common.errors import DiskFullError, InputError
 from bench.common.messages import echo
-from bench.doctor.catalogue import CHECKS, selected
+from bench.doctor.catalogue import CHECKS, FIRST_LOOK, selected
 from bench.doctor.check import FAILED, Check
-from bench.doctor.outcome import as_json, lines, verdict
+from bench.doctor.outcome import as_json, lines, looked, verdict
 from bench.doctor.session import Examined, examine
+from bench.machine.conditions import find_conditions
 
 _EPILOG: Final = f"""\b
 Examples:
   python -m bench.doctor
   python -m bench.doctor products step-clock --device cpu
   python -m bench.doctor --json > doctor.json
+  python -m bench.doctor --first-look --json > first-look.json
 
 Checks: {", ".join(check.name for check in CHECKS)}. docs/doctor.md explains them. The exit code is
 1 if one fails."""
@@ -39,9 +41,19 @@ Checks: {", ".join(check.name for check in CHECKS)}. docs/doctor.md explains the
     "--device", default="auto", show_default=True,
     help="The device to check: auto, cpu, cuda or cuda:i.",
 )  # fmt: skip
+@click.option(
+    "--first-look", is_flag=True,
+    help="Time bert-base by every path on a GPU never seen, and compare with what is expected.",
+)  # fmt: skip
 @click.option("--json", "json_wanted", is_flag=True, help="Print JSON, to attach to a report.")
-def command(names: tuple[str, ...], device: str, json_wanted: bool) -> int:
+def command(names: tuple[str, ...], device: str, first_look: bool, json_wanted: bool) -> int:
     checks = selected(names)
+    if first_look:
+        if names:
+            raise InputError(f"--first-look: it runs no check by name; leave out {names[0]}")
+        if find_conditions(device).device.gpu is None:
+            raise InputError("--first-look: it looks at a GPU, and there is none that can be used")
+        checks = list(FIRST_LOOK)
     out = sys.stderr if json_wanted else sys.stdout
     if out is None:
         raise InputError("there is no stdout to print to; redirect it to a file")
@@ -53,9 +65,10 @@ def command(names: tuple[str, ...], device: str, json_wanted: bool) -> int:
     with tempfile.TemporaryDirectory(prefix="minbert-doctor-") as folder:
         show = _progress(sum(check.expected_s for check in checks))
         examination = examine(checks, device, Path(folder), show, on_finding)
-    echo(f"\n{verdict(examination)}", err=json_wanted)
+    sentence = looked(examination) if first_look else verdict(examination)
+    echo(f"\n{sentence}", err=json_wanted)
     if json_wanted:
-        text = json.dumps(as_json(examination, device), indent=2)
+        text = json.dumps(as_json(examination, device) | {"verdict": sentence}, indent=2)
         try:
             echo(text)
         except OSError as error:

@@ -69,12 +69,12 @@ CHECKS: Final = (
     Check(
         "numerics", "Do the fast path, plain torch and the CPU train alike?",
         "whether trainings here compute what they should", needs=("software", "products"),
-        expected_s=5,
+        expected_s=9,
     ),
     Check(
         "synchronisation", "Do training steps run without waiting for the GPU?",
         "whether step times include waiting", devices=("cuda",), needs=("software", "driver"),
-        expected_s=8,
+        expected_s=12,
     ),
     Check(
         "gpu-load",
@@ -85,7 +85,7 @@ CHECKS: Final = (
     Check(
         "several-gpus", "Do cells on all GPUs at once take the time of one alone?",
         "whether a GPU of several is slower, or slowed by the others", devices=("cuda",),
-        needs=("software", "driver"), expected_s=20, is_advice=True,
+        needs=("software", "driver"), expected_s=25, is_advice=True,
     ),
     Check(
         "grid", "Does a cell go through a grid to a complete and consistent row?",
@@ -111,9 +111,23 @@ CHECKS: Final = (
     Check(
         "compiled", "Do compiled steps train as plain ones, with all code compiled beforehand?",
         "whether cells with compile = true are right and timed without compiling",
-        needs=("software", "numerics"), expected_s=22, memory_mib=1500, is_advice=True,
+        needs=("software", "numerics"), expected_s=40, memory_mib=1500, is_advice=True,
     ),
 )  # fmt: skip
+
+
+FIRST_LOOK: Final = tuple(
+    Check(name, question, "how steps behave here", devices=("cuda",), expected_s=seconds)
+    for name, question, seconds in (
+        ("first-look.full", "Are steps of full fine-tuning on bert-base as expected?", 45),
+        ("first-look.lora", "Are steps of LoRA on bert-base as expected?", 45),
+        ("first-look.dora", "Are steps of DoRA on bert-base as expected?", 45),
+        ("first-look.overflow", "Does a step whose gradients overflow change nothing?", 9),
+        ("synchronisation", "Do training steps run without waiting for the GPU?", 12),
+        ("first-look.graphs", "Do CUDA graphs of three lengths share their memory?", 90),
+    )
+)
+"""What `--first-look` runs in place of the checks, on a GPU."""
 
 
 def selected(names: Sequence[str]) -> list[Check]:

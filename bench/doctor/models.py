@@ -1,13 +1,24 @@
-"""Small models without dropout, and their training steps, for the checks that train in-process."""
+"""Models and their training steps, as cells build them, for the checks that train in-process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from statistics import median
+from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from adapters.injection import inject, parameter_groups
+from bench.engines.engine import engine_of
+from bench.plan.cell import GRID
+from bench.plan.gridfile import Axes, Grid, Settings
+from bench.plan.job import Job
+from bench.plan.planning import Resolved, expand
+from bench.worker.device import set_up_device
+from bench.worker.probes.steps import StepClock
+from bench.worker.setup import trained_groups
 from minbert.data.batches import Batch
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import GEOMETRIES, BertConfig
@@ -34,18 +45,92 @@ _SCALE: Final = 1024.0
 
 
 def small_model(
-    mode: str, layers: str | None, device: str, config: BertConfig = CONFIG
+    mode: str,
+    layers: str | None,
+    device: str,
+    config: BertConfig = CONFIG,
+    pooling: str = "mean",
 ) -> BertClassifier:
-    """A classifier in training mode whose adapters already change what it computes."""
-    model = BertClassifier(config, _CLASSES, pooling="mean", dropout=0.0)
+    """A classifier in training mode whose adapters already change what it computes, on a device
+    that is set up as for a cell."""
+    set_up_device(torch.device(device))
+    model = BertClassifier(config, _CLASSES, pooling=pooling, dropout=config.hidden_dropout_prob)
     initialise(model, 0)
-    rank = None if layers is None else _RANK
-    inject(model, mode=mode, layers=layers, rank=rank, alpha=_ALPHA, new_pooler=False, seed=0)
+    rank, is_new = None if layers is None else _RANK, pooling == "pooler"
+    inject(model, mode=mode, layers=layers, rank=rank, alpha=_ALPHA, new_pooler=is_new, seed=0)
+    move_trained(model)
+    return model.to(device).train()
+
+
+def move_trained(model: nn.Module) -> None:
+    """Change what trains at random: B is zero at first, which hides the gradient of A."""
     generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():  # B is zero at first, which hides the gradient of A
+    for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
-    return model.to(device).train()
+
+
+def job_of(
+    device: str, mode: str, layers: str | None, amp: str, model: str, **settings: Any
+) -> Job:
+    """The job of a cell on random weights, with settings of a grid file; its engine is one."""
+    adapter: dict[str, Any] = {} if layers is None else {"layers": [layers], "rank": [8]}
+    axes = Axes(mode=[mode], amp=[amp], **adapter)
+    grid = Grid(name="doctor", settings=Settings(init="random", **settings), cells=[axes])
+    resolved = Resolved(model, "0", "mean", "0", amp, GRID, attention="sdpa")
+    [cell] = expand(grid, resolved)
+    return Job(
+        cell=cell, conditions_id="0", attempt=1, device=device, threads=1, checkpoint=None,
+        geometry=model, tokenizer="", data=None, keep=False, code_version="0",
+    )  # fmt: skip
+
+
+def trainer_of(job: Job) -> Trainer:
+    """The model and trainer of a job, by its engine, at a constant rate."""
+    device = torch.device(job.device)
+    set_up_device(device, tf32=job.cell.tf32 == "on")
+    model = engine_of(job.cell).build(job)
+    return Trainer(
+        model.train(), trained_groups(model, job.cell), losses={"": "cross-entropy"},
+        schedule=lambda _step: 1.0, amp=job.cell.amp, device=device,
+    )  # fmt: skip
+
+
+@contextmanager
+def waiting_is_an_error(device: torch.device) -> Iterator[None]:
+    """Within the block torch raises a RuntimeError where the CPU waits for the GPU."""
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def median_ms(trainer: Trainer, batch: Batch, steps: int) -> float:
+    """The median time of training steps, by the clock of cells."""
+    clock = StepClock(trainer.device)
+    for _ in range(steps):
+        with clock.step(batch):
+            trainer.step(batch)
+    return median(step.ms for step in clock.steps())
+
+
+def kernels_of(step: Callable[[], object], device: torch.device) -> list[tuple[str, float]]:
+    """Names and ms of the kernels that the GPU runs for a step, by torch's profiler; copies and
+    fills are left out."""
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return [
+        (event.name, event.time_range.elapsed_us() / 1000)
+        for event in profiled.events()
+        if event.device_type.name == "CUDA"
+        and not event.is_user_annotation
+        and not event.name.startswith(("Memcpy", "Memset"))
+    ]
 
 
 def small_trainer(

@@ -79,6 +79,13 @@ def verdict(examination: Examination) -> str:
     return text
 
 
+def looked(examination: Examination) -> str:
+    """What a first look says as a whole."""
+    failed, skipped = examination.named(FAILED), examination.named(SKIPPED)
+    text = "All is as expected." if not failed else f"Not as expected: {enumerated(failed)}."
+    return text + (f" Not looked at: {enumerated(skipped)}." if skipped else "")
+
+
 def _applies(check: Check, examination: Examination) -> bool:
     """Whether a check applies to the device that was checked."""
     return device_kind(examination.target) in check.devices

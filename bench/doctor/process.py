@@ -26,9 +26,10 @@ def main(name: str, context: Context) -> int:
 
     files = context.folder / _FILES
     files.mkdir(parents=True, exist_ok=True)
-    check = import_module(f"bench.doctor.checks.{name.replace('-', '_')}").check
+    module, *part = name.replace("-", "_").split(".")
+    check = import_module(f"bench.doctor.checks.{module}").check
     try:
-        finding = check(replace(context, folder=files))
+        finding = check(replace(context, folder=files), *part)
     except SkipError as reason:
         finding = Finding(SKIPPED, str(reason))
     write_result(context.folder, "ok", "", {FINDING: asdict(finding)})  # type: ignore[dict-item]

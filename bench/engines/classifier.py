@@ -57,11 +57,17 @@ class EncoderClassifier(Classifier):
         self.reads_tokens = bool(getattr(head, "reads_tokens", False))
         self.names: dict[str, set[str]] = {"adapter": set(), "added": set(), "head": set()}
         self.mode = ""
+        self._is_set_to: bool | None = None  # the library's model may be in either mode
 
     def train(self, mode: bool = True) -> "EncoderClassifier":
-        """As of any module, and of the library's model, of which only the children are here."""
-        vars(self)["model_of_library"].train(mode)
-        super().train(mode)
+        """As of any module, and of the library's model, of which only the children are here.
+
+        It does nothing where it has been done: each step of a training calls it.
+        """
+        if mode != self._is_set_to:
+            self._is_set_to = mode
+            vars(self)["model_of_library"].train(mode)
+            super().train(mode)
         return self
 
     def fixed_tensors(self) -> dict[str, Tensor]:
@@ -94,7 +100,10 @@ class EncoderClassifier(Classifier):
         part: str = "",  # noqa: ARG002 (there is one)
     ) -> Tensor:
         """Logits [B, C] of token ids [B, S]."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        given = attention_mask
+        if given is None and self.model_type.startswith("deberta"):
+            given = torch.ones_like(input_ids)  # which it would make, and wait to look for padding
+        inputs = {"input_ids": input_ids, "attention_mask": given}
         if self.takes_types:
             inputs["token_type_ids"] = token_type_ids
         model: Any = self.model_of_library

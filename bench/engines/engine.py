@@ -1,5 +1,6 @@
 """The interface of an engine: a module of this folder with these functions."""
 
+from dataclasses import replace
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -47,3 +48,10 @@ class Engine(Protocol):
 def engine_of(cell: Cell) -> Engine:
     """The engine of a cell."""
     return cast(Engine, import_module(f"bench.engines.{cell.engine}"))
+
+
+def on_cpu(job: Job) -> Job:
+    """A job on the CPU, with an attention that exists there: flash-attn's needs a GPU."""
+    attention = job.cell.attn_implementation
+    attention = "sdpa" if attention == "flash_attention_2" else attention
+    return replace(job, device="cpu", cell=replace(job.cell, attn_implementation=attention))

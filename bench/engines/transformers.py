@@ -9,7 +9,7 @@ import inspect
 import re
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -29,7 +30,7 @@ from adapters.methods import BITFIT, METHODS, PEFT
 from adapters.names import trains_base
 from bench.common.errors import InputError
 from bench.engines.classifier import EncoderClassifier, on_meta, reason, seeded
-from bench.engines.engine import Groups
+from bench.engines.engine import Groups, on_cpu
 from bench.engines.outputs import heads_of, parts_of, task_of
 from bench.engines.peft import add_adapters
 from bench.plan.architectures import ARCHITECTURES, model_type_of
@@ -42,6 +43,22 @@ from minbert.training.trainer import autocast
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
+
+
+def _without_asking(make: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of the library that makes masks, without asking the GPU whether one hides
+    nothing, which waits for it: a batch without padding has no mask here."""
+
+    def made(*, attention_mask: Any = None, **options: Any) -> Any:
+        if attention_mask is not None and "allow_is_bidirectional_skip" in options:
+            options["allow_is_bidirectional_skip"] = False
+        return make(attention_mask=attention_mask, **options)
+
+    return made
+
+
+for _name in ("eager", "sdpa"):
+    AttentionMaskInterface.register(_name, _without_asking(ALL_MASK_ATTENTION_FUNCTIONS[_name]))
 
 _POOLER: Final = "pooler"
 _MOVING: Final = {"lora": "lora_B", "dora": "lora_B", "vera": "vera_lambda_b", "ia3": "ia3_"}
@@ -259,14 +276,14 @@ def _check_complete(inner: Any, new: Iterable[str], own_head: bool, name: str) -
 
 @torch.no_grad()
 def check_weights(job: Job, amps: Iterable[str]) -> None:
-    """Load the model once, and run it on a few tokens in each type.
+    """Load the model once, and run it on a few tokens in each type, on the CPU.
 
     Raises:
         InputError: if weights are missing, are not those of the model, or are not finite, or if it
             can't compute in a type.
     """
     with _quiet():
-        model = _loaded(job, draw=job.cell.init == "random").eval()
+        model = _loaded(on_cpu(job), draw=job.cell.init == "random").eval()
     ids = torch.full((2, 4), model.pad_id)
     mask = torch.ones_like(ids).tril(2)  # with padding
     for amp in amps:

@@ -22,7 +22,7 @@ _SAME: Final = (
     "mode", "rank", "alpha", "pooling", "head", "layer_decay", "lora_plus_ratio", "weight_decay",
     "warmup", "schedule", "optimizer", "epochs", "max_steps", "batch_size", "batching", "seed",
     "dropout", "max_length", "amp", "label_smoothing", "class_weights", "use_rslora",
-    "lora_dropout",
+    "lora_dropout", "tf32",
 )  # fmt: skip
 """Settings that the script reads under their names in a cell."""
 

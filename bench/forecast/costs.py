@@ -33,6 +33,7 @@ class Variant(NamedTuple):
     gradient_checkpointing: str = OFF
     lora_dropout: float = 0.0
     adapter: str | None = None
+    tf32: str = OFF
 
     @classmethod
     def of(cls, cell: Cell) -> Self:

@@ -12,6 +12,7 @@ from typing import Final
 
 from bench.forecast.costs import Load, Totals, Variant
 from bench.forecast.fit import Prior
+from bench.plan.cell import ON
 from bench.stats.steptimes import STEPS_ENOUGH
 
 PANEL_STEPS: Final = 24
@@ -43,8 +44,10 @@ def memory_prior(device: str) -> Prior:
 def load_features(variant: Variant, load: Load) -> tuple[float, ...]:
     """Features of the time of some work, s."""
     half = variant.amp != "off"
+    tensor_cores = half or variant.tf32 == ON
     kernels, gflop, moved = load
-    return kernels, gflop * (not half), gflop * half, moved * (not half), moved * half
+    products = gflop * (not tensor_cores), gflop * tensor_cores
+    return kernels, *products, moved * (not half), moved * half
 
 
 def time_features(variant: Variant, totals: Totals) -> tuple[float, ...]:

@@ -19,7 +19,17 @@ from bench.common.files import check_not_elsewhere, folder_for_now, try_to_write
 from bench.common.messages import shown
 from bench.engines.check import check_models
 from bench.machine.devices import Device
-from bench.plan.cell import DEFAULT, FAST, FP32, ITERATIVE, MINBERT, MULTITASK, TRANSFORMERS, Cell
+from bench.plan.cell import (
+    DEFAULT,
+    FAST,
+    FP32,
+    ITERATIVE,
+    MINBERT,
+    MULTITASK,
+    ON,
+    TRANSFORMERS,
+    Cell,
+)
 from bench.plan.gridfile import AUTO, Grid, Settings
 from bench.plan.models import Model
 from bench.plan.planning import Planned
@@ -46,6 +56,12 @@ _PART_SETTINGS: Final = ("encoders", "task_order", "task_rates", "task_decays")
 def check_amp(cells: Sequence[Cell], grid: Grid, device: Device) -> None:
     """Refuse fp16 on the CPU, and types that a GPU can't compute in."""
     amps = {cell.amp for cell in cells}
+    if any(cell.tf32 == ON for cell in cells) and not device.has_tf32:
+        name = "the CPU" if device.gpu is None else device.gpu.name
+        raise InputError(
+            f"grid {grid.name}: tf32 needs a GPU of compute capability 8.0 or higher, and {name} "
+            "is none; leave it out"
+        )
     if device.gpu is None:
         if "fp16" in amps:
             raise InputError(f"grid {grid.name}: amp fp16 needs a GPU; on the CPU take bf16 or on")

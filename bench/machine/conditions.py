@@ -70,7 +70,6 @@ class Conditions:
     machine: str
     threads: int
     torch_version: str
-    tf32: str | None
     measurement_version: int
     code_version: str
     cuda_version: str | None = None
@@ -85,9 +84,12 @@ class Conditions:
     @cached_property
     def conditions_id(self) -> str:
         """Digest of everything that makes times and memory comparable."""
-        values = asdict(self) | {"device": self.device.partition(":")[0]}
+        kind = self.device.partition(":")[0]
+        values = asdict(self) | {"device": kind}
         del values["code_version"]
-        if self.sharing is None:  # so that the ids of older rows stay
+        # so that the ids of older rows stay
+        values["tf32"] = "off" if kind == "cuda" else None
+        if self.sharing is None:
             del values["sharing"]
         return digest(values, 8)
 
@@ -296,7 +298,6 @@ def _found(device: Device, share: Threads = frozenset(), workers: int = 1) -> Fo
         torch_version=version,
         cuda_version=None if gpu is None else cuda,
         environment=recorded(os.environ, on_gpu=gpu is not None),
-        tf32=None if gpu is None else "off",
         measurement_version=MEASUREMENT_VERSION,
         code_version=code_version(),
         sharing=f"{workers} workers" if workers > 1 else None,

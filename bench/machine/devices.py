@@ -29,7 +29,8 @@ _ONE: Final = "auto, cpu, cuda or cuda:i"
 _ALL_ON_CPU: Final = "--device cpu --jobs N runs N cells at once on the CPU"
 _ABSENT: Final = (9, 12)
 """NVML's errors if there is no driver: not loaded, library not found."""
-_BF16_CAPABILITY: Final = (8, 0)
+_AMPERE: Final = (8, 0)
+"""The compute capability from which GPUs have bf16 and TF32."""
 _BUSY: Final = ("busy or unavailable", "devices unavailable", "out of memory")
 """Parts of the errors of a GPU that other processes use."""
 
@@ -50,7 +51,12 @@ class Device:
     @property
     def has_bf16(self) -> bool:
         """Whether the device computes in bf16 without emulating it."""
-        return self.gpu is None or self.gpu.capability >= _BF16_CAPABILITY
+        return self.gpu is None or self.gpu.capability >= _AMPERE
+
+    @property
+    def has_tf32(self) -> bool:
+        """Whether the device's tensor cores compute in TF32."""
+        return self.gpu is not None and self.gpu.capability >= _AMPERE
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,7 @@ def resolve_devices(
 
     def candidate(i: int) -> tuple[Device, str]:
         own = answer if i == number else check(variable, i)
-        uuid = _name_for_workers(answer.gpus[i], i, variable)
+        uuid = _name_for_workers(answer.gpus[i], i, variable, check)
         gpu = replace(answer.gpus[i], driver=driver.version or "unknown", uuid=uuid)
         return Device(f"cuda:{i}", gpu, own.failures), _problem(gpu, own)
 
@@ -172,14 +178,33 @@ def _hides_all(variable: str) -> bool:
     return not variable.strip() or variable.partition(",")[0].strip() in ("-1", "NoDevFiles")
 
 
-def _name_for_workers(gpu: GpuInfo, number: int, variable: str | None) -> str:
+def _name_for_workers(gpu: GpuInfo, number: int, variable: str | None, check: Check) -> str:
     """The value of CUDA_VISIBLE_DEVICES that shows a worker this GPU alone: its UUID.
 
     Of an instance in MIG mode torch reports none by which it is found, so the user's entry is kept.
+    Without one, NVML names the instances, and the first of the same kind is taken: a worker could
+    not ask NVML about an index.
     """
     if "MIG" not in gpu.name:
         return gpu.uuid
-    return str(number) if variable is None else variable.split(",")[number].strip()
+    if variable is not None:
+        return variable.split(",")[number].strip()
+    alike = (name for name in _instances() if [g.kind for g in check(name, 0).gpus] == [gpu.kind])
+    return next(alike, "0") if number == 0 else str(number)
+
+
+def _instances() -> Iterator[str]:
+    """The UUIDs of all instances in MIG mode, by NVML; none where it does not answer."""
+    with suppress(Exception):  # as in `read_driver`
+        import pynvml as nvml
+
+        nvml.nvmlInit()
+        for index in range(nvml.nvmlDeviceGetCount()):
+            gpu = nvml.nvmlDeviceGetHandleByIndex(index)
+            for place in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+                with suppress(nvml.NVMLError):  # no instance is in this place
+                    instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place)
+                    yield str(nvml.nvmlDeviceGetUUID(instance))
 
 
 def _problem(gpu: GpuInfo, answer: Answer) -> str:

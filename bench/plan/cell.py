@@ -162,9 +162,9 @@ class About:
             for one to be skipped because the other ran out of memory, unless it `grows`.
         grows: whether more of it only ever takes more memory.
         compared: how rows with different values are compared. `axis`: as settings of a group;
-            `follows`: likewise, and it follows from the mode; `within`: likewise, where it matters;
-            `group`: as groups that differ in it alone; `never`: not at all; `label`: it only names
-            what another setting determines.
+            `follows`: likewise, and it follows from the mode or is an option; `within`: likewise,
+            where it matters; `group`: as groups that differ in it alone; `never`: not at all;
+            `label`: it only names what another setting determines.
         varies: whether one table of cells in a grid file may set it differently from the grid.
         short: its text where it distinguishes cells of the same name; empty: it is not shown.
     """
@@ -461,6 +461,18 @@ class Cell:
             short="frozen {}",
         ),
     ] = None
+    tf32: Annotated[
+        str | None,
+        About(
+            meaning="on: fp32 products run on the GPU's tensor cores in TF32, with 10 bits of "
+            "mantissa; off: in full, as always under AMP and on a CPU",
+            values=SWITCH,
+            before=OFF,
+            compared="follows",
+            varies=True,
+            short="TF32",
+        ),
+    ] = OFF
     epochs: Annotated[int, About(meaning="passes over the training examples", compared="group")]
     max_steps: Annotated[
         int | None,
@@ -768,7 +780,9 @@ class Cell:
         rank = "" if self.rank is None else f"-r{self.rank}"
         adapter = "" if self.layers is None else f"{rank}-{self.layers}"
         unfreezing = f"-{self.unfreeze}" if self.unfreeze not in (None, "all") else ""
-        precision = "fp32" if self.amp == "off" else self.amp
+        precision = self.amp
+        if self.amp == "off":
+            precision = "tf32" if self.tf32 == ON else FP32
         if self.frozen_dtype not in (None, FP32, MIXED):
             precision += f"-frozen-{self.frozen_dtype}"
         fold = "" if self.fold is None else f"-f{self.fold}"

@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Final, get_args, get_type_hints
 
 from adapters.names import is_layers
-from bench.plan.cell import ABOUT, ALWAYS, KINDS, Applies, Columns, Value, is_low_rank
+from bench.plan.cell import ABOUT, ALWAYS, KINDS, OFF, Applies, Columns, Value, is_low_rank
 from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import FLAGS, SCHEMA, STATUSES, Row
 
@@ -102,6 +102,7 @@ def row_of(values: Mapping[str, Value]) -> Row:
             complete[name] = about.before
     if "regression_loss" not in values and complete["dev_metric"] != "pearson":
         complete["regression_loss"] = None  # without a score the kind of task is not known
+    complete["tf32"] = complete["tf32"] or OFF  # empty in older rows on a CPU
     for name in REQUIRED:
         if complete[name] in (None, ""):
             raise ValueError(f"{name} is empty")

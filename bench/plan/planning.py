@@ -228,6 +228,7 @@ def _cell(
             "attn_implementation": _attention(settings, resolved) if by_transformers else None,
             "kernels": None if by_transformers else settings.kernels,
             "gradient_checkpointing": _switch(settings.gradient_checkpointing),
+            "tf32": _switch(settings.tf32 and axes["amp"] == "off"),
             "use_rslora": _switch(low_rank and settings.use_rslora),
             "init_lora_weights": settings.init_lora_weights if low_rank else DEFAULT,
             "lora_dropout": settings.lora_dropout if low_rank else 0.0,

@@ -24,6 +24,7 @@ History of `SCHEMA`, the number in the column of that name:
     `adapter_init_s`, `products_ms` and
     `saved_mib`.
 13. `sharing`.
+14. `tf32` is a setting. Before, it was a condition: always off on a GPU, and empty on a CPU.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,7 +36,7 @@ from bench.plan.cell import CANDIDATE, ON, Applies, Cell, Value, everywhere, has
 from bench.plan.metrics import metric_of
 from bench.plan.problems import REGRESSION, SINGLE_LABEL
 
-SCHEMA: Final = 13
+SCHEMA: Final = 14
 
 STATUSES: Final = {
     "ok": "trained, evaluated and measured",
@@ -174,9 +175,6 @@ class Row(Cell):
         "conditions",
         "what else ran on the machine: N workers, each on a device or cores of its own, or "
         "part of a node of a cluster; empty: the cell had it alone",
-    )
-    tf32: str | None = _column(
-        "conditions", "on or off: fp32 products on the GPU's tensor cores", on_cuda
     )
     measurement_version: int = _required("conditions", "raised when measuring or numerics change")
     code_version: str = _required("conditions", "version of this project")
@@ -390,7 +388,7 @@ class Row(Cell):
         return software_of(vars(self))
 
 
-_SOFTWARE: Final = ("torch_version", "cuda_version", "tf32", "environment", "measurement_version")
+_SOFTWARE: Final = ("torch_version", "cuda_version", "environment", "measurement_version")
 
 
 def software_of(conditions: Mapping[str, Value]) -> tuple[Value, ...]:

@@ -203,7 +203,10 @@ class Reading:
             return
         missing = [name for name in NAMES if name not in fields]
         unknown = [name for name in fields if name not in NAMES]
-        is_older = bool(missing) and not unknown and {"cell_id", "schema"} <= set(fields)
+        # in schema 13 tf32 had another place
+        moved = [[n for n in names if n != "tf32"] for names in (fields, NAMES)]
+        is_older = bool(missing) or moved[0] == moved[1]
+        is_older = is_older and not unknown and {"cell_id", "schema"} <= set(fields)
         if self._older and is_older and len(set(fields)) == len(fields):
             self._parsers = {name: _parser(name, oldest=1) for name in fields}
             return

@@ -4,9 +4,10 @@ from typing import Final
 
 import torch
 
-OUT_OF_MEMORY: Final = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+OUT_OF_MEMORY: Final = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "NVML_SUCCESS == r")
 """In messages of a RuntimeError: torch has no exception type for lack of memory on the host or in a
-CUDA library."""
+CUDA library. The last is of torch's allocator: where NVML fails (MIG, Jetson, some containers), it
+can't describe the lack of memory that it has met (pytorch#112377)."""
 
 _DEVICE_TEXTS: Final = (
     *("CUDA error", "CUDA driver", "CUDA unknown error", "cudaGetDeviceCount", "No CUDA GPUs"),

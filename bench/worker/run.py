@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bench.engines.engine import engine_of
 from bench.engines.outputs import parts_of, task_of
 from bench.examples.tokens import cut_columns
-from bench.plan.cell import FAST, Columns
+from bench.plan.cell import FAST, ON, Columns
 from bench.plan.columns import PART_SCORES
 from bench.plan.job import Job
 from bench.results.overall import overall
@@ -123,7 +123,7 @@ class CellRun:
         self.device = torch.device(job.device)
         # before torch makes a context, whose memory counts as the cell's
         self.gpu = Gpu.of(self.device)
-        set_up_device(self.device)
+        set_up_device(self.device, tf32=self.cell.tf32 == ON)
         self.clock = StepClock(self.device)
         self.machine = MachineWatch(self.gpu)
         self.losses_kept = HostCopies(self.device)
@@ -296,6 +296,7 @@ class CellRun:
                 largest = self._batch(*self._largest(order))
                 # from the second batch of a step on, gradients and activations exist at once
                 trainer.rehearse(*[largest] * min(2, cell.gradient_accumulation_steps))
+                torch.cuda.synchronize(self.device)  # so that it is not timed with the first steps
             with self.phases.phase("train"), self.machine, energy(self.gpu) as drawn:
                 order = self._order(epoch)[: total - len(record.losses)]
                 steps = ([self._batch(*batch) for batch in batches] for batches in order)

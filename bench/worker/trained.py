@@ -1,9 +1,7 @@
 """Loading of a cell's trained model from its kept weights."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import torch
 from safetensors.torch import load_file
@@ -11,14 +9,11 @@ from torch import Tensor
 
 from bench.common.errors import InputError
 from bench.common.messages import shown
-from bench.engines.engine import engine_of
+from bench.engines.engine import engine_of, on_cpu
 from bench.plan.job import Job
 from bench.results.protocol import WEIGHTS
 from minbert.files import is_file
 from minbert.model.classifier import Classifier
-
-_CPU_ATTENTION: Final[Mapping[str | None, str]] = {"flash_attention_2": "sdpa"}
-"""Attention on a CPU in place of one that needs a GPU."""
 
 
 @torch.no_grad()
@@ -34,9 +29,7 @@ def load_trained(job: Job, folder: Path) -> Classifier:
     """
     path = folder / WEIGHTS
     tensors = _read(path)
-    attention = _CPU_ATTENTION.get(job.cell.attn_implementation, job.cell.attn_implementation)
-    cell = replace(job.cell, frozen_dtype=None, attn_implementation=attention)
-    job = replace(job, device="cpu", cell=cell)
+    job = on_cpu(replace(job, cell=replace(job.cell, frozen_dtype=None)))
     model = engine_of(job.cell).build(job)
     trained: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
     trained |= model.fixed_tensors()

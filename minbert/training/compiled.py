@@ -70,7 +70,7 @@ class CompiledModel:
 
     def __init__(self, model: nn.Module, texts: int, lengths: Collection[int]) -> None:
         self.texts = texts
-        self.lengths = tuple(sorted(set(lengths)))
+        self.lengths = tuple(sorted(set(lengths), reverse=True))
         self._model = model
         self._device = next(model.parameters()).device
         compiler: Any = torch.compile  # its types lack the last two
@@ -95,7 +95,7 @@ class CompiledModel:
 
     def rehearse(self, amp: str) -> None:
         """Run forward and backward passes on a batch of each bucket, until nothing is left to
-        compile.
+        compile. The longest comes first: the memory of its CUDA graph serves the shorter ones.
 
         This changes nothing but the state of the random number generators.
         """

@@ -126,10 +126,11 @@ class Trainer:
         loss, logits = self._loss(batch)
         self.mark()
         share = loss if count == 1 else loss / count
+        by_graph = count > 1 and self._forward is not None and self.device.type == "cuda"
+        new = [p for p in self.parameters if p.grad is None] if by_graph else []
         torch.autograd.backward(share if self.scaler is None else self.scaler.scale(share))
-        if count > 1 and self._forward is not None and self.device.type == "cuda":
-            for parameter in self.parameters:  # a CUDA graph overwrites its results when it runs
-                parameter.grad = None if parameter.grad is None else parameter.grad.clone()
+        for parameter in new:  # a CUDA graph overwrites its results when it runs; sums are in place
+            parameter.grad = None if parameter.grad is None else parameter.grad.clone()
         self.mark()
         return loss.detach(), logits.detach()
 

@@ -33,12 +33,12 @@ _CHECKS: Final = {
     },
     "tests/bench/plan/test_planning.py": {
         "test_cell_id_follows_what_determines_a_result_and_not_labels": "cell_id",
+        "test_tf32_is_of_cells_without_amp_and_older_ids_stay": "tf32",
     },
     "tests/bench/machine/test_conditions.py": {
         "test_identity_leaves_out_commit_and_gpu_number": "conditions_id",
         "test_what_is_shared_is_a_condition_and_old_ids_stay": "sharing",
-        "test_on_a_gpu_cuda_and_inherited_variables_are_conditions": "cuda_version "
-        "environment tf32",
+        "test_on_a_gpu_cuda_and_inherited_variables_are_conditions": "cuda_version environment",
     },
     "tests/bench/grid/test_session.py": {
         "test_what_another_grid_interrupted_does_not_stop_this_one": "attempt",

@@ -55,8 +55,8 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch, note: Callable[[str], None]) 
     """While it is entered, `cuda:0` is there.
 
     Args:
-        note: called with what is done to it: `context`, `empty`, `reset`, `read`, and `baseline`
-            where the driver is asked for its memory.
+        note: called with what is done to it: `context`, `empty`, `reset`, `read`, `synchronise`,
+            and `baseline` where the driver is asked for its memory.
     """
 
     def noting(event: str, result: Any = None) -> Callable[..., Any]:
@@ -81,7 +81,7 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch, note: Callable[[str], None]) 
         "get_device_properties": lambda _device: properties,
         "get_rng_state": lambda _device: torch.get_rng_state(),
         "set_rng_state": lambda _state, _device: None,
-        "synchronize": lambda *_device: None,
+        "synchronize": noting("synchronise"),
         "Event": _Event,
         "_sleep": lambda _cycles: None,
     }.items():

@@ -71,7 +71,6 @@ def _fake() -> Setup:
             machine="none",
             threads=1,
             torch_version="none",
-            tf32=None,
             measurement_version=1,
             code_version="none",
         ),

@@ -1,14 +1,15 @@
-"""Training steps on all GPUs at once, and on each alone.
+"""Training steps, a large product and a copy on all GPUs at once, and on each alone.
 
-Run as a program, it takes steps on one GPU: it measures them for each line on its stdin, and prints
-the milliseconds of a step.
+A step of a small encoder may wait for launches more than for the GPU; the product needs its power
+and cooling, and the copy its link. Run as a program, it does that on one GPU: it measures for each
+line on its stdin, and prints the milliseconds of each.
 """
 
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from statistics import median
 from typing import Final
@@ -24,10 +25,16 @@ from bench.machine.environment import VISIBLE, worker_environment
 COMMAND: Final = (sys.executable, "-m", "bench.doctor.checks.several_gpus")
 SLOWER: Final = 1.1
 """How many times as long a step may take as on the fastest GPU, or as on the same GPU alone."""
-_WARM_UP_S: Final = 1.0
-_WINDOW_S: Final = 0.5
+WORK: Final = "a step", "a large product", "a copy to the GPU"
+Times = Mapping[str, tuple[float, ...]]
+"""Milliseconds of each kind of work, by GPU."""
+_WARM_UP_S: Final = 0.5
+_WINDOW_S: Final = 0.3
 _WINDOWS: Final = 3
 _TEXTS, _LONGEST = 64, 24
+_SIDE: Final = 8192
+_COPIED: Final = 1 << 25
+"""Numbers of fp32: 128 MiB."""
 
 
 def check(context: Context) -> Finding:
@@ -43,8 +50,8 @@ def check(context: Context) -> Finding:
     return judge(*step_times(lanes))
 
 
-def step_times(lanes: Sequence[Found]) -> tuple[dict[str, float], dict[str, float]]:
-    """The milliseconds of a step by GPU, of each alone and of all at once.
+def step_times(lanes: Sequence[Found]) -> tuple[Times, Times]:
+    """The milliseconds of each kind of work by GPU, of each alone and of all at once.
 
     Raises:
         SkipError: if steps can't be taken on a GPU.
@@ -69,29 +76,33 @@ def step_times(lanes: Sequence[Found]) -> tuple[dict[str, float], dict[str, floa
         return alone, {device: worker.answer() for device, worker in workers.items()}
 
 
-def judge(alone: Mapping[str, float], together: Mapping[str, float]) -> Finding:
-    """The finding on the milliseconds of a step on each GPU, alone and with the others."""
-    fastest = min(alone, key=lambda device: alone[device])
-    slow = {d: ms / alone[fastest] for d, ms in alone.items() if ms > SLOWER * alone[fastest]}
-    ratios = {device: together[device] / alone[device] for device in alone}
-    worst = max(ratios, key=lambda device: ratios[device])
+def judge(alone: Times, together: Times) -> Finding:
+    """The finding on the milliseconds of work on each GPU, alone and with the others."""
     figures = {"alone_ms": dict(alone), "together_ms": dict(together)}
-    summary = (
-        f"a step takes {min(alone.values()):.1f} to {max(alone.values()):.1f} ms on {len(alone)} "
-        f"GPUs alone, and at most {ratios[worst]:.2f} times as long on all at once ({worst})"
-    )
-    if slow:
-        names = ", ".join(f"{device} {ratio:.2f}" for device, ratio in slow.items())
-        others = ",".join(device for device in alone if device not in slow)
-        remedy = f"leave them out (--device {others}); nvidia-smi -q -d PERFORMANCE may say why"
-        return Finding(FAILED, f"{summary}; times as long as {fastest}: {names}", remedy, figures)
-    if ratios[worst] > SLOWER:
-        remedy = (
-            "compare cells of --device all only with one another, as reports do; look at power, "
-            "cooling and the cores near each GPU (nvidia-smi topo -m)"
+    texts = []
+    for i, work in enumerate(WORK):
+        ms = {device: times[i] for device, times in alone.items()}
+        fastest = min(ms, key=lambda device: ms[device])
+        slow = {d: each / ms[fastest] for d, each in ms.items() if each > SLOWER * ms[fastest]}
+        ratios = {device: together[device][i] / ms[device] for device in ms}
+        worst = max(ratios, key=lambda device: ratios[device])
+        text = (
+            f"{work} takes {min(ms.values()):.1f} to {max(ms.values()):.1f} ms on {len(ms)} GPUs "
+            f"alone, and at most {ratios[worst]:.2f} times as long on all at once ({worst})"
         )
-        return Finding(FAILED, summary, remedy, figures)
-    return Finding(OK, summary, figures=figures)
+        if slow:
+            names = ", ".join(f"{device} {ratio:.2f}" for device, ratio in slow.items())
+            others = ",".join(device for device in ms if device not in slow)
+            remedy = f"leave them out (--device {others}); nvidia-smi -q -d PERFORMANCE may say why"
+            return Finding(FAILED, f"{text}; times as long as {fastest}: {names}", remedy, figures)
+        if ratios[worst] > SLOWER:
+            remedy = (
+                "compare cells of --device all only with one another, as reports do; look at "
+                "power, cooling, and the cores and link of each GPU (nvidia-smi topo -m)"
+            )
+            return Finding(FAILED, text, remedy, figures)
+        texts.append(text)
+    return Finding(OK, "; ".join(texts), figures=figures)
 
 
 class _Worker:
@@ -117,8 +128,8 @@ class _Worker:
             self._process.stdin.write("\n")
             self._process.stdin.flush()
 
-    def answer(self) -> float:
-        """The milliseconds that it measured; 0 when it is ready.
+    def answer(self) -> tuple[float, ...]:
+        """The milliseconds of each kind of work that it measured; none when it is ready.
 
         Raises:
             SkipError: if it ended.
@@ -127,31 +138,38 @@ class _Worker:
         if not line:
             why = last_error(self._process.communicate()[1])
             raise SkipError(f"steps on {self._device} fail: {why}")
-        return float(line)
+        return tuple(map(float, line.split()))
 
 
 def main() -> None:
-    """Measure steps for each line on stdin."""
+    """Measure for each line on stdin."""
     import torch
 
     from bench.doctor.models import small_batch, small_model, small_trainer
     from minbert.model.config import GEOMETRIES
 
-    model = small_model("lora", "all-lin-only", "cuda:0", GEOMETRIES["minilm"])
-    trainer, batch = small_trainer(model, "off"), small_batch(_TEXTS, _LONGEST, "cuda:0")
+    gpu = torch.device("cuda:0")
+    model = small_model("lora", "all-lin-only", str(gpu), GEOMETRIES["minilm"])
+    trainer, batch = small_trainer(model, "off"), small_batch(_TEXTS, _LONGEST, str(gpu))
+    square = torch.ones(_SIDE, _SIDE, dtype=torch.float16, device=gpu)
+    host = torch.ones(_COPIED, pin_memory=True)
+    works: tuple[Callable[[], object], ...] = (
+        lambda: trainer.step(batch), lambda: square @ square, lambda: host.to(gpu),
+    )  # fmt: skip
 
-    def step_ms(window_s: float) -> float:
-        steps, begun = 0, time.perf_counter()
+    def ms_of(work: Callable[[], object], window_s: float) -> float:
+        times, begun = 0, time.perf_counter()
         while time.perf_counter() < begun + window_s:
-            trainer.step(batch)
+            work()
             torch.cuda.synchronize()
-            steps += 1
-        return 1000 * (time.perf_counter() - begun) / steps
+            times += 1
+        return 1000 * (time.perf_counter() - begun) / times
 
-    step_ms(_WARM_UP_S)
-    print(0.0, flush=True)
+    for work in works:
+        ms_of(work, _WARM_UP_S)
+    print(flush=True)
     for _ in sys.stdin:
-        print(median(step_ms(_WINDOW_S) for _ in range(_WINDOWS)), flush=True)
+        print(*(median(ms_of(w, _WINDOW_S) for _ in range(_WINDOWS)) for w in works), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Training steps that never wait for the GPU."""
 
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -8,11 +9,21 @@ import numpy as np
 import torch
 
 from bench.doctor.check import FAILED, OK, Context, Finding
-from bench.doctor.models import CONFIG, SETTINGS, small_model, small_trainer
+from bench.doctor.models import (
+    CONFIG,
+    SETTINGS,
+    job_of,
+    small_model,
+    small_trainer,
+    trainer_of,
+    waiting_is_an_error,
+)
+from bench.plan.cell import MINBERT, TRANSFORMERS
 from bench.worker.hostcopies import HostCopies
 from bench.worker.probes.steps import StepClock
 from minbert.data.batches import collate
 from minbert.data.encoded import Encoded
+from minbert.training.trainer import Trainer
 
 _WARM_UP: Final = 2
 """Steps before the ones that are checked: libraries synchronise when they are first used."""
@@ -24,18 +35,29 @@ _ROOT: Final = Path(__file__).parents[3]
 def check(context: Context) -> Finding:
     """Take steps of each setting as a worker does, with torch raising an error at each wait."""
     device = torch.device(context.device)
-    torch.cuda.set_device(device)
     waits: dict[str, str] = {}
-    for mode, layers in SETTINGS:
-        for amp in context.amps:
-            setting = " ".join(filter(None, (mode, layers, f"amp {amp}")))
-            try:
-                _steps(mode, layers, amp, device)
-            except RuntimeError as error:
-                if "synchroniz" not in str(error):
-                    raise
-                waits[setting] = _place(error)
-    figures = {"settings": len(SETTINGS) * len(context.amps), "waits": waits}
+    settings = [
+        (mode, layers, amp, engine)
+        for engine in (MINBERT, *([TRANSFORMERS] if find_spec("transformers") else []))
+        for mode, layers in (SETTINGS if engine == MINBERT else SETTINGS[-1:])
+        for amp in context.amps
+    ]
+    for mode, layers, amp, engine in settings:
+        named = engine if engine == TRANSFORMERS else None
+        setting = " ".join(filter(None, (mode, layers, f"amp {amp}", named)))
+        if engine == MINBERT:
+            trainer = small_trainer(small_model(mode, layers, context.device), amp)
+        else:
+            trainer = trainer_of(
+                job_of(context.device, mode, layers, amp, "bert-tiny", engine=engine)
+            )
+        try:
+            _steps(trainer, device)
+        except RuntimeError as error:
+            if "synchroniz" not in str(error):
+                raise
+            waits[setting] = _place(error)
+    figures = {"settings": len(settings), "waits": waits}
     if not waits:
         summary = f"no step of {figures['settings']} settings waits for the GPU"
         return Finding(OK, summary, figures=figures)
@@ -45,9 +67,8 @@ def check(context: Context) -> Finding:
     return Finding(FAILED, summary, remedy, figures)
 
 
-def _steps(mode: str, layers: str | None, amp: str, device: torch.device) -> None:
+def _steps(trainer: Trainer, device: torch.device) -> None:
     """Copy batches to the GPU, take steps on them, time these and keep their losses."""
-    trainer = small_trainer(small_model(mode, layers, str(device)), amp)
     offsets = np.concatenate([[0], np.cumsum(np.arange(_TEXTS) + 5)])  # so that batches have a mask
     ids = np.random.default_rng(0).integers(1, CONFIG.vocab_size, offsets[-1], dtype=np.int32)
     texts, labels = Encoded(ids, np.zeros_like(ids, np.int8), offsets), np.arange(_TEXTS) % 3
@@ -62,12 +83,9 @@ def _steps(mode: str, layers: str | None, amp: str, device: torch.device) -> Non
 
     for _ in range(_WARM_UP):
         step()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error(device):
         for _ in range(_CHECKED):
             step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def _place(error: BaseException) -> str:

@@ -283,6 +283,8 @@ def train(path: Path, to: Path, base: str | None, losses: Path | None) -> None:
         data_collator=transformers.DataCollatorWithPadding(tokenizer),
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)),
     )
+    exact = settings.tf32 == "off"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not exact
     trainer.train()
     if PROBLEM == "regression":  # the last layer, from standardised numbers to labels
         linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]

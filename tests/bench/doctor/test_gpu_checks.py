@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from bench.common.errors import InputError
+from bench.doctor import models
 from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
 from bench.doctor.checks import driver, gpu_load, gpu_memory, several_gpus, synchronisation
 from bench.machine.conditions import Found, find_conditions
@@ -225,6 +226,7 @@ def modes(gpu: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
     monkeypatch.setattr(synchronisation, "SETTINGS", (("head", None),))
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: True)
+    monkeypatch.setattr(synchronisation, "find_spec", lambda _name: None)
     step = Trainer.step
 
     def on_cpu(trainer: Trainer, batch: Any) -> Any:
@@ -287,16 +289,25 @@ def test_another_error_is_no_finding(modes: list[str], monkeypatch: pytest.Monke
     ("kernels", "busy_ms", "verdict", "text"),
     [
         (420, 9.0, OK, "busy for 90% of it: launching does not limit it"),
+        (580, 9.0, OK, "launches 580 kernels"),
         (420, 3.0, OK, "busy for 30% of it: launching limits it, and compile = true can pay"),
         (420, 11.0, OK, "busy for 100%"),
         (90, 9.0, FAILED, "launches 90 kernels, which keep the GPU busy for 90% of it; forecasts"),
-        (900, 9.0, FAILED, "forecasts count 400"),
+        (620, 9.0, FAILED, "forecasts count 400"),
+        (360, 9.0, FAILED, "forecasts count 400"),
     ],
 )
-def test_load_is_judged(kernels: float, busy_ms: float, verdict: str, text: str) -> None:
-    finding = gpu_load.judge(10.0, kernels, busy_ms, counted=400)
+def test_load_is_judged(kernels: int, busy_ms: float, verdict: str, text: str) -> None:
+    finding = gpu_load.judge(10.0, kernels, busy_ms, 400, reference_ms=10.0)
     assert finding.verdict == verdict
     assert text in finding.summary
+
+
+def test_steps_that_plain_torch_takes_sooner_are_reported() -> None:
+    assert gpu_load.judge(10.0, 420, 9.0, 400, reference_ms=9.6).verdict == OK
+    finding = gpu_load.judge(10.0, 420, 9.0, 400, reference_ms=9.0)
+    assert (finding.verdict, "(9.0 by plain torch)" in finding.summary) == (FAILED, True)
+    assert finding.remedy.startswith('set kernels = "reference"')
 
 
 def test_kernels_are_those_of_the_profile_without_copies(
@@ -311,20 +322,24 @@ def test_kernels_are_those_of_the_profile_without_copies(
     events = [event("Memcpy HtoD"), event("aten::mm", "CPU"), event("ProfilerStep", note=True)]
     profiled = SimpleNamespace(events=lambda: events)
 
-    monkeypatch.setattr(gpu_load, "profile", lambda **_of: nullcontext(profiled))
+    monkeypatch.setattr(models, "profile", lambda **_of: nullcontext(profiled))
     monkeypatch.setattr(gpu_load, "small_model", lambda *_of: None)
     monkeypatch.setattr(gpu_load, "small_batch", lambda *_of: SimpleNamespace(
         tokens=1, padded=1, labels=[0]
     ))  # fmt: skip
-    trainer = SimpleNamespace(step=lambda _batch: torch.ones(2) + 1)
+    trainer = SimpleNamespace(
+        step=lambda _batch: torch.ones(2) + 1, device=torch.device(HERE.device)
+    )
     monkeypatch.setattr(gpu_load, "small_trainer", lambda *_of: trainer)
     with pytest.raises(SkipError, match="the profiler sees no kernels"):
         gpu_load.check(HERE)
-    events += [event("gemm")] * 6
+    events += [event("gemm")] * 2
     finding = gpu_load.check(HERE)
     assert (finding.figures["kernels"], finding.figures["kernels_ms"]) == (2, pytest.approx(0.2))
     assert finding.figures["operators_counted"] == 2
-    assert finding.figures["step_ms"] == 1.0, "a millisecond is between two events of this GPU"
+    assert finding.figures["step_ms"] == finding.figures["reference_ms"] == 1.0, (
+        "a millisecond is between two events of this GPU"
+    )
 
 
 # Several GPUs
@@ -342,18 +357,25 @@ def test_a_gpu_that_is_slow_alone_or_beside_others_is_named(
     alone: tuple[float, ...], together: tuple[float, ...], verdict: str, text: str
 ) -> None:
     names = [f"cuda:{i}" for i in range(3)]
-    finding = several_gpus.judge(*(dict(zip(names, ms, strict=True)) for ms in (alone, together)))
-    assert finding.verdict == verdict
-    assert text in finding.summary
+    for i, work in enumerate(several_gpus.WORK):
+        right = [5.0] * len(several_gpus.WORK)
+        times = [
+            {n: (*right[:i], each, *right[i + 1 :]) for n, each in zip(names, ms, strict=True)}
+            for ms in (alone, together)
+        ]
+        finding = several_gpus.judge(*times)
+        assert finding.verdict == verdict
+        assert text in finding.summary
+        assert work in finding.summary
     assert ("--device cuda:0,cuda:2" in finding.remedy) == ("cuda:1 1.30" in text)
 
 
 STEPS = """
 import os, sys
 gpu, cores = os.environ["CUDA_VISIBLE_DEVICES"], sorted(os.sched_getaffinity(0))
-print(0.0, flush=True)
+print(flush=True)
 for number, _ in enumerate(sys.stdin):
-    print({"GPU-0": 10.0, "GPU-1": 20.0}[gpu] + number + cores[0] / 1000, flush=True)
+    print({"GPU-0": 10.0, "GPU-1": 20.0}[gpu] + number + cores[0] / 1000, 1.0, 2.0, flush=True)
 """
 
 
@@ -383,8 +405,10 @@ def test_each_gpu_takes_steps_alone_and_then_with_the_others(
     finding = several_gpus.check(replace(HERE, visible="0,1"))
     assert os.environ[VISIBLE] == "0,1", "the user's, and not the one GPU of a check"
     first, second = (min(lane.cores) / 1000 for lane in lanes)
-    assert finding.figures["alone_ms"] == {"cuda:0": 10 + first, "cuda:1": 20 + second}
-    assert finding.figures["together_ms"] == {"cuda:0": 11 + first, "cuda:1": 21 + second}
+    works = {"alone_ms": (10, 20), "together_ms": (11, 21)}
+    for name, ms in works.items():
+        each = {"cuda:0": (ms[0] + first, 1.0, 2.0), "cuda:1": (ms[1] + second, 1.0, 2.0)}
+        assert finding.figures[name] == each
     assert os.sched_getaffinity(0) == before
 
 
@@ -420,7 +444,9 @@ def test_steps_of_the_check_are_timed_for_each_line(
     monkeypatch.setattr(several_gpus, "_WINDOW_S", 0.0035)
     monkeypatch.setattr(several_gpus, "_WARM_UP_S", 0.0035)
     monkeypatch.setattr(sys, "stdin", iter(["\n", "\n"]))
+    monkeypatch.setattr(several_gpus, "_SIDE", 2)
+    monkeypatch.setattr(several_gpus, "_COPIED", 2)
     several_gpus.main()
-    lines = capsys.readouterr().out.split()
-    assert lines[0] == "0.0"
-    assert [float(line) for line in lines[1:]] == pytest.approx([5 / 3] * 2)
+    first, *lines = capsys.readouterr().out.split("\n")[:-1]
+    assert first == ""
+    assert [float(n) for line in lines for n in line.split()] == pytest.approx([5 / 3] * 6)

@@ -3,6 +3,7 @@
 import json
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 from bench.common.errors import InputError
 from bench.doctor import __main__ as main
 from bench.doctor import outcome, session
-from bench.doctor.catalogue import CHECKS, selected
+from bench.doctor.catalogue import CHECKS, FIRST_LOOK, selected
 from bench.doctor.check import FAILED, OK, SKIPPED, Check, Finding
 from bench.doctor.session import DEVICE, Examination, Examined, examine
 from bench.machine.conditions import find_conditions
@@ -48,7 +49,33 @@ def check(name: str, **fields) -> Check:
 
 def test_every_check_has_its_module_and_every_module_its_check() -> None:
     files = {path.stem.replace("_", "-") for path in CHECKS_ROOM.glob("[a-z]*.py")}
-    assert {each.name for each in CHECKS} == files
+    checks = {each.name.partition(".")[0] for each in (*CHECKS, *FIRST_LOOK)}
+    assert checks == files
+
+
+def test_a_first_look_needs_a_gpu_and_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="--first-look: it looks at a GPU, and there is none"):
+        CliRunner().invoke(
+            main.command, ["--first-look", "--device", "cpu"], standalone_mode=False,
+            catch_exceptions=False,
+        )  # fmt: skip
+    with pytest.raises(InputError, match="leave out grid"):
+        CliRunner().invoke(
+            main.command, ["--first-look", "grid"], standalone_mode=False, catch_exceptions=False
+        )
+
+
+@pytest.mark.parametrize("verdict", [OK, FAILED])
+def test_a_first_look_says_what_is_as_expected(
+    monkeypatch: pytest.MonkeyPatch, verdict: str
+) -> None:
+    found = SimpleNamespace(device=SimpleNamespace(gpu="H100"))
+    monkeypatch.setattr(main, "find_conditions", lambda _name: found)
+    result = invoke(monkeypatch, examined(verdict), "--first-look", "--json")
+    says = "All is as expected." if verdict == OK else "Not as expected: a."
+    assert json.loads(result.stdout)["verdict"] == says
+    assert says in result.stderr
+    assert result.return_value == (verdict == FAILED)
 
 
 def test_a_check_comes_after_those_that_it_needs() -> None:
@@ -59,8 +86,9 @@ def test_a_check_comes_after_those_that_it_needs() -> None:
 
 
 def test_all_checks_fit_into_five_minutes() -> None:
-    assert sum(each.expected_s for each in CHECKS) < 300
-    assert all(each.expected_s < each.limit_s for each in CHECKS)
+    for checks in (CHECKS, FIRST_LOOK):
+        assert sum(each.expected_s for each in checks) < 300
+        assert all(each.expected_s < each.limit_s for each in checks)
 
 
 def test_naming_a_check_selects_what_it_needs_in_order() -> None:

@@ -19,11 +19,11 @@ import torch
 
 from adapters import product
 from bench.common.errors import InputError
-from bench.doctor import cells
+from bench.doctor import cells, models
 from bench.doctor.catalogue import CHECKS
 from bench.doctor.check import FAILED, OK, Context, SkipError
 from bench.doctor.checks import compiled, engines, forecast, grid, numerics, out_of_memory
-from bench.doctor.models import CONFIG, small_model
+from bench.doctor.models import CONFIG
 from bench.plan.rows import Row
 from minbert.errors import InputError as MinbertInputError
 from minbert.training.compiled import NoCompilerError
@@ -42,8 +42,65 @@ def test_the_fast_path_trains_as_plain_torch() -> None:
     assert finding.figures["off_gradient"] < numerics.TOLERANCES["off"][1] / 10
 
 
+def only(monkeypatch: pytest.MonkeyPatch, *settings: Any, varied: Any = ()) -> None:
+    """Leave some settings of engine minbert."""
+    monkeypatch.setattr(numerics, "SETTINGS", settings)
+    monkeypatch.setattr(numerics, "VARIED", varied)
+    monkeypatch.setattr(numerics, "find_spec", lambda _name: None)
+
+
+def test_an_option_trains_otherwise_than_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored: list[torch.dtype] = []
+    monkeypatch.setattr(numerics, "hold_frozen", lambda _model, dtype: stored.append(dtype))
+    for mode, layers, option in numerics.VARIED:
+        assert not stored
+        one, other = (numerics.train(mode, layers, o, "bf16", "cpu", "fast") for o in ("", option))
+        is_stored = option == numerics.STORED  # which rounds weights as AMP does for each product
+        assert (one.losses == other.losses) == is_stored == (stored == [torch.bfloat16])
+        stored.clear()
+
+
+def test_a_wrong_option_or_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, varied=[("full", None, numerics.POOLER)])
+    monkeypatch.setattr(numerics, "find_spec", lambda _name: True)
+    train, theirs = numerics.train, numerics.by_transformers
+    off = lambda done: replace(done, losses=[1.1 * loss for loss in done.losses])  # noqa: E731
+    monkeypatch.setattr(
+        numerics, "train", lambda *of: off(train(*of)) if of[-1] == "fast" else train(*of)
+    )
+    monkeypatch.setattr(
+        numerics, "by_transformers", lambda *of: off(theirs(*of)) if "bf16" in of else theirs(*of)
+    )
+    wrong = numerics.check(HERE).figures["wrong"]
+    assert wrong[0].startswith("full pooler, amp off: loss deviates from plain torch")
+    assert "by engine transformers, amp bf16: loss deviates" in wrong[-1]
+
+
+def test_dropout_whose_backward_pass_is_not_that_of_its_forward_pass_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert numerics.dropout_problem("cpu") == ""
+    draw = torch.nn.functional.cross_entropy
+    calls = iter(range(9))
+    monkeypatch.setattr(
+        numerics, "cross_entropy", lambda *of: draw(*of) * (1 if next(calls) else 1.05)
+    )
+    assert "falls 0.95" in numerics.dropout_problem("cpu")
+
+
+def test_a_step_that_overflows_and_moves_weights_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert numerics.overflow_problem("cpu") == ""
+    scaler = torch.amp.GradScaler
+
+    def finite(device: str, init_scale: float) -> Any:
+        return scaler(device, init_scale=1.0 if init_scale == float("inf") else init_scale)
+
+    monkeypatch.setattr(numerics.torch.amp, "GradScaler", finite)
+    assert "moves weights" in numerics.overflow_problem("cpu")
+
+
 def test_a_wrong_product_in_a_backward_pass_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numerics, "SETTINGS", (("head", None), LORA))
+    only(monkeypatch, ("head", None), LORA)
     right = product.thin_over_tokens
     monkeypatch.setattr(product, "thin_over_tokens", lambda g, thin: 1.01 * right(g, thin))
     finding = numerics.check(HERE)
@@ -52,16 +109,16 @@ def test_a_wrong_product_in_a_backward_pass_is_named(monkeypatch: pytest.MonkeyP
 
 
 def test_dropout_that_is_not_off_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numerics, "SETTINGS", (LORA,))
+    only(monkeypatch, LORA)
     drops = replace(CONFIG, hidden_dropout_prob=0.1)
-    monkeypatch.setattr(numerics, "small_model", lambda *of: small_model(*of, drops))
+    monkeypatch.setattr(numerics, "CONFIG", drops)
     finding = numerics.check(HERE)
     assert finding.verdict == FAILED
     assert "loss deviates from plain torch" in finding.summary
 
 
 def test_what_is_not_a_number_deviates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numerics, "SETTINGS", (("head", None),))
+    only(monkeypatch, ("head", None))
     train = numerics.train
 
     def with_nan(*of: Any) -> numerics.Trained:
@@ -75,7 +132,7 @@ def test_what_is_not_a_number_deviates(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_both_paths_of_a_device_are_compared_with_fp32_on_the_cpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(numerics, "SETTINGS", (("head", None),))
+    only(monkeypatch, ("head", None))
     train, devices, done = numerics.train, list[Any](), list[Any]()
 
     def other_device(*of: Any) -> numerics.Trained:
@@ -84,10 +141,10 @@ def test_both_paths_of_a_device_are_compared_with_fp32_on_the_cpu(
         return replace(done[-1], losses=[factor * loss for loss in done[-1].losses])
 
     monkeypatch.setattr(numerics, "train", other_device)
-    monkeypatch.setattr(numerics, "set_up_device", devices.append)
+    monkeypatch.setattr(models, "set_up_device", devices.append)
     finding = numerics.check(replace(HERE, amps=("off",)))
     assert finding.summary.startswith("head, amp off: loss deviates from fp32 on the CPU by 0.001")
-    assert [device.type for device in devices] == ["cpu"] * 3
+    assert [device.type for device in devices] == ["cpu"] * 5  # with dropout and overflow
 
 
 # Compiled steps
@@ -106,9 +163,17 @@ PLAIN = [1.25, 1.2, 1.15, 1.1]
     ],
 )
 def test_compiled_steps(factor: float, graphs: int, later: int, problem: str) -> None:
-    finding = compiled.judge([factor * loss for loss in PLAIN], PLAIN, graphs, later)
+    dropped = [1.0, 1.1], [1.1, 1.2]
+    finding = compiled.judge([factor * loss for loss in PLAIN], PLAIN, graphs, later, dropped)
     assert finding.verdict == (FAILED if problem else OK)
     assert problem in finding.summary
+
+
+@pytest.mark.parametrize("dropped", [[1.0, 1.0], [2.0, 2.1], [float("nan"), 1.0]])
+def test_compiled_steps_without_dropout_or_with_another_loss(dropped: list[float]) -> None:
+    finding = compiled.judge(PLAIN, PLAIN, 2, 0, (dropped, [1.0, 1.1]))
+    assert finding.verdict == FAILED
+    assert "with dropout the mean loss of compiled steps is" in finding.summary
 
 
 @pytest.mark.parametrize(("kind", "skipped"), [(NoCompilerError, True), (MinbertInputError, False)])
@@ -119,7 +184,7 @@ def test_without_a_compiler_compiled_steps_are_skipped(
         raise kind("compile: g++ ended with an error; it needs a C++ compiler")
 
     monkeypatch.setattr(compiled, "compile_model", compile_model)
-    for name in compiled._CACHES:
+    for name in compiled.CACHES:
         monkeypatch.setenv(name, "")
     here = replace(HERE, folder=tmp_path)
     if skipped:
@@ -127,7 +192,7 @@ def test_without_a_compiler_compiled_steps_are_skipped(
             compiled.check(here)
     else:
         assert compiled.check(here).verdict == FAILED
-    assert all(Path(os.environ[name]).parent == tmp_path for name in compiled._CACHES)
+    assert all(Path(os.environ[name]).parent == tmp_path for name in compiled.CACHES)
 
 
 # Cells

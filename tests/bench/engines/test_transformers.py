@@ -273,6 +273,39 @@ def test_attention_that_is_not_there_is_refused(encoders: Checkpoints) -> None:
     assert "flash-attn" in refusal(a_job)
 
 
+def test_weights_for_flash_attention_are_checked_by_what_the_cpu_has(
+    encoders: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.engines import transformers
+
+    monkeypatch.setattr(transformers, "is_flash_attn_2_available", lambda: True)
+    a_job = job(encoders("bert"), "full", attn_implementation="flash_attention_2", amp="bf16")
+    transformers.check_weights(a_job, ["bf16"])
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_waits_for_no_value(encoders: Checkpoints, kind: str, padded: bool) -> None:
+    """On the meta device, where a value that a GPU would be asked for is an error."""
+    mask = batch()[1].to("meta") if padded else None
+    ids = torch.empty_like(batch()[0], device="meta")
+    for attention in ("eager", "sdpa")[: 1 + ARCHITECTURES[kind].has_sdpa]:
+        a_job = job(encoders(kind), "lora", "all-lin", attn_implementation=attention)
+        model = engine_of(a_job.cell).skeleton(a_job).train()
+        model(ids, mask, torch.zeros_like(ids)).sum().backward()
+
+
+def test_modules_are_walked_once_and_not_in_every_step(encoders: Checkpoints) -> None:
+    model = build(job(encoders("bert"), "lora", "all-lin", dropout=0.5))
+    layers = [module for module in model.modules() if type(module) is nn.Dropout]
+    for training in (False, True, False):
+        model.train(training)
+        assert {layer.training for layer in (*layers, model.model_of_library)} == {training}
+    layers[0].train()
+    model.eval()
+    assert layers[0].training, "not walked again"
+
+
 @pytest.mark.parametrize(
     ("config", "reason"),
     [

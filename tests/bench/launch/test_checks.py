@@ -180,6 +180,18 @@ def test_amp_that_a_device_has_not_is_refused(
         check_amp(cells, grid, device)
 
 
+@pytest.mark.parametrize(("device", "name"), [(Device(), "the CPU"), (T4, "Tesla T4"), (A100, "")])
+def test_tf32_that_a_device_has_not_is_refused(device: Device, name: str) -> None:
+    grid = gridfile.load("smoke")
+    check_amp([cell("full", None, None, "off")], grid, device)
+    cells = [cell("full", None, None, "off", tf32="on")]
+    if not name:
+        check_amp(cells, grid, device)
+        return
+    with pytest.raises(InputError, match=f"grid smoke: tf32 needs a GPU .* and {name} is none"):
+        check_amp(cells, grid, device)
+
+
 @pytest.mark.parametrize(
     ("device", "amp", "notes"),
     [(T4, "bf16", 1), (T4, "fp16", 0), (T4, "off", 0), (A100, "bf16", 0), (Device(), "bf16", 0)],

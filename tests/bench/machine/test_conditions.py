@@ -47,11 +47,12 @@ def test_identity_leaves_out_commit_and_gpu_number() -> None:
 
 def test_what_is_shared_is_a_condition_and_old_ids_stay() -> None:
     alone = Conditions(
-        "cpu", "Xeon", "Xeon, 2 cores, 16 GiB", 2, "2.9.0", tf32=None, measurement_version=6,
+        "cpu", "Xeon", "Xeon, 2 cores, 16 GiB", 2, "2.9.0", measurement_version=6,
         code_version="1",
     )  # fmt: skip
     assert alone.conditions_id == "c8027cc3"
     assert alone.columns()["sharing"] is None
+    assert replace(alone, device="cuda:1", cuda_version="13.0").conditions_id == "9d1f5494"
     ids = {replace(alone, sharing=text).conditions_id for text in (None, "2 workers", "4 workers")}
     assert len(ids) == 3
 
@@ -79,7 +80,7 @@ def test_on_a_gpu_cuda_and_inherited_variables_are_conditions(
     variables = {"PYTORCH_CUDA_ALLOC_CONF": "of:1", "MALLOC_ARENA_MAX": "of:1"}
     target = found_on(monkeypatch, "cuda:1", *gpus, **variables)
     assert target.conditions.columns() | {
-        "device": "cuda:1", "device_name": "Tesla T4, driver 580.65", "tf32": "off",
+        "device": "cuda:1", "device_name": "Tesla T4, driver 580.65",
         "torch_version": "2.9.0+cu130", "cuda_version": "13.0",
         "environment": "MALLOC_ARENA_MAX=of:1 PYTORCH_CUDA_ALLOC_CONF=of:1",
     } == target.conditions.columns()  # fmt: skip

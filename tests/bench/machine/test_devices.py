@@ -87,6 +87,38 @@ def test_an_instance_in_mig_mode_keeps_the_name_that_the_user_gave(
     assert device.gpu.uuid == name
 
 
+class Divided(FakeNvml):
+    """GPUs of which the second is divided into instances; one place of three is empty."""
+
+    NVMLError = KeyError
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        return index
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, gpu: int) -> int:  # noqa: N802
+        return 3 * gpu
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, gpu: int, place: int) -> str:  # noqa: N802
+        return {(1, 0): "MIG-other", (1, 2): "MIG-wanted"}[gpu, place]
+
+    def nvmlDeviceGetUUID(self, instance: str) -> str:  # noqa: N802
+        return instance
+
+
+@pytest.mark.parametrize(("size_mib", "name"), [(40_000, "MIG-wanted"), (20_000, "0")])
+def test_an_instance_without_an_entry_is_named_by_nvml_if_there_is_one_of_its_kind(
+    size_mib: int, name: str
+) -> None:
+    def check(value: str | None, index: int) -> Answer:
+        mib = {None: 40_000, "MIG-wanted": size_mib}.get(value, 10_000)
+        answer = cuda(INSTANCE)(None, index)
+        return replace(answer, gpus=(replace(answer.gpus[0], memory_mib=mib),))
+
+    device = GpuFault("", "", nvml=Divided(*ALL), check=check).resolve()
+    assert device.gpu is not None
+    assert device.gpu.uuid == name
+
+
 def several(requested: str, *gpus: FakeGpu, **fault: Any) -> tuple[Device, ...]:
     """The devices that a name stands for on a machine with some GPUs."""
     machine = GpuFault("", "", FakeNvml(*gpus), cuda(*gpus), device=requested, **fault)
@@ -314,6 +346,7 @@ def test_out_of_memory_is_no_failure_of_the_device() -> None:
     for text in (
         "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
         "CUDA driver error: out of memory", "Triton Error [CUDA]: out of memory",
+        'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "../c10/cuda/CUDACachingAllocator.cpp":1131',
     ):  # fmt: skip
         assert is_out_of_memory(RuntimeError(text))
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from bench.analysis.groups import groups
 from bench.common.errors import InputError
-from bench.plan import gridfile
+from bench.plan import columns, gridfile
 from bench.plan.cell import CANDIDATE, Cell, Columns, Value
 from bench.plan.learning_rates import kind_of
 from bench.plan.parts import to_text
@@ -398,9 +399,30 @@ def test_a_try_of_a_search_is_not_repeated() -> None:
     ]  # fmt: skip
 
 
+def test_tf32_is_of_cells_without_amp_and_older_ids_stay() -> None:
+    exact, fast = cells_of("smoke"), cells_of("smoke", tf32=True)
+    assert {(cell.amp == "off", cell.tf32) for cell in fast} == {(True, "on"), (False, "off")}
+    by_name = {cell.name: cell.cell_id for cell in exact}
+    for cell in fast:
+        assert ("-tf32-" in cell.name) == (cell.amp == "off")
+        same = by_name[cell.name.replace("-tf32-", "-fp32-")] == cell.cell_id
+        assert same == (cell.amp != "off")
+    older = {**vars(row_of(exact[0], "ok", **synthetic_rows.HERE)), "tf32": None}
+    assert columns.row_of(older).cell_id == exact[0].cell_id
+    assert columns.row_of(older)["tf32"] == "off"
+
+
+def test_a_setting_in_tf32_is_another_of_the_same_group() -> None:
+    cells = [cell for cell in cells_of("smoke") if cell.amp == "off"][:1]
+    both = [*cells, replace(cells[0], tf32="on")]
+    [group] = groups([row_of(cell, "ok", **synthetic_rows.HERE) for cell in both])
+    labels = sorted(setting.label for setting in group.settings)
+    assert labels[1] == f"{labels[0]}, TF32"
+
+
 THERE = synthetic_rows.HERE | {
     "conditions_id": "there", "device": "cuda:1", "device_name": "H100", "machine": "other",
-    "threads": 64, "torch_version": "2.13", "cuda_version": "12.8", "tf32": "off",
+    "threads": 64, "torch_version": "2.13", "cuda_version": "12.8",
     "environment": None, "measurement_version": 5, "code_version": "v1", "dev_score": 0.5,
 }  # fmt: skip
 MINE: Row = {
@@ -444,7 +466,7 @@ def test_a_score_of_another_machine_will_do_once_costs_are_measured_here() -> No
 @pytest.mark.parametrize(
     "other",
     [
-        {"device": "cpu"}, {"torch_version": "2.12"}, {"cuda_version": "13.0"}, {"tf32": "on"},
+        {"device": "cpu"}, {"torch_version": "2.12"}, {"cuda_version": "13.0"},
         {"environment": "CUBLAS_WORKSPACE_CONFIG=:0:0"}, {"measurement_version": 4},
         {"dev_score": None}, {"status": "invalid"},
     ],

@@ -34,6 +34,19 @@ def test_an_older_file_is_read_with_the_values_from_before_a_setting(tmp_path: P
     assert path.read_bytes() == before
 
 
+def test_columns_of_an_older_file_may_be_in_another_order(tmp_path: Path) -> None:
+    path, rows = tmp_path / "runs.csv", list(synthetic_rows(3))
+    names = [*(name for name in NAMES if name != "tf32"), "tf32"]  # which was a condition
+    lines = [
+        {n: format_value(row[n]) for n in names} | {"tf32": "", "schema": "13"} for row in rows
+    ]
+    path.write_bytes(b"".join(record(line) for line in (names, *(each.values() for each in lines))))
+    same = [(row.cell_id, row.tf32, row.threads, row.code_version) for row in rows]
+    assert [(r.cell_id, r.tf32, r.threads, r.code_version) for r in read_rows(path)] == same
+    with pytest.raises(InputError, match=r"their order differs\); python -m bench\.rebuild"):
+        Store(path).append(rows[0])
+
+
 def test_a_broken_line_of_an_older_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     older_file(path)

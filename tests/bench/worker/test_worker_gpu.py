@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from tests.bench.pretended_gpu import DEVICE, pretended_gpu
 from tests.bench.worker.test_worker import job_on
 
 IN_ORDER = [
-    *("baseline", "context", "load", "empty", "reset", "rehearse", "train", "rehearse", "train"),
+    *("baseline", "context", "load", "empty", "reset"),
+    *("rehearse", "synchronise", "train") * 2,  # so that no time includes a rehearsal's end
     "read",
     "measure, without gradients",
 ]  # fmt: skip
@@ -101,7 +103,11 @@ def test_memory_is_measured_in_the_order_in_which_it_says_something(
     came: list[str] = []
     on_gpu(job, tmp_path / "cell", monkeypatch, came)
     wanted = [*IN_ORDER, "train"]  # the counted step and the timing batches
-    driver = [event for event in came[1:] if event != "baseline"]  # later looks are at the peak
+    driver = [
+        event
+        for before, event in pairwise(came)
+        if event != "baseline" and (event != "synchronise" or before == "rehearse")
+    ]  # later looks are at the peak
     merged = [now for before, now in zip(["", *driver], driver, strict=False) if now != before]
     assert [came[0], *merged] == wanted
 
@@ -203,12 +209,14 @@ def test_fp32_is_exact_on_a_gpu_and_attention_is_not_cudnns(
     assert flags() == [False] * 3
 
 
+@pytest.mark.parametrize("tf32", ["off", "on"])
 def test_a_cell_sets_its_gpu_up(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default_flags
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default_flags, tf32: str
 ) -> None:
+    a_job = replace(job, device=DEVICE, cell=replace(job.cell, tf32=tf32))
     with pretended_gpu(monkeypatch, lambda _event: None):
-        CellRun(replace(job, device=DEVICE), tmp_path, Progress(None))
-    assert flags() == [False] * 3
+        CellRun(a_job, tmp_path, Progress(None))
+    assert flags() == [tf32 == "on"] * 2 + [False]
 
 
 @pytest.mark.parametrize(

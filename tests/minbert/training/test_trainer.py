@@ -329,12 +329,17 @@ def test_gradients_of_a_cuda_graph_are_kept() -> None:
     model, memory = nn.Linear(4, 3, bias=False), torch.empty(3, 4)
     plain = nn.Linear(4, 3, bias=False)
     plain.load_state_dict(model.state_dict())
-    inputs = [torch.randn(4, 4, generator=torch.Generator().manual_seed(n)) for n in (0, 1)]
+    inputs = [torch.randn(4, 4, generator=torch.Generator().manual_seed(n)) for n in (0, 1, 2)]
     for x in inputs:
-        (loss_of("cross-entropy", plain(x), batch().labels) / 2).backward()
+        (loss_of("cross-entropy", plain(x), batch().labels) / 3).backward()
     nn.utils.clip_grad_norm_([plain.weight], training.MAX_GRADIENT_NORM)
     made, left = trainer(model), iter(inputs)
     made._forward = lambda _batch: Graph.apply(model.weight, next(left), memory)
     made.device = SimpleNamespace(type="cuda")
-    made.step(batch(), batch())
+    kept: list[int | None] = []
+    made.mark = lambda: kept.append(getattr(model.weight.grad, "data_ptr", lambda: None)())
+    made.step(batch(), batch(), batch())
     torch.testing.assert_close(model.weight.grad, plain.weight.grad)
+    after_backward = kept[1::2]
+    assert len(set(after_backward)) == 1, "the first gradient is copied, and the others added to it"
+    assert memory.data_ptr() not in after_backward

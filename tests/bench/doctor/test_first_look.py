@@ -1,0 +1,124 @@
+"""The first look at a GPU, on the CPU with a small model and kernels that are named."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.doctor import process
+from bench.doctor.catalogue import FIRST_LOOK
+from bench.doctor.check import FAILED, OK, Context, SkipError
+from bench.doctor.checks import first_look
+from minbert.training.compiled import NoCompilerError
+
+HERE = Context("cpu", 1, "bf16", Path(), ("off", "bf16"))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {
+        "GEOMETRY": "bert-tiny", "COMPILED": "bert-tiny", "TEXTS": 4, "LONGEST": 8, "STEPS": 2,
+        "WARM_UP": 1, "LENGTHS": (8, 16, 32), "SLOWER": 1e9,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(first_look, name, value)
+
+
+def kernel(masked: bool, amp: str) -> str:
+    """The name of an attention kernel."""
+    return "flash_fwd_kernel" if amp != "off" and not masked else "fmha_cutlassF_f32_aligned"
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of kernels that are launched besides those of attention."""
+    more = ["gemm"]
+    calls: list[bool] = []
+
+    def kernels_of(step: Any, _device: torch.device) -> list[tuple[str, float]]:
+        step()
+        calls.append(True)
+        amp = "off" if len(calls) <= 2 * len(first_look.PATHS) else "bf16"
+        return [(kernel(len(calls) % 2 == 1, amp), 0.5), *((name, 1.0) for name in more)]
+
+    monkeypatch.setattr(first_look, "kernels_of", kernels_of)
+    return more
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ([], ""),
+        (["cudnn_generated_fort_native_sdpa_sm90_flash_fprop"], "attention is by cudnn, fmha"),
+        (["sm80_xmma_gemm_f32f32_tf32f32_f32"], "1 kernels in TF32"),
+    ],
+)
+def test_steps_of_a_mode(launched: list[str], more: list[str], text: str) -> None:
+    launched += more
+    finding = first_look.check(HERE, "lora")
+    rows = finding.figures["rows"]
+    assert {(row["amp"], row["path"]) for row in rows} == {
+        (amp, path) for amp in HERE.amps for path in first_look.PATHS
+    }
+    assert all(row["step_ms"] > 0 and row["kernels"] == 2 + len(more) for row in rows)
+    assert rows[0]["busy_ms"] == 1.5 + len(more)
+    assert finding.verdict == (FAILED if text else OK), finding.summary
+    assert text in finding.summary
+
+
+def test_fast_kernels_that_are_slower_come_first(
+    launched: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_look, "SLOWER", 0.0)
+    wrong = first_look.check(replace(HERE, amps=("off",)), "full").figures["not_as_expected"]
+    assert wrong[0].startswith("amp off: fast takes ")
+
+
+def test_without_flash_attention_none_is_expected() -> None:
+    row = {"mode": "full", "amp": "fp16", "attention": ["fmha_cutlass"], "tf32_kernels": []}
+    row |= {"step_ms": 1.0, "attention_unmasked": ["fmha_cutlass"]}
+    rows = [row | {"path": path} for path in first_look.PATHS]
+    assert [first_look.judge(rows, has_flash=has).verdict for has in (False, True)] == [OK, FAILED]
+
+
+def test_gradients_that_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert first_look.check(HERE, "overflow").verdict == OK
+    monkeypatch.setattr(first_look, "overflow_problem", lambda _device: "it moves weights")
+    assert first_look.check(HERE, "overflow").summary == "it moves weights"
+
+
+def test_a_part_runs_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(process.lifeline, "attach", lambda: None)
+    for each in FIRST_LOOK:
+        module, _, part = each.name.partition(".")
+        assert (
+            not part or hasattr(first_look, f"_{part}") or part in {*first_look.LAYERS, "overflow"}
+        )
+        assert module in ("first-look", "synchronisation")
+    assert process.main("first-look.overflow", replace(HERE, folder=tmp_path)) == 0
+    assert "moves no weight" in (tmp_path / "result.json").read_text()
+
+
+def test_graphs_are_recorded_in_both_orders(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in first_look.CACHES:
+        monkeypatch.setenv(name, "")
+    orders: list[tuple[int, ...]] = []
+    reserved = iter((300.0, 200.0, 200.0, 300.0))
+    peaks = lambda *_of, **_more: {"peak_cuda_reserved_mib": next(reserved)}  # noqa: E731
+    monkeypatch.setattr(first_look, "cuda_peaks_mib", peaks)
+    rehearse = lambda made, _amp: orders.append(made.lengths)  # noqa: E731
+    monkeypatch.setattr(first_look.CompiledModel, "rehearse", rehearse)
+    here = replace(HERE, folder=tmp_path)
+    assert first_look.check(here, "graphs").verdict == OK
+    assert orders == [(8, 16, 32), (32, 16, 8)]
+    assert "200 MiB are reserved for ascending" in first_look.check(here, "graphs").summary
+
+    def none(*_of: object) -> None:
+        raise NoCompilerError("compile: there is no compiler")
+
+    monkeypatch.setattr(first_look.CompiledModel, "rehearse", none)
+    with pytest.raises(SkipError, match="there is no compiler"):
+        first_look.check(here, "graphs")
