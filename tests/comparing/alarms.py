@@ -1,7 +1,7 @@
 """Comparisons of two sets of rows that are the same (A/A): how often a regression is reported."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -12,14 +12,13 @@ import numpy as np
 
 from bench.analysis.comparison import Comparison, Limits, compare
 from bench.compare.alternating import look_rounds, undecided_cells
-from bench.plan.cell import Value
 from bench.plan.rows import Row
 from bench.results.outcomes import Values, ValuesOf, no_values
 from tests.bench.synthetic_rows import cell, full_grid, planned_row
 
 Rng = np.random.Generator
 Rows = list[Row]
-Key = tuple[Value, int]
+Key = tuple[str, int]
 """A cell's id and seed."""
 RUN_S: Final = 10.0
 """Seconds between the starts of two simulated runs."""
@@ -83,6 +82,7 @@ class Simulated:
         has_values: whether it is known of each of the examples whether it is right.
         slowdown: the logarithm of NEW's true time over BASE's.
         scatter: the std of the normal part of each run.
+        disturbed: the share of disturbed runs.
     """
 
     name: str
@@ -97,6 +97,7 @@ class Simulated:
     has_values: bool = False
     slowdown: float = 0.0
     scatter: float = 0.02
+    disturbed: float = 0.05
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -114,7 +115,7 @@ class Simulated:
             drift = drift * exp(-1 / 20) + float(rng.normal(0, 0.04 * (1 - exp(-1 / 10)) ** 0.5))
             log = drift + (0.0 if self.alternated else offsets[side]) + side * self.slowdown
             log += stds[number] * float(rng.normal(0, self.scatter))
-            log += float(rng.uniform(0.05, 0.15)) * (rng.random() < 0.05)
+            log += float(rng.uniform(0.05, 0.15)) * (rng.random() < self.disturbed)
             score = 0.6 + stds[number] * float(rng.normal(0, 0.01))
             if self.has_values:
                 right = rng.random(len(likely)) < likely + score - 0.6
@@ -153,7 +154,7 @@ def _planned(number: int, seed: int) -> Row:
     return planned_row(cell(*full_grid()[number], seed=seed))
 
 
-def _cell_id(number: int, seed: int) -> Value:
+def _cell_id(number: int, seed: int) -> str:
     return _planned(number, seed).cell_id
 
 
@@ -216,7 +217,7 @@ SCENARIOS: Final = (
 )  # fmt: skip
 
 
-def in_rounds(draw: Draw, most: int, named: tuple[str, ...]) -> tuple[Draw, int]:
+def in_rounds(draw: Draw, most: int, named: tuple[str, ...] = ()) -> tuple[Draw, int]:
     """The rows that bench.compare --run would have measured, each setting until it is decided, and
     the number of its looks."""
     looks = look_rounds(most)
@@ -224,15 +225,16 @@ def in_rounds(draw: Draw, most: int, named: tuple[str, ...]) -> tuple[Draw, int]
     undecided = set(ended)
     for number in looks[:-1]:
         ended |= dict.fromkeys(undecided, number)
-        comparison = _until(draw, ended).compared(named, len(looks))
+        comparison = until(draw, ended).compared(named, len(looks))
         undecided &= undecided_cells(comparison, is_look=True)
         ended |= dict.fromkeys(undecided, most)
         if not undecided:
             break
-    return _until(draw, ended), len(looks)
+    return until(draw, ended), len(looks)
 
 
-def _until(draw: Draw, ended: dict[Value, int]) -> Draw:
+def until(draw: Draw, ended: Mapping[str, int]) -> Draw:
+    """The rows up to the last round of each cell."""
     base, new = (
         [row for row in side if row.repeat <= ended[row.cell_id]] for side in (draw.base, draw.new)
     )

@@ -274,9 +274,8 @@ def pages(folder: Path, rows: list[Row], **more: Any) -> tuple[str, str]:
 def test_the_report_says_where_the_deviation_comes_from(tmp_path: Path) -> None:
     rows = synthetic_rows(68, failures=False)
     none = "times and their ratios have no intervals."
-    page, text = pages(tmp_path, rows)
-    assert none in page
-    assert "has an interval where several runs of other settings show that, else none" in text
+    for page in pages(tmp_path, rows):
+        assert none in page
     again = [row | {"repeat": 2, TIME: float(row[TIME] or 0) * 1.06} for row in rows[:20]]
     page, text = pages(tmp_path, [*rows, *again])
     assert none not in page
