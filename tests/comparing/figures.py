@@ -83,8 +83,8 @@ def _power(figures: Figures) -> list[str]:
         f"{min(shares):.0%} to {max(shares):.0%} of simulated settings; in the median it was "
         f"{', '.join(medians)}.",
         f"In the {len(figures['slow'])} measured trials of the table above, the std of a process "
-        f"was {middle:.1f}% in the median, by their intervals ({low:.1f}% to {high:.1f}%): less than "
-        "in most of this table, which is why they found the slower step so often.",
+        f"was {middle:.1f}% in the median by their intervals ({low:.1f}% to {high:.1f}%), less "
+        "than in most of this table; that is why they found the slower step so often.",
     ]
 
 
