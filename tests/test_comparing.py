@@ -1,13 +1,17 @@
 """False alarms of bench.compare, and the figures of docs/comparing.md."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from bench.compare.alternating import look_rounds
 from bench.results.rowfile import read_rows
 from bench.stats.intervals import wilson
-from tests.comparing.alarms import SCENARIOS, Repeats, Simulated, measure
-from tests.comparing.figures import PAGE, REPEATS, page, read_figures
+from tests.comparing.alarms import SCENARIOS, Repeats, Simulated, in_rounds, measure
+from tests.comparing.coverage import of_repeats
+from tests.comparing.figures import PAGES, REPEATS, page, read_figures
 
 FALSE_ALARMS = 0.05
 
@@ -36,19 +40,44 @@ def test_the_committed_figures_keep_the_promises() -> None:
     figures = read_figures()
     assert [one["name"] for one in figures["aa"][1:]] == [world.name for world in SCENARIOS]
     # a setting that scatters more without showing it has too narrow an interval
-    unequal = [world.name for world in SCENARIOS if world.unequal]
+    changing = [world.name for world in SCENARIOS if world.unequal or world.slowdown]
     for one in figures["aa"]:
         assert one["draws"] >= 200
         assert one["alarms"] <= FALSE_ALARMS * one["draws"], one["name"]
-        assert one["name"] in unequal or is_rare(one["changes"], one["draws"]), one["name"]
+        assert one["name"] in changing or is_rare(one["changes"], one["draws"]), one["name"]
+    assert any(world.has_looks and world.has_values for world in SCENARIOS)
+    for one in figures["needed"]:
+        assert one["decided"] >= 0.8 * one["draws"], one
+    assert {one["found"] / one["draws"] >= 0.8 for one in figures["power"]} == {True, False}
+    for one in figures["history"]:
+        assert one["correlation"] > 0.5 or is_rare(one["alarms"], one["draws"]), one
     assert len(figures["work"]) == 20
     assert sum("step_gflop" in one["found"] for one in figures["work"]) >= 19
     assert sum(one["found"] for one in figures["slow"]) >= 16
 
 
-def test_the_page_has_the_figures() -> None:
-    text = PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_the_page_has_the_figures(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
     assert text == page(text, read_figures()), "python -m tests.comparing page --only-page"
+
+
+def test_intervals_of_one_process_cover_the_others_only_if_made_of_several() -> None:
+    figures = read_figures()["repeats"]
+    assert list(of_repeats(read_rows(REPEATS))) == figures
+    for name, least, most in (("within", 0.0, 0.7), ("one", 0.9, 1.0)):
+        hits, count = (sum(one[key] for one in figures) for key in (name, f"{name}_of"))
+        assert least <= hits / count <= most, name
+
+
+def test_rounds_end_at_the_look_that_decides() -> None:
+    assert look_rounds(24) == [8, 16, 24]
+    assert look_rounds(2) == [2]
+    world = Simulated("", 1, 1, 24, slowdown=0.3)
+    draw, looks = in_rounds(world.draw(np.random.default_rng(0)), 24)
+    assert (len(draw.base), len(draw.new), looks) == (8, 8, 3)
+    wild = Simulated("", 1, 1, 24, scatter=0.2)
+    assert len(in_rounds(wild.draw(np.random.default_rng(0)), 24)[0].new) == 24
 
 
 def test_the_table_has_a_row_for_each_figure() -> None:
@@ -56,7 +85,7 @@ def test_the_table_has_a_row_for_each_figure() -> None:
     slow = [{"rounds": 3, "change": 1.1, "found": found} for found in (True, False, True)]
     figures = {"aa": [aa], "work": [{"gflop": 1.05, "found": ["step_gflop"]}], "slow": slow}
     text = page("a\n<!-- comparing -->\nold\n<!-- comparing -->\nb\n", figures)
-    assert text.startswith("a\n<!-- comparing -->\n| data ")
+    assert text.startswith("a\n<!-- comparing -->\n| data, ")
     assert text.endswith("<!-- comparing -->\nb\n")
     assert "| 200 | 1.5% (0.5% to 4.3%) | 4.0% |" in text
     assert "| 1 | 1 of 1 |" in text

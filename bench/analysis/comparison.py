@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.analysis.constraints import parse_margin
-from bench.analysis.costpairs import alternated, ratio_intervals, runs_of
+from bench.analysis.costpairs import BETWEEN_PROCESSES, alternated, ratio_intervals, runs_of
 from bench.analysis.machines import Machines, machines_of, versions_of
 from bench.analysis.matching import (
     Match,
@@ -25,7 +25,7 @@ from bench.analysis.matching import (
     text_of,
 )
 from bench.analysis.scorepairs import ScorePair, mean_of_pairs, score_pairs
-from bench.analysis.setting import BETWEEN_PROCESSES, Setting, place_of_run
+from bench.analysis.setting import Setting, place_of_run
 from bench.plan.metrics import Metric
 from bench.plan.rows import Row
 from bench.results.outcomes import ValuesOf

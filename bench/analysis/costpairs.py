@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.analysis.matching import Machine, Match, machine_of
-from bench.analysis.setting import BETWEEN_PROCESSES, Setting, place_of_run
+from bench.analysis.setting import Setting, place_of_run
 from bench.plan.rows import TIMING_FLAGS, Row
 from bench.stats.comparing import Estimates, Floats, Ints, sample_means, unpaired
 from bench.stats.intervals import Interval
 
 _TIME: Final = "ms_per_1k_tokens"
+BETWEEN_PROCESSES: Final = 0.06
+"""The assumed std of the logarithms of times between processes that do the same work, and between
+sessions; docs/measuring.md says how it was measured."""
 CONSTANTS: Final = {
     _TIME: (BETWEEN_PROCESSES, BETWEEN_PROCESSES),
     "peak_rss_mib": (0.01, 0.04),

@@ -97,8 +97,8 @@ class Group:
         return tuple(s for s in self.settings if not s.tells_frozen or s.frozen == most[s.amp])
 
     def between(self, column: str) -> Std | None:
-        """The std of a column between processes that run the same cell."""
-        return between_processes(self.rows, column)
+        """The std of a column between processes that do the same work."""
+        return between_processes((setting.rows for setting in self.settings), column)
 
     @property
     def has_quality(self) -> bool:

@@ -12,9 +12,14 @@ from typing import Final
 
 import numpy as np
 
-from bench.analysis.costpairs import CONSTANTS, Runs, ratio_intervals, runs_of
+from bench.analysis.costpairs import (
+    BETWEEN_PROCESSES,
+    CONSTANTS,
+    Runs,
+    ratio_intervals,
+    runs_of,
+)
 from bench.analysis.matching import Machine, Match, machine_name, machine_of
-from bench.analysis.setting import BETWEEN_PROCESSES
 from bench.stats.comparing import Estimates, Ints, sample_means
 from bench.stats.intervals import Interval, quantile
 

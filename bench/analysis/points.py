@@ -43,7 +43,7 @@ def settings_of(
     but_rates = axes + 1 + len(OPTIONS)
     rates = Counter(key[:but_rates] for key in points)
     frozen_types = Counter(key[:axes] for key in {key[: axes + 1] for key in points})
-    between = cache(partial(between_processes, rows))
+    between = cache(partial(between_processes, points.values()))
     settings: list[Setting] = []
     of_seeds = cache(partial(effects_of_seeds, settings))
     for key, members in points.items():

@@ -23,7 +23,6 @@ from bench.stats.intervals import (
     mean_t,
     pooled,
     scattered,
-    widened,
 )
 
 Run = tuple[int, int, int, str]
@@ -31,15 +30,13 @@ Run = tuple[int, int, int, str]
 Place = tuple[int, int]
 """The seed and the fold of a run."""
 
-BETWEEN_PROCESSES: Final = 0.06
-"""The default std of the logarithms of times between processes that run the same cell, used without
-repeats to measure it. docs/measuring.md says how it was measured."""
 _ENDS: Final = {
     "dev_score": ("dev_ci_low", "dev_ci_high"),
     "step_ms_median": ("step_ms_ci_low", "step_ms_ci_high"),
     "ms_per_1k_tokens": ("ms_per_1k_tokens_ci_low", "ms_per_1k_tokens_ci_high"),
 }
 _SCORE: Final = "dev_score"
+_TIMES: Final = _ENDS.keys() - {_SCORE}
 
 
 def number(value: Value) -> float | None:
@@ -47,22 +44,25 @@ def number(value: Value) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def between_processes(rows: Iterable[Row], column: str) -> Std | None:
-    """The std of a column's logarithms between processes that run the same cell.
+def between_processes(settings: Iterable[Iterable[Row]], column: str) -> Std | None:
+    """The std of a column's logarithms between processes that do the same work; None where nothing
+    measures it.
 
-    It is measured where a cell has several runs (repeats or versions of the code); otherwise it is
-    a constant for times, and None for other columns.
+    For times these are the runs of a setting, of whatever seed: what varies is the process. Other
+    costs depend on the seed, so that they are the runs of a cell: repeats or versions of the code.
+
+    Args:
+        settings: the rows of each setting.
     """
-    repeats: dict[Value, list[float]] = {}
+    runs: dict[Value, list[float]] = {}
     value_of = attrgetter(column)
-    for row in rows:
-        value = number(value_of(row))
-        if row.is_ok and value is not None and value > 0:
-            repeats.setdefault(row.cell_id, []).append(log(value))
-    measured = pooled(repeats.values())
-    if measured is None and column in _ENDS:
-        return Std(BETWEEN_PROCESSES)
-    return measured
+    for index, rows in enumerate(settings):
+        for row in rows:
+            value = number(value_of(row))
+            if row.is_ok and value is not None and value > 0:
+                key = index if column in _TIMES else row.cell_id
+                runs.setdefault(key, []).append(log(value))
+    return pooled(runs.values())
 
 
 def effects_of_seeds(settings: "Sequence[Setting]", column: str) -> Mapping[Place, float]:
@@ -98,7 +98,7 @@ class Setting:
         options: the options of its method that are not the usual ones, such as `LoRA+ ratio 16`.
         tells_rate, tells_frozen: whether the label needs the rate, or the type of frozen weights,
             because another setting of the group differs in nothing else.
-        between: `between_processes` of the group's rows, by column.
+        between: `between_processes` of the group's settings, by column.
         of_seeds: `effects_of_seeds` of the group's settings, by column.
         encoder: the name of its encoder, among the settings of several; else empty.
     """
@@ -271,9 +271,10 @@ class Setting:
     def estimate(self, column: str) -> Interval | None:
         """Mean and interval: of scores over seeds, of other columns over all runs.
 
-        A single run has the interval in its row, if there is one. Scores with stored predictions
-        vary by seeds and dev examples, others by seeds alone. Runs of one seed vary at least as
-        much as repeated runs of cells in the group.
+        Scores with stored predictions vary by seeds and dev examples, others by seeds alone; the
+        score of a single run has the interval in its row. Costs of one seed vary at least as much
+        as processes of the group that do the same work. Where no such processes were run, a single
+        run's cost has no interval: one process can't show how processes differ.
 
         Seeds cost differently, since they order batches differently. So the mean of a setting that
         lacks seeds or folds of its group is corrected by how those that it has differ from all.
@@ -315,11 +316,9 @@ class Setting:
         rows = {_run(row): row for row in self.ok if number(row[column]) is not None}
         if not rows:
             return None
-        std = self.between(column)
-        runs = [_own_interval(row, column) for row in rows.values()]
-        if len(runs) == 1:
-            return runs[0] if std is None else widened(runs[0], std)
-        if len({run[:2] for run in rows}) == 1 and std is not None:
+        std, runs = self.between(column), [_own_interval(row, column) for row in rows.values()]
+        is_one_cell = len({run[:2] for run in rows}) == 1
+        if std is not None and is_one_cell and (len(runs) > 1 or column in _TIMES):
             return scattered(runs, std)
         return mean_t([run.value for run in runs])
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Final
 
-from bench.analysis.comparison import Limits, Pair, Verdict, compare
+from bench.analysis.comparison import Comparison, Limits, Pair, Verdict, compare
 from bench.analysis.matching import Side
 from bench.common.errors import InputError, StoppedError
 from bench.common.grouping import grouped
@@ -281,7 +281,7 @@ class _Session:
     def run(self, to_do: list[Task]) -> Measured:
         """Run rounds of tasks, of each until it is decided."""
         most, count = self.alternation.rounds, len(to_do)
-        looks = sorted({max(2, ceil(most * i / _LOOKS)) for i in range(1, _LOOKS + 1)})
+        looks = look_rounds(most)
         places = range(max(1, len(self.lanes)))
         place_of = dict(zip(sorted({task.setting for task in to_do}), cycle(places)))
         for number in range(1, most + 1):
@@ -394,8 +394,7 @@ class _Session:
             base.rows, new.rows, self.alternation.limits, named=self.named, looks=looks,
             values_of=(values_from(base.predictions_of), values_from(new.predictions_of)),
         )  # fmt: skip
-        pairs = [pair for pair in comparison.pairs if is_undecided(pair, is_look)]
-        return {row.cell_id for pair in pairs for row in (*pair.base.rows, *pair.new.rows)}
+        return undecided_cells(comparison, is_look)
 
 
 @dataclass(frozen=True)
@@ -411,6 +410,17 @@ class _Turn:
 
 def _on_wait() -> None:
     echo("waiting for another grid", err=True)
+
+
+def look_rounds(most: int) -> list[int]:
+    """The rounds after which what varies is looked at, where there are at most so many rounds."""
+    return sorted({max(2, ceil(most * i / _LOOKS)) for i in range(1, _LOOKS + 1)})
+
+
+def undecided_cells(comparison: Comparison, is_look: bool) -> set[str]:
+    """The ids of the cells of settings for which more rounds are needed, as `is_undecided` says."""
+    pairs = [pair for pair in comparison.pairs if is_undecided(pair, is_look)]
+    return {row.cell_id for pair in pairs for row in (*pair.base.rows, *pair.new.rows)}
 
 
 def is_undecided(pair: Pair, is_look: bool) -> bool:

@@ -216,8 +216,12 @@ class Row(Cell):
     )
 
     step_ms_median: float | None = _column("time", "median of a training step, ms")
-    step_ms_ci_low: float | None = _column("time", "its 95% interval, lower end, ms")
-    step_ms_ci_high: float | None = _column("time", "its 95% interval, upper end, ms")
+    step_ms_ci_low: float | None = _column(
+        "time", "its 95% interval within this process, lower end, ms"
+    )
+    step_ms_ci_high: float | None = _column(
+        "time", "its 95% interval within this process, upper end, ms"
+    )
     forward_ms: float | None = _column(
         "time", "its part in the forward pass and the loss, ms; the three parts add up to it"
     )
@@ -226,8 +230,12 @@ class Row(Cell):
         "time", "its part in clipping and the optimizer's step, ms"
     )
     ms_per_1k_tokens: float | None = _column("time", "training time for 1,000 real tokens, ms")
-    ms_per_1k_tokens_ci_low: float | None = _column("time", "its 95% interval, lower end, ms")
-    ms_per_1k_tokens_ci_high: float | None = _column("time", "its 95% interval, upper end, ms")
+    ms_per_1k_tokens_ci_low: float | None = _column(
+        "time", "its 95% interval within this process, lower end, ms"
+    )
+    ms_per_1k_tokens_ci_high: float | None = _column(
+        "time", "its 95% interval within this process, upper end, ms"
+    )
     steps_timed: int | None = _column(
         "time", "steps behind these figures, those of the warm-up not counted"
     )

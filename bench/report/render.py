@@ -204,6 +204,7 @@ def report(
         "kinds": tables.kinds_table(first) if first else None,
         "conditions": tables.conditions_table(first) if first else None,
         "conditions_said": tables.conditions_lines(first) if first else [],
+        "times_said": between_processes(first) if first else [],
         "commands": commands(first, sources, code_version, facts) if first else [],
         "commands_said": [NOTE],
         "terms": TERMS,

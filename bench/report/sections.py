@@ -313,25 +313,22 @@ def _memory_note(group: Group) -> str:
 
 
 def between_processes(group: Group) -> list[str]:
-    """A sentence on how much the time of identical processes varies, if intervals include that."""
+    """A sentence on how much the time of processes that do the same work varies, if intervals
+    include that, or why times have none."""
     name = column(group, "time")
     std = group.between(name)
-
-    def uses_std(setting: Setting) -> bool:
-        estimate = setting.estimate(name)
-        of_cells = {run[:2] for run in setting.by_run(name)}  # seeds and folds
-        return len(of_cells) == 1 and estimate is not None and estimate.ends() is not None
-
-    if std is None or not any(map(uses_std, group.settings)):
+    cells = [{run[:2] for run in setting.by_run(name)} for setting in group.settings]
+    if not any(len(of_setting) == 1 for of_setting in cells):  # of a seed and fold
         return []
-    if std.freedom is None:
+    if std is None:
         return [
-            "No runs are repeated here, so the variation of time between identical processes is "
-            "not measured. Intervals of times of single runs include a standard deviation of "
-            f"{std.value:.0%} for it, a constant from one CPU; --repeats 3 measures it."
+            "Each time here is that of one process, which can't show how much processes that do "
+            "the same work differ: times and their ratios have no intervals. --repeats 3 or "
+            "--seeds 3 gives them some."
         ]
     return [
-        f"Time varies by {std.value:.1%} between identical processes, as measured here between "
-        f"runs of the same cell (standard deviation of logarithms, {std.freedom:,} degrees of "
-        "freedom). Intervals of times of single runs and of several of one seed include that."
+        f"Time varies by {std.value:.1%} between processes that do the same work, as measured here "
+        f"between runs of the same setting (standard deviation of logarithms, {std.freedom:,} "
+        "degrees of freedom). Intervals of times of single runs and of several of one seed include "
+        "that."
     ]

@@ -24,12 +24,12 @@ TERMS: Final = (
     ("dev score", "The metric named at the top, on the development set after the last epoch, or "
      "with early stopping of the best one."),
     ("95% interval", "Of one run: Wilson's for an accuracy, on Fisher's scale for a "
-     "correlation, Student's t over the examples' influences for other metrics, a "
-     "step time's over blocks of steps or passes over the timing batches, all for the variation "
-     "within that run. Of several seeds: Student's t, for a score over seeds and dev examples "
-     "where predictions are kept, else over the seeds alone; for a cost over all runs. Repeats "
-     "show how much the cost of identical processes varies; a score counts once for a seed. "
-     "Memory of one run has none."),
+     "correlation, Student's t over the examples' influences for other metrics. "
+     "Of several seeds: Student's t, for a score over seeds and dev examples "
+     "where predictions are kept, else over the seeds alone; for a cost over all runs. One process "
+     "can't show how much processes that do the same work differ: the time of a single run has an "
+     "interval where several runs of other settings show that, else none; its memory has none. A "
+     "score counts once for a seed."),
     ("significant", "A difference whose 95% interval excludes zero, or a ratio whose interval "
      "excludes one. Others are not distinguishable from no difference. Scores are "
      "paired over dev examples and seeds where predictions are kept, costs over runs of the "

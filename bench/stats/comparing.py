@@ -3,7 +3,7 @@ would decide. Plain numbers in and out; arrays are by setting [K] unless they sa
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
 
@@ -18,6 +18,9 @@ Ints = NDArray[np.int64]
 WITHIN_Z: Final = 1.2815515655446004
 """The 90% quantile of the normal distribution: an estimate of no difference is within both limits
 in 80% of cases if these are so many standard errors further away than the interval's ends."""
+_CAUTION: Final = 0.25
+"""The probability that the std which repeats are planned with is too small, where few repeats show
+it: with the estimate itself, the planned repeats decide in half to three quarters of cases."""
 _NUMBERS: Final = np.arange(2, 1001)
 """The numbers of repeats or seeds that are named."""
 _NODES: Final = 200
@@ -164,6 +167,12 @@ def needed_repeats(estimates: Estimates, limit: float, level: float) -> list[int
     as many already, because the estimate is close to the limit, the number by which the interval
     leaves the limit on its one side or the other. None: more than 1,000, or no number.
     """
+    from scipy.special import chdtri
+
+    freedom = np.where(np.isfinite(estimates.freedom), estimates.freedom, 1.0)
+    larger = np.sqrt(freedom / chdtri(freedom, 1 - _CAUTION))
+    single = estimates.single * np.where(np.isfinite(estimates.freedom), larger, 1.0)
+    estimates = replace(estimates, single=single)
     known = (estimates.single > 0) & np.isfinite(estimates.value)
     numbers = np.full(len(known), _NUMBERS[-1] + 1)
     for size in set(estimates.pooled[known].tolist()):

@@ -253,15 +253,14 @@ def paired_ratio(a: Mapping[K, float], b: Mapping[K, float]) -> Interval | None:
 
 @dataclass(frozen=True)
 class Std:
-    """A standard deviation, with the degrees of freedom of its estimate; None: it is a constant."""
+    """A standard deviation, with the degrees of freedom of its estimate."""
 
     value: float
-    freedom: int | None = None
+    freedom: int
 
     def half_width(self, number: int = 1) -> float:
         """Half the 95% interval of the mean of a number of values with this standard deviation."""
-        freedom = math.inf if self.freedom is None else self.freedom
-        return float(quantile(0.05, freedom)) * self.value / math.sqrt(number)
+        return float(quantile(0.05, self.freedom)) * self.value / math.sqrt(number)
 
 
 def pooled(samples: Iterable[Sequence[float]]) -> Std | None:
@@ -275,7 +274,7 @@ def pooled(samples: Iterable[Sequence[float]]) -> Std | None:
 
 
 def scattered(runs: Sequence[Interval], std: Std) -> Interval:
-    """The mean of positive quantities whose logarithms belong to a pool of runs.
+    """The mean of positive quantities, one or several, whose logarithms belong to a pool of runs.
 
     The uncertainty of one run is that of the pool's std, or of the runs' own intervals on average,
     whichever is larger. Where the runs scatter more than the rest of the pool, their own std is
@@ -296,7 +295,7 @@ def scattered(runs: Sequence[Interval], std: Std) -> Interval:
 def _excess_std(values: Sequence[float], pool: Std) -> Std | None:
     """The std of some values of a pool if it is significantly larger than the rest's; else None."""
     own = pooled([values])
-    if own is None or own.freedom is None or pool.freedom is None:
+    if own is None:
         return None
     freedom = np.array([own.freedom])
     whole = pool.freedom * pool.value**2, pool.freedom
@@ -324,22 +323,6 @@ def scatters_more(
     known = (rest > 0) & (freedom > 0)
     halves = np.where(known, rest, 1) / 2, np.where(known, freedom, 1) / 2
     return np.asarray(known & (betainc(*halves, share) < _LEVEL))
-
-
-def widened(a: Interval, std: Std) -> Interval:
-    """A positive quantity's interval, widened by the std of its logarithm between runs.
-
-    A std that was measured between runs includes the variation within a run, so the wider interval
-    of both is taken; a constant one is added. A value that is not positive, or has no interval,
-    stays as it is.
-    """
-    log = _log(a) if a.value > 0 else Interval(a.value)
-    ends = log.ends()
-    if ends is None:
-        return a
-    wider = math.hypot if std.freedom is None else max
-    low, high = (wider(abs(end - log.value), std.half_width()) for end in ends)
-    return _exp(Interval(log.value, log.value - low, log.value + high))
 
 
 def _log(a: Interval) -> Interval:

@@ -1,6 +1,7 @@
 """The time of a step and of 1,000 real tokens, from passes over timing batches or from training.
 
-Plain numbers in and out, intervals at 95%.
+Plain numbers in and out, intervals at 95%. They are intervals within one process: how much
+processes that do the same work differ is no part of them.
 """
 
 import math
@@ -19,9 +20,9 @@ WINDOW: Final = 8
 """Steps in a window; windows are compared to find the end of the warm-up."""
 WARMUP_WINDOWS: Final = 6
 """Most windows of a warm-up; if they never agreed, later times count, but as unstable."""
-BLOCK: Final = 16
-"""Fewest neighbouring steps in a block of the jackknife."""
-MOST_BLOCKS: Final = 20
+BLOCKS: Final = 4
+"""Blocks of the jackknife: few and long, since neighbouring steps correlate. docs/measuring.md says
+how often the intervals cover; with three blocks they cover more, and are a third wider."""
 AGREEMENT: Final = 0.05
 """Largest relative difference between the means of two windows, or passes, that agree."""
 
@@ -98,8 +99,8 @@ def training_times(
     with the first window of 8 steps that is within 5% of the one before. The ratio of actual to
     expected time of the later steps is then applied to all batches, including those of the warm-up,
     because the seed determines them equally for every setting. A disturbance often affects
-    neighbouring steps, so the later steps are split into at most 20 blocks of at least 16, and the
-    intervals are a jackknife over the blocks, with Student's t.
+    neighbouring steps, so the later steps are split into four blocks, and the intervals are a
+    jackknife over the blocks, with Student's t.
 
     Args:
         times: ms of each step, [N].
@@ -119,7 +120,7 @@ def training_times(
     warm = WINDOW * (int(stable[0]) + 1 if stable.size else WARMUP_WINDOWS)
 
     steps = np.arange(warm, ms.size)
-    blocks = np.array_split(steps, min(MOST_BLOCKS, steps.size // BLOCK))
+    blocks = np.array_split(steps, BLOCKS)
 
     def estimates(counted: NDArray[np.int64]) -> NDArray[np.float64]:
         """Median ms, and ms for 1,000 real tokens, estimated from some of the steps."""

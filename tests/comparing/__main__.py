@@ -5,10 +5,16 @@ with the same command.
 
 \b
   python -m tests.comparing collect   12 repeats of 4 settings: about 7 minutes
-  python -m tests.comparing aa        A/A: splits of these repeats, and simulated rows
+  python -m tests.comparing aa        A/A: splits of these repeats, and simulated rows: 8 minutes
+  python -m tests.comparing power     how often a slower step is found, simulated: 10 minutes
+  python -m tests.comparing history   changes found in histories, simulated: 1 minute
+  python -m tests.comparing times     what intervals of times cover: some seconds
   python -m tests.comparing work      20 settings with 5% more work: about 5 minutes
   python -m tests.comparing slow      20 trials of a step that is 10% slower: about 40 minutes
-  python -m tests.comparing page      docs/comparing.json, docs/repeats.csv and the table
+  python -m tests.comparing page      docs/comparing.json, docs/repeats.csv and the tables
+
+Without new repeats the committed ones count, and the page keeps the figures of parts that were not
+run.
 """
 
 import json
@@ -20,9 +26,11 @@ from typing import Any
 import click
 from rich.progress import track
 
+from bench.plan.rows import Row
 from bench.results.rowfile import read_rows
-from tests.comparing import figures
-from tests.comparing.alarms import SCENARIOS, Repeats, measure
+from tests.comparing import changes, coverage, figures
+from tests.comparing import power as found
+from tests.comparing.alarms import SCENARIOS, Repeats, Simulated, measure
 from tests.comparing.detection import find_slow, find_work
 from tests.comparing.sides import ROOT, run_grid
 
@@ -51,8 +59,31 @@ def collect(out: Path, select: str, repeats: int) -> None:
 @_out
 @click.option("--draws", default=200, show_default=True)
 def aa(out: Path, draws: int) -> None:
-    worlds = [Repeats(read_rows(out / "repeats.csv")), *SCENARIOS]
+    worlds: list[Repeats | Simulated] = [Repeats(_repeats(out)), *SCENARIOS]
     _keep(out, "aa", (measure(world, draws) for world in track(worlds)))
+
+
+@main.command(help="Find slower steps in simulation.")
+@_out
+@click.option("--draws", default=200, show_default=True)
+def power(out: Path, draws: int) -> None:
+    _keep(out, "power", found.power(draws))
+    _keep(out, "needed", found.needed(draws // 2))
+
+
+@main.command(help="Find changes in simulated histories.")
+@_out
+@click.option("--draws", default=300, show_default=True)
+def history(out: Path, draws: int) -> None:
+    _keep(out, "history", changes.histories(draws))
+
+
+@main.command(help="Count what intervals of times cover.")
+@_out
+@click.option("--draws", default=1000, show_default=True)
+def times(out: Path, draws: int) -> None:
+    _keep(out, "repeats", coverage.of_repeats(_repeats(out)))
+    _keep(out, "within", coverage.within_a_process(draws))
 
 
 @main.command(help="Find more work by counts.")
@@ -75,11 +106,21 @@ def slow(out: Path, trials: int, rounds: int) -> None:
 @click.option("--only-page", is_flag=True, help="Only the table, from the committed figures.")
 def page(out: Path, only_page: bool) -> None:
     if not only_page:
-        parts = {name: json.loads((out / f"{name}.json").read_text()) for name in figures.PARTS}
-        figures.FIGURES.write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
-        shutil.copyfile(out / "repeats.csv", figures.REPEATS)
-    text = figures.PAGE.read_text(encoding="utf-8")
-    figures.PAGE.write_text(figures.page(text, figures.read_figures()), encoding="utf-8")
+        files = {name: out / f"{name}.json" for name in figures.PARTS}
+        new = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+        parts = json.dumps({**figures.read_figures(), **new}, indent=1)
+        figures.FIGURES.write_text(parts + "\n", encoding="utf-8")
+        if (out / "repeats.csv").exists():
+            shutil.copyfile(out / "repeats.csv", figures.REPEATS)
+    for path in figures.PAGES:
+        text = path.read_text(encoding="utf-8")
+        path.write_text(figures.page(text, figures.read_figures()), encoding="utf-8")
+
+
+def _repeats(out: Path) -> list[Row]:
+    """The measured repeats; without new ones the committed ones."""
+    path = out / "repeats.csv"
+    return read_rows(path if path.exists() else figures.REPEATS)
 
 
 def _keep(out: Path, part: str, outcomes: Iterable[Mapping[str, Any]]) -> None:
@@ -88,6 +129,7 @@ def _keep(out: Path, part: str, outcomes: Iterable[Mapping[str, Any]]) -> None:
     for outcome in outcomes:
         click.echo(json.dumps(outcome))
         kept.append(outcome)
+    out.mkdir(parents=True, exist_ok=True)
     (out / f"{part}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 

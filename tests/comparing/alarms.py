@@ -1,24 +1,43 @@
 """Comparisons of two sets of rows that are the same (A/A): how often a regression is reported."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from math import exp
+from functools import cache, partial
+from math import exp, log1p
 from typing import Any, Final
 
 import numpy as np
 
-from bench.analysis.comparison import Limits, compare
+from bench.analysis.comparison import Comparison, Limits, compare
+from bench.compare.alternating import look_rounds, undecided_cells
 from bench.plan.rows import Row
-from bench.results.outcomes import no_values
+from bench.results.outcomes import Values, ValuesOf, no_values
 from tests.bench.synthetic_rows import cell, full_grid, planned_row
 
 Rng = np.random.Generator
 Rows = list[Row]
+Key = tuple[str, int]
+"""A cell's id and seed."""
 RUN_S: Final = 10.0
 """Seconds between the starts of two simulated runs."""
 _BEGIN: Final = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Rows of both sides, with the values of their dev examples."""
+
+    base: Rows
+    new: Rows
+    values_of: tuple[ValuesOf, ValuesOf] = (no_values, no_values)
+
+    def compared(self, named: tuple[str, ...], looks: int = 1) -> Comparison:
+        """The comparison of both sides by the default limits."""
+        return compare(
+            self.base, self.new, Limits(), named=named, values_of=self.values_of, looks=looks
+        )
 
 
 @dataclass(frozen=True)
@@ -32,12 +51,12 @@ class Repeats:
     name: str = "real repeats of this machine, split into halves"
     named: tuple[str, ...] = ()
 
-    def draw(self, rng: Rng) -> tuple[Rows, Rows]:
+    def draw(self, rng: Rng) -> Draw:
         """The halves, with repeats numbered anew from 1, so that they pair up."""
         repeats = sorted({row.repeat for row in self.rows})
         pairs = [rng.permutation(pair) for pair in zip(repeats[::2], repeats[1::2], strict=False)]
         base, new = ({int(pair[i]): rank for rank, pair in enumerate(pairs, 1)} for i in (0, 1))
-        return _numbered(self.rows, base), _numbered(self.rows, new)
+        return Draw(_numbered(self.rows, base), _numbered(self.rows, new))
 
 
 def _numbered(rows: Sequence[Row], ranks: dict[int, int]) -> Rows:
@@ -50,7 +69,8 @@ class Simulated:
 
     Logarithms of times add up the drift (a process of std 4% with a memory of 20 runs), a normal
     part of each run (2%) and, in one of 20 runs, a disturbance of 5 to 15%. Peak memory varies by
-    0.3%, and scores between seeds by 1 point.
+    0.3%, and scores between seeds by 1 point. With kept values, seeds and settings have the
+    difficulty of each example in common, and whether a training gets it right is drawn by that.
 
     Attributes:
         alternated: whether both sides run in turn; else one session after another, each with an
@@ -58,6 +78,11 @@ class Simulated:
         unequal: the std of the logarithms of the settings' stds of times, of peaks and of scores.
         examples: the number of dev examples, of which a score is a share; None: it is not rounded.
         has_one_base: whether all settings are of NEW, and compared with one and the same of BASE.
+        has_looks: whether rounds end early, as decided at the looks of bench.compare --run.
+        has_values: whether it is known of each of the examples whether it is right.
+        slowdown: the logarithm of NEW's true time over BASE's.
+        scatter: the std of the normal part of each run.
+        disturbed: the share of disturbed runs.
     """
 
     name: str
@@ -68,28 +93,40 @@ class Simulated:
     unequal: float = 0.0
     examples: int | None = None
     has_one_base: bool = False
+    has_looks: bool = False
+    has_values: bool = False
+    slowdown: float = 0.0
+    scatter: float = 0.02
+    disturbed: float = 0.05
 
     @property
     def named(self) -> tuple[str, ...]:
         """The columns in which matching settings differ."""
         return ("mode", "rank", "layers", "amp") if self.has_one_base else ()
 
-    def draw(self, rng: Rng) -> tuple[Rows, Rows]:
+    def draw(self, rng: Rng) -> Draw:
         """Rows of both sides."""
         sides: tuple[Rows, Rows] = ([], [])
+        values: tuple[dict[Key, Values], dict[Key, Values]] = ({}, {})
         drift, offsets = float(rng.normal(0, 0.04)), rng.normal(0, 0.06, 2)
         stds = np.exp(rng.normal(0, self.unequal, self.settings + 1)).tolist()
+        likely = 1 / (1 + np.exp(-rng.normal(0.6, 1.5, self.examples or 0)))
         for run, (side, number, seed, repeat) in enumerate(self._order(rng)):
             drift = drift * exp(-1 / 20) + float(rng.normal(0, 0.04 * (1 - exp(-1 / 10)) ** 0.5))
-            log = drift + (0.0 if self.alternated else offsets[side])
-            log += stds[number] * float(rng.normal(0, 0.02))
-            log += float(rng.uniform(0.05, 0.15)) * (rng.random() < 0.05)
+            log = drift + (0.0 if self.alternated else offsets[side]) + side * self.slowdown
+            log += stds[number] * float(rng.normal(0, self.scatter))
+            log += float(rng.uniform(0.05, 0.15)) * (rng.random() < self.disturbed)
             score = 0.6 + stds[number] * float(rng.normal(0, 0.01))
-            if self.examples is not None:
+            if self.has_values:
+                right = rng.random(len(likely)) < likely + score - 0.6
+                own = values[side].setdefault((_cell_id(number, seed), seed), right.astype(float))
+                score = float(own.mean())
+            elif self.examples is not None:
                 score = round(score * self.examples) / self.examples
             peak = 1000 * exp(stds[number] * float(rng.normal(0, 0.003)))
             sides[side].append(_row(number, seed, repeat, 100 * exp(log), peak, score, run))
-        return sides
+        kept = [partial(_values_of, own) if own else no_values for own in values]
+        return Draw(*sides, values_of=(kept[0], kept[1]))
 
     def _order(self, rng: Rng) -> Iterator[tuple[int, int, int, int]]:
         """Side, setting, seed and repeat of each run, in the order in which they start."""
@@ -107,6 +144,20 @@ class Simulated:
                             yield side, number, seed, repeat
 
 
+def _values_of(values: dict[Key, Values], run: Sequence[Row]) -> Values | None:
+    """A `ValuesOf`: repeats of a seed are the same training."""
+    return values.get((run[0].cell_id, run[0].seed))
+
+
+@cache
+def _planned(number: int, seed: int) -> Row:
+    return planned_row(cell(*full_grid()[number], seed=seed))
+
+
+def _cell_id(number: int, seed: int) -> str:
+    return _planned(number, seed).cell_id
+
+
 def _row(
     number: int, seed: int, repeat: int, time: float, peak: float, score: float, run: int
 ) -> Row:
@@ -120,7 +171,7 @@ def _row(
         "dev_ci_high": score + 0.03, "dev_accuracy": score, "majority_score": 0.36,
         "started_at": started.isoformat().replace("+00:00", "Z"),
     }  # fmt: skip
-    return planned_row(cell(*full_grid()[number], seed=seed)) | values
+    return _planned(number, seed) | values
 
 
 SCENARIOS: Final = (
@@ -145,7 +196,49 @@ SCENARIOS: Final = (
     Simulated(
         "simulated, 12 settings, 2 seeds of 64 dev examples, in alternation", 12, 2, 1, examples=64
     ),
+    Simulated(
+        "simulated, 12 settings, 3 seeds, 512 dev examples with predictions, in alternation",
+        12, 3, 1, examples=512, has_values=True,
+    ),
+    Simulated("simulated, 1 setting, --run of 24 rounds", 1, 1, 24, has_looks=True),
+    Simulated("simulated, 4 settings, --run of 24 rounds", 4, 1, 24, has_looks=True),
+    Simulated(
+        "simulated, 6 settings, 3 seeds, 512 dev examples with predictions, --run of 9 rounds",
+        6, 3, 9, examples=512, has_values=True, has_looks=True,
+    ),
+    Simulated(
+        "simulated, 6 settings with unequal noise, 3 seeds, 512 dev examples with predictions, "
+        "--run of 9 rounds", 6, 3, 9, unequal=0.5, examples=512, has_values=True, has_looks=True,
+    ),
+    Simulated(
+        "simulated, 4 settings that NEW slows by just 5%, the default limit, --run of 24 rounds",
+        4, 1, 24, has_looks=True, slowdown=log1p(Limits().slowdown),
+    ),
 )  # fmt: skip
+
+
+def in_rounds(draw: Draw, most: int, named: tuple[str, ...] = ()) -> tuple[Draw, int]:
+    """The rows that bench.compare --run would have measured, each setting until it is decided, and
+    the number of its looks."""
+    looks = look_rounds(most)
+    ended = {row.cell_id: most for row in (*draw.base, *draw.new)}
+    undecided = set(ended)
+    for number in looks[:-1]:
+        ended |= dict.fromkeys(undecided, number)
+        comparison = until(draw, ended).compared(named, len(looks))
+        undecided &= undecided_cells(comparison, is_look=True)
+        ended |= dict.fromkeys(undecided, most)
+        if not undecided:
+            break
+    return until(draw, ended), len(looks)
+
+
+def until(draw: Draw, ended: Mapping[str, int]) -> Draw:
+    """The rows up to the last round of each cell."""
+    base, new = (
+        [row for row in side if row.repeat <= ended[row.cell_id]] for side in (draw.base, draw.new)
+    )
+    return replace(draw, base=base, new=new)
 
 
 def measure(
@@ -160,8 +253,10 @@ def measure(
     """
     alarms, changes, by_column = 0, 0, Counter[str]()
     for seed in range(number):
-        base, new = world.draw(np.random.default_rng(seed))
-        compared = compare(base, new, Limits(), named=world.named, values_of=(no_values, no_values))
+        draw, looks = world.draw(np.random.default_rng(seed)), 1
+        if isinstance(world, Simulated) and world.has_looks:
+            draw, looks = in_rounds(draw, world.repeats, world.named)
+        compared = draw.compared(world.named, looks)
         alarms += bool(compared.regressions or compared.failing)
         significant = [one.measure.column for _, one in compared.results if one.significant]
         changes += bool(significant)

@@ -1,6 +1,5 @@
 """Which rows are compared, which setting is best, and which differences are significant."""
 
-import math
 import random
 from dataclasses import replace
 
@@ -10,7 +9,6 @@ import pytest
 from bench.analysis.costs import cost_of
 from bench.analysis.effects import amp_ratios, effects
 from bench.analysis.groups import groups
-from bench.analysis.setting import BETWEEN_PROCESSES
 from bench.analysis.verdicts import (
     best_by_score,
     better_worse,
@@ -162,15 +160,6 @@ def test_one_seed_has_its_own_interval_and_several_that_of_their_mean():
     both = one([row(seed=seed, dev_score=0.5 + 0.01 * seed) for seed in (0, 1)]).settings[0]
     assert both.estimate("dev_score").value == pytest.approx(0.505)
     assert both.estimate("dev_score").low == pytest.approx(0.505 - 12.706 * 0.005, abs=1e-4)
-
-
-def test_the_time_for_tokens_has_its_own_interval():
-    group = one([row(ms_per_1k_tokens=20.0, ms_per_1k_tokens_ci_low=18.0,
-                     ms_per_1k_tokens_ci_high=24.0)])  # fmt: skip
-    low, high = group.settings[0].estimate("ms_per_1k_tokens").ends()
-    between = 1.96 * BETWEEN_PROCESSES  # which no process shows of itself
-    assert math.log(low / 20) == pytest.approx(-math.hypot(math.log(20 / 18), between), abs=1e-4)
-    assert math.log(high / 20) == pytest.approx(math.hypot(math.log(24 / 20), between), abs=1e-4)
 
 
 def test_memory_is_by_tensors_on_a_gpu_and_by_resident_set_on_a_cpu():

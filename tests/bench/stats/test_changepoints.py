@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bench.stats.changepoints import LEVEL, SHORTEST, change_points, segment_medians, threshold
+from bench.stats.changepoints import (
+    SHORTEST,
+    autoregressive,
+    change_points,
+    segment_medians,
+    threshold,
+)
 
 Matrix = NDArray[np.float64]
 
@@ -29,7 +35,12 @@ def unequal(random: np.random.Generator, series: int, runs: int) -> Matrix:
     return stds * against_reference(random, series, runs)
 
 
-@pytest.mark.parametrize("noise", [normal, against_reference, outliers, unequal])
+def correlated(random: np.random.Generator, series: int, runs: int) -> Matrix:
+    """As on a machine that is slow for a while: neighbours correlate by 0.5."""
+    return autoregressive(normal(random, series, runs), 0.5)
+
+
+@pytest.mark.parametrize("noise", [normal, against_reference, outliers, unequal, correlated])
 @pytest.mark.parametrize(("series", "runs"), [(1, 6), (3, 8), (8, 15)])
 def test_noise_has_change_points_in_at_most_one_history_of_twenty(
     noise: Callable[[np.random.Generator, int, int], Matrix], series: int, runs: int
@@ -75,7 +86,12 @@ def test_a_step_is_found_only_with_enough_runs_on_either_side() -> None:
 def test_more_series_and_more_measures_need_larger_steps() -> None:
     assert threshold(1, 12, 1) < threshold(1, 12, 6)
     assert threshold(4, 12) < threshold(12, 12)
-    assert LEVEL < 0.05
+
+
+def test_autoregressive_noise_has_its_variance_and_correlation() -> None:
+    noise = autoregressive(normal(np.random.default_rng(0), 200, 200), 0.7)
+    assert noise.std() == pytest.approx(1.0, abs=0.02)
+    assert np.mean(noise[:, 1:] * noise[:, :-1]) == pytest.approx(0.7, abs=0.02)
 
 
 def test_an_excursion_is_no_change() -> None:
