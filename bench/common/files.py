@@ -88,6 +88,13 @@ def _locked(file: BinaryIO, path: Path) -> bool:
         return False
 
 
+def umask() -> int:
+    """The permissions that this process does not give to new files."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove temporary files of killed writers, also those of safetensors, below a folder.
 
