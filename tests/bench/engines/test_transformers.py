@@ -282,7 +282,7 @@ def test_attention_that_is_not_there_is_refused(encoders: Checkpoints) -> None:
         ({"peft_type": "POLY"}, "POLY needs the id of a task"),
         ({"peft_type": "LILY"}, "LILY makes a text's output depend on the other texts"),
         ({"peft_type": "TRAINABLE_TOKENS"}, "adds nothing that trains"),
-        ({"peft_type": "NONSENSE"}, "PEFT has no peft_type 'NONSENSE'"),
+        ({"peft_type": "NONSENSE"}, "peft_type 'NONSENSE' is none of those that can be used"),
         ({**LORA, "r": "four"}, "PEFT refuses it"),
         ({**LORA, "r": -1}, "PEFT refuses it: .*-1"),
         ({**LORA, "init_lora_weights": "eva"}, "eva needs examples before training"),
