@@ -103,7 +103,7 @@ def parse_request(text: str, max_running: int | None = None) -> Request:
             )
         for refused, why in _REFUSED.items():  # sbatch takes the beginning of a name for the name
             if refused.startswith(name):
-                raise InputError(f"--slurm: {refused} can't be given: {why}; leave {name} out")
+                raise InputError(f"--slurm: {name} can't be given: {why}; leave it out")
         if name in options:
             raise InputError(f"--slurm: {name} is given twice; leave one out")
         if not value.isprintable() or (equals and not value):

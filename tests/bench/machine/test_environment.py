@@ -83,7 +83,7 @@ def test_records_are_sorted_and_hold_no_path() -> None:
     }
     assert recorded(inherited, on_gpu=False) == (
         "KMP_BLOCKTIME=0 LD_PRELOAD='libjemalloc.so.2:libmimalloc.so y.so' "
-        r"MKL_CBWR=sha256:fe268ae0bac3 OMP_PROC_BIND='spread, close'"
+        r"MKL_CBWR=sha256:c840d0dd0ec7 OMP_PROC_BIND='spread, close'"
     )
 
 

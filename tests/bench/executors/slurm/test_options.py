@@ -33,10 +33,10 @@ def test_options_with_and_without_a_value():
         ("output=here", "output can't be given"),
         (
             "outpu=here",
-            "output can't be given: output files are kept in runs/slurm; leave outpu out",
+            "outpu can't be given: output files are kept in runs/slurm; leave it out",
         ),
-        ("wra=id", "wrap can't be given"),
-        ("arra=1", "array can't be given"),
+        ("wra=id", "wra can't be given"),
+        ("arra=1", "arra can't be given"),
         ("no-requeue", "no-requeue can't be given: jobs are always requeued"),
         ("nodes=2", "nodes can't be given: a cell runs on one node; leave it out"),
         ("hold", "hold can't be given: nobody would release the jobs"),
