@@ -31,7 +31,7 @@ def bomb(kind: str, folder: Path) -> Path:
     import pyarrow as pa
     from pyarrow import parquet
 
-    long, rows, path = "x" * 450_000, 10_000, folder / f"{kind}.parquet"
+    long, rows, path = "x" * 450_000, 1000, folder / f"{kind}.parquet"
     repeated = pa.DictionaryArray.from_arrays(pa.array([0] * rows), pa.array([long]))
     if kind == "csv":
         path = path.with_suffix(".csv")
@@ -40,7 +40,7 @@ def bomb(kind: str, folder: Path) -> Path:
     columns = {
         "dictionary": repeated,
         "lists": pa.ListArray.from_arrays(pa.array(range(0, rows + 1, 2), pa.int32()), repeated),
-        "compressed": pa.array([f"{i:06}{'x' * 200_000}" for i in range(2000)]),
+        "compressed": pa.array([f"{i:06}{'x' * 200_000}" for i in range(1400)]),
         "numbers": pa.array([0] * 40_000_000, pa.int8()),
         "one": pa.array(["x" * 2_000_000]),
     }
