@@ -31,6 +31,10 @@ POOLING: Final = "1_Pooling/config.json"
 """The pooling of an embedding model, as sentence-transformers saves it."""
 _INDEX: Final = "model.safetensors.index.json"
 """In a folder whose weights are in several files."""
+_NAMING_FILES: Final = {"configuration_files", "transformers_weights"}
+"""Keys of a configuration by which transformers reads other files in place of the usual."""
+_ADAPTER: Final = "adapter_config.json"
+"""In a folder with an adapter, which transformers would add to the weights."""
 
 LARGEST_VOCABULARY: Final = 2**25
 """Bytes; half a million tokens, as the largest BERT vocabularies have, take 10 MB."""
@@ -62,7 +66,12 @@ def weights_file(folder: Path) -> Path:
     Raises:
         InputError: the folder does not exist, or has no such file.
     """
-    if is_file(folder / _INDEX) and not any(is_file(folder / name) for name in WEIGHTS):
+    if is_file(folder / _ADAPTER):
+        raise InputError(
+            f"{folder}: has an adapter ({_ADAPTER}), and checkpoints are read without; merge it "
+            "into the weights with PEFT's merge_and_unload, or remove its files"
+        )
+    if is_file(folder / _INDEX) and not is_file(folder / WEIGHTS[0]):  # as transformers prefers
         raise InputError(
             f"{folder}: its weights are in several files ({_INDEX}), and one is read; save it anew "
             "with save_pretrained(folder, max_shard_size='100GB')"
@@ -105,9 +114,12 @@ def model_digest(folder: Path) -> str:
     """SHA-256, in hexadecimal, of a checkpoint's configuration, vocabulary and weights.
 
     Raises:
-        InputError: as `vocabulary_digest`.
+        InputError: as `vocabulary_digest`, or if a library would read files that are not in it.
     """
-    return _digest([config_file(folder), *_all_tokenizer_files(folder), weights_file(folder)])
+    config = config_file(folder)
+    for name in _NAMING_FILES & read_json(config).keys():
+        raise InputError(f"{config}: {name} names other files, which are not read; remove it")
+    return _digest([config, *_all_tokenizer_files(folder), weights_file(folder)])
 
 
 def sha256_of(path: Path) -> str:

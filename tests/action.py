@@ -1,9 +1,12 @@
-"""Runs the steps of an action of this repository as a runner would, as far as they are scripts."""
+"""Runs the steps of an action and of a job of this repository as a runner would, as far as they are
+scripts."""
 
 import os
 import re
+import shutil
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 ACTION = ROOT / ".github" / "actions" / "compare" / "action.yml"
+WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
 GH = """#!/usr/bin/env bash
 # Stands in for GitHub's command: $GH holds the body of the one comment, and a log of calls.
 echo "$*" >> "$GH/calls"
@@ -57,16 +61,36 @@ def run_action(
     context = {f"github.{name}": str(value) for name, value in event.items()}
     for name, about in action["inputs"].items():
         context[f"inputs.{name}"] = inputs.get(name, about.get("default", ""))
+    return _run(action["runs"]["steps"], context, checkout, folder)
+
+
+def run_comment(folder: Path, id: str, event: Mapping[str, Any]) -> Ended:  # noqa: A002
+    """Run the job that comments the artifact of an action that was run in the same folder."""
+    job = yaml.safe_load(WORKFLOW.read_text())["jobs"]["comment"]
+    context = {f"github.{name}": str(value) for name, value in event.items()}
+    context["needs.compare.outputs.id"] = id
+    reports, artifact = folder / "runner" / "compare" / "reports", folder / "runner" / "artifact"
+    shutil.rmtree(artifact, ignore_errors=True)
+    shutil.copytree(reports, artifact, symlinks=True)
+    empty = folder / "empty"
+    empty.mkdir(exist_ok=True)
+    return _run(job["steps"], context, empty, folder)
+
+
+def _run(
+    steps: Iterable[dict[str, Any]], context: dict[str, str], checkout: Path, folder: Path
+) -> Ended:
     runner, gh = folder / "runner", folder / "gh"
     for place in (runner, gh / "bin"):
         place.mkdir(parents=True, exist_ok=True)
     (gh / "bin" / "gh").write_text(GH)
     (gh / "bin" / "gh").chmod(0o755)
+    python = Path(sys.executable).parent
     summary, output = runner / "summary.md", runner / "output"
     summary.write_text("")
     env = {
         **os.environ,
-        "PATH": f"{gh / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join(map(str, (gh / "bin", python, os.environ["PATH"]))),
         "GH": str(gh),
         "GITHUB_STEP_SUMMARY": str(summary),
         "GITHUB_OUTPUT": str(output),
@@ -74,7 +98,7 @@ def run_action(
         "RUNNER_TEMP": str(runner),
     }
     code, log, outputs = 0, "", {}
-    for step in action["runs"]["steps"]:
+    for step in steps:
         if "run" not in step or not holds(step.get("if", "true"), context):
             continue
         assert step["shell"] == "bash"

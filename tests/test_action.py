@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.action import ACTION, ROOT, run_action
+from tests.action import ACTION, ROOT, WORKFLOW, run_action, run_comment
 from tests.bench.fake_grid import make_side
 from tests.bench.synthetic_rows import cell
 
@@ -67,7 +67,14 @@ def test_it_comments_that_nothing_is_worse_and_then_that_something_is(
     assert ended.code == 0, ended.log
     assert not list(checkout.rglob("pwned"))
     body, calls = tmp_path / "gh" / "body", tmp_path / "gh" / "calls"
-    assert body.read_text() == ended.summary
+    assert not body.exists(), "the job that runs the change's code comments nothing"
+    comment = run_comment(tmp_path, ended.outputs["compare.id"], event)
+    assert comment.code == 0, comment.log
+    marker, _, text = body.read_text().partition("\n")
+    assert (marker, text) == (
+        f"<!-- bench.compare {ended.outputs['compare.id']} -->",
+        ended.summary,
+    )
     assert "No regression" in ended.summary
     assert re.search("# checkout compared with [0-9a-f]{9}\n", ended.summary)
     assert "pr comment 5 --repo owner/name" in calls.read_text()
@@ -78,6 +85,7 @@ def test_it_comments_that_nothing_is_worse_and_then_that_something_is(
     (checkout / "side.json").write_text(json.dumps(side))
     ended = run_action(checkout, tmp_path, INPUTS | hostile, event)
     assert ended.code == 1, ended.log
+    assert run_comment(tmp_path, ended.outputs["compare.id"], event).code == 0
     assert re.search(r"regressions?:.* lora rank 8 on attn-only", body.read_text())
     assert "--method PATCH repos/owner/name/issues/comments/77" in calls.read_text()
 
@@ -87,11 +95,46 @@ def test_bad_input_fails_with_its_line_and_without_a_token_that_may_comment(
 ) -> None:
     (tmp_path / "gh").mkdir()
     (tmp_path / "gh" / "refuses").touch()
-    ended = run_action(checkout, tmp_path, BAD_INPUTS, {"event.pull_request.number": 5})
+    event = {"event.pull_request.number": 5}
+    ended = run_action(checkout, tmp_path, BAD_INPUTS, event)
     assert ended.code == 2
     assert "error: --max-slowdown" in ended.log
     assert "Nothing was compared" in ended.summary
-    assert "::notice::no comment" in ended.log
+    ended = run_comment(tmp_path, ended.outputs["compare.id"], event)
+    assert (ended.code, "::notice::no comment" in ended.log) == (0, True)
+
+
+def test_an_artifact_is_text_of_a_stranger(tmp_path: Path) -> None:
+    event, name = {"event.pull_request.number": 5}, "0123456789ab"
+    folder = tmp_path / "runner" / "compare" / "reports"
+    folder.mkdir(parents=True)
+    (folder / "comment.md").write_bytes(b"<!-- bench.compare x -->\n@all \xff" + b"x" * 100_000)
+    assert run_comment(tmp_path, name, event).code == 0
+    marker, *lines = (tmp_path / "gh" / "body").read_text().splitlines()
+    assert marker == f"<!-- bench.compare {name} -->"
+    assert "<!--" not in "".join(lines)
+    assert "@all" not in "".join(lines)
+    assert len("".join(lines)) < 65_000
+    (tmp_path / "secret").write_text("secret")
+    (folder / "comment.md").unlink()
+    (folder / "comment.md").symlink_to(tmp_path / "secret")
+    for bad in (name, "$(touch pwned)"):
+        assert run_comment(tmp_path, bad, event).code == 1
+    assert "secret" not in (tmp_path / "gh" / "body").read_text()
+    assert not list(tmp_path.rglob("pwned"))
+
+
+def test_no_job_has_both_code_of_a_pull_request_and_a_token_that_may_write() -> None:
+    workflow = yaml.safe_load(WORKFLOW.read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    for name, job in workflow["jobs"].items():
+        checkouts = [step for step in job["steps"] if "actions/checkout" in step.get("uses", "")]
+        assert all(step["with"]["persist-credentials"] is False for step in checkouts)
+        writes = {of for of, may in job.get("permissions", {}).items() if may == "write"}
+        runs = checkouts and any("run" in s or s["uses"].startswith(".") for s in job["steps"])
+        assert not (runs and writes), name
+        assert "secrets." not in str(job)
+        assert writes <= ({"security-events"} if checkouts else {"pull-requests"})
 
 
 def test_options_that_are_no_words_fail(checkout: Path, tmp_path: Path) -> None:
@@ -110,7 +153,6 @@ def test_every_job_and_every_other_input_has_its_own_comment(
         ended = run_action(checkout, tmp_path, BAD_INPUTS | inputs, {"job": job})
         assert f"** {job} **" in ended.summary
         ids.append(ended.outputs["compare.id"])
-        assert ended.summary.startswith(f"<!-- bench.compare {ids[-1]} -->\n")
     assert len(set(ids)) == len(ids)
 
 
@@ -158,13 +200,15 @@ if [ "$1 $2" != "-m venv" ]; then exec {sys.executable} "$@"; fi
 
 
 def test_inputs_reach_scripts_by_the_environment_alone() -> None:
-    workflow = ROOT / ".github" / "workflows" / "ci.yml"
     steps = yaml.safe_load(ACTION.read_text())["runs"]["steps"]
-    jobs = yaml.safe_load(workflow.read_text())["jobs"].values()
+    jobs = yaml.safe_load(WORKFLOW.read_text())["jobs"].values()
     steps += [step for job in jobs for step in job["steps"]]
     assert not [step for step in steps if "${{" in step.get("run", "")]
-    used = [step["uses"] for step in steps if "uses" in step]
-    assert all(re.fullmatch(r"actions/[a-z-]+@v\d|\./\.github/actions/compare", u) for u in used)
+    files = (WORKFLOW.read_text(), ACTION.read_text())
+    used = {line.strip() for text in files for line in re.findall("uses: (.*)", text)}
+    pinned = r"(actions|github)/[a-z/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+"
+    assert all(re.fullmatch(pinned, name) for name in used - {"./.github/actions/compare"})
+    assert len(used) > 5
 
 
 def test_inputs_and_their_defaults_are_documented() -> None:

@@ -109,6 +109,13 @@ def check_not_elsewhere(folder: Path) -> None:
         raise OSError(errno.ELOOP, f"{folder.name} is a link to a folder elsewhere")
 
 
+def umask() -> int:
+    """The permissions that this process does not give to new files."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove temporary files of killed writers, also those of safetensors, below a folder.
 

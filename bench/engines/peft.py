@@ -23,23 +23,19 @@ from bench.engines.classifier import (
     reason,
     seeded,
 )
+from bench.plan.adapter_configs import check_adapter_config
 from bench.plan.architectures import ARCHITECTURES, is_layer_set
 from bench.plan.cell import DEFAULT, ON, Cell
 from bench.plan.job import Job
 
 _MOST_NAMED: Final = 30
 _REFUSED: Final = {
-    "ADALORA": "needs a call in each step",
-    "LILY": "makes a text's output depend on the other texts in its batch",
-    "POLY": "needs the id of a task in each step",
-    "SHADOW": "needs the past of a decoder",
-    "XLORA": "needs adapters that are trained already",
     "corda": "needs examples before training",
     "eva": "needs examples before training",
     "loftq": "needs a quantised model",
     "lora_ga": "needs gradients before training",
 }
-"""Methods and initialisations that a configuration does not suffice for, and why."""
+"""Initialisations that a configuration does not suffice for, and why."""
 _RESIDUAL: Final = ("pissa", "olora")
 """Beginnings of the initialisations that take the first update out of the base weights."""
 
@@ -208,13 +204,14 @@ def _given_config(model: EncoderClassifier, values: dict[str, Any]) -> Any:
     import peft
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    name = str(values.get("peft_type"))
+    check_adapter_config(values, "adapter_config")
+    name = values["peft_type"]
     kinds = {str(kind.value): kind for kind in peft.PeftType}
     kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(kinds.get(name))
     if kind is None:
-        raise InputError(f"adapter_config: PEFT has no peft_type {name[:60]!r}")
-    needs = (name, re.sub("_(niter|init).*", "", str(values.get("init_lora_weights"))))
-    for given in _REFUSED.keys() & needs:
+        raise InputError(f"adapter_config: PEFT {peft.__version__} has no peft_type {name}")
+    given = re.sub("_(niter|init).*", "", str(values.get("init_lora_weights")))
+    if given in _REFUSED:
         raise InputError(f"adapter_config: {given} {_REFUSED[given]}; take another method")
     unknown = [key for key in values if key not in kind.__dataclass_fields__]
     if unknown:
@@ -226,11 +223,6 @@ def _given_config(model: EncoderClassifier, values: dict[str, Any]) -> Any:
         config = kind.from_peft_type(**{**values, "inference_mode": False, "task_type": None})
     except Exception as error:  # of many kinds
         raise InputError(f"adapter_config ({name}): PEFT refuses it: {reason(error)}") from error
-    if config.is_prompt_learning or config.is_adaption_prompt:
-        raise InputError(
-            f"adapter_config: {name} adds to the input or to the past of a decoder, and encoders "
-            "here take texts as they are; take another method"
-        )
     heads = {name for name, _ in model.named_children()} - {model.prefix} | {"score"}
     if others := sorted(set(getattr(config, "modules_to_save", None) or ()) - heads):
         raise InputError(

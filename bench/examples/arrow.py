@@ -1,6 +1,8 @@
 """Tables in Parquet, saved by Hugging Face `datasets`, and on the Hugging Face hub.
 
-By pyarrow and datasets, the extra `data`. Only the columns in use are read, a batch at a time.
+By pyarrow and datasets, the extra `data`. Only the columns in use are read, a batch at a time. A
+small file can stand for any number of values, by compression or by repeating one, so what is read
+is counted.
 """
 
 import json
@@ -9,17 +11,27 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from bench.common.errors import InputError
 from bench.common.messages import one_line
-from bench.examples.table import Fields, Table, fields_of
+from bench.examples.table import LONGEST, Fields, Table, fields_of
 from bench.plan.dataset import HUB
 from minbert.files import is_folder
 
 _BATCH: Final = 10_000
+_BATCH_BYTES: Final = 2**26
+_EXPANSION: Final = 200
+"""How many times the size of its file a table may have; texts are compressed to a tenth."""
+_SMALL: Final = 2**28
+"""Bytes that any table may have."""
+_PER_VALUE: Final = 8
+"""Bytes that a value has besides its text."""
 _PATIENCE_S: Final = 10
+Count = Callable[[int], None]
+"""Adds to the bytes that were read of a table, and refuses too many."""
 _NO_LABEL: Final = -1
 """The index of examples whose class is not public."""
 
@@ -32,12 +44,22 @@ def parquet(path: Path) -> Table:
     """
     library = _library("pyarrow.parquet", str(path))
 
-    def batches(columns: Sequence[str]) -> Iterator[Any]:
+    def batches(columns: Sequence[str], count: Count) -> Iterator[Any]:
+        inside = tuple(f"{name}." for name in columns)
         with library.ParquetFile(path) as file:
-            yield from file.iter_batches(_BATCH, columns=columns)
+            leaves = enumerate(map(file.schema.column, range(len(file.schema))))
+            read = {n: x for n, x in leaves if x.path in columns or x.path.startswith(inside)}
+            groups = map(file.metadata.row_group, range(file.num_row_groups))
+            parts = [group.column(n) for group in groups for n in read]
+            size = sum(each.total_uncompressed_size for each in parts)
+            count(max(size, _PER_VALUE * sum(each.num_values for each in parts)))
+            rows = _BATCH_BYTES * file.metadata.num_rows // max(size, 1)
+        texts = [leaf.path for leaf in read.values() if leaf.physical_type == "BYTE_ARRAY"]
+        with library.ParquetFile(path, read_dictionary=texts) as file:
+            yield from file.iter_batches(min(max(rows, 1), _BATCH), columns=columns)
 
     with _errors_named(path):
-        return _table(str(path), library.read_schema(path), batches)
+        return _table(str(path), library.read_schema(path), batches, path.stat().st_size)
 
 
 def saved(folder: Path) -> dict[str, Table]:
@@ -86,10 +108,11 @@ def from_hub(path: str, config: str | None) -> dict[str, Table]:
 
 def _tables(parts: Any, name: str, notes: tuple[str, ...] = ()) -> dict[str, Table]:
     def table(side: str, part: Any) -> Table:
-        def batches(columns: Sequence[str]) -> Iterator[Any]:
+        def batches(columns: Sequence[str], _: Count) -> Iterator[Any]:
             return iter(part.select_columns(columns).with_format("arrow").iter(_BATCH))
 
-        return _table(f"{name}, {side}", part.features.arrow_schema, batches, notes)
+        size = sum(Path(file["filename"]).stat().st_size for file in part.cache_files)
+        return _table(f"{name}, {side}", part.features.arrow_schema, batches, size, notes)
 
     return {side: table(side, part) for side, part in parts.items()}
 
@@ -97,17 +120,32 @@ def _tables(parts: Any, name: str, notes: tuple[str, ...] = ()) -> dict[str, Tab
 def _table(
     name: str,
     schema: Any,
-    batches: Callable[[Sequence[str]], Iterator[Any]],
+    batches: Callable[[Sequence[str], Count], Iterator[Any]],
+    size: int,
     notes: tuple[str, ...] = (),
 ) -> Table:
+    """A table.
+
+    Args:
+        batches: reads columns, and counts the bytes that it is going to read.
+        size: of its files, bytes.
+    """
     class_names = _class_names(schema)
+    most = max(_SMALL, _EXPANSION * size)
 
     def read(wanted: Sequence[str]) -> Iterator[tuple[int, Fields]]:
-        number = 0
+        number = total = 0
+
+        def count(more: int) -> None:
+            nonlocal total
+            total += more
+            if total > most:
+                raise ValueError(f"{size:,} bytes stand for over {most:,}, so this is no data set")
+
         with _errors_named(name):
-            for batch in batches(list(dict.fromkeys(wanted))):
+            for batch in batches(list(dict.fromkeys(wanted)), count):
                 columns = [
-                    _with_names(batch.column(column).to_pylist(), class_names.get(column))
+                    _with_names(_values(batch.column(column), count), class_names.get(column))
                     for column in wanted
                 ]
                 for values in zip(*columns, strict=True):
@@ -115,6 +153,25 @@ def _table(
                     yield number, fields_of(values)
 
     return Table(name, tuple(schema.names), read, "record", class_names, notes)
+
+
+def _values(array: Any, count: Count) -> list[Any]:
+    """The values of an array; those that share an entry of its dictionary are one object."""
+    if hasattr(array, "chunks"):
+        return [value for chunk in array.chunks for value in _values(chunk, count)]
+    if hasattr(array, "value_lengths"):
+        flat = iter(_values(array.flatten(), count))
+        lengths = array.value_lengths().to_pylist()
+        return [None if length is None else [*islice(flat, length)] for length in lengths]
+    if hasattr(array, "dictionary"):
+        known = array.dictionary.to_pylist()
+        values = [None if index is None else known[index] for index in array.indices.to_pylist()]
+    else:
+        known = values = array.to_pylist()
+    if any(isinstance(value, str) and len(value) > LONGEST for value in known):
+        raise ValueError(f"a text has over {LONGEST:,} characters")
+    count(sum(len(value) for value in values if isinstance(value, str)))
+    return values
 
 
 def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:

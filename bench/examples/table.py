@@ -12,6 +12,8 @@ Value = str | list[str] | None
 Fields = tuple[Value, ...] | str
 """The fields of a row; or the reason why it can't be used."""
 
+LONGEST: Final = 2**20
+"""Characters of a row; an encoder reads the first few thousand of a text."""
 _LONGEST_NAME: Final = 40
 _MOST_NAMES: Final = 30
 _NEAREST: Final = 5

@@ -16,12 +16,10 @@ from typing import Any, BinaryIO, Final, TextIO
 
 from bench.common.errors import InputError
 from bench.common.messages import one_line
-from bench.examples.table import Fields, Table, fields_of, quoted
+from bench.examples.table import LONGEST, Fields, Table, fields_of, quoted
 
 TEXT: Final = "text"
 """The column of a file of texts alone."""
-_LONGEST: Final = 2**20
-"""Characters of a line; an encoder reads the first few thousand of a text."""
 _UNDECODED: Final = re.compile("[\udc80-\udcff]")
 _DECODER: Final = json.JSONDecoder(
     parse_float=str,
@@ -91,17 +89,23 @@ def _is_quoted(path: Path) -> bool:
 
 def _records(path: Path, delimiter: str, quoting: Any) -> Iterator[tuple[int, list[str]]]:
     """The first line and the fields of every record that is not a blank line, the header too."""
-    start, line = 1, ""
+    start, line, size = 1, "", 0
 
     def lines() -> Iterator[str]:
-        nonlocal line
-        for line in _lines(path):  # noqa: UP028
+        nonlocal line, size
+        for line in _lines(path):
+            size += len(line)
+            if size > LONGEST:
+                raise InputError(
+                    f"{path}, line {start}: a row has over {LONGEST:,} characters; is a quote "
+                    "before it not closed?"
+                )
             yield line
 
     reader = csv.reader(lines(), delimiter=delimiter, quoting=quoting, strict=True)
     try:
         for fields in reader:
-            number, start = start, reader.line_num + 1
+            number, start, size = start, reader.line_num + 1, 0
             if len(fields) > 1 or line.strip():
                 yield number, fields
     except csv.Error as error:
@@ -191,15 +195,15 @@ def _lines(path: Path) -> Iterator[str]:
 def _checked(text: TextIO, name: str) -> Iterator[str]:
     """The lines of a text, each with its end."""
     number = 0
-    while line := text.readline(_LONGEST + 1):
+    while line := text.readline(LONGEST + 1):
         number += 1
         reason = None
         if "\0" in line:
             reason = "has a NUL byte, as in UTF-16 without a byte order mark"
         elif not line.isascii() and (wrong := _UNDECODED.search(line)):
             reason = f"byte 0x{ord(wrong[0]) - 0xDC00:02X} is not UTF-8"
-        elif len(line) > _LONGEST:
-            reason = f"has over {_LONGEST:,} characters, so this is no table of texts"
+        elif len(line) > LONGEST:
+            reason = f"has over {LONGEST:,} characters, so this is no table of texts"
         if reason is not None:
             raise InputError(f"{name}, line {number}: {reason}; save the file as UTF-8")
         yield line

@@ -63,7 +63,7 @@ class LocalExecutor:
         """As `bench.executors.executor.Executor.run`."""
         queue = _Queue(groups_of(items), len(self._lanes))
         with (
-            Locks(cells_folder(self._runs) / CELL_LOCKS, signals) as cells,
+            Locks(cells_folder(self._runs) / CELL_LOCKS, signals, 0o666) as cells,
             Locks(device_locks(), signals) as devices,
         ):
             run = _Run(

@@ -14,6 +14,7 @@ from bench.common.errors import InputError
 from bench.export.formats import format_in
 from bench.export.fresh import Answer, run_fresh
 from bench.export.trained import Trained
+from bench.plan.adapter_configs import check_adapters
 from minbert.data.tasks import Examples, Task
 
 TOLERANCE: Final = 1e-4
@@ -45,6 +46,7 @@ def check(trained: Trained, folder: Path, expected: _Logits) -> Answer:
     expected = np.concatenate([expected, trained.exact_logits(hard)])
     texts = texts_of(trained.dev) + texts_of(hard)
     run = partial(run_fresh, folder, base=trained.base)
+    check_adapters(folder, adapts=format_in(folder).name == "peft")
     try:
         answer = run(texts)
     except InputError as error:

@@ -3,17 +3,20 @@
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from bench.common.errors import DiskFullError, InputError
+from bench.common.files import umask
 from bench.common.messages import echo, one_line
 from bench.common.progress import progress_bar
 from bench.export.card import CARD, card
@@ -25,6 +28,10 @@ from bench.export.trained import Trained
 from bench.export.training import write_training
 from bench.results.exports import FORMS, Figures, keep_figures
 from bench.results.facts import read_facts
+
+_PART: Final = ".export-"
+_LOCK: Final = ".lock"
+_OLD_S: Final = 3600
 
 
 @dataclass(frozen=True)
@@ -108,17 +115,24 @@ def export(
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A folder that becomes `folder` at the end, and of which nothing stays after an error.
 
+    It is in a temporary folder of this user alone, where other temporary files of an export are
+    too. If the export is killed, the next one in that place removes it.
+
     Raises:
         DiskFullError: if it can't be written.
     """
     part: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".export-", dir=folder.parent))
-        yield part
-        for path in (part, *part.rglob("*")):  # safetensors' files are for their owner alone
-            path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
-        part.rename(folder)  # an empty folder is replaced
+        _remove_stale(folder.parent)
+        part = Path(tempfile.mkdtemp(prefix=_PART, dir=folder.parent))
+        model = part / "model"
+        model.mkdir()
+        with FileLock(part / _LOCK):
+            yield model
+        for path in (model, *model.rglob("*")):  # safetensors' files are for their owner alone
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~umask())
+        model.rename(folder)  # an empty folder is replaced
     except (OSError, SafetensorError) as error:  # the latter of a full disk, too
         raise DiskFullError(
             f"--to {folder}: can't be written ({_reason(error)}); nothing was left there"
@@ -132,7 +146,11 @@ def _reason(error: Exception) -> str:
     return one_line(getattr(error, "strerror", None) or str(error))
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _remove_stale(place: Path) -> None:
+    """Remove the temporary folders of exports of this user that were killed."""
+    for path in place.glob(f"{_PART}*"):
+        with suppress(OSError):
+            found = path.lstat()
+            if found.st_uid == os.getuid() and time.time() - found.st_mtime > _OLD_S:
+                with FileLock(path / _LOCK, timeout=0):  # its process has ended
+                    shutil.rmtree(path)

@@ -78,7 +78,7 @@ def run_fresh(
     environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if threads is not None:
         environment |= dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
-    with TemporaryDirectory(prefix="minbert-export-") as place:
+    with TemporaryDirectory(prefix=".fresh-", dir=folder.parent) as place:
         request, answer = Path(place, "request.json"), Path(place, "answer.json")
         if base is not None and base.on_hub:
             environment["HF_HUB_CACHE"] = str(hub_cache(base, Path(place, "hub")))

@@ -35,6 +35,7 @@ from bench.examples.textfiles import typed_texts
 from bench.export import snippets
 from bench.export.formats import BASE, Format, format_in
 from bench.export.snippets import answers
+from bench.plan.adapter_configs import check_adapters
 
 _STDIN: Final = "-"
 _CHUNK: Final = 1024
@@ -177,6 +178,7 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
         raise InputError(f"--weights {weights}: the model has {has}")
     if base is not None and not (folder / BASE).is_file():
         raise InputError(f"--base {base}: {folder} is a whole model and needs none")
+    check_adapters(folder, adapts=exported.name == "peft")
     try:
         snippet = import_module(f"{snippets.__name__}.{exported.snippet.stem}")
         if "transformers" in sys.modules:

@@ -8,31 +8,54 @@ last of them gives it back.
 import fcntl
 import hashlib
 import os
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from socket import gethostname
 from threading import Lock
 from typing import Final
 
-from bench.common.errors import DiskFullError, StoppedError
+import platformdirs
+
+from bench.common.errors import DiskFullError, InputError, StoppedError
 from bench.launch.signals import Signals
 
 CELL_LOCKS: Final = "grids.lock"
 """The file of the locks on cells, beside the folders of these cells."""
 FOLDER: Final = "MINBERT_BENCH_LOCKS"
-"""Environment: the folder of the locks on devices; by default the one for temporary files."""
+"""Environment: the folder of the locks on devices; by default one in the user's cache."""
 
 _POLL_S: Final = 0.1
 """Seconds after which a lock that another process has is tried again, and a stop is noticed."""
 
 
 def device_locks() -> Path:
-    """The file of the locks on this machine's devices, which all grids of a user share."""
-    folder = os.environ.get(FOLDER) or tempfile.gettempdir()
-    return Path(folder) / f"minbert-bench-{os.getuid()}.lock"
+    """The file of the locks on this machine's devices, which all grids of a user share.
+
+    Whoever can open it can stop these grids, so its folder is the user's alone. It is in the user's
+    cache: $XDG_RUNTIME_DIR is removed at the last logout, while a grid may still run, and cron jobs
+    have none. The cache may be shared by several machines, hence the name of the machine.
+
+    Raises:
+        InputError: if the folder is another user's, or others can open its files.
+    """
+    given = os.environ.get(FOLDER)
+    folder = Path(given) if given else platformdirs.user_cache_path("minbert-bench") / "locks"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+    except OSError as error:
+        raise DiskFullError(
+            f"{folder}: can't be used for locks ({error.strerror}); {FOLDER} names another folder"
+        ) from error
+    if not given and (found.st_uid != os.getuid() or found.st_mode & 0o077):
+        raise InputError(
+            f"{folder}: other users can use its locks and stop your grids; make it yours alone "
+            f"(chmod 700), or name another folder by {FOLDER}"
+        )
+    return folder / f"{gethostname()}-{os.getuid()}.lock"
 
 
 class Locks:
@@ -41,20 +64,22 @@ class Locks:
     Args:
         path: the file, created if it is missing.
         signals: end a wait when the user stops the run.
+        mode: permissions of a new file.
 
     Raises:
         DiskFullError: if the file can't be created or locked.
         StoppedError: if a wait was ended.
     """
 
-    def __init__(self, path: Path, signals: Signals) -> None:
+    def __init__(self, path: Path, signals: Signals, mode: int = 0o600) -> None:
         self._path = path
         self._signals = signals
         self._held: Counter[str] = Counter()
         self._mutex = Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._descriptor = os.open(path, flags, mode)
         except OSError as error:
             raise self._failed(error) from error
 

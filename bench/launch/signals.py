@@ -1,6 +1,8 @@
 """Signals by which the user stops a run of cells."""
 
+import os
 import signal
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -8,13 +10,15 @@ from typing import Any, Final
 
 from bench.common.errors import StoppedError
 
-_STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """A context that counts Ctrl-C and SIGTERM. Only the main thread can enter it.
+    """A context that counts Ctrl-C, SIGTERM and SIGHUP. Only the main thread can enter it.
 
     `stops` is their number: the first ends the running cell in good order, the second at once.
+    SIGHUP, which comes when a terminal is closed, and often twice, is a first one only. Under
+    `nohup` it stays ignored.
     """
 
     def __init__(self) -> None:
@@ -23,14 +27,20 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
-        self._before = {number: signal.signal(number, self._stop) for number in _STOPPING}
+        is_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        numbers = _STOPPING[:-1] if is_ignored else _STOPPING
+        self._before = {number: signal.signal(number, self._stop) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
-    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            _discard_output_of_closed_terminal()
+            if self.stops:
+                return
         self.stops += 1
         if self._raises:
             raise StoppedError
@@ -45,3 +55,9 @@ class Signals:
             yield
         finally:
             self._raises = before
+
+
+def _discard_output_of_closed_terminal() -> None:
+    for descriptor in (1, 2):
+        if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

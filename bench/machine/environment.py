@@ -3,6 +3,7 @@
 docs/measuring.md has a table of them, which a test compares with the lists here.
 """
 
+import hashlib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -68,6 +69,22 @@ _SET_BY_LIBRARIES: Final = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 """Variables that scikit-learn sets in its own process when imported; they change no number."""
 
 _SEPARATORS: Final = re.compile(r"([:;,\s]+)")
+_WORDS: Final = (
+    "true false yes no on off auto none default static dynamic guided spread close master primary "
+    "threads cores sockets active passive compact scatter balanced disabled explicit fine core "
+    "thread tile respect norespect verbose noverbose warnings nowarnings turnaround throughput "
+    "serial avx avx2 avx512 avx512_e1 sse2 sse4_1 sse4_2 compatible strict lp64 ilp64 gnu intel "
+    "tbb sequential eager lazy native cudamallocasync prescott nehalem sandybridge haswell zen "
+    "skylakex cooperlake sapphirerapids armv8 neoversen1 neoversev1 malloc debug pymalloc "
+    "malloc_debug pymalloc_debug"
+)
+_KNOWN: Final = re.compile(
+    r"(?:(?:[a-z][a-z_.]*(?=[:=])|[\w+-]+\.so[.\d]*|-?\d{1,12}(?:\.\d+)?[a-z]{0,2}|"
+    rf"{_WORDS.replace(' ', '|')}|)(?:[:;,|=(){{}}\s]+|$))*",
+    re.IGNORECASE,
+)
+"""Values that are recorded as they are: numbers, words that these variables take, names of
+libraries, and lists of these, also with names before them."""
 
 
 def worker_environment(
@@ -102,11 +119,11 @@ def command_line(environment: Mapping[str, str], argv: Sequence[str]) -> str:
 def recorded(inherited: Mapping[str, str], *, on_gpu: bool) -> str | None:
     """Inherited variables that change numbers, for the column `environment`; None without any.
 
-    Paths are shortened to their last part.
+    Paths are shortened to their last part. Values that may be anything, a secret too, are digests.
     """
     patterns = (*RECORDED, *(RECORDED_ON_GPU if on_gpu else ()))
     pairs = [
-        f"{name}={shlex.quote(_without_paths(value))}"
+        f"{name}={shlex.quote(_shown(_without_paths(value)))}"
         for name, value in sorted(inherited.items())
         if value
         and name not in (*DROPPED, *_THREADS, *_SET_BY_LIBRARIES)
@@ -119,3 +136,9 @@ def recorded(inherited: Mapping[str, str], *, on_gpu: bool) -> str | None:
 def _without_paths(value: str) -> str:
     text = value.encode(errors="backslashreplace").decode()
     return " ".join("".join(part.rpartition("/")[2] for part in _SEPARATORS.split(text)).split())
+
+
+def _shown(value: str) -> str:
+    if _KNOWN.fullmatch(value):
+        return value
+    return f"sha256:{hashlib.sha256(value.encode()).hexdigest()[:12]}"

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file as save_arrays
+from safetensors.numpy import save as save_arrays
 from safetensors.torch import save_file as save_tensors
 from torch import nn
 
+from bench.common.files import umask, write_atomically
 from bench.results.protocol import EPOCHS, MACHINE, PANEL, PHASES, PREDICTIONS, STEPS, WEIGHTS
 from bench.worker.probes.panel import Panel
 from bench.worker.probes.phases import Phases
@@ -55,7 +56,7 @@ def save_predictions(
         arrays[f"{prefix}held_logits"] = held_logits[part]
         arrays[f"{prefix}held_labels"] = split.labels
         arrays[f"{prefix}held_indices"] = indices
-    save_arrays(arrays, folder / PREDICTIONS, metadata=_target_notes(dev))
+    write_atomically(folder / PREDICTIONS, save_arrays(arrays, metadata=_target_notes(dev)))
 
 
 def _target_notes(dev: Mapping[str, Split]) -> dict[str, str]:
@@ -80,6 +81,7 @@ def save_weights(model: Classifier, trained: Iterable[nn.Parameter], folder: Pat
     tensors = {name: t.cpu().contiguous() for name, t in (kept | model.fixed_tensors()).items()}
     unfinished = folder / f".{WEIGHTS}.tmp"
     save_tensors(tensors, unfinished)
+    unfinished.chmod(0o666 & ~umask())  # safetensors' files are for their owner alone
     unfinished.replace(folder / WEIGHTS)
 
 

@@ -46,11 +46,7 @@ def test_a_change_is_compared_with_its_base(
         encoder = checkout / "minbert" / "model" / "encoder.py"
         assert BEFORE in encoder.read_text()
         encoder.write_text(encoder.read_text().replace(BEFORE, AFTER))
-    event = {"event.pull_request.number": 5}
-    ended: Ended = benchmark.pedantic(
-        run_action, args=(checkout, tmp_path, INPUTS, event), rounds=1
-    )
-    body = (tmp_path / "gh" / "body").read_text()
+    ended: Ended = benchmark.pedantic(run_action, args=(checkout, tmp_path, INPUTS, {}), rounds=1)
+    table = ended.summary
     assert ended.code == worse, ended.log
-    assert ("kept for backward" in body and "regression" in body) or not worse
-    assert ended.summary == body
+    assert ("kept for backward" in table and "regression" in table) or not worse

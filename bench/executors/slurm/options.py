@@ -101,8 +101,9 @@ def parse_request(text: str, max_running: int | None = None) -> Request:
                 f"--slurm: {word!r} is not an option; give the long options of sbatch without "
                 "their dashes, such as partition=gpu time=02:00:00 exclusive"
             )
-        if name in _REFUSED:
-            raise InputError(f"--slurm: {name} can't be given: {_REFUSED[name]}; leave it out")
+        for refused, why in _REFUSED.items():  # sbatch takes the beginning of a name for the name
+            if refused.startswith(name):
+                raise InputError(f"--slurm: {name} can't be given: {why}; leave it out")
         if name in options:
             raise InputError(f"--slurm: {name} is given twice; leave one out")
         if not value.isprintable() or (equals and not value):
@@ -127,6 +128,8 @@ def script(request: Request, name: str, output: Path, module: str, arguments: Se
         arguments: of the module.
     """
     file = _without_patterns(output.parent) / output.name
+    if len(str(file).splitlines()) > 1:
+        raise InputError(f"{str(file)!r}: a job script can't name a path of several lines")
     options: dict[str, str | None] = {
         "job-name": name, "output": str(file), "open-mode": "append", "export": "ALL",
         "requeue": None, **request.options,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, logging
-from transformers.utils import cached_file
+from transformers.utils import cached_file, find_adapter_config_file
 
 
 def load(folder: Path, base: str | None = None) -> Any:
@@ -46,6 +46,8 @@ def check_base(source: str, stored: dict[str, Any], revision: str | None = None)
             f"{source}: {stored['file']} has changed; the adapter was trained on the file with "
             f"SHA-256 {stored['sha256']}"
         )
+    if find_adapter_config_file(source, revision=revision) is not None:
+        raise SystemExit(f"{source}: holds an adapter, which the base here did not have")
 
 
 def logits(loaded: Any, texts: list[Any]) -> Any:

@@ -99,7 +99,7 @@ def test_what_an_architecture_does_not_have_is_named(
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ({"peft_type": "NOPE"}, "PEFT has no peft_type 'NOPE'"),
+        ({"peft_type": "NOPE"}, "peft_type 'NOPE' is none of those that can be used"),
         ({"peft_type": "ADALORA", "target_modules": ["query"]}, "ADALORA needs a call in each"),
         ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 5}, "PREFIX_TUNING adds to the"),
         ({"peft_type": "LOHA", "target_modules": ["nope"]}, "target_modules match no layer of"),
@@ -107,7 +107,7 @@ def test_what_an_architecture_does_not_have_is_named(
             {"peft_type": "LOHA", "r": 0, "target_modules": ["query"]},
             "adapter_config (LOHA): PEFT refuses it: `r` should",
         ),
-        ({"peft_type": "LOHA", "rnk": 2, "target_modules": ["query"]}, "has no rnk; leave it out"),
+        ({"peft_type": "LOHA", "rnk": 2, "target_modules": ["query"]}, "field 'rnk' can't be used"),
     ],
 )
 def test_a_configuration_that_peft_refuses_is_a_line(

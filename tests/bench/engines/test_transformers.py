@@ -315,7 +315,7 @@ def test_modules_are_walked_once_and_not_in_every_step(encoders: Checkpoints) ->
         ({"peft_type": "POLY"}, "POLY needs the id of a task"),
         ({"peft_type": "LILY"}, "LILY makes a text's output depend on the other texts"),
         ({"peft_type": "TRAINABLE_TOKENS"}, "adds nothing that trains"),
-        ({"peft_type": "NONSENSE"}, "PEFT has no peft_type 'NONSENSE'"),
+        ({"peft_type": "NONSENSE"}, "peft_type 'NONSENSE' is none of those that can be used"),
         ({**LORA, "r": "four"}, "PEFT refuses it"),
         ({**LORA, "r": -1}, "PEFT refuses it: .*-1"),
         ({**LORA, "init_lora_weights": "eva"}, "eva needs examples before training"),

@@ -1,23 +1,26 @@
 """The locks that grids share, among real processes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from bench.common.errors import DiskFullError
-from bench.launch.locks import Locks
+from bench.common.errors import DiskFullError, InputError
+from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
 
 ROOT = Path(__file__).parents[3]
 HOLDER = """
 import sys, time
 from pathlib import Path
-from bench.launch.locks import Locks
+from bench.launch.locks import Locks, device_locks
 from bench.common.errors import StoppedError
 from bench.launch.signals import Signals
 
@@ -157,3 +160,57 @@ def test_a_place_without_locks_is_told(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DiskFullError, match="can't be locked"):
         Locks(tmp_path / "file" / "grids.lock", Signals())
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The user's cache, in a folder that other users can enter."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    monkeypatch.delenv("MINBERT_BENCH_LOCKS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    yield folder
+    shutil.rmtree(folder)
+
+
+OTHER = """
+import os, sys
+os.setgid(65534), os.setuid(65534)
+os.open(sys.argv[1], os.O_RDONLY)
+"""
+
+
+def test_no_other_user_can_open_the_locks_on_devices(cache: Path) -> None:
+    umask = os.umask(0)
+    try:
+        path = device_locks()
+        with Signals() as signals, Locks(path, signals):
+            pass
+    finally:
+        os.umask(umask)
+    assert cache in path.parents
+    assert (path.parent.stat().st_mode & 0o777, path.stat().st_mode & 0o777) == (0o700, 0o600)
+    if os.getuid() != 0:
+        pytest.skip("opening it as another user takes root")
+    done = subprocess.run([sys.executable, "-c", OTHER, path], stderr=subprocess.PIPE, check=False)
+    assert b"PermissionError" in done.stderr
+
+
+def test_a_folder_of_locks_that_others_can_use_is_refused(cache: Path) -> None:
+    folder = device_locks().parent
+    folder.chmod(0o755)
+    with pytest.raises(InputError, match=r"chmod 700.*MINBERT_BENCH_LOCKS"):
+        device_locks()
+    if os.getuid() != 0:
+        pytest.skip("giving it to another user takes root")
+    folder.chmod(0o700)
+    os.chown(folder, 65534, 65534)
+    with pytest.raises(InputError, match="other users can use its locks"):
+        device_locks()
+
+
+def test_a_link_is_no_file_of_locks(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with pytest.raises(DiskFullError, match="link: can't be locked"):
+        Locks(tmp_path / "link", Signals())
+    assert not (tmp_path / "target").exists()

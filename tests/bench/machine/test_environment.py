@@ -83,8 +83,27 @@ def test_records_are_sorted_and_hold_no_path() -> None:
     }
     assert recorded(inherited, on_gpu=False) == (
         "KMP_BLOCKTIME=0 LD_PRELOAD='libjemalloc.so.2:libmimalloc.so y.so' "
-        r"MKL_CBWR='\udcff' OMP_PROC_BIND='spread, close'"
+        r"MKL_CBWR=sha256:c840d0dd0ec7 OMP_PROC_BIND='spread, close'"
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "is_shown"),
+    [
+        ("512m", True),
+        ("AVX2,STRICT", True),
+        ("granularity=fine,compact,1,0", True),
+        ("expandable_segments:True,max_split_size_mb:128", True),
+        ("hunter2", False),
+        ("sk-Zm9vYmFy", False),
+        ("redis://user:hunter2@host", False),
+    ],
+)
+def test_what_may_be_a_secret_is_a_digest(value: str, is_shown: bool) -> None:
+    text = recorded({"TORCHINDUCTOR_ANY": value}, on_gpu=False)
+    assert (value in str(text)) == is_shown
+    assert is_shown or re.fullmatch("TORCHINDUCTOR_ANY=sha256:[0-9a-f]{12}", str(text))
+    assert text == recorded({"TORCHINDUCTOR_ANY": value}, on_gpu=False)
 
 
 def test_a_command_by_hand_sets_what_a_worker_is_given() -> None:

@@ -71,10 +71,14 @@ def refusal(pins: dict[str, Asset] | None = None) -> str:
     return line
 
 
+CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+"""For children that are interrupted: under `nohup` and the like they inherit that it is ignored."""
+
+
 def fetching(**options: object) -> "subprocess.Popen[str]":
     """Another process that fetches the toy."""
     code = (
-        "import sys; from tests.minbert.assets.test_embedded import PINS, fetch; "
+        f"{CTRL_C}from tests.minbert.assets.test_embedded import PINS, fetch; "
         "fetch('toy', assets=PINS)"
     )
     return subprocess.Popen(
@@ -405,7 +409,7 @@ def test_command_help_has_an_example(arguments: tuple[str, ...]) -> None:
 def test_command_interrupted_ends_with_130(index: Index, cache: Path) -> None:
     index.chunk_delay_s = 0.2
     code = (
-        "from tests.minbert.assets.test_embedded import PINS; "
+        f"{CTRL_C}from tests.minbert.assets.test_embedded import PINS; "
         "from minbert.assets import __main__ as command; "
         "command.ASSETS.update(PINS); command._run()"
     )

@@ -31,6 +31,12 @@ def test_options_with_and_without_a_value():
     [
         ("array=0-3", "array can't be given: each cell is an array task; leave it out"),
         ("output=here", "output can't be given"),
+        (
+            "outpu=here",
+            "outpu can't be given: output files are kept in runs/slurm; leave it out",
+        ),
+        ("wra=id", "wra can't be given"),
+        ("arra=1", "arra can't be given"),
         ("no-requeue", "no-requeue can't be given: jobs are always requeued"),
         ("nodes=2", "nodes can't be given: a cell runs on one node; leave it out"),
         ("hold", "hold can't be given: nobody would release the jobs"),
@@ -51,6 +57,11 @@ def test_options_that_are_refused(text, message):
         parse_request(text)
     assert str(error.value).startswith("--slurm: ")
     assert "\n" not in str(error.value)
+
+
+def test_a_path_of_several_lines_is_no_line_of_a_script(tmp_path):
+    with pytest.raises(InputError, match="can't name a path of several lines"):
+        script(Request(), "bench-x", tmp_path / "a\n#SBATCH --wrap=id" / "%a.txt", "node", [])
 
 
 def test_a_script(tmp_path, monkeypatch):

@@ -1,0 +1,52 @@
+"""A closed terminal ends a run in good order."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+RUN = """
+import signal, sys, time
+from bench.launch.signals import Signals
+
+if sys.argv[1] == "nohup":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with Signals() as signals:
+    print("ready", flush=True)
+    end = time.monotonic() + float(sys.argv[2])
+    while time.monotonic() < end and signals.stops < 2:
+        time.sleep(0.01)
+    print("it goes on", file=sys.stderr, flush=True)
+    with open(sys.argv[3], "w") as file:
+        file.write(str(signals.stops))
+"""
+
+
+@pytest.mark.parametrize(("how", "stops"), [("plain", "1"), ("nohup", "0"), ("terminal", "1")])
+def test_a_hangup_counts_once_and_under_nohup_not_at_all(
+    tmp_path: Path, how: str, stops: str
+) -> None:
+    ours, theirs = pty.openpty()
+    argv = [sys.executable, "-c", RUN, how, "1", str(tmp_path / "stops")]
+    output = theirs if how == "terminal" else subprocess.PIPE
+    with subprocess.Popen(
+        argv, cwd=ROOT, stdin=theirs, stdout=output, stderr=output, start_new_session=True
+    ) as process:
+        os.close(theirs)
+        ready = os.read(ours if how == "terminal" else process.stdout.fileno(), 5)
+        assert ready == b"ready"
+        if how == "terminal":
+            os.close(ours)
+        for _ in range(2):
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.2)  # or both are one
+        assert process.wait() == 0
+    if how != "terminal":
+        os.close(ours)
+    assert (tmp_path / "stops").read_text() == stops
