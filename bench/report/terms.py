@@ -43,8 +43,8 @@ TERMS: Final = (
     ("shown worse, shown no worse, could be no worse", "How a setting stands among those left. "
      "By simultaneous 95% bounds it is more than the margin worse than another; it is at most the "
      "margin worse than every other; neither is shown."),
-    ("×", "The ratio to full fine-tuning in fp32 in the same group; 0.50× is "
-     "half."),
+    ("×", "The ratio to full fine-tuning in the same group, in fp32 unless another precision is "
+     "named; 0.50× is half."),
     ("group", "Cells under equal conditions and with equal settings, except those that belong to a "
      "mode (learning rates, alpha). Nothing is compared across groups, except that groups which "
      "differ in one setting alone have a section of their own."),

@@ -210,7 +210,7 @@ def test_a_bound_is_the_same_in_sentence_and_table():
 def test_trainings_exclude_a_rate_of_collapses(seeds, percent):
     made = said(group_of(seeds=seeds))
     assert (
-        f"None of its {seeds} trainings collapsed, which excludes, with 95% confidence, that "
+        f"Of its {seeds} trainings none collapsed, which excludes, with 95% confidence, that "
         f"{percent} or more of them do; 29 trainings (--confirm 29) would exclude 10%."
     ) in made.sentences
     data = as_json(made)["recommended"]
