@@ -282,3 +282,9 @@ def _different(samples: Sequence[Sample]) -> float:
     if len(rows) < 2:
         return 1.0
     return float(len(rows) ** 2 / ((rows @ rows.T) ** 2).sum())
+
+
+def excluded_rate(trainings: int) -> float:
+    """The rate of a rare failure that trainings without one exclude: at this rate or a higher one,
+    at most 5% of as many trainings in a row have none."""
+    return 1.0 - float(LEVEL ** (1 / trainings))

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import stdtrit
 from scipy.stats import dunnett
 
-from bench.stats.best import Sample, compare_all
+from bench.stats.best import Sample, compare_all, excluded_rate
 
 MARGIN = 0.02
 
@@ -124,3 +124,10 @@ def test_a_clear_difference_is_shown() -> None:
     compared = compare_all(made)
     assert compared.upper[2, 0] < -MARGIN
     assert compared.lower[0, 2] > MARGIN
+
+
+@pytest.mark.parametrize(("trainings", "percent"), [(1, 95), (3, 63), (5, 45), (14, 19), (29, 10)])
+def test_trainings_without_a_failure_exclude_a_rate(trainings: int, percent: int) -> None:
+    rate = excluded_rate(trainings)
+    assert round(100 * rate) == percent
+    assert (1 - rate) ** trainings == pytest.approx(0.05)
