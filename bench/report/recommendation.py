@@ -20,9 +20,9 @@ from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, num, score, score_gap, span, times
 from bench.results.exports import INT8, MERGED, ONNX, Figures, latest_figures
 from bench.results.facts import DataFacts
+from bench.stats.best import FEWEST_SEEDS
 
 BASE: Final = "full fine-tuning in fp32"
-_FEWEST_SEEDS: Final = 3
 _POINT: Final = 0.01
 _MOST_NAMED: Final = 4
 """More settings than these are counted and not named."""
@@ -244,8 +244,8 @@ def _missing(recommended: Recommendation) -> tuple[list[str], list[dict[str, Any
             f"between typical settings: the smallest is about {100 * finest[0]:.2g} points, and 1 "
             f"point takes at least {_rounded(finest[1]):,} dev examples."
         )
-    if {"one seed", "no common seed"} & {*recommended.obstacles}:
-        seeds = max(_FEWEST_SEEDS, 1 + max(row.seed for row in group.rows))
+    if {"one seed", "no common seed", "few seeds"} & {*recommended.obstacles}:
+        seeds = max(FEWEST_SEEDS, 1 + max(row.seed for row in group.rows))
         selections = [{"seeds": seeds, **selection} for selection in selections]
     return sentences, selections
 
@@ -275,6 +275,9 @@ def obstacle_of(recommended: Recommendation) -> tuple[list[str], list[dict[str, 
         selections.append({longer: 2 * int((epochs if steps is None else steps) or 1)})
     if recommended.nearest is not None:
         sentences.append(_nearest(recommended, recommended.nearest))
+    if "few seeds" in obstacles:
+        sentences.append(_few_seeds(recommended))
+        selections.append({})
     if "precision" in obstacles and recommended.resolution is not None:
         return _precision(recommended, recommended.resolution)
     return sentences, selections
@@ -325,6 +328,18 @@ def _of_limit(group: Group, name: Need | Literal["score"], value: float) -> str:
     if value != value:
         return "not measured"
     return score(group, value) if name == "score" else form_cost(name, value)
+
+
+def _few_seeds(recommended: Recommendation) -> str:
+    """Which setting would be recommended if it had enough seeds."""
+    known = recommended.candidates
+    cheapest = known.cheapest(recommended.few_seeds, recommended.prefer)
+    lacking = known.settings[recommended.few_seeds[0] if cheapest is None else cheapest]
+    seeds = count(len(lacking.scores), "seed")
+    return (
+        f"By its bounds {lacking.label} is within the margin of the best, but it has only {seeds}; "
+        f"a recommended setting has at least {FEWEST_SEEDS}."
+    )
 
 
 def _precision(
