@@ -275,8 +275,14 @@ def obstacle_of(recommended: Recommendation) -> tuple[list[str], list[dict[str, 
         selections.append({longer: 2 * int((epochs if steps is None else steps) or 1)})
     if recommended.nearest is not None:
         sentences.append(_nearest(recommended, recommended.nearest))
-    if "few seeds" in obstacles:
-        sentences.append(_few_seeds(recommended))
+    lacking = known.cheapest(recommended.few_seeds, recommended.prefer)
+    if "few seeds" in obstacles and lacking is not None:
+        setting = known.settings[lacking]
+        sentences.append(
+            f"By its bounds {setting.label} is within the margin of the best, but it has only "
+            f"{count(len(setting.scores), 'seed')}; a recommended setting has at least "
+            f"{FEWEST_SEEDS}."
+        )
         selections.append({})
     if "precision" in obstacles and recommended.resolution is not None:
         return _precision(recommended, recommended.resolution)
@@ -328,18 +334,6 @@ def _of_limit(group: Group, name: Need | Literal["score"], value: float) -> str:
     if value != value:
         return "not measured"
     return score(group, value) if name == "score" else form_cost(name, value)
-
-
-def _few_seeds(recommended: Recommendation) -> str:
-    """Which setting would be recommended if it had enough seeds."""
-    known = recommended.candidates
-    cheapest = known.cheapest(recommended.few_seeds, recommended.prefer)
-    lacking = known.settings[recommended.few_seeds[0] if cheapest is None else cheapest]
-    seeds = count(len(lacking.scores), "seed")
-    return (
-        f"By its bounds {lacking.label} is within the margin of the best, but it has only {seeds}; "
-        f"a recommended setting has at least {FEWEST_SEEDS}."
-    )
 
 
 def _precision(
