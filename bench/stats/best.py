@@ -287,7 +287,7 @@ def _by_setting(own: Floats, once: Floats) -> Floats:
         return own
     variances, sizes = np.where(known, own, 0.0), np.where(known, once, 0.0)
     of_all = count / (count - 1) * variances.sum() / sizes.sum()
-    # the pairs of a setting have half of its own ratio, and of the others' on average
+    # the pairs of a setting have half of its own ratio and half of the others'
     of_pairs = variances.sum(axis=1) / np.where(known.any(axis=1), sizes.sum(axis=1), np.inf)
     ratio = np.maximum(2 * of_pairs - of_all, 0.0) * (count - 1) / (count - 2)
     return np.where(known, (ratio[:, None] + ratio) / 2 * once, own)

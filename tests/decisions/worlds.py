@@ -137,7 +137,7 @@ class Simulated:
 
 def _density(score: Floats) -> Floats:
     """The standard normal density at a score's threshold."""
-    return np.exp(-(ndtri(score) ** 2) / 2) / np.sqrt(2 * np.pi)
+    return np.asarray(np.exp(-(ndtri(score) ** 2) / 2) / np.sqrt(2 * np.pi))
 
 
 _OWN, _IN_SEED = 0.1, 0.12
