@@ -5,7 +5,7 @@ import pytest
 from bench.analysis.power import OF_EXAMPLES, OF_SEEDS
 from bench.stats.intervals import wilson
 from tests.decisions import PAGE, measure, page, read_figures, variances
-from tests.decisions.worlds import MARGIN, Resampled, committed, worlds
+from tests.decisions.worlds import MARGIN, Resampled, beyond, committed, worlds
 
 FIGURES = read_figures()
 
@@ -29,9 +29,8 @@ def test_the_committed_run_resampled_is_decided_and_regret_is_within_the_margin(
 @pytest.mark.parametrize("one", FIGURES["scenarios"], ids=lambda one: one["name"])
 def test_the_committed_figures_keep_the_promise(one) -> None:
     """At most 5% wrong and at least 80% decided where detectable, up to the simulation's error."""
-    runs = FIGURES["runs"]
-    assert runs >= 1000
-    assert wilson(round(runs * one["wrong"]), runs)[0] <= 0.05
+    assert FIGURES["runs"] == 1000
+    assert round(1000 * one["wrong"]) <= 64
     assert one["regret_most"] <= MARGIN
     if one["detectable"]:
         decided = round(one["detectable"] * one["decided_if_detectable"])
@@ -39,7 +38,16 @@ def test_the_committed_figures_keep_the_promise(one) -> None:
 
 
 def test_the_figures_are_of_the_present_scenarios() -> None:
-    assert [one["name"] for one in FIGURES["scenarios"]] == [world.name for world in worlds()]
+    for name, scenarios in (("scenarios", worlds()), ("beyond", beyond())):
+        assert [one["name"] for one in FIGURES[name]] == [world.name for world in scenarios]
+
+
+def test_trainings_and_not_examples_reveal_rare_failures() -> None:
+    """Three trainings mislead far more often than promised; 29 do not where one in five fails."""
+    wrong = {(one["name"], one["trainings"]): one["wrong"] for one in FIGURES["beyond"]}
+    often = [name for name, number in wrong if number == 29 and "20%" in name]
+    assert len(often) == 2
+    assert all(wrong[name, 3] > 0.064 >= wrong[name, 29] for name in often)
 
 
 def test_the_page_has_the_figures() -> None:

@@ -11,12 +11,12 @@ from typing import Final
 
 from bench.plan.cell import Cell
 from bench.plan.metrics import Metric
-from bench.stats.best import LEVEL
+from bench.stats.best import FEWEST_SEEDS, LEVEL
 from bench.stats.intervals import POWER_Z
 
 OF_EXAMPLES: Final = 0.016
 """The variance over examples of the difference of two settings' outcomes, means over seeds."""
-OF_SEEDS: Final = 0.065
+OF_SEEDS: Final = 0.062
 """The variance between seeds of the difference of two scores, times the number of examples."""
 
 
@@ -46,10 +46,11 @@ def power_note(cells: Collection[Cell], examples: int, metric: Metric) -> list[s
     settings = round(len(cells) / len(seeds) / max(len({cell.fold for cell in cells}), 1))
     if metric.label != "accuracy" or settings < 2 or not examples:
         return []
-    if len(seeds) == 1:
+    if len(seeds) < FEWEST_SEEDS:
+        size = shown_size(examples, FEWEST_SEEDS, settings)
         return [
-            "one seed can't show which setting is best: --seeds 3 is expected to show differences "
-            f"of {metric.size(_two_digits(shown_size(examples, 3, settings)))}"
+            f"a recommended setting has {FEWEST_SEEDS} seeds: --seeds {FEWEST_SEEDS} is expected "
+            f"to show differences of {metric.size(_two_digits(size))}"
         ]
     size = shown_size(examples, len(seeds), settings)
     note = (

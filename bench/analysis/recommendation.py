@@ -19,6 +19,7 @@ from bench.analysis.setting import Setting
 from bench.plan.rows import Row
 from bench.results.outcomes import ValuesOf
 from bench.stats.best import (
+    FEWEST_SEEDS,
     Comparison,
     Floats,
     Sample,
@@ -30,12 +31,13 @@ from bench.stats.intervals import NORMAL_975, POWER_Z
 
 Obstacle = Literal[
     "no score", "one seed", "no common seed", "no head", "not learned", "limits", "precision",
-    "collapse",
+    "few seeds", "collapse",
 ]  # fmt: skip
 """Why nothing is recommended: no setting has a score; no two have two seeds in common; some have
 none in common; the head alone was not run; the best is not shown to beat the head alone and the
-majority class; no setting meets the limits; none is shown to be no worse than the best; or a
-training of the cheapest that is shown collapsed."""
+majority class; no setting meets the limits; none is within the margin of the best by its bounds;
+those that are have fewer than three seeds; or a training of the cheapest that is shown collapsed.
+"""
 _MOST: Final = 1000.0
 """So many times as many dev examples are not suggested."""
 _FOLDS: Final = 10
@@ -69,9 +71,20 @@ class Candidates:
         return {need: np.array(values, dtype=float) for need, values in every.items()}
 
     @cached_property
-    def shown(self) -> NDArray[np.bool_]:
-        """Whether a setting (row) is shown to be no worse than another by more than the margin."""
+    def repeated(self) -> NDArray[np.bool_]:
+        """Whether settings have enough seeds to be recommended [K]; of folds, all are one seed."""
+        return np.array([len(sample.scores) >= FEWEST_SEEDS for sample in self.samples])
+
+    @cached_property
+    def within(self) -> NDArray[np.bool_]:
+        """Whether the bound of a setting (row) against another is within the margin."""
         return (self.comparison.lower >= -self.margin) | np.eye(len(self.settings), dtype=bool)
+
+    @cached_property
+    def shown(self) -> NDArray[np.bool_]:
+        """Whether a setting (row) is shown to be no worse than another by more than the margin,
+        for which it needs enough seeds."""
+        return self.within & self.repeated[:, None]
 
     @cached_property
     def worse(self) -> NDArray[np.bool_]:
@@ -186,6 +199,7 @@ class Recommendation:
         among: the settings that meet the limits.
         reference: the best of these by score.
         shown: those shown to be no worse than the best by more than the margin.
+        few_seeds: those that only lack seeds to be shown.
         could_be: those not shown to be worse than another by more than it.
         obstacles: why nothing is recommended; none if something is.
         pick: the recommended setting or, with obstacles, the best by score.
@@ -199,6 +213,7 @@ class Recommendation:
     among: tuple[int, ...]
     reference: int | None
     shown: tuple[int, ...]
+    few_seeds: tuple[int, ...]
     could_be: tuple[int, ...]
     obstacles: tuple[Obstacle, ...]
     pick: int | None
@@ -276,17 +291,17 @@ class Recommendation:
         between = compared.of_seed / np.maximum(compared.seeds, 1)
         error = np.sqrt(between + compared.of_examples / share)
         lower = between_seeds(scores)[0] - compared.quantiles * error
-        shown = (lower >= -known.margin) | np.eye(len(lower), dtype=bool)
-        return [i for i in among if shown[i, among].all()]
+        within = (lower >= -known.margin) | np.eye(len(lower), dtype=bool)
+        return [i for i in among if known.repeated[i] and within[i, among].all()]
 
     @cached_property
     def resolution(self) -> Resolution | None:
-        """What would show a setting to be no worse than the best, if none is."""
+        """What would bring the bounds of a setting within the margin, if those of none are."""
         known, among = self.candidates, list(self.among)
-        if self.shown or self.reference is None:
+        if self.shown or self.few_seeds or self.reference is None:
             return None
         closest = min(self.could_be, key=self.loss)
-        rivals = [j for j in among if j != closest and not known.shown[closest, j]]
+        rivals = [j for j in among if not known.within[closest, j]]
         factors, seeds = zip(*(self._needed(closest, j) for j in rivals), strict=True)
         factor, of_seeds = max(factors), max(seeds)
         compared = known.comparison
@@ -296,7 +311,7 @@ class Recommendation:
         return Resolution(
             closest,
             self.loss(closest),
-            ceil(of_seeds) if isfinite(of_seeds) else None,
+            max(FEWEST_SEEDS, ceil(of_seeds)) if isfinite(of_seeds) else None,
             factor if factor < _MOST else None,
             "margin" if factor >= _MOST else "seeds" if is_seeds else "examples",
         )
@@ -336,8 +351,8 @@ class Recommendation:
 def recommend(
     candidates: Candidates, prefer: Need = "memory", limits: Sequence[Limit] = ()
 ) -> Recommendation:
-    """The cheapest setting within limits that is shown to be no worse than the best one there by
-    more than the margin.
+    """The cheapest setting within limits that has three seeds and is shown to be no worse than the
+    best one there by more than the margin.
 
     Args:
         prefer: what is cheap.
@@ -345,13 +360,14 @@ def recommend(
     known, every = candidates, range(len(candidates.settings))
     misses = [sum(limit.shortfall(known.value(i, limit.name)) for limit in limits) for i in every]
     among = [i for i in every if misses[i] == 0]
-    shown = [i for i in among if known.shown[i, among].all()]
+    within = [i for i in among if known.within[i, among].all()]
+    shown = [i for i in within if known.repeated[i]]
     could_be = [i for i in among if not known.worse[i, among].any()]
     obstacles = known.obstacles
     if every and not among:
         obstacles = ("limits",)
     elif not obstacles and not shown:
-        obstacles = ("precision",)
+        obstacles = ("few seeds" if within else "precision",)
     cheapest = None if obstacles else known.cheapest(shown, prefer)
     withdrawn = cheapest if cheapest is not None and known.collapsed(cheapest) else None
     if withdrawn is not None:
@@ -364,6 +380,7 @@ def recommend(
         tuple(among),
         best,
         tuple(shown),
+        tuple(i for i in within if i not in shown),
         tuple(could_be),
         obstacles,
         best if obstacles else cheapest,

@@ -159,9 +159,9 @@
     // The rule. docs/deciding.md explains it; Python made the bits.
     function recommend(among) {
       const set = state.error ? [] : among.filter((s) => s.pair !== null);
-      function all(i, test) { return set.every((j) => i === j || test(i, j)); }
-      const isShown = set.filter((i) => all(i, (i, j) => bit("shown", i, j)));
-      const could = set.filter((i) => all(i, (i, j) => !bit("worse", i, j)));
+      // A setting with too few seeds is not even shown against itself.
+      const isShown = set.filter((i) => set.every((j) => bit("shown", i, j)));
+      const could = set.filter((i) => !set.some((j) => bit("worse", i, j)));
       const best = set.reduce((a, b) => a && gain * a.value >= gain * b.value ? a : b, null);
       const first = isShown.length > 0 && !data.closed ? cheapest(isShown) : null;
       const decided = first !== null && !first.collapsed;

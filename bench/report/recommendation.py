@@ -23,11 +23,10 @@ from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, num, score, score_gap, span, times
 from bench.results.exports import INT8, MERGED, ONNX, Figures, latest_figures
 from bench.results.facts import DataFacts
-from bench.stats.best import excluded_rate
+from bench.stats.best import FEWEST_SEEDS, excluded_rate
 
 CONFIRMED: Final = 29
 """Trainings of which none collapsed that exclude a rate of collapses of 10%."""
-_FEWEST_SEEDS: Final = 3
 _POINT: Final = 0.01
 _MOST_NAMED: Final = 4
 """More settings than these are counted and not named."""
@@ -167,6 +166,7 @@ def _sentences(template: str, recommended: Recommendation, one_file: bool = Fals
         "cost": _cost, "form_cost": form_cost, "full_name": full_name, "ratios": _ratios,
         "against_full": against_full, "margin_text": margin_text, "rounded": _rounded,
         "rounded_up": _rounded_up, "excluded_rate": excluded_rate, "withdrawn": withdrawn,
+        "fewest": FEWEST_SEEDS,
     }  # fmt: skip
     return sentences(template, **words)
 
@@ -229,7 +229,7 @@ def _selections(recommended: Recommendation) -> list[dict[str, Any]]:
     group = known.group
     if "no score" in recommended.obstacles:
         every += _for_a_score(group)
-    every += [{}] * len({"one seed", "no common seed"} & {*recommended.obstacles})
+    every += [{}] * len({"one seed", "no common seed", "few seeds"} & {*recommended.obstacles})
     if "no head" in recommended.obstacles:
         every.append({"select": "mode=head"})
     elif "not learned" in recommended.obstacles:
@@ -240,8 +240,8 @@ def _selections(recommended: Recommendation) -> list[dict[str, Any]]:
         every.append({"select": f"mode=full amp={','.join(not_run)}"})
     if known.settings and not known.kept:
         every.append({"rerun": "ok"})
-    if {"one seed", "no common seed"} & {*recommended.obstacles}:
-        seeds = max(_FEWEST_SEEDS, 1 + max(row.seed for row in group.rows))
+    if {"one seed", "no common seed", "few seeds"} & {*recommended.obstacles}:
+        seeds = max(FEWEST_SEEDS, 1 + max(row.seed for row in group.rows))
         every = [{"seeds": seeds, **selection} for selection in every]
     if recommended.pick is not None and _can_tune(group):
         untuned = _origins(recommended)["tuned"] < len(recommended.among)

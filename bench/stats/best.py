@@ -19,6 +19,11 @@ from bench.stats.intervals import UNSEEN, quantile
 Floats = NDArray[np.float64]
 LEVEL: Final = 0.05
 """The one-sided error of all bounds together."""
+FEWEST_SEEDS: Final = 3
+"""A setting with fewer trainings is not recommended."""
+_OF_PAIR: Final = 0.045
+"""The one-sided error of a bound by a pair's own variance between seeds: less than of all bounds
+together, since the errors of the other pairs add to it."""
 _DRAWS: Final = 2000
 _MANY: Final = 1e6
 """Degrees of freedom that stand for a known variance."""
@@ -53,7 +58,8 @@ class Comparison:
         of_examples: variance over examples of the difference [K, K].
         freedom: degrees of freedom of the sum of both variances [K, K].
         least: the least critical value [K, K]: Student's t with a pair's own degrees of freedom
-            where it keeps its own variance between seeds, and 0 elsewhere.
+            where it keeps its own variance between seeds, with two where it has none, and 0
+            elsewhere.
         covariance: of the settings' scores over examples [K, K].
         shows_seeds: whether any pair has two seeds, so that the variance between seeds is known.
     """
@@ -131,14 +137,15 @@ def compare_all(samples: Sequence[Sample]) -> Comparison:
     """Compare settings in pairs: by seed, and by example where the numbers of both are kept.
 
     The variance of a difference has a part of seeds and one of examples, from the two-way layout of
-    both with interaction. The part of the seeds is pooled over all pairs; a pair whose own is
-    larger keeps that, with its own degrees of freedom.
+    both with interaction. The part of the seeds is pooled over all pairs; a pair whose settings
+    vary more keeps the sum of theirs, with the degrees of freedom of one pair.
     """
     every = sorted({seed for sample in samples for seed in sample.scores})
     scores = np.array([[one.scores.get(seed, np.nan) for seed in every] for one in samples])
     scores = scores.reshape(len(samples), len(every))
     difference, seeds, own = between_seeds(scores)
     once, of_examples, examples = _over_examples(samples, every)
+    own = _by_setting(own, once)
     of_seed, freedom_of_seeds = _pooled(own, once, seeds, samples)
     between = of_seed / np.maximum(seeds, 1)
 
@@ -150,11 +157,12 @@ def compare_all(samples: Sequence[Sample]) -> Comparison:
         return np.where(np.isfinite(both), np.clip(both, 1.0, _MANY), _MANY)
 
     off = ~np.eye(len(samples), dtype=bool)
-    keeps_own = off & (seeds > 1) & (own >= of_seed) & (of_seed > 0)
+    # a pair with one seed may vary more, too
+    keeps_own = off & ((seeds < 2) | (own >= of_seed)) & (of_seed > 0)
     alone = np.maximum(seeds - 1.0, 1.0)
     # the sum of both parts has no more than those of the seeds, whose share in it is uncertain
     of_pair = np.minimum(freedom(alone), np.maximum(alone, 2.0))
-    least = np.where(keeps_own, quantile(2 * LEVEL, of_pair), 0.0)
+    least = np.where(keeps_own, quantile(2 * _OF_PAIR, of_pair), 0.0)
     return Comparison(
         difference, seeds, of_seed, of_examples, freedom(freedom_of_seeds), least,
         _covariance(samples), shows_seeds=bool((seeds[off] > 1).any()),
@@ -262,6 +270,25 @@ def _pooled(
     ratio = float(np.nansum(own[upper][known]) / once[upper][known].sum())
     of_pair = float(np.median(seeds[upper][known]) - 1)
     return np.fmax(own, ratio * once), of_pair * max(_different(samples) - 1, 1.0)
+
+
+def _by_setting(own: Floats, once: Floats) -> Floats:
+    """Variances of differences between seeds [K, K]: of each pair the sum of what both settings
+    have in all their pairs, in proportion to the variance over examples in one seed.
+
+    Args:
+        own: each pair's own variance; NaN where it is not known, and so is the result.
+    """
+    known = np.isfinite(own) & np.isfinite(once) & ~np.eye(len(own), dtype=bool)
+    count = int(known.any(axis=1).sum())
+    if count < 3:
+        return own
+    variances, sizes = np.where(known, own, 0.0), np.where(known, once, 0.0)
+    of_all = count / (count - 1) * variances.sum() / sizes.sum()
+    # the pairs of a setting have half of its own ratio and half of the others'
+    of_pairs = variances.sum(axis=1) / np.where(known.any(axis=1), sizes.sum(axis=1), np.inf)
+    ratio = np.maximum(2 * of_pairs - of_all, 0.0) * (count - 1) / (count - 2)
+    return np.where(known, (ratio[:, None] + ratio) / 2 * once, own)
 
 
 def _different(samples: Sequence[Sample]) -> float:

@@ -4,8 +4,9 @@ compare_all and recommend, the code under test, decide. `python -m tests.decisio
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,9 +14,9 @@ import numpy as np
 
 from bench.analysis.power import shown_size
 from bench.analysis.recommendation import Candidates, recommend
-from bench.stats.best import compare_all
+from bench.stats.best import compare_all, excluded_rate
 from bench.stats.intervals import POWER_Z
-from tests.decisions.worlds import MARGIN, Rng, World
+from tests.decisions.worlds import MARGIN, TRAININGS, Resampled, Rng, World, beyond, worlds
 
 Figures = dict[str, Any]
 _DOCS: Final = Path(__file__).parents[2] / "docs"
@@ -53,13 +54,20 @@ def decide(world: World, rng: Rng) -> dict[str, float]:
     return outcome
 
 
-def measure(world: World, runs: int, on_run: Callable[[], None] = lambda: None) -> Figures:
+def measure(world: World, runs: int) -> Figures:
     """The figures of one scenario over a number of data sets, the same ones each time."""
-    outcomes = []
-    for number in range(runs):
-        outcomes.append(decide(world, np.random.default_rng(number)))
-        on_run()
-    return _summary(world, outcomes)
+    return _summary(world, [decide(world, np.random.default_rng(n)) for n in range(runs)])
+
+
+@cache
+def every_world() -> tuple[World, ...]:
+    """All scenarios: those that the promise covers, and those that it does not."""
+    return (*worlds(), *beyond())
+
+
+def measure_number(number: int, runs: int) -> Figures:
+    """The figures of a scenario by its number, for another process."""
+    return measure(every_world()[number], runs)
 
 
 def _summary(world: World, outcomes: Sequence[dict[str, float]]) -> Figures:
@@ -73,6 +81,7 @@ def _summary(world: World, outcomes: Sequence[dict[str, float]]) -> Figures:
     detectable = [outcome for outcome in outcomes if outcome["detectable"]]
     return {
         "name": world.name,
+        "trainings": 3 if isinstance(world, Resampled) else min(world.seeds),
         "decided": mean(values("decided")),
         "wrong": mean(values("wrong")),
         "regret_95": round(float(np.quantile(regret, 0.95)), 4),
@@ -95,17 +104,31 @@ def variances(known: Candidates) -> tuple[float, float]:
 
 
 def page(text: str, figures: Figures) -> str:
-    """The text of docs/deciding.md with the table of some figures."""
-    before, mark, rest = text.partition("<!-- figures -->\n")
-    _, end, after = rest.partition("<!-- end of figures -->")
-    rows = [f"| {' | '.join(_row(one))} |" for one in figures["scenarios"]]
-    return before + mark + "\n".join([*_HEAD, *rows, end]) + after
+    """The text of docs/deciding.md with the tables of some figures."""
+    covered = [_HEAD, *(_row(one) for one in figures["scenarios"])]
+    text = _with_table(text, "figures", covered)
+    rates: dict[str, dict[int, str]] = {}
+    for one in figures["beyond"]:
+        rates.setdefault(one["name"], {})[one["trainings"]] = f"{100 * one['wrong']:.1f}%"
+    rates["rate that as many trainings without a failure exclude"] = {
+        number: f"{excluded_rate(number):.0%}" for number in TRAININGS
+    }
+    head = ["wrong answers by number of trainings", *map(str, TRAININGS)]
+    rows = [[name, *(of.get(n, "") for n in TRAININGS)] for name, of in rates.items()]
+    return _with_table(text, "rare failures", [head, *rows])
+
+
+def _with_table(text: str, name: str, rows: Sequence[Sequence[str]]) -> str:
+    """A text with the rows of a table, the first its head, between the marks of its name."""
+    before, mark, rest = text.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- end of {name} -->")
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return before + mark + "\n".join([head, f"|{'---|' * len(rows[0])}", *body, end]) + after
 
 
 _HEAD: Final = (
-    "| scenario | wrong | decided | decided if detectable | regret | score's error | shown |",
-    "|---|---|---|---|---|---|---|",
-)
+    "scenario", "wrong", "decided", "decided if detectable", "regret", "score's error", "shown"
+)  # fmt: skip
 
 
 def _row(one: Figures) -> list[str]:

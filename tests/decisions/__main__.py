@@ -4,14 +4,14 @@ Example: python -m tests.decisions --runs 1000
 """
 
 import json
+import os
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.progress import TimeRemainingColumn as Left
 
-from tests.decisions import FIGURES, PAGE, measure, page, read_figures
+from tests.decisions import FIGURES, PAGE, every_world, measure_number, page, read_figures
 from tests.decisions.worlds import worlds
 
 
@@ -19,21 +19,24 @@ from tests.decisions.worlds import worlds
 @click.option("--runs", default=1000, show_default=True, help="Data sets of each scenario.")
 @click.option("--only", default="", help="Only scenarios whose name has this; writes nothing.")
 @click.option("--page", "only_page", is_flag=True, help=f"Only write {PAGE.name}.")
-def main(runs: int, only: str, only_page: bool) -> None:
+@click.option("--processes", default=2, show_default=True, help="Scenarios at a time.")
+def main(runs: int, only: str, only_page: bool, processes: int) -> None:
     if not only_page:
-        begun, every = time.monotonic(), [world for world in worlds() if only in world.name]
-        scenarios = []
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Left())
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            bar = progress.add_task("data sets", total=runs * len(every))
-            for world in every:
-                progress.update(bar, description=world.name)
-                scenarios.append(measure(world, runs, lambda: progress.advance(bar)))
-                progress.console.print(json.dumps(scenarios[-1]), soft_wrap=True)
+        begun = time.monotonic()
+        numbers = [i for i, world in enumerate(every_world()) if only in world.name]
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the processes, which are started anew
+        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+            futures = {pool.submit(measure_number, number, runs): number for number in numbers}
+            done = {}
+            for future in as_completed(futures):
+                done[futures[future]] = future.result()
+                click.echo(f"{len(done)}/{len(numbers)} {json.dumps(future.result())}")
         if only:
             return
+        scenarios, covered = [done[number] for number in numbers], len(worlds())
         minutes = round((time.monotonic() - begun) / 60)
-        figures = {"runs": runs, "minutes": minutes, "scenarios": scenarios}
+        figures = {"runs": runs, "minutes": minutes, "scenarios": scenarios[:covered],
+                   "beyond": scenarios[covered:]}  # fmt: skip
         FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     text = page(PAGE.read_text(encoding="utf-8"), read_figures())
     PAGE.write_text(text, encoding="utf-8")
