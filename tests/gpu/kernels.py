@@ -5,7 +5,8 @@
 The geometry is bert-base, rank 8, and a batch is 64 texts, with a mask. `ours` and `plain torch`
 (`kernels = "reference"`) are this checkout's, `before` is another checkout's, and the fourth is
 engine transformers with PEFT. A kernel is an operator that writes memory; one
-on a list of tensors counts once. No GPU is needed, but a C++ compiler, unless torch has CUDA.
+on a list of tensors counts once, and `baddbmm` into a new tensor twice. No GPU is needed, but a C++
+compiler, unless torch has CUDA.
 """
 
 import json
@@ -29,7 +30,7 @@ from adapters.injection import hold_frozen, inject
 from bench.forecast.fake import fill
 from bench.plan.cell import TRANSFORMERS
 from bench.plan.job import Job
-from bench.worker.probes.counting import Counter
+from bench.worker.probes.counting import Counter, Work
 from minbert.data.batches import Batch
 from minbert.kernels.reference import FAST, REFERENCE, kernels
 from minbert.model.classifier import BertClassifier
@@ -65,7 +66,20 @@ class Count:
         return f"{self.kernels:,} / {self.moved_mib:,.0f} / {self.peak_mib:,.0f}"
 
 
-def count_step(trainer: Any, batch: Batch, counter: Counter) -> Count:
+class KernelCounter(Counter):
+    """A counter that knows what `baddbmm` launches on a GPU: it first copies its first argument to
+    a new result (`common_checks_baddbmm_bmm` in ATen/native/LinearAlgebra.cpp), unless beta is 0.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        if func is torch.ops.aten.baddbmm.default and (kwargs or {}).get("beta", 1) != 0:
+            done = self.work
+            self.work = Work(done.flops, done.moved + 2 * out.nbytes, done.kernels + 1)
+        return out
+
+
+def count_step(trainer: Any, batch: Batch, counter: KernelCounter) -> Count:
     """Count a step, after one that has made the optimizer's state.
 
     Args:
@@ -100,7 +114,7 @@ def count_ours(
     inject(model, mode=mode, layers=layers, rank=rank, alpha=1.0, new_pooler=False, seed=0)
     if held:
         hold_frozen(model, HALF[amp])
-    with kernels(name), FakeTensorMode(), Counter() as counter:
+    with kernels(name), FakeTensorMode(), KernelCounter() as counter:
         fill(model, GPU)
         return count_step(trainer_of(model, amp), batch_of(TEXTS, length), counter)
 
@@ -118,7 +132,7 @@ def count_theirs(mode: str, layers: str | None, amp: str, length: int) -> Count:
         geometry="bert-base", tokenizer="", data=None, keep=False, code_version="0",
     )  # fmt: skip
     model = transformers.skeleton(job)
-    with FakeTensorMode(), Counter() as counter:
+    with FakeTensorMode(), KernelCounter() as counter:
         fill(model, GPU)
         trainer = trainer_of(model, amp, named=transformers.parameter_groups(model))
         return count_step(trainer, batch_of(TEXTS, length), counter)
@@ -150,14 +164,15 @@ def count_in_process(
     return [Count(*values) for values in json.loads(done.stdout)]
 
 
+def label(mode: str, layers: str | None, amp: str) -> str:
+    """The name of a setting in a table."""
+    return " ".join(filter(None, (mode, layers, "fp32" if amp == "off" else amp)))
+
+
 def table(columns: dict[str, list[Count]]) -> str:
     """A Markdown table with a column for each side and a row for each setting."""
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
-    names = [
-        " ".join(filter(None, (mode, layers, "fp32" if amp == "off" else amp)))
-        for mode, layers in SETTINGS
-        for amp in AMP
-    ]
+    names = [label(mode, layers, amp) for mode, layers in SETTINGS for amp in AMP]
     for name, *counts in zip(names, *columns.values(), strict=True):
         lines.append(f"| {name} | " + " | ".join(map(str, counts)) + " |")
     return "\n".join(lines)
