@@ -451,8 +451,8 @@ class Cell:
     frozen_dtype: Annotated[
         str | None,
         About(
-            meaning="how frozen weights of linear layers are held under AMP: fp32, bf16 or fp16; "
-            "mixed: before schema 6, half where a layer has no adapter and fp32 where it has one",
+            meaning="how frozen weights of linear layers are stored under AMP: fp32, bf16 or fp16; "
+            "mixed: in AMP's type where a layer has no adapter, and in fp32 where it has one",
             applies=holds_frozen,
             values=(FP32, "bf16", "fp16", MIXED),
             before=MIXED,
@@ -769,7 +769,7 @@ class Cell:
         adapter = "" if self.layers is None else f"{rank}-{self.layers}"
         unfreezing = f"-{self.unfreeze}" if self.unfreeze not in (None, "all") else ""
         precision = "fp32" if self.amp == "off" else self.amp
-        if self.frozen_dtype not in (None, FP32, MIXED):
+        if self.frozen_dtype not in (None, FP32):
             precision += f"-frozen-{self.frozen_dtype}"
         fold = "" if self.fold is None else f"-f{self.fold}"
         options = "" if self.adapter is None else f"-{self.adapter.replace(' ', '-')}"

@@ -36,13 +36,16 @@ from minbert.model.config import GEOMETRIES
 from minbert.training.schedules import linear_schedule
 from minbert.training.trainer import Group, Trainer
 from tests.components import need, need_compiler
-from tests.gpu.kernels import AMP, CLASSES, RANK, ROOT, SETTINGS, Count, count_in_process, label
+from tests.gpu.kernels import AMP, CLASSES, RANK, SETTINGS, Count, count_in_process, label
 from tests.gpu.test_branches import ASKING
 from tests.gpu.test_fake import build_guard
 
 TINY: Final = replace(
     GEOMETRIES["bert-base"],
-    **{"hidden_size": 24, "intermediate_size": 32, "vocab_size": 64, "max_position_embeddings": 4},
+    hidden_size=24,
+    intermediate_size=32,
+    vocab_size=64,
+    max_position_embeddings=4,
     attention_probs_dropout_prob=0.0,  # with it torch's attention is many operators on a CPU
 )
 PAIRS: Final = 30
@@ -135,7 +138,7 @@ def counts(length: int = 21) -> Iterator[tuple[Count, Count]]:
         environment = dict(os.environ)
         if torch.version.cuda is None:
             environment["LD_PRELOAD"] = str(build_guard(Path(folder)))
-        sides = [count_in_process(name, ROOT, length, environment) for name in (FAST, REFERENCE)]
+        sides = [count_in_process(name, length, environment) for name in (FAST, REFERENCE)]
     yield from zip(*sides, strict=True)
 
 

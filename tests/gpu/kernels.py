@@ -1,10 +1,9 @@
 """Counts the kernels and bytes of a training step on a GPU, on fake tensors, and prints a table.
 
-    python -m tests.gpu.kernels --before ../before
+    python -m tests.gpu.kernels
 
 The geometry is bert-base, rank 8, and a batch is 64 texts, with a mask. `ours` and `plain torch`
-(`kernels = "reference"`) are this checkout's, `before` is another checkout's, and the fourth is
-engine transformers with PEFT. A kernel is an operator that writes memory; one
+(`kernels = "reference"`) are this project's, the third is engine transformers with PEFT. A kernel is an operator that writes memory; one
 on a list of tensors counts once, and `baddbmm` into a new tensor twice. No GPU is needed, but a C++
 compiler, unless torch has CUDA.
 """
@@ -15,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +29,7 @@ from adapters.injection import hold_frozen, inject
 from bench.forecast.fake import fill
 from bench.plan.cell import TRANSFORMERS
 from bench.plan.job import Job
-from bench.worker.probes.counting import Counter, Work
+from bench.worker.probes.counting import Counter
 from minbert.data.batches import Batch
 from minbert.kernels.reference import FAST, REFERENCE, kernels
 from minbert.model.classifier import BertClassifier
@@ -75,7 +74,8 @@ class KernelCounter(Counter):
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if func is torch.ops.aten.baddbmm.default and (kwargs or {}).get("beta", 1) != 0:
             done = self.work
-            self.work = Work(done.flops, done.moved + 2 * out.nbytes, done.kernels + 1)
+            copied = {"moved": done.moved + 2 * out.nbytes, "kernels": done.kernels + 1}
+            self.work = replace(done, **copied)
         return out
 
 
@@ -103,7 +103,7 @@ def count_ours(
     length: int = 21,
     held: bool = False,
 ) -> Count:
-    """Count a step of this project's trainer, in the checkout that is imported.
+    """Count a step of this project's trainer.
 
     Args:
         name: one of `minbert.kernels.reference.KERNELS`.
@@ -151,13 +151,11 @@ def count_all(side: str, length: int) -> Iterator[Count]:
                     yield count_ours(mode, layers, amp, side, length=length)
 
 
-def count_in_process(
-    side: str, checkout: Path, length: int, environment: dict[str, str]
-) -> list[Count]:
-    """Counts of all settings by the code of a checkout, in a process of its own."""
+def count_in_process(side: str, length: int, environment: dict[str, str]) -> list[Count]:
+    """Counts of all settings, in a process of its own."""
     done = subprocess.run(
         [sys.executable, str(Path(__file__).resolve()), "--side", side, "--length", str(length)],
-        env={**environment, "PYTHONPATH": str(checkout)},
+        env={**environment, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         check=True,
     )
@@ -179,31 +177,24 @@ def table(columns: dict[str, list[Count]]) -> str:
 
 
 @click.command(help=__doc__)
-@click.option("--before", type=click.Path(exists=True, path_type=Path), help="Another checkout.")
 @click.option("--length", type=click.IntRange(1, 512), default=21, help="Tokens of a text.")
 @click.option("--side", hidden=True, help="Count one column in this process, as JSON.")
-def main(before: Path | None, length: int, side: str | None) -> None:
+def main(length: int, side: str | None) -> None:
     """Print the table, or the counts of one of its columns."""
     if side is not None:
         # torch's choice for real tensors, but not for fake ones
         _foreach_utils._foreach_supported_types += [FakeTensor, nn.Parameter]
         print(json.dumps([astuple(count) for count in count_all(side, length)]))
         return
-    if before is not None and not (before / "minbert" / "__init__.py").is_file():
-        # its code would be that of this checkout, which is installed
-        raise click.BadParameter(f"{before} is no checkout of this project; git worktree add one")
     with tempfile.TemporaryDirectory() as folder:
         environment = dict(os.environ)
         if torch.version.cuda is None:
             from tests.gpu.test_fake import build_guard
 
             environment["LD_PRELOAD"] = str(build_guard(Path(folder)))
-        sides = [("ours", FAST, ROOT), ("plain torch", REFERENCE, ROOT), (THEIRS, THEIRS, ROOT)]
-        if before is not None:
-            sides.insert(0, ("ours before", FAST, before.resolve()))
+        sides = {"ours": FAST, "plain torch": REFERENCE, THEIRS: THEIRS}
         columns = {
-            name: count_in_process(side, checkout, length, environment)
-            for name, side, checkout in sides
+            name: count_in_process(side, length, environment) for name, side in sides.items()
         }
         print(table(columns))
 

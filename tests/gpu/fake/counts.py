@@ -1,6 +1,7 @@
 """Kernels counted on fake GPU tensors are those that a GPU launches."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -108,6 +109,6 @@ def test_baddbmm_copies_its_first_argument_to_a_new_result() -> None:
         ):  # fmt: skip
             run()
             works.append(counter.work)
-    done = [new - old for old, new in zip(works, works[1:], strict=False)]
+    done = [new - old for old, new in pairwise(works)]
     assert [each.kernels for each in done] == [2, 1, 1]
     assert [each.moved // x.nbytes for each in done] == [6, 4, 4]
