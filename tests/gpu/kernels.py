@@ -3,9 +3,9 @@
     python -m tests.gpu.kernels
 
 The geometry is bert-base, rank 8, and a batch is 64 texts, with a mask. `ours` and `plain torch`
-(`kernels = "reference"`) are this project's, the third is engine transformers with PEFT. A kernel is an operator that writes memory; one
-on a list of tensors counts once, and `baddbmm` into a new tensor twice. No GPU is needed, but a C++
-compiler, unless torch has CUDA.
+(`kernels = "reference"`) are this project's, the third is engine transformers with PEFT. A kernel
+is an operator that writes memory; one on a list of tensors counts once, and `baddbmm` into a new
+tensor twice. No GPU is needed, but a C++ compiler, unless torch has CUDA.
 """
 
 import json
