@@ -39,7 +39,7 @@ class ThinProduct(torch.autograd.Function):
         stacked = weight.view(len(lora_A), -1, weight.shape[1])
         merged = torch.baddbmm(stacked, lora_B, lora_A, alpha=scale).view(weight.shape)
         ctx.scale = scale
-        ctx.save_for_backward(x, lora_A, lora_B, merged)
+        ctx.save_for_backward(x, lora_A, lora_B, merged if ctx.needs_input_grad[0] else None)
         return F.linear(x, merged, bias)
 
     @staticmethod
@@ -56,5 +56,5 @@ class ThinProduct(torch.autograd.Function):
         da = (thin.transpose(0, 1).reshape(len(g2), -1).t() @ flat).view_as(lora_a)
         through = (flat @ lora_a.view(-1, width).t()).view(-1, parts, rank)  # x Aᵀ
         db = torch.baddbmm(like, by_part.mT, through.transpose(0, 1), beta=0, alpha=ctx.scale)
-        dx = (g2 @ merged).view_as(x) if ctx.needs_input_grad[0] else None
+        dx = None if merged is None else (g2 @ merged).view_as(x)
         return dx, da, db, None, None, None
