@@ -8,12 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from adapters.layer import Part
+from adapters.layer import AdaptedLinear, Part
 from adapters.low_rank import LowRankLinear
 from adapters.methods import METHODS, Method
-from adapters.on_gpu import DoraMerge
-from minbert.kernels.casts import cast
-from minbert.kernels.linear import product
 from minbert.kernels.precision import has_values, product_dtype
 from minbert.kernels.products import times
 from minbert.kernels.reference import is_eager_on_gpu, is_reference
@@ -31,7 +28,7 @@ class DoraLinear(LowRankLinear):
     layer before training.
 
     A row of V that is all zero stays zero: its n is taken as the smallest normal number. The output
-    of a row whose magnitude is exactly 0 is the bias, and that magnitude gets a gradient of zero.
+    of a row whose magnitude is exactly 0 is the bias; on a CPU that magnitude gets no gradient.
     Rows of a part without an adapter have no magnitude, and c is 1 there.
 
     Attributes:
@@ -52,18 +49,11 @@ class DoraLinear(LowRankLinear):
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x [..., i], or an activation of it, to y [..., o]."""
-        on_gpu = is_eager_on_gpu(x)
-        if self.drops or is_reference() or (on_gpu and self.scale is None):
+        if self.drops or is_reference():
             return super().forward(x, activation)
+        if is_eager_on_gpu(x):
+            return AdaptedLinear.forward(self, x, activation)
         dtype = product_dtype(x)
-        if on_gpu and self.scale is not None:
-            with torch.autocast(x.device.type, enabled=False):
-                merged = DoraMerge.apply(
-                    cast(self.lora_A).to(dtype), cast(self.lora_B).to(dtype), self.magnitude,
-                    self.merged_weight(self.scale), self.scale,
-                )  # type: ignore[no-untyped-call]  # fmt: skip
-                bias = None if self.bias is None else cast(self.bias).to(dtype)
-                return product(x.to(dtype), merged, bias, activation)
         branch = self.branches_off(x, dtype)
         with torch.autocast(x.device.type, enabled=False):
             with torch.no_grad():  # the product has a backward pass of its own

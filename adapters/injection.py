@@ -206,13 +206,16 @@ def freeze(model: nn.Module, training: Training) -> None:
 
 
 @torch.no_grad()
-def hold_frozen(model: nn.Module, dtype: torch.dtype) -> None:
-    """Convert the weight of every frozen linear layer, adapted or not, to a type, in place.
+def hold_frozen(model: nn.Module, dtype: torch.dtype, *, adapted: bool = True) -> None:
+    """Convert the weight of every frozen linear layer to a type, in place, with adapters or only
+    those without.
 
-    New adapters have to be reset afterwards, as DoRA's magnitude is that of the rounded weight.
+    New adapters have to be reset afterwards, as DoRA's magnitude is that of the rounded weight. In
+    half precision an adapted weight rounds small updates of its adapter away.
     """
+    kinds = nn.Linear | AdaptedLinear if adapted else nn.Linear
     for module in model.modules():
-        if isinstance(module, nn.Linear | AdaptedLinear) and not module.weight.requires_grad:
+        if isinstance(module, kinds) and not module.weight.requires_grad:
             module.weight.data = module.weight.data.to(dtype)
 
 

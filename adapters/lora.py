@@ -5,11 +5,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from adapters.layer import AdaptedLinear
 from adapters.low_rank import LowRankLinear
 from adapters.methods import METHODS, Method
-from adapters.on_gpu import LoraProduct
+from adapters.on_gpu import BUSY, ThinProduct
 from minbert.kernels.activations import activate
-from minbert.kernels.casts import cast
 from minbert.kernels.precision import product_dtype
 from minbert.kernels.reference import is_eager_on_gpu, is_reference
 
@@ -25,31 +25,30 @@ class LoraLinear(LowRankLinear):
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x [..., i], or an activation of it, to y [..., o]."""
-        on_gpu = is_eager_on_gpu(x)
-        if self.drops or is_reference() or (on_gpu and self.scale is None):
+        if self.drops or is_reference():
             return super().forward(x, activation)
+        if is_eager_on_gpu(x):
+            if x.numel() * self.out_features < BUSY or not self._is_exact(x):
+                return AdaptedLinear.forward(self, x, activation)
+            x = x if activation is None else activate(activation, x)
+            y: Tensor = ThinProduct.apply(
+                x, self.lora_A, self.lora_B, self.weight, self.bias, self.scale
+            )  # type: ignore[no-untyped-call]
+            return y
         dtype = product_dtype(x)
-        if on_gpu and self.scale is not None:
-            return self._product_on_gpu(x, activation, dtype, self.scale)
         branch = self.branches_off(x, dtype)
         with torch.autocast(x.device.type, enabled=False):
             with torch.no_grad():  # the product has a backward pass of its own
                 weight = self.weight if branch else self.updated_weight()  # [o, i]
             return self.product(x, activation, weight, dtype, branch=branch)
 
-    def _product_on_gpu(
-        self, x: Tensor, activation: str | None, dtype: torch.dtype, scale: float
-    ) -> Tensor:
-        if activation is not None and torch.finfo(dtype).bits >= 32:
-            x, activation = activate(activation, x), None  # kept: fewer bytes are moved
-        with torch.autocast(x.device.type, enabled=False):
-            tensors = (cast(self.lora_A), cast(self.lora_B), self.merged_weight(scale))
-            lora_a, lora_b, merged = (tensor.to(dtype) for tensor in tensors)
-            bias = None if self.bias is None else cast(self.bias).to(dtype)
-            y: Tensor = LoraProduct.apply(
-                x.to(dtype), lora_a, lora_b, merged, bias, scale, activation
-            )  # type: ignore[no-untyped-call]
-            return y
+    def _is_exact(self, x: Tensor) -> bool:
+        """Whether the product with x is in fp32, of weights in fp32, with one scale of all parts.
+
+        In half precision a GPU multiplies so fast that thin products gain nothing.
+        """
+        dtypes = {product_dtype(x), x.dtype, self.weight.dtype}
+        return self.scale is not None and dtypes == {torch.float32}
 
     def adapted_weight(self) -> Tensor:
         """W + s B A, [o, i]."""

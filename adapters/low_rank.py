@@ -121,12 +121,6 @@ class LowRankLinear(AdaptedLinear):
         a, b = self.of_parts(self.lora_A), self.of_parts(self.lora_B)
         return torch.baddbmm(stacked, b * self.scales, a).flatten(0, 1)
 
-    @torch.no_grad()
-    def merged_weight(self, scale: float) -> Tensor:
-        """`updated_weight` without a gradient, by one kernel, for one scale of all p parts."""
-        stacked = self.weight.to(self.lora_A.dtype).view(len(self.parts), -1, self.in_features)
-        return torch.baddbmm(stacked, self.lora_B, self.lora_A, alpha=scale).flatten(0, 1)
-
     @abstractmethod
     def uses_side_branch(self, tokens: int) -> bool:
         """Whether a side branch needs fewer operations than a merge, for a number of tokens."""

@@ -14,7 +14,7 @@ from adapters.layer import AdaptedLinear
 from adapters.methods import BITFIT, METHODS
 from bench.engines.engine import Groups
 from bench.engines.outputs import heads_of, parts_of, task_of
-from bench.plan.cell import ON
+from bench.plan.cell import MIXED, ON
 from bench.plan.job import Job
 from minbert.model import classifier
 from minbert.model.checkpoint import load_encoder
@@ -89,7 +89,9 @@ def _make_ready(model: BertClassifier, job: Job, new_pooler: bool) -> BertClassi
     for stack in model.modules():
         if isinstance(stack, Stack):
             stack.gradient_checkpointing = cell.gradient_checkpointing == ON
-    if cell.frozen_dtype in HALF:
+    if cell.frozen_dtype == MIXED:
+        hold_frozen(model, HALF[cell.amp], adapted=False)
+    elif cell.frozen_dtype in HALF:
         hold_frozen(model, HALF[cell.frozen_dtype])
         for layer in model.modules():
             if isinstance(layer, AdaptedLinear):  # DoRA starts from the norms of the weight

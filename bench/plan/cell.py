@@ -451,8 +451,8 @@ class Cell:
     frozen_dtype: Annotated[
         str | None,
         About(
-            meaning="how frozen weights of linear layers are held under AMP: fp32, bf16 or fp16; "
-            "mixed: before schema 6, half where a layer has no adapter and fp32 where it has one",
+            meaning="how frozen weights of linear layers are stored under AMP: fp32, bf16 or fp16; "
+            "mixed: in AMP's type where a layer has no adapter, and in fp32 where it has one",
             applies=holds_frozen,
             values=(FP32, "bf16", "fp16", MIXED),
             before=MIXED,
@@ -783,7 +783,7 @@ class Cell:
         precision = self.amp
         if self.amp == "off":
             precision = "tf32" if self.tf32 == ON else FP32
-        if self.frozen_dtype not in (None, FP32, MIXED):
+        if self.frozen_dtype not in (None, FP32):
             precision += f"-frozen-{self.frozen_dtype}"
         fold = "" if self.fold is None else f"-f{self.fold}"
         options = "" if self.adapter is None else f"-{self.adapter.replace(' ', '-')}"

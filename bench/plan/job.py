@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
+from adapters.methods import METHODS
 from bench.common.errors import InputError
 from bench.common.messages import shown
-from bench.plan.cell import ABOUT, FP32, MULTITASK, Cell
+from bench.plan.cell import ABOUT, FP32, MIXED, MULTITASK, Cell
 from bench.plan.parts import from_text
 
 FILE: Final = "cell.json"
@@ -125,7 +126,8 @@ def _check_names(cell: Cell) -> None:
 def _check_frozen_dtype(cell: Cell) -> None:
     """Refuse a type of frozen weights that does not fit mode and AMP."""
     applies = ABOUT["frozen_dtype"].applies(vars(cell))
-    if cell.frozen_dtype not in ((FP32, cell.amp) if applies else (None,)):
+    allowed = (FP32, cell.amp, *[MIXED] * (cell.mode in METHODS)) if applies else (None,)
+    if cell.frozen_dtype not in allowed:
         raise InputError(f"has {shown(cell.frozen_dtype)} as frozen_dtype")
 
 

@@ -8,6 +8,7 @@ from itertools import chain, groupby, product
 from typing import Any, Final
 
 from adapters.methods import LOW_RANK, METHODS, PEFT, has_layers, has_rank
+from adapters.names import trains_base
 from bench.common.errors import InputError
 from bench.plan.cell import (
     ABOUT,
@@ -15,6 +16,7 @@ from bench.plan.cell import (
     DEFAULT,
     FP32,
     MINBERT,
+    MIXED,
     OFF,
     ON,
     TRANSFORMERS,
@@ -235,7 +237,7 @@ def _cell(
             "regression_loss": settings.regression_loss if resolved.regression else None,
             "learning_rate_source": resolved.learning_rate_source,
             "alpha": _alpha(settings, rank) if low_rank else None,
-            "frozen_dtype": _frozen_dtype(settings, mode, axes["amp"]),
+            "frozen_dtype": _frozen_dtype(settings, mode, layers, axes["amp"]),
             "layer_decay": 1.0 if mode == "head" else settings.layer_decay,
             "lora_plus_ratio": settings.lora_plus_ratio if low_rank else 1.0,
         }
@@ -313,11 +315,16 @@ def _part_settings(settings: Settings, parts: Collection[str]) -> dict[str, Any]
     }
 
 
-def _frozen_dtype(settings: Settings, mode: str, amp: str) -> str | None:
-    """The type of frozen weights; None where nothing is frozen, or everything is fp32 anyway."""
+def _frozen_dtype(settings: Settings, mode: str, layers: str | None, amp: str) -> str | None:
+    """The type of frozen weights; None where nothing is frozen, or everything is fp32 anyway.
+
+    Weights with an adapter are fp32: half ones would round small updates away.
+    """
     if not ABOUT["frozen_dtype"].applies({"mode": mode, "amp": amp}):
         return None
-    return FP32 if settings.frozen_dtype == FP32 else amp
+    if settings.frozen_dtype == FP32 or (layers is not None and trains_base(layers)):
+        return FP32
+    return MIXED if mode in METHODS else amp
 
 
 def _alpha(settings: Settings, rank: int | None) -> float | None:

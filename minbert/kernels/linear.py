@@ -13,7 +13,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.activations import activate, gradient
-from minbert.kernels.casts import cast
 from minbert.kernels.precision import product_dtype
 from minbert.kernels.products import sum_over_tokens, times
 from minbert.kernels.reference import is_spelled_out
@@ -29,7 +28,7 @@ class Linear(nn.Linear):
         """Map x to y; `activation` is one of `minbert.model.config.ACTIVATIONS`."""
         if is_spelled_out(x):
             x = x if activation is None else activate(activation, x)
-            return F.linear(x, cast(self.weight), None if self.bias is None else cast(self.bias))
+            return F.linear(x, self.weight, self.bias)
         return product(x, self.weight, self.bias, activation)
 
 

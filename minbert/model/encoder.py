@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minbert.kernels.attention import attention, prepare_mask
-from minbert.kernels.casts import cast_together
 from minbert.kernels.dropout import dropout
 from minbert.kernels.linear import Linear
 from minbert.kernels.precision import product_dtype
@@ -147,19 +146,13 @@ class Stack(nn.Module):
         last = len(self.layer) - 1
         checkpoints = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         for index, layer in enumerate(self.layer):
-            arguments = layer, x, mask, first_only and index == last
+            arguments = x, mask, first_only and index == last
             trains = x.requires_grad or any(p.requires_grad for p in layer.parameters())
             if checkpoints and trains:
-                x = checkpoint(_run, *arguments, use_reentrant=False)
+                x = checkpoint(layer, *arguments, use_reentrant=False)
             else:
-                x = _run(*arguments)  # [B, S, H], in the end S or 1
+                x = layer(*arguments)  # [B, S, H], in the end S or 1
         return x
-
-
-def _run(layer: nn.Module, x: Tensor, mask: Tensor | None, first_only: bool) -> Tensor:
-    with cast_together(layer, x):
-        out: Tensor = layer(x, mask, first_only)
-        return out
 
 
 class Pooler(nn.Module):

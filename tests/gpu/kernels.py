@@ -1,11 +1,11 @@
 """Counts the kernels and bytes of a training step on a GPU, on fake tensors, and prints a table.
 
-    python -m tests.gpu.kernels --before ../before
+    python -m tests.gpu.kernels
 
 The geometry is bert-base, rank 8, and a batch is 64 texts, with a mask. `ours` and `plain torch`
-(`kernels = "reference"`) are this checkout's, `before` is another checkout's, and the fourth is
-engine transformers with PEFT. A kernel is an operator that writes memory; one
-on a list of tensors counts once. No GPU is needed, but a C++ compiler, unless torch has CUDA.
+(`kernels = "reference"`) are this project's, the third is engine transformers with PEFT. A kernel
+is an operator that writes memory; one on a list of tensors counts once, and `baddbmm` into a new
+tensor twice. No GPU is needed, but a C++ compiler, unless torch has CUDA.
 """
 
 import json
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,7 +65,21 @@ class Count:
         return f"{self.kernels:,} / {self.moved_mib:,.0f} / {self.peak_mib:,.0f}"
 
 
-def count_step(trainer: Any, batch: Batch, counter: Counter) -> Count:
+class KernelCounter(Counter):
+    """A counter that knows what `baddbmm` launches on a GPU: it first copies its first argument to
+    a new result (`common_checks_baddbmm_bmm` in ATen/native/LinearAlgebra.cpp), unless beta is 0.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        if func is torch.ops.aten.baddbmm.default and (kwargs or {}).get("beta", 1) != 0:
+            done = self.work
+            copied = {"moved": done.moved + 2 * out.nbytes, "kernels": done.kernels + 1}
+            self.work = replace(done, **copied)
+        return out
+
+
+def count_step(trainer: Any, batch: Batch, counter: KernelCounter) -> Count:
     """Count a step, after one that has made the optimizer's state.
 
     Args:
@@ -89,7 +103,7 @@ def count_ours(
     length: int = 21,
     held: bool = False,
 ) -> Count:
-    """Count a step of this project's trainer, in the checkout that is imported.
+    """Count a step of this project's trainer.
 
     Args:
         name: one of `minbert.kernels.reference.KERNELS`.
@@ -100,7 +114,7 @@ def count_ours(
     inject(model, mode=mode, layers=layers, rank=rank, alpha=1.0, new_pooler=False, seed=0)
     if held:
         hold_frozen(model, HALF[amp])
-    with kernels(name), FakeTensorMode(), Counter() as counter:
+    with kernels(name), FakeTensorMode(), KernelCounter() as counter:
         fill(model, GPU)
         return count_step(trainer_of(model, amp), batch_of(TEXTS, length), counter)
 
@@ -118,7 +132,7 @@ def count_theirs(mode: str, layers: str | None, amp: str, length: int) -> Count:
         geometry="bert-base", tokenizer="", data=None, keep=False, code_version="0",
     )  # fmt: skip
     model = transformers.skeleton(job)
-    with FakeTensorMode(), Counter() as counter:
+    with FakeTensorMode(), KernelCounter() as counter:
         fill(model, GPU)
         trainer = trainer_of(model, amp, named=transformers.parameter_groups(model))
         return count_step(trainer, batch_of(TEXTS, length), counter)
@@ -137,58 +151,50 @@ def count_all(side: str, length: int) -> Iterator[Count]:
                     yield count_ours(mode, layers, amp, side, length=length)
 
 
-def count_in_process(
-    side: str, checkout: Path, length: int, environment: dict[str, str]
-) -> list[Count]:
-    """Counts of all settings by the code of a checkout, in a process of its own."""
+def count_in_process(side: str, length: int, environment: dict[str, str]) -> list[Count]:
+    """Counts of all settings, in a process of its own."""
     done = subprocess.run(
         [sys.executable, str(Path(__file__).resolve()), "--side", side, "--length", str(length)],
-        env={**environment, "PYTHONPATH": str(checkout)},
+        env={**environment, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         check=True,
     )
     return [Count(*values) for values in json.loads(done.stdout)]
 
 
+def label(mode: str, layers: str | None, amp: str) -> str:
+    """The name of a setting in a table."""
+    return " ".join(filter(None, (mode, layers, "fp32" if amp == "off" else amp)))
+
+
 def table(columns: dict[str, list[Count]]) -> str:
     """A Markdown table with a column for each side and a row for each setting."""
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
-    names = [
-        " ".join(filter(None, (mode, layers, "fp32" if amp == "off" else amp)))
-        for mode, layers in SETTINGS
-        for amp in AMP
-    ]
+    names = [label(mode, layers, amp) for mode, layers in SETTINGS for amp in AMP]
     for name, *counts in zip(names, *columns.values(), strict=True):
         lines.append(f"| {name} | " + " | ".join(map(str, counts)) + " |")
     return "\n".join(lines)
 
 
 @click.command(help=__doc__)
-@click.option("--before", type=click.Path(exists=True, path_type=Path), help="Another checkout.")
 @click.option("--length", type=click.IntRange(1, 512), default=21, help="Tokens of a text.")
 @click.option("--side", hidden=True, help="Count one column in this process, as JSON.")
-def main(before: Path | None, length: int, side: str | None) -> None:
+def main(length: int, side: str | None) -> None:
     """Print the table, or the counts of one of its columns."""
     if side is not None:
         # torch's choice for real tensors, but not for fake ones
         _foreach_utils._foreach_supported_types += [FakeTensor, nn.Parameter]
         print(json.dumps([astuple(count) for count in count_all(side, length)]))
         return
-    if before is not None and not (before / "minbert" / "__init__.py").is_file():
-        # its code would be that of this checkout, which is installed
-        raise click.BadParameter(f"{before} is no checkout of this project; git worktree add one")
     with tempfile.TemporaryDirectory() as folder:
         environment = dict(os.environ)
         if torch.version.cuda is None:
             from tests.gpu.test_fake import build_guard
 
             environment["LD_PRELOAD"] = str(build_guard(Path(folder)))
-        sides = [("ours", FAST, ROOT), ("plain torch", REFERENCE, ROOT), (THEIRS, THEIRS, ROOT)]
-        if before is not None:
-            sides.insert(0, ("ours before", FAST, before.resolve()))
+        sides = {"ours": FAST, "plain torch": REFERENCE, THEIRS: THEIRS}
         columns = {
-            name: count_in_process(side, checkout, length, environment)
-            for name, side, checkout in sides
+            name: count_in_process(side, length, environment) for name, side in sides.items()
         }
         print(table(columns))
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adapters.injection import hold_frozen, inject
+from adapters.injection import hold_frozen, inject, layer_class
+from adapters.layer import AdaptedLinear, Part
 from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
 from bench.engines import minbert
@@ -27,6 +28,7 @@ from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from bench.worker.trained import load_trained
 from bench.worker.validity import Movement
+from minbert.kernels import reference
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
 from minbert.training.trainer import HALF, autocast
@@ -46,9 +48,16 @@ amp = ["off", "on"]
 [[cells]]
 mode = ["dora"]
 rank = [8]
-layers = ["attn"]
+layers = ["attn", "attn-only"]
 amp = ["on"]
 settings = { frozen_dtype = "amp" }
+"""
+ONLY_HEAD = """
+[settings]
+frozen_dtype = "amp"
+[[cells]]
+mode = ["head"]
+amp = ["on"]
 """
 
 
@@ -66,6 +75,33 @@ def wrong(model: nn.Module, half: torch.dtype) -> dict[str, torch.dtype]:
         for name, p in model.named_parameters()
         if p.dtype != (half if name.endswith(MATRICES) and not p.requires_grad else torch.float32)
     }
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("mode", ["lora", "dora"])
+def test_small_updates_reach_the_output_as_amp_stores_weights(
+    tiny_checkpoint: Path, mode: str, on_gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of |B| = 1e-4; added to a weight in bf16, a fifth of such an update would be left."""
+    model = minbert.build(job(tiny_checkpoint, mode, "attn-only", MIXED))
+    adapted = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, AdaptedLinear)}
+    half = {name for name, p in model.named_parameters() if p.dtype == torch.bfloat16}
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert half == {name for name in frozen if name.endswith(MATRICES)} - adapted
+
+    torch.manual_seed(0)
+    layer = layer_class(mode)(nn.Linear(384, 384), [Part(name="x", rank=8, alpha=16.0)])
+    hold_frozen(nn.Sequential(layer), torch.bfloat16, adapted=False)
+    layer.reset_parameters(0)
+    if on_gpu:
+        monkeypatch.setattr(reference, "on_cpu", lambda _x: False)
+    x = torch.randn(1024, 384)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        before = layer(x).double()
+        layer.lora_B.copy_(1e-4 * torch.randn_like(layer.lora_B).sign())
+        change = layer(x).double() - before
+    exact = x.double() @ layer.weight_change().detach().double().t()
+    assert (change * exact).sum() / exact.square().sum() == pytest.approx(1, abs=0.05)
 
 
 # In memory
@@ -203,22 +239,27 @@ def test_what_is_kept_changes_nothing_and_predicts_what_the_cell_did(
 
 def test_a_grid_says_how_frozen_weights_are_held_and_cells_where_it_matters() -> None:
     cells = expand(gridfile.parse(GRID, "x.toml", "x"), RESOLVED)
-    found = {(c.mode, c.amp): c.frozen_dtype for c in cells}
+    found = {(c.mode, c.layers, c.amp): c.frozen_dtype for c in cells}
     assert found == {
-        ("full", "off"): None, ("full", "bf16"): None, ("head", "off"): None,
-        ("head", "bf16"): "fp32", ("dora", "bf16"): "bf16",
+        ("full", None, "off"): None, ("full", None, "bf16"): None, ("head", None, "off"): None,
+        ("head", None, "bf16"): "fp32",
+        ("dora", "attn", "bf16"): "fp32",  # all frozen weights have adapters
+        ("dora", "attn-only", "bf16"): MIXED,
     }  # fmt: skip
     assert {c.name for c in cells if c.mode != "full"} == {
-        "head-fp32-s0", "head-bf16-s0", "dora-r8-attn-bf16-frozen-bf16-s0",
+        "head-fp32-s0", "head-bf16-s0", "dora-r8-attn-bf16-s0",
+        "dora-r8-attn-only-bf16-frozen-mixed-s0",
     }  # fmt: skip
+    head = expand(gridfile.parse(ONLY_HEAD, "x.toml", "x"), RESOLVED)
+    assert [c.frozen_dtype for c in head] == ["bf16"]
     for of in cells:
         assert new_row(**of.columns()).cell == of
     on_a_gpu = expand(gridfile.parse(GRID, "x.toml", "x"), replace(RESOLVED, amp_on="fp16"))
-    assert {c.frozen_dtype for c in on_a_gpu} == {None, "fp32", "fp16"}
+    assert {c.frozen_dtype for c in on_a_gpu} == {None, "fp32", MIXED}
 
 
 def test_how_frozen_weights_are_held_makes_another_cell() -> None:
-    (of,) = (c for c in expand(gridfile.parse(GRID, "x.toml", "x"), RESOLVED) if c.mode == "dora")
+    of = expand(gridfile.parse(GRID, "x.toml", "x"), RESOLVED)[-1]
     ids = {replace(of, frozen_dtype=held).cell_id for held in ("fp32", "bf16", MIXED)}
     assert len(ids) == 3
     assert replace(of, frozen_dtype=None).cell_id == replace(of, frozen_dtype=MIXED).cell_id
@@ -239,7 +280,7 @@ def test_ids_of_committed_rows_are_those_of_their_settings() -> None:
 @pytest.mark.parametrize(
     ("mode", "amp", "held"),
     [("full", "bf16", "fp32"), ("lora", "off", "fp32"), ("lora", "bf16", None),
-     ("lora", "bf16", "fp16"), ("lora", "bf16", MIXED)],
+     ("lora", "bf16", "fp16"), ("head", "bf16", MIXED), ("lora", "off", MIXED)],
 )  # fmt: skip
 def test_a_job_with_a_type_that_does_not_go_with_it_is_refused(
     tiny_checkpoint: Path, mode: str, amp: str, held: str | None

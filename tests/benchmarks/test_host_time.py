@@ -1,0 +1,193 @@
+"""The host's time, the kernels and the bytes of a training step on a GPU, beside plain torch.
+
+A step of a small encoder on a GPU waits for the host, so its own code paths for a GPU must not take
+more of the host's time than torch's own operators do. No GPU is needed: these paths run on the CPU,
+on a model of bert-base's 12 layers with so few numbers that a step is nearly all overhead, and
+kernels and bytes are counted on fake tensors (`tests/gpu/kernels.py`). The benchmark fails if a
+whole interval of a ratio of times lies above 1, or if kernels or bytes exceed plain torch's.
+
+    python -m tests.benchmarks.test_host_time --pairs 200
+
+prints the table of docs/performance.md.
+"""
+
+import gc
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import click
+import numpy as np
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from adapters.injection import inject, parameter_groups
+from minbert.data.batches import Batch
+from minbert.kernels.reference import FAST, KERNELS, REFERENCE, kernels
+from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.config import GEOMETRIES
+from minbert.training.schedules import linear_schedule
+from minbert.training.trainer import Group, Trainer
+from tests.components import need, need_compiler
+from tests.gpu.kernels import AMP, CLASSES, RANK, SETTINGS, Count, count_in_process, label
+from tests.gpu.test_branches import ASKING
+from tests.gpu.test_fake import build_guard
+
+TINY: Final = replace(
+    GEOMETRIES["bert-base"],
+    hidden_size=24,
+    intermediate_size=32,
+    vocab_size=64,
+    max_position_embeddings=4,
+    attention_probs_dropout_prob=0.0,  # with it torch's attention is many operators on a CPU
+)
+PAIRS: Final = 30
+QUANTILE: Final = 1.96
+TRIMMED: Final = 0.2
+"""The share of the ratios at either end that the mean leaves out."""
+CPU: Final = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class HostTime:
+    """The host's time of a step, and its ratio to plain torch's with a 95% interval."""
+
+    ours_ms: float
+    plain_ms: float
+    ratio: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+@contextmanager
+def as_on_gpu() -> Iterator[None]:
+    """On one core and one thread, with the code paths for a GPU."""
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ASKING:
+            patch.setattr(module, "on_cpu", lambda _x: False)
+        os.sched_setaffinity(0, {max(cores)})
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            os.sched_setaffinity(0, cores)
+
+
+def host_time(mode: str, layers: str | None, amp: str, pairs: int) -> HostTime:
+    """Measure steps of one model in pairs, ours and plain torch's, within `as_on_gpu`."""
+    model = BertClassifier(TINY, CLASSES, pooling="mean", dropout=0.1)
+    initialise(model, 0)
+    rank = None if layers is None else RANK
+    inject(model, mode=mode, layers=layers, rank=rank, alpha=1.0, new_pooler=False, seed=0)
+    groups = [Group(tuple(g.values()), 1e-3, 0.01) for g in parameter_groups(model).values()]
+    trainer = Trainer(
+        model, groups, losses={"": "cross-entropy"}, schedule=linear_schedule(10**6, 0.0), amp=amp,
+        device=CPU,
+    )  # fmt: skip
+    ids = torch.ones(1, 2, dtype=torch.int64)
+    batch = Batch(ids, torch.ones_like(ids), torch.zeros_like(ids), ids[:, 0], 2)
+
+    def step(name: str) -> float:
+        with kernels(name):
+            start = time.thread_time()
+            trainer.step(batch)
+            return time.thread_time() - start
+
+    for name in 3 * KERNELS:
+        step(name)
+    gc.collect()
+    gc.disable()
+    try:
+        both = [
+            {name: step(name) for name in (KERNELS if pair % 2 else KERNELS[::-1])}
+            for pair in range(pairs)
+        ]
+    finally:
+        gc.enable()
+    times = np.array([[pair[FAST], pair[REFERENCE]] for pair in both])
+    return HostTime(*np.median(times, axis=0) * 1e3, *interval(np.log(times[:, 0] / times[:, 1])))
+
+
+def interval(logs: np.ndarray) -> tuple[float, float, float]:
+    """A ratio's trimmed mean and its 95% interval, from logarithms of pairs (Tukey and McLaughlin
+    1963): interrupts make some pairs outliers."""
+    logs = np.sort(logs)
+    cut = int(TRIMMED * len(logs))
+    mean = logs[cut : len(logs) - cut].mean()
+    winsorised = np.clip(logs, logs[cut], logs[-cut - 1])
+    error = winsorised.std(ddof=1) / ((1 - 2 * TRIMMED) * math.sqrt(len(logs)))
+    low, high = mean - QUANTILE * error, mean + QUANTILE * error
+    return math.exp(mean), math.exp(low), math.exp(high)
+
+
+def counts(length: int = 21) -> Iterator[tuple[Count, Count]]:
+    """Ours and plain torch's, of all settings."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = dict(os.environ)
+        if torch.version.cuda is None:
+            environment["LD_PRELOAD"] = str(build_guard(Path(folder)))
+        sides = [count_in_process(name, length, environment) for name in (FAST, REFERENCE)]
+    yield from zip(*sides, strict=True)
+
+
+def test_a_step_on_a_gpu_costs_at_most_what_plain_torch_does(benchmark: BenchmarkFixture) -> None:
+    if torch.version.cuda is None:
+        need_compiler()
+    else:
+        need(torch.cuda.is_available(), "a torch with CUDA takes fake tensors of a GPU with one")
+    rows = [(mode, layers, amp) for mode, layers in SETTINGS for amp in AMP]
+
+    def measure() -> dict[str, HostTime]:
+        with as_on_gpu():
+            return {label(*row): host_time(*row, PAIRS) for row in rows}
+
+    times = benchmark.pedantic(measure, rounds=1, iterations=1)
+    counted = dict(zip(times, counts(), strict=True))
+    print("\n" + table(times, counted))
+    benchmark.extra_info["ratios"] = {name: round(of.ratio, 3) for name, of in times.items()}
+    assert not {name: str(of) for name, of in times.items() if of.low > 1}
+    for name, (ours, plain) in counted.items():
+        assert ours.kernels <= plain.kernels, name
+        assert ours.moved_mib <= plain.moved_mib, name
+
+
+def table(times: dict[str, HostTime], counted: dict[str, tuple[Count, Count]]) -> str:
+    """A Markdown table with a row for each setting."""
+    lines = [
+        "| | host's time, ours / plain torch | ms, ours and plain torch | kernels | MiB moved |",
+        "|---|---|---|---|---|",
+    ]
+    for name, of in times.items():
+        ours, plain = counted[name]
+        lines.append(
+            f"| {name} | {of} | {of.ours_ms:.1f} and {of.plain_ms:.1f} "
+            f"| {ours.kernels:,} and {plain.kernels:,} "
+            f"| {ours.moved_mib:,.0f} and {plain.moved_mib:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+@click.command(help=__doc__)
+@click.option("--pairs", type=click.IntRange(10), default=200, help="Pairs of steps of a setting.")
+def main(pairs: int) -> None:
+    """Print the table."""
+    rows = [(mode, layers, amp) for mode, layers in SETTINGS for amp in AMP]
+    with as_on_gpu():
+        times = {label(*row): host_time(*row, pairs) for row in rows}
+    print(table(times, dict(zip(times, counts(), strict=True))))
+
+
+if __name__ == "__main__":
+    main()
