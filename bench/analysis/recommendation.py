@@ -63,8 +63,7 @@ class Candidates:
 
     @cached_property
     def repeated(self) -> NDArray[np.bool_]:
-        """Whether settings have enough seeds to be recommended [K]. With folds, a seed counts once
-        it has all folds; these are parts of one score, not repeats of a training."""
+        """Whether settings have enough seeds to be recommended [K]; of folds, all are one seed."""
         return np.array([len(sample.scores) >= FEWEST_SEEDS for sample in self.samples])
 
     @cached_property

@@ -273,13 +273,11 @@ def _pooled(
 
 
 def _by_setting(own: Floats, once: Floats) -> Floats:
-    """Variances of differences between seeds, smoothed: those of a pair are the sum of what both
-    settings have in all their pairs, so that three seeds show them less badly [K, K].
+    """Variances of differences between seeds [K, K]: of each pair the sum of what both settings
+    have in all their pairs, in proportion to the variance over examples in one seed.
 
     Args:
         own: each pair's own variance; NaN where it is not known, and so is the result.
-        once: the variances over examples of differences in one seed, to which they are in
-            proportion.
     """
     known = np.isfinite(own) & np.isfinite(once) & ~np.eye(len(own), dtype=bool)
     count = int(known.any(axis=1).sum())
