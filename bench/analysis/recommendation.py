@@ -73,7 +73,7 @@ class Candidates:
     @cached_property
     def repeated(self) -> NDArray[np.bool_]:
         """Whether settings have enough seeds to be recommended [K]; of folds, all are one seed."""
-        return np.array([len(sample.scores) >= FEWEST_SEEDS for sample in self.samples])
+        return np.array([len(s.scores) >= FEWEST_SEEDS for s in self.samples], dtype=bool)
 
     @cached_property
     def within(self) -> NDArray[np.bool_]:

@@ -6,8 +6,6 @@ import shlex
 from collections.abc import Sequence
 from typing import Final
 
-import click
-
 CONSOLE: Final = "minbert-bench"
 CALLED: Final = "MINBERT_BENCH_CALLED"
 """Environment: by which command this process, or the one that started it, was called."""
@@ -51,6 +49,8 @@ def as_called(text: str) -> str:
 
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print a text, which may be anybody's, to stdout or stderr."""
+    import click  # takes time, and workers don't need it
+
     click.echo(printable(as_called(text)), err=err, nl=nl)
 
 

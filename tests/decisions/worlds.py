@@ -266,7 +266,7 @@ def worlds() -> list[World]:
         Resampled("the same, 4,000 examples, those with 3 seeds", several, 4000),
         Resampled("the same, 4,000 examples, seeds not shared", several, 4000, paired=False),
         *(_uneven("the best of 8 alone", (-1,), std) for std in (0.005, 0.015, 0.03)),
-        _uneven("the best of 8 alone", (-1,), 0.015, examples=4000),
+        *(_uneven("the best of 8 alone", (-1,), std, examples=4000) for std in (0.015, 0.03)),
         _uneven("the best of 20 alone", (-1,), 0.015, 20),
         _uneven("the cheapest of 8 alone", (0,), 0.015),
         _uneven("the cheapest and the best of 8", (0, -1), 0.015),
@@ -277,7 +277,8 @@ def worlds() -> list[World]:
         _uneven("the cheapest fifth of 40", range(8), 0.015, 40),
         Simulated("one seed beside three", at_margin, seeds=(3, 1) * 20),
         _uneven("the cheaper half of 8, with one seed,", half, 0.015, seeds=(1, 1, 1, 3)),
-        _uneven("the best of 8 alone, with one seed,", (-1,), 0.0075, seeds=one_seed),
+        *(_uneven("the best of 8 alone, with one seed,", (-1,), 0.005, examples=n, seeds=one_seed)
+          for n in (1064, 4000)),
     ]  # fmt: skip
 
 
@@ -291,6 +292,6 @@ def beyond() -> list[Simulated]:
         for examples, size in ((1064, ""), (4000, ", 4,000 dev examples"))
         for trainings in TRAININGS[1:]
     ]  # fmt: skip
-    alone = [_uneven("the best of 8 alone, trained so often,", (-1,), 0.015, seeds=(*[3] * 6, n))
-             for n in TRAININGS[:2]]  # fmt: skip
+    alone = [_uneven("the best of 8 alone, trained so often,", (-1,), 0.015, examples=4000,
+                     seeds=(*[3] * 6, n)) for n in TRAININGS[:2]]  # fmt: skip
     return [*rare, *alone]
