@@ -1,6 +1,6 @@
 """What a check is, and what it finds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -31,10 +31,10 @@ class Check:
     name: str
     question: str
     unknown: str
-    devices: tuple[str, ...] = ("cpu", "cuda")
+    devices: Sequence[str] = ("cpu", "cuda")
     expected_s: float = 3.0
     limit_s: float = 180.0
-    needs: tuple[str, ...] = ("software",)
+    needs: Sequence[str] = ("software",)
     memory_mib: float = 600.0
     is_advice: bool = False
 

@@ -191,12 +191,11 @@ def _with_names(values: list[Any], names: tuple[str, ...] | None) -> list[Any]:
     if names is None:
         return values
     by_index = {_NO_LABEL: None, **dict(enumerate(names))}
-    return [
-        [by_index.get(each, each) for each in value]
-        if isinstance(value, list)
-        else by_index.get(value, value)
-        for value in values
-    ]
+
+    def named(value: Any) -> Any:
+        return [*map(named, value)] if isinstance(value, list) else by_index.get(value, value)
+
+    return [*map(named, values)]
 
 
 @contextmanager

@@ -12,18 +12,16 @@ from bench.analysis.groups import Group
 from bench.analysis.recommendation import candidates_of, recommend
 from bench.analysis.scorepairs import ScorePair, score_pair
 from bench.analysis.setting import Setting
-from bench.analysis.verdicts import COSTS, column, compare, pareto
+from bench.analysis.verdicts import COSTS, Objective, column, pareto
+from bench.common.grouping import grouped
 from bench.report import figures, text
-from bench.report.recommendation import form_cost
+from bench.report.pages import sentences
+from bench.report.recommendation import form_cost, ratios
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table, frame
 from bench.stats.intervals import Interval
 
 _LEVEL: Final = 0.05
-_UNITS: Final = (
-    "Tokens differ between tokenizers, so times are compared by whole trainings and by examples, "
-    "which all encoders share; times for 1,000 tokens are not comparable."
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +68,17 @@ def encoders_section(encoders: Encoders | None) -> list[Section]:
         for cost in COSTS
         if not rows.dropna(subset=[cost, "score"]).empty
     ] if group.has_quality else []  # fmt: skip
-    lines = [*_against_best(group, chosen), *_by_limit(group), *_conditions(encoders), _UNITS]
+    best, form = _best(group, chosen), partial(text.score_gap, group)
+    pairs = [(choice, _pair(best, choice)) for choice in chosen]
+
+    def by_value(name: str) -> dict[str, list[str]]:
+        return grouped(encoders.groups, lambda own: str(encoders.groups[own].shared(name)))
+
+    lines = sentences(
+        "encoders", group=group, best=best, form=form, span=text.span, ratios=ratios, level=_LEVEL,
+        compared=[(choice, pair) for choice, pair in pairs if pair is not None],
+        distinct=_is_distinct, limits={c: _by_limit(group, c) for c in COSTS}, by_value=by_value,
+    )  # fmt: skip
     return [Section("encoders", "Encoders", _heading(group, chosen), lines, drawings, tables)]
 
 
@@ -139,45 +147,6 @@ def _is_distinct(best: _Choice, choice: _Choice) -> bool | None:
     return None if ends is None else ends[0] > 0 or ends[1] < 0
 
 
-def _against_best(group: Group, chosen: Sequence[_Choice]) -> list[str]:
-    """A sentence for each other encoder on its difference from the best."""
-    best = _best(group, chosen)
-    sentences = []
-    for choice in chosen:
-        pair = _pair(best, choice)
-        if best is None or pair is None:
-            continue
-        if isinstance(pair, str):
-            sentences.append(f"{choice.label} is not compared with {best.label}: {pair}.")
-            continue
-        gap = pair.interval(_LEVEL)
-        form = partial(text.score_gap, group)
-        is_distinct = _is_distinct(best, choice)
-        if is_distinct is None:
-            verdict = "with no interval, as too little is known of both"
-        else:
-            verdict = f"95% interval {text.span(gap, form)}, "
-            verdict += "a significant difference" if is_distinct else "not distinguishable"
-        if pair.is_single:
-            verdict += ", of one training each"
-        saved = [
-            f"{text.times(ratio.value)}× the {cost}"
-            for cost in COSTS
-            if (ratio := compare(group, cost, choice.setting, best.setting))
-        ]
-        sentences.append(
-            f"{choice.label} scores {form(gap.value)} against {best.name} ({verdict}), at "
-            f"{' and '.join(saved) or 'costs that are not known'}."
-        )
-    if len(sentences) > 1:
-        sentences.append("Intervals are not corrected for the number of encoders.")
-    if sentences:
-        sentences.append(
-            "Each encoder's setting was chosen on the same dev examples, which intervals leave out."
-        )
-    return sentences
-
-
 def _pair(best: _Choice | None, choice: _Choice) -> ScorePair | str | None:
     """The difference of an encoder's score from the best one's, paired by seed and example, or why
     they can't be compared; None for the best itself, or without one."""
@@ -186,41 +155,18 @@ def _pair(best: _Choice | None, choice: _Choice) -> ScorePair | str | None:
     return score_pair(best.setting, choice.setting)
 
 
-def _by_limit(group: Group) -> list[str]:
-    """Which encoder is best within which limit, from the Pareto fronts over all settings."""
-    sentences = []
-    for cost in COSTS:
-        front = pareto(group, cost)
-        name = column(group, cost)
-        steps = []
-        for encoder, own in groupby(front, key=lambda setting: setting.encoder):
-            settings = list(own)
-            first, last = settings[0], settings[-1]
-            least, score = first.estimate(name), last.estimate("dev_score")
-            if least is not None and score is not None:
-                limit = form_cost("memory" if cost == "memory" else "time", least.value)
-                steps.append(
-                    f"from {limit} on {encoder}, up to {text.score(group, score.value)} "
-                    f"({last.own_label})"
-                )
-        if steps:
-            sentences.append(f"Best score within a limit on {cost}: {'; '.join(steps)}.")
-    return sentences
-
-
-def _conditions(encoders: Encoders) -> list[str]:
-    """What differs between the encoders besides their weights."""
-    sentences = []
-    for name in ("engine", "pooling", "max_length"):
-        values = {n: str(group.shared(name)) for n, group in encoders.groups.items()}
-        if len({*values.values()}) > 1:
-            listed = "; ".join(
-                f"{value} for {', '.join(n for n in values if values[n] == value)}"
-                for value in dict.fromkeys(values.values())
-            )
-            costs = "; costs are also those of the engines" if name == "engine" else ""
-            sentences.append(f"The encoders differ in {name}: {listed}{costs}.")
-    return sentences
+def _by_limit(group: Group, cost: Objective) -> list[tuple[str, str, str, str]]:
+    """By the Pareto front over all settings, which encoder is best from which limit on, up to which
+    score, with its best setting."""
+    steps = []
+    for encoder, own in groupby(pareto(group, cost), key=lambda setting: setting.encoder):
+        settings = list(own)
+        first, last = settings[0], settings[-1]
+        least, score = first.estimate(column(group, cost)), last.estimate("dev_score")
+        if least is not None and score is not None:
+            limit = form_cost("memory" if cost == "memory" else "time", least.value)
+            steps.append((limit, encoder, text.score(group, score.value), last.own_label))
+    return steps
 
 
 def _table(group: Group, choices: Sequence[_Choice], caption: str) -> Table:

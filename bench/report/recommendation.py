@@ -133,13 +133,13 @@ def in_brief(known: Candidates, i: int, measured: float | None = None) -> str:
     full = group.full(setting.amp)
     if setting is full:
         return f"it is {full_name(full)}, {scored}"
-    if full and (saved := _ratios(group, setting, full)):
+    if full and (saved := ratios(group, setting, full)):
         return f"{saved} of {full_name(full)}, {scored}"
     costs = {need: known.value(i, need) for need in NEEDS[:2]}
     return ", ".join([*(form_cost(n, v) for n, v in costs.items() if v == v), scored])
 
 
-def _ratios(group: Group, setting: Setting, other: Setting) -> str:
+def ratios(group: Group, setting: Setting, other: Setting) -> str:
     """The costs of a setting against another one's, such as `0.9× the memory`; empty if unknown."""
     gaps = {cost: compare(group, cost, setting, other) for cost in COSTS}
     return " and ".join(f"{times(gap.value)}× the {cost}" for cost, gap in gaps.items() if gap)
@@ -163,7 +163,7 @@ def _sentences(template: str, recommended: Recommendation, one_file: bool = Fals
         "ended": _ended(group), "limits": " ".join(limit.text for limit in recommended.limits),
         "misses": _misses(recommended), "unkept": sum(not one.values for one in known.samples),
         "size": group.scoring.size, "count": count, "score": score, "own_score": _score,
-        "cost": _cost, "form_cost": form_cost, "full_name": full_name, "ratios": _ratios,
+        "cost": _cost, "form_cost": form_cost, "full_name": full_name, "ratios": ratios,
         "against_full": against_full, "margin_text": margin_text, "rounded": _rounded,
         "rounded_up": _rounded_up, "excluded_rate": excluded_rate, "withdrawn": withdrawn,
         "fewest": FEWEST_SEEDS,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
@@ -18,8 +19,10 @@ from bench.analysis.breakdown import (
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, Objective, compare
+from bench.common.grouping import grouped
 from bench.report import figures
 from bench.report.commands import narrowed
+from bench.report.pages import sentences
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import num, x_label
@@ -27,8 +30,6 @@ from bench.results.facts import DataFacts
 
 _NAMED: Final = 0.02
 """The share of a total from which the change of a part is named."""
-_KEPT: Final = 0.75
-"""The share of full fine-tuning's activations from which an adapter keeps them."""
 _STATE: Final = ("gradients", "optimizer")
 _ACTIVATIONS: Final = ("activations",)
 _UNITED: Final[dict[Objective, tuple[tuple[str, ...], ...]]] = {
@@ -83,10 +84,13 @@ def why_section(
     others = [bar for bar in bars if bar.setting.mode != "full"]
     alike = [bar for bar in full if bar.setting.amp in {other.setting.amp for other in others}]
     base = next(iter([*alike, *full]), None)
-    said = [
-        *_adapters(group, others, base), *_head(others), *_amp(group, full), *_excess(bars),
-        *_missing(group, bars, costs, facts),
-    ]  # fmt: skip
+    adapted = [bar for bar in others if bar.setting.adapted]
+    said = sentences(
+        "why", bars=bars, base=base, num=num, amount=_amount, part=_part, largest=_largest,
+        modes=[*grouped(adapted, lambda bar: bar.setting.mode).values()], shares=_shares,
+        percents=_percents, gaps=partial(_gaps, group), between=partial(_between_modes, group),
+        again=partial(narrowed, group, facts, rerun="ok"),
+    )  # fmt: skip
     return [Section("why", "Why", _heading(base), said, [drawing], [_table(group, bars)])]
 
 
@@ -118,38 +122,6 @@ def _heading(base: _Bar | None) -> str:
         whose = "its step" if memory else f"a step of {base.name}"
         shares.append(f"backward is {step.of('backward') / step.total:.0%} of {whose}")
     return f"Why: {'; '.join(shares) or 'where memory and a step go'}"
-
-
-def _amp(group: Group, full: Sequence[_Bar]) -> list[str]:
-    """Full fine-tuning with AMP against that in fp32."""
-    fp32 = next((bar for bar in full if bar.setting.amp == "off"), None)
-    return [
-        f"Against full fine-tuning in fp32, {bar.setting.amp} takes {gaps}."
-        for bar in full
-        if fp32 and bar is not fp32 and (gaps := _gaps(group, bar, fp32))
-    ]
-
-
-def _adapters(group: Group, others: Sequence[_Bar], base: _Bar | None) -> list[str]:
-    """Reasons, the settings of one mode against full fine-tuning, and other modes against it."""
-    adapted = [bar for bar in others if bar.setting.adapted]
-    if not adapted or base is None:
-        return []
-    by_mode: dict[str, list[_Bar]] = {}
-    for bar in adapted:
-        by_mode.setdefault(bar.setting.mode, []).append(bar)
-    first, *rest = by_mode.values()
-    amp = first[0].setting.amp
-    precision = "" if amp == base.setting.amp else f" in {first[0].setting.precision}"
-    gaps = {bar.name: text for bar in first if (text := _gaps(group, bar, base))}
-    return [
-        *_why_memory(first, base), *_why_time(first, base),
-        *(
-            f"{f'Against {base.name}, ' * (i == 0)}{name}{precision} takes {text}."
-            for i, (name, text) in enumerate(gaps.items())
-        ),
-        *(text for bars in rest if (text := _between_modes(group, bars, first))),
-    ]  # fmt: skip
 
 
 def _gaps(group: Group, bar: _Bar, base: _Bar) -> str:
@@ -197,55 +169,17 @@ def _part(parts: tuple[str, ...]) -> str:
     return _NAMES.get(parts, parts[0])
 
 
-def _why_memory(adapted: Sequence[_Bar], base: _Bar) -> list[str]:
-    """Whether adapters keep activations, and whether they reduce the largest part of memory."""
-    known = [memory for bar in adapted if (memory := bar.parts["memory"])]
-    full = base.parts["memory"]
-    if not known or full is None:
-        return []
-    sentences = []
-    if (activations := full.of(*_ACTIVATIONS)) > 0:
-        shares = [memory.of(*_ACTIVATIONS) / activations for memory in known]
-        reason = (
-            "the backward pass still goes through every layer"
-            if min(shares) >= _KEPT
-            else "frozen layers need not keep what only the gradients of their weights would use"
-        )
-        sentences.append(
-            f"Adapters keep {_range(shares)} of full fine-tuning's activations: {reason}."
-        )
-    largest = max(_UNITED["memory"], key=lambda parts: full.of(*parts))
-    if largest not in (_STATE, _ACTIVATIONS):
-        size = f"{_amount(full.of(*largest), full.total)} of {num(full.total)} MiB"
-        stays = min(m.of(*largest) for m in known) >= _KEPT * full.of(*largest)
-        sentences.append(
-            f"The largest part of {base.name} is {_part(largest)} ({size})"
-            f"{', and adapters do not reduce it' if stays else ''}."
-        )
-    return [" ".join(sentences)] if sentences else []
+def _largest(memory: Breakdown) -> tuple[str, ...]:
+    return max(_UNITED["memory"], key=lambda parts: memory.of(*parts))
 
 
-def _why_time(adapted: Sequence[_Bar], base: _Bar) -> list[str]:
-    """The shares of the forward and the backward pass that remain."""
-    known = [step for bar in adapted if (step := bar.parts["time"])]
-    full = base.parts["time"]
-    if not known or full is None or min(full.of("forward"), full.of("backward")) <= 0:
-        return []
-    forward, backward = (
-        [step.of(name) / full.of(name) for step in known] for name in ("forward", "backward")
-    )
-    reason = (
-        "gradients of frozen weights are not computed, those of activations are"
-        if min(backward) < 1
-        else "what adapters add takes as long as the gradients of frozen weights that they save"
-    )
-    return [
-        f"Forward, which uses frozen weights too, takes {_range(forward)} of full fine-tuning's "
-        f"time, and backward {_range(backward)}: {reason}."
-    ]
+def _shares(left: Sequence[Breakdown], full: Breakdown, *names: str) -> list[float]:
+    """The shares that are left of some parts; none where these are zero."""
+    whole = full.of(*names)
+    return [each.of(*names) / whole for each in left] if whole > 0 else []
 
 
-def _range(shares: Sequence[float]) -> str:
+def _percents(shares: Sequence[float]) -> str:
     ends = dict.fromkeys(f"{100 * share:.0f}" for share in (min(shares), max(shares)))
     return f"{' to '.join(ends)}%"
 
@@ -270,49 +204,7 @@ def _between_modes(group: Group, bars: Sequence[_Bar], first: Sequence[_Bar]) ->
             f"{'−' if gap < 0 else '+'}{_amount(abs(gap), scale)}" for gap in (min(gaps), max(gaps))
         )
         clauses.append(f"{' to '.join(ends)} {_unit(group, cost)}, mostly in {most}")
-    if not clauses:
-        return ""
-    modes = f"{bars[0].setting.mode} against {first[0].setting.mode}"
-    return f"{modes} on the same layers: {'; '.join(clauses)}."
-
-
-def _head(others: Sequence[_Bar]) -> list[str]:
-    """The head alone, which has no backward pass through the encoder."""
-    head = next((bar for bar in others if bar.setting.mode == "head"), None)
-    memory, step = (head.parts["memory"], head.parts["time"]) if head else (None, None)
-    clauses = []
-    if memory:
-        held = _amount(memory.of(*_ACTIVATIONS, *_STATE), memory.total)
-        clauses.append(f"activations, gradients and optimizer state take {held} MiB")
-    if step:
-        clauses.append(f"forward is {step.of('forward') / step.total:.0%} of its step")
-    reason = "The head alone has no backward pass through the encoder"
-    return [f"{reason}: {', and '.join(clauses)}."] if clauses else []
-
-
-def _excess(bars: Sequence[_Bar]) -> list[str]:
-    over = [
-        f"{bar.name} by {num(memory.excess)} MiB"
-        for bar in bars
-        if (memory := bar.parts["memory"]) and memory.excess > 0
-    ]
-    exceed = "Parts exceed the peak (the dark mark), which does not hold all of them"
-    return [f"{exceed}: {', '.join(over)}."] if over else []
-
-
-def _missing(
-    group: Group, bars: Sequence[_Bar], costs: Sequence[Objective], facts: Mapping[str, DataFacts]
-) -> list[str]:
-    sentences = []
-    for cost, what in zip(COSTS, ("memory", "a step"), strict=True):
-        names = [bar.name for bar in bars if bar.parts[cost] is None]
-        if names:
-            who = "any setting" if cost not in costs else ", ".join(names)
-            sentences.append(f"The parts of {what} are not recorded for {who}.")
-    if not sentences:
-        return []
-    again = narrowed(group, facts, rerun="ok")
-    return [" ".join([*sentences, f"This measures them: {again}"])]
+    return "; ".join(clauses)
 
 
 def _table(group: Group, bars: Sequence[_Bar]) -> Table:

@@ -62,18 +62,18 @@ def step_times(lanes: Sequence[Found]) -> tuple[Times, Times]:
         try:
             for lane in lanes:
                 bind_thread(lane.cores)
-                workers[lane.conditions.device] = stack.enter_context(_Worker(lane))
+                workers[lane.conditions.device] = _started(lane, stack)
         finally:
             bind_thread(frozenset(before))
-        for worker in workers.values():
-            worker.answer()  # once it is ready
+        for device, worker in workers.items():
+            _answer(device, worker)  # once it is ready
         alone = {}
         for device, worker in workers.items():
-            worker.ask()
-            alone[device] = worker.answer()
+            print(file=worker.stdin, flush=True)
+            alone[device] = _answer(device, worker)
         for worker in workers.values():
-            worker.ask()
-        return alone, {device: worker.answer() for device, worker in workers.items()}
+            print(file=worker.stdin, flush=True)
+        return alone, {device: _answer(device, worker) for device, worker in workers.items()}
 
 
 def judge(alone: Times, together: Times) -> Finding:
@@ -105,40 +105,29 @@ def judge(alone: Times, together: Times) -> Finding:
     return Finding(OK, "; ".join(texts), figures=figures)
 
 
-class _Worker:
-    """A process that takes steps on a GPU, bound to the cores that this one is bound to."""
+def _started(lane: Found, stack: ExitStack) -> subprocess.Popen[str]:
+    """A process that works on a GPU, bound to the cores that this one is bound to, until the stack
+    is closed."""
+    process = subprocess.Popen(
+        COMMAND, env=worker_environment(os.environ, lane.conditions.threads, lane.gpu),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    stack.callback(process.communicate)
+    stack.callback(process.kill)
+    return process
 
-    def __init__(self, lane: Found) -> None:
-        self._device = lane.conditions.device
-        self._process = subprocess.Popen(
-            COMMAND, env=worker_environment(os.environ, lane.conditions.threads, lane.gpu),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
 
-    def __enter__(self) -> "_Worker":
-        return self
+def _answer(device: str, worker: subprocess.Popen[str]) -> tuple[float, ...]:
+    """The milliseconds of each kind of work that a process measured; none when it is ready.
 
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-    def ask(self) -> None:
-        """Let it measure."""
-        if self._process.stdin is not None:
-            self._process.stdin.write("\n")
-            self._process.stdin.flush()
-
-    def answer(self) -> tuple[float, ...]:
-        """The milliseconds of each kind of work that it measured; none when it is ready.
-
-        Raises:
-            SkipError: if it ended.
-        """
-        line = self._process.stdout.readline() if self._process.stdout else ""
-        if not line:
-            why = last_error(self._process.communicate()[1])
-            raise SkipError(f"steps on {self._device} fail: {why}")
-        return tuple(map(float, line.split()))
+    Raises:
+        SkipError: if it ended.
+    """
+    line = worker.stdout.readline() if worker.stdout else ""
+    if not line:
+        why = last_error(worker.communicate()[1])
+        raise SkipError(f"steps on {device} fail: {why}")
+    return tuple(map(float, line.split()))
 
 
 def main() -> None:
