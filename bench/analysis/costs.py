@@ -19,19 +19,21 @@ def cost_of(group: Group, setting: Setting, need: Need) -> float | None:
     """A cost of a setting: memory in MiB, the time of one training in seconds, the size in MB of
     the file that is shipped with the base model, or the number of trained parameters.
 
-    Memory and time are those over all seeds and folds of the group (`Setting.estimate`), so that
-    settings with other seeds can be ordered.
+    Memory and time are over the seeds and folds that all settings which may be recommended have in
+    common, since seeds cost differently; those of a setting without them are over its own.
 
     The time is that of training's steps on all its tokens; where these were not counted, as in old
     rows, and among several encoders, that of the whole training. The file has what differs from the
     base: adapter and head, or the whole model where the rest of the encoder trains too, or its
     biases, for which PEFT's format has no place. None where it was not measured.
     """
-    if need == "memory":
-        estimate = setting.estimate(group.memory_column)
+    if need in ("memory", "time"):
+        common = group.common_places
+        own = setting.at(common) if common <= setting.places(group.memory_column) else setting
+        if need == "time":
+            return _time(own)
+        estimate = own.estimate(group.memory_column)
         return None if estimate is None else estimate.value
-    if need == "time":
-        return _time(setting)
     if need == "size":
         is_whole = trains_encoder(setting.mode, setting.layers) or setting.mode == BITFIT
         count = _mean(

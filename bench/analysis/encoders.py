@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
 from typing import Final
 
 from bench.analysis.groups import Group, differing
-from bench.analysis.setting import effects_of_seeds
 from bench.common.grouping import grouped
 from bench.plan.cell import Value, named
 
@@ -64,9 +62,9 @@ def encoders_of(groups: Sequence[Group]) -> Encoders | None:
         for label, digest, group in zip(labels, digests, nearest, strict=True)
     }
     rows = tuple(row for group in nearest for row in group.rows)
-    every = [(name, s) for name, group in by_name.items() for s in group.settings]
-    of_seeds = cache(partial(effects_of_seeds, [s for _, s in every]))
-    settings = tuple(replace(s, encoder=name, of_seeds=of_seeds) for name, s in every)
+    settings = tuple(
+        replace(s, encoder=name) for name, group in by_name.items() for s in group.settings
+    )
     return Encoders(by_name, EncoderGroup(rows, settings))
 
 

@@ -8,13 +8,14 @@ from operator import attrgetter
 from typing import Final
 
 from bench.analysis.points import FROZEN, settings_of
-from bench.analysis.setting import Setting, between_processes, place_of_run
+from bench.analysis.setting import Place, Setting, between_processes, place_of_run
 from bench.plan.cell import Value, named
 from bench.plan.columns import BY_NAME, VALUES, group_names
 from bench.plan.learning_rates import still_lacking
 from bench.plan.metrics import Metric, metric_of
 from bench.plan.rows import Row, latest, on_cuda
 from bench.results.outcomes import ValuesOf, no_values
+from bench.stats.best import FEWEST_SEEDS
 from bench.stats.intervals import Interval, Std
 
 CHANGED: Final = named(lambda about: about.compared == "group")
@@ -126,6 +127,15 @@ class Group:
     def seeds(self) -> int:
         """The largest number of seeds that ended ok in a setting."""
         return max((len({r.seed for r in setting.ok}) for setting in self.settings), default=0)
+
+    @cached_property
+    def common_places(self) -> set[Place]:
+        """The seeds and folds that all settings with seeds enough to be recommended have with their
+        memory; those that all settings have where none has enough."""
+        every = [setting for setting in self.settings if setting.ok]
+        enough = [setting for setting in every if len(setting.scores) >= FEWEST_SEEDS]
+        places = [setting.places(self.memory_column) for setting in enough or every]
+        return set.intersection(*places) if places else set()
 
     @cached_property
     def compared(self) -> dict[tuple[str, int, int], Interval | None]:

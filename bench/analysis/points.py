@@ -8,7 +8,7 @@ from typing import Final
 
 from adapters.methods import MODES
 from adapters.names import place
-from bench.analysis.setting import Setting, between_processes, effects_of_seeds
+from bench.analysis.setting import Setting, between_processes
 from bench.plan.cell import ABOUT, ALWAYS, Value, named
 from bench.plan.columns import VALUES
 from bench.plan.rows import Row
@@ -44,8 +44,7 @@ def settings_of(
     rates = Counter(key[:but_rates] for key in points)
     frozen_types = Counter(key[:axes] for key in {key[: axes + 1] for key in points})
     between = cache(partial(between_processes, points.values()))
-    settings: list[Setting] = []
-    of_seeds = cache(partial(effects_of_seeds, settings))
+    settings = []
     for key, members in points.items():
         row = members[0]
         settings.append(
@@ -64,7 +63,6 @@ def settings_of(
                 tells_frozen=frozen_types[key[:axes]] > 1,
                 values_of=values_of,
                 between=between,
-                of_seeds=of_seeds,
             )
         )
     return tuple(sorted(settings, key=_order))

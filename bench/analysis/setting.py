@@ -1,7 +1,7 @@
 """A setting: a point of the grid over its seeds, folds and repeats, with their measurements."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import log
@@ -65,29 +65,6 @@ def between_processes(settings: Iterable[Iterable[Row]], column: str) -> Std | N
     return pooled(runs.values())
 
 
-def effects_of_seeds(settings: "Sequence[Setting]", column: str) -> Mapping[Place, float]:
-    """The values of a column at each seed and fold, relative to those at the others.
-
-    By least squares of logarithms over the settings; empty where all ran with the same.
-    """
-    logs: dict[tuple[int, Place], list[float]] = {}
-    for i, setting in enumerate(settings):
-        for run, value in setting.by_run(column).items():
-            if value > 0:
-                logs.setdefault((i, run[:2]), []).append(log(value))
-    places = {place: number for number, place in enumerate(sorted({place for _, place in logs}))}
-    if len(logs) == len({i for i, _ in logs}) * len(places):
-        return {}
-    has, sums = np.zeros((2, len(settings), len(places)))
-    for (i, place), values in logs.items():
-        has[i, places[place]], sums[i, places[place]] = 1.0, fmean(values)
-    share = has / np.maximum(has.sum(axis=1, keepdims=True), 1.0)
-    normal = np.diag(has.sum(axis=0)) - share.T @ has
-    # of many solutions the shortest: no effect where no setting connects a place with others
-    effects = np.linalg.lstsq(normal, sums.sum(axis=0) - share.T @ sums.sum(axis=1), rcond=None)[0]
-    return dict(zip(places, np.exp(effects).tolist(), strict=True))
-
-
 @dataclass(frozen=True, eq=False)
 class Setting:
     """A point of the grid without its seed and fold, and the rows of its runs of any status.
@@ -99,7 +76,6 @@ class Setting:
         tells_rate, tells_frozen: whether the label needs the rate, or the type of frozen weights,
             because another setting of the group differs in nothing else.
         between: `between_processes` of the group's settings, by column.
-        of_seeds: `effects_of_seeds` of the group's settings, by column.
         encoder: the name of its encoder, among the settings of several; else empty.
     """
 
@@ -117,7 +93,6 @@ class Setting:
     tells_frozen: bool = False
     values_of: ValuesOf = no_values
     between: Callable[[str], Std | None] = lambda _column: None
-    of_seeds: Callable[[str], Mapping[Place, float]] = lambda _column: {}
     encoder: str = ""
 
     @property
@@ -266,7 +241,7 @@ class Setting:
     def at(self, places: Collection[Place]) -> "Setting":
         """The setting with its runs of some seeds and folds alone, as measured."""
         rows = tuple(row for row in self.rows if place_of_run(row)[:2] in places)
-        return replace(self, rows=rows, of_seeds=lambda _column: {})
+        return replace(self, rows=rows)
 
     def estimate(self, column: str) -> Interval | None:
         """Mean and interval: of scores over seeds, of other columns over all runs.
@@ -275,16 +250,9 @@ class Setting:
         score of a single run has the interval in its row. Costs of one seed vary at least as much
         as processes of the group that do the same work. Where no such processes were run, a single
         run's cost has no interval: one process can't show how processes differ.
-
-        Seeds cost differently, since they order batches differently. So the mean of a setting that
-        lacks seeds or folds of its group is corrected by how those that it has differ from all.
         """
         if column not in self._estimates:
             estimate = self._score() if column == _SCORE else self._cost(column)
-            if estimate is not None and column != _SCORE and (effects := self.of_seeds(column)):
-                own = fmean(effects.get(run[:2], 1.0) for run in self.by_run(column))
-                values = (estimate.value, *(estimate.ends() or ()))
-                estimate = Interval(*(value * fmean(effects.values()) / own for value in values))
             self._estimates[column] = estimate
         return self._estimates[column]
 

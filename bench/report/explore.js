@@ -554,9 +554,16 @@
         el("details", { open: state.pins.length === 1 }, el("summary", { textContent: counted(s.cells.length + s.more.length, "cell") }), el("ul", { className: "cells" }, ...rows)),
         el("p", { className: "hint", textContent: "Repeat it:" }), el("div", { className: "command" }, el("code", { textContent: s.command }), again));
     }
+    function times(name, a, b) {  // B against A: of memory and time over the seeds and folds that both have
+      const at = { memory: 5, time: 6 }[name];
+      if (!at) { return ratio(b[name] / a[name]) + "\u00d7"; }
+      const [first, second] = [a, b].map((s) => new Map(s.cells.filter((cell) => cell[3] === "ok" && cell[at]).map((cell) => [cell[1] + "/" + cell[2], cell[at]])));
+      const logs = [...first.keys()].filter((run) => second.has(run)).map((run) => Math.log(second.get(run) / first.get(run)));
+      return logs.length ? ratio(Math.exp(logs.reduce((sum, x) => sum + x, 0) / logs.length)) + "\u00d7" : "no seed in common";
+    }
     function comparison(a, b) {
       const items = COSTS.filter((name) => a[name] && b[name]).map((name) => el("tr", {}, th("row", data.costs[name]),
-        td(shown(name, a[name])), td(shown(name, b[name])), td(ratio(b[name] / a[name]) + "\u00d7")));
+        td(shown(name, a[name])), td(shown(name, b[name])), td(times(name, a, b))));
       let said = "Their scores are not compared.";
       if (a.pair !== null && b.pair !== null) {
         const gap = steps.difference.length ? gain * apart("difference", b, a) : b.value - a.value;

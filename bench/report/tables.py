@@ -165,11 +165,8 @@ def settings_table(group: Group) -> Table:
     heads, rows = _filled(columns, group.settings)
     marks = ["baseline" if s is group.baseline else "" for s in group.settings[:MOST_SETTINGS]]
     caption = "Every setting against full fine-tuning in fp32, its seeds averaged."
-    if any(s.of_seeds(column(group, cost)) for s in group.settings[:1] for cost in COSTS):
-        caption += (
-            " Ratios are over common seeds; memory and time of a setting that lacks seeds are "
-            "corrected by what these cost other settings."
-        )
+    if len({frozenset(s.places(group.memory_column)) for s in group.settings if s.ok}) > 1:
+        caption += " Ratios are over common seeds; memory and time are those of each one's own."
     return Table(heads, rows, caption, marks, folded=True, total=len(group.settings))
 
 
