@@ -62,7 +62,7 @@ def test_first_paint_of_400_settings(benchmark: BenchmarkFixture, explorer: Any)
 
     def load() -> None:
         explorer.reload(wait_until="commit")
-        explorer.wait_for_function("performance.getEntriesByName('explorer-drawn').length")
+        explorer.wait_for_function("() => performance.getEntriesByName('explorer-drawn').length")
 
     benchmark.pedantic(load, rounds=5, warmup_rounds=1)
     benchmark.extra_info |= explorer.evaluate(

@@ -91,7 +91,7 @@ def test_the_table_of_cells_sorts_by_number_and_filters(browser, index):
     box = page.locator("#cell-grid .tabulator-col", has_text="mode").first.locator("input")
     box.click()
     page.locator(".tabulator-edit-list-item", has_text="dora").first.click()
-    page.wait_for_function("cellGrid.getDataCount('active') < 88")
+    page.wait_for_function("() => cellGrid.getDataCount('active') < 88")
     assert set(cells(page, "mode")) == {"dora"}
     assert page.complaints == []
     page.close()

@@ -180,7 +180,7 @@ def test_only_what_lasts_is_announced(page) -> None:
     )
     page.locator("#where").press_sequentially("memory<=1.3GB")
     assert page.inner_text("#where-error") == ""
-    page.wait_for_function("spoken.length")
+    page.wait_for_function("() => spoken.length")
     assert page.evaluate("spoken") == [page.inner_text("#answer")]
     assert page.locator("#explorer [role=status]").count() == 1
     assert page.locator("#explorer [aria-live]").count() == 0
@@ -244,7 +244,7 @@ def test_two_pins_are_compared_and_are_in_the_address(page, candidates: Candidat
     page.select_option("#prefer", "time")
     page.fill("#where", "time<=1min")
     page.get_by_role("checkbox", name="lora").check()
-    page.wait_for_function("location.hash.includes('is.mode=lora')")
+    page.wait_for_function("() => location.hash.includes('is.mode=lora')")
     before = standings(page), page.inner_text("#answer"), page.inner_text("#pins")
     query = page.evaluate("location.hash.slice(1)")
     go(page, "other=")
@@ -285,24 +285,26 @@ def test_a_command_is_copied_without_a_clipboard_too(page) -> None:
     button = page.locator("#copy")
     for _ in range(2):
         button.click()
-        page.wait_for_function("document.getElementById('copy').textContent === 'Copied'")
+        page.wait_for_function("() => document.getElementById('copy').textContent === 'Copied'")
     assert page.evaluate("document.activeElement.id") == "copy"
-    page.wait_for_function("document.getElementById('copy').textContent === 'Copy'")
+    page.wait_for_function("() => document.getElementById('copy').textContent === 'Copy'")
 
 
 def test_a_link_inside_keeps_the_state_in_the_address(page) -> None:
     page.fill("#where", "time<=1min")
-    page.wait_for_function("location.hash.includes('where=')")
+    page.wait_for_function("() => location.hash.includes('where=')")
     page.locator("nav a[href='#cells']").click()
-    page.wait_for_function("location.hash.includes('where=')")
-    page.wait_for_function("Math.abs(cells.getBoundingClientRect().top) < 100")
+    page.wait_for_function("() => location.hash.includes('where=')")
+    page.wait_for_function("() => Math.abs(cells.getBoundingClientRect().top) < 100")
     assert page.input_value("#where") == "time<=1min"
 
 
 def test_an_address_with_a_state_opens_at_the_explorer(browser, index: Path) -> None:
     page = browser.new_page(viewport=WIDE)
     page.goto(index.as_uri() + "#where=memory%3C%3D1.3GB")
-    page.wait_for_function("document.getElementById('explorer').getBoundingClientRect().top < 100")
+    page.wait_for_function(
+        "() => document.getElementById('explorer').getBoundingClientRect().top < 100"
+    )
     page.set_viewport_size({"width": 1280, "height": 800})
     controls = page.locator(".controls")
     assert controls.evaluate("e => e.scrollHeight <= e.clientHeight")
@@ -359,7 +361,7 @@ def test_labels_are_text_whatever_they_hold(browser, tmp_path: Path) -> None:
     buttons.nth(1).click()
     assert page.locator("article.pin h3", has_text="</script><b onclick").count() == 2
     assert page.locator("#explorer b[onclick]").count() == 0
-    page.wait_for_function("location.hash.split('pin=').length === 3")
+    page.wait_for_function("() => location.hash.split('pin=').length === 3")
     page.reload()
     assert page.locator("article.pin").count() == 2
     assert page.complaints == []
