@@ -5,7 +5,6 @@ Example: python -m tests.decisions --runs 1000
 
 import json
 import os
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
@@ -22,7 +21,6 @@ from tests.decisions.worlds import worlds
 @click.option("--processes", default=2, show_default=True, help="Scenarios at a time.")
 def main(runs: int, only: str, only_page: bool, processes: int) -> None:
     if not only_page:
-        begun = time.monotonic()
         numbers = [i for i, world in enumerate(every_world()) if only in world.name]
         os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the processes, which are started anew
         with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
@@ -34,9 +32,7 @@ def main(runs: int, only: str, only_page: bool, processes: int) -> None:
         if only:
             return
         scenarios, covered = [done[number] for number in numbers], len(worlds())
-        minutes = round((time.monotonic() - begun) / 60)
-        figures = {"runs": runs, "minutes": minutes, "scenarios": scenarios[:covered],
-                   "beyond": scenarios[covered:]}  # fmt: skip
+        figures = {"runs": runs, "scenarios": scenarios[:covered], "beyond": scenarios[covered:]}
         FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     text = page(PAGE.read_text(encoding="utf-8"), read_figures())
     PAGE.write_text(text, encoding="utf-8")
