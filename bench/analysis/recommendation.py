@@ -38,7 +38,7 @@ none in common; the head alone was not run; the best is not shown to beat the he
 majority class; no setting meets the limits; none is within the margin of the best by its bounds;
 those that are have fewer than three seeds; or a training of the cheapest that is shown collapsed.
 """
-_MOST: Final = 1000.0
+MOST: Final = 1000.0
 """So many times as many dev examples are not suggested."""
 _FOLDS: Final = 10
 """Parts of the examples, of which each scores what the others selected."""
@@ -127,9 +127,18 @@ class Candidates:
         `invalid`), or whose score is below the setting's mean by more than the margin, which counts
         as no smaller than the metric's own."""
         scores, margin = self.samples[i].scores, max(self.margin, self.group.margin)
-        seeds = {row.seed for row in self.settings[i].rows if row.status == "invalid"}
         low = {s for s, score in scores.items() if has_collapsed(score, scores.values(), margin)}
-        return tuple(sorted(seeds | low))
+        return tuple(sorted(diverged(self.settings[i]) | low))
+
+    @cached_property
+    def widened(self) -> bool:
+        """Whether settings with collapsed trainings have more of the variance between seeds, which
+        widens all bounds, than the others have."""
+        squares, have = (np.zeros(len(self.settings)) for _ in range(2))
+        for i, sample in enumerate(self.samples):
+            scores = np.array([*sample.scores.values()])
+            squares[i], have[i] = np.square(scores - scores.mean()).sum(), bool(self.collapsed(i))
+        return bool(squares @ have > squares @ (1 - have))
 
     def value(self, i: int, name: Need | Literal["score"]) -> float:
         """What a limit of this name is on, for a setting: a cost, NaN if unknown, or the score."""
@@ -141,6 +150,11 @@ class Candidates:
         """The cheapest of some settings; of equally cheap ones, by time and by parameters."""
         keys = [np.nan_to_num(self.costs[n], nan=np.inf) for n in (prefer, "time", "parameters")]
         return min(among, key=lambda i: tuple(key[i] for key in keys), default=None)
+
+
+def diverged(setting: Setting) -> set[int]:
+    """The seeds of a setting's trainings that diverged."""
+    return {row.seed for row in setting.rows if row.status == "invalid"}
 
 
 def candidates_of(group: Group, margin: float | None = None) -> Candidates:
@@ -180,8 +194,9 @@ class Resolution:
         seeds: how many would show it four times out of five if its true difference is the measured
             one; None where no number does, or it is not known.
         factor: how many times as many dev examples would, if the variance between seeds falls with
-            them as that over examples does; None where its measured difference is about the margin.
-        bottleneck: the part of the uncertainty that is larger, or the margin where nothing helps.
+            them as that over examples does; None for more than are suggested.
+        bottleneck: the part of the uncertainty that is larger; or the margin, where so many
+            examples would not do because the measured difference is about as large.
     """
 
     closest: int
@@ -239,16 +254,27 @@ class Recommendation:
     @cached_property
     def alternatives(self) -> dict[Need | Literal["score"], int]:
         """By need, the cheapest setting that is shown to be within the margin of the best or, where
-        nothing is decided, that could be; and the best by score."""
+        nothing is decided, that could be; and the best by score. None with a collapse."""
         every: dict[Need | Literal["score"], int] = {}
-        among = self.shown if self.decided else self.could_be
+        among = self._sound(self.shown if self.decided else self.could_be)
         for need in NEEDS:
             cheapest = self.candidates.cheapest(among, need)
             if cheapest is not None and not np.isnan(self.candidates.costs[need][cheapest]):
                 every[need] = cheapest
-        if self.reference is not None:
+        if self.reference is not None and self._sound([self.reference]):
             every["score"] = self.reference
         return every
+
+    @property
+    def next_cheapest(self) -> int | None:
+        """The cheapest setting that is shown and had no collapse, where the pick is withdrawn."""
+        if self.withdrawn is None:
+            return None
+        return self.candidates.cheapest(self._sound(self.shown), self.prefer)
+
+    def _sound(self, settings: Sequence[int]) -> list[int]:
+        """Those of some settings of which no training collapsed."""
+        return [i for i in settings if not self.candidates.collapsed(i)]
 
     @cached_property
     def cross_fitted_score(self) -> float | None:
@@ -304,6 +330,7 @@ class Recommendation:
         rivals = [j for j in among if not known.within[closest, j]]
         factors, seeds = zip(*(self._needed(closest, j) for j in rivals), strict=True)
         factor, of_seeds = max(factors), max(seeds)
+        apart = -float(known.comparison.difference[closest, rivals[factors.index(factor)]])
         compared = known.comparison
         parts = [(compared.of_seed[closest, j] / max(compared.seeds[closest, j], 1),
                   compared.of_examples[closest, j]) for j in rivals]  # fmt: skip
@@ -312,8 +339,12 @@ class Recommendation:
             closest,
             self.loss(closest),
             max(FEWEST_SEEDS, ceil(of_seeds)) if isfinite(of_seeds) else None,
-            factor if factor < _MOST else None,
-            "margin" if factor >= _MOST else "seeds" if is_seeds else "examples",
+            factor if factor < MOST else None,
+            "margin"
+            if factor >= MOST and apart > known.margin / 2
+            else "seeds"
+            if is_seeds
+            else "examples",
         )
 
     def _needed(self, i: int, j: int) -> tuple[float, float]:
