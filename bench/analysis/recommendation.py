@@ -2,7 +2,7 @@
 margin. docs/deciding.md has the rule and its sources."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, inf, isfinite
@@ -127,18 +127,21 @@ class Candidates:
         `invalid`), or whose score is below the setting's mean by more than the margin, which counts
         as no smaller than the metric's own."""
         scores, margin = self.samples[i].scores, max(self.margin, self.group.margin)
+        seeds = {row.seed for row in self.settings[i].rows if row.status == "invalid"}
         low = {s for s, score in scores.items() if has_collapsed(score, scores.values(), margin)}
-        return tuple(sorted(diverged(self.settings[i]) | low))
+        return tuple(sorted(seeds | low))
 
     @cached_property
     def widened(self) -> bool:
         """Whether settings with collapsed trainings have more of the variance between seeds, which
         widens all bounds, than the others have."""
-        squares, have = (np.zeros(len(self.settings)) for _ in range(2))
-        for i, sample in enumerate(self.samples):
-            scores = np.array([*sample.scores.values()])
-            squares[i], have[i] = np.square(scores - scores.mean()).sum(), bool(self.collapsed(i))
-        return bool(squares @ have > squares @ (1 - have))
+        squares = [np.var([*s.scores.values()]) * len(s.scores) for s in self.samples]
+        sound = self.sound(range(len(squares)))
+        return bool(sum(squares) > 2 * sum(squares[i] for i in sound))
+
+    def sound(self, settings: Iterable[int]) -> list[int]:
+        """Those of some settings of which no training collapsed."""
+        return [i for i in settings if not self.collapsed(i)]
 
     def value(self, i: int, name: Need | Literal["score"]) -> float:
         """What a limit of this name is on, for a setting: a cost, NaN if unknown, or the score."""
@@ -150,11 +153,6 @@ class Candidates:
         """The cheapest of some settings; of equally cheap ones, by time and by parameters."""
         keys = [np.nan_to_num(self.costs[n], nan=np.inf) for n in (prefer, "time", "parameters")]
         return min(among, key=lambda i: tuple(key[i] for key in keys), default=None)
-
-
-def diverged(setting: Setting) -> set[int]:
-    """The seeds of a setting's trainings that diverged."""
-    return {row.seed for row in setting.rows if row.status == "invalid"}
 
 
 def candidates_of(group: Group, margin: float | None = None) -> Candidates:
@@ -256,25 +254,14 @@ class Recommendation:
         """By need, the cheapest setting that is shown to be within the margin of the best or, where
         nothing is decided, that could be; and the best by score. None with a collapse."""
         every: dict[Need | Literal["score"], int] = {}
-        among = self._sound(self.shown if self.decided else self.could_be)
+        among = self.candidates.sound(self.shown if self.decided else self.could_be)
         for need in NEEDS:
             cheapest = self.candidates.cheapest(among, need)
             if cheapest is not None and not np.isnan(self.candidates.costs[need][cheapest]):
                 every[need] = cheapest
-        if self.reference is not None and self._sound([self.reference]):
+        if self.reference is not None and not self.candidates.collapsed(self.reference):
             every["score"] = self.reference
         return every
-
-    @property
-    def next_cheapest(self) -> int | None:
-        """The cheapest setting that is shown and had no collapse, where the pick is withdrawn."""
-        if self.withdrawn is None:
-            return None
-        return self.candidates.cheapest(self._sound(self.shown), self.prefer)
-
-    def _sound(self, settings: Sequence[int]) -> list[int]:
-        """Those of some settings of which no training collapsed."""
-        return [i for i in settings if not self.candidates.collapsed(i)]
 
     @cached_property
     def cross_fitted_score(self) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from bench.analysis.costs import NEEDS, Need
 from bench.analysis.groups import Group
-from bench.analysis.recommendation import MOST, Candidates, Recommendation, diverged
+from bench.analysis.recommendation import MOST, Candidates, Recommendation
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, OBJECTIVES, compare
 from bench.plan.learning_rates import Origin, origin_of
@@ -28,7 +28,6 @@ from bench.stats.intervals import Interval
 
 CONFIRMED: Final = 29
 """Trainings of which none collapsed that exclude a rate of collapses of 10%."""
-_POINT: Final = 0.01
 _MOST_NAMED: Final = 4
 """More settings than these are counted and not named."""
 _MOST_SEEDS: Final = 30
@@ -142,22 +141,17 @@ def in_brief(known: Candidates, i: int, measured: float | None = None) -> str:
 
 def ratios(group: Group, setting: Setting, other: Setting, spans: bool = False) -> str:
     """The costs of a setting against another one's, such as `0.9× the memory`; empty if unknown.
-
-    Args:
-        spans: with their 95% intervals, or why there are none.
-    """
+    With `spans` they have their 95% intervals, or why there are none."""
     gaps = {cost: compare(group, cost, setting, other) for cost in COSTS}
+    few = "one process gives no" if min(len(setting.ok), len(other.ok)) < 2 else "too few for an"
 
     def more(gap: Interval) -> str:
-        if not spans:
-            return ""
-        if gap.ends():
-            return f" (95% interval {span(gap, times)})"
-        few = "one process gives no" if min(len(setting.ok), len(other.ok)) < 2 else "too few for an"
-        return f" ({few} interval)"
+        return f" (95% interval {span(gap, times)})" if gap.ends() else f" ({few} interval)"
 
-    known = [f"{times(gap.value)}× the {cost}{more(gap)}" for cost, gap in gaps.items() if gap]
-    return " and ".join(known)
+    return " and ".join(
+        f"{times(gap.value)}× the {cost}{more(gap) if spans else ''}"
+        for cost, gap in gaps.items() if gap
+    )  # fmt: skip
 
 
 def _sentences(template: str, recommended: Recommendation, one_file: bool = False) -> list[str]:
@@ -182,8 +176,7 @@ def _sentences(template: str, recommended: Recommendation, one_file: bool = Fals
         "against_full": against_full, "margin_text": margin_text, "rounded": _rounded,
         "rounded_up": _rounded_up, "excluded_rate": excluded_rate, "withdrawn": withdrawn,
         "fewest": FEWEST_SEEDS, "collapses": _collapses(recommended), "most": int(MOST),
-        "most_named": _MOST_NAMED, "most_suggested": _MOST_SEEDS,
-        "more_seeds": _more_seeds(recommended), "again": _has_diverged(recommended),
+        "most_named": _MOST_NAMED, "most_seeds_named": _MOST_SEEDS,
     }  # fmt: skip
     return sentences(template, **words)
 
@@ -247,7 +240,8 @@ def _selections(recommended: Recommendation) -> list[dict[str, Any]]:
     if "no score" in recommended.obstacles:
         every += _for_a_score(group)
     every += [{}] * len({"one seed", "no common seed", "few seeds"} & {*recommended.obstacles})
-    if _has_diverged(recommended):  # which is done, so that --seeds alone does not run it
+    has_diverged = any(row.status == "invalid" for row in group.rows)
+    if has_diverged and known.settings and not recommended.decided:  # done, if not run again
         every = [{**selection, "rerun": "invalid"} for selection in every or [{}]]
     if "no head" in recommended.obstacles:
         every.append({"select": "mode=head"})
@@ -255,8 +249,6 @@ def _selections(recommended: Recommendation) -> list[dict[str, Any]]:
         longer = "epochs" if group.shared("max_steps") is None else "max_steps"
         every.append({longer: 2 * int(group.shared(longer) or 1)})
     every += [{"seeds": seeds} for seeds in _seeds_needed(recommended) if seeds]
-    if (seeds := _more_seeds(recommended)) is not None:
-        every.append({"seeds": seeds})
     if known.settings and (not_run := _not_run(recommended)):
         every.append({"select": f"mode=full amp={','.join(not_run)}"})
     if known.settings and not known.kept:
@@ -271,14 +263,17 @@ def _selections(recommended: Recommendation) -> list[dict[str, Any]]:
 
 
 def _seeds_needed(recommended: Recommendation) -> tuple[int | None, int | None]:
-    """The number of seeds that would decide, if it is one to suggest; or else the largest
-    number of a setting, where others have fewer."""
-    need = recommended.resolution if "precision" in recommended.obstacles else None
-    if need is None or need.factor is None or recommended.candidates.widened:
+    """The number of seeds that would decide, if it is one to suggest; or else one that narrows the
+    bounds: twice as many where collapsed trainings widen them, or the largest number of a setting,
+    where others have fewer."""
+    known, need, why = recommended.candidates, recommended.resolution, {*recommended.obstacles}
+    if known.widened and {"not learned", "precision"} & why:
+        return None, 2 * usual_seeds(known.group)
+    if need is None or need.factor is None or "precision" not in why:
         return None, None
     if need.seeds is not None and need.seeds <= _MOST_SEEDS:
         return need.seeds, None
-    seeds = [len(sample.scores) for sample in recommended.candidates.samples]
+    seeds = [len(sample.scores) for sample in known.samples]
     return None, max(seeds) if min(seeds) < max(seeds) else None
 
 
@@ -296,13 +291,12 @@ def withdrawn(known: Candidates, i: int) -> str:
 
 def _by_seed(known: Candidates, i: int) -> str:
     """The collapsed trainings of a setting, by seed."""
-    group, scores = known.group, known.samples[i].scores
-
-    def ended(seed: int) -> str:
-        value = scores.get(seed)
-        return "diverged" if value is None else f"scored {score(group, group.scoring.gain(value))}"
-
-    return ", ".join(f"seed {seed} {ended(seed)}" for seed in known.collapsed(i))
+    group = known.group
+    scores = {n: group.scoring.gain(value) for n, value in known.samples[i].scores.items()}
+    return ", ".join(
+        f"seed {n} {f'scored {score(group, scores[n])}' if n in scores else 'diverged'}"
+        for n in known.collapsed(i)
+    )
 
 
 def _collapses(recommended: Recommendation) -> list[str]:
@@ -311,21 +305,9 @@ def _collapses(recommended: Recommendation) -> list[str]:
     order = sorted(range(len(known.settings)), key=lambda i: i != recommended.pick)
     every = [f"{known.settings[i].label} ({_by_seed(known, i)})" for i in order
              if i != recommended.withdrawn and known.collapsed(i)]  # fmt: skip
-    without = [s for s in known.group.settings if s not in known.settings and diverged(s)]
-    return every + [f"{s.label} (no score, {len(diverged(s))} diverged)" for s in without]
-
-
-def _has_diverged(recommended: Recommendation) -> bool:
-    """Whether nothing is decided and trainings diverged, which can run again."""
-    has_diverged = any(diverged(setting) for setting in recommended.candidates.group.settings)
-    return has_diverged and not recommended.decided and "no score" not in recommended.obstacles
-
-
-def _more_seeds(recommended: Recommendation) -> int | None:
-    """The number of seeds to narrow bounds that collapsed trainings made wide; None if none did."""
-    known, why = recommended.candidates, recommended.obstacles
-    is_wide = known.widened and {"not learned", "precision"} & {*why}
-    return 2 * usual_seeds(known.group) if is_wide else None
+    others = [s for s in known.group.settings if s not in known.settings]
+    return every + [f"{s.label} (no score: diverged)" for s in others
+                    if any(row.status == "invalid" for row in s.rows)]  # fmt: skip
 
 
 def _for_a_score(group: Group) -> list[dict[str, Any]]:
