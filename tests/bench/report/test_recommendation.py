@@ -252,24 +252,20 @@ def test_a_withdrawn_setting_is_named_with_what_collapsed():
     assert as_json(made)["withdrawn"]["collapsed_seeds"] == (1,)
 
 
-def fallen_group(axes, status="ok", seed=1, seeds=3, examples=EXAMPLES, **shares):
-    """A group in which one training of a setting diverged, or scored 0.3."""
-    of = values_of({**SHARES, **shares}, examples)
-    nothing = np.resize([1.0] * 3 + [0.0] * 7, examples)
+def fallen_group(axes, status="ok"):
+    """A group in which the training of a setting by seed 1 diverged, or scored 0.3."""
+    of, fallen = values_of(SHARES), np.resize([1.0] * 3 + [0.0] * 7, EXAMPLES)
 
-    def outcomes(rows):
-        is_it = (rows[0].mode, rows[0].rank, rows[0].layers, rows[0].seed) == (*axes, seed)
-        return nothing if is_it else of(rows)
+    def is_it(row):
+        return (row.mode, row.rank, row.layers, row.seed) == (*axes, 1)
 
-    rows = []
-    for row in group_of(seeds=seeds, examples=examples).rows:
-        is_it = (row.mode, row.rank, row.layers, row.seed) == (*axes, seed)
-        score = float(outcomes([row]).mean())
-        if is_it and status != "ok":
-            rows.append(failed_row(cell(*axes, "off", seed), status, "nan"))
-        else:
-            rows.append(replace(row, dev_score=score))
-    [group] = groups(rows, (), outcomes)
+    rows = [
+        row if not is_it(row)
+        else replace(row, dev_score=0.3) if status == "ok"
+        else failed_row(cell(*axes, "off", 1), status, "nan")
+        for row in group_of().rows
+    ]  # fmt: skip
+    [group] = groups(rows, (), lambda rows: fallen if is_it(rows[0]) else of(rows))
     return group
 
 
@@ -294,7 +290,7 @@ def test_at_most_four_collapsed_settings_are_named():
     known = candidates_of(group_of())
     for i in range(4):
         known = with_scores(known, i, {1: 0.2})
-    undecided = recommend(known)
+    undecided = replace(recommend(known), withdrawn=None)
     more = replace(undecided, candidates=replace(
         known, settings=known.settings * 2, samples=known.samples * 2))  # fmt: skip
     [sentence] = [one for one in advice(undecided).sentences if "Collapsed trainings" in one]
@@ -305,7 +301,7 @@ def test_at_most_four_collapsed_settings_are_named():
 
 def test_a_setting_that_diverged_is_no_alternative_and_its_score_is_marked():
     """It has the best score, by two seeds."""
-    made = said(fallen_group(LARGE, "invalid", **{}), margin=0.05)
+    made = said(fallen_group(LARGE, "invalid"), margin=0.05)
     known = made.recommended.candidates
     assert made.recommended.decided
     i = next(i for i, s in enumerate(known.settings) if s.layers == "all-lin")
@@ -406,9 +402,10 @@ def test_one_setting_and_one_that_is_best_are_in_the_right_number():
 
 
 def test_costs_of_one_process_have_no_interval():
-    rows = [replace(row, repeat=0) for row in measured(**COSTS).rows if row.seed == 0]
+    rows = [row for row in measured(**COSTS).rows
+            if row.seed == 0 or (row.mode, row.amp) != ("full", "bf16")]  # fmt: skip
     [group] = groups(rows, (), values_of(SHARES))
-    assert "× the time (one process gives no interval) of full" in text(said(group))
+    assert "× the time (one process gives no interval) of full" in text(said(group, margin=0.05))
 
 
 def test_limits_that_nothing_meets_say_which_setting_is_nearest():
