@@ -143,7 +143,9 @@ def ratios(group: Group, setting: Setting, other: Setting, spans: bool = False) 
     """The costs of a setting against another one's, such as `0.9× the memory`; empty if unknown.
     With `spans` they have their 95% intervals, or why there are none."""
     gaps = {cost: compare(group, cost, setting, other) for cost in COSTS}
-    few = "one process gives no" if min(len(setting.ok), len(other.ok)) < 2 else "too few for an"
+    few = (
+        "one process gives no" if min(len(setting.ok), len(other.ok)) < 2 else "too few runs for an"
+    )
 
     def more(gap: Interval) -> str:
         return f" (95% interval {span(gap, times)})" if gap.ends() else f" ({few} interval)"

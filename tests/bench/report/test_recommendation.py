@@ -405,7 +405,7 @@ def test_costs_of_one_process_have_no_interval():
     rows = [row for row in measured(**COSTS).rows
             if row.seed == 0 or (row.mode, row.amp) != ("full", "bf16")]  # fmt: skip
     [group] = groups(rows, (), values_of(SHARES))
-    assert "× the time (one process gives no interval) of full" in text(said(group, margin=0.05))
+    assert "× the memory (one process gives no interval) and 0.80" in text(said(group, margin=0.05))
 
 
 def test_limits_that_nothing_meets_say_which_setting_is_nearest():
