@@ -143,12 +143,10 @@ def ratios(group: Group, setting: Setting, other: Setting, spans: bool = False) 
     """The costs of a setting against another one's, such as `0.9× the memory`; empty if unknown.
     With `spans` they have their 95% intervals, or why there are none."""
     gaps = {cost: compare(group, cost, setting, other) for cost in COSTS}
-    few = (
-        "one process gives no" if min(len(setting.ok), len(other.ok)) < 2 else "too few runs for an"
-    )
+    few = "one process gives" if min(len(setting.ok), len(other.ok)) < 2 else "too few runs give"
 
     def more(gap: Interval) -> str:
-        return f" (95% interval {span(gap, times)})" if gap.ends() else f" ({few} interval)"
+        return f" (95% interval {span(gap, times)})" if gap.ends() else f" ({few} no interval)"
 
     return " and ".join(
         f"{times(gap.value)}× the {cost}{more(gap) if spans else ''}"
