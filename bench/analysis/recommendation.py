@@ -2,7 +2,7 @@
 margin. docs/deciding.md has the rule and its sources."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, inf, isfinite
@@ -38,7 +38,7 @@ none in common; the head alone was not run; the best is not shown to beat the he
 majority class; no setting meets the limits; none is within the margin of the best by its bounds;
 those that are have fewer than three seeds; or a training of the cheapest that is shown collapsed.
 """
-_MOST: Final = 1000.0
+MOST: Final = 1000.0
 """So many times as many dev examples are not suggested."""
 _FOLDS: Final = 10
 """Parts of the examples, of which each scores what the others selected."""
@@ -131,6 +131,18 @@ class Candidates:
         low = {s for s, score in scores.items() if has_collapsed(score, scores.values(), margin)}
         return tuple(sorted(seeds | low))
 
+    @cached_property
+    def widened(self) -> bool:
+        """Whether settings with collapsed trainings have more of the variance between seeds, which
+        widens all bounds, than the others have."""
+        squares = [np.var([*s.scores.values()]) * len(s.scores) for s in self.samples]
+        sound = self.sound(range(len(squares)))
+        return bool(sum(squares) > 2 * sum(squares[i] for i in sound))
+
+    def sound(self, settings: Iterable[int]) -> list[int]:
+        """Those of some settings of which no training collapsed."""
+        return [i for i in settings if not self.collapsed(i)]
+
     def value(self, i: int, name: Need | Literal["score"]) -> float:
         """What a limit of this name is on, for a setting: a cost, NaN if unknown, or the score."""
         if name == "score":
@@ -180,8 +192,9 @@ class Resolution:
         seeds: how many would show it four times out of five if its true difference is the measured
             one; None where no number does, or it is not known.
         factor: how many times as many dev examples would, if the variance between seeds falls with
-            them as that over examples does; None where its measured difference is about the margin.
-        bottleneck: the part of the uncertainty that is larger, or the margin where nothing helps.
+            them as that over examples does; None for more than are suggested.
+        bottleneck: the part of the uncertainty that is larger; or the margin, where so many
+            examples would not do because the measured difference is about as large.
     """
 
     closest: int
@@ -239,14 +252,14 @@ class Recommendation:
     @cached_property
     def alternatives(self) -> dict[Need | Literal["score"], int]:
         """By need, the cheapest setting that is shown to be within the margin of the best or, where
-        nothing is decided, that could be; and the best by score."""
+        nothing is decided, that could be; and the best by score. None with a collapse."""
         every: dict[Need | Literal["score"], int] = {}
-        among = self.shown if self.decided else self.could_be
+        among = self.candidates.sound(self.shown if self.decided else self.could_be)
         for need in NEEDS:
             cheapest = self.candidates.cheapest(among, need)
             if cheapest is not None and not np.isnan(self.candidates.costs[need][cheapest]):
                 every[need] = cheapest
-        if self.reference is not None:
+        if self.reference is not None and not self.candidates.collapsed(self.reference):
             every["score"] = self.reference
         return every
 
@@ -304,6 +317,7 @@ class Recommendation:
         rivals = [j for j in among if not known.within[closest, j]]
         factors, seeds = zip(*(self._needed(closest, j) for j in rivals), strict=True)
         factor, of_seeds = max(factors), max(seeds)
+        apart = -float(known.comparison.difference[closest, rivals[factors.index(factor)]])
         compared = known.comparison
         parts = [(compared.of_seed[closest, j] / max(compared.seeds[closest, j], 1),
                   compared.of_examples[closest, j]) for j in rivals]  # fmt: skip
@@ -312,8 +326,12 @@ class Recommendation:
             closest,
             self.loss(closest),
             max(FEWEST_SEEDS, ceil(of_seeds)) if isfinite(of_seeds) else None,
-            factor if factor < _MOST else None,
-            "margin" if factor >= _MOST else "seeds" if is_seeds else "examples",
+            factor if factor < MOST else None,
+            "margin"
+            if factor >= MOST and apart > known.margin / 2
+            else "seeds"
+            if is_seeds
+            else "examples",
         )
 
     def _needed(self, i: int, j: int) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import Row
 from bench.plan.selection import AXES
 from bench.results.facts import DataFacts
+from bench.stats.best import FEWEST_SEEDS
 from minbert.data.tasks import TASKS
 
 NOTE: Final = (
@@ -132,11 +133,13 @@ def narrowed(
 
     Args:
         rerun: the status of cells that run again.
-        lr: `auto` for a search for learning rates.
+        lr: `auto` for a search for learning rates, with as many seeds as a recommendation needs.
         options: values of options that replace the group's, such as seeds.
     """
     grid, search = _grid(group, group.first)
-    search = ("--lr", lr) if lr else search
+    if lr:
+        search = ("--lr", lr)
+        options = {"seeds": max(FEWEST_SEEDS, usual_seeds(group)), **options}
     narrow = ["--select", select] if select else []
     again = ["--rerun", rerun] if rerun else []
     every = [*_options(group, facts, options), *_metric(group)]
@@ -163,6 +166,12 @@ def _cell(group: Group, row: Row, search: bool, axes: Sequence[str]) -> str:
     return " ".join(f"{name}={text}" for name, text in texts.items() if text)
 
 
+def usual_seeds(group: Group) -> int:
+    """The number of seeds of a group's grid, without the further ones of a setting that --confirm
+    trained alone."""
+    return sorted(1 + max(row.seed for row in setting.rows) for setting in group.settings)[-2:][0]
+
+
 def _models(group: Group) -> list[str]:
     """The names of a group's models."""
     return list({row.model_digest: row.model for row in group.rows}.values())
@@ -179,9 +188,7 @@ def _options(
     values = {name: others.get(name, group.shared(name)) for name in names}
     values["model"] = ",".join(_models(group))
     values["engine"] = TRANSFORMERS if group.first.engine == TRANSFORMERS else None
-    # without the further seeds of one setting that --confirm trained alone
-    seeds = sorted(1 + max(row.seed for row in setting.rows) for setting in group.settings)
-    values["seeds"] = others.get("seeds", seeds[-2:][0])
+    values["seeds"] = others.get("seeds", usual_seeds(group))
     if (repeats := max(row.repeat for row in group.rows)) > 1:
         values["repeats"] = repeats
     lengths, grid = {row.max_length for row in group.rows}, str(group.shared("grid") or "full")

@@ -11,23 +11,23 @@ from typing import Any, Final, Literal
 
 from bench.analysis.costs import NEEDS, Need
 from bench.analysis.groups import Group
-from bench.analysis.recommendation import Candidates, Recommendation
+from bench.analysis.recommendation import MOST, Candidates, Recommendation
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, OBJECTIVES, compare
 from bench.plan.learning_rates import Origin, origin_of
 from bench.plan.metrics import ROW_METRICS
 from bench.report import text
-from bench.report.commands import confirm_command, export_command, narrowed
+from bench.report.commands import confirm_command, export_command, narrowed, usual_seeds
 from bench.report.pages import sentences
 from bench.report.tables import DASH, Head, Table
 from bench.report.text import count, num, score, score_gap, span, times
 from bench.results.exports import INT8, MERGED, ONNX, Figures, latest_figures
 from bench.results.facts import DataFacts
 from bench.stats.best import FEWEST_SEEDS, excluded_rate
+from bench.stats.intervals import Interval
 
 CONFIRMED: Final = 29
 """Trainings of which none collapsed that exclude a rate of collapses of 10%."""
-_POINT: Final = 0.01
 _MOST_NAMED: Final = 4
 """More settings than these are counted and not named."""
 _MOST_SEEDS: Final = 30
@@ -132,17 +132,26 @@ def in_brief(known: Candidates, i: int, measured: float | None = None) -> str:
     )
     full = group.full(setting.amp)
     if setting is full:
-        return f"it is {full_name(full)}, {scored}"
+        return f"{full_name(full)}, {scored}"
     if full and (saved := ratios(group, setting, full)):
         return f"{saved} of {full_name(full)}, {scored}"
     costs = {need: known.value(i, need) for need in NEEDS[:2]}
     return ", ".join([*(form_cost(n, v) for n, v in costs.items() if v == v), scored])
 
 
-def ratios(group: Group, setting: Setting, other: Setting) -> str:
-    """The costs of a setting against another one's, such as `0.9× the memory`; empty if unknown."""
+def ratios(group: Group, setting: Setting, other: Setting, spans: bool = False) -> str:
+    """The costs of a setting against another one's, such as `0.9× the memory`; empty if unknown.
+    With `spans` they have their 95% intervals, or why there are none."""
     gaps = {cost: compare(group, cost, setting, other) for cost in COSTS}
-    return " and ".join(f"{times(gap.value)}× the {cost}" for cost, gap in gaps.items() if gap)
+    few = "one process gives" if min(len(setting.ok), len(other.ok)) < 2 else "too few runs give"
+
+    def more(gap: Interval) -> str:
+        return f" (95% interval {span(gap, times)})" if gap.ends() else f" ({few} no interval)"
+
+    return " and ".join(
+        f"{times(gap.value)}× the {cost}{more(gap) if spans else ''}"
+        for cost, gap in gaps.items() if gap
+    )  # fmt: skip
 
 
 def _sentences(template: str, recommended: Recommendation, one_file: bool = False) -> list[str]:
@@ -166,7 +175,8 @@ def _sentences(template: str, recommended: Recommendation, one_file: bool = Fals
         "cost": _cost, "form_cost": form_cost, "full_name": full_name, "ratios": ratios,
         "against_full": against_full, "margin_text": margin_text, "rounded": _rounded,
         "rounded_up": _rounded_up, "excluded_rate": excluded_rate, "withdrawn": withdrawn,
-        "fewest": FEWEST_SEEDS,
+        "fewest": FEWEST_SEEDS, "collapses": _collapses(recommended), "most": int(MOST),
+        "most_named": _MOST_NAMED, "most_seeds_named": _MOST_SEEDS,
     }  # fmt: skip
     return sentences(template, **words)
 
@@ -230,9 +240,12 @@ def _selections(recommended: Recommendation) -> list[dict[str, Any]]:
     if "no score" in recommended.obstacles:
         every += _for_a_score(group)
     every += [{}] * len({"one seed", "no common seed", "few seeds"} & {*recommended.obstacles})
+    has_diverged = any(row.status == "invalid" for row in group.rows)
+    if has_diverged and known.settings and not recommended.decided:  # done, if not run again
+        every = [{**selection, "rerun": "invalid"} for selection in every or [{}]]
     if "no head" in recommended.obstacles:
         every.append({"select": "mode=head"})
-    elif "not learned" in recommended.obstacles:
+    elif "not learned" in recommended.obstacles and not known.widened:
         longer = "epochs" if group.shared("max_steps") is None else "max_steps"
         every.append({longer: 2 * int(group.shared(longer) or 1)})
     every += [{"seeds": seeds} for seeds in _seeds_needed(recommended) if seeds]
@@ -250,14 +263,17 @@ def _selections(recommended: Recommendation) -> list[dict[str, Any]]:
 
 
 def _seeds_needed(recommended: Recommendation) -> tuple[int | None, int | None]:
-    """The number of seeds that would decide, if it is one to suggest; or else the largest
-    number of a setting, where others have fewer."""
-    need = recommended.resolution if "precision" in recommended.obstacles else None
-    if need is None or need.bottleneck == "margin" or need.factor is None:
+    """The number of seeds that would decide, if it is one to suggest; or else one that narrows the
+    bounds: twice as many where collapsed trainings widen them, or the largest number of a setting,
+    where others have fewer."""
+    known, need, why = recommended.candidates, recommended.resolution, {*recommended.obstacles}
+    if known.widened and {"not learned", "precision"} & why:
+        return None, 2 * usual_seeds(known.group)
+    if need is None or need.factor is None or "precision" not in why:
         return None, None
     if need.seeds is not None and need.seeds <= _MOST_SEEDS:
         return need.seeds, None
-    seeds = [len(sample.scores) for sample in recommended.candidates.samples]
+    seeds = [len(sample.scores) for sample in known.samples]
     return None, max(seeds) if min(seeds) < max(seeds) else None
 
 
@@ -266,16 +282,32 @@ def withdrawn(known: Candidates, i: int) -> str:
     if not known.collapsed(i):
         return ""
     group = known.group
-    scores = {n: group.scoring.gain(value) for n, value in known.samples[i].scores.items()}
-    each = [
-        f"seed {n} {f'scored {score(group, scores[n])}' if n in scores else 'diverged'}"
-        for n in known.collapsed(i)
-    ]
     return (
         f"{known.settings[i].label} is withdrawn: of its {count(known.trainings(i), 'training')}, "
-        f"{', '.join(each)}. Their mean score is {_score(known, i)}, and a training more than "
+        f"{_by_seed(known, i)}. Their mean score is {_score(known, i)}, and a training more than "
         f"{group.scoring.size(max(known.margin, group.margin))} below it counts as collapsed."
     )
+
+
+def _by_seed(known: Candidates, i: int) -> str:
+    """The collapsed trainings of a setting, by seed."""
+    group = known.group
+    scores = {n: group.scoring.gain(value) for n, value in known.samples[i].scores.items()}
+    return ", ".join(
+        f"seed {n} {f'scored {score(group, scores[n])}' if n in scores else 'diverged'}"
+        for n in known.collapsed(i)
+    )
+
+
+def _collapses(recommended: Recommendation) -> list[str]:
+    """The settings with collapsed trainings but the withdrawn one, the pick first."""
+    known = recommended.candidates
+    order = sorted(range(len(known.settings)), key=lambda i: i != recommended.pick)
+    every = [f"{known.settings[i].label} ({_by_seed(known, i)})" for i in order
+             if i != recommended.withdrawn and known.collapsed(i)]  # fmt: skip
+    others = [s for s in known.group.settings if s not in known.settings]
+    return every + [f"{s.label} (no score: diverged)" for s in others
+                    if any(row.status == "invalid" for row in s.rows)]  # fmt: skip
 
 
 def _for_a_score(group: Group) -> list[dict[str, Any]]:
@@ -322,6 +354,7 @@ def _table(recommended: Recommendation, pick: int, exports: Mapping[str, Figures
     for need, i in recommended.alternatives.items():
         if need != "parameters" or recommended.prefer == "parameters":
             needs.setdefault(i, []).append(_NAMES[need])
+    chosen = len(needs)
     for full in dict.fromkeys((group.full(known.settings[pick].amp), group.baseline)):
         if full in known.settings:
             needs.setdefault(known.settings.index(full), []).append(full_name(full))
@@ -338,9 +371,11 @@ def _table(recommended: Recommendation, pick: int, exports: Mapping[str, Figures
          _score(known, i), _at_most(recommended, i), *more]
         for (i, names), more in zip(needs.items(), more_fields, strict=True)
     ]  # fmt: skip
-    caption = "By need, of the settings that are shown to be within the margin of the best."
-    if not recommended.decided:
-        caption = "By need, of the settings that could be within the margin of the best."
+    caption = (
+        f"By need: settings that {'are shown to' if recommended.decided else 'could'} be within "
+        f"the margin of the best{' and meet the limits' if recommended.limits else ''}"
+        f"{'; below, full fine-tuning for comparison' if len(needs) > chosen else ''}."
+    )
     marks = ["baseline" if known.settings[i] is group.baseline else "" for i in needs]
     return Table([*heads, *more_heads], rows, caption, marks)
 

@@ -412,6 +412,16 @@ def test_the_pick_is_withdrawn_if_a_training_collapsed(depth, margin, collapsed)
     assert again.obstacles == (("collapse",) if collapsed else ())
 
 
+@pytest.mark.parametrize(("lowest", "widened"), [(0.585, False), (0.565, False), (0.4, True)])
+def test_a_collapse_widens_all_bounds_if_it_has_most_of_the_variance_between_seeds(lowest, widened):
+    """0.565 collapsed, too, but the three other settings vary more together."""
+    known = candidates_of(group_of())
+    for i in range(4):
+        known = with_scores(known, i, {0: 0.6, 1: lowest if i == 1 else 0.585, 2: 0.615})
+    assert known.collapsed(1) == (() if lowest == 0.585 else (1,))
+    assert known.widened is widened
+
+
 @pytest.mark.parametrize(("status", "number"), [("invalid", 4), ("oom", 3)])
 def test_a_training_that_diverged_collapsed_and_one_that_ran_out_of_memory_did_not(status, number):
     group = group_of(rows=[failed_row(cell(*SMALL, "off", 7), status, "no")])

@@ -20,10 +20,11 @@ from bench.analysis.power import OF_EXAMPLES, OF_SEEDS, needed_seeds, power_note
 from bench.analysis.recommendation import candidates_of, recommend
 from bench.analysis.verdicts import compare
 from bench.plan.metrics import METRICS
-from bench.report.recommendation import advice, as_json, form_cost, lines
+from bench.report.recommendation import advice, as_json, form_cost, lines, obstacles
 from bench.results.exports import INT8, MERGED, Figures, Form
 from bench.results.store import Store
 from tests.bench.analysis.test_recommendation import (
+    EXAMPLES,
     FULL,
     HEAD,
     LARGE,
@@ -138,7 +139,7 @@ def test_the_heading_says_how_rates_came_about_and_untuned_ones_are_a_warning(ch
 def test_some_tuned_rates_are_not_all():
     rows = [replace(row, learning_rate_source="search") for row in group_of().rows[:3]]
     [group] = groups([*rows, *group_of().rows[3:]], (), values_of(SHARES))
-    assert "tuned for 1 of 4 settings alone (default for 3 settings)" in text(said(group))
+    assert "tuned only for 1 of 4 settings (default for 3 settings)" in text(said(group))
 
 
 def test_length_of_training_has_its_caps():
@@ -173,9 +174,13 @@ def test_a_setting_is_not_credited_with_what_amp_saves():
         "fine-tuning in bf16, accuracy 0."
     )
     assert (
-        "AMP itself: full fine-tuning in bf16 needs 0.90× the memory and 0.50× the time of full "
-        "fine-tuning in fp32." in made.sentences
-    )
+        "AMP itself: full fine-tuning in bf16 needs 0.90× the memory (95% interval 0.90 to 0.90) "
+        "and 0.50× the time (95% interval 0.50 to 0.50) of full fine-tuning in fp32."
+    ) in made.sentences
+    assert (
+        "It needs 0.90× the memory (95% interval 0.90 to 0.90) and 0.80× the time (95% interval "
+        "0.80 to 0.80) of full fine-tuning in bf16."
+    ) in made.sentences
     assert "Against full fine-tuning in bf16 (0." in text(made)
     assert "It trains 74k of 22.7M parameters, and its file has " in text(made)
     data = as_json(made)
@@ -199,9 +204,9 @@ def test_full_fine_tuning_that_was_not_run_is_missed(missing, sentence, amp):
     if missing == "full_bf16":
         assert ": 810 MiB, " in made.heading
         assert (
-            "Against full fine-tuning in fp32 it needs 0.81× the memory and 0.40× the time, what "
-            "AMP saves included." in made.sentences
-        )
+            "Against full fine-tuning in fp32 it needs 0.81× the memory (95% interval 0.81 to "
+            "0.81) and 0.40× the time (95% interval 0.40 to 0.40), what AMP saves included."
+        ) in made.sentences
 
 
 def test_a_bound_is_the_same_in_sentence_and_table():
@@ -245,6 +250,165 @@ def test_a_withdrawn_setting_is_named_with_what_collapsed():
         "as collapsed." in made.sentences
     )
     assert as_json(made)["withdrawn"]["collapsed_seeds"] == (1,)
+
+
+def fallen_group(axes, status="ok"):
+    """A group in which the training of a setting by seed 1 diverged, or scored 0.3."""
+    of, fallen = values_of(SHARES), np.resize([1.0] * 3 + [0.0] * 7, EXAMPLES)
+
+    def is_it(row):
+        return (row.mode, row.rank, row.layers, row.seed) == (*axes, 1)
+
+    rows = [
+        row if not is_it(row)
+        else replace(row, dev_score=0.3) if status == "ok"
+        else failed_row(cell(*axes, "off", 1), status, "nan")
+        for row in group_of().rows
+    ]  # fmt: skip
+    [group] = groups(rows, (), lambda rows: fallen if is_it(rows[0]) else of(rows))
+    return group
+
+
+@pytest.mark.parametrize("axes", [LARGE, SMALL])
+def test_a_collapsed_training_that_widens_all_bounds_is_named_with_the_command(axes):
+    made = said(fallen_group(axes))
+    known = made.recommended.candidates
+    [label] = [s.label for s in known.settings if (s.mode, s.rank, s.layers) == axes]
+    assert (
+        f"Collapsed trainings: {label} (seed 1 scored 0.300). Such a training widens the bounds "
+        "of all comparisons; more trainings (--seeds 6) narrow them." in made.sentences
+    )
+    assert {"not learned", "precision"} & {*made.recommended.obstacles}
+    assert "longer training" not in text(made)
+    imprecise = obstacles(replace(made.recommended, obstacles=("precision",)))
+    assert "Such a training widens the bounds" in imprecise
+    assert "bottleneck" not in imprecise
+    assert not [line for line in made.commands if "--epochs 4" in line]
+    assert [line for line in made.commands if "--seeds 6" in line]
+    assert label not in [row[1] for row in made.table.rows[1:]]
+
+
+def test_at_most_four_collapsed_settings_are_named():
+    known = candidates_of(group_of())
+    for i in range(4):
+        known = with_scores(known, i, {1: 0.2})
+    undecided = replace(recommend(known), withdrawn=None)
+    more = replace(undecided, candidates=replace(
+        known, settings=known.settings * 2, samples=known.samples * 2))  # fmt: skip
+    [sentence] = [one for one in advice(undecided).sentences if "Collapsed trainings" in one]
+    assert sentence.count("seed 1 scored 0.200") == 4
+    assert "more setting" not in sentence
+    assert "; and 4 more settings." in obstacles(more)
+    assert obstacles(more).count("seed 1 scored 0.200") == 4
+
+
+def test_a_setting_that_diverged_is_no_alternative_and_its_score_is_marked():
+    """It has the best score, by two seeds."""
+    made = said(fallen_group(LARGE, "invalid"), margin=0.05)
+    known = made.recommended.candidates
+    assert made.recommended.decided
+    i = next(i for i, s in enumerate(known.settings) if s.layers == "all-lin")
+    assert i in made.recommended.shown or known.within[i].all()
+    assert "Collapsed trainings: lora rank 8 on all-lin, fp32 (seed 1 diverged)." in made.sentences
+    assert i not in made.recommended.alternatives.values()
+    assert replace(made.recommended, reference=i, shown=(i,)).alternatives == {}
+    best = replace(made.recommended, reference=i)
+    assert "although a training collapsed" in text(advice(best))
+    assert not [line for line in made.commands if "--rerun invalid" in line]
+
+
+def test_trainings_that_diverged_run_again_where_seeds_are_missing():
+    made = said(group_of({FULL: 0.6, SMALL: 0.6, HEAD: 0.3}, seeds=2, examples=20_000, rows=[
+        failed_row(cell(*axes, "off", 2), "invalid", "nan") for axes in (FULL, SMALL, HEAD)
+    ]))  # fmt: skip
+    assert made.recommended.obstacles == ("few seeds",)
+    assert made.commands[0].endswith(" --rerun invalid")
+    assert " --seeds 3 " in made.commands[0]
+    nothing = said(group_of(seeds=1, rows=[failed_row(cell("full", None, None, "bf16"), "invalid",
+                                                      "nan")]))  # fmt: skip
+    assert "full, bf16 (no score: diverged)" in text(nothing)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 4])
+def test_rates_are_tuned_with_as_many_seeds_as_a_recommendation_needs(seeds):
+    [line] = [one for one in said(group_of(seeds=seeds)).commands if one.endswith(" --lr auto")]
+    assert f" --seeds {max(3, seeds)} " in line
+
+
+def test_where_the_pick_is_withdrawn_the_next_cheapest_is_named():
+    known = candidates_of(group_of({HEAD: 0.3, SMALL: 0.6, LARGE: 0.6, FULL: 0.6}))
+    pick = recommend(known).pick
+    made = advice(recommend(with_scores(known, pick, {1: 0.45})))
+    assert made.recommended.withdrawn == pick
+    others = [i for i in made.recommended.shown if i != pick]
+    label = known.settings[known.cheapest(others, "memory")].label
+    assert f"had no collapse is {label}." in text(made)
+
+
+def test_of_several_files_no_command_confirms_and_none_is_named():
+    made = advice(recommend(candidates_of(group_of())), sources=["a.csv", "b.csv"])
+    assert "--confirm" not in " ".join([*made.sentences, *made.commands])
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"of_seed": 3e-2, "of_examples": 2e-5},
+         "The bottleneck is the number of seeds: with more than 30 seeds or with about 200,000 dev "
+         "examples it would be shown"),
+        ({"of_seed": 3e-3, "of_examples": 2e-4}, "No number of seeds would show it; with about "),
+        ({"of_seed": 3e-5, "of_examples": 1e-4}, "is the number of dev examples: with about 2,"),
+        ({"margin": 1e-4},
+         "The dev examples are far too few: it would take more than 1,000 times as many to show"),
+        ({"margin": 0.011, "difference": 0.0109}, "The bottleneck is the margin: the measured"),
+    ],
+)  # fmt: skip
+def test_what_is_too_few_is_said_without_contradiction(values, sentence):
+    undecided = fixed(**values)
+    if "difference" in values:
+        undecided = replace(undecided, could_be=(0,))
+    assert sentence in text(advice(undecided))
+
+
+@pytest.mark.parametrize(("of_examples", "is_said"), [(1.27e-5, False), (1.5e-5, True)])
+def test_the_finest_difference_is_not_said_where_it_rounds_to_a_point(of_examples, is_said):
+    made = advice(fixed(of_examples=of_examples))
+    assert made.recommended.finest[0] > 0.01
+    assert ("no number of seeds shows a difference of 1 point" in text(made)) is is_said
+
+
+@pytest.mark.parametrize(
+    ("where", "margin", "caption"),
+    [
+        ("", None, "By need: settings that are shown to be within the margin of the best; below, "
+                   "full fine-tuning for comparison."),
+        ("memory<=800MiB size<=5MB", None, "within the margin of the best and meet the limits; "),
+        ("", 0.001, "By need: settings that could be within the margin of the best"),
+    ],
+)  # fmt: skip
+def test_the_caption_says_which_rows_are_for_comparison(where, margin, caption):
+    made = said(group_of(), where=where, margin=margin)
+    assert caption in made.table.caption
+    names = [row[0] for row in made.table.rows]
+    assert ("below, full" in made.table.caption) is any(n.startswith("full fine") for n in names)
+
+
+def test_one_setting_and_one_that_is_best_are_in_the_right_number():
+    best = said(group_of({HEAD: 0.3, FULL: 0.6}))
+    assert best.heading.startswith("Use full, fp32: full fine-tuning in fp32, accuracy 0.")
+    assert best.sentences[0].startswith("With 95% confidence none of the 2 settings is better; ")
+    assert "1 of 2 is shown to be worse by more than the margin." in best.sentences
+    single = said(group_of({FULL: 0.6}, kept=False))
+    assert ": full fine-tuning in fp32, accuracy" in single.heading
+    assert "(default for 1 setting)" in text(single)
+    assert "The predictions of 1 setting are not kept" in text(single)
+
+
+def test_costs_of_one_process_have_no_interval():
+    rows = [row for row in measured(**COSTS).rows
+            if row.seed == 0 or (row.mode, row.amp) != ("full", "bf16")]  # fmt: skip
+    [group] = groups(rows, (), values_of(SHARES))
+    assert "× the memory (one process gives no interval) and 0.80" in text(said(group, margin=0.05))
 
 
 def test_limits_that_nothing_meets_say_which_setting_is_nearest():
