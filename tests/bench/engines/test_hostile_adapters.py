@@ -129,6 +129,7 @@ def test_every_door_refuses_it_with_a_line(tmp_path: Path) -> None:
         ({"target_modules": "all-linear"}, False),
         ({"rank_pattern": {r"layer\.1\..*": 4}}, False),
         ({"base_model_name_or_path": "a/b", "task_type": "SEQ_CLS"}, False),
+        ({"auto_mapping": {"base_model_class": "Evil", "parent_library": "evil.evil"}}, False),
         ({"target_modules": "(a+)+$"}, True),
         ({"exclude_modules": "(.*.*)*x"}, True),
         ({"target_modules": ".*.*.*.*.*x"}, True),
