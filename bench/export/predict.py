@@ -45,8 +45,6 @@ _CHUNK: Final = 1024
 _PATIENCE_S: Final = 2.0
 _MARK: Final = "|"
 """Between the classes of a text that has several, unless it is in a class's name."""
-_IMPLEMENTATIONS: Final = (None, "eager", "sdpa")
-"""Of attention, in torch itself."""
 _EPILOG: Final = """\b
 FILE has a text on each line (.txt), or a column of texts (CSV, TSV, JSON lines, Parquet); - is
 stdin, with a text on each line. A row without a text has an empty prediction.
@@ -220,7 +218,7 @@ def _check_configs(folder: Path) -> None:
             values = inner if isinstance(inner, dict) else {}
             rest += inner if isinstance(inner, list) else values.values()
             for name, value in values.items():
-                if name.endswith("_implementation") and value not in _IMPLEMENTATIONS:
+                if name.endswith("_implementation") and value not in (None, "eager", "sdpa"):
                     raise InputError(f"{path}: {name[:60]!r} may name code to fetch; remove it")
 
 

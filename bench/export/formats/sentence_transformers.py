@@ -39,12 +39,10 @@ _NO_POOLER: Final = {"add_pooling_layer": False}
 _VALUES: Final[dict[str, Any]] = {
     "activation_function": (_IDENTITY, _TANH, _GELU), "model_args": ({}, _NO_POOLER),
 }  # fmt: skip
-"""Of settings in the modules' files."""
 _NUMBERS: Final = {
     "bias", "do_lower_case", "in_features", "max_seq_length", "out_features",
     "pooling_mode_cls_token", "pooling_mode_mean_tokens", "word_embedding_dimension",
 }  # fmt: skip
-"""Settings that are numbers, or true or false."""
 
 
 def write(trained: Trained, folder: Path) -> None:
@@ -111,9 +109,7 @@ def check_modules(folder: Path) -> None:
             "Transformer, Pooling and Dense of sentence_transformers.models, in folders here"
         )
     for module in listed:
-        path = folder / module["path"] / CONFIG
-        if module["path"] == _TRANSFORMER:
-            path = path.with_name(_SETTINGS)
+        path = folder / module["path"] / (_SETTINGS if module["path"] == _TRANSFORMER else CONFIG)
         for name, value in (read_json(path) or {_SETTINGS: None}).items():
             known = name in _NUMBERS and isinstance(value, int)
             if not (known or value in _VALUES.get(name, ())):
