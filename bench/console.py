@@ -41,6 +41,9 @@ class _Commands(click.Group):
         module, name = COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(module), name)
         command.help, command.epilog = map(as_called, (command.help or "", command.epilog or ""))
+        for option in command.params:
+            if isinstance(option, click.Option):
+                option.help = as_called(option.help or "")
         sys.argv[:2] = [f"{CONSOLE} {cmd_name}"]  # as if it had been called alone
         return command
 

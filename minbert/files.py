@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -117,9 +118,18 @@ def model_digest(folder: Path) -> str:
         InputError: as `vocabulary_digest`, or if a library would read files that are not in it.
     """
     config = config_file(folder)
-    for name in _NAMING_FILES & read_json(config).keys():
-        raise InputError(f"{config}: {name} names other files, which are not read; remove it")
+    check_config(config)
     return _digest([config, *_all_tokenizer_files(folder), weights_file(folder)])
+
+
+def check_config(path: Path) -> None:
+    """Refuse a config.json by which transformers would read other files than the usual.
+
+    Raises:
+        InputError: naming the key, or as `read_json`.
+    """
+    for name in sorted(_NAMING_FILES & read_json(path).keys()):
+        raise InputError(f"{path}: {name} names other files, which are not read; remove it")
 
 
 def sha256_of(path: Path) -> str:
@@ -137,37 +147,40 @@ def sha256_of(path: Path) -> str:
         raise InputError(f"{path}: can't be read ({error.strerror})") from error
 
 
-def check_size(path: Path, largest: int) -> None:
-    """Refuse a file that is too large, before it is read into memory.
+def read_bytes(path: Path, largest: int) -> bytes:
+    """The content of a regular file, which must not be too large.
 
     Raises:
-        InputError: if it is too large, or can't be read.
+        InputError: if it is too large, can't be read, or is a device or pipe, which may not end.
     """
     try:
-        size = path.stat().st_size
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{path}: is no regular file; name a file")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            content = b"" if size > largest else file.read(largest + 1)
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from error
-    if size > largest:
+    if (size := max(size, len(content))) > largest:
         raise InputError(
             f"{path}: has {size:,} bytes, and at most {largest:,} are read; it is another file"
         )
+    return content
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The JSON object in a file, or its list.
 
     Raises:
-        InputError: unreadable or overlarge file, broken JSON, or JSON that is no object.
+        InputError: unreadable or overlarge file, broken JSON, or JSON of another kind.
     """
-    check_size(path, _LARGEST_JSON)
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+        values = json.loads(read_bytes(path, _LARGEST_JSON).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not JSON ({error}); download it again") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: holds no JSON object; download it again")
+    if not isinstance(values, kind):
+        name = "object" if kind is dict else "list"
+        raise InputError(f"{path}: holds no JSON {name}; download it again")
     return values
 
 

@@ -115,6 +115,9 @@ def test_an_artifact_is_text_of_a_stranger(tmp_path: Path) -> None:
     assert "<!--" not in "".join(lines)
     assert "@all" not in "".join(lines)
     assert len("".join(lines)) < 65_000
+    (folder / "comment.md").write_text("é@" * 50_000)
+    assert run_comment(tmp_path, name, event).code == 0
+    assert 59_000 < len((tmp_path / "gh" / "body").read_bytes()) < 65_000  # GitHub takes 65,536
     (tmp_path / "secret").write_text("secret")
     (folder / "comment.md").unlink()
     (folder / "comment.md").symlink_to(tmp_path / "secret")

@@ -85,13 +85,13 @@ class _Command(click.Command):
 @click.option(
     "--run", is_flag=True,
     help="Measure BASE and NEW in alternation first: two checkouts or virtual environments, or, "
-    "without them, cells of this checkout by axes in --base and --new. Options of bench.grid "
-    "follow after --.",
+    "without them, cells of this checkout by axes in --base and --new. Options of "
+    "`python -m bench.grid` follow after --.",
 )  # fmt: skip
 @click.option("--grid", metavar="NAME|FILE.toml", help="The grid that --run measures.")
 @click.option(
     "--select", metavar="TERMS",
-    help="The cells of --grid to measure, as in bench.grid --select.",
+    help="The cells of --grid to measure, as in `python -m bench.grid --select`.",
 )  # fmt: skip
 @click.option(
     "--rounds", type=click.IntRange(min=2), metavar="N",

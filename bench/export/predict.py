@@ -32,10 +32,12 @@ from bench.examples.reading import texts_in
 from bench.examples.sources import table_of_texts
 from bench.examples.table import Table
 from bench.examples.textfiles import typed_texts
-from bench.export import snippets
+from bench.export import formats, snippets
 from bench.export.formats import BASE, Format, format_in
 from bench.export.snippets import answers
 from bench.plan.adapter_configs import check_adapters
+from minbert.errors import InputError as MinbertInputError
+from minbert.files import CONFIG, check_config, read_json
 
 _STDIN: Final = "-"
 _CHUNK: Final = 1024
@@ -43,7 +45,6 @@ _CHUNK: Final = 1024
 _PATIENCE_S: Final = 2.0
 _MARK: Final = "|"
 """Between the classes of a text that has several, unless it is in a class's name."""
-_LARGEST: Final = 2**26
 _EPILOG: Final = """\b
 FILE has a text on each line (.txt), or a column of texts (CSV, TSV, JSON lines, Parquet); - is
 stdin, with a text on each line. A row without a text has an empty prediction.
@@ -153,14 +154,12 @@ def _read_outputs(path: Path) -> _Outputs:
         InputError: if it can't be read.
     """
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError("it is too large")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
         names = config["id2label"]
         classes = tuple(str(names[str(i)]) for i in range(len(names)))
         has_classes = config["problem_type"] != "regression"
         return _Outputs(classes if has_classes else (), bool(config["text_pairs"]))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (MinbertInputError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: does not describe an exported model ({one_line(str(error))}); export it again"
         ) from error
@@ -179,6 +178,9 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
     if base is not None and not (folder / BASE).is_file():
         raise InputError(f"--base {base}: {folder} is a whole model and needs none")
     check_adapters(folder, adapts=exported.name == "peft")
+    _check_configs(folder)
+    if exported.name == "sentence-transformers":
+        import_module(f"{formats.__name__}.{exported.snippet.stem}").check_modules(folder)
     try:
         snippet = import_module(f"{snippets.__name__}.{exported.snippet.stem}")
         if "transformers" in sys.modules:
@@ -201,6 +203,23 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
         return [*zip(labels, shares, strict=True)]
 
     return predict
+
+
+def _check_configs(folder: Path) -> None:
+    """Refuse each config.json by which a library would read other files, or fetch code.
+
+    Raises:
+        InputError: naming the file and the field.
+    """
+    for path in sorted(folder.rglob(CONFIG)):
+        check_config(path)
+        rest: list[Any] = [read_json(path)]
+        for inner in rest:  # grows
+            values = inner if isinstance(inner, dict) else {}
+            rest += inner if isinstance(inner, list) else values.values()
+            for name, value in values.items():
+                if name.endswith("_implementation") and value not in (None, "eager", "sdpa"):
+                    raise InputError(f"{path}: {name[:60]!r} may name code to fetch; remove it")
 
 
 def _cause(error: BaseException) -> str:

@@ -20,6 +20,8 @@ from minbert.files import read_json
 
 FILE: Final = "adapter_config.json"
 _TYPE: Final = "peft_type"
+_MODEL: Final = "auto_mapping"
+"""The base's class, which PEFT writes and imports only in AutoPeftModel, which isn't used."""
 _KNOWN: Final = tomllib.loads(
     files("bench.plan").joinpath("adapter_methods.toml").read_text("utf-8")
 )
@@ -80,7 +82,7 @@ def check_adapter_config(values: Mapping[str, Any], where: str) -> None:
         )
     fields = {*_FIELDS["common"], *_FIELDS["modules"], *_METHODS[method]}
     for key, value in values.items():
-        if value is None or _DEFAULTS.get(key) == value:
+        if value is None or key == _MODEL or _DEFAULTS.get(key) == value:
             continue
         if key in _FIELDS["labels"] and isinstance(value, bool | str):
             continue

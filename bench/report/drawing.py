@@ -40,6 +40,7 @@ _STYLE: Final[Any] = {
     "axes.facecolor": PAPER, "figure.facecolor": PAPER, "lines.linewidth": 1.4,
     "axes.titleweight": "bold", "axes.titlelocation": "left",
 }  # fmt: skip
+mpl.rcdefaults()  # without what a matplotlibrc says, which may lie in the current folder
 _WIDTH: Final = 4.7
 _MOST_TICKS: Final = 6
 

@@ -19,8 +19,8 @@ from minbert.files import (
     CONFIG,
     LARGEST_VOCABULARY,
     VOCABULARIES,
-    check_size,
     is_file,
+    read_bytes,
     read_json,
     tokenizer_files,
 )
@@ -177,11 +177,9 @@ def _steps(values: Any) -> Iterator[str]:
 
 
 def _from_json(path: Path) -> tokenizers.Tokenizer:
-    check_size(path, LARGEST_VOCABULARY)
+    content = read_bytes(path, LARGEST_VOCABULARY)
     try:
-        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+        return tokenizers.Tokenizer.from_str(content.decode())
     except BaseException as error:  # what the library raises has no narrower name
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
@@ -190,13 +188,12 @@ def _from_json(path: Path) -> tokenizers.Tokenizer:
 
 
 def _from_vocabulary(path: Path) -> tokenizers.Tokenizer:
-    check_size(path, LARGEST_VOCABULARY)
+    content = read_bytes(path, LARGEST_VOCABULARY)
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+        text = content.decode().replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text; download it again") from error
+    lines = text.removesuffix("\n").split("\n")
     ids = {token: number for number, token in enumerate(lines)}
     wordpiece = tokenizers.Tokenizer(WordPiece(ids, unk_token="[UNK]"))  # noqa: S106
     wordpiece.normalizer = BertNormalizer()

@@ -102,12 +102,12 @@ def judge(rows: Sequence[Mapping[str, Any]], *, has_flash: bool) -> Finding:
 
 
 def _graphs(context: Context) -> Finding:
-    """Record CUDA graphs of three lengths in both orders, with an empty cache of code."""
+    """Record CUDA graphs of three lengths in both orders, after a first time that compiles."""
     os.environ.update({name: str(context.folder / name.lower()) for name in CACHES})
     from torch._dynamo.utils import counters
 
     device, rows = torch.device(context.device), list[dict[str, Any]]()
-    for order in (LENGTHS, LENGTHS[::-1]):
+    for order in (LENGTHS, LENGTHS, LENGTHS[::-1]):
         job = job_of(context.device, "lora", "all-lin-only", context.amp_on, COMPILED)
         model, skipped = trainer_of(job).model, counters["inductor"]["cudagraph_skips"]
         start_cuda_peaks(device)
@@ -126,6 +126,7 @@ def _graphs(context: Context) -> Finding:
         del model, compiled
         torch._dynamo.reset()
         gc.collect()
+    del rows[0]  # its peaks have those of compiling, of which the cache spares the others
     reserved = [row.get("peak_cuda_reserved_mib", 0.0) for row in rows]
     skips = {f"{row['cudagraph_skips']} graphs are skipped": row["cudagraph_skips"] for row in rows}
     expected = {text: not skipped for text, skipped in skips.items()}

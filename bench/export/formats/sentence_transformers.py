@@ -8,11 +8,12 @@ drops the commit of an adapter's base, and would predict something else when the
 from collections.abc import Iterator
 from inspect import signature
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from safetensors.torch import save_file
 from torch import nn
 
+from bench.common.errors import InputError
 from bench.export.formats.contents import (
     final_model,
     labels_of,
@@ -21,7 +22,7 @@ from bench.export.formats.contents import (
     write_tokenizer,
 )
 from bench.export.trained import Trained
-from minbert.files import CONFIG, WEIGHTS, write_json
+from minbert.files import CONFIG, WEIGHTS, read_json, write_json
 from minbert.model.checkpoint import save_checkpoint
 from minbert.model.classifier import BertClassifier, Classifier
 from minbert.model.heads import NonlinearHead
@@ -32,6 +33,16 @@ _POOLING: Final = "1_Pooling"
 _IDENTITY: Final = "torch.nn.modules.linear.Identity"
 _TANH: Final = "torch.nn.modules.activation.Tanh"
 _GELU: Final = "torch.nn.modules.activation.GELU"
+_MODULES: Final = "modules.json"
+_SETTINGS: Final = "sentence_bert_config.json"
+_NO_POOLER: Final = {"add_pooling_layer": False}
+_VALUES: Final[dict[str, Any]] = {
+    "activation_function": (_IDENTITY, _TANH, _GELU), "model_args": ({}, _NO_POOLER),
+}  # fmt: skip
+_NUMBERS: Final = {
+    "bias", "do_lower_case", "in_features", "max_seq_length", "out_features",
+    "pooling_mode_cls_token", "pooling_mode_mean_tokens", "word_embedding_dimension",
+}  # fmt: skip
 
 
 def write(trained: Trained, folder: Path) -> None:
@@ -42,15 +53,15 @@ def write(trained: Trained, folder: Path) -> None:
     if isinstance(model, BertClassifier):
         model.bert.pooler, width = None, model.bert.config.hidden_size
         save_checkpoint(model.bert, transformer, None)
-        arguments = {"add_pooling_layer": False}
+        arguments = _NO_POOLER
     else:
         encoder = library_model(model)
         encoder.save_pretrained(transformer)
         width, parameters = encoder.config.hidden_size, signature(type(encoder)).parameters
-        arguments = {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
+        arguments = _NO_POOLER if "add_pooling_layer" in parameters else {}
     write_tokenizer(trained, transformer)
     write_json(
-        transformer / "sentence_bert_config.json",
+        transformer / _SETTINGS,
         {
             "max_seq_length": trained.job.cell.max_length,
             "do_lower_case": False,
@@ -67,16 +78,42 @@ def write(trained: Trained, folder: Path) -> None:
             "pooling_mode_mean_tokens": by_mean,
         },
     )
-    modules = [(_TRANSFORMER, "Transformer"), (_POOLING, "Pooling")]
-    for number, (layer, activation) in enumerate(layers, start=len(modules)):
-        modules.append((f"{number}_Dense", "Dense"))
-        _write_dense(layer, activation, folder / modules[-1][0])
-    listed = [
-        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for n, (path, kind) in enumerate(modules)
-    ]
+    modules = _modules(len(layers))
+    for (layer, activation), module in zip(layers, modules[2:], strict=True):
+        _write_dense(layer, activation, folder / module["path"])
     write_json(folder / _LABELS, labels_of(trained))
-    write_json(folder / "modules.json", listed)
+    write_json(folder / _MODULES, modules)
+
+
+def _modules(layers: int) -> list[dict[str, Any]]:
+    """The content of modules.json, by the number of dense layers."""
+    kinds = ("Transformer", "Pooling", *("Dense",) * layers)
+    return [
+        {"idx": n, "name": str(n), "path": f"{n}_{k}", "type": f"sentence_transformers.models.{k}"}
+        for n, k in enumerate(kinds)
+    ]
+
+
+def check_modules(folder: Path) -> None:
+    """Refuse modules and settings other than those that `write` writes, before the library sees
+    them, which imports and calls what they name.
+
+    Raises:
+        InputError: naming the file and the field.
+    """
+    path = folder / _MODULES
+    listed = read_json(path, list)
+    if listed != _modules(len(listed) - 2):
+        raise InputError(
+            f"{path}: type, path, idx or name of a module is not as bench.export writes it: "
+            "Transformer, Pooling and Dense of sentence_transformers.models, in folders here"
+        )
+    for module in listed:
+        path = folder / module["path"] / (_SETTINGS if module["path"] == _TRANSFORMER else CONFIG)
+        for name, value in (read_json(path) or {_SETTINGS: None}).items():
+            known = name in _NUMBERS and isinstance(value, int)
+            if not (known or value in _VALUES.get(name, ())):
+                raise InputError(f"{path}: {name[:60]!r} is not as bench.export writes it")
 
 
 def _dense_layers(model: Classifier) -> Iterator[tuple[nn.Linear, str]]:

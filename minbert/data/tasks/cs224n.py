@@ -18,7 +18,7 @@ import numpy as np
 from minbert.data.tasks.base import Examples, Task
 from minbert.data.tasks.splitting import DEV, TRAIN
 from minbert.errors import InputError
-from minbert.files import check_size, is_file, is_folder
+from minbert.files import is_file, is_folder, read_bytes
 
 _LARGEST_FILE: Final = 2**28
 """Bytes; the largest of these sets, with 400,000 pairs of questions, has 60 MB."""
@@ -132,11 +132,7 @@ def _read(path: Path, form: _Format, classes: bool) -> tuple[Examples, list[str]
 
 def _lines(path: Path) -> list[str]:
     """A text file's lines. Bytes that aren't UTF-8 become surrogates, which `_row` refuses."""
-    check_size(path, _LARGEST_FILE)
-    try:
-        text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+    text = read_bytes(path, _LARGEST_FILE).decode("utf-8-sig", errors="surrogateescape")
     if "\0" in text:
         raise InputError(f"{path}: is no text file in UTF-8")
     return text.replace("\r\n", "\n").split("\n")

@@ -106,14 +106,14 @@ def test_graphs_are_recorded_in_both_orders(
     for name in first_look.CACHES:
         monkeypatch.setenv(name, "")
     orders: list[tuple[int, ...]] = []
-    reserved = iter((300.0, 200.0, 200.0, 300.0))
+    reserved = iter((900.0, 300.0, 200.0, 100.0, 200.0, 300.0))
     peaks = lambda *_of, **_more: {"peak_cuda_reserved_mib": next(reserved)}  # noqa: E731
     monkeypatch.setattr(first_look, "cuda_peaks_mib", peaks)
     rehearse = lambda made, _amp: orders.append(made.lengths)  # noqa: E731
     monkeypatch.setattr(first_look.CompiledModel, "rehearse", rehearse)
     here = replace(HERE, folder=tmp_path)
     assert first_look.check(here, "graphs").verdict == OK
-    assert orders == [(8, 16, 32), (32, 16, 8)]
+    assert orders == [(8, 16, 32), (8, 16, 32), (32, 16, 8)]
     assert "200 MiB are reserved for ascending" in first_look.check(here, "graphs").summary
 
     def none(*_of: object) -> None:

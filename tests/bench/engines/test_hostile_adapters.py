@@ -1,6 +1,7 @@
 """No adapter_config.json makes PEFT import, read or run what it names."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,13 @@ def test_every_door_refuses_it_with_a_line(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(HOSTILE))
     with pytest.raises(InputError, match=r"a\.json: field 'megatron_config' can't be used"):
         read_adapter_configs(load(str(tmp_path / "grid.toml")))
+    (tmp_path / "a.json").unlink()
+    os.mkfifo(tmp_path / "pipe")
+    for never_ends in (Path("/dev/zero"), tmp_path / "pipe"):
+        (tmp_path / "a.json").symlink_to(never_ends)
+        with pytest.raises(MinbertInputError, match=r"a\.json: is no regular file"):
+            read_adapter_configs(load(str(tmp_path / "grid.toml")))
+        (tmp_path / "a.json").unlink()
     model = tmp_path / "model"
     model.mkdir()
     (model / "adapter_config.json").write_text(json.dumps(HOSTILE))
@@ -121,6 +129,7 @@ def test_every_door_refuses_it_with_a_line(tmp_path: Path) -> None:
         ({"target_modules": "all-linear"}, False),
         ({"rank_pattern": {r"layer\.1\..*": 4}}, False),
         ({"base_model_name_or_path": "a/b", "task_type": "SEQ_CLS"}, False),
+        ({"auto_mapping": {"base_model_class": "Evil", "parent_library": "evil.evil"}}, False),
         ({"target_modules": "(a+)+$"}, True),
         ({"exclude_modules": "(.*.*)*x"}, True),
         ({"target_modules": ".*.*.*.*.*x"}, True),

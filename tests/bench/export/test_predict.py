@@ -7,11 +7,14 @@ import shutil
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bench.common.command import BAD_INPUT
 from bench.export import predict
@@ -391,3 +394,52 @@ def test_no_code_of_a_folder_is_run(name: str, part: str, base: Path, tmp_path: 
     assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1), done.stderr
     assert done.stderr.startswith(b"error: ")
     assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "at", "change"),
+    [
+        ("2_Dense/config.json", (), {"activation_function": "torch.evil.Evil"}),
+        ("2_Dense/config.json", (), {"use_residual": True}),
+        ("modules.json", (2,), {"type": "sentence_transformers.evil.Evil"}),
+        ("modules.json", (2,), {"path": "../model/2_Dense"}),
+        ("0_Transformer/sentence_bert_config.json", (), {"model_args": {"subfolder": "x"}}),
+        ("0_Transformer/config.json", (), {"_attn_implementation": "evil/kernel"}),
+        ("0_Transformer/config.json", (), {"text_config": [{"attn_implementation": "flash"}]}),
+        ("0_Transformer/config.json", (), {"transformers_weights": "../model.safetensors"}),
+    ],
+)  # fmt: skip
+def test_modules_are_checked_before_the_library_sees_them(
+    part: str, at: tuple[int, ...], change: dict[str, Any], base: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    need_libraries("sentence-transformers")
+    ran = []
+
+    class Evil(torch.nn.Tanh):
+        def __init__(self) -> None:
+            super().__init__()
+            ran.append(part)
+
+        load = classmethod(lambda cls, *_, **__: cls())
+
+    for name in ("torch.evil", "sentence_transformers.evil"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(Evil=Evil))
+    folder, file = tmp_path / "model", write(tmp_path / "a.txt", "a\n")
+    export(trained(base), folder, "sentence-transformers")
+    values = json.loads((folder / part).read_text())
+    inner = values
+    for key in at:
+        inner = inner[key]
+    inner |= change
+    write(folder / part, json.dumps(values))
+    message = refused(folder, file)
+    assert message.startswith(f"{folder / part}: ")
+    assert next(iter(change)) in message or "attn_implementation" in message
+    assert not ran
+    if "evil." in str(change):  # without the check it is run
+        module = "bench.export.formats.sentence_transformers.check_modules"
+        monkeypatch.setattr(module, lambda _: None)
+        with suppress(BAD_INPUT):
+            run(folder, file)
+        assert ran

@@ -1,6 +1,10 @@
 """What commands print as tables, and their pages of figures and tables."""
 
+import os
+import subprocess
+import sys
 from html import unescape
+from pathlib import Path
 
 import markdown
 import pytest
@@ -57,3 +61,17 @@ def test_names_after_an_at_sign_are_not_notified() -> None:
     assert "@torch" not in str(escape_markdown("in @torch.compile"))
     html = markdown.markdown(str(escape_markdown("in @torch.compile")))
     assert unescape(html) == "<p>in @\u200btorch.compile</p>"
+
+
+def test_a_matplotlibrc_in_the_current_folder_changes_no_figure(tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_text("axes.linewidth: 30\n")
+    code = (
+        "import matplotlib as mpl; print(mpl.rcParams['axes.linewidth'])\n"
+        "import bench.report.drawing; print(mpl.rcParams['axes.linewidth'])"
+    )
+    command = [sys.executable, "-P", "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["30.0", "0.8"]
