@@ -451,14 +451,14 @@ def test_the_recommended_setting_gives_its_lowest_seed_with_weights(tmp_path: Pa
     runs = copy_reference(tmp_path)
     chosen = choice.recommended_cell(runs, "memory", "", None, None)
     row = chosen.row
-    assert (row.mode, row.rank, row.layers, row.frozen_dtype) == ("lora", 8, "attn", "bf16")
+    assert (row.mode, row.rank, row.layers, row.frozen_dtype) == ("lora", 8, "attn", "fp32")
     assert row.seed == 0
     assert chosen.settings == 69
     later = next(
         other
         for other in reference_rows()
         if (other.mode, other.rank, other.layers, other.frozen_dtype, other.seed)
-        == ("lora", 8, "attn", "bf16", 1)
+        == ("lora", 8, "attn", "fp32", 1)
     )
     folder = folder_of(runs, later)
     folder.mkdir(parents=True)

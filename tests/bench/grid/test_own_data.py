@@ -75,8 +75,8 @@ def run_report(place: GridRuns, *flags: str) -> int:
 def report_with(arguments: list[str]):
     class Command:
         @staticmethod
-        def main(standalone_mode: bool) -> object:
-            return report.main(arguments, standalone_mode=standalone_mode)
+        def main(**options: object) -> object:
+            return report.main(arguments, **options)
 
     return Command
 

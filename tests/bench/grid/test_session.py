@@ -156,7 +156,7 @@ def test_scores_of_another_machine_are_done_and_costs_are_measured_here_once(pla
         if as_json:
             document = json.loads(out)
             assert (document["cells"], document["scores_from_other_machines"]) == ({"ok": 3}, 2)
-            assert document["recommendation"]["obstacles"] == ["one seed", "not learned"]
+            assert document["recommendation"]["obstacles"] == ["not learned"]
         else:
             assert "3 cells: 3 ok\n2 cells take their scores from other machines\n" in out
             assert "Not decided; the best by score so far is head, fp32: " in out
