@@ -10,6 +10,8 @@ from bench.results.rowfile import encode, record
 from bench.results.store import read_rows
 
 RUNS = Path(__file__).parents[1] / "runs.csv"
+FROZEN = RUNS.parent / "docs" / "frozen.csv"
+"""Rows of the same run with adapted weights in half precision, which no grid makes any more."""
 
 
 def reference_rows() -> list[Row]:
@@ -17,9 +19,10 @@ def reference_rows() -> list[Row]:
     return [*reference_group().rows]
 
 
-def reference_group(values_of: ValuesOf = no_values) -> Group:
-    """The group of its rows."""
-    return max(groups(read_rows(RUNS), (), values_of), key=lambda group: len(group.rows))
+def reference_group(values_of: ValuesOf = no_values, *others: Path) -> Group:
+    """The group of its rows, and of those of other files."""
+    rows = [row for path in (RUNS, *others) for row in read_rows(path)]
+    return max(groups(rows, (), values_of), key=lambda group: len(group.rows))
 
 
 def copy_reference(folder: Path) -> Path:

@@ -14,9 +14,9 @@ from bench.plan.metrics import Metric
 from bench.stats.best import FEWEST_SEEDS, LEVEL
 from bench.stats.intervals import POWER_Z
 
-OF_EXAMPLES: Final = 0.0173
+OF_EXAMPLES: Final = 0.016
 """The variance over examples of the difference of two settings' outcomes, means over seeds."""
-OF_SEEDS: Final = 0.0646
+OF_SEEDS: Final = 0.062
 """The variance between seeds of the difference of two scores, times the number of examples."""
 
 

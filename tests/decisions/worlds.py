@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.special import ndtri
 from bench.analysis.groups import Group
 from bench.analysis.recommendation import Candidates, candidates_of
 from bench.analysis.setting import Setting
+from bench.plan.rows import Row
 from bench.results.predictions import kept_predictions, values_from
 from bench.stats.best import Sample
 from tests.bench.synthetic_rows import new_row
@@ -168,9 +170,14 @@ def _group(count: int) -> Group:
     return Group(tuple(row for s in settings for row in s.rows), tuple(settings))
 
 
-def committed() -> Candidates:
-    """The settings of the committed run."""
-    return candidates_of(reference_group(values_from(kept_predictions(RUNS))))
+def committed(*others: Path) -> Candidates:
+    """The settings of the committed run, and of other files."""
+    files = [values_from(kept_predictions(path)) for path in (RUNS, *others)]
+
+    def values_of(rows: Sequence[Row]) -> Floats | None:
+        return next((values for of in files if (values := of(rows)) is not None), None)
+
+    return candidates_of(reference_group(values_of, *others))
 
 
 @dataclass(frozen=True)

@@ -584,8 +584,8 @@ def test_a_file_without_rows_is_bad_input(tmp_path):
 
 
 def test_the_expected_size_is_that_of_the_variances():
-    """77 settings: Bonferroni's 3.2125 and 0.8416 errors of sqrt((0.0173 + 0.0646 / 3) / 1064)."""
-    assert shown_size(1064, 3, 77) == pytest.approx(4.0541 * (0.038833 / 1064) ** 0.5, rel=1e-3)
+    """77 settings: Bonferroni's 3.2125 and 0.8416 errors of sqrt((0.016 + 0.062 / 3) / 1064)."""
+    assert shown_size(1064, 3, 77) == pytest.approx(4.0541 * (0.036667 / 1064) ** 0.5, rel=1e-3)
     cells = [cell(*axes, "off", seed, folds=5, fold=fold)
              for axes in SHARES for seed in range(3) for fold in range(5)]  # fmt: skip
     [note] = power_note(cells, 1000, METRICS["accuracy"])
