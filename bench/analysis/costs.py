@@ -29,7 +29,8 @@ def cost_of(group: Group, setting: Setting, need: Need) -> float | None:
     """
     if need in ("memory", "time"):
         common = group.common_places
-        own = setting.at(common) if common <= setting.places(group.memory_column) else setting
+        has_all = common and common <= setting.places(group.memory_column)
+        own = setting.at(common) if has_all else setting
         if need == "time":
             return _time(own)
         estimate = own.estimate(group.memory_column)

@@ -23,7 +23,7 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 _DEVICE: Final = re.compile(r"cpu|cuda:[0-9]{1,4}")
-_POSITIVE: Final = re.compile(
+POSITIVE: Final = re.compile(
     r"learning_rate(_base|_head)?|peak_(rss|cuda_allocated)_mib|ms_per_1k_tokens|step_ms_median"
 )
 """Columns whose values are divided by, or shown on logarithmic axes."""
@@ -159,7 +159,7 @@ def parse_value(name: str, text: str) -> Value:
         raise ValueError(f"{text[:60]!r} is no {_KINDS[kind]}") from None
     if not isinstance(value, str) and not -LARGEST < value < LARGEST:
         raise ValueError(f"{text[:60]!r} is out of range")
-    low = 0.0 if _POSITIVE.fullmatch(name) else -LARGEST
+    low = 0.0 if POSITIVE.fullmatch(name) else -LARGEST
     if isinstance(value, float) and (value <= low or 0 < abs(value) < 1 / LARGEST):
         raise ValueError(f"{text[:60]!r} is too small")
     return value

@@ -97,7 +97,8 @@ def test_nothing_beside_the_results_is_imported(console, place, tiny_checkpoint)
 def test_children_of_a_checkout_import_its_code(tmp_path, monkeypatch):
     for name in ("bench", "adapters", "minbert", "pyproject.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
-    monkeypatch.delenv("PYTHONPATH", raising=False)
+    for name in ("PYTHONPATH", "PYTHONSAFEPATH"):
+        monkeypatch.delenv(name, raising=False)
     code = "import click, subprocess, sys; from bench.common.command import run_command\n"
     code += "argv = [sys.executable, '-c', 'import bench; print(bench.__file__)']\n"
     code += "run_command(click.Command('x', callback=lambda: subprocess.call(argv)), 'x')"

@@ -105,7 +105,7 @@ def test_who_waits_can_be_stopped_and_uses_no_processor(start, number):
     before = sum(process.cpu_times()[:2])
     with pytest.raises(subprocess.TimeoutExpired):
         second.process.wait(0.5)
-    assert sum(process.cpu_times()[:2]) - before <= 0.01
+    assert round(sum(process.cpu_times()[:2]) - before, 3) <= 0.01  # a tick of the clock
     second.process.send_signal(number)
     assert second.says() == "stopped"
     assert second.process.wait(5) == 0

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from adapters.names import LAYER_SETS
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
-from bench.plan.columns import BY_NAME, NAMES, REQUIRED, VALUES
+from bench.plan.columns import BY_NAME, NAMES, POSITIVE, REQUIRED, VALUES
 from bench.plan.rows import FLAGS, SCHEMA, STATUSES, Row, latest
 from bench.results import store as stores
 from bench.results.rowfile import encode, record
@@ -66,7 +66,11 @@ def no_note(text: str) -> None:
 # What is written can be read
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
-FLOATS = st.floats(-1e29, 1e29).map(lambda value: float(f"{value:.7g}"))
+FLOATS = (
+    st.floats(-1e29, 1e29)
+    .filter(lambda value: not 0 < abs(value) < 1e-29)
+    .map(lambda value: float(f"{value:.7g}"))
+)
 
 
 def values_of(name: str) -> st.SearchStrategy:
@@ -75,6 +79,8 @@ def values_of(name: str) -> st.SearchStrategy:
     if name == "flags":
         flags = st.sets(st.sampled_from(list(FLAGS)), min_size=1)
         return st.none() | flags.map(lambda found: " ".join(sorted(found)))
+    if name == "device":
+        return st.sampled_from(["cpu", "cuda:0", "cuda:11"])
     if name == "adapter":
         return st.none() | st.just("loha 1a2b3c4d")
     if name == "layers":
@@ -82,7 +88,8 @@ def values_of(name: str) -> st.SearchStrategy:
     if name in VALUES:
         named = st.sampled_from(VALUES[name])
         return named if name in REQUIRED else st.none() | named
-    kinds = {str: TEXT, int: st.integers(-(10**29), 10**29), float: FLOATS}
+    floats = FLOATS.map(lambda value: abs(value) + 1) if POSITIVE.fullmatch(name) else FLOATS
+    kinds = {str: TEXT, int: st.integers(-(10**29), 10**29), float: floats}
     of_kind = kinds[BY_NAME[name].kind]
     return of_kind if name in REQUIRED else st.none() | of_kind
 

@@ -188,7 +188,7 @@ def test_the_pages_show_each_task_and_all_together(
             "python -m bench.ensemble --most 8",
         ):
             assert said in words
-    assert "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")
+    assert "://" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")
 
 
 def test_the_finding_is_the_gain_and_whether_it_is_significant(place: Place) -> None:

@@ -187,7 +187,7 @@ def test_tables_csv_and_pages(
         assert part in page
         assert part in text
     assert "(updates/energy.svg)" in text
-    assert "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")
+    assert "://" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")
 
 
 def test_the_page_has_each_flag_and_no_other() -> None:
