@@ -88,7 +88,11 @@ def values_of(name: str) -> st.SearchStrategy:
     if name in VALUES:
         named = st.sampled_from(VALUES[name])
         return named if name in REQUIRED else st.none() | named
-    floats = FLOATS.map(lambda value: abs(value) + 1) if POSITIVE.fullmatch(name) else FLOATS
+    floats = (
+        FLOATS.map(lambda value: float(f"{abs(value) + 1:.7g}"))
+        if POSITIVE.fullmatch(name)
+        else FLOATS
+    )
     kinds = {str: TEXT, int: st.integers(-(10**29), 10**29), float: floats}
     of_kind = kinds[BY_NAME[name].kind]
     return of_kind if name in REQUIRED else st.none() | of_kind
