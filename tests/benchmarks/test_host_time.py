@@ -142,7 +142,9 @@ def counts(length: int = 21) -> Iterator[tuple[Count, Count]]:
     yield from zip(*sides, strict=True)
 
 
-def test_a_step_on_a_gpu_costs_at_most_what_plain_torch_does(benchmark: BenchmarkFixture) -> None:
+def test_a_step_on_a_gpu_costs_at_most_what_plain_torch_does(
+    benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     if torch.version.cuda is None:
         need_compiler()
     else:
@@ -155,7 +157,8 @@ def test_a_step_on_a_gpu_costs_at_most_what_plain_torch_does(benchmark: Benchmar
 
     times = benchmark.pedantic(measure, rounds=1, iterations=1)
     counted = dict(zip(times, counts(), strict=True))
-    print("\n" + table(times, counted))
+    with capsys.disabled():
+        print("\n" + table(times, counted))
     benchmark.extra_info["ratios"] = {name: round(of.ratio, 3) for name, of in times.items()}
     assert not {name: str(of) for name, of in times.items() if of.low > 1}
     for name, (ours, plain) in counted.items():
