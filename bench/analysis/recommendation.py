@@ -317,7 +317,7 @@ class Recommendation:
         rivals = [j for j in among if not known.within[closest, j]]
         factors, seeds = zip(*(self._needed(closest, j) for j in rivals), strict=True)
         factor, of_seeds = max(factors), max(seeds)
-        apart = -float(known.comparison.difference[closest, rivals[factors.index(factor)]])
+        lead = -float(known.comparison.difference[closest, rivals[factors.index(factor)]])
         compared = known.comparison
         parts = [(compared.of_seed[closest, j] / max(compared.seeds[closest, j], 1),
                   compared.of_examples[closest, j]) for j in rivals]  # fmt: skip
@@ -328,7 +328,7 @@ class Recommendation:
             max(FEWEST_SEEDS, ceil(of_seeds)) if isfinite(of_seeds) else None,
             factor if factor < MOST else None,
             "margin"
-            if factor >= MOST and apart > known.margin / 2
+            if factor >= MOST and lead > known.margin / 2
             else "seeds"
             if is_seeds
             else "examples",

@@ -150,7 +150,7 @@ def _remove_stale(place: Path) -> None:
     """Remove the temporary folders of exports of this user that were killed."""
     for path in place.glob(f"{_PART}*"):
         with suppress(OSError):
-            found = path.lstat()
-            if found.st_uid == os.getuid() and time.time() - found.st_mtime > _OLD_S:
+            status = path.lstat()
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > _OLD_S:
                 with FileLock(path / _LOCK, timeout=0):  # its process has ended
                     shutil.rmtree(path)

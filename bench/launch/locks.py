@@ -45,12 +45,12 @@ def device_locks() -> Path:
     folder = Path(given) if given else platformdirs.user_cache_path("minbert-bench") / "locks"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
+        status = folder.stat()
     except OSError as error:
         raise DiskFullError(
             f"{folder}: can't be used for locks ({error.strerror}); {FOLDER} names another folder"
         ) from error
-    if not given and (found.st_uid != os.getuid() or found.st_mode & 0o077):
+    if not given and (status.st_uid != os.getuid() or status.st_mode & 0o077):
         raise InputError(
             f"{folder}: other users can use its locks and stop your grids; make it yours alone "
             f"(chmod 700), or name another folder by {FOLDER}"

@@ -85,7 +85,7 @@ def main(
         echo(json.dumps(data | {"page": str(page)}) if as_json else "\n".join(lines))
         return 0
     rows, facts = results.rows, results.facts
-    said, score = [], None
+    lines, score = [], None
     if test is not None and not final:
         raise InputError("--test: is for --final; give both")
     if final:
@@ -96,7 +96,7 @@ def main(
 
         score = find_final(runs[0], rows, results.predictions_of, test)
         facts = read_facts(*runs)
-        said = [final_line(score, metric or "")]
+        lines = [final_line(score, metric or "")]
 
     from bench.report.render import render  # imported late: it loads pandas and matplotlib
 
@@ -118,8 +118,8 @@ def main(
     outcome: dict[str, Any] = {"rows": len(rows), "report": str(index)}
     if score is not None:
         outcome["final"] = score.model_dump(mode="json")
-    said.append(f"{len(rows)} rows in {index}")
-    echo(json.dumps(outcome) if as_json else "\n".join(said))
+    lines.append(f"{len(rows)} rows in {index}")
+    echo(json.dumps(outcome) if as_json else "\n".join(lines))
     return 0
 
 

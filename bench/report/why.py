@@ -85,13 +85,13 @@ def why_section(
     alike = [bar for bar in full if bar.setting.amp in {other.setting.amp for other in others}]
     base = next(iter([*alike, *full]), None)
     adapted = [bar for bar in others if bar.setting.adapted]
-    said = sentences(
+    texts = sentences(
         "why", bars=bars, base=base, num=num, amount=_amount, part=_part, largest=_largest,
         modes=[*grouped(adapted, lambda bar: bar.setting.mode).values()], shares=_shares,
         percents=_percents, gaps=partial(_gaps, group), between=partial(_between_modes, group),
         again=partial(narrowed, group, facts, rerun="ok"),
     )  # fmt: skip
-    return [Section("why", "Why", _heading(base), said, [drawing], [_table(group, bars)])]
+    return [Section("why", "Why", _heading(base), texts, [drawing], [_table(group, bars)])]
 
 
 def _name(setting: Setting) -> str:
