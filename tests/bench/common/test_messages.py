@@ -23,7 +23,10 @@ Traceback (most recent call last):
         ("can't open /home/me/x.tsv: no", "can't open x.tsv: no"),
         ("see https://host.example/a/b for more", "see https:/b for more"),
         ("1/2 and/or 3/4 of a / b", "1/2 and/or 3/4 of a / b"),
-        ("relative/path stays", "relative/path stays"),
+        ("a/relative/path stays", "a/relative/path stays"),
+        ("txt\u202e.exe", r"txt\u202e.exe"),
+        ("x" * 300, "x" * 300),
+        ("x" * 301, f"{'x' * 299}…"),
     ],
 )
 def test_one_line(text, line):
@@ -62,13 +65,15 @@ def test_nothing_that_is_printed_moves_the_cursor_or_reverses_text(capsys, err) 
     assert text == r"a\x1b[2J\r\u202e\x9b\ud800é" + "\tb\nc\n"
 
 
-def test_commands_have_the_form_in_which_the_user_called_one(monkeypatch) -> None:
+def test_commands_have_the_form_in_which_the_user_called_one(monkeypatch, capsys) -> None:
     text = "see python -m bench.recommend. Or python -m bench.grid 'a; b'; python -m bench.worker x"
     assert as_called(text) == text
     monkeypatch.setenv(CALLED, CONSOLE)
     expected = "see minbert-bench recommend. Or minbert-bench run 'a; b'; python -m bench.worker x"
     assert as_called(text) == expected
     assert as_called("python -m minbert.assets fetch") == "minbert-bench assets fetch"
+    echo("python -m bench.doctor")
+    assert capsys.readouterr().out == "minbert-bench doctor\n"
     assert (
         as_called("python -m bench.executors.slurm.node x")
         == "python -m bench.executors.slurm.node x"

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from bench.doctor import process
+from bench.doctor import models, process
 from bench.doctor.catalogue import FIRST_LOOK
 from bench.doctor.check import FAILED, OK, Context, SkipError
 from bench.doctor.checks import first_look
+from minbert.kernels.reference import is_reference
+from minbert.model.classifier import BertClassifier
 from minbert.training.compiled import NoCompilerError
 
 HERE = Context("cpu", 1, "bf16", Path(), ("off", "bf16"))
@@ -31,16 +33,23 @@ def kernel(masked: bool, amp: str) -> str:
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def taken() -> list[tuple[str, str, int]]:
+    """Of each step that is profiled, its engine, kernels and number."""
+    return []
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch, taken: list[tuple[str, str, int]]) -> list[str]:
     """Names of kernels that are launched besides those of attention."""
     more = ["gemm"]
-    calls: list[bool] = []
 
     def kernels_of(step: Any, _device: torch.device) -> list[tuple[str, float]]:
         step()
-        calls.append(True)
-        amp = "off" if len(calls) <= 2 * len(first_look.PATHS) else "bf16"
-        return [(kernel(len(calls) % 2 == 1, amp), 0.5), *((name, 1.0) for name in more)]
+        trainer, [batch] = step.func.__self__, step.args
+        engine = "minbert" if isinstance(trainer.model, BertClassifier) else "transformers"
+        taken.append((engine, "reference" if is_reference() else "fast", trainer._taken))
+        attention = kernel(batch.attention_mask is not None, trainer.amp)
+        return [(attention, 0.5), *((name, 1.0) for name in more)]
 
     monkeypatch.setattr(first_look, "kernels_of", kernels_of)
     return more
@@ -54,9 +63,20 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (["sm80_xmma_gemm_f32f32_tf32f32_f32"], "1 kernels in TF32"),
     ],
 )
-def test_steps_of_a_mode(launched: list[str], more: list[str], text: str) -> None:
+def test_steps_of_a_mode(
+    launched: list[str],
+    taken: list[tuple[str, str, int]],
+    more: list[str],
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     launched += more
+    devices: list[str] = []
+    monkeypatch.setattr(models, "set_up_device", lambda device, **_of: devices.append(device.type))
     finding = first_look.check(HERE, "lora")
+    paths = [("minbert", "fast"), ("minbert", "reference"), ("transformers", "reference")]
+    assert taken == [(*path, number) for path in paths * 2 for number in (4, 5)]
+    assert devices == ["cpu"] * 6
     rows = finding.figures["rows"]
     assert {(row["amp"], row["path"]) for row in rows} == {
         (amp, path) for amp in HERE.amps for path in first_look.PATHS

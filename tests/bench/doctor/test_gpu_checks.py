@@ -21,6 +21,7 @@ from bench.machine.devices import Device, Driver
 from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import GpuInfo
 from bench.worker.probes.gpu import BY_DEVICE
+from minbert.kernels.reference import is_reference
 from minbert.training.trainer import Trainer
 from tests.bench.fake_nvml import FakeNvml, process, used
 from tests.bench.pretended_gpu import NAME, pretended_gpu
@@ -340,6 +341,29 @@ def test_kernels_are_those_of_the_profile_without_copies(
     assert finding.figures["step_ms"] == finding.figures["reference_ms"] == 1.0, (
         "a millisecond is between two events of this GPU"
     )
+
+
+def test_steps_run_on_a_device_that_is_set_up_with_amp_and_kernels_as_asked(
+    modes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    trainer, batch = models.small_trainer, models.small_batch(2, 8, "cpu")
+    monkeypatch.setattr(models, "set_up_device", lambda device: calls.append(str(device)))
+    for check in (synchronisation, gpu_load):
+        monkeypatch.setattr(
+            check, "small_trainer", lambda model, amp: (calls.append(amp), trainer(model, amp))[1]
+        )
+    synchronisation.check(HERE)
+    assert calls == ["cuda:0", "off", "cuda:0", "bf16", "cuda:0", "fp16"]
+    calls.clear()
+    for name, value in {
+        "GEOMETRY": "bert-tiny", "small_batch": lambda *_of: batch,
+        "median_ms": lambda *_of: (calls.append("reference" if is_reference() else "fast"), 1.0)[1],
+        "kernels_of": lambda *_of: [("gemm", 1.0)],
+    }.items():  # fmt: skip
+        monkeypatch.setattr(gpu_load, name, value)
+    gpu_load.check(HERE)
+    assert calls == ["cuda:0", "bf16", "reference", "cuda:0", "bf16", "fast"]
 
 
 # Several GPUs

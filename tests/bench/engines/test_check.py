@@ -164,17 +164,23 @@ def test_weights_that_are_missing_or_not_finite(
 
 
 class Code:
-    """What runs code when it is read from a pickle."""
+    """What makes a file when it is read from a pickle."""
+
+    def __init__(self, made: Path) -> None:
+        self.made = made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (Path("/tmp/read"),)  # noqa: S108 (never run)
+        return Path.touch, (self.made,)
 
 
-def test_a_pickle_with_code_is_not_run(copied: Callable[..., Path], refusal: Refusal) -> None:
-    folder = copied("roberta")
+def test_a_pickle_with_code_is_not_run(
+    copied: Callable[..., Path], refusal: Refusal, tmp_path: Path
+) -> None:
+    folder, made = copied("roberta"), tmp_path / "made"
     (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Code()}))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Code(made)}))
     line = refusal(folder, "full")
+    assert not made.exists()
     assert "transformers can't load it" in line
     assert "a pickle that holds more than tensors" in line
     assert "weights_only" not in line, "torch's advice to switch the protection off"
