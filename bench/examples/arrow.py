@@ -2,24 +2,28 @@
 
 By pyarrow and datasets, the extra `data`. Only the columns in use are read, a batch at a time. A
 small file can stand for any number of values, by compression or by repeating one, so what is read
-is counted.
+is counted, and memory is limited while a library reads.
 """
 
 import json
 import logging
+import os
+import resource
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
+
 from bench.common.errors import InputError
 from bench.common.messages import one_line
 from bench.examples.table import LONGEST, Fields, Table, fields_of
 from bench.plan.dataset import HUB
-from minbert.files import is_folder
+from minbert.files import is_file, is_folder
 
 _BATCH: Final = 10_000
 _BATCH_BYTES: Final = 2**26
@@ -29,6 +33,12 @@ _SMALL: Final = 2**28
 """Bytes that any table may have."""
 _PER_VALUE: Final = 8
 """Bytes that a value has besides its text."""
+_ROOM: Final = 2**29
+"""Bytes of memory that one step of reading may take, besides those for the files' own size."""
+_PER_BYTE: Final = 4
+"""Bytes of memory for each byte of the files: a character of a text takes up to four."""
+_POOL: Final = "ARROW_DEFAULT_MEMORY_POOL"
+"""pyarrow reads it when it is imported. Its other pools reserve 1 GiB, which no limit reaches."""
 _PATIENCE_S: Final = 10
 Count = Callable[[int], None]
 """Adds to the bytes that were read of a table, and refuses too many."""
@@ -56,7 +66,8 @@ def parquet(path: Path) -> Table:
             rows = _BATCH_BYTES * file.metadata.num_rows // max(size, 1)
         texts = [leaf.path for leaf in read.values() if leaf.physical_type == "BYTE_ARRAY"]
         with library.ParquetFile(path, read_dictionary=texts) as file:
-            yield from file.iter_batches(min(max(rows, 1), _BATCH), columns=columns)
+            rows = min(max(rows, 1), _BATCH)
+            yield from file.iter_batches(rows, columns=columns, use_threads=False)
 
     with _errors_named(path):
         return _table(str(path), library.read_schema(path), batches, path.stat().st_size)
@@ -70,8 +81,35 @@ def saved(folder: Path) -> dict[str, Table]:
     """
     datasets = _datasets(str(folder))
     with _errors_named(folder):
+        _check_mapped(folder)
         loaded = datasets.load_from_disk(str(folder))
         return _tables(loaded if isinstance(loaded, dict) else {"train": loaded}, str(folder))
+
+
+def _check_mapped(folder: Path) -> None:
+    """Read the Arrow files of a saved folder as `datasets` will, under the limit of memory.
+
+    Files that are mapped take none; compressed ones, which `datasets` never writes, take all that
+    they stand for. No thread starts here: under the limit, that could fail and never return.
+    """
+    arrow, all_parts = import_module("pyarrow"), folder / "dataset_dict.json"
+    splits = json.loads(all_parts.read_text())["splits"] if is_file(all_parts) else ()
+    states = [state for name in ("", *splits) if is_file(state := folder / name / "state.json")]
+    files = [
+        state.parent / file["filename"]
+        for state in states
+        for file in json.loads(state.read_text())["_data_files"]
+    ]
+    with _limited_memory(_size(files)):
+        alone = arrow.ipc.IpcReadOptions(use_threads=False)
+        _ = [
+            arrow.ipc.open_stream(arrow.memory_map(str(f)), options=alone).read_all() for f in files
+        ]
+
+
+def _size(files: Iterable[Path]) -> int:
+    """Bytes of files, each once."""
+    return sum(file.stat().st_size for file in {file.resolve() for file in files})
 
 
 def from_hub(path: str, config: str | None) -> dict[str, Table]:
@@ -111,7 +149,7 @@ def _tables(parts: Any, name: str, notes: tuple[str, ...] = ()) -> dict[str, Tab
         def batches(columns: Sequence[str], _: Count) -> Iterator[Any]:
             return iter(part.select_columns(columns).with_format("arrow").iter(_BATCH))
 
-        size = sum(Path(file["filename"]).stat().st_size for file in part.cache_files)
+        size = _size(Path(file["filename"]) for file in part.cache_files)
         return _table(f"{name}, {side}", part.features.arrow_schema, batches, size, notes)
 
     return {side: table(side, part) for side, part in parts.items()}
@@ -143,11 +181,15 @@ def _table(
                 raise ValueError(f"{size:,} bytes stand for over {most:,}, so this is no data set")
 
         with _errors_named(name):
-            for batch in batches(list(dict.fromkeys(wanted)), count):
-                columns = [
-                    _with_names(_values(batch.column(column), count), class_names.get(column))
-                    for column in wanted
-                ]
+            source = batches(list(dict.fromkeys(wanted)), count)
+            while True:
+                with _limited_memory(size):
+                    if (batch := next(source, None)) is None:
+                        return
+                    columns = [
+                        _with_names(_values(batch.column(column), count), class_names.get(column))
+                        for column in wanted
+                    ]
                 for values in zip(*columns, strict=True):
                     number += 1
                     yield number, fields_of(values)
@@ -199,6 +241,31 @@ def _with_names(values: list[Any], names: tuple[str, ...] | None) -> list[Any]:
 
 
 @contextmanager
+def _limited_memory(size: int) -> Iterator[None]:
+    """Limits the memory that a step of reading files of `size` bytes takes, where Linux counts it.
+
+    The limit is on private memory that can be written, so a mapped file takes none of it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = getattr(psutil.Process().memory_info(), "data", 0)  # 0 or missing on other systems
+    if not most:
+        yield
+        return
+    most += _ROOM + _PER_BYTE * size
+    limits = [limit for limit in (soft, most) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
+    try:
+        yield
+    except MemoryError as error:
+        raise ValueError(
+            f"{size:,} bytes take over {(_ROOM + _PER_BYTE * size) / 2**20:,.0f} MiB of memory at "
+            "once; write the texts as CSV or JSON lines"
+        ) from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+@contextmanager
 def _errors_named(name: Path | str, hint: str = "") -> Iterator[None]:
     """Turns the libraries' errors into one line."""
     try:
@@ -209,6 +276,7 @@ def _errors_named(name: Path | str, hint: str = "") -> Iterator[None]:
 
 
 def _library(module: str, name: str) -> Any:
+    os.environ.setdefault(_POOL, "system")
     try:
         return import_module(module)
     except ImportError as error:

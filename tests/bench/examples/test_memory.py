@@ -1,10 +1,15 @@
 """Small files that stand for a lot of data are refused with a line, in little memory."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from tests.bench.examples.tables import need_data
+import pytest
+
+from tests.bench.examples.tables import need_data, write_parquet
 
 ROOT = Path(__file__).parents[3]
 READ = """
@@ -24,6 +29,27 @@ for path in sys.argv[1:]:
     except InputError as error:
         print(error)
 """
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from bench.common.errors import InputError
+from bench.examples.sources import training_tables
+from bench.plan.dataset import DataSpec
+
+try:
+    for _ in training_tables(DataSpec(path=sys.argv[1]))[0].read(["text"]):
+        pass
+    print("read")
+except InputError as error:
+    print(error)
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+"""Reads a table without a limit from outside, and prints its peak of resident memory, KiB."""
+MOST_MIB = 512
+"""Memory that a step of reading a small file may take."""
+LIBRARY_MIB = 128
+"""Memory that `datasets` takes, which one of two processes imports."""
 
 
 def bomb(kind: str, folder: Path) -> Path:
@@ -71,3 +97,82 @@ def test_a_small_file_of_many_values_is_a_line(tmp_path: Path) -> None:
     lines = dict(zip(REASONS, done.stdout.splitlines(), strict=True))
     for kind, reason in REASONS.items():
         assert reason in lines[kind], lines[kind]
+
+
+def compressed_folder(folder: Path) -> Path:
+    """A folder as `datasets` saves it, but for the compression: 120 kB for 3 GB of texts."""
+    import pyarrow as pa
+
+    part = pa.record_batch({"text": pa.array(["x" * 500_000] * 600)})
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(str(folder / "data.arrow"), part.schema, options=options) as file:
+        for _ in range(10):
+            file.write_batch(part)
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": "data.arrow"}],
+        "_fingerprint": "0",
+        "_split": None,
+    }
+    formats = dict.fromkeys(("_format_type", "_format_columns"))
+    state |= formats | {"_format_kwargs": {}, "_output_all_columns": False}
+    (folder / "state.json").write_text(json.dumps(state))
+    (folder / "dataset_info.json").write_text("{}")
+    return folder
+
+
+def lying_footer(folder: Path) -> Path:
+    """A Parquet file with a page of 1 GB, whose footer has sizes of a few bytes."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    def varint(number: int) -> bytes:
+        groups = [number >> shift & 127 for shift in range(0, number.bit_length(), 7)]
+        return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
+
+    path = folder / "lying.parquet"
+    table = pa.table({"text": pa.array(["x" * 1_000_000] * 1000)})
+    options = {"compression": "zstd", "use_dictionary": False, "data_page_size": 2**31 - 1}
+    parquet.write_table(table, path, **options)
+    size = parquet.read_metadata(path).row_group(0).column(0).total_uncompressed_size
+    content, true = path.read_bytes(), varint(2 * size)  # signed numbers are doubled
+    assert content.count(true) == 2  # that of the column and that of the group
+    path.write_bytes(content.replace(true, bytes([128 | 40, *[128] * (len(true) - 2), 0])))
+    assert parquet.read_metadata(path).row_group(0).column(0).total_uncompressed_size == 20
+    return path
+
+
+def honest_folder(folder: Path) -> Path:
+    """A folder that `datasets` wrote, of more bytes than a step may take."""
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"text": ["x" * 100_000] * 100})
+    datasets.concatenate_datasets([rows] * 60).save_to_disk(folder)
+    return folder
+
+
+@pytest.mark.parametrize("make", [compressed_folder, lying_footer])
+def test_memory_is_limited_while_a_library_reads(make: Any, tmp_path: Path) -> None:
+    need_data()
+    path = make(tmp_path)
+    write_parquet(tmp_path / "small.parquet", {"text": ["a"]})
+    line, peak = read_alone(path)
+    _, usual = read_alone(tmp_path / "small.parquet")
+    assert peak < usual + (MOST_MIB + LIBRARY_MIB) * 2**10
+    assert re.fullmatch(
+        rf"{path}: can't be read \([\d,]+ bytes take over {MOST_MIB} MiB of memory at once; write "
+        r"the texts as CSV or JSON lines\)",
+        line,
+    )
+
+
+def test_mapped_files_take_none_of_the_limit(tmp_path: Path) -> None:
+    need_data()
+    assert read_alone(honest_folder(tmp_path / "saved"))[0] == "read"
+
+
+def read_alone(path: Path) -> tuple[str, int]:
+    """The message of a process that reads a table, and its peak of resident memory, KiB."""
+    argv = [sys.executable, "-c", PEAK, str(path)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT)
+    line, peak = done.stdout.splitlines()
+    return line, int(peak)
