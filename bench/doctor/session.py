@@ -18,14 +18,9 @@ from bench.doctor.memory import available_mib
 from bench.doctor.process import FINDING
 from bench.launch.runner import Outcome, run_worker
 from bench.launch.signals import Signals
-from bench.machine.conditions import (
-    Found,
-    code_version,
-    find_conditions,
-    torch_build,
-    usable_threads,
-)
+from bench.machine.conditions import Found, find_conditions, torch_build, usable_threads
 from bench.machine.environment import VISIBLE, worker_environment
+from bench.machine.version import code_version
 
 DEVICE: Final = Check(
     "device", "Which device do cells run on?", "whether the GPU can be used", needs=()

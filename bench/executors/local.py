@@ -12,14 +12,15 @@ from functools import partial
 from pathlib import Path
 from threading import Condition, Lock
 from time import monotonic
+from typing import Any
 
 from bench.common.errors import DeviceError
-from bench.executors.executor import Conductor, Progress
+from bench.executors.executor import Dispatcher, Executor, Opening, refuse
 from bench.launch.cell_run import WORKER, CellRun, keep, run_cell
 from bench.launch.locks import CELL_LOCKS, Locks, device_locks
 from bench.launch.runner import Outcome
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found
+from bench.machine.conditions import Found, find_lanes
 from bench.machine.cores import bind_thread
 from bench.machine.gpu_trial import why_unusable
 from bench.plan.planning import Planned, groups_of
@@ -27,7 +28,16 @@ from bench.results.protocol import DEVICE_FAILED
 from bench.results.store import cells_folder
 
 
-class LocalExecutor:
+def from_flags(flags: Mapping[str, Any]) -> Opening:
+    """The executor on the devices that the flags name, which are checked."""
+    others = {"--slurm": "slurm_options", "--max-running": "max_running"}
+    given = {flag: flags[name] for flag, name in others.items()}
+    refuse({**given, "--check-nodes": flags["check_nodes"]}, "a cluster", "slurm")
+    lanes = find_lanes(flags["device"], flags["jobs"])
+    return lambda store, _paths, _is_dry: LocalExecutor(store.path, lanes)
+
+
+class LocalExecutor(Executor):
     """Runs cells on devices, in turn with the other grids of this machine.
 
     Args:
@@ -42,37 +52,26 @@ class LocalExecutor:
         self._runs = runs
         self._lanes = lanes
         self._worker = worker
+        self.workers = len(lanes)
+        self.devices = [lane.device for lane in lanes]
 
     @property
     def kinds(self) -> Mapping[str, Found]:
         """The conditions of the devices."""
         return {self._lanes[0].conditions.conditions_id: self._lanes[0]}
 
-    @property
-    def flags(self) -> str:
-        """None: cells run here unless others are given."""
-        return ""
-
-    def run(
-        self,
-        items: Sequence[Planned],
-        conductor: Conductor,
-        progress: Progress,
-        signals: Signals,
-    ) -> bool:
+    def run(self, items: Sequence[Planned], dispatcher: Dispatcher, signals: Signals) -> bool:
         """As `bench.executors.executor.Executor.run`."""
         queue = _Queue(groups_of(items), len(self._lanes))
         with (
             Locks(cells_folder(self._runs) / CELL_LOCKS, signals, 0o666) as cells,
             Locks(device_locks(), signals) as devices,
         ):
-            run = _Run(
-                self._runs, self._worker, queue, cells, devices, conductor, progress, signals
-            )
+            run = _Run(self._runs, self._worker, queue, cells, devices, dispatcher, signals)
             if len(self._lanes) == 1:
                 run.work(self._lanes[0])
             else:
-                conductor.tokenise(items)
+                dispatcher.tokenise(items)
                 with ThreadPoolExecutor(len(self._lanes)) as pool:
                     ends = [pool.submit(run.work, lane) for lane in self._lanes]
                 for end in ends:
@@ -147,25 +146,19 @@ class _Queue:
 
 @dataclass(frozen=True)
 class _Run:
-    """A run of cells, which its lanes share. The conductor gets one call at a time."""
+    """A run of cells, which its lanes share. The dispatcher gets one call at a time."""
 
     runs: Path
     worker: tuple[str, ...]
     queue: _Queue
     cells: Locks
     devices: Locks
-    conductor: Conductor
-    progress: Progress
+    dispatcher: Dispatcher
     signals: Signals
     turn: Lock = field(default_factory=Lock)
 
     def work(self, lane: Found) -> None:
-        """Run cells on a lane until there are no more.
-
-        Raises:
-            DeviceError: if it is the last lane, and its device can't be used.
-            DiskFullError, InputError, StoppedError: as `Executor.run`; no lane begins a cell then.
-        """
+        """Run cells on a lane until there are no more."""
         if lane.cores:
             bind_thread(lane.cores)
         try:
@@ -174,14 +167,14 @@ class _Run:
         except DeviceError as error:
             if not self.queue.close_lane():
                 raise
-            self.progress.note(f"{error}; the other devices go on")
+            self.dispatcher.display.note(f"{error}; the other devices go on")
 
     def _run_group(self, group: deque[Planned], waits: bool, lane: Found) -> None:
         held = deque[Planned]()
         try:
             while group and not self.queue.is_stopped:
                 item = group.popleft()
-                on_wait = partial(self.progress.waiting, item.name)
+                on_wait = partial(self.dispatcher.display.waiting, item.name)
                 with self.cells.holding(str(item.row_key), on_wait if waits else None) as is_ours:
                     if is_ours:
                         self._run_cell(item, lane)
@@ -197,42 +190,40 @@ class _Run:
 
     def _run_cell(self, item: Planned, lane: Found) -> None:
         with self.turn:  # one for both, since the rows of other lanes change what fits
-            if not self.conductor.begin(item):
-                self.conductor.prepare(item)
+            if not self.dispatcher.begin(item):
+                self.dispatcher.prepare(item)
                 return
         begun = monotonic()
-        on_wait = partial(self.progress.waiting, item.name)
+        on_wait = partial(self.dispatcher.display.waiting, item.name)
         with self.devices.turn(lane.device_name, on_wait):
             waited_s = monotonic() - begun
             with self.turn:
-                self.conductor.waited(waited_s)
-                run = self.conductor.prepare(item)
+                self.dispatcher.waited(waited_s)
+                run = self.dispatcher.prepare(item)
             if run is None:
                 return
             folder = run.folder(self.runs)
             row, outcome = run_cell(
                 run, lane, folder, worker=self.worker, signals=self.signals,
-                on_progress=partial(self.progress.progress, name=item.name),
+                on_progress=partial(self.dispatcher.display.progress, name=item.name),
             )  # fmt: skip
             keep(folder, row)
             with self.turn:
-                self.conductor.ended((item, row))
+                self.dispatcher.ended((item, row))
             if row.status == "interrupted":
                 self.queue.stop(is_interrupted=True)
             self._check_device(run, outcome, lane)
 
     def _check_device(self, run: CellRun, outcome: Outcome, lane: Found) -> None:
-        """Check that the GPU can still be used after a cell in which it failed.
-
-        Raises:
-            DeviceError: if not.
-        """
+        """Check that the GPU can still be used after a cell in which it failed."""
         failed = outcome.result is not None and outcome.result[DEVICE_FAILED]
         if not lane.gpu or outcome.status != "crashed" or not failed:
             return
         why = why_unusable(lane.gpu)
         if why is None:  # only that process failed, as by an illegal address
-            self.progress.note(f"{run.name}: {outcome.message}; another process can use the GPU")
+            self.dispatcher.display.note(
+                f"{run.name}: {outcome.message}; another process can use the GPU"
+            )
             return
         raise DeviceError(
             f"{outcome.message} ({lane.conditions.device}), and tried again: {why}; look at it "

@@ -9,8 +9,8 @@ from typing import Final
 from bench.common.errors import DiskFullError, InputError, StoppedError
 from bench.common.files import check_not_elsewhere, write_atomically
 from bench.common.messages import echo
-from bench.grid.display import Display
 from bench.grid.resume import orphaned_outcome
+from bench.launch.display import Display
 from bench.launch.runner import run_worker
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found

@@ -17,7 +17,7 @@ from adapters.names import adapted_layers, unmatched_ends
 from bench.common.errors import InputError
 from bench.common.files import check_not_elsewhere, folder_for_now, try_to_write
 from bench.common.messages import shown
-from bench.engines.check import check_models
+from bench.engines.check import check_checkpoint, check_models
 from bench.machine.devices import Device
 from bench.plan.cell import (
     DEFAULT,
@@ -34,7 +34,6 @@ from bench.plan.gridfile import AUTO, Grid, Settings
 from bench.plan.models import Model
 from bench.plan.planning import Planned
 from bench.results.kept import CAP, keeps_by_default, largest_weights
-from minbert.check import check_checkpoint
 from minbert.data.metrics import constant
 from minbert.data.tasks import Data, Sizes, TaskData
 from minbert.data.tokenizer import Tokenizer

@@ -24,10 +24,10 @@ from bench.common.errors import DiskFullError
 from bench.common.files import write_atomically
 from bench.executors import local
 from bench.executors.local import LocalExecutor
-from bench.grid.display import Display
 from bench.grid.session import Session
 from bench.launch import cell_run, runner
 from bench.launch.cell_run import CellRun, run_cell
+from bench.launch.display import Display
 from bench.launch.runner import Outcome, run_worker
 from bench.plan.columns import NAMES
 from bench.plan.planning import Planned, plan
@@ -124,11 +124,8 @@ def _run(order: Order) -> int:
     store.check_writable()
     follower.enter("run")
     code = Session(
-        grid=made.grid,
+        inputs=made.inputs,
         executor=LocalExecutor(order.runs_csv, lanes, made.argv),
-        models={made.model.name: made.model},
-        data=made.data,
-        data_folder=None,
         store=store,
         reports=order.place / "reports",
         keep=True,

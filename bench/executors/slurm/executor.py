@@ -16,7 +16,8 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from bench.common.errors import InputError, RefusedError, StoppedError
-from bench.executors.executor import Conductor, Progress
+from bench.common.progress import note_to_stderr
+from bench.executors.executor import Dispatcher, Executor
 from bench.executors.slurm import commands
 from bench.executors.slurm.commands import Ended, Queued, SlurmError
 from bench.executors.slurm.following import Following, Key, key_of
@@ -25,6 +26,7 @@ from bench.executors.slurm.probe import known_kinds
 from bench.executors.slurm.submission import DONE, submissions, submissions_folder
 from bench.executors.slurm.submitter import Submitter
 from bench.launch.cell_run import CellRun
+from bench.launch.display import Display
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found
 from bench.plan.planning import Planned, groups_of
@@ -61,7 +63,7 @@ def poll_s() -> float:
     return float(os.environ.get(POLL) or _POLL_S)
 
 
-class SlurmExecutor:
+class SlurmExecutor(Executor):
     """Runs cells on a cluster.
 
     Args:
@@ -70,10 +72,15 @@ class SlurmExecutor:
         target: the conditions of the node that the probe job has reached.
     """
 
-    def __init__(self, store: Store, submitter: Submitter, target: Found) -> None:
+    def __init__(
+        self, store: Store, submitter: Submitter, target: Found, *, checks_nodes: bool = False
+    ) -> None:
         self._store = store
         self._submitter = submitter
         self._target = target
+        self._checks_nodes = checks_nodes
+        self.devices = [target.device]
+        self.flags = submitter.request.flags
         self._folder = submissions_folder(store.path)
         self._followed: list[Following] = []
         self._largest = 0
@@ -94,19 +101,16 @@ class SlurmExecutor:
         """The conditions of all nodes that are known, those of the probe's node first."""
         return known_kinds(self._submitter.kinds_folder, self._target)
 
-    @property
-    def flags(self) -> str:
-        """The flags with which a command runs on this cluster."""
-        return self._submitter.request.flags
-
     def script(self, groups: Sequence[Sequence[CellRun]]) -> str:
         """The job script of groups of cells, each for an array task; empty without any."""
         return self._submitter.script(groups) if groups else ""
 
-    def check_nodes(self, run: CellRun, note: Callable[[str], None], signals: Signals) -> list[str]:
-        """Lines on how long a cell takes on each node; as
+    def check(self, run: Callable[[], CellRun], signals: Signals) -> Sequence[str]:
+        """With --check-nodes, lines on how long a cell takes on each node; as
         `bench.executors.slurm.node_check.lines`."""
-        return lines(check_nodes(self._submitter, run, note, signals, poll_s()))
+        if not self._checks_nodes:
+            return ()
+        return lines(check_nodes(self._submitter, run(), note_to_stderr, signals, poll_s()))
 
     def collect(self) -> None:
         """Take the rows that earlier commands left over into runs.csv, before cells are planned.
@@ -128,12 +132,7 @@ class SlurmExecutor:
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
-        """Hold a lock that all commands share.
-
-        Raises:
-            InputError: if another has it for too long.
-            StoppedError: if the user stops the wait.
-        """
+        """Hold a lock that all commands share."""
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         lock, end, stops = FileLock(path), time.monotonic() + LOCK_S, self._signals.stops
@@ -167,13 +166,7 @@ class SlurmExecutor:
                     ) from error
             yield self._known[submission.folder]
 
-    def run(
-        self,
-        items: Sequence[Planned],
-        conductor: Conductor,
-        progress: Progress,
-        signals: Signals,
-    ) -> bool:
+    def run(self, items: Sequence[Planned], dispatcher: Dispatcher, signals: Signals) -> bool:
         """As `bench.executors.executor.Executor.run`.
 
         Array tasks of an earlier command that run the same cells are followed. If the user stops
@@ -182,39 +175,39 @@ class SlurmExecutor:
         self._signals = signals
         self._items = {item.key: item for item in items}
         with self._submitting():
-            self._follow(progress)
+            self._follow(dispatcher.display)
         own = {key for one in self._followed for key in one.keys}
         groups = groups_of(item for item in items if item.key not in own)
         self._ready = []
         for group in groups:
-            self._ready += _not_empty([[self._prepared(item, conductor) for item in group]])
+            self._ready += _not_empty([[self._prepared(item, dispatcher) for item in group]])
             if signals.stops:
                 raise StoppedError
         stops = 0
         while True:
             if self._followed:
-                self._look(conductor, progress)
+                self._look(dispatcher)
             if not self._followed and (stops or not self._ready):
                 return bool(stops)
             if self._ready and not stops:
-                self._submit(conductor, progress)
+                self._submit(dispatcher)
             _sleep(poll_s(), signals, stops)
             if signals.stops > stops:
-                if stops or not self._cancel(signals, progress):
+                if stops or not self._cancel(signals, dispatcher.display):
                     return True
                 stops = signals.stops
 
-    def _prepared(self, item: Planned, conductor: Conductor) -> CellRun | None:
-        """As `Conductor.prepare`, as an attempt that is the next one on whichever kind of node: one
-        that is not known yet may have results of jobs that asked for something else."""
-        run = conductor.prepare(item)
+    def _prepared(self, item: Planned, dispatcher: Dispatcher) -> CellRun | None:
+        """As `Dispatcher.prepare`, as an attempt that is the next one on any kind of node: one that
+        is not known yet may have results of jobs that asked for something else."""
+        run = dispatcher.prepare(item)
         if run is None:
             return None
         job = run.job
         attempt = max(job.attempt, self._store.highest_attempt(*key_of(run)) + 1)
         return replace(run, job=replace(job, attempt=attempt))
 
-    def _follow(self, progress: Progress) -> None:
+    def _follow(self, display: Display) -> None:
         """Follow the array tasks of other commands that run cells of this one."""
         for one in self._live():
             if one not in self._followed and (taken := one.keys & self._items.keys()):
@@ -224,28 +217,24 @@ class SlurmExecutor:
                     [run for run in group if key_of(run) not in taken] for group in self._ready
                 )
                 job = one.submission.job
-                progress.note(f"{len(taken)} of these cells are already queued, in job {job}")
+                display.note(f"{len(taken)} of these cells are already queued, in job {job}")
 
-    def _current(self, run: CellRun, conductor: Conductor) -> CellRun | None:
+    def _current(self, run: CellRun, dispatcher: Dispatcher) -> CellRun | None:
         """A run that is ready, unless its cell has got a row since it was prepared."""
         if self._store.highest_attempt(*key_of(run)) < run.job.attempt:
             return run
-        return self._prepared(self._items[key_of(run)], conductor)
+        return self._prepared(self._items[key_of(run)], dispatcher)
 
-    def _submit(self, conductor: Conductor, progress: Progress) -> None:
+    def _submit(self, dispatcher: Dispatcher) -> None:
         """Submit what is ready, as much as Slurm accepts.
 
         After an array that it refuses comes a smaller one, after one that it accepts a larger one.
-
-        Raises:
-            RefusedError: if it accepts nothing, and this command has followed no array task.
-            SlurmError: if it accepts nothing, though nothing is queued.
         """
         with self._submitting():
-            self._follow(progress)
+            self._follow(dispatcher.display)
             while not self._signals.stops and (first := self._ready[: self._size]):
                 groups = _not_empty(
-                    [self._current(run, conductor) for run in group] for group in first
+                    [self._current(run, dispatcher) for run in group] for group in first
                 )
                 self._ready[: len(first)] = groups
                 if not groups:
@@ -271,9 +260,9 @@ class SlurmExecutor:
                 self._ready = self._ready[len(groups) :]
                 cells = _count(sum(map(len, groups)), "cell")
                 tasks = _count(len(groups), "array task")
-                progress.note(f"job {submission.job}: {cells} in {tasks}")
+                dispatcher.display.note(f"job {submission.job}: {cells} in {tasks}")
 
-    def _look(self, conductor: Conductor, progress: Progress) -> None:
+    def _look(self, dispatcher: Dispatcher) -> None:
         """Look at the queue, and take over what has ended."""
         try:
             queued = _queued(self._followed)
@@ -281,24 +270,26 @@ class SlurmExecutor:
         except SlurmError as error:
             queued = None
             if not self._complained:
-                progress.note(f"Slurm does not answer ({error}); jobs go on, asking again")
+                dispatcher.display.note(
+                    f"Slurm does not answer ({error}); jobs go on, asking again"
+                )
             self._complained = True
         for one in self._followed:
-            self._take(one, queued, conductor)
+            self._take(one, queued, dispatcher)
             for why, ends in groupby(sorted(one.not_run.values()), key=itemgetter(0)):
                 nodes = [node for _, node in ends]
                 tasks = _count(len(nodes), "array task")
                 note = f"job {one.submission.job}: {tasks} never began: {why}"
                 if named := sorted({*filter(None, nodes)}):
                     note += f" (to leave nodes out: --slurm exclude={','.join(named)})"
-                progress.note(note)
+                dispatcher.display.note(note)
             one.not_run.clear()
         self._followed = [one for one in self._followed if one.open]
         for entry in queued or ():
             if _STUCK.search(entry.reason) and (entry.job, entry.reason) not in self._stuck:
                 self._stuck.add((entry.job, entry.reason))
                 tasks = _count(len(entry.indexes), "array task")
-                progress.note(
+                dispatcher.display.note(
                     f"job {entry.job}: {tasks} can't start ({entry.reason}); details: scontrol "
                     f"show job {entry.job}; if held: scontrol release {entry.job}; to give up: "
                     f"scancel {entry.job}"
@@ -308,18 +299,18 @@ class SlurmExecutor:
             running = sum(len(one.indexes) for one in queued) - pending
             unsubmitted = len(self._ready)
             more = f", {unsubmitted} to be submitted" if unsubmitted else ""
-            progress.stage(
+            dispatcher.display.stage(
                 f"{_count(running, 'array task')} running, {pending} pending{more}", running
             )
 
     def _take(
-        self, one: Following, queued: Sequence[Queued] | None, conductor: Conductor | None
+        self, one: Following, queued: Sequence[Queued] | None, dispatcher: Dispatcher | None
     ) -> None:
         """Take new rows of a submission over.
 
         Args:
             queued: array tasks that have not ended; None: Slurm did not answer.
-            conductor: gets the last row of each cell of this command.
+            dispatcher: gets the last row of each cell of this command.
         """
         own = [entry for entry in queued or () if entry.name == one.submission.name]
         if own and one.submission.job is None:  # its command ended while it submitted it
@@ -337,13 +328,13 @@ class SlurmExecutor:
             for run, rows in one.take():
                 for row in rows:
                     self._keep(row)
-                item = self._items.get(key_of(run)) if conductor is not None else None
+                item = self._items.get(key_of(run)) if dispatcher is not None else None
                 if item is not None:
                     last.append((item, rows.pop()))
                 others += rows
             self._store.append(*(row for row in others if not self._store.has(row)))
-            if conductor is not None:
-                conductor.ended(*last)
+            if dispatcher is not None:
+                dispatcher.ended(*last)
             if not one.open:
                 (one.submission.folder / DONE).touch()
                 self._known.pop(one.submission.folder, None)
@@ -357,23 +348,23 @@ class SlurmExecutor:
         if not (folder / ROW).exists():
             keep_row(folder, row)
 
-    def _cancel(self, signals: Signals, progress: Progress) -> bool:
+    def _cancel(self, signals: Signals, display: Display) -> bool:
         """Cancel all jobs if the user, asked on a terminal, wants that; false if they go on."""
         jobs = [job for one in self._followed if (job := one.submission.job) is not None]
         numbers = " ".join(map(str, jobs))
         if jobs and _confirmed(
             f"cancel the array tasks of job{'s' if len(jobs) > 1 else ''} {numbers}?",
             signals,
-            progress,
+            display,
         ):
             try:
                 commands.cancel(*map(str, jobs))
             except SlurmError as error:
-                progress.note(str(error))
+                display.note(str(error))
             else:
                 return True
         if jobs:
-            progress.note(f"array tasks go on; to cancel them: scancel {numbers}")
+            display.note(f"array tasks go on; to cancel them: scancel {numbers}")
         return False
 
 
@@ -399,11 +390,11 @@ def _sleep(seconds: float, signals: Signals, stops: int) -> None:
         time.sleep(min(left_s, _TICK_S))
 
 
-def _confirmed(question: str, signals: Signals, progress: Progress) -> bool:
+def _confirmed(question: str, signals: Signals, display: Display) -> bool:
     """Ask the user, where there is one; a further Ctrl-C is a no."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    progress.note(f"{question} [y/N]")
+    display.note(f"{question} [y/N]")
     stops, signals.stops = signals.stops, 0
     try:
         with signals.raising():

@@ -29,8 +29,9 @@ from bench.executors.slurm.submission import (
     submissions_folder,
 )
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found, code_version, torch_build
+from bench.machine.conditions import Found, torch_build
 from bench.machine.environment import recorded
+from bench.machine.version import code_version
 from bench.plan.cell import digest
 from bench.plan.rows import software_of
 from minbert.assets.cache import cache_folder

@@ -85,9 +85,8 @@ class Place:
     def run(self, lanes: list[Found], code: str, cells: list[Cell] | None = None) -> int:
         worker = (sys.executable, "-S", "-c", WORKER + code + ENDS)
         return Session(
-            grid=self.setup.grid, executor=LocalExecutor(self.csv, lanes, worker),
-            models={self.setup.model.name: self.setup.model}, data=self.setup.data,
-            data_folder=None, store=Store(self.csv), reports=self.csv.parent / "reports",
+            inputs=self.setup.inputs, executor=LocalExecutor(self.csv, lanes, worker),
+            store=Store(self.csv), reports=self.csv.parent / "reports",
             keep=False, timeout_s=None, arguments=(),
         ).run([self.plan(lanes, cells)])  # fmt: skip
 
@@ -130,7 +129,11 @@ def test_cells_run_at_once_each_on_the_cores_of_its_lane(
 def test_what_needs_no_device_is_left_out_before_another_lane_learns_more(place: Place) -> None:
     lanes, calls = place.lanes(2), []
 
-    class Conductor:
+    class Dispatcher:
+        @property
+        def display(self) -> Any:
+            return self
+
         def tokenise(self, items: list[Planned]) -> None:
             pass
 
@@ -144,10 +147,10 @@ def test_what_needs_no_device_is_left_out_before_another_lane_learns_more(place:
         def prepare(self, item: Planned) -> None:
             calls.append(item.key)
 
-    conductor: Any = Conductor()
+    dispatcher: Any = Dispatcher()
     with Signals() as signals:
         executor = LocalExecutor(place.csv, lanes)
-        assert not executor.run(place.plan(lanes), conductor, conductor, signals)
+        assert not executor.run(place.plan(lanes), dispatcher, signals)
     assert len(calls) == 12
     assert calls[::2] == calls[1::2]
 
@@ -157,7 +160,7 @@ def test_examples_are_tokenised_before_any_cell_runs(
 ) -> None:
     folds, launched = [replace(c, folds=2, fold=i % 2) for i, c in enumerate(place.cells)], []
     monkeypatch.setattr(
-        "bench.grid.round.share",
+        "bench.grid.cells.share",
         lambda _data, cell, *_: launched.append((cell.fold, len(place.where()))),
     )
     assert place.run(place.lanes(2), MEETS, folds) == 0

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -49,14 +50,16 @@ def test_nothing_is_submitted_after_a_stop(tmp_path, target, slurm):
     slurm(sbatch=f"echo called > {calls}; echo 1", scontrol="echo MaxArraySize = 9")
     prepared = runs(2)
 
-    class Conductor:
+    class Dispatcher:
+        display = None
+
         def prepare(self, item):
             signals.stops = 1
             return next(run for run in prepared if run.job.cell is item.cell)
 
     items = [Planned(run.job.cell, "run", "not run yet", 1) for run in prepared]
     with Signals() as signals, pytest.raises(StoppedError):
-        executor(tmp_path, target).run(items, Conductor(), None, signals)
+        executor(tmp_path, target).run(items, Dispatcher(), signals)
     assert not calls.exists()
 
 
@@ -74,7 +77,7 @@ def test_what_another_command_has_run_meanwhile_is_not_submitted(
     now = "2026-01-01T00:00:00Z"
     ended = Outcome(status="ok", message="", wall_s=1.0, started_at=now, finished_at=now)
 
-    class Conductor:
+    class Dispatcher:
         def prepare(self, item):
             number = next(i for i, run in enumerate(prepared) if run.job.cell is item.cell)
             asked.append(number)
@@ -83,16 +86,17 @@ def test_what_another_command_has_run_meanwhile_is_not_submitted(
                 store.append(outcome_row(run, target, ended, run.folder(store.path)))
             return None if store.highest_attempt(*item.key) else prepared[number]
 
-        def note(self, text):
-            pass
+        @property
+        def display(self):
+            return SimpleNamespace(note=print)
 
         def ended(self, *rows):
             pass
 
     items = [Planned(run.job.cell, "run", "not run yet", 1) for run in prepared]
-    conductor = Conductor()
+    dispatcher = Dispatcher()
     with Signals() as signals:
-        assert not executor(tmp_path, target).run(items, conductor, conductor, signals)
+        assert not executor(tmp_path, target).run(items, dispatcher, signals)
     assert asked == [0, 1, 2, 0]
     assert "--array=0-1 " in calls.read_text()
 
