@@ -7,21 +7,12 @@ from typing import Final
 
 from bench.common.messages import last_error
 from bench.executors.slurm.commands import Ended
-from bench.executors.slurm.options import CHANGES_FOLDER, NO_FILES, NO_PYTHON
+from bench.executors.slurm.options import CHANGES_FOLDER, NO_FILES, NO_PYTHON, TEXTS
 from bench.executors.slurm.submission import Attempt, Submission
 from bench.launch.cell_run import CellRun
 from bench.plan.rows import Row
 
-_ENDS: Final = {
-    "TIMEOUT": ("timeout", "reached the job's time limit before it could report"),
-    "OUT_OF_MEMORY": ("oom", "the job ran out of memory, and the node ended all of it"),
-    "CANCELLED": ("interrupted", "its job was cancelled"),
-    "NODE_FAIL": ("interrupted", "its node failed"),
-    "BOOT_FAIL": ("interrupted", "its node failed"),
-    "PREEMPTED": ("interrupted", "its job was preempted"),
-    "FAILED": ("crashed", "its array task failed"),
-    "COMPLETED": ("crashed", "its array task ended without a row"),
-}
+_ENDS: Final = {state: (status, text) for state, (status, text) in TEXTS["ended"].items()}
 """Status and message of a cell whose array task ended without a row, by Slurm's state."""
 _UNSEEN: Final = {
     CHANGES_FOLDER: "its node does not see the folder of the command",

@@ -28,15 +28,16 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from bench.common.errors import InputError
 from bench.common.files import sync_folder, text_or_empty, write_atomically
+from bench.executors.slurm.options import TEXTS
 from bench.launch.cell_run import CellRun, outcome_row
 from bench.launch.runner import Outcome
 from bench.machine.conditions import Found
@@ -55,13 +56,7 @@ _JOB: Final = "job.json"
 _FOUND: Final = TypeAdapter(Found)
 _TAIL: Final = 2**16
 _ENDED_BY_SLURM: Final = re.compile(r"\*\*\* \w+ \S+ ON \S+ CANCELLED AT \S+(.*?) \*\*\*")
-_REASONS: Final = {
-    "": ("interrupted", "its job was cancelled"),
-    " DUE TO TIME LIMIT": ("timeout", "its job reached its time limit"),
-    " DUE TO JOB REQUEUE": ("interrupted", "its job was requeued"),
-    " DUE TO PREEMPTION": ("interrupted", "its job was preempted"),
-    " DUE TO NODE FAILURE": ("interrupted", "its node failed"),
-}
+_REASONS: Final = {why: (status, text) for why, (status, text) in TEXTS["reasons"].items()}
 """Status and message by the reason in the line that Slurm adds to a job's output."""
 _MEMORY_LIMIT: Final = re.compile(r"^slurmstepd\S* error: .*exceeded.* memory limit", re.I | re.M)
 """The line of Slurm's own limit, where no control groups limit the memory of jobs."""
@@ -103,6 +98,11 @@ class Start:
     started_at: str
 
 
+_START: Final = TypeAdapter(Start)
+_NEVER: Final = b"{}"
+"""The start of an attempt that never began."""
+
+
 def found_to_json(target: Found) -> bytes:
     """A device and its conditions as JSON."""
     return _FOUND.dump_json(target, indent=1) + b"\n"
@@ -119,7 +119,11 @@ def found_from_json(text: bytes) -> Found:
 
 @dataclass(frozen=True)
 class Submission:
-    """A submission by its folder."""
+    """A submission by its folder.
+
+    Methods raise InputError for files that can't be read, and OSError for those that can't be
+    written.
+    """
 
     folder: Path
 
@@ -133,9 +137,6 @@ class Submission:
             request: of `request.json`.
             groups: the runs of each array task.
             script: the job script.
-
-        Raises:
-            OSError: if it can't be written.
         """
         for name in ("starts", "rows", "output"):
             (folder / name).mkdir(parents=True)
@@ -162,11 +163,7 @@ class Submission:
 
     @cached_property
     def request(self) -> dict[str, Any]:
-        """What was asked for.
-
-        Raises:
-            InputError: if it can't be read.
-        """
+        """What was asked for."""
         return dict(self._json(_REQUEST))
 
     @property
@@ -198,33 +195,23 @@ class Submission:
 
     @cached_property
     def groups(self) -> list[list[CellRun]]:
-        """The runs of each array task.
-
-        Raises:
-            InputError: if they can't be read.
-        """
-        path = self.folder / _CELLS
-        try:
-            with path.open(encoding="utf-8") as file:
-                return [_runs(line) for line in file]
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: {error}") from error
+        """The runs of each array task."""
+        return list(self._groups())
 
     def group(self, index: int) -> list[CellRun]:
-        """The runs of an array task.
+        """The runs of an array task."""
+        for group in islice(self._groups(), index, None):
+            return group
+        raise InputError(f"{self.folder / _CELLS}: has no line {index + 1}")
 
-        Raises:
-            InputError: if they can't be read.
-        """
+    def _groups(self) -> Iterator[list[CellRun]]:
         path = self.folder / _CELLS
         try:
             with path.open(encoding="utf-8") as file:
-                for number, line in enumerate(file):
-                    if number == index:
-                        return _runs(line)
+                for line in file:
+                    yield [CellRun.from_json(json.dumps(values)) for values in json.loads(line)]
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: {error}") from error
-        raise InputError(f"{path}: has no line {index + 1}")
 
     def _json(self, name: str) -> Any:
         path = self.folder / name
@@ -253,23 +240,13 @@ class Submission:
     # Publishing
 
     def begin(self, attempt: Attempt, start: Start) -> bool:
-        """Publish that an attempt begins; false if it has begun already, or is closed.
-
-        Raises:
-            OSError: if that can't be written.
-        """
-        values = {"node": start.node, "started_at": start.started_at,
-                  "target": json.loads(found_to_json(start.target))}  # fmt: skip
-        begins = publish(self.folder / "starts" / attempt.file, json.dumps(values).encode())
+        """Publish that an attempt begins; false if it has begun already, or is closed."""
+        begins = publish(self.folder / "starts" / attempt.file, _START.dump_json(start))
         # looked at last: whoever closes the cell writes this first, and then sees the attempt
         return begins and not self._end_of(attempt.index, attempt.number).exists()
 
     def publish_row(self, attempt: Attempt, row: Row, folder: Path) -> bool:
-        """Publish the row of an attempt and keep it in the cell's folder; false if it is closed.
-
-        Raises:
-            OSError: if it can't be written.
-        """
+        """Publish the row of an attempt and keep it in the cell's folder; false if it is closed."""
         if not publish(self.rows / attempt.file, row_to_json(row)):
             return False
         keep_row(folder, row)
@@ -288,9 +265,6 @@ class Submission:
         Args:
             planned: the run that it is an attempt at.
             status, message: of its row, unless it has published one.
-
-        Raises:
-            OSError: if the row can't be written.
         """
         if self._never_began(attempt):
             return None
@@ -301,11 +275,8 @@ class Submission:
 
         Args:
             status, message: as of `close`.
-
-        Raises:
-            OSError: if a row can't be written.
         """
-        publish(self._end_of(index, number), b"{}")
+        publish(self._end_of(index, number), _NEVER)
         began = False
         for restart in count():
             attempt = Attempt(index, number, restart)
@@ -323,7 +294,7 @@ class Submission:
 
     def _never_began(self, attempt: Attempt) -> bool:
         """Whether an attempt has not begun until now; then it never will."""
-        return publish(self.folder / "starts" / attempt.file, b"{}")
+        return publish(self.folder / "starts" / attempt.file, _NEVER)
 
     def _closed(self, attempt: Attempt, planned: CellRun, status: str, message: str) -> Row | None:
         """The row of an attempt that began; None if it was closed before it could."""
@@ -345,19 +316,12 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _runs(line: str) -> list[CellRun]:
-    return [CellRun.from_json(json.dumps(values)) for values in json.loads(line)]
-
-
 def _start(path: Path) -> Start | None:
     """A start; None for that of an attempt which never began."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not values:
-            return None
-        target = _FOUND.validate_python(values["target"])
-        return Start(str(values["node"]), target, str(values["started_at"]))
-    except (OSError, ValueError, KeyError, ValidationError) as error:
+        text = path.read_bytes()
+        return None if text == _NEVER else _START.validate_json(text)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: can't be read ({error})") from error
 
 
