@@ -1,6 +1,6 @@
 """The interface of an executor, which runs the planned cells of a grid somewhere.
 
-An executor promises that each attempt runs as `bench.launch.cell_run.run_cell` runs it, once; that
+An executor promises that each attempt runs as `bench.launch.attempt.run_cell` runs it, once; that
 its row is stored in its folder by `bench.results.row.keep_row`, before `Dispatcher.ended` gets it;
 and that a run which is stopped, however that happens, loses no row and repeats none.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bench.common.errors import InputError
-from bench.launch.cell_run import CellRun
+from bench.launch.attempt import Attempt
 from bench.launch.display import Display
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found
@@ -37,7 +37,7 @@ class Dispatcher(Protocol):
         """Show that a cell is next; false if it needs no device: `prepare`, called before anything
         else, leaves it out."""
 
-    def prepare(self, item: Planned) -> CellRun | None:
+    def prepare(self, item: Planned) -> Attempt | None:
         """The run of a cell; None if it is skipped, or has a result."""
 
     def waited(self, seconds: float) -> None:
@@ -65,11 +65,11 @@ class Executor(ABC):
     def kinds(self) -> Mapping[str, Found]:
         """The conditions under which cells run, by their id; those that are known so far."""
 
-    def script(self, groups: Sequence[Sequence[CellRun]]) -> str:  # noqa: ARG002
+    def script(self, groups: Sequence[Sequence[Attempt]]) -> str:  # noqa: ARG002
         """The job script that would be submitted for groups of cells; empty: none is."""
         return ""
 
-    def check(self, run: Callable[[], CellRun], signals: Signals) -> Sequence[str]:  # noqa: ARG002
+    def check(self, run: Callable[[], Attempt], signals: Signals) -> Sequence[str]:  # noqa: ARG002
         """Check where cells would run, if the flags ask for it, and return notes on that.
 
         Args:

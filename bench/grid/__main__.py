@@ -136,7 +136,7 @@ def command(
     check_space(runs, planned, inputs.models, inputs.train_examples(), keep)
     _print_notes(notes)
     with Signals() as signals:
-        first = partial(session.cell_run, planned[0], Outlook(None, []))
+        first = partial(session.attempt, planned[0], Outlook(None, []))
         _print_notes(executor.check(first, signals))
     return session.run(rounds(cells, session.plan, search), as_json)
 

@@ -14,7 +14,7 @@ from bench.forecast.outlook import Forecasts, Outlook, forecast_plan, outlook_on
 from bench.grid.inputs import Inputs
 from bench.grid.plans import Kinds
 from bench.grid.resume import orphaned_outcome
-from bench.launch.cell_run import CellRun, keep, outcome_row
+from bench.launch.attempt import Attempt, keep, outcome_row
 from bench.launch.display import Display
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found
@@ -121,14 +121,14 @@ class Cells:
             code_version=conditions.code_version,
         )
 
-    def cell_run(self, item: Planned, outlook: Outlook) -> CellRun:
+    def attempt(self, item: Planned, outlook: Outlook) -> Attempt:
         """The attempt at a planned cell.
 
         Args:
             outlook: on its plan.
         """
         data = self.inputs.data_of(item.cell)
-        return CellRun(
+        return Attempt(
             job=self._job(item),
             grid=self.inputs.grid.name,
             dev_examples={part: size.dev for part, size in data.sizes.items()},
@@ -140,11 +140,11 @@ class Cells:
             amp_is_on=item.amp_is_on,
         )
 
-    def runs_of(self, outlook: Outlook) -> list[list[CellRun]]:
+    def runs_of(self, outlook: Outlook) -> list[list[Attempt]]:
         """The attempts at the cells that are to run, in groups that run one after the
         other on one device."""
         to_run = [item for item in outlook.to_run if item.action == "run"]
-        return [[self.cell_run(item, outlook) for item in group] for group in groups_of(to_run)]
+        return [[self.attempt(item, outlook) for item in group] for group in groups_of(to_run)]
 
     def planned_rows(self, planned: Iterable[Planned]) -> list[Row]:
         """The rows, still without results, of planned cells."""
@@ -178,7 +178,7 @@ class PlanDispatcher:
         """Count a wait for other grids."""
         self.cells.account.waited(seconds)
 
-    def prepare(self, item: Planned) -> CellRun | None:
+    def prepare(self, item: Planned) -> Attempt | None:
         """The next attempt at a cell; None, with a row where one is needed, if it does not run."""
         item, row = self._next_attempt(item)
         row = row or self._skipped(item)
@@ -189,7 +189,7 @@ class PlanDispatcher:
             self.display.note(note)
         self._use_examples()
         self._share_tokens(item.cell)
-        return self.cells.cell_run(item, self.outlook)
+        return self.cells.attempt(item, self.outlook)
 
     def tokenise(self, items: Sequence[Planned]) -> None:
         """Tokenise the examples of cells, as many as the cache holds."""
@@ -256,7 +256,7 @@ class PlanDispatcher:
         folder = cell_folder(cells.store.path, item.cell.name, *key)
         if not folder.exists():
             return None
-        run, row = cells.cell_run(item, self.outlook), kept_row(folder)
+        run, row = cells.attempt(item, self.outlook), kept_row(folder)
         same = row is not None and row.row_key == key and row.is_ok
         if row is None or not same or row.code_version != run.job.code_version:
             outcome = orphaned_outcome(folder, run.job)

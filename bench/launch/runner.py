@@ -19,7 +19,7 @@ from bench.launch.watch import GRACE_S, Watch
 from bench.results import protocol
 from bench.results.protocol import RESULT, STDERR, STDOUT
 
-__all__ = ["Outcome", "Signals", "run_worker"]
+__all__ = ["Signals", "WorkerEnd", "run_worker"]
 
 HEAD: Final = 2**18
 """Bytes that are kept of the beginning of a worker's output."""
@@ -29,7 +29,7 @@ _STDERR_TAIL: Final = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class WorkerEnd:
     """How a worker ended, and its result, if there is a valid one.
 
     `wall_s` is the time from launch to end, without the time of saving weights.
@@ -59,7 +59,7 @@ def run_worker(
     on_progress: Callable[[dict[str, Any]], None],
     signals: Signals,
     grace_s: float = GRACE_S,
-) -> Outcome:
+) -> WorkerEnd:
     """Run a worker to its end; nothing of its process group is left running.
 
     Args:
@@ -76,11 +76,11 @@ def run_worker(
 
     def outcome(
         status: str, message: str, result: dict[str, Any] | None = None, **usage: Any
-    ) -> Outcome:
+    ) -> WorkerEnd:
         """An outcome that ends now. A wall clock that jumps changes no duration."""
         wall_s = time.monotonic() - clock
         saved_s = 0.0 if result is None else float(result[protocol.SAVE_S])
-        return Outcome(
+        return WorkerEnd(
             status=status, message=one_line(message), wall_s=max(0.0, wall_s - saved_s),
             started_at=_utc(started), finished_at=_utc(started + timedelta(seconds=wall_s)),
             result=result, **usage,

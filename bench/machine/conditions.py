@@ -169,7 +169,7 @@ def find_conditions(requested: str, check: Check = check_gpu) -> Found:
     return _found(resolve_device(requested, torch_build()[1], check))
 
 
-def find_lanes(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple[Found, ...]:
+def find_slots(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple[Found, ...]:
     """The conditions of a run on one or several devices, on each of which one cell runs at a time.
 
     They are equal but for the number of the GPU. Of several, each has cores of its own, near its

@@ -16,7 +16,7 @@ _BY_NAME: Final = ("bench/engines/minbert.py", "bench/engines/transformers.py")
 """Files that workers import by their names."""
 _OF_PARENT: Final = (
     *(f"bench/machine/{name}" for name in ("cores.py", "environment.py", "environment.toml")),
-    *("bench/launch/cell_run.py", "bench/launch/runner.py", "bench/launch/watch.py"),
+    *("bench/launch/attempt.py", "bench/launch/runner.py", "bench/launch/watch.py"),
     *(f"bench/results/{name}.py" for name in ("outcomes", "predictions", "row", "scores")),
     "pyproject.toml",
 )

@@ -25,7 +25,7 @@ from bench.executors.slurm.node_check import check_nodes, lines
 from bench.executors.slurm.probe import known_kinds
 from bench.executors.slurm.submission import DONE, submissions, submissions_folder
 from bench.executors.slurm.submitter import Submitter
-from bench.launch.cell_run import CellRun
+from bench.launch.attempt import Attempt
 from bench.launch.display import Display
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found
@@ -84,7 +84,7 @@ class SlurmExecutor(Executor):
         self._folder = submissions_folder(store.path)
         self._followed: list[Following] = []
         self._largest = 0
-        self._ready: list[list[CellRun]] = []
+        self._ready: list[list[Attempt]] = []
         self._signals = Signals()
         self._complained = False
         self._stuck: set[tuple[int, str]] = set()
@@ -101,11 +101,11 @@ class SlurmExecutor(Executor):
         """The conditions of all nodes that are known, those of the probe's node first."""
         return known_kinds(self._submitter.kinds_folder, self._target)
 
-    def script(self, groups: Sequence[Sequence[CellRun]]) -> str:
+    def script(self, groups: Sequence[Sequence[Attempt]]) -> str:
         """The job script of groups of cells, each for an array task; empty without any."""
         return self._submitter.script(groups) if groups else ""
 
-    def check(self, run: Callable[[], CellRun], signals: Signals) -> Sequence[str]:
+    def check(self, run: Callable[[], Attempt], signals: Signals) -> Sequence[str]:
         """With --check-nodes, lines on how long a cell takes on each node; as
         `bench.executors.slurm.node_check.lines`."""
         if not self._checks_nodes:
@@ -197,7 +197,7 @@ class SlurmExecutor(Executor):
                     return True
                 stops = signals.stops
 
-    def _prepared(self, item: Planned, dispatcher: Dispatcher) -> CellRun | None:
+    def _prepared(self, item: Planned, dispatcher: Dispatcher) -> Attempt | None:
         """As `Dispatcher.prepare`, as an attempt that is the next one on any kind of node: one that
         is not known yet may have results of jobs that asked for something else."""
         run = dispatcher.prepare(item)
@@ -219,7 +219,7 @@ class SlurmExecutor(Executor):
                 job = one.submission.job
                 display.note(f"{len(taken)} of these cells are already queued, in job {job}")
 
-    def _current(self, run: CellRun, dispatcher: Dispatcher) -> CellRun | None:
+    def _current(self, run: Attempt, dispatcher: Dispatcher) -> Attempt | None:
         """A run that is ready, unless its cell has got a row since it was prepared."""
         if self._store.highest_attempt(*key_of(run)) < run.job.attempt:
             return run
@@ -378,7 +378,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _not_empty(groups: Iterable[Iterable[CellRun | None]]) -> list[list[CellRun]]:
+def _not_empty(groups: Iterable[Iterable[Attempt | None]]) -> list[list[Attempt]]:
     """Groups without their None entries; empty groups are left out."""
     return [kept for group in groups if (kept := [run for run in group if run is not None])]
 

@@ -38,8 +38,8 @@ from pydantic import TypeAdapter
 from bench.common.errors import InputError
 from bench.common.files import sync_folder, text_or_empty, write_atomically
 from bench.executors.slurm.options import TEXTS
-from bench.launch.cell_run import CellRun, outcome_row
-from bench.launch.runner import Outcome
+from bench.launch.attempt import Attempt, outcome_row
+from bench.launch.runner import WorkerEnd
 from bench.machine.conditions import Found
 from bench.plan.rows import Row
 from bench.results.protocol import ROW
@@ -68,7 +68,7 @@ def submissions_folder(runs: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class TaskAttempt:
     """An attempt of an array task at a cell."""
 
     index: int
@@ -81,7 +81,7 @@ class Attempt:
         return f"{self.index}-{self.number}-{self.restart}.json"
 
     @classmethod
-    def of_file(cls, name: str) -> "Attempt | None":
+    def of_file(cls, name: str) -> "TaskAttempt | None":
         """The attempt of a file; None for another file."""
         with suppress(ValueError):
             index, number, restart = map(int, name.removesuffix(".json").split("-"))
@@ -129,7 +129,7 @@ class Submission:
 
     @classmethod
     def create(
-        cls, folder: Path, request: dict[str, Any], groups: Sequence[Sequence[CellRun]], script: str
+        cls, folder: Path, request: dict[str, Any], groups: Sequence[Sequence[Attempt]], script: str
     ) -> "Submission":
         """Write a submission that is not submitted yet.
 
@@ -194,22 +194,22 @@ class Submission:
         return _REASONS.get(parts[-2], ("interrupted", f"its job was ended{parts[-2].lower()}"))
 
     @cached_property
-    def groups(self) -> list[list[CellRun]]:
+    def groups(self) -> list[list[Attempt]]:
         """The runs of each array task."""
         return list(self._groups())
 
-    def group(self, index: int) -> list[CellRun]:
+    def group(self, index: int) -> list[Attempt]:
         """The runs of an array task."""
         for group in islice(self._groups(), index, None):
             return group
         raise InputError(f"{self.folder / _CELLS}: has no line {index + 1}")
 
-    def _groups(self) -> Iterator[list[CellRun]]:
+    def _groups(self) -> Iterator[list[Attempt]]:
         path = self.folder / _CELLS
         try:
             with path.open(encoding="utf-8") as file:
                 for line in file:
-                    yield [CellRun.from_json(json.dumps(values)) for values in json.loads(line)]
+                    yield [Attempt.from_json(json.dumps(values)) for values in json.loads(line)]
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: {error}") from error
 
@@ -224,7 +224,7 @@ class Submission:
         """The CSV whose cells it runs."""
         return Path(self.request["runs"])
 
-    def run(self, attempt: Attempt, planned: CellRun, target: Found) -> CellRun:
+    def run(self, attempt: TaskAttempt, planned: Attempt, target: Found) -> Attempt:
         """The run of an attempt where it runs, before it has a row: a restart is a further attempt.
 
         It follows those that have rows there: the planner does not know all if `amp` on or
@@ -239,27 +239,29 @@ class Submission:
 
     # Publishing
 
-    def begin(self, attempt: Attempt, start: Start) -> bool:
+    def begin(self, attempt: TaskAttempt, start: Start) -> bool:
         """Publish that an attempt begins; false if it has begun already, or is closed."""
         begins = publish(self.folder / "starts" / attempt.file, _START.dump_json(start))
         # looked at last: whoever closes the cell writes this first, and then sees the attempt
         return begins and not self._end_of(attempt.index, attempt.number).exists()
 
-    def publish_row(self, attempt: Attempt, row: Row, folder: Path) -> bool:
+    def publish_row(self, attempt: TaskAttempt, row: Row, folder: Path) -> bool:
         """Publish the row of an attempt and keep it in the cell's folder; false if it is closed."""
         if not publish(self.rows / attempt.file, row_to_json(row)):
             return False
         keep_row(folder, row)
         return True
 
-    def row(self, attempt: Attempt) -> Row | None:
+    def row(self, attempt: TaskAttempt) -> Row | None:
         """The published row of an attempt; None without one."""
         try:
             return row_from_json((self.rows / attempt.file).read_bytes())
         except OSError:
             return None
 
-    def close(self, attempt: Attempt, planned: CellRun, status: str, message: str) -> Row | None:
+    def close(
+        self, attempt: TaskAttempt, planned: Attempt, status: str, message: str
+    ) -> Row | None:
         """The row of an attempt on which nobody works any more; None if it never began.
 
         Args:
@@ -279,7 +281,7 @@ class Submission:
         publish(self._end_of(index, number), _NEVER)
         began = False
         for restart in count():
-            attempt = Attempt(index, number, restart)
+            attempt = TaskAttempt(index, number, restart)
             if self._never_began(attempt):
                 break
             row = self._closed(attempt, self.groups[index][number], status, message)
@@ -292,18 +294,20 @@ class Submission:
         """The file that keeps further attempts at a cell from beginning."""
         return self.folder / "starts" / f"{index}-{number}-closed.json"
 
-    def _never_began(self, attempt: Attempt) -> bool:
+    def _never_began(self, attempt: TaskAttempt) -> bool:
         """Whether an attempt has not begun until now; then it never will."""
         return publish(self.folder / "starts" / attempt.file, _NEVER)
 
-    def _closed(self, attempt: Attempt, planned: CellRun, status: str, message: str) -> Row | None:
+    def _closed(
+        self, attempt: TaskAttempt, planned: Attempt, status: str, message: str
+    ) -> Row | None:
         """The row of an attempt that began; None if it was closed before it could."""
         start = _start(self.folder / "starts" / attempt.file)
         if start is None or (row := self.row(attempt)) is not None:
             return None if start is None else row
         run = self.run(attempt, planned, start.target)
         folder = run.folder(self.runs_csv())
-        outcome = Outcome(
+        outcome = WorkerEnd(
             status=status, message=message, wall_s=None, started_at=start.started_at,
             finished_at=max(start.started_at, utc_now()),
         )  # fmt: skip

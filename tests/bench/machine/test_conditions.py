@@ -21,7 +21,7 @@ from bench.machine.conditions import (
     Found,
     cpu_quota,
     find_conditions,
-    find_lanes,
+    find_slots,
     torch_build,
 )
 from bench.machine.environment import VISIBLE, recorded
@@ -102,7 +102,7 @@ def lanes_on(
     monkeypatch.setattr(conditions, "usable_cores", lambda: [frozenset([i]) for i in range(cores)])
     monkeypatch.setattr(conditions, "cpu_quota", lambda: None)
     monkeypatch.setattr("psutil.cpu_count", lambda logical: cores)
-    return find_lanes(device, jobs, FakeCuda(gpus))
+    return find_slots(device, jobs, FakeCuda(gpus))
 
 
 def test_each_gpu_has_cores_near_it_and_what_is_shared_is_recorded(
@@ -127,9 +127,9 @@ def test_jobs_share_the_cores_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Non
     assert {lane.conditions.sharing for lane in lanes} == {"3 workers"}
     assert {lane.device_name for lane in lanes} == {"cpu"}
     monkeypatch.setattr(conditions, "cpu_quota", lambda: 3)
-    assert {lane.conditions.threads for lane in find_lanes("cpu", 3)} == {1}
+    assert {lane.conditions.threads for lane in find_slots("cpu", 3)} == {1}
     with pytest.raises(InputError, match="--jobs 4: 4 workers need a core each, and 3 can be"):
-        find_lanes("cpu", 4)
+        find_slots("cpu", 4)
 
 
 def test_jobs_are_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

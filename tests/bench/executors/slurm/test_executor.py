@@ -15,10 +15,10 @@ from bench.executors.slurm import executor as module
 from bench.executors.slurm.commands import SlurmError
 from bench.executors.slurm.executor import SlurmExecutor
 from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, parse_request
-from bench.executors.slurm.submission import Attempt, Start, Submission, submissions
+from bench.executors.slurm.submission import Start, Submission, TaskAttempt, submissions
 from bench.executors.slurm.submitter import Submitter
-from bench.launch.cell_run import CellRun, outcome_row
-from bench.launch.runner import Outcome, Signals
+from bench.launch.attempt import Attempt, outcome_row
+from bench.launch.runner import Signals, WorkerEnd
 from bench.plan.planning import Planned
 from bench.plan.rows import Row
 from bench.results.rowfile import read_rows
@@ -29,7 +29,7 @@ from tests.bench.executors.slurm.conftest import runs
 class Dispatcher:
     """A session of some cells."""
 
-    def __init__(self, prepared: list[CellRun], store: Store) -> None:
+    def __init__(self, prepared: list[Attempt], store: Store) -> None:
         self.runs = {(run.job.cell.cell_id, run.job.repeat): run for run in prepared}
         self.items = [Planned(run.job.cell, "run", "not run yet", 1) for run in prepared]
         self.rows: list[Row] = []
@@ -38,7 +38,7 @@ class Dispatcher:
         self._store = store
         self.display = self
 
-    def prepare(self, item: Planned) -> CellRun | None:
+    def prepare(self, item: Planned) -> Attempt | None:
         return self.runs.get(item.key)
 
     def ended(self, *cells: tuple[Planned, Row]) -> None:
@@ -99,10 +99,10 @@ class Cluster:
 
     def publish(self, number: int, index: int, status: str = "ok", restart: int = 0) -> None:
         """An array task publishes the row of its first cell."""
-        submission, attempt = self.submissions()[number], Attempt(index, 0, restart)
+        submission, attempt = self.submissions()[number], TaskAttempt(index, 0, restart)
         submission.begin(attempt, Start("n1", self._target, "2026-01-01T00:00:00Z"))
         run = submission.run(attempt, submission.group(index)[0], self._target)
-        outcome = Outcome(
+        outcome = WorkerEnd(
             status=status, message="", wall_s=1.0, started_at="2026-01-01T00:00:00Z",
             finished_at="2026-01-01T00:00:01Z",
         )  # fmt: skip

@@ -16,8 +16,8 @@ from bench.executors.slurm.options import Request, parse_request
 from bench.executors.slurm.probe import Prober, known_kinds
 from bench.executors.slurm.submission import found_to_json
 from bench.executors.slurm.submitter import Submitter
-from bench.launch.cell_run import outcome_row
-from bench.launch.runner import Outcome
+from bench.launch.attempt import outcome_row
+from bench.launch.runner import WorkerEnd
 from bench.launch.signals import Signals
 from bench.plan.planning import Planned
 from bench.results.store import Store
@@ -75,7 +75,7 @@ def test_what_another_command_has_run_meanwhile_is_not_submitted(
     prepared, asked = runs(3), []
     store = Store(tmp_path / "runs.csv")
     now = "2026-01-01T00:00:00Z"
-    ended = Outcome(status="ok", message="", wall_s=1.0, started_at=now, finished_at=now)
+    ended = WorkerEnd(status="ok", message="", wall_s=1.0, started_at=now, finished_at=now)
 
     class Dispatcher:
         def prepare(self, item):
