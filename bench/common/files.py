@@ -18,7 +18,6 @@ _NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP)
 
 
 def text_or_empty(path: Path) -> str:
-    """The text of a file; empty if it can't be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -57,11 +57,9 @@ class LocalExecutor(Executor):
 
     @property
     def kinds(self) -> Mapping[str, Found]:
-        """The conditions of the devices."""
         return {self._slots[0].conditions.conditions_id: self._slots[0]}
 
     def run(self, items: Sequence[Planned], dispatcher: Dispatcher, signals: Signals) -> bool:
-        """As `bench.executors.executor.Executor.run`."""
         queue = _Queue(groups_of(items), len(self._slots))
         with (
             Locks(cells_folder(self._runs) / CELL_LOCKS, signals, 0o666) as cells,
@@ -132,7 +130,6 @@ class _Queue:
             return self._slots > 0
 
     def stop(self, *, is_interrupted: bool = False) -> None:
-        """Let slots take no more groups."""
         with self._changed:
             self._is_stopped = True
             self.is_interrupted = self.is_interrupted or is_interrupted
@@ -140,7 +137,6 @@ class _Queue:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether no more cells are to begin."""
         return self._is_stopped
 
 
@@ -158,7 +154,6 @@ class _Run:
     lock: Lock = field(default_factory=Lock)
 
     def work(self, slot: Found) -> None:
-        """Run cells on a slot until there are no more."""
         if slot.cores:
             bind_thread(slot.cores)
         try:

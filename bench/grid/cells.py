@@ -60,7 +60,6 @@ class Cells:
 
     @property
     def kinds(self) -> Mapping[str, Found]:
-        """The conditions of cells, by their id."""
         return self.executor.kinds
 
     @cached_property
@@ -82,7 +81,6 @@ class Cells:
         return self._by_kind.plan(cells, self.store.rows, **{**own, **options})
 
     def scored(self, cell: Cell) -> Row | None:
-        """A cell's row with a score, on whatever kind; if there is none, one without."""
         return self._by_kind.scored(self.store, cell)
 
     def outlook(self, planned: Sequence[Planned], signals: Signals) -> Outlook:
@@ -168,14 +166,12 @@ class PlanDispatcher:
     _tokenised: set[Hashable] = field(default_factory=set)
 
     def begin(self, item: Planned) -> bool:
-        """Show that a cell is next; false if it exceeds the budget."""
         budget = self.cells.budget
         cell_s, rest_s = self.outlook.begin(item.cell)
         self.display.start(item.name, cell_s, rest_s, budget.left_s())
         return budget.fits(self.outlook.time_s(item.cell))
 
     def waited(self, seconds: float) -> None:
-        """Count a wait for other grids."""
         self.cells.account.waited(seconds)
 
     def prepare(self, item: Planned) -> Attempt | None:
@@ -192,14 +188,12 @@ class PlanDispatcher:
         return self.cells.attempt(item, self.outlook)
 
     def tokenise(self, items: Sequence[Planned]) -> None:
-        """Tokenise the examples of cells, as many as the cache holds."""
         self.display.stage("tokenising the examples")
         for item in items:
             if item.action != SKIP and len(self._tokenised) < MOST_FILES:
                 self._share_tokens(item.cell)
 
     def ended(self, *rows: tuple[Planned, Row]) -> None:
-        """Take over the rows of cells that have run."""
         cells, store = self.cells, self.cells.store
         for _, row in rows:
             cells.weights.add(cell_folder(store.path, row.name, *row.key, row.attempt))

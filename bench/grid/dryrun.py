@@ -103,7 +103,6 @@ def print_plan(
 
 
 def _fitting(fit: Sequence[bool | None], to_run: int, budget_s: float, noun: str) -> str:
-    """A sentence on how many cells fit into a budget."""
     whole = f"the budget of {minutes(budget_s)} min"
     if all(fits is None for fits in fit):
         return f"time is not predicted: {noun} run while any of {whole} is left"

@@ -127,7 +127,6 @@ def _choose(runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf) -> _
 
 
 def _test_examples(row: Row, source: Path | None, test_file: str | None) -> tuple[Examples, str]:
-    """The test examples of a row's task, and their name."""
     if source is None or row.task in TASKS:
         if test_file is not None:
             raise InputError(f"--test is for data of your own, and {row.task} is not")

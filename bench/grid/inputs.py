@@ -68,18 +68,15 @@ class Inputs:
         return for_search(self.data)
 
     def data_of(self, cell: Cell) -> Data:
-        """The examples of a cell."""
         if self.folds is not None:
             return _fold_of(self.folds, cell.fold)
         return self.searched if cell.learning_rate_source == CANDIDATE else self.data
 
     def paths(self) -> list[Path]:
-        """The files and folders that cells need."""
         models = (model.checkpoint for model in self.models.values())
         return [*filter(None, (self.data_folder, *models))]
 
     def train_examples(self) -> int:
-        """The number of training examples, of all parts of the task."""
         return sum(size.train for size in self.data.sizes.values())
 
     @cached_property

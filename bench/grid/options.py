@@ -16,8 +16,6 @@ from minbert.files import is_folder
 
 
 class _Amount(click.FloatRange):
-    """A positive finite number."""
-
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:

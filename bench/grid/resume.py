@@ -43,7 +43,6 @@ def how_to_go_on(
 
 
 def _without_rerun(arguments: Sequence[str]) -> list[str]:
-    """The arguments without --rerun and its value."""
     kept: list[str] = []
     for argument in arguments:
         if kept and kept[-1] == RERUN:

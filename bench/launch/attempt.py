@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
-from bench.launch.runner import Signals, WorkerEnd, run_worker
+from bench.launch.runner import WorkerEnd, run_worker
+from bench.launch.signals import Signals
 from bench.machine.conditions import Found
 from bench.machine.environment import command_line, worker_environment
 from bench.plan import job as jobs
@@ -84,7 +85,6 @@ class Attempt:
         return replace(self, job=job)
 
     def to_json(self) -> str:
-        """The run as a line of JSON."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return json.dumps(values | {"job": self.job.values()})
 

@@ -19,8 +19,6 @@ from bench.launch.watch import GRACE_S, Watch
 from bench.results import protocol
 from bench.results.protocol import RESULT, STDERR, STDOUT
 
-__all__ = ["Signals", "WorkerEnd", "run_worker"]
-
 HEAD: Final = 2**18
 """Bytes that are kept of the beginning of a worker's output."""
 TAIL: Final = 2**18

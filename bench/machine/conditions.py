@@ -67,7 +67,6 @@ class Conditions:
         return digest(values, 8)
 
     def columns(self) -> Columns:
-        """The fields as columns of runs.csv."""
         return {**asdict(self), "conditions_id": self.conditions_id}
 
 
@@ -89,7 +88,6 @@ def torch_build() -> tuple[str, str | None]:
 
 
 def processor_name() -> str:
-    """The processor's model name."""
     for line in text_or_empty(Path("/proc/cpuinfo")).splitlines():
         if line.startswith("model name"):
             return " ".join(line.partition(":")[2].split())

@@ -33,7 +33,6 @@ class GpuInfo:
 
     @property
     def kind(self) -> str:
-        """What GPUs whose times are comparable have in common."""
         return f"{self.name}, {round(self.memory_mib / 2**10)} GiB"
 
 

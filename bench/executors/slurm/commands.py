@@ -184,7 +184,6 @@ def cancel(*arguments: str) -> None:
 
 
 def most_indexes() -> int:
-    """The largest number of indexes in one array."""
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _run("scontrol", "show", "config"), re.M)
     most = int(match[1]) if match else 0
     if most < 2:

@@ -93,7 +93,6 @@ class SlurmExecutor(Executor):
 
     @cached_property
     def _size(self) -> int:
-        """The number of array tasks of the next array."""
         return self._submitter.most
 
     @property
@@ -208,7 +207,6 @@ class SlurmExecutor(Executor):
         return replace(run, job=replace(job, attempt=attempt))
 
     def _follow(self, display: Display) -> None:
-        """Follow the array tasks of other commands that run cells of this one."""
         for one in self._live():
             if one not in self._followed and (taken := one.keys & self._items.keys()):
                 self._followed.append(one)
@@ -369,7 +367,6 @@ class SlurmExecutor(Executor):
 
 
 def _queued(submissions: Iterable[Following]) -> list[Queued]:
-    """The array tasks of submissions, of whichever user, that have not ended."""
     every = [one.submission for one in submissions]
     return commands.queued([one.name for one in every], {one.request["user"] for one in every})
 

@@ -18,9 +18,10 @@ from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
 from bench.executors.slurm import commands
 from bench.executors.slurm.options import NO_FILES
-from bench.executors.slurm.submission import Start, Submission, TaskAttempt, found_to_json, utc_now
+from bench.executors.slurm.submission import TARGET, Start, Submission, TaskAttempt, utc_now
 from bench.launch.attempt import WORKER, Attempt, run_cell
-from bench.launch.runner import Signals, WorkerEnd
+from bench.launch.runner import WorkerEnd
+from bench.launch.signals import Signals
 from bench.machine.conditions import Found, find_conditions
 from bench.plan.rows import RESUMED, Row
 
@@ -87,7 +88,7 @@ def keep_kind(folder: Path, target: Found) -> None:
     path = folder / f"{target.conditions.conditions_id}.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, found_to_json(target))
+        write_atomically(path, TARGET.dump_json(target))
 
 
 class TimeLimit(NamedTuple):

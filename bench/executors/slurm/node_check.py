@@ -109,7 +109,6 @@ def check_nodes(
 
 
 def _nodes(submitter: Submitter) -> list[str]:
-    """The nodes that take jobs of the request."""
     options = submitter.request.options
     states = {
         name: state

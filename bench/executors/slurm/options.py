@@ -51,7 +51,6 @@ class Request:
 
     @property
     def flags(self) -> str:
-        """The flags of a command with this request."""
         words = (
             name if value is None else f"{name}={value}" for name, value in self.options.items()
         )
@@ -62,11 +61,9 @@ class Request:
 
     @property
     def limit_s(self) -> float | None:
-        """The time limit of a job; None if none is given."""
         return seconds(self.options.get("time") or "")
 
     def with_limit(self, limit_s: float) -> "Request":
-        """The request with a time limit, rounded up to minutes."""
         return Request({**self.options, "time": duration(limit_s)}, self.max_running)
 
 

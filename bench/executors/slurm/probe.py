@@ -23,8 +23,7 @@ from bench.executors.slurm import commands
 from bench.executors.slurm.node import find_target, keep_kind
 from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, fixed_options, script
 from bench.executors.slurm.submission import (
-    found_from_json,
-    found_to_json,
+    TARGET,
     publish,
     submissions_folder,
 )
@@ -54,7 +53,7 @@ def main(folder: Path) -> int:
             raise InputError(f"its code is {version}, and here it is {request['code_version']}")
         target = find_target(request["device"])
         keep_kind(Path(request["kinds"]), target)
-        publish(folder / _ANSWER, found_to_json(target))
+        publish(folder / _ANSWER, TARGET.dump_json(target))
     except InputError as error:
         publish(folder / _ANSWER, json.dumps({"problem": str(error)}).encode())
     return 0
@@ -187,7 +186,6 @@ class Prober:
         raise InputError(f"--slurm: a node can't run cells: {answer}")
 
     def _wait(self, folder: Path, job: int, signals: Signals) -> None:
-        """Wait for a probe's answer, or the end of its job."""
         name = f"bench-{folder.name}"
         while not (folder / _ANSWER).exists():
             with signals.raising():
@@ -206,7 +204,7 @@ class Prober:
         except OSError:
             return ""
         try:
-            return found_from_json(data)
+            return TARGET.validate_json(data)
         except ValueError:
             return str(json.loads(data).get("problem", ""))
 
@@ -256,7 +254,7 @@ def known_kinds(folder: Path, target: Found) -> dict[str, Found]:
 @cache
 def _known_kind(path: Path) -> Found | None:
     try:
-        return found_from_json(path.read_bytes())
+        return TARGET.validate_json(path.read_bytes())
     except ValueError:
         return None
 

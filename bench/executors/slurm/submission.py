@@ -53,7 +53,8 @@ _REQUEST: Final = "request.json"
 _CELLS: Final = "cells.jsonl"
 _SCRIPT: Final = "script.sh"
 _JOB: Final = "job.json"
-_FOUND: Final = TypeAdapter(Found)
+TARGET: Final = TypeAdapter(Found)
+"""A device and its conditions, as JSON and back."""
 _TAIL: Final = 2**16
 _ENDED_BY_SLURM: Final = re.compile(r"\*\*\* \w+ \S+ ON \S+ CANCELLED AT \S+(.*?) \*\*\*")
 _REASONS: Final = {why: (status, text) for why, (status, text) in TEXTS["reasons"].items()}
@@ -63,7 +64,6 @@ _MEMORY_LIMIT: Final = re.compile(r"^slurmstepd\S* error: .*exceeded.* memory li
 
 
 def submissions_folder(runs: Path) -> Path:
-    """The folder of all submissions of a CSV."""
     return cells_folder(runs) / FOLDER
 
 
@@ -77,7 +77,6 @@ class TaskAttempt:
 
     @property
     def file(self) -> str:
-        """The name of its files."""
         return f"{self.index}-{self.number}-{self.restart}.json"
 
     @classmethod
@@ -101,20 +100,6 @@ class Start:
 _START: Final = TypeAdapter(Start)
 _NEVER: Final = b"{}"
 """The start of an attempt that never began."""
-
-
-def found_to_json(target: Found) -> bytes:
-    """A device and its conditions as JSON."""
-    return _FOUND.dump_json(target, indent=1) + b"\n"
-
-
-def found_from_json(text: bytes) -> Found:
-    """The inverse of `found_to_json`.
-
-    Raises:
-        ValueError: for any other text.
-    """
-    return _FOUND.validate_json(text)
 
 
 @dataclass(frozen=True)
@@ -148,22 +133,18 @@ class Submission:
 
     @property
     def name(self) -> str:
-        """The name of its job."""
         return f"bench-{self.folder.name}"
 
     @property
     def script(self) -> Path:
-        """The job script."""
         return self.folder / _SCRIPT
 
     @property
     def rows(self) -> Path:
-        """The folder of the rows."""
         return self.folder / "rows"
 
     @cached_property
     def request(self) -> dict[str, Any]:
-        """What was asked for."""
         return dict(self._json(_REQUEST))
 
     @property
@@ -175,7 +156,6 @@ class Submission:
             return None
 
     def keep_job(self, job: int) -> None:
-        """Store the id of the job."""
         write_atomically(self.folder / _JOB, json.dumps({"job": job}).encode() + b"\n")
 
     def output(self, index: int) -> str:
@@ -195,11 +175,9 @@ class Submission:
 
     @cached_property
     def groups(self) -> list[list[Attempt]]:
-        """The runs of each array task."""
         return list(self._groups())
 
     def group(self, index: int) -> list[Attempt]:
-        """The runs of an array task."""
         for group in islice(self._groups(), index, None):
             return group
         raise InputError(f"{self.folder / _CELLS}: has no line {index + 1}")
@@ -253,7 +231,6 @@ class Submission:
         return True
 
     def row(self, attempt: TaskAttempt) -> Row | None:
-        """The published row of an attempt; None without one."""
         try:
             return row_from_json((self.rows / attempt.file).read_bytes())
         except OSError:

@@ -97,7 +97,6 @@ class Submitter:
 
     @cached_property
     def most(self) -> int:
-        """The largest number of array tasks of an array."""
         return commands.most_indexes()
 
     @cached_property

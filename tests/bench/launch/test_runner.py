@@ -16,7 +16,8 @@ import pytest
 
 from bench.common.errors import DiskFullError
 from bench.launch import runner
-from bench.launch.runner import Signals, WorkerEnd, run_worker
+from bench.launch.runner import WorkerEnd, run_worker
+from bench.launch.signals import Signals
 from tests.bench.fake_parent import WORKER
 
 ROOT = Path(__file__).parents[3]

@@ -18,7 +18,8 @@ from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, pa
 from bench.executors.slurm.submission import Start, Submission, TaskAttempt, submissions
 from bench.executors.slurm.submitter import Submitter
 from bench.launch.attempt import Attempt, outcome_row
-from bench.launch.runner import Signals, WorkerEnd
+from bench.launch.runner import WorkerEnd
+from bench.launch.signals import Signals
 from bench.plan.planning import Planned
 from bench.plan.rows import Row
 from bench.results.rowfile import read_rows

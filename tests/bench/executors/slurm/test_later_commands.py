@@ -14,7 +14,7 @@ from bench.executors.slurm.cluster import find_cluster
 from bench.executors.slurm.executor import POLL, SlurmExecutor
 from bench.executors.slurm.options import Request, parse_request
 from bench.executors.slurm.probe import Prober, known_kinds
-from bench.executors.slurm.submission import found_to_json
+from bench.executors.slurm.submission import TARGET
 from bench.executors.slurm.submitter import Submitter
 from bench.launch.attempt import outcome_row
 from bench.launch.runner import WorkerEnd
@@ -152,7 +152,7 @@ def test_a_full_queue_is_no_reason_to_refuse_a_later_command(tmp_path, slurm, ta
         one.check()
     folder = one._folder(one._needed())
     folder.mkdir(parents=True)
-    (folder / "answer.json").write_bytes(found_to_json(target))
+    (folder / "answer.json").write_bytes(TARGET.dump_json(target))
     one.check()
 
 
@@ -162,7 +162,7 @@ def test_an_answer_that_a_killed_command_left_is_not_used(tmp_path, slurm, targe
     folder.mkdir(parents=True)
     answer = folder / "answer.json"
     answer.write_text('{"problem": "it does not see /x"}')
-    (tmp_path / "found").write_bytes(found_to_json(target))
+    (tmp_path / "found").write_bytes(TARGET.dump_json(target))
     slurm(sbatch=f"[ -e {answer} ] || cat {tmp_path}/found > {answer}; echo 3")
     with Signals() as signals:
         assert one.ask(signals) == target
@@ -172,6 +172,6 @@ def test_a_kind_that_another_version_has_written_does_not_count(tmp_path, target
     other = replace(target, conditions=replace(target.conditions, machine="another"))
     for kind in (other, target):
         path = tmp_path / f"{kind.conditions.conditions_id}.json"
-        path.write_bytes(found_to_json(kind))
+        path.write_bytes(TARGET.dump_json(kind))
     (tmp_path / f"{other.conditions.conditions_id}.json").write_text('{"conditions": {}}')
     assert [*known_kinds(tmp_path, target).values()] == [target]

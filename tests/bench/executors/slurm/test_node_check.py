@@ -11,7 +11,8 @@ from bench.executors.slurm.options import parse_request
 from bench.executors.slurm.submission import Start, Submission, TaskAttempt
 from bench.executors.slurm.submitter import Submitter
 from bench.launch.attempt import outcome_row
-from bench.launch.runner import Signals, WorkerEnd
+from bench.launch.runner import WorkerEnd
+from bench.launch.signals import Signals
 from tests.bench.executors.slurm.conftest import runs
 
 

@@ -12,11 +12,10 @@ from bench.executors.slurm.commands import Ended
 from bench.executors.slurm.following import Following
 from bench.executors.slurm.options import NO_FILES
 from bench.executors.slurm.submission import (
+    TARGET,
     Start,
     Submission,
     TaskAttempt,
-    found_from_json,
-    found_to_json,
     publish,
     submissions,
 )
@@ -51,7 +50,7 @@ def test_what_is_written_is_read(submit, target):
     assert again.groups == [[one, two], [three]]
     assert again.group(1) == [three]
     assert (again.job, again.name) == (7, "bench-one")
-    assert found_from_json(found_to_json(target)) == target
+    assert TARGET.validate_json(TARGET.dump_json(target)) == target
 
 
 def test_a_damaged_folder_is_named(submit):
