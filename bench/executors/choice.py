@@ -10,11 +10,11 @@ import click
 from bench.common.command import COUNT, Command, options_in
 from bench.executors import local
 from bench.executors.executor import Opening
-from bench.executors.slurm import cluster
+from bench.executors.slurm import executor as slurm
 
 EXECUTORS: Final[Mapping[str, Callable[[Mapping[str, Any]], Opening]]] = {
     "local": local.from_flags,
-    "slurm": cluster.from_flags,
+    "slurm": slurm.from_flags,
 }
 """By the value of --executor, what checks the flags and opens an executor."""
 _TYPES: Final = {"count": COUNT, "executor": click.Choice(list(EXECUTORS))}

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,6 @@ from typing import Any, Final
 from bench.common.errors import DiskFullError
 from bench.common.files import check_not_elsewhere, remove_unfinished, text_or_empty
 from bench.common.messages import last_error, one_line
-from bench.launch.oom import oom_kills
 from bench.launch.signals import Signals
 from bench.launch.watch import GRACE_S, Watch
 from bench.results import protocol
@@ -24,6 +23,8 @@ HEAD: Final = 2**18
 TAIL: Final = 2**18
 """Bytes that are kept of its end."""
 _STDERR_TAIL: Final = 2**16
+_CGROUPS: Final = Path("/proc/self/cgroup")
+_MOUNTS: Final = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,3 +166,34 @@ def _shorten(path: Path) -> None:
             file.seek(HEAD)
             file.write(f"\n[... {left_out:,} bytes left out ...]\n".encode() + tail)
             file.truncate()
+
+
+def oom_kills(cgroups: Path = _CGROUPS, mounts: Path = _MOUNTS) -> int | None:
+    """The group's count of OOM kills so far, by cgroup v1 or v2; None where there is no count.
+
+    Workers are in their parent's group, so the count rises when the kernel kills one; of several
+    that run at once it does not say which.
+    """
+    for file in _files(cgroups, mounts):
+        words = text_or_empty(file).split()
+        if "oom_kill" in words:
+            return int(words[words.index("oom_kill") + 1])
+    return None
+
+
+def _files(cgroups: Path, mounts: Path) -> Iterator[Path]:
+    """Files that may hold the count, the most specific first.
+
+    In a container, the group's path may be that of the host, while its files are at the top of the
+    mount.
+    """
+    for line in text_or_empty(cgroups).splitlines():
+        controllers, _, group = line.partition(":")[2].partition(":")
+        if "memory" in controllers.split(","):
+            root, name = mounts / "memory", "memory.oom_control"
+        elif line.startswith("0::"):
+            root, name = mounts, "memory.events"
+        else:
+            continue
+        yield root / group.lstrip("/") / name
+        yield root / name

@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from bench.common.command import run_command
-from bench.executors.slurm.cluster import find_cluster
+from bench.executors.slurm.executor import find_cluster
 from bench.executors.slurm.options import parse_request
 from bench.grid.plans import Kinds
 from bench.grid.session import Session

@@ -11,24 +11,25 @@ from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
 from bench.common.errors import InputError, RefusedError, StoppedError
 from bench.common.progress import note_to_stderr
-from bench.executors.executor import Dispatcher, Executor
+from bench.executors.executor import Dispatcher, Executor, Opening, refuse
 from bench.executors.slurm import commands
 from bench.executors.slurm.commands import Ended, Queued, SlurmError
 from bench.executors.slurm.following import Following, Key, key_of
 from bench.executors.slurm.node_check import check_nodes, lines
-from bench.executors.slurm.probe import known_kinds
+from bench.executors.slurm.options import Request, parse_request
+from bench.executors.slurm.probe import Prober, known_kinds
 from bench.executors.slurm.submission import DONE, submissions, submissions_folder
 from bench.executors.slurm.submitter import Submitter
 from bench.launch.attempt import Attempt
 from bench.launch.display import Display
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found
+from bench.machine.conditions import Found, find_conditions
 from bench.plan.planning import Planned, groups_of
 from bench.plan.rows import Row
 from bench.results.protocol import ROW
@@ -364,6 +365,66 @@ class SlurmExecutor(Executor):
         if jobs:
             display.note(f"array tasks go on; to cancel them: scancel {numbers}")
         return False
+
+
+def from_flags(flags: Mapping[str, Any]) -> Opening:
+    """The executor on the cluster that the flags describe."""
+    for_here = {"--jobs": flags["jobs"] > 1, "--budget": flags["budget_min"] is not None}
+    refuse(for_here, "this machine", "local")
+    device = flags["device"]
+    if device == "all" or "," in device:
+        raise InputError(
+            f"--device {device}: each array task uses the one device that Slurm gives it; take "
+            "cpu or cuda, or leave --device out, and ask for one GPU with --slurm gres=gpu:1"
+        )
+    request = parse_request(flags["slurm_options"] or "", flags["max_running"])
+    return lambda store, paths, is_dry: find_cluster(
+        store, request, device, paths, dry_run=is_dry, checks_nodes=flags["check_nodes"]
+    )
+
+
+def find_cluster(
+    store: Store,
+    request: Request,
+    device: str,
+    paths: Iterable[Path],
+    *,
+    dry_run: bool,
+    checks_nodes: bool = False,
+) -> SlurmExecutor:
+    """An executor on the cluster, once it is known that a node can run cells.
+
+    Rows that array tasks have left since the last command are in the CSV then.
+
+    Args:
+        request: what each array task asks for.
+        device: as of `bench.machine.conditions.find_conditions`, on a node.
+        paths: the files and folders that cells need.
+        checks_nodes: as of `SlurmExecutor`.
+        dry_run: ask no node; if none is known, conditions are those of this machine's CPU.
+
+    Raises:
+        InputError: if there is no Slurm, it would refuse the jobs, or a node can't run cells.
+        StoppedError: if the user stops it.
+    """
+    prober = Prober(store.path, request, device, paths, note_to_stderr, poll_s())
+    prober.check()
+    if dry_run:
+        target = prober.known()
+        if target is None:
+            note_to_stderr(
+                "no node has been asked yet: the plan is as if nodes were like this machine"
+            )
+            target = find_conditions("cpu")
+    else:
+        store.check_writable()
+        with Signals() as signals:
+            target = prober.ask(signals)
+    submitter = Submitter(store.path, request, device, prober.kinds_folder)
+    executor = SlurmExecutor(store, submitter, target, checks_nodes=checks_nodes)
+    if not dry_run:
+        executor.collect()
+    return executor
 
 
 def _queued(submissions: Iterable[Following]) -> list[Queued]:

@@ -175,18 +175,18 @@ class Submission:
 
     @cached_property
     def groups(self) -> list[list[Attempt]]:
-        return list(self._groups())
+        return list(self._read())
 
     def group(self, index: int) -> list[Attempt]:
-        for group in islice(self._groups(), index, None):
+        for group in self._read(index, index + 1):
             return group
         raise InputError(f"{self.folder / _CELLS}: has no line {index + 1}")
 
-    def _groups(self) -> Iterator[list[Attempt]]:
+    def _read(self, first: int = 0, end: int | None = None) -> Iterator[list[Attempt]]:
         path = self.folder / _CELLS
         try:
             with path.open(encoding="utf-8") as file:
-                for line in file:
+                for line in islice(file, first, end):
                     yield [Attempt.from_json(json.dumps(values)) for values in json.loads(line)]
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: {error}") from error

@@ -10,8 +10,7 @@ from filelock import FileLock
 
 from bench.common.errors import InputError, StoppedError
 from bench.executors.slurm import probe
-from bench.executors.slurm.cluster import find_cluster
-from bench.executors.slurm.executor import POLL, SlurmExecutor
+from bench.executors.slurm.executor import POLL, SlurmExecutor, find_cluster
 from bench.executors.slurm.options import Request, parse_request
 from bench.executors.slurm.probe import Prober, known_kinds
 from bench.executors.slurm.submission import TARGET
