@@ -99,11 +99,7 @@ def _is_own(file: BinaryIO, path: Path) -> bool:
 
 
 def check_not_elsewhere(folder: Path) -> None:
-    """Refuse a folder of results that is a link out of the folder that holds it.
-
-    Raises:
-        OSError: if it is one.
-    """
+    """Raise OSError for a folder of results that is a link out of the folder that holds it."""
     if folder.is_symlink() and not folder.resolve().is_relative_to(folder.parent.resolve()):
         raise OSError(errno.ELOOP, f"{folder.name} is a link to a folder elsewhere")
 
@@ -168,10 +164,6 @@ def folder_for_now(folder: Path) -> Iterator[None]:
 
 
 def try_to_write(folder: Path) -> None:
-    """Test that a folder can be written to, by a temporary file: root ignores permissions.
-
-    Raises:
-        OSError: if it can't.
-    """
+    """Raise OSError for a folder that can't be written to: by a file, as root ignores permissions."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"\n")

@@ -97,13 +97,7 @@ Opening = Callable[[Store, Sequence[Path], bool], Executor]
 
 
 def refuse(flags: Mapping[str, object], where: str, executor: str) -> None:
-    """Refuse flags of another executor.
-
-    Args:
-        flags: their values.
-        where: what they are for.
-        executor: theirs.
-    """
+    """Refuse flags of another executor."""
     for flag, value in flags.items():
         if value:
             raise InputError(f"{flag} is for {where}: leave it out, or take --executor {executor}")

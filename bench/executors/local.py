@@ -78,12 +78,7 @@ class LocalExecutor(Executor):
 
 
 class _Queue:
-    """Groups of cells that slots take. Those that other grids hold come last.
-
-    Args:
-        groups: cells that run one after the other on one slot.
-        slots: the number of slots.
-    """
+    """Groups of cells that slots take. Those that other grids hold come last."""
 
     def __init__(self, groups: Iterable[Iterable[Planned]], slots: int) -> None:
         self._groups = deque(map(deque, groups))

@@ -120,11 +120,7 @@ class Cells:
         )
 
     def attempt(self, item: Planned, outlook: Outlook) -> Attempt:
-        """The attempt at a planned cell.
-
-        Args:
-            outlook: on its plan.
-        """
+        """The attempt at a planned cell."""
         data = self.inputs.data_of(item.cell)
         return Attempt(
             job=self._job(item),

@@ -72,11 +72,7 @@ def to_run_again(
 
 
 def statuses(planned: Iterable[Planned], last: Mapping[tuple[str, int], Row]) -> Counter[str]:
-    """The number of cells of a plan by status, or `not run`.
-
-    Args:
-        last: as in `fallen_back`.
-    """
+    """The number of cells of a plan by status, or `not run`."""
     by_key = {item.key: item.elsewhere for item in planned}
     return Counter(
         "ok" if elsewhere else str(last[key]["status"]) if key in last else "not run"

@@ -63,11 +63,7 @@ class Attempt:
         return self.job.cell.cell_id, self.job.conditions_id, self.job.repeat
 
     def folder(self, runs: Path) -> Path:
-        """The folder of the attempt.
-
-        Args:
-            runs: the CSV.
-        """
+        """The folder of the attempt."""
         return cell_folder(runs, self.job.cell.name, *self.key, self.job.attempt)
 
     def on(self, target: Found) -> "Attempt":
@@ -139,11 +135,7 @@ def run_cell(
 
 
 def outcome_row(run: Attempt, target: Found, outcome: WorkerEnd, folder: Path) -> Row:
-    """The row of a worker that has ended.
-
-    Args:
-        run, target, folder: as of `run_cell`.
-    """
+    """The row of a worker that has ended."""
     job, result = run.job, outcome.result or {}
     emulated = job.cell.amp == "bf16" and not target.device.has_bf16
     columns = {

@@ -156,14 +156,7 @@ class Found:
 
 
 def find_conditions(requested: str, check: Check = check_gpu) -> Found:
-    """The conditions of a run on a device.
-
-    Args:
-        check: as in `resolve_device`.
-
-    Raises:
-        InputError: as `resolve_device` and `torch_build`.
-    """
+    """The conditions of a run on a device, which is as of `resolve_device`."""
     return _found(resolve_device(requested, torch_build()[1], check))
 
 

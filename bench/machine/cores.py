@@ -55,11 +55,7 @@ def nvml() -> Iterator[Any]:
 
 
 def threads_near(gpu: str) -> Threads:
-    """The hardware threads near a GPU, by NVML; none where it does not say.
-
-    Args:
-        gpu: its UUID.
-    """
+    """The hardware threads near a GPU, by NVML; none where it does not say."""
     words: Sequence[int] = ()
     with suppress(Exception), nvml() as library:  # an NVML that is broken can raise anything
         handle = library.nvmlDeviceGetHandleByUUID(gpu)

@@ -91,11 +91,7 @@ def submit(script: Path, *options: str, names: Iterable[str] = ()) -> int:
 
 
 def check_script(text: str, *options: str, names: Iterable[str] = ()) -> None:
-    """Ask Slurm whether it would accept a script, without submitting it.
-
-    Args:
-        options, names: as of `submit`.
-    """
+    """Ask Slurm whether it would accept a script, without submitting it."""
     _run("sbatch", "--test-only", *options, stdin=text, without=_variables(names))
 
 

@@ -238,9 +238,6 @@ def _remove(folder: Path) -> None:
 def known_kinds(folder: Path, target: Found) -> dict[str, Found]:
     """The conditions of all nodes that are known, by their id, those of `target` first. Nodes with
     other software, as before an update, and files of another version of this project don't count.
-
-    Args:
-        folder: as `Prober.kinds_folder`.
     """
     software = software_of(target.conditions.columns())
     kinds = {target.conditions.conditions_id: target}

@@ -116,13 +116,7 @@ class Submission:
     def create(
         cls, folder: Path, request: dict[str, Any], groups: Sequence[Sequence[Attempt]], script: str
     ) -> "Submission":
-        """Write a submission that is not submitted yet.
-
-        Args:
-            request: of `request.json`.
-            groups: the runs of each array task.
-            script: the job script.
-        """
+        """Write a submission that is not submitted yet."""
         for name in ("starts", "rows", "output"):
             (folder / name).mkdir(parents=True)
         lines = (f"[{', '.join(run.to_json() for run in group)}]\n" for group in groups)
@@ -250,11 +244,7 @@ class Submission:
         return self._closed(attempt, planned, status, message)
 
     def close_all(self, index: int, number: int, status: str, message: str) -> bool:
-        """Close a cell, after the end of its array task; false if no attempt at it began.
-
-        Args:
-            status, message: as of `close`.
-        """
+        """Close a cell, after the end of its array task; false if no attempt at it began."""
         publish(self._end_of(index, number), _NEVER)
         began = False
         for restart in count():
