@@ -164,6 +164,6 @@ def folder_for_now(folder: Path) -> Iterator[None]:
 
 
 def try_to_write(folder: Path) -> None:
-    """Raise OSError for a folder that can't be written to: by a file, as root ignores permissions."""
+    """Raise OSError for a folder that can't hold a new file: root ignores permissions."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"\n")

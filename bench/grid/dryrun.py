@@ -45,12 +45,18 @@ def print_plan(
         slots: the number of cells that run at a time.
         script: the job script that would be submitted; empty: none would.
     """
-    predictions = [_prediction(item, forecasts) for item in planned]
+    predictions = [
+        None if forecasts is None or item.action != "run" else forecasts.predict(item.cell)
+        for item in planned
+    ]
+    known = [one for one in predictions if one is not None]
     fit = that_fit(budget_s, [None if one is None else one.wall_s for one in predictions], slots)
     covers = "the grid" if search_round is None else f"search, round {search_round}"
     elsewhere = scores_elsewhere(planned)
-    total = {
-        **_total(predictions, forecasts, slots),
+    total: dict[str, Any] = {
+        "predicted_s": sum(one.wall_s for one in known) / slots if known else None,
+        "predicted_peak_mib": max((one.peak_mib for one in known), default=None),
+        "basis": forecasts.basis if forecasts is not None and known else None,
         "covers": covers,
         "scores_from_other_machines": elsewhere,
     }
@@ -154,25 +160,6 @@ def _shown_axes(cells: Sequence[Cell]) -> list[str]:
 
 def _field(value: str | int | None) -> str:
     return "" if value is None else str(value)
-
-
-def _prediction(item: Planned, forecasts: Forecasts | None) -> Prediction | None:
-    if forecasts is None or item.action != "run":
-        return None
-    return forecasts.predict(item.cell)
-
-
-def _total(
-    predictions: Sequence[Prediction | None], forecasts: Forecasts | None, slots: int
-) -> dict[str, Any]:
-    known = [one for one in predictions if one is not None]
-    if forecasts is None or not known:
-        return {"predicted_s": None, "predicted_peak_mib": None, "basis": None}
-    return {
-        "predicted_s": sum(one.wall_s for one in known) / slots,
-        "predicted_peak_mib": max(one.peak_mib for one in known),
-        "basis": forecasts.basis,
-    }
 
 
 def _as_json(item: Planned, one: Prediction | None) -> Columns:
