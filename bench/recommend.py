@@ -12,7 +12,7 @@ import click
 
 from bench.analysis.constraints import EXAMPLE
 from bench.analysis.costs import NEEDS, Need
-from bench.common.command import Command, run_command, with_runs
+from bench.common.command import options_in, run_command, with_runs
 from bench.common.messages import echo
 from bench.plan.metrics import METRIC_HELP, METRICS
 
@@ -31,37 +31,13 @@ Examples:
 """
 
 
-_NEEDS = (
-    click.option(
-        "--prefer",
-        type=click.Choice(NEEDS),
-        default="memory",
-        show_default=True,
-        help="What is to be cheap: memory, the time of training, the size of the file to ship, or "
-        "the number of parameters that train.",
-    ),
-    click.option(
-        "--where",
-        metavar="LIMITS",
-        default="",
-        help=f'Limits that a setting must meet, such as "{EXAMPLE}".',
-    ),
-    click.option(
-        "--margin",
-        metavar="SIZE",
-        help="How much worse than the best a score may be: 1pt is a hundredth, 5% a share of the "
-        "score of full fine-tuning in fp32, 0.1 is in the unit of the score. Each metric's own by "
-        "default.",
-    ),
-    click.option("--metric", type=click.Choice(list(METRICS)), metavar="NAME", help=METRIC_HELP),
+with_needs = options_in(
+    Path(__file__).with_name("recommend.toml"),
+    {"metric": click.Choice(list(METRICS)), "need": click.Choice(NEEDS)},
+    metric_help=METRIC_HELP,
+    example=EXAMPLE,
 )
-
-
-def with_needs(function: Command) -> Command:
-    """Give a command the options `--prefer`, `--where`, `--margin` and `--metric`."""
-    for option in reversed(_NEEDS):
-        function = option(function)
-    return function
+"""Gives a command the options `--prefer`, `--where`, `--margin` and `--metric`."""
 
 
 def recommendation_of(

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any, Final
@@ -85,6 +86,44 @@ def with_runs(text: str) -> Callable[[Command], Command]:
         return command
 
     return decorate
+
+
+def options_in(
+    path: Path,
+    types: Mapping[str, click.ParamType[Any]] | None = None,
+    groups: Mapping[str, Callable[[Command], Command]] | None = None,
+    **texts: str,
+) -> Callable[[Command], Command]:
+    """Give a command the options of a TOML file, a table each, with the arguments of click.option.
+
+    Args:
+        types: by the name that a table has as its `type`; one with `choices` needs none.
+        groups: what adds other options, by the name of the table in whose place these are.
+        texts: what stands for `{NAME}` in the help.
+    """
+    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+
+    def option(flag: str, table: Mapping[str, Any]) -> Callable[[Command], Command]:
+        if groups and flag in groups:
+            return groups[flag]
+        fields = {name: table[name] for name in table.keys() - {"name", "choices"}}
+        if "choices" in table:
+            fields["type"] = click.Choice(table["choices"])
+        elif types and "type" in table:
+            fields["type"] = types[table["type"]]
+        fields["help"] = table["help"].format_map(texts)
+        return click.option(flag, *filter(None, [table.get("name")]), **fields)
+
+    def decorate(command: Command) -> Command:
+        for flag, table in reversed(tables.items()):
+            command = option(flag, table)(command)
+        return command
+
+    return decorate
+
+
+COUNT: Final = click.IntRange(min=1)
+FILE: Final = click.Path(path_type=Path)
 
 
 def _fail(message: str, code: int) -> None:

@@ -18,7 +18,6 @@ _NO_FOLDER_SYNC: Final = (errno.EINVAL, errno.ENOTSUP)
 
 
 def text_or_empty(path: Path) -> str:
-    """The text of a file; empty if it can't be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -100,11 +99,7 @@ def _is_own(file: BinaryIO, path: Path) -> bool:
 
 
 def check_not_elsewhere(folder: Path) -> None:
-    """Refuse a folder of results that is a link out of the folder that holds it.
-
-    Raises:
-        OSError: if it is one.
-    """
+    """Raise OSError for a folder of results that is a link out of the folder that holds it."""
     if folder.is_symlink() and not folder.resolve().is_relative_to(folder.parent.resolve()):
         raise OSError(errno.ELOOP, f"{folder.name} is a link to a folder elsewhere")
 
@@ -169,10 +164,6 @@ def folder_for_now(folder: Path) -> Iterator[None]:
 
 
 def try_to_write(folder: Path) -> None:
-    """Test that a folder can be written to, by a temporary file: root ignores permissions.
-
-    Raises:
-        OSError: if it can't.
-    """
+    """Raise OSError for a folder that can't hold a new file: root ignores permissions."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"\n")

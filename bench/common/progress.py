@@ -39,5 +39,4 @@ def progress_bar(total: int) -> Iterator[Callable[[int, str], None]]:
 
 
 def note_to_stderr(text: str) -> None:
-    """Print a note."""
     echo(f"note: {text}", err=True)

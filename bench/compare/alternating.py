@@ -28,7 +28,7 @@ from bench.common.progress import progress_bar
 from bench.compare.places import Place
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found, find_lanes, usable_threads
+from bench.machine.conditions import Found, find_slots, usable_threads
 from bench.machine.cores import bind_thread
 from bench.machine.devices import ALL
 from bench.machine.environment import recorded
@@ -238,7 +238,7 @@ def several_lanes(options: Sequence[str]) -> tuple[Sequence[Found], list[str]]:
     """The lanes that options of bench.grid name, if that may be several, and the other options.
 
     Raises:
-        InputError: as `find_lanes`.
+        InputError: as `find_slots`.
     """
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--device", default="auto")
@@ -247,7 +247,7 @@ def several_lanes(options: Sequence[str]) -> tuple[Sequence[Found], list[str]]:
         own, others = parser.parse_known_args(options)
         jobs = int(own.jobs) if own.jobs.isdecimal() else 1
         if jobs > 1 or own.device == ALL or "," in own.device:
-            return find_lanes(own.device, jobs), others
+            return find_slots(own.device, jobs), others
     return (), list(options)
 
 

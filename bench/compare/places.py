@@ -14,7 +14,8 @@ from bench.analysis.matching import Side
 from bench.common.errors import InputError, StoppedError
 from bench.common.messages import last_error
 from bench.launch.signals import Signals
-from bench.machine.conditions import MEASURING, WORKERS
+from bench.machine.conditions import WORKERS
+from bench.machine.version import measuring
 from bench.plan.cell import digest
 
 _ROOT: Final = Path(__file__).parents[2]
@@ -62,7 +63,7 @@ class Place:
 
     def digest(self) -> str:
         """Digest of the place, its code as it is now and its packages."""
-        places = [self.root / name for name in MEASURING]
+        places = [self.root / name for name in measuring(self.root)]
         files = [path for place in places for path in (place, *place.rglob("*.py"))]
         texts = [(str(p), p.read_text("utf-8", "replace")) for p in sorted(files) if p.is_file()]
         packages = Path(self.python).parents[1].glob("lib/python*/*-packages/*.dist-info")

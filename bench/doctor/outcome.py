@@ -16,7 +16,7 @@ from bench.common.messages import enumerated, one_line
 from bench.doctor.catalogue import CHECKS
 from bench.doctor.check import FAILED, OK, SKIPPED, Check
 from bench.doctor.session import DEVICE, Examination, Examined, device_kind
-from bench.machine.conditions import code_version
+from bench.machine.version import code_version
 
 SCHEMA: Final = 1
 """Raised when a key of the JSON changes its meaning."""

@@ -16,16 +16,11 @@ from bench.common.errors import InputError, StoppedError
 from bench.doctor.check import FAILED, OK, SKIPPED, Check, Context, Finding
 from bench.doctor.memory import available_mib
 from bench.doctor.process import FINDING
-from bench.launch.runner import Outcome, run_worker
+from bench.launch.runner import WorkerEnd, run_worker
 from bench.launch.signals import Signals
-from bench.machine.conditions import (
-    Found,
-    code_version,
-    find_conditions,
-    torch_build,
-    usable_threads,
-)
+from bench.machine.conditions import Found, find_conditions, torch_build, usable_threads
 from bench.machine.environment import VISIBLE, worker_environment
+from bench.machine.version import code_version
 
 DEVICE: Final = Check(
     "device", "Which device do cells run on?", "whether the GPU can be used", needs=()
@@ -196,7 +191,7 @@ def _amps(target: Found) -> tuple[str, ...]:
     return tuple(amp for amp in types if amp not in target.device.failures)
 
 
-def _finding(check: Check, outcome: Outcome) -> Finding:
+def _finding(check: Check, outcome: WorkerEnd) -> Finding:
     """The finding in a process's result; one that ended otherwise has failed."""
     columns: Mapping[str, Any] = {} if outcome.result is None else outcome.result["columns"]
     if outcome.status == "ok" and FINDING in columns:

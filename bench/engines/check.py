@@ -1,31 +1,32 @@
-"""Check that engine transformers can build the models of a plan: `python -m bench.engines.check`.
+"""Checks that models can be loaded, by a process of its own: `python -m bench.engines.check`.
 
-The check is a process of its own, so that its caller does not import torch. It reads the jobs from
-stdin, as a list of their JSON.
+So its caller does not import torch, and a file made to keep its reader busy can be given up after a
+time. What could be loaded once is not loaded again.
 """
 
 import hashlib
-import json
-import subprocess
 import sys
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from bench.common.child import ChildError, ask, serve
 from bench.common.errors import InputError
 from bench.common.grouping import grouped
-from bench.common.messages import echo, last_error
+from bench.common.messages import echo
 from bench.plan.cell import TRANSFORMERS, Cell, digest
 from bench.plan.job import Job
 from bench.plan.models import Model
 from minbert.assets.cache import cache_folder
+from minbert.errors import InputError as MinbertInputError
 from minbert.files import is_file
 
-PATIENCE_S: Final = 600.0
-"""A check takes seconds, or minutes from a folder on a slow network."""
+PATIENCE_S: Final = 300.0
+"""A check of a checkpoint takes seconds, or minutes from a folder on a slow network; one of engine
+transformers may take twice as long."""
 _BUILT_FROM: Final = (
     "mode", "layers", "amp", "model", "init", "attn_implementation", "pooling", "head", "task",
     "gradient_checkpointing", "use_rslora", "init_lora_weights", "lora_dropout", "adapter",
@@ -42,19 +43,32 @@ _CODE: Final = (
 _ROOT: Final = Path(__file__).parents[2]
 
 
+def check_checkpoint(folder: Path, digest: str) -> None:
+    """Read a checkpoint's configuration, vocabulary and weights as engine minbert does.
+
+    Args:
+        digest: of its files, from `minbert.files.model_digest`.
+
+    Raises:
+        InputError: if loading it raises one, or takes longer than `PATIENCE_S`.
+    """
+    with _once(digest, ("torch",), ("minbert",)) as is_known:
+        if not is_known:
+            _ask({"checkpoint": str(folder)}, f"{folder}: ", "loaded", "can't be loaded", 1)
+
+
 def check_models(
     cells: Iterable[Cell], model: Model, data: Path | None, adapter_configs: Mapping[str, str]
 ) -> None:
     """Build what the cells of engine transformers train, without values, read the tokenizer, and
-    run each kind of model on a few tokens, in another process. What was checked is not checked
-    again.
+    run each kind of model on a few tokens.
 
     Args:
         data: the folder of the task's files.
         adapter_configs: JSON by the name in cells.
 
     Raises:
-        InputError: what the engine raises, or if it takes longer than `PATIENCE_S`.
+        InputError: what the engine raises, or if it takes longer than twice `PATIENCE_S`.
     """
     built: dict[tuple[object, ...], Cell] = {}
     for cell in sorted(cells, key=lambda cell: cell.rank or 0):
@@ -62,56 +76,55 @@ def check_models(
             built[tuple(getattr(cell, name) for name in _BUILT_FROM)] = cell
     if not built:
         return
-    known = _mark([model.digest, [[*key, cell.rank] for key, cell in built.items()]])
-    if is_file(known):
-        return
-    jobs = [
-        model.job(
-            replace(cell, seed=0),
-            data,
-            adapter_config=adapter_configs.get(cell.adapter or ""),
+    settings = [model.digest, [[*key, cell.rank] for key, cell in built.items()]]
+    with _once(settings, ("torch", "transformers", "peft"), _CODE) as is_known:
+        if is_known:
+            return
+        jobs = [
+            model.job(
+                replace(cell, seed=0), data, adapter_config=adapter_configs.get(cell.adapter or "")
+            )
+            for cell in built.values()
+        ]
+        plural = "s" if len(jobs) > 1 else ""
+        echo(
+            f"checking {len(jobs)} setting{plural} of {model.name} in engine {TRANSFORMERS}",
+            err=True,
         )
-        for cell in built.values()
-    ]
-    settings = f"{len(jobs)} setting{'s' if len(jobs) > 1 else ''}"
-    echo(f"checking {settings} of {model.name} in engine {TRANSFORMERS}", err=True)
-    _run(jobs, model.name)
+        request = {"jobs": [job.to_json() for job in jobs]}
+        _ask(request, f"{model.name}: ", "checked", f"engine {TRANSFORMERS} can't build it", 2)
+
+
+@contextmanager
+def _once(settings: object, libraries: Sequence[str], code: Sequence[str]) -> Iterator[bool]:
+    """A context for a check: whether it has ended without an error before, which is kept in the
+    user's cache.
+
+    Args:
+        settings: what is checked.
+        libraries, code: the libraries and the files of this project that decide the outcome.
+    """
+    versions = {name: version(name) for name in libraries}
+    key = hashlib.sha256(digest([settings, versions], 64).encode())
+    for name in code:
+        path = _ROOT / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            key.update(file.read_bytes())
+    known = cache_folder() / "checked" / key.hexdigest()[:32]
+    yield is_file(known)
     with suppress(OSError):
         known.parent.mkdir(parents=True, exist_ok=True)
         known.touch()
 
 
-def _mark(settings: object) -> Path:
-    """The file in the user's cache that exists once the models of some settings could be built."""
-    versions = {name: version(name) for name in ("torch", "transformers", "peft")}
-    key = hashlib.sha256(digest([settings, versions], 64).encode())
-    for name in _CODE:
-        path = _ROOT / name
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            key.update(file.read_bytes())
-    return cache_folder() / "checked" / key.hexdigest()[:32]
-
-
-def _run(jobs: list[Job], name: str) -> None:
+def _ask(request: object, whose: str, done: str, failed: str, times: int) -> None:
+    patience_s = times * PATIENCE_S
     try:
-        result = subprocess.run(
-            [sys.executable, "-m", "bench.engines.check"],
-            input=json.dumps([job.to_json() for job in jobs]),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=PATIENCE_S,
-        )
-    except subprocess.TimeoutExpired:
-        raise InputError(f"{name}: could not be checked in {PATIENCE_S:g} s") from None
-    if result.returncode == 0:
-        return
-    lines = result.stderr.strip().splitlines()
-    if result.returncode == 2 and lines and lines[-1].startswith("error: "):
-        raise InputError(lines[-1].removeprefix("error: "))
-    why = last_error(result.stderr) or f"signal {-result.returncode}"
-    raise InputError(f"{name}: engine {TRANSFORMERS} can't build it ({why})")
+        list(ask("bench.engines.check", request, patience_s=patience_s))
+    except ChildError as error:
+        if error.is_late:
+            raise InputError(f"{whose}could not be {done} in {patience_s:g} s") from None
+        raise InputError(f"{whose}{failed} ({error})") from None
 
 
 def _computes(job: Job) -> tuple[object, ...]:
@@ -119,25 +132,48 @@ def _computes(job: Job) -> tuple[object, ...]:
     return job.checkpoint, job.cell.attn_implementation, job.cell.pooling, job.cell.head
 
 
-def main() -> int:
-    """Check the jobs on stdin, and return the exit code."""
-    from bench.common.command import BAD_INPUT
+def answers_to(request: dict[str, Any]) -> Iterator[bool]:
+    """Check a checkpoint, or the jobs of engine transformers.
+
+    Raises:
+        InputError: if one can't be loaded.
+    """
+    if "checkpoint" in request:
+        _load(Path(request["checkpoint"]))
+    else:
+        _build([Job.from_json(text) for text in request["jobs"]])
+    yield True
+
+
+def _load(folder: Path) -> None:
+    import torch
+
+    from minbert.data.tokenizer import Tokenizer
+    from minbert.model.checkpoint import load_encoder
+    from minbert.model.config import BertConfig
+    from minbert.model.encoder import BertEncoder
+
+    Tokenizer.from_folder(folder)
+    encoder = BertEncoder(BertConfig.from_folder(folder), pooler=True)
+    load_encoder(encoder, folder)
+    for name, parameter in encoder.named_parameters():
+        if not parameter.is_meta and not torch.isfinite(parameter).all():
+            raise MinbertInputError(
+                f"{folder}: {name} holds NaN or infinite numbers; download it again"
+            )
+
+
+def _build(jobs: list[Job]) -> None:
     from bench.engines import transformers
     from bench.examples.tokenizers import FastTokenizer
 
-    try:
-        jobs = [Job.from_json(text) for text in json.load(sys.stdin)]
-        for job in jobs:
-            transformers.skeleton(job)
-        tokenizer = FastTokenizer(Path(jobs[0].tokenizer))
-        transformers.check_vocabulary(jobs[0], tokenizer.largest_id)
-        for own in grouped(jobs, _computes).values():
-            transformers.check_weights(own[0], sorted({job.cell.amp for job in own}))
-    except BAD_INPUT as error:
-        echo(f"error: {error}", err=True)
-        return 2
-    return 0
+    for job in jobs:
+        transformers.skeleton(job)
+    tokenizer = FastTokenizer(Path(jobs[0].tokenizer))
+    transformers.check_vocabulary(jobs[0], tokenizer.largest_id)
+    for own in grouped(jobs, _computes).values():
+        transformers.check_weights(own[0], sorted({job.cell.amp for job in own}))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(answers_to))

@@ -1,42 +1,33 @@
 """The interface of an executor, which runs the planned cells of a grid somewhere.
 
-An executor promises that each attempt runs as `bench.launch.cell_run.run_cell` runs it, once; that
-its row is stored in its folder by `bench.results.row.keep_row`, before `Conductor.ended` gets it;
+An executor promises that each attempt runs as `bench.launch.attempt.run_cell` runs it, once; that
+its row is stored in its folder by `bench.results.row.keep_row`, before `Dispatcher.ended` gets it;
 and that a run which is stopped, however that happens, loses no row and repeats none.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
 
-from bench.launch.cell_run import CellRun
+from bench.common.errors import InputError
+from bench.launch.attempt import Attempt
+from bench.launch.display import Display
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found
+from bench.machine.devices import Device
 from bench.plan.planning import Planned
 from bench.plan.rows import Row
+from bench.results.store import Store
 
 
-class Progress(Protocol):
-    """Displays the progress of cells."""
+class Dispatcher(Protocol):
+    """Gives an executor the cells of a plan, and takes their rows over.
 
-    def stage(self, name: str, at_once: int = 1) -> None:
-        """Show what is done where no cell of this process runs.
+    `display` shows the progress of cells.
+    """
 
-        Args:
-            at_once: the number of cells that run elsewhere.
-        """
-
-    def progress(self, message: dict[str, Any], name: str = "") -> None:
-        """Show a message of the progress of the cell of a name, or `{"phase": TEXT}`."""
-
-    def waiting(self, name: str = "") -> None:
-        """Show that another grid has the device or the cell."""
-
-    def note(self, text: str) -> None:
-        """Show a line of text."""
-
-
-class Conductor(Protocol):
-    """The run of a grid, as an executor sees it."""
+    display: Display
 
     def tokenise(self, items: Sequence[Planned]) -> None:
         """Tokenise the examples of cells before any of them runs, so that none is disturbed by it;
@@ -46,7 +37,7 @@ class Conductor(Protocol):
         """Show that a cell is next; false if it needs no device: `prepare`, called before anything
         else, leaves it out."""
 
-    def prepare(self, item: Planned) -> CellRun | None:
+    def prepare(self, item: Planned) -> Attempt | None:
         """The run of a cell; None if it is skipped, or has a result."""
 
     def waited(self, seconds: float) -> None:
@@ -56,24 +47,38 @@ class Conductor(Protocol):
         """Take over the rows of cells that have run."""
 
 
-class Executor(Protocol):
-    """Runs cells on devices of one or several kinds."""
+class Executor(ABC):
+    """Runs cells on devices of one or several kinds.
+
+    Attributes:
+        workers: the number of cells that run at a time on this machine; 0: they run on others.
+        devices: those that are known so far.
+        flags: with which a command runs there, in addition to those of devices.
+    """
+
+    workers = 0
+    devices: Sequence[Device]
+    flags = ""
 
     @property
+    @abstractmethod
     def kinds(self) -> Mapping[str, Found]:
         """The conditions under which cells run, by their id; those that are known so far."""
 
-    @property
-    def flags(self) -> str:
-        """The flags with which a command runs there, in addition to those of devices."""
+    def script(self, groups: Sequence[Sequence[Attempt]]) -> str:  # noqa: ARG002
+        """The job script that would be submitted for groups of cells; empty: none is."""
+        return ""
 
-    def run(
-        self,
-        items: Sequence[Planned],
-        conductor: Conductor,
-        progress: Progress,
-        signals: Signals,
-    ) -> bool:
+    def check(self, run: Callable[[], Attempt], signals: Signals) -> Sequence[str]:  # noqa: ARG002
+        """Check where cells would run, if the flags ask for it, and return notes on that.
+
+        Args:
+            run: gives the first cell, which may run there.
+        """
+        return ()
+
+    @abstractmethod
+    def run(self, items: Sequence[Planned], dispatcher: Dispatcher, signals: Signals) -> bool:
         """Run cells; returns true if the user stopped it.
 
         Args:
@@ -85,3 +90,14 @@ class Executor(Protocol):
             InputError: if cells can't be run at all.
             StoppedError: if a wait was ended by the user.
         """
+
+
+Opening = Callable[[Store, Sequence[Path], bool], Executor]
+"""Makes an executor from the results, the paths that cells need, and whether nothing is to run."""
+
+
+def refuse(flags: Mapping[str, object], where: str, executor: str) -> None:
+    """Refuse flags of another executor."""
+    for flag, value in flags.items():
+        if value:
+            raise InputError(f"{flag} is for {where}: leave it out, or take --executor {executor}")

@@ -1,6 +1,6 @@
 """Runs cells on devices of this machine, on each of them one after the other.
 
-A lane is a device, or a share of the CPU's cores, with a thread of its own that waits there for the
+A slot is a device, or a share of the CPU's cores, with a thread of its own that waits there for the
 worker. Everything else that these threads do, they do in turn.
 """
 
@@ -12,14 +12,15 @@ from functools import partial
 from pathlib import Path
 from threading import Condition, Lock
 from time import monotonic
+from typing import Any
 
 from bench.common.errors import DeviceError
-from bench.executors.executor import Conductor, Progress
-from bench.launch.cell_run import WORKER, CellRun, keep, run_cell
+from bench.executors.executor import Dispatcher, Executor, Opening, refuse
+from bench.launch.attempt import WORKER, Attempt, keep, run_cell
 from bench.launch.locks import CELL_LOCKS, Locks, device_locks
-from bench.launch.runner import Outcome
+from bench.launch.runner import WorkerEnd
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found
+from bench.machine.conditions import Found, find_slots
 from bench.machine.cores import bind_thread
 from bench.machine.gpu_trial import why_unusable
 from bench.plan.planning import Planned, groups_of
@@ -27,71 +28,62 @@ from bench.results.protocol import DEVICE_FAILED
 from bench.results.store import cells_folder
 
 
-class LocalExecutor:
+def from_flags(flags: Mapping[str, Any]) -> Opening:
+    """The executor on the devices that the flags name, which are checked."""
+    others = {"--slurm": "slurm_options", "--max-running": "max_running"}
+    given = {flag: flags[name] for flag, name in others.items()}
+    refuse({**given, "--check-nodes": flags["check_nodes"]}, "a cluster", "slurm")
+    slots = find_slots(flags["device"], flags["jobs"])
+    return lambda store, _paths, _is_dry: LocalExecutor(store.path, slots)
+
+
+class LocalExecutor(Executor):
     """Runs cells on devices, in turn with the other grids of this machine.
 
     Args:
         runs: the CSV, whose cells are shared with other grids.
-        lanes: the devices, all of one kind.
+        slots: the devices, all of one kind.
         worker: the command that runs a cell; its last argument is the cell's folder.
     """
 
     def __init__(
-        self, runs: Path, lanes: Sequence[Found], worker: tuple[str, ...] = WORKER
+        self, runs: Path, slots: Sequence[Found], worker: tuple[str, ...] = WORKER
     ) -> None:
         self._runs = runs
-        self._lanes = lanes
+        self._slots = slots
         self._worker = worker
+        self.workers = len(slots)
+        self.devices = [slot.device for slot in slots]
 
     @property
     def kinds(self) -> Mapping[str, Found]:
-        """The conditions of the devices."""
-        return {self._lanes[0].conditions.conditions_id: self._lanes[0]}
+        return {self._slots[0].conditions.conditions_id: self._slots[0]}
 
-    @property
-    def flags(self) -> str:
-        """None: cells run here unless others are given."""
-        return ""
-
-    def run(
-        self,
-        items: Sequence[Planned],
-        conductor: Conductor,
-        progress: Progress,
-        signals: Signals,
-    ) -> bool:
-        """As `bench.executors.executor.Executor.run`."""
-        queue = _Queue(groups_of(items), len(self._lanes))
+    def run(self, items: Sequence[Planned], dispatcher: Dispatcher, signals: Signals) -> bool:
+        queue = _Queue(groups_of(items), len(self._slots))
         with (
             Locks(cells_folder(self._runs) / CELL_LOCKS, signals, 0o666) as cells,
             Locks(device_locks(), signals) as devices,
         ):
-            run = _Run(
-                self._runs, self._worker, queue, cells, devices, conductor, progress, signals
-            )
-            if len(self._lanes) == 1:
-                run.work(self._lanes[0])
+            run = _Run(self._runs, self._worker, queue, cells, devices, dispatcher, signals)
+            if len(self._slots) == 1:
+                run.work(self._slots[0])
             else:
-                conductor.tokenise(items)
-                with ThreadPoolExecutor(len(self._lanes)) as pool:
-                    ends = [pool.submit(run.work, lane) for lane in self._lanes]
+                dispatcher.tokenise(items)
+                with ThreadPoolExecutor(len(self._slots)) as pool:
+                    ends = [pool.submit(run.work, slot) for slot in self._slots]
                 for end in ends:
                     end.result()
         return queue.is_interrupted
 
 
 class _Queue:
-    """Groups of cells that lanes take. Those that other grids hold come last.
+    """Groups of cells that slots take. Those that other grids hold come last."""
 
-    Args:
-        groups: cells that run one after the other on one lane.
-        lanes: the number of lanes.
-    """
-
-    def __init__(self, groups: Iterable[Iterable[Planned]], lanes: int) -> None:
+    def __init__(self, groups: Iterable[Iterable[Planned]], slots: int) -> None:
         self._groups = deque(map(deque, groups))
         self._held = deque[deque[Planned]]()
-        self._lanes = lanes
+        self._slots = slots
         self._busy = 0
         self._is_stopped = False
         self._changed = Condition()
@@ -100,7 +92,7 @@ class _Queue:
     def take(self) -> tuple[deque[Planned], bool] | None:
         """A group, and whether to wait for those who hold its cells; None if there is no more.
 
-        It waits while other lanes may give cells back.
+        It waits while other slots may give cells back.
         """
         with self._changed:
             while not self._is_stopped:
@@ -126,14 +118,13 @@ class _Queue:
             self._held.extend([held] if held else [])
             self._changed.notify_all()
 
-    def close_lane(self) -> bool:
-        """Count a lane that ends early; false if it is the last."""
+    def close_slot(self) -> bool:
+        """Count a slot that ends early; false if it is the last."""
         with self._changed:
-            self._lanes -= 1
-            return self._lanes > 0
+            self._slots -= 1
+            return self._slots > 0
 
     def stop(self, *, is_interrupted: bool = False) -> None:
-        """Let lanes take no more groups."""
         with self._changed:
             self._is_stopped = True
             self.is_interrupted = self.is_interrupted or is_interrupted
@@ -141,100 +132,90 @@ class _Queue:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether no more cells are to begin."""
         return self._is_stopped
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A run of cells, which its lanes share. The conductor gets one call at a time."""
+    """A run of cells, which its slots share. The dispatcher gets one call at a time."""
 
     runs: Path
     worker: tuple[str, ...]
     queue: _Queue
     cells: Locks
     devices: Locks
-    conductor: Conductor
-    progress: Progress
+    dispatcher: Dispatcher
     signals: Signals
-    turn: Lock = field(default_factory=Lock)
+    lock: Lock = field(default_factory=Lock)
 
-    def work(self, lane: Found) -> None:
-        """Run cells on a lane until there are no more.
-
-        Raises:
-            DeviceError: if it is the last lane, and its device can't be used.
-            DiskFullError, InputError, StoppedError: as `Executor.run`; no lane begins a cell then.
-        """
-        if lane.cores:
-            bind_thread(lane.cores)
+    def work(self, slot: Found) -> None:
+        if slot.cores:
+            bind_thread(slot.cores)
         try:
             while (taken := self.queue.take()) is not None:
-                self._run_group(*taken, lane)
+                self._run_group(*taken, slot)
         except DeviceError as error:
-            if not self.queue.close_lane():
+            if not self.queue.close_slot():
                 raise
-            self.progress.note(f"{error}; the other devices go on")
+            self.dispatcher.display.note(f"{error}; the other devices go on")
 
-    def _run_group(self, group: deque[Planned], waits: bool, lane: Found) -> None:
+    def _run_group(self, group: deque[Planned], waits: bool, slot: Found) -> None:
         held = deque[Planned]()
         try:
             while group and not self.queue.is_stopped:
                 item = group.popleft()
-                on_wait = partial(self.progress.waiting, item.name)
+                on_wait = partial(self.dispatcher.display.waiting, item.name)
                 with self.cells.holding(str(item.row_key), on_wait if waits else None) as is_ours:
                     if is_ours:
-                        self._run_cell(item, lane)
+                        self._run_cell(item, slot)
                     else:
                         held.append(item)
         except DeviceError:
             raise
         except BaseException:
-            self.queue.stop()  # before other lanes can take the rest
+            self.queue.stop()  # before other slots can take the rest
             raise
         finally:
             self.queue.give_back(group, held)
 
-    def _run_cell(self, item: Planned, lane: Found) -> None:
-        with self.turn:  # one for both, since the rows of other lanes change what fits
-            if not self.conductor.begin(item):
-                self.conductor.prepare(item)
+    def _run_cell(self, item: Planned, slot: Found) -> None:
+        with self.lock:  # one for both, since the rows of other slots change what fits
+            if not self.dispatcher.begin(item):
+                self.dispatcher.prepare(item)
                 return
         begun = monotonic()
-        on_wait = partial(self.progress.waiting, item.name)
-        with self.devices.turn(lane.device_name, on_wait):
+        on_wait = partial(self.dispatcher.display.waiting, item.name)
+        with self.devices.turn(slot.device_name, on_wait):
             waited_s = monotonic() - begun
-            with self.turn:
-                self.conductor.waited(waited_s)
-                run = self.conductor.prepare(item)
+            with self.lock:
+                self.dispatcher.waited(waited_s)
+                run = self.dispatcher.prepare(item)
             if run is None:
                 return
             folder = run.folder(self.runs)
             row, outcome = run_cell(
-                run, lane, folder, worker=self.worker, signals=self.signals,
-                on_progress=partial(self.progress.progress, name=item.name),
+                run, slot, folder, worker=self.worker, signals=self.signals,
+                on_progress=partial(self.dispatcher.display.progress, name=item.name),
             )  # fmt: skip
             keep(folder, row)
-            with self.turn:
-                self.conductor.ended((item, row))
+            with self.lock:
+                self.dispatcher.ended((item, row))
             if row.status == "interrupted":
                 self.queue.stop(is_interrupted=True)
-            self._check_device(run, outcome, lane)
+            self._check_device(run, outcome, slot)
 
-    def _check_device(self, run: CellRun, outcome: Outcome, lane: Found) -> None:
-        """Check that the GPU can still be used after a cell in which it failed.
-
-        Raises:
-            DeviceError: if not.
-        """
+    def _check_device(self, run: Attempt, outcome: WorkerEnd, slot: Found) -> None:
+        """Check that the GPU can still be used after a cell in which it failed."""
         failed = outcome.result is not None and outcome.result[DEVICE_FAILED]
-        if not lane.gpu or outcome.status != "crashed" or not failed:
+        if not slot.gpu or outcome.status != "crashed" or not failed:
             return
-        why = why_unusable(lane.gpu)
+        why = why_unusable(slot.gpu)
         if why is None:  # only that process failed, as by an illegal address
-            self.progress.note(f"{run.name}: {outcome.message}; another process can use the GPU")
+            self.dispatcher.display.note(
+                f"{run.name}: {outcome.message}; another process can use the GPU"
+            )
             return
         raise DeviceError(
-            f"{outcome.message} ({lane.conditions.device}), and tried again: {why}; look at it "
+            f"{outcome.message} ({slot.conditions.device}), and tried again: {why}; look at it "
             "with nvidia-smi and dmesg"
         )

@@ -3,22 +3,21 @@
 import hashlib
 import json
 import os
-import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import Final
 
 from rich.console import Console
 from rich.progress import track
 
-from bench.common.errors import DiskFullError
+from bench.common.child import ChildError, ask
+from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
-from bench.common.messages import echo, last_error
+from bench.common.messages import echo
 from bench.forecast.costs import Totals, Variant, fill_ranks, to_count
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
@@ -57,7 +56,7 @@ def find_costs(
         NoPredictionError: if none can be counted.
     """
     counted = to_count(jobs)
-    request = json.dumps([seeds, [jobs[variant].to_json() for variant in counted]])
+    request = [seeds, [jobs[variant].to_json() for variant in counted]]
     path = cache_folder() / "predictions" / f"{digest([request, sys.version, _code()], 32)}.json"
     costs = _kept(path, counted)
     if costs is None:
@@ -110,43 +109,24 @@ def _parsed(text: str, variants: Sequence[Variant]) -> dict[Variant, Totals | st
         raise NoPredictionError(f"the counting process wrote something else: {error}") from error
 
 
-def _run(request: str, count: int, gpu: str) -> str:
-    """The output of the counting process. It ends with this process, however that dies."""
+def _run(request: object, count: int, gpu: str) -> str:
+    """The answers of the counting process, a line of JSON each."""
     console = Console(stderr=True)
     if not console.is_terminal:
         echo(f"predicting memory and time of {count} settings", err=True)
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "bench.forecast.process"],
-                env={**os.environ, VISIBLE: gpu, ORDER: BY_BUS, PARENT_PID: str(os.getpid())},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                encoding="utf-8",
-            )
-        except OSError as error:
-            raise NoPredictionError(f"no process to count: {error.strerror}") from error
-        text = ""
-        with process, suppress(BrokenPipeError):  # stdin stays open: its end would end the process
-            stdin = cast("IO[str]", process.stdin)
-            stdin.write(f"{request}\n")
-            stdin.flush()
-            lines = track(
-                cast("IO[str]", process.stdout),
-                "predicting memory and time",
-                total=count,
-                console=console,
-                transient=True,
-                disable=not console.is_terminal,
-            )
-            text = "".join(lines)
-            process.wait()
-        if process.returncode != 0:
-            stderr.seek(0)
-            why = last_error(stderr.read()).removeprefix("error: ")
-            raise NoPredictionError(why or f"counting ended with exit code {process.returncode}")
-    return text
+    env = {**os.environ, VISIBLE: gpu, ORDER: BY_BUS, PARENT_PID: str(os.getpid())}
+    try:
+        answers = track(
+            ask("bench.forecast.process", request, env=env),
+            "predicting memory and time",
+            total=count,
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        return "".join(f"{json.dumps(answer)}\n" for answer in answers)
+    except (ChildError, InputError) as error:
+        raise NoPredictionError(str(error)) from error
 
 
 def turn_on(device: str, signals: Signals) -> Turn:

@@ -1,38 +1,28 @@
 """Counts costs in a process of its own, `python -m bench.forecast.process`.
 
-`bench.forecast.client` starts it, so that the planning process does not load torch. It reads one
-line of JSON: the seeds whose batches are planned, and a job for each variant to count, of cells
-that differ in nothing else. It writes a line with the totals of each or, where a model can't be
-counted, with the reason.
+`bench.forecast.client` starts it, so that the planning process does not load torch. Its request is
+the seeds whose batches are planned, and a job for each variant to count, of cells that differ in
+nothing else. It answers with the totals of each or, where a model can't be counted, the reason.
 """
 
-import json
 import sys
+from collections.abc import Iterator
 
 from adapters.methods import METHODS
+from bench.common.child import serve
 from bench.forecast.costs import Totals, Variant, totals_of
 from bench.plan.job import Job
 from bench.worker import lifeline
 from bench.worker.imports import import_all
 
 
-def main() -> int:
-    """Count what the request on stdin asks for; returns the exit code."""
-    request = sys.stdin.readline()
+def answers_to(request: tuple[list[int], list[str]]) -> Iterator[Totals | str]:
+    """Count what a request asks for."""
     lifeline.attach()
-    seeds, texts = json.loads(request)
+    seeds, texts = request
     jobs = [Job.from_json(text) for text in texts]
-
     imports_mib = _import_all(jobs)
-
-    from bench.common.command import BAD_INPUT
-
-    try:
-        _count(jobs, seeds, imports_mib)
-    except BAD_INPUT as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+    return _count(jobs, seeds, imports_mib)
 
 
 def _import_all(jobs: list[Job]) -> dict[bool, float]:
@@ -47,7 +37,9 @@ def _import_all(jobs: list[Job]) -> dict[bool, float]:
     return imports_mib
 
 
-def _count(jobs: list[Job], seeds: list[int], imports_mib: dict[bool, float]) -> None:
+def _count(
+    jobs: list[Job], seeds: list[int], imports_mib: dict[bool, float]
+) -> Iterator[Totals | str]:
     from bench.forecast.batches import find_shapes
     from bench.forecast.fake import UncountableError, count
 
@@ -56,13 +48,11 @@ def _count(jobs: list[Job], seeds: list[int], imports_mib: dict[bool, float]) ->
     for job, variant in zip(jobs, variants, strict=True):
         batches = shapes[variant.size]
         mib = imports_mib[variant.mode in METHODS]
-        line: Totals | str
         try:
-            line = totals_of(batches, count(job, batches, variant))._replace(imports_mib=mib)
+            yield totals_of(batches, count(job, batches, variant))._replace(imports_mib=mib)
         except UncountableError as error:
-            line = str(error)
-        print(json.dumps(line), flush=True)
+            yield str(error)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(answers_to))

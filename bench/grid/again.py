@@ -1,16 +1,15 @@
 """Training of a cell again, on other examples or to get its weights."""
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from bench.common.errors import DiskFullError, InputError, StoppedError
 from bench.common.files import check_not_elsewhere, write_atomically
 from bench.common.messages import echo
-from bench.grid.display import Display
 from bench.grid.resume import orphaned_outcome
+from bench.launch.attempt import WORKER
+from bench.launch.display import Display
 from bench.launch.runner import run_worker
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found
@@ -24,8 +23,6 @@ from minbert.assets.cache import cache_folder
 from minbert.data.tasks import TaskData, load_task
 from minbert.data.tasks.prepared import Prepared, write
 from minbert.files import is_file
-
-_WORKER: Final = (sys.executable, "-m", "bench.worker")
 
 
 def train_again(
@@ -69,7 +66,7 @@ def train_again(
         display.start(f"{job.cell.name}, {purpose}")
         ended = run_worker(
             folder,
-            [*_WORKER, str(folder.resolve())],
+            [*WORKER, str(folder.resolve())],
             env=worker_environment(os.environ, target.conditions.threads, target.gpu),
             timeout_s=None,
             on_progress=display.progress,

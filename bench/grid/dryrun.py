@@ -32,7 +32,7 @@ def print_plan(
     search_round: int | None = None,
     cells: Sequence[Cell] = (),
     budget_s: float = math.inf,
-    lanes: int = 1,
+    slots: int = 1,
     script: str = "",
 ) -> None:
     """Print the plan to stdout, with the expected time and memory of each cell that would run.
@@ -42,15 +42,21 @@ def print_plan(
             grid's own plan.
         cells: the cells of the grid, which run after the search.
         budget_s: the time that the command may take; cells that don't fit are marked and counted.
-        lanes: the number of cells that run at a time.
+        slots: the number of cells that run at a time.
         script: the job script that would be submitted; empty: none would.
     """
-    predictions = [_prediction(item, forecasts) for item in planned]
-    fit = that_fit(budget_s, [None if one is None else one.wall_s for one in predictions], lanes)
+    predictions = [
+        None if forecasts is None or item.action != "run" else forecasts.predict(item.cell)
+        for item in planned
+    ]
+    known = [one for one in predictions if one is not None]
+    fit = that_fit(budget_s, [None if one is None else one.wall_s for one in predictions], slots)
     covers = "the grid" if search_round is None else f"search, round {search_round}"
     elsewhere = scores_elsewhere(planned)
-    total = {
-        **_total(predictions, forecasts, lanes),
+    total: dict[str, Any] = {
+        "predicted_s": sum(one.wall_s for one in known) / slots if known else None,
+        "predicted_peak_mib": max((one.peak_mib for one in known), default=None),
+        "basis": forecasts.basis if forecasts is not None and known else None,
         "covers": covers,
         "scores_from_other_machines": elsewhere,
     }
@@ -79,7 +85,7 @@ def print_plan(
         console.print(scores_sentence(elsewhere, noun))
     if total["basis"] is not None:
         share = f"{covers}, alone" if after else "in all"
-        share += f", {lanes} cells at a time" if lanes > 1 else ""
+        share += f", {slots} cells at a time" if slots > 1 else ""
         console.print(
             f"predicted: {total['predicted_s'] / 60:,.1f} min {share}, at most "
             f"{total['predicted_peak_mib']:,.0f} MiB ({total['basis']})",
@@ -103,7 +109,6 @@ def print_plan(
 
 
 def _fitting(fit: Sequence[bool | None], to_run: int, budget_s: float, noun: str) -> str:
-    """A sentence on how many cells fit into a budget."""
     whole = f"the budget of {minutes(budget_s)} min"
     if all(fits is None for fits in fit):
         return f"time is not predicted: {noun} run while any of {whole} is left"
@@ -155,25 +160,6 @@ def _shown_axes(cells: Sequence[Cell]) -> list[str]:
 
 def _field(value: str | int | None) -> str:
     return "" if value is None else str(value)
-
-
-def _prediction(item: Planned, forecasts: Forecasts | None) -> Prediction | None:
-    if forecasts is None or item.action != "run":
-        return None
-    return forecasts.predict(item.cell)
-
-
-def _total(
-    predictions: Sequence[Prediction | None], forecasts: Forecasts | None, lanes: int
-) -> dict[str, Any]:
-    known = [one for one in predictions if one is not None]
-    if forecasts is None or not known:
-        return {"predicted_s": None, "predicted_peak_mib": None, "basis": None}
-    return {
-        "predicted_s": sum(one.wall_s for one in known) / lanes,
-        "predicted_peak_mib": max(one.peak_mib for one in known),
-        "basis": forecasts.basis,
-    }
 
 
 def _as_json(item: Planned, one: Prediction | None) -> Columns:

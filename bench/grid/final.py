@@ -127,11 +127,6 @@ def _choose(runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf) -> _
 
 
 def _test_examples(row: Row, source: Path | None, test_file: str | None) -> tuple[Examples, str]:
-    """The test examples of a row's task, and their name.
-
-    Raises:
-        InputError: if there are none, or they can't be read.
-    """
     if source is None or row.task in TASKS:
         if test_file is not None:
             raise InputError(f"--test is for data of your own, and {row.task} is not")
@@ -148,12 +143,7 @@ def _test_examples(row: Row, source: Path | None, test_file: str | None) -> tupl
 def _run(
     runs: Path, job: Job, data: TaskData, test: Examples, target: Found, signals: Signals
 ) -> Outcome:
-    """The predictions on test examples of a job's cell, trained again.
-
-    Raises:
-        InputError: if the training does not end ok.
-        StoppedError: if the user stops it.
-    """
+    """The predictions on test examples of a job's cell, trained again."""
     cell = job.cell
     train = data.train if cell.folds is None else Folds(data, cell.folds).examples
     folder = train_again(

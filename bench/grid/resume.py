@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.common.messages import command_line
-from bench.launch.runner import Outcome
+from bench.launch.runner import WorkerEnd
 from bench.plan import job as jobs
 from bench.plan.job import Job
 from bench.plan.planning import RERUN, Planned
@@ -43,7 +43,6 @@ def how_to_go_on(
 
 
 def _without_rerun(arguments: Sequence[str]) -> list[str]:
-    """The arguments without --rerun and its value."""
     kept: list[str] = []
     for argument in arguments:
         if kept and kept[-1] == RERUN:
@@ -73,11 +72,7 @@ def to_run_again(
 
 
 def statuses(planned: Iterable[Planned], last: Mapping[tuple[str, int], Row]) -> Counter[str]:
-    """The number of cells of a plan by status, or `not run`.
-
-    Args:
-        last: as in `fallen_back`.
-    """
+    """The number of cells of a plan by status, or `not run`."""
     by_key = {item.key: item.elsewhere for item in planned}
     return Counter(
         "ok" if elsewhere else str(last[key]["status"]) if key in last else "not run"
@@ -98,7 +93,7 @@ def fallen_back(planned: Iterable[Planned], last: Mapping[tuple[str, int], Row])
     )
 
 
-def orphaned_outcome(folder: Path, job: Job) -> Outcome | None:
+def orphaned_outcome(folder: Path, job: Job) -> WorkerEnd | None:
     """The outcome of a worker that finished after its parent had died; None without one.
 
     It counts only for an identical job, including the version of the code; it may have kept weights
@@ -121,7 +116,7 @@ def orphaned_outcome(folder: Path, job: Job) -> Outcome | None:
         datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         for moment in (begun, max(begun, ended))
     )
-    return Outcome(
+    return WorkerEnd(
         status="ok",
         message="",
         wall_s=None,

@@ -1,7 +1,7 @@
 """One run of a grid: its cells in order, then the report."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -12,18 +12,17 @@ from bench.common.errors import DeviceError, DiskFullError, InputError, StoppedE
 from bench.common.files import write_atomically
 from bench.common.messages import echo
 from bench.examples.tokenizers import tokenizer_of
-from bench.forecast.outlook import Forecaster, outlook_on
-from bench.grid.cells import Cells
-from bench.grid.display import Display
+from bench.grid.cells import Cells, PlanDispatcher
 from bench.grid.resume import fallen_back, how_to_go_on, statuses, to_run_again
-from bench.grid.round import Round
+from bench.launch.display import Display
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
 from bench.plan.budget import was_left_out
-from bench.plan.cell import CANDIDATE, MINBERT, Cell
+from bench.plan.cell import CANDIDATE, MINBERT
 from bench.plan.columns import values_of
 from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.plan.rows import Row
+from bench.references.client import find_references
 from bench.references.facts import find_facts, tokens_of
 from bench.results.facts import DataFacts, facts_of, read_facts, update_facts
 from bench.results.predictions import values_from
@@ -39,18 +38,15 @@ INTERRUPTED: Final = 130
 class Session(Cells):
     """One run of a grid.
 
-    `references` is `bench.references.client.find_references`; None: scores get no reference points.
-    `metric` decides in the report; None: the rows' own. `plan_seeds` plans the
-    trainings that confirm a setting with the given cells; None: nothing is confirmed.
+    Attributes:
+        metric: decides in the report; None: the rows' own.
+        confirm: the seeds that a recommended setting needs to be confirmed; None: none is.
     """
 
-    source: str = ""
     reports: Path
     arguments: tuple[str, ...]
     metric: str | None = None
-    forecaster: Forecaster | None = None
-    references: Callable[..., Iterable[str]] | None = None
-    plan_seeds: Callable[[Sequence[Cell]], list[Planned]] | None = None
+    confirm: int | None = None
 
     def run(self, rounds: Iterable[list[Planned]], as_json: bool = False) -> int:
         """Run the plans, render the report, and return the exit code.
@@ -92,7 +88,7 @@ class Session(Cells):
             InputError: if the setting has no cell among the planned.
         """
         planned = [self.moved.get(item.key, item) for item in planned]
-        if self.plan_seeds is None or self._lacks_tries(planned):
+        if self.confirm is None or self._lacks_tries(planned):
             return []
         _, _, recommended = self._recommend(planned)
         if recommended is None or recommended.setting is None or not recommended.decided:
@@ -105,7 +101,9 @@ class Session(Cells):
                 "command is of that setting; python -m bench.recommend prints the command"
             )
         known = {item.cell.cell_id for item in planned}
-        return [item for item in self.plan_seeds(own) if item.cell.cell_id not in known]
+        seeds = [replace(cell, seed=seed) for seed in range(self.confirm) for cell in own]
+        missing = self.plan([*dict.fromkeys(seeds)], repeats=1, rerun=None)
+        return [item for item in missing if item.cell.cell_id not in known]
 
     def _recommend(
         self, planned: list[Planned]
@@ -120,7 +118,7 @@ class Session(Cells):
     ) -> str:
         """Run a plan after others; returns `ok`, `interrupted` or `stopped`."""
         try:
-            outlook = outlook_on(planned, self.forecaster, signals)
+            outlook = self.outlook(planned, signals)
         except StoppedError:
             return "interrupted"
         with Display(len(planned), len(planned) - len(outlook.to_run)) as display:
@@ -129,8 +127,8 @@ class Session(Cells):
                 if elsewhere := scores_elsewhere(planned):
                     display.note(scores_sentence(elsewhere))
                 self._find_references(outlook.to_run, signals, display)
-                conductor = Round(self, outlook, display)
-                if self.executor.run(outlook.to_run, conductor, display, signals):
+                dispatcher = PlanDispatcher(self, outlook, display)
+                if self.executor.run(outlook.to_run, dispatcher, signals):
                     return "interrupted"
             except StoppedError:
                 return "interrupted"
@@ -144,11 +142,12 @@ class Session(Cells):
     ) -> None:
         """Find what is in the data, and what the scores of the cells that will run can be compared
         with, before they do."""
-        if not isinstance(self.data, TaskData):
+        data = self.inputs.data
+        if not isinstance(data, TaskData):
             return
         engine = next((item.cell.engine for item in to_run), MINBERT)
-        facts = self._facts(self.data, engine, display)
-        if self.references is None:
+        facts = self._facts(data, engine, display)
+        if not (self.predicts and self.executor.workers):
             return
         planned = [self._job(item) for item in to_run if item.action == "run"]
         if not planned:
@@ -161,9 +160,9 @@ class Session(Cells):
             devices.turn(target.device_name, display.waiting),
         ):
             self.account.waited(monotonic() - begun)
-            notes = self.references(
+            notes = find_references(
                 self.store.path,
-                self.data.digest[:16],
+                data.digest[:16],
                 facts,
                 planned,
                 gpu=target.gpu,
@@ -179,24 +178,25 @@ class Session(Cells):
         the first model."""
         digest = data.digest[:16]
         known = read_facts(self.store.path).get(digest)
-        whole = data if self.folds is None else self.folds.whole
-        model = next(iter(self.models.values()))
+        source, folds = self.inputs.source, self.inputs.folds
+        whole = data if folds is None else folds.whole
+        model = next(iter(self.inputs.models.values()))
         longest = model.config.max_position_embeddings
         try:
             tokens = tokens_of(model.tokenizer, longest)
-            if known is not None and known.describes(data, self.source, tokens):
+            if known is not None and known.describes(data, source, tokens):
                 return known
             display.stage("checks of the data")
             facts = find_facts(
                 whole,
-                self.source,
+                source,
                 tokenizer_of(engine, model.tokenizer),
                 tokens,
                 longest,
                 lambda _number, name: display.progress({"phase": name}),
             ).without_texts()
         except (MinbertInputError, InputError):  # of the vocabulary: each worker reports it
-            return known or facts_of(whole, self.source)
+            return known or facts_of(whole, source)
         return update_facts(self.store.path, digest, facts.with_scores_of)
 
     def _plan(self, planned: list[Planned]) -> list[Row]:
@@ -288,6 +288,6 @@ class Session(Cells):
         echo("".join(ends), err=True, nl=False)
         if ended == "interrupted":
             return INTERRUPTED
-        confirmed = self.plan_seeds is None or (advice is not None and advice.recommended.decided)
+        confirmed = self.confirm is None or (advice is not None and advice.recommended.decided)
         is_ok = ended == "ok" and counts["ok"] == counts.total() and not fell_back and confirmed
         return 0 if is_ok else 1

@@ -1,6 +1,7 @@
 """Checks before a run's first cell, so that bad input costs no time.
 
 Functions named `check_…` raise an InputError of one line, which names the setting and what to do.
+`variants` are the settings of a grid's cells.
 """
 
 import math
@@ -17,7 +18,7 @@ from adapters.names import adapted_layers, unmatched_ends
 from bench.common.errors import InputError
 from bench.common.files import check_not_elsewhere, folder_for_now, try_to_write
 from bench.common.messages import shown
-from bench.engines.check import check_models
+from bench.engines.check import check_checkpoint, check_models
 from bench.machine.devices import Device
 from bench.plan.cell import (
     DEFAULT,
@@ -34,7 +35,6 @@ from bench.plan.gridfile import AUTO, Grid, Settings
 from bench.plan.models import Model
 from bench.plan.planning import Planned
 from bench.results.kept import CAP, keeps_by_default, largest_weights
-from minbert.check import check_checkpoint
 from minbert.data.metrics import constant
 from minbert.data.tasks import Data, Sizes, TaskData
 from minbert.data.tokenizer import Tokenizer
@@ -105,11 +105,7 @@ def check_folds(settings: Settings, searches: bool) -> None:
 
 
 def check_loss(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) -> None:
-    """Refuse a regression loss for a task of classes, and a correlation that no batch can have.
-
-    Args:
-        variants: the settings of the cells' grid.
-    """
+    """Refuse a regression loss for a task of classes, and a correlation that no batch can have."""
     losses = {settings.regression_loss for settings in variants} - {MSE}
     if losses and data.task.classes:
         task = data.task.name
@@ -131,11 +127,7 @@ def check_loss(variants: Sequence[Settings], cells: Sequence[Cell], data: Data) 
 
 
 def check_class_settings(variants: Sequence[Settings], data: Data) -> None:
-    """Refuse settings of the loss of a class for data in which no text has exactly one.
-
-    Args:
-        variants: the settings of the cells' grid.
-    """
+    """Refuse settings of the loss of a class for data in which no text has exactly one."""
     kinds = {piece.task.kind for piece in data.pieces().values()}
     if "classification" in kinds:
         return
@@ -167,11 +159,7 @@ def label_notes(data: Data) -> list[str]:
 
 
 def idle_notes(variants: Sequence[Settings], data: Data) -> list[str]:
-    """Notes on settings that have no effect on the data.
-
-    Args:
-        variants: the settings of the cells' grid.
-    """
+    """Notes on settings that have no effect on the data."""
     usual = Settings()
     without_effect = () if data.task.parts else _PART_SETTINGS
     if not data.regression:
@@ -227,11 +215,7 @@ def compile_notes(cells: Sequence[Cell]) -> list[str]:
 
 
 def unfreezing_notes(cells: Sequence[Cell], layers: int) -> list[str]:
-    """A note if training ends before the whole model is unfrozen, on the cell that ends first.
-
-    Args:
-        layers: the encoder's number of layers.
-    """
+    """A note if training ends before the whole model is unfrozen, on the cell that ends first."""
     epochs = min((cell.epochs for cell in cells if cell.unfreeze == ITERATIVE), default=math.inf)
     if epochs > QUARTERS:
         return []
@@ -250,12 +234,7 @@ def without_idle_caps(grid: Grid, sizes: Collection[Sizes]) -> Grid:
 
 
 def check_search(grid: Grid, examples: int, searched: TaskData) -> None:
-    """Refuse a search for learning rates if they are given, or if no score can decide them.
-
-    Args:
-        examples: the number of training examples.
-        searched: the data that the search uses.
-    """
+    """Refuse a search for learning rates if they are given, or if no score can decide them."""
     if any(axes.learning_rate for axes in grid.cells):
         raise InputError(
             f"--lr auto: grid {grid.name} has learning_rate as an axis, and a search finds one "

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,23 +13,22 @@ from typing import Any, Final
 from bench.common.errors import DiskFullError
 from bench.common.files import check_not_elsewhere, remove_unfinished, text_or_empty
 from bench.common.messages import last_error, one_line
-from bench.launch.oom import oom_kills
 from bench.launch.signals import Signals
 from bench.launch.watch import GRACE_S, Watch
 from bench.results import protocol
 from bench.results.protocol import RESULT, STDERR, STDOUT
-
-__all__ = ["Outcome", "Signals", "run_worker"]
 
 HEAD: Final = 2**18
 """Bytes that are kept of the beginning of a worker's output."""
 TAIL: Final = 2**18
 """Bytes that are kept of its end."""
 _STDERR_TAIL: Final = 2**16
+_CGROUPS: Final = Path("/proc/self/cgroup")
+_MOUNTS: Final = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class WorkerEnd:
     """How a worker ended, and its result, if there is a valid one.
 
     `wall_s` is the time from launch to end, without the time of saving weights.
@@ -59,7 +58,7 @@ def run_worker(
     on_progress: Callable[[dict[str, Any]], None],
     signals: Signals,
     grace_s: float = GRACE_S,
-) -> Outcome:
+) -> WorkerEnd:
     """Run a worker to its end; nothing of its process group is left running.
 
     Args:
@@ -76,11 +75,11 @@ def run_worker(
 
     def outcome(
         status: str, message: str, result: dict[str, Any] | None = None, **usage: Any
-    ) -> Outcome:
+    ) -> WorkerEnd:
         """An outcome that ends now. A wall clock that jumps changes no duration."""
         wall_s = time.monotonic() - clock
         saved_s = 0.0 if result is None else float(result[protocol.SAVE_S])
-        return Outcome(
+        return WorkerEnd(
             status=status, message=one_line(message), wall_s=max(0.0, wall_s - saved_s),
             started_at=_utc(started), finished_at=_utc(started + timedelta(seconds=wall_s)),
             result=result, **usage,
@@ -167,3 +166,34 @@ def _shorten(path: Path) -> None:
             file.seek(HEAD)
             file.write(f"\n[... {left_out:,} bytes left out ...]\n".encode() + tail)
             file.truncate()
+
+
+def oom_kills(cgroups: Path = _CGROUPS, mounts: Path = _MOUNTS) -> int | None:
+    """The group's count of OOM kills so far, by cgroup v1 or v2; None where there is no count.
+
+    Workers are in their parent's group, so the count rises when the kernel kills one; of several
+    that run at once it does not say which.
+    """
+    for file in _files(cgroups, mounts):
+        words = text_or_empty(file).split()
+        if "oom_kill" in words:
+            return int(words[words.index("oom_kill") + 1])
+    return None
+
+
+def _files(cgroups: Path, mounts: Path) -> Iterator[Path]:
+    """Files that may hold the count, the most specific first.
+
+    In a container, the group's path may be that of the host, while its files are at the top of the
+    mount.
+    """
+    for line in text_or_empty(cgroups).splitlines():
+        controllers, _, group = line.partition(":")[2].partition(":")
+        if "memory" in controllers.split(","):
+            root, name = mounts / "memory", "memory.oom_control"
+        elif line.startswith("0::"):
+            root, name = mounts, "memory.events"
+        else:
+            continue
+        yield root / group.lstrip("/") / name
+        yield root / name

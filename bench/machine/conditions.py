@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-import subprocess
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
@@ -16,11 +15,11 @@ import psutil
 from bench.common.errors import InputError
 from bench.common.files import text_or_empty
 from bench.common.messages import shown
-from bench.machine.compiler import why_no_compiling
 from bench.machine.cores import Threads, equal_shares, threads_near, usable_cores
-from bench.machine.devices import Device, resolve_device, resolve_devices
+from bench.machine.devices import Device, resolve_device, resolve_devices, why_no_compiling
 from bench.machine.environment import recorded
 from bench.machine.gpu_trial import Check, check_gpu
+from bench.machine.version import code_version
 from bench.plan.cell import Columns, digest
 
 MEASUREMENT_VERSION: Final = 6
@@ -31,32 +30,6 @@ WORKERS: Final = "MINBERT_BENCH_WORKERS"
 start the others, on cores of their own."""
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
-
-_ROOT: Final = Path(__file__).parents[2]
-
-RUN_BY_WORKERS: Final = (
-    "adapters", "minbert", "bench/__init__.py", "bench/common", "bench/worker",
-    "bench/engines/__init__.py", "bench/engines/engine.py", "bench/engines/minbert.py",
-    "bench/engines/classifier.py", "bench/engines/outputs.py", "bench/engines/peft.py",
-    "bench/engines/transformers.py",
-    "bench/examples/__init__.py", "bench/examples/tokenizers.py", "bench/examples/tokens.py",
-    "bench/plan/__init__.py", "bench/plan/architectures.py",
-    "bench/plan/cell.py", "bench/plan/columns.py", "bench/plan/job.py",
-    "bench/plan/metrics.py", "bench/plan/parts.py", "bench/plan/problems.py", "bench/plan/rows.py",
-    "bench/results/overall.py", "bench/results/protocol.py", "bench/results/__init__.py",
-    "bench/stats/__init__.py", "bench/stats/intervals.py", "bench/stats/steptimes.py",
-)  # fmt: skip
-"""The files of the checkout that workers import."""
-MEASURING: Final = (
-    *RUN_BY_WORKERS, "bench/machine/cores.py", "bench/machine/environment.py",
-    "bench/results/outcomes.py",
-    "bench/results/predictions.py", "bench/results/row.py", "bench/results/scores.py",
-    "bench/launch/cell_run.py", "bench/launch/runner.py", "bench/launch/watch.py",
-    "pyproject.toml",
-)  # fmt: skip
-"""These, and the other files that a row's figures depend on: the environment of workers, what the
-parent measures and computes, and the versions of libraries."""
-_DIGITS: Final = 10
 _BUILD: Final = re.compile(r"^(__version__|cuda)\b[^=]*= *['\"]([^'\"]+)['\"]", re.MULTILINE)
 """The versions in torch's file version.py, such as `cuda: Optional[str] = '13.0'`."""
 
@@ -94,7 +67,6 @@ class Conditions:
         return digest(values, 8)
 
     def columns(self) -> Columns:
-        """The fields as columns of runs.csv."""
         return {**asdict(self), "conditions_id": self.conditions_id}
 
 
@@ -116,7 +88,6 @@ def torch_build() -> tuple[str, str | None]:
 
 
 def processor_name() -> str:
-    """The processor's model name."""
     for line in text_or_empty(Path("/proc/cpuinfo")).splitlines():
         if line.startswith("model name"):
             return " ".join(line.partition(":")[2].split())
@@ -159,34 +130,6 @@ def cpu_quota(groups: Path = _CGROUPS) -> int | None:
         return None
 
 
-def code_version(root: Path = _ROOT) -> str:
-    """This project's version; in a checkout, with the last commit that changed `MEASURING`.
-
-    So commits to reports, tests and docs don't change it. Uncommitted changes to `MEASURING` add
-    `-dirty` and their digest.
-    """
-    version = metadata.version("minbert-bench")
-    if not (root / ".git").exists():
-        return version
-    try:
-        commit = _git(root, "log", "-1", "--format=%H", "--", *MEASURING)
-        changes = _git(root, "diff", "--no-ext-diff", "--binary", "HEAD", "--", *MEASURING)
-        new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *MEASURING)
-        texts = [(root / name).read_text("utf-8", "replace") for name in new.split("\0") if name]
-    except (OSError, subprocess.SubprocessError):
-        return version
-    changed = f"-dirty.{digest([changes, new, texts], 8)}" if changes or new else ""
-    return f"{version}+g{commit[:_DIGITS]}{changed}"
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments],  # noqa: S607
-        cwd=root, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True,
-    )  # fmt: skip
-    return done.stdout.strip()
-
-
 @dataclass(frozen=True)
 class Found:
     """The conditions of a run, the type that `amp = on` stands for, and the device.
@@ -213,18 +156,11 @@ class Found:
 
 
 def find_conditions(requested: str, check: Check = check_gpu) -> Found:
-    """The conditions of a run on a device.
-
-    Args:
-        check: as in `resolve_device`.
-
-    Raises:
-        InputError: as `resolve_device` and `torch_build`.
-    """
+    """The conditions of a run on a device, which is as of `resolve_device`."""
     return _found(resolve_device(requested, torch_build()[1], check))
 
 
-def find_lanes(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple[Found, ...]:
+def find_slots(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple[Found, ...]:
     """The conditions of a run on one or several devices, on each of which one cell runs at a time.
 
     They are equal but for the number of the GPU. Of several, each has cores of its own, near its

@@ -2,11 +2,11 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 
@@ -41,22 +41,25 @@ def bind_thread(threads: Threads) -> None:
         os.sched_setaffinity(0, threads)  # on Linux of the calling thread alone
 
 
+@contextmanager
+def nvml() -> Iterator[Any]:
+    """A context with NVML's library, which can raise anything if it is broken."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        yield pynvml
+    finally:
+        with suppress(Exception):
+            pynvml.nvmlShutdown()
+
+
 def threads_near(gpu: str) -> Threads:
-    """The hardware threads near a GPU, by NVML; none where it does not say.
-
-    Args:
-        gpu: its UUID.
-    """
+    """The hardware threads near a GPU, by NVML; none where it does not say."""
     words: Sequence[int] = ()
-    with suppress(Exception):  # an NVML that is broken can raise anything
-        import pynvml as nvml
-
-        nvml.nvmlInit()
-        try:
-            handle = nvml.nvmlDeviceGetHandleByUUID(gpu)
-            words = nvml.nvmlDeviceGetCpuAffinity(handle, _MOST_WORDS)
-        finally:
-            nvml.nvmlShutdown()
+    with suppress(Exception), nvml() as library:  # an NVML that is broken can raise anything
+        handle = library.nvmlDeviceGetHandleByUUID(gpu)
+        words = library.nvmlDeviceGetCpuAffinity(handle, _MOST_WORDS)
     return frozenset(
         64 * i + bit for i, word in enumerate(words) for bit in range(64) if word >> bit & 1
     )

@@ -5,18 +5,24 @@ checks one, in a process of its own (`bench.machine.gpu_check`).
 """
 
 import os
+import re
+import shutil
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from bench.common.errors import InputError
 from bench.common.grouping import grouped
 from bench.common.messages import one_line, shown
+from bench.machine.cores import nvml
 from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import ON_CPU, Answer, Check, GpuInfo, check_gpu
+from minbert.training import COMPILES_FROM
 
 CONTROL: Final = Path("/dev/nvidiactl")
 """The file through which programs access the driver."""
@@ -31,6 +37,8 @@ _ABSENT: Final = (9, 12)
 """NVML's errors if there is no driver: not loaded, library not found."""
 _AMPERE: Final = (8, 0)
 """The compute capability from which GPUs have bf16 and TF32."""
+_TRITON_FROM: Final = (7, 0)
+"""The compute capability from which on triton makes code."""
 _BUSY: Final = ("busy or unavailable", "devices unavailable", "out of memory")
 """Parts of the errors of a GPU that other processes use."""
 
@@ -72,15 +80,9 @@ def read_driver() -> Driver | None:
     """Query NVML; None without a driver. Any error becomes the problem of the result."""
     version = ""
     try:
-        import pynvml as nvml
-
-        nvml.nvmlInit()
-        try:
-            version = str(nvml.nvmlSystemGetDriverVersion())
-            return Driver(version, int(nvml.nvmlDeviceGetCount()))
-        finally:
-            with suppress(Exception):
-                nvml.nvmlShutdown()
+        with nvml() as library:
+            version = str(library.nvmlSystemGetDriverVersion())
+            return Driver(version, int(library.nvmlDeviceGetCount()))
     except Exception as error:  # noqa: BLE001 (an NVML that is broken can raise anything)
         absent = isinstance(error, ImportError) or getattr(error, "value", None) in _ABSENT
         if absent and not CONTROL.exists():
@@ -195,16 +197,13 @@ def _name_for_workers(gpu: GpuInfo, number: int, variable: str | None, check: Ch
 
 def _instances() -> Iterator[str]:
     """The UUIDs of all instances in MIG mode, by NVML; none where it does not answer."""
-    with suppress(Exception):  # as in `read_driver`
-        import pynvml as nvml
-
-        nvml.nvmlInit()
-        for index in range(nvml.nvmlDeviceGetCount()):
-            gpu = nvml.nvmlDeviceGetHandleByIndex(index)
-            for place in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
-                with suppress(nvml.NVMLError):  # no instance is in this place
-                    instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place)
-                    yield str(nvml.nvmlDeviceGetUUID(instance))
+    with suppress(Exception), nvml() as library:  # as in `read_driver`
+        for index in range(library.nvmlDeviceGetCount()):
+            gpu = library.nvmlDeviceGetHandleByIndex(index)
+            for place in range(library.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+                with suppress(library.NVMLError):  # no instance is in this place
+                    instance = library.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place)
+                    yield str(library.nvmlDeviceGetUUID(instance))
 
 
 def _problem(gpu: GpuInfo, answer: Answer) -> str:
@@ -225,9 +224,6 @@ def _first_usable(candidates: Iterator[tuple[Device, str]]) -> Device:
     """The first GPU without a problem, with a note on those before it.
 
     A GPU that is busy or full is accepted: another grid may use it, and cells wait for it.
-
-    Raises:
-        InputError: if no GPU can be used.
     """
     failed: list[tuple[Device, str]] = []
     for device, problem in candidates:
@@ -243,11 +239,7 @@ def _first_usable(candidates: Iterator[tuple[Device, str]]) -> Device:
 
 
 def _usable(checked: Iterable[tuple[Device, str]], is_all: bool) -> list[Device]:
-    """The GPUs without a problem, and those that are busy or full, with notes on the others.
-
-    Raises:
-        InputError: if there is none, or another problem of a GPU that was named.
-    """
+    """The GPUs without a problem, and those that are busy or full, with notes on the others."""
     usable, notes, problem = [], [], ""
     for device, problem_here in checked:
         if not problem_here:
@@ -264,11 +256,7 @@ def _usable(checked: Iterable[tuple[Device, str]], is_all: bool) -> list[Device]
 
 
 def _of_one_kind(requested: str, devices: list[Device]) -> tuple[Device, ...]:
-    """GPUs, unless they are of several kinds.
-
-    Raises:
-        InputError: if they are; it says which are of which.
-    """
+    """GPUs, unless they are of several kinds."""
     by_kind = grouped(devices, lambda device: device.gpu.kind if device.gpu else "")
     if len(by_kind) > 1:
         kinds = "; ".join(
@@ -288,3 +276,25 @@ def _remedy(requested: str) -> str:
 
 def _not_there(requested: str, why: str) -> InputError:
     return InputError(f"--device: {requested} is not there: {why}; {_remedy(requested)}")
+
+
+def why_no_compiling(device: Device, torch_version: str) -> str:
+    """The reason why `compile` auto is off on a device: it does not pay, or something is missing;
+    else empty.
+
+    On a GPU torch needs triton, which calls a C compiler for code that includes Python.h.
+    """
+    if device.gpu is None:
+        return "a CPU gains nothing"
+    version = tuple(map(int, re.findall(r"\d+", torch_version)[:2]))
+    if version < COMPILES_FROM:
+        return f"torch {torch_version} is too old"
+    if device.gpu.capability < _TRITON_FROM:
+        return f"{device.gpu.name} is too old for triton"
+    if find_spec("triton") is None:
+        return "triton is missing"
+    if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang")))):
+        return "a C compiler is missing"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Python.h is missing"
+    return ""

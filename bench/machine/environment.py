@@ -6,8 +6,10 @@ docs/measuring.md has a table of them, which a test compares with the lists here
 import hashlib
 import re
 import shlex
+import tomllib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Final
 
 from bench.common.messages import CALLED
@@ -34,33 +36,12 @@ _THREADS: Final = ("MKL_NUM_THREADS", "OMP_NUM_THREADS")
 SET: Final = (VISIBLE, ORDER, *_THREADS, _TUNABLES)
 """Variables that are set; the last only if the user doesn't configure the allocator with it."""
 
-DROPPED: Final = (
-    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
-    *("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"),
-    *("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"),
-    *("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS"),
+_VARIABLES: Final = tomllib.loads(
+    Path(__file__).with_name("environment.toml").read_text(encoding="utf-8")
 )
-"""Variables that are dropped: they change what a cell computes, its precision or its instructions,
-and no setting or column would show it."""
-
-RECORDED: Final = (
-    *("LD_PRELOAD", "MALLOC_*", "MIMALLOC_*", "TCMALLOC_*", "_RJEM_MALLOC_CONF", "PYTHONMALLOC"),
-    *("OMP_*", "GOMP_*", "KMP_*", "MKL_*", "OPENBLAS_*", "BLIS_*", "ONEDNN_*", "DNNL_*"),
-    *("TORCH_MKLDNN_*", "THP_MEM_ALLOC_ENABLE", _TUNABLES),
-    *("TORCH_COMPILE_*", "TORCHDYNAMO_*", "TORCHINDUCTOR_*"),
-)
-"""Variables that are inherited and recorded in a row's conditions: they change time or memory,
-which a user may want."""
-
-RECORDED_ON_GPU: Final = (
-    *("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING"),
-    *("CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING", "CUDA_MODULE_DATA_LOADING"),
-    *("CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "CUDA_AUTO_BOOST"),
-    *("CUDA_FORCE_PTX_JIT", "CUDA_DISABLE_PTX_JIT", "CUDA_CACHE_DISABLE"),
-    *("CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE", "TORCH_BLAS_PREFER_CUBLASLT"),
-    *("DISABLE_ADDMM_CUDA_LT", "PYTORCH_TUNABLEOP_*", "CUDNN_*", "TORCH_CUDNN_*", "TRITON_*"),
-)
-"""More of these, where the device is a GPU; elsewhere they have no effect."""
+DROPPED: Final[list[str]] = _VARIABLES["dropped"]
+RECORDED: Final[list[str]] = _VARIABLES["recorded"]
+RECORDED_ON_GPU: Final[list[str]] = _VARIABLES["recorded_on_gpu"]
 
 _PLACES: Final = ("_DIR", "_FILE", "_HOME", "_PATH")
 """The endings of variables that name places of files, and change no number."""
@@ -69,18 +50,9 @@ _SET_BY_LIBRARIES: Final = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 """Variables that scikit-learn sets in its own process when imported; they change no number."""
 
 _SEPARATORS: Final = re.compile(r"([:;,\s]+)")
-_WORDS: Final = (
-    "true false yes no on off auto none default static dynamic guided spread close master primary "
-    "threads cores sockets active passive compact scatter balanced disabled explicit fine core "
-    "thread tile respect norespect verbose noverbose warnings nowarnings turnaround throughput "
-    "serial avx avx2 avx512 avx512_e1 sse2 sse4_1 sse4_2 compatible strict lp64 ilp64 gnu intel "
-    "tbb sequential eager lazy native cudamallocasync prescott nehalem sandybridge haswell zen "
-    "skylakex cooperlake sapphirerapids armv8 neoversen1 neoversev1 malloc debug pymalloc "
-    "malloc_debug pymalloc_debug"
-)
 _KNOWN: Final = re.compile(
     r"(?:(?:[a-z][a-z_.]*(?=[:=])|[\w+-]+\.so[.\d]*|-?\d{1,12}(?:\.\d+)?[a-z]{0,2}|"
-    rf"{_WORDS.replace(' ', '|')}|)(?:[:;,|=(){{}}\s]+|$))*",
+    rf"{'|'.join(_VARIABLES['words'])}|)(?:[:;,|=(){{}}\s]+|$))*",
     re.IGNORECASE,
 )
 """Values that are recorded as they are: numbers, words that these variables take, names of

@@ -1,10 +1,9 @@
-"""Check a GPU with torch and print a line of JSON: `python -m bench.machine.gpu_check INDEX`.
+"""Checks a GPU with torch: `python -m bench.machine.gpu_check`, whose request is its index.
 
 `bench.machine.gpu_trial` starts it before anything is planned, so that the planning process does
 not load torch, and survives a driver that hangs or crashes.
 """
 
-import json
 import re
 import sys
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any, Final
 
 import torch
 
+from bench.common.child import serve
 from bench.common.messages import one_line
 from bench.machine.gpu_trial import Answer, GpuInfo
 
@@ -21,12 +21,6 @@ DTYPES: Final = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.flo
 
 _SIZE: Final = 32
 _ARCHITECTURE: Final = re.compile(r"_(\d+)(\d)[a-z]?$")
-
-
-def main(index: int) -> int:
-    """Print the result of checking a GPU; returns the exit code."""
-    sys.stdout.write(f"\n{json.dumps(check(index))}\n")
-    return 0
 
 
 def check(index: int) -> dict[str, Any]:
@@ -65,6 +59,4 @@ def _first_line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m bench.machine.gpu_check INDEX")
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(serve(lambda index: [check(index)]))

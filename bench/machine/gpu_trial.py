@@ -1,17 +1,15 @@
 """Runs `bench.machine.gpu_check`, a process that checks a GPU, and reads its output."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
+from bench.common.child import ChildError, ask_by
 from bench.common.errors import InputError
-from bench.common.messages import one_line
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE
 
 ON_CPU: Final = "--device cpu runs on the CPU"
@@ -35,7 +33,6 @@ class GpuInfo:
 
     @property
     def kind(self) -> str:
-        """What GPUs whose times are comparable have in common."""
         return f"{self.name}, {round(self.memory_mib / 2**10)} GiB"
 
 
@@ -62,7 +59,7 @@ def check_gpu(value: str | None, index: int) -> Answer:
         InputError: if it does not end in time, or without an answer.
     """
     env = {**os.environ, ORDER: BY_BUS, **({} if value is None else {VISIBLE: value})}
-    return check_by([sys.executable, "-m", "bench.machine.gpu_check", str(index)], env)
+    return check_by([sys.executable, "-m", "bench.machine.gpu_check"], env, index=index)
 
 
 def why_unusable(gpu: str) -> str | None:
@@ -76,32 +73,16 @@ def why_unusable(gpu: str) -> str | None:
     return answer.failures.get("off")
 
 
-def check_by(argv: Sequence[str], env: Mapping[str, str], patience_s: float = PATIENCE_S) -> Answer:
-    """The answer of a process.
-
-    Raises:
-        InputError: as `check_gpu`.
-    """
-    process = subprocess.Popen(
-        argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, errors="replace",
-    )  # fmt: skip
+def check_by(
+    argv: Sequence[str], env: Mapping[str, str], patience_s: float = PATIENCE_S, index: int = 0
+) -> Answer:
+    """The answer of a process; as `check_gpu`."""
     try:
-        out, err = process.communicate(timeout=patience_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        with suppress(subprocess.TimeoutExpired):  # a driver that hangs can keep it from ending
-            process.communicate(timeout=1)
-        raise InputError(
-            f"the GPU did not answer in {patience_s:g} s: look at it with nvidia-smi; {ON_CPU}"
-        ) from None
-    except BaseException:
-        process.kill()
-        raise
-    try:
-        return TypeAdapter(Answer).validate_json((out.strip().splitlines() or [""])[-1])
-    except ValidationError:
-        code = process.returncode
-        last = one_line((err.strip().splitlines() or [""])[-1])
-        why = f"signal {-code}" if code < 0 else last or f"exit code {code}"
-        raise InputError(f"torch ended while it tried the GPU: {why}; {ON_CPU}") from None
+        *_, last = ask_by(argv, index, env=env, patience_s=patience_s)
+    except ChildError as error:
+        if error.is_late:
+            raise InputError(
+                f"the GPU did not answer in {patience_s:g} s: look at it with nvidia-smi; {ON_CPU}"
+            ) from None
+        raise InputError(f"torch ended while it tried the GPU: {error}; {ON_CPU}") from None
+    return TypeAdapter(Answer).validate_python(last)

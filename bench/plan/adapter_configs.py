@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bench.common.errors import InputError
 from bench.plan.cell import digest
-from bench.plan.gridfile import Grid
 from minbert.files import read_json
+
+if TYPE_CHECKING:
+    from bench.plan.gridfile import Grid
 
 FILE: Final = "adapter_config.json"
 _TYPE: Final = "peft_type"
@@ -43,7 +45,7 @@ class AdapterConfigs:
     texts: Mapping[str, str]
 
 
-def read_adapter_configs(grid: Grid) -> AdapterConfigs:
+def read_adapter_configs(grid: "Grid") -> AdapterConfigs:
     """The configurations that a grid names.
 
     Raises:

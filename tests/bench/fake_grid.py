@@ -73,7 +73,7 @@ def run(side, cell, repeat, runs, device):
         "started_at": start.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "finished_at": start.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
-    with runs.with_suffix(".turn").open("w") as turn:  # cells of several lanes end at once
+    with runs.with_suffix(".turn").open("w") as turn:  # cells of several slots end at once
         fcntl.flock(turn, fcntl.LOCK_EX)
         lines = StringIO(newline="")
         writer = csv.DictWriter(lines, row)

@@ -9,7 +9,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.launch.runner import Signals, run_worker
+from bench.launch.runner import run_worker
+from bench.launch.signals import Signals
 
 WORKER = Path(__file__).with_name("fake_worker.py")
 

@@ -14,8 +14,8 @@ from bench.grid.__main__ import command
 from bench.plan.rows import Row
 from bench.results.store import read_rows
 
-FORECAST = "bench.grid.__main__.forecast_plan"
-REFERENCES = "bench.grid.__main__.find_references"
+FORECAST = "bench.grid.cells.forecast_plan"
+REFERENCES = "bench.grid.session.find_references"
 QUICK = ("--max-train", "192", "--max-dev", "32", "--max-steps", "2", "--device", "cpu")
 
 
@@ -59,7 +59,7 @@ class GridRuns:
             mock.patch.dict(os.environ, self.environment),
             mock.patch.object(sys, "argv", argv[2:]),
             nullcontext() if predicts else mock.patch(FORECAST, return_value=None),
-            nullcontext() if references else mock.patch(REFERENCES, None),
+            nullcontext() if references else mock.patch(REFERENCES, return_value=[]),
             redirect_stdout(out),
             redirect_stderr(err),
         ):

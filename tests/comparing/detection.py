@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.analysis.comparison import Limits, compare
-from bench.machine.conditions import code_version
+from bench.machine.version import code_version
 from bench.plan.rows import Row, standing
 from bench.results.outcomes import no_values
 from bench.results.rowfile import read_rows

@@ -127,7 +127,7 @@ class Case:
             place=self.place,
             notes=self.notes.folder,
             number=0,
-            lanes=fault.lanes,
+            slots=fault.slots,
             timeout_s=_TIMEOUT_S[worker] if fault.kind == "hang" else None,
             report=worker == "real" and fault.phase == "render",
         )
@@ -252,7 +252,7 @@ class Case:
                 place=self.place,
                 notes=self.notes.folder,
                 number=number,
-                lanes=self.fault.lanes,
+                slots=self.fault.slots,
                 rerun=failed[0] if failed else None,
             )
             code = self._wait(start(order))

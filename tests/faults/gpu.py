@@ -278,9 +278,9 @@ def grid_on_broken_device(folder: Path, then: Answer, worker: str = _WORKER) -> 
         patch.setattr(gpu_trial, "check_gpu", lambda _value, _index: then)
         patch.setenv("PYTHONPATH", str(ROOT))
         code = Session(
-            grid=made.grid, executor=LocalExecutor(csv, [target], (sys.executable, "-c", worker)),
-            models={made.model.name: made.model}, data=made.data,
-            data_folder=None, store=Store(csv), reports=folder / "reports", keep=False,
+            inputs=made.inputs,
+            executor=LocalExecutor(csv, [target], (sys.executable, "-c", worker)),
+            store=Store(csv), reports=folder / "reports", keep=False,
             timeout_s=None, arguments=(),
         ).run([plan(made.cells, [], conditions.columns())])  # fmt: skip
         rows = tuple((str(row["status"]), str(row["message"])) for row in read_rows(csv))

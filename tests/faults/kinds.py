@@ -61,14 +61,14 @@ KINDS: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One fault of a suite; `lanes` is the number of cells that run at a time."""
+    """One fault of a suite; `slots` is the number of cells that run at a time."""
 
     number: int
     seed: int
     kind: str
     phase: str
     worker: str
-    lanes: int = 1
+    slots: int = 1
 
     def noise(self) -> random.Random:
         """What is drawn for it, always the same."""

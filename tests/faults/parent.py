@@ -24,11 +24,11 @@ from bench.common.errors import DiskFullError
 from bench.common.files import write_atomically
 from bench.executors import local
 from bench.executors.local import LocalExecutor
-from bench.grid.display import Display
 from bench.grid.session import Session
-from bench.launch import cell_run, runner
-from bench.launch.cell_run import CellRun, run_cell
-from bench.launch.runner import Outcome, run_worker
+from bench.launch import attempt, runner
+from bench.launch.attempt import Attempt, run_cell
+from bench.launch.display import Display
+from bench.launch.runner import WorkerEnd, run_worker
 from bench.plan.columns import NAMES
 from bench.plan.planning import Planned, plan
 from bench.plan.rows import Row
@@ -54,7 +54,7 @@ class Order:
     place: Path
     notes: Path
     number: int
-    lanes: int = 1
+    slots: int = 1
     strike: Strike | None = None
     timeout_s: float | None = None
     rerun: str | None = None
@@ -115,7 +115,7 @@ def _be_one(order: Order) -> NoReturn:
 def _run(order: Order) -> int:
     """Plan and run what is left, as the command does; the exit code."""
     made, follower = setup(order.worker), Follower(order)
-    lanes = [made.target(f"faults {order.place}")] * order.lanes
+    slots = [made.target(f"faults {order.place}")] * order.slots
     follower.follow(order.report)
     rows = read_rows(order.runs_csv)
     planned = plan(made.cells, rows, made.conditions.columns(), rerun=order.rerun)
@@ -124,11 +124,8 @@ def _run(order: Order) -> int:
     store.check_writable()
     follower.enter("run")
     code = Session(
-        grid=made.grid,
-        executor=LocalExecutor(order.runs_csv, lanes, made.argv),
-        models={made.model.name: made.model},
-        data=made.data,
-        data_folder=None,
+        inputs=made.inputs,
+        executor=LocalExecutor(order.runs_csv, slots, made.argv),
         store=store,
         reports=order.place / "reports",
         keep=True,
@@ -168,12 +165,12 @@ class Follower:
             self.enter("plan")
             write_plan(of, planned)
 
-        def followed_cell(run: CellRun, *others: Any, **named: Any) -> tuple[Row, Outcome]:
+        def followed_cell(run: Attempt, *others: Any, **named: Any) -> tuple[Row, WorkerEnd]:
             self._cell, self._cell_id = self._cell + 1, run.job.cell.cell_id
             self.enter("launch")
             return run_cell(run, *others, **named)
 
-        def followed_worker(*arguments: Any, **named: Any) -> Outcome:
+        def followed_worker(*arguments: Any, **named: Any) -> WorkerEnd:
             self.enter("run")
             outcome = run_worker(*arguments, **named, grace_s=GRACE_S)
             self.enter("ended")
@@ -199,7 +196,7 @@ class Follower:
         Session._close = followed_close
         Store.append = followed_append
         Display.progress = followed_progress
-        cell_run.run_worker = followed_worker
+        attempt.run_worker = followed_worker
         self._follow_report(report)
 
     def _follow_report(self, real: bool) -> None:

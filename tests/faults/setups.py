@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from bench.grid.inputs import Inputs
 from bench.machine.conditions import Conditions, Found, find_conditions
 from bench.machine.devices import Device
 from bench.plan.cell import Cell
@@ -35,6 +36,12 @@ class Setup:
     def target(self, device_name: str, device: Device = DEFAULT_DEVICE) -> Found:
         """The conditions, with a device of this name."""
         return Found(self.conditions, "bf16", device_name, device)
+
+    @property
+    def inputs(self) -> Inputs:
+        """The same, as the inputs of a run."""
+        models = {self.model.name: self.model}
+        return Inputs(grid=self.grid, models=models, data=self.data, data_folder=None)
 
     @property
     def cells(self) -> list[Cell]:

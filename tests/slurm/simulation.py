@@ -31,9 +31,9 @@ from unittest import mock
 from bench.executors.slurm import node, probe
 from bench.executors.slurm.commands import COMMANDS, parse_indexes
 from bench.executors.slurm.executor import POLL
-from bench.executors.slurm.submission import Attempt, Submission
-from bench.launch.cell_run import CellRun, outcome_row
-from bench.launch.runner import Outcome
+from bench.executors.slurm.submission import Submission, TaskAttempt
+from bench.launch.attempt import Attempt, outcome_row
+from bench.launch.runner import WorkerEnd
 from bench.machine.conditions import Found, find_conditions
 from bench.plan.rows import Row
 
@@ -334,16 +334,16 @@ class Simulation:
             )
             (submission.folder / "output" / f"{index}.txt").write_text(line)
         for number, planned in enumerate(submission.groups[index]):
-            attempt = Attempt(index, number, job.restarts[index])
+            attempt = TaskAttempt(index, number, job.restarts[index])
             try:
                 node._run_attempt(submission, attempt, planned, target, (), signals, None)
             except _DiedError:
                 return
 
     def _run_cell(
-        self, run: CellRun, target: Found, folder: Path, *, signals: Any, **_: object
-    ) -> tuple[Row, Outcome]:
-        """As `bench.launch.cell_run.run_cell`, at once and without a worker."""
+        self, run: Attempt, target: Found, folder: Path, *, signals: Any, **_: object
+    ) -> tuple[Row, WorkerEnd]:
+        """As `bench.launch.attempt.run_cell`, at once and without a worker."""
         if self._fate in (NODE_FAILS, KILLED):
             raise _DiedError
         status, columns = "ok", measured(run)
@@ -351,14 +351,14 @@ class Simulation:
             signals.stops, status, columns = 1, "interrupted", {}
         elif self._fate == CRASHED:
             status, columns = "crashed", {}
-        outcome = Outcome(
+        outcome = WorkerEnd(
             status=status, message="" if status == "ok" else self._fate, wall_s=30.0,
             started_at=node.utc_now(), finished_at=node.utc_now(), result={"columns": columns},
         )  # fmt: skip
         return outcome_row(run, target, outcome, folder), outcome
 
 
-def measured(run: CellRun) -> dict[str, Any]:
+def measured(run: Attempt) -> dict[str, Any]:
     """The columns that a worker measures; of a cell always the same."""
     cell = run.job.cell
     noise = random.Random(cell.cell_id).uniform  # noqa: S311

@@ -12,9 +12,9 @@ from typing import Final
 import click
 
 from bench.common.command import run_command
-from bench.executors.slurm.cluster import find_cluster
+from bench.executors.slurm.executor import find_cluster
 from bench.executors.slurm.options import parse_request
-from bench.grid.kinds import Kinds
+from bench.grid.plans import Kinds
 from bench.grid.session import Session
 from bench.results.store import Store
 from tests.faults.parent import stub_report
@@ -51,11 +51,8 @@ def main(
     kinds = Kinds(made.grid, lambda: executor.kinds.values())
     planned = kinds.plan(made.cells[first:], store.rows, rerun=rerun)
     return Session(
-        grid=made.grid,
+        inputs=made.inputs,
         executor=executor,
-        models={made.model.name: made.model},
-        data=made.data,
-        data_folder=None,
         store=store,
         reports=folder / "reports",
         keep=True,

@@ -17,7 +17,7 @@ from typing import Final
 from bench.common.errors import InputError
 from bench.common.messages import last_error
 from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
-from bench.machine.conditions import Found, find_lanes
+from bench.machine.conditions import Found, find_slots
 from bench.machine.cores import bind_thread
 from bench.machine.devices import ALL
 from bench.machine.environment import VISIBLE, worker_environment
@@ -42,7 +42,7 @@ def check(context: Context) -> Finding:
     os.environ.pop(VISIBLE, None)
     os.environ |= {} if context.visible is None else {VISIBLE: context.visible}
     try:
-        lanes = find_lanes(ALL)
+        lanes = find_slots(ALL)
     except InputError as error:
         raise SkipError(str(error)) from error
     if len(lanes) == 1:

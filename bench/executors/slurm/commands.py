@@ -1,7 +1,8 @@
 """The commands of Slurm: their arguments, output and errors.
 
-Formats are named (`-o`), so that versions of ten years ago answer in the same way. `--all` includes
-hidden partitions, whose jobs are not listed otherwise, not even to their user.
+Functions raise SlurmError if a command fails, or the controller does not answer. Formats are named
+(`-o`), so that versions of ten years ago answer in the same way. `--all` includes hidden
+partitions, whose jobs are not listed otherwise, not even to their user.
 """
 
 import os
@@ -81,9 +82,6 @@ def submit(script: Path, *options: str, names: Iterable[str] = ()) -> int:
     Args:
         options: of sbatch, besides those in the script.
         names: those of the options in the script, which count whatever the environment has.
-
-    Raises:
-        SlurmError: if it is refused, or the controller does not answer.
     """
     answer = _run("sbatch", "--parsable", *options, str(script), without=_variables(names))
     number = answer.strip().partition(";")[0]
@@ -93,14 +91,7 @@ def submit(script: Path, *options: str, names: Iterable[str] = ()) -> int:
 
 
 def check_script(text: str, *options: str, names: Iterable[str] = ()) -> None:
-    """Ask Slurm whether it would accept a script, without submitting it.
-
-    Args:
-        options, names: as of `submit`.
-
-    Raises:
-        SlurmError: if it would not.
-    """
+    """Ask Slurm whether it would accept a script, without submitting it."""
     _run("sbatch", "--test-only", *options, stdin=text, without=_variables(names))
 
 
@@ -114,9 +105,6 @@ def queued(names: Sequence[str], users: Iterable[int] = ()) -> list[Queued]:
 
     Args:
         users: the numbers of other users who may have submitted some.
-
-    Raises:
-        SlurmError: if the controller does not answer.
     """
     numbers = ",".join(map(str, sorted({os.getuid(), *users})))
     answer = _run(
@@ -187,20 +175,11 @@ def _from_accounting(job: int) -> Iterator[tuple[int, Ended]]:
 
 
 def cancel(*arguments: str) -> None:
-    """Cancel jobs with all their array tasks, or those that options of scancel choose.
-
-    Raises:
-        SlurmError: if the controller does not answer.
-    """
+    """Cancel jobs with all their array tasks, or those that options of scancel choose."""
     _run("scancel", *arguments)
 
 
 def most_indexes() -> int:
-    """The largest number of indexes in one array.
-
-    Raises:
-        SlurmError: if the controller does not answer, or the cluster has no arrays.
-    """
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _run("scontrol", "show", "config"), re.M)
     most = int(match[1]) if match else 0
     if most < 2:
@@ -211,9 +190,6 @@ def most_indexes() -> int:
 def partitions() -> dict[str, tuple[str, float | None]]:
     """The partitions: for each the longest time of a job, as text and in seconds; None: no limit.
     The default partition is also under the empty name.
-
-    Raises:
-        SlurmError: if the controller does not answer.
     """
     answer = _run("sinfo", "--all", "--noheader", "--format=%P|%l")
     limits: dict[str, tuple[str, float | None]] = {}
@@ -226,22 +202,14 @@ def partitions() -> dict[str, tuple[str, float | None]]:
 
 
 def nodes_of(partition: str) -> dict[str, str]:
-    """The nodes of a partition by name, each with its state; of all, if its name is empty.
-
-    Raises:
-        SlurmError: if the controller does not answer.
-    """
+    """The nodes of a partition by name, each with its state; of all, if its name is empty."""
     where = f"--partition={partition}" if partition else "--all"  # sinfo refuses both
     answer = _run("sinfo", "--noheader", "--Node", where, "--format=%N|%T")
     return dict(line.split("|", 1) for line in answer.splitlines())
 
 
 def hostnames(expression: str) -> set[str]:
-    """The names of nodes in an expression such as `n[1-3,7]`.
-
-    Raises:
-        SlurmError: if it can't be read.
-    """
+    """The names of nodes in an expression such as `n[1-3,7]`."""
     return set(_run("scontrol", "show", "hostnames", expression).split()) if expression else set()
 
 
@@ -336,9 +304,6 @@ def _answer(process: "subprocess.Popen[str]", stdin: str) -> tuple[str, str]:
 
     sbatch waits for two minutes where the queue is full. It is killed then, to be asked again
     later: meanwhile rows can be collected.
-
-    Raises:
-        SlurmError: if it takes too long.
     """
     end, given = time.monotonic() + PATIENCE_S, (stdin or None)
     while True:

@@ -11,22 +11,25 @@ from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
 from bench.common.errors import InputError, RefusedError, StoppedError
-from bench.executors.executor import Conductor, Progress
+from bench.common.progress import note_to_stderr
+from bench.executors.executor import Dispatcher, Executor, Opening, refuse
 from bench.executors.slurm import commands
 from bench.executors.slurm.commands import Ended, Queued, SlurmError
 from bench.executors.slurm.following import Following, Key, key_of
 from bench.executors.slurm.node_check import check_nodes, lines
-from bench.executors.slurm.probe import known_kinds
+from bench.executors.slurm.options import Request, parse_request
+from bench.executors.slurm.probe import Prober, known_kinds
 from bench.executors.slurm.submission import DONE, submissions, submissions_folder
 from bench.executors.slurm.submitter import Submitter
-from bench.launch.cell_run import CellRun
+from bench.launch.attempt import Attempt
+from bench.launch.display import Display
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found
+from bench.machine.conditions import Found, find_conditions
 from bench.plan.planning import Planned, groups_of
 from bench.plan.rows import Row
 from bench.results.protocol import ROW
@@ -61,7 +64,7 @@ def poll_s() -> float:
     return float(os.environ.get(POLL) or _POLL_S)
 
 
-class SlurmExecutor:
+class SlurmExecutor(Executor):
     """Runs cells on a cluster.
 
     Args:
@@ -70,14 +73,19 @@ class SlurmExecutor:
         target: the conditions of the node that the probe job has reached.
     """
 
-    def __init__(self, store: Store, submitter: Submitter, target: Found) -> None:
+    def __init__(
+        self, store: Store, submitter: Submitter, target: Found, *, checks_nodes: bool = False
+    ) -> None:
         self._store = store
         self._submitter = submitter
         self._target = target
+        self._checks_nodes = checks_nodes
+        self.devices = [target.device]
+        self.flags = submitter.request.flags
         self._folder = submissions_folder(store.path)
         self._followed: list[Following] = []
         self._largest = 0
-        self._ready: list[list[CellRun]] = []
+        self._ready: list[list[Attempt]] = []
         self._signals = Signals()
         self._complained = False
         self._stuck: set[tuple[int, str]] = set()
@@ -86,7 +94,6 @@ class SlurmExecutor:
 
     @cached_property
     def _size(self) -> int:
-        """The number of array tasks of the next array."""
         return self._submitter.most
 
     @property
@@ -94,19 +101,16 @@ class SlurmExecutor:
         """The conditions of all nodes that are known, those of the probe's node first."""
         return known_kinds(self._submitter.kinds_folder, self._target)
 
-    @property
-    def flags(self) -> str:
-        """The flags with which a command runs on this cluster."""
-        return self._submitter.request.flags
-
-    def script(self, groups: Sequence[Sequence[CellRun]]) -> str:
+    def script(self, groups: Sequence[Sequence[Attempt]]) -> str:
         """The job script of groups of cells, each for an array task; empty without any."""
         return self._submitter.script(groups) if groups else ""
 
-    def check_nodes(self, run: CellRun, note: Callable[[str], None], signals: Signals) -> list[str]:
-        """Lines on how long a cell takes on each node; as
+    def check(self, run: Callable[[], Attempt], signals: Signals) -> Sequence[str]:
+        """With --check-nodes, lines on how long a cell takes on each node; as
         `bench.executors.slurm.node_check.lines`."""
-        return lines(check_nodes(self._submitter, run, note, signals, poll_s()))
+        if not self._checks_nodes:
+            return ()
+        return lines(check_nodes(self._submitter, run(), note_to_stderr, signals, poll_s()))
 
     def collect(self) -> None:
         """Take the rows that earlier commands left over into runs.csv, before cells are planned.
@@ -128,12 +132,7 @@ class SlurmExecutor:
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
-        """Hold a lock that all commands share.
-
-        Raises:
-            InputError: if another has it for too long.
-            StoppedError: if the user stops the wait.
-        """
+        """Hold a lock that all commands share."""
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         lock, end, stops = FileLock(path), time.monotonic() + LOCK_S, self._signals.stops
@@ -167,13 +166,7 @@ class SlurmExecutor:
                     ) from error
             yield self._known[submission.folder]
 
-    def run(
-        self,
-        items: Sequence[Planned],
-        conductor: Conductor,
-        progress: Progress,
-        signals: Signals,
-    ) -> bool:
+    def run(self, items: Sequence[Planned], dispatcher: Dispatcher, signals: Signals) -> bool:
         """As `bench.executors.executor.Executor.run`.
 
         Array tasks of an earlier command that run the same cells are followed. If the user stops
@@ -182,40 +175,39 @@ class SlurmExecutor:
         self._signals = signals
         self._items = {item.key: item for item in items}
         with self._submitting():
-            self._follow(progress)
+            self._follow(dispatcher.display)
         own = {key for one in self._followed for key in one.keys}
         groups = groups_of(item for item in items if item.key not in own)
         self._ready = []
         for group in groups:
-            self._ready += _not_empty([[self._prepared(item, conductor) for item in group]])
+            self._ready += _not_empty([[self._prepared(item, dispatcher) for item in group]])
             if signals.stops:
                 raise StoppedError
         stops = 0
         while True:
             if self._followed:
-                self._look(conductor, progress)
+                self._look(dispatcher)
             if not self._followed and (stops or not self._ready):
                 return bool(stops)
             if self._ready and not stops:
-                self._submit(conductor, progress)
+                self._submit(dispatcher)
             _sleep(poll_s(), signals, stops)
             if signals.stops > stops:
-                if stops or not self._cancel(signals, progress):
+                if stops or not self._cancel(signals, dispatcher.display):
                     return True
                 stops = signals.stops
 
-    def _prepared(self, item: Planned, conductor: Conductor) -> CellRun | None:
-        """As `Conductor.prepare`, as an attempt that is the next one on whichever kind of node: one
-        that is not known yet may have results of jobs that asked for something else."""
-        run = conductor.prepare(item)
+    def _prepared(self, item: Planned, dispatcher: Dispatcher) -> Attempt | None:
+        """As `Dispatcher.prepare`, as an attempt that is the next one on any kind of node: one that
+        is not known yet may have results of jobs that asked for something else."""
+        run = dispatcher.prepare(item)
         if run is None:
             return None
         job = run.job
         attempt = max(job.attempt, self._store.highest_attempt(*key_of(run)) + 1)
         return replace(run, job=replace(job, attempt=attempt))
 
-    def _follow(self, progress: Progress) -> None:
-        """Follow the array tasks of other commands that run cells of this one."""
+    def _follow(self, display: Display) -> None:
         for one in self._live():
             if one not in self._followed and (taken := one.keys & self._items.keys()):
                 self._followed.append(one)
@@ -224,28 +216,24 @@ class SlurmExecutor:
                     [run for run in group if key_of(run) not in taken] for group in self._ready
                 )
                 job = one.submission.job
-                progress.note(f"{len(taken)} of these cells are already queued, in job {job}")
+                display.note(f"{len(taken)} of these cells are already queued, in job {job}")
 
-    def _current(self, run: CellRun, conductor: Conductor) -> CellRun | None:
+    def _current(self, run: Attempt, dispatcher: Dispatcher) -> Attempt | None:
         """A run that is ready, unless its cell has got a row since it was prepared."""
         if self._store.highest_attempt(*key_of(run)) < run.job.attempt:
             return run
-        return self._prepared(self._items[key_of(run)], conductor)
+        return self._prepared(self._items[key_of(run)], dispatcher)
 
-    def _submit(self, conductor: Conductor, progress: Progress) -> None:
+    def _submit(self, dispatcher: Dispatcher) -> None:
         """Submit what is ready, as much as Slurm accepts.
 
         After an array that it refuses comes a smaller one, after one that it accepts a larger one.
-
-        Raises:
-            RefusedError: if it accepts nothing, and this command has followed no array task.
-            SlurmError: if it accepts nothing, though nothing is queued.
         """
         with self._submitting():
-            self._follow(progress)
+            self._follow(dispatcher.display)
             while not self._signals.stops and (first := self._ready[: self._size]):
                 groups = _not_empty(
-                    [self._current(run, conductor) for run in group] for group in first
+                    [self._current(run, dispatcher) for run in group] for group in first
                 )
                 self._ready[: len(first)] = groups
                 if not groups:
@@ -271,9 +259,9 @@ class SlurmExecutor:
                 self._ready = self._ready[len(groups) :]
                 cells = _count(sum(map(len, groups)), "cell")
                 tasks = _count(len(groups), "array task")
-                progress.note(f"job {submission.job}: {cells} in {tasks}")
+                dispatcher.display.note(f"job {submission.job}: {cells} in {tasks}")
 
-    def _look(self, conductor: Conductor, progress: Progress) -> None:
+    def _look(self, dispatcher: Dispatcher) -> None:
         """Look at the queue, and take over what has ended."""
         try:
             queued = _queued(self._followed)
@@ -281,24 +269,26 @@ class SlurmExecutor:
         except SlurmError as error:
             queued = None
             if not self._complained:
-                progress.note(f"Slurm does not answer ({error}); jobs go on, asking again")
+                dispatcher.display.note(
+                    f"Slurm does not answer ({error}); jobs go on, asking again"
+                )
             self._complained = True
         for one in self._followed:
-            self._take(one, queued, conductor)
+            self._take(one, queued, dispatcher)
             for why, ends in groupby(sorted(one.not_run.values()), key=itemgetter(0)):
                 nodes = [node for _, node in ends]
                 tasks = _count(len(nodes), "array task")
                 note = f"job {one.submission.job}: {tasks} never began: {why}"
                 if named := sorted({*filter(None, nodes)}):
                     note += f" (to leave nodes out: --slurm exclude={','.join(named)})"
-                progress.note(note)
+                dispatcher.display.note(note)
             one.not_run.clear()
         self._followed = [one for one in self._followed if one.open]
         for entry in queued or ():
             if _STUCK.search(entry.reason) and (entry.job, entry.reason) not in self._stuck:
                 self._stuck.add((entry.job, entry.reason))
                 tasks = _count(len(entry.indexes), "array task")
-                progress.note(
+                dispatcher.display.note(
                     f"job {entry.job}: {tasks} can't start ({entry.reason}); details: scontrol "
                     f"show job {entry.job}; if held: scontrol release {entry.job}; to give up: "
                     f"scancel {entry.job}"
@@ -308,18 +298,18 @@ class SlurmExecutor:
             running = sum(len(one.indexes) for one in queued) - pending
             unsubmitted = len(self._ready)
             more = f", {unsubmitted} to be submitted" if unsubmitted else ""
-            progress.stage(
+            dispatcher.display.stage(
                 f"{_count(running, 'array task')} running, {pending} pending{more}", running
             )
 
     def _take(
-        self, one: Following, queued: Sequence[Queued] | None, conductor: Conductor | None
+        self, one: Following, queued: Sequence[Queued] | None, dispatcher: Dispatcher | None
     ) -> None:
         """Take new rows of a submission over.
 
         Args:
             queued: array tasks that have not ended; None: Slurm did not answer.
-            conductor: gets the last row of each cell of this command.
+            dispatcher: gets the last row of each cell of this command.
         """
         own = [entry for entry in queued or () if entry.name == one.submission.name]
         if own and one.submission.job is None:  # its command ended while it submitted it
@@ -337,13 +327,13 @@ class SlurmExecutor:
             for run, rows in one.take():
                 for row in rows:
                     self._keep(row)
-                item = self._items.get(key_of(run)) if conductor is not None else None
+                item = self._items.get(key_of(run)) if dispatcher is not None else None
                 if item is not None:
                     last.append((item, rows.pop()))
                 others += rows
             self._store.append(*(row for row in others if not self._store.has(row)))
-            if conductor is not None:
-                conductor.ended(*last)
+            if dispatcher is not None:
+                dispatcher.ended(*last)
             if not one.open:
                 (one.submission.folder / DONE).touch()
                 self._known.pop(one.submission.folder, None)
@@ -357,28 +347,87 @@ class SlurmExecutor:
         if not (folder / ROW).exists():
             keep_row(folder, row)
 
-    def _cancel(self, signals: Signals, progress: Progress) -> bool:
+    def _cancel(self, signals: Signals, display: Display) -> bool:
         """Cancel all jobs if the user, asked on a terminal, wants that; false if they go on."""
         jobs = [job for one in self._followed if (job := one.submission.job) is not None]
         numbers = " ".join(map(str, jobs))
         if jobs and _confirmed(
             f"cancel the array tasks of job{'s' if len(jobs) > 1 else ''} {numbers}?",
             signals,
-            progress,
+            display,
         ):
             try:
                 commands.cancel(*map(str, jobs))
             except SlurmError as error:
-                progress.note(str(error))
+                display.note(str(error))
             else:
                 return True
         if jobs:
-            progress.note(f"array tasks go on; to cancel them: scancel {numbers}")
+            display.note(f"array tasks go on; to cancel them: scancel {numbers}")
         return False
 
 
+def from_flags(flags: Mapping[str, Any]) -> Opening:
+    """The executor on the cluster that the flags describe."""
+    for_here = {"--jobs": flags["jobs"] > 1, "--budget": flags["budget_min"] is not None}
+    refuse(for_here, "this machine", "local")
+    device = flags["device"]
+    if device == "all" or "," in device:
+        raise InputError(
+            f"--device {device}: each array task uses the one device that Slurm gives it; take "
+            "cpu or cuda, or leave --device out, and ask for one GPU with --slurm gres=gpu:1"
+        )
+    request = parse_request(flags["slurm_options"] or "", flags["max_running"])
+    return lambda store, paths, is_dry: find_cluster(
+        store, request, device, paths, dry_run=is_dry, checks_nodes=flags["check_nodes"]
+    )
+
+
+def find_cluster(
+    store: Store,
+    request: Request,
+    device: str,
+    paths: Iterable[Path],
+    *,
+    dry_run: bool,
+    checks_nodes: bool = False,
+) -> SlurmExecutor:
+    """An executor on the cluster, once it is known that a node can run cells.
+
+    Rows that array tasks have left since the last command are in the CSV then.
+
+    Args:
+        request: what each array task asks for.
+        device: as of `bench.machine.conditions.find_conditions`, on a node.
+        paths: the files and folders that cells need.
+        checks_nodes: as of `SlurmExecutor`.
+        dry_run: ask no node; if none is known, conditions are those of this machine's CPU.
+
+    Raises:
+        InputError: if there is no Slurm, it would refuse the jobs, or a node can't run cells.
+        StoppedError: if the user stops it.
+    """
+    prober = Prober(store.path, request, device, paths, note_to_stderr, poll_s())
+    prober.check()
+    if dry_run:
+        target = prober.known()
+        if target is None:
+            note_to_stderr(
+                "no node has been asked yet: the plan is as if nodes were like this machine"
+            )
+            target = find_conditions("cpu")
+    else:
+        store.check_writable()
+        with Signals() as signals:
+            target = prober.ask(signals)
+    submitter = Submitter(store.path, request, device, prober.kinds_folder)
+    executor = SlurmExecutor(store, submitter, target, checks_nodes=checks_nodes)
+    if not dry_run:
+        executor.collect()
+    return executor
+
+
 def _queued(submissions: Iterable[Following]) -> list[Queued]:
-    """The array tasks of submissions, of whichever user, that have not ended."""
     every = [one.submission for one in submissions]
     return commands.queued([one.name for one in every], {one.request["user"] for one in every})
 
@@ -387,7 +436,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _not_empty(groups: Iterable[Iterable[CellRun | None]]) -> list[list[CellRun]]:
+def _not_empty(groups: Iterable[Iterable[Attempt | None]]) -> list[list[Attempt]]:
     """Groups without their None entries; empty groups are left out."""
     return [kept for group in groups if (kept := [run for run in group if run is not None])]
 
@@ -399,11 +448,11 @@ def _sleep(seconds: float, signals: Signals, stops: int) -> None:
         time.sleep(min(left_s, _TICK_S))
 
 
-def _confirmed(question: str, signals: Signals, progress: Progress) -> bool:
+def _confirmed(question: str, signals: Signals, display: Display) -> bool:
     """Ask the user, where there is one; a further Ctrl-C is a no."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    progress.note(f"{question} [y/N]")
+    display.note(f"{question} [y/N]")
     stops, signals.stops = signals.stops, 0
     try:
         with signals.raising():

@@ -7,21 +7,12 @@ from typing import Final
 
 from bench.common.messages import last_error
 from bench.executors.slurm.commands import Ended
-from bench.executors.slurm.options import CHANGES_FOLDER, NO_FILES, NO_PYTHON
-from bench.executors.slurm.submission import Attempt, Submission
-from bench.launch.cell_run import CellRun
+from bench.executors.slurm.options import CHANGES_FOLDER, NO_FILES, NO_PYTHON, TEXTS
+from bench.executors.slurm.submission import Submission, TaskAttempt
+from bench.launch.attempt import Attempt
 from bench.plan.rows import Row
 
-_ENDS: Final = {
-    "TIMEOUT": ("timeout", "reached the job's time limit before it could report"),
-    "OUT_OF_MEMORY": ("oom", "the job ran out of memory, and the node ended all of it"),
-    "CANCELLED": ("interrupted", "its job was cancelled"),
-    "NODE_FAIL": ("interrupted", "its node failed"),
-    "BOOT_FAIL": ("interrupted", "its node failed"),
-    "PREEMPTED": ("interrupted", "its job was preempted"),
-    "FAILED": ("crashed", "its array task failed"),
-    "COMPLETED": ("crashed", "its array task ended without a row"),
-}
+_ENDS: Final = {state: (status, text) for state, (status, text) in TEXTS["ended"].items()}
 """Status and message of a cell whose array task ended without a row, by Slurm's state."""
 _UNSEEN: Final = {
     CHANGES_FOLDER: "its node does not see the folder of the command",
@@ -34,7 +25,7 @@ Key = tuple[str, int]
 """`bench.plan.planning.Planned.key`."""
 
 
-def key_of(run: CellRun) -> Key:
+def key_of(run: Attempt) -> Key:
     """The key of the planned cell that a run is an attempt at."""
     return run.job.cell.cell_id, run.job.repeat
 
@@ -85,7 +76,7 @@ class Following:
         self.open -= ended
         self.open -= {index for index in self.open if self._is_ok(index)}
 
-    def take(self) -> Iterator[tuple[CellRun, list[Row]]]:
+    def take(self) -> Iterator[tuple[Attempt, list[Row]]]:
         """The cells that have ended since the last call, each with the rows of all its attempts."""
         for (index, number), by_restart in list(self._new.items()):
             if index not in self.open or (index, number) in self._ok:
@@ -97,7 +88,7 @@ class Following:
 
     def _read_rows(self) -> None:
         for path in self.submission.rows.iterdir():
-            attempt = None if path.name in self._files else Attempt.of_file(path.name)
+            attempt = None if path.name in self._files else TaskAttempt.of_file(path.name)
             row = None if attempt is None else self.submission.row(attempt)
             if attempt is None or row is None:
                 continue

@@ -18,9 +18,10 @@ from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
 from bench.executors.slurm import commands
 from bench.executors.slurm.options import NO_FILES
-from bench.executors.slurm.submission import Attempt, Start, Submission, found_to_json, utc_now
-from bench.launch.cell_run import WORKER, CellRun, run_cell
-from bench.launch.runner import Outcome, Signals
+from bench.executors.slurm.submission import TARGET, Start, Submission, TaskAttempt, utc_now
+from bench.launch.attempt import WORKER, Attempt, run_cell
+from bench.launch.runner import WorkerEnd
+from bench.launch.signals import Signals
 from bench.machine.conditions import Found, find_conditions
 from bench.plan.rows import RESUMED, Row
 
@@ -43,7 +44,7 @@ def main(folder: Path, worker: tuple[str, ...] = WORKER) -> int:
         keep_kind(Path(submission.request["kinds"]), target)
         with Signals() as signals:
             for number, planned in enumerate(submission.group(index)):
-                attempt = Attempt(index, number, restart)
+                attempt = TaskAttempt(index, number, restart)
                 goes_on = _run_attempt(submission, attempt, planned, target, worker, signals, limit)
                 if signals.stops:
                     return 128 + signal.SIGTERM
@@ -87,7 +88,7 @@ def keep_kind(folder: Path, target: Found) -> None:
     path = folder / f"{target.conditions.conditions_id}.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, found_to_json(target))
+        write_atomically(path, TARGET.dump_json(target))
 
 
 class TimeLimit(NamedTuple):
@@ -107,8 +108,8 @@ def time_limit(index: int) -> TimeLimit | None:
 
 def _run_attempt(
     submission: Submission,
-    attempt: Attempt,
-    planned: CellRun,
+    attempt: TaskAttempt,
+    planned: Attempt,
     target: Found,
     worker: Sequence[str],
     signals: Signals,
@@ -137,7 +138,7 @@ def _run_attempt(
     return not (limit_text and row.status == "timeout")
 
 
-def _timeout_s(run: CellRun, limit: TimeLimit | None) -> tuple[float | None, str]:
+def _timeout_s(run: Attempt, limit: TimeLimit | None) -> tuple[float | None, str]:
     """The seconds that a cell may take, and the job's limit if that is the reason."""
     if limit is None:
         return run.timeout_s, ""
@@ -149,7 +150,7 @@ def _timeout_s(run: CellRun, limit: TimeLimit | None) -> tuple[float | None, str
 
 
 def _explained(
-    submission: Submission, index: int, row: Row, outcome: Outcome, signals: Signals, limit: str
+    submission: Submission, index: int, row: Row, outcome: WorkerEnd, signals: Signals, limit: str
 ) -> Row:
     """The row of a worker that did not end by itself, with the reason.
 

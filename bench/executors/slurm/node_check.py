@@ -21,7 +21,7 @@ from bench.executors.slurm import commands
 from bench.executors.slurm.following import Following
 from bench.executors.slurm.submission import submissions_folder
 from bench.executors.slurm.submitter import Submitter
-from bench.launch.cell_run import CellRun
+from bench.launch.attempt import Attempt
 from bench.launch.signals import Signals
 from bench.plan.rows import Row
 
@@ -52,7 +52,7 @@ class Node:
 
 
 def check_nodes(
-    submitter: Submitter, run: CellRun, note: Callable[[str], None], signals: Signals, poll_s: float
+    submitter: Submitter, run: Attempt, note: Callable[[str], None], signals: Signals, poll_s: float
 ) -> list[Node]:
     """Run a cell once on each node of the partition that takes jobs, and compare the nodes.
 
@@ -109,7 +109,6 @@ def check_nodes(
 
 
 def _nodes(submitter: Submitter) -> list[str]:
-    """The nodes that take jobs of the request."""
     options = submitter.request.options
     states = {
         name: state

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,22 +14,8 @@ from bench.common.errors import InputError
 from bench.executors.slurm.commands import duration, seconds
 
 _ROOT: Final = Path(__file__).parents[3]
-_CELLS: Final = "each cell is an array task"
-_FILES: Final = "output files are kept in runs/slurm"
-_NO_JOB: Final = "it submits nothing"
-_REFUSED: Final = {
-    "array": _CELLS, "ntasks": "a cell is one process", "wrap": _CELLS,
-    "output": _FILES, "error": _FILES, "open-mode": _FILES,
-    "job-name": "jobs are found by it", "parsable": "jobs are found by what sbatch prints",
-    "test-only": "--dry-run shows the script", "wait": "the command waits itself",
-    "dependency": "--max-running sets it", "requeue": "jobs are always requeued",
-    "no-requeue": "jobs are always requeued", "export": "the whole environment is exported",
-    "chdir": "cells run in the folder of the command", "signal": "a cell is ended before the limit",
-    "nodes": "a cell runs on one node", "ntasks-per-node": "a cell is one process",
-    "hold": "nobody would release the jobs", "help": _NO_JOB, "usage": _NO_JOB, "version": _NO_JOB,
-    "quiet": "messages are read", "clusters": "jobs are looked for in one cluster",
-}  # fmt: skip
-"""Options that can't be given, and why."""
+TEXTS: Final = tomllib.loads(Path(__file__).with_name("texts.toml").read_text(encoding="utf-8"))
+"""Options that can't be given and why, and what messages say of cells that Slurm ended."""
 _NOT_OF_PLACE: Final = ("time", "exclude", "nice", "comment")
 """Options that say when a job begins and ends, and which nodes of a kind it leaves out."""
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]*")
@@ -64,7 +51,6 @@ class Request:
 
     @property
     def flags(self) -> str:
-        """The flags of a command with this request."""
         words = (
             name if value is None else f"{name}={value}" for name, value in self.options.items()
         )
@@ -75,11 +61,9 @@ class Request:
 
     @property
     def limit_s(self) -> float | None:
-        """The time limit of a job; None if none is given."""
         return seconds(self.options.get("time") or "")
 
     def with_limit(self, limit_s: float) -> "Request":
-        """The request with a time limit, rounded up to minutes."""
         return Request({**self.options, "time": duration(limit_s)}, self.max_running)
 
 
@@ -101,7 +85,9 @@ def parse_request(text: str, max_running: int | None = None) -> Request:
                 f"--slurm: {word!r} is not an option; give the long options of sbatch without "
                 "their dashes, such as partition=gpu time=02:00:00 exclusive"
             )
-        for refused, why in _REFUSED.items():  # sbatch takes the beginning of a name for the name
+        for refused, why in TEXTS[
+            "refused"
+        ].items():  # sbatch takes the beginning of a name for the name
             if refused.startswith(name):
                 raise InputError(f"--slurm: {name} can't be given: {why}; leave it out")
         if name in options:
@@ -154,7 +140,7 @@ def script(request: Request, name: str, output: Path, module: str, arguments: Se
 def fixed_options(text: str) -> list[str]:
     """The names of the options that the environment can't change: those in a script, and those
     that can't be given."""
-    return [*re.findall(r"^#SBATCH --([a-z0-9-]+)", text, re.MULTILINE), *_REFUSED]
+    return [*re.findall(r"^#SBATCH --([a-z0-9-]+)", text, re.MULTILINE), *TEXTS["refused"]]
 
 
 def _without_patterns(path: Path) -> Path:

@@ -23,14 +23,14 @@ from bench.executors.slurm import commands
 from bench.executors.slurm.node import find_target, keep_kind
 from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, fixed_options, script
 from bench.executors.slurm.submission import (
-    found_from_json,
-    found_to_json,
+    TARGET,
     publish,
     submissions_folder,
 )
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found, code_version, torch_build
+from bench.machine.conditions import Found, torch_build
 from bench.machine.environment import recorded
+from bench.machine.version import code_version
 from bench.plan.cell import digest
 from bench.plan.rows import software_of
 from minbert.assets.cache import cache_folder
@@ -53,7 +53,7 @@ def main(folder: Path) -> int:
             raise InputError(f"its code is {version}, and here it is {request['code_version']}")
         target = find_target(request["device"])
         keep_kind(Path(request["kinds"]), target)
-        publish(folder / _ANSWER, found_to_json(target))
+        publish(folder / _ANSWER, TARGET.dump_json(target))
     except InputError as error:
         publish(folder / _ANSWER, json.dumps({"problem": str(error)}).encode())
     return 0
@@ -186,7 +186,6 @@ class Prober:
         raise InputError(f"--slurm: a node can't run cells: {answer}")
 
     def _wait(self, folder: Path, job: int, signals: Signals) -> None:
-        """Wait for a probe's answer, or the end of its job."""
         name = f"bench-{folder.name}"
         while not (folder / _ANSWER).exists():
             with signals.raising():
@@ -205,7 +204,7 @@ class Prober:
         except OSError:
             return ""
         try:
-            return found_from_json(data)
+            return TARGET.validate_json(data)
         except ValueError:
             return str(json.loads(data).get("problem", ""))
 
@@ -239,9 +238,6 @@ def _remove(folder: Path) -> None:
 def known_kinds(folder: Path, target: Found) -> dict[str, Found]:
     """The conditions of all nodes that are known, by their id, those of `target` first. Nodes with
     other software, as before an update, and files of another version of this project don't count.
-
-    Args:
-        folder: as `Prober.kinds_folder`.
     """
     software = software_of(target.conditions.columns())
     kinds = {target.conditions.conditions_id: target}
@@ -255,7 +251,7 @@ def known_kinds(folder: Path, target: Found) -> dict[str, Found]:
 @cache
 def _known_kind(path: Path) -> Found | None:
     try:
-        return found_from_json(path.read_bytes())
+        return TARGET.validate_json(path.read_bytes())
     except ValueError:
         return None
 

@@ -28,17 +28,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from bench.common.errors import InputError
 from bench.common.files import sync_folder, text_or_empty, write_atomically
-from bench.launch.cell_run import CellRun, outcome_row
-from bench.launch.runner import Outcome
+from bench.executors.slurm.options import TEXTS
+from bench.launch.attempt import Attempt, outcome_row
+from bench.launch.runner import WorkerEnd
 from bench.machine.conditions import Found
 from bench.plan.rows import Row
 from bench.results.protocol import ROW
@@ -52,28 +53,22 @@ _REQUEST: Final = "request.json"
 _CELLS: Final = "cells.jsonl"
 _SCRIPT: Final = "script.sh"
 _JOB: Final = "job.json"
-_FOUND: Final = TypeAdapter(Found)
+TARGET: Final = TypeAdapter(Found)
+"""A device and its conditions, as JSON and back."""
 _TAIL: Final = 2**16
 _ENDED_BY_SLURM: Final = re.compile(r"\*\*\* \w+ \S+ ON \S+ CANCELLED AT \S+(.*?) \*\*\*")
-_REASONS: Final = {
-    "": ("interrupted", "its job was cancelled"),
-    " DUE TO TIME LIMIT": ("timeout", "its job reached its time limit"),
-    " DUE TO JOB REQUEUE": ("interrupted", "its job was requeued"),
-    " DUE TO PREEMPTION": ("interrupted", "its job was preempted"),
-    " DUE TO NODE FAILURE": ("interrupted", "its node failed"),
-}
+_REASONS: Final = {why: (status, text) for why, (status, text) in TEXTS["reasons"].items()}
 """Status and message by the reason in the line that Slurm adds to a job's output."""
 _MEMORY_LIMIT: Final = re.compile(r"^slurmstepd\S* error: .*exceeded.* memory limit", re.I | re.M)
 """The line of Slurm's own limit, where no control groups limit the memory of jobs."""
 
 
 def submissions_folder(runs: Path) -> Path:
-    """The folder of all submissions of a CSV."""
     return cells_folder(runs) / FOLDER
 
 
 @dataclass(frozen=True)
-class Attempt:
+class TaskAttempt:
     """An attempt of an array task at a cell."""
 
     index: int
@@ -82,11 +77,10 @@ class Attempt:
 
     @property
     def file(self) -> str:
-        """The name of its files."""
         return f"{self.index}-{self.number}-{self.restart}.json"
 
     @classmethod
-    def of_file(cls, name: str) -> "Attempt | None":
+    def of_file(cls, name: str) -> "TaskAttempt | None":
         """The attempt of a file; None for another file."""
         with suppress(ValueError):
             index, number, restart = map(int, name.removesuffix(".json").split("-"))
@@ -103,40 +97,26 @@ class Start:
     started_at: str
 
 
-def found_to_json(target: Found) -> bytes:
-    """A device and its conditions as JSON."""
-    return _FOUND.dump_json(target, indent=1) + b"\n"
-
-
-def found_from_json(text: bytes) -> Found:
-    """The inverse of `found_to_json`.
-
-    Raises:
-        ValueError: for any other text.
-    """
-    return _FOUND.validate_json(text)
+_START: Final = TypeAdapter(Start)
+_NEVER: Final = b"{}"
+"""The start of an attempt that never began."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A submission by its folder."""
+    """A submission by its folder.
+
+    Methods raise InputError for files that can't be read, and OSError for those that can't be
+    written.
+    """
 
     folder: Path
 
     @classmethod
     def create(
-        cls, folder: Path, request: dict[str, Any], groups: Sequence[Sequence[CellRun]], script: str
+        cls, folder: Path, request: dict[str, Any], groups: Sequence[Sequence[Attempt]], script: str
     ) -> "Submission":
-        """Write a submission that is not submitted yet.
-
-        Args:
-            request: of `request.json`.
-            groups: the runs of each array task.
-            script: the job script.
-
-        Raises:
-            OSError: if it can't be written.
-        """
+        """Write a submission that is not submitted yet."""
         for name in ("starts", "rows", "output"):
             (folder / name).mkdir(parents=True)
         lines = (f"[{', '.join(run.to_json() for run in group)}]\n" for group in groups)
@@ -147,26 +127,18 @@ class Submission:
 
     @property
     def name(self) -> str:
-        """The name of its job."""
         return f"bench-{self.folder.name}"
 
     @property
     def script(self) -> Path:
-        """The job script."""
         return self.folder / _SCRIPT
 
     @property
     def rows(self) -> Path:
-        """The folder of the rows."""
         return self.folder / "rows"
 
     @cached_property
     def request(self) -> dict[str, Any]:
-        """What was asked for.
-
-        Raises:
-            InputError: if it can't be read.
-        """
         return dict(self._json(_REQUEST))
 
     @property
@@ -178,7 +150,6 @@ class Submission:
             return None
 
     def keep_job(self, job: int) -> None:
-        """Store the id of the job."""
         write_atomically(self.folder / _JOB, json.dumps({"job": job}).encode() + b"\n")
 
     def output(self, index: int) -> str:
@@ -197,34 +168,22 @@ class Submission:
         return _REASONS.get(parts[-2], ("interrupted", f"its job was ended{parts[-2].lower()}"))
 
     @cached_property
-    def groups(self) -> list[list[CellRun]]:
-        """The runs of each array task.
+    def groups(self) -> list[list[Attempt]]:
+        return list(self._read())
 
-        Raises:
-            InputError: if they can't be read.
-        """
+    def group(self, index: int) -> list[Attempt]:
+        for group in self._read(index, index + 1):
+            return group
+        raise InputError(f"{self.folder / _CELLS}: has no line {index + 1}")
+
+    def _read(self, first: int = 0, end: int | None = None) -> Iterator[list[Attempt]]:
         path = self.folder / _CELLS
         try:
             with path.open(encoding="utf-8") as file:
-                return [_runs(line) for line in file]
+                for line in islice(file, first, end):
+                    yield [Attempt.from_json(json.dumps(values)) for values in json.loads(line)]
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: {error}") from error
-
-    def group(self, index: int) -> list[CellRun]:
-        """The runs of an array task.
-
-        Raises:
-            InputError: if they can't be read.
-        """
-        path = self.folder / _CELLS
-        try:
-            with path.open(encoding="utf-8") as file:
-                for number, line in enumerate(file):
-                    if number == index:
-                        return _runs(line)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: {error}") from error
-        raise InputError(f"{path}: has no line {index + 1}")
 
     def _json(self, name: str) -> Any:
         path = self.folder / name
@@ -237,7 +196,7 @@ class Submission:
         """The CSV whose cells it runs."""
         return Path(self.request["runs"])
 
-    def run(self, attempt: Attempt, planned: CellRun, target: Found) -> CellRun:
+    def run(self, attempt: TaskAttempt, planned: Attempt, target: Found) -> Attempt:
         """The run of an attempt where it runs, before it has a row: a restart is a further attempt.
 
         It follows those that have rows there: the planner does not know all if `amp` on or
@@ -252,63 +211,44 @@ class Submission:
 
     # Publishing
 
-    def begin(self, attempt: Attempt, start: Start) -> bool:
-        """Publish that an attempt begins; false if it has begun already, or is closed.
-
-        Raises:
-            OSError: if that can't be written.
-        """
-        values = {"node": start.node, "started_at": start.started_at,
-                  "target": json.loads(found_to_json(start.target))}  # fmt: skip
-        begins = publish(self.folder / "starts" / attempt.file, json.dumps(values).encode())
+    def begin(self, attempt: TaskAttempt, start: Start) -> bool:
+        """Publish that an attempt begins; false if it has begun already, or is closed."""
+        begins = publish(self.folder / "starts" / attempt.file, _START.dump_json(start))
         # looked at last: whoever closes the cell writes this first, and then sees the attempt
         return begins and not self._end_of(attempt.index, attempt.number).exists()
 
-    def publish_row(self, attempt: Attempt, row: Row, folder: Path) -> bool:
-        """Publish the row of an attempt and keep it in the cell's folder; false if it is closed.
-
-        Raises:
-            OSError: if it can't be written.
-        """
+    def publish_row(self, attempt: TaskAttempt, row: Row, folder: Path) -> bool:
+        """Publish the row of an attempt and keep it in the cell's folder; false if it is closed."""
         if not publish(self.rows / attempt.file, row_to_json(row)):
             return False
         keep_row(folder, row)
         return True
 
-    def row(self, attempt: Attempt) -> Row | None:
-        """The published row of an attempt; None without one."""
+    def row(self, attempt: TaskAttempt) -> Row | None:
         try:
             return row_from_json((self.rows / attempt.file).read_bytes())
         except OSError:
             return None
 
-    def close(self, attempt: Attempt, planned: CellRun, status: str, message: str) -> Row | None:
+    def close(
+        self, attempt: TaskAttempt, planned: Attempt, status: str, message: str
+    ) -> Row | None:
         """The row of an attempt on which nobody works any more; None if it never began.
 
         Args:
             planned: the run that it is an attempt at.
             status, message: of its row, unless it has published one.
-
-        Raises:
-            OSError: if the row can't be written.
         """
         if self._never_began(attempt):
             return None
         return self._closed(attempt, planned, status, message)
 
     def close_all(self, index: int, number: int, status: str, message: str) -> bool:
-        """Close a cell, after the end of its array task; false if no attempt at it began.
-
-        Args:
-            status, message: as of `close`.
-
-        Raises:
-            OSError: if a row can't be written.
-        """
-        publish(self._end_of(index, number), b"{}")
+        """Close a cell, after the end of its array task; false if no attempt at it began."""
+        publish(self._end_of(index, number), _NEVER)
         began = False
         for restart in count():
-            attempt = Attempt(index, number, restart)
+            attempt = TaskAttempt(index, number, restart)
             if self._never_began(attempt):
                 break
             row = self._closed(attempt, self.groups[index][number], status, message)
@@ -321,18 +261,20 @@ class Submission:
         """The file that keeps further attempts at a cell from beginning."""
         return self.folder / "starts" / f"{index}-{number}-closed.json"
 
-    def _never_began(self, attempt: Attempt) -> bool:
+    def _never_began(self, attempt: TaskAttempt) -> bool:
         """Whether an attempt has not begun until now; then it never will."""
-        return publish(self.folder / "starts" / attempt.file, b"{}")
+        return publish(self.folder / "starts" / attempt.file, _NEVER)
 
-    def _closed(self, attempt: Attempt, planned: CellRun, status: str, message: str) -> Row | None:
+    def _closed(
+        self, attempt: TaskAttempt, planned: Attempt, status: str, message: str
+    ) -> Row | None:
         """The row of an attempt that began; None if it was closed before it could."""
         start = _start(self.folder / "starts" / attempt.file)
         if start is None or (row := self.row(attempt)) is not None:
             return None if start is None else row
         run = self.run(attempt, planned, start.target)
         folder = run.folder(self.runs_csv())
-        outcome = Outcome(
+        outcome = WorkerEnd(
             status=status, message=message, wall_s=None, started_at=start.started_at,
             finished_at=max(start.started_at, utc_now()),
         )  # fmt: skip
@@ -345,19 +287,12 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _runs(line: str) -> list[CellRun]:
-    return [CellRun.from_json(json.dumps(values)) for values in json.loads(line)]
-
-
 def _start(path: Path) -> Start | None:
     """A start; None for that of an attempt which never began."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not values:
-            return None
-        target = _FOUND.validate_python(values["target"])
-        return Start(str(values["node"]), target, str(values["started_at"]))
-    except (OSError, ValueError, KeyError, ValidationError) as error:
+        text = path.read_bytes()
+        return None if text == _NEVER else _START.validate_json(text)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: can't be read ({error})") from error
 
 

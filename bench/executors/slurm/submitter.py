@@ -14,12 +14,12 @@ from bench.executors.slurm import commands
 from bench.executors.slurm.commands import SlurmError
 from bench.executors.slurm.options import Request, fixed_options, script
 from bench.executors.slurm.submission import Submission, submissions_folder
-from bench.launch.cell_run import WORKER, CellRun
+from bench.launch.attempt import WORKER, Attempt
 
 _TIMES: Final = 3.0
 """A time limit by this multiple of the forecast, and so many seconds for the job's own start:"""
 _SPARE_S: Final = 300.0
-Group = Sequence[CellRun]
+Group = Sequence[Attempt]
 """The cells of an array task."""
 
 
@@ -97,7 +97,6 @@ class Submitter:
 
     @cached_property
     def most(self) -> int:
-        """The largest number of array tasks of an array."""
         return commands.most_indexes()
 
     @cached_property
@@ -108,7 +107,7 @@ class Submitter:
         return min((limit for limit in known if limit is not None), default=float("inf"))
 
 
-def _longest_s(run: CellRun) -> float | None:
+def _longest_s(run: Attempt) -> float | None:
     """The most seconds that a cell may be expected to take; None if that is not known."""
     by_forecast = None if run.expected_s is None else _TIMES * run.expected_s
     known = [limit for limit in (by_forecast, run.timeout_s) if limit is not None]

@@ -313,7 +313,7 @@ def two_lanes(monkeypatch: pytest.MonkeyPatch, device: str) -> list[Found]:
         for i in range(2)
     ]  # fmt: skip
     asked = []
-    monkeypatch.setattr(alternating, "find_lanes", lambda *names: asked.append(names) or lanes)
+    monkeypatch.setattr(alternating, "find_slots", lambda *names: asked.append(names) or lanes)
     return lanes
 
 
@@ -364,7 +364,7 @@ def test_options_for_one_device_are_bench_grids_own(options: list[str]) -> None:
 
 
 def test_one_gpu_of_all_is_used_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alternating, "find_lanes", lambda *names: names)
+    monkeypatch.setattr(alternating, "find_slots", lambda *names: names)
     words = ["--epochs", "1", "--device=all", "--max-steps", "3"]
     assert several_lanes(words) == (("all", 1), ["--epochs", "1", "--max-steps", "3"])
 

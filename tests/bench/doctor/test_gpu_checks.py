@@ -415,7 +415,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch, number: int) -> list[Found]:
         )
         for i in range(number)
     ]  # fmt: skip
-    monkeypatch.setattr(several_gpus, "find_lanes", lambda _name: lanes)
+    monkeypatch.setattr(several_gpus, "find_slots", lambda _name: lanes)
     monkeypatch.setenv(VISIBLE, "GPU-0")
     return lanes
 
@@ -449,7 +449,7 @@ def test_one_gpu_is_ok_and_what_can_not_be_compared_is_skipped(
     def refuse(_name: str) -> None:
         raise InputError("--device all: times of different GPUs are not comparable")
 
-    monkeypatch.setattr(several_gpus, "find_lanes", refuse)
+    monkeypatch.setattr(several_gpus, "find_slots", refuse)
     with pytest.raises(SkipError, match="times of different GPUs"):
         several_gpus.check(HERE)
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from bench.common.child import serve
 from bench.common.errors import InputError
 from bench.engines import check
-from bench.engines.check import check_models, main
+from bench.engines.check import answers_to, check_models
 from bench.launch.checks import check_engine
 from bench.plan.cell import Cell
 from bench.plan.gridfile import Settings
@@ -52,8 +53,8 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
     def refuse(*args: Any, **changes: Any) -> str:
         checked = args[0] if isinstance(args[0], Job) else job(*args, **changes)
-        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps([checked.to_json()])))
-        code = main()
+        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({"jobs": [checked.to_json()]})))
+        code = serve(answers_to)
         err = capsys.readouterr().err
         assert code == (2 if err else 0)
         assert err == "" or (err.startswith("error: ") and err.count("\n") == 1)
@@ -232,7 +233,11 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[Cell]]:
     """The cells that each process would check."""
     asked: list[list[Cell]] = []
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(check, "_run", lambda jobs, _: asked.append([job.cell for job in jobs]))
+
+    def ask(request: dict[str, Any], *_: object) -> None:
+        asked.append([Job.from_json(text).cell for text in request["jobs"]])
+
+    monkeypatch.setattr(check, "_ask", ask)
     return asked
 
 
@@ -252,8 +257,7 @@ def test_weights_run_in_every_attention_pooling_and_head(
         "bench.engines.transformers.check_weights",
         lambda one, amps: ran.append((one.cell.attn_implementation, one.cell.pooling, amps)),
     )
-    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps([one.to_json() for one in jobs])))
-    assert main() == 0
+    assert list(answers_to({"jobs": [one.to_json() for one in jobs]})) == [True]
     assert ran == [
         ("eager", "mean", ["off"]), ("sdpa", "mean", ["bf16", "off"]), ("sdpa", "cls", ["off"]),
     ]  # fmt: skip

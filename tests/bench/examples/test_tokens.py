@@ -320,12 +320,11 @@ def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, mo
     stub, csv = setup("fake"), tmp_path / "runs.csv"
     kept = str(place.cache)
     code = f"import os, sys; print(len(os.listdir({kept!r}))); sys.exit(3)"
+    models = {place.cell.model: replace(stub.model, tokenizer=place.tokenizer)}
+    inputs = replace(stub.inputs, models=models, data=place.data, data_folder=place.folder)
     Session(
-        grid=stub.grid,
+        inputs=inputs,
         executor=LocalExecutor(csv, [stub.target("cpu")], (sys.executable, "-S", "-c", code)),
-        models={place.cell.model: replace(stub.model, tokenizer=place.tokenizer)},
-        data=place.data,
-        data_folder=place.folder,
         store=Store(csv),
         reports=tmp_path / "reports",
         keep=False,

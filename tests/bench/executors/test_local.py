@@ -1,4 +1,4 @@
-"""Cells on several lanes of a machine: stub workers, each of which notes where it runs."""
+"""Cells on several slots of a machine: stub workers, each of which notes where it runs."""
 
 import json
 import os
@@ -52,7 +52,7 @@ if here["gpu"] in os.environ["BROKEN"].split():
 
 
 class Place:
-    """A runs.csv, and sessions on it that run cells on lanes."""
+    """A runs.csv, and sessions on it that run cells on slots."""
 
     def __init__(self, folder: Path) -> None:
         self.csv = folder / "runs.csv"
@@ -64,7 +64,7 @@ class Place:
     def cells(self) -> list[Cell]:
         return self.setup.cells
 
-    def lanes(self, number: int, *, gpus: bool = False) -> list[Found]:
+    def slots(self, number: int, *, gpus: bool = False) -> list[Found]:
         """Lanes on GPUs, or on the CPU and a core each, of which there may be one."""
         own = sorted(os.sched_getaffinity(0))
         conditions = replace(self.setup.conditions, sharing=f"{number} workers")
@@ -79,17 +79,16 @@ class Place:
             for i in range(number)
         ]
 
-    def plan(self, lanes: list[Found], cells: list[Cell] | None = None) -> list[Planned]:
-        return plan(cells or self.cells, self.rows(), lanes[0].conditions.columns())
+    def plan(self, slots: list[Found], cells: list[Cell] | None = None) -> list[Planned]:
+        return plan(cells or self.cells, self.rows(), slots[0].conditions.columns())
 
-    def run(self, lanes: list[Found], code: str, cells: list[Cell] | None = None) -> int:
+    def run(self, slots: list[Found], code: str, cells: list[Cell] | None = None) -> int:
         worker = (sys.executable, "-S", "-c", WORKER + code + ENDS)
         return Session(
-            grid=self.setup.grid, executor=LocalExecutor(self.csv, lanes, worker),
-            models={self.setup.model.name: self.setup.model}, data=self.setup.data,
-            data_folder=None, store=Store(self.csv), reports=self.csv.parent / "reports",
+            inputs=self.setup.inputs, executor=LocalExecutor(self.csv, slots, worker),
+            store=Store(self.csv), reports=self.csv.parent / "reports",
             keep=False, timeout_s=None, arguments=(),
-        ).run([self.plan(lanes, cells)])  # fmt: skip
+        ).run([self.plan(slots, cells)])  # fmt: skip
 
     def rows(self) -> list[Row]:
         return read_rows(self.csv)
@@ -111,26 +110,30 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 def test_cells_run_at_once_each_on_the_cores_of_its_lane(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lanes = place.lanes(2)
+    slots = place.slots(2)
     before = os.sched_getaffinity(0)
-    assert place.run(lanes, MEETS) == 0
+    assert place.run(slots, MEETS) == 0
     rows = place.rows()
     assert sorted(row.cell_id for row in rows) == sorted(cell.cell_id for cell in place.cells)
     assert {row.status for row in rows} == {"ok"}
     assert {row.sharing for row in rows} == {"2 workers"}
     assert min(row.train_s or 0 for row in rows) >= 2, "two were there at once"
     cores = {tuple(where["cores"]) for where in place.where().values()}
-    assert cores == {tuple(lane.cores) for lane in lanes}
+    assert cores == {tuple(slot.cores) for slot in slots}
     assert os.sched_getaffinity(0) == before
     assert "6 cells: 6 ok" in capsys.readouterr().out
-    assert place.run(lanes, "") == 0
+    assert place.run(slots, "") == 0
     assert len(place.rows()) == 6, "nothing runs twice"
 
 
 def test_what_needs_no_device_is_left_out_before_another_lane_learns_more(place: Place) -> None:
-    lanes, calls = place.lanes(2), []
+    slots, calls = place.slots(2), []
 
-    class Conductor:
+    class Dispatcher:
+        @property
+        def display(self) -> Any:
+            return self
+
         def tokenise(self, items: list[Planned]) -> None:
             pass
 
@@ -144,10 +147,10 @@ def test_what_needs_no_device_is_left_out_before_another_lane_learns_more(place:
         def prepare(self, item: Planned) -> None:
             calls.append(item.key)
 
-    conductor: Any = Conductor()
+    dispatcher: Any = Dispatcher()
     with Signals() as signals:
-        executor = LocalExecutor(place.csv, lanes)
-        assert not executor.run(place.plan(lanes), conductor, conductor, signals)
+        executor = LocalExecutor(place.csv, slots)
+        assert not executor.run(place.plan(slots), dispatcher, signals)
     assert len(calls) == 12
     assert calls[::2] == calls[1::2]
 
@@ -157,15 +160,15 @@ def test_examples_are_tokenised_before_any_cell_runs(
 ) -> None:
     folds, launched = [replace(c, folds=2, fold=i % 2) for i, c in enumerate(place.cells)], []
     monkeypatch.setattr(
-        "bench.grid.round.share",
+        "bench.grid.cells.share",
         lambda _data, cell, *_: launched.append((cell.fold, len(place.where()))),
     )
-    assert place.run(place.lanes(2), MEETS, folds) == 0
+    assert place.run(place.slots(2), MEETS, folds) == 0
     assert launched == [(0, 0), (1, 0)]
 
 
 def test_each_gpu_has_its_worker_and_its_number_in_the_row(place: Place) -> None:
-    assert place.run(place.lanes(2, gpus=True), MEETS) == 0
+    assert place.run(place.slots(2, gpus=True), MEETS) == 0
     where = place.where()
     assert {(row.device, where[row.cell_id]["gpu"]) for row in place.rows()} == {
         ("cuda:0", "GPU-0"),
@@ -176,8 +179,8 @@ def test_each_gpu_has_its_worker_and_its_number_in_the_row(place: Place) -> None
 
 def test_cells_that_are_compared_in_turn_stay_on_one_gpu(place: Place) -> None:
     pairs = [[cell, replace(cell, engine=TRANSFORMERS)] for cell in place.cells]
-    lanes = place.lanes(3, gpus=True)
-    assert place.run(lanes, MEETS, [cell for pair in pairs for cell in pair]) == 0
+    slots = place.slots(3, gpus=True)
+    assert place.run(slots, MEETS, [cell for pair in pairs for cell in pair]) == 0
     where = place.where()
     gpus = [tuple(where[cell.cell_id]["gpu"] for cell in pair) for pair in pairs]
     assert all(one == other for one, other in gpus)
@@ -199,7 +202,7 @@ def test_a_gpu_that_fails_takes_its_lane_out_and_the_others_go_on(
 ) -> None:
     monkeypatch.setenv("BROKEN", "GPU-1")
     monkeypatch.setattr(gpu_trial, "check_gpu", broken("GPU-1"))
-    assert place.run(place.lanes(2, gpus=True), MEETS + BREAKS) == 1
+    assert place.run(place.slots(2, gpus=True), MEETS + BREAKS) == 1
     rows = place.rows()
     assert sorted(row.cell_id for row in rows) == sorted(cell.cell_id for cell in place.cells)
     assert [row.device for row in rows if row.status == "crashed"] == ["cuda:1"]
@@ -214,14 +217,14 @@ def test_without_a_gpu_that_works_the_run_stops(
 ) -> None:
     monkeypatch.setenv("BROKEN", "GPU-0 GPU-1")
     monkeypatch.setattr(gpu_trial, "check_gpu", broken("GPU-0", "GPU-1"))
-    assert place.run(place.lanes(2, gpus=True), MEETS + BREAKS) == 1
+    assert place.run(place.slots(2, gpus=True), MEETS + BREAKS) == 1
     assert [row.status for row in place.rows()] == ["crashed"] * 2
     assert "stopped: the device failed (cuda:" in capsys.readouterr().err
 
 
 def test_cells_that_another_grid_has_come_last(place: Place) -> None:
-    lanes = place.lanes(2)
-    first = place.plan(lanes)[0]
+    slots = place.slots(2)
+    first = place.plan(slots)[0]
     name = str((first.cell.cell_id, first.conditions_id, first.repeat))
     code = (
         "import sys; from pathlib import Path; from bench.launch.locks import Locks\n"
@@ -243,13 +246,13 @@ def test_cells_that_another_grid_has_come_last(place: Place) -> None:
 if {place.cells[-1].cell_id!r} in folder.name:
     os.kill({other.pid}, 15)
 """
-        assert place.run(lanes, script) == 0
+        assert place.run(slots, script) == 0
     rows = place.rows()
     assert rows[-1].cell_id == first.cell.cell_id
     assert len(rows) == 6
 
 
-def test_a_stop_ends_the_cells_of_all_lanes(place: Place) -> None:
+def test_a_stop_ends_the_cells_of_all_slots(place: Place) -> None:
     """By a signal that the second worker sends, once both hang."""
     code = (
         MEETS
@@ -260,10 +263,10 @@ if len(list(folder.parent.glob("*/hangs"))) == 2:
 time.sleep(60)
 """
     )
-    lanes = place.lanes(2)
-    assert place.run(lanes, code) == 130
+    slots = place.slots(2)
+    assert place.run(slots, code) == 130
     assert [row.status for row in place.rows()] == ["interrupted"] * 2
-    assert place.run(lanes, "") == 0
+    assert place.run(slots, "") == 0
     assert [row.status for row in place.rows()[2:]] == ["ok"] * 6
 
 
@@ -279,6 +282,6 @@ def test_an_error_of_one_lane_stops_all_and_what_has_run_is_kept(
         append(store, row)
 
     monkeypatch.setattr(Store, "append", fail)
-    assert place.run(place.lanes(2), MEETS) == 1
+    assert place.run(place.slots(2), MEETS) == 1
     assert "stopped: the disk is full; finished cells are kept" in capsys.readouterr().err
     assert len(place.rows()) == len(rows) - 1

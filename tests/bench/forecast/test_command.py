@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+from bench.common import child
 from bench.forecast import client, fake, process
 from bench.forecast.__main__ import main
 from bench.forecast.client import NoPredictionError, Turn, find_costs
@@ -225,11 +226,11 @@ def test_a_variant_that_can_not_be_counted_loses_its_own_forecast_alone(
             raise UncountableError("it asks for values")
         return counts(job, shapes, variant)
 
-    def run(request: str, *_: object) -> str:
-        seeds, texts = json.loads(request)
+    def run(request: tuple[list[int], list[str]], *_: object) -> str:
+        seeds, texts = request
         jobs = [Job.from_json(text) for text in texts]
-        process._count(jobs, seeds, dict.fromkeys((False, True), 100.0))
-        return capsys.readouterr().out
+        answers = process._count(jobs, seeds, dict.fromkeys((False, True), 100.0))
+        return "".join(f"{json.dumps(answer)}\n" for answer in answers)
 
     monkeypatch.setattr(fake, "count", counted)
     monkeypatch.setattr(client, "_run", run)
@@ -281,9 +282,9 @@ def test_the_process_that_counts_sees_the_workers_gpu_or_none(
         raise OSError(1, "not now")
 
     monkeypatch.setattr(client, "_kept", lambda *_: None)
-    monkeypatch.setattr(client.subprocess, "Popen", popen)
+    monkeypatch.setattr(child.subprocess, "Popen", popen)
     for gpu in ("GPU-1", ""):
-        with pytest.raises(NoPredictionError, match="no process to count: not now"):
+        with pytest.raises(NoPredictionError, match="no process can be started: not now"):
             smoke.costs(gpu=gpu)
     assert seen == [("GPU-1", "PCI_BUS_ID"), ("", "PCI_BUS_ID")]
 

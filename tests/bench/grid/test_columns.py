@@ -19,10 +19,11 @@ import torch
 from safetensors.numpy import load_file
 
 from bench.forecast.forecast import Prediction
-from bench.grid import __main__ as grid
+from bench.grid import cells as grid_cells
 from bench.launch import runner
 from bench.machine import conditions
-from bench.machine.conditions import MEASUREMENT_VERSION, code_version
+from bench.machine.conditions import MEASUREMENT_VERSION
+from bench.machine.version import code_version
 from bench.plan.job import Job
 from bench.plan.models import find_model
 from bench.plan.rows import SCHEMA, Row
@@ -110,7 +111,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Ran:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
-        patch.setattr(grid, "forecast_plan", lambda *_, **__: forecast)
+        patch.setattr(grid_cells, "forecast_plan", lambda *_, **__: forecast)
         patch.setattr(conditions, "usable_threads", lambda: 1)
         clock = iter([1000.0, 1000.0 + WALL_S])
         patch.setattr(runner, "time", SimpleNamespace(monotonic=clock.__next__))

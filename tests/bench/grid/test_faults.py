@@ -38,7 +38,7 @@ def verdicts(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Ver
         for number, (kind, phase, worker) in enumerate(chosen)
     ]
     faults = draw(FEW, 0, SEED) + others
-    on_lanes = (
+    on_slots = (
         ("worker killed", "train"),
         ("parent killed", "train"),
         ("parent killed", "half an append"),
@@ -47,8 +47,8 @@ def verdicts(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Ver
         ("two parents", "both live"),
     )
     faults += [
-        Fault(number=100 + number, seed=SEED, kind=kind, phase=phase, worker="fake", lanes=2)
-        for number, (kind, phase) in enumerate(on_lanes)
+        Fault(number=100 + number, seed=SEED, kind=kind, phase=phase, worker="fake", slots=2)
+        for number, (kind, phase) in enumerate(on_slots)
     ]
     return run_suite(faults[::-1], jobs=2, folder=tmp_path_factory.mktemp("faults"))
 

@@ -211,7 +211,7 @@ def test_a_length_for_folds_is_that_of_all_examples(
     def find_length(data: Data, *_: object) -> tuple[int, str]:
         raise InputError(f"{[*data.sizes.values()]}")
 
-    monkeypatch.setattr("bench.grid.__main__.find_length", find_length)
+    monkeypatch.setattr("bench.grid.inputs.find_length", find_length)
     data = write_folder(grid.folder / "data", ("sst",), count=40)
     flags = ("--task", "sst", "--data", str(data), "--folds", "3", "--max-length", "auto")
     assert str([Sizes(60, 0)]) in grid.run(*flags).stderr

@@ -60,9 +60,8 @@ class Place:
         target = self.setup.target(str(self.csv.parent), device or Device())
         store = Store(self.csv, self.setup.conditions.code_version if fresh else None)
         return Session(
-            grid=self.setup.grid, executor=LocalExecutor(self.csv, [target], self.setup.argv),
-            models={self.setup.model.name: self.setup.model},
-            data=self.setup.data, data_folder=None, store=store,
+            inputs=self.setup.inputs,
+            executor=LocalExecutor(self.csv, [target], self.setup.argv), store=store,
             reports=self.csv.parent / "reports", keep=False, timeout_s=None, arguments=(),
             **options,
         ).run(rounds, as_json)  # fmt: skip
@@ -97,15 +96,10 @@ def test_a_fold_is_made_once_for_cells_that_follow_each_other(place, monkeypatch
     made = []
     deal = Folds.fold
     monkeypatch.setattr(Folds, "fold", lambda folds, n: made.append(n) or deal(folds, n))
-    session = Session(
-        grid=place.setup.grid, executor=LocalExecutor(place.csv, [place.setup.target("")]),
-        models={place.setup.model.name: place.setup.model},
-        data=place.setup.data, folds=Folds(load_data("movies", max_train=40, max_dev=20), 2),
-        data_folder=None, store=Store(place.csv), reports=place.csv.parent, keep=False,
-        timeout_s=None, arguments=(),
-    )  # fmt: skip
+    folds = Folds(load_data("movies", max_train=40, max_dev=20), 2)
+    inputs = replace(place.setup.inputs, folds=folds)
     cells = [replace(place.setup.cells[0], folds=2, fold=fold) for fold in (0, 0, 1, 1)]
-    sizes = [len(session.data_of(cell).dev) for cell in cells]
+    sizes = [len(inputs.data_of(cell).dev) for cell in cells]
     assert (made, sum(sizes)) == ([0, 1], 2 * 60)
 
 

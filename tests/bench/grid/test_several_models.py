@@ -116,7 +116,7 @@ def test_a_length_in_tokens_is_that_of_the_engine_that_is_named(
     file.write_text(f'[settings]\nmax_length = "auto"\n{HEAD}')
     engines = []
     monkeypatch.setattr(
-        "bench.grid.__main__.tokenizer_of",
+        "bench.grid.inputs.tokenizer_of",
         lambda engine, folder: engines.append(engine) or tokenizer_of(engine, folder),
     )
     for engine in ("transformers", "minbert"):

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from bench.executors.slurm.cluster import find_cluster
-from bench.executors.slurm.executor import POLL, SlurmExecutor
+from bench.executors.slurm import executor as slurm_executor
+from bench.executors.slurm.executor import POLL, SlurmExecutor, find_cluster
 from bench.executors.slurm.submission import Submission, submissions_folder
-from bench.grid import __main__ as module
 from bench.results.row import kept_row
 from tests.bench.grids import GridRuns
 from tests.faults.parent import stub_report
@@ -124,7 +123,7 @@ def test_nodes_are_checked_whenever_it_is_wanted(
         executor._submitter = replace(executor._submitter, worker=WORKER)
         return executor
 
-    monkeypatch.setattr(module, "find_cluster", with_stub_workers)
+    monkeypatch.setattr(slurm_executor, "find_cluster", with_stub_workers)
     orders = pairs.folder / "orders"
     orders.mkdir()
     (orders / "0").write_text("0.5")  # so that both nodes work at the same time

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.launch.oom import oom_kills
+from bench.launch.runner import oom_kills
 
 V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"
 V2 = "low 0\nhigh 12\nmax 9\noom 8\noom_kill {}\noom_group_kill 1\n"

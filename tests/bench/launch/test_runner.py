@@ -16,7 +16,8 @@ import pytest
 
 from bench.common.errors import DiskFullError
 from bench.launch import runner
-from bench.launch.runner import Outcome, Signals, run_worker
+from bench.launch.runner import WorkerEnd, run_worker
+from bench.launch.signals import Signals
 from tests.bench.fake_parent import WORKER
 
 ROOT = Path(__file__).parents[3]
@@ -280,7 +281,7 @@ def test_peak_memory_is_not_the_parents(tmp_path):
 # Ends that are brought about
 
 
-def ended_by_us(outcome: Outcome, status: str, message: str) -> None:
+def ended_by_us(outcome: WorkerEnd, status: str, message: str) -> None:
     assert (outcome.status, outcome.message) == (status, message)
 
 

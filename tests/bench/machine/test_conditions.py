@@ -16,18 +16,16 @@ import pytest
 from bench.common.errors import InputError
 from bench.machine import conditions
 from bench.machine.conditions import (
-    MEASURING,
-    RUN_BY_WORKERS,
     WORKERS,
     Conditions,
     Found,
-    code_version,
     cpu_quota,
     find_conditions,
-    find_lanes,
+    find_slots,
     torch_build,
 )
 from bench.machine.environment import VISIBLE, recorded
+from bench.machine.version import _OF_PARENT, code_version, measuring
 from bench.plan.cell import ENGINES
 from tests.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
 
@@ -104,7 +102,7 @@ def lanes_on(
     monkeypatch.setattr(conditions, "usable_cores", lambda: [frozenset([i]) for i in range(cores)])
     monkeypatch.setattr(conditions, "cpu_quota", lambda: None)
     monkeypatch.setattr("psutil.cpu_count", lambda logical: cores)
-    return find_lanes(device, jobs, FakeCuda(gpus))
+    return find_slots(device, jobs, FakeCuda(gpus))
 
 
 def test_each_gpu_has_cores_near_it_and_what_is_shared_is_recorded(
@@ -129,9 +127,9 @@ def test_jobs_share_the_cores_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Non
     assert {lane.conditions.sharing for lane in lanes} == {"3 workers"}
     assert {lane.device_name for lane in lanes} == {"cpu"}
     monkeypatch.setattr(conditions, "cpu_quota", lambda: 3)
-    assert {lane.conditions.threads for lane in find_lanes("cpu", 3)} == {1}
+    assert {lane.conditions.threads for lane in find_slots("cpu", 3)} == {1}
     with pytest.raises(InputError, match="--jobs 4: 4 workers need a core each, and 3 can be"):
-        find_lanes("cpu", 4)
+        find_slots("cpu", 4)
 
 
 def test_jobs_are_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,13 +199,17 @@ def test_planning_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+FILES = ("adapters/x.py", "minbert/x.py", "bench/plan/job.py", "bench/results/row.py")
+
+
 class Checkout:
     """A temporary git repository with the files whose version is asked for, and others."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in (*MEASURING, "README.md", "bench/report/x.py", "tests/x.py"):
-            self.write(f"{name}/x.py" if "." not in Path(name).name else name, "1\n")
+        for name in (*FILES, "README.md", "bench/report/x.py", "tests/x.py"):
+            self.write(name, "1\n")
+        self.write("bench/worker/__main__.py", "def main():\n    from bench.plan import job\n")
 
     def write(self, name: str, text: str) -> None:
         path = self.folder / name
@@ -263,7 +265,9 @@ def test_a_commit_to_what_measures_nothing_is_no_other_version(
     assert checkout.version == version, "whatever git abbreviates to"
 
 
-@pytest.mark.parametrize("name", ["bench/worker/x.py", "minbert/new.py", "bench/results/row.py"])
+@pytest.mark.parametrize(
+    "name", ["bench/worker/x.py", "minbert/new.py", "bench/results/row.py", "bench/plan/job.py"]
+)
 def test_a_change_of_what_measures_is_another_version(checkout: Checkout, name: str) -> None:
     first = checkout.commit()
     clean = checkout.version
@@ -313,11 +317,12 @@ def test_the_version_is_of_all_that_a_worker_imports_and_of_little_else() -> Non
     for module in sorted(graph.modules):
         if source(module) in imported:  # what it imports within functions, too
             imported |= set(map(source, graph.find_modules_directly_imported_by(module)))
-    listed = set(map(Path, RUN_BY_WORKERS))
-    covered = {path: {path, *path.parents} & listed for path in imported}
-    assert {path for path, by in covered.items() if not by} == set(), "add it to RUN_BY_WORKERS"
-    assert listed == set().union(*covered.values()), "it is imported no more"
+    listed = set(map(Path, measuring()))
+    assert {path for path in imported if not {path, *path.parents} & listed} == set()
+    by_parent = set(map(Path, _OF_PARENT))
+    others = listed - by_parent - imported - {Path("bench/plan/adapter_configs.py")}
+    assert {path for path in others if path.suffix} == set()
     for folder in filter(Path.is_dir, map(ROOT.joinpath, listed)):
         files = {path.relative_to(ROOT) for path in folder.rglob("*.py")}
         assert 2 * len(files & imported) > len(files), f"name the files of {folder} one by one"
-    assert all((ROOT / name).exists() for name in MEASURING)
+    assert all((ROOT / name).exists() for name in listed)

@@ -1,5 +1,6 @@
 """The device of a run: chosen, tried before anything runs, and its faults in one line."""
 
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench.common.child import serve
 from bench.common.errors import InputError
 from bench.machine import gpu_check, gpu_trial
 from bench.machine.devices import Device, resolve_device
@@ -273,7 +275,8 @@ def test_the_process_says_what_torch_sees(
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, lambda *_, result=result: result)
     monkeypatch.setattr(gpu_check, "failures_on", lambda device: {"bf16": f"not on {device}"})
-    assert gpu_check.main(0) == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO("0"))
+    assert serve(lambda index: [gpu_check.check(index)]) == 0
     code = f"print('chatter'); print({capsys.readouterr().out!r})"
     answer = check_by([sys.executable, "-S", "-c", code], os.environ)
     (gpu,) = answer.gpus

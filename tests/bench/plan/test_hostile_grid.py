@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bench.common.command import run_command
 from bench.common.errors import InputError
-from bench.grid.__main__ import override
+from bench.grid.inputs import override
 from bench.plan import gridfile
 from bench.plan.gridfile import Grid
 from bench.plan.models import find_model

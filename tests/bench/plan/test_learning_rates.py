@@ -4,7 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 from bench.forecast.outlook import Outlook
-from bench.grid.__main__ import rounds
+from bench.grid.plans import rounds
 from bench.plan import gridfile
 from bench.plan.cell import Cell
 from bench.plan.learning_rates import (

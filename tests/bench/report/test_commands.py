@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.analysis.groups import groups
-from bench.grid.__main__ import command, override
+from bench.grid.__main__ import command
+from bench.grid.inputs import override
 from bench.plan import gridfile
 from bench.plan.cell import Cell
 from bench.plan.columns import NAMES, format_value, parse_value, row_of

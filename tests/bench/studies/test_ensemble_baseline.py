@@ -185,7 +185,7 @@ def test_a_training_that_fails_is_an_error_and_the_rest_is_shown(
 ) -> None:
     need_peft()
     crash = "raise ValueError('no such thing')"
-    monkeypatch.setattr(again, "_WORKER", (sys.executable, "-c", crash))
+    monkeypatch.setattr(again, "WORKER", (sys.executable, "-c", crash))
     add_trainable(place, tiny_checkpoint)
     assert place.run("--peer", "--json") == 1
     shown = capsys.readouterr()

@@ -16,7 +16,8 @@ from hypothesis import given
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from minbert import check
+from bench.common.errors import InputError as Refused
+from bench.engines import check
 from minbert.errors import InputError
 from minbert.files import model_digest
 from minbert.model.checkpoint import load_encoder
@@ -374,25 +375,22 @@ def test_a_damaged_pickle_loads_or_is_refused(folder: Path, new: bool, data: byt
 # Before the first cell
 
 
-def test_weights_that_are_no_numbers_are_refused_before_the_first_cell(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert check.main(folder) == 0
+def test_weights_that_are_no_numbers_are_refused_before_the_first_cell(folder: Path) -> None:
+    request = {"checkpoint": str(folder)}
+    assert list(check.answers_to(request)) == [True]
     for value in (float("nan"), float("inf")):
         named = weights()
         named[WORDS][3, 2] = value
         save_file(named, folder / "model.safetensors")
-        assert check.main(folder) == 2
-        line = capsys.readouterr().err
-        assert line.count("\n") == 1
-        assert f"{WORDS} holds NaN or infinite numbers" in line
+        with pytest.raises(InputError, match=f"{WORDS} holds NaN or infinite numbers"):
+            list(check.answers_to(request))
 
 
 def test_a_checkpoint_that_never_ends_loading_is_given_up(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check, "PATIENCE_S", 0.01)
-    with pytest.raises(InputError, match=r"could not be loaded in 0\.01 s"):
+    with pytest.raises(Refused, match=r"could not be loaded in 0\.01 s"):
         check.check_checkpoint(folder, "never seen")
 
 
@@ -400,12 +398,12 @@ def test_a_checkpoint_that_could_be_loaded_is_not_loaded_again_and_another_is(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
-    loaded: list[Path] = []
-    monkeypatch.setattr(check, "_check", loaded.append)
+    loaded: list[object] = []
+    monkeypatch.setattr(check, "_ask", lambda request, *_: loaded.append(request))
     check.check_checkpoint(folder, "one")
     check.check_checkpoint(folder, "one")
     check.check_checkpoint(folder, "another")
-    assert loaded == [folder, folder]
+    assert loaded == [{"checkpoint": str(folder)}] * 2
 
 
 def test_a_checkpoint_that_can_not_be_loaded_is_told_each_time(
@@ -413,10 +411,10 @@ def test_a_checkpoint_that_can_not_be_loaded_is_told_each_time(
 ) -> None:
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
 
-    def fails(folder: Path) -> None:
-        raise InputError(f"{folder}: no")
+    def fails(*_: object) -> None:
+        raise Refused(f"{folder}: no")
 
-    monkeypatch.setattr(check, "_check", fails)
+    monkeypatch.setattr(check, "_ask", fails)
     for _ in range(2):
-        with pytest.raises(InputError, match="no"):
+        with pytest.raises(Refused, match="no"):
             check.check_checkpoint(folder, "one")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.executors.slurm.submission import Submission
-from bench.launch.cell_run import CellRun
+from bench.launch.attempt import Attempt
 from bench.machine.conditions import Found
 from tests.faults.setups import setup
 
@@ -42,11 +42,11 @@ def target() -> Found:
     return setup("fake").target("cpu")
 
 
-def runs(number: int = 4, attempt: int = 1) -> list[CellRun]:
+def runs(number: int = 4, attempt: int = 1) -> list[Attempt]:
     """Runs of cells on a stub of a model."""
     made = setup("fake")
     return [
-        CellRun(
+        Attempt(
             job=made.model.job(cell, None, conditions_id="planned", attempt=attempt),
             grid="faults",
             dev_examples={"movies": 1},
@@ -59,7 +59,7 @@ def runs(number: int = 4, attempt: int = 1) -> list[CellRun]:
 def submit(tmp_path: Path) -> Callable[..., Submission]:
     """Makes the folder of a submission next to tmp_path's runs.csv; nothing is queued."""
 
-    def make(groups: Sequence[Sequence[CellRun]], name: str = "one", job: int = 7) -> Submission:
+    def make(groups: Sequence[Sequence[Attempt]], name: str = "one", job: int = 7) -> Submission:
         folder = tmp_path / "runs" / "slurm" / name
         request = {
             "runs": str(tmp_path / "runs.csv"),

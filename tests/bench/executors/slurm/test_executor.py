@@ -15,10 +15,11 @@ from bench.executors.slurm import executor as module
 from bench.executors.slurm.commands import SlurmError
 from bench.executors.slurm.executor import SlurmExecutor
 from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, parse_request
-from bench.executors.slurm.submission import Attempt, Start, Submission, submissions
+from bench.executors.slurm.submission import Start, Submission, TaskAttempt, submissions
 from bench.executors.slurm.submitter import Submitter
-from bench.launch.cell_run import CellRun, outcome_row
-from bench.launch.runner import Outcome, Signals
+from bench.launch.attempt import Attempt, outcome_row
+from bench.launch.runner import WorkerEnd
+from bench.launch.signals import Signals
 from bench.plan.planning import Planned
 from bench.plan.rows import Row
 from bench.results.rowfile import read_rows
@@ -26,18 +27,19 @@ from bench.results.store import Store
 from tests.bench.executors.slurm.conftest import runs
 
 
-class Conductor:
+class Dispatcher:
     """A session of some cells."""
 
-    def __init__(self, prepared: list[CellRun], store: Store) -> None:
+    def __init__(self, prepared: list[Attempt], store: Store) -> None:
         self.runs = {(run.job.cell.cell_id, run.job.repeat): run for run in prepared}
         self.items = [Planned(run.job.cell, "run", "not run yet", 1) for run in prepared]
         self.rows: list[Row] = []
         self.notes: list[str] = []
         self.stages: list[str] = []
         self._store = store
+        self.display = self
 
-    def prepare(self, item: Planned) -> CellRun | None:
+    def prepare(self, item: Planned) -> Attempt | None:
         return self.runs.get(item.key)
 
     def ended(self, *cells: tuple[Planned, Row]) -> None:
@@ -98,10 +100,10 @@ class Cluster:
 
     def publish(self, number: int, index: int, status: str = "ok", restart: int = 0) -> None:
         """An array task publishes the row of its first cell."""
-        submission, attempt = self.submissions()[number], Attempt(index, 0, restart)
+        submission, attempt = self.submissions()[number], TaskAttempt(index, 0, restart)
         submission.begin(attempt, Start("n1", self._target, "2026-01-01T00:00:00Z"))
         run = submission.run(attempt, submission.group(index)[0], self._target)
-        outcome = Outcome(
+        outcome = WorkerEnd(
             status=status, message="", wall_s=1.0, started_at="2026-01-01T00:00:00Z",
             finished_at="2026-01-01T00:00:01Z",
         )  # fmt: skip
@@ -112,12 +114,12 @@ class Cluster:
         submitter = Submitter(self.csv, request or Request(), "cpu", self._made / "kinds")
         return SlurmExecutor(Store(self.csv), submitter, self._target)
 
-    def run(self, conductor: Conductor, request: Request | None = None) -> bool:
+    def run(self, dispatcher: Dispatcher, request: Request | None = None) -> bool:
         with Signals() as signals:
-            return self.executor(request).run(conductor.items, conductor, conductor, signals)
+            return self.executor(request).run(dispatcher.items, dispatcher, signals)
 
-    def conductor(self, number: int) -> Conductor:
-        return Conductor(runs(number), Store(self.csv))
+    def dispatcher(self, number: int) -> Dispatcher:
+        return Dispatcher(runs(number), Store(self.csv))
 
     def called(self) -> list[str]:
         return [line.replace(str(self._made), "") for line in self.calls.read_text().splitlines()]
@@ -129,26 +131,26 @@ def cluster(tmp_path, target, slurm, monkeypatch) -> Cluster:
 
 
 def test_rows_are_collected_as_they_come(cluster):
-    conductor = cluster.conductor(2)
+    dispatcher = cluster.dispatcher(2)
 
     def first():
         cluster.queue("0|0-1|RUNNING")
         cluster.publish(0, 1)
 
     def second():
-        assert [row.seed for row in conductor.rows] == [1]
+        assert [row.seed for row in dispatcher.rows] == [1]
         assert [row.seed for row in read_rows(cluster.csv)] == [1]
         cluster.publish(0, 0)
         cluster.queue()
 
     cluster.steps = [first, second]
-    conductor_stays_queued(cluster, conductor)
+    dispatcher_stays_queued(cluster, dispatcher)
     assert [row.seed for row in read_rows(cluster.csv)] == [1, 0]
-    assert conductor.notes == ["job 11: 2 cells in 2 array tasks"]
+    assert dispatcher.notes == ["job 11: 2 cells in 2 array tasks"]
     assert list(submissions(cluster.csv)) == []
 
 
-def conductor_stays_queued(cluster: Cluster, conductor: Conductor, **options) -> bool:
+def dispatcher_stays_queued(cluster: Cluster, dispatcher: Dispatcher, **options) -> bool:
     """Run cells whose array tasks are pending as soon as they are submitted."""
     submit = Submitter.submit
 
@@ -160,11 +162,11 @@ def conductor_stays_queued(cluster: Cluster, conductor: Conductor, **options) ->
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Submitter, "submit", queued)
-        return cluster.run(conductor, **options)
+        return cluster.run(dispatcher, **options)
 
 
 def test_arrays_are_split_and_chained(cluster):
-    conductor = cluster.conductor(7)
+    dispatcher = cluster.dispatcher(7)
 
     def end():
         for number, index in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0)):
@@ -173,24 +175,24 @@ def test_arrays_are_split_and_chained(cluster):
 
     cluster.steps = [end]
     request = parse_request("partition=main", 2)
-    assert not conductor_stays_queued(cluster, conductor, request=request)
+    assert not dispatcher_stays_queued(cluster, dispatcher, request=request)
     words = [line.split() for line in cluster.called() if line.startswith("sbatch")]
     assert [[word for word in line if "=" in word] for line in words] == [
         ["--array=0-2%2"],
         ["--array=0-2%2", "--dependency=afterany:11"],
         ["--array=0-0%2", "--dependency=afterany:12"],
     ]
-    assert len(conductor.rows) == 7
+    assert len(dispatcher.rows) == 7
 
 
 def test_what_slurm_refuses_is_submitted_once_there_is_room(cluster, monkeypatch):
-    conductor = cluster.conductor(3)
+    dispatcher = cluster.dispatcher(3)
     submit, sizes = Submitter.submit, []
 
     def limited(self, groups, after=None):
         """The user may have one array task."""
         sizes.append(len(groups))
-        if len(groups) > 1 or len(cluster.submissions()) > len(conductor.rows):
+        if len(groups) > 1 or len(cluster.submissions()) > len(dispatcher.rows):
             raise SlurmError("sbatch: AssocMaxSubmitJobLimit")
         submission = submit(self, groups, after)
         cluster.queue(f"{len(cluster.submissions()) - 1}|0|RUNNING")
@@ -199,15 +201,15 @@ def test_what_slurm_refuses_is_submitted_once_there_is_room(cluster, monkeypatch
     monkeypatch.setattr(Submitter, "submit", limited)
 
     def waits():
-        assert conductor.stages[-1] == "1 array task running, 0 pending, 2 to be submitted"
+        assert dispatcher.stages[-1] == "1 array task running, 0 pending, 2 to be submitted"
 
     def one_ends():
         cluster.publish(len(cluster.submissions()) - 1, 0)
         cluster.queue()
 
     cluster.steps = [lambda: None, waits, one_ends, one_ends, one_ends]
-    assert not cluster.run(conductor)
-    assert len(conductor.rows) == 3
+    assert not cluster.run(dispatcher)
+    assert len(dispatcher.rows) == 3
     assert sizes[:4] == [3, 1, 2, 1], "a larger one is tried after one that was accepted"
 
 
@@ -220,7 +222,7 @@ def test_arrays_stay_as_large_as_a_limit_on_queued_array_tasks_lets_them(
 ):
     """Of 80 cells, on a cluster whose largest array has 64; one array task ends at each look."""
     slurm(scontrol='[ "$2" = config ] && echo "MaxArraySize = 64"')
-    conductor = cluster.conductor(80)
+    dispatcher = cluster.dispatcher(80)
     submit, accepted, pending = Submitter.submit, [], []
 
     def limited(self, groups, after=None):
@@ -244,22 +246,22 @@ def test_arrays_stay_as_large_as_a_limit_on_queued_array_tasks_lets_them(
 
     monkeypatch.setattr(Submitter, "submit", limited)
     cluster.steps = [one_ends] * 80
-    assert not cluster.run(conductor)
-    assert len(conductor.rows) == sum(accepted) == 80
+    assert not cluster.run(dispatcher)
+    assert len(dispatcher.rows) == sum(accepted) == 80
     assert set(accepted[:-1]) == sizes, "the last is what is left"
 
 
 def test_what_is_refused_with_nothing_queued_ends_the_run(cluster, slurm):
     slurm(sbatch="echo 'sbatch: error: Invalid account' >&2; exit 1")
     with pytest.raises(RefusedError, match="Invalid account"):
-        cluster.run(cluster.conductor(2))
+        cluster.run(cluster.dispatcher(2))
     assert cluster.submissions() == []
 
 
 def test_what_is_refused_after_cells_have_run_ends_with_a_report(cluster, slurm):
     """A RefusedError would leave the report out."""
     cluster.steps = [lambda: (cluster.publish(0, 0), cluster.queue())]
-    first, second = (Conductor(some, Store(cluster.csv)) for some in (runs(2)[:1], runs(2)[1:]))
+    first, second = (Dispatcher(some, Store(cluster.csv)) for some in (runs(2)[:1], runs(2)[1:]))
     executor = cluster.executor()
     with Signals() as signals:
         assert not executor.run(first.items, first, first, signals)
@@ -269,7 +271,7 @@ def test_what_is_refused_after_cells_have_run_ends_with_a_report(cluster, slurm)
 
 
 def test_ctrl_c_between_two_arrays(cluster, monkeypatch):
-    conductor, submit = cluster.conductor(7), Submitter.submit
+    dispatcher, submit = cluster.dispatcher(7), Submitter.submit
     with Signals() as signals:
 
         def stopped(self, groups, after=None):
@@ -280,9 +282,9 @@ def test_ctrl_c_between_two_arrays(cluster, monkeypatch):
 
         monkeypatch.setattr(Submitter, "submit", stopped)
         cluster.steps = [lambda: None]
-        assert cluster.executor().run(conductor.items, conductor, conductor, signals)
+        assert cluster.executor().run(dispatcher.items, dispatcher, signals)
     assert len(cluster.submissions()) == 1
-    assert [note for note in conductor.notes if "to cancel them: scancel 11" in note]
+    assert [note for note in dispatcher.notes if "to cancel them: scancel 11" in note]
 
 
 def test_a_submission_of_another_version_is_named_with_its_remedy(cluster, submit):
@@ -303,7 +305,7 @@ def test_a_lock_that_another_process_has(cluster, monkeypatch):
 
 
 def test_a_wait_for_a_lock_is_ended_by_the_user(cluster, monkeypatch):
-    executor, conductor = cluster.executor(), cluster.conductor(1)
+    executor, dispatcher = cluster.executor(), cluster.dispatcher(1)
 
     class Held(FileLock):
         def acquire(self, timeout: float) -> None:
@@ -312,18 +314,18 @@ def test_a_wait_for_a_lock_is_ended_by_the_user(cluster, monkeypatch):
 
     monkeypatch.setattr(module, "FileLock", Held)
     with Signals() as signals, pytest.raises(StoppedError):
-        executor.run(conductor.items, conductor, conductor, signals)
+        executor.run(dispatcher.items, dispatcher, signals)
 
 
 def test_a_later_command_follows_what_is_queued(cluster):
-    before = cluster.conductor(3)
+    before = cluster.dispatcher(3)
 
     def killed():
         raise KeyboardInterrupt
 
     cluster.steps = [killed]
     with pytest.raises(KeyboardInterrupt):
-        conductor_stays_queued(cluster, before)
+        dispatcher_stays_queued(cluster, before)
     cluster.publish(0, 0)
     cluster.executor().collect()
     assert [row.seed for row in read_rows(cluster.csv)] == [0]
@@ -333,7 +335,7 @@ def test_a_later_command_follows_what_is_queued(cluster):
         cluster.publish(0, 2)
         cluster.queue()
 
-    after = Conductor(runs(3)[1:], Store(cluster.csv))
+    after = Dispatcher(runs(3)[1:], Store(cluster.csv))
     cluster.steps = [end]
     assert not cluster.run(after)
     assert after.notes == ["2 of these cells are already queued, in job 11"]
@@ -342,10 +344,10 @@ def test_a_later_command_follows_what_is_queued(cluster):
 
 
 def test_a_submission_whose_command_was_killed_in_it_is_found_by_its_name(cluster):
-    before = cluster.conductor(1)
+    before = cluster.dispatcher(1)
     cluster.steps = [lambda: (_ for _ in ()).throw(KeyboardInterrupt)]
     with pytest.raises(KeyboardInterrupt):
-        conductor_stays_queued(cluster, before)
+        dispatcher_stays_queued(cluster, before)
     [submission] = cluster.submissions()
     (submission.folder / "job.json").unlink()
     cluster.executor().collect()
@@ -353,7 +355,7 @@ def test_a_submission_whose_command_was_killed_in_it_is_found_by_its_name(cluste
 
 
 def test_two_collectors_append_a_row_once(cluster):
-    conductor = cluster.conductor(2)
+    dispatcher = cluster.dispatcher(2)
 
     def both():
         cluster.publish(0, 0)
@@ -363,13 +365,13 @@ def test_two_collectors_append_a_row_once(cluster):
         cluster.queue()
 
     cluster.steps = [both]
-    conductor_stays_queued(cluster, conductor)
-    assert [row.seed for row in conductor.rows] == [0, 1]
+    dispatcher_stays_queued(cluster, dispatcher)
+    assert [row.seed for row in dispatcher.rows] == [0, 1]
     assert [row.seed for row in read_rows(cluster.csv)] == [0, 1]
 
 
 def test_slurm_that_does_not_answer_is_asked_again(cluster, slurm):
-    conductor = cluster.conductor(1)
+    dispatcher = cluster.dispatcher(1)
     answer = cluster._queue
 
     def away():
@@ -381,20 +383,20 @@ def test_slurm_that_does_not_answer_is_asked_again(cluster, slurm):
         cluster.queue()
 
     cluster.steps = [away, lambda: None, back]
-    conductor_stays_queued(cluster, conductor)
-    assert [note for note in conductor.notes if "asking again" in note] == [
+    dispatcher_stays_queued(cluster, dispatcher)
+    assert [note for note in dispatcher.notes if "asking again" in note] == [
         "Slurm does not answer (squeue: Unable to contact slurm controller); jobs go on, "
         "asking again"
     ]
-    assert len(conductor.rows) == 1
+    assert len(dispatcher.rows) == 1
 
 
 def test_array_tasks_that_never_began_are_counted(cluster):
-    conductor = cluster.conductor(3)
+    dispatcher = cluster.dispatcher(3)
     cluster.steps = [lambda: (cluster.publish(0, 0), cluster.queue())]
-    assert not conductor_stays_queued(cluster, conductor)
-    assert conductor.notes[1:] == ["job 11: 2 array tasks never began: no longer in the queue"]
-    assert len(conductor.rows) == 1
+    assert not dispatcher_stays_queued(cluster, dispatcher)
+    assert dispatcher.notes[1:] == ["job 11: 2 array tasks never began: no longer in the queue"]
+    assert len(dispatcher.rows) == 1
 
 
 @pytest.mark.parametrize(
@@ -406,7 +408,7 @@ def test_array_tasks_that_never_began_are_counted(cluster):
     ],
 )
 def test_a_node_on_which_no_cell_can_begin_is_named(cluster, slurm, code, output, why):
-    conductor = cluster.conductor(3)
+    dispatcher = cluster.dispatcher(3)
 
     def fail():
         jobs = []
@@ -417,15 +419,15 @@ def test_a_node_on_which_no_cell_can_begin_is_named(cluster, slurm, code, output
         cluster.queue()
 
     cluster.steps = [fail]
-    assert not conductor_stays_queued(cluster, conductor)
-    assert conductor.notes[1:] == [
+    assert not dispatcher_stays_queued(cluster, dispatcher)
+    assert dispatcher.notes[1:] == [
         f"job 11: 3 array tasks never began: {why} (to leave nodes out: --slurm exclude=n7,n9)"
     ]
-    assert conductor.rows == []
+    assert dispatcher.rows == []
 
 
 def test_array_tasks_that_wait_for_somebody_are_noted_once(cluster):
-    conductor = cluster.conductor(3)
+    dispatcher = cluster.dispatcher(3)
 
     def held():
         cluster.queue("0|0|RUNNING", "0|1-2|PENDING|JobHeldAdmin")
@@ -434,8 +436,8 @@ def test_array_tasks_that_wait_for_somebody_are_noted_once(cluster):
         cluster.queue("0|1|PENDING|JobHeldAdmin", "0|2|PENDING|BadConstraints")
 
     cluster.steps = [held, held, bad, lambda: cluster.queue()]
-    assert not conductor_stays_queued(cluster, conductor)
-    notes = [note.partition(":")[2] for note in conductor.notes if "can't start" in note]
+    assert not dispatcher_stays_queued(cluster, dispatcher)
+    notes = [note.partition(":")[2] for note in dispatcher.notes if "can't start" in note]
     assert [note.partition(";")[0] for note in notes] == [
         " 2 array tasks can't start (JobHeldAdmin)",
         " 1 array task can't start (BadConstraints)",
@@ -453,19 +455,19 @@ def test_jobs_of_another_user_are_asked_for(cluster, slurm, submit):
 
 
 def test_restarts_of_finished_cells_are_cancelled(cluster):
-    conductor = cluster.conductor(3)
+    dispatcher = cluster.dispatcher(3)
 
     def end():
         for index in range(3):
             cluster.publish(0, index)
 
     cluster.steps = [end]
-    conductor_stays_queued(cluster, conductor)
+    dispatcher_stays_queued(cluster, dispatcher)
     assert cluster.called()[-1] == "scancel --state=PENDING 11"
 
 
 def test_attempts_before_the_last_are_in_the_csv_too(cluster):
-    conductor = cluster.conductor(1)
+    dispatcher = cluster.dispatcher(1)
 
     def end():
         cluster.publish(0, 0, "interrupted")
@@ -473,8 +475,8 @@ def test_attempts_before_the_last_are_in_the_csv_too(cluster):
         cluster.queue()
 
     cluster.steps = [end]
-    conductor_stays_queued(cluster, conductor)
-    assert [row.status for row in conductor.rows] == ["ok"]
+    dispatcher_stays_queued(cluster, dispatcher)
+    assert [row.status for row in dispatcher.rows] == ["ok"]
     assert [(row.status, row.attempt) for row in read_rows(cluster.csv)] == [
         ("interrupted", 1),
         ("ok", 2),
@@ -486,14 +488,14 @@ def test_attempts_before_the_last_are_in_the_csv_too(cluster):
 
 def test_without_a_terminal_array_tasks_go_on(cluster, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
-    conductor = cluster.conductor(1)
+    dispatcher = cluster.dispatcher(1)
 
     def stop():
         cluster.signals.stops += 1
 
     cluster.steps = [stop]
-    assert conductor_stays_queued(cluster, conductor)
-    assert conductor.notes[-1] == "array tasks go on; to cancel them: scancel 11"
+    assert dispatcher_stays_queued(cluster, dispatcher)
+    assert dispatcher.notes[-1] == "array tasks go on; to cancel them: scancel 11"
     assert not any(line.startswith("scancel") for line in cluster.called())
 
 
@@ -508,7 +510,7 @@ class Terminal(io.StringIO):
 def test_on_a_terminal_the_user_is_asked(cluster, monkeypatch, answer):
     monkeypatch.setattr(sys, "stdin", Terminal(answer))
     monkeypatch.setattr(sys, "stderr", Terminal())
-    conductor = cluster.conductor(1)
+    dispatcher = cluster.dispatcher(1)
 
     def stop():
         cluster.signals.stops += 1
@@ -518,10 +520,10 @@ def test_on_a_terminal_the_user_is_asked(cluster, monkeypatch, answer):
         cluster.queue()
 
     cluster.steps = [stop, cancelled]
-    assert conductor_stays_queued(cluster, conductor)
-    assert "cancel the array tasks of job 11? [y/N]" in conductor.notes
+    assert dispatcher_stays_queued(cluster, dispatcher)
+    assert "cancel the array tasks of job 11? [y/N]" in dispatcher.notes
     assert ("scancel 11" in cluster.called()) == (answer == "y\n")
-    assert len(conductor.rows) == (answer == "y\n")
+    assert len(dispatcher.rows) == (answer == "y\n")
 
 
 # Time limits

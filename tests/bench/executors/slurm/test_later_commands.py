@@ -3,20 +3,20 @@
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
 
 from bench.common.errors import InputError, StoppedError
 from bench.executors.slurm import probe
-from bench.executors.slurm.cluster import find_cluster
-from bench.executors.slurm.executor import POLL, SlurmExecutor
+from bench.executors.slurm.executor import POLL, SlurmExecutor, find_cluster
 from bench.executors.slurm.options import Request, parse_request
 from bench.executors.slurm.probe import Prober, known_kinds
-from bench.executors.slurm.submission import found_to_json
+from bench.executors.slurm.submission import TARGET
 from bench.executors.slurm.submitter import Submitter
-from bench.launch.cell_run import outcome_row
-from bench.launch.runner import Outcome
+from bench.launch.attempt import outcome_row
+from bench.launch.runner import WorkerEnd
 from bench.launch.signals import Signals
 from bench.plan.planning import Planned
 from bench.results.store import Store
@@ -49,14 +49,16 @@ def test_nothing_is_submitted_after_a_stop(tmp_path, target, slurm):
     slurm(sbatch=f"echo called > {calls}; echo 1", scontrol="echo MaxArraySize = 9")
     prepared = runs(2)
 
-    class Conductor:
+    class Dispatcher:
+        display = None
+
         def prepare(self, item):
             signals.stops = 1
             return next(run for run in prepared if run.job.cell is item.cell)
 
     items = [Planned(run.job.cell, "run", "not run yet", 1) for run in prepared]
     with Signals() as signals, pytest.raises(StoppedError):
-        executor(tmp_path, target).run(items, Conductor(), None, signals)
+        executor(tmp_path, target).run(items, Dispatcher(), signals)
     assert not calls.exists()
 
 
@@ -72,9 +74,9 @@ def test_what_another_command_has_run_meanwhile_is_not_submitted(
     prepared, asked = runs(3), []
     store = Store(tmp_path / "runs.csv")
     now = "2026-01-01T00:00:00Z"
-    ended = Outcome(status="ok", message="", wall_s=1.0, started_at=now, finished_at=now)
+    ended = WorkerEnd(status="ok", message="", wall_s=1.0, started_at=now, finished_at=now)
 
-    class Conductor:
+    class Dispatcher:
         def prepare(self, item):
             number = next(i for i, run in enumerate(prepared) if run.job.cell is item.cell)
             asked.append(number)
@@ -83,16 +85,17 @@ def test_what_another_command_has_run_meanwhile_is_not_submitted(
                 store.append(outcome_row(run, target, ended, run.folder(store.path)))
             return None if store.highest_attempt(*item.key) else prepared[number]
 
-        def note(self, text):
-            pass
+        @property
+        def display(self):
+            return SimpleNamespace(note=print)
 
         def ended(self, *rows):
             pass
 
     items = [Planned(run.job.cell, "run", "not run yet", 1) for run in prepared]
-    conductor = Conductor()
+    dispatcher = Dispatcher()
     with Signals() as signals:
-        assert not executor(tmp_path, target).run(items, conductor, conductor, signals)
+        assert not executor(tmp_path, target).run(items, dispatcher, signals)
     assert asked == [0, 1, 2, 0]
     assert "--array=0-1 " in calls.read_text()
 
@@ -148,7 +151,7 @@ def test_a_full_queue_is_no_reason_to_refuse_a_later_command(tmp_path, slurm, ta
         one.check()
     folder = one._folder(one._needed())
     folder.mkdir(parents=True)
-    (folder / "answer.json").write_bytes(found_to_json(target))
+    (folder / "answer.json").write_bytes(TARGET.dump_json(target))
     one.check()
 
 
@@ -158,7 +161,7 @@ def test_an_answer_that_a_killed_command_left_is_not_used(tmp_path, slurm, targe
     folder.mkdir(parents=True)
     answer = folder / "answer.json"
     answer.write_text('{"problem": "it does not see /x"}')
-    (tmp_path / "found").write_bytes(found_to_json(target))
+    (tmp_path / "found").write_bytes(TARGET.dump_json(target))
     slurm(sbatch=f"[ -e {answer} ] || cat {tmp_path}/found > {answer}; echo 3")
     with Signals() as signals:
         assert one.ask(signals) == target
@@ -168,6 +171,6 @@ def test_a_kind_that_another_version_has_written_does_not_count(tmp_path, target
     other = replace(target, conditions=replace(target.conditions, machine="another"))
     for kind in (other, target):
         path = tmp_path / f"{kind.conditions.conditions_id}.json"
-        path.write_bytes(found_to_json(kind))
+        path.write_bytes(TARGET.dump_json(kind))
     (tmp_path / f"{other.conditions.conditions_id}.json").write_text('{"conditions": {}}')
     assert [*known_kinds(tmp_path, target).values()] == [target]

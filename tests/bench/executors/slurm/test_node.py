@@ -11,7 +11,7 @@ import pytest
 from bench.common.errors import DiskFullError
 from bench.executors.slurm import node
 from bench.executors.slurm.options import NO_FILES
-from bench.executors.slurm.submission import Attempt, Submission
+from bench.executors.slurm.submission import Submission, TaskAttempt
 from bench.results.protocol import ROW
 from bench.results.row import kept_row
 from tests.bench.executors.slurm.conftest import runs
@@ -34,7 +34,7 @@ def run(submission: Submission, code: str = OK) -> int:
 
 
 def row(submission: Submission, number: int = 0, restart: int = 0):
-    return submission.row(Attempt(0, number, restart))
+    return submission.row(TaskAttempt(0, number, restart))
 
 
 def test_the_cells_of_a_group_run_in_turn(submit, target, tmp_path):
@@ -59,7 +59,7 @@ def test_a_second_process_of_an_attempt_runs_nothing(submit):
 
 def test_a_restart_runs_what_is_not_ok(submit, target, monkeypatch):
     submission = submit([runs(2)])
-    first, second = Attempt(0, 0, 0), Attempt(0, 1, 0)
+    first, second = TaskAttempt(0, 0, 0), TaskAttempt(0, 1, 0)
     assert run(submission) == 0
     run_there = submission.group(0)[1].on(target)
     (submission.rows / second.file).unlink()  # as if its node had failed before

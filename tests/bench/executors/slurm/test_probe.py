@@ -10,7 +10,7 @@ from bench.common.errors import InputError, StoppedError
 from bench.executors.slurm import probe as module
 from bench.executors.slurm.options import parse_request
 from bench.executors.slurm.probe import Prober, known_kinds
-from bench.executors.slurm.submission import found_to_json
+from bench.executors.slurm.submission import TARGET
 from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
 
@@ -67,7 +67,7 @@ def test_kinds_with_other_software_do_not_count(tmp_path, target):
     older = replace(target, conditions=replace(target.conditions, torch_version="1.0"))
     for kind in (other, older):
         path = tmp_path / f"{kind.conditions.conditions_id}.json"
-        path.write_bytes(found_to_json(kind))
+        path.write_bytes(TARGET.dump_json(kind))
     assert [*known_kinds(tmp_path, target).values()] == [target, other]
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from bench.common.errors import InputError
 from bench.executors.slurm import node
-from bench.executors.slurm.submission import Attempt, Submission
-from bench.launch.cell_run import outcome_row
-from bench.launch.runner import Outcome
+from bench.executors.slurm.submission import Submission, TaskAttempt
+from bench.launch.attempt import outcome_row
+from bench.launch.runner import WorkerEnd
 from bench.results.row import keep_row, kept_row
 from tests.bench.executors.slurm.conftest import runs
 
@@ -34,8 +34,8 @@ def test_a_restart_does_not_run_again_what_has_crashed(submit, monkeypatch):
     assert run(submission, CRASHES) == 0
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert run(submission, CRASHES) == 0
-    assert submission.row(Attempt(0, 0, 0)).status == "crashed"
-    assert submission.row(Attempt(0, 0, 1)) is None
+    assert submission.row(TaskAttempt(0, 0, 0)).status == "crashed"
+    assert submission.row(TaskAttempt(0, 0, 1)) is None
 
 
 def test_cells_after_the_one_that_used_up_the_jobs_time_do_not_begin(submit, monkeypatch, slurm):
@@ -43,7 +43,7 @@ def test_cells_after_the_one_that_used_up_the_jobs_time_do_not_begin(submit, mon
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     slurm(squeue="echo '0:01|1:00'")
     assert run(submission, HANGS) == 0
-    assert submission.row(Attempt(0, 0, 0)).status == "timeout"
+    assert submission.row(TaskAttempt(0, 0, 0)).status == "timeout"
     assert not (submission.folder / "starts" / "0-1-0.json").exists()
 
 
@@ -55,12 +55,12 @@ def test_a_cell_that_is_another_one_there_follows_the_attempts_at_that(submit, t
     earlier = planned.on(target)
     folder = earlier.folder(tmp_path / "runs.csv")
     now = "2026-01-01T00:00:00Z"
-    ended = Outcome(status="ok", message="", wall_s=1.0, started_at=now, finished_at=now)
+    ended = WorkerEnd(status="ok", message="", wall_s=1.0, started_at=now, finished_at=now)
     row = outcome_row(earlier, target, ended, folder)
     keep_row(folder, row)
     submission = submit([[planned]])
     assert run(submission, CRASHES) == 0
-    later = submission.row(Attempt(0, 0, 0))
+    later = submission.row(TaskAttempt(0, 0, 0))
     assert (later.key, later.attempt) == (row.key, 2)
     assert kept_row(folder) == row
 

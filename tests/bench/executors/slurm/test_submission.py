@@ -12,31 +12,30 @@ from bench.executors.slurm.commands import Ended
 from bench.executors.slurm.following import Following
 from bench.executors.slurm.options import NO_FILES
 from bench.executors.slurm.submission import (
-    Attempt,
+    TARGET,
     Start,
     Submission,
-    found_from_json,
-    found_to_json,
+    TaskAttempt,
     publish,
     submissions,
 )
-from bench.launch.cell_run import outcome_row
-from bench.launch.runner import Outcome
+from bench.launch.attempt import outcome_row
+from bench.launch.runner import WorkerEnd
 from bench.results.row import kept_row
 from tests.bench.executors.slurm.conftest import runs
 
-FIRST = Attempt(0, 0, 0)
+FIRST = TaskAttempt(0, 0, 0)
 
 
-def begin(submission: Submission, target, attempt: Attempt = FIRST) -> bool:
+def begin(submission: Submission, target, attempt: TaskAttempt = FIRST) -> bool:
     return submission.begin(attempt, Start("n1", target, "2026-01-01T00:00:00Z"))
 
 
-def row_of(submission: Submission, target, status: str, attempt: Attempt = FIRST):
+def row_of(submission: Submission, target, status: str, attempt: TaskAttempt = FIRST):
     """The row of an attempt, and its folder."""
     planned = submission.groups[attempt.index][attempt.number]
     run = submission.run(attempt, planned, target)
-    outcome = Outcome(
+    outcome = WorkerEnd(
         status=status, message="", wall_s=1.0, started_at="2026-01-01T00:00:00Z",
         finished_at="2026-01-01T00:00:01Z",
     )  # fmt: skip
@@ -51,7 +50,7 @@ def test_what_is_written_is_read(submit, target):
     assert again.groups == [[one, two], [three]]
     assert again.group(1) == [three]
     assert (again.job, again.name) == (7, "bench-one")
-    assert found_from_json(found_to_json(target)) == target
+    assert TARGET.validate_json(TARGET.dump_json(target)) == target
 
 
 def test_a_damaged_folder_is_named(submit):
@@ -189,7 +188,7 @@ def test_a_cell_is_taken_when_its_row_is_ok_or_its_array_task_gone(submit, targe
     one, two, three, four = runs()
     following = Following(submission := submit([[one], [two], [three], [four]]))
     for index, status in enumerate(["ok", "crashed", "crashed"]):
-        attempt = Attempt(index, 0, 0)
+        attempt = TaskAttempt(index, 0, 0)
         begin(submission, target, attempt)
         submission.publish_row(attempt, *row_of(submission, target, status, attempt))
     following.read({0, 1, 2, 3}, never)
@@ -287,7 +286,7 @@ def test_the_rest_of_a_group_is_closed_with_its_array_task(submit, target):
     following = Following(submission := submit([[one, two]]))
     begin(submission, target)
     submission.publish_row(FIRST, *row_of(submission, target, "ok"))
-    second = Attempt(0, 1, 0)
+    second = TaskAttempt(0, 1, 0)
     begin(submission, target, second)
     following.read(set(), lambda: {0: Ended("NODE_FAIL")})
     assert [(run, [row.status for row in rows]) for run, rows in following.take()] == [
@@ -302,4 +301,4 @@ def test_files_of_others_in_the_folder_of_rows_are_left_alone(submit, target):
         (submission.rows / name).write_text("{")
     following.read({0}, never)
     assert list(following.take()) == []
-    assert module.Attempt.of_file("0-1-2.json") == Attempt(0, 1, 2)
+    assert module.TaskAttempt.of_file("0-1-2.json") == TaskAttempt(0, 1, 2)

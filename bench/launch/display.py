@@ -42,7 +42,6 @@ class _Running:
 
     @property
     def parts(self) -> list[str]:
-        """What is shown of it, without its time."""
         parts = [self.name, *([one_line(self.phase)[:40]] if self.phase else [])]
         if self.step:
             total = f"/{self.step['steps']:,}" if "steps" in self.step else ""
@@ -141,15 +140,10 @@ class Display:
             self._draw()
 
     def waiting(self, name: str = "") -> None:
-        """Show that another grid has the device or the cell."""
         self.progress({"phase": "waiting for another grid"}, name)
 
     def finish(self, row: Row, prefix: str = "") -> None:
-        """Show the row of a cell that has ended.
-
-        Args:
-            prefix: the beginning of its name, as in `Planned`.
-        """
+        """Show the row of a cell that has ended."""
         status = row.status or "not run"
         name = prefix + row.name + repeat_suffix(row.repeat)
         width = len(str(self._total))
@@ -167,7 +161,6 @@ class Display:
             self._draw()
 
     def note(self, text: str) -> None:
-        """Show a line of text."""
         with self._lock:
             self._say(" ".join(text.split()))
 

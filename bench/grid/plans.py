@@ -1,13 +1,14 @@
-"""Plans for devices of several kinds, such as those of the nodes of a cluster."""
+"""Plans of a run: by kind of device, and by round of a search for learning rates."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from bench.machine.conditions import Found
-from bench.plan.cell import Cell
+from bench.plan.cell import CANDIDATE, Cell
 from bench.plan.gridfile import Grid
-from bench.plan.planning import RERUN, Planned, on_device, plan
+from bench.plan.learning_rates import Search, lacks_rates, why_no_rates, without_rates
+from bench.plan.planning import RERUN, SKIP, Planned, on_device, plan
 from bench.plan.rows import Row
 from bench.results.store import Store
 
@@ -66,3 +67,42 @@ class Kinds:
             for kind in self._kinds()
         ]
         return next((row for row in rows if row is not None and row.has_score), rows[0])
+
+
+PlanNow = Callable[[Sequence[Cell]], list[Planned]]
+"""Plans cells by the results that there are when it is called."""
+
+
+def rounds(
+    cells: Sequence[Cell], plan_now: PlanNow, search: Search | None
+) -> Iterator[list[Planned]]:
+    """The plans of a run: those of a search for learning rates, if any, then the grid's own."""
+    if search is None:
+        yield plan_now(cells)
+        return
+    for candidates in search.rounds():
+        yield plan_now(candidates)
+    rated = [search.found(cell) or without_rates(cell) for cell in cells]
+    planned = []
+    for item in plan_now(rated):
+        if not lacks_rates(item.cell):
+            planned.append(item)
+        elif item.repeat == 1:
+            tries = search.statuses(item.cell)
+            planned.append(replace(item, action=SKIP, reason=why_no_rates(tries), tries=tries))
+    yield planned
+
+
+def first_to_run(plans: Iterable[list[Planned]]) -> tuple[list[Planned], int | None]:
+    """The first of some plans that has cells to run, or the last, and its round of the search.
+
+    The round is None for the grid's own plan.
+    """
+    planned: list[Planned] = []
+    number = 0
+    for planned in plans:
+        number += 1
+        if any(item.action == "run" for item in planned):
+            break
+    is_search = any(item.cell.learning_rate_source == CANDIDATE for item in planned)
+    return planned, number if is_search else None

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bench.grid.display import Display, clock_time
+from bench.launch.display import Display, clock_time
 from bench.plan.rows import Row
 from tests.bench.synthetic_rows import cell, planned_row
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from bench.grid.kinds import Kinds
+from bench.grid.plans import Kinds
 from bench.machine.conditions import Found
 from bench.plan.rows import Row
 from tests.bench.synthetic_rows import planned_row

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
-from bench.launch.runner import Outcome, Signals, run_worker
+from bench.launch.runner import WorkerEnd, run_worker
+from bench.launch.signals import Signals
 from bench.machine.conditions import Found
 from bench.machine.environment import command_line, worker_environment
 from bench.plan import job as jobs
@@ -26,7 +27,7 @@ WORKER: Final = (sys.executable, "-m", "bench.worker")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellRun:
+class Attempt:
     """One attempt at a repeat of a cell: its job, and what its row needs besides.
 
     Planned on one machine it can run on another: `on` gives it that machine's conditions.
@@ -62,14 +63,10 @@ class CellRun:
         return self.job.cell.cell_id, self.job.conditions_id, self.job.repeat
 
     def folder(self, runs: Path) -> Path:
-        """The folder of the attempt.
-
-        Args:
-            runs: the CSV.
-        """
+        """The folder of the attempt."""
         return cell_folder(runs, self.job.cell.name, *self.key, self.job.attempt)
 
-    def on(self, target: Found) -> "CellRun":
+    def on(self, target: Found) -> "Attempt":
         """The same attempt with a device's conditions, usual AMP type and, if auto, `compile`."""
         conditions = target.conditions
         amp_on = target.amp_on if self.amp_is_on else self.job.cell.amp
@@ -84,12 +81,11 @@ class CellRun:
         return replace(self, job=job)
 
     def to_json(self) -> str:
-        """The run as a line of JSON."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return json.dumps(values | {"job": self.job.values()})
 
     @classmethod
-    def from_json(cls, text: str) -> "CellRun":
+    def from_json(cls, text: str) -> "Attempt":
         """The inverse of `to_json`.
 
         Raises:
@@ -107,14 +103,14 @@ class CellRun:
 
 
 def run_cell(
-    run: CellRun,
+    run: Attempt,
     target: Found,
     folder: Path,
     *,
     worker: tuple[str, ...] = WORKER,
     on_progress: Callable[[dict[str, Any]], None],
     signals: Signals,
-) -> tuple[Row, Outcome]:
+) -> tuple[Row, WorkerEnd]:
     """Run a cell in a process on a device of this machine; returns its row and how it ended.
 
     Args:
@@ -138,12 +134,8 @@ def run_cell(
     return outcome_row(run, target, outcome, folder), outcome
 
 
-def outcome_row(run: CellRun, target: Found, outcome: Outcome, folder: Path) -> Row:
-    """The row of a worker that has ended.
-
-    Args:
-        run, target, folder: as of `run_cell`.
-    """
+def outcome_row(run: Attempt, target: Found, outcome: WorkerEnd, folder: Path) -> Row:
+    """The row of a worker that has ended."""
     job, result = run.job, outcome.result or {}
     emulated = job.cell.amp == "bf16" and not target.device.has_bf16
     columns = {

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench.machine import conditions
-from bench.machine.compiler import why_no_compiling
 from bench.machine.conditions import find_conditions
-from bench.machine.devices import Device
+from bench.machine.devices import Device, why_no_compiling
 from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import GpuInfo
 from tests.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml

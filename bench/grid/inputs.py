@@ -1,0 +1,261 @@
+"""What the cells of a run are made from: a grid, examples and models."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from bench.analysis.power import power_note
+from bench.common.errors import InputError
+from bench.examples.lengths import find_length
+from bench.examples.options import merged
+from bench.examples.own import find_source
+from bench.examples.tokenizers import tokenizer_of
+from bench.examples.tokens import cut_notes
+from bench.launch import checks
+from bench.machine.conditions import Found
+from bench.machine.devices import Device
+from bench.plan import gridfile
+from bench.plan.adapter_configs import read_adapter_configs
+from bench.plan.architectures import attention_of
+from bench.plan.cell import CANDIDATE, GRID, MINBERT, TRANSFORMERS, Cell
+from bench.plan.gridfile import AUTO, Grid
+from bench.plan.metrics import check_metric, metric_of, problem_of
+from bench.plan.models import Model, check_models, engine_version, find_models
+from bench.plan.planning import Resolved, expand, why_not_minbert
+from minbert.assets.embedded import fetch
+from minbert.data.tasks import Data, Folds, TaskData, find_task, for_search, load_data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """A grid, examples and models.
+
+    Attributes:
+        models: by name.
+        data, folds: the examples of cells without a fold, and those of the others.
+        data_folder, source: of the task's files, and their names; None for an embedded task.
+        adapter_configs: the JSON of each adapter_config.json, by its name in cells.
+        adapters: these names, by path.
+        engine, why_engine, engine_version: what engine `auto` stands for in all cells, the reason
+            if it is not minbert, and the version of the libraries of engine transformers.
+        notes: on the examples.
+    """
+
+    grid: Grid
+    models: Mapping[str, Model]
+    data: Data
+    folds: Folds | None = None
+    data_folder: Path | None
+    source: str = ""
+    adapter_configs: Mapping[str, str] = field(default_factory=dict)
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    engine: str = MINBERT
+    why_engine: str = ""
+    engine_version: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> Data:
+        """All examples, of all folds together."""
+        return self.data if self.folds is None else self.folds.whole
+
+    @cached_property
+    def searched(self) -> TaskData:
+        """The examples of a search for learning rates."""
+        return for_search(self.data)
+
+    def data_of(self, cell: Cell) -> Data:
+        if self.folds is not None:
+            return _fold_of(self.folds, cell.fold)
+        return self.searched if cell.learning_rate_source == CANDIDATE else self.data
+
+    def paths(self) -> list[Path]:
+        models = (model.checkpoint for model in self.models.values())
+        return [*filter(None, (self.data_folder, *models))]
+
+    def train_examples(self) -> int:
+        return sum(size.train for size in self.data.sizes.values())
+
+    @cached_property
+    def _engines(self) -> set[str]:
+        return {self.engine if v.engine == AUTO else v.engine for v in self.grid.variants}
+
+    @cached_property
+    def _lengths(self) -> dict[str, tuple[int, str]]:
+        """The number of tokens that `max_length` auto stands for in each model, with a note, if the
+        grid has it."""
+        if not self.grid.has_auto_length:
+            return {}
+        loads_all = not any(model.why_not_minbert for model in self.models.values())
+        engine = MINBERT if MINBERT in self._engines and loads_all else TRANSFORMERS
+        return {
+            name: find_length(
+                self.whole,
+                tokenizer_of(engine, model.tokenizer),
+                model.config.max_position_embeddings,
+            )
+            for name, model in self.models.items()
+        }
+
+    def cells(self, target: Found) -> list[Cell]:
+        """The cells of the grid for a kind of device."""
+        has_transformers = TRANSFORMERS in self._engines
+        resolved = (
+            Resolved(
+                regression=self.data.regression,
+                parts=tuple(self.data.sizes) if self.data.task.parts else (),
+                model=model.name,
+                model_digest=model.digest,
+                pooling=model.pooling,
+                data_digest=self.data.digest[:16],
+                amp_on=target.amp_on,
+                learning_rate_source=GRID,
+                auto_length=self._lengths.get(model.name, (None, ""))[0],
+                no_compiling=target.no_compiling,
+                engine=self.engine,
+                engine_version=self.engine_version,
+                attention=attention_of(model.config) if has_transformers else "",
+                adapters=self.adapters,
+            )
+            for model in self.models.values()
+        )
+        return expand(self.grid, *resolved)
+
+    def check(self, cells: Sequence[Cell], devices: Iterable[Device], *, searches: bool) -> None:
+        """Refuse cells that can't run, and data that their settings don't fit.
+
+        Args:
+            searches: whether learning rates are searched for.
+        """
+        grid, data = self.grid, self.data
+        for cell in cells:
+            if cell.engine == MINBERT and (why := self.models[cell.model].why_not_minbert):
+                raise InputError(
+                    f"grid {grid.name} has cells of engine {MINBERT}: {why}; leave them out with "
+                    f"--select engine={TRANSFORMERS}"
+                )
+        for device in devices:
+            checks.check_amp(cells, grid, device)
+        checks.check_cells(cells)
+        check_models(cells, self.models, pairs=data.pairs_in_one)
+        checks.check_held_out(grid.settings.share_held_out, data)
+        checks.check_loss(grid.variants, cells, data)
+        checks.check_class_settings(grid.variants, data)
+        checks.check_folds(grid.settings, searches)
+        if searches:
+            checks.check_search(grid, self.train_examples(), self.searched)
+            checks.check_held_out(grid.settings.share_held_out, self.searched)
+
+    def check_engines(self, cells: Sequence[Cell]) -> None:
+        """Refuse what the engines of cells can't build."""
+        for model in self.models.values():
+            own = [cell for cell in cells if cell.model == model.name]
+            checks.check_engine(
+                own, self.grid.variants, model, self.data_folder, self.adapter_configs
+            )
+
+    def every_note(
+        self, cells: Sequence[Cell], device: Device, metric: str | None, *, some_run: bool
+    ) -> Iterator[str]:
+        """Notes on the cells, the last of which tokenise examples.
+
+        Args:
+            metric: decides in the report; None: the task's own.
+            some_run: whether any cell is to run.
+        """
+        grid, data, several = self.grid, self.data, len(self.models) > 1
+        if self.why_engine:
+            every = " of all models, so that costs are comparable" if several else ""
+            yield f"engine {TRANSFORMERS}{every}: {self.why_engine}"
+        layers = min(model.config.num_hidden_layers for model in self.models.values())
+        yield from chain(
+            self.notes,
+            checks.label_notes(data),
+            checks.idle_notes(grid.variants, data),
+            checks.unfreezing_notes(cells, layers),
+            checks.compile_notes(cells),
+            checks.early_stopping_notes(grid.settings),
+            (f"{name}: {note}" if several else note for name, (_, note) in self._lengths.items()),
+            device.notes,
+            checks.amp_notes(cells, device),
+        )
+        if not some_run:
+            return
+        if any(model.checkpoint for model in self.models.values()):
+            dev = sum(size.dev for size in data.sizes.values())
+            scored = dev if self.folds is None else len(self.folds.examples)
+            yield from power_note(cells, scored, metric_of(metric or data.task.metric))
+        first = {(cell.model, cell.max_length): cell for cell in reversed(cells)}
+        for _, cell in sorted(first.items()):
+            examples = data if self.folds is None else self.folds.fold(cell.fold)
+            tokenizer = self.models[cell.model].tokenizer
+            whose = f"{cell.model}: " if several else ""
+            yield from cut_notes(examples, cell, tokenizer, self.data_folder, whose)
+
+
+@lru_cache(maxsize=1)
+def _fold_of(folds: Folds, index: int | None) -> Data:
+    """A fold, kept until another is needed: the cells of a fold run one after the other."""
+    return folds.fold(index)
+
+
+def read_inputs(grid: Grid, data: dict[str, Any], metric: str | None) -> Inputs:
+    """The inputs of a grid.
+
+    Args:
+        data: the fields of `DataSpec` that flags give.
+        metric: decides in the report, if it is of the task's problem.
+
+    Raises:
+        InputError: for data, models or adapters that can't be read or used, and for a model that no
+            engine of the grid can load.
+    """
+    in_folds = grid.settings.folds is not None
+    source = find_source(grid.settings.task, merged(grid.data, data), folds=in_folds)
+    grid = override(grid, {"task": source.task})
+    if source.folder is None and not find_task(source.task).files:
+        fetch("vader")
+    caps = {"max_train": grid.settings.max_train, "max_dev": grid.settings.max_dev}
+    folds = None
+    if grid.settings.folds is None:
+        examples = load_data(source.task, source.folder, **caps)
+    else:
+        folds = Folds(load_data(source.task, source.folder), grid.settings.folds, **caps)
+        examples = folds.fold(0)
+    if metric is not None:
+        check_metric(metric, problem_of(examples.task.metric))
+    grid = checks.without_idle_caps(
+        grid, examples.sizes.values() if folds is None else [folds.most]
+    )
+    settings = grid.settings
+    models = find_models(settings.models, settings.init, settings.pooling)
+    adapters = read_adapter_configs(grid)
+    engines = {variant.engine for variant in grid.variants}
+    why = next((model.why_not_minbert for model in models.values() if model.why_not_minbert), "")
+    if why and engines == {MINBERT}:
+        raise InputError(f"--engine {MINBERT}: {why}; take --engine {TRANSFORMERS}")
+    why = (why or why_not_minbert(grid)) if AUTO in engines else ""
+    has_transformers = TRANSFORMERS in engines or why
+    return Inputs(
+        grid=grid,
+        models=models,
+        data=examples,
+        folds=folds,
+        data_folder=source.folder,
+        source=source.files,
+        adapter_configs=adapters.texts,
+        adapters=adapters.names,
+        engine=TRANSFORMERS if why else MINBERT,
+        why_engine=why,
+        engine_version=engine_version(why) if has_transformers else "",
+        notes=(*source.notes, *examples.notes, *examples.problems),
+    )
+
+
+def override(grid: Grid, values: dict[str, Any]) -> Grid:
+    """The grid, with settings replaced by the flags that were given."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return gridfile.with_settings(grid, given) if given else grid

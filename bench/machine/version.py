@@ -1,0 +1,88 @@
+"""The version of the code that measures, which follows from what workers import."""
+
+import ast
+import subprocess
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from bench.plan.cell import digest
+
+_ROOT: Final = Path(__file__).parents[2]
+_WHOLE: Final = ("adapters", "minbert", "bench/common", "bench/worker")
+"""Folders that count as a whole, from whose files imports are followed."""
+_BY_NAME: Final = ("bench/engines/minbert.py", "bench/engines/transformers.py")
+"""Files that workers import by their names."""
+_OF_PARENT: Final = (
+    *(f"bench/machine/{name}" for name in ("cores.py", "environment.py", "environment.toml")),
+    *("bench/launch/attempt.py", "bench/launch/runner.py", "bench/launch/watch.py"),
+    *(f"bench/results/{name}.py" for name in ("outcomes", "predictions", "row", "scores")),
+    "pyproject.toml",
+)
+"""The other files that a row's figures depend on: the environment of workers, what the parent
+measures and computes, and the versions of libraries."""
+_DIGITS: Final = 10
+
+
+def measuring(root: Path = _ROOT) -> list[str]:
+    """The files and folders of a checkout that decide a row's figures: what workers import, within
+    functions too, and what the parent does with it."""
+    files = set[Path]()
+    ahead = [file for name in _WHOLE for file in (root / name).rglob("*.py")]
+    ahead += [root / name for name in _BY_NAME]
+    while ahead:
+        path = ahead.pop()
+        if path in files or not path.is_file():
+            continue
+        files.add(path)
+        for name in _imports(ast.parse(path.read_text(encoding="utf-8"))):
+            if f"{name}.".startswith("bench."):
+                module = root.joinpath(*name.split("."))
+                ahead += [module.with_suffix(".py"), module / "__init__.py"]
+    names = {path.relative_to(root).as_posix() for path in files}
+    others = {name for name in names if not name.startswith(tuple(f"{n}/" for n in _WHOLE))}
+    return [*_WHOLE, *sorted(others), *_OF_PARENT]
+
+
+def _imports(node: ast.AST) -> Iterator[str]:
+    """The modules that code imports as it runs, their packages, and names in them."""
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+        parts = node.module.split(".")
+        yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    for child in ast.iter_child_nodes(node):
+        yield from _imports(child)
+
+
+def code_version(root: Path = _ROOT) -> str:
+    """This project's version; in a checkout, with the last commit that changed what measures.
+
+    So commits to reports, tests and docs don't change it. Uncommitted changes to what measures add
+    `-dirty` and their digest.
+    """
+    version = metadata.version("minbert-bench")
+    if not (root / ".git").exists():
+        return version
+    try:
+        paths = measuring(root)
+        commit = _git(root, "log", "-1", "--format=%H", "--", *paths)
+        changes = _git(root, "diff", "--no-ext-diff", "--binary", "HEAD", "--", *paths)
+        new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *paths)
+        texts = [(root / name).read_text("utf-8", "replace") for name in new.split("\0") if name]
+    except (OSError, SyntaxError, UnicodeError, subprocess.SubprocessError):
+        return version
+    changed = f"-dirty.{digest([changes, new, texts], 8)}" if changes or new else ""
+    return f"{version}+g{commit[:_DIGITS]}{changed}"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments],  # noqa: S607
+        cwd=root, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
