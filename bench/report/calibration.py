@@ -6,8 +6,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.report.classes import over
 from bench.report.drawing import BLUE, GREY, INK, Drawing, canvas, to_svg
+from bench.report.pages import phrase, sentences
 from bench.report.sections import Section
 from bench.results.outcomes import Outcome
 from bench.results.scores import probabilities
@@ -23,32 +23,13 @@ def calibration_section(outcomes: Sequence[Outcome]) -> Section | None:
         return None
     errors = [calibration_error(*one) for one in known]
     confidence, right = (np.concatenate(parts) for parts in zip(*known, strict=True))
-    error = sum(errors) / len(errors)
-    gap = float(confidence.mean() - right.mean())
-    several = outcomes[0].predicted.ndim == 2
-    if several:
-        sentence = (
-            f"Its probabilities of labels are {confidence.mean():.3f} on average, and "
-            f"{right.mean():.3f} of the labels apply."
-        )
-        heading = f"Calibration: probabilities are off by {error:.3f} on average"
-    else:
-        sure = "overconfident" if gap > 0 else "underconfident"
-        heading = (
-            f"Calibration: the model is {sure}; the mean gap between confidence and accuracy is "
-            f"{error:.3f}"
-        )
-        sentence = (
-            f"Its confidence is {confidence.mean():.3f} on average, and its accuracy "
-            f"{right.mean():.3f}."
-        )
-    how = (
-        f"The expected calibration error, {error:.3f}, is the mean distance of both in {_BINS} "
-        "bins of equal width, weighted by their numbers of predictions"
-        f"{', for a seed on average' if len(errors) > 1 else ''} (Guo et al. 2017)."
-    )
+    heading, *lines = sentences(
+        "calibration", several=outcomes[0].predicted.ndim == 2, error=sum(errors) / len(errors),
+        confidence=float(confidence.mean()), right=float(right.mean()), bins=_BINS,
+        seeds=len(errors),
+    )  # fmt: skip
     drawing = _reliability(confidence, right, outcomes)
-    return Section("calibration", "Calibration", heading, [f"{sentence} {how}"], [drawing])
+    return Section("calibration", "Calibration", heading, lines, [drawing])
 
 
 def _certainty(outcome: Outcome) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -91,13 +72,12 @@ def _reliability(
         sizes = 12 + 160 * number / number.sum()
         axes.scatter(probability, share, s=sizes, color=BLUE, edgecolors=INK, linewidths=0.6,
                      zorder=3)  # fmt: skip
-        axes.set_xlim(-0.02, 1.02)
-        axes.set_ylim(-0.02, 1.02)
-        axes.set_xlabel("predicted probability of the label" if several else "confidence")
-        axes.set_ylabel("share of labels that apply" if several else "accuracy")
+        axes.set(
+            xlim=(-0.02, 1.02), ylim=(-0.02, 1.02),
+            xlabel="predicted probability of the label" if several else "confidence",
+            ylabel="share of labels that apply" if several else "accuracy",
+        )  # fmt: skip
     points = ", ".join(f"{p:.2f}: {s:.2f}" for p, s in zip(probability, share, strict=True))
-    return Drawing(
-        "reliability", to_svg(figure, "reliability"), f"Reliability diagram. {points}.",
-        f"Below the dotted line: overconfident. A larger dot stands for more predictions; "
-        f"over {over(outcomes)}.",
-    )  # fmt: skip
+    caption = phrase("captions", "reliability", len(outcomes[0].predicted), len(outcomes))
+    alt = f"Reliability diagram. {points}."
+    return Drawing("reliability", to_svg(figure, "reliability"), alt, caption)

@@ -14,8 +14,9 @@ from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.report import text
 from bench.report.drawing import BLUE, Drawing, canvas, to_svg
+from bench.report.pages import phrase
 from bench.report.sections import Section
-from bench.report.tables import DASH, Head, Table
+from bench.report.tables import Table, table
 from bench.results.facts import DataFacts
 from bench.results.outcomes import Outcome
 from minbert.data.tasks import TASKS
@@ -40,12 +41,6 @@ class Names:
         task = TASKS.get(str(self.group.shared("task")))
         names = (self.facts and self.facts.classes) or (task.classes if task else ())
         return text.plain(names[index]) if 0 <= index < len(names) else str(index)
-
-
-def over(outcomes: Sequence[Outcome]) -> str:
-    """The numbers of examples and seeds that predictions are of."""
-    examples = text.count(len(outcomes[0].predicted), "dev example")
-    return f"{examples} and {text.count(len(outcomes), 'seed')}"
 
 
 def classes_section(setting: Setting, outcomes: Sequence[Outcome], names: Names) -> Section | None:
@@ -77,27 +72,19 @@ def classes_section(setting: Setting, outcomes: Sequence[Outcome], names: Names)
     shown = sorted(used, key=lambda index: -true[index])[:_MOST_CLASSES]
     most = len(used) > len(shown)
     seeds = len(outcomes)
-
-    heads = [
-        Head("class", what), Head("support", "examples", f"dev examples with this {what}", True),
-        Head("predicted", "predicted", "predictions of it, for a seed on average", True),
-        Head("precision", "precision", "share of its predictions that are right", True),
-        Head("recall", "recall", "share of its examples that are predicted so", True),
-        Head("f1", "F1", "harmonic mean of precision and recall", True),
-    ]  # fmt: skip
     rows = [
-        [
-            names(int(every[i])), f"{true[i] // seeds:,}",
-            f"{predictions[i]:,}" if seeds == 1 else text.num(predictions[i] / seeds),
-            text.fixed(precision[i]) if predictions[i] else DASH,
-            text.fixed(recall[i]) if true[i] else DASH, text.fixed(f1[i]),
-        ]
+        {
+            "class": names(int(every[i])), "support": f"{true[i] // seeds:,}",
+            "predicted": f"{predictions[i]:,}" if seeds == 1 else text.num(predictions[i] / seeds),
+            "precision": text.fixed(precision[i]) if predictions[i] else None,
+            "recall": text.fixed(recall[i]) if true[i] else None, "f1": text.fixed(f1[i]),
+        }
         for i in (shown if most else sorted(shown))
     ]  # fmt: skip
-    caption = f"Over {over(outcomes)}."
-    if most:
-        caption += f" The {len(shown)} with most examples of {len(used):,}."
-    tables = [Table(heads, rows, caption)]
+    caption = phrase(
+        "captions", "classes", len(outcomes[0].predicted), seeds, len(shown), len(used)
+    )
+    tables = [table("classes", rows, caption, words={"what": what})]
     drawings = []
     sentences = [f"Of the setting that scores best, {setting.label}, all its seeds together."]
     if labels.ndim == 1:
@@ -116,18 +103,13 @@ def _confused(labels: NDArray[np.generic], predicted: NDArray[np.generic], names
     wrong = pairs[pairs["true"] != pairs["predicted"]].groupby(["true", "predicted"]).size()
     most = wrong.sort_values(ascending=False, kind="stable")[:_MOST_DRAWN]
     rows = [
-        [
-            names(pair["true"]), names(pair["predicted"]), f"{pair['count']:,}",
-            f"{pair['count'] / examples[pair['true']]:.1%}",
-        ]
+        {
+            "true": names(pair["true"]), "predicted": names(pair["predicted"]),
+            "count": f"{pair['count']:,}", "share": f"{pair['count'] / examples[pair['true']]:.1%}",
+        }
         for pair in most.reset_index(name="count").to_dict("records")
     ]  # fmt: skip
-    heads = [
-        Head("true", "class"), Head("predicted", "taken for"),
-        Head("count", "predictions", "over all seeds", True),
-        Head("share", "of the class", "share of the class's examples", True),
-    ]  # fmt: skip
-    return Table(heads, rows, f"The {len(rows)} most frequent confusions.")
+    return table("confused", rows, f"The {len(rows)} most frequent confusions.")
 
 
 def _confusion(
@@ -142,18 +124,14 @@ def _confusion(
             cell = (column - 0.5, row - 0.5)
             axes.add_patch(Rectangle(cell, 1, 1, facecolor=BLUE, alpha=0.75 * share, linewidth=0))
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=size)
-        axes.set_xlim(-0.5, number - 0.5)
-        axes.set_ylim(number - 0.5, -0.5)
+        axes.set(xlim=(-0.5, number - 0.5), ylim=(number - 0.5, -0.5))
         axes.grid(visible=False)
         short = [text.shortened(name, _LONGEST) for name in names]
         axes.set_xticks(range(number), short, rotation=90 if number > 6 else 30,
                         ha="center" if number > 6 else "right", fontsize=size + 1)  # fmt: skip
         axes.set_yticks(range(number), short, fontsize=size + 1)
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true")
+        axes.set(xlabel="predicted", ylabel="true")
     right = "; ".join(f"{n} {s:.0%}" for n, s in zip(names, shares.diagonal(), strict=True))
-    return Drawing(
-        "confusion", to_svg(figure, "confusion"),
-        f"Confusion matrix. Predicted right of each class: {right}.",
-        f"Percent of each true class, by rows, over {over(outcomes)}; below 0.5% empty.",
-    )  # fmt: skip
+    caption = phrase("captions", "confusion", len(outcomes[0].predicted), len(outcomes))
+    alt = f"Confusion matrix. Predicted right of each class: {right}."
+    return Drawing("confusion", to_svg(figure, "confusion"), alt, caption)

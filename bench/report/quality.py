@@ -15,6 +15,7 @@ from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bench.report import text
 from bench.report.calibration import calibration_section
 from bench.report.classes import Names, classes_section
+from bench.report.pages import sentences
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
 from bench.results.facts import DataFacts
@@ -81,22 +82,10 @@ def _metrics(group: Group, predictions_of: PredictionsOf, example: Outcome) -> S
         won.update(best)
         tied.update(best if len(best) > 1 else ())
     [(label, number)] = won.most_common(1)
-    heading = f"{label} is best{' or tied' * (label in tied)} by {number} of {len(known)} metrics"
-    if len(values) == 1:
-        heading = f"{label} by {len(known)} metrics"
-    sentences = [
-        "All metrics are computed from the kept predictions, after the last epoch, or with "
-        "early stopping of the best one. Settings are ordered by the metric that decides; --metric "
-        "chooses another."
-    ]
-    missing = [METRICS[name].label for name in names if name not in known]
-    if missing:
-        sentences.append(
-            f"Not known: {', '.join(missing)}, and calibration, since the logits in the cells' "
-            "folders are not here."
-            if any(METRICS[name].needs_logits for name in names if name not in known)
-            else f"Not known or not defined: {', '.join(missing)}."
-        )
+    heading, *lines = sentences(
+        "metrics", best=label, is_tied=label in tied, wins=number, settings=len(values),
+        known=known, missing=[METRICS[name] for name in names if name not in known],
+    )  # fmt: skip
     heads = [Head("setting", "setting")]
     heads += [Head(name, metric_of(name).label, metric_of(name).about, True) for name in known]
     rows = [
@@ -105,7 +94,7 @@ def _metrics(group: Group, predictions_of: PredictionsOf, example: Outcome) -> S
     ]
     shown = "" if len(scored) <= len(rows) else f" The {len(rows)} best of {len(scored):,}."
     caption = f"Each with its 95% interval over seeds and dev examples.{shown}"
-    return Section("metrics", "Metrics", heading, sentences, (), [Table(heads, rows, caption)])
+    return Section("metrics", "Metrics", heading, lines, (), [Table(heads, rows, caption)])
 
 
 def _by_metric(

@@ -44,9 +44,10 @@ from bench.report.references import (
     reference_lines,
     reference_points,
 )
-from bench.report.sections import Section, between_processes, sections, tradeoffs
+from bench.report.sections import Section
 from bench.report.tables import Table
 from bench.report.terms import TERMS, used
+from bench.report.tradeoff import between_processes, sections, tradeoffs
 from bench.report.why import why_section
 from bench.results.exports import Figures
 from bench.results.facts import DataFacts
