@@ -21,7 +21,7 @@ from bench.analysis.groups import Group
 from bench.analysis.verdicts import COSTS, compare
 from bench.plan.cell import MULTITASK
 from bench.plan.metrics import ROW_METRICS
-from bench.report.drawing import GREY, INK, PAPER, Drawing, canvas, to_svg
+from bench.report.drawing import GREY, INK, PAPER, Drawing, canvas, name_lines, to_svg
 from bench.report.figures import COLOURS, MARKERS
 from bench.report.pages import phrase, sentences
 from bench.report.sections import Section
@@ -175,9 +175,7 @@ def _drawing(compared: pd.DataFrame, cost: str, prefix: str) -> Drawing:
             style: dict[str, Any] = {"color": COLOURS[row["mode"]], "marker": MARKERS[row["mode"]]}
             axes.plot(row[f"{cost}_theirs"], place, markerfacecolor=PAPER, markersize=6, **style)
             axes.plot(row[f"{cost}_ours"], place, markersize=6, **style)
-        axes.set_yticks(range(len(kinds)), list(kinds))
-        axes.set_ylim(len(kinds) - 0.45, -0.55)
-        axes.grid(visible=False, axis="y")
+        name_lines(axes, list(kinds))
         axes.set_xlabel(f"{cost}, × full fine-tuning in fp32")
     stem = f"{prefix}authors-{cost}"
     values = "; ".join(

@@ -1,6 +1,6 @@
 """The report's section on settings: cells that differ in one setting, compared."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from statistics import geometric_mean
@@ -79,7 +79,8 @@ def point(setting: Setting, without: str | None = None) -> tuple[object, ...]:
 def changes(base: Group, neighbours: Sequence[tuple[Group, str]]) -> list[Change]:
     """The comparisons of each neighbour's settings with those of the base, and of unfreezing."""
     usual = {point(setting): setting for setting in reversed(base.settings)}
-    compared = [*_unfreezing(base)]
+    without = [setting for setting in base.settings if not setting.unfreezes]
+    compared = _within(base, "unfreeze", "unfreeze", without, lambda s: s.unfreezes)
     for group, name in neighbours:
         value, before = (text.setting_value(one.shared(name)) for one in (group, base))
         compared += [
@@ -90,26 +91,29 @@ def changes(base: Group, neighbours: Sequence[tuple[Group, str]]) -> list[Change
     return compared
 
 
-def _unfreezing(base: Group) -> Iterator[Change]:
-    """Gradual unfreezing, an axis of the grid, compared with the same setting without it."""
-    usual = {point(s, "unfreeze"): s for s in base.settings if not s.unfreezes and s.ok}
-    for setting in base.settings:
-        against = usual.get(point(setting, "unfreeze"))
-        if setting.unfreezes and setting.ok and against is not None:
-            value, before = str(setting.unfreeze), str(against.unfreeze)
-            yield Change(base, "unfreeze", value, before, setting, against)
+def _within(
+    group: Group,
+    axis: str,
+    name: str,
+    usual: Sequence[Setting],
+    has_changed: Callable[[Setting], bool],
+) -> list[Change]:
+    """The comparisons of a group's settings with usual ones that differ on an axis alone."""
+    by_point = {point(setting, axis): setting for setting in usual if setting.ok}
+    return [
+        Change(group, name, str(getattr(s, axis)), str(getattr(against, axis)), s, against)
+        for s in group.settings
+        if has_changed(s)
+        and s.ok
+        and (against := by_point.get(point(s, axis)))
+        and against is not s
+    ]
 
 
 def frozen_changes(group: Group) -> list[Change]:
     """The settings whose frozen weights have an unusual type, compared with the usual one."""
-    usual = {point(s, "frozen"): s for s in group.usual if s.tells_frozen and s.ok}
-    return [
-        Change(group, "frozen_dtype", str(setting.frozen), str(against.frozen), setting, against)
-        for setting in group.settings
-        if setting.tells_frozen and setting.ok
-        and (against := usual.get(point(setting, "frozen")))
-        and against is not setting
-    ]  # fmt: skip
+    usual = [setting for setting in group.usual if setting.tells_frozen]
+    return _within(group, "frozen", "frozen_dtype", usual, lambda s: s.tells_frozen)
 
 
 def changes_sections(groups: Sequence[Group], prefix: str = "") -> list[Section]:

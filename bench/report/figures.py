@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 
 from adapters.methods import BITFIT, METHODS, MODES
 from bench.analysis.breakdown import Breakdown
+from bench.common.grouping import grouped
 from bench.report.drawing import (
     BLUE,
     GREEN,
@@ -26,12 +27,14 @@ from bench.report.drawing import (
     PAPER,
     PURPLE,
     Drawing,
+    add_legend,
     canvas,
     lay_out,
     log_ticks,
+    name_lines,
     to_svg,
 )
-from bench.report.text import fixed, num
+from bench.report.text import fixed, num, range_of
 
 _PLAIN: Final = {"full": (INK, "s", "-"), "head": (PURPLE, "D", ":"), BITFIT: (GREEN, "p", "-.")}
 _STYLES: Final = _PLAIN | {n: (m.colour, m.marker, m.line) for n, m in METHODS.items()}
@@ -132,8 +135,7 @@ def encoders(
                 linestyle="none", markersize=10 if is_chosen else 5, markeredgewidth=1.2,
                 alpha=1.0 if is_chosen else 0.7, **_fill(row["amp"], colour),
             )  # fmt: skip
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
+        axes.set(xlabel=x_label, ylabel=y_label)
         axes.margins(x=0.08, y=0.12)
         axes.set_xlim(left=0)
         handles = [
@@ -144,10 +146,9 @@ def encoders(
                    markerfacecolor=PAPER, label=mode)
             for mode in MODES if (rows["mode"] == mode).any()
         ]  # fmt: skip
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4),
-                      columnspacing=1.2, handletextpad=0.4)  # fmt: skip
+        add_legend(figure, handles, 4)
     ranges = "; ".join(
-        f"{name} {_from_to(part['score'])} at {_from_to(part[cost], num)}"
+        f"{name} {range_of(part['score'])} at {range_of(part[cost], num)}"
         for name, part in rows.groupby("encoder", sort=False)
     )
     return Drawing(stem, to_svg(figure, stem), f"{y_label} by {x_label}: {ranges}.", caption)
@@ -165,12 +166,7 @@ def _legend(figure: Figure, rows: pd.DataFrame, lines: bool = False) -> None:
                label="fp32" if amp == "off" else f"AMP {amp}")
         for amp in AMPS if (rows["amp"] == amp).any()
     ]  # fmt: skip
-    if not handles:
-        return
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(len(handles), 6),
-        columnspacing=1.2, handletextpad=0.4 if not lines else 0.6,
-    )  # fmt: skip
+    add_legend(figure, handles, handletextpad=0.6 if lines else 0.4)
 
 
 def tradeoff(
@@ -195,8 +191,7 @@ def tradeoff(
         axes.step(front[cost], front["score"], where="post", color=GREEN, linewidth=2.2,
                   alpha=0.75, zorder=2)  # fmt: skip
         _points(axes, rows, cost, "score")
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
+        axes.set(xlabel=x_label, ylabel=y_label)
         for _, score in references:
             axes.axhline(score, color=GREY, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
         axes.margins(x=0.08, y=0.12)
@@ -252,12 +247,11 @@ def rank(
             axes.plot(x, part["score"], color=COLOURS[mode], linestyle=LINES[mode], linewidth=1.1)
             _points(axes, part, "x", "score", size=5.5)
         axes.set_xticks(range(len(ranks)), [str(value) for value in ranks])
-        axes.set_xlim(-0.45, max(len(ranks) - 0.55, 0.45))
-        axes.set_ylim(*limits)
         axes.grid(visible=False, axis="x")
-        axes.set_xlabel("rank")
-        axes.set_ylabel(y_label)
-        axes.set_title(layers)
+        axes.set(
+            xlim=(-0.45, max(len(ranks) - 0.55, 0.45)), ylim=limits, xlabel="rank", ylabel=y_label,
+            title=layers,
+        )  # fmt: skip
         _legend(figure, adapters, lines=True)
     ranges = "; ".join(
         f"{mode} {'fp32' if kind == 'off' else kind} from {part['score'].min():.3f} to "
@@ -279,9 +273,7 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
         spans = rows.assign(y=y).groupby("y")[name].max()
         axes.hlines(spans.index, 0, spans, color=GRID, linewidth=3, zorder=1)
         _points(axes, rows.assign(y=y), name, "y", size=5.5)
-        axes.set_yticks(range(len(kinds)), kinds)
-        axes.set_ylim(len(kinds) - 0.45, -0.55)
-        axes.grid(visible=False, axis="y")
+        name_lines(axes, kinds)
         axes.set_xlim(0, max(float(rows[name].max()) * 1.06, 1e-9))
         axes.set_xlabel(x_label)
         base = rows[rows["baseline"]][name]
@@ -293,10 +285,7 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
             )
             top.set_xlabel("× full fine-tuning in fp32", fontsize=9)
         _legend(figure, rows)
-    ranges = "; ".join(
-        f"{kind} {_from_to(part[name], num)}" for kind, part in rows.groupby("kind", sort=False)
-    )
-    alt = f"{x_label} by mode and layer set: {ranges}."
+    alt = f"{x_label} by mode and layer set: {_ranges(rows, name, num)}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
@@ -328,22 +317,15 @@ def parts(
                     left += value
                 if bar.excess:
                     axes.vlines(bar.total, y - 0.42, y + 0.42, color=INK, linewidth=1.6)
-            axes.set_yticks(range(len(names)), names if axes is first else [""] * len(names))
-            axes.set_ylim(len(names) - 0.4, -0.6)
+            name_lines(axes, names if axes is first else [""] * len(names), 0.4)
             axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(visible=False, axis="y")
             axes.set_axisbelow(True)
             axes.locator_params(axis="x", nbins=4)
             axes.set_xlabel(label)
         drawn = {part for bars in panels.values() for bar in bars if bar for part in bar.parts}
-        labels: dict[str, list[str]] = {}
-        for part, colour in PARTS.items():
-            if part in drawn:
-                labels.setdefault(colour, []).append(part)
-        figure.legend(
-            handles=[Patch(color=colour, label=", ".join(of)) for colour, of in labels.items()],
-            loc="outside lower center", ncols=3, columnspacing=1.2, handlelength=1.2,
-        )  # fmt: skip
+        labels = grouped([part for part in PARTS if part in drawn], lambda part: PARTS[part])
+        handles = [Patch(color=colour, label=", ".join(of)) for colour, of in labels.items()]
+        add_legend(figure, handles, ncols=3, handlelength=1.2, handletextpad=None)
     alt = " ".join(
         f"{label}: {'; '.join(map(_of_parts, names, bars))}." for label, bars in panels.items()
     )
@@ -370,21 +352,18 @@ def gaps(rows: pd.DataFrame, x_label: str, stem: str, caption: str, at: float = 
         y = rows["kind"].map({kind: i for i, kind in enumerate(kinds)}) + rows["offset"]
         axes.hlines(y, rows["low"], rows["high"], color=GREY, linewidth=1.1)
         _points(axes, rows.assign(y=y), "value", "y", size=5.5)
-        axes.set_yticks(range(len(kinds)), kinds)
-        axes.set_ylim(len(kinds) - 0.45, -0.55)
-        axes.grid(visible=False, axis="y")
+        name_lines(axes, kinds)
         axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel(x_label)
         _legend(figure, rows)
-    ranges = "; ".join(
-        f"{kind} {_from_to(part['value'])}" for kind, part in rows.groupby("kind", sort=False)
-    )
-    return Drawing(stem, to_svg(figure, stem), f"{x_label}: {ranges}.", caption)
+    alt = f"{x_label}: {_ranges(rows, 'value', fixed)}."
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
-def _from_to(values: pd.Series, form: Callable[[float], str] = fixed) -> str:
-    ends = [form(float(value)) for value in (values.min(), values.max())]
-    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+def _ranges(rows: pd.DataFrame, name: str, form: Callable[[float], str]) -> str:
+    """The range of a column by the kind of setting."""
+    parts = rows.groupby("kind", sort=False)[name]
+    return "; ".join(f"{kind} {range_of(part, form)}" for kind, part in parts)
 
 
 def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str, title: str = "") -> Drawing:
@@ -403,16 +382,13 @@ def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str, title: str 
             _points(axes, best, "rate", "score", size=8.5)
             ends.append((str(kind), part["rate"].iloc[-1], part["score"].iloc[-1]))
             choices += [f"{kind} {rate:g}" for rate in best["rate"]]
-        axes.set_xscale("log")
-        axes.set_xlabel("learning rate")
-        axes.set_ylabel(y_label)
+        axes.set(xscale="log", xlabel="learning rate", ylabel=y_label, title=title)
         low, high = rows["rate"].min(), rows["rate"].max()
         low, high = low / 1.5, high * 10 ** (0.045 * max(len(name) for name, _, _ in ends))
         axes.set_xlim(low, high)
         ticks = log_ticks(low, high)
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
-        axes.set_title(title)
         _legend(figure, rows, lines=True)
         _name_ends(figure, axes, ends)
     where = f" on {title}" if title else ""
