@@ -1,5 +1,6 @@
 """The report's section on AMP: its effect and the adapter's, separately, and the paper's claim."""
 
+from dataclasses import asdict
 from typing import Final
 
 import pandas as pd
@@ -36,15 +37,12 @@ def amp_section(group: Group) -> list[Section]:
         )
         for cost in COSTS if not (rows := amp_frame(group, cost)).empty
     ]  # fmt: skip
-    fields = ("mode", "layers", "amp", "ranks")
-    ratios = ("amp_alone", "adapter_alone", "both", "product")
-    fields_of = [
-        {"cost": cost, **{name: getattr(e, name) for name in fields},
-         **{name: f"{getattr(e, name):.2f}" for name in ratios}}
-        for cost, every in by_cost.items() for e in every
-    ]  # fmt: skip
-    caption = "Ratios to full fine-tuning in fp32, the geometric mean over ranks."
-    tables = [table("amp", fields_of, caption)] if fields_of else []
+    fields = [
+        {"cost": cost, **asdict(e), "product": e.product}
+        for cost, every in by_cost.items()
+        for e in every
+    ]
+    tables = [table("amp", fields)] if fields else []
     return [Section("amp", "AMP", heading, lines, drawings, tables)]
 
 

@@ -25,8 +25,7 @@ from bench.report.drawing import GREY, INK, PAPER, Drawing, canvas, name_lines, 
 from bench.report.figures import COLOURS, MARKERS
 from bench.report.pages import phrase, sentences
 from bench.report.sections import Section
-from bench.report.tables import Table, table
-from bench.report.text import fixed, times
+from bench.report.tables import table
 
 _SCORES: Final = {"sst": "sst_accuracy", "sts": "sts_pearson"}
 _HEADING: Final = "Comparison with the authors' figures"
@@ -120,7 +119,7 @@ def _section(
     if not compared.empty:
         batch = group.shared("batch_size")
         caption = phrase("captions", "authors_table", task_of(group), batch)
-        tables = [_table(compared, caption)]
+        tables = [table("authors", compared.to_dict("records"), caption)]
         shown = [cost for cost in COSTS if drawn and not _both(compared, cost).empty]
         drawings = [_drawing(compared, cost, prefix) for cost in shown]
     return Section(f"{prefix}authors", "The authors'", _HEADING, lines, drawings, tables)
@@ -153,17 +152,6 @@ def _sentences(compared: pd.DataFrame, *, is_first: bool = False, **facts: objec
     return sentences("authors", is_first=is_first, costs=costs, orders=orders, **more)
 
 
-def _table(compared: pd.DataFrame, caption: str) -> Table:
-    def shown(value: Any, name: Any) -> object:
-        if isinstance(value, str) or pd.isna(value):
-            return value if isinstance(value, str) else None
-        return fixed(value) if name.startswith("score") else times(value)
-
-    rows = [{name: shown(value, name) for name, value in row.items() if name != "learned"}
-            for row in compared.to_dict("records")]  # fmt: skip
-    return table("authors", rows, caption)
-
-
 def _drawing(compared: pd.DataFrame, cost: str, prefix: str) -> Drawing:
     """A cost relative to full fine-tuning, theirs hollow and ours filled, by mode and layer set."""
     both = _both(compared, cost)
@@ -178,10 +166,6 @@ def _drawing(compared: pd.DataFrame, cost: str, prefix: str) -> Drawing:
         name_lines(axes, list(kinds))
         axes.set_xlabel(f"{cost}, × full fine-tuning in fp32")
     stem = f"{prefix}authors-{cost}"
-    values = "; ".join(
-        f"{row['mode']} {row['layers']} {row['theirs']:.2f} and {row['ours']:.2f}"
-        for row in both.to_dict("records")
-    )
-    alt = f"{cost} relative to full fine-tuning, theirs and ours: {values}."
+    alt = phrase("captions", "authors_alt", cost, both.to_dict("records"))
     caption = phrase("captions", "authors")
     return Drawing(stem, to_svg(figure, stem), alt, caption)

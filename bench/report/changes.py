@@ -158,7 +158,6 @@ def _summary(
 
 
 def _drawings(base: Group, changes: Sequence[Change], stem: str) -> list[Drawing]:
-    """The differences of scores, unless there are too many to draw."""
     scored = [(change, gap) for change in changes if (gap := change.gaps["score"]) is not None]
     if not 0 < len(scored) <= _MOST_DRAWN:
         return []
@@ -192,7 +191,6 @@ def _table(base: Group, changes: Sequence[Change]) -> Table:
             row[value] = shape(gap.value) if gap else None
             row[ends] = text.span(gap, shape) or None if gap else None
         rows.append(row)
-    caption = "Cells with one setting changed, against the same cells without the change."
     columns: dict[str, str] = {cost: column(base, cost) for cost in COSTS}
     is_long = len(changes) > _MOST_DRAWN
-    return table("changes", rows, caption, words=columns, total=len(changes), folded=is_long)
+    return table("changes", rows, words=columns, total=len(changes), folded=is_long)

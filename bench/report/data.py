@@ -15,7 +15,7 @@ from bench.report.pages import phrase
 from bench.report.pages import sentences as lines_of
 from bench.report.sections import Section
 from bench.report.tables import Head, Table, table
-from bench.report.text import count, plain, shortened
+from bench.report.text import plain, shortened
 from bench.results.facts import DataFacts
 
 _MOST_CLASSES: Final = 24
@@ -74,13 +74,6 @@ def findings(checks: Checks) -> list[tuple[str, Finding, str]]:
     return [(name, finding, remedy) for name, finding, remedy in every if finding.total]
 
 
-def _numbers(data: DataFacts, finding: Finding) -> str:
-    if not data.dev:
-        return count(finding.total, "example")
-    sides = (("train", finding.train), ("dev", finding.dev))
-    return " and ".join(f"{number:,} in {side}" for side, number in sides if number)
-
-
 def tables(data: DataFacts) -> list[Table]:
     """The classes, the findings, some examples of each, and the lengths."""
     every = []
@@ -92,31 +85,28 @@ def tables(data: DataFacts) -> list[Table]:
 
 
 def _class_table(data: DataFacts) -> Table:
-    def share(number: int, total: int) -> str:
-        return f"{number / max(1, total):.1%}"
-
     rows = [
         {
             "class": plain(name),
-            "train": f"{train:,}", "train_share": share(train, data.train),
-            "dev": f"{dev:,}", "dev_share": share(dev, data.dev),
+            "train": train, "train_share": train / max(1, data.train),
+            "dev": dev, "dev_share": dev / max(1, data.dev),
         }
         for name, (train, dev) in data.class_counts.items()
     ]  # fmt: skip
-    return table("data_classes", rows, "Classes", folded=len(rows) > _MOST_CLASSES)
+    return table("data_classes", rows, folded=len(rows) > _MOST_CLASSES)
 
 
 def _finding_tables(checks: Checks) -> list[Table]:
     every = findings(checks)
     rows = [
-        {"finding": name, "train": f"{f.train:,}", "dev": f"{f.dev:,}", "remedy": remedy or None}
+        {"finding": name, "train": f.train, "dev": f.dev, "remedy": remedy or None}
         for name, f, remedy in every
     ]
     examples = [
         table("examples", [{"example": plain(line)} for line in finding.shown], name)
         for name, finding, _ in every
     ]
-    return [table("findings", rows, "What checks found"), *examples] if every else []
+    return [table("findings", rows), *examples] if every else []
 
 
 def _length_table(checks: Checks) -> Table:
@@ -154,25 +144,20 @@ def class_shares(data: DataFacts, stem: str) -> Drawing:
     ]
     shares = shares if data.dev else shares[:1]
     caption = phrase("captions", "class_shares", len(shares), len(drawn), len(by_count))
-    alt = "; ".join(
-        f"{name}: " + ", ".join(f"{share:.1%} of {side}" for share, side in pairs)
-        for name, *own in zip(names, *shares, strict=True)
-        for pairs in [zip(own, _SIDES, strict=False)]
-    )
-    return _bars(names, shares, stem, f"Class shares. {alt}.", caption)
+    alt = phrase("captions", "class_shares_alt", names, shares, _SIDES)
+    return _bars(names, shares, stem, alt, caption)
 
 
 def _finding_bars(
     data: DataFacts, findings: Sequence[tuple[str, Finding, str]], stem: str
 ) -> Drawing:
-    names = [name for name, _, _ in findings]
-    train, dev = max(1, data.train), max(1, data.dev)
     shares = [
-        [one.train / train for _, one, _ in findings],
-        [one.dev / dev for _, one, _ in findings],
+        [one.train / max(1, data.train) for _, one, _ in findings],
+        [one.dev / max(1, data.dev) for _, one, _ in findings],
     ]
-    alt = "; ".join(f"{name}: {_numbers(data, finding)}" for name, finding, _ in findings)
-    return _bars(names, shares, stem, f"Findings. {alt}.", phrase("captions", "findings"))
+    alt = phrase("captions", "findings_alt", data, findings)
+    names = [name for name, _, _ in findings]
+    return _bars(names, shares, stem, alt, phrase("captions", "findings"))
 
 
 def _bars(
@@ -181,9 +166,8 @@ def _bars(
     """Horizontal bars of shares of train and of dev, the first name on top."""
     places = np.arange(len(names))
     with canvas(1.1 + 0.34 * len(names)) as (figure, axes):
-        for side, values, colour, shift in zip(
-            _SIDES, shares, (BLUE, ORANGE), (-0.2, 0.2), strict=False
-        ):
+        styles = zip(_SIDES, shares, (BLUE, ORANGE), (-0.2, 0.2), strict=False)
+        for side, values, colour, shift in styles:
             axes.barh(places + shift, values, 0.36, color=colour, label=side)
         axes.set_yticks(places, names)
         axes.invert_yaxis()
@@ -208,11 +192,9 @@ def length_histogram(checks: Checks, stem: str) -> Drawing:
                 ha="right", va="top", color=ORANGE, fontsize=9,
             )  # fmt: skip
         axes.set_xlim(0, max(lengths.step * len(lengths.counts), (checks.max_length or 0) + 1))
-        axes.set_xlabel(lengths.unit)
-        axes.set_ylabel("training examples")
+        axes.set(xlabel=lengths.unit, ylabel="training examples")
         axes.grid(visible=False, axis="x")
-    percentiles = ", ".join(f"{name}%: {value:,}" for name, value in lengths.train.items())
-    alt = f"Histogram of the lengths of training examples in {lengths.unit}. {percentiles}."
+    alt = phrase("captions", "lengths_alt", lengths)
     longest, end = lengths.train["100"], lengths.step * len(lengths.counts)
     caption = phrase("captions", "lengths", longest) if longest >= end else ""
     return Drawing(stem, to_svg(figure, stem), alt, caption)

@@ -1,6 +1,6 @@
 """The report's section on encoders: which one to take, compared on the same examples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -68,15 +68,14 @@ def encoders_section(encoders: Encoders | None) -> list[Section]:
         if not rows.dropna(subset=[cost, "score"]).empty
     ] if group.has_quality else []  # fmt: skip
     best, form = _best(group, chosen), partial(text.score_gap, group)
-    pairs = [(choice, _pair(best, choice)) for choice in chosen]
+    pairs = _pairs(best, chosen)
 
     def by_value(name: str) -> dict[str, list[str]]:
         return grouped(encoders.groups, lambda own: str(encoders.groups[own].shared(name)))
 
     heading, *lines = sentences(
-        "encoders", group=group, best=best, form=form, ratios=ratios, level=_LEVEL, chosen=chosen,
-        compared=[(choice, pair) for choice, pair in pairs if pair is not None],
-        distinct=_is_distinct, limits={c: _by_limit(group, c) for c in COSTS}, by_value=by_value,
+        "encoders", group=group, best=best, form=form, ratios=ratios, chosen=chosen, pairs=pairs,
+        gaps=_gaps(pairs), limits={c: _by_limit(group, c) for c in COSTS}, by_value=by_value,
     )  # fmt: skip
     return [Section("encoders", "Encoders", heading, lines, drawings, tables)]
 
@@ -124,21 +123,16 @@ def _best(group: Group, choices: Sequence[_Choice]) -> _Choice | None:
     return max(scored, key=lambda c: gain(c.score.value if c.score else 0.0), default=None)
 
 
-def _is_distinct(best: _Choice, choice: _Choice) -> bool | None:
-    """Whether an interval shows that another encoder scores less; None where there is none."""
-    pair = _pair(best, choice)
-    if pair is None or isinstance(pair, str):
-        return None
-    ends = pair.interval(_LEVEL).ends()
-    return None if ends is None else ends[0] > 0 or ends[1] < 0
+def _pairs(best: _Choice | None, choices: Sequence[_Choice]) -> dict[str, ScorePair | str]:
+    """By encoder but the best one, the difference of its score from that one's, paired by seed and
+    example, or why they can't be compared."""
+    if best is None:
+        return {}
+    return {c.name: score_pair(best.setting, c.setting) for c in choices if c is not best}
 
 
-def _pair(best: _Choice | None, choice: _Choice) -> ScorePair | str | None:
-    """The difference of an encoder's score from the best one's, paired by seed and example, or why
-    they can't be compared; None for the best itself, or without one."""
-    if best is None or choice is best:
-        return None
-    return score_pair(best.setting, choice.setting)
+def _gaps(pairs: Mapping[str, ScorePair | str]) -> dict[str, Interval]:
+    return {name: of.interval(_LEVEL) for name, of in pairs.items() if not isinstance(of, str)}
 
 
 def _by_limit(group: Group, cost: Objective) -> list[tuple[str, str, str, str]]:
@@ -158,12 +152,7 @@ def _by_limit(group: Group, cost: Objective) -> list[tuple[str, str, str, str]]:
 def _table(group: Group, choices: Sequence[_Choice], caption: str) -> Table:
     best = _best(group, choices)
     form, form_gap = partial(text.score, group), partial(text.score_gap, group)
-
-    def gap_text(choice: _Choice) -> str | None:
-        pair = _pair(best, choice)
-        if pair is None or isinstance(pair, str):
-            return None
-        return text.with_span(pair.interval(_LEVEL), form_gap)
+    gaps = _gaps(_pairs(best, choices))
 
     def row(choice: _Choice) -> dict[str, object]:
         setting = choice.setting
@@ -173,13 +162,15 @@ def _table(group: Group, choices: Sequence[_Choice], caption: str) -> Table:
         speed, total = known.pop("examples"), known.pop("total")
         costs: tuple[Need, ...] = ("parameters", "size")
         trained, size = (cost_of(choice.group, setting, need) for need in costs)
-        own = choice.score
-        scores = {"score": own and text.with_span(own, form), "gap": gap_text(choice)}
+        own, gap = choice.score, gaps.get(choice.name)
+        scores = {
+            "score": own and text.with_span(own, form),
+            "gap": gap and text.with_span(gap, form_gap),
+        }
         return {
             "encoder": choice.name, "setting": f"{setting.label}{star}",
             **(scores if group.has_quality else {}),
-            **{name: None if value is None else text.num(value) for name, value in known.items()},
-            "examples": text.num(1e6 / speed) if speed else None,
+            **known, "examples": 1e6 / speed if speed else None,
             "total": None if total is None else form_cost("parameters", total),
             "trained": None if trained is None else form_cost("parameters", trained),
             "size": None if size is None else form_cost("size", size),

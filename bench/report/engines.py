@@ -16,7 +16,6 @@ from bench.analysis.engines import (
     share_of_limit,
     unmatched,
 )
-from bench.analysis.setting import Setting
 from bench.plan.rows import Row
 from bench.report.drawing import Drawing
 from bench.report.intervals import Entry, intervals
@@ -58,7 +57,6 @@ def engine_warnings(rows: Sequence[Row], losses_of: LossesOf) -> list[str]:
 
 
 def _range(baseline: Baseline) -> str:
-    """The least and the largest ratio of time and of memory."""
     parts = []
     for what, columns in (("time", (TIME,)), ("memory", MEMORY)):
         values = [one.interval.value for _, one in baseline.compared(*columns) if one.interval]
@@ -83,9 +81,10 @@ def _costs(compared: Iterable[Baseline]) -> Table:
                     "base": num(time.base if time else None),
                     "new": num(time.new if time else None),
                     "time": _ratio(time), "memory": _ratio(memory), "kept": _ratio(kept),
-                    "base_limit": _share(pair.base), "new_limit": _share(pair.new),
+                    "base_limit": share_of_limit(pair.base),
+                    "new_limit": share_of_limit(pair.new),
                 })  # fmt: skip
-    return table("engines", rows, "Costs of the settings that both engines ran.")
+    return table("engines", rows)
 
 
 def _name(pair: Pair) -> str:
@@ -100,23 +99,18 @@ def _ratio(one: Compared | None) -> str | None:
     return times(one.interval.value) if same else with_span(one.interval, times)
 
 
-def _share(setting: Setting) -> str | None:
-    share = share_of_limit(setting)
-    return None if share is None else f"{share:.0%}"
-
-
 def _losses(agreed: Sequence[Agreement]) -> Table:
     rows = [
         {
             "cell": one.minbert.name, "attention": one.transformers.attn_implementation or None,
-            "compile": one.transformers.compile, "steps": f"{one.steps:,}",
+            "compile": one.transformers.compile, "steps": one.steps,
             "difference": f"{one.difference:.1e}" if isfinite(one.difference) else "other steps",
-            "limit": f"{one.limit:g}", "agrees": "yes" if one.agrees else "NO",
+            "limit": one.limit, "agrees": "yes" if one.agrees else "NO",
         }
         for one in agreed
     ]  # fmt: skip
     marks = ["" if one.agrees else "failed" for one in agreed]
-    return table("losses", rows, "Losses without dropout, on the same batches.", marks)
+    return table("losses", rows, marks=marks)
 
 
 def _drawings(compared: Iterable[Baseline]) -> list[Drawing]:

@@ -30,13 +30,7 @@ from bench.report.cells import MOST_OF_A_GROUP
 from bench.report.commands import command_of, options_of, recommend_command
 from bench.report.drawing import BLUE, INK, ORANGE, PURPLE
 from bench.report.figures import COLOURS, MARKERS
-from bench.report.recommendation import (
-    against_full,
-    in_brief,
-    margin_text,
-    obstacles,
-    withdrawn,
-)
+from bench.report.recommendation import against_full, in_brief, margin_text, obstacles, withdrawn
 from bench.report.tables import MOST_SETTINGS
 from bench.report.text import y_label
 from bench.results.facts import DataFacts
@@ -157,10 +151,9 @@ def _ordered(values: list[str]) -> list[str]:
 
 
 def _size(text: str) -> float:
-    try:
+    with suppress(ValueError):
         return float(text)
-    except ValueError:
-        return 0.0
+    return 0.0
 
 
 def _score(setting: Setting) -> list[float | None] | None:
@@ -174,15 +167,16 @@ def _limit(known: Candidates, name: Need | Literal["score"]) -> dict[str, object
     """A limit, and its values from the strictest on, of which each leaves another setting: rounded
     so that it does. None where all settings are alike."""
     group, at_most = known.group, name != "score" or not known.group.scoring.higher_is_better
-    values = [known.value(i, "score") for i in range(len(known.settings))]
-    if name != "score":
-        values = [value for s in group.settings if (value := cost_of(group, s, name)) is not None]
-    values = [value for value in values if isfinite(value)]
-    if len(set(values)) < 2:
+    if name == "score":
+        values = {known.value(i, name) for i in range(len(known.settings))}
+    else:
+        values = {cost_of(group, setting, name) or 0.0 for setting in group.settings} - {0.0}
+    values = set(filter(isfinite, values))
+    if len(values) < 2:
         return None
 
     def rounded(value: float) -> str:
-        digits = group.decimals if name == "score" else max(0, 2 - floor(log10(value or 1.0)))
+        digits = group.decimals if name == "score" else max(0, 2 - floor(log10(value)))
         whole = (ceil if at_most else floor)(value * 10.0**digits)
         return f"{whole / 10.0**digits:.{digits}f}"
 

@@ -77,7 +77,6 @@ def _versions_ok(group: Group) -> int:
 
 
 def _findings(shown: History) -> list[str]:
-    """The first lines: what changed, the newest first, or that nothing did."""
     return sentences(
         "history_findings", versions=len(shown.versions), shortest=SHORTEST,
         settings=len({id(series.setting) for series in shown.series}), changes=len(shown.changes),
@@ -113,7 +112,6 @@ def _events(shown: History) -> list[tuple[str, str, list[str]]]:
 
 
 def _value(shown: History, series: Series, value: float) -> str:
-    """A value with its unit."""
     if series.measure.kind == "score":
         return score_gap(shown.group, value)
     if series.is_reference:
@@ -150,7 +148,7 @@ def _changes(shown: History) -> Table:
         }
         for change in shown.changes
     ]  # fmt: skip
-    return table("history", rows, "Change points, those of the newest versions first.")
+    return table("history", rows)
 
 
 def _latest(shown: History, columns: Sequence[str]) -> Table:
@@ -173,7 +171,7 @@ def _latest(shown: History, columns: Sequence[str]) -> Table:
 
 def _versions(shown: History) -> Table:
     rows = [{"version": one.name, "started_at": one.started_at} for one in shown.versions]
-    return table("versions", rows, "The versions of the code in their order.", folded=True)
+    return table("versions", rows, folded=True)
 
 
 def _drawing(shown: History, family: Sequence[Series]) -> Drawing:
@@ -190,12 +188,13 @@ def _drawing(shown: History, family: Sequence[Series]) -> Drawing:
     with_reference = family[0].is_reference or any(series.is_reference for series in drawn)
     numbers = len(drawn), len(family)
     caption = phrase("captions", "history", measure, reference, with_reference, *numbers)
-    medians = "; ".join(
-        f"{one.setting.label} {', then '.join(_value(shown, one, s.median) for s in one.segments)}"
+    medians = [
+        (one.setting.label, [_value(shown, one, part.median) for part in one.segments])
         for one in drawn
-    )
+    ]
+    alt = phrase("captions", "history_alt", measure.label, medians)
     stem = f"history-{measure.column.replace('_', '-')}"
-    return Drawing(stem, to_svg(figure, stem), f"{measure.label} by version: {medians}.", caption)
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
 def _ticks(shown: History, series: Series, is_last: bool) -> dict[int, str]:
@@ -226,7 +225,6 @@ def _panel(axes: Axes, series: Series, ticks: dict[int, str]) -> None:
 
 
 def _data(shown: History) -> dict[str, Any]:
-    """Everything on the pages as data, with full precision."""
     names = [version.name for version in shown.versions]
     return {
         "findings": _findings(shown),

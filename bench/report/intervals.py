@@ -112,12 +112,9 @@ def intervals(
         ]  # fmt: skip
         add_legend(figure, handles, ncols=2, fontsize=8)
     form = fixed if is_ratio else signed
-    listed = "; ".join(
-        f"{_short(entry.label)} {form(entry.interval.value)} ({word[entry.verdict]})"
-        for entry in lines[:MOST]
-    )
+    alt = phrase("captions", "intervals_alt", x_label, lines[:MOST], _short, form, word)
     caption = phrase("captions", "intervals", len(drawn), len(ordered), limit is not None)
-    return Drawing(stem, to_svg(figure, stem), f"{x_label}: {listed}.", caption)
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
 def _ends(lines: Sequence[Entry], none: float, is_ratio: bool) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from bench.plan.columns import CORRELATED, PART_SCORES
 from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import Row
 from bench.report.pages import phrase, sentences
+from bench.report.recommendation import subject
 from bench.report.text import count, plain
 from bench.results.facts import DataFacts
 from minbert.data.tasks import TASKS
@@ -26,8 +27,7 @@ _MOST: Final = 6
 
 def title(group: Group) -> str:
     """The report's heading: the model and the task that were compared."""
-    models = dict.fromkeys(s.encoder or _known(group, "model") for s in group.settings)
-    return phrase("groups", "title", models, _known(group, "task"))
+    return f"Fine-tuning {subject(group)}"
 
 
 def encoders(compared: Encoders, first: Group) -> list[str]:
@@ -116,7 +116,6 @@ def versions(rows: Iterable[Row]) -> list[str]:
 
 
 def _by_name(names: Iterable[object]) -> str:
-    """The number of times that each name occurs."""
     return phrase("groups", "by_name", Counter(map(str, names)).most_common(), _MOST)
 
 

@@ -102,12 +102,16 @@ def markdown(name: str, facts: Facts) -> str:
     return page.render(facts=facts, name=name, listed=LISTED, where="the HTML page")
 
 
+def _environment(*packages: str, **more: Any) -> Environment:
+    return Environment(  # noqa: S701 (callers say how values are escaped)
+        loader=ChoiceLoader([PackageLoader(name) for name in (*packages, "bench.report")]),
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **more,
+    )  # fmt: skip
+
+
 def html_environment() -> Environment:
     """The environment of HTML templates."""
-    environment = Environment(
-        loader=PackageLoader("bench.report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    environment = _environment(autoescape=True)
     environment.globals["policy"] = policy
     environment.globals["inline"] = lambda drawing: Markup(inline(drawing))  # noqa: S704
     return environment
@@ -126,11 +130,7 @@ def policy(*scripts: str) -> str:
 
 def markdown_environment(package: str = "bench.report") -> Environment:
     """The environment of Markdown templates, those of a package and those that pages share."""
-    loader = ChoiceLoader([PackageLoader(name) for name in (package, "bench.report")])
-    environment = Environment(  # noqa: S701 (escaped for Markdown, by finalize)
-        loader=loader, undefined=StrictUndefined, finalize=escape_markdown, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
+    environment = _environment(package, finalize=escape_markdown)
     environment.filters["code"] = _code
     return environment
 
@@ -138,10 +138,7 @@ def markdown_environment(package: str = "bench.report") -> Environment:
 @cache
 def _text_environment() -> Environment:
     """The environment of templates of plain text, which call the functions of `text` by name."""
-    environment = Environment(  # noqa: S701 (escaped where the sentences are shown)
-        loader=PackageLoader("bench.report"), undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=lambda value: " ".join(str(value).splitlines()),
-    )  # fmt: skip
+    environment = _environment(finalize=lambda value: " ".join(str(value).splitlines()))
     environment.globals |= {name: use for name, use in vars(text).items() if callable(use)}
     return environment
 

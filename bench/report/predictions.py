@@ -9,7 +9,7 @@ from bench.analysis.groups import Group
 from bench.analysis.setting import number
 from bench.plan.rows import Row
 from bench.report.drawing import GRID, INK, Drawing, canvas, to_svg
-from bench.report.figures import _legend, _points
+from bench.report.figures import legend, points
 from bench.report.pages import sentences
 from bench.report.sections import Section
 from bench.report.text import MEMORY, one_of
@@ -56,15 +56,14 @@ def _frame(group: Group, forecast: str, measured: str) -> pd.DataFrame:
 
 
 def _agreement(rows: pd.DataFrame, label: str, stem: str) -> Drawing:
-    """Predicted against measured, with a band of 10% either way."""
     ends = (0.0, 1.08 * float(rows[["measured", "predicted"]].to_numpy().max()))
     low, high = ([(1 + side * _CLOSE) * end for end in ends] for side in (-1, 1))
     with canvas(4.3) as (figure, axes):
         axes.fill_between(ends, low, high, color=GRID, linewidth=0)
         axes.plot(ends, ends, color=INK, linewidth=0.7)
-        _points(axes, rows, "measured", "predicted")
+        points(axes, rows, "measured", "predicted")
         axes.set(xlim=ends, ylim=ends, xlabel=f"measured {label}", ylabel=f"predicted {label}")
-        _legend(figure, rows)
+        legend(figure, rows)
     close = int(((rows["predicted"] / rows["measured"] - 1).abs() <= _CLOSE).sum())
     alt = f"Predicted against measured {label}: {close} of {len(rows)} points in the band."
     caption = "A dot for each setting, its seeds averaged; the band is 10% either way."

@@ -73,7 +73,6 @@ def _outcomes(setting: Setting, predictions_of: PredictionsOf) -> list[Outcome]:
 
 
 def _class_name(classes: Sequence[str], index: int) -> str:
-    """The name of a class; its number where names are not known."""
     return text.plain(classes[index]) if 0 <= index < len(classes) else str(index)
 
 
@@ -162,8 +161,8 @@ def _classes(setting: Setting, outcomes: Sequence[Outcome], names: Names) -> Sec
         {
             "class": names(int(every[i])), "support": f"{true[i] // seeds:,}",
             "predicted": f"{predictions[i]:,}" if seeds == 1 else text.num(predictions[i] / seeds),
-            "precision": text.fixed(precision[i]) if predictions[i] else None,
-            "recall": text.fixed(recall[i]) if true[i] else None, "f1": text.fixed(f1[i]),
+            "precision": precision[i] if predictions[i] else None,
+            "recall": recall[i] if true[i] else None, "f1": f1[i],
         }
         for i in (shown if most else sorted(shown))
     ]  # fmt: skip
@@ -180,7 +179,6 @@ def _classes(setting: Setting, outcomes: Sequence[Outcome], names: Names) -> Sec
 
 
 def _confused(labels: NDArray[np.generic], predicted: NDArray[np.generic], names: Names) -> Table:
-    """The pairs of classes that are confused most."""
     pairs = pd.DataFrame({"true": labels, "predicted": predicted})
     examples = pairs["true"].value_counts()
     wrong = pairs[pairs["true"] != pairs["predicted"]].groupby(["true", "predicted"]).size()
@@ -188,7 +186,7 @@ def _confused(labels: NDArray[np.generic], predicted: NDArray[np.generic], names
     rows = [
         {
             "true": names(pair["true"]), "predicted": names(pair["predicted"]),
-            "count": f"{pair['count']:,}", "share": f"{pair['count'] / examples[pair['true']]:.1%}",
+            "count": pair["count"], "share": pair["count"] / examples[pair["true"]],
         }
         for pair in most.reset_index(name="count").to_dict("records")
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from bench.analysis.groups import Group
 from bench.plan.cell import SEARCHED, Value, named
 from bench.plan.metrics import metric_of
 from bench.plan.rows import Row, standing
-from bench.report import figures, text
+from bench.report import figures
 from bench.report.cells import why
 from bench.report.pages import phrase, sentences
 from bench.report.sections import Section
@@ -119,11 +119,6 @@ def _at_an_edge(part: pd.DataFrame) -> bool:
 
 
 def _table(tries: pd.DataFrame, without: str, caption: str) -> Table:
-    texts = tries.assign(
-        rate=tries["rate"].map("{:g}".format, na_action="ignore"),
-        score=tries["score"].map(text.fixed, na_action="ignore"),
-        loss=tries["loss"].map(text.fixed, na_action="ignore"),
-        chosen=tries["chosen"].map({True: "yes", False: ""}),
-    ).drop(columns=without)
-    rows = texts.astype(object).where(texts.notna(), None).to_dict("records")
+    chosen = tries["chosen"].map({True: "yes", False: ""})
+    rows = tries.assign(chosen=chosen).drop(columns=without).to_dict("records")
     return table("rates", rows, caption, folded=True)

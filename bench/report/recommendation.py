@@ -289,7 +289,6 @@ def _for_a_score(group: Group) -> list[dict[str, Any]]:
 
 
 def _ended(group: Group) -> list[tuple[str, int]]:
-    """How the cells of a group ended, with their numbers, the most frequent first."""
     return Counter(row.status for row in group.rows if row.status).most_common()
 
 
@@ -311,7 +310,6 @@ def _of_limit(group: Group, name: Need | Literal["score"], value: float) -> str:
 
 
 def _rounded(number: float) -> int:
-    """A number with two digits."""
     return int(float(f"{number:.2g}"))
 
 
@@ -327,16 +325,14 @@ def _table(recommended: Recommendation, pick: int, exports: Mapping[str, Figures
     for full in dict.fromkeys((group.full(known.settings[pick].amp), group.baseline)):
         if full in known.settings:
             needs.setdefault(known.settings.index(full), []).append(full_name(full))
-    sources = [_figures(known.settings[i], exports) for i in needs]
     rows = [
         {
             "need": ", ".join(names), "setting": known.settings[i].label,
             **{need: _cost(known, need, i) for need in NEEDS}, "score": _score(known, i),
             "loss": _at_most(recommended, i),
-            **{column: _use(of, form) for column, form in _USES.items()},
-            "score_int8": _score_in_int8(group, of),
+            **_exported(group, _figures(known.settings[i], exports)),
         }
-        for (i, names), of in zip(needs.items(), sources, strict=True)
+        for i, names in needs.items()
     ]  # fmt: skip
     used = {key for row in rows for key, value in row.items() if value is not None}
     rows = [{key: value for key, value in row.items() if key in used} for row in rows]
@@ -351,19 +347,19 @@ def _figures(setting: Setting, exports: Mapping[str, Figures]) -> Figures | None
     return latest_figures(exports, [str(row.cell_id) for row in setting.ok])
 
 
-def _use(figures: Figures | None, name: str) -> str | None:
-    form = figures.form(name) if figures else None
-    if form is None or form.one_ms is None or form.size_mb is None:
-        return None
-    return f"{num(form.one_ms)} ms, {num(form.size_mb)} MB"
-
-
-def _score_in_int8(group: Group, figures: Figures | None) -> str | None:
-    """The dev score after quantisation, where it is by the group's metric."""
-    form = figures.form(INT8) if figures else None
-    if figures is None or form is None or form.score is None or figures.metric != group.metric:
-        return None
-    return score(group, form.score)
+def _exported(group: Group, figures: Figures | None) -> dict[str, str | None]:
+    """By column, what the forms of an exported model cost to use, and the dev score after
+    quantisation, where it is by the group's metric."""
+    fields: dict[str, str | None] = dict.fromkeys((*_USES, "score_int8"))
+    if figures is None:
+        return fields
+    for column, name in _USES.items():
+        form = figures.form(name)
+        if form and form.one_ms is not None and form.size_mb is not None:
+            fields[column] = f"{num(form.one_ms)} ms, {num(form.size_mb)} MB"
+        if form and name == INT8 and form.score is not None and figures.metric == group.metric:
+            fields["score_int8"] = score(group, form.score)
+    return fields
 
 
 def _cost(known: Candidates, need: Need, i: int) -> str:
@@ -375,9 +371,8 @@ def _at_most(recommended: Recommendation, i: int) -> str:
     """The bound of a setting against the best within the limits."""
     known, loss = recommended.candidates, recommended.loss(i)
     known_loss = known.comparison.shows_seeds and loss < float("inf")
-    return (
-        score(known.group, _rounded_up(loss)) if known_loss and len(recommended.among) > 1 else DASH
-    )
+    is_shown = known_loss and len(recommended.among) > 1
+    return score(known.group, _rounded_up(loss)) if is_shown else DASH
 
 
 def as_json(answer: Advice) -> dict[str, Any]:
@@ -476,5 +471,6 @@ def _in_words(heads: Sequence[Head], fields: Sequence[str]) -> str:
 
 def subject(group: Group) -> str:
     """What a group is of: model and task."""
-    models = dict.fromkeys(s.encoder or str(group.shared("model")) for s in group.settings)
-    return f"{', '.join(models)} on {group.shared('task')}"
+    names = [group.shared(column) or "not recorded" for column in ("model", "task")]
+    models = dict.fromkeys(setting.encoder or str(names[0]) for setting in group.settings)
+    return f"{', '.join(models)} on {names[1]}"

@@ -103,8 +103,8 @@ def reference_tables(group: Group, points: Sequence[ReferencePoint]) -> list[Tab
             "best_interval": None if gap is None else span(gap, form_gap) or None,
             "about": point.about,
         })  # fmt: skip
-    caption, marks = "Reference points: methods without fine-tuning.", ["reference"] * len(rows)
-    return [table("references", rows, caption, marks, {"metric": group.scoring.label})]
+    marks, words = ["reference"] * len(rows), {"metric": group.scoring.label}
+    return [table("references", rows, marks=marks, words=words)]
 
 
 def _best(group: Group) -> tuple[Setting, Interval] | None:

@@ -18,6 +18,7 @@ from bench.analysis.groups import Group, about
 from bench.analysis.setting import Setting, number
 from bench.analysis.verdicts import COSTS, OBJECTIVES, Objective, column, compare, pareto
 from bench.plan.columns import BY_NAME, group_names
+from bench.report import text
 from bench.report.text import BASE, num, score, score_gap, span, times, with_span, x_label
 
 DASH: Final = "–"
@@ -83,23 +84,32 @@ def table(
     folded: bool = False,
     total: int = 0,
 ) -> Table:
-    """A table with the columns that columns.toml declares under a name, those that its rows have.
+    """A table with the caption and the columns that columns.toml declares under a name, those that
+    its rows have.
 
     Args:
-        rows: the fields of each by column, as they are shown; None for a dash.
+        rows: the fields of each by column; None and NaN for a dash.
         words: what the names in braces in the declaration stand for.
     """
-    rows = [*rows]
-    heads = []
-    for key, head in declared(name).items():
-        if not rows or key in rows[0]:
+    rows, columns = [*rows], declared(name)
+    caption = caption or columns.get("caption", "")
+    heads, forms = [], dict[str, Callable[[object], str]]()
+    for key, head in columns.items():
+        if key != "caption" and (not rows or key in rows[0]):
             fields = {"text": head} if isinstance(head, str) else dict(head)
-            numeric = bool(fields.pop("numeric", False))
-            texts = {name: text.format(**words) for name, text in fields.items()}
+            form, numeric = fields.pop("form", "{}"), bool(fields.pop("numeric", False))
+            forms[key] = form.format if "{" in form else getattr(text, form)
+            texts = {name: value.format(**words) for name, value in fields.items()}
             meaning = about(texts["column"]) if "column" in texts else texts.get("about", "")
             heads.append(Head(key, texts["text"], meaning, numeric))
-    body = [[DASH if row[h.key] is None else str(row[h.key]) for h in heads] for row in rows]
+    body = [[_field(row[key], form) for key, form in forms.items()] for row in rows]
     return Table(heads, body, caption, marks, folded, total)
+
+
+def _field(value: object, form: Callable[[object], str]) -> str:
+    if isinstance(value, str):
+        return value
+    return DASH if value is None or value != value else form(value)
 
 
 def kind(setting: Setting) -> str:
@@ -196,8 +206,7 @@ def settings_table(group: Group) -> Table:
         fields: dict[str, object] = {
             "mode": s.mode, "rank": s.rank, "layers": s.layers or None, "amp": s.amp,
             "frozen_dtype": s.frozen or None, "unfreeze": s.unfreeze or None,
-            "rate": None if s.rate is None else f"{s.rate:g}",
-            "ok": f"{len(s.ok)}/{len(s.rows)}", **_results(group, s),
+            "rate": s.rate, "ok": f"{len(s.ok)}/{len(s.rows)}", **_results(group, s),
         }  # fmt: skip
         return {name: value for name, value in fields.items() if has.get(name, True)}
 
@@ -211,7 +220,6 @@ def settings_table(group: Group) -> Table:
 
 
 def _units(group: Group) -> dict[str, str]:
-    """The columns of memory and time, and their units."""
     columns = {f"{cost}_column": column(group, cost) for cost in COSTS}
     return columns | {f"{cost}_unit": x_label(group, cost) for cost in COSTS}
 
@@ -230,10 +238,9 @@ def _results(group: Group, s: Setting) -> dict[str, object]:
     for cost in COSTS:
         ratio = compare(group, cost, s, base) if base else None
         fields[cost] = num(known.value if (known := estimates[cost]) else None)
-        fields[f"{cost}_ratio"] = times(ratio.value) if ratio else None
+        fields[f"{cost}_ratio"] = ratio and ratio.value
     trained, size = (cost_of(group, s, need) for need in ("parameters", "size"))
-    fields["trained"] = None if trained is None else f"{trained:,.0f}"
-    return fields | {"size": None if size is None else num(size)}
+    return fields | {"trained": trained, "size": size}
 
 
 def kinds_table(group: Group) -> Table:
@@ -317,5 +324,4 @@ def _conditions(group: Group) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _listed(values: Collection[str]) -> str:
-    """The first values, separated by commas."""
     return ", ".join([*values][:_MOST_LISTED]) + (", …" if len(values) > _MOST_LISTED else "")

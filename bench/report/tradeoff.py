@@ -115,7 +115,6 @@ def _rank(group: Group, rows: pd.DataFrame) -> Section:
 
 
 def _rate(group: Group, rows: pd.DataFrame) -> Section:
-    """The score by learning rate, for settings that ran at several."""
     rows = rows[rows["several_rates"] & rows["score"].notna()].sort_values("rate")
     rows = rows.assign(chosen=rows["best"], kind=rows["line"])
     best = rows[rows["best"]]["rate"]

@@ -122,7 +122,6 @@ def _gaps(group: Group, bar: _Bar, base: _Bar) -> str:
 
 
 def _amount(value: float, total: float) -> str:
-    """A quantity with as many decimals as suit a total."""
     return f"{value:,.{0 if total >= 100 else 1 if total >= 10 else 2}f}"
 
 
@@ -193,4 +192,4 @@ def _table(group: Group, bars: Sequence[_Bar]) -> Table:
         for bar in bars
     ]
     units = {"peak": x_label(group, "memory"), "time": x_label(group, "time")}
-    return table("why", rows, "The parts of memory, MiB, and of time.", words=units, folded=True)
+    return table("why", rows, words=units, folded=True)
