@@ -149,10 +149,14 @@ class Candidates:
             return self.group.scoring.gain(float(self.scores[i]))
         return float(self.costs[name][i])
 
-    def cheapest(self, among: Sequence[int], prefer: Need) -> int | None:
-        """The cheapest of some settings; of equally cheap ones, by time and by parameters."""
+    def by_cost(self, among: Sequence[int], prefer: Need) -> list[int]:
+        """Some settings from the cheapest on; equally cheap ones by time and by parameters."""
         keys = [np.nan_to_num(self.costs[n], nan=np.inf) for n in (prefer, "time", "parameters")]
-        return min(among, key=lambda i: tuple(key[i] for key in keys), default=None)
+        return sorted(among, key=lambda i: tuple(key[i] for key in keys))
+
+    def cheapest(self, among: Sequence[int], prefer: Need) -> int | None:
+        """The first of them; None of none."""
+        return next(iter(self.by_cost(among, prefer)), None)
 
 
 def candidates_of(group: Group, margin: float | None = None) -> Candidates:

@@ -21,35 +21,14 @@ from bench.analysis.groups import Group
 from bench.analysis.verdicts import COSTS, compare
 from bench.plan.cell import MULTITASK
 from bench.plan.metrics import ROW_METRICS
-from bench.report.drawing import GREY, INK, PAPER, Drawing, canvas, to_svg
+from bench.report.drawing import GREY, INK, PAPER, Drawing, canvas, name_lines, to_svg
 from bench.report.figures import COLOURS, MARKERS
+from bench.report.pages import phrase, sentences
 from bench.report.sections import Section
-from bench.report.tables import DASH, Head, Table
-from bench.report.text import fixed, times
+from bench.report.tables import table
 
 _SCORES: Final = {"sst": "sst_accuracy", "sts": "sts_pearson"}
 _HEADING: Final = "Comparison with the authors' figures"
-_ABOUT: Final = (
-    "The authors of the paper published 220 rows of their own benchmark: bert-base-uncased on a "
-    "GPU, without AMP, with seconds of an epoch and peak CUDA memory. Comparable are the costs of "
-    "a mode and layer set relative to full fine-tuning in fp32 with the same batch size, and "
-    "which layer set scores best. Absolute times, GiB and scores can't: model, data, machine and "
-    "kind of memory differ. Theirs are means over all their ranks and learning rates, ours over "
-    "those that ran; the scores are the best of theirs and of ours."
-)
-_PAIRS: Final = (
-    "A pair of STS is one sequence here, [CLS] a [SEP] b [SEP], in one pass through the encoder; "
-    "theirs encodes the two sentences separately. So an example does not take the same work."
-)
-_GAPS: Final = (
-    "Of the 400 rows that the authors planned, 180 are missing without a stated cause, "
-    "including all of DoRA on all linear layers and all of full fine-tuning with batches of more "
-    "than 128, so there are no ratios to it there. Each has one seed, and all modes share one "
-    "learning rate, although adapters need about ten times that of full fine-tuning, so their "
-    "scores compare rates as much as modes. Their DoRA had one magnitude for each input, not for "
-    "each output. Their all-lin left the attention's output layer out, which ours includes."
-)
-_SEE: Final = f"“{_HEADING}” above explains what can be compared."
 
 
 @cache
@@ -114,12 +93,10 @@ def authors_section(groups: Sequence[Group]) -> list[Section]:
     numbers = [number for number, part in enumerate(compared, start=1) if not part.empty]
     if not numbers:
         return []
-    tasks = {groups[number - 1].shared("task") for number in numbers}
-    pairs = [_PAIRS] if "sts" in tasks else []
-    later = ", ".join(str(number) for number in numbers if number > 1)
-    elsewhere = [f"Compared with theirs further below: group {later}."] if later else []
-    sentences = [_ABOUT, *_agreement(compared[0]), *pairs, _GAPS, *elsewhere]
-    return [_section(groups[0], compared[0], sentences, "", drawn=True)]
+    has_pairs = any(groups[number - 1].shared("task") == "sts" for number in numbers)
+    later = [number for number in numbers if number > 1]
+    lines = _sentences(compared[0], is_first=True, has_pairs=has_pairs, later=later)
+    return [_section(groups[0], compared[0], lines, "", drawn=True)]
 
 
 def group_section(group: Group, prefix: str, *, drawn: bool) -> list[Section]:
@@ -132,22 +109,20 @@ def group_section(group: Group, prefix: str, *, drawn: bool) -> list[Section]:
     compared = comparisons(group)
     if compared.empty:
         return []
-    return [_section(group, compared, [*_agreement(compared), _SEE], prefix, drawn=drawn)]
+    return [_section(group, compared, _sentences(compared), prefix, drawn=drawn)]
 
 
 def _section(
-    group: Group, compared: pd.DataFrame, sentences: Sequence[str], prefix: str, *, drawn: bool
+    group: Group, compared: pd.DataFrame, lines: Sequence[str], prefix: str, *, drawn: bool
 ) -> Section:
     drawings, tables = [], []
     if not compared.empty:
-        caption = (
-            f"Relative to full fine-tuning in fp32; theirs on {task_of(group).upper()}, with "
-            f"batches of {group.shared('batch_size')}."
-        )
-        tables = [_table(compared, caption)]
+        batch = group.shared("batch_size")
+        caption = phrase("captions", "authors_table", task_of(group), batch)
+        tables = [table("authors", compared.to_dict("records"), caption)]
         shown = [cost for cost in COSTS if drawn and not _both(compared, cost).empty]
         drawings = [_drawing(compared, cost, prefix) for cost in shown]
-    return Section(f"{prefix}authors", "The authors'", _HEADING, sentences, drawings, tables)
+    return Section(f"{prefix}authors", "The authors'", _HEADING, lines, drawings, tables)
 
 
 def _both(compared: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -155,62 +130,26 @@ def _both(compared: pd.DataFrame, name: str) -> pd.DataFrame:
     return both.dropna(subset=["theirs", "ours"])
 
 
-def _agreement(compared: pd.DataFrame) -> list[str]:
-    """Sentences on agreement: of costs on the side of full fine-tuning, of scores on the order of
-    layer sets."""
-    if compared.empty:
-        return []
-    sentences = []
-    for cost in COSTS:
+def _sentences(compared: pd.DataFrame, *, is_first: bool = False, **facts: object) -> list[str]:
+    """What can be compared, and agreement: of costs on the side of full fine-tuning, of scores on
+    the order of layer sets."""
+    costs, orders = [], []
+    for cost in COSTS if not compared.empty else ():
         both = _both(compared, cost)
         theirs, ours = both["theirs"] < 1, both["ours"] < 1
         if not both.empty:
-            sentences.append(
-                f"{cost.capitalize()}: below full fine-tuning in {theirs.sum()} of {len(both)} in "
-                f"their rows and in {ours.sum()} here; on the same side of it in "
-                f"{(theirs == ours).sum()}."
-            )
-    for mode, scored in _both(compared, "score").groupby("mode", sort=False):
+            costs.append((cost, len(both), theirs.sum(), ours.sum(), (theirs == ours).sum()))
+    scores = compared if compared.empty else _both(compared, "score")
+    for mode, scored in () if scores.empty else scores.groupby("mode", sort=False):
         if len(scored) > 1 and scored["learned"].any():
             published, here = (
                 scored.sort_values(side, ascending=False, kind="stable")
                 for side in ("theirs", "ours")
             )
-            same = list(published["layers"]) == list(here["layers"])
-            order = "the same" if same else f"here {', '.join(here['layers'])}"
-            unlearned = ", ".join(here[~here["learned"]]["layers"])
-            doubt = f" Flagged here as not learned: {unlearned}." if unlearned else ""
-            sentences.append(
-                f"Scores of {mode} by layer set, best first: theirs "
-                f"{', '.join(published['layers'])}; {order}.{doubt}"
-            )
-    return sentences
-
-
-def _table(compared: pd.DataFrame, caption: str) -> Table:
-    heads = [Head("mode", "mode"), Head("layers", "layers")]
-    heads += [
-        Head(f"{cost}_{side}", f"{cost}, {whose}", "× full fine-tuning", True)
-        for cost in COSTS
-        for side, whose in (("theirs", "theirs"), ("ours", "here"))
-    ]
-    order = "on other data, so only its order is comparable"
-    heads += [
-        Head("score_theirs", "best score, theirs", order, True),
-        Head("score_ours", "best score, here", "", True),
-    ]
-
-    def shown(value: Any, name: str) -> str:
-        if isinstance(value, str):
-            return value
-        if pd.isna(value):
-            return DASH
-        return fixed(value) if name.startswith("score") else times(value)
-
-    rows = [
-        [shown(row[head.key], head.key) for head in heads] for row in compared.to_dict("records")
-    ]
-    return Table(heads, rows, caption)
+            unlearned = list(here[~here["learned"]]["layers"])
+            orders.append((mode, list(published["layers"]), list(here["layers"]), unlearned))
+    more = {"has_pairs": False, "later": [], "heading": _HEADING} | facts
+    return sentences("authors", is_first=is_first, costs=costs, orders=orders, **more)
 
 
 def _drawing(compared: pd.DataFrame, cost: str, prefix: str) -> Drawing:
@@ -224,18 +163,9 @@ def _drawing(compared: pd.DataFrame, cost: str, prefix: str) -> Drawing:
             style: dict[str, Any] = {"color": COLOURS[row["mode"]], "marker": MARKERS[row["mode"]]}
             axes.plot(row[f"{cost}_theirs"], place, markerfacecolor=PAPER, markersize=6, **style)
             axes.plot(row[f"{cost}_ours"], place, markersize=6, **style)
-        axes.set_yticks(range(len(kinds)), list(kinds))
-        axes.set_ylim(len(kinds) - 0.45, -0.55)
-        axes.grid(visible=False, axis="y")
+        name_lines(axes, list(kinds))
         axes.set_xlabel(f"{cost}, × full fine-tuning in fp32")
     stem = f"{prefix}authors-{cost}"
-    values = "; ".join(
-        f"{row['mode']} {row['layers']} {row['theirs']:.2f} and {row['ours']:.2f}"
-        for row in both.to_dict("records")
-    )
-    alt = f"{cost} relative to full fine-tuning, theirs and ours: {values}."
-    caption = (
-        "Hollow: the authors' figures. Filled: this report's. Left of the line: less than full "
-        "fine-tuning."
-    )
+    alt = phrase("captions", "authors_alt", cost, both.to_dict("records"))
+    caption = phrase("captions", "authors")
     return Drawing(stem, to_svg(figure, stem), alt, caption)

@@ -11,8 +11,9 @@ from bench.plan.budget import was_left_out
 from bench.plan.cell import ABOUT, Value
 from bench.plan.columns import BY_NAME, group_names
 from bench.plan.rows import FLAGS, STATUSES, Row
-from bench.report.tables import DASH, Head, Table
-from bench.report.text import by_metric, count, counted, fixed, num, one_of, without_paths
+from bench.report.pages import phrase
+from bench.report.tables import DASH, Head, Table, declared, table
+from bench.report.text import by_metric, count, fixed, num, one_of, without_paths
 from bench.results.overhead import overhead_s
 
 MOST_CELLS: Final = 3000
@@ -22,29 +23,8 @@ MOST_FAILURES: Final = 500
 
 _OVERHEAD: Final = "overhead_s"
 """Not a column of runs.csv: it is calculated from others."""
-_COLUMNS: Final = (
-    "mode", "rank", "layers", "unfreeze", "amp", "seed", "fold", "status", "flags", "dev_score",
-    "dev_ci_low", "dev_ci_high", "dev_sentiment", "dev_paraphrase", "dev_similarity",
-    "majority_score", "epochs_run", "best_epoch", "peak_cuda_allocated_mib",
-    "peak_cuda_reserved_mib", "peak_rss_mib", "ms_per_1k_tokens", "step_ms_median",
-    "params_trainable", "learning_rate",
-    "train_s", "compile_s", "compile_cached", "wall_s", _OVERHEAD, "attempt", "cell_id",
-)  # fmt: skip
-_TITLES: Final = {
-    "dev_score": "dev score", "dev_ci_low": "95% from", "dev_ci_high": "to",
-    "dev_sentiment": "sentiment", "dev_paraphrase": "paraphrase",
-    "dev_similarity": "similarity", "majority_score": "majority",
-    "epochs_run": "epochs run", "best_epoch": "best epoch",
-    "peak_cuda_allocated_mib": "CUDA allocated, MiB",
-    "peak_cuda_reserved_mib": "CUDA reserved, MiB", "peak_rss_mib": "RSS, MiB",
-    "ms_per_1k_tokens": "ms / 1k tokens", "step_ms_median": "step, ms",
-    "params_trainable": "trainable", "learning_rate": "rate", "train_s": "training, s",
-    "compile_s": "compiling, s", "compile_cached": "from the cache",
-    "wall_s": "wall, s", _OVERHEAD: "overhead, s", "cell_id": "cell", "amp": "AMP",
-    "unfreeze": "unfreezing", "batch_size": "batch", "max_length": "length",
-    "frozen_dtype": "frozen",
-    "code_version": "code",
-}  # fmt: skip
+_COLUMNS: Final = declared("cells")
+_TITLES: Final = _COLUMNS | declared("cells_more")
 _DISTINGUISHING: Final = {
     **{name: about.short for name, about in ABOUT.items() if about.short},
     "repeat": "repeat {}",
@@ -144,29 +124,17 @@ def failures_table(rows: Sequence[Row]) -> tuple[str, Table]:
     bad = [row for row in rows if row.status not in ("ok", None) or row.flags]
     over_budget = [row for row in bad if was_left_out(row)]
     failed = [row for row in bad if not was_left_out(row)]
-    heads = [
-        Head("cell", "cell"), Head("status", "status"), Head("why", "message, or what it means"),
-    ]  # fmt: skip
     name = names(rows)
     body = [
-        [name(row), _status(row), why(row)] for row in [*over_budget[:1], *failed[:MOST_FAILURES]]
+        {"cell": name(row), "status": _status(row), "why": why(row)}
+        for row in [*over_budget[:1], *failed[:MOST_FAILURES]]
     ]
     if others := len(over_budget) - 1 if over_budget else 0:
-        body[0][0] += f", and {count(others, f'other {one_of(over_budget)}')} left out"
-    total = bool(over_budget) + len(failed)
-    return _failures_heading(rows), Table(heads, body, total=total)
-
-
-def _failures_heading(rows: Sequence[Row]) -> str:
-    """The number of cells or runs that did not end ok, by status."""
+        body[0]["cell"] += f", and {count(others, f'other {one_of(over_budget)}')} left out"
     statuses = Counter(str(row.status or "not run") for row in rows)
-    failed = [f"{number:,} {status}" for status, number in statuses.items() if status != "ok"]
-    if failed:
-        number = len(rows) - statuses["ok"]
-        return f"{number:,} of {counted(rows)} did not end ok: {', '.join(failed)}"
     flagged = sum(bool(row.flags) for row in rows)
-    doubts = f", {flagged:,} of them flagged" if flagged else ""
-    return f"Every {one_of(rows)} ended ok{doubts}" if rows else "No cell was run"
+    heading = phrase("groups", "failures", rows, statuses, flagged)
+    return heading, table("failures", body, total=bool(over_budget) + len(failed))
 
 
 def names(rows: Sequence[Row]) -> Callable[[Row], str]:

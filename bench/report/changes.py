@@ -1,6 +1,6 @@
 """The report's section on settings: cells that differ in one setting, compared."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from statistics import geometric_mean
@@ -19,18 +19,17 @@ from bench.analysis.verdicts import (
     compare,
     neither_learned,
 )
+from bench.common.grouping import grouped
 from bench.report import figures, text
 from bench.report.drawing import Drawing
+from bench.report.pages import phrase, sentences
 from bench.report.sections import Section
-from bench.report.tables import DASH, Head, Table
+from bench.report.tables import Table, table
 from bench.stats.intervals import Interval
 
 _POINT: Final = ("mode", "rank", "layers", "amp", "unfreeze", "frozen", "rate", "options")
-_METHOD: Final = (
-    "Each cell is compared with the same cell without the change, all else equal; mean ratios are "
-    "geometric. Learning rates are equal too, so a setting that needs other rates is not seen at "
-    "its best. Intervals are not corrected for the number of comparisons."
-)
+_KEYS: Final = {"score": ("difference", "interval")}
+"""The columns of a gap and its interval, where they don't have the objective's name."""
 _MOST_ROWS: Final = 200
 _MOST_DRAWN: Final = 40
 
@@ -80,7 +79,8 @@ def point(setting: Setting, without: str | None = None) -> tuple[object, ...]:
 def changes(base: Group, neighbours: Sequence[tuple[Group, str]]) -> list[Change]:
     """The comparisons of each neighbour's settings with those of the base, and of unfreezing."""
     usual = {point(setting): setting for setting in reversed(base.settings)}
-    compared = [*_unfreezing(base)]
+    without = [setting for setting in base.settings if not setting.unfreezes]
+    compared = _within(base, "unfreeze", "unfreeze", without, lambda s: s.unfreezes)
     for group, name in neighbours:
         value, before = (text.setting_value(one.shared(name)) for one in (group, base))
         compared += [
@@ -91,26 +91,29 @@ def changes(base: Group, neighbours: Sequence[tuple[Group, str]]) -> list[Change
     return compared
 
 
-def _unfreezing(base: Group) -> Iterator[Change]:
-    """Gradual unfreezing, an axis of the grid, compared with the same setting without it."""
-    usual = {point(s, "unfreeze"): s for s in base.settings if not s.unfreezes and s.ok}
-    for setting in base.settings:
-        against = usual.get(point(setting, "unfreeze"))
-        if setting.unfreezes and setting.ok and against is not None:
-            value, before = str(setting.unfreeze), str(against.unfreeze)
-            yield Change(base, "unfreeze", value, before, setting, against)
+def _within(
+    group: Group,
+    axis: str,
+    name: str,
+    usual: Sequence[Setting],
+    has_changed: Callable[[Setting], bool],
+) -> list[Change]:
+    """The comparisons of a group's settings with usual ones that differ on an axis alone."""
+    by_point = {point(setting, axis): setting for setting in usual if setting.ok}
+    return [
+        Change(group, name, str(getattr(s, axis)), str(getattr(against, axis)), s, against)
+        for s in group.settings
+        if has_changed(s)
+        and s.ok
+        and (against := by_point.get(point(s, axis)))
+        and against is not s
+    ]
 
 
 def frozen_changes(group: Group) -> list[Change]:
     """The settings whose frozen weights have an unusual type, compared with the usual one."""
-    usual = {point(s, "frozen"): s for s in group.usual if s.tells_frozen and s.ok}
-    return [
-        Change(group, "frozen_dtype", str(setting.frozen), str(against.frozen), setting, against)
-        for setting in group.settings
-        if setting.tells_frozen and setting.ok
-        and (against := usual.get(point(setting, "frozen")))
-        and against is not setting
-    ]  # fmt: skip
+    usual = [setting for setting in group.usual if setting.tells_frozen]
+    return _within(group, "frozen", "frozen_dtype", usual, lambda s: s.tells_frozen)
 
 
 def changes_sections(groups: Sequence[Group], prefix: str = "") -> list[Section]:
@@ -129,41 +132,32 @@ def changes_sections(groups: Sequence[Group], prefix: str = "") -> list[Section]
 def _section(compared: Sequence[Change], anchor: str) -> Section:
     base = compared[0].group
     scored = [gap for change in compared if (gap := change.gaps["score"]) is not None]
-    heading = f"One setting changed: {text.count(len(compared), 'comparison')}"
-    if scored:
-        better, worse = better_worse(base, scored)
-        heading += f", {better} significantly better by dev score and {worse} worse"
-    by_title: dict[str, list[Change]] = {}
-    for change in compared:
-        by_title.setdefault(change.title, []).append(change)
-    several = {title: alike for title, alike in by_title.items() if len(alike) > 1}
-    summaries = [f"{title}: {_summary(alike)}." for title, alike in several.items()]
-    return Section(
-        anchor, "Settings", heading, [_METHOD, *summaries],
-        _drawings(base, compared, anchor), [_table(base, compared)],
+    by_title = grouped(compared, lambda change: change.title)
+    heading, *lines = sentences(
+        "changes", compared=compared, base=base, scored=scored, better_worse=better_worse,
+        several=[(title, *_summary(alike)) for title, alike in by_title.items() if len(alike) > 1],
     )  # fmt: skip
+    drawings, shown = _drawings(base, compared, anchor), _table(base, compared)
+    return Section(anchor, "Settings", heading, lines, drawings, [shown])
 
 
-def _summary(alike: Sequence[Change]) -> str:
-    """The mean ratios of costs, and how many comparisons show a difference by their intervals."""
-    parts = [text.count(len(alike), "comparison")]
+def _summary(
+    alike: Sequence[Change],
+) -> tuple[int, list[tuple[str, float, int | None, int | None]], list[Interval]]:
+    """The number of comparisons; by cost the mean ratio, and how many comparisons show less and
+    more by their intervals, if they have any; and the differences of scores."""
+    costs: list[tuple[str, float, int | None, int | None]] = []
     for cost in COSTS:
         gaps = [gap for change in alike if (gap := change.gaps[cost])]
         ends = [pair for gap in gaps if (pair := gap.ends())]
         less, more = sum(high < 1 for _, high in ends), sum(low > 1 for low, _ in ends)
-        significant = f", significantly less in {less} and more in {more}" if ends else ""
         if gaps:
-            mean = text.times(geometric_mean(gap.value for gap in gaps))
-            parts.append(f"{mean}× the {cost}{significant}")
-    scored = [gap for change in alike if (gap := change.gaps["score"])]
-    if scored:
-        better, worse = better_worse(alike[0].group, scored)
-        parts.append(f"the score is significantly better in {better} and worse in {worse}")
-    return "; ".join(parts)
+            mean = geometric_mean(gap.value for gap in gaps)
+            costs.append((cost, mean, less if ends else None, more if ends else None))
+    return len(alike), costs, [gap for change in alike if (gap := change.gaps["score"])]
 
 
 def _drawings(base: Group, changes: Sequence[Change], stem: str) -> list[Drawing]:
-    """The differences of scores, unless there are too many to draw."""
     scored = [(change, gap) for change in changes if (gap := change.gaps["score"]) is not None]
     if not 0 < len(scored) <= _MOST_DRAWN:
         return []
@@ -178,38 +172,25 @@ def _drawings(base: Group, changes: Sequence[Change], stem: str) -> list[Drawing
                 "offset": 0.5 * ((place + 0.5) / len(alike) - 0.5),
             })  # fmt: skip
     frame = pd.DataFrame(rows).astype({"value": float, "low": float, "high": float})
-    better = "Right of 0: the changed setting scores higher"
-    if not base.scoring.higher_is_better:
-        better = "Left of 0: the changed setting scores lower, which is better"
-    return [
-        figures.gaps(
-            frame, f"difference of {text.y_label(base)}", stem,
-            f"{better}. 95% intervals.", at=0.0,
-        )
-    ]  # fmt: skip
+    label, caption = f"difference of {text.y_label(base)}", phrase("captions", "changes", base)
+    return [figures.gaps(frame, label, stem, caption, at=0.0)]
 
 
 def _table(base: Group, changes: Sequence[Change]) -> Table:
-    heads = [
-        Head("changed", "changed"),
-        Head("cell", "cell"),
-        Head("dev_score", "dev score", "", True),
-        Head("difference", "difference", "of dev scores, from the same cell without it", True),
-        Head("interval", "95% interval", "of the difference"),
-    ]
-    for cost in COSTS:
-        about = f"{column(base, cost)} against that cell's"
-        heads += [Head(cost, f"× {cost}", about, True), Head(f"{cost}_interval", "95% interval")]
     rows = []
     for change in changes[:_MOST_ROWS]:
         score = change.setting.estimate("dev_score")
-        row = [change.title, change.setting.label]
-        row.append(text.score(change.group, score.value) if score else "not measured")
-        for objective in ("score", *COSTS):
+        row: dict[str, str | None] = {
+            "changed": change.title, "cell": change.setting.label,
+            "dev_score": text.score(change.group, score.value) if score else "not measured",
+        }  # fmt: skip
+        for objective, gap in change.gaps.items():
             in_score = partial(text.score_gap, change.group)
             shape = in_score if objective == "score" else text.times
-            gap = change.gaps[objective]
-            row += [shape(gap.value), text.span(gap, shape) or DASH] if gap else [DASH, DASH]
+            value, ends = _KEYS.get(objective, (objective, f"{objective}_interval"))
+            row[value] = shape(gap.value) if gap else None
+            row[ends] = text.span(gap, shape) or None if gap else None
         rows.append(row)
-    caption = "Cells with one setting changed, against the same cells without the change."
-    return Table(heads, rows, caption, total=len(changes), folded=len(changes) > _MOST_DRAWN)
+    columns: dict[str, str] = {cost: column(base, cost) for cost in COSTS}
+    is_long = len(changes) > _MOST_DRAWN
+    return table("changes", rows, words=columns, total=len(changes), folded=is_long)

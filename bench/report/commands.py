@@ -20,12 +20,6 @@ from bench.results.facts import DataFacts
 from bench.stats.best import FEWEST_SEEDS
 from minbert.data.tasks import TASKS
 
-NOTE: Final = (
-    "The grids of the cells at the top, one of these cells, and this report without running "
-    "anything. A grid may have more cells than are shown here; --select narrows it. A grid "
-    "file is named without its folder. --data takes the path of the data, with the options that "
-    "describe it; a checkpoint in a folder takes its path as --model."
-)
 _MOST_GRIDS: Final = 8
 _USUAL: Final = {"engine": MINBERT, "batching": "by-length", "compile": OFF}
 """Values that a selection does not name."""
@@ -116,7 +110,6 @@ def export_command(recommended: Recommendation, sources: Sequence[str]) -> str:
 
 
 def _metric(group: Group) -> list[str]:
-    """The option of a metric that is not in the rows."""
     return ["--metric", group.metric] if group.metric and group.metric not in ROW_METRICS else []
 
 
@@ -173,7 +166,6 @@ def usual_seeds(group: Group) -> int:
 
 
 def _models(group: Group) -> list[str]:
-    """The names of a group's models."""
     return list({row.model_digest: row.model for row in group.rows}.values())
 
 
@@ -206,7 +198,6 @@ def _options(
 
 
 def _devices(group: Group) -> dict[str, str]:
-    """The options for the devices of a group, and for as many workers at a time."""
     device = str(group.shared("device") or "auto")
     workers = str(group.shared("sharing") or "").removesuffix(" workers")
     if not workers.isdecimal():
@@ -218,7 +209,6 @@ def _devices(group: Group) -> dict[str, str]:
 
 
 def _data(group: Group, facts: Mapping[str, DataFacts]) -> dict[str, str]:
-    """The options for a task's files, or for the user's own data."""
     task = TASKS.get(str(group.shared("task")))
     if task is not None:
         return {"data": "DIR"} if task.files else {}

@@ -11,9 +11,11 @@ import numpy as np
 from bench.analysis.groups import Group
 from bench.plan.findings import CONTROL, Checks, Finding, Lengths
 from bench.report.drawing import BLUE, ORANGE, Drawing, canvas, to_svg
+from bench.report.pages import phrase
+from bench.report.pages import sentences as lines_of
 from bench.report.sections import Section
-from bench.report.tables import DASH, Head, Table
-from bench.report.text import count, plain, shortened
+from bench.report.tables import Head, Table, table
+from bench.report.text import plain, shortened
 from bench.results.facts import DataFacts
 
 _MOST_CLASSES: Final = 24
@@ -41,54 +43,18 @@ def data_section(group: Group, facts: Mapping[str, DataFacts], prefix: str = "")
 
 def heading(data: DataFacts) -> str:
     """The sizes of a data set, and the number of problems with it."""
-    sizes = f"{data.train:,} training and {data.dev:,} dev examples"
-    if not data.dev:
-        sizes = f"{data.train:,} examples in folds"
-    if data.checks is None:
-        return f"Data: {sizes}"
-    return f"Data: {sizes}, {count(len(findings(data.checks)), 'finding')}"
+    return _lines(data)[0]
 
 
 def sentences(data: DataFacts) -> list[str]:
     """The source and the classes of a data set, what checks found, and lengths, a line each."""
-    source = f"Source: {plain(data.source)}. " if data.source else ""
-    lines = [f"{source}Task {plain(data.task)}, {data.problem.replace('_', ' ')}{_classes(data)}."]
-    if (majority := data.majority) is not None:
-        name, share = majority
-        lines.append(
-            f"Always predicting the most frequent training class, {plain(name)}, scores an "
-            f"accuracy of {share:.3f}{' on dev' if data.dev else ''}."
-        )
-    if caution := data.caution("macro_f1"):
-        lines.append(f"Warning: {plain(caution)}; likewise of other metrics by class.")
-    checks = data.checks
-    if checks is None:
-        return lines
-    lines += [
-        f"{name}: {_numbers(data, finding)}{f'; {remedy}' if remedy else ''}."
-        for name, finding, remedy in findings(checks)
-    ] or ["Checks found nothing: no duplicates, leaks, conflicting labels or encoding errors."]
-    if checks.compared < checks.distinct:
-        lines.append(
-            f"Near duplicates were searched on a sample of {checks.compared:,} of the "
-            f"{checks.distinct:,} distinct texts."
-        )
-    if checks.max_length is not None and checks.tokens_cut is not None:
-        cut = f"{checks.tokens_cut:.1%} of the tokens" if checks.tokens_cut else "nothing"
-        lines.append(
-            f"max_length {checks.max_length} cuts {cut} of training; --max-length auto takes it."
-        )
-    return lines
+    return _lines(data)[1:]
 
 
-def _classes(data: DataFacts) -> str:
-    if not data.class_counts:
-        return ""
-    shares = sorted(counts[0] / max(1, data.train) for counts in data.class_counts.values())
-    return (
-        f", {count(len(shares), 'class', 'classes')} with {shares[0]:.1%} to {shares[-1]:.1%} of "
-        f"the {'training ' if data.dev else ''}examples"
-    )
+def _lines(data: DataFacts) -> list[str]:
+    shares = [train / max(1, data.train) for train, _ in data.class_counts.values()]
+    known = findings(data.checks) if data.checks else []
+    return lines_of("data", data=data, shares=shares, findings=known)
 
 
 def findings(checks: Checks) -> list[tuple[str, Finding, str]]:
@@ -108,13 +74,6 @@ def findings(checks: Checks) -> list[tuple[str, Finding, str]]:
     return [(name, finding, remedy) for name, finding, remedy in every if finding.total]
 
 
-def _numbers(data: DataFacts, finding: Finding) -> str:
-    if not data.dev:
-        return count(finding.total, "example")
-    sides = (("train", finding.train), ("dev", finding.dev))
-    return " and ".join(f"{number:,} in {side}" for side, number in sides if number)
-
-
 def tables(data: DataFacts) -> list[Table]:
     """The classes, the findings, some examples of each, and the lengths."""
     every = []
@@ -126,35 +85,28 @@ def tables(data: DataFacts) -> list[Table]:
 
 
 def _class_table(data: DataFacts) -> Table:
-    def share(number: int, total: int) -> str:
-        return f"{number / max(1, total):.1%}"
-
-    heads = [
-        Head("class", "class"),
-        Head("train", "train", "", True), Head("train_share", "share", "", True),
-        Head("dev", "dev", "", True), Head("dev_share", "share", "", True),
-    ]  # fmt: skip
     rows = [
-        [plain(name), f"{train:,}", share(train, data.train), f"{dev:,}", share(dev, data.dev)]
+        {
+            "class": plain(name),
+            "train": train, "train_share": train / max(1, data.train),
+            "dev": dev, "dev_share": dev / max(1, data.dev),
+        }
         for name, (train, dev) in data.class_counts.items()
-    ]
-    return Table(heads, rows, "Classes", folded=len(rows) > _MOST_CLASSES)
+    ]  # fmt: skip
+    return table("data_classes", rows, folded=len(rows) > _MOST_CLASSES)
 
 
 def _finding_tables(checks: Checks) -> list[Table]:
-    found = findings(checks)
-    if not found:
-        return []
-    heads = [
-        Head("finding", "finding"), Head("train", "train", "", True), Head("dev", "dev", "", True),
-        Head("remedy", "what to do"),
-    ]  # fmt: skip
-    rows = [[name, f"{f.train:,}", f"{f.dev:,}", remedy or DASH] for name, f, remedy in found]
-    examples = [
-        Table([Head("example", "example")], [[plain(line)] for line in finding.shown], name)
-        for name, finding, _ in found
+    every = findings(checks)
+    rows = [
+        {"finding": name, "train": f.train, "dev": f.dev, "remedy": remedy or None}
+        for name, f, remedy in every
     ]
-    return [Table(heads, rows, "What checks found"), *examples]
+    examples = [
+        table("examples", [{"example": plain(line)} for line in finding.shown], name)
+        for name, finding, _ in every
+    ]
+    return [table("findings", rows), *examples] if every else []
 
 
 def _length_table(checks: Checks) -> Table:
@@ -175,8 +127,8 @@ def drawings(data: DataFacts) -> list[Drawing]:
     every = [class_shares(data, "classes")] if data.class_counts else []
     if data.checks is not None:
         every.append(length_histogram(data.checks, "lengths"))
-        if found := findings(data.checks):
-            every.append(_finding_bars(data, found, "findings"))
+        if known := findings(data.checks):
+            every.append(_finding_bars(data, known, "findings"))
     return every
 
 
@@ -190,31 +142,22 @@ def class_shares(data: DataFacts, stem: str) -> Drawing:
         [counts[side] / max(1, total) for _, counts in drawn]
         for side, total in enumerate((data.train, data.dev))
     ]
-    caption = "Share of the examples of each side in each class."
-    if not data.dev:
-        shares, caption = shares[:1], "Share of the examples in each class."
-    if len(drawn) < len(by_count):
-        caption += f" The {len(drawn)} most frequent of {len(by_count):,} classes."
-    alt = "; ".join(
-        f"{name}: " + ", ".join(f"{share:.1%} of {side}" for share, side in pairs)
-        for name, *own in zip(names, *shares, strict=True)
-        for pairs in [zip(own, _SIDES, strict=False)]
-    )
-    return _bars(names, shares, stem, f"Class shares. {alt}.", caption)
+    shares = shares if data.dev else shares[:1]
+    caption = phrase("captions", "class_shares", len(shares), len(drawn), len(by_count))
+    alt = phrase("captions", "class_shares_alt", names, shares, _SIDES)
+    return _bars(names, shares, stem, alt, caption)
 
 
 def _finding_bars(
     data: DataFacts, findings: Sequence[tuple[str, Finding, str]], stem: str
 ) -> Drawing:
-    names = [name for name, _, _ in findings]
-    train, dev = max(1, data.train), max(1, data.dev)
     shares = [
-        [one.train / train for _, one, _ in findings],
-        [one.dev / dev for _, one, _ in findings],
+        [one.train / max(1, data.train) for _, one, _ in findings],
+        [one.dev / max(1, data.dev) for _, one, _ in findings],
     ]
-    alt = "; ".join(f"{name}: {_numbers(data, finding)}" for name, finding, _ in findings)
-    caption = "Share of the examples of each side. Near duplicates count distinct texts."
-    return _bars(names, shares, stem, f"Findings. {alt}.", caption)
+    alt = phrase("captions", "findings_alt", data, findings)
+    names = [name for name, _, _ in findings]
+    return _bars(names, shares, stem, alt, phrase("captions", "findings"))
 
 
 def _bars(
@@ -223,9 +166,8 @@ def _bars(
     """Horizontal bars of shares of train and of dev, the first name on top."""
     places = np.arange(len(names))
     with canvas(1.1 + 0.34 * len(names)) as (figure, axes):
-        for side, values, colour, shift in zip(
-            _SIDES, shares, (BLUE, ORANGE), (-0.2, 0.2), strict=False
-        ):
+        styles = zip(_SIDES, shares, (BLUE, ORANGE), (-0.2, 0.2), strict=False)
+        for side, values, colour, shift in styles:
             axes.barh(places + shift, values, 0.36, color=colour, label=side)
         axes.set_yticks(places, names)
         axes.invert_yaxis()
@@ -250,12 +192,9 @@ def length_histogram(checks: Checks, stem: str) -> Drawing:
                 ha="right", va="top", color=ORANGE, fontsize=9,
             )  # fmt: skip
         axes.set_xlim(0, max(lengths.step * len(lengths.counts), (checks.max_length or 0) + 1))
-        axes.set_xlabel(lengths.unit)
-        axes.set_ylabel("training examples")
+        axes.set(xlabel=lengths.unit, ylabel="training examples")
         axes.grid(visible=False, axis="x")
-    percentiles = ", ".join(f"{name}%: {value:,}" for name, value in lengths.train.items())
-    alt = f"Histogram of the lengths of training examples in {lengths.unit}. {percentiles}."
+    alt = phrase("captions", "lengths_alt", lengths)
     longest, end = lengths.train["100"], lengths.step * len(lengths.counts)
-    longer = f"The last bar has all that are longer; the longest has {longest:,}."
-    caption = longer if longest >= end else ""
+    caption = phrase("captions", "lengths", longest) if longest >= end else ""
     return Drawing(stem, to_svg(figure, stem), alt, caption)

@@ -7,13 +7,14 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any, Final
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -84,6 +85,24 @@ def lay_out(figure: Figure) -> None:
     if engine is not None:
         with _other_scripts():
             engine.execute(figure)
+
+
+def name_lines(axes: Axes, names: Sequence[str], room: float = 0.45, **style: Any) -> None:
+    """Name the horizontal lines of a figure, the first on top."""
+    axes.set_yticks(range(len(names)), names, **style)
+    axes.set_ylim(len(names) - room, room - 1)
+    axes.grid(visible=False, axis="y")
+
+
+def add_legend(figure: Figure, handles: Sequence[Artist], most: int = 6, **style: Any) -> None:
+    """Add a legend below the axes with at most so many columns, unless it is empty."""
+    if handles:
+        style = {
+            "ncols": min(len(handles), most),
+            "columnspacing": 1.2,
+            "handletextpad": 0.4,
+        } | style
+        figure.legend(handles=handles, loc="outside lower center", **style)
 
 
 def log_ticks(low: float, high: float) -> list[float]:

@@ -1,6 +1,6 @@
 """The report's section on encoders: which one to take, compared on the same examples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -15,10 +15,10 @@ from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, Objective, column, pareto
 from bench.common.grouping import grouped
 from bench.report import figures, text
-from bench.report.pages import sentences
+from bench.report.pages import phrase, sentences
 from bench.report.recommendation import form_cost, ratios
 from bench.report.sections import Section
-from bench.report.tables import DASH, Head, Table, frame
+from bench.report.tables import Table, frame, table
 from bench.stats.intervals import Interval
 
 _LEVEL: Final = 0.05
@@ -62,24 +62,22 @@ def encoders_section(encoders: Encoders | None) -> list[Section]:
         figures.encoders(
             rows.assign(chosen=rows["label"].isin(chosen_labels)), cost,
             text.x_label(group, cost), text.y_label(group), f"encoders-{cost}",
-            "A colour for each encoder; larger markers are the settings of the first table. Up "
-            f"and to the left is better{'' if group.scoring.higher_is_better else ', down'}.",
+            phrase("captions", "encoders", group),
         )
         for cost in COSTS
         if not rows.dropna(subset=[cost, "score"]).empty
     ] if group.has_quality else []  # fmt: skip
     best, form = _best(group, chosen), partial(text.score_gap, group)
-    pairs = [(choice, _pair(best, choice)) for choice in chosen]
+    pairs = _pairs(best, chosen)
 
     def by_value(name: str) -> dict[str, list[str]]:
         return grouped(encoders.groups, lambda own: str(encoders.groups[own].shared(name)))
 
-    lines = sentences(
-        "encoders", group=group, best=best, form=form, span=text.span, ratios=ratios, level=_LEVEL,
-        compared=[(choice, pair) for choice, pair in pairs if pair is not None],
-        distinct=_is_distinct, limits={c: _by_limit(group, c) for c in COSTS}, by_value=by_value,
+    heading, *lines = sentences(
+        "encoders", group=group, best=best, form=form, ratios=ratios, chosen=chosen, pairs=pairs,
+        gaps=_gaps(pairs), limits={c: _by_limit(group, c) for c in COSTS}, by_value=by_value,
     )  # fmt: skip
-    return [Section("encoders", "Encoders", _heading(group, chosen), lines, drawings, tables)]
+    return [Section("encoders", "Encoders", heading, lines, drawings, tables)]
 
 
 def _pick(name: str, group: Group) -> _Choice | None:
@@ -125,34 +123,16 @@ def _best(group: Group, choices: Sequence[_Choice]) -> _Choice | None:
     return max(scored, key=lambda c: gain(c.score.value if c.score else 0.0), default=None)
 
 
-def _heading(group: Group, chosen: Sequence[_Choice]) -> str:
-    best = _best(group, chosen)
-    if best is None or best.score is None:
-        return f"Encoders: costs of {len(chosen)}"
-    scored = f"{group.scoring.label} {text.score(group, best.score.value)}"
-    alike = [choice.name for choice in chosen if _is_distinct(best, choice) is False]
-    unlike = f"; not distinguishable from {', '.join(alike)}" if alike else ""
-    return (
-        f"Encoders: {best.name} has the highest score of {len(chosen)}, {scored} with "
-        f"{best.setting.label}{unlike}"
-    )
+def _pairs(best: _Choice | None, choices: Sequence[_Choice]) -> dict[str, ScorePair | str]:
+    """By encoder but the best one, the difference of its score from that one's, paired by seed and
+    example, or why they can't be compared."""
+    if best is None:
+        return {}
+    return {c.name: score_pair(best.setting, c.setting) for c in choices if c is not best}
 
 
-def _is_distinct(best: _Choice, choice: _Choice) -> bool | None:
-    """Whether an interval shows that another encoder scores less; None where there is none."""
-    pair = _pair(best, choice)
-    if pair is None or isinstance(pair, str):
-        return None
-    ends = pair.interval(_LEVEL).ends()
-    return None if ends is None else ends[0] > 0 or ends[1] < 0
-
-
-def _pair(best: _Choice | None, choice: _Choice) -> ScorePair | str | None:
-    """The difference of an encoder's score from the best one's, paired by seed and example, or why
-    they can't be compared; None for the best itself, or without one."""
-    if best is None or choice is best:
-        return None
-    return score_pair(best.setting, choice.setting)
+def _gaps(pairs: Mapping[str, ScorePair | str]) -> dict[str, Interval]:
+    return {name: of.interval(_LEVEL) for name, of in pairs.items() if not isinstance(of, str)}
 
 
 def _by_limit(group: Group, cost: Objective) -> list[tuple[str, str, str, str]]:
@@ -172,55 +152,34 @@ def _by_limit(group: Group, cost: Objective) -> list[tuple[str, str, str, str]]:
 def _table(group: Group, choices: Sequence[_Choice], caption: str) -> Table:
     best = _best(group, choices)
     form, form_gap = partial(text.score, group), partial(text.score_gap, group)
-    heads = [
-        Head("encoder", "encoder"), Head("setting", "setting"),
-        *([
-            Head("score", text.y_label(group), "with its 95% interval", True),
-            Head("gap", "to the best", "difference, paired by seed and dev example", True),
-        ] if group.has_quality else []),
-        Head("memory", text.x_label(group, "memory"), "", True),
-        Head("time", text.x_label(group, "time"), "", True),
-        Head("examples", "ms for 1,000 examples", "training examples", True),
-        Head("total", "params", "of encoder, adapters and head", True),
-        Head("trained", "trained", "parameters that train", True),
-        Head("size", "file", "what is shipped with the base model", True),
-        Head("tokens", "ms for 1,000 tokens", "of the encoder's own tokenizer", True),
-    ]  # fmt: skip
+    gaps = _gaps(_pairs(best, choices))
 
-    def gap_text(choice: _Choice) -> str:
-        pair = _pair(best, choice)
-        if pair is None or isinstance(pair, str):
-            return DASH
-        gap = pair.interval(_LEVEL)
-        ends = text.span(gap, form_gap)
-        return form_gap(gap.value) + (f" ({ends})" if ends else "")
-
-    def score_text(score: Interval | None) -> str:
-        ends = "" if score is None else text.span(score, form)
-        return DASH if score is None else form(score.value) + (f" ({ends})" if ends else "")
-
-    def cost(choice: _Choice, need: Need) -> str:
-        value = cost_of(choice.group, choice.setting, need)
-        return DASH if value is None else form_cost(need, value)
-
-    def row(choice: _Choice) -> list[str]:
+    def row(choice: _Choice) -> dict[str, object]:
         setting = choice.setting
-        score, speed = setting.estimate("dev_score"), setting.estimate("examples_per_s")
-        tokens, time = setting.estimate("ms_per_1k_tokens"), setting.estimate(group.time_column)
-        memory = setting.estimate(group.memory_column)
-        examples = None if speed is None or not speed.value else 1e6 / speed.value
-        total = setting.estimate("params_total")
         star = "" if choice.is_recommended or "*" not in caption else " *"
-        return [
-            choice.name, f"{setting.label}{star}",
-            *([score_text(score), gap_text(choice)] if group.has_quality else []),
-            DASH if memory is None else text.num(memory.value), DASH if time is None else
-            text.num(time.value),
-            DASH if examples is None else text.num(examples),
-            DASH if total is None else form_cost("parameters", total.value),
-            cost(choice, "parameters"), cost(choice, "size"),
-            DASH if tokens is None else text.num(tokens.value),
-        ]  # fmt: skip
+        known = {name: None if (of := setting.estimate(column)) is None else of.value for
+                 name, column in columns.items()}  # fmt: skip
+        speed, total = known.pop("examples"), known.pop("total")
+        costs: tuple[Need, ...] = ("parameters", "size")
+        trained, size = (cost_of(choice.group, setting, need) for need in costs)
+        own, gap = choice.score, gaps.get(choice.name)
+        scores = {
+            "score": own and text.with_span(own, form),
+            "gap": gap and text.with_span(gap, form_gap),
+        }
+        return {
+            "encoder": choice.name, "setting": f"{setting.label}{star}",
+            **(scores if group.has_quality else {}),
+            **known, "examples": 1e6 / speed if speed else None,
+            "total": None if total is None else form_cost("parameters", total),
+            "trained": None if trained is None else form_cost("parameters", trained),
+            "size": None if size is None else form_cost("size", size),
+        }  # fmt: skip
 
+    columns = {
+        "memory": group.memory_column, "time": group.time_column, "examples": "examples_per_s",
+        "total": "params_total", "tokens": "ms_per_1k_tokens",
+    }  # fmt: skip
     marks = ["baseline" if choice is best else "" for choice in choices]
-    return Table(heads, [row(choice) for choice in choices], caption, marks)
+    words = {cost: text.x_label(group, cost) for cost in COSTS} | {"metric": text.y_label(group)}
+    return table("encoders", map(row, choices), caption, marks, words)

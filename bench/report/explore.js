@@ -1,12 +1,12 @@
 // The explorer on index.html: limits and filters act on its pictures, its tables and the recommendation.
-// Python calculates everything beforehand. Here settings are filtered, and the rule of
-// bench.analysis.recommendation picks one of those that are left. Without scripts the page is static.
+// Python has decided beforehand which settings keep which others from being recommended, and their order. Here
+// settings are filtered, and that is looked up for those that are left. Without scripts the page is static.
 (function () {
   "use strict";
   const NEEDS = { memory: "memory", time: "training time", size: "file size", parameters: "parameters" };
   const COSTS = Object.keys(NEEDS);
-  const UNITS = { memory: "MiB", time: "s", size: "MB" };  // of the costs with a slider and a picture
-  const STEPS = 200, LOG_FROM = 12;  // steps of a slider; the ratio of values from which scales are logarithmic
+  const UNITS = { memory: "MiB", time: "s", size: "MB" };  // of the costs with a picture
+  const LOG_FROM = 12;  // the ratio of values from which scales are logarithmic
   const source = document.getElementById("explorer-data");
   const data = source && JSON.parse(source.textContent);
   const $ = (id) => document.getElementById(id);
@@ -140,7 +140,8 @@
     const pairs = data.pairs, axisNames = Object.keys(data.axes);
     const bits = { shown: bytes(pairs.shown), worse: bytes(pairs.worse) };
     const steps = { difference: words(pairs.difference), lower: words(pairs.lower) };
-    const state = { where: "", limits: [], error: "", axes: {}, prefer: "memory", pins: [] };
+    const ratios = { memory: words(data.ratios.memory), time: words(data.ratios.time) };
+    const state = { limits: {}, axes: {}, prefer: "memory", pins: [] };  // limits are numbers as text
     const left = [];
     let passing = [], answer = null, charts = [], hot = null;
 
@@ -156,58 +157,28 @@
       return step === undefined || step === -32768 ? -Infinity : step * pairs.unit;
     }
 
-    // The rule. docs/deciding.md explains it; Python made the bits.
-    function recommend(among) {
-      const set = state.error ? [] : among.filter((s) => s.pair !== null);
-      // A setting with too few seeds is not even shown against itself.
-      const isShown = set.filter((i) => set.every((j) => bit("shown", i, j)));
+    // What Python decided of the settings left: docs/deciding.md explains the rule. A setting is shown to be good
+    // enough, or could be, unless another is left that Python says it is not against; of those shown the first in
+    // Python's order is recommended, or withdrawn if a training of it collapsed.
+    function decide(among) {
+      const set = among.filter((s) => s.pair !== null);
+      const isShown = new Set(set.filter((i) => set.every((j) => bit("shown", i, j))));
       const could = set.filter((i) => !set.some((j) => bit("worse", i, j)));
-      const best = set.reduce((a, b) => a && gain * a.value >= gain * b.value ? a : b, null);
-      const first = isShown.length > 0 && !data.closed ? cheapest(isShown) : null;
+      const first = data.order[state.prefer].map((i) => scored[i]).find((s) => isShown.has(s)) || null;
+      const best = data.best.map((i) => scored[i]).find((s) => set.includes(s)) || null;
       const decided = first !== null && !first.collapsed;
       return { of: set.length, shown: isShown, could, decided, withdrawn: first ? first.collapsed : "", pick: decided ? first : best };
     }
-    function cheapest(of) {
-      function cost(s, name) { return s[name] === null ? Infinity : s[name]; }
-      return of.reduce((a, b) => {
-        const first = [state.prefer, "time", "parameters"].find((name) => cost(a, name) !== cost(b, name));
-        return first && cost(b, first) < cost(a, first) ? b : a;
-      });
-    }
 
-    // Limits have the syntax, units and errors of --where.
-    function parse(text) {
-      const term = new RegExp(data.term, "y"), limits = [];
-      let rest = text.trim(), error = "";
-      while (rest && !error) {
-        term.lastIndex = 0;
-        const [whole, name, operator, number, unit] = term.exec(rest) || [];
-        const written = name + operator + number + unit, units = Object.hasOwn(data.units, name) && data.units[name];
-        if (!whole) {
-          error = "'" + rest.split(/\s/)[0] + "' is not a limit such as " + data.example;
-        } else if (!units) {
-          error = "no limit can be on '" + name + "'; choose " + Object.keys(data.units).join(", ");
-        } else if (!Object.hasOwn(units, unit)) {
-          error = "'" + written + "': " + name + " needs a unit of these: " + Object.keys(units).map((one) => one || "none").join(", ");
-        } else if (operator === ">=" && name !== "score") {
-          error = "'" + written + "': " + name + " is limited from above: " + name + "<=\u2026";
-        } else if (isNaN(Number(number))) {
-          error = "'" + written + "': '" + number + "' is not a number";
-        } else {
-          limits.push({ name, atMost: operator === "<=", value: Number(number) * units[unit], text: written });
-          rest = rest.slice(whole.length).trim();
-        }
-      }
-      return { limits, error };
-    }
     function on(name, s) { return name === "score" ? s.value : s[name]; }
-    function shortfall(limit, s) {
-      const value = on(limit.name, s);
-      if (value === null) { return Infinity; }
-      const excess = limit.atMost ? value - limit.value : limit.value - value;
-      return Math.max(0, excess) / Math.max(Math.abs(limit.value), 1e-12);
+    function meets(s, limit) {
+      const wanted = Number(state.limits[limit.name]), value = on(limit.name, s);
+      return value !== null && (limit.at_most ? value <= wanted : value >= wanted);
     }
-    function meets(s) { return state.limits.every((limit) => shortfall(limit, s) === 0); }
+    function limits() { return data.limits.filter((limit) => limit.name in state.limits); }
+    function where() {
+      return limits().map((limit) => limit.name + (limit.at_most ? "<=" : ">=") + state.limits[limit.name] + limit.unit).join(" ");
+    }
     function fits(s) {
       return axisNames.every((name, i) => !state.axes[name].size || state.axes[name].has(s.axes[i]));
     }
@@ -215,18 +186,20 @@
     // The answer in a sentence, and what else is known of it
     function sentences() {
       const { of, could, pick, decided } = answer, left = "the " + counted(of, "setting") + " left";
-      if (state.error) { return ["The limits can't be read: " + state.error + ".", ""]; }
       if (!scored.length) { return [data.closed, ""]; }
-      if (passing.length === settings.length && !state.limits.length && state.prefer === "memory") {
+      if (passing.length === settings.length && !limits().length && state.prefer === "memory") {
         return ["All " + counted(settings.length, "setting") + ": the advice above holds.",
           "Set a limit or choose values, and the answer, pictures and tables follow. Click a mark or a row to pin it; pin two to compare them."];
       }
       if (!of) {
         const fitting = scored.filter(fits);
         if (!fitting.length) { return [settings.some(fits) ? "No setting with these values has a score." : "No setting has these values.", ""]; }
-        const near = fitting.reduce((a, b) => misses(b) < misses(a) ? b : a);
-        const values = state.limits.filter((limit) => shortfall(limit, near)).map(({ name }) => name + " " + shown(name, on(name, near)));
-        return ["No setting meets the limits. The nearest is " + near.label + ", with " + values.join(" and ") + ".", ""];
+        const nearest = limits().map((limit) => {
+          const values = fitting.map((s) => on(limit.name, s)).filter((value) => value !== null);
+          if (!values.length) { return "no " + limit.name + " is known"; }
+          return (limit.at_most ? "the least " : "the highest ") + limit.name + " is " + shape[limit.name](Math[limit.at_most ? "min" : "max"](...values));
+        });
+        return ["No setting meets the limits: " + nearest.join(", ") + ".", ""];
       }
       const use = pick.label + ": " + pick.brief + ".";
       if (decided) {
@@ -235,13 +208,11 @@
       const open = (could.length === of ? "All " + counted(of, "setting") + " left" : could.length + " of " + left) + " could be within " + metric.margin + " of the best. ";
       return ["Not decided; the best by score so far is " + use, (data.closed || answer.withdrawn ? (data.closed || answer.withdrawn) + " " : open) + pick.against];
     }
-    function misses(s) { return state.limits.reduce((sum, limit) => sum + shortfall(limit, s), 0); }
     function standing(s) {
       if (!left[s.index]) { return "filtered out"; }
-      if (state.error) { return "not decided"; }
       if (answer.pick === s) { return answer.decided ? "recommended" : "best by score so far"; }
       if (s.pair === null) { return "no score"; }
-      if (answer.shown.includes(s)) { return "shown no worse"; }
+      if (answer.shown.has(s)) { return "shown no worse"; }
       return answer.could.includes(s) ? "could be no worse" : "shown worse";
     }
     function says(s) {
@@ -250,41 +221,30 @@
 
     // Controls: a slider for each limit, boxes for each axis.
     const sliders = {};
-    let moving = "";
-    [...Object.keys(UNITS), "score"].forEach((name) => {
-      const values = settings.map((s) => name === "score" ? s.value : s[name]).filter((v) => v !== null);
-      const low = Math.min(...values), high = Math.max(...values);
-      if (!(high > low)) { return; }
-      const log = name !== "score" && low > 0 && high / low > LOG_FROM;
-      const isFloor = name === "score" && metric.higher;
-      const rest = isFloor ? 0 : STEPS;
-      const input = el("input", { type: "range", min: 0, max: STEPS, id: "limit-" + name, value: rest });
-      const output = el("output", { htmlFor: "limit-" + name, textContent: "any" });
-      const title = name === "score" ? metric.name : data.costs[name];
-      const at = (part) => log ? low * Math.pow(high / low, part) : low + (high - low) * part;
-      const part = (value) => log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low);
-      const step = (value) => Math.round(STEPS * part(Math.min(high, Math.max(low, value))));
-      sliders[name] = { input, output, isFloor, rest, step };
-      input.addEventListener("input", () => {
-        const others = state.limits.filter((limit) => limit.name !== name);
-        const place = Number(input.value);
-        const term = place === rest ? [] : [limitText(name, isFloor, at(place / STEPS))];
-        moving = name;
-        setWhere([...others.map((limit) => limit.text), ...term].join(" "));
-        moving = "";
-      });
-      $("limits").append(el("div", { className: "slider" },
-        el("label", { htmlFor: input.id, textContent: title }), output, input));
-    });
-    // Rounded away from what is excluded, so that a limit at a setting's value keeps the setting.
-    function limitText(name, isFloor, value) {
-      if (name === "score") {
-        const unit = Math.pow(10, metric.decimals), round = isFloor ? Math.floor : Math.ceil;
-        return "score" + (isFloor ? ">=" : "<=") + (round(value * unit) / unit).toFixed(metric.decimals);
-      }
-      const scale = value > 0 ? Math.pow(10, Math.max(0, 2 - Math.floor(Math.log10(value)))) : 1;
-      return name + "<=" + Number((Math.ceil(value * scale) / scale).toPrecision(12)) + UNITS[name];
+    let moving = null;
+    // The slider steps through Python's values, of which each leaves another setting; any can be typed.
+    function change(control, name, text) {
+      moving = control;
+      limit(name, text);
+      update();
+      moving = null;
     }
+    data.limits.forEach((is) => {
+      const { name, values } = is, rest = is.at_most ? values.length : 0;
+      const title = is.title + (is.at_most ? " \u2264" : " \u2265");
+      const input = el("input", { type: "range", min: 0, max: values.length, id: "limit-" + name, value: rest });
+      const field = el("input", { type: "number", min: name === "score" ? "" : 0, step: "any", placeholder: "any", id: "limit-" + name + "-value", "aria-label": title + " " + is.unit });
+      const step = (value) => is.at_most ? Math.max(0, values.filter((one) => Number(one) <= value).length - 1)
+        : Math.min(values.length, values.filter((one) => Number(one) < value).length + 1);
+      sliders[name] = { input, field, rest, step };
+      input.addEventListener("input", () => {
+        const place = Number(input.value);
+        change(input, name, place === rest ? "" : values[is.at_most ? place : place - 1]);
+      });
+      field.addEventListener("input", () => { change(field, name, field.value); });
+      $("limits").append(el("div", { className: "slider" },
+        el("label", { htmlFor: input.id, textContent: title }), el("span", {}, field, " " + is.unit), input));
+    });
 
     axisNames.forEach((name) => {
       const set = state.axes[name] = new Set();
@@ -305,26 +265,19 @@
     });
     $("cheapest").hidden = !scored.length;
     $("prefer").addEventListener("change", () => { state.prefer = $("prefer").value; update(); });
-    $("where").addEventListener("input", () => { setWhere($("where").value, true); });
     $("reset").addEventListener("click", () => {
       axisNames.forEach((name) => { state.axes[name].clear(); });
       state.prefer = "memory";
-      setWhere("");
+      state.limits = {};
+      update();
     });
     $("copy").addEventListener("click", () => { copy($("command").textContent, $("copy")); });
     document.querySelector(".controls").addEventListener("submit", (event) => { event.preventDefault(); });
     $("csv").addEventListener("click", download);
     $("to-pins").addEventListener("click", () => $("pinned").scrollIntoView({ block: "center" }));
 
-    function setWhere(text, typed) {
-      const parsed = parse(text);
-      state.limits = parsed.limits;
-      state.error = parsed.error;
-      state.where = parsed.limits.map((limit) => limit.text).join(" ");
-      later("error", typed ? 700 : 0, () => { $("where-error").textContent = parsed.error; });
-      $("where").setAttribute("aria-invalid", String(parsed.error !== ""));
-      if (!typed) { $("where").value = text; }
-      update();
+    function limit(name, text) {
+      if (text && isFinite(text) && (name === "score" || Number(text) > 0)) { state.limits[name] = text; } else { delete state.limits[name]; }
     }
     function copy(text, button) {
       button.label = button.label || button.textContent;
@@ -555,11 +508,9 @@
         el("p", { className: "hint", textContent: "Repeat it:" }), el("div", { className: "command" }, el("code", { textContent: s.command }), again));
     }
     function times(name, a, b) {  // B against A: of memory and time over the seeds and folds that both have
-      const at = { memory: 5, time: 6 }[name];
-      if (!at) { return ratio(b[name] / a[name]) + "\u00d7"; }
-      const [first, second] = [a, b].map((s) => new Map(s.cells.filter((cell) => cell[3] === "ok" && cell[at]).map((cell) => [cell[1] + "/" + cell[2], cell[at]])));
-      const logs = [...first.keys()].filter((run) => second.has(run)).map((run) => Math.log(second.get(run) / first.get(run)));
-      return logs.length ? ratio(Math.exp(logs.reduce((sum, x) => sum + x, 0) / logs.length)) + "\u00d7" : "no seed in common";
+      const step = ratios[name] && ratios[name][a.index * settings.length + b.index];
+      if (step === -32768) { return "no seed in common"; }
+      return ratio(step === undefined ? b[name] / a[name] : Math.exp(step * data.ratios.unit)) + "\u00d7";
     }
     function comparison(a, b) {
       const items = COSTS.filter((name) => a[name] && b[name]).map((name) => el("tr", {}, th("row", data.costs[name]),
@@ -605,7 +556,7 @@
     function remember() {
       later("address", 200, () => {
         const query = new URLSearchParams();
-        if (state.where) { query.set("where", state.where); }
+        limits().forEach(({ name }) => { query.set(name, state.limits[name]); });
         if (state.prefer !== "memory") { query.set("prefer", state.prefer); }
         axisNames.forEach((name) => { state.axes[name].forEach((value) => { query.append("is." + name, value); }); });
         state.pins.forEach((s) => { query.append("pin", s.id); });
@@ -621,7 +572,8 @@
         query.getAll("is." + name).filter((v) => data.axes[name].includes(v)).forEach((v) => { state.axes[name].add(v); });
       });
       state.pins = query.getAll("pin").map((id) => settings.find((s) => s.id === id)).filter(Boolean).slice(0, 2);
-      setWhere(query.get("where") || "");
+      data.limits.forEach(({ name }) => { limit(name, query.get(name)); });
+      update();
       showPins();
     }
     // Only what lasts is read out.
@@ -631,25 +583,24 @@
 
     let table = null;
     function update() {
-      passing = settings.filter((s) => fits(s) && meets(s));
+      passing = settings.filter((s) => fits(s) && limits().every((limit) => meets(s, limit)));
       settings.forEach((s) => { left[s.index] = false; });
       passing.forEach((s) => { left[s.index] = true; });
-      answer = recommend(passing);
+      answer = decide(passing);
       charts.forEach(redraw);
       const [answered, more] = sentences();
       $("answer").textContent = answered;
       $("answer-more").textContent = more;
       $("answer").dataset.decided = answer.decided;
       announce(answered);
-      $("equivalent").hidden = state.error !== "";
-      $("command").textContent = data.command + (state.where ? ' --where "' + state.where + '"' : "") + (state.prefer === "memory" ? "" : " --prefer " + state.prefer);
+      $("command").textContent = data.command + (where() ? ' --where "' + where() + '"' : "") + (state.prefer === "memory" ? "" : " --prefer " + state.prefer);
       $("beyond").hidden = !axisNames.some((name) => state.axes[name].size);
-      Object.entries(sliders).forEach(([name, slider]) => {
-        const limit = state.limits.filter((l) => l.name === name && l.atMost !== slider.isFloor)
-          .sort((a, b) => slider.isFloor ? b.value - a.value : a.value - b.value)[0];
-        if (name !== moving) { slider.input.value = limit ? slider.step(limit.value) : slider.rest; }
-        slider.output.textContent = limit ? (slider.isFloor ? "\u2265 " : "\u2264 ") + shape[name](limit.value) : "any";
-        slider.input.setAttribute("aria-valuetext", slider.output.textContent);
+      Object.entries(sliders).forEach(([name, { input, field, rest, step }]) => {
+        const text = state.limits[name] || "";
+        if (input !== moving) { input.value = text ? step(Number(text)) : rest; }
+        if (field !== moving) { field.value = text; }
+        input.setAttribute("aria-valuetext", text ? shape[name](Number(text)) : "any");
+        field.setAttribute("aria-invalid", String(field.value !== text || field.validity.badInput));
       });
       axisNames.forEach((name) => {
         document.getElementsByName("axis-" + name).forEach((box) => { box.checked = state.axes[name].has(box.value); });

@@ -1,7 +1,8 @@
 """The content of the explorer on index.html: a group's settings and what is shown of their pairs.
 
-The page filters this content and applies the rule of `bench.analysis.recommendation` to what is
-left. Nothing else is calculated there.
+The rule is applied here: the content says of each pair of settings whether one is shown to be no
+worse, or to be worse, than the other, and in which order those that are shown are recommended. Of
+the settings that its filters and limits leave the page only looks that up.
 """
 
 import json
@@ -9,17 +10,17 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from math import isfinite
+from math import ceil, floor, isfinite, log, log10
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from bench.analysis.constraints import EXAMPLE, TERM, UNITS
-from bench.analysis.costs import NEEDS, cost_of
+from bench.analysis.constraints import UNITS
+from bench.analysis.costs import NEEDS, Need, cost_of
 from bench.analysis.groups import Group
 from bench.analysis.recommendation import Candidates, Recommendation
 from bench.analysis.setting import Setting, number
@@ -29,13 +30,7 @@ from bench.report.cells import MOST_OF_A_GROUP
 from bench.report.commands import command_of, options_of, recommend_command
 from bench.report.drawing import BLUE, INK, ORANGE, PURPLE
 from bench.report.figures import COLOURS, MARKERS
-from bench.report.recommendation import (
-    against_full,
-    in_brief,
-    margin_text,
-    obstacles,
-    withdrawn,
-)
+from bench.report.recommendation import against_full, in_brief, margin_text, obstacles, withdrawn
 from bench.report.tables import MOST_SETTINGS
 from bench.report.text import y_label
 from bench.results.facts import DataFacts
@@ -50,6 +45,7 @@ _NAMES: Final = {
 }  # fmt: skip
 _VARIABLES: Final = {INK: "--ink", BLUE: "--lora", ORANGE: "--dora", PURPLE: "--head"}
 """Colours of figures, and the page's variables for them, which differ in the dark."""
+_LIMITED: Final[tuple[Need | Literal["score"], ...]] = (*NEEDS, "score")
 _SYMBOLS: Final = {"s": "square", "D": "diamond", "o": "circle", "^": "triangle", "*": "star"}
 """matplotlib's markers by their names in Observable Plot."""
 
@@ -78,17 +74,18 @@ def explorer(
     runs = sources[0] if len(sources) == 1 else "runs.csv"
     listed = {row.cell_id for row in group.ordered[:MOST_OF_A_GROUP]}
     scoring, options = group.scoring, options_of(group, facts)
+    every = range(len(candidates.settings))
     return {
         "metric": {
             "name": y_label(group), "label": scoring.label, "higher": scoring.higher_is_better,
             "decimals": group.decimals, "margin": margin_text(candidates),
         },
-        "costs": {
-            need: _NAMES[group.memory_column if need == "memory" else need] for need in NEEDS
+        "costs": {need: _title(group, need) for need in NEEDS},
+        "limits": [limit for name in _LIMITED if (limit := _limit(candidates, name))],
+        "order": {
+            need: [] if candidates.obstacles else candidates.by_cost(every, need) for need in NEEDS
         },
-        "term": TERM.pattern,
-        "units": UNITS,
-        "example": EXAMPLE,
+        "best": np.argsort(-candidates.scores, kind="stable").tolist(),
         "command": recommend_command(group, sources),
         "closed": obstacles(recommended) if candidates.obstacles else "",
         "axes": {name: _ordered(values) for name, values in axes.items()},
@@ -121,6 +118,7 @@ def explorer(
             for place in [places.get(id(setting))]
         ],
         "pairs": _pairs(candidates),
+        "ratios": _ratios(group),
     }  # fmt: skip
 
 
@@ -153,10 +151,9 @@ def _ordered(values: list[str]) -> list[str]:
 
 
 def _size(text: str) -> float:
-    try:
+    with suppress(ValueError):
         return float(text)
-    except ValueError:
-        return 0.0
+    return 0.0
 
 
 def _score(setting: Setting) -> list[float | None] | None:
@@ -164,6 +161,35 @@ def _score(setting: Setting) -> list[float | None] | None:
     if estimate is None:
         return None
     return [_finite(value) for value in (estimate.value, *(estimate.ends() or (None, None)))]
+
+
+def _limit(known: Candidates, name: Need | Literal["score"]) -> dict[str, object] | None:
+    """A limit, and its values from the strictest on, of which each leaves another setting: rounded
+    so that it does. None where all settings are alike."""
+    group, at_most = known.group, name != "score" or not known.group.scoring.higher_is_better
+    if name == "score":
+        values = {known.value(i, name) for i in range(len(known.settings))}
+    else:
+        values = {cost_of(group, setting, name) or 0.0 for setting in group.settings} - {0.0}
+    values = set(filter(isfinite, values))
+    if len(values) < 2:
+        return None
+
+    def rounded(value: float) -> str:
+        digits = group.decimals if name == "score" else max(0, 2 - floor(log10(value)))
+        whole = (ceil if at_most else floor)(value * 10.0**digits)
+        return f"{whole / 10.0**digits:.{digits}f}"
+
+    return {
+        "name": name, "at_most": at_most,
+        "title": y_label(group) if name == "score" else _title(group, name),
+        "unit": next(unit for unit, size in UNITS[name].items() if size == 1.0),
+        "values": sorted({*map(rounded, values)}, key=float),
+    }  # fmt: skip
+
+
+def _title(group: Group, need: Need) -> str:
+    return _NAMES[group.memory_column if need == "memory" else need]
 
 
 def _cell(group: Group, row: Row, runs: str) -> list[object]:
@@ -184,9 +210,10 @@ def _finite(value: float | None) -> float | None:
 
 
 def _pairs(known: Candidates) -> dict[str, object]:
-    """What is known of each pair: the bits of the rule and, unless settings are very many, the
-    difference of scores, row minus column, with its lower bound, in steps of `unit`. The upper
-    bound is minus the lower one of the column against the row."""
+    """What is known of each pair with scores: whether one (row) is shown to be no worse, and to be
+    worse, than another and, unless settings are very many, the difference of scores, row minus
+    column, with its lower bound, in steps of `unit`. The upper bound is minus the lower one of the
+    column against the row."""
     differences = known.comparison.difference, known.comparison.lower
     sizes = [float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for x in differences]
     unit = max(sizes) / _MOST_STEPS or 1.0
@@ -196,6 +223,31 @@ def _pairs(known: Candidates) -> dict[str, object]:
         "of": len(known.settings), "shown": _bits(known.shown), "worse": _bits(known.worse),
         "unit": unit, "difference": difference, "lower": lower,
     }  # fmt: skip
+
+
+def _ratios(group: Group) -> dict[str, object]:
+    """Unless settings are very many, the logarithm of the ratio of the memory, and of the time of a
+    training, of one setting (column) to another (row) over the seeds and folds that both have, in
+    steps of `unit`."""
+    if len(group.settings) > MOST_SETTINGS:
+        return {"unit": 1.0, "memory": "", "time": ""}
+    logs = {"memory": _logs(group, group.memory_column), "time": _logs(group, "train_s")}
+    largest = max(float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for x in logs.values())
+    unit = largest / _MOST_STEPS or 1.0
+    return {"unit": unit, **{cost: _steps(values / unit) for cost, values in logs.items()}}
+
+
+def _logs(group: Group, column: str) -> NDArray[np.float64]:
+    """The mean difference of the logarithms of a cost, column minus row, over common places."""
+    runs = [setting.by_run(column) for setting in group.settings]
+    places = {place: i for i, place in enumerate(dict.fromkeys(r[:2] for of in runs for r in of))}
+    values, known = np.zeros((2, len(runs), len(places)))
+    for i, of in enumerate(runs):
+        for run, value in of.items():
+            if value > 0:
+                values[i, places[run[:2]]], known[i, places[run[:2]]] = log(value), 1.0
+    sums, counts = known @ values.T - values @ known.T, known @ known.T
+    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
 
 def _steps(values: NDArray[np.float64]) -> str:

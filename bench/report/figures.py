@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 
 from adapters.methods import BITFIT, METHODS, MODES
 from bench.analysis.breakdown import Breakdown
+from bench.common.grouping import grouped
 from bench.report.drawing import (
     BLUE,
     GREEN,
@@ -26,12 +27,15 @@ from bench.report.drawing import (
     PAPER,
     PURPLE,
     Drawing,
+    add_legend,
     canvas,
     lay_out,
     log_ticks,
+    name_lines,
     to_svg,
 )
-from bench.report.text import fixed, num
+from bench.report.pages import phrase
+from bench.report.text import fixed, num, range_of
 
 _PLAIN: Final = {"full": (INK, "s", "-"), "head": (PURPLE, "D", ":"), BITFIT: (GREEN, "p", "-.")}
 _STYLES: Final = _PLAIN | {n: (m.colour, m.marker, m.line) for n, m in METHODS.items()}
@@ -46,6 +50,7 @@ PARTS: Final = {
 }  # fmt: skip
 """A pass has the colour of what it makes."""
 _ENCODERS: Final = (BLUE, ORANGE, GREEN, PURPLE, "#e69f00", "#56b4e9", GREY)
+_DOTTED: Final[Any] = {"color": INK, "linewidth": 0.7, "linestyle": (0, (2, 3)), "zorder": 1}
 _LABEL_HEIGHT: Final = 10.0
 """Pixels."""
 _LARGEST_RATIO: Final = 1e9
@@ -101,16 +106,27 @@ def _name_ends(
         )  # fmt: skip
 
 
-def _points(axes: Axes, rows: pd.DataFrame, x: str, y: str, **more: Any) -> None:
+def points(
+    axes: Axes, rows: pd.DataFrame, x: str, y: str, size: float = 6.5, alpha: float = 1.0,
+    by: str = "mode", colours: Mapping[str, str] = COLOURS,
+) -> None:  # fmt: skip
+    """Draw a point for each setting, with the marker of its mode and the fill of its AMP.
+
+    Args:
+        colours: by the values of the column `by`.
+    """
     for row in rows.to_dict("records"):
-        mode, amp = str(row["mode"]), str(row["amp"])
-        colour = COLOURS.get(mode, INK)
+        colour = colours.get(str(row[by]), INK)
         axes.plot(
-            [row[x]], [row[y]], marker=MARKERS.get(mode, "o"), linestyle="none", color=colour,
-            **_fill(amp, colour),
-            markersize=more.get("size", 6.5), markeredgewidth=1.2, zorder=3,
-            alpha=more.get("alpha", 1.0),
+            [row[x]], [row[y]], marker=MARKERS.get(str(row["mode"]), "o"), linestyle="none",
+            color=colour, **_fill(str(row["amp"]), colour), markersize=size, markeredgewidth=1.2,
+            zorder=3, alpha=alpha,
         )  # fmt: skip
+
+
+def _sign(label: str, colour: str = INK, marker: str = "o", **style: Any) -> Line2D:
+    usual: dict[str, Any] = {"markersize": 6, "linestyle": "none"}
+    return Line2D([], [], color=colour, marker=marker, label=label, **usual | style)
 
 
 def encoders(
@@ -125,52 +141,39 @@ def encoders(
     names = list(dict.fromkeys(rows["encoder"]))
     colours = {name: _ENCODERS[i % len(_ENCODERS)] for i, name in enumerate(names)}
     with canvas(4.3) as (figure, axes):
-        for row in rows.sort_values("chosen").to_dict("records"):
-            colour, is_chosen = colours[row["encoder"]], bool(row["chosen"])
-            axes.plot(
-                [row[cost]], [row["score"]], marker=MARKERS.get(row["mode"], "o"), color=colour,
-                linestyle="none", markersize=10 if is_chosen else 5, markeredgewidth=1.2,
-                alpha=1.0 if is_chosen else 0.7, **_fill(row["amp"], colour),
-            )  # fmt: skip
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
+        for is_chosen, part in rows.groupby(rows["chosen"].astype(bool)):
+            size, alpha = (10, 1.0) if is_chosen else (5, 0.7)
+            points(axes, part, cost, "score", size, alpha, "encoder", colours)
+        axes.set(xlabel=x_label, ylabel=y_label)
         axes.margins(x=0.08, y=0.12)
         axes.set_xlim(left=0)
-        handles = [
-            Line2D([], [], color=colour, marker="o", markersize=6, linestyle="none", label=name)
-            for name, colour in colours.items()
-        ] + [
-            Line2D([], [], color=INK, marker=MARKERS[mode], markersize=6, linestyle="none",
-                   markerfacecolor=PAPER, label=mode)
-            for mode in MODES if (rows["mode"] == mode).any()
-        ]  # fmt: skip
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4),
-                      columnspacing=1.2, handletextpad=0.4)  # fmt: skip
+        handles = [_sign(name, colour) for name, colour in colours.items()]
+        handles += [
+            _sign(mode, marker=MARKERS[mode], markerfacecolor=PAPER)
+            for mode in MODES
+            if (rows["mode"] == mode).any()
+        ]
+        add_legend(figure, handles, 4)
     ranges = "; ".join(
-        f"{name} {_from_to(part['score'])} at {_from_to(part[cost], num)}"
+        f"{name} {range_of(part['score'])} at {range_of(part[cost], num)}"
         for name, part in rows.groupby("encoder", sort=False)
     )
     return Drawing(stem, to_svg(figure, stem), f"{y_label} by {x_label}: {ranges}.", caption)
 
 
-def _legend(figure: Figure, rows: pd.DataFrame, lines: bool = False) -> None:
+def legend(figure: Figure, rows: pd.DataFrame, lines: bool = False) -> None:
     """Add a legend below the axes, of the modes and kinds of AMP in the figure."""
     handles = [
-        Line2D([], [], color=COLOURS[mode], marker=MARKERS[mode], markersize=6, label=mode,
-               linestyle=LINES[mode] if lines else "none")
-        for mode in MODES if (rows["mode"] == mode).any()
-    ]  # fmt: skip
+        _sign(mode, COLOURS[mode], MARKERS[mode], linestyle=LINES[mode] if lines else "none")
+        for mode in MODES
+        if (rows["mode"] == mode).any()
+    ]
     handles += [
-        Line2D([], [], color=INK, marker="o", markersize=6, linestyle="none", **_fill(amp, INK),
-               label="fp32" if amp == "off" else f"AMP {amp}")
-        for amp in AMPS if (rows["amp"] == amp).any()
-    ]  # fmt: skip
-    if not handles:
-        return
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(len(handles), 6),
-        columnspacing=1.2, handletextpad=0.4 if not lines else 0.6,
-    )  # fmt: skip
+        _sign("fp32" if amp == "off" else f"AMP {amp}", **_fill(amp, INK))
+        for amp in AMPS
+        if (rows["amp"] == amp).any()
+    ]
+    add_legend(figure, handles, handletextpad=0.6 if lines else 0.4)
 
 
 def tradeoff(
@@ -190,13 +193,12 @@ def tradeoff(
     with canvas(4.3) as (figure, axes):
         base = rows[rows["baseline"]]
         for _, row in base.iterrows():
-            axes.axvline(row[cost], color=INK, linewidth=0.7, linestyle=(0, (2, 3)), zorder=1)
-            axes.axhline(row["score"], color=INK, linewidth=0.7, linestyle=(0, (2, 3)), zorder=1)
+            axes.axvline(row[cost], **_DOTTED)
+            axes.axhline(row["score"], **_DOTTED)
         axes.step(front[cost], front["score"], where="post", color=GREEN, linewidth=2.2,
                   alpha=0.75, zorder=2)  # fmt: skip
-        _points(axes, rows, cost, "score")
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
+        points(axes, rows, cost, "score")
+        axes.set(xlabel=x_label, ylabel=y_label)
         for _, score in references:
             axes.axhline(score, color=GREY, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
         axes.margins(x=0.08, y=0.12)
@@ -207,13 +209,11 @@ def tradeoff(
                 beyond, (1, float(top)), xycoords="axes fraction", ha="right",
                 va="top" if top else "bottom", fontsize=8, color=INK,
             )  # fmt: skip
-        _legend(figure, rows)
+        legend(figure, rows)
         _number(figure, axes, list(zip(front[cost], front["score"], strict=True)))
         _name_ends(figure, axes, [(name, 0.0, score) for name, score in references], lift=8)
-    labels = ", ".join(f"{row['label']} ({form(row['score'])})" for _, row in front.iterrows())
-    alt = f"Scatter of {y_label} against {x_label}. On the Pareto front: {labels or 'nothing'}."
-    if references:
-        alt += f" Dashed: {', '.join(f'{name} ({form(score)})' for name, score in references)}."
+    best = list(zip(front["label"], front["score"], strict=True))
+    alt = phrase("captions", "tradeoff_alt", x_label, y_label, best, references, form)
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
@@ -246,25 +246,24 @@ def rank(
         for i, (mode, _, part) in enumerate(lines):
             x = part["rank"].map(place) + 0.11 * (i - (len(lines) - 1) / 2)
             part, best = part.assign(x=x), part["best"]
-            _points(axes, part[~best], "x", "score", size=4.0, alpha=0.35)
+            points(axes, part[~best], "x", "score", size=4.0, alpha=0.35)
             part, x = part[best], x[best]
             axes.vlines(x, part["low"], part["high"], color=COLOURS[mode], linewidth=1.1, alpha=0.7)
             axes.plot(x, part["score"], color=COLOURS[mode], linestyle=LINES[mode], linewidth=1.1)
-            _points(axes, part, "x", "score", size=5.5)
+            points(axes, part, "x", "score", size=5.5)
         axes.set_xticks(range(len(ranks)), [str(value) for value in ranks])
-        axes.set_xlim(-0.45, max(len(ranks) - 0.55, 0.45))
-        axes.set_ylim(*limits)
         axes.grid(visible=False, axis="x")
-        axes.set_xlabel("rank")
-        axes.set_ylabel(y_label)
-        axes.set_title(layers)
-        _legend(figure, adapters, lines=True)
-    ranges = "; ".join(
-        f"{mode} {'fp32' if kind == 'off' else kind} from {part['score'].min():.3f} to "
-        f"{part['score'].max():.3f}"
-        for mode, kind, part in ((mode, kind, part[part["best"]]) for mode, kind, part in lines)
-    )
-    alt = f"{y_label} by rank on {layers}: {ranges}."
+        axes.set(
+            xlim=(-0.45, max(len(ranks) - 0.55, 0.45)), ylim=limits, xlabel="rank", ylabel=y_label,
+            title=layers,
+        )  # fmt: skip
+        legend(figure, adapters, lines=True)
+    ends = [
+        (mode, amp, scores.min(), scores.max())
+        for mode, amp, part in lines
+        for scores in [part[part["best"]]["score"]]
+    ]
+    alt = phrase("captions", "rank_alt", y_label, layers, ends)
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
@@ -278,25 +277,20 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
         y = rows["kind"].map({kind: i for i, kind in enumerate(kinds)}) + rows["amp"].map(lane)
         spans = rows.assign(y=y).groupby("y")[name].max()
         axes.hlines(spans.index, 0, spans, color=GRID, linewidth=3, zorder=1)
-        _points(axes, rows.assign(y=y), name, "y", size=5.5)
-        axes.set_yticks(range(len(kinds)), kinds)
-        axes.set_ylim(len(kinds) - 0.45, -0.55)
-        axes.grid(visible=False, axis="y")
+        points(axes, rows.assign(y=y), name, "y", size=5.5)
+        name_lines(axes, kinds)
         axes.set_xlim(0, max(float(rows[name].max()) * 1.06, 1e-9))
         axes.set_xlabel(x_label)
         base = rows[rows["baseline"]][name]
         unit = float(base.iloc[0]) if len(base) else 0.0
         if rows[name].max() < unit * _LARGEST_RATIO:
-            axes.axvline(unit, color=INK, linewidth=0.7, linestyle=(0, (2, 3)), zorder=1)
+            axes.axvline(unit, **_DOTTED)
             top = axes.secondary_xaxis(
                 "top", functions=(lambda x: np.asarray(x) / unit, lambda x: np.asarray(x) * unit)
             )
             top.set_xlabel("× full fine-tuning in fp32", fontsize=9)
-        _legend(figure, rows)
-    ranges = "; ".join(
-        f"{kind} {_from_to(part[name], num)}" for kind, part in rows.groupby("kind", sort=False)
-    )
-    alt = f"{x_label} by mode and layer set: {ranges}."
+        legend(figure, rows)
+    alt = f"{x_label} by mode and layer set: {_ranges(rows, name, num)}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
@@ -328,33 +322,17 @@ def parts(
                     left += value
                 if bar.excess:
                     axes.vlines(bar.total, y - 0.42, y + 0.42, color=INK, linewidth=1.6)
-            axes.set_yticks(range(len(names)), names if axes is first else [""] * len(names))
-            axes.set_ylim(len(names) - 0.4, -0.6)
+            name_lines(axes, names if axes is first else [""] * len(names), 0.4)
             axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(visible=False, axis="y")
             axes.set_axisbelow(True)
             axes.locator_params(axis="x", nbins=4)
             axes.set_xlabel(label)
         drawn = {part for bars in panels.values() for bar in bars if bar for part in bar.parts}
-        labels: dict[str, list[str]] = {}
-        for part, colour in PARTS.items():
-            if part in drawn:
-                labels.setdefault(colour, []).append(part)
-        figure.legend(
-            handles=[Patch(color=colour, label=", ".join(of)) for colour, of in labels.items()],
-            loc="outside lower center", ncols=3, columnspacing=1.2, handlelength=1.2,
-        )  # fmt: skip
-    alt = " ".join(
-        f"{label}: {'; '.join(map(_of_parts, names, bars))}." for label, bars in panels.items()
-    )
+        labels = grouped([part for part in PARTS if part in drawn], lambda part: PARTS[part])
+        handles = [Patch(color=colour, label=", ".join(of)) for colour, of in labels.items()]
+        add_legend(figure, handles, ncols=3, handlelength=1.2, handletextpad=None)
+    alt = phrase("captions", "parts_alt", names, panels)
     return Drawing(stem, to_svg(figure, stem), alt, caption)
-
-
-def _of_parts(name: str, bar: Breakdown | None) -> str:
-    if bar is None:
-        return f"{name} not measured"
-    of = ", ".join(f"{part} {num(value)}" for part, value in bar.parts.items())
-    return f"{name} {num(bar.total)} ({of})"
 
 
 def gaps(rows: pd.DataFrame, x_label: str, stem: str, caption: str, at: float = 1.0) -> Drawing:
@@ -369,22 +347,19 @@ def gaps(rows: pd.DataFrame, x_label: str, stem: str, caption: str, at: float = 
         axes.axvline(at, color=INK, linewidth=1)
         y = rows["kind"].map({kind: i for i, kind in enumerate(kinds)}) + rows["offset"]
         axes.hlines(y, rows["low"], rows["high"], color=GREY, linewidth=1.1)
-        _points(axes, rows.assign(y=y), "value", "y", size=5.5)
-        axes.set_yticks(range(len(kinds)), kinds)
-        axes.set_ylim(len(kinds) - 0.45, -0.55)
-        axes.grid(visible=False, axis="y")
+        points(axes, rows.assign(y=y), "value", "y", size=5.5)
+        name_lines(axes, kinds)
         axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel(x_label)
-        _legend(figure, rows)
-    ranges = "; ".join(
-        f"{kind} {_from_to(part['value'])}" for kind, part in rows.groupby("kind", sort=False)
-    )
-    return Drawing(stem, to_svg(figure, stem), f"{x_label}: {ranges}.", caption)
+        legend(figure, rows)
+    alt = f"{x_label}: {_ranges(rows, 'value', fixed)}."
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
-def _from_to(values: pd.Series, form: Callable[[float], str] = fixed) -> str:
-    ends = [form(float(value)) for value in (values.min(), values.max())]
-    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+def _ranges(rows: pd.DataFrame, name: str, form: Callable[[float], str]) -> str:
+    """The range of a column by the kind of setting."""
+    parts = rows.groupby("kind", sort=False)[name]
+    return "; ".join(f"{kind} {range_of(part, form)}" for kind, part in parts)
 
 
 def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str, title: str = "") -> Drawing:
@@ -398,22 +373,19 @@ def rates(rows: pd.DataFrame, y_label: str, stem: str, caption: str, title: str 
                 part["rate"], part["score"], color=COLOURS[mode], linestyle=LINES[mode],
                 linewidth=1.1, alpha=0.8,
             )  # fmt: skip
-            _points(axes, part, "rate", "score", size=4.0)
+            points(axes, part, "rate", "score", size=4.0)
             best = part[part["chosen"]]
-            _points(axes, best, "rate", "score", size=8.5)
+            points(axes, best, "rate", "score", size=8.5)
             ends.append((str(kind), part["rate"].iloc[-1], part["score"].iloc[-1]))
             choices += [f"{kind} {rate:g}" for rate in best["rate"]]
-        axes.set_xscale("log")
-        axes.set_xlabel("learning rate")
-        axes.set_ylabel(y_label)
+        axes.set(xscale="log", xlabel="learning rate", ylabel=y_label, title=title)
         low, high = rows["rate"].min(), rows["rate"].max()
         low, high = low / 1.5, high * 10 ** (0.045 * max(len(name) for name, _, _ in ends))
         axes.set_xlim(low, high)
         ticks = log_ticks(low, high)
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
-        axes.set_title(title)
-        _legend(figure, rows, lines=True)
+        legend(figure, rows, lines=True)
         _name_ends(figure, axes, ends)
     where = f" on {title}" if title else ""
     alt = f"{y_label} by learning rate{where}. Chosen: {', '.join(choices) or 'none'}."

@@ -3,7 +3,8 @@
 Importing this loads pandas and matplotlib.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any, Final
@@ -19,11 +20,11 @@ from bench.common.messages import command_line
 from bench.plan.rows import Row
 from bench.report.drawing import BLUE, GREY, ORANGE, Drawing, canvas, to_svg
 from bench.report.lead import title
-from bench.report.pages import Facts, write_pages
+from bench.report.pages import Facts, phrase, sentences, write_pages
 from bench.report.render import printable
 from bench.report.sections import Section
-from bench.report.tables import DASH, Head, Table
-from bench.report.text import count, num, score_gap, times, without_paths
+from bench.report.tables import DASH, Head, Table, table
+from bench.report.text import num, range_of, score_gap, shortened, times, without_paths
 from bench.stats.changepoints import SHORTEST
 
 _MOST_DRAWN: Final = 12
@@ -63,7 +64,9 @@ def write_history(
         findings=data["findings"],
         sections=_sections(shown, every[1:]),
         how="How it is computed",
-        said=_method(shown),
+        said=sentences(
+            "history", limits=Limits(), reference=shown.reference.label, shortest=SHORTEST
+        ),
         command=without_paths(command_line("report", "--history", "--runs", *sources)),
     )
     return write_pages(folder, "history", facts, data=data), data
@@ -74,28 +77,17 @@ def _versions_ok(group: Group) -> int:
 
 
 def _findings(shown: History) -> list[str]:
-    """The first lines: what changed, the newest first, or that nothing did."""
-    settings = count(len({id(series.setting) for series in shown.series}), "setting")
-    versions = f"{count(len(shown.versions), 'version')} of the code"
-    if len(shown.versions) < 2 * SHORTEST:
-        return [
-            f"Only {versions}: a change takes at least {SHORTEST} before it and {SHORTEST} after "
-            "it to be seen."
-        ]
-    if not shown.changes:
-        return [f"No change in {settings} over {versions}."]
-    changed = len({id(change.series.setting) for change in shown.changes})
-    lines = list(_in_words(shown))
-    more = [f"{len(lines) - _MOST_FINDINGS} more are in the table of changes."]
-    return [
-        f"{count(len(shown.changes), 'change')}, in {changed} of {settings}, over {versions}.",
-        *lines[:_MOST_FINDINGS],
-        *(more if len(lines) > _MOST_FINDINGS else []),
-    ]
+    return sentences(
+        "history_findings", versions=len(shown.versions), shortest=SHORTEST,
+        settings=len({id(series.setting) for series in shown.series}), changes=len(shown.changes),
+        changed=len({id(change.series.setting) for change in shown.changes}), most=_MOST_FINDINGS,
+        events=_events(shown),
+    )  # fmt: skip
 
 
-def _in_words(shown: History) -> Iterator[str]:
-    """A sentence for each setting and version, and one where all ratios of a measure change."""
+def _events(shown: History) -> list[tuple[str, str, list[str]]]:
+    """Settings with a version and what changed since it; all others as one where all ratios of a
+    measure change."""
     reference = shown.reference.label
     events = grouped(shown.changes, lambda change: (change.at, change.series.measure))
     by_setting: dict[tuple[int, str], list[str]] = {}
@@ -111,18 +103,15 @@ def _in_words(shown: History) -> Iterator[str]:
                 words = f"{measure.label} {after} (was {before})"
                 by_setting.setdefault((at, name), []).append(words)
         if common:
-            effects = sorted(change.effect for change in ratios)
-            ends = dict.fromkeys(_effect(shown, measure, e) for e in (effects[0], effects[-1]))
+            ends = range_of([c.effect for c in ratios], partial(_effect, shown, measure))
             own = "changed" if len(changes) > len(ratios) else "may have changed"
             name = f"All others against {reference}, which itself {own}"
-            words = f"{measure.label} is {' to '.join(ends)} what it was"
+            words = f"{measure.label} is {ends} what it was"
             by_setting.setdefault((at, name), []).append(words)
-    for (at, name), listed in by_setting.items():
-        yield f"{name}, since {shown.versions[at].name}: {', '.join(listed)}."
+    return [(name, shown.versions[at].name, words) for (at, name), words in by_setting.items()]
 
 
 def _value(shown: History, series: Series, value: float) -> str:
-    """A value with its unit."""
     if series.measure.kind == "score":
         return score_gap(shown.group, value)
     if series.is_reference:
@@ -135,38 +124,31 @@ def _effect(shown: History, measure: Measure, effect: float) -> str:
 
 
 def _sections(shown: History, others: Sequence[Group]) -> list[Section]:
-    names = [f"{title(one)} (other {', '.join(differing(one, shown.group))})" for one in others]
-    more = [f"{len(names) - _MOST_OTHERS} more"] if len(names) > _MOST_OTHERS else []
-    text = "; ".join([*names[:_MOST_OTHERS], *more])
-    sentences = [f"Not shown, since not comparable with these rows: {text}."] if names else []
-    if shown.left_out:
-        versions = ", ".join(version.name for version in shown.left_out)
-        sentences.append(f"Left out, since {shown.reference.label} is missing: {versions}.")
+    lines = sentences(
+        "history_tables", others=[(title(one), differing(one, shown.group)) for one in others],
+        most=_MOST_OTHERS, left_out=shown.left_out, reference=shown.reference.label,
+    )  # fmt: skip
     families = grouped(shown.series, lambda series: series.measure.column)
     drawings = [_drawing(shown, family) for family in families.values()]
     tables = [*([_changes(shown)] if shown.changes else []), _latest(shown, list(families))]
     return [
         Section("figures", "Figures", "By version of the code", drawings=drawings),
-        Section("tables", "Tables", "In numbers", sentences, tables=[*tables, _versions(shown)]),
+        Section("tables", "Tables", "In numbers", lines, tables=[*tables, _versions(shown)]),
     ]
 
 
 def _changes(shown: History) -> Table:
-    heads = [
-        Head("setting", "setting"), Head("measure", "measure"), Head("since", "since"),
-        Head("before", "before", "median before it", True), Head("after", "after", numeric=True),
-        Head("effect", "change", "after / before, or of scores the difference", True),
-    ]  # fmt: skip
     rows = [
-        [
-            change.series.setting.label, change.series.measure.label,
-            shown.versions[change.at].name,
-            *(_value(shown, change.series, value) for value in (change.before, change.after)),
-            _effect(shown, change.series.measure, change.effect),
-        ]
+        {
+            "setting": change.series.setting.label, "measure": change.series.measure.label,
+            "since": shown.versions[change.at].name,
+            "before": _value(shown, change.series, change.before),
+            "after": _value(shown, change.series, change.after),
+            "effect": _effect(shown, change.series.measure, change.effect),
+        }
         for change in shown.changes
     ]  # fmt: skip
-    return Table(heads, rows, "Change points, those of the newest versions first.")
+    return table("history", rows)
 
 
 def _latest(shown: History, columns: Sequence[str]) -> Table:
@@ -188,28 +170,8 @@ def _latest(shown: History, columns: Sequence[str]) -> Table:
 
 
 def _versions(shown: History) -> Table:
-    heads = [Head("version", "version"), Head("started_at", "first cell started, UTC")]
-    rows = [[version.name, version.started_at] for version in shown.versions]
-    return Table(heads, rows, "The versions of the code in their order.", folded=True)
-
-
-def _method(shown: History) -> list[str]:
-    limits, reference = Limits(), shown.reference.label
-    return [
-        "A version is the last commit that changed what is measured. Versions are in the order in "
-        "which their first cells started.",
-        f"Time, memory and work are ratios to {reference} of the same version, seed and repeat, "
-        "scores differences from it, so that a machine which is slower on another day changes "
-        f"nothing. Of {reference} itself memory and work are shown, which hardly vary with the "
-        "machine, but not its time. A score may change by chance: with other rounding, training "
-        "takes another path.",
-        f"A change has {SHORTEST} versions or more before it and after it; a shorter excursion is "
-        "none. Changes are the splits of a regression tree, pruned by a penalty that follows from "
-        "simulated noise and from the differences between neighbouring versions: a history of "
-        "noise alone has any change with a probability of at most 5%. Changes of less than "
-        f"{limits.slowdown:.0%} in time, {limits.memory:.0%} in memory, {limits.work:.0%} in work "
-        f"and {limits.score_drop} in score are left out.",
-    ]
+    rows = [{"version": one.name, "started_at": one.started_at} for one in shown.versions]
+    return table("versions", rows, folded=True)
 
 
 def _drawing(shown: History, family: Sequence[Series]) -> Drawing:
@@ -223,18 +185,16 @@ def _drawing(shown: History, family: Sequence[Series]) -> Drawing:
         for i, series in enumerate(drawn):
             axes = first if i == 0 else figure.add_subplot(grid[i // 2, i % 2])
             _panel(axes, series, _ticks(shown, series, is_last=i >= len(drawn) - 2))
-    relation = "difference from" if measure.kind == "score" else "ratio to"
-    caption = f"{measure.label}: {relation} {reference}; lines are medians between changes."
-    if family[0].is_reference or any(series.is_reference for series in drawn):
-        caption += f" {reference} itself is relative to the first version."
-    if len(drawn) < len(family):
-        caption += f" {len(drawn)} of {len(family)} settings."
-    medians = "; ".join(
-        f"{one.setting.label} {', then '.join(_value(shown, one, s.median) for s in one.segments)}"
+    with_reference = family[0].is_reference or any(series.is_reference for series in drawn)
+    numbers = len(drawn), len(family)
+    caption = phrase("captions", "history", measure, reference, with_reference, *numbers)
+    medians = [
+        (one.setting.label, [_value(shown, one, part.median) for part in one.segments])
         for one in drawn
-    )
+    ]
+    alt = phrase("captions", "history_alt", measure.label, medians)
     stem = f"history-{measure.column.replace('_', '-')}"
-    return Drawing(stem, to_svg(figure, stem), f"{measure.label} by version: {medians}.", caption)
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
 def _ticks(shown: History, series: Series, is_last: bool) -> dict[int, str]:
@@ -260,13 +220,11 @@ def _panel(axes: Axes, series: Series, ticks: dict[int, str]) -> None:
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.grid(visible=False, axis="x")
     axes.spines[["top", "right"]].set_visible(False)
-    label = series.setting.label
-    short = label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 1]}…"
-    axes.set_title(short, fontsize=8.5, fontweight="normal")
+    label = shortened(series.setting.label, _LONGEST_LABEL)
+    axes.set_title(label, fontsize=8.5, fontweight="normal")
 
 
 def _data(shown: History) -> dict[str, Any]:
-    """Everything on the pages as data, with full precision."""
     names = [version.name for version in shown.versions]
     return {
         "findings": _findings(shown),

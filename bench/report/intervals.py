@@ -16,11 +16,14 @@ from bench.report.drawing import (
     ORANGE,
     PAPER,
     Drawing,
+    add_legend,
     canvas,
     log_ticks,
+    name_lines,
     to_svg,
 )
-from bench.report.text import count, fixed, signed
+from bench.report.pages import phrase
+from bench.report.text import fixed, signed
 from bench.stats.intervals import Interval
 
 MOST: Final = 70
@@ -89,12 +92,10 @@ def intervals(
                 [min(max(entry.interval.value, lowest), highest)], [y], marker,
                 color=colour, markerfacecolor=face, markersize=4.6, zorder=3,
             )  # fmt: skip
-        axes.set_yticks(range(len(lines)), [_short(entry.label) for entry in lines], fontsize=7.5)
+        name_lines(axes, [_short(entry.label) for entry in lines], 0.4, fontsize=7.5)
         if overall:
             axes.get_yticklabels()[0].set_fontweight("bold")
             axes.axhline(0.5, color=GRID, linewidth=0.8)
-        axes.set_ylim(len(lines) - 0.4, -0.6)
-        axes.grid(visible=False, axis="y")
         if is_ratio and highest / lowest > _WIDEST:
             axes.set_xscale("log")
             ticks = log_ticks(lowest, highest)
@@ -104,22 +105,16 @@ def intervals(
             axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel(x_label, loc="right")
         verdicts = {entry.verdict for entry in lines}
-        figure.legend(
-            handles=[
-                Line2D([], [], color=colour, marker=marker, markerfacecolor=face, markersize=4.6,
-                       linestyle="none", label=word[verdict])
-                for verdict, (colour, marker, face) in _MARKS.items() if verdict in verdicts
-            ],
-            loc="outside lower center", ncols=2, columnspacing=1.2, handletextpad=0.4, fontsize=8,
-        )  # fmt: skip
+        handles = [
+            Line2D([], [], color=colour, marker=marker, markerfacecolor=face, markersize=4.6,
+                   linestyle="none", label=word[verdict])
+            for verdict, (colour, marker, face) in _MARKS.items() if verdict in verdicts
+        ]  # fmt: skip
+        add_legend(figure, handles, ncols=2, fontsize=8)
     form = fixed if is_ratio else signed
-    listed = "; ".join(
-        f"{_short(entry.label)} {form(entry.interval.value)} ({word[entry.verdict]})"
-        for entry in lines[:MOST]
-    )
-    return Drawing(stem, to_svg(figure, stem), f"{x_label}: {listed}.", _caption(
-        len(drawn), len(ordered), limit is not None
-    ))  # fmt: skip
+    alt = phrase("captions", "intervals_alt", x_label, lines[:MOST], _short, form, word)
+    caption = phrase("captions", "intervals", len(drawn), len(ordered), limit is not None)
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
 def _ends(lines: Sequence[Entry], none: float, is_ratio: bool) -> tuple[float, float]:
@@ -129,16 +124,6 @@ def _ends(lines: Sequence[Entry], none: float, is_ratio: bool) -> tuple[float, f
         every += [entry.interval.value, *(entry.interval.ends() or ())]
     least = 1 / _LARGEST if is_ratio else -_LARGEST
     return max(min(every), least), min(max(every), _LARGEST)
-
-
-def _caption(drawn: int, every: int, has_limit: bool) -> str:
-    band = " Grey: the minimum effect on both sides of no change." if has_limit else ""
-    if drawn == every:
-        return f"{count(every, 'setting')}, with simultaneous intervals.{band}"
-    return (
-        f"The {drawn // 2} largest and the {drawn - drawn // 2} smallest of {every:,} settings, "
-        f"with simultaneous intervals.{band}"
-    )
 
 
 def _short(label: str) -> str:

@@ -14,8 +14,9 @@ from bench.plan.cell import MULTITASK, Value
 from bench.plan.columns import CORRELATED, PART_SCORES
 from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import Row
-from bench.report.pages import sentences
-from bench.report.text import count, counted, plain, setting_value
+from bench.report.pages import phrase, sentences
+from bench.report.recommendation import subject
+from bench.report.text import count, plain
 from bench.results.facts import DataFacts
 from minbert.data.tasks import TASKS
 
@@ -26,17 +27,13 @@ _MOST: Final = 6
 
 def title(group: Group) -> str:
     """The report's heading: the model and the task that were compared."""
-    models = dict.fromkeys(s.encoder or _known(group, "model") for s in group.settings)
-    return f"Fine-tuning {', '.join(models)} on {_known(group, 'task')}"
+    return f"Fine-tuning {subject(group)}"
 
 
 def encoders(compared: Encoders, first: Group) -> list[str]:
     """A sentence on the encoders that are compared."""
     name = next((name for name, group in compared.groups.items() if group is first), "")
-    return [
-        f"Encoders: {', '.join(compared.groups)}, measured under the same conditions on the same "
-        f"data. The sections after the one on encoders are about {name}."
-    ]
+    return [phrase("groups", "encoders", compared.groups, name)]
 
 
 def lead(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) -> list[str]:
@@ -51,7 +48,7 @@ def lead(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) ->
     batch = group.shared("batch_size")
     return sentences(
         "lead",
-        group=group, known=partial(_known, group), count=count, counted=counted, by_name=_by_name,
+        group=group, known=partial(_known, group), by_name=_by_name,
         modes=dict.fromkeys(setting.mode for setting in group.settings),
         seeds={len({row.seed for row in setting.ok}) for setting in group.settings if setting.ok},
         repeats={1} if not cells else {*map(len, cells.values())},
@@ -84,19 +81,17 @@ def _known(group: Group, column: str) -> str:
 
 def differences(group: Group, first: Group) -> str:
     """The columns in which a group differs from the first, and how."""
-    parts = []
-    for name in differing(group, first):
-        here, there = (setting_value(one.shared(name)) for one in (group, first))
-        parts.append(f"{name} ({here} instead of {there})")
-    return ", ".join(parts)
+    return phrase("groups", "differences", _differences(group, first))
+
+
+def _differences(group: Group, first: Group) -> list[tuple[str, Value, Value]]:
+    return [(n, group.shared(n), first.shared(n)) for n in differing(group, first)]
 
 
 def differs(group: Group, first: Group, encoders: Encoders | None = None) -> str:
     """A sentence on the columns in which a group differs from the first."""
-    different = differences(group, first)
-    if encoders is not None and group in encoders.groups.values():
-        return f"Another encoder than the first group's, compared above: it differs in {different}."
-    return f"Not comparable with the first group, from which it differs in {different}."
+    is_encoder = encoders is not None and group in encoders.groups.values()
+    return phrase("groups", "differs", _differences(group, first), is_encoder)
 
 
 def of_version(rows: Sequence[Row], version: str) -> list[Row]:
@@ -117,36 +112,14 @@ def versions(rows: Iterable[Row]) -> list[str]:
     names = [str(row.code_version or _UNKNOWN) for row in rows]
     if len(set(names)) < 2:
         return []
-    return [
-        f"The rows are of {len(set(names))} versions of the code: {_by_name(names)}. All "
-        "runs of a cell count, of any version; --code-version shows one version alone."
-    ]
+    return [phrase("groups", "versions", len(set(names)), _by_name(names))]
 
 
 def _by_name(names: Iterable[object]) -> str:
-    """The number of times that each name occurs."""
-    counts = Counter(map(str, names)).most_common()
-    named = ", ".join(f"{number:,} of {name}" for name, number in counts[:_MOST])
-    return named + (f" and {len(counts) - _MOST} more" if len(counts) > _MOST else "")
+    return phrase("groups", "by_name", Counter(map(str, names)).most_common(), _MOST)
 
 
 def unlearned(group: Group) -> list[str]:
     """A sentence on the settings that are flagged `not_learned`, if there are any."""
-    flagged = group.unlearned
-    if not flagged:
-        return []
-    if not group.learned:
-        every = len(flagged) == sum(bool(setting.ok) for setting in group.settings)
-        who = "No setting is" if every else "No setting but full fine-tuning is"
-        return [
-            f"{who} shown to have learned anything: {'all' if every else 'the others'} are flagged "
-            "not_learned. So scores are not compared, and costs show what is cheap here, not what "
-            "is good."
-        ]
-    names = [setting.label for setting in flagged[:_MOST]]
-    more = f" and {len(flagged) - _MOST} more" if len(flagged) > _MOST else ""
-    verb = "is" if len(flagged) == 1 else "are"
-    return [
-        f"{len(flagged)} of {count(len(group.settings), 'setting')} {verb} flagged not_learned: "
-        f"{'; '.join(names)}{more}."
-    ]
+    every = len(group.unlearned) == sum(bool(setting.ok) for setting in group.settings)
+    return [line] if (line := phrase("groups", "unlearned", group, every, _MOST)) else []

@@ -21,6 +21,7 @@ from markupsafe import Markup
 
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import NO_SPACE, check_not_elsewhere, write_atomically
+from bench.report import text
 from bench.report.drawing import MARK, Drawing, as_file, inline
 from bench.report.sections import Section
 from bench.report.tables import Table
@@ -101,12 +102,16 @@ def markdown(name: str, facts: Facts) -> str:
     return page.render(facts=facts, name=name, listed=LISTED, where="the HTML page")
 
 
+def _environment(*packages: str, **more: Any) -> Environment:
+    return Environment(  # noqa: S701 (callers say how values are escaped)
+        loader=ChoiceLoader([PackageLoader(name) for name in (*packages, "bench.report")]),
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **more,
+    )  # fmt: skip
+
+
 def html_environment() -> Environment:
     """The environment of HTML templates."""
-    environment = Environment(
-        loader=PackageLoader("bench.report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    environment = _environment(autoescape=True)
     environment.globals["policy"] = policy
     environment.globals["inline"] = lambda drawing: Markup(inline(drawing))  # noqa: S704
     return environment
@@ -125,27 +130,29 @@ def policy(*scripts: str) -> str:
 
 def markdown_environment(package: str = "bench.report") -> Environment:
     """The environment of Markdown templates, those of a package and those that pages share."""
-    loader = ChoiceLoader([PackageLoader(name) for name in (package, "bench.report")])
-    environment = Environment(  # noqa: S701 (escaped for Markdown, by finalize)
-        loader=loader, undefined=StrictUndefined, finalize=escape_markdown, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
+    environment = _environment(package, finalize=escape_markdown)
     environment.filters["code"] = _code
     return environment
 
 
 @cache
 def _text_environment() -> Environment:
-    return Environment(  # noqa: S701 (escaped where the sentences are shown)
-        loader=PackageLoader("bench.report"), undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=lambda value: " ".join(str(value).splitlines()),
-    )  # fmt: skip
+    """The environment of templates of plain text, which call the functions of `text` by name."""
+    environment = _environment(finalize=lambda value: " ".join(str(value).splitlines()))
+    environment.globals |= {name: use for name, use in vars(text).items() if callable(use)}
+    return environment
 
 
 def sentences(template: str, **facts: object) -> list[str]:
     """The lines of a template of plain text that are not empty; each value is on one line."""
-    text = _text_environment().get_template(f"{template}.txt.jinja").render(facts)
-    return [line for line in text.splitlines() if line.strip()]
+    page = _text_environment().get_template(f"{template}.txt.jinja").render(facts)
+    return [line for line in page.splitlines() if line.strip()]
+
+
+def phrase(template: str, macro: str, *facts: object) -> str:
+    """The text of a macro of such a template, on one line."""
+    module = _text_environment().get_template(f"{template}.txt.jinja").module
+    return " ".join(filter(None, map(str.strip, getattr(module, macro)(*facts).splitlines())))
 
 
 @cache
@@ -185,10 +192,10 @@ def write_all(
         for each in (folder, figures_folder):
             check_not_elsewhere(each)
         figures_folder.mkdir(parents=True, exist_ok=True)
-        for name, text in figures.items():
-            write_atomically(figures_folder / name, text.encode())
-        for name, text in pages.items():
-            write_atomically(folder / name, text.encode())
+        for name, content in figures.items():
+            write_atomically(figures_folder / name, content.encode())
+        for name, content in pages.items():
+            write_atomically(folder / name, content.encode())
         for path in sorted(figures_folder.glob("*.svg")):
             with suppress(FileNotFoundError):  # another process may be rendering, too
                 if path.name not in figures and path.is_file() and MARK in _start(path):

@@ -9,17 +9,12 @@ from bench.analysis.groups import Group
 from bench.analysis.setting import number
 from bench.plan.rows import Row
 from bench.report.drawing import GRID, INK, Drawing, canvas, to_svg
-from bench.report.figures import _legend, _points
+from bench.report.figures import legend, points
+from bench.report.pages import sentences
 from bench.report.sections import Section
-from bench.report.text import MEMORY, count, one_of
+from bench.report.text import MEMORY, one_of
 
 _CLOSE: Final = 0.1
-
-_ABOUT: Final = (
-    "Predictions are made before a cell runs: the bytes and multiplications of its largest batch "
-    "are counted without running it, and converted to MiB and seconds by the cells that ran "
-    "before. The first cells on a machine have few of these."
-)
 
 
 def predictions_section(group: Group) -> list[Section]:
@@ -28,23 +23,18 @@ def predictions_section(group: Group) -> list[Section]:
         "peak": ("predicted_peak_mib", group.memory_column, MEMORY[group.memory_column]),
         "time": ("predicted_s", "wall_s", "time of a cell, s"),
     }
-    sentences, shares, drawings = [], [], []
+    every, drawings = [], []
     for what, (forecast, measured, label) in pairs.items():
         errors = [e for row in group.rows if (e := _error(row, forecast, measured)) is not None]
-        if not errors:
-            continue
-        close = sum(abs(error) <= _CLOSE for error in errors)
-        shares.append(f"{close:,} of {count(len(errors), what)}")
-        sentences.append(
-            f"The predicted {what} was within 10% of the measured one in {close:,} of "
-            f"{count(len(errors), one_of(group.rows))} ({close / len(errors):.0%}); the median "
-            f"error was {median(map(abs, errors)):.1%}."
-        )
-        drawings.append(_agreement(_frame(group, forecast, measured), label, f"predicted-{what}"))
+        if errors:
+            every.append((what, [*map(abs, errors)], sum(abs(e) <= _CLOSE for e in errors)))
+            frame = _frame(group, forecast, measured)
+            drawings.append(_agreement(frame, label, f"predicted-{what}"))
     if not drawings:
         return []
-    heading = f"Prediction: {' and '.join(shares)} within 10%"
-    return [Section("prediction", "Prediction", heading, [*sentences, _ABOUT], drawings)]
+    noun = one_of(group.rows)
+    heading, *lines = sentences("predictions", every=every, noun=noun, median=median)
+    return [Section("prediction", "Prediction", heading, lines, drawings)]
 
 
 def _error(row: Row, forecast: str, measured: str) -> float | None:
@@ -66,15 +56,14 @@ def _frame(group: Group, forecast: str, measured: str) -> pd.DataFrame:
 
 
 def _agreement(rows: pd.DataFrame, label: str, stem: str) -> Drawing:
-    """Predicted against measured, with a band of 10% either way."""
     ends = (0.0, 1.08 * float(rows[["measured", "predicted"]].to_numpy().max()))
     low, high = ([(1 + side * _CLOSE) * end for end in ends] for side in (-1, 1))
     with canvas(4.3) as (figure, axes):
         axes.fill_between(ends, low, high, color=GRID, linewidth=0)
         axes.plot(ends, ends, color=INK, linewidth=0.7)
-        _points(axes, rows, "measured", "predicted")
+        points(axes, rows, "measured", "predicted")
         axes.set(xlim=ends, ylim=ends, xlabel=f"measured {label}", ylabel=f"predicted {label}")
-        _legend(figure, rows)
+        legend(figure, rows)
     close = int(((rows["predicted"] / rows["measured"] - 1).abs() <= _CLOSE).sum())
     alt = f"Predicted against measured {label}: {close} of {len(rows)} points in the band."
     caption = "A dot for each setting, its seeds averaged; the band is 10% either way."

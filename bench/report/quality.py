@@ -2,10 +2,15 @@
 the settings that score best, and of the best one its classes and its calibration."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
 
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
@@ -13,18 +18,29 @@ from bench.analysis.verdicts import best_by_score
 from bench.plan.metrics import METRICS, metric_of, metrics_for
 from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bench.report import text
-from bench.report.calibration import calibration_section
-from bench.report.classes import Names, classes_section
+from bench.report.drawing import BLUE, GREY, INK, Drawing, canvas, to_svg
+from bench.report.pages import phrase, sentences
 from bench.report.sections import Section
-from bench.report.tables import DASH, Head, Table
+from bench.report.tables import DASH, Head, Table, table
 from bench.results.facts import DataFacts
 from bench.results.outcomes import Outcome
 from bench.results.predictions import PredictionsOf
-from bench.results.scores import numbers, score_of
+from bench.results.scores import numbers, probabilities, score_of
 from bench.stats.intervals import Interval
+from minbert.data.tasks import TASKS
 
 _MOST_SETTINGS: Final = 20
 """Settings in the table of all metrics."""
+_MOST_CLASSES: Final = 50
+"""Classes in the table."""
+_MOST_DRAWN: Final = 20
+"""Classes in the figure of confusions; of more, the most frequent pairs are in a table."""
+_LONGEST: Final = 24
+"""Characters of a class's name in a figure."""
+_BINS: Final = 15
+"""Bins of equal width of an expected calibration error, as in Guo et al. (2017)."""
+Floats = NDArray[np.float64]
+Names = Callable[[int], str]
 
 
 def quality_sections(
@@ -37,15 +53,15 @@ def quality_sections(
         facts: on the group's data, for the names of classes.
     """
     best = best_by_score(group) if group.has_quality else None
-    if best is None:
+    outcomes = _outcomes(best, predictions_of) if best else []
+    if best is None or not outcomes:
         return []
-    outcomes = _outcomes(best, predictions_of)
-    if not outcomes:
-        return []
-    names = Names(group, facts)
+    task = TASKS.get(str(group.shared("task")))
+    classes = (facts and facts.classes) or (task.classes if task else ())
+    names = partial(_class_name, classes)
     sections = [_metrics(group, predictions_of, outcomes[0])]
     if not outcomes[0].has_numbers:
-        sections += [classes_section(best, outcomes, names), calibration_section(outcomes)]
+        sections += [_classes(best, outcomes, names), _calibration(outcomes)]
     return [section for section in sections if section is not None]
 
 
@@ -53,20 +69,17 @@ def _outcomes(setting: Setting, predictions_of: PredictionsOf) -> list[Outcome]:
     """The predictions of a setting's first run of each seed, those with labels; none for a task of
     several parts."""
     parts = [predictions_of(runs[0], logits=True) for runs in setting.runs.values()]
-    found = [one[""] for one in parts if one and "" in one]
-    return [one for one in found if one.labels is not None]
+    return [one[""] for one in parts if one and "" in one and one[""].labels is not None]
 
 
-def problem_of_outcome(outcome: Outcome) -> str:
-    """The problem that predictions are of."""
-    if outcome.has_numbers:
-        return REGRESSION
-    return SINGLE_LABEL if outcome.has_classes else MULTI_LABEL
+def _class_name(classes: Sequence[str], index: int) -> str:
+    return text.plain(classes[index]) if 0 <= index < len(classes) else str(index)
 
 
 def _metrics(group: Group, predictions_of: PredictionsOf, example: Outcome) -> Section | None:
     """All metrics of the settings that score best; None where there is only the group's own."""
-    names = metrics_for(problem_of_outcome(example))
+    by_class = SINGLE_LABEL if example.has_classes else MULTI_LABEL
+    names = metrics_for(REGRESSION if example.has_numbers else by_class)
     scored = [(s, score) for s in group.settings if (score := s.estimate("dev_score"))]
     scored.sort(key=lambda pair: -group.scoring.gain(pair[1].value))
     settings = [setting for setting, _ in scored[:_MOST_SETTINGS]]
@@ -81,22 +94,10 @@ def _metrics(group: Group, predictions_of: PredictionsOf, example: Outcome) -> S
         won.update(best)
         tied.update(best if len(best) > 1 else ())
     [(label, number)] = won.most_common(1)
-    heading = f"{label} is best{' or tied' * (label in tied)} by {number} of {len(known)} metrics"
-    if len(values) == 1:
-        heading = f"{label} by {len(known)} metrics"
-    sentences = [
-        "All metrics are computed from the kept predictions, after the last epoch, or with "
-        "early stopping of the best one. Settings are ordered by the metric that decides; --metric "
-        "chooses another."
-    ]
-    missing = [METRICS[name].label for name in names if name not in known]
-    if missing:
-        sentences.append(
-            f"Not known: {', '.join(missing)}, and calibration, since the logits in the cells' "
-            "folders are not here."
-            if any(METRICS[name].needs_logits for name in names if name not in known)
-            else f"Not known or not defined: {', '.join(missing)}."
-        )
+    heading, *lines = sentences(
+        "metrics", best=label, is_tied=label in tied, wins=number, settings=len(values),
+        known=known, missing=[METRICS[name] for name in names if name not in known],
+    )  # fmt: skip
     heads = [Head("setting", "setting")]
     heads += [Head(name, metric_of(name).label, metric_of(name).about, True) for name in known]
     rows = [
@@ -105,7 +106,7 @@ def _metrics(group: Group, predictions_of: PredictionsOf, example: Outcome) -> S
     ]
     shown = "" if len(scored) <= len(rows) else f" The {len(rows)} best of {len(scored):,}."
     caption = f"Each with its 95% interval over seeds and dev examples.{shown}"
-    return Section("metrics", "Metrics", heading, sentences, (), [Table(heads, rows, caption)])
+    return Section("metrics", "Metrics", heading, lines, (), [Table(heads, rows, caption)])
 
 
 def _by_metric(
@@ -125,3 +126,154 @@ def _by_metric(
 def _with_ends(name: str, score: Interval) -> str:
     form = partial(text.by_metric, name)
     return f"{form(score.value)} ({text.span(score, form)})"
+
+
+def _classes(setting: Setting, outcomes: Sequence[Outcome], names: Names) -> Section | None:
+    """Precision, recall and F1 of each class, and which are taken for which."""
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    labels = np.concatenate([one.labels for one in outcomes if one.labels is not None])
+    predicted = np.concatenate([one.predicted for one in outcomes])
+    if not labels.size:
+        return None
+    what, noun = ("class", "Classes") if labels.ndim == 1 else ("label", "Labels")
+    every = np.union1d(labels, predicted) if labels.ndim == 1 else np.arange(labels.shape[1])
+    (precision, recall, f1, true), (*_, predictions) = (
+        precision_recall_fscore_support(*pair, labels=every, zero_division=0)
+        for pair in ((labels, predicted), (predicted, labels))
+    )
+    used = np.flatnonzero(true + predictions)
+    present = used[true[used] > 0]
+    if not len(present):
+        return None
+
+    def end(value: float) -> str:
+        alike = present[np.round(f1[present], 2) == round(value, 2)]
+        several = text.count(len(alike), what, noun.lower())
+        return f"{value:.2f} ({names(int(every[alike[0]])) if len(alike) == 1 else several})"
+
+    ends = end(f1[present].min()), end(f1[present].max())
+    heading, *lines = sentences("classes", noun=noun, label=setting.label, ends=ends)
+    shown = sorted(used, key=lambda index: -true[index])[:_MOST_CLASSES]
+    most, seeds = len(used) > len(shown), len(outcomes)
+    over = len(outcomes[0].predicted), seeds
+    rows = [
+        {
+            "class": names(int(every[i])), "support": f"{true[i] // seeds:,}",
+            "predicted": f"{predictions[i]:,}" if seeds == 1 else text.num(predictions[i] / seeds),
+            "precision": precision[i] if predictions[i] else None,
+            "recall": recall[i] if true[i] else None, "f1": f1[i],
+        }
+        for i in (shown if most else sorted(shown))
+    ]  # fmt: skip
+    caption = phrase("captions", "classes", *over, len(shown), len(used))
+    tables = [table("classes", rows, caption, words={"what": what})]
+    drawings = []
+    if labels.ndim == 1:
+        if len(used) <= _MOST_DRAWN:
+            shares = confusion_matrix(labels, predicted, labels=every, normalize="true")
+            drawings.append(_confusion(shares, [*map(names, map(int, every))], over))
+        elif (labels != predicted).any():
+            tables.append(_confused(labels, predicted, names))
+    return Section("classes", "Classes", heading, lines, drawings, tables)
+
+
+def _confused(labels: NDArray[np.generic], predicted: NDArray[np.generic], names: Names) -> Table:
+    pairs = pd.DataFrame({"true": labels, "predicted": predicted})
+    examples = pairs["true"].value_counts()
+    wrong = pairs[pairs["true"] != pairs["predicted"]].groupby(["true", "predicted"]).size()
+    most = wrong.sort_values(ascending=False, kind="stable")[:_MOST_DRAWN]
+    rows = [
+        {
+            "true": names(pair["true"]), "predicted": names(pair["predicted"]),
+            "count": pair["count"], "share": pair["count"] / examples[pair["true"]],
+        }
+        for pair in most.reset_index(name="count").to_dict("records")
+    ]  # fmt: skip
+    return table("confused", rows, f"The {len(rows)} most frequent confusions.")
+
+
+def _confusion(shares: Floats, names: Sequence[str], over: tuple[int, int]) -> Drawing:
+    """The confusion matrix: shares of each true class, in percent."""
+    number = len(names)
+    size = 7.5 if number <= 12 else 6.0
+    with canvas(1.6 + 0.24 * max(number, 6)) as (figure, axes):
+        for row, column in zip(*np.nonzero(shares >= 0.005), strict=True):
+            share = shares[row, column]
+            cell = (column - 0.5, row - 0.5)
+            axes.add_patch(Rectangle(cell, 1, 1, facecolor=BLUE, alpha=0.75 * share, linewidth=0))
+            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=size)
+        axes.set(xlim=(-0.5, number - 0.5), ylim=(number - 0.5, -0.5))
+        axes.grid(visible=False)
+        short = [text.shortened(name, _LONGEST) for name in names]
+        axes.set_xticks(range(number), short, rotation=90 if number > 6 else 30,
+                        ha="center" if number > 6 else "right", fontsize=size + 1)  # fmt: skip
+        axes.set_yticks(range(number), short, fontsize=size + 1)
+        axes.set(xlabel="predicted", ylabel="true")
+    right = "; ".join(f"{n} {s:.0%}" for n, s in zip(names, shares.diagonal(), strict=True))
+    caption = phrase("captions", "confusion", *over)
+    alt = f"Confusion matrix. Predicted right of each class: {right}."
+    return Drawing("confusion", to_svg(figure, "confusion"), alt, caption)
+
+
+def _calibration(outcomes: Sequence[Outcome]) -> Section | None:
+    """Predicted probabilities against what happened; None without logits."""
+    known = [_certainty(one) for one in outcomes if one.logits is not None]
+    if len(known) < len(outcomes) or not known[0][0].size:
+        return None
+    errors = [calibration_error(*one) for one in known]
+    confidence, right = (np.concatenate(parts) for parts in zip(*known, strict=True))
+    heading, *lines = sentences(
+        "calibration", several=outcomes[0].predicted.ndim == 2, error=sum(errors) / len(errors),
+        confidence=float(confidence.mean()), right=float(right.mean()), bins=_BINS,
+        seeds=len(errors),
+    )  # fmt: skip
+    drawing = _reliability(confidence, right, outcomes)
+    return Section("calibration", "Calibration", heading, lines, [drawing])
+
+
+def _certainty(outcome: Outcome) -> tuple[Floats, Floats]:
+    """Probabilities, and whether what they predict is so: of each example its most probable class,
+    or every label."""
+    if outcome.logits is None or outcome.labels is None:
+        raise ValueError("the logits are not stored")
+    if outcome.predicted.ndim == 2:
+        values = outcome.logits.astype(np.float64).ravel()
+        sure = 0.5 * (1 + np.tanh(values / 2))
+        return sure, outcome.labels.astype(np.float64).ravel()
+    sure = probabilities(outcome.logits).max(axis=1)
+    return sure, (outcome.predicted == outcome.labels).astype(np.float64)
+
+
+def _bins(sure: Floats, right: Floats) -> tuple[Floats, Floats, Floats]:
+    """The number, mean probability and share that is right of each bin that is not empty."""
+    places = np.minimum((sure * _BINS).astype(np.int64), _BINS - 1)
+    sums = [np.bincount(places, weights, _BINS) for weights in (None, sure, right)]
+    number, probability, share = (of[sums[0] > 0].astype(np.float64) for of in sums)
+    return number, probability / number, share / number
+
+
+def calibration_error(sure: Floats, right: Floats) -> float:
+    """The expected calibration error of probabilities [N] of what is so or not [N]."""
+    number, probability, share = _bins(sure, right)
+    return float(number @ np.abs(probability - share) / number.sum())
+
+
+def _reliability(sure: Floats, right: Floats, outcomes: Sequence[Outcome]) -> Drawing:
+    number, probability, share = _bins(sure, right)
+    several = outcomes[0].predicted.ndim == 2
+    with canvas(3.8) as (figure, axes):
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
+        axes.plot(probability, share, color=BLUE, linewidth=1.2, zorder=2)
+        sizes = 12 + 160 * number / number.sum()
+        axes.scatter(probability, share, s=sizes, color=BLUE, edgecolors=INK, linewidths=0.6,
+                     zorder=3)  # fmt: skip
+        axes.set(
+            xlim=(-0.02, 1.02), ylim=(-0.02, 1.02),
+            xlabel="predicted probability of the label" if several else "confidence",
+            ylabel="share of labels that apply" if several else "accuracy",
+        )  # fmt: skip
+    points = ", ".join(f"{p:.2f}: {s:.2f}" for p, s in zip(probability, share, strict=True))
+    caption = phrase("captions", "reliability", len(outcomes[0].predicted), len(outcomes))
+    alt = f"Reliability diagram. {points}."
+    return Drawing("reliability", to_svg(figure, "reliability"), alt, caption)

@@ -1,6 +1,5 @@
 """The report's section on learning rates: the tries of a search, and its choices."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -11,10 +10,11 @@ from bench.analysis.groups import Group
 from bench.plan.cell import SEARCHED, Value, named
 from bench.plan.metrics import metric_of
 from bench.plan.rows import Row, standing
-from bench.report import figures, text
+from bench.report import figures
 from bench.report.cells import why
+from bench.report.pages import phrase, sentences
 from bench.report.sections import Section
-from bench.report.tables import DASH, Head, Table
+from bench.report.tables import Table, table
 
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
 _KIND: Final = ("mode", "layers", "rank", "unfreeze")
@@ -33,61 +33,21 @@ def rates_section(
     if frame.empty:
         return []
     here, others = frame[frame["here"]], frame[~frame["here"]]
-    heading = "Learning rates: a search whose rates no cell here has"
-    sentences: list[str] = []
-    drawings = []
-    tables = []
-    if not here.empty:
-        kinds, chosen = here["kind"].nunique(), here[here["chosen"]]["kind"].nunique()
-        searches = text.count(kinds, "search", "searches")
-        own = "each at its own best" if chosen == kinds else f"{chosen:,} with a rate that is used"
-        heading = f"Learning rates: {searches}, {own}"
-        sentences.append(_summary(here))
-        scored = here.dropna(subset=["score"])
-        if not scored.empty:
-            drawings.append(figures.rates(
-                scored, f"held-out {metric_of(scored['metric'].iloc[0]).label}", "rates",
-                "Held-out score by learning rate; the larger marker is the rate that the cells "
-                "have.",
-            ))  # fmt: skip
-        tables.append(_table(here, "Every rate that was tried."))
+    kinds = {str(kind): tries for kind, tries in here.groupby("kind", sort=False)}
+    unused = [kind for kind, tries in kinds.items() if not tries["chosen"].any()]
+    heading, *lines = sentences(
+        "rates", here=here, others=others, searches=len(kinds), used=len(kinds) - len(unused),
+        elsewhere=int(here["elsewhere"].sum()), states=here["data"].nunique(), unused=unused,
+        edges=[kind for kind, tries in kinds.items() if _at_an_edge(tries)],
+    )  # fmt: skip
+    drawings, scored = [], here.dropna(subset=["score"])
+    if not scored.empty:
+        label = f"held-out {metric_of(scored['metric'].iloc[0]).label}"
+        drawings = [figures.rates(scored, label, "rates", phrase("captions", "search"))]
+    tables = [] if here.empty else [_table(here, "task", "Every rate that was tried.")]
     if not others.empty:
-        sentences.append(
-            f"{text.count(len(others), 'try', 'tries')} of searches for cells that are not in "
-            f"this group: {_ended(others)}."
-        )
-        tables.append(_table(others, "Tries of searches for other cells.", task=True))
-    return [Section("rates", "Learning rates", heading, sentences, drawings, tables)]
-
-
-def _summary(here: pd.DataFrame) -> str:
-    sentences = (
-        f"Each mode, layer set and rank has its own best of a series of rates, a factor of √10 "
-        f"apart, which multiplies all of its rates together. It was found by "
-        f"{text.count(len(here), 'short run')} ({_ended(here)}) on a part of the training data, "
-        f"scored on the rest of it; dev was not seen. The series is extended while the best rate "
-        f"is at its end."
-    )
-    if from_elsewhere := int(here["elsewhere"].sum()):
-        sentences += (
-            f" Among them are {text.count(from_elsewhere, 'try', 'tries')} from other machines."
-        )
-    parts = [(str(kind), part) for kind, part in here.groupby("kind", sort=False)]
-    if edges := [kind for kind, part in parts if _at_an_edge(part)]:
-        sentences += (
-            f" At an end all the same, so a rate beyond it may be better: {', '.join(edges)}."
-        )
-    if without := [kind for kind, part in parts if not part["chosen"].any()]:
-        sentences += f" No cell here has a rate of these searches: {', '.join(without)}."
-    if (data := here["data"].nunique()) > 1:
-        sentences += (
-            f" They ran on {data:,} states of the task's data, so not all are for these cells."
-        )
-    return sentences
-
-
-def _ended(frame: pd.DataFrame) -> str:
-    return ", ".join(f"{number:,} {status}" for status, number in Counter(frame["status"]).items())
+        tables.append(_table(others, "chosen", "Tries of searches for other cells."))
+    return [Section("rates", "Learning rates", heading, lines, drawings, tables)]
 
 
 def candidates(
@@ -158,18 +118,7 @@ def _at_an_edge(part: pd.DataFrame) -> bool:
     return bool(part[part["chosen"]]["rate"].isin(ends).any())
 
 
-def _table(frame: pd.DataFrame, caption: str, *, task: bool = False) -> Table:
-    """The tries, each with its task, or with whether its rate is chosen."""
-    heads = [
-        Head("kind", "mode, rank, layers"), Head("rate", "rate", "the mode's main one", True),
-        Head("score", "held-out score", "", True), Head("loss", "held-out loss", "", True),
-        Head("status", "status"), Head("why", "why"),
-    ]  # fmt: skip
-    heads = [Head("task", "task"), *heads] if task else [*heads, Head("chosen", "chosen")]
-    texts = frame.assign(
-        rate=frame["rate"].map("{:g}".format, na_action="ignore"),
-        score=frame["score"].map(text.fixed, na_action="ignore"),
-        loss=frame["loss"].map(text.fixed, na_action="ignore"),
-        chosen=frame["chosen"].map({True: "yes", False: ""}),
-    )[[head.key for head in heads]].astype(object)
-    return Table(heads, texts.fillna(DASH).values.tolist(), caption, folded=True)
+def _table(tries: pd.DataFrame, without: str, caption: str) -> Table:
+    chosen = tries["chosen"].map({True: "yes", False: ""})
+    rows = tries.assign(chosen=chosen).drop(columns=without).to_dict("records")
+    return table("rates", rows, caption, folded=True)

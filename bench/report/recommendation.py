@@ -16,15 +16,13 @@ from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, OBJECTIVES, compare
 from bench.plan.learning_rates import Origin, origin_of
 from bench.plan.metrics import ROW_METRICS
-from bench.report import text
 from bench.report.commands import confirm_command, export_command, narrowed, usual_seeds
-from bench.report.pages import sentences
-from bench.report.tables import DASH, Head, Table
-from bench.report.text import count, num, score, score_gap, span, times
+from bench.report.pages import phrase, sentences
+from bench.report.tables import DASH, Head, Table, table
+from bench.report.text import num, score, score_gap
 from bench.results.exports import INT8, MERGED, ONNX, Figures, latest_figures
 from bench.results.facts import DataFacts
 from bench.stats.best import FEWEST_SEEDS, excluded_rate
-from bench.stats.intervals import Interval
 
 CONFIRMED: Final = 29
 """Trainings of which none collapsed that exclude a rate of collapses of 10%."""
@@ -32,8 +30,8 @@ _MOST_NAMED: Final = 4
 """More settings than these are counted and not named."""
 _MOST_SEEDS: Final = 30
 """More seeds than these are not suggested."""
-_FORMS: Final = {MERGED: "merged", ONNX: "ONNX", INT8: "ONNX int8"}
-"""The forms of exported models that have a column."""
+_USES: Final = {f"use_{form}": form for form in (MERGED, ONNX, INT8)}
+"""The forms of exported models by their columns."""
 _NAMES: Final = {"memory": "least memory", "time": "least time", "size": "smallest file",
                  "parameters": "fewest parameters", "score": "best score"}  # fmt: skip
 
@@ -90,8 +88,7 @@ def advice(
 
 def full_name(full: Setting) -> str:
     """Full fine-tuning in words; of several encoders, that of the one that scores best."""
-    encoder = f" of {full.encoder}" if full.encoder else ""
-    return f"full fine-tuning{encoder} in {full.precision}"
+    return phrase("recommendation", "full_name", full)
 
 
 def form_cost(need: Need, value: float) -> str:
@@ -109,13 +106,10 @@ def margin_text(known: Candidates) -> str:
 
 
 def _heading(recommended: Recommendation) -> str:
-    known, pick = recommended.candidates, recommended.pick
-    if pick is None:
-        return "Nothing to recommend yet"
-    label, brief = known.settings[pick].label, in_brief(known, pick, recommended.cross_fitted_score)
-    if recommended.decided:
-        return f"Use {label}: {brief}"
-    return f"Not decided; the best by score so far is {label}: {brief}"
+    known, pick, decided = recommended.candidates, recommended.pick, recommended.decided
+    label = "" if pick is None else known.settings[pick].label
+    brief = "" if pick is None else in_brief(known, pick, recommended.cross_fitted_score)
+    return phrase("recommendation", "heading", decided, label, brief)
 
 
 def in_brief(known: Candidates, i: int, measured: float | None = None) -> str:
@@ -127,31 +121,18 @@ def in_brief(known: Candidates, i: int, measured: float | None = None) -> str:
     """
     group, setting = known.group, known.settings[i]
     value = known.value(i, "score") if measured is None else measured
-    scored = (
-        f"{group.scoring.label} {score(group, value)} after {text.trained_for(setting.rows[0])}"
-    )
     full = group.full(setting.amp)
-    if setting is full:
-        return f"{full_name(full)}, {scored}"
-    if full and (saved := ratios(group, setting, full)):
-        return f"{saved} of {full_name(full)}, {scored}"
-    costs = {need: known.value(i, need) for need in NEEDS[:2]}
-    return ", ".join([*(form_cost(n, v) for n, v in costs.items() if v == v), scored])
+    saved = ratios(group, setting, full) if full and setting is not full else ""
+    costs = [form_cost(n, cost) for n in NEEDS[:2] if (cost := known.value(i, n)) == cost]
+    return phrase("recommendation", "in_brief", group, setting, value, full, saved, costs)
 
 
 def ratios(group: Group, setting: Setting, other: Setting, spans: bool = False) -> str:
     """The costs of a setting against another one's, such as `0.9× the memory`; empty if unknown.
     With `spans` they have their 95% intervals, or why there are none."""
-    gaps = {cost: compare(group, cost, setting, other) for cost in COSTS}
-    few = "one process gives" if min(len(setting.ok), len(other.ok)) < 2 else "too few runs give"
-
-    def more(gap: Interval) -> str:
-        return f" (95% interval {span(gap, times)})" if gap.ends() else f" ({few} no interval)"
-
-    return " and ".join(
-        f"{times(gap.value)}× the {cost}{more(gap) if spans else ''}"
-        for cost, gap in gaps.items() if gap
-    )  # fmt: skip
+    gaps = {cost: gap for cost in COSTS if (gap := compare(group, cost, setting, other))}
+    is_single = min(len(setting.ok), len(other.ok)) < 2
+    return phrase("recommendation", "ratios", gaps, spans, is_single)
 
 
 def _sentences(template: str, recommended: Recommendation, one_file: bool = False) -> list[str]:
@@ -162,23 +143,20 @@ def _sentences(template: str, recommended: Recommendation, one_file: bool = Fals
         one_file: whether the rows are from a single file.
     """
     known, pick, group = recommended.candidates, recommended.setting, recommended.candidates.group
-    words = {
-        "r": recommended, "known": known, "group": group, "pick": pick, "i": recommended.pick,
-        "full": group.full(pick.amp if pick else "off"), "base": group.baseline,
-        "not_run": _not_run(recommended), "origins": _origins(recommended),
-        "can_tune": _can_tune(group), "one_file": one_file, "confirmed": CONFIRMED,
-        "most_seeds": max((len(sample.scores) for sample in known.samples), default=0),
-        "seeds_needed": _seeds_needed(recommended), "row_metrics": ROW_METRICS,
-        "ended": _ended(group), "limits": " ".join(limit.text for limit in recommended.limits),
-        "misses": _misses(recommended), "unkept": sum(not one.values for one in known.samples),
-        "size": group.scoring.size, "count": count, "score": score, "own_score": _score,
-        "cost": _cost, "form_cost": form_cost, "full_name": full_name, "ratios": ratios,
-        "against_full": against_full, "margin_text": margin_text, "rounded": _rounded,
-        "rounded_up": _rounded_up, "excluded_rate": excluded_rate, "withdrawn": withdrawn,
-        "fewest": FEWEST_SEEDS, "collapses": _collapses(recommended), "most": int(MOST),
-        "most_named": _MOST_NAMED, "most_seeds_named": _MOST_SEEDS,
-    }  # fmt: skip
-    return sentences(template, **words)
+    return sentences(
+        template, r=recommended, known=known, group=group, pick=pick, i=recommended.pick,
+        full=group.full(pick.amp if pick else "off"), base=group.baseline, full_name=full_name,
+        not_run=_not_run(recommended), origins=_origins(recommended), can_tune=_can_tune(group),
+        one_file=one_file, confirmed=CONFIRMED, seeds_needed=_seeds_needed(recommended),
+        most_seeds=max((len(sample.scores) for sample in known.samples), default=0),
+        row_metrics=ROW_METRICS, ended=_ended(group), misses=_misses(recommended),
+        limits=" ".join(limit.text for limit in recommended.limits), size=group.scoring.size,
+        unkept=sum(not one.values for one in known.samples), own_score=_score, cost=_cost,
+        form_cost=form_cost, ratios=ratios, against_full=against_full, margin_text=margin_text,
+        rounded=_rounded, rounded_up=_rounded_up, excluded_rate=excluded_rate,
+        withdrawn=withdrawn, fewest=FEWEST_SEEDS, collapses=_collapses(recommended),
+        most=int(MOST), most_named=_MOST_NAMED, most_seeds_named=_MOST_SEEDS,
+    )  # fmt: skip
 
 
 def obstacles(recommended: Recommendation) -> str:
@@ -224,13 +202,9 @@ def against_full(known: Candidates, i: int) -> str:
     gap = compare(group, "score", setting, base) if base and setting is not base else None
     if base is None or gap is None:
         return ""
-    form = partial(score_gap, group)
-    interval = f" (95% interval {span(gap, form)})" if gap.ends() else ""
     of_base = _score(known, known.settings.index(base))
-    return (
-        f"Against {full_name(base)} ({of_base}) its {group.scoring.label} differs by "
-        f"{form(gap.value)}{interval}."
-    )
+    form = partial(score_gap, group)
+    return phrase("recommendation", "against_full", group, base, of_base, gap, form)
 
 
 def _selections(recommended: Recommendation) -> list[dict[str, Any]]:
@@ -281,29 +255,24 @@ def withdrawn(known: Candidates, i: int) -> str:
     """Which trainings of a setting collapsed, so that it is not recommended; empty if none did."""
     if not known.collapsed(i):
         return ""
-    group = known.group
-    return (
-        f"{known.settings[i].label} is withdrawn: of its {count(known.trainings(i), 'training')}, "
-        f"{_by_seed(known, i)}. Their mean score is {_score(known, i)}, and a training more than "
-        f"{group.scoring.size(max(known.margin, group.margin))} below it counts as collapsed."
-    )
+    group, label = known.group, known.settings[i].label
+    facts = label, known.trainings(i), _by_seed(known, i), _score(known, i)
+    margin = max(known.margin, group.margin)
+    return phrase("recommendation", "withdrawn", group, *facts, margin)
 
 
-def _by_seed(known: Candidates, i: int) -> str:
-    """The collapsed trainings of a setting, by seed."""
-    group = known.group
-    scores = {n: group.scoring.gain(value) for n, value in known.samples[i].scores.items()}
-    return ", ".join(
-        f"seed {n} {f'scored {score(group, scores[n])}' if n in scores else 'diverged'}"
-        for n in known.collapsed(i)
-    )
+def _by_seed(known: Candidates, i: int) -> dict[int, float | None]:
+    """The scores of a setting's collapsed trainings by seed; None of one that diverged."""
+    gain, scores = known.group.scoring.gain, known.samples[i].scores
+    return {n: gain(scores[n]) if n in scores else None for n in known.collapsed(i)}
 
 
 def _collapses(recommended: Recommendation) -> list[str]:
     """The settings with collapsed trainings but the withdrawn one, the pick first."""
     known = recommended.candidates
     order = sorted(range(len(known.settings)), key=lambda i: i != recommended.pick)
-    every = [f"{known.settings[i].label} ({_by_seed(known, i)})" for i in order
+    shown = partial(phrase, "recommendation", "by_seed", known.group)
+    every = [f"{known.settings[i].label} ({shown(_by_seed(known, i))})" for i in order
              if i != recommended.withdrawn and known.collapsed(i)]  # fmt: skip
     others = [s for s in known.group.settings if s not in known.settings]
     return every + [f"{s.label} (no score: diverged)" for s in others
@@ -320,7 +289,6 @@ def _for_a_score(group: Group) -> list[dict[str, Any]]:
 
 
 def _ended(group: Group) -> list[tuple[str, int]]:
-    """How the cells of a group ended, with their numbers, the most frequent first."""
     return Counter(row.status for row in group.rows if row.status).most_common()
 
 
@@ -342,7 +310,6 @@ def _of_limit(group: Group, name: Need | Literal["score"], value: float) -> str:
 
 
 def _rounded(number: float) -> int:
-    """A number with two digits."""
     return int(float(f"{number:.2g}"))
 
 
@@ -358,43 +325,21 @@ def _table(recommended: Recommendation, pick: int, exports: Mapping[str, Figures
     for full in dict.fromkeys((group.full(known.settings[pick].amp), group.baseline)):
         if full in known.settings:
             needs.setdefault(known.settings.index(full), []).append(full_name(full))
-    heads = [
-        Head("need", ""), Head("setting", "setting"), Head("memory", "memory", "", True),
-        Head("time", "time", "", True), Head("size", "file", "", True),
-        Head("parameters", "trainable", "", True),
-        Head("score", f"dev {group.scoring.label}", "", True),
-        Head("loss", "worse by at most", "than the best, by a simultaneous 95% bound", True),
-    ]  # fmt: skip
-    more_heads, more_fields = _export_columns(known, [*needs], exports)
     rows = [
-        [", ".join(names), known.settings[i].label, *(_cost(known, need, i) for need in NEEDS),
-         _score(known, i), _at_most(recommended, i), *more]
-        for (i, names), more in zip(needs.items(), more_fields, strict=True)
+        {
+            "need": ", ".join(names), "setting": known.settings[i].label,
+            **{need: _cost(known, need, i) for need in NEEDS}, "score": _score(known, i),
+            "loss": _at_most(recommended, i),
+            **_exported(group, _figures(known.settings[i], exports)),
+        }
+        for i, names in needs.items()
     ]  # fmt: skip
-    caption = (
-        f"By need: settings that {'are shown to' if recommended.decided else 'could'} be within "
-        f"the margin of the best{' and meet the limits' if recommended.limits else ''}"
-        f"{'; below, full fine-tuning for comparison' if len(needs) > chosen else ''}."
-    )
+    used = {key for row in rows for key, value in row.items() if value is not None}
+    rows = [{key: value for key, value in row.items() if key in used} for row in rows]
+    facts = recommended.decided, bool(recommended.limits), len(needs) > chosen
+    caption = phrase("recommendation", "needs", *facts)
     marks = ["baseline" if known.settings[i] is group.baseline else "" for i in needs]
-    return Table([*heads, *more_heads], rows, caption, marks)
-
-
-def _export_columns(
-    known: Candidates, settings: Sequence[int], exports: Mapping[str, Figures]
-) -> tuple[list[Head], list[list[str]]]:
-    """What the exported models of some settings cost to use: headings, and for each setting the
-    fields. Columns without any field are left out."""
-    group = known.group
-    figures = [_figures(known.settings[i], exports) for i in settings]
-    about = "exported: median latency of one text, and size of the model's files"
-    heads = [Head(f"use_{name}", text, about) for name, text in _FORMS.items()]
-    heads.append(Head("score_int8", f"{group.scoring.label} in int8", "after quantisation", True))
-    fields = [
-        [*(_use(one, name) for name in _FORMS), _score_in_int8(group, one)] for one in figures
-    ]
-    shown = [i for i in range(len(heads)) if any(row[i] != DASH for row in fields)]
-    return [heads[i] for i in shown], [[row[i] for i in shown] for row in fields]
+    return table("advice", rows, caption, marks, {"metric": group.scoring.label})
 
 
 def _figures(setting: Setting, exports: Mapping[str, Figures]) -> Figures | None:
@@ -402,19 +347,19 @@ def _figures(setting: Setting, exports: Mapping[str, Figures]) -> Figures | None
     return latest_figures(exports, [str(row.cell_id) for row in setting.ok])
 
 
-def _use(figures: Figures | None, name: str) -> str:
-    form = figures.form(name) if figures else None
-    if form is None or form.one_ms is None or form.size_mb is None:
-        return DASH
-    return f"{num(form.one_ms)} ms, {num(form.size_mb)} MB"
-
-
-def _score_in_int8(group: Group, figures: Figures | None) -> str:
-    """The dev score after quantisation, where it is by the group's metric."""
-    form = figures.form(INT8) if figures else None
-    if figures is None or form is None or form.score is None or figures.metric != group.metric:
-        return DASH
-    return score(group, form.score)
+def _exported(group: Group, figures: Figures | None) -> dict[str, str | None]:
+    """By column, what the forms of an exported model cost to use, and the dev score after
+    quantisation, where it is by the group's metric."""
+    fields: dict[str, str | None] = dict.fromkeys((*_USES, "score_int8"))
+    if figures is None:
+        return fields
+    for column, name in _USES.items():
+        form = figures.form(name)
+        if form and form.one_ms is not None and form.size_mb is not None:
+            fields[column] = f"{num(form.one_ms)} ms, {num(form.size_mb)} MB"
+        if form and name == INT8 and form.score is not None and figures.metric == group.metric:
+            fields["score_int8"] = score(group, form.score)
+    return fields
 
 
 def _cost(known: Candidates, need: Need, i: int) -> str:
@@ -426,9 +371,8 @@ def _at_most(recommended: Recommendation, i: int) -> str:
     """The bound of a setting against the best within the limits."""
     known, loss = recommended.candidates, recommended.loss(i)
     known_loss = known.comparison.shows_seeds and loss < float("inf")
-    return (
-        score(known.group, _rounded_up(loss)) if known_loss and len(recommended.among) > 1 else DASH
-    )
+    is_shown = known_loss and len(recommended.among) > 1
+    return score(known.group, _rounded_up(loss)) if is_shown else DASH
 
 
 def as_json(answer: Advice) -> dict[str, Any]:
@@ -506,15 +450,15 @@ def _setting(
 def lines(answer: Advice) -> list[str]:
     """The recommendation as lines for a terminal."""
     every = [f"{answer.heading}.", *answer.sentences]
-    if (table := answer.table) is not None:
-        use = [_in_words(table.heads[8:], row[8:]) for row in table.rows]
+    if (shown := answer.table) is not None:
+        use = [_in_words(shown.heads[8:], row[8:]) for row in shown.rows]
         if use[0]:
             every.append(f"Exported{use[0]}.")
-        if len(table.rows) > 1:
-            every.append(table.caption)
+        if len(shown.rows) > 1:
+            every.append(shown.caption)
             every += [
                 f"{row[0]}: {row[1]} ({row[2]}, {row[3]}, file {row[4]}, {row[6]}{more})"
-                for row, more in zip(table.rows[1:], use[1:], strict=True)
+                for row, more in zip(shown.rows[1:], use[1:], strict=True)
             ]
     return [*every, *(f"  {command}" for command in answer.commands)]
 
@@ -527,5 +471,6 @@ def _in_words(heads: Sequence[Head], fields: Sequence[str]) -> str:
 
 def subject(group: Group) -> str:
     """What a group is of: model and task."""
-    models = dict.fromkeys(s.encoder or str(group.shared("model")) for s in group.settings)
-    return f"{', '.join(models)} on {group.shared('task')}"
+    names = [group.shared(column) or "not recorded" for column in ("model", "task")]
+    models = dict.fromkeys(setting.encoder or str(names[0]) for setting in group.settings)
+    return f"{', '.join(models)} on {names[1]}"

@@ -7,10 +7,10 @@ from typing import Final
 
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
-from bench.plan.metrics import metric_of
 from bench.plan.problems import MULTI_LABEL, REGRESSION
-from bench.report.tables import DASH, Head, Table
-from bench.report.text import by_metric, count, score, score_gap, span
+from bench.report.pages import sentences
+from bench.report.tables import Table, table
+from bench.report.text import by_metric, score, score_gap, span
 from bench.results.facts import FROZEN, MAJORITY, TFIDF, DataFacts, FinalScore
 from bench.stats.intervals import Interval, difference
 
@@ -58,32 +58,19 @@ def reference_points(group: Group, facts: Mapping[str, DataFacts]) -> list[Refer
 def reference_lines(group: Group, points: Sequence[ReferencePoint]) -> list[str]:
     """A sentence with the reference points' scores, and a warning if the best setting is not shown
     to be better than each of them."""
-    scored = [(point.name, point.score) for point in points if point.score is not None]
+    scored = [point for point in points if point.score is not None]
     if not scored:
         return []
-    form, form_gap = partial(score, group), partial(score_gap, group)
-    listed = ", ".join(f"{name} {form(reference.value)}" for name, reference in scored)
-    lines = [f"Reference points, by {group.scoring.label} on the same dev examples: {listed}."]
     best = _best(group)
-    if best is None:
-        return lines
-    setting, own = best
-    worse, doubts = [], []
-    for name, reference in scored:
-        gap = difference(own, reference)
-        gains = [group.scoring.gain(end) for end in gap.ends() or (gap.value, gap.value)]
-        interval = f", 95% interval {span(gap, form_gap)}" if gap.ends() else ""
-        text = f"{name} (difference {form_gap(gap.value)}{interval})"
-        if max(gains) < 0:
-            worse.append(text)
-        elif min(gains) <= 0:
-            doubts.append(text)
-    said = [f"scores worse than {' and '.join(worse)}"] * bool(worse)
-    said += [f"is not shown to be better than {' or '.join(doubts)}"] * bool(doubts)
-    if said:
-        best_one = f"{setting.label} ({form(own.value)})"
-        lines.append(f"{WARNING} the best setting, {best_one}, {' and '.join(said)}.")
-    return lines
+    gaps = [(p.name, difference(best[1], p.score)) for p in points if best and p.score]
+    ends = {name: gap.ends() or (gap.value, gap.value) for name, gap in gaps}
+    gains = {name: sorted(map(group.scoring.gain, pair)) for name, pair in ends.items()}
+    return sentences(
+        "references", group=group, points=scored, best=best, warning=WARNING,
+        worse=[(name, gap) for name, gap in gaps if gains[name][1] < 0],
+        doubts=[(name, gap) for name, gap in gaps if gains[name][0] <= 0 <= gains[name][1]],
+        form_gap=partial(score_gap, group),
+    )  # fmt: skip
 
 
 def final_line(final: FinalScore, metric: str = "") -> str:
@@ -94,14 +81,9 @@ def final_line(final: FinalScore, metric: str = "") -> str:
     """
     metric = metric if metric in final.scores else final.metric
     score, form = final.scores.get(metric), partial(by_metric, metric)
-    value = "has no defined score" if score is None else f"scores {form(score[0])}"
-    interval = "" if score is None else f" (95% interval {span(Interval(*score), form)})"
-    return (
-        f"On test: {final.setting}, trained again with seed {final.seed}, {value} by "
-        f"{metric_of(metric).label}{interval} on {count(final.examples, 'example')} of "
-        f"{final.test}. It was chosen by its {metric_of(final.metric).label} of "
-        f"{by_metric(final.metric, final.dev)} on dev. This was measured once, on {final.at[:10]}."
-    )
+    known = None if score is None else Interval(*score)
+    [line] = sentences("final", final=final, name=metric, score=known, form=form)
+    return line
 
 
 def reference_tables(group: Group, points: Sequence[ReferencePoint]) -> list[Table]:
@@ -111,27 +93,18 @@ def reference_tables(group: Group, points: Sequence[ReferencePoint]) -> list[Tab
     best, form, form_gap = _best(group), partial(score, group), partial(score_gap, group)
     rows = []
     for point in points:
-        gap = difference(best[1], point.score) if best and point.score else None
-        rows.append([
-            point.name,
-            DASH if point.score is None else form(point.score.value),
-            DASH if point.score is None else span(point.score, form) or DASH,
-            DASH if gap is None else form_gap(gap.value),
-            DASH if gap is None else span(gap, form_gap) or DASH,
-            point.about,
-        ])  # fmt: skip
-    heads = (
-        Head("reference", "reference point"), Head("score", group.scoring.label, numeric=True),
-        Head("interval", "95% interval", numeric=True),
-        Head("best", "best setting − this one", numeric=True),
-        Head(
-            "best_interval", "95% interval", "Of the difference, as if on different examples",
-            numeric=True,
-        ),
-        Head("about", "how it was obtained"),
-    )  # fmt: skip
-    marks = ["reference"] * len(rows)
-    return [Table(heads, rows, "Reference points: methods without fine-tuning.", marks)]
+        own = point.score
+        gap = difference(best[1], own) if best and own else None
+        rows.append({
+            "reference": point.name,
+            "score": None if own is None else form(own.value),
+            "interval": None if own is None else span(own, form) or None,
+            "best": None if gap is None else form_gap(gap.value),
+            "best_interval": None if gap is None else span(gap, form_gap) or None,
+            "about": point.about,
+        })  # fmt: skip
+    marks, words = ["reference"] * len(rows), {"metric": group.scoring.label}
+    return [table("references", rows, marks=marks, words=words)]
 
 
 def _best(group: Group) -> tuple[Setting, Interval] | None:

@@ -19,34 +19,40 @@ from markupsafe import Markup
 from bench.analysis.encoders import Encoders, encoders_of
 from bench.analysis.groups import Group, ordered_groups
 from bench.analysis.recommendation import candidates_of, recommend
-from bench.analysis.setting import Setting
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import Row, latest
 from bench.report import cells, lead, tables, text
 from bench.report.amp import amp_section
 from bench.report.authors import authors_section, group_section
 from bench.report.changes import changes_sections
-from bench.report.commands import NOTE, commands
+from bench.report.commands import commands
 from bench.report.data import data_section
 from bench.report.drawing import Drawing
 from bench.report.encoders import encoders_section
 from bench.report.engines import engine_warnings, engines_section
 from bench.report.explorer import embedded, explorer
-from bench.report.pages import LISTED, html_environment, markdown_environment, style, write_all
+from bench.report.pages import (
+    LISTED,
+    html_environment,
+    markdown_environment,
+    sentences,
+    style,
+    write_all,
+)
 from bench.report.predictions import predictions_section
 from bench.report.quality import quality_sections
 from bench.report.rates import rates_section
 from bench.report.recommendation import advice
 from bench.report.references import (
     WARNING,
-    ReferencePoint,
     final_line,
     reference_lines,
     reference_points,
 )
-from bench.report.sections import Section, between_processes, sections, tradeoffs
+from bench.report.sections import Section
 from bench.report.tables import Table
 from bench.report.terms import TERMS, used
+from bench.report.tradeoff import between_processes, sections, tradeoffs
 from bench.report.why import why_section
 from bench.results.exports import Figures
 from bench.results.facts import DataFacts
@@ -161,6 +167,14 @@ def report(
     others = every_group[1 : 1 + _MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)
+    before, after = list[Section](), list[Section]()
+    if first and recommended:
+        data = facts.get(str(first.shared("data_digest")))
+        before += sections(first, points) + why_section(first, recommended.setting, facts)
+        before += quality_sections(first, predictions_of, data) + amp_section(first)
+        before += changes_sections(every_group)
+        after += authors_section(every_group[: 1 + _MOST_OTHERS]) + predictions_section(first)
+        after += data_section(first, facts)
     return {
         "title": lead.title(encoders.joined if encoders else first) if first else "No cell was run",
         "warning": WARNING,
@@ -181,13 +195,13 @@ def report(
             and len(decision.candidates.group.settings) > 1
             else None
         ),
-        "sections": encoders_section(encoders)
-        + engines_section(rows, values_from(predictions_of), losses_of)
-        + (
-            _sections(every_group, recommended.setting, searches, points, predictions_of, facts)
-            if first and recommended
-            else searches
-        ),
+        "sections": [
+            *encoders_section(encoders),
+            *engines_section(rows, values_from(predictions_of), losses_of),
+            *before,
+            *searches,
+            *after,
+        ],
         "cells_heading": (
             f"Every {text.one_of(every_row)}: {sum(group.ok for group in every_group):,} of "
             f"{len(every_row):,} ended ok"
@@ -206,13 +220,12 @@ def report(
         "conditions_said": tables.conditions_lines(first) if first else [],
         "times_said": between_processes(first) if first else [],
         "commands": commands(first, sources, code_version, facts) if first else [],
-        "commands_said": [NOTE],
+        "commands_said": sentences("commands"),
         "terms": TERMS,
     }
 
 
 def _final_lines(first: Group | None, facts: Mapping[str, DataFacts]) -> list[str]:
-    """The sentence on the test score of a group's data, if it has been measured."""
     known = facts.get(str(first.shared("data_digest"))) if first else None
     if first is None or known is None or known.final is None:
         return []
@@ -231,29 +244,6 @@ def printable(rows: Iterable[Row]) -> list[Row]:
         return row | others if others else row
 
     return [changed(row) for row in rows]
-
-
-def _sections(
-    every_group: Sequence[Group],
-    pick: Setting | None,
-    searches: Sequence[Section],
-    points: Sequence[ReferencePoint],
-    predictions_of: PredictionsOf,
-    facts: Mapping[str, DataFacts],
-) -> list[Section]:
-    """The sections on the first group, and those that compare groups."""
-    first = every_group[0]
-    return [
-        *sections(first, points),
-        *why_section(first, pick, facts),
-        *quality_sections(first, predictions_of, facts.get(str(first.shared("data_digest")))),
-        *amp_section(first),
-        *changes_sections(every_group),
-        *searches,
-        *authors_section(every_group[: 1 + _MOST_OTHERS]),
-        *predictions_section(first),
-        *data_section(first, facts),
-    ]
 
 
 def _other(

@@ -1,11 +1,15 @@
 """A group's settings as frames for figures, and as tables of text for the pages."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import tomllib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.resources import files
+from itertools import starmap
 from math import ceil
 from operator import attrgetter
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 import pandas as pd
 
@@ -14,8 +18,8 @@ from bench.analysis.groups import Group, about
 from bench.analysis.setting import Setting, number
 from bench.analysis.verdicts import COSTS, OBJECTIVES, Objective, column, compare, pareto
 from bench.plan.columns import BY_NAME, group_names
-from bench.report.text import BASE, num, score, score_gap, span, times, x_label
-from bench.stats.intervals import Interval
+from bench.report import text
+from bench.report.text import BASE, num, score, score_gap, span, times, with_span, x_label
 
 DASH: Final = "–"
 MOST_DRAWN: Final = 400
@@ -32,9 +36,6 @@ _UNSET: Final = {
     "max_train": "all", "max_dev": "all", "max_steps": "no cap", "folds": "none",
     "early_stopping": "none", "sharing": "none",
 }  # fmt: skip
-
-Columns = list[tuple["Head", Callable[[Setting], object]]]
-"""Headings, and the value of each for a setting; a dash for None."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,52 @@ class Table:
     marks: Sequence[str] = ()
     folded: bool = False
     total: int = 0
+
+
+_DECLARED: Final = tomllib.loads(files("bench.report").joinpath("columns.toml").read_text("utf-8"))
+
+
+def declared(name: str) -> dict[str, Any]:
+    """The columns that columns.toml declares under a name, in their order, with their headings."""
+    return dict(_DECLARED[name])
+
+
+def table(
+    name: str,
+    rows: Iterable[Mapping[Any, object]],
+    caption: str = "",
+    marks: Sequence[str] = (),
+    words: Mapping[str, str] = MappingProxyType({}),
+    *,
+    folded: bool = False,
+    total: int = 0,
+) -> Table:
+    """A table with the caption and the columns that columns.toml declares under a name, those that
+    its rows have.
+
+    Args:
+        rows: the fields of each by column; None and NaN for a dash.
+        words: what the names in braces in the declaration stand for.
+    """
+    rows, columns = [*rows], declared(name)
+    caption = caption or columns.get("caption", "")
+    heads, forms = [], dict[str, Callable[[object], str]]()
+    for key, head in columns.items():
+        if key != "caption" and (not rows or key in rows[0]):
+            fields = {"text": head} if isinstance(head, str) else dict(head)
+            form, numeric = fields.pop("form", "{}"), bool(fields.pop("numeric", False))
+            forms[key] = form.format if "{" in form else getattr(text, form)
+            texts = {name: value.format(**words) for name, value in fields.items()}
+            meaning = about(texts["column"]) if "column" in texts else texts.get("about", "")
+            heads.append(Head(key, texts["text"], meaning, numeric))
+    body = [[_field(row[key], form) for key, form in forms.items()] for row in rows]
+    return Table(heads, body, caption, marks, folded, total)
+
+
+def _field(value: object, form: Callable[[object], str]) -> str:
+    if isinstance(value, str):
+        return value
+    return DASH if value is None or value != value else form(value)
 
 
 def kind(setting: Setting) -> str:
@@ -133,103 +180,67 @@ def front_table(group: Group) -> Table:
     on_front = [s for s in group.settings if any(id(s) in front for front in fronts.values())]
     last = len(on_front) + 1
     on_front.sort(key=lambda s: tuple(fronts[cost].get(id(s), last) for cost in COSTS))
-    columns: Columns = [
-        (Head("setting", "setting"), lambda s: s.label),
-        (Head("by_memory", "no. by memory", "its number in the figure of memory", True),
-         lambda s: fronts["memory"].get(id(s))),
-        (Head("by_time", "no. by time", "its number in the figure of time", True),
-         lambda s: fronts["time"].get(id(s))),
-        *_result_columns(group),
-    ]  # fmt: skip
+    rows = [
+        {
+            "setting": s.label,
+            "by_memory": fronts["memory"].get(id(s)),
+            "by_time": fronts["time"].get(id(s)),
+            **_results(group, s),
+        }
+        for s in on_front[:MOST_SETTINGS]
+    ]
     caption = "The settings on a Pareto front, by increasing memory."
-    return Table(*_filled(columns, on_front), caption, total=len(on_front))
+    return table("settings", rows, caption, words=_units(group), total=len(on_front))
 
 
 def settings_table(group: Group) -> Table:
     """Every setting, averaged over its seeds, against full fine-tuning in fp32."""
-    columns: Columns = [
-        (Head("mode", "mode", about("mode")), lambda s: s.mode),
-        (Head("rank", "rank", about("rank"), True), lambda s: s.rank),
-        (Head("layers", "layers", about("layers")), lambda s: s.layers),
-        (Head("amp", "AMP", about("amp")), lambda s: s.amp),
-    ]
-    if any(setting.tells_frozen for setting in group.settings):
-        columns.append((Head("frozen_dtype", "frozen", about("frozen_dtype")), lambda s: s.frozen))
-    if any(setting.unfreezes for setting in group.settings):
-        columns.append((Head("unfreeze", "unfreezing", about("unfreeze")), lambda s: s.unfreeze))
-    if any(setting.tells_rate for setting in group.settings):
-        head = Head("rate", "rate", about("learning_rate"), True)
-        columns.append((head, lambda s: None if s.rate is None else f"{s.rate:g}"))
-    ok = Head("ok", "ok", "runs that ended ok, of those that ran or are planned")
-    columns += [(ok, lambda s: f"{len(s.ok)}/{len(s.rows)}"), *_result_columns(group)]
-    heads, rows = _filled(columns, group.settings)
-    marks = ["baseline" if s is group.baseline else "" for s in group.settings[:MOST_SETTINGS]]
+    settings = group.settings
+    has = {
+        "frozen_dtype": any(setting.tells_frozen for setting in settings),
+        "unfreeze": any(setting.unfreezes for setting in settings),
+        "rate": any(setting.tells_rate for setting in settings),
+    }
+
+    def row(s: Setting) -> dict[str, object]:
+        fields: dict[str, object] = {
+            "mode": s.mode, "rank": s.rank, "layers": s.layers or None, "amp": s.amp,
+            "frozen_dtype": s.frozen or None, "unfreeze": s.unfreeze or None,
+            "rate": s.rate, "ok": f"{len(s.ok)}/{len(s.rows)}", **_results(group, s),
+        }  # fmt: skip
+        return {name: value for name, value in fields.items() if has.get(name, True)}
+
     caption = "Every setting against full fine-tuning in fp32, its seeds averaged."
-    if len({frozenset(s.places(group.memory_column)) for s in group.settings if s.ok}) > 1:
+    if len({frozenset(s.places(group.memory_column)) for s in settings if s.ok}) > 1:
         caption += " Ratios are over common seeds; memory and time are those of each one's own."
-    return Table(heads, rows, caption, marks, folded=True, total=len(group.settings))
+    shown = settings[:MOST_SETTINGS]
+    marks = ["baseline" if s is group.baseline else "" for s in shown]
+    rows, units = map(row, shown), _units(group)
+    return table("settings", rows, caption, marks, units, folded=True, total=len(settings))
 
 
-def _filled(
-    columns: Columns, settings: Sequence[Setting]
-) -> tuple[Sequence[Head], Sequence[Sequence[str]]]:
-    """The headings, and a row of texts for each of the first settings."""
-
-    def text(value: object) -> str:
-        return DASH if value in (None, "") else str(value)
-
-    rows = [[text(field(s)) for _, field in columns] for s in settings[:MOST_SETTINGS]]
-    return [head for head, _ in columns], rows
+def _units(group: Group) -> dict[str, str]:
+    columns = {f"{cost}_column": column(group, cost) for cost in COSTS}
+    return columns | {f"{cost}_unit": x_label(group, cost) for cost in COSTS}
 
 
-def _result_columns(group: Group) -> Columns:
-    """Score and costs, and how they compare with full fine-tuning in fp32."""
-    base = group.baseline
-
-    def estimate(setting: Setting, objective: Objective) -> Interval | None:
-        return setting.estimate(column(group, objective))
-
-    def against(setting: Setting, objective: Objective) -> Interval | None:
-        return compare(group, objective, setting, base) if base else None
-
-    form, form_gap = partial(score, group), partial(score_gap, group)
-
-    def score_text(setting: Setting) -> str:
-        value = estimate(setting, "score")
-        return form(value.value) if value else setting.folds_done or "not measured"
-
-    def to_full(setting: Setting) -> str | None:
-        gap = None if setting is base else against(setting, "score")
-        if gap is None:
-            return None
-        ends = span(gap, form_gap)
-        return form_gap(gap.value) + (f" ({ends})" if ends else "")
-
-    def cost_columns(cost: Objective, unit: str) -> Columns:
-        name, ratio_about = column(group, cost), f"{cost} against full fine-tuning in fp32"
-        return [
-            (Head(cost, unit, about(name), True),
-             lambda s: num(value.value if (value := estimate(s, cost)) else None)),
-            (Head(f"{cost}_ratio", "× full", ratio_about, True),
-             lambda s: times(ratio.value) if (ratio := against(s, cost)) else None),
-        ]  # fmt: skip
-
-    difference = "dev score minus that of full fine-tuning in fp32, with the interval"
-    scores: Columns = [
-        (Head("dev_score", "dev score", about("dev_score"), True), score_text),
-        (Head("dev_interval", "95% interval", "of the dev score"),
-         lambda s: span(value, form) if (value := estimate(s, "score")) else None),
-        (Head("to_full", "to full", difference), to_full),
-    ]  # fmt: skip
-    return [
-        *(scores if group.has_quality else []),
-        *cost_columns("memory", x_label(group, "memory")),
-        *cost_columns("time", x_label(group, "time")),
-        (Head("trained", "trained", about("params_trainable"), True),
-         lambda s: None if (value := cost_of(group, s, "parameters")) is None else f"{value:,.0f}"),
-        (Head("size", "file, MB", "what is shipped with the base model, in fp32", True),
-         lambda s: None if (value := cost_of(group, s, "size")) is None else num(value)),
-    ]  # fmt: skip
+def _results(group: Group, s: Setting) -> dict[str, object]:
+    """Score and costs of a setting, and how they compare with full fine-tuning in fp32."""
+    base, form = group.baseline, partial(score, group)
+    estimates = {objective: s.estimate(column(group, objective)) for objective in OBJECTIVES}
+    value = estimates["score"]
+    gap = compare(group, "score", s, base) if base and s is not base else None
+    fields: dict[str, object] = {} if not group.has_quality else {
+        "dev_score": form(value.value) if value else s.folds_done or "not measured",
+        "dev_interval": (span(value, form) or None) if value else None,
+        "to_full": with_span(gap, partial(score_gap, group)) if gap else None,
+    }  # fmt: skip
+    for cost in COSTS:
+        ratio = compare(group, cost, s, base) if base else None
+        fields[cost] = num(known.value if (known := estimates[cost]) else None)
+        fields[f"{cost}_ratio"] = ratio and ratio.value
+    trained, size = (cost_of(group, s, need) for need in ("parameters", "size"))
+    return fields | {"trained": trained, "size": size}
 
 
 def kinds_table(group: Group) -> Table:
@@ -244,33 +255,27 @@ def kinds_table(group: Group) -> Table:
         known = (compare(group, cost, s, base) if base is not None else None for s in settings)
         return _range([ratio.value for ratio in known if ratio], times)
 
-    def row(settings: Sequence[Setting]) -> list[str]:
+    def row(kind: tuple[str, str, str], settings: Sequence[Setting]) -> dict[str, str]:
         ranks = [float(s.rank) for s in settings if s.rank is not None]
         scores = [e.value for s in settings if (e := s.estimate("dev_score"))]
         sizes = [size for s in settings if (size := cost_of(group, s, "size")) is not None]
         ok = sum(bool(s.ok) for s in settings)
-        return [
-            _range(ranks, "{:.0f}".format),
-            str(ok) if ok == len(settings) else f"{ok} of {len(settings)}",
-            *([_range(scores, partial(score, group))] if group.has_quality else []),
-            *([_range(sizes, num)]),
-            *(ratios(settings, cost) for cost in COSTS),
-        ]
+        return {
+            **dict(zip(("mode", "layers", "precision"), kind, strict=True)),
+            "rank": _range(ranks, "{:.0f}".format),
+            "settings": str(ok) if ok == len(settings) else f"{ok} of {len(settings)}",
+            **({"dev_score": _range(scores, partial(score, group))} if group.has_quality else {}),
+            "size": _range(sizes, num),
+            **{f"{cost}_ratio": ratios(settings, cost) for cost in COSTS},
+        }
 
-    heads = [
-        Head("mode", "mode"), Head("layers", "layers"), Head("precision", "precision"),
-        Head("rank", "rank", numeric=True), Head("settings", "settings", numeric=True),
-        *([Head("dev_score", "dev score", numeric=True)] if group.has_quality else []),
-        Head("size", "file, MB", numeric=True),
-        Head("memory_ratio", "× memory", numeric=True), Head("time_ratio", "× time", numeric=True),
-    ]  # fmt: skip
     of = " and ".join(
         f"{num(value.value)} {'MiB' if cost == 'memory' else x_label(group, cost)}"
         for cost in COSTS
         if base and (value := base.estimate(column(group, cost)))
     )
     caption = f"× is against {BASE}{f' ({of})' if of else ''}, over the seeds that both ran with."
-    return Table(heads, [[*kind, *row(s)] for kind, s in kinds.items()], caption)
+    return table("kinds", starmap(row, kinds.items()), caption)
 
 
 def _range(values: Sequence[float], form: Callable[[float], str]) -> str:
@@ -280,8 +285,10 @@ def _range(values: Sequence[float], form: Callable[[float], str]) -> str:
 
 def conditions_table(group: Group) -> Table:
     """The conditions and settings that a group's cells share, and the rates of its modes."""
-    rows = [[name, value, about(column)] for _, name, column, value in _conditions(group)]
-    return Table([Head("name", "name"), Head("value", "value"), Head("about", "meaning")], rows)
+    return table("conditions", (
+        {"name": name, "value": value, "about": about(column)}
+        for _, name, column, value in _conditions(group)
+    ))  # fmt: skip
 
 
 def conditions_lines(group: Group) -> list[str]:
@@ -317,5 +324,4 @@ def _conditions(group: Group) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _listed(values: Collection[str]) -> str:
-    """The first values, separated by commas."""
     return ", ".join([*values][:_MOST_LISTED]) + (", …" if len(values) > _MOST_LISTED else "")

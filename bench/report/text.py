@@ -84,6 +84,11 @@ def with_span(interval: Interval, shape: Callable[[float], str] = fixed) -> str:
     return f"{shape(interval.value)} ({ends})" if ends else shape(interval.value)
 
 
+def range_of(values: Collection[float], shape: Callable[[float], str] = fixed) -> str:
+    """The least and the largest of some values; one of them where both look alike."""
+    return " to ".join(dict.fromkeys(shape(float(end)) for end in (min(values), max(values))))
+
+
 def count(number: int, thing: str, things: str | None = None) -> str:
     """A number with its noun: `1 cell`, `2 cells`."""
     return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"

@@ -22,18 +22,17 @@ from bench.analysis.verdicts import COSTS, Objective, compare
 from bench.common.grouping import grouped
 from bench.report import figures
 from bench.report.commands import narrowed
-from bench.report.pages import sentences
+from bench.report.pages import phrase, sentences
 from bench.report.sections import Section
-from bench.report.tables import DASH, Head, Table
-from bench.report.text import num, x_label
+from bench.report.tables import Table, table
+from bench.report.text import range_of, x_label
 from bench.results.facts import DataFacts
 
 _NAMED: Final = 0.02
 """The share of a total from which the change of a part is named."""
 _STATE: Final = ("gradients", "optimizer")
-_ACTIVATIONS: Final = ("activations",)
 _UNITED: Final[dict[Objective, tuple[tuple[str, ...], ...]]] = {
-    "memory": ((LIBRARIES,), ("weights",), _STATE, _ACTIVATIONS, (REST,)),
+    "memory": ((LIBRARIES,), ("weights",), _STATE, ("activations",), (REST,)),
     "time": tuple((name,) for name in STEP),
 }
 """The parts that sentences speak of."""
@@ -41,13 +40,6 @@ _NAMES: Final[dict[tuple[str, ...], str]] = {
     _STATE: "gradients and optimizer state",
     (REST,): "the rest",
 }
-_HELD: Final = (
-    "Means over the seeds that all of these ran with. Libraries: Python, what it imports, and "
-    "mapped files. Activations: what the forward pass of the largest batch keeps for the backward "
-    "pass. The rest: temporary tensors, evaluation, and memory that an allocator keeps without a "
-    "tensor in it; it is the measured peak less the other parts, which are measured too. "
-    "Gradients come while activations go, so the peak need not hold all of both."
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,19 +71,21 @@ def why_section(
     if not costs:
         return []
     panels = {x_label(group, cost): [bar.parts[cost] for bar in bars] for cost in costs}
-    drawing = figures.parts([_label(bar.setting) for bar in bars], panels, "why", _HELD)
+    drawing = figures.parts(
+        [_label(bar.setting) for bar in bars], panels, "why", phrase("captions", "why")
+    )
     full = [bar for bar in bars if bar.setting.mode == "full"]
     others = [bar for bar in bars if bar.setting.mode != "full"]
     alike = [bar for bar in full if bar.setting.amp in {other.setting.amp for other in others}]
     base = next(iter([*alike, *full]), None)
     adapted = [bar for bar in others if bar.setting.adapted]
-    texts = sentences(
-        "why", bars=bars, base=base, num=num, amount=_amount, part=_part, largest=_largest,
+    heading, *lines = sentences(
+        "why", bars=bars, base=base, amount=_amount, part=_part, largest=_largest,
         modes=[*grouped(adapted, lambda bar: bar.setting.mode).values()], shares=_shares,
         percents=_percents, gaps=partial(_gaps, group), between=partial(_between_modes, group),
-        again=partial(narrowed, group, facts, rerun="ok"),
+        again=partial(narrowed, group, facts, rerun="ok"), state=_STATE,
     )  # fmt: skip
-    return [Section("why", "Why", _heading(base), texts, [drawing], [_table(group, bars)])]
+    return [Section("why", "Why", heading, lines, [drawing], [_table(group, bars)])]
 
 
 def _name(setting: Setting) -> str:
@@ -108,61 +102,37 @@ def _label(setting: Setting) -> str:
     return f"{setting.mode}{rank}{layers} {setting.precision}"
 
 
-def _heading(base: _Bar | None) -> str:
-    """The shares of full fine-tuning's costs that matter to adapters."""
-    memory, step = (base.parts["memory"], base.parts["time"]) if base else (None, None)
-    shares = []
-    if base and memory:
-        state, activations = memory.of(*_STATE), memory.of(*_ACTIVATIONS)
-        shares.append(
-            f"gradients and optimizer state are {state / memory.total:.0%} of the memory of "
-            f"{base.name}, activations {activations / memory.total:.0%}"
-        )
-    if base and step:
-        whose = "its step" if memory else f"a step of {base.name}"
-        shares.append(f"backward is {step.of('backward') / step.total:.0%} of {whose}")
-    return f"Why: {'; '.join(shares) or 'where memory and a step go'}"
-
-
 def _gaps(group: Group, bar: _Bar, base: _Bar) -> str:
     """How much a setting's costs differ from another's, with the parts that change most."""
-    clauses = []
+    every = []
     for cost in COSTS:
         one, other = bar.parts[cost], base.parts[cost]
-        if one is None or other is None:
-            continue
-        change = one.total - other.total
-        gap = compare(group, cost, bar.setting, base.setting)
-        doubt = ["not significant"] if gap and gap.holds(1.0) else []
-        inner = "; ".join(
-            doubt + ([", ".join(changes)] if (changes := _changes(cost, one, other)) else [])
-        )
-        amount, than = _amount(abs(change), other.total), "less" if change < 0 else "more"
-        clauses.append(f"{amount} {_unit(group, cost, than)}" + (f" ({inner})" if inner else ""))
-    return " and ".join(clauses)
+        if one is not None and other is not None:
+            gap = compare(group, cost, bar.setting, base.setting)
+            change = one.total - other.total
+            unit = _unit(group, cost, "less" if change < 0 else "more")
+            changed = [
+                (_part(parts), one.of(*parts), other.of(*parts))
+                for parts in sorted(_UNITED[cost], key=lambda p: -abs(one.of(*p) - other.of(*p)))
+                if abs(one.of(*parts) - other.of(*parts)) >= _NAMED * other.total
+            ]
+            no_effect = gap is not None and gap.holds(1.0)
+            every.append((_amount(abs(change), other.total), unit, no_effect, changed, other.total))
+    return phrase("gaps", "gaps", every, _amount)
 
 
 def _amount(value: float, total: float) -> str:
-    """A quantity with as many decimals as suit a total."""
     return f"{value:,.{0 if total >= 100 else 1 if total >= 10 else 2}f}"
+
+
+def _signed(total: float, gap: float) -> str:
+    return f"{'−' if gap < 0 else '+'}{_amount(abs(gap), total)}"
 
 
 def _unit(group: Group, cost: Objective, than: str = "") -> str:
     """The unit of a cost; with `than`, such as `ms less for 1,000 tokens`."""
     unit, _, of = ("MiB" if cost == "memory" else x_label(group, cost)).partition(" ")
     return " ".join(filter(None, (unit, than, of)))
-
-
-def _changes(cost: Objective, one: Breakdown, other: Breakdown) -> list[str]:
-    """The parts that differ, the largest difference first."""
-    gaps = {parts: one.of(*parts) - other.of(*parts) for parts in _UNITED[cost]}
-    ordered = sorted(gaps, key=lambda parts: -abs(gaps[parts]))
-    return [
-        f"{_part(parts)} {_amount(one.of(*parts), other.total)} instead of "
-        f"{_amount(other.of(*parts), other.total)}"
-        for parts in ordered
-        if abs(gaps[parts]) >= _NAMED * other.total
-    ]
 
 
 def _part(parts: tuple[str, ...]) -> str:
@@ -180,8 +150,7 @@ def _shares(left: Sequence[Breakdown], full: Breakdown, *names: str) -> list[flo
 
 
 def _percents(shares: Sequence[float]) -> str:
-    ends = dict.fromkeys(f"{100 * share:.0f}" for share in (min(shares), max(shares)))
-    return f"{' to '.join(ends)}%"
+    return f"{range_of(shares, lambda share: f'{100 * share:.0f}')}%"
 
 
 def _between_modes(group: Group, bars: Sequence[_Bar], first: Sequence[_Bar]) -> str:
@@ -200,10 +169,8 @@ def _between_modes(group: Group, bars: Sequence[_Bar], first: Sequence[_Bar]) ->
         }
         most = _part(max(changes, key=lambda parts: changes[parts]))
         scale = max(a.total for a, _ in known)
-        ends = dict.fromkeys(
-            f"{'−' if gap < 0 else '+'}{_amount(abs(gap), scale)}" for gap in (min(gaps), max(gaps))
-        )
-        clauses.append(f"{' to '.join(ends)} {_unit(group, cost)}, mostly in {most}")
+        ends = range_of(gaps, partial(_signed, scale))
+        clauses.append(f"{ends} {_unit(group, cost)}, mostly in {most}")
     return "; ".join(clauses)
 
 
@@ -211,20 +178,18 @@ def _table(group: Group, bars: Sequence[_Bar]) -> Table:
     memory = [n for n in (LIBRARIES, *OWNERS, REST) if any(
         (m := bar.parts["memory"]) and n in m.parts for bar in bars
     )]  # fmt: skip
-    columns: list[tuple[Objective, str]] = [
-        ("memory", ""), *(("memory", name) for name in memory),
-        ("time", ""), *(("time", name) for name in STEP),
-    ]  # fmt: skip
-    heads = [
-        Head("setting", "setting"), Head("peak", x_label(group, "memory"), numeric=True),
-        *(Head(f"{name}_mib", name, numeric=True) for name in memory),
-        Head("time", x_label(group, "time"), numeric=True),
-        *(Head(f"{name}_time", name, numeric=True) for name in STEP),
-    ]  # fmt: skip
+    columns: dict[str, tuple[Objective, str]] = {
+        "peak": ("memory", ""), **{f"{name}_mib": ("memory", name) for name in memory},
+        "time": ("time", ""), **{f"{name}_time": ("time", name) for name in STEP},
+    }  # fmt: skip
 
-    def text(bar: _Bar, cost: Objective, name: str = "") -> str:
+    def shown(bar: _Bar, cost: Objective, name: str) -> str | None:
         of = bar.parts[cost]
-        return DASH if of is None else _amount(of.parts[name] if name else of.total, of.total)
+        return None if of is None else _amount(of.parts[name] if name else of.total, of.total)
 
-    rows = [[bar.setting.label, *(text(bar, *column) for column in columns)] for bar in bars]
-    return Table(heads, rows, "The parts of memory, MiB, and of time.", folded=True)
+    rows = [
+        {"setting": bar.setting.label, **{key: shown(bar, *of) for key, of in columns.items()}}
+        for bar in bars
+    ]
+    units = {"peak": x_label(group, "memory"), "time": x_label(group, "time")}
+    return table("why", rows, words=units, folded=True)

@@ -11,7 +11,7 @@ from bench.plan.cell import Cell
 from bench.plan.rows import Row
 from bench.report import cells, tables
 from bench.report.figures import COLOURS, LINES, MARKERS
-from bench.report.sections import sections
+from bench.report.tradeoff import sections
 from tests.bench.synthetic_rows import cell, failed_row, result_row
 
 RATES = (1e-5, 5e-5, 1e-4)

@@ -22,8 +22,8 @@ from bench.report import cells, lead, tables
 from bench.report.amp import amp_section
 from bench.report.commands import commands
 from bench.report.render import render
-from bench.report.sections import sections
 from bench.report.text import plain
+from bench.report.tradeoff import sections
 from bench.report.why import why_section
 from tests.bench.report.test_browser import WIDE
 from tests.bench.synthetic_rows import cell, failed_row, full_grid, result_row, synthetic_rows

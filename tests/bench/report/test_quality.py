@@ -9,10 +9,9 @@ import pytest
 
 from bench.analysis.groups import groups
 from bench.plan.rows import Row
-from bench.report import calibration, classes
-from bench.report.calibration import calibration_error
+from bench.report import quality
 from bench.report.pages import html_environment
-from bench.report.quality import quality_sections
+from bench.report.quality import calibration_error, quality_sections
 from bench.report.render import report
 from bench.report.sections import Section
 from bench.results.facts import DataFacts
@@ -29,8 +28,7 @@ STRENGTH = {"full": 1.5, "lora": 3.0, "head": 0.8}
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (classes, calibration):
-        monkeypatch.setattr(module, "to_svg", lambda figure, stem: f'<svg id="{stem}"></svg>')
+    monkeypatch.setattr(quality, "to_svg", lambda figure, stem: f'<svg id="{stem}"></svg>')
 
 
 def outcome_for(row: Row, kind: str, number: int) -> Outcome:
