@@ -24,7 +24,7 @@ from bench.report.drawing import (
 from bench.report.tables import DASH
 from bench.report.text import count, fixed, shortened, with_span
 from bench.stats.intervals import Interval
-from bench.studies.ensemble.outcome import BEST, CELL, ENSEMBLE
+from bench.studies.ensemble.result import BEST, CELL, ENSEMBLE
 
 BASELINE: Final = "baseline"
 PUBLISHED: Final = "published, on other examples"

@@ -17,7 +17,7 @@ from minbert.files import is_file
 
 
 @dataclass(frozen=True)
-class Trained:
+class KeptCell:
     """A cell that ended ok and kept its weights. Among the cells of a call its `name` is unique."""
 
     row: Row
@@ -35,7 +35,7 @@ class Trained:
         return self.folder / WEIGHTS
 
 
-def find(runs: Sequence[Path]) -> tuple[list[Trained], list[str]]:
+def find(runs: Sequence[Path]) -> tuple[list[KeptCell], list[str]]:
     """The cells of some CSVs that kept weights, in their order, and a note for each reason why
     others are left out.
 
@@ -45,14 +45,14 @@ def find(runs: Sequence[Path]) -> tuple[list[Trained], list[str]]:
         InputError: if there is none.
     """
     files = ", ".join(map(str, runs))
-    cells: dict[str, Trained] = {}
+    cells: dict[str, KeptCell] = {}
     left_out: dict[str, str] = {}
     for path in runs:
         for row in standing(read_rows(path)).values():
             if row.status != "ok" or row.learning_rate_source == CANDIDATE:
                 continue
             cell_id = row.cell_id
-            cell = Trained(row, folder_of(path, row), row.name)
+            cell = KeptCell(row, folder_of(path, row), row.name)
             if reason := _why_left_out(cell):
                 left_out[cell_id] = reason
             else:
@@ -66,7 +66,7 @@ def find(runs: Sequence[Path]) -> tuple[list[Trained], list[str]]:
     return _named(list(cells.values())), [f"left out: {line}" for line in counts]
 
 
-def _why_left_out(cell: Trained) -> str | None:
+def _why_left_out(cell: KeptCell) -> str | None:
     if cell.row.init == "random":
         return "that began with random weights"
     if cell.row.task == MULTITASK:
@@ -80,7 +80,7 @@ def _why_left_out(cell: Trained) -> str | None:
     return None
 
 
-def _named(cells: Sequence[Trained]) -> list[Trained]:
+def _named(cells: Sequence[KeptCell]) -> list[KeptCell]:
     """Cells with unique names, to which task, model and digest are added where needed."""
     columns = {"task": "task", "model_digest": "model"}
     shown = [name for key, name in columns.items() if len({cell.row[key] for cell in cells}) > 1]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.names import adapted_layers
-from bench.studies.updates.cells import Trained
+from bench.studies.updates.cells import KeptCell
 
 Floats = NDArray[np.float64]
 
@@ -125,7 +125,7 @@ class Module:
 class Update:
     """The modules that a cell's training changed; `unmoved` counts the unchanged ones."""
 
-    cell: Trained
+    cell: KeptCell
     modules: tuple[Module, ...]
     unmoved: int = 0
 
