@@ -166,7 +166,7 @@ def _format(row: Row, name: str | None, merge: bool) -> Format:
     Raises:
         InputError: if it can't express the cell, or its libraries are missing.
     """
-    if merge and name == "peft":
+    if merge and name is not None and FORMATS[name].is_adapter:
         raise InputError(
             "--merge: merged weights are no adapter; leave it out, or take --format "
             f"{default_format(row, True)}"

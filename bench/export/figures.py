@@ -52,8 +52,7 @@ def measure(
         InputError: if the exported form fails.
     """
     threads = usable_threads()
-    is_adapter = any(folder.rglob("adapter_config.json"))
-    exported = ADAPTER if is_adapter else ONNX if format.name == "onnx" else MERGED
+    exported = ADAPTER if format.is_adapter else ONNX if format.name == "onnx" else MERGED
     merged = default_format(trained.row.cell, merge=True)
     formats = {
         ADAPTER: format,
@@ -61,7 +60,7 @@ def measure(
         ONNX: FORMATS["onnx"],
         INT8: FORMATS["onnx"],
     }
-    names = [name for name in FORMS if name != ADAPTER or is_adapter]
+    names = [name for name in FORMS if name != ADAPTER or format.is_adapter]
     forms: list[Form] = []
     with TemporaryDirectory(dir=folder.parent, prefix=".forms-") as temporary:
         for name in names:

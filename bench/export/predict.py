@@ -32,7 +32,7 @@ from bench.examples.reading import texts_in
 from bench.examples.sources import table_of_texts
 from bench.examples.table import Table
 from bench.examples.textfiles import typed_texts
-from bench.export import formats, snippets
+from bench.export import snippets
 from bench.export.formats import BASE, Format, format_in
 from bench.export.snippets import answers
 from bench.plan.adapter_configs import check_adapters
@@ -177,10 +177,9 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
         raise InputError(f"--weights {weights}: the model has {has}")
     if base is not None and not (folder / BASE).is_file():
         raise InputError(f"--base {base}: {folder} is a whole model and needs none")
-    check_adapters(folder, adapts=exported.name == "peft")
+    check_adapters(folder, adapts=exported.is_adapter)
     _check_configs(folder)
-    if exported.name == "sentence-transformers":
-        import_module(f"{formats.__name__}.{exported.snippet.stem}").check_modules(folder)
+    exported.check(folder)
     try:
         snippet = import_module(f"{snippets.__name__}.{exported.snippet.stem}")
         if "transformers" in sys.modules:
