@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
@@ -25,7 +25,6 @@ from bench.export.choice import (
     recommended_cell,
 )
 from bench.export.formats import (
-    BASE,
     FORMATS,
     SNIPPET,
     Format,
@@ -37,9 +36,6 @@ from bench.launch.signals import Signals
 from bench.plan.rows import Row
 from bench.recommend import with_needs
 from minbert.files import is_file, is_folder
-
-if TYPE_CHECKING:
-    from bench.export.exporting import Exported
 
 _EPILOG: Final = """\b
 CELL is the id of a cell in runs.csv or its beginning, its short name, its folder, or `recommended`,
@@ -125,39 +121,41 @@ def command(
     from bench.export.exporting import export
 
     with Signals() as signals, signals.raising():
-        exported = export(trained, logits, runs, target, form, settings=choice.settings)
+        libraries, figures = export(trained, logits, runs, target, form, settings=choice.settings)
+    row = trained.row
     if as_json:
-        echo(json.dumps(exported.to_json(), indent=1))
-    else:
-        _print(exported, folder)
-    return 0
+        outcome = {
+            "folder": str(target),
+            "format": form.name,
+            "cell_id": row.cell_id,
+            "cell": row.name,
+            "trained_again": trained.again,
+            "other_predictions": trained.changed,
+            "refitted": refit,
+            "dev_score": None if refit else row.dev_score,
+            "libraries": libraries,
+            "figures": figures.model_dump(mode="json"),
+        }
+        echo(json.dumps(outcome, indent=1))
+        return 0
 
-
-def _print(exported: "Exported", folder: Path) -> None:
-    """Print what was written, checked and measured."""
     from bench.export.card import figures_table
     from bench.report.show import print_tables
 
-    trained, base = exported.trained, exported.trained.base
-    libraries = ", ".join(
-        f"{name} {version}" for name, version in exported.answer.libraries.items()
-    )
-    is_adapter = is_file(exported.folder / BASE)
+    versions = ", ".join(f"{name} {version}" for name, version in libraries.items())
     amp, rounded = trained.job.cell.amp, ""
     if amp != "off":
         rounded = f"; {trained.changed:,} of its predictions differ from those in {amp}"
-    option = ["--base", str(base.folder)] if is_adapter and not base.on_hub else []
+    option = ["--base", str(base.folder)] if form.is_adapter and not base.on_hub else []
     words = ["python", str(folder / SNIPPET), "TEXT", *option]
-    print_tables(
-        [figures_table(exported.figures)],
-        [
-            f"{folder}: {trained.row.name} ({trained.row.cell_id}) for {exported.form.name}",
-            f"checked: in a process without this project ({libraries}) it gives the logits of the "
-            f"cell's model in fp32 on all {len(trained.dev):,} dev examples{rounded}",
-            f"use it: {command_line('predict', str(folder), 'FILE', *option)}, or "
-            f"{shlex.join(words)}",
-        ],
-    )
+    lines = [
+        f"{folder}: {row.name} ({row.cell_id}) for {form.name}",
+        f"checked: in a process without this project ({versions}) it gives the logits of the "
+        f"cell's model in fp32 on all {len(trained.dev):,} dev examples{rounded}",
+        f"use it: {command_line('predict', str(folder), 'FILE', *option)}, or {shlex.join(words)}",
+    ]
+    print_tables([figures_table(figures)], lines)
+    return 0
 
 
 def _format(row: Row, name: str | None, merge: bool) -> Format:

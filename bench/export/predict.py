@@ -12,7 +12,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from io import TextIOWrapper
 from itertools import islice
@@ -30,7 +29,6 @@ from bench.common.progress import note_to_stderr
 from bench.examples.columns import choose_texts
 from bench.examples.reading import texts_in
 from bench.examples.sources import table_of_texts
-from bench.examples.table import Table
 from bench.examples.textfiles import typed_texts
 from bench.export import snippets
 from bench.export.formats import BASE, Format, format_in
@@ -100,11 +98,11 @@ def command(
             raise InputError(f"--to {to}: is in the model's folder; name a file elsewhere")
         check_csv(to, [] if file == _STDIN else [Path(file)], "--to")
     exported = format_in(folder)
-    outputs = _read_outputs(folder / exported.config)
+    classes, takes_pairs = _read_outputs(folder / exported.config)
     stdin = typed_texts(sys.stdin.buffer, "stdin")
     table = stdin if file == _STDIN else table_of_texts(Path(file))
-    columns = choose_texts(table, text, text_pair, pairs=outputs.pairs)
-    rows = _rows(table, columns)
+    columns = choose_texts(table, text, text_pair, pairs=takes_pairs)
+    rows = (texts_in(fields) for _, fields in table.read(columns))
     chunk = [*islice(rows, _CHUNK)]
     if not chunk:
         raise InputError(f"{table.name}: holds no text")
@@ -113,8 +111,7 @@ def command(
     left_out: Counter[str] = Counter()
     with warnings.catch_warnings(action="ignore"), _output(to) as stream, _progress() as show:
         predict = _load(folder, exported, base, weights)
-        writer: Callable[[TextIO, Sequence[str]], Write] = _json_writer if as_json else _csv_writer
-        write = writer(stream, outputs.classes)
+        write = (_json_writer if as_json else _csv_writer)(stream, classes)
         done = 0
         while chunk:
             texts = [row for row in chunk if not isinstance(row, str)]
@@ -134,21 +131,9 @@ def command(
     return 0
 
 
-@dataclass(frozen=True)
-class _Outputs:
-    """The kind of answers of an exported model.
-
-    Attributes:
-        classes: their names, in the order of the logits; none of a regression.
-        pairs: whether it takes pairs of texts.
-    """
-
-    classes: tuple[str, ...]
-    pairs: bool
-
-
-def _read_outputs(path: Path) -> _Outputs:
-    """The kind of answers of an exported model, by its file of settings.
+def _read_outputs(path: Path) -> tuple[tuple[str, ...], bool]:
+    """The names of an exported model's classes in the order of the logits (none of a regression),
+    and whether it takes pairs of texts, by its file of settings.
 
     Raises:
         InputError: if it can't be read.
@@ -158,7 +143,7 @@ def _read_outputs(path: Path) -> _Outputs:
         names = config["id2label"]
         classes = tuple(str(names[str(i)]) for i in range(len(names)))
         has_classes = config["problem_type"] != "regression"
-        return _Outputs(classes if has_classes else (), bool(config["text_pairs"]))
+        return (classes if has_classes else ()), bool(config["text_pairs"])
     except (MinbertInputError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: does not describe an exported model ({one_line(str(error))}); export it again"
@@ -225,12 +210,6 @@ def _cause(error: BaseException) -> str:
     return one_line(str(error)) or type(error).__name__
 
 
-def _rows(table: Table, columns: Sequence[str]) -> Iterator[str | tuple[str, ...]]:
-    """The texts of each row, or the reason why it has none."""
-    for _, fields in table.read(columns):
-        yield texts_in(fields)
-
-
 def _in_order(predict: Predict, rows: Sequence[tuple[str, ...]]) -> Iterator[Answer]:
     """The answers to rows; texts of similar length are predicted together, so that little is
     padded."""
@@ -247,15 +226,12 @@ def _csv_writer(stream: TextIO, classes: Sequence[str]) -> Write:
     is_joined = not any(_MARK in name for name in classes)
 
     def write(number: int, answer: Answer | None) -> None:
-        if answer is None:
-            writer.writerow([number, "", *("" for _ in classes)])
-            return
-        prediction, shares = answer
+        prediction, shares = answer or ("", ())
         if isinstance(prediction, list):
             prediction = _MARK.join(prediction) if is_joined else json.dumps(prediction)
         text = _harmless(prediction) if isinstance(prediction, str) else f"{prediction:.6g}"
-        of_classes = zip(classes, shares, strict=False)  # of a regression there are none
-        writer.writerow([number, text, *(f"{share:.6g}" for _, share in of_classes)])
+        fields = [f"{share:.6g}" for share in shares][: len(classes)] or [""] * len(classes)
+        writer.writerow([number, text, *fields])
 
     return write
 

@@ -26,7 +26,7 @@ _MOST_CELLS: Final = 40
 """Single cells in a figure."""
 _WORDS: Final = {
     "clean": clean, "correlated": CORRELATED, "count": count, "enumerated": enumerated,
-    "signed": signed, "span": span, "with_span": with_span,
+    "fixed": fixed, "signed": signed, "span": span, "with_span": with_span,
 }  # fmt: skip
 
 
@@ -95,18 +95,19 @@ def _drawings(result: Result, with_published: bool, section: Section) -> list[Dr
     marks += [
         Mark(paper.model, PUBLISHED, Interval(paper.score), paper.parameters) for paper in papers
     ]
-    of_scores, of_sizes, of_choice = sentences(
-        "ensemble_captions", others=len(alone), most=_MOST_CELLS, has_papers=bool(papers)
-    )
-    drawings = [figures.scores(marks, label, f"{stem}-scores", of_scores)]
+    stages = result.stages if isinstance(result, TaskResult) else []
+    held, dev = [stage.held_score for stage in stages], [stage.dev_score for stage in stages]
+    size = result.size if isinstance(result, TaskResult) else 0
+    words = sentences(
+        "ensemble_figures", marks=marks, label=label, others=len(alone), most=_MOST_CELLS,
+        held=held, dev=dev, taken=size, cell=CELL, published=PUBLISHED, **_WORDS,
+    )  # fmt: skip
+    drawings = [figures.scores(marks, label, f"{stem}-scores", *words[:2])]
     if any(mark.parameters for mark in marks):
-        drawings.append(figures.sizes(marks, label, f"{stem}-parameters", of_sizes))
-    if isinstance(result, TaskResult) and len(result.stages) > 1:
-        drawings.append(figures.choice(
-            [stage.held_score for stage in result.stages],
-            [stage.dev_score for stage in result.stages],
-            result.size, label.removeprefix("dev "), f"{stem}-choice", of_choice,
-        ))  # fmt: skip
+        drawings.append(figures.sizes(marks, label, f"{stem}-parameters", *words[2:4]))
+    if len(stages) > 1:
+        label = label.removeprefix("dev ")
+        drawings.append(figures.choice(held, dev, size, label, f"{stem}-choice", *words[4:]))
     return drawings
 
 
