@@ -24,17 +24,11 @@ from bench.export.choice import (
     named_cell,
     recommended_cell,
 )
-from bench.export.formats import (
-    FORMATS,
-    SNIPPET,
-    Format,
-    default_format,
-    missing_library,
-    refusal,
-)
+from bench.export.formats import FORMATS, SNIPPET, Format, default_format, missing_library, refusal
 from bench.launch.signals import Signals
 from bench.plan.rows import Row
 from bench.recommend import with_needs
+from bench.results.origins import folder_of, model_of
 from minbert.files import is_file, is_folder
 
 _EPILOG: Final = """\b
@@ -109,9 +103,9 @@ def command(
             f"{runs}: the recommended setting was scored in {row.folds} folds, each by a model of "
             "its own; add --refit, which trains one on all examples"
         )
-    from bench.export.cells import find_base, find_trained
+    from bench.export.cells import find_trained
 
-    model = find_base(runs, row)
+    model = model_of(row, folder_of(runs, row), "run its cell again")
     base = describe_base(model)
     form = _format(row, name, merge)
     trained, logits = find_trained(runs, row, model, base, refit=refit)
@@ -159,11 +153,7 @@ def command(
 
 
 def _format(row: Row, name: str | None, merge: bool) -> Format:
-    """The format to write.
-
-    Raises:
-        InputError: if it can't express the cell, or its libraries are missing.
-    """
+    """The format to write, which can express the cell and whose libraries are there."""
     if merge and name is not None and FORMATS[name].is_adapter:
         raise InputError(
             "--merge: merged weights are no adapter; leave it out, or take --format "
@@ -177,11 +167,7 @@ def _format(row: Row, name: str | None, merge: bool) -> Format:
 
 
 def _target(folder: Path) -> Path:
-    """The folder to write, without links.
-
-    Raises:
-        InputError: if it can't be written, or holds something.
-    """
+    """The folder to write, without links, which can be written and holds nothing."""
     real = Path(os.path.realpath(folder))
     if os.path.lexists(real) and not (is_folder(real) and not any(real.iterdir())):
         raise InputError(f"--to {folder}: is there already, and not empty; name another folder")

@@ -84,9 +84,6 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 
     It is in a temporary folder of this user alone, where other temporary files of an export are
     too. If the export is killed, the next one in that place removes it.
-
-    Raises:
-        DiskFullError: if it can't be written.
     """
     part: Path | None = None
     try:

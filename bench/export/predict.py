@@ -133,11 +133,7 @@ def command(
 
 def _read_outputs(path: Path) -> tuple[tuple[str, ...], bool]:
     """The names of an exported model's classes in the order of the logits (none of a regression),
-    and whether it takes pairs of texts, by its file of settings.
-
-    Raises:
-        InputError: if it can't be read.
-    """
+    and whether it takes pairs of texts, by its file of settings."""
     try:
         config = read_json(path)
         names = config["id2label"]
@@ -151,11 +147,7 @@ def _read_outputs(path: Path) -> tuple[tuple[str, ...], bool]:
 
 
 def _load(folder: Path, exported: Format, base: Path | None, weights: str | None) -> Predict:
-    """The model of an exported folder, loaded by this project's own snippet of its format.
-
-    Raises:
-        InputError: if a library is missing, or the model can't be loaded.
-    """
+    """The model of an exported folder, loaded by this project's own snippet of its format."""
     names = sorted(path.name for path in folder.glob("*.onnx"))
     if weights is not None and weights not in names:
         has = " and ".join(names) or "one file of weights"
@@ -190,11 +182,7 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
 
 
 def _check_configs(folder: Path) -> None:
-    """Refuse each config.json by which a library would read other files, or fetch code.
-
-    Raises:
-        InputError: naming the file and the field.
-    """
+    """Refuse each config.json by which a library would read other files, or fetch code."""
     for path in sorted(folder.rglob(CONFIG)):
         check_config(path)
         rest: list[Any] = [read_json(path)]
@@ -267,11 +255,7 @@ class _Shown(TextIOWrapper):
 
 @contextmanager
 def _output(path: Path | None) -> Iterator[TextIO]:
-    """The stream of the predictions: a file that appears when it is complete, or stdout.
-
-    Raises:
-        InputError, DiskFullError: if the file can't be written.
-    """
+    """The stream of the predictions: a file that appears when it is complete, or stdout."""
     if path is None:
         kind = _Shown if sys.stdout.isatty() else TextIOWrapper
         stdout = kind(sys.stdout.buffer, "utf-8", errors="backslashreplace", newline="")

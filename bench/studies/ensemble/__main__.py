@@ -83,7 +83,7 @@ def command(
     if peer:
         engine_version()  # refuses missing libraries
     asked = parse_tasks(task)
-    results = [ensemble_of(candidates, average, most) for candidates in find(runs, asked)]
+    results = [ensemble_of(pool, average, most) for pool in find(runs, asked)]
     present = [result.task for result in results]
     lacking = missing(asked, present)
     if lacking and overall_of(results) is None:

@@ -64,7 +64,7 @@ def with_transformers(
     """
     from bench.machine.conditions import find_conditions
 
-    members = [member for result in results for member in result.candidates.members]
+    members = [member for result in results for member in result.pool.members]
     on_cpu = all(member.row.device == "cpu" for member in members)
     machine = find_conditions("cpu" if on_cpu else "auto")
     trainings = [_training(result, runs, data, machine) for result in results]
@@ -79,11 +79,11 @@ def _training(
     def obstacle(member: Member) -> str | None:
         return why_not(member.row.cell, machine.conditions.device)
 
-    candidates, best = result.candidates, result.best_member
+    pool, best = result.pool, result.best_member
     entries = [result.best, *result.alone]
     trainable = [entry for entry in entries if not obstacle(entry.members[0])]
     if not trainable:
-        note = f"{BASELINE} left out for {best.name}: {obstacle(best)}"
+        note = f"{BASELINE} left out for {best.row.name}: {obstacle(best)}"
         note += "; nor can they train another cell's setting" if len(result.alone) > 1 else ""
         return partial(result.with_notes, note)
     (member,) = max(trainable, key=lambda entry: entry.held_score or 0.0).members
@@ -92,13 +92,13 @@ def _training(
     def train() -> TaskResult:
         try:
             logits = train_baseline(runs, job, machine)
-            entry = entry_for(candidates, BASELINE, logits, job.cell.name, members=(member,))
+            entry = entry_for(pool, BASELINE, logits, job.cell.name, members=(member,))
         except (InputError, OSError, SafetensorError, KeyError, ValueError) as error:
             problem = f"{result.task}: {BASELINE}: {error}"
             return replace(result, problems=(*result.problems, problem))
         note = f"{BASELINE} trained the setting of {member.row.name} ({job.cell.engine_version})"
         if member is not best:
-            note += f", the best that they can: for {candidates.name_of(best)} {obstacle(best)}"
+            note += f", the best that they can: for {pool.label_of(best)} {obstacle(best)}"
         return replace(result, others=[*result.others, entry]).with_notes(note)
 
     return train

@@ -36,16 +36,16 @@ def with_baselines(result: TaskResult, data: Path | None) -> TaskResult:
     Raises:
         InputError: if the examples or the checkpoint are missing.
     """
-    candidates, member = result.candidates, result.best_member
+    pool, member = result.pool, result.best_member
     folder = data_folder(member.row, member.folder, data)
     examples = examples_of(member.row, folder).parts[result.task]
     others, notes = [*result.others, *result.encoders], []
-    if len(candidates.members) > 1:
-        others.insert(0, average_of_all(candidates, result.average))
+    if len(pool.members) > 1:
+        others.insert(0, average_of_all(pool, result.average))
 
     def add(kind: str, predict: Callable[..., Floats], *arguments: Any) -> None:
         try:
-            others.append(entry_for(candidates, kind, predict(*arguments)))
+            others.append(entry_for(pool, kind, predict(*arguments)))
         except ValueError as error:
             notes.append(f"{kind} left out: {error}")
 

@@ -112,14 +112,15 @@ def _drawings(result: Result, with_published: bool, section: Section) -> list[Dr
 
 
 def _scores_table(result: Result) -> Table:
-    rows = []
-    for entry in result.compared:
-        _, gap = result.differences(entry)
-        rows.append({
-            "who": clean(entry.label), **_scores(entry, result),
-            "members": _number(len({member.row.cell_id for member in entry.members}) or None),
-            "to_ensemble": with_span(gap, signed) if gap else None,
-        })  # fmt: skip
+    rows = [
+        {
+            "who": entry.label,
+            **_scores(entry, result),
+            "members": len({member.row.cell_id for member in entry.members}) or None,
+            "to_ensemble": result.differences(entry)[1],
+        }
+        for entry in result.compared
+    ]
     marks = ["" if row["difference"] else "baseline" for row in rows]
     caption = "Scores on the same dev examples."
     return table("ensemble", rows, caption, marks, metric=dev_label(result.metric))
@@ -131,17 +132,23 @@ def _cells_tables(result: TaskResult) -> list[Table]:
     cells = [(weights.get(entry.members[0].row.cell_id, 0), entry) for entry in result.alone]
     cells.sort(key=lambda cell: (-cell[0], -(cell[1].held_score or 0)))
     rows = [
-        {"weight": str(weight), "cell": clean(entry.name), **_scores(entry, result)}
-        for weight, entry in cells
+        {"weight": weight, "cell": entry.name, **_scores(entry, result)} for weight, entry in cells
     ]
     members, others, metric = rows[: len(weights)], rows[len(weights) :], dev_label(result.metric)
-    tables = [
-        table("ensemble", members, "The members, and the score of each alone.", metric=metric)
-    ]
+    caption = "The members, and the score of each alone."
+    tables = [table("ensemble", members, caption, metric=metric)]
     if others:
         caption = f"{count(len(others), 'cell')} that did not become members"
         tables.append(table("ensemble", others, caption, folded=True, metric=metric))
     return tables
+
+
+def _scores(entry: Entry, result: Result) -> dict[str, object]:
+    """The fields of an entry that all tables have."""
+    return {
+        "dev": entry.dev, "difference": result.differences(entry)[0],
+        "held_score": entry.held_score, "parameters": entry.parameters,
+    }  # fmt: skip
 
 
 def _papers(result: Result) -> list[Published]:
@@ -152,28 +159,8 @@ def _papers(result: Result) -> list[Published]:
 def _published_tables(result: Result) -> list[Table]:
     """A table of published scores, if there are any."""
     papers = _papers(result)
-    rows = [
-        paper._asdict() | {"parameters": _number(paper.parameters), "score": fixed(paper.score)}
-        for paper in papers
-    ]
     if not papers:
         return []
-    text = caveat(papers[0].task)
-    return [table("published", rows, f"{text[:1].upper()}{text[1:]}.")]
-
-
-def _scores(entry: Entry, result: Result) -> dict[str, str | None]:
-    """An entry's scores and parameters by column."""
-    difference, _ = result.differences(entry)
-    return {
-        "dev_score": fixed(entry.dev.value),
-        "dev_ci": span(entry.dev) or None,
-        "difference": signed(difference.value) if difference else None,
-        "difference_ci": (span(difference, signed) if difference else None) or None,
-        "held_score": None if entry.held_score is None else fixed(entry.held_score),
-        "parameters": _number(entry.parameters),
-    }
-
-
-def _number(value: int | None) -> str | None:
-    return None if value is None else f"{value:,}"
+    caption = caveat(papers[0].task)
+    rows = [paper._asdict() for paper in papers]
+    return [table("published", rows, f"{caption[:1].upper()}{caption[1:]}.")]

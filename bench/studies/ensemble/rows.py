@@ -41,7 +41,7 @@ def _row(entry: Entry, result: Result) -> Row:
 
 
 def _cells(result: TaskResult) -> list[Row]:
-    """The rows of all candidates, each alone, with its weight in the ensemble."""
+    """The rows of all cells of the pool, each alone, with its weight in the ensemble."""
     weights = {member.row.cell_id: weight for member, weight in result.members}
     return [
         {**_row(entry, result), "cell_id": cell_id, "weight": weights.get(cell_id, 0)}
@@ -94,14 +94,14 @@ def _task_as_json(result: TaskResult) -> Row:
         "task": result.task,
         "metric": result.metric,
         "average": result.average,
-        "candidates": len(result.candidates.members),
+        "candidates": len(result.pool.members),
         "ensemble": ensemble,
         "best_member": best,
         "baselines": others,
         "gain": vars(result.gain),
         "members": [
             {
-                "name": member.name,
+                "name": member.row.name,
                 **{name: member.row[name] for name in ("task", "model", "cell_id")},
                 "weight": weight,
             }

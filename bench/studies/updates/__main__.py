@@ -54,11 +54,11 @@ def command(runs: list[Path], truncate: str | None, data: Path | None) -> Study:
                 'run some with --save-weights --rerun ok --select "mode=full", or leave it out'
             )
         notes += [
-            f"not cut: {cell.name}, which has no dev score" for cell in whole if cell not in cut
+            f"not cut: {cell.label}, which has no dev score" for cell in whole if cell not in cut
         ]
     every_update, truncations = measure_all(cells, cut, data, ranks or ())
     updates = [update for update in every_update if update.modules]
-    unmoved = [update.cell.name for update in every_update if not update.modules]
+    unmoved = [update.cell.label for update in every_update if not update.modules]
     if not updates:
         raise InputError(f"{', '.join(unmoved)}: no linear layer of the encoder trained")
     notes += [f"left out: {name}, of which no linear layer trained" for name in unmoved]

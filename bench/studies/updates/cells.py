@@ -18,11 +18,11 @@ from minbert.files import is_file
 
 @dataclass(frozen=True)
 class KeptCell:
-    """A cell that ended ok and kept its weights. Among the cells of a call its `name` is unique."""
+    """A cell that ended ok and kept its weights. Among the cells of a call its label is unique."""
 
     row: Row
     folder: Path
-    name: str
+    label: str
 
     @property
     def whole(self) -> bool:
@@ -63,7 +63,7 @@ def find(runs: Sequence[Path]) -> tuple[list[KeptCell], list[str]]:
     counts = [f"{count(number, 'cell')} {reason}" for reason, number in reasons.items()]
     if not cells:
         raise InputError(f"{files}: no weights to read: {', '.join(counts)}")
-    return _named(list(cells.values())), [f"left out: {line}" for line in counts]
+    return _labelled([*cells.values()]), [f"left out: {line}" for line in counts]
 
 
 def _why_left_out(cell: KeptCell) -> str | None:
@@ -80,15 +80,17 @@ def _why_left_out(cell: KeptCell) -> str | None:
     return None
 
 
-def _named(cells: Sequence[KeptCell]) -> list[KeptCell]:
-    """Cells with unique names, to which task, model and digest are added where needed."""
+def _labelled(cells: Sequence[KeptCell]) -> list[KeptCell]:
+    """Cells with unique labels: the name, to which task, model and id are added where needed."""
     columns = {"task": "task", "model_digest": "model"}
     shown = [name for key, name in columns.items() if len({cell.row[key] for cell in cells}) > 1]
-    names = [", ".join([cell.name, *(plain(str(cell.row[name])) for name in shown)])
-             for cell in cells]  # fmt: skip
+    labels = [
+        ", ".join([cell.row.name, *(plain(str(cell.row[name])) for name in shown)])
+        for cell in cells
+    ]
     return [
-        replace(cell, name=name)
-        if names.count(name) == 1
-        else replace(cell, name=f"{name} {str(cell.row['cell_id'])[:6]}")
-        for cell, name in zip(cells, names, strict=True)
+        replace(
+            cell, label=label if labels.count(label) == 1 else f"{label} {cell.row.cell_id[:6]}"
+        )
+        for cell, label in zip(cells, labels, strict=True)
     ]

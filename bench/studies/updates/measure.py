@@ -50,7 +50,7 @@ def measure_all(
     with progress_bar(len(cells) + len(cut) * (len(ranks) + 1)) as show:
         done = count()
         for cell in cells:
-            show(next(done), cell.name)
+            show(next(done), cell.label)
             updates.append(measure(cell, bases[cell.row.model_digest], known))
         for cell, own, folder, place in zip(cut, examples, folders, conditions, strict=True):
             base = bases[cell.row.model_digest]
@@ -74,6 +74,6 @@ def _conditions(cut: Sequence[KeptCell]) -> list[Conditions]:
         if machine.gpu:
             os.environ.update({VISIBLE: machine.gpu, ORDER: BY_BUS})
         if cell.row.amp == "fp16" and machine.conditions.device == "cpu":
-            raise InputError(f"--truncate: {cell.name} predicts in fp16, which needs a GPU")
+            raise InputError(f"--truncate: {cell.label} predicts in fp16, which needs a GPU")
         conditions.append(machine.conditions)
     return conditions

@@ -143,7 +143,7 @@ def rows_of(updates: Sequence[Update]) -> list[dict[str, Any]]:
     """A row of `COLUMNS` for each cell and module."""
     rows = []
     for update in updates:
-        axes = {"cell": update.cell.name, **{name: update.cell.row[name] for name in AXES}}
+        axes = {"cell": update.cell.label, **{name: update.cell.row[name] for name in AXES}}
         for module in update.modules:
             (layer, kind), (height, width) = module.place, module.spectra["update"].shape
             row = {**axes, "layer": layer, "kind": kind, "height": height, "width": width}

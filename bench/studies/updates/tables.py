@@ -12,7 +12,7 @@ from bench.report.tables import DASH, Table
 from bench.report.text import count, fixed, signed, span
 from bench.studies.tables import table
 from bench.studies.updates.modules import AXES, FIGURES, KINDS, PREFIXES, SIZE, Update, rows_of
-from bench.studies.updates.truncation import Truncated, Truncation
+from bench.studies.updates.truncation import Truncation
 
 _MATRICES: Final = {"update": "update", "random": "random, its shape", "before": "weight before"}
 _ENERGIES: Final = [name for name in FIGURES if name.startswith("energy_")]
@@ -57,9 +57,9 @@ def as_json(updates: Sequence[Update]) -> list[dict[str, Any]]:
     frame = frame_of(updates)
     cells = []
     for update in updates:
-        modules = frame[frame["cell"] == update.cell.name]
+        modules = frame[frame["cell"] == update.cell.label]
         cells.append({
-            "cell": update.cell.name,
+            "cell": update.cell.label,
             **{name: update.cell.row[name] for name in AXES},
             "modules": len(modules),
             "unmoved": update.unmoved,
@@ -105,7 +105,7 @@ def findings(updates: Sequence[Update], truncations: Sequence[Truncation]) -> li
         sizes = sorted({len(module.spectra["update"].values) for module in update.modules})
         size = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
         mean = frame.mean(numeric_only=True)
-        energies.append((update.cell.name, size, mean, own, random, len(frame)))
+        energies.append((update.cell.label, size, mean, own, random, len(frame)))
     return sentences("updates_findings", truncations=truncations, energies=energies, **_WORDS)
 
 
@@ -148,19 +148,14 @@ def _kinds_table(frame: pd.DataFrame) -> Table:
 
 
 def _scores(truncations: Sequence[Truncation]) -> Table:
-    def row(cell: str, score: Truncated) -> dict[str, str | None]:
-        dev, change = score.dev, score.change
-        return {
-            "cell": cell,
-            "rank": score.label,
-            "dev": "constant" if dev is None else fixed(dev.value),
-            "dev_ci": None if dev is None else span(dev) or None,
-            "change": None if change is None else signed(change.value),
-            "change_ci": None if change is None else span(change, signed) or None,
-        }
-
     rows = [
-        row("" if number else f"{one.cell.name}, {one.metric}", score)
+        {
+            "cell": "" if number else f"{one.cell.label}, {one.metric}",
+            "rank": score.label,
+            "dev": "constant" if score.dev is None else fixed(score.dev.value),
+            "interval": score.dev,
+            "change": score.change,
+        }
         for one in truncations
         for number, score in enumerate(one.scores)
     ]

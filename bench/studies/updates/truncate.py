@@ -76,14 +76,14 @@ def truncate(
         examples, settings, base.tokenizer, data
     )
     _, dev = pieces[""]
-    on_rank(f"{cell.name}, as trained")
+    on_rank(f"{cell.label}, as trained")
     trained = _values(model, dev, cell)
     if trained is None:
         raise InputError(f"{cell.weights}: predicts the same number for all of dev")
     layers = _layers(model, base, max(ranks, default=0))
     scores = []
     for rank in ranks:
-        on_rank(f"{cell.name}, updates of rank {rank}")
+        on_rank(f"{cell.label}, updates of rank {rank}")
         for layer in layers:
             cut = layer.before + layer.left[:, :rank] @ layer.right[:rank]
             layer.weight.copy_(torch.from_numpy(cut))
@@ -146,4 +146,4 @@ def _problem(cell: KeptCell, score: float, conditions: Conditions) -> str | None
         if cell.row[name] != (here := getattr(conditions, name))
     ]
     why = f"it ran with {'; '.join(differences)}" if differences else "it ran in these conditions"
-    return f"{cell.name}: as kept it scores {score:.7g} on dev, and its cell has {own:.7g} ({why})"
+    return f"{cell.label}: as kept it scores {score:.7g} on dev, and its cell has {own:.7g} ({why})"

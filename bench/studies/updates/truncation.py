@@ -62,7 +62,7 @@ class Truncation:
     def as_json(self) -> dict[str, Any]:
         """The scores by rank, `full` as trained."""
         return {
-            "cell": self.cell.name,
+            "cell": self.cell.label,
             "cell_id": self.cell.row.cell_id,
             "metric": self.metric,
             "examples": self.examples,
