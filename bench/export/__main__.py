@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
@@ -24,22 +24,12 @@ from bench.export.choice import (
     named_cell,
     recommended_cell,
 )
-from bench.export.formats import (
-    BASE,
-    FORMATS,
-    SNIPPET,
-    Format,
-    default_format,
-    missing_library,
-    refusal,
-)
+from bench.export.formats import FORMATS, SNIPPET, Format, default_format, missing_library, refusal
 from bench.launch.signals import Signals
 from bench.plan.rows import Row
 from bench.recommend import with_needs
+from bench.results.origins import folder_of, model_of
 from minbert.files import is_file, is_folder
-
-if TYPE_CHECKING:
-    from bench.export.exporting import Exported
 
 _EPILOG: Final = """\b
 CELL is the id of a cell in runs.csv or its beginning, its short name, its folder, or `recommended`,
@@ -113,9 +103,9 @@ def command(
             f"{runs}: the recommended setting was scored in {row.folds} folds, each by a model of "
             "its own; add --refit, which trains one on all examples"
         )
-    from bench.export.cells import find_base, find_trained
+    from bench.export.cells import find_trained
 
-    model = find_base(runs, row)
+    model = model_of(row, folder_of(runs, row), "run its cell again")
     base = describe_base(model)
     form = _format(row, name, merge)
     trained, logits = find_trained(runs, row, model, base, refit=refit)
@@ -125,48 +115,46 @@ def command(
     from bench.export.exporting import export
 
     with Signals() as signals, signals.raising():
-        exported = export(trained, logits, runs, target, form, settings=choice.settings)
+        libraries, figures = export(trained, logits, runs, target, form, settings=choice.settings)
+    row = trained.row
     if as_json:
-        echo(json.dumps(exported.to_json(), indent=1))
-    else:
-        _print(exported, folder)
-    return 0
+        outcome = {
+            "folder": str(target),
+            "format": form.name,
+            "cell_id": row.cell_id,
+            "cell": row.name,
+            "trained_again": trained.again,
+            "other_predictions": trained.changed,
+            "refitted": refit,
+            "dev_score": None if refit else row.dev_score,
+            "libraries": libraries,
+            "figures": figures.model_dump(mode="json"),
+        }
+        echo(json.dumps(outcome, indent=1))
+        return 0
 
-
-def _print(exported: "Exported", folder: Path) -> None:
-    """Print what was written, checked and measured."""
     from bench.export.card import figures_table
     from bench.report.show import print_tables
 
-    trained, base = exported.trained, exported.trained.base
-    libraries = ", ".join(
-        f"{name} {version}" for name, version in exported.answer.libraries.items()
-    )
-    is_adapter = is_file(exported.folder / BASE)
+    versions = ", ".join(f"{name} {version}" for name, version in libraries.items())
     amp, rounded = trained.job.cell.amp, ""
     if amp != "off":
         rounded = f"; {trained.changed:,} of its predictions differ from those in {amp}"
-    option = ["--base", str(base.folder)] if is_adapter and not base.on_hub else []
+    option = ["--base", str(base.folder)] if form.is_adapter and not base.on_hub else []
     words = ["python", str(folder / SNIPPET), "TEXT", *option]
-    print_tables(
-        [figures_table(exported.figures)],
-        [
-            f"{folder}: {trained.row.name} ({trained.row.cell_id}) for {exported.form.name}",
-            f"checked: in a process without this project ({libraries}) it gives the logits of the "
-            f"cell's model in fp32 on all {len(trained.dev):,} dev examples{rounded}",
-            f"use it: {command_line('predict', str(folder), 'FILE', *option)}, or "
-            f"{shlex.join(words)}",
-        ],
-    )
+    lines = [
+        f"{folder}: {row.name} ({row.cell_id}) for {form.name}",
+        f"checked: in a process without this project ({versions}) it gives the logits of the "
+        f"cell's model in fp32 on all {len(trained.dev):,} dev examples{rounded}",
+        f"use it: {command_line('predict', str(folder), 'FILE', *option)}, or {shlex.join(words)}",
+    ]
+    print_tables([figures_table(figures)], lines)
+    return 0
 
 
 def _format(row: Row, name: str | None, merge: bool) -> Format:
-    """The format to write.
-
-    Raises:
-        InputError: if it can't express the cell, or its libraries are missing.
-    """
-    if merge and name == "peft":
+    """The format to write, which can express the cell and whose libraries are there."""
+    if merge and name is not None and FORMATS[name].is_adapter:
         raise InputError(
             "--merge: merged weights are no adapter; leave it out, or take --format "
             f"{default_format(row, True)}"
@@ -179,11 +167,7 @@ def _format(row: Row, name: str | None, merge: bool) -> Format:
 
 
 def _target(folder: Path) -> Path:
-    """The folder to write, without links.
-
-    Raises:
-        InputError: if it can't be written, or holds something.
-    """
+    """The folder to write, without links, which can be written and holds nothing."""
     real = Path(os.path.realpath(folder))
     if os.path.lexists(real) and not (is_folder(real) and not any(real.iterdir())):
         raise InputError(f"--to {folder}: is there already, and not empty; name another folder")

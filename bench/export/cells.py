@@ -20,14 +20,13 @@ from bench.plan.job import Job
 from bench.plan.models import Model
 from bench.plan.rows import Row
 from bench.results.kept import AGAIN
-from bench.results.origins import data_folder, folder_of, model_of
+from bench.results.origins import data_folder, folder_of
 from bench.results.predictions import outcome_of
 from bench.results.protocol import PREDICTIONS, RESULT, WEIGHTS, parse_result
 from bench.results.row import measured_row
 from minbert.data.tasks import Folds, TaskData, load_task
 from minbert.files import is_file
 
-_OTHERWISE: Final = "run its cell again"
 _OF_DATA: Final = ("cell_id", "data_digest", "max_train", "max_dev", "folds", "fold")
 """Columns that stay those of the cell after a refit."""
 _SCORES: Final = ("dev_score", "dev_accuracy", "dev_ci_low", "dev_ci_high")
@@ -38,15 +37,6 @@ _HALF: Final = 0.02
 their std. Rounding to bf16 changes those of minilm by 0.004 of it."""
 _HALF_OF_LARGEST: Final = 2.0**-8
 """And as a share of the largest, of which the last of bf16's 8 bits is as much."""
-
-
-def find_base(runs: Path, row: Row) -> Model:
-    """The checkpoint that a row's cell was trained from.
-
-    Raises:
-        InputError: if it is gone, or has changed.
-    """
-    return model_of(row, folder_of(runs, row), _OTHERWISE)
 
 
 def find_trained(
@@ -104,11 +94,7 @@ def find_trained(
 def _check_weights(
     logits: NDArray[np.float32], kept: NDArray[np.float32], amp: str, folder: Path
 ) -> None:
-    """Refuse weights that do not give the dev predictions that were kept with them.
-
-    Raises:
-        InputError: if they don't.
-    """
+    """Refuse weights that do not give the dev predictions that were kept with them."""
     off = np.inf if logits.shape != kept.shape else np.abs(logits - kept)
     if amp == "off":
         same = bool(np.max(off) <= _EXACT * max(1.0, float(np.abs(kept).max(initial=0))))
@@ -124,11 +110,7 @@ def _check_weights(
 
 def _kept_logits(folder: Path) -> tuple[NDArray[np.float32], tuple[float, float]]:
     """The dev logits [N, C] of a cell's folder in the unit of the labels, and mean and std of that
-    unit.
-
-    Raises:
-        InputError: if they can't be read.
-    """
+    unit."""
     path = folder / PREDICTIONS
     try:
         with safe_open(path, framework="numpy") as file:

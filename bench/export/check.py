@@ -46,7 +46,7 @@ def check(trained: Trained, folder: Path, expected: _Logits) -> Answer:
     expected = np.concatenate([expected, trained.exact_logits(hard)])
     texts = texts_of(trained.dev) + texts_of(hard)
     run = partial(run_fresh, folder, base=trained.base)
-    check_adapters(folder, adapts=format_in(folder).name == "peft")
+    check_adapters(folder, adapts=format_in(folder).is_adapter)
     try:
         answer = run(texts)
     except InputError as error:

@@ -1,8 +1,8 @@
 """The cell to export: the one that is named, or one of the setting that is recommended."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from bench.analysis.costs import Need
 from bench.common.errors import InputError
@@ -24,14 +24,9 @@ _FEWEST: Final = 4
 _MOST_NAMED: Final = 4
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A cell to export.
-
-    Attributes:
-        row: its results.
-        settings: the number of settings among which its own was recommended; None if it was named.
-    """
+class Choice(NamedTuple):
+    """A cell to export, and the number of settings among which its own was recommended; None if it
+    was named."""
 
     row: Row
     settings: int | None
@@ -58,10 +53,9 @@ def named_cell(runs: Path, name: str) -> Choice:
             if rows
             else f"{runs}: holds no cell; run python -m bench.grid --grid smoke"
         )
-    if len({row.cell_id for row in matching}) > 1:
+    if (cells := len({row.cell_id for row in matching})) > 1:
         raise InputError(
-            f"{runs}: {name} is the name of {len({row.cell_id for row in matching})} cells; give "
-            f"the id of one: {_named(matching)}"
+            f"{runs}: {name} is the name of {cells} cells; give the id of one: {_named(matching)}"
         )
     done = [row for row in matching if row.is_ok]
     if not done:

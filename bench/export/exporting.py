@@ -6,9 +6,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from filelock import FileLock
@@ -23,7 +22,6 @@ from bench.export.card import CARD, card
 from bench.export.check import check
 from bench.export.figures import measure
 from bench.export.formats import Format
-from bench.export.fresh import Answer
 from bench.export.trained import Trained
 from bench.export.training import write_training
 from bench.results.exports import FORMS, Figures, keep_figures
@@ -34,40 +32,6 @@ _LOCK: Final = ".lock"
 _OLD_S: Final = 3600
 
 
-@dataclass(frozen=True)
-class Exported:
-    """An exported model.
-
-    Attributes:
-        folder: where it is.
-        form: its format.
-        answer: what its check gave.
-        figures: what it costs to use.
-    """
-
-    folder: Path
-    trained: Trained
-    form: Format
-    answer: Answer
-    figures: Figures
-
-    def to_json(self) -> dict[str, Any]:
-        """The outcome as data."""
-        row = self.trained.row
-        return {
-            "folder": str(self.folder),
-            "format": self.form.name,
-            "cell_id": row.cell_id,
-            "cell": row.name,
-            "trained_again": self.trained.again,
-            "other_predictions": self.trained.changed,
-            "refitted": self.trained.refitted,
-            "dev_score": None if self.trained.refitted else row.dev_score,
-            "libraries": self.answer.libraries,
-            "figures": self.figures.model_dump(mode="json"),
-        }
-
-
 def export(
     trained: Trained,
     logits: NDArray[np.float32],
@@ -76,8 +40,11 @@ def export(
     form: Format,
     *,
     settings: int | None,
-) -> Exported:
+) -> tuple[dict[str, str], Figures]:
     """Write a trained cell in a format, check it, and measure what it costs to use.
+
+    Returns:
+        The versions of the libraries that checked it, and what it costs to use.
 
     Args:
         logits: [N, C], the cell's own in fp32 on dev, in the unit of the labels.
@@ -108,7 +75,7 @@ def export(
             keep_figures(runs, trained.row.cell_id, figures)
         except (DiskFullError, InputError) as error:  # the model itself is there
             echo(f"note: what it costs to use is not kept: {error}", err=True)
-    return Exported(folder, trained, form, answer, figures)
+    return answer.libraries, figures
 
 
 @contextmanager
@@ -117,9 +84,6 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 
     It is in a temporary folder of this user alone, where other temporary files of an export are
     too. If the export is killed, the next one in that place removes it.
-
-    Raises:
-        DiskFullError: if it can't be written.
     """
     part: Path | None = None
     try:

@@ -52,8 +52,7 @@ def measure(
         InputError: if the exported form fails.
     """
     threads = usable_threads()
-    is_adapter = any(folder.rglob("adapter_config.json"))
-    exported = ADAPTER if is_adapter else ONNX if format.name == "onnx" else MERGED
+    exported = ADAPTER if format.is_adapter else ONNX if format.name == "onnx" else MERGED
     merged = default_format(trained.row.cell, merge=True)
     formats = {
         ADAPTER: format,
@@ -61,7 +60,7 @@ def measure(
         ONNX: FORMATS["onnx"],
         INT8: FORMATS["onnx"],
     }
-    names = [name for name in FORMS if name != ADAPTER or is_adapter]
+    names = [name for name in FORMS if name != ADAPTER or format.is_adapter]
     forms: list[Form] = []
     with TemporaryDirectory(dir=folder.parent, prefix=".forms-") as temporary:
         for name in names:
@@ -100,11 +99,7 @@ def _measured(
     expected: NDArray[np.floating],
     threads: int,
 ) -> Form:
-    """A form in its folder, measured.
-
-    Raises:
-        InputError: if its process fails.
-    """
+    """A form in its folder, measured."""
     answer = run_fresh(
         folder, texts_of(trained.dev), snippet=format.snippet, base=trained.base,
         weights=_WEIGHTS[name][0] if name in _WEIGHTS else None, timed=True, threads=threads,
@@ -137,11 +132,7 @@ def _score(metric: str, outcome: Outcome) -> float | None:
 
 
 def _size_mb(folder: Path, names: Sequence[str] | None) -> float:
-    """The size of a form's weights in MB.
-
-    Args:
-        names: of the files; None: all with the suffixes of weights.
-    """
+    """The size of a form's weights in MB: of the files with these names, or of all weights."""
     files = [path for path in folder.rglob("*") if path.suffix in _SUFFIXES]
     if names is not None:
         files = [folder / name for name in names if (folder / name).is_file()]

@@ -12,7 +12,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from io import TextIOWrapper
 from itertools import islice
@@ -30,9 +29,8 @@ from bench.common.progress import note_to_stderr
 from bench.examples.columns import choose_texts
 from bench.examples.reading import texts_in
 from bench.examples.sources import table_of_texts
-from bench.examples.table import Table
 from bench.examples.textfiles import typed_texts
-from bench.export import formats, snippets
+from bench.export import snippets
 from bench.export.formats import BASE, Format, format_in
 from bench.export.snippets import answers
 from bench.plan.adapter_configs import check_adapters
@@ -100,11 +98,11 @@ def command(
             raise InputError(f"--to {to}: is in the model's folder; name a file elsewhere")
         check_csv(to, [] if file == _STDIN else [Path(file)], "--to")
     exported = format_in(folder)
-    outputs = _read_outputs(folder / exported.config)
+    classes, takes_pairs = _read_outputs(folder / exported.config)
     stdin = typed_texts(sys.stdin.buffer, "stdin")
     table = stdin if file == _STDIN else table_of_texts(Path(file))
-    columns = choose_texts(table, text, text_pair, pairs=outputs.pairs)
-    rows = _rows(table, columns)
+    columns = choose_texts(table, text, text_pair, pairs=takes_pairs)
+    rows = (texts_in(fields) for _, fields in table.read(columns))
     chunk = [*islice(rows, _CHUNK)]
     if not chunk:
         raise InputError(f"{table.name}: holds no text")
@@ -113,8 +111,7 @@ def command(
     left_out: Counter[str] = Counter()
     with warnings.catch_warnings(action="ignore"), _output(to) as stream, _progress() as show:
         predict = _load(folder, exported, base, weights)
-        writer: Callable[[TextIO, Sequence[str]], Write] = _json_writer if as_json else _csv_writer
-        write = writer(stream, outputs.classes)
+        write = (_json_writer if as_json else _csv_writer)(stream, classes)
         done = 0
         while chunk:
             texts = [row for row in chunk if not isinstance(row, str)]
@@ -134,31 +131,15 @@ def command(
     return 0
 
 
-@dataclass(frozen=True)
-class _Outputs:
-    """The kind of answers of an exported model.
-
-    Attributes:
-        classes: their names, in the order of the logits; none of a regression.
-        pairs: whether it takes pairs of texts.
-    """
-
-    classes: tuple[str, ...]
-    pairs: bool
-
-
-def _read_outputs(path: Path) -> _Outputs:
-    """The kind of answers of an exported model, by its file of settings.
-
-    Raises:
-        InputError: if it can't be read.
-    """
+def _read_outputs(path: Path) -> tuple[tuple[str, ...], bool]:
+    """The names of an exported model's classes in the order of the logits (none of a regression),
+    and whether it takes pairs of texts, by its file of settings."""
     try:
         config = read_json(path)
         names = config["id2label"]
         classes = tuple(str(names[str(i)]) for i in range(len(names)))
         has_classes = config["problem_type"] != "regression"
-        return _Outputs(classes if has_classes else (), bool(config["text_pairs"]))
+        return (classes if has_classes else ()), bool(config["text_pairs"])
     except (MinbertInputError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: does not describe an exported model ({one_line(str(error))}); export it again"
@@ -166,21 +147,16 @@ def _read_outputs(path: Path) -> _Outputs:
 
 
 def _load(folder: Path, exported: Format, base: Path | None, weights: str | None) -> Predict:
-    """The model of an exported folder, loaded by this project's own snippet of its format.
-
-    Raises:
-        InputError: if a library is missing, or the model can't be loaded.
-    """
+    """The model of an exported folder, loaded by this project's own snippet of its format."""
     names = sorted(path.name for path in folder.glob("*.onnx"))
     if weights is not None and weights not in names:
         has = " and ".join(names) or "one file of weights"
         raise InputError(f"--weights {weights}: the model has {has}")
     if base is not None and not (folder / BASE).is_file():
         raise InputError(f"--base {base}: {folder} is a whole model and needs none")
-    check_adapters(folder, adapts=exported.name == "peft")
+    check_adapters(folder, adapts=exported.is_adapter)
     _check_configs(folder)
-    if exported.name == "sentence-transformers":
-        import_module(f"{formats.__name__}.{exported.snippet.stem}").check_modules(folder)
+    exported.check(folder)
     try:
         snippet = import_module(f"{snippets.__name__}.{exported.snippet.stem}")
         if "transformers" in sys.modules:
@@ -206,11 +182,7 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
 
 
 def _check_configs(folder: Path) -> None:
-    """Refuse each config.json by which a library would read other files, or fetch code.
-
-    Raises:
-        InputError: naming the file and the field.
-    """
+    """Refuse each config.json by which a library would read other files, or fetch code."""
     for path in sorted(folder.rglob(CONFIG)):
         check_config(path)
         rest: list[Any] = [read_json(path)]
@@ -224,12 +196,6 @@ def _check_configs(folder: Path) -> None:
 
 def _cause(error: BaseException) -> str:
     return one_line(str(error)) or type(error).__name__
-
-
-def _rows(table: Table, columns: Sequence[str]) -> Iterator[str | tuple[str, ...]]:
-    """The texts of each row, or the reason why it has none."""
-    for _, fields in table.read(columns):
-        yield texts_in(fields)
 
 
 def _in_order(predict: Predict, rows: Sequence[tuple[str, ...]]) -> Iterator[Answer]:
@@ -248,15 +214,12 @@ def _csv_writer(stream: TextIO, classes: Sequence[str]) -> Write:
     is_joined = not any(_MARK in name for name in classes)
 
     def write(number: int, answer: Answer | None) -> None:
-        if answer is None:
-            writer.writerow([number, "", *("" for _ in classes)])
-            return
-        prediction, shares = answer
+        prediction, shares = answer or ("", ())
         if isinstance(prediction, list):
             prediction = _MARK.join(prediction) if is_joined else json.dumps(prediction)
         text = _harmless(prediction) if isinstance(prediction, str) else f"{prediction:.6g}"
-        of_classes = zip(classes, shares, strict=False)  # of a regression there are none
-        writer.writerow([number, text, *(f"{share:.6g}" for _, share in of_classes)])
+        fields = [f"{share:.6g}" for share in shares][: len(classes)] or [""] * len(classes)
+        writer.writerow([number, text, *fields])
 
     return write
 
@@ -292,11 +255,7 @@ class _Shown(TextIOWrapper):
 
 @contextmanager
 def _output(path: Path | None) -> Iterator[TextIO]:
-    """The stream of the predictions: a file that appears when it is complete, or stdout.
-
-    Raises:
-        InputError, DiskFullError: if the file can't be written.
-    """
+    """The stream of the predictions: a file that appears when it is complete, or stdout."""
     if path is None:
         kind = _Shown if sys.stdout.isatty() else TextIOWrapper
         stdout = kind(sys.stdout.buffer, "utf-8", errors="backslashreplace", newline="")

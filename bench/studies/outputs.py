@@ -1,30 +1,54 @@
-"""The options of a study's command that say where its results go, and its pages."""
+"""The options of a study's command that say where its results go, and their output."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.common import messages
 from bench.common.command import Command
-from bench.common.csvfile import check_csv
+from bench.common.csvfile import check_csv, write_csv
+from bench.common.messages import command_line, echo
 from bench.launch.checks import check_reports
 from bench.report.text import without_paths
 
+if TYPE_CHECKING:
+    from bench.report.pages import Facts
 
-def with_outputs(name: str, rows: str) -> Callable[[Command], Command]:
-    """Give a command `--csv`, `--json` and `--reports`, which it gets as the arguments `csv_file`,
-    `as_json` and `reports`; files and folders that can't be written are refused first.
+
+@dataclass(frozen=True)
+class Study:
+    """The results of a study.
+
+    Attributes:
+        columns, rows: of its CSV.
+        to_json: returns them as JSON.
+        show: prints them as text.
+        facts: the content of its pages, by the command line that makes them again.
+        problems: failures, a line each.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Mapping[str, Any]]
+    to_json: Callable[[], str]
+    show: Callable[[], None]
+    facts: Callable[[str], "Facts"]
+    problems: Sequence[str]
+
+
+def with_outputs(name: str, rows: str) -> Callable[[Callable[..., Study]], Command]:
+    """Give a command that returns a study `--csv`, `--json` and `--reports`, and write the study
+    there; files and folders that can't be written are refused first.
 
     Args:
-        name: of the pages.
+        name: of the pages and of the folder of their figures.
         rows: the rows of the CSV, as the help names them.
     """
 
-    def decorate(function: Command) -> Command:
+    def decorate(function: Callable[..., Study]) -> Command:
         path = click.Path(path_type=Path)
 
         @click.option("--csv", "csv_file", type=path, help=f"Write a CSV with a row for {rows}.")
@@ -34,19 +58,34 @@ def with_outputs(name: str, rows: str) -> Callable[[Command], Command]:
         )
         @wraps(function)
         def command(
-            runs: Sequence[Path], csv_file: Path | None, reports: Path | None, **others: Any
+            runs: Sequence[Path],
+            csv_file: Path | None,
+            as_json: bool,
+            reports: Path | None,
+            **others: Any,
         ) -> int:
             if csv_file is not None:
                 check_csv(csv_file, runs)
             if reports is not None:
                 check_reports(reports, name)
-            return function(runs=runs, csv_file=csv_file, reports=reports, **others)
+            study = function(runs=runs, **others)
+            if as_json:
+                echo(study.to_json())
+            else:
+                study.show()
+            if csv_file is not None:
+                write_csv(csv_file, study.columns, study.rows)
+            try:
+                if reports is not None:
+                    from bench.report.pages import write_pages
+
+                    facts = study.facts(without_paths(command_line(name, *sys.argv[1:])))
+                    echo(f"report: {write_pages(reports, name, facts)}", err=True)
+            finally:
+                for problem in study.problems:
+                    echo(f"error: {problem}", err=True)
+            return 1 if study.problems else 0
 
         return command
 
     return decorate
-
-
-def command_line(name: str) -> str:
-    """The command `python -m bench.NAME` with the arguments of this process, without folders."""
-    return without_paths(messages.command_line(name, *sys.argv[1:]))

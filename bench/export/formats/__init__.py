@@ -1,20 +1,21 @@
 """The formats of an exported model, each with what it can express. Free of torch.
 
-A format is a file in this folder, which writes it, a snippet, which loads it, and an entry here.
+A format is an entry here, a file in this folder, which writes it, and a snippet, which loads it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import copyfile
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from adapters.methods import METHODS
 from adapters.names import trains_encoder
 from bench.common.errors import InputError
 from bench.plan.cell import MINBERT, Cell
+from minbert.files import CONFIG
 
 if TYPE_CHECKING:
     from bench.export.trained import Trained
@@ -28,7 +29,7 @@ _ANSWERS: Final = "answers.py"
 """Name of the script that all formats share, there and in an exported folder."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Format:
     """A format.
 
@@ -37,20 +38,28 @@ class Format:
         extra: the extra with its libraries.
         libraries: names under which its libraries are imported, for writing and for checking.
         mark: a file that is in every folder of the format, and in none of those before it.
-        config: the file that names the classes.
         snippet: the script that loads it.
         cannot: the reason why it can't express a cell; None: it can.
-        write: writes a trained cell's model, tokenizer and config.json into a folder.
+        write: writes a trained cell's model, tokenizer and configuration into a folder.
+        check: refuses a folder whose files a library would not take for data alone.
+        config: the file that names the classes.
+        is_adapter: whether it holds adapters, to be added to their base.
+        cut: what cuts texts, for the model card.
+        files: what each of its own files is, for the model card.
     """
 
     name: str
     extra: str
     libraries: tuple[str, ...]
     mark: str
-    config: str
     snippet: Path
     cannot: Callable[[Cell], str | None]
     write: "Callable[[Trained, Path], None]"
+    check: Callable[[Path], None] = lambda _folder: None
+    config: str = CONFIG
+    is_adapter: bool = False
+    cut: str = f"by {SNIPPET}"
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def copy_scripts(self, folder: Path) -> None:
         """Write the scripts that load the format and name its answers into an exported folder."""
@@ -58,13 +67,13 @@ class Format:
         copyfile(_SNIPPETS / _ANSWERS, folder / _ANSWERS)
 
 
-def _writer(module: str) -> "Callable[[Trained, Path], None]":
-    """The function `write` of a module, imported when it is called."""
+def _late(module: str, function: str) -> Callable[..., None]:
+    """A function of a module in this folder, which is imported when it is called."""
 
-    def write(trained: "Trained", folder: Path) -> None:
-        import_module(f"{__name__}.{module}").write(trained, folder)
+    def call(*arguments: Any) -> None:
+        getattr(import_module(f"{__name__}.{module}"), function)(*arguments)
 
-    return write
+    return call
 
 
 def _peft_cannot(cell: Cell) -> str | None:
@@ -86,26 +95,33 @@ def _sentence_transformers_cannot(cell: Cell) -> str | None:
     return "no place for a conv head" if cell.head == "conv" else None
 
 
+_BY_TOKENIZER: Final = f"by {SNIPPET}; transformers' tokenizers and pipelines take truncation=True"
 _FORMATS: Final = (
     Format(
         name="peft",
         extra="transformers",
         libraries=("transformers", "peft"),
         mark="adapter_config.json",
-        config="config.json",
         snippet=_SNIPPETS / "peft.py",
         cannot=_peft_cannot,
-        write=_writer("peft"),
+        write=_late("peft", "write"),
+        is_adapter=True,
+        cut=_BY_TOKENIZER,
+        files={
+            "adapter_config.json": "what PEFT needs to know of the adapters",
+            "adapter_model.safetensors": "the weights that trained",
+        },
     ),
     Format(
         name="transformers",
         extra="transformers",
         libraries=("transformers",),
         mark="model.safetensors",
-        config="config.json",
         snippet=_SNIPPETS / "transformers.py",
         cannot=_transformers_cannot,
-        write=_writer("transformers"),
+        write=_late("transformers", "write"),
+        cut=_BY_TOKENIZER,
+        files={"model.safetensors": "the weights"},
     ),
     Format(
         name="sentence-transformers",
@@ -115,20 +131,25 @@ _FORMATS: Final = (
         config="config_sentence_transformers.json",
         snippet=_SNIPPETS / "sentence_transformers.py",
         cannot=_sentence_transformers_cannot,
-        write=_writer("sentence_transformers"),
+        write=_late("sentence_transformers", "write"),
+        check=_late("sentence_transformers", "check_modules"),
+        cut="by encode",
+        files={
+            "config_sentence_transformers.json": "the names of the classes",
+            "modules.json": "the order of the modules",
+        },
     ),
     Format(
         name="onnx",
         extra="onnx",
         libraries=("onnx", "onnxruntime", "onnxscript"),
         mark="model.onnx",
-        config="config.json",
         snippet=_SNIPPETS / "onnx.py",
         cannot=lambda _cell: None,
-        write=_writer("onnx"),
+        write=_late("onnx", "write"),
+        files={"model.onnx": "the model", "model-int8.onnx": "the model with weights of 8 bits"},
     ),
 )
-
 FORMATS: Final[Mapping[str, Format]] = {each.name: each for each in _FORMATS}
 """In the order of preference."""
 
@@ -142,13 +163,13 @@ def refusal(name: str, cell: Cell) -> str | None:
 
 
 def default_format(cell: Cell, merge: bool) -> str:
-    """The first format that can express a cell: but peft where adapters are merged, or where the
-    encoder trains too, whose weights would all be in the adapter's file."""
+    """The first format that can express a cell: but none of adapters where these are merged, or
+    where the encoder trains too, whose weights would all be in the adapter's file."""
     whole = merge or cell.mode not in METHODS or trains_encoder(cell.mode, cell.layers)
     return next(
         each.name
         for each in _FORMATS
-        if not (whole and each.name == "peft") and each.cannot(cell) is None
+        if not (whole and each.is_adapter) and each.cannot(cell) is None
     )
 
 

@@ -12,7 +12,6 @@ from torch import nn
 from adapters.layer import AdaptedLinear, replace
 from bench.common.errors import InputError
 from bench.common.messages import one_line
-from bench.export.formats import BASE
 from bench.export.trained import Base, Trained
 from minbert.data.tokenizer import Tokenizer
 from minbert.files import CONFIG, TOKENIZER_CONFIG, VOCABULARIES, write_json
@@ -148,11 +147,6 @@ def write_tokenizer(trained: Trained, folder: Path) -> None:
 def base_values(base: Base) -> dict[str, Any]:
     """The content of base.json: the checkpoint by its name, and the digest of its weights."""
     return {name: value for name, value in asdict(base).items() if name != "folder"}
-
-
-def write_base(base: Base, folder: Path) -> None:
-    """Write base.json: the checkpoint that adapters refer to."""
-    write_json(folder / BASE, base_values(base))
 
 
 def reference(base: Base) -> str:

@@ -12,15 +12,17 @@ from torch import Tensor
 from adapters.peft_format import ADAPTER, save_adapter
 from bench.common.errors import InputError
 from bench.engines.engine import Groups, engine_of
+from bench.export.formats import BASE
 from bench.export.formats.contents import (
+    base_values,
     final_model,
     library_model,
     reference,
-    write_base,
     write_config,
     write_tokenizer,
 )
 from bench.export.trained import Trained
+from minbert.files import write_json
 from minbert.model.classifier import BertClassifier, Classifier
 
 _PREFIX: Final = "base_model.model."
@@ -38,7 +40,7 @@ def write(trained: Trained, folder: Path) -> None:
     else:
         _save(trained, model, folder)
     write_config(trained, model, folder)
-    write_base(base, folder)
+    write_json(folder / BASE, base_values(base))
     write_tokenizer(trained, folder)
 
 

@@ -3,12 +3,7 @@
 from pathlib import Path
 from typing import Any, Final
 
-from bench.export.formats.contents import (
-    final_model,
-    library_model,
-    write_config,
-    write_tokenizer,
-)
+from bench.export.formats.contents import final_model, library_model, write_config, write_tokenizer
 from bench.export.trained import Trained
 from minbert.model.checkpoint import save_checkpoint
 from minbert.model.classifier import BertClassifier

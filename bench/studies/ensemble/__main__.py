@@ -6,14 +6,12 @@ Example: python -m bench.ensemble --runs runs.csv --task movies
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from bench.common.command import run_command, with_runs
-from bench.common.csvfile import write_csv
 from bench.common.errors import InputError
-from bench.common.messages import echo
 from bench.plan.cell import MULTITASK
 from bench.plan.columns import PART_SCORES
 from bench.plan.models import engine_version
@@ -21,12 +19,13 @@ from bench.studies.ensemble import rows
 from bench.studies.ensemble.averages import AVERAGES
 from bench.studies.ensemble.baselines import with_baselines
 from bench.studies.ensemble.members import find
-from bench.studies.ensemble.outcome import ensemble_of, overall_of
-from bench.studies.outputs import command_line, with_outputs
+from bench.studies.ensemble.result import ensemble_of, overall_of
+from bench.studies.outputs import Study, with_outputs
+
+if TYPE_CHECKING:
+    from bench.report.pages import Facts
 
 _MOST: Final = 25
-_PAGES: Final = "ensemble"
-"""Name of the pages and of the folder of their figures."""
 _EPILOG: Final = """\b
 Examples:
   python -m bench.ensemble --runs runs.csv
@@ -67,7 +66,7 @@ Examples:
     type=click.Path(path_type=Path),
     help="Folder of the tasks' files, for --baselines and --peer.",
 )
-@with_outputs(_PAGES, "each score, single cells included")
+@with_outputs("ensemble", "each score, single cells included")
 def command(
     runs: Sequence[Path],
     task: str | None,
@@ -76,10 +75,7 @@ def command(
     baselines: bool,
     peer: bool,
     data: Path | None,
-    csv_file: Path | None,
-    as_json: bool,
-    reports: Path | None,
-) -> int:
+) -> Study:
     if data is not None and not (baselines or peer):
         raise InputError(
             "--data: is for --baselines and --peer; members are taken from --runs alone"
@@ -87,41 +83,43 @@ def command(
     if peer:
         engine_version()  # refuses missing libraries
     asked = parse_tasks(task)
-    outcomes = [ensemble_of(candidates, average, most) for candidates in find(runs, asked)]
-    present = [outcome.task for outcome in outcomes]
+    results = [ensemble_of(pool, average, most) for pool in find(runs, asked)]
+    present = [result.task for result in results]
     lacking = missing(asked, present)
-    if lacking and overall_of(outcomes) is None:
+    if lacking and overall_of(results) is None:
         note = f"no cells of {', '.join(lacking)}"
         if {*lacking, *present} <= PART_SCORES.keys():
             note += ", so there is no overall score"
-        outcomes[0] = outcomes[0].with_notes(note)
+        results[0] = results[0].with_notes(note)
     if baselines:
-        outcomes = [with_baselines(outcome, data) for outcome in outcomes]
+        results = [with_baselines(result, data) for result in results]
     if peer:
         from bench.studies.ensemble.baseline import with_transformers
 
-        outcomes = with_transformers(outcomes, runs[0], data)
-    overall = overall_of(outcomes)
-    if as_json:
-        results = rows.as_json(outcomes, overall, with_published=baselines)
-        echo(json.dumps(results, indent=2))
-    else:
+        results = with_transformers(results, runs[0], data)
+    overall = overall_of(results)
+    together = [overall] if overall else []
+
+    def show() -> None:
         from bench.studies.ensemble.page import print_sections  # loads pandas and matplotlib
 
-        print_sections(outcomes, overall, with_published=baselines)
-    if csv_file is not None:
-        write_csv(csv_file, rows.COLUMNS, rows.csv_rows(outcomes, overall))
-    if reports is not None:
-        from bench.report.pages import write_pages
+        print_sections([*together, *results], with_published=baselines)
+
+    def facts(line: str) -> "Facts":
         from bench.studies.ensemble.page import facts_of
 
-        line = command_line(_PAGES)
-        facts = facts_of(outcomes, overall, line, with_published=baselines)
-        echo(f"report: {write_pages(reports, _PAGES, facts)}", err=True)
-    problems = [problem for outcome in outcomes for problem in outcome.problems]
-    for problem in problems:
-        echo(f"error: {problem}", err=True)
-    return 1 if problems else 0
+        return facts_of([*together, *results], line, with_published=baselines)
+
+    return Study(
+        columns=rows.COLUMNS,
+        rows=rows.csv_rows([*results, *together]),
+        to_json=lambda: json.dumps(
+            rows.as_json(results, overall, with_published=baselines), indent=2
+        ),
+        show=show,
+        facts=facts,
+        problems=[problem for result in results for problem in result.problems],
+    )
 
 
 def parse_tasks(text: str | None) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ Arrays in and out. Letters in shapes: N examples, C outputs of the task's head.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -22,26 +21,19 @@ Weights = tuple[tuple[int, int], ...]
 """Pairs of a model's index and how often it counts, the highest weight first."""
 
 
-@dataclass(frozen=True)
-class Addition:
-    """One step of the greedy choice: the index of the model that was added, and the ensemble's
-    score on held-out examples after it; −∞ where it has none."""
-
-    index: int
-    held_score: float
-
-
 class Choice(NamedTuple):
     """The members of an ensemble.
 
     Attributes:
         held_score: the ensemble's score on held-out examples.
-        additions: all steps of the greedy choice, later ones that were not taken included.
+        additions: all steps of the greedy choice, later ones that were not taken included: the
+            index of the model that was added, and the ensemble's score on held-out examples after
+            it; −∞ where it has none.
     """
 
     weights: Weights
     held_score: float
-    additions: Sequence[Addition]
+    additions: Sequence[tuple[int, float]]
 
 
 def as_averaged(logits: NDArray[np.generic], metric: str, average: str) -> Floats:
@@ -102,15 +94,14 @@ def choose(
 
     alone = {index: score_of(predictions[index]) for index in indices}
     order = sorted(indices, key=lambda index: -alone[index])
-    additions = [Addition(order[0], alone[order[0]])]
+    additions = [(order[0], alone[order[0]])]
     total = predictions[order[0]].copy()
     for size in range(2, most + 1):
         scores = [score_of((total + predictions[index]) / size) for index in order]
         best = int(np.argmax(scores))  # the first of equal ones
         total += predictions[order[best]]
-        additions.append(Addition(order[best], scores[best]))
-    held_scores = [addition.held_score for addition in additions]
-    taken = int(np.argmax(held_scores))
-    members = Counter(addition.index for addition in additions[: taken + 1])
+        additions.append((order[best], scores[best]))
+    taken = int(np.argmax([held_score for _, held_score in additions]))
+    members = Counter(index for index, _ in additions[: taken + 1])
     weights = sorted(members.items(), key=lambda item: (-item[1], indices.index(item[0])))
-    return Choice(tuple(weights), held_scores[taken], additions)
+    return Choice(tuple(weights), additions[taken][1], additions)

@@ -29,7 +29,7 @@ from bench.results.protocol import PREDICTIONS
 from bench.studies.ensemble.averages import Floats
 from bench.studies.ensemble.baselines import WITHOUT
 from bench.studies.ensemble.members import Member
-from bench.studies.ensemble.outcome import Outcome, entry_for
+from bench.studies.ensemble.result import TaskResult, entry_for
 
 BASELINE: Final = "transformers + PEFT"
 
@@ -45,8 +45,10 @@ def why_not(cell: Cell, device: str) -> str | None:
     return None
 
 
-def with_transformers(outcomes: Sequence[Outcome], runs: Path, data: Path | None) -> list[Outcome]:
-    """Outcomes with the score that transformers + PEFT reach with the best member's setting.
+def with_transformers(
+    results: Sequence[TaskResult], runs: Path, data: Path | None
+) -> list[TaskResult]:
+    """Results with the score that transformers + PEFT reach with the best member's setting.
 
     If they can't train that setting, they train the best they can, by score on held-out examples;
     if they can train none, a note says so. A failed training adds a problem. Results of earlier
@@ -62,42 +64,42 @@ def with_transformers(outcomes: Sequence[Outcome], runs: Path, data: Path | None
     """
     from bench.machine.conditions import find_conditions
 
-    members = [member for outcome in outcomes for member in outcome.candidates.members]
+    members = [member for result in results for member in result.pool.members]
     on_cpu = all(member.row.device == "cpu" for member in members)
     machine = find_conditions("cpu" if on_cpu else "auto")
-    trainings = [_training(outcome, runs, data, machine) for outcome in outcomes]
+    trainings = [_training(result, runs, data, machine) for result in results]
     return [train() for train in trainings]
 
 
 def _training(
-    outcome: Outcome, runs: Path, data: Path | None, machine: Found
-) -> Callable[[], Outcome]:
-    """A function that trains an outcome's setting and returns the outcome with its score."""
+    result: TaskResult, runs: Path, data: Path | None, machine: Found
+) -> Callable[[], TaskResult]:
+    """A function that trains a result's setting and returns the result with its score."""
 
     def obstacle(member: Member) -> str | None:
         return why_not(member.row.cell, machine.conditions.device)
 
-    candidates, best = outcome.candidates, outcome.best_member
-    entries = [outcome.best, *outcome.alone]
+    pool, best = result.pool, result.best_member
+    entries = [result.best, *result.alone]
     trainable = [entry for entry in entries if not obstacle(entry.members[0])]
     if not trainable:
-        note = f"{BASELINE} left out for {best.name}: {obstacle(best)}"
-        note += "; nor can they train another cell's setting" if len(outcome.alone) > 1 else ""
-        return partial(outcome.with_notes, note)
+        note = f"{BASELINE} left out for {best.row.name}: {obstacle(best)}"
+        note += "; nor can they train another cell's setting" if len(result.alone) > 1 else ""
+        return partial(result.with_notes, note)
     (member,) = max(trainable, key=lambda entry: entry.held_score or 0.0).members
     job = job_of(member, data, machine)
 
-    def train() -> Outcome:
+    def train() -> TaskResult:
         try:
             logits = train_baseline(runs, job, machine)
-            entry = entry_for(candidates, BASELINE, logits, job.cell.name, members=(member,))
+            entry = entry_for(pool, BASELINE, logits, job.cell.name, members=(member,))
         except (InputError, OSError, SafetensorError, KeyError, ValueError) as error:
-            problem = f"{outcome.task}: {BASELINE}: {error}"
-            return replace(outcome, problems=(*outcome.problems, problem))
+            problem = f"{result.task}: {BASELINE}: {error}"
+            return replace(result, problems=(*result.problems, problem))
         note = f"{BASELINE} trained the setting of {member.row.name} ({job.cell.engine_version})"
         if member is not best:
-            note += f", the best that they can: for {candidates.name_of(best)} {obstacle(best)}"
-        return replace(outcome, others=[*outcome.others, entry]).with_notes(note)
+            note += f", the best that they can: for {pool.label_of(best)} {obstacle(best)}"
+        return replace(result, others=[*result.others, entry]).with_notes(note)
 
     return train
 

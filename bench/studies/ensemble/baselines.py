@@ -16,7 +16,7 @@ from bench.references.embeddings import embedder
 from bench.references.linear import tfidf
 from bench.results.origins import data_folder, examples_of, model_of
 from bench.studies.ensemble.averages import Floats
-from bench.studies.ensemble.outcome import Outcome, average_of_all, entry_for
+from bench.studies.ensemble.result import TaskResult, average_of_all, entry_for
 from minbert.data.tasks import Examples, TaskData
 
 TFIDF, COSINE = "tf-idf and a linear model", "cosine of sentence embeddings"
@@ -24,8 +24,8 @@ WITHOUT: Final = "leave out what needs it (--baselines, --peer)"
 """What the user can do if a checkpoint is gone."""
 
 
-def with_baselines(outcome: Outcome, data: Path | None) -> Outcome:
-    """An outcome with its baselines.
+def with_baselines(result: TaskResult, data: Path | None) -> TaskResult:
+    """A result with its baselines.
 
     One that predicts the same number for all examples, or has nothing to learn from, is left out,
     with a note.
@@ -36,16 +36,16 @@ def with_baselines(outcome: Outcome, data: Path | None) -> Outcome:
     Raises:
         InputError: if the examples or the checkpoint are missing.
     """
-    candidates, member = outcome.candidates, outcome.best_member
+    pool, member = result.pool, result.best_member
     folder = data_folder(member.row, member.folder, data)
-    examples = examples_of(member.row, folder).parts[outcome.task]
-    others, notes = [*outcome.others, *outcome.encoders], []
-    if len(candidates.members) > 1:
-        others.insert(0, average_of_all(candidates, outcome.average))
+    examples = examples_of(member.row, folder).parts[result.task]
+    others, notes = [*result.others, *result.encoders], []
+    if len(pool.members) > 1:
+        others.insert(0, average_of_all(pool, result.average))
 
     def add(kind: str, predict: Callable[..., Floats], *arguments: Any) -> None:
         try:
-            others.append(entry_for(candidates, kind, predict(*arguments)))
+            others.append(entry_for(pool, kind, predict(*arguments)))
         except ValueError as error:
             notes.append(f"{kind} left out: {error}")
 
@@ -54,7 +54,7 @@ def with_baselines(outcome: Outcome, data: Path | None) -> Outcome:
         checkpoint = model_of(member.row, member.folder, WITHOUT).checkpoint
         if checkpoint is not None:
             add(COSINE, cosine, examples, checkpoint, int(member.row.max_length or 128))
-    return replace(outcome, others=others).with_notes(*notes)
+    return replace(result, others=others).with_notes(*notes)
 
 
 def with_tfidf(data: TaskData) -> Floats:

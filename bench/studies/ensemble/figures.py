@@ -21,10 +21,9 @@ from bench.report.drawing import (
     log_ticks,
     to_svg,
 )
-from bench.report.tables import DASH
-from bench.report.text import count, fixed, shortened, with_span
+from bench.report.text import shortened
 from bench.stats.intervals import Interval
-from bench.studies.ensemble.outcome import BEST, CELL, ENSEMBLE
+from bench.studies.ensemble.result import BEST, CELL, ENSEMBLE
 
 BASELINE: Final = "baseline"
 PUBLISHED: Final = "published, on other examples"
@@ -65,7 +64,7 @@ class Mark:
     parameters: int | None = None
 
 
-def scores(marks: Sequence[Mark], label: str, stem: str, caption: str) -> Drawing:
+def scores(marks: Sequence[Mark], label: str, stem: str, alt: str, caption: str) -> Drawing:
     """One line for each mark with its score and interval; published scores separate at the end."""
     measured = [mark for mark in marks if mark.kind != PUBLISHED]
     papers = [mark for mark in marks if mark.kind == PUBLISHED]
@@ -82,12 +81,10 @@ def scores(marks: Sequence[Mark], label: str, stem: str, caption: str) -> Drawin
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(label)
         _legend(figure)
-    alt = f"{label} with 95% intervals: {_in_words(measured)}."
-    alt += f" Published, on other examples: {_in_words(papers)}." if papers else ""
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
-def sizes(marks: Sequence[Mark], label: str, stem: str, caption: str) -> Drawing:
+def sizes(marks: Sequence[Mark], label: str, stem: str, alt: str, caption: str) -> Drawing:
     """Scores against parameters, for marks whose parameters are known."""
     known = [mark for mark in marks if mark.parameters]
     counts = [mark.parameters or 0 for mark in known]
@@ -109,11 +106,6 @@ def sizes(marks: Sequence[Mark], label: str, stem: str, caption: str) -> Drawing
         axes.set_ylabel(label)
         axes.margins(y=0.12)
         _legend(figure)
-    points = "; ".join(
-        f"{mark.label} {fixed(mark.score.value)} with {mark.parameters:,}"
-        for mark in known if mark.kind != CELL
-    )  # fmt: skip
-    alt = f"{label} against the number of parameters: {points}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
@@ -123,6 +115,7 @@ def choice(
     taken: int,
     label: str,
     stem: str,
+    alt: str,
     caption: str,
 ) -> Drawing:
     """Scores at each step of the greedy choice, and the size that was taken.
@@ -146,11 +139,6 @@ def choice(
         axes.set_xlabel("members, each counted by its weight")
         axes.set_ylabel(label)
         figure.legend(handles=lines, loc="outside lower center", ncols=2)
-    ends = "; ".join(
-        f"{name} {_text(values[0])} with 1 and {_text(values[taken - 1])} with the {taken} taken"
-        for name, values in (("held out", held), ("dev", dev))
-    )
-    alt = f"{label} by the number of members: {ends}."
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
@@ -175,17 +163,3 @@ def _lengths(mark: Mark) -> list[list[float]] | None:
 def _legend(figure: Figure) -> None:
     columns = min(len(figure.axes[0].get_legend_handles_labels()[1]), 3)
     figure.legend(loc="outside lower center", ncols=columns, columnspacing=1.2, handletextpad=0.4)
-
-
-def _in_words(marks: Sequence[Mark]) -> str:
-    """The marks' scores in words; of cells alone only the lowest and the highest."""
-    parts = [f"{mark.label} {with_span(mark.score)}" for mark in marks if mark.kind != CELL]
-    cells = [mark.score.value for mark in marks if mark.kind == CELL]
-    if cells:
-        ends = f"from {fixed(min(cells))} to {fixed(max(cells))}"
-        parts.append(f"{count(len(cells), 'cell')} alone {ends}")
-    return "; ".join(parts)
-
-
-def _text(value: float | None) -> str:
-    return DASH if value is None else fixed(value)

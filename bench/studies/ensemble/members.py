@@ -37,11 +37,6 @@ class Member:
     arrays: Arrays
 
     @property
-    def name(self) -> str:
-        """A short name, such as `lora-r8-all-lin-only-bf16-s0`."""
-        return self.row.name
-
-    @property
     def own_parameters(self) -> int:
         """Parameters that no other member shares: all after full fine-tuning, else those that
         trained while the encoder was frozen."""
@@ -50,7 +45,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Candidates:
+class Pool:
     """The cells of one task that can be members, and the labels [N] of the examples that all of
     them predicted.
 
@@ -64,10 +59,10 @@ class Candidates:
     held_labels: NDArray[Any]
     left_out: int = 0
 
-    def name_of(self, member: Member) -> str:
+    def label_of(self, member: Member) -> str:
         """A member's name, followed by its task if that is `multitask`, and by its model if the
         members have several."""
-        names, learned = [member.name], member.row.task
+        names, learned = [member.row.name], member.row.task
         if learned != self.task:
             names.append(learned)
         if len({other.row.model_digest for other in self.members}) > 1:
@@ -75,10 +70,10 @@ class Candidates:
         return ", ".join(names)
 
 
-def find(runs: Sequence[Path], asked: Collection[str] = ()) -> list[Candidates]:
+def find(runs: Sequence[Path], asked: Collection[str] = ()) -> list[Pool]:
     """The cells in some CSVs that can be members, by task; a cell in several CSVs counts once.
 
-    Candidates for a part of task `multitask` are cells that learned it alone and cells that learned
+    The pool for a part of task `multitask` has cells that learned it alone and cells that learned
     all parts together, as long as they predicted the same examples. Where they did not, the cells
     of the part alone are left out, or the others if the part was asked for and `multitask` was not.
 
@@ -104,7 +99,7 @@ def find(runs: Sequence[Path], asked: Collection[str] = ()) -> list[Candidates]:
         )
     tasks = _tasks(files, [row for _, row in rows], asked)
     prefer_multitask = not asked or MULTITASK in asked
-    return [_candidates(files, task, rows, prefer_multitask=prefer_multitask) for task in tasks]
+    return [_pool(files, task, rows, prefer_multitask=prefer_multitask) for task in tasks]
 
 
 def _learned(row: Row) -> Collection[str]:
@@ -133,10 +128,10 @@ def _tasks(files: str, rows: Sequence[Row], asked: Collection[str]) -> list[str]
     return [task for task in in_order if task in tasks]
 
 
-def _candidates(
+def _pool(
     files: str, task: str, rows: Sequence[tuple[Path, Row]], *, prefer_multitask: bool
-) -> Candidates:
-    """The candidates for one task; with `prefer_multitask`, cells of the part alone are left out if
+) -> Pool:
+    """The pool of one task; with `prefer_multitask`, cells of the part alone are left out if
     they predicted other examples than those that learned all parts."""
     cells: dict[str, tuple[Row, Path]] = {}  # by id, the first that still has its predictions
     for path, row in rows:
@@ -170,7 +165,7 @@ def _candidates(
                 "cells; models of another vocabulary or max_length hold different examples out, "
                 "and can't be together"
             )
-    return Candidates(
+    return Pool(
         task=task,
         metric=find_task(task).metric if kind == MULTITASK else str(members[0].row.dev_metric),
         members=members,

@@ -1,12 +1,12 @@
 """Ensembles as the rows of a CSV and as JSON. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from bench.plan.cell import MULTITASK
 from bench.stats.intervals import Interval
-from bench.studies.ensemble.outcome import Entry, Outcome, Overall, Result
 from bench.studies.ensemble.published import caveat, published
+from bench.studies.ensemble.result import Entry, Overall, Result, TaskResult
 
 Row = dict[str, Any]
 
@@ -20,7 +20,7 @@ COLUMNS: Final = (
 and empty for the best member; `to_ensemble` is its score less the ensemble's."""
 
 
-def entry_row(entry: Entry, result: Result) -> Row:
+def _row(entry: Entry, result: Result) -> Row:
     """An entry with its differences to the best member and to the ensemble.
 
     `members` counts cells, each once; it and `parameters` are None where they are not known.
@@ -40,41 +40,41 @@ def entry_row(entry: Entry, result: Result) -> Row:
     }
 
 
-def cell_rows(outcome: Outcome) -> list[Row]:
-    """The rows of all candidates, each alone, with its weight in the ensemble."""
-    weights = {member.row.cell_id: weight for member, weight in outcome.members}
+def _cells(result: TaskResult) -> list[Row]:
+    """The rows of all cells of the pool, each alone, with its weight in the ensemble."""
+    weights = {member.row.cell_id: weight for member, weight in result.members}
     return [
-        {**entry_row(entry, outcome), "cell_id": cell_id, "weight": weights.get(cell_id, 0)}
-        for entry in outcome.alone
+        {**_row(entry, result), "cell_id": cell_id, "weight": weights.get(cell_id, 0)}
+        for entry in result.alone
         for cell_id in [entry.members[0].row.cell_id]
     ]
 
 
-def csv_rows(outcomes: Sequence[Outcome], overall: Overall | None) -> list[Row]:
-    """All rows of the CSV, task by task; those of several tasks have the task `sst+sts`."""
-    rows: list[Row] = []
-    for result in (*outcomes, *([overall] if overall else [])):
+def csv_rows(results: Iterable[Result]) -> list[Row]:
+    """All rows of the CSV; those of several tasks have the task `sst+sts`."""
+    rows = []
+    for result in results:
         task = {**dict.fromkeys(COLUMNS), "task": result.task, "metric": result.metric}
-        scored = [entry_row(entry, result) for entry in result.compared]
-        scored += cell_rows(result) if isinstance(result, Outcome) else []
+        scored = [_row(entry, result) for entry in result.compared]
+        scored += _cells(result) if isinstance(result, TaskResult) else []
         rows += [{**task, **row} for row in scored]
     return rows
 
 
 def as_json(
-    outcomes: Sequence[Outcome], overall: Overall | None, *, with_published: bool
+    results: Sequence[TaskResult], overall: Overall | None, *, with_published: bool
 ) -> dict[str, Any]:
-    """The outcome of one task, or those of several tasks with their overall score."""
+    """The result of one task, or those of several tasks with their overall score."""
 
     def more(result: Result, task: str) -> Row:
         scores = [score._asdict() for score in published(task)]
         shown = {"published": scores, "published_caveat": caveat(task)}
         return {"notes": result.notes, **(shown if with_published else {})}
 
-    tasks = [{**_task_as_json(outcome), **more(outcome, outcome.task)} for outcome in outcomes]
+    tasks = [{**_task_as_json(result), **more(result, result.task)} for result in results]
     if overall is None:
         return tasks[0] if len(tasks) == 1 else {"tasks": tasks, "overall": None}
-    ensembles, best, *others = (entry_row(entry, overall) for entry in overall.compared)
+    ensembles, best, *others = (_row(entry, overall) for entry in overall.compared)
     overall_json = {
         "metric": overall.metric,
         "parts": overall.parts,
@@ -88,34 +88,34 @@ def as_json(
     return {"tasks": tasks, "overall": overall_json}
 
 
-def _task_as_json(outcome: Outcome) -> Row:
-    ensemble, best, *others = (entry_row(entry, outcome) for entry in outcome.compared)
+def _task_as_json(result: TaskResult) -> Row:
+    ensemble, best, *others = (_row(entry, result) for entry in result.compared)
     return {
-        "task": outcome.task,
-        "metric": outcome.metric,
-        "average": outcome.average,
-        "candidates": len(outcome.candidates.members),
+        "task": result.task,
+        "metric": result.metric,
+        "average": result.average,
+        "candidates": len(result.pool.members),
         "ensemble": ensemble,
         "best_member": best,
         "baselines": others,
-        "gain": vars(outcome.gain),
+        "gain": vars(result.gain),
         "members": [
             {
-                "name": member.name,
+                "name": member.row.name,
                 **{name: member.row[name] for name in ("task", "model", "cell_id")},
                 "weight": weight,
             }
-            for member, weight in outcome.members
+            for member, weight in result.members
         ],
-        "cells": cell_rows(outcome),
+        "cells": _cells(result),
         "choice": [
             {
                 "added": stage.added.row.cell_id,
                 "held_score": stage.held_score,
                 "dev_score": stage.dev_score,
-                "taken": size == outcome.size,
+                "taken": size == result.size,
             }
-            for size, stage in enumerate(outcome.stages, start=1)
+            for size, stage in enumerate(result.stages, start=1)
         ],
     }
 

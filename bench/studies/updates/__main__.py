@@ -4,25 +4,21 @@ values of each linear layer's update, for cells that have kept their weights.
 Example: python -m bench.updates --runs runs.csv --reports reports/
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import click
 
 from bench.common.command import run_command, with_runs
-from bench.common.csvfile import write_csv
-from bench.common.errors import DiskFullError, InputError
-from bench.common.messages import echo
+from bench.common.errors import InputError
 from bench.results.origins import task_of
-from bench.studies.outputs import command_line, with_outputs
-from bench.studies.updates import truncation
+from bench.studies.outputs import Study, with_outputs
 from bench.studies.updates.cells import find
 from bench.studies.updates.measure import measure_all
 from bench.studies.updates.modules import COLUMNS, rows_of
 from bench.studies.updates.truncation import parse_ranks, problems
 
-_PAGES: Final = "updates"
-"""Name of the pages and of the folder of their figures."""
 _EPILOG: Final = """\b
 Examples:
   python -m bench.updates
@@ -42,15 +38,8 @@ Examples:
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Folder of the tasks' files, for --truncate."
 )
-@with_outputs(_PAGES, "each cell and layer")
-def command(
-    runs: list[Path],
-    truncate: str | None,
-    data: Path | None,
-    csv_file: Path | None,
-    as_json: bool,
-    reports: Path | None,
-) -> int:
+@with_outputs("updates", "each cell and layer")
+def command(runs: list[Path], truncate: str | None, data: Path | None) -> Study:
     if data is not None and truncate is None:
         raise InputError("--data: is for --truncate, which scores on dev; leave it out")
     ranks = None if truncate is None else parse_ranks(truncate)
@@ -65,47 +54,36 @@ def command(
                 'run some with --save-weights --rerun ok --select "mode=full", or leave it out'
             )
         notes += [
-            f"not cut: {cell.name}, which has no dev score" for cell in whole if cell not in cut
+            f"not cut: {cell.label}, which has no dev score" for cell in whole if cell not in cut
         ]
     every_update, truncations = measure_all(cells, cut, data, ranks or ())
     updates = [update for update in every_update if update.modules]
-    unmoved = [update.cell.name for update in every_update if not update.modules]
+    unmoved = [update.cell.label for update in every_update if not update.modules]
     if not updates:
         raise InputError(f"{', '.join(unmoved)}: no linear layer of the encoder trained")
     notes += [f"left out: {name}, of which no linear layer trained" for name in unmoved]
     notes += dict.fromkeys(note for cell in cut for note in task_of(cell.row, cell.folder).notes)
     rows, errors = rows_of(updates), problems(truncations)
 
-    from bench.report.show import as_json as to_json
-    from bench.report.show import print_tables
-    from bench.studies.updates import tables
+    from bench.report.show import as_json, print_tables
+    from bench.studies.updates import page, tables
 
-    if as_json:
+    def to_json() -> str:
         more = {
             "cells": tables.as_json(updates),
-            "truncated": [truncation.as_json(cell) for cell in truncations],
+            "truncated": [cell.as_json() for cell in truncations],
             "notes": notes,
             "problems": errors,
         }
-        echo(to_json(rows, more))
-    else:
+        return as_json(rows, more)
+
+    def show() -> None:
         lines = [*tables.findings(updates, truncations), *tables.explanations(updates)]
         lines += [f"note: {note}" for note in notes]
         print_tables(tables.tables(updates, truncations), lines)
-    if csv_file is not None:
-        write_csv(csv_file, COLUMNS, rows)
-    if reports is not None:
-        from bench.report.pages import write_pages
-        from bench.studies.updates.page import facts
 
-        page = facts(updates, truncations, notes, command_line(_PAGES))
-        try:
-            echo(f"report: {write_pages(reports, _PAGES, page)}", err=True)
-        except DiskFullError as error:
-            errors.insert(0, str(error))
-    for message in errors:
-        echo(f"error: {message}", err=True)
-    return 1 if errors else 0
+    facts = partial(page.facts, updates, truncations, notes)
+    return Study(COLUMNS, rows, to_json, show, facts, errors)
 
 
 if __name__ == "__main__":

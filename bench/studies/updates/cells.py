@@ -17,12 +17,12 @@ from minbert.files import is_file
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A cell that ended ok and kept its weights. Among the cells of a call its `name` is unique."""
+class KeptCell:
+    """A cell that ended ok and kept its weights. Among the cells of a call its label is unique."""
 
     row: Row
     folder: Path
-    name: str
+    label: str
 
     @property
     def whole(self) -> bool:
@@ -35,7 +35,7 @@ class Trained:
         return self.folder / WEIGHTS
 
 
-def find(runs: Sequence[Path]) -> tuple[list[Trained], list[str]]:
+def find(runs: Sequence[Path]) -> tuple[list[KeptCell], list[str]]:
     """The cells of some CSVs that kept weights, in their order, and a note for each reason why
     others are left out.
 
@@ -45,14 +45,14 @@ def find(runs: Sequence[Path]) -> tuple[list[Trained], list[str]]:
         InputError: if there is none.
     """
     files = ", ".join(map(str, runs))
-    cells: dict[str, Trained] = {}
+    cells: dict[str, KeptCell] = {}
     left_out: dict[str, str] = {}
     for path in runs:
         for row in standing(read_rows(path)).values():
             if row.status != "ok" or row.learning_rate_source == CANDIDATE:
                 continue
             cell_id = row.cell_id
-            cell = Trained(row, folder_of(path, row), row.name)
+            cell = KeptCell(row, folder_of(path, row), row.name)
             if reason := _why_left_out(cell):
                 left_out[cell_id] = reason
             else:
@@ -63,10 +63,10 @@ def find(runs: Sequence[Path]) -> tuple[list[Trained], list[str]]:
     counts = [f"{count(number, 'cell')} {reason}" for reason, number in reasons.items()]
     if not cells:
         raise InputError(f"{files}: no weights to read: {', '.join(counts)}")
-    return _named(list(cells.values())), [f"left out: {line}" for line in counts]
+    return _labelled([*cells.values()]), [f"left out: {line}" for line in counts]
 
 
-def _why_left_out(cell: Trained) -> str | None:
+def _why_left_out(cell: KeptCell) -> str | None:
     if cell.row.init == "random":
         return "that began with random weights"
     if cell.row.task == MULTITASK:
@@ -80,15 +80,17 @@ def _why_left_out(cell: Trained) -> str | None:
     return None
 
 
-def _named(cells: Sequence[Trained]) -> list[Trained]:
-    """Cells with unique names, to which task, model and digest are added where needed."""
+def _labelled(cells: Sequence[KeptCell]) -> list[KeptCell]:
+    """Cells with unique labels: the name, to which task, model and id are added where needed."""
     columns = {"task": "task", "model_digest": "model"}
     shown = [name for key, name in columns.items() if len({cell.row[key] for cell in cells}) > 1]
-    names = [", ".join([cell.name, *(plain(str(cell.row[name])) for name in shown)])
-             for cell in cells]  # fmt: skip
+    labels = [
+        ", ".join([cell.row.name, *(plain(str(cell.row[name])) for name in shown)])
+        for cell in cells
+    ]
     return [
-        replace(cell, name=name)
-        if names.count(name) == 1
-        else replace(cell, name=f"{name} {str(cell.row['cell_id'])[:6]}")
-        for cell, name in zip(cells, names, strict=True)
+        replace(
+            cell, label=label if labels.count(label) == 1 else f"{label} {cell.row.cell_id[:6]}"
+        )
+        for cell, label in zip(cells, labels, strict=True)
     ]

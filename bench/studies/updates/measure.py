@@ -13,7 +13,7 @@ from bench.machine.conditions import Conditions
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE
 from bench.plan.models import Model
 from bench.results.origins import data_folder, examples_of, model_of
-from bench.studies.updates.cells import Trained
+from bench.studies.updates.cells import KeptCell
 from bench.studies.updates.modules import Update
 from bench.studies.updates.truncation import Truncation
 
@@ -21,7 +21,7 @@ _WITHOUT: Final = "name other results with --runs"
 
 
 def measure_all(
-    cells: Sequence[Trained], cut: Sequence[Trained], data: Path | None, ranks: Sequence[int]
+    cells: Sequence[KeptCell], cut: Sequence[KeptCell], data: Path | None, ranks: Sequence[int]
 ) -> tuple[list[Update], list[Truncation]]:
     """The spectra of all cells, and the scores of the cells to cut.
 
@@ -50,7 +50,7 @@ def measure_all(
     with progress_bar(len(cells) + len(cut) * (len(ranks) + 1)) as show:
         done = count()
         for cell in cells:
-            show(next(done), cell.name)
+            show(next(done), cell.label)
             updates.append(measure(cell, bases[cell.row.model_digest], known))
         for cell, own, folder, place in zip(cut, examples, folders, conditions, strict=True):
             base = bases[cell.row.model_digest]
@@ -60,7 +60,7 @@ def measure_all(
     return updates, truncations
 
 
-def _conditions(cut: Sequence[Trained]) -> list[Conditions]:
+def _conditions(cut: Sequence[KeptCell]) -> list[Conditions]:
     """The conditions in which to predict with each cell to cut: on a CPU for cells from a CPU.
 
     If a GPU was tried, this process sees only that one from now on.
@@ -74,6 +74,6 @@ def _conditions(cut: Sequence[Trained]) -> list[Conditions]:
         if machine.gpu:
             os.environ.update({VISIBLE: machine.gpu, ORDER: BY_BUS})
         if cell.row.amp == "fp16" and machine.conditions.device == "cpu":
-            raise InputError(f"--truncate: {cell.name} predicts in fp16, which needs a GPU")
+            raise InputError(f"--truncate: {cell.label} predicts in fp16, which needs a GPU")
         conditions.append(machine.conditions)
     return conditions

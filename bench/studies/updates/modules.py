@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.names import adapted_layers
-from bench.studies.updates.cells import Trained
+from bench.studies.updates.cells import KeptCell
 
 Floats = NDArray[np.float64]
 
@@ -125,7 +125,7 @@ class Module:
 class Update:
     """The modules that a cell's training changed; `unmoved` counts the unchanged ones."""
 
-    cell: Trained
+    cell: KeptCell
     modules: tuple[Module, ...]
     unmoved: int = 0
 
@@ -143,7 +143,7 @@ def rows_of(updates: Sequence[Update]) -> list[dict[str, Any]]:
     """A row of `COLUMNS` for each cell and module."""
     rows = []
     for update in updates:
-        axes = {"cell": update.cell.name, **{name: update.cell.row[name] for name in AXES}}
+        axes = {"cell": update.cell.label, **{name: update.cell.row[name] for name in AXES}}
         for module in update.modules:
             (layer, kind), (height, width) = module.place, module.spectra["update"].shape
             row = {**axes, "layer": layer, "kind": kind, "height": height, "width": width}

@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bench.report.drawing import BLUE, GREY, ORANGE, PURPLE, Drawing, canvas, log_ticks, to_svg
-from bench.report.pages import Facts, sections_of
+from bench.report.pages import Facts, sections_of, sentences
 from bench.report.text import count, plain
 from bench.studies.updates import tables
-from bench.studies.updates.modules import KINDS, Floats, Module, Update, mean_energy
+from bench.studies.updates.modules import KINDS, Module, Update, mean_energy
 from bench.studies.updates.truncation import Truncation, problems
 
 _COLOURS: Final = (BLUE, ORANGE, "#009e73", PURPLE, "#e69f00", "#56b4e9")
@@ -43,7 +43,7 @@ def facts(
         " and ".join(dict.fromkeys(plain(str(update.cell.row[key])) for update in updates))
         for key in ("model", "task")
     )
-    energies = {update.cell.name: update.modules for update in updates[:_MOST]}
+    energies = {update.cell.label: update.modules for update in updates[:_MOST]}
     kinds = {
         kind: modules
         for kind in KINDS.values()
@@ -59,7 +59,7 @@ def facts(
             tables=[*tables.tables(updates, truncations), tables.module_table(updates)],
             drawings=[
                 _energy(energies, "energy", "Mean over linear layers."),
-                _energy(kinds, "energy-kinds", f"{whole.cell.name}: mean over layers."),
+                _energy(kinds, "energy-kinds", f"{whole.cell.label}: mean over layers."),
                 *(
                     _scores_figure([cell for cell in truncations if cell.metric == metric])
                     for metric in metrics
@@ -96,8 +96,7 @@ def _energy(groups: Mapping[str, Sequence[Module]], stem: str, caption: str) -> 
         axes.set_xlabel("directions k, largest first")
         axes.set_ylabel("share of the energy")
         _legend(figure)
-    texts = "; ".join(f"{name} {_in_words(curve)}" for name, curve in curves[:-1])
-    alt = f"Share of the energy of updates in the top k directions. {texts}."
+    (alt,) = sentences("updates_figures", figure="energy", curves=curves[:-1])
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
@@ -116,12 +115,11 @@ def _ranks_figure(update: Update, stem: str) -> Drawing:
             xticklabels=[kind.replace(" ", "\n") for kind in KINDS.values()],
         )  # fmt: skip
         axes.tick_params(rotation=0)
-        axes.set(xlabel="", title=update.cell.name)
-    alt = (
-        f"Rank that holds {_PERCENT}% of the energy of the updates of {update.cell.name}, by layer "
-        f"and kind: from {low} to {high}, of at most {most}."
-    )
-    caption = f"Directions that hold {_PERCENT}% of an update's energy, of at most {most}."
+        axes.set(xlabel="", title=update.cell.label)
+    alt, caption = sentences(
+        "updates_figures", figure="ranks", percent=_PERCENT, name=update.cell.label, low=low,
+        high=high, most=most,
+    )  # fmt: skip
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
@@ -142,28 +140,16 @@ def _scores_figure(truncations: Sequence[Truncation]) -> Drawing:
             lengths = np.abs(np.transpose(ends) - y)
             axes.errorbar(
                 x, y, lengths, color=_COLOURS[number], marker=_MARKERS[number], markersize=5,
-                linewidth=1.1, label=truncation.cell.name,
+                linewidth=1.1, label=truncation.cell.label,
             )  # fmt: skip
         axes.set_xticks(range(len(order)), ["full" if k is None else str(k) for k in order])
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("rank of updates")
         axes.set_ylabel(f"dev {shown[0].metric}")
         _legend(figure)
-    curves = "; ".join(
-        f"{truncation.cell.name} "
-        + ", ".join(
-            f"{score.label}: {score.dev.value:.3f}"
-            for score in truncation.scores
-            if score.dev is not None
-        )
-        for truncation in shown
-    )
     stem = f"truncated-{shown[0].metric}"
-    return Drawing(
-        stem, to_svg(figure, stem), f"Dev {shown[0].metric} by rank of the updates. {curves}.",
-        "Each update cut to its largest directions, all else as trained; with 95% intervals over "
-        "dev examples.",
-    )  # fmt: skip
+    alt, caption = sentences("updates_figures", figure="scores", truncations=shown)
+    return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
 def _legend(figure: Figure) -> None:
@@ -171,7 +157,3 @@ def _legend(figure: Figure) -> None:
     names = [name for axes in figure.axes for name in axes.get_legend_handles_labels()[1]]
     columns = 2 if max(map(len, names)) <= _HALF_A_LINE else 1
     figure.legend(loc="outside lower center", ncols=columns)
-
-
-def _in_words(curve: Floats) -> str:
-    return ", ".join(f"{curve[k - 1]:.0%} in {k}" for k in (1, 8, 32) if k <= len(curve))

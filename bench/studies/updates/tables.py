@@ -1,4 +1,5 @@
-"""Updates as tables and sentences, the same for a terminal and for a page. Loads pandas."""
+"""Updates as tables and sentences, the same for a terminal and for a page. Loads pandas and
+matplotlib."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
@@ -6,43 +7,18 @@ from typing import Any, Final, NamedTuple
 import pandas as pd
 
 from adapters.methods import METHODS
-from bench.report.tables import DASH, Head, Table
+from bench.report.pages import sentences
+from bench.report.tables import DASH, Table
 from bench.report.text import count, fixed, signed, span
-from bench.studies.updates.modules import (
-    AXES,
-    FIGURES,
-    KINDS,
-    PERCENTS,
-    PREFIXES,
-    SIZE,
-    TOPS,
-    Update,
-    rows_of,
-)
-from bench.studies.updates.truncation import Truncated, Truncation
+from bench.studies.tables import table
+from bench.studies.updates.modules import AXES, FIGURES, KINDS, PREFIXES, SIZE, Update, rows_of
+from bench.studies.updates.truncation import Truncation
 
 _MATRICES: Final = {"update": "update", "random": "random, its shape", "before": "weight before"}
-_SIZES: Final = (
-    Head("nonzero", "non-zero", "singular values that are more than rounding", True),
-    Head(SIZE, "|dW| / |W|", "Frobenius norms", True),
-)
-_RANKS: Final = (
-    Head("stable_rank", "stable rank", "energy over that of the largest direction", True),
-    Head("effective_rank", "effective rank", "exponential of the entropy of s / Σ s", True),
-    *(
-        Head(f"rank_{percent}", f"rank for {percent}%", "directions that hold this energy", True)
-        for percent in PERCENTS
-    ),
-)
-_ENERGIES: Final = tuple(
-    Head(f"energy_{top}", f"top {top}", "share of the energy in so many directions", True)
-    for top in TOPS
-)
-_BY_KIND: Final = (
-    *(_SIZES[1], _RANKS[0], *_RANKS[2:]),
-    Head("random_rank_90", "random, for 90%", "of a random matrix of its shape", True),
-)
-_CELL: Final = Head("cell", "cell")
+_ENERGIES: Final = [name for name in FIGURES if name.startswith("energy_")]
+_RANKS: Final = [name for name in (*FIGURES, SIZE) if name not in _ENERGIES]
+_BY_KIND: Final = ({*_RANKS} - {"nonzero", "effective_rank"}) | {"random_rank_90"}
+_WORDS: Final = {"count": count, "fixed": fixed, "signed": signed, "span": span}
 
 
 class Range(NamedTuple):
@@ -81,9 +57,9 @@ def as_json(updates: Sequence[Update]) -> list[dict[str, Any]]:
     frame = frame_of(updates)
     cells = []
     for update in updates:
-        modules = frame[frame["cell"] == update.cell.name]
+        modules = frame[frame["cell"] == update.cell.label]
         cells.append({
-            "cell": update.cell.name,
+            "cell": update.cell.label,
             **{name: update.cell.row[name] for name in AXES},
             "modules": len(modules),
             "unmoved": update.unmoved,
@@ -97,7 +73,7 @@ def tables(updates: Sequence[Update], truncations: Sequence[Truncation]) -> list
     """The tables on a terminal: over all modules, by kind, and scores by rank if there are any."""
     frame, means = frame_of(updates), "mean over linear layers (least to most)"
     spectra = [
-        _over_all(frame, (*_SIZES, *_RANKS), f"Directions of an update: {means}"),
+        _over_all(frame, _RANKS, f"Directions of an update: {means}"),
         _over_all(frame, _ENERGIES, f"Share of the energy in the largest directions: {means}"),
         _kinds_table(frame),
     ]
@@ -106,141 +82,85 @@ def tables(updates: Sequence[Update], truncations: Sequence[Truncation]) -> list
 
 def module_table(updates: Sequence[Update]) -> Table:
     """Every module of every cell, for the page only."""
-    columns = (*_SIZES, *_RANKS, *_ENERGIES)
-    heads = [_CELL, Head("layer", "layer", "from 0", True), Head("kind", "kind")]
-    heads += [Head("shape", "shape", "outputs × inputs"), *columns]
-    lines = [
-        [
-            row["cell"], str(row["layer"]), row["kind"], f"{row['height']} × {row['width']}",
-            *(fixed(row[head.key], 4 if head.key == SIZE else _digits(head.key))
-              for head in columns),
-        ]
+    rows = [
+        {
+            "cell": row["cell"],
+            "layer": str(row["layer"]),
+            "kind": row["kind"],
+            "shape": f"{row['height']} × {row['width']}",
+            SIZE: fixed(row[SIZE], 4),
+            **{name: fixed(row[name], _digits(name)) for name in FIGURES},
+        }
         for row in rows_of(updates)
-    ]  # fmt: skip
-    return Table(heads, lines, "Every linear layer", folded=True)
+    ]
+    return table("updates", rows, "Every linear layer", folded=True)
 
 
 def findings(updates: Sequence[Update], truncations: Sequence[Truncation]) -> list[str]:
     """The main findings, a sentence for each cell."""
-    return [
-        *(_score_finding(cell) for cell in truncations if len(cell.scores) > 1),
-        *map(_energy_finding, updates),
-    ]
+    energies = []
+    for update in updates:
+        frame = frame_of([update])
+        own, random = (range_of(frame, f"{prefix}rank_90") for prefix in ("", "random_"))
+        sizes = sorted({len(module.spectra["update"].values) for module in update.modules})
+        size = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        mean = frame.mean(numeric_only=True)
+        energies.append((update.cell.label, size, mean, own, random, len(frame)))
+    return sentences("updates_findings", truncations=truncations, energies=energies, **_WORDS)
 
 
 def explanations(updates: Sequence[Update]) -> list[str]:
     """Sentences on the quantities and on how to read them."""
     modes = {update.cell.row.mode for update in updates}
-    return [
-        "dW is the weight of a linear layer after training less that before: query, key, value, "
-        "attention output, intermediate and output of each layer. Its energy is its squared "
-        "Frobenius norm, the sum of its squared singular values.",
-        "The random matrix has independent normal numbers and the shape of the layer; it is one "
-        "draw, the same in every run. It and the weight before training are what to judge by.",
-        *(method.reading for name, method in METHODS.items() if name in modes and method.reading),
-        *(
-            f"{update.cell.name}: without {count(update.unmoved, 'linear layer')} that did not "
-            "train."
-            for update in updates
-            if update.unmoved
-        ),
-    ]
+    readings = [method.reading for name, method in METHODS.items() if name in modes]
+    return sentences("updates", updates=updates, readings=filter(None, readings), **_WORDS)
 
 
 def _by_kind(modules: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
     return ((str(kind), rows) for kind, rows in modules.groupby("kind", observed=True))
 
 
-def _over_all(frame: pd.DataFrame, columns: Sequence[Head], caption: str) -> Table:
-    lines = [
-        [
-            str(cell) if matrix == "update" else "", _MATRICES[matrix],
-            *(_range_text(modules, head.key, prefix) for head in columns),
-        ]
+def _over_all(frame: pd.DataFrame, columns: Iterable[str], caption: str) -> Table:
+    rows = [
+        {
+            "cell": str(cell) if matrix == "update" else "",
+            "of": _MATRICES[matrix],
+            **{name: _range_text(modules, name, prefix) for name in columns},
+        }
         for cell, modules in frame.groupby("cell", sort=False)
         for matrix, prefix in PREFIXES.items()
-    ]  # fmt: skip
-    marks = ["baseline" if line[0] else "" for line in lines]
-    return Table([_CELL, Head("of", "of"), *columns], lines, caption, marks)
+    ]
+    return table("updates", rows, caption, ["baseline" if row["cell"] else "" for row in rows])
 
 
 def _kinds_table(frame: pd.DataFrame) -> Table:
-    lines = []
-    for cell, modules in frame.groupby("cell", sort=False):
-        name = str(cell)
-        for kind, rows in _by_kind(modules):
-            lines.append([name, kind, *(_range_text(rows, head.key) for head in _BY_KIND)])
-            name = ""
-    heads = [_CELL, Head("kind", "kind"), *_BY_KIND]
-    return Table(heads, lines, "By kind of linear layer: mean over layers (least to most)")
+    rows = [
+        {
+            "cell": "" if number else str(cell),
+            "kind": kind,
+            **{name: _range_text(of_kind, name) for name in _BY_KIND},
+        }
+        for cell, modules in frame.groupby("cell", sort=False)
+        for number, (kind, of_kind) in enumerate(_by_kind(modules))
+    ]
+    caption = "By kind of linear layer: mean over layers (least to most)"
+    return table("updates", rows, caption)
 
 
 def _scores(truncations: Sequence[Truncation]) -> Table:
-    heads = [
-        _CELL, Head("rank", "rank of updates", "full: as trained", True),
-        Head("dev", "dev score", "", True), Head("dev_ci", "95% interval", "over dev examples"),
-        Head("change", "against full", "paired by example", True),
-        Head("change_ci", "95% interval", "over dev examples"),
-    ]  # fmt: skip
-    lines = []
-    for truncation in truncations:
-        name = f"{truncation.cell.name}, {truncation.metric}"
-        for score in truncation.scores:
-            dev, change = score.dev, score.change
-            lines.append([
-                name,
-                score.label,
-                "constant" if dev is None else fixed(dev.value),
-                DASH if dev is None else span(dev) or DASH,
-                DASH if change is None else signed(change.value),
-                DASH if change is None else span(change, signed) or DASH,
-            ])  # fmt: skip
-            name = ""
+    rows = [
+        {
+            "cell": "" if number else f"{one.cell.label}, {one.metric}",
+            "rank": score.label,
+            "dev": "constant" if score.dev is None else fixed(score.dev.value),
+            "interval": score.dev,
+            "change": score.change,
+        }
+        for one in truncations
+        for number, score in enumerate(one.scores)
+    ]
     caption = "Dev score with each update cut to its largest directions, all else as trained"
-    return Table(heads, lines, caption)
-
-
-def _energy_finding(update: Update) -> str:
-    """A comparison of a cell's updates with random matrices."""
-    frame = frame_of([update])
-    mean = frame.mean(numeric_only=True)
-    sizes = sorted({len(module.spectra["update"].values) for module in update.modules})
-    most = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    ranks = [range_of(frame, f"{prefix}rank_90") for prefix in ("", "random_")]
-    own, random = (f"{rank.mean:.1f} ({rank.low} to {rank.high})" for rank in ranks)
-    return (
-        f"{update.cell.name}: 90% of an update's energy lies in {own} of {most} directions, of a "
-        f"random matrix in {random}; its top 8 hold {mean['energy_8']:.1%}, those of a random "
-        f"matrix {mean['random_energy_8']:.1%}; stable rank {mean['stable_rank']:.1f} against "
-        f"{mean['random_stable_rank']:.1f} (means over {count(len(frame), 'linear layer')})."
-    )
-
-
-def _score_finding(truncation: Truncation) -> str:
-    """The lowest rank from which on no cut makes the score significantly worse."""
-    full, cuts = truncation.scores[-1].dev, truncation.scores[:-1]
-    least = max((n for n, cut in enumerate(cuts, start=1) if _loses(cut)), default=0)
-    trained = DASH if full is None else fixed(full.value)
-    parts = [f"{truncation.cell.name}: dev {truncation.metric} is {trained} as trained"]
-    if least < len(cuts):
-        parts.append(_change(cuts[least]))
-        parts.append("at this rank and above, no significant loss")
-    if least > 0:
-        parts.append(_change(cuts[least - 1]))
-    return f"{'; '.join(parts)}."
-
-
-def _loses(score: Truncated) -> bool:
-    """Whether a cut makes the score significantly worse, or all predictions the same."""
-    change = score.change
-    return change is None or (change.holds(0.0) is False and change.value < 0)
-
-
-def _change(score: Truncated) -> str:
-    if score.change is None or score.dev is None:
-        return f"cut to rank {score.label} it predicts a constant"
-    change = ", ".join(filter(None, [signed(score.change.value), span(score.change, signed)]))
-    return f"cut to rank {score.label} {fixed(score.dev.value)} ({change})"
+    return table("truncated", rows, caption)
 
 
 def _digits(figure: str) -> int:

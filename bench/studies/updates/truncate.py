@@ -21,7 +21,7 @@ from bench.plan.models import Model
 from bench.results.outcomes import Values
 from bench.results.predictions import values_for
 from bench.stats.intervals import spread
-from bench.studies.updates.cells import Trained
+from bench.studies.updates.cells import KeptCell
 from bench.studies.updates.modules import Floats
 from bench.studies.updates.truncation import Truncated, Truncation
 from bench.studies.updates.weights import base_weights, linear_weights, load_model
@@ -46,7 +46,7 @@ class _Layer(NamedTuple):
 
 
 def truncate(
-    cell: Trained,
+    cell: KeptCell,
     base: Model,
     ranks: Sequence[int],
     examples: Data,
@@ -76,14 +76,14 @@ def truncate(
         examples, settings, base.tokenizer, data
     )
     _, dev = pieces[""]
-    on_rank(f"{cell.name}, as trained")
+    on_rank(f"{cell.label}, as trained")
     trained = _values(model, dev, cell)
     if trained is None:
         raise InputError(f"{cell.weights}: predicts the same number for all of dev")
     layers = _layers(model, base, max(ranks, default=0))
     scores = []
     for rank in ranks:
-        on_rank(f"{cell.name}, updates of rank {rank}")
+        on_rank(f"{cell.label}, updates of rank {rank}")
         for layer in layers:
             cut = layer.before + layer.left[:, :rank] @ layer.right[:rank]
             layer.weight.copy_(torch.from_numpy(cut))
@@ -103,7 +103,7 @@ def truncate(
     )
 
 
-def _values(model: BertClassifier, dev: tokens.TokenisedExamples, cell: Trained) -> Values | None:
+def _values(model: BertClassifier, dev: tokens.TokenisedExamples, cell: KeptCell) -> Values | None:
     """A number for each dev example, [N], whose mean is the score; None where all predictions are
     the same number."""
     settings = cell.row.cell
@@ -135,7 +135,7 @@ def _layers(model: BertClassifier, base: Model, most: int) -> list[_Layer]:
     return layers
 
 
-def _problem(cell: Trained, score: float, conditions: Conditions) -> str | None:
+def _problem(cell: KeptCell, score: float, conditions: Conditions) -> str | None:
     """A line if the score of the kept model differs from its cell's; else None."""
     own = float(cell.row.dev_score or 0.0)
     if abs(score - own) <= _TOLERANCE:
@@ -146,4 +146,4 @@ def _problem(cell: Trained, score: float, conditions: Conditions) -> str | None:
         if cell.row[name] != (here := getattr(conditions, name))
     ]
     why = f"it ran with {'; '.join(differences)}" if differences else "it ran in these conditions"
-    return f"{cell.name}: as kept it scores {score:.7g} on dev, and its cell has {own:.7g} ({why})"
+    return f"{cell.label}: as kept it scores {score:.7g} on dev, and its cell has {own:.7g} ({why})"

@@ -7,7 +7,7 @@ from typing import Any, Final
 from bench.common.errors import InputError
 from bench.report.text import plain
 from bench.stats.intervals import Interval
-from bench.studies.updates.cells import Trained
+from bench.studies.updates.cells import KeptCell
 
 FULL: Final = "full"
 _MOST: Final = 100_000
@@ -32,6 +32,12 @@ class Truncated:
         """The rank, or `full`."""
         return FULL if self.rank is None else str(self.rank)
 
+    @property
+    def is_worse(self) -> bool:
+        """Whether a cut makes the score significantly worse, or all predictions the same."""
+        change = self.change
+        return change is None or (change.holds(0.0) is False and change.value < 0)
+
 
 @dataclass(frozen=True)
 class Truncation:
@@ -42,11 +48,31 @@ class Truncation:
         problem: set if the score as trained differs from the cell's own.
     """
 
-    cell: Trained
+    cell: KeptCell
     metric: str
     examples: int
     scores: tuple[Truncated, ...]
     problem: str | None = None
+
+    @property
+    def worse(self) -> int:
+        """The number of the lowest ranks up to the last one that makes the score worse."""
+        return max((n for n, cut in enumerate(self.scores[:-1], 1) if cut.is_worse), default=0)
+
+    def as_json(self) -> dict[str, Any]:
+        """The scores by rank, `full` as trained."""
+        return {
+            "cell": self.cell.label,
+            "cell_id": self.cell.row.cell_id,
+            "metric": self.metric,
+            "examples": self.examples,
+            "cell_dev_score": self.cell.row.dev_score,
+            "reproduced": self.problem is None,
+            "scores": [
+                {**asdict(score), "rank": FULL if score.rank is None else score.rank}
+                for score in self.scores
+            ],
+        }
 
 
 def parse_ranks(text: str) -> tuple[int, ...]:
@@ -67,22 +93,6 @@ def parse_ranks(text: str) -> tuple[int, ...]:
             )
         ranks.add(int(word))
     return tuple(sorted(ranks))
-
-
-def as_json(truncation: Truncation) -> dict[str, Any]:
-    """A cell's scores by rank, `full` as trained."""
-    return {
-        "cell": truncation.cell.name,
-        "cell_id": truncation.cell.row.cell_id,
-        "metric": truncation.metric,
-        "examples": truncation.examples,
-        "cell_dev_score": truncation.cell.row.dev_score,
-        "reproduced": truncation.problem is None,
-        "scores": [
-            {**asdict(score), "rank": FULL if score.rank is None else score.rank}
-            for score in truncation.scores
-        ],
-    }
 
 
 def problems(truncations: Sequence[Truncation]) -> list[str]:

@@ -17,7 +17,7 @@ from adapters.layer import AdaptedLinear
 from bench.common.errors import InputError
 from bench.plan.job import Job
 from bench.plan.models import Model
-from bench.studies.updates.cells import Trained
+from bench.studies.updates.cells import KeptCell
 from bench.studies.updates.modules import (
     KINDS,
     Floats,
@@ -48,7 +48,7 @@ class Pair(NamedTuple):
     update: Floats
 
 
-def measure(cell: Trained, base: Model, known: Known) -> Update:
+def measure(cell: KeptCell, base: Model, known: Known) -> Update:
     """The spectra of a cell's updates, and of the weights before training.
 
     Args:
@@ -85,7 +85,7 @@ def _spectrum(matrix: Floats, place: Place, path: Path | None) -> Spectrum:
         raise InputError(f"{path}: the {kind} of layer {layer} {error}") from error
 
 
-def pairs(cell: Trained, base: Model) -> Iterator[Pair]:
+def pairs(cell: KeptCell, base: Model) -> Iterator[Pair]:
     """The linear layers of a cell's encoder, layer by layer, unchanged ones included.
 
     Args:
@@ -122,7 +122,7 @@ def base_weights(base: Model) -> Mapping[Place, NDArray[np.float32]]:
     return {place: rows.numpy() for place, rows in linear_weights(encoder).items()}
 
 
-def load_model(cell: Trained, base: Model) -> BertClassifier:
+def load_model(cell: KeptCell, base: Model) -> BertClassifier:
     """A cell's trained model, ready to predict.
 
     Args:

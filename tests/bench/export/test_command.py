@@ -498,7 +498,7 @@ def test_fp16_is_not_trained_again_without_a_gpu(
     row = row_named(place, "full-fp32-s0") | {"amp": "fp16"}
     monkeypatch.setattr(main, "named_cell", lambda *_: choice.Choice(row, None))
     model = find_model(str(place.model), "pretrained", "auto")
-    monkeypatch.setattr(cells, "find_base", lambda *_: model)
+    monkeypatch.setattr(main, "model_of", lambda *_: model)
     monkeypatch.setattr(cells, "find_conditions", lambda _: mock.Mock(device=Device()))
     done = export("full-fp16-s0", "--to", "model")
     assert done.code == 2

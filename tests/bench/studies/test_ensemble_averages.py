@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.studies.ensemble.averages import AVERAGES, as_averaged, averaged, choose
-from bench.studies.ensemble.outcome import entry_for
+from bench.studies.ensemble.result import entry_for
 from minbert.data.metrics import score
 
 LABELS = np.random.default_rng(0).integers(0, 3, 600)
@@ -61,14 +61,14 @@ def test_a_choice_has_all_its_stages() -> None:
     models = [as_averaged(model(1.0, seed), "accuracy", "logits") for seed in range(4)]
     choice = choose(models, LABELS, "accuracy", most=9)
     assert len(choice.additions) == 9
-    for size, addition in enumerate(choice.additions, start=1):
-        members = [entry.index for entry in choice.additions[:size]]
+    for size, (_, held_score) in enumerate(choice.additions, start=1):
+        members = [index for index, _ in choice.additions[:size]]
         together = tuple((index, members.count(index)) for index in {*members})
-        assert accuracy(averaged(models, together)) == pytest.approx(addition.held_score)
+        assert accuracy(averaged(models, together)) == pytest.approx(held_score)
     taken = choice.additions[: sum(weight for _, weight in choice.weights)]
-    highest = max(entry.held_score for entry in choice.additions)
-    assert taken[-1].held_score == choice.held_score == highest
-    assert all(entry.held_score < choice.held_score for entry in taken[:-1])
+    highest = max(held_score for _, held_score in choice.additions)
+    assert taken[-1][1] == choice.held_score == highest
+    assert all(held_score < choice.held_score for _, held_score in taken[:-1])
     assert choose(models, LABELS, "accuracy", most=1).additions == choice.additions[:1]
 
 

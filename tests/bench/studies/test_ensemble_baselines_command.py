@@ -16,8 +16,8 @@ from bench.plan.parts import to_text
 from bench.studies.ensemble import baselines
 from bench.studies.ensemble.baseline import BASELINE
 from bench.studies.ensemble.members import find
-from bench.studies.ensemble.outcome import ALL, average_of_all, ensemble_of
 from bench.studies.ensemble.published import published
+from bench.studies.ensemble.result import ALL, average_of_all, ensemble_of
 from minbert.data.tasks import TASKS, load_data, load_task
 from minbert.errors import InputError as MinbertInputError
 from tests.adapters.small import need_peft

@@ -16,8 +16,8 @@ from bench.common.errors import DiskFullError
 from bench.report import pages
 from bench.report.drawing import MARK
 from bench.studies.ensemble.members import find
-from bench.studies.ensemble.outcome import Outcome, ensemble_of, overall_of
 from bench.studies.ensemble.page import Facts, facts_of
+from bench.studies.ensemble.result import TaskResult, ensemble_of, overall_of
 from bench.studies.ensemble.rows import COLUMNS
 from minbert.data.tasks import TASKS
 from tests.bench.ensembles import ADAPTER, ENCODER, PARTS, Place
@@ -36,13 +36,16 @@ def fill(place: Place, *tasks: str, seeds: int = 3) -> Place:
     return place
 
 
-def outcomes_of(place: Place) -> list[Outcome]:
+def results_of(place: Place) -> list[TaskResult]:
     return [ensemble_of(candidates, "probabilities", 8) for candidates in find([place.csv])]
 
 
 def facts(place: Place, *, with_published: bool = False) -> Facts:
-    outcomes = outcomes_of(place)
-    return facts_of(outcomes, overall_of(outcomes), "python", with_published=with_published)
+    results = results_of(place)
+    overall = overall_of(results)
+    return facts_of(
+        [*([overall] if overall else []), *results], "python", with_published=with_published
+    )
 
 
 def seen(html: str) -> str:
@@ -55,33 +58,33 @@ def seen(html: str) -> str:
 
 
 def test_the_stages_of_the_choice_lead_to_the_ensemble(place: Place) -> None:
-    (outcome,) = outcomes_of(fill(place, "sts", seeds=4))
-    assert len(outcome.stages) == 8
-    taken = outcome.stages[: outcome.size]
+    (result,) = results_of(fill(place, "sts", seeds=4))
+    assert len(result.stages) == 8
+    taken = result.stages[: result.size]
     added = [stage.added.row["cell_id"] for stage in taken]
-    for member, weight in outcome.members:
+    for member, weight in result.members:
         assert added.count(member.row["cell_id"]) == weight
-    assert taken[-1].held_score == outcome.ensemble.held_score
-    assert taken[-1].dev_score == pytest.approx(outcome.ensemble.dev.value)
-    first = outcome.stages[0]
-    assert first.added is outcome.best_member
+    assert taken[-1].held_score == result.ensemble.held_score
+    assert taken[-1].dev_score == pytest.approx(result.ensemble.dev.value)
+    first = result.stages[0]
+    assert first.added is result.best_member
     assert (first.held_score, first.dev_score) == pytest.approx(
-        (outcome.best.held_score, outcome.best.dev.value)
+        (result.best.held_score, result.best.dev.value)
     )
-    highest = max(stage.held_score or 0.0 for stage in outcome.stages)
-    assert [stage.held_score for stage in outcome.stages].index(highest) == outcome.size - 1
+    highest = max(stage.held_score or 0.0 for stage in result.stages)
+    assert [stage.held_score for stage in result.stages].index(highest) == result.size - 1
 
 
 def test_each_candidate_is_scored_alone(place: Place) -> None:
     place.add(0)
     place.add(1, model="other", model_digest="feed")
-    (outcome,) = outcomes_of(place)
-    assert [entry.name for entry in outcome.alone] == [
+    (result,) = results_of(place)
+    assert [entry.name for entry in result.alone] == [
         "lora-r8-attn-fp32-s0, minilm", "lora-r8-attn-fp32-s1, other",
     ]  # fmt: skip
-    best = next(entry for entry in outcome.alone if entry.members[0] is outcome.best_member)
+    best = next(entry for entry in result.alone if entry.members[0] is result.best_member)
     assert (best.name, best.dev, best.held_score) == (
-        outcome.best.name, outcome.best.dev, outcome.best.held_score,
+        result.best.name, result.best.dev, result.best.held_score,
     )  # fmt: skip
     assert best.parameters == ENCODER + ADAPTER
 
@@ -192,8 +195,8 @@ def test_the_pages_show_each_task_and_all_together(
 
 
 def test_the_finding_is_the_gain_and_whether_it_is_significant(place: Place) -> None:
-    (outcome,) = outcomes_of(fill(place, "movies", seeds=4))
-    gain = outcome.gain
+    (result,) = results_of(fill(place, "movies", seeds=4))
+    gain = result.gain
     assert gain.low is not None
     assert gain.low > 0
     (section,) = facts(place).sections
@@ -269,9 +272,7 @@ def test_a_best_member_that_nobody_joins_is_the_finding(place: Place) -> None:
 
 def test_where_nobody_may_join_no_addition_was_tried(place: Place) -> None:
     (candidates,) = find([fill(place, "movies").csv])
-    result = facts_of(
-        [ensemble_of(candidates, "probabilities", 1)], None, "python", with_published=False
-    )
+    result = facts_of([ensemble_of(candidates, "probabilities", 1)], "python", with_published=False)
     (section,) = result.sections
     assert section.said[0].endswith("no more were allowed.")
     assert "no addition" not in section.said[0]

@@ -151,7 +151,7 @@ def test_a_name_of_another_is_shown_as_text(place: Place) -> None:
     place.add(base_model(place.checkpoint))
     place.add(base_model(place.checkpoint), model="a\u202eb", model_digest="beef", seed=1)
     cells, _ = find([place.csv])
-    assert cells[1].name == r"full-fp32-s1, a\u202eb"
+    assert cells[1].label == r"full-fp32-s1, a\u202eb"
 
 
 # What is printed and written

@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from bench.common.errors import InputError
-from bench.plan.columns import CORRELATED, PART_SCORES
+from bench.plan.columns import PART_SCORES
 from bench.plan.metrics import OVERALL
 from bench.report.text import count
 from bench.results.outcomes import Values
@@ -17,7 +18,7 @@ from bench.results.predictions import mean_of_parts, values_for
 from bench.results.scores import score_of
 from bench.stats.intervals import Interval, spread
 from bench.studies.ensemble.averages import Choice, Floats, Weights, as_averaged, averaged, choose
-from bench.studies.ensemble.members import Candidates, Member
+from bench.studies.ensemble.members import Member, Pool
 from minbert.data.metrics import score
 from minbert.data.tasks import TASKS
 
@@ -122,7 +123,7 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome(Result):
+class TaskResult(Result):
     """An ensemble of one task.
 
     Attributes:
@@ -133,7 +134,7 @@ class Outcome(Result):
         encoders: the best member of each encoder other than the best member's.
     """
 
-    candidates: Candidates
+    pool: Pool
     average: str
     members: Sequence[tuple[Member, int]]
     alone: Sequence[Entry]
@@ -150,7 +151,7 @@ class Outcome(Result):
         """The sum of all members' weights."""
         return sum(weight for _, weight in self.members)
 
-    def with_notes(self, *notes: str) -> "Outcome":
+    def with_notes(self, *notes: str) -> "TaskResult":
         """The same with more notes."""
         return replace(self, notes=(*self.notes, *notes))
 
@@ -161,10 +162,9 @@ class Overall(Result):
 
     parts: tuple[str, ...]
     missing: tuple[str, ...]
-    formula: str
 
 
-def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
+def ensemble_of(pool: Pool, average: str, most: int) -> TaskResult:
     """Choose an ensemble on held-out examples, and score it on dev.
 
     The best member has the highest score on held-out examples: dev chooses nothing. Ties go to the
@@ -178,122 +178,116 @@ def ensemble_of(candidates: Candidates, average: str, most: int) -> Outcome:
         InputError: for predicted numbers or labels that are all the same, or members with
             different classes.
     """
-    task, metric, members = candidates.task, candidates.metric, candidates.members
-    if metric == "pearson" and not np.ptp(candidates.held_labels):
+    task, metric, members = pool.task, pool.metric, pool.members
+    if metric == "pearson" and not np.ptp(pool.held_labels):
         raise InputError(f"{task}: the labels that were held out are all the same; hold out more")
-    if metric == "pearson" and not np.ptp(candidates.labels):
+    if metric == "pearson" and not np.ptp(pool.labels):
         raise InputError(f"{task}: the dev labels are all the same; run cells on more of them")
-    held, dev = _predictions(candidates, average)
+    held, dev = (_averaged(pool, average, name) for name in ("held_logits", "logits"))
     if len({predictions.shape[1] for predictions in (*held, *dev)}) > 1:
         raise InputError(f"{task}: cells predict different numbers of classes; keep them apart")
-
-    def choice_of(indices: Sequence[int], most: int = 1) -> Choice:
-        return choose(held, candidates.held_labels, metric, most=most, among=indices)
+    choice_of = partial(choose, held, pool.held_labels, metric)
 
     def entry(kind: str, choice: Choice, name: str = "") -> Entry:
-        return _average(candidates, dev, choice.weights, choice.held_score, kind, name)
+        return _average(pool, dev, choice.weights, choice.held_score, kind, name)
 
     by_id = sorted(range(len(members)), key=lambda index: str(members[index].row.cell_id))
-    choice, best_alone = choice_of(by_id, most), choice_of(by_id)
+    choice, best_alone = choice_of(most=most, among=by_id), choice_of(most=1, among=by_id)
     best = members[best_alone.weights[0][0]]
     encoders = []
     for digest, label in _encoders(members).items():
         if digest != best.row.model_digest:
-            indices = [i for i in by_id if str(members[i].row.model_digest) == digest]
-            first = choice_of(indices)
-            encoders.append(entry(f"best of {label}", first, members[first.weights[0][0]].name))
+            own = [i for i in by_id if str(members[i].row.model_digest) == digest]
+            first = choice_of(most=1, among=own)
+            encoders.append(entry(f"best of {label}", first, members[first.weights[0][0]].row.name))
     notes = list(TASKS[task].notes) if task in TASKS else []
-    if candidates.left_out:
-        cells = count(candidates.left_out, "cell")
+    if pool.left_out:
+        cells = count(pool.left_out, "cell")
         notes.append(f"{cells} of {task} left out: made on other examples than the others")
-    return Outcome(
+    return TaskResult(
         task=task,
         metric=metric,
-        candidates=candidates,
+        pool=pool,
         average=average,
         ensemble=entry(ENSEMBLE, choice),
-        best=entry(BEST, best_alone, candidates.name_of(best)),
+        best=entry(BEST, best_alone, pool.label_of(best)),
         members=[(members[index], weight) for index, weight in choice.weights],
         alone=[
-            entry(CELL, choice_of([index]), candidates.name_of(member))
+            entry(CELL, choice_of(most=1, among=[index]), pool.label_of(member))
             for index, member in enumerate(members)
         ],
-        stages=_stages(candidates, choice, dev),
+        stages=_stages(pool, choice, dev),
         encoders=encoders,
         notes=tuple(notes),
     )
 
 
-def average_of_all(candidates: Candidates, average: str) -> Entry:
-    """The average of all candidates with equal weights, which the choice has to beat.
+def average_of_all(pool: Pool, average: str) -> Entry:
+    """The average of all cells with equal weights, which the choice has to beat.
 
     Raises:
         InputError: for predictions that can't be averaged, or whose average is constant.
     """
-    held, dev = _predictions(candidates, average)
+    held, dev = (_averaged(pool, average, name) for name in ("held_logits", "logits"))
     weights = tuple((index, 1) for index in range(len(dev)))
-    held_score = score(candidates.metric, averaged(held, weights), candidates.held_labels)
-    return _average(candidates, dev, weights, held_score, ALL)
+    held_score = score(pool.metric, averaged(held, weights), pool.held_labels)
+    return _average(pool, dev, weights, held_score, ALL)
 
 
 def entry_for(
-    candidates: Candidates,
+    pool: Pool,
     kind: str,
     predictions: Floats,
     name: str = "",
     held_score: float | None = None,
     members: tuple[Member, ...] = (),
 ) -> Entry:
-    """An entry of predictions [N, C] on the candidates' dev examples.
+    """An entry of predictions [N, C] on the pool's dev examples.
 
     Raises:
         ValueError: for predicted numbers that are all the same.
     """
-    values = values_for(candidates.metric, predictions, candidates.labels)
-    dev = score_of(candidates.metric, [values])
+    values = values_for(pool.metric, predictions, pool.labels)
+    dev = score_of(pool.metric, [values])
     return Entry(kind, name or kind, dev, values, held_score, members)
 
 
 def _average(
-    candidates: Candidates,
+    pool: Pool,
     dev: Sequence[Floats],
     weights: Weights,
     held_score: float | None,
     kind: str,
     name: str = "",
 ) -> Entry:
-    """The entry of an average of candidates, from the predictions of all of them on dev."""
-    members = tuple(candidates.members[index] for index, _ in weights)
+    """The entry of an average of cells, from the predictions of all of them on dev."""
+    members = tuple(pool.members[index] for index, _ in weights)
     try:
-        return entry_for(candidates, kind, averaged(dev, weights), name, held_score, members)
+        return entry_for(pool, kind, averaged(dev, weights), name, held_score, members)
     except ValueError as error:
-        raise InputError(f"{candidates.task}: the {kind} can't be scored: {error}") from error
+        raise InputError(f"{pool.task}: the {kind} can't be scored: {error}") from error
 
 
-def _stages(candidates: Candidates, choice: Choice, dev: Sequence[Floats]) -> list[Stage]:
+def _stages(pool: Pool, choice: Choice, dev: Sequence[Floats]) -> list[Stage]:
     stages, total = [], np.zeros_like(dev[0])
-    for size, addition in enumerate(choice.additions, start=1):
-        total = total + dev[addition.index]
-        held_score = addition.held_score if np.isfinite(addition.held_score) else None
-        dev_score = score(candidates.metric, total / size, candidates.labels)
-        stages.append(Stage(candidates.members[addition.index], held_score, dev_score))
+    for size, (index, held) in enumerate(choice.additions, start=1):
+        total = total + dev[index]
+        dev_score = score(pool.metric, total / size, pool.labels)
+        held_score = held if np.isfinite(held) else None
+        stages.append(Stage(pool.members[index], held_score, dev_score))
     return stages
 
 
-def _predictions(candidates: Candidates, average: str) -> tuple[list[Floats], list[Floats]]:
-    """All candidates' predictions as they enter the average: on held-out examples, and on dev."""
-
-    def predictions(name: str) -> list[Floats]:
-        each = []
-        for member in candidates.members:
-            try:
-                each.append(as_averaged(member.arrays[name], candidates.metric, average))
-            except ValueError as error:
-                message = f"{member.name} can't be averaged: {error}; take its row out"
-                raise InputError(message) from error
-        return each
-
-    return predictions("held_logits"), predictions("logits")
+def _averaged(pool: Pool, average: str, name: str) -> list[Floats]:
+    """All cells' predictions under a name as they enter the average."""
+    predictions = []
+    for member in pool.members:
+        try:
+            predictions.append(as_averaged(member.arrays[name], pool.metric, average))
+        except ValueError as error:
+            message = f"{member.row.name} can't be averaged: {error}; take its row out"
+            raise InputError(message) from error
+    return predictions
 
 
 def _encoders(members: Sequence[Member]) -> Mapping[str, str]:
@@ -306,30 +300,25 @@ def _encoders(members: Sequence[Member]) -> Mapping[str, str]:
     }
 
 
-def overall_of(outcomes: Sequence[Outcome]) -> Overall | None:
+def overall_of(results: Sequence[TaskResult]) -> Overall | None:
     """The overall scores of several parts of task `multitask`, with the baselines that all of them
     have; None for one task, and for tasks that are not its parts and so have no common score."""
-    parts = tuple(outcome.task for outcome in outcomes)
+    parts = tuple(result.task for result in results)
     if len(parts) < 2 or not set(parts) <= PART_SCORES.keys():
         return None
     missing = tuple(part for part in PART_SCORES if part not in parts)
-    others = [{entry.kind: entry for entry in outcome.others} for outcome in outcomes]
+    others = [{entry.kind: entry for entry in result.others} for result in results]
     notes = [f"{part}: {note}" for part in parts for note in TASKS[part].notes]
     if missing:
         names = " and ".join(missing)
         notes.insert(0, f"no ensemble of {names} is in it, so it is no score of all three")
-    terms = [
-        f"(1 + r) / 2 on {part}" if part in CORRELATED else f"accuracy on {part}" for part in parts
-    ]
-    without = "".join(f", without {part}" for part in missing)
     return Overall(
         task="+".join(parts),
         metric=OVERALL,
         parts=parts,
         missing=missing,
-        formula=f"the mean of {', '.join(terms)}{without}",
-        ensemble=_mean(parts, [outcome.ensemble for outcome in outcomes]),
-        best=_mean(parts, [outcome.best for outcome in outcomes]),
+        ensemble=_mean(parts, [result.ensemble for result in results]),
+        best=_mean(parts, [result.best for result in results]),
         others=[
             _mean(parts, [entries[kind] for entries in others])
             for kind in others[0]
