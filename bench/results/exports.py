@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-from bench.results.datafile import read_models, update_model
+from bench.results.datafile import DataFile
 
 MERGED: Final = "merged"
 ONNX: Final = "onnx"
@@ -16,14 +16,11 @@ FORMS: Final = (ADAPTER, MERGED, ONNX, INT8)
 BATCH: Final = 32
 """Texts of the batch whose latency is measured."""
 
-_CONTENT: Final = "what exported models cost to use"
 
-
-class Form(BaseModel):
+class Form(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     """One form of an exported model, as plain libraries run it in a process of its own.
 
     Attributes:
-        name: one of `FORMS`.
         format: the name of the format that it is written in; "" where none has a place for it.
         missing: why it was not measured; "" where it was. Without it no other field is empty but
             those that the model's problem, or a refit, has no value for.
@@ -37,8 +34,6 @@ class Form(BaseModel):
         libraries: versions of those that ran it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
     name: str
     format: str
     missing: str = ""
@@ -51,18 +46,14 @@ class Form(BaseModel):
     libraries: dict[str, str] = {}
 
 
-class Figures(BaseModel):
+class Figures(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     """The costs of using the forms of one exported model.
 
     Attributes:
-        metric: the row's.
-        examples: the number of dev examples.
-        machine: its processor.
-        threads: that each form ran with.
+        metric, examples: of the row, on dev.
+        machine, threads: the processor, and how many threads each form ran with.
         at: when it was measured, UTC, ISO 8601.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     forms: tuple[Form, ...]
     metric: str
@@ -76,30 +67,19 @@ class Figures(BaseModel):
         return next((form for form in self.forms if form.name == name and not form.missing), None)
 
 
-def exports_file(runs: Path) -> Path:
-    """The path of a CSV's figures of exported models."""
-    return runs.with_name(f"{runs.stem}.exports.json")
+_FILE: Final = DataFile(".exports.json", Figures, "what exported models cost to use")
+exports_file: Final = _FILE.path
 
 
 def read_exports(*runs: Path) -> dict[str, Figures]:
-    """The figures in the files of some CSVs, by `cell_id`; of several the latest count.
-
-    Raises:
-        InputError: for a file that can't be read, or is of another version.
-    """
-    figures = [
-        item for path in runs for item in read_models(exports_file(path), Figures, _CONTENT).items()
-    ]
+    """The figures in the files of some CSVs, by `cell_id`; of several the latest count."""
+    figures = [item for path in runs for item in _FILE.read(path).items()]
     return dict(sorted(figures, key=lambda item: item[1].at))
 
 
 def keep_figures(runs: Path, cell_id: str, figures: Figures) -> None:
-    """Write the figures of a cell's exported model to a CSV's file, in place of earlier ones.
-
-    Raises:
-        InputError, DiskFullError: as `bench.results.datafile.update_model`.
-    """
-    update_model(runs, exports_file(runs), Figures, _CONTENT, cell_id, lambda _: figures)
+    """Write the figures of a cell's exported model to a CSV's file, in place of earlier ones."""
+    _FILE.update(runs, cell_id, lambda _: figures)
 
 
 def latest_figures(exports: Mapping[str, Figures], cell_ids: Sequence[str]) -> Figures | None:

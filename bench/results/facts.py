@@ -4,19 +4,18 @@ They stand in `runs.data.json` next to runs.csv, by the rows' `data_digest`, so 
 show them on a machine that does not have the data.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from bench.plan.cell import Cell
 from bench.plan.findings import Checks
 from bench.plan.metrics import metric_of
 from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bench.plan.rows import Row
-from bench.results.datafile import read_models, update_model
+from bench.results.datafile import DataFile
 from minbert.data.tasks import TaskData
 
 MAJORITY: Final = "majority"
@@ -28,22 +27,17 @@ FEWEST: Final = 15
 MOST_COMPARED: Final = 10_000
 """Most examples that reference points are trained on, and scored on."""
 
-_CONTENT: Final = "reference points and scores on test examples"
 
-
-class Reference(BaseModel):
+class Reference(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     """A score to compare others with, of a method without fine-tuning.
 
     Attributes:
-        name: one of `REFERENCES`.
         about: a line on how it was obtained, or why it was left out.
         train: the number of examples it was trained on.
         model_digest, pooling, max_length: of the encoder, for `frozen`; else None.
         scores: by metric, the value and both ends of its 95% interval; None: not defined. Empty
             if it was left out.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str
     about: str
@@ -54,22 +48,18 @@ class Reference(BaseModel):
     scores: dict[str, tuple[float, float | None, float | None] | None]
 
 
-class FinalScore(BaseModel):
+class FinalScore(BaseModel, extra="forbid", frozen=True):
     """The score of one setting on test examples, which is measured once.
 
     Attributes:
         setting: its name in the report.
         cell_id, seed: of the training.
-        metric: the one by which the setting was chosen.
-        dev: its score on dev, by this metric.
+        metric, dev: the one by which the setting was chosen, and its score on dev.
         test: the name of the file, or of the split.
-        digest: of the test examples, which are scored once whatever the training was.
-        examples: their number.
+        digest, examples: of the test examples, which are scored once whatever the training was.
         scores: as of `Reference`.
         at: when it was measured, UTC, ISO 8601.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     setting: str
     cell_id: str
@@ -83,11 +73,10 @@ class FinalScore(BaseModel):
     at: str
 
 
-class DataFacts(BaseModel):
+class DataFacts(BaseModel, extra="forbid", frozen=True):
     """Facts on one set of examples.
 
     Attributes:
-        task: the name in the rows.
         problem: `single_label`, `multi_label`, `regression`, or `multitask` with parts.
         source: the names of the files, without folders, or the name on the hub.
         classes: their names, in the order of the labels.
@@ -96,10 +85,7 @@ class DataFacts(BaseModel):
         checks: what `bench.examples.checks` found; None: not made.
         tokens_of: digest of the vocabulary whose tokens were counted, and the model's positions.
         references: reference points, of every encoder that they were made for.
-        final: the score on test examples, once it is measured.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: str
     problem: str
@@ -141,8 +127,7 @@ class DataFacts(BaseModel):
         return name, dev / self.dev if self.dev else train / self.train
 
     def caution(self, metric: str) -> str:
-        """A warning where the rarest class has too few dev examples for the intervals of a metric;
-        else empty."""
+        """A warning if the rarest class has too few dev examples for a metric's intervals."""
         side = 1 if self.dev else 0
         few = [(n[side], name) for name, n in self.class_counts.items() if 0 < n[side] < FEWEST]
         if not few or not metric_of(metric).by_class:
@@ -154,10 +139,8 @@ class DataFacts(BaseModel):
         )
 
     def trained_on(self, cell: Cell | Row) -> int:
-        """The number of examples that linear models for a cell are trained on.
-
-        If the cell's steps see fewer examples than there are, it is as many.
-        """
+        """The number of examples that linear models for a cell are trained on: no more than its
+        steps see."""
         steps = (cell.max_steps or self.train) * (cell.batch_size or 1)
         return min(self.train, MOST_COMPARED, steps)
 
@@ -175,11 +158,7 @@ class DataFacts(BaseModel):
 
 
 def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> DataFacts:
-    """The facts on a task's examples, without reference points.
-
-    Args:
-        source: as in `DataFacts`; empty for an embedded task.
-    """
+    """The facts on a task's examples, without reference points."""
     classes = data.task.classes
     several = data.train.labels.ndim > 1
     counts = [
@@ -199,34 +178,18 @@ def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> 
     )
 
 
-def facts_file(runs: Path) -> Path:
-    """The path of a CSV's facts."""
-    return runs.with_name(f"{runs.stem}.data.json")
+_FILE: Final = DataFile(".data.json", DataFacts, "reference points and scores on test examples")
+facts_file: Final = _FILE.path
+update_facts: Final = _FILE.update
 
 
 def read_facts(*runs: Path) -> dict[str, DataFacts]:
-    """The facts of some CSVs by `data_digest`; none where there is no file.
-
-    Of the same data in several CSVs the last facts count, with the references of all.
-
-    Raises:
-        InputError: for a file that can't be read, or is of another version.
-    """
+    """The facts of some CSVs by `data_digest`. Of the same data in several the last facts count,
+    with the references of all."""
     every: dict[str, DataFacts] = {}
-    for path in map(facts_file, runs):
-        for digest, facts in read_models(path, DataFacts, _CONTENT).items():
+    for path in runs:
+        for digest, facts in _FILE.read(path).items():
             earlier = every[digest].references if digest in every else ()
             more = {"references": (*earlier, *facts.references)}
             every[digest] = facts.model_copy(update=more) if earlier else facts
     return every
-
-
-def update_facts(
-    runs: Path, data_digest: str, change: Callable[[DataFacts | None], DataFacts]
-) -> DataFacts:
-    """Change the facts on one set of examples in a CSV's file, and return them.
-
-    Raises:
-        InputError, DiskFullError: as `bench.results.datafile.update_model`.
-    """
-    return update_model(runs, facts_file(runs), DataFacts, _CONTENT, data_digest, change)

@@ -24,11 +24,7 @@ def keeps_by_default(cell: Cell) -> bool:
 
 
 def largest_weights(cell: Cell, config: Sizes) -> int:
-    """An upper bound of the bytes of a cell's trained weights, unless it has very many classes.
-
-    Args:
-        config: of the encoder.
-    """
+    """An upper bound of the bytes of a cell's trained weights, unless it has very many classes."""
     hidden, wide = config.hidden_size, config.intermediate_size
     width = 10 * hidden + 3 * wide  # inputs and outputs of the linear layers of an encoder layer
     factors = (cell.rank or 0) * (1 if cell.init_lora_weights == DEFAULT else 2)  # first and last
@@ -47,12 +43,8 @@ AGAIN: Final = ("export-", "refit-")
 
 
 class KeptWeights:
-    """The kept weights of a CSV's cells.
-
-    Args:
-        runs: the CSV.
-        every: whether every cell keeps its weights, whatever their size.
-    """
+    """The kept weights of a CSV's cells; `every` cell keeps its weights, whatever their size, or
+    only those that do so by default."""
 
     def __init__(self, runs: Path, every: bool) -> None:
         self._folder = cells_folder(runs)
@@ -62,7 +54,6 @@ class KeptWeights:
         self._noted = False
 
     def keeps(self, cell: Cell) -> bool:
-        """Whether a cell that runs now keeps its weights."""
         return self._every or (keeps_by_default(cell) and self._bytes < CAP)
 
     def add(self, folder: Path) -> None:

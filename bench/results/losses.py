@@ -15,12 +15,10 @@ LossesOf = Callable[[Row], Sequence[float]]
 
 
 def no_losses(_row: Row) -> Sequence[float]:
-    """A `LossesOf` that has none for any row."""
     return ()
 
 
 def kept_losses(runs: Sequence[Path]) -> LossesOf:
-    """The losses of the rows of some CSVs."""
 
     @cache
     def read(path: Path) -> Sequence[float]:
@@ -30,10 +28,9 @@ def kept_losses(runs: Sequence[Path]) -> LossesOf:
         return ()
 
     def losses_of(row: Row) -> Sequence[float]:
-        for path in runs:
-            with suppress(ValueError):
-                if losses := read(cell_folder(path, row.name, *row.row_key) / STEPS):
-                    return losses
+        with suppress(ValueError):
+            folders = (cell_folder(path, row.name, *row.row_key) for path in runs)
+            return next(filter(None, (read(folder / STEPS) for folder in folders)), ())
         return ()
 
     return losses_of

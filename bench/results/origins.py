@@ -16,11 +16,8 @@ from minbert.files import is_folder
 
 
 def folder_of(runs: Path, row: Row) -> Path:
-    """The folder of a row's attempt, next to the CSV that has the row.
-
-    Raises:
-        InputError: if the row's ids could lead out of the folder of all cells.
-    """
+    """The folder of a row's attempt, next to the CSV that has the row. InputError if the row's ids
+    could lead out of the folder of all cells."""
     try:
         return cell_folder(runs, row.name, *row.row_key)
     except ValueError as error:
@@ -40,10 +37,9 @@ def data_folder(row: Row, folder: Path, data: Path | None) -> Path | None:
     task = TASKS.get(row.task)
     if task is not None:
         return data if task.files else None
-    try:
+    named = None
+    with suppress(InputError):  # results may come without their folders
         named = Job.read(folder).data
-    except InputError:  # the results came without their folders
-        named = None
     prepared = _prepared_for(row) if named is None else Path(named)
     if not is_prepared(prepared):
         raise InputError(
@@ -64,33 +60,15 @@ def _prepared_for(row: Row) -> Path | None:
 
 
 def task_of(row: Row, folder: Path) -> Task:
-    """The task of a row, whose cell's folder is `folder`.
-
-    Raises:
-        InputError: for the user's own data whose prepared examples are gone.
-    """
-    if row.task in TASKS:
-        return TASKS[row.task]
-    return find_task(row.task, data_folder(row, folder, None))
+    """The task of a row, whose cell's folder is `folder`. InputError as of `data_folder`."""
+    return TASKS.get(row.task) or find_task(row.task, data_folder(row, folder, None))
 
 
 def examples_of(row: Row, data: Path | None) -> Data:
-    """The examples that a row's cell was trained and scored on.
-
-    Args:
-        data: as `data_folder` returns it.
-
-    Raises:
-        InputError: if they can't be loaded, or have changed.
-    """
-    examples = load_data(
-        row.task,
-        data,
-        max_train=row.max_train,
-        max_dev=row.max_dev,
-        folds=row.folds,
-        fold=row.fold,
-    )
+    """The examples that a row's cell was trained and scored on, from its `data_folder`. InputError
+    if they can't be loaded, or have changed."""
+    names = ("max_train", "max_dev", "folds", "fold")
+    examples = load_data(row.task, data, **{name: getattr(row, name) for name in names})
     if not examples.digest.startswith(row.data_digest):
         raise InputError(
             f"the examples of {row.task} are not those that {row.name} was "
@@ -109,11 +87,9 @@ def model_of(row: Row, folder: Path, otherwise: str) -> Model:
     Raises:
         InputError: if it is gone, or has changed.
     """
-    name, cell = row.model, row.name
-    try:
+    name, cell, path = row.model, row.name, None
+    with suppress(InputError):
         path = Job.read(folder).checkpoint
-    except InputError:
-        path = None
     if path is not None and not is_folder(path):
         if Path(path).name == name:
             raise InputError(

@@ -41,7 +41,6 @@ whose mean is its score; None where not stored."""
 
 
 def no_values(_rows: Sequence[Row]) -> Values | None:
-    """A `ValuesOf` that has no numbers for any run."""
     return None
 
 
@@ -64,12 +63,10 @@ class Outcome:
 
     @property
     def has_classes(self) -> bool:
-        """Whether each example has one class."""
         return self.predicted.ndim == 1 and not self.has_numbers
 
     @property
     def has_numbers(self) -> bool:
-        """Whether each example has a number."""
         return self.predicted.dtype.kind == "f"
 
     @property
@@ -79,14 +76,10 @@ class Outcome:
 
 
 def joined(outcomes: Sequence[Outcome]) -> Outcome:
-    """The outcomes of several sets of examples as one, in their order.
-
-    Raises:
-        ValueError: if they are of different problems.
-    """
-    first = outcomes[0]
+    """The outcomes of several sets of examples as one, in their order. ValueError if they are of
+    different problems."""
     if len(outcomes) == 1:
-        return first
+        return outcomes[0]
     labels = [one.labels for one in outcomes if one.labels is not None]
     logits = [one.logits for one in outcomes if one.logits is not None]
     if len({one.predicted.dtype.kind for one in outcomes}) > 1 or len(labels) % len(outcomes):
@@ -100,12 +93,10 @@ def joined(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def digest_of(labels: Array) -> str:
-    """A digest of labels and their order."""
     return sha256(labels.dtype.str.encode() + labels.tobytes()).hexdigest()[:16]
 
 
 def outcomes_file(runs: Path) -> Path:
-    """The path of a CSV's outcomes."""
     return runs.with_name(f"{runs.stem}.outcomes.safetensors")
 
 
@@ -115,11 +106,8 @@ def outcome_key(row: Row, part: str) -> str:
 
 
 def read_outcomes(path: Path) -> dict[str, Outcome]:
-    """The outcomes of a file by their keys; none where there is no file.
-
-    Raises:
-        ValueError: with the reason why it can't be read.
-    """
+    """The outcomes of a file by their keys; none where there is no file. ValueError with the reason
+    why it can't be read."""
     from safetensors import SafetensorError, safe_open
 
     if not path.exists():
@@ -175,12 +163,8 @@ def _stored(predicted: Array) -> Array:
 
 
 def write_outcomes(path: Path, outcomes: Mapping[str, Outcome]) -> None:
-    """Write a file that `read_outcomes` reads; logits are left out.
-
-    Raises:
-        ValueError: if it would be too large to be read. Nothing is written.
-        OSError: if it can't be written. An earlier file stays as it is.
-    """
+    """Write a file that `read_outcomes` reads; logits are left out. ValueError if it would be too
+    large to be read; then, and after an OSError, an earlier file stays as it is."""
     from safetensors.numpy import save
 
     tensors: dict[str, Array] = {}

@@ -23,17 +23,9 @@ def overall(scores: Scores) -> float | None:
 
 
 def overall_interval(scores: Mapping[str, float], examples: Mapping[str, int]) -> Interval:
-    """The overall score with its 95% interval, from the intervals of the parts.
-
-    Wilson's for an accuracy and Fisher's for a correlation; the parts' examples are independent.
-
-    Args:
-        scores: the score of each part.
-        examples: the number of dev examples of each part.
-
-    Raises:
-        ValueError: without parts.
-    """
+    """The overall score with its 95% interval, from the scores of the parts and their numbers of
+    dev examples, which are independent: Wilson's intervals for an accuracy and Fisher's for a
+    correlation. ValueError without parts."""
     intervals = []
     for part, score in scores.items():
         low, high = score_ends(metric_of_part(part), score, examples[part])
@@ -55,7 +47,6 @@ def score_ends(metric: str, score: float, examples: int) -> tuple[float, float]:
 
 
 def metric_of_part(part: str) -> str:
-    """The metric of a part."""
     return "pearson" if part in CORRELATED else "accuracy"
 
 

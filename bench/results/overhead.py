@@ -29,29 +29,22 @@ class Times:
 
     @property
     def overhead_s(self) -> float:
-        """All time that is neither training nor evaluation."""
         return self.startup_s + self.rest_s + self.between_s
 
     @property
     def total_s(self) -> float:
-        """All time."""
         return self.train_s + self.eval_s + self.overhead_s
 
     def to_json(self) -> dict[str, float]:
-        """Each part in seconds, and the overhead's share."""
         names = ("train_s", "eval_s", "startup_s", "rest_s", "between_s", "overhead_s", "total_s")
         seconds = {name: round(getattr(self, name), 3) for name in names}
         return seconds | {"overhead": round(self.overhead_s / self.total_s, 4)}
 
     def __str__(self) -> str:
         """A sentence without its full stop."""
-        parts = {
-            "start-up": self.startup_s,
-            "timing, writing and ending": self.rest_s,
-            "between cells": self.between_s,
-        }
-        total = self.total_s
-        details = ", ".join(f"{name} {s / total:.1%}" for name, s in parts.items() if s)
+        total, names = self.total_s, ("start-up", "timing, writing and ending", "between cells")
+        parts = zip(names, (self.startup_s, self.rest_s, self.between_s), strict=True)
+        details = ", ".join(f"{name} {s / total:.1%}" for name, s in parts if s)
         return (
             f"{_seconds_text(total)}, of which training {self.train_s / total:.1%}, evaluation "
             f"{self.eval_s / total:.1%} and overhead {self.overhead_s / total:.1%}"
@@ -70,15 +63,12 @@ def times_of(rows: Iterable[Row], between_s: float = 0.0) -> Times | None:
     """The times of the rows that ended ok; None where none of them has any."""
     ok = (row for row in rows if row.is_ok)
     cells = [(row, overhead) for row in ok if (overhead := overhead_s(row)) is not None]
-    startup = sum(min(row.startup_s or 0.0, overhead) for row, overhead in cells)
-    times = Times(
-        cells=len(cells),
-        train_s=sum(row.train_s or 0.0 for row, _ in cells),
-        eval_s=sum(row.eval_s or 0.0 for row, _ in cells),
-        startup_s=startup,
-        rest_s=sum(overhead for _, overhead in cells) - startup,
-        between_s=between_s,
+    startup_s = sum(min(row.startup_s or 0.0, overhead) for row, overhead in cells)
+    rest_s = sum(overhead for _, overhead in cells) - startup_s
+    train_s, eval_s = (
+        sum(getattr(row, name) or 0.0 for row, _ in cells) for name in ("train_s", "eval_s")
     )
+    times = Times(len(cells), train_s, eval_s, startup_s, rest_s, between_s)
     return times if cells and times.total_s > 0 else None
 
 
@@ -104,7 +94,6 @@ class Account:
         self._others_s += seconds
 
     def add(self, row: Row) -> None:
-        """Add a cell that has just run."""
         self._rows.append(row)
 
     def times(self) -> Times | None:

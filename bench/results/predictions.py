@@ -47,45 +47,34 @@ class PredictionsOf(Protocol):
     """A source of stored predictions."""
 
     def __call__(self, rows: Sequence[Row], /, *, logits: bool = False) -> Parts | None:
-        """The predictions of a run's rows, one for each fold, in their order, those of all rows
-        joined; None where not stored.
-
-        Args:
-            logits: whether logits are included, where they are stored.
-        """
+        """The predictions of a run's rows, one for each fold, in their order, joined; with logits
+        if they are asked for and stored. None where not stored."""
 
 
 def no_predictions(_rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
-    """A `PredictionsOf` that has none for any row."""
     del logits
     return None
 
 
 def kept_predictions(runs: Path, note: Callable[[str], None] = note_to_stderr) -> PredictionsOf:
-    """The predictions of a CSV's rows, from the folders of its cells or the file of outcomes.
-
-    Args:
-        note: called with a line about outcomes that can't be read or don't fit.
-    """
-    path = outcomes_file(runs)
-    note = cache(note)
+    """The predictions of a CSV's rows, from the folders of its cells or the file of outcomes;
+    `note` is called with a line about outcomes that can't be read or don't fit."""
+    path, note = outcomes_file(runs), cache(note)
+    stored: dict[str, Outcome] = {}
     try:
         stored = read_outcomes(path)
     except ValueError as error:
         note(f"{path}: can't be read ({error}); scores without predictions are not paired")
-        stored = {}
     if not stored and not is_folder(cells_folder(runs)):
         return no_predictions
     examples: dict[tuple[object, ...], str] = {}
-    labels: dict[str, Array] = {}  # held once for all cells
+    labels: dict[str, Array | None] = {}  # stored once for all cells
 
     @cache
     def read(folder: Path, metric: str) -> Parts | None:
         outcomes = _read(folder, metric)
         return outcomes and {
-            part: one
-            if one.labels is None
-            else replace(one, labels=labels.setdefault(one.examples, one.labels))
+            part: replace(one, labels=labels.setdefault(one.examples, one.labels))
             for part, one in outcomes.items()
         }
 
@@ -143,16 +132,14 @@ def keep_outcomes(runs: Path, rows: Iterable[Row]) -> int:
     Outcomes in the file stay, unless a folder has newer ones.
 
     Raises:
-        ValueError: with the reason why the file stays as it is: it can't be read, or would be too
-            large.
-        OSError: if it can't be written. The file stays as it was.
+        ValueError, OSError: why the file stays as it is: it can't be read or written, or would be
+            too large.
     """
-    path = outcomes_file(runs)
+    path, kept = outcomes_file(runs), 0
     try:
         stored = read_outcomes(path)
     except ValueError as error:
         raise ValueError(f"it can't be read ({error})") from error
-    kept = 0
     for row in latest(rows).values():
         is_compared = row.is_ok and row.dev_metric is not None and not row.is_candidate
         if is_compared and (outcomes := _from_folder(runs, row, _read)):
@@ -194,12 +181,11 @@ def outcome_of(
     Raises:
         ValueError: if logits and labels do not fit each other.
     """
-    if logits.ndim != 2 or len(logits) != len(labels) or not logits.shape[1]:
+    fits = logits.ndim == 2 and len(logits) == len(labels) and logits.shape[1]
+    if not fits or (labels.ndim == 2 and labels.shape != logits.shape):
         raise ValueError("there are no logits for each label")
     digest = digest_of(labels)
     if labels.ndim == 2:
-        if labels.shape != logits.shape:
-            raise ValueError("there are no logits for each label")
         return Outcome((logits.astype(np.float64) > 0).astype(np.uint8), labels, digest, logits)
     if labels.dtype.kind == "f":
         numbers = logits[:, 0]
@@ -214,12 +200,8 @@ def outcome_of(
 
 
 def read_folder(folder: Path, metric: str) -> Parts | None:
-    """The outcomes of a cell's folder by part, with logits; None where it has none that can be
-    read.
-
-    Args:
-        metric: the row's.
-    """
+    """The outcomes of a cell's folder by part, with logits, by the row's metric; None where it has
+    none that can be read."""
     from safetensors import SafetensorError, safe_open
 
     outcomes = {}
@@ -271,11 +253,7 @@ def _fit(row: Row, outcomes: Parts) -> bool:
 
 
 def values(metric: str, outcomes: Parts) -> Values:
-    """The numbers of the examples of all parts.
-
-    Raises:
-        ValueError: without parts, or as `bench.results.scores.numbers`.
-    """
+    """The numbers of the examples of all parts. ValueError without parts, or as `numbers`."""
     if metric != OVERALL:
         if "" not in outcomes:
             raise ValueError("there are no predictions of the whole task")
@@ -291,10 +269,7 @@ def mean_of_parts(parts: Sequence[Values]) -> Values:
     The parts' means are of different examples, so the variance of their mean is the sum of their
     variances over K². To give N numbers that variance, the n numbers of a part are all centred on
     the overall mean, and their deviations multiplied by N / (K n). Differences between two
-    settings keep this property.
-
-    Raises:
-        ValueError: without parts.
+    settings keep this property. ValueError without parts.
     """
     if not parts:
         raise ValueError("there is no part")
@@ -306,13 +281,6 @@ def mean_of_parts(parts: Sequence[Values]) -> Values:
 
 
 def values_for(metric: str, logits: NDArray[np.generic], labels: NDArray[np.generic]) -> Values:
-    """A number for each example, with the score as their mean.
-
-    Args:
-        metric: the metric of a problem in runs.csv, such as `accuracy`.
-        logits, labels: as of `outcome_of`.
-
-    Raises:
-        ValueError: for a correlation of constants.
-    """
+    """A number for each example, with the score by a metric as their mean; the rest as of
+    `outcome_of`. ValueError for a correlation of constants."""
     return numbers(metric, outcome_of(logits, labels, None))

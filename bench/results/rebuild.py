@@ -6,7 +6,6 @@ Example: python -m bench.rebuild --runs runs.csv
 import csv
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -29,19 +28,17 @@ from minbert.files import is_file, is_folder
 
 _LONGEST_HEADER: Final = 2**16
 
-_EPILOG: Final = """\b
-Examples:
-  python -m bench.rebuild
-  python -m bench.rebuild --runs results/runs.csv --json
-"""
-
 
 @click.command(
     help="Rebuild runs.csv from the folders of its cells. Rows without a folder are kept; a line "
     "that can't be read is reported and left out, and the old file kept as runs.csv.before. The "
     "outcome of each dev example is written to runs.outcomes.safetensors, from which reports "
     "compute the same intervals where there are no folders.",
-    epilog=_EPILOG,
+    epilog="""\b
+Examples:
+  python -m bench.rebuild
+  python -m bench.rebuild --runs results/runs.csv --json
+""",
 )
 @click.option(
     "--runs",
@@ -78,14 +75,9 @@ def main(path: Path, as_json: bool) -> int:
 
 
 def rebuild(path: Path) -> tuple[int, int, list[str]]:
-    """Rewrite the CSV; return the numbers of rows kept and from folders, and lines left out.
-
-    Raises:
-        InputError: if the file is no runs.csv.
-        OSError: if it can't be written. The file stays as it was.
-    """
-    folder = cells_folder(path)
-    problems: list[str] = []
+    """Rewrite the CSV; return the numbers of rows kept and from folders, and lines left out. After
+    an OSError the file stays as it was."""
+    folder, problems = cells_folder(path), list[str]()
     rows = _rows(path, problems) if path.exists() else []
     known = set(map(_key, rows))
     places = sorted(folder.iterdir()) if folder.exists() else []
@@ -119,17 +111,21 @@ def _rows(path: Path, problems: list[str]) -> list[Row]:
     """The rows of a CSV of this schema or an older one, each once; bad lines go to `problems`."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         text = list(file)
-    torn = bool(text) and not text[-1].endswith("\n")
+    is_torn = bool(text) and not text[-1].endswith("\n")
     lines = csv.reader(text)
     names = next(lines, [])
     rows: dict[tuple[Value, ...], Row] = {}
     while True:
         try:
-            fields = next(lines)
-            if fields and torn and lines.line_num == len(text):
-                raise ValueError("it is incomplete")
-            if fields:
-                row = _row(names, fields)
+            if fields := next(lines):
+                if is_torn and lines.line_num == len(text):
+                    raise ValueError("it is incomplete")
+                pairs = dict(zip(names, fields, strict=True))
+                if int(pairs["schema"]) > SCHEMA:
+                    known = f"and this version knows {SCHEMA}"
+                    raise ValueError(f"it is of schema {pairs['schema']}, {known}")
+                row = row_of({n: parse_value(n, t) for n, t in pairs.items() if n in BY_NAME})
+                encode(row)
                 rows[_key(row)] = row
         except StopIteration:
             return list(rows.values())
@@ -140,15 +136,6 @@ def _rows(path: Path, problems: list[str]) -> list[Row]:
 def _key(row: Row) -> tuple[Value, ...]:
     """A unique key, also in a file merged from several, where two versions may share a row_key."""
     return *row.row_key, row.code_version
-
-
-def _row(names: Iterable[str], fields: list[str]) -> Row:
-    pairs = dict(zip(names, fields, strict=True))
-    if int(pairs["schema"]) > SCHEMA:
-        raise ValueError(f"it is of schema {pairs['schema']}, and this version knows {SCHEMA}")
-    row = row_of({n: parse_value(n, t) for n, t in pairs.items() if n in BY_NAME})
-    encode(row)
-    return row
 
 
 if __name__ == "__main__":

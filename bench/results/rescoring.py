@@ -38,14 +38,8 @@ class Results:
 
 
 def read_results(runs: Sequence[Path], metric: str | None) -> Results:
-    """Read files of results.
-
-    Args:
-        metric: None for each row's own.
-
-    Raises:
-        InputError: if a file can't be read, or no row is of a problem that has the metric.
-    """
+    """Read files of results, scored by a metric, or by each row's own. InputError if a file can't
+    be read, or no row is of a problem that has the metric."""
     rows = [row for path in runs for row in read_rows(path)]
     facts = read_facts(*runs)
     predictions_of = first_of([kept_predictions(path) for path in runs])
@@ -76,21 +70,17 @@ def rescored(
         InputError: if no row is of a problem that has the metric.
     """
     scored = [row for row in rows if row.dev_metric is not None and not row.is_candidate]
-    fitting = {
-        row.dev_metric
-        for row in scored
-        if (problem := problem_of(row.dev_metric)) and problem in metric_of(metric).problems
-    }
+    problems = metric_of(metric).problems
+    fitting = {row.dev_metric for row in scored if problem_of(row.dev_metric) in problems}
     if scored and not fitting:
         check_metric(metric, problem_of(scored[0].dev_metric))
-    lost = 0
-    result = []
-    for row in rows:
-        if row.dev_metric in fitting and not row.is_candidate and row.dev_metric != metric:
-            has_score = row.has_score
-            row = _rescored(row, metric, predictions_of, facts.get(row.data_digest))
-            lost += has_score and not row.has_score
-        result.append(row)
+    result = [
+        _rescored(row, metric, predictions_of, facts.get(row.data_digest))
+        if row.dev_metric in fitting - {metric} and not row.is_candidate
+        else row
+        for row in rows
+    ]
+    lost = sum(old.has_score and not new.has_score for old, new in zip(rows, result, strict=True))
     for digest in dict.fromkeys(row.data_digest for row in scored if row.dev_metric in fitting):
         if caution := digest in facts and facts[digest].caution(metric):
             note(f"--metric {metric}: {caution}")

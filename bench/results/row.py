@@ -91,11 +91,7 @@ def row_from_json(data: bytes) -> Row | None:
 
 
 def keep_row(folder: Path, row: Row) -> None:
-    """Store a row durably in its cell's folder, so that runs.csv can be rebuilt.
-
-    Raises:
-        OSError: if it can't be written.
-    """
+    """Store a row durably in its cell's folder, so that runs.csv can be rebuilt."""
     folder.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it
     write_atomically(folder / ROW, row_to_json(row))
 
@@ -162,33 +158,22 @@ def _columns(
         "step_ms_median": step.value, "step_ms_ci_low": step.low, "step_ms_ci_high": step.high,
         "ms_per_1k_tokens": rate.value, "ms_per_1k_tokens_ci_low": rate.low,
         "ms_per_1k_tokens_ci_high": rate.high,
-        **_parts(times.step_ms.value, timed),
         "steps_timed": timed["ms"].size,
         "examples_per_s": examples / (rate.value * tokens / 1000) * 1000,
     }  # fmt: skip
+    if {"forward_ms", "backward_ms"} <= timed.keys():  # not in files of older versions
+        total, names = timed["ms"].sum(), ("forward_ms", "backward_ms")
+        forward, backward = (float(step.value * timed[name].sum() / total) for name in names)
+        optimizer = step.value - forward - backward
+        columns |= {"forward_ms": forward, "backward_ms": backward, "optimizer_ms": optimizer}
     ends = rate.ends()
     narrow = ends is None or (ends[1] - ends[0]) / 2 <= UNSTEADY * rate.value
     return columns, bool(narrow and settled)
 
 
-def _parts(step_ms: float, timed: Mapping[str, NDArray[np.float64]]) -> Columns:
-    if not {"forward_ms", "backward_ms"} <= timed.keys():
-        return {}  # written by an older version
-    total = timed["ms"].sum()
-    forward, backward = (
-        float(step_ms * timed[name].sum() / total) for name in ("forward_ms", "backward_ms")
-    )
-    optimizer = step_ms - forward - backward
-    return {"forward_ms": forward, "backward_ms": backward, "optimizer_ms": optimizer}
-
-
 def score_interval(row: Row, examples: Mapping[str, int], folder: Path) -> Columns:
-    """The columns of the dev score's 95% interval.
-
-    Args:
-        examples: as `dev_examples` of `measured_row`.
-        folder: the cell's, whose predictions give the interval of a metric without a formula.
-    """
+    """The columns of the dev score's 95% interval, of a metric without a formula from the
+    predictions in the cell's folder; `examples` by part of the task."""
     score, metric = row.dev_score, row.dev_metric
     if score is None or metric is None:
         return {}

@@ -61,11 +61,7 @@ def record(fields: Iterable[str]) -> bytes:
 
 
 def encode(row: Row) -> bytes:
-    """A row as a record of the file.
-
-    Raises:
-        ValueError: if the record could not be read again.
-    """
+    """A row as a record of the file. ValueError if the record could not be read again."""
     texts = {name: format_value(row[name]) for name in NAMES}
     fields = [harmless(text) if BY_NAME[n].kind is str else text for n, text in texts.items()]
     _parsed(fields, _PARSERS)
@@ -77,11 +73,8 @@ def _short(name: str) -> str:
 
 
 def _parser(name: str, oldest: int = SCHEMA) -> Callable[[str], Value]:
-    """The function from a column's texts to its values; of frequent texts the rows share one.
-
-    Args:
-        oldest: the oldest schema of a row that is read.
-    """
+    """The function from a column's texts to its values, in rows of the schema `oldest` or newer; of
+    frequent texts the rows share one value."""
     kind = BY_NAME[name].kind
 
     @lru_cache(_REMEMBERED)
@@ -123,29 +116,25 @@ class Reading:
         self._older = older
         self._forget()
 
-    def _forget(self) -> None:
+    def _forget(self, file: tuple[int, int] | None = None) -> None:
         self.rows: list[Row] = []
-        self.end = 0
+        self.end = self._lines = 0
         self.torn = False
-        self._lines = 0
-        self._file: tuple[int, int] | None = None
+        self._file = file
         self._parsers: Mapping[str, Callable[[str], Value]] = _PARSERS
 
     def read_on(self) -> None:
         """Read the rows that were added since the last time; all rows, if the file was replaced.
-
-        Raises:
-            InputError: for another schema, or a broken row.
-        """
+        InputError for another schema, or a broken row."""
         try:
             kind = stat.S_IFMT(self.path.stat().st_mode)
             if kind not in (stat.S_IFREG, stat.S_IFDIR):  # opening a pipe would block
                 raise InputError(f"{self.path}: is no file; name another with --runs")
             with self.path.open("rb") as file:
                 status = os.fstat(file.fileno())
-                if (status.st_dev, status.st_ino) != self._file or status.st_size < self.end:
-                    self._forget()
-                    self._file = (status.st_dev, status.st_ino)
+                identity = status.st_dev, status.st_ino
+                if identity != self._file or status.st_size < self.end:
+                    self._forget(identity)
                 if status.st_size != self.end or self.torn:
                     self._read(file)
         except FileNotFoundError:
@@ -193,9 +182,8 @@ class Reading:
         if self._lines == 0:
             self._check_header(fields)
         elif fields:
-            values = _parsed(fields, self._parsers)
             as_row = complete_row if self._parsers is _PARSERS else row_of
-            self.rows.append(as_row(values))
+            self.rows.append(as_row(_parsed(fields, self._parsers)))
 
     def _check_header(self, fields: list[str]) -> None:
         fields = [fields[0].removeprefix("\ufeff"), *fields[1:]] if fields else fields

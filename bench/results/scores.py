@@ -84,12 +84,9 @@ _IN_UNIT: Final = ("r2", "rmse")
 
 
 def numbers(metric: str, outcome: Outcome) -> Values:
-    """A number for each example [N], with the score as their mean.
-
-    Raises:
-        ValueError: if the metric is not that of the outcome's problem, can't be computed from what
-            is stored, or is not defined, as a correlation of constants is not.
-    """
+    """A number for each example [N], with the score as their mean. ValueError if the metric is not
+    that of the outcome's problem, can't be computed from what is stored, or is not defined, as a
+    correlation of constants is not."""
     labels, predicted = outcome.labels, outcome.predicted
     if metric == "accuracy" and outcome.has_classes:
         right: Values = (predicted if labels is None else predicted == labels).astype(np.float64)
@@ -119,10 +116,8 @@ def _ranked(metric: str, logits: Array | None, labels: Array) -> Values:
 
     score, influences = _RANKED[metric]
     values = logits.astype(np.float64)
-    if values.shape[1] == 1:
-        chosen = {1: values[:, 0]}
-    elif values.shape[1] == 2:
-        chosen = {1: values[:, 1] - values[:, 0]}
+    if values.shape[1] <= 2:
+        chosen = {1: values[:, -1] - (values[:, 0] if values.shape[1] == 2 else 0)}
     else:
         logarithms = log_softmax(values, axis=1)
         chosen = {int(label): logarithms[:, label] for label in np.unique(labels)}
@@ -168,10 +163,7 @@ def score_of(metric: str, values: Sequence[Values]) -> Interval:
 
     For one seed it is over examples: Wilson's of an accuracy, else by Student's t; for several
     seeds over seeds and examples. Of a correlation it is on the scale of Fisher's z. Ends stay
-    within the metric's bounds.
-
-    Raises:
-        ValueError: if seeds have other numbers of examples.
+    within the metric's bounds. ValueError if seeds have other numbers of examples.
     """
     known = metric_of(metric)
     score = float(np.mean(values))

@@ -38,11 +38,8 @@ def cells_folder(path: Path) -> Path:
 def cell_folder(
     path: Path, name: str, cell_id: str, conditions_id: str, repeat: int, attempt: int
 ) -> Path:
-    """The folder of one attempt at a repeat of a cell; its name omits the first repeat.
-
-    Raises:
-        ValueError: if a part of its name could lead out of the folder of all cells.
-    """
+    """The folder of one attempt at a repeat of a cell; its name omits the first repeat. ValueError
+    if a part of its name could lead out of the folder of all cells."""
     for part in (name, cell_id, conditions_id):
         if not _FOLDER_PART.fullmatch(part):
             raise ValueError(f"{part!r} can't be part of a folder's name")
@@ -71,7 +68,8 @@ def read_plan(path: Path) -> list[Row]:
 
 
 class Store:
-    """A runs.csv to append to. Each access reads only the rows that were added since the last.
+    """A runs.csv to append to. Each access reads only the rows that were added since the last; all
+    raise InputError as `read_rows`.
 
     Args:
         version: the code_version whose rows count as done; None: rows of all versions do.
@@ -81,8 +79,11 @@ class Store:
         self.path = path
         self._version = version
         self._reading = Reading(path)
-        self._indexed: list[Row] = []
-        self._seen = 0
+        self._index([])
+
+    def _index(self, rows: list[Row]) -> None:
+        """Begin the indices of a list of rows, of which none are indexed so far."""
+        self._indexed, self._seen = rows, 0
         self._last: dict[CellKey, Row] = {}
         self._attempts: dict[CellKey, int] = {}
         self._anywhere: dict[tuple[str, int], int] = {}
@@ -92,43 +93,25 @@ class Store:
 
     @property
     def rows(self) -> list[Row]:
-        """All rows, including those of other processes.
-
-        Raises:
-            InputError: as `read_rows`.
-        """
+        """All rows, including those of other processes."""
         self._reading.read_on()
         return self._reading.rows
 
     def last(self, cell_id: str, conditions_id: str, repeat: int = 1) -> Row | None:
-        """The current row of a repeat of a cell; None if it has none.
-
-        Raises:
-            InputError: as `read_rows`.
-        """
+        """The current row of a repeat of a cell; None if it has none."""
         self._catch_up()
         return self._last.get((cell_id, conditions_id, repeat))
 
     def scored(self, cell_id: str, here: Columns) -> Row | None:
-        """A cell's current row, or, if it has no score, one from another machine that has.
-
-        Args:
-            here: the columns of the conditions; the other machine has the same software.
-
-        Raises:
-            InputError: as `read_rows`.
-        """
+        """A cell's current row under the conditions here, or, if it has no score, one with a score
+        from another machine of the same software."""
         own = self.last(cell_id, str(here["conditions_id"]))
         if own is not None and own.has_score:
             return own
         return self._scores.get((cell_id, *software_of(here)), own)
 
     def out_of_memory(self, cell: Cell, conditions_id: str) -> list[Row]:
-        """The current rows with status `oom` of cells that agree with one in `memory_key`.
-
-        Raises:
-            InputError: as `read_rows`.
-        """
+        """The current rows with status `oom` of cells that agree with one in `memory_key`."""
         self._catch_up()
         alike = self._out_of_memory.get(memory_key(cell, conditions_id), {})
         return [row for key, row in alike.items() if self._last[key] is row]
@@ -144,11 +127,7 @@ class Store:
         return self._attempts.get((cell_id, conditions_id, repeat), 0) + 1
 
     def has(self, row: Row) -> bool:
-        """Whether the file has the row of this attempt.
-
-        Raises:
-            InputError: as `read_rows`.
-        """
+        """Whether the file has the row of this attempt."""
         self._catch_up()
         return row.row_key in self._keys
 
@@ -161,9 +140,7 @@ class Store:
         self._reading.read_on()
         rows = self._reading.rows
         if rows is not self._indexed:
-            self._indexed, self._seen = rows, 0
-            self._last, self._attempts, self._scores, self._keys = {}, {}, {}, set()
-            self._out_of_memory, self._anywhere = {}, {}
+            self._index(rows)
         new = rows[self._seen :]
         self._keys.update(row.row_key for row in new)
         take_attempts(self._attempts, new)
@@ -186,7 +163,6 @@ class Store:
         Raises:
             ValueError: for a row that could not be read again. Nothing is written.
             DiskFullError: if it can't be written. The file stays as it was.
-            InputError: as `read_rows`. Nothing is written.
         """
         lines = b"".join(map(encode, rows))
         if not lines:
@@ -196,10 +172,9 @@ class Store:
             with FileLock(f"{self.path}.lock", timeout=LOCK_TIMEOUT_S):
                 self._append(lines)
         except OSError as error:
+            reason = error.strerror or str(error)
             if isinstance(error, Timeout):
                 reason = f"another process has held {self.path.name}.lock for {LOCK_TIMEOUT_S} s"
-            else:
-                reason = error.strerror or str(error)
             raise DiskFullError(f"{self.path}: can't be written ({reason})") from error
 
     def _append(self, lines: bytes) -> None:
@@ -220,12 +195,9 @@ class Store:
                 raise
 
     def check_writable(self) -> None:
-        """Check that rows can be appended and folders of cells be made, without leaving a trace.
+        """Raise InputError unless rows can be appended and folders of cells be made.
 
-        It tries to write, because permissions do not restrict root.
-
-        Raises:
-            InputError: if not.
+        It tries to write, without leaving a trace, because permissions do not restrict root.
         """
         folder = cells_folder(self.path)
         for path, is_kind, kind in (

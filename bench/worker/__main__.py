@@ -76,11 +76,11 @@ def main(folder: Path) -> int:
             raise
     else:
         save_s = run.phases.seconds.get("save", 0.0)
-        write_result(folder, "ok", "", columns, run.record.flags, save_s=save_s)
+        write_result(folder, "ok", "", columns, run.flags, save_s=save_s)
         return 0
     columns = {}
     if run is not None:
-        columns = run.record.columns | ({} if device_failed else run.memory())
+        columns = run.columns | ({} if device_failed else run.memory())
     write_result(folder, status, message, columns, device_failed=device_failed)
     return 1
 

@@ -7,7 +7,6 @@ import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -26,45 +25,20 @@ from bench.plan.job import Job
 from bench.results.overall import overall
 from bench.results.protocol import LAUNCHED_AT
 from bench.stats.steptimes import STEPS_ENOUGH
+from bench.worker import saving, setup
 from bench.worker.compiling import AutoCompiledModel, buckets_of, compile_for, shared_cache
-from bench.worker.device import set_up_device
-from bench.worker.hostcopies import HostCopies
+from bench.worker.device import HostCopies, set_up_device
+from bench.worker.probes import memory
 from bench.worker.probes.counting import measure_work
 from bench.worker.probes.energy import energy
 from bench.worker.probes.gpu import Gpu
 from bench.worker.probes.machine import MachineWatch
-from bench.worker.probes.memory import (
-    MIB,
-    cuda_peaks_mib,
-    measure_activations,
-    owned_mib,
-    resident_now,
-    start_cuda_peaks,
-)
-from bench.worker.probes.panel import PANEL_SHARE, choose, replay
-from bench.worker.probes.phases import Phases
 from bench.worker.probes.products import measure_products
+from bench.worker.probes.replay import REPLAY_SHARE, choose, replay
 from bench.worker.probes.steps import StepClock
 from bench.worker.progress import Progress
-from bench.worker.saving import (
-    Epoch,
-    save_predictions,
-    save_weights,
-    write_epochs,
-    write_machine,
-    write_panel,
-    write_phases,
-    write_steps,
-)
-from bench.worker.setup import (
-    Split,
-    class_weights,
-    examples,
-    factors_of,
-    trained_groups,
-    unfreezing,
-    without_held_out,
-)
+from bench.worker.saving import Epoch
+from bench.worker.setup import Split
 from bench.worker.stopping import EarlyStopping
 from bench.worker.validity import Movement
 from minbert.data.batches import Batch, collate, plan_epoch
@@ -88,23 +62,20 @@ class InvalidError(ArithmeticError):
     """A training without a valid result: its loss is not finite, or its weights did not move."""
 
 
-@dataclass
-class Record:
-    """Measurements gathered while a cell runs; losses are on the host."""
-
-    losses: list[torch.Tensor] = field(default_factory=list)
-    epochs: list[Epoch] = field(default_factory=list)
-    columns: Columns = field(default_factory=dict)
-    flags: list[str] = field(default_factory=list)
-    joules: list[float | None] = field(default_factory=list)
-
-
 class CellRun:
-    """Runs a job. `record` has the columns measured so far, also after an error."""
+    """Runs a job.
+
+    Attributes:
+        columns, flags: measured so far, also after an error.
+        losses: of each step, on the host.
+        train, dev, held_out: the examples by part of the task.
+        joules: drawn in each epoch's training; None where nothing counts them.
+    """
 
     model: Classifier
     train: dict[str, Split]
     dev: dict[str, Split]
+    logits: dict[str, NDArray[np.float32]]
 
     def __init__(self, job: Job, folder: Path, progress: Progress) -> None:
         self.job = job
@@ -112,13 +83,18 @@ class CellRun:
         self.engine = engine_of(job.cell)
         self.task = task_of(job)
         self.parts = parts_of(job.cell)
-        self.factors = factors_of(job.cell)
+        self.factors = setup.factors_of(job.cell)
         self.folder = folder
         self.progress = progress
-        self.phases = Phases(progress.phase)
-        self.record = Record()
-        self.held: dict[str, tuple[Split, NDArray[np.int64]]] = {}
-        self.held_logits: dict[str, NDArray[np.float32]] = {}
+        self.phases = memory.Phases(progress.phase)
+        self.columns: Columns = {}
+        self.flags: list[str] = []
+        self.losses: list[Tensor] = []
+        self.epochs: list[Epoch] = []
+        self.joules: list[float | None] = []
+        self.held_out: dict[str, Split] = {}
+        self.held_out_indices: dict[str, NDArray[np.int64]] = {}
+        self.held_out_logits: dict[str, NDArray[np.float32]] = {}
         self.stopping: EarlyStopping | None = None
         self.device = torch.device(job.device)
         # before torch makes a context, whose memory counts as the cell's
@@ -135,48 +111,51 @@ class CellRun:
             InvalidError: when the loss is no longer finite, or what trains did not move.
         """
         with kernels(self.cell.kernels or FAST):
-            return self._run()
+            self._run()
+        return self.columns
 
-    def _run(self) -> Columns:
+    def _run(self) -> None:
         torch.set_num_threads(self.job.threads)
-        self.record.columns["imports_anon_mib"] = resident_now().anon_mib
+        self.columns["imports_anon_mib"] = memory.resident_now().anon_mib
         with self.phases.phase("load"):
             self.model = self.engine.build(self.job)
-        self.record.columns["adapter_init_s"] = self.model.adapter_init_s
+        self.columns["adapter_init_s"] = self.model.adapter_init_s
         with self.phases.phase("tokenise"):
             self._tokenise()
         movement = Movement(self.model, self.engine)
         trainer = self._train()
-        write_steps(self.folder, self.clock.steps(), torch.stack(self.record.losses).tolist())
-        write_epochs(self.folder, self.record.epochs)
+        saving.write_steps(self.folder, self.clock.steps(), torch.stack(self.losses).tolist())
+        saving.write_epochs(self.folder, self.epochs)
         # 1 − r does not depend on the last bias, and some part of a task may have had no batch
         is_whole = self.parts == [""] and self.train[""].loss != PEARSON
         if problem := movement.problem(every=is_whole):
             raise InvalidError(problem)
         with self.phases.phase("measure"):
-            chosen, largest, largest_step = self._timing_batches()
-            # so that a step does all its work and changes no weight
-            if any(group["lr"] != 0 for group in trainer.optimizer.param_groups):
-                raise RuntimeError("measuring would train the model: the learning rate is not zero")
-            trainer.mark = lambda: None  # these are no steps of the training
-            if not self.cell.is_compiled:  # compiled code does not report what it keeps
-                self.record.columns |= measure_activations(trainer, largest)
-                self.record.columns |= measure_work(
-                    lambda: self._step(trainer, *largest_step), self.device
-                )
-            machine = self.machine
-            # gradual unfreezing changes what a step does: the last kind of step is timed
-            if len(self.record.losses) < STEPS_ENOUGH or self.unfreezing is not None:
-                machine = self._replay(trainer, chosen)
-            batches = [batch for step in chosen for batch in step]
-            self.record.columns |= measure_products(self.model, batches, self.cell.amp, self.device)
-            self.record.flags += machine.doubts
-            write_machine(self.folder, machine.report)
+            self._measure(trainer)
         if self.job.keep:
             with self.phases.phase("save"):
-                save_weights(self.model, trainer.parameters, self.folder)
-        write_phases(self.folder, self.phases)
-        return self.record.columns
+                saving.save_weights(self.model, trainer.parameters, self.folder)
+        saving.write_phases(self.folder, self.phases)
+
+    def _measure(self, trainer: Trainer) -> None:
+        """Measure what the training itself does not show: a step's work, and steady step times."""
+        chosen, largest, largest_step = self._replayed_batches()
+        # so that a step does all its work and changes no weight
+        if any(group["lr"] != 0 for group in trainer.optimizer.param_groups):
+            raise RuntimeError("measuring would train the model: the learning rate is not zero")
+        trainer.mark = lambda: None  # these are no steps of the training
+        if not self.cell.is_compiled:  # compiled code does not report what it keeps
+            self.columns |= memory.measure_activations(trainer, largest)
+            work = measure_work(lambda: self._step(trainer, *largest_step), self.device)
+            self.columns |= work
+        machine = self.machine
+        # gradual unfreezing changes what a step does: the last kind of step is timed
+        if len(self.losses) < STEPS_ENOUGH or self.unfreezing is not None:
+            machine = self._replay(trainer, chosen)
+        batches = [batch for step in chosen for batch in step]
+        self.columns |= measure_products(self.model, batches, self.cell.amp, self.device)
+        self.flags += machine.doubts
+        saving.write_machine(self.folder, machine.report)
 
     def _replay(self, trainer: Trainer, chosen: Sequence[Sequence[Batch]]) -> MachineWatch:
         """Time steps on a few batches, for a training too short to show its own step times."""
@@ -193,10 +172,10 @@ class CellRun:
                 lambda *batches: self._step(trainer, *batches),
                 chosen,
                 clock,
-                budget_s=PANEL_SHARE * self.phases.seconds["train"],
+                budget_s=REPLAY_SHARE * self.phases.seconds["train"],
                 on_step=on_step,
             )
-        write_panel(self.folder, replayed)
+        saving.write_replay(self.folder, replayed)
         return machine
 
     def memory(self) -> Columns:
@@ -206,21 +185,22 @@ class CellRun:
         return {
             "peak_rss_mib": peak.rss_mib,
             "peak_anon_mib": peak.anon_mib,
-            **cuda_peaks_mib(self.device, graphs=self.cell.is_compiled),
+            **memory.cuda_peaks_mib(self.device, graphs=self.cell.is_compiled),
             **on_gpu,
         }
 
     def _tokenise(self) -> None:
-        """Get the examples of each part, and hold a share of them out."""
-        splits = examples(self.job)
+        """Get the examples of each part, and hold out a fraction of them."""
+        splits = setup.examples(self.job)
         self.train = {part: train for part, (train, _) in splits.items()}
         self.dev = {part: dev for part, (_, dev) in splits.items()}
         every = (*self.train.values(), *self.dev.values())
-        self.record.columns |= cut_columns(texts for split in every for texts in split.texts)
+        self.columns |= cut_columns(texts for split in every for texts in split.texts)
         if share := self.cell.held_out:
             for part, split in self.train.items():
-                kept, held, indices = without_held_out(split, share, self.cell.max_length)
-                self.train[part], self.held[part] = kept, (held, indices)
+                self.train[part], self.held_out[part], self.held_out_indices[part] = (
+                    setup.without_held_out(split, share, self.cell.max_length)
+                )
 
     @cached_property
     def _steps_per_epoch(self) -> int:
@@ -251,7 +231,7 @@ class CellRun:
 
         With early stopping, the model has the weights of the best epoch afterwards.
         """
-        cell, record = self.cell, self.record
+        cell = self.cell
         steps_per_epoch = self._steps_per_epoch
         total = steps_per_epoch * cell.epochs
         total = min(total, cell.max_steps) if cell.max_steps is not None else total
@@ -260,15 +240,15 @@ class CellRun:
             with self.phases.phase("compile"), shared_cache(self.folder):
                 epochs = math.ceil(total / steps_per_epoch)
                 compiled = compile_for(self.model, self.train[""], cell, epochs)
-            record.columns["compile_s"] = self.phases.seconds["compile"]
-            record.columns["compile_cached"] = compiled.cached
+            self.columns["compile_s"] = self.phases.seconds["compile"]
+            self.columns["compile_cached"] = compiled.cached
         trainer = Trainer(
             self.model,
-            trained_groups(self.model, cell),
+            setup.trained_groups(self.model, cell),
             losses={part: split.loss for part, split in self.train.items()},
             class_weights={
                 part: weights.to(self.device)
-                for part, weights in class_weights(self.train, self.task, cell).items()
+                for part, weights in setup.class_weights(self.train, self.task, cell).items()
             },
             label_smoothing=cell.label_smoothing,
             schedule=schedule_of(cell.schedule, total, cell.warmup, steps_per_epoch),
@@ -278,71 +258,73 @@ class CellRun:
             forward=compiled,
         )
         trainer.mark = self.clock.mark
-        self.unfreezing = unfreezing(self.model, cell)
+        self.unfreezing = setup.unfreezing(self.model, cell)
         if cell.early_stopping is not None:
             self.stopping = EarlyStopping(trainer.parameters, cell.early_stopping)
-        record.columns |= {
+        self.columns |= {
             "params_total": sum(p.numel() for p in self.model.parameters()),
             "params_trainable": sum(p.numel() for p in trainer.parameters),
             "saved_mib": _saved_mib(self.model, trainer.parameters),
         }
         torch.manual_seed(cell.seed)
-        start_cuda_peaks(self.device)
+        memory.start_cuda_peaks(self.device)
         for epoch in range(cell.epochs):
             if self.unfreezing is not None:
                 self.unfreezing.begin(epoch)
             if self.device.type == "cuda" and compiled is None:
-                order = self._order(epoch)[: total - len(record.losses)]
+                order = self._order(epoch)[: total - len(self.losses)]
                 largest = self._batch(*self._largest(order))
                 # from the second batch of a step on, gradients and activations exist at once
                 trainer.rehearse(*[largest] * min(2, cell.gradient_accumulation_steps))
                 torch.cuda.synchronize(self.device)  # so that it is not timed with the first steps
             with self.phases.phase("train"), self.machine, energy(self.gpu) as drawn:
-                order = self._order(epoch)[: total - len(record.losses)]
+                order = self._order(epoch)[: total - len(self.losses)]
                 steps = ([self._batch(*batch) for batch in batches] for batches in order)
                 loss, fitted = self._train_epoch(trainer, steps, total)
-            record.joules.append(drawn.joules)
-            record.columns["energy_source"] = drawn.source
+            self.joules.append(drawn.joules)
+            self.columns["energy_source"] = drawn.source
             with self.phases.phase("evaluate"):
                 last = self._evaluate(loss, fitted)
-                record.epochs.append(last)
+                self.epochs.append(last)
                 if self.stopping is not None and last.held_out is not None:
                     self.stopping.take(*last.held_out)
-            if len(record.losses) >= total or (self.stopping and self.stopping.is_over):
+            if len(self.losses) >= total or (self.stopping and self.stopping.is_over):
                 break
         if self.stopping is not None and self.stopping.restore():
-            best = record.epochs[self.stopping.best - 1]
+            best = self.epochs[self.stopping.best - 1]
             with self.phases.phase("evaluate"):
                 last = self._evaluate(best.train_loss, best.train_score)
         trainer.rest()
-        record.columns |= self._totals() | self.memory() | self._quality(last)
-        if self.held and self.stopping is None:
+        self.columns |= self._totals() | self.memory() | self._quality(last)
+        if self.held_out and self.stopping is None:
             with self.phases.phase("evaluate"):
-                self._predict_held()
-        save_predictions(self.folder, self.dev, self.logits, self.held, self.held_logits)
+                self.held_out_logits = self._predictions(self.held_out)
+        saving.save_predictions(
+            self.folder, self.dev, self.logits,
+            self.held_out, self.held_out_logits, self.held_out_indices,
+        )  # fmt: skip
         return trainer
 
     def _train_epoch(
         self, trainer: Trainer, steps: Iterable[Sequence[Batch]], total: int
     ) -> tuple[float, float | None]:
         """Mean loss of an epoch's steps, and the score of the predictions made in them."""
-        record = self.record
         outputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
         outputs_kept = HostCopies(self.device)
-        begun = len(record.losses)
+        begun = len(self.losses)
         for batches in steps:
-            if not record.losses:
-                record.columns["startup_s"] = _since_launch()
+            if not self.losses:
+                self.columns["startup_s"] = _since_launch()
             with self.clock.step(*batches):
                 loss, logits = self._step(trainer, *batches)
-            record.losses.append(self.losses_kept.keep(loss))
+            self.losses.append(self.losses_kept.keep(loss))
             part_outputs = outputs.setdefault(batches[0].part, [])
             labels = [batch.labels for batch in batches]
             answers = labels[0] if len(labels) == 1 else torch.cat(labels)
             part_outputs.append((outputs_kept.keep(logits), outputs_kept.keep(answers)))
             if len(part_outputs) == 1 and (not begun or self.unfreezing is not None):
                 self._take_owned(trainer)
-            self.progress.step(len(record.losses), total, self._last_loss)
+            self.progress.step(len(self.losses), total, self._last_loss)
             self.machine.look()
         losses = self._finite_losses()[begun:]
         if self.gpu is not None:
@@ -356,18 +338,18 @@ class CellRun:
     def _take_owned(self, trainer: Trainer) -> None:
         """Keep the highest memory of weights, gradients and optimizer: parts of a task train
         different parameters, and unfreezing adds some."""
-        for name, mib in owned_mib(self.model, trainer.optimizer).items():
-            before = self.record.columns.get(name)
-            self.record.columns[name] = max(mib, float(before or 0.0))
+        for name, mib in memory.owned_mib(self.model, trainer.optimizer).items():
+            before = self.columns.get(name)
+            self.columns[name] = max(mib, float(before or 0.0))
 
     def _last_loss(self) -> float:
         self.losses_kept.wait()
-        loss = float(self.record.losses[-1])
+        loss = float(self.losses[-1])
         return loss if math.isfinite(loss) else float(self._finite_losses()[-1])
 
     def _finite_losses(self) -> NDArray[np.float32]:
         self.losses_kept.wait()
-        losses: NDArray[np.float32] = torch.stack(self.record.losses).numpy()
+        losses: NDArray[np.float32] = torch.stack(self.losses).numpy()
         finite = np.isfinite(losses)
         if not finite.all():
             raise InvalidError(f"the loss is not finite, first at step {finite.argmin() + 1}")
@@ -386,14 +368,13 @@ class CellRun:
         Args:
             loss, fitted: of the epoch's training steps, as `_train_epoch` returns them.
         """
-        self.logits = {part: self._predict(part, split) for part, split in self.dev.items()}
+        self.logits = self._predictions(self.dev)
         dev_loss, scores = self._results(self.dev, self.logits)
         held_out: tuple[float, float | None] | None = None
         if self.stopping is not None:
-            self._predict_held()
-            held = {part: split for part, (split, _) in self.held.items()}
-            held_loss, held_scores = self._results(held, self.held_logits)
-            held_out = held_loss, self._score(held_scores)
+            self.held_out_logits = self._predictions(self.held_out)
+            other_loss, other_scores = self._results(self.held_out, self.held_out_logits)
+            held_out = other_loss, self._score(other_scores)
         return Epoch(
             train_loss=loss,
             train_score=fitted,
@@ -414,10 +395,8 @@ class CellRun:
         }
         return sum(losses) / len(losses), scores
 
-    def _predict_held(self) -> None:
-        self.held_logits = {
-            part: self._predict(part, split) for part, (split, _) in self.held.items()
-        }
+    def _predictions(self, splits: Mapping[str, Split]) -> dict[str, NDArray[np.float32]]:
+        return {part: self._predict(part, split) for part, split in splits.items()}
 
     def _predict(self, part: str, split: Split) -> NDArray[np.float32]:
         logits = predict(
@@ -434,9 +413,9 @@ class CellRun:
             raise InvalidError("the dev logits are not finite")
         return logits
 
-    def _timing_batches(self) -> tuple[list[list[Batch]], Batch, list[Batch]]:
-        """Batches of the first epoch: those of the steps that are timed, the largest, and those of
-        the largest step."""
+    def _replayed_batches(self) -> tuple[list[list[Batch]], Batch, list[Batch]]:
+        """Batches of the first epoch: those of the steps that are replayed, the largest, and those
+        of the largest step."""
         order = self._order(0)
         tokens = [
             sum(
@@ -466,14 +445,14 @@ class CellRun:
         return len(split.texts) * len(indices) * int(split.lengths[indices].max())
 
     def _totals(self) -> Columns:
-        joules = [value for value in self.record.joules if value is not None]
+        joules = [value for value in self.joules if value is not None]
         return {
-            "epochs_run": len(self.record.epochs),
+            "epochs_run": len(self.epochs),
             "best_epoch": self.stopping.best if self.stopping is not None else None,
             "tokens_total": sum(step.tokens for step in self.clock.steps()),
             "train_s": self.phases.seconds["train"],
             "eval_s": self.phases.seconds["evaluate"],
-            "energy_j": sum(joules) if len(joules) == len(self.record.joules) else None,
+            "energy_j": sum(joules) if len(joules) == len(self.joules) else None,
         }
 
     def _quality(self, last: Epoch) -> Columns:
@@ -493,7 +472,7 @@ class CellRun:
 
 def _saved_mib(model: Classifier, trained: Iterable[nn.Parameter]) -> float:
     tensors = [*trained, *model.fixed_tensors().values()]
-    return sum(tensor.nbytes for tensor in tensors) / MIB
+    return sum(tensor.nbytes for tensor in tensors) / memory.MIB
 
 
 def _since_launch() -> float | None:

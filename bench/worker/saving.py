@@ -15,8 +15,8 @@ from torch import nn
 
 from bench.common.files import umask, write_atomically
 from bench.results.protocol import EPOCHS, MACHINE, PANEL, PHASES, PREDICTIONS, STEPS, WEIGHTS
-from bench.worker.probes.panel import Panel
-from bench.worker.probes.phases import Phases
+from bench.worker.probes.memory import Phases
+from bench.worker.probes.replay import Replayed
 from bench.worker.probes.steps import Step
 from bench.worker.setup import Split
 from minbert.model.classifier import Classifier
@@ -42,35 +42,25 @@ def save_predictions(
     folder: Path,
     dev: Mapping[str, Split],
     logits: Mapping[str, NDArray[np.float32]],
-    held: Mapping[str, tuple[Split, NDArray[np.int64]]],
-    held_logits: Mapping[str, NDArray[np.float32]],
+    held_out: Mapping[str, Split],
+    held_out_logits: Mapping[str, NDArray[np.float32]],
+    held_out_indices: Mapping[str, NDArray[np.int64]],
 ) -> None:
     """Write predictions.safetensors: the last logits [N, C] and the labels [N] of all dev and
-    held-out examples of each part, and the indices [N] of the latter."""
+    held-out examples of each part, and the indices [N] of the latter; as notes the mean and std by
+    which the logits of a regression return to the scale of its labels."""
     arrays: dict[str, NDArray[Any]] = {}
-    for part, split in dev.items():
-        prefix = _prefix(part)
-        arrays |= {f"{prefix}logits": logits[part], f"{prefix}labels": split.labels}
-    for part, (split, indices) in held.items():
-        prefix = _prefix(part)
-        arrays[f"{prefix}held_logits"] = held_logits[part]
-        arrays[f"{prefix}held_labels"] = split.labels
-        arrays[f"{prefix}held_indices"] = indices
-    write_atomically(folder / PREDICTIONS, save_arrays(arrays, metadata=_target_notes(dev)))
-
-
-def _target_notes(dev: Mapping[str, Split]) -> dict[str, str]:
-    """Mean and std by which the logits of a regression return to the scale of its labels."""
     notes = {}
     for part, split in dev.items():
-        notes[f"{_prefix(part)}target_mean"] = f"{split.mean:.9g}"
-        notes[f"{_prefix(part)}target_deviation"] = f"{split.std:.9g}"
-    return notes
-
-
-def _prefix(part: str) -> str:
-    """The beginning of the names of a part's arrays and notes."""
-    return f"{part}." if part else ""
+        prefix = f"{part}." if part else ""
+        arrays |= {f"{prefix}logits": logits[part], f"{prefix}labels": split.labels}
+        notes[f"{prefix}target_mean"] = f"{split.mean:.9g}"
+        notes[f"{prefix}target_deviation"] = f"{split.std:.9g}"
+        if part in held_out:
+            arrays[f"{prefix}held_logits"] = held_out_logits[part]
+            arrays[f"{prefix}held_labels"] = held_out[part].labels
+            arrays[f"{prefix}held_indices"] = held_out_indices[part]
+    write_atomically(folder / PREDICTIONS, save_arrays(arrays, metadata=notes))
 
 
 def save_weights(model: Classifier, trained: Iterable[nn.Parameter], folder: Path) -> None:
@@ -107,17 +97,17 @@ def write_epochs(folder: Path, epochs: Sequence[Epoch]) -> None:
     _write_csv(folder / EPOCHS, rows)
 
 
-def write_panel(folder: Path, panel: Panel) -> None:
-    """Write every step on the timing batches: its pass and batch, and whether its time counts."""
+def write_replay(folder: Path, replayed: Replayed) -> None:
+    """Write every replayed step: its pass and batch, and whether its time counts."""
     rows = [
         {
             "pass": number,
             "batch": batch,
             **_step_fields(step),
-            "counts": int(number >= panel.warm),
-            "settled": int(panel.settled),
+            "counts": int(number >= replayed.warm),
+            "settled": int(replayed.settled),
         }
-        for number, steps in enumerate(panel.passes)
+        for number, steps in enumerate(replayed.passes)
         for batch, step in enumerate(steps)
     ]
     _write_csv(folder / PANEL, rows)

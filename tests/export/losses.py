@@ -153,7 +153,7 @@ def prepare(setting: Setting, checkpoint: Path, folder: Path) -> list[float]:
     write_tokenizer(trained, folder)
     for side in ("train.jsonl", "dev.jsonl"):
         shutil.copy(source / side, folder)
-    return [float(loss) for loss in run.record.losses]
+    return [float(loss) for loss in run.losses]
 
 
 def train(folders: Sequence[Path]) -> list[list[float]]:

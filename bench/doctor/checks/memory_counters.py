@@ -4,8 +4,7 @@ import mmap
 from typing import Final
 
 from bench.doctor.check import Context, Finding, SkipError, judged
-from bench.worker.probes.memory import forget_peak, peak_so_far, resident_now
-from bench.worker.probes.phases import Phases
+from bench.worker.probes.memory import Phases, forget_peak, peak_so_far, resident_now
 
 BLOCK_MIB: Final = 256
 TOLERANCE_MIB: Final = 8.0

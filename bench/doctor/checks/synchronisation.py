@@ -19,7 +19,7 @@ from bench.doctor.models import (
     waiting_is_an_error,
 )
 from bench.plan.cell import MINBERT, TRANSFORMERS
-from bench.worker.hostcopies import HostCopies
+from bench.worker.device import HostCopies
 from bench.worker.probes.steps import StepClock
 from minbert.data.batches import collate
 from minbert.data.encoded import Encoded

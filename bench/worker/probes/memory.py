@@ -1,8 +1,10 @@
-"""Memory of this process in MiB: peaks, and its parts by owner."""
+"""Memory of this process in MiB: peaks, also by phase with its time, and its parts by owner."""
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +23,6 @@ _STATUS: Final = Path("/proc/self/status")
 _NO_POOL: Final = (0, 0)
 """The id of the default pool in torch's snapshots of CUDA memory."""
 _FORGET: Final = Path("/proc/self/clear_refs")
-_FORGET_PEAK: Final = "5"
 _FIELDS: Final = ("VmHWM", "VmRSS", "RssAnon", "RssFile", "RssShmem")
 
 
@@ -37,13 +38,9 @@ class Resident:
 
     def take(self, other: "Resident") -> None:
         """Keep the higher of each."""
-        self.rss_mib = _higher(self.rss_mib, other.rss_mib)
-        self.anon_mib = _higher(self.anon_mib, other.anon_mib)
-
-
-def _higher(one: float | None, other: float | None) -> float | None:
-    known = [value for value in (one, other) if value is not None]
-    return max(known, default=None)
+        for name, value in vars(other).items():
+            known = [mib for mib in (getattr(self, name), value) if mib is not None]
+            setattr(self, name, max(known, default=None))
 
 
 def resident_now() -> Resident:
@@ -55,7 +52,7 @@ def resident_now() -> Resident:
 def forget_peak() -> None:
     """Reset the kernel's peak of the resident set, if possible."""
     with suppress(OSError):
-        _FORGET.write_text(_FORGET_PEAK, encoding="ascii")
+        _FORGET.write_text("5", encoding="ascii")
 
 
 def peak_so_far() -> Resident:
@@ -74,6 +71,39 @@ def peak_so_far() -> Resident:
 def _status() -> dict[str, float]:
     pairs = (line.partition(":") for line in text_or_empty(_STATUS).splitlines())
     return {name: int(text.split()[0]) / 1024 for name, _, text in pairs if name in _FIELDS}
+
+
+class Phases:
+    """Measures named phases, one after the other; a repeated name adds to its time.
+
+    Args:
+        on_phase: called with a phase's name when it begins.
+    """
+
+    def __init__(self, on_phase: Callable[[str], None] = lambda _name: None) -> None:
+        self._on_phase = on_phase
+        self.seconds: dict[str, float] = {}
+        self.peaks: dict[str, Resident] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure the block as a phase. Phases don't nest."""
+        self._on_phase(name)
+        begun = time.perf_counter()
+        forget_peak()
+        try:
+            yield
+        finally:
+            self.peaks.setdefault(name, Resident()).take(peak_so_far())
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
+
+    @property
+    def peak(self) -> Resident:
+        """The highest peaks of all phases."""
+        highest = Resident()
+        for peak in self.peaks.values():
+            highest.take(peak)
+        return highest
 
 
 def start_cuda_peaks(device: torch.device) -> None:
@@ -118,27 +148,21 @@ def _held_by_graphs() -> int:
     )
 
 
-def _size_mib(tensors: Iterable[Tensor]) -> float:
-    distinct = {tensor.data_ptr(): tensor.nbytes for tensor in tensors if tensor.nbytes}
-    return sum(distinct.values()) / MIB
-
-
 def owned_mib(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
     """Memory of weights (buffers included), of the gradients and of the optimizer's state.
 
     Taken after a step and before the gradients are dropped, so that all three exist.
     """
+
+    def size_mib(tensors: Iterable[Tensor]) -> float:
+        distinct = {tensor.data_ptr(): tensor.nbytes for tensor in tensors if tensor.nbytes}
+        return sum(distinct.values()) / MIB
+
     parameters = list(model.parameters())
-    state = [
-        value
-        for values in optimizer.state.values()
-        for value in values.values()
-        if isinstance(value, Tensor)
-    ]
     return {
-        "weights_mib": _size_mib([*parameters, *model.buffers()]),
-        "gradients_mib": _size_mib(p.grad for p in parameters if p.grad is not None),
-        "optimizer_mib": _size_mib(state),
+        "weights_mib": size_mib([*parameters, *model.buffers()]),
+        "gradients_mib": size_mib(p.grad for p in parameters if p.grad is not None),
+        "optimizer_mib": size_mib(chain(*(state.values() for state in optimizer.state.values()))),
     }
 
 

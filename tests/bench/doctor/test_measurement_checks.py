@@ -12,7 +12,7 @@ import torch
 
 from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
 from bench.doctor.checks import allocator, memory_counters, products, step_clock
-from bench.worker.probes import memory, phases, steps
+from bench.worker.probes import memory, steps
 from minbert.kernels.products import times
 
 HERE = Context("cpu", 2, "bf16", Path())
@@ -101,7 +101,7 @@ def test_memory_is_counted_here() -> None:
 
 def test_a_peak_that_is_not_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_counters, "forget_peak", lambda: None)
-    monkeypatch.setattr(phases, "forget_peak", lambda: None)
+    monkeypatch.setattr(memory, "forget_peak", lambda: None)
     finding = memory_counters.check(HERE)
     assert finding.verdict == FAILED
     assert "peak after reset" in finding.summary

@@ -9,7 +9,7 @@ from bench.forecast.costs import Load, Variant, totals_of
 from bench.forecast.features import memory_features, panel_steps, time_features
 from bench.forecast.forecast import Forecast, memory_column, rows_like, rows_of_model
 from bench.stats.steptimes import STEPS_ENOUGH
-from bench.worker.probes import panel
+from bench.worker.probes import replay
 from tests.bench.synthetic_rows import cell, failed_row, full_grid, planned_row, synthetic_rows
 from tests.bench.workloads import ONE, SHAPES, counts
 
@@ -53,9 +53,9 @@ def forecast(known=()) -> Forecast:
 
 
 def test_the_steps_that_time_a_cell_are_those_that_a_worker_takes():
-    assert features.PANEL_STEPS == panel.PANEL_BATCHES * (panel.TIMED_PASSES + 1)
-    assert features.MOST_PANEL_STEPS == panel.PANEL_BATCHES * (panel.MOST_PASSES + 1)
-    assert features.PANEL_SHARE == panel.PANEL_SHARE
+    assert features.PANEL_STEPS == replay.BATCHES * (replay.TIMED_PASSES + 1)
+    assert features.MOST_PANEL_STEPS == replay.BATCHES * (replay.MOST_PASSES + 1)
+    assert features.PANEL_SHARE == replay.REPLAY_SHARE
 
 
 def test_steps_are_timed_after_a_short_training_and_after_one_that_unfreezes():

@@ -26,7 +26,6 @@ from bench.worker import __main__ as worker
 from bench.worker import failures, lifeline
 from bench.worker import run as running
 from bench.worker.failures import is_of_device, is_out_of_memory
-from bench.worker.run import Record
 from tests.faults.fake_driver import FakeGpu, FakeNvml
 from tests.faults.gpu import (
     ALL,
@@ -361,7 +360,7 @@ class Running:
 
     def __init__(self, error: BaseException) -> None:
         self.run = raising(error)
-        self.record = Record(columns={"startup_s": 2.5})
+        self.columns: Columns = {"startup_s": 2.5}
 
     def memory(self) -> Columns:
         return {"peak_rss_mib": 1.0}

@@ -47,9 +47,9 @@ def test_two_batches_of_8_are_one_of_16(
     small = run(tiny_checkpoint, tmp_path / "small", mode, **SMALL, max_steps=max_steps)
     assert small.cell.gradient_accumulation_steps == 2
     steps = max_steps or 2 * EPOCH
-    assert len(large.record.losses) == len(small.record.losses) == steps
+    assert len(large.losses) == len(small.losses) == steps
     torch.testing.assert_close(
-        torch.stack(small.record.losses), torch.stack(large.record.losses), atol=1e-5, rtol=1e-5
+        torch.stack(small.losses), torch.stack(large.losses), atol=1e-5, rtol=1e-5
     )
     for (name, p), q in zip(small.model.named_parameters(), large.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, atol=2e-5, rtol=1e-4, msg=name)
@@ -57,7 +57,7 @@ def test_two_batches_of_8_are_one_of_16(
     one, other = (lines(tmp_path / name, "steps.csv") for name in ("small", "large"))
     same = ("step", "tokens", "examples")
     assert [[row[n] for n in same] for row in one] == [[row[n] for n in same] for row in other]
-    assert small.record.columns["tokens_total"] == large.record.columns["tokens_total"]
+    assert small.columns["tokens_total"] == large.columns["tokens_total"]
     replayed = lines(tmp_path / "small", "panel.csv")
     assert {row["examples"] for row in replayed} == {"16"}
     assert len({row["batch"] for row in replayed}) == 1
@@ -66,8 +66,8 @@ def test_two_batches_of_8_are_one_of_16(
 def test_memory_is_that_of_a_batch_and_work_that_of_a_step(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    large = run(tiny_checkpoint, tmp_path / "large", **LARGE).record.columns
-    small = run(tiny_checkpoint, tmp_path / "small", **SMALL).record.columns
+    large = run(tiny_checkpoint, tmp_path / "large", **LARGE).columns
+    small = run(tiny_checkpoint, tmp_path / "small", **SMALL).columns
     assert small["activations_mib"] < 0.8 * large["activations_mib"]
     assert small["step_operators"] > 1.5 * large["step_operators"]
     assert 0.5 < small["step_gflop"] / large["step_gflop"] < 1.1

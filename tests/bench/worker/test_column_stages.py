@@ -20,7 +20,7 @@ from bench.plan.cell import Columns
 from bench.plan.job import Job
 from bench.results.protocol import LAUNCHED_AT
 from bench.worker import run as worker
-from bench.worker.probes import phases
+from bench.worker.probes import memory
 from bench.worker.probes.counting import Counter
 from bench.worker.probes.energy import Energy
 from bench.worker.probes.memory import Resident, SavedTensors
@@ -98,13 +98,13 @@ class Staged(CellRun):
         return super()._evaluate(loss, fitted)
 
     def _predict(self, part: str, of: Split) -> NDArray[np.float32]:
-        held = [held for held, _ in self.held.values()]
+        held = self.held_out.values()
         self.world.seconds += HELD_OUT_S if any(of is each for each in held) else 0.0
         return super()._predict(part, of)
 
     def _step(self, trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
         loss, logits = super()._step(trainer, batch)
-        if not self.record.epochs:
+        if not self.epochs:
             logits = F.one_hot(batch.labels, logits.shape[1]).float()
         self.trained.append((logits.clone(), batch.labels))
         return loss, logits
@@ -136,9 +136,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iter
 
         patch.setattr(minbert, "build", loaded)
         patch.setattr(worker, "time", clock)
-        patch.setattr(phases, "time", clock)
-        patch.setattr(phases, "peak_so_far", world.peak_so_far)
-        patch.setattr(worker, "resident_now", world.resident_now)
+        patch.setattr(memory, "time", clock)
+        patch.setattr(memory, "peak_so_far", world.peak_so_far)
+        patch.setattr(memory, "resident_now", world.resident_now)
         patch.setattr(worker, "energy", world.energy)
         patch.setenv(LAUNCHED_AT, str(-IMPORTS_S))
         run = Staged(world, job, folder / "cell", progress)

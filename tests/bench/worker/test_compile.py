@@ -180,14 +180,14 @@ def test_a_compiled_cell_trains_as_another(tiny_checkpoint: Path, tmp_path: Path
     on = compiled_job(tiny_checkpoint)
     off = replace(on, cell=replace(on.cell, compile="off"))
     run, usual = (run_here(job, tmp_path / job.cell.compile) for job in (on, off))
-    losses, expected = (torch.stack(each.record.losses) for each in (run, usual))
+    losses, expected = (torch.stack(each.losses) for each in (run, usual))
     torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
 
-    assert 0 < run.record.columns["compile_s"] == run.phases.seconds["compile"]
-    assert "compile_s" not in usual.record.columns
+    assert 0 < run.columns["compile_s"] == run.phases.seconds["compile"]
+    assert "compile_s" not in usual.columns
     for name in ("activations_mib", "step_gflop", "step_operators", "step_moved_mib"):
-        assert name in usual.record.columns
-        assert name not in run.record.columns, "compiled code does not report it"
+        assert name in usual.columns
+        assert name not in run.columns, "compiled code does not report it"
     assert list(run.phases.seconds)[:4] == ["load", "tokenise", "compile", "train"]
 
     steps, plain = run.clock.steps(), usual.clock.steps()
@@ -210,10 +210,10 @@ def test_settings_of_training_do_the_same_in_a_compiled_cell(
     on = compiled_job(tiny_checkpoint, **settings)
     off = replace(on, cell=replace(on.cell, compile="off"))
     run, usual = (run_here(job, tmp_path / job.cell.compile) for job in (on, off))
-    losses, expected = (torch.stack(each.record.losses) for each in (run, usual))
+    losses, expected = (torch.stack(each.losses) for each in (run, usual))
     torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
     for name in ("epochs_run", "best_epoch"):
-        assert run.record.columns[name] == usual.record.columns[name]
+        assert run.columns[name] == usual.columns[name]
     np.testing.assert_allclose(run.logits[""], usual.logits[""], rtol=1e-2, atol=1e-2)
 
 
@@ -370,7 +370,7 @@ def test_a_row_says_how_much_of_the_code_was_there(
     monkeypatch.setattr(compiling, "compile_model", compile_here)
     job = compiled_job(tiny_checkpoint, epochs=1)
     runs = [run_here(job, tmp_path / name) for name in ("one", "two")]
-    assert [run.record.columns["compile_cached"] for run in runs] == [0.75, 0.75]
+    assert [run.columns["compile_cached"] for run in runs] == [0.75, 0.75]
     assert came == [str(tmp_path / "compiled" / VARIABLES[0].lower())] * 2
 
 
@@ -412,9 +412,9 @@ def test_engine_transformers_compiles_all_shapes_before_the_first_step(
     on = compiled_job(tiny_checkpoint, **theirs)
     off = replace(on, cell=replace(on.cell, compile="off"))
     run, usual = (run_here(job, tmp_path / job.cell.compile) for job in (on, off))
-    losses, expected = (torch.stack(each.record.losses) for each in (run, usual))
+    losses, expected = (torch.stack(each.losses) for each in (run, usual))
     torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
     assert made == [graphs["unique_graphs"]], "no step compiles"
     assert made[0] > 0
-    assert run.record.columns["compile_s"] > 0
-    assert run.record.columns["compile_cached"] is None
+    assert run.columns["compile_s"] > 0
+    assert run.columns["compile_cached"] is None

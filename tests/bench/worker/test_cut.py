@@ -91,8 +91,8 @@ def test_a_worker_counts_what_is_cut(
     for _ in range(2):
         run = CellRun(job, tmp_path, Progress(None))
         run._tokenise()
-        assert run.record.columns["texts_cut"] == texts
-        assert run.record.columns["tokens_cut"] == pytest.approx(lost / whole)
+        assert run.columns["texts_cut"] == texts
+        assert run.columns["tokens_cut"] == pytest.approx(lost / whole)
 
 
 @pytest.mark.parametrize("task", LENGTHS)

@@ -85,9 +85,9 @@ class Noted(CellRun):
     def _evaluate(self, loss: float, fitted: float | None) -> Epoch:
         epoch = super()._evaluate(loss, fitted)
         self.weights.append({n: p.detach().clone() for n, p in self.model.named_parameters()})
-        self.predictions.append({"dev": self.logits, "held": self.held_logits})
+        self.predictions.append({"dev": self.logits, "held": self.held_out_logits})
         if self.scores is not None and epoch.held_out is not None:
-            number = len(self.record.epochs)
+            number = len(self.epochs)
             score = self.scores[number] if number < len(self.scores) else 0.0
             epoch.held_out = epoch.held_out[0], score
         return epoch
@@ -123,7 +123,7 @@ def test_the_weights_of_the_best_epoch_are_those_that_are_scored_and_kept(
     ended = cell_run(
         tiny_checkpoint, tmp_path, [0.2, 0.6, 0.5, 0.4, 0.9], mode=mode, **of_mode.get(mode, {})
     )
-    columns, epochs = ended.record.columns, ended.record.epochs
+    columns, epochs = ended.columns, ended.epochs
     assert (columns["epochs_run"], columns["best_epoch"]) == (4, 2)
     assert len(epochs) == 4
     assert len(lines(tmp_path, "steps.csv")) == 4 * ended._steps_per_epoch
@@ -144,9 +144,9 @@ def test_epochs_have_the_held_out_scores_that_decide(tiny_checkpoint: Path, tmp_
     ended = cell_run(tiny_checkpoint, tmp_path, early_stopping=2)
     curve = lines(tmp_path, "epochs.csv")
     results = [(float(r["held_out_score"]), -float(r["held_out_loss"])) for r in curve]
-    best = ended.record.columns["best_epoch"]
+    best = ended.columns["best_epoch"]
     assert results.index(max(results)) + 1 == best
-    assert len(curve) == min(6, int(best) + 2) == ended.record.columns["epochs_run"]
+    assert len(curve) == min(6, int(best) + 2) == ended.columns["epochs_run"]
     kept = load_file(tmp_path / "cell" / "predictions.safetensors")
     right = (kept["held_logits"].argmax(axis=1) == kept["held_labels"]).mean()
     assert results[best - 1][0] == pytest.approx(right)
@@ -166,19 +166,19 @@ def test_dev_decides_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
     job = replace(one.job, cell=replace(one.cell, data_digest=digest), data=str(data))
     other = Noted(job, tmp_path / "other" / "cell")
     other.run()
-    assert [e.dev_loss for e in other.record.epochs] != [e.dev_loss for e in one.record.epochs]
-    assert torch.equal(torch.stack(other.record.losses), torch.stack(one.record.losses))
-    assert other.record.columns["best_epoch"] == one.record.columns["best_epoch"]
+    assert [e.dev_loss for e in other.epochs] != [e.dev_loss for e in one.epochs]
+    assert torch.equal(torch.stack(other.losses), torch.stack(one.losses))
+    assert other.columns["best_epoch"] == one.columns["best_epoch"]
 
 
 def test_until_it_stops_it_changes_no_step(tiny_checkpoint: Path, tmp_path: Path) -> None:
     stopped = cell_run(tiny_checkpoint, tmp_path / "stopped", [0.5, 0.4, 0.3])
     whole = cell_run(tiny_checkpoint, tmp_path / "whole", early_stopping=None)
-    steps = len(stopped.record.losses)
-    assert steps == 3 * stopped._steps_per_epoch < len(whole.record.losses)
-    assert torch.equal(torch.stack(stopped.record.losses), torch.stack(whole.record.losses)[:steps])
-    assert whole.record.columns["epochs_run"] == 6
-    assert whole.record.columns["best_epoch"] is None
+    steps = len(stopped.losses)
+    assert steps == 3 * stopped._steps_per_epoch < len(whole.losses)
+    assert torch.equal(torch.stack(stopped.losses), torch.stack(whole.losses)[:steps])
+    assert whole.columns["epochs_run"] == 6
+    assert whole.columns["best_epoch"] is None
     assert lines(tmp_path / "whole", "epochs.csv")[0].keys() == {
         "epoch", "train_loss", "train_score", "dev_loss", "dev_score",
     }  # fmt: skip
@@ -189,7 +189,7 @@ def test_with_a_last_epoch_that_is_best_nothing_is_evaluated_again(
 ) -> None:
     ended = cell_run(tiny_checkpoint, tmp_path, [0.1, 0.2, 0.3], epochs=3)
     assert len(ended.predictions) == 3
-    assert ended.record.columns["best_epoch"] == 3
+    assert ended.columns["best_epoch"] == 3
 
 
 def test_several_parts_are_scored_together(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_several_parts_are_scored_together(tiny_checkpoint: Path, tmp_path: Path
     }  # fmt: skip
     ended = cell_run(tiny_checkpoint, tmp_path, None, task="multitask", **parts)
     curve = lines(tmp_path, "epochs.csv")
-    best = int(ended.record.columns["best_epoch"])
+    best = int(ended.columns["best_epoch"])
     kept = load_file(tmp_path / "cell" / "predictions.safetensors")
     right = [
         ((kept["sst.held_logits"].argmax(axis=1)) == kept["sst.held_labels"]).mean(),

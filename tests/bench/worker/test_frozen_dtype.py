@@ -222,9 +222,9 @@ def test_what_is_kept_changes_nothing_and_predicts_what_the_cell_did(
     plain, kept = ran(of, tmp_path / "plain"), ran(replace(of, keep=True), tmp_path / "kept")
     assert kept.types == plain.types
     assert (torch.bfloat16 in kept.types.values()) == (frozen_dtype == "bf16")
-    assert torch.equal(torch.stack(kept.record.losses), torch.stack(plain.record.losses))
+    assert torch.equal(torch.stack(kept.losses), torch.stack(plain.losses))
     for name in ("weights_mib", "gradients_mib", "optimizer_mib", "activations_mib"):
-        assert kept.record.columns[name] == plain.record.columns[name], name
+        assert kept.columns[name] == plain.columns[name], name
     assert np.array_equal(kept.logits[""], plain.logits[""])
 
     loaded = load_trained(of, tmp_path / "kept")

@@ -34,7 +34,7 @@ def losses(job: Job, folder: Path) -> torch.Tensor:
     run = CellRun(job, folder, Progress(None))
     run.run()
     assert not is_reference(), "what was entered is left"
-    return torch.stack(run.record.losses)
+    return torch.stack(run.losses)
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])

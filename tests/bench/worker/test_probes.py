@@ -14,8 +14,7 @@ from torch import nn
 
 from bench.worker.probes.energy import energy
 from bench.worker.probes.machine import MachineWatch, doubts_of, read_counters, summarise
-from bench.worker.probes.memory import SavedTensors, owned_mib, resident_now
-from bench.worker.probes.phases import Phases
+from bench.worker.probes.memory import Phases, SavedTensors, owned_mib, resident_now
 from minbert.training.optimizer import AdamW, Group
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells these")
@@ -51,7 +50,7 @@ def test_a_phase_that_fails_is_measured_too() -> None:
 
 _TWO_PHASES = f"""
 import numpy as np
-from bench.worker.probes.phases import Phases
+from bench.worker.probes.memory import Phases
 phases = Phases()
 for name, mib in (("large", 300), ("small", 20)):
     with phases.phase(name):

@@ -26,7 +26,7 @@ for umask in sys.argv[2:]:
     folder.mkdir()
     folder.chmod(0o755)
     os.umask(int(umask, 8))
-    save_predictions(folder, {"": split}, {"": np.zeros((2, 2), np.float32)}, {}, {})
+    save_predictions(folder, {"": split}, {"": np.zeros((2, 2), np.float32)}, {}, {}, {})
     save_weights(model, model.parameters(), folder)
     (folder / "any").touch()
 """

@@ -78,11 +78,11 @@ def test_checkpointing_keeps_less_and_trains_the_same(
 ) -> None:
     plain = run(tiny_checkpoint, tmp_path / "plain", "full")
     less = run(tiny_checkpoint, tmp_path / "less", "full", gradient_checkpointing="on")
-    assert torch.equal(torch.stack(plain.record.losses), torch.stack(less.record.losses))
+    assert torch.equal(torch.stack(plain.losses), torch.stack(less.losses))
     np.testing.assert_array_equal(plain.logits[""], less.logits[""])
-    kept, again = (ended.record.columns["activations_mib"] for ended in (plain, less))
+    kept, again = (ended.columns["activations_mib"] for ended in (plain, less))
     assert again < 0.6 * kept
-    assert less.record.columns["step_operators"] > plain.record.columns["step_operators"]
+    assert less.columns["step_operators"] > plain.columns["step_operators"]
 
 
 CHANGES = [

@@ -140,11 +140,11 @@ def test_the_best_epoch_of_early_stopping_is_kept(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first, since no later one scores better."""
-    monkeypatch.setattr(CellRun, "_score", lambda run, _: -float(len(run.record.epochs)))
+    monkeypatch.setattr(CellRun, "_score", lambda run, _: -float(len(run.epochs)))
     of = job(tiny_checkpoint, "lora", "attn-only", held_out=0.25, early_stopping=2, epochs=5,
              max_steps=None)  # fmt: skip
     run = ran(of, tmp_path / "cell")
-    assert (run.record.columns["best_epoch"], run.record.columns["epochs_run"]) == (1, 3)
+    assert (run.columns["best_epoch"], run.columns["epochs_run"]) == (1, 3)
     check(run)
 
 
@@ -182,12 +182,12 @@ def test_keeping_weights_changes_no_measured_column(tiny_checkpoint: Path, tmp_p
     of = job(tiny_checkpoint, "dora", "all-lin", amp="bf16", frozen_dtype="bf16")
     keeps, plain = ran(of, tmp_path / "keeps"), ran(replace(of, keep=False), tmp_path / "plain")
     assert not (tmp_path / "plain" / "weights.safetensors").exists()
-    assert keeps.record.columns.keys() == plain.record.columns.keys()
+    assert keeps.columns.keys() == plain.columns.keys()
     varies = ("_s", "_ms", "rss_mib", "anon_mib", "_j")
-    for name, value in plain.record.columns.items():
+    for name, value in plain.columns.items():
         if not name.endswith(varies):
-            assert keeps.record.columns[name] == value, name
-    assert len(plain.record.columns) > 20
+            assert keeps.columns[name] == value, name
+    assert len(plain.columns) > 20
     assert np.array_equal(keeps.logits[""], plain.logits[""])
 
 
@@ -199,7 +199,7 @@ def test_weights_are_written_after_all_is_measured_and_before_the_result(
     path = tmp_path / "cell" / "weights.safetensors"
 
     def cut_off(tensors: dict[str, torch.Tensor], place: Path) -> None:
-        columns.update(run.record.columns)
+        columns.update(run.columns)
         place.write_bytes(b"half")
         raise KeyboardInterrupt
 
@@ -208,7 +208,7 @@ def test_weights_are_written_after_all_is_measured_and_before_the_result(
     run = CellRun(job(tiny_checkpoint, "head"), path.parent, Progress(None))
     with pytest.raises(KeyboardInterrupt):
         run.run()
-    assert columns == run.record.columns
+    assert columns == run.columns
     assert not path.exists()
 
 

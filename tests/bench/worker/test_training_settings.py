@@ -43,7 +43,7 @@ class Steps(CellRun):
     @property
     def trained(self) -> list[tuple[Tensor, Tensor, Batch]]:
         """The steps of training, without those that are timed after it."""
-        return self.taken[: len(self.record.losses)]
+        return self.taken[: len(self.losses)]
 
 
 def run(checkpoint: Path, folder: Path, task: str, mode: str = "full", **changes: Any) -> Steps:
@@ -83,7 +83,7 @@ def test_a_step_has_the_loss_of_torch_with_weights_of_what_is_trained_on(
     plain = nn.CrossEntropyLoss()(
         torch.from_numpy(ended.logits[""]).double(), torch.from_numpy(split.labels)
     )
-    assert ended.record.columns["dev_loss"] == pytest.approx(plain.item())
+    assert ended.columns["dev_loss"] == pytest.approx(plain.item())
 
 
 def test_parts_of_a_task_have_weights_of_their_own_and_numbers_have_none(

@@ -51,7 +51,7 @@ class Watched(CellRun):
     @property
     def trained_on(self) -> list[str]:
         """The parts of the steps of training, without those of the panel."""
-        return self.came[: len(self.record.losses)]
+        return self.came[: len(self.losses)]
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_a_rate_halves_where_an_epoch_of_all_parts_ends(
     run.run()
     factors = [4, 4, 5, 5, 3, 3]
     expected = [RATE * factor / 2**epoch for epoch in range(3) for factor in factors]
-    assert rates[: len(run.record.losses)] == pytest.approx(expected)
+    assert rates[: len(run.losses)] == pytest.approx(expected)
 
 
 def test_a_rate_halves_where_an_epoch_of_one_task_ends(
@@ -185,4 +185,4 @@ def test_a_rate_halves_where_an_epoch_of_one_task_ends(
     run = CellRun(job, tmp_path / "cell", Progress(None))
     run.run()
     expected = [RATE] * 3 + [RATE / 2] * 3 + [RATE / 4]
-    assert rates[: len(run.record.losses)] == pytest.approx(expected)
+    assert rates[: len(run.losses)] == pytest.approx(expected)

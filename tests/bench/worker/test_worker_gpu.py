@@ -13,9 +13,10 @@ from torch import nn
 
 from bench.engines import minbert
 from bench.plan.job import Job
-from bench.worker import hostcopies
+from bench.worker import device
 from bench.worker import run as worker
 from bench.worker.device import set_up_device
+from bench.worker.probes import memory
 from bench.worker.probes.counting import Counter, measure_work
 from bench.worker.probes.memory import SavedTensors
 from bench.worker.progress import Progress
@@ -127,8 +128,8 @@ def test_an_epoch_is_rehearsed_on_the_largest_batch_that_it_trains_on(
     passes: list[tuple[str, int, int]] = []
     run = on_gpu(job, tmp_path / "cell", monkeypatch, passes=passes)
     starts = [index for index, (event, *_) in enumerate(passes) if event == "rehearse"]
-    last = len(run.record.losses) + len(starts)  # the panel follows
-    assert len(starts) == len(run.record.epochs)
+    last = len(run.losses) + len(starts)  # the panel follows
+    assert len(starts) == len(run.epochs)
     trained = []
     for start, end in zip(starts, [*starts[1:], last], strict=True):
         (_, padded, rehearsed), *taken = passes[start:end]
@@ -172,12 +173,12 @@ def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(
         return results
 
     monkeypatch.setattr(Trainer, "step", taken)
-    monkeypatch.setattr(hostcopies, "_LEAST", 4)  # so that blocks fill up
+    monkeypatch.setattr(device, "_LEAST", 4)  # so that blocks fill up
     run = on_gpu(job, tmp_path / "cell", monkeypatch)
-    assert torch.equal(torch.stack(run.record.losses), torch.stack(usual.record.losses))
-    assert run.record.epochs == usual.record.epochs
+    assert torch.equal(torch.stack(run.losses), torch.stack(usual.losses))
+    assert run.epochs == usual.epochs
     assert (run.logits[""] == usual.logits[""]).all()
-    assert len(run.record.losses) == 6
+    assert len(run.losses) == 6
     assert max(alive[:6]) <= 3  # those of the step before
 
 
@@ -273,8 +274,8 @@ def test_measuring_takes_no_more_memory_than_a_step_of_training(
         return counted
 
     monkeypatch.setattr(Trainer, "step", peak_of("step", Trainer.step))
-    measure = peak_of("measure", worker.measure_activations)
-    monkeypatch.setattr(worker, "measure_activations", measure)
+    measure = peak_of("measure", memory.measure_activations)
+    monkeypatch.setattr(memory, "measure_activations", measure)
     monkeypatch.setattr(worker, "measure_work", peak_of("work", measure_work))
     with Counter() as counter:
         CellRun(job, tmp_path / "cell", Progress(None)).run()

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.worker.probes import panel
-from bench.worker.probes.panel import agree, choose, is_enough, replay, warm_from
+from bench.worker.probes import replay as replaying
+from bench.worker.probes.replay import agree, choose, is_enough, replay, warm_from
 from bench.worker.probes.steps import StepClock
 
 STEADY = [10.0, 20.0, 30.0, 40.0]
@@ -17,7 +17,7 @@ def times(factor: float) -> list[float]:
     return [factor * ms for ms in STEADY]
 
 
-def test_a_panel_has_full_batches_from_short_to_long() -> None:
+def test_full_batches_are_replayed_from_short_to_long() -> None:
     tokens = [500, 100, 900, 300, 700, 200, 400, 600, 800, 50]
     examples = [64] * 9 + [7]
     chosen = choose(tokens, examples)
@@ -43,35 +43,35 @@ def test_passes_agree_in_mean_and_quartiles(other: list[float], alike: bool) -> 
 def test_warm_up_ends_at_the_first_pass_that_agrees_with_the_one_before() -> None:
     assert warm_from([times(3), times(1.5), times(1.1), times(1.08), times(1)]) == (3, True)
     for drifting in ([times(3)], [times(2**n) for n in range(8)]):
-        assert warm_from(drifting) == (panel.WARMUP_PASSES, False)
+        assert warm_from(drifting) == (replaying.WARMUP_PASSES, False)
 
 
-def test_a_steady_panel_takes_the_fewest_passes() -> None:
+def test_a_steady_replay_takes_the_fewest_passes() -> None:
     passes = [times(1)]
     while not is_enough(passes, [1, 2, 3, 4], 100):
         passes.append(times(1))
-    assert len(passes) == 1 + panel.TIMED_PASSES
+    assert len(passes) == 1 + replaying.TIMED_PASSES
 
 
 def test_a_noisy_one_goes_on_until_its_budget_is_spent_or_its_passes_are() -> None:
     noisy = [times(1), *(times(1 + 0.3 * (n % 2)) for n in range(30))]
     noisy[1] = times(1)
     tokens = [1, 2, 3, 4]
-    fewest = noisy[: 1 + panel.TIMED_PASSES]
+    fewest = noisy[: 1 + replaying.TIMED_PASSES]
     spent_s = sum(map(sum, fewest[1:])) / 1000
     assert not is_enough(fewest, tokens, spent_s + 0.001)
     assert is_enough(fewest, tokens, spent_s - 0.001)
-    assert is_enough(noisy[: 1 + panel.MOST_PASSES], tokens, 100)
+    assert is_enough(noisy[: 1 + replaying.MOST_PASSES], tokens, 100)
 
 
 def test_one_that_never_settles_is_timed_after_the_cap() -> None:
     drifting = [times(1.2**n) for n in range(20)]
     count = next(n for n in range(1, 20) if is_enough(drifting[:n], [1, 2, 3, 4], 0))
-    assert count == panel.WARMUP_PASSES + panel.TIMED_PASSES
+    assert count == replaying.WARMUP_PASSES + replaying.TIMED_PASSES
 
 
 def test_one_that_settles_after_the_cap_counts_as_unsettled() -> None:
-    slow = iter([*(2.0**n for n in range(panel.WARMUP_PASSES)), *[1.0] * 20])
+    slow = iter([*(2.0**n for n in range(replaying.WARMUP_PASSES)), *[1.0] * 20])
 
     def step(one: SimpleNamespace) -> None:
         if one.first:
@@ -81,8 +81,8 @@ def test_one_that_settles_after_the_cap_counts_as_unsettled() -> None:
     batches = [SimpleNamespace(tokens=1, padded=1, labels=[0], first=n == 0) for n in range(2)]
     found = replay(step, [[one] for one in batches], StepClock(torch.device("cpu")), budget_s=0)
     assert not found.settled
-    assert found.warm == panel.WARMUP_PASSES
-    assert len(found.passes) == panel.WARMUP_PASSES + panel.TIMED_PASSES
+    assert found.warm == replaying.WARMUP_PASSES
+    assert len(found.passes) == replaying.WARMUP_PASSES + replaying.TIMED_PASSES
 
 
 def batch(ms: float) -> SimpleNamespace:

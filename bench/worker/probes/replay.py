@@ -1,4 +1,4 @@
-"""Step times in a steady state: training steps on a few fixed timing batches, repeated in passes.
+"""Step times in a steady state: training steps on a few fixed batches, replayed in passes.
 
 The batches of a training differ in tokens, so its steps are not repeats of one another; passes over
 the same batches are. The first passes warm up caches and allocators; warm-up ends when two passes
@@ -15,13 +15,13 @@ from bench.stats.steptimes import AGREEMENT, panel_times
 from bench.worker.probes.steps import Step, StepClock
 from minbert.data.batches import Batch
 
-PANEL_BATCHES: Final = 4
-"""Number of timing batches, at evenly spaced quantiles of their tokens."""
+BATCHES: Final = 4
+"""Number of replayed batches, at evenly spaced quantiles of their tokens."""
 WARMUP_PASSES: Final = 6
 """After this many passes without agreement timing begins all the same, and counts as unstable."""
 TIMED_PASSES: Final = 5
 MOST_PASSES: Final = 12
-PANEL_SHARE: Final = 0.15
+REPLAY_SHARE: Final = 0.15
 """Share of the training's time that timing may take beyond its minimum of passes."""
 PRECISION: Final = 0.02
 """Timing ends when half the width of the interval is this share of the time for 1,000 tokens."""
@@ -31,7 +31,7 @@ Passes = Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True)
-class Panel:
+class Replayed:
     """The steps of all passes in order.
 
     Passes from `warm` on count. `settled` is False if no two passes agreed.
@@ -43,13 +43,13 @@ class Panel:
 
 
 def choose(tokens: Sequence[int], examples: Sequence[int]) -> list[int]:
-    """Choose timing batches among the steps of an epoch: their indices, in order of their tokens.
+    """Choose the steps of an epoch to replay: their indices, in order of their tokens.
 
     Only steps with the most examples are chosen, which leaves out an epoch's smaller last one.
     """
     full = [index for index, count in enumerate(examples) if count == max(examples)]
     full.sort(key=lambda index: tokens[index])
-    count = min(PANEL_BATCHES, len(full))
+    count = min(BATCHES, len(full))
     places = (np.arange(count) + 0.5) / count * len(full)
     return [full[int(place)] for place in places]
 
@@ -90,7 +90,7 @@ def replay(
     *,
     budget_s: float,
     on_step: Callable[[int], None] = lambda _done: None,
-) -> Panel:
+) -> Replayed:
     """Run passes over the batches until they suffice.
 
     Args:
@@ -101,16 +101,13 @@ def replay(
         on_step: called after each step with the number of steps taken.
     """
     tokens = [sum(batch.tokens for batch in batches) for batches in steps]
-    passes: list[list[float]] = []
-    done = 0
-    while not is_enough(passes, tokens, budget_s):
-        for batches in steps:
+    passes: list[list[Step]] = []
+    times: list[list[float]] = []
+    while not is_enough(times, tokens, budget_s):
+        for number, batches in enumerate(steps, start=len(passes) * len(steps) + 1):
             with clock.step(*batches):
                 take_step(*batches)
-            done += 1
-            on_step(done)
-        passes.append([step.ms for step in clock.steps()[-len(steps) :]])
-    warm, settled = warm_from(passes)
-    taken, count = clock.steps(), len(steps)
-    every = [taken[begin : begin + count] for begin in range(0, len(taken), count)]
-    return Panel(every, warm, settled)
+            on_step(number)
+        passes.append(clock.steps()[-len(steps) :])
+        times.append([step.ms for step in passes[-1]])
+    return Replayed(passes, *warm_from(times))
