@@ -23,28 +23,13 @@ MOST_FAILURES: Final = 500
 _OVERHEAD: Final = "overhead_s"
 """Not a column of runs.csv: it is calculated from others."""
 _COLUMNS: Final = (
-    "mode", "rank", "layers", "unfreeze", "amp", "seed", "fold", "status", "flags", "dev_score",
+    *group_names("axes"), "status", "flags", "dev_score",
     "dev_ci_low", "dev_ci_high", "dev_sentiment", "dev_paraphrase", "dev_similarity",
     "majority_score", "epochs_run", "best_epoch", "peak_cuda_allocated_mib",
     "peak_cuda_reserved_mib", "peak_rss_mib", "ms_per_1k_tokens", "step_ms_median",
     "params_trainable", "learning_rate",
     "train_s", "compile_s", "compile_cached", "wall_s", _OVERHEAD, "attempt", "cell_id",
 )  # fmt: skip
-_TITLES: Final = {
-    "dev_score": "dev score", "dev_ci_low": "95% from", "dev_ci_high": "to",
-    "dev_sentiment": "sentiment", "dev_paraphrase": "paraphrase",
-    "dev_similarity": "similarity", "majority_score": "majority",
-    "epochs_run": "epochs run", "best_epoch": "best epoch",
-    "peak_cuda_allocated_mib": "CUDA allocated, MiB",
-    "peak_cuda_reserved_mib": "CUDA reserved, MiB", "peak_rss_mib": "RSS, MiB",
-    "ms_per_1k_tokens": "ms / 1k tokens", "step_ms_median": "step, ms",
-    "params_trainable": "trainable", "learning_rate": "rate", "train_s": "training, s",
-    "compile_s": "compiling, s", "compile_cached": "from the cache",
-    "wall_s": "wall, s", _OVERHEAD: "overhead, s", "cell_id": "cell", "amp": "AMP",
-    "unfreeze": "unfreezing", "batch_size": "batch", "max_length": "length",
-    "frozen_dtype": "frozen",
-    "code_version": "code",
-}  # fmt: skip
 _DISTINGUISHING: Final = {
     **{name: about.short for name, about in ABOUT.items() if about.short},
     "repeat": "repeat {}",
@@ -107,8 +92,8 @@ def _column_order(groups: Sequence[Group]) -> list[str]:
 
 def _head(name: str) -> Head:
     if name == _OVERHEAD:
-        return Head(name, _TITLES[name], "wall_s without train_s and eval_s, s", True)
-    return Head(name, _TITLES.get(name, name), about(name), BY_NAME[name].kind is not str)
+        return Head(name, "overhead, s", "wall_s without train_s and eval_s, s", True)
+    return Head(name, BY_NAME[name].title, about(name), BY_NAME[name].kind is not str)
 
 
 def shown(row: Row, name: str) -> str:
