@@ -40,10 +40,11 @@ RUN_BY_WORKERS: Final = (
     "bench/engines/classifier.py", "bench/engines/outputs.py", "bench/engines/peft.py",
     "bench/engines/transformers.py",
     "bench/examples/__init__.py", "bench/examples/tokenizers.py", "bench/examples/tokens.py",
-    "bench/plan/__init__.py", "bench/plan/architectures.py",
+    "bench/plan/__init__.py", "bench/plan/architectures.py", "bench/plan/architectures.toml",
     "bench/plan/cell.py", "bench/plan/settings.toml",
     "bench/plan/columns.py", "bench/plan/columns.toml", "bench/plan/job.py",
-    "bench/plan/metrics.py", "bench/plan/parts.py", "bench/plan/problems.py", "bench/plan/rows.py",
+    "bench/plan/metrics.py", "bench/plan/metrics.toml", "bench/plan/parts.py",
+    "bench/plan/problems.py", "bench/plan/rows.py", "bench/plan/tables.py",
     "bench/results/overall.py", "bench/results/protocol.py", "bench/results/__init__.py",
     "bench/stats/__init__.py", "bench/stats/intervals.py", "bench/stats/steptimes.py",
 )  # fmt: skip

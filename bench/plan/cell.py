@@ -13,17 +13,16 @@ it changes.
 import hashlib
 import json
 import math
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_type_hints
 
 from adapters.methods import ADAPTER_MODES, LOW_RANK, MODES, PEFT, has_layers, has_rank
 from adapters.names import LAYER_SETS, trains_base
 from bench.plan.metrics import metric_of
 from bench.plan.problems import REGRESSION, SINGLE_LABEL
+from bench.plan.tables import read_tables
 
 Value = str | int | float | None
 Columns = dict[str, Value]
@@ -43,8 +42,7 @@ MIXED: Final = "mixed"
 """Values of `frozen_dtype` besides the half types; rows older than the column are `mixed`."""
 
 FAST: Final = "fast"
-REFERENCE: Final = "reference"
-"""Values of `kernels`."""
+"""The default of `kernels`."""
 
 MINBERT: Final = "minbert"
 TRANSFORMERS: Final = "transformers"
@@ -52,8 +50,7 @@ ENGINES: Final = (MINBERT, TRANSFORMERS)
 """Values of `engine`."""
 
 DEFAULT: Final = "default"
-PISSA: Final = "pissa"
-"""Values of `init_lora_weights`, which has further ones of PEFT."""
+"""The default of `init_lora_weights`, whose other values are PEFT's."""
 
 BALANCED: Final = "balanced"
 """The value of `class_weights` besides `none`."""
@@ -297,8 +294,7 @@ def _predates(name: str, value: Value) -> bool:
 
 def _declared() -> dict[str, About]:
     """The properties of each setting, in the order of the fields of `Cell`."""
-    text = Path(__file__).with_name("settings.toml").read_text("utf-8")
-    tables = tomllib.loads(text)
+    tables = read_tables("settings.toml")
     names = [item.name for item in fields(Cell)]
     if differing := tables.keys() ^ set(names):
         raise TypeError(f"settings.toml and bench.plan.cell.Cell differ in {sorted(differing)}")
@@ -307,7 +303,6 @@ def _declared() -> dict[str, About]:
 
 
 def _about(meaning: str, before: Value = ALWAYS, **others: Any) -> About:
-    others = {name: tuple(v) if isinstance(v, list) else v for name, v in others.items()}
     meaning = meaning.format(modes=", ".join(MODES), layer_sets=", ".join(LAYER_SETS))
     return About(meaning=meaning, before=None if before == "" else before, **others)
 

@@ -4,17 +4,14 @@ A row is a cell together with where it ran and what was measured. Its fields are
 runs.csv: those of `bench.plan.cell.Cell`, and the ones declared here, which columns.toml explains.
 """
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, Final, cast
 
 from bench.plan.cell import CANDIDATE, Cell, Value
+from bench.plan.tables import read_tables
 
-TABLES: Final[Mapping[str, Any]] = tomllib.loads(
-    Path(__file__).with_name("columns.toml").read_text("utf-8")
-)
+TABLES: Final[Mapping[str, Any]] = read_tables("columns.toml")
 """The content of columns.toml."""
 SCHEMA: Final[int] = TABLES["schema"]
 STATUSES: Final[Mapping[str, str]] = TABLES["statuses"]
