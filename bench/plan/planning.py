@@ -34,9 +34,9 @@ from bench.plan.rows import (
     STATUSES,
     CellKey,
     Row,
+    current_rows,
     repeat_suffix,
     software_of,
-    standing,
     take_attempts,
 )
 
@@ -379,7 +379,7 @@ def plan(
             [row for row in side if row.code_version == here["code_version"]]
             for side in (rows, own)
         )
-    current = standing(own)
+    current = current_rows(own)
     varied = [name for name in ("model", "engine") if len({getattr(c, name) for c in cells}) > 1]
     planned = []
     for repeat, cell in chain.from_iterable(_in_turn(cells, n) for n in range(1, repeats + 1)):

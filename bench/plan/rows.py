@@ -186,18 +186,18 @@ def repeat_suffix(repeat: Value) -> str:
     return f", repeat {repeat}" if isinstance(repeat, int) and repeat > 1 else ""
 
 
-def standing(rows: Iterable[Row]) -> dict[CellKey, Row]:
+def current_rows(rows: Iterable[Row]) -> dict[CellKey, Row]:
     """The current row of each measurement, in order of first appearance.
 
     That is the last attempt that ended ok, or, where none did, the last attempt.
     """
     last: dict[CellKey, Row] = {}
-    take_standing(last, rows)
+    update_current(last, rows)
     return last
 
 
-def take_standing(last: dict[CellKey, Row], rows: Iterable[Row]) -> None:
-    """Update a result of `standing` with further rows."""
+def update_current(last: dict[CellKey, Row], rows: Iterable[Row]) -> None:
+    """Update a result of `current_rows` with further rows."""
     for row in rows:
         key = row.key
         if key not in last or _rank(row) >= _rank(last[key]):
@@ -216,7 +216,7 @@ def latest(rows: Iterable[Row]) -> dict[tuple[str, str, int, str], Row]:
     ends ok.
     """
     rows = list(rows)
-    current = standing(rows)
+    current = current_rows(rows)
     last: dict[tuple[str, str, int, str], Row] = {}
     for row in rows:
         doubtful = not row.is_ok or not set(TIMING_FLAGS).isdisjoint(row.flag_names)
