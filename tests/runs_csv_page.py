@@ -1,10 +1,9 @@
 """Prints docs/runs-csv.md: `python -m tests.runs_csv_page > docs/runs-csv.md`."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from bench.plan.cell import everywhere
 from bench.plan.columns import COLUMNS, Column
 from bench.plan.rows import FLAGS, STATUSES
 from tests.bench.column_checks import CHECKS
@@ -15,9 +14,9 @@ _HEAD: Final = """\
 # runs.csv
 
 The results of this project, one row for each attempt at a cell. This page is printed from
-[bench/plan/rows.py](../bench/plan/rows.py) and, for axes and settings,
-[bench/plan/cell.py](../bench/plan/cell.py), which define the columns. "Held by" is the test that
-fails if a value does not have the stated meaning.
+[bench/plan/columns.toml](../bench/plan/columns.toml) and, for axes and settings,
+[bench/plan/settings.toml](../bench/plan/settings.toml), which declare the columns. "Held by" is the
+test that fails if a value does not have the stated meaning.
 
 The file is UTF-8 in the format of RFC 4180, with a header. Numbers have up to seven significant
 digits. The name of a column ends in its unit: `_ms`, `_s` (seconds), `_mib`, `_j` (joules). An
@@ -43,27 +42,19 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def _named(title: str, what: str, meanings: dict[str, str]) -> str:
+def _named(title: str, what: str, meanings: Mapping[str, str]) -> str:
     lines = [f"| `{name}` | {about} |" for name, about in meanings.items()]
     return "\n".join([f"## {title}", "", f"| {what} | meaning |", "|---|---|", *lines, ""])
 
 
 def _table(title: str, columns: Iterable[Column]) -> str:
     lines = [
-        f"| `{column.name}` | {_KINDS[column.kind]} | {column.about} "
-        f"| {_applies(column)} | {_held_by(CHECKS[column.name])} |"
+        f"| `{column.name}` | {_KINDS[column.kind]} | {column.meaning} "
+        f"| {column.where} | {_held_by(CHECKS[column.name])} |"
         for column in columns
     ]
     head = ["| column | kind | meaning | applies to | held by |", "|---|---|---|---|---|"]
     return "\n".join([f"## {title}", "", *head, *lines, ""])
-
-
-def _applies(column: Column) -> str:
-    """Where a column applies: the first line of the schema's function. Nothing: everywhere."""
-    if column.applies is everywhere:
-        return ""
-    line = (column.applies.__doc__ or "").partition("\n")[0].removesuffix(".")
-    return line if line.startswith("A GPU") else line[0].lower() + line[1:]
 
 
 def _held_by(check: str) -> str:

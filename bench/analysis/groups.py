@@ -13,7 +13,7 @@ from bench.plan.cell import Value, named
 from bench.plan.columns import BY_NAME, VALUES, group_names
 from bench.plan.learning_rates import still_lacking
 from bench.plan.metrics import Metric, metric_of
-from bench.plan.rows import Row, latest, on_cuda
+from bench.plan.rows import Row, latest
 from bench.results.outcomes import ValuesOf, no_values
 from bench.stats.best import FEWEST_SEEDS
 from bench.stats.intervals import Interval, Std
@@ -109,7 +109,7 @@ class Group:
     @property
     def memory_column(self) -> str:
         """The main column of memory: by tensors on a GPU, the resident set on a CPU."""
-        is_gpu = on_cuda({"device": self.shared("device")})
+        is_gpu = str(self.shared("device")).startswith("cuda")
         return "peak_cuda_allocated_mib" if is_gpu else "peak_rss_mib"
 
     @property
@@ -322,4 +322,4 @@ def _neighbours(
 
 def about(column: str) -> str:
     """A column's own description, from the schema."""
-    return BY_NAME[column].about
+    return BY_NAME[column].meaning

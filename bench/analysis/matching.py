@@ -11,7 +11,7 @@ from bench.analysis.setting import Setting
 from bench.common.grouping import grouped
 from bench.plan.cell import ABOUT, Value, named
 from bench.plan.learning_rates import still_lacking
-from bench.plan.rows import RESUMED, Row, standing
+from bench.plan.rows import RESUMED, Row, current_rows
 from bench.results.outcomes import ValuesOf
 
 Side = Literal["BASE", "NEW"]
@@ -47,7 +47,7 @@ def counted_rows(rows: Iterable[Row]) -> list[Row]:
     Candidates of a search for learning rates are left out, and of equal conditions a row that ended
     ok counts before a later one that did not.
     """
-    current = standing(row for row in rows if not row.is_candidate).values()
+    current = current_rows(row for row in rows if not row.is_candidate).values()
     last: dict[tuple[str, int, Machine], Row] = {}
     for row in still_lacking(list(current)):
         key = (row.cell_id, row.repeat, machine_of(row))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from adapters.methods import LOW_RANK, PEFT
+from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
 from bench.engines.classifier import (
     ADAPTER,
@@ -24,7 +25,7 @@ from bench.engines.classifier import (
     seeded,
 )
 from bench.plan.adapter_configs import check_adapter_config
-from bench.plan.architectures import ARCHITECTURES, is_layer_set
+from bench.plan.architectures import ARCHITECTURES
 from bench.plan.cell import DEFAULT, ON, Cell
 from bench.plan.job import Job
 
@@ -105,7 +106,7 @@ def target_layers(model: EncoderClassifier, cell: Cell) -> list[str]:
     if architecture is not None:
         place = re.escape(f"{model.prefix}.{architecture.layers}").replace(r"\{\}", r"\d+")
     names = [name for name in linear_layers(model) if re.match(place, name)]
-    if is_layer_set(layers):
+    if layers in LAYER_SETS:
         if architecture is None:
             ends = _within_layers(names)
             raise InputError(

@@ -137,7 +137,7 @@ def _settings(cell: Cell) -> Table:
     names = [*group_names("axes"), *group_names("settings")]
     values = {name: getattr(cell, name) for name in names}
     rows = [
-        [name, plain(without_paths(format_value(value))), BY_NAME[name].about]
+        [name, plain(without_paths(format_value(value))), BY_NAME[name].meaning]
         for name, value in values.items()
         if value is not None and BY_NAME[name].applies(values)
     ]

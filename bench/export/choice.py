@@ -10,7 +10,7 @@ from bench.common.progress import note_to_stderr
 from bench.plan.cell import MULTITASK
 from bench.plan.job import FILE, Job
 from bench.plan.metrics import metric_of
-from bench.plan.rows import Row, standing
+from bench.plan.rows import Row, current_rows
 from bench.report.text import by_metric, count
 from bench.results.origins import folder_of
 from bench.results.protocol import WEIGHTS
@@ -40,7 +40,7 @@ def named_cell(runs: Path, name: str) -> Choice:
     """
     if is_file(Path(name) / FILE):
         name = Job.read(Path(name)).cell.cell_id
-    rows = [row for row in standing(read_rows(runs)).values() if not row.is_candidate]
+    rows = [row for row in current_rows(read_rows(runs)).values() if not row.is_candidate]
     matching = [
         row
         for row in rows
@@ -131,7 +131,7 @@ def check_score(runs: Path, row: Row) -> None:
     metric = metric_of(row.dev_metric)
     scores = [
         metric.gain(one.dev_score)
-        for one in standing(read_rows(runs)).values()
+        for one in current_rows(read_rows(runs)).values()
         if one.dev_score is not None and one.is_ok and (one.mode, one.amp) == (row.mode, row.amp)
         if replace(one.cell, seed=row.seed).cell_id == row.cell_id
     ]

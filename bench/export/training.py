@@ -8,7 +8,7 @@ from adapters.injection import training_of
 from adapters.names import adapted_layers
 from bench.export.formats.contents import base_values, labels_of
 from bench.export.trained import Trained
-from bench.plan.cell import ITERATIVE, MINBERT, Cell
+from bench.plan.cell import ABOUT, MINBERT, Cell, named
 from minbert.files import write_json
 
 SCRIPT: Final = Path(__file__).parent / "snippets" / "train.py"
@@ -18,28 +18,29 @@ SETTINGS: Final = "training.json"
 _MODES: Final = ("full", "head", "lora", "dora")
 _TABLES: Final = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 _LINEAR: Final = ("attention.output.dense", "intermediate.dense", "output.dense")
-_SAME: Final = (
-    "mode", "rank", "alpha", "pooling", "head", "layer_decay", "lora_plus_ratio", "weight_decay",
-    "warmup", "schedule", "optimizer", "epochs", "max_steps", "batch_size", "batching", "seed",
-    "dropout", "max_length", "amp", "label_smoothing", "class_weights", "use_rslora",
-    "lora_dropout", "tf32",
-)  # fmt: skip
+_SAME: Final = named(lambda about: about.exported == "same")
 """Settings that the script reads under their names in a cell."""
+_REFUSED: Final = named(lambda about: about.identifies and not about.exported)
+"""Settings that the script does not know, in the words below or else by their names."""
+_WORDS: Final = {
+    "unfreeze": "gradual unfreezing", "early_stopping": "early stopping",
+    "held_out": "held-out training examples", "regression_loss": "the loss {}", "folds": "folds",
+    "gradient_accumulation_steps": "gradient accumulation",
+}  # fmt: skip
 
 
 def why_not_scripted(cell: Cell) -> str | None:
     """One line: the setting of a cell that the script has no place for; None: it has all."""
+    refused = {name: getattr(cell, name) for name in dict.fromkeys((*_WORDS, *_REFUSED))}
     obstacles = {
         f"engine {cell.engine}": cell.engine != MINBERT,
         f"the mode {cell.mode}": cell.mode not in _MODES,
-        "gradual unfreezing": cell.unfreeze == ITERATIVE,
-        "early stopping": cell.early_stopping is not None,
-        "held-out training examples": cell.held_out > 0,
+        **{
+            _WORDS.get(name, f"{name} {{}}").format(value): value not in (None, ABOUT[name].before)
+            for name, value in refused.items()
+        },
         f"the {cell.head} head": cell.head == "conv",
-        f"the loss {cell.regression_loss}": cell.regression_loss == "pearson",
         "a part of the training examples": cell.max_train is not None,
-        "folds": cell.folds is not None,
-        "gradient accumulation": cell.gradient_accumulation_steps > 1,
     }
     missing = [name for name, is_set in obstacles.items() if is_set]
     return f"{SCRIPT.name} has no place for {', '.join(missing)}" if missing else None

@@ -49,17 +49,22 @@ def _of_length(
     cell = job.cell
     train: dict[str, Texts] = {}
     dev: dict[str, Texts] = {}
-    held: dict[str, Texts] = {}
+    unseen_texts: dict[str, Texts] = {}
     for part, (trained, evaluated) in examples(job).items():
         if cell.held_out:
             trained, unseen, _ = without_held_out(trained, cell.held_out, cell.max_length)
             if cell.early_stopping is not None:
-                held[part] = [encoded.lengths for encoded in unseen.texts]
+                unseen_texts[part] = [encoded.lengths for encoded in unseen.texts]
         train[part] = [encoded.lengths for encoded in trained.texts]
         dev[part] = [encoded.lengths for encoded in evaluated.texts]
     return {
         size: shapes_of(
-            replace(cell, gradient_accumulation_steps=size[2]), seeds, train, dev, size[0], held
+            replace(cell, gradient_accumulation_steps=size[2]),
+            seeds,
+            train,
+            dev,
+            size[0],
+            unseen_texts,
         )
         for size in sizes
     }
@@ -71,7 +76,7 @@ def shapes_of(
     train: Mapping[str, Texts],
     dev: Mapping[str, Texts],
     batch_size: int,
-    held: Mapping[str, Texts] | None = None,
+    unseen_texts: Mapping[str, Texts] | None = None,
 ) -> dict[str, Shapes]:
     """Shapes of the batches over all seeds, planned as a worker plans them.
 
@@ -79,7 +84,7 @@ def shapes_of(
 
     Args:
         train, dev: texts by part of the task; a task without parts has the single part "".
-        held: texts that are evaluated with dev after each epoch.
+        unseen_texts: held-out texts that are evaluated with dev after each epoch.
     """
     epochs, max_steps = cell.epochs, cell.max_steps
     accumulated = cell.gradient_accumulation_steps
@@ -103,7 +108,7 @@ def shapes_of(
     batches = sum(map(len, trained.values()))
     shapes = {}
     for part, texts in train.items():
-        sides = [dev[part], *([held[part]] if held else [])]
+        sides = [dev[part], *([unseen_texts[part]] if unseen_texts else [])]
         evaluated = [
             _shape(side, lengths, indices)
             for side, lengths in zip(sides, map(_longest, sides), strict=True)

@@ -11,13 +11,14 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import track
 
 from bench.common.child import ChildError, ask
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
-from bench.common.messages import echo
+from bench.common.messages import echo, one_line
 from bench.forecast.costs import Totals, Variant, fill_ranks, to_count
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
@@ -31,6 +32,7 @@ Turn = Callable[[], AbstractContextManager[None]]
 """Makes the context in which costs are counted."""
 
 _ROOT: Final = Path(__file__).parents[2]
+_COSTS: Final[TypeAdapter[Totals | str]] = TypeAdapter(Totals | str)
 
 
 class NoPredictionError(Exception):
@@ -102,11 +104,11 @@ def _parsed(text: str, variants: Sequence[Variant]) -> dict[Variant, Totals | st
         NoPredictionError: if it wrote anything else.
     """
     try:
-        lines = map(json.loads, text.splitlines())
-        costs = [one if isinstance(one, str) else Totals(*map(float, one)) for one in lines]
+        costs = [_COSTS.validate_json(line) for line in text.splitlines()]
         return dict(zip(variants, costs, strict=True))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise NoPredictionError(f"the counting process wrote something else: {error}") from error
+    except ValueError as error:
+        why = one_line(str(error))
+        raise NoPredictionError(f"the counting process wrote something else: {why}") from error
 
 
 def _run(request: object, count: int, gpu: str) -> str:

@@ -1,14 +1,14 @@
 """The costs of cells as counts of memory, products and bytes moved. Free of torch."""
 
 import math
+from collections import namedtuple
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from bench.plan.cell import ITERATIVE, OFF, Cell
-from bench.plan.rows import Row
+from bench.plan.cell import ITERATIVE, Cell, named
 from minbert.training.quarters import QUARTERS
 
 Size = tuple[int, int, int]
@@ -18,33 +18,17 @@ Shape = tuple[int, int]
 as one, else two."""
 
 
-class Variant(NamedTuple):
-    """The axes of a cell that decide its costs: all but learning rates, seed and fold."""
+def _named_tuple() -> Any:
+    return namedtuple("_Counted", named(lambda about: about.counted))
 
-    mode: str
-    rank: int | None
-    layers: str | None
-    amp: str
-    unfreeze: str | None
-    batch_size: int
-    frozen_dtype: str | None
-    max_length: int
-    gradient_accumulation_steps: int = 1
-    gradient_checkpointing: str = OFF
-    lora_dropout: float = 0.0
-    adapter: str | None = None
-    tf32: str = OFF
+
+class Variant(_named_tuple()):  # type: ignore[misc]
+    """The settings that decide a cell's costs, of which one forecast has several values."""
 
     @classmethod
     def of(cls, cell: Cell) -> Self:
-        """The variant of a cell."""
+        """The variant of a cell, or of a row, which is one."""
         return cls(*(getattr(cell, name) for name in cls._fields))
-
-    @classmethod
-    def of_row(cls, row: Row) -> Self:
-        """The variant of a row."""
-        values: list[Any] = [row[name] for name in cls._fields]
-        return cls(*values)
 
     @property
     def size(self) -> Size:
@@ -54,7 +38,7 @@ class Variant(NamedTuple):
     @property
     def unfreezes(self) -> bool:
         """Whether layers are unfrozen one after the other."""
-        return self.unfreeze == ITERATIVE
+        return bool(self.unfreeze == ITERATIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,42 +108,20 @@ class Totals(NamedTuple):
 
     `lasting_mib` is that of weights and the optimizer's state, `passing_mib` everything else at the
     peak. `real_tokens` are those of all steps, without padding; `epochs` are those that are begun.
-    `imports_mib` is the memory of a worker that has only imported its libraries.
+    `train` is the work of all steps, `timed` that of as many steps of the last unfreezing stage,
+    whose steps are timed (the same where nothing unfreezes), and `evaluate` that of all
+    evaluations. `imports_mib` is the memory of a worker that has only imported its libraries.
     """
 
     lasting_mib: float
     passing_mib: float
     steps: float
     real_tokens: float
-    train_kernels: float
-    train_gflop: float
-    train_moved_mib: float
-    timed_kernels: float
-    timed_gflop: float
-    timed_moved_mib: float
-    evaluate_kernels: float
-    evaluate_gflop: float
-    evaluate_moved_mib: float
+    train: Load
+    timed: Load
+    evaluate: Load
     epochs: float
     imports_mib: float = 0.0
-
-    @property
-    def train(self) -> Load:
-        """The work of all steps."""
-        return Load(*self[4:7])
-
-    @property
-    def timed(self) -> Load:
-        """The work of as many steps of the last unfreezing stage, whose steps are timed.
-
-        It equals `train` where nothing unfreezes.
-        """
-        return Load(*self[7:10])
-
-    @property
-    def evaluate(self) -> Load:
-        """The work of all evaluations."""
-        return Load(*self[10:13])
 
 
 def totals_of(shapes: ShapesOf, counts: CountsOf) -> Totals:
@@ -190,7 +152,10 @@ def totals_of(shapes: ShapesOf, counts: CountsOf) -> Totals:
         most.peak_mib - lasting,
         sum(part.steps for part in shapes.values()),
         sum(part.real_tokens for part in shapes.values()),
-        *map(float, (*train, *timed, *evaluate, _epochs(shapes))),
+        Load(*map(float, train)),
+        Load(*map(float, timed)),
+        Load(*map(float, evaluate)),
+        float(_epochs(shapes)),
     )
 
 
@@ -235,9 +200,16 @@ def fill_ranks(
             continue
         (high,) = others
         share = (_rank(variant) - _rank(low)) / (_rank(high) - _rank(low))
-        both = zip(counted[low], counted[high], strict=True)
-        filled[variant] = Totals(*(start + share * (end - start) for start, end in both))
+        filled[variant] = _between(counted[low], counted[high], share)
     return filled
+
+
+def _between(low: Any, high: Any, share: float) -> Any:
+    """A number, or a tuple of numbers and tuples, that is a share of the way between two."""
+    if isinstance(low, tuple):
+        pairs = zip(low, high, strict=True)
+        return type(low)(*(_between(start, end, share) for start, end in pairs))
+    return low + share * (high - low)
 
 
 def _by_kind(variants: Iterable[Variant]) -> dict[Variant, list[Variant]]:

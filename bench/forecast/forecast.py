@@ -69,7 +69,7 @@ class Forecast:
         """Learn from comparable rows of any batch size and length. Rows that did not end ok, and
         those of variants without counts, are ignored."""
         for row in rows:
-            variant = Variant.of_row(row)
+            variant = Variant.of(row)
             if row.status != "ok" or variant not in self.totals:
                 continue
             peak, wall = number(row[self.memory_column]), number(row.wall_s)
@@ -92,7 +92,7 @@ class Forecast:
         prior = self.time_prior
         of_any_length = {v._replace(max_length=0): totals for v, totals in self.totals.items()}
         for row in rows:
-            variant = Variant.of_row(row)
+            variant = Variant.of(row)
             totals = of_any_length.get(variant._replace(max_length=0))
             ms, start = number(row.ms_per_1k_tokens), number(row.startup_s)
             if row.is_ok and ms and start and totals is not None:
@@ -136,7 +136,7 @@ class Forecast:
         return Prediction(
             self.imports_mib(variant) + memory,
             time,
-            1e9 * totals.train_gflop / totals.real_tokens,
+            1e9 * totals.train.gflop / totals.real_tokens,
         )
 
     def memory_points(self) -> Points:

@@ -29,11 +29,10 @@ from bench.plan.planning import SKIP, Planned
 from bench.plan.rows import Row
 
 NO_BASIS: Final = "no basis yet: nothing like it has run on this machine"
-_SCORE: Final = ("score",)
 _KIND: Final = tuple(
     name
     for name in named(lambda about: about.compared in ("group", "never"))
-    if name not in Variant._fields and ABOUT[name].changes != _SCORE
+    if not ABOUT[name].counted and ABOUT[name].changes != ("score",)
 )
 """Settings that decide costs, besides those of a variant."""
 Kind = tuple[Value, ...]
@@ -160,7 +159,7 @@ def make_forecast(
     if any(cell.is_compiled for cell in cells):
         raise NoPredictionError("training is compiled")
     variants = [Variant.of(cell) for cell in cells]
-    variants += [Variant.of_row(row) for row in rows if row.is_ok]
+    variants += [Variant.of(row) for row in rows if row.is_ok]
     jobs = jobs_of(variants, cells[0], model, conditions, data, adapter_configs)
     seeds = sorted({cell.seed for cell in cells})[:_SEEDS]
     totals = find_costs(jobs, seeds, turn, gpu)

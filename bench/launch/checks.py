@@ -24,12 +24,14 @@ from bench.plan.cell import (
     DEFAULT,
     FAST,
     FP32,
+    HAS_PARTS,
     ITERATIVE,
     MINBERT,
     MULTITASK,
     ON,
     TRANSFORMERS,
     Cell,
+    named,
 )
 from bench.plan.gridfile import AUTO, Grid, Settings
 from bench.plan.models import Model
@@ -49,8 +51,6 @@ SPACE_PER_CELL: Final = 2**17
 SPACE_PER_STEP: Final = 64
 """Bytes of a line of steps.csv."""
 SPACE_AT_LEAST: Final = 2**26
-_PART_SETTINGS: Final = ("encoders", "task_order", "task_rates", "task_decays")
-"""Settings that only a task with parts has."""
 
 
 def check_amp(cells: Sequence[Cell], grid: Grid, device: Device) -> None:
@@ -161,7 +161,7 @@ def label_notes(data: Data) -> list[str]:
 def idle_notes(variants: Sequence[Settings], data: Data) -> list[str]:
     """Notes on settings that have no effect on the data."""
     usual = Settings()
-    without_effect = () if data.task.parts else _PART_SETTINGS
+    without_effect = () if data.task.parts else named(lambda about: about.where == HAS_PARTS)
     if not data.regression:
         without_effect = (*without_effect, "regression_loss")
     idle = [

@@ -35,7 +35,7 @@ def measuring(root: Path = _ROOT) -> list[str]:
         path = ahead.pop()
         if path in files or not path.is_file():
             continue
-        files.add(path)
+        files.update((path, *path.parent.glob("*.toml")))
         for name in _imports(ast.parse(path.read_text(encoding="utf-8"))):
             if f"{name}.".startswith("bench."):
                 module = root.joinpath(*name.split("."))

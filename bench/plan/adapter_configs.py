@@ -6,15 +6,14 @@ file is checked before PEFT sees it, by a list of the methods, their fields and 
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.common.errors import InputError
 from bench.plan.cell import digest
+from bench.plan.tables import read_tables
 from minbert.files import read_json
 
 if TYPE_CHECKING:
@@ -24,9 +23,7 @@ FILE: Final = "adapter_config.json"
 _TYPE: Final = "peft_type"
 _MODEL: Final = "auto_mapping"
 """The base's class, which PEFT writes and imports only in AutoPeftModel, which isn't used."""
-_KNOWN: Final = tomllib.loads(
-    files("bench.plan").joinpath("adapter_methods.toml").read_text("utf-8")
-)
+_KNOWN: Final = read_tables("adapter_methods.toml")
 _FIELDS: Final[Mapping[str, Sequence[str]]] = _KNOWN["fields"]
 _METHODS: Final[Mapping[str, Sequence[str]]] = _KNOWN["methods"]
 _UNSUITED: Final = {name: why for why, names in _KNOWN["unsuited"].items() for name in names}

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
 from bench.common.messages import shown
+from bench.plan.tables import read_tables
 from minbert.files import config_file, read_json
 from minbert.model.config import BertConfig
 
@@ -48,51 +48,8 @@ class Architecture:
 
 
 ARCHITECTURES: Final[Mapping[str, Architecture]] = {
-    "bert": Architecture(name="BERT"),
-    "roberta": Architecture(name="RoBERTa", first_position=True),
-    "xlm-roberta": Architecture(name="XLM-R", first_position=True),
-    "distilbert": Architecture(
-        name="DistilBERT",
-        layers="transformer.layer.{}.",
-        attention=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-        other=("attention.out_lin", "ffn.lin1", "ffn.lin2"),
-    ),
-    "electra": Architecture(name="ELECTRA"),
-    "albert": Architecture(
-        name="ALBERT",
-        layers="encoder.albert_layer_groups.0.albert_layers.0.",
-        attention=("attention.query", "attention.key", "attention.value"),
-        other=("attention.dense", "ffn", "ffn_output"),
-    ),
-    "mpnet": Architecture(
-        name="MPNet",
-        attention=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
-        other=("attention.attn.o", "intermediate.dense", "output.dense"),
-        first_position=True,
-        has_sdpa=False,
-    ),
-    "deberta": Architecture(
-        name="DeBERTa",
-        attention=("attention.self.in_proj",),
-        other=("attention.self.pos_proj", "attention.self.pos_q_proj", *_DENSE),
-        has_sdpa=False,
-    ),
-    "deberta-v2": Architecture(
-        name="DeBERTa-v2/v3",
-        attention=(
-            "attention.self.query_proj",
-            "attention.self.key_proj",
-            "attention.self.value_proj",
-        ),
-        other=("attention.self.pos_key_proj", "attention.self.pos_query_proj", *_DENSE),
-        has_sdpa=False,
-    ),
-    "modernbert": Architecture(
-        name="ModernBERT",
-        layers="layers.{}.",
-        attention=("attn.Wqkv",),
-        other=("attn.Wo", "mlp.Wi", "mlp.Wo"),
-    ),
+    model_type: Architecture(**table)
+    for model_type, table in read_tables("architectures.toml").items()
 }
 """By `model_type`."""
 
@@ -176,11 +133,6 @@ def _size(values: Mapping[str, Any], name: str, path: Path) -> int:
             f"{shown(value)}"
         )
     return value
-
-
-def is_layer_set(layers: str) -> bool:
-    """Whether a name is that of a layer set; else it lists the ends of layers' names."""
-    return layers in LAYER_SETS
 
 
 def attention_of(config: EncoderSizes | BertConfig) -> str:

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import Final, get_args, get_type_hints
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, Final, get_args, get_type_hints
 
 from adapters.names import is_layers
-from bench.plan.cell import ABOUT, ALWAYS, KINDS, OFF, Applies, Columns, Value, is_low_rank
+from bench.plan.cell import ABOUT, ALWAYS, KINDS, OFF, WHERE, Columns, Value, plain_type
 from bench.plan.metrics import ROW_METRICS
-from bench.plan.rows import FLAGS, SCHEMA, STATUSES, Row
+from bench.plan.rows import FLAGS, SCHEMA, STATUSES, TABLES, Row
 
 PART_SCORES: Final = {"sst": "dev_sentiment", "quora": "dev_paraphrase", "sts": "dev_similarity"}
 """The parts of task `multitask`, and the column of each part's dev score."""
@@ -34,15 +34,26 @@ LARGEST: Final = 1e30
 _KINDS: Final[Mapping[type, str]] = {int: "whole number", float: "number"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of runs.csv."""
+    """A column of runs.csv.
+
+    Attributes:
+        group: axes, settings, or one of the groups in columns.toml.
+        where: words for the rows in which it can have a value, a key of `WHERE`.
+        title: its heading in a table of cells.
+    """
 
     name: str
     kind: type[str] | type[int] | type[float]
     group: str
-    about: str
-    applies: Applies
+    meaning: str
+    where: str = ""
+    title: str
+
+    def applies(self, row: Mapping[str, Any]) -> bool:
+        """Whether the column can have a value in a row, given by column."""
+        return WHERE[self.where](row)
 
     def applies_to(self, row: Row) -> bool:
         """Whether the column can have a value in a row."""
@@ -50,22 +61,42 @@ class Column:
 
 
 def _columns() -> tuple[Column, ...]:
+    columns = {group: _measured(group, names) for group, names in TABLES["columns"].items()}
     settings: list[Column] = []
-    for name, setting in ABOUT.items():
-        group = "axes" if setting.compared == "axis" else "settings"
-        settings.append(Column(name, KINDS[name], group, setting.meaning, setting.applies))
+    for name, about in ABOUT.items():
+        settings.append(
+            Column(
+                name=name,
+                kind=KINDS[name],
+                group="axes" if about.compared == "axis" else "settings",
+                meaning=about.meaning,
+                where=about.where,
+                title=about.title or name,
+            )
+        )
         if name == "alpha":
             meaning = "the factor of the adapter's update"
-            settings.append(Column("scale", float, group, meaning, is_low_rank))
+            settings.append(
+                replace(settings[-1], name="scale", kind=float, meaning=meaning, title="scale")
+            )
+    identity = columns.pop("identity")
+    return *identity, *settings, *(column for group in columns.values() for column in group)
+
+
+def _measured(group: str, tables: Mapping[str, str | Mapping[str, str]]) -> list[Column]:
+    """The columns of a group in columns.toml."""
     types = get_type_hints(Row)
-    others = [
-        Column(item.name, (get_args(types[item.name]) or (types[item.name],))[0],
-               about.group, about.meaning, about.applies)
-        for item in fields(Row)
-        if (about := item.metadata.get("column"))
-    ]  # fmt: skip
-    identity = [column for column in others if column.group == "identity"]
-    return *identity, *settings, *others[len(identity) :]
+    names = {"statuses": ", ".join(STATUSES), "flags": ", ".join(FLAGS)}
+    return [
+        Column(
+            name=name,
+            kind=plain_type(types[name]),
+            group=group,
+            **{"title": name, **table, "meaning": table["meaning"].format(**names)},
+        )
+        for name, value in tables.items()
+        for table in [{"meaning": value} if isinstance(value, str) else value]
+    ]
 
 
 COLUMNS: Final = _columns()

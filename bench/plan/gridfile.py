@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
-from adapters.methods import LOW_RANK, PEFT, has_layers, has_rank
+from adapters.methods import PEFT, has_layers, has_rank
 from adapters.names import LAYER_SETS, is_layers
 from bench.common.errors import InputError
 from bench.common.messages import shown
@@ -211,9 +211,6 @@ else:
     )
 
 
-_OF_LORA: Final = ("lora_plus_ratio", "use_rslora", "init_lora_weights", "lora_dropout")
-
-
 class Axes(_Strict):
     """One table `[[cells]]`: every combination of its values is a cell.
 
@@ -250,12 +247,10 @@ class Axes(_Strict):
             )
         if set(self.mode) == {"head"} and "iterative" in self.unfreeze:
             raise ValueError("unfreeze doesn't apply to mode head")
-        if set(self.mode) == {"head"} and "layer_decay" in self.settings.model_fields_set:
-            raise ValueError("layer_decay doesn't apply to mode head")
-        has_lora = not set(LOW_RANK).isdisjoint(self.mode)
-        idle = [name for name in _OF_LORA if name in self.settings.model_fields_set]
-        if idle and not has_lora:
-            raise ValueError(f"{idle[0]} doesn't apply to mode {self.mode[0]}")
+        for name in named(lambda about: bool(about.only)):
+            has_effect = any(ABOUT[name].has_effect({"mode": mode}) for mode in self.mode)
+            if name in self.settings.model_fields_set and not has_effect:
+                raise ValueError(f"{name} doesn't apply to mode {self.mode[0]}")
         return self
 
     @property

@@ -27,16 +27,16 @@ class Job:
     """
 
     cell: Cell
-    conditions_id: str
-    attempt: int
-    device: str
-    threads: int
+    conditions_id: str = ""
+    attempt: int = 1
+    device: str = "cpu"
+    threads: int = 1
     checkpoint: str | None
     geometry: str | None
     tokenizer: str
     data: str | None
-    keep: bool
-    code_version: str
+    keep: bool = False
+    code_version: str = ""
     repeat: int = 1
     adapter_config: str | None = None
 

@@ -9,11 +9,11 @@ on a part of the training data and are scored on the rest: dev is never seen.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any, Final, Literal
 
-from bench.plan.cell import CANDIDATE, SEARCHED, Cell, named
+from bench.plan.cell import CANDIDATE, SEARCHED, Cell, Value, named
 from bench.plan.columns import learning_rates
 from bench.plan.gridfile import Rates
 from bench.plan.rows import Row
@@ -49,26 +49,9 @@ def origin_of(cell: Cell) -> Origin:
     return "default" if all(getattr(cell, n) == r for n, r in defaults.items()) else "given"
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A combination of settings that is given its own rates."""
-
-    mode: str
-    layers: str | None
-    rank: int | None
-    unfreeze: str | None
-    batch_size: int
-    gradient_accumulation_steps: int
-    adapter: str | None
-    use_rslora: str
-    init_lora_weights: str
-    lora_dropout: float
-    model: str
-
-
-def kind_of(cell: Cell) -> Kind:
-    """The kind of a cell."""
-    return Kind(**{item.name: getattr(cell, item.name) for item in fields(Kind)})
+Kind = tuple[Value, ...]
+"""A combination of settings that is given its own rates."""
+kind_of: Final[Callable[[Cell], Kind]] = attrgetter(*named(lambda about: about.own_rates))
 
 
 def at_exponent(cell: Cell, exponent: int) -> dict[str, Any]:

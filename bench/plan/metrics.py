@@ -6,6 +6,7 @@ from typing import Final
 
 from bench.common.errors import InputError
 from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bench.plan.tables import read_tables
 
 
 @dataclass(frozen=True)
@@ -53,43 +54,7 @@ class Metric:
 
 OVERALL: Final = "overall"
 """The dev score of a task of several parts: the mean of theirs."""
-_ONE: Final = (SINGLE_LABEL,)
-_NUMBERS: Final = (REGRESSION,)
-
-METRICS: Final = {
-    "accuracy": Metric(
-        "accuracy", _ONE, "share of examples whose class is predicted right", in_points=True),
-    "balanced_accuracy": Metric(
-        "balanced accuracy", _ONE, "mean recall over the classes", in_points=True,
-        by_class=True),
-    "macro_f1": Metric(
-        "macro F1", (SINGLE_LABEL, MULTI_LABEL), "mean F1 over the classes, or over the labels",
-        in_points=True, by_class=True),
-    "weighted_f1": Metric(
-        "weighted F1", _ONE, "mean F1 over the classes, weighted by their numbers of examples",
-        in_points=True),
-    "micro_f1": Metric(
-        "micro F1", (MULTI_LABEL,), "F1 over the decisions on all labels together", in_points=True),
-    "mcc": Metric(
-        "Matthews correlation", _ONE, "Matthews correlation coefficient", lowest=-1.0,
-        by_class=True),
-    "auroc": Metric(
-        "AUROC", _ONE, "area under the ROC curve; of more than two classes, the mean of each "
-        "against the rest", needs_logits=True, by_class=True),
-    "average_precision": Metric(
-        "average precision", _ONE, "average precision of the second class; of more than two, the "
-        "mean of each against the rest", needs_logits=True, by_class=True),
-    "pearson": Metric("Pearson correlation", _NUMBERS, "Pearson correlation", lowest=-1.0),
-    "spearman": Metric(
-        "Spearman correlation", _NUMBERS, "Pearson correlation of the ranks", lowest=-1.0),
-    "r2": Metric(
-        "R²", _NUMBERS, "share of the labels' variance that is predicted; negative where their "
-        "mean predicts better", lowest=float("-inf")),
-    "rmse": Metric(
-        "RMSE", _NUMBERS, "root of the mean squared error, in the unit of the labels; lower is "
-        "better", higher_is_better=False, bounded=False, margin=0.05),
-    OVERALL: Metric("overall score", (), "mean over the parts of accuracy and (1 + r) / 2"),
-}  # fmt: skip
+METRICS: Final = {name: Metric(**table) for name, table in read_tables("metrics.toml").items()}
 """By the names in column `dev_metric` and of --metric."""
 DEFAULTS: Final = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "micro_f1", REGRESSION: "pearson"}
 """The metric of each problem in runs.csv."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from adapters.names import adapted_layers
 from bench.common.errors import InputError
@@ -49,40 +49,20 @@ class Model:
     embedded: bool = False
     why_not_minbert: str = ""
 
-    def job(
-        self,
-        cell: Cell,
-        data: Path | None,
-        *,
-        adapter_config: str | None = None,
-        conditions_id: str = "",
-        attempt: int = 1,
-        repeat: int = 1,
-        device: str = "cpu",
-        threads: int = 1,
-        keep: bool = False,
-        code_version: str = "",
-    ) -> Job:
+    def job(self, cell: Cell, data: Path | None, **others: Any) -> Job:
         """The job of a cell on this model.
 
         Args:
             data: the folder of the task's files; None for an embedded task.
-            adapter_config: the JSON of the adapters of mode peft.
+            others: further fields of the job.
         """
         return Job(
             cell=cell,
-            conditions_id=conditions_id,
-            attempt=attempt,
-            repeat=repeat,
-            device=device,
-            threads=threads,
             checkpoint=None if self.checkpoint is None else str(self.checkpoint.resolve()),
             geometry=self.geometry,
             tokenizer=str(self.tokenizer.resolve()),
             data=None if data is None else str(data.resolve()),
-            keep=keep,
-            code_version=code_version,
-            adapter_config=adapter_config,
+            **others,
         )
 
 

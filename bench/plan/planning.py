@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, groupby, product
 from typing import Any, Final
 
-from adapters.methods import LOW_RANK, METHODS, PEFT, has_layers, has_rank
+from adapters.methods import METHODS, PEFT, has_layers, has_rank
 from adapters.names import trains_base
 from bench.common.errors import InputError
 from bench.plan.cell import (
@@ -15,6 +15,7 @@ from bench.plan.cell import (
     CANDIDATE,
     DEFAULT,
     FP32,
+    HAS_PARTS,
     MINBERT,
     MIXED,
     OFF,
@@ -22,7 +23,6 @@ from bench.plan.cell import (
     TRANSFORMERS,
     Cell,
     Columns,
-    has_parts,
     named,
 )
 from bench.plan.gridfile import AUTO, DEFAULT_TASK, Axes, Grid, Rates, Settings
@@ -34,9 +34,9 @@ from bench.plan.rows import (
     STATUSES,
     CellKey,
     Row,
+    current_rows,
     repeat_suffix,
     software_of,
-    standing,
     take_attempts,
 )
 
@@ -196,57 +196,47 @@ def _round(
 
 _AS_GIVEN: Final = tuple(name for name in ABOUT if name in Settings.model_fields)
 """Settings that a cell takes from the grid under the same name, unless they are resolved."""
+_LIMITED: Final = {name: about for name, about in ABOUT.items() if about.where or about.only}
 
 
-def _cell(
-    settings: Settings,
-    resolved: Resolved,
-    rate: float | None,
-    *,
-    mode: str,
-    rank: int | None,
-    layers: str | None,
-    **axes: Any,
-) -> Cell:
+def _cell(settings: Settings, resolved: Resolved, rate: float | None, **axes: Any) -> Cell:
     """A cell; `rate`, where it is an axis, is used for all parameters that train."""
-    engine = resolved.engine if settings.engine == AUTO else settings.engine
-    by_transformers = engine == TRANSFORMERS
-    low_rank = mode in LOW_RANK
     rates = settings.learning_rates
     if rate is not None:
         rates = Rates(full=rate, adapter=rate, base=rate, head=rate)
-    cell = Cell(
-        **{name: getattr(settings, name) for name in _AS_GIVEN}
-        | {
-            "task": settings.task or DEFAULT_TASK,
-            "model": resolved.model,
-            "model_digest": resolved.model_digest,
-            "pooling": resolved.pooling,
-            "data_digest": resolved.data_digest,
-            "held_out": settings.share_held_out,
-            "compile": _switch(settings.compile),  # on for auto, which is resolved below
-            "engine": engine,
-            "engine_version": resolved.engine_version if by_transformers else None,
-            "attn_implementation": _attention(settings, resolved) if by_transformers else None,
-            "kernels": None if by_transformers else settings.kernels,
-            "gradient_checkpointing": _switch(settings.gradient_checkpointing),
-            "tf32": _switch(settings.tf32 and axes["amp"] == "off"),
-            "use_rslora": _switch(low_rank and settings.use_rslora),
-            "init_lora_weights": settings.init_lora_weights if low_rank else DEFAULT,
-            "lora_dropout": settings.lora_dropout if low_rank else 0.0,
-            "regression_loss": settings.regression_loss if resolved.regression else None,
-            "learning_rate_source": resolved.learning_rate_source,
-            "alpha": _alpha(settings, rank) if low_rank else None,
-            "frozen_dtype": _frozen_dtype(settings, mode, layers, axes["amp"]),
-            "layer_decay": 1.0 if mode == "head" else settings.layer_decay,
-            "lora_plus_ratio": settings.lora_plus_ratio if low_rank else 1.0,
-        }
-        | {"mode": mode, "rank": rank, "layers": layers}
-        | axes
-        | rates_of(rates, mode, layers)
-        | _part_settings(settings, resolved.parts)
-    )
+    attention = settings.attn_implementation
+    values = {
+        **{name: _as_text(getattr(settings, name)) for name in _AS_GIVEN},
+        "task": settings.task or DEFAULT_TASK,
+        "model": resolved.model,
+        "model_digest": resolved.model_digest,
+        "pooling": resolved.pooling,
+        "data_digest": resolved.data_digest,
+        "held_out": settings.share_held_out,
+        "compile": ON if settings.compile else OFF,  # on for auto, which is resolved below
+        "engine": resolved.engine if settings.engine == AUTO else settings.engine,
+        "engine_version": resolved.engine_version,
+        "attn_implementation": resolved.attention if attention == AUTO else attention,
+        "regression_loss": settings.regression_loss if resolved.regression else None,
+        "learning_rate_source": resolved.learning_rate_source,
+        "alpha": _alpha(settings, axes["rank"]),
+        "frozen_dtype": _frozen_dtype(settings, axes["mode"], axes["layers"], axes["amp"]),
+        **axes,
+        **rates_of(rates, axes["mode"], axes["layers"]),
+        **_part_settings(settings, resolved.parts),
+    }
+    for name, about in _LIMITED.items():
+        if not about.applies(values):
+            values[name] = None
+        elif not about.has_effect(values):
+            values[name] = about.before
+    cell = Cell(**values)
     return _with_compile_auto(cell, resolved.no_compiling) if settings.compile == AUTO else cell
+
+
+def _as_text(value: Any) -> Any:
+    """A setting of a grid file as a cell has it, in which switches are on or off."""
+    return (ON if value else OFF) if isinstance(value, bool) else value
 
 
 def _with_compile_auto(cell: Cell, no_compiling: str) -> Cell:
@@ -277,15 +267,6 @@ def on_device(cell: Cell, amp_on: str, no_compiling: str) -> Cell:
     return _with_compile_auto(cell, no_compiling) if is_auto else cell
 
 
-def _switch(value: object) -> str:
-    return ON if value else OFF
-
-
-def _attention(settings: Settings, resolved: Resolved) -> str:
-    given = settings.attn_implementation
-    return resolved.attention if given == AUTO else given
-
-
 def why_not_minbert(grid: Grid) -> str:
     """Why engine minbert can't run a grid; empty: it can, if it can load the model."""
     for axes in grid.cells:
@@ -303,7 +284,7 @@ def why_not_minbert(grid: Grid) -> str:
 def _part_settings(settings: Settings, parts: Collection[str]) -> dict[str, Any]:
     """The settings of a task with parts, for the given ones; all None for another task."""
     if not parts:
-        return dict.fromkeys(named(lambda about: about.applies is has_parts))
+        return dict.fromkeys(named(lambda about: about.where == HAS_PARTS))
     rates = {part: getattr(settings.task_rates, part) for part in parts}
     decays = {part: getattr(settings.task_decays, part) for part in parts}
     default = settings.weight_decay
@@ -315,13 +296,11 @@ def _part_settings(settings: Settings, parts: Collection[str]) -> dict[str, Any]
     }
 
 
-def _frozen_dtype(settings: Settings, mode: str, layers: str | None, amp: str) -> str | None:
-    """The type of frozen weights; None where nothing is frozen, or everything is fp32 anyway.
+def _frozen_dtype(settings: Settings, mode: str, layers: str | None, amp: str) -> str:
+    """The type of frozen weights, where there are any.
 
     Weights with an adapter are fp32: half ones would round small updates away.
     """
-    if not ABOUT["frozen_dtype"].applies({"mode": mode, "amp": amp}):
-        return None
     if settings.frozen_dtype == FP32 or (layers is not None and trains_base(layers)):
         return FP32
     return MIXED if mode in METHODS else amp
@@ -400,7 +379,7 @@ def plan(
             [row for row in side if row.code_version == here["code_version"]]
             for side in (rows, own)
         )
-    current = standing(own)
+    current = current_rows(own)
     varied = [name for name in ("model", "engine") if len({getattr(c, name) for c in cells}) > 1]
     planned = []
     for repeat, cell in chain.from_iterable(_in_turn(cells, n) for n in range(1, repeats + 1)):

@@ -5,17 +5,12 @@ from typing import Final
 
 from adapters.names import LAYER_SETS, is_layers
 from bench.common.errors import InputError
-from bench.plan.cell import Cell
+from bench.plan.cell import KINDS, Cell, named
 from bench.plan.columns import VALUES
 
-AXES: Final = (
-    "mode", "rank", "layers", "amp", "unfreeze", "batch_size", "max_length", "learning_rate",
-    "seed", "fold", "model", "engine", "batching", "compile",
-)  # fmt: skip
-_ALLOWED: Final = {
-    "learning_rate": "numbers",
-    "layers": f"{', '.join(LAYER_SETS)}, or ends of layers' names such as query+value",
-}
+AXES: Final = named(lambda about: about.selectable)
+_LAYERS: Final = f"{', '.join(LAYER_SETS)}, or ends of layers' names such as query+value"
+_ALLOWED: Final = {int: "whole numbers", float: "numbers", str: _LAYERS}
 
 
 def parse_selection(text: str, flag: str = "--select") -> dict[str, set[str]]:
@@ -38,7 +33,7 @@ def parse_selection(text: str, flag: str = "--select") -> dict[str, set[str]]:
         known = (*(["on"] if axis == "amp" else []), *VALUES.get(axis, ()))
         for value in values.split(","):
             if not (value in known if known else _is_valid(axis, value)):
-                allowed = ", ".join(known) or _ALLOWED.get(axis, "whole numbers")
+                allowed = ", ".join(known) or _ALLOWED[KINDS[axis]]
                 raise InputError(f"{flag}: {axis} can't be {value!r}; it takes {allowed}")
     return selection
 
@@ -48,7 +43,7 @@ def _is_valid(axis: str, value: str) -> bool:
         return True
     if axis == "layers":
         return is_layers(value)
-    if axis != "learning_rate":
+    if KINDS[axis] is int:
         return value.isdecimal()
     try:
         return 0 < float(value) <= 1

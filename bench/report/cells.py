@@ -87,8 +87,8 @@ def _column_order(groups: Sequence[Group]) -> list[str]:
 
 def _head(name: str) -> Head:
     if name == _OVERHEAD:
-        return Head(name, _TITLES[name], "wall_s without train_s and eval_s, s", True)
-    return Head(name, _TITLES.get(name, name), about(name), BY_NAME[name].kind is not str)
+        return Head(name, "overhead, s", "wall_s without train_s and eval_s, s", True)
+    return Head(name, BY_NAME[name].title, about(name), BY_NAME[name].kind is not str)
 
 
 def shown(row: Row, name: str) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from bench.analysis.groups import Group
 from bench.plan.cell import SEARCHED, Value, named
 from bench.plan.metrics import metric_of
-from bench.plan.rows import Row, standing
+from bench.plan.rows import Row, current_rows
 from bench.report import figures
 from bench.report.cells import why
 from bench.report.pages import phrase, sentences
@@ -58,7 +58,7 @@ def candidates(
     `here` marks the tries for the group's cells: those of their machine, and those of other
     machines whose scores a search uses. `chosen` marks the rates that the group's cells have.
     """
-    done = {key: row for key, row in standing(rows).items() if row.is_candidate}
+    done = {key: row for key, row in current_rows(rows).items() if row.is_candidate}
     waiting = [row for row in planned if row.is_candidate and row.key not in done]
     cells: Sequence[Row] = group.rows if group else ()
     machine = group.first.conditions_id if group else None

@@ -15,7 +15,7 @@ from bench.plan.cell import Cell, Columns
 from bench.plan.columns import BY_NAME, LARGEST, row_of, values_of
 from bench.plan.metrics import OVERALL
 from bench.plan.parts import scores_of
-from bench.plan.rows import Row, has_majority
+from bench.plan.rows import Row
 from bench.results.overall import EXACT, overall_interval, score_ends
 from bench.results.predictions import read_folder, values
 from bench.results.protocol import PANEL, ROW, STEPS
@@ -67,7 +67,7 @@ def measured_row(
         times, steady = step_times(folder)
         if not steady:
             flags = [*flags, "unstable_timing"]
-        is_scored = row.dev_metric is not None and has_majority(vars(row))
+        is_scored = row.dev_metric is not None and BY_NAME["majority_score"].applies_to(row)
         row |= {**times, **score_interval(row, dev_examples, folder)}
         row |= {"majority_score": majority_score if is_scored else None}
         if not_learned(row):

@@ -20,7 +20,7 @@ from bench.common.files import folder_for_now, try_to_write, write_atomically
 from bench.plan.cell import Cell, Columns, Value
 from bench.plan.columns import NAMES, row_of
 from bench.plan.pruning import memory_key
-from bench.plan.rows import CellKey, Row, software_of, take_attempts, take_standing
+from bench.plan.rows import CellKey, Row, software_of, take_attempts, update_current
 from bench.results.rowfile import Reading, encode, record
 from bench.results.rowfile import read_rows as read_rows
 
@@ -148,7 +148,7 @@ class Store:
             cell = row.cell_id, row.repeat
             self._anywhere[cell] = max(self._anywhere.get(cell, 0), row.attempt)
         new = [row for row in new if self._version in (None, row.code_version)]
-        take_standing(self._last, new)
+        update_current(self._last, new)
         scored = (row for row in new if row.has_score)
         self._scores |= {(row.cell_id, *row.software): row for row in scored}
         for row in new:

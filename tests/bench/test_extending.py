@@ -1,6 +1,7 @@
 """docs/extending.md: its examples of an adapter method and of a figure work as they are there."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -9,7 +10,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 from bench.analysis.groups import groups
+from bench.plan import gridfile
+from bench.plan.planning import Resolved, expand
 from bench.report import figures
 from tests.bench.synthetic_rows import synthetic_rows
 
@@ -23,17 +28,125 @@ amp = ["off", "on"]
 """
 
 
+SETTING = """
+import json
+import sys
+
+from bench.common.errors import InputError
+from bench.export.training import _SAME, why_not_scripted
+from bench.forecast.outlook import _kind
+from bench.plan import gridfile
+from bench.plan.columns import BY_NAME, NAMES, row_of, values_of
+from bench.plan.planning import Resolved, expand
+from bench.report.cells import names
+from tests import runs_csv_page
+from tests.bench.column_checks import CHECKS
+from tests.bench.synthetic_rows import new_row
+
+TABLE = '''
+[[cells]]
+mode = ["full"]
+amp = ["off"]
+settings = {max_gradient_norm = %s}
+'''
+resolved = Resolved("minilm", "0", "mean", "0", "bf16", "grid")
+
+
+def cell(value):
+    return expand(gridfile.parse(TABLE % value, "mine.toml", "mine"), resolved)[0]
+
+
+def refusal():
+    try:
+        cell(0)
+    except InputError as error:
+        return str(error)
+
+
+usual, other = cell(1), cell(2)
+CHECKS["max_gradient_norm"] = ""
+row = new_row(**other.columns())
+older = {n: v for n, v in values_of(row).items() if n not in ("max_gradient_norm", "scale")}
+json.dump(
+    {
+        "ids": [usual.cell_id, other.cell_id],
+        "column": [NAMES.index("max_gradient_norm") - NAMES.index("dropout"),
+                   BY_NAME["max_gradient_norm"].group, row["max_gradient_norm"]],
+        "older rows": row_of(older).max_gradient_norm,
+        "docs": [line for line in runs_csv_page.page().splitlines() if "max_gradient" in line],
+        "refusal": refusal(),
+        "forecast": [_kind(usual) == _kind(other), 1.0 in _kind(usual)],
+        "script": ["max_gradient_norm" in _SAME, why_not_scripted(usual), why_not_scripted(other)],
+        "report": names([row, new_row(**usual.columns())])(row),
+    },
+    sys.stdout,
+)
+"""
+
+
 def block(file: str, heading: str = "An adapter method") -> str:
     """The code that a section of the page gives for a file."""
     section = PAGE.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
-    code = section.partition(f"`{file}`")[2].partition("```python\n")[2].partition("```")[0]
-    return textwrap.dedent(code)
+    code = section.partition(f"`{file}`")[2].partition("```")[2]
+    return textwrap.dedent(code.partition("\n")[2].partition("```")[0])
+
+
+def copied(folder: Path, *names: str) -> Path:
+    """A copy of the project."""
+    for name in ("adapters", "bench", "minbert", *names):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def insert(path: Path, before: str, text: str) -> None:
+    """Insert text into a file at the only place of another text."""
+    whole = path.read_text(encoding="utf-8")
+    assert whole.count(before) == 1
+    path.write_text(whole.replace(before, f"{text}{before}"))
+
+
+@pytest.mark.parametrize(
+    ("is_exported", "takes_time"), [(False, False), (True, False), (False, True)]
+)
+def test_a_setting_is_declared_once(tmp_path: Path, is_exported: bool, takes_time: bool) -> None:
+    home = copied(tmp_path / "copy", "tests")
+    table = block("bench/plan/settings.toml", "A setting")
+    table = table.replace('["score"]', '["time", "score"]') if takes_time else table
+    table += 'exported = "same"\n' if is_exported else ""
+    insert(home / "bench/plan/settings.toml", "[mode]\n", f"{table}\n")
+    field = textwrap.indent(block("bench/plan/cell.py", "A setting"), "    ")
+    insert(home / "bench/plan/cell.py", "\n    @property\n    def scale", field)
+    setting = textwrap.indent(block("bench/plan/gridfile.py", "A setting"), "    ")
+    insert(home / "bench/plan/gridfile.py", "    encoders: Annotated", setting)
+    ended = subprocess.run(
+        [sys.executable, "-c", SETTING], cwd=home, env={**os.environ, "PYTHONPATH": str(home)},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    answers = json.loads(ended.stdout)
+    usual, other = answers.pop("ids")
+    assert usual != other
+    resolved = Resolved("minilm", "0", "mean", "0", "bf16", "grid")
+    plain = gridfile.parse('[[cells]]\nmode = ["full"]\n', "mine.toml", "mine")
+    assert [usual] == [cell.cell_id for cell in expand(plain, resolved)], "older ids stay"
+    unknown = "train.py has no place for max_gradient_norm 2.0"
+    assert answers == {
+        "column": [1, "settings", 2.0],
+        "older rows": 1.0,
+        "docs": [
+            "| `max_gradient_norm` | number | norm to which gradients are clipped |  |  |",
+        ],
+        "refusal": "mine.toml: cells[0].settings.max_gradient_norm: input should be greater than "
+        "0, not 0",
+        "forecast": [False, True] if takes_time else [True, False],
+        "script": [is_exported, None, None if is_exported else unknown],
+        "report": "full fp32, seed 0, clipped at 2",
+    }
 
 
 def extended(folder: Path) -> Path:
     """A copy of the project with the example's two files."""
-    for name in ("adapters", "bench", "minbert"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    copied(folder)
     (folder / "adapters" / "scale.py").write_text(block("adapters/scale.py"))
     registry = folder / "adapters" / "methods.py"
     text = registry.read_text(encoding="utf-8")

@@ -41,7 +41,12 @@ def variant(
     if frozen_dtype is None and mode != "full" and amp != "off":
         frozen_dtype = "fp32"
     unfreeze = None if mode == "head" else unfreeze
-    return Variant(mode, rank, layers, amp, unfreeze, batch_size, frozen_dtype, MAX_LENGTH)
+    return Variant.of(
+        cell(
+            mode, rank, layers, amp, unfreeze=unfreeze, batch_size=batch_size,
+            frozen_dtype=frozen_dtype, max_length=MAX_LENGTH,
+        )
+    )  # fmt: skip
 
 
 VARIANTS = [

@@ -12,7 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.executors.slurm.submission import Submission
 from bench.forecast import outlook
-from bench.forecast.costs import Totals, Variant
+from bench.forecast.costs import Load, Totals, Variant
 from tests.bench.grids import GridRuns
 from tests.slurm.cluster import NODES, Cluster
 from tests.slurm.place import Place
@@ -46,7 +46,9 @@ MOST_OVERHEAD_S = 2.0
 
 def costs(jobs: Mapping[Variant, object], *_: object) -> dict[Variant, Totals]:
     """Counts as of `bench.forecast.client.find_costs`, at once."""
-    return {variant: Totals(*[10.0 + (variant.rank or 0)] * 15) for variant in jobs}
+    sizes = {variant: 10.0 + (variant.rank or 0) for variant in jobs}
+    loads = {variant: Load(size, size, size) for variant, size in sizes.items()}
+    return {v: Totals(*[size] * 4, *[loads[v]] * 3, size, size) for v, size in sizes.items()}
 
 
 def run_all(folder: Path, rates: int) -> tuple[float, Path, Simulation]:

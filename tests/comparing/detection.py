@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from bench.analysis.comparison import Limits, compare
 from bench.machine.version import code_version
-from bench.plan.rows import Row, standing
+from bench.plan.rows import Row, current_rows
 from bench.results.outcomes import no_values
 from bench.results.rowfile import read_rows
 from tests.comparing import patches
@@ -32,7 +32,7 @@ def find_work(folder: Path, selection: str = "") -> Iterator[dict[str, Any]]:
         csv = folder / f"{name}.csv"
         options = ["--select", selection] if selection else []
         run_grid(make_side(folder / "sides" / name, patch), WORK, csv, options)
-        rows.append({row.cell_id: row for row in standing(read_rows(csv)).values()})
+        rows.append({row.cell_id: row for row in current_rows(read_rows(csv)).values()})
     for cell_id, base in rows[0].items():
         new = rows[1][cell_id]
         comparison = compare([base], [new], Limits(), values_of=(no_values, no_values))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.plan.columns import row_of
-from bench.plan.rows import RESUMED, standing
+from bench.plan.rows import RESUMED, current_rows
 from bench.results.protocol import RESULT
 from bench.results.store import Store, read_rows
 from tests.faults import checks
@@ -243,7 +243,7 @@ class Case:
         verdict, conditions_id = self.verdict, self.setup.conditions.conditions_id
         self._finished = checks.finished(self.place, self._data())
         for number in range(1, _MOST_RUNS + 1):
-            last = standing(read_rows(self.place / "runs.csv", lambda _: None))
+            last = current_rows(read_rows(self.place / "runs.csv", lambda _: None))
             rows = [last.get((cell_id, conditions_id, 1)) for cell_id in self.cell_ids]
             statuses = {None if row is None else str(row["status"]) for row in rows}
             failed = sorted(statuses - {None, "ok", *RESUMED}, key=str)

@@ -12,7 +12,7 @@ from bench.common.errors import InputError
 from bench.plan.cell import CANDIDATE, MULTITASK
 from bench.plan.columns import PART_SCORES
 from bench.plan.parts import from_text
-from bench.plan.rows import Row, standing
+from bench.plan.rows import Row, current_rows
 from bench.results.origins import folder_of
 from bench.results.protocol import PREDICTIONS
 from bench.results.store import read_rows
@@ -89,7 +89,7 @@ def find(runs: Sequence[Path], asked: Collection[str] = ()) -> list[Pool]:
     rows = [
         (path, row)
         for path in runs
-        for row in standing(read_rows(path)).values()
+        for row in current_rows(read_rows(path)).values()
         if row.has_score and row.learning_rate_source != CANDIDATE
     ]
     if any(row.folds is not None for _, row in rows):

@@ -8,7 +8,7 @@ from pathlib import Path
 from adapters.methods import BITFIT
 from bench.common.errors import InputError
 from bench.plan.cell import CANDIDATE, MULTITASK
-from bench.plan.rows import Row, standing
+from bench.plan.rows import Row, current_rows
 from bench.report.text import count, plain
 from bench.results.origins import folder_of
 from bench.results.protocol import WEIGHTS
@@ -48,7 +48,7 @@ def find(runs: Sequence[Path]) -> tuple[list[KeptCell], list[str]]:
     cells: dict[str, KeptCell] = {}
     left_out: dict[str, str] = {}
     for path in runs:
-        for row in standing(read_rows(path)).values():
+        for row in current_rows(read_rows(path)).values():
             if row.status != "ok" or row.learning_rate_source == CANDIDATE:
                 continue
             cell_id = row.cell_id

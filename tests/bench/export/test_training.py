@@ -213,21 +213,17 @@ def test_bad_input_of_the_script_is_one_line(trainings: Trainings, problem: str)
     assert problem == "a folder with files" or not (folder / "trained").exists()
 
 
-ELSEWHERE = {
-    *("layers", "learning_rate", "learning_rate_base", "learning_rate_head", "adapter"),
-    *("model_digest", "data_digest", "init", "init_lora_weights", "kernels", "compile"),
-    *("frozen_dtype", "gradient_checkpointing", "engine", "engine_version", "attn_implementation"),
-    *("task", "encoders", "task_order", "task_rates", "task_decays"),
-}
-"""Settings that follow from others, change no result, or are of what is never exported so."""
-
-
 def test_the_script_reads_or_refuses_every_setting_that_changes_a_score() -> None:
     """So that a new setting is noticed."""
-    refused = {"unfreeze", "early_stopping", "held_out", "regression_loss", "fold", "folds"}
-    refused.add("gradient_accumulation_steps")
-    deciding = {name for name, about in ABOUT.items() if "score" in about.changes}
-    assert deciding - {*_SAME} == ELSEWHERE | refused
+    settings = {about.exported: set() for about in ABOUT.values()}
+    for name, about in ABOUT.items():
+        if "score" in about.changes:
+            settings[about.exported].add(name)
+    assert settings["same"] == {*_SAME}
+    assert settings[""] == {
+        *("unfreeze", "early_stopping", "held_out", "regression_loss", "folds"),
+        "gradient_accumulation_steps",
+    }
     assert "tf32" in _SAME
 
 

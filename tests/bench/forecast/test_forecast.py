@@ -105,7 +105,7 @@ def test_rows_teach_it_and_cells_that_it_has_not_seen_are_predicted():
     learned = forecast(known)
     assert learned.seen == len(known)
     for row in unseen:
-        prediction = learned.predict(Variant.of_row(row))
+        prediction = learned.predict(Variant.of(row))
         assert prediction.peak_mib == pytest.approx(row["peak_rss_mib"], rel=0.03)
         assert prediction.wall_s == pytest.approx(row["wall_s"], rel=0.1)
 

@@ -1,15 +1,19 @@
 """runs.csv's columns are those of the design, and fields survive their text."""
 
+from dataclasses import fields
+
 import pytest
 
 from bench.plan.columns import BY_NAME, COLUMNS, NAMES, Column, format_value, parse_value
+from bench.plan.rows import Row
 from tests.bench.column_checks import CHECKS, problem_of
 from tests.bench.synthetic_rows import new_row
 
 
 def test_names_are_unique_and_explained() -> None:
     assert len(set(NAMES)) == len(NAMES)
-    assert all(column.about for column in COLUMNS)
+    assert all(column.meaning for column in COLUMNS)
+    assert {*NAMES} == {item.name for item in fields(Row)} | {"scale"}
 
 
 @pytest.mark.parametrize(

@@ -91,9 +91,9 @@ def test_forecasts_count_steps(tiny_checkpoint: Path, tmp_path: Path) -> None:
         for variant in variants
     ]
     assert [t.steps for t in totals] == [6, 4, 2, 4]
-    assert totals[1].train_gflop == pytest.approx(totals[0].train_gflop, rel=1e-6)
-    assert totals[2].train_gflop == pytest.approx(totals[0].train_gflop, rel=1e-6)
-    assert totals[1].train_moved_mib < totals[0].train_moved_mib  # fewer steps of the optimizer
+    assert totals[1].train.gflop == pytest.approx(totals[0].train.gflop, rel=1e-6)
+    assert totals[2].train.gflop == pytest.approx(totals[0].train.gflop, rel=1e-6)
+    assert totals[1].train.moved_mib < totals[0].train.moved_mib  # fewer steps of the optimizer
     assert totals[0].passing_mib <= totals[1].passing_mib == totals[2].passing_mib
 
 

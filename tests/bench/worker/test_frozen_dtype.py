@@ -307,7 +307,7 @@ def test_cells_that_hold_weights_otherwise_cost_otherwise(tiny_checkpoint: Path)
     half = cell(tiny_checkpoint, amp="bf16", frozen_dtype="bf16")
     variants = {Variant.of(half), Variant.of(replace(half, frozen_dtype="fp32"))}
     assert len(variants) == 2
-    assert Variant.of_row(new_row(**half.columns())) in variants
+    assert Variant.of(new_row(**half.columns())) in variants
 
 
 def test_a_plan_shows_how_weights_are_held_where_cells_differ_in_it(tiny_checkpoint: Path) -> None:
