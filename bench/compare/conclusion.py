@@ -1,4 +1,4 @@
-"""A comparison in sentences, as lines for a terminal and as JSON. Pure."""
+"""What a comparison says: sentences, lines for a terminal, JSON, and the exit code."""
 
 import math
 from collections import Counter
@@ -9,12 +9,14 @@ from itertools import chain, zip_longest
 from typing import Any, Final
 
 from bench.analysis.comparison import Compared, Comparison, Kind, Limits, Pair, Verdict
+from bench.analysis.machines import MachineCost
 from bench.analysis.setting import Setting
 from bench.common.grouping import grouped
 from bench.common.messages import enumerated
 from bench.compare.sides import SideRows
 from bench.plan.columns import group_names
-from bench.report.text import clean, count, fixed, signed, span
+from bench.report.pages import sentences
+from bench.report.text import clean, count, fixed, signed, span, times
 from bench.stats.intervals import Interval
 
 SCHEMA: Final = 1
@@ -28,7 +30,7 @@ Result = tuple[Pair | None, Compared]
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class Conclusion:
     """A comparison with its sides, its limits, and whether undecided results fail.
 
     Attributes:
@@ -89,69 +91,44 @@ def name(pair: Pair | None) -> str:
     return clean(pair.label) if pair else "all settings together"
 
 
-def change(result: Result) -> str:
-    """A result as a clause: `full, fp32 takes 1.50 (1.42 to 1.58) times as long`."""
-    pair, one = result
-    if one.measure.kind == "time":
-        return f"{name(pair)} {'takes' if pair else 'take'} {figures(one)} times as long"
-    unit = "" if one.measure.kind == "score" else " times that of BASE"
-    return f"{name(pair)}: {one.measure.label} {figures(one)}{unit}"
+def percent(share: float) -> str:
+    """A limit of a cost."""
+    return f"{100 * share:g}%"
 
 
-def summary(outcome: Outcome) -> list[str]:
-    """The answer in a few sentences."""
-    comparison = outcome.comparison
-    if worse := _worse(comparison):
-        more = f"; and {len(worse) - _NAMED:,} more" if len(worse) > _NAMED else ""
-        lines = [f"{count(len(worse), 'regression')}: {'; '.join(worse[:_NAMED])}{more}."]
-    elif comparison.pairs:
-        shown = " shown" if outcome.is_open else ""
-        lines = [f"No regression{shown} in {count(len(comparison.pairs), 'setting')}."]
-    else:
-        lines = ["No setting ran on a machine of both sides."]
-    if excluded := _excluded(outcome):
-        lines.append(f"Excluded: {excluded}.")
+def summary(conclusion: Conclusion, details: bool = False) -> list[str]:
+    """The answer in a few sentences.
+
+    Args:
+        details: whether lines follow on regressions, and on what would decide the rest.
+    """
+    comparison = conclusion.comparison
     of_verdict = grouped(comparison.results, lambda result: result[1].verdict)
-    worse_uncounted = [r for r in of_verdict.get(Verdict.REGRESSION, ()) if not r[1].gates]
-    for heading, results in (
-        ("Undecided", comparison.undecided),
-        ("Improved", comparison.improvements),
-        ("Significant, but below the minimum effect", of_verdict.get(Verdict.SMALL)),
-        ("Worse, but not counted as a regression", worse_uncounted),
-        ("Not compared", of_verdict.get(Verdict.NOT_COMPARED)),
-    ):
-        if results:
-            lines.append(f"{heading}: {_measures(results)}.")
-    if outcome.strict and outcome.is_open:
-        lines.append("A regression is not excluded, which fails with --strict.")
-    lines += _of_machines(comparison)
-    if unmatched := comparison.unmatched:
-        lines.append(f"Without a match: {count(len(unmatched), 'setting')}.")
-    if passing := [name(pair) for pair in comparison.passing]:
-        more = f" and {len(passing) - _NAMED:,} more" if len(passing) > _NAMED else ""
-        lines.append(f"Newly passing: {'; '.join(passing[:_NAMED])}{more}.")
-    return lines
+    # a newly failing cell, regressions, and further newly failing cells
+    failing = [(pair, None) for pair in comparison.failing]
+    worse = [*failing[:1], *by_turns(comparison.regressions), *failing[1:]]
+    decidable = [result for result in comparison.undecided if result[1].needed is not None]
+    return sentences(
+        "compare", conclusion=conclusion, details=details, worse=worse, most_named=_NAMED,
+        excluded=_excluded(comparison), gains=_gains(comparison),
+        small=of_verdict.get(Verdict.SMALL), not_compared=of_verdict.get(Verdict.NOT_COMPARED),
+        uncounted=[r for r in of_verdict.get(Verdict.REGRESSION, ()) if not r[1].gates],
+        decidable=sorted(decidable, key=lambda result: result[1].needed or 0),
+        name=name, figures=figures, by_reason=_by_reason, percent=percent, clean=clean,
+        count=count, enumerated=enumerated, span=span, times=times,
+    )  # fmt: skip
 
 
-def _of_machines(comparison: Comparison) -> list[str]:
-    """A sentence on two machines: by cost, what gains most on NEW's, beyond full fine-tuning."""
-    machines = comparison.machines
-    if machines is None:
-        return []
-    best: dict[str, tuple[float, str]] = {}
-    for row in machines.rows:
+def _gains(comparison: Comparison) -> list[tuple[str, MachineCost]]:
+    """By cost, the setting that gains most on NEW's machine, beyond full fine-tuning."""
+    best: dict[str, tuple[float, str, MachineCost]] = {}
+    for row in comparison.machines.rows if comparison.machines else ():
         for cost in row.costs:
             ratio = cost.normalised
             if ratio is not None and ratio.high is not None and ratio.high < 1:
-                text = f"{clean(row.label)} in {cost.label}, {fixed(ratio.value, 2)}"
-                text += f" ({span(ratio, partial(fixed, digits=2))})"
-                best[cost.label] = min(best.get(cost.label, (1.0, "")), (ratio.value, text))
-    gains = "; ".join(text for _, text in best.values())
-    return [
-        f"Costs of two machines, {clean(machines.base)} and {clean(machines.new)}: relative to "
-        "full fine-tuning in fp32 on the same machine, "
-        + (f"most is gained on NEW's by {gains}." if gains else "no setting gains more on NEW's.")
-    ]
+                own = ratio.value, row.label, cost
+                best[cost.label] = min(best.get(cost.label, own), own, key=lambda each: each[:2])
+    return [(label, cost) for _, label, cost in best.values()]
 
 
 def by_turns(results: Iterable[Result]) -> list[Result]:
@@ -168,89 +145,43 @@ def _size(one: Compared) -> float:
     return abs(value if one.measure.kind == "score" else math.log(max(value, 1e-9)))
 
 
-def _worse(comparison: Comparison) -> list[str]:
-    """A newly failing cell, regressions, and further newly failing cells, each as a clause."""
-    failing = [f"{name(pair)} newly fails: {clean(pair.failing)}" for pair in comparison.failing]
-    return [*failing[:1], *map(change, by_turns(comparison.regressions)), *failing[1:]]
-
-
-def _measures(results: Iterable[Result]) -> str:
-    """The measures of results, with their numbers of settings and the reasons."""
+def _by_reason(results: Iterable[Result]) -> list[tuple[int, str, list[str]]]:
+    """Numbers of settings and reasons, with the labels of the measures that have them."""
     settings: Counter[tuple[str, str]] = Counter()
     for pair, one in results:
-        why = clean(one.why) or ("too few repeats" if one.verdict is Verdict.UNDECIDED else "")
-        settings[one.measure.label, why] += pair is not None
+        settings[one.measure.label, clean(one.why)] += pair is not None
     alike = grouped(settings, lambda name: (settings[name], name[1]))
-    clauses = []
-    for (number, why), names in alike.items():
-        where = f"in {count(number, 'setting')}" if number else "over all settings"
-        labels = enumerated([label for label, _ in names])
-        clauses.append(f"{labels} {where}{f' ({why})' if why else ''}")
-    return "; ".join(clauses)
+    return [(*key, [label for label, _ in names]) for key, names in alike.items()]
 
 
-def _effect(kind: Kind, labels: str, limit: float | None, limits: Limits) -> str:
-    """The change for the worse that is not tolerated: `a slowdown of more than 5%`."""
-    if kind == "score":
-        return f"a loss of more than {limits.score_drop} of {labels}"
-    if kind == "time":
-        return f"a slowdown of more than {100 * limits.slowdown:g}%"
-    return f"an increase of {labels} by more than {100 * (limit or 0):g}%"
-
-
-def _excluded(outcome: Outcome) -> str:
-    """In how many settings a change for the worse is excluded, by measure."""
+def _excluded(
+    comparison: Comparison,
+) -> dict[tuple[Kind, float | None, int, int], list[str]]:
+    """By kind and limit the number of settings in which a change for the worse is excluded, and of
+    all, with the labels of the measures."""
     compared = [
         one
-        for pair, one in outcome.comparison.results
+        for pair, one in comparison.results
         if pair is not None and one.verdict is not Verdict.NOT_COMPARED
     ]
-    clauses: dict[tuple[Kind, float | None, str], list[str]] = {}
+    excluded: dict[tuple[Kind, float | None, int, int], list[str]] = {}
     for label, alike in grouped(compared, lambda one: one.measure.label).items():
         if number := sum(one.verdict in EXCLUDED for one in alike):
-            share = f"{number:,} of {count(len(alike), 'setting')}"
-            clauses.setdefault((alike[-1].measure.kind, alike[-1].limit, share), []).append(label)
-    return "; ".join(
-        f"{_effect(kind, enumerated(labels), limit, outcome.limits)} in {share}"
-        for (kind, limit, share), labels in clauses.items()
-    )
+            key = alike[-1].measure.kind, alike[-1].limit, number, len(alike)
+            excluded.setdefault(key, []).append(label)
+    return excluded
 
 
-def lines(outcome: Outcome) -> list[str]:
-    """The answer for a terminal: sentences, regressions, and what would decide the rest."""
-    comparison = outcome.comparison
-    worse = [f"regression: {text}" for text in _worse(comparison)]
-    known = [result for result in comparison.undecided if result[1].needed is not None]
-    known.sort(key=lambda result: result[1].needed or 0)
-    undecided = [f"undecided: {change(result)}; {needed(result[1])}" for result in known]
-    unmatched = [
-        f"not compared: {each.side}, {clean(each.label)}: {clean(each.why)}"
-        for each in comparison.unmatched
-    ]
-    return [*summary(outcome), *_first(worse), *_first(undecided, 5), *_first(unmatched, 5)]
-
-
-def _first(texts: list[str], most: int = 10) -> list[str]:
-    more = [f"… and {len(texts) - most:,} more"] if len(texts) > most else []
-    return texts[:most] + more
-
-
-def needed(one: Compared) -> str:
-    """How many repeats, or seeds, would decide a result."""
-    thing = "seed" if one.measure.kind == "score" else "repeat"
-    return f"{count(one.needed or 0, thing)} of each side would decide it"
-
-
-def as_json(outcome: Outcome) -> dict[str, Any]:
+def as_json(conclusion: Conclusion) -> dict[str, Any]:
     """Everything, with null for what is empty or not finite."""
-    comparison = outcome.comparison
+    comparison = conclusion.comparison
     values = {
-        "schema": SCHEMA, "exit_code": outcome.exit_code, "summary": summary(outcome),
+        "schema": SCHEMA, "exit_code": conclusion.exit_code, "summary": summary(conclusion),
         "regressions": len(comparison.regressions), "improvements": len(comparison.improvements),
         "undecided": len(comparison.undecided), "newly_failing": len(comparison.failing),
         "newly_passing": len(comparison.passing),
-        "base": _side(outcome.base), "new": _side(outcome.new),
-        "limits": asdict(outcome.limits), "strict": outcome.strict, "looks": outcome.looks,
+        "base": _side(conclusion.base), "new": _side(conclusion.new),
+        "limits": asdict(conclusion.limits), "strict": conclusion.strict, "looks": conclusion.looks,
         "multiplicity": comparison.family,
         "differs": [
             {"column": column, "base": base, "new": new} for column, base, new in comparison.differs
