@@ -132,15 +132,15 @@ def matching(
     matched = Matching([], [], rows)
     if not common:
         _match(rows, None, columns, values_of, matched)
+        return matched
     for machine in common:
         here = by_machine[0][machine], by_machine[1][machine]
         _match(here, machine, columns, values_of, matched)
-    for i, side in enumerate(_SIDES):
-        for machine, elsewhere in by_machine[i].items() if common else ():
-            if machine not in common:
-                why = f"measured on {machine_name(machine)} in {side} alone"
-                settings = [s for g in _groups(elsewhere, values_of[i]) for s in g.settings]
-                matched.unmatched.extend((side, setting, why) for setting in settings)
+    for side, machines, values in zip(_SIDES, by_machine, values_of, strict=True):
+        for machine in [machine for machine in machines if machine not in common]:
+            why = f"measured on {machine_name(machine)} in {side} alone"
+            settings = [s for g in _groups(machines[machine], values) for s in g.settings]
+            matched.unmatched.extend((side, setting, why) for setting in settings)
     return matched
 
 

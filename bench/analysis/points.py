@@ -1,7 +1,7 @@
 """The settings of a group: its rows by the points of the grid without their seeds and folds."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from operator import attrgetter
 from typing import Final
@@ -9,6 +9,7 @@ from typing import Final
 from adapters.methods import MODES
 from adapters.names import place
 from bench.analysis.setting import Setting, between_processes
+from bench.common.grouping import grouped
 from bench.plan.cell import ABOUT, ALWAYS, Value, named
 from bench.plan.columns import VALUES
 from bench.plan.rows import Row
@@ -37,8 +38,8 @@ def settings_of(
     Args:
         others: rows of each of the other machines from which scores may be taken.
     """
-    points = _by_point(rows)
-    other_points = [_by_point(machine) for machine in others]
+    points = grouped(rows, point)
+    other_points = [grouped(machine, point) for machine in others]
     axes = len(_AXES)
     but_rates = axes + 1 + len(OPTIONS)
     rates = Counter(key[:but_rates] for key in points)
@@ -66,13 +67,6 @@ def settings_of(
             )
         )
     return tuple(sorted(settings, key=_order))
-
-
-def _by_point(rows: Iterable[Row]) -> dict[tuple[Value, ...], list[Row]]:
-    points: dict[tuple[Value, ...], list[Row]] = {}
-    for row in rows:
-        points.setdefault(point(row), []).append(row)
-    return points
 
 
 point: Final[Callable[[Row], tuple[Value, ...]]] = attrgetter(*_AXES, FROZEN, *FROM_MODE)

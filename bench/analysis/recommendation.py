@@ -11,16 +11,14 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.analysis.constraints import Limit
-from bench.analysis.costs import NEEDS, Need, cost_of
-from bench.analysis.encoders import decided_over
-from bench.analysis.groups import Group, ordered_groups
+from bench.analysis.costs import NEEDS, Limit, Need, cost_of
+from bench.analysis.groups import Group, decided_over, ordered_groups
 from bench.analysis.setting import Setting
 from bench.plan.rows import Row
 from bench.results.outcomes import ValuesOf
 from bench.stats.best import (
     FEWEST_SEEDS,
-    Comparison,
+    Differences,
     Floats,
     Sample,
     between_seeds,
@@ -56,7 +54,7 @@ class Candidates:
     group: Group
     settings: tuple[Setting, ...]
     samples: tuple[Sample, ...]
-    comparison: Comparison
+    comparison: Differences
     margin: float
 
     @cached_property

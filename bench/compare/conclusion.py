@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from itertools import chain, zip_longest
 from typing import Any, Final
 
-from bench.analysis.comparison import Compared, Comparison, Kind, Limits, Pair, Verdict
+from bench.analysis.comparison import Compared, Comparison, Kind, Limits, Pair, Result, Verdict
 from bench.analysis.machines import MachineCost
 from bench.analysis.setting import Setting
 from bench.common.grouping import grouped
@@ -25,8 +25,6 @@ _NAMED: Final = 3
 """Regressions in the first sentence."""
 EXCLUDED: Final = (Verdict.SAME, Verdict.SMALL, Verdict.IMPROVEMENT)
 """Verdicts by which a change for the worse beyond the minimum effect is excluded."""
-
-Result = tuple[Pair | None, Compared]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +69,7 @@ def is_compared(comparison: Comparison) -> bool:
 def obstacles(comparison: Comparison) -> list[str]:
     """The reasons why settings or measures were not compared, the most frequent first."""
     whys = [each.why for each in comparison.unmatched]
-    whys += [one.why for _, one in comparison.results if one.verdict is Verdict.NOT_COMPARED]
+    whys += [one.why for _, one in comparison.having(Verdict.NOT_COMPARED)]
     return [why for why, _ in Counter(filter(None, map(clean, whys))).most_common()]
 
 
@@ -103,16 +101,15 @@ def summary(conclusion: Conclusion, details: bool = False) -> list[str]:
         details: whether lines follow on regressions, and on what would decide the rest.
     """
     comparison = conclusion.comparison
-    of_verdict = grouped(comparison.results, lambda result: result[1].verdict)
     # a newly failing cell, regressions, and further newly failing cells
     failing = [(pair, None) for pair in comparison.failing]
     worse = [*failing[:1], *by_turns(comparison.regressions), *failing[1:]]
-    decidable = [result for result in comparison.undecided if result[1].needed is not None]
+    undecided = comparison.having(Verdict.UNDECIDED)
+    decidable = [result for result in undecided if result[1].needed is not None]
     return sentences(
         "compare", conclusion=conclusion, details=details, worse=worse, most_named=_NAMED,
         excluded=_excluded(comparison), gains=_gains(comparison),
-        small=of_verdict.get(Verdict.SMALL), not_compared=of_verdict.get(Verdict.NOT_COMPARED),
-        uncounted=[r for r in of_verdict.get(Verdict.REGRESSION, ()) if not r[1].gates],
+        of_verdict={verdict.name: comparison.having(verdict) for verdict in Verdict},
         decidable=sorted(decidable, key=lambda result: result[1].needed or 0),
         name=name, figures=figures, by_reason=_by_reason, percent=percent, clean=clean,
         count=count, enumerated=enumerated, span=span, times=times,
@@ -177,9 +174,10 @@ def as_json(conclusion: Conclusion) -> dict[str, Any]:
     comparison = conclusion.comparison
     values = {
         "schema": SCHEMA, "exit_code": conclusion.exit_code, "summary": summary(conclusion),
-        "regressions": len(comparison.regressions), "improvements": len(comparison.improvements),
-        "undecided": len(comparison.undecided), "newly_failing": len(comparison.failing),
-        "newly_passing": len(comparison.passing),
+        "regressions": len(comparison.regressions),
+        "improvements": len(comparison.having(Verdict.IMPROVEMENT)),
+        "undecided": len(comparison.having(Verdict.UNDECIDED)),
+        "newly_failing": len(comparison.failing), "newly_passing": len(comparison.passing),
         "base": _side(conclusion.base), "new": _side(conclusion.new),
         "limits": asdict(conclusion.limits), "strict": conclusion.strict, "looks": conclusion.looks,
         "multiplicity": comparison.family,

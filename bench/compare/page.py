@@ -9,12 +9,19 @@ from math import log
 from pathlib import Path
 from typing import Final
 
-from bench.analysis.comparison import Compared, Comparison, Measure, Pair, Verdict, verdict_of
+from bench.analysis.comparison import (
+    Compared,
+    Comparison,
+    Measure,
+    Pair,
+    Result,
+    Verdict,
+    verdict_of,
+)
 from bench.analysis.machines import MachineRow, Machines
 from bench.common.messages import command_line
 from bench.compare.conclusion import (
     Conclusion,
-    Result,
     as_json,
     by_turns,
     figures,
@@ -239,10 +246,8 @@ def _obstacles(comparison: Comparison, most: int) -> list[Table]:
         [each.side, _cut(each.label), f"{each.rows:,}", _cut(each.why)]
         for each in comparison.unmatched
     ]
-    whys = Counter(
-        (one.measure.label, _cut(one.why)) for _, one in comparison.results
-        if one.verdict is Verdict.NOT_COMPARED
-    )  # fmt: skip
+    not_compared = comparison.having(Verdict.NOT_COMPARED)
+    whys = Counter((one.measure.label, _cut(one.why)) for _, one in not_compared)
     measures = [[label, f"{number:,}", why] for (label, why), number in whys.most_common()]
     of_measure = [_MEASURE[0], Head("number", "results", numeric=True), why]
     return [

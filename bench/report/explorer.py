@@ -18,8 +18,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from bench.analysis.constraints import EXAMPLE, TERM, UNITS
-from bench.analysis.costs import NEEDS, cost_of
+from bench.analysis.costs import EXAMPLE, NEEDS, TERM, UNITS, cost_of
 from bench.analysis.groups import Group
 from bench.analysis.recommendation import Candidates, Recommendation
 from bench.analysis.setting import Setting, number

@@ -47,7 +47,7 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Differences:
     """Differences between K settings, row minus column, with their variances.
 
     Attributes:
@@ -133,7 +133,7 @@ class Comparison:
         return -self.lower.T
 
 
-def compare_all(samples: Sequence[Sample]) -> Comparison:
+def compare_all(samples: Sequence[Sample]) -> Differences:
     """Compare settings in pairs: by seed, and by example where the numbers of both are kept.
 
     The variance of a difference has a part of seeds and one of examples, from the two-way layout of
@@ -163,7 +163,7 @@ def compare_all(samples: Sequence[Sample]) -> Comparison:
     # the sum of both parts has no more than those of the seeds, whose share in it is uncertain
     of_pair = np.minimum(freedom(alone), np.maximum(alone, 2.0))
     least = np.where(keeps_own, quantile(2 * _OF_PAIR, of_pair), 0.0)
-    return Comparison(
+    return Differences(
         difference, seeds, of_seed, of_examples, freedom(freedom_of_seeds), least,
         _covariance(samples), shows_seeds=bool((seeds[off] > 1).any()),
     )  # fmt: skip
@@ -196,7 +196,10 @@ def _over_examples(
     """Variances over examples of differences: of one seed's, and of their mean over seeds [K, K];
     and the numbers of examples, infinite where the variances are sums of both settings' own."""
     count = len(samples)
-    alone = np.array([_variance_of(sample) for sample in samples])
+    alone = np.array([
+        np.mean([v.var(ddof=1) / len(v) for v in one.values.values()]) if one.values
+        else one.variance for one in samples
+    ])  # fmt: skip
     once = alone[:, None] + alone[None, :]
     mean, examples = once.copy(), np.full((count, count), np.inf)
     kept = np.array([bool(sample.values) for sample in samples])
@@ -231,13 +234,6 @@ def _squares(values: Floats, number: int) -> Floats:
     products = values @ values.T
     own = np.diag(products)
     return (own[:, None] + own[None, :] - 2 * products) / (number - 1) / number
-
-
-def _variance_of(sample: Sample) -> float:
-    """The variance of one seed's score over its examples."""
-    if not sample.values:
-        return sample.variance
-    return float(np.mean([values.var(ddof=1) / len(values) for values in sample.values.values()]))
 
 
 def _covariance(samples: Sequence[Sample]) -> Floats:

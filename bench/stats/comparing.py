@@ -15,6 +15,8 @@ from bench.stats.intervals import POWER_Z, Spread, quantile, satterthwaite, scat
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+FAMILY: Final = 0.05
+"""The probability that any interval of a comparison misses its true value."""
 WITHIN_Z: Final = 1.2815515655446004
 """The 90% quantile of the normal distribution: an estimate of no difference is within both limits
 in 80% of cases if these are so many standard errors further away than the interval's ends."""

@@ -12,8 +12,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 
-from bench.analysis.constraints import parse_where
-from bench.analysis.costs import NEEDS
+from bench.analysis.costs import NEEDS, parse_where
 from bench.analysis.recommendation import Candidates, candidates_of, recommend
 from bench.common.errors import InputError
 from bench.report.explorer import explorer
