@@ -64,7 +64,6 @@ class Limits:
     score_drop: str = "0.5pt"
 
     def ratio(self, kind: Kind) -> float:
-        """The limit of a cost."""
         return {"count": self.work, "memory": self.memory, "time": self.slowdown}[kind]
 
 
@@ -179,17 +178,14 @@ class Comparison:
 
     @property
     def regressions(self) -> list[Result]:
-        """Regressions that gate."""
         return [result for result in self.having(Verdict.REGRESSION) if result[1].gates]
 
     @property
     def failing(self) -> list[Pair]:
-        """Pairs with cells that newly fail."""
         return [pair for pair in self.pairs if pair.failing]
 
     @property
     def passing(self) -> list[Pair]:
-        """Pairs with cells that newly pass."""
         return [pair for pair in self.pairs if pair.passing]
 
 
@@ -459,7 +455,6 @@ def score_limit(text: str, metric: Metric, base: float) -> float:
 def _overall_score(
     matches: Sequence[Match], scores: Sequence[ScorePair | str], limits: Limits, level: float
 ) -> Compared:
-    """The mean difference of scores over the settings with several seeds."""
     several = [
         (match.base.rows[0].data_digest, pair)
         for match, pair in zip(matches, scores, strict=True)
@@ -534,7 +529,6 @@ def _differs(
 
 
 def _family(number: int, level: float, measures: int, overall_level: float, looks: int) -> str:
-    """A sentence on the number of comparisons and their level."""
     if not number:
         return "Nothing was compared whose repeats vary."
     text = (

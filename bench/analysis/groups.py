@@ -63,7 +63,6 @@ class Group:
 
     @property
     def ok(self) -> int:
-        """The number of rows that ended ok."""
         return sum(row.is_ok for row in self.rows)
 
     @property
@@ -73,7 +72,6 @@ class Group:
 
     @property
     def scoring(self) -> Metric:
-        """The dev metric."""
         return metric_of(self.metric)
 
     @cached_property

@@ -67,7 +67,6 @@ def machine_of(row: Row) -> Machine:
 
 
 def machine_name(machine: Machine) -> str:
-    """A machine in words."""
     device, name, host, threads, sharing = machine
     where = f"{name} in {host}" if device != "cpu" else host
     return f"{where}, {threads} threads{f', {sharing}' if sharing else ''}"
@@ -89,7 +88,6 @@ class Match:
 
     @property
     def sides(self) -> tuple[Setting, Setting]:
-        """Both settings."""
         return self.base, self.new
 
     @property
@@ -231,7 +229,6 @@ def not_measured(base: object, new: object) -> str:
 
 
 def text_of(value: Value) -> str:
-    """A value in a sentence."""
     return "empty" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

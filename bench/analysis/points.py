@@ -48,24 +48,13 @@ def settings_of(
     settings = []
     for key, members in points.items():
         row = members[0]
-        settings.append(
-            Setting(
-                mode=row.mode,
-                rank=row.rank,
-                layers=row.layers,
-                amp=row.amp,
-                unfreeze=row.unfreeze,
-                frozen=row.frozen_dtype,
-                rate=row.learning_rate or row.learning_rate_head,
-                rows=tuple(members),
-                options=_options(row),
-                elsewhere=_scored_elsewhere(members, [p.get(key, []) for p in other_points]),
-                tells_rate=rates[key[:but_rates]] > 1,
-                tells_frozen=frozen_types[key[:axes]] > 1,
-                values_of=values_of,
-                between=between,
-            )
-        )
+        settings.append(Setting(
+            row.mode, row.rank, row.layers, row.amp, row.unfreeze, row.frozen_dtype,
+            rate=row.learning_rate or row.learning_rate_head, rows=tuple(members),
+            elsewhere=_scored_elsewhere(members, [p.get(key, []) for p in other_points]),
+            options=_options(row), tells_rate=rates[key[:but_rates]] > 1,
+            tells_frozen=frozen_types[key[:axes]] > 1, values_of=values_of, between=between,
+        ))  # fmt: skip
     return tuple(sorted(settings, key=_order))
 
 
@@ -74,7 +63,6 @@ point: Final[Callable[[Row], tuple[Value, ...]]] = attrgetter(*_AXES, FROZEN, *F
 
 
 def _options(row: Row) -> tuple[str, ...]:
-    """The options of a row's method, such as `LoRA+ ratio 16`."""
     values = ((ABOUT[name], row[name]) for name in OPTIONS)
     return tuple(
         about.short.format(value) for about, value in values if value not in (None, about.before)

@@ -91,7 +91,6 @@ class Setting:
 
     @property
     def adapted(self) -> bool:
-        """Whether it has adapters."""
         return self.layers is not None
 
     @property
@@ -102,7 +101,6 @@ class Setting:
 
     @property
     def own_label(self) -> str:
-        """The label without the encoder."""
         frozen = f", frozen weights {self.frozen}" if self.tells_frozen and self.frozen else ""
         rank = "" if self.rank is None else f" rank {self.rank}"
         adapter = f"{rank} on {self.layers}" if self.adapted else ""
@@ -118,12 +116,10 @@ class Setting:
 
     @property
     def unfreezes(self) -> bool:
-        """Whether layers are unfrozen gradually."""
         return self.unfreeze not in (None, "all")
 
     @cached_property
     def ok(self) -> tuple[Row, ...]:
-        """The rows that ended ok."""
         return tuple(row for row in self.rows if row.is_ok)
 
     @cached_property

@@ -166,9 +166,12 @@ def rank_effect(group: Group) -> RankEffect | None:
         return s.mode, s.layers, s.amp, s.unfreezes, s.options, rate, s.frozen
 
     twins = {without_rank(s): s for s in scored if s.rank == low}
-    pairs = [(s, twins.get(without_rank(s))) for s in scored if s.rank == high]
-    learned = [(s, twin) for s, twin in pairs if twin and not neither_learned(s, twin)]
-    gaps = [gap for s, twin in learned if (gap := compare(group, "score", s, twin))]
+    gaps = [
+        gap
+        for s in scored
+        if s.rank == high and (twin := twins.get(without_rank(s))) and not neither_learned(s, twin)
+        if (gap := compare(group, "score", s, twin))
+    ]
     if not gaps:
         return None
     mean = sum(gap.value for gap in gaps) / len(gaps)
@@ -193,12 +196,10 @@ class Effects:
 
     @property
     def product(self) -> float:
-        """AMP alone times the adapter alone."""
         return self.amp_alone * self.adapter_alone
 
 
 def effects(group: Group, cost: Objective) -> list[Effects]:
-    """The effects of each adapter mode, layer set and kind of AMP."""
     base = group.baseline
     settings = [s for s in group.usual if base and not s.unfreezes and not s.options]
     ratios = {

@@ -67,7 +67,6 @@ class CellPair:
 
     @property
     def ids(self) -> set[str]:
-        """The ids of all cells."""
         return {one for side in self.runs.values() for ids in side.values() for one in ids}
 
 
@@ -253,7 +252,6 @@ def several_slots(options: Sequence[str]) -> tuple[Sequence[Found], list[str]]:
 
 
 def _device(slots: Sequence[Found]) -> list[str]:
-    """The option for the first of some slots."""
     return ["--device", slots[0].conditions.device] if slots else []
 
 
@@ -287,7 +285,6 @@ class _Session:
     options: Sequence[str]
 
     def csv(self, side: Side) -> Path:
-        """The file of a side's results."""
         return self.folder / f"{side.lower()}.csv"
 
     def run(self, to_do: list[CellPair]) -> Measured:

@@ -67,7 +67,6 @@ def is_compared(comparison: Comparison) -> bool:
 
 
 def obstacles(comparison: Comparison) -> list[str]:
-    """The reasons why settings or measures were not compared, the most frequent first."""
     whys = [each.why for each in comparison.unmatched]
     whys += [one.why for _, one in comparison.having(Verdict.NOT_COMPARED)]
     return [why for why, _ in Counter(filter(None, map(clean, whys))).most_common()]
@@ -90,7 +89,6 @@ def name(pair: Pair | None) -> str:
 
 
 def percent(share: float) -> str:
-    """A limit of a cost."""
     return f"{100 * share:g}%"
 
 

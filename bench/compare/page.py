@@ -239,7 +239,6 @@ def _differs(comparison: Comparison) -> list[Table]:
 
 
 def _obstacles(comparison: Comparison, most: int) -> list[Table]:
-    """Settings without a match, and measures that were not compared, by reason."""
     side, why = Head("side", "side"), Head("why", "why")
     heads = [side, Head("setting", "setting"), Head("rows", "rows", numeric=True), why]
     unmatched = [
@@ -281,7 +280,6 @@ def _machines(machines: Machines | None, most: int) -> list[Section]:
 
 
 def _costs(rows: Sequence[MachineRow]) -> dict[str, str]:
-    """The labels of costs by column."""
     return {cost.column: cost.label for row in rows for cost in row.costs}
 
 

@@ -189,7 +189,6 @@ def limits(slowdown: str, memory: str, work: str, score_drop: str) -> Limits:
 def _number(
     text: str, option: str, unit: str = "%", example: str = "5%", most: float = _MOST_PERCENT
 ) -> float:
-    """The number before a unit."""
     match = re.fullmatch(rf"\s*([0-9.eE+-]+|nan|inf)\s*({unit})?\s*", text)
     try:
         number = float(match[1]) if match else float("nan")

@@ -87,7 +87,6 @@ class Estimates:
         return quantile(level, self.freedom) * self.error
 
     def part(self, which: "slice | NDArray[np.bool_]") -> "Estimates":
-        """The estimates of some settings."""
         return Estimates(*(values[which] for values in vars(self).values()))
 
     def where(self, which: NDArray[np.bool_], other: "Estimates") -> "Estimates":

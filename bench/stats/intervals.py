@@ -33,7 +33,6 @@ class Interval:
     high: float | None = None
 
     def ends(self) -> tuple[float, float] | None:
-        """Both ends, or None where there is no interval."""
         return None if self.low is None or self.high is None else (self.low, self.high)
 
     def holds(self, value: float) -> bool | None:

@@ -1,4 +1,4 @@
-"""The time of a step and of 1,000 real tokens, from passes over timing batches or from training.
+"""The time of a step and of 1,000 tokens without padding, from replayed batches or from training.
 
 Plain numbers in and out, intervals at 95%. They are intervals within one process: how much
 processes that do the same work differ is no part of them.
@@ -29,7 +29,7 @@ AGREEMENT: Final = 0.05
 
 @dataclass(frozen=True)
 class StepTimes:
-    """The median time of a step, and the mean time of 1,000 real tokens, in ms."""
+    """The median time of a step, and the mean time of 1,000 tokens without padding, in ms."""
 
     step_ms: Interval
     ms_per_1k_tokens: Interval
@@ -48,7 +48,7 @@ def panel_times(
 
     Args:
         passes: ms of each batch in each pass, [P, B].
-        tokens: real tokens of each batch, [B].
+        tokens: tokens without padding of each batch, [B].
 
     Raises:
         ValueError: without passes, or if their length is not that of `tokens`.
@@ -104,7 +104,7 @@ def training_times(
 
     Args:
         times: ms of each step, [N].
-        tokens: real tokens of each step's batch, [N].
+        tokens: tokens without padding of each step's batch, [N].
         padded: tokens of each step's batch with padding, [N].
 
     Raises:
@@ -123,7 +123,7 @@ def training_times(
     blocks = np.array_split(steps, BLOCKS)
 
     def estimates(counted: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Median ms, and ms for 1,000 real tokens, estimated from some of the steps."""
+        """Median ms, and ms for 1,000 tokens without padding, estimated from some of the steps."""
         expected = _expected(ms, sizes, counted)
         expected *= ms[counted].sum() / expected[counted].sum()
         return np.array([np.median(expected), 1000 * expected.sum() / np.sum(tokens)])
