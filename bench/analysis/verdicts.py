@@ -47,7 +47,7 @@ def compare(group: Group, objective: Objective, a: Setting, b: Setting) -> Inter
     None where one was not measured, and for costs without a common seed and fold.
     """
     name = column(group, objective)
-    key = (name, id(a), id(b))
+    key = name, id(a), id(b)
     if key not in group.compared:
         group.compared[key] = _compare(name, objective, a, b)
     return group.compared[key]
@@ -118,14 +118,14 @@ def pareto(group: Group, cost: Objective) -> list[Setting]:
     """
     if not group.learned:
         return []
-    name = column(group, cost)
-    points = []
-    for setting in group.settings:
-        price, score = setting.estimate(name), setting.estimate("dev_score")
-        if price and score and setting.learned:
-            points.append((price.value, -group.scoring.gain(score.value), setting))
-    front: list[Setting] = []
-    best = float("inf")
+    name, best = column(group, cost), float("inf")
+    points = [
+        (price.value, -group.scoring.gain(score.value), setting)
+        for setting in group.settings
+        if (price := setting.estimate(name)) and (score := setting.estimate("dev_score"))
+        if setting.learned
+    ]
+    front = []
     for _, lost, setting in sorted(points, key=lambda point: point[:2]):
         if lost < best:
             front.append(setting)

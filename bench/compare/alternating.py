@@ -103,13 +103,9 @@ def cell_pairs(
     for side in SIDES:
         if alone := sorted(names[key] for key in runs[side].keys() - both):
             echo(f"note: left out, only in {side}: {', '.join(alone)}", err=True)
-
-    def setting(key: tuple[Any, ...]) -> str:
-        values = zip(shared, key, strict=True)
-        return digest([value for axis, value in values if axis not in ("seed", "fold")])
-
+    of_setting = [i for i, axis in enumerate(shared) if axis not in ("seed", "fold")]
     return [
-        CellPair(name, setting(key), {side: runs[side][key] for side in SIDES})
+        CellPair(name, digest([key[i] for i in of_setting]), {s: runs[s][key] for s in SIDES})
         for key, name in names.items()
         if key in both
     ]
