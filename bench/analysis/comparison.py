@@ -32,13 +32,11 @@ from bench.results.outcomes import ValuesOf
 from bench.stats.comparing import (
     FAMILY,
     Estimates,
-    Floats,
-    Ints,
     mean_of_settings,
     needed_repeats,
     nominal_level,
 )
-from bench.stats.intervals import Interval, quantile
+from bench.stats.intervals import Floats, Interval, Ints, quantile
 
 Kind = Literal["count", "memory", "time", "score"]
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from bench.analysis.matching import Machine, Match, machine_of
 from bench.analysis.setting import Setting, place_of_run
 from bench.plan.rows import TIMING_FLAGS, Row
-from bench.stats.comparing import Estimates, Floats, Ints, sample_means, unpaired
-from bench.stats.intervals import Interval
+from bench.stats.comparing import Estimates, sample_means, unpaired
+from bench.stats.intervals import Floats, Interval, Ints
 
 _TIME: Final = "ms_per_1k_tokens"
 BETWEEN_PROCESSES: Final = 0.06

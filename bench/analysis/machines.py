@@ -13,8 +13,8 @@ import numpy as np
 
 from bench.analysis.costpairs import BETWEEN_PROCESSES, CONSTANTS, Runs, ratio_intervals, runs_of
 from bench.analysis.matching import Machine, Match, machine_name, machine_of
-from bench.stats.comparing import FAMILY, Estimates, Ints, sample_means
-from bench.stats.intervals import Interval, quantile
+from bench.stats.comparing import FAMILY, Estimates, sample_means
+from bench.stats.intervals import Interval, Ints, quantile
 
 
 @dataclass(frozen=True)

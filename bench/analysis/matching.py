@@ -15,7 +15,7 @@ from bench.plan.rows import RESUMED, Row, standing
 from bench.results.outcomes import ValuesOf
 
 Side = Literal["BASE", "NEW"]
-_SIDES: Final[tuple[Side, Side]] = ("BASE", "NEW")
+SIDES: Final[tuple[Side, Side]] = ("BASE", "NEW")
 Machine = tuple[str, str, str, int, str | None]
 """Type of device, its name, machine, threads and what else ran there."""
 Key = tuple[Value, ...]
@@ -51,8 +51,7 @@ def counted_rows(rows: Iterable[Row]) -> list[Row]:
     last: dict[tuple[str, int, Machine], Row] = {}
     for row in still_lacking(list(current)):
         key = (row.cell_id, row.repeat, machine_of(row))
-        if key not in last or _age(row) >= _age(last[key]):
-            last[key] = row
+        last[key] = max(row, last.get(key, row), key=_age)  # of equal ages the later row
     return list(last.values())
 
 
@@ -134,7 +133,7 @@ def matching(
     for machine in common:
         here = by_machine[0][machine], by_machine[1][machine]
         _match(here, machine, columns, values_of, matched)
-    for side, machines, values in zip(_SIDES, by_machine, values_of, strict=True):
+    for side, machines, values in zip(SIDES, by_machine, values_of, strict=True):
         for machine in [machine for machine in machines if machine not in common]:
             why = f"measured on {machine_name(machine)} in {side} alone"
             settings = [s for g in _groups(machines[machine], values) for s in g.settings]
@@ -170,7 +169,7 @@ def _match(
     def near(key: Key) -> Key:
         return tuple(key[place] for place in near_places)
 
-    for side, mine, others in zip(_SIDES, (base, new), (new, base), strict=True):
+    for side, mine, others in zip(SIDES, (base, new), (new, base), strict=True):
         by_near = grouped(others, near)
         for key, members in mine.items():
             if key not in others:
@@ -224,7 +223,7 @@ def _difference(columns: Sequence[str], key: Key, others: Sequence[Key], side: S
 
 def not_measured(base: object, new: object) -> str:
     """The sides that lack what is compared, which is empty there; empty: neither does."""
-    missing = [side for side, has in zip(_SIDES, (base, new), strict=True) if not has]
+    missing = [side for side, has in zip(SIDES, (base, new), strict=True) if not has]
     return f"not measured in {' and '.join(missing)}" if missing else ""
 
 

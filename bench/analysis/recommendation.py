@@ -19,13 +19,12 @@ from bench.results.outcomes import ValuesOf
 from bench.stats.best import (
     FEWEST_SEEDS,
     Differences,
-    Floats,
     Sample,
     between_seeds,
     compare_all,
     has_collapsed,
 )
-from bench.stats.intervals import NORMAL_975, POWER_Z
+from bench.stats.intervals import NORMAL_975, POWER_Z, Floats
 
 Obstacle = Literal[
     "no score", "one seed", "no common seed", "no head", "not learned", "limits", "precision",

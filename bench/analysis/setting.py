@@ -255,7 +255,9 @@ class Setting:
         )
         if is_joined and seed in self.values:
             return score_of(runs[0][0].dev_metric or "", [self.values[seed]])
-        return _mean_interval([_mean_of_folds(run) for run in runs])
+        folds = [[_own_interval(row, _SCORE) for row in run] for run in runs]
+        # of several folds, as if they were independent
+        return _mean_interval([mean_of(own) if len(own) > 1 else own[0] for own in folds])
 
     def _cost(self, column: str) -> Interval | None:
         rows = {_run(row): row for row in self.ok if number(row[column]) is not None}
@@ -295,12 +297,6 @@ def _runs(rows: Sequence[Row], folds: int | None) -> list[tuple[Row, ...]]:
         for run in whole or [last]
         if len(run) == folds and run.keys() == set(range(folds))
     ]
-
-
-def _mean_of_folds(run: Sequence[Row]) -> Interval:
-    """The mean score of a run's folds, as if they were independent."""
-    scores = [_own_interval(row, _SCORE) for row in run]
-    return scores[0] if len(scores) == 1 else mean_of(scores)
 
 
 def _own_interval(row: Row, column: str) -> Interval:

@@ -20,7 +20,7 @@ from threading import Event
 from typing import Any, Final
 
 from bench.analysis.comparison import Comparison, Limits, Pair, Verdict, compare
-from bench.analysis.matching import Side
+from bench.analysis.matching import SIDES, Side
 from bench.common.errors import InputError, StoppedError
 from bench.common.grouping import grouped
 from bench.common.messages import command_line, echo, last_error
@@ -48,7 +48,6 @@ _OWN: Final = (
 """Options of bench.grid that can't be passed on."""
 _Cell = Mapping[str, Any]
 """A cell as in the JSON of a plan."""
-SIDES: Final[tuple[Side, Side]] = ("BASE", "NEW")
 
 
 @dataclass(frozen=True)

@@ -167,19 +167,21 @@ def _cut(text: str) -> str:
 def _table(columns: Columns, results: Sequence[Result], caption: str, most: int) -> list[Table]:
     """A table of the first results, without empty columns; none without results."""
     results = sorted(results, key=lambda result: _ORDER.index(result[1].verdict))
-    rows = [[field(result) for _, field in columns] for result in results]
-    filled = [i for i in range(len(columns)) if any(r[i] not in ("", DASH) for r in rows[:most])]
+    rows = [[field(result) for _, field in columns] for result in results[:most]]
+    filled = [i for i in range(len(columns)) if any(row[i] not in ("", DASH) for row in rows)]
     marks = ["failed" if r[1].verdict is Verdict.REGRESSION else "" for r in results[:most]]
     heads, rows = [columns[i][0] for i in filled], [[row[i] for i in filled] for row in rows]
-    return [replace(table, marks=marks) for table in _listed(heads, rows, caption, most)]
+    tables = _listed(heads, rows, caption, most, len(results))
+    return [replace(table, marks=marks) for table in tables]
 
 
 def _listed(
-    heads: Sequence[Head], rows: Sequence[Sequence[str]], caption: str, most: int
+    heads: Sequence[Head], rows: Sequence[Sequence[str]], caption: str, most: int, total: int = 0
 ) -> list[Table]:
-    """A table of the first rows, with its whole length in the caption; none without rows."""
-    if len(rows) > most:
-        caption += f" {most:,} of {len(rows):,} are shown; all are in compare.json."
+    """A table of the first rows, with the number of all in the caption; none without rows."""
+    total = total or len(rows)
+    if total > most:
+        caption += f" {most:,} of {total:,} are shown; all are in compare.json."
     return [Table(heads, rows[:most], caption)] if rows else []
 
 

@@ -12,11 +12,9 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bench.stats.intervals import UNSEEN, quantile
+from bench.stats.intervals import UNSEEN, Floats, Ints, quantile
 
-Floats = NDArray[np.float64]
 LEVEL: Final = 0.05
 """The one-sided error of all bounds together."""
 FEWEST_SEEDS: Final = 3
@@ -65,7 +63,7 @@ class Differences:
     """
 
     difference: Floats
-    seeds: NDArray[np.int64]
+    seeds: Ints
     of_seed: Floats
     of_examples: Floats
     freedom: Floats
@@ -169,7 +167,7 @@ def compare_all(samples: Sequence[Sample]) -> Differences:
     )  # fmt: skip
 
 
-def between_seeds(scores: Floats) -> tuple[Floats, NDArray[np.int64], Floats]:
+def between_seeds(scores: Floats) -> tuple[Floats, Ints, Floats]:
     """Differences over the seeds that both settings have, from scores by setting and seed.
 
     Args:
@@ -249,7 +247,7 @@ def _covariance(samples: Sequence[Sample]) -> Floats:
 
 
 def _pooled(
-    own: Floats, once: Floats, seeds: NDArray[np.int64], samples: Sequence[Sample]
+    own: Floats, once: Floats, seeds: Ints, samples: Sequence[Sample]
 ) -> tuple[Floats, float]:
     """The variance of differences between seeds [K, K], and its degrees of freedom.
 

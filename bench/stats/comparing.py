@@ -10,10 +10,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.stats.intervals import POWER_Z, Spread, quantile, satterthwaite, scatters_more
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from bench.stats.intervals import (
+    POWER_Z,
+    Floats,
+    Ints,
+    Spread,
+    quantile,
+    satterthwaite,
+    scatters_more,
+)
 
 FAMILY: Final = 0.05
 """The probability that any interval of a comparison misses its true value."""

@@ -8,8 +8,8 @@ Influences sum to 0, and their variance over N is that of the metric to first or
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from bench.stats.intervals import Floats
+
 Array = NDArray[np.generic]
 
 
