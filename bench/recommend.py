@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.analysis.constraints import EXAMPLE
-from bench.analysis.costs import NEEDS, Need
+from bench.analysis.costs import EXAMPLE, NEEDS, Need
 from bench.common.command import options_in, run_command, with_runs
 from bench.common.messages import echo
 from bench.plan.metrics import METRIC_HELP, METRICS
@@ -52,9 +51,8 @@ def recommendation_of(
     Raises:
         InputError: for files that can't be read or have no results, and for limits that are none.
     """
-    from bench.analysis.constraints import parse_margin, parse_where
-    from bench.analysis.encoders import encoders_of
-    from bench.analysis.groups import ordered_groups
+    from bench.analysis.costs import parse_margin, parse_where
+    from bench.analysis.groups import encoders_of, ordered_groups
     from bench.analysis.recommendation import candidates_of, recommend
     from bench.common.errors import InputError
     from bench.results.predictions import values_from

@@ -43,7 +43,6 @@ class Breakdown:
     excess: float = 0.0
 
     def of(self, *names: str) -> float:
-        """The sum of some parts."""
         return sum(self.parts.get(name, 0.0) for name in names)
 
 

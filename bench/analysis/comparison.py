@@ -11,8 +11,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.analysis.constraints import parse_margin
 from bench.analysis.costpairs import BETWEEN_PROCESSES, alternated, ratio_intervals, runs_of
+from bench.analysis.costs import parse_margin
 from bench.analysis.machines import Machines, machines_of, versions_of
 from bench.analysis.matching import (
     Match,
@@ -30,14 +30,13 @@ from bench.plan.metrics import Metric
 from bench.plan.rows import Row
 from bench.results.outcomes import ValuesOf
 from bench.stats.comparing import (
+    FAMILY,
     Estimates,
-    Floats,
-    Ints,
     mean_of_settings,
     needed_repeats,
     nominal_level,
 )
-from bench.stats.intervals import Interval, quantile
+from bench.stats.intervals import Floats, Interval, Ints, quantile
 
 Kind = Literal["count", "memory", "time", "score"]
 
@@ -63,7 +62,6 @@ class Limits:
     score_drop: str = "0.5pt"
 
     def ratio(self, kind: Kind) -> float:
-        """The limit of a cost."""
         return {"count": self.work, "memory": self.memory, "time": self.slowdown}[kind]
 
 
@@ -142,6 +140,10 @@ class Unmatched:
     rows: int
 
 
+Result = tuple[Pair | None, Compared]
+"""A result of a pair, or over all settings."""
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """Two sets of rows, compared.
@@ -163,37 +165,25 @@ class Comparison:
     family: str
 
     @cached_property
-    def results(self) -> list[tuple[Pair | None, Compared]]:
+    def results(self) -> list[Result]:
         """All results: those over all settings, without a pair, and those of each pair."""
         by_setting = ((pair, one) for pair in self.pairs for one in pair.compared)
         return [*((None, one) for one in self.overall), *by_setting]
 
-    def _with(self, verdict: Verdict) -> list[tuple[Pair | None, Compared]]:
+    def having(self, verdict: Verdict) -> list[Result]:
+        """The results with a verdict."""
         return [result for result in self.results if result[1].verdict is verdict]
 
     @property
-    def regressions(self) -> list[tuple[Pair | None, Compared]]:
-        """Regressions that gate."""
-        return [result for result in self._with(Verdict.REGRESSION) if result[1].gates]
-
-    @property
-    def improvements(self) -> list[tuple[Pair | None, Compared]]:
-        """Improvements."""
-        return self._with(Verdict.IMPROVEMENT)
-
-    @property
-    def undecided(self) -> list[tuple[Pair | None, Compared]]:
-        """Results that more repeats could decide."""
-        return self._with(Verdict.UNDECIDED)
+    def regressions(self) -> list[Result]:
+        return [result for result in self.having(Verdict.REGRESSION) if result[1].gates]
 
     @property
     def failing(self) -> list[Pair]:
-        """Pairs with cells that newly fail."""
         return [pair for pair in self.pairs if pair.failing]
 
     @property
     def passing(self) -> list[Pair]:
-        """Pairs with cells that newly pass."""
         return [pair for pair in self.pairs if pair.passing]
 
 
@@ -210,8 +200,6 @@ MEASURES: Final = (
 )
 """The measures, in order: those that hardly vary first."""
 
-FAMILY: Final = 0.05
-"""The probability that any interval misses its true value."""
 _NOT_ALTERNATED: Final = "not measured in alternation: bench.compare --run does that"
 _ONE_SEED: Final = "one training each; several seeds on both sides are needed"
 _NO_SEEDS: Final = "no number of seeds shows so small a difference with as many dev examples"
@@ -226,6 +214,8 @@ class _Cost:
 
     Attributes:
         paired: by setting, whether it has runs in pairs.
+        gates: by setting, whether a regression counts: of times, where these were measured in
+            alternation. Otherwise they have the drift between sessions as well.
         shared: the setting of BASE of each, as a number.
         why: why it is not compared; empty: it is; None: it does not apply.
     """
@@ -234,6 +224,7 @@ class _Cost:
     estimates: Estimates
     ranges: tuple[Floats, Floats] | None
     paired: NDArray[np.bool_]
+    gates: NDArray[np.bool_]
     shared: Ints
     why: list[str | None]
     runs: list[tuple[int, int]]
@@ -244,6 +235,55 @@ class _Cost:
     def known(self) -> NDArray[np.bool_]:
         """By setting, whether it is compared."""
         return np.array([why == "" for why in self.why], dtype=bool)
+
+    def results(self, level: float) -> list[Compared | None]:
+        """The result of each setting; None where the cost does not apply."""
+        estimates, limit = self.estimates, math.log1p(self.limit)
+        drift = quantile(level, math.inf) * math.sqrt(2) * BETWEEN_PROCESSES
+        half = np.hypot(estimates.half_width(level), np.where(self.gates, 0.0, drift))
+        low, high = self.ranges or (estimates.value - half, estimates.value + half)
+        needed = needed_repeats(estimates, limit, level)
+        results: list[Compared | None] = []
+        for i, interval in enumerate(ratio_intervals(estimates.value, low, high)):
+            base, new = (None if math.isnan(mean) else mean for mean in self.means[i])
+            one = Compared(
+                self.measure, None, Verdict.NOT_COMPARED, self.limit, why=self.why[i] or "",
+                runs=self.runs[i], base=base, new=new,
+            )  # fmt: skip
+            if self.why[i] == "" and interval is not None:
+                verdict, significant = verdict_of(low[i], high[i], limit)
+                gates, paired = bool(self.gates[i]), bool(self.paired[i])
+                is_open = gates and verdict is Verdict.UNDECIDED
+                one = replace(
+                    one, interval=interval, verdict=verdict, gates=gates, significant=significant,
+                    why=_UNPAIRED if is_open and not paired else "" if gates else _NOT_ALTERNATED,
+                    needed=needed[i] if is_open and paired and not self.measure.exact else None,
+                    may_be_worse=bool(high[i] > limit),
+                )  # fmt: skip
+            results.append(None if self.why[i] is None else one)
+        return results
+
+    def overall(self, level: float) -> Compared:
+        """The result over all settings that are compared; of times, of those that gate if any."""
+        every = known = self.known
+        if (known & self.gates).any():
+            known = known & self.gates
+        low, high = self.ranges or (None, None)
+        base, new = np.array(self.runs)[known].sum(axis=0).tolist()
+        [one] = replace(
+            self,
+            estimates=mean_of_settings(self.estimates.part(known), self.shared[known]),
+            ranges=None if low is None or high is None
+            else (low[known].mean(keepdims=True), high[known].mean(keepdims=True)),
+            paired=np.array([self.paired[known].all()]),
+            gates=np.array([self.gates[known].all()]),
+            why=[""], runs=[(base, new)], means=[(math.nan, math.nan)],
+        ).results(level)  # fmt: skip
+        assert one is not None  # noqa: S101 (it applies)
+        if known.sum() < every.sum():
+            part = f"over the {known.sum():,} of {every.sum():,} settings measured in alternation"
+            one = replace(one, why=part)
+        return one
 
 
 def compare(
@@ -268,10 +308,9 @@ def compare(
     matched = matching(base, new, named, values_of)
     matches = matched.matches
     labels = distinct_labels([(match.label, match.new.rows[0]) for match in matches])
-    costs = _costs(matches, limits)
+    costs = {cost.measure: cost for cost in _costs(matches, limits)}
     scores = score_pairs(matches)
-    alternate = np.array([alternated(match.base, match.new) for match in matches], dtype=bool)
-    varying = [cost for cost in costs if not cost.measure.exact and cost.known.any()]
+    varying = [cost for cost in costs.values() if not cost.measure.exact and cost.known.any()]
     differences = [pair for pair in scores if isinstance(pair, ScorePair)]
     has_seeds = any(not pair.is_single for pair in differences)
     number = sum(int(cost.known.sum()) for cost in varying) + len(differences)
@@ -283,19 +322,17 @@ def compare(
     results: list[list[Compared]] = [[] for _ in matches]
     overall = []
     for measure in MEASURES:
+        ones: Sequence[Compared | None] = ()
         if measure is SCORE:
-            for result, pair in zip(results, scores, strict=True):
-                result.append(_score_result(pair, limits, level))
+            ones = [_score_result(pair, limits, level) for pair in scores]
             if len(matches) > 1 and has_seeds:
                 overall.append(_overall_score(matches, scores, limits, overall_level))
-        for cost in costs:
-            if cost.measure is measure:
-                ones = _cost_results(cost, alternate, level)
-                for result, why, one in zip(results, cost.why, ones, strict=True):
-                    if why is not None:
-                        result.append(one)
-                if cost.known.sum() > 1:
-                    overall.append(_overall_cost(cost, alternate, overall_level))
+        elif cost := costs.get(measure):
+            ones = cost.results(level)
+            if cost.known.sum() > 1:
+                overall.append(cost.overall(overall_level))
+        for result, one in zip(results, ones, strict=False):
+            result += [one] if one else []
     pairs = tuple(
         Pair(
             label, match.base, match.new,
@@ -322,6 +359,7 @@ def _costs(matches: Sequence[Match], limits: Limits) -> list[_Cost]:
     runs = runs_of(matches, tuple(measure.column for measure in measures))
     reasons = [_why_not(match) for match in matches]
     on_gpu = [any(machine_of(s.rows[0])[0] != "cpu" for s in match.sides) for match in matches]
+    alternate = np.array([alternated(match.base, match.new) for match in matches], dtype=bool)
     costs = []
     for measure in measures:
         base, new = runs.means(measure.column)
@@ -338,7 +376,8 @@ def _costs(matches: Sequence[Match], limits: Limits) -> list[_Cost]:
         known = np.array([one == "" for one in why], dtype=bool)
         costs.append(_Cost(
             measure, runs.log_ratios(measure.column, known),
-            runs.ranges(measure.column) if measure.exact else None, paired, runs.shared, why,
+            runs.ranges(measure.column) if measure.exact else None, paired,
+            alternate if measure.kind == "time" else np.ones_like(alternate), runs.shared, why,
             numbers, _pairs(base.value, new.value), limits.ratio(measure.kind),
         ))  # fmt: skip
     return costs
@@ -375,58 +414,6 @@ def verdict_of(low: float, high: float, limit: float) -> tuple[Verdict, bool]:
     if -limit <= low and high <= limit:
         return Verdict.SMALL if significant else Verdict.SAME, significant
     return Verdict.UNDECIDED, significant
-
-
-def _cost_results(cost: _Cost, alternate: NDArray[np.bool_], level: float) -> list[Compared]:
-    """A cost by setting.
-
-    Times that were not measured in alternation have the drift between sessions as well, and don't
-    gate.
-    """
-    estimates, limit = cost.estimates, math.log1p(cost.limit)
-    gates = alternate if cost.measure.kind == "time" else np.ones_like(alternate)
-    drift = quantile(level, math.inf) * math.sqrt(2) * BETWEEN_PROCESSES
-    half = np.hypot(estimates.half_width(level), np.where(gates, 0.0, drift))
-    low, high = cost.ranges or (estimates.value - half, estimates.value + half)
-    needed = needed_repeats(estimates, limit, level)
-    results = []
-    for i, interval in enumerate(ratio_intervals(estimates.value, low, high)):
-        base, new = (None if math.isnan(mean) else mean for mean in cost.means[i])
-        one = Compared(cost.measure, None, Verdict.NOT_COMPARED, cost.limit, why=cost.why[i] or "",
-                       runs=cost.runs[i], base=base, new=new)  # fmt: skip
-        if cost.why[i] == "" and interval is not None:
-            verdict, significant = verdict_of(low[i], high[i], limit)
-            is_open = bool(gates[i]) and verdict is Verdict.UNDECIDED
-            is_paired = bool(cost.paired[i])
-            why = _UNPAIRED if is_open and not is_paired else "" if gates[i] else _NOT_ALTERNATED
-            one = replace(
-                one, interval=interval, verdict=verdict, gates=bool(gates[i]), why=why,
-                needed=needed[i] if is_open and is_paired and not cost.measure.exact else None,
-                significant=significant, may_be_worse=bool(high[i] > limit),
-            )  # fmt: skip
-        results.append(one)
-    return results
-
-
-def _overall_cost(cost: _Cost, alternate: NDArray[np.bool_], level: float) -> Compared:
-    """A cost over all settings that are compared in it."""
-    known = cost.known
-    if cost.measure.kind == "time" and (known & alternate).any():
-        known = known & alternate
-    runs = np.array(cost.runs)[known].sum(axis=0).tolist()
-    mean = replace(
-        cost,
-        estimates=mean_of_settings(cost.estimates.part(known), cost.shared[known]),
-        ranges=cost.ranges and (cost.ranges[0][known].mean(keepdims=True),
-                                cost.ranges[1][known].mean(keepdims=True)),
-        paired=np.array([cost.paired[known].all()]),
-        why=[""], runs=[(runs[0], runs[1])], means=[(math.nan, math.nan)],
-    )  # fmt: skip
-    [one] = _cost_results(mean, np.array([alternate[known].all()]), level)
-    if known.sum() < cost.known.sum():
-        part = f"over the {known.sum():,} of {cost.known.sum():,} settings measured in alternation"
-        one = replace(one, why=part)
-    return one
 
 
 def _score_result(pair: ScorePair | str, limits: Limits, level: float) -> Compared:
@@ -466,7 +453,6 @@ def score_limit(text: str, metric: Metric, base: float) -> float:
 def _overall_score(
     matches: Sequence[Match], scores: Sequence[ScorePair | str], limits: Limits, level: float
 ) -> Compared:
-    """The mean difference of scores over the settings with several seeds."""
     several = [
         (match.base.rows[0].data_digest, pair)
         for match, pair in zip(matches, scores, strict=True)
@@ -488,10 +474,7 @@ def _failing(before: Setting, after: Setting, now: bool = False) -> str:
     others = {place_of_run(row) for row in before.rows if row.status in _FAILED}
     ended = [row for row in after.rows if row.is_ok or row.status in _FAILED]
     failed = [
-        row
-        for row in ended
-        if not row.is_ok
-        and (place_of_run(row) in ok or (ok and not others and place_of_run(row) not in ok))
+        row for row in ended if not row.is_ok and (place_of_run(row) in ok or (ok and not others))
     ]
     texts = []
     if failed:
@@ -502,14 +485,13 @@ def _failing(before: Setting, after: Setting, now: bool = False) -> str:
         texts.append(f"{counts}, then ok" if now else f"ok, then {counts}")
         texts[-1] += f": {message}" if message else ""
     common = before.scores.keys() & after.scores.keys()
-    if common and not after.learned and _learned(before, common) and not _learned(after, common):
+    shared = [
+        replace(setting, rows=tuple(row for row in setting.rows if row.seed in common))
+        for setting in (before, after)
+    ]
+    if common and not after.learned and shared[0].learned and not shared[1].learned:
         texts.append("not_learned, then learned" if now else "learned, then flagged not_learned")
     return "; ".join(texts)
-
-
-def _learned(setting: Setting, seeds: Collection[int]) -> bool:
-    """Whether none of some seeds is flagged `not_learned`."""
-    return replace(setting, rows=tuple(r for r in setting.rows if r.seed in seeds)).learned
 
 
 _CONDITIONS: Final = (
@@ -545,7 +527,6 @@ def _differs(
 
 
 def _family(number: int, level: float, measures: int, overall_level: float, looks: int) -> str:
-    """A sentence on the number of comparisons and their level."""
     if not number:
         return "Nothing was compared whose repeats vary."
     text = (

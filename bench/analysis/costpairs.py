@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from bench.analysis.matching import Machine, Match, machine_of
 from bench.analysis.setting import Setting, place_of_run
 from bench.plan.rows import TIMING_FLAGS, Row
-from bench.stats.comparing import Estimates, Floats, Ints, sample_means, unpaired
-from bench.stats.intervals import Interval
+from bench.stats.comparing import Estimates, sample_means, unpaired
+from bench.stats.intervals import Floats, Interval, Ints
 
 _TIME: Final = "ms_per_1k_tokens"
 BETWEEN_PROCESSES: Final = 0.06
@@ -147,15 +147,12 @@ def runs_of(
         for one, other in zip(sorted(common or base), sorted(common or new), strict=False):
             pairs.append((base[one], new[other]))
             places.append((seed, fold, one))
-    costs = attrgetter(*columns)
+    costs, flags = attrgetter(*columns), set(TIMING_FLAGS)
     of_unit = np.array([number for number, *_ in units], dtype=np.int64)
     units_of = [np.array(side, dtype=np.int64) for side in unit_of]
     of_runs = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     of_pair = of_unit[units_of[0][of_runs[0]]]
-    doubtful = [
-        np.array([not set(TIMING_FLAGS).isdisjoint(row.flag_names) for row in side], dtype=bool)
-        for side in rows
-    ]
+    doubtful = [np.array([bool(flags & {*r.flag_names}) for r in side], bool) for side in rows]
     is_sound = ~(doubtful[0][of_runs[0]] | doubtful[1][of_runs[1]])
     has_sound = np.bincount(of_pair[is_sound], minlength=len(matches)) >= _SOUND
     values = []

@@ -56,8 +56,8 @@ class Baseline:
         """The settings in which the first of some columns was compared that is known there."""
         for pair in self.comparison.pairs:
             known = {one.measure.column: one for one in pair.compared if one.interval is not None}
-            if (column := next((name for name in columns if name in known), None)) is not None:
-                yield pair, known[column]
+            if measured := [known[name] for name in columns if name in known]:
+                yield pair, measured[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +76,10 @@ class Agreement:
 
     @property
     def limit(self) -> float:
-        """The largest difference that is allowed."""
         return TOLERANCE[self.minbert.amp]
 
     @property
     def agrees(self) -> bool:
-        """Whether both engines did the same work."""
         return self.difference <= self.limit
 
 
@@ -103,9 +101,8 @@ def baselines(rows: Sequence[Row], values_of: ValuesOf) -> list[Baseline]:
     for name, kind in _BASELINES.items():
         own = [row for row in base if (row.batching, row.compile) == kind]
         for values, members in grouped(own, lambda row: tuple(row[n] for n in varied)).items():
-            compared = compare(
-                members, new, Limits(), named=_NAMED, values_of=(values_of, values_of)
-            )
+            both = values_of, values_of
+            compared = compare(members, new, Limits(), named=_NAMED, values_of=both)
             result.append(Baseline(", ".join([name, *map(str, values)]), compared))
     return result
 
@@ -137,17 +134,14 @@ def agreements(rows: Sequence[Row], losses_of: LossesOf) -> list[Agreement]:
             others = {(row.seed, row.fold): row for row in match.base.ok}
             for row in match.new.ok:
                 other = others.get((row.seed, row.fold))
-                losses = losses_of(row), losses_of(other) if other is not None else ()
-                if other is not None and all(losses):
-                    result.append(_agreement(row, other, *losses))
+                if other is None or not (own := losses_of(row)) or not (theirs := losses_of(other)):
+                    continue
+                pairs = zip(own[:STEPS], theirs[:STEPS], strict=False)
+                differences = [abs(a - b) for a, b in pairs]
+                same = len(own) == len(theirs) and all(map(math.isfinite, differences))
+                largest = max(differences) if same else math.inf
+                result.append(Agreement(row, other, len(differences), largest))
     return result
-
-
-def _agreement(new: Row, base: Row, one: Sequence[float], other: Sequence[float]) -> Agreement:
-    pairs = zip(one[:STEPS], other[:STEPS], strict=False)
-    differences = [abs(a - b) for a, b in pairs]
-    same = len(one) == len(other) and all(map(math.isfinite, differences))
-    return Agreement(new, base, len(differences), max(differences) if same else math.inf)
 
 
 def share_of_limit(setting: Setting) -> float | None:

@@ -1,6 +1,6 @@
 """Groups of rows that may be compared, and the settings of a group over their seeds."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import floor, log10
@@ -8,7 +8,8 @@ from operator import attrgetter
 from typing import Final
 
 from bench.analysis.points import FROZEN, settings_of
-from bench.analysis.setting import Place, Setting, between_processes, place_of_run
+from bench.analysis.setting import SeedFold, Setting, between_processes, place_of_run
+from bench.common.grouping import grouped
 from bench.plan.cell import Value, named
 from bench.plan.columns import BY_NAME, VALUES, group_names
 from bench.plan.learning_rates import still_lacking
@@ -23,6 +24,15 @@ CHANGED: Final = named(lambda about: about.compared == "group")
 _PLANNED: Final = frozenset(CHANGED) - {"batch_size", "epochs", "max_length", "max_steps"}
 """Settings that a grid changes one at a time from a usual value."""
 _MOST_GROUPS: Final = 60
+_FOLLOWING: Final = (
+    "model_digest", "pooling", "max_length", "engine", "engine_version", "attn_implementation",
+    "kernels",
+)  # fmt: skip
+"""Settings of a group that may follow from its encoder."""
+_SHARED: Final = tuple(
+    n for n in named(lambda about: about.compared in ("group", "never")) if n not in _FOLLOWING
+)
+"""Settings in which the groups of several encoders agree."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +63,6 @@ class Group:
 
     @property
     def ok(self) -> int:
-        """The number of rows that ended ok."""
         return sum(row.is_ok for row in self.rows)
 
     @property
@@ -63,7 +72,6 @@ class Group:
 
     @property
     def scoring(self) -> Metric:
-        """The dev metric."""
         return metric_of(self.metric)
 
     @cached_property
@@ -89,10 +97,11 @@ class Group:
         The type is the most frequent one under a kind of AMP; of equally frequent ones, the first
         of the schema's values.
         """
-        types: dict[str, list[str | None]] = {}
-        for setting in self.settings:
-            if setting.tells_frozen:
-                types.setdefault(setting.amp, []).append(setting.frozen)
+        varied = [setting for setting in self.settings if setting.tells_frozen]
+        types = {
+            amp: [setting.frozen for setting in alike]
+            for amp, alike in grouped(varied, lambda setting: setting.amp).items()
+        }
         # Of equally frequent ones, max takes the first.
         most = {amp: max((*VALUES[FROZEN], None), key=types[amp].count) for amp in types}
         return tuple(s for s in self.settings if not s.tells_frozen or s.frozen == most[s.amp])
@@ -114,7 +123,10 @@ class Group:
 
     @property
     def time_column(self) -> str:
-        """The main column of time: for 1,000 real tokens, or for a step without token counts."""
+        """The main column of time: for 1,000 tokens without padding, or for a step without token
+        counts; of several encoders, whose tokens differ, that of a whole training."""
+        if any(setting.encoder for setting in self.settings):
+            return "train_s"
         known = any(setting.estimate("ms_per_1k_tokens") for setting in self.settings)
         return "ms_per_1k_tokens" if known else "step_ms_median"
 
@@ -129,7 +141,7 @@ class Group:
         return max((len({r.seed for r in setting.ok}) for setting in self.settings), default=0)
 
     @cached_property
-    def common_places(self) -> set[Place]:
+    def common_places(self) -> set[SeedFold]:
         """The seeds and folds that all settings with seeds enough to be recommended have with their
         memory; those that all settings have where none has enough."""
         every = [setting for setting in self.settings if setting.ok]
@@ -212,18 +224,14 @@ def groups(
         replace(row, status=None) for row in planned if (row.key, row.code_version) not in known
     ]
     planned_keys = {group_key(row) for row in planned}
-    by_key: dict[tuple[Value, ...], list[Row]] = {}
-    for row in [*done, *waiting]:
-        by_key.setdefault(group_key(row), []).append(row)
+    by_key = grouped([*done, *waiting], group_key)
 
     def order(key: tuple[Value, ...]) -> tuple[bool, str, int]:
         newest = max(r.finished_at or r.started_at or "" for r in by_key[key])
         return key in planned_keys, newest, len(by_key[key])
 
     members = [by_key[key] for key in sorted(by_key, key=order, reverse=True)]
-    by_software: dict[tuple[Value, ...], list[list[Row]]] = {}
-    for group_rows in members:
-        by_software.setdefault(_software(group_rows[0]), []).append(group_rows)
+    by_software = grouped(members, lambda group_rows: _software(group_rows[0]))
     result = []
     for group_rows in members:
         same = by_software[_software(group_rows[0])]
@@ -291,7 +299,11 @@ def hub(
     """
     if not 1 < len(groups) <= _MOST_GROUPS:
         return None
-    candidates = [(base, [*_neighbours(base, groups, names)]) for base in groups]
+    candidates = []
+    for base in groups:
+        columns = [(group, differing(group, base)) for group in groups if group is not base]
+        alike = [(group, own[0]) for group, own in columns if len(own) == 1 and own[0] in names]
+        candidates.append((base, alike))
     base, neighbours = max(candidates, key=lambda candidate: len(candidate[1]))
     return (base, neighbours) if neighbours else None
 
@@ -311,15 +323,58 @@ def hub_first(groups: Sequence[Group], planned: Collection[object]) -> list[Grou
     return [base, *(group for group in groups if group is not base)]
 
 
-def _neighbours(
-    base: Group, groups: Sequence[Group], names: Collection[str]
-) -> Iterator[tuple[Group, str]]:
-    for group in groups:
-        columns = [] if group is base else differing(group, base)
-        if len(columns) == 1 and columns[0] in names:
-            yield group, columns[0]
-
-
 def about(column: str) -> str:
     """A column's own description, from the schema."""
     return BY_NAME[column].meaning
+
+
+@dataclass(frozen=True, eq=False)
+class Encoders:
+    """Encoders that were measured under the same conditions on the same data.
+
+    Attributes:
+        groups: those of each encoder, by its name.
+        joined: the settings of all, which name their encoder.
+    """
+
+    groups: dict[str, Group]
+    joined: Group
+
+
+def encoders_of(groups: Sequence[Group]) -> Encoders | None:
+    """The encoders that can be compared with that of the first group; None without any other.
+
+    Of several groups of an encoder, the one that differs least from the first counts.
+    """
+    if not groups:
+        return None
+    first = groups[0]
+    alike = [group for group in groups if group.ok and _shared(group) == _shared(first)]
+    by_model = grouped(alike, lambda group: group.shared("model_digest"))
+    if len(by_model) < 2 or first.shared("model_digest") not in by_model:
+        return None
+    nearest = [min(own, key=lambda one: len(differing(one, first))) for own in by_model.values()]
+    labels = [str(group.shared("model")) for group in nearest]
+    digests = [str(group.shared("model_digest"))[:6] for group in nearest]
+    by_name = {
+        label if labels.count(label) == 1 else f"{label}@{digest}": group
+        for label, digest, group in zip(labels, digests, nearest, strict=True)
+    }
+    rows = tuple(row for group in nearest for row in group.rows)
+    settings = tuple(
+        replace(s, encoder=name) for name, group in by_name.items() for s in group.settings
+    )
+    return Encoders(by_name, Group(rows, settings))
+
+
+def decided_over(groups: Sequence[Group]) -> Group:
+    """The settings that a recommendation is among: the first group's, with those of other encoders
+    if there are any."""
+    encoders = encoders_of(groups)
+    return groups[0] if encoders is None else encoders.joined
+
+
+def _shared(group: Group) -> tuple[Value, ...]:
+    row = group.first
+    values = (row[name] for name in _SHARED if name != "regression_loss")
+    return (row.conditions_id, *values, row.regression_loss or "mse")

@@ -71,7 +71,6 @@ class Series:
 
     @cached_property
     def segments(self) -> list[Segment]:
-        """The stretches between changes."""
         places = [0, *(self.known.index(start) for start in self.starts), len(self.known)]
         medians = segment_medians(self.scaled, places[1:-1])
         is_score = self.measure.kind == "score"
@@ -148,7 +147,6 @@ def history(group: Group) -> History | None:
 
 
 def _versions(group: Group) -> list[Version]:
-    """The versions that ran, by the start of their first cells."""
     runs = grouped(group.rows, lambda row: row.code_version).items()
     versions = [Version(name, min(row.started_at or "" for row in rows)) for name, rows in runs]
     return sorted(versions, key=lambda version: (version.started_at, version.name))

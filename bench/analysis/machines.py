@@ -8,22 +8,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
-from bench.analysis.costpairs import (
-    BETWEEN_PROCESSES,
-    CONSTANTS,
-    Runs,
-    ratio_intervals,
-    runs_of,
-)
+from bench.analysis.costpairs import BETWEEN_PROCESSES, CONSTANTS, Runs, ratio_intervals, runs_of
 from bench.analysis.matching import Machine, Match, machine_name, machine_of
-from bench.stats.comparing import Estimates, Ints, sample_means
-from bench.stats.intervals import Interval, quantile
-
-LEVEL: Final = 0.05
+from bench.stats.comparing import FAMILY, Estimates, sample_means
+from bench.stats.intervals import Interval, Ints, quantile
 
 
 @dataclass(frozen=True)
@@ -79,43 +70,36 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
         matches: settings matched across machines, with their labels.
     """
     labelled = zip(matches, labels, strict=True)
-    chosen = [(m, label) for m, label in labelled if m.machine is None and m.base.ok and m.new.ok]
-    if not chosen:
+    both = [(m, label) for m, label in labelled if m.machine is None and m.base.ok and m.new.ok]
+    if not both:
         return None
-    sides = [Counter(machine_of(r) for match, _ in chosen for r in match.sides[i].ok)
-             for i in (0, 1)]  # fmt: skip
+    sides = [Counter(machine_of(row) for m, _ in both for row in m.sides[i].ok) for i in (0, 1)]
     base, new = (side.most_common(1)[0][0] for side in sides)
-    if base[-1] != new[-1]:
+    chosen = [(m, label) for m, label in both if len(versions_of(m, (base, new))) == 1]
+    if base[-1] != new[-1] or not chosen:
         return None
-    left_out = len(chosen)
-    chosen = [each for each in chosen if len(versions_of(each[0], (base, new))) == 1]
-    if not chosen:
-        return None
-    left_out -= len(chosen)
     notes = []
     if any(len(side) > 1 for side in sides):
         notes.append("of several machines of a side, the one with the most runs is compared")
-    if left_out:
+    if left_out := len(both) - len(chosen):
         were = "setting was" if left_out == 1 else "settings were"
         notes.append(f"{left_out} {were} left out, not run on both or measured in other ways")
-    costs = [("ms_per_1k_tokens", "time")]
+    costs = {"ms_per_1k_tokens": "time"}
     if base[0] == new[0]:
-        memory = "peak_rss_mib" if base[0] == "cpu" else "peak_cuda_allocated_mib"
-        costs.append((memory, "peak memory"))
+        costs["peak_rss_mib" if base[0] == "cpu" else "peak_cuda_allocated_mib"] = "peak memory"
     else:
         notes.append(f"memory on a {base[0]} and on a {new[0]} is not comparable")
-    names, chosen_matches = tuple(column for column, _ in costs), [match for match, _ in chosen]
-    runs = runs_of(chosen_matches, names, (base, new))
-    reference = _references(chosen_matches)
+    chosen_matches = [match for match, _ in chosen]
+    runs, reference = runs_of(chosen_matches, (*costs,), (base, new)), _references(chosen_matches)
     if not (reference >= 0).any():
         without = "without full fine-tuning in fp32 on both machines"
         notes.append(f"{without}, absolute figures are all there is")
-    estimates = [(runs.log_ratios(n), _normalised(runs, n, reference)) for n in names]
+    estimates = [(runs.log_ratios(n), _normalised(runs, n, reference)) for n in costs]
     number = sum(int(np.isfinite(one.error).sum()) for pair in estimates for one in pair)
-    level = LEVEL / max(number, 1)
+    level = FAMILY / max(number, 1)
     drift = {"ms_per_1k_tokens": math.sqrt(2) * BETWEEN_PROCESSES}
     by_setting: list[list[MachineCost]] = [[] for _ in chosen]
-    for (column, name), (absolute, normalised) in zip(costs, estimates, strict=True):
+    for (column, name), (absolute, normalised) in zip(costs.items(), estimates, strict=True):
         intervals = _intervals(absolute, level, drift.get(column, 0.0))
         relative = _intervals(normalised, level)
         for own, interval, ratio in zip(by_setting, intervals, relative, strict=True):

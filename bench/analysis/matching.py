@@ -15,7 +15,7 @@ from bench.plan.rows import RESUMED, Row, current_rows
 from bench.results.outcomes import ValuesOf
 
 Side = Literal["BASE", "NEW"]
-_SIDES: Final[tuple[Side, Side]] = ("BASE", "NEW")
+SIDES: Final[tuple[Side, Side]] = ("BASE", "NEW")
 Machine = tuple[str, str, str, int, str | None]
 """Type of device, its name, machine, threads and what else ran there."""
 Key = tuple[Value, ...]
@@ -51,8 +51,7 @@ def counted_rows(rows: Iterable[Row]) -> list[Row]:
     last: dict[tuple[str, int, Machine], Row] = {}
     for row in still_lacking(list(current)):
         key = (row.cell_id, row.repeat, machine_of(row))
-        if key not in last or _age(row) >= _age(last[key]):
-            last[key] = row
+        last[key] = max(row, last.get(key, row), key=_age)  # of equal ages the later row
     return list(last.values())
 
 
@@ -67,7 +66,6 @@ def machine_of(row: Row) -> Machine:
 
 
 def machine_name(machine: Machine) -> str:
-    """A machine in words."""
     device, name, host, threads, sharing = machine
     where = f"{name} in {host}" if device != "cpu" else host
     return f"{where}, {threads} threads{f', {sharing}' if sharing else ''}"
@@ -89,7 +87,6 @@ class Match:
 
     @property
     def sides(self) -> tuple[Setting, Setting]:
-        """Both settings."""
         return self.base, self.new
 
     @property
@@ -132,15 +129,15 @@ def matching(
     matched = Matching([], [], rows)
     if not common:
         _match(rows, None, columns, values_of, matched)
+        return matched
     for machine in common:
         here = by_machine[0][machine], by_machine[1][machine]
         _match(here, machine, columns, values_of, matched)
-    for i, side in enumerate(_SIDES):
-        for machine, elsewhere in by_machine[i].items() if common else ():
-            if machine not in common:
-                why = f"measured on {machine_name(machine)} in {side} alone"
-                settings = [s for g in _groups(elsewhere, values_of[i]) for s in g.settings]
-                matched.unmatched.extend((side, setting, why) for setting in settings)
+    for side, machines, values in zip(SIDES, by_machine, values_of, strict=True):
+        for machine in [machine for machine in machines if machine not in common]:
+            why = f"measured on {machine_name(machine)} in {side} alone"
+            settings = [s for g in _groups(machines[machine], values) for s in g.settings]
+            matched.unmatched.extend((side, setting, why) for setting in settings)
     return matched
 
 
@@ -172,7 +169,7 @@ def _match(
     def near(key: Key) -> Key:
         return tuple(key[place] for place in near_places)
 
-    for side, mine, others in zip(_SIDES, (base, new), (new, base), strict=True):
+    for side, mine, others in zip(SIDES, (base, new), (new, base), strict=True):
         by_near = grouped(others, near)
         for key, members in mine.items():
             if key not in others:
@@ -226,12 +223,11 @@ def _difference(columns: Sequence[str], key: Key, others: Sequence[Key], side: S
 
 def not_measured(base: object, new: object) -> str:
     """The sides that lack what is compared, which is empty there; empty: neither does."""
-    missing = [side for side, has in zip(_SIDES, (base, new), strict=True) if not has]
+    missing = [side for side, has in zip(SIDES, (base, new), strict=True) if not has]
     return f"not measured in {' and '.join(missing)}" if missing else ""
 
 
 def text_of(value: Value) -> str:
-    """A value in a sentence."""
     return "empty" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -1,7 +1,7 @@
 """The settings of a group: its rows by the points of the grid without their seeds and folds."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from operator import attrgetter
 from typing import Final
@@ -9,6 +9,7 @@ from typing import Final
 from adapters.methods import MODES
 from adapters.names import place
 from bench.analysis.setting import Setting, between_processes
+from bench.common.grouping import grouped
 from bench.plan.cell import ABOUT, ALWAYS, Value, named
 from bench.plan.columns import VALUES
 from bench.plan.rows import Row
@@ -37,8 +38,8 @@ def settings_of(
     Args:
         others: rows of each of the other machines from which scores may be taken.
     """
-    points = _by_point(rows)
-    other_points = [_by_point(machine) for machine in others]
+    points = grouped(rows, point)
+    other_points = [grouped(machine, point) for machine in others]
     axes = len(_AXES)
     but_rates = axes + 1 + len(OPTIONS)
     rates = Counter(key[:but_rates] for key in points)
@@ -47,32 +48,14 @@ def settings_of(
     settings = []
     for key, members in points.items():
         row = members[0]
-        settings.append(
-            Setting(
-                mode=row.mode,
-                rank=row.rank,
-                layers=row.layers,
-                amp=row.amp,
-                unfreeze=row.unfreeze,
-                frozen=row.frozen_dtype,
-                rate=row.learning_rate or row.learning_rate_head,
-                rows=tuple(members),
-                options=_options(row),
-                elsewhere=_scored_elsewhere(members, [p.get(key, []) for p in other_points]),
-                tells_rate=rates[key[:but_rates]] > 1,
-                tells_frozen=frozen_types[key[:axes]] > 1,
-                values_of=values_of,
-                between=between,
-            )
-        )
+        settings.append(Setting(
+            row.mode, row.rank, row.layers, row.amp, row.unfreeze, row.frozen_dtype,
+            rate=row.learning_rate or row.learning_rate_head, rows=tuple(members),
+            elsewhere=_scored_elsewhere(members, [p.get(key, []) for p in other_points]),
+            options=_options(row), tells_rate=rates[key[:but_rates]] > 1,
+            tells_frozen=frozen_types[key[:axes]] > 1, values_of=values_of, between=between,
+        ))  # fmt: skip
     return tuple(sorted(settings, key=_order))
-
-
-def _by_point(rows: Iterable[Row]) -> dict[tuple[Value, ...], list[Row]]:
-    points: dict[tuple[Value, ...], list[Row]] = {}
-    for row in rows:
-        points.setdefault(point(row), []).append(row)
-    return points
 
 
 point: Final[Callable[[Row], tuple[Value, ...]]] = attrgetter(*_AXES, FROZEN, *FROM_MODE)
@@ -80,7 +63,6 @@ point: Final[Callable[[Row], tuple[Value, ...]]] = attrgetter(*_AXES, FROZEN, *F
 
 
 def _options(row: Row) -> tuple[str, ...]:
-    """The options of a row's method, such as `LoRA+ ratio 16`."""
     values = ((ABOUT[name], row[name]) for name in OPTIONS)
     return tuple(
         about.short.format(value) for about, value in values if value not in (None, about.before)

@@ -46,23 +46,19 @@ def power_note(cells: Collection[Cell], examples: int, metric: Metric) -> list[s
     settings = round(len(cells) / len(seeds) / max(len({cell.fold for cell in cells}), 1))
     if metric.label != "accuracy" or settings < 2 or not examples:
         return []
+    size = shown_size(examples, max(len(seeds), FEWEST_SEEDS), settings)
+    shown = metric.size(float(f"{size:.2g}"))
     if len(seeds) < FEWEST_SEEDS:
-        size = shown_size(examples, FEWEST_SEEDS, settings)
         return [
             f"a recommended setting has {FEWEST_SEEDS} seeds: --seeds {FEWEST_SEEDS} is expected "
-            f"to show differences of {metric.size(_two_digits(size))}"
+            f"to show differences of {shown}"
         ]
-    size = shown_size(examples, len(seeds), settings)
     note = (
         f"{len(seeds)} seeds and {examples:,} dev examples are expected to show a difference of "
-        f"{metric.size(_two_digits(size))}, four times out of five"
+        f"{shown}, four times out of five"
     )
     if size <= metric.margin:
         return [note]
     needed = needed_seeds(metric.margin, examples, settings)
     more = "no number of seeds shows" if needed is None else f"--seeds {needed} is expected to show"
     return [f"{note}; {more} the margin of {metric.size(metric.margin)}"]
-
-
-def _two_digits(value: float) -> float:
-    return float(f"{value:.2g}")

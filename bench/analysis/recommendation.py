@@ -11,23 +11,20 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.analysis.constraints import Limit
-from bench.analysis.costs import NEEDS, Need, cost_of
-from bench.analysis.encoders import decided_over
-from bench.analysis.groups import Group, ordered_groups
+from bench.analysis.costs import NEEDS, Limit, Need, cost_of
+from bench.analysis.groups import Group, decided_over, ordered_groups
 from bench.analysis.setting import Setting
 from bench.plan.rows import Row
 from bench.results.outcomes import ValuesOf
 from bench.stats.best import (
     FEWEST_SEEDS,
-    Comparison,
-    Floats,
+    Differences,
     Sample,
     between_seeds,
     compare_all,
     has_collapsed,
 )
-from bench.stats.intervals import NORMAL_975, POWER_Z
+from bench.stats.intervals import NORMAL_975, POWER_Z, Floats
 
 Obstacle = Literal[
     "no score", "one seed", "no common seed", "no head", "not learned", "limits", "precision",
@@ -56,7 +53,7 @@ class Candidates:
     group: Group
     settings: tuple[Setting, ...]
     samples: tuple[Sample, ...]
-    comparison: Comparison
+    comparison: Differences
     margin: float
 
     @cached_property
@@ -239,12 +236,10 @@ class Recommendation:
 
     @property
     def decided(self) -> bool:
-        """Whether a setting is recommended."""
         return not self.obstacles
 
     @property
     def setting(self) -> Setting | None:
-        """The setting to take: the pick."""
         return None if self.pick is None else self.candidates.settings[self.pick]
 
     def loss(self, i: int) -> float:
@@ -326,16 +321,13 @@ class Recommendation:
         parts = [(compared.of_seed[closest, j] / max(compared.seeds[closest, j], 1),
                   compared.of_examples[closest, j]) for j in rivals]  # fmt: skip
         is_seeds = sum(part[0] for part in parts) > sum(part[1] for part in parts)
+        is_margin = factor >= MOST and lead > known.margin / 2
         return Resolution(
             closest,
             self.loss(closest),
             max(FEWEST_SEEDS, ceil(of_seeds)) if isfinite(of_seeds) else None,
             factor if factor < MOST else None,
-            "margin"
-            if factor >= MOST and lead > known.margin / 2
-            else "seeds"
-            if is_seeds
-            else "examples",
+            "margin" if is_margin else "seeds" if is_seeds else "examples",
         )
 
     def _needed(self, i: int, j: int) -> tuple[float, float]:
@@ -395,20 +387,13 @@ def recommend(
     if withdrawn is not None:
         obstacles = ("collapse",)
     best = max(among, key=lambda i: known.scores[i], default=None)
+    nearest = None if among else min(every, key=lambda i: misses[i], default=None)
     return Recommendation(
-        known,
-        prefer,
-        tuple(limits),
-        tuple(among),
-        best,
-        tuple(shown),
-        tuple(i for i in within if i not in shown),
-        tuple(could_be),
-        obstacles,
-        best if obstacles else cheapest,
-        min(every, key=lambda i: misses[i], default=None) if every and not among else None,
-        withdrawn,
-    )
+        known, prefer, tuple(limits), among=tuple(among), reference=best, shown=tuple(shown),
+        few_seeds=tuple(i for i in within if i not in shown), could_be=tuple(could_be),
+        obstacles=obstacles, pick=best if obstacles else cheapest, nearest=nearest,
+        withdrawn=withdrawn,
+    )  # fmt: skip
 
 
 def recommended_from(

@@ -136,49 +136,28 @@ def _rounding(setting: Setting) -> float:
 def score_pairs(matches: Sequence[Match]) -> list[ScorePair | str]:
     """The differences of the scores of matched settings, or why they can't be compared.
 
-    The variance between seeds is pooled over settings on the same data.
+    The variance between seeds is pooled over settings on the same data. A pair whose seeds scatter
+    significantly more than the rest keeps its own. Pairs of the same trainings, which don't differ
+    at all, are no part of the pool. Where several pairs have a setting in common, fewer of their
+    degrees of freedom count.
     """
     pairs = [score_pair(match.base, match.new) for match in matches]
-    alike: dict[tuple[str, str], list[int]] = {}
-    for i, (match, pair) in enumerate(zip(matches, pairs, strict=True)):
-        if isinstance(pair, ScorePair):
-            alike.setdefault((match.new.rows[0].data_digest, pair.metric.label), []).append(i)
-    for places in alike.values():
-        shared = Counter(id(matches[i].base) for i in places)
-        weights = [4 / (shared[id(matches[i].base)] + 3) for i in places]
-        chosen = [p for i in places if isinstance(p := pairs[i], ScorePair)]
-        pooled = with_pooled_seeds(chosen, weights)
-        for i, pair in zip(places, pooled, strict=True):
-            pairs[i] = pair
+    known = {i: pair for i, pair in enumerate(pairs) if isinstance(pair, ScorePair)}
+    on_data = grouped(known, lambda i: (matches[i].new.rows[0].data_digest, known[i].metric.label))
+    for alike in on_data.values():
+        shared = Counter(id(matches[i].base) for i in alike)
+        spreads = {i: over for i in alike if (over := known[i].spread) and not known[i].is_same}
+        pool = {i: (over, var) for i, over in spreads.items() if (var := over.of_seeds) is not None}
+        freedom = np.array([over.seeds - 1 for over, _ in pool.values()])
+        squares = freedom * np.array([of_seeds for _, of_seeds in pool.values()])
+        total, count = float(squares.sum()), int(freedom.sum())
+        counted = float((freedom * [4 / (shared[id(matches[i].base)] + 3) for i in pool]).sum())
+        wide = intervals.scatters_more(squares, freedom, total, count)
+        for (i, (over, _)), is_wide in zip(pool.items(), wide.tolist(), strict=True):
+            if not is_wide:
+                spread = replace(over, of_seeds=total / count, pooled=counted)
+                pairs[i] = replace(known[i], spread=spread)
     return pairs
-
-
-def with_pooled_seeds(pairs: Sequence[ScorePair], weights: Sequence[float]) -> list[ScorePair]:
-    """Pairs of settings on the same data, with the variance between seeds pooled over them.
-
-    A pair whose seeds scatter significantly more than the rest keeps its own. Pairs of the same
-    trainings, which don't differ at all, are no part of the pool.
-
-    Args:
-        weights: the shares of the pairs' degrees of freedom that count, below 1 where several have
-            a setting in common.
-    """
-    pool = {
-        i: p.spread
-        for i, p in enumerate(pairs)
-        if p.spread and p.spread.of_seeds is not None and not p.is_same
-    }
-    freedom = np.array([one.seeds - 1 for one in pool.values()])
-    squares = freedom * np.array([one.of_seeds for one in pool.values()])
-    total, count = float(squares.sum()), int(freedom.sum())
-    counted = float((freedom * [weights[i] for i in pool]).sum())
-    wide = intervals.scatters_more(squares, freedom, total, count)
-    result = list(pairs)
-    for (i, one), is_wide in zip(pool.items(), wide.tolist(), strict=True):
-        if not is_wide:
-            one = replace(one, of_seeds=total / count, pooled=counted)
-            result[i] = replace(pairs[i], spread=one)
-    return result
 
 
 def over_seeds(differences: Sequence[float]) -> Spread:

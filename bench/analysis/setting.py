@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from math import log
 from operator import attrgetter
 from statistics import fmean
@@ -11,23 +11,17 @@ from typing import Final
 
 import numpy as np
 
+from bench.common.grouping import grouped
 from bench.plan.cell import Value
 from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import Row
 from bench.results.outcomes import Values, ValuesOf, no_values
 from bench.results.scores import score_of
-from bench.stats.intervals import (
-    Interval,
-    Std,
-    mean_of,
-    mean_t,
-    pooled,
-    scattered,
-)
+from bench.stats.intervals import Interval, Std, mean_of, mean_t, pooled, scattered
 
 Run = tuple[int, int, int, str]
 """A run of a setting: seed, fold (0 without folds), repeat, and version of the code."""
-Place = tuple[int, int]
+SeedFold = tuple[int, int]
 """The seed and the fold of a run."""
 
 _ENDS: Final = {
@@ -97,7 +91,6 @@ class Setting:
 
     @property
     def adapted(self) -> bool:
-        """Whether it has adapters."""
         return self.layers is not None
 
     @property
@@ -108,7 +101,6 @@ class Setting:
 
     @property
     def own_label(self) -> str:
-        """The label without the encoder."""
         frozen = f", frozen weights {self.frozen}" if self.tells_frozen and self.frozen else ""
         rank = "" if self.rank is None else f" rank {self.rank}"
         adapter = f"{rank} on {self.layers}" if self.adapted else ""
@@ -124,12 +116,10 @@ class Setting:
 
     @property
     def unfreezes(self) -> bool:
-        """Whether layers are unfrozen gradually."""
         return self.unfreeze not in (None, "all")
 
     @cached_property
     def ok(self) -> tuple[Row, ...]:
-        """The rows that ended ok."""
         return tuple(row for row in self.rows if row.is_ok)
 
     @cached_property
@@ -160,13 +150,12 @@ class Setting:
         reaches down to the mean score of the majority class. By another metric than that of the
         flags, and where all seeds lack folds, it is if more than half of its folds are flagged.
         """
-        flagged: dict[int, list[bool]] = {}
-        for row in self.scored:
-            flagged.setdefault(row.seed, []).append("not_learned" in row.flag_names)
         if self.folds is None:
-            return not any(map(any, flagged.values()))
+            return not any("not_learned" in row.flag_names for row in self.scored)
         if not self.runs or self.scored[0].dev_metric not in ROW_METRICS:
-            return all(2 * sum(flags) <= len(flags) for flags in flagged.values())
+            by_seed = grouped(self.scored, lambda row: row.seed).values()
+            flagged = [["not_learned" in row.flag_names for row in rows] for rows in by_seed]
+            return all(2 * sum(flags) <= len(flags) for flags in flagged)
         return all(
             low is not None
             and low > fmean(row.majority_score or 0.0 for run in runs for row in run)
@@ -181,11 +170,8 @@ class Setting:
         A seed that lacks a fold has none. The score of a fold may be undefined, as where one class
         is missing there, if that of all predictions together is not.
         """
-        by_seed: dict[int, list[Row]] = {}
-        for row in self.scored:
-            by_seed.setdefault(row.seed, []).append(row)
         runs = {}
-        for seed, rows in by_seed.items():
+        for seed, rows in grouped(self.scored, lambda row: row.seed).items():
             scored = [row for row in rows if row.has_score]
             of_seed = _runs(scored, self.folds)
             if not of_seed and len(scored) < len(rows):
@@ -202,11 +188,10 @@ class Setting:
 
         Repeats of a seed are the same training, and count once, with the mean of their numbers.
         """
-        by_seed: dict[int, list[Values]] = {}
-        for seed, runs in self.runs.items():
-            for run in runs:
-                if (values := self.values_of(run)) is not None:
-                    by_seed.setdefault(seed, []).append(values)
+        by_seed = {
+            seed: [values for run in runs if (values := self.values_of(run)) is not None]
+            for seed, runs in self.runs.items()
+        }
         return {
             seed: repeats[0] if len(repeats) == 1 else np.mean(repeats, axis=0)
             for seed, repeats in by_seed.items()
@@ -222,43 +207,35 @@ class Setting:
         """
         return {seed: self.score_of_seed(seed).value for seed in self.runs}
 
-    def by_run(self, column: str) -> dict[Run, float]:
-        """Values of a column in the rows that ended ok, by run."""
-        if column not in self._by_run:
-            value_of = attrgetter(column)
-            values = ((_run(row), number(value_of(row))) for row in self.ok)
-            self._by_run[column] = {run: value for run, value in values if value is not None}
-        return self._by_run[column]
-
     @cached_property
-    def _by_run(self) -> dict[str, dict[Run, float]]:
-        return {}
+    def by_run(self) -> Callable[[str], dict[Run, float]]:
+        """Values of a column in the rows that ended ok, by run."""
+        return cache(self._by_run)
 
-    def places(self, column: str) -> set[Place]:
+    def _by_run(self, column: str) -> dict[Run, float]:
+        value_of = attrgetter(column)
+        values = ((_run(row), number(value_of(row))) for row in self.ok)
+        return {run: value for run, value in values if value is not None}
+
+    def places(self, column: str) -> set[SeedFold]:
         """The seeds and folds with a value in a column."""
         return {run[:2] for run in self.by_run(column)}
 
-    def at(self, places: Collection[Place]) -> "Setting":
+    def at(self, places: Collection[SeedFold]) -> "Setting":
         """The setting with its runs of some seeds and folds alone, as measured."""
         rows = tuple(row for row in self.rows if place_of_run(row)[:2] in places)
         return replace(self, rows=rows)
 
-    def estimate(self, column: str) -> Interval | None:
-        """Mean and interval: of scores over seeds, of other columns over all runs.
+    @cached_property
+    def estimate(self) -> Callable[[str], Interval | None]:
+        """Mean and interval of a column: of scores over seeds, of others over all runs.
 
         Scores with stored predictions vary by seeds and dev examples, others by seeds alone; the
         score of a single run has the interval in its row. Costs of one seed vary at least as much
         as processes of the group that do the same work. Where no such processes were run, a single
         run's cost has no interval: one process can't show how processes differ.
         """
-        if column not in self._estimates:
-            estimate = self._score() if column == _SCORE else self._cost(column)
-            self._estimates[column] = estimate
-        return self._estimates[column]
-
-    @cached_property
-    def _estimates(self) -> dict[str, Interval | None]:
-        return {}
+        return cache(lambda column: self._score() if column == _SCORE else self._cost(column))
 
     def _score(self) -> Interval | None:
         scores, values = self.scores, self.values
@@ -278,7 +255,9 @@ class Setting:
         )
         if is_joined and seed in self.values:
             return score_of(runs[0][0].dev_metric or "", [self.values[seed]])
-        return _mean_interval([_mean_of_folds(run) for run in runs])
+        folds = [[_own_interval(row, _SCORE) for row in run] for run in runs]
+        # of several folds, as if they were independent
+        return _mean_interval([mean_of(own) if len(own) > 1 else own[0] for own in folds])
 
     def _cost(self, column: str) -> Interval | None:
         rows = {_run(row): row for row in self.ok if number(row[column]) is not None}
@@ -318,12 +297,6 @@ def _runs(rows: Sequence[Row], folds: int | None) -> list[tuple[Row, ...]]:
         for run in whole or [last]
         if len(run) == folds and run.keys() == set(range(folds))
     ]
-
-
-def _mean_of_folds(run: Sequence[Row]) -> Interval:
-    """The mean score of a run's folds, as if they were independent."""
-    scores = [_own_interval(row, _SCORE) for row in run]
-    return scores[0] if len(scores) == 1 else mean_of(scores)
 
 
 def _own_interval(row: Row, column: str) -> Interval:

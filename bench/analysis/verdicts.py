@@ -1,11 +1,15 @@
-"""Comparisons of a group's settings, its best, the Pareto front and the effect of rank."""
+"""Comparisons of a group's settings, its best, the Pareto front, effects of rank and AMP."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
+from statistics import geometric_mean
 from typing import Final, Literal
 
 import numpy as np
 
+from adapters.methods import ADAPTER_MODES
+from adapters.names import in_order
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
 from bench.stats import intervals
@@ -43,7 +47,7 @@ def compare(group: Group, objective: Objective, a: Setting, b: Setting) -> Inter
     None where one was not measured, and for costs without a common seed and fold.
     """
     name = column(group, objective)
-    key = (name, id(a), id(b))
+    key = name, id(a), id(b)
     if key not in group.compared:
         group.compared[key] = _compare(name, objective, a, b)
     return group.compared[key]
@@ -114,14 +118,14 @@ def pareto(group: Group, cost: Objective) -> list[Setting]:
     """
     if not group.learned:
         return []
-    name = column(group, cost)
-    points = []
-    for setting in group.settings:
-        price, score = setting.estimate(name), setting.estimate("dev_score")
-        if price and score and setting.learned:
-            points.append((price.value, -group.scoring.gain(score.value), setting))
-    front: list[Setting] = []
-    best = float("inf")
+    name, best = column(group, cost), float("inf")
+    points = [
+        (price.value, -group.scoring.gain(score.value), setting)
+        for setting in group.settings
+        if (price := setting.estimate(name)) and (score := setting.estimate("dev_score"))
+        if setting.learned
+    ]
+    front = []
     for _, lost, setting in sorted(points, key=lambda point: point[:2]):
         if lost < best:
             front.append(setting)
@@ -162,10 +166,73 @@ def rank_effect(group: Group) -> RankEffect | None:
         return s.mode, s.layers, s.amp, s.unfreezes, s.options, rate, s.frozen
 
     twins = {without_rank(s): s for s in scored if s.rank == low}
-    pairs = [(s, twins.get(without_rank(s))) for s in scored if s.rank == high]
-    learned = [(s, twin) for s, twin in pairs if twin and not neither_learned(s, twin)]
-    gaps = [gap for s, twin in learned if (gap := compare(group, "score", s, twin))]
+    gaps = [
+        gap
+        for s in scored
+        if s.rank == high and (twin := twins.get(without_rank(s))) and not neither_learned(s, twin)
+        if (gap := compare(group, "score", s, twin))
+    ]
     if not gaps:
         return None
     mean = sum(gap.value for gap in gaps) / len(gaps)
     return RankEffect(low, high, len(gaps), *better_worse(group, gaps), mean)
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Cost relative to full fine-tuning in fp32: with AMP alone, an adapter alone, and both.
+
+    Each is the geometric mean over the `ranks` that ran with AMP and without. `product` is the
+    value of `both` if the two effects were independent.
+    """
+
+    mode: str
+    layers: str
+    amp: str
+    ranks: int
+    amp_alone: float
+    adapter_alone: float
+    both: float
+
+    @property
+    def product(self) -> float:
+        return self.amp_alone * self.adapter_alone
+
+
+def effects(group: Group, cost: Objective) -> list[Effects]:
+    base = group.baseline
+    settings = [s for s in group.usual if base and not s.unfreezes and not s.options]
+    ratios = {
+        (s.mode, s.layers, s.amp, s.rank): ratio.value
+        for s in reversed(settings)
+        if base and (ratio := compare(group, cost, s, base))
+    }
+    amps = sorted({s.amp for s in settings} - {"off"})
+    layer_sets = in_order(s.layers for s in settings if s.layers is not None)
+    ranks = {s.rank for s in settings}
+    results = []
+    for amp, mode, layers in product(amps, ADAPTER_MODES, layer_sets):
+        alone = ratios.get(("full", None, amp, None))
+        pairs = [
+            [ratios.get((mode, layers, kind, rank)) for kind in ("off", amp)] for rank in ranks
+        ]
+        known = [(off, on) for off, on in pairs if off and on]
+        if alone is not None and known:
+            adapter, both = map(geometric_mean, zip(*known, strict=True))
+            results.append(Effects(mode, layers, amp, len(known), alone, adapter, both))
+    return results
+
+
+def amp_ratios(group: Group, cost: Objective) -> list[tuple[Setting, Interval]]:
+    """Each setting that ran with AMP, and its cost relative to the same setting without."""
+
+    def without_amp(s: Setting) -> tuple[object, ...]:
+        return s.mode, s.layers, s.rank, s.unfreezes, s.options, s.rate
+
+    off = {without_amp(s): s for s in group.settings if s.amp == "off"}
+    ratios = []
+    for setting in group.usual:
+        twin = off.get(without_amp(setting))
+        if setting.amp != "off" and twin and (ratio := compare(group, cost, setting, twin)):
+            ratios.append((setting, ratio))
+    return ratios

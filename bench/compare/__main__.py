@@ -111,7 +111,7 @@ def command(
     # imported late: these load numpy and scipy, and the page matplotlib
     from bench.analysis.comparison import compare
     from bench.compare.alternating import FOLDER, Alternation
-    from bench.compare.outcome import Outcome, as_json, is_compared, lines, obstacles
+    from bench.compare.conclusion import Conclusion, as_json, is_compared, obstacles, summary
     from bench.compare.sides import limits as parse_limits
     from bench.compare.sides import read_sides
     from bench.launch.checks import check_reports
@@ -144,16 +144,16 @@ def command(
     if not is_compared(comparison):
         why = "; ".join(obstacles(comparison)[:2]) or "no results that ended ok"
         raise InputError(f"{one.name} and {other.name}: nothing to compare: {why}")
-    outcome = Outcome(comparison, one, other, limits, strict, looks)
+    conclusion = Conclusion(comparison, one, other, limits, strict, looks)
 
     from bench.compare.page import write
 
-    page = write(outcome, reports)
+    page = write(conclusion, reports)
     if json_wanted:
-        echo(json.dumps(as_json(outcome), indent=1, allow_nan=False))
+        echo(json.dumps(as_json(conclusion), indent=1, allow_nan=False))
     else:
-        echo("\n".join([*lines(outcome), str(page)]))
-    return outcome.exit_code
+        echo("\n".join([*summary(conclusion, details=True), str(page)]))
+    return conclusion.exit_code
 
 
 if __name__ == "__main__":

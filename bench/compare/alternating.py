@@ -20,12 +20,12 @@ from threading import Event
 from typing import Any, Final
 
 from bench.analysis.comparison import Comparison, Limits, Pair, Verdict, compare
-from bench.analysis.matching import Side
+from bench.analysis.matching import SIDES, Side
 from bench.common.errors import InputError, StoppedError
 from bench.common.grouping import grouped
 from bench.common.messages import command_line, echo, last_error
 from bench.common.progress import progress_bar
-from bench.compare.places import Place
+from bench.compare.location import Location
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found, find_slots, usable_threads
@@ -48,11 +48,10 @@ _OWN: Final = (
 """Options of bench.grid that can't be passed on."""
 _Cell = Mapping[str, Any]
 """A cell as in the JSON of a plan."""
-SIDES: Final[tuple[Side, Side]] = ("BASE", "NEW")
 
 
 @dataclass(frozen=True)
-class Task:
+class CellPair:
     """Cells of both sides that are compared with one another.
 
     Attributes:
@@ -67,13 +66,12 @@ class Task:
 
     @property
     def ids(self) -> set[str]:
-        """The ids of all cells."""
         return {one for side in self.runs.values() for ids in side.values() for one in ids}
 
 
-def tasks(
+def cell_pairs(
     cells: Mapping[Side, Sequence[_Cell]], chosen: Collection[str], named: Collection[str] = ()
-) -> list[Task]:
+) -> list[CellPair]:
     """The cells that both sides have, matched by their axes, with a note on all others.
 
     Axes that are named, or that one side does not have, may differ.
@@ -104,13 +102,9 @@ def tasks(
     for side in SIDES:
         if alone := sorted(names[key] for key in runs[side].keys() - both):
             echo(f"note: left out, only in {side}: {', '.join(alone)}", err=True)
-
-    def setting(key: tuple[Any, ...]) -> str:
-        values = zip(shared, key, strict=True)
-        return digest([value for axis, value in values if axis not in ("seed", "fold")])
-
+    of_setting = [i for i, axis in enumerate(shared) if axis not in ("seed", "fold")]
     return [
-        Task(name, setting(key), {side: runs[side][key] for side in SIDES})
+        CellPair(name, digest([key[i] for i in of_setting]), {s: runs[s][key] for s in SIDES})
         for key, name in names.items()
         if key in both
     ]
@@ -169,23 +163,24 @@ class Alternation:
             StoppedError: if the user stopped it; how to go on is printed.
         """
         chosen, named = self._axes()
-        lanes, options = several_lanes(self.options)
+        slots, options = several_slots(self.options)
         here: list[Any] = [usable_threads(), recorded(os.environ, on_gpu=True)]
-        here += [[lane.device_name, sorted(lane.cores)] for lane in lanes]
+        here += [[slot.device_name, sorted(slot.cores)] for slot in slots]
         paths = zip(SIDES, self.places or (None, None), strict=True)
-        places = {side: Place.of(side, path) for side, path in paths}
+        locations = {side: Location.of(side, path) for side, path in paths}
         with Signals() as signals:
             try:
                 cells = {
-                    side: self._cells(places[side], terms, [*options, *_device(lanes)], signals)
+                    side: self._cells(locations[side], terms, [*options, *_device(slots)], signals)
                     for side, terms in zip(SIDES, self.terms, strict=True)
                 }
-                to_do = tasks(cells, chosen, named)
+                pairs = cell_pairs(cells, chosen, named)
                 ids = [sorted(cell["cell_id"] for cell in cells[side]) for side in SIDES]
-                digests = {side: place.digest() for side, place in places.items()}
+                digests = {side: location.digest() for side, location in locations.items()}
                 folder = self.folder / digest([digests, ids, here])
-                session = _Session(self, folder, places, digests, named, signals, lanes, options)
-                return session.run(to_do)
+                return _Session(
+                    self, folder, locations, digests, named, signals, slots, options
+                ).run(pairs)
             except StoppedError:
                 echo(f"to go on: {command_line('compare', *sys.argv[1:])}", err=True)
                 raise
@@ -217,16 +212,16 @@ class Alternation:
         return frozenset(used | selected), frozenset(differ)
 
     def _cells(
-        self, place: Place, terms: str, options: Sequence[str], signals: Signals
+        self, location: Location, terms: str, options: Sequence[str], signals: Signals
     ) -> list[_Cell]:
         """The cells of a side, by a plan of bench.grid with some options."""
         selection = f"{self.selection} {terms}".strip()
         plan = ["--dry-run", "--json", "--runs", str(self.folder / "none.csv")]
-        done = place.grid([*self.arguments(selection), *options, *plan], signals)
+        done = location.grid([*self.arguments(selection), *options, *plan], signals)
         try:
             cells: list[_Cell] = json.loads(done.stdout)["cells"]
         except (ValueError, KeyError) as error:
-            raise InputError(f"{place.side}: no plan: {last_error(done.stderr)}") from error
+            raise InputError(f"{location.side}: no plan: {last_error(done.stderr)}") from error
         return cells
 
     def arguments(self, selection: str) -> list[str]:
@@ -234,8 +229,8 @@ class Alternation:
         return ["--grid", self.grid, *(["--select", selection] if selection else [])]
 
 
-def several_lanes(options: Sequence[str]) -> tuple[Sequence[Found], list[str]]:
-    """The lanes that options of bench.grid name, if that may be several, and the other options.
+def several_slots(options: Sequence[str]) -> tuple[Sequence[Found], list[str]]:
+    """The slots that options of bench.grid name, if that may be several, and the other options.
 
     Raises:
         InputError: as `find_slots`.
@@ -251,9 +246,19 @@ def several_lanes(options: Sequence[str]) -> tuple[Sequence[Found], list[str]]:
     return (), list(options)
 
 
-def _device(lanes: Sequence[Found]) -> list[str]:
-    """The option for the first of some lanes."""
-    return ["--device", lanes[0].conditions.device] if lanes else []
+def _device(slots: Sequence[Found]) -> list[str]:
+    return ["--device", slots[0].conditions.device] if slots else []
+
+
+@dataclass(frozen=True)
+class _Repeat:
+    """A repeat of the cells that a text of --select selects on a side."""
+
+    pair: CellPair
+    side: Side
+    text: str
+    ids: Set[str]
+    number: int
 
 
 @dataclass(frozen=True)
@@ -261,108 +266,109 @@ class _Session:
     """An alternation as it runs, with the folder of its results and the code of both sides.
 
     Attributes:
-        lanes: the devices that it is on; none: the one that `options` name.
+        slots: the devices that it is on; none: the one that `options` name.
         options: further options of bench.grid.
     """
 
     alternation: Alternation
     folder: Path
-    places: Mapping[Side, Place]
+    locations: Mapping[Side, Location]
     digests: Mapping[Side, str]
     named: frozenset[str]
     signals: Signals
-    lanes: Sequence[Found]
+    slots: Sequence[Found]
     options: Sequence[str]
 
     def csv(self, side: Side) -> Path:
-        """The file of a side's results."""
         return self.folder / f"{side.lower()}.csv"
 
-    def run(self, to_do: list[Task]) -> Measured:
-        """Run rounds of tasks, of each until it is decided."""
+    def run(self, to_do: list[CellPair]) -> Measured:
+        """Run rounds of cells, each setting until it is decided."""
         most, count = self.alternation.rounds, len(to_do)
         looks = look_rounds(most)
-        places = range(max(1, len(self.lanes)))
-        place_of = dict(zip(sorted({task.setting for task in to_do}), cycle(places)))
+        numbers = range(max(1, len(self.slots)))
+        slot_of = dict(zip(sorted({pair.setting for pair in to_do}), cycle(numbers)))
         for number in range(1, most + 1):
-            to_do.sort(key=lambda task: digest([number, task.name, sorted(task.ids)]))
-            turns = [
-                _Turn(task, side, text, ids, number)
-                for task in to_do
+            to_do.sort(key=lambda pair: digest([number, pair.name, sorted(pair.ids)]))
+            repeats = [
+                _Repeat(pair, side, text, ids, number)
+                for pair in to_do
                 for side in (SIDES if number % 2 else SIDES[::-1])
-                for text, ids in task.runs[side].items()
+                for text, ids in pair.runs[side].items()
             ]
+            by_slot = grouped(repeats, lambda repeat: slot_of[repeat.pair.setting])
             name = f"round {number} of at most {most}, {len(to_do)} of {count} cells"
-            by_place = grouped(turns, lambda turn: place_of[turn.task.setting])
-            self._run_round(name, [by_place.get(place, []) for place in places])
+            self._run_round(name, [by_slot.get(slot, []) for slot in numbers])
             undecided = self._undecided(len(looks), number in looks)
-            to_do = [task for task in to_do if task.ids & undecided]
+            to_do = [pair for pair in to_do if pair.ids & undecided]
             if not to_do:
                 break
         return Measured(self.csv("BASE"), self.csv("NEW"), self.named, len(looks))
 
-    def _run_round(self, name: str, turns: Sequence[Sequence["_Turn"]]) -> None:
-        """Run the turns of each lane, those of several lanes at once.
+    def _run_round(self, name: str, by_slot: Sequence[Sequence[_Repeat]]) -> None:
+        """Run the repeats of each slot, those of several slots at once.
 
         Raises:
-            InputError, StoppedError: as `_run_cells`; no further turn begins then.
+            InputError, StoppedError: as `_run_cells`; no further repeat begins then.
         """
-        count = sum(map(len, turns))
+        count = sum(map(len, by_slot))
         with (
             Locks(device_locks(), self.signals) as devices,
             progress_bar(count) as show,
-            ThreadPoolExecutor(len(turns)) as pool,
+            ThreadPoolExecutor(len(by_slot)) as pool,
         ):
             begun, failed = iter(range(count)), Event()
 
-            def work(number: int, own: Sequence[_Turn]) -> None:
-                lane = self.lanes[number] if self.lanes else None
-                if lane is not None and lane.cores:
-                    bind_thread(lane.cores)
-                for turn in own:
+            def work(number: int, repeats: Sequence[_Repeat]) -> None:
+                slot = self.slots[number] if self.slots else None
+                if slot is not None and slot.cores:
+                    bind_thread(slot.cores)
+                for repeat in repeats:
                     if failed.is_set():
                         return
-                    show(next(begun), f"{name}: {turn.task.name}, {turn.side}")
+                    show(next(begun), f"{name}: {repeat.pair.name}, {repeat.side}")
                     try:
-                        self._run_cells(turn, lane, devices)
+                        self._run_cells(repeat, slot, devices)
                     except BaseException:
                         failed.set()
                         raise
 
-            ends = [pool.submit(work, number, own) for number, own in enumerate(turns)]
+            ends = [pool.submit(work, number, own) for number, own in enumerate(by_slot)]
         for end in ends:
             end.result()
 
-    def _run_cells(self, turn: "_Turn", lane: Found | None, devices: Locks) -> None:
+    def _run_cells(self, repeat: _Repeat, slot: Found | None, devices: Locks) -> None:
         """Run a repeat of cells, unless they have results.
 
         Args:
-            lane: where; None: on the device that the options name.
+            slot: where; None: on the device that the options name.
 
         Raises:
             InputError: if they have none then, or the side's code is no longer the same.
             StoppedError: if the user stopped it.
         """
-        side, ids, repeat, workers = turn.side, turn.ids, turn.repeat, len(self.lanes)
-        if ids <= self._ended(side, repeat).keys():
+        side, ids, workers = repeat.side, repeat.ids, len(self.slots)
+        if ids <= self._ended(repeat).keys():
             return
-        place, csv = self.places[side], self.csv(side)
-        if place.digest() != self.digests[side]:
+        if self.locations[side].digest() != self.digests[side]:
             raise InputError(f"{side}: the code has changed; the same command measures it anew")
         self.folder.mkdir(parents=True, exist_ok=True)
         reports = self.folder / "reports" / side
-        turn_on_cpu: AbstractContextManager[None] = nullcontext()
-        if lane is not None:
-            reports /= str(self.lanes.index(lane))
-            if not lane.gpu:  # bench.grid takes turns on the lane's cores alone
-                turn_on_cpu = devices.turn(lane.device_name, _on_wait)
+        cpu_lock: AbstractContextManager[None] = nullcontext()
+        if slot is not None:
+            reports /= str(self.slots.index(slot))
+            if not slot.gpu:  # bench.grid takes the lock on the slot's cores alone
+                cpu_lock = devices.turn(
+                    slot.device_name, lambda: echo("waiting for another grid", err=True)
+                )
         arguments = [
-            *self.alternation.arguments(turn.text), *self.options, *_device([lane] if lane else []),
-            "--repeats", str(repeat), "--runs", str(csv), "--reports", str(reports),
+            *self.alternation.arguments(repeat.text), *self.options,
+            *_device([slot] if slot else []), "--repeats", str(repeat.number),
+            "--runs", str(self.csv(side)), "--reports", str(reports),
         ]  # fmt: skip
-        with turn_on_cpu:
-            done = place.grid(arguments, self.signals, workers)
-        ended = self._ended(side, repeat)
+        with cpu_lock:
+            done = self.locations[side].grid(arguments, self.signals, workers)
+        ended = self._ended(repeat)
         if not ids <= ended.keys():
             raise InputError(
                 f"{side}: bench.grid ended with {done.returncode} and without a result: "
@@ -374,13 +380,12 @@ class _Session:
                 "the machine; measure it on one device, without --jobs"
             )
 
-    def _ended(self, side: Side, repeat: int) -> dict[str, str | None]:
-        """The cells for which a repeat has a result: by id, what shared the machine."""
-        path = self.csv(side)
+    def _ended(self, repeat: _Repeat) -> dict[str, str | None]:
+        """The cells of a side for which a repeat has a result: by id, what shared the machine."""
+        path = self.csv(repeat.side)
         rows = read_rows(path) if path.exists() else []
-        return {
-            r.cell_id: r.sharing for r in rows if r.repeat == repeat and r.status != "interrupted"
-        }
+        own = [row for row in rows if row.repeat == repeat.number and row.status != "interrupted"]
+        return {row.cell_id: row.sharing for row in own}
 
     def _undecided(self, looks: int, is_look: bool) -> set[str]:
         """The ids of cells of settings that are not decided yet.
@@ -395,21 +400,6 @@ class _Session:
             values_of=(values_from(base.predictions_of), values_from(new.predictions_of)),
         )  # fmt: skip
         return undecided_cells(comparison, is_look)
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """A repeat of the cells that a text of --select selects on a side."""
-
-    task: Task
-    side: Side
-    text: str
-    ids: Set[str]
-    repeat: int
-
-
-def _on_wait() -> None:
-    echo("waiting for another grid", err=True)
 
 
 def look_rounds(most: int) -> list[int]:

@@ -4,21 +4,47 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import log
 from pathlib import Path
 from typing import Final
 
-from bench.analysis.comparison import Compared, Comparison, Measure, Pair, Verdict, verdict_of
-from bench.analysis.machines import MachineCost, Machines
+from bench.analysis.comparison import (
+    Compared,
+    Comparison,
+    Measure,
+    Pair,
+    Result,
+    Verdict,
+    verdict_of,
+)
+from bench.analysis.machines import MachineRow, Machines
 from bench.common.messages import command_line
-from bench.compare.outcome import Outcome, Result, as_json, by_turns, figures, name, summary
+from bench.compare.conclusion import (
+    Conclusion,
+    as_json,
+    by_turns,
+    figures,
+    name,
+    percent,
+    summary,
+)
 from bench.plan.metrics import metric_of
 from bench.report.drawing import Drawing
 from bench.report.intervals import Entry, intervals
-from bench.report.pages import Facts, markdown, write_pages
+from bench.report.pages import Facts, markdown, sentences, write_pages
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
-from bench.report.text import by_metric, clean, count, dev_label, num, span, times, without_paths
+from bench.report.text import (
+    by_metric,
+    clean,
+    count,
+    num,
+    shortened,
+    times,
+    with_span,
+    without_paths,
+)
 
 PAGES: Final = "compare"
 _MOST: Final = 500
@@ -44,34 +70,31 @@ _GAINS: Final = {
 """Verdicts of ratios relative to full fine-tuning in fp32."""
 
 
-def write(outcome: Outcome, reports: Path) -> Path:
+def write(conclusion: Conclusion, reports: Path) -> Path:
     """Write all files of a comparison into a folder, and return the path of the HTML page.
 
     Raises:
         InputError: if the folder can't be written.
         DiskFullError: if there is no space left.
     """
-    return write_pages(reports, PAGES, content(outcome), data=as_json(outcome), text=brief(outcome))
-
-
-def content(outcome: Outcome) -> Facts:
-    """The content of the HTML page."""
-    comparison = outcome.comparison
+    comparison = conclusion.comparison
+    results, *rest = _sections(comparison, _BRIEF[0], _MOST)
     by_measure = _by_measure(comparison)
     drawings = [*_drawings(comparison, by_measure), *_machine_drawings(comparison.machines)]
-    results, *rest = _sections(comparison, _BRIEF[0], _MOST)
-    return _facts(outcome, [
+    facts = _facts(conclusion, [
         results,
         Section("pictures", "In pictures", "Setting by setting", drawings=drawings),
         Section("settings", "In numbers", "Every setting", tables=_measure_tables(by_measure)),
         *rest,
     ])  # fmt: skip
+    text = _brief(conclusion)
+    return write_pages(reports, PAGES, facts, data=as_json(conclusion), text=text)
 
 
-def brief(outcome: Outcome) -> str:
+def _brief(conclusion: Conclusion) -> str:
     """The page as Markdown, short enough for a comment."""
     for most in _BRIEF:
-        facts = _facts(outcome, _sections(outcome.comparison, most, most // 3))
+        facts = _facts(conclusion, _sections(conclusion.comparison, most, most // 3))
         page = re.sub(r"\n{3,}", "\n\n", markdown(PAGES, facts))
         if len(page.encode()) <= _LARGEST:
             break
@@ -93,65 +116,36 @@ def _sections(comparison: Comparison, results: int, most: int) -> list[Section]:
     ]  # fmt: skip
 
 
-def _facts(outcome: Outcome, sections: Sequence[Section]) -> Facts:
+def _facts(conclusion: Conclusion, sections: Sequence[Section]) -> Facts:
+    names = dict.fromkeys(pair.new.rows[0].dev_metric for pair in conclusion.comparison.pairs)
     return Facts(
-        title=f"{outcome.new.name} compared with {outcome.base.name}",
-        findings=summary(outcome),
+        title=f"{conclusion.new.name} compared with {conclusion.base.name}",
+        findings=summary(conclusion),
         sections=[each for each in sections if each.drawings or each.tables],
-        said=_method(outcome),
+        said=sentences(
+            "compare-method", **vars(conclusion), metrics=[metric_of(n) for n in names if n],
+            count=count, percent=percent,
+        ),
         command=without_paths(command_line("compare", *sys.argv[1:])),
         how="How it was computed",
-    )
-
-
-def _method(outcome: Outcome) -> list[str]:
-    limits = outcome.limits
-    looks = (
-        f" Rows were looked at up to {outcome.looks} times while they were measured; each look has "
-        "a level that keeps this true of all together."
-        if outcome.looks > 1
-        else ""
-    )
-    metrics = dict.fromkeys(pair.new.rows[0].dev_metric for pair in outcome.comparison.pairs)
-    scores = [
-        f"{dev_label(metric)}{'' if metric_of(metric).higher_is_better else ', lower is better'}"
-        for metric in metrics if metric
-    ]  # fmt: skip
-    return [
-        f"BASE is {outcome.base.name}, {count(len(outcome.base.rows), 'row')}; NEW is "
-        f"{outcome.new.name}, {count(len(outcome.new.rows), 'row')}.",
-        f"{outcome.comparison.family}{looks}",
-        "Over all settings: geometric means of their ratios, and mean differences of scores. The "
-        "errors come from resampling repeats within each setting; the settings are fixed.",
-        *([f"The dev score is: {'; '.join(scores)}."] if scores else []),
-        f"A regression is a change whose interval lies wholly beyond the minimum effect: "
-        f"{100 * limits.slowdown:g}% more time, {100 * limits.memory:g}% more memory, "
-        f"{100 * limits.work:g}% more counted work, or {limits.score_drop} of score lost.",
-        "Time counts only where both sides were measured in alternation, as bench.compare --run "
-        "does; otherwise its interval includes the drift between two sessions.",
-        "docs/comparing.md explains every verdict.",
-    ]
+    )  # fmt: skip
 
 
 _SETTING: Final = (Head("setting", "setting"), lambda result: name(result[0]))
 _MEASURE: Final = (Head("measure", "measure"), lambda result: result[1].measure.label)
-
-
-def _columns(*first: tuple[Head, Callable[[Result], str]]) -> Columns:
-    """The columns of a result after those that name it."""
-    return [
-        *first,
-        (Head("verdict", "verdict"), lambda result: _verdict(result[1])),
-        (Head("change", "NEW / BASE", "ratio, or difference of scores, with the interval", True),
-         lambda result: figures(result[1])),
-        (Head("base", "BASE", "mean", True), lambda result: _mean(result[1], result[1].base)),
-        (Head("new", "NEW", "mean", True), lambda result: _mean(result[1], result[1].new)),
-        (Head("runs", "runs", "of BASE and NEW; of scores, seeds", True),
-         lambda result: " + ".join(map(str, result[1].runs)) if any(result[1].runs) else DASH),
-        (Head("needed", "needed", "runs, or seeds, of each side that would decide it", True),
-         lambda result: DASH if result[1].needed is None else f"{result[1].needed:,}"),
-        (Head("why", "note"), lambda result: _cut(result[1].why)),
-    ]  # fmt: skip
+_OF_RESULT: Final[Columns] = (
+    (Head("verdict", "verdict"), lambda result: _verdict(result[1])),
+    (Head("change", "NEW / BASE", "ratio, or difference of scores, with the interval", True),
+     lambda result: figures(result[1])),
+    (Head("base", "BASE", "mean", True), lambda result: _mean(result[1], result[1].base)),
+    (Head("new", "NEW", "mean", True), lambda result: _mean(result[1], result[1].new)),
+    (Head("runs", "runs", "of BASE and NEW; of scores, seeds", True),
+     lambda result: " + ".join(map(str, result[1].runs)) if any(result[1].runs) else DASH),
+    (Head("needed", "needed", "runs, or seeds, of each side that would decide it", True),
+     lambda result: DASH if result[1].needed is None else f"{result[1].needed:,}"),
+    (Head("why", "note"), lambda result: _cut(result[1].why)),
+)  # fmt: skip
+"""The columns of a result after those that name it."""
 
 
 def _verdict(one: Compared) -> str:
@@ -167,45 +161,45 @@ def _mean(one: Compared, value: float | None) -> str:
 
 
 def _cut(text: str) -> str:
-    text = clean(text)
-    return text if len(text) <= 200 else f"{text[:199]}…"
+    return shortened(clean(text), 200)
 
 
-def _table(
-    columns: Columns, results: Sequence[Result], caption: str, most: int, folded: bool = False
-) -> Table:
-    """A table of the first results, with its whole length in the caption."""
+def _table(columns: Columns, results: Sequence[Result], caption: str, most: int) -> list[Table]:
+    """A table of the first results, without empty columns; none without results."""
     results = sorted(results, key=lambda result: _ORDER.index(result[1].verdict))
-    if len(results) > most:
-        caption += f" {most:,} of {len(results):,} are shown; all are in compare.json."
     rows = [[field(result) for _, field in columns] for result in results[:most]]
+    filled = [i for i in range(len(columns)) if any(row[i] not in ("", DASH) for row in rows)]
     marks = ["failed" if r[1].verdict is Verdict.REGRESSION else "" for r in results[:most]]
-    heads = [head for head, _ in columns]
-    filled = [i for i in range(len(heads)) if any(row[i] not in ("", DASH) for row in rows)]
-    return Table(
-        [heads[i] for i in filled], [[row[i] for i in filled] for row in rows], caption, marks,
-        folded,
-    )  # fmt: skip
+    heads, rows = [columns[i][0] for i in filled], [[row[i] for i in filled] for row in rows]
+    tables = _listed(heads, rows, caption, most, len(results))
+    return [replace(table, marks=marks) for table in tables]
+
+
+def _listed(
+    heads: Sequence[Head], rows: Sequence[Sequence[str]], caption: str, most: int, total: int = 0
+) -> list[Table]:
+    """A table of the first rows, with the number of all in the caption; none without rows."""
+    total = total or len(rows)
+    if total > most:
+        caption += f" {most:,} of {total:,} are shown; all are in compare.json."
+    return [Table(heads, rows[:most], caption)] if rows else []
 
 
 def _results(comparison: Comparison, most: int) -> list[Table]:
     """The results of settings in one table, without those that show no change."""
-    results = [
-        (pair, one) for pair, one in comparison.results
-        if pair is not None and one.verdict not in (Verdict.SAME, Verdict.NOT_COMPARED)
-    ]  # fmt: skip
-    same = sum(pair is not None and one.verdict is Verdict.SAME for pair, one in comparison.results)
-    if not results:
-        return []
-    caption = "Results by setting"
-    caption += f", without {same:,} that show no measurable difference." if same else "."
-    return [_table(_columns(_SETTING, _MEASURE), by_turns(results), caption, most)]
+    by_setting = [result for result in comparison.results if result[0] is not None]
+    same = sum(one.verdict is Verdict.SAME for _, one in by_setting)
+    hidden = (Verdict.SAME, Verdict.NOT_COMPARED)
+    results = [result for result in by_setting if result[1].verdict not in hidden]
+    without = f", without {same:,} that show no measurable difference" if same else ""
+    columns = (_SETTING, _MEASURE, *_OF_RESULT)
+    return _table(columns, by_turns(results), f"Results by setting{without}.", most)
 
 
 def _overall(comparison: Comparison) -> list[Table]:
     results: list[Result] = [(None, one) for one in comparison.overall]
     caption = f"Over {count(len(comparison.pairs), 'setting')}."
-    return [_table(_columns(_MEASURE), results, caption, _MOST)] if results else []
+    return _table((_MEASURE, *_OF_RESULT), results, caption, _MOST)
 
 
 def _by_measure(comparison: Comparison) -> ByMeasure:
@@ -226,9 +220,9 @@ def _measure_tables(by_measure: ByMeasure) -> list[Table]:
     for measure, results in by_measure.items():
         verdicts = Counter(_verdict(one) for _, one in results)
         counts = ", ".join(f"{number:,} {verdict}" for verdict, number in verdicts.most_common())
-        caption = f"{_capital(measure.label)}: {counts}."
-        tables.append(_table(_columns(_SETTING), results, caption, _MOST, folded=True))
-    return tables
+        caption = f"{measure.label[:1].upper()}{measure.label[1:]}: {counts}."
+        tables += _table((_SETTING, *_OF_RESULT), results, caption, _MOST)
+    return [replace(table, folded=True) for table in tables]
 
 
 def _changed_cells(comparison: Comparison, most: int) -> list[Table]:
@@ -247,47 +241,28 @@ def _differs(comparison: Comparison) -> list[Table]:
 
 
 def _obstacles(comparison: Comparison, most: int) -> list[Table]:
-    """Settings without a match, and measures that were not compared, by reason."""
+    side, why = Head("side", "side"), Head("why", "why")
+    heads = [side, Head("setting", "setting"), Head("rows", "rows", numeric=True), why]
     unmatched = [
         [each.side, _cut(each.label), f"{each.rows:,}", _cut(each.why)]
         for each in comparison.unmatched
     ]
-    heads = [
-        Head("side", "side"), Head("setting", "setting"), Head("rows", "rows", numeric=True),
-        Head("why", "why"),
-    ]  # fmt: skip
-    whys = Counter(
-        (one.measure.label, _cut(one.why)) for _, one in comparison.results
-        if one.verdict is Verdict.NOT_COMPARED
-    )  # fmt: skip
+    not_compared = comparison.having(Verdict.NOT_COMPARED)
+    whys = Counter((one.measure.label, _cut(one.why)) for _, one in not_compared)
     measures = [[label, f"{number:,}", why] for (label, why), number in whys.most_common()]
-    number = Head("number", "results", numeric=True)
+    of_measure = [_MEASURE[0], Head("number", "results", numeric=True), why]
     return [
         *_listed(heads, unmatched, "Settings without a match.", most),
-        *_listed([_MEASURE[0], number, Head("why", "why")], measures,
-                 "Measures that were not compared.", most),
-    ]  # fmt: skip
-
-
-def _listed(
-    heads: Sequence[Head], rows: Sequence[Sequence[str]], caption: str, most: int
-) -> list[Table]:
-    if len(rows) > most:
-        caption += f" {most:,} of {len(rows):,} are shown; all are in compare.json."
-    return [Table(heads, rows[:most], caption)] if rows else []
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+        *_listed(of_measure, measures, "Measures that were not compared.", most),
+    ]
 
 
 def _machines(machines: Machines | None, most: int) -> list[Section]:
     """The section on two machines: absolute and normalised ratios."""
     if machines is None or not machines.rows:
         return []
-    labels = _costs(machines)
     heads = [Head("setting", "setting")]
-    for column, label in labels.items():
+    for column, label in _costs(machines.rows).items():
         heads += [
             Head(f"{column}_absolute", f"{label}, NEW / BASE", "absolute", True),
             Head(f"{column}_normalised", f"{label}, of full fp32",
@@ -295,35 +270,29 @@ def _machines(machines: Machines | None, most: int) -> list[Section]:
         ]  # fmt: skip
     rows = []
     for row in machines.rows:
-        costs = {cost.column: cost for cost in row.costs}
-        fields = [field for column in labels for field in _cost(costs.get(column))]
-        rows.append([clean(row.label), *fields])
-    sentences = [
-        f"BASE ran on {clean(machines.base)}, NEW on {clean(machines.new)}. Nothing here decides "
-        "the exit code. Of full fp32: the value relative to full fine-tuning in fp32 on the same "
-        "machine; below 1, a setting gains more on NEW's machine.",
-        *([f"{_capital(clean(machines.why))}."] if machines.why else []),
-        machines.family,
-    ]
+        ratios = {f"{cost.column}_absolute": cost.absolute for cost in row.costs}
+        ratios |= {f"{c.column}_normalised": r for c in row.costs if (r := c.normalised)}
+        known = {key: with_span(ratio, times) for key, ratio in ratios.items()}
+        rows.append([clean(row.label), *(known.get(head.key, DASH) for head in heads[1:])])
     caption = f"{count(len(rows), 'setting')} that both machines ran."
-    return [Section("machines", "Machines", "Through what both machines ran", sentences,
-                    tables=_listed(heads, rows, caption, most))]  # fmt: skip
+    text = sentences("compare-machines", machines=machines, clean=clean)
+    tables = _listed(heads, rows, caption, most)
+    heading = "Through what both machines ran"
+    return [Section("machines", "Machines", heading, text, tables=tables)]
 
 
-def _costs(machines: Machines) -> dict[str, str]:
-    """The labels of costs by column."""
-    return {cost.column: cost.label for row in machines.rows for cost in row.costs}
+def _costs(rows: Sequence[MachineRow]) -> dict[str, str]:
+    return {cost.column: cost.label for row in rows for cost in row.costs}
 
 
 def _machine_drawings(machines: Machines | None) -> list[Drawing]:
     """A picture of each cost relative to full fine-tuning in fp32 on the same machine."""
     drawings: list[Drawing] = []
-    if machines is None:
-        return drawings
-    for column, label in _costs(machines).items():
+    rows = machines.rows if machines else ()
+    for column, label in _costs(rows).items():
         entries = [
             Entry(clean(row.label), ratio, verdict_of(log(ends[0]), log(ends[1]), 0)[0])
-            for row in machines.rows for cost in row.costs
+            for row in rows for cost in row.costs
             if cost.column == column and (ratio := cost.normalised) and (ends := ratio.ends())
         ]  # fmt: skip
         if entries:
@@ -332,14 +301,6 @@ def _machine_drawings(machines: Machines | None) -> list[Drawing]:
                 f"machines-{column}", is_ratio=True, words=_GAINS,
             ))  # fmt: skip
     return drawings
-
-
-def _cost(cost: MachineCost | None) -> list[str]:
-    return [
-        f"{times(ratio.value)} ({span(ratio, times)})" if ratio and ratio.ends()
-        else times(ratio.value) if ratio else DASH
-        for ratio in (cost.absolute if cost else None, cost.normalised if cost else None)
-    ]  # fmt: skip
 
 
 def _drawings(comparison: Comparison, by_measure: ByMeasure) -> list[Drawing]:

@@ -15,7 +15,7 @@ from bench.common.errors import InputError
 from bench.plan.cell import Value
 from bench.plan.columns import BY_NAME, NAMES, format_value
 from bench.plan.rows import Row
-from bench.report.text import clean
+from bench.report.text import clean, shortened
 from bench.results.outcomes import ValuesOf
 from bench.results.predictions import values_from
 from bench.results.rescoring import read_results
@@ -164,7 +164,7 @@ def _accepts(text: str, column: str, value: Value) -> bool:
 
 def _listed(values: set[Value]) -> str:
     texts = sorted(format_value(value) or "empty" for value in values)
-    shown = [text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…" for text in texts]
+    shown = [shortened(text, _LONGEST) for text in texts]
     more = f" and {len(shown) - _LISTED:,} more" if len(shown) > _LISTED else ""
     return f"{', '.join(shown[:_LISTED])}{more}"
 
@@ -189,7 +189,6 @@ def limits(slowdown: str, memory: str, work: str, score_drop: str) -> Limits:
 def _number(
     text: str, option: str, unit: str = "%", example: str = "5%", most: float = _MOST_PERCENT
 ) -> float:
-    """The number before a unit."""
     match = re.fullmatch(rf"\s*([0-9.eE+-]+|nan|inf)\s*({unit})?\s*", text)
     try:
         number = float(match[1]) if match else float("nan")

@@ -5,9 +5,17 @@ from typing import Final
 
 import pandas as pd
 
-from bench.analysis.effects import Effects, amp_ratios, effects
 from bench.analysis.groups import Group
-from bench.analysis.verdicts import COSTS, PAPER_MEMORY, PAPER_TIMES, Objective, compare
+from bench.analysis.verdicts import (
+    COSTS,
+    PAPER_MEMORY,
+    PAPER_TIMES,
+    Effects,
+    Objective,
+    amp_ratios,
+    compare,
+    effects,
+)
 from bench.report import figures
 from bench.report.pages import phrase, sentences
 from bench.report.sections import Section

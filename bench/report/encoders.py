@@ -7,8 +7,7 @@ from itertools import groupby
 from typing import Final
 
 from bench.analysis.costs import Need, cost_of
-from bench.analysis.encoders import Encoders
-from bench.analysis.groups import Group
+from bench.analysis.groups import Encoders, Group
 from bench.analysis.recommendation import candidates_of, recommend
 from bench.analysis.scorepairs import ScorePair, score_pair
 from bench.analysis.setting import Setting

@@ -19,8 +19,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from bench.analysis.constraints import UNITS
-from bench.analysis.costs import NEEDS, Need, cost_of
+from bench.analysis.costs import NEEDS, UNITS, Need, cost_of
 from bench.analysis.groups import Group
 from bench.analysis.recommendation import Candidates, Recommendation
 from bench.analysis.setting import Setting, number

@@ -6,8 +6,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final
 
-from bench.analysis.encoders import Encoders
-from bench.analysis.groups import Group, differing
+from bench.analysis.groups import Encoders, Group, differing
 from bench.analysis.setting import number
 from bench.common.errors import InputError
 from bench.plan.cell import MULTITASK, Value

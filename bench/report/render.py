@@ -16,8 +16,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from bench.analysis.encoders import Encoders, encoders_of
-from bench.analysis.groups import Group, ordered_groups
+from bench.analysis.groups import Encoders, Group, encoders_of, ordered_groups
 from bench.analysis.recommendation import candidates_of, recommend
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import Row, latest

@@ -12,11 +12,9 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bench.stats.intervals import UNSEEN, quantile
+from bench.stats.intervals import UNSEEN, Floats, Ints, quantile
 
-Floats = NDArray[np.float64]
 LEVEL: Final = 0.05
 """The one-sided error of all bounds together."""
 FEWEST_SEEDS: Final = 3
@@ -47,7 +45,7 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Differences:
     """Differences between K settings, row minus column, with their variances.
 
     Attributes:
@@ -65,7 +63,7 @@ class Comparison:
     """
 
     difference: Floats
-    seeds: NDArray[np.int64]
+    seeds: Ints
     of_seed: Floats
     of_examples: Floats
     freedom: Floats
@@ -133,7 +131,7 @@ class Comparison:
         return -self.lower.T
 
 
-def compare_all(samples: Sequence[Sample]) -> Comparison:
+def compare_all(samples: Sequence[Sample]) -> Differences:
     """Compare settings in pairs: by seed, and by example where the numbers of both are kept.
 
     The variance of a difference has a part of seeds and one of examples, from the two-way layout of
@@ -163,13 +161,13 @@ def compare_all(samples: Sequence[Sample]) -> Comparison:
     # the sum of both parts has no more than those of the seeds, whose share in it is uncertain
     of_pair = np.minimum(freedom(alone), np.maximum(alone, 2.0))
     least = np.where(keeps_own, quantile(2 * _OF_PAIR, of_pair), 0.0)
-    return Comparison(
+    return Differences(
         difference, seeds, of_seed, of_examples, freedom(freedom_of_seeds), least,
         _covariance(samples), shows_seeds=bool((seeds[off] > 1).any()),
     )  # fmt: skip
 
 
-def between_seeds(scores: Floats) -> tuple[Floats, NDArray[np.int64], Floats]:
+def between_seeds(scores: Floats) -> tuple[Floats, Ints, Floats]:
     """Differences over the seeds that both settings have, from scores by setting and seed.
 
     Args:
@@ -196,7 +194,10 @@ def _over_examples(
     """Variances over examples of differences: of one seed's, and of their mean over seeds [K, K];
     and the numbers of examples, infinite where the variances are sums of both settings' own."""
     count = len(samples)
-    alone = np.array([_variance_of(sample) for sample in samples])
+    alone = np.array([
+        np.mean([v.var(ddof=1) / len(v) for v in one.values.values()]) if one.values
+        else one.variance for one in samples
+    ])  # fmt: skip
     once = alone[:, None] + alone[None, :]
     mean, examples = once.copy(), np.full((count, count), np.inf)
     kept = np.array([bool(sample.values) for sample in samples])
@@ -233,13 +234,6 @@ def _squares(values: Floats, number: int) -> Floats:
     return (own[:, None] + own[None, :] - 2 * products) / (number - 1) / number
 
 
-def _variance_of(sample: Sample) -> float:
-    """The variance of one seed's score over its examples."""
-    if not sample.values:
-        return sample.variance
-    return float(np.mean([values.var(ddof=1) / len(values) for values in sample.values.values()]))
-
-
 def _covariance(samples: Sequence[Sample]) -> Floats:
     """The covariance over examples of the settings' scores [K, K]; 0 where not kept."""
     count = len(samples)
@@ -253,7 +247,7 @@ def _covariance(samples: Sequence[Sample]) -> Floats:
 
 
 def _pooled(
-    own: Floats, once: Floats, seeds: NDArray[np.int64], samples: Sequence[Sample]
+    own: Floats, once: Floats, seeds: Ints, samples: Sequence[Sample]
 ) -> tuple[Floats, float]:
     """The variance of differences between seeds [K, K], and its degrees of freedom.
 

@@ -12,9 +12,8 @@ from math import sqrt
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-Matrix = NDArray[np.float64]
+from bench.stats.intervals import Floats
 
 SHORTEST: Final = 3
 """The fewest runs before and after a change point."""
@@ -83,7 +82,7 @@ def threshold(series: int, runs: int, families: int = 1) -> float:
     return float(np.quantile(np.concatenate(highest), 1 - LEVEL / families))
 
 
-def autoregressive(shocks: Matrix, correlation: float = AUTOCORRELATION) -> Matrix:
+def autoregressive(shocks: Floats, correlation: float = AUTOCORRELATION) -> Floats:
     """Noise of the variance of the shocks [..., runs], whose neighbouring runs correlate."""
     noise = shocks.copy()
     for run in range(1, shocks.shape[-1]):
@@ -97,7 +96,7 @@ def segment_medians(values: Sequence[float], starts: Sequence[int]) -> list[floa
     return [float(np.median(part)) for part in np.split(np.asarray(values, dtype=float), starts)]
 
 
-def _variances(values: Matrix) -> Matrix:
+def _variances(values: Floats) -> Floats:
     """The variance of each series' noise [..., series], which change points hardly raise.
 
     It is the larger of that series' own and that of all series, from the median of first
@@ -109,7 +108,7 @@ def _variances(values: Matrix) -> Matrix:
     return np.asarray(stds**2)
 
 
-def _best_gains(values: Matrix) -> Matrix:
+def _best_gains(values: Floats) -> Floats:
     """By how much the best split of each series lowers its sum of squares."""
     runs = values.shape[-1]
     left = np.arange(SHORTEST, runs - SHORTEST + 1)

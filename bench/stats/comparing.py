@@ -10,11 +10,18 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.stats.intervals import POWER_Z, Spread, quantile, satterthwaite, scatters_more
+from bench.stats.intervals import (
+    POWER_Z,
+    Floats,
+    Ints,
+    Spread,
+    quantile,
+    satterthwaite,
+    scatters_more,
+)
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
+FAMILY: Final = 0.05
+"""The probability that any interval of a comparison misses its true value."""
 WITHIN_Z: Final = 1.2815515655446004
 """The 90% quantile of the normal distribution: an estimate of no difference is within both limits
 in 80% of cases if these are so many standard errors further away than the interval's ends."""
@@ -85,7 +92,6 @@ class Estimates:
         return quantile(level, self.freedom) * self.error
 
     def part(self, which: "slice | NDArray[np.bool_]") -> "Estimates":
-        """The estimates of some settings."""
         return Estimates(*(values[which] for values in vars(self).values()))
 
     def where(self, which: NDArray[np.bool_], other: "Estimates") -> "Estimates":

@@ -8,8 +8,8 @@ Influences sum to 0, and their variance over N is that of the metric to first or
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from bench.stats.intervals import Floats
+
 Array = NDArray[np.generic]
 
 
@@ -34,7 +34,6 @@ class _Classes:
 
     @property
     def f1(self) -> Floats:
-        """The F1 of each class [K]."""
         return np.asarray(2 * self.hits / (self.true + self.predicted))
 
     def of_f1(self, weights: Floats) -> Floats:
@@ -48,37 +47,38 @@ class _Classes:
 
 def balanced_accuracy(labels: Array, predicted: Array) -> Floats:
     """Of the mean recall over the classes that occur in the labels."""
-    of = _Classes(labels, predicted)
-    recall = of.hits / np.maximum(of.true, 1)
-    change = (of.right - recall[of.at]) / of.true[of.at]
-    return np.asarray(len(labels) / (of.true > 0).sum() * change)
+    counts = _Classes(labels, predicted)
+    recall = counts.hits / np.maximum(counts.true, 1)
+    change = (counts.right - recall[counts.at]) / counts.true[counts.at]
+    return np.asarray(len(labels) / (counts.true > 0).sum() * change)
 
 
 def macro_f1(labels: Array, predicted: Array) -> Floats:
     """Of the mean F1 over the classes that occur in labels or predictions."""
-    of = _Classes(labels, predicted)
-    return of.of_f1(np.full(len(of.true), 1 / len(of.true)))
+    counts = _Classes(labels, predicted)
+    return counts.of_f1(np.full(len(counts.true), 1 / len(counts.true)))
 
 
 def weighted_f1(labels: Array, predicted: Array) -> Floats:
     """Of the mean F1 over the classes, each weighted by its number of examples."""
-    of = _Classes(labels, predicted)
-    shares = of.true / len(labels)
-    return of.f1[of.at] - float(shares @ of.f1) + of.of_f1(shares)
+    counts = _Classes(labels, predicted)
+    shares = counts.true / len(labels)
+    return counts.f1[counts.at] - float(shares @ counts.f1) + counts.of_f1(shares)
 
 
 def mcc(labels: Array, predicted: Array) -> Floats:
     """Of Matthews' correlation coefficient of several classes (Gorodkin 2004); 0 where labels or
     predictions are all the same and the coefficient is not defined."""
-    of, total = _Classes(labels, predicted), float(len(labels))
-    right = of.hits.sum()
-    joint = right * total - of.true @ of.predicted
-    of_true, of_guess = (total**2 - sizes @ sizes for sizes in (of.true, of.predicted))
+    counts, total = _Classes(labels, predicted), float(len(labels))
+    right = counts.hits.sum()
+    joint = right * total - counts.true @ counts.predicted
+    of_true, of_guess = (total**2 - sizes @ sizes for sizes in (counts.true, counts.predicted))
     if of_true == 0 or of_guess == 0:
         return np.zeros(len(labels))
-    d_joint = of.right * total + right - of.predicted[of.at] - of.true[of.guess]
-    d_logs = (total - of.true[of.at]) / of_true + (total - of.predicted[of.guess]) / of_guess
-    return np.asarray(total * (d_joint - joint * d_logs) / np.sqrt(of_true * of_guess))
+    d_joint = counts.right * total + right - counts.predicted[counts.at] - counts.true[counts.guess]
+    d_true = (total - counts.true[counts.at]) / of_true
+    d_guess = (total - counts.predicted[counts.guess]) / of_guess
+    return np.asarray(total * (d_joint - joint * (d_true + d_guess)) / np.sqrt(of_true * of_guess))
 
 
 def auroc(scores: Floats, positive: NDArray[np.bool_]) -> Floats:

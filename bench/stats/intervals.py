@@ -11,6 +11,8 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 K = TypeVar("K", int, tuple[int, int, int, str])
 NORMAL_975: Final = 1.959963984540054
 """The 97.5% quantile of the normal distribution."""
@@ -33,7 +35,6 @@ class Interval:
     high: float | None = None
 
     def ends(self) -> tuple[float, float] | None:
-        """Both ends, or None where there is no interval."""
         return None if self.low is None or self.high is None else (self.low, self.high)
 
     def holds(self, value: float) -> bool | None:
@@ -70,7 +71,7 @@ def fisher(correlation: float, total: int) -> tuple[float, float]:
     return math.tanh(z - half), math.tanh(z + half)
 
 
-def quantile(level: float, freedom: NDArray[np.floating] | float) -> NDArray[np.float64]:
+def quantile(level: float, freedom: NDArray[np.floating] | float) -> Floats:
     """Standard errors from an estimate to the ends of its interval: Student's t, at a two-sided
     level. Infinite degrees of freedom: the std is a constant."""
     from scipy.special import ndtri, stdtrit
@@ -131,7 +132,7 @@ class Spread:
         error, freedom = self.errors(np.array([self.seeds]))
         return float(error[0]), float(freedom[0])
 
-    def errors(self, seeds: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def errors(self, seeds: Ints) -> tuple[Floats, Floats]:
         """The same for other numbers of seeds, if the variances stay as they are."""
         measured = self.of_seeds or 0.0
         least = self.interaction / self.examples
@@ -147,9 +148,7 @@ class Spread:
         return Interval(self.mean, self.mean - half, self.mean + half)
 
 
-def satterthwaite(
-    variances: Iterable[Any], freedoms: Iterable[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def satterthwaite(variances: Iterable[Any], freedoms: Iterable[Any]) -> tuple[Floats, Floats]:
     """The standard error of a sum of independent estimates, and its degrees of freedom
     (Satterthwaite 1946).
 
@@ -163,7 +162,7 @@ def satterthwaite(
         return np.sqrt(total), np.where(lost > 0, total**2 / lost, np.inf)
 
 
-def spread(values: NDArray[np.float64]) -> Spread:
+def spread(values: Floats) -> Spread:
     """The spread of numbers [S, N] over S seeds and N examples.
 
     Raises:
@@ -285,25 +284,17 @@ def scattered(runs: Sequence[Interval], std: Std) -> Interval:
     own = [(ends[1] - ends[0]) / 2 for log in logs if (ends := log.ends())]
     one = max(std.half_width(), sum(own) / max(len(own), 1))
     half = one / math.sqrt(len(runs))
-    own_std = _excess_std([log.value for log in logs], std)
-    if own_std is not None:
-        half = max(half, own_std.half_width(len(runs)))
+    if own_std := pooled([[log.value for log in logs]]):
+        freedom = np.array([own_std.freedom])
+        whole = std.freedom * std.value**2, std.freedom
+        if scatters_more(freedom * own_std.value**2, freedom, *whole)[0]:
+            half = max(half, own_std.half_width(len(runs)))
     half = min(half, 700)
     return Interval(mean, mean * math.exp(-half), mean * math.exp(half))
 
 
-def _excess_std(values: Sequence[float], pool: Std) -> Std | None:
-    """The std of some values of a pool if it is significantly larger than the rest's; else None."""
-    own = pooled([values])
-    if own is None:
-        return None
-    freedom = np.array([own.freedom])
-    whole = pool.freedom * pool.value**2, pool.freedom
-    return own if scatters_more(freedom * own.value**2, freedom, *whole)[0] else None
-
-
 def scatters_more(
-    squares: NDArray[np.float64], freedom: NDArray[np.int64], all_squares: float, all_freedom: int
+    squares: Floats, freedom: Ints, all_squares: float, all_freedom: int
 ) -> NDArray[np.bool_]:
     """Whether samples of a pool scatter significantly more than the rest of it [K].
 

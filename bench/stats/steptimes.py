@@ -1,4 +1,4 @@
-"""The time of a step and of 1,000 real tokens, from passes over timing batches or from training.
+"""The time of a step and of 1,000 tokens without padding, from replayed batches or from training.
 
 Plain numbers in and out, intervals at 95%. They are intervals within one process: how much
 processes that do the same work differ is no part of them.
@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bench.stats.intervals import NORMAL_975, Interval, quantile
+from bench.stats.intervals import NORMAL_975, Floats, Interval, Ints, quantile
 
 STEPS_ENOUGH: Final = 96
 """Fewest steps of a training whose own steps are timed; a shorter one needs timing batches."""
@@ -29,7 +28,7 @@ AGREEMENT: Final = 0.05
 
 @dataclass(frozen=True)
 class StepTimes:
-    """The median time of a step, and the mean time of 1,000 real tokens, in ms."""
+    """The median time of a step, and the mean time of 1,000 tokens without padding, in ms."""
 
     step_ms: Interval
     ms_per_1k_tokens: Interval
@@ -48,7 +47,7 @@ def panel_times(
 
     Args:
         passes: ms of each batch in each pass, [P, B].
-        tokens: real tokens of each batch, [B].
+        tokens: tokens without padding of each batch, [B].
 
     Raises:
         ValueError: without passes, or if their length is not that of `tokens`.
@@ -58,7 +57,7 @@ def panel_times(
         raise ValueError("times of timing batches have a row for each pass, [P, B]")
     per_1k = 1000 / sum(tokens)
 
-    def both(times: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def both(times: Floats) -> tuple[Floats, Floats]:
         flat = times.reshape(*times.shape[:-2], -1)
         return np.median(flat, axis=-1), times.sum(axis=-1).mean(axis=-1) * per_1k
 
@@ -69,7 +68,7 @@ def panel_times(
     drawn = np.random.default_rng(seed).integers(len(data), size=(draws, len(data)))
     wider = math.sqrt(len(data) / freedom) * float(quantile(0.05, freedom)) / NORMAL_975
 
-    def interval(value: float, again: NDArray[np.float64]) -> Interval:
+    def interval(value: float, again: Floats) -> Interval:
         low, high = (float(end) for end in np.quantile(again, (0.025, 0.975)))
         low, high = value + wider * min(low - value, 0.0), value + wider * max(high - value, 0.0)
         return Interval(value, max(low, 0.0), high)
@@ -104,7 +103,7 @@ def training_times(
 
     Args:
         times: ms of each step, [N].
-        tokens: real tokens of each step's batch, [N].
+        tokens: tokens without padding of each step's batch, [N].
         padded: tokens of each step's batch with padding, [N].
 
     Raises:
@@ -122,8 +121,8 @@ def training_times(
     steps = np.arange(warm, ms.size)
     blocks = np.array_split(steps, BLOCKS)
 
-    def estimates(counted: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Median ms, and ms for 1,000 real tokens, estimated from some of the steps."""
+    def estimates(counted: Ints) -> Floats:
+        """Median ms, and ms for 1,000 tokens without padding, estimated from some of the steps."""
         expected = _expected(ms, sizes, counted)
         expected *= ms[counted].sum() / expected[counted].sum()
         return np.array([np.median(expected), 1000 * expected.sum() / np.sum(tokens)])
@@ -133,9 +132,7 @@ def training_times(
     return TrainingTimes(median, rate, warm=warm, settled=bool(stable.size))
 
 
-def _expected(
-    ms: NDArray[np.float64], sizes: NDArray[np.float64], counted: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _expected(ms: Floats, sizes: Floats, counted: Ints) -> Floats:
     """The expected time of each step by its size, fitted to the steps that count, [N]."""
     scaled = sizes / sizes.max()
     degree = min(2, len(np.unique(sizes[counted])) - 1)
@@ -143,7 +140,7 @@ def _expected(
     return np.maximum(fitted, 0.1 * float(np.median(ms[counted])))
 
 
-def _jackknifed(value: float, without: NDArray[np.float64]) -> Interval:
+def _jackknifed(value: float, without: Floats) -> Interval:
     """A value with its interval from the values without each block, [K] (Tukey 1958)."""
     freedom = without.size - 1
     std = math.sqrt(freedom / without.size * float(((without - without.mean()) ** 2).sum()))

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.analysis.constraints import parse_where
-from bench.analysis.encoders import decided_over, encoders_of
-from bench.analysis.groups import groups
+from bench.analysis.costs import parse_where
+from bench.analysis.groups import decided_over, encoders_of, groups
 from bench.analysis.recommendation import candidates_of, recommend, recommended_from
 from bench.plan.rows import Row
 from tests.bench.synthetic_rows import cell, result_row

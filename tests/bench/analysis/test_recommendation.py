@@ -6,8 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.analysis.constraints import parse_margin, parse_where
-from bench.analysis.costs import NEEDS, cost_of
+from bench.analysis.costs import NEEDS, cost_of, parse_margin, parse_where
 from bench.analysis.groups import groups
 from bench.analysis.recommendation import candidates_of, recommend
 from bench.common.errors import InputError

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from bench.analysis.costs import cost_of
-from bench.analysis.effects import amp_ratios, effects
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import (
+    amp_ratios,
     best_by_score,
     better_worse,
     compare,
+    effects,
     pareto,
     rank_effect,
     score_spread,

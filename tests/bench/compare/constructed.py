@@ -17,7 +17,7 @@ from bench.analysis.comparison import (
 )
 from bench.analysis.machines import MachineCost, MachineRow, Machines
 from bench.analysis.points import settings_of
-from bench.compare.outcome import Outcome
+from bench.compare.conclusion import Conclusion
 from bench.compare.sides import SideRows
 from bench.results.outcomes import no_values
 from bench.stats.intervals import Interval
@@ -53,7 +53,7 @@ def result(noise: random.Random, measure: Measure, limit: float, worse: float) -
     )  # fmt: skip
 
 
-def constructed(number: int = 68, worse: float = 0.0, texts: Sequence[str] = ("",)) -> Outcome:
+def constructed(number: int = 68, worse: float = 0.0, texts: Sequence[str] = ("",)) -> Conclusion:
     """A comparison of some settings, of which each tenth is worse.
 
     Args:
@@ -102,4 +102,4 @@ def constructed(number: int = 68, worse: float = 0.0, texts: Sequence[str] = (""
         SideRows(Path(f"{place}{texts[0]}.csv"), f"amp=off{texts[-1]}", rows, no_values)
         for place in ("before", "after")
     ]
-    return Outcome(comparison, *sides, Limits())
+    return Conclusion(comparison, *sides, Limits())

@@ -14,9 +14,9 @@ import pytest
 
 from bench.analysis.comparison import MEASURES, Compared, Limits, Pair, Verdict
 from bench.common.errors import InputError, StoppedError
-from bench.compare import alternating, places
+from bench.compare import alternating, location
 from bench.compare.__main__ import command
-from bench.compare.alternating import Alternation, Measured, is_undecided, several_lanes, tasks
+from bench.compare.alternating import Alternation, Measured, cell_pairs, is_undecided, several_slots
 from bench.machine.conditions import Found, find_conditions
 from bench.machine.devices import Device
 from bench.machine.gpu_trial import GpuInfo
@@ -116,14 +116,14 @@ def test_code_that_changes_meanwhile_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sides(tmp_path, [(FULL, WILD)], [(FULL, STEADY)])
-    before = places.Place.grid
+    before = location.Location.grid
 
-    def change(self: places.Place, *arguments: Any) -> Any:
+    def change(self: location.Location, *arguments: Any) -> Any:
         if "--repeats" in arguments[0]:
             (tmp_path / "NEW" / "bench" / "__init__.py").write_text("CHANGED = True\n")
         return before(self, *arguments)
 
-    monkeypatch.setattr(places.Place, "grid", change)
+    monkeypatch.setattr(location.Location, "grid", change)
     with pytest.raises(InputError, match="NEW: the code has changed"):
         alternation(tmp_path).measure()
 
@@ -166,7 +166,7 @@ def test_cells_of_one_side_are_named_and_left_out(
 
 def test_sides_of_one_checkout_by_terms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = [(cell("full", None, None, amp), STEADY) for amp in ("off", "bf16")]
-    monkeypatch.setattr(places, "_ROOT", make_side(tmp_path / "HERE", cells))
+    monkeypatch.setattr(location, "_ROOT", make_side(tmp_path / "HERE", cells))
     terms = ("amp=off", "amp=bf16")
     measured = alternation(tmp_path, places=(), terms=terms, rounds=1).measure()
     assert [row.amp for row in read_rows(measured.base)] == ["off"]
@@ -271,16 +271,16 @@ def plan(*cells: Any) -> list[dict[str, Any]]:
 
 def test_axes_that_only_one_side_has_may_differ() -> None:
     both = [cell("lora", rank, "attn-only", "off") for rank in (1, 8)]
-    [task] = tasks({"BASE": plan(FULL), "NEW": plan(*both)}, {"mode"}, {"mode"})
-    assert task.runs["BASE"] == {"mode=full": {FULL.cell_id}}
-    assert set(task.runs["NEW"]) == {"mode=lora rank=1", "mode=lora rank=8"}
-    assert task.ids == {FULL.cell_id, *(each.cell_id for each in both)}
+    [pair] = cell_pairs({"BASE": plan(FULL), "NEW": plan(*both)}, {"mode"}, {"mode"})
+    assert pair.runs["BASE"] == {"mode=full": {FULL.cell_id}}
+    assert set(pair.runs["NEW"]) == {"mode=lora rank=1", "mode=lora rank=8"}
+    assert pair.ids == {FULL.cell_id, *(each.cell_id for each in both)}
 
 
 def test_cells_that_differ_in_no_axis_are_measured_together() -> None:
     other = cell("full", None, None, "off", weight_decay=0.1)
-    [task] = tasks(dict.fromkeys(("BASE", "NEW"), plan(FULL, other)), ())
-    assert task.runs["BASE"] == {"": {FULL.cell_id, other.cell_id}}
+    [pair] = cell_pairs(dict.fromkeys(("BASE", "NEW"), plan(FULL, other)), ())
+    assert pair.runs["BASE"] == {"": {FULL.cell_id, other.cell_id}}
 
 
 def test_a_rate_of_the_head_selects_its_cells() -> None:
@@ -288,18 +288,18 @@ def test_a_rate_of_the_head_selects_its_cells() -> None:
     heads = [
         cell("head", None, None, "off", learning_rate_head=rate, **rates) for rate in (1e-3, 1e-5)
     ]
-    found = tasks(dict.fromkeys(("BASE", "NEW"), plan(*heads)), ())
-    assert [list(task.runs["NEW"]) for task in found] == [
+    found = cell_pairs(dict.fromkeys(("BASE", "NEW"), plan(*heads)), ())
+    assert [list(pair.runs["NEW"]) for pair in found] == [
         ["learning_rate=0.001"],
         ["learning_rate=1e-05"],
     ]
 
 
-def two_lanes(monkeypatch: pytest.MonkeyPatch, device: str) -> list[Found]:
+def two_slots(monkeypatch: pytest.MonkeyPatch, device: str) -> list[Found]:
     """Two GPUs, or two workers on the CPU, each with a core, as far as there are two."""
     here = find_conditions("cpu")
     own = sorted(os.sched_getaffinity(0))
-    lanes = [
+    slots = [
         replace(
             here, device_name=f"GPU-{i}" if device == "all" else "cpu",
             conditions=replace(
@@ -313,16 +313,16 @@ def two_lanes(monkeypatch: pytest.MonkeyPatch, device: str) -> list[Found]:
         for i in range(2)
     ]  # fmt: skip
     asked = []
-    monkeypatch.setattr(alternating, "find_slots", lambda *names: asked.append(names) or lanes)
-    return lanes
+    monkeypatch.setattr(alternating, "find_slots", lambda *names: asked.append(names) or slots)
+    return slots
 
 
 @pytest.mark.parametrize("options", [["--device", "all"], ["--jobs", "2", "--device=cpu"]])
-def test_each_setting_stays_on_a_lane_where_sides_take_turns(
+def test_each_setting_stays_on_a_slot_where_sides_take_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
 ) -> None:
     monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
-    lanes = two_lanes(monkeypatch, "all" if "all" in options else "cpu")
+    slots = two_slots(monkeypatch, "all" if "all" in options else "cpu")
     seeds = [cell("full", None, None, "off", seed=seed) for seed in range(2)]
     cells = [LORA, HEAD, *seeds]
     sides(tmp_path, [(each, WILD) for each in cells], [(each, WILD[::-1]) for each in cells])
@@ -334,7 +334,7 @@ def test_each_setting_stays_on_a_lane_where_sides_take_turns(
     for _, name, _, device, cores in runs:
         places.setdefault(name.rpartition("-s")[0], set()).add((device, cores))
     assert all(len(own) == 1 for own in places.values()), "of all rounds, sides and seeds"
-    expected = {(lane.conditions.device, ",".join(map(str, lane.cores))) for lane in lanes}
+    expected = {(slot.conditions.device, ",".join(map(str, slot.cores))) for slot in slots}
     assert set.union(*places.values()) == expected
     for name in {run[1] for run in runs}:
         own = [(run[0], run[2]) for run in runs if run[1] == name]
@@ -349,7 +349,7 @@ def test_a_version_that_records_no_sharing_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
-    two_lanes(monkeypatch, "cpu")
+    two_slots(monkeypatch, "cpu")
     sides(tmp_path, [(FULL, STEADY)], [(FULL, STEADY)], older=True)
     with pytest.raises(InputError, match=r"NEW: its version of bench.grid does not record that 2"):
         alternation(tmp_path, options=["--jobs", "2"]).measure()
@@ -360,13 +360,13 @@ def test_a_version_that_records_no_sharing_is_refused(
     [[], ["--device", "cpu"], ["--device"], ["--jobs=1"], ["--jobs", "many"], ["--max-steps", "3"]],
 )
 def test_options_for_one_device_are_bench_grids_own(options: list[str]) -> None:
-    assert several_lanes(options) == ((), options)
+    assert several_slots(options) == ((), options)
 
 
 def test_one_gpu_of_all_is_used_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alternating, "find_slots", lambda *names: names)
     words = ["--epochs", "1", "--device=all", "--max-steps", "3"]
-    assert several_lanes(words) == (("all", 1), ["--epochs", "1", "--max-steps", "3"])
+    assert several_slots(words) == (("all", 1), ["--epochs", "1", "--max-steps", "3"])
 
 
 UNDECIDED = Verdict.UNDECIDED

@@ -7,37 +7,39 @@ from pathlib import Path
 import markdown
 
 from bench.analysis.comparison import Verdict
-from bench.compare.outcome import as_json, lines, summary
+from bench.compare.conclusion import as_json, summary
 from bench.compare.page import write
 from tests.bench.compare.constructed import constructed
 from tests.hostile import TEXTS
 
 
 def test_the_first_sentence_names_the_largest_regression_of_each_measure() -> None:
-    outcome = constructed(20, worse=0.5)
-    first = summary(outcome)[0]
+    conclusion = constructed(20, worse=0.5)
+    first = summary(conclusion)[0]
     assert re.match(
         r"11 regressions: .* newly fails: .*; .*GFLOP of a step 1\.50 times that", first
     )
     assert "and 8 more" in first
-    shown = "\n".join(lines(outcome))
+    shown = "\n".join(summary(conclusion, details=True))
     for text in ("times as long", "dev accuracy −0.1", "newly fails: ok, then oom", "would decide"):
         assert text in shown
-    assert outcome.exit_code == 1
+    assert conclusion.exit_code == 1
 
 
 def test_no_regression_says_what_is_excluded() -> None:
-    outcome = constructed(20)
-    compared = outcome.comparison
+    conclusion = constructed(20)
+    compared = conclusion.comparison
     times = [one for pair in compared.pairs for one in pair.compared if one.measure.kind == "time"]
     excluded = sum(one.verdict in (Verdict.SAME, Verdict.SMALL) for one in times)
     assert 0 < excluded < 20
-    assert f"a slowdown of more than 5% in {excluded} of 20 settings" in " ".join(summary(outcome))
+    assert f"a slowdown of more than 5% in {excluded} of 20 settings" in " ".join(
+        summary(conclusion)
+    )
 
 
 def test_pages_are_short_and_all_is_in_the_json(tmp_path: Path) -> None:
-    outcome = constructed(1000, worse=0.5)
-    page = write(outcome, tmp_path)
+    conclusion = constructed(1000, worse=0.5)
+    page = write(conclusion, tmp_path)
     brief = (tmp_path / "compare.md").read_text("utf-8")
     assert len(brief) < 65_536
     assert len(brief.splitlines()) < 140
@@ -51,7 +53,7 @@ def test_pages_are_short_and_all_is_in_the_json(tmp_path: Path) -> None:
     text = (tmp_path / "compare.json").read_text("utf-8")
     assert text.endswith("}\n")
     data = json.loads(text)
-    assert data == json.loads(json.dumps(as_json(outcome)))
+    assert data == json.loads(json.dumps(as_json(conclusion)))
     assert len(data["settings"]) == 1000
     assert data["exit_code"] == 1
     measure = data["settings"][3]["measures"][0]
@@ -81,16 +83,21 @@ def test_pictures_are_files_and_those_of_an_older_page_go(tmp_path: Path) -> Non
 
 def test_texts_of_rows_are_no_markup(tmp_path: Path) -> None:
     texts = [f" {text} /home/someone/secret/x" for text in TEXTS]
-    outcome = constructed(20, worse=0.5, texts=texts)
-    html = write(outcome, tmp_path).read_text("utf-8")
+    conclusion = constructed(20, worse=0.5, texts=texts)
+    html = write(conclusion, tmp_path).read_text("utf-8")
     brief = (tmp_path / "compare.md").read_text("utf-8")
     shown = [html, markdown.markdown(brief, extensions=["tables"])]
     for page in shown:
         for tag in re.findall(r"<[a-zA-Z][^>]*>", re.sub(r"<style.*?</style>", "", page, flags=16)):
             assert not re.match(r"<(script|img|iframe|object|a\s+href=.?javascript)", tag), tag
             assert not re.search(r"\son\w+\s*=|x\.invalid", tag), tag
-    assert all(line.isprintable() for line in lines(outcome))
-    texts = [brief, html, (tmp_path / "compare.json").read_text("utf-8"), *lines(outcome)]
+    assert all(line.isprintable() for line in summary(conclusion, details=True))
+    texts = [
+        brief,
+        html,
+        (tmp_path / "compare.json").read_text("utf-8"),
+        *summary(conclusion, details=True),
+    ]
     assert not any("/home/someone" in each for each in texts)
     assert len(brief.encode()) < 65_536
 
@@ -109,6 +116,6 @@ def test_every_key_of_the_json_is_documented() -> None:
 
 
 def test_the_json_holds_no_number_that_is_not_finite() -> None:
-    outcome = constructed(12)
-    object.__setattr__(outcome.comparison.pairs[0].compared[0], "base", float("nan"))
-    json.dumps(as_json(outcome), allow_nan=False)
+    conclusion = constructed(12)
+    object.__setattr__(conclusion.comparison.pairs[0].compared[0], "base", float("nan"))
+    json.dumps(as_json(conclusion), allow_nan=False)

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.analysis.encoders import encoders_of
-from bench.analysis.groups import groups
+from bench.analysis.groups import encoders_of, groups
 from bench.report.encoders import encoders_section
 from bench.report.render import render, report
 from tests.bench.analysis.test_encoders import LARGE, made, rows_of

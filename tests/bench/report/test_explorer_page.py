@@ -13,8 +13,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 
-from bench.analysis.constraints import parse_where
-from bench.analysis.costs import NEEDS
+from bench.analysis.costs import NEEDS, parse_where
 from bench.analysis.recommendation import Candidates, candidates_of, recommend
 from bench.report.explorer import explorer
 from bench.report.recommendation import against_full, in_brief

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.analysis.effects import effects
 from bench.analysis.groups import groups
-from bench.analysis.verdicts import COSTS, rank_effect
+from bench.analysis.verdicts import COSTS, effects, rank_effect
 from bench.common.messages import printable
 from bench.plan.columns import BY_NAME, NAMES, REQUIRED, VALUES
 from bench.plan.rows import Row

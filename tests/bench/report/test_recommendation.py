@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.analysis.constraints import parse_where
+from bench.analysis.costs import parse_where
 from bench.analysis.groups import groups
 from bench.analysis.power import OF_EXAMPLES, OF_SEEDS, needed_seeds, power_note, shown_size
 from bench.analysis.recommendation import candidates_of, recommend

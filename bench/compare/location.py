@@ -31,7 +31,7 @@ print(origin) if origin else exit(1)
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A Python and the folder of the code that it runs, which measure one side."""
 
     side: Side
@@ -39,8 +39,8 @@ class Place:
     root: Path
 
     @classmethod
-    def of(cls, side: Side, place: Path | None) -> "Place":
-        """The place of a side.
+    def of(cls, side: Side, place: Path | None) -> "Location":
+        """The location of a side.
 
         Args:
             place: a checkout, whose code runs with this Python, or a virtual environment in which
@@ -62,9 +62,9 @@ class Place:
         )
 
     def digest(self) -> str:
-        """Digest of the place, its code as it is now and its packages."""
-        places = [self.root / name for name in measuring(self.root)]
-        files = [path for place in places for path in (place, *place.rglob("*.py"))]
+        """Digest of the location, its code as it is now and its packages."""
+        parts = [self.root / name for name in measuring(self.root)]
+        files = [path for part in parts for path in (part, *part.rglob("*.py"))]
         texts = [(str(p), p.read_text("utf-8", "replace")) for p in sorted(files) if p.is_file()]
         packages = Path(self.python).parents[1].glob("lib/python*/*-packages/*.dist-info")
         return digest([self.python, str(self.root), texts, sorted(p.name for p in packages)])

@@ -1,0 +1,233 @@
+"""What a comparison says: sentences, lines for a terminal, JSON, and the exit code."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import cached_property, partial
+from itertools import chain, zip_longest
+from typing import Any, Final
+
+from bench.analysis.comparison import Compared, Comparison, Kind, Limits, Pair, Result, Verdict
+from bench.analysis.machines import MachineCost
+from bench.analysis.setting import Setting
+from bench.common.grouping import grouped
+from bench.common.messages import enumerated
+from bench.compare.sides import SideRows
+from bench.plan.columns import group_names
+from bench.report.pages import sentences
+from bench.report.text import clean, count, fixed, signed, span, times
+from bench.stats.intervals import Interval
+
+SCHEMA: Final = 1
+"""Raised when a key of the JSON changes its meaning."""
+_NAMED: Final = 3
+"""Regressions in the first sentence."""
+EXCLUDED: Final = (Verdict.SAME, Verdict.SMALL, Verdict.IMPROVEMENT)
+"""Verdicts by which a change for the worse beyond the minimum effect is excluded."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conclusion:
+    """A comparison with its sides, its limits, and whether undecided results fail.
+
+    Attributes:
+        looks: how often at most it was looked at while rows were measured.
+    """
+
+    comparison: Comparison
+    base: SideRows
+    new: SideRows
+    limits: Limits
+    strict: bool = False
+    looks: int = 1
+
+    @cached_property
+    def is_open(self) -> bool:
+        """Whether a change for the worse beyond the limit is not excluded somewhere."""
+        return any(
+            one.may_be_worse and one.verdict in (Verdict.UNDECIDED, Verdict.REGRESSION)
+            for _, one in self.comparison.results
+        )
+
+    @cached_property
+    def exit_code(self) -> int:
+        """1 for a regression, a newly failing cell or, if strict, what may be one; else 0."""
+        compared = self.comparison
+        return int(bool(compared.regressions or compared.failing or (self.strict and self.is_open)))
+
+
+def is_compared(comparison: Comparison) -> bool:
+    """Whether anything at all was compared."""
+    return (
+        any(one.verdict is not Verdict.NOT_COMPARED for _, one in comparison.results)
+        or bool(comparison.failing or comparison.passing)
+        or bool(comparison.machines and comparison.machines.rows)
+    )
+
+
+def obstacles(comparison: Comparison) -> list[str]:
+    whys = [each.why for each in comparison.unmatched]
+    whys += [one.why for _, one in comparison.having(Verdict.NOT_COMPARED)]
+    return [why for why, _ in Counter(filter(None, map(clean, whys))).most_common()]
+
+
+def figures(one: Compared) -> str:
+    """A ratio, or difference of scores, with its interval."""
+    if one.interval is None:
+        return "–"
+    value = one.interval.value
+    digits = 2 if value >= 0.1 and abs(value - 1) >= 0.095 else 3
+    form = signed if one.measure.kind == "score" else partial(fixed, digits=digits)
+    ends = "" if one.measure.exact else span(one.interval, form)
+    return f"{form(value)}{f' ({ends})' if ends else ''}"
+
+
+def name(pair: Pair | None) -> str:
+    """The name of a result's setting."""
+    return clean(pair.label) if pair else "all settings together"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:g}%"
+
+
+def summary(conclusion: Conclusion, details: bool = False) -> list[str]:
+    """The answer in a few sentences.
+
+    Args:
+        details: whether lines follow on regressions, and on what would decide the rest.
+    """
+    comparison = conclusion.comparison
+    # a newly failing cell, regressions, and further newly failing cells
+    failing = [(pair, None) for pair in comparison.failing]
+    worse = [*failing[:1], *by_turns(comparison.regressions), *failing[1:]]
+    undecided = comparison.having(Verdict.UNDECIDED)
+    decidable = [result for result in undecided if result[1].needed is not None]
+    return sentences(
+        "compare", conclusion=conclusion, details=details, worse=worse, most_named=_NAMED,
+        excluded=_excluded(comparison), gains=_gains(comparison),
+        of_verdict={verdict.name: comparison.having(verdict) for verdict in Verdict},
+        decidable=sorted(decidable, key=lambda result: result[1].needed or 0),
+        name=name, figures=figures, by_reason=_by_reason, percent=percent, clean=clean,
+        count=count, enumerated=enumerated, span=span, times=times,
+    )  # fmt: skip
+
+
+def _gains(comparison: Comparison) -> list[tuple[str, MachineCost]]:
+    """By cost, the setting that gains most on NEW's machine, beyond full fine-tuning."""
+    best: dict[str, tuple[float, str, MachineCost]] = {}
+    for row in comparison.machines.rows if comparison.machines else ():
+        for cost in row.costs:
+            ratio = cost.normalised
+            if ratio is not None and ratio.high is not None and ratio.high < 1:
+                own = ratio.value, row.label, cost
+                best[cost.label] = min(best.get(cost.label, own), own, key=lambda each: each[:2])
+    return [(label, cost) for _, label, cost in best.values()]
+
+
+def by_turns(results: Iterable[Result]) -> list[Result]:
+    """Results over all settings, then the largest change of each measure, the second of each."""
+    by_measure = grouped(results, lambda result: result[1].measure.column)
+    for of_measure in by_measure.values():
+        of_measure.sort(key=lambda result: (result[0] is not None, -_size(result[1])))
+    turns = chain.from_iterable(zip_longest(*by_measure.values()))
+    return [result for result in turns if result is not None]
+
+
+def _size(one: Compared) -> float:
+    value = one.interval.value if one.interval else 0.0
+    return abs(value if one.measure.kind == "score" else math.log(max(value, 1e-9)))
+
+
+def _by_reason(results: Iterable[Result]) -> list[tuple[int, str, list[str]]]:
+    """Numbers of settings and reasons, with the labels of the measures that have them."""
+    settings: Counter[tuple[str, str]] = Counter()
+    for pair, one in results:
+        settings[one.measure.label, clean(one.why)] += pair is not None
+    alike = grouped(settings, lambda name: (settings[name], name[1]))
+    return [(*key, [label for label, _ in names]) for key, names in alike.items()]
+
+
+def _excluded(
+    comparison: Comparison,
+) -> dict[tuple[Kind, float | None, int, int], list[str]]:
+    """By kind and limit the number of settings in which a change for the worse is excluded, and of
+    all, with the labels of the measures."""
+    compared = [
+        one
+        for pair, one in comparison.results
+        if pair is not None and one.verdict is not Verdict.NOT_COMPARED
+    ]
+    excluded: dict[tuple[Kind, float | None, int, int], list[str]] = {}
+    for label, alike in grouped(compared, lambda one: one.measure.label).items():
+        if number := sum(one.verdict in EXCLUDED for one in alike):
+            key = alike[-1].measure.kind, alike[-1].limit, number, len(alike)
+            excluded.setdefault(key, []).append(label)
+    return excluded
+
+
+def as_json(conclusion: Conclusion) -> dict[str, Any]:
+    """Everything, with null for what is empty or not finite."""
+    comparison = conclusion.comparison
+    values = {
+        "schema": SCHEMA, "exit_code": conclusion.exit_code, "summary": summary(conclusion),
+        "regressions": len(comparison.regressions),
+        "improvements": len(comparison.having(Verdict.IMPROVEMENT)),
+        "undecided": len(comparison.having(Verdict.UNDECIDED)),
+        "newly_failing": len(comparison.failing), "newly_passing": len(comparison.passing),
+        "base": _side(conclusion.base), "new": _side(conclusion.new),
+        "limits": asdict(conclusion.limits), "strict": conclusion.strict, "looks": conclusion.looks,
+        "multiplicity": comparison.family,
+        "differs": [
+            {"column": column, "base": base, "new": new} for column, base, new in comparison.differs
+        ],
+        "overall": [_compared(one) for one in comparison.overall],
+        "settings": [
+            {
+                "setting": pair.label, "machine": pair.machine,
+                "metric": pair.new.rows[0].dev_metric,
+                "base": _axes(pair.base), "new": _axes(pair.new),
+                "newly_failing": pair.failing or None, "newly_passing": pair.passing or None,
+                "measures": [_compared(one) for one in pair.compared],
+            }
+            for pair in comparison.pairs
+        ],
+        "not_matched": [asdict(each) for each in comparison.unmatched],
+        "machines": comparison.machines,
+    }  # fmt: skip
+    return {key: _plain(value) for key, value in values.items()}
+
+
+def _side(side: SideRows) -> dict[str, Any]:
+    versions = sorted({row.code_version for row in side.rows})
+    return {"rows_of": side.name, "rows": len(side.rows), "code_versions": versions}
+
+
+def _axes(setting: Setting) -> dict[str, Any]:
+    axes = [axis for axis in group_names("axes") if axis not in ("seed", "fold")]
+    return {axis: setting.rows[0][axis] for axis in axes}
+
+
+def _compared(one: Compared) -> dict[str, Any]:
+    interval, measure = one.interval or Interval(math.nan), one.measure
+    names = ("limit", "significant", "may_be_worse", "base", "new", "runs", "needed")
+    return {
+        "column": measure.column, "measure": measure.label, "kind": measure.kind,
+        "is_ratio": measure.kind != "score", "verdict": one.verdict.value, "gates": one.gates,
+        "change": interval.value, "low": interval.low, "high": interval.high,
+        **{name: getattr(one, name) for name in names}, "why": one.why or None,
+    }  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    """A value of JSON: clean texts, and null for numbers that are not finite."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return clean(value) if isinstance(value, str) else value
