@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.messages import printable
-from bench.examples.lengths import auto_max_length, share_cut
 from bench.examples.near import DEV, TRAIN, near_duplicates
+from bench.examples.tokens import auto_max_length, share_cut
 from bench.plan.findings import CONTROL, Checks, Finding, Lengths
 from minbert.data.tasks import Examples, TaskData
 from minbert.data.tasks.splitting import normalised
@@ -58,7 +58,7 @@ def check(
     """What is wrong or unusual with the training and dev examples of a task.
 
     Args:
-        tokens: `bench.examples.lengths.token_lengths` of the training and the dev examples; None
+        tokens: `bench.examples.tokens.token_lengths` of the training and the dev examples; None
             without a model.
         longest: the model's positions.
         progress: called as each of `STEPS` begins, with its number and name.

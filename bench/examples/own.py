@@ -172,17 +172,14 @@ def _split(examples: Examples, task: Task) -> tuple[Examples, Examples]:
             f"{len(examples):,} examples in {len(set(keys)):,} groups or distinct texts are too "
             "few to split dev examples off; give more, or --validation FILE"
         )
-    return (
-        examples.taken(np.flatnonzero(~is_dev).tolist()),
-        examples.taken(np.flatnonzero(is_dev).tolist()),
-    )
+    return examples.taken(~is_dev), examples.taken(is_dev)
 
 
 def _without_leaks(data: TaskData) -> Examples:
     from bench.examples.checks import leaks
 
-    leaked = set(leaks(data))
-    kept = [index for index in range(len(data.train)) if index not in leaked]
-    if not kept:
+    kept = np.ones(len(data.train), dtype=bool)
+    kept[leaks(data)] = False
+    if not kept.any():
         raise InputError("--drop-leaks: the text of every training example is in dev")
     return data.train.taken(kept)

@@ -3,12 +3,11 @@
 import re
 from array import array
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.common.errors import InputError
 from bench.examples.columns import Columns, choose
@@ -64,8 +63,7 @@ def read(spec: DataSpec) -> ReadData:
     """
     table, validation_table = training_tables(spec)
     columns, notes = choose(table, spec)
-    rows = _collect(table, columns)
-    labels = rows.labels
+    rows, labels, row_notes = _collect(table, columns)
     problem = spec.problem or infer_problem(labels)
     classes: tuple[str, ...] = ()
     split_notes: tuple[str, ...] = ()
@@ -75,7 +73,7 @@ def read(spec: DataSpec) -> ReadData:
         classes = classes_of(labels, spec.classes)
     elif spec.classes:
         raise InputError(f"{table.name}: a regression has no classes, but some are given")
-    examples = rows.examples(encode(labels, problem, classes))
+    examples = replace(rows, labels=encode(labels, problem, classes))
     if not np.ptp(examples.labels, axis=0).any():
         raise InputError(f"{labels.where}: all labels are the same, so there is nothing to learn")
     roles = asdict(columns)
@@ -83,7 +81,7 @@ def read(spec: DataSpec) -> ReadData:
     about = "" if spec.problem else ", inferred"
     if classes:
         about += f", {len(classes):,} classes: {listed(classes, _FEW_CLASSES)}"
-    notes = (*table.notes, *notes, f"problem: {problem}{about}", *split_notes, *rows.notes)
+    notes = (*table.notes, *notes, f"problem: {problem}{about}", *split_notes, *row_notes)
     validation = None
     if validation_table is not None:
         validation, more = _like(validation_table, columns, resolved, spec.classes or labels.counts)
@@ -112,32 +110,18 @@ def _like(
     """The examples of another table than that of training, and notes on what was left out; their
     labels may be the classes `learnt`."""
     columns.check(table)
-    rows = _collect(table, columns)
-    labels, problem = rows.labels, spec.problem or SINGLE_LABEL
+    rows, labels, notes = _collect(table, columns)
+    problem = spec.problem or SINGLE_LABEL
     if problem == MULTI_LABEL:
         labels, _ = as_lists(labels, spec.classes)
     if problem != REGRESSION:
         check_known(labels, learnt, "which no training example has")
-    return rows.examples(encode(labels, problem, spec.classes)), (*table.notes, *rows.notes)
+    return replace(rows, labels=encode(labels, problem, spec.classes)), (*table.notes, *notes)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The rows of a table that can be used, and notes on the others."""
-
-    texts: tuple[str, ...]
-    pairs: tuple[str, ...] | None
-    groups: tuple[str, ...] | None
-    labels: Labels
-    notes: list[str]
-
-    def examples(self, labels: NDArray[Any]) -> Examples:
-        """The rows as examples, with their labels as numbers."""
-        return Examples(self.texts, self.pairs, labels, self.groups)
-
-
-def _collect(table: Table, columns: Columns) -> _Rows:
-    """The rows with a text and a label."""
+def _collect(table: Table, columns: Columns) -> tuple[Examples, Labels, list[str]]:
+    """The rows with a text and a label, their labels, which are not numbers yet, and notes on the
+    other rows."""
     texts: list[str] = []
     pairs: list[str] = []
     groups: list[str] = []
@@ -173,10 +157,10 @@ def _collect(table: Table, columns: Columns) -> _Rows:
             f"{table.name}: only {len(texts):,} of {total:,} rows can be used"
             f"{'; ' if notes else ''}{', '.join(notes)}; are the file, --text and --label right?"
         )
-    return _Rows(
-        tuple(texts),
-        None if columns.text_pair is None else tuple(pairs),
-        None if columns.group is None else tuple(groups),
+    text_b = None if columns.text_pair is None else tuple(pairs)
+    names = None if columns.group is None else tuple(groups)
+    return (
+        Examples(tuple(texts), text_b, np.empty(0), names),
         Labels(table, columns.label, labels, numbers),
         [f"{short}: {note}" for note in notes],
     )

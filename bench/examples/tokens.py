@@ -1,4 +1,5 @@
-"""The examples of cells as token ids: tokenised once, and mapped into memory by every worker.
+"""The examples of cells as token ids: tokenised once, and mapped into memory by every worker. Their
+lengths in tokens, and the `max_length` that these call for.
 
 The user's cache folder has a file for each task's examples, vocabulary and length. Its name is a
 digest of everything that determines its content, including the source files: when they change, the
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.files import remove_oldest, write_atomically
-from bench.examples.tokenizers import tokenizer_of
+from bench.examples.tokenizers import Encoder, tokenizer_of
 from bench.plan.cell import TRANSFORMERS, Cell, digest
 from minbert.assets.cache import cache_folder
 from minbert.data import mapped
@@ -47,6 +48,12 @@ _DATA: Final = "data_digest"
 _PIECES: Final = "pieces"
 """The note with the names of the pieces, in their order."""
 _LEAST_SHARE: Final = 0.001
+LENGTH_STEP: Final = 8
+MOST_CUT: Final = 0.01
+"""The share of tokens that `max_length auto` stays below."""
+_CHUNK: Final = 65_536
+_SHORT: Final = 4
+"""A length to which texts are cut while they are counted, so that no ids are kept."""
 
 
 @dataclass(frozen=True)
@@ -213,3 +220,44 @@ def _keep(path: Path, pieces: Pieces, data_digest: str) -> None:
         write_atomically(path, mapped.to_bytes(arrays, notes))
         # a process that has mapped a removed file can go on
         remove_oldest(path.parent.glob("*.safetensors"), MOST_FILES, path)
+
+
+def token_lengths(examples: Examples, encoder: Encoder) -> NDArray[np.int64]:
+    """Tokens of each text, or of each pair in one sequence, special ones included, uncut; [N]."""
+    a, b = examples.text_a, examples.text_b
+    lengths = [np.zeros(0, dtype=np.int64)]
+    for start in range(0, len(examples), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        encoded = encoder.encode(a[part], None if b is None else b[part], _SHORT)
+        lengths.append(encoded.lengths + (0 if encoded.cut is None else encoded.cut))
+    return np.concatenate(lengths)
+
+
+def auto_max_length(lengths: NDArray[np.int64], longest: int) -> int:
+    """The smallest multiple of 8 that cuts under 1% of the tokens.
+
+    Args:
+        lengths: tokens of each training example, uncut.
+        longest: the most tokens that the model allows, its positions: the result is no larger.
+    """
+    for length in range(LENGTH_STEP, longest, LENGTH_STEP):
+        if share_cut(lengths, length) < MOST_CUT:
+            return length
+    return longest
+
+
+def share_cut(lengths: NDArray[np.int64], max_length: int) -> float:
+    """The share of all tokens that a `max_length` cuts."""
+    return float(np.maximum(lengths - max_length, 0).sum() / max(1, int(lengths.sum())))
+
+
+def find_length(data: Data, encoder: Encoder, longest: int) -> tuple[int, str]:
+    """The `max_length` that `auto` is for a task's training examples, and a note on it.
+
+    Texts that the model reads by themselves count by themselves.
+    """
+    lengths = np.concatenate(
+        [token_lengths(piece.train, encoder) for piece in data.pieces().values()]
+    )
+    length = auto_max_length(lengths, longest)
+    return length, f"max_length auto: {length}, cuts {share_cut(lengths, length):.1%} of tokens"

@@ -18,11 +18,10 @@ from bench.analysis.power import power_note
 from bench.common.command import run_command
 from bench.common.errors import InputError
 from bench.common.progress import note_to_stderr
-from bench.examples.lengths import find_length
 from bench.examples.options import merged
 from bench.examples.own import Source, find_source
 from bench.examples.tokenizers import tokenizer_of
-from bench.examples.tokens import cut_notes
+from bench.examples.tokens import cut_notes, find_length
 from bench.executors.executor import Executor
 from bench.executors.local import LocalExecutor
 from bench.executors.slurm.cluster import find_cluster

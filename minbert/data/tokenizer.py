@@ -1,7 +1,7 @@
 """Text to token ids: `[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` for a pair, cut to a length."""
 
-import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Self
@@ -44,6 +44,8 @@ _STEPS: Final = {
 }  # fmt: skip
 """Ways to normalise and split text whose cost is known. Others contain patterns and replacements
 from the file, which can take any time and make texts of any length."""
+_STEP: Final = re.compile(r'"type": ?"(\w+)"')
+"""A step in the JSON of a normaliser or pre-tokeniser, in which quotes of texts are escaped."""
 _MOST_STEPS: Final = 16
 _LONGEST_WORD: Final = 1000
 """Characters; the time for a word grows with their square. Most vocabularies turn words of more
@@ -52,10 +54,7 @@ _HIGHEST_ID: Final = 2**31 - 1
 
 
 class Tokenizer:
-    """WordPiece as a checkpoint's files define it, without their padding and truncation.
-
-    `highest_id` is the largest token id.
-    """
+    """WordPiece as a checkpoint's files define it, without their padding and truncation."""
 
     def __init__(self, wordpiece: tokenizers.Tokenizer, source: Path) -> None:
         ids = wordpiece.get_vocab()
@@ -112,8 +111,7 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """The text of a tokenizer.json of the same tokens, without padding and truncation."""
-        text: str = self._wordpiece.to_str(pretty=True)
-        return text
+        return str(self._wordpiece.to_str(pretty=True))
 
 
 def encode_batch(
@@ -160,20 +158,12 @@ def _problem(wordpiece: tokenizers.Tokenizer) -> str | None:
     for part in (wordpiece.normalizer, wordpiece.pre_tokenizer):
         if part is None or isinstance(part, BertNormalizer | BertPreTokenizer):
             continue
-        steps = list(_steps(json.loads(part.__getstate__())))
+        steps = _STEP.findall(part.__getstate__().decode())
         if strange := [step for step in steps if step not in _STEPS]:
-            return f"changes or splits text by {ascii(strange[0])[:60]}"
+            return f"changes or splits text by {strange[0]!r}"
         if len(steps) > _MOST_STEPS:
             return f"changes or splits text in {len(steps)} steps"
     return None
-
-
-def _steps(values: Any) -> Iterator[str]:
-    if isinstance(values, dict) and "type" in values:
-        yield str(values["type"])
-        for inner in values.values():
-            for step in inner if isinstance(inner, list) else [inner]:
-                yield from _steps(step)
 
 
 def _from_json(path: Path) -> tokenizers.Tokenizer:

@@ -21,9 +21,9 @@ from bench.results.overall import overall, overall_interval
 from bench.results.protocol import parse_result
 from bench.results.row import measured_row, score_interval
 from bench.stats.intervals import Interval, fisher, mean_of, wilson
-from minbert.data.mixing import MIXINGS
+from minbert.data.batches import MIXINGS
 from minbert.data.tasks import TASKS
-from minbert.data.tasks.multitask import PAIRS, PARTS
+from minbert.data.tasks.cs224n import PAIRS, PARTS
 from tests.bench.synthetic_rows import HERE, new_row
 
 ROOT = Path(__file__).parents[3]
