@@ -123,14 +123,14 @@ def main() -> int:
     """Check the jobs on stdin, and return the exit code."""
     from bench.common.command import BAD_INPUT
     from bench.engines import transformers
-    from bench.examples.tokenizers import FastTokenizer
+    from bench.examples.tokenizers import fast_tokenizer
 
     try:
         jobs = [Job.from_json(text) for text in json.load(sys.stdin)]
         for job in jobs:
             transformers.skeleton(job)
-        tokenizer = FastTokenizer(Path(jobs[0].tokenizer))
-        transformers.check_vocabulary(jobs[0], tokenizer.largest_id)
+        tokenizer = fast_tokenizer(Path(jobs[0].tokenizer))
+        transformers.check_vocabulary(jobs[0], tokenizer.highest_id)
         for own in grouped(jobs, _computes).values():
             transformers.check_weights(own[0], sorted({job.cell.amp for job in own}))
     except BAD_INPUT as error:

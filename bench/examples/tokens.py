@@ -11,22 +11,26 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.files import remove_oldest, write_atomically
-from bench.examples.tokenizers import Encoder, tokenizer_of
+from bench.examples.tokenizers import tokenizer_of
 from bench.plan.cell import TRANSFORMERS, Cell, digest
 from minbert.assets.cache import cache_folder
 from minbert.data import mapped
 from minbert.data.encoded import Encoded
 from minbert.data.tasks import Data, Examples, source_files
+from minbert.data.tasks.splitting import DEV, TRAIN
 from minbert.errors import InputError as MinbertInputError
 from minbert.files import is_file, sha256_of, vocabulary_digest
 
-FORMAT: Final = 4
+if TYPE_CHECKING:
+    from minbert.data.tokenizer import TextEncoder
+
+FORMAT: Final = 5
 MOST_FILES: Final = 64
 """Most files in the cache; one of 10,000 sentences has 1.5 MB."""
 
@@ -40,7 +44,6 @@ _CODE: Final = tuple(
         "minbert/model/config.py",
     )
 )
-_SIDES: Final = ("train", "dev")
 _COLUMNS: Final = ("input_ids", "token_type_ids", "offsets", "cut")
 """Fields of `Encoded`, in their order."""
 _LABELS: Final = "labels"
@@ -148,16 +151,13 @@ def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces | None:
         return None
     if not notes[_DATA].startswith(cell.data_digest):
         return None
-    pieces = {}
-    for piece in notes[_PIECES].split(" "):
-        train, dev = (_examples(arrays, _prefix(piece, side)) for side in _SIDES)
-        pieces[piece] = train, dev
-    return pieces
 
+    def examples(piece: str, side: str) -> TokenisedExamples:
+        labels, *columns = (arrays[f"{piece}.{side}.{name}"] for name in (_LABELS, *_COLUMNS))
+        return TokenisedExamples(Encoded(*columns), labels)
 
-def _examples(arrays: mapped.Arrays, prefix: str) -> TokenisedExamples:
-    columns = [arrays[f"{prefix}_{name}"] for name in _COLUMNS]
-    return TokenisedExamples(Encoded(*columns), arrays[f"{prefix}_{_LABELS}"])
+    names = notes[_PIECES].split(" ")
+    return {piece: (examples(piece, TRAIN), examples(piece, DEV)) for piece in names}
 
 
 def make(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces:
@@ -167,18 +167,26 @@ def make(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces
         InputError: of `minbert`, for a vocabulary that can't be used.
     """
     encode = tokenizer_of(cell.engine, tokenizer).encode  # a worker that maps its tokens needs none
+    arrays: mapped.Arrays = {}
 
-    def tokenised(examples: Examples) -> TokenisedExamples:
+    def tokenised(piece: str, side: str, examples: Examples) -> TokenisedExamples:
         encoded = encode(examples.text_a, examples.text_b, cell.max_length)
+        columns = {name: getattr(encoded, name) for name in _COLUMNS} | {_LABELS: examples.labels}
+        arrays.update({f"{piece}.{side}.{name}": column for name, column in columns.items()})
         return TokenisedExamples(encoded, examples.labels)
 
     pieces = {
-        piece: (tokenised(examples.train), tokenised(examples.dev))
-        for piece, examples in data.pieces().items()
+        piece: (tokenised(piece, TRAIN, both.train), tokenised(piece, DEV, both.dev))
+        for piece, both in data.pieces().items()
     }
     path = _path(cell, tokenizer, folder)
     if path is not None:
-        _keep(path, pieces, data.digest)
+        notes = {_DATA: data.digest, _PIECES: " ".join(pieces)}
+        with suppress(OSError):  # without space or permission there is no file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, mapped.to_bytes(arrays, notes))
+            # a process that has mapped a removed file can go on
+            remove_oldest(path.parent.glob("*.safetensors"), MOST_FILES, path)
     return pieces
 
 
@@ -200,29 +208,7 @@ def _path(cell: Cell, tokenizer: Path, folder: Path | None) -> Path | None:
     return cache_folder() / "tokens" / f"{digest(sources, 32)}.safetensors"
 
 
-def _prefix(piece: str, side: str) -> str:
-    """The beginning of the names of the arrays of a side of a piece, in a file."""
-    return f"{piece}.{side}" if piece else side
-
-
-def _keep(path: Path, pieces: Pieces, data_digest: str) -> None:
-    """Write examples to a file, atomically; no file without space or permission."""
-    arrays = {}
-    for piece, sides in pieces.items():
-        for side, examples in zip(_SIDES, sides, strict=True):
-            prefix = _prefix(piece, side)
-            arrays[f"{prefix}_{_LABELS}"] = examples.labels
-            for name in _COLUMNS:
-                arrays[f"{prefix}_{name}"] = getattr(examples.encoded, name)
-    notes = {_DATA: data_digest, _PIECES: " ".join(pieces)}
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, mapped.to_bytes(arrays, notes))
-        # a process that has mapped a removed file can go on
-        remove_oldest(path.parent.glob("*.safetensors"), MOST_FILES, path)
-
-
-def token_lengths(examples: Examples, encoder: Encoder) -> NDArray[np.int64]:
+def token_lengths(examples: Examples, encoder: "TextEncoder") -> NDArray[np.int64]:
     """Tokens of each text, or of each pair in one sequence, special ones included, uncut; [N]."""
     a, b = examples.text_a, examples.text_b
     lengths = [np.zeros(0, dtype=np.int64)]
@@ -251,7 +237,7 @@ def share_cut(lengths: NDArray[np.int64], max_length: int) -> float:
     return float(np.maximum(lengths - max_length, 0).sum() / max(1, int(lengths.sum())))
 
 
-def find_length(data: Data, encoder: Encoder, longest: int) -> tuple[int, str]:
+def find_length(data: Data, encoder: "TextEncoder", longest: int) -> tuple[int, str]:
     """The `max_length` that `auto` is for a task's training examples, and a note on it.
 
     Texts that the model reads by themselves count by themselves.

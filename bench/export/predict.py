@@ -29,8 +29,8 @@ from bench.common.messages import echo, one_line, printable
 from bench.common.progress import note_to_stderr
 from bench.examples.columns import choose_texts
 from bench.examples.reading import texts_in
+from bench.examples.records import Records
 from bench.examples.sources import table_of_texts
-from bench.examples.table import Table
 from bench.examples.textfiles import typed_texts
 from bench.export import formats, snippets
 from bench.export.formats import BASE, Format, format_in
@@ -226,7 +226,7 @@ def _cause(error: BaseException) -> str:
     return one_line(str(error)) or type(error).__name__
 
 
-def _rows(table: Table, columns: Sequence[str]) -> Iterator[str | tuple[str, ...]]:
+def _rows(table: Records, columns: Sequence[str]) -> Iterator[str | tuple[str, ...]]:
     """The texts of each row, or the reason why it has none."""
     for _, fields in table.read(columns):
         yield texts_in(fields)

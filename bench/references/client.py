@@ -12,7 +12,6 @@ from typing import Any, Final
 from bench.common.errors import DiskFullError, StoppedError
 from bench.common.files import write_atomically
 from bench.examples.checks import STEPS, check
-from bench.examples.tokenizers import Encoder
 from bench.examples.tokens import token_lengths
 from bench.launch.runner import run_worker
 from bench.launch.signals import Signals
@@ -30,6 +29,7 @@ from bench.results.facts import (
     update_facts,
 )
 from minbert.data.tasks import TaskData
+from minbert.data.tokenizer import TextEncoder
 from minbert.files import vocabulary_digest
 
 OUTPUT: Final = "references.json"
@@ -44,7 +44,7 @@ _OF_ENCODER: Final = ("model_digest", "pooling", "max_length")
 def find_facts(
     data: TaskData,
     source: str,
-    encoder: Encoder,
+    encoder: TextEncoder,
     tokens_of: str,
     longest: int,
     show: Callable[[int, str], None] = lambda _number, _name: None,

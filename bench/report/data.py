@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from bench.analysis.groups import Group
-from bench.plan.findings import CONTROL, Checks, Finding, Lengths
+from bench.plan.findings import CONTROL, Affected, Checks, Lengths
 from bench.report.drawing import BLUE, ORANGE, Drawing, canvas, to_svg
 from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table
@@ -91,7 +91,7 @@ def _classes(data: DataFacts) -> str:
     )
 
 
-def findings(checks: Checks) -> list[tuple[str, Finding, str]]:
+def findings(checks: Checks) -> list[tuple[str, Affected, str]]:
     """The names of the problems that checks found, with the findings and what to do about them."""
     every = [
         ("Dev texts in training", checks.leaks, _DROP),
@@ -108,7 +108,7 @@ def findings(checks: Checks) -> list[tuple[str, Finding, str]]:
     return [(name, finding, remedy) for name, finding, remedy in every if finding.total]
 
 
-def _numbers(data: DataFacts, finding: Finding) -> str:
+def _numbers(data: DataFacts, finding: Affected) -> str:
     if not data.dev:
         return count(finding.total, "example")
     sides = (("train", finding.train), ("dev", finding.dev))
@@ -204,7 +204,7 @@ def class_shares(data: DataFacts, stem: str) -> Drawing:
 
 
 def _finding_bars(
-    data: DataFacts, findings: Sequence[tuple[str, Finding, str]], stem: str
+    data: DataFacts, findings: Sequence[tuple[str, Affected, str]], stem: str
 ) -> Drawing:
     names = [name for name, _, _ in findings]
     train, dev = max(1, data.train), max(1, data.dev)

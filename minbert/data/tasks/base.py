@@ -44,7 +44,6 @@ class Task:
     """
 
     name: str
-    about: str
     classes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -102,16 +101,18 @@ class Examples:
         text_b, groups = (each and column(each) for each in (self.text_b, self.groups))
         return Examples(column(self.text_a), text_b, self.labels[places], groups)
 
+    @property
+    def columns(self) -> tuple[tuple[str, ...], ...]:
+        """The first texts and, of pairs, the second texts."""
+        return (self.text_a,) if self.text_b is None else (self.text_a, self.text_b)
+
     def split_pairs(self) -> tuple["Examples", ...]:
-        """The first texts and, of pairs, the second texts, each as examples of single texts."""
-        columns = (self.text_a,) if self.text_b is None else (self.text_a, self.text_b)
-        return tuple(Examples(texts, None, self.labels) for texts in columns)
+        """The same, each as examples of single texts."""
+        return tuple(Examples(texts, None, self.labels) for texts in self.columns)
 
     def texts(self) -> Sequence[str]:
         """A text for each example, which decides its place in an order by digest."""
-        if self.text_b is None:
-            return self.text_a
-        return [f"{a}\t{b}" for a, b in zip(self.text_a, self.text_b, strict=True)]
+        return [*map("\t".join, zip(*self.columns, strict=True))]
 
     def keys(self) -> list[str]:
         """What must stay together, by example: its text, normalised, or of groups the first of
@@ -171,7 +172,6 @@ class Data(ABC):
 
     @property
     def regression(self) -> bool:
-        """Whether a number is learned, if only by one part."""
         return any(part.task.kind == "regression" for part in self.parts.values())
 
     @property
@@ -216,11 +216,9 @@ class TaskData(Data):
 
     @property
     def parts(self) -> Mapping[str, "TaskData"]:
-        """These examples, under the task's name."""
         return {self.task.name: self}
 
     def pieces(self) -> Mapping[str, "TaskData"]:
-        """All examples as one piece."""
         return {"": self}
 
     @cached_property

@@ -39,11 +39,7 @@ _Format = Mapping[str, Any]
 _FORMATS: Final[Mapping[str, _Format]] = DECLARED["cs224n"]
 TASKS: Final = {
     name: Task(
-        name,
-        form["about"],
-        tuple(form.get("classes", ())),
-        tuple(form["files"]),
-        tuple(form.get("notes", ())),
+        name, tuple(form.get("classes", ())), tuple(form["files"]), tuple(form.get("notes", ()))
     )
     for name, form in _FORMATS.items()
 }
@@ -170,12 +166,10 @@ def _label(text: str, form: _Format) -> float | None:
 
 
 PARTS: Final = ("sst", "quora", "sts")
-PAIRS: Final = ("quora", "sts")
-"""Parts whose examples are pairs; both texts go through the encoder separately."""
+"""Both texts of a part's pairs go through the encoder separately."""
 
 MULTITASK: Final = Task(
     "multitask",
-    f"{', '.join(PARTS)}: learned together by one model",
     files=tuple(file for part in PARTS for file in TASKS[part].files),
     notes=tuple(f"{part}: {note}" for part in PARTS for note in TASKS[part].notes),
     parts=PARTS,
@@ -198,12 +192,10 @@ class MultitaskData(Data):
 
     @property
     def parts(self) -> Mapping[str, TaskData]:
-        """The examples of each part."""
         return self.by_part
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the parts' names and digests."""
         digests = " ".join(f"{part} {data.digest}" for part, data in self.parts.items())
         return hashlib.sha256(f"{self.task.kind} {digests}".encode()).hexdigest()
 

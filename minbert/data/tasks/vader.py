@@ -5,8 +5,9 @@ of Social Media Text", ICWSM 2014 (MIT). Each sentence has the mean of at least 
 ratings from -4 to 4.
 """
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,25 +17,16 @@ from minbert.data.tasks.splitting import SIDES, sides
 from minbert.errors import InputError
 
 _SOURCES: Final = DECLARED["vader"]
-_CLASSES: Final = {
-    5: ("very negative", "negative", "neutral", "positive", "very positive"),
-    3: ("negative", "neutral", "positive"),
-}
 _RATING: Final = "-rating"
 
 
-def _task(name: str, source: dict[str, Any], rating: bool) -> Task:
-    classes = () if rating else _CLASSES[len(source["edges"]) + 1]
-    what = f"sentiment in {len(classes)} classes" if classes else "mean rating, -4 to 4"
-    about = f"{source['about']}: {what}"
-    name += _RATING if rating else ""
-    return Task(name, about, classes, notes=tuple(source.get("notes", ())))
-
-
-TASKS: Final = {
-    task.name: task
-    for rating in (False, True)
-    for task in (_task(name, source, rating) for name, source in _SOURCES.items())
+_OF_CLASSES: Final = {
+    name: Task(name, tuple(source["classes"]), notes=tuple(source.get("notes", ())))
+    for name, source in _SOURCES.items()
+}
+TASKS: Final = _OF_CLASSES | {
+    name + _RATING: replace(task, name=name + _RATING, classes=())
+    for name, task in _OF_CLASSES.items()
 }
 
 
