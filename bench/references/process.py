@@ -33,7 +33,6 @@ from bench.worker import lifeline
 from bench.worker.progress import Progress
 from bench.worker.setup import load_examples
 from minbert.data.tasks import Examples, Folds, TaskData, load_data
-from minbert.data.tasks.splitting import smallest
 
 _MOST_CLASSES: Final = 1000
 _CORRELATIONS: Final = ("pearson", "spearman")
@@ -115,10 +114,8 @@ def _compared(name: str, data: TaskData, count: int) -> tuple[Examples, Examples
     """The examples that a reference point is trained on, and those that it is scored on."""
     if data.task.num_outputs > _MOST_CLASSES:
         raise ValueError(f"{data.task.num_outputs:,} classes are too many")
-    train = data.train
-    if name != MAJORITY:
-        train = train.taken(smallest(train.texts(), count))
-    return train, data.dev.taken(smallest(data.dev.texts(), MOST_COMPARED))
+    train = data.train if name == MAJORITY else data.train.limited(count)
+    return train, data.dev.limited(MOST_COMPARED)
 
 
 def _predicted(
