@@ -15,19 +15,16 @@ WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
 """In the order of preference."""
 VOCABULARIES: Final = ("tokenizer.json", "vocab.txt")
 """In the order of preference."""
-OTHER_VOCABULARIES: Final = (
-    "vocab.json", "spm.model", "sentencepiece.bpe.model", "spiece.model",
-)  # fmt: skip
+OTHER_VOCABULARIES: Final = ("vocab.json", "spm.model", "sentencepiece.bpe.model", "spiece.model")
 """Of tokenizers other than BERT's."""
-_MERGES: Final = "merges.txt"
-"""Goes with vocab.json."""
-_TOKENS: Final = ("special_tokens_map.json", "added_tokens.json")
-"""Optional, with vocabularies other than BERT's."""
+_ANY_VOCABULARY: Final = (*VOCABULARIES, *OTHER_VOCABULARIES)
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
-"""Optional, with either vocabulary: how text is normalised."""
-TOKENIZER_FILES: Final = (
-    *VOCABULARIES, *OTHER_VOCABULARIES, _MERGES, TOKENIZER_CONFIG, *_TOKENS,
+"""Optional, with any vocabulary: how text is normalised."""
+_OTHER_SETTINGS: Final = (
+    "merges.txt", TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
+"""Optional, with vocabularies other than BERT's; the first goes with vocab.json."""
+TOKENIZER_FILES: Final = (*_ANY_VOCABULARY, *_OTHER_SETTINGS)
 POOLING: Final = "1_Pooling/config.json"
 """The pooling of an embedding model, as sentence-transformers saves it."""
 _INDEX: Final = "model.safetensors.index.json"
@@ -80,25 +77,16 @@ def weights_file(folder: Path) -> Path:
     return _first(folder, WEIGHTS)
 
 
-def tokenizer_files(folder: Path) -> list[Path]:
-    """The files that decide how text becomes token ids: a vocabulary and, if it exists,
-    tokenizer_config.json.
+def tokenizer_files(folder: Path, vocabularies: tuple[str, ...] = VOCABULARIES) -> list[Path]:
+    """The files that decide how text becomes token ids: a vocabulary, and the settings there are.
 
     Raises:
         InputError: no such folder, or it has no vocabulary.
     """
-    return _with_settings(_first(folder, VOCABULARIES))
-
-
-def _with_settings(vocabulary: Path) -> list[Path]:
+    vocabulary = _first(folder, vocabularies)
     is_other = vocabulary.name in OTHER_VOCABULARIES
-    names = (_MERGES, TOKENIZER_CONFIG, *_TOKENS) if is_other else (TOKENIZER_CONFIG,)
-    others = map(vocabulary.with_name, names)
-    return [vocabulary, *filter(is_file, others)]
-
-
-def _all_tokenizer_files(folder: Path) -> list[Path]:
-    return _with_settings(_first(folder, (*VOCABULARIES, *OTHER_VOCABULARIES)))
+    settings = _OTHER_SETTINGS if is_other else (TOKENIZER_CONFIG,)
+    return [vocabulary, *filter(is_file, map(vocabulary.with_name, settings))]
 
 
 def vocabulary_digest(folder: Path) -> str:
@@ -108,7 +96,7 @@ def vocabulary_digest(folder: Path) -> str:
     Raises:
         InputError: no such folder, or a file that is missing or can't be read.
     """
-    return _digest(_all_tokenizer_files(folder))
+    return _digest(tokenizer_files(folder, _ANY_VOCABULARY))
 
 
 def model_digest(folder: Path) -> str:
@@ -119,7 +107,8 @@ def model_digest(folder: Path) -> str:
     """
     config = config_file(folder)
     check_config(config)
-    return _digest([config, *_all_tokenizer_files(folder), weights_file(folder)])
+    tokenizer = tokenizer_files(folder, _ANY_VOCABULARY)
+    return _digest([config, *tokenizer, weights_file(folder)])
 
 
 def check_config(path: Path) -> None:
@@ -185,7 +174,6 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 
 def write_json(path: Path, values: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Write values as indented JSON."""
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -202,5 +190,5 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path:
 
 def _digest(paths: list[Path]) -> str:
     """SHA-256 of the files' names and digests, in order."""
-    lines = [f"{path.name} {sha256_of(path)}\n" for path in paths]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    lines = "".join(f"{path.name} {sha256_of(path)}\n" for path in paths)
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -64,7 +64,8 @@ class Location:
     def digest(self) -> str:
         """Digest of the location, its code as it is now and its packages."""
         parts = [self.root / name for name in measuring(self.root)]
-        files = [path for part in parts for path in (part, *part.rglob("*.py"))]
+        inside = [path for part in parts for path in (part, *part.rglob("*"))]
+        files = [path for path in inside if path.suffix in {".py", ".toml"}]
         texts = [(str(p), p.read_text("utf-8", "replace")) for p in sorted(files) if p.is_file()]
         packages = Path(self.python).parents[1].glob("lib/python*/*-packages/*.dist-info")
         return digest([self.python, str(self.root), texts, sorted(p.name for p in packages)])

@@ -6,8 +6,8 @@ Example: python -m bench.data train.csv
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,8 @@ from bench.common.errors import InputError
 from bench.common.files import write_atomically
 from bench.common.messages import command_line, echo
 from bench.common.progress import note_to_stderr, progress_bar
-from bench.examples.checks import Progress
+from bench.examples.checks import SAMPLE, Progress
+from bench.examples.near import LONGEST, THRESHOLD, N
 from bench.examples.options import PATH, merged, with_details
 from bench.examples.own import find_source
 from bench.examples.tokenizers import tokenizer_of
@@ -26,7 +27,7 @@ from bench.launch.checks import check_reports
 from bench.plan.cell import MINBERT, TRANSFORMERS
 from bench.plan.gridfile import Settings
 from bench.plan.models import find_model
-from bench.references.facts import FACT_STEPS, find_facts, tokens_of
+from bench.references.client import FACT_STEPS, find_facts, tokens_of
 from bench.results.facts import DataFacts
 from minbert.data.tasks import TaskData, load_task
 from minbert.data.tasks.prepared import lines
@@ -36,6 +37,13 @@ _PAGES: Final = "data"
 """Name of the pages and of the folder of their figures."""
 _SLOW: Final = 5000
 """Examples above which checks take seconds, and progress is shown."""
+_HOW: Final = (
+    "Texts are compared without case and punctuation; a pair is compared by both texts.",
+    f"Near duplicates share {THRESHOLD:.0%} of their character {N}-grams (Jaccard similarity), of "
+    f"the first {LONGEST:,} characters. They are searched by MinHash, among at most {SAMPLE:,} "
+    "distinct texts chosen by digest.",
+    "Lengths of pairs are those of both texts; tokens include special ones.",
+)
 _EPILOG: Final = """\b
 Examples:
   python -m bench.data
@@ -98,10 +106,7 @@ def command(
     else:
         print_tables(tables(facts), sentences(facts))
     if reports is not None:
-        from bench.data.page import write_page
-
-        command = command_line("data", *sys.argv[1:])
-        echo(f"report: {write_page(reports, _PAGES, facts, notes, command)}", err=True)
+        echo(f"report: {_write_page(reports, facts, notes)}", err=True)
     return 0
 
 
@@ -136,20 +141,30 @@ def _facts(data: TaskData, source: str, model: str) -> DataFacts:
     """
     encoder = find_model(model, "pretrained", "auto")
     longest = encoder.config.max_position_embeddings
-    with _progress(len(data.train) + len(data.dev)) as show:
+    is_slow = len(data.train) + len(data.dev) >= _SLOW
+    silent = nullcontext[Progress](lambda _number, _name: None)
+    with progress_bar(FACT_STEPS) if is_slow else silent as show:
         engine = TRANSFORMERS if encoder.why_not_minbert else MINBERT
         tokenizer = tokenizer_of(engine, encoder.tokenizer)
         vocabulary = tokens_of(encoder.tokenizer, longest)
         return find_facts(data, source, tokenizer, vocabulary, longest, show)
 
 
-@contextmanager
-def _progress(examples: int) -> Iterator[Progress]:
-    if examples < _SLOW:
-        yield lambda _number, _name: None
-        return
-    with progress_bar(FACT_STEPS) as show:
-        yield show
+def _write_page(folder: Path, facts: DataFacts, notes: Sequence[str]) -> Path:
+    """Write the pages with their figures, and return the path of the HTML page."""
+    from bench.report.data import drawings, heading, sentences, tables
+    from bench.report.pages import Facts, sections_of, write_pages
+    from bench.report.text import plain, without_paths
+
+    page = Facts(
+        title=heading(facts),
+        findings=sentences(facts),
+        sections=sections_of([], tables(facts), drawings(facts)),
+        how="How it was checked",
+        said=[*_HOW, *map(plain, notes)],
+        command=without_paths(command_line("data", *sys.argv[1:])),
+    )
+    return write_pages(folder, _PAGES, page)
 
 
 if __name__ == "__main__":

@@ -165,12 +165,12 @@ def _load(folder: Path) -> None:
 
 def _build(jobs: list[Job]) -> None:
     from bench.engines import transformers
-    from bench.examples.tokenizers import FastTokenizer
+    from bench.examples.tokenizers import fast_tokenizer
 
     for job in jobs:
         transformers.skeleton(job)
-    tokenizer = FastTokenizer(Path(jobs[0].tokenizer))
-    transformers.check_vocabulary(jobs[0], tokenizer.largest_id)
+    tokenizer = fast_tokenizer(Path(jobs[0].tokenizer))
+    transformers.check_vocabulary(jobs[0], tokenizer.highest_id)
     for own in grouped(jobs, _computes).values():
         transformers.check_weights(own[0], sorted({job.cell.amp for job in own}))
 

@@ -21,7 +21,7 @@ import psutil
 
 from bench.common.errors import InputError
 from bench.common.messages import one_line
-from bench.examples.table import LONGEST, Fields, Table, fields_of
+from bench.examples.records import LONGEST, Fields, Records, fields_of
 from bench.plan.dataset import HUB
 from minbert.files import is_file, is_folder
 
@@ -46,7 +46,7 @@ _NO_LABEL: Final = -1
 """The index of examples whose class is not public."""
 
 
-def parquet(path: Path) -> Table:
+def parquet(path: Path) -> Records:
     """A table in a Parquet file.
 
     Raises:
@@ -73,7 +73,7 @@ def parquet(path: Path) -> Table:
         return _table(str(path), library.read_schema(path), batches, path.stat().st_size)
 
 
-def saved(folder: Path) -> dict[str, Table]:
+def saved(folder: Path) -> dict[str, Records]:
     """The tables of a folder that was saved by `save_to_disk`, by the names of its parts.
 
     Raises:
@@ -112,7 +112,7 @@ def _size(files: Iterable[Path]) -> int:
     return sum(file.stat().st_size for file in {file.resolve() for file in files})
 
 
-def from_hub(path: str, config: str | None) -> dict[str, Table]:
+def from_hub(path: str, config: str | None) -> dict[str, Records]:
     """The tables of a data set on the hub, by the names of its parts; fetched if need be.
 
     No code of the data set runs: from version 4 `datasets` has no means to.
@@ -144,8 +144,8 @@ def from_hub(path: str, config: str | None) -> dict[str, Table]:
     return _tables(found, path, (f"{path}: commit {commit}",))
 
 
-def _tables(parts: Any, name: str, notes: tuple[str, ...] = ()) -> dict[str, Table]:
-    def table(side: str, part: Any) -> Table:
+def _tables(parts: Any, name: str, notes: tuple[str, ...] = ()) -> dict[str, Records]:
+    def table(side: str, part: Any) -> Records:
         def batches(columns: Sequence[str], _: Count) -> Iterator[Any]:
             return iter(part.select_columns(columns).with_format("arrow").iter(_BATCH))
 
@@ -161,7 +161,7 @@ def _table(
     batches: Callable[[Sequence[str], Count], Iterator[Any]],
     size: int,
     notes: tuple[str, ...] = (),
-) -> Table:
+) -> Records:
     """A table.
 
     Args:
@@ -194,7 +194,7 @@ def _table(
                     number += 1
                     yield number, fields_of(values)
 
-    return Table(name, tuple(schema.names), read, "record", class_names, notes)
+    return Records(name, tuple(schema.names), read, "record", class_names, notes)
 
 
 def _values(array: Any, count: Count) -> list[Any]:

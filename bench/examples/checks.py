@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.messages import printable
-from bench.examples.lengths import auto_max_length, share_cut
 from bench.examples.near import DEV, TRAIN, near_duplicates
-from bench.plan.findings import CONTROL, Checks, Finding, Lengths
+from bench.examples.tokens import auto_max_length, share_cut
+from bench.plan.findings import CONTROL, Affected, Checks, Lengths
 from minbert.data.tasks import Examples, TaskData
 from minbert.data.tasks.splitting import normalised
 
@@ -58,7 +58,7 @@ def check(
     """What is wrong or unusual with the training and dev examples of a task.
 
     Args:
-        tokens: `bench.examples.lengths.token_lengths` of the training and the dev examples; None
+        tokens: `bench.examples.tokens.token_lengths` of the training and the dev examples; None
             without a model.
         longest: the model's positions.
         progress: called as each of `STEPS` begins, with its number and name.
@@ -92,7 +92,7 @@ def check(
         leaks=exact,
         near_duplicates=sample.finding((TRAIN, TRAIN), (DEV, DEV)),
         near_leaks=sample.finding((TRAIN, DEV), (DEV, TRAIN)),
-        compared=sample.near.compared,
+        compared=sample.compared,
         distinct=sample.distinct,
         conflicts=conflicts,
         empty=empty,
@@ -112,14 +112,16 @@ def leaks(data: TaskData) -> NDArray[np.int64]:
     """
     keys = _keys(data.train), _keys(data.dev)
     sample = _Sample(data, *keys)
-    near = sample.keys[[*sample.near.pairs[TRAIN, DEV]]]
+    near = sample.keys[[*sample.near[TRAIN, DEV]]]
     return np.flatnonzero(np.isin(keys[0], np.concatenate([keys[1], near])))
 
 
 def _keys(examples: Examples) -> Keys:
     """A digest of the normalised text of each example, or of both texts; [N]."""
-    digests = (blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-               for key in map(_key, *_columns(examples)))  # fmt: skip
+    digests = (
+        blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        for key in map(_key, *examples.columns)
+    )
     return np.frombuffer(b"".join(digests), dtype="<u8")
 
 
@@ -127,14 +129,8 @@ def _key(*texts: str) -> str:
     return "\0".join(map(normalised, texts))
 
 
-def _columns(examples: Examples) -> tuple[tuple[str, ...], ...]:
-    if examples.text_b is None:
-        return (examples.text_a,)
-    return examples.text_a, examples.text_b
-
-
 def _texts(examples: Examples, index: int) -> tuple[str, ...]:
-    return tuple(column[index] for column in _columns(examples))
+    return tuple(column[index] for column in examples.columns)
 
 
 def _place(data: TaskData, index: int) -> tuple[Examples, int]:
@@ -151,7 +147,7 @@ def shown(*texts: str) -> str:
     return " / ".join(f"{line[: room - 1]}…" if len(line) > room else line for line in lines)
 
 
-def _duplicates(data: TaskData, train: Keys, dev: Keys) -> Finding:
+def _duplicates(data: TaskData, train: Keys, dev: Keys) -> Affected:
     numbers, lines = [], []
     for side, examples, keys in (("train", data.train, train), ("dev", data.dev, dev)):
         _, first, counts = np.unique(keys, return_index=True, return_counts=True)
@@ -162,14 +158,14 @@ def _duplicates(data: TaskData, train: Keys, dev: Keys) -> Finding:
             for at in order
             if counts[at] > 1
         ]
-    return Finding(train=numbers[0], dev=numbers[1], shown=tuple(lines[:SHOWN]))
+    return Affected(train=numbers[0], dev=numbers[1], shown=tuple(lines[:SHOWN]))
 
 
-def _leaks(data: TaskData, train: Keys, dev: Keys) -> Finding:
+def _leaks(data: TaskData, train: Keys, dev: Keys) -> Affected:
     leaked = np.flatnonzero(np.isin(train, dev))
     _, first = np.unique(train[leaked], return_index=True)
     lines = [shown(*_texts(data.train, int(leaked[at]))) for at in np.sort(first)[:SHOWN]]
-    return Finding(
+    return Affected(
         train=len(leaked), dev=int(np.isin(dev, train[leaked]).sum()), shown=tuple(lines)
     )
 
@@ -178,7 +174,7 @@ class _Sample:
     """Near duplicates among the distinct texts of a task; of many, among a sample by digest.
 
     Attributes:
-        distinct: the number of distinct texts.
+        distinct, compared: the number of distinct texts, and of those that were compared.
         keys: of the texts of the sample.
         near: the near duplicates among those of the sample.
     """
@@ -193,19 +189,19 @@ class _Sample:
         self.keys = keys[chosen]
         self._texts = [_texts(*_place(data, int(at))) for at in first[chosen]]
         texts = [_key(*each) for each in self._texts]
-        self.near = near_duplicates(texts, on_side[:, chosen])
+        self.near, self.compared = near_duplicates(texts, on_side[:, chosen])
 
-    def finding(self, of_train: tuple[int, int], of_dev: tuple[int, int]) -> Finding:
+    def finding(self, of_train: tuple[int, int], of_dev: tuple[int, int]) -> Affected:
         """The texts of train and those of dev with a near duplicate, each on the given sides."""
-        train, dev = self.near.pairs[of_train], self.near.pairs[of_dev]
+        train, dev = self.near[of_train], self.near[of_dev]
         pairs = dict.fromkeys(frozenset(pair) for pair in (*train.items(), *dev.items()))
         lines = [
             " ≈ ".join(shown(*self._texts[at]) for at in sorted(pair)) for pair in [*pairs][:SHOWN]
         ]
-        return Finding(train=len(train), dev=len(dev), shown=tuple(lines))
+        return Affected(train=len(train), dev=len(dev), shown=tuple(lines))
 
 
-def _conflicts(data: TaskData, keys: Keys) -> Finding:
+def _conflicts(data: TaskData, keys: Keys) -> Affected:
     codes = _codes(np.concatenate([data.train.labels, data.dev.labels]))
     order = np.lexsort((codes, keys))
     sorted_keys, sorted_codes = keys[order], codes[order]
@@ -221,7 +217,7 @@ def _conflicts(data: TaskData, keys: Keys) -> Finding:
         labels = list(dict.fromkeys(_label(data, *place) for place in places))
         more = ", …" if len(labels) > _MOST_LABELS else ""
         lines.append(f"{', '.join(labels[:_MOST_LABELS])}{more}: {shown(*_texts(*places[0]))}")
-    return Finding(train=in_train, dev=int(sizes.sum()) - in_train, shown=tuple(lines))
+    return Affected(train=in_train, dev=int(sizes.sum()) - in_train, shown=tuple(lines))
 
 
 def _codes(labels: NDArray[Any]) -> NDArray[Any]:
@@ -233,7 +229,6 @@ def _codes(labels: NDArray[Any]) -> NDArray[Any]:
 
 
 def _label(data: TaskData, examples: Examples, index: int) -> str:
-    """The label of an example as people read it."""
     label = examples.labels[index]
     if np.ndim(label):
         names = [data.task.classes[at] for at in np.flatnonzero(label)]
@@ -246,18 +241,18 @@ def _has(pattern: re.Pattern[str], text: str) -> bool:
     return not plain and pattern.search(text) is not None
 
 
-def _where(data: TaskData, is_bad: Callable[[str], bool]) -> Finding:
+def _where(data: TaskData, is_bad: Callable[[str], bool]) -> Affected:
     numbers, lines = [], []
     for examples in (data.train, data.dev):
-        rows = enumerate(zip(*_columns(examples), strict=True))
+        rows = enumerate(zip(*examples.columns, strict=True))
         bad = [at for at, texts in rows if any(map(is_bad, texts))]
         numbers.append(len(bad))
         lines += [shown(*_texts(examples, at)) for at in bad[:SHOWN]]
-    return Finding(train=numbers[0], dev=numbers[1], shown=tuple(lines[:SHOWN]))
+    return Affected(train=numbers[0], dev=numbers[1], shown=tuple(lines[:SHOWN]))
 
 
 def _counted(count: Callable[[str], int], examples: Examples) -> NDArray[np.int64]:
-    rows = zip(*_columns(examples), strict=True)
+    rows = zip(*examples.columns, strict=True)
     return np.fromiter((sum(map(count, texts)) for texts in rows), np.int64, len(examples))
 
 

@@ -1,12 +1,11 @@
 """Which columns hold texts and labels, where there is no doubt."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import astuple, dataclass
 from itertools import islice
 from typing import Final
 
 from bench.common.errors import InputError
-from bench.examples.table import Table, listed, quoted
+from bench.examples.records import Records, listed, quoted
 from bench.plan.dataset import DataSpec
 
 _TEXTS: Final = (
@@ -27,60 +26,49 @@ _SAMPLE: Final = 1000
 """Rows that decide which of two columns is the text."""
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a table that are used; an empty name where one is not known."""
-
-    text: str
-    text_pair: str | None
-    label: str
-    group: str | None
-
-    def names(self) -> tuple[str, ...]:
-        """All of them: text, label, then those of `text_pair` and `group` that exist."""
-        return tuple(
-            name for name in (self.text, self.label, self.text_pair, self.group) if name is not None
-        )
-
-    def check(self, table: Table) -> None:
-        """Test that a table has those that are known.
-
-        Raises:
-            InputError: with the nearest names.
-        """
-        flags = ("--text", "--text-pair", "--label", "--group")
-        for flag, name in zip(flags, astuple(self), strict=True):
-            if name:
-                table.check_column(name, flag)
+def columns_of(spec: DataSpec) -> list[str]:
+    """The columns that are used: text, label, then the second text and the group, if known."""
+    columns = (spec.text, spec.label, spec.text_pair, spec.group)
+    return [column for column in columns if column is not None]
 
 
-def choose(table: Table, spec: DataSpec) -> tuple[Columns, tuple[str, ...]]:
-    """The columns of a table, as given or inferred, and notes on what was inferred.
+def check_columns(table: Records, spec: DataSpec) -> None:
+    """Test that a table has the columns that are known.
+
+    Raises:
+        InputError: with the nearest names.
+    """
+    for role in ("text", "text_pair", "label", "group"):
+        if column := getattr(spec, role):
+            table.check_column(column, f"--{role.replace('_', '-')}")
+
+
+def choose(table: Records, spec: DataSpec) -> tuple[DataSpec, tuple[str, ...]]:
+    """A description with the columns of a table, as given or inferred, and notes on the latter.
 
     A pair is inferred only where no text is given.
 
     Raises:
         InputError: a column that is missing, has two roles, or can't be inferred without doubt.
     """
-    given = Columns(spec.text or "", spec.text_pair, spec.label or "", spec.group)
-    given.check(table)
-    used = [name for name in (spec.text, spec.text_pair, spec.label) if name is not None]
+    check_columns(table, spec)
+    used = columns_of(spec.model_copy(update={"group": None}))
     if len(set(used)) < len(used):
         raise InputError(f"{table.name}: the columns {listed(used)} have two roles; give others")
     free = _free(table, (*used, spec.group))
-    chosen = _inferred(table, given, free)
-    for flag, name in (("--text", chosen.text), ("--label", chosen.label)):
-        if not name:
+    chosen = _inferred(table, spec, free)
+    for role in ("text", "label"):
+        if not getattr(chosen, role):
             raise InputError(
-                f"{table.name}: which column holds the {flag[2:]}? {flag} COLUMN says it; there "
-                f"are {listed(table.columns)}"
+                f"{table.name}: which column holds the {role}? --{role} COLUMN says it; there are "
+                f"{listed(table.columns)}"
             )
-    chosen.check(table)
-    return chosen, tuple(_notes(given, chosen, free))
+    check_columns(table, chosen)
+    return chosen, tuple(_notes(spec, chosen, free))
 
 
 def choose_texts(
-    table: Table, text: str | None, text_pair: str | None, *, pairs: bool
+    table: Records, text: str | None, text_pair: str | None, *, pairs: bool
 ) -> tuple[str, ...]:
     """The column of the texts of a table without labels or, of pairs, both columns.
 
@@ -90,15 +78,15 @@ def choose_texts(
     Raises:
         InputError: a column that is missing, or can't be inferred without doubt.
     """
-    given = Columns(text or "", text_pair, "", None)
-    given.check(table)
+    given = DataSpec(path=table.name).model_copy(update={"text": text, "text_pair": text_pair})
+    check_columns(table, given)
     if text_pair is not None and not pairs:
         raise InputError(f"--text-pair {quoted(text_pair)}: the model takes single texts")
     free = _free(table, (text, text_pair))
     if len(free) == 1 and not text and not pairs:
         return (free[0],)
     chosen = _inferred(table, given, free)
-    names = (chosen.text, chosen.text_pair or "") if pairs else (chosen.text,)
+    names = (chosen.text or "", chosen.text_pair or "") if pairs else (chosen.text or "",)
     if not all(names) or (chosen.text_pair is not None and not pairs):
         which = "columns hold the two texts of each pair" if pairs else "column holds the text"
         flags = "--text COLUMN --text-pair COLUMN" if pairs else "--text COLUMN"
@@ -107,11 +95,11 @@ def choose_texts(
         )
     if len({*names}) < len(names):
         raise InputError(f"{table.name}: --text and --text-pair are the same column; give others")
-    chosen.check(table)
+    check_columns(table, chosen)
     return names
 
 
-def _free(table: Table, used: Collection[str | None]) -> list[str]:
+def _free(table: Records, used: Collection[str | None]) -> list[str]:
     """The columns whose role is not given, without those of numbers of rows."""
     return [
         name
@@ -120,7 +108,7 @@ def _free(table: Table, used: Collection[str | None]) -> list[str]:
     ]
 
 
-def _inferred(table: Table, given: Columns, free: Sequence[str]) -> Columns:
+def _inferred(table: Records, given: DataSpec, free: Sequence[str]) -> DataSpec:
     text, pair, label = given.text, given.text_pair, given.label
     if not text and pair is None:
         by_name = {_plain(name): name for name in free}
@@ -136,7 +124,7 @@ def _inferred(table: Table, given: Columns, free: Sequence[str]) -> Columns:
         text, label = text or left[0], label or left[0]
     elif len(left) == 2 and not text and not label:
         text, label = _longer(table, left)
-    return Columns(text, pair, label, given.group)
+    return given.model_copy(update={"text": text, "text_pair": pair, "label": label})
 
 
 def _only(columns: Sequence[str], names: Sequence[str]) -> str:
@@ -145,7 +133,7 @@ def _only(columns: Sequence[str], names: Sequence[str]) -> str:
     return matching[0] if len(matching) == 1 else ""
 
 
-def _longer(table: Table, columns: Sequence[str]) -> tuple[str, str]:
+def _longer(table: Records, columns: Sequence[str]) -> tuple[str, str]:
     """The column with longer and more distinct values, and the other; empty names in doubt."""
     rows = [fields for _, fields in islice(table.read(columns), _SAMPLE) if type(fields) is tuple]
     values = [[str(row[place] or "") for row in rows] for place in range(2)]
@@ -162,13 +150,13 @@ def _longer(table: Table, columns: Sequence[str]) -> tuple[str, str]:
     return columns[text], label
 
 
-def _notes(given: Columns, chosen: Columns, free: Sequence[str]) -> Iterator[str]:
-    others = [name for name in free if name not in chosen.names()]
+def _notes(given: DataSpec, chosen: DataSpec, free: Sequence[str]) -> Iterator[str]:
+    others = [name for name in free if name not in columns_of(chosen)]
     if not given.text:
         both = "" if chosen.text_pair is None else f" and {quoted(chosen.text_pair)}"
-        yield f"text: column{'s' if both else ''} {quoted(chosen.text)}{both}"
+        yield f"text: column{'s' if both else ''} {quoted(chosen.text or '')}{both}"
     if not given.label:
-        yield f"label: column {quoted(chosen.label)}"
+        yield f"label: column {quoted(chosen.label or '')}"
     if others and not (given.text and given.label):
         yield f"columns not used: {listed(others, 8)}"
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import InputError
-from bench.examples.table import Table, Value, listed, quoted
+from bench.examples.records import Records, Value, listed, quoted
 from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Problem
 
 _MOST_CELLS: Final = 2**29
@@ -36,14 +36,13 @@ class Labels:
         numbers: the line or record of each.
     """
 
-    table: Table
+    table: Records
     column: str
     values: Sequence[Value]
     numbers: Sequence[int]
 
     @property
     def where(self) -> str:
-        """The table and column."""
         return f"{self.table.name}: column {quoted(self.column)}"
 
     def place(self, index: int) -> str:
@@ -53,7 +52,6 @@ class Labels:
 
     @cached_property
     def has_lists(self) -> bool:
-        """Whether any value is a list."""
         return any(isinstance(value, list) for value in self.values)
 
     def each(self) -> Iterator[tuple[int, str]]:
@@ -64,7 +62,6 @@ class Labels:
 
     @cached_property
     def counts(self) -> Counter[str]:
-        """How often each text occurs."""
         return Counter(text for _, text in self.each())
 
 
@@ -170,9 +167,8 @@ def classes_of(labels: Labels, given: Sequence[str]) -> tuple[str, ...]:
     """
     classes = tuple(given) or labels.table.class_names.get(labels.column)
     if classes is None:
-        if all(map(_NUMBER.fullmatch, labels.counts)):
-            return tuple(sorted(labels.counts, key=lambda text: (float(text), text)))
-        return tuple(sorted(labels.counts))
+        numbers = all(map(_NUMBER.fullmatch, labels.counts))
+        return tuple(sorted(labels.counts, key=lambda x: (float(x) if numbers else 0, x)))
     if len(set(classes)) < len(classes):
         raise InputError(f"{labels.where}: the classes {listed(classes)} have one of them twice")
     check_known(labels, classes, "which the given classes lack")

@@ -6,7 +6,6 @@ that no pair is reported in error, and one at the threshold is missed once in 50
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -30,24 +29,13 @@ DEV: Final = 1
 _SIDES: Final = ((TRAIN, TRAIN), (TRAIN, DEV), (DEV, TRAIN), (DEV, DEV))
 
 
-@dataclass
-class Near:
-    """Near duplicates among texts of two sides.
-
-    Attributes:
-        compared: the number of texts, from the first, among which they were searched.
-        pairs: by two sides, for each text of the one that has a near duplicate on the other, the
-            indices of both.
-    """
-
-    compared: int
-    pairs: dict[tuple[int, int], dict[int, int]] = field(
-        default_factory=lambda: {sides: {} for sides in _SIDES}
-    )
+Pairs = dict[tuple[int, int], dict[int, int]]
+"""By two sides, for each text of the one that has a near duplicate on the other, both indices."""
 
 
-def near_duplicates(texts: Sequence[str], on_side: NDArray[np.bool_]) -> Near:
-    """The near duplicates among distinct normalised texts, in random order.
+def near_duplicates(texts: Sequence[str], on_side: NDArray[np.bool_]) -> tuple[Pairs, int]:
+    """The near duplicates among distinct normalised texts in random order, and the number of texts,
+    from the first, among which they were searched.
 
     Args:
         on_side: whether each text is one of train, and one of dev, [2, N].
@@ -58,7 +46,8 @@ def near_duplicates(texts: Sequence[str], on_side: NDArray[np.bool_]) -> Near:
     empty = MinHash(num_perm=_BANDS * _ROWS, hashfunc=int)
     sides = on_side.T.tolist()  # [N, 2]
     grams: list[NDArray[np.uint32]] = []
-    near, candidates = Near(len(texts)), 0
+    near: Pairs = {sides: {} for sides in _SIDES}
+    candidates = 0
     for number, text in enumerate(texts):
         grams.append(ngrams(text))
         signature = empty.copy()
@@ -66,19 +55,18 @@ def near_duplicates(texts: Sequence[str], on_side: NDArray[np.bool_]) -> Near:
         for other in sorted(index.query(signature)):
             candidates += 1
             wanted = [
-                (near.pairs[here, there], one, two)
+                (near[here, there], one, two)
                 for here, there in _SIDES
                 for one, two in ((number, other), (other, number))
-                if sides[one][here] and sides[two][there] and one not in near.pairs[here, there]
+                if sides[one][here] and sides[two][there] and one not in near[here, there]
             ]
             if wanted and _is_near(grams[number], grams[other]):
                 for pairs, one, two in wanted:
                     pairs[one] = two
         if candidates > _MOST_CANDIDATES:
-            near.compared = number + 1
-            break
+            return near, number + 1
         index.insert(number, signature)
-    return near
+    return near, len(texts)
 
 
 def ngrams(text: str) -> NDArray[np.uint32]:

@@ -16,26 +16,27 @@ _HELP: Final = (
     "The examples: CSV, TSV, JSON lines or Parquet, a folder, or a data set on the Hugging Face "
     "hub."
 )
-_FLAGS: Final[tuple[tuple[str, str, str], ...]] = (
-    ("--data-config", "NAME", "Configuration of a set on the hub."),
-    ("--text", "COLUMN", "The column of the text."),
-    ("--text-pair", "COLUMN", "The column of a second text."),
-    ("--label", "COLUMN", "The column of the label."),
-    ("--problem", "", "What is learned; inferred where clear."),
-    ("--classes", "A,B,…", 'The classes in their order; one with a comma as "A, or B".'),
-    ("--group", "COLUMN", "Keep examples of equal value together when splitting."),
-    ("--validation", "FILE", "The dev examples; without it a tenth of the data."),
-    ("--drop-leaks", "", "Drop training examples whose text, or a near duplicate, is in dev."),
-)
+_FLAGS: Final[dict[str, tuple[str, str]]] = {
+    "config": ("NAME", "Configuration of a set on the hub."),
+    "text": ("COLUMN", "The column of the text."),
+    "text_pair": ("COLUMN", "The column of a second text."),
+    "label": ("COLUMN", "The column of the label."),
+    "problem": ("", "What is learned; inferred where clear."),
+    "classes": ("A,B,…", 'The classes in their order; one with a comma as "A, or B".'),
+    "group": ("COLUMN", "Keep examples of equal value together when splitting."),
+    "validation": ("FILE", "The dev examples; without it a tenth of the data."),
+    "drop_leaks": ("", "Drop training examples whose text, or a near duplicate, is in dev."),
+}
+"""By field of `DataSpec`, the metavariable and the help of its flag."""
 _KINDS: Final[dict[str, dict[str, Any]]] = {
-    "--problem": {"type": click.Choice(get_args(Problem))},
-    "--drop-leaks": {"is_flag": True},
+    "problem": {"type": click.Choice(get_args(Problem))},
+    "drop_leaks": {"is_flag": True},
 }
 
 
-def _field(flag: str) -> str:
-    """The field of `DataSpec` that a flag fills."""
-    return flag.removeprefix("--").removeprefix("data-").replace("-", "_")
+def flag_of(field: str) -> str:
+    """The flag that fills a field of `DataSpec`."""
+    return "--data-config" if field == "config" else f"--{field.replace('_', '-')}"
 
 
 def with_data(function: Callable[..., int]) -> Callable[..., int]:
@@ -51,16 +52,15 @@ def with_details(function: Callable[..., int]) -> Callable[..., int]:
 
     @wraps(function)
     def command(**values: Any) -> int:
-        names = ("path", "test", *(_field(flag) for flag, *_ in _FLAGS))
-        given = {name: values.pop(name, None) for name in names}
+        given = {name: values.pop(name, None) for name in DataSpec.model_fields}
         if given["classes"] is not None:
             given["classes"] = _listed(given["classes"])
         data = {name: value for name, value in given.items() if value not in (None, False)}
         return function(data=data, **values)
 
-    for flag, metavar, text in reversed(_FLAGS):
-        more = _KINDS.get(flag, {"metavar": metavar})
-        command = click.option(flag, _field(flag), help=text, **more)(command)
+    for name, (metavar, text) in reversed(_FLAGS.items()):
+        more = _KINDS.get(name, {"metavar": metavar})
+        command = click.option(flag_of(name), name, help=text, **more)(command)
     return command
 
 
@@ -82,13 +82,13 @@ def merged(spec: DataSpec | None, given: dict[str, Any]) -> DataSpec | None:
     if not given:
         return spec
     if spec is None and "path" not in given:
-        flag = next(flag for flag, *_ in _FLAGS if _field(flag) in given)
+        flag = flag_of(next((name for name in _FLAGS if name in given), "test"))
         raise click.UsageError(f"{flag} describes data: give it with --data")
     if spec is not None and "path" in given:
         spec = None  # other data: what the file says of its own does not fit
     try:
         return DataSpec.model_validate({**(spec.model_dump() if spec else {}), **given})
     except ValidationError as error:
-        flags = {_field(flag): flag for flag, *_ in _FLAGS}
-        flag = flags.get(str(error.errors()[0]["loc"][0]), "--data")
+        name = str(error.errors()[0]["loc"][0])
+        flag = flag_of(name) if name in _FLAGS else "--data"
         raise click.UsageError(f"{flag}: give a name that is not empty") from error

@@ -14,10 +14,11 @@ from rich.console import Console
 
 from bench.common.errors import InputError
 from bench.common.files import remove_oldest
+from bench.examples.options import flag_of
 from bench.examples.reading import read
 from bench.plan.dataset import HUB, DataSpec
 from bench.plan.gridfile import DEFAULT_TASK
-from bench.plan.problems import MULTI_LABEL
+from bench.plan.problems import MULTI_LABEL, SINGLE_LABEL
 from minbert.assets.cache import cache_folder
 from minbert.data.tasks import TASKS, Examples, Task, TaskData
 from minbert.data.tasks.prepared import Prepared, write
@@ -94,11 +95,10 @@ def _course_task(task: str | None, spec: DataSpec) -> str | None:
 
 def _check_plain(spec: DataSpec) -> None:
     """Refuse a description of files in the format of the course beyond their folder."""
-    given = spec.model_dump(exclude_defaults=True).keys() - {"path"}
-    if given:
-        flag = min(given).replace("_", "-")
+    if given := spec.model_dump(exclude_defaults=True).keys() - {"path"}:
         raise InputError(
-            f"--{flag} does not apply to --data {spec.path}, a folder in the format of the course"
+            f"{flag_of(min(given))} does not apply to --data {spec.path}, a folder in the format "
+            "of the course"
         )
 
 
@@ -122,9 +122,10 @@ def _prepare(name: str, spec: DataSpec, folds: bool) -> Source:
     if spec.test is not None and not spec.test.startswith(HUB) and not is_file(spec.test):
         raise InputError(f"--test {spec.test}: there is no such file")
     with Console(stderr=True).status(f"reading {spec.path}"):  # on a terminal alone
-        found = read(spec)
-        task = Task(name, "", found.classes, multi_label=found.problem == MULTI_LABEL, is_own=True)
-        train, dev, notes = found.examples, found.validation, [*found.notes]
+        data = read(spec)
+        problem, classes = data.spec.problem or SINGLE_LABEL, data.spec.classes
+        task = Task(name, classes, multi_label=problem == MULTI_LABEL, is_own=True)
+        train, dev, notes = data.examples, data.validation, [*data.notes]
         if dev is None:
             train, dev = _split(train, task)
             if not folds:
@@ -139,15 +140,10 @@ def _prepare(name: str, spec: DataSpec, folds: bool) -> Source:
                 f"--drop-leaks: {before - len(train):,} of {before:,} training examples dropped, "
                 "whose text, or a near duplicate of it, is in dev"
             )
-        data = TaskData(task, train, dev)
-        prepared = Prepared(
-            name,
-            found.problem,
-            found.classes,
-            data.digest,
-            found.spec.inside(Path.cwd()).model_dump(mode="json", exclude_defaults=True),
-        )
-        folder = write(cache_folder() / "data", prepared, data)
+        examples = TaskData(task, train, dev)
+        about = data.spec.inside(Path.cwd()).model_dump(mode="json", exclude_defaults=True)
+        prepared = Prepared(name, problem, classes, examples.digest, about)
+        folder = write(cache_folder() / "data", prepared, examples)
     remove_oldest(folder.parent.iterdir(), _MOST_FOLDERS, folder)
     files = ", ".join(Path(path).name for path in (spec.path, spec.validation) if path)
     if spec.is_on_hub:
@@ -172,17 +168,14 @@ def _split(examples: Examples, task: Task) -> tuple[Examples, Examples]:
             f"{len(examples):,} examples in {len(set(keys)):,} groups or distinct texts are too "
             "few to split dev examples off; give more, or --validation FILE"
         )
-    return (
-        examples.taken(np.flatnonzero(~is_dev).tolist()),
-        examples.taken(np.flatnonzero(is_dev).tolist()),
-    )
+    return examples.taken(~is_dev), examples.taken(is_dev)
 
 
 def _without_leaks(data: TaskData) -> Examples:
     from bench.examples.checks import leaks
 
-    leaked = set(leaks(data))
-    kept = [index for index in range(len(data.train)) if index not in leaked]
-    if not kept:
+    kept = np.ones(len(data.train), dtype=bool)
+    kept[leaks(data)] = False
+    if not kept.any():
         raise InputError("--drop-leaks: the text of every training example is in dev")
     return data.train.taken(kept)

@@ -3,15 +3,14 @@
 import re
 from array import array
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.common.errors import InputError
-from bench.examples.columns import Columns, choose
+from bench.examples.columns import check_columns, choose, columns_of
 from bench.examples.labels import (
     Labels,
     as_lists,
@@ -20,10 +19,10 @@ from bench.examples.labels import (
     encode,
     infer_problem,
 )
+from bench.examples.records import Fields, Records, Value, listed
 from bench.examples.sources import test_table, training_tables
-from bench.examples.table import Fields, Table, Value, listed
 from bench.plan.dataset import DataSpec
-from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Problem
+from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from minbert.data.tasks import Examples
 
 _UNREADABLE: Final = re.compile("[\0\ud800-\udfff]")
@@ -40,19 +39,17 @@ class ReadData:
     """The examples of a data set, not yet split.
 
     Attributes:
-        spec: as given, with the columns, the problem and the classes that were inferred.
+        spec: as given, with the columns, the problem and the classes that were inferred; of a
+            regression there are no classes.
         examples: for training; labels int64 [N] of class indices, float64 [N] of numbers, or int8
             [N, classes] of 0 and 1.
         validation: those for dev, where the data has them.
-        classes: their names, in the order of the indices; none of a regression.
         notes: what was inferred, and what was left out, a line each.
     """
 
     spec: DataSpec
     examples: Examples
     validation: Examples | None
-    problem: Problem
-    classes: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -63,9 +60,8 @@ def read(spec: DataSpec) -> ReadData:
         InputError: data that can't be read or used, or whose columns or problem are in doubt.
     """
     table, validation_table = training_tables(spec)
-    columns, notes = choose(table, spec)
-    rows = _collect(table, columns)
-    labels = rows.labels
+    chosen, notes = choose(table, spec)
+    rows, labels, row_notes = _collect(table, chosen)
     problem = spec.problem or infer_problem(labels)
     classes: tuple[str, ...] = ()
     split_notes: tuple[str, ...] = ()
@@ -75,20 +71,19 @@ def read(spec: DataSpec) -> ReadData:
         classes = classes_of(labels, spec.classes)
     elif spec.classes:
         raise InputError(f"{table.name}: a regression has no classes, but some are given")
-    examples = rows.examples(encode(labels, problem, classes))
+    examples = replace(rows, labels=encode(labels, problem, classes))
     if not np.ptp(examples.labels, axis=0).any():
         raise InputError(f"{labels.where}: all labels are the same, so there is nothing to learn")
-    roles = asdict(columns)
-    resolved = spec.model_copy(update={**roles, "problem": problem, "classes": classes})
+    resolved = chosen.model_copy(update={"problem": problem, "classes": classes})
     about = "" if spec.problem else ", inferred"
     if classes:
         about += f", {len(classes):,} classes: {listed(classes, _FEW_CLASSES)}"
-    notes = (*table.notes, *notes, f"problem: {problem}{about}", *split_notes, *rows.notes)
+    notes = (*table.notes, *notes, f"problem: {problem}{about}", *split_notes, *row_notes)
     validation = None
     if validation_table is not None:
-        validation, more = _like(validation_table, columns, resolved, spec.classes or labels.counts)
+        validation, more = _like(validation_table, resolved, spec.classes or labels.counts)
         notes += more
-    return ReadData(resolved, examples, validation, problem, classes, notes)
+    return ReadData(resolved, examples, validation, notes)
 
 
 def read_test(spec: DataSpec) -> tuple[Examples, tuple[str, ...]]:
@@ -102,42 +97,28 @@ def read_test(spec: DataSpec) -> tuple[Examples, tuple[str, ...]]:
     """
     if spec.text is None or spec.label is None:
         raise ValueError("the columns have to be those of the training examples")
-    columns = Columns(spec.text, spec.text_pair, spec.label, None)
-    return _like(test_table(spec), columns, spec, spec.classes)
+    ungrouped = spec.model_copy(update={"group": None})
+    return _like(test_table(spec), ungrouped, spec.classes)
 
 
 def _like(
-    table: Table, columns: Columns, spec: DataSpec, learnt: Collection[str]
+    table: Records, spec: DataSpec, learnt: Collection[str]
 ) -> tuple[Examples, tuple[str, ...]]:
     """The examples of another table than that of training, and notes on what was left out; their
     labels may be the classes `learnt`."""
-    columns.check(table)
-    rows = _collect(table, columns)
-    labels, problem = rows.labels, spec.problem or SINGLE_LABEL
+    check_columns(table, spec)
+    rows, labels, notes = _collect(table, spec)
+    problem = spec.problem or SINGLE_LABEL
     if problem == MULTI_LABEL:
         labels, _ = as_lists(labels, spec.classes)
     if problem != REGRESSION:
         check_known(labels, learnt, "which no training example has")
-    return rows.examples(encode(labels, problem, spec.classes)), (*table.notes, *rows.notes)
+    return replace(rows, labels=encode(labels, problem, spec.classes)), (*table.notes, *notes)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The rows of a table that can be used, and notes on the others."""
-
-    texts: tuple[str, ...]
-    pairs: tuple[str, ...] | None
-    groups: tuple[str, ...] | None
-    labels: Labels
-    notes: list[str]
-
-    def examples(self, labels: NDArray[Any]) -> Examples:
-        """The rows as examples, with their labels as numbers."""
-        return Examples(self.texts, self.pairs, labels, self.groups)
-
-
-def _collect(table: Table, columns: Columns) -> _Rows:
-    """The rows with a text and a label."""
+def _collect(table: Records, spec: DataSpec) -> tuple[Examples, Labels, list[str]]:
+    """The rows with a text and a label, their labels, which are not numbers yet, and notes on the
+    other rows."""
     texts: list[str] = []
     pairs: list[str] = []
     groups: list[str] = []
@@ -146,8 +127,8 @@ def _collect(table: Table, columns: Columns) -> _Rows:
     left_out: dict[str, tuple[int, int]] = {}
     shared: dict[str, str] = {}
     short = Path(table.name).name
-    for number, fields in table.read(columns.names()):
-        row = _row(fields, columns)
+    for number, fields in table.read(columns_of(spec)):
+        row = _row(fields, spec)
         if isinstance(row, str):
             count, first = left_out.get(row, (0, number))
             left_out[row] = count + 1, first
@@ -156,9 +137,9 @@ def _collect(table: Table, columns: Columns) -> _Rows:
         texts.append(text)
         labels.append(shared.setdefault(label, label) if isinstance(label, str) else label)
         numbers.append(number)
-        if columns.text_pair is not None:
+        if spec.text_pair is not None:
             pairs.append(pair)
-        if columns.group is not None:
+        if spec.group is not None:
             group = group or f"({short}, {table.unit} {number})"
             groups.append(shared.setdefault(group, group))
     notes = [
@@ -173,25 +154,25 @@ def _collect(table: Table, columns: Columns) -> _Rows:
             f"{table.name}: only {len(texts):,} of {total:,} rows can be used"
             f"{'; ' if notes else ''}{', '.join(notes)}; are the file, --text and --label right?"
         )
-    return _Rows(
-        tuple(texts),
-        None if columns.text_pair is None else tuple(pairs),
-        None if columns.group is None else tuple(groups),
-        Labels(table, columns.label, labels, numbers),
+    text_b = None if spec.text_pair is None else tuple(pairs)
+    names = None if spec.group is None else tuple(groups)
+    return (
+        Examples(tuple(texts), text_b, np.empty(0), names),
+        Labels(table, spec.label or "", labels, numbers),
         [f"{short}: {note}" for note in notes],
     )
 
 
-def _row(fields: Fields, columns: Columns) -> tuple[str, Value, str, str] | str:
+def _row(fields: Fields, spec: DataSpec) -> tuple[str, Value, str, str] | str:
     """The text, the label, the second text and the group of a row; or why it is left out."""
     if isinstance(fields, str):
         return fields
     text, label, *others = map(_stripped, fields)
-    pair = others[0] if columns.text_pair is not None else ""
-    group = others[-1] if columns.group is not None else ""
+    pair = others[0] if spec.text_pair is not None else ""
+    group = others[-1] if spec.group is not None else ""
     if isinstance(text, list) or isinstance(pair, list) or isinstance(group, list):
         return _LIST
-    if not text or (columns.text_pair is not None and not pair):
+    if not text or (spec.text_pair is not None and not pair):
         return _EMPTY
     if label is None or label == "":
         return _UNLABELLED

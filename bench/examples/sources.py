@@ -6,7 +6,7 @@ from typing import Final
 
 from bench.common.errors import InputError
 from bench.examples import arrow
-from bench.examples.table import Table
+from bench.examples.records import Records
 from bench.examples.textfiles import delimited, json_lines, plain_texts
 from bench.plan.dataset import HUB, DataSpec
 from minbert.files import is_file, is_folder
@@ -18,7 +18,7 @@ _NAMES: Final = {
     TEST: (TEST,),
 }
 """Names of parts, and of files in a folder without their suffixes."""
-_READERS: Final[Mapping[str, Callable[[Path], Table]]] = {
+_READERS: Final[Mapping[str, Callable[[Path], Records]]] = {
     ".csv": delimited,
     ".tsv": delimited,
     ".jsonl": json_lines,
@@ -28,7 +28,7 @@ _READERS: Final[Mapping[str, Callable[[Path], Table]]] = {
 _SAVED: Final = ("dataset_dict.json", "state.json")
 
 
-def training_tables(spec: DataSpec) -> tuple[Table, Table | None]:
+def training_tables(spec: DataSpec) -> tuple[Records, Records | None]:
     """The tables of the training and, where there are any, of the validation examples.
 
     Raises:
@@ -46,7 +46,7 @@ def training_tables(spec: DataSpec) -> tuple[Table, Table | None]:
     return train, _part(spec, parts, VALIDATION)
 
 
-def test_table(spec: DataSpec) -> Table:
+def test_table(spec: DataSpec) -> Records:
     """The table of the test examples, which nothing else reads.
 
     Raises:
@@ -60,7 +60,7 @@ def test_table(spec: DataSpec) -> Table:
     return table
 
 
-def _parts(spec: DataSpec) -> list[tuple[str, Path | Table]]:
+def _parts(spec: DataSpec) -> list[tuple[str, Path | Records]]:
     """The parts of a data set, with their names; files are not opened yet."""
     if spec.is_on_hub:
         return [*arrow.from_hub(spec.path, spec.config).items()]
@@ -80,8 +80,7 @@ def _parts(spec: DataSpec) -> list[tuple[str, Path | Table]]:
     return [(file.stem, file) for file in files if is_file(file)]
 
 
-def _part(spec: DataSpec, parts: list[tuple[str, Path | Table]], side: str) -> Table | None:
-    """The part for a use."""
+def _part(spec: DataSpec, parts: list[tuple[str, Path | Records]], side: str) -> Records | None:
     found = [part for name, part in parts if name in _NAMES[side]]
     if len(found) > 1:
         names = " and ".join(part.name for part in found)
@@ -91,7 +90,7 @@ def _part(spec: DataSpec, parts: list[tuple[str, Path | Table]], side: str) -> T
     return _table(found[0], "--data") if found else None
 
 
-def table_of_texts(file: Path) -> Table:
+def table_of_texts(file: Path) -> Records:
     """The table of a file whose texts have no labels: `.txt` with a text on each line, or a format
     of examples.
 
@@ -101,11 +100,11 @@ def table_of_texts(file: Path) -> Table:
     return _read(file, str(file), {".txt": plain_texts, **_READERS})
 
 
-def _table(file: Path | Table, flag: str) -> Table:
-    return file if isinstance(file, Table) else _read(file, f"{flag} {file}", _READERS)
+def _table(file: Path | Records, flag: str) -> Records:
+    return file if isinstance(file, Records) else _read(file, f"{flag} {file}", _READERS)
 
 
-def _read(file: Path, name: str, readers: Mapping[str, Callable[[Path], Table]]) -> Table:
+def _read(file: Path, name: str, readers: Mapping[str, Callable[[Path], Records]]) -> Records:
     if not is_file(file):
         reason = "is a folder; name a file" if is_folder(file) else "there is no such file"
         raise InputError(f"{name}: {reason}")

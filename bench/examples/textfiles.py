@@ -8,7 +8,7 @@ import codecs
 import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, TextIO
 
 from bench.common.errors import InputError
 from bench.common.messages import one_line
-from bench.examples.table import LONGEST, Fields, Table, fields_of, quoted
+from bench.examples.records import LONGEST, Fields, Records, fields_of, quoted
 
 TEXT: Final = "text"
 """The column of a file of texts alone."""
@@ -32,7 +32,7 @@ _SEEN: Final = 1000
 csv.field_size_limit(2**27)  # the default would refuse long documents
 
 
-def delimited(path: Path) -> Table:
+def delimited(path: Path) -> Records:
     """A table of fields between delimiters, with a header.
 
     The delimiter is a tab in `.tsv`, else a comma, unless the header then is one column and
@@ -68,7 +68,7 @@ def delimited(path: Path) -> Table:
             else:
                 yield line, "with another number of fields than the header"
 
-    return Table(str(path), tuple(columns), read, notes=tuple(notes))
+    return Records(str(path), tuple(columns), read, notes=tuple(notes))
 
 
 def _is_quoted(path: Path) -> bool:
@@ -115,7 +115,7 @@ def _records(path: Path, delimiter: str, quoting: Any) -> Iterator[tuple[int, li
         ) from error
 
 
-def json_lines(path: Path) -> Table:
+def json_lines(path: Path) -> Records:
     """A table of JSON objects, one on each line; its columns are their keys.
 
     Raises:
@@ -137,7 +137,7 @@ def json_lines(path: Path) -> Table:
             else:
                 yield number, "that are no JSON objects"
 
-    return Table(str(path), tuple(columns), read)
+    return Records(str(path), tuple(columns), read)
 
 
 def _objects(path: Path) -> Iterator[tuple[int, Any]]:
@@ -151,28 +151,28 @@ def _objects(path: Path) -> Iterator[tuple[int, Any]]:
             yield number, record
 
 
-def plain_texts(path: Path) -> Table:
+def plain_texts(path: Path) -> Records:
     """A table whose only column, `text`, has the lines of a text file, empty ones too."""
 
-    def read(_: Sequence[str]) -> Iterator[tuple[int, Fields]]:
-        return _texts(_lines(path))
-
-    return Table(str(path), (TEXT,), read)
+    return _texts(str(path), lambda: _lines(path))
 
 
-def typed_texts(stream: BinaryIO, name: str) -> Table:
+def typed_texts(stream: BinaryIO, name: str) -> Records:
     """The same of a stream in UTF-8, which can be read only once."""
 
-    def read(_: Sequence[str]) -> Iterator[tuple[int, Fields]]:
+    def lines() -> Iterator[str]:
         text = TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
-        return _texts(_checked(text, name))
+        return _checked(text, name)
 
-    return Table(name, (TEXT,), read)
+    return _texts(name, lines)
 
 
-def _texts(lines: Iterator[str]) -> Iterator[tuple[int, Fields]]:
-    for number, line in enumerate(lines, start=1):
-        yield number, (line.rstrip("\r\n"),)
+def _texts(name: str, lines: Callable[[], Iterator[str]]) -> Records:
+    def read(_: Sequence[str]) -> Iterator[tuple[int, Fields]]:
+        for number, line in enumerate(lines(), start=1):
+            yield number, (line.rstrip("\r\n"),)
+
+    return Records(name, (TEXT,), read)
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""The examples of cells as token ids: tokenised once, and mapped into memory by every worker.
+"""The examples of cells as token ids: tokenised once, and mapped into memory by every worker. Their
+lengths in tokens, and the `max_length` that these call for.
 
 The user's cache folder has a file for each task's examples, vocabulary and length. Its name is a
 digest of everything that determines its content, including the source files: when they change, the
@@ -10,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,14 @@ from minbert.assets.cache import cache_folder
 from minbert.data import mapped
 from minbert.data.encoded import Encoded
 from minbert.data.tasks import Data, Examples, source_files
+from minbert.data.tasks.splitting import DEV, TRAIN
 from minbert.errors import InputError as MinbertInputError
 from minbert.files import is_file, sha256_of, vocabulary_digest
 
-FORMAT: Final = 4
+if TYPE_CHECKING:
+    from minbert.data.tokenizer import TextEncoder
+
+FORMAT: Final = 5
 MOST_FILES: Final = 64
 """Most files in the cache; one of 10,000 sentences has 1.5 MB."""
 
@@ -39,7 +44,6 @@ _CODE: Final = tuple(
         "minbert/model/config.py",
     )
 )
-_SIDES: Final = ("train", "dev")
 _COLUMNS: Final = ("input_ids", "token_type_ids", "offsets", "cut")
 """Fields of `Encoded`, in their order."""
 _LABELS: Final = "labels"
@@ -47,6 +51,12 @@ _DATA: Final = "data_digest"
 _PIECES: Final = "pieces"
 """The note with the names of the pieces, in their order."""
 _LEAST_SHARE: Final = 0.001
+LENGTH_STEP: Final = 8
+MOST_CUT: Final = 0.01
+"""The share of tokens that `max_length auto` stays below."""
+_CHUNK: Final = 65_536
+_SHORT: Final = 4
+"""A length to which texts are cut while they are counted, so that no ids are kept."""
 
 
 @dataclass(frozen=True)
@@ -141,16 +151,13 @@ def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces | None:
         return None
     if not notes[_DATA].startswith(cell.data_digest):
         return None
-    pieces = {}
-    for piece in notes[_PIECES].split(" "):
-        train, dev = (_examples(arrays, _prefix(piece, side)) for side in _SIDES)
-        pieces[piece] = train, dev
-    return pieces
 
+    def examples(piece: str, side: str) -> TokenisedExamples:
+        labels, *columns = (arrays[f"{piece}.{side}.{name}"] for name in (_LABELS, *_COLUMNS))
+        return TokenisedExamples(Encoded(*columns), labels)
 
-def _examples(arrays: mapped.Arrays, prefix: str) -> TokenisedExamples:
-    columns = [arrays[f"{prefix}_{name}"] for name in _COLUMNS]
-    return TokenisedExamples(Encoded(*columns), arrays[f"{prefix}_{_LABELS}"])
+    names = notes[_PIECES].split(" ")
+    return {piece: (examples(piece, TRAIN), examples(piece, DEV)) for piece in names}
 
 
 def make(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces:
@@ -160,18 +167,26 @@ def make(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces
         InputError: of `minbert`, for a vocabulary that can't be used.
     """
     encode = tokenizer_of(cell.engine, tokenizer).encode  # a worker that maps its tokens needs none
+    arrays: mapped.Arrays = {}
 
-    def tokenised(examples: Examples) -> TokenisedExamples:
+    def tokenised(piece: str, side: str, examples: Examples) -> TokenisedExamples:
         encoded = encode(examples.text_a, examples.text_b, cell.max_length)
+        columns = {name: getattr(encoded, name) for name in _COLUMNS} | {_LABELS: examples.labels}
+        arrays.update({f"{piece}.{side}.{name}": column for name, column in columns.items()})
         return TokenisedExamples(encoded, examples.labels)
 
     pieces = {
-        piece: (tokenised(examples.train), tokenised(examples.dev))
-        for piece, examples in data.pieces().items()
+        piece: (tokenised(piece, TRAIN, both.train), tokenised(piece, DEV, both.dev))
+        for piece, both in data.pieces().items()
     }
     path = _path(cell, tokenizer, folder)
     if path is not None:
-        _keep(path, pieces, data.digest)
+        notes = {_DATA: data.digest, _PIECES: " ".join(pieces)}
+        with suppress(OSError):  # without space or permission there is no file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, mapped.to_bytes(arrays, notes))
+            # a process that has mapped a removed file can go on
+            remove_oldest(path.parent.glob("*.safetensors"), MOST_FILES, path)
     return pieces
 
 
@@ -193,23 +208,42 @@ def _path(cell: Cell, tokenizer: Path, folder: Path | None) -> Path | None:
     return cache_folder() / "tokens" / f"{digest(sources, 32)}.safetensors"
 
 
-def _prefix(piece: str, side: str) -> str:
-    """The beginning of the names of the arrays of a side of a piece, in a file."""
-    return f"{piece}.{side}" if piece else side
+def token_lengths(examples: Examples, encoder: "TextEncoder") -> NDArray[np.int64]:
+    """Tokens of each text, or of each pair in one sequence, special ones included, uncut; [N]."""
+    a, b = examples.text_a, examples.text_b
+    lengths = [np.zeros(0, dtype=np.int64)]
+    for start in range(0, len(examples), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        encoded = encoder.encode(a[part], None if b is None else b[part], _SHORT)
+        lengths.append(encoded.lengths + (0 if encoded.cut is None else encoded.cut))
+    return np.concatenate(lengths)
 
 
-def _keep(path: Path, pieces: Pieces, data_digest: str) -> None:
-    """Write examples to a file, atomically; no file without space or permission."""
-    arrays = {}
-    for piece, sides in pieces.items():
-        for side, examples in zip(_SIDES, sides, strict=True):
-            prefix = _prefix(piece, side)
-            arrays[f"{prefix}_{_LABELS}"] = examples.labels
-            for name in _COLUMNS:
-                arrays[f"{prefix}_{name}"] = getattr(examples.encoded, name)
-    notes = {_DATA: data_digest, _PIECES: " ".join(pieces)}
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, mapped.to_bytes(arrays, notes))
-        # a process that has mapped a removed file can go on
-        remove_oldest(path.parent.glob("*.safetensors"), MOST_FILES, path)
+def auto_max_length(lengths: NDArray[np.int64], longest: int) -> int:
+    """The smallest multiple of 8 that cuts under 1% of the tokens.
+
+    Args:
+        lengths: tokens of each training example, uncut.
+        longest: the most tokens that the model allows, its positions: the result is no larger.
+    """
+    for length in range(LENGTH_STEP, longest, LENGTH_STEP):
+        if share_cut(lengths, length) < MOST_CUT:
+            return length
+    return longest
+
+
+def share_cut(lengths: NDArray[np.int64], max_length: int) -> float:
+    """The share of all tokens that a `max_length` cuts."""
+    return float(np.maximum(lengths - max_length, 0).sum() / max(1, int(lengths.sum())))
+
+
+def find_length(data: Data, encoder: "TextEncoder", longest: int) -> tuple[int, str]:
+    """The `max_length` that `auto` is for a task's training examples, and a note on it.
+
+    Texts that the model reads by themselves count by themselves.
+    """
+    lengths = np.concatenate(
+        [token_lengths(piece.train, encoder) for piece in data.pieces().values()]
+    )
+    length = auto_max_length(lengths, longest)
+    return length, f"max_length auto: {length}, cuts {share_cut(lengths, length):.1%} of tokens"

@@ -12,7 +12,7 @@ from bench.plan.rows import Row
 from minbert.data.tasks import Examples, Task
 
 if TYPE_CHECKING:
-    from bench.examples.tokenizers import Encoder
+    from minbert.data.tokenizer import TextEncoder
     from minbert.model.classifier import Classifier
 
 
@@ -63,7 +63,7 @@ class Trained:
     base: Base
     task: Task
     model: "Classifier"
-    tokenizer: "Encoder"
+    tokenizer: "TextEncoder"
     dev: Examples
     unit: tuple[float, float]
     refitted: bool

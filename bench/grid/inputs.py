@@ -9,11 +9,10 @@ from typing import Any
 
 from bench.analysis.power import power_note
 from bench.common.errors import InputError
-from bench.examples.lengths import find_length
 from bench.examples.options import merged
 from bench.examples.own import find_source
 from bench.examples.tokenizers import tokenizer_of
-from bench.examples.tokens import cut_notes
+from bench.examples.tokens import cut_notes, find_length
 from bench.launch import checks
 from bench.machine.conditions import Found
 from bench.machine.devices import Device

@@ -22,8 +22,7 @@ from bench.plan.cell import CANDIDATE, MINBERT
 from bench.plan.columns import values_of
 from bench.plan.planning import Planned, count_cells, scores_elsewhere, scores_sentence
 from bench.plan.rows import Row
-from bench.references.client import find_references
-from bench.references.facts import find_facts, tokens_of
+from bench.references.client import find_facts, find_references, tokens_of
 from bench.results.facts import DataFacts, facts_of, read_facts, update_facts
 from bench.results.predictions import values_from
 from bench.results.rescoring import Results, read_results

@@ -12,8 +12,8 @@ class _Facts(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Finding(_Facts):
-    """A kind of problem: how many examples have it, and the first few of them.
+class Affected(_Facts):
+    """The examples with a kind of problem: how many there are, and the first few of them.
 
     Attributes:
         train, dev: numbers of examples.
@@ -24,7 +24,7 @@ class Finding(_Facts):
     dev: int = 0
     shown: tuple[str, ...] = ()
 
-    def without_texts(self) -> "Finding":
+    def without_texts(self) -> "Affected":
         """The same numbers, and no text."""
         return self.model_copy(update={"shown": ()})
 
@@ -73,15 +73,15 @@ class Checks(_Facts):
         tokens_cut: share of these tokens that it cuts.
     """
 
-    duplicates: Finding
-    leaks: Finding
-    near_duplicates: Finding
-    near_leaks: Finding
+    duplicates: Affected
+    leaks: Affected
+    near_duplicates: Affected
+    near_leaks: Affected
     compared: int
     distinct: int
-    conflicts: Finding
-    empty: Finding
-    encoding: dict[str, Finding]
+    conflicts: Affected
+    empty: Affected
+    encoding: dict[str, Affected]
     lengths: tuple[Lengths, ...]
     max_length: int | None = None
     tokens_cut: float | None = None
@@ -89,7 +89,7 @@ class Checks(_Facts):
     def without_texts(self) -> "Checks":
         """The same without texts, which are the user's and not for a file of results."""
         hidden: dict[str, object] = {
-            name: value.without_texts() for name, value in self if isinstance(value, Finding)
+            name: value.without_texts() for name, value in self if isinstance(value, Affected)
         }
         hidden["encoding"] = {name: one.without_texts() for name, one in self.encoding.items()}
         return self.model_copy(update=hidden)

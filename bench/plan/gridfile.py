@@ -74,7 +74,7 @@ def _max_length(value: Any) -> Any:
 
 
 MaxLength = Annotated[int | Literal["auto"], PlainValidator(_max_length)]
-"""`auto` becomes a number when the grid is expanded, see `bench.examples.lengths`."""
+"""`auto` becomes a number when the grid is expanded, see `bench.examples.tokens`."""
 
 
 def _compile(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Finds reference points by a process of its own, and keeps them with the facts of the data."""
+"""The facts on a set of examples, and its reference points, which a process of its own finds."""
 
 import json
 import os
@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from bench.common.errors import DiskFullError, StoppedError
 from bench.common.files import write_atomically
+from bench.examples.checks import STEPS, check
+from bench.examples.tokens import token_lengths
 from bench.launch.runner import run_worker
 from bench.launch.signals import Signals
 from bench.machine.environment import worker_environment
@@ -18,13 +20,58 @@ from bench.plan import job as jobs
 from bench.plan.cell import CANDIDATE, Cell
 from bench.plan.job import Job
 from bench.plan.metrics import DEFAULTS
-from bench.results.facts import FROZEN, REFERENCES, DataFacts, Reference, update_facts
+from bench.results.facts import (
+    FROZEN,
+    REFERENCES,
+    DataFacts,
+    Reference,
+    facts_of,
+    update_facts,
+)
+from minbert.data.tasks import TaskData
+from minbert.data.tokenizer import TextEncoder
+from minbert.files import vocabulary_digest
 
 OUTPUT: Final = "references.json"
 """The file of the reference points in the folder of the process."""
 LONGEST_S: Final = 300.0
 """Seconds after which the process is ended."""
+FACT_STEPS: Final = 1 + len(STEPS)
+"""The number of steps of `find_facts`."""
 _OF_ENCODER: Final = ("model_digest", "pooling", "max_length")
+
+
+def find_facts(
+    data: TaskData,
+    source: str,
+    encoder: TextEncoder,
+    tokens_of: str,
+    longest: int,
+    show: Callable[[int, str], None] = lambda _number, _name: None,
+) -> DataFacts:
+    """The facts on a task's examples, in tokens of a model.
+
+    Args:
+        source: as in `DataFacts`.
+        encoder: the model's tokenizer.
+        tokens_of: as in `DataFacts`.
+        longest: the model's positions.
+        show: called as each step begins, with its number and name.
+    """
+    show(0, "tokens")
+    tokens = token_lengths(data.train, encoder), token_lengths(data.dev, encoder)
+    checks = check(data, tokens, longest, lambda number, name: show(number + 1, name))
+    facts = facts_of(data, source, checks)
+    return facts.model_copy(update={"tokens_of": tokens_of})
+
+
+def tokens_of(tokenizer: Path, longest: int) -> str:
+    """`DataFacts.tokens_of` of a model.
+
+    Raises:
+        InputError: of `minbert`, for a vocabulary that can't be used.
+    """
+    return f"{vocabulary_digest(tokenizer)[:16]}, {longest}"
 
 
 def find_references(

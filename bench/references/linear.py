@@ -27,7 +27,6 @@ STRENGTHS: Final = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
 """Values of C, which are tried; alpha of ridge regression is 1 / C."""
 _HALF: Final = 0.5
 _LEAST: Final = 1e-12
-_DEFAULT: Final = 1.0
 _ITERATIONS: Final = 200
 _LARGEST: Final = 2**27
 """Most weights of a model, 1 GiB: outputs times features."""
@@ -129,41 +128,45 @@ def _linear(task: Task, train: Examples, features: Any, dev: Any) -> tuple[Float
     Of `STRENGTHS` the one is used that has the least loss (log loss, or squared error) on a share
     of the training examples, held out by digest of their texts; the model is then fitted on all.
     """
+    from sklearn.model_selection import GridSearchCV, PredefinedSplit
+
     labels = train.labels
     if all(map(constant, labels.T if labels.ndim > 1 else [labels])):
         raise ValueError("the training labels are all the same")
     if task.num_outputs * features.shape[1] > _LARGEST:
         raise ValueError(f"{task.num_outputs:,} classes are too many for a linear model")
-    order = smallest(
-        (f"references\t{text}" for text in train.texts()), round(HELD_OUT * len(train))
-    )
+    count = round(HELD_OUT * len(train))
     held = np.zeros(len(train), dtype=bool)
-    held[order] = True
-    strength = _DEFAULT
-    if held.any() and not constant(labels[~held]):
-        losses = []
-        for each in STRENGTHS:
-            model = _fitted(task, each, features[~held], labels[~held])
-            losses.append(_loss(task, _predicted(task, model, features[held]), labels[held]))
-        strength = STRENGTHS[int(np.argmin(losses))]
-    predictions = _predicted(task, _fitted(task, strength, features, labels), dev)
-    if task.kind == "regression":
-        return predictions, f"ridge regression with alpha {1 / strength:g}"
-    return predictions, f"logistic regression with C {strength:g}"
+    held[smallest((f"references\t{text}" for text in train.texts()), count)] = True
+    model, name, values = _model(task)
+    with warnings.catch_warnings(action="ignore"):  # a label that all have, the last iteration
+        if held.any() and not constant(labels[~held]):
+            model = GridSearchCV(
+                model,
+                {name: values},
+                scoring=lambda *fitted: -_loss(task, *fitted),
+                cv=PredefinedSplit(np.where(held, 0, -1)),
+                error_score="raise",
+            )
+        model.fit(features, labels)
+    model = getattr(model, "best_estimator_", model)
+    kind = (
+        "ridge regression with alpha" if task.kind == "regression" else "logistic regression with C"
+    )
+    return _predicted(task, model, dev), f"{kind} {model.get_params()[name]:g}"
 
 
-def _fitted(task: Task, strength: float, features: Any, labels: NDArray[Any]) -> Any:
+def _model(task: Task) -> tuple[Any, str, list[float]]:
+    """A model of medium strength, the name of its parameter, and values to try."""
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.multiclass import OneVsRestClassifier
 
     if task.kind == "regression":
-        return Ridge(alpha=1 / strength).fit(features, labels)
-    model = LogisticRegression(C=strength, max_iter=_ITERATIONS)
+        return Ridge(), "alpha", [1 / strength for strength in STRENGTHS]
+    model = LogisticRegression(max_iter=_ITERATIONS)
     if task.kind == "multi_label":
-        model = OneVsRestClassifier(model)
-    with warnings.catch_warnings():  # of a label that all have, and of the last iteration
-        warnings.simplefilter("ignore")
-        return model.fit(features, labels)
+        return OneVsRestClassifier(model), "estimator__C", [*STRENGTHS]
+    return model, "C", [*STRENGTHS]
 
 
 def _predicted(task: Task, model: Any, features: Any) -> Floats:
@@ -178,7 +181,8 @@ def _predicted(task: Task, model: Any, features: Any) -> Floats:
     return scores
 
 
-def _loss(task: Task, predictions: Floats, labels: NDArray[Any]) -> float:
+def _loss(task: Task, model: Any, features: Any, labels: NDArray[Any]) -> float:
+    predictions = _predicted(task, model, features)
     if task.kind == "regression":
         return float(np.mean((predictions[:, 0] - labels) ** 2))
     if task.kind == "multi_label":

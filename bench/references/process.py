@@ -8,7 +8,7 @@ and writes each reference point to a file there as soon as it is known.
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, repeat
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +33,6 @@ from bench.worker import lifeline
 from bench.worker.progress import Progress
 from bench.worker.setup import load_examples
 from minbert.data.tasks import Examples, Folds, TaskData, load_data
-from minbert.data.tasks.splitting import smallest
 
 _MOST_CLASSES: Final = 1000
 _CORRELATIONS: Final = ("pearson", "spearman")
@@ -115,10 +114,8 @@ def _compared(name: str, data: TaskData, count: int) -> tuple[Examples, Examples
     """The examples that a reference point is trained on, and those that it is scored on."""
     if data.task.num_outputs > _MOST_CLASSES:
         raise ValueError(f"{data.task.num_outputs:,} classes are too many")
-    train = data.train
-    if name != MAJORITY:
-        train = train.taken(smallest(train.texts(), count))
-    return train, data.dev.taken(smallest(data.dev.texts(), MOST_COMPARED))
+    train = data.train if name == MAJORITY else data.train.limited(count)
+    return train, data.dev.limited(MOST_COMPARED)
 
 
 def _predicted(
@@ -144,20 +141,16 @@ def _share(some: Examples, every: Examples) -> str:
 
 def _embedded(job: Job, sets: Iterable[tuple[Examples, Examples]]) -> Embed:
     """The embeddings of some examples, each made once, however many sets it is in."""
-    rows: dict[tuple[str, str | None], int] = {}
+    rows: dict[tuple[str, ...], int] = {}
     for side in chain.from_iterable(sets):
-        for text in _texts(side):
-            rows.setdefault(text, len(rows))
-    cell, is_pair = job.cell, any(b is not None for _, b in rows)
-    text_a, text_b = tuple(a for a, _ in rows), tuple(b or "" for _, b in rows)
+        for texts in zip(*side.columns, strict=True):
+            rows.setdefault(texts, len(rows))
+    text_a, *text_b = zip(*rows, strict=True)
+    cell = job.cell
     tokenizer = tokenizer_of(cell.engine, Path(job.tokenizer))
-    encoded = tokenizer.encode(text_a, text_b if is_pair else None, cell.max_length)
+    encoded = tokenizer.encode(text_a, text_b[0] if text_b else None, cell.max_length)
     vectors = embedder(Path(job.checkpoint or ""), cell.pooling, job.device)(encoded)
-    return lambda examples: vectors[[rows[text] for text in _texts(examples)]]
-
-
-def _texts(examples: Examples) -> Iterable[tuple[str, str | None]]:
-    return zip(examples.text_a, examples.text_b or repeat(None, len(examples)), strict=True)
+    return lambda each: vectors[[rows[texts] for texts in zip(*each.columns, strict=True)]]
 
 
 if __name__ == "__main__":

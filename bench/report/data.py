@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from bench.analysis.groups import Group
-from bench.plan.findings import CONTROL, Checks, Finding, Lengths
+from bench.plan.findings import CONTROL, Affected, Checks, Lengths
 from bench.report.drawing import BLUE, ORANGE, Drawing, canvas, to_svg
 from bench.report.pages import phrase
 from bench.report.pages import sentences as lines_of
@@ -57,7 +57,7 @@ def _lines(data: DataFacts) -> list[str]:
     return lines_of("data", data=data, shares=shares, findings=known)
 
 
-def findings(checks: Checks) -> list[tuple[str, Finding, str]]:
+def findings(checks: Checks) -> list[tuple[str, Affected, str]]:
     """The names of the problems that checks found, with the findings and what to do about them."""
     every = [
         ("Dev texts in training", checks.leaks, _DROP),
@@ -149,7 +149,7 @@ def class_shares(data: DataFacts, stem: str) -> Drawing:
 
 
 def _finding_bars(
-    data: DataFacts, findings: Sequence[tuple[str, Finding, str]], stem: str
+    data: DataFacts, findings: Sequence[tuple[str, Affected, str]], stem: str
 ) -> Drawing:
     shares = [
         [one.train / max(1, data.train) for _, one, _ in findings],

@@ -6,7 +6,6 @@ from typing import Final
 
 import click
 
-from minbert.assets.cache import damage
 from minbert.assets.embedded import ASSETS, asset_folder, fetch, verify
 from minbert.errors import InputError
 
@@ -34,7 +33,7 @@ def list_command(as_json: bool) -> None:
             "sha256": asset.archive_sha256,
             "bytes": asset.size,
             "folder": str(asset_folder(asset.name)),
-            "fetched": damage(asset_folder(asset.name), asset) is None,
+            "fetched": asset.damage(asset_folder(asset.name)) is None,
         }
         for asset in ASSETS.values()
     ]

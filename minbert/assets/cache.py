@@ -9,7 +9,7 @@ import os
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,87 +47,84 @@ class Asset:
     archive: str
     archive_size: int
     archive_sha256: str
-    inside: tuple[str, ...]
+    inside: Sequence[str]
     folder: str
     files: Mapping[str, str]
     size: int
-    hub: tuple[str, str] | tuple[()] = ()
+    hub: Sequence[str] = ()
 
-
-def damage(folder: Path, asset: Asset) -> str | None:
-    """The first problem with a folder of an asset's files; None: none."""
-    for name, expected in asset.files.items():
-        try:
-            actual = sha256_of(folder / name)
-        except InputError as error:
-            return str(error)
-        if actual != expected:
-            return f"{folder / name}: is damaged: sha256 {actual}, expected {expected}"
-    return None
-
-
-def check_archive(path: Path, asset: Asset, source: str) -> None:
-    """Compare the digest of a file with that of an asset's archive.
-
-    Args:
-        source: the file's origin, for messages.
-
-    Raises:
-        InputError: if they differ, or the file can't be read.
-    """
-    actual = sha256_of(path)
-    if actual != asset.archive_sha256:
-        raise InputError(
-            f"{source}: is damaged or another file: its {path.stat().st_size:,} of "
-            f"{asset.archive_size:,} bytes have sha256 {actual}, expected {asset.archive_sha256}"
-        )
-
-
-def install(asset: Asset, cache: Path, get_archive: Callable[[Path], Path]) -> Path:
-    """The folder of an asset in a cache, installed now unless it is complete.
-
-    If another process is installing it, this one waits.
-
-    Args:
-        get_archive: returns the path of the asset's archive, checked; it may download it into the
-            folder that it is called with.
-
-    Raises:
-        InputError: as `get_archive`, or for a cache that can't be written, or is full.
-    """
-    folder, part = cache / asset.name, cache / f".{asset.name}.part"
-    try:
-        if damage(folder, asset) is None:
-            return folder
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f".{asset.name}.lock"):
-            if damage(folder, asset) is None:
-                return folder
-            shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    def damage(self, folder: Path) -> str | None:
+        """The first problem with a folder of the asset's files; None: none."""
+        for name, expected in self.files.items():
             try:
-                (part / "new").mkdir(parents=True)
-                _extract(get_archive(part), asset, part / "new")
-                if folder.exists():
-                    folder.rename(part / "old")
-                (part / "new").rename(folder)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
-    except OSError as error:
-        raise InputError(
-            f"{cache}: can't keep {asset.name} there ({error.strerror or error}); "
-            "MINBERT_CACHE=DIR names another folder"
-        ) from error
-    return folder
+                actual = sha256_of(folder / name)
+            except InputError as error:
+                return str(error)
+            if actual != expected:
+                return f"{folder / name}: is damaged: sha256 {actual}, expected {expected}"
+        return None
 
+    def check_archive(self, path: Path, source: str) -> Path:
+        """The path of the asset's archive, once its digest was compared.
 
-def _extract(archive: Path, asset: Asset, target: Path) -> None:
-    content = archive.read_bytes()
-    for path in asset.inside:
-        content = _read(content, path)
-    for name in asset.files:
-        (target / name).write_bytes(_read(content, f"{asset.folder}/{name}"))
-    if problem := damage(target, asset):
-        raise InputError(f"{asset.archive}: {problem}")
+        Args:
+            source: the file's origin, for messages.
+
+        Raises:
+            InputError: if it differs, or the file can't be read.
+        """
+        actual = sha256_of(path)
+        if actual != self.archive_sha256:
+            raise InputError(
+                f"{source}: is damaged or another file: its {path.stat().st_size:,} of "
+                f"{self.archive_size:,} bytes have sha256 {actual}, expected {self.archive_sha256}"
+            )
+        return path
+
+    def install(self, cache: Path, get_archive: Callable[[Path], Path]) -> Path:
+        """The folder of the asset in a cache, installed now unless it is complete.
+
+        If another process is installing it, this one waits.
+
+        Args:
+            get_archive: returns the path of the asset's archive, checked; it may download it into
+                the folder that it is called with.
+
+        Raises:
+            InputError: as `get_archive`, or for a cache that can't be written, or is full.
+        """
+        folder, part = cache / self.name, cache / f".{self.name}.part"
+        try:
+            if self.damage(folder) is None:
+                return folder
+            cache.mkdir(parents=True, exist_ok=True)
+            with FileLock(cache / f".{self.name}.lock"):
+                if self.damage(folder) is None:
+                    return folder
+                shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+                try:
+                    (part / "new").mkdir(parents=True)
+                    self._extract(get_archive(part), part / "new")
+                    if folder.exists():
+                        folder.rename(part / "old")
+                    (part / "new").rename(folder)
+                finally:
+                    shutil.rmtree(part, ignore_errors=True)
+        except OSError as error:
+            raise InputError(
+                f"{cache}: can't keep {self.name} there ({error.strerror or error}); "
+                "MINBERT_CACHE=DIR names another folder"
+            ) from error
+        return folder
+
+    def _extract(self, archive: Path, target: Path) -> None:
+        content = archive.read_bytes()
+        for path in self.inside:
+            content = _read(content, path)
+        for name in self.files:
+            (target / name).write_bytes(_read(content, f"{self.folder}/{name}"))
+        if problem := self.damage(target):
+            raise InputError(f"{self.archive}: {problem}")
 
 
 def _read(archive: bytes, path: str) -> bytes:

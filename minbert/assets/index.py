@@ -18,10 +18,9 @@ from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+import click
 
-from minbert.assets.cache import Asset, check_archive
+from minbert.assets.cache import Asset
 from minbert.errors import InputError
 
 _TRUE: Final = ("y", "yes", "t", "true", "on", "1")
@@ -52,8 +51,7 @@ def download(asset: Asset, folder: Path) -> Path:
                 if not tries_left:
                     raise InputError(f"{source}: {_one_line(error)}") from error
                 time.sleep(0.5)
-    check_archive(path, asset, source)
-    return path
+    return asset.check_archive(path, source)
 
 
 def pip_settings() -> dict[str, str]:
@@ -154,22 +152,12 @@ def _one_line(error: object) -> str:
 
 
 def _save(session: Any, url: str, path: Path, asset: Asset) -> None:
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with session.get_stream(url) as response, path.open("wb") as file, bar:
+    label = f"fetching {asset.name} ({asset.archive_size / 1e6:.1f} MB)"
+    with session.get_stream(url) as response, path.open("wb") as file:
         response.raise_for_status()
-        if not console.is_terminal:
-            sys.stderr.write(f"fetching {asset.name} ({asset.archive_size / 1e6:.1f} MB)\n")
-        task = bar.add_task(f"fetching {asset.name}", total=asset.archive_size)
-        for chunk in response.iter_bytes():
-            file.write(chunk)
-            bar.advance(task, len(chunk))
-            if file.tell() > asset.archive_size:  # another file: the rest is of no use
-                break
+        with click.progressbar(length=asset.archive_size, label=label, file=sys.stderr) as bar:
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+                bar.update(len(chunk))
+                if file.tell() > asset.archive_size:  # another file: the rest is of no use
+                    break

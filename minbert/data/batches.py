@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minbert.data.encoded import Encoded
-from minbert.data.mixing import mix
 
 CHUNK_BATCHES: Final = 50
 """Batches whose texts are sorted by length together.
@@ -28,6 +27,8 @@ in length, so that at most a twentieth of the work is padding, and batches diffe
 BY_LENGTH: Final = "by-length"
 SHUFFLED: Final = "shuffled"
 BATCHINGS: Final = (BY_LENGTH, SHUFFLED)
+MIXINGS: Final = ("sequential", "round-robin", "proportional")
+"""Orders of the batches of several tasks in an epoch."""
 
 LENGTH_MULTIPLE: Final = 8
 """Tokens by which the buckets for compiled code differ.
@@ -119,7 +120,7 @@ def plan_epoch(
     Args:
         lengths: of the examples of each part, [N]; of a task without parts under "".
         batch_size, batching: as of `plan_training`.
-        order: the order of the parts' batches, one of `minbert.data.mixing.MIXINGS`; None if
+        order: the order of the parts' batches, one of `MIXINGS`; None if
             there is one part.
 
     Raises:
@@ -134,6 +135,29 @@ def plan_epoch(
     turns = {part: iter(plan) for part, plan in plans.items()}
     counts = {part: len(plan) for part, plan in plans.items()}
     return [(part, next(turns[part])) for part in mix(order, counts, rng)]
+
+
+def mix(name: str, counts: Mapping[str, int], rng: np.random.Generator) -> list[str]:
+    """The task of each step of an epoch that has every batch of every task once.
+
+    Args:
+        name: one of `MIXINGS`: all batches of the first task, then all of the second, and so on; a
+            batch of each task in turn, skipping those whose batches are used up; or a random order,
+            in which every step's task is chosen in proportion to its remaining batches.
+        counts: batches of each task.
+
+    Raises:
+        ValueError: for another name.
+    """
+    in_sequence = [task for task, count in counts.items() for _ in range(count)]
+    if name == "sequential":
+        return in_sequence
+    if name == "round-robin":
+        turns = range(max(counts.values(), default=0))
+        return [task for turn in turns for task, count in counts.items() if turn < count]
+    if name == "proportional":
+        return [in_sequence[place] for place in rng.permutation(len(in_sequence))]
+    raise ValueError(f"no order of tasks is called {name!r}; there are {', '.join(MIXINGS)}")
 
 
 def plan_evaluation(lengths: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:

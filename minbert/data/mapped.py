@@ -54,7 +54,7 @@ def read(path: Path) -> tuple[Arrays, Notes]:
     begin = _BEFORE_HEADER + int.from_bytes(data[:_BEFORE_HEADER].tobytes(), "little")
     header = json.loads(data[_BEFORE_HEADER:begin].tobytes())
     header.pop("__metadata__", None)
-    arrays = {}
+    arrays: Arrays = {}
     for name, entry in header.items():
         if entry["dtype"] not in _TYPES:
             raise ValueError(f"its {name} is of another type")

@@ -1,7 +1,7 @@
 """Text to token ids: `[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` for a pair, cut to a length."""
 
-import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Self
@@ -44,6 +44,8 @@ _STEPS: Final = {
 }  # fmt: skip
 """Ways to normalise and split text whose cost is known. Others contain patterns and replacements
 from the file, which can take any time and make texts of any length."""
+_STEP: Final = re.compile(r'"type": ?"(\w+)"')
+"""A step in the JSON of a normaliser or pre-tokeniser, in which quotes of texts are escaped."""
 _MOST_STEPS: Final = 16
 _LONGEST_WORD: Final = 1000
 """Characters; the time for a word grows with their square. Most vocabularies turn words of more
@@ -51,11 +53,59 @@ than 100 into [UNK]."""
 _HIGHEST_ID: Final = 2**31 - 1
 
 
-class Tokenizer:
-    """WordPiece as a checkpoint's files define it, without their padding and truncation.
+class TextEncoder:
+    """A tokenizer of the library, without its padding and truncation."""
 
-    `highest_id` is the largest token id.
-    """
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        backend.no_padding()
+        backend.no_truncation()  # `encode` cuts, and counts what it cuts
+        self._backend = backend
+
+    @property
+    def highest_id(self) -> int:
+        """The largest token id."""
+        return max(self._backend.get_vocab().values(), default=0)
+
+    def encode(
+        self, text_a: Sequence[str], text_b: Sequence[str] | None, max_length: int
+    ) -> Encoded:
+        """Token ids of texts, or of pairs where `text_b` is given.
+
+        An example of more than `max_length` tokens, special ones included, is cut at the end; of a
+        pair first the longer text is cut, then both.
+
+        Raises:
+            ValueError: if `max_length` leaves no room for [CLS] and [SEP], or there are not as many
+                second texts as first ones.
+        """
+        backend = self._backend
+        special = backend.num_special_tokens_to_add(text_b is not None)
+        if max_length <= special:
+            raise ValueError(f"max_length {max_length} leaves no room beside the special tokens")
+        texts: Sequence[Any] = text_a if text_b is None else list(zip(text_a, text_b, strict=True))
+        tokens = np.zeros(len(texts), dtype=np.int64)
+        ids, types = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=np.int8)]
+        for start in range(0, len(texts), _CHUNK):
+            chunk = texts[start : start + _CHUNK]
+            encodings = backend.encode_batch(chunk)
+            lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
+            tokens[start : start + _CHUNK] = lengths
+            long = np.flatnonzero(lengths > max_length).tolist()
+            backend.enable_truncation(max_length)
+            shortened = backend.encode_batch([chunk[place] for place in long])
+            for place, cut in zip(long, shortened, strict=True):
+                encodings[place] = cut
+            backend.no_truncation()
+            ids.append(np.fromiter(chain.from_iterable(each.ids for each in encodings), np.int32))
+            kinds = chain.from_iterable(each.type_ids for each in encodings)
+            types.append(np.minimum(np.fromiter(kinds, np.int8), 1))  # some libraries have more
+        left = np.minimum(tokens, max_length)
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(left)])
+        return Encoded(np.concatenate(ids), np.concatenate(types), offsets, tokens - left)
+
+
+class Tokenizer(TextEncoder):
+    """WordPiece as a checkpoint's files define it."""
 
     def __init__(self, wordpiece: tokenizers.Tokenizer, source: Path) -> None:
         ids = wordpiece.get_vocab()
@@ -65,13 +115,10 @@ class Tokenizer:
             raise InputError(f"{source}: {lack}, so it is no BERT vocabulary")
         if problem := _problem(wordpiece):
             raise InputError(f"{source}: {problem}, as no BERT vocabulary does")
-        self.highest_id = max(ids.values())
+        super().__init__(wordpiece)
         if self.highest_id > _HIGHEST_ID:
             raise InputError(f"{source}: has a token id {self.highest_id}, above {_HIGHEST_ID}")
-        wordpiece.no_padding()
-        wordpiece.no_truncation()  # `encode` cuts, and counts what it cuts
         wordpiece.post_processor = BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
-        self._wordpiece = wordpiece
 
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
@@ -96,58 +143,9 @@ class Tokenizer:
                 )
         return tokenizer
 
-    def encode(
-        self, text_a: Sequence[str], text_b: Sequence[str] | None, max_length: int
-    ) -> Encoded:
-        """Token ids of texts, or of pairs where `text_b` is given.
-
-        An example of more than `max_length` tokens, special ones included, is cut at the end; of a
-        pair first the longer text is cut, then both.
-
-        Raises:
-            ValueError: if `max_length` leaves no room for [CLS] and [SEP], or there are not as many
-                second texts as first ones.
-        """
-        return encode_batch(self._wordpiece, text_a, text_b, max_length)
-
     def to_json(self) -> str:
         """The text of a tokenizer.json of the same tokens, without padding and truncation."""
-        text: str = self._wordpiece.to_str(pretty=True)
-        return text
-
-
-def encode_batch(
-    tokenizer: tokenizers.Tokenizer,
-    text_a: Sequence[str],
-    text_b: Sequence[str] | None,
-    max_length: int,
-) -> Encoded:
-    """Token ids of texts, or of pairs, by a tokenizer without padding and truncation.
-
-    Raises:
-        ValueError: as `Tokenizer.encode`.
-    """
-    special = tokenizer.num_special_tokens_to_add(text_b is not None)
-    if max_length <= special:
-        raise ValueError(f"max_length {max_length} leaves no room beside the special tokens")
-    texts: Sequence[Any] = text_a if text_b is None else list(zip(text_a, text_b, strict=True))
-    tokens = np.zeros(len(texts), dtype=np.int64)
-    ids, types = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=np.int8)]
-    for start in range(0, len(texts), _CHUNK):
-        chunk = texts[start : start + _CHUNK]
-        encodings = tokenizer.encode_batch(chunk)
-        lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
-        tokens[start : start + _CHUNK] = lengths
-        long = np.flatnonzero(lengths > max_length).tolist()
-        tokenizer.enable_truncation(max_length)
-        for place, cut in zip(long, tokenizer.encode_batch([chunk[n] for n in long]), strict=True):
-            encodings[place] = cut
-        tokenizer.no_truncation()
-        ids.append(np.fromiter(chain.from_iterable(each.ids for each in encodings), np.int32))
-        types.append(np.fromiter(chain.from_iterable(each.type_ids for each in encodings), np.int8))
-    left = np.minimum(tokens, max_length)
-    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(left)])
-    return Encoded(np.concatenate(ids), np.concatenate(types), offsets, tokens - left)
+        return str(self._backend.to_str(pretty=True))
 
 
 def _problem(wordpiece: tokenizers.Tokenizer) -> str | None:
@@ -160,20 +158,12 @@ def _problem(wordpiece: tokenizers.Tokenizer) -> str | None:
     for part in (wordpiece.normalizer, wordpiece.pre_tokenizer):
         if part is None or isinstance(part, BertNormalizer | BertPreTokenizer):
             continue
-        steps = list(_steps(json.loads(part.__getstate__())))
+        steps = _STEP.findall(part.__getstate__().decode())
         if strange := [step for step in steps if step not in _STEPS]:
-            return f"changes or splits text by {ascii(strange[0])[:60]}"
+            return f"changes or splits text by {strange[0]!r}"
         if len(steps) > _MOST_STEPS:
             return f"changes or splits text in {len(steps)} steps"
     return None
-
-
-def _steps(values: Any) -> Iterator[str]:
-    if isinstance(values, dict) and "type" in values:
-        yield str(values["type"])
-        for inner in values.values():
-            for step in inner if isinstance(inner, list) else [inner]:
-                yield from _steps(step)
 
 
 def _from_json(path: Path) -> tokenizers.Tokenizer:

@@ -1,10 +1,11 @@
 """The tasks: embedded ones, and those whose files are in a folder given with `--data`."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from minbert.data.tasks import cs224n, multitask, prepared, vader
+from minbert.data.tasks import cs224n, prepared, vader
 from minbert.data.tasks.base import Data as Data
 from minbert.data.tasks.base import Examples as Examples
 from minbert.data.tasks.base import Sizes as Sizes
@@ -15,7 +16,11 @@ from minbert.data.tasks.folds import Folds as Folds
 from minbert.data.tasks.splitting import DEV, TEST, TRAIN
 from minbert.errors import InputError
 
-TASKS: Final[Mapping[str, Task]] = {**vader.TASKS, **cs224n.TASKS, **multitask.TASKS}
+TASKS: Final[Mapping[str, Task]] = {
+    **vader.TASKS,
+    **cs224n.TASKS,
+    cs224n.MULTITASK.name: cs224n.MULTITASK,
+}
 
 
 def find_task(name: str, data: Path | None = None) -> Task:
@@ -59,13 +64,16 @@ def load_data(
             that can't be made.
     """
     task = find_task(name, data)
-    _check_limits(max_train, max_dev)
+    for flag, count in (("--max-train", max_train), ("--max-dev", max_dev)):
+        if count is not None and count < 1:
+            raise InputError(f"{flag} {count}: give at least 1")
     if folds is not None:
         return Folds(load_data(name, data), folds, max_train, max_dev).fold(fold)
     folder = _folder(task, data)
     if task.parts:
-        limits = {"max_train": max_train, "max_dev": max_dev}
-        return multitask.load(folder, lambda part: load_task(part, data, **limits))
+        return cs224n.load_parts(
+            folder, partial(load_task, data=data, max_train=max_train, max_dev=max_dev)
+        )
     problems: list[str] = []
     if prepared.is_prepared(folder):
         examples = prepared.load(folder, task)
@@ -77,21 +85,14 @@ def load_data(
     return TaskData(task, train, dev, tuple(problems))
 
 
-def load_task(
-    name: str,
-    data: Path | None = None,
-    *,
-    max_train: int | None = None,
-    max_dev: int | None = None,
-) -> TaskData:
-    """As `load_data`, of a task without parts.
+def load_task(name: str, data: Path | None = None, **limits: int | None) -> TaskData:
+    """As `load_data`, of a task without parts; `limits` are `max_train` and `max_dev`.
 
     Raises:
         InputError: as `load_data`, or for a task with parts.
     """
     task = find_task(name, data)
-    _check_limits(max_train, max_dev)
-    loaded = None if task.parts else load_data(name, data, max_train=max_train, max_dev=max_dev)
+    loaded = None if task.parts else load_data(name, data, **limits)
     if not isinstance(loaded, TaskData):
         raise InputError(f"task {task.name} has parts; take one of {', '.join(task.parts)}")
     return loaded
@@ -122,14 +123,8 @@ def source_files(name: str, data: Path | None = None) -> list[Path]:
     folder = _folder(task, data)
     if task.is_own:
         return []
-    parts = [TASKS[part] for part in multitask.parts_in(folder)] if task.parts else [task]
+    parts = [TASKS[part] for part in cs224n.parts_in(folder)] if task.parts else [task]
     return [folder / file for part in parts for file in part.files or (vader.file_of(part),)]
-
-
-def _check_limits(max_train: int | None, max_dev: int | None) -> None:
-    for flag, count in (("--max-train", max_train), ("--max-dev", max_dev)):
-        if count is not None and count < 1:
-            raise InputError(f"{flag} {count}: give at least 1")
 
 
 def _folder(task: Task, data: Path | None) -> Path:

@@ -1,11 +1,13 @@
 """Tasks and their examples."""
 
 import hashlib
+import tomllib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, NamedTuple
+from importlib.resources import files
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,10 @@ from minbert.data.metrics import micro_f1
 from minbert.data.tasks.splitting import joined, normalised, smallest
 from minbert.errors import InputError
 
+DECLARED: Final[dict[str, dict[str, Any]]] = tomllib.loads(
+    files("minbert.data.tasks").joinpath("tasks.toml").read_text("utf-8")
+)
+"""The tables of tasks.toml."""
 _METRICS: Final = {
     "classification": "accuracy",
     "regression": "pearson",
@@ -38,7 +44,6 @@ class Task:
     """
 
     name: str
-    about: str
     classes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -86,26 +91,28 @@ class Examples:
     def __len__(self) -> int:
         return len(self.text_a)
 
-    def taken(self, indices: Sequence[int]) -> "Examples":
-        """The examples at some indices, in the order of the indices."""
-        columns = (
-            None if column is None else tuple(column[index] for index in indices)
-            for column in (self.text_b, self.groups)
-        )
-        texts = tuple(self.text_a[index] for index in indices)
-        text_b, groups = columns
-        return Examples(texts, text_b, self.labels[list(indices)], groups)
+    def taken(self, chosen: "Sequence[int] | NDArray[np.bool_]") -> "Examples":
+        """The examples at some indices, in the order of the indices, or those of a mask [N]."""
+        places = np.arange(len(self))[chosen]
+
+        def column(values: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(values[place] for place in places.tolist())
+
+        text_b, groups = (each and column(each) for each in (self.text_b, self.groups))
+        return Examples(column(self.text_a), text_b, self.labels[places], groups)
+
+    @property
+    def columns(self) -> tuple[tuple[str, ...], ...]:
+        """The first texts and, of pairs, the second texts."""
+        return (self.text_a,) if self.text_b is None else (self.text_a, self.text_b)
 
     def split_pairs(self) -> tuple["Examples", ...]:
-        """The first texts and, of pairs, the second texts, each as examples of single texts."""
-        columns = (self.text_a,) if self.text_b is None else (self.text_a, self.text_b)
-        return tuple(Examples(texts, None, self.labels) for texts in columns)
+        """The same, each as examples of single texts."""
+        return tuple(Examples(texts, None, self.labels) for texts in self.columns)
 
     def texts(self) -> Sequence[str]:
         """A text for each example, which decides its place in an order by digest."""
-        if self.text_b is None:
-            return self.text_a
-        return [f"{a}\t{b}" for a, b in zip(self.text_a, self.text_b, strict=True)]
+        return [*map("\t".join, zip(*self.columns, strict=True))]
 
     def keys(self) -> list[str]:
         """What must stay together, by example: its text, normalised, or of groups the first of
@@ -155,8 +162,8 @@ class Data(ABC):
 
     @abstractmethod
     def pieces(self) -> Mapping[str, "TaskData"]:
-        """Examples that are tokenised by themselves, by name; those of a task without parts are one
-        piece, named ""."""
+        """Examples that are tokenised by themselves, by name; of a task without parts one, named
+        ""."""
 
     @property
     def sizes(self) -> Mapping[str, Sizes]:
@@ -165,7 +172,6 @@ class Data(ABC):
 
     @property
     def regression(self) -> bool:
-        """Whether a number is learned, if only by one part."""
         return any(part.task.kind == "regression" for part in self.parts.values())
 
     @property
@@ -180,17 +186,18 @@ class Data(ABC):
         part that is a regression that of no correlation. None for a task that is a regression."""
         if self.task.kind == "regression":
             return None
-        scores = []
-        for part in self.parts.values():
-            score = _BY_CHANCE
-            if part.task.kind == "multi_label":
-                usual = part.train.labels.mean(axis=0) - 0.5
-                score = micro_f1(np.tile(usual, (len(part.dev), 1)), part.dev.labels)
-            elif part.task.classes:
-                majority = np.bincount(part.train.labels.astype(np.int64)).argmax()
-                score = float(np.mean(part.dev.labels == majority))
-            scores.append(score)
+        scores = [_majority(part) for part in self.parts.values()]
         return sum(scores) / len(scores)
+
+
+def _majority(data: "TaskData") -> float:
+    if data.task.kind == "multi_label":
+        usual = data.train.labels.mean(axis=0) - 0.5
+        return micro_f1(np.tile(usual, (len(data.dev), 1)), data.dev.labels)
+    if data.task.kind == "classification":
+        majority = np.bincount(data.train.labels.astype(np.int64)).argmax()
+        return float(np.mean(data.dev.labels == majority))
+    return _BY_CHANCE
 
 
 @dataclass(frozen=True)
@@ -209,11 +216,9 @@ class TaskData(Data):
 
     @property
     def parts(self) -> Mapping[str, "TaskData"]:
-        """These examples, under the task's name."""
         return {self.task.name: self}
 
     def pieces(self) -> Mapping[str, "TaskData"]:
-        """All examples as one piece."""
         return {"": self}
 
     @cached_property
@@ -226,17 +231,11 @@ class TaskData(Data):
             texts = (*examples.text_a, "\0", *(examples.text_b or ()), "\0")
             digest.update("\n".join(texts).encode())
             digest.update(np.ascontiguousarray(examples.labels).tobytes())
-        if self.task.is_own and self._has_idle_classes:
-            digest.update(f"{len(self.task.classes)} classes".encode())
+        if self.task.is_own and self.task.kind == "classification":
+            highest = max(int(side.labels.max(initial=-1)) for side in (self.train, self.dev))
+            if highest + 1 < len(self.task.classes):  # the labels don't show their number
+                digest.update(f"{len(self.task.classes)} classes".encode())
         return digest.hexdigest()
-
-    @property
-    def _has_idle_classes(self) -> bool:
-        """Whether the last classes have no example, so that the labels don't show their number."""
-        if self.task.kind != "classification":
-            return False
-        highest = max(int(side.labels.max(initial=-1)) for side in (self.train, self.dev))
-        return highest + 1 < len(self.task.classes)
 
 
 HELD_OUT: Final = 0.2
@@ -260,10 +259,7 @@ def for_search(data: Data) -> TaskData:
             "on them; give both in the grid file and leave it out"
         )
     count = min(MOST_HELD_OUT, max(1, round(HELD_OUT * len(data.train))))
-    held = set(smallest((f"search\t{text}" for text in data.train.texts()), count))
-    kept = [index for index in range(len(data.train)) if index not in held]
-    return TaskData(
-        data.task,
-        data.train.taken(kept).limited(MOST_FITTED),
-        data.train.taken(sorted(held)),
-    )
+    is_held = np.zeros(len(data.train), dtype=bool)
+    is_held[smallest((f"search\t{text}" for text in data.train.texts()), count)] = True
+    fitted = data.train.taken(~is_held).limited(MOST_FITTED)
+    return TaskData(data.task, fitted, data.train.taken(is_held))

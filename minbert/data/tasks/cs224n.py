@@ -1,4 +1,5 @@
-"""Tasks from a folder in the format of the CS 224N default final project (`--data DIR`).
+"""Tasks from a folder in the format of the CS 224N default final project (`--data DIR`), and the
+task of several parts, which one model learns together: sentiment, paraphrase and similarity.
 
 Tab-separated UTF-8, quoted as by Python's csv, one example a line, with a header: a row number,
 `id`, `sentence` or `sentence1` and `sentence2`, and a label. A broken row, or one without a label,
@@ -6,16 +7,18 @@ is left out; a wrong label is refused.
 """
 
 import csv
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from minbert.data.tasks.base import Examples, Task
+from minbert.data.tasks.base import DECLARED, Data, Examples, Task, TaskData
 from minbert.data.tasks.splitting import DEV, TRAIN
 from minbert.errors import InputError
 from minbert.files import is_file, is_folder, read_bytes
@@ -26,52 +29,25 @@ _LONGEST_LINE: Final = 2**17
 """Characters; the csv library's own limit is global, and other code may change it."""
 _SHOWN: Final = 5
 """Rows left out that are reported one by one; the others are counted."""
+_SHOWN_LABEL: Final = 20
+"""Characters of a wrong label that are shown."""
+_CLASS: Final = re.compile(r"[0-9]+(\.0*)?")
+"""A class is written as `3` or, in a table of floats, as `3.0`."""
 
-
-@dataclass(frozen=True)
-class _Format:
-    """Columns of a file; labels go from 0 to `highest`."""
-
-    texts: tuple[str, ...]
-    label: str
-    highest: int
-
-
-_FORMATS: Final = {
-    "sst": _Format(("sentence",), "sentiment", 4),
-    "sts": _Format(("sentence1", "sentence2"), "similarity", 5),
-    "quora": _Format(("sentence1", "sentence2"), "is_duplicate", 1),
-}
-
+_Format = Mapping[str, Any]
+"""A table of tasks.toml."""
+_FORMATS: Final[Mapping[str, _Format]] = DECLARED["cs224n"]
 TASKS: Final = {
-    task.name: task
-    for task in (
-        Task(
-            "sst",
-            "sentences of film reviews: sentiment in 5 classes",
-            ("very negative", "negative", "neutral", "positive", "very positive"),
-            ("ids-sst-train.csv", "ids-sst-dev.csv"),
-            ("movies and sst share their sentences: neither is evidence beside the other",),
-        ),
-        Task(
-            "sts",
-            "pairs of sentences: how alike they are, 0 to 5",
-            files=("sts-train.csv", "sts-dev.csv"),
-        ),
-        Task(
-            "quora",
-            "pairs of questions: whether they ask the same",
-            ("different", "duplicate"),
-            ("quora-train.csv", "quora-dev.csv"),
-            (
-                "with 16,214 rows quora-train.csv is a split of the course's dev file alone, so "
-                "the accuracy is not the paper's: call it quora (16k train)",
-                "all-MiniLM-L6-v2 saw Quora's duplicate questions in its own training, which "
-                "flatters it",
-            ),
-        ),
+    name: Task(
+        name, tuple(form.get("classes", ())), tuple(form["files"]), tuple(form.get("notes", ()))
     )
+    for name, form in _FORMATS.items()
 }
+
+
+def missing_files(task: str, folder: Path) -> list[str]:
+    """The files of one of `TASKS` that a folder lacks."""
+    return [file for file in TASKS[task].files if not is_file(folder / file)]
 
 
 def load(task: Task, folder: Path) -> tuple[dict[str, Examples], list[str]]:
@@ -82,33 +58,32 @@ def load(task: Task, folder: Path) -> tuple[dict[str, Examples], list[str]]:
     """
     if not is_folder(folder):
         raise InputError(f"--data {folder}: is no folder")
-    missing = [name for name in task.files if not is_file(folder / name)]
-    if missing:
+    if missing := missing_files(task.name, folder):
         raise InputError(f"--data {folder}: task {task.name} needs {' and '.join(missing)} there")
     examples, problems = {}, []
     for side, name in zip((TRAIN, DEV), task.files, strict=True):
-        examples[side], notes = _read(folder / name, _FORMATS[task.name], bool(task.classes))
+        examples[side], notes = _read(folder / name, _FORMATS[task.name])
         problems += notes
     return examples, problems
 
 
-def _read(path: Path, form: _Format, classes: bool) -> tuple[Examples, list[str]]:
+def _read(path: Path, form: _Format) -> tuple[Examples, list[str]]:
     """The examples in a file, and lines on the rows that are left out."""
     header, *lines = _lines(path)
-    columns, expected = _fields(header), (*form.texts, form.label)
+    columns, expected = _fields(header), (*form["texts"], form["label"])
     if unclear := [name for name in expected if columns.count(name) != 1]:
         raise InputError(
             f"{path}: its first line does not have {' and '.join(unclear)} once; a header with "
             f"{', '.join(expected)}, separated by tabs, is expected, not {header[:60]!r:.70}"
         )
-    texts: list[tuple[str, ...]] = []
+    texts: list[list[str]] = []
     labels: list[float] = []
     left_out: list[str] = []
     for number, line in enumerate(lines, start=2):
         if not line.strip():
             continue
         try:
-            row_texts, label = _row(_fields(line), columns, form, classes)
+            row_texts, label = _row(_fields(line), columns, form)
         except InputError as error:
             raise InputError(
                 f"{path}, line {number}: {error}; correct it, or empty the field to leave the "
@@ -127,7 +102,8 @@ def _read(path: Path, form: _Format, classes: bool) -> tuple[Examples, list[str]
     if len(left_out) > _SHOWN:
         notes.append(f"{path.name}: {len(left_out)} rows in all are left out")
     a, *b = zip(*texts, strict=True)
-    return Examples(a, b[0] if b else None, np.array(labels, np.int64 if classes else None)), notes
+    dtype: type[Any] = np.int64 if "classes" in form else np.float64
+    return Examples(a, b[0] if b else None, np.array(labels, dtype)), notes
 
 
 def _lines(path: Path) -> list[str]:
@@ -149,9 +125,7 @@ def _fields(line: str) -> list[str]:
         return [line]
 
 
-def _row(
-    fields: Sequence[str], columns: Sequence[str], form: _Format, classes: bool
-) -> tuple[tuple[str, ...], float]:
+def _row(fields: Sequence[str], columns: Sequence[str], form: _Format) -> tuple[list[str], float]:
     """Texts and label of a row.
 
     Raises:
@@ -161,25 +135,18 @@ def _row(
     if len(fields) != len(columns):
         raise ValueError(f"has {len(fields)} fields, and the header {len(columns)}")
     row = {name: field.strip() for name, field in zip(columns, fields, strict=True)}
-    label = _label(row[form.label], form, classes)
-    texts = tuple(row[name] for name in form.texts)
-    for name, text in zip(form.texts, texts, strict=True):
-        if not text:
+    label = _label(row[form["label"]], form)
+    for name in form["texts"]:
+        if not row[name]:
             raise ValueError(f"{name} is empty")
-        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        if not row[name].isascii() and any("\ud800" <= char <= "\udfff" for char in row[name]):
             raise ValueError(f"{name} is not UTF-8")
     if label is None:
-        raise ValueError(f"{form.label} is empty")
-    return texts, label
+        raise ValueError(f"{form['label']} is empty")
+    return [row[name] for name in form["texts"]], label
 
 
-_CLASS: Final = re.compile(r"[0-9]+(\.0*)?")
-"""A class is written as `3` or, in a table of floats, as `3.0`."""
-_SHOWN_LABEL: Final = 20
-"""Characters of a wrong label that are shown."""
-
-
-def _label(text: str, form: _Format, classes: bool) -> float | None:
+def _label(text: str, form: _Format) -> float | None:
     """The label in a field; None for an empty field.
 
     Texts that Python reads as numbers and other programs do not are refused, such as `1_0` and
@@ -187,11 +154,90 @@ def _label(text: str, form: _Format, classes: bool) -> float | None:
     """
     if not text:
         return None
-    if _CLASS.fullmatch(text) if classes else text.isascii() and "_" not in text:
+    has_classes = "classes" in form
+    if _CLASS.fullmatch(text) if has_classes else text.isascii() and "_" not in text:
         with suppress(ValueError):
             label = float(text)
-            if 0 <= label <= form.highest:
+            if 0 <= label <= form["highest"]:
                 return label
-    kind = "a class" if classes else "a number"
+    kind = "a class" if has_classes else "a number"
     shown = f"{text[:_SHOWN_LABEL]!r}{' and more' if len(text) > _SHOWN_LABEL else ''}"
-    raise InputError(f"{form.label} is {shown}, not {kind} from 0 to {form.highest}")
+    raise InputError(f"{form['label']} is {shown}, not {kind} from 0 to {form['highest']}")
+
+
+PARTS: Final = ("sst", "quora", "sts")
+"""Both texts of a part's pairs go through the encoder separately."""
+
+MULTITASK: Final = Task(
+    "multitask",
+    files=tuple(file for part in PARTS for file in TASKS[part].files),
+    notes=tuple(f"{part}: {note}" for part in PARTS for note in TASKS[part].notes),
+    parts=PARTS,
+)
+
+
+@dataclass(frozen=True)
+class MultitaskData(Data):
+    """The examples of the parts whose files a folder holds.
+
+    Attributes:
+        by_part: by name in the order of `PARTS`.
+        missing: a line for each part whose files are missing.
+    """
+
+    task: Task
+    by_part: Mapping[str, TaskData]
+    problems: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> Mapping[str, TaskData]:
+        return self.by_part
+
+    @cached_property
+    def digest(self) -> str:
+        digests = " ".join(f"{part} {data.digest}" for part, data in self.parts.items())
+        return hashlib.sha256(f"{self.task.kind} {digests}".encode()).hexdigest()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The notes of the parts, and lines on missing parts."""
+        notes = [f"{part}: {note}" for part, data in self.parts.items() for note in data.notes]
+        return (*notes, *self.missing)
+
+    def pieces(self) -> Mapping[str, TaskData]:
+        """The first texts of each part, and the second texts of pairs."""
+        pieces = {}
+        for part, data in self.parts.items():
+            sides = zip(data.train.split_pairs(), data.dev.split_pairs(), strict=True)
+            for number, (train, dev) in enumerate(sides, start=1):
+                pieces[f"{part}.{number}"] = TaskData(data.task, train, dev)
+        return pieces
+
+
+def parts_in(folder: Path) -> list[str]:
+    """The parts whose files a folder holds, in the order of `PARTS`."""
+    return [part for part in PARTS if not missing_files(part, folder)]
+
+
+def load_parts(folder: Path, load_part: Callable[[str], TaskData]) -> MultitaskData:
+    """The examples of the parts that a folder holds, each loaded by its name.
+
+    Raises:
+        InputError: no such folder, one without any part, or a file of another kind.
+    """
+    if not is_folder(folder):
+        raise InputError(f"--data {folder}: is no folder")
+    loaded = {part: load_part(part) for part in parts_in(folder)}
+    if not loaded:
+        raise InputError(
+            f"--data {folder}: task {MULTITASK.name} needs both files of at least one of "
+            f"{', '.join(PARTS)} there, such as {' and '.join(TASKS[PARTS[0]].files)}"
+        )
+    missing = tuple(
+        f"{MULTITASK.name} without {part}, as {' and '.join(absent)} can't be found"
+        for part in PARTS
+        if (absent := missing_files(part, folder))
+    )
+    problems = (problem for data in loaded.values() for problem in data.problems)
+    return MultitaskData(MULTITASK, loaded, tuple(problems), missing)

@@ -50,20 +50,14 @@ class Folds:
         """
         if index is None or not 0 <= index < self.count:
             raise InputError(f"there is no fold {index} of {self.count}; count from 0")
-        train, dev = (
-            self.examples.taken(np.flatnonzero(side).tolist()).limited(count)
-            for side, count in (
-                (self.assignment != index, self.max_train),
-                (self.assignment == index, self.max_dev),
-            )
-        )
+        train = self.examples.taken(self.assignment != index).limited(self.max_train)
+        dev = self.examples.taken(self.assignment == index).limited(self.max_dev)
         return TaskData(self.data.task, train, dev, self.data.problems, self.digest)
 
     @cached_property
     def examples(self) -> Examples:
         """All examples: those for training, then those for dev."""
-        sides = [(part.train, part.dev) for part in self.data.parts.values()]
-        ((train, dev),) = sides
+        ((train, dev),) = ((part.train, part.dev) for part in self.data.parts.values())
         text_b = groups = None
         if train.text_b is not None and dev.text_b is not None:
             text_b = train.text_b + dev.text_b

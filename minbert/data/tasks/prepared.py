@@ -51,16 +51,8 @@ class Prepared:
 
     @property
     def task(self) -> Task:
-        """The task."""
-        what = f"{len(self.classes)} classes" if self.classes else "a number"
-        return Task(
-            self.name,
-            f"the user's own data: {what}",
-            self.classes,
-            files=(FILE,),
-            multi_label=self.problem == "multi_label",
-            is_own=True,
-        )
+        is_multi_label = self.problem == "multi_label"
+        return Task(self.name, self.classes, (FILE,), multi_label=is_multi_label, is_own=True)
 
 
 def is_prepared(folder: Path | None) -> bool:
@@ -140,17 +132,16 @@ def write(cache: Path, prepared: Prepared, data: TaskData) -> Path:
                 mark_used(folder)
                 return folder
         cache.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".part-", dir=cache))
-        try:
+        with tempfile.TemporaryDirectory(
+            prefix=".part-", dir=cache, ignore_cleanup_errors=True
+        ) as part:
             for side, examples in zip(_SIDES, (data.train, data.dev), strict=True):
-                with (part / f"{side}.jsonl").open("w", encoding="utf-8") as file:
+                with Path(part, f"{side}.jsonl").open("w", encoding="utf-8") as file:
                     file.writelines(lines(examples))
-            (part / FILE).write_text(content, encoding="utf-8")
+            Path(part, FILE).write_text(content, encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)  # damaged, or it was found above
             with suppress(FileExistsError):
-                part.rename(folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+                Path(part).rename(folder)
     except OSError as error:
         raise InputError(
             f"{cache}: can't keep the examples there ({error.strerror or error}); "

@@ -5,76 +5,34 @@ of Social Media Text", ICWSM 2014 (MIT). Each sentence has the mean of at least 
 ratings from -4 to 4.
 """
 
-import math
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minbert.data.tasks.base import Examples, Task
+from minbert.data.tasks.base import DECLARED, Examples, Task
 from minbert.data.tasks.splitting import SIDES, sides
 from minbert.errors import InputError
 
-FIVE: Final = (-2.4, -0.8, 0.8, 2.4)
-"""Ratings at which the classes above the first begin."""
-THREE: Final = (-0.5, math.nextafter(0.5, 1))
-_NAMES: Final = {
-    FIVE: ("very negative", "negative", "neutral", "positive", "very positive"),
-    THREE: ("negative", "neutral", "positive"),
-}
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A file of ratings. `documents`: whether ids begin with the name of a document and an
-    underscore."""
-
-    about: str
-    file: str
-    edges: tuple[float, ...]
-    documents: bool
-    notes: tuple[str, ...] = ()
-
-
-_SOURCES: Final = {
-    "movies": _Source(
-        "sentences of film reviews",
-        "movieReviewSnippets_GroundTruth.txt",
-        FIVE,
-        False,
-        ("movies and sst share their sentences: neither is evidence beside the other",),
-    ),
-    "amazon": _Source(
-        "sentences of product reviews", "amazonReviewSnippets_GroundTruth.txt", THREE, True
-    ),
-    "nyt": _Source(
-        "sentences of newspaper editorials", "nytEditorialSnippets_GroundTruth.txt", THREE, True
-    ),
-    "tweets": _Source("tweet-like texts", "tweets_GroundTruth.txt", THREE, False),
-}
+_SOURCES: Final = DECLARED["vader"]
 _RATING: Final = "-rating"
 
 
-def _tasks() -> dict[str, Task]:
-    tasks = {}
-    for name, source in _SOURCES.items():
-        classes = _NAMES[source.edges]
-        about = f"{source.about}: sentiment in {len(classes)} classes"
-        tasks[name] = Task(name, about, classes, notes=source.notes)
-    for name, source in _SOURCES.items():
-        rating = name + _RATING
-        tasks[rating] = Task(rating, f"{source.about}: mean rating, -4 to 4", notes=source.notes)
-    return tasks
-
-
-TASKS: Final = _tasks()
+_OF_CLASSES: Final = {
+    name: Task(name, tuple(source["classes"]), notes=tuple(source.get("notes", ())))
+    for name, source in _SOURCES.items()
+}
+TASKS: Final = _OF_CLASSES | {
+    name + _RATING: replace(task, name=name + _RATING, classes=())
+    for name, task in _OF_CLASSES.items()
+}
 
 
 def file_of(task: Task) -> str:
     """The name, in the asset's folder, of the file of one of `TASKS`."""
-    return _SOURCES[task.name.removesuffix(_RATING)].file
+    return str(_SOURCES[task.name.removesuffix(_RATING)]["file"])
 
 
 def load(task: Task, folder: Path) -> dict[str, Examples]:
@@ -84,13 +42,12 @@ def load(task: Task, folder: Path) -> dict[str, Examples]:
         InputError: for a file that can't be read.
     """
     source = _SOURCES[task.name.removesuffix(_RATING)]
-    identities, ratings, texts = read_rows(folder / source.file)
+    identities, ratings, texts = read_rows(folder / source["file"])
     documents = tuple(identity.partition("_")[0] for identity in identities)
-    labels = np.searchsorted(source.edges, ratings, side="right") if task.classes else ratings
-    groups = documents if source.documents else None
-    everything = Examples(texts, None, labels, groups)
-    side_of = np.array(sides(texts, groups))
-    return {side: everything.taken(np.flatnonzero(side_of == side).tolist()) for side in SIDES}
+    labels = np.searchsorted(source["edges"], ratings, side="right") if task.classes else ratings
+    everything = Examples(texts, None, labels, documents if source["documents"] else None)
+    side_of = np.array(sides(texts, everything.groups))
+    return {side: everything.taken(side_of == side) for side in SIDES}
 
 
 def read_rows(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64], tuple[str, ...]]:

@@ -56,4 +56,4 @@ def read_file(path: Path | str, **settings: Any) -> ReadData:
 
 def named_labels(data: ReadData) -> list[str]:
     """The class of each training example, by name."""
-    return [data.classes[label] for label in data.examples.labels]
+    return [data.spec.classes[label] for label in data.examples.labels]

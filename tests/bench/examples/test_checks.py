@@ -28,7 +28,7 @@ def data(train: list, dev: list, classes: tuple[str, ...] = CLASSES) -> TaskData
         kind = np.int64 if classes else np.float64
         return Examples(texts[0], texts[1] if len(texts) > 1 else None, np.array(labels, kind))
 
-    return TaskData(Task("mine", "", classes), examples(train), examples(dev))
+    return TaskData(Task("mine", classes), examples(train), examples(dev))
 
 
 def counts(finding) -> tuple[int, int]:
@@ -73,7 +73,7 @@ def test_numbers_and_several_labels_conflict_too() -> None:
     assert found.conflicts.shown == ("2, 2.5: b",)
     labels = np.array([[1, 0], [1, 0], [0, 1]], dtype=np.int8)
     several = TaskData(
-        Task("mine", "", CLASSES),
+        Task("mine", CLASSES),
         Examples(("a", "a", "b"), None, labels),
         Examples(("b", "c"), None, np.array([[1, 1], [0, 0]], dtype=np.int8)),
     )

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.examples import lengths as module
-from bench.examples.lengths import auto_max_length, find_length, share_cut, token_lengths
+from bench.examples import tokens as module
+from bench.examples.tokens import auto_max_length, find_length, share_cut, token_lengths
 from minbert.data.tasks import load_data, load_task
 from minbert.data.tokenizer import Tokenizer
 from tests.cs224n import write_folder

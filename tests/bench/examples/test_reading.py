@@ -61,8 +61,8 @@ def write(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Any], Pat
 
 def test_words_are_classes_in_the_order_of_the_alphabet(write: Write) -> None:
     data = read_file(write(TOPICS))
-    assert data.problem == "single_label"
-    assert data.classes == ("film", "money", "sport")
+    assert data.spec.problem == "single_label"
+    assert data.spec.classes == ("film", "money", "sport")
     assert data.examples.text_a == tuple(TOPICS["text"])
     assert named_labels(data) == TOPICS["label"]
     assert data.examples.labels.dtype == np.int64
@@ -77,14 +77,14 @@ def test_words_are_classes_in_the_order_of_the_alphabet(write: Write) -> None:
 def test_fractions_are_a_regression(write: Write) -> None:
     scores = [0.5, 1.0, 2.25, 1e-05, -3.5, 0.1]
     data = read_file(write({"text": TOPICS["text"], "score": scores}))
-    assert (data.problem, data.classes) == ("regression", ())
+    assert (data.spec.problem, data.spec.classes) == ("regression", ())
     assert data.examples.labels.dtype == np.float64
     assert data.examples.labels.tolist() == scores
 
 
 def test_integers_are_classes_in_their_order(write: Write) -> None:
     data = read_file(write({"text": TOPICS["text"], "label": [9, 10, 9, -1, 10, -1]}))
-    assert data.classes == ("-1", "9", "10")
+    assert data.spec.classes == ("-1", "9", "10")
     assert named_labels(data) == ["9", "10", "9", "-1", "10", "-1"]
 
 
@@ -95,7 +95,7 @@ def test_words_that_programs_take_for_missing_are_labels_and_texts(write: Write)
     }
     data = read_file(write(columns), text="text")
     assert data.examples.text_a == tuple(columns["text"])
-    assert data.classes == ("NA", "None", "nan", "null")
+    assert data.spec.classes == ("NA", "None", "nan", "null")
     assert named_labels(data) == columns["label"]
 
 
@@ -136,7 +136,7 @@ def test_a_column_of_lists_is_a_multi_label_problem(tmp_path: Path) -> None:
     columns = {"text": ["a", "b", "c"], "labels": [["x", "y"], [], ["z"]]}
     for write in (write_json_lines, write_parquet, write_saved):
         data = read_file(write(tmp_path / f"{write.__name__}{_SUFFIX[write]}", columns))
-        assert (data.problem, data.classes) == ("multi_label", ("x", "y", "z"))
+        assert (data.spec.problem, data.spec.classes) == ("multi_label", ("x", "y", "z"))
         assert data.examples.labels.dtype == np.int8
         assert data.examples.labels.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
 
@@ -160,7 +160,7 @@ def test_several_labels_in_a_field_are_separated(
 ) -> None:
     path = write_csv(tmp_path / "d.csv", {"text": ["a", "b", "c"], "label": labels})
     data = read_file(path, problem="multi_label")
-    assert data.classes == ("x", "y", "z")
+    assert data.spec.classes == ("x", "y", "z")
     assert data.examples.labels.tolist() == [[1, 1, 0], [0, 0, 1], [1, 0, 0]]
     assert note is None or note in data.notes
 
@@ -173,7 +173,7 @@ def test_the_separator_of_a_validation_file_is_the_one_that_gives_known_classes(
     )
     dev = write_csv(tmp_path / "dev.csv", {"text": ["e"], "label": ["x, y"]})
     data = read_file(train, problem="multi_label", validation=str(dev))
-    assert data.classes == ("x, y", "z")
+    assert data.spec.classes == ("x, y", "z")
     assert data.validation is not None
     assert data.validation.labels.tolist() == [[1, 0]]
 
@@ -192,14 +192,14 @@ def test_classes_are_compared_by_their_text(
 ) -> None:
     path = write_csv(tmp_path / "d.csv", {"text": list("abcd"), "label": labels})
     data = read_file(path, problem=problem)
-    assert data.classes == classes
+    assert data.spec.classes == classes
     assert named_labels(data) == labels
 
 
 def test_given_classes_are_in_the_given_order_and_may_lack_examples(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "train.csv", TOPICS)
     data = read_file(path, classes=("sport", "film", "art", "money"))
-    assert data.classes == ("sport", "film", "art", "money")
+    assert data.spec.classes == ("sport", "film", "art", "money")
     assert data.examples.labels.tolist() == [0, 3, 1, 0, 3, 1]
 
 
@@ -238,7 +238,7 @@ def test_class_labels_of_datasets_keep_their_names_and_order(tmp_path: Path) -> 
     made.to_parquet(tmp_path / "d.parquet")
     for path in (tmp_path / "saved", tmp_path / "d.parquet"):
         data = read_file(path)
-        assert data.classes == tuple(names)
+        assert data.spec.classes == tuple(names)
         assert named_labels(data) == ["zebra", "ant", "zebra"]
         assert "1 row without a label left out, first at record 4" in data.notes[-1]
 
@@ -404,7 +404,7 @@ def test_the_course_data_are_the_same_in_every_format(
         train, validation=str(dev), classes=names, label="y",
         text="sentence1", text_pair=None if course.train.text_b is None else "sentence2",
     ) if kind != "saved" else _saved_together(train, dev, names, course)  # fmt: skip
-    assert data.problem == ("single_label" if names else "regression")
+    assert data.spec.problem == ("single_label" if names else "regression")
     assert data.validation is not None
     assert data.validation.text_a == course.dev.text_a
     assert TaskData(course.task, data.examples, data.validation).digest == course.digest
@@ -429,7 +429,7 @@ def test_a_public_set_from_the_package_index_is_read_as_by_its_own_reader(tmp_pa
         read_file(path)
     path.write_bytes(b"id\trating\tsentence\r\n" + raw)
     data = read_file(path)
-    assert data.problem == "regression"
+    assert data.spec.problem == "regression"
     own = load_task("movies-rating")
     pairs = set(zip(data.examples.text_a, data.examples.labels.tolist(), strict=True))
     for side in (own.train, own.dev):
@@ -458,14 +458,14 @@ def test_combinations_of_a_few_names_are_in_doubt_and_an_empty_list_is_no_class(
         read_file(path)
     assert "--problem multi_label or --problem single_label" in str(caught.value)
     data = read_file(path, problem="multi_label")
-    assert data.classes == ("x", "y", "z")
+    assert data.spec.classes == ("x", "y", "z")
     assert data.examples.labels[:5].tolist() == [
         [1, 1, 0], [0, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 0],
     ]  # fmt: skip
-    assert len(read_file(path, problem="single_label").classes) == 5
+    assert len(read_file(path, problem="single_label").spec.classes) == 5
     topics = ["weather, and climate", "sports", "politics", "science"] * 5
     path = write_csv(
         tmp_path / "topics.csv",
         {"text": [f"text {number}" for number in range(20)], "label": topics},
     )
-    assert read_file(path).problem == "single_label"
+    assert read_file(path).spec.problem == "single_label"

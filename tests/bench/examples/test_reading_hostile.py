@@ -238,11 +238,11 @@ def test_many_classes_are_classes_only_with_two_examples_each(tmp_path: Path) ->
         "label": [f"c{number % count}" for number in range(2 * count)],
     }
     data = read_file(write_csv(tmp_path / "many.csv", columns))
-    assert len(data.classes) == count
+    assert len(data.spec.classes) == count
     half = {name: values[: count + 100] for name, values in columns.items()}
     path = write_csv(tmp_path / "ids.csv", half)
     assert "100,000 distinct labels in 100,100 examples, as ids" in refusal(path)
-    assert len(read_file(path, problem="single_label").classes) == count
+    assert len(read_file(path, problem="single_label").spec.classes) == count
 
 
 def test_a_line_of_100_mb_is_refused_before_it_is_read(file: Callable[..., Path]) -> None:

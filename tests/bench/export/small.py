@@ -149,7 +149,7 @@ def trained_by_library(
 
 def _task(kind: str) -> Task:
     classes = () if kind == "regression" else CLASSES
-    return Task("small", "a small task", classes, is_own=True, multi_label=kind == "multi_label")
+    return Task("small", classes, is_own=True, multi_label=kind == "multi_label")
 
 
 def expected_logits(cell: Trained) -> NDArray[np.float32]:

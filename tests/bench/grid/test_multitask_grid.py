@@ -21,7 +21,7 @@ from bench.worker.setup import losses_of
 from bench.worker.trained import load_trained
 from minbert.data.metrics import accuracy, pearson
 from minbert.data.tasks import TASKS, load_task
-from minbert.data.tasks.multitask import PARTS
+from minbert.data.tasks.cs224n import PARTS
 from tests.bench.conftest import narrow
 from tests.bench.grids import GridRuns
 from tests.bench.stored_values import kept_values

@@ -227,7 +227,7 @@ def test_training_of_all_layers_needs_no_note() -> None:
 
 # Settings of training
 
-TOPICS = Task("topics", "made up", classes=("a", "b"), multi_label=True)
+TOPICS = Task("topics", classes=("a", "b"), multi_label=True)
 SEVERAL = Examples(("one", "two"), None, np.ones((2, 2), dtype=np.int8))
 
 

@@ -9,7 +9,7 @@ from bench.references.linear import frozen, majority, predict, scores, tfidf
 from minbert.data.tasks import Examples, Task, find_task, load_task
 
 WORDS = ("good", "bad", "dull", "bright", "slow", "quick")
-CLASSES = Task("mine", "", ("no", "yes", "never"))
+CLASSES = Task("mine", ("no", "yes", "never"))
 NUMBERS = find_task("sts")
 
 
@@ -48,7 +48,7 @@ def test_the_majority_is_of_the_training_examples() -> None:
     numbers = Examples(tuple("abc"), None, np.array([1.0, 2.0, 6.0]))
     assert majority(NUMBERS, numbers, 2).tolist() == [[3.0], [3.0]]
     labels = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=np.int8)
-    several = majority(LabelsTask("mine", "", ("a", "b", "c")), replace(train, labels=labels), 1)
+    several = majority(LabelsTask("mine", ("a", "b", "c")), replace(train, labels=labels), 1)
     assert (several > 0).tolist() == [[True, False, False]]  # half is not most
 
 
@@ -76,7 +76,7 @@ def test_words_tell_several_labels() -> None:
         never = np.zeros(count, dtype=np.int64)
         return Examples(words, None, np.stack([*labels, never], axis=1).astype(np.int8))
 
-    task = LabelsTask("mine", "", ("good", "slow", "never"))
+    task = LabelsTask("mine", ("good", "slow", "never"))
     predictions, _ = tfidf(task, several(300, 0), dev := several(100, 1))
     assert scores("multi_label", predictions, dev.labels)["micro_f1"][0] > 0.9
     assert not (predictions[:, 2] > 0).any()

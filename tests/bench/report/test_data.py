@@ -17,7 +17,7 @@ from tests.bench.synthetic_rows import synthetic_rows
 ROWS = synthetic_rows(68)
 DIGEST = str(ROWS[0].data_digest)
 COLOURS = TaskData(
-    Task("colours", "", ("red", "<b>blue</b>")),
+    Task("colours", ("red", "<b>blue</b>")),
     Examples(("sky", "blood", "sea", "rose"), None, np.array([1, 0, 1, 0])),
     Examples(("sea", "fire", "ice"), None, np.array([1, 0, 1])),
 )
@@ -82,7 +82,7 @@ def test_many_classes_are_drawn_by_their_frequency() -> None:
     labels = np.repeat(np.arange(100), np.arange(1, 101))
     texts = tuple(f"{number}" for number in range(len(labels)))
     many = TaskData(
-        Task("many", "", names), Examples(texts, None, labels),
+        Task("many", names), Examples(texts, None, labels),
         Examples(("a",), None, np.array([0])),
     )  # fmt: skip
     (section,) = [
@@ -99,7 +99,7 @@ def test_many_classes_are_drawn_by_their_frequency() -> None:
 def test_several_labels_and_a_data_set_without_findings() -> None:
     labels = np.array([[1, 0], [1, 1]], dtype=np.int8)
     several = TaskData(
-        Task("tags", "", ("new", "old")), Examples(("a", "b"), None, labels),
+        Task("tags", ("new", "old")), Examples(("a", "b"), None, labels),
         Examples(("c", "d"), None, labels),
     )  # fmt: skip
     found = facts_of(several, "", check(several))

@@ -57,14 +57,14 @@ def test_a_file_that_can_not_be_read_is_named_and_left_alone(content: str, tmp_p
 
 def test_facts_describe_examples_by_their_names_and_tokens() -> None:
     examples = Examples(("x", "y"), None, np.array([0, 1]))
-    data = TaskData(Task("mine", "", ("a", "b")), examples, examples)
+    data = TaskData(Task("mine", ("a", "b")), examples, examples)
     facts = FACTS.model_copy(update={"source": "x.csv", "tokens_of": "v, 512"})
     assert not facts.describes(data, "x.csv", "v, 512")  # nothing was checked yet
     checked = DataFacts.model_construct(**{**dict(facts), "checks": object()})
     assert checked.describes(data, "x.csv", "v, 512")
     assert not checked.describes(data, "y.csv", "v, 512")
     assert not checked.describes(data, "x.csv", "w, 512")
-    renamed = TaskData(Task("mine", "", ("no", "yes")), examples, examples)
+    renamed = TaskData(Task("mine", ("no", "yes")), examples, examples)
     assert not checked.describes(renamed, "x.csv", "v, 512")
 
 

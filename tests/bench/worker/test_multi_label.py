@@ -20,9 +20,7 @@ from tests.bench.tiny_cells import cell, job_of
 from tests.bench.worker.test_training_settings import Steps
 from tests.bench.workloads import SHAPES
 
-TOPICS = Task(
-    "topics", "made-up topics", classes=("a", "b", "c"), files=("topics.csv",), multi_label=True
-)
+TOPICS = Task("topics", classes=("a", "b", "c"), files=("topics.csv",), multi_label=True)
 WORDS = ("good", "film", "about", "nothing", "that", "nobody", "will", "see", "twice")
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minbert.data.mixing import MIXINGS, mix
+from minbert.data.batches import MIXINGS, mix
 
 COUNTS = {"sst": 3, "quora": 5, "sts": 1}
 

@@ -15,7 +15,7 @@ from minbert.data.tasks import (
     load_task,
     source_files,
 )
-from minbert.data.tasks.multitask import PARTS, MultitaskData
+from minbert.data.tasks.cs224n import PARTS, MultitaskData
 from minbert.errors import InputError
 from tests.cs224n import HEADERS, relabel, write_folder
 

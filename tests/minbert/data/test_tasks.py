@@ -19,12 +19,13 @@ from minbert.data.tasks import (
     load_task,
     vader,
 )
-from minbert.data.tasks.base import Examples, TaskData
+from minbert.data.tasks.base import DECLARED, Examples, TaskData
 from minbert.data.tasks.splitting import SIDES, normalised, side, sides, smallest
-from minbert.data.tasks.vader import FIVE, THREE, read_rows
+from minbert.data.tasks.vader import read_rows
 from minbert.errors import InputError
 from tests.components import CS224N, need
 
+FIVE, THREE = (DECLARED["vader"][name]["edges"] for name in ("movies", "nyt"))
 EMBEDDED = [name for name, task in TASKS.items() if not task.files]
 WITH_FILES = [name for name, task in TASKS.items() if task.files and not task.parts]
 COUNTS = {"movies": 10_605, "amazon": 3_708, "nyt": 5_190, "tweets": 4_200}

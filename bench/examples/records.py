@@ -20,7 +20,7 @@ _NEAREST: Final = 5
 
 
 @dataclass(frozen=True)
-class Table:
+class Records:
     """A table whose rows can be read more than once.
 
     Attributes:
