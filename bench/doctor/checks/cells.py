@@ -3,6 +3,7 @@ their memory, and memory that runs out."""
 
 import csv
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -254,13 +255,12 @@ def out_of_memory(context: Context) -> Finding:
 def most_mapped_mib(grid: int) -> float:
     """The most address space that a worker which a grid runs now has mapped, by the kernel."""
     most = 0.0
-    with suppress(psutil.Error, OSError):  # they end at any time
+    with suppress(psutil.Error):  # they end at any time
         for process in psutil.Process(grid).children(recursive=True):
             if "bench.worker" in process.cmdline():
-                status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
-                for line in status.splitlines():
-                    if line.startswith("VmPeak:"):
-                        most = max(most, int(line.split()[1]) / 1024)
+                status = text_or_empty(Path(f"/proc/{process.pid}/status"))
+                if peak := re.search(r"VmPeak:\s*(\d+)", status):
+                    most = max(most, int(peak[1]) / 1024)
     return most
 
 
