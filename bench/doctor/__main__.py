@@ -6,8 +6,9 @@ Example: python -m bench.doctor --json
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,10 +19,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from bench.common.command import run_command
 from bench.common.errors import DiskFullError, InputError
 from bench.common.messages import echo
-from bench.doctor.catalogue import CHECKS, FIRST_LOOK, selected
-from bench.doctor.check import FAILED, Check
-from bench.doctor.outcome import as_json, lines, looked, verdict
-from bench.doctor.session import Examined, examine
+from bench.doctor.check import CHECKS, FAILED, FIRST_LOOK, Check, Finding, selected
+from bench.doctor.report import as_json, lines, verdict
+from bench.doctor.session import examine
 from bench.machine.conditions import find_conditions
 
 _EPILOG: Final = f"""\b
@@ -58,40 +58,35 @@ def command(names: tuple[str, ...], device: str, first_look: bool, json_wanted: 
     if out is None:
         raise InputError("there is no stdout to print to; redirect it to a file")
 
-    def on_finding(examined: Examined) -> None:
-        for line in lines(examined, out.encoding):
+    def on_finding(finding: Finding) -> None:
+        for line in lines(finding, out.encoding):
             echo(line, err=json_wanted)
 
     with tempfile.TemporaryDirectory(prefix="minbert-doctor-") as folder:
-        show = _progress(sum(check.expected_s for check in checks))
+        show = partial(_progress, total_s=sum(check.expected_s for check in checks))
         examination = examine(checks, device, Path(folder), show, on_finding)
-    sentence = looked(examination) if first_look else verdict(examination)
+    sentence = verdict(examination, first_look=first_look)
     echo(f"\n{sentence}", err=json_wanted)
     if json_wanted:
-        text = json.dumps(as_json(examination, device) | {"verdict": sentence}, indent=2)
         try:
-            echo(text)
+            echo(json.dumps(as_json(examination, device, sentence), indent=2))
         except OSError as error:
             raise DiskFullError(f"stdout: can't be written ({error.strerror})") from error
     return 1 if examination.named(FAILED) else 0
 
 
-def _progress(total_s: float) -> Callable[[Check, float], AbstractContextManager[None]]:
-    """Shows the check that runs and what is left, drawn once: the parent must not disturb it."""
+@contextmanager
+def _progress(check: Check, left_s: float, total_s: float) -> Iterator[None]:
+    """Show the check that runs and what is left, drawn once: the parent must not disturb it."""
     console = Console(stderr=True)
-
-    @contextmanager
-    def show(check: Check, left_s: float) -> Iterator[None]:
-        with Progress(
-            BarColumn(), TextColumn("{task.description}"), console=console, transient=True,
-            auto_refresh=False, disable=not console.is_terminal,
-        ) as bar:  # fmt: skip
-            text = f"about {left_s:.0f} s left · {check.name}: {check.question}"
-            bar.add_task(text, total=total_s, completed=round(total_s - left_s))
-            bar.refresh()
-            yield
-
-    return show
+    with Progress(
+        BarColumn(), TextColumn("{task.description}"), console=console, transient=True,
+        auto_refresh=False, disable=not console.is_terminal,
+    ) as bar:  # fmt: skip
+        text = f"about {left_s:.0f} s left · {check.name}: {check.question}"
+        bar.add_task(text, total=total_s, completed=round(total_s - left_s))
+        bar.refresh()
+        yield
 
 
 if __name__ == "__main__":

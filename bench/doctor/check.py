@@ -1,9 +1,13 @@
-"""What a check is, and what it finds."""
+"""The checks of checks.toml, in the order in which they run, and their findings. Pure."""
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
+
+from bench.common.errors import InputError
 
 OK: Final = "ok"
 FAILED: Final = "failed"
@@ -15,28 +19,45 @@ class Check:
     """A question about this machine.
 
     Attributes:
-        name: of the check on the command line, in JSON and in docs/doctor.md; also of its module in
-            `bench.doctor.checks`, with _ in place of -, which has a function `check`.
+        name: of the check on the command line, in JSON and in docs/doctor.md.
+        function: its file in `bench.doctor.checks` and the function there, `file:function`; it
+            takes a `Context` and the arguments, and returns a `Finding`.
         question: what it answers.
         unknown: what is not known if it fails or is skipped, as the end of "it is not known …".
         devices: the kinds of devices it applies to.
         expected_s: how long it takes on two cores, for the display of what is left.
         limit_s: after which it is ended, and failed.
         needs: the checks whose failure makes this one pointless; it is then skipped.
-        is_advice: whether measurements are right although it fails.
         memory_mib: host memory that it needs, by default to import torch; with less available it
             is skipped.
+        is_advice: whether measurements are right although it fails.
+        advice: the failures after which measurements are right.
+        limits: the numbers that decide whether it fails.
+        start: the beginning {start} of several summaries.
+        ok: the summary if it passed.
+        failed: the summary by failure; by default it is that.
+        remedy: what to do about a failure.
+        remedies: the same for some failures.
     """
 
     name: str
+    function: str
     question: str
     unknown: str
+    arguments: Sequence[str] = ()
     devices: Sequence[str] = ("cpu", "cuda")
     expected_s: float = 3.0
     limit_s: float = 180.0
     needs: Sequence[str] = ("software",)
     memory_mib: float = 600.0
     is_advice: bool = False
+    advice: Sequence[str] = ()
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    start: str = ""
+    ok: str = ""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    remedy: str = ""
+    remedies: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,33 +77,79 @@ class Context:
     threads: int
     amp_on: str
     folder: Path
-    amps: tuple[str, ...] = ("off", "bf16")
+    amps: Sequence[str] = ("off", "bf16")
     visible: str | None = None
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of a check.
+    """The result of a check; its fields are keys of the JSON.
 
     Attributes:
         verdict: `ok`, `failed` or `skipped`.
         summary: one line, with the figures that decided it, or why it was skipped.
         remedy: what to do about a failure, one line; empty if ok.
-        figures: what was measured, for JSON; names end in their unit.
+        figures: what was measured; names end in their unit.
         is_advice: whether measurements are right although it failed.
+        seconds: how long it took.
     """
 
+    check: str
     verdict: str
     summary: str
     remedy: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
     is_advice: bool = False
-
-
-def judged(ok: bool, summary: str, remedy: str, figures: Mapping[str, Any]) -> Finding:
-    """The finding of a check that passed or failed; one that passed needs no remedy."""
-    return Finding(OK if ok else FAILED, summary, "" if ok else remedy, figures)
+    seconds: float = 0.0
 
 
 class SkipError(Exception):
     """A check that can't run here; the message is the reason."""
+
+
+_TABLES: Final = tomllib.loads(files("bench.doctor").joinpath("checks.toml").read_text("utf-8"))
+DEVICE: Final = Check(**_TABLES["device"])
+"""Answered before all others, by what a grid does: it decides where they run."""
+CHECKS: Final = tuple(Check(**table) for table in _TABLES["checks"])
+_LOOK: Final = _TABLES["first-look"]
+_PARTS: Final = tuple(Check(**_LOOK["shared"] | table) for table in _LOOK["checks"])
+BY_NAME: Final = {check.name: check for check in (*CHECKS, *_PARTS)}
+FIRST_LOOK: Final = tuple(BY_NAME[name] for name in _LOOK["order"])
+"""What `--first-look` runs in place of the checks, on a GPU."""
+
+
+def selected(names: Sequence[str]) -> list[Check]:
+    """The checks with some names and those that they need, in order; all without names.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    known = [check.name for check in CHECKS]
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"there is no check {unknown[0]!r}; name some of {', '.join(known)}")
+    wanted, left = set[str](), list(names or known)
+    while left:
+        name = left.pop()
+        if name not in wanted:
+            wanted.add(name)
+            left += BY_NAME[name].needs
+    return [check for check in CHECKS if check.name in wanted]
+
+
+def judged(
+    name: str, figures: Mapping[str, Any], failures: Mapping[str, object], **words: object
+) -> Finding:
+    """The finding of a check in the words of checks.toml: the first of its failures, or ok.
+
+    Args:
+        failures: whether each has happened, by its name in checks.toml.
+        words: values for the texts that are no figures.
+    """
+    check, values = BY_NAME[name], {**figures, **words}
+    failure = next((key for key, happened in failures.items() if happened), "")
+    text = check.failed.get(failure, check.ok).replace("{start}", check.start)
+    remedy = check.remedies.get(failure, check.remedy) if failure else ""
+    return Finding(
+        name, FAILED if failure else OK, text.format_map(values), remedy.format_map(values),
+        figures, failure in check.advice,
+    )  # fmt: skip

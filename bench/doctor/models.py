@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any, Final
 
@@ -42,6 +43,8 @@ _ALPHA: Final = 8
 """Twice the rank, so that a path that leaves out the scale differs."""
 _SCALE: Final = 1024.0
 """Of fp16's losses: low enough that no step overflows and is skipped."""
+_trainer: Final = partial(Trainer, losses={"": "cross-entropy"}, schedule=lambda _step: 1.0)
+"""A trainer at a constant rate."""
 
 
 def small_model(
@@ -70,30 +73,26 @@ def move_trained(model: nn.Module) -> None:
             parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
 
 
-def job_of(
+def cell_trainer(
     device: str, mode: str, layers: str | None, amp: str, model: str, **settings: Any
-) -> Job:
-    """The job of a cell on random weights, with settings of a grid file; its engine is one."""
+) -> Trainer:
+    """The model and trainer of a cell on random weights, by its engine, at a constant rate.
+
+    Args:
+        settings: those of a grid file; the engine is one.
+    """
     adapter: dict[str, Any] = {} if layers is None else {"layers": [layers], "rank": [8]}
     axes = Axes(mode=[mode], amp=[amp], **adapter)
     grid = Grid(name="doctor", settings=Settings(init="random", **settings), cells=[axes])
-    resolved = Resolved(model, "0", "mean", "0", amp, GRID, attention="sdpa")
-    [cell] = expand(grid, resolved)
-    return Job(
+    [cell] = expand(grid, Resolved(model, "0", "mean", "0", amp, GRID, attention="sdpa"))
+    job = Job(
         cell=cell, conditions_id="0", attempt=1, device=device, threads=1, checkpoint=None,
         geometry=model, tokenizer="", data=None, keep=False, code_version="0",
     )  # fmt: skip
-
-
-def trainer_of(job: Job) -> Trainer:
-    """The model and trainer of a job, by its engine, at a constant rate."""
-    device = torch.device(job.device)
-    set_up_device(device, tf32=job.cell.tf32 == "on")
-    model = engine_of(job.cell).build(job)
-    return Trainer(
-        model.train(), trained_groups(model, job.cell), losses={"": "cross-entropy"},
-        schedule=lambda _step: 1.0, amp=job.cell.amp, device=device,
-    )  # fmt: skip
+    place = torch.device(device)
+    set_up_device(place, tf32=cell.tf32 == "on")
+    built = engine_of(cell).build(job).train()
+    return _trainer(built, trained_groups(built, cell), amp=cell.amp, device=place)
 
 
 @contextmanager
@@ -140,10 +139,7 @@ def small_trainer(
     parameters = parameter_groups(model).values()
     groups = [Group(tuple(named.values()), 1e-3, 0.01) for named in parameters]
     device = next(model.parameters()).device
-    trainer = Trainer(
-        model, groups, losses={"": "cross-entropy"}, schedule=lambda _step: 1.0, amp=amp,
-        device=device, forward=forward,
-    )  # fmt: skip
+    trainer = _trainer(model, groups, amp=amp, device=device, forward=forward)
     if trainer.scaler is not None:
         trainer.scaler = torch.amp.GradScaler(device.type, init_scale=_SCALE)
     return trainer

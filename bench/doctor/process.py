@@ -1,43 +1,37 @@
-"""The process of one check: `bench.doctor.process NAME CONTEXT`, the context as JSON.
+"""The process of one check: `bench.doctor.process NAME FOLDER CONTEXT`, the context as JSON.
 
-It writes its finding into result.json in the context's folder, as a cell's worker does, so that the
-same runner supervises it.
+It writes its finding into result.json in the folder, as a cell's worker does, so that the same
+runner supervises it.
 """
 
 import json
 import sys
-from dataclasses import asdict, replace
-from importlib import import_module
+from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from pkgutil import resolve_name
+from typing import Any, Final
 
-from bench.doctor.check import SKIPPED, Context, Finding, SkipError
+from bench.doctor.check import BY_NAME, SKIPPED, Context, Finding, SkipError
 from bench.worker import lifeline
 
 FINDING: Final = "finding"
 """Key of the finding in result.json."""
-_FILES: Final = "files"
 
 
-def main(name: str, context: Context) -> int:
-    """Run a check and write its finding; returns the exit code."""
+def main(name: str, folder: Path, context: dict[str, Any]) -> None:
+    """Run a check and write its finding."""
     lifeline.attach()
     from bench.worker.__main__ import write_result
 
-    files = context.folder / _FILES
+    files = folder / "files"
     files.mkdir(parents=True, exist_ok=True)
-    module, *part = name.replace("-", "_").split(".")
-    check = import_module(f"bench.doctor.checks.{module}").check
+    function = resolve_name(f"bench.doctor.checks.{BY_NAME[name].function}")
     try:
-        finding = check(replace(context, folder=files), *part)
+        finding = function(Context(folder=files, **context), *BY_NAME[name].arguments)
     except SkipError as reason:
-        finding = Finding(SKIPPED, str(reason))
-    write_result(context.folder, "ok", "", {FINDING: asdict(finding)})  # type: ignore[dict-item]
-    return 0
+        finding = Finding(name, SKIPPED, str(reason))
+    write_result(folder, "ok", "", {FINDING: asdict(finding)})  # type: ignore[dict-item]
 
 
 if __name__ == "__main__":
-    name, text = sys.argv[1:]
-    fields = json.loads(text)
-    folder, amps = Path(fields["folder"]), tuple(fields["amps"])
-    sys.exit(main(name, Context(**fields | {"folder": folder, "amps": amps})))
+    main(sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]))

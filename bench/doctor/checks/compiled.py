@@ -8,7 +8,7 @@ from typing import Final
 
 import torch
 
-from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
+from bench.doctor.check import BY_NAME, Context, Finding, SkipError, judged
 from bench.doctor.models import CONFIG, small_batch, small_model, small_trainer
 from minbert.errors import InputError
 from minbert.kernels.reference import REFERENCE, kernels
@@ -23,14 +23,7 @@ _DROPS: Final = replace(
 TEXTS: Final = 4
 BUCKETS: Final = (8, 16)
 LENGTHS: Final = (8, 16, 16, 8)
-TOLERANCE: Final = 1e-4
-"""Relative, in fp32: fused kernels sum in another order, which gives 1e-6; the test of gradients
-allows 1e-3."""
 STEPS: Final = 40
-ERRORS: Final = 5.0
-"""Standard errors by which mean losses of 40 steps may differ under dropout, whose random numbers
-are others in compiled code; 2% more, for bf16."""
-_ROUNDING: Final = 0.02
 CACHES: Final = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
@@ -47,7 +40,7 @@ def check(context: Context) -> Finding:
     except NoCompilerError as error:
         raise SkipError(str(error)) from error
     except InputError as error:
-        return Finding(FAILED, str(error), "leave compile out here, and report this")
+        return judged("compiled", {}, {"error": True}, error=error)
     with kernels(REFERENCE):
         model = small_model("lora", "attn-only", context.device, _ONE_LAYER)
         trainer = small_trainer(model, "off")
@@ -93,20 +86,16 @@ def judge(
         "deviation": deviation, "graphs": graphs, "graphs_compiled_later": later,
         "loss_with_dropout": one, "plain_loss_with_dropout": other, "standard_error": error,
     }  # fmt: skip
-    summary = f"losses of {graphs} compiled buckets deviate from plain torch by {deviation:.1g}"
-    remedy = "leave compile out here, and report this"
-    if not deviation <= TOLERANCE:
-        return Finding(FAILED, f"{summary}, at most {TOLERANCE:g}", remedy, figures)
-    if later or graphs != len(BUCKETS):
-        summary = (
-            f"{graphs} graphs were compiled for {len(BUCKETS)} buckets, and {later} more in steps, "
-            "whose times include that"
-        )
-        return Finding(FAILED, summary, remedy, figures)
-    if not abs(one - other) <= ERRORS * error + _ROUNDING * other or len(set(dropped[0])) == 1:
-        summary = f"with dropout the mean loss of compiled steps is {one:.4g}, not {other:.4g}"
-        return Finding(FAILED, summary, remedy, figures)
-    return Finding(OK, f"{summary}, and nothing is compiled in steps", figures=figures)
+    limits = BY_NAME["compiled"].limits
+    is_same = abs(one - other) <= limits["errors"] * error + limits["rounding"] * other
+    failures = {
+        "losses": not deviation <= limits["deviation"],
+        "graphs": later or graphs != len(BUCKETS),
+        "dropout": not is_same or len(set(dropped[0])) == 1,
+    }
+    return judged(
+        "compiled", figures, failures, tolerance=limits["deviation"], buckets=len(BUCKETS)
+    )
 
 
 def _graphs() -> int:

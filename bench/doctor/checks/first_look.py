@@ -1,7 +1,5 @@
-"""The first look at a GPU: steps of bert-base by every path, and what is expected of them.
-
-`--first-look` runs the parts of this check in place of the doctor's checks.
-"""
+"""The first look at a GPU: steps of bert-base by every path, gradients that overflow and CUDA
+graphs, and what is expected of them."""
 
 import gc
 import os
@@ -13,10 +11,10 @@ from typing import Any, Final
 
 import torch
 
-from bench.doctor.check import FAILED, Context, Finding, SkipError, judged
+from bench.doctor.check import Context, Finding, SkipError, judged
 from bench.doctor.checks.compiled import CACHES
 from bench.doctor.checks.numerics import overflow_problem
-from bench.doctor.models import job_of, kernels_of, median_ms, small_batch, trainer_of
+from bench.doctor.models import cell_trainer, kernels_of, median_ms, small_batch
 from bench.plan.cell import MINBERT, TRANSFORMERS
 from bench.worker.probes.memory import cuda_peaks_mib, start_cuda_peaks
 from minbert.errors import InputError
@@ -37,19 +35,18 @@ SLOWER: Final = 1.02
 """How many times as long as on reference kernels a step may take: what medians of 30 steps vary."""
 _KINDS: Final = re.compile(r"cudnn|fmha_cutlass|flash_(?=fwd|bwd)")
 _TF32: Final = re.compile(r"tf32|s1688gemm", re.IGNORECASE)
-_REMEDY: Final = "attach the JSON to an issue"
 
 
-def check(context: Context, part: str) -> Finding:
-    """Look at a mode's steps, at gradients that overflow, or at CUDA graphs."""
-    if part == "overflow":
-        problem = overflow_problem(context.device)
-        summary = problem or "a step with infinite gradients moves no weight, and does not wait"
-        return judged(not problem, summary, _REMEDY, {})
-    if part == "graphs":
-        return _graphs(context)
-    rows = [_row(context, part, amp, path) for amp in context.amps for path in PATHS]
+def steps(context: Context, mode: str) -> Finding:
+    """Look at a mode's steps in each AMP and by each path."""
+    rows = [_row(context, mode, amp, path) for amp in context.amps for path in PATHS]
     return judge(rows, has_flash=context.amp_on == "bf16")
+
+
+def overflow(context: Context) -> Finding:
+    """Look at gradients that overflow."""
+    problem = overflow_problem(context.device)
+    return judged("first-look.overflow", {}, {"problem": problem}, problem=problem)
 
 
 def _row(context: Context, mode: str, amp: str, path: str) -> dict[str, Any]:
@@ -57,8 +54,8 @@ def _row(context: Context, mode: str, amp: str, path: str) -> dict[str, Any]:
     device, (engine, name) = torch.device(context.device), PATHS[path]
     start_cuda_peaks(device)
     with kernels(name):
-        job = job_of(context.device, mode, LAYERS[mode], amp, GEOMETRY, engine=engine)
-        trainer = trainer_of(job)
+        layers = LAYERS[mode]
+        trainer = cell_trainer(context.device, mode, layers, amp, GEOMETRY, engine=engine)
         batch, whole = (
             small_batch(TEXTS, LONGEST, context.device, masked=masked) for masked in (True, False)
         )
@@ -98,18 +95,20 @@ def judge(rows: Sequence[Mapping[str, Any]], *, has_flash: bool) -> Finding:
         if row["amp"] == "off":
             tf32 = len(row["tf32_kernels"])
             expected[f"{name}: {tf32} kernels in TF32"] = not tf32
-    return _expectation(f"{rows[0]['mode']}: ", expected, {"rows": list(rows)})
+    mode = rows[0]["mode"]
+    return _expectation(f"first-look.{mode}", expected, list(rows), f"{mode}: ")
 
 
-def _graphs(context: Context) -> Finding:
+def graphs(context: Context) -> Finding:
     """Record CUDA graphs of three lengths in both orders, after a first time that compiles."""
     os.environ.update({name: str(context.folder / name.lower()) for name in CACHES})
     from torch._dynamo.utils import counters
 
     device, rows = torch.device(context.device), list[dict[str, Any]]()
     for order in (LENGTHS, LENGTHS, LENGTHS[::-1]):
-        job = job_of(context.device, "lora", "all-lin-only", context.amp_on, COMPILED)
-        model, skipped = trainer_of(job).model, counters["inductor"]["cudagraph_skips"]
+        setting = "lora", "all-lin-only", context.amp_on, COMPILED
+        model = cell_trainer(context.device, *setting).model
+        skipped = counters["inductor"]["cudagraph_skips"]
         start_cuda_peaks(device)
         try:
             with errors_in_a_line():
@@ -119,7 +118,7 @@ def _graphs(context: Context) -> Finding:
         except NoCompilerError as error:
             raise SkipError(str(error)) from error
         except InputError as error:
-            return Finding(FAILED, str(error), _REMEDY)
+            return judged("first-look.graphs", {}, {"error": True}, error=error)
         skipped = counters["inductor"]["cudagraph_skips"] - skipped
         peaks = cuda_peaks_mib(device, graphs=True)
         rows.append({"lengths": order, "cudagraph_skips": skipped, **peaks})
@@ -127,20 +126,21 @@ def _graphs(context: Context) -> Finding:
         torch._dynamo.reset()
         gc.collect()
     del rows[0]  # its peaks have those of compiling, of which the cache spares the others
-    reserved = [row.get("peak_cuda_reserved_mib", 0.0) for row in rows]
-    skips = {f"{row['cudagraph_skips']} graphs are skipped": row["cudagraph_skips"] for row in rows}
-    expected = {text: not skipped for text, skipped in skips.items()}
-    text = "{:,.0f} MiB are reserved for ascending lengths, {:,.0f} for descending".format(
-        *reserved
-    )
-    return _expectation("", expected | {text: reserved[1] <= reserved[0]}, {"rows": rows})
+    up, down = (row.get("peak_cuda_reserved_mib", 0.0) for row in rows)
+    skips = [row["cudagraph_skips"] for row in rows]
+    expected = {f"{skipped} graphs are skipped": not skipped for skipped in skips}
+    text = f"{up:,.0f} MiB are reserved for ascending lengths, {down:,.0f} for descending"
+    return _expectation("first-look.graphs", expected | {text: down <= up}, rows)
 
 
-def _expectation(prefix: str, expected: Mapping[str, bool], figures: Mapping[str, Any]) -> Finding:
-    """The finding that some statements are as expected or not."""
+def _expectation(
+    name: str, expected: Mapping[str, bool], rows: Sequence[Any], prefix: str = ""
+) -> Finding:
+    """The finding on statements that are as expected or not."""
     wrong = [text for text, holds in expected.items() if not holds]
     right = [text for text, holds in expected.items() if holds]
-    summary = f"{prefix}{len(right)} of {len(expected)} figures are as expected"
-    summary += f"; not: {'; '.join(wrong)}" if wrong else f", such as {right[0]}"
-    figures = {**figures, "as_expected": right, "not_as_expected": wrong}
-    return judged(not wrong, summary, _REMEDY, figures)
+    figures = {"rows": rows, "as_expected": right, "not_as_expected": wrong}
+    return judged(
+        name, figures, {"not": wrong}, right=len(right), all=len(expected), wrong="; ".join(wrong),
+        example=next(iter(right), ""), mode=prefix,
+    )  # fmt: skip

@@ -12,18 +12,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from adapters.injection import hold_frozen
-from bench.doctor.check import FAILED, OK, Context, Finding
-from bench.doctor.models import (
-    CONFIG,
-    SETTINGS,
-    job_of,
-    move_trained,
-    small_batch,
-    small_model,
-    small_trainer,
-    trainer_of,
-    waiting_is_an_error,
-)
+from bench.doctor import models
+from bench.doctor.check import BY_NAME, Context, Finding, judged
 from minbert.kernels.reference import FAST, REFERENCE, kernels
 from minbert.training.trainer import HALF, Trainer, logits_of
 
@@ -37,24 +27,10 @@ VARIED: Final = (
 )  # fmt: skip
 """Settings with an option: pooling, one step on all batches, and the type of what is frozen."""
 QUANTITIES: Final = ("loss", "gradient", "update")
-TOLERANCES: Final = {
-    "off": (1e-5, 1e-4, 0.02),
-    "bf16": (0.03, 0.2, 0.3),
-    "fp16": (4e-3, 0.025, 0.2),
-}
-"""By `amp`, the largest relative deviation of a loss, of a parameter's gradient in the first step,
-and of what all steps changed in the weights.
-
-In half precision these are 4 and 25 times the distance of two numbers around 1; two correct paths
-deviate by up to 1 and 8 of them. In fp32 the order of summation alone gives 2e-7 and 1e-6. AdamW
-moves a weight whose gradient is only rounding error as far as any other, so updates deviate more:
-2e-4, 0.1 and 0.04 were measured between correct paths. A path that drops a term, or draws dropout,
-deviates by 0.1 and more."""
-
+LIMITS: Final = BY_NAME["numerics"].limits
+"""The largest deviations of `QUANTITIES` by `amp`, and of the slope of the loss."""
 DISTANCE: Final = 0.01
 """By which weights move along the gradient, so that rounding of the loss is 1e-5 of its change."""
-SLOPE: Final = 0.01
-"""Allowed deviation of the slope; 1e-3 was measured, and a wrong mask gives 0.05 and more."""
 
 _SMALL: Final = 0.01
 """Share of the largest gradient below which one, such as that of the keys' bias, is mostly rounding
@@ -78,7 +54,7 @@ def check(context: Context) -> Finding:
 
     def compare(setting: str, amp: str, against: str, one: Trained, other: Trained) -> None:
         values = deviations(one, other)
-        for name, value, most in zip(QUANTITIES, values, TOLERANCES[amp], strict=True):
+        for name, value, most in zip(QUANTITIES, values, LIMITS[amp], strict=True):
             key = f"{amp}_{name}"
             worst[key] = max(worst.get(key, 0.0), value)
             if not value <= most:  # also if it is not a number
@@ -87,7 +63,7 @@ def check(context: Context) -> Finding:
                     f"(at most {most:g})"
                 )
 
-    settings = [(mode, layers, "") for mode, layers in SETTINGS] + list(VARIED)
+    settings = [(*setting, "") for setting in models.SETTINGS] + list(VARIED)
     for mode, layers, option in settings:
         setting = " ".join(filter(None, (mode, layers, option)))
         exact = train(mode, layers, option, "off", "cpu", REFERENCE)
@@ -100,32 +76,30 @@ def check(context: Context) -> Finding:
         exact, theirs = by_transformers("cpu", "off"), by_transformers(context.device, amp)
         compare("lora all-lin by engine transformers", amp, "fp32 on the CPU", theirs, exact)
     wrong += filter(None, (dropout_problem(context.device), overflow_problem(context.device)))
-    if wrong:
-        more = f"; and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        remedy = (
-            'use kernels = "reference" in the grid file if only plain torch is right; report this'
-        )
-        return Finding(FAILED, wrong[0] + more, remedy, {**worst, "wrong": wrong})
-    losses = ", ".join(f"{worst[f'{amp}_loss']:.1g} ({amp})" for amp in context.amps)
-    summary = f"losses of {len(settings)} settings deviate from plain torch by at most {losses}"
-    return Finding(OK, summary, figures=worst)
+    return judged(
+        "numerics", worst | ({"wrong": wrong} if wrong else {}), {"wrong": wrong},
+        first=next(iter(wrong), ""), settings=len(settings),
+        more=f"; and {len(wrong) - 1} more" if len(wrong) > 1 else "",
+        losses=", ".join(f"{worst[f'{amp}_loss']:.1g} ({amp})" for amp in context.amps),
+    )  # fmt: skip
 
 
 def train(mode: str, layers: str | None, option: str, amp: str, device: str, path: str) -> Trained:
     """Take a step on each batch, or on all of them at once."""
     with kernels(path):
         pooling = "pooler" if option == POOLER else "mean"
-        model = small_model(mode, layers, device, CONFIG, pooling)
+        model = models.small_model(mode, layers, device, models.CONFIG, pooling)
         if option == STORED and amp != "off":
             hold_frozen(model, HALF[amp])
-        return _trained(small_trainer(model, amp), several=option == ACCUMULATED)
+        return _trained(models.small_trainer(model, amp), several=option == ACCUMULATED)
 
 
 def by_transformers(device: str, amp: str) -> Trained:
     """The same of LoRA by engine transformers."""
-    job = job_of(device, "lora", "all-lin", amp, "bert-tiny", engine="transformers", dropout=0.0)
-    trainer = trainer_of(job)
-    move_trained(trainer.model)
+    trainer = models.cell_trainer(
+        device, "lora", "all-lin", amp, "bert-tiny", engine="transformers", dropout=0.0
+    )
+    models.move_trained(trainer.model)
     return _trained(trainer)
 
 
@@ -134,7 +108,9 @@ def _trained(trainer: Trainer, *, several: bool = False) -> Trained:
     before = {name: p.detach().clone() for name, p in named}
     losses: list[Tensor] = []
     gradients: dict[str, Tensor] = {}
-    batches = [small_batch(n, length, str(trainer.device), masked=m) for n, length, m in BATCHES]
+    batches = [
+        models.small_batch(n, length, str(trainer.device), masked=m) for n, length, m in BATCHES
+    ]
     for taken in [batches] if several else [[batch] for batch in batches]:
         loss, _ = trainer.step(*taken)
         losses.append(loss)
@@ -146,9 +122,9 @@ def _trained(trainer: Trainer, *, several: bool = False) -> Trained:
 def dropout_problem(device: str) -> str:
     """What is wrong with the gradient under dropout in fp32, whose random numbers differ by path:
     the loss has to fall along it as fast as it says. Empty: nothing."""
-    drops = replace(CONFIG, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
-    model = small_model("lora", "all-lin", device, drops)
-    batch = small_batch(16, 24, device)
+    drops = replace(models.CONFIG, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    model = models.small_model("lora", "all-lin", device, drops)
+    batch = models.small_batch(16, 24, device)
 
     def loss() -> Tensor:
         torch.manual_seed(0)
@@ -156,7 +132,7 @@ def dropout_problem(device: str) -> str:
 
     torch.autograd.backward(loss())
     moved = [(p, p.grad) for p in model.parameters() if p.grad is not None]
-    norm = float(torch.stack([gradient.norm() for _, gradient in moved]).norm())
+    norm = _norm(gradient for _, gradient in moved)
     ends = []
     with torch.no_grad():
         for distance in (DISTANCE, -2 * DISTANCE):
@@ -165,20 +141,20 @@ def dropout_problem(device: str) -> str:
             ends.append(float(loss()))
         kept = float(cross_entropy(logits_of(model.eval(), batch), batch.labels))
     slope = (ends[0] - ends[1]) / (2 * DISTANCE) / norm
-    if abs(slope - 1) <= SLOPE and ends[1] != kept:
+    if abs(slope - 1) <= LIMITS["slope"] and ends[1] != kept:
         return ""
     return f"lora all-lin with dropout: the loss falls {slope:.3g} times as fast as its gradient"
 
 
 def overflow_problem(device: str) -> str:
     """What a step with infinite gradients changes, in fp16 on a GPU; empty: nothing."""
-    model = small_model("lora", "all-lin", device)
-    trainer = small_trainer(model, "off" if device == "cpu" else "fp16")
+    model = models.small_model("lora", "all-lin", device)
+    trainer = models.small_trainer(model, "off" if device == "cpu" else "fp16")
     trainer.scaler = torch.amp.GradScaler(trainer.device.type, init_scale=math.inf)
     before = [p.detach().clone() for p in trainer.parameters]
-    batch = small_batch(16, 24, device)
+    batch = models.small_batch(16, 24, device)
     trainer.step(batch)  # libraries wait when they are first used
-    with waiting_is_an_error(trainer.device):
+    with models.waiting_is_an_error(trainer.device):
         trainer.step(batch)
     same = torch.stack([(a == b).all() for a, b in zip(before, trainer.parameters, strict=True)])
     return "" if bool(same.all()) else "lora all-lin: a step with infinite gradients moves weights"
@@ -195,8 +171,8 @@ def deviations(one: Trained, other: Trained) -> tuple[float, float, float]:
         else math.inf
         for name, gradient in other.gradients.items()
     )
-    moved = _norm(other.updates)
-    distance = _norm({name: one.updates[name] - update for name, update in other.updates.items()})
+    moved = _norm(other.updates.values())
+    distance = _norm(one.updates[name] - update for name, update in other.updates.items())
     return _largest(losses), _largest(gradients), distance / moved
 
 
@@ -205,5 +181,5 @@ def _largest(values: Iterable[float]) -> float:
     return max(math.inf if math.isnan(value) else value for value in values)
 
 
-def _norm(tensors: Mapping[str, Tensor]) -> float:
-    return float(torch.stack([tensor.norm() for tensor in tensors.values()]).norm())
+def _norm(tensors: Iterable[Tensor]) -> float:
+    return float(torch.stack([tensor.norm() for tensor in tensors]).norm())

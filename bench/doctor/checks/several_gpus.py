@@ -16,15 +16,13 @@ from typing import Final
 
 from bench.common.errors import InputError
 from bench.common.messages import last_error
-from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
+from bench.doctor.check import BY_NAME, Context, Finding, SkipError, judged
 from bench.machine.conditions import Found, find_slots
 from bench.machine.cores import bind_thread
 from bench.machine.devices import ALL
 from bench.machine.environment import VISIBLE, worker_environment
 
 COMMAND: Final = (sys.executable, "-m", "bench.doctor.checks.several_gpus")
-SLOWER: Final = 1.1
-"""How many times as long a step may take as on the fastest GPU, or as on the same GPU alone."""
 WORK: Final = "a step", "a large product", "a copy to the GPU"
 Times = Mapping[str, tuple[float, ...]]
 """Milliseconds of each kind of work, by GPU."""
@@ -46,7 +44,7 @@ def check(context: Context) -> Finding:
     except InputError as error:
         raise SkipError(str(error)) from error
     if len(lanes) == 1:
-        return Finding(OK, "there is one GPU", figures={"gpus": 1})
+        return judged("several-gpus", {"gpus": 1}, {}, works="there is one GPU")
     return judge(*step_times(lanes))
 
 
@@ -79,30 +77,26 @@ def step_times(lanes: Sequence[Found]) -> tuple[Times, Times]:
 def judge(alone: Times, together: Times) -> Finding:
     """The finding on the milliseconds of work on each GPU, alone and with the others."""
     figures = {"alone_ms": dict(alone), "together_ms": dict(together)}
+    slower = BY_NAME["several-gpus"].limits["slower"]
     texts = []
     for i, work in enumerate(WORK):
         ms = {device: times[i] for device, times in alone.items()}
         fastest = min(ms, key=lambda device: ms[device])
-        slow = {d: each / ms[fastest] for d, each in ms.items() if each > SLOWER * ms[fastest]}
+        slow = {d: each / ms[fastest] for d, each in ms.items() if each > slower * ms[fastest]}
         ratios = {device: together[device][i] / ms[device] for device in ms}
         worst = max(ratios, key=lambda device: ratios[device])
-        text = (
+        texts.append(
             f"{work} takes {min(ms.values()):.1f} to {max(ms.values()):.1f} ms on {len(ms)} GPUs "
             f"alone, and at most {ratios[worst]:.2f} times as long on all at once ({worst})"
         )
-        if slow:
-            names = ", ".join(f"{device} {ratio:.2f}" for device, ratio in slow.items())
-            others = ",".join(device for device in ms if device not in slow)
-            remedy = f"leave them out (--device {others}); nvidia-smi -q -d PERFORMANCE may say why"
-            return Finding(FAILED, f"{text}; times as long as {fastest}: {names}", remedy, figures)
-        if ratios[worst] > SLOWER:
-            remedy = (
-                "compare cells of --device all only with one another, as reports do; look at "
-                "power, cooling, and the cores and link of each GPU (nvidia-smi topo -m)"
-            )
-            return Finding(FAILED, text, remedy, figures)
-        texts.append(text)
-    return Finding(OK, "; ".join(texts), figures=figures)
+        failures = {"alone": slow, "together": ratios[worst] > slower}
+        if any(failures.values()):
+            return judged(
+                "several-gpus", figures, failures, work=texts[-1], fastest=fastest,
+                slow=", ".join(f"{device} {ratio:.2f}" for device, ratio in slow.items()),
+                others=",".join(device for device in ms if device not in slow),
+            )  # fmt: skip
+    return judged("several-gpus", figures, {}, works="; ".join(texts))
 
 
 def _started(lane: Found, stack: ExitStack) -> subprocess.Popen[str]:

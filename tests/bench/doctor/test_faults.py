@@ -5,8 +5,7 @@ import os
 import subprocess
 import sys
 
-from bench.doctor.catalogue import CHECKS
-from bench.doctor.check import FAILED, OK
+from bench.doctor.check import CHECKS, FAILED, OK
 from tests.doctor import patches
 from tests.doctor.faults import FAULTS
 from tests.doctor.injection import ROOT, environment

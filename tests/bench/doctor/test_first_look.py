@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from bench.doctor import models, process
-from bench.doctor.catalogue import FIRST_LOOK
-from bench.doctor.check import FAILED, OK, Context, SkipError
+from bench.doctor.check import FAILED, FIRST_LOOK, OK, Context, SkipError
 from bench.doctor.checks import first_look
 from minbert.kernels.reference import is_reference
 from minbert.model.classifier import BertClassifier
@@ -73,7 +72,7 @@ def test_steps_of_a_mode(
     launched += more
     devices: list[str] = []
     monkeypatch.setattr(models, "set_up_device", lambda device, **_of: devices.append(device.type))
-    finding = first_look.check(HERE, "lora")
+    finding = first_look.steps(HERE, "lora")
     paths = [("minbert", "fast"), ("minbert", "reference"), ("transformers", "reference")]
     assert taken == [(*path, number) for path in paths * 2 for number in (4, 5)]
     assert devices == ["cpu"] * 6
@@ -91,7 +90,7 @@ def test_fast_kernels_that_are_slower_come_first(
     launched: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(first_look, "SLOWER", 0.0)
-    wrong = first_look.check(replace(HERE, amps=("off",)), "full").figures["not_as_expected"]
+    wrong = first_look.steps(replace(HERE, amps=("off",)), "full").figures["not_as_expected"]
     assert wrong[0].startswith("amp off: fast takes ")
 
 
@@ -103,20 +102,16 @@ def test_without_flash_attention_none_is_expected() -> None:
 
 
 def test_gradients_that_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert first_look.check(HERE, "overflow").verdict == OK
+    assert first_look.overflow(HERE).verdict == OK
     monkeypatch.setattr(first_look, "overflow_problem", lambda _device: "it moves weights")
-    assert first_look.check(HERE, "overflow").summary == "it moves weights"
+    assert first_look.overflow(HERE).summary == "it moves weights"
 
 
 def test_a_part_runs_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(process.lifeline, "attach", lambda: None)
-    for each in FIRST_LOOK:
-        module, _, part = each.name.partition(".")
-        assert (
-            not part or hasattr(first_look, f"_{part}") or part in {*first_look.LAYERS, "overflow"}
-        )
-        assert module in ("first-look", "synchronisation")
-    assert process.main("first-look.overflow", replace(HERE, folder=tmp_path)) == 0
+    assert [each.arguments for each in FIRST_LOOK[:3]] == [["full"], ["lora"], ["dora"]]
+    here = {"device": "cpu", "threads": 1, "amp_on": "bf16"}
+    process.main("first-look.overflow", tmp_path, here)
     assert "moves no weight" in (tmp_path / "result.json").read_text()
 
 
@@ -132,13 +127,13 @@ def test_graphs_are_recorded_in_both_orders(
     rehearse = lambda made, _amp: orders.append(made.lengths)  # noqa: E731
     monkeypatch.setattr(first_look.CompiledModel, "rehearse", rehearse)
     here = replace(HERE, folder=tmp_path)
-    assert first_look.check(here, "graphs").verdict == OK
+    assert first_look.graphs(here).verdict == OK
     assert orders == [(8, 16, 32), (8, 16, 32), (32, 16, 8)]
-    assert "200 MiB are reserved for ascending" in first_look.check(here, "graphs").summary
+    assert "200 MiB are reserved for ascending" in first_look.graphs(here).summary
 
     def none(*_of: object) -> None:
         raise NoCompilerError("compile: there is no compiler")
 
     monkeypatch.setattr(first_look.CompiledModel, "rehearse", none)
     with pytest.raises(SkipError, match="there is no compiler"):
-        first_look.check(here, "graphs")
+        first_look.graphs(here)

@@ -15,7 +15,8 @@ import torch
 from bench.common.errors import InputError
 from bench.doctor import models
 from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
-from bench.doctor.checks import driver, gpu_load, gpu_memory, several_gpus, synchronisation
+from bench.doctor.checks import gpu as one_gpu
+from bench.doctor.checks import gpu_steps, several_gpus
 from bench.machine.conditions import Found, find_conditions
 from bench.machine.devices import Device, Driver
 from bench.machine.environment import VISIBLE
@@ -63,7 +64,7 @@ FIGURES: dict[str, Any] = {
 def test_what_a_gpu_says_is_judged(
     device: Device, figures: dict[str, Any], verdict: str, text: str
 ) -> None:
-    finding = driver.judge(device, FIGURES | figures)
+    finding = one_gpu.judge_driver(device, FIGURES | figures)
     assert finding.verdict == verdict
     assert text in finding.summary
     assert bool(finding.remedy) == (verdict == FAILED)
@@ -72,21 +73,21 @@ def test_what_a_gpu_says_is_judged(
 
 def look_at(monkeypatch: pytest.MonkeyPatch, device: Device = A100, **answers: Any) -> Finding:
     """The finding on a GPU whose driver gives some answers."""
-    monkeypatch.setattr(driver, "resolve_device", lambda _name, _cuda: device)
-    monkeypatch.setattr(driver, "read_driver", lambda: Driver("580.1", 1))
-    monkeypatch.setattr(driver, "_WARM_UP_S", 0.0)
-    monkeypatch.setattr(driver, "_SAMPLE_S", 0.0)
-    monkeypatch.setattr(driver, "_SIZE", 1)
+    monkeypatch.setattr(one_gpu, "resolve_device", lambda _name, _cuda: device)
+    monkeypatch.setattr(one_gpu, "read_driver", lambda: Driver("580.1", 1))
+    monkeypatch.setattr(one_gpu, "_WARM_UP_S", 0.0)
+    monkeypatch.setattr(one_gpu, "_SAMPLE_S", 0.0)
+    monkeypatch.setattr(one_gpu, "_SIZE", 1)
     nvml = FakeNvml(NAME, **answers)
     nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED = nvml.NVML_VOLATILE_ECC = 1
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    return driver.check(HERE)
+    return one_gpu.driver(HERE)
 
 
 def test_a_quiet_gpu_is_ok(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = look_at(monkeypatch, TotalEccErrors=0)
     assert (finding.verdict, finding.figures["ecc_errors"]) == (OK, 0)
-    assert finding.figures["looks"]["looks"] == driver.SAMPLES
+    assert finding.figures["looks"]["looks"] == one_gpu.SAMPLES
     assert look_at(monkeypatch).figures["ecc_errors"] is None, "a GPU without ECC"
 
 
@@ -94,11 +95,11 @@ def test_the_gpu_is_read_before_this_process_uses_it(
     gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    of = driver.Gpu.of
-    monkeypatch.setattr(driver.Gpu, "of", lambda device: (order.append("gpu"), of(device))[1])
-    monkeypatch.setattr(driver, "_work", lambda *_of: order.append("work"))
+    of = one_gpu.Gpu.of
+    monkeypatch.setattr(one_gpu.Gpu, "of", lambda device: (order.append("gpu"), of(device))[1])
+    monkeypatch.setattr(one_gpu, "_work", lambda *_of: order.append("work"))
     look_at(monkeypatch)
-    assert order == ["gpu", *["work"] * (1 + driver.SAMPLES)]
+    assert order == ["gpu", *["work"] * (1 + one_gpu.SAMPLES)]
 
 
 def test_other_processes_and_heat_are_seen(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +119,7 @@ def test_a_gpu_that_others_hold_is_skipped(gpu: None, monkeypatch: pytest.Monkey
         raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nmore")
 
     monkeypatch.setattr(torch, "mm", busy)
-    monkeypatch.setattr(driver, "_work", busy)
+    monkeypatch.setattr(one_gpu, "_work", busy)
     with pytest.raises(SkipError, match="in use by others: CUDA error"):
         look_at(monkeypatch, replace(A100, notes=("cuda:0: busy; it is tried again",)))
     with pytest.raises(RuntimeError, match="busy"):
@@ -171,7 +172,7 @@ def memory(gpu: None, monkeypatch: pytest.MonkeyPatch) -> Memory:
 
 
 def test_figures_that_rise_and_fall_are_right(memory: Memory) -> None:
-    finding = gpu_memory.check(HERE)
+    finding = one_gpu.memory(HERE)
     assert finding.verdict == OK, finding.summary
     assert finding.figures["allocated_during_mib"] - finding.figures["allocated_before_mib"] == 256
 
@@ -191,7 +192,7 @@ def test_a_figure_that_is_wrong_is_named(
     memory: Memory, name: str, value: float, text: str
 ) -> None:
     setattr(memory, name, value)
-    finding = gpu_memory.check(HERE)
+    finding = one_gpu.memory(HERE)
     assert finding.verdict == FAILED
     assert text in finding.summary
 
@@ -200,7 +201,7 @@ def test_without_nvml_the_process_is_not_reported(
     memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(NAME, MemoryInfo=None))
-    finding = gpu_memory.check(HERE)
+    finding = one_gpu.memory(HERE)
     assert finding.verdict == OK
     assert "(process not reported)" in finding.summary
     assert BY_DEVICE not in finding.summary
@@ -211,10 +212,10 @@ def test_without_memory_or_a_counting_allocator_it_is_skipped(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: 0)
     with pytest.raises(SkipError, match="PYTORCH_NO_CUDA_MEMORY_CACHING"):
-        gpu_memory.check(HERE)
+        one_gpu.memory(HERE)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (100 * MIB, 8000 * MIB))
     with pytest.raises(SkipError, match="it needs 512 MiB of GPU memory, and 100 are free"):
-        gpu_memory.check(HERE)
+        one_gpu.memory(HERE)
 
 
 # Synchronisation
@@ -225,9 +226,9 @@ def modes(gpu: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The modes that were set, in which steps of one mode on the CPU are taken."""
     modes: list[str] = []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
-    monkeypatch.setattr(synchronisation, "SETTINGS", (("head", None),))
+    monkeypatch.setattr(models, "SETTINGS", (("head", None),))
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: True)
-    monkeypatch.setattr(synchronisation, "find_spec", lambda _name: None)
+    monkeypatch.setattr(gpu_steps, "find_spec", lambda _name: None)
     step = Trainer.step
 
     def on_cpu(trainer: Trainer, batch: Any) -> Any:
@@ -239,7 +240,7 @@ def modes(gpu: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_steps_that_do_not_wait_are_ok(modes: list[str]) -> None:
-    finding = synchronisation.check(HERE)
+    finding = gpu_steps.synchronisation(HERE)
     assert finding.verdict == OK
     assert "no step of 3 settings waits" in finding.summary
     assert modes == ["error", "default"] * 3
@@ -253,7 +254,7 @@ def test_first_steps_may_wait(modes: list[str], monkeypatch: pytest.MonkeyPatch)
         return step(trainer, batch)
 
     monkeypatch.setattr(Trainer, "step", watched)
-    synchronisation.check(replace(HERE, amps=("off",)))
+    gpu_steps.synchronisation(replace(HERE, amps=("off",)))
     assert during == ["", "", "error", "error"]
 
 
@@ -268,7 +269,7 @@ def test_a_step_that_waits_is_named_with_its_place(
         return step(trainer, batch)
 
     monkeypatch.setattr(Trainer, "step", waits)
-    finding = synchronisation.check(HERE)
+    finding = gpu_steps.synchronisation(HERE)
     assert finding.verdict == FAILED
     assert "head amp bf16 in tests/bench/doctor/test_gpu_checks.py:" in finding.summary
     assert modes[-1] == "default"
@@ -280,7 +281,7 @@ def test_another_error_is_no_finding(modes: list[str], monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Trainer, "step", fails)
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        synchronisation.check(HERE)
+        gpu_steps.synchronisation(HERE)
 
 
 # Load
@@ -299,14 +300,14 @@ def test_another_error_is_no_finding(modes: list[str], monkeypatch: pytest.Monke
     ],
 )
 def test_load_is_judged(kernels: int, busy_ms: float, verdict: str, text: str) -> None:
-    finding = gpu_load.judge(10.0, kernels, busy_ms, 400, reference_ms=10.0)
+    finding = gpu_steps.judge_load(10.0, kernels, busy_ms, 400, reference_ms=10.0)
     assert finding.verdict == verdict
     assert text in finding.summary
 
 
 def test_steps_that_plain_torch_takes_sooner_are_reported() -> None:
-    assert gpu_load.judge(10.0, 420, 9.0, 400, reference_ms=9.6).verdict == OK
-    finding = gpu_load.judge(10.0, 420, 9.0, 400, reference_ms=9.0)
+    assert gpu_steps.judge_load(10.0, 420, 9.0, 400, reference_ms=9.6).verdict == OK
+    finding = gpu_steps.judge_load(10.0, 420, 9.0, 400, reference_ms=9.0)
     assert (finding.verdict, "(9.0 by plain torch)" in finding.summary) == (FAILED, True)
     assert finding.remedy.startswith('set kernels = "reference"')
 
@@ -324,18 +325,18 @@ def test_kernels_are_those_of_the_profile_without_copies(
     profiled = SimpleNamespace(events=lambda: events)
 
     monkeypatch.setattr(models, "profile", lambda **_of: nullcontext(profiled))
-    monkeypatch.setattr(gpu_load, "small_model", lambda *_of: None)
-    monkeypatch.setattr(gpu_load, "small_batch", lambda *_of: SimpleNamespace(
+    monkeypatch.setattr(models, "small_model", lambda *_of: None)
+    monkeypatch.setattr(models, "small_batch", lambda *_of: SimpleNamespace(
         tokens=1, padded=1, labels=[0]
     ))  # fmt: skip
     trainer = SimpleNamespace(
         step=lambda _batch: torch.ones(2) + 1, device=torch.device(HERE.device)
     )
-    monkeypatch.setattr(gpu_load, "small_trainer", lambda *_of: trainer)
+    monkeypatch.setattr(models, "small_trainer", lambda *_of: trainer)
     with pytest.raises(SkipError, match="the profiler sees no kernels"):
-        gpu_load.check(HERE)
+        gpu_steps.load(HERE)
     events += [event("gemm")] * 2
-    finding = gpu_load.check(HERE)
+    finding = gpu_steps.load(HERE)
     assert (finding.figures["kernels"], finding.figures["kernels_ms"]) == (2, pytest.approx(0.2))
     assert finding.figures["operators_counted"] == 2
     assert finding.figures["step_ms"] == finding.figures["reference_ms"] == 1.0, (
@@ -349,11 +350,10 @@ def test_steps_run_on_a_device_that_is_set_up_with_amp_and_kernels_as_asked(
     calls: list[str] = []
     trainer, batch = models.small_trainer, models.small_batch(2, 8, "cpu")
     monkeypatch.setattr(models, "set_up_device", lambda device: calls.append(str(device)))
-    for check in (synchronisation, gpu_load):
-        monkeypatch.setattr(
-            check, "small_trainer", lambda model, amp: (calls.append(amp), trainer(model, amp))[1]
-        )
-    synchronisation.check(HERE)
+    monkeypatch.setattr(
+        models, "small_trainer", lambda model, amp: (calls.append(amp), trainer(model, amp))[1]
+    )
+    gpu_steps.synchronisation(HERE)
     assert calls == ["cuda:0", "off", "cuda:0", "bf16", "cuda:0", "fp16"]
     calls.clear()
     for name, value in {
@@ -361,8 +361,8 @@ def test_steps_run_on_a_device_that_is_set_up_with_amp_and_kernels_as_asked(
         "median_ms": lambda *_of: (calls.append("reference" if is_reference() else "fast"), 1.0)[1],
         "kernels_of": lambda *_of: [("gemm", 1.0)],
     }.items():  # fmt: skip
-        monkeypatch.setattr(gpu_load, name, value)
-    gpu_load.check(HERE)
+        monkeypatch.setattr(gpu_steps if name == "GEOMETRY" else models, name, value)
+    gpu_steps.load(HERE)
     assert calls == ["cuda:0", "bf16", "reference", "cuda:0", "bf16", "fast"]
 
 

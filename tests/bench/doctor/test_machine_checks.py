@@ -9,16 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.doctor import memory
 from bench.doctor.check import FAILED, OK, Context, SkipError
-from bench.doctor.checks import (
-    cores,
-    disturbance,
-    frequency,
-    huge_pages,
-    memory_limit,
-    software,
-)
+from bench.doctor.checks import cpu, host_memory, memory_limit, software
 
 HERE = Context("cpu", 2, "bf16", Path())
 
@@ -48,19 +40,22 @@ def test_a_control_groups_limit_counts_without_its_cache(
     (tmp_path / limit).write_text(f"{2**28}\n")
     (tmp_path / use).write_text(f"{2**27}\n")
     (tmp_path / limit).with_name("memory.stat").write_text(stat)
-    assert memory.available_mib(tmp_path) == (228.0, "left by the control group's limit")
+    assert memory_limit.available_mib(tmp_path) == (228.0, "left by the control group's limit")
 
 
 def test_without_a_limit_the_machines_memory_counts(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("1\n")
-    assert memory.available_mib(tmp_path)[1] == "free on this machine"
+    assert memory_limit.available_mib(tmp_path)[1] == "free on this machine"
 
 
 def test_a_limit_of_the_process_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     limits = {resource.RLIMIT_AS: 2**20, resource.RLIMIT_DATA: resource.RLIM_INFINITY}
-    monkeypatch.setattr(memory.resource, "getrlimit", lambda of: (limits[of], limits[of]))
-    assert memory.available_mib(tmp_path) == (1.0, "allowed by the limit on address space (ulimit)")
+    monkeypatch.setattr(memory_limit.resource, "getrlimit", lambda of: (limits[of], limits[of]))
+    assert memory_limit.available_mib(tmp_path) == (
+        1.0,
+        "allowed by the limit on address space (ulimit)",
+    )
 
 
 def load(monkeypatch: pytest.MonkeyPatch, module: object, *windows: float) -> None:
@@ -84,13 +79,13 @@ def test_cores(
     monkeypatch: pytest.MonkeyPatch, together: float, quota: int | None, allowed: int, ran: float,
     verdict: str, says: str,
 ) -> None:  # fmt: skip
-    load(monkeypatch, cores, 2.0, together)
+    load(monkeypatch, cpu, 2.0, together)
     counters = ({"seconds": 10.0 * n, "own_cpu_s": 20.0 * ran * n} for n in itertools.count())
-    monkeypatch.setattr(cores, "read_counters", lambda: next(counters))
-    monkeypatch.setattr(cores, "cpu_quota", lambda: quota)
+    monkeypatch.setattr(cpu, "read_counters", lambda: next(counters))
+    monkeypatch.setattr(cpu, "cpu_quota", lambda: quota)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(allowed)))
-    monkeypatch.setattr(cores.torch, "set_num_threads", lambda _count: None)
-    finding = cores.check(HERE)
+    monkeypatch.setattr(cpu.torch, "set_num_threads", lambda _count: None)
+    finding = cpu.cores(HERE)
     assert (finding.verdict, bool(finding.remedy)) == (verdict, verdict == FAILED)
     assert says in finding.summary
 
@@ -99,27 +94,27 @@ def test_cores(
 def test_every_thread_has_to_gain(
     monkeypatch: pytest.MonkeyPatch, together: float, verdict: str
 ) -> None:
-    load(monkeypatch, cores, 4.0, together)
+    load(monkeypatch, cpu, 4.0, together)
     counters = ({"seconds": 10.0 * n, "own_cpu_s": 160.0 * n} for n in itertools.count())
     threads: list[int] = []
-    monkeypatch.setattr(cores, "read_counters", lambda: next(counters))
-    monkeypatch.setattr(cores, "cpu_quota", lambda: None)
+    monkeypatch.setattr(cpu, "read_counters", lambda: next(counters))
+    monkeypatch.setattr(cpu, "cpu_quota", lambda: None)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(4)))
-    monkeypatch.setattr(cores.torch, "set_num_threads", threads.append)
-    assert cores.check(Context("cpu", 4, "bf16", Path())).verdict == verdict
+    monkeypatch.setattr(cpu.torch, "set_num_threads", threads.append)
+    assert cpu.cores(Context("cpu", 4, "bf16", Path())).verdict == verdict
     assert max(threads) == 4
 
 
 def test_of_many_threads_some_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    load(monkeypatch, cores, 10.0, 1.4)
+    load(monkeypatch, cpu, 10.0, 1.4)
     counters = ({"seconds": 10.0 * n, "own_cpu_s": 160.0 * n} for n in itertools.count())
     threads: list[int] = []
-    monkeypatch.setattr(cores, "read_counters", lambda: next(counters))
-    monkeypatch.setattr(cores, "cpu_quota", lambda: None)
+    monkeypatch.setattr(cpu, "read_counters", lambda: next(counters))
+    monkeypatch.setattr(cpu, "cpu_quota", lambda: None)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(128)))
-    monkeypatch.setattr(cores.torch, "set_num_threads", threads.append)
-    assert cores.check(Context("cpu", 128, "bf16", Path())).verdict == OK
-    assert max(threads) == cores.MOST
+    monkeypatch.setattr(cpu.torch, "set_num_threads", threads.append)
+    assert cpu.cores(Context("cpu", 128, "bf16", Path())).verdict == OK
+    assert max(threads) == cpu.MOST
 
 
 class Watch:
@@ -141,10 +136,10 @@ class Watch:
 
 
 def disturbed(monkeypatch: pytest.MonkeyPatch, *windows: Watch):
-    load(monkeypatch, disturbance, 0.01)
+    load(monkeypatch, cpu, 0.01)
     watches = itertools.cycle(windows)
-    monkeypatch.setattr(disturbance, "MachineWatch", lambda: next(watches))
-    return disturbance.check(HERE)
+    monkeypatch.setattr(cpu, "MachineWatch", lambda: next(watches))
+    return cpu.disturbance(HERE)
 
 
 def test_a_disturbance_now_and_then_is_not_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,25 +189,25 @@ def test_without_counters_nothing_is_known_of_a_disturbance(
 def test_frequency(
     monkeypatch: pytest.MonkeyPatch, seconds: list[float], doubts: dict[str, str], verdict: str
 ) -> None:
-    load(monkeypatch, frequency, 0.01, *seconds)
-    monkeypatch.setattr(frequency, "MachineWatch", lambda: Watch(doubts))
-    finding = frequency.check(HERE)
+    load(monkeypatch, cpu, 0.01, *seconds)
+    monkeypatch.setattr(cpu, "MachineWatch", lambda: Watch(doubts))
+    finding = cpu.frequency(HERE)
     assert finding.verdict == verdict
     assert all(reason in finding.summary for reason in doubts.values())
 
 
 def pages(monkeypatch: pytest.MonkeyPatch, folder: Path, enabled: str, before: int, after: int):
     (folder / "enabled").write_text(enabled)
-    monkeypatch.setattr(huge_pages, "_ENABLED", folder / "enabled")
+    monkeypatch.setattr(host_memory, "_ENABLED", folder / "enabled")
     texts = iter(f"Rss: 1 kB\nAnonHugePages:   {mib * 1024} kB\n" for mib in (before, after))
-    real = huge_pages.text_or_empty
+    real = host_memory.text_or_empty
     monkeypatch.setattr(
-        huge_pages,
+        host_memory,
         "text_or_empty",
-        lambda path: next(texts) if path == huge_pages._PAGES else real(path),
+        lambda path: next(texts) if path == host_memory._PAGES else real(path),
     )
-    monkeypatch.setattr(huge_pages, "_BLOCK_MIB", 8)
-    return huge_pages.check(HERE)
+    monkeypatch.setattr(host_memory, "BLOCK_MIB", 8)
+    return host_memory.huge_pages(HERE)
 
 
 @pytest.mark.parametrize(("after", "verdict"), [(14, OK), (13, FAILED)])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
-from bench.doctor.checks import allocator, memory_counters, products, step_clock
+from bench.doctor.checks import host_memory, products, step_clock
 from bench.worker.probes import memory, steps
 from minbert.kernels.products import times
 
@@ -95,14 +95,14 @@ def test_the_step_clock_of_a_gpu(
 
 
 def test_memory_is_counted_here() -> None:
-    finding = memory_counters.check(HERE)
+    finding = host_memory.counters(HERE)
     assert (finding.verdict, finding.remedy) == (OK, ""), finding.summary
 
 
 def test_a_peak_that_is_not_reset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_counters, "forget_peak", lambda: None)
+    monkeypatch.setattr(host_memory, "forget_peak", lambda: None)
     monkeypatch.setattr(memory, "forget_peak", lambda: None)
-    finding = memory_counters.check(HERE)
+    finding = host_memory.counters(HERE)
     assert finding.verdict == FAILED
     assert "peak after reset" in finding.summary
 
@@ -120,17 +120,17 @@ def test_counters_that_miss_memory(monkeypatch: pytest.MonkeyPatch, name: str, s
         return values | {name: first + 0.9 * (values[name] - first)}
 
     monkeypatch.setattr(memory, "_status", status)
-    finding = memory_counters.check(HERE)
+    finding = host_memory.counters(HERE)
     assert finding.verdict == FAILED
     assert says in finding.summary
 
 
-@pytest.mark.parametrize("module", [memory_counters, allocator])
-def test_without_counters_memory_is_not_known(monkeypatch: pytest.MonkeyPatch, module) -> None:
+@pytest.mark.parametrize("check", [host_memory.counters, host_memory.allocator])
+def test_without_counters_memory_is_not_known(monkeypatch: pytest.MonkeyPatch, check) -> None:
     monkeypatch.setattr(memory, "_status", dict)
-    monkeypatch.setattr(allocator, "small_trainer", lambda *_: FakeTrainer())
+    monkeypatch.setattr(host_memory, "small_trainer", lambda *_: FakeTrainer())
     with pytest.raises(SkipError, match="does not report"):
-        module.check(HERE)
+        check(HERE)
 
 
 class FakeTrainer:
@@ -154,11 +154,11 @@ def test_the_allocator(
     monkeypatch: pytest.MonkeyPatch, kept_mib: int, steps: int, new_pages: int, verdict: str
 ) -> None:
     trainer, faults = FakeTrainer(kept_mib, steps), iter(range(0, 10**9, new_pages))
-    monkeypatch.setattr(allocator, "small_trainer", lambda *_: trainer)
+    monkeypatch.setattr(host_memory, "small_trainer", lambda *_: trainer)
     monkeypatch.setattr(
-        allocator.resource, "getrusage", lambda _who: SimpleNamespace(ru_minflt=next(faults))
+        host_memory.resource, "getrusage", lambda _who: SimpleNamespace(ru_minflt=next(faults))
     )
-    assert allocator.check(HERE).verdict == verdict
+    assert host_memory.allocator(HERE).verdict == verdict
 
 
 def test_real_steps_without_tunables_fault_again_and_again() -> None:
@@ -166,10 +166,10 @@ def test_real_steps_without_tunables_fault_again_and_again() -> None:
     code = """
 from pathlib import Path
 from bench.doctor.check import Context
-from bench.doctor.checks import allocator
+from bench.doctor.checks import host_memory
 
-allocator._STEPS, allocator._WARM = 1, 2
-finding = allocator.check(Context("cpu", 2, "bf16", Path()))
+host_memory._STEPS, host_memory._WARM = 1, 2
+finding = host_memory.allocator(Context("cpu", 2, "bf16", Path()))
 print(finding.verdict, finding.remedy)
 """
     environment = {name: v for name, v in os.environ.items() if name != "GLIBC_TUNABLES"}

@@ -15,8 +15,7 @@ import psutil
 import pytest
 
 from bench.doctor import session
-from bench.doctor.catalogue import selected
-from bench.doctor.check import FAILED, OK, SKIPPED, Finding
+from bench.doctor.check import FAILED, OK, SKIPPED, Finding, selected
 from bench.doctor.session import examine
 from tests.doctor import patches
 from tests.doctor.injection import ROOT, environment
@@ -30,7 +29,7 @@ def finding_of(patch: object, monkeypatch: pytest.MonkeyPatch, folder: Path, **l
         monkeypatch.setenv(name, value)
     checks = [replace(check, **limits) for check in selected(["memory-limit"])]
     show = lambda _check, _left: nullcontext()  # noqa: E731
-    return examine(checks, "cpu", folder, show, lambda _each: None).checks[-1].finding
+    return examine(checks, "cpu", folder, show, lambda _each: None).findings[-1]
 
 
 def test_a_check_that_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import json
 from contextlib import nullcontext
+from inspect import signature
 from pathlib import Path
+from pkgutil import resolve_name
 from types import SimpleNamespace
 
 import pytest
@@ -10,13 +12,21 @@ from click.testing import CliRunner
 
 from bench.common.errors import InputError
 from bench.doctor import __main__ as main
-from bench.doctor import outcome, session
-from bench.doctor.catalogue import CHECKS, FIRST_LOOK, selected
-from bench.doctor.check import FAILED, OK, SKIPPED, Check, Finding
-from bench.doctor.session import DEVICE, Examination, Examined, examine
+from bench.doctor import report, session
+from bench.doctor.check import (
+    BY_NAME,
+    CHECKS,
+    DEVICE,
+    FAILED,
+    FIRST_LOOK,
+    OK,
+    SKIPPED,
+    Check,
+    Finding,
+    selected,
+)
+from bench.doctor.session import Examination, examine
 from bench.machine.conditions import find_conditions
-
-CHECKS_ROOM = Path(session.__file__).parent / "checks"
 
 
 def run(
@@ -25,7 +35,7 @@ def run(
     """An examination in which checks find what is given, and ok otherwise."""
 
     def fake(check: Check, *_: object) -> Finding:
-        return Finding(verdicts.get(check.name, OK), f"{check.name} was run")
+        return Finding(check.name, verdicts.get(check.name, OK), f"{check.name} was run")
 
     monkeypatch.setattr(session, "_run", fake)
     requested = device.get("requested", "cpu")
@@ -36,21 +46,23 @@ def run(
 @pytest.fixture(autouse=True)
 def few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """One check decides what is trusted."""
-    monkeypatch.setattr(outcome, "CHECKS", (check("a"),))
+    monkeypatch.setattr(report, "CHECKS", (check("a"),))
 
 
 def verdicts_of(examination: Examination) -> dict[str, str]:
-    return {each.check.name: each.finding.verdict for each in examination.checks}
+    return {finding.check: finding.verdict for finding in examination.findings}
 
 
 def check(name: str, **fields) -> Check:
-    return Check(name, "Is it?", f"whether {name}", **{"needs": (), **fields})
+    return Check(name, "", "Is it?", f"whether {name}", **{"needs": (), **fields})
 
 
-def test_every_check_has_its_module_and_every_module_its_check() -> None:
-    files = {path.stem.replace("_", "-") for path in CHECKS_ROOM.glob("[a-z]*.py")}
-    checks = {each.name.partition(".")[0] for each in (*CHECKS, *FIRST_LOOK)}
-    assert checks == files
+def test_every_check_has_its_function_and_what_to_do_about_each_failure() -> None:
+    for each in BY_NAME.values():
+        function = resolve_name(f"bench.doctor.checks.{each.function}")
+        assert list(signature(function).parameters)[1:] == ["mode"] * len(each.arguments)
+        assert each.remedy or each.remedies.keys() >= each.failed.keys()
+        assert each.ok
 
 
 def test_a_first_look_needs_a_gpu_and_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +125,7 @@ def test_what_needs_a_failed_check_is_skipped_with_that_reason(
     assert verdicts_of(examination) == {
         "device": OK, "a": FAILED, "b": SKIPPED, "c": SKIPPED, "d": OK,
     }  # fmt: skip
-    assert examination.checks[-2].finding.summary == "it needs a, which failed"
+    assert examination.findings[-2].summary == "it needs a, which failed"
 
 
 def test_what_needs_a_skipped_check_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,8 +135,8 @@ def test_what_needs_a_skipped_check_is_run(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_check_of_a_gpu_is_skipped_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     examination = run(monkeypatch, [check("a"), check("driver", devices=("cuda",))], {})
-    assert "applies to a GPU" in examination.checks[-1].finding.summary
-    text = outcome.verdict(examination)
+    assert "applies to a GPU" in examination.findings[-1].summary
+    text = report.verdict(examination)
     assert "whether driver" not in text
     assert text.endswith("Nothing is known of a GPU.")
 
@@ -134,8 +146,8 @@ def test_a_check_without_enough_memory_is_skipped(monkeypatch: pytest.MonkeyPatc
     examination = run(monkeypatch, [check("a", memory_mib=200), check("b", memory_mib=400)], {})
     assert verdicts_of(examination) == {"device": OK, "a": OK, "b": SKIPPED}
     summary = "it needs 400 MiB, and 300 are free on this machine"
-    assert examination.checks[-1].finding.summary == summary
-    assert "It is not known whether b." in outcome.verdict(examination)
+    assert examination.findings[-1].summary == summary
+    assert "It is not known whether b." in report.verdict(examination)
 
 
 def test_checks_that_do_not_fit_into_five_minutes_are_skipped(
@@ -145,7 +157,7 @@ def test_checks_that_do_not_fit_into_five_minutes_are_skipped(
     checks = [check("a", expected_s=30.0), check("b", expected_s=1.0)]
     examination = run(monkeypatch, checks, {})
     assert verdicts_of(examination) == {"device": OK, "a": SKIPPED, "b": OK}
-    assert "do not fit into 20 s" in examination.checks[1].finding.summary
+    assert "do not fit into 20 s" in examination.findings[1].summary
 
 
 def test_a_broken_gpu_is_a_finding_and_the_cpu_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,11 +168,11 @@ def test_a_broken_gpu_is_a_finding_and_the_cpu_is_checked(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(session, "find_conditions", find)
     examination = run(monkeypatch, [check("a")], {}, requested="auto")
-    finding = examination.checks[0].finding
+    finding = examination.findings[0]
     assert (finding.verdict, finding.remedy) == (FAILED, "mend that, or --device cpu")
     assert finding.summary == "no GPU can be used: CUDA error; the CPU is checked"
     assert verdicts_of(examination)["a"] == OK
-    assert "can't be trusted: device failed" in outcome.verdict(examination)
+    assert "can't be trusted: device failed" in report.verdict(examination)
     with pytest.raises(InputError, match="no GPU can be used"):
         run(monkeypatch, [check("a")], {}, requested="cuda")
 
@@ -177,60 +189,61 @@ def test_without_torch_what_needs_it_is_skipped(monkeypatch: pytest.MonkeyPatch)
     assert verdicts.pop("software") == FAILED
     assert verdicts.pop("memory-limit") == OK
     assert set(verdicts.values()) == {SKIPPED}
-    text = outcome.verdict(examination)
+    text = report.verdict(examination)
     assert text == (
         "Measurements on this machine can't be trusted: software failed. Nothing else is known."
     )
 
 
 def shown(finding: Finding, encoding: str | None = "utf-8") -> list[str]:
-    return outcome.lines(Examined(check("products"), finding, 1.0), encoding)
+    return report.lines(finding, encoding)
 
 
 def test_a_finding_is_a_line_and_its_remedy_another() -> None:
-    assert shown(Finding(OK, "fine")) == ["✓ products         fine"]
-    assert shown(Finding(FAILED, "1 %", "do")) == ["✗ products         1 %", "  → do"]
-    assert shown(Finding(FAILED, "1 ≠ 2", "do"), "ascii") == [
+    assert shown(Finding("products", OK, "fine")) == ["✓ products         fine"]
+    assert shown(Finding("products", FAILED, "1 %", "do")) == ["✗ products         1 %", "  → do"]
+    assert shown(Finding("products", FAILED, "1 ≠ 2", "do"), "ascii") == [
         "FAILED  products         1 ? 2",
         "        -> do",
     ]
 
 
 def test_no_name_of_user_host_or_folder_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outcome.socket, "gethostname", lambda: "gpu-7")
-    monkeypatch.setattr(outcome.getpass, "getuser", lambda: "ada")
+    monkeypatch.setattr(report.socket, "gethostname", lambda: "gpu-7")
+    monkeypatch.setattr(report.getpass, "getuser", lambda: "ada")
     monkeypatch.setenv("HOME", "/home/ada")
     text = "/home/ada/x.py of ada on gpu-7, in '/srv/big data/y': adapters\nof nvidia-gpu-7"
-    assert outcome.anonymous(text) == "~/x.py of … on …, in 'y': adapters of nvidia-gpu-7"
+    assert report.anonymous(text) == "~/x.py of … on …, in 'y': adapters of nvidia-gpu-7"
 
 
 def examined(verdict: str, **figures) -> Examination:
-    finding = Finding(verdict, "it is /tmp/x/y.py", "mend" if verdict == FAILED else "", figures)
-    device = Examined(DEVICE, Finding(OK, "cpu"), 0.1)
-    return Examination(find_conditions("cpu"), [device, Examined(check("a"), finding, 1.234)])
+    remedy = "mend" if verdict == FAILED else ""
+    finding = Finding("a", verdict, "it is /tmp/x/y.py", remedy, figures, seconds=1.234)
+    device = Finding(DEVICE.name, OK, "cpu", seconds=0.1)
+    return Examination(find_conditions("cpu"), [DEVICE, check("a")], [device, finding])
 
 
 def test_json_has_every_figure_and_is_valid() -> None:
     examination = examined(FAILED, ms=[1 / 3, float("nan")], of={"a": float("inf")})
-    text = json.dumps(outcome.as_json(examination, "auto"), allow_nan=False)
+    text = json.dumps(report.as_json(examination, "auto", "No."), allow_nan=False)
     values = json.loads(text)
-    assert values["schema"] == outcome.SCHEMA
+    assert values["schema"] == report.SCHEMA
     assert values["findings"][1] == {
         "check": "a", "verdict": FAILED, "summary": "it is y.py", "remedy": "mend",
         "figures": {"ms": [0.333333, None], "of": {"a": None}}, "is_advice": False, "seconds": 1.23,
     }  # fmt: skip
-    assert values["verdict"] == outcome.verdict(examination)
+    assert values["verdict"] == "No."
     assert values["trusted"] is False
 
 
 def test_the_verdict_names_what_failed_and_what_is_not_known() -> None:
     ok, bad = examined(OK), examined(FAILED)
-    assert outcome.verdict(ok).startswith("Measurements on this machine can be trusted, ")
-    assert outcome.verdict(bad) == (
+    assert report.verdict(ok).startswith("Measurements on this machine can be trusted, ")
+    assert report.verdict(bad) == (
         "Measurements on this machine can't be trusted: a failed. It is not known whether a. "
         "Nothing is known of a GPU."
     )
-    assert "It is not known whether a." in outcome.verdict(examined(SKIPPED))
+    assert "It is not known whether a." in report.verdict(examined(SKIPPED))
 
 
 def test_a_failure_that_leaves_measurements_right_is_no_mistrust(
@@ -239,29 +252,29 @@ def test_a_failure_that_leaves_measurements_right_is_no_mistrust(
     checks = [check("a", is_advice=True), check("b", needs=("a",)), check("c")]
     examination = run(monkeypatch, checks, {"a": FAILED})
     assert verdicts_of(examination)["b"] == OK
-    assert outcome.as_json(examination, "cpu")["trusted"] is True
-    text = outcome.verdict(examination)
+    assert report.as_json(examination, "cpu", "")["trusted"] is True
+    text = report.verdict(examination)
     assert text.startswith("Measurements on this machine can be trusted, ")
     assert "a failed, but that leaves measurements right." in text
-    text = outcome.verdict(run(monkeypatch, checks, {"a": FAILED, "c": FAILED}))
+    text = report.verdict(run(monkeypatch, checks, {"a": FAILED, "c": FAILED}))
     assert "can't be trusted: c failed. a failed, but" in text
 
 
 def test_without_all_checks_nothing_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b, gpu = check("a"), check("b"), check("c", devices=("cuda",))
-    monkeypatch.setattr(outcome, "CHECKS", (a, b, gpu, check("d", is_advice=True)))
-    assert outcome.trusted(run(monkeypatch, [a, b], {})) is True
+    monkeypatch.setattr(report, "CHECKS", (a, b, gpu, check("d", is_advice=True)))
+    assert report.trusted(run(monkeypatch, [a, b], {})) is True
     examination = run(monkeypatch, [a, b], {"b": SKIPPED})
-    assert outcome.trusted(examination) is None
-    assert outcome.verdict(examination).startswith("Too few checks passed to say")
-    assert outcome.trusted(run(monkeypatch, [a], {"a": FAILED})) is False
+    assert report.trusted(examination) is None
+    assert report.verdict(examination).startswith("Too few checks passed to say")
+    assert report.trusted(run(monkeypatch, [a], {"a": FAILED})) is False
 
 
 def invoke(monkeypatch: pytest.MonkeyPatch, examination: Examination, *arguments: str):
     def fake(checks, requested, folder, show, on_finding) -> Examination:
-        for each in examination.checks:
-            with show(each.check, 1.0):
-                on_finding(each)
+        for each, finding in zip(examination.checks, examination.findings, strict=True):
+            with show(each, 1.0):
+                on_finding(finding)
         return examination
 
     monkeypatch.setattr(main, "examine", fake)

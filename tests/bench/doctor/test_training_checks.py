@@ -19,11 +19,11 @@ import torch
 
 from adapters import product
 from bench.common.errors import InputError
-from bench.doctor import cells, models
-from bench.doctor.catalogue import CHECKS
-from bench.doctor.check import FAILED, OK, Context, SkipError
-from bench.doctor.checks import compiled, engines, forecast, grid, numerics, out_of_memory
+from bench.doctor import models
+from bench.doctor.check import CHECKS, FAILED, OK, Context, SkipError
+from bench.doctor.checks import cells, compiled, numerics
 from bench.doctor.models import CONFIG
+from bench.plan.gridfile import load
 from bench.plan.rows import Row
 from minbert.errors import InputError as MinbertInputError
 from minbert.training.compiled import NoCompilerError
@@ -39,12 +39,12 @@ LORA = ("lora", "all-lin")
 def test_the_fast_path_trains_as_plain_torch() -> None:
     finding = numerics.check(HERE)
     assert finding.verdict == OK
-    assert finding.figures["off_gradient"] < numerics.TOLERANCES["off"][1] / 10
+    assert finding.figures["off_gradient"] < numerics.LIMITS["off"][1] / 10
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *settings: Any, varied: Any = ()) -> None:
     """Leave some settings of engine minbert."""
-    monkeypatch.setattr(numerics, "SETTINGS", settings)
+    monkeypatch.setattr(models, "SETTINGS", settings)
     monkeypatch.setattr(numerics, "VARIED", varied)
     monkeypatch.setattr(numerics, "find_spec", lambda _name: None)
 
@@ -111,7 +111,7 @@ def test_a_wrong_product_in_a_backward_pass_is_named(monkeypatch: pytest.MonkeyP
 def test_dropout_that_is_not_off_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, LORA)
     drops = replace(CONFIG, hidden_dropout_prob=0.1)
-    monkeypatch.setattr(numerics, "CONFIG", drops)
+    monkeypatch.setattr(models, "CONFIG", drops)
     finding = numerics.check(HERE)
     assert finding.verdict == FAILED
     assert "loss deviates from plain torch" in finding.summary
@@ -204,7 +204,7 @@ def ran(**values: Any) -> Row:
     return done | {"batch_size": 8, **values}
 
 
-def rows_are(monkeypatch: pytest.MonkeyPatch, check: Any, *of_runs: list[Row]) -> list[Any]:
+def rows_are(monkeypatch: pytest.MonkeyPatch, *of_runs: list[Row]) -> list[Any]:
     """Replace grids by rows, one list for each run; returns what the runs were called with."""
     calls: list[Any] = []
     runs = iter(of_runs)
@@ -213,7 +213,7 @@ def rows_are(monkeypatch: pytest.MonkeyPatch, check: Any, *of_runs: list[Row]) -
         calls.append(options)
         return next(runs)
 
-    monkeypatch.setattr(check, "run_cells", run_cells)
+    monkeypatch.setattr(cells, "run_cells", run_cells)
     return calls
 
 
@@ -248,11 +248,11 @@ def test_engines(
 ) -> None:
     exact = {"dropout": 0.0, "amp": "off", "repeat": 1, "frozen_dtype": None}
     theirs = {"engine": "transformers", "kernels": None, "attn_implementation": "sdpa"}
-    rows_are(monkeypatch, engines, [ran(**exact), ran(**exact, **theirs, **change)])
+    rows_are(monkeypatch, [ran(**exact), ran(**exact, **theirs, **change)])
     of_rows = {"minbert": [1.6, 1.5], "transformers": losses}
-    monkeypatch.setattr(engines, "kept_losses", lambda _: lambda row: of_rows[row.engine])
-    monkeypatch.setattr(engines, "engine_version", lambda: "theirs 1")
-    finding = engines.check(HERE)
+    monkeypatch.setattr(cells, "kept_losses", lambda _: lambda row: of_rows[row.engine])
+    monkeypatch.setattr(cells, "engine_version", lambda: "theirs 1")
+    finding = cells.engines(HERE)
     assert finding.verdict == verdict
     assert text in finding.summary
 
@@ -261,9 +261,9 @@ def test_engines_are_not_compared_without_the_extra(monkeypatch: pytest.MonkeyPa
     def missing() -> str:
         raise InputError("engine transformers needs peft: pip install")
 
-    monkeypatch.setattr(engines, "engine_version", missing)
+    monkeypatch.setattr(cells, "engine_version", missing)
     with pytest.raises(SkipError, match="needs peft: pip install"):
-        engines.check(HERE)
+        cells.engines(HERE)
 
 
 @pytest.mark.parametrize(
@@ -281,8 +281,8 @@ def test_engines_are_not_compared_without_the_extra(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_forecasts(monkeypatch: pytest.MonkeyPatch, row: Row, verdict: str, text: str) -> None:
-    rows_are(monkeypatch, forecast, [peaks(505.0, mode="full"), row])
-    finding = forecast.check(HERE)
+    rows_are(monkeypatch, [peaks(505.0, mode="full"), row])
+    finding = cells.forecast(HERE)
     assert finding.verdict == verdict
     assert text in finding.summary
 
@@ -304,34 +304,32 @@ def oom(status: str = "oom") -> Row:
     ],
 )
 def test_memory_that_runs_out(monkeypatch: pytest.MonkeyPatch, rows: list[Row], text: str) -> None:
-    calls = rows_are(monkeypatch, out_of_memory, [ran()], rows)
-    finding = out_of_memory.check(HERE)
+    calls = rows_are(monkeypatch, [ran()], rows)
+    finding = cells.out_of_memory(HERE)
     assert finding.verdict == (FAILED if text else OK)
     assert text in finding.summary
-    assert [options["name"] for options in calls] == ["unlimited", "limited"]
+    assert [options["folder"] for options in calls] == ["unlimited", "limited"]
     assert calls[1]["address_space"] == 100 * 2**20  # no worker ran, which needed nothing
 
 
 def test_a_cell_that_fails_without_a_limit_says_nothing_of_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rows_are(monkeypatch, out_of_memory, [oom("crashed")])
-    finding = out_of_memory.check(HERE)
+    rows_are(monkeypatch, [oom("crashed")])
+    finding = cells.out_of_memory(HERE)
     assert finding.verdict == FAILED
     assert "ended crashed with all memory" in finding.summary
 
 
 def test_a_gpu_is_filled_but_for_what_the_small_cell_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     left: list[float] = []
-    monkeypatch.setattr(
-        out_of_memory, "_filled", lambda _device, mib: (left.append(mib), nullcontext())[1]
-    )
-    rows_are(monkeypatch, out_of_memory, [ran(peak_process_vram_mib=700.0)], [ran(), oom()])
-    assert out_of_memory.check(replace(HERE, device="cuda:0")).verdict == OK
+    monkeypatch.setattr(cells, "_filled", lambda _device, mib: (left.append(mib), nullcontext())[1])
+    rows_are(monkeypatch, [ran(peak_process_vram_mib=700.0)], [ran(), oom()])
+    assert cells.out_of_memory(replace(HERE, device="cuda:0")).verdict == OK
     assert left == [800.0]
-    rows_are(monkeypatch, out_of_memory, [ran(peak_process_vram_mib=None)])
+    rows_are(monkeypatch, [ran(peak_process_vram_mib=None)])
     with pytest.raises(SkipError, match="NVML does not report"):
-        out_of_memory.check(replace(HERE, device="cuda:0"))
+        cells.out_of_memory(replace(HERE, device="cuda:0"))
 
 
 def test_a_gpu_is_filled_by_mib(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +337,7 @@ def test_a_gpu_is_filled_by_mib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000 * 2**20, 2000 * 2**20))
     monkeypatch.setattr(torch, "empty", lambda size, **_of: sizes.append(size))
-    with out_of_memory._filled("cuda:0", 300.0):
+    with cells._filled("cuda:0", 300.0):
         assert sizes == [700 * 2**20]
 
 
@@ -374,13 +372,13 @@ GOOD = {
 def test_a_row_is_complete_and_consistent(
     changes: dict[str, Any], steps: list[float], text: str
 ) -> None:
-    finding = grid.judge(ran(**(GOOD | changes)), steps, [])
+    finding = cells.judge_grid(ran(**(GOOD | changes)), steps, [])
     assert text in finding.summary, finding.summary
     assert finding.verdict == (FAILED if text else OK), finding.summary
 
 
 def test_a_missing_report_fails() -> None:
-    assert grid.judge(ran(**GOOD), STEPS_S, ["there is no report"]).verdict == FAILED
+    assert cells.judge_grid(ran(**GOOD), STEPS_S, ["there is no report"]).verdict == FAILED
 
 
 # Grids of the doctor
@@ -403,21 +401,27 @@ def grid_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], None]:
 def test_a_grid_without_a_row_gives_its_line(grid_as: Any, tmp_path: Path) -> None:
     grid_as("echo 'error: the disk is full' >&2; exit 1", tmp_path)
     with pytest.raises(InputError, match="the disk is full"):
-        cells.run_cells(replace(HERE, folder=tmp_path), {"epochs": 1}, [{"mode": ["full"]}])
+        cells.run_cells(replace(HERE, folder=tmp_path), "grid")
 
 
 def test_a_grid_is_limited_and_looked_at(grid_as: Any, tmp_path: Path) -> None:
-    grid_as(f'sleep 0.1; echo "error: $(ulimit -v) ${cells.LOCKS}" >&2', tmp_path)
+    grid_as(f'sleep 0.1; echo "error: $4 $5 $(ulimit -v) ${cells.LOCKS}" >&2', tmp_path)
     pids: list[int] = []
-    with pytest.raises(InputError, match=r"error: 1048576 cells$"):
+    with pytest.raises(InputError, match=r"error: engines.toml --select 1048576 cells$"):
         cells.run_cells(
-            replace(HERE, folder=tmp_path), {"max_steps": 1, "model": "bert-mini"},
-            [{"mode": ["full"], "amp": ["on"]}], address_space=2**30, on_poll=pids.append,
+            replace(HERE, folder=tmp_path), "engines", "--select", "mode=full",
+            address_space=2**30, on_poll=pids.append,
         )  # fmt: skip
     assert len(pids) > 1
     assert len(set(pids)) == 1
-    text = (tmp_path / "cells" / "grid.toml").read_text()
-    assert '[settings]\nmax_steps = 1\nmodel = "bert-mini"\n[[cells]]\nmode = ["full"]' in text
+
+
+def test_the_grids_are_those_of_the_checks() -> None:
+    """Without an error, and with the batches and the steps that the checks expect."""
+    grids = {path.stem: load(str(path)) for path in cells._GRIDS.glob("*.toml")}
+    assert grids.keys() <= {check.name for check in CHECKS}
+    assert grids["out-of-memory"].cells[0].batch_size == list(cells.SIZES)
+    assert grids["grid"].settings.max_steps == cells.STEPS_TAKEN
 
 
 def test_without_room_on_disk_cells_are_skipped(
@@ -428,7 +432,7 @@ def test_without_room_on_disk_cells_are_skipped(
         cells.shutil, "disk_usage", lambda _folder: SimpleNamespace(free=49 * 2**20)
     )
     with pytest.raises(SkipError, match=r"needs 50 MiB of disk, and 49 are free .* set TMPDIR"):
-        cells.run_cells(replace(HERE, folder=tmp_path), {}, [])
+        cells.run_cells(replace(HERE, folder=tmp_path), "grid")
 
 
 def test_without_model_and_data_cells_are_skipped(
@@ -439,11 +443,11 @@ def test_without_model_and_data_cells_are_skipped(
 
     monkeypatch.setattr(cells, "fetch", fetch)
     with pytest.raises(SkipError, match="index can't be reached"):
-        cells.run_cells(replace(HERE, folder=tmp_path), {}, [])
+        cells.run_cells(replace(HERE, folder=tmp_path), "grid")
 
 
 def test_the_need_of_a_worker_is_read_and_that_of_others_is_not() -> None:
-    needed = out_of_memory._Needed()
+    most_mib = 0.0
     code = "import time; x = b'1' * 2**28; time.sleep(5)  # "
     parent = (
         "import subprocess, sys; "
@@ -454,14 +458,14 @@ def test_the_need_of_a_worker_is_read_and_that_of_others_is_not() -> None:
         [sys.executable, "-c", parent, code, "bench.worker"], stdin=subprocess.PIPE
     ) as process:
         for _ in range(100):
-            needed.read(process.pid)
-            if needed.mib > 256:
+            most_mib = cells.most_mapped_mib(process.pid)
+            if most_mib > 256:
                 break
             time.sleep(0.02)
         for child in psutil.Process(process.pid).children():
             child.kill()
         process.kill()
-    assert 256 < needed.mib < 600
+    assert 256 < most_mib < 600
 
 
 # The page

@@ -7,15 +7,15 @@ import platform
 import re
 import socket
 from contextlib import suppress
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any, Final
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from bench.common.messages import enumerated, one_line
-from bench.doctor.catalogue import CHECKS
-from bench.doctor.check import FAILED, OK, SKIPPED, Check
-from bench.doctor.session import DEVICE, Examination, Examined, device_kind
+from bench.doctor.check import CHECKS, DEVICE, FAILED, OK, SKIPPED, Check, Finding
+from bench.doctor.session import Examination, device_kind
 from bench.machine.version import code_version
 
 SCHEMA: Final = 1
@@ -27,15 +27,14 @@ _WIDTH: Final = 16
 """Columns for the name of a check."""
 
 
-def lines(examined: Examined, encoding: str | None) -> list[str]:
+def lines(finding: Finding, encoding: str | None) -> list[str]:
     """A check's line, and the line of its remedy."""
-    finding, encoding = examined.finding, encoding or "ascii"
-    sign, arrow = _SIGNS[finding.verdict], "→"
+    encoding, sign, arrow = encoding or "ascii", _SIGNS[finding.verdict], "→"
     try:
         f"{sign}{arrow}".encode(encoding)
     except UnicodeEncodeError:
         sign, arrow = _WORDS[finding.verdict], "->"
-    texts = [f"{sign} {examined.check.name:{_WIDTH}} {' '.join(finding.summary.split())}"]
+    texts = [f"{sign} {finding.check:{_WIDTH}} {' '.join(finding.summary.split())}"]
     if finding.remedy:
         texts.append(f"{'':{len(sign) + 1}}{arrow} {' '.join(finding.remedy.split())}")
     return [text.encode(encoding, "replace").decode(encoding) for text in texts]
@@ -45,45 +44,32 @@ def trusted(examination: Examination) -> bool | None:
     """Whether measurements can be trusted; None if a check that decides it was not run."""
     if examination.spoilers:
         return False
-    passed = examination.named(OK)
+    decided = examination.named(OK) + examination.named(FAILED)  # the latter for an advice
     needed = [check for check in CHECKS if _applies(check, examination) and not check.is_advice]
-    failed = examination.named(FAILED)  # for a reason that is advice
-    return True if all(check.name in (*passed, *failed) for check in needed) else None
+    return all(check.name in decided for check in needed) or None
 
 
-def verdict(examination: Examination) -> str:
-    """Whether measurements can be trusted, and what is not known."""
+def verdict(examination: Examination, *, first_look: bool = False) -> str:
+    """Whether measurements can be trusted, and what is not known; or whether all that a first look
+    saw is as expected."""
     spoilers, failed = examination.spoilers, examination.named(FAILED)
-    passed = len(set(examination.named(OK)) - {DEVICE.name})
-    if spoilers:
-        text = f"Measurements on this machine can't be trusted: {enumerated(spoilers)} failed."
-    elif trusted(examination) is None:
-        text = f"Too few checks passed to say whether measurements can be trusted: {passed}."
-    else:
-        text = "Measurements on this machine can be trusted, as far as checks show: "
-        text += f"{passed} passed."
-    if harmless := [name for name in failed if name not in spoilers]:
-        text += f" {enumerated(harmless)} failed, but that leaves measurements right."
-    unknown = [
-        each.check.unknown
-        for each in examination.checks
-        if each.finding.verdict == FAILED
-        or (each.finding.verdict == SKIPPED and _applies(each.check, examination))
-    ]
-    if examination.target is None or "software" in failed:
-        text += " Nothing else is known."
-    elif unknown:
-        text += f" It is not known {enumerated(unknown)}."
-    if examination.target is not None and examination.target.device.gpu is None:
-        text += " Nothing is known of a GPU."
-    return text
-
-
-def looked(examination: Examination) -> str:
-    """What a first look says as a whole."""
-    failed, skipped = examination.named(FAILED), examination.named(SKIPPED)
-    text = "All is as expected." if not failed else f"Not as expected: {enumerated(failed)}."
-    return text + (f" Not looked at: {enumerated(skipped)}." if skipped else "")
+    environment = Environment(  # noqa: S701 (plain text)
+        loader=PackageLoader("bench.doctor"), undefined=StrictUndefined
+    )
+    environment.filters["enumerated"] = enumerated
+    text = environment.get_template("verdict.txt.jinja").render(
+        first_look=first_look, target=examination.target, trusted=trusted(examination),
+        spoilers=spoilers, failed=failed, skipped=examination.named(SKIPPED),
+        harmless=[name for name in failed if name not in spoilers],
+        passed=len(set(examination.named(OK)) - {DEVICE.name}),
+        unknown=[
+            check.unknown
+            for check, finding in zip(examination.checks, examination.findings, strict=True)
+            if finding.verdict == FAILED
+            or (finding.verdict == SKIPPED and _applies(check, examination))
+        ],
+    )  # fmt: skip
+    return " ".join(text.split())
 
 
 def _applies(check: Check, examination: Examination) -> bool:
@@ -91,8 +77,8 @@ def _applies(check: Check, examination: Examination) -> bool:
     return device_kind(examination.target) in check.devices
 
 
-def as_json(examination: Examination, requested: str) -> dict[str, Any]:
-    """Everything, to attach to a report."""
+def as_json(examination: Examination, requested: str, sentence: str) -> dict[str, Any]:
+    """Everything with its verdict, a sentence, to attach to a report."""
     target = examination.target
     version = None
     with suppress(PackageNotFoundError):
@@ -107,12 +93,11 @@ def as_json(examination: Examination, requested: str) -> dict[str, Any]:
         },
         "trusted": trusted(examination),
         "findings": [
-            {"check": e.check.name, **asdict(e.finding), "is_advice": e.is_advice,
-             "seconds": round(e.seconds, 2)}
-            for e in examination.checks
+            vars(finding) | {"seconds": round(finding.seconds, 2)}
+            for finding in examination.findings
         ],
     }  # fmt: skip
-    return {**_clean(values), "verdict": verdict(examination)}
+    return {**_clean(values), "verdict": sentence}
 
 
 def _clean(value: Any) -> Any:
