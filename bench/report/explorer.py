@@ -167,15 +167,16 @@ def _limit(known: Candidates, name: Need | Literal["score"]) -> dict[str, object
     so that it does. None where all settings are alike."""
     group, at_most = known.group, name != "score" or not known.group.scoring.higher_is_better
     if name == "score":
-        values = {known.value(i, name) for i in range(len(known.settings))}
+        every = [known.value(i, name) for i in range(len(known.settings))]
     else:
-        values = {cost_of(group, setting, name) or 0.0 for setting in group.settings} - {0.0}
-    values = set(filter(isfinite, values))
+        costs = [cost_of(group, setting, name) for setting in group.settings]
+        every = [cost for cost in costs if cost is not None and cost > 0]
+    values = set(filter(isfinite, every))
     if len(values) < 2:
         return None
 
     def rounded(value: float) -> str:
-        digits = group.decimals if name == "score" else max(0, 2 - floor(log10(value)))
+        digits = group.decimals if name == "score" else min(max(0, 2 - floor(log10(value))), 12)
         whole = (ceil if at_most else floor)(value * 10.0**digits)
         return f"{whole / 10.0**digits:.{digits}f}"
 
