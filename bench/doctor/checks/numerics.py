@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from adapters.injection import hold_frozen
+from adapters.injection import convert_frozen
 from bench.doctor.check import FAILED, OK, Context, Finding
 from bench.doctor.models import (
     CONFIG,
@@ -117,7 +117,7 @@ def train(mode: str, layers: str | None, option: str, amp: str, device: str, pat
         pooling = "pooler" if option == POOLER else "mean"
         model = small_model(mode, layers, device, CONFIG, pooling)
         if option == STORED and amp != "off":
-            hold_frozen(model, HALF[amp])
+            convert_frozen(model, HALF[amp])
         return _trained(small_trainer(model, amp), several=option == ACCUMULATED)
 
 
