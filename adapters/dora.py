@@ -11,9 +11,8 @@ from torch.nn import functional as F  # noqa: N812
 from adapters.layer import AdaptedLinear, Part
 from adapters.low_rank import LowRankLinear
 from adapters.methods import METHODS, Method
-from minbert.kernels.precision import has_values, product_dtype
 from minbert.kernels.products import times
-from minbert.kernels.reference import is_eager_on_gpu, is_reference
+from minbert.kernels.reference import has_values, is_eager_on_gpu, is_reference, product_dtype
 
 _CANCELLED: Final = 0.1
 """n² / |w|² below which a row's norm is not taken from the factored sum."""

@@ -42,7 +42,6 @@ class Training:
     """The choice of trainable parameters.
 
     Attributes:
-        mode: one of the modes.
         base: whether the parts of the encoder without an adapter train.
         new_pooler: whether the poolers, if there are any, are newly initialised: they then always
             train, as part of the head; otherwise they are part of the base.
@@ -54,7 +53,6 @@ class Training:
 
 
 def layer_class(mode: str) -> type[AdaptedLinear]:
-    """The class of the layers of an adapter mode."""
     module, _, name = (METHODS[mode].layer or "").partition(":")
     adapted: type[AdaptedLinear] = getattr(import_module(module), name)
     return adapted
@@ -96,14 +94,13 @@ def inject(
 
     Args:
         model: has the module names of a BERT checkpoint.
-        mode: one of the modes.
         layers: the layer set, or ends of layers' names joined by `+`; None in the modes without
             adapters.
         rank: of every adapter; None in the modes without ranks.
-        alpha: numerator of the scale, alpha / rank; without effect in the modes without ranks.
+        alpha: numerator of the scale, alpha / rank, or with `use_rslora` alpha / √rank; without
+            effect in the modes without ranks.
         new_pooler: whether the model's pooler, if it has one, was newly initialised.
         seed: of the adapters' random numbers; the global generator is not used.
-        use_rslora: whether the scale is alpha / √rank.
         lora_dropout: probability of dropout on the input of LoRA's A.
 
     Raises:
@@ -143,17 +140,11 @@ def inject(
 def build_layers(
     model: nn.Module, mode: str, parts: Mapping[str, Part]
 ) -> dict[str, AdaptedLinear]:
-    """Adapted layers without values that could replace a model's linear layers of the same names.
-
-    They share the weights of those layers. The model does not change.
+    """Adapted layers without values that could replace a model's linear layers of the same names,
+    plain or fused, whose weights they share; the model does not change. InputError as of `inject`.
 
     Args:
-        model: has plain linear layers of the parts' names, or fused ones that hold them.
-        mode: one with adapters.
         parts: by their names in PEFT's format.
-
-    Raises:
-        InputError: as `inject`.
     """
     _refuse_adapters(model)
     chosen = {
@@ -168,12 +159,10 @@ def build_layers(
         raise InputError("the model has none of the linear layers to adapt; is it a BERT encoder?")
     layers: dict[str, AdaptedLinear] = {}
     for name, (linear, names) in chosen.items():
-        absent = [Part(name=part, rank=0, alpha=0.0) for part in names]
-        stack = [parts.get(part.name, part) for part in absent]
         width = min(linear.in_features, linear.out_features // len(names))
-        for part in stack:
-            if part.name in parts:
-                _check(part, width)
+        for part in filter(None, map(parts.get, names)):
+            _check(part, width)
+        stack = [parts.get(part, Part(name=part, rank=0, alpha=0.0)) for part in names]
         layers[name] = layer_class(mode)(linear, stack).train(linear.training)
     return layers
 
@@ -185,12 +174,11 @@ def _refuse_adapters(model: nn.Module) -> None:
 
 def _check(part: Part, width: int) -> None:
     """Raise InputError if a part's rank or alpha is out of range."""
-    if part.rank < 1:
-        raise InputError(f"rank {part.rank} of {part.name} is below 1; choose 1 to {width}")
-    if part.rank > width:
-        raise InputError(
-            f"rank {part.rank} is above the width {width} of {part.name}; choose 1 to {width}"
-        )
+    rank, choose = part.rank, f"choose 1 to {width}"
+    if rank < 1:
+        raise InputError(f"rank {rank} of {part.name} is below 1; {choose}")
+    if rank > width:
+        raise InputError(f"rank {rank} is above the width {width} of {part.name}; {choose}")
     if not (math.isfinite(part.alpha) and part.alpha > 0):
         raise InputError(f"alpha {part.alpha:g} of {part.name} is not a positive number")
 
@@ -201,12 +189,11 @@ def freeze(model: nn.Module, training: Training) -> None:
     vars(model)["training_choice"] = training
     for name, parameter in model.named_parameters():
         group = _group(model, name, training)
-        trains = group != "base" or training.base
-        parameter.requires_grad_(trains and group is not None)
+        parameter.requires_grad_(training.base if group == "base" else group is not None)
 
 
 @torch.no_grad()
-def hold_frozen(model: nn.Module, dtype: torch.dtype, *, adapted: bool = True) -> None:
+def convert_frozen(model: nn.Module, dtype: torch.dtype, *, adapted: bool = True) -> None:
     """Convert the weight of every frozen linear layer to a type, in place, with adapters or only
     those without.
 
@@ -220,11 +207,8 @@ def hold_frozen(model: nn.Module, dtype: torch.dtype, *, adapted: bool = True) -
 
 
 def training_of(model: nn.Module) -> Training:
-    """The choice of trainable parameters that `inject` has stored on a model.
-
-    Raises:
-        InputError: if there is none.
-    """
+    """The choice of trainable parameters that `inject` has stored on a model. InputError if
+    there is none."""
     training = vars(model).get("training_choice")
     if not isinstance(training, Training):
         raise InputError("nothing says what trains in the model; call inject first")
@@ -232,16 +216,10 @@ def training_of(model: nn.Module) -> Training:
 
 
 def parameter_groups(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
-    """The trainable parameters by name, in the groups that have separate learning rates.
-
-    Returns:
-        `adapter`, with the biases of the encoders in mode `bitfit`; `base`, the rest of the
-        encoders, or all of them in mode `full`; and `head`, with newly initialised poolers and a
-        comparison. A group may be empty.
-
-    Raises:
-        InputError: as `training_of`.
-    """
+    """The trainable parameters by name, in the groups that have separate learning rates: `adapter`,
+    with the biases of the encoders in mode `bitfit`; `base`, the rest of the encoders, or all of
+    them in mode `full`; and `head`, with newly initialised poolers and a comparison. A group may be
+    empty. InputError as of `training_of`."""
     training = training_of(model)
     groups: dict[str, dict[str, nn.Parameter]] = {"adapter": {}, "base": {}, "head": {}}
     for name, parameter in model.named_parameters():

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from adapters.methods import Method
-from minbert.kernels.activations import activate
-from minbert.kernels.precision import product_dtype
+from minbert.kernels.linear import activate
+from minbert.kernels.reference import product_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +108,5 @@ class AdaptedLinear(nn.Module, ABC):
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Replace the module of this name by another."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)

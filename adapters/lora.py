@@ -8,10 +8,9 @@ from torch import Tensor
 from adapters.layer import AdaptedLinear
 from adapters.low_rank import LowRankLinear
 from adapters.methods import METHODS, Method
-from adapters.on_gpu import BUSY, ThinProduct
-from minbert.kernels.activations import activate
-from minbert.kernels.precision import product_dtype
-from minbert.kernels.reference import is_eager_on_gpu, is_reference
+from adapters.product import BUSY, ThinProduct
+from minbert.kernels.linear import activate
+from minbert.kernels.reference import is_eager_on_gpu, is_reference, product_dtype
 
 
 class LoraLinear(LowRankLinear):

@@ -12,9 +12,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from adapters.layer import AdaptedLinear, Part
 from adapters.product import AdaptedProduct
-from minbert.kernels.activations import activate
 from minbert.kernels.dropout import dropout
-from minbert.kernels.precision import product_dtype
+from minbert.kernels.linear import activate
+from minbert.kernels.reference import product_dtype
 
 
 class LowRankLinear(AdaptedLinear):
@@ -86,7 +86,6 @@ class LowRankLinear(AdaptedLinear):
 
     @property
     def drops(self) -> bool:
-        """Whether the layer computes with dropout now."""
         return self.training and self.dropout > 0
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
@@ -144,7 +143,6 @@ class LowRankLinear(AdaptedLinear):
         magnitude: Tensor | None = None,
         ratios: Tensor | None = None,
     ) -> Tensor:
-        """The `adapters.product.AdaptedProduct` of the layer's factors and bias."""
         y: Tensor = AdaptedProduct.apply(
             x, self.of_parts(self.lora_A), self.of_parts(self.lora_B), magnitude, weight, ratios,
             self.bias, self.scales, dtype, activation, branch,

@@ -17,7 +17,6 @@ class Method:
     Attributes:
         name: the name of its mode.
         layer: the class of its layers in engine minbert, as `module:Class`; None: only PEFT has it.
-        has_rank: whether it has a rank.
         has_layers: whether a layer set says which layers carry it; if not, its own configuration.
         parameters: the trainable parameters of a layer in engine minbert, each with the ending of
             its key in PEFT's format.
@@ -32,9 +31,9 @@ class Method:
     layer: str | None
     has_rank: bool = True
     has_layers: bool = True
-    parameters: Mapping[str, str]
-    moves: tuple[str, ...]
-    peft: Mapping[str, bool] | None = field(default=None)
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    moves: tuple[str, ...] = ()
+    peft: Mapping[str, bool] | None = None
     reading: str = ""
     colour: str
     marker: str
@@ -77,8 +76,6 @@ _METHODS: Final = (
         name="ia3",
         layer=None,
         has_rank=False,
-        parameters={},
-        moves=(),
         colour="#56b4e9",
         marker="v",
         line="-.",
@@ -86,8 +83,6 @@ _METHODS: Final = (
     Method(
         name="vera",
         layer=None,
-        parameters={},
-        moves=(),
         colour="#e69f00",
         marker="P",
         line="-.",
@@ -97,8 +92,6 @@ _METHODS: Final = (
         layer=None,
         has_rank=False,
         has_layers=False,
-        parameters={},
-        moves=(),
         colour="#999999",
         marker="X",
         line=":",
@@ -118,10 +111,8 @@ MODES: Final = ("full", "head", BITFIT, *ADAPTER_MODES)
 
 
 def has_rank(mode: str) -> bool:
-    """Whether a mode has a rank."""
     return mode in METHODS and METHODS[mode].has_rank
 
 
 def has_layers(mode: str) -> bool:
-    """Whether a layer set applies to a mode."""
     return mode in METHODS and METHODS[mode].has_layers

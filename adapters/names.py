@@ -51,12 +51,8 @@ def is_layers(text: str) -> bool:
 
 
 def adapted_layers(layers: str) -> tuple[str, ...]:
-    """Names, relative to `encoder.layer.{n}.`, of the linear layers that have adapters.
-
-    Args:
-        layers: a layer set, or ends of layers' names joined by `+`. An end that no name has is
-            without effect.
-    """
+    """Names, relative to `encoder.layer.{n}.`, of the linear layers that have adapters, by a layer
+    set, or by ends of layers' names joined by `+`; an end that no name has is without effect."""
     if layers in LAYER_SETS:
         return _ATTENTION if layers in ("attn-only", "attn") else _ATTENTION + _OTHER_LINEAR
     ends = tuple(f".{end}" for end in layers.split("+"))
@@ -65,9 +61,8 @@ def adapted_layers(layers: str) -> tuple[str, ...]:
 
 def unmatched_ends(layers: str) -> list[str]:
     """The ends of layers' names that no linear layer has; none of a layer set."""
-    if layers in LAYER_SETS:
-        return []
-    return [end for end in layers.split("+") if not adapted_layers(end)]
+    ends = [] if layers in LAYER_SETS else layers.split("+")
+    return [end for end in ends if not adapted_layers(end)]
 
 
 def trains_base(layers: str) -> bool:

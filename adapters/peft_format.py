@@ -1,7 +1,7 @@
 """Saving of adapters in PEFT's format: adapter_config.json, adapter_model.safetensors."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -33,8 +33,6 @@ def save_adapter(
     adapter_config.json, so that the folder can't be mistaken for a complete one.
 
     Args:
-        model: with adapters.
-        folder: created if missing.
         base_model: name or path of the base model, for the reader's information.
         whole: names of modules that are saved whole; None: all that train besides adapters.
         revision: of the base model on the hub.
@@ -56,7 +54,9 @@ def save_adapter(
     if any((p.rank, p.alpha, p.use_rslora) != (rank, alpha, use_rslora) for p in parts):
         raise InputError("adapters are saved with one rank and one scale for all layers")
     modules = sorted(_trained_modules(model) if whole is None else whole)
-    tensors = _adapter_tensors(adapted) | _inside(_base_tensors(model), modules)
+    stems = tuple(f"{module}." for module in modules)
+    base = {name: t for name, t in _base_tensors(model).items() if name.startswith(stems)}
+    tensors = _adapter_tensors(adapted) | base
     config = {
         "base_model_name_or_path": base_model,
         "bias": "none",
@@ -89,12 +89,8 @@ def save_adapter(
 def _trained_modules(model: nn.Module) -> set[str]:
     """The format's names of the modules that train besides adapters."""
     groups = parameter_groups(model)
-    return {
-        part
-        for group in ("base", "head")
-        for name in groups[group]
-        for part in part_names(name.rpartition(".")[0])
-    }
+    owners = {name.rpartition(".")[0] for name in groups["base"] | groups["head"]}
+    return {part for owner in owners for part in part_names(owner)}
 
 
 def _adapter_tensors(layers: Iterable[AdaptedLinear]) -> dict[str, Tensor]:
@@ -117,13 +113,6 @@ def _base_tensors(model: nn.Module) -> dict[str, Tensor]:
         module = owners[owner]
         if isinstance(module, AdaptedLinear) and own in module.method.parameters:
             continue
-        parts = part_names(owner)
-        for part, rows in zip(parts, tensor.chunk(len(parts)), strict=True):
-            tensors[f"{part}.{own}"] = rows
+        parts = [f"{part}.{own}" for part in part_names(owner)]
+        tensors |= zip(parts, tensor.chunk(len(parts)), strict=True)
     return tensors
-
-
-def _inside(base: Mapping[str, Tensor], modules: Iterable[str]) -> dict[str, Tensor]:
-    """The tensors of the named modules."""
-    stems = tuple(f"{module}." for module in modules)
-    return {name: tensor for name, tensor in base.items() if name.startswith(stems)}

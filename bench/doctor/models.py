@@ -23,7 +23,7 @@ from bench.worker.setup import trained_groups
 from minbert.data.batches import Batch
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import GEOMETRIES, BertConfig
-from minbert.training.trainer import Group, Trainer
+from minbert.training.trainer import ParameterGroup, Trainer
 
 CONFIG: Final = replace(
     GEOMETRIES["bert-tiny"], vocab_size=1000, hidden_dropout_prob=0.0,
@@ -137,7 +137,7 @@ def small_trainer(
 ) -> Trainer:
     """A trainer of everything that a model's mode trains, at a constant rate."""
     parameters = parameter_groups(model).values()
-    groups = [Group(tuple(named.values()), 1e-3, 0.01) for named in parameters]
+    groups = [ParameterGroup(tuple(named.values()), 1e-3, 0.01) for named in parameters]
     device = next(model.parameters()).device
     trainer = _trainer(model, groups, amp=amp, device=device, forward=forward)
     if trainer.scaler is not None:

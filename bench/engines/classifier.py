@@ -1,5 +1,6 @@
 """The model of engine transformers: an encoder of the library with its head."""
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -25,33 +26,27 @@ class EncoderClassifier(Classifier):
         model: the architecture's own model for sequence classification, or, with another pooling
             or head, its encoder.
         head: the head on the pooled vector, or on tokens; None: `model` has its own.
+
+    Attributes:
         prefix: the name of the encoder in the architecture's own models.
         takes_types: whether the encoder distinguishes the texts of a pair by token type.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        head: nn.Module | None,
-        prefix: str,
-        *,
-        outputs: int,
-        pooling: str,
-        takes_types: bool,
-    ) -> None:
+    def __init__(self, model: Any, head: nn.Module | None, *, outputs: int, pooling: str) -> None:
         super().__init__()
         vars(self)["model_of_library"] = model  # not a submodule: its children are
         self.model_type = str(model.config.model_type)
-        children = model.named_children() if head is None else [(prefix, model)]
-        for name, child in children:
-            self.add_module(name, child)
-        self.prefix = prefix
+        self.prefix = str(model.base_model_prefix)
         self.own_head = head is None
+        for name, child in model.named_children() if head is None else [(self.prefix, model)]:
+            self.add_module(name, child)
         self.classifier: Any
         if head is not None:
             self.classifier = head
         self.pooling = pooling
-        self.takes_types = takes_types
+        accepted = inspect.signature(model.forward).parameters
+        types = int(getattr(model.config, "type_vocab_size", 0) or 0)
+        self.takes_types = "token_type_ids" in accepted and types > 1
         self.heads = {"": HeadConfig(outputs)}
         self.pad_id = int(model.config.pad_token_id or 0)
         self.reads_tokens = bool(getattr(head, "reads_tokens", False))
@@ -103,22 +98,21 @@ class EncoderClassifier(Classifier):
         given = attention_mask
         if given is None and self.model_type.startswith("deberta"):
             given = torch.ones_like(input_ids)  # which it would make, and wait to look for padding
-        inputs = {"input_ids": input_ids, "attention_mask": given}
-        if self.takes_types:
-            inputs["token_type_ids"] = token_type_ids
+        types = {"token_type_ids": token_type_ids} if self.takes_types else {}
         model: Any = self.model_of_library
-        output = model(**inputs)
+        output = model(input_ids=input_ids, attention_mask=given, **types)
+        logits: Tensor
         if self.own_head:
-            logits: Tensor = output.logits
+            logits = output.logits
             return logits
         hidden = output.last_hidden_state  # [B, S, H]
         if self.reads_tokens:
             exact = torch.promote_types(hidden.dtype, torch.float32)
-            by_tokens: Tensor = self.classifier(hidden.to(exact), attention_mask)
-            return by_tokens
+            logits = self.classifier(hidden.to(exact), attention_mask)
+            return logits
         pooled = mean_of_real(hidden, attention_mask) if self.pooling == _MEAN else hidden[:, 0]
-        pooled_logits: Tensor = self.classifier(pooled)
-        return pooled_logits
+        logits = self.classifier(pooled)
+        return logits
 
 
 def first_factors(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:

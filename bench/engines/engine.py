@@ -46,7 +46,6 @@ class Engine(Protocol):
 
 
 def engine_of(cell: Cell) -> Engine:
-    """The engine of a cell."""
     return cast(Engine, import_module(f"bench.engines.{cell.engine}"))
 
 

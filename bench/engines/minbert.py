@@ -1,7 +1,6 @@
-"""Engine minbert: this project's BERT, with its adapters."""
+"""Engine minbert: this project's BERT, with its adapters, as `bench.engines.engine.Engine`."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +8,9 @@ import torch
 from torch import nn
 
 from adapters import injection
-from adapters.injection import hold_frozen, inject, training_of
+from adapters.injection import convert_frozen, inject, training_of
 from adapters.layer import AdaptedLinear
-from adapters.methods import BITFIT, METHODS
+from adapters.methods import METHODS
 from bench.engines.engine import Groups
 from bench.engines.outputs import heads_of, parts_of, task_of
 from bench.plan.cell import MIXED, ON
@@ -25,20 +24,16 @@ from minbert.training.trainer import HALF
 
 
 def import_libraries(_job: Job) -> None:
-    """As `Engine.import_libraries`: this module's own imports are all."""
+    """Nothing: this module's own imports are all."""
 
 
 def build(job: Job) -> BertClassifier:
-    """As `Engine.build`."""
-    cell = job.cell
-    model = _new_model(job)
-    new_pooler = cell.init == "random"
-    if cell.init == "pretrained":
-        checkpoint = Path(job.checkpoint or "")
+    model, new_pooler = _new_model(job), True
+    if job.cell.init == "pretrained":
         encoders = [encoder for encoder in (model.bert, model.bert_pairs) if encoder is not None]
-        lacking = [load_encoder(encoder, checkpoint) for encoder in encoders]
+        lacking = [load_encoder(encoder, Path(job.checkpoint or "")) for encoder in encoders]
         new_pooler = any(lacking)
-    initialise(model, cell.seed)
+    initialise(model, job.cell.seed)
     return _make_ready(model, job, new_pooler)
 
 
@@ -47,8 +42,7 @@ def skeleton(job: Job) -> BertClassifier:
 
     A pooler counts as the checkpoint's own: whether it has one is known only once it is loaded.
     """
-    on_meta = replace(job, device="meta")
-    return _make_ready(_new_model(job), on_meta, new_pooler=job.cell.init == "random")
+    return _make_ready(_new_model(job), replace(job, device="meta"), job.cell.init == "random")
 
 
 def _new_model(job: Job) -> BertClassifier:
@@ -90,9 +84,9 @@ def _make_ready(model: BertClassifier, job: Job, new_pooler: bool) -> BertClassi
         if isinstance(stack, Stack):
             stack.gradient_checkpointing = cell.gradient_checkpointing == ON
     if cell.frozen_dtype == MIXED:
-        hold_frozen(model, HALF[cell.amp], adapted=False)
+        convert_frozen(model, HALF[cell.amp], adapted=False)
     elif cell.frozen_dtype in HALF:
-        hold_frozen(model, HALF[cell.frozen_dtype])
+        convert_frozen(model, HALF[cell.frozen_dtype])
         for layer in model.modules():
             if isinstance(layer, AdaptedLinear):  # DoRA starts from the norms of the weight
                 layer.reset_parameters(cell.seed)
@@ -102,20 +96,15 @@ def _make_ready(model: BertClassifier, job: Job, new_pooler: bool) -> BertClassi
 
 
 def parameter_groups(model: nn.Module) -> Groups:
-    """As `Engine.parameter_groups`."""
     return injection.parameter_groups(model)
 
 
 def moving(model: nn.Module) -> set[str]:
-    """As `Engine.moving`."""
     mode = training_of(model).mode
+    names = METHODS[mode].moves if mode in METHODS else ("bias",)  # of mode bitfit
     adapter = injection.parameter_groups(model)["adapter"]
-    if mode == BITFIT:
-        return set(adapter)
-    names: Sequence[str] = METHODS[mode].moves if mode in METHODS else ()
     return {name for name in adapter if name.rpartition(".")[2] in names}
 
 
 def place_of(_model: nn.Module, name: str) -> tuple[str, int | None] | None:
-    """As `Engine.place_of`."""
     return classifier.place_of(name)

@@ -27,11 +27,7 @@ def parts_of(cell: Cell) -> list[str]:
 
 
 def task_of(job: Job) -> Task:
-    """The task of a job's cell.
-
-    Raises:
-        InputError: if there is no such task.
-    """
+    """The task of a job's cell. InputError if there is no such task."""
     return find_task(job.cell.task, folder_of(job))
 
 
@@ -45,9 +41,8 @@ def heads_of(task: Task, parts: Sequence[str]) -> int | dict[str, HeadConfig]:
     two classes as well."""
     if list(parts) == [""]:
         return task.num_outputs
-    heads = {}
-    for part in parts:
-        classes = len(find_task(part).classes)
-        outputs = classes if classes > _TWO else 1
-        heads[part] = HeadConfig(outputs, pairs=part not in SINGLE)
-    return heads
+    classes = {part: len(find_task(part).classes) for part in parts}
+    return {
+        part: HeadConfig(count if count > _TWO else 1, pairs=part not in SINGLE)
+        for part, count in classes.items()
+    }

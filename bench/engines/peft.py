@@ -43,10 +43,7 @@ _RESIDUAL: Final = ("pissa", "olora")
 
 def add_adapters(model: EncoderClassifier, job: Job) -> None:
     """Add a cell's adapters to a model, in place, and note what they are in `model.names`.
-
-    Raises:
-        InputError: if PEFT refuses them, or they adapt the head or nothing.
-    """
+    InputError if PEFT refuses them, or they adapt the head or nothing."""
     import peft
 
     cell, before = job.cell, _tensor_names(model)
@@ -89,18 +86,13 @@ def add_adapters(model: EncoderClassifier, job: Job) -> None:
 
 
 def linear_layers(model: EncoderClassifier) -> dict[str, nn.Linear]:
-    """The linear layers of the encoder by name."""
     layers = dict(model.get_submodule(model.prefix).named_modules(prefix=model.prefix))
     return {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
 
 
 def target_layers(model: EncoderClassifier, cell: Cell) -> list[str]:
     """Names of the linear layers that carry adapters, all of them in the encoder's layers.
-
-    Raises:
-        InputError: with the names of the linear layers, if the layer set has no meaning for the
-            architecture, or names of layers match none.
-    """
+    InputError for a layer set without meaning in the architecture, or names that match none."""
     layers, architecture = str(cell.layers), ARCHITECTURES.get(model.model_type)
     place = r".*\.\d+\."
     if architecture is not None:
@@ -116,23 +108,21 @@ def target_layers(model: EncoderClassifier, cell: Cell) -> list[str]:
             )
         ends_of = "|".join(map(re.escape, architecture.adapted(layers)))
         return [name for name in names if re.fullmatch(f"{place}({ends_of})", name)]
-    targets = layers.split("+")
-    for target in targets:
-        if not any(_ends_in(name, target) for name in names):
+    chosen = set()
+    for target in layers.split("+"):
+        ending = {name for name in names if f".{name}".endswith(f".{target}")}
+        if not ending:
             raise InputError(
                 f"layers {layers}: {cell.model} has no linear layer whose name ends in {target}; "
                 f"they are {_listed(_within_layers(names))}"
             )
-    return [name for name in names if any(_ends_in(name, target) for target in targets)]
+        chosen |= ending
+    return [name for name in names if name in chosen]
 
 
 def _within_layers(names: Iterable[str]) -> list[str]:
     """Distinct names without what comes before and up to the layer's number."""
     return list(dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in names))
-
-
-def _ends_in(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
 
 
 def _listed(listed: list[str]) -> str:
@@ -155,19 +145,20 @@ def _keep_first_factors(model: nn.Module) -> None:
 
 
 def peft_config(model: EncoderClassifier, job: Job) -> Any:
-    """PEFT's configuration of a cell's adapters.
-
-    Raises:
-        InputError: if it is refused.
-    """
+    """PEFT's configuration of a cell's adapters. InputError if it is refused."""
     import peft
 
     cell = job.cell
     if cell.mode == PEFT:
         return _given_config(model, json.loads(job.adapter_config or "{}"))
-    targets = target_layers(model, cell)
-    if cell.mode in LOW_RANK:
-        _check_rank(model, cell, targets)
+    targets, layers = target_layers(model, cell), linear_layers(model)
+    for name in targets if cell.mode in LOW_RANK else ():
+        width = min(layers[name].in_features, layers[name].out_features)
+        if cell.rank is not None and cell.rank > width:
+            raise InputError(
+                f"rank {cell.rank} is above the width of {name} in {cell.model}, which is {width}; "
+                f"take a rank of at most {width}"
+            )
     if not model.own_head:  # PEFT sees the encoder alone
         targets = [name.removeprefix(f"{model.prefix}.") for name in targets]
     if cell.mode in LOW_RANK:
@@ -189,19 +180,7 @@ def peft_config(model: EncoderClassifier, job: Job) -> Any:
     return peft.IA3Config(target_modules=targets, feedforward_modules=inputs)
 
 
-def _check_rank(model: EncoderClassifier, cell: Cell, targets: list[str]) -> None:
-    layers = linear_layers(model)
-    for name in targets:
-        width = min(layers[name].in_features, layers[name].out_features)
-        if cell.rank is not None and cell.rank > width:
-            raise InputError(
-                f"rank {cell.rank} is above the width of {name} in {cell.model}, which is {width}; "
-                f"take a rank of at most {width}"
-            )
-
-
 def _given_config(model: EncoderClassifier, values: dict[str, Any]) -> Any:
-    """The configuration in an adapter_config.json."""
     import peft
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 

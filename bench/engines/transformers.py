@@ -2,15 +2,16 @@
 
 Parameters have the names of the architecture's own model for sequence classification, such as
 `roberta.encoder.layer.0.attention.self.query.weight` and `classifier.dense.weight`, whatever the
-pooling. Heads and the matrices A of LoRA are drawn as engine minbert draws them.
+pooling. Heads and the matrices A of LoRA are drawn as engine minbert draws them. The public
+functions are those of `bench.engines.engine.Engine`, and checks.
 """
 
 import inspect
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +37,6 @@ from bench.engines.peft import add_adapters
 from bench.plan.architectures import ARCHITECTURES, model_type_of
 from bench.plan.cell import ITERATIVE, ON, Cell
 from bench.plan.job import Job
-from minbert.model.classifier import HeadConfig
 from minbert.model.config import GEOMETRIES
 from minbert.model.heads import HEADS
 from minbert.training.trainer import autocast
@@ -69,22 +69,14 @@ _FINAL_NORMS: Final = (".final_norm.", ".final_layer_norm.", ".emb_layer_norm_af
 
 
 def import_libraries(job: Job) -> None:
-    """As `Engine.import_libraries`.
-
-    Raises:
-        InputError: if there is no such model.
-    """
+    """As `Engine.import_libraries`. InputError if there is no such model."""
     _kind(job.cell, _config(job))
     if job.cell.mode in METHODS:
         import peft  # noqa: F401
 
 
 def build(job: Job) -> EncoderClassifier:
-    """As `Engine.build`.
-
-    Raises:
-        InputError: for what the model, the library or PEFT does not support.
-    """
+    """As `Engine.build`. InputError for what the model, the library or PEFT does not support."""
     with _quiet():
         model = _loaded(job, draw=job.cell.init == "random")
         _adapt(model, job)
@@ -92,13 +84,8 @@ def build(job: Job) -> EncoderClassifier:
 
 
 def skeleton(job: Job) -> EncoderClassifier:
-    """As `Engine.skeleton`.
-
-    A pooler counts as the checkpoint's own, as in engine minbert.
-
-    Raises:
-        InputError: as `build`.
-    """
+    """As `Engine.skeleton`; a pooler counts as the checkpoint's own, as in engine minbert.
+    InputError as of `build`."""
     needs_values = job.cell.mode == PEFT  # some methods compute from weights, or draw indices
     with _quiet(), nullcontext() if needs_values else torch.device("meta"):
         model = _loaded(job, draw=True)
@@ -106,10 +93,8 @@ def skeleton(job: Job) -> EncoderClassifier:
     return model.to("meta")
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings(action="ignore"):
-        yield
+def _quiet() -> AbstractContextManager[object]:
+    return warnings.catch_warnings(action="ignore")
 
 
 def _config(job: Job) -> Any:
@@ -124,8 +109,10 @@ def _config(job: Job) -> Any:
             setattr(config, name, cell.dropout)
         elif "layerdrop" in name:
             setattr(config, name, 0.0)
-    (head,) = heads_of_one(job).values()
-    config.num_labels = head.outputs
+    outputs = heads_of(task_of(job), parts_of(cell))
+    if not isinstance(outputs, int):
+        raise InputError(f"task {cell.task}: its parts are learned by engine minbert alone")
+    config.num_labels = outputs
     return config
 
 
@@ -161,18 +148,6 @@ def _read_config(job: Job) -> Any:
     return config
 
 
-def heads_of_one(job: Job) -> dict[str, HeadConfig]:
-    """The only head of a task without parts.
-
-    Raises:
-        InputError: for a task of several parts.
-    """
-    heads = heads_of(task_of(job), parts_of(job.cell))
-    if not isinstance(heads, int):
-        raise InputError(f"task {job.cell.task}: its parts are learned by engine minbert alone")
-    return {"": HeadConfig(heads)}
-
-
 def _loaded(job: Job, *, draw: bool) -> EncoderClassifier:
     """The model with weights loaded, or drawn, all in fp32, without adapters."""
     cell, config = job.cell, _config(job)
@@ -199,27 +174,20 @@ def _loaded(job: Job, *, draw: bool) -> EncoderClassifier:
             new = [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]
     except Exception as error:  # of many kinds, by the format of the weights
         raise InputError(f"{cell.model}: transformers can't load it: {reason(error)}") from error
-    prefix = inner.base_model_prefix
     _check_complete(inner, new, own_head, cell.model)
     width, outputs = config.hidden_size, config.num_labels
     head = None if own_head else HEADS[cell.head](width, outputs, cell.dropout)
-    model = EncoderClassifier(
-        inner,
-        head,
-        prefix,
-        outputs=outputs,
-        pooling=cell.pooling,
-        takes_types=takes_types(inner, config),
-    )
+    model = EncoderClassifier(inner, head, outputs=outputs, pooling=cell.pooling)
+    prefix = f"{model.prefix}."
     if cell.gradient_checkpointing == ON and not inner.supports_gradient_checkpointing:
         raise InputError(
             f"gradient_checkpointing: transformers has none for {config.model_type}; leave it out"
         )
     if not own_head:
-        new = [f"{prefix}.{name}" for name in new]
+        new = [f"{prefix}{name}" for name in new]
     if cell.init == "random":
         new = [name for name, _ in model.named_parameters() if f".{_POOLER}." in name]
-    outside = {name for name, _ in model.named_parameters() if not name.startswith(f"{prefix}.")}
+    outside = {name for name, _ in model.named_parameters() if not name.startswith(prefix)}
     model.names["head"] = outside | set(new)
     _draw_head(model, cell.seed, float(getattr(config, "initializer_range", 0.02)))
     return model
@@ -246,21 +214,17 @@ def _kind(cell: Cell, config: Any) -> tuple[Any, bool]:
 
 def _check_attention(cell: Cell, model_type: str, kind: Any) -> None:
     """Refuse an attention that the architecture or this environment does not have."""
-    given = cell.attn_implementation
-    if given == "sdpa" and not kind._supports_sdpa:
+    given, flash = cell.attn_implementation, "flash_attention_2"
+    has: dict[str | None, bool] = {"sdpa": kind._supports_sdpa, flash: kind._supports_flash_attn}
+    if not has.get(given, True):
         raise InputError(
-            f"attn_implementation sdpa: transformers has none for {model_type}; take eager"
+            f"attn_implementation {given}: transformers has none for {model_type}; take eager"
         )
-    if given == "flash_attention_2":
-        if not kind._supports_flash_attn:
-            raise InputError(
-                f"attn_implementation {given}: transformers has none for {model_type}; take eager"
-            )
-        if not is_flash_attn_2_available():
-            raise InputError(
-                f"attn_implementation {given}: it needs a GPU and the package flash-attn, which "
-                "can't be used here; install it, or take sdpa or eager"
-            )
+    if given == flash and not is_flash_attn_2_available():
+        raise InputError(
+            f"attn_implementation {given}: it needs a GPU and the package flash-attn, which "
+            "can't be used here; install it, or take sdpa or eager"
+        )
 
 
 def _check_complete(inner: Any, new: Iterable[str], own_head: bool, name: str) -> None:
@@ -276,12 +240,8 @@ def _check_complete(inner: Any, new: Iterable[str], own_head: bool, name: str) -
 
 @torch.no_grad()
 def check_weights(job: Job, amps: Iterable[str]) -> None:
-    """Load the model once, and run it on a few tokens in each type, on the CPU.
-
-    Raises:
-        InputError: if weights are missing, are not those of the model, or are not finite, or if it
-            can't compute in a type.
-    """
+    """Load the model once, and run it on a few tokens in each type, on the CPU. InputError if
+    weights are missing, of another model or not finite, or if it can't compute in a type."""
     with _quiet():
         model = _loaded(on_cpu(job), draw=job.cell.init == "random").eval()
     ids = torch.full((2, 4), model.pad_id)
@@ -304,23 +264,13 @@ def check_weights(job: Job, amps: Iterable[str]) -> None:
 
 
 def check_vocabulary(job: Job, most: int) -> None:
-    """Refuse a tokenizer with token ids that the model has no embeddings for.
-
-    Args:
-        most: the tokenizer's largest token id.
-    """
+    """Refuse a tokenizer whose largest token id is above those of the model's embeddings."""
     size = int(_config(job).vocab_size)
     if most >= size:
         raise InputError(
             f"{job.cell.model}: its tokenizer has token ids up to {most}, and its vocab_size is "
             f"{size}: they are of different models"
         )
-
-
-def takes_types(model: Any, config: Any) -> bool:
-    """Whether an encoder distinguishes the texts of a pair by token type."""
-    accepted = inspect.signature(model.forward).parameters
-    return "token_type_ids" in accepted and int(getattr(config, "type_vocab_size", 0) or 0) > 1
 
 
 @torch.no_grad()
@@ -352,11 +302,8 @@ def _adapt(model: EncoderClassifier, job: Job) -> None:
         model.adapter_init_s = time.perf_counter() - start
         base = cell.layers is not None and trains_base(cell.layers)
     elif cell.mode == BITFIT:
-        model.names["adapter"] = {
-            name
-            for name, _ in model.named_parameters()
-            if name.endswith("bias") and name not in model.names["head"]
-        }
+        biases = {name for name, _ in model.named_parameters() if name.endswith("bias")}
+        model.names["adapter"] = biases - model.names["head"]
         if not model.names["adapter"]:
             raise InputError(
                 f"mode {BITFIT}: the encoder of {cell.model} has no biases to train; take another "
@@ -365,15 +312,13 @@ def _adapt(model: EncoderClassifier, job: Job) -> None:
     adapter, head = model.names["adapter"], model.names["head"]
     for name, parameter in model.named_parameters():
         adapted = ".base_layer." in name or name in model.names["added"]
-        trains = name in adapter or name in head or (base and not adapted)
-        parameter.requires_grad_(trains)
+        parameter.requires_grad_(name in adapter or name in head or (base and not adapted))
     if cell.gradient_checkpointing == ON:
         # only now: PEFT would let gradients go on to the embeddings, which need none here
         vars(model)["model_of_library"].gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def parameter_groups(model: nn.Module) -> Groups:
-    """As `Engine.parameter_groups`."""
     assert isinstance(model, EncoderClassifier)  # noqa: S101
     groups: Groups = {"adapter": {}, "base": {}, "head": {}}
     for name, parameter in model.named_parameters():
@@ -384,14 +329,12 @@ def parameter_groups(model: nn.Module) -> Groups:
 
 
 def moving(model: nn.Module) -> set[str]:
-    """As `Engine.moving`."""
     assert isinstance(model, EncoderClassifier)  # noqa: S101
     part = _MOVING.get(model.mode)
     return {name for name in model.names["adapter"] if part is not None and part in name}
 
 
 def place_of(model: nn.Module, name: str) -> tuple[str, int | None] | None:
-    """As `Engine.place_of`."""
     assert isinstance(model, EncoderClassifier)  # noqa: S101
     if not name.startswith(f"{model.prefix}."):
         return None

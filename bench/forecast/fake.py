@@ -21,7 +21,7 @@ from minbert.kernels.reference import kernels
 from minbert.model.classifier import Classifier
 from minbert.training.losses import CROSS_ENTROPY, MULTI_LABEL, REGRESSION
 from minbert.training.schedules import linear_schedule
-from minbert.training.trainer import Group, Trainer, autocast, logits_of
+from minbert.training.trainer import ParameterGroup, Trainer, autocast, logits_of
 
 _MIB: Final = 2**20
 _GFLOP: Final = 1e9
@@ -83,7 +83,7 @@ def run(model: Classifier, job: Job, shapes: ShapesOf, counter: Counter) -> dict
     groups = engine_of(cell).parameter_groups(model)
     trainer = Trainer(
         model,
-        [Group(tuple(group.values()), 1e-3, 0.01) for group in groups.values()],
+        [ParameterGroup(tuple(group.values()), 1e-3, 0.01) for group in groups.values()],
         losses=losses_of(task_of(job), parts_of(cell), cell.regression_loss),
         schedule=linear_schedule(2, 0.0),
         amp=cell.amp,

@@ -68,13 +68,9 @@ def _other(checkpoint: Path, pooling: str) -> "Classifier":
     from transformers import AutoModel
 
     from bench.engines.classifier import EncoderClassifier
-    from bench.engines.transformers import takes_types
 
     encoder = AutoModel.from_pretrained(
         checkpoint, local_files_only=True, trust_remote_code=False, dtype=float32
     )
-    return EncoderClassifier(
-        encoder, nn.Identity(), encoder.base_model_prefix, outputs=1,
-        pooling="mean" if pooling == "mean" else "cls",
-        takes_types=takes_types(encoder, encoder.config),
-    )  # fmt: skip
+    pooling = "mean" if pooling == "mean" else "cls"
+    return EncoderClassifier(encoder, nn.Identity(), outputs=1, pooling=pooling)

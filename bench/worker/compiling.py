@@ -38,15 +38,11 @@ _UNFINISHED: Final = ".unfinished"
 class AutoCompiledModel:
     """A model by torch.compile, as users of transformers compile it: for batches of any shape.
 
-    Args:
-        shapes: B and S of batches that it is compiled on now, so that no step has to wait.
-        amp: off, bf16 or fp16.
-
-    Attributes:
-        cached: None: how much of the code came from the compiler's cache is not known.
+    It is compiled now on batches of some shapes, B and S, so that no step has to wait.
     """
 
     cached: float | None = None
+    """How much of the code came from the compiler's cache is not known."""
 
     def __init__(self, model: Classifier, shapes: Iterable[tuple[int, int]], amp: str) -> None:
         self._run = torch.compile(model, dynamic=True)
@@ -72,11 +68,7 @@ def compile_for(
     model: Classifier, train: Split, cell: Cell, epochs: int
 ) -> "CompiledModel | AutoCompiledModel":
     """A cell's model, compiled for the batches of its first epochs; engine minbert's for the full
-    ones.
-
-    Raises:
-        InputError: as `compile_model`.
-    """
+    ones. InputError as of `compile_model`."""
     lengths, buckets = train.lengths, Buckets(cell.max_length)
     texts = min(cell.batch_size, len(train))
     shapes: set[tuple[int, int]] = set()
@@ -101,11 +93,7 @@ def shared_cache(folder: Path) -> Iterator[None]:
     if the cell could not compile, everything, since that may be the reason. Until then the mark
     stays, also where its cell runs again.
 
-    Args:
-        folder: the cell's folder, beside which the cache is.
-
-    Raises:
-        InputError: if there is no writing there.
+    The cache is beside the cell's folder. InputError if there is no writing there.
     """
     place = folder.resolve().parent / CACHE
     mark = place / f"{folder.name}{_UNFINISHED}"

@@ -1,5 +1,7 @@
 """Classification of a cell's error: out of memory, a failed device, or a bug."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import torch
@@ -31,6 +33,18 @@ def is_out_of_memory(error: BaseException) -> bool:
         free_mib = _free_mib()
         return free_mib is not None and free_mib < _LIBRARY_MIB
     return isinstance(error, RuntimeError) and any(sign in text for sign in OUT_OF_MEMORY)
+
+
+@contextmanager
+def if_memory_suffices(device: torch.device) -> Iterator[None]:
+    """End the block, without an error, where memory runs out in it. The random numbers of the host
+    and of a GPU are afterwards as before it."""
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
 
 
 def is_of_device(error: BaseException) -> bool:

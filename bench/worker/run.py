@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.engines.engine import engine_of
 from bench.engines.outputs import parts_of, task_of
@@ -105,11 +105,8 @@ class CellRun:
         self.losses_kept = HostCopies(self.device)
 
     def run(self) -> Columns:
-        """Train, evaluate and measure the cell; the measured columns.
-
-        Raises:
-            InvalidError: when the loss is no longer finite, or what trains did not move.
-        """
+        """Train, evaluate and measure the cell; the measured columns. InvalidError when the loss is
+        no longer finite, or what trains did not move."""
         with kernels(self.cell.kernels or FAST):
             self._run()
         return self.columns
@@ -261,10 +258,11 @@ class CellRun:
         self.unfreezing = setup.unfreezing(self.model, cell)
         if cell.early_stopping is not None:
             self.stopping = EarlyStopping(trainer.parameters, cell.early_stopping)
+        saved = [*trainer.parameters, *self.model.fixed_tensors().values()]
         self.columns |= {
             "params_total": sum(p.numel() for p in self.model.parameters()),
             "params_trainable": sum(p.numel() for p in trainer.parameters),
-            "saved_mib": _saved_mib(self.model, trainer.parameters),
+            "saved_mib": sum(tensor.nbytes for tensor in saved) / memory.MIB,
         }
         torch.manual_seed(cell.seed)
         memory.start_cuda_peaks(self.device)
@@ -363,11 +361,8 @@ class CellRun:
         return scores.get("") if self.parts == [""] else overall(scores)
 
     def _evaluate(self, loss: float, fitted: float | None) -> Epoch:
-        """Predict dev and, with early stopping, the held-out examples; the epoch's results.
-
-        Args:
-            loss, fitted: of the epoch's training steps, as `_train_epoch` returns them.
-        """
+        """Predict dev and, with early stopping, the held-out examples; the results of the epoch of
+        which `_train_epoch` returned `loss` and `fitted`."""
         self.logits = self._predictions(self.dev)
         dev_loss, scores = self._results(self.dev, self.logits)
         held_out: tuple[float, float | None] | None = None
@@ -468,11 +463,6 @@ class CellRun:
             "train_loss": last.train_loss,
             "train_score": last.train_score,
         }
-
-
-def _saved_mib(model: Classifier, trained: Iterable[nn.Parameter]) -> float:
-    tensors = [*trained, *model.fixed_tensors().values()]
-    return sum(tensor.nbytes for tensor in tensors) / memory.MIB
 
 
 def _since_launch() -> float | None:

@@ -76,7 +76,6 @@ def save_weights(model: Classifier, trained: Iterable[nn.Parameter], folder: Pat
 
 
 def write_steps(folder: Path, steps: Sequence[Step], losses: Sequence[float]) -> None:
-    """Write every training step: ms, tokens without and with padding, examples and loss."""
     rows = [
         {"step": number, **_step_fields(step), "loss": f"{loss:.9g}"}
         for number, (step, loss) in enumerate(zip(steps, losses, strict=True), start=1)
@@ -99,14 +98,10 @@ def write_epochs(folder: Path, epochs: Sequence[Epoch]) -> None:
 
 def write_replay(folder: Path, replayed: Replayed) -> None:
     """Write every replayed step: its pass and batch, and whether its time counts."""
+    warm, settled = replayed.warm, int(replayed.settled)
     rows = [
-        {
-            "pass": number,
-            "batch": batch,
-            **_step_fields(step),
-            "counts": int(number >= replayed.warm),
-            "settled": int(replayed.settled),
-        }
+        {"pass": number, "batch": batch, **_step_fields(step)}
+        | {"counts": int(number >= warm), "settled": settled}
         for number, steps in enumerate(replayed.passes)
         for batch, step in enumerate(steps)
     ]
@@ -115,9 +110,9 @@ def write_replay(folder: Path, replayed: Replayed) -> None:
 
 def _step_fields(step: Step) -> dict[str, object]:
     """A step's sizes and times, ms; of its parts where these were timed."""
-    times = {name: value for name, value in vars(step).items() if name.endswith("ms")}
-    return vars(step) | {
-        name: "" if value is None else f"{value:.4f}" for name, value in times.items()
+    return {
+        name: "" if value is None else f"{value:.4f}" if name.endswith("ms") else value
+        for name, value in vars(step).items()
     }
 
 
@@ -132,7 +127,6 @@ def write_phases(folder: Path, phases: Phases) -> None:
 
 
 def write_machine(folder: Path, report: dict[str, Any]) -> None:
-    """Write, as JSON, what the machine did during the timed steps."""
     text = json.dumps(report, indent=2) + "\n"
     (folder / MACHINE).write_text(text, encoding="utf-8")
 

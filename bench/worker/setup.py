@@ -27,7 +27,7 @@ from minbert.data.metrics import constant
 from minbert.data.tasks import Data, Task, find_task, for_search, load_data
 from minbert.errors import InputError
 from minbert.training.losses import BINARY, CROSS_ENTROPY, MULTI_LABEL, loss_name
-from minbert.training.trainer import Group
+from minbert.training.trainer import ParameterGroup
 from minbert.training.unfreezing import GradualUnfreezing
 
 _TWO: Final = 2
@@ -65,7 +65,6 @@ class Split:
         return longest_of(self.texts)
 
     def taken(self, indices: NDArray[np.int64]) -> "Split":
-        """The examples at some indices, in their order."""
         return replace(
             self,
             texts=tuple(encoded.taken(indices) for encoded in self.texts),
@@ -77,16 +76,11 @@ class Split:
 def without_held_out(
     train: Split, share: float, max_length: int
 ) -> tuple[Split, Split, NDArray[np.int64]]:
-    """Split training examples by `Encoded.held_out`.
+    """Split training examples by `Encoded.held_out` into those to train on and the held-out ones,
+    and return the indices of the latter, too.
 
-    Pairs are put into one sequence to choose, so that a part of a task and a task on the same pairs
-    alone hold out the same examples.
-
-    Args:
-        max_length: tokens after which a text, or a pair, is cut.
-
-    Returns:
-        The examples to train on, the held-out examples, and the indices of the latter.
+    Pairs are put into one sequence to choose, cut after `max_length` tokens, so that a part of a
+    task and a task on the same pairs alone hold out the same examples.
     """
     first, *second = train.texts
     kept, held = (in_one(first, second[0], max_length) if second else first).held_out(share)
@@ -94,30 +88,17 @@ def without_held_out(
 
 
 def losses_of(task: Task, parts: Sequence[str], regression_loss: str | None) -> dict[str, str]:
-    """The name of each part's loss."""
-    losses = {}
-    for part in parts:
-        part_task = find_task(part) if part else task
-        binary = part != "" and len(part_task.classes) == _TWO
-        losses[part] = BINARY if binary else loss_name(part_task.kind, regression_loss)
-    return losses
+    tasks = {part: find_task(part) if part else task for part in parts}
+    return {
+        part: BINARY if part and len(of.classes) == _TWO else loss_name(of.kind, regression_loss)
+        for part, of in tasks.items()
+    }
 
 
 def load_examples(job: Job) -> Data:
-    """The cell's examples as texts.
-
-    Raises:
-        InputError: if they have changed since the cell was planned.
-    """
-    cell = job.cell
-    data = load_data(
-        cell.task,
-        folder_of(job),
-        max_train=cell.max_train,
-        max_dev=cell.max_dev,
-        folds=cell.folds,
-        fold=cell.fold,
-    )
+    """The cell's examples as texts. InputError if they have changed since the cell was planned."""
+    cell, names = job.cell, ("max_train", "max_dev", "folds", "fold")
+    data = load_data(cell.task, folder_of(job), **{name: getattr(cell, name) for name in names})
     if cell.learning_rate_source == CANDIDATE:
         data = for_search(data)
     if not data.digest.startswith(cell.data_digest):
@@ -138,7 +119,7 @@ def unfreezing(model: nn.Module, cell: Cell) -> GradualUnfreezing | None:
     return GradualUnfreezing(model, {name: engine.place_of(model, name) for name in names})
 
 
-def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
+def trained_groups(model: nn.Module, cell: Cell) -> list[ParameterGroup]:
     """Trained parameters by learning rate and weight decay: matrices are decayed, vectors are not.
 
     The decay of matrices is 1 here, and every step multiplies it by the decay of its part.
@@ -157,6 +138,14 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
     places = {name: engine.place_of(model, name) for name, _ in model.named_parameters()}
     layers = [place[1] for place in places.values() if place and place[1] is not None]
     depth = 1 + max(layers, default=-1)
+
+    def factor_of(name: str) -> float:
+        factor, place = cell.lora_plus_ratio if _LORA_B in name else 1.0, places[name]
+        if place is None or _POOLER in name:
+            return factor
+        above = depth if place[1] is None else depth - 1 - place[1]
+        return factor * cell.layer_decay**above
+
     groups = []
     for group, parameters in engine.parameter_groups(model).items():
         rate = rates[group]
@@ -164,22 +153,13 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[Group]:
             continue
         alike: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in parameters.items():
-            factor = _rate_factor(name, places[name], depth, cell)
-            alike.setdefault((float(decays(name, parameter)), factor), []).append(parameter)
+            key = float(decays(name, parameter)), factor_of(name)
+            alike.setdefault(key, []).append(parameter)
         groups += [
-            Group(alike[decay, factor], rate * factor, decay)
+            ParameterGroup(alike[decay, factor], rate * factor, decay)
             for decay, factor in sorted(alike, reverse=True)
         ]
     return groups
-
-
-def _rate_factor(name: str, place: tuple[str, int | None] | None, depth: int, cell: Cell) -> float:
-    """The factor on the rate of a parameter at a place in an encoder of `depth` layers."""
-    factor = cell.lora_plus_ratio if _LORA_B in name else 1.0
-    if place is not None and _POOLER not in name:
-        _, layer = place
-        factor *= cell.layer_decay ** (depth if layer is None else depth - 1 - layer)
-    return factor
 
 
 def class_weights(train: Mapping[str, Split], task: Task, cell: Cell) -> dict[str, Tensor]:
@@ -209,31 +189,24 @@ def factors_of(cell: Cell) -> dict[str, tuple[float, float]]:
 
 def examples(job: Job) -> dict[str, tuple[Split, Split]]:
     """Train and dev of each part as token ids: mapped from the cache, or else tokenised now.
+    InputError if they have changed since the cell was planned.
 
     Targets of a regression are standardised by the training set's mean and std, which changes no
     correlation and lets one learning rate serve every scale of ratings.
-
-    Raises:
-        InputError: if they have changed since the cell was planned.
     """
     cell, tokenizer, parts = job.cell, Path(job.tokenizer), parts_of(job.cell)
     folder, task = folder_of(job), task_of(job)
     sides = tokens.read(cell, tokenizer, folder)
-    if sides is None or set(map(_part_of, sides)) != set(parts):
+    if sides is None or {piece.partition(".")[0] for piece in sides} != set(parts):
         sides = tokens.make(load_examples(job), cell, tokenizer, folder)
-    losses = losses_of(task, parts, cell.regression_loss)
     return {
         part: _splits(
-            [both for piece, both in sides.items() if _part_of(piece) == part],
-            losses[part],
+            [both for piece, both in sides.items() if piece.partition(".")[0] == part],
+            loss,
             regression=(find_task(part) if part else task).kind == "regression",
         )
-        for part in parts
+        for part, loss in losses_of(task, parts, cell.regression_loss).items()
     }
-
-
-def _part_of(piece: str) -> str:
-    return piece.partition(".")[0]
 
 
 def standard(labels: NDArray[np.generic]) -> tuple[float, float]:

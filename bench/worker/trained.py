@@ -18,17 +18,21 @@ from minbert.model.classifier import Classifier
 
 @torch.no_grad()
 def load_trained(job: Job, folder: Path) -> Classifier:
-    """A cell's trained model: on the CPU, in fp32 and evaluation mode, its adapters not merged.
-
-    Args:
-        job: the cell's, whose checkpoint and data are where it names them.
-        folder: the cell's, with its kept weights.
-
-    Raises:
-        InputError: if the weights are missing, damaged or of another model; and as `Engine.build`.
-    """
+    """A cell's trained model, from the kept weights in its folder: on the CPU, in fp32 and
+    evaluation mode, its adapters not merged. InputError if the weights are missing, damaged or of
+    another model; and as `Engine.build`."""
     path = folder / WEIGHTS
-    tensors = _read(path)
+    if not is_file(path):
+        raise InputError(
+            f"{path}: there is no such file: the cell kept no weights; run it again with "
+            "--save-weights"
+        )
+    try:
+        tensors = load_file(path)
+    except Exception as error:  # torch raises others for shapes and types that it does not support
+        raise InputError(
+            f"{path}: is damaged ({shown(str(error))}); run the cell again with --save-weights"
+        ) from error
     job = on_cpu(replace(job, cell=replace(job.cell, frozen_dtype=None)))
     model = engine_of(job.cell).build(job)
     trained: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -44,23 +48,7 @@ def load_trained(job: Job, folder: Path) -> Classifier:
     return model.eval()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of weights."""
-    if not is_file(path):
-        raise InputError(
-            f"{path}: there is no such file: the cell kept no weights; run it again with "
-            "--save-weights"
-        )
-    try:
-        return load_file(path)
-    except Exception as error:  # torch raises others for shapes and types that it does not support
-        raise InputError(
-            f"{path}: is damaged ({shown(str(error))}); run the cell again with --save-weights"
-        ) from error
-
-
 def _form(tensor: Tensor | None) -> str:
-    """A tensor's shape and type, in words."""
     if tensor is None:
         return "missing"
     return f"{list(tensor.shape)} in {str(tensor.dtype).removeprefix('torch.')}"

@@ -40,18 +40,13 @@ class Movement:
         if strayed := sorted(frozen & moved):
             return f"frozen tensors moved: {_some(strayed)}"
         groups = self._engine.parameter_groups(self._model)
-        updates = self._engine.moving(self._model)
-        for names in (groups["head"].keys() - frozen, updates - frozen):
+        head, adapter, base = (groups[name].keys() - frozen for name in ("head", "adapter", "base"))
+        updates = self._engine.moving(self._model) - frozen
+        for names, must_all in ((head, every), (updates, every), (adapter, False)):
             stuck = sorted(names - moved)
-            if stuck and (every or len(stuck) == len(names)):
+            if stuck and (must_all or len(stuck) == len(names)):
                 return f"nothing was learned in: {_some(stuck)}"
-        adapter = groups["adapter"].keys() - frozen
-        if adapter and not moved & adapter:
-            return f"nothing was learned in: {_some(sorted(adapter))}"
-        base = groups["base"].keys() - frozen
-        if base and not moved & base:
-            return "the encoder was to train and did not move"
-        return None
+        return "the encoder was to train and did not move" if base and not moved & base else None
 
 
 def _sum_of_bits(parameter: Tensor) -> Tensor:

@@ -12,8 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.dropout import factor_of, keep_mask
-from minbert.kernels.precision import product_dtype
-from minbert.kernels.reference import is_eager_on_gpu, is_spelled_out
+from minbert.kernels.reference import is_eager_on_gpu, is_spelled_out, product_dtype
 
 _ALIGNED: Final = 8
 _UNSEEN: Final = -65504.0
@@ -33,7 +32,6 @@ def attention(
     Args:
         qkv: queries, keys and values side by side, [B, S, 3 H].
         mask: of `prepare_mask`; None where all tokens are real.
-        heads: N.
         p: the probability that a weight of the softmax is dropped.
         first_only: compute only the result of the first token of each sentence.
     """

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from minbert.kernels.precision import has_values
-from minbert.kernels.reference import is_spelled_out
+from minbert.kernels.reference import has_values, is_spelled_out
 
 _STEPS: Final = 1 << 16
 _DRAWS_IN_WORD: Final = 4

@@ -1,4 +1,4 @@
-"""A linear layer that computes the activation of its input itself.
+"""A linear layer that computes the activation of its input itself, one of BERT's wide layer.
 
 The activation is recomputed in the backward pass: that costs a hundredth of a step, and keeping it
 would take a quarter of the memory of all activations. On a GPU it is kept, so that no more bytes
@@ -12,10 +12,24 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
-from minbert.kernels.activations import activate, gradient
-from minbert.kernels.precision import product_dtype
 from minbert.kernels.products import sum_over_tokens, times
-from minbert.kernels.reference import is_spelled_out
+from minbert.kernels.reference import is_spelled_out, product_dtype
+
+
+def activate(name: str, u: Tensor) -> Tensor:
+    if name == "relu":
+        return F.relu(u)
+    return F.gelu(u, approximate="none" if name == "gelu" else "tanh")
+
+
+def gradient(name: str, g: Tensor, u: Tensor) -> Tensor:
+    """The gradient of u, given that of its activation; both have the shape of u."""
+    if name == "relu":
+        return torch.where(u > 0, g, 0)
+    du: Tensor = torch.ops.aten.gelu_backward(
+        g, u, approximate="none" if name == "gelu" else "tanh"
+    )
+    return du
 
 
 class Linear(nn.Linear):

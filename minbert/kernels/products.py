@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from minbert.kernels.precision import has_values, on_cpu
+from minbert.kernels.reference import has_values, on_cpu
 
 
 @cache

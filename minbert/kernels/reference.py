@@ -1,4 +1,5 @@
-"""The switch to plain torch, which every kernel here is tested and measured against."""
+"""How a tensor is computed with: by its type, its device, its values, and the switch to plain
+torch, which every kernel here is tested and measured against."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,8 +7,6 @@ from typing import Final
 
 import torch
 from torch import Tensor
-
-from minbert.kernels.precision import on_cpu
 
 FAST: Final = "fast"
 REFERENCE: Final = "reference"
@@ -19,11 +18,8 @@ _reference = False
 @contextmanager
 def kernels(name: str) -> Iterator[None]:
     """Within the block, compute the operations of a step by the kernels of that name, in the whole
-    process: `fast`, or `reference`, which are torch's own operators under autograd.
-
-    Raises:
-        ValueError: for another name.
-    """
+    process: `fast`, or `reference`, which are torch's own operators under autograd. ValueError for
+    another name."""
     if name not in KERNELS:
         raise ValueError(f"no kernels are called {name!r}; there are {', '.join(KERNELS)}")
     global _reference
@@ -35,7 +31,6 @@ def kernels(name: str) -> Iterator[None]:
 
 
 def is_reference() -> bool:
-    """Whether kernels are torch's own operators."""
     return _reference
 
 
@@ -48,3 +43,22 @@ def is_spelled_out(x: Tensor) -> bool:
 def is_eager_on_gpu(x: Tensor) -> bool:
     """Whether x is on a GPU, and neither reference kernels nor compiled code compute with it."""
     return not (_reference or torch.compiler.is_compiling() or on_cpu(x))
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Autocast's type on x's device, or without autocast the type of x."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def on_cpu(x: Tensor) -> bool:
+    """Whether a tensor is on the CPU, where some things are computed differently."""
+    return x.device.type == "cpu"
+
+
+def has_values(x: Tensor) -> bool:
+    """Whether a tensor has values: fake and meta tensors, and those that torch.compile traces with,
+    do not."""
+    if torch.compiler.is_compiling():
+        return False
+    return type(x) in (Tensor, torch.nn.Parameter) and not x.is_meta

@@ -8,8 +8,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.dropout import factor_of, keep_mask
-from minbert.kernels.precision import product_dtype
-from minbert.kernels.reference import is_reference, is_spelled_out
+from minbert.kernels.reference import is_reference, is_spelled_out, product_dtype
 
 
 def add_and_normalise(x: Tensor, y: Tensor, norm: nn.LayerNorm, p: float, training: bool) -> Tensor:

@@ -62,9 +62,8 @@ def load_encoder(encoder: BertEncoder, folder: Path) -> bool:
     new_pooler = False
     if encoder.pooler is None:
         tensors = _without_pooler(tensors)
-    elif not any(name.startswith(_POOLER) for name in tensors):
+    elif new_pooler := not any(name.startswith(_POOLER) for name in tensors):
         parameters = _without_pooler(parameters)
-        new_pooler = True
     expected = dict(part for named in parameters.items() for part in _split(*named))
     _check_fit(expected, tensors, path)
     for name, parameter in parameters.items():
@@ -79,11 +78,8 @@ def load_encoder(encoder: BertEncoder, folder: Path) -> bool:
 
 def state_dict_for_export(model: BertClassifier | BertEncoder) -> dict[str, Tensor]:
     """The tensors of a model on the CPU, under their names in the format and without fused layers.
-
-    Raises:
-        ValueError: if the model holds tensors that the format has no names for: adapters, or a
-            head of another kind than one linear layer.
-    """
+    ValueError for those that the format has no names for: of adapters, or of a head that is not one
+    linear layer."""
     encoder = model if isinstance(model, BertEncoder) else model.bert
     known = {name for name, _ in BertEncoder(encoder.config).named_parameters()}
     if isinstance(model, BertClassifier):
@@ -103,13 +99,13 @@ def config_for_export(model: BertClassifier | BertEncoder) -> dict[str, Any]:
     if isinstance(model, BertEncoder):
         return {"model_type": "bert", "architectures": ["BertModel"], **asdict(model.config)}
     pooled = model.bert.pooler is not None
-    outputs = range(model.heads[""].outputs)
+    labels = {f"LABEL_{number}": number for number in range(model.heads[""].outputs)}
     return {
         "model_type": "bert",
         "architectures": ["BertForSequenceClassification" if pooled else "BertModel"],
         "classifier_dropout": model.dropout,
-        "id2label": {str(number): f"LABEL_{number}" for number in outputs},
-        "label2id": {f"LABEL_{number}": number for number in outputs},
+        "id2label": {str(number): label for label, number in labels.items()},
+        "label2id": labels,
         **asdict(model.bert.config),
     }
 
@@ -120,31 +116,25 @@ def save_checkpoint(
     tokenizer: Path | None,
     config: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model as a checkpoint that this project and transformers load.
+    """Write a model as a checkpoint that this project and transformers load. ValueError as of
+    `state_dict_for_export`.
 
     transformers has no mean pooling: a model with it is loaded there as a `BertModel`, and the
     weights of its linear layer are additional tensors in the file.
 
     Args:
-        model: without adapters.
         folder: created if missing; files of the same names in it are replaced.
         tokenizer: the folder whose tokenizer files are copied, if any.
         config: entries of config.json that replace those of `config_for_export`.
-
-    Raises:
-        ValueError: as `state_dict_for_export`.
     """
     tensors = state_dict_for_export(model)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, {**config_for_export(model), **(config or {})})
     save_file(tensors, folder / WEIGHTS[0], metadata={"format": "pt"})
-    for name in (*VOCABULARIES, TOKENIZER_CONFIG):
-        if (
-            tokenizer is not None
-            and (tokenizer / name).is_file()
-            and tokenizer.resolve() != folder.resolve()
-        ):
-            shutil.copyfile(tokenizer / name, folder / name)
+    if tokenizer is not None and tokenizer.resolve() != folder.resolve():
+        for name in (*VOCABULARIES, TOKENIZER_CONFIG):
+            if (tokenizer / name).is_file():
+                shutil.copyfile(tokenizer / name, folder / name)
 
 
 def _split(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -182,29 +172,21 @@ def _encoder_tensors(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor
 
 
 def _check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise InputError unless a file's tensors have the expected names, shapes and types."""
-    both = [name for name in expected if name in tensors]
+    both = {name: tensors[name] for name in expected if name in tensors}
+    shapes = {name: (list(t.shape), list(expected[name].shape)) for name, t in both.items()}
+    whole = [name for name, t in both.items() if not t.is_floating_point()]
+    other = {name: t.dtype for name, t in both.items() if t.dtype not in _LOADED}
     problems = {
         "missing": [name for name in expected if name not in tensors],
         "unexpected": [name for name in tensors if name not in expected],
-        "of another shape": [
-            f"{name} {list(tensors[name].shape)} instead of {list(expected[name].shape)}"
-            for name in both
-            if tensors[name].shape != expected[name].shape
-        ],
-        "not of floating-point numbers": [
-            name for name in both if not tensors[name].is_floating_point()
-        ],
-        "of numbers that need a scale": [
-            f"{name} {tensors[name].dtype}"
-            for name in both
-            if tensors[name].is_floating_point() and tensors[name].dtype not in _LOADED
-        ],
+        "of another shape": [f"{n} {a} instead of {b}" for n, (a, b) in shapes.items() if a != b],
+        "not of floating-point numbers": whole,
+        "of numbers that need a scale": [f"{n} {t}" for n, t in other.items() if n not in whole],
     }
     listed = "; ".join(f"{what}: {_listed(names)}" for what, names in problems.items() if names)
     if listed:
         raise InputError(f"{path}: is not the encoder that {CONFIG} describes; {listed}")
-    needed = sum(tensors[name].numel() * tensors[name].element_size() for name in both)
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in both.values())
     if needed > (present := path.stat().st_size):  # rows that repeat, at no cost in the file
         raise InputError(
             f"{path}: its tensors are {needed:,} bytes of numbers, and it has {present:,}; "
@@ -213,7 +195,6 @@ def _check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], pa
 
 
 def _listed(names: list[str]) -> str:
-    """The first names, and the number of others, for one line."""
     shown = [name if name.isprintable() else ascii(name) for name in names[:_MOST_NAMED]]
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     return ", ".join(name[:120] for name in shown) + more

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from minbert.model.config import BertConfig
 from minbert.model.encoder import BertEncoder
-from minbert.model.heads import HEADS, Comparison, Head
+from minbert.model.heads import HEADS, Comparison
 
 POOLINGS: Final = ("pooler", "cls", "mean")
 _PLACE: Final = re.compile(r"(bert\w*)\.(?:encoder\.layer\.(\d+)\.|embeddings\.|pooler\.)")
@@ -34,7 +34,6 @@ class Classifier(nn.Module):
 
     Attributes:
         heads: its outputs by part of the task; of a task without parts under "".
-        pad_id: the id of padding.
         adapter_init_s: the time of adding adapters, s; None without adapters.
     """
 
@@ -48,7 +47,6 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load trained parameters and fixed tensors."""
         for name, tensor in chain(self.named_parameters(), self.fixed_tensors().items()):
             if name in tensors:
                 tensor.copy_(tensors[name])
@@ -61,7 +59,6 @@ class BertClassifier(Classifier):
     vector, by a comparison that all parts on pairs share.
 
     Args:
-        config: of each encoder.
         heads: the number of outputs (classes, or 1 for a regression), or the heads of several
             parts.
         pooling: `pooler` ([CLS], dense, tanh), `cls` (the last hidden state at [CLS]) or `mean`
@@ -71,9 +68,6 @@ class BertClassifier(Classifier):
             an encoder that has only such heads has no pooler. For pairs, whose vector has no
             tokens, the nonlinear head takes its place.
         encoders: 1 or 2. The second serves the parts on pairs, if there are other parts too.
-
-    Raises:
-        ValueError: for an unknown pooling.
     """
 
     def __init__(
@@ -94,8 +88,9 @@ class BertClassifier(Classifier):
         self.pooling = pooling
         self.pad_id = config.pad_token_id
         self.heads = {"": HeadConfig(heads)} if isinstance(heads, int) else dict(heads)
+        for_pairs = "nonlinear" if HEADS[head].reads_tokens else head
         modules = {
-            part: HEADS[_kind(head, config)](width, config.outputs, dropout)
+            part: HEADS[for_pairs if config.pairs else head](width, config.outputs, dropout)
             for part, config in self.heads.items()
         }
         # an adapter may replace a head's module later
@@ -110,11 +105,6 @@ class BertClassifier(Classifier):
         self.comparison = Comparison(width, dropout) if on_pairs else None
         self.classifier: nn.Module = modules[""] if "" in modules else nn.ModuleDict(modules)
 
-    def head_of(self, part: str) -> Head:
-        """The head of a part, or the only one."""
-        head: Head = self.classifier if part == "" else self.classifier.get_submodule(part)  # type: ignore[assignment]
-        return head
-
     def forward(
         self,
         input_ids: Tensor,
@@ -122,22 +112,18 @@ class BertClassifier(Classifier):
         token_type_ids: Tensor | None = None,
         part: str = "",
     ) -> Tensor:
-        """Logits [B, C].
-
-        Args:
-            input_ids, attention_mask, token_type_ids: as for the encoder; in a part on pairs all
-                first texts come before all second texts.
-            part: the part of the task; "" if the task has no parts.
-        """
-        head, pairs = self.head_of(part), self.heads[part].pairs
+        """Logits [B, C], from what the encoder takes; in a part on pairs all first texts, and
+        then all second texts."""
+        head, pairs = self.classifier.get_submodule(part), self.heads[part].pairs
         encoder = self.bert_pairs if pairs and self.bert_pairs is not None else self.bert
         by_token = self.reads_tokens[part]
         first_only = self.pooling != "mean" and not by_token
         hidden = encoder(input_ids, attention_mask, token_type_ids, first_only=first_only)
+        logits: Tensor  # [B, C]
         if by_token:
             exact = torch.promote_types(hidden.dtype, torch.float32)
-            by_tokens: Tensor = head(hidden.to(exact), attention_mask)
-            return by_tokens  # [B, C]
+            logits = head(hidden.to(exact), attention_mask)
+            return logits
         if encoder.pooler is not None:
             pooled = encoder.pooler(hidden)  # [B, H]; for pairs [2 B, H]
         elif self.pooling == "cls":
@@ -146,7 +132,7 @@ class BertClassifier(Classifier):
             pooled = mean_of_real(hidden, attention_mask)
         if pairs and self.comparison is not None:
             pooled = self.comparison(*pooled.chunk(2))  # [B, H]
-        logits: Tensor = head(pooled)
+        logits = head(pooled)
         return logits
 
 
@@ -155,11 +141,6 @@ def place_of(name: str) -> tuple[str, int | None] | None:
     embeddings and pooler; None for a parameter of a head."""
     match = _PLACE.match(name)
     return match and (match[1], None if match[2] is None else int(match[2]))
-
-
-def _kind(head: str, config: HeadConfig) -> str:
-    """The name of a part's head: that of the model, or the nonlinear one for pairs."""
-    return "nonlinear" if config.pairs and HEADS[head].reads_tokens else head
 
 
 def mean_of_real(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:

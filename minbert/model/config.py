@@ -14,12 +14,8 @@ ACTIVATIONS: Final = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 """`gelu` is the exact one, by erf; `gelu_new` and `gelu_pytorch_tanh` its tanh approximation."""
 
 _REQUIRED_SIZES: Final = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "vocab_size",
-)
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size",
+)  # fmt: skip
 _OTHER_SIZES: Final = ("max_position_embeddings", "type_vocab_size")
 _PROBABILITIES: Final = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 _POSITIVE: Final = ("layer_norm_eps", "initializer_range")
@@ -56,22 +52,15 @@ class BertConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
-        """The configuration of the checkpoint in a folder.
-
-        Raises:
-            InputError: no such folder or file, broken JSON, another architecture, or a value that
-                is missing, impossible or not supported.
+        """The configuration of the checkpoint in a folder. InputError for no such folder or file,
+        broken JSON, another architecture, or a value that is missing, impossible or not supported.
         """
         path = config_file(folder)
         return cls.from_values(read_json(path), str(path))
 
     @classmethod
     def from_values(cls, values: dict[str, Any], source: str) -> Self:
-        """The configuration in the object of a config.json called `source`.
-
-        Raises:
-            InputError: as `from_folder`, once the JSON is read.
-        """
+        """The configuration in the object of a config.json called `source`, as `from_folder`."""
         model_type = values.get("model_type", "bert")  # files from before 2020 lack it
         if model_type != "bert":
             raise InputError(
@@ -92,8 +81,8 @@ class BertConfig:
         for key in (*_PROBABILITIES, *_POSITIVE):
             if key in values:
                 fields[key] = _fraction(values[key], key in _PROBABILITIES, f"{source}: {key}")
-        pad, last = values.get("pad_token_id"), fields["vocab_size"] - 1
-        if pad is not None:
+        if (pad := values.get("pad_token_id")) is not None:
+            last = fields["vocab_size"] - 1
             fields["pad_token_id"] = _size(pad, last, f"{source}: pad_token_id", least=0)
         if "hidden_act" in values:
             fields["hidden_act"] = values["hidden_act"]
@@ -113,25 +102,19 @@ class BertConfig:
         return config
 
 
-def _bert(layers: int, hidden: int, heads: int) -> BertConfig:
-    return BertConfig(
+GEOMETRIES: Final = {
+    name: BertConfig(
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         intermediate_size=4 * hidden,
     )
-
-
-GEOMETRIES: Final = {
-    "bert-tiny": _bert(2, 128, 2),
-    "bert-mini": _bert(4, 256, 4),
-    "bert-small": _bert(4, 512, 8),
-    "bert-medium": _bert(8, 512, 8),
-    "minilm": _bert(6, 384, 12),
-    "minilm-l12": _bert(12, 384, 12),
-    "bert-base": _bert(12, 768, 12),
-    "bert-large": _bert(24, 1024, 16),
-}
+    for name, layers, hidden, heads in (
+        ("bert-tiny", 2, 128, 2), ("bert-mini", 4, 256, 4), ("bert-small", 4, 512, 8),
+        ("bert-medium", 8, 512, 8), ("minilm", 6, 384, 12), ("minilm-l12", 12, 384, 12),
+        ("bert-base", 12, 768, 12), ("bert-large", 24, 1024, 16),
+    )
+}  # fmt: skip
 """Sizes that can be measured with random weights. All use the vocabulary of `minilm`."""
 
 

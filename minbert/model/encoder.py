@@ -17,8 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from minbert.kernels.attention import attention, prepare_mask
 from minbert.kernels.dropout import dropout
 from minbert.kernels.linear import Linear
-from minbert.kernels.precision import product_dtype
-from minbert.kernels.reference import is_eager_on_gpu, is_reference
+from minbert.kernels.reference import is_eager_on_gpu, is_reference, product_dtype
 from minbert.kernels.residual import add_and_normalise
 from minbert.model.config import BertConfig
 
@@ -45,12 +44,9 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # [S]
-        x = self.word_embeddings(input_ids)  # [B, S, H]
-        x = x + self.position_embeddings(positions)
-        if token_type_ids is None:
-            x = x + self.token_type_embeddings.weight[0]
-        else:
-            x = x + self.token_type_embeddings(token_type_ids)
+        x = self.word_embeddings(input_ids) + self.position_embeddings(positions)  # [B, S, H]
+        types = self.token_type_embeddings
+        x = x + (types.weight[0] if token_type_ids is None else types(token_type_ids))
         x = dropout(self.LayerNorm(x), self.dropout, self.training)  # [B, S, H]
         return x if is_reference() or is_eager_on_gpu(x) else x.to(product_dtype(x))
 
@@ -169,10 +165,8 @@ class Pooler(nn.Module):
 class BertEncoder(nn.Module):
     """Token ids to hidden states.
 
-    Args:
-        config: sizes, activation and dropout.
-        pooler: whether it has a pooler. The encoder holds it, as checkpoints do, and does not run
-            it: call `encoder.pooler(hidden)`.
+    It stores the pooler, if it has one, as checkpoints do, and does not run it: call
+    `encoder.pooler(hidden)`.
     """
 
     def __init__(self, config: BertConfig, pooler: bool = True) -> None:

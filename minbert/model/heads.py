@@ -107,9 +107,6 @@ class Comparison(nn.Module):
         return F.gelu(self.narrow(x))
 
 
-Head = LinearHead | NonlinearHead | ConvHead
 HEADS: Final[Mapping[str, type[LinearHead] | type[NonlinearHead] | type[ConvHead]]] = {
-    "linear": LinearHead,
-    "nonlinear": NonlinearHead,
-    "conv": ConvHead,
-}
+    "linear": LinearHead, "nonlinear": NonlinearHead, "conv": ConvHead,
+}  # fmt: skip

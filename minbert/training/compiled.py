@@ -46,7 +46,6 @@ class NoCompilerError(InputError):
 
 
 def mode_of(device: torch.device) -> str:
-    """The mode of torch.compile on a device."""
     return _MODES.get(device.type, "default")
 
 
@@ -58,9 +57,7 @@ class CompiledModel:
     training, and no full batch runs uncompiled.
 
     Args:
-        model: maps a batch's tensors to logits.
-        texts: B of a full batch.
-        lengths: the buckets, S of the batches.
+        texts, lengths: B of a full batch, and the buckets, S of the batches.
 
     Attributes:
         cached: the share of its graphs whose code came from the compiler's cache; None without one.
@@ -107,11 +104,7 @@ class CompiledModel:
 def run_passes(
     forward: Callable[[Batch], Tensor], model: nn.Module, texts: int, length: int, amp: str
 ) -> None:
-    """Run a forward and a backward pass on a batch of a shape, which leaves no gradients.
-
-    Args:
-        forward: maps a batch to the model's logits.
-    """
+    """Run a forward and a backward pass on a batch of a shape, which leaves no gradients."""
     device = next(model.parameters()).device
     ids = torch.zeros((texts, length), dtype=torch.int64, device=device)
     batch = Batch(ids, torch.ones_like(ids), torch.zeros_like(ids), ids[:, 0], ids.numel())
@@ -167,7 +160,6 @@ def compile_model(
     Args:
         model: on its device and without gradients, with its trainable parameters chosen.
         texts, lengths: as of `CompiledModel`.
-        amp: off, bf16 or fp16.
 
     Raises:
         NoCompilerError, MemoryError, RuntimeError: as `errors_in_a_line`.

@@ -15,13 +15,13 @@ from torch.optim.adamax import adamax
 from torch.optim.adamw import adamw
 from torch.optim.radam import radam
 
-from minbert.kernels.precision import on_cpu
+from minbert.kernels.reference import on_cpu
 
 Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
 
 
 @dataclass(frozen=True)
-class Group:
+class ParameterGroup:
     """Parameters that share a learning rate and a weight decay."""
 
     parameters: Sequence[nn.Parameter]
@@ -48,7 +48,7 @@ class Optimizer(ABC):
     _step_supports_amp_scaling: ClassVar[bool] = True
     """Makes GradScaler call `step` even on overflow, without waiting for the device."""
 
-    def __init__(self, groups: Iterable[Group]) -> None:
+    def __init__(self, groups: Iterable[ParameterGroup]) -> None:
         self.param_groups: list[dict[str, Any]] = [
             {
                 "params": list(group.parameters),
@@ -93,11 +93,8 @@ class Optimizer(ABC):
 
     @abstractmethod
     def _take(self, lists: Lists, steps: list[Tensor], **options: Any) -> None:
-        """Take a step for the parameters of a group, in place.
-
-        Args:
-            lists: its parameters, their gradients, and both averages of each.
-        """
+        """Take a step, in place, for the lists of a group's parameters, their gradients, and both
+        averages of each."""
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         if parameter not in self.state:
@@ -146,7 +143,5 @@ class RAdam(Optimizer):
 
 
 OPTIMIZERS: Final[Mapping[str, type[Optimizer]]] = {
-    "adamw": AdamW,
-    "adamax": Adamax,
-    "radam": RAdam,
-}
+    "adamw": AdamW, "adamax": Adamax, "radam": RAdam,
+}  # fmt: skip

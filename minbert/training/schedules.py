@@ -23,11 +23,7 @@ def schedule_of(
     name: str, total_steps: int, warmup: float, steps_per_epoch: int
 ) -> Callable[[int], float]:
     """The `linear` schedule, or `halving`: up over `warmup`, then constant, and halved after each
-    epoch.
-
-    Raises:
-        ValueError: for another name.
-    """
+    epoch. ValueError for another name."""
     if name == LINEAR:
         return linear_schedule(total_steps, warmup)
     if name != HALVING:

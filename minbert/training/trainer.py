@@ -9,14 +9,9 @@ from torch import Tensor, nn
 
 from minbert.data.batches import Batch
 from minbert.training.losses import loss_of
-from minbert.training.optimizer import OPTIMIZERS, Group
+from minbert.training.optimizer import OPTIMIZERS, ParameterGroup
 
-__all__ = [
-    "Group",
-    "Trainer",
-    "autocast",
-    "logits_of",
-]
+__all__ = ["ParameterGroup", "Trainer", "autocast", "logits_of"]
 
 HALF: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_GRADIENT_NORM: Final = 1.0
@@ -46,17 +41,13 @@ class Trainer:
     device; Adamax and RAdam wait for the device in every step.
 
     Args:
-        model: maps a batch's tensors to logits [B, C].
         groups: parameters that train in some epoch, with rates and decays.
         losses: for each part of the task one of `minbert.training.losses.LOSSES`; for a task
             without parts under "".
         class_weights: weights [C] of the classes of parts that weigh them, on the device.
         label_smoothing: share of every label of a class that is spread over all classes.
         schedule: the factor on the rates at each step, from 0.
-        amp: off, bf16 or fp16.
-        device: of the model.
-        optimizer: one of `minbert.training.optimizer.OPTIMIZERS`.
-        forward: maps a batch to logits; None: the model.
+        forward: maps a batch to logits; None: the model does.
 
     Attributes:
         mark: called for each batch of a step after the forward pass and the loss, and after the
@@ -66,7 +57,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        groups: Iterable[Group],
+        groups: Iterable[ParameterGroup],
         *,
         losses: Mapping[str, str],
         class_weights: Mapping[str, Tensor] | None = None,

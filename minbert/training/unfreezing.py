@@ -19,8 +19,7 @@ class GradualUnfreezing:
     are unfrozen with their layer.
 
     Args:
-        model: the model.
-        places: of its parameters by name; those without one train from the first epoch.
+        places: of the model's parameters by name; those without one train from the first epoch.
     """
 
     def __init__(self, model: nn.Module, places: Mapping[str, Place | None]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adapters.injection import hold_frozen, inject, parameter_groups, training_of
+from adapters.injection import convert_frozen, inject, parameter_groups, training_of
 from adapters.layer import AdaptedLinear
 from adapters.low_rank import LowRankLinear
 from adapters.names import adapted_layers, in_order, is_layers, trains_base, unmatched_ends
@@ -261,7 +261,7 @@ def test_every_bias_moves_and_no_weight(pooling: str) -> None:
 
 def test_biases_of_weights_held_in_half_have_gradients_in_fp32() -> None:
     models = bitfit(), bitfit()
-    hold_frozen(models[1], torch.bfloat16)
+    convert_frozen(models[1], torch.bfloat16)
     ids, mask = batch()
     for model in models:
         with torch.autocast("cpu", dtype=torch.bfloat16):

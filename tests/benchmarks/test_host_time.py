@@ -34,7 +34,7 @@ from minbert.kernels.reference import FAST, KERNELS, REFERENCE, kernels
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import GEOMETRIES
 from minbert.training.schedules import linear_schedule
-from minbert.training.trainer import Group, Trainer
+from minbert.training.trainer import ParameterGroup, Trainer
 from tests.components import need, need_compiler
 from tests.gpu.kernels import AMP, CLASSES, RANK, SETTINGS, Count, count_in_process, label
 from tests.gpu.test_branches import ASKING
@@ -91,7 +91,9 @@ def host_time(mode: str, layers: str | None, amp: str, pairs: int) -> HostTime:
     initialise(model, 0)
     rank = None if layers is None else RANK
     inject(model, mode=mode, layers=layers, rank=rank, alpha=1.0, new_pooler=False, seed=0)
-    groups = [Group(tuple(g.values()), 1e-3, 0.01) for g in parameter_groups(model).values()]
+    groups = [
+        ParameterGroup(tuple(g.values()), 1e-3, 0.01) for g in parameter_groups(model).values()
+    ]
     trainer = Trainer(
         model, groups, losses={"": "cross-entropy"}, schedule=linear_schedule(10**6, 0.0), amp=amp,
         device=CPU,

@@ -25,7 +25,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _foreach_utils
 
-from adapters.injection import hold_frozen, inject
+from adapters.injection import convert_frozen, inject
 from bench.forecast.fake import fill
 from bench.plan.cell import TRANSFORMERS
 from bench.plan.job import Job
@@ -113,7 +113,7 @@ def count_ours(
     rank = None if layers is None else RANK
     inject(model, mode=mode, layers=layers, rank=rank, alpha=1.0, new_pooler=False, seed=0)
     if held:
-        hold_frozen(model, HALF[amp])
+        convert_frozen(model, HALF[amp])
     with kernels(name), FakeTensorMode(), KernelCounter() as counter:
         fill(model, GPU)
         return count_step(trainer_of(model, amp), batch_of(TEXTS, length), counter)

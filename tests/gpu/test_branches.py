@@ -18,7 +18,7 @@ from adapters.lora import LoraLinear
 from minbert.kernels import products, reference
 from minbert.kernels.attention import attention, prepare_mask
 from minbert.kernels.reference import kernels
-from minbert.training.optimizer import OPTIMIZERS, Group
+from minbert.training.optimizer import OPTIMIZERS, ParameterGroup
 from tests.minbert.kernels.test_fast_path import MODES, model_of, step
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ def test_an_optimizer_takes_the_steps_that_it_does_on_the_cpu(
     def train() -> list[torch.Tensor]:
         torch.manual_seed(0)
         model = nn.Linear(5, 3)
-        optimizer = OPTIMIZERS[name]([Group(list(model.parameters()), 1e-2, 0.1)])
+        optimizer = OPTIMIZERS[name]([ParameterGroup(list(model.parameters()), 1e-2, 0.1)])
         for _ in range(10):
             optimizer.zero_grad()
             model(torch.randn(4, 5)).square().sum().backward()
@@ -221,11 +221,11 @@ COVERED = {
     "minbert/training/evaluation:predict": (
         "tests/bench/worker/test_worker_gpu.py::test_a_gpu_gives_the_numbers"
     ),
-    "minbert/kernels/precision:on_cpu": STEP,
     "minbert/kernels/products:_by_onednn": STEP,
     "minbert/kernels/products:sum_over_tokens": STEP,
     "minbert/kernels/reference:is_eager_on_gpu": STEP,
     "minbert/kernels/reference:is_spelled_out": STEP,
+    "minbert/kernels/reference:on_cpu": STEP,
     "minbert/training/trainer:_accumulate": (
         "tests/minbert/training/test_trainer.py::test_gradients_of_a_cuda_graph_are_kept"
     ),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from adapters.injection import hold_frozen
+from adapters.injection import convert_frozen
 from bench.doctor import models
 from bench.doctor.check import BY_NAME, Context, Finding, judged
 from minbert.kernels.reference import FAST, REFERENCE, kernels
@@ -90,7 +90,7 @@ def train(mode: str, layers: str | None, option: str, amp: str, device: str, pat
         pooling = "pooler" if option == POOLER else "mean"
         model = models.small_model(mode, layers, device, models.CONFIG, pooling)
         if option == STORED and amp != "off":
-            hold_frozen(model, HALF[amp])
+            convert_frozen(model, HALF[amp])
         return _trained(models.small_trainer(model, amp), several=option == ACCUMULATED)
 
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from bench.plan.cell import Columns
-from bench.worker.failures import is_out_of_memory
+from bench.worker.failures import if_memory_suffices
 
 _GFLOP: Final = 1e9
 _MIB: Final = 2**20
@@ -118,29 +118,20 @@ class Counter(TorchDispatchMode):
 
 
 def measure_work(take_step: Callable[[], object], device: torch.device) -> Columns:
-    """The columns of the work of one training step, as torch's operators do it.
-
-    Without enough memory for it the result is empty, since the training itself did succeed. Random
-    numbers drawn afterwards are the same as without it.
+    """The columns of the work of one training step, as torch's operators do it; empty without
+    enough memory for it, since the training itself did succeed.
 
     Args:
         take_step: takes the step, at a learning rate of zero.
-        device: of the model.
+        device: of the model, whose random numbers afterwards are the same as without this.
     """
-    devices = [device] if device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices), Counter() as counter:
-            take_step()
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return {}
-    work = counter.work
-    return {
-        "step_gflop": work.flops / _GFLOP,
-        "step_operators": work.kernels,
-        "step_moved_mib": work.moved / _MIB,
-    }
+    columns: Columns = {}
+    with if_memory_suffices(device), Counter() as counter:
+        take_step()
+        gflop, moved_mib = counter.work.flops / _GFLOP, counter.work.moved / _MIB
+        columns = {"step_gflop": gflop, "step_operators": counter.work.kernels}
+        columns["step_moved_mib"] = moved_mib
+    return columns
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -42,16 +42,14 @@ def _counters(gpu: Gpu | None, powercap: Path) -> dict[str, tuple[float, float]]
     if gpu is not None:
         joules = gpu.energy_j()
         return {} if joules is None else {"gpu": (joules, math.inf)}
-    counters = {}
-    for folder in powercap.glob("intel-rapl:*"):
-        if not _PACKAGE.fullmatch(folder.name):
-            continue
-        try:
-            now, end = (
-                int((folder / name).read_text(encoding="ascii")) / 1e6
-                for name in ("energy_uj", "max_energy_range_uj")
-            )
-        except (OSError, ValueError):  # readable only by root on most systems
-            return {}
-        counters[folder.name] = now, end
-    return counters
+    packages = [path for path in powercap.glob("intel-rapl:*") if _PACKAGE.fullmatch(path.name)]
+
+    def joules_in(path: Path) -> float:
+        return int(path.read_text(encoding="ascii")) / 1e6
+
+    with suppress(OSError, ValueError):  # readable only by root on most systems
+        return {
+            path.name: (joules_in(path / "energy_uj"), joules_in(path / "max_energy_range_uj"))
+            for path in packages
+        }
+    return {}

@@ -91,34 +91,22 @@ class Gpu:
         self._clocks_below_cap: list[float] = []
 
     def _ask(self, question: str, *names: str) -> Any:
-        """NVML's answer to `nvmlDeviceGet…`; None if it has none.
-
-        Args:
-            names: names of NVML's constants that are passed as arguments.
-        """
-        if self._nvml is None:
-            return None
+        """NVML's answer to `nvmlDeviceGet…` on constants of some names; None if it has none."""
         ask = getattr(self._nvml, f"nvmlDeviceGet{question}", None)
         if ask is None:
             return None
-        try:
+        with suppress(self._nvml.NVMLError):
             return ask(self._handle, *(getattr(self._nvml, name) for name in names))
-        except self._nvml.NVMLError:
-            return None
 
     def _used_mib(self) -> float | None:
         memory = self._ask("MemoryInfo")
         return None if memory is None else memory.used / MIB
 
-    def _reasons_now(self) -> list[str]:
+    def look(self) -> None:
         bits = self._ask("CurrentClocksEventReasons")
         if bits is None:  # the old name of the same question
             bits = self._ask("CurrentClocksThrottleReasons") or 0
-        return [name for bit, name in _REASONS.items() if bits & bit]
-
-    def look(self) -> None:
-        """Sample the state of the GPU now."""
-        reasons = self._reasons_now()
+        reasons = [name for bit, name in _REASONS.items() if bits & bit]
         self._looks += 1
         self._reasons.update(reasons)
         for name, question in _SAMPLED.items():
@@ -172,7 +160,6 @@ class Gpu:
 
     @property
     def report(self) -> dict[str, Any]:
-        """A summary of all samples for readers."""
         return {
             "looks": self._looks,
             "throttle_reasons": dict(sorted(self._reasons.items())),

@@ -46,10 +46,8 @@ def read_counters() -> dict[str, float]:
     if threads := [fields for fields in threads if len(fields) >= 2]:
         counters["ran_s"] = sum(int(fields[0]) for fields in threads) / 1e9
         counters["waited_s"] = sum(int(fields[1]) for fields in threads) / 1e9
-    for name, key, unit in (
-        ("cpu/cpu.stat", "throttled_time", 1e9),  # cgroup v1
-        ("cpu.stat", "throttled_usec", 1e6),
-    ):
+    first = ("cpu/cpu.stat", "throttled_time", 1e9)  # of cgroup v1
+    for name, key, unit in (first, ("cpu.stat", "throttled_usec", 1e6)):
         words = text_or_empty(_CGROUPS / name).split()
         if key in words:
             counters["quota_throttled_s"] = int(words[words.index(key) + 1]) / unit
@@ -70,7 +68,6 @@ def summarise(
 
     Args:
         rises: by how much each of the counters rose.
-        cores: of the machine.
         clocks: sampled frequencies of the cores, MHz; none if a GPU does the work.
     """
     seconds = max(rises["seconds"], 1e-9)
@@ -154,10 +151,10 @@ class MachineWatch:
         if self._gpu is not None:
             doubts += self._gpu.doubts.items()
             self.report["gpu"] = self._gpu.report
-        reasons: dict[str, list[str]] = {}
-        for flag, reason in doubts:
-            reasons.setdefault(flag, []).append(reason)
-        self.doubts = {flag: "; ".join(texts) for flag, texts in reasons.items()}
+        self.doubts = {
+            flag: "; ".join(reason for other, reason in doubts if other == flag)
+            for flag, _ in doubts
+        }
         self.report["doubts"] = self.doubts
 
 

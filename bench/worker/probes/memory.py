@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bench.common.files import text_or_empty
 from bench.plan.cell import Columns
-from bench.worker.failures import is_out_of_memory
+from bench.worker.failures import if_memory_suffices
 from minbert.data.batches import Batch
 from minbert.training.optimizer import Optimizer
 from minbert.training.trainer import Trainer, autocast, logits_of
@@ -44,7 +44,6 @@ class Resident:
 
 
 def resident_now() -> Resident:
-    """The memory that this process holds now."""
     status = _status()
     return Resident(status.get("VmRSS"), status.get("RssAnon"))
 
@@ -74,11 +73,8 @@ def _status() -> dict[str, float]:
 
 
 class Phases:
-    """Measures named phases, one after the other; a repeated name adds to its time.
-
-    Args:
-        on_phase: called with a phase's name when it begins.
-    """
+    """Measures named phases, one after the other, and announces them; a repeated name adds to its
+    time."""
 
     def __init__(self, on_phase: Callable[[str], None] = lambda _name: None) -> None:
         self._on_phase = on_phase
@@ -118,10 +114,8 @@ def cuda_peaks_mib(device: torch.device, *, graphs: bool) -> dict[str, float]:
     """Peak CUDA memory allocated by tensors and reserved by the allocator; empty on the CPU.
 
     Unknown values are left out: without caching (PYTORCH_NO_CUDA_MEMORY_CACHING) the allocator
-    counts nothing, and some allocators do not report what graphs hold (cudaMallocAsync).
-
-    Args:
-        graphs: whether CUDA graphs were launched, as compiled cells do.
+    counts nothing, and some allocators do not report what the `graphs` of compiled cells hold
+    (cudaMallocAsync).
     """
     reserved = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
     if not reserved:
@@ -191,28 +185,21 @@ class SavedTensors:
 
     @property
     def mib(self) -> float:
-        """Size of the saved tensors, MiB."""
         return float(sum(storage.nbytes() for storage in self._kept.values())) / MIB
 
 
 def measure_activations(trainer: Trainer, largest: Batch) -> Columns:
-    """Memory that the forward pass of the largest batch keeps for its backward pass.
+    """Memory that the forward pass of the largest batch keeps for its backward pass; empty without
+    enough memory for it, since the training itself did succeed.
 
-    Without enough memory for it the result is empty, since the training itself did succeed.
     Nothing is trained. Gradients are dropped first, as before the forward pass of a training step.
     """
     trainer.optimizer.zero_grad()
     saved = SavedTensors(trainer.model)
     trainer.model.train()
-    devices = [trainer.device] if trainer.device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices):
-            with saved.counting(), autocast(trainer.amp, trainer.device):
-                logits = logits_of(trainer.model, largest)
-            mib = saved.mib
-            del logits
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return {}
-    return {"activations_mib": mib}
+    columns: Columns = {}
+    with if_memory_suffices(trainer.device):
+        with saved.counting(), autocast(trainer.amp, trainer.device):
+            _logits = logits_of(trainer.model, largest)  # which keeps what is saved
+        columns["activations_mib"] = saved.mib
+    return columns

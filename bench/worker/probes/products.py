@@ -21,11 +21,11 @@ Everything is observed while the model runs on a few texts, so it holds for any 
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,12 +72,18 @@ class Products:
     wide: Counter[Shape] = field(default_factory=Counter)
     thin_flops: int = 0
 
+    def add(self, call: "_Call", rows: int) -> None:
+        outputs, inputs, rank, dx, dw = call
+        kinds = zip(KINDS, (True, dx, dw), strict=True)
+        self.wide.update((kind, rows, outputs, inputs) for kind, is_needed in kinds if is_needed)
+        with_a, with_b = 2 * rows * rank * inputs, 2 * rows * rank * outputs
+        update = min(2 * outputs * inputs * rank, with_b + (with_a if dx else 0))
+        self.thin_flops += 2 * with_a + 2 * with_b + update
+
     @property
     def flops(self) -> int:
-        """Operations of all products."""
-        return sum(number * flops_of(shape) for shape, number in self.wide.items()) + (
-            self.thin_flops
-        )
+        wide = sum(number * flops_of(shape) for shape, number in self.wide.items())
+        return wide + self.thin_flops
 
     @property
     def major(self) -> list[Shape]:
@@ -86,41 +92,21 @@ class Products:
         return [shape for shape, number in self.wide.items() if number * flops_of(shape) >= least]
 
     def milliseconds(self, gflops: Mapping[Shape, float]) -> float:
-        """Their time; products of other shapes are as fast as the given ones in the mean.
-
-        Args:
-            gflops: 10⁹ operations per second of some shapes.
-        """
+        """Their time, by the 10⁹ operations per second of some shapes; products of others are as
+        fast as these in the mean."""
         known = {shape: self.wide[shape] * flops_of(shape) for shape in gflops}
         seconds = sum(flops / gflops[shape] for shape, flops in known.items()) / 1e9
         return 1000 * seconds * self.flops / sum(known.values())
 
 
 def flops_of(shape: Shape) -> int:
-    """Operations of a product."""
     _, rows, outputs, inputs = shape
     return 2 * rows * outputs * inputs
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """A linear layer, or several that are fused.
-
-    Attributes:
-        ranks: of the adapter on each of its parts; 0 without one.
-    """
-
-    module: nn.Module
-    ranks: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A call of a part of a layer.
-
-    Attributes:
-        dx, dw: whether the gradients of its input and of its weight are needed.
-    """
+class _Call(NamedTuple):
+    """A call of a linear layer, or of one of several that are fused, with an adapter of some rank;
+    whether the gradients of its input and of its weight are needed."""
 
     outputs: int
     inputs: int
@@ -128,27 +114,15 @@ class _Call:
     dx: bool
     dw: bool
 
-    def add_to(self, products: Products, rows: int) -> None:
-        """Add the products of the call on some rows."""
-        for kind, is_needed in zip(KINDS, (True, self.dx, self.dw), strict=True):
-            if is_needed:
-                products.wide[kind, rows, self.outputs, self.inputs] += 1
-        with_a, with_b = 2 * rows * self.rank * self.inputs, 2 * rows * self.rank * self.outputs
-        merged = 2 * self.outputs * self.inputs * self.rank
-        branch = with_b + (with_a if self.dx else 0)
-        products.thin_flops += 2 * with_a + 2 * with_b + min(merged, branch)
-
 
 def measure_products(
     model: nn.Module, batches: Sequence[Batch], amp: str, device: torch.device
 ) -> Columns:
-    """The column `products_ms`; empty for a task of parts, whose steps are of several kinds, and
-    where it can't be measured, for lack of memory or in an architecture that is not followed, since
-    the training itself succeeded.
+    """The column `products_ms` for typical batches of a training; empty for a task of parts, whose
+    steps are of several kinds, and where it can't be measured, for lack of memory or in an
+    architecture that is not followed, since the training itself succeeded.
 
-    Args:
-        model: on the device. Its weights and gradients don't change.
-        batches: typical batches of its training.
+    The model's weights and gradients don't change.
     """
     if batches[0].part:
         return {}
@@ -157,41 +131,32 @@ def measure_products(
         speeds = dict(measure_gflops(products.major, amp, device))
     except Exception:  # noqa: BLE001 (of many kinds, and none may cost a result)
         return {}
-    tokens = _mean(batch.tokens for batch in batches)
-    return {"products_ms": products.milliseconds(speeds) / tokens * 1000} if speeds else {}
+    if not speeds:
+        return {}
+    return {"products_ms": products.milliseconds(speeds) / _mean_tokens(batches) * 1000}
 
 
 def required(
     model: nn.Module, batches: Sequence[Batch], amp: str, device: torch.device
 ) -> Products:
     """The products of a training step on a batch of the mean tokens and texts of some batches."""
-    few = _first_texts(batches[0])
+    names = ("input_ids", "attention_mask", "token_type_ids", "labels")
+    tensors = {name: getattr(batches[0], name) for name in names}
+    first: dict[str, Any] = {n: None if t is None else t[:_TEXTS] for n, t in tensors.items()}
+    few = replace(batches[0], **first)
     texts, padded = few.input_ids.shape[0], few.input_ids.numel()
     tokens = padded if few.attention_mask is None else int(few.attention_mask.sum())
-    mean_texts = _mean(len(batch.labels) for batch in batches)
-    mean_tokens = _mean(batch.tokens for batch in batches)
+    mean_texts = round(fmean(len(batch.labels) for batch in batches))
     products = Products()
     for call, positions, rows in _calls(model, few, amp, device):
-        if positions in (texts, tokens, padded):
-            call.add_to(products, mean_texts if rows <= texts else mean_tokens)
-        else:  # of no text, such as relative positions
-            call.add_to(products, rows)
+        if positions in (texts, tokens, padded):  # else of no text, such as relative positions
+            rows = mean_texts if rows <= texts else _mean_tokens(batches)
+        products.add(call, rows)
     return products
 
 
-def _mean(numbers: Iterable[int]) -> int:
-    return round(fmean(numbers))
-
-
-def _first_texts(batch: Batch) -> Batch:
-    mask, types = batch.attention_mask, batch.token_type_ids
-    return replace(
-        batch,
-        input_ids=batch.input_ids[:_TEXTS],
-        attention_mask=None if mask is None else mask[:_TEXTS],
-        token_type_ids=None if types is None else types[:_TEXTS],
-        labels=batch.labels[:_TEXTS],
-    )
+def _mean_tokens(batches: Sequence[Batch]) -> int:
+    return round(fmean(batch.tokens for batch in batches))
 
 
 def _calls(
@@ -226,9 +191,9 @@ def _calls(
 
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     with autocast(amp, device):
-        with _hooks([(layer.module, observe(layer.ranks)) for layer in layers]):
+        with _hooks([(module, observe(ranks)) for module, ranks in layers]):
             logits_of(model, batch)
-        second = [(layer.module, keep) for layer in layers]
+        second = [(module, keep) for module, _ in layers]
         with _hooks([*second, *((module, with_gradient) for module in embeddings)]):
             logits = logits_of(model, batch)
     weights = torch.linspace(1, 2, logits.numel(), device=device).view_as(logits)
@@ -242,17 +207,15 @@ def _calls(
 
 @contextmanager
 def _hooks(hooks: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
-    """Forward hooks of modules, while a block runs."""
-    handles = [module.register_forward_hook(hook) for module, hook in hooks]
-    try:
+    with ExitStack() as handles:
+        for module, hook in hooks:
+            handles.callback(module.register_forward_hook(hook).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _linear_layers(model: nn.Module) -> Iterator[_Layer]:
-    """The linear layers of a model, without those that are parts of adapters.
+def _linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[int, ...]]]:
+    """The linear layers of a model, without those that are parts of adapters, and the ranks of the
+    adapters on the parts of each; 0 without one.
 
     Query, key and value are three products if fused, but one where PEFT's adapter has one A.
     """
@@ -262,12 +225,12 @@ def _linear_layers(model: nn.Module) -> Iterator[_Layer]:
     for name, module in model.named_modules():
         prefix = next((prefix for prefix in adapted if name.startswith(prefix)), None)
         if isinstance(module, AdaptedLinear):
-            yield _Layer(module, tuple(part.rank for part in module.parts))
+            yield module, tuple(part.rank for part in module.parts)
         elif isinstance(module, nn.Linear) and prefix is None:
-            yield _Layer(module, (0, 0, 0) if name.lower().endswith(_FUSED) else (0,))
+            yield module, (0, 0, 0) if name.lower().endswith(_FUSED) else (0,)
         elif isinstance(module, nn.Linear) and name == f"{prefix}{_BASE}":
             matrices: Any = getattr(adapted[prefix or ""], "lora_A", {})
-            yield _Layer(module, (sum(len(matrix.weight) for matrix in matrices.values()),))
+            yield module, (sum(len(matrix.weight) for matrix in matrices.values()),)
 
 
 def measure_gflops(
@@ -276,10 +239,8 @@ def measure_gflops(
     """10⁹ floating-point operations per second of each shape, by its fastest repeat.
 
     A limit is the best that can be reached, so other load on the machine must not count, and the
-    faster of torch's own kernel and that of `minbert.kernels.products` does.
-
-    Args:
-        amp: AMP of the step; the products are in its half precision, or in fp32.
+    faster of torch's own kernel and that of `minbert.kernels.products` does. The products are in
+    the half precision of AMP, or in fp32.
     """
     dtype = HALF.get(amp, torch.float32)
     return [(shape, _gflops(shape, dtype, device)) for shape in shapes]

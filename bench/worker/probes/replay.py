@@ -94,9 +94,8 @@ def replay(
     """Run passes over the batches until they suffice.
 
     Args:
-        take_step: takes a training step on some batches; only this is timed.
+        take_step: takes a training step on some batches; only this is timed, by the new `clock`.
         steps: the batches of each step.
-        clock: a new one, by which the steps are timed.
         budget_s: seconds of timed steps after which no more precision is sought.
         on_step: called after each step with the number of steps taken.
     """

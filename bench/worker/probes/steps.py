@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +17,6 @@ class Step:
     """One training step.
 
     Attributes:
-        ms: its time.
         tokens, padded, examples: of its batches: tokens without padding and with it, and examples.
         forward_ms, backward_ms: times of the forward passes with the loss, and of the backward
             passes; None where these were not marked. The optimizer takes the rest of the step.
@@ -70,14 +69,12 @@ class StepClock:
         """All steps so far, in order. Waits for the device."""
         if self._cuda:
             torch.cuda.synchronize()
-        return [self._step(times, *sizes) for times, *sizes in self._marks]
-
-    def _step(self, times: list[Any], tokens: int, padded: int, examples: int) -> Step:
-        step = Step(self._elapsed_ms(times[0], times[-1]), tokens, padded, examples)
-        if len(times) < 4:
-            return step
-        *passes, _ = (self._elapsed_ms(*pair) for pair in pairwise(times))
-        return replace(step, forward_ms=sum(passes[::2]), backward_ms=sum(passes[1::2]))
+        steps = []
+        for times, *sizes in self._marks:
+            *passes, _ = (self._elapsed_ms(*pair) for pair in pairwise(times))
+            parts = (sum(passes[::2]), sum(passes[1::2])) if len(passes) > 1 else ()
+            steps.append(Step(self._elapsed_ms(times[0], times[-1]), *sizes, *parts))
+        return steps
 
     def _elapsed_ms(self, begin: Any, end: Any) -> float:
         if self._cuda:

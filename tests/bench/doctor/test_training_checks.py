@@ -51,7 +51,7 @@ def only(monkeypatch: pytest.MonkeyPatch, *settings: Any, varied: Any = ()) -> N
 
 def test_an_option_trains_otherwise_than_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     stored: list[torch.dtype] = []
-    monkeypatch.setattr(numerics, "hold_frozen", lambda _model, dtype: stored.append(dtype))
+    monkeypatch.setattr(numerics, "convert_frozen", lambda _model, dtype: stored.append(dtype))
     for mode, layers, option in numerics.VARIED:
         assert not stored
         one, other = (numerics.train(mode, layers, o, "bf16", "cpu", "fast") for o in ("", option))

@@ -109,7 +109,7 @@ def test_both_engines_require_the_same_products(
     run = CellRun(job_of(ours, tiny_checkpoint), Path(), Progress(None))
     run.model = run.engine.build(run.job)
     run._tokenise()
-    steps, *_ = run._timing_batches()
+    steps, *_ = run._replayed_batches()
     batches = [batch for step in steps for batch in step]
     models = [run.model, engine_of(theirs(ours)).build(job_of(theirs(ours), tiny_checkpoint))]
     one, other = (required(model, batches, "off", CPU) for model in models)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adapters.injection import hold_frozen, inject, layer_class
+from adapters.injection import convert_frozen, inject, layer_class
 from adapters.layer import AdaptedLinear, Part
 from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
@@ -91,7 +91,7 @@ def test_small_updates_reach_the_output_as_amp_stores_weights(
 
     torch.manual_seed(0)
     layer = layer_class(mode)(nn.Linear(384, 384), [Part(name="x", rank=8, alpha=16.0)])
-    hold_frozen(nn.Sequential(layer), torch.bfloat16, adapted=False)
+    convert_frozen(nn.Sequential(layer), torch.bfloat16, adapted=False)
     layer.reset_parameters(0)
     if on_gpu:
         monkeypatch.setattr(reference, "on_cpu", lambda _x: False)
@@ -167,7 +167,7 @@ def test_a_frozen_weight_of_odd_width_in_half_is_watched() -> None:
     model = BertClassifier(config, 3, pooling="mean", dropout=0.0)
     initialise(model, 0)
     inject(model, mode="head", layers=None, rank=None, alpha=1, new_pooler=False, seed=0)
-    hold_frozen(model, torch.bfloat16)
+    convert_frozen(model, torch.bfloat16)
     movement = Movement(model, minbert)
     disturb(model)
     assert movement.problem() is None
@@ -229,7 +229,7 @@ def test_what_is_kept_changes_nothing_and_predicts_what_the_cell_did(
 
     loaded = load_trained(of, tmp_path / "kept")
     if frozen_dtype == "bf16":
-        hold_frozen(loaded, torch.bfloat16)
+        convert_frozen(loaded, torch.bfloat16)
     kept.model = loaded
     assert np.array_equal(kept._predict("", kept.dev[""]), plain.logits[""])
 

@@ -15,7 +15,7 @@ from torch import nn
 from bench.worker.probes.energy import energy
 from bench.worker.probes.machine import MachineWatch, doubts_of, read_counters, summarise
 from bench.worker.probes.memory import Phases, SavedTensors, owned_mib, resident_now
-from minbert.training.optimizer import AdamW, Group
+from minbert.training.optimizer import AdamW, ParameterGroup
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells these")
 MIB = 2**20
@@ -86,7 +86,7 @@ def test_mapped_files_are_in_the_resident_set_and_not_anonymous(tmp_path: Path) 
 
 def test_memory_is_counted_by_its_owner() -> None:
     layer = nn.Linear(1024, 1024, bias=False)
-    optimizer = AdamW([Group([layer.weight], 1e-3, 0.0)])
+    optimizer = AdamW([ParameterGroup([layer.weight], 1e-3, 0.0)])
     layer(torch.ones(2, 1024)).sum().backward()
     optimizer.step()
     found = owned_mib(layer, optimizer)

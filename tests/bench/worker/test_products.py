@@ -134,7 +134,7 @@ def test_the_mean_of_several_batches_counts() -> None:
 def test_an_update_is_merged_if_that_takes_fewer_operations(tokens: int, is_merged: bool) -> None:
     # more than i o / (i + o) tokens: 16 in a layer of width 32
     call, counted = products._Call(H, H, R, dx=True, dw=False), Products()
-    call.add_to(counted, tokens)
+    counted.add(call, tokens)
     update = counted.thin_flops - 8 * tokens * R * H
     assert update == (2 * H * H * R if is_merged else 4 * tokens * R * H)
 

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from adapters.injection import hold_frozen, inject, parameter_groups
+from adapters.injection import convert_frozen, inject, parameter_groups
 from bench.engines.engine import Groups
 from bench.forecast.fake import fill
 from minbert.data.batches import Batch
 from minbert.model.classifier import BertClassifier
 from minbert.model.config import GEOMETRIES
 from minbert.training.schedules import linear_schedule
-from minbert.training.trainer import HALF, Group, Trainer
+from minbert.training.trainer import HALF, ParameterGroup, Trainer
 from tests.gpu.fake.gpu import GPU
 
 CONFIG = replace(GEOMETRIES["bert-tiny"], vocab_size=1000, hidden_size=32, intermediate_size=64)
@@ -44,7 +44,7 @@ def model_of(
     rank = None if layers is None else 4
     inject(model, mode=mode, layers=layers, rank=rank, alpha=1.0, new_pooler=False, seed=0)
     if held:
-        hold_frozen(model, HALF[amp])
+        convert_frozen(model, HALF[amp])
     return model
 
 
@@ -70,7 +70,7 @@ def trainer_of(
         named: these, where the model is not of engine minbert.
     """
     named = named or parameter_groups(model)
-    groups = [Group(tuple(each.values()), 1e-3, 0.01) for each in named.values()]
+    groups = [ParameterGroup(tuple(each.values()), 1e-3, 0.01) for each in named.values()]
     return Trainer(
         model, groups, losses={"": loss}, schedule=linear_schedule(3, 0.0), amp=amp, device=GPU,
         optimizer=optimizer,

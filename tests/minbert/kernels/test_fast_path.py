@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adapters.injection import hold_frozen, inject
+from adapters.injection import convert_frozen, inject
 from minbert.kernels.reference import kernels
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
@@ -100,7 +100,7 @@ def test_in_half_precision_it_is_as_near_to_fp32_as_the_plain_path(mode, layers)
 def test_frozen_weights_in_half_change_nothing_under_autocast_where_they_have_no_adapter() -> None:
     model = model_of("head", None, "pooler")
     before = dict(step(model, True, "bf16"))
-    hold_frozen(model, torch.bfloat16)
+    convert_frozen(model, torch.bfloat16)
     for name, value in step(model, True, "bf16"):
         assert torch.equal(value, before[name]), name
 
@@ -111,7 +111,7 @@ def test_with_frozen_weights_in_half_gradients_are_those_of_rounded_weights(mode
     """In fp32, of the type of what trains, against the same model of rounded weights in fp32."""
     half, rounded = model_of(mode, layers, "pooler"), model_of(mode, layers, "pooler")
     for model in (half, rounded):
-        hold_frozen(model, torch.bfloat16)
+        convert_frozen(model, torch.bfloat16)
     for parameter in rounded.parameters():
         parameter.data = parameter.data.float()
     expected = dict(step(rounded, True, "bf16"))
@@ -141,7 +141,7 @@ class Casts(TorchDispatchMode):
 def test_a_frozen_weight_is_cast_once_a_step_or_not_at_all(mode, layers, dtype) -> None:
     """Merged with an adapter it is formed anew, and cast once, however it is held."""
     model = model_of(mode, layers, "mean")
-    hold_frozen(model, dtype)
+    convert_frozen(model, dtype)
     with Casts() as casts:
         dict(step(model, True, "bf16"))
     once = 3 if mode == "lora" or dtype == torch.float32 else 0  # of three layers

@@ -10,10 +10,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels import dropout as dropout_kernel
 from minbert.kernels import products
-from minbert.kernels.activations import activate, gradient
 from minbert.kernels.attention import attention, torch_attention
 from minbert.kernels.dropout import dropout, keep_mask
-from minbert.kernels.linear import Linear
+from minbert.kernels.linear import Linear, activate, gradient
 from minbert.kernels.products import (
     sum_over_tokens,
     thin_over_tokens,

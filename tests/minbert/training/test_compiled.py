@@ -21,7 +21,7 @@ from minbert.errors import InputError
 from minbert.kernels.reference import kernels
 from minbert.training import compiled
 from minbert.training.compiled import CompiledModel, NoCompilerError, compile_model, mode_of
-from minbert.training.trainer import Group, Trainer
+from minbert.training.trainer import ParameterGroup, Trainer
 from tests.adapters.small import CLASSES, base_model, disturb
 from tests.components import need_compiler
 
@@ -90,7 +90,7 @@ def train(
     """Loss, logits and every gradient of each step, by name."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     trainer = Trainer(
-        model, [Group(list(named.values()), 1e-2, 0.01)], losses={"": "cross-entropy"},
+        model, [ParameterGroup(list(named.values()), 1e-2, 0.01)], losses={"": "cross-entropy"},
         schedule=lambda _step: 1.0, amp=amp, device=CPU, forward=forward,
     )  # fmt: skip
     for batch in batches():

@@ -12,7 +12,7 @@ from minbert.data.encoded import Encoded
 from minbert.model.classifier import BertClassifier, HeadConfig, initialise
 from minbert.model.config import GEOMETRIES, BertConfig
 from minbert.model.heads import pair_features
-from minbert.training.trainer import Group, Trainer, logits_of
+from minbert.training.trainer import ParameterGroup, Trainer, logits_of
 
 HEADS = {
     "sst": HeadConfig(outputs=5),
@@ -151,7 +151,7 @@ def step_of_pearson(amp: str) -> tuple[Tensor, Tensor, Tensor]:
     initialise(of, seed=0)
     parameters = list(of.parameters())
     trainer = Trainer(
-        of, [Group(parameters, 1e-3, 0.0)], losses={"sts": "pearson"},
+        of, [ParameterGroup(parameters, 1e-3, 0.0)], losses={"sts": "pearson"},
         schedule=lambda _step: 1.0, amp=amp, device=CPU,
     )  # fmt: skip
     loss, logits = trainer.step(PAIRS)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from minbert.training.optimizer import OPTIMIZERS, AdamW, Group
+from minbert.training.optimizer import OPTIMIZERS, AdamW, ParameterGroup
 
 THEIRS = {
     "adamw": (torch.optim.AdamW, {"fused": True}),
@@ -21,7 +21,9 @@ def test_it_is_torchs_to_the_bit(name: str) -> None:
     torch.manual_seed(0)
     one, other = nn.Linear(5, 3), nn.Linear(5, 3)
     other.load_state_dict(one.state_dict())
-    ours = OPTIMIZERS[name]([Group([one.weight], 1e-2, 0.1), Group([one.bias], 1e-3, 0.0)])
+    ours = OPTIMIZERS[name](
+        [ParameterGroup([one.weight], 1e-2, 0.1), ParameterGroup([one.bias], 1e-3, 0.0)]
+    )
     kind, options = THEIRS[name]
     theirs = kind(
         [
@@ -44,7 +46,7 @@ def test_it_is_torchs_to_the_bit(name: str) -> None:
 def test_parameters_without_a_gradient_stay() -> None:
     model = nn.Linear(2, 2)
     before = model.bias.detach().clone()
-    optimizer = AdamW([Group([model.weight, model.bias], 1.0, 0.5)])
+    optimizer = AdamW([ParameterGroup([model.weight, model.bias], 1.0, 0.5)])
     model.weight.grad = torch.ones(2, 2)
     optimizer.step()
     assert torch.equal(model.bias, before)
@@ -54,7 +56,7 @@ def test_parameters_without_a_gradient_stay() -> None:
 def test_a_rate_of_zero_changes_nothing() -> None:
     model = nn.Linear(2, 2)
     before = model.weight.detach().clone()
-    optimizer = AdamW([Group([model.weight], 0.0, 0.5)])
+    optimizer = AdamW([ParameterGroup([model.weight], 0.0, 0.5)])
     model.weight.grad = torch.ones(2, 2)
     optimizer.step()
     assert torch.equal(model.weight, before)
@@ -65,12 +67,13 @@ def test_training_imports_no_compiler(name: str) -> None:
     code = """if True:
         import sys, torch
         from types import SimpleNamespace
-        from minbert.training.trainer import Group, Trainer
+        from minbert.training.trainer import ParameterGroup, Trainer
         model = torch.nn.Bilinear(2, 2, 3)
         model.forward = lambda ids, mask, types, part: torch.nn.Bilinear.forward(model, ids, ids)
         trainer = Trainer(
-            model, [Group(list(model.parameters()), 1e-3, 0.0)], losses={"": "cross-entropy"},
-            schedule=lambda step: 1.0, amp="bf16", device=torch.device("cpu"),
+            model, [ParameterGroup(list(model.parameters()), 1e-3, 0.0)],
+            losses={"": "cross-entropy"}, schedule=lambda step: 1.0, amp="bf16",
+            device=torch.device("cpu"),
             optimizer=sys.argv[1],
         )
         batch = SimpleNamespace(

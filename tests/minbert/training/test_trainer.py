@@ -10,7 +10,7 @@ from minbert.training import trainer as training
 from minbert.training.losses import loss_of
 from minbert.training.optimizer import OPTIMIZERS
 from minbert.training.schedules import linear_schedule, schedule_of
-from minbert.training.trainer import Group, Trainer
+from minbert.training.trainer import ParameterGroup, Trainer
 
 CPU = torch.device("cpu")
 
@@ -44,7 +44,7 @@ def trainer(
     warmup: float = 0.0,
     optimizer: str = "adamw",
 ) -> Trainer:
-    group = Group(list(model.parameters()), 1e-2, 0.1)
+    group = ParameterGroup(list(model.parameters()), 1e-2, 0.1)
     return Trainer(
         model, [group], losses={"": "cross-entropy"}, schedule=linear_schedule(steps, warmup),
         amp=amp, device=CPU, optimizer=optimizer,
@@ -186,7 +186,7 @@ def test_trap_13_what_is_in_no_group_stays_bit_identical() -> None:
     head = model.linear.weight.clone()
     one = Trainer(
         model,
-        [Group(list(model.linear.parameters()), 1e-2, 0.0), Group([], 1.0, 0.0)],
+        [ParameterGroup(list(model.linear.parameters()), 1e-2, 0.0), ParameterGroup([], 1.0, 0.0)],
         losses={"": "cross-entropy"},
         schedule=linear_schedule(3, 0.1),
         amp="off",
@@ -211,7 +211,7 @@ def test_a_rate_that_halves() -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_at_rest_a_step_changes_nothing(optimizer: str) -> None:
     model = Tiny()
-    group = Group(list(model.parameters()), 1e-2, 0.1)
+    group = ParameterGroup(list(model.parameters()), 1e-2, 0.1)
     one = Trainer(
         model, [group], losses={"": "cross-entropy"}, schedule=lambda _step: 1.0, amp="off",
         device=CPU, optimizer=optimizer,
