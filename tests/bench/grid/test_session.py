@@ -5,14 +5,17 @@ import os
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
 from bench.analysis.groups import groups
 from bench.executors.local import LocalExecutor
 from bench.forecast.forecast import Prediction
+from bench.forecast.outlook import Forecaster, outlook_on
 from bench.grid.session import Session
 from bench.launch.locks import Locks
 from bench.machine.devices import Device
@@ -55,16 +58,22 @@ class Place:
         fresh: bool = False,
         as_json: bool = False,
         device: Device | None = None,
+        forecaster: Forecaster | None = None,
         **options,
     ) -> int:
         target = self.setup.target(str(self.csv.parent), device or Device())
         store = Store(self.csv, self.setup.conditions.code_version if fresh else None)
-        return Session(
+        session = Session(
             inputs=self.setup.inputs,
             executor=LocalExecutor(self.csv, [target], self.setup.argv), store=store,
             reports=self.csv.parent / "reports", keep=False, timeout_s=None, arguments=(),
             **options,
-        ).run(rounds, as_json)  # fmt: skip
+        )  # fmt: skip
+        outlook = partial(outlook_on, forecaster=forecaster)
+        with mock.patch.object(
+            Session, "outlook", lambda _, planned, signals: outlook(planned, signals=signals)
+        ):
+            return session.run(rounds, as_json)
 
     def rows(self) -> list[Row]:
         return read_rows(self.csv)

@@ -264,10 +264,10 @@ def test_what_is_refused_after_cells_have_run_ends_with_a_report(cluster, slurm)
     first, second = (Dispatcher(some, Store(cluster.csv)) for some in (runs(2)[:1], runs(2)[1:]))
     executor = cluster.executor()
     with Signals() as signals:
-        assert not executor.run(first.items, first, first, signals)
+        assert not executor.run(first.items, first, signals)
         slurm(sbatch="echo 'sbatch: error: Unable to contact slurm controller' >&2; exit 1")
         with pytest.raises(SlurmError, match="Unable to contact"):
-            executor.run(second.items, second, second, signals)
+            executor.run(second.items, second, signals)
 
 
 def test_ctrl_c_between_two_arrays(cluster, monkeypatch):
