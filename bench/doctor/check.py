@@ -142,11 +142,13 @@ def judged(
     """The finding of a check in the words of checks.toml: the first of its failures, or ok.
 
     Args:
-        failures: whether each has happened, by its name in checks.toml.
-        words: values for the texts that are no figures.
+        failures: by their names in checks.toml, what happened, for the texts; false: nothing.
+        words: values for the texts that are neither figures nor failures.
     """
-    check, values = BY_NAME[name], {**figures, **words}
-    failure = next((key for key, happened in failures.items() if happened), "")
+    check = BY_NAME[name]
+    failure, happened = next((item for item in failures.items() if item[1]), ("", ""))
+    happened = "; ".join(happened) if isinstance(happened, list) else happened
+    values = {failure: happened, **figures, **words}
     text = check.failed.get(failure, check.ok).replace("{start}", check.start)
     remedy = check.remedies.get(failure, check.remedy) if failure else ""
     return Finding(

@@ -14,8 +14,8 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.common.messages import enumerated, one_line
-from bench.doctor.check import CHECKS, DEVICE, FAILED, OK, SKIPPED, Check, Finding
-from bench.doctor.session import Examination, device_kind
+from bench.doctor.check import CHECKS, DEVICE, FAILED, OK, SKIPPED, Finding
+from bench.doctor.session import Examination
 from bench.machine.version import code_version
 
 SCHEMA: Final = 1
@@ -45,8 +45,8 @@ def trusted(examination: Examination) -> bool | None:
     if examination.spoilers:
         return False
     decided = examination.named(OK) + examination.named(FAILED)  # the latter for an advice
-    needed = [check for check in CHECKS if _applies(check, examination) and not check.is_advice]
-    return all(check.name in decided for check in needed) or None
+    needed = [check.name for check in filter(examination.applies, CHECKS) if not check.is_advice]
+    return set(decided).issuperset(needed) or None
 
 
 def verdict(examination: Examination, *, first_look: bool = False) -> str:
@@ -66,15 +66,10 @@ def verdict(examination: Examination, *, first_look: bool = False) -> str:
             check.unknown
             for check, finding in zip(examination.checks, examination.findings, strict=True)
             if finding.verdict == FAILED
-            or (finding.verdict == SKIPPED and _applies(check, examination))
+            or (finding.verdict == SKIPPED and examination.applies(check))
         ],
     )  # fmt: skip
     return " ".join(text.split())
-
-
-def _applies(check: Check, examination: Examination) -> bool:
-    """Whether a check applies to the device that was checked."""
-    return device_kind(examination.target) in check.devices
 
 
 def as_json(examination: Examination, requested: str, sentence: str) -> dict[str, Any]:

@@ -47,6 +47,11 @@ class Examination:
         """The names of the checks whose failure makes measurements wrong."""
         return [f.check for f in self.findings if f.verdict == FAILED and not f.is_advice]
 
+    def applies(self, check: Check) -> bool:
+        """Whether a check applies to the kind of device that is checked, `cpu` or `cuda`."""
+        device = "cpu" if self.target is None else self.target.conditions.device
+        return device.partition(":")[0] in check.devices
+
 
 def examine(
     checks: Sequence[Check],
@@ -91,11 +96,11 @@ def examine(
                 causes[check.name] = lacking[0]
                 reason = f"it needs {lacking[0]}, which failed"
             else:
-                reason = _why_not(check, target, left_s)
+                reason = _why_not(check, examination, left_s)
             finding = Finding(check.name, SKIPPED, reason)
             if not reason:
-                left = [c.expected_s for c in checks[number:] if device_kind(target) in c.devices]
-                with show(check, sum(left)):
+                left = filter(examination.applies, checks[number:])
+                with show(check, sum(each.expected_s for each in left)):
                     finding = _run(check, target, folder, signals, left_s)
             add(check, finding, begun)
     return examination
@@ -124,14 +129,9 @@ def _find_device(requested: str) -> tuple[Found | None, Finding]:
     return target, Finding(DEVICE.name, OK, "; ".join((device, *target.device.notes)))
 
 
-def device_kind(target: Found | None) -> str:
-    """The kind of the device that is checked, `cpu` or `cuda`."""
-    return "cpu" if target is None else target.conditions.device.partition(":")[0]
-
-
-def _why_not(check: Check, target: Found | None, left_s: float) -> str:
+def _why_not(check: Check, examination: Examination, left_s: float) -> str:
     """The reason why a check is not run though what it needs did not fail; empty: it is."""
-    if device_kind(target) not in check.devices:
+    if not examination.applies(check):
         return "it applies to a GPU, and there is none to check"
     available, limit = available_mib()
     if available < check.memory_mib:

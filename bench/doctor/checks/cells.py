@@ -130,8 +130,8 @@ def judge_grid(row: Row, step_s: list[float], problems: list[str]) -> Finding:
     figures: dict[str, Any] = {name: row[name] for name in (*names, *memory)}
     doubts = ", ".join(flag for flag in row.flag_names if flag in TIMING_FLAGS)
     return judged(
-        "grid", figures | ({"wrong": wrong} if wrong else {}), {"wrong": wrong},
-        problems="; ".join(wrong), model=row.model, note=f"; flagged {doubts}" if doubts else "",
+        "grid", figures | ({"wrong": wrong} if wrong else {}), {"problems": wrong},
+        model=row.model, note=f"; flagged {doubts}" if doubts else "",
     )  # fmt: skip
 
 
@@ -175,7 +175,7 @@ def engines(context: Context) -> Finding:
         raise SkipError(str(error)) from error
     rows = run_cells(context, "engines")
     if failed := [row for row in rows if not row.is_ok]:
-        return judged("engines", {}, {"cell": True}, row=failed[0])
+        return judged("engines", {}, {"cell": failed[0]})
     [agreement] = agreements(rows, kept_losses([context.folder / "cells" / RUNS]))
     figures = {"difference": agreement.difference, "limit": agreement.limit}
     failures = {"losses": not agreement.agrees}
@@ -187,19 +187,15 @@ def forecast(context: Context) -> Finding:
     larger = () if context.device == "cpu" else ("--model", "minilm")  # than cuBLAS's workspace
     rows = run_cells(context, "forecast", *larger)
     figures = {f"{row.mode} {row.amp}": _forecast_of(row) for row in rows}
-    failed = [row for row in rows if not row.is_ok]
     errors = {name: each["error"] for name, each in figures.items() if each["error"] is not None}
     worst = max(errors, key=lambda name: abs(errors[name]), default="")
-    missing = [name for name in figures if name not in errors]
     failures = {
-        "cell": failed,
-        "missing": missing,
+        "cell": next((row for row in rows if not row.is_ok), None),
+        "missing": next((name for name in figures if name not in errors), ""),
         "off": errors and not abs(errors[worst]) <= BY_NAME["forecast"].limits["error"],
     }
-    return judged(
-        "forecast", figures, failures, row=next(iter(failed), None), cells=len(errors), cell=worst,
-        missing=next(iter(missing), ""), **figures.get(worst, {}),
-    )  # fmt: skip
+    words = {"cells": len(errors), "worst": worst, **figures.get(worst, {})}
+    return judged("forecast", figures, failures, **words)
 
 
 def _forecast_of(row: Row) -> dict[str, float | None]:
@@ -226,7 +222,7 @@ def out_of_memory(context: Context) -> Finding:
         on_poll=lambda grid: peaks.append(most_mapped_mib(grid)),
     )  # fmt: skip
     if not first.is_ok:
-        return judged("out-of-memory", {}, {"unlimited": True}, row=first)
+        return judged("out-of-memory", {}, {"unlimited": first})
     if context.device == "cpu":
         limit_mib = max(peaks) + ROOM_MIB
         space = int(limit_mib * MIB)

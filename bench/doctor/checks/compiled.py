@@ -40,7 +40,7 @@ def check(context: Context) -> Finding:
     except NoCompilerError as error:
         raise SkipError(str(error)) from error
     except InputError as error:
-        return judged("compiled", {}, {"error": True}, error=error)
+        return judged("compiled", {}, {"error": error})
     with kernels(REFERENCE):
         model = small_model("lora", "attn-only", context.device, _ONE_LAYER)
         trainer = small_trainer(model, "off")

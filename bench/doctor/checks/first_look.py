@@ -46,7 +46,7 @@ def steps(context: Context, mode: str) -> Finding:
 def overflow(context: Context) -> Finding:
     """Look at gradients that overflow."""
     problem = overflow_problem(context.device)
-    return judged("first-look.overflow", {}, {"problem": problem}, problem=problem)
+    return judged("first-look.overflow", {}, {"problem": problem})
 
 
 def _row(context: Context, mode: str, amp: str, path: str) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def graphs(context: Context) -> Finding:
         except NoCompilerError as error:
             raise SkipError(str(error)) from error
         except InputError as error:
-            return judged("first-look.graphs", {}, {"error": True}, error=error)
+            return judged("first-look.graphs", {}, {"error": error})
         skipped = counters["inductor"]["cudagraph_skips"] - skipped
         peaks = cuda_peaks_mib(device, graphs=True)
         rows.append({"lengths": order, "cudagraph_skips": skipped, **peaks})
@@ -141,6 +141,6 @@ def _expectation(
     right = [text for text, holds in expected.items() if holds]
     figures = {"rows": rows, "as_expected": right, "not_as_expected": wrong}
     return judged(
-        name, figures, {"not": wrong}, right=len(right), all=len(expected), wrong="; ".join(wrong),
+        name, figures, {"not": wrong}, right=len(right), all=len(expected),
         example=next(iter(right), ""), mode=prefix,
     )  # fmt: skip

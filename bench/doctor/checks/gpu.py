@@ -144,7 +144,7 @@ def memory(context: Context) -> Finding:
     if "allocated" in missing and not wrong:
         raise SkipError("torch's allocator counts nothing: PYTORCH_NO_CUDA_MEMORY_CACHING is set")
     return judged(
-        "gpu-memory", figures, {"wrong": wrong}, wrong="; ".join(wrong), worst_mib=worst,
+        "gpu-memory", figures, {"wrong": wrong}, worst_mib=worst,
         note=f" ({', '.join(missing)} not reported)" if missing else "", block_mib=BLOCK_MIB,
     )  # fmt: skip
 

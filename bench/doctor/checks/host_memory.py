@@ -60,7 +60,7 @@ def counters(context: Context) -> Finding:  # noqa: ARG001
         if errors[name] > BY_NAME["memory-counters"].limits["error_mib"]
     ]
     return judged(
-        "memory-counters", figures, {"wrong": wrong}, wrong="; ".join(wrong), block_mib=BLOCK_MIB,
+        "memory-counters", figures, {"wrong": wrong}, block_mib=BLOCK_MIB,
         error_mib=max(errors.values()),
     )  # fmt: skip
 

@@ -27,7 +27,7 @@ def check(context: Context) -> Finding:
     if wrong := [
         f"{_name(amp)} by {error:.1e}" for amp, error in errors.items() if not error <= limits[amp]
     ]:
-        return judged("products", figures, {"wrong": True}, wrong=", ".join(wrong))
+        return judged("products", figures, {"wrong": ", ".join(wrong)})
     products = Products()
     for kind in KINDS:  # of a layer
         products.wide[kind, _TOKENS, _HIDDEN, _HIDDEN] = 4

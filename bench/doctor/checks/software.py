@@ -16,7 +16,7 @@ def check(context: Context) -> Finding:
     """Compare versions with the project's ranges, import, and look at the process's settings."""
     python = platform.python_version()
     if wrong := _versions(python):
-        return judged("software", {}, {"versions": True}, wrong="; ".join(wrong))
+        return judged("software", {}, {"versions": wrong})
     try:
         from bench.worker.imports import import_all
 
@@ -24,7 +24,7 @@ def check(context: Context) -> Finding:
         import torch
     except Exception as error:  # noqa: BLE001 (libraries that are broken can raise anything)
         text = one_line(f"{type(error).__name__}: {error}")
-        return judged("software", {}, {"imports": True}, error=text)
+        return judged("software", {}, {"imports": text})
     version, cuda = torch_build()
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     inherited = [name for name in DROPPED if name in os.environ]
@@ -33,13 +33,12 @@ def check(context: Context) -> Finding:
         "capability": torch.backends.cpu.get_cpu_capability(), "threads": threads,
     }  # fmt: skip
     failures = {
-        "inherited": inherited,
+        "inherited": ", ".join(inherited),
         "threads": threads != context.threads,
         "precision": precision != "highest",
-        "mkldnn": not torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
+        "onednn": not torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
     }
-    words = {"inherited": ", ".join(inherited), "wanted": context.threads, "precision": precision}
-    return judged("software", figures, failures, **words)
+    return judged("software", figures, failures, wanted=context.threads, precision=precision)
 
 
 def _versions(python: str) -> list[str]:
