@@ -43,4 +43,4 @@ def fast_tokenizer(folder: Path) -> "TextEncoder":
             f"{folder}: its tokenizer, {type(tokenizer).__name__}, has no fast version "
             "(tokenizer.json), which engine transformers needs; take another checkpoint"
         )
-    return TextEncoder(tokenizer.backend_tokenizer)
+    return TextEncoder(tokenizer.backend_tokenizer, tokenizer)

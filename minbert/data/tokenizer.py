@@ -54,9 +54,14 @@ _HIGHEST_ID: Final = 2**31 - 1
 
 
 class TextEncoder:
-    """A tokenizer of the library, without its padding and truncation."""
+    """A tokenizer of the library, without its padding and truncation.
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+    Attributes:
+        origin: the tokenizer of transformers that this one is the backend of, if it is.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, origin: Any = None) -> None:
+        self.origin = origin
         backend.no_padding()
         backend.no_truncation()  # `encode` cuts, and counts what it cuts
         self._backend = backend

@@ -124,7 +124,7 @@ def write_tokenizer(trained: Trained, folder: Path) -> None:
         text, takes_types = tokenizer.to_json(), True
         special = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP")}
     else:
-        library: Any = vars(tokenizer)["tokenizer"]
+        library = tokenizer.origin
         text = library.backend_tokenizer.to_str(pretty=True)
         takes_types = bool(trained.model.takes_types)
         special = {name: str(token) for name, token in library.special_tokens_map.items()}
