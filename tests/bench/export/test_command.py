@@ -282,7 +282,7 @@ def test_examples_of_the_user_are_found_by_their_digest(
     rows = place.csv.read_bytes()
     (place.folder / "other.csv").write_bytes(rows)
     model = find_model(str(place.model), "pretrained", "auto")
-    monkeypatch.setattr(cells, "model_of", lambda *_: model)
+    monkeypatch.setattr(main, "model_of", lambda *_: model)
     done = export("head-fp32-s0", "--runs", "other.csv", "--to", "model")
     assert done.code == 0, done.err
     other = place.folder / "elsewhere"

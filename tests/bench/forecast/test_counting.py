@@ -187,7 +187,15 @@ def test_fake_counts_of_each_part_are_those_of_real_tensors(
 def job_of(which: Variant, **settings: object) -> Job:
     """The job of a cell of a variant, with random weights."""
     settings |= {"unfreeze": which.unfreeze, "frozen_dtype": which.frozen_dtype}
-    planned = cell(*which[:4], model="bert-tiny", init="random", **settings)
+    planned = cell(
+        which.mode,
+        which.rank,
+        which.layers,
+        which.amp,
+        model="bert-tiny",
+        init="random",
+        **settings,
+    )
     return replace(workload(), cell=planned)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.plan.rows import Row
-from bench.report import cells, tables
+from bench.report import cells, tables, tradeoff
 from bench.report.cells import MOST_FAILURES, MOST_OF_A_GROUP
 from bench.report.render import render
 from bench.report.tables import MOST_SETTINGS
@@ -48,7 +48,8 @@ def test_many_failures_are_counted_and_the_first_shown(tmp_path: Path) -> None:
 def test_many_rates_are_many_settings_of_which_some_are_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "MOST_DRAWN", 60)
+    for module in (tables, tradeoff):
+        monkeypatch.setattr(module, "MOST_DRAWN", 60)
     noise = random.Random(0)  # noqa: S311
     rows = [
         result_row(cell("lora", 8, "attn", "off", learning_rate=1e-5 * n), noise)

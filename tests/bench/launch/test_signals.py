@@ -15,8 +15,8 @@ RUN = """
 import signal, sys, time
 from bench.launch.signals import Signals
 
-if sys.argv[1] == "nohup":
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+is_ignored = sys.argv[1] == "nohup"
+signal.signal(signal.SIGHUP, signal.SIG_IGN if is_ignored else signal.SIG_DFL)
 with Signals() as signals:
     print("ready", flush=True)
     end = time.monotonic() + float(sys.argv[2])

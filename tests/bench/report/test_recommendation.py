@@ -231,7 +231,7 @@ def test_trainings_exclude_a_rate_of_collapses(seeds, percent):
 
 def test_the_command_that_confirms_trains_the_pick_alone():
     [line] = [line for line in said(group_of()).commands if "--confirm" in line]
-    assert "--select 'mode=lora rank=1 layers=attn-only amp=off " in line
+    assert "--select 'mode=lora rank=1 layers=attn-only unfreeze=all amp=off " in line
     assert line.endswith(" --confirm 29")
     [line] = [line for line in said(group_of(), prefer="time").commands if "--select" in line]
     assert " --seeds 29 " in line
