@@ -90,7 +90,7 @@ def with_runs(text: str) -> Callable[[Command], Command]:
 
 def options_in(
     path: Path,
-    types: Mapping[str, click.ParamType[Any]] | None = None,
+    types: "Mapping[str, click.ParamType[Any]] | None" = None,
     groups: Mapping[str, Callable[[Command], Command]] | None = None,
     **texts: str,
 ) -> Callable[[Command], Command]:

@@ -45,7 +45,7 @@ def _models(value: str) -> list[str]:
     return [value] if is_folder(value) else value.split(",")
 
 
-_TYPES: Final[dict[str, click.ParamType[Any]]] = {
+_TYPES: "Final[dict[str, click.ParamType[Any]]]" = {
     "amount": _Amount(min=0, min_open=True),
     "compile": _OnOff(["auto", "on", "off"]),
     "count": COUNT,
