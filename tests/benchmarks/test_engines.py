@@ -53,16 +53,17 @@ max_steps = 2
 mode = ["lora", "dora"]
 rank = [8]
 layers = ["all-lin-only"]
-amp = ["off", "on"]
+amp = ["on"]
 settings = { engine = "minbert" }
 [[cells]]
 mode = ["lora", "dora"]
 rank = [8]
 layers = ["all-lin-only"]
-amp = ["off", "on"]
+amp = ["on"]
 settings = { engine = "transformers" }
 """
-"""The settings of the gates, in both engines on the same batches, timed on timing batches."""
+"""The settings of the gates, in both engines on the same batches, timed on replayed batches. They
+are in bf16; fp32, which `--grid engines` measures, would double the time of this benchmark."""
 STEPS, SIZE = 12, 32
 """Of each script and the cell that it is compared with."""
 FEWEST, MOST = 2, 3
@@ -86,25 +87,19 @@ SCRIPTS: Final = {"trainer": ("minbert", ', batching = "by-length"', 1.0),
 take, in the script's time."""
 
 TIME: Final = {
-    "lora-r8-all-lin-only-fp32": 1.1,
     "lora-r8-all-lin-only-bf16": 0.8,
-    "dora-r8-all-lin-only-fp32": 0.85,
     "dora-r8-all-lin-only-bf16": 0.65,
 }
 """The most that our time over the peer's may be. Processors differ: where products are fast and
 memory is not, there is less to gain than where products are most of the work."""
 MEMORY: Final = {
-    "lora-r8-all-lin-only-fp32": 0.78,
     "lora-r8-all-lin-only-bf16": 0.69,
-    "dora-r8-all-lin-only-fp32": 0.52,
     "dora-r8-all-lin-only-bf16": 0.46,
 }
 """Likewise of the peak of a whole cell above the imported libraries: the largest batch is not among
 its few steps, so fixed parts weigh more than in a whole epoch."""
 KEPT: Final = {
-    "lora-r8-all-lin-only-fp32": 0.66,
     "lora-r8-all-lin-only-bf16": 0.45,
-    "dora-r8-all-lin-only-fp32": 0.38,
     "dora-r8-all-lin-only-bf16": 0.27,
 }
 """Likewise of what the forward pass of the largest batch keeps; a count, which varies little."""
@@ -236,12 +231,9 @@ def broken(result: Mapping[str, Mapping[str, float]]) -> list[str]:
         for setting, limit in by_setting.items()
         if verdict(result[setting], name, limit) is Verdict.REGRESSION
     ]
-    for kind in ("fp32", "bf16"):
-        lora, dora = (
-            result[f"{mode}-r8-all-lin-only-{kind}"]["kept_mib"] for mode in ("lora", "dora")
-        )
-        if dora > DORA_KEEPS * lora:
-            problems.append(f"DoRA keeps {dora / lora:.2f} times as much as LoRA in {kind}")
+    lora, dora = (result[f"{mode}-r8-all-lin-only-bf16"]["kept_mib"] for mode in ("lora", "dora"))
+    if dora > DORA_KEEPS * lora:
+        problems.append(f"DoRA keeps {dora / lora:.2f} times as much as LoRA")
     return problems
 
 
@@ -290,11 +282,10 @@ def test_each_gate_closes(setting: str, name: str) -> None:
     assert len(broken(result)) == 1
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16"])
-def test_dora_may_not_keep_much_more_than_lora(kind: str) -> None:
+def test_dora_may_not_keep_much_more_than_lora() -> None:
     result = within()
-    result[f"dora-r8-all-lin-only-{kind}"]["kept_mib"] *= 1.01
-    assert broken(result) == [f"DoRA keeps 1.06 times as much as LoRA in {kind}"]
+    result["dora-r8-all-lin-only-bf16"]["kept_mib"] *= 1.01
+    assert broken(result) == ["DoRA keeps 1.06 times as much as LoRA"]
 
 
 def test_the_baseline_warns_of_what_is_clearly_worse_and_of_nothing_else() -> None:
