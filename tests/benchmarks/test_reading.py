@@ -18,7 +18,7 @@ from bench.examples.reading import read
 from bench.plan.dataset import DataSpec
 
 data = read(DataSpec(path=sys.argv[1]))
-assert len(data.examples) == int(sys.argv[2]) and len(data.classes) == 12
+assert len(data.examples) == int(sys.argv[2]) and len(data.spec.classes) == 12
 status = Path("/proc/self/status").read_text()
 print(int(status.partition("VmHWM:")[2].split()[0]) // 1024)
 """
