@@ -93,23 +93,24 @@ def table(
     """
     rows, columns = [*rows], declared(name)
     caption = caption or columns.get("caption", "")
-    heads, forms = [], dict[str, Callable[[object], str]]()
+    heads, shown = [], list[tuple[str, Callable[[object], str]]]()
     for key, head in columns.items():
-        if key != "caption" and (not rows or key in rows[0]):
-            fields = {"text": head} if isinstance(head, str) else dict(head)
+        fields = {"text": head} if isinstance(head, str) else dict(head)
+        field = fields.pop("of", key)
+        if key != "caption" and (not rows or field in rows[0]):
             form, numeric = fields.pop("form", "{}"), bool(fields.pop("numeric", False))
-            forms[key] = form.format if "{" in form else getattr(text, form)
+            shown.append((field, form.format if "{" in form else getattr(text, form)))
             texts = {name: value.format(**words) for name, value in fields.items()}
             meaning = about(texts["column"]) if "column" in texts else texts.get("about", "")
             heads.append(Head(key, texts["text"], meaning, numeric))
-    body = [[_field(row[key], form) for key, form in forms.items()] for row in rows]
+    body = [[_field(row[field], form) for field, form in shown] for row in rows]
     return Table(heads, body, caption, marks, folded, total)
 
 
 def _field(value: object, form: Callable[[object], str]) -> str:
     if isinstance(value, str):
         return value
-    return DASH if value is None or value != value else form(value)
+    return DASH if value is None or value != value else form(value) or DASH
 
 
 def kind(setting: Setting) -> str:

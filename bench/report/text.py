@@ -84,6 +84,26 @@ def with_span(interval: Interval, shape: Callable[[float], str] = fixed) -> str:
     return f"{shape(interval.value)} ({ends})" if ends else shape(interval.value)
 
 
+def value_of(interval: Interval) -> str:
+    """The value of an interval alone."""
+    return fixed(interval.value)
+
+
+def difference(interval: Interval) -> str:
+    """The value of a difference, with its sign."""
+    return signed(interval.value)
+
+
+def difference_span(interval: Interval) -> str:
+    """The ends of a difference, with their signs."""
+    return span(interval, signed)
+
+
+def difference_with_span(interval: Interval) -> str:
+    """A difference and its ends, with their signs."""
+    return with_span(interval, signed)
+
+
 def range_of(values: Collection[float], shape: Callable[[float], str] = fixed) -> str:
     """The least and the largest of some values; one of them where both look alike."""
     return " to ".join(dict.fromkeys(shape(float(end)) for end in (min(values), max(values))))

@@ -12,14 +12,13 @@ from bench.report.drawing import Drawing
 from bench.report.pages import Facts, sentences
 from bench.report.sections import Section
 from bench.report.show import print_tables
-from bench.report.tables import Table
+from bench.report.tables import Table, table
 from bench.report.text import clean, count, dev_label, fixed, signed, span, with_span
 from bench.stats.intervals import Interval
 from bench.studies.ensemble import figures
 from bench.studies.ensemble.figures import BASELINE, PUBLISHED, Mark
 from bench.studies.ensemble.published import Published, caveat, published
 from bench.studies.ensemble.result import BEST, CELL, ENSEMBLE, Entry, Overall, Result, TaskResult
-from bench.studies.tables import table
 from minbert.data.tasks import TASKS
 
 _MOST_CELLS: Final = 40
@@ -114,7 +113,7 @@ def _drawings(result: Result, with_published: bool, section: Section) -> list[Dr
 def _scores_table(result: Result) -> Table:
     rows = [
         {
-            "who": entry.label,
+            "who": clean(entry.label),
             **_scores(entry, result),
             "members": len({member.row.cell_id for member in entry.members}) or None,
             "to_ensemble": result.differences(entry)[1],
@@ -123,7 +122,7 @@ def _scores_table(result: Result) -> Table:
     ]
     marks = ["" if row["difference"] else "baseline" for row in rows]
     caption = "Scores on the same dev examples."
-    return table("ensemble", rows, caption, marks, metric=dev_label(result.metric))
+    return table("ensemble", rows, caption, marks, {"metric": dev_label(result.metric)})
 
 
 def _cells_tables(result: TaskResult) -> list[Table]:
@@ -132,14 +131,16 @@ def _cells_tables(result: TaskResult) -> list[Table]:
     cells = [(weights.get(entry.members[0].row.cell_id, 0), entry) for entry in result.alone]
     cells.sort(key=lambda cell: (-cell[0], -(cell[1].held_score or 0)))
     rows = [
-        {"weight": weight, "cell": entry.name, **_scores(entry, result)} for weight, entry in cells
+        {"weight": weight, "cell": clean(entry.name), **_scores(entry, result)}
+        for weight, entry in cells
     ]
-    members, others, metric = rows[: len(weights)], rows[len(weights) :], dev_label(result.metric)
+    members, others = rows[: len(weights)], rows[len(weights) :]
+    metric = {"metric": dev_label(result.metric)}
     caption = "The members, and the score of each alone."
-    tables = [table("ensemble", members, caption, metric=metric)]
+    tables = [table("ensemble", members, caption, words=metric)]
     if others:
         caption = f"{count(len(others), 'cell')} that did not become members"
-        tables.append(table("ensemble", others, caption, folded=True, metric=metric))
+        tables.append(table("ensemble", others, caption, words=metric, folded=True))
     return tables
 
 

@@ -8,9 +8,8 @@ import pandas as pd
 
 from adapters.methods import METHODS
 from bench.report.pages import sentences
-from bench.report.tables import DASH, Table
+from bench.report.tables import DASH, Table, table
 from bench.report.text import count, fixed, signed, span
-from bench.studies.tables import table
 from bench.studies.updates.modules import AXES, FIGURES, KINDS, PREFIXES, SIZE, Update, rows_of
 from bench.studies.updates.truncation import Truncation
 
