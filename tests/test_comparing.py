@@ -9,9 +9,9 @@ import pytest
 from bench.compare.alternating import look_rounds
 from bench.results.rowfile import read_rows
 from bench.stats.intervals import wilson
-from tests.comparing.alarms import SCENARIOS, Repeats, Simulated, in_rounds, measure
-from tests.comparing.coverage import of_repeats
-from tests.comparing.figures import PAGES, REPEATS, page, read_figures
+from tests.experiments.comparing.alarms import SCENARIOS, Repeats, Simulated, in_rounds, measure
+from tests.experiments.comparing.coverage import of_repeats
+from tests.experiments.comparing.figures import PAGES, REPEATS, page, read_figures
 
 FALSE_ALARMS = 0.05
 
@@ -59,7 +59,9 @@ def test_the_committed_figures_keep_the_promises() -> None:
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_the_page_has_the_figures(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert text == page(text, read_figures()), "python -m tests.comparing page --only-page"
+    assert text == page(text, read_figures()), (
+        "python -m tests.experiments.comparing page --only-page"
+    )
 
 
 def test_intervals_of_one_process_cover_the_others_only_if_made_of_several() -> None:

@@ -5,8 +5,8 @@ import pytest
 from bench.analysis.power import OF_EXAMPLES, OF_SEEDS
 from bench.stats.best import FEWEST_SEEDS
 from bench.stats.intervals import wilson
-from tests.decisions import PAGE, measure, page, read_figures, variances
-from tests.decisions.worlds import MARGIN, Resampled, beyond, committed, worlds
+from tests.experiments.decisions import PAGE, measure, page, read_figures, variances
+from tests.experiments.decisions.worlds import MARGIN, Resampled, beyond, committed, worlds
 from tests.reference_run import FROZEN
 
 FIGURES = read_figures()
@@ -54,7 +54,7 @@ def test_trainings_and_not_examples_reveal_rare_failures() -> None:
 
 def test_the_page_has_the_figures() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert text == page(text, FIGURES), "python -m tests.decisions --page"
+    assert text == page(text, FIGURES), "python -m tests.experiments.decisions --page"
 
 
 def test_the_variances_of_the_power_are_those_of_the_committed_run() -> None:

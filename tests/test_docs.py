@@ -15,8 +15,8 @@ from bench.plan import gridfile
 from bench.plan.gridfile import Axes, Rates, Settings, TaskDecays, TaskRates
 from bench.plan.planning import Resolved, expand
 from minbert.assets.__main__ import main as assets
-from tests import encoders_page, reliability_page
-from tests.runs_csv_page import page
+from tests.experiments import encoders_page, reliability_page
+from tests.experiments.runs_csv_page import page
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -34,7 +34,7 @@ def keys_and_defaults(text: str) -> dict[str, str]:
 
 def test_the_page_of_columns_is_the_schema() -> None:
     assert read("docs/runs-csv.md") == page(), (
-        "print it anew: python -m tests.runs_csv_page > docs/runs-csv.md"
+        "print it anew: python -m tests.experiments.runs_csv_page > docs/runs-csv.md"
     )
 
 
@@ -44,8 +44,8 @@ def test_the_page_on_faults_is_what_the_suite_counted() -> None:
         bad = ("lost", "duplicated", "left_running", "wrong")
         assert [counts[name] for name in bad] == [0, 0, 0, 0]
     assert read("docs/reliability.md") == reliability_page.page(*summaries), (
-        "print it anew: python -m tests.reliability_page docs/faults.json docs/slurm-faults.json "
-        "> docs/reliability.md"
+        "print it anew: python -m tests.experiments.reliability_page "
+        "docs/faults.json docs/slurm-faults.json > docs/reliability.md"
     )
 
 
@@ -55,7 +55,8 @@ def test_the_page_on_encoders_is_what_was_trained() -> None:
     assert all(row.get("difference", 0) <= 1e-5 for row in results["trained"])
     assert all(row["difference"] <= 1e-4 for row in results["parity"])
     assert read("docs/encoders.md") == encoders_page.page(results), (
-        "print it anew: python -m tests.encoders_page docs/encoders.json > docs/encoders.md"
+        "print it anew: python -m tests.experiments.encoders_page docs/encoders.json "
+        "> docs/encoders.md"
     )
 
 

@@ -39,7 +39,7 @@ from bench.plan import gridfile
 from bench.plan.columns import BY_NAME, NAMES, row_of, values_of
 from bench.plan.planning import Resolved, expand
 from bench.report.cells import names
-from tests import runs_csv_page
+from tests.experiments import runs_csv_page
 from tests.bench.column_checks import CHECKS
 from tests.bench.synthetic_rows import new_row
 

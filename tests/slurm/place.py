@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from bench.executors.slurm.executor import POLL
 from bench.executors.slurm.submission import Submission, submissions_folder
 from bench.results.rebuild import rebuild
-from tests.faults.notes import records
+from tests.experiments.faults.notes import records
 from tests.slurm.cluster import Cluster
 from tests.slurm.stub_worker import CELLS, STARTS
 

@@ -17,8 +17,8 @@ from bench.executors.slurm.options import parse_request
 from bench.grid.plans import Kinds
 from bench.grid.session import Session
 from bench.results.store import Store
-from tests.faults.parent import stub_report
-from tests.faults.setups import setup
+from tests.experiments.faults.parent import stub_report
+from tests.experiments.faults.setups import setup
 
 WORKER: Final = (sys.executable, "-S", "-m", "tests.slurm.stub_worker")
 

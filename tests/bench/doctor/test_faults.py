@@ -1,4 +1,4 @@
-"""Faults of the suite `python -m tests.doctor`, of which one is injected here."""
+"""Faults of the suite `python -m tests.experiments.doctor`, of which one is injected here."""
 
 import json
 import os
@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 from bench.doctor.check import CHECKS, FAILED, OK
-from tests.doctor import patches
-from tests.doctor.faults import FAULTS
-from tests.doctor.injection import ROOT, environment
+from tests.experiments.doctor import patches
+from tests.experiments.doctor.faults import FAULTS
+from tests.experiments.doctor.injection import ROOT, environment
 
 
 def test_every_check_of_a_cpu_has_a_fault_that_it_must_name() -> None:

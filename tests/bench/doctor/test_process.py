@@ -17,8 +17,8 @@ import pytest
 from bench.doctor import session
 from bench.doctor.check import FAILED, OK, SKIPPED, Finding, selected
 from bench.doctor.session import examine
-from tests.doctor import patches
-from tests.doctor.injection import ROOT, environment
+from tests.experiments.doctor import patches
+from tests.experiments.doctor.injection import ROOT, environment
 
 COMMAND = [sys.executable, "-m", "bench.doctor", "memory-limit", "--device", "cpu"]
 

@@ -1,4 +1,4 @@
-"""A sample of what `tests.encoders_table` trains: it learns, and loads in another process."""
+"""A sample of what `tests.experiments.encoders_table` trains: it learns, and loads elsewhere."""
 
 from dataclasses import replace
 from itertools import islice
@@ -10,7 +10,7 @@ import torch
 
 from bench.worker.trained import load_trained
 from tests.encoders import KINDS, Checkpoints
-from tests.encoders_table import (
+from tests.experiments.encoders_table import (
     ENOUGH,
     SETTINGS,
     Learned,

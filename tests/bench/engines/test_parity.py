@@ -1,6 +1,6 @@
 """A BERT in both engines: the same tokens, first logits and losses, whatever trains.
 
-`tests.encoders_table` compares the losses of all methods and poolings.
+`tests.experiments.encoders_table` compares the losses of all methods and poolings.
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ from bench.examples.tokenizers import tokenizer_of
 from bench.plan.cell import MINBERT, TRANSFORMERS
 from minbert.data.tasks import load_data
 from tests.encoders import Checkpoints, job
-from tests.encoders_table import logits_of, losses_of, ours, planted
+from tests.experiments.encoders_table import logits_of, losses_of, ours, planted
 
 NO_POOLER = {"head": "MaskedLM"}
 CASES: list[tuple[str, str | None, dict[str, Any], dict[str, Any]]] = [

@@ -27,8 +27,8 @@ from minbert.data.tasks import TaskData, for_search, load_task
 from minbert.data.tokenizer import Tokenizer
 from minbert.errors import InputError
 from minbert.files import sha256_of
-from tests.faults.parent import stub_report
-from tests.faults.setups import setup
+from tests.experiments.faults.parent import stub_report
+from tests.experiments.faults.setups import setup
 
 SINGLE = "sst", "sentence\tsentiment", ("ids-sst-train.csv", "ids-sst-dev.csv")
 PAIRS = "sts", "sentence1\tsentence2\tsimilarity", ("sts-train.csv", "sts-dev.csv")

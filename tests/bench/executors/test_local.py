@@ -26,8 +26,8 @@ from bench.plan.cell import TRANSFORMERS, Cell
 from bench.plan.planning import Planned, plan
 from bench.plan.rows import Row
 from bench.results.store import Store, cells_folder, read_rows
-from tests.faults.parent import stub_report
-from tests.faults.setups import ROOT, Setup, setup
+from tests.experiments.faults.parent import stub_report
+from tests.experiments.faults.setups import ROOT, Setup, setup
 
 WORKER = """
 import json, os, sys, time

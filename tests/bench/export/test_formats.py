@@ -32,7 +32,7 @@ from tests.bench.export.small import (
     trained,
 )
 from tests.bench.synthetic_rows import cell
-from tests.export.matrix import Case, declared, docs_tables, in_docs, observed
+from tests.experiments.export.matrix import Case, declared, docs_tables, in_docs, observed
 
 DOCS = Path(__file__).parents[3] / "docs" / "export.md"
 

@@ -23,7 +23,7 @@ from tests.bench.export.small import (
     trained_by_library,
 )
 from tests.encoders import Checkpoints, need_transformers
-from tests.export.encoders import largest_difference
+from tests.experiments.export.encoders import largest_difference
 
 LOHA = json.dumps({"peft_type": "LOHA", "r": 4, "alpha": 8, "target_modules": ["query", "value"]})
 

@@ -18,7 +18,7 @@ from bench.plan.problems import MULTI_LABEL, REGRESSION
 from minbert.files import WEIGHTS
 from tests.adapters.small import need_peft
 from tests.bench.tiny_cells import cell
-from tests.export.losses import (
+from tests.experiments.export.losses import (
     TOLERANCE,
     Setting,
     checkpoints,

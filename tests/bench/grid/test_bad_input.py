@@ -11,7 +11,7 @@ import pytest
 from bench.machine import conditions
 from bench.machine.environment import VISIBLE
 from tests.bench.grids import QUICK, GridRuns
-from tests.faults.fake_driver import FakeGpu, FakeNvml
+from tests.experiments.faults.fake_driver import FakeGpu, FakeNvml
 
 
 def refused(runs: GridRuns, /, *extra: str, apart: bool = False, **options: object) -> str:

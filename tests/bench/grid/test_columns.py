@@ -33,7 +33,7 @@ from tests.bench.column_checks import held_by, refuses_wrong_values
 from tests.bench.conftest import narrow
 from tests.bench.grids import GridRuns
 from tests.cs224n import relabel, write_folder
-from tests.faults.parent import stub_report
+from tests.experiments.faults.parent import stub_report
 
 MIB = 2**20
 GRID = """

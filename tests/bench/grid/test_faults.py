@@ -1,6 +1,6 @@
 """A grid that is struck at any moment loses nothing and does nothing twice.
 
-These are a few of the faults of `python -m tests.faults`, each kind at least once.
+These are a few of the faults of `python -m tests.experiments.faults`, each kind at least once.
 """
 
 from pathlib import Path
@@ -12,12 +12,12 @@ from bench.plan.rows import Row
 from bench.results.rowfile import encode, record
 from tests.bench.synthetic_rows import new_row
 from tests.components import need
-from tests.faults import checks
-from tests.faults.case import Verdict
-from tests.faults.kinds import KINDS, Fault, draw, statuses_of, strike_of
-from tests.faults.limits import memory_group
-from tests.faults.notes import Launch
-from tests.faults.suite import counted, run_suite, summary
+from tests.experiments.faults import checks
+from tests.experiments.faults.case import Verdict
+from tests.experiments.faults.kinds import KINDS, Fault, draw, statuses_of, strike_of
+from tests.experiments.faults.limits import memory_group
+from tests.experiments.faults.notes import Launch
+from tests.experiments.faults.suite import counted, run_suite, summary
 
 SEED = 3
 FEW = 28

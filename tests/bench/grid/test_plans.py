@@ -6,7 +6,7 @@ from bench.grid.plans import Kinds
 from bench.machine.conditions import Found
 from bench.plan.rows import Row
 from tests.bench.synthetic_rows import planned_row
-from tests.faults.setups import setup
+from tests.experiments.faults.setups import setup
 
 SETUP = setup("fake")
 FIRST = SETUP.target("a")

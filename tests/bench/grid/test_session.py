@@ -29,10 +29,10 @@ from bench.results import kept
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, cells_folder, read_plan, read_rows
 from minbert.data.tasks import Folds, load_data
-from tests.faults.notes import Notes
-from tests.faults.parent import stub_report
-from tests.faults.setups import ROOT, setup
-from tests.faults.worker import NOTES, PLACE, RUN
+from tests.experiments.faults.notes import Notes
+from tests.experiments.faults.parent import stub_report
+from tests.experiments.faults.setups import ROOT, setup
+from tests.experiments.faults.worker import NOTES, PLACE, RUN
 
 
 class Place:

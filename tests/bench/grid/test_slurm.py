@@ -15,7 +15,7 @@ from bench.executors.slurm.executor import POLL, SlurmExecutor, find_cluster
 from bench.executors.slurm.submission import Submission, submissions_folder
 from bench.results.row import kept_row
 from tests.bench.grids import GridRuns
-from tests.faults.parent import stub_report
+from tests.experiments.faults.parent import stub_report
 from tests.slurm.cluster import NODES, Cluster
 from tests.slurm.place import POLL_S
 from tests.slurm.simulation import Simulation

@@ -8,7 +8,7 @@ from bench.launch.attempt import Attempt
 from bench.machine.devices import Device
 from bench.machine.gpu_trial import GpuInfo
 from tests.bench.workloads import workload
-from tests.faults.setups import setup
+from tests.experiments.faults.setups import setup
 
 OLD_GPU = Device("cuda:0", GpuInfo("an old GPU", "1", (7, 5), "GPU-1", 16_000))
 

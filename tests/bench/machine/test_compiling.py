@@ -13,7 +13,7 @@ from bench.machine.conditions import find_conditions
 from bench.machine.devices import Device, why_no_compiling
 from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import GpuInfo
-from tests.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
+from tests.experiments.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
 
 A100 = FakeGpu("GPU-8932f937")
 NEW = "2.13.1+cu130"

@@ -28,7 +28,7 @@ from bench.machine.conditions import (
 from bench.machine.environment import VISIBLE, recorded
 from bench.machine.version import _OF_PARENT, code_version, measuring
 from bench.plan.cell import ENGINES
-from tests.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
+from tests.experiments.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
 
 ROOT = Path(__file__).parents[3]
 

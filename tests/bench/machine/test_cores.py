@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.machine.cores import Threads, equal_shares, threads_near, usable_cores
-from tests.faults.fake_driver import FakeGpu, FakeNvml
+from tests.experiments.faults.fake_driver import FakeGpu, FakeNvml
 
 UUID = "GPU-0"
 

@@ -26,8 +26,8 @@ from bench.worker import __main__ as worker
 from bench.worker import failures, lifeline
 from bench.worker import run as running
 from bench.worker.failures import is_of_device, is_out_of_memory
-from tests.faults.fake_driver import FakeGpu, FakeNvml
-from tests.faults.gpu import (
+from tests.experiments.faults.fake_driver import FakeGpu, FakeNvml
+from tests.experiments.faults.gpu import (
     ALL,
     BROKEN,
     BUSY,

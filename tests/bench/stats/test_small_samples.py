@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.results.facts import FEWEST
-from tests.small_samples import line, row
+from tests.experiments.small_samples import line, row
 
 PAGE = (Path(__file__).parents[3] / "docs" / "measuring.md").read_text(encoding="utf-8")
 

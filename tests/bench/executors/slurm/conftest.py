@@ -10,7 +10,7 @@ import pytest
 from bench.executors.slurm.submission import Submission
 from bench.launch.attempt import Attempt
 from bench.machine.conditions import Found
-from tests.faults.setups import setup
+from tests.experiments.faults.setups import setup
 
 Commands = Callable[..., None]
 

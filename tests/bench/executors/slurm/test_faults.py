@@ -1,11 +1,11 @@
 """A grid on a cluster that is struck at any moment loses nothing and does nothing twice.
 
-These are a few of the faults of `python -m tests.faults --slurm`.
+These are a few of the faults of `python -m tests.experiments.faults --slurm`.
 """
 
 from pathlib import Path
 
-from tests.faults.slurm import TIME_LIMIT, Round, summary, text
+from tests.experiments.faults.slurm import TIME_LIMIT, Round, summary, text
 from tests.slurm.cluster import Cluster
 
 FAULTS = 20

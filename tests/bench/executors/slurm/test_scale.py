@@ -11,8 +11,8 @@ import pytest
 
 from bench.results.rebuild import rebuild
 from tests.bench.grids import GridRuns
-from tests.faults.notes import records
-from tests.faults.parent import stub_report
+from tests.experiments.faults.notes import records
+from tests.experiments.faults.parent import stub_report
 from tests.slurm import simulation
 from tests.slurm.simulation import Simulation
 

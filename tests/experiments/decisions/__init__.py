@@ -1,0 +1,162 @@
+"""Measure how often the rule of bench.recommend is right, on data of known truth.
+
+compare_all and recommend, the code under test, decide.
+`python -m tests.experiments.decisions --help`
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from bench.analysis.power import shown_size
+from bench.analysis.recommendation import Candidates, recommend
+from bench.stats.best import compare_all, excluded_rate
+from bench.stats.intervals import POWER_Z
+from tests.experiments.decisions.worlds import (
+    MARGIN,
+    TRAININGS,
+    Resampled,
+    Rng,
+    World,
+    beyond,
+    worlds,
+)
+
+Figures = dict[str, Any]
+_DOCS: Final = Path(__file__).parents[3] / "docs"
+FIGURES: Final = _DOCS / "decisions.json"
+PAGE: Final = _DOCS / "deciding.md"
+
+
+def decide(world: World, rng: Rng) -> dict[str, float]:
+    """What the rule does with one data set of a world."""
+    truth, samples, loss = world.draw(rng)
+    compared = compare_all(samples)
+    known = Candidates(world.group, world.group.settings, tuple(samples), compared, MARGIN)
+    decision, at_loss = recommend(known), recommend(replace(known, margin=loss))
+    regret = truth.max() - truth
+    tuned = [i for i, setting in enumerate(known.settings) if setting.mode != "head"]
+    sizes = ((compared.quantiles + POWER_Z) * compared.error)[np.ix_(tuned, tuned)]
+    outcome = {
+        "decided": float(decision.decided),
+        "wrong": float(any(regret[i] >= loss - 1e-9 for i in at_loss.shown)),
+        "detectable": float(np.median(sizes[~np.eye(len(tuned), dtype=bool)]) <= MARGIN),
+    }
+    pick, best = decision.pick, decision.reference
+    if decision.decided and pick is not None and best is not None:
+        outcome["regret"] = regret[pick]
+        if world.quotes and decision.cross_fitted_score is not None:
+            outcome["quoted"] = decision.cross_fitted_score - truth[pick]
+            outcome["plain"] = known.scores[pick] - truth[pick]
+            outcome["best"] = known.scores[best] - truth[best]
+    seeds = max(len(sample.scores) for sample in samples)
+    size = shown_size(known.examples or 1, seeds, len(samples))
+    near = np.abs((truth[:, None] - truth) / size - 1) < 0.1
+    near &= compared.seeds == seeds
+    if known.examples and near.any():
+        outcome["power"] = float((compared.lower[near] > 0).mean())
+    return outcome
+
+
+def measure(world: World, runs: int) -> Figures:
+    """The figures of one scenario over a number of data sets, the same ones each time."""
+    return _summary(world, [decide(world, np.random.default_rng(n)) for n in range(runs)])
+
+
+@cache
+def every_world() -> tuple[World, ...]:
+    """All scenarios: those that the promise covers, and those that it does not."""
+    return (*worlds(), *beyond())
+
+
+def measure_number(number: int, runs: int) -> Figures:
+    """The figures of a scenario by its number, for another process."""
+    return measure(every_world()[number], runs)
+
+
+def _summary(world: World, outcomes: Sequence[dict[str, float]]) -> Figures:
+    def values(name: str, among: Iterable[dict[str, float]] = outcomes) -> list[float]:
+        return [float(outcome[name]) for outcome in among if name in outcome]
+
+    def mean(numbers: Sequence[float]) -> float | None:
+        return round(float(np.mean(numbers)), 5) if numbers else None
+
+    regret = values("regret") or [0.0]
+    detectable = [outcome for outcome in outcomes if outcome["detectable"]]
+    return {
+        "name": world.name,
+        "trainings": 3 if isinstance(world, Resampled) else min(world.seeds),
+        "decided": mean(values("decided")),
+        "wrong": mean(values("wrong")),
+        "regret_95": round(float(np.quantile(regret, 0.95)), 4),
+        "regret_most": round(max(regret), 4),
+        "detectable": len(detectable),
+        "decided_if_detectable": mean(values("decided", detectable)),
+        **{name: mean(values(name)) for name in ("quoted", "plain", "best", "power")},
+    }
+
+
+def variances(known: Candidates) -> tuple[float, float]:
+    """The variances of `bench.analysis.power`: over examples and between seeds, times the number
+    of examples, of a difference; medians over pairs of settings with three seeds."""
+    compared = known.comparison
+    pairs = np.triu(compared.seeds == 3, 1)
+    of_examples, of_seed = compared.of_examples[pairs], compared.of_seed[pairs]
+    return float(np.median(of_examples)) * known.examples, float(
+        np.median(of_seed)
+    ) * known.examples
+
+
+def page(text: str, figures: Figures) -> str:
+    """The text of docs/deciding.md with the tables of some figures."""
+    covered = [_HEAD, *(_row(one) for one in figures["scenarios"])]
+    text = _with_table(text, "figures", covered)
+    rates: dict[str, dict[int, str]] = {}
+    for one in figures["beyond"]:
+        rates.setdefault(one["name"], {})[one["trainings"]] = f"{100 * one['wrong']:.1f}%"
+    rates["rate that as many trainings without a failure exclude"] = {
+        number: f"{excluded_rate(number):.0%}" for number in TRAININGS
+    }
+    head = ["wrong answers by number of trainings", *map(str, TRAININGS)]
+    rows = [[name, *(of.get(n, "") for n in TRAININGS)] for name, of in rates.items()]
+    return _with_table(text, "rare failures", [head, *rows])
+
+
+def _with_table(text: str, name: str, rows: Sequence[Sequence[str]]) -> str:
+    """A text with the rows of a table, the first its head, between the marks of its name."""
+    before, mark, rest = text.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- end of {name} -->")
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return before + mark + "\n".join([head, f"|{'---|' * len(rows[0])}", *body, end]) + after
+
+
+_HEAD: Final = (
+    "scenario", "wrong", "decided", "decided if detectable", "regret", "score's error", "shown"
+)  # fmt: skip
+
+
+def _row(one: Figures) -> list[str]:
+    def share(name: str) -> str:
+        return "" if one[name] is None else f"{100 * one[name]:.1f}%"
+
+    detectable = f"{share('decided_if_detectable')} of {one['detectable']}"
+    errors = [one[name] for name in ("quoted", "plain", "best") if one[name] is not None]
+    return [
+        one["name"],
+        share("wrong"),
+        share("decided"),
+        detectable if one["detectable"] else "",
+        f"{100 * one['regret_95']:.1f}, {100 * one['regret_most']:.1f}" if one["decided"] else "",
+        ", ".join(f"{100 * error:+.2f}" for error in errors).replace("-", "−"),
+        share("power"),
+    ]
+
+
+def read_figures() -> Figures:
+    """The committed figures."""
+    return dict(json.loads(FIGURES.read_text(encoding="utf-8")))

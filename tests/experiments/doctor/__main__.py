@@ -1,0 +1,71 @@
+"""Run the doctor with faults, each of which one check has to name and no other, and without any,
+where none may fail. Prints the tables of docs/doctor.md.
+
+Example: python -m tests.experiments.doctor --runs 20
+"""
+
+import json
+import subprocess
+import sys
+import time
+from statistics import median
+
+import click
+
+from bench.doctor.check import FAILED
+from tests.experiments.doctor.faults import FAULTS, NONE, Fault
+from tests.experiments.doctor.injection import ROOT, environment
+
+
+def failed_checks(fault: Fault) -> tuple[dict[str, str], float]:
+    """What each failed check of a run of the doctor says, and the seconds the run took."""
+    begun = time.monotonic()
+    with fault.machine():
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.doctor", "--json", "--device", "cpu"],
+            cwd=ROOT, env=environment(fault.patch), capture_output=True, text=True, check=False,
+            preexec_fn=fault.limit,
+        )  # fmt: skip
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"the doctor ended with {done.returncode}: {done.stderr}")
+    findings = json.loads(done.stdout)["findings"]
+    failed = {each["check"]: each["summary"] for each in findings if each["verdict"] == FAILED}
+    return failed, time.monotonic() - begun
+
+
+@click.command(help=__doc__)
+@click.option("--runs", default=20, show_default=True, help="Runs without a fault.")
+@click.option("--only", multiple=True, type=click.Choice(list(FAULTS)), help="Faults; all without.")
+def main(runs: int, only: tuple[str, ...]) -> None:
+    named, lines = 0, []
+    faults = {name: FAULTS[name] for name in only or FAULTS}
+    for name, fault in faults.items():
+        try:
+            failed, seconds = failed_checks(fault)
+        except subprocess.SubprocessError:  # of the function called before it begins
+            failed, seconds = {fault.check: "could not be injected here: it takes root"}, 0.0
+            named -= 1
+        good = list(failed) == [fault.check]
+        named += good
+        click.echo(f"{name}: {'' if good else 'NOT '}named, {seconds:.0f} s: {failed}", err=True)
+        names = ", ".join(f"`{check}`" for check in failed) or "none"
+        words = failed.get(fault.check, "").replace("|", "/")
+        lines.append(f"| {fault.text} | {names} | {words} |")
+    print("| fault | failed | what it says |\n|---|---|---|", *lines, sep="\n")
+    print(f"\n{len(faults)} faults, {named} of them named by the right check and by no other.")
+    times, false = [], 0
+    for number in range(runs):
+        failed, seconds = failed_checks(NONE)
+        false += bool(failed)
+        times.append(seconds)
+        click.echo(f"run {number + 1} without a fault: {seconds:.0f} s: {failed or 'ok'}", err=True)
+    if times:
+        print(
+            f"{runs} runs without a fault, {false} of them with a failed check; a run took "
+            f"{median(times):.0f} s (median), and {max(times):.0f} s at most."
+        )
+    sys.exit(1 if false or named < len(faults) else 0)
+
+
+if __name__ == "__main__":
+    main()

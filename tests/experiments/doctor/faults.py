@@ -1,0 +1,136 @@
+"""Faults of the code, its environment or the machine, and the check that has to name each."""
+
+import ctypes
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from tests.experiments.doctor import patches
+
+_PR_SET_THP_DISABLE: Final = 41
+_CPU_GROUPS: Final = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
+_SOME_MIB: Final = 1900
+"""Less than the full grid needs, and enough for every check."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong, in words, and the name of the check that has to fail.
+
+    Attributes:
+        patch: of `tests.experiments.doctor.patches`; None: the fault is not in the code.
+        machine: the context in which the doctor runs.
+        limit: called in the doctor's process before it begins.
+    """
+
+    text: str
+    check: str
+    patch: Any = None
+    machine: Callable[[], AbstractContextManager[Any]] = nullcontext
+    limit: Callable[[], object] = field(default=lambda: None)
+
+
+@contextmanager
+def _busy_core() -> Iterator[None]:
+    """Another program keeps the first core busy."""
+    program = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    psutil.Process(program.pid).cpu_affinity([min(os.sched_getaffinity(0))])
+    try:
+        yield
+    finally:
+        program.kill()
+        program.wait()
+
+
+def _join_half_quota() -> None:
+    """Put this process into a group with a quota of half the cores; needs root."""
+    quota, period = 50_000 * len(os.sched_getaffinity(0)), 100_000
+    for parent in _CPU_GROUPS:
+        group = parent / "minbert-doctor"
+        try:
+            group.mkdir(exist_ok=True)
+            if (group / "cpu.cfs_quota_us").exists():
+                (group / "cpu.cfs_quota_us").write_text(str(quota))
+            else:
+                (group / "cpu.max").write_text(f"{quota} {period}")
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+        except OSError:
+            continue
+        return
+    raise PermissionError("no CPU quota can be set: run this as root, outside of a container")
+
+
+@contextmanager
+def _quota_group() -> Iterator[None]:
+    """Remove the group again."""
+    try:
+        yield
+    finally:
+        for parent in _CPU_GROUPS:
+            if (parent / "minbert-doctor").exists():
+                (parent / "minbert-doctor").rmdir()
+
+
+def _limit_data() -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (_SOME_MIB * 2**20,) * 2)
+
+
+def _refuse_huge_pages() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
+
+
+NONE: Final = Fault("", "")
+FAULTS: Final = {
+    "torch-broken": Fault("torch can't be imported", "software", patches.torch_is_broken),
+    "precision": Fault(
+        "workers inherit NVIDIA_TF32_OVERRIDE and ONEDNN_DEFAULT_FPMATH_MODE",
+        "software",
+        patches.precision_is_inherited,
+    ),
+    "threads": Fault("workers use half the threads", "software", patches.half_the_threads),
+    "memory": Fault(f"`ulimit -d` of {_SOME_MIB} MiB (real)", "memory-limit", limit=_limit_data),
+    "busy-core": Fault(
+        "another program keeps a core busy (real)", "disturbance", machine=_busy_core
+    ),
+    "quota": Fault(
+        "a CPU quota of half the cores, and threads for all (real)",
+        "cores",
+        machine=_quota_group,
+        limit=_join_half_quota,
+    ),
+    "clocks": Fault(
+        "cores have half their speed after two seconds", "frequency", patches.cores_slow_down
+    ),
+    "clock-fast": Fault("step times are 3% too long", "step-clock", patches.clock_is_fast),
+    "clock-slow": Fault("step times are 3% too short", "step-clock", patches.clock_is_slow),
+    "peak": Fault("the peak is not reset", "memory-counters", patches.peak_is_not_reset),
+    "counter": Fault(
+        "a tenth of anonymous memory is not counted", "memory-counters", patches.memory_is_missed
+    ),
+    "growth": Fault("every step keeps 2 MiB", "allocator", patches.steps_grow),
+    "tunables": Fault("workers get no tunables", "allocator", patches.no_tunables),
+    "huge-pages": Fault(
+        "the system refuses huge pages (real)", "huge-pages", limit=_refuse_huge_pages
+    ),
+    "bf16": Fault("bf16 products are 1% too large", "products", patches.bf16_is_wrong),
+    "fp32": Fault("fp32 products are rounded to bf16", "products", patches.fp32_is_short),
+    "dora": Fault(
+        "DoRA's fast path: gradients of magnitudes 5% too large",
+        "numerics",
+        patches.dora_is_wrong,
+    ),
+    "dropout": Fault("dropout can't be turned off", "numerics", patches.dropout_stays_on),
+    "compile": Fault("each step is compiled again", "compiled", patches.compiles_again),
+    "row": Fault("a cell's row lacks its peak", "grid", patches.row_lacks_peak),
+    "heads": Fault("engine transformers starts from another head", "engines", patches.other_heads),
+    "forecast": Fault("peaks are forecast a third too high", "forecast", patches.forecast_is_off),
+    "oom": Fault("running out of memory ends as a crash", "out-of-memory", patches.oom_is_a_crash),
+}

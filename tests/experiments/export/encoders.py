@@ -1,0 +1,51 @@
+"""The architectures of engine transformers in every format: the largest difference of a logit, as a
+table for docs/export.md. Takes a few minutes, most of it ONNX's.
+
+python -m tests.experiments.export.encoders
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import numpy as np
+
+from bench.export.check import texts_of
+from bench.plan.architectures import ARCHITECTURES
+from tests.bench.export.small import answer_here, expected_logits, exported, trained_by_library
+from tests.encoders import KINDS, Checkpoints
+
+CASES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "peft": ("lora", {"kind": "multi_label"}),
+    "transformers": ("dora", {"kind": "regression", "pairs": True}),
+    "sentence-transformers": ("vera", {"pooling": "mean", "head": "nonlinear", "pairs": True}),
+    "onnx": ("full", {"pairs": True}),
+}
+"""A mode for each format, and what else differs."""
+
+
+def largest_difference(base: Path, name: str, mode: str, **options: Any) -> float:
+    """The largest difference of a logit between a cell and its export, in this process."""
+    own = trained_by_library(base, mode, **options)
+    with TemporaryDirectory() as place:
+        folder = exported(own, name, Path(place, "out"))
+        answer = answer_here(folder, texts_of(own.dev), base=own.base)
+    return float(np.abs(answer.logits - expected_logits(own)).max())
+
+
+def main() -> None:
+    """Write, load and compare all."""
+    print("|", " | ".join(["", *(f"{name}, {mode}" for name, (mode, _) in CASES.items())]), "|")
+    print("| --- " * (1 + len(CASES)) + "|")
+    with TemporaryDirectory() as place:
+        checkpoints = Checkpoints(Path(place))
+        for kind in KINDS:
+            differences = [
+                f"{largest_difference(checkpoints(kind), name, mode, **options):.0e}"
+                for name, (mode, options) in CASES.items()
+            ]
+            print("|", " | ".join([ARCHITECTURES[kind].name, *differences]), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()

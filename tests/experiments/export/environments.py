@@ -1,0 +1,61 @@
+"""Exported models in environments that have the plain libraries alone: a virtual environment for
+each, in which all dev examples are predicted as by the command's own check. Prints the table of
+docs/export.md; takes a quarter of an hour, most of it pip's.
+
+python -m tests.experiments.export.environments
+"""
+
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+from unittest import mock
+
+import numpy as np
+
+from bench.export.check import check
+from tests.bench.export.small import base_folder, expected_logits, exported, trained
+
+_OLD_TRANSFORMERS: Final = ("torch==2.5.*", "transformers==4.44.*", "numpy<2.3")
+ENVIRONMENTS: Final[Sequence[tuple[str, tuple[str, ...], tuple[str, ...]]]] = (
+    ("peft", ("lora", "attn"), ("torch", "transformers", "peft")),
+    ("peft", ("dora", "all-lin-only"), (*_OLD_TRANSFORMERS, "peft==0.12.*")),
+    ("transformers", ("lora", "attn"), ("torch", "transformers")),
+    ("transformers", ("full",), _OLD_TRANSFORMERS),
+    ("sentence-transformers", ("lora", "attn-only"), ("sentence-transformers",)),
+    ("sentence-transformers", ("dora", "all-lin"), ("sentence-transformers==5.0.*",)),
+    ("onnx", ("dora", "attn"), ("onnxruntime", "tokenizers", "numpy")),
+)
+"""The format, mode and layers of a cell, and what pip installs."""
+
+
+def main() -> None:
+    """Install, write, and check one after the other."""
+    print("| format | cell | installed | largest difference of a logit |")
+    print("| --- | --- | --- | --- |")
+    with TemporaryDirectory() as place:
+        base = base_folder(Path(place, "base"))
+        for number, (name, how, packages) in enumerate(ENVIRONMENTS):
+            environment = Path(place, f"venv-{number}")
+            venv.create(environment, with_pip=True)
+            python = environment / "bin" / "python"
+            print(f"pip install {' '.join(packages)}", file=sys.stderr, flush=True)
+            install = [python, "-m", "pip", "install", "--quiet", *packages]
+            subprocess.run(install, check=True, env=os.environ | {"PYTHONPATH": ""})
+            pooling = "mean" if name == "sentence-transformers" else "pooler"
+            cell = trained(base, *how, pooling=pooling)
+            expected = expected_logits(cell)
+            folder = exported(cell, name, Path(place, f"out-{number}"))
+            with mock.patch.object(sys, "executable", str(python)):
+                answer = check(cell, folder, expected)
+            difference = np.abs(answer.logits - expected).max()
+            versions = ", ".join(f"{key} {value}" for key, value in answer.libraries.items())
+            print(f"| {name} | {' '.join(how)} | {versions} | {difference:.0e} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

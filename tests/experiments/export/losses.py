@@ -1,0 +1,242 @@
+"""Losses of an exported folder's train.py and of the worker's cell, compared for many settings.
+
+`python -m tests.experiments.export.losses` trains all, and prints the table of docs/export.md.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from bench.export.formats import FORMATS
+from bench.export.formats.contents import write_tokenizer
+from bench.export.trained import Base, Trained
+from bench.export.training import write_training
+from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bench.worker.progress import Progress
+from bench.worker.run import CellRun
+from minbert.data.tasks import Examples, TaskData
+from minbert.data.tasks.prepared import Prepared, write
+from minbert.data.tokenizer import Tokenizer
+from minbert.files import WEIGHTS, sha256_of
+from tests.bench.conftest import narrow
+from tests.bench.tiny_cells import cell, job_of
+from tests.experiments.export import plain_training
+
+STEPS: Final = 20
+TOLERANCE: Final = 1e-4
+"""Of losses in fp32, relative."""
+METHODS: Final = [
+    ("full", ""),
+    ("head", ""),
+    *product(("lora", "dora"), ("attn-only", "attn", "all-lin-only", "all-lin")),
+]
+HEADS: Final = list(product(("pooler", "mean"), ("linear", "nonlinear")))
+FEW: Final = [("full", ""), ("lora", "all-lin"), ("dora", "attn-only")]
+CHANGES: Final[Sequence[Mapping[str, Any]]] = [
+    {"class_weights": "balanced"},
+    {"label_smoothing": 0.2},
+    {"optimizer": "adamax"},
+    {"optimizer": "radam"},
+    {"schedule": "halving"},
+    {"layer_decay": 0.5},
+    {"lora_plus_ratio": 8.0},
+    {"batching": "shuffled"},
+    {"batch_size": 1, "max_steps": STEPS},
+    {"kernels": "reference"},
+    {"seed": 3},
+    {"amp": "bf16"},
+]
+_CLASSES: Final = ("awful", "dull", "fair", "good")
+_WORDS: Final = (
+    "a", "good", "film", "about", "nothing", "that", "nobody", "will", "see", "twice", "unless",
+    "it", "rains",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A cell to train on both sides.
+
+    Attributes:
+        problem: what is learned; with `pairs`, of pairs of texts.
+        changes: settings of the cell that differ from those of `prepare`.
+    """
+
+    mode: str = "full"
+    layers: str = ""
+    problem: str = SINGLE_LABEL
+    pairs: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """All of it, in words."""
+        words = [self.mode, self.layers, "" if self.problem == SINGLE_LABEL else self.problem]
+        words += ["pairs" if self.pairs else ""]
+        words += [f"{name}={value}" for name, value in self.changes.items()]
+        return " ".join(word for word in words if word)
+
+
+def examples(problem: str, pairs: bool, count: int, seed: int) -> Examples:
+    """Made-up texts of 1 to 40 words, whose labels follow from the words."""
+    rng = np.random.default_rng(seed)
+
+    def text() -> str:
+        return " ".join(rng.choice(_WORDS, 1 + int(rng.integers(40) ** 2 / 40)))
+
+    first = tuple(text() for _ in range(count))
+    second = tuple(text() for _ in range(count)) if pairs else None
+    scores = np.array([a.count("good") + 3 * ("film" in a) + a.count("rains") for a in first])
+    labels: Any = np.array([0, 1, 1, 2, 3, 3])[np.minimum(scores, 5)]
+    if problem == REGRESSION:
+        labels = scores + 0.5
+    if problem == MULTI_LABEL:
+        labels = np.array([[f" {w} " in a for w in ("good", "film", "it", "a")] for a in first])
+        labels = labels.astype(np.int8)
+    return Examples(first, second, labels)
+
+
+def prepare(setting: Setting, checkpoint: Path, folder: Path) -> list[float]:
+    """Train a cell in this process, and write what its exported folder has for a training.
+
+    Returns:
+        The loss of each step.
+    """
+    sides = [examples(setting.problem, setting.pairs, *side) for side in ((75, 0), (16, 1))]
+    classes = () if setting.problem == REGRESSION else _CLASSES
+    prepared = Prepared("made-up", setting.problem, classes, "")
+    data = TaskData(prepared.task, *sides)
+    source = write(folder / "data", replace(prepared, digest=data.digest), data)
+    job = replace(
+        job_of(
+            cell(
+                checkpoint, setting.mode, setting.layers,
+                **{
+                    "task": "made-up", "data_digest": data.digest[:16], "max_train": None,
+                    "max_dev": None, "epochs": 2, "dropout": 0.0, "weight_decay": 0.1,
+                    "rank": 4 if setting.layers else None, **setting.changes,
+                },
+            ),
+            checkpoint,
+        ),
+        data=str(source),
+    )  # fmt: skip
+    (folder / "cell").mkdir()
+    run = CellRun(job, folder / "cell", Progress(None))
+    run.run()
+    weights = checkpoint / WEIGHTS[0]
+    base = Base("tiny", False, None, weights.name, sha256_of(weights), None, checkpoint)
+    split = run.train[""]
+    trained = Trained(
+        row=None,  # type: ignore[arg-type]
+        job=job, base=base, task=data.task, model=run.model,
+        tokenizer=Tokenizer.from_folder(checkpoint),
+        dev=data.dev, unit=(split.mean, split.std), refitted=False,
+    )  # fmt: skip
+    write_training(trained, folder)
+    form = FORMATS["peft" if setting.layers else "transformers"]
+    if form.cannot(job.cell) is None:
+        form.copy_scripts(folder)
+    (folder / "base").symlink_to(checkpoint)
+    write_tokenizer(trained, folder)
+    for side in ("train.jsonl", "dev.jsonl"):
+        shutil.copy(source / side, folder)
+    return [float(loss) for loss in run.losses]
+
+
+def train(folders: Sequence[Path]) -> list[list[float]]:
+    """The losses of train.py in these folders, all in one fresh process without this project; none
+    where it has stopped."""
+    command = [sys.executable, "-I", plain_training.__file__, *map(str, folders)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    files = [folder / "losses.jsonl" for folder in folders]
+    lines = [file.read_text().splitlines() if file.is_file() else [] for file in files]
+    return [[json.loads(line)["loss"] for line in each] for each in lines]
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The largest relative difference of the losses of equally many steps."""
+    expected, found = np.array(ours), np.array(theirs)
+    assert expected.shape == found.shape == (STEPS,)
+    return float(np.max(np.abs(found - expected) / np.abs(expected)))
+
+
+def checkpoints(folder: Path, vocabulary: Path) -> tuple[Path, Path]:
+    """A tiny checkpoint of two layers with weights that say something, and one without pooler."""
+    whole = narrow(2, folder / "tiny", vocabulary, spread=0.1)
+    lacking = shutil.copytree(whole, folder / "without-pooler")
+    tensors = load_file(whole / WEIGHTS[0])
+    kept = {name: tensor for name, tensor in tensors.items() if "pooler" not in name}
+    save_file(kept, lacking / WEIGHTS[0], metadata={"format": "pt"})
+    return whole, lacking
+
+
+def matrix() -> Iterator[tuple[str, str, Setting, bool]]:
+    """Row and column of a table, the setting, and whether its base lacks a pooler, for all
+    settings, those of a table together."""
+    for mode, layers in METHODS:
+        name = f"{mode} {layers}".rstrip()
+        for pooling, head in HEADS:
+            setting = Setting(mode, layers, changes={"pooling": pooling, "head": head})
+            yield name, f"{pooling}, {head} head", setting, False
+        yield name, "new pooler, linear head", Setting(mode, layers), True
+    others: dict[str, Any] = {
+        "several labels": {"problem": MULTI_LABEL},
+        "a regression": {"problem": REGRESSION},
+        "pairs": {"pairs": True},
+        "a regression on pairs": {"problem": REGRESSION, "pairs": True},
+    }
+    others |= {Setting("", changes=changes).name: {"changes": changes} for changes in CHANGES}
+    for (name, what), (mode, layers) in product(others.items(), FEW):
+        yield name, f"{mode} {layers}".rstrip(), Setting(mode, layers, **what), False
+
+
+def table(values: Mapping[tuple[str, str], float]) -> str:
+    """A Markdown table of values by row and column."""
+    rows, columns = (list(dict.fromkeys(key[n] for key in values)) for n in (0, 1))
+    lines = [["", *columns], ["---"] * (len(columns) + 1)]
+    lines += [[row, *(f"{values[row, column]:.0e}" for column in columns)] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    """Train the whole matrix on both sides, and print two tables."""
+    from minbert.assets.embedded import fetch
+
+    torch.set_num_threads(1)
+    vocabulary = fetch("minilm")
+    with tempfile.TemporaryDirectory() as temporary:
+        home = Path(temporary)
+        os.environ |= {
+            "MINBERT_ASSETS": str(vocabulary.parent), "MINBERT_CACHE": str(home / "cache"),
+        }  # fmt: skip
+        whole, lacking = checkpoints(home, vocabulary)
+        chosen, expected = list(matrix()), []
+        folders = [home / str(number) for number in range(len(chosen))]
+        for (*_, setting, lacks), folder in zip(chosen, folders, strict=True):
+            sys.stderr.write(f"{setting.name}\n")
+            folder.mkdir()
+            expected.append(prepare(setting, lacking if lacks else whole, folder))
+        values = map(difference, expected, train(folders))
+        found = {(row, column): next(values) for row, column, *_ in chosen}
+    first = {key: value for key, value in found.items() if "head" in key[1]}
+    rest = {key: value for key, value in found.items() if key not in first}
+    print(f"<!-- losses -->\n{table(first)}\n\n{table(rest)}\n<!-- /losses -->")
+
+
+if __name__ == "__main__":
+    main()

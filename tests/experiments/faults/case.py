@@ -1,0 +1,281 @@
+"""One fault from beginning to end: the run that it strikes, the runs that go on, and the checks."""
+
+import os
+import select
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from bench.plan.columns import row_of
+from bench.plan.rows import RESUMED, current_rows
+from bench.results.protocol import RESULT
+from bench.results.store import Store, read_rows
+from tests.experiments.faults import checks
+from tests.experiments.faults.kinds import BUSY, MEMORY, Fault, codes_of, statuses_of, strike_of
+from tests.experiments.faults.limits import memory_group, small_disk
+from tests.experiments.faults.notes import Notes, records, whole
+from tests.experiments.faults.parent import Order, start
+from tests.experiments.faults.setups import setup
+from tests.experiments.faults.worker import STRIKE
+
+_LONGEST_RUN_S: Final = {"fake": 60.0, "real": 180.0}
+_TIMEOUT_S: Final = {"fake": 1.5, "real": 15.0}
+_MOST_RUNS: Final = 6
+_USUAL_RUN_S: Final = {"fake": 0.8, "real": 6.0}
+_AGAIN: Final = 0.25
+"""Share of the faults that strike cells which have run before."""
+_MOST_PAGES: Final = {"fake": 24, "real": 80}
+
+
+@dataclass
+class Verdict:
+    """What became of a fault. `means` says how a limit was made, where one was."""
+
+    fault: Fault
+    struck: bool = False
+    means: str = ""
+    lost: list[str] = field(default_factory=list)
+    duplicated: list[str] = field(default_factory=list)
+    left_running: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is to be said against it."""
+        return not (self.lost or self.duplicated or self.left_running or self.wrong)
+
+
+def run_case(fault: Fault, folder: Path) -> Verdict:
+    """Strike once, go on until nothing is left to do, and check.
+
+    A fault that found nothing to strike is tried again, at the beginning of its phase. The folder
+    stays if something is wrong.
+    """
+    begun = time.monotonic()
+    for early in (False, True):
+        where = folder / f"fault-{fault.number}{'-again' if early else ''}"
+        case = Case(fault, where, early)
+        verdict = case.verdict
+        try:
+            case.run()
+        except (OSError, ValueError, LookupError) as error:  # a runs.csv that can't be read, too
+            verdict.wrong.append(f"{type(error).__name__}: {error}")
+        if verdict.good:
+            shutil.rmtree(where)
+        if verdict.struck or not verdict.good:
+            break
+    verdict.seconds = time.monotonic() - begun
+    return verdict
+
+
+class Case:
+    """A fault, and the place where it strikes."""
+
+    def __init__(self, fault: Fault, folder: Path, early: bool) -> None:
+        self.fault = fault
+        self.folder = folder.resolve()
+        self.place = self.folder / "place"
+        self.early = early
+        self.noise = fault.noise()
+        self.verdict = Verdict(fault)
+        self._filler: Path | None = None
+        (self.folder / "notes").mkdir(parents=True)
+        self.place.mkdir()
+        self.notes = Notes(self.folder / "notes")
+        self.setup = setup(fault.worker)
+        self.cell_ids = [cell.cell_id for cell in self.setup.cells]
+        self._kept = b""
+        again = fault.phase != "anywhere" and self.noise.random() < _AGAIN
+        self._attempts = 1 if again else 0
+
+    def run(self) -> None:
+        """All of it; what was found is in the verdict."""
+        with ExitStack() as stack:
+            order = stack.enter_context(self._order())
+            if order.strike is not None and order.strike.side == "worker":
+                order.strike.write(self.notes.folder / STRIKE)
+            if self._attempts:
+                self._interrupt_all()
+            self._first(order)
+            self._check_first()
+            self._between()
+            self._go_on()
+            self._check_end()
+
+    def _interrupt_all(self) -> None:
+        """Rows as of a grid that was stopped in each of its cells: the strike hits their reruns."""
+        conditions, at = self.setup.conditions.columns(), "2026-01-01T00:00:00Z"
+        times = {"started_at": at, "finished_at": at}
+        for cell in self.setup.cells:
+            row = row_of(
+                {**cell.columns(), **conditions, **times, "attempt": 1, "status": "interrupted"}
+            )
+            Store(self.place / "runs.csv").append(row)
+
+    @contextmanager
+    def _order(self) -> Iterator[Order]:
+        """The first run, with the limits that the fault needs."""
+        fault, worker = self.fault, self.fault.worker
+        order = Order(
+            worker=worker,
+            place=self.place,
+            notes=self.notes.folder,
+            number=0,
+            slots=fault.slots,
+            timeout_s=_TIMEOUT_S[worker] if fault.kind == "hang" else None,
+            report=worker == "real" and fault.phase == "render",
+        )
+        with ExitStack() as stack:
+            if fault.kind == "host memory":
+                name = f"minbert-faults-{os.getpid()}-{fault.number}"
+                group = stack.enter_context(memory_group(name, MEMORY[worker]))
+                order = replace(order, group=group)
+                self.verdict.means = "control group" if group else "RLIMIT_AS"
+            if fault.phase == "anywhere":
+                pages = 0 if self.early else self.noise.randrange(_MOST_PAGES[worker])
+                self._filler = stack.enter_context(small_disk(self.place, pages))
+                self.verdict.means = "small disk" if self._filler else "failing fsync"
+                if self._filler is None:
+                    fault = replace(fault, phase="launch")
+            limited = order.group is not None
+            yield replace(order, strike=strike_of(fault, early=self.early, limited=limited))
+
+    def _first(self, order: Order) -> None:
+        """The run, or the two runs at once, in which the fault strikes."""
+        pids = [start(order)]
+        if self.fault.kind == "two parents":
+            usual_s = _USUAL_RUN_S[self.fault.worker]
+            time.sleep(self.noise.random() * usual_s)
+            pids.append(start(order))
+            if self.fault.phase == "one stopped":
+                time.sleep(self.noise.random() * usual_s)
+                self._note_strike()
+                os.kill(pids[1], signal.SIGINT)  # not reaped yet, so at worst a zombie
+            elif self.fault.phase == "both live":
+                self._note_strike()
+        allowed = codes_of(self.fault)
+        for pid in pids:
+            code = self._wait(pid)
+            if code not in allowed:
+                self.verdict.wrong.append(f"the parent of the first run ended with {code}")
+            if self._filler is not None and code:
+                self._note_strike()
+
+    def _wait(self, pid: int) -> int | None:
+        """A parent's exit code; None if it had to be killed."""
+        descriptor = os.pidfd_open(pid)
+        ended, _, _ = select.select([descriptor], [], [], _LONGEST_RUN_S[self.fault.worker])
+        os.close(descriptor)
+        if not ended:
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        return os.waitstatus_to_exitcode(status) if ended else None
+
+    def _note_strike(self) -> None:
+        self.notes.strike(self.fault.phase, "", self.place / "runs.csv")
+
+    def _data(self) -> bytes:
+        path = self.place / "runs.csv"
+        return path.read_bytes() if path.exists() else b""
+
+    def _check_run(self, name: str) -> None:
+        """What must hold after each run."""
+        verdict, data = self.verdict, self._data()
+        verdict.left_running += checks.left_running(self.folder)
+        verdict.lost += [f"{name}: {lost}" for lost in checks.lost_rows(self._kept, data)]
+        self._kept = whole(data)
+
+    def _check_first(self) -> None:
+        """What must hold after the struck run; and what that run must have made of its cell."""
+        self._kept = whole(self.notes.at_strike())
+        self._check_run("first run")
+        struck = self.notes.struck()
+        if struck is None or not struck["cell_id"]:
+            return
+        ids = (struck["cell_id"], str(self._attempts + 1))
+        rows = [row for row in records(self._data()) if (row["cell_id"], row["attempt"]) == ids]
+        status = rows[-1]["status"] if rows else ""
+        if status not in statuses_of(self.fault):
+            said = f"{status or 'no row'} ({rows[-1]['message'] if rows else ''})"
+            self.verdict.wrong.append(f"the struck cell has {said}")
+        killed = self.fault.kind == "parent killed" and struck["phase"] in ("start", *BUSY)
+        if killed and any((self.place / "runs").glob(f"*-{struck['cell_id']}-*/{RESULT}")):
+            self.verdict.left_running.append("the worker, which left a result later")
+
+    def _between(self) -> None:
+        """What strikes between the runs, and makes space on a disk that was full."""
+        if self._filler is not None:
+            self._filler.unlink()
+        struck = self.notes.struck()
+        cell_id = str(struck["cell_id"]) if struck else self.noise.choice(self.cell_ids)
+        folders = list((self.place / "runs").glob(f"*-{cell_id}-*"))
+        runs_csv, data = self.place / "runs.csv", self._data()
+        phase = self.fault.phase
+        if phase == "the last row":
+            self._note_strike()
+            last = whole(data).rstrip().rfind(b"\n") + 1
+            os.truncate(runs_csv, last + self.noise.randrange(1, len(data) - last))
+            self._kept = data[:last]
+        elif phase == "a row more" and struck:
+            last = whole(data).rstrip().rfind(b"\n") + 1
+            with runs_csv.open("ab") as file:
+                file.write(data[last : self.noise.randrange(last + 1, len(data))])
+        elif phase == "cut later" and struck:
+            path = folders[0] / RESULT
+            os.truncate(path, self.noise.randrange(path.stat().st_size - 2))
+        elif phase == "files' times" and struck:
+            seconds = time.time() + self.noise.choice((-1, 1)) * self.noise.randrange(10**9)
+            name = self.noise.choice((RESULT, "cell.json"))
+            os.utime(folders[0] / name, (seconds, seconds))
+        elif phase in ("done", "left behind"):
+            if phase == "done":
+                self._note_strike()
+            shutil.rmtree(folders[0])
+
+    def _go_on(self) -> None:
+        """Run the grid again until each cell is done, and once more."""
+        verdict, conditions_id = self.verdict, self.setup.conditions.conditions_id
+        self._finished = checks.finished(self.place, self._data())
+        for number in range(1, _MOST_RUNS + 1):
+            last = current_rows(read_rows(self.place / "runs.csv", lambda _: None))
+            rows = [last.get((cell_id, conditions_id, 1)) for cell_id in self.cell_ids]
+            statuses = {None if row is None else str(row["status"]) for row in rows}
+            failed = sorted(statuses - {None, "ok", *RESUMED}, key=str)
+            order = Order(
+                worker=self.fault.worker,
+                place=self.place,
+                notes=self.notes.folder,
+                number=number,
+                slots=self.fault.slots,
+                rerun=failed[0] if failed else None,
+            )
+            code = self._wait(start(order))
+            self._check_run(f"run {number}")
+            if statuses == {"ok"}:  # before this run, which had nothing to do
+                if code != 0:
+                    verdict.wrong.append(f"a run with nothing to do ended with {code}")
+                return
+            if code not in (0, 1):
+                verdict.wrong.append(f"run {number} ended with {code}")
+        verdict.wrong.append(f"not done after {_MOST_RUNS} runs")
+
+    def _check_end(self) -> None:
+        """What must hold when nothing is left to do."""
+        verdict, data = self.verdict, self._data()
+        launches = self.notes.launches()
+        verdict.struck = self.notes.struck() is not None
+        verdict.lost += checks.unfinished_cells(self.cell_ids, data)
+        verdict.duplicated += checks.repeated_rows(data)
+        verdict.duplicated += checks.repeated_work(launches, self._finished)
+        if data != whole(data):
+            verdict.wrong.append("runs.csv ends with a part of a row")
+        verdict.wrong += checks.wrong_rows(self.place, data)
+        verdict.wrong += [f"left over: {name}" for name in checks.strays(self.place)]
+        verdict.wrong += checks.long_outputs(self.place)
+        verdict.wrong += checks.tracebacks(self.notes.folder)

@@ -1,0 +1,262 @@
+"""A parent: a process that runs a case's grid as `bench.grid` does, followed and struck.
+
+It is forked from a process that has everything imported, so that it starts within milliseconds.
+Its Session, Store, runner and files are the real ones; the fake worker's model and data are stubs,
+and so, mostly, is the report, which keeps matplotlib out.
+"""
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final, NoReturn
+
+from filelock import FileLock
+
+from bench.common.command import BAD_INPUT
+from bench.common.errors import DiskFullError
+from bench.common.files import write_atomically
+from bench.executors import local
+from bench.executors.local import LocalExecutor
+from bench.grid.session import Session
+from bench.launch import attempt, runner
+from bench.launch.attempt import Attempt, run_cell
+from bench.launch.display import Display
+from bench.launch.runner import WorkerEnd, run_worker
+from bench.plan.columns import NAMES
+from bench.plan.planning import Planned, plan
+from bench.plan.rows import Row
+from bench.results.rowfile import encode, record
+from bench.results.store import Store, read_rows
+from tests.experiments.faults.actions import fill_disk
+from tests.experiments.faults.notes import Notes
+from tests.experiments.faults.setups import ROOT, setup
+from tests.experiments.faults.strike import Hook, Strike
+from tests.experiments.faults.worker import NOTES, PLACE, RUN
+
+GRACE_S: Final = 0.5
+_OF_A_CELL: Final = (
+    "launch", "load", "tokenise", "train", "evaluate", "save", "ended", "append",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """One run of a case's grid. `number` is 0 for the run that is struck."""
+
+    worker: str
+    place: Path
+    notes: Path
+    number: int
+    slots: int = 1
+    strike: Strike | None = None
+    timeout_s: float | None = None
+    rerun: str | None = None
+    report: bool = False
+    group: Path | None = None
+
+    @property
+    def runs_csv(self) -> Path:
+        """The results."""
+        return self.place / "runs.csv"
+
+
+def start(order: Order) -> int:
+    """Start a parent; its pid."""
+    setup(order.worker)  # made once, before the fork
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can handle it
+    pid = os.fork()
+    if pid == 0:
+        _be_one(order)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    return pid
+
+
+def _be_one(order: Order) -> NoReturn:
+    code = 70
+    try:
+        os.setsid()
+        for number, name in ((1, "out"), (2, "err")):
+            path = order.notes / f"run-{order.number}.{name}"
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        if order.group is not None:
+            (order.group / "cgroup.procs").write_text(str(os.getpid()))
+        os.environ |= {
+            PLACE: str(order.place),
+            NOTES: str(order.notes),
+            RUN: str(order.number),
+            "PYTHONPATH": str(ROOT),
+        }
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        code = _run(order)
+    except BAD_INPUT as error:
+        sys.stderr.write(f"error: {error}\n")
+        code = 2
+    except KeyboardInterrupt:  # as click does
+        code = 130
+    except BaseException:  # noqa: BLE001  nothing else of this process may run
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+
+
+def _run(order: Order) -> int:
+    """Plan and run what is left, as the command does; the exit code."""
+    made, follower = setup(order.worker), Follower(order)
+    slots = [made.target(f"faults {order.place}")] * order.slots
+    follower.follow(order.report)
+    rows = read_rows(order.runs_csv)
+    planned = plan(made.cells, rows, made.conditions.columns(), rerun=order.rerun)
+    store = Store(order.runs_csv)
+    follower.enter("check")
+    store.check_writable()
+    follower.enter("run")
+    code = Session(
+        inputs=made.inputs,
+        executor=LocalExecutor(order.runs_csv, slots, made.argv),
+        store=store,
+        reports=order.place / "reports",
+        keep=True,
+        timeout_s=order.timeout_s,
+        arguments=("--grid", "faults"),
+    ).run([planned])
+    follower.enter("done")
+    return code
+
+
+class Follower:
+    """Tells the phases of this process to a hook, and strikes it."""
+
+    def __init__(self, order: Order) -> None:
+        strike = order.strike
+        own = strike is not None and strike.side == "parent"
+        self._strike = strike if own else None
+        self._hook = Hook(self._strike, self._act)
+        self._order = order
+        self._notes = Notes(order.notes)
+        self._cell = -1
+        self._cell_id = ""
+        self._row: Row = {}
+
+    def enter(self, phase: str) -> None:
+        """A phase begins."""
+        if phase in _OF_A_CELL and (self._strike is None or self._strike.cell != self._cell):
+            phase = f"{phase} of another cell"
+        self._hook.enter(phase)
+
+    def follow(self, report: bool) -> None:
+        """Put this process's phases between the product's own steps."""
+        write_plan, close = Session._write_plan, Session._close
+        append, progress = Store.append, Display.progress
+
+        def followed_plan(of: Session, planned: list[Planned]) -> None:
+            self.enter("plan")
+            write_plan(of, planned)
+
+        def followed_cell(run: Attempt, *others: Any, **named: Any) -> tuple[Row, WorkerEnd]:
+            self._cell, self._cell_id = self._cell + 1, run.job.cell.cell_id
+            self.enter("launch")
+            return run_cell(run, *others, **named)
+
+        def followed_worker(*arguments: Any, **named: Any) -> WorkerEnd:
+            self.enter("run")
+            outcome = run_worker(*arguments, **named, grace_s=GRACE_S)
+            self.enter("ended")
+            return outcome
+
+        def followed_append(of: Store, row: Row) -> None:
+            self._row = row
+            self.enter("append")
+            append(of, row)
+            self.enter("run")
+
+        def followed_progress(of: Display, message: dict[str, Any], name: str = "") -> None:
+            if isinstance(message.get("phase"), str):
+                self.enter(message["phase"])
+            progress(of, message, name)
+
+        def followed_close(of: Session, *arguments: Any) -> int:
+            self.enter("close")
+            return close(of, *arguments)
+
+        Session._write_plan = followed_plan
+        local.run_cell = followed_cell
+        Session._close = followed_close
+        Store.append = followed_append
+        Display.progress = followed_progress
+        attempt.run_worker = followed_worker
+        self._follow_report(report)
+
+    def _follow_report(self, real: bool) -> None:
+        if real:
+            from bench.report import render as module
+
+            draw = module.render
+        else:
+            module = SimpleNamespace()
+            sys.modules["bench.report.render"] = module
+            draw = stub_report
+
+        def followed(*arguments: Any, **named: Any) -> Path:
+            self.enter("render")
+            return draw(*arguments, **named)
+
+        module.render = followed
+
+    def _act(self, strike: Strike, phase: str) -> None:
+        if not self._notes.strike(phase, self._cell_id, self._order.runs_csv):
+            return
+        if strike.action == "fill_disk":
+            fill_disk(strike, self._order.place)
+        elif strike.action == "jump":
+            jump(strike.amount)
+        else:
+            if strike.action == "tear_append":
+                tear_append(self._order.runs_csv, self._row, strike.amount)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stub_report(rows: Sequence[Row], reports: Path, **_others: Any) -> Path:
+    """A report of one number, written as the real one is."""
+    index = reports / "index.html"
+    try:
+        reports.mkdir(exist_ok=True)
+        write_atomically(index, f"{len(rows)} rows".encode())
+    except OSError as error:
+        raise DiskFullError(f"{reports}: no space left for the report") from error
+    return index
+
+
+def tear_append(runs_csv: Path, row: Row, amount: int) -> None:
+    """Write a part of a row's record, under the lock, as a writer does that is killed just then."""
+    line = encode(row)
+    with FileLock(f"{runs_csv}.lock"):
+        if not runs_csv.exists():
+            write_atomically(runs_csv, record(NAMES))
+        with runs_csv.open("ab") as file:
+            file.write(line[: 1 + amount % (len(line) - 1)])
+
+
+def jump(seconds: int) -> None:
+    """Put the wall clock forward, or back, for the rest of this process."""
+    clock = time.time
+
+    class Jumped(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + timedelta(seconds=seconds)
+
+    runner.datetime = Jumped
+    time.time = lambda: clock() + seconds

@@ -1,0 +1,110 @@
+"""What a grid is run on: the embedded movies and bert-tiny, or stubs for a worker without torch."""
+
+import sys
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from bench.grid.inputs import Inputs
+from bench.machine.conditions import Conditions, Found, find_conditions
+from bench.machine.devices import Device
+from bench.plan.cell import Cell
+from bench.plan.gridfile import Axes, Grid, Settings
+from bench.plan.models import Model, find_model
+from bench.plan.planning import Resolved, expand
+from minbert.data.tasks import Examples, TaskData, find_task, load_task
+from minbert.model.config import GEOMETRIES
+from tests.experiments.faults.kinds import CELLS
+
+ROOT: Final = Path(__file__).parents[3]
+DEFAULT_DEVICE: Final = Device()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """Everything that a grid's runs share, and the worker's command."""
+
+    grid: Grid
+    conditions: Conditions
+    model: Model
+    data: TaskData
+    argv: tuple[str, ...]
+
+    def target(self, device_name: str, device: Device = DEFAULT_DEVICE) -> Found:
+        """The conditions, with a device of this name."""
+        return Found(self.conditions, "bf16", device_name, device)
+
+    @property
+    def inputs(self) -> Inputs:
+        """The same, as the inputs of a run."""
+        models = {self.model.name: self.model}
+        return Inputs(grid=self.grid, models=models, data=self.data, data_folder=None)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cells of the grid."""
+        resolved = Resolved(
+            model=self.model.name,
+            model_digest=self.model.digest,
+            pooling=self.model.pooling,
+            data_digest=self.data.digest[:16],
+            amp_on="bf16",
+            learning_rate_source="grid",
+        )
+        return expand(self.grid, resolved)
+
+
+@cache
+def setup(worker: str) -> Setup:
+    """The setup for `fake` or `real` workers."""
+    return _fake() if worker == "fake" else _real()
+
+
+def _fake() -> Setup:
+    one = Examples(("a",), None, np.zeros(1, dtype=np.int64))
+    config = GEOMETRIES["bert-tiny"]
+    return Setup(
+        grid=Grid(
+            name="faults",
+            settings=Settings(model="stub", init="random", seeds=CELLS["fake"]),
+            cells=[Axes(mode=["head"])],
+        ),
+        conditions=Conditions(
+            device="cpu",
+            device_name="none",
+            machine="none",
+            threads=1,
+            torch_version="none",
+            measurement_version=1,
+            code_version="none",
+        ),
+        model=Model("stub", "0" * 16, "pooler", config, None, "bert-tiny", ROOT),
+        data=TaskData(find_task("movies"), one, one),
+        argv=(sys.executable, "-S", "-m", "tests.experiments.faults.fake_worker"),
+    )
+
+
+def _real() -> Setup:
+    settings = Settings(
+        model="bert-tiny",
+        init="random",
+        seeds=CELLS["real"],
+        epochs=1,
+        max_steps=3,
+        max_train=96,
+        max_dev=32,
+        max_length=64,
+        batch_size=32,
+    )
+    adapters = Axes(mode=["lora"], rank=[1], layers=["attn-only"])
+    conditions = find_conditions("cpu").conditions
+    return Setup(
+        grid=Grid(name="faults", settings=settings, cells=[adapters]),
+        conditions=replace(conditions, threads=1),
+        model=find_model(settings.models[0], settings.init, settings.pooling),
+        data=load_task("movies", max_train=settings.max_train, max_dev=settings.max_dev),
+        argv=(sys.executable, "-m", "tests.experiments.faults.real_worker"),
+    )

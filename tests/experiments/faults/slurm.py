@@ -1,0 +1,422 @@
+"""Faults on a Slurm cluster: grids of stub cells, struck at random moments until they are done.
+
+A round is a grid with a runs.csv of its own. Its command is given again whenever it has ended, and,
+after the last fault, until all cells are ok.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from tests.experiments.faults import checks
+from tests.slurm.cluster import NODES, Cluster, ClusterError, temporary_cluster
+from tests.slurm.place import HANG, LONGEST_S, Place
+
+KINDS: Final = {
+    "array task cancelled": (16, "scancel of a running array task"),
+    "pending array task cancelled": (6, "scancel of an array task that has not begun"),
+    "array cancelled": (3, "scancel of a whole array"),
+    "requeue": (14, "scontrol requeue of a running array task"),
+    "node dies": (6, "SIGKILL of slurmd, slurmstepd and all jobs; then the node is down"),
+    "node set down": (4, "an administrator sets a node down; Slurm ends its jobs"),
+    "node restarts": (1, "a node dies and is back before Slurm notices"),
+    "controller restarted": (4, "SIGTERM of slurmctld, which is started again"),
+    "controller killed": (2, "SIGKILL of slurmctld: it forgets the last seconds"),
+    "command killed": (14, "SIGKILL of the command that collects"),
+    "command stopped": (6, "SIGINT of that command"),
+    "second command": (6, "the same command is given once more, at the same time"),
+    "worker killed": (10, "SIGKILL of a worker"),
+    "array task killed": (8, "SIGKILL of the process that supervises a worker on a node"),
+    "time limit": (0, "a job reaches its time limit, after the others"),
+}
+"""For each kind its weight and its meaning."""
+BAD: Final = ("lost", "duplicated", "left_running", "wrong")
+FAULTS_OF_A_ROUND: Final = 25
+TIME_LIMIT: Final = "time limit"
+_LONGEST_PAUSE_S: Final = 0.6
+_LONGEST_CELL_S: Final = 1.5
+_AWAY_S: Final = 2.0
+_CPUS: Final = 4
+_LIMIT_EACH: Final = 5
+"""Rounds, of which one has a job that reaches its time limit."""
+_PATIENCE_S: Final = 30.0
+"""After which nodes are restarted. A job that had just begun is missed only by the next restart."""
+_MOST_COMMANDS: Final = 10
+"""After the last fault."""
+_RERUN: Final = ("crashed", "timeout", "oom")
+_EXITS: Final = {0, 1, 2, 130, -signal.SIGINT, -signal.SIGKILL}
+"""Of commands: 2 if they begin while the controller is down, -SIGINT while Python loads them."""
+
+
+@dataclass
+class Verdict:
+    """What became of a round."""
+
+    seed: int
+    cells: int
+    rows: int = 0
+    commands: int = 0
+    injected: Counter[str] = field(default_factory=Counter)
+    missed: Counter[str] = field(default_factory=Counter)
+    lost: list[str] = field(default_factory=list)
+    duplicated: list[str] = field(default_factory=list)
+    left_running: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is to be said against it."""
+        return not (self.lost or self.duplicated or self.left_running or self.wrong)
+
+
+class Round:
+    """A grid that is struck.
+
+    Args:
+        folder: of its runs.csv; made.
+        faults: to be injected; fewer if its cells are done before.
+    """
+
+    def __init__(self, cluster: Cluster, folder: Path, seed: int, faults: int) -> None:
+        self.cluster = cluster
+        self.place = Place(folder, cluster)
+        self.faults = faults
+        self.cells = faults
+        self.verdict = Verdict(seed, self.cells)
+        self._random = random.Random(seed)  # noqa: S311
+        self._commands: list[subprocess.Popen[str]] = []
+        self._away: dict[str, float] = {}
+        self._before = b""
+        for number in range(self.cells):
+            self.place.order(f"{self._random.uniform(0.1, _LONGEST_CELL_S):.2f}", number)
+
+    def run(self) -> Verdict:
+        """All of it: faults, then commands until all cells are ok, then the checks."""
+        try:
+            self._strike_all()
+            self._finish()
+        except (ClusterError, OSError, ValueError, subprocess.SubprocessError) as error:
+            self.verdict.wrong += [f"{type(error).__name__}: {error}", self._cluster_state()]
+        finally:
+            for command in self._commands:
+                with suppress(ProcessLookupError):
+                    os.killpg(command.pid, signal.SIGKILL)
+        self._check()
+        return self.verdict
+
+    # The storm
+
+    def _strike_all(self) -> None:
+        verdict = self.verdict
+        self._go_on()
+        self.place.wait_for_starts(1)
+        kinds = [name for name in KINDS if name != TIME_LIMIT]
+        weights = [KINDS[name][0] for name in kinds]
+        while verdict.injected.total() < self.faults and not self._is_done():
+            self._go_on()
+            time.sleep(self._random.uniform(0, _LONGEST_PAUSE_S))
+            self._return_nodes()
+            (kind,) = self._random.choices(kinds, weights)
+            with suppress(IndexError):  # there is nothing to choose from
+                struck = self._strike(kind)
+                (verdict.injected if struck else verdict.missed)[kind] += 1
+            self._compare()
+        self._return_nodes(at_once=True)
+
+    def _strike(self, kind: str) -> bool:
+        """Inject a fault; false if it hit nothing.
+
+        Raises:
+            IndexError: there is nothing that it could hit.
+        """
+        cluster, choose = self.cluster, self._random.choice
+        match kind:
+            case "array task cancelled":
+                return self._ask("scancel", choose(self._array_tasks("RUNNING")))
+            case "pending array task cancelled":
+                return self._ask("scancel", choose(self._array_tasks("PENDING")))
+            case "array cancelled":
+                return self._ask("scancel", choose(self._array_tasks()).partition("_")[0])
+            case "requeue":
+                return self._ask("scontrol", "requeue", choose(self._array_tasks("RUNNING")))
+            case "node dies" | "node set down":
+                node = choose([node for node in NODES if len(self._away) == 0])
+                if kind == "node dies":
+                    cluster.kill_node(node)
+                cluster.set_down(node)
+                self._away[node] = time.monotonic() + self._random.uniform(0, _AWAY_S)
+            case "node restarts":
+                node = choose([node for node in NODES if node not in self._away])
+                cluster.kill_node(node)
+                cluster.start_node(node)
+            case "controller restarted" | "controller killed":
+                is_kill = kind == "controller killed"
+                cluster.stop_controller(signal.SIGKILL if is_kill else signal.SIGTERM)
+                time.sleep(self._random.uniform(0, _LONGEST_PAUSE_S))
+                cluster.start_controller()
+                self._wait_for_controller()
+            case "command killed" | "command stopped":
+                command = choose([each for each in self._commands if each.poll() is None])
+                os.killpg(
+                    command.pid, signal.SIGKILL if kind == "command killed" else signal.SIGINT
+                )
+            case "second command":
+                self._give()
+            case _:
+                of_worker = kind == "worker killed"
+                module = "tests.slurm.stub_worker" if of_worker else "bench.executors.slurm.node"
+                try:
+                    choose(list(self._processes(module))).kill()
+                except psutil.NoSuchProcess:
+                    return False
+        return True
+
+    def _ask(self, *command: str) -> bool:
+        return self.cluster.run(*command, check=False).returncode == 0
+
+    def _array_tasks(self, *states: str) -> list[str]:
+        """Array tasks of the grid in some of Slurm's states, or in any."""
+        queue = self.cluster.run("squeue", "-h", "-r", "-o", "%i|%T|%j", check=False).stdout
+        rows = (line.split("|", 2) for line in queue.splitlines())
+        return [
+            name
+            for name, state, job in rows
+            if "_" in name and "probe" not in job and (not states or state in states)
+        ]
+
+    def _processes(self, module: str) -> Iterator[psutil.Process]:
+        """Processes that run a module in this grid."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, ValueError):
+                words = process.cmdline()
+                is_ours = any(word.startswith(f"{self.place.folder}/") for word in words)
+                if is_ours and words[words.index("-m") + 1] == module:
+                    yield process
+
+    def _wait_for_controller(self) -> None:
+        answers = ("squeue", "-h")
+        self.cluster.wait_for(
+            lambda: self.cluster.run(*answers, check=False).returncode == 0, "slurmctld answers"
+        )
+
+    def _return_nodes(self, *, at_once: bool = False) -> None:
+        """Let nodes return that were away long enough."""
+        for node, until in list(self._away.items()):
+            if at_once or time.monotonic() > until:
+                del self._away[node]
+                if not self.cluster.has_node(node):
+                    self.cluster.start_node(node)
+                self._ask("scontrol", "update", f"nodename={node}", "state=resume")
+
+    def _repair(self) -> None:
+        """Do what an administrator does when the controller has started jobs that it did not know
+        to run: Slurm holds them, and drains their nodes."""
+        for node, state in self.cluster.node_states().items():
+            if node not in self._away and state.startswith(("drain", "down")):
+                self._ask("scontrol", "update", f"nodename={node}", "state=resume")
+        queue = self.cluster.run("squeue", "-h", "-r", "-o", "%i|%r", check=False).stdout
+        for line in queue.splitlines():
+            if line.endswith("held"):
+                self._ask("scontrol", "release", line.partition("|")[0])
+
+    def _restart_nodes(self) -> None:
+        """Let nodes report what runs there. A controller that forgot the end of a job counts it as
+        running until a node reports, which one that is not restarted does in some minutes."""
+        for node in NODES:
+            self.cluster.kill_node(node)
+            self.cluster.start_node(node)
+
+    def _give(self) -> None:
+        """Start the command."""
+        last = {statuses[-1] for statuses in self.place.statuses().values()}
+        failed = sorted(last.intersection(_RERUN))
+        again = ("--rerun", self._random.choice(failed)) if failed else ()
+        self._commands.append(self.place.start("--cells", str(self.cells), *again))
+        self.verdict.commands += 1
+
+    def _go_on(self) -> None:
+        """Start the command if none is running."""
+        running = []
+        for command in self._commands:
+            if command.poll() is None:
+                running.append(command)
+            else:
+                self._ended(command)
+        self._commands = running
+        if not running:
+            self._give()
+
+    def _ended(self, command: "subprocess.Popen[str]") -> None:
+        ended = self.place.end(command)
+        # pydantic, as it builds its models, makes another error of it
+        in_pydantic = "SchemaError" in ended.stderr and "KeyboardInterrupt" in ended.stderr
+        is_loading = ended.returncode == -signal.SIGINT or in_pydantic
+        if ended.returncode not in _EXITS or ("Traceback" in ended.stderr and not is_loading):
+            self.verdict.wrong.append(f"a command ended {ended.returncode}: {ended.stderr[-2000:]}")
+
+    def _cluster_state(self) -> str:
+        """Queue and nodes as Slurm lists them, and what its daemons wrote last."""
+        lists = [("squeue",), ("sinfo", "-N", "-o", "%N %T %E")]
+        return "\n".join(
+            [
+                *(self.cluster.run(*one, check=False).stdout for one in lists),
+                self.cluster.output(40),
+            ]
+        )
+
+    def _is_done(self) -> bool:
+        done = [seed for seed, statuses in self.place.statuses().items() if "ok" in statuses]
+        return len(done) == self.cells
+
+    def _compare(self) -> None:
+        """Note rows that runs.csv had when it was last looked at, and has no more."""
+        after = self.place.csv.read_bytes() if self.place.csv.exists() else b""
+        self.verdict.lost += checks.lost_rows(self._before, after)
+        self._before = after
+
+    # After it
+
+    def _reach_limit(self) -> None:
+        """Let the job of a further cell reach its time limit, for which Slurm looks twice a minute,
+        so not among other faults."""
+        late, self.cells = self.cells, self.cells + 1
+        self.place.order(HANG, late)
+        self._give()
+        self.cluster.wait_for(lambda: late in {start.seed for start in self.place.starts()}, "it")
+        self.place.order("0.1", late)
+        name = self.place.array_task(late)
+        self.cluster.run("scontrol", "update", f"JobId={name}", "EndTime=now")
+        self.cluster.wait_for(lambda: late in self.place.statuses(), "its row")
+        self.verdict.injected[TIME_LIMIT] += 1
+        if self.place.statuses()[late] != ["timeout"]:
+            self.verdict.wrong.append(f"the job of cell {late} reached its time limit")
+
+    def _finish(self) -> None:
+        """Wait for the commands, and give it until all cells are ok."""
+        for number in range(_MOST_COMMANDS):
+            restart_s, deadline_s = (time.monotonic() + each for each in (_PATIENCE_S, LONGEST_S))
+            while any(command.poll() is None for command in self._commands):
+                if time.monotonic() > deadline_s:
+                    raise ClusterError(f"commands did not end in {LONGEST_S:.0f} s")
+                if time.monotonic() > restart_s:
+                    self._restart_nodes()
+                    restart_s = time.monotonic() + _PATIENCE_S
+                self._repair()
+                time.sleep(1.0)
+            for command in self._commands:
+                self._ended(command)
+            self._commands = []
+            if number == 0 and self.verdict.seed % _LIMIT_EACH == 0:
+                self._reach_limit()
+            elif number and self._is_done():
+                break
+            else:
+                self._give()
+        self._compare()
+
+    def _check(self) -> None:
+        place, verdict = self.place, self.verdict
+        rows = place.rows()
+        verdict.rows = len(rows)
+        verdict.cells = self.cells
+        statuses = place.statuses()
+        verdict.lost += [
+            f"cell {number} has no ok row"
+            for number in range(self.cells)
+            if "ok" not in statuses.get(number, [])
+        ]
+        for problem in place.problems():
+            (verdict.duplicated if "rows" in problem else verdict.wrong).append(problem)
+        starts = Counter((start.seed, start.attempt) for start in place.starts())
+        verdict.duplicated += [
+            f"attempt {attempt} at cell {number} began {count} times"
+            for (number, attempt), count in starts.items()
+            if count > 1
+        ]
+        verdict.wrong += [
+            f"{one.folder.name} is not done"
+            for one in place.submissions()
+            if not (one.folder / "done").exists()
+        ]
+        verdict.left_running += checks.left_running(place.folder)
+
+
+def run_rounds(
+    faults: int,
+    seed: int,
+    *,
+    jobs: int,
+    folder: Path,
+    on_verdict: Callable[[Verdict], None] = lambda _: None,
+) -> list[Verdict]:
+    """Rounds until so many faults were injected, on `jobs` clusters at a time."""
+    verdicts: list[Verdict] = []
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        number, waiting = 0, set()
+        while True:
+            done = sum(verdict.injected.total() for verdict in verdicts)
+            left = faults - done - FAULTS_OF_A_ROUND * len(waiting)
+            while len(waiting) < jobs and left > 0:
+                size = min(FAULTS_OF_A_ROUND, max(left, 5))
+                waiting.add(pool.submit(_run_round, folder / str(number), seed + number, size))
+                number, left = number + 1, left - size
+            if not waiting:
+                return verdicts
+            ended = next(as_completed(waiting))
+            waiting.remove(ended)
+            verdicts.append(ended.result())
+            on_verdict(verdicts[-1])
+
+
+def _run_round(folder: Path, seed: int, faults: int) -> Verdict:
+    with temporary_cluster(cpus=_CPUS) as cluster:
+        return Round(cluster, folder, seed, faults).run()
+
+
+def summary(verdicts: Sequence[Verdict], seed: int, seconds: float) -> dict[str, Any]:
+    """The counts as plain data, and everything that went wrong."""
+    injected = sum((verdict.injected for verdict in verdicts), Counter[str]())
+    missed = sum((verdict.missed for verdict in verdicts), Counter[str]())
+    return {
+        "seed": seed,
+        "seconds": round(seconds, 1),
+        "rounds": len(verdicts),
+        **{name: sum(getattr(v, name) for v in verdicts) for name in ("cells", "rows", "commands")},
+        "injected": injected.total(),
+        "missed": missed.total(),
+        **{name: sum(len(getattr(v, name)) for v in verdicts) for name in BAD},
+        "counts": [
+            {"kind": kind, "injected": injected[kind], "missed": missed[kind]} for kind in KINDS
+        ],
+        "bad": [
+            {"seed": v.seed, **{name: getattr(v, name) for name in BAD}}
+            for v in verdicts
+            if not v.good
+        ],
+    }
+
+
+def text(counts: dict[str, Any]) -> str:
+    """The summary for people."""
+    lines = [f"{one['injected']:5}  {one['kind']}" for one in counts["counts"]]
+    bad = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in BAD)
+    return "\n".join(
+        [
+            *lines,
+            f"{counts['injected']} injected and {counts['missed']} missed in {counts['rounds']} "
+            f"grids of {counts['cells']} cells with {counts['rows']} rows, by {counts['commands']} "
+            f"commands: {bad}; seed {counts['seed']}, {counts['seconds']} s",
+        ]
+    )

@@ -1,0 +1,80 @@
+"""How often 95% intervals of a score hold the true one on few examples, by simulation.
+
+`python -m tests.experiments.small_samples` prints the table of docs/measuring.md#small-samples.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from bench.plan.metrics import metric_of
+from bench.results.outcomes import Outcome
+from bench.results.scores import numbers, score_of
+
+DRAWS = 1000
+SIZES = (50, 100, 300, 1000)
+CLASSES = (("macro_f1", 0.1), ("mcc", 0.05), ("balanced_accuracy", 0.05), ("accuracy", 0.05))
+"""Metrics, and the fraction of the rare one of two classes."""
+RECALLS = (0.9, 0.6)
+"""The fraction of the common and of the rare class that is predicted right."""
+TAILS = {"normal": np.inf, "heavy tails (t, 3 degrees of freedom)": 3.0}
+_MANY = 200_000
+
+
+def classes(rng: np.random.Generator, size: int, rare: float) -> Outcome:
+    """Classes, of which one is rare, and predictions."""
+    labels = (rng.random(size) < rare).astype(np.int64)
+    right = rng.random(size) < np.where(labels == 1, RECALLS[1], RECALLS[0])
+    return Outcome(np.where(right, labels, 1 - labels), labels, "")
+
+
+def correlated(rng: np.random.Generator, size: int, freedom: float) -> Outcome:
+    """Numbers of a correlation of 0.7, and predictions."""
+    labels, noise = rng.normal(size=(2, size))
+    scale = 1.0 if np.isinf(freedom) else np.sqrt(rng.chisquare(freedom, size) / freedom)
+    return Outcome((0.7 * labels + np.sqrt(1 - 0.7**2) * noise) / scale, labels / scale, "")
+
+
+def line(
+    metric: str, parameter: float, draws: int = DRAWS, sizes: Sequence[int] = SIZES
+) -> list[float]:
+    """The fraction of intervals that hold the true score, by number of examples."""
+    make = classes if metric_of(metric).problems[0] == "single_label" else correlated
+    rng = np.random.default_rng(0)
+    if metric == "pearson":
+        true = 0.7
+    else:
+        true = float(numbers(metric, make(rng, _MANY, parameter)).mean())
+    shares = []
+    for size in sizes:
+        rng, hits, made = np.random.default_rng(size), 0, 0
+        while made < draws:
+            outcome = make(rng, size, parameter)
+            if outcome.labels is None or len(set(outcome.labels.tolist())) < 2:
+                continue
+            made += 1
+            hits += bool(score_of(metric, [numbers(metric, outcome)]).holds(true))
+        shares.append(hits / draws)
+    return shares
+
+
+def table() -> Iterator[str]:
+    """The lines of the table in Markdown."""
+    yield f"| metric | examples | {' | '.join(f'N = {size:,}' for size in SIZES)} |"
+    yield f"|---|---|{'---|' * len(SIZES)}"
+    cases = [(name, rare, f"a class of {rare:.0%}") for name, rare in CLASSES]
+    cases += [
+        (n, freedom, text) for n in ("pearson", "spearman") for text, freedom in TAILS.items()
+    ]
+    for name, parameter, text in cases:
+        yield row(name, parameter, text)
+
+
+def row(name: str, parameter: float, text: str) -> str:
+    """A line of the table."""
+    shares = " | ".join(f"{share:.0%}" for share in line(name, parameter))
+    return f"| {metric_of(name).label} | {text} | {shares} |"
+
+
+if __name__ == "__main__":
+    print("\n".join(table()))
