@@ -4,14 +4,14 @@ Run the parts `python -m tests.experiments.comparing PART` one by one on an idle
 the page. A part that is stopped goes on with the same command.
 
 \b
-  … collect 12 repeats of 4 settings: about 7 minutes
-  aa A/A: splits of these repeats, and simulated rows: 8 minutes
-  power how often a slower step is found, simulated: 10 minutes
+  collect 12 repeats of 4 settings: about 7 minutes
+  aa      A/A: splits of these repeats, and simulated rows: 8 minutes
+  power   how often a slower step is found, simulated: 10 minutes
   history changes found in histories, simulated: 1 minute
-  times what intervals of times cover: some seconds
-  work 20 settings with 5% more work: about 5 minutes
-  slow 20 trials of a step that is 10% slower: about 40 minutes
-  page docs/comparing.json, docs/repeats.csv and the tables
+  times   what intervals of times cover: some seconds
+  work    20 settings with 5% more work: about 5 minutes
+  slow    20 trials of a step that is 10% slower: about 40 minutes
+  page    docs/comparing.json, docs/repeats.csv and the tables
 
 Without new repeats the committed ones count, and the page keeps the figures of parts that were not
 run.
