@@ -10,8 +10,8 @@ from bench.compare.alternating import look_rounds
 from bench.results.rowfile import read_rows
 from bench.stats.intervals import wilson
 from tests.experiments.comparing.alarms import SCENARIOS, Repeats, Simulated, in_rounds, measure
-from tests.experiments.comparing.coverage import of_repeats
 from tests.experiments.comparing.figures import PAGES, REPEATS, page, read_figures
+from tests.experiments.comparing.simulations import of_repeats
 
 FALSE_ALARMS = 0.05
 

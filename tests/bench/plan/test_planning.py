@@ -1,7 +1,6 @@
 """Grids become cells, and cells with their rows a plan."""
 
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +64,34 @@ def test_the_papers_grid_has_the_400_cells_that_its_authors_planned() -> None:
     ), "one rate for all that trains"
 
 
-def test_cells_of_one_name_are_not_neighbours() -> None:
-    names = [cell.name for cell in cells_of("paper")]
-    assert sum(a == b for a, b in pairwise(names)) < 40
-
-
 def cells_in(text: str) -> list[Cell]:
     return expand(gridfile.parse(text, "x.toml", "x"), RESOLVED)
+
+
+OPTIONS = """
+[[cells]]
+mode = ["lora"]
+rank = [4]
+layers = ["all-lin-only", "query+value"]
+[[cells]]
+mode = ["lora", "dora"]
+rank = [4]
+layers = ["all-lin-only"]
+settings = { use_rslora = true }
+[[cells]]
+mode = ["lora"]
+rank = [4]
+layers = ["all-lin-only"]
+settings = { lora_dropout = 0.1 }
+[[cells]]
+mode = ["lora"]
+rank = [4]
+layers = ["all-lin-only"]
+settings = { lora_dropout = 0.2, use_rslora = true }
+[[cells]]
+mode = ["bitfit", "full"]
+settings = { gradient_accumulation_steps = 4, gradient_checkpointing = true }
+"""
 
 
 def test_unfreezing_is_an_axis_of_what_has_layers_to_unfreeze() -> None:
@@ -86,14 +106,6 @@ def test_unfreezing_is_an_axis_of_what_has_layers_to_unfreeze() -> None:
         "full-fp32-s0", "full-iterative-fp32-s0", "head-fp32-s0", "lora-r1-attn-iterative-fp32-s0",
     }  # fmt: skip
     assert len(select(cells, parse_selection("unfreeze=iterative"))) == 2
-
-
-def test_settings_of_the_papers_final_runs_are_there() -> None:
-    (cell,) = cells_in(
-        '[settings]\nhead = "conv"\noptimizer = "adamax"\nschedule = "halving"\n'
-        '[[cells]]\nmode = ["full"]\n'
-    )
-    assert (cell.head, cell.optimizer, cell.schedule) == ("conv", "adamax", "halving")
 
 
 def test_what_came_later_changes_no_id_of_older_cells() -> None:
@@ -186,22 +198,14 @@ def test_lengths_are_an_axis_and_auto_is_resolved() -> None:
         (1, 32), (1, 72), (2, 32), (2, 72),
     }  # fmt: skip
     assert len(select(found, parse_selection("max_length=72"))) == 2
-    (whole,) = expand(
-        gridfile.parse("[settings]\nmax_length = 'auto'\n[[cells]]\nmode = ['full']", "", ""),
-        resolved,
-    )
-    (same,) = expand(
-        gridfile.parse("[settings]\nmax_length = 72\n[[cells]]\nmode = ['full']", "", ""), RESOLVED
-    )
+    text = "[settings]\nmax_length = {}\n[[cells]]\nmode = ['full']"
+    (whole,) = expand(gridfile.parse(text.format("'auto'"), "", ""), resolved)
+    (same,) = cells_in(text.format(72))
     assert whole == same
     assert not gridfile.load("full").has_auto_length
-
-
-def test_an_axis_of_lengths_overrides_auto_in_the_settings() -> None:
     text = "[settings]\nmax_length = 'auto'\n[[cells]]\nmode = ['full']\nmax_length = [16]"
-    grid = gridfile.parse(text, "grid.toml", "grid")
-    assert not grid.has_auto_length
-    assert [cell.max_length for cell in expand(grid, RESOLVED)] == [16]
+    assert not gridfile.parse(text, "", "").has_auto_length
+    assert [cell.max_length for cell in cells_in(text)] == [16]
 
 
 def test_selection_by_batch_size_and_rate() -> None:
@@ -217,29 +221,18 @@ def test_selection_by_batch_size_and_rate() -> None:
         parse_selection("learning_rate=2")
 
 
-def test_smoke_grid_has_eight_cells() -> None:
-    cells = cells_of("smoke")
-    assert len(cells) == 8
-    assert {c.mode for c in cells} == {"full", "head", "lora", "dora"}
-    assert {c.layers for c in cells if c.rank} == {"all-lin-only"}
-
-
-def test_rates_follow_mode_and_layer_set() -> None:
+def test_rates_and_scale_follow_mode_layer_set_and_rank() -> None:
+    cells = cells_of("full")
     rates = {
         (c.mode, c.layers): (c.learning_rate, c.learning_rate_base, c.learning_rate_head)
-        for c in cells_of("full")
+        for c in cells
     }
     assert rates["full", None] == (1e-4, None, None)
     assert rates["head", None] == (None, None, 1e-3)
     assert rates["lora", "all-lin-only"] == (1e-3, None, 1e-3)
     assert rates["dora", "attn"] == (1e-3, 1e-4, 1e-3)
-
-
-def test_scale_is_alpha_over_rank_and_empty_without_adapter() -> None:
-    scales = {(c.mode, c.rank): c.scale for c in cells_of("full")}
-    assert scales["lora", 1] == 16.0
-    assert scales["lora", 8] == 2.0
-    assert scales["full", None] is None
+    scales = {(c.mode, c.rank): c.scale for c in cells}
+    assert (scales["lora", 1], scales["lora", 8], scales["full", None]) == (16.0, 2.0, None)
 
 
 def test_seeds_are_the_outer_loop_and_the_order_repeats() -> None:
@@ -267,11 +260,6 @@ def test_cell_id_follows_what_determines_a_result_and_not_labels() -> None:
         assert changed.cell_id != cell.cell_id
 
 
-def test_cell_survives_its_columns() -> None:
-    for cell in cells_of("full"):
-        assert new_row(**cell.columns()).cell == cell
-
-
 def test_selection_keeps_cells_whose_axes_match() -> None:
     cells = cells_of("full")
     chosen = select(cells, parse_selection("mode=lora,dora rank=1,8 amp=on"))
@@ -281,11 +269,14 @@ def test_selection_keeps_cells_whose_axes_match() -> None:
     assert len(chosen) == 16
     assert len(select(cells, parse_selection("amp=bf16"))) == 34
     assert select(cells, {}) == cells
-
-
-def test_selection_by_a_key_that_a_cell_lacks_leaves_it_out() -> None:
-    chosen = select(cells_of("full"), parse_selection("rank=1"))
-    assert {c.mode for c in chosen} == {"lora", "dora"}
+    assert {c.mode for c in select(cells, parse_selection("rank=1"))} == {"lora", "dora"}
+    options = cells_in(OPTIONS)
+    for text, names in (
+        ("layers=query+value", {"lora-r4-query+value-fp32-s0"}),
+        ("mode=bitfit,full", {"bitfit-fp32-s0", "full-fp32-s0"}),
+        ("layers=query+value,all-lin mode=lora", {"lora-r4-query+value-fp32-s0"}),
+    ):
+        assert {cell.name for cell in select(options, parse_selection(text))} == names
 
 
 @pytest.mark.parametrize(
@@ -321,6 +312,8 @@ def test_plan_resumes_what_is_missing_interrupted_or_skipped() -> None:
     statuses = ("ok", "interrupted", "skipped", "crashed", "oom", "timeout", "invalid")
     rows = [row_of(c, s) for c, s in zip(cells, statuses, strict=False)]
     assert actions(rows, cells) == ["done", "run", "run", "kept", "kept", "kept", "kept", "run"]
+    elsewhere = [row | {"conditions_id": "there"} for row in rows]
+    assert actions(elsewhere, cells) == ["run"] * 8
 
 
 def test_rerun_takes_a_status_or_a_flag_and_raises_the_attempt() -> None:
@@ -354,13 +347,6 @@ def test_fresh_runs_what_the_present_version_lacks() -> None:
     assert [item.attempt for item in plan(cells, rows, HERE, fresh=True)] == [3, 3, 3, 2]
 
 
-def test_other_conditions_count_for_nothing() -> None:
-    cells = cells_of("smoke")
-    rows = [row_of(c, "ok") for c in cells]
-    elsewhere = [row | {"conditions_id": "there"} for row in rows]
-    assert actions(elsewhere, cells) == ["run"] * 8
-
-
 def test_repeats_are_outermost_then_seeds_then_the_shuffled_order() -> None:
     cells = cells_of("smoke", seeds=2)
     planned = plan(cells, [], HERE, repeats=3)
@@ -388,15 +374,6 @@ def test_each_repeat_is_done_fails_and_is_tried_again_by_itself() -> None:
     assert planned(repeats=5, rerun="crashed") == ends
     ends[1], ends[3] = ("kept", 2), ("run", 2)
     assert planned(repeats=5, rerun="disturbed") == ends
-
-
-def test_a_try_of_a_search_is_not_repeated() -> None:
-    cell = cells_of("smoke")[0]
-    cells = [cell, replace(cell, learning_rate_source=CANDIDATE)]
-    planned = plan(cells, [], HERE, repeats=2)
-    assert [(item.cell, item.repeat) for item in planned] == [
-        (cells[0], 1), (cells[1], 1), (cells[0], 2),
-    ]  # fmt: skip
 
 
 def test_tf32_is_of_cells_without_amp_and_older_ids_stay() -> None:
@@ -511,39 +488,8 @@ def test_unknown_rerun_is_refused() -> None:
         check_rerun("broken")
 
 
-def parsed(text: str) -> list[Cell]:
-    """The cells of a grid file's text."""
-    return expand(gridfile.parse(text, "own.toml", "own"), RESOLVED)
-
-
-OPTIONS = """
-[[cells]]
-mode = ["lora"]
-rank = [4]
-layers = ["all-lin-only", "query+value"]
-[[cells]]
-mode = ["lora", "dora"]
-rank = [4]
-layers = ["all-lin-only"]
-settings = { use_rslora = true }
-[[cells]]
-mode = ["lora"]
-rank = [4]
-layers = ["all-lin-only"]
-settings = { lora_dropout = 0.1 }
-[[cells]]
-mode = ["lora"]
-rank = [4]
-layers = ["all-lin-only"]
-settings = { lora_dropout = 0.2, use_rslora = true }
-[[cells]]
-mode = ["bitfit", "full"]
-settings = { gradient_accumulation_steps = 4, gradient_checkpointing = true }
-"""
-
-
 def test_cells_that_differ_in_an_option_have_names_of_their_own() -> None:
-    cells = parsed(OPTIONS)
+    cells = cells_in(OPTIONS)
     names = {cell.name for cell in cells}
     assert names == {
         "lora-r4-all-lin-only-fp32-s0", "lora-r4-query+value-fp32-s0",
@@ -563,20 +509,8 @@ def test_cells_that_differ_in_an_option_have_names_of_their_own() -> None:
 
 
 def test_biases_train_at_the_rate_of_adapters_and_have_no_options() -> None:
-    (cell,) = (cell for cell in parsed(OPTIONS) if cell.mode == "bitfit")
+    (cell,) = (cell for cell in cells_in(OPTIONS) if cell.mode == "bitfit")
     rates = cell.learning_rate, cell.learning_rate_base, cell.learning_rate_head
     assert rates == (1e-3, None, 1e-3)
     assert (cell.rank, cell.layers, cell.alpha, cell.use_rslora) == (None, None, None, "off")
     assert (cell.gradient_accumulation_steps, cell.gradient_checkpointing) == (4, "on")
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("layers=query+value", {"lora-r4-query+value-fp32-s0"}),
-        ("mode=bitfit,full", {"bitfit-fp32-s0", "full-fp32-s0"}),
-        ("layers=query+value,all-lin mode=lora", {"lora-r4-query+value-fp32-s0"}),
-    ],
-)
-def test_layers_by_name_and_biases_are_selected(text: str, names: set[str]) -> None:
-    assert {cell.name for cell in select(parsed(OPTIONS), parse_selection(text))} == names
