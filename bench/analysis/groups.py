@@ -7,8 +7,14 @@ from math import floor, log10
 from operator import attrgetter
 from typing import Final
 
-from bench.analysis.points import FROZEN, settings_of
-from bench.analysis.setting import SeedFold, Setting, between_processes, place_of_run
+from bench.analysis.setting import (
+    FROZEN,
+    SeedFold,
+    Setting,
+    between_processes,
+    place_of_run,
+    settings_of,
+)
 from bench.common.grouping import grouped
 from bench.plan.cell import Value, named
 from bench.plan.columns import BY_NAME, VALUES, group_names

@@ -6,8 +6,7 @@ from operator import itemgetter
 from typing import Final, Literal
 
 from bench.analysis.groups import Group, settings_key
-from bench.analysis.points import settings_of
-from bench.analysis.setting import Setting
+from bench.analysis.setting import Setting, settings_of
 from bench.common.grouping import grouped
 from bench.plan.cell import ABOUT, Value, named
 from bench.plan.learning_rates import still_lacking

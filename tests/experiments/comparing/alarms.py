@@ -1,11 +1,13 @@
 """Comparisons of two sets of rows that are the same (A/A): how often a regression is reported."""
 
+import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
-from math import exp, log1p
+from math import exp
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -174,47 +176,12 @@ def _row(
     return _planned(number, seed) | values
 
 
-SCENARIOS: Final = (
-    Simulated("simulated, 1 setting, 4 repeats, in alternation", 1, 1, 4),
-    Simulated("simulated, 4 settings, 6 repeats, in alternation", 4, 1, 6),
-    Simulated("simulated, 12 settings, 3 seeds, 2 repeats, in alternation", 12, 3, 2),
-    Simulated("simulated, 40 settings, 1 run, in alternation", 40, 1, 1),
-    Simulated(
-        "simulated, 12 settings, 3 seeds, one side after the other", 12, 3, 1, alternated=False
-    ),
-    Simulated(
-        "simulated, 40 settings, 1 run, one side after the other", 40, 1, 1, alternated=False
-    ),
-    Simulated(
-        "simulated, 12 settings with unequal noise, 3 seeds, 2 repeats, in alternation", 12, 3, 2,
-        unequal=0.5,
-    ),
-    Simulated(
-        "simulated, 12 settings against one of BASE, 3 seeds, in alternation", 12, 3, 1,
-        has_one_base=True,
-    ),
-    Simulated(
-        "simulated, 12 settings, 2 seeds of 64 dev examples, in alternation", 12, 2, 1, examples=64
-    ),
-    Simulated(
-        "simulated, 12 settings, 3 seeds, 512 dev examples with predictions, in alternation",
-        12, 3, 1, examples=512, has_values=True,
-    ),
-    Simulated("simulated, 1 setting, --run of 24 rounds", 1, 1, 24, has_looks=True),
-    Simulated("simulated, 4 settings, --run of 24 rounds", 4, 1, 24, has_looks=True),
-    Simulated(
-        "simulated, 6 settings, 3 seeds, 512 dev examples with predictions, --run of 9 rounds",
-        6, 3, 9, examples=512, has_values=True, has_looks=True,
-    ),
-    Simulated(
-        "simulated, 6 settings with unequal noise, 3 seeds, 512 dev examples with predictions, "
-        "--run of 9 rounds", 6, 3, 9, unequal=0.5, examples=512, has_values=True, has_looks=True,
-    ),
-    Simulated(
-        "simulated, 4 settings that NEW slows by just 5%, the default limit, --run of 24 rounds",
-        4, 1, 24, has_looks=True, slowdown=log1p(Limits().slowdown),
-    ),
-)  # fmt: skip
+SCENARIOS: Final = tuple(
+    Simulated(**table)
+    for table in tomllib.loads(
+        Path(__file__).with_name("scenarios.toml").read_text(encoding="utf-8")
+    )["scenarios"]
+)
 
 
 def in_rounds(draw: Draw, most: int, named: tuple[str, ...] = ()) -> tuple[Draw, int]:
@@ -241,9 +208,7 @@ def until(draw: Draw, ended: Mapping[str, int]) -> Draw:
     return replace(draw, base=base, new=new)
 
 
-def measure(
-    world: Repeats | Simulated, number: int, on_drawn: Callable[[], None] = lambda: None
-) -> dict[str, Any]:
+def measure(world: Repeats | Simulated, number: int) -> dict[str, Any]:
     """Compare a number of draws, the same ones each time.
 
     Returns:
@@ -261,7 +226,6 @@ def measure(
         significant = [one.measure.column for _, one in compared.results if one.significant]
         changes += bool(significant)
         by_column.update(significant)
-        on_drawn()
     return {
         "name": world.name,
         "draws": number,

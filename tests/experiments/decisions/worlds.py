@@ -1,10 +1,11 @@
 """Data sets of known truth, drawn from simulated settings or from the committed predictions."""
 
-from collections.abc import Callable, Sequence
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -237,13 +238,14 @@ class Resampled:
 World = Simulated | Resampled
 
 
-def _uneven(name: str, odd: Sequence[int], std: float, settings: int = 8, examples: int = 1064,
-            **more: Any) -> Simulated:  # fmt: skip
-    """Some settings vary more by seed than the others, which vary by 0.2 points."""
-    size = "" if examples == 1064 else f", {examples:,} dev examples"
-    varies = "varies" if len(odd) == 1 else "vary"
-    return Simulated(f"{name} {varies} by {100 * std:g} points{size}", at_margin, settings,
-                     examples, odd=odd, odd_by_seed=std, **more)  # fmt: skip
+def _simulated(key: str) -> Iterator[Simulated]:
+    """The scenarios of a key of worlds.toml."""
+    for table in tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))[key]:
+        trainings, seeds = table.pop("trainings", None), table.pop("seeds", [3])
+        table["truth"] = globals()[table["truth"]]
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+        for own in [seeds] if trainings is None else [[*seeds, number] for number in trainings]:
+            yield Simulated(**fields, seeds=tuple(own))
 
 
 def worlds() -> list[World]:
@@ -255,50 +257,15 @@ def worlds() -> list[World]:
         settings=tuple(run.settings[i] for i in three),
         samples=tuple(run.samples[i] for i in three),
     )
-    half, eighth, one_seed = range(3), range(-1, -40, -8), (3,) * 6 + (1,)
     return [
-        *(Simulated(f"all at the margin, {k} settings", at_margin, k) for k in (8, 40)),
-        Simulated("one at the margin, the others equal", one_at_margin),
-        Simulated("near twins (fp32 and bf16)", twins, paired=True),
-        Simulated("curves that cross in difficulty", at_margin, slopes=(0.6, 1.4)),
-        Simulated("curves that cross in length of training", by_length),
-        Simulated("scores in any order", spread, quotes=True),
-        Simulated("300 dev examples", at_margin, examples=300),
-        Simulated("10,000 dev examples", at_margin, 20, examples=10_000),
-        Simulated("10,000 dev examples, scores in any order", spread, 20, examples=10_000),
-        Simulated("5 seeds", at_margin, seeds=(5,)),
-        Simulated("no predictions kept, 10,000 dev examples", at_margin, 20, examples=10_000,
-                  kept=False),
+        *_simulated("worlds"),
         Resampled("the committed run, 1,064 examples", run, 1064, quotes=True),
         Resampled("the same, 4,000 examples, those with 3 seeds", several, 4000),
         Resampled("the same, 4,000 examples, seeds not shared", several, 4000, paired=False),
-        *(_uneven("the best of 8 alone", (-1,), std) for std in (0.005, 0.015, 0.03)),
-        *(_uneven("the best of 8 alone", (-1,), std, examples=4000) for std in (0.015, 0.03)),
-        _uneven("the best of 20 alone", (-1,), 0.015, 20),
-        _uneven("the cheapest of 8 alone", (0,), 0.015),
-        _uneven("the cheapest and the best of 8", (0, -1), 0.015),
-        *(_uneven("the cheaper half of 8", half, std) for std in (0.015, 0.03)),
-        _uneven("the cheaper half of 8", half, 0.015, examples=4000),
-        _uneven("all of 8", range(7), 0.015),
-        _uneven("one of 40 in eight", eighth, 0.015, 40),
-        _uneven("the cheapest fifth of 40", range(8), 0.015, 40),
-        Simulated("one seed beside three", at_margin, seeds=(3, 1) * 20),
-        _uneven("the cheaper half of 8, with one seed,", half, 0.015, seeds=(1, 1, 1, 3)),
-        *(_uneven("the best of 8 alone, with one seed,", (-1,), 0.005, examples=n, seeds=one_seed)
-          for n in (1064, 4000)),
-    ]  # fmt: skip
+        *_simulated("uneven"),
+    ]
 
 
 def beyond() -> list[Simulated]:
-    """Scenarios that the promise does not cover, by the number of trainings: rare failures of the
-    cheapest of six settings, and a setting with one seed that varies more than the others."""
-    rare = [
-        Simulated(f"the cheapest loses {100 * loss:g} points in {rate:.0%} of trainings{size}",
-                  one_at_margin, 7, examples, seeds=(trainings,), odd=(0,), collapse=(loss, rate))
-        for loss, rate in ((0.1, 0.2), (0.2, 0.1))
-        for examples, size in ((1064, ""), (4000, ", 4,000 dev examples"))
-        for trainings in TRAININGS[1:]
-    ]  # fmt: skip
-    alone = [_uneven("the best of 8 alone, trained so often,", (-1,), 0.015, examples=4000,
-                     seeds=(*[3] * 6, n)) for n in TRAININGS[:2]]  # fmt: skip
-    return [*rare, *alone]
+    """Scenarios that the promise does not cover."""
+    return list(_simulated("beyond"))
