@@ -67,11 +67,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Measure:
-    """A column that is compared: a score by its difference, all others by their ratio.
-
-    Attributes:
-        exact: whether equal runs have equal values, so that a value is its own interval.
-    """
+    """A column that is compared: a score by its difference, all others by their ratio. With
+    `exact`, equal runs have equal values, so that a value is its own interval."""
 
     column: str
     label: str
@@ -114,12 +111,8 @@ class Compared:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A setting of BASE and the setting of NEW that matches it, on one machine.
-
-    Attributes:
-        failing: how cells of NEW end that were ok in BASE; empty: none newly fails.
-        passing: the same the other way round.
-    """
+    """A setting of BASE and the setting of NEW that matches it, on one machine; `failing` says how
+    cells of NEW end that were ok in BASE, `passing` the same the other way round (empty: none)."""
 
     label: str
     base: Setting
@@ -400,12 +393,8 @@ def _why_not(match: Match) -> str:
 
 
 def verdict_of(low: float, high: float, limit: float) -> tuple[Verdict, bool]:
-    """The verdict of an interval around 0, no change, in which more is worse, and whether it
-    excludes no change.
-
-    Args:
-        limit: the minimum effect, a positive difference.
-    """
+    """The verdict of an interval around 0, no change, in which more is worse, by the minimum
+    effect, a positive difference; and whether it excludes no change."""
     significant = not low <= 0 <= high
     if low > limit:
         return Verdict.REGRESSION, significant
@@ -465,11 +454,8 @@ def _overall_score(
 
 
 def _failing(before: Setting, after: Setting, now: bool = False) -> str:
-    """How cells of one setting fail that were ok in another; empty: none does.
-
-    Args:
-        now: the other way round, as cells of `after` that failed and are ok in `before`.
-    """
+    """How cells of one setting fail that were ok in another, or with `now`, how those of `after`
+    failed that are ok in `before`; empty: none does."""
     ok = {place_of_run(row) for row in before.ok}
     others = {place_of_run(row) for row in before.rows if row.status in _FAILED}
     ended = [row for row in after.rows if row.is_ok or row.status in _FAILED]

@@ -41,13 +41,8 @@ EXAMPLE: Final = "memory<=6GiB time<=30min score>=0.60 size<=5MB parameters<=1M"
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit on a cost or on the score.
-
-    Attributes:
-        name: what it is on: memory, time, size, parameters or score.
-        value: in MiB, seconds, MB, parameters or the unit of the score.
-        text: as it was written.
-    """
+    """A limit on a cost or on the score, in MiB, seconds, MB, parameters or the unit of the score;
+    `text` is as it was written."""
 
     name: Need | Literal["score"]
     at_most: bool
@@ -99,14 +94,11 @@ def _limit(name: str, operator: str, number: str, unit: str) -> Limit:
 def parse_margin(
     text: str, metric: Metric, reference: float | None, option: str = "--margin"
 ) -> float:
-    """A margin such as `1pt`, `5%` or `0.1`, as a positive difference of scores.
+    """A margin such as `1pt`, `5%` or `0.1`, given by an option, as a positive difference of
+    scores.
 
-    Points are hundredths of a bounded metric, percent are of the score of full fine-tuning in fp32,
-    and a plain number is in the unit of the score.
-
-    Args:
-        reference: that score, if it was measured.
-        option: the option that gave it.
+    Points are hundredths of a bounded metric, percent are of the reference, the score of full
+    fine-tuning in fp32 if it was measured, and a plain number is in the unit of the score.
 
     Raises:
         InputError: if it is no such margin, or the metric or the rows have no such unit.

@@ -295,13 +295,11 @@ def differing(group: Group, other: Group) -> list[str]:
 def hub(
     groups: Sequence[Group], names: Collection[str] = CHANGED
 ) -> tuple[Group, list[tuple[Group, str]]] | None:
-    """The group with the most neighbours, and these with the setting in which each differs.
+    """The group with the most neighbours, and these with the setting, one of `names`, in which each
+    differs.
 
     Groups are neighbours if they differ in one setting alone. None without any neighbours, or with
     too many groups to compare them all.
-
-    Args:
-        names: the settings in which neighbours may differ.
     """
     if not 1 < len(groups) <= _MOST_GROUPS:
         return None
@@ -315,12 +313,8 @@ def hub(
 
 
 def hub_first(groups: Sequence[Group], planned: Collection[object]) -> list[Group]:
-    """The groups, with the hub moved to the front if the first group is one of its neighbours.
-
-    Args:
-        planned: keys of the planned groups, if any; a hub that is not among them stays in its
-            place.
-    """
+    """The groups, with the hub moved to the front if the first group is one of its neighbours; a
+    hub that is not among the planned groups, if there are any, stays in its place."""
     base, neighbours = hub(groups, _PLANNED) or (None, [])
     if base is None or groups[0] not in [group for group, _ in neighbours]:
         return list(groups)
@@ -336,12 +330,8 @@ def about(column: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Encoders:
-    """Encoders that were measured under the same conditions on the same data.
-
-    Attributes:
-        groups: those of each encoder, by its name.
-        joined: the settings of all, which name their encoder.
-    """
+    """Encoders that were measured under the same conditions on the same data: the groups of each by
+    its name, and the settings of all, which name their encoder, as one group."""
 
     groups: dict[str, Group]
     joined: Group

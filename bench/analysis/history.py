@@ -98,11 +98,8 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """The series of a group's settings, over the versions that have the reference.
-
-    Attributes:
-        left_out: the versions without it.
-    """
+    """The series of a group's settings, over the versions that have the reference; `left_out` are
+    those without it."""
 
     group: Group
     reference: Setting

@@ -41,11 +41,9 @@ _SHOWN: Final = ("model", "task", "max_train", *IDENTIFYING)
 
 
 def counted_rows(rows: Iterable[Row]) -> list[Row]:
-    """The rows that count: the newest of each repeat of a cell on a machine.
-
-    Candidates of a search for learning rates are left out, and of equal conditions a row that ended
-    ok counts before a later one that did not.
-    """
+    """The newest row of each repeat of a cell on a machine, without candidates of a search for
+    learning rates; of equal conditions, a row that ended ok counts before a later one that did
+    not."""
     current = current_rows(row for row in rows if not row.is_candidate).values()
     last: dict[tuple[str, int, Machine], Row] = {}
     for row in still_lacking(list(current)):
@@ -72,11 +70,8 @@ def machine_name(machine: Machine) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """A setting of each side that may be compared, with the groups that they belong to.
-
-    Attributes:
-        machine: the machine of both; None: they ran on different ones.
-    """
+    """A setting of each side that may be compared, with the groups that they belong to, and the
+    machine of both; None where they ran on different ones."""
 
     base: Setting
     new: Setting
@@ -97,12 +92,8 @@ class Match:
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """Two sets of rows, matched.
-
-    Attributes:
-        unmatched: settings that are compared with nothing, and why.
-        rows: those that count, of BASE and of NEW.
-    """
+    """Two sets of rows, matched: pairs of settings, settings that are compared with nothing and
+    why, and the rows of BASE and NEW that count."""
 
     matches: list[Match]
     unmatched: list[tuple[Side, Setting, str]]
@@ -231,11 +222,8 @@ def text_of(value: Value) -> str:
 
 
 def distinct_labels(items: Sequence[tuple[str, Row]]) -> list[str]:
-    """Labels, completed by the columns that distinguish equal ones.
-
-    Args:
-        items: labels, each with a row of what it names.
-    """
+    """Labels, each given with a row of what it names, completed by the columns that distinguish
+    equal ones."""
     varying = {}
     for label, alike in grouped(items, itemgetter(0)).items():
         names = [name for name in _SHOWN if len({row[name] for _, row in alike}) > 1]

@@ -43,12 +43,8 @@ _FOLDS: Final = 10
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """The settings of a group that have a score, compared in pairs.
-
-    Attributes:
-        samples: their scores by seed and example, of which more is better.
-        margin: how much worse than the best a score may be.
-    """
+    """The settings of a group that have a score, compared in pairs: their scores by seed and
+    example, of which more is better, and how much worse than the best a score may be."""
 
     group: Group
     settings: tuple[Setting, ...]
@@ -157,11 +153,8 @@ class Candidates:
 
 
 def candidates_of(group: Group, margin: float | None = None) -> Candidates:
-    """The settings of a group that have a score, compared in pairs.
-
-    Args:
-        margin: None for the metric's.
-    """
+    """The settings of a group that have a score, compared in pairs; without a margin, by the
+    metric's."""
     settings = [s for s in group.settings if s.ok and s.scores]
     lengths = Counter(len(values) for s in settings for values in s.values.values())
     usual = lengths.most_common(1)[0][0] if lengths else 0
@@ -286,11 +279,8 @@ class Recommendation:
         return known.group.scoring.gain(float(np.concatenate(scored).mean())) if scored else None
 
     def _shown_by(self, scores: Floats, share: float) -> list[int]:
-        """The settings that are shown to be no worse than the best by a share of the examples.
-
-        Args:
-            scores: on that share, by setting and seed [K, S].
-        """
+        """The settings that are shown to be no worse than the best by a share of the examples, from
+        the scores on that share by setting and seed [K, S]."""
         known, compared = self.candidates, self.candidates.comparison
         means = known.group.scoring.gain(1.0) * np.nanmean(scores, axis=1)
 
@@ -365,12 +355,8 @@ class Recommendation:
 def recommend(
     candidates: Candidates, prefer: Need = "memory", limits: Sequence[Limit] = ()
 ) -> Recommendation:
-    """The cheapest setting within limits that has three seeds and is shown to be no worse than the
-    best one there by more than the margin.
-
-    Args:
-        prefer: what is cheap.
-    """
+    """The setting that costs least of what is preferred, within limits, of those that have three
+    seeds and are shown to be no worse than the best one there by more than the margin."""
     known, every = candidates, range(len(candidates.settings))
     misses = [sum(limit.shortfall(known.value(i, limit.name)) for limit in limits) for i in every]
     among = [i for i in every if misses[i] == 0]

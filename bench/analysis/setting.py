@@ -60,14 +60,11 @@ def number(value: Value) -> float | None:
 
 
 def between_processes(settings: Iterable[Iterable[Row]], column: str) -> Std | None:
-    """The std of a column's logarithms between processes that do the same work; None where nothing
-    measures it.
+    """The std of a column's logarithms between processes that do the same work, from the rows of
+    each setting; None where nothing measures it.
 
     For times these are the runs of a setting, of whatever seed: what varies is the process. Other
     costs depend on the seed, so that they are the runs of a cell: repeats or versions of the code.
-
-    Args:
-        settings: the rows of each setting.
     """
     runs: dict[Value, list[float]] = {}
     value_of = attrgetter(column)
@@ -338,11 +335,8 @@ def _mean_interval(intervals: Sequence[Interval]) -> Interval:
 def settings_of(
     rows: Sequence[Row], others: Sequence[Sequence[Row]], values_of: ValuesOf
 ) -> tuple[Setting, ...]:
-    """Rows by everything but seed and fold, in the order of modes, layer sets, ranks and AMP.
-
-    Args:
-        others: rows of each of the other machines from which scores may be taken.
-    """
+    """Rows by everything but seed and fold, in the order of modes, layer sets, ranks and AMP;
+    `others` are rows of each of the other machines from which scores may be taken."""
     points = grouped(rows, point)
     other_points = [grouped(machine, point) for machine in others]
     axes = len(_AXES)
@@ -379,14 +373,8 @@ def _order(setting: Setting) -> tuple[object, ...]:
 
 
 def _scored_elsewhere(rows: Sequence[Row], others: Sequence[Sequence[Row]]) -> tuple[Row, ...]:
-    """Rows of a setting on other machines, for seeds and folds that have no score here.
-
-    Each score is taken from the first machine that has it.
-
-    Args:
-        rows: the setting's rows here.
-        others: its rows on each of the other machines.
-    """
+    """Rows of a setting on each of the other machines, for seeds and folds that have no score here;
+    each score is taken from the first machine that has it."""
     scores = {(row.seed, row.fold) for row in rows if _is_scored(row)}
     elsewhere: list[Row] = []
     for machine in others:

@@ -124,10 +124,8 @@ def _is_bounded(pattern: str) -> bool:
 
 
 def check_adapters(folder: Path, *, adapts: bool) -> None:
-    """Check the folder of a model before a library loads it, which would load adapters unasked.
-
-    Args:
-        adapts: whether the model is an adapter, whose configuration is in the folder itself.
+    """Check the folder of a model before a library loads it, which would load adapters unasked; the
+    configuration of a model that is an adapter is in the folder itself.
 
     Raises:
         InputError: for an adapter in another place, or as `check_adapter_config`.

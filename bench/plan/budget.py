@@ -80,14 +80,11 @@ def was_left_out(row: Row) -> bool:
 
 
 def needs_no_row(last: Row | None, why: str) -> bool:
-    """Whether a cell that is skipped needs no new row, because its last one says enough.
+    """Whether a cell that is skipped for a reason needs no new row, because its last one says
+    enough.
 
-    A skip is not recorded twice for the same reason, whatever time was left. And a cell that was
-    to run again and is left out keeps the result that it has.
-
-    Args:
-        last: the row that counts for the cell; None if it has none.
-        why: the message that the new row would have.
+    A skip is not recorded twice for the same reason, whatever time was left. And a cell that was to
+    run again and is left out keeps the result that it has.
     """
     if last is None:
         return False
@@ -99,12 +96,8 @@ def needs_no_row(last: Row | None, why: str) -> bool:
 def that_fit(
     seconds: float, predicted: Iterable[float | None], lanes: int = 1
 ) -> list[bool | None]:
-    """Whether each of several cells fits into a budget if they run in turn and take what is
-    predicted, in seconds; None for a cell without a prediction.
-
-    Args:
-        lanes: the number of cells that run at a time.
-    """
+    """Whether each of several cells fits into a budget if so many run at a time and take what is
+    predicted, in seconds; None for a cell without a prediction."""
     fitting: list[bool | None] = []
     left = [seconds] * lanes
     for cell_s in predicted:

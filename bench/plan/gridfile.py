@@ -362,11 +362,7 @@ def _read(path: Path) -> str:
 
 
 def parse(text: str, source: str, name: str) -> Grid:
-    """A grid from the text of a TOML file called `source`.
-
-    Raises:
-        InputError: as `load`.
-    """
+    """A grid from the text of a TOML file called `source`; raises InputError as `load`."""
     if _LONG_KEY.search(text):
         raise InputError(f"{source}: has a key of 16 parts or more; no grid file nests that deeply")
     try:

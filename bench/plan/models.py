@@ -50,12 +50,8 @@ class Model:
     why_not_minbert: str = ""
 
     def job(self, cell: Cell, data: Path | None, **others: Any) -> Job:
-        """The job of a cell on this model.
-
-        Args:
-            data: the folder of the task's files; None for an embedded task.
-            others: further fields of the job.
-        """
+        """The job of a cell on this model, with the folder of the task's files (None for an
+        embedded task) and further fields."""
         return Job(
             cell=cell,
             checkpoint=None if self.checkpoint is None else str(self.checkpoint.resolve()),
@@ -102,9 +98,6 @@ def find_model(name: str, init: str, pooling: str) -> Model:
 def find_models(names: Sequence[str], init: str, pooling: str) -> dict[str, Model]:
     """The models of a grid by `Model.name`, to which a part of the digest is added where folders of
     the same name hold different models.
-
-    Args:
-        names, init, pooling: as of `find_model`.
 
     Raises:
         InputError: as `find_model`, or if two names stand for the same model.

@@ -118,14 +118,11 @@ class Planned:
 
 
 def expand(grid: Grid, *resolved: Resolved) -> list[Cell]:
-    """All cells of a grid, each once, seeds outermost, then folds.
+    """All cells of a grid for each resolved model, each once, seeds outermost, then folds.
 
     The cells of a seed and fold are permuted by digest: always in the same order, but with
     neighbours in the grid far apart, so that a drift of the machine does not become a difference
     between modes or models.
-
-    Args:
-        resolved: of each model.
     """
     by_id: dict[str, Cell] = {}
     folds = [None] if grid.settings.folds is None else range(grid.settings.folds)
@@ -240,11 +237,7 @@ def _as_text(value: Any) -> Any:
 
 
 def _with_compile_auto(cell: Cell, no_compiling: str) -> Cell:
-    """A cell with what `compile` auto stands for.
-
-    Args:
-        no_compiling: as in `Resolved`.
-    """
+    """A cell with what `compile` auto stands for; `no_compiling` as in `Resolved`."""
     cell = replace(cell, compile=ON)
     why_not = no_compiling or cell.why_not_compiled
     if cell.engine == TRANSFORMERS and not why_not:
@@ -255,12 +248,8 @@ def _with_compile_auto(cell: Cell, no_compiling: str) -> Cell:
 
 
 def on_device(cell: Cell, amp_on: str, no_compiling: str) -> Cell:
-    """A cell as planned for another device.
-
-    Args:
-        amp_on: its AMP type there.
-        no_compiling: as in `Resolved`.
-    """
+    """A cell as planned for another device, with its AMP type there; `no_compiling` as in
+    `Resolved`."""
     frozen = amp_on if cell.frozen_dtype == cell.amp else cell.frozen_dtype
     cell = replace(cell, amp=amp_on, frozen_dtype=frozen)
     is_auto = cell.compile_why is not None and cell.compile_why.startswith(f"{AUTO}: ")
@@ -425,12 +414,8 @@ def _setting(cell: Cell) -> str:
 
 
 def _with_scores(planned: list[Planned], scored: set[str], measured: set[str]) -> list[Planned]:
-    """A plan in which cells don't run that have a score elsewhere and known costs.
-
-    Args:
-        scored: ids of cells that have a score elsewhere.
-        measured: settings with known costs; extended by what the plan measures.
-    """
+    """A plan in which cells don't run that have a score elsewhere and known costs: those measured,
+    or that the plan measures."""
 
     def is_optional(item: Planned) -> bool:
         return item.action == "run" and not item.reason.startswith(RERUN)

@@ -268,11 +268,8 @@ def _pooled(
 
 def _by_setting(own: Floats, once: Floats) -> Floats:
     """Variances of differences between seeds [K, K]: of each pair the sum of what both settings
-    have in all their pairs, in proportion to the variance over examples in one seed.
-
-    Args:
-        own: each pair's own variance; NaN where it is not known, and so is the result.
-    """
+    have in all their pairs, in proportion to the variance over examples in one seed; NaN where a
+    pair's own is not known."""
     known = np.isfinite(own) & np.isfinite(once) & ~np.eye(len(own), dtype=bool)
     count = int(known.any(axis=1).sum())
     if count < 3:

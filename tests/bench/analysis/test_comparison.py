@@ -15,6 +15,7 @@ from bench.results.outcomes import no_values
 from bench.results.store import read_rows
 from tests.bench.stored_values import kept_values
 from tests.bench.synthetic_rows import cell, failed_row, result_row
+from tests.experiments.comparing.alarms import Simulated
 
 TIME, RSS, SCORE = "ms_per_1k_tokens", "peak_rss_mib", "dev_score"
 KEPT = "activations_mib"
@@ -176,16 +177,6 @@ def test_one_repeat_is_compared_with_an_interval_as_wide_as_it_must_be():
     assert one.verdict is Verdict.UNDECIDED
     assert one.interval.high / one.interval.low > 1.05
     assert one.needed > 1
-
-
-def test_a_single_run_has_the_std_of_other_settings():
-    rng = np.random.default_rng(0)
-    base = [*runs(8, rng=rng, std=0.002), run(LORA)]
-    found = of(base, [*runs(8, offset=1, rng=rng, std=0.002), run(LORA)])
-    ends = {pair.label: only_of_pair(pair, RSS).interval for pair in found.pairs}
-    widths = {label: math.log(one.high / one.low) for label, one in ends.items()}
-    single = widths["lora rank 4 on attn-only, bf16"]
-    assert single == pytest.approx(widths["full, fp32"] * math.sqrt(8))
 
 
 def test_repeats_of_other_numbers_are_paired_by_their_rank():
@@ -569,54 +560,37 @@ def test_a_twentieth_more_work_is_a_regression_with_one_run():
 # how often it is wrong, and right
 
 
-def noisy(rng, std, slower=1.0, settings_number=4, repeats=6):
+def in_turn(seed, slower=1.0, number=4, repeats=6, scatter=0.03):
     """Both sides of a comparison in alternation, under a drift that both share."""
-    drift = rng.normal(0, 0.05, (settings_number, repeats)).cumsum(axis=1)
-    kinds = [FULL, LORA, ("head", None, None, "off"), ("dora", 4, "attn", "off")]
-    sides = []
-    for side in (0, 1):
-        rows = []
-        for i, axes in enumerate(kinds[:settings_number]):
-            times = 40 * np.exp(drift[i] + rng.normal(0, std, repeats)) * (slower if side else 1)
-            peaks = 1000 * np.exp(rng.normal(0, 0.008, repeats))
-            rows += [
-                run(axes, repeat=k + 1, minute=2 * k + side, **{TIME: times[k], RSS: peaks[k]})
-                for k in range(repeats)
-            ]
-        sides.append(rows)
-    return sides
+    world = Simulated("", number, 1, repeats, slowdown=math.log(slower), scatter=scatter)
+    draw = world.draw(np.random.default_rng(seed))
+    return draw.base, draw.new
 
 
-def test_two_sides_that_are_the_same_are_rarely_different_and_a_slower_step_is_found():
-    rng, alarms, different, number = np.random.default_rng(0), 0, 0, 60
-    for _ in range(number):
-        found = of(*noisy(rng, 0.03))
-        alarms += bool(found.regressions)
-        different += any(one.significant and one.gates for _, one in found.results)
-    assert alarms / number <= 0.05
-    assert different / number <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / number)
-    found = sum(bool(of(*noisy(rng, 0.03, 1.1)).regressions) for _ in range(20))
+def test_a_step_that_is_a_tenth_slower_is_found():
+    """The same code is compared in tests/test_comparing.py."""
+    found = sum(bool(of(*in_turn(seed, 1.15, 2)).regressions) for seed in range(20))
     assert found / 20 >= 0.8
 
 
 def test_more_comparisons_have_wider_intervals_and_so_have_more_looks():
-    base, new = noisy(np.random.default_rng(0), 0.03)
+    base, new = in_turn(0)
 
     def width(comparison):
         one = only_of_pair(comparison.pairs[0], RSS)
         return one.interval.high / one.interval.low
 
-    few = [row for row in base if row.mode in ("full", "lora")]
+    few = [row for row in base if row.mode == "full"]
     assert width(of(few, new)) < width(of(base, new)) < width(of(base, new, looks=5))
     assert "12 of single settings" in of(base, new).family
     assert "5 looks" in of(base, new, looks=5).family
-    assert "over all" not in of(few[:6], new[:6]).family
+    assert "over all" not in of([row for row in few if row.amp == "off"], new).family
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0.7, 1.4), st.integers(1, 5))
 def test_swapped_sides_have_the_inverse_ratio(seed, slower, repeats):
-    base, new = noisy(np.random.default_rng(seed), 0.02, slower, 2, repeats)
+    base, new = in_turn(seed, slower, 2, repeats)
     opposite = {Verdict.REGRESSION: Verdict.IMPROVEMENT, Verdict.IMPROVEMENT: Verdict.REGRESSION}
     there, back = of(base, new), of(new, base)
     for (_, one), (_, other) in zip(there.results, back.results, strict=True):

@@ -108,24 +108,6 @@ def test_unfreezing_is_an_axis_of_what_has_layers_to_unfreeze() -> None:
     assert len(select(cells, parse_selection("unfreeze=iterative"))) == 2
 
 
-def test_what_came_later_changes_no_id_of_older_cells() -> None:
-    """The id of a cell of the committed reference run, made before there were these settings."""
-    cell = cells_of("smoke")[0]
-    usual = replace(
-        cell, unfreeze="all", head="linear", schedule="linear", regression_loss="mse",
-        early_stopping=None, label_smoothing=0.0, class_weights="none", layer_decay=1.0,
-        lora_plus_ratio=1.0,
-    )  # fmt: skip
-    assert usual.cell_id == cell.cell_id
-    for change in (
-        {"early_stopping": 1}, {"label_smoothing": 0.1}, {"class_weights": "balanced"},
-        {"layer_decay": 0.9}, {"lora_plus_ratio": 2.0},
-        {"unfreeze": "iterative"}, {"head": "conv"}, {"schedule": "halving"},
-        {"regression_loss": "pearson"},
-    ):  # fmt: skip
-        assert replace(cell, **change).cell_id != cell.cell_id
-
-
 def test_factors_on_rates_change_no_cell_that_has_no_such_rates() -> None:
     plain = {cell.name: cell.cell_id for cell in cells_of("smoke")}
     for setting, without in (
@@ -243,21 +225,30 @@ def test_seeds_are_the_outer_loop_and_the_order_repeats() -> None:
     assert sorted(rounds[0]) == sorted(rounds[1])
     assert rounds[0] != rounds[1]
     assert rounds[1] != rounds[2]
+    planned = plan(cells, [], HERE, repeats=2)
+    assert [(item.repeat, item.cell) for item in planned] == [(n, c) for n in (1, 2) for c in cells]
 
 
 def test_cell_id_follows_what_determines_a_result_and_not_labels() -> None:
+    """Nor settings that came later, at the value that older cells had."""
     cell = cells_of("smoke")[0]
-    same = replace(cell, model="other name", max_train=10**6, learning_rate_source="elsewhere")
-    assert same.cell_id == cell.cell_id
-    for changed in (
-        replace(cell, seed=1),
-        replace(cell, model_digest="x"),
-        replace(cell, data_digest="x"),
-        replace(cell, batch_size=48),
-        replace(cell, dropout=0.0),
-        replace(cell, max_steps=13),
-    ):
-        assert changed.cell_id != cell.cell_id
+    multitask = replace(
+        cell, encoders=2, task_order="proportional", task_rates="a", task_decays="b"
+    )
+    labels = {"model": "other name", "max_train": 10**6, "learning_rate_source": "elsewhere"}
+    usual = {"unfreeze": "all", "head": "linear", "schedule": "linear", "regression_loss": "mse",
+             "early_stopping": None, "label_smoothing": 0.0, "class_weights": "none",
+             "layer_decay": 1.0, "lora_plus_ratio": 1.0}  # fmt: skip
+    assert replace(cell, **labels, **usual).cell_id == cell.cell_id
+    for change in (
+        {"seed": 1}, {"model_digest": "x"}, {"data_digest": "x"}, {"batch_size": 48},
+        {"dropout": 0.0}, {"max_steps": 13}, {"early_stopping": 1}, {"label_smoothing": 0.1},
+        {"class_weights": "balanced"}, {"layer_decay": 0.9}, {"lora_plus_ratio": 2.0},
+        {"unfreeze": "iterative"}, {"head": "conv"}, {"schedule": "halving"},
+        {"regression_loss": "pearson"}, {"encoders": 1}, {"task_order": "sequential"},
+        {"task_rates": "c"}, {"task_decays": "c"},
+    ):  # fmt: skip
+        assert replace(multitask, **change).cell_id != multitask.cell_id, change
 
 
 def test_selection_keeps_cells_whose_axes_match() -> None:
@@ -345,14 +336,6 @@ def test_fresh_runs_what_the_present_version_lacks() -> None:
     assert actions(rows, cells, fresh=True) == ["done", "kept", "run", "run"]
     assert actions(rows, cells, fresh=True, rerun="crashed") == ["done", "run", "run", "run"]
     assert [item.attempt for item in plan(cells, rows, HERE, fresh=True)] == [3, 3, 3, 2]
-
-
-def test_repeats_are_outermost_then_seeds_then_the_shuffled_order() -> None:
-    cells = cells_of("smoke", seeds=2)
-    planned = plan(cells, [], HERE, repeats=3)
-    assert [item.cell for item in planned] == cells * 3
-    assert [item.repeat for item in planned] == [1] * 16 + [2] * 16 + [3] * 16
-    assert [item.cell.seed for item in planned] == ([0] * 8 + [1] * 8) * 3
 
 
 def test_each_repeat_is_done_fails_and_is_tried_again_by_itself() -> None:
