@@ -144,8 +144,8 @@ class Comparison:
     Attributes:
         overall: by measure over all settings: the geometric mean of ratios, or the mean difference
             of scores.
-        differs: conditions that differ, of runs in pairs if not of the sides as a whole: column,
-            values in BASE, values in NEW.
+        differs: conditions that differ, of runs in pairs if not of the sides as a whole: column and
+            the values of both sides.
         machines: None where both sides ran on a common machine, or in no common way of measuring.
         family: a sentence on the number of comparisons and their level.
     """
@@ -427,13 +427,8 @@ def _score_result(pair: ScorePair | str, limits: Limits, level: float) -> Compar
 
 
 def score_limit(text: str, metric: Metric, base: float) -> float:
-    """The limit of a drop in score, as a positive difference.
-
-    Points of a metric in the unit of the labels are percent of BASE's score.
-
-    Raises:
-        InputError: if the text is no such limit.
-    """
+    """The limit of a drop in score, as a positive difference; points of a metric in the unit of the
+    labels are percent of BASE's score. Raises InputError if the text is no such limit."""
     if not metric.bounded and text.strip().endswith("pt"):
         text = text.strip().removesuffix("pt") + "%"
     return parse_margin(text, metric, base, "--max-score-drop")

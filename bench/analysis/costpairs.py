@@ -80,14 +80,12 @@ class Runs:
         return np.bincount(self.of_pair[known], minlength=len(self.shared)) > 0
 
     def log_ratios(self, name: str, known: NDArray[np.bool_] | None = None) -> Estimates:
-        """Estimates of log(NEW / BASE) of a column by setting, over pairs where there are any.
+        """Estimates of log(NEW / BASE) of a column by setting, over pairs where there are any; none
+        for settings that are not `known`.
 
         Without pairs they are over units, since runs of one seed don't show how seeds differ.
         Settings of NEW that are compared with one of BASE have its noise in common, by which fewer
         degrees of freedom count: with equal noise of both sides, as many as by these weights.
-
-        Args:
-            known: the settings that count; None: all. The others have no estimate.
         """
         count = len(self.shared)
         of_pairs, of_seeds = CONSTANTS.get(name, (0.0, 0.0))
@@ -118,13 +116,11 @@ class Runs:
 def runs_of(
     matches: Sequence[Match], columns: tuple[str, ...], only: tuple[Machine, Machine] | None = None
 ) -> Runs:
-    """The runs of matched settings, with their costs in some columns, one of which is the time.
+    """The runs of matched settings, with their costs in some columns, one of which is the time, on
+    one machine of each side or on all.
 
     Runs of one seed, fold and repeat are a pair; without a common repeat of a seed and fold, those
     of one rank. Times that a flag puts in doubt don't count where at least two pairs have none.
-
-    Args:
-        only: a machine of each side, where they are compared by one; None: all rows.
     """
     rows: tuple[list[Row], list[Row]] = ([], [])
     unit_of: tuple[list[int], list[int]] = ([], [])

@@ -107,11 +107,7 @@ def matching(
     values_of: tuple[ValuesOf, ValuesOf],
 ) -> Matching:
     """Match settings of both sides, on each machine that both have; without any, across machines.
-
-    Args:
-        names: columns in which matching settings may differ, as filters name them.
-        values_of: the numbers of dev examples of BASE and of NEW.
-    """
+    They may differ in the columns of these names, as filters name them."""
     rows = counted_rows(base), counted_rows(new)
     by_machine = [grouped(side, machine_of) for side in rows]
     common = [machine for machine in by_machine[0] if machine in by_machine[1]]

@@ -135,10 +135,8 @@ def pareto(group: Group, cost: Objective) -> list[Setting]:
 
 @dataclass(frozen=True)
 class RankEffect:
-    """The effect on score of the highest rank over the lowest, in pairs that differ in rank alone.
-
-    `better` and `worse` are the numbers of pairs with a significant difference.
-    """
+    """The effect on score of the highest rank over the lowest, in pairs that differ in rank alone,
+    of which so many are significantly better or worse."""
 
     low: int
     high: int

@@ -43,11 +43,8 @@ class AdapterConfigs:
 
 
 def read_adapter_configs(grid: "Grid") -> AdapterConfigs:
-    """The configurations that a grid names.
-
-    Raises:
-        InputError: for a file that can't be read or holds no configuration of PEFT.
-    """
+    """The configurations that a grid names; InputError for a file that can't be read or holds
+    none."""
     names, texts = {}, {}
     for path in dict.fromkeys(path for axes in grid.cells for path in axes.adapter_config):
         values = read_json(Path(path))
@@ -61,14 +58,8 @@ def read_adapter_configs(grid: "Grid") -> AdapterConfigs:
 
 
 def check_adapter_config(values: Mapping[str, Any], where: str) -> None:
-    """Refuse a configuration that PEFT must not see.
-
-    Args:
-        where: the file, for the message.
-
-    Raises:
-        InputError: naming the field and the file.
-    """
+    """Refuse a configuration that PEFT must not see, by an InputError that names the field and
+    where the configuration is."""
     method = values.get(_TYPE)
     if not isinstance(method, str):
         raise InputError(f'{where}: lacks {_TYPE}, such as "LOHA", so it is no {FILE} of PEFT')

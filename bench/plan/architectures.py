@@ -86,20 +86,14 @@ _MOST: Final = 2**24
 
 def model_type_of(folder: Path) -> str:
     """The `model_type` of the checkpoint in a folder; files from before 2020 lack BERT's.
-
-    Raises:
-        InputError: no such folder or file, or broken JSON.
-    """
+    InputError without such a folder or file, or for broken JSON."""
     model_type = read_json(config_file(folder)).get("model_type", "bert")
     return model_type if isinstance(model_type, str) else shown(model_type)
 
 
 def read_sizes(folder: Path) -> EncoderSizes:
-    """The sizes of the encoder in a folder.
-
-    Raises:
-        InputError: naming the file and the key, if one is missing or impossible.
-    """
+    """The sizes of the encoder in a folder; an InputError names the file and the key, if one is
+    missing or impossible."""
     path = config_file(folder)
     values = read_json(path)
     if values.get("auto_map") and values.get("model_type") not in ARCHITECTURES:

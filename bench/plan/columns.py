@@ -36,13 +36,8 @@ _KINDS: Final[Mapping[type, str]] = {int: "whole number", float: "number"}
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of runs.csv.
-
-    Attributes:
-        group: axes, settings, or one of the groups in columns.toml.
-        where: words for the rows in which it can have a value, a key of `WHERE`.
-        title: its heading in a table of cells.
-    """
+    """A column of runs.csv: its group (axes, settings, or one of those in columns.toml), words for
+    the rows in which it can have a value, a key of `WHERE`, and its heading in a table of cells."""
 
     name: str
     kind: type[str] | type[int] | type[float]

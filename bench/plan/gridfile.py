@@ -336,11 +336,8 @@ def load(name_or_file: str) -> Grid:
 
 
 def with_settings(grid: Grid, values: dict[str, object]) -> Grid:
-    """The grid with some settings replaced, by flags of the command line.
-
-    Raises:
-        InputError: for a value that a grid file could not have.
-    """
+    """The grid with some settings replaced, by flags of the command line; InputError for a value
+    that a grid file could not have."""
     try:
         settings = Settings.model_validate({**dict(grid.settings), **values})
     except ValidationError as error:

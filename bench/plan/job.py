@@ -50,11 +50,7 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
-        """The inverse of `to_json`.
-
-        Raises:
-            InputError: for any other text.
-        """
+        """The inverse of `to_json`; InputError for any other text."""
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:

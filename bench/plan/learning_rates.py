@@ -73,13 +73,8 @@ def candidate(cell: Cell, exponent: int, data_digest: str) -> Cell:
 
 
 class Search:
-    """A search for the rates of some cells.
-
-    Args:
-        cells: the cells at their default rates.
-        data_digest: digest of the examples that candidates are trained and scored on.
-        row_of: returns a candidate's row.
-    """
+    """A search for the rates of cells that are given at their default rates, by candidates that
+    train and are scored on data of a digest, and whose rows `row_of` returns."""
 
     def __init__(self, cells: Iterable[Cell], data_digest: str, row_of: Lookup) -> None:
         self._cells: dict[Kind, Cell] = {}

@@ -67,8 +67,7 @@ def find_model(name: str, init: str, pooling: str) -> Model:
 
     Args:
         name: `minilm`, a folder in the Hugging Face layout, the name of a checkpoint on the
-            Hugging Face hub, or, with a random initialisation, a named geometry.
-        init: `pretrained` or `random`.
+            Hugging Face hub, or, with init random, a named geometry.
         pooling: `pooler`, `cls`, `mean`, or `auto`: as the files of sentence-transformers in the
             folder say, if there are any; else pooler.
 
@@ -188,14 +187,8 @@ def _folder(name: str) -> Path:
 
 
 def check_length(max_length: int, model: Model, *, pairs: bool) -> None:
-    """Refuse a max_length that exceeds the encoder's positions or leaves no room for text.
-
-    Args:
-        pairs: whether two texts form one sequence.
-
-    Raises:
-        InputError: naming what doesn't fit.
-    """
+    """Refuse, by an InputError, a max_length that exceeds the encoder's positions or leaves no room
+    for text, of which pairs form one sequence."""
     if pairs and isinstance(model.config, BertConfig) and model.config.type_vocab_size < 2:
         raise InputError(
             f"--task: {model.name} has one token type, and a pair of texts needs two; "
@@ -216,11 +209,7 @@ def check_length(max_length: int, model: Model, *, pairs: bool) -> None:
 
 
 def check_ranks(cells: Sequence[Cell], config: BertConfig | EncoderSizes) -> None:
-    """Refuse ranks above the width of an adapted layer of engine minbert.
-
-    Raises:
-        InputError: naming the rank, the layer and its width.
-    """
+    """Refuse, by an InputError, ranks above the width of an adapted layer of engine minbert."""
     hidden, intermediate = config.hidden_size, config.intermediate_size
     for cell in cells:
         if cell.rank is None or cell.layers is None or cell.engine != MINBERT:
@@ -240,14 +229,8 @@ _LIBRARIES: Final = ("transformers", "peft")
 
 def engine_version(why: str = "") -> str:
     """The versions of the libraries of engine transformers, such as `transformers 5.1.0, peft
-    0.20.0`.
-
-    Args:
-        why: the reason for this engine, for the message.
-
-    Raises:
-        InputError: with the command that installs them, if one is missing.
-    """
+    0.20.0`. If one is missing, the InputError has the command that installs them, and the reason
+    for this engine."""
     missing = [name for name in _LIBRARIES if find_spec(name) is None]
     if missing:
         raise InputError(

@@ -17,11 +17,7 @@ def to_text(values: Mapping[str, float]) -> str:
 
 
 def from_text(text: str) -> dict[str, float]:
-    """The inverse of `to_text`.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """The inverse of `to_text`; ValueError for anything else."""
     values: dict[str, float] = {}
     for term in text.split(" "):
         part, _, value = term.partition("=")

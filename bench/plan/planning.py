@@ -148,8 +148,7 @@ def expand(grid: Grid, *resolved: Resolved) -> list[Cell]:
 
 
 def _order(cell: Cell, *, by_settings: bool, by_length: bool, by_model: bool) -> bytes:
-    """The sort key of the permutation; with settings where names alone are not unique, and with
-    the length where cells differ in it, and with the model where there are several."""
+    """The sort key of the permutation, with all that cells differ in where names are not unique."""
     rate = cell.learning_rate or cell.learning_rate_head
     further = f" {cell.batch_size} {rate}" if by_settings else ""
     if by_settings and by_length:
@@ -305,11 +304,7 @@ def _alpha(settings: Settings, rank: int | None) -> float | None:
 
 
 def check_rerun(text: str) -> str:
-    """A status or flag for --rerun.
-
-    Raises:
-        InputError: if it is neither.
-    """
+    """A status or flag for --rerun; raises InputError if it is neither."""
     if text not in STATUSES and text not in FLAGS:
         raise InputError(
             f"--rerun: {text!r} is no status or flag; choose {', '.join([*STATUSES, *FLAGS])}"
@@ -343,20 +338,17 @@ def plan(
     rerun: str | None = None,
     fresh: bool = False,
 ) -> list[Planned]:
-    """The action for each repeat of each cell, given all rows; repeats outermost, and neighbours
-    of one name in turn.
+    """The action for each repeat of each cell, given all rows and the columns of the conditions
+    here; repeats outermost, and neighbours of one name in turn.
 
     A repeat runs if it has no row, was interrupted or skipped, or if `rerun` (a status or flag)
     matches its current row. Otherwise it is `done` (status ok) or `kept` (failed). The next attempt
-    is one above all of its rows. A candidate of a search is not repeated.
+    is one above all of its rows. A candidate of a search is not repeated. With `fresh`, only rows
+    of the present code_version count.
 
     A cell is also `done` if another machine with the same software has its score, and the costs of
     its setting have been measured here or will be by another seed or fold of the plan; if by none,
     the first one runs. Candidates need scores only, and further repeats need costs only.
-
-    Args:
-        here: the columns of the conditions under which cells run.
-        fresh: only rows of the present code_version count.
     """
     conditions_id = str(here["conditions_id"])
     ids = {cell.cell_id for cell in cells}
@@ -456,10 +448,9 @@ def _decide(row: Row | None, rerun: str | None) -> tuple[str, str]:
 
 
 def groups_of(items: Iterable[Planned]) -> list[list[Planned]]:
-    """The cells of a plan, in order, in groups that have to run one after the other on one
-    device: those that are compared by their costs, such as a cell of both engines. A candidate of a
-    search is alone.
-    """
+    """The cells of a plan, in order, in groups that have to run one after the other on one device:
+    those that are compared by their costs, such as a cell of both engines. A candidate of a search
+    is alone."""
 
     def key(item: Planned) -> tuple[object, ...]:
         cell = item.cell

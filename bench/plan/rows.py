@@ -120,11 +120,7 @@ class Row(Cell):
     finished_at: str | None = None
 
     def __getitem__(self, column: str) -> Value:
-        """The value in a column, by its name.
-
-        Raises:
-            KeyError: if there is no such column.
-        """
+        """The value in a column, by its name; KeyError if there is no such column."""
         return self.scale if column == "scale" else self.__dict__[column]
 
     def __or__(self, values: Mapping[str, Value]) -> "Row":

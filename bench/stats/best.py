@@ -249,13 +249,12 @@ def _covariance(samples: Sequence[Sample]) -> Floats:
 def _pooled(
     own: Floats, once: Floats, seeds: Ints, samples: Sequence[Sample]
 ) -> tuple[Floats, float]:
-    """The variance of differences between seeds [K, K], and its degrees of freedom.
+    """The variance of differences between seeds [K, K], and its degrees of freedom, those that
+    different settings have together, at least those of a pair.
 
     Two or three seeds show the variance of one pair badly. Its ratio to the variance over examples
     in one seed is therefore pooled over all pairs, as an overdispersion; settings that agree on
     most examples can't differ much by seed either. A pair whose own variance is larger keeps that.
-    The degrees of freedom are those that different settings have together, at least those of a
-    pair.
     """
     upper = np.triu_indices(len(own), 1)
     known = (seeds[upper] > 1) & np.isfinite(once[upper])

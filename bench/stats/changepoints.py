@@ -35,16 +35,12 @@ _MAD: Final = 1.4826 / sqrt(2)
 def change_points(
     series: Sequence[Sequence[float]], limit: float, families: int = 1
 ) -> list[list[int]]:
-    """The places in each of some series where a new mean begins.
+    """The places in each of some series, of one measure, where a new mean begins that differs by a
+    limit.
 
     The penalty is such that pure noise, whose neighbours correlate by up to `AUTOCORRELATION`, has
-    any change point in all families with a probability of about `LEVEL` at most. Series shorter
-    than two shortest segments have no change points.
-
-    Args:
-        series: series of one measure, such as logarithms of ratios to a common reference.
-        limit: the least difference of neighbouring means.
-        families: the number of measures whose change points are searched.
+    any change point in all families, the measures that are searched, with a probability of about
+    `LEVEL` at most. Series shorter than two shortest segments have no change points.
     """
     long = [np.asarray(values, dtype=float) for values in series if len(values) >= 2 * SHORTEST]
     if not long:
