@@ -53,24 +53,41 @@ def label(recommended):
     return None if recommended.setting is None else recommended.setting.label
 
 
-def test_the_cheapest_of_the_settings_that_are_as_good_is_recommended():
-    group = group_of()
-    recommended = recommend(candidates_of(group))
+WORSE = {**SHARES, SMALL: 0.55}
+"""Beyond the margin."""
+LORA_1 = "lora rank 1 on attn-only, fp32"
+
+
+@pytest.mark.parametrize(
+    ("shares", "changes", "margin", "limits", "among", "expected"),
+    [
+        (SHARES, {}, None, "", 4, LORA_1),
+        (SHARES, {"peak_rss_mib": None}, None, "", 4, LORA_1),  # by time
+        (WORSE, {}, None, "", 4, "lora rank 8 on all-lin, fp32"),
+        (WORSE, {}, 0.08, "", 4, LORA_1),
+        (WORSE, {}, None, "memory<=800MiB size<=5MB", 2, LORA_1),  # the best of these
+        (WORSE, {}, None, "size<=10kB", 1, "head, fp32"),
+        ({**SHARES, FULL: 0.65}, {}, 0.001, "", 4, "full, fp32"),
+    ],
+)
+def test_the_cheapest_that_is_as_good_as_the_best_within_limits_is_recommended(
+    shares, changes, margin, limits, among, expected
+):
+    known = candidates_of(group_of(shares, **changes), margin)
+    recommended = recommend(known, "memory", parse_where(limits))
+    assert (label(recommended), len(recommended.among)) == (expected, among)
     assert recommended.decided
-    assert label(recommended) == "lora rank 1 on attn-only, fp32"
-    assert {recommended.candidates.settings[i].mode for i in recommended.could_be} == {
-        "full", "lora"
-    }  # fmt: skip
-    assert recommended.candidates.examples == EXAMPLES
-    assert recommended.cross_fitted_score == pytest.approx(group.settings[2].scores[0], abs=0.02)
-
-
-def test_a_setting_that_is_worse_by_more_than_the_margin_is_not():
-    group = group_of({**SHARES, SMALL: 0.55})
-    assert label(recommend(candidates_of(group))) == "lora rank 8 on all-lin, fp32"
-    assert label(recommend(candidates_of(group, 0.08))) == "lora rank 1 on attn-only, fp32"
-    best = recommend(candidates_of(group_of({**SHARES, FULL: 0.65}), 0.001))
-    assert (label(best), best.shown) == ("full, fp32", (best.reference,))
+    assert recommended.pick in recommended.could_be
+    if margin == 0.001:
+        assert recommended.shown == (recommended.reference,)
+    if changes:
+        assert "memory" not in recommended.alternatives
+        assert recommend(known, "memory", parse_where("memory<=9GB")).among == ()
+    if shares is SHARES:
+        modes = {known.settings[i].mode for i in recommended.could_be}
+        assert (modes, known.examples) == ({"full", "lora"}, EXAMPLES)
+        score = known.group.settings[2].scores[0]
+        assert recommended.cross_fitted_score == pytest.approx(score, abs=0.02)
 
 
 @pytest.mark.parametrize("prefer", NEEDS)
@@ -80,22 +97,6 @@ def test_each_need_has_its_cheapest(prefer):
     assert recommended.pick == recommended.alternatives[prefer]
     assert costs[recommended.pick] == min(costs[i] for i in recommended.shown)
     assert recommended.alternatives["score"] == recommended.reference
-
-
-def test_limits_leave_settings_out_and_the_best_is_the_best_of_the_rest():
-    known = candidates_of(group_of({**SHARES, SMALL: 0.55}))
-    recommended = recommend(known, "memory", parse_where("memory<=800MiB size<=5MB"))
-    assert recommended.decided
-    assert label(recommended) == "lora rank 1 on attn-only, fp32"
-    assert len(recommended.among) == 2
-    assert recommended.pick in recommended.could_be
-    assert recommended.pick not in recommend(known).could_be
-    head = recommend(known, "memory", parse_where("size<=10kB"))
-    assert label(head) == "head, fp32"
-    unmeasured = candidates_of(group_of(peak_rss_mib=None))
-    assert "memory" not in recommend(unmeasured).alternatives
-    assert label(recommend(unmeasured)) == "lora rank 1 on attn-only, fp32", "by time"
-    assert recommend(unmeasured, "memory", parse_where("memory<=9GB")).among == ()
 
 
 def test_limits_that_nothing_meets_name_the_nearest():

@@ -1,5 +1,6 @@
 """Grid files: what they may say, and one line on what they may not."""
 
+import tomllib
 from pathlib import Path
 from typing import get_args
 
@@ -25,9 +26,6 @@ learning_rates = {full = 2e-5}
 mode = ["full"]
 amp = ["off", "on"]
 """
-
-
-OWN = "[[cells]]\nmode=['full']\nsettings=%s"
 
 
 def test_names_that_planning_has_without_torch_are_those_of_minbert() -> None:
@@ -66,58 +64,16 @@ def test_named_grids_load() -> None:
     assert {"smoke", "full"} <= set(gridfile.names())
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("[settings]\nepoch = 3\n[[cells]]\nmode=['full']", "unknown key 'settings.epoch'"),
-        ("[[cells]]\nmode=['full']\nrnk=[1]", "unknown key 'cells[0].rnk'"),
-        ("sttings = 3\n[[cells]]\nmode=['full']", "unknown key 'sttings'"),
-        ("[settings.learning_rates]\nlora=1.0\n[[cells]]\nmode=['full']", "learning_rates.lora"),
-        ("[[cells]]\nmode=['ful']", "not 'ful'"),
-        ("[[cells]]\nmode=['lora']\nrank=[0]\nlayers=['attn']", "cells[0].rank[0]"),
-        ("[[cells]]\nmode=['lora']", "mode lora needs rank and layers"),
-        ("[[cells]]\nmode=['full']\nrank=[1]", "don't apply to mode full"),
-        ("[[cells]]\nmode=['head']\nunfreeze=['iterative']", "doesn't apply to mode head"),
-        ("[[cells]]\nmode=['full']\nunfreeze=['top']", "cells[0].unfreeze[0]"),
-        ("[[cells]]\nmode=['full']\nbatch_size=[0]", "cells[0].batch_size[0]"),
-        ("[[cells]]\nmode=['full']\nmax_length=[64, 2]", "cells[0].max_length[1]: should be auto"),
-        ("[settings]\nmax_length='long'\n[[cells]]\nmode=['full']", "from 3 to 8192, not 'long'"),
-        ("[settings]\nmax_length=true\n[[cells]]\nmode=['full']", "settings.max_length: should be"),
-        ("[settings]\nhead='deep'\n[[cells]]\nmode=['full']", "settings.head"),
-        ("[settings]\nepochs='3'\n[[cells]]\nmode=['full']", "settings.epochs"),
-        ("[settings]\ndropout=nan\n[[cells]]\nmode=['full']", "settings.dropout"),
-        ("[settings]\nearly_stopping=0\n[[cells]]\nmode=['full']", "settings.early_stopping"),
-        ("[settings]\nearly_stopping=1.5\n[[cells]]\nmode=['full']", "settings.early_stopping"),
-        ("[settings]\nearly_stopping=true\n[[cells]]\nmode=['full']", "settings.early_stopping"),
-        ("[settings]\nencoders=3\n[[cells]]\nmode=['full']", "settings.encoders"),
-        ("[settings]\ntask_order='random'\n[[cells]]\nmode=['full']", "settings.task_order"),
-        ("[settings]\ntask_rates={sst=0.0}\n[[cells]]\nmode=['full']", "task_rates.sst"),
-        ("[settings]\ntask_decays={sst=-0.1}\n[[cells]]\nmode=['full']", "task_decays.sst"),
-        (OWN % "3", "cells[0].settings: "),
-        (OWN % "{heads='conv'}", "settings.heads'; known here: engine, attn_implementation,"),
-        (OWN % "{epochs=2}", "settings.epochs'; known here: engine, attn_implementation,"),
-        (OWN % "{early_stopping=2}", "unknown key 'cells[0].settings.early_stopping'"),
-        (OWN % "{head='deep'}", "cells[0].settings.head: "),
-        (OWN % "{encoders=3}", "cells[0].settings.encoders: "),
-        (OWN % "{task_rates={movies=1.0}}", "settings.task_rates.movies'; known here: sst, quora"),
-        (OWN % "{lora_plus_ratio=4.0}", "lora_plus_ratio doesn't apply to mode full"),
-        (OWN % "{layer_decay=0.0}", "layer_decay: input should be greater than 0, not 0"),
-        (OWN % "{layer_decay=1.5}", "layer_decay: input should be less than or equal to 1"),
-        (OWN % "{label_smoothing=1.0}", "label_smoothing: input should be less than 1"),
-        (OWN % "{class_weights='even'}", "class_weights: input should be 'none' or 'balanced'"),
-        (OWN.replace("full", "head") % "{layer_decay=0.9}", "doesn't apply to mode head"),
-        ("[settings]\nepochs=3", "cells"),
-        ("cells = []", "cells"),
-        ("[[cells]", "is not TOML"),
-        ("x = " + "[" * 5000, "is not TOML"),
-    ],
-)
-def test_a_typo_is_one_line_that_says_where(text: str, expected: str) -> None:
+REFUSED = tomllib.loads(Path(__file__).with_name("refused.toml").read_text("utf-8"))["refused"]
+
+
+@pytest.mark.parametrize("one", REFUSED, ids=lambda one: one["line"])
+def test_a_typo_is_one_line_that_says_where(one: dict[str, str]) -> None:
     with pytest.raises(InputError) as caught:
-        gridfile.parse(text, "mine.toml", "mine")
+        gridfile.parse(one["grid"], "mine.toml", "mine")
     message = str(caught.value)
     assert message.startswith("mine.toml: ")
-    assert expected in message
+    assert one["line"] in message
     assert "\n" not in message
 
 

@@ -74,30 +74,22 @@ def test_overall_is_the_mean_over_the_parts_that_are_there() -> None:
     assert overall({}) is None
 
 
-def test_of_one_part_it_is_that_parts_interval() -> None:
+def test_the_interval_is_that_of_one_part_or_of_the_sum_of_variances() -> None:
     low, high = wilson(550, 1100)
     assert overall_interval({"sst": 0.5}, {"sst": 1100}).ends() == pytest.approx((low, high))
     low, high = fisher(0.7, 863)
-    found = overall_interval({"sts": 0.7}, SIZES)
-    assert found.value == pytest.approx(0.85)
-    assert found.ends() == pytest.approx(((1 + low) / 2, (1 + high) / 2))
-
-
-def test_variances_of_the_parts_add_up() -> None:
-    found = overall_interval(SCORES, SIZES)
+    one = overall_interval({"sts": 0.7}, SIZES)
+    assert one.value == pytest.approx(0.85)
+    assert one.ends() == pytest.approx(((1 + low) / 2, (1 + high) / 2))
+    several = overall_interval(SCORES, SIZES)
     by_variance = [0.5 * 0.5 / 1101, 0.8 * 0.2 / 4000, (1 - 0.7**2) ** 2 / 863 / 4]
+    assert several.value == pytest.approx(overall(SCORES))
     half = 1.96 * sum(by_variance) ** 0.5 / 3
-    low, high = found.ends() or (0.0, 0.0)
-    assert found.value == pytest.approx(overall(SCORES))
-    assert (high - low) / 2 == pytest.approx(half, rel=0.01)
-
-
-@pytest.mark.parametrize("score", [0.0, 1.0])
-def test_it_stays_between_0_and_1(score: float) -> None:
-    found = overall_interval({"sst": score, "quora": score, "sts": 2 * score - 1}, SIZES)
-    low, high = found.ends() or (2.0, 2.0)
-    assert 0 <= low <= found.value + 1e-9
-    assert found.value - 1e-9 <= high <= 1
+    assert (several.high - several.low) / 2 == pytest.approx(half, rel=0.01)
+    for score in (0.0, 1.0):
+        end = overall_interval({"sst": score, "quora": score, "sts": 2 * score - 1}, SIZES)
+        assert 0 <= end.low <= end.value + 1e-9
+        assert end.value - 1e-9 <= end.high <= 1
 
 
 # Cells
@@ -128,12 +120,9 @@ def test_settings_are_of_the_parts_that_are_there() -> None:
     assert cell.regression_loss is None
     for parts in (("sst",), ("quora", "sts")):
         assert cells_of(parts)[0].encoders == 1, "a second encoder would serve nothing"
-
-
-def test_another_task_has_none_of_them() -> None:
-    for cell in cells_of((), "smoke"):
-        found = (cell.encoders, cell.task_order, cell.task_rates, cell.task_decays)
-        assert found == (None,) * 4
+    for other in cells_of((), "smoke"):
+        found = (other.encoders, other.task_order, other.task_rates, other.task_decays)
+        assert found == (None,) * 4, "of another task"
 
 
 @pytest.mark.parametrize("name", ["runs.csv", "docs/prediction.csv"])
@@ -185,13 +174,9 @@ def test_a_row_has_the_interval_of_its_parts_and_what_the_majority_gives(tmp_pat
     assert row["flags"] is None
     assert of_majority(0.72)["flags"] == "not_learned"
     assert scores_of(row) == SCORES
-
-
-def test_a_part_that_the_task_lacks_is_not_counted() -> None:
-    row = new_row(dev_metric=OVERALL, dev_score=0.5, dev_sentiment=0.5, dev_similarity=0.9)
-    found = score_interval(row, {"sst": 100}, Path())
-    assert (found["dev_ci_low"], found["dev_ci_high"]) == wilson(50, 100)
-    assert score_interval(row, {"movies": 100}, Path()) == {"dev_ci_low": None, "dev_ci_high": None}
+    lacking = new_row(dev_metric=OVERALL, dev_score=0.5, dev_sentiment=0.5, dev_similarity=0.9)
+    for parts, ends in (({"sst": 100}, wilson(50, 100)), ({"movies": 100}, (None, None))):
+        assert tuple(score_interval(lacking, parts, Path()).values()) == ends, "of the task's parts"
 
 
 @pytest.mark.parametrize(

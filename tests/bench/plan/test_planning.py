@@ -247,14 +247,9 @@ def test_selection_keeps_cells_whose_axes_match() -> None:
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [
-        ("depth=3", "depth=3"),
-        ("mode=lorra", "lorra"),
-        ("rank=one", "one"),
-        ("rank=", "rank="),
-        ("layers=all/lin", "all-lin-only"),
-    ],
-)
+    [("depth=3", "depth=3"), ("mode=lorra", "lorra"), ("rank=one", "one"), ("rank=", "rank="),
+     ("layers=all/lin", "all-lin-only")],
+)  # fmt: skip
 def test_bad_selection_is_one_line(text: str, named: str) -> None:
     with pytest.raises(InputError, match="--select") as caught:
         parse_selection(text)
