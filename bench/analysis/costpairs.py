@@ -59,9 +59,9 @@ class Runs:
 
     def means(self, name: str) -> list[Estimates]:
         """The means of BASE and NEW in a column by setting."""
-        place, count = self.columns.index(name), len(self.shared)
+        column, count = self.columns.index(name), len(self.shared)
         return [
-            sample_means(values[:, place], self.of_unit[units], count, 0.0)
+            sample_means(values[:, column], self.of_unit[units], count, 0.0)
             for values, units in zip(self.values, self.units, strict=True)
         ]
 
@@ -178,8 +178,8 @@ def alternated(base: Setting, new: Setting) -> bool:
         for side, setting in enumerate((base, new))
         for i, row in enumerate(setting.ok)
     )
-    turns = sum(
+    changes = sum(
         (side != next_side) * (1 + (at == next_at))
         for (at, _, side), (next_at, _, next_side) in pairwise(starts)
     )
-    return all(at for at, _, _ in starts) and turns >= max(2, len(starts) / 4)
+    return all(at for at, _, _ in starts) and changes >= max(2, len(starts) / 4)

@@ -94,15 +94,15 @@ def needs_no_row(last: Row | None, why: str) -> bool:
 
 
 def that_fit(
-    seconds: float, predicted: Iterable[float | None], lanes: int = 1
+    seconds: float, predicted: Iterable[float | None], slots: int = 1
 ) -> list[bool | None]:
     """Whether each of several cells fits into a budget if so many run at a time and take what is
     predicted, in seconds; None for a cell without a prediction."""
     fitting: list[bool | None] = []
-    left = [seconds] * lanes
+    left = [seconds] * slots
     for cell_s in predicted:
-        lane = left.index(max(left))  # the first that is free
-        fits = None if cell_s is None else cell_s <= left[lane]
-        left[lane] -= cell_s if fits and cell_s is not None else 0.0
+        slot = left.index(max(left))  # the first that is free
+        fits = None if cell_s is None else cell_s <= left[slot]
+        left[slot] -= cell_s if fits and cell_s is not None else 0.0
         fitting.append(fits)
     return fitting

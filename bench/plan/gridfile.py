@@ -388,8 +388,8 @@ def _first_problem(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     given = first["input"]
     instead_of = f", not {shown(given)}" if isinstance(given, str | int | float) else ""
-    place = f"{where}: " if where else ""
-    return _one_line(f"{place}{message[0].lower()}{message[1:]}{instead_of}")
+    prefix = f"{where}: " if where else ""
+    return _one_line(f"{prefix}{message[0].lower()}{message[1:]}{instead_of}")
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

@@ -121,7 +121,7 @@ class Search:
                 scored.append((-row.dev_score, loss, exponent))
         return min(scored)[2] if scored else None
 
-    def found(self, cell: Cell) -> Cell | None:
+    def tuned(self, cell: Cell) -> Cell | None:
         """A cell at the rates that the search found; None if all its candidates failed."""
         exponent = self._best(kind_of(cell))
         if exponent is None:

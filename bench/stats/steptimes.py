@@ -34,7 +34,7 @@ class StepTimes:
     ms_per_1k_tokens: Interval
 
 
-def panel_times(
+def replay_times(
     passes: Sequence[Sequence[float]], tokens: Sequence[int], draws: int = 2000, seed: int = 0
 ) -> StepTimes:
     """Times of timing batches, with bootstrap intervals.

@@ -81,7 +81,7 @@ def test_the_writer_of_these_tests_writes_toml() -> None:
     assert len(expand(grid, RESOLVED)) == 4
 
 
-@examples(200)
+@examples(100)
 @given(values=changed(VALUES, VALUES_OF_TOML))
 def test_a_changed_grid_is_refused_or_makes_cells(values: Any) -> None:
     if isinstance(values, dict):
@@ -90,7 +90,7 @@ def test_a_changed_grid_is_refused_or_makes_cells(values: Any) -> None:
             check_grid(grid)
 
 
-@examples(150)
+@examples(100)
 @given(content=damaged(document(VALUES).encode()))
 def test_a_damaged_grid_is_refused_or_makes_cells(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "mine.toml"

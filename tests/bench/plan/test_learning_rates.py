@@ -87,7 +87,7 @@ def test_five_rates_for_each_kind_and_the_best_is_taken() -> None:
     assert len(only) == 5 * len(kinds)
     assert {cell.learning_rate_source for cell in only} == {"candidate"}
     assert {cell.data_digest for cell in only} == {"other data"}
-    found = search.found(LORA)
+    found = search.tuned(LORA)
     assert found.learning_rate == 1e-3
     assert found.learning_rate_source == "search"
     assert replace(found, learning_rate_source="grid") == LORA
@@ -103,19 +103,19 @@ def searched(score, cells=(LORA,)):
 def test_multipliers_are_added_while_the_best_is_at_an_end() -> None:
     search, numbers = searched(peak_at(0.1))
     assert numbers == [5, 1, 1, 1]
-    assert search.found(LORA).learning_rate == 0.1
+    assert search.tuned(LORA).learning_rate == 0.1
     _, numbers = searched(lambda cell: (cell.learning_rate, 1.0))
     assert sum(numbers) == len(FIRST) + LAST_EXPONENT - max(FIRST), "they have an end"
 
 
 def test_the_lower_loss_of_equal_scores_is_better_and_what_failed_is_no_choice() -> None:
     search, _ = searched(lambda cell: (0.5, abs(cell.learning_rate - 3.16e-4)))
-    assert search.found(LORA).learning_rate == 3.16e-4
+    assert search.tuned(LORA).learning_rate == 3.16e-4
     search, _ = searched(lambda cell: (0.4, 1.0) if cell.learning_rate < 1e-3 else "invalid")
-    assert search.found(LORA).learning_rate < 1e-3
+    assert search.tuned(LORA).learning_rate < 1e-3
     search, numbers = searched(lambda cell: "invalid")
     assert len(numbers) == 1
-    assert search.found(LORA) is None
+    assert search.tuned(LORA) is None
 
 
 def test_a_kind_without_rates_is_skipped_the_others_run_and_no_search_is_repeated() -> None:
@@ -157,7 +157,7 @@ def test_what_has_run_is_asked_for_again_by_the_same_cells() -> None:
     again = Search(CELLS, "d2", runs.row_of)
     asked = [cell.cell_id for cells in again.rounds() for cell in cells]
     assert set(asked) <= {cell.cell_id for cells in first for cell in cells}
-    assert [again.found(cell) for cell in CELLS] == [search.found(cell) for cell in CELLS]
+    assert [again.tuned(cell) for cell in CELLS] == [search.tuned(cell) for cell in CELLS]
 
 
 def test_amp_is_that_of_the_cells_where_any_has_it() -> None:

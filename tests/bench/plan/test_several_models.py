@@ -66,7 +66,7 @@ def test_each_model_is_given_rates_of_its_own() -> None:
         for cell in candidates:
             score = 0.5 - abs(cell.learning_rate_head - best[cell.model])
             rows[cell.cell_id] = planned_row(cell) | {"status": "ok", "dev_score": score}
-    assert {c.model: search.found(c).learning_rate_head for c in cells} == best
+    assert {c.model: search.tuned(c).learning_rate_head for c in cells} == best
 
 
 def test_a_model_that_ran_out_of_memory_skips_larger_cells_of_it_alone() -> None:

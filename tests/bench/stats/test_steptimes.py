@@ -5,20 +5,20 @@ import pytest
 from numpy.typing import NDArray
 
 from bench.stats.intervals import Interval
-from bench.stats.steptimes import STEPS_ENOUGH, WARMUP_WINDOWS, WINDOW, panel_times, training_times
+from bench.stats.steptimes import STEPS_ENOUGH, WARMUP_WINDOWS, WINDOW, replay_times, training_times
 
 Array = NDArray[np.float64]
 
 
 def test_panel_times_are_a_median_step_and_a_mean_for_1000_tokens():
-    found = panel_times([[10, 20, 30, 40], [10, 20, 30, 40]], [100, 200, 300, 400])
+    found = replay_times([[10, 20, 30, 40], [10, 20, 30, 40]], [100, 200, 300, 400])
     assert found.step_ms == Interval(25, 25, 25)
     assert found.ms_per_1k_tokens == Interval(100, 100, 100)
-    one = panel_times([[10.0, 20.0]], [1, 1])
+    one = replay_times([[10.0, 20.0]], [1, 1])
     assert (one.step_ms, one.ms_per_1k_tokens) == (Interval(15.0), Interval(15_000.0))
     noisy = np.array([10, 20, 30, 40]) * np.random.default_rng(0).normal(1, 0.1, size=(5, 4))
-    found = panel_times(noisy, [1, 2, 3, 4])
-    assert found == panel_times(noisy, [1, 2, 3, 4])
+    found = replay_times(noisy, [1, 2, 3, 4])
+    assert found == replay_times(noisy, [1, 2, 3, 4])
     for interval in (found.step_ms, found.ms_per_1k_tokens):
         assert interval.low < interval.value < interval.high
 
@@ -34,7 +34,7 @@ def test_intervals_of_panels_cover_about_as_often_as_they_say(
     hits = np.zeros(2)
     for _ in range(300):
         noise = rng.normal(1, of_pass, size=(passes, 1)) * rng.normal(1, of_step, size=(passes, 5))
-        found = panel_times(np.array([10, 20, 30, 40, 50]) * noise, [1, 2, 3, 4, 5], draws=400)
+        found = replay_times(np.array([10, 20, 30, 40, 50]) * noise, [1, 2, 3, 4, 5], draws=400)
         hits += found.ms_per_1k_tokens.holds(10_000), found.step_ms.holds(30)
     assert (hits / 300 >= 0.91).all()
     assert (hits / 300 <= 0.99).all()
@@ -46,7 +46,7 @@ def test_the_estimate_is_inside_however_a_machine_was_disturbed(seed: int) -> No
     passes = np.array([100.0, 120.0, 300.0, 480.0]) * rng.normal(1, 0.01, size=(6, 4))
     passes[rng.integers(6)] *= rng.uniform(1.5, 6)
     passes[rng.integers(6), rng.integers(4)] += rng.uniform(0, 2000)
-    found = panel_times(passes.tolist(), [100, 120, 300, 480], draws=400)
+    found = replay_times(passes.tolist(), [100, 120, 300, 480], draws=400)
     for interval in (found.step_ms, found.ms_per_1k_tokens):
         assert interval.low is not None
         assert interval.high is not None
@@ -56,7 +56,7 @@ def test_the_estimate_is_inside_however_a_machine_was_disturbed(seed: int) -> No
 @pytest.mark.parametrize("passes", [[], [[]], [[1.0]]])
 def test_times_that_are_not_of_the_panel_are_refused(passes: list[list[float]]):
     with pytest.raises(ValueError, match="timing batches"):
-        panel_times(passes, [1, 1])
+        replay_times(passes, [1, 1])
 
 
 def sizes(rng: np.random.Generator, steps: int) -> list[int]:
