@@ -77,11 +77,9 @@ class Agreement:
 
 
 def baselines(rows: Sequence[Row], values_of: ValuesOf) -> list[Baseline]:
-    """The comparisons with each baseline that some rows have, also those without any pair; none
-    if the engines have no model in common.
-
-    Cells without dropout, in which losses are compared, count where there are no others.
-    """
+    """The comparisons with each baseline that some rows have, also those without any pair; none if
+    the engines have no model in common. Cells without dropout, in which losses are compared, count
+    where there are no others."""
     by_engine = grouped(rows, lambda row: row.engine)
     base, new = by_engine.get(TRANSFORMERS, []), by_engine.get(MINBERT, [])
     if any(row.dropout for row in base):

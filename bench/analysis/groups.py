@@ -60,10 +60,8 @@ class Group:
 
     @cached_property
     def shared_values(self) -> Mapping[str, Value]:
-        """The shared values of the columns in which groups differ.
-
-        Older rows of a regression without a score lack its loss, which was mse.
-        """
+        """The shared values of the columns in which groups differ; older rows of a regression
+        without a score lack its loss, which was mse."""
         shared = {name: self.shared(name) for name in _GROUP_COLUMNS}
         return {**shared, "regression_loss": shared.get("regression_loss") or "mse"}
 
@@ -98,11 +96,9 @@ class Group:
 
     @cached_property
     def usual(self) -> tuple[Setting, ...]:
-        """The settings, one of each that differ only in the type of frozen weights.
-
-        The type is the most frequent one under a kind of AMP; of equally frequent ones, the first
-        of the schema's values.
-        """
+        """The settings, one of each that differ only in the type of frozen weights: the most
+        frequent one under a kind of AMP, and of equally frequent ones the first of the schema's
+        values."""
         varied = [setting for setting in self.settings if setting.tells_frozen]
         types = {
             amp: [setting.frozen for setting in alike]
@@ -166,10 +162,8 @@ class Group:
         return self.full("off")
 
     def full(self, amp: str) -> Setting | None:
-        """Full fine-tuning under a kind of AMP, at the best of its rates.
-
-        With gradual unfreezing only if all settings that can unfreeze do so.
-        """
+        """Full fine-tuning under a kind of AMP, at the best of its rates; with gradual unfreezing
+        only if all settings that can unfreeze do so."""
         return self._fulls.get(amp)
 
     @cached_property
@@ -194,11 +188,8 @@ class Group:
 
     @cached_property
     def judged(self) -> tuple[Setting, ...]:
-        """The settings that can win: those not flagged `not_learned`.
-
-        Where scores can't be weighed these are all settings, because their costs still mean
-        something.
-        """
+        """The settings that can win: those not flagged `not_learned`. Where scores can't be weighed
+        these are all settings, because their costs still mean something."""
         if not self.learned:
             return self.settings
         return tuple(setting for setting in self.settings if setting.ok and setting.learned)
@@ -264,10 +255,8 @@ def group_key(row: Row) -> tuple[Value, ...]:
 
 
 def settings_key(row: Row) -> tuple[Value, ...]:
-    """The values of a group's key without the machine's.
-
-    Older rows of a regression without a score lack its loss, which was mse.
-    """
+    """The values of a group's key without the machine's; older rows of a regression without a score
+    lack its loss, which was mse."""
     return (row.model_digest, row.data_digest, row.regression_loss or "mse", *_other_keys(row))
 
 
@@ -338,10 +327,8 @@ class Encoders:
 
 
 def encoders_of(groups: Sequence[Group]) -> Encoders | None:
-    """The encoders that can be compared with that of the first group; None without any other.
-
-    Of several groups of an encoder, the one that differs least from the first counts.
-    """
+    """The encoders that can be compared with that of the first group; None without any other. Of
+    several groups of an encoder, the one that differs least from the first counts."""
     if not groups:
         return None
     first = groups[0]

@@ -200,10 +200,8 @@ def _by_version(setting: Setting, measure: Measure) -> dict[str, dict[Run, float
 def _relative(
     own: Mapping[Run, float], base: Mapping[Run, float] | None, measure: Measure
 ) -> float | None:
-    """The mean of ratios, or of scores' differences, over common runs; without any, of means.
-
-    Without a base it is the mean of the values themselves.
-    """
+    """The mean of ratios, or of scores' differences, over common runs; without any, of means;
+    without a base, the mean of the values themselves."""
     if not own or (base is not None and not base):
         return None
     is_score = measure.kind == "score"

@@ -298,10 +298,10 @@ def _run(row: Row) -> Run:
 
 
 def _runs(rows: Sequence[Row], folds: int | None) -> list[tuple[Row, ...]]:
-    """The runs of one seed from its rows; those that lack a fold are left out.
+    """The runs of one seed from its rows, without those that lack a fold.
 
-    Folds belong together by repeat and version of the code. Where no such run is whole, as after
-    an update between two folds, the last row of each fold makes one.
+    Folds belong together by repeat and version of the code. Where no such run is whole, as after an
+    update between two folds, the last row of each fold makes one.
     """
     if folds is None:
         return [(row,) for row in rows]

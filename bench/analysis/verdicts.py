@@ -75,11 +75,8 @@ def _compare(name: str, objective: Objective, a: Setting, b: Setting) -> Interva
 
 
 def score_spread(a: Setting, b: Setting) -> Spread | None:
-    """The spread of the difference of two settings' scores.
-
-    None unless predictions are stored for all seeds that both have. Both were scored on the same
-    examples, as all rows of a group are.
-    """
+    """The spread of the difference of two settings' scores; None unless predictions are stored for
+    all seeds that both have. Both were scored on the same examples, as all rows of a group are."""
     seeds = sorted(a.scores.keys() & b.scores.keys())
     if not a.values.keys() & b.values.keys() >= set(seeds):
         return None
@@ -90,10 +87,8 @@ def score_spread(a: Setting, b: Setting) -> Spread | None:
 
 
 def best_by_score(group: Group) -> Setting | None:
-    """The setting with the best score; None where none is known, or where scores can't be weighed.
-
-    Settings that learned nothing can't be best.
-    """
+    """The setting with the best score, of those that learned; None where none is known, or where
+    scores can't be weighed."""
     if not group.learned:
         return None
     scores = {s: score.value for s in group.judged if (score := s.estimate("dev_score"))}
@@ -112,10 +107,8 @@ def better_worse(group: Group, gaps: Iterable[Interval]) -> tuple[int, int]:
 
 
 def pareto(group: Group, cost: Objective) -> list[Setting]:
-    """Settings that no other beats in both cost and score, from cheap to expensive.
-
-    Empty where scores can't be weighed.
-    """
+    """Settings that no other beats in both cost and score, from cheap to expensive; none where
+    scores can't be weighed."""
     if not group.learned:
         return []
     name, best = column(group, cost), float("inf")
@@ -147,10 +140,8 @@ class RankEffect:
 
 
 def rank_effect(group: Group) -> RankEffect | None:
-    """The effect of rank, in pairs of which at least one has learned.
-
-    None with scores for fewer than two ranks, or where scores can't be weighed.
-    """
+    """The effect of rank, in pairs of which at least one has learned; None with scores for fewer
+    than two ranks, or where scores can't be weighed."""
     if not group.learned:
         return None
     scored = [s for s in group.settings if s.rank is not None and s.estimate("dev_score")]

@@ -116,10 +116,7 @@ _LATER: Final = {n: about for n, about in ABOUT.items() if about.before not in (
 
 def row_of(values: Mapping[str, Value]) -> Row:
     """A row from values by column; columns that are newer than its schema may be missing.
-
-    Raises:
-        ValueError: if a column is unknown, or empty although no row can be without it.
-    """
+    ValueError if a column is unknown, or empty although no row can be without it."""
     if unknown := values.keys() - BY_NAME.keys():
         raise ValueError(f"{', '.join(sorted(unknown))}: no such columns")
     complete = _EMPTY | dict.fromkeys(ABOUT) | dict(values) | {"schema": SCHEMA}
@@ -157,11 +154,8 @@ def format_value(value: Value) -> str:
 
 
 def parse_value(name: str, text: str) -> Value:
-    """The value of a field of runs.csv.
-
-    Raises:
-        ValueError: if the text is not of the column's kind, or not one of its names.
-    """
+    """The value of a field of runs.csv; ValueError if the text is not of the column's kind, or not
+    one of its names."""
     if text == "":
         return None
     if name == "status" and text not in STATUSES:

@@ -310,11 +310,8 @@ def names() -> list[str]:
 
 
 def load(name_or_file: str) -> Grid:
-    """A named grid, or one from a TOML file.
-
-    Raises:
-        InputError: unknown name, unreadable file, broken TOML, an unknown key, a wrong value.
-    """
+    """A named grid, or one from a TOML file; InputError for an unknown name, an unreadable file,
+    broken TOML, an unknown key or a wrong value."""
     if name_or_file in names():
         path = NAMED / f"{name_or_file}.toml"
     else:

@@ -285,10 +285,8 @@ def _part_settings(settings: Settings, parts: Collection[str]) -> dict[str, Any]
 
 
 def _frozen_dtype(settings: Settings, mode: str, layers: str | None, amp: str) -> str:
-    """The type of frozen weights, where there are any.
-
-    Weights with an adapter are fp32: half ones would round small updates away.
-    """
+    """The type of frozen weights, where there are any; those with an adapter are fp32: half ones
+    would round small updates away."""
     if settings.frozen_dtype == FP32 or (layers is not None and trains_base(layers)):
         return FP32
     return MIXED if mode in METHODS else amp

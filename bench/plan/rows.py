@@ -183,10 +183,8 @@ def repeat_suffix(repeat: Value) -> str:
 
 
 def current_rows(rows: Iterable[Row]) -> dict[CellKey, Row]:
-    """The current row of each measurement, in order of first appearance.
-
-    That is the last attempt that ended ok, or, where none did, the last attempt.
-    """
+    """The current row of each measurement, in order of first appearance: the last attempt that
+    ended ok, or, where none did, the last attempt."""
     last: dict[CellKey, Row] = {}
     update_current(last, rows)
     return last

@@ -114,11 +114,8 @@ def _best_gains(values: Floats) -> Floats:
 
 
 def _split(values: Sequence[float], penalty: float) -> list[int]:
-    """The starts of segments, without the first and those of excursions shorter than `SHORTEST`.
-
-    The tree may make shorter segments, or it would take part of an excursion for a change, at a
-    wrong place.
-    """
+    """The starts of segments, without the first and those of excursions shorter than `SHORTEST`:
+    the tree may make such, or it would take part of an excursion for a change, at a wrong place."""
     from sklearn.tree import DecisionTreeRegressor  # imported late, for it is slow
 
     places = np.arange(len(values))[:, None]

@@ -109,7 +109,7 @@ def sample_means(
     same, since others may scatter more without showing it, unless it has nearly all squares.
 
     Args:
-        values, samples: the values, without those that are NaN, and the sample of each [N].
+        values, samples: the values, of which NaN don't count, and the sample of each [N].
         count: the number of samples.
         constant: the std where no sample has two values.
         weights: the shares of the samples' degrees of freedom that count in the pool, below 1 for
@@ -142,15 +142,11 @@ def unpaired(base: Estimates, new: Estimates) -> Estimates:
 
 
 def mean_of_settings(estimates: Estimates, shared: Ints) -> Estimates:
-    """The mean over settings, as one estimate [1].
+    """The mean over settings, none of them NaN, as one estimate [1].
 
     Its error is that of resampling the repeats within each setting, in closed form: the settings
     are fixed, and their errors add up as those of independent estimates. Those of settings that
-    are compared with one and the same setting are taken as equal, which is rather too wide.
-
-    Args:
-        estimates: none of them NaN.
-        shared: the setting of BASE of each.
+    share their setting of BASE are taken as equal, which is rather too wide.
     """
     count = len(estimates.value)
     _, first, pools = np.unique(estimates.single, return_index=True, return_inverse=True)
@@ -201,9 +197,6 @@ def needed_seeds(over: Spread, limit: float, level: float) -> int | None:
 
 
 def _fewest(gaps: "Floats | np.float64", widths: Floats) -> Ints:
-    """The fewest repeats at which an interval is narrower than a gap; 1,001 where none is.
-
-    Args:
-        widths: by number of repeats, falling.
-    """
+    """The fewest repeats at which an interval, whose widths fall with their number, is narrower
+    than a gap; 1,001 where none is."""
     return np.asarray(np.append(_NUMBERS, _NUMBERS[-1] + 1)[np.searchsorted(-widths, -gaps)])

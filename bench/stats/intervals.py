@@ -44,11 +44,8 @@ class Interval:
 
 
 def wilson(successes: int, total: int) -> tuple[float, float]:
-    """Both ends of a proportion's score interval (Wilson 1927).
-
-    Raises:
-        ValueError: unless 0 ≤ successes ≤ total and total > 0.
-    """
+    """Both ends of a proportion's score interval (Wilson 1927); ValueError unless 0 ≤ successes ≤
+    total and total > 0."""
     if not 0 <= successes <= total or total == 0:
         raise ValueError(f"{successes} of {total} is no proportion")
     share, unseen = successes / total, NORMAL_975**2 / total
@@ -59,10 +56,8 @@ def wilson(successes: int, total: int) -> tuple[float, float]:
 
 
 def fisher(correlation: float, total: int) -> tuple[float, float]:
-    """Both ends of the interval of a Pearson correlation over `total` pairs, by Fisher's z.
-
-    With fewer than 4 pairs nothing is known: −1 and 1.
-    """
+    """Both ends of the interval of a Pearson correlation over `total` pairs, by Fisher's z; −1 and
+    1 with fewer than 4, which show nothing."""
     if total < 4:
         return -1.0, 1.0
     inside = 1 - 1e-12
@@ -82,11 +77,8 @@ def quantile(level: float, freedom: NDArray[np.floating] | float) -> Floats:
 
 
 def mean_t(values: Sequence[float]) -> Interval:
-    """A mean with its interval by Student's t; none for a single value.
-
-    Raises:
-        ValueError: without values.
-    """
+    """A mean with its interval by Student's t, none for a single value; ValueError without
+    values."""
     if not len(values):
         raise ValueError("the mean of nothing")
     data = np.asarray(values, dtype=float)
@@ -120,7 +112,7 @@ class Spread:
     pooled: float | None = None
 
     def half_width(self) -> float:
-        """Half the 95% interval. With one seed it covers examples only."""
+        """Half the 95% interval; with one seed it covers examples only."""
         error, freedom = self.error()
         return float(quantile(0.05, freedom)) * error
 
@@ -149,12 +141,8 @@ class Spread:
 
 
 def satterthwaite(variances: Iterable[Any], freedoms: Iterable[Any]) -> tuple[Floats, Floats]:
-    """The standard error of a sum of independent estimates, and its degrees of freedom
-    (Satterthwaite 1946).
-
-    Args:
-        variances, freedoms: of each estimate; numbers or arrays.
-    """
+    """The standard error of a sum of independent estimates, and its degrees of freedom, from the
+    variance and degrees of freedom of each, numbers or arrays (Satterthwaite 1946)."""
     pairs = list(zip(variances, freedoms, strict=True))
     total = np.asarray(sum(variance for variance, _ in pairs), dtype=float)
     lost = np.asarray(sum(variance**2 / freedom for variance, freedom in pairs), dtype=float)
@@ -163,11 +151,8 @@ def satterthwaite(variances: Iterable[Any], freedoms: Iterable[Any]) -> tuple[Fl
 
 
 def spread(values: Floats) -> Spread:
-    """The spread of numbers [S, N] over S seeds and N examples.
-
-    Raises:
-        ValueError: unless there is at least one seed and one example.
-    """
+    """The spread of numbers [S, N] over S seeds and N examples; ValueError unless there is at least
+    one of each."""
     if values.ndim != 2 or not values.size:
         raise ValueError("a spread is over seeds and examples")
     seeds, examples = values.shape
@@ -213,11 +198,8 @@ def difference(a: Interval, b: Interval) -> Interval:
 
 
 def mean_of(parts: Sequence[Interval]) -> Interval:
-    """The mean of independent estimates of different quantities, by MOVER as in `difference`.
-
-    Raises:
-        ValueError: without estimates.
-    """
+    """The mean of independent estimates of different quantities, by MOVER as in `difference`;
+    ValueError without estimates."""
     if not parts:
         raise ValueError("the mean of nothing")
     value = sum(part.value for part in parts) / len(parts)
@@ -240,10 +222,8 @@ def paired_difference(a: Mapping[K, float], b: Mapping[K, float]) -> Interval | 
 
 
 def paired_ratio(a: Mapping[K, float], b: Mapping[K, float]) -> Interval | None:
-    """Geometric mean of a / b over the seeds or runs that both have.
-
-    None with fewer than two, or where a value is not positive.
-    """
+    """Geometric mean of a / b over the seeds or runs that both have; None with fewer than two, or
+    where a value is not positive."""
     if any(value <= 0 for side in (a, b) for value in side.values()):
         return None
     logs = paired_difference(*({k: math.log(v) for k, v in side.items()} for side in (a, b)))
@@ -296,14 +276,11 @@ def scattered(runs: Sequence[Interval], std: Std) -> Interval:
 def scatters_more(
     squares: Floats, freedom: Ints, all_squares: float, all_freedom: int
 ) -> NDArray[np.bool_]:
-    """Whether samples of a pool scatter significantly more than the rest of it [K].
+    """Whether samples of a pool scatter significantly more than the rest of it [K], from the sums
+    of squares and the degrees of freedom of each [K] and of the whole pool.
 
     By an F test of both variances, written with the beta distribution of the rest's share of the
     sum of squares.
-
-    Args:
-        squares, freedom: of each sample, the sum of squares and its degrees of freedom [K].
-        all_squares, all_freedom: of the whole pool.
     """
     from scipy.special import betainc
 
