@@ -30,42 +30,22 @@ Columns = dict[str, Value]
 Applies = Callable[[Mapping[str, Any]], bool]
 Cost = Literal["memory", "time", "score"]
 
-ITERATIVE: Final = "iterative"
-"""Gradual unfreezing, as `minbert.training.unfreezing` has it, which imports torch."""
-
-OFF: Final = "off"
+ITERATIVE: Final = "iterative"  # as in minbert.training.unfreezing, which imports torch
+OFF: Final = "off"  # of switches such as `compile`
 ON: Final = "on"
-"""Values of `compile`."""
-
-FP32: Final = "fp32"
-MIXED: Final = "mixed"
-"""Values of `frozen_dtype` besides the half types; rows older than the column are `mixed`."""
-
-FAST: Final = "fast"
-"""The default of `kernels`."""
-
+FP32: Final = "fp32"  # of `frozen_dtype`, besides the half types
+MIXED: Final = "mixed"  # the same, and of rows that are older than the column
+FAST: Final = "fast"  # the default of `kernels`
 MINBERT: Final = "minbert"
 TRANSFORMERS: Final = "transformers"
-ENGINES: Final = (MINBERT, TRANSFORMERS)
-"""Values of `engine`."""
-
-DEFAULT: Final = "default"
-"""The default of `init_lora_weights`, whose other values are PEFT's."""
-
-BALANCED: Final = "balanced"
-"""The value of `class_weights` besides `none`."""
-
-GRID: Final = "grid"
+ENGINES: Final = (MINBERT, TRANSFORMERS)  # values of `engine`
+DEFAULT: Final = "default"  # of `init_lora_weights`, whose other values are PEFT's
+BALANCED: Final = "balanced"  # of `class_weights`, besides `none`
+GRID: Final = "grid"  # of `learning_rate_source`
 SEARCHED: Final = "search"
 CANDIDATE: Final = "candidate"
-"""Values of `learning_rate_source`."""
-
-MULTITASK: Final = "multitask"
-"""The task of several parts."""
-
-ALWAYS: Final = "always"
-"""`About.before` of a setting that every row has."""
-
+MULTITASK: Final = "multitask"  # the task of several parts
+ALWAYS: Final = "always"  # `About.before` of a setting that every row has
 HAS_PARTS: Final = "tasks of several parts"
 WHERE: Final[Mapping[str, Applies]] = {
     "": lambda _row: True,

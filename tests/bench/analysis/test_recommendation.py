@@ -1,7 +1,9 @@
 """The setting that is recommended, and why none is."""
 
 import random
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -317,27 +319,14 @@ def test_limits_have_units():
     assert limits[2].shortfall(float("nan")) == float("inf")
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("memory<6GiB", "is not a limit such as"),
-        ("memory<=6", "memory needs a unit of these: B, kB, MB, GB, KiB, MiB, GiB"),
-        ("time<=30", "time needs a unit of these: s, min, h"),
-        ("memory>=6GiB", "memory is limited from above"),
-        ("speed<=3s", "no limit can be on 'speed'; choose memory, time"),
-        ("memory<=6.1.2GiB", "'6.1.2' is not a number"),
-        ("memory", "'memory' is not a limit such as"),
-        ("memory<=6GiB;time<=3s", "is not a limit such as"),
-        ("memory<=-5MiB", "'-5' is not a limit of memory"),
-        ("score>=1e400", "'1e400' is not a limit of score"),
-        ("size>=1MB", "size is limited from above"),
-        ("parameters>=1M", "parameters is limited from above"),
-    ],
-)
-def test_a_bad_limit_is_refused_with_what_is_allowed(text, said):
+REFUSED = tomllib.loads(Path(__file__).with_name("refused.toml").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("one", REFUSED["where"], ids=lambda one: one["text"])
+def test_a_bad_limit_is_refused_with_what_is_allowed(one):
     with pytest.raises(InputError, match="--where") as raised:
-        parse_where(text)
-    assert said in str(raised.value)
+        parse_where(one["text"])
+    assert one["line"] in str(raised.value)
 
 
 def test_margins_have_units():
@@ -349,23 +338,11 @@ def test_margins_have_units():
     assert parse_margin("0.1", rmse, None) == 0.1
 
 
-@pytest.mark.parametrize(
-    ("text", "metric", "said"),
-    [
-        ("1pt", "rmse", "RMSE has no points"),
-        ("5%", "accuracy", "was not measured"),
-        ("0", "accuracy", "is not a positive margin"),
-        ("-1pt", "accuracy", "is not a positive margin"),
-        ("two", "accuracy", "is not a positive margin"),
-        ("1e999", "accuracy", "is not a positive margin"),
-        ("1e-300", "accuracy", "is not a positive margin"),
-        ("", "accuracy", "is not a positive margin"),
-    ],
-)
-def test_a_bad_margin_is_refused(text, metric, said):
+@pytest.mark.parametrize("one", REFUSED["margin"], ids=lambda one: one["text"])
+def test_a_bad_margin_is_refused(one):
     with pytest.raises(InputError, match="--margin") as raised:
-        parse_margin(text, METRICS[metric], None)
-    assert said in str(raised.value)
+        parse_margin(one["text"], METRICS[one["metric"]], None)
+    assert one["line"] in str(raised.value)
 
 
 def with_scores(known, i, change):
