@@ -78,34 +78,21 @@ class Measure:
 
 @dataclass(frozen=True)
 class Compared:
-    """A measure of both sides, compared.
-
-    Attributes:
-        interval: NEW / BASE, or of scores NEW − BASE, simultaneous with all others; None where it
-            is not compared.
-        limit: the ratio − 1, or the difference of scores, that is tolerated.
-        gates: whether a regression here makes the exit status 1.
-        why: the reason why it is not compared, does not gate or is undecided.
-        runs: the numbers of runs (of scores: seeds) of BASE and NEW.
-        needed: the number of runs, or seeds, of each side that would decide it four times out of
-            five if nothing differs or, close to the limit, if the estimate is right; None: it is
-            decided, or no number would.
-        significant: whether the interval excludes no change.
-        may_be_worse: whether a change for the worse beyond the limit is not excluded.
-        base, new: the means of both sides; None over all settings.
-    """
+    """A measure of both sides, compared. Its interval is simultaneous with all others. `needed`
+    would decide it four times out of five if nothing differs or, close to the limit, if the
+    estimate is right."""
 
     measure: Measure
-    interval: Interval | None
+    interval: Interval | None  # NEW / BASE, of scores NEW − BASE; None: not compared
     verdict: Verdict
-    limit: float | None = None
-    gates: bool = False
-    why: str = ""
-    runs: tuple[int, int] = (0, 0)
-    needed: int | None = None
-    significant: bool = False
-    may_be_worse: bool = True
-    base: float | None = None
+    limit: float | None = None  # the ratio − 1, or the difference of scores, that is tolerated
+    gates: bool = False  # whether a regression here makes the exit status 1
+    why: str = ""  # why it is not compared, does not gate or is undecided
+    runs: tuple[int, int] = (0, 0)  # of BASE and NEW; of scores, seeds
+    needed: int | None = None  # runs or seeds of each side; None: decided, or no number would
+    significant: bool = False  # whether the interval excludes no change
+    may_be_worse: bool = True  # whether a change for the worse beyond the limit is not excluded
+    base: float | None = None  # the mean of BASE; None over all settings
     new: float | None = None
 
 
@@ -139,23 +126,14 @@ Result = tuple[Pair | None, Compared]
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two sets of rows, compared.
-
-    Attributes:
-        overall: by measure over all settings: the geometric mean of ratios, or the mean difference
-            of scores.
-        differs: conditions that differ, of runs in pairs if not of the sides as a whole: column and
-            the values of both sides.
-        machines: None where both sides ran on a common machine, or in no common way of measuring.
-        family: a sentence on the number of comparisons and their level.
-    """
+    """Two sets of rows, compared."""
 
     pairs: tuple[Pair, ...]
-    overall: tuple[Compared, ...]
+    overall: tuple[Compared, ...]  # by measure: geometric mean of ratios, mean difference of scores
     unmatched: tuple[Unmatched, ...]
-    differs: tuple[tuple[str, str, str], ...]
-    machines: Machines | None
-    family: str
+    differs: tuple[tuple[str, str, str], ...]  # conditions, with the values of both sides
+    machines: Machines | None  # None: a common machine, or no common way of measuring
+    family: str  # a sentence on the number of comparisons and their level
 
     @cached_property
     def results(self) -> list[Result]:
@@ -203,23 +181,16 @@ _FAILED: Final = ("oom", "crashed", "timeout", "invalid")
 
 @dataclass(frozen=True, eq=False)
 class _Cost:
-    """A cost of K matched settings: log ratios, of exact ones with the range of their pairs.
-
-    Attributes:
-        paired: by setting, whether it has runs in pairs.
-        gates: by setting, whether a regression counts: of times, where these were measured in
-            alternation. Otherwise they have the drift between sessions as well.
-        shared: the setting of BASE of each, as a number.
-        why: why it is not compared; empty: it is; None: it does not apply.
-    """
+    """A cost of K matched settings. Times gate where these were measured in alternation: otherwise
+    they have the drift between sessions as well."""
 
     measure: Measure
-    estimates: Estimates
-    ranges: tuple[Floats, Floats] | None
-    paired: NDArray[np.bool_]
-    gates: NDArray[np.bool_]
-    shared: Ints
-    why: list[str | None]
+    estimates: Estimates  # of log ratios
+    ranges: tuple[Floats, Floats] | None  # of the pairs of an exact cost
+    paired: NDArray[np.bool_]  # by setting, whether it has runs in pairs
+    gates: NDArray[np.bool_]  # by setting, whether a regression counts
+    shared: Ints  # the setting of BASE of each, as a number
+    why: list[str | None]  # why not compared; empty: it is; None: it does not apply
     runs: list[tuple[int, int]]
     means: list[tuple[float, float]]
     limit: float

@@ -34,28 +34,17 @@ _SOUND: Final = 2
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """The runs of K matched settings that ended ok, and the pairs that they make.
-
-    A unit is the runs of one seed and fold of a setting.
-
-    Attributes:
-        shared: the setting of BASE of each match, as a number [K].
-        of_unit: the setting of each unit [U].
-        values: of BASE and of NEW, costs by run and column, NaN where not measured [N, C].
-        units: of BASE and of NEW, the unit of each run [N].
-        pairs: indices of runs of BASE and of NEW of one unit [2, P].
-        of_pair: the setting of each pair [P].
-        places: seed, fold and BASE's repeat, by pair.
-    """
+    """The runs of K matched settings that ended ok, and the pairs that they make. A unit is the
+    runs of one seed and fold of a setting."""
 
     columns: tuple[str, ...]
-    shared: Ints
-    of_unit: Ints
-    values: Sequence[Floats]
-    units: Sequence[Ints]
-    pairs: Ints
-    of_pair: Ints
-    places: list[tuple[int, int, int]]
+    shared: Ints  # the setting of BASE of each match, as a number [K]
+    of_unit: Ints  # the setting of each unit [U]
+    values: Sequence[Floats]  # of BASE and NEW, costs by run and column; NaN: not measured [N, C]
+    units: Sequence[Ints]  # of BASE and NEW, the unit of each run [N]
+    pairs: Ints  # indices of runs of BASE and NEW of one unit [2, P]
+    of_pair: Ints  # the setting of each pair [P]
+    places: list[tuple[int, int, int]]  # seed, fold and BASE's repeat, by pair
 
     def means(self, name: str) -> list[Estimates]:
         """The means of BASE and NEW in a column by setting."""

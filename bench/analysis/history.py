@@ -43,20 +43,14 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """A measure of a setting by version.
-
-    Attributes:
-        is_reference: whether it is the reference's own, whose values are absolute. Others are
-            ratios to the reference, or of scores differences.
-        values: by version; None where it was not measured.
-        starts: indices of the versions since which another median holds.
-    """
+    """A measure of a setting by version: the reference's own values are absolute, others are ratios
+    to the reference, or of scores differences."""
 
     setting: Setting
     measure: Measure
     is_reference: bool
-    values: tuple[float | None, ...]
-    starts: tuple[int, ...] = ()
+    values: tuple[float | None, ...]  # by version; None: not measured
+    starts: tuple[int, ...] = ()  # indices of the versions since which another median holds
 
     @cached_property
     def known(self) -> list[int]:

@@ -19,21 +19,13 @@ from bench.stats.intervals import Interval, Ints, quantile
 
 @dataclass(frozen=True)
 class MachineCost:
-    """A cost of a setting on NEW's machine, relative to BASE's.
+    """A cost of a setting on NEW's machine, relative to BASE's; below 1, `normalised` shows that
+    the setting gains more on NEW's machine."""
 
-    Attributes:
-        column: the column of runs.csv.
-        label: the cost in words.
-        absolute: the ratio NEW / BASE.
-        normalised: the ratio of both machines' values relative to full fine-tuning in fp32 there;
-            below 1 the setting gains more on NEW's machine. None without full fine-tuning in fp32
-            of the same seeds on both.
-    """
-
-    column: str
-    label: str
-    absolute: Interval
-    normalised: Interval | None
+    column: str  # of runs.csv
+    label: str  # the cost in words
+    absolute: Interval  # the ratio NEW / BASE
+    normalised: Interval | None  # to full fine-tuning in fp32 there; None: not on both
 
 
 @dataclass(frozen=True)

@@ -178,54 +178,34 @@ def _sample(group: Group, setting: Setting, examples: int) -> Sample:
 
 @dataclass(frozen=True)
 class Resolution:
-    """What would show a setting to be no worse than the best.
+    """What would show a setting to be no worse than the best, four times out of five if its true
+    difference is the measured one. More examples help so far as the variance between seeds falls
+    with them as that over examples does; the bottleneck is the larger part of the uncertainty, or
+    the margin, where the measured difference is about as large."""
 
-    Attributes:
-        closest: the setting that is nearest to being shown.
-        margin: the margin by which it is shown now.
-        seeds: how many would show it four times out of five if its true difference is the measured
-            one; None where no number does, or it is not known.
-        factor: how many times as many dev examples would, if the variance between seeds falls with
-            them as that over examples does; None for more than are suggested.
-        bottleneck: the part of the uncertainty that is larger; or the margin, where so many
-            examples would not do because the measured difference is about as large.
-    """
-
-    closest: int
-    margin: float
-    seeds: int | None
-    factor: float | None
+    closest: int  # the setting that is nearest to being shown
+    margin: float  # the margin by which it is shown now
+    seeds: int | None  # how many would do; None: no number, or not known
+    factor: float | None  # how many times as many dev examples; None: more than are suggested
     bottleneck: Literal["seeds", "examples", "margin"]
 
 
 @dataclass(frozen=True, eq=False)
 class Recommendation:
-    """The answer for some limits. Settings are numbers of the candidates'.
-
-    Attributes:
-        among: the settings that meet the limits.
-        reference: the best of these by score.
-        shown: those shown to be no worse than the best by more than the margin.
-        few_seeds: those that only lack seeds to be shown.
-        could_be: those not shown to be worse than another by more than it.
-        obstacles: why nothing is recommended; none if something is.
-        pick: the recommended setting or, with obstacles, the best by score.
-        nearest: the settings that come nearest to the limits, where none meets them.
-        withdrawn: the setting that would be recommended if none of its trainings had collapsed.
-    """
+    """The answer for some limits. Settings are numbers of the candidates'."""
 
     candidates: Candidates
     prefer: Need
     limits: tuple[Limit, ...]
-    among: tuple[int, ...]
-    reference: int | None
-    shown: tuple[int, ...]
-    few_seeds: tuple[int, ...]
-    could_be: tuple[int, ...]
-    obstacles: tuple[Obstacle, ...]
-    pick: int | None
-    nearest: int | None = None
-    withdrawn: int | None = None
+    among: tuple[int, ...]  # those that meet the limits
+    reference: int | None  # the best of these by score
+    shown: tuple[int, ...]  # to be no worse than the best by more than the margin
+    few_seeds: tuple[int, ...]  # those that only lack seeds to be shown
+    could_be: tuple[int, ...]  # those not shown to be worse than another by more than it
+    obstacles: tuple[Obstacle, ...]  # why nothing is recommended; none if something is
+    pick: int | None  # the recommended one; with obstacles, the best by score
+    nearest: int | None = None  # comes nearest to the limits, where none meets them
+    withdrawn: int | None = None  # would be recommended, had no training of it collapsed
 
     @property
     def decided(self) -> bool:

@@ -79,17 +79,9 @@ def between_processes(settings: Iterable[Iterable[Row]], column: str) -> Std | N
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A point of the grid without its seed and fold, and the rows of its runs of any status.
-
-    Attributes:
-        elsewhere: rows of other machines whose scores count for seeds and folds that have none
-            here.
-        options: the options of its method that are not the usual ones, such as `LoRA+ ratio 16`.
-        tells_rate, tells_frozen: whether the label needs the rate, or the type of frozen weights,
-            because another setting of the group differs in nothing else.
-        between: `between_processes` of the group's settings, by column.
-        encoder: the name of its encoder, among the settings of several; else empty.
-    """
+    """A point of the grid without its seed and fold, and the rows of its runs of any status. The
+    label needs the rate, or the type of frozen weights, where another setting of the group differs
+    in nothing else."""
 
     mode: str
     rank: int | None
@@ -99,13 +91,13 @@ class Setting:
     frozen: str | None
     rate: float | None
     rows: tuple[Row, ...]
-    elsewhere: tuple[Row, ...] = ()
-    options: tuple[str, ...] = ()
-    tells_rate: bool = False
-    tells_frozen: bool = False
+    elsewhere: tuple[Row, ...] = ()  # of other machines, for seeds and folds without a score here
+    options: tuple[str, ...] = ()  # of its method, not the usual ones, such as `LoRA+ ratio 16`
+    tells_rate: bool = False  # whether the label needs the rate
+    tells_frozen: bool = False  # whether the label needs the type of frozen weights
     values_of: ValuesOf = no_values
     between: Callable[[str], Std | None] = lambda _column: None
-    encoder: str = ""
+    encoder: str = ""  # its name, among the settings of several; else empty
 
     @property
     def adapted(self) -> bool:

@@ -21,26 +21,16 @@ _DENSE: Final = ("attention.output.dense", "intermediate.dense", "output.dense")
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """An architecture, by the names of its modules within the encoder.
+    """An architecture, by the names of its modules within the encoder; not every configuration has
+    all of the other layers. With `first_position`, positions count from the id of padding plus 1,
+    so that as many of them are not for text."""
 
-    Attributes:
-        name: for people.
-        layers: the beginning of the names in each layer, with the layer's number as `{}`; without
-            `{}` all layers share their weights.
-        attention: query, key and value, as one fused linear layer or as several.
-        other: the other linear layers of a layer, the last of the feed-forward block at the end;
-            not every configuration has all of them.
-        first_position: whether positions count from the id of padding plus 1, so that as many of
-            them are not for text.
-        has_sdpa: whether transformers computes its attention by torch's fused kernels.
-    """
-
-    name: str
-    layers: str = "encoder.layer.{}."
-    attention: tuple[str, ...] = _BERT
-    other: tuple[str, ...] = _DENSE
+    name: str  # for people
+    layers: str = "encoder.layer.{}."  # beginning of a layer's names; without {} all share weights
+    attention: tuple[str, ...] = _BERT  # query, key, value: one fused linear layer or several
+    other: tuple[str, ...] = _DENSE  # linear layers, the feed-forward block's last at the end
     first_position: bool = False
-    has_sdpa: bool = True
+    has_sdpa: bool = True  # whether transformers uses torch's fused kernels for its attention
 
     def adapted(self, layers: str) -> tuple[str, ...]:
         """Names within a layer of the linear layers that a layer set adapts."""

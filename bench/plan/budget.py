@@ -15,12 +15,8 @@ _LEFT_OUT: Final = "left out: "
 class Budget:
     """Seconds that a command may take from the creation of this object; unlimited by default.
 
-    It is checked before a cell starts, and never stops a cell that is running.
-
-    Attributes:
-        seconds: the whole budget.
-        left_out: the predicted time, in seconds, of each cell that was left out, by the cell's
-            key; None where there is no prediction.
+    It is checked before a cell starts, and never stops a cell that is running. `left_out` has the
+    predicted time, in seconds, of each cell that was left out, by the cell's key; None without one.
     """
 
     def __init__(

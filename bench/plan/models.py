@@ -31,23 +31,17 @@ from minbert.model.config import ACTIVATIONS, GEOMETRIES, BertConfig
 
 @dataclass(frozen=True)
 class Model:
-    """A model whose files are here.
+    """A model whose files are here."""
 
-    `name` is shown in rows and reports; it holds no path. `checkpoint` is the folder of the
-    weights, or, for a random initialisation from a folder, of the configuration. `embedded` models
-    come with the project, pinned by digest. `why_not_minbert` is the reason why engine minbert
-    can't load it; empty: it can.
-    """
-
-    name: str
+    name: str  # as shown in rows and reports, without a path
     digest: str
     pooling: str
     config: BertConfig | EncoderSizes
-    checkpoint: Path | None
+    checkpoint: Path | None  # the folder of the weights; of a random init, of the configuration
     geometry: str | None
     tokenizer: Path
-    embedded: bool = False
-    why_not_minbert: str = ""
+    embedded: bool = False  # whether it comes with the project, pinned by digest
+    why_not_minbert: str = ""  # why engine minbert can't load it; empty: it can
 
     def job(self, cell: Cell, data: Path | None, **others: Any) -> Job:
         """The job of a cell on this model, with the folder of the task's files (None for an

@@ -48,16 +48,7 @@ RERUN: Final = "--rerun"
 
 @dataclass(frozen=True)
 class Resolved:
-    """A grid's names, resolved on this machine.
-
-    `regression` says whether the task predicts a number; `parts` are the parts of the task that
-    the data has, if the task has any; `auto_length` is what `max_length` auto stands for, needed
-    only if the grid has it. `no_compiling` is the reason why `compile` auto is off on the device;
-    empty: it is on, for cells of engine minbert that can be compiled. `engine` is what engine auto
-    stands for, `engine_version` that of the libraries of engine transformers, and `attention` what
-    `attn_implementation` auto stands for. `adapters` has the name in cells of each
-    adapter_config.json, by its path.
-    """
+    """A grid's names, resolved on this machine."""
 
     model: str
     model_digest: str
@@ -65,35 +56,29 @@ class Resolved:
     data_digest: str
     amp_on: str
     learning_rate_source: str
-    regression: bool = False
-    parts: tuple[str, ...] = ()
-    auto_length: int | None = None
-    no_compiling: str = ""
-    engine: str = MINBERT
-    engine_version: str = ""
-    attention: str = ""
-    adapters: Mapping[str, str] = field(default_factory=dict)
+    regression: bool = False  # whether the task predicts a number
+    parts: tuple[str, ...] = ()  # of the task, those that the data has
+    auto_length: int | None = None  # what `max_length` auto stands for, if the grid has it
+    no_compiling: str = ""  # why `compile` auto is off on the device; empty: on where a cell can be
+    engine: str = MINBERT  # what engine auto stands for
+    engine_version: str = ""  # of the libraries of engine transformers
+    attention: str = ""  # what `attn_implementation` auto stands for
+    adapters: Mapping[str, str] = field(default_factory=dict)  # names in cells, by path of a file
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A repeat of a cell, and whether it runs: `action` is `run`, `done`, `kept` or `skip`.
-
-    `prefix` is the beginning of its name in a plan of several models or engines, and
-    `conditions_id` is of the conditions that it is planned for. With `amp_is_on` its AMP type is
-    the device's usual one. `tries` are the statuses of the candidates, where a cell is skipped
-    because none of them gave it learning rates.
-    """
+    """A repeat of a cell, and whether it runs."""
 
     cell: Cell
-    action: str
+    action: str  # `run`, `done`, `kept` or `skip`
     reason: str
     attempt: int
     repeat: int = 1
-    tries: tuple[str, ...] = ()
-    prefix: str = ""
-    conditions_id: str = ""
-    amp_is_on: bool = False
+    tries: tuple[str, ...] = ()  # statuses of the candidates, if none gave it learning rates
+    prefix: str = ""  # of its name, in a plan of several models or engines
+    conditions_id: str = ""  # of the conditions that it is planned for
+    amp_is_on: bool = False  # whether its AMP type is the device's usual one
 
     @property
     def elsewhere(self) -> bool:

@@ -29,47 +29,27 @@ _MANY: Final = 1e6
 
 @dataclass(frozen=True)
 class Sample:
-    """The scores of a setting, of which more is better.
+    """The scores of a setting, of which more is better."""
 
-    Attributes:
-        scores: by seed.
-        values: by seed the numbers of the examples [N], whose mean is the score, for all seeds and
-            of the same examples; empty where these are not kept.
-        variance: of one seed's score over its examples, where the values are not kept; infinite
-            if it is unknown.
-    """
-
-    scores: Mapping[int, float]
-    values: Mapping[int, Floats]
-    variance: float = 0.0
+    scores: Mapping[int, float]  # by seed
+    values: Mapping[int, Floats]  # by seed and example [N], for all seeds; empty: not kept
+    variance: float = 0.0  # of one seed's score over examples not kept; inf: unknown
 
 
 @dataclass(frozen=True, eq=False)
 class Differences:
-    """Differences between K settings, row minus column, with their variances.
+    """Differences between K settings, row minus column, with their variances. The least critical
+    value is Student's t with a pair's own degrees of freedom where it keeps its own variance
+    between seeds, with two where it has none, and 0 elsewhere."""
 
-    Attributes:
-        difference: of scores, over the seeds that both have [K, K]; NaN without a common seed.
-        seeds: the numbers of those seeds [K, K].
-        of_seed: variance between seeds of the difference in one seed [K, K]; 0 where no pair has
-            two seeds.
-        of_examples: variance over examples of the difference [K, K].
-        freedom: degrees of freedom of the sum of both variances [K, K].
-        least: the least critical value [K, K]: Student's t with a pair's own degrees of freedom
-            where it keeps its own variance between seeds, with two where it has none, and 0
-            elsewhere.
-        covariance: of the settings' scores over examples [K, K].
-        shows_seeds: whether any pair has two seeds, so that the variance between seeds is known.
-    """
-
-    difference: Floats
-    seeds: Ints
-    of_seed: Floats
-    of_examples: Floats
-    freedom: Floats
-    least: Floats
-    covariance: Floats
-    shows_seeds: bool
+    difference: Floats  # of scores, over common seeds [K, K]; NaN without any
+    seeds: Ints  # the numbers of those seeds [K, K]
+    of_seed: Floats  # variance between seeds in one seed [K, K]; 0 if no pair has two
+    of_examples: Floats  # variance over examples of the difference [K, K]
+    freedom: Floats  # degrees of freedom of the sum of both variances [K, K]
+    least: Floats  # the least critical value [K, K]
+    covariance: Floats  # of the settings' scores over examples [K, K]
+    shows_seeds: bool  # whether any pair has two seeds, which show how seeds vary
 
     @cached_property
     def error(self) -> Floats:

@@ -69,23 +69,14 @@ def nominal_level(alpha: float, looks: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Estimates:
-    """Estimates by setting with their errors; NaN where there is none.
-
-    Attributes:
-        value: the estimate.
-        error: its standard error.
-        freedom: degrees of freedom of that error; infinite: it is a constant.
-        single: the standard error that one repeat of each side would have.
-        number: the number of repeats behind the value, pairs or those of the smaller side.
-        pooled: the degrees of freedom that one more repeat of all settings would add.
-    """
+    """Estimates by setting with their errors; NaN where there is none."""
 
     value: Floats
-    error: Floats
-    freedom: Floats
-    single: Floats
-    number: Ints
-    pooled: Floats
+    error: Floats  # standard errors
+    freedom: Floats  # degrees of freedom of the errors; infinite: they are constants
+    single: Floats  # the standard error that one repeat of each side would have
+    number: Ints  # of repeats behind the value: pairs, or those of the smaller side
+    pooled: Floats  # degrees of freedom that one more repeat of all settings would add
 
     def half_width(self, level: float) -> Floats:
         """Half the intervals at a two-sided level."""

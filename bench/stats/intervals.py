@@ -91,25 +91,16 @@ def mean_t(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True)
 class Spread:
-    """The mean of numbers over seeds and examples, and the variances of their two-way layout.
+    """The mean of numbers over seeds and examples, and the variances of their two-way layout: together
+    at least `UNSEEN` / N. With one seed, that of examples has the interaction in it."""
 
-    Attributes:
-        mean: mean over all S seeds and N examples.
-        of_seeds: variance between the seeds' means, with the interaction; None with one seed.
-        of_examples: variance between examples, which more seeds do not reduce; with one seed it
-            has the interaction in it. Both together are at least `UNSEEN` / N.
-        seeds, examples: S and N.
-        interaction: variance of the interaction; divided by N, the least that seeds' means vary.
-        pooled: degrees of freedom of `of_seeds` where it is pooled over several settings.
-    """
-
-    mean: float
-    of_seeds: float | None
-    of_examples: float
+    mean: float  # over all S seeds and N examples
+    of_seeds: float | None  # between seeds' means, with the interaction; None with one seed
+    of_examples: float  # between examples, which more seeds do not reduce
     seeds: int
     examples: int
-    interaction: float = 0.0
-    pooled: float | None = None
+    interaction: float = 0.0  # divided by N, the least variance of seeds' means
+    pooled: float | None = None  # degrees of freedom of `of_seeds`, if pooled over settings
 
     def half_width(self) -> float:
         """Half the 95% interval; with one seed it covers examples only."""
