@@ -30,8 +30,7 @@ LIBRARIES: Final = "libraries"
 REST: Final = "rest"
 OWNERS: Final = ("weights", "optimizer", "gradients", "activations")
 STEP: Final = ("forward", "backward", "optimizer")
-_USUAL_RANK: Final = 8
-"""PEFT's default."""
+_USUAL_RANK: Final = 8  # PEFT's default
 
 
 @dataclass(frozen=True)

@@ -120,8 +120,7 @@ class Unmatched:
     rows: int
 
 
-Result = tuple[Pair | None, Compared]
-"""A result of a pair, or over all settings."""
+Result = tuple[Pair | None, Compared]  # a result of a pair, or over all settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +141,6 @@ class Comparison:
         return [*((None, one) for one in self.overall), *by_setting]
 
     def having(self, verdict: Verdict) -> list[Result]:
-        """The results with a verdict."""
         return [result for result in self.results if result[1].verdict is verdict]
 
     @property

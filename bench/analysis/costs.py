@@ -20,8 +20,7 @@ from bench.plan.metrics import Metric
 
 Need = Literal["memory", "time", "size", "parameters"]
 NEEDS: Final[tuple[Need, ...]] = ("memory", "time", "size", "parameters")
-_WEIGHT_BYTES: Final = 4
-"""Bytes of a saved weight, which is in fp32."""
+_WEIGHT_BYTES: Final = 4  # bytes of a saved weight, which is in fp32
 _BYTES: Final = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20,
                  "GiB": 2**30}  # fmt: skip
 UNITS: Final[Mapping[str, Mapping[str, float]]] = {
@@ -34,8 +33,7 @@ UNITS: Final[Mapping[str, Mapping[str, float]]] = {
 """What a limit may be on, with its units and their sizes in MiB, seconds, MB, parameters and the
 unit of the score."""
 TERM: Final = re.compile(r"([a-z]+)\s*(<=|>=)\s*([0-9.eE+-]+?)\s*([A-Za-z%]*)(?=\s|$)")
-_LEAST: Final = 1e-6
-"""The smallest margin, in its unit."""
+_LEAST: Final = 1e-6  # the smallest margin, in its unit
 EXAMPLE: Final = "memory<=6GiB time<=30min score>=0.60 size<=5MB parameters<=1M"
 
 

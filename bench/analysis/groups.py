@@ -109,12 +109,10 @@ class Group:
         return tuple(s for s in self.settings if not s.tells_frozen or s.frozen == most[s.amp])
 
     def between(self, column: str) -> Std | None:
-        """The std of a column between processes that do the same work."""
         return between_processes((setting.rows for setting in self.settings), column)
 
     @property
     def has_quality(self) -> bool:
-        """Whether any setting has a dev score."""
         return any(setting.estimate("dev_score") for setting in self.settings)
 
     @property
@@ -134,7 +132,6 @@ class Group:
 
     @property
     def folds(self) -> int | None:
-        """K of a cross-validation; None if it is none."""
         return self.first.folds
 
     @property
@@ -196,7 +193,6 @@ class Group:
 
     @cached_property
     def unlearned(self) -> tuple[Setting, ...]:
-        """The settings that are flagged `not_learned`."""
         return tuple(setting for setting in self.settings if setting.ok and not setting.learned)
 
     @property

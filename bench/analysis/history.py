@@ -20,8 +20,7 @@ from bench.stats.changepoints import change_points, segment_medians
 
 _NEARLY_ALL: Final = 0.9
 """The share of runs that full fine-tuning in fp32 must be in to be the reference."""
-Run = tuple[int, int, int]
-"""Seed, fold and repeat."""
+Run = tuple[int, int, int]  # seed, fold and repeat
 
 
 @dataclass(frozen=True)

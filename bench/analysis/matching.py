@@ -33,8 +33,7 @@ _FORMERLY: Final = {name: ABOUT[name].before for name in ("unfreeze", "regressio
 """Settings that are empty where they do not matter, as if they had these values."""
 _NEAR: Final = ("mode", "rank", "layers", "amp")
 """Settings in which the nearest setting of the other side agrees."""
-_MOST_NEAR: Final = 20
-"""The number of settings of the other side among which the nearest is sought."""
+_MOST_NEAR: Final = 20  # the number of settings of the other side among which the nearest is sought
 _DIGESTS: Final = {"model_digest": "model", "data_digest": "data"}
 _SHOWN: Final = ("model", "task", "max_train", *IDENTIFYING)
 """Columns that distinguish settings of one label."""

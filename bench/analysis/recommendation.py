@@ -35,10 +35,8 @@ none in common; the head alone was not run; the best is not shown to beat the he
 majority class; no setting meets the limits; none is within the margin of the best by its bounds;
 those that are have fewer than three seeds; or a training of the cheapest that is shown collapsed.
 """
-MOST: Final = 1000.0
-"""So many times as many dev examples are not suggested."""
-_FOLDS: Final = 10
-"""Parts of the examples, of which each scores what the others selected."""
+MOST: Final = 1000.0  # so many times as many dev examples are not suggested
+_FOLDS: Final = 10  # parts of the examples, of which each scores what the others selected
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,9 +26,9 @@ FEWEST_SEEDS: Final = 3
 
 @dataclass(frozen=True, eq=False)
 class ScorePair:
-    """The difference of two settings' scores. Without a common seed it has `errors`, standard errors
-    below and above, and their degrees of freedom. `rounding`, from scores being multiples of 1 / N,
-    is the least that seeds vary, without which equal differences would be certain."""
+    """The difference of two settings' scores. Without a common seed it has `errors`: standard
+    errors below and above, and their degrees of freedom. `rounding`, from scores being multiples of
+    1 / N, is the least that seeds vary, without which equal differences would be certain."""
 
     value: float
     metric: Metric

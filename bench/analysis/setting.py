@@ -24,8 +24,7 @@ from bench.stats.intervals import Interval, Std, mean_of, mean_t, pooled, scatte
 
 Run = tuple[int, int, int, str]
 """A run of a setting: seed, fold (0 without folds), repeat, and version of the code."""
-SeedFold = tuple[int, int]
-"""The seed and the fold of a run."""
+SeedFold = tuple[int, int]  # the seed and the fold of a run
 
 _ENDS: Final = {
     "dev_score": ("dev_ci_low", "dev_ci_high"),
@@ -139,7 +138,6 @@ class Setting:
 
     @property
     def folds(self) -> int | None:
-        """K of a cross-validation; None if it is none."""
         return self.rows[0].folds
 
     @property

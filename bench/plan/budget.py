@@ -71,7 +71,6 @@ def minutes(seconds: float) -> str:
 
 
 def was_left_out(row: Row) -> bool:
-    """Whether a row's cell was left out because it exceeded a budget."""
     return row.status == "skipped" and (row.message or "").startswith(_LEFT_OUT)
 
 

@@ -25,8 +25,7 @@ from bench.plan.problems import REGRESSION, SINGLE_LABEL
 from bench.plan.tables import read_tables
 
 Value = str | int | float | None
-Columns = dict[str, Value]
-"""Values by the names of columns of runs.csv."""
+Columns = dict[str, Value]  # values by the names of columns of runs.csv
 Applies = Callable[[Mapping[str, Any]], bool]
 Cost = Literal["memory", "time", "score"]
 
@@ -212,7 +211,6 @@ class Cell:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether training steps run through torch.compile."""
         return self.compile == ON
 
     @property

@@ -28,8 +28,7 @@ POSITIVE: Final = re.compile(
 )
 """Columns whose values are divided by, or shown on logarithmic axes."""
 _ADAPTER: Final = re.compile(r"[a-z0-9_]{1,40} [0-9a-f]{8}")
-LARGEST: Final = 1e30
-"""A bound that no quantity comes near; NaN and infinity are beyond it."""
+LARGEST: Final = 1e30  # a bound that no quantity comes near; NaN and infinity are beyond it
 
 _KINDS: Final[Mapping[type, str]] = {int: "whole number", float: "number"}
 
@@ -51,7 +50,6 @@ class Column:
         return WHERE[self.where](row)
 
     def applies_to(self, row: Row) -> bool:
-        """Whether the column can have a value in a row."""
         return self.applies(vars(row))
 
 
@@ -100,7 +98,6 @@ NAMES: Final = tuple(BY_NAME)
 
 
 def group_names(group: str) -> tuple[str, ...]:
-    """Names of the columns in a group, in order."""
     return tuple(column.name for column in COLUMNS if column.group == group)
 
 

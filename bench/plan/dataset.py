@@ -7,8 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bench.plan.problems import Problem
 
-HUB: Final = "hub:"
-"""The beginning of a path that names a data set on the Hugging Face hub."""
+HUB: Final = "hub:"  # the beginning of a path that names a data set on the Hugging Face hub
 
 _Text = Annotated[str, Field(min_length=1)]
 
@@ -41,5 +40,4 @@ class DataSpec(BaseModel):
 
     @property
     def is_on_hub(self) -> bool:
-        """Whether the data set is on the Hugging Face hub."""
         return self.path.startswith(HUB)

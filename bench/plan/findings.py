@@ -4,8 +4,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-CONTROL: Final = "control characters"
-"""A key of `Checks.encoding`."""
+CONTROL: Final = "control characters"  # a key of `Checks.encoding`
 
 
 class _Facts(BaseModel):
@@ -20,12 +19,10 @@ class Affected(_Facts):
     shown: tuple[str, ...] = ()  # texts of some, shortened, on one line each
 
     def without_texts(self) -> "Affected":
-        """The same numbers, and no text."""
         return self.model_copy(update={"shown": ()})
 
     @property
     def total(self) -> int:
-        """The number of examples on both sides."""
         return self.train + self.dev
 
 

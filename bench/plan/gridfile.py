@@ -194,7 +194,6 @@ class Settings(_Strict):
 
     @property
     def models(self) -> list[str]:
-        """The names or folders of the models."""
         return [self.model] if isinstance(self.model, str) else self.model
 
 
@@ -285,13 +284,11 @@ class Grid(_Strict):
         return self
 
     def settings_of(self, axes: Axes) -> Settings:
-        """The settings of one table's cells."""
         own = {name: getattr(axes.settings, name) for name in axes.settings.model_fields_set}
         return self.settings.model_copy(update=own)
 
     @property
     def has_auto_length(self) -> bool:
-        """Whether any cell has `max_length` auto."""
         return any(AUTO in (axes.max_length or [self.settings.max_length]) for axes in self.cells)
 
     @property
@@ -305,7 +302,6 @@ class Grid(_Strict):
 
 
 def names() -> list[str]:
-    """The grids that come with the package."""
     return sorted(path.stem for path in NAMED.glob("*.toml"))
 
 

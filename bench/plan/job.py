@@ -36,11 +36,9 @@ class Job:
     adapter_config: str | None = None  # the JSON of the adapters of mode peft
 
     def values(self) -> dict[str, Any]:
-        """The content of cell.json."""
         return {"cell_id": self.cell.cell_id, **asdict(self)}
 
     def to_json(self) -> str:
-        """The text of cell.json."""
         return json.dumps(self.values(), indent=2) + "\n"
 
     @classmethod

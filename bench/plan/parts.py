@@ -7,8 +7,7 @@ from typing import Final
 from bench.plan.columns import PART_SCORES
 from bench.plan.rows import Row
 
-SINGLE: Final = ("sst",)
-"""Parts with single texts; the others have pairs of texts."""
+SINGLE: Final = ("sst",)  # parts with single texts; the others have pairs of texts
 
 
 def to_text(values: Mapping[str, float]) -> str:

@@ -82,7 +82,6 @@ class Planned:
 
     @property
     def elsewhere(self) -> bool:
-        """Whether the cell does not run because another machine has its score."""
         return self.reason == ELSEWHERE
 
     @property
@@ -93,7 +92,6 @@ class Planned:
 
     @property
     def key(self) -> tuple[str, int]:
-        """The cell's id and the repeat."""
         return self.cell.cell_id, self.repeat
 
     @property

@@ -11,8 +11,7 @@ from typing import Any, Final, cast
 from bench.plan.cell import CANDIDATE, Cell, Value
 from bench.plan.tables import read_tables
 
-TABLES: Final[Mapping[str, Any]] = read_tables("columns.toml")
-"""The content of columns.toml."""
+TABLES: Final[Mapping[str, Any]] = read_tables("columns.toml")  # the content of columns.toml
 SCHEMA: Final[int] = TABLES["schema"]
 STATUSES: Final[Mapping[str, str]] = TABLES["statuses"]
 RESUMED: Final = ("interrupted", "skipped")
@@ -21,8 +20,7 @@ FLAGS: Final[Mapping[str, str]] = TABLES["flags"]
 TIMING_FLAGS: Final = ("unstable_timing", "throttled", "disturbed")
 """Flags that put the times of a row in doubt, so that a later result replaces it."""
 
-CellKey = tuple[str, str, int]
-"""A measurement: cell_id, conditions_id and repeat."""
+CellKey = tuple[str, str, int]  # a measurement: cell_id, conditions_id and repeat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +132,6 @@ class Row(Cell):
 
     @property
     def flag_names(self) -> list[str]:
-        """The flags."""
         return (self.flags or "").split()
 
     @property
@@ -154,12 +151,10 @@ class Row(Cell):
 
     @property
     def has_score(self) -> bool:
-        """Whether the cell ended ok with a dev score."""
         return self.is_ok and self.dev_score is not None
 
     @property
     def is_candidate(self) -> bool:
-        """Whether the cell is a candidate of a search for learning rates."""
         return self.learning_rate_source == CANDIDATE
 
     @property

@@ -15,16 +15,13 @@ import numpy as np
 
 from bench.stats.intervals import UNSEEN, Floats, Ints, quantile
 
-LEVEL: Final = 0.05
-"""The one-sided error of all bounds together."""
-FEWEST_SEEDS: Final = 3
-"""A setting with fewer trainings is not recommended."""
+LEVEL: Final = 0.05  # the one-sided error of all bounds together
+FEWEST_SEEDS: Final = 3  # a setting with fewer trainings is not recommended
 _OF_PAIR: Final = 0.045
 """The one-sided error of a bound by a pair's own variance between seeds: less than of all bounds
 together, since the errors of the other pairs add to it."""
 _DRAWS: Final = 2000
-_MANY: Final = 1e6
-"""Degrees of freedom that stand for a known variance."""
+_MANY: Final = 1e6  # degrees of freedom that stand for a known variance
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,15 @@ import numpy as np
 
 from bench.stats.intervals import Floats
 
-SHORTEST: Final = 3
-"""The fewest runs before and after a change point."""
+SHORTEST: Final = 3  # the fewest runs before and after a change point
 LEVEL: Final = 0.05
 """The simulated probability of any change point in pure noise, over all series and families."""
 AUTOCORRELATION: Final = 0.5
 """The correlation of neighbouring runs in the simulated noise. Too few runs are compared to
 estimate it from them: with the estimate, fewer steps were found than with this constant."""
-_DRAWS: Final = 4000
-"""Simulated families of pure noise behind a penalty."""
-_BLOCK: Final = 1_000_000
-"""Values that are simulated at once."""
-_UNEQUAL: Final = 0.5
-"""The std of the logarithms of the noise's stds over settings, assumed."""
+_DRAWS: Final = 4000  # simulated families of pure noise behind a penalty
+_BLOCK: Final = 1_000_000  # values that are simulated at once
+_UNEQUAL: Final = 0.5  # the std of the logarithms of the noise's stds over settings, assumed
 _MAD: Final = 1.4826 / sqrt(2)
 """The std of normal values, divided by the median size of their first differences."""
 

@@ -20,18 +20,15 @@ from bench.stats.intervals import (
     scatters_more,
 )
 
-FAMILY: Final = 0.05
-"""The probability that any interval of a comparison misses its true value."""
+FAMILY: Final = 0.05  # the probability that any interval of a comparison misses its true value
 WITHIN_Z: Final = 1.2815515655446004
 """The 90% quantile of the normal distribution: an estimate of no difference is within both limits
 in 80% of cases if these are so many standard errors further away than the interval's ends."""
 _CAUTION: Final = 0.25
 """The probability that the std which repeats are planned with is too small, where few repeats show
 it: with the estimate itself, the planned repeats decide in half to three quarters of cases."""
-_NUMBERS: Final = np.arange(2, 1001)
-"""The numbers of repeats or seeds that are named."""
-_NODES: Final = 200
-"""Points of integration, for six digits of a nominal level."""
+_NUMBERS: Final = np.arange(2, 1001)  # the numbers of repeats or seeds that are named
+_NODES: Final = 200  # points of integration, for six digits of a nominal level
 
 
 @cache

@@ -14,16 +14,13 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 K = TypeVar("K", int, tuple[int, int, int, str])
-NORMAL_975: Final = 1.959963984540054
-"""The 97.5% quantile of the normal distribution."""
-POWER_Z: Final = 0.8416212335729143
-"""The 80% quantile of the normal distribution."""
+NORMAL_975: Final = 1.959963984540054  # the 97.5% quantile of the normal distribution
+POWER_Z: Final = 0.8416212335729143  # the 80% quantile of the normal distribution
 UNSEEN: Final = (3 / NORMAL_975) ** 2
 """Divided by N², the least variance of a mean over N examples. If no example differs, the true
 share may still be up to 3/N (rule of three, Hanley and Lippman-Hand 1983); half the interval is
 then 3/N."""
-_LEVEL: Final = 0.01
-"""Significance level of the test whether some values scatter more than others."""
+_LEVEL: Final = 0.01  # significance level of the test whether some values scatter more than others
 
 
 @dataclass(frozen=True)
@@ -91,8 +88,8 @@ def mean_t(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True)
 class Spread:
-    """The mean of numbers over seeds and examples, and the variances of their two-way layout: together
-    at least `UNSEEN` / N. With one seed, that of examples has the interaction in it."""
+    """The mean of numbers over seeds and examples, and the variances of their two-way layout,
+    together at least `UNSEEN` / N. With one seed, that of examples has the interaction in it."""
 
     mean: float  # over all S seeds and N examples
     of_seeds: float | None  # between seeds' means, with the interaction; None with one seed
@@ -126,7 +123,6 @@ class Spread:
         return satterthwaite(variances, (of_seeds, max(self.examples - 1, 1)))
 
     def interval(self) -> Interval:
-        """The mean with its 95% interval."""
         half = self.half_width()
         return Interval(self.mean, self.mean - half, self.mean + half)
 

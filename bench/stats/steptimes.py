@@ -15,8 +15,7 @@ from bench.stats.intervals import NORMAL_975, Floats, Interval, Ints, quantile
 
 STEPS_ENOUGH: Final = 96
 """Fewest steps of a training whose own steps are timed; a shorter one needs timing batches."""
-WINDOW: Final = 8
-"""Steps in a window; windows are compared to find the end of the warm-up."""
+WINDOW: Final = 8  # steps in a window; windows are compared to find the end of the warm-up
 WARMUP_WINDOWS: Final = 6
 """Most windows of a warm-up; if they never agreed, later times count, but as unstable."""
 BLOCKS: Final = 4
