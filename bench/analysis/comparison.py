@@ -454,10 +454,8 @@ _MOST_VALUES: Final = 4
 def _differs(
     rows: tuple[Sequence[Row], Sequence[Row]], names: Collection[str], matches: Sequence[Match]
 ) -> tuple[tuple[str, str, str], ...]:
-    """Conditions, and columns that filters name, with values that differ between the sides.
-
-    The version of the code also if it differs in pairs of runs, although both sides have several.
-    """
+    """Conditions, and columns that filters name, with values that differ between the sides. The
+    version of the code also if it differs in pairs of runs, although both sides have several."""
     versions = [
         [{place_of_run(row): row.code_version for row in setting.ok} for setting in match.sides]
         for match in matches

@@ -281,11 +281,8 @@ def hub(
     groups: Sequence[Group], names: Collection[str] = CHANGED
 ) -> tuple[Group, list[tuple[Group, str]]] | None:
     """The group with the most neighbours, and these with the setting, one of `names`, in which each
-    differs.
-
-    Groups are neighbours if they differ in one setting alone. None without any neighbours, or with
-    too many groups to compare them all.
-    """
+    differs. Groups are neighbours if they differ in one setting alone. None without any neighbours,
+    or with too many groups to compare them all."""
     if not 1 < len(groups) <= _MOST_GROUPS:
         return None
     candidates = []

@@ -235,11 +235,9 @@ class Recommendation:
 
     @cached_property
     def cross_fitted_score(self) -> float | None:
-        """The score of what the rule picks, on examples that did not pick it.
-
-        Each tenth of the examples scores what the rule picks by the others, if it picks something.
-        None where nothing is recommended or predictions are not kept.
-        """
+        """The score of what the rule picks, on examples that did not pick it. Each tenth of the
+        examples scores what the rule picks by the others, if it picks something. None where nothing
+        is recommended or predictions are not kept."""
         known = self.candidates
         if not self.decided or not known.kept or known.examples < _FOLDS:
             return None
@@ -301,9 +299,7 @@ class Recommendation:
     def _needed(self, i: int, j: int) -> tuple[float, float]:
         """How many times as many dev examples show i to be no worse than j four times out of five
         if the measured difference is the true one, and how many seeds do; infinite where none do.
-
-        Of a pair with one common seed the variance that more seeds reduce is not known.
-        """
+        Of a pair with one common seed the variance that more seeds reduce is not known."""
         compared = self.candidates.comparison
         have = max(int(compared.seeds[i, j]), 1)
         room = self.candidates.margin + min(float(compared.difference[i, j]), 0.0)

@@ -167,11 +167,8 @@ def _errors(setting: Setting, seed: int | None = None) -> tuple[float, float]:
 
 def mean_of_pairs(pairs: Sequence[tuple[str, ScorePair]]) -> ScorePair | str:
     """The mean difference over settings, given with the digests of their data, that have at least
-    two common seeds; or why there is none.
-
-    Its error is that of resampling seeds and dev examples, which the settings share; these are
-    fixed. Settings on other data are independent.
-    """
+    two common seeds; or why there is none. Its error is that of resampling seeds and dev examples,
+    which the settings share; these are fixed. Settings on other data are independent."""
     if len({pair.metric for _, pair in pairs}) > 1:
         return "the settings have several metrics"
     parts = []

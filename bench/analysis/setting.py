@@ -173,11 +173,9 @@ class Setting:
 
     @cached_property
     def runs(self) -> dict[int, list[tuple[Row, ...]]]:
-        """The runs with a score by seed: each a row or, with folds, one for each fold in order.
-
-        A seed that lacks a fold has none. The score of a fold may be undefined, as where one class
-        is missing there, if that of all predictions together is not.
-        """
+        """The runs with a score by seed: each a row or, with folds, one for each fold in order. A
+        seed that lacks a fold has none. The score of a fold may be undefined, as where one class is
+        missing there, if that of all predictions together is not."""
         runs = {}
         for seed, rows in grouped(self.scored, lambda row: row.seed).items():
             scored = [row for row in rows if row.has_score]
@@ -192,10 +190,8 @@ class Setting:
 
     @cached_property
     def values(self) -> dict[int, Values]:
-        """The numbers of the dev examples, whose mean is the score, by seed; where stored.
-
-        Repeats of a seed are the same training, and count once, with the mean of their numbers.
-        """
+        """The numbers of the dev examples, whose mean is the score, by seed; where stored. Repeats
+        of a seed are the same training, and count once, with the mean of their numbers."""
         by_seed = {
             seed: [values for run in runs if (values := self.values_of(run)) is not None]
             for seed, runs in self.runs.items()
@@ -208,11 +204,9 @@ class Setting:
 
     @cached_property
     def scores(self) -> dict[int, float]:
-        """The dev score by seed, the mean over its repeats.
-
-        With folds it is that of all predictions together, where these are stored for all seeds, or
-        a fold's score is not defined; else the mean of the folds' scores.
-        """
+        """The dev score by seed, the mean over its repeats. With folds it is that of all
+        predictions together, where these are stored for all seeds, or a fold's score is not
+        defined; else the mean of the folds' scores."""
         return {seed: self.score_of_seed(seed).value for seed in self.runs}
 
     @cached_property
@@ -288,11 +282,9 @@ def _run(row: Row) -> Run:
 
 
 def _runs(rows: Sequence[Row], folds: int | None) -> list[tuple[Row, ...]]:
-    """The runs of one seed from its rows, without those that lack a fold.
-
-    Folds belong together by repeat and version of the code. Where no such run is whole, as after an
-    update between two folds, the last row of each fold makes one.
-    """
+    """The runs of one seed from its rows, without those that lack a fold. Folds belong together by
+    repeat and version of the code. Where no such run is whole, as after an update between two
+    folds, the last row of each fold makes one."""
     if folds is None:
         return [(row,) for row in rows]
     by_run: dict[tuple[int, str], dict[int | None, Row]] = {}

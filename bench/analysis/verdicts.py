@@ -167,11 +167,9 @@ def rank_effect(group: Group) -> RankEffect | None:
 
 @dataclass(frozen=True)
 class Effects:
-    """Cost relative to full fine-tuning in fp32: with AMP alone, an adapter alone, and both.
-
-    Each is the geometric mean over the `ranks` that ran with AMP and without. `product` is the
-    value of `both` if the two effects were independent.
-    """
+    """Cost relative to full fine-tuning in fp32: with AMP alone, an adapter alone, and both. Each
+    is the geometric mean over the `ranks` that ran with AMP and without. `product` is the value of
+    `both` if the two effects were independent."""
 
     mode: str
     layers: str

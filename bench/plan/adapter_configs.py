@@ -104,10 +104,8 @@ def _is_plain(value: object, *, names: bool, depth: int = 2) -> bool:
 
 
 def _is_bounded(pattern: str) -> bool:
-    """Whether a regular expression takes a short time on the name of any module.
-
-    Each repetition and each group of alternatives multiplies the ways to match a name.
-    """
+    """Whether a regular expression takes a short time on the name of any module. Each repetition
+    and each group of alternatives multiplies the ways to match a name."""
     bare = re.sub(r"\\.|\(\?:", lambda match: "(" if match[0] == "(?:" else "", pattern)
     ways = sum(map(bare.count, "*+?{("))
     is_nested = re.search(r"\)[*+?{]", bare) is not None

@@ -46,10 +46,8 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSizes:
-    """The sizes of an encoder of any architecture, under BERT's names.
-
-    `max_position_embeddings` is the longest text in tokens.
-    """
+    """The sizes of an encoder of any architecture, under BERT's names. `max_position_embeddings` is
+    the longest text in tokens."""
 
     model_type: str
     hidden_size: int

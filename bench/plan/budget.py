@@ -76,11 +76,8 @@ def was_left_out(row: Row) -> bool:
 
 def needs_no_row(last: Row | None, why: str) -> bool:
     """Whether a cell that is skipped for a reason needs no new row, because its last one says
-    enough.
-
-    A skip is not recorded twice for the same reason, whatever time was left. And a cell that was to
-    run again and is left out keeps the result that it has.
-    """
+    enough. A skip is not recorded twice for the same reason, whatever time was left. And a cell
+    that was to run again and is left out keeps the result that it has."""
     if last is None:
         return False
     if why.startswith(_LEFT_OUT):

@@ -237,10 +237,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """A short name for people and folders, such as `lora-r8-all-lin-only-bf16-s0`.
-
-        Cells that differ in nothing but the options of their adapters have different names.
-        """
+        """A short name for people and folders, such as `lora-r8-all-lin-only-bf16-s0`. Cells that
+        differ in nothing but the options of their adapters have different names."""
         rank = "" if self.rank is None else f"-r{self.rank}"
         adapter = "" if self.layers is None else f"{rank}-{self.layers}"
         unfreezing = f"-{self.unfreeze}" if self.unfreeze not in (None, "all") else ""

@@ -134,11 +134,9 @@ class TaskDecays(_Strict):
 
 
 class Settings(_Strict):
-    """The settings that all cells of a grid share. Command-line flags replace values here.
-
-    A setting that is named like a field of `bench.plan.cell.Cell` is copied into the cells, unless
-    `bench.plan.planning` resolves it.
-    """
+    """The settings that all cells of a grid share. Command-line flags replace values here. A
+    setting that is named like a field of `bench.plan.cell.Cell` is copied into the cells, unless
+    `bench.plan.planning` resolves it."""
 
     model: Models = "minilm"
     init: Annotated[str, OneOf("init")] = "pretrained"
@@ -211,11 +209,9 @@ else:
 
 
 class Axes(_Strict):
-    """One table `[[cells]]`: every combination of its values is a cell.
-
-    Without `batch_size`, `max_length` and `learning_rate` those of the settings apply; a
-    `learning_rate` is used for all parameters that train.
-    """
+    """One table `[[cells]]`: every combination of its values is a cell. Without `batch_size`,
+    `max_length` and `learning_rate` those of the settings apply; a `learning_rate` is used for all
+    parameters that train."""
 
     mode: Annotated[list[Mode], Field(min_length=1)]
     rank: list[Count] = []

@@ -25,11 +25,9 @@ CellKey = tuple[str, str, int]  # a measurement: cell_id, conditions_id and repe
 
 @dataclass(frozen=True, kw_only=True)
 class Row(Cell):
-    """A row of runs.csv. None: does not apply, or was not measured; the first of these differs
-    from the second by `bench.plan.columns.Column.applies`.
-
-    A planned cell is a row without a status; its attempt is 0.
-    """
+    """A row of runs.csv. None: does not apply, or was not measured; the first of these differs from
+    the second by `bench.plan.columns.Column.applies`. A planned cell is a row without a status; its
+    attempt is 0."""
 
     schema: int = SCHEMA
     cell_id: str = ""  # with a default, which overrides the property of Cell
@@ -198,12 +196,9 @@ def _rank(row: Row) -> tuple[bool, int]:
 
 
 def latest(rows: Iterable[Row]) -> dict[tuple[str, str, int, str], Row]:
-    """The rows that count, by measurement and code_version, in order of first appearance.
-
-    For each version that is the last attempt that ended ok; where no version has one, the current
-    row of the measurement. A row with a timing flag counts until a later attempt of any version
-    ends ok.
-    """
+    """The rows that count, by measurement and code_version, in order of first appearance. For each
+    version that is the last attempt that ended ok; where no version has one, the current row of the
+    measurement. A row with a timing flag counts until a later attempt of any version ends ok."""
     rows = list(rows)
     current = current_rows(rows)
     last: dict[tuple[str, str, int, str], Row] = {}

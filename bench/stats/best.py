@@ -55,11 +55,9 @@ class Differences:
 
     @cached_property
     def critical(self) -> Floats:
-        """One-sided critical values with each setting as control [K] (Dunnett 1955).
-
-        By simulation: the part of the examples has the covariance of the settings; that of the
-        seeds is drawn independently for each pair, which makes the values rather too large.
-        """
+        """One-sided critical values with each setting as control [K] (Dunnett 1955). By simulation:
+        the part of the examples has the covariance of the settings; that of the seeds is drawn
+        independently for each pair, which makes the values rather too large."""
         count = len(self.difference)
         values = np.zeros(count)
         rng = np.random.default_rng(0)
@@ -259,10 +257,8 @@ def _by_setting(own: Floats, once: Floats) -> Floats:
 
 
 def _different(samples: Sequence[Sample]) -> float:
-    """The effective number of different settings: 1 for copies, K for unrelated ones.
-
-    From the correlation of what is left of the examples' numbers without their means over seeds.
-    """
+    """The effective number of different settings: 1 for copies, K for unrelated ones. From the
+    correlation of what is left of the examples' numbers without their means over seeds."""
     several = [s for s in samples if len(s.values) > 1]
     shared = set.intersection(*(set(s.values) for s in several)) if several else set()
     if len(shared) < 2:

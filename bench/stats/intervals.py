@@ -105,10 +105,8 @@ class Spread:
         return float(quantile(0.05, freedom)) * error
 
     def error(self) -> tuple[float, float]:
-        """The standard error of the mean, and its degrees of freedom.
-
-        The variances of seeds and of examples add up, each divided by its number.
-        """
+        """The standard error of the mean, and its degrees of freedom. The variances of seeds and of
+        examples add up, each divided by its number."""
         error, freedom = self.errors(np.array([self.seeds]))
         return float(error[0]), float(freedom[0])
 
@@ -158,11 +156,9 @@ def spread(values: Floats) -> Spread:
 
 
 def around_correlation(over: Spread) -> tuple[float, float]:
-    """Both ends of the interval of a correlation, from its examples' influences.
-
-    On the scale of Fisher's z, and at least as wide as for normal numbers: those with heavy tails
-    need a wider one.
-    """
+    """Both ends of the interval of a correlation, from its examples' influences. On the scale of
+    Fisher's z, and at least as wide as for normal numbers: those with heavy tails need a wider
+    one."""
     least, inside = fisher(over.mean, over.examples), 1 - over.mean**2
     if over.examples < 4 or inside <= 0:
         return least
@@ -171,11 +167,9 @@ def around_correlation(over: Spread) -> tuple[float, float]:
 
 
 def difference(a: Interval, b: Interval) -> Interval:
-    """a − b from their intervals, by MOVER (Newcombe 1998; Zou and Donner 2008).
-
-    For independent estimates. Scores on the same examples are correlated: for them the interval is
-    rather too wide.
-    """
+    """a − b from their intervals, by MOVER (Newcombe 1998; Zou and Donner 2008). For independent
+    estimates. Scores on the same examples are correlated: for them the interval is rather too
+    wide."""
     value, ends_a, ends_b = a.value - b.value, a.ends(), b.ends()
     if ends_a is None or ends_b is None:
         return Interval(value)
@@ -264,11 +258,8 @@ def scatters_more(
     squares: Floats, freedom: Ints, all_squares: float, all_freedom: int
 ) -> NDArray[np.bool_]:
     """Whether samples of a pool scatter significantly more than the rest of it [K], from the sums
-    of squares and the degrees of freedom of each [K] and of the whole pool.
-
-    By an F test of both variances, written with the beta distribution of the rest's share of the
-    sum of squares.
-    """
+    of squares and the degrees of freedom of each [K] and of the whole pool. By an F test of both
+    variances, written with the beta distribution of the rest's share of the sum of squares."""
     from scipy.special import betainc
 
     rest = all_freedom - freedom

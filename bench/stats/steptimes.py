@@ -78,10 +78,8 @@ def replay_times(
 
 @dataclass(frozen=True)
 class TrainingTimes(StepTimes):
-    """Times from the steps of a training, without the first `warm` ones.
-
-    `settled` is False where the warm-up had no visible end.
-    """
+    """Times from the steps of a training, without the first `warm` ones. `settled` is False where
+    the warm-up had no visible end."""
 
     warm: int
     settled: bool
