@@ -20,10 +20,8 @@ from tests.bench.synthetic_rows import cell, full_grid, planned_row
 
 Rng = np.random.Generator
 Rows = list[Row]
-Key = tuple[str, int]
-"""A cell's id and seed."""
-RUN_S: Final = 10.0
-"""Seconds between the starts of two simulated runs."""
+Key = tuple[str, int]  # a cell's id and seed
+RUN_S: Final = 10.0  # seconds between the starts of two simulated runs
 _BEGIN: Final = datetime(2026, 11, 1, tzinfo=UTC)
 
 
@@ -44,10 +42,8 @@ class Draw:
 
 @dataclass(frozen=True)
 class Repeats:
-    """Measured rows of the same code, of whose successive repeats one is of each side at random.
-
-    So both sides are measured in alternation, as by bench.compare --run.
-    """
+    """Measured rows of the same code, of whose successive repeats one is of each side at random. So
+    both sides are measured in alternation, as by bench.compare --run."""
 
     rows: Sequence[Row]
     name: str = "real repeats of this machine, split into halves"
@@ -67,39 +63,25 @@ def _numbered(rows: Sequence[Row], ranks: dict[int, int]) -> Rows:
 
 @dataclass(frozen=True)
 class Simulated:
-    """Runs on a machine that drifts, of two sides that are the same.
-
-    Logarithms of times add up the drift (a process of std 4% with a memory of 20 runs), a normal
-    part of each run (2%) and, in one of 20 runs, a disturbance of 5 to 15%. Peak memory varies by
-    0.3%, and scores between seeds by 1 point. With kept values, seeds and settings have the
-    difficulty of each example in common, and whether a training gets it right is drawn by that.
-
-    Attributes:
-        alternated: whether both sides run in turn; else one session after another, each with an
-            offset of 6%.
-        unequal: the std of the logarithms of the settings' stds of times, of peaks and of scores.
-        examples: the number of dev examples, of which a score is a share; None: it is not rounded.
-        has_one_base: whether all settings are of NEW, and compared with one and the same of BASE.
-        has_looks: whether rounds end early, as decided at the looks of bench.compare --run.
-        has_values: whether it is known of each of the examples whether it is right.
-        slowdown: the logarithm of NEW's true time over BASE's.
-        scatter: the std of the normal part of each run.
-        disturbed: the share of disturbed runs.
-    """
+    """Runs on a machine that drifts, of two sides that are the same. Logarithms of times add up the
+    drift (a process of std 4% with a memory of 20 runs), a normal part of each run (2%) and, in one
+    of 20 runs, a disturbance of 5 to 15%. Peak memory varies by 0.3%, and scores between seeds by 1
+    point. With kept values, seeds and settings have the difficulty of each example in common, and
+    whether a training gets it right is drawn by that."""
 
     name: str
     settings: int
     seeds: int
     repeats: int
-    alternated: bool = True
-    unequal: float = 0.0
-    examples: int | None = None
-    has_one_base: bool = False
-    has_looks: bool = False
-    has_values: bool = False
-    slowdown: float = 0.0
-    scatter: float = 0.02
-    disturbed: float = 0.05
+    alternated: bool = True  # else one session after another, each with an offset of 6%
+    unequal: float = 0.0  # std of the logarithms of settings' stds of times, peaks and scores
+    examples: int | None = None  # dev examples, of which a score is a share; None: not rounded
+    has_one_base: bool = False  # whether all settings are of NEW, against one of BASE
+    has_looks: bool = False  # whether rounds end early, as at the looks of bench.compare --run
+    has_values: bool = False  # whether it is known of each example whether it is right
+    slowdown: float = 0.0  # the logarithm of NEW's true time over BASE's
+    scatter: float = 0.02  # the std of the normal part of each run
+    disturbed: float = 0.05  # the share of disturbed runs
 
     @property
     def named(self) -> tuple[str, ...]:

@@ -92,10 +92,8 @@ def find_work(folder: Path, selection: str = "") -> Iterator[dict[str, Any]]:
 
 
 def find_slow(folder: Path, number: int, rounds: int) -> dict[str, Any]:
-    """One trial: a cell whose steps take 10% longer in NEW, measured by bench.compare --run.
-
-    It is kept in the folder for this version of the code, and returned if it is there.
-    """
+    """One trial: a cell whose steps take 10% longer in NEW, measured by bench.compare --run. It is
+    kept in the folder for this version of the code, and returned if it is there."""
     kept = folder / f"{number}-{code_version()}.json"
     if kept.exists():
         return dict(json.loads(kept.read_text(encoding="utf-8")))

@@ -21,16 +21,12 @@ SCATTERS: Final = (0.02, 0.04, 0.07, 0.10)
 """Stds of the logarithms of times between processes that do the same work."""
 SLOWDOWNS: Final = (0.10, 0.20)
 ROUNDS: Final = (8, 24, 48)
-_FIRST: Final = (4, 8)
-"""Repeats after which the number that would decide is read."""
+_FIRST: Final = (4, 8)  # repeats after which the number that would decide is read
 _MOST: Final = 200
 """Most repeats that are simulated; a setting for which more are named is not counted."""
-_SIZES: Final = ((1, 8), (1, 15), (8, 15))
-"""Numbers of settings and of versions."""
-_CORRELATIONS: Final = (0.0, 0.5, 0.7)
-"""Of neighbouring versions."""
-_STDS: Final = (0.01, 0.02)
-"""Of the logarithms of ratios."""
+_SIZES: Final = ((1, 8), (1, 15), (8, 15))  # numbers of settings and of versions
+_CORRELATIONS: Final = (0.0, 0.5, 0.7)  # of neighbouring versions
+_STDS: Final = (0.01, 0.02)  # of the logarithms of ratios
 _STEP: Final = math.log(1.1)
 _LIMIT: Final = math.log(1.05)
 _TIME: Final = "ms_per_1k_tokens"
@@ -99,11 +95,9 @@ def histories(draws: int) -> Iterator[dict[str, Any]]:
 
 
 def of_repeats(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """By setting, how many intervals cover the mean of the setting's other repeats.
-
-    Intervals within a process are those of rows. Those of one repeat alone, and of three
-    successive ones, are made as a report makes them, with all repeats of the other settings.
-    """
+    """By setting, how many intervals cover the mean of the setting's other repeats. Intervals
+    within a process are those of rows. Those of one repeat alone, and of three successive ones, are
+    made as a report makes them, with all repeats of the other settings."""
     [group] = groups(rows)
     for setting in group.settings:
         own = sorted(setting.ok, key=lambda row: row.repeat)

@@ -59,37 +59,26 @@ def by_length(rng: Rng, count: int) -> Floats:
 
 @dataclass(frozen=True)
 class Simulated:
-    """Settings that are right on an example where a sum of normal parts is positive.
-
-    Attributes:
-        truth: makes the true scores of all settings but the head.
-        settings: with the head, which comes first.
-        seeds: of each setting but the head, which has the most; the last number repeats.
-        by_seed: std of scores between seeds that all examples share, beside the part of each
-            example in each seed.
-        odd: those settings, of all but the head, that vary otherwise or collapse.
-        odd_by_seed: the std of these between seeds; None for that of the others.
-        collapse: how much lower these score in some seeds, and the fraction of such seeds.
-        slopes: how much an example's difficulty matters, in turns; where they differ, settings
-            of equal score are right on different examples.
-        paired: settings come in pairs that share nearly all parts, such as fp32 and bf16.
-        kept: whether predictions are kept.
-        quotes: whether the quoted score is measured.
-    """
+    """Settings that are right on an example where a sum of normal parts is positive."""
 
     name: str
-    truth: Callable[[Rng, int], Floats]
-    settings: int = 40
+    truth: Callable[[Rng, int], Floats]  # makes the true scores of all settings but the head
+    settings: int = 40  # with the head, which comes first
     examples: int = 1064
-    seeds: tuple[int, ...] = (3,)
-    by_seed: float = 0.002
-    odd: Sequence[int] = ()
-    odd_by_seed: float | None = None
-    collapse: tuple[float, float] = (0.0, 0.0)
-    slopes: tuple[float, ...] = (1.0,)
-    paired: bool = False
-    kept: bool = True
-    quotes: bool = False
+    seeds: tuple[int, ...] = (
+        3,
+    )  # of each setting but the head, which has the most; the last repeats
+    by_seed: float = 0.002  # std between seeds that all examples share, beside each example's part
+    odd: Sequence[int] = ()  # settings, of all but the head, that vary otherwise or collapse
+    odd_by_seed: float | None = None  # the std of these between seeds; None: of the others
+    collapse: tuple[float, float] = (
+        0.0,
+        0.0,
+    )  # how much lower these score in what fraction of seeds
+    slopes: tuple[float, ...] = (1.0,)  # how much an example's difficulty matters, in turns
+    paired: bool = False  # whether settings share nearly all parts in pairs, as fp32 and bf16
+    kept: bool = True  # whether predictions are kept
+    quotes: bool = False  # whether the quoted score is measured
 
     @cached_property
     def group(self) -> Group:
@@ -183,16 +172,11 @@ def committed(*others: Path) -> Candidates:
 
 @dataclass(frozen=True)
 class Resampled:
-    """The settings of the committed run, with as many seeds as they have there.
-
-    A setting of one seed gets the deviations by seed and example of the setting that agrees with it
-    on most examples.
-
-    Attributes:
-        paired: settings share the draws of seeds, as they share seeds in a run, and a seed's score
-            varies by its examples only; otherwise each setting has draws of its own, and seeds
-            keep the scores that they have in the committed run besides.
-    """
+    """The settings of the committed run, with as many seeds as they have there. A setting of one
+    seed gets the deviations by seed and example of the setting that agrees with it on most
+    examples. Paired settings share the draws of seeds, as they share seeds in a run, and a seed's
+    score varies by its examples only; otherwise each setting has draws of its own, and seeds keep
+    the scores that they have in the committed run besides."""
 
     name: str
     candidates: Candidates
