@@ -36,7 +36,7 @@ def test_looks_at_growing_data_pass_the_boundary_as_often_as_their_level():
     assert passed == pytest.approx(alpha, abs=4 * math.sqrt(alpha * (1 - alpha) / 40_000))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.floats(1e-7, 0.2), st.integers(2, 12))
 def test_a_nominal_level_is_between_that_of_one_look_and_its_share(alpha, looks):
     assert alpha / looks < nominal_level(alpha, looks) < alpha
