@@ -1,7 +1,6 @@
 """False alarms of bench.compare, and the figures of docs/comparing.md."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +9,8 @@ from bench.compare.alternating import look_rounds
 from bench.results.rowfile import read_rows
 from bench.stats.intervals import wilson
 from tests.experiments.comparing.alarms import SCENARIOS, Repeats, Simulated, in_rounds, measure
-from tests.experiments.comparing.coverage import of_repeats
 from tests.experiments.comparing.figures import PAGES, REPEATS, page, read_figures
+from tests.experiments.comparing.simulations import of_repeats
 
 FALSE_ALARMS = 0.05
 
@@ -80,17 +79,3 @@ def test_rounds_end_at_the_look_that_decides() -> None:
     assert (len(draw.base), len(draw.new), looks) == (8, 8, 3)
     wild = Simulated("", 1, 1, 24, scatter=0.2)
     assert len(in_rounds(wild.draw(np.random.default_rng(0)), 24)[0].new) == 24
-
-
-def test_the_table_has_a_row_for_each_figure() -> None:
-    aa: dict[str, Any] = {"name": "splits", "draws": 200, "alarms": 3, "changes": 8}
-    slow = [{"rounds": 3, "change": 1.1, "found": found} for found in (True, False, True)]
-    figures = {"aa": [aa], "work": [{"gflop": 1.05, "found": ["step_gflop"]}], "slow": slow}
-    text = page("a\n<!-- comparing -->\nold\n<!-- comparing -->\nb\n", figures)
-    assert text.startswith("a\n<!-- comparing -->\n| data, ")
-    assert text.endswith("<!-- comparing -->\nb\n")
-    assert "| 200 | 1.5% (0.5% to 4.3%) | 4.0% |" in text
-    assert "| 1 | 1 of 1 |" in text
-    assert "3 rounds" in text
-    assert "| 3 | 2 of 3 |" in text
-    assert "old" not in text

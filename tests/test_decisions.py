@@ -21,7 +21,7 @@ def test_a_setting_at_the_margin_is_rarely_called_no_worse() -> None:
 
 
 def test_the_committed_run_resampled_is_decided_and_regret_is_within_the_margin() -> None:
-    figures = measure(Resampled("some", committed(), 4000, quotes=True), 20)
+    figures = measure(Resampled("some", committed(), 4000, quotes=True), 6)
     assert figures["wrong"] <= 0.05
     assert figures["decided"] >= 0.8
     assert figures["regret_most"] <= MARGIN

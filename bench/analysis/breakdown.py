@@ -30,8 +30,7 @@ LIBRARIES: Final = "libraries"
 REST: Final = "rest"
 OWNERS: Final = ("weights", "optimizer", "gradients", "activations")
 STEP: Final = ("forward", "backward", "optimizer")
-_USUAL_RANK: Final = 8
-"""PEFT's default."""
+_USUAL_RANK: Final = 8  # PEFT's default
 
 
 @dataclass(frozen=True)
@@ -85,16 +84,13 @@ def _complete(setting: Setting, names: Sequence[str]) -> list[list[float]]:
 
 
 def representatives(group: Group, pick: Setting | None = None) -> tuple[Setting, ...]:
-    """Full fine-tuning in each precision, and in one precision the head alone and a setting of
-    each mode and layer set.
+    """Full fine-tuning in each precision, and in one precision the head alone and a setting of each
+    mode and layer set.
 
-    Precision and type of frozen weights are those of the pick, which stands for its own kind, or
-    else the precision is that in which most settings have all parts, and of equally many one with
-    AMP. The rank is the nearest to PEFT's default; of several rates and ways of unfreezing the
-    first is taken.
-
-    Args:
-        pick: the recommended setting.
+    Precision and type of frozen weights are those of the pick, the recommended setting, which
+    stands for its own kind, or else the precision is that in which most settings have all parts,
+    and of equally many one with AMP. The rank is the nearest to PEFT's default; of several rates
+    and ways of unfreezing the first is taken.
     """
     settings = [setting for setting in group.settings if setting.ok]
     usual = {id(setting) for setting in group.usual}

@@ -67,11 +67,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Measure:
-    """A column that is compared: a score by its difference, all others by their ratio.
-
-    Attributes:
-        exact: whether equal runs have equal values, so that a value is its own interval.
-    """
+    """A column that is compared: a score by its difference, all others by their ratio. With
+    `exact`, equal runs have equal values, so that a value is its own interval."""
 
     column: str
     label: str
@@ -81,45 +78,28 @@ class Measure:
 
 @dataclass(frozen=True)
 class Compared:
-    """A measure of both sides, compared.
-
-    Attributes:
-        interval: NEW / BASE, or of scores NEW − BASE, simultaneous with all others; None where it
-            is not compared.
-        limit: the ratio − 1, or the difference of scores, that is tolerated.
-        gates: whether a regression here makes the exit status 1.
-        why: the reason why it is not compared, does not gate or is undecided.
-        runs: the numbers of runs (of scores: seeds) of BASE and NEW.
-        needed: the number of runs, or seeds, of each side that would decide it four times out of
-            five if nothing differs or, close to the limit, if the estimate is right; None: it is
-            decided, or no number would.
-        significant: whether the interval excludes no change.
-        may_be_worse: whether a change for the worse beyond the limit is not excluded.
-        base, new: the means of both sides; None over all settings.
-    """
+    """A measure of both sides, compared. Its interval is simultaneous with all others. `needed`
+    would decide it four times out of five if nothing differs or, close to the limit, if the
+    estimate is right."""
 
     measure: Measure
-    interval: Interval | None
+    interval: Interval | None  # NEW / BASE, of scores NEW − BASE; None: not compared
     verdict: Verdict
-    limit: float | None = None
-    gates: bool = False
-    why: str = ""
-    runs: tuple[int, int] = (0, 0)
-    needed: int | None = None
-    significant: bool = False
-    may_be_worse: bool = True
-    base: float | None = None
+    limit: float | None = None  # the ratio − 1, or the difference of scores, that is tolerated
+    gates: bool = False  # whether a regression here makes the exit status 1
+    why: str = ""  # why it is not compared, does not gate or is undecided
+    runs: tuple[int, int] = (0, 0)  # of BASE and NEW; of scores, seeds
+    needed: int | None = None  # runs or seeds of each side; None: decided, or no number would
+    significant: bool = False  # whether the interval excludes no change
+    may_be_worse: bool = True  # whether a change for the worse beyond the limit is not excluded
+    base: float | None = None  # the mean of BASE; None over all settings
     new: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A setting of BASE and the setting of NEW that matches it, on one machine.
-
-    Attributes:
-        failing: how cells of NEW end that were ok in BASE; empty: none newly fails.
-        passing: the same the other way round.
-    """
+    """A setting of BASE and the setting of NEW that matches it, on one machine; `failing` says how
+    cells of NEW end that were ok in BASE, `passing` the same the other way round (empty: none)."""
 
     label: str
     base: Setting
@@ -140,29 +120,19 @@ class Unmatched:
     rows: int
 
 
-Result = tuple[Pair | None, Compared]
-"""A result of a pair, or over all settings."""
+Result = tuple[Pair | None, Compared]  # a result of a pair, or over all settings
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two sets of rows, compared.
-
-    Attributes:
-        overall: by measure over all settings: the geometric mean of ratios, or the mean difference
-            of scores.
-        differs: conditions that differ, of runs in pairs if not of the sides as a whole: column,
-            values in BASE, values in NEW.
-        machines: None where both sides ran on a common machine, or in no common way of measuring.
-        family: a sentence on the number of comparisons and their level.
-    """
+    """Two sets of rows, compared."""
 
     pairs: tuple[Pair, ...]
-    overall: tuple[Compared, ...]
+    overall: tuple[Compared, ...]  # by measure: geometric mean of ratios, mean difference of scores
     unmatched: tuple[Unmatched, ...]
-    differs: tuple[tuple[str, str, str], ...]
-    machines: Machines | None
-    family: str
+    differs: tuple[tuple[str, str, str], ...]  # conditions, with the values of both sides
+    machines: Machines | None  # None: a common machine, or no common way of measuring
+    family: str  # a sentence on the number of comparisons and their level
 
     @cached_property
     def results(self) -> list[Result]:
@@ -171,7 +141,6 @@ class Comparison:
         return [*((None, one) for one in self.overall), *by_setting]
 
     def having(self, verdict: Verdict) -> list[Result]:
-        """The results with a verdict."""
         return [result for result in self.results if result[1].verdict is verdict]
 
     @property
@@ -210,23 +179,16 @@ _FAILED: Final = ("oom", "crashed", "timeout", "invalid")
 
 @dataclass(frozen=True, eq=False)
 class _Cost:
-    """A cost of K matched settings: log ratios, of exact ones with the range of their pairs.
-
-    Attributes:
-        paired: by setting, whether it has runs in pairs.
-        gates: by setting, whether a regression counts: of times, where these were measured in
-            alternation. Otherwise they have the drift between sessions as well.
-        shared: the setting of BASE of each, as a number.
-        why: why it is not compared; empty: it is; None: it does not apply.
-    """
+    """A cost of K matched settings. Times gate where these were measured in alternation: otherwise
+    they have the drift between sessions as well."""
 
     measure: Measure
-    estimates: Estimates
-    ranges: tuple[Floats, Floats] | None
-    paired: NDArray[np.bool_]
-    gates: NDArray[np.bool_]
-    shared: Ints
-    why: list[str | None]
+    estimates: Estimates  # of log ratios
+    ranges: tuple[Floats, Floats] | None  # of the pairs of an exact cost
+    paired: NDArray[np.bool_]  # by setting, whether it has runs in pairs
+    gates: NDArray[np.bool_]  # by setting, whether a regression counts
+    shared: Ints  # the setting of BASE of each, as a number
+    why: list[str | None]  # why not compared; empty: it is; None: it does not apply
     runs: list[tuple[int, int]]
     means: list[tuple[float, float]]
     limit: float
@@ -400,12 +362,8 @@ def _why_not(match: Match) -> str:
 
 
 def verdict_of(low: float, high: float, limit: float) -> tuple[Verdict, bool]:
-    """The verdict of an interval around 0, no change, in which more is worse, and whether it
-    excludes no change.
-
-    Args:
-        limit: the minimum effect, a positive difference.
-    """
+    """The verdict of an interval around 0, no change, in which more is worse, by the minimum
+    effect, a positive difference; and whether it excludes no change."""
     significant = not low <= 0 <= high
     if low > limit:
         return Verdict.REGRESSION, significant
@@ -438,13 +396,8 @@ def _score_result(pair: ScorePair | str, limits: Limits, level: float) -> Compar
 
 
 def score_limit(text: str, metric: Metric, base: float) -> float:
-    """The limit of a drop in score, as a positive difference.
-
-    Points of a metric in the unit of the labels are percent of BASE's score.
-
-    Raises:
-        InputError: if the text is no such limit.
-    """
+    """The limit of a drop in score, as a positive difference; points of a metric in the unit of the
+    labels are percent of BASE's score. Raises InputError if the text is no such limit."""
     if not metric.bounded and text.strip().endswith("pt"):
         text = text.strip().removesuffix("pt") + "%"
     return parse_margin(text, metric, base, "--max-score-drop")
@@ -465,11 +418,8 @@ def _overall_score(
 
 
 def _failing(before: Setting, after: Setting, now: bool = False) -> str:
-    """How cells of one setting fail that were ok in another; empty: none does.
-
-    Args:
-        now: the other way round, as cells of `after` that failed and are ok in `before`.
-    """
+    """How cells of one setting fail that were ok in another, or with `now`, how those of `after`
+    failed that are ok in `before`; empty: none does."""
     ok = {place_of_run(row) for row in before.ok}
     others = {place_of_run(row) for row in before.rows if row.status in _FAILED}
     ended = [row for row in after.rows if row.is_ok or row.status in _FAILED]
@@ -504,10 +454,8 @@ _MOST_VALUES: Final = 4
 def _differs(
     rows: tuple[Sequence[Row], Sequence[Row]], names: Collection[str], matches: Sequence[Match]
 ) -> tuple[tuple[str, str, str], ...]:
-    """Conditions, and columns that filters name, with values that differ between the sides.
-
-    The version of the code also if it differs in pairs of runs, although both sides have several.
-    """
+    """Conditions, and columns that filters name, with values that differ between the sides. The
+    version of the code also if it differs in pairs of runs, although both sides have several."""
     versions = [
         [{place_of_run(row): row.code_version for row in setting.ok} for setting in match.sides]
         for match in matches

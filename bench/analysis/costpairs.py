@@ -34,34 +34,23 @@ _SOUND: Final = 2
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """The runs of K matched settings that ended ok, and the pairs that they make.
-
-    A unit is the runs of one seed and fold of a setting.
-
-    Attributes:
-        shared: the setting of BASE of each match, as a number [K].
-        of_unit: the setting of each unit [U].
-        values: of BASE and of NEW, costs by run and column, NaN where not measured [N, C].
-        units: of BASE and of NEW, the unit of each run [N].
-        pairs: indices of runs of BASE and of NEW of one unit [2, P].
-        of_pair: the setting of each pair [P].
-        places: seed, fold and BASE's repeat, by pair.
-    """
+    """The runs of K matched settings that ended ok, and the pairs that they make. A unit is the
+    runs of one seed and fold of a setting."""
 
     columns: tuple[str, ...]
-    shared: Ints
-    of_unit: Ints
-    values: Sequence[Floats]
-    units: Sequence[Ints]
-    pairs: Ints
-    of_pair: Ints
-    places: list[tuple[int, int, int]]
+    shared: Ints  # the setting of BASE of each match, as a number [K]
+    of_unit: Ints  # the setting of each unit [U]
+    values: Sequence[Floats]  # of BASE and NEW, costs by run and column; NaN: not measured [N, C]
+    units: Sequence[Ints]  # of BASE and NEW, the unit of each run [N]
+    pairs: Ints  # indices of runs of BASE and NEW of one unit [2, P]
+    of_pair: Ints  # the setting of each pair [P]
+    places: list[tuple[int, int, int]]  # seed, fold and BASE's repeat, by pair
 
     def means(self, name: str) -> list[Estimates]:
         """The means of BASE and NEW in a column by setting."""
-        place, count = self.columns.index(name), len(self.shared)
+        column, count = self.columns.index(name), len(self.shared)
         return [
-            sample_means(values[:, place], self.of_unit[units], count, 0.0)
+            sample_means(values[:, column], self.of_unit[units], count, 0.0)
             for values, units in zip(self.values, self.units, strict=True)
         ]
 
@@ -80,14 +69,12 @@ class Runs:
         return np.bincount(self.of_pair[known], minlength=len(self.shared)) > 0
 
     def log_ratios(self, name: str, known: NDArray[np.bool_] | None = None) -> Estimates:
-        """Estimates of log(NEW / BASE) of a column by setting, over pairs where there are any.
+        """Estimates of log(NEW / BASE) of a column by setting, over pairs where there are any; none
+        for settings that are not `known`.
 
         Without pairs they are over units, since runs of one seed don't show how seeds differ.
         Settings of NEW that are compared with one of BASE have its noise in common, by which fewer
         degrees of freedom count: with equal noise of both sides, as many as by these weights.
-
-        Args:
-            known: the settings that count; None: all. The others have no estimate.
         """
         count = len(self.shared)
         of_pairs, of_seeds = CONSTANTS.get(name, (0.0, 0.0))
@@ -118,13 +105,11 @@ class Runs:
 def runs_of(
     matches: Sequence[Match], columns: tuple[str, ...], only: tuple[Machine, Machine] | None = None
 ) -> Runs:
-    """The runs of matched settings, with their costs in some columns, one of which is the time.
+    """The runs of matched settings, with their costs in some columns, one of which is the time, on
+    one machine of each side or on all.
 
     Runs of one seed, fold and repeat are a pair; without a common repeat of a seed and fold, those
     of one rank. Times that a flag puts in doubt don't count where at least two pairs have none.
-
-    Args:
-        only: a machine of each side, where they are compared by one; None: all rows.
     """
     rows: tuple[list[Row], list[Row]] = ([], [])
     unit_of: tuple[list[int], list[int]] = ([], [])
@@ -173,17 +158,15 @@ def ratio_intervals(value: Floats, low: Floats, high: Floats) -> list[Interval |
 
 def alternated(base: Setting, new: Setting) -> bool:
     """Whether two settings were measured in alternation: in the order of their starts the side
-    changes at least twice, and once for every four runs.
-
-    Runs of both that start at once, as in a file compared with itself, count as two changes.
-    """
+    changes at least twice, and once for every four runs. Runs of both that start at once, as in a
+    file compared with itself, count as two changes."""
     starts = sorted(
         (row.started_at or "", i, side)
         for side, setting in enumerate((base, new))
         for i, row in enumerate(setting.ok)
     )
-    turns = sum(
+    changes = sum(
         (side != next_side) * (1 + (at == next_at))
         for (at, _, side), (next_at, _, next_side) in pairwise(starts)
     )
-    return all(at for at, _, _ in starts) and turns >= max(2, len(starts) / 4)
+    return all(at for at, _, _ in starts) and changes >= max(2, len(starts) / 4)

@@ -20,8 +20,7 @@ from bench.plan.metrics import Metric
 
 Need = Literal["memory", "time", "size", "parameters"]
 NEEDS: Final[tuple[Need, ...]] = ("memory", "time", "size", "parameters")
-_WEIGHT_BYTES: Final = 4
-"""Bytes of a saved weight, which is in fp32."""
+_WEIGHT_BYTES: Final = 4  # bytes of a saved weight, which is in fp32
 _BYTES: Final = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20,
                  "GiB": 2**30}  # fmt: skip
 UNITS: Final[Mapping[str, Mapping[str, float]]] = {
@@ -34,20 +33,14 @@ UNITS: Final[Mapping[str, Mapping[str, float]]] = {
 """What a limit may be on, with its units and their sizes in MiB, seconds, MB, parameters and the
 unit of the score."""
 TERM: Final = re.compile(r"([a-z]+)\s*(<=|>=)\s*([0-9.eE+-]+?)\s*([A-Za-z%]*)(?=\s|$)")
-_LEAST: Final = 1e-6
-"""The smallest margin, in its unit."""
+_LEAST: Final = 1e-6  # the smallest margin, in its unit
 EXAMPLE: Final = "memory<=6GiB time<=30min score>=0.60 size<=5MB parameters<=1M"
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit on a cost or on the score.
-
-    Attributes:
-        name: what it is on: memory, time, size, parameters or score.
-        value: in MiB, seconds, MB, parameters or the unit of the score.
-        text: as it was written.
-    """
+    """A limit on a cost or on the score, in MiB, seconds, MB, parameters or the unit of the score;
+    `text` is as it was written."""
 
     name: Need | Literal["score"]
     at_most: bool
@@ -99,14 +92,11 @@ def _limit(name: str, operator: str, number: str, unit: str) -> Limit:
 def parse_margin(
     text: str, metric: Metric, reference: float | None, option: str = "--margin"
 ) -> float:
-    """A margin such as `1pt`, `5%` or `0.1`, as a positive difference of scores.
+    """A margin such as `1pt`, `5%` or `0.1`, given by an option, as a positive difference of
+    scores.
 
-    Points are hundredths of a bounded metric, percent are of the score of full fine-tuning in fp32,
-    and a plain number is in the unit of the score.
-
-    Args:
-        reference: that score, if it was measured.
-        option: the option that gave it.
+    Points are hundredths of a bounded metric, percent are of the reference, the score of full
+    fine-tuning in fp32 if it was measured, and a plain number is in the unit of the score.
 
     Raises:
         InputError: if it is no such margin, or the metric or the rows have no such unit.

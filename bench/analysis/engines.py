@@ -43,11 +43,8 @@ _BASELINES: Final = {
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """Engine minbert compared with a kind of cells of engine transformers.
-
-    Attributes:
-        name: with the settings of engine transformers alone, where its cells differ in them.
-    """
+    """Engine minbert compared with a kind of cells of engine transformers, whose name has the
+    settings of that engine alone in which its cells differ."""
 
     name: str
     comparison: Comparison
@@ -62,12 +59,8 @@ class Baseline:
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """The losses of a training of both engines, without dropout and on the same batches.
-
-    Attributes:
-        steps: those compared, the first ones.
-        difference: the largest of any of these steps.
-    """
+    """The losses of a training of both engines, without dropout and on the same batches: the
+    largest difference of any of the first steps."""
 
     minbert: Row
     transformers: Row
@@ -84,11 +77,9 @@ class Agreement:
 
 
 def baselines(rows: Sequence[Row], values_of: ValuesOf) -> list[Baseline]:
-    """The comparisons with each baseline that some rows have, also those without any pair; none
-    if the engines have no model in common.
-
-    Cells without dropout, in which losses are compared, count where there are no others.
-    """
+    """The comparisons with each baseline that some rows have, also those without any pair; none if
+    the engines have no model in common. Cells without dropout, in which losses are compared, count
+    where there are no others."""
     by_engine = grouped(rows, lambda row: row.engine)
     base, new = by_engine.get(TRANSFORMERS, []), by_engine.get(MINBERT, [])
     if any(row.dropout for row in base):

@@ -7,8 +7,14 @@ from math import floor, log10
 from operator import attrgetter
 from typing import Final
 
-from bench.analysis.points import FROZEN, settings_of
-from bench.analysis.setting import SeedFold, Setting, between_processes, place_of_run
+from bench.analysis.setting import (
+    FROZEN,
+    SeedFold,
+    Setting,
+    between_processes,
+    place_of_run,
+    settings_of,
+)
 from bench.common.grouping import grouped
 from bench.plan.cell import Value, named
 from bench.plan.columns import BY_NAME, VALUES, group_names
@@ -54,10 +60,8 @@ class Group:
 
     @cached_property
     def shared_values(self) -> Mapping[str, Value]:
-        """The shared values of the columns in which groups differ.
-
-        Older rows of a regression without a score lack its loss, which was mse.
-        """
+        """The shared values of the columns in which groups differ; older rows of a regression
+        without a score lack its loss, which was mse."""
         shared = {name: self.shared(name) for name in _GROUP_COLUMNS}
         return {**shared, "regression_loss": shared.get("regression_loss") or "mse"}
 
@@ -92,11 +96,9 @@ class Group:
 
     @cached_property
     def usual(self) -> tuple[Setting, ...]:
-        """The settings, one of each that differ only in the type of frozen weights.
-
-        The type is the most frequent one under a kind of AMP; of equally frequent ones, the first
-        of the schema's values.
-        """
+        """The settings, one of each that differ only in the type of frozen weights: the most
+        frequent one under a kind of AMP, and of equally frequent ones the first of the schema's
+        values."""
         varied = [setting for setting in self.settings if setting.tells_frozen]
         types = {
             amp: [setting.frozen for setting in alike]
@@ -107,12 +109,10 @@ class Group:
         return tuple(s for s in self.settings if not s.tells_frozen or s.frozen == most[s.amp])
 
     def between(self, column: str) -> Std | None:
-        """The std of a column between processes that do the same work."""
         return between_processes((setting.rows for setting in self.settings), column)
 
     @property
     def has_quality(self) -> bool:
-        """Whether any setting has a dev score."""
         return any(setting.estimate("dev_score") for setting in self.settings)
 
     @property
@@ -132,7 +132,6 @@ class Group:
 
     @property
     def folds(self) -> int | None:
-        """K of a cross-validation; None if it is none."""
         return self.first.folds
 
     @property
@@ -160,10 +159,8 @@ class Group:
         return self.full("off")
 
     def full(self, amp: str) -> Setting | None:
-        """Full fine-tuning under a kind of AMP, at the best of its rates.
-
-        With gradual unfreezing only if all settings that can unfreeze do so.
-        """
+        """Full fine-tuning under a kind of AMP, at the best of its rates; with gradual unfreezing
+        only if all settings that can unfreeze do so."""
         return self._fulls.get(amp)
 
     @cached_property
@@ -188,18 +185,14 @@ class Group:
 
     @cached_property
     def judged(self) -> tuple[Setting, ...]:
-        """The settings that can win: those not flagged `not_learned`.
-
-        Where scores can't be weighed these are all settings, because their costs still mean
-        something.
-        """
+        """The settings that can win: those not flagged `not_learned`. Where scores can't be weighed
+        these are all settings, because their costs still mean something."""
         if not self.learned:
             return self.settings
         return tuple(setting for setting in self.settings if setting.ok and setting.learned)
 
     @cached_property
     def unlearned(self) -> tuple[Setting, ...]:
-        """The settings that are flagged `not_learned`."""
         return tuple(setting for setting in self.settings if setting.ok and not setting.learned)
 
     @property
@@ -258,10 +251,8 @@ def group_key(row: Row) -> tuple[Value, ...]:
 
 
 def settings_key(row: Row) -> tuple[Value, ...]:
-    """The values of a group's key without the machine's.
-
-    Older rows of a regression without a score lack its loss, which was mse.
-    """
+    """The values of a group's key without the machine's; older rows of a regression without a score
+    lack its loss, which was mse."""
     return (row.model_digest, row.data_digest, row.regression_loss or "mse", *_other_keys(row))
 
 
@@ -289,14 +280,9 @@ def differing(group: Group, other: Group) -> list[str]:
 def hub(
     groups: Sequence[Group], names: Collection[str] = CHANGED
 ) -> tuple[Group, list[tuple[Group, str]]] | None:
-    """The group with the most neighbours, and these with the setting in which each differs.
-
-    Groups are neighbours if they differ in one setting alone. None without any neighbours, or with
-    too many groups to compare them all.
-
-    Args:
-        names: the settings in which neighbours may differ.
-    """
+    """The group with the most neighbours, and these with the setting, one of `names`, in which each
+    differs. Groups are neighbours if they differ in one setting alone. None without any neighbours,
+    or with too many groups to compare them all."""
     if not 1 < len(groups) <= _MOST_GROUPS:
         return None
     candidates = []
@@ -309,12 +295,8 @@ def hub(
 
 
 def hub_first(groups: Sequence[Group], planned: Collection[object]) -> list[Group]:
-    """The groups, with the hub moved to the front if the first group is one of its neighbours.
-
-    Args:
-        planned: keys of the planned groups, if any; a hub that is not among them stays in its
-            place.
-    """
+    """The groups, with the hub moved to the front if the first group is one of its neighbours; a
+    hub that is not among the planned groups, if there are any, stays in its place."""
     base, neighbours = hub(groups, _PLANNED) or (None, [])
     if base is None or groups[0] not in [group for group, _ in neighbours]:
         return list(groups)
@@ -330,22 +312,16 @@ def about(column: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Encoders:
-    """Encoders that were measured under the same conditions on the same data.
-
-    Attributes:
-        groups: those of each encoder, by its name.
-        joined: the settings of all, which name their encoder.
-    """
+    """Encoders that were measured under the same conditions on the same data: the groups of each by
+    its name, and the settings of all, which name their encoder, as one group."""
 
     groups: dict[str, Group]
     joined: Group
 
 
 def encoders_of(groups: Sequence[Group]) -> Encoders | None:
-    """The encoders that can be compared with that of the first group; None without any other.
-
-    Of several groups of an encoder, the one that differs least from the first counts.
-    """
+    """The encoders that can be compared with that of the first group; None without any other. Of
+    several groups of an encoder, the one that differs least from the first counts."""
     if not groups:
         return None
     first = groups[0]

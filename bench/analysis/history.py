@@ -20,8 +20,7 @@ from bench.stats.changepoints import change_points, segment_medians
 
 _NEARLY_ALL: Final = 0.9
 """The share of runs that full fine-tuning in fp32 must be in to be the reference."""
-Run = tuple[int, int, int]
-"""Seed, fold and repeat."""
+Run = tuple[int, int, int]  # seed, fold and repeat
 
 
 @dataclass(frozen=True)
@@ -43,20 +42,14 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """A measure of a setting by version.
-
-    Attributes:
-        is_reference: whether it is the reference's own, whose values are absolute. Others are
-            ratios to the reference, or of scores differences.
-        values: by version; None where it was not measured.
-        starts: indices of the versions since which another median holds.
-    """
+    """A measure of a setting by version: the reference's own values are absolute, others are ratios
+    to the reference, or of scores differences."""
 
     setting: Setting
     measure: Measure
     is_reference: bool
-    values: tuple[float | None, ...]
-    starts: tuple[int, ...] = ()
+    values: tuple[float | None, ...]  # by version; None: not measured
+    starts: tuple[int, ...] = ()  # indices of the versions since which another median holds
 
     @cached_property
     def known(self) -> list[int]:
@@ -98,11 +91,8 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """The series of a group's settings, over the versions that have the reference.
-
-    Attributes:
-        left_out: the versions without it.
-    """
+    """The series of a group's settings, over the versions that have the reference; `left_out` are
+    those without it."""
 
     group: Group
     reference: Setting
@@ -203,10 +193,8 @@ def _by_version(setting: Setting, measure: Measure) -> dict[str, dict[Run, float
 def _relative(
     own: Mapping[Run, float], base: Mapping[Run, float] | None, measure: Measure
 ) -> float | None:
-    """The mean of ratios, or of scores' differences, over common runs; without any, of means.
-
-    Without a base it is the mean of the values themselves.
-    """
+    """The mean of ratios, or of scores' differences, over common runs; without any, of means;
+    without a base, the mean of the values themselves."""
     if not own or (base is not None and not base):
         return None
     is_score = measure.kind == "score"

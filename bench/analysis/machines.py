@@ -19,21 +19,13 @@ from bench.stats.intervals import Interval, Ints, quantile
 
 @dataclass(frozen=True)
 class MachineCost:
-    """A cost of a setting on NEW's machine, relative to BASE's.
+    """A cost of a setting on NEW's machine, relative to BASE's; below 1, `normalised` shows that
+    the setting gains more on NEW's machine."""
 
-    Attributes:
-        column: the column of runs.csv.
-        label: the cost in words.
-        absolute: the ratio NEW / BASE.
-        normalised: the ratio of both machines' values relative to full fine-tuning in fp32 there;
-            below 1 the setting gains more on NEW's machine. None without full fine-tuning in fp32
-            of the same seeds on both.
-    """
-
-    column: str
-    label: str
-    absolute: Interval
-    normalised: Interval | None
+    column: str  # of runs.csv
+    label: str  # the cost in words
+    absolute: Interval  # the ratio NEW / BASE
+    normalised: Interval | None  # to full fine-tuning in fp32 there; None: not on both
 
 
 @dataclass(frozen=True)
@@ -46,14 +38,8 @@ class MachineRow:
 
 @dataclass(frozen=True)
 class Machines:
-    """Settings that both machines ran.
-
-    Attributes:
-        base, new: names of the machines.
-        rows: by setting.
-        why: what could not be compared; empty: everything was.
-        family: a sentence on the number of intervals and their level.
-    """
+    """Settings that both machines ran: the machines' names, the costs by setting, what could not be
+    compared (empty: everything was), and a sentence on the number of intervals and their level."""
 
     base: str
     new: str
@@ -63,12 +49,9 @@ class Machines:
 
 
 def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | None:
-    """The comparison of both sides' machines, those with the most runs; None where nothing of one
-    measurement_version ran on both, or one was shared in another way than the other.
-
-    Args:
-        matches: settings matched across machines, with their labels.
-    """
+    """The comparison of both sides' machines, those with the most runs, over matches with these
+    labels; None where nothing of one measurement_version ran on both, or one was shared in another
+    way than the other."""
     labelled = zip(matches, labels, strict=True)
     both = [(m, label) for m, label in labelled if m.machine is None and m.base.ok and m.new.ok]
     if not both:

@@ -6,8 +6,7 @@ from operator import itemgetter
 from typing import Final, Literal
 
 from bench.analysis.groups import Group, settings_key
-from bench.analysis.points import settings_of
-from bench.analysis.setting import Setting
+from bench.analysis.setting import Setting, settings_of
 from bench.common.grouping import grouped
 from bench.plan.cell import ABOUT, Value, named
 from bench.plan.learning_rates import still_lacking
@@ -34,19 +33,16 @@ _FORMERLY: Final = {name: ABOUT[name].before for name in ("unfreeze", "regressio
 """Settings that are empty where they do not matter, as if they had these values."""
 _NEAR: Final = ("mode", "rank", "layers", "amp")
 """Settings in which the nearest setting of the other side agrees."""
-_MOST_NEAR: Final = 20
-"""The number of settings of the other side among which the nearest is sought."""
+_MOST_NEAR: Final = 20  # the number of settings of the other side among which the nearest is sought
 _DIGESTS: Final = {"model_digest": "model", "data_digest": "data"}
 _SHOWN: Final = ("model", "task", "max_train", *IDENTIFYING)
 """Columns that distinguish settings of one label."""
 
 
 def counted_rows(rows: Iterable[Row]) -> list[Row]:
-    """The rows that count: the newest of each repeat of a cell on a machine.
-
-    Candidates of a search for learning rates are left out, and of equal conditions a row that ended
-    ok counts before a later one that did not.
-    """
+    """The newest row of each repeat of a cell on a machine, without candidates of a search for
+    learning rates; of equal conditions, a row that ended ok counts before a later one that did
+    not."""
     current = current_rows(row for row in rows if not row.is_candidate).values()
     last: dict[tuple[str, int, Machine], Row] = {}
     for row in still_lacking(list(current)):
@@ -73,11 +69,8 @@ def machine_name(machine: Machine) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """A setting of each side that may be compared, with the groups that they belong to.
-
-    Attributes:
-        machine: the machine of both; None: they ran on different ones.
-    """
+    """A setting of each side that may be compared, with the groups that they belong to, and the
+    machine of both; None where they ran on different ones."""
 
     base: Setting
     new: Setting
@@ -98,12 +91,8 @@ class Match:
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """Two sets of rows, matched.
-
-    Attributes:
-        unmatched: settings that are compared with nothing, and why.
-        rows: those that count, of BASE and of NEW.
-    """
+    """Two sets of rows, matched: pairs of settings, settings that are compared with nothing and
+    why, and the rows of BASE and NEW that count."""
 
     matches: list[Match]
     unmatched: list[tuple[Side, Setting, str]]
@@ -117,11 +106,7 @@ def matching(
     values_of: tuple[ValuesOf, ValuesOf],
 ) -> Matching:
     """Match settings of both sides, on each machine that both have; without any, across machines.
-
-    Args:
-        names: columns in which matching settings may differ, as filters name them.
-        values_of: the numbers of dev examples of BASE and of NEW.
-    """
+    They may differ in the columns of these names, as filters name them."""
     rows = counted_rows(base), counted_rows(new)
     by_machine = [grouped(side, machine_of) for side in rows]
     common = [machine for machine in by_machine[0] if machine in by_machine[1]]
@@ -232,11 +217,8 @@ def text_of(value: Value) -> str:
 
 
 def distinct_labels(items: Sequence[tuple[str, Row]]) -> list[str]:
-    """Labels, completed by the columns that distinguish equal ones.
-
-    Args:
-        items: labels, each with a row of what it names.
-    """
+    """Labels, each given with a row of what it names, completed by the columns that distinguish
+    equal ones."""
     varying = {}
     for label, alike in grouped(items, itemgetter(0)).items():
         names = [name for name in _SHOWN if len({row[name] for _, row in alike}) > 1]

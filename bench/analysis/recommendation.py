@@ -35,20 +35,14 @@ none in common; the head alone was not run; the best is not shown to beat the he
 majority class; no setting meets the limits; none is within the margin of the best by its bounds;
 those that are have fewer than three seeds; or a training of the cheapest that is shown collapsed.
 """
-MOST: Final = 1000.0
-"""So many times as many dev examples are not suggested."""
-_FOLDS: Final = 10
-"""Parts of the examples, of which each scores what the others selected."""
+MOST: Final = 1000.0  # so many times as many dev examples are not suggested
+_FOLDS: Final = 10  # parts of the examples, of which each scores what the others selected
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """The settings of a group that have a score, compared in pairs.
-
-    Attributes:
-        samples: their scores by seed and example, of which more is better.
-        margin: how much worse than the best a score may be.
-    """
+    """The settings of a group that have a score, compared in pairs: their scores by seed and
+    example, of which more is better, and how much worse than the best a score may be."""
 
     group: Group
     settings: tuple[Setting, ...]
@@ -157,11 +151,8 @@ class Candidates:
 
 
 def candidates_of(group: Group, margin: float | None = None) -> Candidates:
-    """The settings of a group that have a score, compared in pairs.
-
-    Args:
-        margin: None for the metric's.
-    """
+    """The settings of a group that have a score, compared in pairs; without a margin, by the
+    metric's."""
     settings = [s for s in group.settings if s.ok and s.scores]
     lengths = Counter(len(values) for s in settings for values in s.values.values())
     usual = lengths.most_common(1)[0][0] if lengths else 0
@@ -185,54 +176,34 @@ def _sample(group: Group, setting: Setting, examples: int) -> Sample:
 
 @dataclass(frozen=True)
 class Resolution:
-    """What would show a setting to be no worse than the best.
+    """What would show a setting to be no worse than the best, four times out of five if its true
+    difference is the measured one. More examples help so far as the variance between seeds falls
+    with them as that over examples does; the bottleneck is the larger part of the uncertainty, or
+    the margin, where the measured difference is about as large."""
 
-    Attributes:
-        closest: the setting that is nearest to being shown.
-        margin: the margin by which it is shown now.
-        seeds: how many would show it four times out of five if its true difference is the measured
-            one; None where no number does, or it is not known.
-        factor: how many times as many dev examples would, if the variance between seeds falls with
-            them as that over examples does; None for more than are suggested.
-        bottleneck: the part of the uncertainty that is larger; or the margin, where so many
-            examples would not do because the measured difference is about as large.
-    """
-
-    closest: int
-    margin: float
-    seeds: int | None
-    factor: float | None
+    closest: int  # the setting that is nearest to being shown
+    margin: float  # the margin by which it is shown now
+    seeds: int | None  # how many would do; None: no number, or not known
+    factor: float | None  # how many times as many dev examples; None: more than are suggested
     bottleneck: Literal["seeds", "examples", "margin"]
 
 
 @dataclass(frozen=True, eq=False)
 class Recommendation:
-    """The answer for some limits. Settings are numbers of the candidates'.
-
-    Attributes:
-        among: the settings that meet the limits.
-        reference: the best of these by score.
-        shown: those shown to be no worse than the best by more than the margin.
-        few_seeds: those that only lack seeds to be shown.
-        could_be: those not shown to be worse than another by more than it.
-        obstacles: why nothing is recommended; none if something is.
-        pick: the recommended setting or, with obstacles, the best by score.
-        nearest: the settings that come nearest to the limits, where none meets them.
-        withdrawn: the setting that would be recommended if none of its trainings had collapsed.
-    """
+    """The answer for some limits. Settings are numbers of the candidates'."""
 
     candidates: Candidates
     prefer: Need
     limits: tuple[Limit, ...]
-    among: tuple[int, ...]
-    reference: int | None
-    shown: tuple[int, ...]
-    few_seeds: tuple[int, ...]
-    could_be: tuple[int, ...]
-    obstacles: tuple[Obstacle, ...]
-    pick: int | None
-    nearest: int | None = None
-    withdrawn: int | None = None
+    among: tuple[int, ...]  # those that meet the limits
+    reference: int | None  # the best of these by score
+    shown: tuple[int, ...]  # to be no worse than the best by more than the margin
+    few_seeds: tuple[int, ...]  # those that only lack seeds to be shown
+    could_be: tuple[int, ...]  # those not shown to be worse than another by more than it
+    obstacles: tuple[Obstacle, ...]  # why nothing is recommended; none if something is
+    pick: int | None  # the recommended one; with obstacles, the best by score
+    nearest: int | None = None  # comes nearest to the limits, where none meets them
+    withdrawn: int | None = None  # would be recommended, had no training of it collapsed
 
     @property
     def decided(self) -> bool:
@@ -264,11 +235,9 @@ class Recommendation:
 
     @cached_property
     def cross_fitted_score(self) -> float | None:
-        """The score of what the rule picks, on examples that did not pick it.
-
-        Each tenth of the examples scores what the rule picks by the others, if it picks something.
-        None where nothing is recommended or predictions are not kept.
-        """
+        """The score of what the rule picks, on examples that did not pick it. Each tenth of the
+        examples scores what the rule picks by the others, if it picks something. None where nothing
+        is recommended or predictions are not kept."""
         known = self.candidates
         if not self.decided or not known.kept or known.examples < _FOLDS:
             return None
@@ -286,11 +255,8 @@ class Recommendation:
         return known.group.scoring.gain(float(np.concatenate(scored).mean())) if scored else None
 
     def _shown_by(self, scores: Floats, share: float) -> list[int]:
-        """The settings that are shown to be no worse than the best by a share of the examples.
-
-        Args:
-            scores: on that share, by setting and seed [K, S].
-        """
+        """The settings that are shown to be no worse than the best by a share of the examples, from
+        the scores on that share by setting and seed [K, S]."""
         known, compared = self.candidates, self.candidates.comparison
         means = known.group.scoring.gain(1.0) * np.nanmean(scores, axis=1)
 
@@ -333,9 +299,7 @@ class Recommendation:
     def _needed(self, i: int, j: int) -> tuple[float, float]:
         """How many times as many dev examples show i to be no worse than j four times out of five
         if the measured difference is the true one, and how many seeds do; infinite where none do.
-
-        Of a pair with one common seed the variance that more seeds reduce is not known.
-        """
+        Of a pair with one common seed the variance that more seeds reduce is not known."""
         compared = self.candidates.comparison
         have = max(int(compared.seeds[i, j]), 1)
         room = self.candidates.margin + min(float(compared.difference[i, j]), 0.0)
@@ -365,12 +329,8 @@ class Recommendation:
 def recommend(
     candidates: Candidates, prefer: Need = "memory", limits: Sequence[Limit] = ()
 ) -> Recommendation:
-    """The cheapest setting within limits that has three seeds and is shown to be no worse than the
-    best one there by more than the margin.
-
-    Args:
-        prefer: what is cheap.
-    """
+    """The setting that costs least of what is preferred, within limits, of those that have three
+    seeds and are shown to be no worse than the best one there by more than the margin."""
     known, every = candidates, range(len(candidates.settings))
     misses = [sum(limit.shortfall(known.value(i, limit.name)) for limit in limits) for i in every]
     among = [i for i in every if misses[i] == 0]

@@ -26,33 +26,21 @@ FEWEST_SEEDS: Final = 3
 
 @dataclass(frozen=True, eq=False)
 class ScorePair:
-    """The difference of two settings' scores.
-
-    Attributes:
-        errors: its standard errors below and above, and their degrees of freedom, where the sides
-            have no seed in common.
-        metric: the dev metric.
-        base, new: the scores.
-        seeds: the numbers of seeds of BASE and NEW.
-        spread: its variances over common seeds and examples; None with `errors`.
-        rounding: the variance of a difference that comes from scores being multiples of 1 / N: the
-            least that seeds vary, without which equal differences would be certain.
-        is_same: whether both sides are the same trainings, which gave the same.
-        differences: by common seed.
-        values: NEW − BASE by common seed for each dev example, where predictions are kept.
-    """
+    """The difference of two settings' scores. Without a common seed it has `errors`: standard
+    errors below and above, and their degrees of freedom. `rounding`, from scores being multiples of
+    1 / N, is the least that seeds vary, without which equal differences would be certain."""
 
     value: float
     metric: Metric
     base: float
     new: float
-    seeds: tuple[int, int]
-    spread: Spread | None = None
-    errors: tuple[float, float, float] = (math.inf, math.inf, math.inf)
-    rounding: float = 0.0
-    is_same: bool = False
-    differences: Mapping[int, float] = field(default_factory=dict)
-    values: Mapping[int, Values] = field(default_factory=dict)
+    seeds: tuple[int, int]  # numbers of those of BASE and NEW
+    spread: Spread | None = None  # variances over common seeds and examples; None with `errors`
+    errors: tuple[float, float, float] = (math.inf, math.inf, math.inf)  # below, above, freedom
+    rounding: float = 0.0  # a variance of the difference
+    is_same: bool = False  # whether both sides are the same trainings, which gave the same
+    differences: Mapping[int, float] = field(default_factory=dict)  # by common seed
+    values: Mapping[int, Values] = field(default_factory=dict)  # by seed and example, if kept
 
     @property
     def is_single(self) -> bool:
@@ -178,14 +166,9 @@ def _errors(setting: Setting, seed: int | None = None) -> tuple[float, float]:
 
 
 def mean_of_pairs(pairs: Sequence[tuple[str, ScorePair]]) -> ScorePair | str:
-    """The mean difference over settings with at least two common seeds, or why there is none.
-
-    Its error is that of resampling seeds and dev examples, which the settings share; these are
-    fixed. Settings on other data are independent.
-
-    Args:
-        pairs: of settings, with the digest of their data.
-    """
+    """The mean difference over settings, given with the digests of their data, that have at least
+    two common seeds; or why there is none. Its error is that of resampling seeds and dev examples,
+    which the settings share; these are fixed. Settings on other data are independent."""
     if len({pair.metric for _, pair in pairs}) > 1:
         return "the settings have several metrics"
     parts = []

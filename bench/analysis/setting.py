@@ -1,9 +1,9 @@
-"""A setting: a point of the grid over its seeds, folds and repeats, with their measurements."""
+"""The settings of a group: rows by the points of the grid, over their seeds, folds and repeats."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from math import log
 from operator import attrgetter
 from statistics import fmean
@@ -11,8 +11,11 @@ from typing import Final
 
 import numpy as np
 
+from adapters.methods import MODES
+from adapters.names import place
 from bench.common.grouping import grouped
-from bench.plan.cell import Value
+from bench.plan.cell import ABOUT, ALWAYS, Value, named
+from bench.plan.columns import VALUES
 from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import Row
 from bench.results.outcomes import Values, ValuesOf, no_values
@@ -21,8 +24,7 @@ from bench.stats.intervals import Interval, Std, mean_of, mean_t, pooled, scatte
 
 Run = tuple[int, int, int, str]
 """A run of a setting: seed, fold (0 without folds), repeat, and version of the code."""
-SeedFold = tuple[int, int]
-"""The seed and the fold of a run."""
+SeedFold = tuple[int, int]  # the seed and the fold of a run
 
 _ENDS: Final = {
     "dev_score": ("dev_ci_low", "dev_ci_high"),
@@ -32,6 +34,24 @@ _ENDS: Final = {
 _SCORE: Final = "dev_score"
 _TIMES: Final = _ENDS.keys() - {_SCORE}
 
+OPTIONS: Final = named(lambda about: about.compared == "follows" and about.before != ALWAYS)
+"""Options of a method or of its rates, which a label names unless they have their usual value."""
+FROM_MODE: Final = (
+    *OPTIONS,
+    *(name for name in named(lambda about: about.compared == "follows") if name not in OPTIONS),
+    "scale",
+)
+"""Settings that follow from the mode."""
+FROZEN: Final = "frozen_dtype"
+"""A column in which the settings of a group may differ, like the axes."""
+_AXES: Final = tuple(
+    n for n in named(lambda about: about.compared == "axis") if n not in ("seed", "fold")
+)
+
+
+point: Final[Callable[[Row], tuple[Value, ...]]] = attrgetter(*_AXES, FROZEN, *FROM_MODE)
+"""The values that identify a setting within a group."""
+
 
 def number(value: Value) -> float | None:
     """A value as a float, or None if it is empty or no number."""
@@ -39,14 +59,11 @@ def number(value: Value) -> float | None:
 
 
 def between_processes(settings: Iterable[Iterable[Row]], column: str) -> Std | None:
-    """The std of a column's logarithms between processes that do the same work; None where nothing
-    measures it.
+    """The std of a column's logarithms between processes that do the same work, from the rows of
+    each setting; None where nothing measures it.
 
     For times these are the runs of a setting, of whatever seed: what varies is the process. Other
     costs depend on the seed, so that they are the runs of a cell: repeats or versions of the code.
-
-    Args:
-        settings: the rows of each setting.
     """
     runs: dict[Value, list[float]] = {}
     value_of = attrgetter(column)
@@ -61,17 +78,9 @@ def between_processes(settings: Iterable[Iterable[Row]], column: str) -> Std | N
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A point of the grid without its seed and fold, and the rows of its runs of any status.
-
-    Attributes:
-        elsewhere: rows of other machines whose scores count for seeds and folds that have none
-            here.
-        options: the options of its method that are not the usual ones, such as `LoRA+ ratio 16`.
-        tells_rate, tells_frozen: whether the label needs the rate, or the type of frozen weights,
-            because another setting of the group differs in nothing else.
-        between: `between_processes` of the group's settings, by column.
-        encoder: the name of its encoder, among the settings of several; else empty.
-    """
+    """A point of the grid without its seed and fold, and the rows of its runs of any status. The
+    label needs the rate, or the type of frozen weights, where another setting of the group differs
+    in nothing else."""
 
     mode: str
     rank: int | None
@@ -81,13 +90,13 @@ class Setting:
     frozen: str | None
     rate: float | None
     rows: tuple[Row, ...]
-    elsewhere: tuple[Row, ...] = ()
-    options: tuple[str, ...] = ()
-    tells_rate: bool = False
-    tells_frozen: bool = False
+    elsewhere: tuple[Row, ...] = ()  # of other machines, for seeds and folds without a score here
+    options: tuple[str, ...] = ()  # of its method, not the usual ones, such as `LoRA+ ratio 16`
+    tells_rate: bool = False  # whether the label needs the rate
+    tells_frozen: bool = False  # whether the label needs the type of frozen weights
     values_of: ValuesOf = no_values
     between: Callable[[str], Std | None] = lambda _column: None
-    encoder: str = ""
+    encoder: str = ""  # its name, among the settings of several; else empty
 
     @property
     def adapted(self) -> bool:
@@ -129,7 +138,6 @@ class Setting:
 
     @property
     def folds(self) -> int | None:
-        """K of a cross-validation; None if it is none."""
         return self.rows[0].folds
 
     @property
@@ -165,11 +173,9 @@ class Setting:
 
     @cached_property
     def runs(self) -> dict[int, list[tuple[Row, ...]]]:
-        """The runs with a score by seed: each a row or, with folds, one for each fold in order.
-
-        A seed that lacks a fold has none. The score of a fold may be undefined, as where one class
-        is missing there, if that of all predictions together is not.
-        """
+        """The runs with a score by seed: each a row or, with folds, one for each fold in order. A
+        seed that lacks a fold has none. The score of a fold may be undefined, as where one class is
+        missing there, if that of all predictions together is not."""
         runs = {}
         for seed, rows in grouped(self.scored, lambda row: row.seed).items():
             scored = [row for row in rows if row.has_score]
@@ -184,10 +190,8 @@ class Setting:
 
     @cached_property
     def values(self) -> dict[int, Values]:
-        """The numbers of the dev examples, whose mean is the score, by seed; where stored.
-
-        Repeats of a seed are the same training, and count once, with the mean of their numbers.
-        """
+        """The numbers of the dev examples, whose mean is the score, by seed; where stored. Repeats
+        of a seed are the same training, and count once, with the mean of their numbers."""
         by_seed = {
             seed: [values for run in runs if (values := self.values_of(run)) is not None]
             for seed, runs in self.runs.items()
@@ -200,11 +204,9 @@ class Setting:
 
     @cached_property
     def scores(self) -> dict[int, float]:
-        """The dev score by seed, the mean over its repeats.
-
-        With folds it is that of all predictions together, where these are stored for all seeds, or
-        a fold's score is not defined; else the mean of the folds' scores.
-        """
+        """The dev score by seed, the mean over its repeats. With folds it is that of all
+        predictions together, where these are stored for all seeds, or a fold's score is not
+        defined; else the mean of the folds' scores."""
         return {seed: self.score_of_seed(seed).value for seed in self.runs}
 
     @cached_property
@@ -280,11 +282,9 @@ def _run(row: Row) -> Run:
 
 
 def _runs(rows: Sequence[Row], folds: int | None) -> list[tuple[Row, ...]]:
-    """The runs of one seed from its rows; those that lack a fold are left out.
-
-    Folds belong together by repeat and version of the code. Where no such run is whole, as after
-    an update between two folds, the last row of each fold makes one.
-    """
+    """The runs of one seed from its rows, without those that lack a fold. Folds belong together by
+    repeat and version of the code. Where no such run is whole, as after an update between two
+    folds, the last row of each fold makes one."""
     if folds is None:
         return [(row,) for row in rows]
     by_run: dict[tuple[int, str], dict[int | None, Row]] = {}
@@ -312,3 +312,65 @@ def _mean_interval(intervals: Sequence[Interval]) -> Interval:
     if len(ends) < len(intervals):
         return Interval(value)
     return Interval(value, fmean(low for low, _ in ends), fmean(high for _, high in ends))
+
+
+def settings_of(
+    rows: Sequence[Row], others: Sequence[Sequence[Row]], values_of: ValuesOf
+) -> tuple[Setting, ...]:
+    """Rows by everything but seed and fold, in the order of modes, layer sets, ranks and AMP;
+    `others` are rows of each of the other machines from which scores may be taken."""
+    points = grouped(rows, point)
+    other_points = [grouped(machine, point) for machine in others]
+    axes = len(_AXES)
+    but_rates = axes + 1 + len(OPTIONS)
+    rates = Counter(key[:but_rates] for key in points)
+    frozen_types = Counter(key[:axes] for key in {key[: axes + 1] for key in points})
+    between = cache(partial(between_processes, points.values()))
+    settings = []
+    for key, members in points.items():
+        row = members[0]
+        settings.append(Setting(
+            row.mode, row.rank, row.layers, row.amp, row.unfreeze, row.frozen_dtype,
+            rate=row.learning_rate or row.learning_rate_head, rows=tuple(members),
+            elsewhere=_scored_elsewhere(members, [p.get(key, []) for p in other_points]),
+            options=_options(row), tells_rate=rates[key[:but_rates]] > 1,
+            tells_frozen=frozen_types[key[:axes]] > 1, values_of=values_of, between=between,
+        ))  # fmt: skip
+    return tuple(sorted(settings, key=_order))
+
+
+def _options(row: Row) -> tuple[str, ...]:
+    values = ((ABOUT[name], row[name]) for name in OPTIONS)
+    return tuple(
+        about.short.format(value) for about, value in values if value not in (None, about.before)
+    )
+
+
+def _order(setting: Setting) -> tuple[object, ...]:
+    return (
+        place_in(setting.mode, MODES), place(setting.layers), setting.rank or 0,
+        place_in(setting.amp, VALUES["amp"]), setting.unfreezes, setting.rate or 0.0,
+        place_in(setting.frozen, VALUES[FROZEN]),
+    )  # fmt: skip
+
+
+def _scored_elsewhere(rows: Sequence[Row], others: Sequence[Sequence[Row]]) -> tuple[Row, ...]:
+    """Rows of a setting on each of the other machines, for seeds and folds that have no score here;
+    each score is taken from the first machine that has it."""
+    scores = {(row.seed, row.fold) for row in rows if _is_scored(row)}
+    elsewhere: list[Row] = []
+    for machine in others:
+        scored = [r for r in machine if _is_scored(r) and (r.seed, r.fold) not in scores]
+        scores |= {(row.seed, row.fold) for row in scored}
+        elsewhere += scored
+    return tuple(elsewhere)
+
+
+def _is_scored(row: Row) -> bool:
+    """Whether a row has a score, or is a fold whose predictions count though it has none."""
+    return row.has_score or (row.folds is not None and row.is_ok and row.dev_metric is not None)
+
+
+def place_in(value: str | None, order: Sequence[str]) -> int:
+    """The index of a value in an order of values; −1 where it is not among them."""
+    return order.index(value) if value in order else -1

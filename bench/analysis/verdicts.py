@@ -20,13 +20,11 @@ OBJECTIVES: Final[tuple[Objective, ...]] = ("memory", "time", "score")
 
 COSTS: Final[tuple[Objective, ...]] = ("memory", "time")
 
-_FEWEST_REPEATS: Final = 3
-"""Fewest repeats of a single seed and fold that are paired."""
+_FEWEST_REPEATS: Final = 3  # fewest repeats of a single seed and fold that are paired
 
 PAPER_MEMORY: Final = 0.5
 """The paper's claim for LoRA on all linear layers with AMP: half the memory, and ..."""
-PAPER_TIMES: Final = (1 / 1.6, 0.4)
-"""... 60% faster: 1.6 times the speed, or 60% less time."""
+PAPER_TIMES: Final = (1 / 1.6, 0.4)  # ... 60% faster: 1.6 times the speed, or 60% less time
 
 
 def column(group: Group, objective: Objective) -> str:
@@ -75,11 +73,8 @@ def _compare(name: str, objective: Objective, a: Setting, b: Setting) -> Interva
 
 
 def score_spread(a: Setting, b: Setting) -> Spread | None:
-    """The spread of the difference of two settings' scores.
-
-    None unless predictions are stored for all seeds that both have. Both were scored on the same
-    examples, as all rows of a group are.
-    """
+    """The spread of the difference of two settings' scores; None unless predictions are stored for
+    all seeds that both have. Both were scored on the same examples, as all rows of a group are."""
     seeds = sorted(a.scores.keys() & b.scores.keys())
     if not a.values.keys() & b.values.keys() >= set(seeds):
         return None
@@ -90,10 +85,8 @@ def score_spread(a: Setting, b: Setting) -> Spread | None:
 
 
 def best_by_score(group: Group) -> Setting | None:
-    """The setting with the best score; None where none is known, or where scores can't be weighed.
-
-    Settings that learned nothing can't be best.
-    """
+    """The setting with the best score, of those that learned; None where none is known, or where
+    scores can't be weighed."""
     if not group.learned:
         return None
     scores = {s: score.value for s in group.judged if (score := s.estimate("dev_score"))}
@@ -112,10 +105,8 @@ def better_worse(group: Group, gaps: Iterable[Interval]) -> tuple[int, int]:
 
 
 def pareto(group: Group, cost: Objective) -> list[Setting]:
-    """Settings that no other beats in both cost and score, from cheap to expensive.
-
-    Empty where scores can't be weighed.
-    """
+    """Settings that no other beats in both cost and score, from cheap to expensive; none where
+    scores can't be weighed."""
     if not group.learned:
         return []
     name, best = column(group, cost), float("inf")
@@ -135,10 +126,8 @@ def pareto(group: Group, cost: Objective) -> list[Setting]:
 
 @dataclass(frozen=True)
 class RankEffect:
-    """The effect on score of the highest rank over the lowest, in pairs that differ in rank alone.
-
-    `better` and `worse` are the numbers of pairs with a significant difference.
-    """
+    """The effect on score of the highest rank over the lowest, in pairs that differ in rank alone,
+    of which so many are significantly better or worse."""
 
     low: int
     high: int
@@ -149,10 +138,8 @@ class RankEffect:
 
 
 def rank_effect(group: Group) -> RankEffect | None:
-    """The effect of rank, in pairs of which at least one has learned.
-
-    None with scores for fewer than two ranks, or where scores can't be weighed.
-    """
+    """The effect of rank, in pairs of which at least one has learned; None with scores for fewer
+    than two ranks, or where scores can't be weighed."""
     if not group.learned:
         return None
     scored = [s for s in group.settings if s.rank is not None and s.estimate("dev_score")]
@@ -180,11 +167,9 @@ def rank_effect(group: Group) -> RankEffect | None:
 
 @dataclass(frozen=True)
 class Effects:
-    """Cost relative to full fine-tuning in fp32: with AMP alone, an adapter alone, and both.
-
-    Each is the geometric mean over the `ranks` that ran with AMP and without. `product` is the
-    value of `both` if the two effects were independent.
-    """
+    """Cost relative to full fine-tuning in fp32: with AMP alone, an adapter alone, and both. Each
+    is the geometric mean over the `ranks` that ran with AMP and without. `product` is the value of
+    `both` if the two effects were independent."""
 
     mode: str
     layers: str

@@ -82,7 +82,7 @@ def rounds(
         return
     for candidates in search.rounds():
         yield plan_now(candidates)
-    rated = [search.found(cell) or without_rates(cell) for cell in cells]
+    rated = [search.tuned(cell) or without_rates(cell) for cell in cells]
     planned = []
     for item in plan_now(rated):
         if not lacks_rates(item.cell):

@@ -43,11 +43,8 @@ class AdapterConfigs:
 
 
 def read_adapter_configs(grid: "Grid") -> AdapterConfigs:
-    """The configurations that a grid names.
-
-    Raises:
-        InputError: for a file that can't be read or holds no configuration of PEFT.
-    """
+    """The configurations that a grid names; InputError for a file that can't be read or holds
+    none."""
     names, texts = {}, {}
     for path in dict.fromkeys(path for axes in grid.cells for path in axes.adapter_config):
         values = read_json(Path(path))
@@ -61,14 +58,8 @@ def read_adapter_configs(grid: "Grid") -> AdapterConfigs:
 
 
 def check_adapter_config(values: Mapping[str, Any], where: str) -> None:
-    """Refuse a configuration that PEFT must not see.
-
-    Args:
-        where: the file, for the message.
-
-    Raises:
-        InputError: naming the field and the file.
-    """
+    """Refuse a configuration that PEFT must not see, by an InputError that names the field and
+    where the configuration is."""
     method = values.get(_TYPE)
     if not isinstance(method, str):
         raise InputError(f'{where}: lacks {_TYPE}, such as "LOHA", so it is no {FILE} of PEFT')
@@ -113,10 +104,8 @@ def _is_plain(value: object, *, names: bool, depth: int = 2) -> bool:
 
 
 def _is_bounded(pattern: str) -> bool:
-    """Whether a regular expression takes a short time on the name of any module.
-
-    Each repetition and each group of alternatives multiplies the ways to match a name.
-    """
+    """Whether a regular expression takes a short time on the name of any module. Each repetition
+    and each group of alternatives multiplies the ways to match a name."""
     bare = re.sub(r"\\.|\(\?:", lambda match: "(" if match[0] == "(?:" else "", pattern)
     ways = sum(map(bare.count, "*+?{("))
     is_nested = re.search(r"\)[*+?{]", bare) is not None
@@ -124,10 +113,8 @@ def _is_bounded(pattern: str) -> bool:
 
 
 def check_adapters(folder: Path, *, adapts: bool) -> None:
-    """Check the folder of a model before a library loads it, which would load adapters unasked.
-
-    Args:
-        adapts: whether the model is an adapter, whose configuration is in the folder itself.
+    """Check the folder of a model before a library loads it, which would load adapters unasked; the
+    configuration of a model that is an adapter is in the folder itself.
 
     Raises:
         InputError: for an adapter in another place, or as `check_adapter_config`.

@@ -21,26 +21,16 @@ _DENSE: Final = ("attention.output.dense", "intermediate.dense", "output.dense")
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """An architecture, by the names of its modules within the encoder.
+    """An architecture, by the names of its modules within the encoder; not every configuration has
+    all of the other layers. With `first_position`, positions count from the id of padding plus 1,
+    so that as many of them are not for text."""
 
-    Attributes:
-        name: for people.
-        layers: the beginning of the names in each layer, with the layer's number as `{}`; without
-            `{}` all layers share their weights.
-        attention: query, key and value, as one fused linear layer or as several.
-        other: the other linear layers of a layer, the last of the feed-forward block at the end;
-            not every configuration has all of them.
-        first_position: whether positions count from the id of padding plus 1, so that as many of
-            them are not for text.
-        has_sdpa: whether transformers computes its attention by torch's fused kernels.
-    """
-
-    name: str
-    layers: str = "encoder.layer.{}."
-    attention: tuple[str, ...] = _BERT
-    other: tuple[str, ...] = _DENSE
+    name: str  # for people
+    layers: str = "encoder.layer.{}."  # beginning of a layer's names; without {} all share weights
+    attention: tuple[str, ...] = _BERT  # query, key, value: one fused linear layer or several
+    other: tuple[str, ...] = _DENSE  # linear layers, the feed-forward block's last at the end
     first_position: bool = False
-    has_sdpa: bool = True
+    has_sdpa: bool = True  # whether transformers uses torch's fused kernels for its attention
 
     def adapted(self, layers: str) -> tuple[str, ...]:
         """Names within a layer of the linear layers that a layer set adapts."""
@@ -56,10 +46,8 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSizes:
-    """The sizes of an encoder of any architecture, under BERT's names.
-
-    `max_position_embeddings` is the longest text in tokens.
-    """
+    """The sizes of an encoder of any architecture, under BERT's names. `max_position_embeddings` is
+    the longest text in tokens."""
 
     model_type: str
     hidden_size: int
@@ -86,20 +74,14 @@ _MOST: Final = 2**24
 
 def model_type_of(folder: Path) -> str:
     """The `model_type` of the checkpoint in a folder; files from before 2020 lack BERT's.
-
-    Raises:
-        InputError: no such folder or file, or broken JSON.
-    """
+    InputError without such a folder or file, or for broken JSON."""
     model_type = read_json(config_file(folder)).get("model_type", "bert")
     return model_type if isinstance(model_type, str) else shown(model_type)
 
 
 def read_sizes(folder: Path) -> EncoderSizes:
-    """The sizes of the encoder in a folder.
-
-    Raises:
-        InputError: naming the file and the key, if one is missing or impossible.
-    """
+    """The sizes of the encoder in a folder; an InputError names the file and the key, if one is
+    missing or impossible."""
     path = config_file(folder)
     values = read_json(path)
     if values.get("auto_map") and values.get("model_type") not in ARCHITECTURES:

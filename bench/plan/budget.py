@@ -15,12 +15,8 @@ _LEFT_OUT: Final = "left out: "
 class Budget:
     """Seconds that a command may take from the creation of this object; unlimited by default.
 
-    It is checked before a cell starts, and never stops a cell that is running.
-
-    Attributes:
-        seconds: the whole budget.
-        left_out: the predicted time, in seconds, of each cell that was left out, by the cell's
-            key; None where there is no prediction.
+    It is checked before a cell starts, and never stops a cell that is running. `left_out` has the
+    predicted time, in seconds, of each cell that was left out, by the cell's key; None without one.
     """
 
     def __init__(
@@ -75,20 +71,13 @@ def minutes(seconds: float) -> str:
 
 
 def was_left_out(row: Row) -> bool:
-    """Whether a row's cell was left out because it exceeded a budget."""
     return row.status == "skipped" and (row.message or "").startswith(_LEFT_OUT)
 
 
 def needs_no_row(last: Row | None, why: str) -> bool:
-    """Whether a cell that is skipped needs no new row, because its last one says enough.
-
-    A skip is not recorded twice for the same reason, whatever time was left. And a cell that was
-    to run again and is left out keeps the result that it has.
-
-    Args:
-        last: the row that counts for the cell; None if it has none.
-        why: the message that the new row would have.
-    """
+    """Whether a cell that is skipped for a reason needs no new row, because its last one says
+    enough. A skip is not recorded twice for the same reason, whatever time was left. And a cell
+    that was to run again and is left out keeps the result that it has."""
     if last is None:
         return False
     if why.startswith(_LEFT_OUT):
@@ -97,19 +86,15 @@ def needs_no_row(last: Row | None, why: str) -> bool:
 
 
 def that_fit(
-    seconds: float, predicted: Iterable[float | None], lanes: int = 1
+    seconds: float, predicted: Iterable[float | None], slots: int = 1
 ) -> list[bool | None]:
-    """Whether each of several cells fits into a budget if they run in turn and take what is
-    predicted, in seconds; None for a cell without a prediction.
-
-    Args:
-        lanes: the number of cells that run at a time.
-    """
+    """Whether each of several cells fits into a budget if so many run at a time and take what is
+    predicted, in seconds; None for a cell without a prediction."""
     fitting: list[bool | None] = []
-    left = [seconds] * lanes
+    left = [seconds] * slots
     for cell_s in predicted:
-        lane = left.index(max(left))  # the first that is free
-        fits = None if cell_s is None else cell_s <= left[lane]
-        left[lane] -= cell_s if fits and cell_s is not None else 0.0
+        slot = left.index(max(left))  # the first that is free
+        fits = None if cell_s is None else cell_s <= left[slot]
+        left[slot] -= cell_s if fits and cell_s is not None else 0.0
         fitting.append(fits)
     return fitting

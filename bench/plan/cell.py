@@ -25,47 +25,26 @@ from bench.plan.problems import REGRESSION, SINGLE_LABEL
 from bench.plan.tables import read_tables
 
 Value = str | int | float | None
-Columns = dict[str, Value]
-"""Values by the names of columns of runs.csv."""
+Columns = dict[str, Value]  # values by the names of columns of runs.csv
 Applies = Callable[[Mapping[str, Any]], bool]
 Cost = Literal["memory", "time", "score"]
 
-ITERATIVE: Final = "iterative"
-"""Gradual unfreezing, as `minbert.training.unfreezing` has it, which imports torch."""
-
-OFF: Final = "off"
+ITERATIVE: Final = "iterative"  # as in minbert.training.unfreezing, which imports torch
+OFF: Final = "off"  # of switches such as `compile`
 ON: Final = "on"
-"""Values of `compile`."""
-
-FP32: Final = "fp32"
-MIXED: Final = "mixed"
-"""Values of `frozen_dtype` besides the half types; rows older than the column are `mixed`."""
-
-FAST: Final = "fast"
-"""The default of `kernels`."""
-
+FP32: Final = "fp32"  # of `frozen_dtype`, besides the half types
+MIXED: Final = "mixed"  # the same, and of rows that are older than the column
+FAST: Final = "fast"  # the default of `kernels`
 MINBERT: Final = "minbert"
 TRANSFORMERS: Final = "transformers"
-ENGINES: Final = (MINBERT, TRANSFORMERS)
-"""Values of `engine`."""
-
-DEFAULT: Final = "default"
-"""The default of `init_lora_weights`, whose other values are PEFT's."""
-
-BALANCED: Final = "balanced"
-"""The value of `class_weights` besides `none`."""
-
-GRID: Final = "grid"
+ENGINES: Final = (MINBERT, TRANSFORMERS)  # values of `engine`
+DEFAULT: Final = "default"  # of `init_lora_weights`, whose other values are PEFT's
+BALANCED: Final = "balanced"  # of `class_weights`, besides `none`
+GRID: Final = "grid"  # of `learning_rate_source`
 SEARCHED: Final = "search"
 CANDIDATE: Final = "candidate"
-"""Values of `learning_rate_source`."""
-
-MULTITASK: Final = "multitask"
-"""The task of several parts."""
-
-ALWAYS: Final = "always"
-"""`About.before` of a setting that every row has."""
-
+MULTITASK: Final = "multitask"  # the task of several parts
+ALWAYS: Final = "always"  # `About.before` of a setting that every row has
 HAS_PARTS: Final = "tasks of several parts"
 WHERE: Final[Mapping[str, Applies]] = {
     "": lambda _row: True,
@@ -232,7 +211,6 @@ class Cell:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether training steps run through torch.compile."""
         return self.compile == ON
 
     @property
@@ -259,10 +237,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """A short name for people and folders, such as `lora-r8-all-lin-only-bf16-s0`.
-
-        Cells that differ in nothing but the options of their adapters have different names.
-        """
+        """A short name for people and folders, such as `lora-r8-all-lin-only-bf16-s0`. Cells that
+        differ in nothing but the options of their adapters have different names."""
         rank = "" if self.rank is None else f"-r{self.rank}"
         adapter = "" if self.layers is None else f"{rank}-{self.layers}"
         unfreezing = f"-{self.unfreeze}" if self.unfreeze not in (None, "all") else ""

@@ -28,21 +28,15 @@ POSITIVE: Final = re.compile(
 )
 """Columns whose values are divided by, or shown on logarithmic axes."""
 _ADAPTER: Final = re.compile(r"[a-z0-9_]{1,40} [0-9a-f]{8}")
-LARGEST: Final = 1e30
-"""A bound that no quantity comes near; NaN and infinity are beyond it."""
+LARGEST: Final = 1e30  # a bound that no quantity comes near; NaN and infinity are beyond it
 
 _KINDS: Final[Mapping[type, str]] = {int: "whole number", float: "number"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of runs.csv.
-
-    Attributes:
-        group: axes, settings, or one of the groups in columns.toml.
-        where: words for the rows in which it can have a value, a key of `WHERE`.
-        title: its heading in a table of cells.
-    """
+    """A column of runs.csv: its group (axes, settings, or one of those in columns.toml), words for
+    the rows in which it can have a value, a key of `WHERE`, and its heading in a table of cells."""
 
     name: str
     kind: type[str] | type[int] | type[float]
@@ -56,7 +50,6 @@ class Column:
         return WHERE[self.where](row)
 
     def applies_to(self, row: Row) -> bool:
-        """Whether the column can have a value in a row."""
         return self.applies(vars(row))
 
 
@@ -105,7 +98,6 @@ NAMES: Final = tuple(BY_NAME)
 
 
 def group_names(group: str) -> tuple[str, ...]:
-    """Names of the columns in a group, in order."""
     return tuple(column.name for column in COLUMNS if column.group == group)
 
 
@@ -121,10 +113,7 @@ _LATER: Final = {n: about for n, about in ABOUT.items() if about.before not in (
 
 def row_of(values: Mapping[str, Value]) -> Row:
     """A row from values by column; columns that are newer than its schema may be missing.
-
-    Raises:
-        ValueError: if a column is unknown, or empty although no row can be without it.
-    """
+    ValueError if a column is unknown, or empty although no row can be without it."""
     if unknown := values.keys() - BY_NAME.keys():
         raise ValueError(f"{', '.join(sorted(unknown))}: no such columns")
     complete = _EMPTY | dict.fromkeys(ABOUT) | dict(values) | {"schema": SCHEMA}
@@ -162,11 +151,8 @@ def format_value(value: Value) -> str:
 
 
 def parse_value(name: str, text: str) -> Value:
-    """The value of a field of runs.csv.
-
-    Raises:
-        ValueError: if the text is not of the column's kind, or not one of its names.
-    """
+    """The value of a field of runs.csv; ValueError if the text is not of the column's kind, or not
+    one of its names."""
     if text == "":
         return None
     if name == "status" and text not in STATUSES:

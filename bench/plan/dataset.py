@@ -7,38 +7,27 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bench.plan.problems import Problem
 
-HUB: Final = "hub:"
-"""The beginning of a path that names a data set on the Hugging Face hub."""
+HUB: Final = "hub:"  # the beginning of a path that names a data set on the Hugging Face hub
 
 _Text = Annotated[str, Field(min_length=1)]
 
 
 class DataSpec(BaseModel):
-    """Where examples are read from, and the roles of their columns; None: inferred.
-
-    Attributes:
-        path: a file, a folder, or `hub:USER/NAME[@REVISION]`.
-        config: the configuration of a data set on the hub.
-        text, text_pair, label, group: names of columns.
-        classes: the classes in their order; without them numbers are in their order, and words in
-            that of the alphabet.
-        validation, test: files like `path`.
-        drop_leaks: whether training examples are dropped whose text is in the dev examples too.
-    """
+    """Where examples are read from, and the roles of their columns; None: inferred."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: _Text
-    config: _Text | None = None
-    text: _Text | None = None
+    path: _Text  # a file, a folder, or hub:USER/NAME[@REVISION]
+    config: _Text | None = None  # of a data set on the hub
+    text: _Text | None = None  # the name of a column, as are the next three
     text_pair: _Text | None = None
     label: _Text | None = None
     group: _Text | None = None
     problem: Problem | None = None
-    classes: tuple[_Text, ...] = ()
-    validation: _Text | None = None
+    classes: tuple[_Text, ...] = ()  # in order; else numbers in theirs, words by the alphabet
+    validation: _Text | None = None  # a file like `path`, as is `test`
     test: _Text | None = None
-    drop_leaks: bool = False
+    drop_leaks: bool = False  # whether training examples are dropped whose text is in dev too
 
     def inside(self, folder: Path) -> "DataSpec":
         """The same, with relative paths taken from a folder."""
@@ -51,5 +40,4 @@ class DataSpec(BaseModel):
 
     @property
     def is_on_hub(self) -> bool:
-        """Whether the data set is on the Hugging Face hub."""
         return self.path.startswith(HUB)

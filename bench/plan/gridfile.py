@@ -134,11 +134,9 @@ class TaskDecays(_Strict):
 
 
 class Settings(_Strict):
-    """The settings that all cells of a grid share. Command-line flags replace values here.
-
-    A setting that is named like a field of `bench.plan.cell.Cell` is copied into the cells, unless
-    `bench.plan.planning` resolves it.
-    """
+    """The settings that all cells of a grid share. Command-line flags replace values here. A
+    setting that is named like a field of `bench.plan.cell.Cell` is copied into the cells, unless
+    `bench.plan.planning` resolves it."""
 
     model: Models = "minilm"
     init: Annotated[str, OneOf("init")] = "pretrained"
@@ -194,7 +192,6 @@ class Settings(_Strict):
 
     @property
     def models(self) -> list[str]:
-        """The names or folders of the models."""
         return [self.model] if isinstance(self.model, str) else self.model
 
 
@@ -212,11 +209,9 @@ else:
 
 
 class Axes(_Strict):
-    """One table `[[cells]]`: every combination of its values is a cell.
-
-    Without `batch_size`, `max_length` and `learning_rate` those of the settings apply; a
-    `learning_rate` is used for all parameters that train.
-    """
+    """One table `[[cells]]`: every combination of its values is a cell. Without `batch_size`,
+    `max_length` and `learning_rate` those of the settings apply; a `learning_rate` is used for all
+    parameters that train."""
 
     mode: Annotated[list[Mode], Field(min_length=1)]
     rank: list[Count] = []
@@ -285,13 +280,11 @@ class Grid(_Strict):
         return self
 
     def settings_of(self, axes: Axes) -> Settings:
-        """The settings of one table's cells."""
         own = {name: getattr(axes.settings, name) for name in axes.settings.model_fields_set}
         return self.settings.model_copy(update=own)
 
     @property
     def has_auto_length(self) -> bool:
-        """Whether any cell has `max_length` auto."""
         return any(AUTO in (axes.max_length or [self.settings.max_length]) for axes in self.cells)
 
     @property
@@ -305,16 +298,12 @@ class Grid(_Strict):
 
 
 def names() -> list[str]:
-    """The grids that come with the package."""
     return sorted(path.stem for path in NAMED.glob("*.toml"))
 
 
 def load(name_or_file: str) -> Grid:
-    """A named grid, or one from a TOML file.
-
-    Raises:
-        InputError: unknown name, unreadable file, broken TOML, an unknown key, a wrong value.
-    """
+    """A named grid, or one from a TOML file; InputError for an unknown name, an unreadable file,
+    broken TOML, an unknown key or a wrong value."""
     if name_or_file in names():
         path = NAMED / f"{name_or_file}.toml"
     else:
@@ -336,11 +325,8 @@ def load(name_or_file: str) -> Grid:
 
 
 def with_settings(grid: Grid, values: dict[str, object]) -> Grid:
-    """The grid with some settings replaced, by flags of the command line.
-
-    Raises:
-        InputError: for a value that a grid file could not have.
-    """
+    """The grid with some settings replaced, by flags of the command line; InputError for a value
+    that a grid file could not have."""
     try:
         settings = Settings.model_validate({**dict(grid.settings), **values})
     except ValidationError as error:
@@ -362,11 +348,7 @@ def _read(path: Path) -> str:
 
 
 def parse(text: str, source: str, name: str) -> Grid:
-    """A grid from the text of a TOML file called `source`.
-
-    Raises:
-        InputError: as `load`.
-    """
+    """A grid from the text of a TOML file called `source`; raises InputError as `load`."""
     if _LONG_KEY.search(text):
         raise InputError(f"{source}: has a key of 16 parts or more; no grid file nests that deeply")
     try:
@@ -395,8 +377,8 @@ def _first_problem(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     given = first["input"]
     instead_of = f", not {shown(given)}" if isinstance(given, str | int | float) else ""
-    place = f"{where}: " if where else ""
-    return _one_line(f"{place}{message[0].lower()}{message[1:]}{instead_of}")
+    prefix = f"{where}: " if where else ""
+    return _one_line(f"{prefix}{message[0].lower()}{message[1:]}{instead_of}")
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

@@ -18,43 +18,32 @@ _REMEDY: Final = "start the grid again, which writes it anew"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Everything a worker needs to run one cell.
-
-    `checkpoint` is the folder of the weights; for a random initialisation it is the folder of the
-    configuration, or None if the configuration is a named `geometry`. `adapter_config` is the JSON
-    of the adapters of mode peft. Paths stay in the cell's
-    folder: they are not columns of runs.csv.
-    """
+    """Everything a worker needs to run one cell. Paths stay in the cell's folder: they are no
+    columns of runs.csv."""
 
     cell: Cell
     conditions_id: str = ""
     attempt: int = 1
     device: str = "cpu"
     threads: int = 1
-    checkpoint: str | None
-    geometry: str | None
+    checkpoint: str | None  # the folder of the weights; of a random init, of the configuration
+    geometry: str | None  # a named one, in place of a configuration
     tokenizer: str
     data: str | None
     keep: bool = False
     code_version: str = ""
     repeat: int = 1
-    adapter_config: str | None = None
+    adapter_config: str | None = None  # the JSON of the adapters of mode peft
 
     def values(self) -> dict[str, Any]:
-        """The content of cell.json."""
         return {"cell_id": self.cell.cell_id, **asdict(self)}
 
     def to_json(self) -> str:
-        """The text of cell.json."""
         return json.dumps(self.values(), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
-        """The inverse of `to_json`.
-
-        Raises:
-            InputError: for any other text.
-        """
+        """The inverse of `to_json`; InputError for any other text."""
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:

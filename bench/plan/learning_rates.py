@@ -18,16 +18,14 @@ from bench.plan.columns import learning_rates
 from bench.plan.gridfile import Rates
 from bench.plan.rows import Row
 
-FIRST: Final = (-2, -1, 0, 1, 2)
-"""Exponents n of the multipliers √10ⁿ that are always tried."""
+FIRST: Final = (-2, -1, 0, 1, 2)  # exponents n of the multipliers √10ⁿ that are always tried
 LAST_EXPONENT: Final = 6
 """The largest exponent, up or down, that is tried while the best one is at an end."""
 SEED: Final = 0
 
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
 
-Lookup = Callable[[Cell], Row | None]
-"""The row that counts for a candidate; None if it has not run."""
+Lookup = Callable[[Cell], Row | None]  # the row that counts for a candidate; None if it has not run
 
 Origin = Literal["tuned", "default", "given"]
 """How a cell's rates came about: by `--lr auto`, by default, or given in a grid."""
@@ -49,8 +47,7 @@ def origin_of(cell: Cell) -> Origin:
     return "default" if all(getattr(cell, n) == r for n, r in defaults.items()) else "given"
 
 
-Kind = tuple[Value, ...]
-"""A combination of settings that is given its own rates."""
+Kind = tuple[Value, ...]  # a combination of settings that is given its own rates
 kind_of: Final[Callable[[Cell], Kind]] = attrgetter(*named(lambda about: about.own_rates))
 
 
@@ -73,13 +70,8 @@ def candidate(cell: Cell, exponent: int, data_digest: str) -> Cell:
 
 
 class Search:
-    """A search for the rates of some cells.
-
-    Args:
-        cells: the cells at their default rates.
-        data_digest: digest of the examples that candidates are trained and scored on.
-        row_of: returns a candidate's row.
-    """
+    """A search for the rates of cells that are given at their default rates, by candidates that
+    train and are scored on data of a digest, and whose rows `row_of` returns."""
 
     def __init__(self, cells: Iterable[Cell], data_digest: str, row_of: Lookup) -> None:
         self._cells: dict[Kind, Cell] = {}
@@ -126,7 +118,7 @@ class Search:
                 scored.append((-row.dev_score, loss, exponent))
         return min(scored)[2] if scored else None
 
-    def found(self, cell: Cell) -> Cell | None:
+    def tuned(self, cell: Cell) -> Cell | None:
         """A cell at the rates that the search found; None if all its candidates failed."""
         exponent = self._best(kind_of(cell))
         if exponent is None:

@@ -31,31 +31,21 @@ from minbert.model.config import ACTIVATIONS, GEOMETRIES, BertConfig
 
 @dataclass(frozen=True)
 class Model:
-    """A model whose files are here.
+    """A model whose files are here."""
 
-    `name` is shown in rows and reports; it holds no path. `checkpoint` is the folder of the
-    weights, or, for a random initialisation from a folder, of the configuration. `embedded` models
-    come with the project, pinned by digest. `why_not_minbert` is the reason why engine minbert
-    can't load it; empty: it can.
-    """
-
-    name: str
+    name: str  # as shown in rows and reports, without a path
     digest: str
     pooling: str
     config: BertConfig | EncoderSizes
-    checkpoint: Path | None
+    checkpoint: Path | None  # the folder of the weights; of a random init, of the configuration
     geometry: str | None
     tokenizer: Path
-    embedded: bool = False
-    why_not_minbert: str = ""
+    embedded: bool = False  # whether it comes with the project, pinned by digest
+    why_not_minbert: str = ""  # why engine minbert can't load it; empty: it can
 
     def job(self, cell: Cell, data: Path | None, **others: Any) -> Job:
-        """The job of a cell on this model.
-
-        Args:
-            data: the folder of the task's files; None for an embedded task.
-            others: further fields of the job.
-        """
+        """The job of a cell on this model, with the folder of the task's files (None for an
+        embedded task) and further fields."""
         return Job(
             cell=cell,
             checkpoint=None if self.checkpoint is None else str(self.checkpoint.resolve()),
@@ -71,8 +61,7 @@ def find_model(name: str, init: str, pooling: str) -> Model:
 
     Args:
         name: `minilm`, a folder in the Hugging Face layout, the name of a checkpoint on the
-            Hugging Face hub, or, with a random initialisation, a named geometry.
-        init: `pretrained` or `random`.
+            Hugging Face hub, or, with init random, a named geometry.
         pooling: `pooler`, `cls`, `mean`, or `auto`: as the files of sentence-transformers in the
             folder say, if there are any; else pooler.
 
@@ -102,9 +91,6 @@ def find_model(name: str, init: str, pooling: str) -> Model:
 def find_models(names: Sequence[str], init: str, pooling: str) -> dict[str, Model]:
     """The models of a grid by `Model.name`, to which a part of the digest is added where folders of
     the same name hold different models.
-
-    Args:
-        names, init, pooling: as of `find_model`.
 
     Raises:
         InputError: as `find_model`, or if two names stand for the same model.
@@ -195,14 +181,8 @@ def _folder(name: str) -> Path:
 
 
 def check_length(max_length: int, model: Model, *, pairs: bool) -> None:
-    """Refuse a max_length that exceeds the encoder's positions or leaves no room for text.
-
-    Args:
-        pairs: whether two texts form one sequence.
-
-    Raises:
-        InputError: naming what doesn't fit.
-    """
+    """Refuse, by an InputError, a max_length that exceeds the encoder's positions or leaves no room
+    for text, of which pairs form one sequence."""
     if pairs and isinstance(model.config, BertConfig) and model.config.type_vocab_size < 2:
         raise InputError(
             f"--task: {model.name} has one token type, and a pair of texts needs two; "
@@ -223,11 +203,7 @@ def check_length(max_length: int, model: Model, *, pairs: bool) -> None:
 
 
 def check_ranks(cells: Sequence[Cell], config: BertConfig | EncoderSizes) -> None:
-    """Refuse ranks above the width of an adapted layer of engine minbert.
-
-    Raises:
-        InputError: naming the rank, the layer and its width.
-    """
+    """Refuse, by an InputError, ranks above the width of an adapted layer of engine minbert."""
     hidden, intermediate = config.hidden_size, config.intermediate_size
     for cell in cells:
         if cell.rank is None or cell.layers is None or cell.engine != MINBERT:
@@ -247,14 +223,8 @@ _LIBRARIES: Final = ("transformers", "peft")
 
 def engine_version(why: str = "") -> str:
     """The versions of the libraries of engine transformers, such as `transformers 5.1.0, peft
-    0.20.0`.
-
-    Args:
-        why: the reason for this engine, for the message.
-
-    Raises:
-        InputError: with the command that installs them, if one is missing.
-    """
+    0.20.0`. If one is missing, the InputError has the command that installs them, and the reason
+    for this engine."""
     missing = [name for name in _LIBRARIES if find_spec(name) is None]
     if missing:
         raise InputError(

@@ -7,8 +7,7 @@ from typing import Final
 from bench.plan.columns import PART_SCORES
 from bench.plan.rows import Row
 
-SINGLE: Final = ("sst",)
-"""Parts with single texts; the others have pairs of texts."""
+SINGLE: Final = ("sst",)  # parts with single texts; the others have pairs of texts
 
 
 def to_text(values: Mapping[str, float]) -> str:
@@ -17,11 +16,7 @@ def to_text(values: Mapping[str, float]) -> str:
 
 
 def from_text(text: str) -> dict[str, float]:
-    """The inverse of `to_text`.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """The inverse of `to_text`; ValueError for anything else."""
     values: dict[str, float] = {}
     for term in text.split(" "):
         part, _, value = term.partition("=")

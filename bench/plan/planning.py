@@ -48,16 +48,7 @@ RERUN: Final = "--rerun"
 
 @dataclass(frozen=True)
 class Resolved:
-    """A grid's names, resolved on this machine.
-
-    `regression` says whether the task predicts a number; `parts` are the parts of the task that
-    the data has, if the task has any; `auto_length` is what `max_length` auto stands for, needed
-    only if the grid has it. `no_compiling` is the reason why `compile` auto is off on the device;
-    empty: it is on, for cells of engine minbert that can be compiled. `engine` is what engine auto
-    stands for, `engine_version` that of the libraries of engine transformers, and `attention` what
-    `attn_implementation` auto stands for. `adapters` has the name in cells of each
-    adapter_config.json, by its path.
-    """
+    """A grid's names, resolved on this machine."""
 
     model: str
     model_digest: str
@@ -65,39 +56,32 @@ class Resolved:
     data_digest: str
     amp_on: str
     learning_rate_source: str
-    regression: bool = False
-    parts: tuple[str, ...] = ()
-    auto_length: int | None = None
-    no_compiling: str = ""
-    engine: str = MINBERT
-    engine_version: str = ""
-    attention: str = ""
-    adapters: Mapping[str, str] = field(default_factory=dict)
+    regression: bool = False  # whether the task predicts a number
+    parts: tuple[str, ...] = ()  # of the task, those that the data has
+    auto_length: int | None = None  # what `max_length` auto stands for, if the grid has it
+    no_compiling: str = ""  # why `compile` auto is off on the device; empty: on where a cell can be
+    engine: str = MINBERT  # what engine auto stands for
+    engine_version: str = ""  # of the libraries of engine transformers
+    attention: str = ""  # what `attn_implementation` auto stands for
+    adapters: Mapping[str, str] = field(default_factory=dict)  # names in cells, by path of a file
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A repeat of a cell, and whether it runs: `action` is `run`, `done`, `kept` or `skip`.
-
-    `prefix` is the beginning of its name in a plan of several models or engines, and
-    `conditions_id` is of the conditions that it is planned for. With `amp_is_on` its AMP type is
-    the device's usual one. `tries` are the statuses of the candidates, where a cell is skipped
-    because none of them gave it learning rates.
-    """
+    """A repeat of a cell, and whether it runs."""
 
     cell: Cell
-    action: str
+    action: str  # `run`, `done`, `kept` or `skip`
     reason: str
     attempt: int
     repeat: int = 1
-    tries: tuple[str, ...] = ()
-    prefix: str = ""
-    conditions_id: str = ""
-    amp_is_on: bool = False
+    tries: tuple[str, ...] = ()  # statuses of the candidates, if none gave it learning rates
+    prefix: str = ""  # of its name, in a plan of several models or engines
+    conditions_id: str = ""  # of the conditions that it is planned for
+    amp_is_on: bool = False  # whether its AMP type is the device's usual one
 
     @property
     def elsewhere(self) -> bool:
-        """Whether the cell does not run because another machine has its score."""
         return self.reason == ELSEWHERE
 
     @property
@@ -108,7 +92,6 @@ class Planned:
 
     @property
     def key(self) -> tuple[str, int]:
-        """The cell's id and the repeat."""
         return self.cell.cell_id, self.repeat
 
     @property
@@ -118,14 +101,11 @@ class Planned:
 
 
 def expand(grid: Grid, *resolved: Resolved) -> list[Cell]:
-    """All cells of a grid, each once, seeds outermost, then folds.
+    """All cells of a grid for each resolved model, each once, seeds outermost, then folds.
 
     The cells of a seed and fold are permuted by digest: always in the same order, but with
     neighbours in the grid far apart, so that a drift of the machine does not become a difference
     between modes or models.
-
-    Args:
-        resolved: of each model.
     """
     by_id: dict[str, Cell] = {}
     folds = [None] if grid.settings.folds is None else range(grid.settings.folds)
@@ -151,8 +131,7 @@ def expand(grid: Grid, *resolved: Resolved) -> list[Cell]:
 
 
 def _order(cell: Cell, *, by_settings: bool, by_length: bool, by_model: bool) -> bytes:
-    """The sort key of the permutation; with settings where names alone are not unique, and with
-    the length where cells differ in it, and with the model where there are several."""
+    """The sort key of the permutation, with all that cells differ in where names are not unique."""
     rate = cell.learning_rate or cell.learning_rate_head
     further = f" {cell.batch_size} {rate}" if by_settings else ""
     if by_settings and by_length:
@@ -240,11 +219,7 @@ def _as_text(value: Any) -> Any:
 
 
 def _with_compile_auto(cell: Cell, no_compiling: str) -> Cell:
-    """A cell with what `compile` auto stands for.
-
-    Args:
-        no_compiling: as in `Resolved`.
-    """
+    """A cell with what `compile` auto stands for; `no_compiling` as in `Resolved`."""
     cell = replace(cell, compile=ON)
     why_not = no_compiling or cell.why_not_compiled
     if cell.engine == TRANSFORMERS and not why_not:
@@ -255,12 +230,8 @@ def _with_compile_auto(cell: Cell, no_compiling: str) -> Cell:
 
 
 def on_device(cell: Cell, amp_on: str, no_compiling: str) -> Cell:
-    """A cell as planned for another device.
-
-    Args:
-        amp_on: its AMP type there.
-        no_compiling: as in `Resolved`.
-    """
+    """A cell as planned for another device, with its AMP type there; `no_compiling` as in
+    `Resolved`."""
     frozen = amp_on if cell.frozen_dtype == cell.amp else cell.frozen_dtype
     cell = replace(cell, amp=amp_on, frozen_dtype=frozen)
     is_auto = cell.compile_why is not None and cell.compile_why.startswith(f"{AUTO}: ")
@@ -297,10 +268,8 @@ def _part_settings(settings: Settings, parts: Collection[str]) -> dict[str, Any]
 
 
 def _frozen_dtype(settings: Settings, mode: str, layers: str | None, amp: str) -> str:
-    """The type of frozen weights, where there are any.
-
-    Weights with an adapter are fp32: half ones would round small updates away.
-    """
+    """The type of frozen weights, where there are any; those with an adapter are fp32: half ones
+    would round small updates away."""
     if settings.frozen_dtype == FP32 or (layers is not None and trains_base(layers)):
         return FP32
     return MIXED if mode in METHODS else amp
@@ -316,11 +285,7 @@ def _alpha(settings: Settings, rank: int | None) -> float | None:
 
 
 def check_rerun(text: str) -> str:
-    """A status or flag for --rerun.
-
-    Raises:
-        InputError: if it is neither.
-    """
+    """A status or flag for --rerun; raises InputError if it is neither."""
     if text not in STATUSES and text not in FLAGS:
         raise InputError(
             f"--rerun: {text!r} is no status or flag; choose {', '.join([*STATUSES, *FLAGS])}"
@@ -354,20 +319,17 @@ def plan(
     rerun: str | None = None,
     fresh: bool = False,
 ) -> list[Planned]:
-    """The action for each repeat of each cell, given all rows; repeats outermost, and neighbours
-    of one name in turn.
+    """The action for each repeat of each cell, given all rows and the columns of the conditions
+    here; repeats outermost, and neighbours of one name in turn.
 
     A repeat runs if it has no row, was interrupted or skipped, or if `rerun` (a status or flag)
     matches its current row. Otherwise it is `done` (status ok) or `kept` (failed). The next attempt
-    is one above all of its rows. A candidate of a search is not repeated.
+    is one above all of its rows. A candidate of a search is not repeated. With `fresh`, only rows
+    of the present code_version count.
 
     A cell is also `done` if another machine with the same software has its score, and the costs of
     its setting have been measured here or will be by another seed or fold of the plan; if by none,
     the first one runs. Candidates need scores only, and further repeats need costs only.
-
-    Args:
-        here: the columns of the conditions under which cells run.
-        fresh: only rows of the present code_version count.
     """
     conditions_id = str(here["conditions_id"])
     ids = {cell.cell_id for cell in cells}
@@ -425,12 +387,8 @@ def _setting(cell: Cell) -> str:
 
 
 def _with_scores(planned: list[Planned], scored: set[str], measured: set[str]) -> list[Planned]:
-    """A plan in which cells don't run that have a score elsewhere and known costs.
-
-    Args:
-        scored: ids of cells that have a score elsewhere.
-        measured: settings with known costs; extended by what the plan measures.
-    """
+    """A plan in which cells don't run that have a score elsewhere and known costs: those measured,
+    or that the plan measures."""
 
     def is_optional(item: Planned) -> bool:
         return item.action == "run" and not item.reason.startswith(RERUN)
@@ -471,10 +429,9 @@ def _decide(row: Row | None, rerun: str | None) -> tuple[str, str]:
 
 
 def groups_of(items: Iterable[Planned]) -> list[list[Planned]]:
-    """The cells of a plan, in order, in groups that have to run one after the other on one
-    device: those that are compared by their costs, such as a cell of both engines. A candidate of a
-    search is alone.
-    """
+    """The cells of a plan, in order, in groups that have to run one after the other on one device:
+    those that are compared by their costs, such as a cell of both engines. A candidate of a search
+    is alone."""
 
     def key(item: Planned) -> tuple[object, ...]:
         cell = item.cell

@@ -22,14 +22,9 @@ def memory_key(cell: Cell, conditions_id: str) -> tuple[Value, ...]:
 
 
 def dominating(cell: Cell, conditions_id: str, rows: Iterable[Row]) -> Row | None:
-    """A row of the same cell, only smaller, that ran out of memory; None without one.
-
-    Rates and the seed may differ, but don't make a cell bigger: where memory is barely enough, or
-    other processes use it too, one seed may fit where another did not.
-
-    Args:
-        rows: the current row of each cell.
-    """
+    """A current row of the same cell, only smaller, that ran out of memory; None without one. Rates
+    and the seed may differ, but don't make a cell bigger: where memory is barely enough, or other
+    processes use it too, one seed may fit where another did not."""
     for row in rows:
         if (
             row.status == "oom"

@@ -11,8 +11,7 @@ from typing import Any, Final, cast
 from bench.plan.cell import CANDIDATE, Cell, Value
 from bench.plan.tables import read_tables
 
-TABLES: Final[Mapping[str, Any]] = read_tables("columns.toml")
-"""The content of columns.toml."""
+TABLES: Final[Mapping[str, Any]] = read_tables("columns.toml")  # the content of columns.toml
 SCHEMA: Final[int] = TABLES["schema"]
 STATUSES: Final[Mapping[str, str]] = TABLES["statuses"]
 RESUMED: Final = ("interrupted", "skipped")
@@ -21,17 +20,14 @@ FLAGS: Final[Mapping[str, str]] = TABLES["flags"]
 TIMING_FLAGS: Final = ("unstable_timing", "throttled", "disturbed")
 """Flags that put the times of a row in doubt, so that a later result replaces it."""
 
-CellKey = tuple[str, str, int]
-"""A measurement: cell_id, conditions_id and repeat."""
+CellKey = tuple[str, str, int]  # a measurement: cell_id, conditions_id and repeat
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row(Cell):
-    """A row of runs.csv. None: does not apply, or was not measured; the first of these differs
-    from the second by `bench.plan.columns.Column.applies`.
-
-    A planned cell is a row without a status; its attempt is 0.
-    """
+    """A row of runs.csv. None: does not apply, or was not measured; the first of these differs from
+    the second by `bench.plan.columns.Column.applies`. A planned cell is a row without a status; its
+    attempt is 0."""
 
     schema: int = SCHEMA
     cell_id: str = ""  # with a default, which overrides the property of Cell
@@ -120,11 +116,7 @@ class Row(Cell):
     finished_at: str | None = None
 
     def __getitem__(self, column: str) -> Value:
-        """The value in a column, by its name.
-
-        Raises:
-            KeyError: if there is no such column.
-        """
+        """The value in a column, by its name; KeyError if there is no such column."""
         return self.scale if column == "scale" else self.__dict__[column]
 
     def __or__(self, values: Mapping[str, Value]) -> "Row":
@@ -138,7 +130,6 @@ class Row(Cell):
 
     @property
     def flag_names(self) -> list[str]:
-        """The flags."""
         return (self.flags or "").split()
 
     @property
@@ -158,12 +149,10 @@ class Row(Cell):
 
     @property
     def has_score(self) -> bool:
-        """Whether the cell ended ok with a dev score."""
         return self.is_ok and self.dev_score is not None
 
     @property
     def is_candidate(self) -> bool:
-        """Whether the cell is a candidate of a search for learning rates."""
         return self.learning_rate_source == CANDIDATE
 
     @property
@@ -187,10 +176,8 @@ def repeat_suffix(repeat: Value) -> str:
 
 
 def current_rows(rows: Iterable[Row]) -> dict[CellKey, Row]:
-    """The current row of each measurement, in order of first appearance.
-
-    That is the last attempt that ended ok, or, where none did, the last attempt.
-    """
+    """The current row of each measurement, in order of first appearance: the last attempt that
+    ended ok, or, where none did, the last attempt."""
     last: dict[CellKey, Row] = {}
     update_current(last, rows)
     return last
@@ -209,12 +196,9 @@ def _rank(row: Row) -> tuple[bool, int]:
 
 
 def latest(rows: Iterable[Row]) -> dict[tuple[str, str, int, str], Row]:
-    """The rows that count, by measurement and code_version, in order of first appearance.
-
-    For each version that is the last attempt that ended ok; where no version has one, the current
-    row of the measurement. A row with a timing flag counts until a later attempt of any version
-    ends ok.
-    """
+    """The rows that count, by measurement and code_version, in order of first appearance. For each
+    version that is the last attempt that ended ok; where no version has one, the current row of the
+    measurement. A row with a timing flag counts until a later attempt of any version ends ok."""
     rows = list(rows)
     current = current_rows(rows)
     last: dict[tuple[str, str, int, str], Row] = {}

@@ -22,7 +22,7 @@ from bench.results.protocol import PANEL, ROW, STEPS
 from bench.results.rowfile import encode
 from bench.results.scores import score_of
 from bench.stats.intervals import Interval
-from bench.stats.steptimes import StepTimes, panel_times, training_times
+from bench.stats.steptimes import StepTimes, replay_times, training_times
 
 UNSTEADY: Final = 0.1
 """Half the interval of the time for 1,000 tokens, as a share of it, above which it is unstable."""
@@ -118,7 +118,7 @@ def step_times(folder: Path) -> tuple[Columns, bool]:
             passes = [counted["pass"] == number for number in np.unique(counted["pass"])]
             first = {name: column[passes[0]] for name, column in counted.items()}
             ms = [counted["ms"][one].tolist() for one in passes]
-            times = panel_times(ms, first["tokens"].tolist())
+            times = replay_times(ms, first["tokens"].tolist())
             return _columns(times, first, counted, settled=first["settled"][0] == 1)
         table = _table(folder / STEPS, _LARGEST_FILE)
         if (table["padded"] < table["tokens"]).any():

@@ -15,61 +15,38 @@ import numpy as np
 
 from bench.stats.intervals import UNSEEN, Floats, Ints, quantile
 
-LEVEL: Final = 0.05
-"""The one-sided error of all bounds together."""
-FEWEST_SEEDS: Final = 3
-"""A setting with fewer trainings is not recommended."""
+LEVEL: Final = 0.05  # the one-sided error of all bounds together
+FEWEST_SEEDS: Final = 3  # a setting with fewer trainings is not recommended
 _OF_PAIR: Final = 0.045
 """The one-sided error of a bound by a pair's own variance between seeds: less than of all bounds
 together, since the errors of the other pairs add to it."""
 _DRAWS: Final = 2000
-_MANY: Final = 1e6
-"""Degrees of freedom that stand for a known variance."""
+_MANY: Final = 1e6  # degrees of freedom that stand for a known variance
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The scores of a setting, of which more is better.
+    """The scores of a setting, of which more is better."""
 
-    Attributes:
-        scores: by seed.
-        values: by seed the numbers of the examples [N], whose mean is the score, for all seeds and
-            of the same examples; empty where these are not kept.
-        variance: of one seed's score over its examples, where the values are not kept; infinite
-            if it is unknown.
-    """
-
-    scores: Mapping[int, float]
-    values: Mapping[int, Floats]
-    variance: float = 0.0
+    scores: Mapping[int, float]  # by seed
+    values: Mapping[int, Floats]  # by seed and example [N], for all seeds; empty: not kept
+    variance: float = 0.0  # of one seed's score over examples not kept; inf: unknown
 
 
 @dataclass(frozen=True, eq=False)
 class Differences:
-    """Differences between K settings, row minus column, with their variances.
+    """Differences between K settings, row minus column, with their variances. The least critical
+    value is Student's t with a pair's own degrees of freedom where it keeps its own variance
+    between seeds, with two where it has none, and 0 elsewhere."""
 
-    Attributes:
-        difference: of scores, over the seeds that both have [K, K]; NaN without a common seed.
-        seeds: the numbers of those seeds [K, K].
-        of_seed: variance between seeds of the difference in one seed [K, K]; 0 where no pair has
-            two seeds.
-        of_examples: variance over examples of the difference [K, K].
-        freedom: degrees of freedom of the sum of both variances [K, K].
-        least: the least critical value [K, K]: Student's t with a pair's own degrees of freedom
-            where it keeps its own variance between seeds, with two where it has none, and 0
-            elsewhere.
-        covariance: of the settings' scores over examples [K, K].
-        shows_seeds: whether any pair has two seeds, so that the variance between seeds is known.
-    """
-
-    difference: Floats
-    seeds: Ints
-    of_seed: Floats
-    of_examples: Floats
-    freedom: Floats
-    least: Floats
-    covariance: Floats
-    shows_seeds: bool
+    difference: Floats  # of scores, over common seeds [K, K]; NaN without any
+    seeds: Ints  # the numbers of those seeds [K, K]
+    of_seed: Floats  # variance between seeds in one seed [K, K]; 0 if no pair has two
+    of_examples: Floats  # variance over examples of the difference [K, K]
+    freedom: Floats  # degrees of freedom of the sum of both variances [K, K]
+    least: Floats  # the least critical value [K, K]
+    covariance: Floats  # of the settings' scores over examples [K, K]
+    shows_seeds: bool  # whether any pair has two seeds, which show how seeds vary
 
     @cached_property
     def error(self) -> Floats:
@@ -78,11 +55,9 @@ class Differences:
 
     @cached_property
     def critical(self) -> Floats:
-        """One-sided critical values with each setting as control [K] (Dunnett 1955).
-
-        By simulation: the part of the examples has the covariance of the settings; that of the
-        seeds is drawn independently for each pair, which makes the values rather too large.
-        """
+        """One-sided critical values with each setting as control [K] (Dunnett 1955). By simulation:
+        the part of the examples has the covariance of the settings; that of the seeds is drawn
+        independently for each pair, which makes the values rather too large."""
         count = len(self.difference)
         values = np.zeros(count)
         rng = np.random.default_rng(0)
@@ -249,13 +224,12 @@ def _covariance(samples: Sequence[Sample]) -> Floats:
 def _pooled(
     own: Floats, once: Floats, seeds: Ints, samples: Sequence[Sample]
 ) -> tuple[Floats, float]:
-    """The variance of differences between seeds [K, K], and its degrees of freedom.
+    """The variance of differences between seeds [K, K], and its degrees of freedom, those that
+    different settings have together, at least those of a pair.
 
     Two or three seeds show the variance of one pair badly. Its ratio to the variance over examples
     in one seed is therefore pooled over all pairs, as an overdispersion; settings that agree on
     most examples can't differ much by seed either. A pair whose own variance is larger keeps that.
-    The degrees of freedom are those that different settings have together, at least those of a
-    pair.
     """
     upper = np.triu_indices(len(own), 1)
     known = (seeds[upper] > 1) & np.isfinite(once[upper])
@@ -268,11 +242,8 @@ def _pooled(
 
 def _by_setting(own: Floats, once: Floats) -> Floats:
     """Variances of differences between seeds [K, K]: of each pair the sum of what both settings
-    have in all their pairs, in proportion to the variance over examples in one seed.
-
-    Args:
-        own: each pair's own variance; NaN where it is not known, and so is the result.
-    """
+    have in all their pairs, in proportion to the variance over examples in one seed; NaN where a
+    pair's own is not known."""
     known = np.isfinite(own) & np.isfinite(once) & ~np.eye(len(own), dtype=bool)
     count = int(known.any(axis=1).sum())
     if count < 3:
@@ -286,10 +257,8 @@ def _by_setting(own: Floats, once: Floats) -> Floats:
 
 
 def _different(samples: Sequence[Sample]) -> float:
-    """The effective number of different settings: 1 for copies, K for unrelated ones.
-
-    From the correlation of what is left of the examples' numbers without their means over seeds.
-    """
+    """The effective number of different settings: 1 for copies, K for unrelated ones. From the
+    correlation of what is left of the examples' numbers without their means over seeds."""
     several = [s for s in samples if len(s.values) > 1]
     shared = set.intersection(*(set(s.values) for s in several)) if several else set()
     if len(shared) < 2:

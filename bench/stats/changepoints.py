@@ -15,19 +15,15 @@ import numpy as np
 
 from bench.stats.intervals import Floats
 
-SHORTEST: Final = 3
-"""The fewest runs before and after a change point."""
+SHORTEST: Final = 3  # the fewest runs before and after a change point
 LEVEL: Final = 0.05
 """The simulated probability of any change point in pure noise, over all series and families."""
 AUTOCORRELATION: Final = 0.5
 """The correlation of neighbouring runs in the simulated noise. Too few runs are compared to
 estimate it from them: with the estimate, fewer steps were found than with this constant."""
-_DRAWS: Final = 4000
-"""Simulated families of pure noise behind a penalty."""
-_BLOCK: Final = 1_000_000
-"""Values that are simulated at once."""
-_UNEQUAL: Final = 0.5
-"""The std of the logarithms of the noise's stds over settings, assumed."""
+_DRAWS: Final = 4000  # simulated families of pure noise behind a penalty
+_BLOCK: Final = 1_000_000  # values that are simulated at once
+_UNEQUAL: Final = 0.5  # the std of the logarithms of the noise's stds over settings, assumed
 _MAD: Final = 1.4826 / sqrt(2)
 """The std of normal values, divided by the median size of their first differences."""
 
@@ -35,16 +31,12 @@ _MAD: Final = 1.4826 / sqrt(2)
 def change_points(
     series: Sequence[Sequence[float]], limit: float, families: int = 1
 ) -> list[list[int]]:
-    """The places in each of some series where a new mean begins.
+    """The places in each of some series, of one measure, where a new mean begins that differs by a
+    limit.
 
     The penalty is such that pure noise, whose neighbours correlate by up to `AUTOCORRELATION`, has
-    any change point in all families with a probability of about `LEVEL` at most. Series shorter
-    than two shortest segments have no change points.
-
-    Args:
-        series: series of one measure, such as logarithms of ratios to a common reference.
-        limit: the least difference of neighbouring means.
-        families: the number of measures whose change points are searched.
+    any change point in all families, the measures that are searched, with a probability of about
+    `LEVEL` at most. Series shorter than two shortest segments have no change points.
     """
     long = [np.asarray(values, dtype=float) for values in series if len(values) >= 2 * SHORTEST]
     if not long:
@@ -97,11 +89,9 @@ def segment_medians(values: Sequence[float], starts: Sequence[int]) -> list[floa
 
 
 def _variances(values: Floats) -> Floats:
-    """The variance of each series' noise [..., series], which change points hardly raise.
-
-    It is the larger of that series' own and that of all series, from the median of first
-    differences: of few runs a series' own may be far too small.
-    """
+    """The variance of each series' noise [..., series], which change points hardly raise. It is the
+    larger of that series' own and that of all series, from the median of first differences: of few
+    runs a series' own may be far too small."""
     steps = np.abs(np.diff(values))
     every = np.nanmedian(steps, axis=(-2, -1))[..., None]
     stds = _MAD * np.maximum(np.nanmedian(steps, axis=-1), every)
@@ -118,11 +108,8 @@ def _best_gains(values: Floats) -> Floats:
 
 
 def _split(values: Sequence[float], penalty: float) -> list[int]:
-    """The starts of segments, without the first and those of excursions shorter than `SHORTEST`.
-
-    The tree may make shorter segments, or it would take part of an excursion for a change, at a
-    wrong place.
-    """
+    """The starts of segments, without the first and those of excursions shorter than `SHORTEST`:
+    the tree may make such, or it would take part of an excursion for a change, at a wrong place."""
     from sklearn.tree import DecisionTreeRegressor  # imported late, for it is slow
 
     places = np.arange(len(values))[:, None]

@@ -20,18 +20,15 @@ from bench.stats.intervals import (
     scatters_more,
 )
 
-FAMILY: Final = 0.05
-"""The probability that any interval of a comparison misses its true value."""
+FAMILY: Final = 0.05  # the probability that any interval of a comparison misses its true value
 WITHIN_Z: Final = 1.2815515655446004
 """The 90% quantile of the normal distribution: an estimate of no difference is within both limits
 in 80% of cases if these are so many standard errors further away than the interval's ends."""
 _CAUTION: Final = 0.25
 """The probability that the std which repeats are planned with is too small, where few repeats show
 it: with the estimate itself, the planned repeats decide in half to three quarters of cases."""
-_NUMBERS: Final = np.arange(2, 1001)
-"""The numbers of repeats or seeds that are named."""
-_NODES: Final = 200
-"""Points of integration, for six digits of a nominal level."""
+_NUMBERS: Final = np.arange(2, 1001)  # the numbers of repeats or seeds that are named
+_NODES: Final = 200  # points of integration, for six digits of a nominal level
 
 
 @cache
@@ -69,23 +66,14 @@ def nominal_level(alpha: float, looks: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Estimates:
-    """Estimates by setting with their errors; NaN where there is none.
-
-    Attributes:
-        value: the estimate.
-        error: its standard error.
-        freedom: degrees of freedom of that error; infinite: it is a constant.
-        single: the standard error that one repeat of each side would have.
-        number: the number of repeats behind the value, pairs or those of the smaller side.
-        pooled: the degrees of freedom that one more repeat of all settings would add.
-    """
+    """Estimates by setting with their errors; NaN where there is none."""
 
     value: Floats
-    error: Floats
-    freedom: Floats
-    single: Floats
-    number: Ints
-    pooled: Floats
+    error: Floats  # standard errors
+    freedom: Floats  # degrees of freedom of the errors; infinite: they are constants
+    single: Floats  # the standard error that one repeat of each side would have
+    number: Ints  # of repeats behind the value: pairs, or those of the smaller side
+    pooled: Floats  # degrees of freedom that one more repeat of all settings would add
 
     def half_width(self, level: float) -> Floats:
         """Half the intervals at a two-sided level."""
@@ -109,7 +97,7 @@ def sample_means(
     same, since others may scatter more without showing it, unless it has nearly all squares.
 
     Args:
-        values, samples: the values, without those that are NaN, and the sample of each [N].
+        values, samples: the values, of which NaN don't count, and the sample of each [N].
         count: the number of samples.
         constant: the std where no sample has two values.
         weights: the shares of the samples' degrees of freedom that count in the pool, below 1 for
@@ -142,15 +130,11 @@ def unpaired(base: Estimates, new: Estimates) -> Estimates:
 
 
 def mean_of_settings(estimates: Estimates, shared: Ints) -> Estimates:
-    """The mean over settings, as one estimate [1].
+    """The mean over settings, none of them NaN, as one estimate [1].
 
     Its error is that of resampling the repeats within each setting, in closed form: the settings
     are fixed, and their errors add up as those of independent estimates. Those of settings that
-    are compared with one and the same setting are taken as equal, which is rather too wide.
-
-    Args:
-        estimates: none of them NaN.
-        shared: the setting of BASE of each.
+    share their setting of BASE are taken as equal, which is rather too wide.
     """
     count = len(estimates.value)
     _, first, pools = np.unique(estimates.single, return_index=True, return_inverse=True)
@@ -201,9 +185,6 @@ def needed_seeds(over: Spread, limit: float, level: float) -> int | None:
 
 
 def _fewest(gaps: "Floats | np.float64", widths: Floats) -> Ints:
-    """The fewest repeats at which an interval is narrower than a gap; 1,001 where none is.
-
-    Args:
-        widths: by number of repeats, falling.
-    """
+    """The fewest repeats at which an interval, whose widths fall with their number, is narrower
+    than a gap; 1,001 where none is."""
     return np.asarray(np.append(_NUMBERS, _NUMBERS[-1] + 1)[np.searchsorted(-widths, -gaps)])

@@ -14,16 +14,13 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 K = TypeVar("K", int, tuple[int, int, int, str])
-NORMAL_975: Final = 1.959963984540054
-"""The 97.5% quantile of the normal distribution."""
-POWER_Z: Final = 0.8416212335729143
-"""The 80% quantile of the normal distribution."""
+NORMAL_975: Final = 1.959963984540054  # the 97.5% quantile of the normal distribution
+POWER_Z: Final = 0.8416212335729143  # the 80% quantile of the normal distribution
 UNSEEN: Final = (3 / NORMAL_975) ** 2
 """Divided by N², the least variance of a mean over N examples. If no example differs, the true
 share may still be up to 3/N (rule of three, Hanley and Lippman-Hand 1983); half the interval is
 then 3/N."""
-_LEVEL: Final = 0.01
-"""Significance level of the test whether some values scatter more than others."""
+_LEVEL: Final = 0.01  # significance level of the test whether some values scatter more than others
 
 
 @dataclass(frozen=True)
@@ -44,11 +41,8 @@ class Interval:
 
 
 def wilson(successes: int, total: int) -> tuple[float, float]:
-    """Both ends of a proportion's score interval (Wilson 1927).
-
-    Raises:
-        ValueError: unless 0 ≤ successes ≤ total and total > 0.
-    """
+    """Both ends of a proportion's score interval (Wilson 1927); ValueError unless 0 ≤ successes ≤
+    total and total > 0."""
     if not 0 <= successes <= total or total == 0:
         raise ValueError(f"{successes} of {total} is no proportion")
     share, unseen = successes / total, NORMAL_975**2 / total
@@ -59,10 +53,8 @@ def wilson(successes: int, total: int) -> tuple[float, float]:
 
 
 def fisher(correlation: float, total: int) -> tuple[float, float]:
-    """Both ends of the interval of a Pearson correlation over `total` pairs, by Fisher's z.
-
-    With fewer than 4 pairs nothing is known: −1 and 1.
-    """
+    """Both ends of the interval of a Pearson correlation over `total` pairs, by Fisher's z; −1 and
+    1 with fewer than 4, which show nothing."""
     if total < 4:
         return -1.0, 1.0
     inside = 1 - 1e-12
@@ -82,11 +74,8 @@ def quantile(level: float, freedom: NDArray[np.floating] | float) -> Floats:
 
 
 def mean_t(values: Sequence[float]) -> Interval:
-    """A mean with its interval by Student's t; none for a single value.
-
-    Raises:
-        ValueError: without values.
-    """
+    """A mean with its interval by Student's t, none for a single value; ValueError without
+    values."""
     if not len(values):
         raise ValueError("the mean of nothing")
     data = np.asarray(values, dtype=float)
@@ -99,36 +88,25 @@ def mean_t(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True)
 class Spread:
-    """The mean of numbers over seeds and examples, and the variances of their two-way layout.
+    """The mean of numbers over seeds and examples, and the variances of their two-way layout,
+    together at least `UNSEEN` / N. With one seed, that of examples has the interaction in it."""
 
-    Attributes:
-        mean: mean over all S seeds and N examples.
-        of_seeds: variance between the seeds' means, with the interaction; None with one seed.
-        of_examples: variance between examples, which more seeds do not reduce; with one seed it
-            has the interaction in it. Both together are at least `UNSEEN` / N.
-        seeds, examples: S and N.
-        interaction: variance of the interaction; divided by N, the least that seeds' means vary.
-        pooled: degrees of freedom of `of_seeds` where it is pooled over several settings.
-    """
-
-    mean: float
-    of_seeds: float | None
-    of_examples: float
+    mean: float  # over all S seeds and N examples
+    of_seeds: float | None  # between seeds' means, with the interaction; None with one seed
+    of_examples: float  # between examples, which more seeds do not reduce
     seeds: int
     examples: int
-    interaction: float = 0.0
-    pooled: float | None = None
+    interaction: float = 0.0  # divided by N, the least variance of seeds' means
+    pooled: float | None = None  # degrees of freedom of `of_seeds`, if pooled over settings
 
     def half_width(self) -> float:
-        """Half the 95% interval. With one seed it covers examples only."""
+        """Half the 95% interval; with one seed it covers examples only."""
         error, freedom = self.error()
         return float(quantile(0.05, freedom)) * error
 
     def error(self) -> tuple[float, float]:
-        """The standard error of the mean, and its degrees of freedom.
-
-        The variances of seeds and of examples add up, each divided by its number.
-        """
+        """The standard error of the mean, and its degrees of freedom. The variances of seeds and of
+        examples add up, each divided by its number."""
         error, freedom = self.errors(np.array([self.seeds]))
         return float(error[0]), float(freedom[0])
 
@@ -143,18 +121,13 @@ class Spread:
         return satterthwaite(variances, (of_seeds, max(self.examples - 1, 1)))
 
     def interval(self) -> Interval:
-        """The mean with its 95% interval."""
         half = self.half_width()
         return Interval(self.mean, self.mean - half, self.mean + half)
 
 
 def satterthwaite(variances: Iterable[Any], freedoms: Iterable[Any]) -> tuple[Floats, Floats]:
-    """The standard error of a sum of independent estimates, and its degrees of freedom
-    (Satterthwaite 1946).
-
-    Args:
-        variances, freedoms: of each estimate; numbers or arrays.
-    """
+    """The standard error of a sum of independent estimates, and its degrees of freedom, from the
+    variance and degrees of freedom of each, numbers or arrays (Satterthwaite 1946)."""
     pairs = list(zip(variances, freedoms, strict=True))
     total = np.asarray(sum(variance for variance, _ in pairs), dtype=float)
     lost = np.asarray(sum(variance**2 / freedom for variance, freedom in pairs), dtype=float)
@@ -163,11 +136,8 @@ def satterthwaite(variances: Iterable[Any], freedoms: Iterable[Any]) -> tuple[Fl
 
 
 def spread(values: Floats) -> Spread:
-    """The spread of numbers [S, N] over S seeds and N examples.
-
-    Raises:
-        ValueError: unless there is at least one seed and one example.
-    """
+    """The spread of numbers [S, N] over S seeds and N examples; ValueError unless there is at least
+    one of each."""
     if values.ndim != 2 or not values.size:
         raise ValueError("a spread is over seeds and examples")
     seeds, examples = values.shape
@@ -186,11 +156,9 @@ def spread(values: Floats) -> Spread:
 
 
 def around_correlation(over: Spread) -> tuple[float, float]:
-    """Both ends of the interval of a correlation, from its examples' influences.
-
-    On the scale of Fisher's z, and at least as wide as for normal numbers: those with heavy tails
-    need a wider one.
-    """
+    """Both ends of the interval of a correlation, from its examples' influences. On the scale of
+    Fisher's z, and at least as wide as for normal numbers: those with heavy tails need a wider
+    one."""
     least, inside = fisher(over.mean, over.examples), 1 - over.mean**2
     if over.examples < 4 or inside <= 0:
         return least
@@ -199,11 +167,9 @@ def around_correlation(over: Spread) -> tuple[float, float]:
 
 
 def difference(a: Interval, b: Interval) -> Interval:
-    """a − b from their intervals, by MOVER (Newcombe 1998; Zou and Donner 2008).
-
-    For independent estimates. Scores on the same examples are correlated: for them the interval is
-    rather too wide.
-    """
+    """a − b from their intervals, by MOVER (Newcombe 1998; Zou and Donner 2008). For independent
+    estimates. Scores on the same examples are correlated: for them the interval is rather too
+    wide."""
     value, ends_a, ends_b = a.value - b.value, a.ends(), b.ends()
     if ends_a is None or ends_b is None:
         return Interval(value)
@@ -213,11 +179,8 @@ def difference(a: Interval, b: Interval) -> Interval:
 
 
 def mean_of(parts: Sequence[Interval]) -> Interval:
-    """The mean of independent estimates of different quantities, by MOVER as in `difference`.
-
-    Raises:
-        ValueError: without estimates.
-    """
+    """The mean of independent estimates of different quantities, by MOVER as in `difference`;
+    ValueError without estimates."""
     if not parts:
         raise ValueError("the mean of nothing")
     value = sum(part.value for part in parts) / len(parts)
@@ -240,10 +203,8 @@ def paired_difference(a: Mapping[K, float], b: Mapping[K, float]) -> Interval | 
 
 
 def paired_ratio(a: Mapping[K, float], b: Mapping[K, float]) -> Interval | None:
-    """Geometric mean of a / b over the seeds or runs that both have.
-
-    None with fewer than two, or where a value is not positive.
-    """
+    """Geometric mean of a / b over the seeds or runs that both have; None with fewer than two, or
+    where a value is not positive."""
     if any(value <= 0 for side in (a, b) for value in side.values()):
         return None
     logs = paired_difference(*({k: math.log(v) for k, v in side.items()} for side in (a, b)))
@@ -296,15 +257,9 @@ def scattered(runs: Sequence[Interval], std: Std) -> Interval:
 def scatters_more(
     squares: Floats, freedom: Ints, all_squares: float, all_freedom: int
 ) -> NDArray[np.bool_]:
-    """Whether samples of a pool scatter significantly more than the rest of it [K].
-
-    By an F test of both variances, written with the beta distribution of the rest's share of the
-    sum of squares.
-
-    Args:
-        squares, freedom: of each sample, the sum of squares and its degrees of freedom [K].
-        all_squares, all_freedom: of the whole pool.
-    """
+    """Whether samples of a pool scatter significantly more than the rest of it [K], from the sums
+    of squares and the degrees of freedom of each [K] and of the whole pool. By an F test of both
+    variances, written with the beta distribution of the rest's share of the sum of squares."""
     from scipy.special import betainc
 
     rest = all_freedom - freedom

@@ -15,8 +15,7 @@ from bench.stats.intervals import NORMAL_975, Floats, Interval, Ints, quantile
 
 STEPS_ENOUGH: Final = 96
 """Fewest steps of a training whose own steps are timed; a shorter one needs timing batches."""
-WINDOW: Final = 8
-"""Steps in a window; windows are compared to find the end of the warm-up."""
+WINDOW: Final = 8  # steps in a window; windows are compared to find the end of the warm-up
 WARMUP_WINDOWS: Final = 6
 """Most windows of a warm-up; if they never agreed, later times count, but as unstable."""
 BLOCKS: Final = 4
@@ -34,7 +33,7 @@ class StepTimes:
     ms_per_1k_tokens: Interval
 
 
-def panel_times(
+def replay_times(
     passes: Sequence[Sequence[float]], tokens: Sequence[int], draws: int = 2000, seed: int = 0
 ) -> StepTimes:
     """Times of timing batches, with bootstrap intervals.
@@ -79,10 +78,8 @@ def panel_times(
 
 @dataclass(frozen=True)
 class TrainingTimes(StepTimes):
-    """Times from the steps of a training, without the first `warm` ones.
-
-    `settled` is False where the warm-up had no visible end.
-    """
+    """Times from the steps of a training, without the first `warm` ones. `settled` is False where
+    the warm-up had no visible end."""
 
     warm: int
     settled: bool

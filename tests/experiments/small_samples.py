@@ -15,8 +15,7 @@ DRAWS = 1000
 SIZES = (50, 100, 300, 1000)
 CLASSES = (("macro_f1", 0.1), ("mcc", 0.05), ("balanced_accuracy", 0.05), ("accuracy", 0.05))
 """Metrics, and the fraction of the rare one of two classes."""
-RECALLS = (0.9, 0.6)
-"""The fraction of the common and of the rare class that is predicted right."""
+RECALLS = (0.9, 0.6)  # the fraction of the common and of the rare class that is predicted right
 TAILS = {"normal": np.inf, "heavy tails (t, 3 degrees of freedom)": 3.0}
 _MANY = 200_000
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from bench.stats.steptimes import AGREEMENT, panel_times
+from bench.stats.steptimes import AGREEMENT, replay_times
 from bench.worker.probes.steps import Step, StepClock
 from minbert.data.batches import Batch
 
@@ -78,7 +78,7 @@ def is_enough(passes: Passes, tokens: Sequence[int], budget_s: float) -> bool:
         return False
     if len(timed) >= MOST_PASSES or sum(map(sum, timed)) / 1000 >= budget_s:
         return True
-    estimate = panel_times(timed, tokens).ms_per_1k_tokens
+    estimate = replay_times(timed, tokens).ms_per_1k_tokens
     ends = estimate.ends()
     return ends is not None and (ends[1] - ends[0]) / 2 <= PRECISION * estimate.value
 

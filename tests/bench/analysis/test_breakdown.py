@@ -5,7 +5,7 @@ from statistics import fmean
 
 import pytest
 
-from bench.analysis.breakdown import memory_parts, representatives, step_parts
+from bench.analysis.breakdown import Breakdown, memory_parts, representatives, step_parts
 from bench.analysis.groups import Group, groups
 from bench.plan.rows import Row
 from tests.bench.synthetic_rows import cell, result_row, synthetic_rows
@@ -24,56 +24,51 @@ def group_of(*rows: Row) -> Group:
     return group
 
 
+def memory_of(*rows: Row) -> Breakdown:
+    group = group_of(*rows)
+    parts = memory_parts(group, group.settings[0])
+    assert parts is not None
+    return parts
+
+
+def step_of(*rows: Row) -> Breakdown:
+    group = group_of(*rows)
+    parts = step_parts(group, group.settings[0])
+    assert parts is not None
+    return parts
+
+
 def full(seed: int = 0, **columns: float | str | None) -> Row:
     row = result_row(cell("full", None, None, "off", seed), random.Random(seed))  # noqa: S311
     return row | {**ON_CPU, **OWNED, **STEP, **columns}
 
 
-def test_the_parts_of_memory_add_up_to_the_peak() -> None:
-    group = group_of(full())
-    memory = memory_parts(group, group.settings[0])
-    assert memory is not None
+def test_the_parts_of_memory_add_up_to_the_peak_and_what_exceeds_it() -> None:
+    memory = memory_of(full())
     assert memory.parts == {
         "libraries": 250.0, "weights": 86.0, "optimizer": 160.0, "gradients": 80.0,
         "activations": 300.0, "rest": 124.0,
     }  # fmt: skip
-    assert sum(memory.parts.values()) == memory.total == 1000.0
-    assert memory.excess == 0.0
-
-
-def test_parts_that_exceed_the_peak_leave_no_rest_and_say_by_how_much() -> None:
-    group = group_of(full(activations_mib=500.0))
-    memory = memory_parts(group, group.settings[0])
-    assert memory is not None
-    assert memory.parts["rest"] == 0.0
-    assert memory.excess == 76.0
+    assert (sum(memory.parts.values()), memory.total, memory.excess) == (1000.0, 1000.0, 0.0)
+    memory = memory_of(full(activations_mib=500.0))
+    assert (memory.parts["rest"], memory.excess) == (0.0, 76.0)
     assert sum(memory.parts.values()) == memory.total + memory.excess
 
 
 def test_on_a_gpu_libraries_are_not_in_the_peak() -> None:
-    group = group_of(full(device="cuda:0", peak_cuda_allocated_mib=700.0))
-    memory = memory_parts(group, group.settings[0])
-    assert memory is not None
+    memory = memory_of(full(device="cuda:0", peak_cuda_allocated_mib=700.0))
     assert "libraries" not in memory.parts
     assert memory.parts["rest"] == 700.0 - sum(OWNED.values())
 
 
 def test_the_parts_of_a_step_are_of_the_time_that_is_compared() -> None:
-    group = group_of(full())
-    step = step_parts(group, group.settings[0])
-    assert step is not None
+    """Runs without the parts, as of before schema 9, count for the time."""
+    step = step_of(full())
     assert step.total == pytest.approx(50.0)
     assert step.parts == pytest.approx({"forward": 15.0, "backward": 30.0, "optimizer": 5.0})
-
-
-def test_runs_without_the_parts_of_a_step_count_for_its_time() -> None:
-    """As a row of before schema 9 and two newer ones of the same setting."""
-    older = dict.fromkeys(("forward_ms", "backward_ms", "optimizer_ms"))
-    group = group_of(full(**older), full(1, ms_per_1k_tokens=60.0), full(2, ms_per_1k_tokens=70.0))
-    step = step_parts(group, group.settings[0])
-    assert step is not None
-    assert step.total == pytest.approx(60.0)
-    assert step.parts["backward"] == pytest.approx(36.0)
+    older = full(**dict.fromkeys(("forward_ms", "backward_ms", "optimizer_ms")))
+    step = step_of(older, full(1, ms_per_1k_tokens=60.0), full(2, ms_per_1k_tokens=70.0))
+    assert (step.total, step.parts["backward"]) == pytest.approx((60.0, 36.0))
 
 
 @pytest.mark.parametrize("column", [*OWNED, *ON_CPU])

@@ -53,20 +53,40 @@ def test_settings_are_compared_in_absolute_figures_and_by_what_they_gain():
     assert found.machines.why == ""
 
 
+def width(interval):
+    return interval.high / interval.low
+
+
 def test_absolute_times_have_the_drift_between_sessions_and_ratios_to_full_have_not():
-    found = of(rows(HERE_TIMES, std=1e-4), rows(THERE_TIMES, THERE, std=1e-4, seed=1))
-    bf16 = costs(found.machines)["full, bf16", TIME]
-    assert bf16.absolute.high / bf16.absolute.low > 1.2
-    assert bf16.normalised.high / bf16.normalised.low < 1.01
+    exact, several, single = (
+        costs(of(rows(HERE_TIMES, **noise), rows(THERE_TIMES, THERE, seed=1, **noise)).machines)[
+            "full, bf16", TIME
+        ]
+        for noise in ({"std": 1e-4}, {}, {"repeats": 1})
+    )
+    assert width(exact.absolute) > 1.2
+    assert width(exact.normalised) < 1.01
+    assert width(single.normalised) > 1.5
+    assert width(several.normalised) < width(single.normalised)
 
 
-def test_machines_never_gate():
+def of_costs(comparison):
+    """The results of costs."""
+    every = (one for pair in comparison.pairs for one in pair.compared)
+    return [one for one in every if one.measure.kind != "score"]
+
+
+def test_machines_never_gate_and_need_full_fine_tuning_in_fp32_for_ratios():
     found = of(rows(THERE_TIMES, THERE), rows(HERE_TIMES))
     assert not found.regressions
-    results = [one for pair in found.pairs for one in pair.compared if one.measure.kind != "score"]
-    assert {one.verdict for one in results} == {Verdict.NOT_COMPARED}
-    assert {one.why for one in results} == {"measured on other machines"}
+    assert {(one.verdict, one.why) for one in of_costs(found)} == {
+        (Verdict.NOT_COMPARED, "measured on other machines")}  # fmt: skip
     assert found.machines.rows
+    here, there = ({axes: t for axes, t in times.items() if axes != FULL}
+                   for times in (HERE_TIMES, THERE_TIMES))  # fmt: skip
+    without = of(rows(here), rows(there, THERE)).machines
+    assert {cost.normalised for cost in costs(without).values()} == {None}
+    assert "full fine-tuning in fp32" in without.why
 
 
 def test_memory_is_compared_on_devices_of_one_type_alone():
@@ -83,30 +103,12 @@ def test_cells_measured_beside_others_are_not_compared_with_cells_alone():
     shared = {"sharing": "2 workers", "conditions_id": "shared", "threads": 1}
     found = of(rows(HERE_TIMES), rows(THERE_TIMES, shared))
     assert found.machines is None
-    results = [one for pair in found.pairs for one in pair.compared if one.measure.kind != "score"]
-    assert {one.why for one in results} == {"one measured while other cells ran"}
+    assert {one.why for one in of_costs(found)} == {"one measured while other cells ran"}
     assert "sharing" in {name for name, _, _ in found.differs}
     alike = of(rows(HERE_TIMES, shared), rows(THERE_TIMES, shared))
     assert {pair.machine for pair in alike.pairs} == {
         "Xeon 2.8 GHz, 2 cores, 16 GiB, 1 threads, 2 workers"
     }
-
-
-def test_without_full_fine_tuning_in_fp32_there_are_absolute_figures_alone():
-    here, there = ({axes: t for axes, t in times.items() if axes != FULL}
-                   for times in (HERE_TIMES, THERE_TIMES))  # fmt: skip
-    found = of(rows(here), rows(there, THERE))
-    assert {cost.normalised for cost in costs(found.machines).values()} == {None}
-    assert "full fine-tuning in fp32" in found.machines.why
-
-
-def test_one_run_of_each_has_wide_intervals():
-    found = of(rows(HERE_TIMES, repeats=1), rows(THERE_TIMES, THERE, repeats=1))
-    cost = costs(found.machines)["full, bf16", TIME]
-    assert cost.normalised.high / cost.normalised.low > 1.5
-    several = of(rows(HERE_TIMES), rows(THERE_TIMES, THERE))
-    repeated = costs(several.machines)["full, bf16", TIME].normalised
-    assert repeated.high / repeated.low < cost.normalised.high / cost.normalised.low
 
 
 def test_other_ways_of_measuring_are_left_out():

@@ -1,7 +1,6 @@
 """Which rows are compared, which setting is best, and which differences are significant."""
 
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,10 +18,8 @@ from bench.analysis.verdicts import (
     score_spread,
 )
 from bench.plan.columns import VALUES
-from bench.plan.metrics import METRICS, ROW_METRICS, metric_of
-from bench.plan.rows import latest
+from bench.plan.metrics import ROW_METRICS, metric_of
 from tests.bench.synthetic_rows import cell, failed_row, planned_row, result_row, synthetic_rows
-from tests.reference_run import reference_group
 
 
 def row(mode="full", rank=None, layers=None, amp="off", seed=0, settings=None, **figures):
@@ -48,37 +45,20 @@ def test_the_baseline_unfreezes_only_where_all_do():
     assert not one([*rows, row()]).baseline.unfreezes
 
 
-def test_the_last_attempt_of_a_cell_counts():
-    first, second = row(attempt=1, dev_score=0.1), row(attempt=2, dev_score=0.2)
-    for rows in ([first, second], [second, first]):
-        assert [r["dev_score"] for r in latest(rows).values()] == [0.2]
-
-
 def test_a_rerun_that_failed_leaves_what_was_ok():
     rows = [row(), failed_row(cell("full", None, None, "off"), "oom", "no") | {"attempt": 2}]
     assert one(rows).ok == 1
 
 
-def test_another_machine_is_another_group():
-    assert len(groups([row(), row(conditions_id="other")])) == 2
-
-
 @pytest.mark.parametrize(
-    "settings",
-    [{"batch_size": 8}, {"data_digest": "x"}, {"model_digest": "x"}, {"epochs": 9},
-     {"max_steps": 3}, {"init": "random"}, {"pooling": "pooler"}, {"dropout": 0.0},
-     {"compile": "on"}],
+    ("other", "number"),
+    [({"conditions_id": "other"}, 2), ({"batch_size": 8}, 2), ({"data_digest": "x"}, 2),
+     ({"model_digest": "x"}, 2), ({"epochs": 9}, 2), ({"max_steps": 3}, 2), ({"init": "random"}, 2),
+     ({"pooling": "pooler"}, 2), ({"dropout": 0.0}, 2), ({"compile": "on"}, 2), ({}, 1),
+     ({"model": "renamed", "max_train": None}, 1)],
 )  # fmt: skip
-def test_another_setting_is_another_group(settings):
-    assert len(groups([row(), row(settings=settings)])) == 2
-
-
-def test_what_a_mode_brings_with_it_is_no_other_group():
-    assert len(one([row(), row(*LORA), row("head")]).settings) == 3
-
-
-def test_a_name_of_what_a_digest_holds_is_no_other_group():
-    assert len(groups([row(), row(*LORA, settings={"model": "renamed", "max_train": None})])) == 1
+def test_rows_are_of_one_group_unless_something_else_than_the_axes_differs(other, number):
+    assert len(groups([row(), row(*LORA) | other, row("head") | other])) == number
 
 
 def test_two_rates_of_one_mode_are_two_settings_with_their_rate_in_the_label():
@@ -163,11 +143,6 @@ def test_one_seed_has_its_own_interval_and_several_that_of_their_mean():
     assert both.estimate("dev_score").low == pytest.approx(0.505 - 12.706 * 0.005, abs=1e-4)
 
 
-def test_memory_is_by_tensors_on_a_gpu_and_by_resident_set_on_a_cpu():
-    assert one([row()]).memory_column == "peak_rss_mib"
-    assert one([row(device="cuda:0")]).memory_column == "peak_cuda_allocated_mib"
-
-
 def test_settings_are_compared_by_ratios_of_costs_and_differences_of_scores():
     rows = [
         row(peak_rss_mib=1000.0, dev_score=0.50, dev_ci_low=0.47, dev_ci_high=0.53),
@@ -182,6 +157,10 @@ def test_settings_are_compared_by_ratios_of_costs_and_differences_of_scores():
     assert score.holds(0.0) is False
     near = one([rows[0], rows[1] | {"dev_score": 0.51, "dev_ci_low": 0.48, "dev_ci_high": 0.54}])
     assert compare(near, "score", *near.settings).holds(0.0) is True
+    seeds = [row(seed=s, dev_score=0.5 + 0.1 * s) for s in range(3)]
+    seeds += [row(*LORA, seed=s, dev_score=0.51 + 0.1 * s + 0.001 * (s % 2)) for s in range(3)]
+    paired = one(seeds)
+    assert compare(paired, "score", *reversed(paired.settings)).holds(0.0) is False
 
 
 def test_what_learned_nothing_or_failed_is_not_the_best():
@@ -190,13 +169,6 @@ def test_what_learned_nothing_or_failed_is_not_the_best():
     bad = failed_row(cell(*LORA, "off"), "timeout", "late")
     assert best_by_score(one([row(), bad])).mode == "full"
     assert best_by_score(one([bad])) is None
-
-
-def test_seeds_are_paired():
-    rows = [row(seed=s, dev_score=0.5 + 0.1 * s) for s in range(3)]
-    rows += [row(*LORA, seed=s, dev_score=0.51 + 0.1 * s + 0.001 * (s % 2)) for s in range(3)]
-    group = one(rows)
-    assert compare(group, "score", *reversed(group.settings)).holds(0.0) is False
 
 
 def test_where_full_fine_tuning_alone_learned_nothing_is_best_by_score():
@@ -220,14 +192,6 @@ def test_the_pareto_front_holds_what_nothing_beats_in_both():
         row("lora", 2, "attn-only", peak_rss_mib=500.0, dev_score=0.3),
     ]
     assert [s.mode for s in pareto(one(rows), "memory")] == ["head", "lora"]
-
-
-def test_the_best_follows_the_direction_of_the_metric(monkeypatch):
-    rows = [row(dev_score=0.50), row("head", dev_score=0.46)]
-    assert best_by_score(one(rows)).mode == "full"
-    monkeypatch.setitem(METRICS, "accuracy", replace(METRICS["accuracy"], higher_is_better=False))
-    assert best_by_score(one(rows)).mode == "head"
-    assert [s.mode for s in pareto(one(rows), "memory")] == ["head"]
 
 
 def test_of_an_error_less_is_better_and_the_margin_is_a_share_of_the_baselines():
@@ -272,10 +236,7 @@ def test_the_effects_of_amp_and_of_the_adapter_are_separate():
     assert [(s.mode, round(gap.value, 3)) for s, gap in amp_ratios(one(rows), "memory")] == [
         ("full", 0.8), ("lora", 0.75),
     ]  # fmt: skip
-
-
-def test_without_full_fine_tuning_in_fp32_there_are_no_effects():
-    assert effects(one([row(*LORA), row(*LORA, amp="bf16")]), "time") == []
+    assert effects(one(rows[2:]), "memory") == [], "without full fine-tuning in fp32"
 
 
 def test_scores_are_paired_only_if_the_predictions_of_all_their_seeds_are_kept():
@@ -325,27 +286,3 @@ def test_costs_are_compared_and_ordered_over_common_seeds(seeds):
         assert costs["lora"] / costs["full"] == pytest.approx(0.99, rel=1e-3)
     other = one([*costing(1000.0, "full", seeds=(0,)), *costing(990.0, *LORA, seeds=(1, 2))])
     assert compare(other, "memory", *other.settings) is None, "no seed in common"
-
-
-def test_ratios_between_groups_are_over_common_seeds_too():
-    base = one([*costing(1000.0, "full"), *costing(700.0, *LORA, seeds=(0,))])
-    other = one(costing(350.0, *LORA, seeds=(0, 2)))
-    settings = other.settings[0], base.settings[1]
-    assert compare(base, "memory", *settings).value == pytest.approx(0.5)
-
-
-def test_fp32_memory_of_the_committed_run_is_over_common_seeds():
-    """Its fp32 adapters have seed 0 alone, whose largest batch is 10% more expensive."""
-    group = reference_group()
-    base = group.baseline
-    ratios = {
-        layers: [
-            compare(group, "memory", s, base).value
-            for s in group.settings
-            if (s.mode, s.layers, s.amp) == ("lora", layers, "off")
-        ]
-        for layers in ("attn", "all-lin-only")
-    }
-    assert [round(end, 2) for end in (min(ratios["attn"]), max(ratios["attn"]))] == [1.0, 1.03]
-    assert max(ratios["all-lin-only"]) < 1.005
-    assert {s.ok[0].seed for s in group.settings if len(s.ok) == 1} == {0}

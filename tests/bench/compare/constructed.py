@@ -16,7 +16,7 @@ from bench.analysis.comparison import (
     verdict_of,
 )
 from bench.analysis.machines import MachineCost, MachineRow, Machines
-from bench.analysis.points import settings_of
+from bench.analysis.setting import settings_of
 from bench.compare.conclusion import Conclusion
 from bench.compare.sides import SideRows
 from bench.results.outcomes import no_values

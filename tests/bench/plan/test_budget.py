@@ -1,6 +1,7 @@
 """A budget of time: which cells fit, and the messages about those that do not."""
 
-import pytest
+import math
+from collections.abc import Callable
 
 from bench.grid.resume import LEFT_OUT, how_to_go_on, to_run_again
 from bench.plan.budget import Budget, minutes, needs_no_row, that_fit, was_left_out
@@ -12,59 +13,42 @@ from tests.bench.synthetic_rows import cell, failed_row, synthetic_rows
 MINUTE = 60.0
 
 
-class Clock:
-    """A clock that stands still until it is put forward."""
+def budget_of(minutes_: float = math.inf) -> tuple[Budget, Callable[[float], None]]:
+    """A budget, and a function that puts its clock forward by some minutes."""
+    now = [1000.0]
 
-    def __init__(self) -> None:
-        self.now = 1000.0
+    def forward(by: float) -> None:
+        now[0] += by * MINUTE
 
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+    return Budget(minutes_ * MINUTE, lambda: now[0]), forward
 
 
-def test_without_a_number_everything_fits(clock: Clock):
-    budget = Budget(clock=clock)
-    clock.now += 1e9
-    assert budget.fits(LARGEST)
-    assert budget.leave_out("a", None) is None
-    assert budget.lines() == []
-
-
-def test_a_cell_fits_that_takes_no_longer_than_what_is_left(clock: Clock):
-    budget = Budget(90 * MINUTE, clock)
+def test_a_cell_fits_that_takes_no_longer_than_what_is_left():
+    unlimited, forward = budget_of()
+    forward(1e8)
+    assert unlimited.fits(LARGEST)
+    assert unlimited.leave_out("a", None) is None
+    assert unlimited.lines() == []
+    budget, forward = budget_of(90)
     assert budget.leave_out("a", 90 * MINUTE) is None
-    clock.now += 87 * MINUTE
+    forward(87)
     assert budget.left_s() == 3 * MINUTE
-    assert budget.fits(3 * MINUTE)
-    assert not budget.fits(3 * MINUTE + 1)
+    assert (budget.fits(3 * MINUTE), budget.fits(3 * MINUTE + 1)) == (True, False)
+    assert budget.leave_out("a", None) is None, "one without a prediction"
     assert budget.leave_out("b", 12 * MINUTE) == (
         "left out: predicted to take 12 min, and 3 of the budget of 90 min are left"
     )
     assert budget.left_out == {"b": 12 * MINUTE}
-
-
-def test_a_cell_without_a_prediction_fits_while_anything_is_left(clock: Clock):
-    budget = Budget(90 * MINUTE, clock)
-    clock.now += 90 * MINUTE - 1
-    assert budget.leave_out("a", None) is None
-    clock.now += 2
+    forward(3)
     assert budget.left_s() == 0
-    assert budget.leave_out("a", None) == (
-        "left out: its time is not predicted, and the budget of 90 min is used up"
-    )
-    assert budget.leave_out("b", 0.0) == (
-        "left out: predicted to take 0 min, and the budget of 90 min is used up"
-    )
+    why = "left out: {}, and the budget of 90 min is used up"
+    assert budget.leave_out("a", None) == why.format("its time is not predicted")
+    assert budget.leave_out("b", 0.0) == why.format("predicted to take 0 min")
 
 
-def test_at_the_end_cells_that_would_never_fit_are_reported(clock: Clock):
-    budget = Budget(10 * MINUTE, clock)
-    clock.now += 5 * MINUTE
+def test_at_the_end_cells_that_would_never_fit_are_reported():
+    budget, forward = budget_of(10)
+    forward(5)
     budget.leave_out("a", 8 * MINUTE)
     assert budget.lines() == ["1 cells were left out for the budget of 10 min\n"]
     budget.leave_out("b", 30 * MINUTE)
@@ -72,7 +56,6 @@ def test_at_the_end_cells_that_would_never_fit_are_reported(clock: Clock):
     first, second = budget.lines()
     assert first == "3 cells were left out for the budget of 10 min\n"
     assert second.startswith("2 of them are predicted to take longer than all of it, up to 30 min")
-    assert "--budget" in second
 
 
 def test_minutes_have_few_digits():

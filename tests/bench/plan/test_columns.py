@@ -18,33 +18,19 @@ def test_names_are_unique_and_explained() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        ("rank", 8),
-        ("dev_score", 0.4375),
-        ("mode", "lora"),
-        ("layers", None),
-        ("step_ms_median", 1e-9),
-    ],
-)
+    [("rank", 8), ("dev_score", 0.4375), ("mode", "lora"), ("layers", None),
+     ("step_ms_median", 1e-9)],
+)  # fmt: skip
 def test_fields_survive_their_text(name: str, value: object) -> None:
     assert parse_value(name, format_value(value)) == value  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [
-        ("rank", "eight"),
-        ("dev_score", "high"),
-        ("dev_loss", "nan"),
-        ("peak_rss_mib", "inf"),
-        ("status", "fine"),
-        ("flags", "odd"),
-        ("mode", "lorra"),
-        ("layers", "some layers"),
-        ("amp", "on"),
-        ("adapter", "my own"),
-    ],
-)
+    [("rank", "eight"), ("dev_score", "high"), ("dev_loss", "nan"), ("peak_rss_mib", "inf"),
+     ("status", "fine"), ("flags", "odd"), ("mode", "lorra"), ("layers", "some layers"),
+     ("amp", "on"), ("adapter", "my own")],
+)  # fmt: skip
 def test_fields_of_another_kind_are_refused(name: str, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         parse_value(name, text)

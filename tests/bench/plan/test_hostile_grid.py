@@ -81,7 +81,7 @@ def test_the_writer_of_these_tests_writes_toml() -> None:
     assert len(expand(grid, RESOLVED)) == 4
 
 
-@examples(200)
+@examples(100)
 @given(values=changed(VALUES, VALUES_OF_TOML))
 def test_a_changed_grid_is_refused_or_makes_cells(values: Any) -> None:
     if isinstance(values, dict):
@@ -90,7 +90,7 @@ def test_a_changed_grid_is_refused_or_makes_cells(values: Any) -> None:
             check_grid(grid)
 
 
-@examples(150)
+@examples(100)
 @given(content=damaged(document(VALUES).encode()))
 def test_a_damaged_grid_is_refused_or_makes_cells(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "mine.toml"
@@ -100,33 +100,14 @@ def test_a_damaged_grid_is_refused_or_makes_cells(tmp_path: Path, content: bytes
         check_grid(grid)
 
 
-PIECES = (
-    "[settings]\n", "[[cells]]\n", "mode = ", "rank = ", "['full']", "['lora', 'dora']", "[1]",
-    "epochs = ", "a.b.c = 1\n", "'''", '"""', "{", "}", "[", "]", "=", ",", "#", "\n", "nan",
-    "0x" + "f" * 5000, "9" * 5000, "1979-05-27T07:32:00Z", "07:32:00", '"\\ud800"', '"\\u202e"',
-    "é", "\0", "true", "-inf", "1e400", "\r", '"', "'",
-)  # fmt: skip
-
-
-@examples(120)
-@given(text=st.lists(st.sampled_from(PIECES), max_size=25).map("".join) | st.text(max_size=60))
-def test_any_text_is_refused_or_a_grid(text: str) -> None:
-    grid = parsed(text)
-    if grid is not None:
-        check_grid(grid)
-
-
-@pytest.mark.parametrize("key", [*VALUES["settings"], "max_train", "pooling", "nonsense"])
 @pytest.mark.parametrize(
     "value", ["0x" + "f" * 5000, "9" * 5000, "-1", "nan", "inf", "[]", "{}", "''", "07:32:00"]
 )
-def test_a_setting_of_any_other_kind_is_refused(key: str, value: str) -> None:
-    text = f"[settings]\n{key} = {value}\n[[cells]]\nmode = ['full']\n"
-    if not (key in ("model", "task") and value == "''") and (key, value) != (
-        "learning_rates",
-        "{}",
-    ):
-        assert parsed(text) is None
+def test_a_setting_of_any_other_kind_is_refused(value: str) -> None:
+    valid = [("model", "''"), ("task", "''"), ("learning_rates", "{}")]
+    for key in (*VALUES["settings"], "max_train", "pooling", "nonsense"):
+        text = f"[settings]\n{key} = {value}\n[[cells]]\nmode = ['full']\n"
+        assert (key, value) in valid or parsed(text) is None, key
 
 
 @pytest.mark.parametrize(
@@ -140,17 +121,17 @@ def test_a_setting_of_any_other_kind_is_refused(key: str, value: str) -> None:
         "a" * 10**6,
         "'" * 10**6,
         '"' * (10**6 + 1),
-        "[[cells]]\nmode = [" + "'full'," * 140_000 + "]",
+        "[[cells]]\nmode = [" + "'full'," * 101_000 + "]",
         "[[cells]]\nmode=['lora']\nrank=[" + "1," * 4000 + "]\nlayers=[" + "'attn'," * 4000 + "]",
         "[settings]\nseeds = 10000\n[[cells]]\nmode=['full']\namp=[" + "'off'," * 11 + "]",
-        "[[cells]]\nmode=['full']\n" * 40_000 + "x = 1",
+        "[[cells]]\nmode=['full']\n" * 10_000 + "x = 1",
     ],
     ids=lambda text: text[:20],
 )
 def test_a_file_made_to_keep_its_reader_busy_is_refused_soon(text: str) -> None:
     begun = time.process_time()
     assert parsed(text) is None
-    assert time.process_time() - begun < 60
+    assert time.process_time() - begun < 15
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
@@ -184,19 +165,19 @@ def test_a_model_that_can_not_be_is_refused(name: str) -> None:
         find_model(name, "pretrained", "auto")
 
 
-@pytest.mark.parametrize("text", TEXTS)
 def test_an_error_moves_no_cursor(
-    text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["fails"])
+    for text in TEXTS:
 
-    @click.command()
-    def fails() -> None:
-        raise InputError(f"no model is called {text}")
+        @click.command()
+        def fails(text: str = text) -> None:
+            raise InputError(f"no model is called {text}")
 
-    with pytest.raises(SystemExit) as caught:
-        run_command(fails)
-    assert caught.value.code == 2
-    line = capsys.readouterr().err
-    assert line.count("\n") == 1
-    assert line.removesuffix("\n").isprintable()
+        with pytest.raises(SystemExit) as caught:
+            run_command(fails)
+        assert caught.value.code == 2
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1
+        assert line.removesuffix("\n").isprintable()

@@ -73,16 +73,9 @@ def peak_at(best: float):
 
 def test_multipliers_are_powers_of_the_root_of_ten_and_scale_all_rates() -> None:
     rates = at_exponent(replace(LORA, learning_rate_base=1e-4), 1)
-    assert rates == {
-        "learning_rate": 3.16e-3,
-        "learning_rate_base": 3.16e-4,
-        "learning_rate_head": 3.16e-3,
-    }
-    assert at_exponent(HEAD, -2) == {
-        "learning_rate": None,
-        "learning_rate_base": None,
-        "learning_rate_head": 1e-4,
-    }
+    names = ("learning_rate", "learning_rate_base", "learning_rate_head")
+    assert rates == dict(zip(names, (3.16e-3, 3.16e-4, 3.16e-3), strict=True))
+    assert at_exponent(HEAD, -2) == dict(zip(names, (None, None, 1e-4), strict=True))
 
 
 def test_five_rates_for_each_kind_and_the_best_is_taken() -> None:
@@ -94,67 +87,50 @@ def test_five_rates_for_each_kind_and_the_best_is_taken() -> None:
     assert len(only) == 5 * len(kinds)
     assert {cell.learning_rate_source for cell in only} == {"candidate"}
     assert {cell.data_digest for cell in only} == {"other data"}
-    found = search.found(LORA)
+    found = search.tuned(LORA)
     assert found.learning_rate == 1e-3
     assert found.learning_rate_source == "search"
     assert replace(found, learning_rate_source="grid") == LORA
 
 
+def searched(score, cells=(LORA,)):
+    """A search that has run, with the number of candidates of each round."""
+    runs = Runs(score)
+    search = Search(cells, "d2", runs.row_of)
+    return search, [len(each) for each in runs.run(search)]
+
+
 def test_multipliers_are_added_while_the_best_is_at_an_end() -> None:
-    runs = Runs(peak_at(0.1))
-    search = Search([LORA], "d2", runs.row_of)
-    rounds = runs.run(search)
-    assert [len(each) for each in rounds] == [5, 1, 1, 1]
-    assert search.found(LORA).learning_rate == 0.1
+    search, numbers = searched(peak_at(0.1))
+    assert numbers == [5, 1, 1, 1]
+    assert search.tuned(LORA).learning_rate == 0.1
+    _, numbers = searched(lambda cell: (cell.learning_rate, 1.0))
+    assert sum(numbers) == len(FIRST) + LAST_EXPONENT - max(FIRST), "they have an end"
 
 
-def test_multipliers_have_an_end() -> None:
-    runs = Runs(lambda cell: (cell.learning_rate, 1.0))
-    rounds = runs.run(Search([LORA], "d2", runs.row_of))
-    assert sum(map(len, rounds)) == len(FIRST) + LAST_EXPONENT - max(FIRST)
+def test_the_lower_loss_of_equal_scores_is_better_and_what_failed_is_no_choice() -> None:
+    search, _ = searched(lambda cell: (0.5, abs(cell.learning_rate - 3.16e-4)))
+    assert search.tuned(LORA).learning_rate == 3.16e-4
+    search, _ = searched(lambda cell: (0.4, 1.0) if cell.learning_rate < 1e-3 else "invalid")
+    assert search.tuned(LORA).learning_rate < 1e-3
+    search, numbers = searched(lambda cell: "invalid")
+    assert len(numbers) == 1
+    assert search.tuned(LORA) is None
 
 
-def test_of_equal_scores_the_lower_loss_is_better() -> None:
-    runs = Runs(lambda cell: (0.5, abs(cell.learning_rate - 3.16e-4)))
-    search = Search([LORA], "d2", runs.row_of)
-    runs.run(search)
-    assert search.found(LORA).learning_rate == 3.16e-4
-
-
-def test_rates_that_fail_are_no_choice_and_if_all_fail_there_is_none() -> None:
-    runs = Runs(lambda cell: (0.4, 1.0) if cell.learning_rate < 1e-3 else "invalid")
-    search = Search([LORA], "d2", runs.row_of)
-    runs.run(search)
-    assert search.found(LORA).learning_rate < 1e-3
-    runs = Runs(lambda cell: "invalid")
-    search = Search([LORA], "d2", runs.row_of)
-    assert len(runs.run(search)) == 1
-    assert search.found(LORA) is None
-
-
-def test_a_kind_without_rates_is_skipped_and_the_others_run() -> None:
-    runs = Runs(lambda cell: "timeout" if cell.mode == "lora" else peak_at(1e-3)(cell))
-    search = Search([LORA, HEAD], "d2", runs.row_of)
-    runs.run(search)
-    *_, last = rounds([LORA, HEAD], lambda cells: plan(cells, {}, HERE), search)
-    lora, head = last
-    assert (head.action, head.cell.learning_rate_head) == ("run", 1e-3)
-    assert (lora.action, lora.tries) == ("skip", ("timeout",) * 5)
+def test_a_kind_without_rates_is_skipped_the_others_run_and_no_search_is_repeated() -> None:
+    search, _ = searched(
+        lambda cell: "timeout" if cell.mode == "lora" else peak_at(1e-3)(cell), [LORA, HEAD]
+    )
+    *tries, last = rounds([LORA, HEAD], lambda cells: plan(cells, {}, HERE, repeats=2), search)
+    assert {item.repeat for planned in tries for item in planned} == {1}
+    lora, head, again = last
+    assert [(item.action, item.repeat) for item in (head, again)] == [("run", 1), ("run", 2)]
+    assert head.cell.learning_rate_head == again.cell.learning_rate_head == 1e-3
+    assert (lora.action, lora.repeat, lora.tries) == ("skip", 1, ("timeout",) * 5)
     assert lora.reason.endswith("ended 5 timeout; --rerun timeout tries them again")
     assert lora.cell.learning_rate is lora.cell.learning_rate_head is None
     assert lora.cell.cell_id != LORA.cell_id, "whose own rates may have run"
-
-
-def test_a_search_is_not_repeated_and_neither_is_a_kind_without_rates() -> None:
-    runs = Runs(lambda cell: "timeout" if cell.mode == "lora" else peak_at(1e-3)(cell))
-    search = Search([LORA, HEAD], "d2", runs.row_of)
-    runs.run(search)
-    here = HERE
-    *tries, last = rounds([LORA, HEAD], lambda cells: plan(cells, {}, here, repeats=2), search)
-    assert {item.repeat for planned in tries for item in planned} == {1}
-    assert [(item.cell.mode, item.action, item.repeat) for item in last] == [
-        ("lora", "skip", 1), ("head", "run", 1), ("head", "run", 2),
-    ]  # fmt: skip
 
 
 def test_of_cells_that_are_skipped_without_rates_nothing_is_predicted() -> None:
@@ -181,7 +157,7 @@ def test_what_has_run_is_asked_for_again_by_the_same_cells() -> None:
     again = Search(CELLS, "d2", runs.row_of)
     asked = [cell.cell_id for cells in again.rounds() for cell in cells]
     assert set(asked) <= {cell.cell_id for cells in first for cell in cells}
-    assert [again.found(cell) for cell in CELLS] == [search.found(cell) for cell in CELLS]
+    assert [again.tuned(cell) for cell in CELLS] == [search.tuned(cell) for cell in CELLS]
 
 
 def test_amp_is_that_of_the_cells_where_any_has_it() -> None:

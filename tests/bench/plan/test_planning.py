@@ -1,7 +1,6 @@
 """Grids become cells, and cells with their rows a plan."""
 
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from tests.bench import synthetic_rows
 from tests.bench.synthetic_rows import new_row
 
 HERE = synthetic_rows.HERE | {"conditions_id": "here", "code_version": "v2"}
+OPTIONS = str(Path(__file__).with_name("options.toml"))
 RESOLVED = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
 
 
@@ -65,11 +65,6 @@ def test_the_papers_grid_has_the_400_cells_that_its_authors_planned() -> None:
     ), "one rate for all that trains"
 
 
-def test_cells_of_one_name_are_not_neighbours() -> None:
-    names = [cell.name for cell in cells_of("paper")]
-    assert sum(a == b for a, b in pairwise(names)) < 40
-
-
 def cells_in(text: str) -> list[Cell]:
     return expand(gridfile.parse(text, "x.toml", "x"), RESOLVED)
 
@@ -86,32 +81,6 @@ def test_unfreezing_is_an_axis_of_what_has_layers_to_unfreeze() -> None:
         "full-fp32-s0", "full-iterative-fp32-s0", "head-fp32-s0", "lora-r1-attn-iterative-fp32-s0",
     }  # fmt: skip
     assert len(select(cells, parse_selection("unfreeze=iterative"))) == 2
-
-
-def test_settings_of_the_papers_final_runs_are_there() -> None:
-    (cell,) = cells_in(
-        '[settings]\nhead = "conv"\noptimizer = "adamax"\nschedule = "halving"\n'
-        '[[cells]]\nmode = ["full"]\n'
-    )
-    assert (cell.head, cell.optimizer, cell.schedule) == ("conv", "adamax", "halving")
-
-
-def test_what_came_later_changes_no_id_of_older_cells() -> None:
-    """The id of a cell of the committed reference run, made before there were these settings."""
-    cell = cells_of("smoke")[0]
-    usual = replace(
-        cell, unfreeze="all", head="linear", schedule="linear", regression_loss="mse",
-        early_stopping=None, label_smoothing=0.0, class_weights="none", layer_decay=1.0,
-        lora_plus_ratio=1.0,
-    )  # fmt: skip
-    assert usual.cell_id == cell.cell_id
-    for change in (
-        {"early_stopping": 1}, {"label_smoothing": 0.1}, {"class_weights": "balanced"},
-        {"layer_decay": 0.9}, {"lora_plus_ratio": 2.0},
-        {"unfreeze": "iterative"}, {"head": "conv"}, {"schedule": "halving"},
-        {"regression_loss": "pearson"},
-    ):  # fmt: skip
-        assert replace(cell, **change).cell_id != cell.cell_id
 
 
 def test_factors_on_rates_change_no_cell_that_has_no_such_rates() -> None:
@@ -186,22 +155,14 @@ def test_lengths_are_an_axis_and_auto_is_resolved() -> None:
         (1, 32), (1, 72), (2, 32), (2, 72),
     }  # fmt: skip
     assert len(select(found, parse_selection("max_length=72"))) == 2
-    (whole,) = expand(
-        gridfile.parse("[settings]\nmax_length = 'auto'\n[[cells]]\nmode = ['full']", "", ""),
-        resolved,
-    )
-    (same,) = expand(
-        gridfile.parse("[settings]\nmax_length = 72\n[[cells]]\nmode = ['full']", "", ""), RESOLVED
-    )
+    text = "[settings]\nmax_length = {}\n[[cells]]\nmode = ['full']"
+    (whole,) = expand(gridfile.parse(text.format("'auto'"), "", ""), resolved)
+    (same,) = cells_in(text.format(72))
     assert whole == same
     assert not gridfile.load("full").has_auto_length
-
-
-def test_an_axis_of_lengths_overrides_auto_in_the_settings() -> None:
     text = "[settings]\nmax_length = 'auto'\n[[cells]]\nmode = ['full']\nmax_length = [16]"
-    grid = gridfile.parse(text, "grid.toml", "grid")
-    assert not grid.has_auto_length
-    assert [cell.max_length for cell in expand(grid, RESOLVED)] == [16]
+    assert not gridfile.parse(text, "", "").has_auto_length
+    assert [cell.max_length for cell in cells_in(text)] == [16]
 
 
 def test_selection_by_batch_size_and_rate() -> None:
@@ -217,29 +178,18 @@ def test_selection_by_batch_size_and_rate() -> None:
         parse_selection("learning_rate=2")
 
 
-def test_smoke_grid_has_eight_cells() -> None:
-    cells = cells_of("smoke")
-    assert len(cells) == 8
-    assert {c.mode for c in cells} == {"full", "head", "lora", "dora"}
-    assert {c.layers for c in cells if c.rank} == {"all-lin-only"}
-
-
-def test_rates_follow_mode_and_layer_set() -> None:
+def test_rates_and_scale_follow_mode_layer_set_and_rank() -> None:
+    cells = cells_of("full")
     rates = {
         (c.mode, c.layers): (c.learning_rate, c.learning_rate_base, c.learning_rate_head)
-        for c in cells_of("full")
+        for c in cells
     }
     assert rates["full", None] == (1e-4, None, None)
     assert rates["head", None] == (None, None, 1e-3)
     assert rates["lora", "all-lin-only"] == (1e-3, None, 1e-3)
     assert rates["dora", "attn"] == (1e-3, 1e-4, 1e-3)
-
-
-def test_scale_is_alpha_over_rank_and_empty_without_adapter() -> None:
-    scales = {(c.mode, c.rank): c.scale for c in cells_of("full")}
-    assert scales["lora", 1] == 16.0
-    assert scales["lora", 8] == 2.0
-    assert scales["full", None] is None
+    scales = {(c.mode, c.rank): c.scale for c in cells}
+    assert (scales["lora", 1], scales["lora", 8], scales["full", None]) == (16.0, 2.0, None)
 
 
 def test_seeds_are_the_outer_loop_and_the_order_repeats() -> None:
@@ -250,26 +200,30 @@ def test_seeds_are_the_outer_loop_and_the_order_repeats() -> None:
     assert sorted(rounds[0]) == sorted(rounds[1])
     assert rounds[0] != rounds[1]
     assert rounds[1] != rounds[2]
+    planned = plan(cells, [], HERE, repeats=2)
+    assert [(item.repeat, item.cell) for item in planned] == [(n, c) for n in (1, 2) for c in cells]
 
 
 def test_cell_id_follows_what_determines_a_result_and_not_labels() -> None:
+    """Nor settings that came later, at the value that older cells had."""
     cell = cells_of("smoke")[0]
-    same = replace(cell, model="other name", max_train=10**6, learning_rate_source="elsewhere")
-    assert same.cell_id == cell.cell_id
-    for changed in (
-        replace(cell, seed=1),
-        replace(cell, model_digest="x"),
-        replace(cell, data_digest="x"),
-        replace(cell, batch_size=48),
-        replace(cell, dropout=0.0),
-        replace(cell, max_steps=13),
-    ):
-        assert changed.cell_id != cell.cell_id
-
-
-def test_cell_survives_its_columns() -> None:
-    for cell in cells_of("full"):
-        assert new_row(**cell.columns()).cell == cell
+    multitask = replace(
+        cell, encoders=2, task_order="proportional", task_rates="a", task_decays="b"
+    )
+    labels = {"model": "other name", "max_train": 10**6, "learning_rate_source": "elsewhere"}
+    usual = {"unfreeze": "all", "head": "linear", "schedule": "linear", "regression_loss": "mse",
+             "early_stopping": None, "label_smoothing": 0.0, "class_weights": "none",
+             "layer_decay": 1.0, "lora_plus_ratio": 1.0}  # fmt: skip
+    assert replace(cell, **labels, **usual).cell_id == cell.cell_id
+    for change in (
+        {"seed": 1}, {"model_digest": "x"}, {"data_digest": "x"}, {"batch_size": 48},
+        {"dropout": 0.0}, {"max_steps": 13}, {"early_stopping": 1}, {"label_smoothing": 0.1},
+        {"class_weights": "balanced"}, {"layer_decay": 0.9}, {"lora_plus_ratio": 2.0},
+        {"unfreeze": "iterative"}, {"head": "conv"}, {"schedule": "halving"},
+        {"regression_loss": "pearson"}, {"encoders": 1}, {"task_order": "sequential"},
+        {"task_rates": "c"}, {"task_decays": "c"},
+    ):  # fmt: skip
+        assert replace(multitask, **change).cell_id != multitask.cell_id, change
 
 
 def test_selection_keeps_cells_whose_axes_match() -> None:
@@ -281,23 +235,21 @@ def test_selection_keeps_cells_whose_axes_match() -> None:
     assert len(chosen) == 16
     assert len(select(cells, parse_selection("amp=bf16"))) == 34
     assert select(cells, {}) == cells
-
-
-def test_selection_by_a_key_that_a_cell_lacks_leaves_it_out() -> None:
-    chosen = select(cells_of("full"), parse_selection("rank=1"))
-    assert {c.mode for c in chosen} == {"lora", "dora"}
+    assert {c.mode for c in select(cells, parse_selection("rank=1"))} == {"lora", "dora"}
+    options = cells_of(OPTIONS)
+    for text, names in (
+        ("layers=query+value", {"lora-r4-query+value-fp32-s0"}),
+        ("mode=bitfit,full", {"bitfit-fp32-s0", "full-fp32-s0"}),
+        ("layers=query+value,all-lin mode=lora", {"lora-r4-query+value-fp32-s0"}),
+    ):
+        assert {cell.name for cell in select(options, parse_selection(text))} == names
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [
-        ("depth=3", "depth=3"),
-        ("mode=lorra", "lorra"),
-        ("rank=one", "one"),
-        ("rank=", "rank="),
-        ("layers=all/lin", "all-lin-only"),
-    ],
-)
+    [("depth=3", "depth=3"), ("mode=lorra", "lorra"), ("rank=one", "one"), ("rank=", "rank="),
+     ("layers=all/lin", "all-lin-only")],
+)  # fmt: skip
 def test_bad_selection_is_one_line(text: str, named: str) -> None:
     with pytest.raises(InputError, match="--select") as caught:
         parse_selection(text)
@@ -305,81 +257,59 @@ def test_bad_selection_is_one_line(text: str, named: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def row_of(
-    cell: Cell, status: str, flags: str | None = None, attempt: int = 1, **columns: Value
-) -> Row:
-    ids = {"conditions_id": "here", "status": status, "flags": flags, "attempt": attempt}
+CELLS = cells_of("smoke")[:4]
+OLD, NEW = {"code_version": "v1"}, {"code_version": "v2", "attempt": 2}
+VERSIONS = [*((i, "ok", OLD) for i in range(4)), (0, "ok", NEW), (1, "crashed", NEW),
+            (2, "interrupted", NEW)]  # fmt: skip
+FLAGGED = [(0, "ok", {"flags": "not_learned", "attempt": 4}), (1, "crashed", {})]
+
+
+def row_of(cell: Cell, status: str, **columns: Value) -> Row:
+    ids = {"conditions_id": "here", "status": status, "attempt": 1}
     return new_row(**(cell.columns() | ids | columns))
 
 
-def actions(rows: list[Row], cells: list[Cell], **options: object) -> list[str]:
-    return [item.action for item in plan(cells, rows, HERE, **options)]  # type: ignore[arg-type]
+def rows_of(items: list[tuple[int, str, Columns]]) -> list[Row]:
+    return [row_of(CELLS[index], status, **others) for index, status, others in items]
 
 
-def test_plan_resumes_what_is_missing_interrupted_or_skipped() -> None:
-    cells = cells_of("smoke")
-    statuses = ("ok", "interrupted", "skipped", "crashed", "oom", "timeout", "invalid")
-    rows = [row_of(c, s) for c, s in zip(cells, statuses, strict=False)]
-    assert actions(rows, cells) == ["done", "run", "run", "kept", "kept", "kept", "kept", "run"]
+@pytest.mark.parametrize(
+    ("rows", "options", "expected"),
+    [
+        ([(0, "ok", {}), (1, "interrupted", {}), (2, "skipped", {}), (3, "crashed", {})], {},
+         "done run run kept"),
+        ([(0, "oom", {}), (1, "timeout", {}), (2, "invalid", {})], {}, "kept kept kept run"),
+        ([(0, "ok", {"conditions_id": "there"})], {}, "run run run run"),
+        (FLAGGED, {"rerun": "crashed"}, "done run run run"),
+        (FLAGGED, {"rerun": "not_learned"}, "run kept run run"),
+        *(([(0, "ok", {}), (0, later, {"attempt": 2})], {"rerun": later}, "done run run run")
+          for later in ("interrupted", "crashed", "oom", "skipped")),
+        ([(0, "ok", {}), (0, "crashed", {"attempt": 2})], {"rerun": "ok"}, "run run run run"),
+        (VERSIONS, {}, "done done done done"),
+        (VERSIONS, {"fresh": True}, "done kept run run"),
+        (VERSIONS, {"fresh": True, "rerun": "crashed"}, "done run run run"),
+    ],
+)  # fmt: skip
+def test_what_runs_follows_from_rows_and_options(rows, options, expected) -> None:
+    planned = plan(CELLS, rows_of(rows), HERE, **options)
+    assert " ".join(item.action for item in planned) == expected
 
 
-def test_rerun_takes_a_status_or_a_flag_and_raises_the_attempt() -> None:
-    cells = cells_of("smoke")[:3]
-    rows = [row_of(cells[0], "ok", "not_learned", 4), row_of(cells[1], "crashed")]
-    assert actions(rows, cells, rerun="crashed") == ["done", "run", "run"]
-    assert actions(rows, cells, rerun="not_learned") == ["run", "kept", "run"]
-    assert [item.attempt for item in plan(cells, rows, HERE)] == [5, 2, 1]
-
-
-def test_a_cell_with_an_ok_row_is_done_whatever_became_of_later_attempts() -> None:
-    [cell] = cells_of("smoke")[:1]
-    for status in ("interrupted", "crashed", "oom", "skipped"):
-        rows = [row_of(cell, "ok"), row_of(cell, status, attempt=2)]
-        [planned] = plan([cell], rows, HERE)
-        assert (planned.action, planned.attempt) == ("done", 3)
-        assert actions(rows, [cell], rerun=status) == ["done"]
-        assert actions(rows, [cell], rerun="ok") == ["run"]
-
-
-def test_fresh_runs_what_the_present_version_lacks() -> None:
-    cells = cells_of("smoke")[:4]
-    rows = [row_of(c, "ok", code_version="v1") for c in cells]
-    rows += [
-        row_of(c, s, attempt=2, code_version="v2")
-        for c, s in zip(cells, ("ok", "crashed", "interrupted"), strict=False)
-    ]
-    assert actions(rows, cells) == ["done"] * 4, "a row of any version will do"
-    assert actions(rows, cells, fresh=True) == ["done", "kept", "run", "run"]
-    assert actions(rows, cells, fresh=True, rerun="crashed") == ["done", "run", "run", "run"]
-    assert [item.attempt for item in plan(cells, rows, HERE, fresh=True)] == [3, 3, 3, 2]
-
-
-def test_other_conditions_count_for_nothing() -> None:
-    cells = cells_of("smoke")
-    rows = [row_of(c, "ok") for c in cells]
-    elsewhere = [row | {"conditions_id": "there"} for row in rows]
-    assert actions(elsewhere, cells) == ["run"] * 8
-
-
-def test_repeats_are_outermost_then_seeds_then_the_shuffled_order() -> None:
-    cells = cells_of("smoke", seeds=2)
-    planned = plan(cells, [], HERE, repeats=3)
-    assert [item.cell for item in planned] == cells * 3
-    assert [item.repeat for item in planned] == [1] * 16 + [2] * 16 + [3] * 16
-    assert [item.cell.seed for item in planned] == ([0] * 8 + [1] * 8) * 3
+def test_an_attempt_is_one_above_all_rows_of_a_cell() -> None:
+    assert [item.attempt for item in plan(CELLS, rows_of(FLAGGED), HERE)] == [5, 2, 1, 1]
+    fresh = plan(CELLS, rows_of(VERSIONS), HERE, fresh=True)
+    assert [item.attempt for item in fresh] == [3, 3, 3, 2]
 
 
 def test_each_repeat_is_done_fails_and_is_tried_again_by_itself() -> None:
-    [cell] = cells_of("smoke")[:1]
-    rows = [
-        row_of(cell, "ok"),  # without a repeat: the first
-        row_of(cell, "crashed", repeat=2),
-        row_of(cell, "interrupted", repeat=3),
-        row_of(cell, "ok", "disturbed", repeat=4),
-    ]
+    rows = rows_of([
+        (0, "ok", {}),  # without a repeat: the first
+        (0, "crashed", {"repeat": 2}), (0, "interrupted", {"repeat": 3}),
+        (0, "ok", {"flags": "disturbed", "repeat": 4}),
+    ])  # fmt: skip
 
     def planned(**options: Any) -> list[tuple[str, int]]:
-        return [(item.action, item.attempt) for item in plan([cell], rows, HERE, **options)]
+        return [(item.action, item.attempt) for item in plan(CELLS[:1], rows, HERE, **options)]
 
     assert planned() == [("done", 2)]
     ends = [("done", 2), ("kept", 2), ("run", 2), ("done", 2), ("run", 1)]
@@ -388,15 +318,6 @@ def test_each_repeat_is_done_fails_and_is_tried_again_by_itself() -> None:
     assert planned(repeats=5, rerun="crashed") == ends
     ends[1], ends[3] = ("kept", 2), ("run", 2)
     assert planned(repeats=5, rerun="disturbed") == ends
-
-
-def test_a_try_of_a_search_is_not_repeated() -> None:
-    cell = cells_of("smoke")[0]
-    cells = [cell, replace(cell, learning_rate_source=CANDIDATE)]
-    planned = plan(cells, [], HERE, repeats=2)
-    assert [(item.cell, item.repeat) for item in planned] == [
-        (cells[0], 1), (cells[1], 1), (cells[0], 2),
-    ]  # fmt: skip
 
 
 def test_tf32_is_of_cells_without_amp_and_older_ids_stay() -> None:
@@ -432,77 +353,56 @@ MINE: Row = {
 """Conditions of the same software as those."""
 
 
-def seeds_of(count: int = 3) -> list[Cell]:
-    """One setting over its seeds."""
-    return select(cells_of("smoke", seeds=count), parse_selection("mode=lora amp=on"))
+SEEDS = select(cells_of("smoke", seeds=3), parse_selection("mode=lora amp=on"))
+OTHERS = [row_of(cell, "ok", **THERE) for cell in SEEDS]
+CRASHED = row_of(SEEDS[0], "crashed", **MINE)
+OWN = [row_of(cell, "ok", **MINE) for cell in SEEDS[:2]]
+SEVENTH = row_of(replace(SEEDS[0], seed=7), "ok", **MINE)
 
 
-def here_and_elsewhere(
-    rows: list[Row], cells: list[Cell], here: Columns = MINE, **options: Any
-) -> list[str]:
-    """Actions of a plan; `elsewhere` in place of `done` for a score of another machine."""
-    planned = plan(cells, rows, here, **options)
+def here_and_elsewhere(rows: list[Row], cells: list[Cell], **options: Any) -> str:
+    """Actions of a plan; `else` in place of `done` for a score of another machine."""
+    planned = plan(cells, rows, MINE, **options)
     assert all(item.action == "done" for item in planned if item.elsewhere)
-    return ["elsewhere" if item.elsewhere else item.action for item in planned]
-
-
-def test_a_score_of_another_machine_will_do_once_costs_are_measured_here() -> None:
-    cells = seeds_of(3)
-    others = [row_of(cell, "ok", **THERE) for cell in cells]
-    first_runs = ["run", "elsewhere", "elsewhere"]
-    assert here_and_elsewhere(others, cells) == first_runs
-    planned = plan(cells, others, MINE)
-    assert [item.reason for item in planned[1:]] == ["score from another machine"] * 2
-    assert here_and_elsewhere(others[:1] + others[2:], cells) == ["elsewhere", "run", "elsewhere"]
-    assert here_and_elsewhere(others[1:2], cells) == ["run", "elsewhere", "run"]
-    seventh = row_of(replace(cells[0], seed=7), "ok", **MINE)
-    assert here_and_elsewhere([*others, seventh], cells) == ["elsewhere"] * 3
-    failed = seventh | {"status": "oom"}
-    assert here_and_elsewhere([*others, failed], cells) == first_runs
-    setting = row_of(replace(cells[0], rank=64, seed=7), "ok", **MINE)
-    assert here_and_elsewhere([*others, setting], cells) == first_runs
+    return " ".join("else" if item.elsewhere else item.action for item in planned)
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("rows", "number", "options", "expected"),
     [
-        {"device": "cpu"}, {"torch_version": "2.12"}, {"cuda_version": "13.0"},
-        {"environment": "CUBLAS_WORKSPACE_CONFIG=:0:0"}, {"measurement_version": 4},
-        {"dev_score": None}, {"status": "invalid"},
+        (OTHERS, 3, {}, "run else else"),
+        ([OTHERS[0], OTHERS[2]], 3, {}, "else run else"),
+        ([OTHERS[1]], 3, {}, "run else run"),
+        ([*OTHERS, SEVENTH], 3, {}, "else else else"),
+        ([*OTHERS, SEVENTH | {"status": "oom"}], 3, {}, "run else else"),
+        ([*OTHERS, row_of(replace(SEEDS[0], rank=64, seed=7), "ok", **MINE)], 3, {},
+         "run else else"),
+        (OTHERS, 2, {"repeats": 2}, "run else run else"),
+        ([*OTHERS, *OWN], 2, {"repeats": 2}, "done done run run"),
+        ([*OTHERS, CRASHED], 2, {}, "kept run"),
+        ([*OTHERS, CRASHED], 2, {"rerun": "crashed"}, "run else"),
+        (OTHERS, 2, {"fresh": True}, "run run"),
+        ([row | {"code_version": "v2"} for row in OTHERS], 2, {"fresh": True}, "run else"),
+        *(([row | other for row in OTHERS], 2, {}, "run run") for other in (
+            {"device": "cpu"}, {"torch_version": "2.12"}, {"cuda_version": "13.0"},
+            {"environment": "CUBLAS_WORKSPACE_CONFIG=:0:0"}, {"measurement_version": 4},
+            {"dev_score": None}, {"status": "invalid"},
+        )),
     ],
 )  # fmt: skip
-def test_other_software_or_a_row_without_a_score_does_not_count(other: Columns) -> None:
-    cells = seeds_of(2)
-    others = [row_of(cell, "ok", **THERE) | other for cell in cells]
-    assert here_and_elsewhere(others, cells) == ["run", "run"]
-
-
-def test_a_cell_whose_score_is_from_elsewhere_has_no_repeats_here_either() -> None:
-    cells = seeds_of(2)
-    others = [row_of(cell, "ok", **THERE) for cell in cells]
-    assert here_and_elsewhere(others, cells, repeats=2) == ["run", "elsewhere"] * 2
-    here = [row_of(cell, "ok", **MINE) for cell in cells]
-    assert here_and_elsewhere([*others, *here], cells, repeats=2) == ["done", "done", "run", "run"]
+def test_a_score_of_another_machine_will_do_once_costs_are_measured_here(
+    rows: list[Row], number: int, options: dict[str, Any], expected: str
+) -> None:
+    """Of the same software, unless the cell failed here, is asked for or lacks a fresh result."""
+    assert here_and_elsewhere(rows, SEEDS[:number], **options) == expected
 
 
 def test_repeats_run_here_and_tries_of_a_search_need_not() -> None:
-    cells = seeds_of(2)
-    cells[1] = replace(cells[1], learning_rate_source=CANDIDATE)
+    cells = [SEEDS[0], replace(SEEDS[1], learning_rate_source=CANDIDATE)]
     others = [row_of(cell, "ok", **THERE) for cell in cells]
-    assert here_and_elsewhere(others, cells, repeats=2) == ["run", "elsewhere", "run"]
-    assert here_and_elsewhere(others, cells[1:]) == ["elsewhere"], "without costs measured here"
-
-
-def test_what_failed_here_or_is_asked_for_or_lacks_a_fresh_result_stays_so() -> None:
-    cells = seeds_of(2)
-    others = [row_of(cell, "ok", **THERE) for cell in cells]
-    crashed = row_of(cells[0], "crashed", **MINE)
-    assert here_and_elsewhere([*others, crashed], cells) == ["kept", "run"]
-    again = here_and_elsewhere([*others, crashed], cells, rerun="crashed")
-    assert again == ["run", "elsewhere"], "whose costs are those of the first"
-    assert here_and_elsewhere(others, cells, fresh=True) == ["run", "run"]
-    new = [row | {"code_version": "v2"} for row in others]
-    assert here_and_elsewhere(new, cells, fresh=True) == ["run", "elsewhere"]
+    assert here_and_elsewhere(others, cells, repeats=2) == "run else run"
+    assert here_and_elsewhere(others, cells[1:]) == "else", "without costs measured here"
+    assert plan(cells, others, MINE)[1].reason == "score from another machine"
 
 
 def test_unknown_rerun_is_refused() -> None:
@@ -511,39 +411,8 @@ def test_unknown_rerun_is_refused() -> None:
         check_rerun("broken")
 
 
-def parsed(text: str) -> list[Cell]:
-    """The cells of a grid file's text."""
-    return expand(gridfile.parse(text, "own.toml", "own"), RESOLVED)
-
-
-OPTIONS = """
-[[cells]]
-mode = ["lora"]
-rank = [4]
-layers = ["all-lin-only", "query+value"]
-[[cells]]
-mode = ["lora", "dora"]
-rank = [4]
-layers = ["all-lin-only"]
-settings = { use_rslora = true }
-[[cells]]
-mode = ["lora"]
-rank = [4]
-layers = ["all-lin-only"]
-settings = { lora_dropout = 0.1 }
-[[cells]]
-mode = ["lora"]
-rank = [4]
-layers = ["all-lin-only"]
-settings = { lora_dropout = 0.2, use_rslora = true }
-[[cells]]
-mode = ["bitfit", "full"]
-settings = { gradient_accumulation_steps = 4, gradient_checkpointing = true }
-"""
-
-
 def test_cells_that_differ_in_an_option_have_names_of_their_own() -> None:
-    cells = parsed(OPTIONS)
+    cells = cells_of(OPTIONS)
     names = {cell.name for cell in cells}
     assert names == {
         "lora-r4-all-lin-only-fp32-s0", "lora-r4-query+value-fp32-s0",
@@ -563,20 +432,8 @@ def test_cells_that_differ_in_an_option_have_names_of_their_own() -> None:
 
 
 def test_biases_train_at_the_rate_of_adapters_and_have_no_options() -> None:
-    (cell,) = (cell for cell in parsed(OPTIONS) if cell.mode == "bitfit")
+    (cell,) = (cell for cell in cells_of(OPTIONS) if cell.mode == "bitfit")
     rates = cell.learning_rate, cell.learning_rate_base, cell.learning_rate_head
     assert rates == (1e-3, None, 1e-3)
     assert (cell.rank, cell.layers, cell.alpha, cell.use_rslora) == (None, None, None, "off")
     assert (cell.gradient_accumulation_steps, cell.gradient_checkpointing) == (4, "on")
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("layers=query+value", {"lora-r4-query+value-fp32-s0"}),
-        ("mode=bitfit,full", {"bitfit-fp32-s0", "full-fp32-s0"}),
-        ("layers=query+value,all-lin mode=lora", {"lora-r4-query+value-fp32-s0"}),
-    ],
-)
-def test_layers_by_name_and_biases_are_selected(text: str, names: set[str]) -> None:
-    assert {cell.name for cell in select(parsed(OPTIONS), parse_selection(text))} == names

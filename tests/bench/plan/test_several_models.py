@@ -30,12 +30,9 @@ def test_every_model_has_every_cell_and_neighbours_are_of_no_one_model() -> None
     assert sum(a.name == b.name for a, b in pairwise(cells)) < 5
     assert cells == expand(grid, SMALL, LARGE)
     assert {(c.model, c.pooling) for c in cells} == {("small", "mean"), ("large", "cls")}
-
-
-def test_auto_is_the_length_in_the_tokens_of_each_model() -> None:
     text = '[settings]\nmax_length = "auto"\n[[cells]]\nmode = ["head"]\n'
-    cells = expand(gridfile.parse(text, "x.toml", "x"), SMALL, LARGE)
-    assert {cell.model: cell.max_length for cell in cells} == {"small": 40, "large": 56}
+    lengths = expand(gridfile.parse(text, "x.toml", "x"), SMALL, LARGE)
+    assert {cell.model: cell.max_length for cell in lengths} == {"small": 40, "large": 56}
 
 
 def test_names_in_a_plan_have_what_distinguishes_its_cells() -> None:
@@ -69,7 +66,7 @@ def test_each_model_is_given_rates_of_its_own() -> None:
         for cell in candidates:
             score = 0.5 - abs(cell.learning_rate_head - best[cell.model])
             rows[cell.cell_id] = planned_row(cell) | {"status": "ok", "dev_score": score}
-    assert {c.model: search.found(c).learning_rate_head for c in cells} == best
+    assert {c.model: search.tuned(c).learning_rate_head for c in cells} == best
 
 
 def test_a_model_that_ran_out_of_memory_skips_larger_cells_of_it_alone() -> None:
@@ -98,6 +95,9 @@ def test_folders_of_one_name_are_distinguished_and_the_same_model_is_refused(
     models = find_models([str(tiny_checkpoint), str(deep_checkpoint)], "pretrained", "auto")
     assert set(models) == {tiny_checkpoint.name, deep_checkpoint.name}
     assert all(model.name == name for name, model in models.items())
+    cells = expand(gridfile.load("smoke"), replace(SMALL, model=tiny_checkpoint.name))
+    with pytest.raises(InputError, match=f"positions of {tiny_checkpoint.name}"):
+        check_models([replace(c, max_length=1024) for c in cells], models, pairs=False)
     for copy, checkpoint in zip(copies, (tiny_checkpoint, deep_checkpoint), strict=True):
         copy.mkdir(parents=True)
         for file in checkpoint.iterdir():
@@ -106,14 +106,3 @@ def test_folders_of_one_name_are_distinguished_and_the_same_model_is_refused(
     assert set(alike) == {f"copy@{model.digest[:6]}" for model in models.values()}
     with pytest.raises(InputError, match="are the same model"):
         find_models([str(tiny_checkpoint), str(copies[0])], "pretrained", "auto")
-
-
-def test_a_length_that_one_model_does_not_have_is_refused_by_its_name(
-    tiny_checkpoint: Path,
-) -> None:
-    models = find_models([str(tiny_checkpoint)], "pretrained", "auto")
-    (model,) = models.values()
-    resolved = replace(SMALL, model=model.name)
-    cells = [replace(c, max_length=1024) for c in expand(gridfile.load("smoke"), resolved)]
-    with pytest.raises(InputError, match=f"positions of {model.name}"):
-        check_models(cells, models, pairs=False)

@@ -18,7 +18,7 @@ from bench.results.row import (
     score_interval,
     step_times,
 )
-from bench.stats.steptimes import panel_times
+from bench.stats.steptimes import replay_times
 from minbert.data.metrics import micro_f1
 from tests.bench.synthetic_rows import HERE, new_row
 
@@ -64,7 +64,7 @@ def test_times_are_those_of_the_passes_that_count(tmp_path: Path) -> None:
     assert row["ms_per_1k_tokens"] == pytest.approx(40.4 / 400 * 1000)
     assert row["steps_timed"] == 6
     assert row["examples_per_s"] == pytest.approx(4 / 0.0404)
-    found = panel_times([[10, 30], [10.4, 30.4], [10.2, 30.2]], [100, 300])
+    found = replay_times([[10, 30], [10.4, 30.4], [10.2, 30.2]], [100, 300])
     assert (row["step_ms_ci_low"], row["step_ms_ci_high"]) == found.step_ms.ends()
     low, high = row["ms_per_1k_tokens_ci_low"], row["ms_per_1k_tokens_ci_high"]
     assert low < 101 < high

@@ -11,7 +11,7 @@ from bench.stats import influence
 from bench.stats.intervals import spread
 
 Numbers = np.ndarray[Any, Any]
-N = 120
+N = 60
 
 
 def classes(seed: int = 0, number: int = 4, n: int = N) -> tuple[Numbers, Numbers]:
@@ -114,7 +114,7 @@ def test_an_influence_is_the_derivative_by_the_examples_weight(name: str) -> Non
     assert influences.std() > 0.01
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["MCC", "AUROC", "Spearman"])
 def test_intervals_agree_with_a_bootstrap_over_examples(name: str) -> None:
     """The std of 400 resampled scores is known to 3.5%; to first order both are the same."""
     of, metric, draw = CASES[name]

@@ -21,105 +21,83 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.progress import track
 
 from bench.plan.rows import Row
 from bench.results.rowfile import read_rows
-from tests.experiments.comparing import changes, coverage, figures
-from tests.experiments.comparing import power as found
+from tests.experiments.comparing import figures, simulations
 from tests.experiments.comparing.alarms import SCENARIOS, Repeats, Simulated, measure
-from tests.experiments.comparing.detection import find_slow, find_work
-from tests.experiments.comparing.sides import ROOT, run_grid
+from tests.experiments.comparing.sides import ROOT, find_slow, find_work, run_grid
 
-_out = click.option(
-    "--out", type=click.Path(path_type=Path), default=ROOT / "runs" / "comparing",
+_NUMBERS: Final = {
+    "collect": 12,
+    "aa": 200,
+    "power": 200,
+    "history": 300,
+    "times": 1000,
+    "slow": 20,
+}
+"""How many repeats, draws or trials a part takes."""
+
+
+@click.command(help=__doc__)
+@click.argument("part", type=click.Choice([*_NUMBERS, "work", "page"]))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=ROOT / "runs" / "comparing",
     help="Folder of what is measured; runs/comparing by default.",
-)  # fmt: skip
-_select = click.option("--select", default="", help="Only cells that match, as in bench.grid.")
+)
+@click.option("--select", default="", help="Only cells that match, as in bench.grid.")
+@click.option("--number", type=int, help=f"Repeats, draws or trials; by default {_NUMBERS}.")
+@click.option("--rounds", default=24, show_default=True, help="The most rounds of a trial of slow.")
+@click.option("--only-page", is_flag=True, help="Of page: only from the committed figures.")
+def main(
+    part: str, out: Path, select: str, number: int | None, rounds: int, only_page: bool
+) -> None:
+    number = number or _NUMBERS.get(part, 0)
+    measured = out / "repeats.csv"
+    if part == "collect":
+        options = ["--repeats", str(number), *(["--select", select] if select else [])]
+        run_grid(ROOT, figures.GRID, measured, options)
+    elif part == "aa":
+        worlds: list[Repeats | Simulated] = [Repeats(_repeats(measured)), *SCENARIOS]
+        _keep(out, part, (measure(world, number) for world in track(worlds)))
+    elif part == "power":
+        _keep(out, part, simulations.power(number))
+        _keep(out, "needed", simulations.needed(number // 2))
+    elif part == "history":
+        _keep(out, part, simulations.histories(number))
+    elif part == "times":
+        _keep(out, "repeats", simulations.of_repeats(_repeats(measured)))
+        _keep(out, "within", simulations.within_a_process(number))
+    elif part == "work":
+        _keep(out, part, find_work(out / part, select))
+    elif part == "slow":
+        _keep(out, part, (find_slow(out / part, trial, rounds) for trial in range(number)))
+    else:
+        _write_page(out, None if only_page else measured)
 
 
-@click.group(help=__doc__)
-def main() -> None:
-    pass
-
-
-@main.command(help="Measure real repeats.")
-@_out
-@_select
-@click.option("--repeats", default=12, show_default=True)
-def collect(out: Path, select: str, repeats: int) -> None:
-    options = ["--repeats", str(repeats), *(["--select", select] if select else [])]
-    run_grid(ROOT, figures.GRID, out / "repeats.csv", options)
-
-
-@main.command(help="Compare what is the same.")
-@_out
-@click.option("--draws", default=200, show_default=True)
-def aa(out: Path, draws: int) -> None:
-    worlds: list[Repeats | Simulated] = [Repeats(_repeats(out)), *SCENARIOS]
-    _keep(out, "aa", (measure(world, draws) for world in track(worlds)))
-
-
-@main.command(help="Find slower steps in simulation.")
-@_out
-@click.option("--draws", default=200, show_default=True)
-def power(out: Path, draws: int) -> None:
-    _keep(out, "power", found.power(draws))
-    _keep(out, "needed", found.needed(draws // 2))
-
-
-@main.command(help="Find changes in simulated histories.")
-@_out
-@click.option("--draws", default=300, show_default=True)
-def history(out: Path, draws: int) -> None:
-    _keep(out, "history", changes.histories(draws))
-
-
-@main.command(help="Count what intervals of times cover.")
-@_out
-@click.option("--draws", default=1000, show_default=True)
-def times(out: Path, draws: int) -> None:
-    _keep(out, "repeats", coverage.of_repeats(_repeats(out)))
-    _keep(out, "within", coverage.within_a_process(draws))
-
-
-@main.command(help="Find more work by counts.")
-@_out
-@_select
-def work(out: Path, select: str) -> None:
-    _keep(out, "work", find_work(out / "work", select))
-
-
-@main.command(help="Find slower steps by time.")
-@_out
-@click.option("--trials", default=20, show_default=True)
-@click.option("--rounds", default=24, show_default=True, help="The most rounds of a trial.")
-def slow(out: Path, trials: int, rounds: int) -> None:
-    _keep(out, "slow", (find_slow(out / "slow", number, rounds) for number in range(trials)))
-
-
-@main.command(help="Write the figures and the table.")
-@_out
-@click.option("--only-page", is_flag=True, help="Only the table, from the committed figures.")
-def page(out: Path, only_page: bool) -> None:
-    if not only_page:
+def _write_page(out: Path, measured: Path | None) -> None:
+    """Write the tables, and before that, with measured repeats, the figures."""
+    if measured is not None:
         files = {name: out / f"{name}.json" for name in figures.PARTS}
         new = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
         parts = json.dumps({**figures.read_figures(), **new}, indent=1)
         figures.FIGURES.write_text(parts + "\n", encoding="utf-8")
-        if (out / "repeats.csv").exists():
-            shutil.copyfile(out / "repeats.csv", figures.REPEATS)
+        if measured.exists():
+            shutil.copyfile(measured, figures.REPEATS)
     for path in figures.PAGES:
         text = path.read_text(encoding="utf-8")
         path.write_text(figures.page(text, figures.read_figures()), encoding="utf-8")
 
 
-def _repeats(out: Path) -> list[Row]:
+def _repeats(path: Path) -> list[Row]:
     """The measured repeats; without new ones the committed ones."""
-    path = out / "repeats.csv"
     return read_rows(path if path.exists() else figures.REPEATS)
 
 

@@ -1,11 +1,13 @@
 """Comparisons of two sets of rows that are the same (A/A): how often a regression is reported."""
 
+import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
-from math import exp, log1p
+from math import exp
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -18,10 +20,8 @@ from tests.bench.synthetic_rows import cell, full_grid, planned_row
 
 Rng = np.random.Generator
 Rows = list[Row]
-Key = tuple[str, int]
-"""A cell's id and seed."""
-RUN_S: Final = 10.0
-"""Seconds between the starts of two simulated runs."""
+Key = tuple[str, int]  # a cell's id and seed
+RUN_S: Final = 10.0  # seconds between the starts of two simulated runs
 _BEGIN: Final = datetime(2026, 11, 1, tzinfo=UTC)
 
 
@@ -42,10 +42,8 @@ class Draw:
 
 @dataclass(frozen=True)
 class Repeats:
-    """Measured rows of the same code, of whose successive repeats one is of each side at random.
-
-    So both sides are measured in alternation, as by bench.compare --run.
-    """
+    """Measured rows of the same code, of whose successive repeats one is of each side at random. So
+    both sides are measured in alternation, as by bench.compare --run."""
 
     rows: Sequence[Row]
     name: str = "real repeats of this machine, split into halves"
@@ -65,39 +63,25 @@ def _numbered(rows: Sequence[Row], ranks: dict[int, int]) -> Rows:
 
 @dataclass(frozen=True)
 class Simulated:
-    """Runs on a machine that drifts, of two sides that are the same.
-
-    Logarithms of times add up the drift (a process of std 4% with a memory of 20 runs), a normal
-    part of each run (2%) and, in one of 20 runs, a disturbance of 5 to 15%. Peak memory varies by
-    0.3%, and scores between seeds by 1 point. With kept values, seeds and settings have the
-    difficulty of each example in common, and whether a training gets it right is drawn by that.
-
-    Attributes:
-        alternated: whether both sides run in turn; else one session after another, each with an
-            offset of 6%.
-        unequal: the std of the logarithms of the settings' stds of times, of peaks and of scores.
-        examples: the number of dev examples, of which a score is a share; None: it is not rounded.
-        has_one_base: whether all settings are of NEW, and compared with one and the same of BASE.
-        has_looks: whether rounds end early, as decided at the looks of bench.compare --run.
-        has_values: whether it is known of each of the examples whether it is right.
-        slowdown: the logarithm of NEW's true time over BASE's.
-        scatter: the std of the normal part of each run.
-        disturbed: the share of disturbed runs.
-    """
+    """Runs on a machine that drifts, of two sides that are the same. Logarithms of times add up the
+    drift (a process of std 4% with a memory of 20 runs), a normal part of each run (2%) and, in one
+    of 20 runs, a disturbance of 5 to 15%. Peak memory varies by 0.3%, and scores between seeds by 1
+    point. With kept values, seeds and settings have the difficulty of each example in common, and
+    whether a training gets it right is drawn by that."""
 
     name: str
     settings: int
     seeds: int
     repeats: int
-    alternated: bool = True
-    unequal: float = 0.0
-    examples: int | None = None
-    has_one_base: bool = False
-    has_looks: bool = False
-    has_values: bool = False
-    slowdown: float = 0.0
-    scatter: float = 0.02
-    disturbed: float = 0.05
+    alternated: bool = True  # else one session after another, each with an offset of 6%
+    unequal: float = 0.0  # std of the logarithms of settings' stds of times, peaks and scores
+    examples: int | None = None  # dev examples, of which a score is a share; None: not rounded
+    has_one_base: bool = False  # whether all settings are of NEW, against one of BASE
+    has_looks: bool = False  # whether rounds end early, as at the looks of bench.compare --run
+    has_values: bool = False  # whether it is known of each example whether it is right
+    slowdown: float = 0.0  # the logarithm of NEW's true time over BASE's
+    scatter: float = 0.02  # the std of the normal part of each run
+    disturbed: float = 0.05  # the share of disturbed runs
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -174,47 +158,12 @@ def _row(
     return _planned(number, seed) | values
 
 
-SCENARIOS: Final = (
-    Simulated("simulated, 1 setting, 4 repeats, in alternation", 1, 1, 4),
-    Simulated("simulated, 4 settings, 6 repeats, in alternation", 4, 1, 6),
-    Simulated("simulated, 12 settings, 3 seeds, 2 repeats, in alternation", 12, 3, 2),
-    Simulated("simulated, 40 settings, 1 run, in alternation", 40, 1, 1),
-    Simulated(
-        "simulated, 12 settings, 3 seeds, one side after the other", 12, 3, 1, alternated=False
-    ),
-    Simulated(
-        "simulated, 40 settings, 1 run, one side after the other", 40, 1, 1, alternated=False
-    ),
-    Simulated(
-        "simulated, 12 settings with unequal noise, 3 seeds, 2 repeats, in alternation", 12, 3, 2,
-        unequal=0.5,
-    ),
-    Simulated(
-        "simulated, 12 settings against one of BASE, 3 seeds, in alternation", 12, 3, 1,
-        has_one_base=True,
-    ),
-    Simulated(
-        "simulated, 12 settings, 2 seeds of 64 dev examples, in alternation", 12, 2, 1, examples=64
-    ),
-    Simulated(
-        "simulated, 12 settings, 3 seeds, 512 dev examples with predictions, in alternation",
-        12, 3, 1, examples=512, has_values=True,
-    ),
-    Simulated("simulated, 1 setting, --run of 24 rounds", 1, 1, 24, has_looks=True),
-    Simulated("simulated, 4 settings, --run of 24 rounds", 4, 1, 24, has_looks=True),
-    Simulated(
-        "simulated, 6 settings, 3 seeds, 512 dev examples with predictions, --run of 9 rounds",
-        6, 3, 9, examples=512, has_values=True, has_looks=True,
-    ),
-    Simulated(
-        "simulated, 6 settings with unequal noise, 3 seeds, 512 dev examples with predictions, "
-        "--run of 9 rounds", 6, 3, 9, unequal=0.5, examples=512, has_values=True, has_looks=True,
-    ),
-    Simulated(
-        "simulated, 4 settings that NEW slows by just 5%, the default limit, --run of 24 rounds",
-        4, 1, 24, has_looks=True, slowdown=log1p(Limits().slowdown),
-    ),
-)  # fmt: skip
+SCENARIOS: Final = tuple(
+    Simulated(**table)
+    for table in tomllib.loads(
+        Path(__file__).with_name("scenarios.toml").read_text(encoding="utf-8")
+    )["scenarios"]
+)
 
 
 def in_rounds(draw: Draw, most: int, named: tuple[str, ...] = ()) -> tuple[Draw, int]:
@@ -241,9 +190,7 @@ def until(draw: Draw, ended: Mapping[str, int]) -> Draw:
     return replace(draw, base=base, new=new)
 
 
-def measure(
-    world: Repeats | Simulated, number: int, on_drawn: Callable[[], None] = lambda: None
-) -> dict[str, Any]:
+def measure(world: Repeats | Simulated, number: int) -> dict[str, Any]:
     """Compare a number of draws, the same ones each time.
 
     Returns:
@@ -261,7 +208,6 @@ def measure(
         significant = [one.measure.column for _, one in compared.results if one.significant]
         changes += bool(significant)
         by_column.update(significant)
-        on_drawn()
     return {
         "name": world.name,
         "draws": number,

@@ -1,14 +1,27 @@
-"""Checkouts of this code that are measured, one of them with a change."""
+"""Changes injected into checkouts of this code, and whether a comparison of runs finds them."""
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bench.analysis.comparison import Limits, compare
+from bench.machine.version import code_version
+from bench.plan.rows import Row, current_rows
+from bench.results.outcomes import no_values
+from bench.results.rowfile import read_rows
+from tests.experiments.comparing import patches
+
 ROOT: Final = Path(__file__).parents[3]
 _LINKED: Final = ("adapters", "bench", "minbert", "tests", "pyproject.toml")
+_WORK: Final = Path(__file__).with_name("work.toml")
+_SLOW: Final = Path(__file__).with_name("slow.toml")
+_TRIALS: Final = ("mode=full", "mode=lora", "mode=dora", "mode=head")
+"""Selections of one cell of `_SLOW` each, taken in turn."""
 _PATCH: Final = """\
 import sys
 
@@ -53,3 +66,53 @@ def run_grid(side: Path, grid: Path, runs: Path, options: Sequence[str] = ()) ->
     """Run a grid in a checkout, unless its cells have results."""
     places = ["--runs", str(runs), "--reports", str(runs.with_suffix(""))]
     run(side, "bench.grid", "--grid", str(grid), "--device", "cpu", *places, *options)
+
+
+def find_work(folder: Path, selection: str = "") -> Iterator[dict[str, Any]]:
+    """Run each cell once with 5% more work and once without, and compare them one by one.
+
+    Yields:
+        For each cell its setting, the ratio of its GFLOP, and the counts that are a regression.
+    """
+    rows: list[dict[str, Row]] = []
+    for name, patch in (("base", None), ("more-work", patches.more_work)):
+        csv = folder / f"{name}.csv"
+        options = ["--select", selection] if selection else []
+        run_grid(make_side(folder / "sides" / name, patch), _WORK, csv, options)
+        rows.append({row.cell_id: row for row in current_rows(read_rows(csv)).values()})
+    for cell_id, base in rows[0].items():
+        new = rows[1][cell_id]
+        comparison = compare([base], [new], Limits(), values_of=(no_values, no_values))
+        [pair] = comparison.pairs
+        worse = {
+            one.measure.column for _, one in comparison.regressions if one.measure.kind == "count"
+        }
+        ratio = (new.step_gflop or 0) / (base.step_gflop or 1)
+        yield {"setting": pair.label, "gflop": round(ratio, 4), "found": sorted(worse)}
+
+
+def find_slow(folder: Path, number: int, rounds: int) -> dict[str, Any]:
+    """One trial: a cell whose steps take 10% longer in NEW, measured by bench.compare --run. It is
+    kept in the folder for this version of the code, and returned if it is there."""
+    kept = folder / f"{number}-{code_version()}.json"
+    if kept.exists():
+        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    base = make_side(folder / "sides" / "base")
+    new = make_side(folder / "sides" / "slower-step", patches.slower_step)
+    begun, runs = time.monotonic(), folder / str(number)
+    done = run(
+        base, "bench.compare", "--run", str(base), str(new), "--grid", str(_SLOW),
+        "--select", _TRIALS[number % len(_TRIALS)], "--rounds", str(rounds), "--json",
+        "--runs", str(runs), "--reports", str(runs), "--", "--init", "random", "--device", "cpu",
+    )  # fmt: skip
+    [setting] = json.loads(done.stdout)["settings"]
+    [measure] = [one for one in setting["measures"] if one["kind"] == "time"]
+    trial = {
+        "setting": setting["setting"],
+        "rounds": measure["runs"][0],
+        "found": measure["verdict"] == "regression" and measure["gates"],
+        **{name: measure[name] for name in ("change", "low", "high")},
+        "seconds": round(time.monotonic() - begun),
+    }
+    kept.write_text(json.dumps(trial) + "\n", encoding="utf-8")
+    return trial

@@ -26,6 +26,7 @@ from tests.experiments.decisions.worlds import (
     beyond,
     worlds,
 )
+from tests.experiments.pages import with_tables
 
 Figures = dict[str, Any]
 _DOCS: Final = Path(__file__).parents[3] / "docs"
@@ -114,47 +115,13 @@ def variances(known: Candidates) -> tuple[float, float]:
 
 def page(text: str, figures: Figures) -> str:
     """The text of docs/deciding.md with the tables of some figures."""
-    covered = [_HEAD, *(_row(one) for one in figures["scenarios"])]
-    text = _with_table(text, "figures", covered)
-    rates: dict[str, dict[int, str]] = {}
+    rates: dict[str, dict[int, float]] = {}
     for one in figures["beyond"]:
-        rates.setdefault(one["name"], {})[one["trainings"]] = f"{100 * one['wrong']:.1f}%"
-    rates["rate that as many trainings without a failure exclude"] = {
-        number: f"{excluded_rate(number):.0%}" for number in TRAININGS
-    }
-    head = ["wrong answers by number of trainings", *map(str, TRAININGS)]
-    rows = [[name, *(of.get(n, "") for n in TRAININGS)] for name, of in rates.items()]
-    return _with_table(text, "rare failures", [head, *rows])
-
-
-def _with_table(text: str, name: str, rows: Sequence[Sequence[str]]) -> str:
-    """A text with the rows of a table, the first its head, between the marks of its name."""
-    before, mark, rest = text.partition(f"<!-- {name} -->\n")
-    _, end, after = rest.partition(f"<!-- end of {name} -->")
-    head, *body = (f"| {' | '.join(row)} |" for row in rows)
-    return before + mark + "\n".join([head, f"|{'---|' * len(rows[0])}", *body, end]) + after
-
-
-_HEAD: Final = (
-    "scenario", "wrong", "decided", "decided if detectable", "regret", "score's error", "shown"
-)  # fmt: skip
-
-
-def _row(one: Figures) -> list[str]:
-    def share(name: str) -> str:
-        return "" if one[name] is None else f"{100 * one[name]:.1f}%"
-
-    detectable = f"{share('decided_if_detectable')} of {one['detectable']}"
-    errors = [one[name] for name in ("quoted", "plain", "best") if one[name] is not None]
-    return [
-        one["name"],
-        share("wrong"),
-        share("decided"),
-        detectable if one["detectable"] else "",
-        f"{100 * one['regret_95']:.1f}, {100 * one['regret_most']:.1f}" if one["decided"] else "",
-        ", ".join(f"{100 * error:+.2f}" for error in errors).replace("-", "−"),
-        share("power"),
-    ]
+        rates.setdefault(one["name"], {})[one["trainings"]] = one["wrong"]
+    return with_tables(
+        text, Path(__file__).parent, scenarios=figures["scenarios"], beyond=rates,
+        trainings=TRAININGS, excluded_rate=excluded_rate,
+    )  # fmt: skip
 
 
 def read_figures() -> Figures:

@@ -1,10 +1,11 @@
 """Data sets of known truth, drawn from simulated settings or from the committed predictions."""
 
-from collections.abc import Callable, Sequence
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,37 +59,26 @@ def by_length(rng: Rng, count: int) -> Floats:
 
 @dataclass(frozen=True)
 class Simulated:
-    """Settings that are right on an example where a sum of normal parts is positive.
-
-    Attributes:
-        truth: makes the true scores of all settings but the head.
-        settings: with the head, which comes first.
-        seeds: of each setting but the head, which has the most; the last number repeats.
-        by_seed: std of scores between seeds that all examples share, beside the part of each
-            example in each seed.
-        odd: those settings, of all but the head, that vary otherwise or collapse.
-        odd_by_seed: the std of these between seeds; None for that of the others.
-        collapse: how much lower these score in some seeds, and the fraction of such seeds.
-        slopes: how much an example's difficulty matters, in turns; where they differ, settings
-            of equal score are right on different examples.
-        paired: settings come in pairs that share nearly all parts, such as fp32 and bf16.
-        kept: whether predictions are kept.
-        quotes: whether the quoted score is measured.
-    """
+    """Settings that are right on an example where a sum of normal parts is positive."""
 
     name: str
-    truth: Callable[[Rng, int], Floats]
-    settings: int = 40
+    truth: Callable[[Rng, int], Floats]  # makes the true scores of all settings but the head
+    settings: int = 40  # with the head, which comes first
     examples: int = 1064
-    seeds: tuple[int, ...] = (3,)
-    by_seed: float = 0.002
-    odd: Sequence[int] = ()
-    odd_by_seed: float | None = None
-    collapse: tuple[float, float] = (0.0, 0.0)
-    slopes: tuple[float, ...] = (1.0,)
-    paired: bool = False
-    kept: bool = True
-    quotes: bool = False
+    seeds: tuple[int, ...] = (
+        3,
+    )  # of each setting but the head, which has the most; the last repeats
+    by_seed: float = 0.002  # std between seeds that all examples share, beside each example's part
+    odd: Sequence[int] = ()  # settings, of all but the head, that vary otherwise or collapse
+    odd_by_seed: float | None = None  # the std of these between seeds; None: of the others
+    collapse: tuple[float, float] = (
+        0.0,
+        0.0,
+    )  # how much lower these score in what fraction of seeds
+    slopes: tuple[float, ...] = (1.0,)  # how much an example's difficulty matters, in turns
+    paired: bool = False  # whether settings share nearly all parts in pairs, as fp32 and bf16
+    kept: bool = True  # whether predictions are kept
+    quotes: bool = False  # whether the quoted score is measured
 
     @cached_property
     def group(self) -> Group:
@@ -182,16 +172,11 @@ def committed(*others: Path) -> Candidates:
 
 @dataclass(frozen=True)
 class Resampled:
-    """The settings of the committed run, with as many seeds as they have there.
-
-    A setting of one seed gets the deviations by seed and example of the setting that agrees with it
-    on most examples.
-
-    Attributes:
-        paired: settings share the draws of seeds, as they share seeds in a run, and a seed's score
-            varies by its examples only; otherwise each setting has draws of its own, and seeds
-            keep the scores that they have in the committed run besides.
-    """
+    """The settings of the committed run, with as many seeds as they have there. A setting of one
+    seed gets the deviations by seed and example of the setting that agrees with it on most
+    examples. Paired settings share the draws of seeds, as they share seeds in a run, and a seed's
+    score varies by its examples only; otherwise each setting has draws of its own, and seeds keep
+    the scores that they have in the committed run besides."""
 
     name: str
     candidates: Candidates
@@ -237,13 +222,14 @@ class Resampled:
 World = Simulated | Resampled
 
 
-def _uneven(name: str, odd: Sequence[int], std: float, settings: int = 8, examples: int = 1064,
-            **more: Any) -> Simulated:  # fmt: skip
-    """Some settings vary more by seed than the others, which vary by 0.2 points."""
-    size = "" if examples == 1064 else f", {examples:,} dev examples"
-    varies = "varies" if len(odd) == 1 else "vary"
-    return Simulated(f"{name} {varies} by {100 * std:g} points{size}", at_margin, settings,
-                     examples, odd=odd, odd_by_seed=std, **more)  # fmt: skip
+def _simulated(key: str) -> Iterator[Simulated]:
+    """The scenarios of a key of worlds.toml."""
+    for table in tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))[key]:
+        trainings, seeds = table.pop("trainings", None), table.pop("seeds", [3])
+        table["truth"] = globals()[table["truth"]]
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+        for own in [seeds] if trainings is None else [[*seeds, number] for number in trainings]:
+            yield Simulated(**fields, seeds=tuple(own))
 
 
 def worlds() -> list[World]:
@@ -255,50 +241,15 @@ def worlds() -> list[World]:
         settings=tuple(run.settings[i] for i in three),
         samples=tuple(run.samples[i] for i in three),
     )
-    half, eighth, one_seed = range(3), range(-1, -40, -8), (3,) * 6 + (1,)
     return [
-        *(Simulated(f"all at the margin, {k} settings", at_margin, k) for k in (8, 40)),
-        Simulated("one at the margin, the others equal", one_at_margin),
-        Simulated("near twins (fp32 and bf16)", twins, paired=True),
-        Simulated("curves that cross in difficulty", at_margin, slopes=(0.6, 1.4)),
-        Simulated("curves that cross in length of training", by_length),
-        Simulated("scores in any order", spread, quotes=True),
-        Simulated("300 dev examples", at_margin, examples=300),
-        Simulated("10,000 dev examples", at_margin, 20, examples=10_000),
-        Simulated("10,000 dev examples, scores in any order", spread, 20, examples=10_000),
-        Simulated("5 seeds", at_margin, seeds=(5,)),
-        Simulated("no predictions kept, 10,000 dev examples", at_margin, 20, examples=10_000,
-                  kept=False),
+        *_simulated("worlds"),
         Resampled("the committed run, 1,064 examples", run, 1064, quotes=True),
         Resampled("the same, 4,000 examples, those with 3 seeds", several, 4000),
         Resampled("the same, 4,000 examples, seeds not shared", several, 4000, paired=False),
-        *(_uneven("the best of 8 alone", (-1,), std) for std in (0.005, 0.015, 0.03)),
-        *(_uneven("the best of 8 alone", (-1,), std, examples=4000) for std in (0.015, 0.03)),
-        _uneven("the best of 20 alone", (-1,), 0.015, 20),
-        _uneven("the cheapest of 8 alone", (0,), 0.015),
-        _uneven("the cheapest and the best of 8", (0, -1), 0.015),
-        *(_uneven("the cheaper half of 8", half, std) for std in (0.015, 0.03)),
-        _uneven("the cheaper half of 8", half, 0.015, examples=4000),
-        _uneven("all of 8", range(7), 0.015),
-        _uneven("one of 40 in eight", eighth, 0.015, 40),
-        _uneven("the cheapest fifth of 40", range(8), 0.015, 40),
-        Simulated("one seed beside three", at_margin, seeds=(3, 1) * 20),
-        _uneven("the cheaper half of 8, with one seed,", half, 0.015, seeds=(1, 1, 1, 3)),
-        *(_uneven("the best of 8 alone, with one seed,", (-1,), 0.005, examples=n, seeds=one_seed)
-          for n in (1064, 4000)),
-    ]  # fmt: skip
+        *_simulated("uneven"),
+    ]
 
 
 def beyond() -> list[Simulated]:
-    """Scenarios that the promise does not cover, by the number of trainings: rare failures of the
-    cheapest of six settings, and a setting with one seed that varies more than the others."""
-    rare = [
-        Simulated(f"the cheapest loses {100 * loss:g} points in {rate:.0%} of trainings{size}",
-                  one_at_margin, 7, examples, seeds=(trainings,), odd=(0,), collapse=(loss, rate))
-        for loss, rate in ((0.1, 0.2), (0.2, 0.1))
-        for examples, size in ((1064, ""), (4000, ", 4,000 dev examples"))
-        for trainings in TRAININGS[1:]
-    ]  # fmt: skip
-    alone = [_uneven("the best of 8 alone, trained so often,", (-1,), 0.015, examples=4000,
-                     seeds=(*[3] * 6, n)) for n in TRAININGS[:2]]  # fmt: skip
-    return [*rare, *alone]
+    """Scenarios that the promise does not cover."""
+    return list(_simulated("beyond"))
