@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.analysis.groups import Group, groups
-from bench.common.command import BAD_INPUT, run_command
+from bench.common.command import BAD_INPUT, FILE, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.messages import echo
 from bench.forecast.check import checks, errors
@@ -39,20 +39,7 @@ Examples:
 
 
 @click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
-@click.option(
-    "--check",
-    "runs",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Results: each setting is left out of the fit in turn, and predicted.",
-)
-@click.option(
-    "--model",
-    help="Folder of the results' checkpoint, unless the model is embedded.",
-)
-@click.option("--data", type=click.Path(path_type=Path), help="Folder with the task's files.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options_in(Path(__file__).with_name("options.toml"), {"path": FILE})
 def main(runs: Path, model: str | None, data: Path | None, as_json: bool) -> int:
     if not runs.is_file():
         raise InputError(f"{runs}: no such file of results; name one with --check")
