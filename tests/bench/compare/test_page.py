@@ -38,7 +38,7 @@ def test_no_regression_says_what_is_excluded() -> None:
 
 
 def test_pages_are_short_and_all_is_in_the_json(tmp_path: Path) -> None:
-    conclusion = constructed(1000, worse=0.5)
+    conclusion = constructed(544, worse=0.5)
     page = write(conclusion, tmp_path)
     brief = (tmp_path / "compare.md").read_text("utf-8")
     assert len(brief) < 65_536
@@ -48,13 +48,13 @@ def test_pages_are_short_and_all_is_in_the_json(tmp_path: Path) -> None:
     assert all(f"| {text} | regression |" in shown for text in ("time", "dev accuracy"))
     html = page.read_text("utf-8")
     assert len(html) < 3_000_000
-    assert "500 of 1,000 are shown; all are in compare.json" in html
-    assert "The 35 largest and the 35 smallest of 1,000 settings" in html
+    assert "500 of 544 are shown; all are in compare.json" in html
+    assert "The 35 largest and the 35 smallest of 544 settings" in html
     text = (tmp_path / "compare.json").read_text("utf-8")
     assert text.endswith("}\n")
     data = json.loads(text)
     assert data == json.loads(json.dumps(as_json(conclusion)))
-    assert len(data["settings"]) == 1000
+    assert len(data["settings"]) == 544
     assert data["exit_code"] == 1
     measure = data["settings"][3]["measures"][0]
     assert (measure["verdict"], measure["change"], measure["gates"]) == ("regression", 1.5, True)
