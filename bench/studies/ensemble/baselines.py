@@ -49,21 +49,12 @@ def with_baselines(result: TaskResult, data: Path | None) -> TaskResult:
         except ValueError as error:
             notes.append(f"{kind} left out: {error}")
 
-    add(TFIDF, with_tfidf, examples)
+    add(TFIDF, lambda data: tfidf(data.task, data.train, data.dev)[0], examples)
     if is_comparison(examples):
         checkpoint = model_of(member.row, member.folder, WITHOUT).checkpoint
         if checkpoint is not None:
             add(COSINE, cosine, examples, checkpoint, int(member.row.max_length or 128))
     return replace(result, others=others).with_notes(*notes)
-
-
-def with_tfidf(data: TaskData) -> Floats:
-    """Predictions [N, C] on dev of a linear model on TF-IDF vectors, trained on all of train.
-
-    Raises:
-        ValueError: as `bench.references.linear.tfidf`.
-    """
-    return tfidf(data.task, data.train, data.dev)[0]
 
 
 def is_comparison(data: TaskData) -> bool:

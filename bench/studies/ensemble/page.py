@@ -13,7 +13,7 @@ from bench.report.pages import Facts, sentences
 from bench.report.sections import Section
 from bench.report.show import print_tables
 from bench.report.tables import Table, table
-from bench.report.text import clean, count, dev_label, fixed, signed, span, with_span
+from bench.report.text import clean, count, dev_label
 from bench.stats.intervals import Interval
 from bench.studies.ensemble import figures
 from bench.studies.ensemble.figures import BASELINE, PUBLISHED, Mark
@@ -23,10 +23,7 @@ from minbert.data.tasks import TASKS
 
 _MOST_CELLS: Final = 40
 """Single cells in a figure."""
-_WORDS: Final = {
-    "clean": clean, "correlated": CORRELATED, "count": count, "enumerated": enumerated,
-    "fixed": fixed, "signed": signed, "span": span, "with_span": with_span,
-}  # fmt: skip
+_WORDS: Final = {"correlated": CORRELATED, "enumerated": enumerated}
 
 
 def print_sections(results: Sequence[Result], *, with_published: bool) -> None:
@@ -95,18 +92,19 @@ def _drawings(result: Result, with_published: bool, section: Section) -> list[Dr
         Mark(paper.model, PUBLISHED, Interval(paper.score), paper.parameters) for paper in papers
     ]
     stages = result.stages if isinstance(result, TaskResult) else []
-    held, dev = [stage.held_score for stage in stages], [stage.dev_score for stage in stages]
+    held_out = [stage.held_score for stage in stages]
+    dev = [stage.dev_score for stage in stages]
     size = result.size if isinstance(result, TaskResult) else 0
     words = sentences(
         "ensemble_figures", marks=marks, label=label, others=len(alone), most=_MOST_CELLS,
-        held=held, dev=dev, taken=size, cell=CELL, published=PUBLISHED, **_WORDS,
+        held_out=held_out, dev=dev, taken=size, cell=CELL, published=PUBLISHED, **_WORDS,
     )  # fmt: skip
     drawings = [figures.scores(marks, label, f"{stem}-scores", *words[:2])]
     if any(mark.parameters for mark in marks):
         drawings.append(figures.sizes(marks, label, f"{stem}-parameters", *words[2:4]))
     if len(stages) > 1:
         label = label.removeprefix("dev ")
-        drawings.append(figures.choice(held, dev, size, label, f"{stem}-choice", *words[4:]))
+        drawings.append(figures.choice(held_out, dev, size, label, f"{stem}-choice", *words[4:]))
     return drawings
 
 

@@ -183,10 +183,10 @@ def ensemble_of(pool: Pool, average: str, most: int) -> TaskResult:
         raise InputError(f"{task}: the labels that were held out are all the same; hold out more")
     if metric == "pearson" and not np.ptp(pool.labels):
         raise InputError(f"{task}: the dev labels are all the same; run cells on more of them")
-    held, dev = (_averaged(pool, average, name) for name in ("held_logits", "logits"))
-    if len({predictions.shape[1] for predictions in (*held, *dev)}) > 1:
+    held_out, dev = (_averaged(pool, average, name) for name in ("held_logits", "logits"))
+    if len({predictions.shape[1] for predictions in (*held_out, *dev)}) > 1:
         raise InputError(f"{task}: cells predict different numbers of classes; keep them apart")
-    choice_of = partial(choose, held, pool.held_labels, metric)
+    choice_of = partial(choose, held_out, pool.held_labels, metric)
 
     def entry(kind: str, choice: Choice, name: str = "") -> Entry:
         return _average(pool, dev, choice.weights, choice.held_score, kind, name)
@@ -228,9 +228,9 @@ def average_of_all(pool: Pool, average: str) -> Entry:
     Raises:
         InputError: for predictions that can't be averaged, or whose average is constant.
     """
-    held, dev = (_averaged(pool, average, name) for name in ("held_logits", "logits"))
+    held_out, dev = (_averaged(pool, average, name) for name in ("held_logits", "logits"))
     weights = tuple((index, 1) for index in range(len(dev)))
-    held_score = score(pool.metric, averaged(held, weights), pool.held_labels)
+    held_score = score(pool.metric, averaged(held_out, weights), pool.held_labels)
     return _average(pool, dev, weights, held_score, ALL)
 
 
