@@ -96,7 +96,7 @@ def find_references(
         timeout_s: the user's limit for a cell, which applies if it is below `LONGEST_S`.
 
     Yields:
-        Notes: the scores that were found, and why some are missing.
+        Notes: the scores, and why some are missing.
 
     Raises:
         StoppedError: if the user stops it.
@@ -114,9 +114,9 @@ def find_references(
         if not names:
             continue
         whose = f" of {cell.model}" if len({job.cell.model for job in planned}) > 1 else ""
-        found, is_late, why = _run(job, names, count, longest_s, gpu, on_progress, signals)
-        missing = [name for name in names if name not in {each.name for each in found}]
-        known = [*found]
+        points, is_late, why = _run(job, names, count, longest_s, gpu, on_progress, signals)
+        missing = [name for name in names if name not in {each.name for each in points}]
+        known = [*points]
         if is_late and longest_s == LONGEST_S:
             about = f"left out: the reference points took longer than {LONGEST_S:g} s"
             known += [
@@ -125,8 +125,8 @@ def find_references(
             ]
         if known:
             facts = update_facts(runs, data_digest, partial(_with_references, facts, known))
-        if found:
-            yield f"reference points{whose}: {_scores(found, DEFAULTS[facts.problem])}"
+        if points:
+            yield f"reference points{whose}: {_scores(points, DEFAULTS[facts.problem])}"
         if why:
             yield f"reference points{whose} {', '.join(missing)} left out: {why}"
 
@@ -167,7 +167,7 @@ def _run(
     env = worker_environment(os.environ, job.threads, gpu, tuned=False)
     env |= {PARENT_PID: str(os.getpid())}
     request = [job.to_json(), count, names]
-    found, phase = list[Reference](), "start"
+    points, phase = list[Reference](), "start"
     try:
         with signals.raising():
             for answer in ask("bench.references.process", request, env=env, patience_s=longest_s):
@@ -175,18 +175,18 @@ def _run(
                     phase = answer[PHASE]
                     on_progress(answer)
                 else:
-                    found.append(Reference.model_validate(answer))
+                    points.append(Reference.model_validate(answer))
     except (ChildError, InputError, OSError) as error:
         is_late = isinstance(error, ChildError) and error.is_late
         late = f"timeout (took longer than {longest_s:g} s, phase: {phase})"
-        return found, is_late, late if is_late else one_line(f"crashed ({error})")
-    return found, False, ""
+        return points, is_late, late if is_late else one_line(f"crashed ({error})")
+    return points, False, ""
 
 
-def _scores(found: Sequence[Reference], metric: str) -> str:
+def _scores(points: Sequence[Reference], metric: str) -> str:
     """Scores for a note, such as `majority 0.285, tf-idf 0.412`."""
     parts = []
-    for reference in found:
+    for reference in points:
         score = reference.scores.get(metric)
         shown = "not defined" if score is None else f"{score[0]:.3f}"
         parts.append(f"{reference.name} {shown if reference.scores else reference.about}")
