@@ -34,7 +34,7 @@ Examples:
 """
 _ROUNDS: Final = 24
 _FOLDER: Final = Path("runs/compare")
-_with_flags = options_in(
+_with_flags: Final = options_in(
     Path(__file__).with_name("options.toml"),
     {
         "path": FILE, "folder": click.Path(path_type=Path, file_okay=False),

@@ -78,19 +78,17 @@ def command(
     def show() -> None:
         from bench.studies.ensemble.page import print_sections  # loads pandas and matplotlib
 
-        print_sections([*together, *results], with_published=baselines)
+        print_sections([*together, *results])
 
     def facts(line: str) -> "Facts":
         from bench.studies.ensemble.page import facts_of
 
-        return facts_of([*together, *results], line, with_published=baselines)
+        return facts_of([*together, *results], line)
 
     return Study(
         columns=rows.COLUMNS,
         rows=rows.csv_rows([*results, *together]),
-        to_json=lambda: json.dumps(
-            rows.as_json(results, overall, with_published=baselines), indent=2
-        ),
+        to_json=lambda: json.dumps(rows.as_json(results, overall), indent=2),
         show=show,
         facts=facts,
         problems=[problem for result in results for problem in result.problems],

@@ -16,6 +16,7 @@ from bench.references.embeddings import embedder
 from bench.references.linear import tfidf
 from bench.results.origins import data_folder, examples_of, model_of
 from bench.studies.ensemble.averages import Floats
+from bench.studies.ensemble.published import published
 from bench.studies.ensemble.result import TaskResult, average_of_all, entry_for
 from minbert.data.tasks import Examples, TaskData
 
@@ -25,7 +26,7 @@ WITHOUT: Final = "leave out what needs it (--baselines, --peer)"
 
 
 def with_baselines(result: TaskResult, data: Path | None) -> TaskResult:
-    """A result with its baselines.
+    """A result with its baselines and published scores.
 
     One that predicts the same number for all examples, or has nothing to learn from, is left out,
     with a note.
@@ -54,7 +55,8 @@ def with_baselines(result: TaskResult, data: Path | None) -> TaskResult:
         checkpoint = model_of(member.row, member.folder, WITHOUT).checkpoint
         if checkpoint is not None:
             add(COSINE, cosine, examples, checkpoint, int(member.row.max_length or 128))
-    return replace(result, others=others).with_notes(*notes)
+    papers = published(result.task)
+    return replace(result, others=others, published=papers).with_notes(*notes)
 
 
 def is_comparison(data: TaskData) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from bench.common.errors import InputError
+from bench.plan.cell import MULTITASK
 from bench.plan.columns import PART_SCORES
 from bench.plan.metrics import OVERALL
 from bench.report.text import count
@@ -19,6 +20,7 @@ from bench.results.scores import score_of
 from bench.stats.intervals import Interval, spread
 from bench.studies.ensemble.averages import Choice, Floats, Weights, as_averaged, averaged, choose
 from bench.studies.ensemble.members import Member, Pool
+from bench.studies.ensemble.published import Published, published
 from minbert.data.metrics import score
 from minbert.data.tasks import TASKS
 
@@ -89,6 +91,7 @@ class Result:
     Attributes:
         task: of several, such as `sst+sts`.
         others: baselines, as far as they were asked for.
+        published: scores from papers to show with it; None: they were not asked for.
         notes: remarks for the user, a line each, on the data too; `problems`: failures.
     """
 
@@ -97,6 +100,7 @@ class Result:
     ensemble: Entry
     best: Entry
     others: Sequence[Entry] = ()
+    published: Sequence[Published] | None = None
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
@@ -312,6 +316,7 @@ def overall_of(results: Sequence[TaskResult]) -> Overall | None:
     if missing:
         names = " and ".join(missing)
         notes.insert(0, f"no ensemble of {names} is in it, so it is no score of all three")
+    asked = all(result.published is not None for result in results)
     return Overall(
         task="+".join(parts),
         metric=OVERALL,
@@ -324,6 +329,7 @@ def overall_of(results: Sequence[TaskResult]) -> Overall | None:
             for kind in others[0]
             if all(kind in entries for entries in others)
         ],
+        published=published(MULTITASK) if asked else None,
         notes=tuple(notes),
     )
 

@@ -21,7 +21,7 @@ from bench.plan.columns import NAMES, format_value
 from bench.plan.rows import Row
 from bench.report.__main__ import main as report
 from bench.results.rowfile import record
-from tests.bench.synthetic_rows import cell, failed_row, full_grid, result_row
+from tests.bench.synthetic_rows import cell, full_grid, result_row
 
 ROOT = Path(__file__).parents[3]
 AXES = [*full_grid()[:2], *full_grid()[20:24]]
@@ -141,37 +141,6 @@ def test_what_may_not_be_worse_passes_even_if_strict(place: Path) -> None:
     assert data["summary"][0] == "No regression in 6 settings."
 
 
-def test_what_is_significant_but_small_is_reported_by_itself(place: Path) -> None:
-    rows = [row | {"step_gflop": 10.0} for row in rows_of()]
-    write("a.csv", rows)
-    write("b.csv", [row | {"step_gflop": 10.1} for row in rows])
-    done = run("a.csv", "b.csv")
-    assert done.exit_code == 0
-    assert "Significant, but below the minimum effect: FLOPs of a step in 6 settings" in done.stdout
-
-
-def test_a_newly_failing_cell_fails_and_is_named(place: Path) -> None:
-    rows = rows_of()
-    write("a.csv", rows)
-    oom = [failed_row(row.cell, "oom", "no memory", repeat=row.repeat) for row in rows[:9]]
-    write("b.csv", [*oom, *rows[9:]])
-    done = run("a.csv", "b.csv")
-    assert done.exit_code == 1
-    assert "full, fp32 newly fails" in done.stdout
-    assert "no memory" in done.stdout
-    passing = run("b.csv", "a.csv")
-    assert passing.exit_code == 0
-    assert "Newly passing: full, fp32" in passing.stdout
-
-
-def test_two_filters_of_one_file(place: Path) -> None:
-    write("a.csv", rows_of())
-    done = run("a.csv", "--base", "amp=off", "--new", "amp=bf16", "--json")
-    data = json.loads(done.stdout)
-    assert {(s["base"]["amp"], s["new"]["amp"]) for s in data["settings"]} == {("off", "bf16")}
-    assert len(data["settings"]) == 3
-
-
 def test_an_older_schema_is_read(place: Path) -> None:
     write("a.csv", rows_of())
     newer = ("compile_why", "compile_cached", "folds", "fold", "forward_ms", "backward_ms",
@@ -185,22 +154,6 @@ def test_an_older_schema_is_read(place: Path) -> None:
     assert {path.name for path in Path("reports").iterdir()} == {
         "compare", "compare.html", "compare.md", "compare.json",
     }  # fmt: skip
-
-
-def test_another_machine_is_normalised(place: Path) -> None:
-    rows = rows_of()
-    there = {"machine": "EPYC, 64 cores", "conditions_id": "there", "device_name": "EPYC"}
-    write("a.csv", rows)
-    write("b.csv", changed(rows, time=0.2, **there))
-    done = run("a.csv", "b.csv")
-    assert done.exit_code == 0
-    page = Path("reports/compare.html").read_text("utf-8")
-    assert "EPYC, 64 cores" in page
-    data = json.loads(Path("reports/compare.json").read_text("utf-8"))
-    costs = {c["column"]: c for c in data["machines"]["rows"][-1]["costs"]}
-    time = costs["ms_per_1k_tokens"]
-    assert time["absolute"]["value"] == pytest.approx(0.2, rel=0.01)
-    assert time["normalised"]["value"] == pytest.approx(1, rel=0.01)
 
 
 def process(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -247,7 +200,7 @@ def test_the_committed_rows_against_themselves_by_another_metric(place: Path) ->
     done = run(own, own, "--metric", "macro_f1", "--json")
     assert done.exit_code == 0
     data = json.loads(done.stdout)
-    assert re.match(r"No regression shown in \d\d+ settings\.", data["summary"][0])
+    assert re.fullmatch(r"No regression in \d\d+ settings\.", data["summary"][0])
     assert {each["metric"] for each in data["settings"]} == {"macro_f1"}
     assert "The dev score is: dev macro F1." in Path("reports/compare.md").read_text("utf-8")
 

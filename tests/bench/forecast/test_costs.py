@@ -36,22 +36,6 @@ def flat(totals: Totals) -> list[float]:
     return [*(value for load in loads for value in load), *totals[:4], *totals[7:]]
 
 
-def totals(**changes: dict[str, float]) -> Totals:
-    return totals_of(ONE, {"": [counts(**changes)]})
-
-
-def test_ranks_between_lie_on_the_line():
-    ends = {
-        RANKS[0]: totals(step={"gflop": 10.0}),
-        RANKS[3]: totals(step={"gflop": 24.0}),
-        FULL: totals(step={"gflop": 80.0}),
-    }
-    filled = fill_ranks(ends, [FULL, *RANKS])
-    gflop = [filled[v].train.gflop / filled[FULL].train.gflop * 80 for v in RANKS]
-    assert gflop == pytest.approx([10.0, 12.0, 16.0, 24.0])
-    assert filled[FULL] == ends[FULL]
-
-
 @pytest.mark.parametrize("mode", ["lora", "dora"])
 def test_the_line_is_what_counting_gives(mode: str):
     low, between, high = (variant(mode, rank, "all-lin", "bf16") for rank in (1, 4, 8))

@@ -309,7 +309,7 @@ def test_a_part_of_which_no_batch_comes_is_evaluated_and_not_trained():
 
 def test_a_second_encoder_is_more_memory_and_no_more_work():
     [one], [two] = (
-        count(of_parts(encoders=encoders), {"quora": SHAPES}, variant("full"))["quora"]
+        count(of_parts(encoders=encoders), {"quora": THREE["quora"]}, variant("full"))["quora"]
         for encoders in (1, 2)
     )
     assert two.weights_mib > 1.5 * one.weights_mib

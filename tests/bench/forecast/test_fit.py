@@ -16,10 +16,6 @@ def cells(count: int, noise: float = 0.0) -> tuple[list[tuple[float, ...]], list
     return design, [apply(TRUE, x) * float(rng.normal(1, noise)) for x in design]
 
 
-def test_without_measurements_the_prior_stands():
-    assert fit([], [], PRIOR) == PRIOR.values
-
-
 def test_enough_measurements_give_the_law():
     design, measured = cells(40)
     coefficients = fit(design, measured, PRIOR)

@@ -114,16 +114,6 @@ def test_rows_teach_it_and_cells_that_it_has_not_seen_are_predicted():
         assert prediction.wall_s == pytest.approx(row["wall_s"], rel=0.1)
 
 
-def test_repeats_are_further_rows_of_the_same_cell():
-    [row] = rows()[:1]
-    wider = [row, row | {"repeat": 2, "wall_s": row["wall_s"] + 2, "peak_rss_mib": 900.0}]
-    learned = forecast(wider)
-    assert learned.seen == 1
-    (_, seconds), (_, above) = (*learned.time.points.values(), *learned.memory.points.values())
-    assert seconds == row["wall_s"] + 1
-    assert above == (row["peak_rss_mib"] + 900) / 2 - IMPORTS
-
-
 def test_other_runs_on_the_machine_tell_its_speed_until_there_is_better():
     others = [row | {"ms_per_1k_tokens": 120.0, "startup_s": 4.0} for row in rows()]
     learned = forecast()

@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from bench.common.errors import DiskFullError
 from bench.report import pages
 from bench.studies.ensemble.members import find
 from bench.studies.ensemble.page import Facts, facts_of
+from bench.studies.ensemble.published import published
 from bench.studies.ensemble.result import TaskResult, ensemble_of, overall_of
 from bench.studies.ensemble.rows import COLUMNS
 from tests.bench.browsing import PHONE, WIDE, open_quietly
@@ -40,10 +42,10 @@ def results_of(place: Place) -> list[TaskResult]:
 
 def facts(place: Place, *, with_published: bool = False) -> Facts:
     results = results_of(place)
+    if with_published:
+        results = [replace(result, published=published(result.task)) for result in results]
     overall = overall_of(results)
-    return facts_of(
-        [*([overall] if overall else []), *results], "python", with_published=with_published
-    )
+    return facts_of([*([overall] if overall else []), *results], "python")
 
 
 def seen(html: str) -> str:
@@ -230,7 +232,7 @@ def test_a_best_member_alone_is_the_finding_and_why(place: Place, most: int, why
     place.add(0)
     (candidates,) = find([place.csv])
     ensemble = ensemble_of(candidates, "probabilities", most)
-    result = facts_of([ensemble], "python", with_published=False)
+    result = facts_of([ensemble], "python")
     assert result.title == "An ensemble on movies"
     assert result.sections[0].heading == "movies: no significant difference"
     assert result.sections[0].said[0].endswith(f": {why}.")

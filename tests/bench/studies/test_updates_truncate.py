@@ -31,6 +31,8 @@ from tests.bench.grids import GridRuns
 from tests.bench.updates import Place, base_model
 from tests.cs224n import write_folder
 
+SENTENCES = Path(__file__).with_name("truncations.txt")
+
 
 @pytest.fixture
 def place(tmp_path: Path, tiny_checkpoint: Path) -> Place:
@@ -204,31 +206,18 @@ def cut(rank: int, low: float | None, high: float | None) -> Truncated:
     return Truncated(rank, Interval(0.4), Interval((low + high) / 2, low, high))
 
 
-@pytest.mark.parametrize(
-    ("cuts", "said"),
-    [
-        (
-            [cut(0, None, None), cut(1, -0.3, -0.1), cut(2, -0.1, 0.02), cut(4, 0.01, 0.03)],
-            "; cut to rank 2 0.400 (−0.040, −0.100 to +0.020); at this rank and above, no "
-            "significant loss; cut to rank 1 0.400 (−0.200, −0.300 to −0.100).",
-        ),
-        (
-            [cut(1, -0.1, 0.1), cut(2, -0.2, -0.1)],
-            "; cut to rank 2 0.400 (−0.150, −0.200 to −0.100).",
-        ),
-        ([cut(0, None, None)], "; cut to rank 0 it predicts a constant."),
-        (
-            [cut(0, -0.1, 0.1)],
-            "; cut to rank 0 0.400 (+0.000, −0.100 to +0.100); at this rank and above, no "
-            "significant loss.",
-        ),
-    ],
-)
-def test_from_which_rank_on_no_loss_is_significant(
-    place: Place, cuts: list[Truncated], said: str
-) -> None:
+def test_from_which_rank_on_no_loss_is_significant(place: Place) -> None:
     place.add(base_model(place.checkpoint))
     ((cell,), _) = find([place.csv])
-    scores = (*cuts, Truncated(None, Interval(0.45)))
-    (found,) = findings([], [Truncation(cell, "accuracy", 10, scores)])
-    assert found == f"full-fp32-s0: dev accuracy is 0.450 as trained{said}"
+    full = Truncated(None, Interval(0.45))
+    truncations = [
+        Truncation(cell, "accuracy", 10, (*cuts, full))
+        for cuts in (
+            [cut(0, None, None), cut(1, -0.3, -0.1), cut(2, -0.1, 0.02), cut(4, 0.01, 0.03)],
+            [cut(1, -0.1, 0.1), cut(2, -0.2, -0.1)],
+            [cut(0, None, None)],
+            [cut(0, -0.1, 0.1)],
+        )
+    ]
+    assert [truncation.worse for truncation in truncations] == [2, 2, 1, 0]
+    assert "\n".join([*findings([], truncations), ""]) == SENTENCES.read_text("utf-8")
