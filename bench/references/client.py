@@ -11,6 +11,7 @@ from bench.common.errors import InputError
 from bench.common.messages import one_line
 from bench.examples.checks import STEPS, check
 from bench.examples.tokens import token_lengths
+from bench.launch.runner import oom_kills
 from bench.launch.signals import Signals
 from bench.machine.environment import worker_environment
 from bench.plan.cell import CANDIDATE, Cell
@@ -167,7 +168,7 @@ def _run(
     env = worker_environment(os.environ, job.threads, gpu, tuned=False)
     env |= {PARENT_PID: str(os.getpid())}
     request = [job.to_json(), count, names]
-    points, phase = list[Reference](), "start"
+    points, phase, oom_before = list[Reference](), "start", oom_kills()
     try:
         with signals.raising():
             for answer in ask("bench.references.process", request, env=env, patience_s=longest_s):
@@ -178,8 +179,12 @@ def _run(
                     points.append(Reference.model_validate(answer))
     except (ChildError, InputError, OSError) as error:
         is_late = isinstance(error, ChildError) and error.is_late
-        late = f"timeout (took longer than {longest_s:g} s, phase: {phase})"
-        return points, is_late, late if is_late else one_line(f"crashed ({error})")
+        why = f"crashed ({error})"
+        if is_late:
+            why = f"timeout (took longer than {longest_s:g} s, phase: {phase})"
+        elif oom_before is not None and (oom_kills() or 0) > oom_before:
+            why = "oom (the host ran out of memory and the kernel killed it)"
+        return points, is_late, one_line(why)
     return points, False, ""
 
 

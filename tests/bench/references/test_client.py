@@ -1,11 +1,13 @@
 """Reference points from their process, into the facts of the data."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bench.common.child import ChildError
 from bench.common.errors import StoppedError
 from bench.launch.signals import Signals
 from bench.plan.cell import CANDIDATE
@@ -98,6 +100,24 @@ def test_a_failure_is_a_note_and_what_was_found_before_is_kept(
     assert [reference.name for reference in movies.found] == ["majority", "tf-idf"]
     facts = read_facts(movies.runs)[movies.data.digest[:16]]
     assert client.lacking(facts, job.cell) == ["frozen"], "the next run finds it"
+
+
+@pytest.mark.parametrize(
+    ("kills", "why"),
+    [((3, 3), r"crashed \(signal 9\)$"), ((3, 4), "oom .the host ran out of memory")],
+)
+def test_a_process_that_was_killed_says_so(
+    movies: Finder, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch,
+    kills: tuple[int, int], why: str,
+) -> None:  # fmt: skip
+    def ask(*_: object, **__: object) -> None:
+        raise ChildError("signal 9")
+
+    monkeypatch.setattr(client, "ask", ask)
+    counts = iter(kills)
+    monkeypatch.setattr(client, "oom_kills", lambda: next(counts))
+    [note] = movies.find(job_of(tiny_checkpoint, movies.data, max_train=200, max_dev=50))
+    assert re.search(f"left out: {why}", note)
 
 
 def test_the_users_limit_of_time_applies(movies: Finder, tiny_checkpoint: Path) -> None:
