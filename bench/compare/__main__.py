@@ -8,13 +8,12 @@ With --run it measures the two sides first, in alternation.
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 import click
 
-from bench.common.command import run_command
+from bench.common.command import FILE, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.messages import echo
 from bench.plan.metrics import METRICS
@@ -34,7 +33,14 @@ Examples:
   python -m bench.compare --run --grid quick --base "amp=off" --new "amp=bf16" -- --max-steps 50
 """
 _ROUNDS: Final = 24
-_limit = partial(click.option, metavar="SIZE", show_default=True)
+_FOLDER: Final = Path("runs/compare")
+_with_flags: Final = options_in(
+    Path(__file__).with_name("options.toml"),
+    {
+        "path": FILE, "folder": click.Path(path_type=Path, file_okay=False),
+        "metric": click.Choice(list(METRICS)), "rounds": click.IntRange(min=2),
+    },
+)  # fmt: skip
 
 
 class _Command(click.Command):
@@ -48,59 +54,8 @@ class _Command(click.Command):
 
 
 @click.command(help=__doc__.partition("\n\n")[0] if __doc__ else None, epilog=_EPILOG, cls=_Command)
-@click.argument("places", nargs=-1, type=click.Path(path_type=Path), metavar="BASE [NEW]")
-@click.option(
-    "--base", metavar="TERMS",
-    help='The rows of BASE, such as "amp=off layers=attn,all-lin"; any column of runs.csv.',
-)  # fmt: skip
-@click.option("--new", metavar="TERMS", help="The rows of NEW.")
-@_limit("--max-slowdown", default="5%", help="How much slower NEW may be.")
-@_limit(
-    "--max-memory", default="2%",
-    help="How much more memory it may take, at its peak and kept for the backward pass.",
-)  # fmt: skip
-@_limit(
-    "--max-work", default="2%",
-    help="How much more work a training step may do: operations, operators, bytes moved.",
-)  # fmt: skip
-@_limit(
-    "--max-score-drop", default="0.5pt",
-    help="How much worse its scores may be: 0.5pt is half a hundredth, 2% a share of BASE's.",
-)  # fmt: skip
-@click.option(
-    "--strict", is_flag=True,
-    help="Exit with 1 also where repeats are too few to exclude a regression.",
-)  # fmt: skip
-@click.option(
-    "--metric", type=click.Choice(list(METRICS)), metavar="NAME",
-    help="Compare scores by this metric, from kept predictions; by default each row's own.",
-)  # fmt: skip
-@click.option(
-    "--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True,
-    help="Folder to write compare.html, compare.md, compare.json and compare/ into.",
-)  # fmt: skip
-@click.option(
-    "--json", "json_wanted", is_flag=True, help="Print compare.json instead of sentences."
-)
-@click.option(
-    "--run", is_flag=True,
-    help="Measure BASE and NEW in alternation first: two checkouts or virtual environments, or, "
-    "without them, cells of this checkout by axes in --base and --new. Options of "
-    "`python -m bench.grid` follow after --.",
-)  # fmt: skip
-@click.option("--grid", metavar="NAME|FILE.toml", help="The grid that --run measures.")
-@click.option(
-    "--select", metavar="TERMS",
-    help="The cells of --grid to measure, as in `python -m bench.grid --select`.",
-)  # fmt: skip
-@click.option(
-    "--rounds", type=click.IntRange(min=2), metavar="N",
-    help=f"At most so many rounds; in each, both sides run every cell once.  [default: {_ROUNDS}]",
-)  # fmt: skip
-@click.option(
-    "--runs", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
-    help="The folder where results of --run are kept.  [default: runs/compare]",
-)  # fmt: skip
+@click.argument("places", nargs=-1, type=FILE, metavar="BASE [NEW]")
+@_with_flags
 @click.pass_obj
 def command(
     options: list[str] | None, places: Sequence[Path], base: str | None, new: str | None,
@@ -110,7 +65,7 @@ def command(
 ) -> int:  # fmt: skip
     # imported late: these load numpy and scipy, and the page matplotlib
     from bench.analysis.comparison import compare
-    from bench.compare.alternating import FOLDER, Alternation
+    from bench.compare.alternating import Alternation
     from bench.compare.conclusion import Conclusion, as_json, is_compared, obstacles, summary
     from bench.compare.sides import limits as parse_limits
     from bench.compare.sides import read_sides
@@ -124,7 +79,7 @@ def command(
         check_reports(reports, "compare")
         measured = Alternation(
             places=places, grid=grid, selection=select or "", terms=(base or "", new or ""),
-            rounds=rounds or _ROUNDS, folder=runs or FOLDER, options=options or (), limits=limits,
+            rounds=rounds or _ROUNDS, folder=runs or _FOLDER, options=options or (), limits=limits,
         ).measure()  # fmt: skip
         one, other, _ = read_sides((measured.base, measured.new), None, None, metric)
         sources = [place.resolve() for place in places] or [Path(grid)] * 2

@@ -38,7 +38,6 @@ from bench.results.predictions import values_from
 from bench.results.rescoring import read_results
 from bench.results.rowfile import read_rows
 
-FOLDER: Final = Path("runs/compare")
 _LOOKS: Final = 3
 """How often at most what varies is looked at: more looks cost more of the 5% than they save."""
 _OWN: Final = (

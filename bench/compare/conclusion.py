@@ -16,7 +16,7 @@ from bench.common.messages import enumerated
 from bench.compare.sides import SideRows
 from bench.plan.columns import group_names
 from bench.report.pages import sentences
-from bench.report.text import clean, count, fixed, signed, span, times
+from bench.report.text import clean, fixed, signed, span
 from bench.stats.intervals import Interval
 
 SCHEMA: Final = 1
@@ -109,8 +109,7 @@ def summary(conclusion: Conclusion, details: bool = False) -> list[str]:
         excluded=_excluded(comparison), gains=_gains(comparison),
         of_verdict={verdict.name: comparison.having(verdict) for verdict in Verdict},
         decidable=sorted(decidable, key=lambda result: result[1].needed or 0),
-        name=name, figures=figures, by_reason=_by_reason, percent=percent, clean=clean,
-        count=count, enumerated=enumerated, span=span, times=times,
+        name=name, figures=figures, by_reason=_by_reason, percent=percent, enumerated=enumerated,
     )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Final
 
 from bench.analysis.matching import Side
@@ -87,34 +86,28 @@ class Location:
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
         env |= {WORKERS: str(workers)} if workers > 1 else {}
         argv = [self.python, "-m", "bench.grid", *arguments]
-        with (
-            TemporaryFile("w+", errors="replace") as out,
-            TemporaryFile("w+", errors="replace") as err,
-        ):
-            process = subprocess.Popen(
-                argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, process_group=0
-            )
-            forwarded = 0
-            while True:
-                try:
-                    code = process.wait(_TICK_S)
-                    break
-                except subprocess.TimeoutExpired:
-                    if forwarded < signals.stops:
-                        process.send_signal(signal.SIGINT)
-                        forwarded += 1
-            out.seek(0)
-            err.seek(0)
-            done = subprocess.CompletedProcess(argv, code, out.read(), err.read())
+        process = subprocess.Popen(
+            argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, errors="replace", process_group=0,
+        )  # fmt: skip
+        forwarded = 0
+        while True:
+            try:
+                out, err = process.communicate(timeout=_TICK_S)
+                break
+            except subprocess.TimeoutExpired:
+                if forwarded < signals.stops:
+                    process.send_signal(signal.SIGINT)
+                    forwarded += 1
         if signals.stops:
             raise StoppedError
-        if code == 2:
-            errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-            error = errors[-1].removeprefix("error: ") if errors else last_error(done.stderr)
+        if process.returncode == 2:
+            errors = [line for line in err.splitlines() if line.startswith("error: ")]
+            error = errors[-1].removeprefix("error: ") if errors else last_error(err)
             raise InputError(f"{self.side}: {error}")
-        if code == 130:
+        if process.returncode == 130:
             raise StoppedError
-        return done
+        return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
 
 def _installed(python: Path, place: Path) -> Path:

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import log
 from pathlib import Path
@@ -34,7 +34,7 @@ from bench.report.drawing import Drawing
 from bench.report.intervals import Entry, intervals
 from bench.report.pages import Facts, markdown, sentences, write_pages
 from bench.report.sections import Section
-from bench.report.tables import DASH, Head, Table
+from bench.report.tables import DASH, Head, Table, table
 from bench.report.text import (
     by_metric,
     clean,
@@ -59,7 +59,6 @@ _ORDER: Final = (
     Verdict.NOT_COMPARED,
 )  # fmt: skip
 
-Columns = Sequence[tuple[Head, Callable[[Result], str]]]
 ByMeasure = Mapping[Measure, Sequence[tuple[Pair, Compared]]]
 
 _GAINS: Final = {
@@ -124,28 +123,21 @@ def _facts(conclusion: Conclusion, sections: Sequence[Section]) -> Facts:
         sections=[each for each in sections if each.drawings or each.tables],
         said=sentences(
             "compare-method", **vars(conclusion), metrics=[metric_of(n) for n in names if n],
-            count=count, percent=percent,
+            percent=percent,
         ),
         command=without_paths(command_line("compare", *sys.argv[1:])),
         how="How it was computed",
     )  # fmt: skip
 
 
-_SETTING: Final = (Head("setting", "setting"), lambda result: name(result[0]))
-_MEASURE: Final = (Head("measure", "measure"), lambda result: result[1].measure.label)
-_OF_RESULT: Final[Columns] = (
-    (Head("verdict", "verdict"), lambda result: _verdict(result[1])),
-    (Head("change", "NEW / BASE", "ratio, or difference of scores, with the interval", True),
-     lambda result: figures(result[1])),
-    (Head("base", "BASE", "mean", True), lambda result: _mean(result[1], result[1].base)),
-    (Head("new", "NEW", "mean", True), lambda result: _mean(result[1], result[1].new)),
-    (Head("runs", "runs", "of BASE and NEW; of scores, seeds", True),
-     lambda result: " + ".join(map(str, result[1].runs)) if any(result[1].runs) else DASH),
-    (Head("needed", "needed", "runs, or seeds, of each side that would decide it", True),
-     lambda result: DASH if result[1].needed is None else f"{result[1].needed:,}"),
-    (Head("why", "note"), lambda result: _cut(result[1].why)),
-)  # fmt: skip
-"""The columns of a result after those that name it."""
+def _fields(pair: Pair | None, one: Compared) -> dict[str, str]:
+    """The fields of a result, by the columns of its table."""
+    return {
+        "setting": name(pair), "measure": one.measure.label, "verdict": _verdict(one),
+        "change": figures(one), "base": _mean(one, one.base), "new": _mean(one, one.new),
+        "runs": " + ".join(map(str, one.runs)) if any(one.runs) else DASH,
+        "needed": DASH if one.needed is None else f"{one.needed:,}", "why": _cut(one.why),
+    }  # fmt: skip
 
 
 def _verdict(one: Compared) -> str:
@@ -164,25 +156,25 @@ def _cut(text: str) -> str:
     return shortened(clean(text), 200)
 
 
-def _table(columns: Columns, results: Sequence[Result], caption: str, most: int) -> list[Table]:
-    """A table of the first results, without empty columns; none without results."""
+def _table(results: Sequence[Result], caption: str, most: int, without: str = "") -> list[Table]:
+    """A table of the first results, without a column and empty ones; none without results."""
     results = sorted(results, key=lambda result: _ORDER.index(result[1].verdict))
-    rows = [[field(result) for _, field in columns] for result in results[:most]]
-    filled = [i for i in range(len(columns)) if any(row[i] not in ("", DASH) for row in rows)]
+    rows = [_fields(*result) for result in results[:most]]
+    filled = {key for row in rows for key, text in row.items() if text not in ("", DASH)}
+    rows = [{key: row[key] for key in row if key in filled - {without}} for row in rows]
     marks = ["failed" if r[1].verdict is Verdict.REGRESSION else "" for r in results[:most]]
-    heads, rows = [columns[i][0] for i in filled], [[row[i] for i in filled] for row in rows]
-    tables = _listed(heads, rows, caption, most, len(results))
-    return [replace(table, marks=marks) for table in tables]
+    return [
+        replace(first, marks=marks)
+        for first in _first(table("compare", rows, caption), most, len(results))
+    ]
 
 
-def _listed(
-    heads: Sequence[Head], rows: Sequence[Sequence[str]], caption: str, most: int, total: int = 0
-) -> list[Table]:
-    """A table of the first rows, with the number of all in the caption; none without rows."""
-    total = total or len(rows)
-    if total > most:
-        caption += f" {most:,} of {total:,} are shown; all are in compare.json."
-    return [Table(heads, rows[:most], caption)] if rows else []
+def _first(table: Table, most: int, total: int = 0) -> list[Table]:
+    """The first rows of a table, with the number of all in the caption; none without rows."""
+    total = total or len(table.rows)
+    more = f" {most:,} of {total:,} are shown; all are in compare.json." if total > most else ""
+    first = replace(table, rows=table.rows[:most], caption=table.caption + more)
+    return [first] if table.rows else []
 
 
 def _results(comparison: Comparison, most: int) -> list[Table]:
@@ -192,14 +184,13 @@ def _results(comparison: Comparison, most: int) -> list[Table]:
     hidden = (Verdict.SAME, Verdict.NOT_COMPARED)
     results = [result for result in by_setting if result[1].verdict not in hidden]
     without = f", without {same:,} that show no measurable difference" if same else ""
-    columns = (_SETTING, _MEASURE, *_OF_RESULT)
-    return _table(columns, by_turns(results), f"Results by setting{without}.", most)
+    return _table(by_turns(results), f"Results by setting{without}.", most)
 
 
 def _overall(comparison: Comparison) -> list[Table]:
     results: list[Result] = [(None, one) for one in comparison.overall]
     caption = f"Over {count(len(comparison.pairs), 'setting')}."
-    return _table((_MEASURE, *_OF_RESULT), results, caption, _MOST)
+    return _table(results, caption, _MOST, "setting")
 
 
 def _by_measure(comparison: Comparison) -> ByMeasure:
@@ -221,7 +212,7 @@ def _measure_tables(by_measure: ByMeasure) -> list[Table]:
         verdicts = Counter(_verdict(one) for _, one in results)
         counts = ", ".join(f"{number:,} {verdict}" for verdict, number in verdicts.most_common())
         caption = f"{measure.label[:1].upper()}{measure.label[1:]}: {counts}."
-        tables += _table((_SETTING, *_OF_RESULT), results, caption, _MOST)
+        tables += _table(results, caption, _MOST, "measure")
     return [replace(table, folded=True) for table in tables]
 
 
@@ -229,31 +220,32 @@ def _changed_cells(comparison: Comparison, most: int) -> list[Table]:
     """Settings that newly fail, and that newly pass."""
     changed = [("newly fails", pair, pair.failing) for pair in comparison.failing]
     changed += [("newly passes", pair, pair.passing) for pair in comparison.passing]
-    rows = [[name(pair), what, _cut(how)] for what, pair, how in changed]
-    heads = [Head("setting", "setting"), Head("what", "what"), Head("why", "how its runs end")]
-    return _listed(heads, rows, "Cells that end otherwise than in BASE.", most)
+    rows = [{"setting": name(pair), "what": what, "why": _cut(how)} for what, pair, how in changed]
+    return _first(table("compare_changed", rows), most)
 
 
 def _differs(comparison: Comparison) -> list[Table]:
-    heads = [Head("column", "column"), Head("base", "BASE"), Head("new", "NEW")]
-    rows = [[column, _cut(base), _cut(new)] for column, base, new in comparison.differs]
-    return _listed(heads, rows, "Conditions and filters; all else is the same.", _MOST)
+    rows = [
+        {"column": column, "base": _cut(base), "new": _cut(new)}
+        for column, base, new in comparison.differs
+    ]
+    return _first(table("compare_differs", rows), _MOST)
 
 
 def _obstacles(comparison: Comparison, most: int) -> list[Table]:
-    side, why = Head("side", "side"), Head("why", "why")
-    heads = [side, Head("setting", "setting"), Head("rows", "rows", numeric=True), why]
     unmatched = [
-        [each.side, _cut(each.label), f"{each.rows:,}", _cut(each.why)]
-        for each in comparison.unmatched
+        {"side": one.side, "setting": _cut(one.label), "rows": one.rows, "why": _cut(one.why)}
+        for one in comparison.unmatched
     ]
     not_compared = comparison.having(Verdict.NOT_COMPARED)
     whys = Counter((one.measure.label, _cut(one.why)) for _, one in not_compared)
-    measures = [[label, f"{number:,}", why] for (label, why), number in whys.most_common()]
-    of_measure = [_MEASURE[0], Head("number", "results", numeric=True), why]
+    measures = [
+        {"measure": label, "number": number, "why": why}
+        for (label, why), number in whys.most_common()
+    ]
     return [
-        *_listed(heads, unmatched, "Settings without a match.", most),
-        *_listed(of_measure, measures, "Measures that were not compared.", most),
+        *_first(table("compare_unmatched", unmatched), most),
+        *_first(table("compare_not_compared", measures), most),
     ]
 
 
@@ -275,9 +267,8 @@ def _machines(machines: Machines | None, most: int) -> list[Section]:
         known = {key: with_span(ratio, times) for key, ratio in ratios.items()}
         rows.append([clean(row.label), *(known.get(head.key, DASH) for head in heads[1:])])
     caption = f"{count(len(rows), 'setting')} that both machines ran."
-    text = sentences("compare-machines", machines=machines, clean=clean)
-    tables = _listed(heads, rows, caption, most)
-    heading = "Through what both machines ran"
+    text = sentences("compare-machines", machines=machines)
+    heading, tables = "Through what both machines ran", _first(Table(heads, rows, caption), most)
     return [Section("machines", "Machines", heading, text, tables=tables)]
 
 

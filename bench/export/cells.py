@@ -12,7 +12,7 @@ from adapters.methods import PEFT
 from bench.common.errors import InputError
 from bench.common.messages import echo
 from bench.export.trained import Base, Trained
-from bench.forecast.client import turn_on
+from bench.forecast.client import lock_on
 from bench.grid.again import train_again
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found, find_conditions
@@ -143,7 +143,7 @@ def _train(runs: Path, row: Row, folder: Path, model: Model, *, refit: bool) -> 
     why = "a refit on all examples" if refit else "its weights were not kept"
     echo(f"note: {row.name}: {why}; it is trained now, unless it was before", err=True)
     name = f"{AGAIN[refit]}{row.cell_id}"
-    with Signals() as signals, turn_on(target.device_name, signals)():
+    with Signals() as signals, lock_on(target.device_name, signals)():
         folder = train_again(runs, job, name, target=target, signals=signals, data=data)
     trained = Job.read(folder)
     result = parse_result((folder / RESULT).read_text(encoding="utf-8"))

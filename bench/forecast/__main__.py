@@ -4,6 +4,7 @@ Example: python -m bench.forecast --check runs.csv
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.analysis.groups import Group, groups
-from bench.common.command import BAD_INPUT, run_command
+from bench.common.command import BAD_INPUT, FILE, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.messages import echo
-from bench.forecast.check import checks, errors
-from bench.forecast.client import NoPredictionError, turn_on
+from bench.forecast.client import NoPredictionError, lock_on
 from bench.forecast.costs import Variant
-from bench.forecast.forecast import Forecast, Points
-from bench.forecast.outlook import make_forecast
+from bench.forecast.fit import Fit, errors
+from bench.forecast.forecast import Forecast
+from bench.forecast.outlook import Counting, make_forecast
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found, find_conditions
 from bench.plan.models import Model, find_model
@@ -39,20 +40,7 @@ Examples:
 
 
 @click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
-@click.option(
-    "--check",
-    "runs",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Results: each setting is left out of the fit in turn, and predicted.",
-)
-@click.option(
-    "--model",
-    help="Folder of the results' checkpoint, unless the model is embedded.",
-)
-@click.option("--data", type=click.Path(path_type=Path), help="Folder with the task's files.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options_in(Path(__file__).with_name("options.toml"), {"path": FILE})
 def main(runs: Path, model: str | None, data: Path | None, as_json: bool) -> int:
     if not runs.is_file():
         raise InputError(f"{runs}: no such file of results; name one with --check")
@@ -65,7 +53,9 @@ def main(runs: Path, model: str | None, data: Path | None, as_json: bool) -> int
             try:
                 forecast = _forecast(runs, group, model, data, signals)
             except (NoPredictionError, *BAD_INPUT) as error:
-                echo(f"note: {_name(group)} is left out: {error}", err=True)
+                row = group.first
+                name = f"{row.model} on {row.task}, {row.device_name},"
+                echo(f"note: {name} is left out: {error}", err=True)
             else:
                 answers.append((group, _checked(group, forecast)))
     code = 0 if len(answers) == len(to_check) else 1
@@ -75,12 +65,6 @@ def main(runs: Path, model: str | None, data: Path | None, as_json: bool) -> int
     for answer in answers:
         _print(*answer)
     return code
-
-
-def _name(group: Group) -> str:
-    """The name of a group in a sentence."""
-    first = group.first
-    return f"{first['model']} on {first['task']}, {first['device_name']},"
 
 
 def _settings(group: Group) -> int:
@@ -101,16 +85,13 @@ def _forecast(
         InputError, NoPredictionError: if the group can't be predicted on this machine.
     """
     first = group.first
-    rows = sorted(
-        (row for row in group.rows if row.is_ok),
-        key=lambda row: row.finished_at or "",
-    )
+    ok = (row for row in group.rows if row.is_ok)
+    rows = sorted(ok, key=lambda row: row.finished_at or "")
     machine = _machine(first)
-    turn = turn_on(machine.device_name, signals)
-    cells = [row.cell for row in rows]
-    folder = data_folder(first, folder_of(runs, first), data)
-    model = _model(first, name)
-    return make_forecast(cells, rows, model, machine.conditions, folder, turn, machine.gpu)
+    folder, model = data_folder(first, folder_of(runs, first), data), _model(first, name)
+    lock = lock_on(machine.device_name, signals)
+    counting = Counting(machine.conditions, folder, lock, machine.gpu)
+    return make_forecast([row.cell for row in rows], rows, model, counting)
 
 
 def _model(row: Row, name: str | None) -> Model:
@@ -150,31 +131,27 @@ def _machine(row: Row) -> Found:
 
 def _checked(group: Group, forecast: Forecast) -> dict[str, Any]:
     """Predictions of a group and their errors, by the column that is predicted."""
-    by_column = {
-        forecast.memory_column: (forecast.memory_points(), forecast.memory_prior),
-        "wall_s": (forecast.time_points(), forecast.time_prior),
-    }
+    fits = {forecast.memory_column: forecast.memory, "wall_s": forecast.time}
     return {
         "conditions_id": group.shared("conditions_id"),
         "model": group.shared("model"),
         "task": group.shared("task"),
         "imports_mib": {forecast.memory_column: max(map(forecast.imports_mib, forecast.totals))},
         "checks": {
-            column: {
-                way: {**errors(points, predicted), "settings": _settings_of(points, predicted)}
-                for way, predicted in checks(points, prior).items()
-            }
-            for column, (points, prior) in by_column.items()
-            if points
+            column: {way: _errors(fit, predicted) for way, predicted in fit.checks().items()}
+            for column, fit in fits.items()
+            if fit.points
         },
     }
 
 
-def _settings_of(points: Points, predicted: dict[Variant, float]) -> list[dict[str, Any]]:
-    return [
-        {**variant._asdict(), "measured": measured, "predicted": predicted[variant]}
-        for variant, (_, measured) in points.items()
+def _errors(fit: Fit, predicted: Mapping[Variant, float]) -> dict[str, Any]:
+    measured = [value for _, value in fit.points.values()]
+    settings = [
+        {**variant._asdict(), "measured": value, "predicted": predicted[variant]}
+        for variant, value in zip(predicted, measured, strict=True)
     ]
+    return {**errors([*predicted.values()], measured), "settings": settings}
 
 
 def _print(group: Group, checked: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.common.grouping import grouped
 from bench.forecast.costs import Shape, Shapes, Size
 from bench.plan.cell import Cell
 from bench.plan.job import Job
@@ -32,20 +33,19 @@ def find_shapes(
     Raises:
         InputError: if the examples have changed since the cell was planned, or can't be read.
     """
-    by_length: dict[int, list[Size]] = {}
-    for size in sizes:
-        by_length.setdefault(size[1], []).append(size)
     shapes: dict[Size, dict[str, Shapes]] = {}
-    for max_length, some in by_length.items():
-        shapes |= _of_length(job, seeds, max_length, some)
+    for max_length, alike in grouped(sizes, lambda size: size[1]).items():
+        cut = replace(job, cell=replace(job.cell, max_length=max_length))
+        train, dev, unseen = _texts(cut)
+        for size in alike:
+            cell = replace(cut.cell, gradient_accumulation_steps=size[2])
+            shapes[size] = shapes_of(cell, seeds, train, dev, size[0], unseen)
     return shapes
 
 
-def _of_length(
-    job: Job, seeds: Sequence[int], max_length: int, sizes: Iterable[Size]
-) -> dict[Size, dict[str, Shapes]]:
-    """Shapes of examples that are cut to one length, by size and by part of the task."""
-    job = replace(job, cell=replace(job.cell, max_length=max_length))
+def _texts(job: Job) -> tuple[dict[str, Texts], dict[str, Texts], dict[str, Texts]]:
+    """By part of the task, texts to train on, those of dev, and held-out ones that are evaluated
+    with dev."""
     cell = job.cell
     train: dict[str, Texts] = {}
     dev: dict[str, Texts] = {}
@@ -57,17 +57,7 @@ def _of_length(
                 unseen_texts[part] = [encoded.lengths for encoded in unseen.texts]
         train[part] = [encoded.lengths for encoded in trained.texts]
         dev[part] = [encoded.lengths for encoded in evaluated.texts]
-    return {
-        size: shapes_of(
-            replace(cell, gradient_accumulation_steps=size[2]),
-            seeds,
-            train,
-            dev,
-            size[0],
-            unseen_texts,
-        )
-        for size in sizes
-    }
+    return train, dev, unseen_texts
 
 
 def shapes_of(

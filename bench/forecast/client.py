@@ -28,8 +28,8 @@ from bench.plan.job import Job
 from bench.results.protocol import PARENT_PID
 from minbert.assets.cache import cache_folder
 
-Turn = Callable[[], AbstractContextManager[None]]
-"""Makes the context in which costs are counted."""
+Lock = Callable[[], AbstractContextManager[None]]
+"""Makes the context in which costs are counted, which may be waited for."""
 
 _ROOT: Final = Path(__file__).parents[2]
 _COSTS: Final[TypeAdapter[Totals | str]] = TypeAdapter(Totals | str)
@@ -42,7 +42,7 @@ class NoPredictionError(Exception):
 def find_costs(
     jobs: Mapping[Variant, Job],
     seeds: Sequence[int],
-    turn: Turn = nullcontext,
+    lock: Lock = nullcontext,
     gpu: str = "",
 ) -> dict[Variant, Totals]:
     """The costs of some variants, without those that can't be counted, of which a note is printed.
@@ -50,8 +50,7 @@ def find_costs(
     Args:
         jobs: a job for each variant, the same for all cells of the variant.
         seeds: those whose batches are planned.
-        turn: makes the context in which variants are counted. Entering it may wait for other
-            grids; what they counted meanwhile is not counted again.
+        lock: what other grids count while it is waited for is not counted again.
         gpu: the UUID of the one GPU that the counting process sees; empty: none.
 
     Raises:
@@ -62,7 +61,7 @@ def find_costs(
     path = cache_folder() / "predictions" / f"{digest([request, sys.version, _code()], 32)}.json"
     costs = _kept(path, counted)
     if costs is None:
-        with turn():
+        with lock():
             costs = _kept(path, counted)
             if costs is None:
                 text = _run(request, len(counted), gpu)
@@ -131,8 +130,8 @@ def _run(request: object, count: int, gpu: str) -> str:
         raise NoPredictionError(str(error)) from error
 
 
-def turn_on(device: str, signals: Signals) -> Turn:
-    """Turns on a device, since counting would disturb the times of another grid on it.
+def lock_on(device: str, signals: Signals) -> Lock:
+    """Locks on a device, since counting would disturb the times of another grid on it.
 
     Entering one raises NoPredictionError if the device can't be locked. StoppedError is raised if
     the user stops the wait, or what runs inside.
@@ -142,7 +141,7 @@ def turn_on(device: str, signals: Signals) -> Turn:
         echo("waiting for another grid", err=True)
 
     @contextmanager
-    def turn() -> Iterator[None]:
+    def lock() -> Iterator[None]:
         try:
             with (
                 Locks(device_locks(), signals) as devices,
@@ -153,4 +152,4 @@ def turn_on(device: str, signals: Signals) -> Turn:
         except DiskFullError as error:
             raise NoPredictionError(str(error)) from error
 
-    return turn
+    return lock

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from bench.common.grouping import grouped
 from bench.plan.cell import ITERATIVE, Cell, named
 from minbert.training.quarters import QUARTERS
 
@@ -214,10 +215,7 @@ def _between(low: Any, high: Any, share: float) -> Any:
 
 def _by_kind(variants: Iterable[Variant]) -> dict[Variant, list[Variant]]:
     """Variants that differ in the rank alone, in its order."""
-    kinds: dict[Variant, list[Variant]] = {}
-    for variant in sorted(variants, key=_rank):
-        kinds.setdefault(variant._replace(rank=None), []).append(variant)
-    return kinds
+    return grouped(sorted(variants, key=_rank), lambda variant: variant._replace(rank=None))
 
 
 def _rank(variant: Variant) -> int:

@@ -1,7 +1,7 @@
 """Counts the costs of a variant by running its steps and evaluations on fake tensors."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -90,128 +90,113 @@ def run(model: Classifier, job: Job, shapes: ShapesOf, counter: Counter) -> dict
         device=device,
     )
     gradual = unfreezing(model, cell)
-    counted: dict[str, list[Counts]] = {part: [] for part in shapes}
     keeps_best = cell.early_stopping is not None and device.type == "cpu"
-    copied = _mib(trainer.parameters) if keeps_best else 0.0
+    steps = _Steps(trainer, model, counter, _mib(trainer.parameters) if keeps_best else 0.0)
+    counted: dict[str, list[Counts]] = {part: [] for part in shapes}
     for stage in range(stages_of(Variant.of(cell), shapes)):
         if gradual is not None:
             gradual.begin(stage)
-        for part, counts in _count_stage(trainer, model, shapes, counter, copied).items():
+        for part, counts in steps.count_stage(shapes).items():
             counted[part].append(counts)
     return counted
 
 
-def _count_stage(
-    trainer: Trainer, model: Classifier, shapes: ShapesOf, counter: Counter, copied: float
-) -> dict[str, Counts]:
-    """Run two steps and one evaluation batch of each part.
+@dataclass(frozen=True)
+class _Steps:
+    """Steps and evaluations that are counted.
 
-    The first step has mean length and gives the work; it also creates the optimizer's state, which
-    exists in all later steps. The second has the largest batch and gives the peak. The evaluation
-    runs while the last step's gradients still exist, as in a cell.
-
-    Args:
+    Attributes:
         copied: MiB of a copy of trained weights that exists meanwhile.
     """
-    trained = {part: batches for part, batches in shapes.items() if batches.steps}
-    steps = {
-        part: _work_of_step(trainer, model, part, batches, counter)
-        for part, batches in trained.items()
-    }
-    peaks: dict[str, int] = {}
-    for part, batches in trained.items():
-        counter.restart_peak()
-        # from the second batch of a step on, gradients and activations exist at once
-        several = min(2, batches.accumulated)
-        _train(trainer, model, part, batches.train_largest, counter, several)
-        peaks[part] = counter.peak
-    weights = _mib([*trainer.model.parameters(), *trainer.model.buffers()]) + copied
-    state = _mib(
-        value
-        for values in trainer.optimizer.state.values()
-        for value in values.values()
-        if isinstance(value, Tensor)
-    )
-    counts = {}
-    for part, batches in shapes.items():
-        counter.restart_peak()
-        evaluation = _evaluate(trainer, model, part, batches.evaluate_largest, counter)
-        counts[part] = Counts(
-            weights_mib=weights,
-            optimizer_mib=state,
-            train_peak_mib=peaks.get(part, 0) / _MIB + copied,
-            evaluate_peak_mib=counter.peak / _MIB + copied,
-            step=_load(steps.get(part, Work())),
-            evaluation=_load(evaluation),
+
+    trainer: Trainer
+    model: Classifier
+    counter: Counter
+    copied: float
+
+    def count_stage(self, shapes: ShapesOf) -> dict[str, Counts]:
+        """Run two steps and one evaluation batch of each part.
+
+        The first step has mean length and gives the work; it also creates the optimizer's state,
+        which exists in all later steps. The second has the largest batch and gives the peak. The
+        evaluation runs while the last step's gradients still exist, as in a cell.
+        """
+        trained = {part: batches for part, batches in shapes.items() if batches.steps}
+        work = {part: self._work_of_step(part, batches) for part, batches in trained.items()}
+        peaks: dict[str, int] = {}
+        for part, batches in trained.items():
+            self.counter.restart_peak()
+            # from the second batch of a step on, gradients and activations exist at once
+            self._train(part, batches.train_largest, min(2, batches.accumulated))
+            peaks[part] = self.counter.peak
+        weights = _mib([*self.model.parameters(), *self.model.buffers()]) + self.copied
+        states = [*self.trainer.optimizer.state.values()]
+        state = _mib(v for values in states for v in values.values() if isinstance(v, Tensor))
+        counts = {}
+        for part, batches in shapes.items():
+            self.counter.restart_peak()
+            evaluation = self._evaluate(part, batches.evaluate_largest)
+            counts[part] = Counts(
+                weights_mib=weights,
+                optimizer_mib=state,
+                train_peak_mib=peaks.get(part, 0) / _MIB + self.copied,
+                evaluate_peak_mib=self.counter.peak / _MIB + self.copied,
+                step=_load(work.get(part, Work())),
+                evaluation=_load(evaluation),
+            )
+        return counts
+
+    def _work_of_step(self, part: str, batches: Shapes) -> Work:
+        """The work of a step of mean length; from the third batch on, each adds the same."""
+        counts = range(1, min(batches.accumulated, 3) + 1)
+        works = [self._train(part, batches.train, count) for count in counts]
+        if len(works) < 3:
+            return works[-1]
+        _, two, three = works
+        each, times = three - two, batches.accumulated - 2
+        return Work(
+            two.flops + times * each.flops,
+            two.moved + times * each.moved,
+            two.kernels + times * each.kernels,
         )
-    return counts
+
+    def _train(self, part: str, shape: Shape, count: int) -> Work:
+        """The work of a step on some batches of a shape."""
+        batch = self._batch(part, shape, self.trainer.losses[part])
+        before = self.counter.work
+        self.trainer.step(*[batch] * count)
+        return self.counter.work - before
+
+    @torch.no_grad()
+    def _evaluate(self, part: str, shape: Shape) -> Work:
+        self.model.eval()
+        batch = self._batch(part, shape, CROSS_ENTROPY)
+        before = self.counter.work
+        with autocast(self.trainer.amp, self.trainer.device):
+            logits = logits_of(self.model, batch)
+        logits.float()
+        return self.counter.work - before
+
+    def _batch(self, part: str, shape: Shape, loss: str) -> Batch:
+        """A batch of a shape. Pairs whose texts are encoded separately have a label for two
+        texts."""
+        head, device = self.model.heads[part], self.trainer.device
+        count = shape[0] // 2 if head.pairs else shape[0]
+        dtype = torch.float32 if loss in (*REGRESSION, MULTI_LABEL) else torch.int64
+        labels = (count, head.outputs) if loss == MULTI_LABEL else (count,)
+        ids = torch.zeros(shape, dtype=torch.int64, device=device)
+        return Batch(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            token_type_ids=None if part else torch.zeros_like(ids),
+            labels=torch.zeros(labels, dtype=dtype, device=device),
+            tokens=ids.numel(),
+            part=part,
+        )
 
 
 def _load(work: Work) -> Load:
     return Load(work.kernels, work.flops / _GFLOP, work.moved / _MIB)
-
-
-def _work_of_step(
-    trainer: Trainer, model: Classifier, part: str, batches: Shapes, counter: Counter
-) -> Work:
-    """The work of a step of mean length; from the third batch on, each adds the same."""
-    one, *more = (
-        _train(trainer, model, part, batches.train, counter, count)
-        for count in range(1, min(batches.accumulated, 3) + 1)
-    )
-    if len(more) < 2:
-        return more[0] if more else one
-    two, three = more
-    each, times = three - two, batches.accumulated - 2
-    return Work(
-        two.flops + times * each.flops,
-        two.moved + times * each.moved,
-        two.kernels + times * each.kernels,
-    )
-
-
-def _train(
-    trainer: Trainer,
-    model: Classifier,
-    part: str,
-    shape: Shape,
-    counter: Counter,
-    count: int,
-) -> Work:
-    """The work of a step on some batches of a shape."""
-    batch = _batch(model, part, shape, trainer.losses[part], trainer.device)
-    before = counter.work
-    trainer.step(*[batch] * count)
-    return counter.work - before
-
-
-@torch.no_grad()
-def _evaluate(
-    trainer: Trainer, model: Classifier, part: str, shape: Shape, counter: Counter
-) -> Work:
-    model.eval()
-    batch = _batch(model, part, shape, CROSS_ENTROPY, trainer.device)
-    before = counter.work
-    with autocast(trainer.amp, trainer.device):
-        logits = logits_of(model, batch)
-    logits.float()
-    return counter.work - before
-
-
-def _batch(model: Classifier, part: str, shape: Shape, loss: str, device: torch.device) -> Batch:
-    """A batch of a shape. Pairs whose texts are encoded separately have a label for two texts."""
-    count = shape[0] // 2 if model.heads[part].pairs else shape[0]
-    dtype = torch.float32 if loss in (*REGRESSION, MULTI_LABEL) else torch.int64
-    labels = (count, model.heads[part].outputs) if loss == MULTI_LABEL else (count,)
-    ids = torch.zeros(shape, dtype=torch.int64, device=device)
-    return Batch(
-        input_ids=ids,
-        attention_mask=torch.ones(shape, dtype=torch.int64, device=device),
-        token_type_ids=None if part else torch.zeros(shape, dtype=torch.int64, device=device),
-        labels=torch.zeros(labels, dtype=dtype, device=device),
-        tokens=ids.numel(),
-        part=part,
-    )
 
 
 def _mib(tensors: Iterable[Tensor]) -> float:

@@ -15,11 +15,11 @@ from bench.forecast.fit import Prior
 from bench.plan.cell import ON
 from bench.stats.steptimes import STEPS_ENOUGH
 
-PANEL_STEPS: Final = 24
+REPLAYED_STEPS: Final = 24
 """The fewest steps that are run to time a short training after its end."""
-MOST_PANEL_STEPS: Final = 52
+MOST_REPLAYED_STEPS: Final = 52
 """The most of these steps, with one pass to warm up."""
-PANEL_SHARE: Final = 0.15
+REPLAYED_SHARE: Final = 0.15
 """Share of the training's steps that are run to time it, between these bounds."""
 
 
@@ -52,13 +52,13 @@ def load_features(variant: Variant, load: Load) -> tuple[float, ...]:
 
 def time_features(variant: Variant, totals: Totals) -> tuple[float, ...]:
     """Features of the wall time, s: training, timing it afterwards, and evaluations."""
-    timing = panel_steps(variant, totals.steps) / totals.steps
+    timing = replayed_steps(variant, totals.steps) / totals.steps
     loads = (totals.train, totals.timed, totals.evaluate)
     columns = zip(*(load_features(variant, load) for load in loads), strict=True)
     return 1.0, *(train + timing * step + evaluate for train, step, evaluate in columns)
 
 
-def panel_steps(variant: Variant, steps: float) -> float:
+def replayed_steps(variant: Variant, steps: float) -> float:
     """The number of steps that are run after a training of `steps` steps, to time it.
 
     It is 0 after a training long enough to give step times by itself. One that unfreezes layers
@@ -66,7 +66,7 @@ def panel_steps(variant: Variant, steps: float) -> float:
     """
     if steps >= STEPS_ENOUGH and not variant.unfreezes:
         return 0.0
-    return min(max(PANEL_STEPS, PANEL_SHARE * steps), MOST_PANEL_STEPS)
+    return min(max(REPLAYED_STEPS, REPLAYED_SHARE * steps), MOST_REPLAYED_STEPS)
 
 
 def time_prior(device: str, threads: int) -> Prior:

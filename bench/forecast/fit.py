@@ -1,13 +1,20 @@
-"""Non-negative coefficients from few measurements and a prior. Plain numbers in and out."""
+"""Linear models with non-negative coefficients, fitted to few measurements and a prior."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Final
 
 import numpy as np
 
+from bench.forecast.costs import Variant
+
 NOISE: Final = 0.03
 """The relative error of a measurement that no model explains."""
+WITHIN: Final = 0.1
+"""The relative error up to which a prediction counts as right."""
+
+Features = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -56,3 +63,77 @@ def fit(
 def apply(coefficients: Sequence[float], features: Sequence[float]) -> float:
     """The value that a linear model gives."""
     return sum(c * f for c, f in zip(coefficients, features, strict=True))
+
+
+class Fit:
+    """A linear model of one cost, fitted anew as measurements come.
+
+    Args:
+        features: of every variant that is predicted or learned from.
+        prior: of the coefficients.
+    """
+
+    def __init__(self, features: Mapping[Variant, Features], prior: Prior) -> None:
+        self.prior = prior
+        self._features = features
+        self._measured: dict[Variant, list[float]] = {}
+        self._coefficients: Sequence[float] | None = None
+
+    def learn(self, variant: Variant, value: float) -> None:
+        """Learn from a measurement."""
+        self._measured.setdefault(variant, []).append(value)
+        self._coefficients = None
+
+    def expect(self, prior: Prior) -> None:
+        """Replace the prior."""
+        self.prior, self._coefficients = prior, None
+
+    @property
+    def points(self) -> dict[Variant, tuple[Features, float]]:
+        """Features and mean of the measurements of each variant, in the order of the first ones."""
+        return {v: (self._features[v], fmean(values)) for v, values in self._measured.items()}
+
+    def predict(self, variant: Variant) -> float:
+        """The expected value of a variant."""
+        if self._coefficients is None:
+            self._coefficients = _fit_points([*self.points.values()], self.prior)
+        return apply(self._coefficients, self._features[variant])
+
+    def checks(self) -> dict[str, dict[Variant, float]]:
+        """Predictions of every variant by fits that have not seen it, by what they were made on.
+
+        That is nothing but the prior; the variants that ran earlier, as in a first run; all
+        variants of other modes and layer sets; and all other variants.
+        """
+        points = [*self.points.values()]
+        kinds = [(variant.mode, variant.layers) for variant in self._measured]
+        ways: dict[str, Callable[[int, int], bool]] = {
+            "by the prior": lambda _one, _other: False,
+            "as they ran": lambda one, other: other < one,
+            "kind left out": lambda one, other: kinds[other] != kinds[one],
+            "one left out": lambda one, other: other != one,
+        }
+
+        def predicted(one: int, sees: Callable[[int, int], bool]) -> float:
+            seen = [point for other, point in enumerate(points) if sees(one, other)]
+            return apply(_fit_points(seen, self.prior), points[one][0])
+
+        return {
+            way: {variant: predicted(one, sees) for one, variant in enumerate(self._measured)}
+            for way, sees in ways.items()
+        }
+
+
+def _fit_points(points: Sequence[tuple[Features, float]], prior: Prior) -> Features:
+    return fit([x for x, _ in points], [y for _, y in points], prior)
+
+
+def errors(predicted: Sequence[float], measured: Sequence[float]) -> dict[str, float]:
+    """The share of predictions within `WITHIN`, and quantiles of the absolute relative errors."""
+    relative = np.abs(np.divide(predicted, measured) - 1)
+    return {
+        "within_10_percent": float(np.mean(relative <= WITHIN)),
+        "error_median": float(np.median(relative)),
+        "error_90": float(np.quantile(relative, 0.9)),
+        "error_max": float(relative.max()),
+    }

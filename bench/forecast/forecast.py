@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from statistics import fmean, median
+from statistics import median
 from typing import Final
 
 from bench.analysis.groups import Group, group_key
@@ -16,12 +16,8 @@ from bench.forecast.features import (
     time_features,
     time_prior,
 )
-from bench.forecast.fit import Prior, apply, fit
+from bench.forecast.fit import Fit, apply
 from bench.plan.rows import Row
-
-Points = Mapping[Variant, tuple[tuple[float, ...], float]]
-"""The features and the measured value of each variant, in the order in which they ran."""
-Coefficients = tuple[float, ...]
 
 _MOST_ROWS: Final = 1000
 """The most rows that a fit is made on; the newest count."""
@@ -54,16 +50,15 @@ class Forecast:
     ) -> None:
         self.totals = totals
         self.memory_column = memory_column
-        self.memory_prior: Prior = memory_prior(device)
-        self.time_prior: Prior = time_prior(device, threads)
         self._hinted = False
-        self._peaks: dict[Variant, list[float]] = {}
-        self._times: dict[Variant, list[float]] = {}
-        self._fitted: tuple[Coefficients, Coefficients] | None = None
-        self._features = {
-            variant: (memory_features(variant, one), time_features(variant, one))
-            for variant, one in totals.items()
-        }
+        self.memory = Fit(
+            {variant: memory_features(variant, one) for variant, one in totals.items()},
+            memory_prior(device),
+        )
+        self.time = Fit(
+            {variant: time_features(variant, one) for variant, one in totals.items()},
+            time_prior(device, threads),
+        )
 
     def learn(self, rows: Iterable[Row]) -> None:
         """Learn from comparable rows of any batch size and length. Rows that did not end ok, and
@@ -75,12 +70,11 @@ class Forecast:
             peak, wall = number(row[self.memory_column]), number(row.wall_s)
             above = None if peak is None else peak - self.imports_mib(variant)
             if above is not None and above > 0:
-                self._peaks.setdefault(variant, []).append(above)
+                self.memory.learn(variant, above)
             planned = self.totals[variant].epochs
             stopped = row.early_stopping is not None and (row.epochs_run or 0) < planned
             if wall is not None and not stopped and not _DISTURBED & set(row.flag_names):
-                self._times.setdefault(variant, []).append(wall)
-        self._fitted = None
+                self.time.learn(variant, wall)
 
     def hint(self, rows: Iterable[Row]) -> None:
         """Estimate the speed of the machine from rows on other data or of other lengths.
@@ -89,7 +83,7 @@ class Forecast:
         same group, those decide.
         """
         ratios, starts = [], []
-        prior = self.time_prior
+        prior = self.time.prior
         of_any_length = {v._replace(max_length=0): totals for v, totals in self.totals.items()}
         for row in rows:
             variant = Variant.of(row)
@@ -102,14 +96,13 @@ class Forecast:
         if not ratios:
             return
         values = (median(starts), *(median(ratios) * value for value in prior.values[1:]))
-        self.time_prior = replace(prior, values=values, spread=values)
+        self.time.expect(replace(prior, values=values, spread=values))
         self._hinted = True
-        self._fitted = None
 
     @property
     def seen(self) -> int:
         """The number of variants that times are fitted on."""
-        return len(self._times)
+        return len(self.time.points)
 
     @property
     def basis(self) -> str | None:
@@ -127,35 +120,11 @@ class Forecast:
         totals = self.totals.get(variant)
         if totals is None:
             return None
-        if self._fitted is None:
-            self._fitted = (
-                _fitted(self.memory_points(), self.memory_prior),
-                _fitted(self.time_points(), self.time_prior),
-            )
-        memory, time = map(apply, self._fitted, self._features[variant])
         return Prediction(
-            self.imports_mib(variant) + memory,
-            time,
+            self.imports_mib(variant) + self.memory.predict(variant),
+            self.time.predict(variant),
             1e9 * totals.train.gflop / totals.real_tokens,
         )
-
-    def memory_points(self) -> Points:
-        """Features and mean peak above imports of each variant that has run."""
-        return {
-            variant: (self._features[variant][0], fmean(peaks))
-            for variant, peaks in self._peaks.items()
-        }
-
-    def time_points(self) -> Points:
-        """Features and mean wall time of each variant that has run."""
-        return {
-            variant: (self._features[variant][1], fmean(times))
-            for variant, times in self._times.items()
-        }
-
-
-def _fitted(points: Points, prior: Prior) -> Coefficients:
-    return fit([x for x, _ in points.values()], [y for _, y in points.values()], prior)
 
 
 def rows_like(rows: Iterable[Row], likes: Sequence[Row]) -> list[Row]:

@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
+from bench.common.grouping import grouped
 from bench.common.progress import note_to_stderr
-from bench.forecast.client import NoPredictionError, Turn, find_costs
+from bench.forecast.client import Lock, NoPredictionError, find_costs
 from bench.forecast.costs import Variant
 from bench.forecast.forecast import (
     Forecast,
@@ -89,42 +89,46 @@ _SEEDS: Final = 3
 first, hardly differ."""
 
 
+@dataclass(frozen=True)
+class Counting:
+    """Where and with which files costs are counted.
+
+    Attributes:
+        conditions, data: those that the cells were planned with.
+        lock, gpu: as in `find_costs`.
+        adapter_configs: JSON by the name in cells; variants of others are left out.
+    """
+
+    conditions: Conditions
+    data: Path | None = None
+    lock: Lock = nullcontext
+    gpu: str = ""
+    adapter_configs: Mapping[str, str] = field(default_factory=dict)
+
+
 def forecast_plan(
-    planned: Sequence[Planned],
-    rows: Iterable[Row],
-    models: Mapping[str, Model],
-    conditions: Conditions,
-    data: Path | None,
-    turn: Turn = nullcontext,
-    gpu: str = "",
-    adapter_configs: Mapping[str, str] = MappingProxyType({}),
+    planned: Sequence[Planned], rows: Iterable[Row], models: Mapping[str, Model], counting: Counting
 ) -> Forecasts | None:
     """The forecasts of the cells of a plan; None if none is to run, or, with notes, if all fail.
 
     Args:
         planned: cells of one grid.
         rows: results, of which those comparable with the plan's are learned from.
-        models, conditions, data: those that the cells were planned with; models by name.
-        turn, gpu: as in `find_costs`.
-        adapter_configs: as in `jobs_of`.
+        models: by name.
     """
     if all(item.action != "run" for item in planned):
         return None
-    by_kind: dict[Kind, list[Cell]] = {}
-    for item in planned:
-        by_kind.setdefault(_kind(item.cell), []).append(item.cell)
+    by_kind = grouped((item.cell for item in planned), _kind)
     several = len({item.cell.model for item in planned}) > 1
     newest = [*rows][::-1]
     forecasts, notes = {}, dict[str, None]()
     for kind, cells in by_kind.items():
         by_size = {Variant.of(cell).size: cell for cell in cells}
-        likes = [row_of({**cell.columns(), **conditions.columns()}) for cell in by_size.values()]
+        likes = [_planned_row(cell, counting) for cell in by_size.values()]
         like = rows_like(newest, likes)
         model = models[cells[0].model]
         try:
-            forecast = make_forecast(
-                cells, like, model, conditions, data, turn, gpu, adapter_configs
-            )
+            forecast = make_forecast(cells, like, model, counting)
         except NoPredictionError as error:
             whose = f" of {model.name}" if several else ""
             notes[f"memory and time{whose} are not predicted: {error}"] = None
@@ -138,20 +142,9 @@ def forecast_plan(
 
 
 def make_forecast(
-    cells: Sequence[Cell],
-    rows: Sequence[Row],
-    model: Model,
-    conditions: Conditions,
-    data: Path | None,
-    turn: Turn = nullcontext,
-    gpu: str = "",
-    adapter_configs: Mapping[str, str] = MappingProxyType({}),
+    cells: Sequence[Cell], rows: Sequence[Row], model: Model, counting: Counting
 ) -> Forecast:
     """The forecast of some cells of a grid, of one kind, learned from comparable rows.
-
-    Args:
-        turn, gpu: as in `find_costs`.
-        adapter_configs: as in `jobs_of`.
 
     Raises:
         NoPredictionError: if costs can't be counted.
@@ -160,41 +153,41 @@ def make_forecast(
         raise NoPredictionError("training is compiled")
     variants = [Variant.of(cell) for cell in cells]
     variants += [Variant.of(row) for row in rows if row.is_ok]
-    jobs = jobs_of(variants, cells[0], model, conditions, data, adapter_configs)
+    jobs = jobs_of(variants, cells[0], model, counting)
     seeds = sorted({cell.seed for cell in cells})[:_SEEDS]
-    totals = find_costs(jobs, seeds, turn, gpu)
-    like = rows or [row_of({**cells[0].columns(), **conditions.columns()})]
-    forecast = Forecast(totals, conditions.device, conditions.threads, memory_column(like))
+    totals = find_costs(jobs, seeds, counting.lock, counting.gpu)
+    like = rows or [_planned_row(cells[0], counting)]
+    here = counting.conditions
+    forecast = Forecast(totals, here.device, here.threads, memory_column(like))
     forecast.learn(rows)
     return forecast
 
 
+def _planned_row(cell: Cell, counting: Counting) -> Row:
+    return row_of({**cell.columns(), **counting.conditions.columns()})
+
+
 def jobs_of(
-    variants: Iterable[Variant],
-    cell: Cell,
-    model: Model,
-    conditions: Conditions,
-    data: Path | None,
-    adapter_configs: Mapping[str, str],
+    variants: Iterable[Variant], cell: Cell, model: Model, counting: Counting
 ) -> dict[Variant, Job]:
     """The jobs that are counted for some variants.
 
     Args:
         cell: any cell that agrees with the variants in all else that decides costs.
-        adapter_configs: JSON by the name in cells; variants of others are left out.
     """
     cell = replace(cell, **_SAME, fold=None if cell.folds is None else 0)
+    here, configs = counting.conditions, counting.adapter_configs
     return {
         variant: model.job(
             replace(cell, **variant._asdict()),
-            data,
-            adapter_config=adapter_configs.get(variant.adapter or ""),
-            conditions_id=conditions.conditions_id,
-            device=conditions.worker_device,
-            threads=conditions.threads,
+            counting.data,
+            adapter_config=configs.get(variant.adapter or ""),
+            conditions_id=here.conditions_id,
+            device=here.worker_device,
+            threads=here.threads,
         )
         for variant in variants
-        if variant.adapter is None or variant.adapter in adapter_configs
+        if variant.adapter is None or variant.adapter in configs
     }
 
 

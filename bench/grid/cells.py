@@ -9,8 +9,8 @@ from typing import Any
 from bench.common.errors import InputError
 from bench.examples.tokens import MOST_FILES, share
 from bench.executors.executor import Executor
-from bench.forecast.client import turn_on
-from bench.forecast.outlook import Forecasts, Outlook, forecast_plan, outlook_on
+from bench.forecast.client import lock_on
+from bench.forecast.outlook import Counting, Forecasts, Outlook, forecast_plan, outlook_on
 from bench.grid.inputs import Inputs
 from bench.grid.plans import Kinds
 from bench.grid.resume import orphaned_outcome
@@ -93,16 +93,14 @@ class Cells:
 
     def _forecast(self, planned: Sequence[Planned], signals: Signals) -> Forecasts | None:
         target, is_here = next(iter(self.kinds.values())), self.executor.workers
-        return forecast_plan(
-            planned,
-            self.store.rows,
-            self.inputs.models,
+        counting = Counting(
             target.conditions,
             self.inputs.data_folder,
-            turn_on(target.device_name, signals) if is_here else nullcontext,
+            lock_on(target.device_name, signals) if is_here else nullcontext,
             target.gpu if is_here else "",
             self.inputs.adapter_configs,
         )
+        return forecast_plan(planned, self.store.rows, self.inputs.models, counting)
 
     def _job(self, item: Planned) -> Job:
         conditions = self.kinds[item.conditions_id].conditions

@@ -18,7 +18,7 @@ from bench.common.command import BAD_INPUT
 from bench.common.errors import InputError
 from bench.common.progress import note_to_stderr
 from bench.examples.reading import read_test
-from bench.forecast.client import turn_on
+from bench.forecast.client import lock_on
 from bench.grid.again import train_again
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found, find_conditions
@@ -80,7 +80,7 @@ def find_final(
     model_of(chosen.row, folder, _OTHERWISE)
     data = load_task(chosen.row.task, source)
     target = find_conditions(chosen.row.device)
-    with Signals() as signals, turn_on(target.device_name, signals)():
+    with Signals() as signals, lock_on(target.device_name, signals)():
         if (scored := _scored(runs, test_digest)) is not None:  # while it waited
             return scored
         outcome = _run(runs, job, data, test, target, signals)

@@ -1,22 +1,19 @@
 """The facts on a set of examples, and its reference points, which a process of its own finds."""
 
-import json
 import os
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from bench.common.errors import DiskFullError, StoppedError
-from bench.common.files import write_atomically
+from bench.common.child import ChildError, ask
+from bench.common.errors import InputError
+from bench.common.messages import one_line
 from bench.examples.checks import STEPS, check
 from bench.examples.tokens import token_lengths
-from bench.launch.runner import run_worker
+from bench.launch.runner import oom_kills
 from bench.launch.signals import Signals
 from bench.machine.environment import worker_environment
-from bench.plan import job as jobs
 from bench.plan.cell import CANDIDATE, Cell
 from bench.plan.job import Job
 from bench.plan.metrics import DEFAULTS
@@ -28,12 +25,13 @@ from bench.results.facts import (
     facts_of,
     update_facts,
 )
+from bench.results.protocol import PARENT_PID
 from minbert.data.tasks import TaskData
 from minbert.data.tokenizer import TextEncoder
 from minbert.files import vocabulary_digest
 
-OUTPUT: Final = "references.json"
-"""The file of the reference points in the folder of the process."""
+PHASE: Final = "phase"
+"""The key of an answer of the process that is no reference point, but the phase that begins."""
 LONGEST_S: Final = 300.0
 """Seconds after which the process is ended."""
 FACT_STEPS: Final = 1 + len(STEPS)
@@ -99,7 +97,7 @@ def find_references(
         timeout_s: the user's limit for a cell, which applies if it is below `LONGEST_S`.
 
     Yields:
-        Notes: the scores that were found, and why some are missing.
+        Notes: the scores, and why some are missing.
 
     Raises:
         StoppedError: if the user stops it.
@@ -117,11 +115,10 @@ def find_references(
         if not names:
             continue
         whose = f" of {cell.model}" if len({job.cell.model for job in planned}) > 1 else ""
-        env = worker_environment(os.environ, job.threads, gpu, tuned=False)
-        found, status, why = _run(job, names, count, env, longest_s, on_progress, signals)
-        missing = [name for name in names if name not in {each.name for each in found}]
-        known = [*found]
-        if status == "timeout" and longest_s == LONGEST_S:
+        points, is_late, why = _run(job, names, count, longest_s, gpu, on_progress, signals)
+        missing = [name for name in names if name not in {each.name for each in points}]
+        known = [*points]
+        if is_late and longest_s == LONGEST_S:
             about = f"left out: the reference points took longer than {LONGEST_S:g} s"
             known += [
                 Reference(name=name, about=about, train=count, scores={}, **encoder_of(name, cell))
@@ -129,8 +126,8 @@ def find_references(
             ]
         if known:
             facts = update_facts(runs, data_digest, partial(_with_references, facts, known))
-        if found:
-            yield f"reference points{whose}: {_scores(found, DEFAULTS[facts.problem])}"
+        if points:
+            yield f"reference points{whose}: {_scores(points, DEFAULTS[facts.problem])}"
         if why:
             yield f"reference points{whose} {', '.join(missing)} left out: {why}"
 
@@ -161,36 +158,40 @@ def _run(
     job: Job,
     names: Sequence[str],
     count: int,
-    env: dict[str, str],
     longest_s: float,
+    gpu: str,
     on_progress: Callable[[dict[str, Any]], None],
     signals: Signals,
-) -> tuple[list[Reference], str, str]:
-    """The reference points that a process found, its status, and why some are missing; empty if
-    none are."""
+) -> tuple[list[Reference], bool, str]:
+    """The reference points that a process found, whether it took too long, and why some are
+    missing; empty if none are."""
+    env = worker_environment(os.environ, job.threads, gpu, tuned=False)
+    env |= {PARENT_PID: str(os.getpid())}
+    request = [job.to_json(), count, names]
+    points, phase, oom_before = list[Reference](), "start", oom_kills()
     try:
-        with tempfile.TemporaryDirectory(prefix="minbert-bench-") as place:
-            folder = Path(place)
-            write_atomically(folder / jobs.FILE, job.to_json().encode())
-            argv = [sys.executable, "-m", "bench.references.process", str(folder), str(count)]
-            outcome = run_worker(
-                folder, [*argv, *names], env=env, timeout_s=longest_s, on_progress=on_progress,
-                signals=signals,
-            )  # fmt: skip
-            output = folder / OUTPUT
-            values = json.loads(output.read_text(encoding="utf-8")) if output.exists() else []
-    except (OSError, DiskFullError) as error:
-        return [], "crashed", str(error)
-    if outcome.status == "interrupted":
-        raise StoppedError
-    why = "" if outcome.status == "ok" else f"{outcome.status} ({outcome.message})"
-    return [Reference.model_validate(each) for each in values], outcome.status, why
+        with signals.raising():
+            for answer in ask("bench.references.process", request, env=env, patience_s=longest_s):
+                if PHASE in answer:
+                    phase = answer[PHASE]
+                    on_progress(answer)
+                else:
+                    points.append(Reference.model_validate(answer))
+    except (ChildError, InputError, OSError) as error:
+        is_late = isinstance(error, ChildError) and error.is_late
+        why = f"crashed ({error})"
+        if is_late:
+            why = f"timeout (took longer than {longest_s:g} s, phase: {phase})"
+        elif oom_before is not None and (oom_kills() or 0) > oom_before:
+            why = "oom (the host ran out of memory and the kernel killed it)"
+        return points, is_late, one_line(why)
+    return points, False, ""
 
 
-def _scores(found: Sequence[Reference], metric: str) -> str:
+def _scores(points: Sequence[Reference], metric: str) -> str:
     """Scores for a note, such as `majority 0.285, tf-idf 0.412`."""
     parts = []
-    for reference in found:
+    for reference in points:
         score = reference.scores.get(metric)
         shown = "not defined" if score is None else f"{score[0]:.3f}"
         parts.append(f"{reference.name} {shown if reference.scores else reference.about}")

@@ -136,16 +136,16 @@ def _linear(task: Task, train: Examples, features: Any, dev: Any) -> tuple[Float
     if task.num_outputs * features.shape[1] > _LARGEST:
         raise ValueError(f"{task.num_outputs:,} classes are too many for a linear model")
     count = round(HELD_OUT * len(train))
-    held = np.zeros(len(train), dtype=bool)
-    held[smallest((f"references\t{text}" for text in train.texts()), count)] = True
+    held_out = np.zeros(len(train), dtype=bool)
+    held_out[smallest((f"references\t{text}" for text in train.texts()), count)] = True
     model, name, values = _model(task)
     with warnings.catch_warnings(action="ignore"):  # a label that all have, the last iteration
-        if held.any() and not constant(labels[~held]):
+        if held_out.any() and not constant(labels[~held_out]):
             model = GridSearchCV(
                 model,
                 {name: values},
                 scoring=lambda *fitted: -_loss(task, *fitted),
-                cv=PredefinedSplit(np.where(held, 0, -1)),
+                cv=PredefinedSplit(np.where(held_out, 0, -1)),
                 error_score="raise",
             )
         model.fit(features, labels)

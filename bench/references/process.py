@@ -1,11 +1,10 @@
-"""Computes reference points in a process of its own, `python -m bench.references.process FOLDER`.
+"""Computes reference points in a process of its own, `python -m bench.references.process`.
 
-`bench.references.client` starts it with the names of reference points as further arguments, so that
-the planning process loads neither torch nor scikit-learn. It reads the job of a cell in the folder,
-and writes each reference point to a file there as soon as it is known.
+`bench.references.client` starts it, so that the planning process loads neither torch nor
+scikit-learn. Its request is the job of a cell, the number of examples to train on, and the names of
+reference points.
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
@@ -15,22 +14,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.common.child import serve
 from bench.common.command import BAD_INPUT
 from bench.common.errors import InputError
-from bench.common.files import write_atomically
 from bench.common.messages import one_line
 from bench.engines.outputs import folder_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.job import Job
 from bench.plan.problems import REGRESSION
-from bench.references.client import OUTPUT, encoder_of
+from bench.references.client import PHASE, encoder_of
 from bench.references.embeddings import embedder
 from bench.references.linear import Floats, predict, scores
 from bench.results.facts import FROZEN, MAJORITY, MOST_COMPARED, Reference, facts_of
-from bench.results.protocol import RESULT
 from bench.results.scores import Score
 from bench.worker import lifeline
-from bench.worker.progress import Progress
 from bench.worker.setup import load_examples
 from minbert.data.tasks import Examples, Folds, TaskData, load_data
 
@@ -41,36 +38,32 @@ Embed = Callable[[Examples], Floats]
 """From examples to their embeddings [N, H]."""
 
 
-def main(folder: Path, count: int, names: list[str]) -> int:
-    """Compute the named reference points, trained on `count` examples; returns the exit code."""
+def answers_to(request: tuple[str, int, list[str]]) -> Iterator[dict[str, Any]]:
+    """Compute what a request asks for: each phase as it begins, and each reference point."""
     lifeline.attach()
-    found: list[Reference] = []
-    try:
-        for reference in references(Job.read(folder), names, count, Progress.from_environment()):
-            found.append(reference)
-            values = [each.model_dump(mode="json") for each in found]
-            write_atomically(folder / OUTPUT, json.dumps(values).encode())
-    except BAD_INPUT as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    write_atomically(folder / RESULT, b'{"status": "ok"}\n')
-    return 0
+    text, count, names = request
+    for answer in references(Job.from_json(text), names, count):
+        if isinstance(answer, str):
+            yield {PHASE: answer}
+        else:
+            yield answer.model_dump(mode="json")
 
 
-def references(job: Job, names: list[str], count: int, progress: Progress) -> Iterator[Reference]:
-    """The named reference points of cells like a job's; none for a task with parts.
+def references(job: Job, names: list[str], count: int) -> Iterator[Reference | str]:
+    """The named reference points of cells like a job's, trained on `count` examples, and the names
+    of phases as they begin; none for a task with parts.
 
     Raises:
         InputError: if the examples have changed since the cell was planned, or the encoder or its
             vocabulary can't be read.
     """
-    progress.phase("load")
+    yield "load"
     data = _load(job)
     if data is None:
         return
     problem = facts_of(data.whole if isinstance(data, Folds) else data).problem
     for name in names:
-        progress.phase(f"reference point {name}")
+        yield f"reference point {name}"
         result: dict[str, Score] = {}
         try:
             embed = None
@@ -154,4 +147,4 @@ def _embedded(job: Job, sets: Iterable[tuple[Examples, Examples]]) -> Embed:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))
+    sys.exit(serve(answers_to))

@@ -5,11 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-import click
-
-from bench.common.command import Command
+from bench.common.command import FILE, Command, options_in
 from bench.common.csvfile import check_csv, write_csv
 from bench.common.messages import command_line, echo
 from bench.launch.checks import check_reports
@@ -17,6 +15,8 @@ from bench.report.text import without_paths
 
 if TYPE_CHECKING:
     from bench.report.pages import Facts
+
+_FLAGS: Final = Path(__file__).with_name("outputs.toml")
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,7 @@ def with_outputs(name: str, rows: str) -> Callable[[Callable[..., Study]], Comma
     """
 
     def decorate(function: Callable[..., Study]) -> Command:
-        path = click.Path(path_type=Path)
-
-        @click.option("--csv", "csv_file", type=path, help=f"Write a CSV with a row for {rows}.")
-        @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-        @click.option(
-            "--reports", type=path, help=f"Write {name}.md and {name}.html to this folder."
-        )
+        @options_in(_FLAGS, {"path": FILE}, name=name, rows=rows)
         @wraps(function)
         def command(
             runs: Sequence[Path],

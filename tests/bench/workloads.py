@@ -64,11 +64,6 @@ VARIANTS = [
 ]
 
 
-def told(of: Variant) -> str:
-    """A variant's axes, as the id of a test."""
-    return "-".join(map(str, of))
-
-
 def workload(**changes: Any) -> Job:
     """The job of a cell that trains on it, with changed settings or fields of the job."""
     job = {

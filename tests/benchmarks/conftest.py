@@ -1,16 +1,19 @@
-"""What benchmarks share: threads as a cell has them, and texts of real lengths, a
-browser."""
+"""What benchmarks share: as many threads as a cell, real lengths of texts, many rows, a browser."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from bench.machine.conditions import usable_threads
+from bench.plan.columns import NAMES
+from bench.results.rowfile import encode, record
 from minbert.data.batches import Batch, collate, plan_training
 from minbert.data.tokenizer import Encoded
 from tests.bench.conftest import browser as browser
+from tests.bench.synthetic_rows import synthetic_rows
 
 BATCH_SIZE = 64
 
@@ -44,3 +47,11 @@ def batch() -> Batch:
     plan = plan_training(encoded.lengths, BATCH_SIZE, rng)
     batches = [collate([encoded], labels, indices, 0, device) for indices in plan]
     return sorted(batches, key=lambda found: found.tokens)[len(batches) // 2]
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A runs.csv of 100,000 rows. Not to be changed."""
+    path = tmp_path_factory.mktemp("many") / "runs.csv"
+    path.write_bytes(record(NAMES) + b"".join(map(encode, synthetic_rows(100_000))))
+    return path

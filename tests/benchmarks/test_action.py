@@ -38,15 +38,14 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("worse", [False, True])
-def test_a_change_is_compared_with_its_base(
-    benchmark: BenchmarkFixture, checkout: Path, tmp_path: Path, worse: bool
+def test_a_worse_change_is_found(
+    benchmark: BenchmarkFixture, checkout: Path, tmp_path: Path
 ) -> None:
-    if worse:  # more work, and more kept for the backward pass
-        encoder = checkout / "minbert" / "model" / "encoder.py"
-        assert BEFORE in encoder.read_text()
-        encoder.write_text(encoder.read_text().replace(BEFORE, AFTER))
+    """It works more, and keeps more for the backward pass."""
+    encoder = checkout / "minbert" / "model" / "encoder.py"
+    assert BEFORE in encoder.read_text()
+    encoder.write_text(encoder.read_text().replace(BEFORE, AFTER))
     ended: Ended = benchmark.pedantic(run_action, args=(checkout, tmp_path, INPUTS, {}), rounds=1)
-    table = ended.summary
-    assert ended.code == worse, ended.log
-    assert ("kept for backward" in table and "regression" in table) or not worse
+    assert ended.code == 1, ended.log
+    assert "kept for backward" in ended.summary
+    assert "regression" in ended.summary

@@ -2,9 +2,9 @@
 
 A step of a small encoder on a GPU waits for the host, so its own code paths for a GPU must not take
 more of the host's time than torch's own operators do. No GPU is needed: these paths run on the CPU,
-on a model of bert-base's 12 layers with so few numbers that a step is nearly all overhead, and
-kernels and bytes are counted on fake tensors (`tests/gpu/kernels.py`). The benchmark fails if a
-whole interval of a ratio of times lies above 1, or if kernels or bytes exceed plain torch's.
+on a model of bert-base's 12 layers with so few numbers that a step is nearly all overhead. The
+benchmark fails if a whole interval of a ratio of times lies above 1. That kernels and bytes, which
+are counted on fake tensors, do not exceed plain torch's is a test: `tests/gpu/fake/counts.py`.
 
     python -m tests.benchmarks.test_host_time --pairs 200
 
@@ -35,7 +35,6 @@ from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import GEOMETRIES
 from minbert.training.schedules import linear_schedule
 from minbert.training.trainer import ParameterGroup, Trainer
-from tests.components import need, need_compiler
 from tests.gpu.kernels import AMP, CLASSES, RANK, SETTINGS, Count, count_in_process, label
 from tests.gpu.test_branches import ASKING
 from tests.gpu.test_fake import build_guard
@@ -145,12 +144,8 @@ def counts(length: int = 21) -> Iterator[tuple[Count, Count]]:
 
 
 def test_a_step_on_a_gpu_costs_at_most_what_plain_torch_does(
-    benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]
+    benchmark: BenchmarkFixture,
 ) -> None:
-    if torch.version.cuda is None:
-        need_compiler()
-    else:
-        need(torch.cuda.is_available(), "a torch with CUDA takes fake tensors of a GPU with one")
     rows = [(mode, layers, amp) for mode, layers in SETTINGS for amp in AMP]
 
     def measure() -> dict[str, HostTime]:
@@ -158,14 +153,8 @@ def test_a_step_on_a_gpu_costs_at_most_what_plain_torch_does(
             return {label(*row): host_time(*row, PAIRS) for row in rows}
 
     times = benchmark.pedantic(measure, rounds=1, iterations=1)
-    counted = dict(zip(times, counts(), strict=True))
-    with capsys.disabled():
-        print("\n" + table(times, counted))
     benchmark.extra_info["ratios"] = {name: round(of.ratio, 3) for name, of in times.items()}
     assert not {name: str(of) for name, of in times.items() if of.low > 1}
-    for name, (ours, plain) in counted.items():
-        assert ours.kernels <= plain.kernels, name
-        assert ours.moved_mib <= plain.moved_mib, name
 
 
 def table(times: dict[str, HostTime], counted: dict[str, tuple[Count, Count]]) -> str:

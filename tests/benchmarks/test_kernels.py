@@ -31,7 +31,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=[
 
 def in_pairs(benchmark: BenchmarkFixture, what: str, run: Callable[[], object]) -> None:
     benchmark.group = what
-    benchmark.pedantic(run, rounds=15, warmup_rounds=3)
+    benchmark.pedantic(run, rounds=9, warmup_rounds=2)
 
 
 def of(way: str) -> AbstractContextManager[None]:
@@ -40,27 +40,19 @@ def of(way: str) -> AbstractContextManager[None]:
 
 @WAYS
 @DTYPES
-def test_product(benchmark: BenchmarkFixture, way: str, dtype: torch.dtype) -> None:
-    x, w = torch.randn(SENTENCES * LENGTH, HIDDEN).to(dtype), torch.randn(WIDE, HIDDEN).to(dtype)
-    run = (lambda: x @ w.t()) if way == "torch" else (lambda: times(x, w))
-    in_pairs(benchmark, f"x Wᵀ, {str(dtype)[6:]}", run)
-
-
-@WAYS
-@DTYPES
-def test_thin_product(benchmark: BenchmarkFixture, way: str, dtype: torch.dtype) -> None:
-    g = torch.randn(SENTENCES * LENGTH, WIDE).to(dtype)
-    thin = torch.randn(SENTENCES * LENGTH, RANK).to(dtype)
-    run = (lambda: g.t() @ thin) if way == "torch" else (lambda: thin_over_tokens(g, thin))
-    in_pairs(benchmark, f"Gᵀ (x Aᵀ) of rank {RANK}, {str(dtype)[6:]}", run)
-
-
-@WAYS
-@DTYPES
-def test_sum_over_tokens(benchmark: BenchmarkFixture, way: str, dtype: torch.dtype) -> None:
-    g = torch.randn(SENTENCES * LENGTH, WIDE).to(dtype)
-    run = (lambda: g.sum(dim=0)) if way == "torch" else (lambda: sum_over_tokens(g))
-    in_pairs(benchmark, f"Σ G over tokens, {str(dtype)[6:]}", run)
+@pytest.mark.parametrize("what", ["x Wᵀ", f"Gᵀ (x Aᵀ) of rank {RANK}", "Σ G over tokens"])
+def test_product(benchmark: BenchmarkFixture, way: str, dtype: torch.dtype, what: str) -> None:
+    tokens = SENTENCES * LENGTH
+    x, w, g, thin = (
+        torch.randn(shape).to(dtype)
+        for shape in ((tokens, HIDDEN), (WIDE, HIDDEN), (tokens, WIDE), (tokens, RANK))
+    )
+    plain, own = {
+        "x": (lambda: x @ w.t(), lambda: times(x, w)),
+        "G": (lambda: g.t() @ thin, lambda: thin_over_tokens(g, thin)),
+        "Σ": (lambda: g.sum(dim=0), lambda: sum_over_tokens(g)),
+    }[what[0]]
+    in_pairs(benchmark, f"{what}, {str(dtype)[6:]}", plain if way == "torch" else own)
 
 
 @WAYS
@@ -128,4 +120,4 @@ def test_step(benchmark: BenchmarkFixture, batch: Batch, way: str, amp: str, mod
             trainer.step(batch)
 
     benchmark.group = f"a step of {mode}, {'fp32' if amp == 'off' else amp}"
-    benchmark.pedantic(run, rounds=7, warmup_rounds=2)
+    benchmark.pedantic(run, rounds=3, warmup_rounds=1)

@@ -1,4 +1,4 @@
-"""A million rows are read in 2 GiB."""
+"""A million rows are read in 2 GiB, as those of a CSV are in test_data.py."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ print(int(status.partition("VmHWM:")[2].split()[0]) // 1024)
 """Prints the peak of this process alone: ru_maxrss starts at that of the process before exec."""
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_read_a_million_rows(tmp_path: Path, benchmark: BenchmarkFixture, suffix: str) -> None:
     words = "a film about nothing that nobody will ever want to see twice "
     texts = [f"{number} {words * (number % 4 + 1)}" for number in range(_ROWS)]
@@ -35,11 +35,8 @@ def test_read_a_million_rows(tmp_path: Path, benchmark: BenchmarkFixture, suffix
     if suffix == ".parquet":
         need_data()
         write_parquet(path, columns)
-    elif suffix == ".jsonl":
-        write_json_lines(path, columns)
     else:
-        rows = zip(texts, labels, strict=True)
-        path.write_text("text,label\n" + "".join(f"{a},{b}\n" for a, b in rows), encoding="utf-8")
+        write_json_lines(path, columns)
 
     def read() -> int:
         command = [sys.executable, "-c", _READ, str(path), str(_ROWS)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from bench.common.command import run_command, with_runs
+from bench.common.command import FILE, options_in, run_command, with_runs
 from bench.common.errors import InputError
 from bench.plan.cell import MULTITASK
 from bench.plan.columns import PART_SCORES
@@ -25,7 +25,6 @@ from bench.studies.outputs import Study, with_outputs
 if TYPE_CHECKING:
     from bench.report.pages import Facts
 
-_MOST: Final = 25
 _EPILOG: Final = """\b
 Examples:
   python -m bench.ensemble --runs runs.csv
@@ -38,33 +37,9 @@ Examples:
 
 @click.command(help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
 @with_runs("Results files whose cells can be members, one or several.")
-@click.option(
-    "--task",
-    metavar="NAME[,NAME]",
-    help="Tasks to choose ensembles for; multitask: sst, quora and sts with their overall score.",
-)
-@click.option(
-    "--average", type=click.Choice(AVERAGES), default="probabilities", show_default=True,
-    help="What to average.",
-)  # fmt: skip
-@click.option(
-    "--most", type=click.IntRange(1, 1000), default=_MOST, show_default=True,
-    help="Largest number of members; a member that was added twice counts twice.",
-)  # fmt: skip
-@click.option(
-    "--baselines", is_flag=True,
-    help="Also score the average of all cells, the best member of each other encoder, TF-IDF with "
-    "a linear model and, for pairs of texts, the cosine of embeddings; show published scores.",
-)  # fmt: skip
-@click.option(
-    "--peer", is_flag=True,
-    help="Also train the best member's setting now with transformers and PEFT; if they can't, the "
-    "best one that they can.",
-)  # fmt: skip
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Folder of the tasks' files, for --baselines and --peer.",
+@options_in(
+    Path(__file__).with_name("options.toml"),
+    {"average": click.Choice(AVERAGES), "path": FILE, "size": click.IntRange(1, 1000)},
 )
 @with_outputs("ensemble", "each score, single cells included")
 def command(
@@ -103,19 +78,17 @@ def command(
     def show() -> None:
         from bench.studies.ensemble.page import print_sections  # loads pandas and matplotlib
 
-        print_sections([*together, *results], with_published=baselines)
+        print_sections([*together, *results])
 
     def facts(line: str) -> "Facts":
         from bench.studies.ensemble.page import facts_of
 
-        return facts_of([*together, *results], line, with_published=baselines)
+        return facts_of([*together, *results], line)
 
     return Study(
         columns=rows.COLUMNS,
         rows=rows.csv_rows([*results, *together]),
-        to_json=lambda: json.dumps(
-            rows.as_json(results, overall, with_published=baselines), indent=2
-        ),
+        to_json=lambda: json.dumps(rows.as_json(results, overall), indent=2),
         show=show,
         facts=facts,
         problems=[problem for result in results for problem in result.problems],

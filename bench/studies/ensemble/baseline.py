@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from bench.common.errors import InputError
-from bench.forecast.client import turn_on
+from bench.forecast.client import lock_on
 from bench.grid.again import train_again
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found
@@ -149,7 +149,7 @@ def train_baseline(runs: Path, job: Job, machine: Found) -> Floats:
         StoppedError: if the user stopped it.
     """
     name = f"ensemble-{job.cell.cell_id}"
-    with Signals() as signals, turn_on(machine.device_name, signals)():
+    with Signals() as signals, lock_on(machine.device_name, signals)():
         folder = train_again(
             runs, job, name, target=machine, signals=signals, purpose=f"by {BASELINE}"
         )

@@ -16,6 +16,7 @@ from bench.references.embeddings import embedder
 from bench.references.linear import tfidf
 from bench.results.origins import data_folder, examples_of, model_of
 from bench.studies.ensemble.averages import Floats
+from bench.studies.ensemble.published import published
 from bench.studies.ensemble.result import TaskResult, average_of_all, entry_for
 from minbert.data.tasks import Examples, TaskData
 
@@ -25,7 +26,7 @@ WITHOUT: Final = "leave out what needs it (--baselines, --peer)"
 
 
 def with_baselines(result: TaskResult, data: Path | None) -> TaskResult:
-    """A result with its baselines.
+    """A result with its baselines and published scores.
 
     One that predicts the same number for all examples, or has nothing to learn from, is left out,
     with a note.
@@ -49,21 +50,13 @@ def with_baselines(result: TaskResult, data: Path | None) -> TaskResult:
         except ValueError as error:
             notes.append(f"{kind} left out: {error}")
 
-    add(TFIDF, with_tfidf, examples)
+    add(TFIDF, lambda data: tfidf(data.task, data.train, data.dev)[0], examples)
     if is_comparison(examples):
         checkpoint = model_of(member.row, member.folder, WITHOUT).checkpoint
         if checkpoint is not None:
             add(COSINE, cosine, examples, checkpoint, int(member.row.max_length or 128))
-    return replace(result, others=others).with_notes(*notes)
-
-
-def with_tfidf(data: TaskData) -> Floats:
-    """Predictions [N, C] on dev of a linear model on TF-IDF vectors, trained on all of train.
-
-    Raises:
-        ValueError: as `bench.references.linear.tfidf`.
-    """
-    return tfidf(data.task, data.train, data.dev)[0]
+    papers = published(result.task)
+    return replace(result, others=others, published=papers).with_notes(*notes)
 
 
 def is_comparison(data: TaskData) -> bool:

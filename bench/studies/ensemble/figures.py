@@ -110,7 +110,7 @@ def sizes(marks: Sequence[Mark], label: str, stem: str, alt: str, caption: str) 
 
 
 def choice(
-    held: Sequence[float | None],
+    held_out: Sequence[float | None],
     dev: Sequence[float | None],
     taken: int,
     label: str,
@@ -121,10 +121,10 @@ def choice(
     """Scores at each step of the greedy choice, and the size that was taken.
 
     Args:
-        held, dev: scores after each addition, on held-out examples and on dev.
+        held_out, dev: scores after each addition, on held-out examples and on dev.
         taken: the size of the ensemble.
     """
-    curves = {"held out, which chooses": held, "dev, which chooses nothing": dev}
+    curves = {"held out, which chooses": held_out, "dev, which chooses nothing": dev}
     styles = (BLUE, "o", "-"), (ORANGE, "^", "--")
     with canvas(3.2) as (figure, axes):
         axes.axvline(taken, **_DASHED)
@@ -132,7 +132,7 @@ def choice(
         for (name, values), (colour, marker, style) in zip(curves.items(), styles, strict=True):
             points = [math.nan if value is None else value for value in values]
             lines += axes.plot(
-                range(1, len(held) + 1), points, color=colour, marker=marker, markersize=3.5,
+                range(1, len(held_out) + 1), points, color=colour, marker=marker, markersize=3.5,
                 linestyle=style, label=name,
             )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -138,22 +138,22 @@ def _pool(
         known = cells.get(row.cell_id)
         if task in _learned(row) and not (known and is_file(known[1] / PREDICTIONS)):
             cells[row.cell_id] = row, folder_of(path, row)
-    held = [(row, folder) for row, folder in cells.values() if row.held_out]
-    if not held:
+    usable = [(row, folder) for row, folder in cells.values() if row.held_out]
+    if not usable:
         first, _ = next(iter(cells.values()))
         raise InputError(
             f"{files}: no cell of {first['task']} held training examples out, by which members are "
             "chosen; run a grid with held_out = 0.1 in its settings"
         )
-    kinds = {row.task for row, _ in held}
+    kinds = {row.task for row, _ in usable}
     kind = MULTITASK if MULTITASK in kinds and (prefer_multitask or len(kinds) == 1) else task
-    preferred = [(row, folder) for row, folder in held if row.task == kind]
+    preferred = [(row, folder) for row, folder in usable if row.task == kind]
     for name, noun in (("data_digest", "examples"), ("held_out", "shares held out")):
         if len({row[name] for row, _ in preferred}) > 1:
             raise InputError(f"{files}: cells of {kind} have different {noun}; keep them apart")
     members: list[Member] = []
     examples: Arrays = {}
-    for row, folder in (*preferred, *(cell for cell in held if cell not in preferred)):
+    for row, folder in (*preferred, *(cell for cell in usable if cell not in preferred)):
         arrays = _read(row, folder, task)
         if not examples or _same_examples(examples, arrays):
             members.append(Member(row, folder, arrays))
@@ -171,7 +171,7 @@ def _pool(
         members=members,
         labels=members[0].arrays["labels"],
         held_labels=members[0].arrays["held_labels"],
-        left_out=len(held) - len(members),
+        left_out=len(usable) - len(members),
     )
 
 
@@ -202,11 +202,11 @@ def _read(row: Row, folder: Path, task: str) -> Arrays:
     if not all(array.ndim == (2 if "logits" in name else 1) for name, array in arrays.items()):
         raise InputError(f"{path}: {_UNFIT}")
     dev, *others_of_dev = (len(arrays[name]) for name in names if not name.startswith("held_"))
-    held, *others_held = (len(arrays[name]) for name in names if name.startswith("held_"))
+    held_out, *others_held_out = (len(arrays[name]) for name in names if name.startswith("held_"))
     classes = [arrays[name].shape[1] for name in ("logits", "held_logits")]
-    if {*others_of_dev} != {dev} or {*others_held} != {held} or 0 in classes:
+    if {*others_of_dev} != {dev} or {*others_held_out} != {held_out} or 0 in classes:
         raise InputError(f"{path}: {_UNFIT}")
-    if not (dev and held):
+    if not (dev and held_out):
         raise InputError(f"{path}: holds predictions of no examples")
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise InputError(f"{path}: holds predictions that are not finite; {again}")

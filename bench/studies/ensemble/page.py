@@ -6,38 +6,34 @@ from dataclasses import replace
 from typing import Final
 
 from bench.common.messages import echo, enumerated
-from bench.plan.cell import MULTITASK
 from bench.plan.columns import CORRELATED
 from bench.report.drawing import Drawing
 from bench.report.pages import Facts, sentences
 from bench.report.sections import Section
 from bench.report.show import print_tables
 from bench.report.tables import Table, table
-from bench.report.text import clean, count, dev_label, fixed, signed, span, with_span
+from bench.report.text import clean, count, dev_label
 from bench.stats.intervals import Interval
 from bench.studies.ensemble import figures
 from bench.studies.ensemble.figures import BASELINE, PUBLISHED, Mark
-from bench.studies.ensemble.published import Published, caveat, published
+from bench.studies.ensemble.published import Published, caveat
 from bench.studies.ensemble.result import BEST, CELL, ENSEMBLE, Entry, Overall, Result, TaskResult
 from minbert.data.tasks import TASKS
 
 _MOST_CELLS: Final = 40
 """Single cells in a figure."""
-_WORDS: Final = {
-    "clean": clean, "correlated": CORRELATED, "count": count, "enumerated": enumerated,
-    "fixed": fixed, "signed": signed, "span": span, "with_span": with_span,
-}  # fmt: skip
+_WORDS: Final = {"correlated": CORRELATED, "enumerated": enumerated}
 
 
-def print_sections(results: Sequence[Result], *, with_published: bool) -> None:
+def print_sections(results: Sequence[Result]) -> None:
     """Print the sections to stdout, without cells that did not become members."""
-    for section in _sections(results, with_published):
+    for section in _sections(results):
         echo(section.heading)
         tables = [table for table in section.tables if not table.folded]
         print_tables(tables, [*section.said, ""])
 
 
-def facts_of(results: Sequence[Result], command: str, *, with_published: bool) -> Facts:
+def facts_of(results: Sequence[Result], command: str) -> Facts:
     """The content of the pages of some ensembles.
 
     Args:
@@ -49,15 +45,15 @@ def facts_of(results: Sequence[Result], command: str, *, with_published: bool) -
         title=title,
         findings=lines[: len(results)],
         sections=[
-            replace(section, drawings=_drawings(result, with_published, section))
-            for result, section in zip(results, _sections(results, with_published), strict=True)
+            replace(section, drawings=_drawings(result, section))
+            for result, section in zip(results, _sections(results), strict=True)
         ],
         said=lines[len(results) :],
         command=command,
     )
 
 
-def _sections(results: Sequence[Result], with_published: bool) -> list[Section]:
+def _sections(results: Sequence[Result]) -> list[Section]:
     """The sections of all tasks together and of each, without figures."""
     sections = []
     for number, result in enumerate(results, start=0 if isinstance(results[0], Overall) else 1):
@@ -66,8 +62,7 @@ def _sections(results: Sequence[Result], with_published: bool) -> list[Section]:
         if isinstance(result, TaskResult):
             anchor, short, title = f"task-{number}", clean(result.task), clean(result.task)
             tables += _cells_tables(result)
-        if with_published:
-            tables += _published_tables(result)
+        tables += _published_tables(result)
         heading, *lines = sentences(
             "ensemble", result=result, title=title, label=dev_label(result.metric), **_WORDS
         )
@@ -75,11 +70,11 @@ def _sections(results: Sequence[Result], with_published: bool) -> list[Section]:
     return sections
 
 
-def _drawings(result: Result, with_published: bool, section: Section) -> list[Drawing]:
+def _drawings(result: Result, section: Section) -> list[Drawing]:
     """The figures of a section. A published score of all parts is in none of fewer parts."""
     label, alone, best = dev_label(result.metric), [], BEST
     stem, is_partial = section.anchor, isinstance(result, Overall) and bool(result.missing)
-    papers = _papers(result) if with_published and not is_partial else []
+    papers = [] if is_partial else _papers(result)
     if isinstance(result, TaskResult):
         stem = result.task if result.task in TASKS else stem
         best = clean(result.best.label)
@@ -95,18 +90,19 @@ def _drawings(result: Result, with_published: bool, section: Section) -> list[Dr
         Mark(paper.model, PUBLISHED, Interval(paper.score), paper.parameters) for paper in papers
     ]
     stages = result.stages if isinstance(result, TaskResult) else []
-    held, dev = [stage.held_score for stage in stages], [stage.dev_score for stage in stages]
+    held_out = [stage.held_score for stage in stages]
+    dev = [stage.dev_score for stage in stages]
     size = result.size if isinstance(result, TaskResult) else 0
     words = sentences(
         "ensemble_figures", marks=marks, label=label, others=len(alone), most=_MOST_CELLS,
-        held=held, dev=dev, taken=size, cell=CELL, published=PUBLISHED, **_WORDS,
+        held_out=held_out, dev=dev, taken=size, cell=CELL, published=PUBLISHED, **_WORDS,
     )  # fmt: skip
     drawings = [figures.scores(marks, label, f"{stem}-scores", *words[:2])]
     if any(mark.parameters for mark in marks):
         drawings.append(figures.sizes(marks, label, f"{stem}-parameters", *words[2:4]))
     if len(stages) > 1:
         label = label.removeprefix("dev ")
-        drawings.append(figures.choice(held, dev, size, label, f"{stem}-choice", *words[4:]))
+        drawings.append(figures.choice(held_out, dev, size, label, f"{stem}-choice", *words[4:]))
     return drawings
 
 
@@ -153,8 +149,7 @@ def _scores(entry: Entry, result: Result) -> dict[str, object]:
 
 
 def _papers(result: Result) -> list[Published]:
-    papers = published(MULTITASK if isinstance(result, Overall) else result.task)
-    return [paper for paper in papers if paper.metric == result.metric]
+    return [paper for paper in result.published or () if paper.metric == result.metric]
 
 
 def _published_tables(result: Result) -> list[Table]:

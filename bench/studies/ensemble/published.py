@@ -1,28 +1,12 @@
-"""Published scores of leading models, shown below an ensemble's.
+"""Published scores of leading models, shown below an ensemble's: those of published.toml."""
 
-`published.csv` has a row for each: task, model, parameters where known, score, metric, the examples
-it was scored on (`split`), and the paper.
-"""
+import tomllib
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
-import csv
-from importlib.resources import files
-from typing import Final, NamedTuple
-
-from bench.plan.cell import MULTITASK
-
-_OTHER: Final = {
-    "sst": "SST-5's test sentences",
-    "quora": "QQP's dev pairs as in GLUE, by models that trained on all of its train",
-    "sts": "STS-B's dev pairs as in GLUE",
-    MULTITASK: "the authors' own data, with Quora pairs to train on that are not here",
-}
-"""The examples that published scores of a task are from."""
-
-
-def caveat(task: str) -> str:
-    """The caveat to print with a task's published scores."""
-    other = _OTHER.get(task, "other examples")
-    return f"published scores, of {other}: what can be reached, not what was compared"
+_BY_TASK: Final[dict[str, dict[str, Any]]] = tomllib.loads(
+    Path(__file__).with_name("published.toml").read_text(encoding="utf-8")
+)
 
 
 class Published(NamedTuple):
@@ -39,11 +23,12 @@ class Published(NamedTuple):
 
 def published(task: str) -> list[Published]:
     """A task's published scores, lowest first."""
-    text = files("bench.studies.ensemble").joinpath("published.csv").read_text("utf-8")
-    _, *rows = csv.reader(text.splitlines())
-    scores = [
-        Published(name, model, int(parameters) if parameters else None, float(score), *rest)
-        for name, model, parameters, score, *rest in rows
-        if name == task
-    ]
-    return sorted(scores, key=lambda each: each.score)
+    scores = _BY_TASK.get(task, {}).get("scores", [])
+    each = [Published(**{"task": task, "parameters": None, **score}) for score in scores]
+    return sorted(each, key=lambda published: published.score)
+
+
+def caveat(task: str) -> str:
+    """The caveat to print with a task's published scores."""
+    other = _BY_TASK[task]["examples"] if task in _BY_TASK else "other examples"
+    return f"published scores, of {other}: what can be reached, not what was compared"

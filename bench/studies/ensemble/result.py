@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from bench.common.errors import InputError
+from bench.plan.cell import MULTITASK
 from bench.plan.columns import PART_SCORES
 from bench.plan.metrics import OVERALL
 from bench.report.text import count
@@ -19,6 +20,7 @@ from bench.results.scores import score_of
 from bench.stats.intervals import Interval, spread
 from bench.studies.ensemble.averages import Choice, Floats, Weights, as_averaged, averaged, choose
 from bench.studies.ensemble.members import Member, Pool
+from bench.studies.ensemble.published import Published, published
 from minbert.data.metrics import score
 from minbert.data.tasks import TASKS
 
@@ -89,6 +91,7 @@ class Result:
     Attributes:
         task: of several, such as `sst+sts`.
         others: baselines, as far as they were asked for.
+        published: scores from papers to show with it; None: they were not asked for.
         notes: remarks for the user, a line each, on the data too; `problems`: failures.
     """
 
@@ -97,6 +100,7 @@ class Result:
     ensemble: Entry
     best: Entry
     others: Sequence[Entry] = ()
+    published: Sequence[Published] | None = None
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
@@ -183,10 +187,10 @@ def ensemble_of(pool: Pool, average: str, most: int) -> TaskResult:
         raise InputError(f"{task}: the labels that were held out are all the same; hold out more")
     if metric == "pearson" and not np.ptp(pool.labels):
         raise InputError(f"{task}: the dev labels are all the same; run cells on more of them")
-    held, dev = (_averaged(pool, average, name) for name in ("held_logits", "logits"))
-    if len({predictions.shape[1] for predictions in (*held, *dev)}) > 1:
+    held_out, dev = (_averaged(pool, average, name) for name in ("held_logits", "logits"))
+    if len({predictions.shape[1] for predictions in (*held_out, *dev)}) > 1:
         raise InputError(f"{task}: cells predict different numbers of classes; keep them apart")
-    choice_of = partial(choose, held, pool.held_labels, metric)
+    choice_of = partial(choose, held_out, pool.held_labels, metric)
 
     def entry(kind: str, choice: Choice, name: str = "") -> Entry:
         return _average(pool, dev, choice.weights, choice.held_score, kind, name)
@@ -228,9 +232,9 @@ def average_of_all(pool: Pool, average: str) -> Entry:
     Raises:
         InputError: for predictions that can't be averaged, or whose average is constant.
     """
-    held, dev = (_averaged(pool, average, name) for name in ("held_logits", "logits"))
+    held_out, dev = (_averaged(pool, average, name) for name in ("held_logits", "logits"))
     weights = tuple((index, 1) for index in range(len(dev)))
-    held_score = score(pool.metric, averaged(held, weights), pool.held_labels)
+    held_score = score(pool.metric, averaged(held_out, weights), pool.held_labels)
     return _average(pool, dev, weights, held_score, ALL)
 
 
@@ -312,6 +316,7 @@ def overall_of(results: Sequence[TaskResult]) -> Overall | None:
     if missing:
         names = " and ".join(missing)
         notes.insert(0, f"no ensemble of {names} is in it, so it is no score of all three")
+    asked = all(result.published is not None for result in results)
     return Overall(
         task="+".join(parts),
         metric=OVERALL,
@@ -324,6 +329,7 @@ def overall_of(results: Sequence[TaskResult]) -> Overall | None:
             for kind in others[0]
             if all(kind in entries for entries in others)
         ],
+        published=published(MULTITASK) if asked else None,
         notes=tuple(notes),
     )
 

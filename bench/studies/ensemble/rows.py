@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from bench.plan.cell import MULTITASK
 from bench.stats.intervals import Interval
-from bench.studies.ensemble.published import caveat, published
+from bench.studies.ensemble.published import caveat
 from bench.studies.ensemble.result import Entry, Overall, Result, TaskResult
 
 Row = dict[str, Any]
@@ -61,15 +61,14 @@ def csv_rows(results: Iterable[Result]) -> list[Row]:
     return rows
 
 
-def as_json(
-    results: Sequence[TaskResult], overall: Overall | None, *, with_published: bool
-) -> dict[str, Any]:
+def as_json(results: Sequence[TaskResult], overall: Overall | None) -> dict[str, Any]:
     """The result of one task, or those of several tasks with their overall score."""
 
     def more(result: Result, task: str) -> Row:
-        scores = [score._asdict() for score in published(task)]
-        shown = {"published": scores, "published_caveat": caveat(task)}
-        return {"notes": result.notes, **(shown if with_published else {})}
+        if result.published is None:
+            return {"notes": result.notes}
+        papers = [paper._asdict() for paper in result.published]
+        return {"notes": result.notes, "published": papers, "published_caveat": caveat(task)}
 
     tasks = [{**_task_as_json(result), **more(result, result.task)} for result in results]
     if overall is None:

@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from bench.common.command import run_command, with_runs
+from bench.common.command import FILE, options_in, run_command, with_runs
 from bench.common.errors import InputError
 from bench.results.origins import task_of
 from bench.studies.outputs import Study, with_outputs
@@ -30,14 +30,7 @@ Examples:
 
 @click.command(help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
 @with_runs("Results files whose cells have kept their weights, one or several.")
-@click.option(
-    "--truncate",
-    metavar="K[,K]",
-    help="Also cut the updates of full fine-tuning to these ranks, and score them on dev.",
-)
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Folder of the tasks' files, for --truncate."
-)
+@options_in(Path(__file__).with_name("options.toml"), {"path": FILE})
 @with_outputs("updates", "each cell and layer")
 def command(runs: list[Path], truncate: str | None, data: Path | None) -> Study:
     if data is not None and truncate is None:

@@ -52,10 +52,10 @@ def measure_all(
         for cell in cells:
             show(next(done), cell.label)
             updates.append(measure(cell, bases[cell.row.model_digest], known))
-        for cell, own, folder, place in zip(cut, examples, folders, conditions, strict=True):
+        for cell, own, folder, here in zip(cut, examples, folders, conditions, strict=True):
             base = bases[cell.row.model_digest]
             truncations.append(
-                truncate(cell, base, ranks, own, folder, place, lambda step: show(next(done), step))
+                truncate(cell, base, ranks, own, folder, here, lambda step: show(next(done), step))
             )
     return updates, truncations
 

@@ -103,8 +103,8 @@ COLUMNS: Final = (
 """Columns of the CSV, which has a row for each cell and module. `rank` is the adapter's, as in
 runs.csv; figures without a prefix are the update's."""
 
-Place = tuple[int, str]
-"""The place of a linear layer: the number of its encoder layer, from 0, and its kind."""
+Position = tuple[int, str]
+"""The position of a linear layer: the number of its encoder layer, from 0, and its kind."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ class Module:
         relative_size: the Frobenius norm of the update over that of the weight before training.
     """
 
-    place: Place
+    position: Position
     spectra: Mapping[str, Spectrum]
     relative_size: float
 
@@ -145,7 +145,7 @@ def rows_of(updates: Sequence[Update]) -> list[dict[str, Any]]:
     for update in updates:
         axes = {"cell": update.cell.label, **{name: update.cell.row[name] for name in AXES}}
         for module in update.modules:
-            (layer, kind), (height, width) = module.place, module.spectra["update"].shape
+            (layer, kind), (height, width) = module.position, module.spectra["update"].shape
             row = {**axes, "layer": layer, "kind": kind, "height": height, "width": width}
             row[SIZE] = module.relative_size
             for matrix, prefix in PREFIXES.items():

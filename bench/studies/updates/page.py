@@ -47,7 +47,7 @@ def facts(
     kinds = {
         kind: modules
         for kind in KINDS.values()
-        if (modules := [module for module in whole.modules if module.place[1] == kind])
+        if (modules := [module for module in whole.modules if module.position[1] == kind])
     }
     is_cut = len(updates) > _MOST
     more = [f"Figures show the first {_MOST} cells, tables all."] if is_cut else []

@@ -9,7 +9,7 @@ import pandas as pd
 from adapters.methods import METHODS
 from bench.report.pages import sentences
 from bench.report.tables import DASH, Table, table
-from bench.report.text import count, fixed, signed, span
+from bench.report.text import fixed
 from bench.studies.updates.modules import AXES, FIGURES, KINDS, PREFIXES, SIZE, Update, rows_of
 from bench.studies.updates.truncation import Truncation
 
@@ -17,7 +17,6 @@ _MATRICES: Final = {"update": "update", "random": "random, its shape", "before":
 _ENERGIES: Final = [name for name in FIGURES if name.startswith("energy_")]
 _RANKS: Final = [name for name in (*FIGURES, SIZE) if name not in _ENERGIES]
 _BY_KIND: Final = ({*_RANKS} - {"nonzero", "effective_rank"}) | {"random_rank_90"}
-_WORDS: Final = {"count": count, "fixed": fixed, "signed": signed, "span": span}
 
 
 class Range(NamedTuple):
@@ -105,14 +104,14 @@ def findings(updates: Sequence[Update], truncations: Sequence[Truncation]) -> li
         size = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
         mean = frame.mean(numeric_only=True)
         energies.append((update.cell.label, size, mean, own, random, len(frame)))
-    return sentences("updates_findings", truncations=truncations, energies=energies, **_WORDS)
+    return sentences("updates_findings", truncations=truncations, energies=energies)
 
 
 def explanations(updates: Sequence[Update]) -> list[str]:
     """Sentences on the quantities and on how to read them."""
     modes = {update.cell.row.mode for update in updates}
     readings = [method.reading for name, method in METHODS.items() if name in modes]
-    return sentences("updates", updates=updates, readings=filter(None, readings), **_WORDS)
+    return sentences("updates", updates=updates, readings=filter(None, readings))
 
 
 def _by_kind(modules: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:

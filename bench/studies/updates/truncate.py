@@ -125,8 +125,8 @@ def _layers(model: BertClassifier, base: Model, most: int) -> list[_Layer]:
     """The linear layers of a model's encoder, with the `most` largest directions of updates."""
     before = base_weights(base)
     layers = []
-    for place, weight in linear_weights(model.bert).items():
-        base_weight = before[place].astype(np.float64)
+    for position, weight in linear_weights(model.bert).items():
+        base_weight = before[position].astype(np.float64)
         update = weight.cpu().numpy().astype(np.float64) - base_weight
         left, values, right = np.linalg.svd(update, full_matrices=False)
         layers.append(

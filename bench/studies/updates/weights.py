@@ -22,7 +22,7 @@ from bench.studies.updates.modules import (
     KINDS,
     Floats,
     Module,
-    Place,
+    Position,
     Spectrum,
     Update,
     random_spectrum,
@@ -36,14 +36,14 @@ from minbert.model.encoder import BertEncoder
 
 _LAYER: Final = re.compile(r"(?:bert\.)?encoder\.layer\.(\d+)\.(.+)")
 
-Known = MutableMapping[tuple[str, Place], Spectrum]
-"""Spectra of weights before training, by their checkpoint's digest and place: cells share them."""
+Known = MutableMapping[tuple[str, Position], Spectrum]
+"""Spectra of weights before training, by checkpoint's digest and position: cells share them."""
 
 
 class Pair(NamedTuple):
     """A linear layer's weight before training and what training added to it, both [o, i]."""
 
-    place: Place
+    position: Position
     before: Floats
     update: Floats
 
@@ -60,28 +60,28 @@ def measure(cell: KeptCell, base: Model, known: Known) -> Update:
     """
     modules: list[Module] = []
     unmoved = 0
-    for place, before, change in pairs(cell, base):
+    for position, before, change in pairs(cell, base):
         if not change.any():
             unmoved += 1
             continue
-        if (base.digest, place) not in known:
-            known[base.digest, place] = _spectrum(before, place, base.checkpoint)
-        update = _spectrum(change, place, cell.weights)
+        if (base.digest, position) not in known:
+            known[base.digest, position] = _spectrum(before, position, base.checkpoint)
+        update = _spectrum(change, position, cell.weights)
         spectra = {
             "update": update,
             "random": random_spectrum(update.shape),
-            "before": known[base.digest, place],
+            "before": known[base.digest, position],
         }
         size = float(np.linalg.norm(update.values)) / float(np.linalg.norm(before))
-        modules.append(Module(place, spectra, size))
+        modules.append(Module(position, spectra, size))
     return Update(cell, tuple(modules), unmoved)
 
 
-def _spectrum(matrix: Floats, place: Place, path: Path | None) -> Spectrum:
+def _spectrum(matrix: Floats, position: Position, path: Path | None) -> Spectrum:
     try:
         return spectrum_of(matrix)
     except ValueError as error:
-        layer, kind = place
+        layer, kind = position
         raise InputError(f"{path}: the {kind} of layer {layer} {error}") from error
 
 
@@ -97,21 +97,21 @@ def pairs(cell: KeptCell, base: Model) -> Iterator[Pair]:
     trained = load_model(cell, base)
     plain = linear_weights(trained.bert)
     adapted = {
-        place_of(part.name): (layer, index)
+        position_of(part.name): (layer, index)
         for layer in trained.modules()
         if isinstance(layer, AdaptedLinear)
         for index, part in enumerate(layer.parts)
     }
-    for place, rows in base_weights(base).items():
+    for position, rows in base_weights(base).items():
         before = rows.astype(np.float64)
-        if place in adapted:
-            update = adapter_update(*adapted[place])
+        if position in adapted:
+            update = adapter_update(*adapted[position])
         else:
-            update = plain[place].numpy().astype(np.float64) - before
-        yield Pair(place, before, update)
+            update = plain[position].numpy().astype(np.float64) - before
+        yield Pair(position, before, update)
 
 
-def base_weights(base: Model) -> Mapping[Place, NDArray[np.float32]]:
+def base_weights(base: Model) -> Mapping[Position, NDArray[np.float32]]:
     """The linear layers' weights [o, i] of a checkpoint, layer by layer in the order of `KINDS`.
 
     Raises:
@@ -119,7 +119,7 @@ def base_weights(base: Model) -> Mapping[Place, NDArray[np.float32]]:
     """
     encoder = BertEncoder(cast(BertConfig, base.config), pooler=False)
     load_encoder(encoder, cast(Path, base.checkpoint))
-    return {place: rows.numpy() for place, rows in linear_weights(encoder).items()}
+    return {position: rows.numpy() for position, rows in linear_weights(encoder).items()}
 
 
 def load_model(cell: KeptCell, base: Model) -> BertClassifier:
@@ -135,14 +135,14 @@ def load_model(cell: KeptCell, base: Model) -> BertClassifier:
     return cast(BertClassifier, load_trained(job, cell.folder))
 
 
-def linear_weights(encoder: nn.Module) -> dict[Place, Tensor]:
+def linear_weights(encoder: nn.Module) -> dict[Position, Tensor]:
     """Views of the weights [o, i] of an encoder's plain linear layers, fused ones in parts."""
-    weights: dict[Place, Tensor] = {}
+    weights: dict[Position, Tensor] = {}
     for _, linear, names in linear_layers(encoder):
         for name, rows in zip(names, linear.weight.detach().chunk(len(names)), strict=True):
-            place = place_of(name)
-            if place is not None:
-                weights[place] = rows
+            position = position_of(name)
+            if position is not None:
+                weights[position] = rows
     return weights
 
 
@@ -159,7 +159,7 @@ def adapter_update(layer: AdaptedLinear, index: int) -> Floats:
     return change
 
 
-def place_of(name: str) -> Place | None:
-    """The place of a linear layer by its name in a checkpoint; None outside the encoder layers."""
+def position_of(name: str) -> Position | None:
+    """The position of a layer by its name in a checkpoint; None outside the encoder layers."""
     match = _LAYER.fullmatch(name)
     return (int(match[1]), KINDS[match[2]]) if match and match[2] in KINDS else None

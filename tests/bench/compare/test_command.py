@@ -12,7 +12,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import markdown
 import pytest
 from click.testing import CliRunner, Result
 
@@ -21,9 +20,8 @@ from bench.compare.__main__ import command
 from bench.plan.columns import NAMES, format_value
 from bench.plan.rows import Row
 from bench.report.__main__ import main as report
-from bench.results.rowfile import encode, read_rows, record
-from tests.bench.synthetic_rows import cell, failed_row, full_grid, result_row
-from tests.hostile import TEXTS, check_line
+from bench.results.rowfile import record
+from tests.bench.synthetic_rows import cell, full_grid, result_row
 
 ROOT = Path(__file__).parents[3]
 AXES = [*full_grid()[:2], *full_grid()[20:24]]
@@ -74,17 +72,6 @@ def run(*arguments: str) -> Result:
     return done
 
 
-def test_rows_against_themselves_show_no_regression(place: Path) -> None:
-    write("a.csv", rows_of())
-    done = run("a.csv", "a.csv")
-    assert done.exit_code == 0
-    assert done.stdout.startswith("No regression in 6 settings.\n")
-    assert done.stdout.endswith(f"{Path('reports/compare.html')}\n")
-    assert {path.name for path in Path("reports").iterdir()} == {
-        "compare", "compare.html", "compare.md", "compare.json",
-    }  # fmt: skip
-
-
 def test_a_slower_and_worse_copy_fails_after_its_report_is_written(place: Path) -> None:
     rows = rows_of()
     write("a.csv", rows)
@@ -102,16 +89,12 @@ def test_a_slower_and_worse_copy_fails_after_its_report_is_written(place: Path) 
         if one["verdict"] == "regression" and one["gates"]
     }  # fmt: skip
     assert worse == {"ms_per_1k_tokens", "dev_score"}
+    assert (
+        run("a.csv", "b.csv", "--max-slowdown", "100%", "--max-score-drop", "20pt").exit_code == 0
+    )
     better = run("b.csv", "a.csv")
     assert better.exit_code == 0
     assert "Improved: " in better.stdout
-
-
-def test_json_alone_is_printed_and_is_the_file(place: Path) -> None:
-    write("a.csv", rows_of())
-    done = run("a.csv", "a.csv", "--json")
-    assert json.loads(done.stdout) == json.loads(Path("reports/compare.json").read_text("utf-8"))
-    assert done.stderr == ""
 
 
 def test_undecided_passes_unless_strict(place: Path) -> None:
@@ -153,47 +136,9 @@ def test_what_may_not_be_worse_passes_even_if_strict(place: Path) -> None:
     ]  # fmt: skip
     assert undecided
     assert not any(one["may_be_worse"] for one in undecided)
-    assert done.exit_code == 0
+    assert data == json.loads(Path("reports/compare.json").read_text("utf-8"))
+    assert (done.exit_code, done.stderr) == (0, "")
     assert data["summary"][0] == "No regression in 6 settings."
-
-
-def test_what_is_significant_but_small_is_reported_by_itself(place: Path) -> None:
-    rows = [row | {"step_gflop": 10.0} for row in rows_of()]
-    write("a.csv", rows)
-    write("b.csv", [row | {"step_gflop": 10.1} for row in rows])
-    done = run("a.csv", "b.csv")
-    assert done.exit_code == 0
-    assert "Significant, but below the minimum effect: FLOPs of a step in 6 settings" in done.stdout
-
-
-def test_a_wider_limit_tolerates(place: Path) -> None:
-    rows = rows_of()
-    write("a.csv", rows)
-    write("b.csv", changed(rows, time=1.5))
-    assert run("a.csv", "b.csv").exit_code == 1
-    assert run("a.csv", "b.csv", "--max-slowdown", "100%").exit_code == 0
-
-
-def test_a_newly_failing_cell_fails_and_is_named(place: Path) -> None:
-    rows = rows_of()
-    write("a.csv", rows)
-    oom = [failed_row(row.cell, "oom", "no memory", repeat=row.repeat) for row in rows[:9]]
-    write("b.csv", [*oom, *rows[9:]])
-    done = run("a.csv", "b.csv")
-    assert done.exit_code == 1
-    assert "full, fp32 newly fails" in done.stdout
-    assert "no memory" in done.stdout
-    passing = run("b.csv", "a.csv")
-    assert passing.exit_code == 0
-    assert "Newly passing: full, fp32" in passing.stdout
-
-
-def test_two_filters_of_one_file(place: Path) -> None:
-    write("a.csv", rows_of())
-    done = run("a.csv", "--base", "amp=off", "--new", "amp=bf16", "--json")
-    data = json.loads(done.stdout)
-    assert {(s["base"]["amp"], s["new"]["amp"]) for s in data["settings"]} == {("off", "bf16")}
-    assert len(data["settings"]) == 3
 
 
 def test_an_older_schema_is_read(place: Path) -> None:
@@ -204,34 +149,11 @@ def test_an_older_schema_is_read(place: Path) -> None:
     write("older.csv", (row | {"schema": 7} for row in rows_of()), older)
     done = run("older.csv", "a.csv")
     assert done.exit_code == 0
-    assert "No regression in 6 settings" in done.stdout
-
-
-def test_another_machine_is_normalised(place: Path) -> None:
-    rows = rows_of()
-    there = {"machine": "EPYC, 64 cores", "conditions_id": "there", "device_name": "EPYC"}
-    write("a.csv", rows)
-    write("b.csv", changed(rows, time=0.2, **there))
-    done = run("a.csv", "b.csv")
-    assert done.exit_code == 0
-    page = Path("reports/compare.html").read_text("utf-8")
-    assert "EPYC, 64 cores" in page
-    data = json.loads(Path("reports/compare.json").read_text("utf-8"))
-    costs = {c["column"]: c for c in data["machines"]["rows"][-1]["costs"]}
-    time = costs["ms_per_1k_tokens"]
-    assert time["absolute"]["value"] == pytest.approx(0.2, rel=0.01)
-    assert time["normalised"]["value"] == pytest.approx(1, rel=0.01)
-
-
-def test_nothing_in_common_is_one_line_and_writes_nothing(place: Path) -> None:
-    write("a.csv", rows_of())
-    other = [row | {"data_digest": "other", "cell_id": f"x{row.cell_id}"} for row in rows_of()]
-    write("b.csv", other)
-    done = process("a.csv", "b.csv")
-    assert done.returncode == 2
-    assert "nothing to compare: " in done.stderr
-    check_line(done.stderr.rstrip("\n"), "a.csv")
-    assert not Path("reports").exists()
+    assert done.stdout.startswith("No regression in 6 settings.\n")
+    assert done.stdout.endswith(f"{Path('reports/compare.html')}\n")
+    assert {path.name for path in Path("reports").iterdir()} == {
+        "compare", "compare.html", "compare.md", "compare.json",
+    }  # fmt: skip
 
 
 def process(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -251,12 +173,16 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
         ["a.csv", "--base", "amp=off", "--new", "amp=fp16"],
         ["a.csv", "a.csv", "--metric", "rouge"],
         ["a.csv", "a.csv", "--reports", "a.csv/reports"],
+        ["a.csv", "other.csv"],
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(
     place: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    write("a.csv", rows_of(repeats=1))
+    rows = rows_of(repeats=1)
+    write("a.csv", rows)
+    others = [row | {"data_digest": "other", "cell_id": f"x{row.cell_id}"} for row in rows]
+    write("other.csv", others)
     monkeypatch.setattr(sys, "argv", ["compare", *arguments])
     with pytest.raises(SystemExit) as ended:
         run_command(command)
@@ -265,7 +191,18 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert printed.out == ""
     assert printed.err.startswith("error: ")
     assert printed.err.count("\n") == 1
-    assert [path.name for path in place.iterdir()] == ["a.csv"]
+    assert ("nothing to compare: " in printed.err) == ("other.csv" in arguments)
+    assert {path.name for path in place.iterdir()} == {"a.csv", "other.csv"}
+
+
+def test_the_committed_rows_against_themselves_by_another_metric(place: Path) -> None:
+    own = str(ROOT / "runs.csv")
+    done = run(own, own, "--metric", "macro_f1", "--json")
+    assert done.exit_code == 0
+    data = json.loads(done.stdout)
+    assert re.fullmatch(r"No regression in \d\d+ settings\.", data["summary"][0])
+    assert {each["metric"] for each in data["settings"]} == {"macro_f1"}
+    assert "The dev score is: dev macro F1." in Path("reports/compare.md").read_text("utf-8")
 
 
 def test_a_process_exits_with_1_for_a_regression(place: Path) -> None:
@@ -275,24 +212,6 @@ def test_a_process_exits_with_1_for_a_regression(place: Path) -> None:
     done = process("a.csv", "b.csv")
     assert done.returncode == 1, done.stderr
     assert done.stdout.splitlines()[-1] == "reports/compare.html"
-
-
-def test_the_committed_rows_against_themselves_and_a_worse_copy(place: Path) -> None:
-    rows = read_rows(ROOT / "runs.csv")
-    Path("worse.csv").write_bytes(
-        record(NAMES) + b"".join(map(encode, changed(rows, time=1.5, score=-0.1)))
-    )
-    own = str(ROOT / "runs.csv")
-    done = run(own, own)
-    assert done.exit_code == 0
-    assert re.match(r"No regression shown in \d\d+ settings\.", done.stdout)
-    other = run(own, own, "--metric", "macro_f1", "--json")
-    assert {each["metric"] for each in json.loads(other.stdout)["settings"]} == {"macro_f1"}
-    assert "The dev score is: dev macro F1." in Path("reports/compare.md").read_text("utf-8")
-    worse = run(own, "worse.csv")
-    assert worse.exit_code == 1
-    assert "times as long" in worse.stdout.splitlines()[0]
-    assert "dev score −0.100" in worse.stdout.splitlines()[0]
 
 
 def note_of_report(*files: str) -> str:
@@ -316,33 +235,3 @@ def test_a_report_on_several_files_or_versions_names_the_command(place: Path) ->
         "both.csv", "--base", "code_version=0.1.0", "--new", "code_version='0.1.0 +g2'",
     ]  # fmt: skip
     assert run(*arguments).exit_code == 0
-
-
-def test_texts_of_rows_stay_texts(place: Path) -> None:
-    base, new = list[Row](), list[Row]()
-    for number, text in enumerate(TEXTS):
-        texts = dict.fromkeys(("machine", "device_name", "environment", "code_version"), text)
-        texts["conditions_id"] = str(number)
-        rows = rows_of(number, repeats=1, **texts)
-        base += rows
-        new += [row | {"code_version": f"{text}2"} for row in rows[3:]]
-        new += [
-            row | {"status": "crashed", "message": f"{text} in /home/someone/x", "dev_score": None}
-            for row in rows[:3]
-        ]
-    write("a.csv", base)
-    write("b.csv", new)
-    done = run("a.csv", "b.csv")
-    assert done.exit_code == 1
-    assert all(line.isprintable() for line in done.stdout.splitlines())
-    html = Path("reports/compare.html").read_text("utf-8")
-    brief = Path("reports/compare.md").read_text("utf-8")
-    assert len(brief.encode()) < 65_536
-    shown = markdown.markdown(brief, extensions=["tables"])
-    for page in (re.sub(r"<style.*?</style>", "", html, flags=re.DOTALL), shown):
-        assert "newly fails" in page
-        for tag in re.findall(r"<[a-zA-Z][^>]*>", page):
-            assert not re.match(r"<(script|img|iframe|object)", tag), tag
-            assert not re.search(r"\son\w+\s*=|javascript:|x\.invalid", tag), tag
-    for text in (html, brief, Path("reports/compare.json").read_text("utf-8"), done.stdout):
-        assert "/home/someone" not in text

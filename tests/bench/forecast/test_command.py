@@ -10,13 +10,14 @@ import click
 import pytest
 
 from bench.common import child
+from bench.common.errors import InputError
 from bench.forecast import client, fake, process
 from bench.forecast.__main__ import main
-from bench.forecast.client import NoPredictionError, Turn, find_costs
+from bench.forecast.client import Lock, NoPredictionError, find_costs
 from bench.forecast.costs import Counts, ShapesOf, Totals, Variant
 from bench.forecast.fake import UncountableError
 from bench.forecast.features import memory_features, time_features
-from bench.forecast.outlook import forecast_plan, jobs_of, outlook_on
+from bench.forecast.outlook import Counting, forecast_plan, jobs_of, outlook_on
 from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
 from bench.plan.gridfile import load
@@ -30,6 +31,20 @@ from minbert.data.tasks import load_task
 from tests.bench.synthetic_rows import new_row
 
 EXAMPLES = {"max_train": 64, "max_dev": 32}
+run_process = client._run
+
+
+def count_here(request: tuple[list[int], list[str]], *_: object) -> str:
+    """Counts as the process does, in this one, which has imported torch."""
+    seeds, texts = request
+    jobs = [Job.from_json(text) for text in texts]
+    answers = process._count(jobs, seeds, dict.fromkeys((False, True), 100.0))
+    return "".join(f"{json.dumps(answer)}\n" for answer in answers)
+
+
+@pytest.fixture(autouse=True)
+def counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_run", count_here)
 
 
 @pytest.fixture(scope="module")
@@ -67,18 +82,19 @@ class Plan:
     def costs(
         self,
         variants: list[Variant] | None = None,
-        turn: Turn = nullcontext,
+        lock: Lock = nullcontext,
         gpu: str = "",
         **settings: object,
     ) -> dict[Variant, Totals]:
         cell = replace(self.cells[0], **settings)
         variants = variants or [Variant.of(cell)]
         return find_costs(
-            jobs_of(variants, cell, self.model, self.conditions, None, {}), [0], turn, gpu
+            jobs_of(variants, cell, self.model, Counting(self.conditions)), [0], lock, gpu
         )
 
     def forecast(self):
-        return forecast_plan(self.planned, [], {self.model.name: self.model}, self.conditions, None)
+        models = {self.model.name: self.model}
+        return forecast_plan(self.planned, [], models, Counting(self.conditions))
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +106,7 @@ def test_a_process_counts_and_the_second_time_none_is_needed(
     smoke: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     variants = [Variant.of(cell) for cell in smoke.cells]
+    monkeypatch.setattr(client, "_run", run_process)
     first = smoke.costs(variants)
     assert set(first) == set(variants)
     assert "predicting memory and time of 8 settings" in capsys.readouterr().err
@@ -127,33 +144,26 @@ def test_what_decides_the_costs_is_counted_again(smoke: Plan, monkeypatch: pytes
             smoke.costs([Variant.of(smoke.cells[0])._replace(**axis)])
 
 
-def test_each_batch_size_and_unfreezing_is_counted_with_its_own_batches(smoke: Plan):
-    variants = [
-        Variant.of(cell)._replace(batch_size=size, unfreeze=unfreeze)
-        for cell in smoke.cells
-        if cell.mode == "lora" and cell.amp == "off"
-        for size in (8, 16)
-        for unfreeze in ("all", "iterative")
-    ]
+def test_each_batch_size_length_and_unfreezing_is_counted_with_its_own_batches(smoke: Plan):
+    [lora] = [cell for cell in smoke.cells if cell.mode == "lora" and cell.amp == "off"]
+    larger = Variant.of(lora)
+    usual = larger._replace(batch_size=8)
+    shorter = usual._replace(max_length=8)
+    variants = [usual, larger, shorter]
+    variants += [v._replace(unfreeze="iterative") for v in (usual, larger)]
     totals = smoke.costs(variants, epochs=6, max_steps=None)
     assert set(totals) == set(variants)
-    assert {v.batch_size: totals[v].steps for v in variants} == {8: 48, 16: 24}
+    assert [totals[v].steps for v in variants] == [48, 24, 48, 48, 24]
     assert all(totals[v].lasting_mib > 0 for v in variants)
-    for all_at_once, iterative in (variants[:2], variants[2:]):
-        assert totals[all_at_once].train == totals[all_at_once].timed
-        assert totals[iterative].train.gflop < totals[iterative].timed.gflop
-    small, large = (totals[v].train.gflop / totals[v].steps for v in (variants[0], variants[2]))
+    for v in (usual, larger):
+        assert totals[v].train == totals[v].timed
+        iterative = totals[v._replace(unfreeze="iterative")]
+        assert iterative.train.gflop < iterative.timed.gflop
+    small, large = (totals[v].train.gflop / totals[v].steps for v in (usual, larger))
     assert small < large
-
-
-def test_each_length_is_counted_with_its_own_batches(smoke: Plan):
-    usual = Variant.of(smoke.cells[0])
-    variants = [usual._replace(max_length=length) for length in (8, 64)]
-    totals = smoke.costs(variants)
-    short, long = (totals[variant] for variant in variants)
-    assert short.real_tokens < long.real_tokens
-    assert short.train.gflop < long.train.gflop
-    assert short.passing_mib < long.passing_mib
+    for name in ("real_tokens", "passing_mib"):
+        assert getattr(totals[shorter], name) < getattr(totals[usual], name)
+    assert totals[shorter].train.gflop < totals[usual].train.gflop
 
 
 def test_rows_of_every_length_of_the_plan_are_learned_from(smoke: Plan):
@@ -164,28 +174,11 @@ def test_rows_of_every_length_of_the_plan_are_learned_from(smoke: Plan):
         for cell, seconds in zip(cells, (5.0, 9.0), strict=True)
     ]
     planned = plan([replace(cell, seed=1) for cell in cells], [], smoke.conditions.columns())
-    forecast = forecast_plan(planned, rows, {smoke.model.name: smoke.model}, smoke.conditions, None)
+    models = {smoke.model.name: smoke.model}
+    forecast = forecast_plan(planned, rows, models, Counting(smoke.conditions))
     assert forecast.basis == "fitted on 2 settings that ran here"
     short, long = (forecast.predict(item.cell).wall_s for item in planned)
     assert short < long
-
-
-def test_counting_takes_a_turn_and_what_is_cached_does_not(
-    smoke: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
-    turns = []
-
-    @contextmanager
-    def turn():
-        turns.append("begins")
-        yield
-        turns.append("ends")
-
-    smoke.costs(turn=turn)
-    assert turns == ["begins", "ends"]
-    smoke.costs(turn=turn)
-    assert turns == ["begins", "ends"]
 
 
 def test_a_plan_with_nothing_to_run_is_not_forecast(smoke: Plan):
@@ -196,28 +189,36 @@ def test_a_plan_with_nothing_to_run_is_not_forecast(smoke: Plan):
     assert outlook_on(done, forecaster, Signals()).to_run == []
 
 
-def test_a_damaged_cache_is_counted_again(
+def test_what_is_cached_takes_no_lock_and_a_damaged_cache_is_counted_again(
     smoke: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
-    first = smoke.costs()
+    locks = []
+
+    @contextmanager
+    def lock():
+        locks.append("begins")
+        yield
+        locks.append("ends")
+
+    first = smoke.costs(lock=lock)
+    assert smoke.costs(lock=lock) == first
+    assert locks == ["begins", "ends"]
     [path] = (tmp_path / "predictions").iterdir()
     good = path.read_text()
-    damaged = ("", "{", "[]", f"{good}{good}", "5", "null", "{}", "[1.0, 2.0]")
-    for text in damaged:
+    variants = [Variant.of(smoke.cells[0])]
+    for text in ("", "{", "[]", f"{good}{good}", "5", "null", "{}", "[1.0, 2.0]", "hello\n"):
         path.write_text(text)
-        assert client._kept(path, [Variant.of(smoke.cells[0])]) is None, text
-    again = smoke.costs()
-    for variant, totals in again.items():
-        assert totals[:-1] == first[variant][:-1], "all but the memory of imports"
+        assert client._kept(path, variants) is None, text
+        with pytest.raises(NoPredictionError, match="wrote something else"):
+            client._parsed(text, variants)
+    assert smoke.costs() == first
 
 
 def test_a_variant_that_can_not_be_counted_loses_its_own_forecast_alone(
-    smoke: Plan,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    smoke: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-):
+):  # fmt: skip
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
     counts = fake.count
 
@@ -226,14 +227,7 @@ def test_a_variant_that_can_not_be_counted_loses_its_own_forecast_alone(
             raise UncountableError("it asks for values")
         return counts(job, shapes, variant)
 
-    def run(request: tuple[list[int], list[str]], *_: object) -> str:
-        seeds, texts = request
-        jobs = [Job.from_json(text) for text in texts]
-        answers = process._count(jobs, seeds, dict.fromkeys((False, True), 100.0))
-        return "".join(f"{json.dumps(answer)}\n" for answer in answers)
-
     monkeypatch.setattr(fake, "count", counted)
-    monkeypatch.setattr(client, "_run", run)
     forecasts = smoke.forecast()
     predicted = {cell.mode: forecasts.predict(cell) for cell in smoke.cells}
     assert {mode for mode, prediction in predicted.items() if prediction is None} == {"full"}
@@ -258,18 +252,10 @@ def test_what_can_not_be_counted_is_a_note_and_no_more(
     )
 
 
-def test_a_process_that_fails_says_why_in_a_line(smoke: Plan):
+def test_a_process_that_fails_says_why_in_a_line(smoke: Plan, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(client, "_run", run_process)
     with pytest.raises(NoPredictionError, match=r"^the examples of movies have changed"):
         smoke.costs(data_digest="other")
-
-
-def test_a_process_that_writes_something_else_is_a_line_too(
-    smoke: Plan, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(client, "_kept", lambda *_: None)
-    monkeypatch.setattr(client, "_run", lambda *_: "hello\n")
-    with pytest.raises(NoPredictionError, match="wrote something else"):
-        smoke.costs()
 
 
 def test_the_process_that_counts_sees_the_workers_gpu_or_none(
@@ -282,6 +268,7 @@ def test_the_process_that_counts_sees_the_workers_gpu_or_none(
         raise OSError(1, "not now")
 
     monkeypatch.setattr(client, "_kept", lambda *_: None)
+    monkeypatch.setattr(client, "_run", run_process)
     monkeypatch.setattr(child.subprocess, "Popen", popen)
     for gpu in ("GPU-1", ""):
         with pytest.raises(NoPredictionError, match="no process can be started: not now"):
@@ -349,12 +336,9 @@ def test_the_check_leaves_settings_out_and_tells_how_far_off_it_is(
     assert "one left out" in capsys.readouterr().out
 
 
-def test_the_check_refuses_what_it_can_not_check(smoke: Plan, tmp_path: Path):
-    from bench.common.errors import InputError
-
-    for arguments, message in (
-        (["--check", str(tmp_path / "none.csv")], "no such file"),
-        (["--check", str(Path(__file__))], "runs.csv|header|column"),
-    ):
-        with pytest.raises((InputError, click.ClickException), match=message):
-            main.main(arguments, standalone_mode=False)
+@pytest.mark.parametrize(
+    ("path", "message"), [("none.csv", "no such file"), (__file__, "runs.csv|header|column")]
+)
+def test_the_check_refuses_what_it_can_not_check(path: str, message: str):
+    with pytest.raises((InputError, click.ClickException), match=message):
+        main.main(["--check", path], standalone_mode=False)

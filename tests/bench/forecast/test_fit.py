@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.forecast.check import checks, errors
-from bench.forecast.fit import NOISE, Prior, apply, fit
+from bench.forecast.fit import NOISE, Fit, Prior, apply, errors, fit
 from tests.bench.workloads import variant
 
 PRIOR = Prior((0.0, 1.0, 1.0), (100.0, 0.3, 0.3))
@@ -15,10 +14,6 @@ def cells(count: int, noise: float = 0.0) -> tuple[list[tuple[float, ...]], list
     rng = np.random.default_rng(0)
     design = [(1.0, *map(float, rng.uniform((80, 50), (270, 900)))) for _ in range(count)]
     return design, [apply(TRUE, x) * float(rng.normal(1, noise)) for x in design]
-
-
-def test_without_measurements_the_prior_stands():
-    assert fit([], [], PRIOR) == PRIOR.values
 
 
 def test_enough_measurements_give_the_law():
@@ -58,11 +53,19 @@ def test_a_feature_that_is_never_seen_keeps_its_prior():
     assert coefficients[3] == pytest.approx(7.0)
 
 
-def ways(design, measured):
-    """Predictions by way, of variants of two kinds in turn."""
+def fitted(design, measured) -> Fit:
+    """A fit of variants of two kinds in turn."""
     variants = [variant("lora", i, ("attn", "all-lin")[i % 2]) for i in range(1, len(design) + 1)]
-    points = dict(zip(variants, zip(design, measured, strict=True), strict=True))
-    return {way: list(predicted.values()) for way, predicted in checks(points, PRIOR).items()}
+    of = Fit(dict(zip(variants, design, strict=True)), PRIOR)
+    for which, value in zip(variants, measured, strict=True):
+        of.learn(which, value)
+    return of
+
+
+def ways(design, measured):
+    """Predictions by way."""
+    checks = fitted(design, measured).checks()
+    return {way: list(predicted.values()) for way, predicted in checks.items()}
 
 
 def test_what_is_left_out_is_not_seen():
@@ -89,11 +92,19 @@ def test_one_by_one_sees_only_what_was_before():
 
 def test_checks_tell_errors_within_a_tenth():
     design, measured = cells(30, noise=NOISE)
-    variants = [variant("lora", rank, "attn") for rank in range(1, 31)]
-    points = dict(zip(variants, zip(design, measured, strict=True), strict=True))
-    by_way = {way: errors(points, predicted) for way, predicted in checks(points, PRIOR).items()}
+    by_way = {way: errors(values, measured) for way, values in ways(design, measured).items()}
     assert by_way["by the prior"]["within_10_percent"] < 0.5
     one = by_way["one left out"]
     assert one["within_10_percent"] >= 0.9
     assert 0 < one["error_median"] < one["error_90"] <= one["error_max"]
-    assert errors({variants[0]: ((1.0,), 100.0)}, {variants[0]: 89.0})["within_10_percent"] == 0
+    assert errors([89.0], [100.0])["within_10_percent"] == 0
+
+
+def test_repeats_count_by_their_mean_and_a_new_measurement_changes_predictions():
+    design, measured = cells(4)
+    of = fitted(design, measured)
+    first = next(iter(of.points))
+    before = of.predict(first)
+    of.learn(first, 3 * measured[0])
+    assert of.points[first] == (design[0], 2 * measured[0])
+    assert of.predict(first) > before

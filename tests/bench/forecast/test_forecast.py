@@ -1,12 +1,10 @@
 """Predictions from synthetic counts and rows."""
 
-from dataclasses import replace
-
 import pytest
 
 from bench.forecast import features
-from bench.forecast.costs import Load, Variant, totals_of
-from bench.forecast.features import memory_features, panel_steps, time_features
+from bench.forecast.costs import Variant, totals_of
+from bench.forecast.features import memory_features, replayed_steps, time_features
 from bench.forecast.forecast import Forecast, memory_column, rows_like, rows_of_model
 from bench.stats.steptimes import STEPS_ENOUGH
 from bench.worker.probes import replay
@@ -53,19 +51,23 @@ def forecast(known=()) -> Forecast:
 
 
 def test_the_steps_that_time_a_cell_are_those_that_a_worker_takes():
-    assert features.PANEL_STEPS == replay.BATCHES * (replay.TIMED_PASSES + 1)
-    assert features.MOST_PANEL_STEPS == replay.BATCHES * (replay.MOST_PASSES + 1)
-    assert features.PANEL_SHARE == replay.REPLAY_SHARE
+    assert features.REPLAYED_STEPS == replay.BATCHES * (replay.TIMED_PASSES + 1)
+    assert features.MOST_REPLAYED_STEPS == replay.BATCHES * (replay.MOST_PASSES + 1)
+    assert features.REPLAYED_SHARE == replay.REPLAY_SHARE
 
 
 def test_steps_are_timed_after_a_short_training_and_after_one_that_unfreezes():
     plain = VARIANTS[0]
     unfreezes = plain._replace(unfreeze="iterative")
-    fewest, most = features.PANEL_STEPS, features.MOST_PANEL_STEPS
+    fewest, most = features.REPLAYED_STEPS, features.MOST_REPLAYED_STEPS
     lengths = (3, STEPS_ENOUGH - 1, STEPS_ENOUGH, 10**6)
-    assert [panel_steps(plain, steps) for steps in lengths] == [fewest, fewest, 0, 0]
-    between = 200 * features.PANEL_SHARE
-    assert [panel_steps(unfreezes, steps) for steps in (3, 200, 10**6)] == [fewest, between, most]
+    assert [replayed_steps(plain, steps) for steps in lengths] == [fewest, fewest, 0, 0]
+    between = 200 * features.REPLAYED_SHARE
+    assert [replayed_steps(unfreezes, steps) for steps in (3, 200, 10**6)] == [
+        fewest,
+        between,
+        most,
+    ]
 
 
 def test_time_is_that_of_all_stages_and_of_timing_the_last():
@@ -73,7 +75,9 @@ def test_time_is_that_of_all_stages_and_of_timing_the_last():
     stages = [counts(step={"gflop": gflop}, evaluation={"gflop": 0.0}) for gflop in (1.0, 2.0, 6.0)]
     values = time_features(variant, totals_of(ONE, {"": stages}))
     batches = SHAPES.train_tokens / (SHAPES.train[0] * SHAPES.train[1])
-    assert values[2] == pytest.approx(batches * (3.0 + 6.0 * features.PANEL_STEPS / SHAPES.steps))
+    assert values[2] == pytest.approx(
+        batches * (3.0 + 6.0 * features.REPLAYED_STEPS / SHAPES.steps)
+    )
 
 
 def test_without_rows_memory_is_imports_and_tensors_and_somewhat_more():
@@ -94,7 +98,7 @@ def test_without_rows_memory_on_a_gpu_is_that_of_its_tensors():
 def test_a_training_that_stopped_early_teaches_memory_and_no_time():
     stopping = [row | {"early_stopping": 2, "epochs": 3, "epochs_run": 2} for row in rows()]
     learned = forecast(stopping)
-    assert (learned.seen, len(learned.memory_points())) == (0, len(stopping))
+    assert (learned.seen, len(learned.memory.points)) == (0, len(stopping))
     assert forecast([row | {"epochs_run": 3} for row in stopping]).seen == len(stopping)
     capped = [row | {"epochs": 9, "epochs_run": 3, "max_steps": 12} for row in stopping]
     assert forecast(capped).seen == len(stopping), "max_steps ended it"
@@ -110,16 +114,6 @@ def test_rows_teach_it_and_cells_that_it_has_not_seen_are_predicted():
         assert prediction.wall_s == pytest.approx(row["wall_s"], rel=0.1)
 
 
-def test_repeats_are_further_rows_of_the_same_cell():
-    [row] = rows()[:1]
-    wider = [row, row | {"repeat": 2, "wall_s": row["wall_s"] + 2, "peak_rss_mib": 900.0}]
-    learned = forecast(wider)
-    assert learned.seen == 1
-    (_, seconds), (_, above) = (*learned.time_points().values(), *learned.memory_points().values())
-    assert seconds == row["wall_s"] + 1
-    assert above == (row["peak_rss_mib"] + 900) / 2 - IMPORTS
-
-
 def test_other_runs_on_the_machine_tell_its_speed_until_there_is_better():
     others = [row | {"ms_per_1k_tokens": 120.0, "startup_s": 4.0} for row in rows()]
     learned = forecast()
@@ -127,7 +121,7 @@ def test_other_runs_on_the_machine_tell_its_speed_until_there_is_better():
     learned.hint(others)
     assert learned.basis == "from the speed of other runs here"
     times = [learned.predict(variant).wall_s for variant in COUNTS]
-    steps = 1 + features.PANEL_STEPS / SHAPES.steps
+    steps = 1 + features.REPLAYED_STEPS / SHAPES.steps
     training = steps * 0.12 * SHAPES.real_tokens / 1000
     assert 4.0 + training < sum(times) / len(times) < 4.0 + 2 * training
     learned.learn(rows()[:1])
@@ -138,52 +132,14 @@ def test_other_runs_on_the_machine_tell_its_speed_until_there_is_better():
     assert [of_other_lengths.predict(variant).wall_s for variant in COUNTS] == times
 
 
-def test_rows_of_one_batch_size_tell_of_another():
-    larger = {v._replace(batch_size=64): v for v in VARIANTS}
-    shapes = {"": replace(SHAPES, train=(8, 7), train_largest=(10, 16), steps=6, steps_in_epoch=2)}
-    more = {}
-    for v, small in larger.items():
-        twice = Load(*(2 * value for value in COUNTS[small].step))._replace(kernels=900.0)
-        peak_mib = 2 * COUNTS[small].train_peak_mib
-        more[v] = totals_of(
-            shapes, {"": [replace(COUNTS[small], train_peak_mib=peak_mib, step=twice)]}
-        )._replace(imports_mib=IMPORTS)
-    learned = Forecast({**TOTALS, **more}, "cpu", 2, "peak_rss_mib")
-    learned.learn(rows())
-    assert learned.seen == len(VARIANTS)
-    for variant in list(larger)[::7]:
-        values = memory_features(variant, learned.totals[variant])
-        prediction = learned.predict(variant)
-        peak_mib = IMPORTS + 40 + 15 * values[1] + 1.02 * values[2] + 1.2 * sum(values[3:])
-        assert prediction.peak_mib == pytest.approx(peak_mib, rel=0.03)
-        s = 9 + 0.003 * sum(time_features(variant, learned.totals[variant])[2:])
-        assert prediction.wall_s == pytest.approx(s, rel=0.1)
-        assert prediction.peak_mib > learned.predict(larger[variant]).peak_mib
-
-
-def test_it_learns_as_rows_come():
-    learned = forecast()
-    before = learned.predict(VARIANTS[-1]).wall_s
-    learned.learn(rows()[:10])
-    after = learned.predict(VARIANTS[-1]).wall_s
-    truth = wall(VARIANTS[-1])
-    assert abs(after - truth) < abs(before - truth)
-
-
 def test_what_failed_or_was_disturbed_teaches_no_time():
     learned = forecast([failed_row(CELLS[0], "oom", "", peak_rss_mib=9e9, wall_s=9e9)])
-    assert learned.seen == 0
-    learned.learn([rows()[0] | {"flags": "not_learned disturbed"}])
-    assert learned.seen == 0
-    assert len(learned.memory_points()) == 1
+    assert (learned.seen, len(learned.memory.points)) == (0, 0)
+    for changes in ({"flags": "not_learned disturbed"}, {"wall_s": None}):
+        learned.learn([rows()[0] | changes])
+        assert (learned.seen, len(learned.memory.points)) == (0, 1)
     learned.learn([rows()[0] | {"flags": "not_learned"}])
     assert learned.seen == 1
-
-
-def test_a_row_whose_time_nobody_measured_teaches_memory_alone():
-    learned = forecast([rows()[0] | {"wall_s": None}])
-    assert learned.seen == 0
-    assert len(learned.memory_points()) == 1
 
 
 def test_flops_are_for_each_real_token():

@@ -1,11 +1,13 @@
 """Reference points from their process, into the facts of the data."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bench.common.child import ChildError
 from bench.common.errors import StoppedError
 from bench.launch.signals import Signals
 from bench.plan.cell import CANDIDATE
@@ -13,10 +15,8 @@ from bench.plan.job import Job
 from bench.references import client, process
 from bench.references.client import find_references
 from bench.results.facts import REFERENCES, Reference, facts_of, read_facts, update_facts
-from bench.worker.progress import Progress
 from minbert.data.tasks import Data, Folds, load_data
 from tests.bench.workloads import workload
-from tests.components import COMPONENTS, CS224N, need
 from tests.cs224n import write_folder
 
 
@@ -88,20 +88,6 @@ def test_all_are_found_once(movies: Finder, tiny_checkpoint: Path) -> None:
         assert client.lacking(facts, cell) == []
 
 
-@pytest.mark.parametrize("task", ["sts", "quora"])
-def test_pairs_of_the_shared_data(task: str, tmp_path: Path, minilm: Path) -> None:
-    need(CS224N.is_dir(), COMPONENTS["shared"], component="shared")
-    data = load_data(task, CS224N, max_train=400, max_dev=100)
-    finder = Finder(tmp_path / "runs.csv", data)
-    finder.find(job_of(minilm, data, CS224N, max_train=400, max_dev=100, pooling="mean"))
-    majority, words, frozen = finder.found
-    assert words.scores[data.task.metric][0] > 0.4
-    if task == "sts":
-        assert (majority.scores["pearson"], majority.scores["spearman"]) == (None, None)
-        assert majority.scores["rmse"][0] > words.scores["rmse"][0]
-    assert frozen.scores.keys() == words.scores.keys() == majority.scores.keys()
-
-
 def test_a_failure_is_a_note_and_what_was_found_before_is_kept(
     movies: Finder, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -112,9 +98,26 @@ def test_a_failure_is_a_note_and_what_was_found_before_is_kept(
     assert failed.startswith("reference points frozen left out: crashed (")
     assert "gone" in failed
     assert [reference.name for reference in movies.found] == ["majority", "tf-idf"]
-    repaired = replace(job, checkpoint=str(tiny_checkpoint))
-    [note] = movies.find(repaired)
-    assert note.startswith("reference points: accuracy of frozen")
+    facts = read_facts(movies.runs)[movies.data.digest[:16]]
+    assert client.lacking(facts, job.cell) == ["frozen"], "the next run finds it"
+
+
+@pytest.mark.parametrize(
+    ("kills", "why"),
+    [((3, 3), r"crashed \(signal 9\)$"), ((3, 4), "oom .the host ran out of memory")],
+)
+def test_a_process_that_was_killed_says_so(
+    movies: Finder, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch,
+    kills: tuple[int, int], why: str,
+) -> None:  # fmt: skip
+    def ask(*_: object, **__: object) -> None:
+        raise ChildError("signal 9")
+
+    monkeypatch.setattr(client, "ask", ask)
+    counts = iter(kills)
+    monkeypatch.setattr(client, "oom_kills", lambda: next(counts))
+    [note] = movies.find(job_of(tiny_checkpoint, movies.data, max_train=200, max_dev=50))
+    assert re.search(f"left out: {why}", note)
 
 
 def test_the_users_limit_of_time_applies(movies: Finder, tiny_checkpoint: Path) -> None:
@@ -141,6 +144,27 @@ def test_what_takes_too_long_is_left_out_for_good(
     assert client.lacking(facts, shorter.cell) == ["frozen"]
 
 
+def points(job: Job) -> list[Reference]:
+    """All reference points of a job, found in this process."""
+    answers = process.references(job, list(REFERENCES), 40)
+    return [answer for answer in answers if isinstance(answer, Reference)]
+
+
+@pytest.mark.parametrize("task", ["sts", "quora"])
+def test_pairs_have_all_scores_and_a_mean_no_correlation(
+    task: str, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    folder = write_folder(tmp_path / "data", (task,), count=41)
+    data = Folds(load_data(task, folder), 3)
+    job = job_of(tiny_checkpoint, data.fold(0), folder, folds=3, fold=0)
+    majority, words, frozen = points(job)
+    if task == "sts":
+        assert len({float(data.fold(n).train.labels.mean()) for n in range(3)}) == 3
+        assert (majority.scores["pearson"], majority.scores["spearman"]) == (None, None)
+        assert majority.scores["rmse"] is not None
+    assert frozen.scores.keys() == words.scores.keys() == majority.scores.keys()
+
+
 def test_folds_are_loaded_once_and_each_text_is_embedded_once(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,7 +180,7 @@ def test_folds_are_loaded_once_and_each_text_is_embedded_once(
         return lambda texts: embedded.append(len(texts)) or embed(texts)
 
     monkeypatch.setattr(process, "embedder", counted)
-    found = list(process.references(job, list(REFERENCES), 40, Progress(None)))
+    found = points(job)
     assert (loads, embedded) == ([1], [len(set(data.examples.texts()))])
     assert all(each.about.endswith("in each of 3 folds") for each in found)
     expected = np.concatenate(
@@ -166,17 +190,6 @@ def test_folds_are_loaded_once_and_each_text_is_embedded_once(
     assert found[0].scores["accuracy"][0] == pytest.approx(expected.mean())
     assert found[0].scores["auroc"][0] == 0.5
     assert found[2].max_length == job.cell.max_length
-
-
-def test_the_mean_of_each_fold_has_no_correlation(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    folder = write_folder(tmp_path / "data", ("sts",), count=41)
-    data = Folds(load_data("sts", folder), 3)
-    means = {float(data.fold(n).train.labels.mean()) for n in range(3)}
-    assert len(means) == 3
-    job = job_of(tiny_checkpoint, data.fold(0), folder, folds=3, fold=0)
-    [majority] = process.references(job, ["majority"], 40, Progress(None))
-    assert (majority.scores["pearson"], majority.scores["spearman"]) == (None, None)
-    assert majority.scores["rmse"] is not None
 
 
 def test_a_stop_by_the_user_stops_the_run(movies: Finder, tiny_checkpoint: Path) -> None:

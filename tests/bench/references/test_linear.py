@@ -126,3 +126,16 @@ def test_nothing_to_learn_from_is_a_line(examples: Examples, why: str) -> None:
 def test_embeddings_that_are_not_finite_are_a_line() -> None:
     with pytest.raises(ValueError, match="not finite"):
         frozen(CLASSES, single(4, 0), np.full((4, 2), np.nan), np.zeros((4, 2)))
+
+
+def test_scores_of_a_constant_prediction() -> None:
+    labels = np.array([0, 0, 0, 1, 2, 2])
+    found = scores("single_label", np.tile([0.5, 0.2, 0.3, 0.0], (6, 1)), labels)
+    assert found["accuracy"][0] == 0.5
+    assert found["mcc"][0] == 0
+    assert found["auroc"][0] == pytest.approx(0.5)
+    assert found["balanced_accuracy"][0] == pytest.approx(1 / 3)  # of the classes that dev has
+    assert scores("single_label", np.eye(2)[[0, 1]], np.array([0, 0]))["auroc"] is None
+    found = scores("regression", np.zeros((4, 1)), np.array([1.0, -1.0, 1.0, -1.0]))
+    assert found["pearson"] is found["spearman"] is None
+    assert (found["rmse"][0], found["r2"][0]) == (1, 0)

@@ -1,12 +1,9 @@
 """Ensembles on made-up models whose errors are known."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from bench.studies.ensemble.averages import AVERAGES, as_averaged, averaged, choose
-from bench.studies.ensemble.result import entry_for
 from minbert.data.metrics import score
 
 LABELS = np.random.default_rng(0).integers(0, 3, 600)
@@ -22,39 +19,6 @@ def accuracy(values: np.ndarray) -> float:
     found = score("accuracy", values, LABELS)
     assert found is not None
     return found
-
-
-@pytest.mark.parametrize("average", AVERAGES)
-def test_models_with_errors_of_their_own_are_better_together(average: str) -> None:
-    models = [as_averaged(model(1.0, seed), "accuracy", average) for seed in range(5)]
-    choice = choose(models, LABELS, "accuracy")
-    assert len(choice.weights) >= 3
-    best = max(map(accuracy, models))
-    assert choice.held_score == accuracy(averaged(models, choice.weights)) > best + 0.03
-
-
-def test_of_one_good_model_and_some_that_guess_the_good_one_is_taken() -> None:
-    models = [model(0.0, 1), model(5.0, 2), model(0.0, 3)]
-    choice = choose([as_averaged(m, "accuracy", "logits") for m in models], LABELS, "accuracy")
-    assert choice.weights[0][0] == 1
-
-
-def test_it_is_never_worse_than_the_best_alone_where_it_was_chosen() -> None:
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        models = [model(float(rng.uniform(0, 2)), 100 * seed + n) for n in range(4)]
-        assert choose(models, LABELS, "accuracy", most=8).held_score >= max(map(accuracy, models))
-
-
-def test_the_order_of_the_models_does_not_matter() -> None:
-    models = [model(1.0, seed) for seed in range(6)]
-    one = choose(models, LABELS, "accuracy")
-    other = choose(models[::-1], LABELS, "accuracy")
-    assert {(5 - index, weight) for index, weight in other.weights} == set(one.weights)
-
-
-def test_one_model_is_an_ensemble_of_itself() -> None:
-    assert choose([model(1.0, 0)], LABELS, "accuracy").weights == ((0, 1),)
 
 
 def test_a_choice_has_all_its_stages() -> None:
@@ -104,16 +68,3 @@ def test_numbers_of_any_scale_are_averaged_alike() -> None:
 def test_constant_numbers_have_no_correlation(value: float) -> None:
     with pytest.raises(ValueError, match="all the same"):
         as_averaged(np.full((3, 1), value), "pearson", "logits")
-
-
-def test_weights_count() -> None:
-    values = [np.array([[0.0]]), np.array([[3.0]])]
-    assert averaged(values, ((1, 2), (0, 1))).item() == 2.0
-
-
-def test_the_interval_of_an_accuracy_ends_at_1() -> None:
-    labels = LABELS[:12]
-    predictions = np.eye(3)[labels]
-    predictions[0] = np.roll(predictions[0], 1)
-    entry = entry_for(SimpleNamespace(metric="accuracy", labels=labels), "average", predictions)
-    assert entry.dev.low < entry.dev.value == 11 / 12 < entry.dev.high <= 1.0

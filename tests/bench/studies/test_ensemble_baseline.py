@@ -1,7 +1,6 @@
 """The best member's setting trained by transformers + PEFT, as a baseline of an ensemble."""
 
 import json
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.common.errors import InputError
 from bench.grid import again
 from bench.machine import conditions
 from bench.plan import models
@@ -30,22 +28,25 @@ def usual(**changes: Any) -> Cell:
 
 
 @pytest.mark.parametrize(
-    ("member", "reason"),
+    ("member", "device", "reason"),
     [
-        (usual(), None),
-        (usual(head="conv", pooling="pooler", unfreeze="iterative", optimizer="adamax"), None),
-        (usual(head="nonlinear", pooling="pooler"), "only their own head"),
-        (usual(task=MULTITASK), "learn only one task"),
-        (replace(usual(), amp="fp16"), "fp16 needs a GPU"),
+        (usual(), "cpu", None),
+        (
+            usual(head="conv", pooling="pooler", unfreeze="iterative", optimizer="adamax"),
+            "cpu",
+            None,
+        ),
+        (usual(head="nonlinear", pooling="pooler"), "cpu", "only their own head"),
+        (usual(task=MULTITASK), "cpu", "learn only one task"),
+        (replace(usual(), amp="fp16"), "cpu", "fp16 needs a GPU"),
+        (replace(usual(), amp="fp16"), "cuda:0", None),
     ],
 )
-def test_settings_that_they_lack_give_a_reason(member: Cell, reason: str | None) -> None:
-    answer = why_not(member, "cpu")
+def test_settings_that_they_lack_give_a_reason(
+    member: Cell, device: str, reason: str | None
+) -> None:
+    answer = why_not(member, device)
     assert answer is None if reason is None else reason in str(answer)
-
-
-def test_on_a_gpu_they_have_fp16() -> None:
-    assert why_not(replace(usual(), amp="fp16"), "cuda:0") is None
 
 
 def test_a_missing_library_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,26 +142,13 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_for_cells_of_a_cpu_no_gpu_is_used(
-    place: Place, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, trained: list[str]
-) -> None:
-    need_peft()
-    asked, find_conditions = [], conditions.find_conditions
-
-    def found(device: str) -> conditions.Found:
-        asked.append(device)
-        return find_conditions("cpu")
-
-    monkeypatch.setattr(conditions, "find_conditions", found)
-    of = add_trainable(place, tiny_checkpoint)
-    assert place.run("--peer") == 0
-    assert (asked, trained) == (["cpu"], [of.name])
-
-
 def test_where_the_best_setting_is_only_ours_the_best_that_they_can_is_trained(
-    place: Place, tiny_checkpoint: Path, printed: Any, trained: list[str]
-) -> None:
+    place: Place, tiny_checkpoint: Path, printed: Any, trained: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     need_peft()
+    asked, cpu = [], conditions.find_conditions("cpu")
+    monkeypatch.setattr(conditions, "find_conditions", lambda device: asked.append(device) or cpu)
     add_trainable(place, tiny_checkpoint, seed=0)
     other = add_trainable(place, tiny_checkpoint, seed=1, right=2.0)
     add_trainable(place, tiny_checkpoint, seed=2)
@@ -169,6 +157,7 @@ def test_where_the_best_setting_is_only_ours_the_best_that_they_can_is_trained(
     result = printed()
     assert result["best_member"]["name"] == best.name
     assert trained == [other.name]
+    assert asked == ["cpu"], "for cells of a CPU no GPU is used"
     (scored,) = result["baselines"]
     assert (scored["name"], scored["dev_score"]) == (other.name, 1.0)
     assert result["notes"][-1].endswith(
@@ -194,31 +183,6 @@ def test_a_training_that_fails_is_an_error_and_the_rest_is_shown(
     assert result["ensemble"]["dev_score"] >= 0
     assert "error: movies: transformers + PEFT: lora-r4-all-lin-only-fp32-s0, by " in shown.err
     assert "crashed: ValueError: no such thing\n" in shown.err
-
-
-def test_a_checkpoint_that_is_gone_or_another_is_a_line(
-    place: Place, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    need_peft()
-    checkpoint = tmp_path / "mine"
-    shutil.copytree(tiny_checkpoint, checkpoint)
-    of = add_trainable(place, checkpoint)
-    assert place.run() == 0, "without it the checkpoint is not needed"
-    config = checkpoint / "config.json"
-    config.write_text(config.read_text() + "\n")
-    message = place.refused("--peer")
-    assert f"is another checkpoint than the one that {of.name} was trained from" in message
-    shutil.rmtree(checkpoint)
-    message = place.refused("--peer")
-    assert message.startswith(f"{checkpoint}: the checkpoint of {of.name} is gone; put it back, or")
-    assert place.run() == 0
-
-
-def test_the_examples_are_those_of_the_cell(place: Place, tiny_checkpoint: Path) -> None:
-    need_peft()
-    add_trainable(place, tiny_checkpoint, data_digest="beef")
-    with pytest.raises(InputError, match="are not those that lora"):
-        place.run("--peer")
 
 
 def test_nothing_is_trained_before_the_examples_of_all_tasks_are_there(

@@ -15,10 +15,12 @@ from bench.plan.job import FILE
 from bench.plan.parts import to_text
 from bench.studies.ensemble import baselines
 from bench.studies.ensemble.baseline import BASELINE
+from bench.studies.ensemble.baselines import cosine, threshold
 from bench.studies.ensemble.members import find
 from bench.studies.ensemble.published import published
 from bench.studies.ensemble.result import ALL, average_of_all, ensemble_of
-from minbert.data.tasks import TASKS, load_data, load_task
+from minbert.data.metrics import score
+from minbert.data.tasks import TASKS, Examples, TaskData, find_task, load_data, load_task
 from minbert.errors import InputError as MinbertInputError
 from tests.adapters.small import need_peft
 from tests.bench import tiny_cells
@@ -95,87 +97,6 @@ def test_baselines_of_all_tasks_have_an_overall_score(
     assert result["overall"]["published"][0]["score"] == 0.788
 
 
-def test_published_scores_are_shown_with_what_they_are_of(
-    place: Place, data: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    add_real(place, "sst", data, tiny_checkpoint)
-    assert place.run("--baselines", "--data", str(data)) == 0
-    text = capsys.readouterr().out
-    assert "Published scores, of SST-5's test sentences: what can be reached, not what" in " ".join(
-        text.split()
-    )
-    (line,) = [line for line in text.splitlines() if "RoBERTa-large + Heinsen routing" in line]
-    assert "0.598" in line
-    assert "SST-5 test" in line
-    assert "arXiv 2211.11754" in line
-    assert place.run() == 0
-    assert "ublished" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("task", [*PART_SCORES, MULTITASK])
-def test_each_published_score_has_a_source(task: str) -> None:
-    rows = published(task)
-    assert rows
-    metrics = {"sst": "accuracy", "quora": "accuracy", "sts": "pearson", MULTITASK: "overall"}
-    for row in rows:
-        assert row.metric == metrics[task]
-        assert 0.5 < row.score < 1
-        assert re.fullmatch(r"arXiv \d{4}\.\d{5}", row.source)
-        assert row.model
-        assert row.split
-        assert row.parameters is None or 1e8 < row.parameters < 1e9
-    assert [row.score for row in rows] == sorted(row.score for row in rows)
-
-
-def test_a_task_that_no_paper_has_no_published_scores() -> None:
-    assert published("movies") == []
-
-
-def test_a_baseline_of_constants_is_left_out_with_a_note(
-    place: Place,
-    data: Path,
-    tiny_checkpoint: Path,
-    printed: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(baselines, "with_tfidf", lambda data: np.zeros((len(data.dev), 1)))
-    add_real(place, "sts", data, tiny_checkpoint)
-    assert place.run("--baselines", "--data", str(data), "--json") == 0
-    result = printed()
-    assert [entry["kind"] for entry in result["baselines"]] == [baselines.COSINE]
-    assert result["notes"] == [f"{baselines.TFIDF} left out: a constant has no correlation"]
-
-
-@pytest.mark.parametrize(("task", "label"), [("sst", "3"), ("quora", "1"), ("sts", "3.8")])
-def test_a_baseline_with_one_label_to_learn_is_left_out_with_a_note(
-    place: Place, data: Path, tiny_checkpoint: Path, printed: Any, task: str, label: str
-) -> None:
-    relabel(data / TASKS[task].files[0], label)
-    add_real(place, task, data, tiny_checkpoint)
-    assert place.run("--baselines", "--data", str(data), "--json") == 0
-    result = printed()
-    assert (
-        result["notes"][-1] == f"{baselines.TFIDF} left out: the training labels are all the same"
-    )
-    cosines = [] if task == "sst" else [baselines.COSINE]
-    assert [entry["kind"] for entry in result["baselines"]] == cosines
-
-
-def test_a_baseline_of_words_that_no_text_shares_is_left_out_with_a_note(
-    place: Place, data: Path, tiny_checkpoint: Path, printed: Any
-) -> None:
-    rows = [f"{n}\tid{n}\tword{n}\t{n % 5}" for n in range(30)]
-    path = data / TASKS["sst"].files[0]
-    path.write_text("\n".join(["\tid\tsentence\tsentiment", *rows]) + "\n")
-    add_real(place, "sst", data, tiny_checkpoint)
-    assert place.run("--baselines", "--data", str(data), "--json") == 0
-    result = printed()
-    assert result["notes"][-1] == (
-        f"{baselines.TFIDF} left out: no word is in two of the training texts"
-    )
-    assert result["baselines"] == []
-
-
 def test_what_baselines_need_and_is_not_there_is_a_line(
     place: Place, data: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -246,3 +167,95 @@ def test_the_average_of_all_cells_has_each_of_them_once(place: Place) -> None:
     )
     assert found.held_score == pytest.approx((held.argmax(axis=1) == candidates.held_labels).mean())
     assert found.parameters == ENCODER + 3 * ADAPTER
+
+
+@pytest.mark.parametrize("task", [*PART_SCORES, MULTITASK])
+def test_each_published_score_has_a_source(task: str) -> None:
+    rows = published(task)
+    metrics = {"quora": "accuracy", "sst": "accuracy", "sts": "pearson", MULTITASK: "overall"}
+    assert {row.metric for row in rows} == {metrics[task]}
+    for row in rows:
+        assert 0.5 < row.score < 1
+        assert re.fullmatch(r"arXiv \d{4}\.\d{5}", row.source)
+        assert row.model
+        assert row.split
+        assert row.parameters is None or 1e8 < row.parameters < 1e9
+    assert [row.score for row in rows] == sorted(row.score for row in rows)
+    assert published("movies") == []
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "why", "others"),
+    [
+        ("sst", "3", "the training labels are all the same", []),
+        ("quora", "1", "the training labels are all the same", [baselines.COSINE]),
+        ("sst", None, "no word is in two of the training texts", []),
+        ("sts", "constant", "a constant has no correlation", [baselines.COSINE]),
+    ],
+)
+def test_a_baseline_that_can_not_be_made_is_left_out_with_a_note(
+    place: Place, data: Path, tiny_checkpoint: Path, printed: Any, monkeypatch: pytest.MonkeyPatch,
+    task: str, label: str | None, why: str, others: list[str],
+) -> None:  # fmt: skip
+    path = data / TASKS[task].files[0]
+    if label == "constant":
+        constant = lambda _task, _train, dev: (np.zeros((len(dev), 1)), "")  # noqa: E731
+        monkeypatch.setattr(baselines, "tfidf", constant)
+    elif label is None:
+        rows = [f"{n}\tid{n}\tword{n}\t{n % 5}" for n in range(30)]
+        path.write_text("\n".join(["\tid\tsentence\tsentiment", *rows]) + "\n")
+    else:
+        relabel(path, label)
+    add_real(place, task, data, tiny_checkpoint)
+    assert place.run("--baselines", "--data", str(data), "--json") == 0
+    result = printed()
+    assert result["notes"][-1] == f"{baselines.TFIDF} left out: {why}"
+    assert [entry["kind"] for entry in result["baselines"]] == others
+
+
+# Cosines
+
+
+WORDS = ("good", "bad", "dull", "bright", "slow", "quick")
+
+
+def pairs(task: str, count: int, seed: int) -> Examples:
+    """Pairs of texts, half of which say the same."""
+    rng = np.random.default_rng(seed)
+    a = [" ".join(rng.choice(WORDS, 4)) for _ in range(count)]
+    same = rng.integers(0, 2, count)
+    b = [
+        text if alike else " ".join(rng.choice(WORDS, 4))
+        for text, alike in zip(a, same, strict=True)
+    ]
+    labels = same.astype(np.float64) * 5 if task == "sts" else same
+    return Examples(tuple(a), tuple(b), labels)
+
+
+def data_of(task: str) -> TaskData:
+    return TaskData(find_task(task), pairs(task, 300, 0), pairs(task, 100, 1))
+
+
+@pytest.mark.parametrize("task", ["quora", "sts"])
+def test_embeddings_tell_pairs_that_say_the_same(task: str, tiny_checkpoint: Path) -> None:
+    data = data_of(task)
+    found = cosine(data, tiny_checkpoint, 32)
+    reached = score(data.task.metric, found, data.dev.labels)
+    assert reached is not None
+    assert reached > 0.6
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "expected"),
+    [
+        ([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1], 0.5),
+        ([0.9, 0.1, 0.8, 0.2], [1, 0, 1, 0], 0.5),
+        ([0.3, 0.4], [1, 1], -0.2),  # all of class 1: below all of them
+        ([0.3, 0.4], [0, 0], 0.9),
+        ([0.5, 0.5, 0.5, 0.9], [0, 1, 0, 1], 0.7),  # equal numbers can't be parted
+    ],
+)
+def test_the_threshold_parts_classes_best(
+    values: list[float], labels: list[int], expected: float
+) -> None:
+    assert threshold(np.array(values), np.array(labels)) == pytest.approx(expected)

@@ -1,6 +1,5 @@
 """`python -m bench.ensemble` on cells whose predictions are made up."""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -10,7 +9,6 @@ from safetensors.numpy import load_file, save_file
 
 from bench.studies.ensemble.__main__ import command
 from bench.studies.ensemble.members import find
-from minbert.data.encoded import Encoded
 from tests.bench.ensembles import (
     ADAPTER,
     DEV,
@@ -24,9 +22,10 @@ from tests.bench.ensembles import (
 )
 
 
-def test_several_are_better_than_the_best_alone(place: Place, printed: Any) -> None:
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_several_are_better_than_the_best_alone(place: Place, printed: Any, mode: str) -> None:
     for seed in range(4):
-        place.add(seed)
+        place.add(seed, mode=mode)
     assert place.run("--json") == 0
     found = printed()
     ensemble, best = found["ensemble"], found["best_member"]
@@ -35,17 +34,10 @@ def test_several_are_better_than_the_best_alone(place: Place, printed: Any) -> N
     assert found["gain"]["low"] > 0
     assert found["gain"]["value"] == pytest.approx(ensemble["dev_score"] - best["dev_score"])
     assert len(found["members"]) >= 3
-    # adapters of 1,000 parameters each on one encoder that they share
-    assert ensemble["parameters"] == ENCODER + ADAPTER * len(found["members"])
+    # adapters share one encoder, models that trained whole share nothing
+    shared, own = (ENCODER, ADAPTER) if mode == "lora" else (0, ENCODER + ADAPTER)
+    assert ensemble["parameters"] == shared + own * len(found["members"])
     assert best["parameters"] == ENCODER + ADAPTER
-
-
-def test_models_that_trained_whole_share_nothing(place: Place, printed: Any) -> None:
-    for seed in range(3):
-        place.add(seed, mode="full")
-    assert place.run("--json") == 0
-    found = printed()
-    assert found["ensemble"]["parameters"] == (ENCODER + ADAPTER) * len(found["members"])
 
 
 def test_of_equal_cells_the_order_of_rows_chooses_none(place: Place, printed: Any) -> None:
@@ -86,84 +78,30 @@ def test_dev_chooses_nothing(place: Place, printed: Any) -> None:
     assert found["best_member"]["name"] == "lora-r8-attn-fp32-s0"
 
 
-def test_what_it_prints(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    for seed in range(3):
-        place.add(seed)
-    assert place.run("--average", "logits") == 0
-    text = capsys.readouterr().out
-    assert "movies: significantly better\n" in text
-    assert "It is the average of logits; its members were chosen among 3 cells.\n" in text
-    assert " lora-r8-attn-fp32-s2 " in text
-    assert "the difference is +0." in text
-
-
-def test_different_tasks_are_kept_apart(place: Place) -> None:
-    place.add(0)
-    place.add(1, task="nyt", data_digest="beef")
-    assert "holds tasks movies, nyt; choose with --task" in place.refused()
-    assert place.run("--task", "nyt") == 0
-
-
 def test_bad_input_is_one_line(place: Place) -> None:
     assert "no such file of results" in place.refused()
     place.add(0, held_out=0.0)
     assert "held training examples out" in place.refused()
     assert "no cell of task sst ended ok" in place.refused("--task", "sst")
     path = place.add(1)
+    whole = path.read_bytes()
     place.add(2, data_digest="beef")
     assert "have different examples" in place.refused()
     place.rows.pop()
     place.add(3)
     path.unlink()
     assert "predictions.safetensors: is gone" in place.refused()
-    path.write_bytes(b"no tensors")
-    assert "can't be read" in place.refused()
+    for damaged in (b"no tensors", whole[:-8]):
+        path.write_bytes(damaged)
+        assert place.refused().startswith(f"{path}: can't be read")
     save_file({"logits": np.zeros((5, 3), dtype=np.float32), "labels": np.zeros(5)}, path)
     assert "has no held_logits" in place.refused()
-
-
-def test_other_examples_under_the_same_digest_are_found(place: Place) -> None:
-    place.add(0)
-    path = place.add(1)
-    kept = load_file(path)
-    save_file({**kept, "labels": (kept["labels"] + 1) % 3}, path)
-    assert "was made on other examples" in place.refused()
-
-
-def keep_held(path: Path, texts: Encoded) -> None:
-    """Give a cell the labels and indices of those examples that it holds out of 200 texts."""
-    kept, (_, held) = load_file(path), texts.held_out(0.1)
-    logits = kept["held_logits"][: len(held)].copy()
-    own = {"held_labels": labels_of("movies", 200)[held], "held_indices": held}
-    save_file({**kept, "held_logits": logits, **own}, path)
-
-
-def texts(first_token: int = 0, longest: int = 9) -> Encoded:
-    """200 texts as the tokens of a vocabulary, each cut."""
-    rng = np.random.default_rng(0)
-    ids = [rng.integers(0, 50, 9)[:longest] + first_token for _ in range(200)]
-    offsets = np.concatenate([[0], np.cumsum([len(of) for of in ids])])
-    joined = np.concatenate(ids).astype(np.int32)
-    return Encoded(joined, np.zeros(len(joined), dtype=np.int8), offsets)
-
-
-def test_models_of_different_vocabularies_are_kept_apart(place: Place) -> None:
-    for seed in (0, 1):
-        keep_held(place.add(seed), texts())
-    assert place.run() == 0
-    keep_held(place.add(2, model_digest="beef"), texts(first_token=1))
-    message = place.refused()
-    assert "was made on other examples than those of the other cells" in message
-    assert "models of another vocabulary or max_length hold different examples out" in message
-
-
-def test_cells_of_different_max_length_that_hold_others_out_are_kept_apart(place: Place) -> None:
-    keep_held(place.add(0), texts())
-    path = place.add(1, max_length=8)
-    keep_held(path, texts())  # as if none were cut
-    assert place.run() == 0
-    keep_held(path, texts(longest=8))
-    assert "models of another vocabulary or max_length hold" in place.refused()
+    path.unlink()
+    path.mkdir()
+    assert place.refused().startswith(f"{path}: can't be read")
+    path.rmdir()
+    path.parent.rmdir()
+    assert place.refused().startswith(f"{path}: is gone")
 
 
 @pytest.mark.parametrize("settings", [{"model_digest": "beef"}, {"max_length": 8}])
@@ -238,18 +176,6 @@ def test_damaged_predictions_are_one_line(place: Place, change: dict, message: s
     path = place.add(1)
     save_file({**load_file(path), **change}, path)
     assert place.refused().startswith(f"{path}: {message}")
-
-
-def test_a_file_cut_short_or_a_folder_in_its_place_is_one_line(place: Place) -> None:
-    path = place.add(0)
-    path.write_bytes(path.read_bytes()[:-8])
-    assert place.refused().startswith(f"{path}: can't be read")
-    path.unlink()
-    path.mkdir()
-    assert place.refused().startswith(f"{path}: can't be read")
-    path.rmdir()
-    path.parent.rmdir()
-    assert place.refused().startswith(f"{path}: is gone")
 
 
 def test_bad_usage() -> None:

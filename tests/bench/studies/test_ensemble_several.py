@@ -1,6 +1,5 @@
 """Ensembles of several tasks at once, of cells that learned several, and of several files."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,8 @@ from tests.bench.ensembles import (
     ADAPTER,
     DEV,
     ENCODER,
-    HELD,
     PARTS,
     Place,
-    indices_of,
-    keep_indices,
 )
 
 
@@ -53,7 +49,9 @@ def test_tasks_with_a_score_in_common_are_taken_together(place: Place, printed: 
     assert gain["low"] > 0
 
 
-def test_a_frozen_encoder_counts_once_over_all_tasks(place: Place, printed: Any) -> None:
+def test_a_frozen_encoder_and_a_cell_for_several_tasks_count_once(
+    place: Place, printed: Any
+) -> None:
     for task in PARTS:
         for seed in range(2):
             place.add(seed, task=task)
@@ -64,14 +62,10 @@ def test_a_frozen_encoder_counts_once_over_all_tasks(place: Place, printed: Any)
     together = result["overall"]
     assert together["ensemble"]["parameters"] == ENCODER + ADAPTER * len(members)
     assert together["best_members"]["parameters"] == ENCODER + ADAPTER * len(PARTS)
-
-
-def test_a_cell_that_is_a_member_for_several_tasks_counts_once(place: Place, printed: Any) -> None:
+    place.rows.clear()
     place.add_whole(0, mode="full")
     assert place.run("--json") == 0
-    result = printed()
-    assert [len(entry["members"]) for entry in result["tasks"]] == [1, 1, 1]
-    assert result["overall"]["ensemble"]["parameters"] == ENCODER + ADAPTER
+    assert printed()["overall"]["ensemble"]["parameters"] == ENCODER + ADAPTER
 
 
 def test_what_it_prints(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,40 +86,20 @@ def test_what_it_prints(place: Place, capsys: pytest.CaptureFixture[str]) -> Non
     assert "saw Quora's duplicate questions" in text
 
 
-def test_notes_of_the_data_are_printed_with_the_overall_score(
-    place: Place, printed: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    place.add(0, task="sst")
-    place.add(0, task="quora")
-    assert place.run("--json") == 0
-    notes = [f"{task}: {note}" for task in ("sst", "quora") for note in TASKS[task].notes]
-    assert printed()["overall"]["notes"] == [
-        "no ensemble of sts is in it, so it is no score of all three", *notes,
-    ]  # fmt: skip
-    assert place.run() == 0
-    above = capsys.readouterr().out.partition("\nsst: ")[0]
-    assert all(note[1:] in above for note in notes)
-
-
-def test_notes_of_the_data_are_in_the_json(place: Place, printed: Any) -> None:
-    place.add(0, task="quora")
-    assert place.run("--json") == 0
-    assert printed()["notes"] == list(TASKS["quora"].notes) != []
-
-
-def test_a_missing_part_has_a_note(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_part_has_a_note(place: Place, printed: Any) -> None:
     place.add(0, task="sst")
     place.add(0, task="sts")
     assert place.run("--task", "sst,quora,sts", "--json") == 0
-    result = json.loads(capsys.readouterr().out)
+    result = printed()
     assert [entry["task"] for entry in result["tasks"]] == ["sst", "sts"]
-    assert (result["overall"]["parts"], result["overall"]["missing"]) == (["sst", "sts"], ["quora"])
+    together = result["overall"]
+    assert (together["parts"], together["missing"]) == (["sst", "sts"], ["quora"])
     scores = {entry["task"]: entry["ensemble"]["dev_score"] for entry in result["tasks"]}
-    assert result["overall"]["ensemble"]["dev_score"] == pytest.approx(overall(scores))
-    assert place.run() == 0
-    text = capsys.readouterr().out
-    assert "accuracy on sst, (1 + r) / 2 on sts, without quora.\n" in text
-    assert "No ensemble of quora is in it, so it is no score of all three." in text
+    assert together["ensemble"]["dev_score"] == pytest.approx(overall(scores))
+    notes = [f"{task}: {note}" for task in ("sst", "sts") for note in TASKS[task].notes]
+    assert together["notes"] == [
+        "no ensemble of quora is in it, so it is no score of all three", *notes,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -140,15 +114,6 @@ def test_one_part_alone_has_a_note_that_there_is_no_overall_score(
     assert printed()["notes"] == [*TASKS["sst"].notes, *notes]
 
 
-def test_one_of_several_tasks_has_no_overall_score(place: Place, printed: Any) -> None:
-    place.add(0, task="sst")
-    place.add(0, task="sts")
-    assert place.run("--task", "sts", "--json") == 0
-    result = printed()
-    assert result["task"] == "sts"
-    assert "overall" not in result
-
-
 def test_tasks_without_a_score_in_common_have_ensembles_alone(place: Place, printed: Any) -> None:
     place.add(0)
     place.add(0, task="sst")
@@ -157,6 +122,10 @@ def test_tasks_without_a_score_in_common_have_ensembles_alone(place: Place, prin
     assert [entry["task"] for entry in result["tasks"]] == ["sst", "movies"]
     assert result["overall"] is None
     assert "no cells of tweets" in result["tasks"][0]["notes"]
+    assert place.run("--task", "sst", "--json") == 0
+    result = printed()
+    assert result["task"] == "sst"
+    assert "overall" not in result
 
 
 def test_which_of_several_tasks_has_to_be_said(place: Place) -> None:
@@ -213,53 +182,16 @@ def test_cells_on_other_examples_are_left_out_with_a_note(place: Place, printed:
     assert sts["notes"] == ["2 cells of sts left out: made on other examples than the others"]
 
 
-def test_cells_on_other_examples_with_the_same_labels_are_left_out(
-    place: Place, printed: Any
-) -> None:
-    place.add(0, task="sts")
-    place.add(1, task="sts")
-    path = place.add_whole(2, parts=("sst", "sts"))
-    keep_indices(path, indices_of(HELD, first=1), "sts.")
-    assert place.run("--task", "sts", "--json") == 0
-    result = printed()
-    assert result["candidates"] == 2
-    assert result["notes"] == ["1 cell of sts left out: made on other examples than the others"]
-    keep_indices(path, None, "sts.")
-    assert place.run("--task", "sts", "--json") == 0
-    assert printed()["candidates"] == 3
-
-
-def test_cells_that_join_those_without_indices_have_the_same_examples(
-    place: Place, printed: Any
-) -> None:
-    keep_indices(place.add(0, task="sts"), None)
-    place.add_whole(1, parts=("sst", "sts"))
-    place.add_whole(2, parts=("sst", "sts"))
-    path = place.add_whole(3, parts=("sst", "sts"))
-    keep_indices(path, indices_of(HELD, first=1), "sts.")
-    assert place.run("--task", "sts", "--json") == 0
-    result = printed()
-    assert result["candidates"] == 3
-    assert result["notes"] == ["1 cell of sts left out: made on other examples than the others"]
-
-
 def test_cells_of_all_parts_on_different_examples_are_refused(place: Place) -> None:
     place.add_whole(0)
     path = place.add_whole(1)
+    whole = load_file(path)
     without_an_example(path, "quora.")
     assert "was made on other examples" in place.refused()
+    save_file({name: whole[name] for name in whole if name != "quora.held_logits"}, path)
+    assert "has no quora.held_logits" in place.refused()
     place.add_whole(2, data_digest="beef")
     assert "cells of multitask have different examples" in place.refused()
-
-
-def test_cells_that_held_nothing_out_are_refused(place: Place) -> None:
-    place.add_whole(0, held_out=0.0)
-    assert "no cell of multitask held training examples out" in place.refused()
-    place.rows.clear()
-    path = place.add_whole(1)
-    kept = load_file(path)
-    save_file({name: kept[name] for name in kept if name != "quora.held_logits"}, path)
-    assert "has no quora.held_logits" in place.refused()
 
 
 # Several files
@@ -269,7 +201,11 @@ def test_a_cell_in_several_files_counts_once(tmp_path: Path, printed: Any) -> No
     places = [Place(tmp_path / name) for name in ("one", "other")]
     for place in places:
         place.csv.parent.mkdir()
-        place.add(0, task="sst")
+        path = place.add(0, task="sst")
+        if place is places[0]:  # where its predictions are kept, they are taken
+            path.unlink()
+    with pytest.raises(InputError, match="is gone"):
+        places[0].run()
     places[1].add(1, task="sst")
     places[1].add(0, task="sts")
     both = [str(place.csv) for place in places]
@@ -279,20 +215,6 @@ def test_a_cell_in_several_files_counts_once(tmp_path: Path, printed: Any) -> No
     repeated = [word for path in both for word in ("--runs", path)]
     assert command.main([*repeated, "--json"], standalone_mode=False) == 0
     assert printed() == result
-
-
-def test_of_a_cell_in_several_files_what_is_kept_is_taken(tmp_path: Path, printed: Any) -> None:
-    places = [Place(tmp_path / name) for name in ("one", "other")]
-    for place in places:
-        place.csv.parent.mkdir()
-        path = place.add(0)
-        if place is places[0]:
-            path.unlink()
-    both = [str(place.csv) for place in places]
-    assert command.main(["--runs", *both, "--json"], standalone_mode=False) == 0
-    assert printed()["candidates"] == 1
-    with pytest.raises(InputError, match="is gone"):
-        places[0].run()
 
 
 # Numbers that are all the same

@@ -2,11 +2,9 @@
 
 import csv
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 import torch
@@ -14,12 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from adapters.layer import AdaptedLinear
 from adapters.names import adapted_layers
-from bench.studies.updates import __main__ as main
+from bench.common.errors import InputError
 from bench.studies.updates.__main__ import command
 from bench.studies.updates.cells import find
 from bench.studies.updates.modules import COLUMNS, KINDS
 from bench.studies.updates.truncation import parse_ranks
-from bench.studies.updates.weights import linear_weights, pairs, place_of
+from bench.studies.updates.weights import linear_weights, pairs, position_of
 from tests.adapters.small import disturb
 from tests.bench import tiny_cells
 from tests.bench.updates import Place, adapted_model, base_model, move
@@ -67,13 +65,13 @@ def test_an_adapter_is_what_merging_it_adds(place: Place, printed: Any, mode: st
     disturb(model)
     place.add(model, mode)
     ((cell,), _) = find([place.csv])
-    read = {pair.place: pair.update for pair in pairs(cell, tiny_cells.find(place.checkpoint))}
+    read = {pair.position: pair.update for pair in pairs(cell, tiny_cells.find(place.checkpoint))}
     assert list(read) == [(0, kind) for kind in KINDS.values()]
     for layer in model.modules():
         if isinstance(layer, AdaptedLinear):
             merged = (layer.adapted_weight() - layer.weight).detach().chunk(len(layer.parts))
             for part, rows in zip(layer.parts, merged, strict=True):
-                assert read[place_of(part.name)] == pytest.approx(rows.numpy(), abs=1e-5)
+                assert read[position_of(part.name)] == pytest.approx(rows.numpy(), abs=1e-5)
     assert place.run("--json") == 0
     ranks = [row["nonzero"] for row in printed()["rows"]]
     if mode == "lora":
@@ -82,34 +80,27 @@ def test_an_adapter_is_what_merging_it_adds(place: Place, printed: Any, mode: st
         assert min(ranks) > 4
 
 
-def test_what_trains_beside_adapters_is_read_too(place: Place, printed: Any) -> None:
-    model = adapted_model(place.checkpoint, "lora", "attn")
-    disturb(model)
-    place.add(model, "lora", "attn")
-    assert place.run("--json") == 0
-    by_kind = {row["kind"]: row["nonzero"] for row in printed()["rows"]}
-    adapted = {KINDS[name] for name in adapted_layers("attn")}
-    assert by_kind.keys() == set(KINDS.values())
-    for kind, rank in by_kind.items():
-        assert rank == (4 if kind in adapted else HIDDEN)
-
-
-def test_what_is_frozen_beside_adapters_is_counted_and_not_listed(
-    place: Place, printed: Any
+@pytest.mark.parametrize("layers", ["attn", "attn-only"])
+def test_of_what_is_beside_adapters_only_what_trains_is_listed(
+    place: Place, printed: Any, layers: str
 ) -> None:
-    model = adapted_model(place.checkpoint, "lora", "attn-only")
+    model = adapted_model(place.checkpoint, "lora", layers)
     disturb(model)
-    place.add(model, "lora", "attn-only")
+    place.add(model, "lora", layers)
     assert place.run("--json") == 0
     result = printed()
-    assert [row["kind"] for row in result["rows"]] == ["query", "key", "value"]
-    assert result["cells"][0]["unmoved"] == 3
+    ranks = {row["kind"]: row["nonzero"] for row in result["rows"]}
+    adapted = [KINDS[name] for name in adapted_layers("attn")]
+    others = set(KINDS.values()) - {*adapted} if layers == "attn" else set()
+    assert ranks == {**dict.fromkeys(adapted, 4), **dict.fromkeys(others, HIDDEN)}
+    assert result["cells"][0]["unmoved"] == len(KINDS) - len(ranks)
 
 
 def test_cells_that_have_no_update_are_left_out_with_a_note(place: Place, printed: Any) -> None:
     model = base_model(place.checkpoint)
     disturb(model)
     place.add(model)
+    place.add(model, columns={"repeat": 2})
     place.add(base_model(place.checkpoint), seed=1)
     place.add(base_model(place.checkpoint), "head")
     place.add(None, seed=2)
@@ -123,15 +114,6 @@ def test_cells_that_have_no_update_are_left_out_with_a_note(place: Place, printe
         "left out: 1 cell whose head alone trained",
         "left out: full-fp32-s1, of which no linear layer trained",
     ]
-
-
-def test_repeats_of_a_cell_count_once(place: Place, printed: Any) -> None:
-    for repeat in (1, 2):
-        model = base_model(place.checkpoint)
-        disturb(model)
-        place.add(model, columns={"repeat": repeat})
-    assert place.run("--json") == 0
-    assert [cell["cell"] for cell in printed()["cells"]] == ["full-fp32-s0"]
 
 
 def test_a_cell_in_two_files_counts_once_and_names_differ(
@@ -201,102 +183,40 @@ def test_the_page_has_each_flag_and_no_other() -> None:
 # What is refused
 
 
-def test_cells_without_weights(place: Place) -> None:
+def test_cells_that_have_nothing_to_read(place: Place) -> None:
     assert "no such file of results" in place.refused()
-    place.add(None)
+    model = base_model(place.checkpoint)
+    place.add(model, columns={"status": "crashed"})
+    assert "no cell ended ok" in place.refused()
+    place.add(None, seed=1)
     message = place.refused()
     assert "no weights to read: 1 cell that kept no weights; run the grid again" in message
     assert "--save-weights --rerun ok" in message
-
-
-def test_cells_that_did_not_end_ok(place: Place) -> None:
-    place.add(base_model(place.checkpoint), columns={"status": "crashed"})
-    assert "no cell ended ok" in place.refused()
-
-
-def test_nothing_that_trained(place: Place) -> None:
-    place.add(base_model(place.checkpoint))
-    assert place.refused() == "full-fp32-s0: no linear layer of the encoder trained"
-
-
-def test_the_checkpoint_is_gone_or_another(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    mine = tmp_path / "mine"
-    shutil.copytree(tiny_checkpoint, mine)
-    place = Place(tmp_path, mine)
-    model = base_model(mine)
-    disturb(model)
-    place.add(model)
-    config = (mine / "config.json").read_text()
-    (mine / "config.json").write_text(config + "\n")
-    message = place.refused()
-    assert "is another checkpoint than the one that full-fp32-s0 was trained from" in message
-    assert "--runs" in message
-    shutil.rmtree(mine)
-    assert place.refused().startswith(f"{mine}: the checkpoint of full-fp32-s0 is gone")
-
-
-def test_weights_of_16_bits(place: Place) -> None:
-    """Whose updates would mostly be rounding."""
-    model = base_model(place.checkpoint)
-    disturb(model)
-    path = place.add(model) / "weights.safetensors"
-    save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path)
-    message = place.refused()
-    assert message.startswith(f"{path}: holds ")
-    assert "in bfloat16" in message
-
-
-def test_weights_that_are_broken(place: Place) -> None:
-    model = base_model(place.checkpoint)
-    disturb(model)
-    path = place.add(model) / "weights.safetensors"
+    path = place.add(model, seed=2) / "weights.safetensors"
+    assert place.refused() == "full-fp32-s2: no linear layer of the encoder trained"
     tensors = {name: of.clone() for name, of in load_file(path).items()}
-    save_file({**tensors, "classifier.weight": tensors["classifier.weight"][:2].clone()}, path)
-    assert "'classifier.weight' is [2, 32] in float32, and [5, 32]" in place.refused()
     tensors["bert.encoder.layer.0.output.dense.weight"][0, 0] = torch.nan
     save_file(tensors, path)
-    message = place.refused()
-    assert "the output of layer 0 holds numbers that are not finite" in message
-    path.write_bytes(b"no tensors")
-    assert "is damaged" in place.refused()
-
-
-@pytest.mark.parametrize("text", ["one", "-1", "1.5", "", "1,,2", "1000000"])
-def test_ranks_that_are_none(place: Place, text: str) -> None:
-    place.add(None)
-    message = place.refused("--truncate", text)
-    assert message.startswith("--truncate: ")
-    assert "is no rank" in message
+    assert "the output of layer 0 holds numbers that are not finite" in place.refused()
 
 
 def test_ranks() -> None:
     assert parse_ranks("8, 0,full,1,8") == (0, 1, 8)
     assert parse_ranks("full") == ()
+    for text in ("one", "-1", "1.5", "", "1,,2", "1000000"):
+        with pytest.raises(InputError, match=r"^--truncate: .* is no rank"):
+            parse_ranks(text)
 
 
-def test_flags_that_go_with_others(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flags_that_go_with_others(place: Place, tmp_path: Path) -> None:
     model = adapted_model(place.checkpoint, "lora", "attn-only")
     disturb(model)
     place.add(model, "lora", "attn-only")
     assert "--data: is for --truncate" in place.refused("--data", str(tmp_path))
     message = place.refused("--truncate", "0")
     assert "no cell of full fine-tuning has kept its weights" in message
-    assert "--csv" in place.refused("--csv", str(tmp_path))
-    before = place.csv.read_bytes()
-    assert "is an input file; name another" in place.refused("--csv", str(place.csv))
-    assert place.csv.read_bytes() == before
-    (tmp_path / "reports").mkdir()
-    (tmp_path / "reports" / "updates").write_text("a file")
-    with monkeypatch.context() as patched:
-        patched.setattr(main, "find", None)  # it is found before anything is read
-        message = place.refused("--reports", str(tmp_path / "reports"))
-    assert message.endswith("updates is a file; name a folder")
     whole = base_model(place.checkpoint)
     disturb(whole)
     place.add(whole)
     message = place.refused("--truncate", "0", "--data", str(tmp_path))
     assert "no task of these cells is read from a folder" in message
-    with pytest.raises(click.UsageError):
-        command.main(["--nonsense"], standalone_mode=False)

@@ -10,17 +10,6 @@ from bench.studies.updates.modules import FIGURES, random_spectrum, spectrum_of
 GENERATOR = np.random.default_rng(0)
 
 
-def test_a_matrix_of_rank_1() -> None:
-    of = spectrum_of(np.outer(GENERATOR.normal(size=6), GENERATOR.normal(size=9)))
-    figures = of.figures()
-    assert figures["nonzero"] == 1
-    assert figures["stable_rank"] == pytest.approx(1)
-    assert figures["effective_rank"] == pytest.approx(1)
-    assert [of.rank_for(share) for share in (0.5, 0.9, 0.99)] == [1, 1, 1]
-    assert figures["energy_1"] == pytest.approx(1)
-    assert len(of.shares) == 6
-
-
 def test_singular_values_4_and_3() -> None:
     of = spectrum_of(np.diag([3.0, 4.0, 0.0]))
     figures = of.figures()

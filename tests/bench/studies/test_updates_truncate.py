@@ -31,6 +31,8 @@ from tests.bench.grids import GridRuns
 from tests.bench.updates import Place, base_model
 from tests.cs224n import write_folder
 
+SENTENCES = Path(__file__).with_name("truncations.txt")
+
 
 @pytest.fixture
 def place(tmp_path: Path, tiny_checkpoint: Path) -> Place:
@@ -41,7 +43,7 @@ def test_the_model_as_kept_scores_as_its_cell_did(
     grid: GridRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A grid for real: with and without AMP, what was kept predicts what its cell did."""
-    done = grid.run("--select", "mode=full,lora", "--save-weights")
+    done = grid.run("--select", "mode=full", "--save-weights")
     assert done.returncode == 0, done.stderr
     reports = tmp_path / "pages"
     line = ["--runs", str(grid.csv), "--truncate", "0,4,full", "--json", "--reports", str(reports)]
@@ -60,7 +62,6 @@ def test_the_model_as_kept_scores_as_its_cell_did(
             gap = each["dev"]["value"] - of["scores"][-1]["dev"]["value"]
             assert each["change"]["value"] == pytest.approx(gap, abs=1e-9)
             assert each["change"]["low"] <= gap <= each["change"]["high"]
-    assert {row["nonzero"] for row in result["rows"] if row["mode"] == "lora"} == {1}
     assert "full-bf16-s0, updates of rank 4" in shown.err
     assert any("movies and sst share" in note for note in result["notes"])
     assert (reports / "updates" / "truncated-accuracy.svg").is_file()
@@ -135,18 +136,6 @@ def test_a_correlation(place: Place, tmp_path: Path, printed: Any) -> None:
         assert -1 <= each["dev"]["value"] <= 1
 
 
-def test_fp16_is_refused_before_anything_is_read(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = base_model(place.checkpoint)
-    disturb(model)
-    place.add(model, amp="fp16")
-    cpu = conditions.find_conditions("cpu")
-    monkeypatch.setattr(conditions, "find_conditions", lambda _: cpu)
-    monkeypatch.setattr(weights, "measure", None)
-    assert "fp16, which needs a GPU" in place.refused("--truncate", "0")
-
-
 def test_spectra_ask_for_no_device_and_cells_of_a_cpu_are_cut_on_one(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,16 +144,14 @@ def test_spectra_ask_for_no_device_and_cells_of_a_cpu_are_cut_on_one(
     disturb(model)
     place.add(model)
     cpu, asked = conditions.find_conditions("cpu"), []
-
-    def find_conditions(device: str) -> conditions.Found:
-        asked.append(device)
-        return cpu
-
-    monkeypatch.setattr(conditions, "find_conditions", find_conditions)
+    monkeypatch.setattr(conditions, "find_conditions", lambda device: asked.append(device) or cpu)
     assert place.run() == 0
     assert asked == []
     place.run("--truncate", "0")
     assert asked == ["cpu"]
+    place.add(model, amp="fp16")
+    monkeypatch.setattr(weights, "measure", None)  # nothing is read before
+    assert "fp16, which needs a GPU" in place.refused("--truncate", "0")
 
 
 def test_cells_of_a_gpu_are_cut_on_the_one_that_was_tried(
@@ -219,31 +206,18 @@ def cut(rank: int, low: float | None, high: float | None) -> Truncated:
     return Truncated(rank, Interval(0.4), Interval((low + high) / 2, low, high))
 
 
-@pytest.mark.parametrize(
-    ("cuts", "said"),
-    [
-        (
-            [cut(0, None, None), cut(1, -0.3, -0.1), cut(2, -0.1, 0.02), cut(4, 0.01, 0.03)],
-            "; cut to rank 2 0.400 (−0.040, −0.100 to +0.020); at this rank and above, no "
-            "significant loss; cut to rank 1 0.400 (−0.200, −0.300 to −0.100).",
-        ),
-        (
-            [cut(1, -0.1, 0.1), cut(2, -0.2, -0.1)],
-            "; cut to rank 2 0.400 (−0.150, −0.200 to −0.100).",
-        ),
-        ([cut(0, None, None)], "; cut to rank 0 it predicts a constant."),
-        (
-            [cut(0, -0.1, 0.1)],
-            "; cut to rank 0 0.400 (+0.000, −0.100 to +0.100); at this rank and above, no "
-            "significant loss.",
-        ),
-    ],
-)
-def test_from_which_rank_on_no_loss_is_significant(
-    place: Place, cuts: list[Truncated], said: str
-) -> None:
+def test_from_which_rank_on_no_loss_is_significant(place: Place) -> None:
     place.add(base_model(place.checkpoint))
     ((cell,), _) = find([place.csv])
-    scores = (*cuts, Truncated(None, Interval(0.45)))
-    (found,) = findings([], [Truncation(cell, "accuracy", 10, scores)])
-    assert found == f"full-fp32-s0: dev accuracy is 0.450 as trained{said}"
+    full = Truncated(None, Interval(0.45))
+    truncations = [
+        Truncation(cell, "accuracy", 10, (*cuts, full))
+        for cuts in (
+            [cut(0, None, None), cut(1, -0.3, -0.1), cut(2, -0.1, 0.02), cut(4, 0.01, 0.03)],
+            [cut(1, -0.1, 0.1), cut(2, -0.2, -0.1)],
+            [cut(0, None, None)],
+            [cut(0, -0.1, 0.1)],
+        )
+    ]
+    assert [truncation.worse for truncation in truncations] == [2, 2, 1, 0]
+    assert "\n".join([*findings([], truncations), ""]) == SENTENCES.read_text("utf-8")

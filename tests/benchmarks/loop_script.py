@@ -1,8 +1,7 @@
-"""LoRA by transformers and PEFT as users write it, from process start to the score on dev:
+"""LoRA by transformers and PEFT in a plain loop, from process start to the score on dev:
 
-    python -m tests.benchmarks.trainer_script LOOP MODEL STEPS BATCH_SIZE
+    python -m tests.benchmarks.loop_script MODEL STEPS BATCH_SIZE
 
-LOOP is `trainer`, transformers' Trainer with its defaults, or `bare`, the plain loop of PyTorch.
 The texts are those of task movies. Prints the score.
 """
 
@@ -16,27 +15,12 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
-    Trainer,
-    TrainingArguments,
     get_linear_schedule_with_warmup,
 )
 
 from minbert.data.tasks import Examples, load_task
 
 TARGETS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
-
-
-def by_trainer(model: Any, train: Any, dev: Any, collate: Any, steps: int, size: int) -> Any:
-    """Train by transformers' Trainer; the logits on dev."""
-    arguments = TrainingArguments(
-        output_dir="trainer", per_device_train_batch_size=size, per_device_eval_batch_size=size,
-        max_steps=steps, learning_rate=1e-3, warmup_steps=max(1, steps // 10), save_strategy="no",
-        report_to="none", disable_tqdm=True, use_cpu=True, label_names=["labels"],
-    )  # fmt: skip
-    trainer = Trainer(model=model, args=arguments, train_dataset=train, data_collator=collate)
-    trainer.train()
-    logits = trainer.predict(dev).predictions
-    return torch.as_tensor(logits[0] if isinstance(logits, tuple) else logits)
 
 
 def by_loop(model: Any, train: Any, dev: Any, collate: Any, steps: int, size: int) -> Any:
@@ -57,7 +41,7 @@ def by_loop(model: Any, train: Any, dev: Any, collate: Any, steps: int, size: in
         return torch.cat([model(**b).logits for b in DataLoader(dev, size, collate_fn=collate)])
 
 
-def main(loop: str, checkpoint: str, steps: int, size: int) -> None:
+def main(checkpoint: str, steps: int, size: int) -> None:
     """Train, and print the score."""
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
@@ -75,12 +59,11 @@ def main(loop: str, checkpoint: str, steps: int, size: int) -> None:
     model = get_peft_model(model, LoraConfig(
         task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules=targets
     ))  # fmt: skip
-    train = by_trainer if loop == "trainer" else by_loop
     collate = DataCollatorWithPadding(tokenizer)
-    logits = train(model, encoded(data.train), encoded(data.dev), collate, steps, size)
+    logits = by_loop(model, encoded(data.train), encoded(data.dev), collate, steps, size)
     right = logits.argmax(dim=1) == torch.as_tensor(data.dev.labels)
     print(f"{right.double().mean():.4f}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
