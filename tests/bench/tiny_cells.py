@@ -1,7 +1,9 @@
 """Cells on the tiny checkpoint, and their jobs."""
 
+import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bench.machine.conditions import Conditions, find_conditions
 from bench.plan.cell import Cell
@@ -44,9 +46,26 @@ def cell(checkpoint: Path, mode: str = "lora", layers: str = "all-lin-only", **c
     return replace(of, frozen_dtype="fp32") if held else of
 
 
-def job_of(of: Cell, checkpoint: Path) -> Job:
-    """The job of a cell."""
+def job_of(of: Cell, checkpoint: Path | None, geometry: str | None = None) -> Job:
+    """The job of a cell, on a checkpoint or random weights."""
+    folder = None if checkpoint is None else str(checkpoint)
     return Job(
-        cell=of, conditions_id="0", attempt=1, device="cpu", threads=1, checkpoint=str(checkpoint),
-        geometry=None, tokenizer=str(checkpoint), data=None, keep=False, code_version="0",
+        cell=of, conditions_id="0", attempt=1, device="cpu", threads=1, checkpoint=folder,
+        geometry=geometry, tokenizer=str(folder), data=None, keep=False, code_version="0",
     )  # fmt: skip
+
+
+def ended(job: Job, folder: Path, kind: Any = None) -> Any:
+    """The job as a `CellRun`, or another kind of it, after its run in this process."""
+    from bench.worker.progress import Progress
+    from bench.worker.run import CellRun
+
+    folder.mkdir(exist_ok=True)
+    run = (kind or CellRun)(job, folder, Progress(None))
+    run.run()
+    return run
+
+
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
