@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,19 @@ def conditions() -> Conditions:
 
 
 def find(checkpoint: Path) -> Model:
-    """The model in a folder."""
+    """The model in a folder, whose files are read once."""
+    return _find(checkpoint, max(path.stat().st_mtime_ns for path in checkpoint.iterdir()))
+
+
+@cache
+def _find(checkpoint: Path, _written_ns: int) -> Model:
     return find_model(str(checkpoint), "pretrained", "auto")
+
+
+@cache
+def digest_of(max_train: int, max_dev: int) -> str:
+    """The digest, as in cells, of some of `movies`' sentences."""
+    return load_task("movies", max_train=max_train, max_dev=max_dev).digest[:16]
 
 
 def cell(checkpoint: Path, mode: str = "lora", layers: str = "all-lin-only", **changes) -> Cell:
@@ -33,7 +45,7 @@ def cell(checkpoint: Path, mode: str = "lora", layers: str = "all-lin-only", **c
         "mode": mode, "rank": 4 if adapted else None, "layers": layers if adapted else None,
         "amp": "off", "seed": 0, "model": model.name, "model_digest": model.digest,
         "init": "pretrained", "pooling": "pooler", "task": "movies",
-        "data_digest": load_task("movies", **EXAMPLES).digest[:16], "max_length": 32,
+        "data_digest": digest_of(**EXAMPLES), "max_length": 32,
         "batching": "by-length", "batch_size": 8, "epochs": 1, "max_steps": None,
         "optimizer": "adamw", "learning_rate": None if mode == "head" else 3e-3,
         "learning_rate_base": 1e-3 if base else None,
