@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from adapters.layer import AdaptedLinear, Part
+from adapters.layer import Part
 from adapters.low_rank import LowRankLinear
 from adapters.methods import METHODS, Method
 from minbert.kernels.products import times
-from minbert.kernels.reference import has_values, is_eager_on_gpu, is_reference, product_dtype
+from minbert.kernels.reference import has_values
 
 _CANCELLED: Final = 0.1
 """n² / |w|² below which a row's norm is not taken from the factored sum."""
@@ -36,7 +36,6 @@ class DoraLinear(LowRankLinear):
     """
 
     method: ClassVar[Method] = METHODS["dora"]
-    uncast: ClassVar[frozenset[str]] = frozenset({"weight", "magnitude"})
 
     def __init__(self, linear: nn.Linear, parts: Sequence[Part]) -> None:
         super().__init__(linear, parts)
@@ -46,25 +45,18 @@ class DoraLinear(LowRankLinear):
         self.magnitude = nn.Parameter(torch.empty_like(self.lora_B[:, :, 0]).flatten())
         self.reset_magnitude()
 
-    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """Map x [..., i], or an activation of it, to y [..., o]."""
-        if self.drops or is_reference():
-            return super().forward(x, activation)
-        if is_eager_on_gpu(x):
-            return AdaptedLinear.forward(self, x, activation)
-        dtype = product_dtype(x)
-        branch = self.branches_off(x, dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            with torch.no_grad():  # the product has a backward pass of its own
-                weight = self.weight if branch else self.updated_weight()  # W or V, [o, i]
-                norms = self.factored_norms() if branch else self.row_norms(weight)  # [o]
-                ratios = self.magnitude_over_norm(norms)  # c, [o]
-                if not branch:
-                    weight.mul_(ratios[:, None])  # V is this pass's own, so in place
-            return self.product(
-                x, activation, weight, dtype, branch=branch,
-                magnitude=self._of_rows(self.magnitude), ratios=ratios,
-            )  # fmt: skip
+    def weight_and_ratios(self, branch: bool) -> tuple[Tensor, Tensor]:
+        """W or c ⊙ V [o, i], and c [o]."""
+        if branch:
+            return self.weight, self.magnitude_over_norm(self.factored_norms())
+        weight = self.updated_weight()  # V
+        ratios = self.magnitude_over_norm(self.row_norms(weight))
+        return weight.mul_(ratios[:, None]), ratios  # V is this pass's own, so in place
+
+    @property
+    def row_magnitude(self) -> Tensor:
+        """m of all rows, [o]."""
+        return self._of_rows(self.magnitude)
 
     def update(self, x: Tensor, index: int) -> Tensor:
         """(c − 1) ⊙ (x Wᵀ) + c ⊙ (s (x Aᵀ) Bᵀ) of a part, [..., o / p], for a dropped input.
@@ -97,7 +89,7 @@ class DoraLinear(LowRankLinear):
 
     def magnitude_over_norm(self, norms: Tensor) -> Tensor:
         """c = m / n, [o]; 1 in rows of a part without an adapter."""
-        ratios = self._of_rows(self.magnitude) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+        ratios = self.row_magnitude / norms.clamp_min(torch.finfo(norms.dtype).tiny)
         return ratios if all(part.rank for part in self.parts) else ratios.where(self.scaled, 1.0)
 
     def _of_rows(self, values: Tensor) -> Tensor:

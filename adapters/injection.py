@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from adapters.layer import AdaptedLinear, Part, replace
+from adapters.layer import AdaptedLinear, Part
 from adapters.low_rank import LowRankLinear
 from adapters.methods import BITFIT, METHODS, MODES
 from adapters.names import (
@@ -133,7 +133,7 @@ def inject(
         layer.reset_parameters(seed)
         if isinstance(layer, LowRankLinear):
             layer.dropout = lora_dropout
-        replace(model, name, layer)
+        model.set_submodule(name, layer)
     freeze(model, Training(mode, base=trains_base(layers), new_pooler=new_pooler))
 
 

@@ -52,14 +52,12 @@ class AdaptedLinear(nn.Module, ABC):
         parts: its p parts, stacked by output row in this order.
 
     Attributes:
-        uncast: names of parameters that are always used in their own type.
         method: the entry of `adapters.methods` that names the parameters which train.
         weight: [o, i], frozen.
         bias: [o] or None, frozen.
     """
 
     method: ClassVar[Method]
-    uncast: ClassVar[frozenset[str]] = frozenset({"weight"})
 
     def __init__(self, linear: nn.Linear, parts: Sequence[Part]) -> None:
         super().__init__()
@@ -105,8 +103,3 @@ class AdaptedLinear(nn.Module, ABC):
         with torch.autocast(x.device.type, enabled=False):
             bias = None if self.bias is None else self.bias.to(dtype)
             return F.linear(x.to(dtype), self.adapted_weight().to(dtype), bias)
-
-
-def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)

@@ -5,12 +5,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from adapters.layer import AdaptedLinear
 from adapters.low_rank import LowRankLinear
 from adapters.methods import METHODS, Method
 from adapters.product import BUSY, ThinProduct
 from minbert.kernels.linear import activate
-from minbert.kernels.reference import is_eager_on_gpu, is_reference, product_dtype
+from minbert.kernels.reference import product_dtype
 
 
 class LoraLinear(LowRankLinear):
@@ -22,24 +21,18 @@ class LoraLinear(LowRankLinear):
 
     method: ClassVar[Method] = METHODS["lora"]
 
-    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """Map x [..., i], or an activation of it, to y [..., o]."""
-        if self.drops or is_reference():
-            return super().forward(x, activation)
-        if is_eager_on_gpu(x):
-            if x.numel() * self.out_features < BUSY or not self._is_exact(x):
-                return AdaptedLinear.forward(self, x, activation)
-            x = x if activation is None else activate(activation, x)
-            y: Tensor = ThinProduct.apply(
-                x, self.lora_A, self.lora_B, self.weight, self.bias, self.scale
-            )  # type: ignore[no-untyped-call]
-            return y
-        dtype = product_dtype(x)
-        branch = self.branches_off(x, dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            with torch.no_grad():  # the product has a backward pass of its own
-                weight = self.weight if branch else self.updated_weight()  # [o, i]
-            return self.product(x, activation, weight, dtype, branch=branch)
+    def forward_on_gpu(self, x: Tensor, activation: str | None) -> Tensor:
+        if x.numel() * self.out_features < BUSY or not self._is_exact(x):
+            return super().forward_on_gpu(x, activation)
+        x = x if activation is None else activate(activation, x)
+        y: Tensor = ThinProduct.apply(
+            x, self.lora_A, self.lora_B, self.weight, self.bias, self.scale
+        )  # type: ignore[no-untyped-call]
+        return y
+
+    def weight_and_ratios(self, branch: bool) -> tuple[Tensor, None]:
+        """W or W + s B A, [o, i]."""
+        return self.weight if branch else self.updated_weight(), None
 
     def _is_exact(self, x: Tensor) -> bool:
         """Whether the product with x is in fp32, of weights in fp32, with one scale of all parts.

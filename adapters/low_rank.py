@@ -14,7 +14,7 @@ from adapters.layer import AdaptedLinear, Part
 from adapters.product import AdaptedProduct
 from minbert.kernels.dropout import dropout
 from minbert.kernels.linear import activate
-from minbert.kernels.reference import product_dtype
+from minbert.kernels.reference import is_eager_on_gpu, is_reference, product_dtype
 
 
 class LowRankLinear(AdaptedLinear):
@@ -84,18 +84,36 @@ class LowRankLinear(AdaptedLinear):
         """The index of a part among those with an adapter."""
         return sum(part.rank > 0 for part in self.parts[:index])
 
-    @property
-    def drops(self) -> bool:
-        return self.training and self.dropout > 0
-
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """Map x [..., i], or an activation of it, to y [..., o], in torch's own operators.
+        """Map x [..., i], or an activation of it, to y [..., o].
 
-        With dropout y = x Wᵀ + b + `update`, where each part drops elements of x by itself, as
-        separate layers do.
+        In half precision the update is always merged with the weight: rounding would lose the small
+        results of a side branch.
         """
-        if not self.drops:
+        if self.training and self.dropout > 0:
+            return self._forward_with_dropout(x, activation)
+        if is_reference():
             return super().forward(x, activation)
+        if is_eager_on_gpu(x):
+            return self.forward_on_gpu(x, activation)
+        dtype, tokens = product_dtype(x), x.numel() // self.in_features
+        branch = torch.finfo(dtype).bits >= 32 and self.uses_side_branch(tokens)
+        with torch.autocast(x.device.type, enabled=False):
+            with torch.no_grad():  # the product has a backward pass of its own
+                weight, ratios = self.weight_and_ratios(branch)
+            y: Tensor = AdaptedProduct.apply(
+                x, self.of_parts(self.lora_A), self.of_parts(self.lora_B), self.row_magnitude,
+                weight, ratios, self.bias, self.scales, dtype, activation, branch,
+            )  # type: ignore[no-untyped-call]  # fmt: skip
+        return y
+
+    def forward_on_gpu(self, x: Tensor, activation: str | None) -> Tensor:
+        """The same in torch's own operators, by the definition."""
+        return super().forward(x, activation)
+
+    def _forward_with_dropout(self, x: Tensor, activation: str | None) -> Tensor:
+        """x Wᵀ + b + `update`, where each part drops elements of x by itself, as separate layers
+        do."""
         x = x if activation is None else activate(activation, x)
         dtype = product_dtype(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -124,30 +142,14 @@ class LowRankLinear(AdaptedLinear):
     def uses_side_branch(self, tokens: int) -> bool:
         """Whether a side branch needs fewer operations than a merge, for a number of tokens."""
 
-    def branches_off(self, x: Tensor, dtype: torch.dtype) -> bool:
-        """Whether to compute the update as a side branch for an input.
+    @abstractmethod
+    def weight_and_ratios(self, branch: bool) -> tuple[Tensor, Tensor | None]:
+        """The weight [o, i] that `AdaptedProduct` multiplies by, and its ratios c, if any."""
 
-        In half precision it is merged, as rounding would lose the small results of a branch.
-        """
-        exact = torch.finfo(dtype).bits >= 32
-        return exact and self.uses_side_branch(x.numel() // self.in_features)
-
-    def product(
-        self,
-        x: Tensor,
-        activation: str | None,
-        weight: Tensor,
-        dtype: torch.dtype,
-        *,
-        branch: bool,
-        magnitude: Tensor | None = None,
-        ratios: Tensor | None = None,
-    ) -> Tensor:
-        y: Tensor = AdaptedProduct.apply(
-            x, self.of_parts(self.lora_A), self.of_parts(self.lora_B), magnitude, weight, ratios,
-            self.bias, self.scales, dtype, activation, branch,
-        )  # type: ignore[no-untyped-call]  # fmt: skip
-        return y
+    @property
+    def row_magnitude(self) -> Tensor | None:
+        """The magnitude m that `AdaptedProduct` gives a gradient, [o], if the method has one."""
+        return None
 
     def part_tensors(self, index: int) -> dict[str, Tensor]:
         """A [r, i] and B [o / p, r] of a part, without padding."""

@@ -5,6 +5,7 @@ They are folders in the Hugging Face layout, and loaded like any other.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any, Final
 from adapters.methods import LOW_RANK, PEFT, has_layers, has_rank
 from adapters.names import trains_base
 from bench.plan.architectures import ARCHITECTURES
-from bench.plan.cell import TRANSFORMERS, Cell
+from bench.plan.cell import TRANSFORMERS
 from bench.plan.job import Job
 from minbert.data.tasks import load_data
+from tests.bench.synthetic_rows import cell
+from tests.bench.tiny_cells import job_of
 from tests.components import need
 
 HIDDEN: Final = 64
@@ -97,19 +100,12 @@ def save(
         if name in ("pad", "cls", "sep")
     }
     values = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": HIDDEN,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 96,
-        "max_position_embeddings": 128,
-        "initializer_range": _SPREAD,
-        "bos_token_id": special["cls_token_id"],
-        "eos_token_id": special["sep_token_id"],
-        **special,
-        **_DIFFERENCES.get(kind, {}),
+        "vocab_size": len(tokenizer), "hidden_size": HIDDEN, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "intermediate_size": 96, "max_position_embeddings": 128,
+        "initializer_range": _SPREAD, "bos_token_id": special["cls_token_id"],
+        "eos_token_id": special["sep_token_id"], **special, **_DIFFERENCES.get(kind, {}),
         **changes,
-    }
+    }  # fmt: skip
     config = transformers.AutoConfig.for_model(kind, **values)
     with torch.random.fork_rng([]), torch.no_grad():
         torch.manual_seed(0)
@@ -203,55 +199,26 @@ def job(folder: Path, mode: str, layers: str | None = None, **changes: Any) -> J
         changes: to the cell's settings; `adapter_config`: JSON, of mode peft.
     """
     given = changes.pop("adapter_config", None)
-    adapted = has_layers(mode)
-    kind = folder.name.partition("-tiny")[0]
+    adapted, kind = has_layers(mode), folder.name.partition("-tiny")[0]
     architecture = ARCHITECTURES.get(kind)
-    values = {
-        "mode": mode,
-        "rank": 4 if has_rank(mode) else None,
-        "layers": layers if adapted else None,
-        "amp": "off",
-        "seed": 0,
-        "model": kind,
-        "model_digest": "0",
-        "init": "pretrained",
-        "engine": TRANSFORMERS,
-        "engine_version": "",
-        "attn_implementation": "sdpa" if architecture and architecture.has_sdpa else "eager",
-        "kernels": None,
-        "pooling": "pooler",
-        "task": "movies",
-        "data_digest": "0",
-        "max_train": None,
-        "max_dev": None,
-        "max_length": 64,
-        "batching": "by-length",
-        "batch_size": 32,
-        "epochs": 1,
-        "max_steps": None,
-        "optimizer": "adamw",
+    has_sdpa = architecture is not None and architecture.has_sdpa
+    rates = {
         "learning_rate": None if mode == "head" else 3e-3,
         "learning_rate_base": 1e-3 if adapted and trains_base(str(layers)) else None,
         "learning_rate_head": None if mode == "full" else 3e-3,
-        "learning_rate_source": "grid",
-        "adapter": "example 0" if mode == PEFT else None,
-        "weight_decay": 0.01,
-        "warmup": 0.1,
-        "alpha": 8.0 if mode in LOW_RANK else None,
-        "dropout": 0.0,
-        **changes,
     }
-    return Job(
-        cell=Cell(**values),
-        conditions_id="0",
-        attempt=1,
-        device="cpu",
-        threads=1,
-        checkpoint=str(folder),
-        geometry=None,
-        tokenizer=str(folder),
-        data=None,
-        keep=False,
-        code_version="0",
-        adapter_config=given,
-    )
+    theirs = {
+        "engine": TRANSFORMERS, "engine_version": "", "kernels": None,
+        "attn_implementation": "sdpa" if has_sdpa else "eager",
+        "adapter": "example 0" if mode == PEFT else None,
+    }  # fmt: skip
+    own = cell(
+        mode, 4 if has_rank(mode) else None, layers if adapted else None, "off",
+        **{
+            "model": kind, "model_digest": "0", "data_digest": "0", "pooling": "pooler",
+            "max_train": None, "max_length": 64, "epochs": 1, "learning_rate_source": "grid",
+            "alpha": 8.0 if mode in LOW_RANK else None, "dropout": 0.0, "unfreeze": "all",
+            **rates, **theirs,
+        },
+    )  # fmt: skip
+    return replace(job_of(replace(own, **changes), folder), adapter_config=given)

@@ -83,8 +83,8 @@ def without_held_out(
     task and a task on the same pairs alone hold out the same examples.
     """
     first, *second = train.texts
-    kept, held = (in_one(first, second[0], max_length) if second else first).held_out(share)
-    return train.taken(kept), train.taken(held), held
+    rest, chosen = (in_one(first, second[0], max_length) if second else first).held_out(share)
+    return train.taken(rest), train.taken(chosen), chosen
 
 
 def losses_of(task: Task, parts: Sequence[str], regression_loss: str | None) -> dict[str, str]:

@@ -7,7 +7,7 @@ from torch import nn
 
 from minbert.training.quarters import QUARTERS, layers_in
 
-Place = tuple[str, int | None]
+Location = tuple[str, int | None]
 """An encoder, and a layer of it; None for embeddings and a pooler."""
 
 
@@ -22,7 +22,7 @@ class GradualUnfreezing:
         places: of the model's parameters by name; those without one train from the first epoch.
     """
 
-    def __init__(self, model: nn.Module, places: Mapping[str, Place | None]) -> None:
+    def __init__(self, model: nn.Module, places: Mapping[str, Location | None]) -> None:
         self._first_epochs: dict[nn.Parameter, int] = {}
         parameters = {
             parameter: place

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from adapters.injection import inject
 from adapters.layer import AdaptedLinear
+from minbert.model.checkpoint import state_dict_for_export
 from minbert.model.classifier import BertClassifier, initialise
-from minbert.model.config import BertConfig
 from tests.components import need
+from tests.minbert.peers import sizes, without_dropout
 
 HIDDEN, INTERMEDIATE, LAYERS, CLASSES = 32, 48, 2, 3
 ADAPTED = {"mode": "dora", "layers": "all-lin-only", "rank": 4, "alpha": 16.0, "new_pooler": False}
@@ -20,17 +21,8 @@ def base_model(
     pooling: str = "pooler", *, hidden: int = HIDDEN, layers: int = LAYERS, dropout: float = 0.0
 ) -> BertClassifier:
     """A classifier with random weights of the size that trained ones have, in evaluation mode."""
-    config = BertConfig(
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        intermediate_size=hidden * 3 // 2,
-        vocab_size=60,
-        max_position_embeddings=24,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        initializer_range=0.2,
-    )
+    more = {"initializer_range": 0.2, **without_dropout(dropout)}
+    config = sizes(hidden, layers, 4, hidden * 3 // 2, 60, 24, **more)
     model = BertClassifier(config, CLASSES, pooling=pooling, dropout=dropout)
     initialise(model, 0)
     return model.eval()
@@ -91,30 +83,6 @@ def transformers_twin(model: BertClassifier) -> Any:
     from transformers import BertConfig as Config
     from transformers import BertForSequenceClassification
 
-    config = model.bert.config
-    twin = BertForSequenceClassification(
-        Config(
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            intermediate_size=config.intermediate_size,
-            vocab_size=config.vocab_size,
-            max_position_embeddings=config.max_position_embeddings,
-            layer_norm_eps=config.layer_norm_eps,
-            num_labels=CLASSES,
-        )
-    )
-    twin.load_state_dict(split_names(model))
+    twin = BertForSequenceClassification(Config(**vars(model.bert.config), num_labels=CLASSES))
+    twin.load_state_dict(state_dict_for_export(model))
     return twin.eval()
-
-
-def split_names(model: nn.Module) -> dict[str, Tensor]:
-    """A plain model's weights under the names of checkpoints: query, key and value apart."""
-    found: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        if ".qkv." in name:
-            for part, rows in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                found[name.replace("qkv", part)] = rows
-        else:
-            found[name] = tensor
-    return found

@@ -26,14 +26,8 @@ from tests.adapters.small import (
 _LAYERS = [f"bert.encoder.layer.{n}" for n in range(2)]
 _OTHER_LINEAR = ("attention.output.dense", "intermediate.dense", "output.dense")
 _EMBEDDINGS = [
-    f"bert.embeddings.{name}"
-    for name in (
-        "word_embeddings.weight",
-        "position_embeddings.weight",
-        "token_type_embeddings.weight",
-        "LayerNorm.weight",
-        "LayerNorm.bias",
-    )
+    *(f"bert.embeddings.{n}_embeddings.weight" for n in ("word", "position", "token_type")),
+    *(f"bert.embeddings.LayerNorm.{own}" for own in ("weight", "bias")),
 ]
 _NORMS = [
     f"{layer}.{block}.LayerNorm.{own}"
@@ -185,9 +179,10 @@ def test_the_width_of_a_layer_is_its_smaller_side(name: str) -> None:
         build_layers(base_model(), "lora", {"other": Part(name="other", rank=1, alpha=1.0)})
 
 
-def test_the_widest_rank_is_allowed() -> None:
+@pytest.mark.parametrize("mode", ["lora", "dora"])
+def test_the_widest_rank_is_allowed_and_step_zero_equals_the_base(mode: str) -> None:
     ids, mask = batch()
-    assert torch.equal(adapted_model(rank=HIDDEN)(ids, mask), base_model()(ids, mask))
+    assert torch.equal(adapted_model(mode=mode, rank=HIDDEN)(ids, mask), base_model()(ids, mask))
 
 
 @pytest.mark.parametrize("pooling", ["pooler", "mean"])
@@ -215,15 +210,10 @@ def test_a_second_encoder_is_as_the_first_and_a_comparison_as_the_head(
     assert not torch.equal(*firsts), "each encoder draws its own factors"
 
 
-def test_double_injection_is_refused() -> None:
-    for mode in ("lora", "full"):
-        model = adapted_model()
-        changes = {"layers": None, "rank": None} if mode == "full" else {}
+def test_other_models_and_those_with_adapters_are_refused() -> None:
+    for changes in ({"mode": "lora"}, {"mode": "full", "layers": None, "rank": None}):
         with pytest.raises(InputError, match="has adapters already"):
-            _inject(mode=mode, **changes)(model)
-
-
-def test_other_models_are_refused() -> None:
+            _inject(**changes)(adapted_model())
     with pytest.raises(InputError, match="is it a BERT encoder"):
         _inject()(nn.Sequential(nn.Linear(4, 4)))
     with pytest.raises(InputError, match="nothing says what trains"):

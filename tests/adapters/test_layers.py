@@ -1,16 +1,18 @@
 """The layers' mathematics, against its definition and against PEFT's layers."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from adapters import low_rank
 from adapters.dora import DoraLinear
 from adapters.layer import AdaptedLinear, Part
 from adapters.lora import LoraLinear
-from adapters.low_rank import LowRankLinear
-from tests.adapters.small import adapted_model, base_model, batch, disturb, need_peft
+from adapters.product import AdaptedProduct
+from tests.adapters.small import disturb, need_peft
 
 BOTH = pytest.mark.parametrize("kind", [LoraLinear, DoraLinear])
 ALPHA = 16.0
@@ -39,7 +41,7 @@ def linear(
 
 def moved(
     kind: type[AdaptedLinear], base: nn.Linear | None = None, rank: int = 3, parts: int = 1
-) -> AdaptedLinear:
+) -> Any:
     """A layer whose adapter is away from its start."""
     names = [Part(name=f"layer.{n}", rank=rank, alpha=ALPHA) for n in range(parts)]
     layer = kind(base or linear(), names)
@@ -60,7 +62,6 @@ def defined(layer: AdaptedLinear, x: Tensor, *, constant_norm: bool = True) -> T
     if isinstance(layer, LoraLinear):
         branch = scale * (x @ layer.lora_A[0].T) @ layer.lora_B[0].T
         return x @ layer.weight.T + layer.bias + branch
-    assert isinstance(layer, DoraLinear)
     updated = layer.weight + scale * low_rank
     norm = updated.pow(2).sum(dim=1).sqrt()
     ratio = layer.magnitude / (norm.detach() if constant_norm else norm)
@@ -146,7 +147,6 @@ def test_fused_parts_are_layers_of_their_own(kind: type[AdaptedLinear]) -> None:
 
 def test_trap_01_axis() -> None:
     layer = moved(DoraLinear, linear(12, 20))
-    assert isinstance(layer, DoraLinear)
     assert layer.magnitude.shape == (20,)
     fresh = DoraLinear(linear(12, 20), layer.parts)
     torch.testing.assert_close(fresh.magnitude, fresh.weight.pow(2).sum(dim=1).sqrt())
@@ -166,15 +166,8 @@ def test_trap_02_step_zero_equals_the_base(kind: type[AdaptedLinear]) -> None:
     assert torch.equal(layer(inputs()), expected)
 
 
-@pytest.mark.parametrize("mode", ["lora", "dora"])
-def test_trap_02_step_zero_of_a_model_equals_the_base(mode: str) -> None:
-    ids, mask = batch()
-    assert torch.equal(adapted_model(mode=mode)(ids, mask), base_model()(ids, mask))
-
-
 def test_trap_03_bias_is_not_scaled() -> None:
     layer = moved(DoraLinear)
-    assert isinstance(layer, DoraLinear)
     before = layer(inputs()) - layer.bias
     with torch.no_grad():
         layer.magnitude.mul_(3)
@@ -185,7 +178,6 @@ def test_trap_03_bias_is_not_scaled() -> None:
 
 def test_trap_04_the_norm_is_detached() -> None:
     layer = moved(DoraLinear, linear(dtype=torch.float64))
-    assert isinstance(layer, DoraLinear)
     x = inputs(dtype=torch.float64)
     trained: list[Tensor] = [layer.lora_A, layer.lora_B, layer.magnitude]
     ours = gradients(weighted(layer(x)), trained)
@@ -221,7 +213,6 @@ def test_trap_05_gradcheck(
 
 def test_a_small_change_of_magnitude_counts_in_half_precision() -> None:
     layer = moved(DoraLinear, linear(96, 36), rank=2)
-    assert isinstance(layer, DoraLinear)
     x = torch.randn(512, 96, generator=torch.Generator().manual_seed(5))
 
     def mean_change() -> float:
@@ -265,7 +256,6 @@ def test_the_form_with_fewer_operations_is_taken(
 @pytest.mark.parametrize("parts", [1, 3])
 def test_trap_06_factored_and_dense_norms_agree(rank: int, parts: int) -> None:
     layer = moved(DoraLinear, linear(96, 36), rank=rank, parts=parts)
-    assert isinstance(layer, DoraLinear)
     dense = DoraLinear.row_norms(layer.updated_weight())
     torch.testing.assert_close(layer.factored_norms(), dense, rtol=1e-5, atol=0)
 
@@ -273,7 +263,6 @@ def test_trap_06_factored_and_dense_norms_agree(rank: int, parts: int) -> None:
 @pytest.mark.parametrize("left", [0.5, 0.1, 1e-3, 1e-6, 0.0])
 def test_trap_06_norms_of_nearly_cancelling_rows_agree(left: float) -> None:
     layer = moved(DoraLinear, linear(96, 36), rank=2)
-    assert isinstance(layer, DoraLinear)
     with torch.no_grad():
         update = layer.updated_weight() - layer.weight
         layer.weight[::2] = (left - 1) * update[::2]  # W + s B A = left · s B A
@@ -287,7 +276,6 @@ def test_trap_06_norms_of_nearly_cancelling_rows_agree(left: float) -> None:
 
 def test_a_row_of_zeros_has_the_norm_of_its_update() -> None:
     layer = moved(DoraLinear, rank=2)
-    assert isinstance(layer, DoraLinear)
     with torch.no_grad():
         layer.weight[3] = 0
         layer.weight[5] = 0
@@ -354,16 +342,15 @@ def test_trap_08_amp(kind: type[AdaptedLinear], half_base: bool) -> None:
 def test_trap_08_the_weight_is_built_in_fp32(
     kind: type[AdaptedLinear], monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    layer, weights, others = moved(kind), [], []
-    product = LowRankLinear.product
+    layer, weights, ratios = moved(kind), [], []
 
-    def spy(self: LowRankLinear, x, activation, weight, dtype, **given: Any) -> Tensor:
+    def spy(*given: Any) -> Tensor:
         assert not torch.is_autocast_enabled("cpu")
-        weights.append(weight)
-        others.append(given)
-        return product(self, x, activation, weight, dtype, **given)
+        weights.append(given[4])
+        ratios.append(given[5])
+        return AdaptedProduct.apply(*given)
 
-    monkeypatch.setattr(LowRankLinear, "product", spy)
+    monkeypatch.setattr(low_rank, "AdaptedProduct", SimpleNamespace(apply=spy))
     layer(inputs())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         layer(inputs())
@@ -371,7 +358,7 @@ def test_trap_08_the_weight_is_built_in_fp32(
     if form == "merged":
         assert torch.equal(weights[0], weights[1])
     if kind is DoraLinear:
-        assert others[1]["ratios"].dtype == torch.float32
+        assert ratios[1].dtype == torch.float32
 
 
 @BOTH
@@ -391,17 +378,6 @@ def test_trap_08_the_backward_pass_in_half_precision_is_near_the_exact_one(
         assert (near - of).norm() < 0.02 * of.norm()
 
 
-@pytest.mark.parametrize("mode", ["lora", "dora"])
-def test_trap_12_dropout(mode: str) -> None:
-    ids, mask = batch()
-    model = adapted_model(mode=mode, dropout=0.5)
-    disturb(model)
-    model.eval()
-    assert torch.equal(model(ids, mask), model(ids, mask))
-    model.train()
-    assert not torch.equal(model(ids, mask), model(ids, mask))
-
-
 @BOTH
 def test_a_half_precision_base_works_without_autocast(kind: type[AdaptedLinear]) -> None:
     layer = moved(kind, linear().bfloat16())
@@ -411,24 +387,15 @@ def test_a_half_precision_base_works_without_autocast(kind: type[AdaptedLinear])
     torch.testing.assert_close(y.float(), layer(inputs()), rtol=0.05, atol=0.2)
 
 
-@BOTH
-def test_trap_12_training_matches_the_definition(kind: type[AdaptedLinear]) -> None:
-    layer = moved(kind).train()
-    torch.testing.assert_close(layer(inputs()), defined(layer, inputs()), rtol=1e-5, atol=1e-4)
-
-
 def test_trap_15_scaling() -> None:
     layer = LoraLinear(linear(), [Part(name="layer", rank=4, alpha=16)])
     disturb(layer)
     expected = layer.weight + 16 / 4 * layer.lora_B[0] @ layer.lora_A[0]
     torch.testing.assert_close(layer.adapted_weight(), expected)
-    theirs = peft_layer(layer)
-    torch.testing.assert_close(layer(inputs()), theirs(inputs()), rtol=1e-5, atol=1e-4)
 
 
 def test_a_magnitude_of_zero_leaves_the_bias_and_gets_no_gradient() -> None:
     layer = moved(DoraLinear)
-    assert isinstance(layer, DoraLinear)
     with torch.no_grad():
         layer.magnitude[4] = 0
     y = layer(inputs())

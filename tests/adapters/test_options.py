@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from adapters.injection import convert_frozen, inject, parameter_groups, training_of
 from adapters.layer import AdaptedLinear
-from adapters.low_rank import LowRankLinear
 from adapters.names import adapted_layers, in_order, is_layers, trains_base, unmatched_ends
 from adapters.peft_format import save_adapter
 from minbert.errors import InputError
@@ -44,14 +43,6 @@ def from_peft(folder: Path, train_mode: bool = False) -> Any:
 
 
 # rsLoRA
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_the_scale_of_rslora_is_alpha_over_the_root_of_the_rank(mode: str) -> None:
-    for layer in adapted_layers_of(adapted_model(mode=mode, use_rslora=True)).values():
-        assert isinstance(layer, LowRankLinear)
-        assert layer.scale == 16 / 4**0.5
-        assert torch.equal(layer.scales, torch.full((len(layer.parts), 1, 1), 8.0))
 
 
 @pytest.mark.parametrize("mode", MODES)

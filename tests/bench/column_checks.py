@@ -54,10 +54,9 @@ _CHECKS: Final = {
         "test_accuracy_gets_wilson_and_correlation_fisher": "dev_ci_low dev_ci_high",
     },
     "tests/bench/worker/test_compile.py": {
-        "test_a_cell_without_a_compiler_ends_in_a_line": "compile",
-        "test_a_compiled_cell_trains_as_another": "compile_s",
-        "test_auto_is_off_on_a_cpu_and_the_row_says_so": "compile_why",
-        "test_a_row_says_how_much_of_the_code_was_there": "compile_cached",
+        "test_it_is_off_unless_a_grid_file_says_so_and_then_another_cell": "compile",
+        "test_a_compiled_cell_trains_as_another": "compile_s compile_cached",
+        "test_auto_is_on_where_the_device_and_the_cell_allow_it": "compile_why",
     },
     "tests/bench/engines/test_columns.py": {
         "test_settings_of_the_engine_are_those_of_the_grid_file": "engine engine_version "
@@ -77,7 +76,7 @@ _CHECKS: Final = {
         "test_peft_reads_the_options_of_an_adapter": "use_rslora lora_dropout",
     },
     "tests/bench/worker/test_kernels.py": {
-        "test_a_cell_runs_on_the_kernels_it_names": "kernels",
+        "test_a_cell_learns_the_same_on_both": "kernels",
     },
     "tests/bench/worker/test_frozen_dtype.py": {
         "test_every_parameter_has_the_type_of_the_rule": "frozen_dtype",

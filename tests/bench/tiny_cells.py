@@ -1,7 +1,10 @@
 """Cells on the tiny checkpoint, and their jobs."""
 
+import csv
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from bench.machine.conditions import Conditions, find_conditions
 from bench.plan.cell import Cell
@@ -18,8 +21,19 @@ def conditions() -> Conditions:
 
 
 def find(checkpoint: Path) -> Model:
-    """The model in a folder."""
+    """The model in a folder, whose files are read once."""
+    return _find(checkpoint, max(path.stat().st_mtime_ns for path in checkpoint.iterdir()))
+
+
+@cache
+def _find(checkpoint: Path, _written_ns: int) -> Model:
     return find_model(str(checkpoint), "pretrained", "auto")
+
+
+@cache
+def digest_of(max_train: int, max_dev: int) -> str:
+    """The digest, as in cells, of some of `movies`' sentences."""
+    return load_task("movies", max_train=max_train, max_dev=max_dev).digest[:16]
 
 
 def cell(checkpoint: Path, mode: str = "lora", layers: str = "all-lin-only", **changes) -> Cell:
@@ -31,7 +45,7 @@ def cell(checkpoint: Path, mode: str = "lora", layers: str = "all-lin-only", **c
         "mode": mode, "rank": 4 if adapted else None, "layers": layers if adapted else None,
         "amp": "off", "seed": 0, "model": model.name, "model_digest": model.digest,
         "init": "pretrained", "pooling": "pooler", "task": "movies",
-        "data_digest": load_task("movies", **EXAMPLES).digest[:16], "max_length": 32,
+        "data_digest": digest_of(**EXAMPLES), "max_length": 32,
         "batching": "by-length", "batch_size": 8, "epochs": 1, "max_steps": None,
         "optimizer": "adamw", "learning_rate": None if mode == "head" else 3e-3,
         "learning_rate_base": 1e-3 if base else None,
@@ -44,9 +58,26 @@ def cell(checkpoint: Path, mode: str = "lora", layers: str = "all-lin-only", **c
     return replace(of, frozen_dtype="fp32") if held else of
 
 
-def job_of(of: Cell, checkpoint: Path) -> Job:
-    """The job of a cell."""
+def job_of(of: Cell, checkpoint: Path | None, geometry: str | None = None) -> Job:
+    """The job of a cell, on a checkpoint or random weights."""
+    folder = None if checkpoint is None else str(checkpoint)
     return Job(
-        cell=of, conditions_id="0", attempt=1, device="cpu", threads=1, checkpoint=str(checkpoint),
-        geometry=None, tokenizer=str(checkpoint), data=None, keep=False, code_version="0",
+        cell=of, conditions_id="0", attempt=1, device="cpu", threads=1, checkpoint=folder,
+        geometry=geometry, tokenizer=str(folder), data=None, keep=False, code_version="0",
     )  # fmt: skip
+
+
+def ended(job: Job, folder: Path, kind: Any = None) -> Any:
+    """The job as a `CellRun`, or another kind of it, after its run in this process."""
+    from bench.worker.progress import Progress
+    from bench.worker.run import CellRun
+
+    folder.mkdir(exist_ok=True)
+    run = (kind or CellRun)(job, folder, Progress(None))
+    run.run()
+    return run
+
+
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

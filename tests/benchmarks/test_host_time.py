@@ -36,8 +36,8 @@ from minbert.model.config import GEOMETRIES
 from minbert.training.schedules import linear_schedule
 from minbert.training.trainer import ParameterGroup, Trainer
 from tests.gpu.kernels import AMP, CLASSES, RANK, SETTINGS, Count, count_in_process, label
-from tests.gpu.test_branches import ASKING
 from tests.gpu.test_fake import build_guard
+from tests.minbert.kernels.test_fast_path import force_gpu
 
 TINY: Final = replace(
     GEOMETRIES["bert-base"],
@@ -73,8 +73,7 @@ def as_on_gpu() -> Iterator[None]:
     """On one core and one thread, with the code paths for a GPU."""
     cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        for module in ASKING:
-            patch.setattr(module, "on_cpu", lambda _x: False)
+        force_gpu(patch)
         os.sched_setaffinity(0, {max(cores)})
         torch.set_num_threads(1)
         try:

@@ -28,7 +28,6 @@ from torch.utils import _foreach_utils
 from adapters.injection import convert_frozen, inject
 from bench.forecast.fake import fill
 from bench.plan.cell import TRANSFORMERS
-from bench.plan.job import Job
 from bench.worker.probes.counting import Counter
 from minbert.data.batches import Batch
 from minbert.kernels.reference import FAST, REFERENCE, kernels
@@ -36,6 +35,7 @@ from minbert.model.classifier import BertClassifier
 from minbert.model.config import GEOMETRIES, BertConfig
 from minbert.training.trainer import HALF
 from tests.bench.synthetic_rows import cell as synthetic_cell
+from tests.bench.tiny_cells import job_of
 from tests.gpu.fake.gpu import GPU, stand_in
 from tests.gpu.fake.models import batch_of, trainer_of
 
@@ -127,11 +127,7 @@ def count_theirs(mode: str, layers: str | None, amp: str, length: int) -> Count:
         mode, None if layers is None else RANK, layers, amp, engine=TRANSFORMERS, kernels=None,
         attn_implementation="sdpa", model="bert-base", init="random",
     )  # fmt: skip
-    job = Job(
-        cell=cell, conditions_id="0", attempt=1, device="cpu", threads=1, checkpoint=None,
-        geometry="bert-base", tokenizer="", data=None, keep=False, code_version="0",
-    )  # fmt: skip
-    model = transformers.skeleton(job)
+    model = transformers.skeleton(job_of(cell, None, "bert-base"))
     with FakeTensorMode(), KernelCounter() as counter:
         fill(model, GPU)
         trainer = trainer_of(model, amp, named=transformers.parameter_groups(model))

@@ -1,7 +1,6 @@
 """Code paths for a GPU, forced on the CPU, give the results of plain torch."""
 
 import ast
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,63 +14,17 @@ from adapters.dora import DoraLinear
 from adapters.injection import layer_class
 from adapters.layer import Part
 from adapters.lora import LoraLinear
-from minbert.kernels import products, reference
 from minbert.kernels.attention import attention, prepare_mask
 from minbert.kernels.reference import kernels
 from minbert.training.optimizer import OPTIMIZERS, ParameterGroup
-from tests.minbert.kernels.test_fast_path import MODES, model_of, step
+from tests.minbert.kernels.test_fast_path import Names, force_gpu
 
 ROOT = Path(__file__).parents[2]
-ASKING = (products, reference, minbert.training.optimizer)
-"""Modules that ask whether a tensor is on the CPU."""
 
 
 @pytest.fixture
 def as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ASKING:
-        monkeypatch.setattr(module, "on_cpu", lambda _x: False)
-
-
-class Names(torch.utils._python_dispatch.TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.calls[func._overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("pooling", ["pooler", "mean"])
-@pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize(("mode", "layers"), MODES)
-def test_a_step_is_plain_torchs(mode, layers, padded: bool, pooling: str, as_on_gpu) -> None:
-    model = model_of(mode, layers, pooling)
-    with Names() as names:
-        here = dict(step(model, padded, "off"))
-    assert "_linear_pointwise" not in names.calls, "oneDNN is for the CPU"
-    assert any(name.startswith("_scaled_dot_product") for name in names.calls)
-    with kernels("reference"):
-        exact = dict(step(model, padded, "off"))
-    assert here.keys() == exact.keys()
-    for name, value in exact.items():
-        scale = value.abs().max().item()
-        torch.testing.assert_close(here[name], value, rtol=1e-6, atol=1e-6 * max(scale, 1e-3))
-
-
-@pytest.mark.parametrize(("mode", "layers"), MODES)
-def test_in_half_precision_a_step_is_as_near_to_fp32_as_plain_torchs(
-    mode, layers, as_on_gpu
-) -> None:
-    model = model_of(mode, layers, "mean")
-    here = dict(step(model, True, "bf16"))
-    with kernels("reference"):
-        exact, usual = (dict(step(model, True, amp)) for amp in ("off", "bf16"))
-
-    def error(of: dict[str, torch.Tensor]) -> float:
-        return sum(float((of[n] - exact[n]).norm() / exact[n].norm()) for n in exact) / len(exact)
-
-    assert 0 < error(here) < 2 * error(usual)
+    force_gpu(monkeypatch)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -107,8 +60,7 @@ def test_dora_merges_where_the_cpu_takes_a_branch_and_does_not_wait(
     x = torch.randn(1, 64)
     assert layer.uses_side_branch(1)
     usual = layer(x)
-    for module in ASKING:
-        monkeypatch.setattr(module, "on_cpu", lambda _x: False)
+    force_gpu(monkeypatch)
     torch.testing.assert_close(layer(x), usual, rtol=1e-5, atol=1e-6)
 
     layer.magnitude.data[5] = 0.0
@@ -204,41 +156,28 @@ def is_kind(node: ast.AST) -> bool:
     return isinstance(node, ast.Attribute) and node.attr == "type"
 
 
-STEP = "tests/gpu/test_branches.py::test_a_step_is_plain_torchs"
+STEP = "minbert/kernels/test_fast_path::test_trap_16"
+COMPILED, GPU = "minbert/training/test_compiled", "bench/worker/test_worker_gpu"
 COVERED = {
-    "minbert/data/batches:on_device": (
-        "tests/minbert/data/test_batches.py::test_what_goes_to_a_gpu"
-    ),
-    "minbert/training/compiled:__call__": (
-        "tests/minbert/training/test_compiled.py::test_what_a_cuda_graph"
-    ),
-    "minbert/training/compiled:mode_of": (
-        "tests/minbert/training/test_compiled.py::test_the_mode_is_that"
-    ),
-    "minbert/training/compiled:rehearse": (
-        "tests/minbert/training/test_compiled.py::test_all_buckets_are_rehearsed"
-    ),
-    "minbert/training/evaluation:predict": (
-        "tests/bench/worker/test_worker_gpu.py::test_a_gpu_gives_the_numbers"
-    ),
-    "minbert/kernels/products:_by_onednn": STEP,
-    "minbert/kernels/products:sum_over_tokens": STEP,
-    "minbert/kernels/reference:is_eager_on_gpu": STEP,
-    "minbert/kernels/reference:is_spelled_out": STEP,
-    "minbert/kernels/reference:on_cpu": STEP,
-    "minbert/training/trainer:_accumulate": (
-        "tests/minbert/training/test_trainer.py::test_gradients_of_a_cuda_graph_are_kept"
-    ),
-    "minbert/training/trainer:rehearse": (
-        "tests/bench/worker/test_worker_gpu.py::test_memory_is_measured_in_the_order"
-    ),
-    "minbert/training/optimizer:_take": "tests/gpu/test_branches.py::test_an_optimizer_takes",
+    "data/batches:on_device": "minbert/data/test_batches::test_what_goes_to_a_gpu",
+    "kernels/products:_by_onednn": STEP,
+    "kernels/products:sum_over_tokens": STEP,
+    "kernels/reference:is_eager_on_gpu": STEP,
+    "kernels/reference:is_spelled_out": STEP,
+    "kernels/reference:on_cpu": STEP,
+    "training/compiled:__call__": f"{COMPILED}::test_what_a_cuda_graph",
+    "training/compiled:mode_of": f"{COMPILED}::test_all_buckets_are_rehearsed",
+    "training/compiled:rehearse": f"{COMPILED}::test_all_buckets_are_rehearsed",
+    "training/evaluation:predict": f"{GPU}::test_a_gpu_gives_the_numbers",
+    "training/optimizer:_take": "gpu/test_branches::test_an_optimizer_takes",
+    "training/trainer:_accumulate": "minbert/training/test_trainer::test_gradients_of_a_cuda_graph",
+    "training/trainer:rehearse": f"{GPU}::test_memory_is_measured_in_the_order",
 }
 """Functions that depend on the device, and the tests of their behaviour on a GPU."""
 
 
 def test_whatever_asks_for_a_device_has_a_test() -> None:
-    assert set(branches()) == COVERED.keys()
+    assert set(branches()) == {f"minbert/{function}" for function in COVERED}
     for test in COVERED.values():
         path, _, name = test.partition("::")
-        assert f"def {name}" in (ROOT / path).read_text(encoding="utf-8"), test
+        assert f"def {name}" in (ROOT / f"tests/{path}.py").read_text(encoding="utf-8"), test

@@ -12,6 +12,22 @@ from minbert.model.config import BertConfig
 from tests.components import need
 
 
+def sizes(
+    hidden: int, layers: int, heads: int, wide: int, words: int, positions: int, **more: Any
+) -> BertConfig:
+    """A small configuration."""
+    return BertConfig(
+        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+        intermediate_size=wide, vocab_size=words, max_position_embeddings=positions, **more,
+    )  # fmt: skip
+
+
+def without_dropout(probability: float = 0.0) -> dict[str, float]:
+    """The probabilities of dropout of a configuration."""
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    return dict.fromkeys(names, probability)
+
+
 def transformers() -> Any:
     """The library; a test that asks for it skips where it is not installed."""
     found = find_spec("transformers") is not None

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from adapters.layer import AdaptedLinear, replace
+from adapters.layer import AdaptedLinear
 from bench.common.errors import InputError
 from bench.common.messages import one_line
 from bench.export.trained import Base, Trained
@@ -52,7 +52,7 @@ def final_model(trained: Trained, *, merge: bool) -> Classifier:
 def _merge(model: Classifier, trained: Trained) -> None:
     for name, layer in list(model.named_modules()):
         if isinstance(layer, AdaptedLinear):
-            replace(model, name, _plain(layer))
+            model.set_submodule(name, _plain(layer))
     adapted = vars(model).get("peft_model")
     if adapted is None:
         return

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.plan.job import Job
 from bench.worker.trained import load_trained
 from tests.encoders import KINDS, Checkpoints
 from tests.experiments.encoders_table import (
@@ -23,24 +24,19 @@ from tests.experiments.encoders_table import (
 )
 
 BY_LABEL = {setting.label: setting for setting in SETTINGS}
-SAMPLE = [
-    ("deberta-v2", "vera attn-only"),
-    ("modernbert", "lora with PiSSA all-lin-only"),
-    ("albert", "peft: BOFT"),
-]
 
 
 def test_a_sample_learns_and_loads_in_another_process(
     encoders: Checkpoints, tmp_path: Path
 ) -> None:
-    for kind, label in SAMPLE:
-        setting = BY_LABEL[label]
-        learned = learn(setting, encoders(kind))
-        assert learned.accuracy >= ENOUGH, (kind, label)
-        save(learned, setting.job(encoders(kind)), tmp_path / kind / label)
-    after = differences(tmp_path)
-    assert after.keys() == set(SAMPLE)
-    assert max(after.values()) <= 1e-5
+    kind, label = "modernbert", "lora with PiSSA all-lin-only"
+    setting = BY_LABEL[label]
+    learned = learn(setting, encoders(kind))
+    assert learned.accuracy >= ENOUGH
+    save(learned, setting.job(encoders(kind)), tmp_path / kind / label)
+    ((name, difference),) = differences(tmp_path).items()
+    assert name == (kind, label)
+    assert difference <= 1e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -49,28 +45,24 @@ def test_what_is_saved_makes_the_model_again(
 ) -> None:
     for setting in SETTINGS[KINDS.index(kind) :: len(KINDS)]:
         a_job = setting.job(encoders(kind))
-        trainer, batches = trainer_of(a_job, 2)
-        for batch in islice(batches, 2):
-            trainer.step(batch)
-        dev = planted(a_job, 32, 1)
-        logits = logits_of(trainer.model, dev)
-        folder = tmp_path / setting.label
-        save(Learned(trainer.model, 0.0, 2, logits), a_job, folder)
-        torch.manual_seed(5)
-        loaded = load_trained(a_job, folder)
-        np.testing.assert_allclose(logits_of(loaded, dev), logits, rtol=0, atol=1e-5)
+        check_loads(a_job, a_job, 2, tmp_path / setting.label)
+
+
+def check_loads(a_job: Job, loading: Job, steps: int, folder: Path) -> None:
+    """Fail unless the model of a job has the same logits after it is loaded by another."""
+    trainer, batches = trainer_of(a_job, steps)
+    for batch in islice(batches, steps):
+        trainer.step(batch)
+    dev = planted(a_job, 32, 1)
+    logits = logits_of(trainer.model, dev)
+    save(Learned(trainer.model, 0.0, steps, logits), a_job, folder)
+    torch.manual_seed(5)
+    loaded = load_trained(loading, folder)
+    np.testing.assert_allclose(logits_of(loaded, dev), logits, rtol=0, atol=1e-5)
 
 
 def test_another_decomposition_changes_nothing(encoders: Checkpoints, tmp_path: Path) -> None:
     """PiSSA's factors may come out otherwise where the weights are loaded."""
-    setting = BY_LABEL["lora with PiSSA attn-only"]
-    a_job = setting.job(encoders("bert"))
-    trainer, batches = trainer_of(a_job, 10)
-    for batch in islice(batches, 10):
-        trainer.step(batch)
-    dev = planted(a_job, 32, 1)
-    logits = logits_of(trainer.model, dev)
-    save(Learned(trainer.model, 0.0, 10, logits), a_job, tmp_path / "cell")
+    a_job = BY_LABEL["lora with PiSSA attn-only"].job(encoders("bert"))
     other = replace(a_job, cell=replace(a_job.cell, init_lora_weights="olora"))
-    loaded = load_trained(other, tmp_path / "cell")
-    np.testing.assert_allclose(logits_of(loaded, dev), logits, rtol=0, atol=1e-5)
+    check_loads(a_job, other, 10, tmp_path / "cell")

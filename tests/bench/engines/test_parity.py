@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from bench.engines.engine import engine_of
 from bench.examples.tokenizers import tokenizer_of
@@ -73,11 +72,3 @@ def test_tokens_agree(encoders: Checkpoints) -> None:
         )
         for name in ("input_ids", "token_type_ids", "offsets", "cut"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,7 +174,7 @@ BOFT = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ["query"]}
         ("lora", {"rank": 1}, {"lora_A", "lora_B"}, set()),
         ("dora", {"rank": 1}, {"lora_A", "lora_B"}, {"lora_magnitude_vector"}),
         ("ia3", {}, set(), {"ia3_l"}),
-        ("vera", {}, set(), {"vera_lambda_b", "vera_lambda_d"}),
+        ("vera", {"rank": 256}, set(), {"vera_lambda_b", "vera_lambda_d"}),  # above the width
         ("peft", {"adapter_config": json.dumps(BOFT)}, {"boft_R"}, {"boft_s"}),
         ("bitfit", {}, set(), {"bias"}),
     ],
@@ -232,9 +231,12 @@ def saved_bytes(model: nn.Module) -> int:
 
 @pytest.mark.parametrize("mode", ["full", "lora"])
 def test_checkpointing_keeps_less_and_changes_no_gradient(encoders: Checkpoints, mode: str) -> None:
-    supported = set(KINDS) - {"albert", "mpnet"}
-    for kind in sorted(supported):
+    for kind in KINDS:
         layers = "attn-only" if mode == "lora" else None
+        if kind in ("albert", "mpnet"):
+            line = f"gradient_checkpointing: transformers has none for {kind}; leave it out"
+            assert refusal(job(encoders(kind), mode, layers, gradient_checkpointing="on")) == line
+            continue
         models = [
             build(job(encoders(kind), mode, layers, gradient_checkpointing=switch)).train()
             for switch in ("off", "on")
@@ -247,16 +249,6 @@ def test_checkpointing_keeps_less_and_changes_no_gradient(encoders: Checkpoints,
             assert (one.grad is None) == (other.grad is None)
             if one.grad is not None:
                 torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-6, msg=name)
-
-
-@pytest.mark.parametrize("kind", ["albert", "mpnet"])
-def test_checkpointing_is_refused_where_transformers_has_none(
-    encoders: Checkpoints, kind: str
-) -> None:
-    a_job = job(encoders(kind), "full", gradient_checkpointing="on")
-    assert refusal(a_job) == (
-        f"gradient_checkpointing: transformers has none for {kind}; leave it out"
-    )
 
 
 def test_attention_that_is_not_there_is_refused(encoders: Checkpoints) -> None:
@@ -283,16 +275,15 @@ def test_weights_for_flash_attention_are_checked_by_what_the_cpu_has(
     transformers.check_weights(a_job, ["bf16"])
 
 
-@pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_step_waits_for_no_value(encoders: Checkpoints, kind: str, padded: bool) -> None:
+def test_a_step_waits_for_no_value(encoders: Checkpoints, kind: str) -> None:
     """On the meta device, where a value that a GPU would be asked for is an error."""
-    mask = batch()[1].to("meta") if padded else None
-    ids = torch.empty_like(batch()[0], device="meta")
+    ids, mask = (tensor.to("meta") for tensor in batch())
     for attention in ("eager", "sdpa")[: 1 + ARCHITECTURES[kind].has_sdpa]:
         a_job = job(encoders(kind), "lora", "all-lin", attn_implementation=attention)
         model = engine_of(a_job.cell).skeleton(a_job).train()
-        model(ids, mask, torch.zeros_like(ids)).sum().backward()
+        for given in (mask, None):
+            model(ids, given, torch.zeros_like(ids)).sum().backward()
 
 
 def test_modules_are_walked_once_and_not_in_every_step(encoders: Checkpoints) -> None:
@@ -318,6 +309,7 @@ def test_modules_are_walked_once_and_not_in_every_step(encoders: Checkpoints) ->
         ({"peft_type": "NONSENSE"}, "peft_type 'NONSENSE' is none of those that can be used"),
         ({**LORA, "r": "four"}, "PEFT refuses it"),
         ({**LORA, "r": -1}, "PEFT refuses it: .*-1"),
+        ({**LORA, "rnk": 2}, "field 'rnk' can't be used"),
         ({**LORA, "init_lora_weights": "eva"}, "eva needs examples before training"),
         ({**LORA, "target_modules": ["nothing"]}, r"match no layer of bert, whose .*self\.query"),
         ({**LORA, "modules_to_save": ["pooler"]}, "modules_to_save has pooler"),
@@ -346,11 +338,6 @@ def test_ends_of_names_match_in_layers_alone(encoders: Checkpoints) -> None:
         assert all(name.startswith(place) for name in carriers)
     with pytest.raises(InputError, match="no linear layer whose name ends in embeddings_project"):
         build(job(encoders("electra"), "lora", "embeddings_project"))
-
-
-def test_the_rank_of_vera_may_exceed_a_layers_width(encoders: Checkpoints) -> None:
-    a_job = job(encoders("bert"), "vera", "attn-only", rank=256)
-    build(a_job)
 
 
 def test_dropout_is_set_where_it_is_a_probability(encoders: Checkpoints) -> None:
@@ -427,9 +414,11 @@ def test_a_pickled_checkpoint_loads_without_running_code(
     for path in pickled.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     torch.save({"weight": Code(flag)}, folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"^roberta: transformers can't load it"):
+    why = "its weights are a pickle that holds more than tensors; save them"
+    with pytest.raises(InputError, match=rf"^roberta: transformers can't load it: {why}") as raised:
         build(job(folder, "head"))
     assert not flag.exists()
+    assert "weights_only" not in str(raised.value), "torch's advice to switch the protection off"
 
 
 def test_a_model_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
@@ -440,14 +429,6 @@ def test_a_model_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
         read_sizes(tmp_path)
     with pytest.raises(InputError):
         build(job(tmp_path, "head", attn_implementation="eager"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_heads_and_poolings_that_both_engines_share(encoders: Checkpoints) -> None:

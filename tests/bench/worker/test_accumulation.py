@@ -1,6 +1,5 @@
 """Steps on several batches: the same training as on larger ones, counted as steps everywhere."""
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from bench.forecast.batches import find_shapes
 from bench.forecast.costs import Variant, totals_of
 from bench.forecast.fake import count
 from bench.launch.checks import check_cells
-from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from tests.bench.synthetic_rows import cell
+from tests.bench.tiny_cells import csv_rows, ended
 from tests.bench.worker.test_worker import job_on
 
 PLAIN = {"batching": "shuffled", "dropout": 0.0, "epochs": 2, "schedule": "linear"}
@@ -26,17 +25,10 @@ EPOCH = 2
 """Steps on 24 examples: the last is on 8, which are one batch."""
 
 
-def run(checkpoint: Path, folder: Path, mode: str = "full", **settings: Any) -> CellRun:
+def run(checkpoint: Path, folder: Path, mode: str, **settings: Any) -> CellRun:
     """A cell after its run."""
     folder.mkdir()
-    ended = CellRun(job_on(checkpoint, folder, "sst", mode, **settings), folder, Progress(None))
-    ended.run()
-    return ended
-
-
-def lines(folder: Path, name: str) -> list[dict[str, str]]:
-    with (folder / name).open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return ended(job_on(checkpoint, folder, "sst", mode, **settings), folder)
 
 
 @pytest.mark.parametrize(("mode", "max_steps"), [("full", None), ("lora", 3)])
@@ -54,23 +46,17 @@ def test_two_batches_of_8_are_one_of_16(
     for (name, p), q in zip(small.model.named_parameters(), large.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, atol=2e-5, rtol=1e-4, msg=name)
     np.testing.assert_allclose(small.logits[""], large.logits[""], atol=1e-4)
-    one, other = (lines(tmp_path / name, "steps.csv") for name in ("small", "large"))
+    one, other = (csv_rows(tmp_path / name / "steps.csv") for name in ("small", "large"))
     same = ("step", "tokens", "examples")
     assert [[row[n] for n in same] for row in one] == [[row[n] for n in same] for row in other]
     assert small.columns["tokens_total"] == large.columns["tokens_total"]
-    replayed = lines(tmp_path / "small", "panel.csv")
+    replayed = csv_rows(tmp_path / "small" / "panel.csv")
     assert {row["examples"] for row in replayed} == {"16"}
     assert len({row["batch"] for row in replayed}) == 1
-
-
-def test_memory_is_that_of_a_batch_and_work_that_of_a_step(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    large = run(tiny_checkpoint, tmp_path / "large", **LARGE).columns
-    small = run(tiny_checkpoint, tmp_path / "small", **SMALL).columns
-    assert small["activations_mib"] < 0.8 * large["activations_mib"]
-    assert small["step_operators"] > 1.5 * large["step_operators"]
-    assert 0.5 < small["step_gflop"] / large["step_gflop"] < 1.1
+    # memory is that of a batch, work that of a step
+    assert small.columns["activations_mib"] < 0.8 * large.columns["activations_mib"]
+    assert small.columns["step_operators"] > 1.5 * large.columns["step_operators"]
+    assert 0.5 < small.columns["step_gflop"] / large.columns["step_gflop"] < 1.1
 
 
 def test_forecasts_count_steps(tiny_checkpoint: Path, tmp_path: Path) -> None:

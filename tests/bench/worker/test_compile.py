@@ -1,6 +1,5 @@
 """The setting compile: in grid files, cells and rows, and in a worker."""
 
-import json
 import os
 import subprocess
 import sys
@@ -17,31 +16,30 @@ import pytest
 import torch
 
 from bench.common.errors import InputError
-from bench.launch.checks import check_cells
+from bench.forecast.client import NoPredictionError
+from bench.forecast.outlook import make_forecast
+from bench.launch.checks import check_cells, compile_notes
 from bench.plan import gridfile
 from bench.plan.cell import Cell
 from bench.plan.columns import BY_NAME, row_of
 from bench.plan.job import Job
 from bench.plan.planning import Resolved, expand
-from bench.plan.rows import SCHEMA
 from bench.worker import compiling
 from bench.worker.compiling import compile_for, shared_cache
-from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from minbert.errors import InputError as MinbertInputError
 from minbert.training.compiled import CompiledModel, compile_model
-from tests.bench.grid.test_bad_input import refused
-from tests.bench.grids import GridRuns
 from tests.bench.synthetic_rows import HERE, new_row
-from tests.bench.tiny_cells import cell, job_of
+from tests.bench.tiny_cells import cell, ended, job_of
 from tests.encoders import need_transformers
 
+VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
 LORA = "[settings]\n{settings}\n[[cells]]\nmode=['lora']\nrank=[2]\nlayers=['attn-only']\n"
 
 
-def cells_of(settings: str) -> list[Cell]:
-    return expand(gridfile.parse(LORA.format(settings=settings), "x.toml", "x"), RESOLVED)
+def cells_of(settings: str, resolved: Resolved = RESOLVED) -> list[Cell]:
+    return expand(gridfile.parse(LORA.format(settings=settings), "x.toml", "x"), resolved)
 
 
 @pytest.fixture
@@ -61,6 +59,11 @@ def test_it_is_off_unless_a_grid_file_says_so_and_then_another_cell() -> None:
     assert usual.cell_id != on.cell_id
     before = {name: value for name, value in usual.columns().items() if name != "compile"}
     assert row_of(HERE | before).cell.cell_id == usual.cell_id
+    assert new_row()["compile"] == "off"
+    for each in (off, on):
+        assert BY_NAME["compile_s"].applies_to(new_row(compile=each.compile)) == each.is_compiled
+    with pytest.raises(NoPredictionError, match="training is compiled"):
+        make_forecast([usual, on], [], *[None] * 3)
 
 
 @pytest.mark.parametrize("value", ["'on'", "1"])
@@ -88,9 +91,13 @@ def test_auto_is_on_where_the_device_and_the_cell_allow_it() -> None:
         check_cells(cells)
         return {cell.unfreeze: (cell.compile, cell.compile_why) for cell in cells}
 
-    assert states(no_compiling="a CPU gains nothing") == dict.fromkeys(
-        ("all", "iterative"), ("off", "auto: a CPU gains nothing")
-    )
+    on_a_cpu = cells_of("compile = 'auto'", replace(RESOLVED, no_compiling="a CPU gains nothing"))
+    assert [(each.compile, each.compile_why) for each in on_a_cpu] == [
+        ("off", "auto: a CPU gains nothing")
+    ]
+    assert compile_notes(on_a_cpu) == [
+        "compile auto: a CPU gains nothing; 1 of 1 cells are not compiled"
+    ]
     assert states() == {
         "all": ("on", "auto: a GPU"),
         "iterative": ("off", "auto: with unfreeze iterative other layers train in each epoch"),
@@ -104,35 +111,13 @@ def test_auto_makes_no_other_cell() -> None:
     (auto,) = cells_of("compile = 'auto'")
     assert auto == replace(on, compile_why="auto: a GPU")
     assert auto.cell_id == on.cell_id
-    grid = gridfile.parse(LORA.format(settings="compile = 'auto'"), "x.toml", "x")
-    (auto,) = expand(grid, replace(RESOLVED, no_compiling="torch is too old"))
+    (auto,) = cells_of("compile = 'auto'", replace(RESOLVED, no_compiling="torch is too old"))
     assert auto.cell_id == off.cell_id
-
-
-def test_auto_is_off_in_engine_transformers() -> None:
     (auto,) = cells_of("compile = 'auto'\nengine = 'transformers'")
     assert (auto.compile, auto.engine) == ("off", "transformers")
-    assert auto.compile_why == (
-        "auto: engine transformers compiles for minutes, without CUDA graphs"
-    )
+    assert auto.compile_why == "auto: engine transformers compiles for minutes, without CUDA graphs"
     (on,) = cells_of("compile = true\nengine = 'transformers'")
     assert on.compile == "on"
-
-
-def test_auto_is_off_on_a_cpu_and_the_row_says_so(grid: GridRuns) -> None:
-    done = grid.run("--compile", "auto", "--select", "mode=head")
-    assert done.returncode == 0, done.stderr
-    assert "note: compile auto: a CPU gains nothing; 2 of 2 cells are not compiled" in done.stderr
-    for row in grid.rows():
-        assert (row["compile"], row["compile_why"]) == ("off", "auto: a CPU gains nothing")
-        assert row["compile_cached"] is row["compile_s"] is None
-
-
-def test_rows_of_older_schemas_were_not_compiled() -> None:
-    assert SCHEMA >= 5
-    assert new_row()["compile"] == "off"
-    assert not BY_NAME["compile_s"].applies_to(new_row(compile="off"))
-    assert BY_NAME["compile_s"].applies_to(new_row(compile="on"))
 
 
 @pytest.mark.parametrize(
@@ -150,22 +135,6 @@ def test_steps_of_several_kinds_are_not_compiled(change: dict[str, Any], told: s
         check_cells([replace(on, **change)])
 
 
-def test_the_grid_refuses_it_in_a_line(grid: GridRuns) -> None:
-    path = grid.folder / "mine.toml"
-    path.write_text(LORA.format(settings="compile = true") + "unfreeze=['iterative']\n")
-    assert "compile: with unfreeze iterative" in refused(grid, grid=str(path))
-
-
-def test_a_plan_says_that_it_is_not_predicted(grid: GridRuns) -> None:
-    path = grid.folder / "mine.toml"
-    path.write_text(LORA.format(settings=""))
-    planned = grid.run("--compile", "on", "--dry-run", "--json", grid=str(path))
-    assert planned.returncode == 0, planned.stderr
-    assert "are not predicted: training is compiled" in planned.stderr
-    (found,) = json.loads(planned.stdout)["cells"]
-    assert (found["compile"], found["predicted_s"]) == ("on", None)
-
-
 # In a worker
 
 
@@ -174,19 +143,31 @@ def compiled_job(checkpoint: Path, **changes: Any) -> Job:
     return job_of(cell(checkpoint, **values | changes), checkpoint)
 
 
-def run_here(job: Job, folder: Path) -> CellRun:
-    folder.mkdir()
-    run = CellRun(job, folder, Progress(None))
-    run.run()
-    return run
-
-
-def test_a_compiled_cell_trains_as_another(tiny_checkpoint: Path, tmp_path: Path, traced) -> None:
-    on = compiled_job(tiny_checkpoint)
+def both(on: Job, folder: Path) -> tuple[CellRun, CellRun]:
+    """A cell, compiled and not, with the same losses."""
     off = replace(on, cell=replace(on.cell, compile="off"))
-    run, usual = (run_here(job, tmp_path / job.cell.compile) for job in (on, off))
+    run, usual = (ended(job, folder / job.cell.compile) for job in (on, off))
     losses, expected = (torch.stack(each.losses) for each in (run, usual))
     torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
+    return run, usual
+
+
+def test_a_compiled_cell_trains_as_another(
+    tiny_checkpoint: Path, tmp_path: Path, traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches: list[str] = []
+
+    def compile_here(model: Any, **options: Any) -> CompiledModel:
+        caches.append(os.environ[VARIABLES[0]])
+        compiled = compile_model(model, **options)
+        assert compiled.cached is None, "there is no compiler in this test"
+        compiled.cached = 0.75
+        return compiled
+
+    monkeypatch.setattr(compiling, "compile_model", compile_here)
+    run, usual = both(compiled_job(tiny_checkpoint), tmp_path)
+    assert run.columns["compile_cached"] == 0.75
+    assert caches == [str(tmp_path / "compiled" / VARIABLES[0].lower())]
 
     assert 0 < run.columns["compile_s"] == run.phases.seconds["compile"]
     assert "compile_s" not in usual.columns
@@ -212,11 +193,7 @@ def test_settings_of_training_do_the_same_in_a_compiled_cell(
         "epochs": 3, "held_out": 0.2, "early_stopping": 1, "label_smoothing": 0.1,
         "class_weights": "balanced", "layer_decay": 0.5, "lora_plus_ratio": 4.0,
     }  # fmt: skip
-    on = compiled_job(tiny_checkpoint, **settings)
-    off = replace(on, cell=replace(on.cell, compile="off"))
-    run, usual = (run_here(job, tmp_path / job.cell.compile) for job in (on, off))
-    losses, expected = (torch.stack(each.losses) for each in (run, usual))
-    torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
+    run, usual = both(compiled_job(tiny_checkpoint, **settings), tmp_path)
     for name in ("epochs_run", "best_epoch"):
         assert run.columns[name] == usual.columns[name]
     np.testing.assert_allclose(run.logits[""], usual.logits[""], rtol=1e-2, atol=1e-2)
@@ -243,9 +220,6 @@ def test_code_is_compiled_for_the_buckets_of_all_epochs_and_no_other(
         assert seen <= asked["lengths"]
         seen = asked["lengths"]
     assert seen == {8, 16, 18}
-
-
-VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
 @contextmanager
@@ -359,41 +333,6 @@ def test_a_cache_that_can_not_be_written_is_an_error_in_a_line(tmp_path: Path) -
         pass
 
 
-def test_a_row_says_how_much_of_the_code_was_there(
-    tiny_checkpoint: Path, tmp_path: Path, traced, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Cells beside each other compile in one cache, also those of a grid that is continued."""
-    came: list[str] = []
-
-    def compile_here(model: Any, **options: Any) -> CompiledModel:
-        came.append(os.environ[VARIABLES[0]])
-        compiled = compile_model(model, **options)
-        assert compiled.cached is None, "there is no compiler in this test"
-        compiled.cached = 0.75
-        return compiled
-
-    monkeypatch.setattr(compiling, "compile_model", compile_here)
-    job = compiled_job(tiny_checkpoint, epochs=1)
-    runs = [run_here(job, tmp_path / name) for name in ("one", "two")]
-    assert [run.columns["compile_cached"] for run in runs] == [0.75, 0.75]
-    assert came == [str(tmp_path / "compiled" / VARIABLES[0].lower())] * 2
-
-
-def test_a_cell_without_a_compiler_ends_in_a_line(
-    grid: GridRuns, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CXX", "/nowhere/g++")
-    path = grid.folder / "mine.toml"
-    path.write_text(LORA.format(settings="compile = true"))
-    done = grid.run(grid=str(path))
-    assert done.returncode == 1
-    (row,) = grid.rows()
-    assert (row["status"], row["compile"], row["compile_s"]) == ("crashed", "on", None)
-    assert row["message"].startswith("error: compile: torch can't compile the model (")
-    assert "No working C++ compiler" in row["message"]
-    assert row["step_ms_median"] is row["train_s"] is None
-
-
 # Engine transformers
 
 
@@ -414,11 +353,7 @@ def test_engine_transformers_compiles_all_shapes_before_the_first_step(
     theirs = {
         "engine": "transformers", "attn_implementation": "eager", "kernels": None, "epochs": 1,
     }  # fmt: skip
-    on = compiled_job(tiny_checkpoint, **theirs)
-    off = replace(on, cell=replace(on.cell, compile="off"))
-    run, usual = (run_here(job, tmp_path / job.cell.compile) for job in (on, off))
-    losses, expected = (torch.stack(each.losses) for each in (run, usual))
-    torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
+    run, _ = both(compiled_job(tiny_checkpoint, **theirs), tmp_path)
     assert made == [graphs["unique_graphs"]], "no step compiles"
     assert made[0] > 0
     assert run.columns["compile_s"] > 0

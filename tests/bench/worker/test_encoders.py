@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.worker.progress import Progress
-from bench.worker.run import CellRun
+from tests.bench.tiny_cells import ended
 from tests.encoders import KINDS, Checkpoints, job
 
 MODES = [("head", None), ("lora", "attn-only"), ("full", None)]
@@ -15,12 +14,11 @@ MODES = [("head", None), ("lora", "attn-only"), ("full", None)]
 def test_a_cell_of_any_encoder_runs_to_its_end(
     encoders: Checkpoints, kind: str, tmp_path: Path
 ) -> None:
-    for mode, layers in MODES:
-        a_job = job(
-            encoders(kind), mode, layers, data_digest="", max_steps=2, batch_size=8, max_train=16,
-            max_dev=8, max_length=16,
-        )  # fmt: skip
-        (folder := tmp_path / mode).mkdir()
-        columns = CellRun(a_job, folder, Progress(None)).run()
-        assert columns["products_ms"] > 0, (kind, mode)
-        assert columns["dev_score"] is not None
+    mode, layers = MODES[KINDS.index(kind) % len(MODES)]
+    a_job = job(
+        encoders(kind), mode, layers, data_digest="", max_steps=2, batch_size=8, max_train=16,
+        max_dev=8, max_length=16,
+    )  # fmt: skip
+    columns = ended(a_job, tmp_path / mode).columns
+    assert columns["products_ms"] > 0
+    assert columns["dev_score"] is not None

@@ -1,11 +1,9 @@
 """The type of frozen weights: one rule for all modes, whether weights are kept or not."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,17 +22,14 @@ from bench.plan.learning_rates import Search, still_lacking
 from bench.plan.planning import Resolved, expand
 from bench.plan.pruning import dominating
 from bench.results.store import read_rows
-from bench.worker.progress import Progress
-from bench.worker.run import CellRun
-from bench.worker.trained import load_trained
 from bench.worker.validity import Movement
 from minbert.kernels import reference
 from minbert.model.classifier import BertClassifier, initialise
-from minbert.model.config import BertConfig
 from minbert.training.trainer import HALF, autocast
 from tests.adapters.small import disturb
 from tests.bench.synthetic_rows import new_row
 from tests.bench.tiny_cells import cell, job_of
+from tests.minbert.peers import sizes
 
 ROOT = Path(__file__).parents[3]
 ADAPTED = [(mode, layers) for mode in ("lora", "dora") for layers in LAYER_SETS]
@@ -124,16 +119,12 @@ def test_every_parameter_has_the_type_of_the_rule(
     assert len(held) == expected
 
 
-@pytest.mark.parametrize("frozen_dtype", ["fp32", "bf16"])
-def test_both_encoders_of_several_parts_are_held_alike(
-    tiny_checkpoint: Path, frozen_dtype: str
-) -> None:
-    of = job(tiny_checkpoint, "dora", "all-lin-only", frozen_dtype, task="multitask", encoders=2,
+def test_both_encoders_of_several_parts_are_held_alike(tiny_checkpoint: Path) -> None:
+    of = job(tiny_checkpoint, "dora", "all-lin-only", "bf16", task="multitask", encoders=2,
              task_rates="quora=1 sst=1")  # fmt: skip
     model = minbert.build(of)
-    assert wrong(model, HALF.get(frozen_dtype, torch.float32)) == {}
-    held = [name for name, p in model.named_parameters() if p.dtype == torch.bfloat16]
-    assert len(held) == (2 * 5 if frozen_dtype == "bf16" else 0)
+    assert wrong(model, torch.bfloat16) == {}
+    assert sum(p.dtype == torch.bfloat16 for p in model.parameters()) == 2 * 5
 
 
 def logits(model: BertClassifier) -> Tensor:
@@ -160,11 +151,7 @@ def test_the_first_step_is_that_of_the_base_model_with_the_weights_as_held(
 
 
 def test_a_frozen_weight_of_odd_width_in_half_is_watched() -> None:
-    config = BertConfig(
-        hidden_size=15, num_hidden_layers=1, num_attention_heads=3, intermediate_size=21,
-        vocab_size=20, max_position_embeddings=8,
-    )  # fmt: skip
-    model = BertClassifier(config, 3, pooling="mean", dropout=0.0)
+    model = BertClassifier(sizes(15, 1, 3, 21, 20, 8), 3, pooling="mean", dropout=0.0)
     initialise(model, 0)
     inject(model, mode="head", layers=None, rank=None, alpha=1, new_pooler=False, seed=0)
     convert_frozen(model, torch.bfloat16)
@@ -177,61 +164,6 @@ def test_a_frozen_weight_of_odd_width_in_half_is_watched() -> None:
         weight[0, 0] *= 1.01
     name = "bert.encoder.layer.0.output.dense.weight"
     assert movement.problem() == f"frozen tensors moved: {name}"
-
-
-# Where weights are kept
-
-
-class Watched(CellRun):
-    """Notes how weights are held once training has ended."""
-
-    def _totals(self) -> Any:
-        self.types = {name: p.dtype for name, p in self.model.named_parameters()}
-        return super()._totals()
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No panel of steps, which say nothing of what is held."""
-    monkeypatch.setattr(CellRun, "_replay", lambda run, *_: run.machine)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-def ran(of: Job, folder: Path) -> Watched:
-    folder.mkdir()
-    run = Watched(of, folder, Progress(None))
-    run.run()
-    return run
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(
-    ("mode", "layers", "frozen_dtype"),
-    [
-        ("full", None, None), ("head", None, "fp32"), ("head", None, "bf16"),
-        ("lora", "attn-only", "fp32"), ("lora", "all-lin", "bf16"), ("dora", "all-lin", "fp32"),
-        ("dora", "attn-only", "bf16"), ("dora", "all-lin", "bf16"),
-    ],
-)  # fmt: skip
-def test_what_is_kept_changes_nothing_and_predicts_what_the_cell_did(
-    tiny_checkpoint: Path, tmp_path: Path, mode: str, layers: str | None, frozen_dtype: str | None
-) -> None:
-    of = job(tiny_checkpoint, mode, layers, frozen_dtype, max_steps=3)
-    plain, kept = ran(of, tmp_path / "plain"), ran(replace(of, keep=True), tmp_path / "kept")
-    assert kept.types == plain.types
-    assert (torch.bfloat16 in kept.types.values()) == (frozen_dtype == "bf16")
-    assert torch.equal(torch.stack(kept.losses), torch.stack(plain.losses))
-    for name in ("weights_mib", "gradients_mib", "optimizer_mib", "activations_mib"):
-        assert kept.columns[name] == plain.columns[name], name
-    assert np.array_equal(kept.logits[""], plain.logits[""])
-
-    loaded = load_trained(of, tmp_path / "kept")
-    if frozen_dtype == "bf16":
-        convert_frozen(loaded, torch.bfloat16)
-    kept.model = loaded
-    assert np.array_equal(kept._predict("", kept.dev[""]), plain.logits[""])
 
 
 # Plans, ids and the rest
@@ -256,13 +188,6 @@ def test_a_grid_says_how_frozen_weights_are_held_and_cells_where_it_matters() ->
         assert new_row(**of.columns()).cell == of
     on_a_gpu = expand(gridfile.parse(GRID, "x.toml", "x"), replace(RESOLVED, amp_on="fp16"))
     assert {c.frozen_dtype for c in on_a_gpu} == {None, "fp32", MIXED}
-
-
-def test_how_frozen_weights_are_held_makes_another_cell() -> None:
-    of = expand(gridfile.parse(GRID, "x.toml", "x"), RESOLVED)[-1]
-    ids = {replace(of, frozen_dtype=held).cell_id for held in ("fp32", "bf16", MIXED)}
-    assert len(ids) == 3
-    assert replace(of, frozen_dtype=None).cell_id == replace(of, frozen_dtype=MIXED).cell_id
 
 
 def test_ids_of_committed_rows_are_those_of_their_settings() -> None:
@@ -293,37 +218,29 @@ def test_a_job_with_a_type_that_does_not_go_with_it_is_refused(
     assert Job.from_json(good.to_json()) == good
 
 
-def test_what_ran_out_of_memory_dominates_cells_that_hold_weights_alike(
-    tiny_checkpoint: Path,
-) -> None:
-    of = cell(tiny_checkpoint, amp="bf16", frozen_dtype="bf16")
-    row = new_row(**of.columns(), conditions_id="here", status="oom")
-    larger = replace(of, batch_size=16)
-    assert dominating(larger, "here", [row]) is row
-    assert dominating(replace(larger, frozen_dtype="fp32"), "here", [row]) is None
+def test_cells_that_hold_weights_otherwise_are_others(tiny_checkpoint: Path) -> None:
+    """In ids, costs, what ran out of memory, plans and the search for rates."""
+    mixed = expand(gridfile.parse(GRID, "x.toml", "x"), RESOLVED)[-1]
+    ids = [replace(mixed, frozen_dtype=kind).cell_id for kind in ("fp32", "bf16", MIXED, None)]
+    assert len(set(ids)) == 3
+    assert ids[2] == ids[3]
 
-
-def test_cells_that_hold_weights_otherwise_cost_otherwise(tiny_checkpoint: Path) -> None:
-    half = cell(tiny_checkpoint, amp="bf16", frozen_dtype="bf16")
-    variants = {Variant.of(half), Variant.of(replace(half, frozen_dtype="fp32"))}
+    off = cell(tiny_checkpoint)
+    half = replace(off, amp="bf16", frozen_dtype="bf16")
+    usual = replace(half, frozen_dtype="fp32")
+    variants = {Variant.of(half), Variant.of(usual)}
     assert len(variants) == 2
     assert Variant.of(new_row(**half.columns())) in variants
 
+    row = new_row(**half.columns(), conditions_id="here", status="oom")
+    larger = replace(half, batch_size=16)
+    assert dominating(larger, "here", [row]) is row
+    assert dominating(replace(larger, frozen_dtype="fp32"), "here", [row]) is None
 
-def test_a_plan_shows_how_weights_are_held_where_cells_differ_in_it(tiny_checkpoint: Path) -> None:
-    off = cell(tiny_checkpoint)
-    usual = replace(off, amp="bf16", frozen_dtype="fp32")
-    half = replace(usual, frozen_dtype="bf16")
     assert "frozen_dtype" not in _shown_axes([off, usual])
     assert "frozen_dtype" in _shown_axes([off, usual, half])
 
-
-def test_rates_are_searched_with_weights_as_a_cell_under_amp_holds_them(
-    tiny_checkpoint: Path,
-) -> None:
-    off = cell(tiny_checkpoint)
-    half = replace(off, amp="bf16", frozen_dtype="bf16")
-    search = Search([off, half, replace(half, frozen_dtype="fp32")], "part", lambda _: None)
+    search = Search([off, half, usual], "part", lambda _: None)
     assert {(c.amp, c.frozen_dtype) for c in next(search.rounds())} == {("bf16", "bf16")}
     none = dict.fromkeys(("learning_rate", "learning_rate_head"))
     lacks = new_row(**half.columns()) | none | {"learning_rate_source": "search"}

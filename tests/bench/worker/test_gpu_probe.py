@@ -53,9 +53,6 @@ def test_a_gpu_is_known_by_its_name_in_the_environment(
     gpu = Gpu.of(DEVICE)
     assert gpu is not None
     assert gpu._handle == handle
-
-
-def test_the_cpu_is_no_gpu() -> None:
     assert Gpu.of(torch.device("cpu")) is None
 
 
@@ -94,14 +91,10 @@ def test_a_gpu_that_answers_nothing_has_no_figures_and_not_the_processors_energy
         gpu.look()
     assert (drawn.joules, drawn.source) == (None, None)
     assert (gpu.memory, gpu.doubts) == ({}, {})
-
-
-def test_energy_is_the_gpus(tmp_path: Path) -> None:
     nvml = FakeNvml()
     with energy(Gpu(nvml, "GPU"), tmp_path) as drawn:
         nvml.answers["TotalEnergyConsumption"] = 7_500
-    assert drawn.joules == pytest.approx(2.5)
-    assert drawn.source == "nvml"
+    assert (drawn.joules, drawn.source) == (pytest.approx(2.5), "nvml")
 
 
 def test_memory_is_the_processs_and_others_on_the_gpu_disturb() -> None:
@@ -139,16 +132,13 @@ def test_reasons_are_named_by_old_and_new_drivers_and_idle_is_none(name: str) ->
     assert gpu.report["sm_clock_mhz"] == {"least": 1980, "median": 1980, "most": 1980}
 
 
-def test_a_power_cap_is_reported_and_no_doubt() -> None:
+def test_clocks_that_fell_are_a_doubt_unless_by_a_power_cap() -> None:
     """A T4 begins at its highest clock and comes down to what its 70 W allow."""
     capped = {"CurrentClocksEventReasons": 0x4, "ClockInfo": 900}
     gpu = looked(FakeNvml(ClockInfo=1590), *[capped] * 20)
     assert gpu.doubts == {}
     assert gpu.report["throttle_reasons"] == {"power cap": 20}
     assert gpu.report["sm_clock_mhz"]["median"] == 900
-
-
-def test_clocks_that_fell_without_a_power_cap_are_a_doubt() -> None:
     gpu = looked(FakeNvml(ClockInfo=1590), *[{"ClockInfo": 900}] * 20)
     assert gpu.doubts == {"throttled": "the GPU's clocks fell to 57%"}
 
@@ -169,44 +159,37 @@ def test_cores_that_rest_while_a_gpu_works_are_no_doubt(
 # What torch's allocator says
 
 
-def test_memory_in_pools_of_cuda_graphs_counts_as_allocated(
+def segment(pool: tuple[int, int], total: int, allocated: int) -> dict[str, Any]:
+    sizes = {"total_size": total * MIB, "allocated_size": allocated * MIB}
+    return {"segment_pool_id": pool, **sizes}
+
+
+@pytest.mark.parametrize(
+    ("allocated", "reserved", "can_list", "graphs", "peaks"),
+    [
+        (75, 180, True, True, (75 + 70 + 20, 180)),  # what the allocator counts in pools, once
+        (75, 180, True, False, (75, 180)),
+        (75, 180, False, True, (None, 180)),  # as `backend:cudaMallocAsync`
+        (75, 180, False, False, (75, 180)),
+        (0, 0, True, False, (None, None)),  # with PYTORCH_NO_CUDA_MEMORY_CACHING
+    ],
+)
+def test_peaks_are_those_of_the_allocator_and_of_pools_of_cuda_graphs(
     monkeypatch: pytest.MonkeyPatch,
+    allocated: int,
+    reserved: int,
+    can_list: bool,
+    graphs: bool,
+    peaks: tuple[int | None, int | None],
 ) -> None:
-    """Once: what of a pool the allocator has counted already is not counted again."""
+    def snapshot() -> list[dict[str, Any]]:
+        if not can_list:
+            raise RuntimeError("snapshot is not supported")
+        return [segment((0, 0), 60, 40), segment((0, 1), 100, 30), segment((0, 2), 20, 0)]
 
-    def segment(pool: tuple[int, int], total: int, allocated: int) -> dict[str, Any]:
-        sizes = {"total_size": total * MIB, "allocated_size": allocated * MIB}
-        return {"segment_pool_id": pool, **sizes}
-
-    segments = [segment((0, 0), 60, 40), segment((0, 1), 100, 30), segment((0, 2), 20, 0)]
-    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: 75 * MIB)
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: 180 * MIB)
-    assert cuda_peaks_mib(DEVICE, graphs=True) == {
-        "peak_cuda_allocated_mib": 75 + 70 + 20,
-        "peak_cuda_reserved_mib": 180,
-    }
-    assert cuda_peaks_mib(DEVICE, graphs=False)["peak_cuda_allocated_mib"] == 75
-
-
-def test_what_an_allocator_does_not_say_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As that of `backend:cudaMallocAsync`."""
-
-    def fail() -> None:
-        raise RuntimeError("snapshot is not supported")
-
-    monkeypatch.setattr(torch.cuda, "memory_snapshot", fail)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: 75 * MIB)
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: 180 * MIB)
-    assert cuda_peaks_mib(DEVICE, graphs=True) == {"peak_cuda_reserved_mib": 180}
-    assert cuda_peaks_mib(DEVICE, graphs=False) == {
-        "peak_cuda_allocated_mib": 75,
-        "peak_cuda_reserved_mib": 180,
-    }
-
-
-def test_an_allocator_that_keeps_nothing_has_no_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not of 0 MiB, as with PYTORCH_NO_CUDA_MEMORY_CACHING."""
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: 0)
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: 0)
-    assert cuda_peaks_mib(DEVICE, graphs=False) == {}
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", snapshot)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: allocated * MIB)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: reserved * MIB)
+    names = ("peak_cuda_allocated_mib", "peak_cuda_reserved_mib")
+    expected = {name: mib for name, mib in zip(names, peaks, strict=True) if mib is not None}
+    assert cuda_peaks_mib(DEVICE, graphs=graphs) == expected

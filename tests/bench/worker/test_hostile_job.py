@@ -126,12 +126,3 @@ def test_a_folder_is_beside_the_others_or_refused(
     assert Path(os.path.normpath(folder)) == folder
     assert folder.name.isprintable()
     assert not folder.name.startswith(".")
-
-
-def test_a_name_of_a_cell_can_not_lead_out_of_its_folder() -> None:
-    """Cells come from grid files, whose values are few; a cell made by hand is refused too."""
-    for text in ("../../x", "/etc", "a/b", "a\0b", "a\nb"):
-        for change in ({"mode": text}, {"layers": text}, {"amp": text}, {"mode": ".."}):
-            of = replace(CELL, **change)
-            with pytest.raises(ValueError, match="folder's name"):
-                cell_folder(Path("runs.csv"), of.name, of.cell_id, "here", 1, 1)

@@ -16,7 +16,7 @@ from bench.plan.cell import Cell
 from bench.worker.setup import examples
 from minbert.data import tasks
 from minbert.data.tasks import Examples, Task, TaskData
-from tests.bench.tiny_cells import cell, job_of
+from tests.bench.tiny_cells import cell, ended, job_of
 from tests.bench.worker.test_training_settings import Steps
 from tests.bench.workloads import SHAPES
 
@@ -49,10 +49,6 @@ def cell_of(data: TaskData, checkpoint: Path, **changes: object) -> Cell:
     )  # fmt: skip
 
 
-def test_a_task_of_several_labels_has_its_kind_metric_and_outputs() -> None:
-    assert (TOPICS.kind, TOPICS.metric, TOPICS.num_outputs) == ("multi_label", "micro_f1", 3)
-
-
 def test_a_cell_learns_several_labels(
     data: TaskData, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -61,11 +57,10 @@ def test_a_cell_learns_several_labels(
     of = cell_of(data, tiny_checkpoint, epochs=2, held_out=0.25, early_stopping=1)
     tokens.make(data, of, tiny_checkpoint, tmp_path / "data")
     job = replace(job_of(of, tiny_checkpoint), data=str(tmp_path / "data"))
-    (tmp_path / "cell").mkdir()
-    ended = Steps(job, tmp_path / "cell")
-    columns = ended.run()
-    assert len(ended.train[""]) == 24
-    for loss, logits, batch in ended.trained:
+    run = ended(job, tmp_path / "cell", Steps)
+    columns = run.columns
+    assert len(run.train[""]) == 24
+    for loss, logits, batch in run.trained:
         assert batch.labels.shape == (8, 3)
         assert torch.equal(loss, nn.BCEWithLogitsLoss()(logits, batch.labels))
     kept = load_file(tmp_path / "cell" / "predictions.safetensors")
@@ -73,6 +68,7 @@ def test_a_cell_learns_several_labels(
     assert kept["labels"].dtype == np.int8
     np.testing.assert_array_equal(kept["held_labels"], data.train.labels[kept["held_indices"]])
     assert kept["logits"].shape == (20, 3)
+    assert (TOPICS.kind, TOPICS.num_outputs) == ("multi_label", 3)
     assert columns["dev_metric"] == "micro_f1"
     expected = f1_score(data.dev.labels, kept["logits"] > 0, average="micro")
     assert columns["dev_score"] == pytest.approx(expected)

@@ -66,61 +66,54 @@ def thin(outputs: int, inputs: int, *, dx: bool = True, rows: int = T) -> int:
     return always + min(2 * outputs * inputs * R, branch)
 
 
-def adapted(**changes: Any) -> int:
-    return flops(**({"mode": "lora", "layers": "all-lin-only", "rank": R} | changes))
+AT_FIRST = (2 * SQUARE + 2 * WIDE) * B // T
+LAST, POOLER = 2 * SQUARE + AT_FIRST, 2 * B * H * H
+"""Of a layer whose first token alone is read, and of a pooler."""
+BASE = 2 * LAYER + (2 * LAYER - 3 * SQUARE) + 3 * HEAD
+"""Of adapters: no gradients of weights, nor of the first layer's input."""
+ADAPTED = {"mode": "lora", "layers": "all-lin-only", "rank": R}
+BOTH_LAYERS = (
+    3 * thin(H, H, dx=False) + thin(H, H) + thin(W, H) + thin(H, W)
+    + 4 * thin(H, H) + thin(W, H) + thin(H, W)
+)  # fmt: skip
 
 
-def test_full_fine_tuning_takes_three_products_of_each_weight() -> None:
-    assert flops() == 3 * 2 * LAYER + 3 * HEAD
-
-
-def test_a_trained_head_needs_no_gradient_of_inputs() -> None:
-    assert flops(mode="head") == 2 * LAYER + 2 * HEAD
-
-
-def test_adapters_need_no_gradient_of_weights_or_of_the_first_layers_input() -> None:
-    base = 2 * LAYER + (2 * LAYER - 3 * SQUARE) + 3 * HEAD
-    first = 3 * thin(H, H, dx=False) + thin(H, H) + thin(W, H) + thin(H, W)
-    second = 4 * thin(H, H) + thin(W, H) + thin(H, W)
-    assert adapted() == base + first + second
-    assert adapted(mode="dora") == adapted()
-
-
-def test_layers_without_adapters_pass_gradients_on() -> None:
-    base = 2 * LAYER + (2 * LAYER - 3 * SQUARE) + 3 * HEAD
-    thins = 3 * thin(H, H, dx=False) + 3 * thin(H, H)
-    assert adapted(layers="attn-only") == base + thins
-
-
-def test_a_trained_base_needs_gradients_of_weights() -> None:
-    base = 2 * 2 * LAYER + 2 * (SQUARE + 2 * WIDE) + 3 * HEAD
-    assert adapted(layers="attn") == base + 6 * thin(H, H)
-
-
-def test_a_pooler_reads_only_the_first_token() -> None:
-    at_first = (2 * SQUARE + 2 * WIDE) * B // T
-    last = 2 * SQUARE + at_first
-    pooler = 2 * B * H * H
-    assert flops(pooling="pooler") == 3 * (LAYER + last + pooler) + 3 * HEAD
-    assert flops(mode="head", pooling="pooler") == LAYER + last + pooler + 2 * HEAD
-    trained = flops(mode="head", pooling="pooler", new_pooler=True)
-    assert trained == LAYER + last + 2 * pooler + 3 * HEAD
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 3 * 2 * LAYER + 3 * HEAD),
+        ({"mode": "head"}, 2 * LAYER + 2 * HEAD),
+        (ADAPTED, BASE + BOTH_LAYERS),
+        (ADAPTED | {"mode": "dora"}, BASE + BOTH_LAYERS),
+        (ADAPTED | {"layers": "attn-only"}, BASE + 3 * thin(H, H, dx=False) + 3 * thin(H, H)),
+        (
+            ADAPTED | {"layers": "attn"},  # the rest trains, with gradients of weights
+            2 * 2 * LAYER + 2 * (SQUARE + 2 * WIDE) + 3 * HEAD + 6 * thin(H, H),
+        ),
+        ({"pooling": "pooler"}, 3 * (LAYER + LAST + POOLER) + 3 * HEAD),
+        ({"mode": "head", "pooling": "pooler"}, LAYER + LAST + POOLER + 2 * HEAD),
+        (
+            {"mode": "head", "pooling": "pooler", "new_pooler": True},
+            LAYER + LAST + 2 * POOLER + 3 * HEAD,
+        ),
+    ],
+)
+def test_operations_are_those_counted_by_hand(settings: dict[str, Any], expected: int) -> None:
+    assert flops(**settings) == expected
 
 
 def test_a_head_that_reads_tokens_needs_all_of_the_last_layer() -> None:
     assert flops(mode="head", pooling="pooler", head="conv") >= 2 * LAYER
 
 
-def test_without_the_fast_kernels_the_same_products_are_required() -> None:
-    fast = adapted(pooling="pooler")
+def test_other_kernels_and_half_precision_require_the_same_products() -> None:
+    fast, half = (
+        required(model("lora", "all-lin", R, "pooler"), [batch()], amp, CPU)
+        for amp in ("off", "bf16")
+    )
+    assert half == fast
     with kernels("reference"):
-        assert adapted(pooling="pooler") == fast
-
-
-def test_half_precision_requires_the_same_products() -> None:
-    one = required(model("lora", "all-lin", R, "pooler"), [batch()], "off", CPU)
-    half = required(model("lora", "all-lin", R, "pooler"), [batch()], "bf16", CPU)
-    assert half == one
+        assert required(model("lora", "all-lin", R, "pooler"), [batch()], "off", CPU) == fast
 
 
 def test_the_mean_of_several_batches_counts() -> None:

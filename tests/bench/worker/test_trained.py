@@ -1,6 +1,5 @@
 """Kept weights: the model that they load into predicts what its cell did."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from hypothesis import given
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from adapters.injection import convert_frozen
 from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
@@ -26,7 +26,7 @@ from minbert.data.tasks import load_data
 from minbert.model.classifier import BertClassifier
 from minbert.model.config import BertConfig
 from minbert.model.heads import HEADS
-from tests.bench.tiny_cells import cell, job_of
+from tests.bench.tiny_cells import cell, digest_of, ended, job_of
 from tests.cs224n import write_folder
 from tests.hostile import answer, damaged, examples
 
@@ -48,17 +48,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def job(checkpoint: Path, mode: str, layers: str | None = None, **changes: Any) -> Job:
     """A job of a few steps that keeps its weights."""
     values = {"max_steps": 3, "max_train": 24, "max_dev": 24, **changes}
-    digest = load_data("movies", None, max_train=24, max_dev=24).digest[:16]
-    of = cell(checkpoint, mode, layers or "attn", **{"data_digest": digest, **values})
+    own = {"data_digest": digest_of(24, 24), **values}
+    of = cell(checkpoint, mode, layers or "attn", **own)
     return replace(job_of(of, checkpoint), keep=True)
-
-
-def ran(of: Job, folder: Path) -> CellRun:
-    """The job after its training, whose measured columns are in its record."""
-    folder.mkdir()
-    run = CellRun(of, folder, Progress(None))
-    run.run()
-    return run
 
 
 def predictions(run: CellRun, model: BertClassifier) -> dict[str, NDArray[np.float32]]:
@@ -86,14 +78,18 @@ def check(run: CellRun, tolerance: float = 1e-5) -> BertClassifier:
     return loaded
 
 
-@pytest.mark.parametrize("pooling", ["pooler", "mean"])
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize(("mode", "layers"), EVERY)
+@pytest.mark.parametrize(
+    ("mode", "layers", "head", "pooling"),
+    [
+        (*each, list(HEADS)[number % 3], ("pooler", "mean")[number % 2])
+        for number, each in enumerate(EVERY)
+    ],
+)
 def test_the_model_of_kept_weights_predicts_what_the_cell_did(
     tiny_checkpoint: Path, tmp_path: Path, mode: str, layers: str | None, head: str, pooling: str
 ) -> None:
     of = job(tiny_checkpoint, mode, layers, head=head, pooling=pooling)
-    run = ran(of, tmp_path / "cell")
+    run = ended(of, tmp_path / "cell")
     untrained = predictions(run, engine_of(of.cell).build(of))
     assert np.abs(untrained[""] - run.logits[""]).max() > 1e-4
     model = check(run)
@@ -107,8 +103,10 @@ def test_the_model_of_kept_weights_predicts_what_the_cell_did(
     assert (size < whole / 2) == keeps_by_default(of.cell)
 
 
-@pytest.mark.parametrize("encoders", [1, 2])
-@pytest.mark.parametrize(("mode", "layers"), [EVERY[0], EVERY[1], *EVERY[-2:]])
+@pytest.mark.parametrize(
+    ("mode", "layers", "encoders"),
+    [(*EVERY[0], 2), (*EVERY[1], 1), (*EVERY[-2], 1), (*EVERY[-1], 2)],
+)
 def test_a_model_of_several_parts(
     tiny_checkpoint: Path, tmp_path: Path, mode: str, layers: str | None, encoders: int
 ) -> None:
@@ -120,7 +118,7 @@ def test_a_model_of_several_parts(
         "data_digest": load_data("multitask", data).digest[:16],
     }  # fmt: skip
     of = replace(job(tiny_checkpoint, mode, layers, **settings), data=str(data))
-    check(ran(of, tmp_path / "cell"))
+    check(ended(of, tmp_path / "cell"))
     size = (tmp_path / "cell" / "weights.safetensors").stat().st_size
     assert size < 16384 + largest_weights(of.cell, BertConfig.from_folder(tiny_checkpoint))
 
@@ -131,7 +129,7 @@ def test_layers_that_have_not_unfrozen_are_kept_as_they_began(
 ) -> None:
     """And those that have, which are frozen no more: of four the upper two."""
     of = job(deep_checkpoint, mode, "all-lin", unfreeze="iterative", epochs=3, max_steps=9)
-    run = ran(of, tmp_path / "cell")
+    run = ended(of, tmp_path / "cell")
     assert any(not p.requires_grad for name, p in run.model.named_parameters() if "layer.0" in name)
     check(run)
 
@@ -143,7 +141,7 @@ def test_the_best_epoch_of_early_stopping_is_kept(
     monkeypatch.setattr(CellRun, "_score", lambda run, _: -float(len(run.epochs)))
     of = job(tiny_checkpoint, "lora", "attn-only", held_out=0.25, early_stopping=2, epochs=5,
              max_steps=None)  # fmt: skip
-    run = ran(of, tmp_path / "cell")
+    run = ended(of, tmp_path / "cell")
     assert (run.columns["best_epoch"], run.columns["epochs_run"]) == (1, 3)
     check(run)
 
@@ -153,9 +151,12 @@ def test_frozen_weights_in_half_are_loaded_as_the_checkpoint_has_them(
     tiny_checkpoint: Path, tmp_path: Path, mode: str, layers: str | None
 ) -> None:
     of = job(tiny_checkpoint, mode, layers, amp="bf16", frozen_dtype="bf16")
-    run = ran(of, tmp_path / "cell")
+    run = ended(of, tmp_path / "cell")
     assert any(p.dtype == torch.bfloat16 for p in run.model.parameters())
     loaded = check(run, tolerance=0.05)
+    convert_frozen(loaded, torch.bfloat16)
+    assert np.array_equal(predictions(run, loaded)[""], run.logits[""])
+    loaded = load_trained(run.job, run.folder)
     first = load_file(tiny_checkpoint / "model.safetensors")
     name = "bert.embeddings.word_embeddings.weight"
     if layers in (None, "attn-only", "all-lin-only"):
@@ -173,14 +174,14 @@ def test_a_pooler_that_the_checkpoint_lacks_is_kept(tiny_checkpoint: Path, tmp_p
     tensors = load_file(checkpoint / "model.safetensors")
     left = {name: tensor.clone() for name, tensor in tensors.items() if "pooler" not in name}
     save_file(left, checkpoint / "model.safetensors")
-    check(ran(job(checkpoint, "head"), tmp_path / "cell"))
+    check(ended(job(checkpoint, "head"), tmp_path / "cell"))
     assert "bert.pooler.dense.weight" in load_file(tmp_path / "cell" / "weights.safetensors")
 
 
 def test_keeping_weights_changes_no_measured_column(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Times and memory vary from run to run; whatever is counted or computed does not."""
     of = job(tiny_checkpoint, "dora", "all-lin", amp="bf16", frozen_dtype="bf16")
-    keeps, plain = ran(of, tmp_path / "keeps"), ran(replace(of, keep=False), tmp_path / "plain")
+    keeps, plain = ended(of, tmp_path / "keeps"), ended(replace(of, keep=False), tmp_path / "plain")
     assert not (tmp_path / "plain" / "weights.safetensors").exists()
     assert keeps.columns.keys() == plain.columns.keys()
     varies = ("_s", "_ms", "rss_mib", "anon_mib", "_j")
@@ -226,7 +227,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory, one: Job) -> bytes:
     folder = tmp_path_factory.mktemp("one") / "cell"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CellRun, "_replay", lambda run, *_: run.machine)
-        ran(one, folder)
+        ended(one, folder)
     return (folder / "weights.safetensors").read_bytes()
 
 
@@ -239,11 +240,10 @@ def refused(of: Job, folder: Path) -> str:
     return message
 
 
-def test_missing_weights(one: Job, tmp_path: Path) -> None:
+def test_missing_weights_and_those_of_another_model(
+    one: Job, weights: bytes, tmp_path: Path
+) -> None:
     assert "the cell kept no weights; run it again with --save-weights" in refused(one, tmp_path)
-
-
-def test_weights_of_another_model(one: Job, weights: bytes, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(weights)
     load_trained(one, tmp_path)
@@ -273,16 +273,12 @@ def test_damaged_weights_load_or_are_refused_in_one_line(
     answer(lambda: load_trained(one, folder) or True, InputError, folder)
 
 
-def test_a_file_cut_short(one: Job, weights: bytes, tmp_path: Path) -> None:
+def test_a_file_cut_short_and_a_whole_one(one: Job, weights: bytes, tmp_path: Path) -> None:
     for share in (0.9, 0.01, 0.0):
         (tmp_path / "weights.safetensors").write_bytes(weights[: int(share * len(weights))])
         assert "is damaged (" in refused(one, tmp_path)
-
-
-def test_a_job_read_from_a_cell_folder_loads_its_weights(
-    one: Job, weights: bytes, tmp_path: Path
-) -> None:
     (tmp_path / "cell.json").write_text(one.to_json())
     (tmp_path / "weights.safetensors").write_bytes(weights)
-    assert json.loads((tmp_path / "cell.json").read_text())["keep"] is True
-    load_trained(Job.read(tmp_path), tmp_path)
+    job = Job.read(tmp_path)
+    assert job.keep
+    load_trained(job, tmp_path)

@@ -9,17 +9,18 @@ import torch
 from bench.plan.cell import Columns
 from bench.worker import run as worker
 from bench.worker.probes.counting import measure_work
+from bench.worker.probes.memory import SavedTensors
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from minbert.data.batches import Batch
 from minbert.model.encoder import Layer
 from minbert.training.trainer import Trainer
+from tests.bench.tiny_cells import ended
 from tests.bench.worker.test_worker import job_on
 
 WORK = ("step_gflop", "step_operators", "step_moved_mib")
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
-    ("full", {"amp": "fp16"}),
-    ("lora", {"unfreeze": "iterative", "epochs": 2}),
+    ("lora", {"amp": "fp16", "unfreeze": "iterative", "epochs": 2}),
     ("dora", {"amp": "bf16", "optimizer": "adamax"}),
     ("lora", {"held_out": 0.2, "early_stopping": 1, "epochs": 2}),
 ]
@@ -29,7 +30,9 @@ def columns_of(checkpoint: Path, folder: Path, mode: str = "full", **settings: A
     """The columns of a cell that runs in this process."""
     folder.mkdir()
     job = job_on(checkpoint, folder, "sst", mode, batch_size=10, **settings)
-    return CellRun(job, folder / "cell", Progress(None)).run()
+    run = ended(job, folder / "cell")
+    assert all(step.forward_ms is not None for step in run.clock.steps()), "no step but training's"
+    return run.columns
 
 
 @pytest.mark.parametrize(("mode", "settings"), SETTINGS)
@@ -41,18 +44,6 @@ def test_repeats_of_a_cell_do_the_same_work(
     )
     assert [one[name] for name in WORK] == [two[name] for name in WORK]
     assert all(one[name] for name in WORK)
-
-
-def test_what_is_counted_is_no_part_of_the_last_step(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    job = job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=10)
-    run = CellRun(job, tmp_path / "cell", Progress(None))
-    run.run()
-    assert all(step.forward_ms is not None for step in run.clock.steps())
-
-
-def test_adapters_take_fewer_products(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    full, lora = (columns_of(tiny_checkpoint, tmp_path / mode, mode) for mode in ("full", "lora"))
-    assert 0 < lora["step_gflop"] < full["step_gflop"]
 
 
 def test_a_product_more_is_counted(
@@ -96,26 +87,44 @@ def test_counting_changes_neither_weights_nor_random_numbers(
     assert all(seen)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("other")])
-def test_a_cell_that_trained_is_no_oom_because_counting_had_no_memory(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+@pytest.mark.parametrize(
+    ("probe", "error"),
+    [
+        ("activations", torch.OutOfMemoryError("CUDA out of memory")),
+        ("activations", RuntimeError("other")),
+        ("work", MemoryError()),
+        ("work", RuntimeError("other")),
+    ],
+)
+def test_a_cell_that_trained_is_no_oom_because_measuring_had_no_memory(
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    probe: str,
+    error: Exception,
 ) -> None:
     step = Trainer.step
+    failed: list[bool] = []
+
+    def fail(*_: object) -> None:
+        failed.append(True)
+        raise error
 
     def fails_at_rest(trainer: Trainer, batch: Batch) -> Any:
-        if not failed and trainer.optimizer.param_groups[0]["lr"] == 0:
-            failed.append(True)
-            raise error
-        return step(trainer, batch)
+        is_first = not failed and trainer.optimizer.param_groups[0]["lr"] == 0
+        return fail() if is_first else step(trainer, batch)
 
-    failed: list[bool] = []
-    monkeypatch.setattr(Trainer, "step", fails_at_rest)
+    if probe == "work":
+        monkeypatch.setattr(Trainer, "step", fails_at_rest)
+    else:
+        monkeypatch.setattr(SavedTensors, "counting", fail)
     if str(error) == "other":
         with pytest.raises(RuntimeError, match="other"):
             columns_of(tiny_checkpoint, tmp_path / "it")
         return
     columns = columns_of(tiny_checkpoint, tmp_path / "it")
     assert failed
-    assert not columns.keys() & set(WORK)
+    missing = set(WORK) if probe == "work" else {"activations_mib"}
+    assert not columns.keys() & missing
     assert columns["dev_score"] is not None
     assert (tmp_path / "it" / "cell" / "panel.csv").exists()

@@ -149,21 +149,6 @@ def test_a_layer_of_both_encoders_unfreezes_in_each_epoch_and_embeddings_last(
             assert last == (epoch == 4), (tower, epoch)
 
 
-@pytest.mark.parametrize(
-    ("order", "epoch"),
-    [
-        ("sequential", ["sst", "sst", "quora", "quora", "sts", "sts"]),
-        ("round-robin", ["sst", "quora", "sts", "sst", "quora", "sts"]),
-    ],
-)
-def test_parts_come_in_the_order_of_the_cell(
-    tiny_checkpoint: Path, tmp_path: Path, order: str, epoch: list[str]
-) -> None:
-    run = watched(tiny_checkpoint, tmp_path, task_order=order, batch_size=12, epochs=2)
-    run.run()
-    assert run.trained_on == epoch * 2
-
-
 def test_a_rate_halves_where_an_epoch_of_all_parts_ends(
     tiny_checkpoint: Path, tmp_path: Path, rates: list[float]
 ) -> None:
@@ -173,16 +158,4 @@ def test_a_rate_halves_where_an_epoch_of_all_parts_ends(
     run.run()
     factors = [4, 4, 5, 5, 3, 3]
     expected = [RATE * factor / 2**epoch for epoch in range(3) for factor in factors]
-    assert rates[: len(run.losses)] == pytest.approx(expected)
-
-
-def test_a_rate_halves_where_an_epoch_of_one_task_ends(
-    tiny_checkpoint: Path, tmp_path: Path, rates: list[float]
-) -> None:
-    """24 examples in batches of 10 are three steps, of which seven are taken."""
-    values = {"batch_size": 10, "epochs": 3, "max_steps": 7, "warmup": 0.0}
-    job = job_on(tiny_checkpoint, tmp_path, "sst", "full", **values, learning_rate=RATE)
-    run = CellRun(job, tmp_path / "cell", Progress(None))
-    run.run()
-    expected = [RATE] * 3 + [RATE / 2] * 3 + [RATE / 4]
     assert rates[: len(run.losses)] == pytest.approx(expected)

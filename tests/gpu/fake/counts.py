@@ -1,5 +1,7 @@
 """Kernels counted on fake GPU tensors are those that a GPU launches."""
 
+import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 
@@ -7,7 +9,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench.forecast.fake import count
+from bench.forecast.fake import count, fill
+from bench.worker.probes.counting import Counter
+from bench.worker.probes.memory import measure_activations
 from minbert.kernels.reference import KERNELS
 from minbert.model.classifier import BertClassifier
 from minbert.model.config import GEOMETRIES
@@ -70,10 +74,16 @@ def test_a_mask_is_converted_once_for_all_layers(amp: str) -> None:
     assert not {"aten.where.self", "aten.constant_pad_nd.default"} & set(watch.names)
 
 
+AMP = [("off", False), ("bf16", False), ("fp16", False), ("bf16", True)]
+
+
 @pytest.mark.parametrize(
-    ("amp", "held"), [("off", False), ("bf16", False), ("fp16", False), ("bf16", True)]
+    ("mode", "layers", "amp", "held"),
+    [
+        *(("dora", "all-lin", *each) for each in AMP),
+        *((*setting, *AMP[number % 4]) for number, setting in enumerate(SETTINGS[:-1])),
+    ],
 )
-@pytest.mark.parametrize(("mode", "layers"), SETTINGS)
 def test_a_step_needs_at_most_what_plain_torch_needs(
     mode: str, layers: str | None, amp: str, held: bool
 ) -> None:
@@ -112,3 +122,30 @@ def test_baddbmm_copies_its_first_argument_to_a_new_result() -> None:
     done = [new - old for old, new in pairwise(works)]
     assert [each.kernels for each in done] == [2, 1, 1]
     assert [each.moved // x.nbytes for each in done] == [6, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("mode", "layers", "amp"),
+    [
+        ("full", None, "off"),
+        ("full", None, "fp16"),
+        ("head", None, "bf16"),
+        ("lora", "attn", "off"),
+    ],
+)
+def test_measuring_activations_takes_at_most_a_steps_peak(
+    mode: str, layers: str | None, amp: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # no state of random numbers to keep
+    monkeypatch.setattr(torch.random, "fork_rng", lambda _devices: nullcontext())
+    model = model_of(mode, layers, amp)
+    with FakeTensorMode(), Counter() as counter, warnings.catch_warnings(action="ignore"):
+        fill(model, GPU)
+        trainer, batch = trainer_of(model, amp), batch_of(texts=16, longest=48)
+        trainer.step(batch)
+        counter.restart_peak()
+        trainer.step(batch)
+        of_step = counter.peak
+        counter.restart_peak()
+        measure_activations(trainer, batch)
+    assert counter.peak <= of_step

@@ -32,14 +32,16 @@ POOLED = [("full", None), ("lora", "attn-only"), ("dora", "attn-only")]
 """Others have the mean of all tokens, by convolutions or not, and some no mask."""
 
 
+AMP = [("off", False), *((amp, held) for amp in HALF for held in (False, True))]
+"""Each with whether frozen weights are in half precision."""
+
+
 @pytest.mark.parametrize(
-    ("amp", "held"), [("off", False), *((amp, held) for amp in HALF for held in (False, True))]
+    ("number", "amp", "held"),
+    [(number, *AMP[(number + other) % 5]) for number in range(len(SETTINGS)) for other in (0, 2)],
 )
-@pytest.mark.parametrize(("mode", "layers"), SETTINGS)
-def test_steps_and_an_evaluation_stay_on_the_gpu(
-    mode: str, layers: str | None, amp: str, held: bool
-) -> None:
-    number = SETTINGS.index((mode, layers))
+def test_steps_and_an_evaluation_stay_on_the_gpu(number: int, amp: str, held: bool) -> None:
+    mode, layers = SETTINGS[number]
     pooling = "pooler" if (mode, layers) in POOLED else "mean"
     head = ("linear", "conv")[number % 3 == 1]
     model = model_of(mode, layers, amp, pooling=pooling, head=head, held=held)

@@ -1,8 +1,7 @@
-"""The fast path of a whole model against plain torch under autograd (trap 16), in every mode."""
+"""The fast path of a whole model, on a GPU too, against plain torch under autograd (trap 16)."""
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
@@ -10,23 +9,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adapters.injection import convert_frozen, inject
-from minbert.kernels.reference import kernels
+from minbert.kernels import products, reference
+from minbert.kernels.reference import KERNELS, kernels
 from minbert.model.classifier import BertClassifier, initialise
-from minbert.model.config import BertConfig
+from minbert.training import optimizer
 from minbert.training.losses import loss_of
 from minbert.training.trainer import autocast
+from tests.minbert.peers import sizes, without_dropout
 
-SMALL = BertConfig(
-    hidden_size=24,
-    num_hidden_layers=3,
-    num_attention_heads=3,
-    intermediate_size=40,
-    vocab_size=50,
-    max_position_embeddings=16,
-    initializer_range=0.1,
-    hidden_dropout_prob=0.0,
-    attention_probs_dropout_prob=0.0,
-)
+SMALL = sizes(24, 3, 3, 40, 50, 16, initializer_range=0.1, **without_dropout())
 LENGTHS = torch.tensor([9, 4, 1, 7])
 MODES = [
     ("full", None),
@@ -64,12 +55,42 @@ def step(model: BertClassifier, padded: bool, amp: str) -> Iterator[tuple[str, T
             yield name, parameter.grad
 
 
+class Names(TorchDispatchMode):
+    """Counts operators by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls[func._overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def force_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the paths of a GPU on the CPU."""
+    for module in (products, reference, optimizer):
+        monkeypatch.setattr(module, "on_cpu", lambda _x: False)
+
+
+@pytest.fixture(params=[False, True], ids=["cpu", "gpu"])
+def on_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the paths are those of a GPU."""
+    if request.param:
+        force_gpu(monkeypatch)
+    return request.param
+
+
 @pytest.mark.parametrize("pooling", ["pooler", "mean"])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize(("mode", "layers"), MODES)
-def test_trap_16_the_fast_path_equals_the_plain_one(mode, layers, padded, pooling) -> None:
+def test_trap_16_the_fast_path_equals_the_plain_one(mode, layers, padded, pooling, on_gpu) -> None:
     model = model_of(mode, layers, pooling)
-    fast = dict(step(model, padded, "off"))
+    with Names() as names:
+        fast = dict(step(model, padded, "off"))
+    if on_gpu:
+        assert "_linear_pointwise" not in names.calls, "oneDNN is for the CPU"
+        assert any(name.startswith("_scaled_dot_product") for name in names.calls)
     with kernels("reference"):
         exact = dict(step(model, padded, "off"))
     assert fast.keys() == exact.keys()
@@ -77,22 +98,22 @@ def test_trap_16_the_fast_path_equals_the_plain_one(mode, layers, padded, poolin
         name for name, p in model.named_parameters() if p.requires_grad
     }
     for name, value in exact.items():
-        scale = value.abs().max().item()
-        torch.testing.assert_close(fast[name], value, rtol=1e-4, atol=1e-5 * max(scale, 1e-3))
+        scale, close = value.abs().max().item(), 1e-6 if on_gpu else 1e-5
+        rtol = close if on_gpu else 10 * close
+        torch.testing.assert_close(fast[name], value, rtol=rtol, atol=close * max(scale, 1e-3))
 
 
 @pytest.mark.parametrize(("mode", "layers"), MODES)
-def test_in_half_precision_it_is_as_near_to_fp32_as_the_plain_path(mode, layers) -> None:
+def test_in_half_precision_it_is_as_near_to_fp32_as_the_plain_path(mode, layers, on_gpu) -> None:
     model = model_of(mode, layers, "mean")
-    exact = dict(step(model, True, "off"))
+    with kernels("reference"):
+        exact = dict(step(model, True, "off"))
     errors = []
-    ways: list[AbstractContextManager[None]] = [nullcontext(), kernels("reference")]
-    for way in ways:
-        with way:
-            found = dict(step(model, True, "bf16"))
-        errors.append(
-            sum(float((found[n] - exact[n]).norm() / exact[n].norm()) for n in exact) / len(exact)
-        )
+    for name in KERNELS:
+        with kernels(name):
+            half = dict(step(model, True, "bf16"))
+        distances = [float((half[n] - exact[n]).norm() / exact[n].norm()) for n in exact]
+        errors.append(sum(distances) / len(exact))
     fast, usual = errors
     assert 0 < fast < 2 * usual
 

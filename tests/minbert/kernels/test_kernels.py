@@ -13,12 +13,8 @@ from minbert.kernels import products
 from minbert.kernels.attention import attention, torch_attention
 from minbert.kernels.dropout import dropout, keep_mask
 from minbert.kernels.linear import Linear, activate, gradient
-from minbert.kernels.products import (
-    sum_over_tokens,
-    thin_over_tokens,
-    times,
-)
-from minbert.kernels.reference import is_reference, kernels
+from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
+from minbert.kernels.reference import KERNELS, is_reference, kernels
 from minbert.kernels.residual import add_and_normalise
 from minbert.model.config import ACTIVATIONS
 
@@ -165,25 +161,18 @@ def test_add_and_normalise(trains: bool) -> None:
     nn.init.normal_(norm.weight)
     norm.requires_grad_(trains)
     found = []
-    for way in (False, True):
+    for name in KERNELS:
         norm.zero_grad()
         x, y = drawn(2, 5, 6).requires_grad_(), drawn(2, 5, 6, seed=1).requires_grad_()
-        if way:
-            with kernels("reference"):
-                out = add_and_normalise(x, y, norm, 0.1, training=False)
-        else:
+        with kernels(name):
             out = add_and_normalise(x, y, norm, 0.1, training=False)
         out.backward(drawn(2, 5, 6, seed=2))
         found.append([out, x.grad, y.grad, norm.weight.grad, norm.bias.grad])
+    assert (norm.weight.grad is not None) == trains
     for one, other in zip(*found, strict=True):
-        if one is None:
-            assert other is None
-        else:
+        assert (one is None) == (other is None)
+        if one is not None:
             torch.testing.assert_close(one, other)
-
-
-def test_under_autocast_what_follows_a_norm_is_half() -> None:
-    norm = nn.LayerNorm(6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = add_and_normalise(drawn(2, 6), drawn(2, 6).bfloat16(), norm, 0.1, training=True)
     assert out.dtype == torch.bfloat16
@@ -202,7 +191,7 @@ def test_a_mask_drops_with_its_probability(p: float) -> None:
     assert abs(both.mean() - p * p) < 5 * math.sqrt(p * p / mask.numel())
 
 
-def test_masks_follow_torchs_seed_and_leave_numpys_alone(monkeypatch) -> None:
+def test_masks_follow_torchs_seed_and_are_empty_without_values() -> None:
     torch.manual_seed(7)
     first, second = keep_mask(torch.empty(50), 0.5), keep_mask(torch.empty(50), 0.5)
     torch.manual_seed(7)
@@ -211,9 +200,6 @@ def test_masks_follow_torchs_seed_and_leave_numpys_alone(monkeypatch) -> None:
     with torch.random.fork_rng([]):
         keep_mask(torch.empty(50), 0.5)
     assert torch.equal(second, keep_mask(torch.empty(50), 0.5))
-
-
-def test_masks_of_tensors_without_values_have_none() -> None:
     assert keep_mask(torch.empty(3, 4, device="meta"), 0.5).is_meta
 
 
@@ -226,13 +212,10 @@ def test_dropout_is_for_training_alone(monkeypatch) -> None:
     torch.testing.assert_close(dropout(x, 0.2, training=True), x / 0.8)
 
 
-def test_all_dropped() -> None:
+def test_all_dropped_and_no_texts_are_no_error() -> None:
     norm, x, y = nn.LayerNorm(6), drawn(2, 5, 6), drawn(2, 5, 6, seed=1)
     torch.testing.assert_close(add_and_normalise(x, y, norm, 1.0, training=True), norm(x))
     assert not attention(drawn(2, 5, 12).requires_grad_(), None, 2, 1.0).any()
-
-
-def test_no_texts_are_no_error() -> None:
     x = torch.empty(0, 4, 6, requires_grad=True)
     y = Linear(6, 12)(x, "gelu")
     out = attention(y, None, 2, 0.1)

@@ -1,7 +1,5 @@
 """Tensors kept for the backward pass, counted by saved-tensor hooks, follow a formula."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -9,33 +7,21 @@ from adapters.injection import inject
 from bench.worker.probes.memory import SavedTensors
 from minbert.kernels.reference import kernels
 from minbert.model.classifier import BertClassifier, initialise
-from minbert.model.config import BertConfig
 from minbert.training.trainer import autocast
+from tests.minbert.peers import sizes, without_dropout
 
 B, S = 16, 20
-CONFIG = BertConfig(
-    hidden_size=48,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    intermediate_size=192,
-    vocab_size=60,
-    max_position_embeddings=32,
-)
 H, WIDE, N, L = 48, 192, 4, 3
+CONFIG = sizes(H, L, N, WIDE, 60, 32, **without_dropout(0.1))
 SIZE = {"off": 4, "bf16": 2}
 MODES = [
-    ("full", None),
-    ("head", None),
-    ("lora", "all-lin-only"),
-    ("dora", "all-lin-only"),
-    ("lora", "attn-only"),
-    ("dora", "attn-only"),
-]
+    ("full", None), ("head", None),
+    *((mode, layers) for layers in ("all-lin-only", "attn-only") for mode in ("lora", "dora")),
+]  # fmt: skip
 
 
-def saved_bytes(mode: str, layers: str | None, amp: str, dropout: float = 0.1) -> int:
-    config = replace(CONFIG, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
-    model = BertClassifier(config, 5, pooling="mean", dropout=0.0)
+def saved_bytes(mode: str, layers: str | None, amp: str) -> int:
+    model = BertClassifier(CONFIG, 5, pooling="mean", dropout=0.0)
     initialise(model, 0)
     rank = None if layers is None else 2
     inject(model, mode=mode, layers=layers, rank=rank, alpha=2, new_pooler=False, seed=0)

@@ -8,18 +8,14 @@ from adapters.injection import inject
 from bench.worker.probes.memory import SavedTensors
 from minbert.kernels.reference import kernels
 from minbert.model.classifier import BertClassifier, initialise
-from minbert.model.config import BertConfig
+from tests.minbert.peers import sizes, without_dropout
 
 CLASSES, LAYERS = 3, 4
 
 
 def model_of(mode: str, pooling: str, checkpointing: bool, **options: float) -> BertClassifier:
     """A model with random weights and dropout, in training mode."""
-    config = BertConfig(
-        hidden_size=32, num_hidden_layers=LAYERS, num_attention_heads=4, intermediate_size=64,
-        vocab_size=60, max_position_embeddings=24, hidden_dropout_prob=0.1,
-        attention_probs_dropout_prob=0.1, initializer_range=0.2,
-    )  # fmt: skip
+    config = sizes(32, LAYERS, 4, 64, 60, 24, initializer_range=0.2, **without_dropout(0.1))
     model = BertClassifier(config, CLASSES, pooling=pooling, dropout=0.1)
     initialise(model, 0)
     adapted = mode in ("lora", "dora")

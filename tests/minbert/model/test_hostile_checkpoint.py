@@ -1,6 +1,5 @@
 """Checkpoints that nobody should have: configurations, weights and pickles of every wrong kind."""
 
-import bz2
 import functools
 import json
 import os
@@ -35,15 +34,9 @@ from tests.hostile import (
     safetensors_bytes,
     sparse,
 )
+from tests.minbert.peers import sizes
 
-CONFIG = BertConfig(
-    hidden_size=4,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=6,
-    vocab_size=8,
-    max_position_embeddings=5,
-)
+CONFIG = sizes(4, 1, 2, 6, 8, 5)
 VALUES = {"model_type": "bert", **asdict(CONFIG)}
 WORDS = "embeddings.word_embeddings.weight"
 
@@ -116,11 +109,9 @@ def test_nesting_of_any_depth_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "sizes",
+    "absurd",
     [
         {"hidden_size": 10**12},
-        {"num_hidden_layers": 10**12},
-        {"vocab_size": 2**31},
         {"hidden_size": 2**24, "intermediate_size": 2**24},
         {"hidden_size": 2**20, "num_hidden_layers": 1024},
         {"hidden_size": 2**16, "vocab_size": 2**24},
@@ -128,17 +119,13 @@ def test_nesting_of_any_depth_is_refused(folder: Path) -> None:
     ],
 )
 def test_absurd_sizes_are_refused_before_anything_is_allocated(
-    folder: Path, sizes: dict[str, int]
+    folder: Path, absurd: dict[str, int]
 ) -> None:
-    (folder / "config.json").write_text(json.dumps({**VALUES, **sizes}))
-    with pytest.raises(InputError) as caught:
-        BertConfig.from_folder(folder)
-    check_line(str(caught.value), folder / "config.json")
-
-
-def test_a_configuration_of_gigabytes_is_not_read(folder: Path) -> None:
-    sparse(folder / "config.json", 2**36)
-    assert answer(lambda: BertConfig.from_folder(folder), InputError, folder) is None
+    path = folder / "config.json"
+    path.write_text(json.dumps({**VALUES, **absurd}))
+    assert answer(lambda: BertConfig.from_folder(folder), InputError, path) is None
+    sparse(path, 2**36)
+    assert answer(lambda: BertConfig.from_folder(folder), InputError, path) is None
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt"])
@@ -182,53 +169,33 @@ def test_a_changed_header_is_right_or_refused(folder: Path, data_of: Any) -> Non
         assert np.array_equal(found.embeddings.word_embeddings.weight.detach(), expected)
 
 
-def changes(**entry: Any) -> Any:
-    """A header in which one tensor's entry is changed."""
-
-    def make(header: dict[str, Any]) -> str:
-        return json.dumps({**header, WORDS: {**header[WORDS], **entry}})
-
-    return make
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda entry: {"data_offsets": [64, 192]},
+        lambda entry: {"shape": [2**63, 0], "data_offsets": [0, 0]},
+        lambda entry: {"shape": [2] * 100},
+        lambda entry: {"dtype": "I32"},
+        lambda entry: {"dtype": "F16"},
+    ],
+)
+def test_an_entry_that_does_not_fit_is_refused(folder: Path, make: Any) -> None:
+    header, data = header_and_data(folder)
+    entry = {**header[WORDS], **make(header[WORDS])}
+    content = safetensors_bytes(json.dumps({**header, WORDS: entry}), data)
+    (folder / "model.safetensors").write_bytes(content)
+    refused(folder)
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        changes(data_offsets=[0, 2**63]),
-        changes(data_offsets=[2**64, 2**65]),
-        changes(data_offsets=[-128, 0]),
-        changes(data_offsets=[64, 192]),
-        changes(data_offsets=[128, 0]),
-        changes(data_offsets=[0.0, 128.0]),
-        changes(data_offsets=[0]),
-        changes(data_offsets="0128"),
-        changes(data_offsets=None),
-        changes(shape=[2**40, 4]),
-        changes(shape=[2**63, 2**63]),
-        changes(shape=[2**63, 0], data_offsets=[0, 0]),
-        changes(shape=[-8, -4]),
-        changes(shape=[8.0, 4]),
-        changes(shape=float("nan")),
-        changes(shape=[[8], [4]]),
-        changes(shape=[32]),
-        changes(shape=[2] * 100),
-        changes(dtype="I32"),
-        changes(dtype="F16"),
-        changes(dtype="F99"),
-        changes(dtype=7),
-        changes(dtype="BOOL"),
         lambda header: json.dumps({**header, "__metadata__": {"format": 1}}),
-        lambda header: json.dumps({**header, "__metadata__": "pt"}),
         lambda header: json.dumps(header).replace('"F32"', '"F32", "dtype": "F32"', 1),
         lambda header: json.dumps({**header, "more": header[WORDS]}),
-        lambda header: json.dumps({**header, "more": {**header[WORDS], "data_offsets": [0, 0]}}),
         lambda header: nested(100_000),
         lambda header: '{"a": ' * 50_000,
-        lambda header: "[]",
-        lambda header: "null",
-        lambda header: "",
         lambda header: b"\xff" * 64,
-        lambda header: '{"a\\ud800": 1}',
     ],
 )
 def test_an_impossible_header_is_refused(folder: Path, make: Any) -> None:
@@ -237,7 +204,7 @@ def test_an_impossible_header_is_refused(folder: Path, make: Any) -> None:
     refused(folder)
 
 
-@pytest.mark.parametrize("declared", [0, 1, 7, 10**6, 2**32, 2**62, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("declared", [0, 7, 10**6, 2**62, 2**64 - 1])
 def test_a_header_of_another_length_than_it_says_is_refused(folder: Path, declared: int) -> None:
     header, data = header_and_data(folder)
     content = safetensors_bytes(json.dumps(header), data, declared)
@@ -285,18 +252,12 @@ def save(folder: Path, content: Any, new: bool = True) -> None:
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
-        (os.system, ("touch {}",)),
         (os.mkdir, ("{}",)),
         (eval, ("open('{}', 'w')",)),
-        (exec, ("open('{}', 'w')",)),
         (open, ("{}", "w")),
         (functools.partial, (os.mkdir, "{}")),
-        (getattr, ("text", "upper")),
         (bytearray, (10**13,)),
-        (bz2.decompress, (bz2.compress(bytes(10**6)),)),
-        (np.zeros, ((10**6, 10**6),)),
         (torch.zeros, ((10**6, 10**6),)),
-        (torch.load, ("{}",)),
         (set, ([1],)),
     ],
     ids=lambda value: getattr(value, "__qualname__", ""),
@@ -316,7 +277,6 @@ def test_a_pickle_that_calls_anything_is_refused_uncalled(
     ("what", "make"),
     [
         ("sparse", lambda: torch.zeros(8, 4).to_sparse()),
-        ("sparse rows", lambda: torch.zeros(8, 4).to_sparse_csr()),
         ("meta", lambda: torch.zeros(8, 4, device="meta")),
         ("quantized", lambda: torch.quantize_per_tensor(torch.zeros(8, 4), 0.1, 0, torch.quint8)),
         ("nested", lambda: torch.nested.nested_tensor([torch.zeros(2, 4), torch.zeros(3, 4)])),
@@ -324,7 +284,6 @@ def test_a_pickle_that_calls_anything_is_refused_uncalled(
         ("of numpy", lambda: np.zeros((8, 4), dtype=np.float32)),
         ("module", lambda: nn.Linear(4, 8)),
         ("list", lambda: [torch.zeros(8, 4)]),
-        ("text", lambda: "text"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
@@ -357,13 +316,16 @@ def test_a_packed_file_is_refused_packed(folder: Path) -> None:
     assert "is packed" in refused(folder)
 
 
-@pytest.mark.parametrize("new", [True, False], ids=["zip", "old"])
+@pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
 @examples(40)
 @given(data=damaged(b"\0" * 4000))
-def test_a_damaged_pickle_loads_or_is_refused(folder: Path, new: bool, data: bytes) -> None:
+def test_a_damaged_file_loads_or_is_refused(folder: Path, kind: str, data: bytes) -> None:
     """The damage that was done to zeros is done to the file: a mask says where."""
-    save(folder, weights(), new)
+    save(folder, weights(), kind == "zip")
     path = folder / "pytorch_model.bin"
+    if kind == "safetensors":
+        path = folder / "model.safetensors"
+        save_file(weights(), path)
     content = bytearray(path.read_bytes())
     for place, value in enumerate(data[: len(content)]):
         if value:
@@ -394,22 +356,11 @@ def test_a_checkpoint_that_never_ends_loading_is_given_up(
         check.check_checkpoint(folder, "never seen")
 
 
-def test_a_checkpoint_that_could_be_loaded_is_not_loaded_again_and_another_is(
+def test_a_checkpoint_is_not_loaded_again_once_that_could_be_done(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
     loaded: list[object] = []
-    monkeypatch.setattr(check, "_ask", lambda request, *_: loaded.append(request))
-    check.check_checkpoint(folder, "one")
-    check.check_checkpoint(folder, "one")
-    check.check_checkpoint(folder, "another")
-    assert loaded == [{"checkpoint": str(folder)}] * 2
-
-
-def test_a_checkpoint_that_can_not_be_loaded_is_told_each_time(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
 
     def fails(*_: object) -> None:
         raise Refused(f"{folder}: no")
@@ -418,3 +369,7 @@ def test_a_checkpoint_that_can_not_be_loaded_is_told_each_time(
     for _ in range(2):
         with pytest.raises(Refused, match="no"):
             check.check_checkpoint(folder, "one")
+    monkeypatch.setattr(check, "_ask", lambda request, *_: loaded.append(request))
+    for digest in ("one", "one", "another"):
+        check.check_checkpoint(folder, digest)
+    assert loaded == [{"checkpoint": str(folder)}] * 2

@@ -10,9 +10,10 @@ from torch import Tensor
 from minbert.data.batches import Batch, collate, plan_epoch
 from minbert.data.encoded import Encoded
 from minbert.model.classifier import BertClassifier, HeadConfig, initialise
-from minbert.model.config import GEOMETRIES, BertConfig
+from minbert.model.config import GEOMETRIES
 from minbert.model.heads import pair_features
 from minbert.training.trainer import ParameterGroup, Trainer, logits_of
+from tests.minbert.peers import sizes
 
 HEADS = {
     "sst": HeadConfig(outputs=5),
@@ -20,10 +21,7 @@ HEADS = {
     "sts": HeadConfig(outputs=1, pairs=True),
 }
 CPU = torch.device("cpu")
-CONFIG = BertConfig(
-    hidden_size=12, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-    vocab_size=60, max_position_embeddings=16,
-)  # fmt: skip
+CONFIG = sizes(12, 2, 2, 24, 60, 16)
 
 
 def model(encoders: int = 2, head: str = "nonlinear", pooling: str = "mean") -> BertClassifier:
@@ -70,21 +68,16 @@ def test_with_two_encoders_of_bert_base_it_has_about_226_million_parameters() ->
 @pytest.mark.parametrize("head", ["linear", "nonlinear", "conv"])
 @pytest.mark.parametrize("pooling", ["mean", "pooler"])
 @pytest.mark.parametrize("encoders", [1, 2])
-def test_each_task_has_its_logits(encoders: int, head: str, pooling: str) -> None:
+def test_each_task_has_its_logits_and_an_example_does_not_see_the_others(
+    encoders: int, head: str, pooling: str
+) -> None:
     of = model(encoders, head, pooling)
     for part, expected in HEADS.items():
-        logits = logits_of(of, batch(part, [0, 1, 2, 3]))
-        assert logits.shape == (4, expected.outputs)
-        assert logits.dtype == torch.float32
-
-
-@pytest.mark.parametrize("head", ["linear", "conv"])
-@pytest.mark.parametrize("part", HEADS)
-def test_an_example_does_not_see_the_others(part: str, head: str) -> None:
-    of = model(head=head)
-    together = logits_of(of, batch(part, [0, 1, 2, 3, 4, 5]))
-    alone = torch.cat([logits_of(of, batch(part, [index])) for index in range(6)])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+        together = logits_of(of, batch(part, [0, 1, 2, 3, 4, 5]))
+        assert together.shape == (6, expected.outputs)
+        assert together.dtype == torch.float32
+        alone = torch.cat([logits_of(of, batch(part, [index])) for index in range(6)])
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
 def gradients(of: BertClassifier, part: str) -> dict[str, bool]:
@@ -106,17 +99,14 @@ def test_with_two_encoders_pairs_and_sentences_train_apart() -> None:
     assert not any(of_pairs[name] for name in of_pairs if name.startswith("classifier.quora"))
 
 
-def test_one_encoder_trains_by_every_task() -> None:
+def test_one_encoder_trains_by_every_task_and_the_comparison_by_those_on_pairs() -> None:
     of = model(encoders=1)
     assert of.bert_pairs is None
-    for task in HEADS:
-        found = gradients(of, task)
-        assert all(found[name] for name in found if name.startswith("bert."))
-
-
-def test_the_comparison_is_shared_by_the_tasks_on_pairs() -> None:
-    found = [gradients(model(), task) for task in ("quora", "sts")]
-    assert all(of[name] for of in found for name in of if name.startswith("comparison."))
+    for task, head in HEADS.items():
+        trained = gradients(of, task)
+        assert all(trained[name] for name in trained if name.startswith("bert."))
+        compared = {trained[name] for name in trained if name.startswith("comparison.")}
+        assert compared == {head.pairs}
 
 
 def test_features_are_as_defined() -> None:

@@ -1,6 +1,7 @@
 """A training step: schedule, clipping, AMP and its scaler, against plain torch."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -28,25 +29,18 @@ class Tiny(nn.Module):
 
 def batch() -> SimpleNamespace:
     ids = torch.arange(20).reshape(4, 5) % 11
+    labels = torch.tensor([0, 1, 2, 1])
     return SimpleNamespace(
-        input_ids=ids,
-        attention_mask=None,
-        token_type_ids=None,
-        labels=torch.tensor([0, 1, 2, 1]),
-        part="",
+        input_ids=ids, attention_mask=None, token_type_ids=None, labels=labels, part=""
     )
 
 
 def trainer(
-    model: nn.Module,
-    amp: str = "off",
-    steps: int = 10,
-    warmup: float = 0.0,
-    optimizer: str = "adamw",
+    model: nn.Module, amp: str = "off", steps: int = 10, optimizer: str = "adamw", groups: Any = ()
 ) -> Trainer:
-    group = ParameterGroup(list(model.parameters()), 1e-2, 0.1)
+    groups = groups or [ParameterGroup(list(model.parameters()), 1e-2, 0.1)]
     return Trainer(
-        model, [group], losses={"": "cross-entropy"}, schedule=linear_schedule(steps, warmup),
+        model, groups, losses={"": "cross-entropy"}, schedule=linear_schedule(steps, 0.0),
         amp=amp, device=CPU, optimizer=optimizer,
     )  # fmt: skip
 
@@ -66,7 +60,7 @@ def test_a_rehearsal_runs_both_passes_and_changes_nothing() -> None:
     assert not made.optimizer.state
 
 
-def test_rate_rises_over_the_warmup_and_falls_to_zero() -> None:
+def test_rates_rise_over_the_warmup_and_fall_to_zero_or_halve() -> None:
     factor = linear_schedule(100, 0.1)
     assert factor(0) == pytest.approx(0.1)
     assert factor(9) == 1.0
@@ -75,6 +69,13 @@ def test_rate_rises_over_the_warmup_and_falls_to_zero() -> None:
     assert factor(100) == 0.0
     assert factor(101) == 0.0
     assert linear_schedule(1, 0.5)(0) == 1.0
+    factor = schedule_of("halving", 100, 0.05, 20)
+    assert [factor(step) for step in (0, 4, 5, 19, 20, 59, 99)] == [
+        0.2, 1.0, 1.0, 1.0, 0.5, 0.25, 1 / 16,
+    ]  # fmt: skip
+    assert schedule_of("linear", 100, 0.1, 20)(55) == linear_schedule(100, 0.1)(55)
+    with pytest.raises(ValueError, match="no schedule is called 'cosine'"):
+        schedule_of("cosine", 1, 0.1, 1)
 
 
 def test_a_step_is_adamw_on_the_clipped_gradient() -> None:
@@ -184,38 +185,18 @@ def test_trap_13_what_is_in_no_group_stays_bit_identical() -> None:
     model.embedding.requires_grad_(False)
     kept = model.embedding.weight.clone()
     head = model.linear.weight.clone()
-    one = Trainer(
-        model,
-        [ParameterGroup(list(model.linear.parameters()), 1e-2, 0.0), ParameterGroup([], 1.0, 0.0)],
-        losses={"": "cross-entropy"},
-        schedule=linear_schedule(3, 0.1),
-        amp="off",
-        device=CPU,
-    )
+    own = ParameterGroup(list(model.linear.parameters()), 1e-2, 0.0)
+    one = trainer(model, groups=[own, ParameterGroup([], 1.0, 0.0)])
     for _ in range(3):
         one.step(batch())
     assert torch.equal(model.embedding.weight, kept)
     assert not torch.equal(model.linear.weight, head)
 
 
-def test_a_rate_that_halves() -> None:
-    factor = schedule_of("halving", 100, 0.05, 20)
-    assert [factor(step) for step in (0, 4, 5, 19, 20, 59, 99)] == [
-        0.2, 1.0, 1.0, 1.0, 0.5, 0.25, 1 / 16,
-    ]  # fmt: skip
-    assert schedule_of("linear", 100, 0.1, 20)(55) == linear_schedule(100, 0.1)(55)
-    with pytest.raises(ValueError, match="no schedule is called 'cosine'"):
-        schedule_of("cosine", 1, 0.1, 1)
-
-
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_at_rest_a_step_changes_nothing(optimizer: str) -> None:
     model = Tiny()
-    group = ParameterGroup(list(model.parameters()), 1e-2, 0.1)
-    one = Trainer(
-        model, [group], losses={"": "cross-entropy"}, schedule=lambda _step: 1.0, amp="off",
-        device=CPU, optimizer=optimizer,
-    )  # fmt: skip
+    one = trainer(model, optimizer=optimizer)
     one.step(batch())
     before = [parameter.clone() for parameter in model.parameters()]
     one.rest()
@@ -241,16 +222,11 @@ def test_groups_have_other_rates_and_decays_for_another_task() -> None:
 
 def halves(whole: SimpleNamespace, *sizes: int) -> list[SimpleNamespace]:
     """A batch in parts of some sizes."""
-    parts, begin = [], 0
-    for size in sizes:
-        rows = slice(begin, begin + size)
-        parts.append(
-            SimpleNamespace(
-                **{**vars(whole), "input_ids": whole.input_ids[rows], "labels": whole.labels[rows]}
-            )
-        )
-        begin += size
-    return parts
+    rows = zip(whole.input_ids.split(sizes), whole.labels.split(sizes), strict=True)
+    return [
+        SimpleNamespace(**vars(whole) | {"input_ids": ids, "labels": labels})
+        for ids, labels in rows
+    ]
 
 
 @pytest.mark.parametrize("amp", ["off", "fp16"])
