@@ -181,7 +181,7 @@ class _Run:
                 return
         begun = monotonic()
         on_wait = partial(self.dispatcher.display.waiting, item.name)
-        with self.devices.turn(slot.device_name, on_wait):
+        with self.devices.using(slot.device_name, on_wait):
             waited_s = monotonic() - begun
             with self.lock:
                 self.dispatcher.waited(waited_s)

@@ -146,7 +146,7 @@ def turn_on(device: str, signals: Signals) -> Turn:
         try:
             with (
                 Locks(device_locks(), signals) as devices,
-                devices.turn(device, on_wait),
+                devices.using(device, on_wait),
                 signals.raising(),
             ):
                 yield

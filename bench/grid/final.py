@@ -143,7 +143,7 @@ def _run(
         data=TaskData(data.task, train, test),
         purpose="scored on test examples",
     )
-    found = (read_folder(folder, data.task.metric) or {}).get("")
-    if found is None:
+    outcome = (read_folder(folder, data.task.metric) or {}).get("")
+    if outcome is None:
         raise InputError(f"--final: {folder} has no predictions that can be read")
-    return found
+    return outcome

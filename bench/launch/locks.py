@@ -106,8 +106,8 @@ class Locks:
                 self._give(name)
 
     @contextmanager
-    def turn(self, device: str, on_wait: Callable[[], None]) -> Iterator[None]:
-        """Hold a device. Grids take turns: one that has just had it queues behind the waiting.
+    def using(self, device: str, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Hold a device. A grid that has just had it queues behind those that wait.
 
         Args:
             on_wait: called before a wait.

@@ -549,7 +549,7 @@ def test_a_result_that_a_stopped_run_left_is_taken_over_whatever_the_budget(plac
 
 
 def test_a_cell_that_is_left_out_waits_for_no_other_grid(place, monkeypatch):
-    monkeypatch.setattr(Locks, "turn", lambda *_: pytest.fail("it waits"))
+    monkeypatch.setattr(Locks, "using", lambda *_: pytest.fail("it waits"))
     assert place.run([bigger(place, seed=7)], budget=Budget(0.0)) == 1
 
 
