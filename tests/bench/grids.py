@@ -18,7 +18,7 @@ from bench.grid import cells, session
 from bench.grid.__main__ import command
 from bench.launch.runner import WorkerEnd, utc
 from bench.plan.rows import Row
-from bench.results.protocol import LAUNCHED_AT, RESULT, STDERR, STDOUT, parse_result
+from bench.results.protocol import LAUNCHED_AT, RESULT, STDERR, STDOUT, WEIGHTS, parse_result
 from bench.results.store import read_rows
 
 FORECAST = "bench.grid.cells.forecast_plan"
@@ -151,7 +151,8 @@ def work(folder: Path, _argv: Sequence[str], *, env: dict[str, str], **_: object
     from bench.worker.__main__ import main
 
     begun, started = time.monotonic(), datetime.now(UTC)
-    (folder / RESULT).unlink(missing_ok=True)
+    for name in (RESULT, WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
     (folder / STDOUT).touch()
     (folder / STDERR).touch()
     with mock.patch.dict(os.environ, {**env, LAUNCHED_AT: str(begun)}):

@@ -8,6 +8,8 @@ import pytest
 
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.job import Job
+from bench.references.client import encoder_of
+from bench.results.facts import Reference
 from bench.results.store import cells_folder
 from tests.bench.grids import GridRuns
 from tests.encoders import Checkpoints, need_transformers, save_tokenizer
@@ -41,9 +43,22 @@ def test_each_cell_loads_its_own_model_and_a_rerun_has_nothing_to_do(
 
 
 def test_an_encoder_of_another_architecture_decides_the_engine_of_all(
-    grid: GridRuns, tmp_path: Path
+    grid: GridRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Neither process that a grid starts for each of its models runs here: what builds it, and what
+    finds its reference points."""
     need_transformers()
+
+    def found(job: Job, names: list[str], count: int, *_: object) -> tuple[list, str, str]:
+        scores = {"accuracy": (0.5, 0.4, 0.6)}
+        known = [
+            Reference(name=n, about="", train=count, scores=scores, **encoder_of(n, job.cell))
+            for n in names
+        ]
+        return known, "ok", ""
+
+    monkeypatch.setattr("bench.references.client._run", found)
+    monkeypatch.setattr("bench.launch.checks.check_models", lambda *_: None)
     checkpoints = Checkpoints(tmp_path)
     bert, roberta = checkpoints("bert"), checkpoints("roberta")
     file = tmp_path / "two.toml"
