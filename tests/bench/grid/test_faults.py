@@ -39,7 +39,6 @@ def verdicts(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Ver
     faults = draw(FEW, 0, SEED) + others
     on_slots = (
         ("parent killed", "train"),
-        ("parent killed", "half an append"),
         ("two parents", "both live"),
     )
     faults += [

@@ -92,7 +92,7 @@ def grid(tmp_path: Path, checkpoint: Path) -> GridRuns:
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> GridRuns:
     """A place where a full and a LoRA cell have run. Not to be changed."""
-    made = GridRuns(tmp_path_factory.mktemp("ran") / "place", checkpoint)
+    made = GridRuns(tmp_path_factory.mktemp("ran") / "place", checkpoint, workers_here=True)
     made.folder.mkdir(parents=True)
     run(made, FULL + LORA, "--save-weights")
     return made
@@ -168,23 +168,6 @@ def test_kept_weights_are_loaded_again(ran: GridRuns) -> None:
     for name in ("comparison.wide.weight", "classifier.sts.out.weight"):
         np.testing.assert_array_equal(model.state_dict()[name].numpy(), kept[name])
     assert any("bert_pairs.encoder" in name and "lora_B" in name for name in kept)
-
-
-def test_a_plan_tells_memory_and_time(ran: GridRuns) -> None:
-    before = ran.rows()
-    planned = command(ran, FULL + ITERATIVE, "--dry-run", "--json", "--rerun", "ok")
-    assert planned.returncode == 0, planned.stderr
-    assert "not predicted" not in planned.stderr
-    document = json.loads(planned.stdout)
-    assert len(document["cells"]) == 2
-    for cell in document["cells"]:
-        assert cell["encoders"] == 2
-        assert cell["predicted_s"] > 0
-        assert cell["predicted_peak_mib"] > 0
-    assert "here" in document["total"]["basis"]
-    full = next(cell for cell in document["cells"] if cell["mode"] == "full")
-    (row,) = [row for row in before if row["mode"] == "full"]
-    assert full["predicted_peak_mib"] == pytest.approx(row["peak_rss_mib"], rel=0.2)
 
 
 def test_with_one_part_of_the_files_that_part_is_learned(grid: GridRuns) -> None:
@@ -303,11 +286,6 @@ def test_the_same_cell_gives_the_same_losses(ran: GridRuns, grid: GridRuns) -> N
     [
         (SETTINGS, ("--lr", "auto"), "--lr auto: no rates are searched for task multitask"),
         (SETTINGS + "held_out = 0.01\n", (), "of 24 training examples of sst is none"),
-        (
-            SETTINGS.replace("batch_size = 8", "batch_size = 1") + 'regression_loss = "pearson"\n',
-            (),
-            "regression_loss pearson: a batch of 1 example has no correlation",
-        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_line(
@@ -359,12 +337,6 @@ def test_a_correlation_of_equal_dev_labels_is_told_and_no_score(grid: GridRuns) 
     assert row["dev_sentiment"] is not None
     with pytest.raises(InputError, match="no cell ended ok with a score; run a grid first"):
         members.find([grid.csv])
-
-
-def test_a_folder_without_a_part_is_refused(grid: GridRuns) -> None:
-    done = command(grid, FULL, parts=())
-    assert done.returncode == 2
-    assert "needs both files of at least one of sst, quora, sts" in done.stderr
 
 
 def test_other_commands_say_what_they_lack(ran: GridRuns) -> None:

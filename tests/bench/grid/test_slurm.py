@@ -53,7 +53,7 @@ def submissions(grid: GridRuns) -> list[Submission]:
 def test_a_dry_run_prints_the_script_and_leaves_nothing(grid: GridRuns) -> None:
     options = ("--slurm", "partition=main exclusive", "--select", "mode=head")
     with Simulation(nodes=2) as slurm:
-        done = grid.run(*SLURM, *options, "--dry-run")
+        done = grid.run(*SLURM, *options, "--dry-run", forecast=False)
     assert done.returncode == 0, done.stderr
     plan, script = done.stdout.split("the job script that would be submitted:\n\n")
     assert "2 cells: 2 to run, 0 not" in plan
