@@ -357,7 +357,7 @@ class _Session:
         if slot is not None:
             reports /= str(self.slots.index(slot))
             if not slot.gpu:  # bench.grid takes the lock on the slot's cores alone
-                cpu_lock = devices.turn(
+                cpu_lock = devices.using(
                     slot.device_name, lambda: echo("waiting for another grid", err=True)
                 )
         arguments = [

@@ -82,10 +82,10 @@ class _Queue:
 
     def __init__(self, groups: Iterable[Iterable[Planned]], slots: int) -> None:
         self._groups = deque(map(deque, groups))
-        self._held = deque[deque[Planned]]()
+        self._elsewhere = deque[deque[Planned]]()
         self._slots = slots
         self._busy = 0
-        self._is_stopped = False
+        self.is_stopped = False
         self._changed = Condition()
         self.is_interrupted = False
 
@@ -95,27 +95,27 @@ class _Queue:
         It waits while other slots may give cells back.
         """
         with self._changed:
-            while not self._is_stopped:
-                if self._groups or self._held:
+            while not self.is_stopped:
+                if self._groups or self._elsewhere:
                     self._busy += 1
                     is_new = bool(self._groups)
-                    return (self._groups if is_new else self._held).popleft(), not is_new
+                    return (self._groups if is_new else self._elsewhere).popleft(), not is_new
                 if not self._busy:
                     break
                 self._changed.wait()
         return None
 
-    def give_back(self, rest: deque[Planned], held: deque[Planned]) -> None:
+    def give_back(self, rest: deque[Planned], elsewhere: deque[Planned]) -> None:
         """End a group.
 
         Args:
             rest: cells of it that have not run.
-            held: those that other grids hold.
+            elsewhere: those that other grids hold.
         """
         with self._changed:
             self._busy -= 1
             self._groups.extendleft([rest] if rest else [])
-            self._held.extend([held] if held else [])
+            self._elsewhere.extend([elsewhere] if elsewhere else [])
             self._changed.notify_all()
 
     def close_slot(self) -> bool:
@@ -126,13 +126,9 @@ class _Queue:
 
     def stop(self, *, is_interrupted: bool = False) -> None:
         with self._changed:
-            self._is_stopped = True
+            self.is_stopped = True
             self.is_interrupted = self.is_interrupted or is_interrupted
             self._changed.notify_all()
-
-    @property
-    def is_stopped(self) -> bool:
-        return self._is_stopped
 
 
 @dataclass(frozen=True)
@@ -160,7 +156,7 @@ class _Run:
             self.dispatcher.display.note(f"{error}; the other devices go on")
 
     def _run_group(self, group: deque[Planned], waits: bool, slot: Found) -> None:
-        held = deque[Planned]()
+        elsewhere = deque[Planned]()
         try:
             while group and not self.queue.is_stopped:
                 item = group.popleft()
@@ -169,14 +165,14 @@ class _Run:
                     if is_ours:
                         self._run_cell(item, slot)
                     else:
-                        held.append(item)
+                        elsewhere.append(item)
         except DeviceError:
             raise
         except BaseException:
             self.queue.stop()  # before other slots can take the rest
             raise
         finally:
-            self.queue.give_back(group, held)
+            self.queue.give_back(group, elsewhere)
 
     def _run_cell(self, item: Planned, slot: Found) -> None:
         with self.lock:  # one for both, since the rows of other slots change what fits
@@ -185,7 +181,7 @@ class _Run:
                 return
         begun = monotonic()
         on_wait = partial(self.dispatcher.display.waiting, item.name)
-        with self.devices.turn(slot.device_name, on_wait):
+        with self.devices.using(slot.device_name, on_wait):
             waited_s = monotonic() - begun
             with self.lock:
                 self.dispatcher.waited(waited_s)

@@ -145,7 +145,7 @@ def lock_on(device: str, signals: Signals) -> Lock:
         try:
             with (
                 Locks(device_locks(), signals) as devices,
-                devices.turn(device, on_wait),
+                devices.using(device, on_wait),
                 signals.raising(),
             ):
                 yield

@@ -7,10 +7,9 @@ time.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
 from bench.analysis.recommendation import recommended_from
 from bench.analysis.setting import Setting
@@ -20,6 +19,7 @@ from bench.common.progress import note_to_stderr
 from bench.examples.reading import read_test
 from bench.forecast.client import lock_on
 from bench.grid.again import train_again
+from bench.launch.runner import utc
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found, find_conditions
 from bench.plan.dataset import DataSpec
@@ -33,18 +33,6 @@ from bench.results.scores import every_score
 from bench.results.store import read_plan
 from minbert.data.tasks import TASKS, Examples, Folds, TaskData, find_task, load_task, load_test
 from minbert.data.tasks.prepared import read_prepared
-
-_OTHERWISE: Final = "run its cell again"
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """The setting to score, a row of its training, and its dev score by the metric that decides."""
-
-    setting: Setting
-    row: Row
-    metric: str
-    dev: float
 
 
 def find_final(
@@ -62,45 +50,46 @@ def find_final(
             or the cell's folder are gone.
         StoppedError: if the user stops it.
     """
-    chosen = _choose(runs, rows, predictions_of)
-    digest = chosen.row.data_digest
-    folder = folder_of(runs, chosen.row)
+    setting, metric = _choose(runs, rows, predictions_of)
+    row = min(setting.ok, key=lambda row: (row.seed, row.repeat, row.fold or 0))
+    folder = folder_of(runs, row)
     try:
         job = Job.read(folder)
-        source = data_folder(chosen.row, folder, None if job.data is None else Path(job.data))
-        test, name = _test_examples(chosen.row, source, test_file)
+        source = data_folder(row, folder, None if job.data is None else Path(job.data))
+        test, name = _test_examples(row, source, test_file)
     except BAD_INPUT as error:
-        known = read_facts(runs).get(digest)
+        known = read_facts(runs).get(row.data_digest)
         if known is not None and known.final is not None and test_file is None:
             return known.final
         raise InputError(f"--final: {error}") from error
-    test_digest = TaskData(find_task(chosen.row.task, source), test, test.taken([])).digest[:16]
+    test_digest = TaskData(find_task(row.task, source), test, test.taken([])).digest[:16]
     if (scored := _scored(runs, test_digest)) is not None:
         return scored
-    model_of(chosen.row, folder, _OTHERWISE)
-    data = load_task(chosen.row.task, source)
-    target = find_conditions(chosen.row.device)
+    model_of(row, folder, "run its cell again")
+    data = load_task(row.task, source)
+    target = find_conditions(row.device)
     with Signals() as signals, lock_on(target.device_name, signals)():
         if (scored := _scored(runs, test_digest)) is not None:  # while it waited
             return scored
         outcome = _run(runs, job, data, test, target, signals)
+    dev = setting.estimate("dev_score")
     final = FinalScore(
-        setting=chosen.setting.label,
-        cell_id=chosen.row.cell_id,
-        seed=chosen.row.seed,
-        metric=chosen.metric,
-        dev=chosen.dev,
+        setting=setting.label,
+        cell_id=row.cell_id,
+        seed=row.seed,
+        metric=metric,
+        dev=dev.value if dev else 0.0,
         test=name,
         digest=test_digest,
         examples=len(test),
         scores=every_score(facts_of(data).problem, outcome),
-        at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        at=utc(datetime.now(UTC)),
     )
 
     def with_final(known: DataFacts | None) -> DataFacts:
         return (known or facts_of(data)).model_copy(update={"final": final})
 
-    update_facts(runs, digest, with_final)
+    update_facts(runs, row.data_digest, with_final)
     return final
 
 
@@ -110,7 +99,8 @@ def _scored(runs: Path, test_digest: str) -> FinalScore | None:
     return next((final for final in known if final and final.digest == test_digest), None)
 
 
-def _choose(runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf) -> _Chosen:
+def _choose(runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf) -> tuple[Setting, str]:
+    """The setting to score, and the metric that decides."""
     planned = read_plan(runs)
     recommended = recommended_from(rows, planned, values_from(predictions_of))
     group = None if recommended is None else recommended.candidates.group
@@ -121,9 +111,7 @@ def _choose(runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf) -> _
             f"--final: no setting{about}, the first group of the report, is shown to have learned; "
             "train for longer"
         )
-    row = min(chosen.ok, key=lambda row: (row.seed, row.repeat, row.fold or 0))
-    dev = chosen.estimate("dev_score")
-    return _Chosen(chosen, row, group.metric, dev.value if dev else 0.0)
+    return chosen, group.metric
 
 
 def _test_examples(row: Row, source: Path | None, test_file: str | None) -> tuple[Examples, str]:
@@ -155,7 +143,7 @@ def _run(
         data=TaskData(data.task, train, test),
         purpose="scored on test examples",
     )
-    found = (read_folder(folder, data.task.metric) or {}).get("")
-    if found is None:
+    outcome = (read_folder(folder, data.task.metric) or {}).get("")
+    if outcome is None:
         raise InputError(f"--final: {folder} has no predictions that can be read")
-    return found
+    return outcome

@@ -69,14 +69,16 @@ class Kinds:
         return next((row for row in rows if row is not None and row.has_score), rows[0])
 
 
-PlanNow = Callable[[Sequence[Cell]], list[Planned]]
-"""Plans cells by the results that there are when it is called."""
-
-
 def rounds(
-    cells: Sequence[Cell], plan_now: PlanNow, search: Search | None
+    cells: Sequence[Cell],
+    plan_now: Callable[[Sequence[Cell]], list[Planned]],
+    search: Search | None,
 ) -> Iterator[list[Planned]]:
-    """The plans of a run: those of a search for learning rates, if any, then the grid's own."""
+    """The plans of a run: those of a search for learning rates, if any, then the grid's own.
+
+    Args:
+        plan_now: plans cells by the results that there are when it is called.
+    """
     if search is None:
         yield plan_now(cells)
         return

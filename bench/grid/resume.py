@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.common.messages import command_line
-from bench.launch.runner import WorkerEnd
+from bench.launch.runner import WorkerEnd, utc
 from bench.plan import job as jobs
 from bench.plan.job import Job
 from bench.plan.planning import RERUN, Planned
@@ -113,14 +113,9 @@ def orphaned_outcome(folder: Path, job: Job) -> WorkerEnd | None:
     if result["status"] != "ok":
         return None
     started_at, finished_at = (
-        datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        for moment in (begun, max(begun, ended))
+        utc(datetime.fromtimestamp(int(moment), UTC)) for moment in (begun, max(begun, ended))
     )
     return WorkerEnd(
-        status="ok",
-        message="",
-        wall_s=None,
-        started_at=started_at,
-        finished_at=finished_at,
+        status="ok", message="", wall_s=None, started_at=started_at, finished_at=finished_at,
         result=result,
-    )
+    )  # fmt: skip

@@ -156,7 +156,7 @@ class Session(Cells):
         begun = monotonic()
         with (
             Locks(device_locks(), signals) as devices,
-            devices.turn(target.device_name, display.waiting),
+            devices.using(target.device_name, display.waiting),
         ):
             self.account.waited(monotonic() - begun)
             notes = find_references(

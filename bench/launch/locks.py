@@ -74,7 +74,7 @@ class Locks:
     def __init__(self, path: Path, signals: Signals, mode: int = 0o600) -> None:
         self._path = path
         self._signals = signals
-        self._held: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
         self._mutex = Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,8 +106,8 @@ class Locks:
                 self._give(name)
 
     @contextmanager
-    def turn(self, device: str, on_wait: Callable[[], None]) -> Iterator[None]:
-        """Hold a device. Grids take turns: one that has just had it queues behind the waiting.
+    def using(self, device: str, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Hold a device. A grid that has just had it queues behind those that wait.
 
         Args:
             on_wait: called before a wait.
@@ -136,19 +136,19 @@ class Locks:
         """Take a lock that no other process has; false if one has it."""
         with self._mutex:
             try:
-                if not self._held[name]:
+                if not self._counts[name]:
                     self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB, name)
             except (BlockingIOError, PermissionError):  # POSIX allows both for a lock that is held
                 return False
             except OSError as error:
                 raise self._failed(error) from error
-            self._held[name] += 1
+            self._counts[name] += 1
             return True
 
     def _give(self, name: str) -> None:
         with self._mutex:
-            self._held[name] -= 1
-            if not self._held[name]:
+            self._counts[name] -= 1
+            if not self._counts[name]:
                 self._lock(fcntl.LOCK_UN, name)
 
     def _lock(self, command: int, name: str) -> None:

@@ -81,7 +81,7 @@ def run_worker(
         saved_s = 0.0 if result is None else float(result[protocol.SAVE_S])
         return WorkerEnd(
             status=status, message=one_line(message), wall_s=max(0.0, wall_s - saved_s),
-            started_at=_utc(started), finished_at=_utc(started + timedelta(seconds=wall_s)),
+            started_at=utc(started), finished_at=utc(started + timedelta(seconds=wall_s)),
             result=result, **usage,
         )  # fmt: skip
 
@@ -123,7 +123,8 @@ def run_worker(
     )  # fmt: skip
 
 
-def _utc(moment: datetime) -> str:
+def utc(moment: datetime) -> str:
+    """A time of day as in rows."""
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 

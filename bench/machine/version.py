@@ -3,6 +3,7 @@
 import ast
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -29,7 +30,8 @@ measures and computes, and the versions of libraries."""
 _DIGITS: Final = 10
 
 
-def measuring(root: Path = _ROOT) -> list[str]:
+@cache  # parsing some hundred files takes most of a second
+def measuring(root: Path = _ROOT) -> tuple[str, ...]:
     """The files and folders of a checkout that decide a row's figures: what workers import, within
     functions too, and what the parent does with it."""
     files = set[Path]()
@@ -46,7 +48,7 @@ def measuring(root: Path = _ROOT) -> list[str]:
                 ahead += [module.with_suffix(".py"), module / "__init__.py"]
     names = {path.relative_to(root).as_posix() for path in files}
     others = {name for name in names if not name.startswith(tuple(f"{n}/" for n in _WHOLE))}
-    return [*_WHOLE, *sorted(others), *_OF_PARENT]
+    return (*_WHOLE, *sorted(others), *_OF_PARENT)
 
 
 def _imports(node: ast.AST) -> Iterator[str]:

@@ -3,26 +3,40 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stderr, redirect_stdout
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 from unittest import mock
 
+import psutil
+
 from bench.common.command import run_command
+from bench.grid import cells, session
 from bench.grid.__main__ import command
+from bench.launch.runner import WorkerEnd, utc
 from bench.plan.rows import Row
+from bench.results.protocol import LAUNCHED_AT, RESULT, STDERR, STDOUT, WEIGHTS, parse_result
 from bench.results.store import read_rows
 
 FORECAST = "bench.grid.cells.forecast_plan"
 REFERENCES = "bench.grid.session.find_references"
+ROOT = Path(__file__).parents[2]
 QUICK = ("--max-train", "192", "--max-dev", "32", "--max-steps", "2", "--device", "cpu")
 
 
 class GridRuns:
-    """A place with a runs.csv, and the command line that works on it."""
+    """A place with a runs.csv, and the command line that works on it.
 
-    def __init__(self, folder: Path, model: Path) -> None:
+    Args:
+        workers_here: whether the workers of `run` are no processes of their own, which take
+            seconds to load torch.
+    """
+
+    def __init__(self, folder: Path, model: Path, *, workers_here: bool = False) -> None:
+        self.workers_here = workers_here
         self.folder = folder
         self.model = model
         self.csv = folder / "runs.csv"
@@ -41,25 +55,27 @@ class GridRuns:
         return {**os.environ, "MINBERT_BENCH_LOCKS": str(self.locks)}
 
     def run(
-        self, *extra: str, forecast: bool = False, references: bool = False, **options: object
+        self,
+        *extra: str,
+        forecast: bool | None = None,
+        references: bool = False,
+        **options: object,
     ) -> subprocess.CompletedProcess[str]:
         """Run to the end, as `run_apart` does but in this process, which has imported it all.
 
-        The workers and whatever else the command starts are processes as ever.
+        Whatever else the command starts are processes as ever, unless workers are here.
 
         Args:
-            forecast: whether memory and time are predicted, which takes two seconds; a dry run
-                predicts them always.
-            references: whether scores get reference points, which takes some seconds.
+            forecast, references: as of `without_extras`; None: a dry run alone has a forecast.
         """
-        predicts = forecast or "--dry-run" in extra
         argv = self.argv(*extra, **options)
+        forecast = "--dry-run" in extra if forecast is None else forecast
         out, err = StringIO(), StringIO()
         with (
             mock.patch.dict(os.environ, self.environment),
             mock.patch.object(sys, "argv", argv[2:]),
-            nullcontext() if predicts else mock.patch(FORECAST, return_value=None),
-            nullcontext() if references else mock.patch(REFERENCES, return_value=[]),
+            without_extras(forecast=forecast, references=references),
+            workers_here() if self.workers_here else nullcontext(),
             redirect_stdout(out),
             redirect_stderr(err),
         ):
@@ -71,7 +87,7 @@ class GridRuns:
         return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
     def run_apart(self, *extra: str, **options: object) -> subprocess.CompletedProcess[str]:
-        """Run to the end in a process of its own."""
+        """Run to the end in a process of its own, with all that the command does."""
         return subprocess.run(
             self.argv(*extra, **options),
             env=self.environment,
@@ -82,10 +98,12 @@ class GridRuns:
         )
 
     def start(self, *extra: str, **options: object) -> subprocess.Popen[str]:
-        """Start, in a process group of its own."""
+        """Start it without extras, in a process group of its own."""
+        argv = self.argv(*extra, **options)
         return subprocess.Popen(
-            self.argv(*extra, **options),
+            [argv[0], "-m", __name__, *argv[3:]],
             env=self.environment,
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -101,6 +119,53 @@ class GridRuns:
         return [str(row["status"]) for row in self.rows()]
 
 
+@contextmanager
+def without_extras(*, forecast: bool = False, references: bool = False) -> Iterator[None]:
+    """The command without what takes seconds and what most tests don't look at.
+
+    Args:
+        forecast: whether memory and time are predicted.
+        references: whether scores get reference points.
+    """
+    with (
+        mock.patch("bench.report.drawing.lay_out"),
+        mock.patch("matplotlib.figure.Figure.savefig", lambda _, file, **__: file.write("<svg >")),
+        mock.patch(FORECAST, cells.forecast_plan if forecast else lambda *_: None),
+        mock.patch(REFERENCES, session.find_references if references else lambda *_, **__: []),
+    ):
+        yield
+
+
+@contextmanager
+def workers_here() -> Iterator[None]:
+    """Cells are trained in this process."""
+    with (
+        mock.patch("bench.launch.attempt.run_worker", work),
+        mock.patch("bench.grid.again.run_worker", work),
+    ):
+        yield
+
+
+def work(folder: Path, _argv: Sequence[str], *, env: dict[str, str], **_: object) -> WorkerEnd:
+    """As `bench.launch.runner.run_worker`, in this process and without a limit of time."""
+    from bench.worker.__main__ import main
+
+    begun, started = time.monotonic(), datetime.now(UTC)
+    for name in (RESULT, WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
+    (folder / STDOUT).touch()
+    (folder / STDERR).touch()
+    with mock.patch.dict(os.environ, {**env, LAUNCHED_AT: str(begun)}):
+        main(folder)
+    result = parse_result((folder / RESULT).read_text(encoding="utf-8"))
+    wall_s = time.monotonic() - begun
+    return WorkerEnd(
+        status=result["status"], message=result["message"], wall_s=wall_s,
+        started_at=utc(started), finished_at=utc(started + timedelta(seconds=wall_s)),
+        peak_rss_mib=psutil.Process().memory_info().rss / 2**20, result=result,
+    )  # fmt: skip
+
+
 def workers_of(folder: Path) -> list[int]:
     """Processes whose command line names a cell folder below `folder`."""
     found = []
@@ -113,3 +178,8 @@ def workers_of(folder: Path) -> list[int]:
             if b"bench.worker" in words and any(str(folder).encode() in word for word in words):
                 found.append(int(entry.name))
     return found
+
+
+if __name__ == "__main__":
+    with without_extras():
+        run_command(command)

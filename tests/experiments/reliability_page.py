@@ -122,7 +122,7 @@ both; and it counts jobs as running that have ended, until their nodes report, w
 The command waits for all of these. After its last fault the suite does what an administrator
 would: it releases jobs and resumes nodes and, every half minute, restarts them.
 
-Some 20 faults run with the tests (`tests/bench/executors/slurm/test_faults.py`)."""
+Some 20 faults run with the tests (`tests/bench/executors/slurm/test_on_cluster.py`)."""
 
 
 def page(counts: dict[str, Any], on_cluster: dict[str, Any]) -> str:

@@ -264,11 +264,9 @@ class Cluster:
             time.sleep(0.05)
 
     def wait_until_empty(self, timeout_s: float = 60.0) -> None:
-        """Wait until no job is queued or running."""
         self.wait_for(lambda: not self.queue(), "the queue is empty", timeout_s)
 
     def output(self, lines: int = 12) -> str:
-        """The last lines that each daemon wrote."""
         return "\n".join(
             f"== {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
             for path in sorted(self.folder.glob("*.log"))
@@ -295,16 +293,13 @@ class Cluster:
             slurmd.wait()
 
     def has_node(self, node: str) -> bool:
-        """Whether a node's slurmd runs."""
         slurmd = self._daemons.get(node)
         return slurmd is not None and slurmd.poll() is None
 
     def set_down(self, node: str) -> None:
-        """Mark a node as down, as an administrator or a health check does; its jobs end."""
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
 
     def resume(self, node: str) -> None:
-        """Let a node that was marked or noticed as down take jobs again."""
         self.run("scontrol", "update", f"nodename={node}", "state=resume")
 
     def start_controller(self) -> None:

@@ -59,23 +59,19 @@ class Place:
         )
 
     def end(self, command: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
-        """Wait for a command."""
         out, err = command.communicate(timeout=LONGEST_S)
         return subprocess.CompletedProcess(command.args, command.returncode, out, err)
 
     def run(self, *options: str) -> "subprocess.CompletedProcess[str]":
-        """Start a command and wait for it."""
         return self.end(self.start(*options))
 
     def starts(self) -> list[Start]:
-        """The starts of workers so far."""
         path = self._cells / STARTS
         lines = path.read_text().splitlines() if path.exists() else []
         words = (line.split(" ") for line in lines)
         return [Start(int(seed), int(attempt), node) for seed, attempt, node in words]
 
     def wait_for_starts(self, number: int) -> None:
-        """Wait until so many workers have started in all."""
         self.cluster.wait_for(lambda: len(self.starts()) >= number, f"{number} workers")
 
     def submissions(self) -> list[Submission]:
@@ -85,7 +81,6 @@ class Place:
         return [Submission(path.parent) for path in sorted(folder.glob("[0-9]*/request.json"))]
 
     def job(self) -> str:
-        """The id of the latest array."""
         return str(self.submissions()[-1].job)
 
     def array_task(self, seed: int) -> str:

@@ -351,9 +351,10 @@ class Simulation:
             signals.stops, status, columns = 1, "interrupted", {}
         elif self._fate == CRASHED:
             status, columns = "crashed", {}
+        now = node.utc(node.datetime.now(node.UTC))
         outcome = WorkerEnd(
             status=status, message="" if status == "ok" else self._fate, wall_s=30.0,
-            started_at=node.utc_now(), finished_at=node.utc_now(), result={"columns": columns},
+            started_at=now, finished_at=now, result={"columns": columns},
         )  # fmt: skip
         return outcome_row(run, target, outcome, folder), outcome
 

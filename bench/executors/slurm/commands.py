@@ -149,14 +149,8 @@ def ended(job: int) -> dict[int, Ended]:
 def _from_controller(job: int) -> Iterator[tuple[int, Ended]]:
     for line in _run("scontrol", "show", "job", "--oneliner", str(job)).splitlines():
         fields = dict(re.findall(r"(?<!\S)(\w+)=(\S*)", line))
-        code = fields.get("ExitCode", "").partition(":")[0]
-        one = Ended(
-            fields.get("JobState", ""),
-            int(code) if code.isdecimal() else 0,
-            fields.get("BatchHost", ""),
-        )
-        for index in parse_indexes(fields.get("ArrayTaskId", "")) or (-1,):
-            yield index, one
+        state, code, node = (fields.get(name, "") for name in ("JobState", "ExitCode", "BatchHost"))
+        yield from _by_index(fields.get("ArrayTaskId", ""), state, code, node)
 
 
 def _from_accounting(job: int) -> Iterator[tuple[int, Ended]]:
@@ -168,10 +162,13 @@ def _from_accounting(job: int) -> Iterator[tuple[int, Ended]]:
     )  # fmt: skip
     for line in answer.splitlines():
         number, state, code, node = line.split("|")
-        indexes = parse_indexes(number.partition("_")[2]) or (-1,)
-        code = code.partition(":")[0]
-        one = Ended(state.partition(" ")[0], int(code) if code.isdecimal() else 0, node)
-        yield from ((index, one) for index in indexes)
+        yield from _by_index(number.partition("_")[2], state.partition(" ")[0], code, node)
+
+
+def _by_index(indexes: str, state: str, code: str, node: str) -> Iterator[tuple[int, Ended]]:
+    code = code.partition(":")[0]
+    ended = Ended(state, int(code) if code.isdecimal() else 0, node)
+    return ((index, ended) for index in parse_indexes(indexes) or (-1,))
 
 
 def cancel(*arguments: str) -> None:
@@ -249,12 +246,9 @@ def seconds(text: str) -> float | None:
         return None
     days, *rest = match.groups()
     parts = [int(part) for part in rest if part is not None]
-    if days is not None:
-        hours, minutes, secs = (*parts, 0, 0)[:3]
-    elif len(parts) == 3:
-        hours, minutes, secs = parts
-    else:
-        hours, (minutes, secs) = 0, (*parts, 0)[:2]
+    if days is None and len(parts) < 3:
+        parts = [0, *parts]
+    hours, minutes, secs = (*parts, 0, 0)[:3]
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60.0 + secs
 
 

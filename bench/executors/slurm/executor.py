@@ -5,7 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
@@ -56,6 +56,9 @@ _STUCK: Final = re.compile(
     re.IGNORECASE,
 )
 """Reasons for which array tasks wait until somebody does something about it."""
+_SUBMIT: Final = "submit.lock"
+"""The lock of a command that submits. Whoever has it sees no submission of another command that is
+about to be queued."""
 _WAITING: Final = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
@@ -118,17 +121,12 @@ class SlurmExecutor(Executor):
         Raises:
             SlurmError: if Slurm does not answer.
         """
-        with self._submitting():
+        with self._locked(_SUBMIT):
             known = list(self._live())
         if known:
             queued = _queued(known)
             for one in known:
                 self._take(one, queued, None)
-
-    def _submitting(self) -> AbstractContextManager[None]:
-        """The lock of a command that submits. Whoever has it sees no submission of another command
-        that is about to be queued."""
-        return self._locked("submit.lock")
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
@@ -174,7 +172,7 @@ class SlurmExecutor(Executor):
         """
         self._signals = signals
         self._items = {item.key: item for item in items}
-        with self._submitting():
+        with self._locked(_SUBMIT):
             self._follow(dispatcher.display)
         own = {key for one in self._followed for key in one.keys}
         groups = groups_of(item for item in items if item.key not in own)
@@ -229,7 +227,7 @@ class SlurmExecutor(Executor):
 
         After an array that it refuses comes a smaller one, after one that it accepts a larger one.
         """
-        with self._submitting():
+        with self._locked(_SUBMIT):
             self._follow(dispatcher.display)
             while not self._signals.stops and (first := self._ready[: self._size]):
                 groups = _not_empty(

@@ -11,16 +11,17 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
 from bench.executors.slurm import commands
 from bench.executors.slurm.options import NO_FILES
-from bench.executors.slurm.submission import TARGET, Start, Submission, TaskAttempt, utc_now
+from bench.executors.slurm.submission import TARGET, Start, Submission, TaskAttempt
 from bench.launch.attempt import WORKER, Attempt, run_cell
-from bench.launch.runner import WorkerEnd
+from bench.launch.runner import WorkerEnd, utc
 from bench.launch.signals import Signals
 from bench.machine.conditions import Found, find_conditions
 from bench.plan.rows import RESUMED, Row
@@ -91,19 +92,12 @@ def keep_kind(folder: Path, target: Found) -> None:
         write_atomically(path, TARGET.dump_json(target))
 
 
-class TimeLimit(NamedTuple):
-    """The time limit of a job: when it is reached, as of `time.monotonic`, and the limit."""
-
-    end_s: float
-    text: str
-
-
-def time_limit(index: int) -> TimeLimit | None:
-    """The time limit of this array task; None if it has none. The clock of the node does not
-    matter."""
+def time_limit(index: int) -> tuple[float, str] | None:
+    """When this array task reaches its time limit, as of `time.monotonic`, and the limit; None if
+    it has none. The clock of the node does not matter."""
     job = os.environ.get("SLURM_ARRAY_JOB_ID", "")
     limit = commands.time_limit(int(job), index) if job.isdecimal() else None
-    return None if limit is None else TimeLimit(time.monotonic() + limit[0], limit[1])
+    return None if limit is None else (time.monotonic() + limit[0], limit[1])
 
 
 def _run_attempt(
@@ -113,7 +107,7 @@ def _run_attempt(
     target: Found,
     worker: Sequence[str],
     signals: Signals,
-    limit: TimeLimit | None,
+    limit: tuple[float, str] | None,
 ) -> bool:
     """Run a cell, unless an earlier attempt has a result, and publish its row; false if the job has
     no time for further cells."""
@@ -123,7 +117,7 @@ def _run_attempt(
         row = submission.close(earlier, planned, "interrupted", why)
         if row is not None and row.status not in RESUMED:
             return True
-    start = Start(socket.gethostname(), target, utc_now())
+    start = Start(socket.gethostname(), target, utc(datetime.now(UTC)))
     if signals.stops or not submission.begin(attempt, start):
         return True
     run = submission.run(attempt, planned, target)
@@ -138,15 +132,15 @@ def _run_attempt(
     return not (limit_text and row.status == "timeout")
 
 
-def _timeout_s(run: Attempt, limit: TimeLimit | None) -> tuple[float | None, str]:
+def _timeout_s(run: Attempt, limit: tuple[float, str] | None) -> tuple[float | None, str]:
     """The seconds that a cell may take, and the job's limit if that is the reason."""
     if limit is None:
         return run.timeout_s, ""
-    left_s = limit.end_s - time.monotonic()
+    left_s = limit[0] - time.monotonic()
     left_s = max(1.0, (left_s - min(MARGIN_S, left_s / 4)) // 1)
     if run.timeout_s is not None and run.timeout_s <= left_s:
         return run.timeout_s, ""
-    return left_s, f"the job's time limit of {limit.text} (time= of --slurm)"
+    return left_s, f"the job's time limit of {limit[1]} (time= of --slurm)"
 
 
 def _explained(

@@ -85,9 +85,8 @@ def parse_request(text: str, max_running: int | None = None) -> Request:
                 f"--slurm: {word!r} is not an option; give the long options of sbatch without "
                 "their dashes, such as partition=gpu time=02:00:00 exclusive"
             )
-        for refused, why in TEXTS[
-            "refused"
-        ].items():  # sbatch takes the beginning of a name for the name
+        for refused, why in TEXTS["refused"].items():
+            # sbatch takes the beginning of a name for the name
             if refused.startswith(name):
                 raise InputError(f"--slurm: {name} can't be given: {why}; leave it out")
         if name in options:
@@ -113,11 +112,11 @@ def script(request: Request, name: str, output: Path, module: str, arguments: Se
         module: of `bench.executors.slurm`.
         arguments: of the module.
     """
-    file = _without_patterns(output.parent) / output.name
-    if len(str(file).splitlines()) > 1:
-        raise InputError(f"{str(file)!r}: a job script can't name a path of several lines")
+    file = f"{output.parent}".replace("%", "%%") + f"/{output.name}"
+    if len(file.splitlines()) > 1:
+        raise InputError(f"{file!r}: a job script can't name a path of several lines")
     options: dict[str, str | None] = {
-        "job-name": name, "output": str(file), "open-mode": "append", "export": "ALL",
+        "job-name": name, "output": file, "open-mode": "append", "export": "ALL",
         "requeue": None, **request.options,
     }  # fmt: skip
     lines = [f"#SBATCH --{option}" + _value(value) for option, value in options.items()]
@@ -141,10 +140,6 @@ def fixed_options(text: str) -> list[str]:
     """The names of the options that the environment can't change: those in a script, and those
     that can't be given."""
     return [*re.findall(r"^#SBATCH --([a-z0-9-]+)", text, re.MULTILINE), *TEXTS["refused"]]
-
-
-def _without_patterns(path: Path) -> Path:
-    return Path(str(path).replace("%", "%%"))
 
 
 def _value(value: str | None) -> str:

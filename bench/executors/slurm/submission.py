@@ -39,7 +39,7 @@ from bench.common.errors import InputError
 from bench.common.files import sync_folder, text_or_empty, write_atomically
 from bench.executors.slurm.options import TEXTS
 from bench.launch.attempt import Attempt, outcome_row
-from bench.launch.runner import WorkerEnd
+from bench.launch.runner import WorkerEnd, utc
 from bench.machine.conditions import Found
 from bench.plan.rows import Row
 from bench.results.protocol import ROW
@@ -276,15 +276,10 @@ class Submission:
         folder = run.folder(self.runs_csv())
         outcome = WorkerEnd(
             status=status, message=message, wall_s=None, started_at=start.started_at,
-            finished_at=max(start.started_at, utc_now()),
+            finished_at=max(start.started_at, utc(datetime.now(UTC))),
         )  # fmt: skip
         row = outcome_row(run, start.target, outcome, folder)
         return row if self.publish_row(attempt, row, folder) else self.row(attempt)
-
-
-def utc_now() -> str:
-    """The present time, as in rows."""
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _start(path: Path) -> Start | None:

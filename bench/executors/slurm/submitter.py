@@ -19,8 +19,6 @@ from bench.launch.attempt import WORKER, Attempt
 _TIMES: Final = 3.0
 """A time limit by this multiple of the forecast, and so many seconds for the job's own start:"""
 _SPARE_S: Final = 300.0
-Group = Sequence[Attempt]
-"""The cells of an array task."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Submitter:
     kinds_folder: Path
     worker: tuple[str, ...] = WORKER
 
-    def submit(self, groups: Sequence[Group], after: int | None = None) -> Submission:
+    def submit(self, groups: Sequence[Sequence[Attempt]], after: int | None = None) -> Submission:
         """Submit an array, with an array task for each group of cells.
 
         Args:
@@ -71,7 +69,7 @@ class Submitter:
         submission.keep_job(job)
         return submission
 
-    def script(self, groups: Sequence[Group], folder: Path | None = None) -> str:
+    def script(self, groups: Sequence[Sequence[Attempt]], folder: Path | None = None) -> str:
         """The job script of an array.
 
         Args:
@@ -86,7 +84,7 @@ class Submitter:
         output = folder / "output" / "%a.txt"
         return script(request, Submission(folder).name, output, "node", [str(folder), *worker])
 
-    def limit_s(self, groups: Sequence[Group]) -> float | None:
+    def limit_s(self, groups: Sequence[Sequence[Attempt]]) -> float | None:
         """The time limit of each array task in seconds, by the forecast or --timeout, at most the
         partition's; None if neither limits each cell."""
         expected = [[_longest_s(run) for run in group] for group in groups]

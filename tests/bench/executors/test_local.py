@@ -65,7 +65,7 @@ class Place:
         return self.setup.cells
 
     def slots(self, number: int, *, gpus: bool = False) -> list[Found]:
-        """Lanes on GPUs, or on the CPU and a core each, of which there may be one."""
+        """Slots on GPUs, or on the CPU and a core each, of which there may be one."""
         own = sorted(os.sched_getaffinity(0))
         conditions = replace(self.setup.conditions, sharing=f"{number} workers")
         return [
@@ -107,7 +107,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     return Place(tmp_path)
 
 
-def test_cells_run_at_once_each_on_the_cores_of_its_lane(
+def test_cells_run_at_once_each_on_the_cores_of_its_slot(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slots = place.slots(2)
@@ -126,7 +126,7 @@ def test_cells_run_at_once_each_on_the_cores_of_its_lane(
     assert len(place.rows()) == 6, "nothing runs twice"
 
 
-def test_what_needs_no_device_is_left_out_before_another_lane_learns_more(place: Place) -> None:
+def test_what_needs_no_device_is_left_out_before_another_slot_learns_more(place: Place) -> None:
     slots, calls = place.slots(2), []
 
     class Dispatcher:
@@ -197,7 +197,7 @@ def broken(*gpus: str) -> Callable[[str | None, int], Answer]:
     return check
 
 
-def test_a_gpu_that_fails_takes_its_lane_out_and_the_others_go_on(
+def test_a_gpu_that_fails_takes_its_slot_out_and_the_others_go_on(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("BROKEN", "GPU-1")
@@ -270,7 +270,7 @@ time.sleep(60)
     assert [row.status for row in place.rows()[2:]] == ["ok"] * 6
 
 
-def test_an_error_of_one_lane_stops_all_and_what_has_run_is_kept(
+def test_an_error_of_one_slot_stops_all_and_what_has_run_is_kept(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     append, rows = Store.append, []

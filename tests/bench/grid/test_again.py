@@ -1,5 +1,6 @@
 """Cells that are trained again, by real workers on a tiny encoder."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bench.results.outcomes import Outcome
 from bench.results.predictions import read_folder
 from bench.worker.trained import load_trained
 from minbert.data.tasks import TaskData, load_task
+from tests.bench.grids import workers_here
 from tests.bench.tiny_cells import EXAMPLES, cell, job_of
 
 NAME = "export-x"
@@ -32,7 +34,7 @@ def movies() -> TaskData:
 
 
 def again(folder: Path, job: Job, data: TaskData | None = None, *, stops: int = 0) -> Path:
-    with Signals() as signals:
+    with Signals() as signals, workers_here() if not stops else nullcontext():
         signals.stops = stops
         return train_again(
             folder / "runs.csv", job, NAME, target=find_conditions("cpu"), signals=signals,

@@ -49,7 +49,7 @@ def scored(row: Row, score: float, **values: object) -> Row:
 def test_the_recommended_setting_is_trained_alone_and_withdrawn_if_it_collapses(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = GridRuns(tmp_path / "place", tiny_checkpoint)
+    place = GridRuns(tmp_path / "place", tiny_checkpoint, workers_here=True)
     place.folder.mkdir()
     write_examples(place.folder / "train.csv")
     (place.folder / "own.toml").write_text(GRID, encoding="utf-8")

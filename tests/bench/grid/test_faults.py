@@ -20,17 +20,16 @@ from tests.experiments.faults.notes import Launch
 from tests.experiments.faults.suite import counted, run_suite, summary
 
 SEED = 3
-FEW = 28
+FEW = len(KINDS)
 
 
 @pytest.fixture(scope="module")
 def verdicts(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Verdict]:
-    """What became of a few faults, a small disk among them, two of them at real workers, and some
+    """What became of a few faults, a small disk among them, one of them at a real worker, and some
     while two cells run at a time."""
     chosen = (
         ("disk full", "anywhere", "fake"),
         ("parent killed", "half an append", "fake"),
-        ("worker killed", "train", "real"),
         ("cuda memory", "train", "real"),
     )
     others = [
@@ -39,11 +38,7 @@ def verdicts(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Ver
     ]
     faults = draw(FEW, 0, SEED) + others
     on_slots = (
-        ("worker killed", "train"),
         ("parent killed", "train"),
-        ("parent killed", "half an append"),
-        ("parent stopped", "evaluate"),
-        ("hang", "load"),
         ("two parents", "both live"),
     )
     faults += [
@@ -63,7 +58,7 @@ def test_every_kind_of_fault_struck(verdicts):
     assert sum(not verdict.struck for verdict in verdicts) <= 2
     total = summary(verdicts, SEED, 1.0)
     assert total["injected"] + total["missed"] == len(verdicts)
-    assert total["at_real_workers"] == 2
+    assert total["at_real_workers"] == 1
 
 
 def test_a_disk_was_really_full(verdicts):

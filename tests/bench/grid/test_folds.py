@@ -36,7 +36,7 @@ from bench.results.predictions import (
 from bench.results.rescoring import rescored
 from bench.results.scores import numbers as outcome_numbers
 from bench.results.scores import score_of
-from bench.results.store import Store, cell_folder, read_rows
+from bench.results.store import cell_folder
 from bench.stats.intervals import mean_t, paired_ratio, wilson
 from bench.studies.ensemble.members import find
 from minbert.data.tasks import Data, Sizes, load_data
@@ -84,6 +84,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Ran:
     started.communicate()
     wait_for(lambda: not workers_of(place.folder))
     before = place.rows()
+    place.workers_here = True
     done = place.run("--data", str(data), **options)
     assert done.returncode == 0, done.stderr
     return Ran(place, data, before, place.rows(), done.stdout)
@@ -432,13 +433,3 @@ def test_rows_whose_folds_contradict_each_other_have_no_score() -> None:
         assert one(rows, numbers).settings[0].estimate("dev_score") is None
     rows = [fold_row(fold, folds=10**9) for fold in range(2)]
     assert one(rows, numbers).settings[0].estimate("dev_score") is None
-
-
-def test_a_row_of_folds_is_kept_and_read(tmp_path: Path) -> None:
-    store = Store(tmp_path / "runs.csv")
-    rows = [fold_row(fold) for fold in range(3)]
-    for row in rows:
-        store.append(row)
-    assert [(row.folds, row.fold) for row in read_rows(tmp_path / "runs.csv")] == [
-        (3, 0), (3, 1), (3, 2),
-    ]  # fmt: skip

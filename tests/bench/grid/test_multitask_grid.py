@@ -58,19 +58,18 @@ def run(
     *extra: str,
     parts: tuple[str, ...] = PARTS,
     settings: str = SETTINGS,
-    forecast: bool = False,
 ) -> list[Row]:
     """Run a grid of such cells, which must end ok; their rows."""
-    done = command(grid, cells, *extra, parts=parts, settings=settings, forecast=forecast)
+    done = command(grid, cells, *extra, parts=parts, settings=settings)
     assert done.returncode == 0, done.stderr
     return grid.rows()
 
 
-def command(grid, cells, *extra, parts=PARTS, settings=SETTINGS, forecast=False):
+def command(grid, cells, *extra, parts=PARTS, settings=SETTINGS):
     path = grid.folder / "mine.toml"
     path.write_text(settings + cells)
     data = write_folder(grid.folder / "data", parts)
-    return grid.run("--data", str(data), *extra, grid=str(path), quick=CPU, forecast=forecast)
+    return grid.run("--data", str(data), *extra, grid=str(path), quick=CPU)
 
 
 def folder_of(grid: GridRuns, row: Row) -> Path:
@@ -87,15 +86,15 @@ def checkpoint(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def grid(tmp_path: Path, checkpoint: Path) -> GridRuns:
     """A fresh place for a grid's results."""
-    return GridRuns(tmp_path, checkpoint)
+    return GridRuns(tmp_path, checkpoint, workers_here=True)
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> GridRuns:
     """A place where a full and a LoRA cell have run. Not to be changed."""
-    made = GridRuns(tmp_path_factory.mktemp("ran") / "place", checkpoint)
+    made = GridRuns(tmp_path_factory.mktemp("ran") / "place", checkpoint, workers_here=True)
     made.folder.mkdir(parents=True)
-    run(made, FULL + LORA, "--save-weights", forecast=True)
+    run(made, FULL + LORA, "--save-weights")
     return made
 
 
@@ -121,8 +120,7 @@ def test_cells_end_ok_with_all_figures(ran: GridRuns) -> None:
             *("eval_s", "peak_rss_mib", "activations_mib", "weights_mib", "optimizer_mib"),
             *("gradients_mib", "params_total", "params_trainable", "tokens_total"),
             *("dev_sentiment", "dev_paraphrase", "dev_similarity", "dev_loss", "train_loss"),
-            *("train_score", "majority_score", "predicted_s", "predicted_peak_mib"),
-            *("flops_per_token", "step_gflop", "step_operators", "step_moved_mib"),
+            *("train_score", "majority_score", "step_gflop", "step_operators", "step_moved_mib"),
         ):
             assert row[name] is not None, name
         assert row["dev_ci_low"] < row["dev_score"] < row["dev_ci_high"]
@@ -172,24 +170,6 @@ def test_kept_weights_are_loaded_again(ran: GridRuns) -> None:
     assert any("bert_pairs.encoder" in name and "lora_B" in name for name in kept)
 
 
-def test_done_is_done_and_a_plan_tells_memory_and_time(ran: GridRuns) -> None:
-    before = ran.rows()
-    assert run(ran, FULL + LORA) == before
-    planned = command(ran, FULL + ITERATIVE, "--dry-run", "--json", "--rerun", "ok")
-    assert planned.returncode == 0, planned.stderr
-    assert "not predicted" not in planned.stderr
-    document = json.loads(planned.stdout)
-    assert len(document["cells"]) == 2
-    for cell in document["cells"]:
-        assert cell["encoders"] == 2
-        assert cell["predicted_s"] > 0
-        assert cell["predicted_peak_mib"] > 0
-    assert "here" in document["total"]["basis"]
-    full = next(cell for cell in document["cells"] if cell["mode"] == "full")
-    (row,) = [row for row in before if row["mode"] == "full"]
-    assert full["predicted_peak_mib"] == pytest.approx(row["peak_rss_mib"], rel=0.2)
-
-
 def test_with_one_part_of_the_files_that_part_is_learned(grid: GridRuns) -> None:
     settings = SETTINGS + 'regression_loss = "pearson"\n'
     done = command(grid, FULL, parts=("sts",), settings=settings)
@@ -207,9 +187,9 @@ def test_with_one_part_of_the_files_that_part_is_learned(grid: GridRuns) -> None
 
 def test_both_encoders_unfreeze_epoch_by_epoch(tmp_path: Path, deep_checkpoint: Path) -> None:
     """Of four layers the top two have trained in three epochs, in both encoders."""
-    grid = GridRuns(tmp_path, deep_checkpoint)
+    grid = GridRuns(tmp_path, deep_checkpoint, workers_here=True)
     settings = SETTINGS.replace("epochs = 2", "epochs = 3")
-    (row,) = run(grid, ITERATIVE, "--save-weights", settings=settings, forecast=True)
+    (row,) = run(grid, ITERATIVE, "--save-weights", settings=settings)
     kept = load_file(folder_of(grid, row) / "weights.safetensors")
     for tower in ("bert", "bert_pairs"):
         begin = f"{tower}.encoder.layer."
@@ -220,15 +200,11 @@ def test_both_encoders_unfreeze_epoch_by_epoch(tmp_path: Path, deep_checkpoint: 
             assert update.any() == (name[0] in "23"), f"{tower}, layer {name}"
     assert row["unfreeze"] == "iterative"
     assert row["optimizer_mib"] > 0
-    assert row["predicted_s"] > 0
-    assert row["predicted_peak_mib"] > row["weights_mib"] + row["optimizer_mib"]
     with (folder_of(grid, row) / "epochs.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 3
 
 
-@pytest.mark.parametrize(
-    ("epochs", "trained"), [(1, set()), (4, {"layer"}), (5, {"layer", "rest"})]
-)
+@pytest.mark.parametrize(("epochs", "trained"), [(4, {"layer"}), (5, {"layer", "rest"})])
 def test_an_encoder_trains_from_the_epoch_in_which_it_unfreezes(
     grid: GridRuns, epochs: int, trained: set[str]
 ) -> None:
@@ -272,13 +248,11 @@ def test_parts_come_in_the_order_asked_for_and_what_serves_others_need_not_move(
 
 def test_random_weights_on_one_encoder_measure_cost_alone(grid: GridRuns) -> None:
     settings = SETTINGS.replace("encoders = 2", "encoders = 1").replace("conv", "linear")
-    cells = LORA.replace("lora", "dora") + "[[cells]]\nmode = ['head']\n"
-    rows = run(grid, cells, "--init", "random", settings=settings)
-    for row in rows:
-        assert (row["status"], row["encoders"]) == ("ok", 1)
-        assert row["dev_metric"] is row["dev_score"] is row["dev_sentiment"] is None
-        assert row["step_ms_median"] > 0
-    assert rows[0]["params_total"] < 2e6, "the second encoder alone would have a million more"
+    (row,) = run(grid, LORA.replace("lora", "dora"), "--init", "random", settings=settings)
+    assert (row["status"], row["encoders"]) == ("ok", 1)
+    assert row["dev_metric"] is row["dev_score"] is row["dev_sentiment"] is None
+    assert row["step_ms_median"] > 0
+    assert row["params_total"] < 2e6, "the second encoder alone would have a million more"
 
 
 def test_a_step_has_the_rate_and_the_decay_of_its_part(grid: GridRuns) -> None:
@@ -297,12 +271,12 @@ def test_a_step_has_the_rate_and_the_decay_of_its_part(grid: GridRuns) -> None:
     assert not kept["classifier.quora.out.bias"].any()
 
 
-def test_the_same_cell_gives_the_same_losses(grid: GridRuns) -> None:
+def test_the_same_cell_gives_the_same_losses(ran: GridRuns, grid: GridRuns) -> None:
+    (again,) = run(grid, FULL)
+    (first,) = [row for row in ran.rows() if row["mode"] == "full"]
     losses = []
-    for extra in ((), ("--rerun", "ok")):
-        run(grid, FULL, *extra)
-        folders = sorted((grid.folder / "runs").glob("*/steps.csv"))
-        with folders[-1].open() as file:
+    for place, row in ((ran, first), (grid, again)):
+        with (folder_of(place, row) / "steps.csv").open() as file:
             losses.append([line["loss"] for line in csv.DictReader(file)])
     assert losses[0] == losses[1]
 
@@ -312,11 +286,6 @@ def test_the_same_cell_gives_the_same_losses(grid: GridRuns) -> None:
     [
         (SETTINGS, ("--lr", "auto"), "--lr auto: no rates are searched for task multitask"),
         (SETTINGS + "held_out = 0.01\n", (), "of 24 training examples of sst is none"),
-        (
-            SETTINGS.replace("batch_size = 8", "batch_size = 1") + 'regression_loss = "pearson"\n',
-            (),
-            "regression_loss pearson: a batch of 1 example has no correlation",
-        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_line(
@@ -357,14 +326,10 @@ def test_a_correlation_of_equal_dev_labels_is_told_and_no_score(grid: GridRuns) 
     relabel(data / "sts-dev.csv", "3.8")
     path = grid.folder / "mine.toml"
     path.write_text(SETTINGS + FULL)
-    asked = ("--data", str(data))
-    planned = grid.run(*asked, "--dry-run", "--json", grid=str(path), quick=CPU)
-    done = grid.run(*asked, grid=str(path), quick=CPU)
-    for process in (planned, done):
-        err = process.stderr
-        assert process.returncode == 0, err
-        assert "note: multitask without quora, as quora-train.csv and quora-dev.csv" in err
-        assert "note: sts: all dev labels are 3.8" in err
+    done = grid.run("--data", str(data), grid=str(path), quick=CPU)
+    assert done.returncode == 0, done.stderr
+    assert "note: multitask without quora, as quora-train.csv and quora-dev.csv" in done.stderr
+    assert "note: sts: all dev labels are 3.8" in done.stderr
     (row,) = grid.rows()
     assert row["status"] == "ok"
     assert "not_learned" in str(row["flags"]).split()
@@ -372,12 +337,6 @@ def test_a_correlation_of_equal_dev_labels_is_told_and_no_score(grid: GridRuns) 
     assert row["dev_sentiment"] is not None
     with pytest.raises(InputError, match="no cell ended ok with a score; run a grid first"):
         members.find([grid.csv])
-
-
-def test_a_folder_without_a_part_is_refused(grid: GridRuns) -> None:
-    done = command(grid, FULL, parts=())
-    assert done.returncode == 2
-    assert "needs both files of at least one of sst, quora, sts" in done.stderr
 
 
 def test_other_commands_say_what_they_lack(ran: GridRuns) -> None:
@@ -389,7 +348,7 @@ def test_other_commands_say_what_they_lack(ran: GridRuns) -> None:
 def held(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> GridRuns:
     """A place where a cell of all parts, and one of sts alone, held examples out. Not to be
     changed."""
-    made = GridRuns(tmp_path_factory.mktemp("held") / "place", checkpoint)
+    made = GridRuns(tmp_path_factory.mktemp("held") / "place", checkpoint, workers_here=True)
     made.folder.mkdir(parents=True)
     run(made, FULL, settings=SETTINGS + "held_out = 0.4\n")
     alone = "[settings]\ntask = 'sts'\nbatch_size = 8\nmax_length = 32\nheld_out = 0.4\n"

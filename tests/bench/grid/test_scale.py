@@ -7,11 +7,10 @@ import pytest
 
 from bench.plan.rows import Row
 from bench.report import cells, tables, tradeoff
-from bench.report.cells import MOST_FAILURES, MOST_OF_A_GROUP
 from bench.report.render import render
-from bench.report.tables import MOST_SETTINGS
 from tests.bench.synthetic_rows import cell, result_row, synthetic_rows
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 LARGEST_PAGE = 10_000_000
 LARGEST_MARKDOWN = 1_000_000
 
@@ -23,26 +22,32 @@ def sizes(folder: Path, rows: list[Row]) -> tuple[int, int, str]:
     return len(html.encode()), (folder / "report.md").stat().st_size, html
 
 
-def test_a_page_is_as_large_for_twice_the_seeds(tmp_path: Path) -> None:
-    page, text, html = sizes(tmp_path / "a", synthetic_rows(68 * 20))
-    twice, twice_text, _ = sizes(tmp_path / "b", synthetic_rows(68 * 40))
+def test_a_page_is_as_large_for_twice_the_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "MOST_OF_A_GROUP", 100)
+    page, text, html = sizes(tmp_path / "a", synthetic_rows(68 * 4))
+    twice, twice_text, _ = sizes(tmp_path / "b", synthetic_rows(68 * 8))
     assert abs(twice - page) < 100_000
     assert abs(twice_text - text) < 50_000
     assert page < LARGEST_PAGE / 2
     assert text < LARGEST_MARKDOWN
-    assert f"{MOST_OF_A_GROUP:,} of 1,360 are shown; the rest is in runs.csv." in html
-    assert "1,300 of 1,360 ended ok" in html
-    assert html.count('<tr class="failed">') < MOST_OF_A_GROUP
+    assert "100 of 272 are shown; the rest is in runs.csv." in html
+    assert "260 of 272 ended ok" in html
+    assert html.count('<tr class="failed">') < 100
 
 
-def test_many_failures_are_counted_and_the_first_shown(tmp_path: Path) -> None:
+def test_many_failures_are_counted_and_the_first_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     failed = {"status": "crashed", "message": "no " * 90}
-    rows = [row | {**failed} for row in synthetic_rows(2000, failures=False)]
+    monkeypatch.setattr(cells, "MOST_FAILURES", 50)
+    rows = [row | {**failed} for row in synthetic_rows(200, failures=False)]
     page, text, html = sizes(tmp_path, rows)
     assert page < LARGEST_PAGE / 2
     assert text < LARGEST_MARKDOWN
-    assert "2,000 of 2,000 cells did not end ok" in html
-    assert f"{MOST_FAILURES} of 2,000 are shown" in html
+    assert "200 of 200 cells did not end ok" in html
+    assert "50 of 200 are shown" in html
 
 
 def test_many_rates_are_many_settings_of_which_some_are_drawn(
@@ -50,23 +55,24 @@ def test_many_rates_are_many_settings_of_which_some_are_drawn(
 ) -> None:
     for module in (tables, tradeoff):
         monkeypatch.setattr(module, "MOST_DRAWN", 60)
+    monkeypatch.setattr(tables, "MOST_SETTINGS", 80)
     noise = random.Random(0)  # noqa: S311
     rows = [
         result_row(cell("lora", 8, "attn", "off", learning_rate=1e-5 * n), noise)
-        for n in range(1, 1500)
+        for n in range(1, 200)
     ]
     page, text, html = sizes(tmp_path, [*rows, result_row(cell("full", None, None, "off"), noise)])
     assert page < LARGEST_PAGE
     assert text < LARGEST_MARKDOWN
-    assert "60 of 1,500 settings are drawn" in html
-    assert f"{MOST_SETTINGS} of 1,500 are shown" in html
+    assert "60 of 200 settings are drawn" in html
+    assert "80 of 200 are shown" in html
 
 
 def test_many_groups_are_counted_and_the_first_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cells, "MOST_CELLS", 200)
-    count = 60
+    monkeypatch.setattr(cells, "MOST_CELLS", 130)
+    count = 40
     rows = [
         row | {"conditions_id": f"c{number}"}
         for number in range(count)
@@ -76,4 +82,4 @@ def test_many_groups_are_counted_and_the_first_shown(
     assert page < LARGEST_PAGE
     assert text < LARGEST_MARKDOWN
     assert f"{count - 21} more groups are not shown; their rows are in runs.csv." in html
-    assert "200 of 300 are shown" in html
+    assert "130 of 200 are shown" in html

@@ -8,6 +8,8 @@ import pytest
 
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.job import Job
+from bench.references.client import encoder_of
+from bench.results.facts import Reference
 from bench.results.store import cells_folder
 from tests.bench.grids import GridRuns
 from tests.encoders import Checkpoints, need_transformers, save_tokenizer
@@ -33,16 +35,30 @@ def test_each_cell_loads_its_own_model_and_a_rerun_has_nothing_to_do(
     }  # fmt: skip
     assert "tiny head-fp32-s0" in done.stderr
     assert "## Encoders: " in (grid.reports / "report.md").read_text()
-    again = grid.run(*arguments, "--dry-run", "--json")
+    again = grid.run(*arguments, "--dry-run", "--json", forecast=False)
     assert {cell["action"] for cell in json.loads(again.stdout)["cells"]} == {"done"}
-    other = grid.run(*arguments, "--select", "model=deep amp=off mode=head", "--dry-run", "--json")
+    deep = ("--select", "model=deep amp=off mode=head", "--dry-run", "--json")
+    other = grid.run(*deep, forecast=False)
     assert [cell["model"] for cell in json.loads(other.stdout)["cells"]] == ["deep"]
 
 
 def test_an_encoder_of_another_architecture_decides_the_engine_of_all(
-    grid: GridRuns, tmp_path: Path
+    grid: GridRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Neither process that a grid starts for each of its models runs here: what builds it, and what
+    finds its reference points."""
     need_transformers()
+
+    def found(job: Job, names: list[str], count: int, *_: object) -> tuple[list, str, str]:
+        scores = {"accuracy": (0.5, 0.4, 0.6)}
+        known = [
+            Reference(name=n, about="", train=count, scores=scores, **encoder_of(n, job.cell))
+            for n in names
+        ]
+        return known, "ok", ""
+
+    monkeypatch.setattr("bench.references.client._run", found)
+    monkeypatch.setattr("bench.launch.checks.check_models", lambda *_: None)
     checkpoints = Checkpoints(tmp_path)
     bert, roberta = checkpoints("bert"), checkpoints("roberta")
     file = tmp_path / "two.toml"
@@ -85,15 +101,15 @@ def test_a_bert_that_minbert_can_not_load_runs_in_engine_transformers(
     assert (refused.returncode, grid.csv.exists()) == (2, False)
     assert why in refused.stderr
     assert "take --engine transformers" in refused.stderr
-    named = grid.run(*arguments, "--engine", "transformers", "--dry-run", grid=str(file))
+    plan = (*arguments, "--dry-run", "--json")
+    named = grid.run(*plan, "--engine", "transformers", grid=str(file), forecast=False)
     assert named.returncode == 0, named.stderr
     assert "note: engine transformers" not in named.stderr
-    done = grid.run(*arguments, grid=str(file))
-    assert done.returncode == 0, done.stderr
-    assert f"note: engine transformers: {folder}" in done.stderr
-    assert why in done.stderr
-    (row,) = grid.rows()
-    assert (row.engine, row.status) == ("transformers", "ok")
+    auto = grid.run(*plan, grid=str(file), forecast=False)
+    assert auto.returncode == 0, auto.stderr
+    assert f"note: engine transformers: {folder}" in auto.stderr
+    assert why in auto.stderr
+    assert [cell["engine"] for cell in json.loads(auto.stdout)["cells"]] == ["transformers"]
 
 
 def test_cells_of_engine_minbert_that_are_selected_are_refused_with_a_roberta(
@@ -120,5 +136,6 @@ def test_a_length_in_tokens_is_that_of_the_engine_that_is_named(
         lambda engine, folder: engines.append(engine) or tokenizer_of(engine, folder),
     )
     for engine in ("transformers", "minbert"):
-        assert grid.run("--engine", engine, "--dry-run", grid=str(file)).returncode == 0
+        planned = grid.run("--engine", engine, "--dry-run", grid=str(file), forecast=False)
+        assert planned.returncode == 0
     assert engines == ["transformers", "minbert"]

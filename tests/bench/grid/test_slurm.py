@@ -1,26 +1,17 @@
-"""`bench.grid --executor slurm` as a whole command, on a simulated cluster and on a real one."""
+"""`bench.grid --executor slurm` as a whole command, on a simulated cluster."""
 
 import sys
 from collections import defaultdict
-from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from bench.executors.slurm import executor as slurm_executor
-from bench.executors.slurm.executor import POLL, SlurmExecutor, find_cluster
 from bench.executors.slurm.submission import Submission, submissions_folder
-from bench.results.row import kept_row
 from tests.bench.grids import GridRuns
 from tests.experiments.faults.parent import stub_report
-from tests.slurm.cluster import NODES, Cluster
-from tests.slurm.place import POLL_S
 from tests.slurm.simulation import Simulation
-from tests.slurm.stub_grid import WORKER
-from tests.slurm.stub_worker import CELLS
 
 SLURM = ("--executor", "slurm")
 PAIRS = """
@@ -62,7 +53,7 @@ def submissions(grid: GridRuns) -> list[Submission]:
 def test_a_dry_run_prints_the_script_and_leaves_nothing(grid: GridRuns) -> None:
     options = ("--slurm", "partition=main exclusive", "--select", "mode=head")
     with Simulation(nodes=2) as slurm:
-        done = grid.run(*SLURM, *options, "--dry-run")
+        done = grid.run(*SLURM, *options, "--dry-run", forecast=False)
     assert done.returncode == 0, done.stderr
     plan, script = done.stdout.split("the job script that would be submitted:\n\n")
     assert "2 cells: 2 to run, 0 not" in plan
@@ -111,32 +102,3 @@ def test_cells_that_are_compared_run_one_after_the_other_on_a_node(pairs: GridRu
     assert [row.status for row in rows] == 4 * ["ok"]
     kinds = {(row.mode, row.conditions_id) for row in rows}
     assert len(kinds) == len(dict(kinds)) == 2, "each pair is on one kind of nodes"
-
-
-def test_nodes_are_checked_whenever_it_is_wanted(
-    pairs: GridRuns, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Twice, so that the second check does not use the folders of the first."""
-
-    def with_stub_workers(*arguments: Any, **options: Any) -> SlurmExecutor:
-        executor = find_cluster(*arguments, **options)
-        executor._submitter = replace(executor._submitter, worker=WORKER)
-        return executor
-
-    monkeypatch.setattr(slurm_executor, "find_cluster", with_stub_workers)
-    orders = pairs.folder / "orders"
-    orders.mkdir()
-    (orders / "0").write_text("0.5")  # so that both nodes work at the same time
-    for name, value in (cluster.environment | {CELLS: str(orders), POLL: POLL_S}).items():
-        monkeypatch.setenv(name, value)
-    options = ("--slurm", "exclusive", "--check-nodes", "--select", "mode=head batching=by-length")
-    for _ in range(2):
-        done = pairs.run(*SLURM, *options, grid=str(pairs.folder / "pairs.toml"))
-        assert done.returncode == 0, done.stderr
-        lines = [line for line in done.stderr.splitlines() if "ms for 1,000 tokens" in line]
-        assert [line.split()[1] for line in lines] == list(NODES)
-    folder = submissions_folder(pairs.csv) / "nodes"
-    for node in NODES:
-        rows = [kept_row(place) for place in (folder / node).glob("head-*")]
-        assert sorted((row.status, row.attempt) for row in rows) == [("ok", 1), ("ok", 2)]
-    assert pairs.statuses() == ["ok"]

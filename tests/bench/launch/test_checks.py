@@ -37,6 +37,9 @@ from minbert.model.config import GEOMETRIES
 from tests.bench.synthetic_rows import cell
 from tests.cs224n import relabel, write_folder
 
+TOPICS = Task("topics", classes=("a", "b"), multi_label=True)
+SEVERAL = Examples(("one", "two"), None, np.ones((2, 2), dtype=np.int8))
+
 
 def data_of(folder: Path, task: str = "multitask", **labels: str) -> Data:
     """Made-up examples, of which some files have one label alone: `sts_dev="3.8"`."""
@@ -54,8 +57,11 @@ def full(**settings: Any) -> Cell:
 # Labels
 
 
-def test_of_labels_that_differ_there_is_nothing_to_say(tmp_path: Path) -> None:
+def test_of_labels_that_differ_and_of_several_labels_there_is_nothing_to_say(
+    tmp_path: Path,
+) -> None:
     assert label_notes(data_of(tmp_path)) == []
+    assert label_notes(TaskData(TOPICS, SEVERAL, SEVERAL)) == []
 
 
 @pytest.mark.parametrize(
@@ -85,40 +91,41 @@ def learning(*sizes: int, loss: str | None = "pearson") -> list[Cell]:
     return [full(batch_size=size, regression_loss=loss) for size in sizes]
 
 
-def test_a_correlation_is_the_loss_of_batches_of_two(tmp_path: Path) -> None:
-    check_loss([Settings(), PEARSON], [*learning(1, loss="mse"), *learning(2)], data_of(tmp_path))
+ONE = [*learning(64, loss="mse"), *learning(64, 1)]
 
 
-def test_a_loss_of_numbers_goes_with_numbers(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="regression_loss pearson: task sst has classes; leave it"):
-        check_loss([PEARSON], learning(64, loss=None), data_of(tmp_path, "sst"))
+def test_a_correlation_is_the_loss_of_numbers_in_batches_of_two(tmp_path: Path) -> None:
+    variants = [Settings(), PEARSON]
+    check_loss(variants, [*learning(1, loss="mse"), *learning(2)], data_of(tmp_path / "all"))
+    write_folder(tmp_path / "classes", ("sst", "quora"))
+    classes = load_data("multitask", tmp_path / "classes")
+    check_loss(variants, learning(1, loss=None), classes)
+    check_loss(variants, learning(64), data_of(tmp_path / "one", sst_train="3"))
+    for task in ("sts", "multitask"):
+        equal = data_of(tmp_path / task, task, sts_train="3.8")
+        check_loss(variants, learning(64, loss="mse"), equal)
 
 
-@pytest.mark.parametrize("task", ["sts", "multitask"])
-def test_a_batch_of_one_has_no_correlation(tmp_path: Path, task: str) -> None:
-    cells = [*learning(64, loss="mse"), *learning(64, 1)]
-    with pytest.raises(InputError, match="a batch of 1 example has no correlation; take batches"):
-        check_loss([Settings(), PEARSON], cells, data_of(tmp_path, task))
-
-
-def test_of_parts_of_classes_a_batch_of_one_is_a_batch(tmp_path: Path) -> None:
-    write_folder(tmp_path, ("sst", "quora"))
-    check_loss([Settings(), PEARSON], learning(1, loss=None), load_data("multitask", tmp_path))
-
-
-@pytest.mark.parametrize("task", ["sts", "multitask"])
-def test_training_labels_that_are_all_the_same_have_no_correlation(
-    tmp_path: Path, task: str
+@pytest.mark.parametrize(
+    ("task", "labels", "cells", "line"),
+    [
+        ("sst", {}, learning(64, loss=None), "task sst has classes; leave it"),
+        ("sts", {}, ONE, "a batch of 1 example has no correlation; take batches"),
+        ("multitask", {}, ONE, "a batch of 1 example has no correlation; take batches"),
+        ("sts", {"sts_train": "3.8"}, learning(64), "all training labels of sts are"),
+        (
+            "multitask",
+            {"sts_train": "3.8"},
+            learning(64),
+            "all training labels of sts are the same",
+        ),
+    ],
+)
+def test_a_correlation_that_a_batch_cannot_have_is_refused(
+    tmp_path: Path, task: str, labels: dict[str, str], cells: list[Cell], line: str
 ) -> None:
-    data = data_of(tmp_path, task, sts_train="3.8")
-    check_loss([Settings(), PEARSON], learning(64, loss="mse"), data)
-    message = "regression_loss pearson: all training labels of sts are the same, which have no"
-    with pytest.raises(InputError, match=message):
-        check_loss([Settings(), PEARSON], learning(64), data)
-
-
-def test_one_class_hinders_no_correlation_of_another_part(tmp_path: Path) -> None:
-    check_loss([Settings(), PEARSON], learning(64), data_of(tmp_path, sst_train="3"))
+    with pytest.raises(InputError, match=f"regression_loss pearson: {line}"):
+        check_loss([Settings(), PEARSON], cells, data_of(tmp_path, task, **labels))
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 24])
@@ -227,9 +234,6 @@ def test_training_of_all_layers_needs_no_note() -> None:
 
 # Settings of training
 
-TOPICS = Task("topics", classes=("a", "b"), multi_label=True)
-SEVERAL = Examples(("one", "two"), None, np.ones((2, 2), dtype=np.int8))
-
 
 @pytest.mark.parametrize(
     ("settings", "named"),
@@ -249,10 +253,6 @@ def test_settings_of_classes_are_refused_where_a_text_has_not_one(
     for task in ("sst", "multitask"):
         check_class_settings(variants, load_data(task, tmp_path))
     check_class_settings([Settings()], load_data("sts", tmp_path))
-
-
-def test_of_several_labels_nothing_is_said() -> None:
-    assert label_notes(TaskData(TOPICS, SEVERAL, SEVERAL)) == []
 
 
 def test_early_stopping_is_refused_with_gradual_unfreezing() -> None:

@@ -77,19 +77,19 @@ def start(tmp_path):
 
 
 def test_one_at_a_time_has_a_device_and_others_have_theirs(start):
-    first = start("turn", "cpu")
+    first = start("using", "cpu")
     assert first.says() == "has cpu"
-    assert start("turn", "cuda:0").says() == "has cuda:0"
-    second = start("turn", "cpu")
+    assert start("using", "cuda:0").says() == "has cuda:0"
+    second = start("using", "cpu")
     assert second.says() == "waits"
     first.go_on()
     assert second.says() == "has cpu"
 
 
 def test_a_killed_process_gives_its_locks_back(start):
-    first = start("turn", "cpu")
+    first = start("using", "cpu")
     assert first.says() == "has cpu"
-    second = start("turn", "cpu")
+    second = start("using", "cpu")
     assert second.says() == "waits"
     first.process.kill()
     assert second.says() == "has cpu"
@@ -97,9 +97,9 @@ def test_a_killed_process_gives_its_locks_back(start):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_who_waits_can_be_stopped_and_uses_no_processor(start, number):
-    first = start("turn", "cpu")
+    first = start("using", "cpu")
     assert first.says() == "has cpu"
-    second = start("turn", "cpu")
+    second = start("using", "cpu")
     assert second.says() == "waits"
     process = psutil.Process(second.process.pid)
     before = sum(process.cpu_times()[:2])
@@ -112,9 +112,9 @@ def test_who_waits_can_be_stopped_and_uses_no_processor(start, number):
 
 
 def test_who_has_just_had_a_device_queues_up_behind_who_waits(start):
-    first = start("turn", "cpu", "cpu")
+    first = start("using", "cpu", "cpu")
     assert first.says() == "has cpu"
-    second = start("turn", "cpu", "cpu")
+    second = start("using", "cpu", "cpu")
     assert second.says() == "waits"
     first.go_on()
     assert first.says() == "waits"  # and does not have it again
@@ -147,12 +147,12 @@ def test_a_lock_is_given_back_when_it_is_done_with(tmp_path, start):
 
 def test_threads_of_a_process_have_a_device_together(tmp_path, start):
     with Signals() as signals, Locks(tmp_path / "grids.lock", signals) as locks:
-        with locks.turn("cpu", pytest.fail):
-            with locks.turn("cpu", pytest.fail):
-                other = start("turn", "cpu")
+        with locks.using("cpu", pytest.fail):
+            with locks.using("cpu", pytest.fail):
+                other = start("using", "cpu")
                 assert other.says() == "waits"
             with locks.holding("next on cpu") as is_next:
-                assert not is_next, "who waits comes before this process's next turn"
+                assert not is_next, "who waits comes before this process once more"
         assert other.says() == "has cpu"
 
 

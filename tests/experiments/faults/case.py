@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -33,22 +33,18 @@ _MOST_PAGES: Final = {"fake": 24, "real": 80}
 
 
 @dataclass
-class Verdict:
+class Verdict(checks.Findings):
     """What became of a fault. `means` says how a limit was made, where one was."""
 
     fault: Fault
     struck: bool = False
     means: str = ""
-    lost: list[str] = field(default_factory=list)
-    duplicated: list[str] = field(default_factory=list)
-    left_running: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
-    def good(self) -> bool:
-        """Whether nothing is to be said against it."""
-        return not (self.lost or self.duplicated or self.left_running or self.wrong)
+    def name(self) -> str:
+        fault = self.fault
+        return f"fault {fault.number} ({fault.kind}, {fault.phase}, {fault.worker} worker)"
 
 
 def run_case(fault: Fault, folder: Path) -> Verdict:
@@ -185,7 +181,6 @@ class Case:
         return path.read_bytes() if path.exists() else b""
 
     def _check_run(self, name: str) -> None:
-        """What must hold after each run."""
         verdict, data = self.verdict, self._data()
         verdict.left_running += checks.left_running(self.folder)
         verdict.lost += [f"{name}: {lost}" for lost in checks.lost_rows(self._kept, data)]
@@ -202,8 +197,8 @@ class Case:
         rows = [row for row in records(self._data()) if (row["cell_id"], row["attempt"]) == ids]
         status = rows[-1]["status"] if rows else ""
         if status not in statuses_of(self.fault):
-            said = f"{status or 'no row'} ({rows[-1]['message'] if rows else ''})"
-            self.verdict.wrong.append(f"the struck cell has {said}")
+            end = f"{status or 'no row'} ({rows[-1]['message'] if rows else ''})"
+            self.verdict.wrong.append(f"the struck cell has {end}")
         killed = self.fault.kind == "parent killed" and struck["phase"] in ("start", *BUSY)
         if killed and any((self.place / "runs").glob(f"*-{struck['cell_id']}-*/{RESULT}")):
             self.verdict.left_running.append("the worker, which left a result later")
@@ -266,7 +261,6 @@ class Case:
         verdict.wrong.append(f"not done after {_MOST_RUNS} runs")
 
     def _check_end(self) -> None:
-        """What must hold when nothing is left to do."""
         verdict, data = self.verdict, self._data()
         launches = self.notes.launches()
         verdict.struck = self.notes.struck() is not None

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -19,19 +20,41 @@ _LONGEST_OUTPUT: Final = HEAD + 2 * TAIL
 _AT_THE_TOP: Final = {"runs.csv", "runs.csv.lock", "runs.data.json", "runs", "reports"}
 _LONGEST_CELL_S: Final = 300.0
 
+BAD: Final = ("lost", "duplicated", "left_running", "wrong")
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """What is wrong after faults, in words."""
+
+    lost: list[str] = field(default_factory=list)
+    duplicated: list[str] = field(default_factory=list)
+    left_running: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Of what was struck."""
+        raise NotImplementedError
+
+    @property
+    def good(self) -> bool:
+        return not self.lines()
+
+    def lines(self) -> list[str]:
+        return [f"{kind}: {line}" for kind in BAD for line in getattr(self, kind)]
+
 
 def lost_rows(before: bytes, after: bytes) -> list[str]:
-    """Rows that runs.csv held and that are gone, or are no longer what they were."""
     if whole(after).startswith(whole(before)):
         return []
     kept = records(after)
     gone = [row for row in records(before) if row not in kept]
-    said = [f"the row of {row['cell_id']}, attempt {row['attempt']}" for row in gone]
-    return said or ["the order of rows, or their form"]
+    lines = [f"the row of {row['cell_id']}, attempt {row['attempt']}" for row in gone]
+    return lines or ["the order of rows, or their form"]
 
 
 def unfinished_cells(cell_ids: Iterable[str], data: bytes) -> list[str]:
-    """Cells without an ok row."""
     done = {row["cell_id"] for row in records(data) if row["status"] == "ok"}
     return [f"{cell_id} has no ok row" for cell_id in cell_ids if cell_id not in done]
 
@@ -130,7 +153,7 @@ def left_running(folder: Path) -> list[str]:
     for pid in found:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    return [f"process {pid}: {said}" for pid, said in found.items()]
+    return [f"process {pid}: {command}" for pid, command in found.items()]
 
 
 def _running(folder: Path) -> dict[int, str]:

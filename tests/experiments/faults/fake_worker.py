@@ -24,7 +24,6 @@ _TICKS: Final = 10
 
 
 def main(folder: Path) -> int:
-    """Work on the cell in `folder`; the exit code."""
     hook = begin(folder)
     hook.enter("start")
     lifeline.attach()

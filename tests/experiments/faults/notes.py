@@ -38,7 +38,6 @@ class Notes:
         return [each for each in self.launches() if each.run == launch.run].index(launch)
 
     def launches(self) -> list[Launch]:
-        """All launches so far."""
         try:
             lines = self._launches.read_text().splitlines()
         except FileNotFoundError:
@@ -81,7 +80,6 @@ def records(data: bytes) -> list[dict[str, str]]:
 
 
 def has_ok_row(runs_csv: Path, cell_id: str) -> bool:
-    """Whether a cell is done."""
     try:
         found = records(runs_csv.read_bytes())
     except FileNotFoundError:

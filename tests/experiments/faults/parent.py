@@ -63,12 +63,10 @@ class Order:
 
     @property
     def runs_csv(self) -> Path:
-        """The results."""
         return self.place / "runs.csv"
 
 
 def start(order: Order) -> int:
-    """Start a parent; its pid."""
     setup(order.worker)  # made once, before the fork
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -151,7 +149,6 @@ class Follower:
         self._row: Row = {}
 
     def enter(self, phase: str) -> None:
-        """A phase begins."""
         if phase in _OF_A_CELL and (self._strike is None or self._strike.cell != self._cell):
             phase = f"{phase} of another cell"
         self._hook.enter(phase)

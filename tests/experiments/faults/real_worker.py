@@ -13,7 +13,6 @@ from tests.experiments.faults.worker import begin
 
 
 def main(folder: Path) -> int:
-    """Run the cell in `folder`; the exit code."""
     hook = begin(folder)
     in_main = hook.strike is not None and hook.strike.in_main
     hook.enter("start")

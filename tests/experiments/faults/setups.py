@@ -39,13 +39,11 @@ class Setup:
 
     @property
     def inputs(self) -> Inputs:
-        """The same, as the inputs of a run."""
         models = {self.model.name: self.model}
         return Inputs(grid=self.grid, models=models, data=self.data, data_folder=None)
 
     @property
     def cells(self) -> list[Cell]:
-        """The cells of the grid."""
         resolved = Resolved(
             model=self.model.name,
             model_digest=self.model.digest,
@@ -59,7 +57,6 @@ class Setup:
 
 @cache
 def setup(worker: str) -> Setup:
-    """The setup for `fake` or `real` workers."""
     return _fake() if worker == "fake" else _real()
 
 

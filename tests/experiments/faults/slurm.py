@@ -21,6 +21,7 @@ from typing import Any, Final
 import psutil
 
 from tests.experiments.faults import checks
+from tests.experiments.faults.checks import BAD
 from tests.slurm.cluster import NODES, Cluster, ClusterError, temporary_cluster
 from tests.slurm.place import HANG, LONGEST_S, Place
 
@@ -42,7 +43,6 @@ KINDS: Final = {
     "time limit": (0, "a job reaches its time limit, after the others"),
 }
 """For each kind its weight and its meaning."""
-BAD: Final = ("lost", "duplicated", "left_running", "wrong")
 FAULTS_OF_A_ROUND: Final = 25
 TIME_LIMIT: Final = "time limit"
 _LONGEST_PAUSE_S: Final = 0.6
@@ -61,7 +61,7 @@ _EXITS: Final = {0, 1, 2, 130, -signal.SIGINT, -signal.SIGKILL}
 
 
 @dataclass
-class Verdict:
+class Verdict(checks.Findings):
     """What became of a round."""
 
     seed: int
@@ -70,15 +70,10 @@ class Verdict:
     commands: int = 0
     injected: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)
-    lost: list[str] = field(default_factory=list)
-    duplicated: list[str] = field(default_factory=list)
-    left_running: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
 
     @property
-    def good(self) -> bool:
-        """Whether nothing is to be said against it."""
-        return not (self.lost or self.duplicated or self.left_running or self.wrong)
+    def name(self) -> str:
+        return f"round {self.seed}"
 
 
 class Round:
@@ -197,7 +192,6 @@ class Round:
         ]
 
     def _processes(self, module: str) -> Iterator[psutil.Process]:
-        """Processes that run a module in this grid."""
         for process in psutil.process_iter():
             with suppress(psutil.Error, ValueError):
                 words = process.cmdline()
@@ -239,7 +233,6 @@ class Round:
             self.cluster.start_node(node)
 
     def _give(self) -> None:
-        """Start the command."""
         last = {statuses[-1] for statuses in self.place.statuses().values()}
         failed = sorted(last.intersection(_RERUN))
         again = ("--rerun", self._random.choice(failed)) if failed else ()
@@ -247,7 +240,6 @@ class Round:
         self.verdict.commands += 1
 
     def _go_on(self) -> None:
-        """Start the command if none is running."""
         running = []
         for command in self._commands:
             if command.poll() is None:
@@ -406,17 +398,3 @@ def summary(verdicts: Sequence[Verdict], seed: int, seconds: float) -> dict[str,
             if not v.good
         ],
     }
-
-
-def text(counts: dict[str, Any]) -> str:
-    """The summary for people."""
-    lines = [f"{one['injected']:5}  {one['kind']}" for one in counts["counts"]]
-    bad = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in BAD)
-    return "\n".join(
-        [
-            *lines,
-            f"{counts['injected']} injected and {counts['missed']} missed in {counts['rounds']} "
-            f"grids of {counts['cells']} cells with {counts['rows']} rows, by {counts['commands']} "
-            f"commands: {bad}; seed {counts['seed']}, {counts['seconds']} s",
-        ]
-    )

@@ -33,12 +33,10 @@ class Strike:
     in_main: bool = False
 
     def write(self, path: Path) -> None:
-        """Leave it for the processes of a case."""
         path.write_text(json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, path: Path) -> "Strike | None":
-        """The inverse of `write`; None where there is no file."""
         return cls(**json.loads(path.read_text())) if path.exists() else None
 
 
@@ -57,7 +55,6 @@ class Hook:
         self._lock = threading.Lock()
 
     def enter(self, phase: str) -> None:
-        """A phase begins."""
         self._fire()
         self.phase = phase
         strike = self.strike

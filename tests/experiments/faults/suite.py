@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
-from rich.table import Table
-
 from tests.experiments.faults.case import Verdict, run_case
-from tests.experiments.faults.kinds import KINDS, Fault
+from tests.experiments.faults.checks import BAD
+from tests.experiments.faults.kinds import Fault
 from tests.experiments.faults.setups import setup
 
 _THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_WORKERS: Final = ("fake", "real")
-_BAD: Final = ("lost", "duplicated", "left_running", "wrong")
 
 
 def run_suite(
@@ -39,14 +36,14 @@ def run_suite(
     ):
         futures = [pool.submit(run_case, fault, folder) for fault in faults]
         try:
-            found = []
+            verdicts = []
             for future in as_completed(futures):
-                found.append(future.result())
-                on_verdict(found[-1])
+                verdicts.append(future.result())
+                on_verdict(verdicts[-1])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return sorted(found, key=lambda verdict: verdict.fault.number)
+    return sorted(verdicts, key=lambda verdict: verdict.fault.number)
 
 
 def _prepare(workers: Sequence[str]) -> None:
@@ -61,40 +58,9 @@ def counted(verdicts: Sequence[Verdict]) -> dict[tuple[str, str, str], Counter[s
         fault = verdict.fault
         counts = found.setdefault((fault.kind, fault.phase, fault.worker), Counter())
         counts["injected" if verdict.struck else "missed"] += 1
-        for name in _BAD:
+        for name in BAD:
             counts[name] += len(getattr(verdict, name))
     return found
-
-
-def table(verdicts: Sequence[Verdict]) -> Table:
-    """The counts by kind and phase, and their sums."""
-    counts = counted(verdicts)
-    shown = Table(title=f"{len(verdicts)} faults", title_justify="left", show_footer=True)
-    total: Counter[str] = Counter()
-    rows: list[list[str]] = []
-    for kind in KINDS:
-        for phase in kind.phases:
-            sums: Counter[str] = Counter()
-            for worker in _WORKERS:
-                found = counts.get((kind.name, phase, worker), Counter())
-                sums += Counter({worker: found["injected"]}) + found
-            if sums:
-                rows.append([kind.name, phase, *_numbers(sums)])
-                total += sums
-    shown.add_column("kind", "all")
-    shown.add_column("phase", "")
-    names = ("fake worker", "real worker", "missed", "lost", "duplicated", "left running", "wrong")
-    for name, number in zip(names, _numbers(total), strict=True):
-        shown.add_column(name, number, justify="right")
-    last = ""
-    for kind_name, *others in rows:
-        shown.add_row("" if kind_name == last else kind_name, *others)
-        last = kind_name
-    return shown
-
-
-def _numbers(sums: Counter[str]) -> list[str]:
-    return [str(sums[name]) for name in (*_WORKERS, "missed", *_BAD)]
 
 
 def summary(verdicts: Sequence[Verdict], seed: int, seconds: float) -> dict[str, Any]:
@@ -107,11 +73,11 @@ def summary(verdicts: Sequence[Verdict], seed: int, seconds: float) -> dict[str,
         "injected": total["injected"],
         "at_real_workers": sum(v.struck and v.fault.worker == "real" for v in verdicts),
         "missed": total["missed"],
-        **{name: total[name] for name in _BAD},
+        **{name: total[name] for name in BAD},
         "means": dict(Counter(v.means for v in verdicts if v.means)),
         "counts": [
             {"kind": kind, "phase": phase, "worker": worker}
-            | {name: found[name] for name in ("injected", "missed", *_BAD)}
+            | {name: found[name] for name in ("injected", "missed", *BAD)}
             for (kind, phase, worker), found in sorted(counted(verdicts).items())
         ],
         "bad": [asdict(verdict) for verdict in verdicts if not verdict.good],

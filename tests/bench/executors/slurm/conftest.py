@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.executors.slurm.submission import Submission
-from bench.launch.attempt import Attempt
+from bench.executors.slurm.submission import Start, Submission, TaskAttempt
+from bench.launch.attempt import Attempt, outcome_row
+from bench.launch.runner import WorkerEnd
 from bench.machine.conditions import Found
+from bench.plan.rows import Row
 from tests.experiments.faults.setups import setup
 
 Commands = Callable[..., None]
@@ -53,6 +55,30 @@ def runs(number: int = 4, attempt: int = 1) -> list[Attempt]:
         )
         for cell in (replace(made.cells[0], seed=seed) for seed in range(number))
     ]
+
+
+FIRST = TaskAttempt(0, 0, 0)
+BEGAN, ENDED = "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z"
+
+
+def begin(submission: Submission, target: Found, attempt: TaskAttempt = FIRST) -> bool:
+    """Begin an attempt."""
+    return submission.begin(attempt, Start("n1", target, BEGAN))
+
+
+def row_of(
+    submission: Submission, target: Found, status: str = "ok", attempt: TaskAttempt = FIRST
+) -> tuple[Row, Path]:
+    """The row of an attempt that has ended, and its folder."""
+    planned = submission.groups[attempt.index][attempt.number]
+    run = submission.run(attempt, planned, target)
+    folder = run.folder(submission.runs_csv())
+    return outcome_row(run, target, worker_end(status), folder), folder
+
+
+def worker_end(status: str = "ok") -> WorkerEnd:
+    """The end of a worker after a second."""
+    return WorkerEnd(status=status, message="", wall_s=1.0, started_at=BEGAN, finished_at=ENDED)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """How jobs end, on real clusters, and what rows say of it."""
 
+import re
 from pathlib import Path
 
 from tests.components import COMPONENTS, need
@@ -40,7 +41,8 @@ def test_rows_say_how_slurm_ended_their_jobs(accounting_cluster: Cluster, tmp_pa
     begun = set(statuses)
     assert statuses == {seed: ["interrupted"] for seed in begun}
     assert {row["message"] for row in place.rows()} == {"its job was cancelled"}
-    assert ended.stderr.count("never began: its job was cancelled") == 1
+    never = re.findall(r"(\d+) array tasks? never began: its job was cancelled", ended.stderr)
+    assert sum(map(int, never)) == 6 - len(begun)
 
     place.order("0.1", *range(6))
     again = place.run("--cells", "6")
@@ -53,6 +55,18 @@ def test_rows_say_how_slurm_ended_their_jobs(accounting_cluster: Cluster, tmp_pa
     assert late.statuses() == {0: ["timeout"]}
     assert "time limit" in late.rows()[0]["message"]
     assert late.problems() == full.problems() == place.problems() == []
+
+
+def test_accounting_keeps_what_became_of_jobs(accounting_cluster: Cluster) -> None:
+    job_id = accounting_cluster.submit("exit $SLURM_ARRAY_TASK_ID", "--array=0-1")
+    accounting_cluster.wait_until_empty()
+    argv = ("sacct", "-X", "-n", "-P", "-j", job_id, "-o", "JobID,State,ExitCode")
+
+    def rows() -> set[str]:
+        return set(accounting_cluster.run(*argv).stdout.split())
+
+    expected = {f"{job_id}_0|COMPLETED|0:0", f"{job_id}_1|FAILED|1:0"}
+    accounting_cluster.wait_for(lambda: rows() == expected, "slurmdbd has both")
 
 
 def test_a_cell_that_exceeds_the_memory_of_its_control_group(tmp_path: Path) -> None:

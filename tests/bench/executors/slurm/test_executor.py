@@ -15,16 +15,15 @@ from bench.executors.slurm import executor as module
 from bench.executors.slurm.commands import SlurmError
 from bench.executors.slurm.executor import SlurmExecutor
 from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, parse_request
-from bench.executors.slurm.submission import Start, Submission, TaskAttempt, submissions
+from bench.executors.slurm.submission import Submission, TaskAttempt, submissions
 from bench.executors.slurm.submitter import Submitter
-from bench.launch.attempt import Attempt, outcome_row
-from bench.launch.runner import WorkerEnd
+from bench.launch.attempt import Attempt
 from bench.launch.signals import Signals
 from bench.plan.planning import Planned
 from bench.plan.rows import Row
 from bench.results.rowfile import read_rows
 from bench.results.store import Store
-from tests.bench.executors.slurm.conftest import runs
+from tests.bench.executors.slurm.conftest import begin, row_of, runs
 
 
 class Dispatcher:
@@ -101,14 +100,8 @@ class Cluster:
     def publish(self, number: int, index: int, status: str = "ok", restart: int = 0) -> None:
         """An array task publishes the row of its first cell."""
         submission, attempt = self.submissions()[number], TaskAttempt(index, 0, restart)
-        submission.begin(attempt, Start("n1", self._target, "2026-01-01T00:00:00Z"))
-        run = submission.run(attempt, submission.group(index)[0], self._target)
-        outcome = WorkerEnd(
-            status=status, message="", wall_s=1.0, started_at="2026-01-01T00:00:00Z",
-            finished_at="2026-01-01T00:00:01Z",
-        )  # fmt: skip
-        folder = run.folder(submission.runs_csv())
-        submission.publish_row(attempt, outcome_row(run, self._target, outcome, folder), folder)
+        begin(submission, self._target, attempt)
+        submission.publish_row(attempt, *row_of(submission, self._target, status, attempt))
 
     def executor(self, request: Request | None = None) -> SlurmExecutor:
         submitter = Submitter(self.csv, request or Request(), "cpu", self._made / "kinds")
@@ -215,7 +208,7 @@ def test_what_slurm_refuses_is_submitted_once_there_is_room(cluster, monkeypatch
 
 @pytest.mark.parametrize(
     ("limit", "sizes"),
-    [(1, {1}), (3, {2}), (13, {8}), (60, {32, 24, 8})],
+    [(3, {2}), (60, {32, 24, 8})],
 )
 def test_arrays_stay_as_large_as_a_limit_on_queued_array_tasks_lets_them(
     cluster, slurm, monkeypatch, limit, sizes
@@ -341,17 +334,6 @@ def test_a_later_command_follows_what_is_queued(cluster):
     assert after.notes == ["2 of these cells are already queued, in job 11"]
     assert len([line for line in cluster.called() if line.startswith("sbatch")]) == 1
     assert sorted(row.seed for row in read_rows(cluster.csv)) == [0, 1, 2]
-
-
-def test_a_submission_whose_command_was_killed_in_it_is_found_by_its_name(cluster):
-    before = cluster.dispatcher(1)
-    cluster.steps = [lambda: (_ for _ in ()).throw(KeyboardInterrupt)]
-    with pytest.raises(KeyboardInterrupt):
-        dispatcher_stays_queued(cluster, before)
-    [submission] = cluster.submissions()
-    (submission.folder / "job.json").unlink()
-    cluster.executor().collect()
-    assert submission.job == 11
 
 
 def test_two_collectors_append_a_row_once(cluster):

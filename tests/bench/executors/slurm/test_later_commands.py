@@ -16,11 +16,10 @@ from bench.executors.slurm.probe import Prober, known_kinds
 from bench.executors.slurm.submission import TARGET
 from bench.executors.slurm.submitter import Submitter
 from bench.launch.attempt import outcome_row
-from bench.launch.runner import WorkerEnd
 from bench.launch.signals import Signals
 from bench.plan.planning import Planned
 from bench.results.store import Store
-from tests.bench.executors.slurm.conftest import runs
+from tests.bench.executors.slurm.conftest import runs, worker_end
 
 
 def executor(folder, target) -> SlurmExecutor:
@@ -73,8 +72,6 @@ def test_what_another_command_has_run_meanwhile_is_not_submitted(
     )
     prepared, asked = runs(3), []
     store = Store(tmp_path / "runs.csv")
-    now = "2026-01-01T00:00:00Z"
-    ended = WorkerEnd(status="ok", message="", wall_s=1.0, started_at=now, finished_at=now)
 
     class Dispatcher:
         def prepare(self, item):
@@ -82,7 +79,7 @@ def test_what_another_command_has_run_meanwhile_is_not_submitted(
             asked.append(number)
             if asked == [0, 1, 2]:  # another command ends the first while this one still prepares
                 run = prepared[0].on(target)
-                store.append(outcome_row(run, target, ended, run.folder(store.path)))
+                store.append(outcome_row(run, target, worker_end(), run.folder(store.path)))
             return None if store.highest_attempt(*item.key) else prepared[number]
 
         @property

@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from bench.common.errors import DiskFullError
+from bench.common.errors import DiskFullError, InputError
 from bench.executors.slurm import node
 from bench.executors.slurm.options import NO_FILES
 from bench.executors.slurm.submission import Submission, TaskAttempt
+from bench.launch.attempt import outcome_row
 from bench.results.protocol import ROW
-from bench.results.row import kept_row
-from tests.bench.executors.slurm.conftest import runs
+from bench.results.row import keep_row, kept_row
+from tests.bench.executors.slurm.conftest import runs, worker_end
 
 WORKER = (sys.executable, "-S", "-c")
 OK = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{\"status\": \"ok\"}')"
 HANGS = "import time; time.sleep(60)"
+CRASHES = "import sys; sys.exit(3)"
 
 
 @pytest.fixture(autouse=True)
@@ -192,3 +194,47 @@ def test_a_folder_that_can_not_be_read_is_one_line(submit, tmp_path, capfd):
     assert run(submission) == 1
     assert "cells.jsonl" in capfd.readouterr().err
     assert node.main(Path(tmp_path / "nothing")) == 1
+
+
+def test_a_restart_does_not_run_again_what_has_crashed(submit, monkeypatch):
+    submission = submit([runs(1)])
+    assert run(submission, CRASHES) == 0
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert run(submission, CRASHES) == 0
+    assert submission.row(TaskAttempt(0, 0, 0)).status == "crashed"
+    assert submission.row(TaskAttempt(0, 0, 1)) is None
+
+
+def test_cells_after_the_one_that_used_up_the_jobs_time_do_not_begin(submit, monkeypatch, slurm):
+    submission = submit([runs(2)])
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    slurm(squeue="echo '0:01|1:00'")
+    assert run(submission, HANGS) == 0
+    assert submission.row(TaskAttempt(0, 0, 0)).status == "timeout"
+    assert not (submission.folder / "starts" / "0-1-0.json").exists()
+
+
+def test_a_cell_that_is_another_one_there_follows_the_attempts_at_that(submit, target, tmp_path):
+    [run_here] = runs(1)
+    other = "fp16" if target.amp_on == "bf16" else "bf16"
+    cell = replace(run_here.job.cell, amp=other, frozen_dtype=other)
+    planned = replace(run_here, amp_is_on=True, job=replace(run_here.job, cell=cell))
+    earlier = planned.on(target)
+    folder = earlier.folder(tmp_path / "runs.csv")
+    before = outcome_row(earlier, target, worker_end(), folder)
+    keep_row(folder, before)
+    submission = submit([[planned]])
+    assert run(submission, CRASHES) == 0
+    later = submission.row(TaskAttempt(0, 0, 0))
+    assert (later.key, later.attempt) == (before.key, 2)
+    assert kept_row(folder) == before
+
+
+def test_the_last_line_of_an_error_does_not_name_the_node(submit, monkeypatch, capfd):
+    def fails(_device: str) -> None:
+        raise InputError("no GPU can be used")
+
+    monkeypatch.setattr(node, "find_target", fails)
+    monkeypatch.setattr(node.socket, "gethostname", lambda: "node7")
+    assert run(submit([runs(1)]), HANGS) == 1
+    assert capfd.readouterr().err.splitlines() == ["on node7:", "error: no GPU can be used"]

@@ -8,12 +8,10 @@ from bench.common.errors import InputError
 from bench.executors.slurm import node_check as module
 from bench.executors.slurm.node_check import Node, check_nodes, compare, lines
 from bench.executors.slurm.options import parse_request
-from bench.executors.slurm.submission import Start, Submission, TaskAttempt
+from bench.executors.slurm.submission import Submission
 from bench.executors.slurm.submitter import Submitter
-from bench.launch.attempt import outcome_row
-from bench.launch.runner import WorkerEnd
 from bench.launch.signals import Signals
-from tests.bench.executors.slurm.conftest import runs
+from tests.bench.executors.slurm.conftest import FIRST, begin, row_of, runs
 
 
 def node(name: str, ms: float, half: float = 1.0, kind: str = "a") -> Node:
@@ -64,15 +62,9 @@ def test_each_node_that_takes_jobs_has_a_job_of_its_own(slurm, tmp_path, target,
         for name in ("n1", "n2"):
             [place] = (tmp_path / "runs" / "slurm" / "nodes" / name / "slurm").iterdir()
             submission = Submission(place)
-            run = submission.run(TaskAttempt(0, 0, 0), submission.group(0)[0], target)
-            submission.begin(TaskAttempt(0, 0, 0), Start("n", target, "2026-01-01T00:00:00Z"))
-            outcome = WorkerEnd(
-                status="ok", message="", wall_s=1.0, started_at="2026-01-01T00:00:00Z",
-                finished_at="2026-01-01T00:00:01Z",
-            )  # fmt: skip
-            folder = run.folder(submission.runs_csv())
-            row = outcome_row(run, target, outcome, folder)
-            submission.publish_row(TaskAttempt(0, 0, 0), row | {"ms_per_1k_tokens": 5.0}, folder)
+            begin(submission, target)
+            row, folder = row_of(submission, target)
+            submission.publish_row(FIRST, row | {"ms_per_1k_tokens": 5.0}, folder)
 
     monkeypatch.setattr(module, "sleep", work)
     notes: list[str] = []

@@ -1,15 +1,44 @@
-"""Grids of stub cells on a real cluster of two nodes, and what happens to jobs there."""
+"""Grids of stub cells on a real cluster of two nodes, and what happens to jobs there.
+
+All tests that need it are in this module, so that one process starts it. The last strikes a grid
+with a few of the faults of `python -m tests.experiments.faults --slurm`.
+"""
 
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.executors.slurm import commands
+from bench.executors.slurm import executor as slurm_executor
+from bench.executors.slurm.executor import POLL, SlurmExecutor, find_cluster
+from bench.executors.slurm.submission import submissions_folder
+from bench.results.row import kept_row
+from tests.bench.grids import GridRuns
+from tests.experiments.faults.checks import BAD
+from tests.experiments.faults.slurm import TIME_LIMIT, Round, summary
 from tests.slurm.cluster import NODES, URGENT, Cluster
-from tests.slurm.place import HANG, Place
+from tests.slurm.place import HANG, POLL_S, Place
+from tests.slurm.stub_grid import WORKER
+from tests.slurm.stub_worker import CELLS
+
+FAULTS = 20
+PAIRS = """
+[settings]
+model = "bert-tiny"
+init = "random"
+
+[[cells]]
+mode = ["full", "head"]
+
+[[cells]]
+mode = ["full", "head"]
+settings = { batching = "shuffled" }
+"""
 
 ALONE = ("--slurm", "exclusive")
 """One array task on a node at a time."""
@@ -37,13 +66,11 @@ def test_a_grid_is_an_array_on_both_nodes(place: Place) -> None:
     assert [start.seed for start in place.starts()[4:]] == [4]
 
 
-@pytest.mark.parametrize("partition", ["", "main"])
-def test_the_nodes_of_a_partition(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, partition: str
-) -> None:
+def test_the_nodes_of_a_partition(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
-    assert commands.nodes_of(partition).keys() == set(NODES)
+    for partition in ("", "main"):
+        assert commands.nodes_of(partition).keys() == set(NODES)
     assert commands.hostnames("node[1-2]") == set(NODES)
 
 
@@ -77,16 +104,6 @@ def test_cells_of_a_node_that_fails_run_again(place: Place) -> None:
     assert "its node failed, or Slurm started its job again" in row["message"]
 
 
-def test_a_requeued_cell_runs_again(place: Place) -> None:
-    place.order(HANG, 0)
-    command = place.start("--cells", "1")
-    place.wait_for_starts(1)
-    place.order("0.1", 0)
-    place.cluster.run("scontrol", "requeue", place.array_task(0))
-    assert place.end(command).returncode == 0
-    assert place.statuses() == {0: ["interrupted", "ok"]}
-
-
 def test_a_preempted_cell_runs_again(place: Place) -> None:
     place.order(HANG, 0)
     command = place.start("--cells", "1")
@@ -100,28 +117,6 @@ def test_a_preempted_cell_runs_again(place: Place) -> None:
     (row,) = (row for row in place.rows() if row["status"] == "interrupted")
     assert row["message"] == "its job was preempted"
     assert len(place.starts()) == 2
-
-
-def test_a_killed_command_is_given_again(place: Place) -> None:
-    place.order("2", *range(4))
-    command = place.start("--cells", "6")
-    place.wait_for_starts(2)
-    os.killpg(command.pid, signal.SIGKILL)
-    place.end(command)
-    again = place.run("--cells", "6")
-    assert again.returncode == 0, again.stderr
-    assert "are already queued, in job" in again.stderr
-    assert place.statuses() == {seed: ["ok"] for seed in range(6)}
-    assert len(place.starts()) == 6
-    assert len(place.submissions()) == 1
-
-
-def test_two_grids_at_once_share_their_cells(place: Place) -> None:
-    place.order("1", *range(6))
-    commands = [place.start("--cells", "4"), place.start("--cells", "4", "--first", "2")]
-    assert [place.end(command).returncode for command in commands] == [0, 0]
-    assert place.statuses() == {seed: ["ok"] for seed in range(6)}
-    assert sorted(start.seed for start in place.starts()) == list(range(6))
 
 
 def test_a_command_outlives_the_controller(place: Place) -> None:
@@ -150,3 +145,44 @@ def test_a_cell_runs_again_while_others_of_its_array_still_run(place: Place) -> 
     place.cluster.run("scancel", str(place.submissions()[0].job))
     assert place.end(again).returncode == 1
     assert place.statuses() == {0: ["crashed", "ok"], 1: ["interrupted"]}
+
+
+def test_nodes_are_checked_whenever_it_is_wanted(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice, so that the second check does not use the folders of the first."""
+
+    def with_stub_workers(*arguments: Any, **options: Any) -> SlurmExecutor:
+        executor = find_cluster(*arguments, **options)
+        executor._submitter = replace(executor._submitter, worker=WORKER)
+        return executor
+
+    monkeypatch.setattr(slurm_executor, "find_cluster", with_stub_workers)
+    pairs, grid = GridRuns(tmp_path, Path("bert-tiny")), tmp_path / "pairs.toml"
+    grid.write_text(PAIRS)
+    orders = tmp_path / "orders"
+    orders.mkdir()
+    (orders / "0").write_text("0.5")  # so that both nodes work at the same time
+    for name, value in (cluster.environment | {CELLS: str(orders), POLL: POLL_S}).items():
+        monkeypatch.setenv(name, value)
+    options = ("--slurm", "exclusive", "--check-nodes", "--select", "mode=head batching=by-length")
+    for _ in range(2):
+        done = pairs.run("--executor", "slurm", *options, grid=str(grid))
+        assert done.returncode == 0, done.stderr
+        lines = [line for line in done.stderr.splitlines() if "ms for 1,000 tokens" in line]
+        assert [line.split()[1] for line in lines] == list(NODES)
+    folder = submissions_folder(pairs.csv) / "nodes"
+    for node in NODES:
+        rows = [kept_row(place) for place in (folder / node).glob("head-*")]
+        assert sorted((row.status, row.attempt) for row in rows) == [("ok", 1), ("ok", 2)]
+    assert pairs.statuses() == ["ok"]
+
+
+def test_nothing_is_lost_or_done_twice_on_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    verdict = Round(cluster, tmp_path / "grid", 3, FAULTS).run()
+    assert verdict.good, verdict
+    assert verdict.injected.total() >= FAULTS / 2  # fewer if the grid is done before
+    assert verdict.injected[TIME_LIMIT] == 0  # takes half a minute
+    counts = summary([verdict], 3, 1.0)
+    assert counts["injected"] == verdict.injected.total()
+    assert {counts[name] for name in BAD} == {0}

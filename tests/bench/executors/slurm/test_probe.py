@@ -8,6 +8,7 @@ import pytest
 
 from bench.common.errors import InputError, StoppedError
 from bench.executors.slurm import probe as module
+from bench.executors.slurm.commands import SlurmError
 from bench.executors.slurm.options import parse_request
 from bench.executors.slurm.probe import Prober, known_kinds
 from bench.executors.slurm.submission import TARGET
@@ -73,9 +74,10 @@ def test_kinds_with_other_software_do_not_count(tmp_path, target):
 
 def test_what_is_asked_is_short(cluster, monkeypatch):
     monkeypatch.setattr(module, "_LIMIT_S", 60.0)
-    cluster.ask("time=2:00:00")
-    [script] = (cluster.folder / "runs" / "slurm").glob("probe-*/script.sh")
-    assert "#SBATCH --time=0:01:00\n" in script.read_text()
+    cluster.put(sbatch=f'cat "$2" > {cluster.folder}/script; exit 1')
+    with pytest.raises(SlurmError):
+        cluster.ask("time=2:00:00")
+    assert "#SBATCH --time=0:01:00\n" in (cluster.folder / "script").read_text()
 
 
 @pytest.mark.parametrize(
@@ -170,8 +172,6 @@ def test_files_that_nodes_do_not_see(cluster):
     data = cluster.folder / "data"
     with pytest.raises(InputError, match=f"can't run cells: it does not see {data}$"):
         cluster.ask("", data)
-    data.mkdir()
-    cluster.ask("", data)
 
 
 def test_code_of_another_version(cluster, monkeypatch):

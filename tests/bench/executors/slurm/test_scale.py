@@ -9,9 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.results.rebuild import rebuild
 from tests.bench.grids import GridRuns
-from tests.experiments.faults.notes import records
 from tests.experiments.faults.parent import stub_report
 from tests.slurm import simulation
 from tests.slurm.simulation import Simulation
@@ -108,21 +106,3 @@ def test_a_cluster_that_accepts_nothing_is_one_line(grid: GridRuns, slurm: Simul
     assert lines == [
         "error: sbatch: Slurm temporarily unable to accept job, sleeping and retrying"
     ], err
-
-
-def test_the_file_is_the_same_from_the_folders(
-    grid: GridRuns, slurm: Simulation, tmp_path: Path
-) -> None:
-    run(grid, "--select", "rank=1")
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    (copy / "runs").symlink_to(tmp_path / "runs")
-    rebuild(copy / "runs.csv")
-    before, after = (records((place / "runs.csv").read_bytes()) for place in (tmp_path, copy))
-    assert Counter(map(str, before)) == Counter(map(str, after))
-
-
-def test_as_many_run_at_once_as_are_wanted(grid: GridRuns, slurm: Simulation) -> None:
-    assert run(grid, "--select", "seed=0", "--max-running", "7")[0] == 1
-    assert slurm.submitted == [41, 7]
-    assert slurm.most_running == 7

@@ -13,34 +13,13 @@ from bench.executors.slurm.following import Following
 from bench.executors.slurm.options import NO_FILES
 from bench.executors.slurm.submission import (
     TARGET,
-    Start,
     Submission,
     TaskAttempt,
     publish,
     submissions,
 )
-from bench.launch.attempt import outcome_row
-from bench.launch.runner import WorkerEnd
 from bench.results.row import kept_row
-from tests.bench.executors.slurm.conftest import runs
-
-FIRST = TaskAttempt(0, 0, 0)
-
-
-def begin(submission: Submission, target, attempt: TaskAttempt = FIRST) -> bool:
-    return submission.begin(attempt, Start("n1", target, "2026-01-01T00:00:00Z"))
-
-
-def row_of(submission: Submission, target, status: str, attempt: TaskAttempt = FIRST):
-    """The row of an attempt, and its folder."""
-    planned = submission.groups[attempt.index][attempt.number]
-    run = submission.run(attempt, planned, target)
-    outcome = WorkerEnd(
-        status=status, message="", wall_s=1.0, started_at="2026-01-01T00:00:00Z",
-        finished_at="2026-01-01T00:00:01Z",
-    )  # fmt: skip
-    folder = run.folder(submission.runs_csv())
-    return outcome_row(run, target, outcome, folder), folder
+from tests.bench.executors.slurm.conftest import FIRST, begin, row_of, runs
 
 
 def test_what_is_written_is_read(submit, target):
