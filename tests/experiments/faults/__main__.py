@@ -42,19 +42,21 @@ def main(
     begun = time.monotonic()
 
     def on_verdict(verdict: Findings) -> None:
+        bar.update(verdict.injected.total() if isinstance(verdict, slurm_faults.Verdict) else 1)
         for line in verdict.lines():
             click.echo(f"{verdict.name}: {line}", err=True)
 
     counts: dict[str, Any]
-    if slurm is None:
-        faults = draw(count, count // 8 if real is None else min(real, count), seed)
-        verdicts = run_suite(faults, jobs=jobs, folder=place, on_verdict=on_verdict)
-        counts = summary(verdicts, seed, time.monotonic() - begun)
-    else:
-        rounds = slurm_faults.run_rounds(
-            slurm, seed, jobs=jobs, folder=place, on_verdict=on_verdict
-        )
-        counts = slurm_faults.summary(rounds, seed, time.monotonic() - begun) | {"jobs": jobs}
+    with click.progressbar(length=slurm or count, label="faults", file=sys.stderr) as bar:
+        if slurm is None:
+            faults = draw(count, count // 8 if real is None else min(real, count), seed)
+            verdicts = run_suite(faults, jobs=jobs, folder=place, on_verdict=on_verdict)
+            counts = summary(verdicts, seed, time.monotonic() - begun)
+        else:
+            rounds = slurm_faults.run_rounds(
+                slurm, seed, jobs=jobs, folder=place, on_verdict=on_verdict
+            )
+            counts = slurm_faults.summary(rounds, seed, time.monotonic() - begun) | {"jobs": jobs}
     bad = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in BAD)
     line = f"{counts['injected']} injected, {counts['missed']} missed: {bad}"
     click.echo(json.dumps(counts, indent=2) if as_json else line)
