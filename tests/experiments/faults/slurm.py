@@ -82,13 +82,16 @@ class Round:
     Args:
         folder: of its runs.csv; made.
         faults: to be injected; fewer if its cells are done before.
+        first: kinds of the first faults; the others are drawn.
     """
 
-    def __init__(self, cluster: Cluster, folder: Path, seed: int, faults: int) -> None:
+    def __init__(
+        self, cluster: Cluster, folder: Path, seed: int, faults: int, first: Sequence[str] = ()
+    ) -> None:
         self.cluster = cluster
         self.place = Place(folder, cluster)
-        self.faults = faults
-        self.cells = faults
+        self.faults = self.cells = faults
+        self._first = list(first)
         self.verdict = Verdict(seed, self.cells)
         self._random = random.Random(seed)  # noqa: S311
         self._commands: list[subprocess.Popen[str]] = []
@@ -123,7 +126,7 @@ class Round:
             self._go_on()
             time.sleep(self._random.uniform(0, _LONGEST_PAUSE_S))
             self._return_nodes()
-            (kind,) = self._random.choices(kinds, weights)
+            kind = self._first.pop(0) if self._first else self._random.choices(kinds, weights)[0]
             with suppress(IndexError):  # there is nothing to choose from
                 struck = self._strike(kind)
                 (verdict.injected if struck else verdict.missed)[kind] += 1

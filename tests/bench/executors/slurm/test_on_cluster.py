@@ -179,8 +179,10 @@ def test_nodes_are_checked_whenever_it_is_wanted(
 
 
 def test_nothing_is_lost_or_done_twice_on_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
-    verdict = Round(cluster, tmp_path / "grid", 3, FAULTS).run()
+    first = ["second command", "command killed"]
+    verdict = Round(cluster, tmp_path / "grid", 3, FAULTS, first).run()
     assert verdict.good, verdict
+    assert all(verdict.injected[kind] for kind in first)
     assert verdict.injected.total() >= FAULTS / 2  # fewer if the grid is done before
     assert verdict.injected[TIME_LIMIT] == 0  # takes half a minute
     counts = summary([verdict], 3, 1.0)
