@@ -112,10 +112,7 @@ def command(
 
 def _write(data: TaskData, folder: Path) -> None:
     """Write the examples of both sides, an example a line, with the names of their classes.
-
-    Raises:
-        InputError: for a folder with such files, or one that can't be written.
-    """
+    InputError for a folder with such files, or one that can't be written."""
     paths = {TRAIN: folder / f"{TRAIN}.jsonl", DEV: folder / f"{DEV}.jsonl"}
     if taken := [path for path in paths.values() if path.exists()]:
         raise InputError(f"--write {folder}: has a {taken[0].name} already; give another folder")
@@ -131,13 +128,11 @@ def _write(data: TaskData, folder: Path) -> None:
 
 def _facts(data: TaskData, source: str, model: str) -> DataFacts:
     """The facts on a task's examples, in tokens of a model; progress is shown if it takes long.
+    InputError if there is no such model.
 
     Args:
         source: as in `DataFacts`.
         model: the name of a model on a command line.
-
-    Raises:
-        InputError: if there is no such model.
     """
     encoder = find_model(model, "pretrained", "auto")
     longest = encoder.config.max_position_embeddings

@@ -47,11 +47,7 @@ _NO_LABEL: Final = -1
 
 
 def parquet(path: Path) -> Records:
-    """A table in a Parquet file.
-
-    Raises:
-        InputError: no Parquet file, or pyarrow is missing.
-    """
+    """A table in a Parquet file. InputError: no Parquet file, or pyarrow is missing."""
     library = _library("pyarrow.parquet", str(path))
 
     def batches(columns: Sequence[str], count: Count) -> Iterator[Any]:
@@ -75,10 +71,7 @@ def parquet(path: Path) -> Records:
 
 def saved(folder: Path) -> dict[str, Records]:
     """The tables of a folder that was saved by `save_to_disk`, by the names of its parts.
-
-    Raises:
-        InputError: a folder that can't be read, or `datasets` is missing.
-    """
+    InputError: a folder that can't be read, or `datasets` is missing."""
     datasets = _datasets(str(folder))
     with _errors_named(folder):
         _check_mapped(folder)
@@ -115,14 +108,12 @@ def _size(files: Iterable[Path]) -> int:
 def from_hub(path: str, config: str | None) -> dict[str, Records]:
     """The tables of a data set on the hub, by the names of its parts; fetched if need be.
 
-    No code of the data set runs: from version 4 `datasets` has no means to.
+    No code of the data set runs: from version 4 `datasets` has no means to. InputError: no such
+    data set or configuration, no network, or `datasets` is missing.
 
     Args:
         path: `hub:user/name`; `@` and a branch, tag or commit after it choose a version.
         config: the configuration, of a data set with several.
-
-    Raises:
-        InputError: no such data set or configuration, no network, or `datasets` is missing.
     """
     datasets = _datasets(path)
     repository, _, revision = path.removeprefix(HUB).partition("@")

@@ -33,11 +33,7 @@ def columns_of(spec: DataSpec) -> list[str]:
 
 
 def check_columns(table: Records, spec: DataSpec) -> None:
-    """Test that a table has the columns that are known.
-
-    Raises:
-        InputError: with the nearest names.
-    """
+    """Test that a table has the columns that are known. InputError with the nearest names."""
     for role in ("text", "text_pair", "label", "group"):
         if column := getattr(spec, role):
             table.check_column(column, f"--{role.replace('_', '-')}")
@@ -46,10 +42,8 @@ def check_columns(table: Records, spec: DataSpec) -> None:
 def choose(table: Records, spec: DataSpec) -> tuple[DataSpec, tuple[str, ...]]:
     """A description with the columns of a table, as given or inferred, and notes on the latter.
 
-    A pair is inferred only where no text is given.
-
-    Raises:
-        InputError: a column that is missing, has two roles, or can't be inferred without doubt.
+    A pair is inferred only where no text is given. InputError: a column that is missing, has two
+    roles, or can't be inferred without doubt.
     """
     check_columns(table, spec)
     used = columns_of(spec.model_copy(update={"group": None}))
@@ -70,13 +64,11 @@ def choose(table: Records, spec: DataSpec) -> tuple[DataSpec, tuple[str, ...]]:
 def choose_texts(
     table: Records, text: str | None, text_pair: str | None, *, pairs: bool
 ) -> tuple[str, ...]:
-    """The column of the texts of a table without labels or, of pairs, both columns.
+    """The column of the texts of a table without labels or, of pairs, both columns. InputError: a
+    column that is missing, or can't be inferred without doubt.
 
     Args:
         text, text_pair: as given.
-
-    Raises:
-        InputError: a column that is missing, or can't be inferred without doubt.
     """
     given = DataSpec(path=table.name).model_copy(update={"text": text, "text_pair": text_pair})
     check_columns(table, given)

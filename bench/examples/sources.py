@@ -29,11 +29,8 @@ _SAVED: Final = ("dataset_dict.json", "state.json")
 
 
 def training_tables(spec: DataSpec) -> tuple[Records, Records | None]:
-    """The tables of the training and, where there are any, of the validation examples.
-
-    Raises:
-        InputError: they don't exist, or can't be read.
-    """
+    """The tables of the training and, where there are any, of the validation examples. InputError:
+    they don't exist, or can't be read."""
     parts = _parts(spec)
     train = _part(spec, parts, TRAIN)
     if train is None:
@@ -47,11 +44,8 @@ def training_tables(spec: DataSpec) -> tuple[Records, Records | None]:
 
 
 def test_table(spec: DataSpec) -> Records:
-    """The table of the test examples, which nothing else reads.
-
-    Raises:
-        InputError: there are none, or they can't be read.
-    """
+    """The table of the test examples, which nothing else reads. InputError: there are none, or they
+    can't be read."""
     if spec.test is not None:
         return _table(Path(spec.test), "--test")
     table = _part(spec, _parts(spec), TEST)
@@ -92,11 +86,7 @@ def _part(spec: DataSpec, parts: list[tuple[str, Path | Records]], side: str) ->
 
 def table_of_texts(file: Path) -> Records:
     """The table of a file whose texts have no labels: `.txt` with a text on each line, or a format
-    of examples.
-
-    Raises:
-        InputError: it doesn't exist, or can't be read.
-    """
+    of examples. InputError: it doesn't exist, or can't be read."""
     return _read(file, str(file), {".txt": plain_texts, **_READERS})
 
 

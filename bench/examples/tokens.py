@@ -161,11 +161,8 @@ def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces | None:
 
 
 def make(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces:
-    """Tokenise the examples of a cell, and store them in their file if that is possible.
-
-    Raises:
-        InputError: of `minbert`, for a vocabulary that can't be used.
-    """
+    """Tokenise the examples of a cell, and store them in their file if that is possible. InputError
+    of `minbert`, for a vocabulary that can't be used."""
     encode = tokenizer_of(cell.engine, tokenizer).encode  # a worker that maps its tokens needs none
     arrays: mapped.Arrays = {}
 

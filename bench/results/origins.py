@@ -25,14 +25,12 @@ def folder_of(runs: Path, row: Row) -> Path:
 
 
 def data_folder(row: Row, folder: Path, data: Path | None) -> Path | None:
-    """The folder of a row's examples; None for an embedded task.
+    """The folder of a row's examples; None for an embedded task. InputError if the prepared
+    examples are gone.
 
     Args:
         folder: the cell's folder, whose job names the prepared examples of the user's own data.
         data: the folder of the files of a task that this project knows.
-
-    Raises:
-        InputError: if the prepared examples are gone.
     """
     task = TASKS.get(row.task)
     if task is not None:
@@ -79,13 +77,11 @@ def examples_of(row: Row, data: Path | None) -> Data:
 
 def model_of(row: Row, folder: Path, otherwise: str) -> Model:
     """The checkpoint that a row's cell was trained from, by the path in its job or by its name.
+    InputError if it is gone, or has changed.
 
     Args:
         folder: the cell's folder.
         otherwise: what the user can do instead of restoring the checkpoint.
-
-    Raises:
-        InputError: if it is gone, or has changed.
     """
     name, cell, path = row.model, row.name, None
     with suppress(InputError):

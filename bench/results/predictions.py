@@ -129,11 +129,8 @@ def values_from(predictions_of: PredictionsOf) -> ValuesOf:
 def keep_outcomes(runs: Path, rows: Iterable[Row]) -> int:
     """Update the file of outcomes from the folders of the rows that count; return their number.
 
-    Outcomes in the file stay, unless a folder has newer ones.
-
-    Raises:
-        ValueError, OSError: why the file stays as it is: it can't be read or written, or would be
-            too large.
+    Outcomes in the file stay, unless a folder has newer ones. ValueError or OSError: why the file
+    stays as it is: it can't be read or written, or would be too large.
     """
     path, kept = outcomes_file(runs), 0
     try:
@@ -171,15 +168,12 @@ def outcome_of(
     """The outcome of logits, with them.
 
     A label of several is predicted where its logit is above 0; so is the second class where one
-    logit stands for two.
+    logit stands for two. ValueError if logits and labels do not fit each other.
 
     Args:
         logits: [N, C]; [N, 1] of a regression, or for two classes.
         labels: classes [N], numbers [N], or 0 and 1 for each label [N, C].
         unit: mean and std by which a regression's logits return to the unit of the labels.
-
-    Raises:
-        ValueError: if logits and labels do not fit each other.
     """
     fits = logits.ndim == 2 and len(logits) == len(labels) and logits.shape[1]
     if not fits or (labels.ndim == 2 and labels.shape != logits.shape):

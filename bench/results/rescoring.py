@@ -60,14 +60,12 @@ def rescored(
     Rows of problems without this metric keep their own, and so do candidates of a search for
     learning rates, which chose by it. Without predictions from which the metric can be computed, or
     where it is not defined, a row has no score. Flags stay those of the row's own metric.
+    InputError if no row is of a problem that has the metric.
 
     Args:
         facts: by `data_digest`, for the majority class.
         note: called with a line about rows without a score, about rows of other problems, and
             about classes with too few examples for the metric's intervals.
-
-    Raises:
-        InputError: if no row is of a problem that has the metric.
     """
     scored = [row for row in rows if row.dev_metric is not None and not row.is_candidate]
     problems = metric_of(metric).problems

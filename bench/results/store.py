@@ -158,12 +158,8 @@ class Store:
         self._seen = len(rows)
 
     def append(self, *rows: Row) -> None:
-        """Add rows; they are durable on return.
-
-        Raises:
-            ValueError: for a row that could not be read again. Nothing is written.
-            DiskFullError: if it can't be written. The file stays as it was.
-        """
+        """Add rows; they are durable on return. ValueError for a row that could not be read again.
+        Nothing is written. DiskFullError if it can't be written. The file stays as it was."""
         lines = b"".join(map(encode, rows))
         if not lines:
             return

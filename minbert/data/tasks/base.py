@@ -249,9 +249,7 @@ def for_search(data: Data) -> TaskData:
     """Examples for a search of learning rates, which must not see dev.
 
     Both its training and its dev examples are taken from `data.train`, by digest of their texts.
-
-    Raises:
-        InputError: for a task with parts, whose rates are the grid's.
+    InputError for a task with parts, whose rates are the grid's.
     """
     if not isinstance(data, TaskData):
         raise InputError(
