@@ -11,7 +11,6 @@ from bench.results.store import cell_folder
 from minbert.assets.cache import cache_folder
 from minbert.data.tasks import TASKS, Data, Task, find_task, load_data
 from minbert.data.tasks.prepared import is_prepared, read_prepared
-from minbert.errors import InputError as MinbertInputError
 from minbert.files import is_folder
 
 
@@ -50,7 +49,7 @@ def data_folder(row: Row, folder: Path, data: Path | None) -> Path | None:
 def _prepared_for(row: Row) -> Path | None:
     """The folder in the cache that has the examples of a row; None if there is none."""
     for folder in (cache_folder() / "data").glob("*"):
-        with suppress(InputError, MinbertInputError):
+        with suppress(InputError):
             if read_prepared(folder).name == row.task:
                 examples_of(row, folder)
                 return folder

@@ -13,9 +13,14 @@ from bench.plan.metrics import check_metric, metric_of, problem_of
 from bench.plan.rows import Row
 from bench.results.exports import Figures, read_exports
 from bench.results.facts import DataFacts, read_facts
-from bench.results.losses import LossesOf, kept_losses
 from bench.results.outcomes import Outcome
-from bench.results.predictions import PredictionsOf, first_of, kept_predictions
+from bench.results.predictions import (
+    LossesOf,
+    PredictionsOf,
+    first_of,
+    kept_losses,
+    kept_predictions,
+)
 from bench.results.scores import numbers, score_of
 from bench.results.store import read_plan, read_rows
 
