@@ -1,16 +1,15 @@
 """Token ids that workers share: the same as made anew, never trusted when damaged."""
 
-import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from bench.examples import tokens
 from bench.examples.tokens import Pieces
@@ -121,32 +120,30 @@ def check_same(
 
 
 @pytest.mark.parametrize("task", ["sst", "sts"])
-def test_what_is_mapped_is_what_tokenising_gives(cache, tmp_path, tiny_checkpoint, task):
+def test_what_is_mapped_is_what_tokenising_gives(cache, tmp_path, tiny_checkpoint, minilm, task):
     place = Place(tmp_path, tiny_checkpoint, task)
     assert place.read() is None
     made = tokens.make(place.data, place.cell, place.tokenizer, place.folder)
     check_same(made, place.data, tiny_checkpoint)
     check_same(place.read(), place.data, tiny_checkpoint)
-
-
-def test_the_embedded_data_too(cache, minilm):
-    data = load_task("movies", max_train=300, max_dev=50)
-    cell = replace(cell_of(data), max_train=300, max_dev=50)
+    data = load_task("movies", max_train=100, max_dev=20)  # embedded
+    cell = replace(cell_of(data), max_train=100, max_dev=20)
     tokens.share(data, cell, minilm, None)
     check_same(tokens.read(cell, minilm, None), data, minilm)
 
 
-def test_a_search_has_a_file_of_its_own(place):
+def test_a_search_has_a_file_of_its_own_and_none_is_made_twice(place):
+    before = place.share().stat().st_ino
+    assert place.share().stat().st_ino == before
     searched = for_search(place.data)
     cell = cell_of(searched)
-    place.share()
     assert tokens.read(cell, place.tokenizer, place.folder) is None
     tokens.share(searched, cell, place.tokenizer, place.folder)
     check_same(tokens.read(cell, place.tokenizer, place.folder), searched, place.tokenizer)
     check_same(place.read(), place.data, place.tokenizer)
 
 
-def test_another_length_or_vocabulary_finds_nothing(place, tmp_path):
+def test_another_length_vocabulary_or_code_finds_nothing(place, tmp_path, monkeypatch):
     place.share()
     assert tokens.read(replace(place.cell, max_length=31), place.tokenizer, place.folder) is None
     other = tmp_path / "other"
@@ -156,60 +153,34 @@ def test_another_length_or_vocabulary_finds_nothing(place, tmp_path):
     assert tokens.read(place.cell, other, place.folder) is None
     assert place.read() is not None
 
-
-def test_other_code_of_tokenizers_finds_nothing(place, monkeypatch):
-    place.share()
-
     def changed(path: Path) -> str:
         return "changed" if path.name == "tokenizers.py" else sha256_of(path)
 
-    monkeypatch.setattr(tokens, "sha256_of", changed)
-    assert place.read() is None
+    for name, value in (("sha256_of", changed), ("FORMAT", tokens.FORMAT + 1)):
+        with monkeypatch.context() as changing:
+            changing.setattr(tokens, name, value)
+            assert place.read() is None
+    assert place.read() is not None
 
 
-def test_once_made_it_is_left_alone(place):
-    file = place.share()
-    before = file.stat().st_ino
-    assert place.share().stat().st_ino == before
-
-
-def test_a_damaged_file_is_made_anew(place):
+def test_a_damaged_file_is_made_anew_and_no_other_is_taken(place):
     file = place.share()
     whole = file.read_bytes()
-    for content in (b"", whole[:4], whole[:-1], whole[: len(whole) // 2], whole[:-1] + b"\xff"):
+    arrays, _ = mapped.read(file)
+    others = mapped.to_bytes(arrays, {"data_digest": "f" * 64})
+    for content in (b"", whole[:4], whole[: len(whole) // 2], whole[:-1] + b"\xff", others):
         file.write_bytes(content)
         assert place.read() is None
         tokens.make(place.data, place.cell, place.tokenizer, place.folder)
         check_same(place.read(), place.data, place.tokenizer)
-
-
-def test_what_is_no_file_is_no_harm(place):
-    file = place.share()
+    for make in (os.mkdir, os.mkfifo):
+        file.rmdir() if file.is_dir() else file.unlink()
+        make(file)
+        assert place.read() is None
     file.unlink()
     file.mkdir()
-    assert place.read() is None
     made = tokens.make(place.data, place.cell, place.tokenizer, place.folder)
     check_same(made, place.data, place.tokenizer)
-    file.rmdir()
-    os.mkfifo(file)
-    assert place.read() is None
-
-
-def test_a_file_of_an_older_format_is_made_anew(place, monkeypatch):
-    with monkeypatch.context() as older:
-        older.setattr(tokens, "FORMAT", tokens.FORMAT - 1)
-        old = place.share()
-    assert place.read() is None
-    tokens.share(place.data, place.cell, place.tokenizer, place.folder)
-    check_same(place.read(), place.data, place.tokenizer)
-    assert old.exists()
-
-
-def test_a_file_of_other_examples_is_not_taken(place):
-    file = place.share()
-    arrays, _ = mapped.read(file)
-    file.write_bytes(mapped.to_bytes(arrays, {"data_digest": "f" * 64}))
-    assert place.read() is None
 
 
 def test_changed_data_is_not_hidden_by_what_is_kept(place):
@@ -225,63 +196,41 @@ def test_changed_data_is_not_hidden_by_what_is_kept(place):
     assert issubclass(InputError, ValueError)
 
 
-def run_worker(folder: Path, before: str = "pass") -> subprocess.CompletedProcess[str]:
-    code = f"import sys; from pathlib import Path; {before}; from bench.worker import __main__ as m"
-    code += "; sys.exit(m.main(Path(sys.argv[1])))"
-    return subprocess.run(
-        [sys.executable, "-c", code, str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+def test_a_worker_that_maps_its_tokens_needs_no_tokenizer(place, tmp_path, monkeypatch):
+    """It makes those that are not there, or spoilt."""
+    from bench.worker.setup import examples
 
-
-NO_TOKENIZERS = "sys.modules['tokenizers'] = None"
-
-
-def test_a_worker_that_maps_its_tokens_needs_no_tokenizer_and_gives_the_same(place, tmp_path):
-    """Its logits are those of a worker that made them, to the last bit."""
-    first, second, none = (place.job(tmp_path / name) for name in ("first", "second", "none"))
-    refused = run_worker(none, NO_TOKENIZERS)
-    assert refused.returncode == 1, refused.stderr
-    assert "tokenizers" in refused.stderr
-    assert run_worker(first).returncode == 0
-    done = run_worker(second, NO_TOKENIZERS)
-    assert done.returncode == 0, done.stderr
-    result = json.loads((second / "result.json").read_text(encoding="utf-8"))
-    assert result["status"] == "ok"
-    one, other = (load_file(f / "predictions.safetensors") for f in (first, second))
-    assert one.keys() == other.keys()
-    assert all(np.array_equal(one[name], other[name]) for name in one)
-
-
-def test_a_worker_survives_a_spoilt_file_and_mends_it(place, tmp_path):
-    file = place.share()
+    job = Job.read(place.job(tmp_path / "cell"))
+    with monkeypatch.context() as without:
+        without.delitem(sys.modules, "minbert.data.tokenizer")
+        without.setitem(sys.modules, "tokenizers", None)
+        with pytest.raises(ImportError):
+            examples(job)
+    check_same(examples(job), place.data, place.tokenizer)
+    [file] = place.cache.iterdir()
     whole = file.read_bytes()
+    with monkeypatch.context() as without:
+        without.delitem(sys.modules, "minbert.data.tokenizer")
+        without.setitem(sys.modules, "tokenizers", None)
+        mapped_ones = examples(job)
+    check_same(mapped_ones, place.data, place.tokenizer)
     file.write_bytes(whole[: len(whole) // 3])
-    done = run_worker(place.job(tmp_path / "cell"))
-    assert done.returncode == 0, done.stderr
+    check_same(examples(job), place.data, place.tokenizer)
     check_same(place.read(), place.data, place.tokenizer)
 
 
-def test_several_at_once_leave_one_whole_file(place, tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from bench.examples import tokens;"
-        "from bench.plan.job import Job;"
-        "from minbert.data.tasks import load_task; job = Job.read(Path(sys.argv[1]));"
-        "data = load_task(job.cell.task, Path(job.data));"
-        "[tokens.make(data, job.cell, Path(job.tokenizer), Path(job.data)) for _ in range(5)]"
-    )
-    folder = place.job(tmp_path / "cell")
-    argv = [sys.executable, "-c", code, str(folder)]
-    makers = [subprocess.Popen(argv) for _ in range(2)]
+def test_several_at_once_leave_one_whole_file(place):
+    def make() -> None:
+        for _ in range(5):
+            tokens.make(place.data, place.cell, place.tokenizer, place.folder)
+
     seen = []
-    while any(maker.poll() is None for maker in makers):
-        if any(place.cache.glob("*.safetensors")):
-            seen.append(place.read() is not None)
-    assert [maker.returncode for maker in makers] == [0, 0]
+    with ThreadPoolExecutor() as pool:
+        makers = [pool.submit(make) for _ in range(2)]
+        while not all(maker.done() for maker in makers):
+            if any(place.cache.glob("*.safetensors")):
+                seen.append(place.read() is not None)
+    assert [maker.result() for maker in makers] == [None, None]
     assert seen
     assert all(seen)
     assert len(list(place.cache.iterdir())) == 1

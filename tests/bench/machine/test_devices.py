@@ -59,12 +59,6 @@ def test_a_gpu_fault_is_one_line_or_does_no_harm(fault: GpuFault) -> None:
         assert ("cpu" if "runs on cpu" in outcome else "cuda:") in outcome
 
 
-@pytest.mark.parametrize("name", ["tpu", "cuda:x", "cpu:1", "cuda:-1", ""])
-def test_another_name_is_no_device(name: str) -> None:
-    with pytest.raises(InputError, match="is not auto, cpu, cuda or cuda:i"):
-        resolve_device(name, "13.0", cuda(FIRST))
-
-
 def test_a_gpu_is_tried_once_and_workers_see_it_by_its_uuid() -> None:
     check = cuda(*ALL)
     device = GpuFault("", "", check=check, visible="GPU-89aa,GPU-8932", device="cuda:1").resolve()
@@ -167,26 +161,25 @@ def test_gpus_of_several_kinds_are_refused_and_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("requested", "fault", "why"),
+    ("requested", "gpus", "fault", "why"),
     [
-        ("all", {"visible": ""}, "all is not there: CUDA_VISIBLE_DEVICES='' hides all GPUs; "
+        *((name, ALL, {}, f"{name!r} is not auto, cpu, cuda or cuda:i")
+          for name in ("tpu", "cuda:x", "cpu:1", "cuda:-1", "")),
+        ("all", ALL, {"visible": ""}, "all is not there: CUDA_VISIBLE_DEVICES='' hides all GPUs; "
          "--device cpu --jobs N runs N cells at once on the CPU"),
-        ("all", {"build": None}, "built without CUDA; --device cpu --jobs N runs N cells"),
-        ("cuda:0,cuda:2", {}, "cuda:2 is not there: torch sees 2 GPUs; --device cpu runs"),
-        ("cuda:0,cuda", {}, "cuda:0,cuda names a GPU twice"),
-        ("cuda:0,cpu", {}, "'cuda:0,cpu' is not auto, cpu, cuda or cuda:i, all or a list such"),
+        ("all", ALL, {"build": None}, "built without CUDA; --device cpu --jobs N runs N cells"),
+        ("cuda:0,cuda:2", ALL, {}, "cuda:2 is not there: torch sees 2 GPUs; --device cpu runs"),
+        ("cuda:0,cuda", ALL, {}, "cuda:0,cuda names a GPU twice"),
+        ("cuda:0,cpu", ALL, {},
+         "'cuda:0,cpu' is not auto, cpu, cuda or cuda:i, all or a list such"),
+        ("all", (), {}, "mend that, or --device cpu --jobs N runs"),
     ],
 )  # fmt: skip
-def test_several_devices_that_are_not_there_are_a_line(
-    requested: str, fault: dict[str, Any], why: str
+def test_names_of_no_device_are_a_line(
+    requested: str, gpus: tuple[FakeGpu, ...], fault: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(InputError, match=re.escape(why)):
-        several(requested, *ALL, **fault)
-
-
-def test_without_a_gpu_all_names_the_flag_for_the_cpu() -> None:
-    with pytest.raises(InputError, match=r"no GPU can be used: .* --device cpu --jobs N runs"):
-        several("all")
+        several(requested, *gpus, **fault)
 
 
 @pytest.mark.parametrize("name", ["all", "cuda:0,cuda:1"])
@@ -195,16 +188,14 @@ def test_where_one_device_is_taken_several_are_refused(name: str) -> None:
         resolve_device(name, "13.0", cuda(*ALL))
 
 
-def test_without_nvml_the_driver_is_unknown() -> None:
-    device = GpuFault("", "", FakeNvml(errors={"nvmlInit": 999}), cuda(FIRST)).resolve()
+@pytest.mark.parametrize(
+    ("call", "version"), [("nvmlInit", "unknown"), ("nvmlDeviceGetCount", FakeNvml().driver)]
+)
+def test_without_nvml_the_driver_is_unknown(call: str, version: str) -> None:
+    """Its version is known though its GPUs are not."""
+    device = GpuFault("", "", FakeNvml(FIRST, errors={call: 999}), cuda(FIRST)).resolve()
     assert device.gpu is not None
-    assert (device.gpu.uuid, device.gpu.driver) == (FIRST.uuid, "unknown")
-
-
-def test_the_drivers_version_is_known_though_its_gpus_are_not() -> None:
-    broken = FakeNvml(FIRST, errors={"nvmlDeviceGetCount": 999})
-    device = GpuFault("", "", broken, cuda(FIRST)).resolve()
-    assert (device.gpu and device.gpu.driver) == broken.driver
+    assert (device.gpu.uuid, device.gpu.driver) == (FIRST.uuid, version)
 
 
 def test_on_the_cpu_neither_nvml_nor_torch_is_asked() -> None:
@@ -242,12 +233,10 @@ def test_a_gpu_is_tried_anew_after_a_cell_failed(
 # The process that tries a GPU
 
 
-def test_a_product_in_each_type_is_computed() -> None:
-    assert gpu_check.failures_on("cpu") == {}
-
-
 def test_a_product_that_fails_or_is_wrong_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     ones = torch.ones
+
+    assert gpu_check.failures_on("cpu") == {}
 
     def fake(*size: int, dtype: torch.dtype, device: str) -> torch.Tensor:
         if dtype == torch.bfloat16:
@@ -283,13 +272,7 @@ def test_the_process_says_what_torch_sees(
     assert gpu.kind == "Tesla T4, 15 GiB"
     assert answer.capabilities == ((7, 5), (9, 0), (12, 0))
     assert answer.failures == {"bf16": "not on cuda:0"}
-
-
-def test_the_process_says_why_torch_sees_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
-        raise RuntimeError(f"{OLD}\nand more")
-
-    monkeypatch.setattr(torch.cuda, "init", fail)
+    monkeypatch.setattr(torch.cuda, "init", raising(RuntimeError(f"{OLD}\nand more")))
     assert gpu_check.check(0)["problem"] == OLD
 
 
@@ -335,16 +318,7 @@ def test_errors_of_the_device_differ_from_those_of_a_cell(
     assert not is_out_of_memory(error)
 
 
-@pytest.mark.parametrize("free_mib", [10, 1000])
-def test_a_library_that_lacks_memory_is_out_of_memory(
-    monkeypatch: pytest.MonkeyPatch, free_mib: int
-) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free_mib * 2**20, 2**36))
-    error = RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`")
-    assert is_out_of_memory(error) == (free_mib < failures._LIBRARY_MIB)
-
-
-def test_out_of_memory_is_no_failure_of_the_device() -> None:
+def test_out_of_memory_is_no_failure_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for text in (
         "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
         "CUDA driver error: out of memory", "Triton Error [CUDA]: out of memory",
@@ -353,6 +327,10 @@ def test_out_of_memory_is_no_failure_of_the_device() -> None:
         assert is_out_of_memory(RuntimeError(text))
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
     assert is_out_of_memory(MemoryError())
+    error = RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`")
+    for free_mib in (10, 1000):  # of which a library takes some
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda mib=free_mib: (mib * 2**20, 2**36))
+        assert is_out_of_memory(error) == (free_mib < failures._LIBRARY_MIB)
 
 
 class Running:

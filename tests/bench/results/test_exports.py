@@ -3,22 +3,17 @@
 import json
 from pathlib import Path
 
-import pytest
-
-from bench.common.errors import InputError
 from bench.results.exports import (
     INT8,
     MERGED,
     ONNX,
     Figures,
     Form,
-    exports_file,
     keep_figures,
     latest_figures,
     read_exports,
 )
 from bench.results.rescoring import read_results
-from bench.results.store import Store
 
 FORMS = (
     Form(name=MERGED, format="transformers", size_mb=91.2, one_ms=4.25, batch_ms=60.0, score=0.61,
@@ -33,12 +28,16 @@ FIGURES = Figures(
 
 def test_figures_of_a_cell_replace_its_earlier_ones_and_no_others(tmp_path: Path) -> None:
     runs = tmp_path / "runs.csv"
+    runs.touch()
     assert read_exports(runs) == {}
     other = FIGURES.model_copy(update={"forms": FORMS[:1]})
     for cell_id, figures in (("a", other), ("b", other), ("a", FIGURES)):
         keep_figures(runs, cell_id, figures)
-    assert read_exports(runs) == {"a": FIGURES, "b": other}
-    assert exports_file(runs).name == "runs.exports.json"
+    assert read_exports(runs) == read_results([runs], None).exports == {"a": FIGURES, "b": other}
+    text = (tmp_path / "runs.exports.json").read_text(encoding="utf-8")
+    assert json.loads(text)["a"]["forms"][0]["one_ms"] == 4.25
+    forms = [FIGURES.form(name) for name in (MERGED, ONNX, INT8)]
+    assert forms == [FORMS[0], None, None], "only those that were measured"
 
 
 def test_of_several_files_and_cells_the_latest_count(tmp_path: Path) -> None:
@@ -50,31 +49,3 @@ def test_of_several_files_and_cells_the_latest_count(tmp_path: Path) -> None:
     assert read_exports(one, two) == read_exports(two, one) == {"a": newer, "b": FIGURES}
     assert latest_figures(read_exports(one, two), ["b", "a", "c"]) == newer
     assert latest_figures({}, ["a"]) is None
-
-
-def test_a_form_that_was_not_measured_has_no_figures() -> None:
-    assert FIGURES.form(MERGED) == FORMS[0]
-    assert FIGURES.form(ONNX) is None
-    assert FIGURES.form(INT8) is None
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"a": {"forms": []}}', '{"a": {"new": 1}}'])
-def test_a_damaged_file_is_named_and_left_alone(content: str, tmp_path: Path) -> None:
-    runs = tmp_path / "runs.csv"
-    path = exports_file(runs)
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=r"runs\.exports\.json: can't be read .* which loses what"):
-        read_exports(runs)
-    with pytest.raises(InputError):
-        keep_figures(runs, "a", FIGURES)
-    assert path.read_text(encoding="utf-8") == content
-
-
-def test_results_have_them(tmp_path: Path) -> None:
-    runs = tmp_path / "runs.csv"
-    Store(runs)
-    runs.touch()
-    keep_figures(runs, "a", FIGURES)
-    assert read_results([runs], None).exports == {"a": FIGURES}
-    text = exports_file(runs).read_text(encoding="utf-8")
-    assert json.loads(text)["a"]["forms"][0]["one_ms"] == 4.25

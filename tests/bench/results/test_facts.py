@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bench.common.errors import InputError
+from bench.results import exports
+from bench.results.exports import exports_file, read_exports
 from bench.results.facts import (
     DataFacts,
     FinalScore,
@@ -37,21 +40,31 @@ def test_facts_of_other_data_stay_when_some_change(tmp_path: Path) -> None:
     one, two = read_facts(runs).values()
     assert (one.classes, one.references, one.final) == (("no", "yes"), (POINT,), FINAL)
     assert two.source == "x.csv"
+    text = facts_file(runs).read_text(encoding="utf-8")
+    assert json.loads(text)["one"]["final"]["scores"] == {"accuracy": [0.4, 0.2, 0.6]}
 
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{", '{"abcd": {"x": 1}}', '{"abcd": 5}', '{"abcd": {"task": "t", "new": true}}'],
+    ["", "[]", "{", '{"abcd": {"x": 1}}', '{"abcd": 5}', '{"abcd": {"task": "t", "new": true}}',
+     '{"abcd": {"forms": []}}', '{"abcd": {"train": 1e31}}'],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("path_of", "read", "update"),
+    [(facts_file, read_facts, update_facts), (exports_file, read_exports, exports._FILE.update)],
+    ids=["facts", "exports"],
 )
-def test_a_file_that_can_not_be_read_is_named_and_left_alone(content: str, tmp_path: Path) -> None:
+def test_a_file_that_can_not_be_read_is_named_and_left_alone(
+    path_of: Any, read: Any, update: Any, content: str, tmp_path: Path
+) -> None:
     runs = tmp_path / "runs.csv"
-    path = facts_file(runs)
+    path = path_of(runs)
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=r"runs\.data\.json: can't be read .* delete it") as caught:
-        read_facts(runs)
+    with pytest.raises(InputError, match=rf"{path.name}: can't be read .* delete it, which loses"):
+        read(runs)
+    with pytest.raises(InputError, match="can't be read") as caught:
+        update(runs, "one", lambda _: FACTS)
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="can't be read"):
-        update_facts(runs, "one", lambda _: FACTS)
     assert path.read_text(encoding="utf-8") == content
 
 
@@ -66,10 +79,3 @@ def test_facts_describe_examples_by_their_names_and_tokens() -> None:
     assert not checked.describes(data, "x.csv", "w, 512")
     renamed = TaskData(Task("mine", ("no", "yes")), examples, examples)
     assert not checked.describes(renamed, "x.csv", "v, 512")
-
-
-def test_the_file_is_json_without_numbers_that_json_lacks(tmp_path: Path) -> None:
-    runs = tmp_path / "runs.csv"
-    update_facts(runs, "one", lambda _: FACTS.model_copy(update={"final": FINAL}))
-    text = facts_file(runs).read_text(encoding="utf-8")
-    assert json.loads(text)["one"]["final"]["scores"] == {"accuracy": [0.4, 0.2, 0.6]}
