@@ -82,19 +82,6 @@ def test_numbers_and_several_labels_conflict_too() -> None:
     assert found.conflicts.shown == ("yes, no+yes: b",)
 
 
-def test_near_duplicates_are_found_on_a_side_and_across() -> None:
-    changed = LONG.replace("two", "three")
-    found = check(data([(LONG, 0), (changed, 0), ("something else", 1)], [("unlike it", 1)]))
-    assert counts(found.near_duplicates) == (2, 0)
-    assert counts(found.near_leaks) == (0, 0)
-    assert changed in found.near_duplicates.shown[0]
-    across = data([("other", 1), (LONG, 0), (LONG.upper(), 0)], [(changed, 0)])
-    found = check(across)
-    assert counts(found.near_duplicates) == (0, 0)
-    assert counts(found.near_leaks) == (1, 1)  # equal texts count once
-    assert leaks(across).tolist() == [1, 2]
-
-
 @pytest.mark.parametrize(
     ("kind", "text"),
     [

@@ -26,32 +26,13 @@ from minbert.data.tasks import TaskData, for_search, load_task
 from minbert.data.tokenizer import Tokenizer
 from minbert.errors import InputError
 from minbert.files import sha256_of
+from tests.cs224n import write_folder
 from tests.experiments.faults.parent import stub_report
 from tests.experiments.faults.setups import setup
 
-SINGLE = "sst", "sentence\tsentiment", ("ids-sst-train.csv", "ids-sst-dev.csv")
-PAIRS = "sts", "sentence1\tsentence2\tsimilarity", ("sts-train.csv", "sts-dev.csv")
-WORDS = (
-    *("a", "good", "film", "about", "nothing", "that", "nobody"),
-    *("will", "see", "twice,", "I'd", "say;", "très", "bien"),
-)
-
-
-def write_data(folder: Path, task: str = "sst", count: int = 48) -> None:
-    """A task's files, of sentences that all differ."""
-    _, header, names = SINGLE if task == "sst" else PAIRS
-    folder.mkdir(exist_ok=True)
-    for side, name in enumerate(names):
-        lines = [f"\tid\t{header}"]
-        for row in range(count):
-            text = " ".join(WORDS[(row * 7 + word + side) % len(WORDS)] for word in range(row + 1))
-            texts = [f"{text} {row}"] if task == "sst" else [f"{text} {row}", f"{row} {text[:20]}"]
-            lines.append("\t".join([str(row), str(row), *texts, str(row % 5)]))
-        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
 
 def cell_of(data: TaskData, **changes: object) -> Cell:
-    settings = Settings(model="tiny", task=data.task.name, epochs=1, batch_size=8, max_length=32)
+    settings = Settings(model="tiny", task=data.task.name, epochs=1, batch_size=8, max_length=8)
     grid = Grid(name="tokens", settings=settings, cells=[Axes(mode=["head"])])
     resolved = Resolved("tiny", "0" * 16, "pooler", data.digest[:16], "bf16", "grid")
     return replace(expand(grid, resolved)[0], **changes)
@@ -64,7 +45,7 @@ class Place:
         self.cache = folder / "cache" / "tokens"
         self.folder = folder / "data"
         self.tokenizer = tokenizer
-        write_data(self.folder, task)
+        write_folder(self.folder, [task], count=48)
         self.data = load_task(task, self.folder)
         self.cell = cell_of(self.data)
 
@@ -102,9 +83,7 @@ def place(cache, tmp_path, tiny_checkpoint) -> Place:
     return Place(tmp_path, tiny_checkpoint)
 
 
-def check_same(
-    pieces: Pieces | None, data: TaskData, tokenizer: Path, max_length: int = 32
-) -> None:
+def check_same(pieces: Pieces | None, data: TaskData, tokenizer: Path, max_length: int = 8) -> None:
     """Fail unless the examples are those that tokenising the data gives."""
     assert pieces is not None
     assert list(pieces) == [""]
@@ -189,7 +168,7 @@ def test_changed_data_is_not_hidden_by_what_is_kept(place):
     place.share()
     job = Job.read(place.job(place.folder.parent / "cell"))
     assert len(examples(job)[""][0]) == 48
-    file = place.folder / SINGLE[2][0]
+    file = place.folder / "ids-sst-train.csv"
     file.write_text(file.read_text(encoding="utf-8").replace("good", "poor"), encoding="utf-8")
     with pytest.raises(ValueError, match="have changed since the cell was planned"):
         examples(job)
@@ -238,7 +217,7 @@ def test_several_at_once_leave_one_whole_file(place):
 
 
 def test_a_cache_that_cant_be_written_costs_time_alone(place, monkeypatch):
-    blocked = place.folder / SINGLE[2][0]
+    blocked = place.folder / "ids-sst-train.csv"
     monkeypatch.setenv("MINBERT_CACHE", str(blocked))
     tokens.share(place.data, place.cell, place.tokenizer, place.folder)
     made = tokens.make(place.data, place.cell, place.tokenizer, place.folder)
@@ -248,7 +227,7 @@ def test_a_cache_that_cant_be_written_costs_time_alone(place, monkeypatch):
 
 def test_the_oldest_files_make_room(place, monkeypatch):
     monkeypatch.setattr(tokens, "MOST_FILES", 3)
-    lengths = range(8, 14)
+    lengths = range(9, 15)
     for age, length in enumerate(lengths):
         cell = replace(place.cell, max_length=length)
         tokens.make(place.data, cell, place.tokenizer, place.folder)

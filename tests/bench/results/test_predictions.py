@@ -24,11 +24,6 @@ from tests.bench.synthetic_rows import cell, result_row
 RNG = np.random.default_rng(0)
 
 
-def test_of_an_accuracy_it_is_right_or_wrong() -> None:
-    logits = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
-    assert values_for("accuracy", logits, np.array([1, 1, 1])).tolist() == [1.0, 0.0, 1.0]
-
-
 def test_of_a_correlation_the_mean_is_exact_and_the_spread_that_of_fisher() -> None:
     x = RNG.normal(size=4000)
     y = 0.6 * x + 0.8 * RNG.normal(size=4000)
@@ -53,11 +48,6 @@ def test_of_a_mean_over_parts_mean_and_variance_are_exact() -> None:
     assert mean_of_parts(parts[:1]) == pytest.approx(parts[0])
     with pytest.raises(ValueError, match="no part"):
         mean_of_parts([])
-
-
-def test_one_logit_tells_two_classes() -> None:
-    logits = np.array([[0.9], [-0.2], [0.0]])
-    assert values_for("accuracy", logits, np.array([1, 1, 0])).tolist() == [1.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize("value", [0.1, 1.0, 3.8])

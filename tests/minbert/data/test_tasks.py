@@ -24,6 +24,7 @@ from minbert.data.tasks.splitting import SIDES, normalised, side, sides, smalles
 from minbert.data.tasks.vader import read_rows
 from minbert.errors import InputError
 from tests.components import CS224N, need
+from tests.cs224n import write_folder
 
 EMBEDDED = [name for name, task in TASKS.items() if not task.files]
 WITH_FILES = [name for name, task in TASKS.items() if task.files and not task.parts]
@@ -43,11 +44,7 @@ def everything(name: str) -> dict[str, Examples]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small folder in the format of CS 224N."""
-    found = tmp_path_factory.mktemp("cs224n")
-    for number, name in enumerate(("ids-sst-train.csv", "ids-sst-dev.csv")):
-        rows = [f"{row}\tid{row}\t text {number} {row} \t{row % 5}" for row in range(20)]
-        (found / name).write_text("\n".join(["\tid\tsentence\tsentiment", *rows]) + "\n")
-    return found
+    return write_folder(tmp_path_factory.mktemp("cs224n"), ["sst"], count=20)
 
 
 def changed(folder: Path, tmp_path: Path, content: bytes | str) -> Path:

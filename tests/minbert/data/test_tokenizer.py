@@ -134,6 +134,8 @@ def test_the_settings_beside_a_vocabulary_are_heeded(folder: Path) -> None:
     assert ids(strip_accents=False) == [5, 7, 9, 10]
     assert ids(do_lower_case=False, strip_accents=True) == [6, 7, 8, 10]
     assert ids(tokenize_chinese_chars=False) == [5, 1]
+    (folder / "vocab.txt").write_bytes("\r\n".join(WORDS).encode())  # as Windows ends lines
+    assert ids() == [5, 7, 8, 10]
 
 
 @pytest.mark.parametrize("cased", [True, False])
@@ -148,11 +150,6 @@ def test_settings_overrule_a_tokenizer_file_as_in_transformers(
     expected = their_tokenizer(tmp_path)(texts)["input_ids"]
     assert (100 in expected[0]) == cased  # [UNK]: the vocabulary has no capitals
     assert texts_of(Tokenizer.from_folder(tmp_path).encode(texts, None, 16)) == expected
-
-
-def test_windows_line_ends_in_a_vocabulary_are_no_part_of_words(folder: Path) -> None:
-    (folder / "vocab.txt").write_bytes("\r\n".join(WORDS).encode())
-    assert texts_of(Tokenizer.from_folder(folder).encode(["good"], None, 8)) == [[2, 5, 3]]
 
 
 def test_no_texts_and_empty_texts(folder: Path) -> None:
