@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import click
 
-from bench.common.command import run_command
+from bench.common.command import FILE, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
 from bench.common.messages import command_line, echo
@@ -25,7 +25,6 @@ from bench.examples.own import find_source
 from bench.examples.tokenizers import tokenizer_of
 from bench.launch.checks import check_reports
 from bench.plan.cell import MINBERT, TRANSFORMERS
-from bench.plan.gridfile import Settings
 from bench.plan.models import find_model
 from bench.references.client import FACT_STEPS, find_facts, tokens_of
 from bench.results.facts import DataFacts
@@ -55,29 +54,8 @@ Examples:
 
 @click.command(help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
 @click.argument("path", required=False, metavar=f"[{PATH}]")
-@with_details
-@click.option(
-    "--task",
-    help="The task: an embedded one (movies by default), that of the files in a folder, or a name "
-    "for data of your own.",
-)
-@click.option(
-    "--model",
-    default=Settings().model,
-    show_default=True,
-    help="The encoder whose tokens are counted: minilm, a checkpoint's folder, or a name on the "
-    "Hugging Face hub.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--reports",
-    type=click.Path(path_type=Path),
-    help=f"Write {_PAGES}.md and {_PAGES}.html to this folder.",
-)
-@click.option(
-    "--write",
-    type=click.Path(path_type=Path),
-    help="Write the examples, as a grid trains on them, to this folder: train.jsonl and dev.jsonl.",
+@options_in(
+    Path(__file__).with_name("options.toml"), {"path": FILE}, {"data": with_details}, pages=_PAGES
 )
 def command(
     data: dict[str, Any],

@@ -120,8 +120,8 @@ def from_hub(path: str, config: str | None) -> dict[str, Records]:
     if is_folder(repository):  # datasets would read that
         raise InputError(f"{path}: is no name on the hub, or hidden by a folder of that name here")
     with _errors_named(path, "; are the name, --data-config and the network right?"):
-        found = datasets.load_dataset(repository, config, revision=revision or None)
-        files = [file["filename"] for split in found.values() for file in split.cache_files]
+        parts = datasets.load_dataset(repository, config, revision=revision or None)
+        files = [file["filename"] for split in parts.values() for file in split.cache_files]
     commit = Path(files[0]).parent.name if files else ""
     with suppress(OSError, ValueError, RuntimeError):  # without a network
         api = import_module("huggingface_hub").HfApi()
@@ -132,7 +132,7 @@ def from_hub(path: str, config: str | None) -> dict[str, Records]:
             f"{path}: this version can't be fetched now, and on this machine is only another: "
             f"{HUB}{repository}@{commit} takes that"
         )
-    return _tables(found, path, (f"{path}: commit {commit}",))
+    return _tables(parts, path, (f"{path}: commit {commit}",))
 
 
 def _tables(parts: Any, name: str, notes: tuple[str, ...] = ()) -> dict[str, Records]:
@@ -209,14 +209,14 @@ def _values(array: Any, count: Count) -> list[Any]:
 
 def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:
     """The names of classes that `datasets` writes into a schema, by column."""
-    found = {}
+    names = {}
     with suppress(AttributeError, LookupError, RecursionError, TypeError, ValueError):
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
         for column, feature in features.items():
             one = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
             if one.get("_type") == "ClassLabel":
-                found[column] = tuple(map(str, one["names"]))
-    return found
+                names[column] = tuple(map(str, one["names"]))
+    return names
 
 
 def _with_names(values: list[Any], names: tuple[str, ...] | None) -> list[Any]:

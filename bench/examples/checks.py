@@ -133,7 +133,7 @@ def _texts(examples: Examples, index: int) -> tuple[str, ...]:
     return tuple(column[index] for column in examples.columns)
 
 
-def _place(data: TaskData, index: int) -> tuple[Examples, int]:
+def _located(data: TaskData, index: int) -> tuple[Examples, int]:
     """The side and the index there of an example, where those of dev follow those of training."""
     count = len(data.train)
     return (data.train, index) if index < count else (data.dev, index - count)
@@ -187,7 +187,7 @@ class _Sample:
         of_dev = of_dev[: max(SAMPLE // 2, SAMPLE - len(of_train))]
         chosen = np.union1d(of_train[: SAMPLE - len(of_dev)], of_dev)
         self.keys = keys[chosen]
-        self._texts = [_texts(*_place(data, int(at))) for at in first[chosen]]
+        self._texts = [_texts(*_located(data, int(at))) for at in first[chosen]]
         texts = [_key(*each) for each in self._texts]
         self.near, self.compared = near_duplicates(texts, on_side[:, chosen])
 
@@ -213,10 +213,10 @@ def _conflicts(data: TaskData, keys: Keys) -> Affected:
     in_train = sum(int((group < len(data.train)).sum()) for group in members)
     lines = []
     for group in members[:SHOWN]:
-        places = [_place(data, int(at)) for at in group]
-        labels = list(dict.fromkeys(_label(data, *place) for place in places))
+        examples = [_located(data, int(at)) for at in group]
+        labels = list(dict.fromkeys(_label(data, *example) for example in examples))
         more = ", …" if len(labels) > _MOST_LABELS else ""
-        lines.append(f"{', '.join(labels[:_MOST_LABELS])}{more}: {shown(*_texts(*places[0]))}")
+        lines.append(f"{', '.join(labels[:_MOST_LABELS])}{more}: {shown(*_texts(*examples[0]))}")
     return Affected(train=in_train, dev=int(sizes.sum()) - in_train, shown=tuple(lines))
 
 

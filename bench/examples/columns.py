@@ -1,27 +1,16 @@
 """Which columns hold texts and labels, where there is no doubt."""
 
+import tomllib
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Final
 
 from bench.common.errors import InputError
 from bench.examples.records import Records, listed, quoted
 from bench.plan.dataset import DataSpec
 
-_TEXTS: Final = (
-    "text", "sentence", "review", "content", "comment", "body", "tweet", "message", "document",
-    "question", "utterance", "abstract", "headline",
-)  # fmt: skip
-_PAIRS: Final = (
-    ("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis"),
-    ("text1", "text2"), ("texta", "textb"), ("sentencea", "sentenceb"), ("question", "sentence"),
-    ("query", "passage"),
-)  # fmt: skip
-_LABELS: Final = (
-    "label", "labels", "target", "targets", "class", "category", "categories", "topic", "intent",
-    "sentiment", "emotion", "polarity", "score", "rating", "stars", "similarity", "isduplicate",
-)  # fmt: skip
-_NUMBERS_OF_ROWS: Final = ("", "id", "idx", "index", "unnamed:0")
+_NAMES: Final = tomllib.loads(Path(__file__).with_name("columns.toml").read_text(encoding="utf-8"))
 _SAMPLE: Final = 1000
 """Rows that decide which of two columns is the text."""
 
@@ -96,7 +85,7 @@ def _free(table: Records, used: Collection[str | None]) -> list[str]:
     return [
         name
         for name in dict.fromkeys(table.columns)
-        if name not in used and _plain(name) not in _NUMBERS_OF_ROWS
+        if name not in used and _plain(name) not in _NAMES["numbers_of_rows"]
     ]
 
 
@@ -104,13 +93,13 @@ def _inferred(table: Records, given: DataSpec, free: Sequence[str]) -> DataSpec:
     text, pair, label = given.text, given.text_pair, given.label
     if not text and pair is None:
         by_name = {_plain(name): name for name in free}
-        pairs = [names for names in _PAIRS if by_name.keys() >= set(names)]
+        pairs = [names for names in _NAMES["pairs"] if by_name.keys() >= set(names)]
         if len(pairs) == 1:
             text, pair = (by_name[name] for name in pairs[0])
     left = [name for name in free if name not in (text, pair)]
-    label = label or _only(left, _LABELS)
+    label = label or _only(left, _NAMES["labels"])
     left = [name for name in left if name != label]
-    text = text or _only(left, _TEXTS)
+    text = text or _only(left, _NAMES["texts"])
     left = [name for name in left if name != text]
     if len(left) == 1 and bool(text) != bool(label):
         text, label = text or left[0], label or left[0]

@@ -75,13 +75,13 @@ def _parts(spec: DataSpec) -> list[tuple[str, Path | Records]]:
 
 
 def _part(spec: DataSpec, parts: list[tuple[str, Path | Records]], side: str) -> Records | None:
-    found = [part for name, part in parts if name in _NAMES[side]]
-    if len(found) > 1:
-        names = " and ".join(part.name for part in found)
+    files = [part for name, part in parts if name in _NAMES[side]]
+    if len(files) > 1:
+        names = " and ".join(part.name for part in files)
         raise InputError(
             f"--data {spec.path}: {names} are there; name one by --data or --validation"
         )
-    return _table(found[0], "--data") if found else None
+    return _table(files[0], "--data") if files else None
 
 
 def table_of_texts(file: Path) -> Records:

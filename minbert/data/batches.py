@@ -128,9 +128,9 @@ def plan_epoch(
     }
     if order is None:
         return [(part, indices) for part, plan in plans.items() for indices in plan]
-    turns = {part: iter(plan) for part, plan in plans.items()}
+    batches = {part: iter(plan) for part, plan in plans.items()}
     counts = {part: len(plan) for part, plan in plans.items()}
-    return [(part, next(turns[part])) for part in mix(order, counts, rng)]
+    return [(part, next(batches[part])) for part in mix(order, counts, rng)]
 
 
 def mix(name: str, counts: Mapping[str, int], rng: np.random.Generator) -> list[str]:
@@ -147,8 +147,8 @@ def mix(name: str, counts: Mapping[str, int], rng: np.random.Generator) -> list[
     if name == "sequential":
         return in_sequence
     if name == "round-robin":
-        turns = range(max(counts.values(), default=0))
-        return [task for turn in turns for task, count in counts.items() if turn < count]
+        rounds = range(max(counts.values(), default=0))
+        return [task for number in rounds for task, count in counts.items() if number < count]
     if name == "proportional":
         return [in_sequence[place] for place in rng.permutation(len(in_sequence))]
     raise ValueError(f"no order of tasks is called {name!r}; there are {', '.join(MIXINGS)}")

@@ -257,7 +257,7 @@ def for_search(data: Data) -> TaskData:
             "on them; give both in the grid file and leave it out"
         )
     count = min(MOST_HELD_OUT, max(1, round(HELD_OUT * len(data.train))))
-    is_held = np.zeros(len(data.train), dtype=bool)
-    is_held[smallest((f"search\t{text}" for text in data.train.texts()), count)] = True
-    fitted = data.train.taken(~is_held).limited(MOST_FITTED)
-    return TaskData(data.task, fitted, data.train.taken(is_held))
+    is_held_out = np.zeros(len(data.train), dtype=bool)
+    is_held_out[smallest((f"search\t{text}" for text in data.train.texts()), count)] = True
+    fitted = data.train.taken(~is_held_out).limited(MOST_FITTED)
+    return TaskData(data.task, fitted, data.train.taken(is_held_out))
