@@ -204,18 +204,6 @@ def check_times(columns: Row) -> None:
         assert 0 < columns["ms_per_1k_tokens"] < math.inf
 
 
-def test_a_panel_cut_at_any_byte_gives_times_or_none(tmp_path: Path) -> None:
-    path = tmp_path / "panel.csv"
-    path.write_text(PANEL)
-    whole, steady = step_times(tmp_path)
-    assert whole["step_ms_median"] == 11.5
-    assert whole["steps_timed"] == 3
-    assert steady
-    for length in range(len(PANEL)):
-        path.write_text(PANEL[:length])
-        check_times(step_times(tmp_path)[0])
-
-
 @pytest.mark.parametrize(("name", "content"), [("panel.csv", PANEL), ("steps.csv", STEPS)])
 @examples(100)
 @given(data=st.data())
