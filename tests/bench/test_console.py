@@ -35,7 +35,7 @@ def console(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
+def place(tmp_path, tmp_path_factory, monkeypatch) -> Path:
     """The current folder, with results and modules that record that they were imported."""
     for name in MODULES:
         (tmp_path / f"{name}.py").write_text(
@@ -46,6 +46,7 @@ def place(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path_factory.mktemp("locks")))
     return tmp_path
 
 
