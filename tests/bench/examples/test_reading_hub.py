@@ -1,9 +1,6 @@
 """Data sets from the Hugging Face hub, by `datasets`, against a stand-in for it on this machine."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,7 @@ import pytest
 
 from bench.common.errors import InputError
 from tests.bench.examples.tables import need_data, read_file, write_parquet
-from tests.minbert.stand_in_hub import Hub, commit_of, serve
+from tests.minbert.stand_in_hub import Hub, ask_apart, commit_of, serve
 
 _READ = """
 import json, sys
@@ -52,23 +49,10 @@ Read = Callable[..., list[dict[str, Any]]]
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    """Reads in a process of its own, as the hub's library reads its address when imported."""
-
-    def run(url: str, *specs: dict[str, Any], **environment: str) -> list[dict[str, Any]]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-        done = subprocess.run(
-            [sys.executable, "-c", _READ, json.dumps(specs)],
-            env={**kept, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), **environment},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
-        answers: list[dict[str, Any]] = json.loads(done.stdout)
-        return answers
-
-    return run
+    """Reads in a process of its own."""
+    return lambda url, *specs, **environment: ask_apart(
+        _READ, url, tmp_path / "hf", json.dumps(specs), **environment
+    )
 
 
 @pytest.fixture

@@ -1,10 +1,13 @@
 """The device of a run: chosen, tried before anything runs, and its faults in one line."""
 
+import importlib.machinery
 import io
 import json
 import os
 import re
+import shutil
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +19,18 @@ import torch
 
 from bench.common.child import serve
 from bench.common.errors import InputError
-from bench.machine import gpu_check, gpu_trial
-from bench.machine.devices import Device, resolve_device
+from bench.machine import conditions, gpu_check, gpu_trial
+from bench.machine.conditions import find_conditions
+from bench.machine.devices import Device, resolve_device, why_no_compiling
 from bench.machine.environment import VISIBLE
-from bench.machine.gpu_trial import Answer, check_by, check_gpu, why_unusable
+from bench.machine.gpu_trial import Answer, GpuInfo, check_by, check_gpu, why_unusable
 from bench.plan.cell import Columns
 from bench.plan.job import Job
 from bench.worker import __main__ as worker
 from bench.worker import failures, lifeline
 from bench.worker import run as running
 from bench.worker.failures import is_of_device, is_out_of_memory
-from tests.experiments.faults.fake_driver import FakeGpu, FakeNvml
+from tests.experiments.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
 from tests.experiments.faults.gpu import (
     ALL,
     BROKEN,
@@ -137,7 +141,7 @@ def test_all_gpus_and_a_list_are_checked_and_used() -> None:
     assert sorted(index for _, index in check.asked) == [0, 2]
 
 
-def test_of_all_gpus_broken_ones_are_left_out_and_busy_ones_stay() -> None:
+def test_of_all_gpus_broken_ones_are_left_out_and_those_of_another_kind_refused() -> None:
     devices = several("all", V100, FIRST, replace(TAKEN, uuid="GPU-3"))
     assert names(devices) == ["cuda:1", "cuda:2"]
     left_out, busy = devices[0].notes
@@ -147,17 +151,14 @@ def test_of_all_gpus_broken_ones_are_left_out_and_busy_ones_stay() -> None:
         several("cuda:1,cuda:0", V100, FIRST)
     with pytest.raises(InputError, match="Tesla V100 has"):
         several("all", V100)
-
-
-def test_gpus_of_several_kinds_are_refused_and_named() -> None:
-    smaller = replace(SECOND, memory_mib=40 * 2**10)
+    smaller, other = replace(SECOND, memory_mib=40 * 2**10), replace(T4, uuid="GPU-4")
     with pytest.raises(InputError) as refused:
-        several("all", FIRST, T4, smaller, replace(T4, uuid="GPU-4"))
+        several("all", FIRST, T4, smaller, other)
     assert str(refused.value) == (
         "--device all: times of different GPUs are not comparable; name those of one kind: cuda:0 "
         "(NVIDIA A100, 80 GiB); cuda:1,cuda:3 (Tesla T4, 80 GiB); cuda:2 (NVIDIA A100, 40 GiB)"
     )
-    assert names(several("cuda:1,cuda:3", FIRST, T4, smaller, replace(T4, uuid="GPU-4")))
+    assert names(several("cuda:1,cuda:3", FIRST, T4, smaller, other))
 
 
 @pytest.mark.parametrize(
@@ -363,33 +364,25 @@ def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
     return ends
 
 
-def test_a_worker_marks_a_failure_of_the_device(ends: Callable[..., dict[str, Any]]) -> None:
+def test_a_worker_marks_a_failure_of_the_device(
+    tmp_path: Path, ends: Callable[..., dict[str, Any]]
+) -> None:
+    with pytest.raises(RuntimeError, match="a bug"):  # of the cell
+        ends(RuntimeError("a bug"))
+    assert not (tmp_path / "result.json").exists()
     result = ends(CodedError(719))
     assert (result["status"], result["device_failed"]) == ("crashed", True)
     assert result["columns"] == {"startup_s": 2.5}
     result = ends(torch.OutOfMemoryError("CUDA out of memory."))
     assert (result["status"], result["device_failed"]) == ("oom", False)
     assert result["columns"] == {"startup_s": 2.5, "peak_rss_mib": 1.0}
-
-
-def test_whatever_is_raised_as_a_gpu_is_taken_is_its_failure(
-    ends: Callable[..., dict[str, Any]],
-) -> None:
-    result = ends(AssertionError("anything"), begins=False)
+    result = ends(AssertionError("anything"), begins=False)  # as the GPU is taken
     assert (result["status"], result["device_failed"]) == ("crashed", True)
     assert (result["message"], result["columns"]) == ("the device failed: anything", {})
     result = ends(torch.OutOfMemoryError("CUDA out of memory."), begins=False)
     assert (result["status"], result["device_failed"]) == ("oom", False)
     with pytest.raises(AssertionError, match="anything"):
         ends(AssertionError("anything"), begins=False, device="cpu")
-
-
-def test_an_error_of_the_cell_ends_the_worker_without_a_result(
-    tmp_path: Path, ends: Callable[..., dict[str, Any]]
-) -> None:
-    with pytest.raises(RuntimeError, match="a bug"):
-        ends(RuntimeError("a bug"))
-    assert not (tmp_path / "result.json").exists()
 
 
 def test_a_worker_that_can_not_get_hold_of_the_gpu_ends_the_grid_with_one_line(
@@ -418,3 +411,53 @@ def test_an_error_that_ends_with_its_process_leaves_the_grid_going(tmp_path: Pat
     assert ended.code == 1
     assert not [line for line in ended.lines if line.startswith("stopped: ")]
     assert len([line for line in ended.lines if "another process can use the GPU" in line]) == 3
+
+
+A100 = FakeGpu("GPU-8932f937")
+NEW = "2.13.1+cu130"
+
+
+@pytest.fixture
+def complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """All that compiling for a GPU needs, as stand-ins; the folder of Python.h."""
+    (tmp_path / "Python.h").touch()
+    triton = importlib.machinery.ModuleSpec("triton", None)
+    monkeypatch.setitem(sys.modules, "triton", type(sys)("triton"))
+    monkeypatch.setattr(sys.modules["triton"], "__spec__", triton, raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: "/bin/gcc" if name == "gcc" else None)
+    monkeypatch.setattr(sysconfig, "get_path", lambda _name: str(tmp_path))
+    return tmp_path
+
+
+def device(capability: tuple[int, int] = (8, 0)) -> Device:
+    return Device("cuda:0", GpuInfo("NVIDIA A100", "580", capability, A100.uuid))
+
+
+def test_on_a_gpu_with_a_compiler_it_pays(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(A100))
+    monkeypatch.setattr(conditions, "torch_build", lambda: (NEW, "13.0"))
+    monkeypatch.delenv(VISIBLE, raising=False)
+    assert find_conditions("auto", FakeCuda((A100,))).no_compiling == ""
+    assert find_conditions("cpu").no_compiling == "a CPU gains nothing"
+
+
+def test_what_is_missing_is_named(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert why_no_compiling(device(), NEW) == ""
+    assert why_no_compiling(device(), "3.0.0a0") == ""
+    assert why_no_compiling(device(), "2.9.1+cu130") == "torch 2.9.1+cu130 is too old"
+    assert why_no_compiling(device((6, 1)), NEW) == "NVIDIA A100 is too old for triton"
+    assert why_no_compiling(device((7, 0)), NEW) == ""
+    assert why_no_compiling(device((6, 2)), NEW) == "NVIDIA A100 is too old for triton"
+    for compiler in ("clang", "/opt/cc"):
+        monkeypatch.setattr(shutil, "which", lambda name, there=compiler: name == there)
+        monkeypatch.setenv("CC", "/opt/cc")
+        assert why_no_compiling(device(), NEW) == ""
+    monkeypatch.delenv("CC")
+    assert why_no_compiling(device(), NEW) == "a C compiler is missing"
+    monkeypatch.setattr(shutil, "which", lambda name: name == "gcc")
+    (complete / "Python.h").unlink()
+    assert why_no_compiling(device(), NEW) == "Python.h is missing"
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    assert why_no_compiling(device(), NEW) == "a C compiler is missing"
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert why_no_compiling(device(), NEW) == "triton is missing"

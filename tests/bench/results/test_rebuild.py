@@ -1,6 +1,5 @@
 """runs.csv rebuilt from its cells' folders, and brought up to date from an older schema."""
 
-import csv
 import json
 import os
 import subprocess
@@ -11,8 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.common.errors import InputError
-from bench.plan.columns import NAMES
-from bench.plan.rows import SCHEMA, Row
+from bench.plan.rows import Row
 from bench.results.rebuild import main
 from bench.results.row import keep_row
 from bench.results.store import Store, cell_folder, read_rows
@@ -92,27 +90,6 @@ def test_a_broken_line_is_reported_left_out_and_kept(tmp_path: Path) -> None:
     assert counts == {"kept": 3, "from_folders": 1, "left_out": 1}
     assert "line 5" in notes
     assert sorted(read_rows(path), key=str) == sorted(good, key=str)
-
-
-def test_an_older_schema_is_brought_up_to_date(tmp_path: Path) -> None:
-    path = tmp_path / "runs.csv"
-    rows = synthetic_rows(3)
-    new = ("imports_anon_mib", "energy_source", "unfreeze", "head", "schedule", "regression_loss")
-    names = [name for name in NAMES if name not in new]
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(names)
-        for row in rows:
-            values = row | {"schema": 1}
-            writer.writerow("" if values[n] is None else values[n] for n in names)
-    rebuild(path)
-    found = read_rows(path)
-    assert len(found) == 3
-    assert {row["schema"] for row in found} == {SCHEMA}
-    assert {row["cell_id"] for row in found} == {row["cell_id"] for row in rows}
-    assert found[0]["imports_anon_mib"] is None
-    assert {(row["head"], row["schedule"]) for row in found} == {("linear", "linear")}
-    assert all(row["unfreeze"] == (None if row["mode"] == "head" else "all") for row in found)
 
 
 @pytest.mark.parametrize(

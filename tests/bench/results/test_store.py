@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from adapters.names import LAYER_SETS
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
-from bench.plan.columns import BY_NAME, NAMES, POSITIVE, REQUIRED, VALUES
+from bench.plan.columns import BY_NAME, NAMES, POSITIVE, REQUIRED, VALUES, format_value
 from bench.plan.rows import FLAGS, SCHEMA, STATUSES, Row, latest
 from bench.results import store as stores
-from bench.results.rowfile import encode, record
-from bench.results.store import Store, cell_folder, cells_folder, read_rows
-from tests.bench.synthetic_rows import HERE, new_row
+from bench.results.rebuild import rebuild
+from bench.results.rowfile import encode, read_rows, record
+from bench.results.store import Store, cell_folder, cells_folder
+from tests.bench.synthetic_rows import HERE, new_row, synthetic_rows
 from tests.components import need
 
 ROOT = Path(__file__).parents[3]
@@ -588,3 +589,62 @@ def test_reading_100_000_rows(benchmark, tmp_path):
     path.write_bytes(record(NAMES) + b"".join(texts))
     rows = benchmark.pedantic(read_rows, (path,), rounds=3)
     assert len(rows) == 100_000
+
+
+LATER = ("imports_anon_mib", "unfreeze", "head", "schedule", "regression_loss", "repeat")
+
+
+def older_file(path: Path, schema: int = 1) -> None:
+    names = [name for name in NAMES if name not in LATER]
+    rows = (row | {"schema": schema} for row in synthetic_rows(3))
+    lines = (record(format_value(row[name]) for name in names) for row in rows)
+    path.write_bytes(record(names) + b"".join(lines))
+
+
+def test_an_older_file_is_read_with_the_values_from_before_a_setting(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    older_file(path)
+    rows = read_rows(path)
+    assert [row.cell_id for row in rows] == [row.cell_id for row in synthetic_rows(3)]
+    assert {(row.schema, row.head, row.schedule, row.repeat) for row in rows} == {
+        (SCHEMA, "linear", "linear", 1)
+    }
+    assert rows[0].imports_anon_mib is None
+    assert all(row.unfreeze == (None if row.mode == "head" else "all") for row in rows)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"bench\.rebuild"):
+        Store(path).append(rows[0])
+    assert path.read_bytes() == before
+    assert rebuild(path) == (3, 0, [])
+    assert Store(path).rows == rows
+    Store(path).append(rows[0])
+
+
+def test_columns_of_an_older_file_may_be_in_another_order(tmp_path: Path) -> None:
+    path, rows = tmp_path / "runs.csv", list(synthetic_rows(3))
+    names = [*(name for name in NAMES if name != "tf32"), "tf32"]  # which was a condition
+    lines = [
+        {n: format_value(row[n]) for n in names} | {"tf32": "", "schema": "13"} for row in rows
+    ]
+    path.write_bytes(b"".join(record(line) for line in (names, *(each.values() for each in lines))))
+    same = [(row.cell_id, row.tf32, row.threads, row.code_version) for row in rows]
+    assert [(r.cell_id, r.tf32, r.threads, r.code_version) for r in read_rows(path)] == same
+    with pytest.raises(InputError, match=r"their order differs\); python -m bench\.rebuild"):
+        Store(path).append(rows[0])
+
+
+def test_a_broken_line_of_an_older_file_is_named_and_a_newer_file_refused(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    older_file(path)
+    whole = path.read_bytes()
+    older_file(path, SCHEMA + 1)
+    newer = record([*NAMES, "humidity"]) + encode(synthetic_rows(1)[0])
+    for content, why in (
+        (whole + record(["x"] * 3), "line 5: it has 3 fields"),
+        (whole.replace(b",ok,", b",no,", 1), "line 2: status"),
+        (path.read_bytes(), f"schema is {SCHEMA + 1}, and this version reads"),
+        (newer, r"it also has humidity.*update this project"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=why):
+            read_rows(path)

@@ -1,10 +1,7 @@
 """Checkpoints from the Hugging Face hub, against a stand-in for it on this machine."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ from minbert.assets import hub as module
 from minbert.assets.hub import fetch_from_hub
 from minbert.errors import InputError
 from tests.components import need
-from tests.minbert.stand_in_hub import Hub, commit_of, serve
+from tests.minbert.stand_in_hub import Hub, ask_apart, commit_of, serve
 
 _FILES = {
     "config.json": b'{"model_type": "bert"}',
@@ -93,24 +90,14 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def fetch(tmp_path: Path) -> Fetch:
-    """Fetches in a process of its own, as the hub's library reads its address when imported."""
+    """Fetches in a process of its own."""
     need(find_spec("huggingface_hub") is not None, "no huggingface_hub", component="transformers")
+    return partial(_fetched, home=tmp_path / "hf")
 
-    def run(url: str, *names: str, **environment: str) -> list[dict[str, Any]]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-        done = subprocess.run(
-            [sys.executable, "-c", _FETCH, *names],
-            env={**kept, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), **environment},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
-        answers: list[dict[str, Any]] = json.loads(done.stdout)
-        return answers
 
-    return run
+def _fetched(url: str, *names: str, home: Path, **environment: str) -> list[dict[str, Any]]:
+    answers: list[dict[str, Any]] = ask_apart(_FETCH, url, home, *names, **environment)
+    return answers
 
 
 def test_fetches_what_an_encoder_is_loaded_from_and_its_card_alone(hub: Hub, fetch: Fetch) -> None:
