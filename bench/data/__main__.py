@@ -17,8 +17,8 @@ from bench.common.command import FILE, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
 from bench.common.messages import command_line, echo
-from bench.common.progress import note_to_stderr, progress_bar
-from bench.examples.checks import SAMPLE, Progress
+from bench.common.progress import ShowStep, note_to_stderr, progress_bar
+from bench.examples.checks import SAMPLE
 from bench.examples.near import LONGEST, THRESHOLD, N
 from bench.examples.options import PATH, merged, with_details
 from bench.examples.own import find_source
@@ -115,7 +115,7 @@ def _facts(data: TaskData, source: str, model: str) -> DataFacts:
     encoder = find_model(model, "pretrained", "auto")
     longest = encoder.config.max_position_embeddings
     is_slow = len(data.train) + len(data.dev) >= _SLOW
-    silent = nullcontext[Progress](lambda _number, _name: None)
+    silent = nullcontext[ShowStep](lambda _number, _name: None)
     with progress_bar(FACT_STEPS) if is_slow else silent as show:
         engine = TRANSFORMERS if encoder.why_not_minbert else MINBERT
         tokenizer = tokenizer_of(engine, encoder.tokenizer)

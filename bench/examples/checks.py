@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.messages import printable
+from bench.common.progress import ShowStep
 from bench.examples.near import DEV, TRAIN, near_duplicates
 from bench.examples.tokens import auto_max_length, share_cut
 from bench.plan.findings import CONTROL, Affected, Checks, Lengths
@@ -46,14 +47,13 @@ PROBLEMS: Final = {
 """Signs of text that was decoded wrongly, by kind."""
 
 Keys = NDArray[np.uint64]
-Progress = Callable[[int, str], None]
 
 
 def check(
     data: TaskData,
     tokens: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
     longest: int = 512,
-    progress: Progress = lambda _number, _name: None,
+    progress: ShowStep = lambda _number, _name: None,
 ) -> Checks:
     """What is wrong or unusual with the training and dev examples of a task.
 
