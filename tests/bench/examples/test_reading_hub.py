@@ -90,15 +90,19 @@ def test_a_set_is_read_at_its_revision_and_again_without_a_network(hub: Hub, rea
     assert tag["texts"] == commit["texts"] == ["old 1", "old 2"]
     assert tag["validation"] is None
     assert both["test"] == ["s1", "s2"]
-    again, other = read(
+    again, other, unknown = read(
         "http://127.0.0.1:9",
         {"path": "hub:user/both", "config": "both"},
         {"path": "hub:user/both@v9", "config": "both"},
+        {"path": "hub:user/two"},
         HF_HUB_OFFLINE="1",
     )
     assert again["texts"] == ["t1", "t2"]
     newest_commit = commit_of(hub.models["datasets/user/both"]["main"])
     assert f"is only another: hub:user/both@{newest_commit} takes" in other["error"]
+    unreached = "hub:user/two: can't be read (Couldn't reach 'user/two' on the Hub"
+    assert unreached in unknown["error"]
+    assert unknown["error"].isprintable()
 
 
 def test_each_thing_wrong_is_one_line_that_says_so(hub: Hub, read: Read) -> None:
@@ -112,13 +116,6 @@ def test_each_thing_wrong_is_one_line_that_says_so(hub: Hub, read: Read) -> None
     for answer, reason in zip(answers, reasons.values(), strict=True):
         assert reason in answer["error"]
         assert answer["error"].isprintable()
-
-
-def test_no_network_is_one_line(read: Read) -> None:
-    need_data()
-    (answer,) = read("http://127.0.0.1:9", {"path": "hub:user/one"}, HF_HUB_OFFLINE="1")
-    assert "hub:user/one: can't be read (Couldn't reach 'user/one' on the Hub" in answer["error"]
-    assert answer["error"].isprintable()
 
 
 def test_what_can_be_no_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
