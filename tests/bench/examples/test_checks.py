@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from bench.examples import checks, near
 from bench.examples.checks import check, leaks
 from bench.plan.findings import CONTROL
-from minbert.data.tasks import Examples, Task, TaskData, load_task
+from minbert.data.tasks import Examples, Task, TaskData
 from minbert.data.tasks.splitting import normalised
-from tests.components import CS224N, need
 
 CLASSES = ("no", "yes")
 LONG = "the delivery came two days late and nobody at the shop answered my letters about it"
@@ -241,24 +240,3 @@ def test_percentiles_are_lengths_of_examples() -> None:
     assert sum(characters.counts) == 100
     assert found.max_length == 32
     assert found.tokens_cut == pytest.approx(sum(range(1, 69)) / 5050)
-
-
-def test_the_shared_sentences_and_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Near duplicates of a few texts alone."""
-    need(CS224N.is_dir(), f"the folder {CS224N}", component="shared")
-    monkeypatch.setattr(checks, "SAMPLE", 500)
-    sst = load_task("sst", CS224N)
-    found = check(sst)
-    assert counts(found.duplicates) == (11, 1)
-    assert counts(found.leaks) == (3, 3)
-    sts = load_task("sts", CS224N)
-    found = check(sts)
-    assert counts(found.leaks) == (14, 14)
-    assert counts(found.conflicts) == (13, 5)
-    assert counts(found.encoding["UTF-8 read as Latin-1"]) == (1, 0)
-    assert "Stalloneâ€™s" in found.encoding["UTF-8 read as Latin-1"].shown[0]
-    dev = {tuple(map(normalised, pair)) for pair in zip(sts.dev.text_a, sts.dev.text_b)}  # noqa: B905
-    left = set(range(len(sts.train))) - set(leaks(sts).tolist())
-    assert len(sts.train) - len(left) >= 14
-    for at in left:
-        assert (normalised(sts.train.text_a[at]), normalised(sts.train.text_b[at])) not in dev

@@ -16,7 +16,6 @@ from minbert.data.tasks import TaskData, load_task
 from minbert.data.tasks.prepared import read_prepared
 from minbert.data.tasks.splitting import normalised
 from minbert.files import is_file
-from tests.components import COMPONENTS, CS224N, need
 from tests.cs224n import write_folder
 
 Line = Sequence[str]
@@ -170,28 +169,3 @@ def test_the_description_is_kept_as_it_was_resolved(
     other = find_source(None, given.model_copy(update={"test": None})).folder
     assert other != source.folder, "the same examples described otherwise"
     assert read_prepared(source.folder).spec["test"] == spec.test
-
-
-NAMES = ("very negative", "negative", "neutral", "positive", "very positive")
-
-
-@pytest.mark.parametrize(("task", "names"), [("sst", NAMES), ("quora", ("no", "yes")), ("sts", ())])
-def test_the_shared_sets_as_csv_are_the_sets_of_the_folder(
-    task: str, names: tuple[str, ...], tmp_path: Path
-) -> None:
-    need(CS224N.is_dir(), COMPONENTS["shared"], component="shared")
-    course = load_task(task, CS224N, max_train=400, max_dev=100)
-    for side in ("train", "dev"):
-        examples = getattr(course, side)
-        with (tmp_path / f"{side}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["first", "second", "label"])
-            second = examples.text_b or [""] * len(examples)
-            labels = [names[label] if names else repr(label) for label in examples.labels.tolist()]
-            writer.writerows(zip(examples.text_a, second, labels, strict=True))
-    spec = DataSpec(
-        path=str(tmp_path / "train.csv"), validation=str(tmp_path / "dev.csv"), text="first",
-        text_pair="second" if course.train.text_b else None, label="label", classes=names,
-        problem=None if names else "regression",
-    )  # fmt: skip
-    assert found(spec).digest == course.digest

@@ -12,7 +12,6 @@ import pytest
 from bench.common.errors import InputError
 from bench.examples.reading import read_test
 from bench.plan.dataset import DataSpec
-from minbert.assets.embedded import fetch
 from minbert.data.tasks import Examples, TaskData, load_task
 from tests.bench.examples.tables import (
     TOPICS,
@@ -402,23 +401,6 @@ def _saved_together(train: Path, dev: Path, names: tuple[str, ...], course: Task
     datasets.DatasetDict(parts).save_to_disk(both)
     pair = None if course.train.text_b is None else "sentence2"
     return read_file(both, classes=names, label="y", text="sentence1", text_pair=pair)
-
-
-def test_a_public_set_from_the_package_index_is_read_as_by_its_own_reader(tmp_path: Path) -> None:
-    """The ratings that the package vaderSentiment ships, which have no header."""
-    raw = (fetch("vader") / "movieReviewSnippets_GroundTruth.txt").read_bytes()
-    path = tmp_path / "ratings.tsv"
-    path.write_bytes(raw)
-    with pytest.raises(InputError, match="which column holds the text"):
-        read_file(path)
-    path.write_bytes(b"id\trating\tsentence\r\n" + raw)
-    data = read_file(path)
-    assert data.spec.problem == "regression"
-    own = load_task("movies-rating")
-    pairs = set(zip(data.examples.text_a, data.examples.labels.tolist(), strict=True))
-    for side in (own.train, own.dev):
-        assert pairs.issuperset(zip(side.text_a, side.labels.tolist(), strict=True))
-    assert len(data.examples) == len(raw.splitlines())
 
 
 def test_the_spec_that_comes_back_reads_the_same(tmp_path: Path) -> None:

@@ -64,8 +64,9 @@ def loaded(minilm: Path, vocabulary_alone: Path) -> tuple[Any, list[Tokenizer]]:
     return their_tokenizer(minilm), ours
 
 
-@pytest.mark.parametrize("name", ["ids-sst-train.csv", "ids-sst-dev.csv"])
-@pytest.mark.parametrize("max_length", [128, 16])
+@pytest.mark.parametrize(
+    ("name", "max_length"), [("ids-sst-train.csv", 16), ("ids-sst-dev.csv", 128)]
+)
 def test_sentences_agree_with_transformers(minilm: Path, name: str, max_length: int) -> None:
     (sentences,) = columns(name, "sentence")
     theirs = their_tokenizer(minilm)(sentences, truncation=True, max_length=max_length)
@@ -76,7 +77,7 @@ def test_sentences_agree_with_transformers(minilm: Path, name: str, max_length: 
     assert len(encoded) == len(sentences)
 
 
-@pytest.mark.parametrize("max_length", [128, 20, 9, 4])
+@pytest.mark.parametrize("max_length", [128, 9, 4])
 def test_pairs_agree_with_transformers(minilm: Path, max_length: int) -> None:
     first, second = columns("sts-train.csv", "sentence1", "sentence2")
     theirs = their_tokenizer(minilm)(first, second, truncation=True, max_length=max_length)
