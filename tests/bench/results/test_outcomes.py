@@ -245,18 +245,18 @@ Tensors = dict[str, Any]
 
 def spoiled(spoil: Callable[[Any], Any], *, labels: bool = False) -> Callable[..., bytes]:
     """A file whose outcomes are spoiled, or its labels."""
-    return lambda _, tensors, sizes: save(
+    return lambda tensors, sizes: save(
         {n: spoil(t) if n.startswith("labels") is labels else t for n, t in tensors.items()},
         {"examples": sizes},
     )
 
 
-HOSTILE: dict[str, Callable[[Path, Tensors, str], bytes]] = {
+HOSTILE: dict[str, Callable[[Tensors, str], bytes]] = {
     "a header of 100 TB": lambda *_: safetensors_bytes("{}", declared=10**14),
-    "no metadata": lambda _, tensors, __: save(tensors),
-    "deep metadata": lambda _, tensors, __: save(tensors, {"examples": "[" * 10**5}),
-    "a list": lambda _, tensors, __: save(tensors, {"examples": "[]"}),
-    "other sizes": lambda _, tensors, __: save(tensors, {"examples": json.dumps({"x": 10**30})}),
+    "no metadata": lambda tensors, _: save(tensors),
+    "deep metadata": lambda tensors, _: save(tensors, {"examples": "[" * 10**5}),
+    "a list": lambda tensors, _: save(tensors, {"examples": "[]"}),
+    "other sizes": lambda tensors, _: save(tensors, {"examples": json.dumps({"x": 10**30})}),
     "bf16": lambda *_: safetensors_bytes(
         '{"__metadata__":{"examples":"{}"},"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}',
         b"\0\0",
@@ -268,7 +268,7 @@ HOSTILE: dict[str, Callable[[Path, Tensors, str], bytes]] = {
     ),
     "two axes": spoiled(lambda t: t[None]),
     "other labels": spoiled(lambda t: t[::-1].copy(), labels=True),
-    "no labels": lambda _, tensors, sizes: save(
+    "no labels": lambda tensors, sizes: save(
         {n: t for n, t in tensors.items() if not n.startswith("labels")}, {"examples": sizes}
     ),
 }
@@ -294,7 +294,7 @@ def test_a_hostile_file_is_one_note(kept: tuple[Path, list[Row], bytes], name: s
     if name in HOSTILE:
         with safe_open(path, framework="numpy") as file:
             sizes = file.metadata()["examples"]
-        path.write_bytes(HOSTILE[name](path, load_file(path), sizes))
+        path.write_bytes(HOSTILE[name](load_file(path), sizes))
     else:
         path.unlink()
         path.mkdir()
