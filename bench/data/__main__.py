@@ -25,6 +25,7 @@ from bench.examples.own import find_source
 from bench.examples.tokenizers import tokenizer_of
 from bench.launch.checks import check_reports
 from bench.plan.cell import MINBERT, TRANSFORMERS
+from bench.plan.gridfile import Settings
 from bench.plan.models import find_model
 from bench.references.client import FACT_STEPS, find_facts, tokens_of
 from bench.results.facts import DataFacts
@@ -34,6 +35,7 @@ from minbert.data.tasks.splitting import DEV, TRAIN
 
 _PAGES: Final = "data"
 """Name of the pages and of the folder of their figures."""
+_MODEL: Final = str(Settings().model)
 _SLOW: Final = 5000
 """Examples above which checks take seconds, and progress is shown."""
 _HOW: Final = (
@@ -55,12 +57,13 @@ Examples:
 @click.command(help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
 @click.argument("path", required=False, metavar=f"[{PATH}]")
 @options_in(
-    Path(__file__).with_name("options.toml"), {"path": FILE}, {"data": with_details}, pages=_PAGES
-)
+    Path(__file__).with_name("options.toml"), {"path": FILE}, {"data": with_details},
+    model=_MODEL, pages=_PAGES,
+)  # fmt: skip
 def command(
     data: dict[str, Any],
     task: str | None,
-    model: str,
+    model: str | None,
     as_json: bool,
     reports: Path | None,
     write: Path | None,
@@ -74,7 +77,7 @@ def command(
     notes = [*source.notes, *examples.notes, *examples.problems]
     for note in notes:
         note_to_stderr(note)
-    facts = _facts(examples, source.files, model)
+    facts = _facts(examples, source.files, model or _MODEL)
 
     from bench.report.data import sentences, tables
     from bench.report.show import print_tables
