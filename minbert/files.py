@@ -50,20 +50,14 @@ def is_file(path: str | Path) -> bool:
 
 
 def config_file(folder: Path) -> Path:
-    """The configuration of the checkpoint in a folder.
-
-    Raises:
-        InputError: the folder does not exist, or has no such file.
-    """
+    """The configuration of the checkpoint in a folder. InputError: the folder does not exist, or
+    has no such file."""
     return _first(folder, (CONFIG,))
 
 
 def weights_file(folder: Path) -> Path:
-    """The weights of the checkpoint in a folder.
-
-    Raises:
-        InputError: the folder does not exist, or has no such file.
-    """
+    """The weights of the checkpoint in a folder. InputError: the folder does not exist, or has no
+    such file."""
     if is_file(folder / _ADAPTER):
         raise InputError(
             f"{folder}: has an adapter ({_ADAPTER}), and checkpoints are read without; merge it "
@@ -79,10 +73,7 @@ def weights_file(folder: Path) -> Path:
 
 def tokenizer_files(folder: Path, vocabularies: tuple[str, ...] = VOCABULARIES) -> list[Path]:
     """The files that decide how text becomes token ids: a vocabulary, and the settings there are.
-
-    Raises:
-        InputError: no such folder, or it has no vocabulary.
-    """
+    InputError: no such folder, or it has no vocabulary."""
     vocabulary = _first(folder, vocabularies)
     is_other = vocabulary.name in OTHER_VOCABULARIES
     settings = _OTHER_SETTINGS if is_other else (TOKENIZER_CONFIG,)
@@ -91,20 +82,13 @@ def tokenizer_files(folder: Path, vocabularies: tuple[str, ...] = VOCABULARIES) 
 
 def vocabulary_digest(folder: Path) -> str:
     """SHA-256, in hexadecimal, of the files that decide how text becomes token ids, of any
-    tokenizer.
-
-    Raises:
-        InputError: no such folder, or a file that is missing or can't be read.
-    """
+    tokenizer. InputError: no such folder, or a file that is missing or can't be read."""
     return _digest(tokenizer_files(folder, _ANY_VOCABULARY))
 
 
 def model_digest(folder: Path) -> str:
-    """SHA-256, in hexadecimal, of a checkpoint's configuration, vocabulary and weights.
-
-    Raises:
-        InputError: as `vocabulary_digest`, or if a library would read files that are not in it.
-    """
+    """SHA-256, in hexadecimal, of a checkpoint's configuration, vocabulary and weights. InputError
+    as `vocabulary_digest`, or if a library would read files that are not in it."""
     config = config_file(folder)
     check_config(config)
     tokenizer = tokenizer_files(folder, _ANY_VOCABULARY)
@@ -112,21 +96,14 @@ def model_digest(folder: Path) -> str:
 
 
 def check_config(path: Path) -> None:
-    """Refuse a config.json by which transformers would read other files than the usual.
-
-    Raises:
-        InputError: naming the key, or as `read_json`.
-    """
+    """Refuse a config.json by which transformers would read other files than the usual. InputError
+    naming the key, or as `read_json`."""
     for name in sorted(_NAMING_FILES & read_json(path).keys()):
         raise InputError(f"{path}: {name} names other files, which are not read; remove it")
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        InputError: if it can't be read.
-    """
+    """SHA-256 of a file, in hexadecimal. InputError if it can't be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -137,11 +114,8 @@ def sha256_of(path: Path) -> str:
 
 
 def read_bytes(path: Path, largest: int) -> bytes:
-    """The content of a regular file, which must not be too large.
-
-    Raises:
-        InputError: if it is too large, can't be read, or is a device or pipe, which may not end.
-    """
+    """The content of a regular file, which must not be too large. InputError if it is too large,
+    can't be read, or is a device or pipe, which may not end."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise InputError(f"{path}: is no regular file; name a file")
@@ -158,11 +132,8 @@ def read_bytes(path: Path, largest: int) -> bytes:
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """The JSON object in a file, or its list.
-
-    Raises:
-        InputError: unreadable or overlarge file, broken JSON, or JSON of another kind.
-    """
+    """The JSON object in a file, or its list. InputError: unreadable or overlarge file, broken
+    JSON, or JSON of another kind."""
     try:
         values = json.loads(read_bytes(path, _LARGEST_JSON).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:

@@ -17,8 +17,8 @@ from bench.analysis.setting import Setting
 from bench.common.grouping import grouped
 from bench.plan.cell import FAST, MINBERT, OFF, ON, TRANSFORMERS
 from bench.plan.rows import Row
-from bench.results.losses import LossesOf
 from bench.results.outcomes import ValuesOf, no_values
+from bench.results.predictions import LossesOf
 
 TOLERANCE: Final = {"off": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
 """The largest difference allowed between the losses of a step, by AMP. In half precision each

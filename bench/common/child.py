@@ -66,13 +66,11 @@ def ask_by(
     patience_s: float | None = None,
 ) -> Iterator[Any]:
     """The answers of a child, as they come. It is killed if they are not read to their end.
+    InputError for bad input, with the child's message. ChildError if it can't be started, is late,
+    or ends without an answer.
 
     Args:
         patience_s: the seconds that it may take; None: any number.
-
-    Raises:
-        InputError: for bad input, with the child's message.
-        ChildError: if it can't be started, is late, or ends without an answer.
     """
     with tempfile.TemporaryFile("w+") as stdin, tempfile.TemporaryFile("w+b") as stderr:
         json.dump(request, stdin)

@@ -12,7 +12,6 @@ import click
 
 from bench.common.errors import DiskFullError, InputError, RefusedError, StoppedError
 from bench.common.messages import echo
-from minbert.errors import InputError as MinbertInputError
 from minbert.files import is_file
 
 _LONGEST: Final = 2000
@@ -20,7 +19,7 @@ _LONGEST: Final = 2000
 _RUNS: Final = Path("runs.csv")
 _ROOT: Final = Path(__file__).parents[2]
 
-BAD_INPUT = (InputError, MinbertInputError, RefusedError)
+BAD_INPUT = (InputError, RefusedError)
 Command = Callable[..., int]
 
 

@@ -20,14 +20,12 @@ def harmless(text: str) -> str:
 
 
 def check_csv(path: Path, inputs: Sequence[Path] = (), flag: str = "--csv") -> None:
-    """Test that a CSV file can be written at a path, before anything runs.
+    """Test that a CSV file can be written at a path, before anything runs. InputError if it can't
+    be written.
 
     Args:
         inputs: input files, which it must not replace.
         flag: that names the path.
-
-    Raises:
-        InputError: if it can't be written.
     """
     try:
         if path.is_dir():
@@ -41,11 +39,7 @@ def check_csv(path: Path, inputs: Sequence[Path] = (), flag: str = "--csv") -> N
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as a CSV file. A field is empty if it does not apply or was not measured.
-
-    Raises:
-        InputError: if it can't be written there.
-        DiskFullError: if there is no space left.
-    """
+    InputError if it can't be written there. DiskFullError if there is no space left."""
     text = StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(columns)

@@ -1,12 +1,6 @@
 """Errors whose message is the one line that a user sees; a traceback means a bug."""
 
-
-class InputError(ValueError):
-    """Input of the user that can't be used.
-
-    The message is one line that says what is wrong, where, and what to do about it; commands print
-    it and exit with code 2.
-    """
+from minbert.errors import InputError as InputError
 
 
 class RefusedError(Exception):

@@ -25,11 +25,8 @@ def text_or_empty(path: Path) -> str:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, replacing an earlier file; durable on return.
-
-    Raises:
-        OSError: if it can't be written. An earlier file at `path` is then unchanged.
-    """
+    """Write `data` to `path`, replacing an earlier file; durable on return. OSError if it can't be
+    written. An earlier file at `path` is then unchanged."""
     with atomic_file(path) as file:
         file.write(data)
 
@@ -40,10 +37,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
     After an error an earlier file at `path` is unchanged. It keeps its permissions, and a link is
     replaced, not followed. A writer that is killed leaves a file `.NAME.tmp`, which the next writer
-    of `path` reuses.
-
-    Raises:
-        OSError: if it can't be written.
+    of `path` reuses. OSError if it can't be written.
     """
     temporary, file = _unfinished(path)
     with file:

@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import click
 
-from bench.common.command import run_command
+from bench.common.command import FILE, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
 from bench.common.messages import command_line, echo
-from bench.common.progress import note_to_stderr, progress_bar
-from bench.examples.checks import SAMPLE, Progress
+from bench.common.progress import ShowStep, note_to_stderr, progress_bar
+from bench.examples.checks import SAMPLE
 from bench.examples.near import LONGEST, THRESHOLD, N
 from bench.examples.options import PATH, merged, with_details
 from bench.examples.own import find_source
@@ -35,6 +35,7 @@ from minbert.data.tasks.splitting import DEV, TRAIN
 
 _PAGES: Final = "data"
 """Name of the pages and of the folder of their figures."""
+_MODEL: Final = str(Settings().model)
 _SLOW: Final = 5000
 """Examples above which checks take seconds, and progress is shown."""
 _HOW: Final = (
@@ -55,34 +56,14 @@ Examples:
 
 @click.command(help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
 @click.argument("path", required=False, metavar=f"[{PATH}]")
-@with_details
-@click.option(
-    "--task",
-    help="The task: an embedded one (movies by default), that of the files in a folder, or a name "
-    "for data of your own.",
-)
-@click.option(
-    "--model",
-    default=Settings().model,
-    show_default=True,
-    help="The encoder whose tokens are counted: minilm, a checkpoint's folder, or a name on the "
-    "Hugging Face hub.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--reports",
-    type=click.Path(path_type=Path),
-    help=f"Write {_PAGES}.md and {_PAGES}.html to this folder.",
-)
-@click.option(
-    "--write",
-    type=click.Path(path_type=Path),
-    help="Write the examples, as a grid trains on them, to this folder: train.jsonl and dev.jsonl.",
-)
+@options_in(
+    Path(__file__).with_name("options.toml"), {"path": FILE}, {"data": with_details},
+    model=_MODEL, pages=_PAGES,
+)  # fmt: skip
 def command(
     data: dict[str, Any],
     task: str | None,
-    model: str,
+    model: str | None,
     as_json: bool,
     reports: Path | None,
     write: Path | None,
@@ -96,7 +77,7 @@ def command(
     notes = [*source.notes, *examples.notes, *examples.problems]
     for note in notes:
         note_to_stderr(note)
-    facts = _facts(examples, source.files, model)
+    facts = _facts(examples, source.files, model or _MODEL)
 
     from bench.report.data import sentences, tables
     from bench.report.show import print_tables
@@ -112,10 +93,7 @@ def command(
 
 def _write(data: TaskData, folder: Path) -> None:
     """Write the examples of both sides, an example a line, with the names of their classes.
-
-    Raises:
-        InputError: for a folder with such files, or one that can't be written.
-    """
+    InputError for a folder with such files, or one that can't be written."""
     paths = {TRAIN: folder / f"{TRAIN}.jsonl", DEV: folder / f"{DEV}.jsonl"}
     if taken := [path for path in paths.values() if path.exists()]:
         raise InputError(f"--write {folder}: has a {taken[0].name} already; give another folder")
@@ -131,18 +109,16 @@ def _write(data: TaskData, folder: Path) -> None:
 
 def _facts(data: TaskData, source: str, model: str) -> DataFacts:
     """The facts on a task's examples, in tokens of a model; progress is shown if it takes long.
+    InputError if there is no such model.
 
     Args:
         source: as in `DataFacts`.
         model: the name of a model on a command line.
-
-    Raises:
-        InputError: if there is no such model.
     """
     encoder = find_model(model, "pretrained", "auto")
     longest = encoder.config.max_position_embeddings
     is_slow = len(data.train) + len(data.dev) >= _SLOW
-    silent = nullcontext[Progress](lambda _number, _name: None)
+    silent = nullcontext[ShowStep](lambda _number, _name: None)
     with progress_bar(FACT_STEPS) if is_slow else silent as show:
         engine = TRANSFORMERS if encoder.why_not_minbert else MINBERT
         tokenizer = tokenizer_of(engine, encoder.tokenizer)

@@ -47,11 +47,7 @@ _NO_LABEL: Final = -1
 
 
 def parquet(path: Path) -> Records:
-    """A table in a Parquet file.
-
-    Raises:
-        InputError: no Parquet file, or pyarrow is missing.
-    """
+    """A table in a Parquet file. InputError: no Parquet file, or pyarrow is missing."""
     library = _library("pyarrow.parquet", str(path))
 
     def batches(columns: Sequence[str], count: Count) -> Iterator[Any]:
@@ -75,10 +71,7 @@ def parquet(path: Path) -> Records:
 
 def saved(folder: Path) -> dict[str, Records]:
     """The tables of a folder that was saved by `save_to_disk`, by the names of its parts.
-
-    Raises:
-        InputError: a folder that can't be read, or `datasets` is missing.
-    """
+    InputError: a folder that can't be read, or `datasets` is missing."""
     datasets = _datasets(str(folder))
     with _errors_named(folder):
         _check_mapped(folder)
@@ -115,22 +108,20 @@ def _size(files: Iterable[Path]) -> int:
 def from_hub(path: str, config: str | None) -> dict[str, Records]:
     """The tables of a data set on the hub, by the names of its parts; fetched if need be.
 
-    No code of the data set runs: from version 4 `datasets` has no means to.
+    No code of the data set runs: from version 4 `datasets` has no means to. InputError: no such
+    data set or configuration, no network, or `datasets` is missing.
 
     Args:
         path: `hub:user/name`; `@` and a branch, tag or commit after it choose a version.
         config: the configuration, of a data set with several.
-
-    Raises:
-        InputError: no such data set or configuration, no network, or `datasets` is missing.
     """
     datasets = _datasets(path)
     repository, _, revision = path.removeprefix(HUB).partition("@")
     if is_folder(repository):  # datasets would read that
         raise InputError(f"{path}: is no name on the hub, or hidden by a folder of that name here")
     with _errors_named(path, "; are the name, --data-config and the network right?"):
-        found = datasets.load_dataset(repository, config, revision=revision or None)
-        files = [file["filename"] for split in found.values() for file in split.cache_files]
+        parts = datasets.load_dataset(repository, config, revision=revision or None)
+        files = [file["filename"] for split in parts.values() for file in split.cache_files]
     commit = Path(files[0]).parent.name if files else ""
     with suppress(OSError, ValueError, RuntimeError):  # without a network
         api = import_module("huggingface_hub").HfApi()
@@ -141,7 +132,7 @@ def from_hub(path: str, config: str | None) -> dict[str, Records]:
             f"{path}: this version can't be fetched now, and on this machine is only another: "
             f"{HUB}{repository}@{commit} takes that"
         )
-    return _tables(found, path, (f"{path}: commit {commit}",))
+    return _tables(parts, path, (f"{path}: commit {commit}",))
 
 
 def _tables(parts: Any, name: str, notes: tuple[str, ...] = ()) -> dict[str, Records]:
@@ -218,14 +209,14 @@ def _values(array: Any, count: Count) -> list[Any]:
 
 def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:
     """The names of classes that `datasets` writes into a schema, by column."""
-    found = {}
+    names = {}
     with suppress(AttributeError, LookupError, RecursionError, TypeError, ValueError):
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
         for column, feature in features.items():
             one = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
             if one.get("_type") == "ClassLabel":
-                found[column] = tuple(map(str, one["names"]))
-    return found
+                names[column] = tuple(map(str, one["names"]))
+    return names
 
 
 def _with_names(values: list[Any], names: tuple[str, ...] | None) -> list[Any]:

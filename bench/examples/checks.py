@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.messages import printable
+from bench.common.progress import ShowStep
 from bench.examples.near import DEV, TRAIN, near_duplicates
 from bench.examples.tokens import auto_max_length, share_cut
 from bench.plan.findings import CONTROL, Affected, Checks, Lengths
@@ -46,14 +47,13 @@ PROBLEMS: Final = {
 """Signs of text that was decoded wrongly, by kind."""
 
 Keys = NDArray[np.uint64]
-Progress = Callable[[int, str], None]
 
 
 def check(
     data: TaskData,
     tokens: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
     longest: int = 512,
-    progress: Progress = lambda _number, _name: None,
+    progress: ShowStep = lambda _number, _name: None,
 ) -> Checks:
     """What is wrong or unusual with the training and dev examples of a task.
 
@@ -133,7 +133,7 @@ def _texts(examples: Examples, index: int) -> tuple[str, ...]:
     return tuple(column[index] for column in examples.columns)
 
 
-def _place(data: TaskData, index: int) -> tuple[Examples, int]:
+def _located(data: TaskData, index: int) -> tuple[Examples, int]:
     """The side and the index there of an example, where those of dev follow those of training."""
     count = len(data.train)
     return (data.train, index) if index < count else (data.dev, index - count)
@@ -187,7 +187,7 @@ class _Sample:
         of_dev = of_dev[: max(SAMPLE // 2, SAMPLE - len(of_train))]
         chosen = np.union1d(of_train[: SAMPLE - len(of_dev)], of_dev)
         self.keys = keys[chosen]
-        self._texts = [_texts(*_place(data, int(at))) for at in first[chosen]]
+        self._texts = [_texts(*_located(data, int(at))) for at in first[chosen]]
         texts = [_key(*each) for each in self._texts]
         self.near, self.compared = near_duplicates(texts, on_side[:, chosen])
 
@@ -213,10 +213,10 @@ def _conflicts(data: TaskData, keys: Keys) -> Affected:
     in_train = sum(int((group < len(data.train)).sum()) for group in members)
     lines = []
     for group in members[:SHOWN]:
-        places = [_place(data, int(at)) for at in group]
-        labels = list(dict.fromkeys(_label(data, *place) for place in places))
+        examples = [_located(data, int(at)) for at in group]
+        labels = list(dict.fromkeys(_label(data, *example) for example in examples))
         more = ", …" if len(labels) > _MOST_LABELS else ""
-        lines.append(f"{', '.join(labels[:_MOST_LABELS])}{more}: {shown(*_texts(*places[0]))}")
+        lines.append(f"{', '.join(labels[:_MOST_LABELS])}{more}: {shown(*_texts(*examples[0]))}")
     return Affected(train=in_train, dev=int(sizes.sum()) - in_train, shown=tuple(lines))
 
 

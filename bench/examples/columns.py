@@ -1,27 +1,16 @@
 """Which columns hold texts and labels, where there is no doubt."""
 
+import tomllib
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Final
 
 from bench.common.errors import InputError
 from bench.examples.records import Records, listed, quoted
 from bench.plan.dataset import DataSpec
 
-_TEXTS: Final = (
-    "text", "sentence", "review", "content", "comment", "body", "tweet", "message", "document",
-    "question", "utterance", "abstract", "headline",
-)  # fmt: skip
-_PAIRS: Final = (
-    ("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis"),
-    ("text1", "text2"), ("texta", "textb"), ("sentencea", "sentenceb"), ("question", "sentence"),
-    ("query", "passage"),
-)  # fmt: skip
-_LABELS: Final = (
-    "label", "labels", "target", "targets", "class", "category", "categories", "topic", "intent",
-    "sentiment", "emotion", "polarity", "score", "rating", "stars", "similarity", "isduplicate",
-)  # fmt: skip
-_NUMBERS_OF_ROWS: Final = ("", "id", "idx", "index", "unnamed:0")
+_NAMES: Final = tomllib.loads(Path(__file__).with_name("columns.toml").read_text(encoding="utf-8"))
 _SAMPLE: Final = 1000
 """Rows that decide which of two columns is the text."""
 
@@ -33,11 +22,7 @@ def columns_of(spec: DataSpec) -> list[str]:
 
 
 def check_columns(table: Records, spec: DataSpec) -> None:
-    """Test that a table has the columns that are known.
-
-    Raises:
-        InputError: with the nearest names.
-    """
+    """Test that a table has the columns that are known. InputError with the nearest names."""
     for role in ("text", "text_pair", "label", "group"):
         if column := getattr(spec, role):
             table.check_column(column, f"--{role.replace('_', '-')}")
@@ -46,10 +31,8 @@ def check_columns(table: Records, spec: DataSpec) -> None:
 def choose(table: Records, spec: DataSpec) -> tuple[DataSpec, tuple[str, ...]]:
     """A description with the columns of a table, as given or inferred, and notes on the latter.
 
-    A pair is inferred only where no text is given.
-
-    Raises:
-        InputError: a column that is missing, has two roles, or can't be inferred without doubt.
+    A pair is inferred only where no text is given. InputError: a column that is missing, has two
+    roles, or can't be inferred without doubt.
     """
     check_columns(table, spec)
     used = columns_of(spec.model_copy(update={"group": None}))
@@ -70,13 +53,11 @@ def choose(table: Records, spec: DataSpec) -> tuple[DataSpec, tuple[str, ...]]:
 def choose_texts(
     table: Records, text: str | None, text_pair: str | None, *, pairs: bool
 ) -> tuple[str, ...]:
-    """The column of the texts of a table without labels or, of pairs, both columns.
+    """The column of the texts of a table without labels or, of pairs, both columns. InputError: a
+    column that is missing, or can't be inferred without doubt.
 
     Args:
         text, text_pair: as given.
-
-    Raises:
-        InputError: a column that is missing, or can't be inferred without doubt.
     """
     given = DataSpec(path=table.name).model_copy(update={"text": text, "text_pair": text_pair})
     check_columns(table, given)
@@ -104,7 +85,7 @@ def _free(table: Records, used: Collection[str | None]) -> list[str]:
     return [
         name
         for name in dict.fromkeys(table.columns)
-        if name not in used and _plain(name) not in _NUMBERS_OF_ROWS
+        if name not in used and _plain(name) not in _NAMES["numbers_of_rows"]
     ]
 
 
@@ -112,13 +93,13 @@ def _inferred(table: Records, given: DataSpec, free: Sequence[str]) -> DataSpec:
     text, pair, label = given.text, given.text_pair, given.label
     if not text and pair is None:
         by_name = {_plain(name): name for name in free}
-        pairs = [names for names in _PAIRS if by_name.keys() >= set(names)]
+        pairs = [names for names in _NAMES["pairs"] if by_name.keys() >= set(names)]
         if len(pairs) == 1:
             text, pair = (by_name[name] for name in pairs[0])
     left = [name for name in free if name not in (text, pair)]
-    label = label or _only(left, _LABELS)
+    label = label or _only(left, _NAMES["labels"])
     left = [name for name in left if name != label]
-    text = text or _only(left, _TEXTS)
+    text = text or _only(left, _NAMES["texts"])
     left = [name for name in left if name != text]
     if len(left) == 1 and bool(text) != bool(label):
         text, label = text or left[0], label or left[0]

@@ -66,11 +66,7 @@ class Labels:
 
 
 def infer_problem(labels: Labels) -> Problem:
-    """The kind of problem that labels pose.
-
-    Raises:
-        InputError: where they leave it in doubt.
-    """
+    """The kind of problem that labels pose. InputError where they leave it in doubt."""
     counts, examples = labels.counts, len(labels.values)
     if labels.has_lists or all(map(_is_list, counts)):
         return MULTI_LABEL
@@ -111,10 +107,8 @@ def as_lists(labels: Labels, classes: Collection[str] = ()) -> tuple[Labels, tup
     """Labels of a multi-label problem as lists without repetitions, and a note if texts were split.
 
     Texts are lists as JSON or Python write them, or else labels between separators. With known
-    classes the separator is the one that gives them.
-
-    Raises:
-        InputError: for lists of 0 and 1 that stand for all classes in turn.
+    classes the separator is the one that gives them. InputError for lists of 0 and 1 that stand for
+    all classes in turn.
     """
     mark = "\0"
     if labels.has_lists:
@@ -157,13 +151,10 @@ def _parsed(text: str, place: str) -> list[str]:
 
 
 def classes_of(labels: Labels, given: Sequence[str]) -> tuple[str, ...]:
-    """The classes in order.
+    """The classes in order. InputError if a label is none of the given classes.
 
     Args:
         given: the classes that the user listed, in order; empty: those that occur.
-
-    Raises:
-        InputError: if a label is none of the given classes.
     """
     classes = tuple(given) or labels.table.class_names.get(labels.column)
     if classes is None:
@@ -176,13 +167,10 @@ def classes_of(labels: Labels, given: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_known(labels: Labels, known: Collection[str], lack: str) -> None:
-    """Test that all labels are known classes.
+    """Test that all labels are known classes. InputError with the first such label.
 
     Args:
         lack: the end of the message on a label that is not.
-
-    Raises:
-        InputError: with the first such label.
     """
     if unknown := labels.counts.keys() - set(known):
         index, name = next((index, text) for index, text in labels.each() if text in unknown)
@@ -190,16 +178,13 @@ def check_known(labels: Labels, known: Collection[str], lack: str) -> None:
 
 
 def encode(labels: Labels, problem: Problem, classes: Sequence[str]) -> NDArray[Any]:
-    """Labels as numbers.
+    """Labels as numbers. InputError: a label of another kind than the problem's.
 
     Args:
         classes: all that occur; none of a regression.
 
     Returns:
         Class indices, int64 [N]; or numbers, float64 [N]; or 0 and 1, int8 [N, classes].
-
-    Raises:
-        InputError: a label of another kind than the problem's.
     """
     if problem != MULTI_LABEL and labels.has_lists:
         raise InputError(f"{labels.where} holds lists: --problem {MULTI_LABEL} reads them")

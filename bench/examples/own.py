@@ -51,13 +51,11 @@ class Source:
 
 
 def find_source(task: str | None, spec: DataSpec | None, *, folds: bool = False) -> Source:
-    """The examples that a task's name and a description of data stand for.
+    """The examples that a task's name and a description of data stand for. InputError for data that
+    can't be read or used, or a task that does not fit it.
 
     Args:
         folds: whether all examples will be dealt into folds, so that no dev set is announced.
-
-    Raises:
-        InputError: for data that can't be read or used, or a task that does not fit it.
     """
     if spec is None:
         return Source(task or DEFAULT_TASK, None)

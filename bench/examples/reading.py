@@ -54,11 +54,8 @@ class ReadData:
 
 
 def read(spec: DataSpec) -> ReadData:
-    """The training and validation examples of a data set; nothing of its test examples.
-
-    Raises:
-        InputError: data that can't be read or used, or whose columns or problem are in doubt.
-    """
+    """The training and validation examples of a data set; nothing of its test examples. InputError:
+    data that can't be read or used, or whose columns or problem are in doubt."""
     table, validation_table = training_tables(spec)
     chosen, notes = choose(table, spec)
     rows, labels, row_notes = _collect(table, chosen)
@@ -87,13 +84,11 @@ def read(spec: DataSpec) -> ReadData:
 
 
 def read_test(spec: DataSpec) -> tuple[Examples, tuple[str, ...]]:
-    """The test examples of a data set, and notes on what was left out.
+    """The test examples of a data set, and notes on what was left out. InputError: there are none,
+    or they can't be read or used.
 
     Args:
         spec: that of `ReadData`, with columns, problem and classes.
-
-    Raises:
-        InputError: there are none, or they can't be read or used.
     """
     if spec.text is None or spec.label is None:
         raise ValueError("the columns have to be those of the training examples")

@@ -29,11 +29,8 @@ _SAVED: Final = ("dataset_dict.json", "state.json")
 
 
 def training_tables(spec: DataSpec) -> tuple[Records, Records | None]:
-    """The tables of the training and, where there are any, of the validation examples.
-
-    Raises:
-        InputError: they don't exist, or can't be read.
-    """
+    """The tables of the training and, where there are any, of the validation examples. InputError:
+    they don't exist, or can't be read."""
     parts = _parts(spec)
     train = _part(spec, parts, TRAIN)
     if train is None:
@@ -47,11 +44,8 @@ def training_tables(spec: DataSpec) -> tuple[Records, Records | None]:
 
 
 def test_table(spec: DataSpec) -> Records:
-    """The table of the test examples, which nothing else reads.
-
-    Raises:
-        InputError: there are none, or they can't be read.
-    """
+    """The table of the test examples, which nothing else reads. InputError: there are none, or they
+    can't be read."""
     if spec.test is not None:
         return _table(Path(spec.test), "--test")
     table = _part(spec, _parts(spec), TEST)
@@ -81,22 +75,18 @@ def _parts(spec: DataSpec) -> list[tuple[str, Path | Records]]:
 
 
 def _part(spec: DataSpec, parts: list[tuple[str, Path | Records]], side: str) -> Records | None:
-    found = [part for name, part in parts if name in _NAMES[side]]
-    if len(found) > 1:
-        names = " and ".join(part.name for part in found)
+    files = [part for name, part in parts if name in _NAMES[side]]
+    if len(files) > 1:
+        names = " and ".join(part.name for part in files)
         raise InputError(
             f"--data {spec.path}: {names} are there; name one by --data or --validation"
         )
-    return _table(found[0], "--data") if found else None
+    return _table(files[0], "--data") if files else None
 
 
 def table_of_texts(file: Path) -> Records:
     """The table of a file whose texts have no labels: `.txt` with a text on each line, or a format
-    of examples.
-
-    Raises:
-        InputError: it doesn't exist, or can't be read.
-    """
+    of examples. InputError: it doesn't exist, or can't be read."""
     return _read(file, str(file), {".txt": plain_texts, **_READERS})
 
 

@@ -35,11 +35,8 @@ csv.field_size_limit(2**27)  # the default would refuse long documents
 def delimited(path: Path) -> Records:
     """A table of fields between delimiters, with a header.
 
-    The delimiter is a tab in `.tsv`, else a comma, unless the header then is one column and
-    another delimiter gives more.
-
-    Raises:
-        InputError: a file without a header, or one that can't be read.
+    The delimiter is a tab in `.tsv`, else a comma, unless the header then is one column and another
+    delimiter gives more. InputError: a file without a header, or one that can't be read.
     """
     header = next((line for line in _lines(path) if line.strip()), "")
 
@@ -116,11 +113,8 @@ def _records(path: Path, delimiter: str, quoting: Any) -> Iterator[tuple[int, li
 
 
 def json_lines(path: Path) -> Records:
-    """A table of JSON objects, one on each line; its columns are their keys.
-
-    Raises:
-        InputError: a file without objects, or one that can't be read.
-    """
+    """A table of JSON objects, one on each line; its columns are their keys. InputError: a file
+    without objects, or one that can't be read."""
     columns: dict[str, None] = {}
     for _, record in islice(_objects(path), _SEEN):
         if isinstance(record, dict):

@@ -11,22 +11,16 @@ if TYPE_CHECKING:
 
 
 def tokenizer_of(engine: str, folder: Path) -> "TextEncoder":
-    """The tokenizer of the checkpoint in a folder, for an engine.
-
-    Raises:
-        InputError: if there is none that can be used.
-    """
+    """The tokenizer of the checkpoint in a folder, for an engine. InputError if there is none that
+    can be used."""
     from minbert.data.tokenizer import Tokenizer
 
     return Tokenizer.from_folder(folder) if engine == MINBERT else fast_tokenizer(folder)
 
 
 def fast_tokenizer(folder: Path) -> "TextEncoder":
-    """A checkpoint's own fast tokenizer.
-
-    Raises:
-        InputError: if transformers can't load it, or it is a slow one.
-    """
+    """A checkpoint's own fast tokenizer. InputError if transformers can't load it, or it is a slow
+    one."""
     from transformers import AutoTokenizer
 
     from minbert.data.tokenizer import TextEncoder

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.common.errors import InputError
 from bench.common.files import remove_oldest, write_atomically
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.cell import TRANSFORMERS, Cell, digest
@@ -24,7 +25,6 @@ from minbert.data import mapped
 from minbert.data.encoded import Encoded
 from minbert.data.tasks import Data, Examples, source_files
 from minbert.data.tasks.splitting import DEV, TRAIN
-from minbert.errors import InputError as MinbertInputError
 from minbert.files import is_file, sha256_of, vocabulary_digest
 
 if TYPE_CHECKING:
@@ -161,11 +161,8 @@ def read(cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces | None:
 
 
 def make(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> Pieces:
-    """Tokenise the examples of a cell, and store them in their file if that is possible.
-
-    Raises:
-        InputError: of `minbert`, for a vocabulary that can't be used.
-    """
+    """Tokenise the examples of a cell, and store them in their file if that is possible. InputError
+    for a vocabulary that can't be used."""
     encode = tokenizer_of(cell.engine, tokenizer).encode  # a worker that maps its tokens needs none
     arrays: mapped.Arrays = {}
 
@@ -203,7 +200,7 @@ def _path(cell: Cell, tokenizer: Path, folder: Path | None) -> Path | None:
             vocabulary_digest(tokenizer),
             *map(sha256_of, (*_CODE, *source_files(cell.task, folder))),
         ]
-    except (MinbertInputError, metadata.PackageNotFoundError):
+    except (InputError, metadata.PackageNotFoundError):
         return None
     return cache_folder() / "tokens" / f"{digest(sources, 32)}.safetensors"
 

@@ -74,10 +74,8 @@ def torch_build() -> tuple[str, str | None]:
     """The installed torch's version, and the CUDA version it was built with, if any.
 
     The version is `torch.__version__`, such as 2.9.0+cu130. The package's metadata has the part
-    after the + or not, depending on the index, for the same build.
-
-    Raises:
-        InputError: if torch is not installed.
+    after the + or not, depending on the index, for the same build. InputError if torch is not
+    installed.
     """
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
@@ -108,10 +106,7 @@ def _threads(cores: int, workers: int) -> int:
 
 def workers_here() -> int:
     """The number of workers that measure at once on this machine, this process's among them.
-
-    Raises:
-        InputError: if the environment variable has no such number.
-    """
+    InputError if the environment variable has no such number."""
     text = os.environ.get(WORKERS) or "1"
     if not (text.isascii() and text.isdecimal() and int(text)):
         raise InputError(f"{WORKERS}={shown(text)} is no number of workers")
@@ -164,16 +159,13 @@ def find_slots(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple
     """The conditions of a run on one or several devices, on each of which one cell runs at a time.
 
     They are equal but for the number of the GPU. Of several, each has cores of its own, near its
-    GPU.
+    GPU. InputError as `resolve_devices` and `torch_build`; for jobs on a GPU, and for more workers
+    than cores.
 
     Args:
         requested: as in `resolve_devices`.
         jobs: the number of workers that share the CPU.
         check: as in `resolve_device`.
-
-    Raises:
-        InputError: as `resolve_devices` and `torch_build`; for jobs on a GPU, and for more workers
-            than cores.
     """
     devices = resolve_devices(requested, torch_build()[1], check)
     gpus = [device.gpu.uuid for device in devices if device.gpu]

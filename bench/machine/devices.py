@@ -94,14 +94,12 @@ def resolve_device(requested: str, cuda: str | None, check: Check = check_gpu) -
     """The device that `auto`, `cpu`, `cuda` or `cuda:i` stands for.
 
     `auto` is the first GPU that can be used. It is the CPU if there is no GPU, if torch is built
-    without CUDA, or if CUDA_VISIBLE_DEVICES hides all GPUs; but not if GPUs fail.
+    without CUDA, or if CUDA_VISIBLE_DEVICES hides all GPUs; but not if GPUs fail. InputError for an
+    unknown name, a GPU that does not exist, or one that can't be used.
 
     Args:
         cuda: the CUDA version that torch was built with, if any.
         check: replaced in tests.
-
-    Raises:
-        InputError: for an unknown name, a GPU that does not exist, or one that can't be used.
     """
     if requested == ALL or "," in requested:
         raise InputError(f"--device: {requested!r} is not {_ONE}: here it takes one device")
@@ -114,10 +112,8 @@ def resolve_devices(
     """The devices that `all` or a list such as `cuda:0,cuda:2` stands for, which are GPUs of one
     kind; for another name, the one of `resolve_device`.
 
-    `all` are the GPUs that can be used, and those that are busy or full now.
-
-    Raises:
-        InputError: as `resolve_device`, and for GPUs of several kinds.
+    `all` are the GPUs that can be used, and those that are busy or full now. InputError as
+    `resolve_device`, and for GPUs of several kinds.
     """
     if requested == "cpu":
         return (Device(),)

@@ -54,10 +54,7 @@ Check = Callable[[str | None, int], Answer]
 
 def check_gpu(value: str | None, index: int) -> Answer:
     """Run `bench.machine.gpu_check` with a value of CUDA_VISIBLE_DEVICES; None inherits it.
-
-    Raises:
-        InputError: if it does not end in time, or without an answer.
-    """
+    InputError if it does not end in time, or without an answer."""
     env = {**os.environ, ORDER: BY_BUS, **({} if value is None else {VISIBLE: value})}
     return check_by([sys.executable, "-m", "bench.machine.gpu_check"], env, index=index)
 

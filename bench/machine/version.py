@@ -41,8 +41,9 @@ def measuring(root: Path = _ROOT) -> tuple[str, ...]:
         path = ahead.pop()
         if path in files or not path.is_file():
             continue
-        files.update((path, *path.parent.glob("*.toml")))
-        for name in _imports(ast.parse(path.read_text(encoding="utf-8"))):
+        text = path.read_text(encoding="utf-8")
+        files.update((path, *(table for table in path.parent.glob("*.toml") if table.name in text)))
+        for name in _imports(ast.parse(text)):
             if f"{name}.".startswith("bench."):
                 module = root.joinpath(*name.split("."))
                 ahead += [module.with_suffix(".py"), module / "__init__.py"]

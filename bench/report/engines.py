@@ -24,8 +24,8 @@ from bench.report.references import WARNING
 from bench.report.sections import Section
 from bench.report.tables import Table, table
 from bench.report.text import num, range_of, times, with_span
-from bench.results.losses import LossesOf
 from bench.results.outcomes import ValuesOf
+from bench.results.predictions import LossesOf
 
 
 def engines_section(rows: Sequence[Row], values_of: ValuesOf, losses_of: LossesOf) -> list[Section]:

@@ -55,8 +55,13 @@ from bench.report.tradeoff import between_processes, sections, tradeoffs
 from bench.report.why import why_section
 from bench.results.exports import Figures
 from bench.results.facts import DataFacts
-from bench.results.losses import LossesOf, no_losses
-from bench.results.predictions import PredictionsOf, no_predictions, values_from
+from bench.results.predictions import (
+    LossesOf,
+    PredictionsOf,
+    no_losses,
+    no_predictions,
+    values_from,
+)
 
 _MOST_DRAWN: Final = 3
 """Groups after the first that have figures; the others have their table alone."""

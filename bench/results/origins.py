@@ -11,7 +11,6 @@ from bench.results.store import cell_folder
 from minbert.assets.cache import cache_folder
 from minbert.data.tasks import TASKS, Data, Task, find_task, load_data
 from minbert.data.tasks.prepared import is_prepared, read_prepared
-from minbert.errors import InputError as MinbertInputError
 from minbert.files import is_folder
 
 
@@ -25,14 +24,12 @@ def folder_of(runs: Path, row: Row) -> Path:
 
 
 def data_folder(row: Row, folder: Path, data: Path | None) -> Path | None:
-    """The folder of a row's examples; None for an embedded task.
+    """The folder of a row's examples; None for an embedded task. InputError if the prepared
+    examples are gone.
 
     Args:
         folder: the cell's folder, whose job names the prepared examples of the user's own data.
         data: the folder of the files of a task that this project knows.
-
-    Raises:
-        InputError: if the prepared examples are gone.
     """
     task = TASKS.get(row.task)
     if task is not None:
@@ -52,7 +49,7 @@ def data_folder(row: Row, folder: Path, data: Path | None) -> Path | None:
 def _prepared_for(row: Row) -> Path | None:
     """The folder in the cache that has the examples of a row; None if there is none."""
     for folder in (cache_folder() / "data").glob("*"):
-        with suppress(InputError, MinbertInputError):
+        with suppress(InputError):
             if read_prepared(folder).name == row.task:
                 examples_of(row, folder)
                 return folder
@@ -79,13 +76,11 @@ def examples_of(row: Row, data: Path | None) -> Data:
 
 def model_of(row: Row, folder: Path, otherwise: str) -> Model:
     """The checkpoint that a row's cell was trained from, by the path in its job or by its name.
+    InputError if it is gone, or has changed.
 
     Args:
         folder: the cell's folder.
         otherwise: what the user can do instead of restoring the checkpoint.
-
-    Raises:
-        InputError: if it is gone, or has changed.
     """
     name, cell, path = row.model, row.name, None
     with suppress(InputError):

@@ -73,17 +73,17 @@ def times_of(rows: Iterable[Row], between_s: float = 0.0) -> Times | None:
 
 
 class Account:
-    """The time of a run of cells, counted from the creation of this object, of all lanes together.
+    """The time of a run of cells since the creation of this object, of all worker slots together.
 
     Waiting for other grids, and cells that did not end ok, are left out.
 
     Args:
-        lanes: the most cells that run at a time; 0: they run on other machines, and what is
+        slots: the most cells that run at a time; 0: they run on other machines, and what is
             between them, such as a wait in a queue, does not count.
     """
 
-    def __init__(self, lanes: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
-        self._lanes = lanes
+    def __init__(self, slots: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+        self._slots = slots
         self._clock = clock
         self._begun = clock()
         self._others_s = 0.0
@@ -99,7 +99,7 @@ class Account:
     def times(self) -> Times | None:
         """The times up to now; None where no cell ended ok."""
         wall = sum(row.wall_s or 0.0 for row in self._rows)
-        between = self._lanes * (self._clock() - self._begun) - self._others_s - wall
+        between = self._slots * (self._clock() - self._begun) - self._others_s - wall
         return times_of(self._rows, max(0.0, between))
 
 

@@ -1,11 +1,13 @@
-"""Stored dev predictions, and the numbers of a row's own metric, whose mean is its score.
+"""Stored dev predictions and losses, and numbers of a row's own metric, whose mean is its score.
 
 Predictions are read from the cells' folders, or else from `bench.results.outcomes`. Those of the
 folds of a run are joined first, and have one score. For a mean over a task's parts the numbers are
 computed from those of the parts.
 """
 
+import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -31,7 +33,7 @@ from bench.results.outcomes import (
     write_outcomes,
 )
 from bench.results.overall import counted, metric_of_part
-from bench.results.protocol import PREDICTIONS
+from bench.results.protocol import PREDICTIONS, STEPS
 from bench.results.scores import numbers
 from bench.results.store import cell_folder, cells_folder
 from minbert.files import is_folder
@@ -129,11 +131,8 @@ def values_from(predictions_of: PredictionsOf) -> ValuesOf:
 def keep_outcomes(runs: Path, rows: Iterable[Row]) -> int:
     """Update the file of outcomes from the folders of the rows that count; return their number.
 
-    Outcomes in the file stay, unless a folder has newer ones.
-
-    Raises:
-        ValueError, OSError: why the file stays as it is: it can't be read or written, or would be
-            too large.
+    Outcomes in the file stay, unless a folder has newer ones. ValueError or OSError: why the file
+    stays as it is: it can't be read or written, or would be too large.
     """
     path, kept = outcomes_file(runs), 0
     try:
@@ -171,15 +170,12 @@ def outcome_of(
     """The outcome of logits, with them.
 
     A label of several is predicted where its logit is above 0; so is the second class where one
-    logit stands for two.
+    logit stands for two. ValueError if logits and labels do not fit each other.
 
     Args:
         logits: [N, C]; [N, 1] of a regression, or for two classes.
         labels: classes [N], numbers [N], or 0 and 1 for each label [N, C].
         unit: mean and std by which a regression's logits return to the unit of the labels.
-
-    Raises:
-        ValueError: if logits and labels do not fit each other.
     """
     fits = logits.ndim == 2 and len(logits) == len(labels) and logits.shape[1]
     if not fits or (labels.ndim == 2 and labels.shape != logits.shape):
@@ -284,3 +280,29 @@ def values_for(metric: str, logits: NDArray[np.generic], labels: NDArray[np.gene
     """A number for each example, with the score by a metric as their mean; the rest as of
     `outcome_of`. ValueError for a correlation of constants."""
     return numbers(metric, outcome_of(logits, labels, None))
+
+
+LossesOf = Callable[[Row], Sequence[float]]
+"""The losses of a row's training by step; empty where they are not stored."""
+
+
+def no_losses(_row: Row) -> Sequence[float]:
+    return ()
+
+
+def kept_losses(runs: Sequence[Path]) -> LossesOf:
+
+    @cache
+    def read(path: Path) -> Sequence[float]:
+        with suppress(OSError, ValueError, KeyError, TypeError, csv.Error):
+            lines = path.read_text(encoding="utf-8").splitlines()
+            return [float(step["loss"]) for step in csv.DictReader(lines)]
+        return ()
+
+    def losses_of(row: Row) -> Sequence[float]:
+        with suppress(ValueError):
+            folders = (cell_folder(path, row.name, *row.row_key) for path in runs)
+            return next(filter(None, (read(folder / STEPS) for folder in folders)), ())
+        return ()
+
+    return losses_of

@@ -12,7 +12,7 @@ from typing import Final
 import click
 from filelock import FileLock
 
-from bench.common.command import run_command
+from bench.common.command import FILE, run_command
 from bench.common.errors import InputError
 from bench.common.files import write_atomically
 from bench.common.messages import echo
@@ -41,13 +41,9 @@ Examples:
 """,
 )
 @click.option(
-    "--runs",
-    "path",
-    type=click.Path(path_type=Path),
-    default=Path("runs.csv"),
-    show_default=True,
+    "--runs", "path", type=FILE, default=Path("runs.csv"), show_default=True,
     help="The file to rebuild, next to its cells' folders.",
-)
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def main(path: Path, as_json: bool) -> int:
     try:

@@ -13,9 +13,14 @@ from bench.plan.metrics import check_metric, metric_of, problem_of
 from bench.plan.rows import Row
 from bench.results.exports import Figures, read_exports
 from bench.results.facts import DataFacts, read_facts
-from bench.results.losses import LossesOf, kept_losses
 from bench.results.outcomes import Outcome
-from bench.results.predictions import PredictionsOf, first_of, kept_predictions
+from bench.results.predictions import (
+    LossesOf,
+    PredictionsOf,
+    first_of,
+    kept_losses,
+    kept_predictions,
+)
 from bench.results.scores import numbers, score_of
 from bench.results.store import read_plan, read_rows
 
@@ -60,14 +65,12 @@ def rescored(
     Rows of problems without this metric keep their own, and so do candidates of a search for
     learning rates, which chose by it. Without predictions from which the metric can be computed, or
     where it is not defined, a row has no score. Flags stay those of the row's own metric.
+    InputError if no row is of a problem that has the metric.
 
     Args:
         facts: by `data_digest`, for the majority class.
         note: called with a line about rows without a score, about rows of other problems, and
             about classes with too few examples for the metric's intervals.
-
-    Raises:
-        InputError: if no row is of a problem that has the metric.
     """
     scored = [row for row in rows if row.dev_metric is not None and not row.is_candidate]
     problems = metric_of(metric).problems

@@ -34,12 +34,10 @@ csv.field_size_limit(2**27)  # what has been written, a long message too, can be
 
 def read_rows(path: Path, note: Callable[[str], None] = note_to_stderr) -> list[Row]:
     """All rows of a CSV of this schema or an older one, in order; none where there is no such file.
+    InputError for a file of a newer schema, or one with a broken row, naming its line.
 
     Args:
         note: called with a line about an incomplete record at the end, which is left out.
-
-    Raises:
-        InputError: for a file of a newer schema, or one with a broken row, naming its line.
     """
     reading = Reading(path, older=True)
     reading.read_on()

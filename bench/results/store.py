@@ -20,7 +20,7 @@ from bench.common.files import folder_for_now, try_to_write, write_atomically
 from bench.plan.cell import Cell, Columns, Value
 from bench.plan.columns import NAMES, row_of
 from bench.plan.pruning import memory_key
-from bench.plan.rows import CellKey, Row, software_of, take_attempts, update_current
+from bench.plan.rows import Row, current_rows, software_of
 from bench.results.rowfile import Reading, encode, record
 from bench.results.rowfile import read_rows as read_rows
 
@@ -84,12 +84,8 @@ class Store:
     def _index(self, rows: list[Row]) -> None:
         """Begin the indices of a list of rows, of which none are indexed so far."""
         self._indexed, self._seen = rows, 0
-        self._last: dict[CellKey, Row] = {}
-        self._attempts: dict[CellKey, int] = {}
-        self._anywhere: dict[tuple[str, int], int] = {}
-        self._keys: set[tuple[str, str, int, int]] = set()
-        self._scores: dict[tuple[Value, ...], Row] = {}
-        self._out_of_memory: dict[tuple[Value, ...], dict[CellKey, Row]] = {}
+        self._by_cell: dict[str, list[Row]] = {}
+        self._out_of_memory: dict[tuple[Value, ...], list[Row]] = {}
 
     @property
     def rows(self) -> list[Row]:
@@ -97,10 +93,26 @@ class Store:
         self._reading.read_on()
         return self._reading.rows
 
+    def _of_cell(self, cell_id: str) -> list[Row]:
+        """All rows of a cell, of any version."""
+        rows = self.rows
+        if rows is not self._indexed:
+            self._index(rows)
+        for row in rows[self._seen :]:
+            self._by_cell.setdefault(row.cell_id, []).append(row)
+            if row.status == "oom":
+                kind = memory_key(row, row.conditions_id)
+                self._out_of_memory.setdefault(kind, []).append(row)
+        self._seen = len(rows)
+        return self._by_cell.get(cell_id, [])
+
+    def _counts(self, row: Row) -> bool:
+        return self._version in (None, row.code_version)
+
     def last(self, cell_id: str, conditions_id: str, repeat: int = 1) -> Row | None:
         """The current row of a repeat of a cell; None if it has none."""
-        self._catch_up()
-        return self._last.get((cell_id, conditions_id, repeat))
+        key = cell_id, conditions_id, repeat
+        return current_rows(filter(self._counts, self._of_cell(cell_id))).get(key)
 
     def scored(self, cell_id: str, here: Columns) -> Row | None:
         """A cell's current row under the conditions here, or, if it has no score, one with a score
@@ -108,13 +120,15 @@ class Store:
         own = self.last(cell_id, str(here["conditions_id"]))
         if own is not None and own.has_score:
             return own
-        return self._scores.get((cell_id, *software_of(here)), own)
+        others = (row for row in reversed(self._of_cell(cell_id)) if self._counts(row))
+        software = software_of(here)
+        return next((row for row in others if row.has_score and row.software == software), own)
 
     def out_of_memory(self, cell: Cell, conditions_id: str) -> list[Row]:
         """The current rows with status `oom` of cells that agree with one in `memory_key`."""
-        self._catch_up()
-        alike = self._out_of_memory.get(memory_key(cell, conditions_id), {})
-        return [row for key, row in alike.items() if self._last[key] is row]
+        self._of_cell(cell.cell_id)
+        alike = self._out_of_memory.get(memory_key(cell, conditions_id), [])
+        return [row for row in alike if self.last(*row.key) is row]
 
     @property
     def torn(self) -> bool:
@@ -123,47 +137,21 @@ class Store:
 
     def next_attempt(self, cell_id: str, conditions_id: str, repeat: int = 1) -> int:
         """The attempt of a repeat's next row: one more than its highest."""
-        self._catch_up()
-        return self._attempts.get((cell_id, conditions_id, repeat), 0) + 1
+        key = cell_id, conditions_id, repeat
+        return 1 + max((row.attempt for row in self._of_cell(cell_id) if row.key == key), default=0)
 
     def has(self, row: Row) -> bool:
         """Whether the file has the row of this attempt."""
-        self._catch_up()
-        return row.row_key in self._keys
+        return any(row.row_key == other.row_key for other in self._of_cell(row.cell_id))
 
     def highest_attempt(self, cell_id: str, repeat: int = 1) -> int:
         """The highest attempt at a repeat of a cell under any conditions; 0 without any."""
-        self._catch_up()
-        return self._anywhere.get((cell_id, repeat), 0)
-
-    def _catch_up(self) -> None:
-        self._reading.read_on()
-        rows = self._reading.rows
-        if rows is not self._indexed:
-            self._index(rows)
-        new = rows[self._seen :]
-        self._keys.update(row.row_key for row in new)
-        take_attempts(self._attempts, new)
-        for row in new:
-            cell = row.cell_id, row.repeat
-            self._anywhere[cell] = max(self._anywhere.get(cell, 0), row.attempt)
-        new = [row for row in new if self._version in (None, row.code_version)]
-        update_current(self._last, new)
-        scored = (row for row in new if row.has_score)
-        self._scores |= {(row.cell_id, *row.software): row for row in scored}
-        for row in new:
-            if row.status == "oom":
-                alike = self._out_of_memory.setdefault(memory_key(row, row.conditions_id), {})
-                alike[row.key] = row
-        self._seen = len(rows)
+        rows = self._of_cell(cell_id)
+        return max((row.attempt for row in rows if row.repeat == repeat), default=0)
 
     def append(self, *rows: Row) -> None:
-        """Add rows; they are durable on return.
-
-        Raises:
-            ValueError: for a row that could not be read again. Nothing is written.
-            DiskFullError: if it can't be written. The file stays as it was.
-        """
+        """Add rows; they are durable on return. ValueError for a row that could not be read again.
+        Nothing is written. DiskFullError if it can't be written. The file stays as it was."""
         lines = b"".join(map(encode, rows))
         if not lines:
             return

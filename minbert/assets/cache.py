@@ -65,13 +65,11 @@ class Asset:
         return None
 
     def check_archive(self, path: Path, source: str) -> Path:
-        """The path of the asset's archive, once its digest was compared.
+        """The path of the asset's archive, once its digest was compared. InputError if it differs,
+        or the file can't be read.
 
         Args:
             source: the file's origin, for messages.
-
-        Raises:
-            InputError: if it differs, or the file can't be read.
         """
         actual = sha256_of(path)
         if actual != self.archive_sha256:
@@ -84,14 +82,12 @@ class Asset:
     def install(self, cache: Path, get_archive: Callable[[Path], Path]) -> Path:
         """The folder of the asset in a cache, installed now unless it is complete.
 
-        If another process is installing it, this one waits.
+        If another process is installing it, this one waits. InputError as `get_archive`, or for a
+        cache that can't be written, or is full.
 
         Args:
             get_archive: returns the path of the asset's archive, checked; it may download it into
                 the folder that it is called with.
-
-        Raises:
-            InputError: as `get_archive`, or for a cache that can't be written, or is full.
         """
         folder, part = cache / self.name, cache / f".{self.name}.part"
         try:

@@ -30,11 +30,8 @@ _TRIES: Final = 3
 def download(asset: Asset, folder: Path) -> Path:
     """Download an asset's archive from the first of pip's sources that has it; its path.
 
-    Progress is shown on stderr: a bar if that is a terminal, otherwise one line.
-
-    Raises:
-        InputError: if no source has it, a download fails, or its digest is another.
-        OSError: if it can't be written.
+    Progress is shown on stderr: a bar if that is a terminal, otherwise one line. InputError if no
+    source has it, a download fails, or its digest is another. OSError if it can't be written.
     """
     from unearth.preparer import HTTPErrors
 
@@ -56,10 +53,7 @@ def download(asset: Asset, folder: Path) -> Path:
 
 def pip_settings() -> dict[str, str]:
     """Options that `pip install` would take from its files and from `PIP_…`, by long name.
-
-    Raises:
-        InputError: for a configuration file that can't be read.
-    """
+    InputError for a configuration file that can't be read."""
     argv = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(argv, capture_output=True, text=True, check=False)
     if listed.returncode:

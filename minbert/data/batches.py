@@ -90,10 +90,8 @@ def plan_training(
     """Indices of each batch of an epoch: every text once, in random order.
 
     Every batch has `batch_size` texts except one, which has the rest. `batching` is `by-length`,
-    texts of similar length together, or `shuffled`, without regard to length.
-
-    Raises:
-        ValueError: for another batching.
+    texts of similar length together, or `shuffled`, without regard to length. ValueError for
+    another batching.
     """
     if batching not in BATCHINGS:
         raise ValueError(f"no batching is called {batching!r}; there are {', '.join(BATCHINGS)}")
@@ -116,15 +114,13 @@ def plan_epoch(
     order: str | None = None,
 ) -> list[tuple[str, NDArray[np.int64]]]:
     """The part and the indices of each batch of an epoch, with every example of every part once.
+    ValueError for another batching or order.
 
     Args:
         lengths: of the examples of each part, [N]; of a task without parts under "".
         batch_size, batching: as of `plan_training`.
         order: the order of the parts' batches, one of `MIXINGS`; None if
             there is one part.
-
-    Raises:
-        ValueError: for another batching or order.
     """
     plans = {
         part: plan_training(part_lengths, batch_size, rng, batching)
@@ -132,29 +128,27 @@ def plan_epoch(
     }
     if order is None:
         return [(part, indices) for part, plan in plans.items() for indices in plan]
-    turns = {part: iter(plan) for part, plan in plans.items()}
+    batches = {part: iter(plan) for part, plan in plans.items()}
     counts = {part: len(plan) for part, plan in plans.items()}
-    return [(part, next(turns[part])) for part in mix(order, counts, rng)]
+    return [(part, next(batches[part])) for part in mix(order, counts, rng)]
 
 
 def mix(name: str, counts: Mapping[str, int], rng: np.random.Generator) -> list[str]:
-    """The task of each step of an epoch that has every batch of every task once.
+    """The task of each step of an epoch that has every batch of every task once. ValueError for
+    another name.
 
     Args:
         name: one of `MIXINGS`: all batches of the first task, then all of the second, and so on; a
             batch of each task in turn, skipping those whose batches are used up; or a random order,
             in which every step's task is chosen in proportion to its remaining batches.
         counts: batches of each task.
-
-    Raises:
-        ValueError: for another name.
     """
     in_sequence = [task for task, count in counts.items() for _ in range(count)]
     if name == "sequential":
         return in_sequence
     if name == "round-robin":
-        turns = range(max(counts.values(), default=0))
-        return [task for turn in turns for task, count in counts.items() if turn < count]
+        rounds = range(max(counts.values(), default=0))
+        return [task for number in rounds for task, count in counts.items() if number < count]
     if name == "proportional":
         return [in_sequence[place] for place in rng.permutation(len(in_sequence))]
     raise ValueError(f"no order of tasks is called {name!r}; there are {', '.join(MIXINGS)}")

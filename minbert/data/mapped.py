@@ -37,12 +37,8 @@ def to_bytes(arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> by
 
 
 def read(path: Path) -> tuple[Arrays, Notes]:
-    """The arrays of a file, which are read-only views of it, and its notes.
-
-    Raises:
-        OSError: if the file can't be read.
-        ValueError: if its content is not as it was written.
-    """
+    """The arrays of a file, which are read-only views of it, and its notes. OSError if the file
+    can't be read. ValueError if its content is not as it was written."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -46,10 +46,7 @@ def pearson(predicted: Floats, labels: Floats) -> float | None:
 
 def score(metric: str, logits: Floats, labels: NDArray[np.generic]) -> float | None:
     """A dev score: `accuracy` or `micro_f1` of logits [N, C], or `pearson` of predictions [N, 1].
-
-    Raises:
-        ValueError: for another metric.
-    """
+    ValueError for another metric."""
     if metric == "accuracy":
         return accuracy(logits, labels.astype(np.int64))
     if metric == "micro_f1":

@@ -77,11 +77,8 @@ class TextEncoder:
         """Token ids of texts, or of pairs where `text_b` is given.
 
         An example of more than `max_length` tokens, special ones included, is cut at the end; of a
-        pair first the longer text is cut, then both.
-
-        Raises:
-            ValueError: if `max_length` leaves no room for [CLS] and [SEP], or there are not as many
-                second texts as first ones.
+        pair first the longer text is cut, then both. ValueError if `max_length` leaves no room for
+        [CLS] and [SEP], or there are not as many second texts as first ones.
         """
         backend = self._backend
         special = backend.num_special_tokens_to_add(text_b is not None)
@@ -128,11 +125,8 @@ class Tokenizer(TextEncoder):
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
         """The tokenizer of the checkpoint in a folder, from tokenizer.json or else vocab.txt.
-
-        Raises:
-            InputError: no such folder or file, a file that is broken or of another kind of
-                tokenizer, or more tokens than the folder's encoder has embeddings for.
-        """
+        InputError: no such folder or file, a file that is broken or of another kind of tokenizer,
+        or more tokens than the folder's encoder has embeddings for."""
         vocabulary, *settings = tokenizer_files(folder)
         read = _from_json if vocabulary.name == VOCABULARIES[0] else _from_vocabulary
         wordpiece = read(vocabulary)

@@ -35,7 +35,7 @@ def console(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
+def place(tmp_path, tmp_path_factory, monkeypatch) -> Path:
     """The current folder, with results and modules that record that they were imported."""
     for name in MODULES:
         (tmp_path / f"{name}.py").write_text(
@@ -46,6 +46,7 @@ def place(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path_factory.mktemp("locks")))
     return tmp_path
 
 
@@ -78,13 +79,26 @@ def test_errors_are_a_line(console, place, words, error):
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {error}\n")
 
 
+HELP_OF_ALL = """
+import contextlib, io
+from bench.console import COMMANDS, main
+for name in COMMANDS:
+    sys.argv = ["minbert-bench", name, "--help"]
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        main()
+    assert text.getvalue().startswith(f"Usage: minbert-bench {name} "), text.getvalue()
+    assert not re.search(r"python -m|\\bbench\\.[a-z]", text.getvalue())
+"""
+
+
 def test_nothing_beside_the_results_is_imported(console, place, tiny_checkpoint):
-    for name in COMMANDS:
-        done = run(console, name, "--help")
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith(f"Usage: minbert-bench {name} ")
-        assert not re.search(r"python -m|\bbench\.[a-z]", done.stdout)
-    small = ("--max-train", "32", "--max-dev", "16", "--max-steps", "1", "--device", "cpu")
+    script = console.with_name("help")  # beside no results, as the console command
+    script.write_text(f"#!{sys.executable}\nimport re, sys\n{HELP_OF_ALL}")
+    script.chmod(0o755)
+    done = run(script)
+    assert done.returncode == 0, done.stderr
+    small = ("--max-train", "16", "--max-dev", "8", "--max-steps", "1", "--device", "cpu")
     grid = ("run", "--grid", "smoke", "--select", "mode=head amp=off", "--model", tiny_checkpoint)
     done = run(console, *grid, *small, "--runs", "own.csv")
     assert done.returncode == 0, done.stderr

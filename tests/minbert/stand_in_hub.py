@@ -2,12 +2,17 @@
 
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
+from typing import Any
 
 Files = Mapping[str, bytes]
 
@@ -128,3 +133,17 @@ def serve(hub: Hub) -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def ask_apart(code: str, url: str, home: Path, *words: str, **environment: str) -> Any:
+    """What some code prints as JSON, and nothing else, in a process of its own: the hub's library
+    reads its address when it is imported."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        env={**inherited, "HF_ENDPOINT": url, "HF_HOME": str(home), **environment},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout)

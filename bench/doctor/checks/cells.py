@@ -27,7 +27,7 @@ from bench.launch.locks import FOLDER as LOCKS
 from bench.plan.columns import COLUMNS
 from bench.plan.models import engine_version
 from bench.plan.rows import TIMING_FLAGS, Row
-from bench.results.losses import kept_losses
+from bench.results.predictions import kept_losses
 from bench.results.protocol import STEPS
 from bench.results.store import Store, cell_folder
 from minbert.assets.embedded import ASSETS, fetch

@@ -24,11 +24,8 @@ TASKS: Final[Mapping[str, Task]] = {
 
 
 def find_task(name: str, data: Path | None = None) -> Task:
-    """The task of that name, or that of a folder of prepared examples.
-
-    Raises:
-        InputError: listing the names there are, or for prepared examples that are gone.
-    """
+    """The task of that name, or that of a folder of prepared examples. InputError listing the names
+    there are, or for prepared examples that are gone."""
     if data is not None and prepared.is_prepared(data):
         return prepared.read_prepared(data).task
     if data is not None and name not in TASKS:
@@ -51,6 +48,8 @@ def load_data(
     fold: int | None = None,
 ) -> Data:
     """A task's examples, or those of its parts, for training and dev; never those for test.
+    InputError: unknown name, `data` missing or without its files, a failed download, or folds that
+    can't be made.
 
     Args:
         name: one of `TASKS`; without meaning for a folder of prepared examples.
@@ -58,10 +57,6 @@ def load_data(
         max_train, max_dev: keep at most so many examples of each part, the same ones whatever the
             seed; a smaller number keeps a subset of what a larger one keeps.
         folds, fold: with a number of folds, the fold that is dev; training has the others.
-
-    Raises:
-        InputError: unknown name, `data` missing or without its files, a failed download, or folds
-            that can't be made.
     """
     task = find_task(name, data)
     for flag, count in (("--max-train", max_train), ("--max-dev", max_dev)):
@@ -86,11 +81,8 @@ def load_data(
 
 
 def load_task(name: str, data: Path | None = None, **limits: int | None) -> TaskData:
-    """As `load_data`, of a task without parts; `limits` are `max_train` and `max_dev`.
-
-    Raises:
-        InputError: as `load_data`, or for a task with parts.
-    """
+    """As `load_data`, of a task without parts; `limits` are `max_train` and `max_dev`. InputError
+    as `load_data`, or for a task with parts."""
     task = find_task(name, data)
     loaded = None if task.parts else load_data(name, data, **limits)
     if not isinstance(loaded, TaskData):
@@ -99,11 +91,8 @@ def load_task(name: str, data: Path | None = None, **limits: int | None) -> Task
 
 
 def load_test(name: str) -> Examples:
-    """The test examples of an embedded task, which nothing but a final score may read.
-
-    Raises:
-        InputError: for a task without labelled test examples, or a failed download.
-    """
+    """The test examples of an embedded task, which nothing but a final score may read. InputError
+    for a task without labelled test examples, or a failed download."""
     task = find_task(name)
     if task.files:
         raise InputError(f"task {task.name} has no test examples with labels")
@@ -114,10 +103,8 @@ def source_files(name: str, data: Path | None = None) -> list[Path]:
     """The files that a task's examples are read from.
 
     They need not exist, except that of a task with parts only existing files are listed. Prepared
-    examples, which never change, have none.
-
-    Raises:
-        InputError: unknown name, `data` missing, or a failed download of an embedded task.
+    examples, which never change, have none. InputError: unknown name, `data` missing, or a failed
+    download of an embedded task.
     """
     task = find_task(name, data)
     folder = _folder(task, data)

@@ -249,9 +249,7 @@ def for_search(data: Data) -> TaskData:
     """Examples for a search of learning rates, which must not see dev.
 
     Both its training and its dev examples are taken from `data.train`, by digest of their texts.
-
-    Raises:
-        InputError: for a task with parts, whose rates are the grid's.
+    InputError for a task with parts, whose rates are the grid's.
     """
     if not isinstance(data, TaskData):
         raise InputError(
@@ -259,7 +257,7 @@ def for_search(data: Data) -> TaskData:
             "on them; give both in the grid file and leave it out"
         )
     count = min(MOST_HELD_OUT, max(1, round(HELD_OUT * len(data.train))))
-    is_held = np.zeros(len(data.train), dtype=bool)
-    is_held[smallest((f"search\t{text}" for text in data.train.texts()), count)] = True
-    fitted = data.train.taken(~is_held).limited(MOST_FITTED)
-    return TaskData(data.task, fitted, data.train.taken(is_held))
+    is_held_out = np.zeros(len(data.train), dtype=bool)
+    is_held_out[smallest((f"search\t{text}" for text in data.train.texts()), count)] = True
+    fitted = data.train.taken(~is_held_out).limited(MOST_FITTED)
+    return TaskData(data.task, fitted, data.train.taken(is_held_out))

@@ -51,11 +51,8 @@ def missing_files(task: str, folder: Path) -> list[str]:
 
 
 def load(task: Task, folder: Path) -> tuple[dict[str, Examples], list[str]]:
-    """Train and dev of one of `TASKS`, and lines on rows that were left out.
-
-    Raises:
-        InputError: no such folder, a file that is missing or of another kind, a wrong label.
-    """
+    """Train and dev of one of `TASKS`, and lines on rows that were left out. InputError: no such
+    folder, a file that is missing or of another kind, a wrong label."""
     if not is_folder(folder):
         raise InputError(f"--data {folder}: is no folder")
     if missing := missing_files(task.name, folder):
@@ -126,12 +123,8 @@ def _fields(line: str) -> list[str]:
 
 
 def _row(fields: Sequence[str], columns: Sequence[str], form: _Format) -> tuple[list[str], float]:
-    """Texts and label of a row.
-
-    Raises:
-        InputError: for a label that the task does not have.
-        ValueError: for another problem with the row.
-    """
+    """Texts and label of a row. InputError for a label that the task does not have. ValueError for
+    another problem with the row."""
     if len(fields) != len(columns):
         raise ValueError(f"has {len(fields)} fields, and the header {len(columns)}")
     row = {name: field.strip() for name, field in zip(columns, fields, strict=True)}
@@ -221,11 +214,8 @@ def parts_in(folder: Path) -> list[str]:
 
 
 def load_parts(folder: Path, load_part: Callable[[str], TaskData]) -> MultitaskData:
-    """The examples of the parts that a folder holds, each loaded by its name.
-
-    Raises:
-        InputError: no such folder, one without any part, or a file of another kind.
-    """
+    """The examples of the parts that a folder holds, each loaded by its name. InputError: no such
+    folder, one without any part, or a file of another kind."""
     if not is_folder(folder):
         raise InputError(f"--data {folder}: is no folder")
     loaded = {part: load_part(part) for part in parts_in(folder)}

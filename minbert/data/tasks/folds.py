@@ -43,11 +43,8 @@ class Folds:
             )
 
     def fold(self, index: int | None) -> TaskData:
-        """A fold: its examples for dev, all others for training.
-
-        Raises:
-            InputError: if there is no such fold.
-        """
+        """A fold: its examples for dev, all others for training. InputError if there is no such
+        fold."""
         if index is None or not 0 <= index < self.count:
             raise InputError(f"there is no fold {index} of {self.count}; count from 0")
         train = self.examples.taken(self.assignment != index).limited(self.max_train)

@@ -61,11 +61,8 @@ def is_prepared(folder: Path | None) -> bool:
 
 
 def read_prepared(folder: Path) -> Prepared:
-    """The content of a folder's `task.json`.
-
-    Raises:
-        InputError: if it can't be read, or is of another format.
-    """
+    """The content of a folder's `task.json`. InputError if it can't be read, or is of another
+    format."""
     values = read_json(folder / FILE)
     try:
         prepared = Prepared(**values)
@@ -80,11 +77,7 @@ def read_prepared(folder: Path) -> Prepared:
 
 
 def load(folder: Path, task: Task) -> dict[str, Examples]:
-    """Train and dev of the task in a folder.
-
-    Raises:
-        InputError: for a file that is missing or broken.
-    """
+    """Train and dev of the task in a folder. InputError for a file that is missing or broken."""
     return {side: _read(folder / f"{side}.jsonl", task) for side in _SIDES}
 
 
@@ -117,12 +110,10 @@ def write(cache: Path, prepared: Prepared, data: TaskData) -> Path:
     """The folder of examples in a cache, written now unless it is there.
 
     Its name is a digest of `prepared`, so that the same examples described otherwise have another.
+    InputError if it can't be written, or is full.
 
     Args:
         cache: the folder of all such folders.
-
-    Raises:
-        InputError: if it can't be written, or is full.
     """
     content = json.dumps(asdict(prepared), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     folder = cache / hashlib.sha256(content.encode()).hexdigest()[:32]

@@ -36,11 +36,8 @@ def file_of(task: Task) -> str:
 
 
 def load(task: Task, folder: Path) -> dict[str, Examples]:
-    """The examples of one of `TASKS` on each side, from the folder of the fetched asset.
-
-    Raises:
-        InputError: for a file that can't be read.
-    """
+    """The examples of one of `TASKS` on each side, from the folder of the fetched asset. InputError
+    for a file that can't be read."""
     source = _SOURCES[task.name.removesuffix(_RATING)]
     identities, ratings, texts = read_rows(folder / source["file"])
     documents = tuple(identity.partition("_")[0] for identity in identities)
@@ -52,10 +49,7 @@ def load(task: Task, folder: Path) -> dict[str, Examples]:
 
 def read_rows(path: Path) -> tuple[tuple[str, ...], NDArray[np.float64], tuple[str, ...]]:
     """Ids, ratings and texts of a file, whose content is as pinned: `fetch` compares its digest.
-
-    Raises:
-        InputError: for a file that can't be read, or is another.
-    """
+    InputError for a file that can't be read, or is another."""
     try:
         lines = path.read_bytes().decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
         identities, ratings, texts = zip(*(line.split("\t") for line in lines), strict=True)

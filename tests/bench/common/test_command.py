@@ -34,7 +34,7 @@ def adds(runs: Sequence[Path], twice: bool) -> int:
 
 
 def test_files_of_results_are_named_once_or_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name, text in (("one.csv", "1"), ("other.csv", "2"), ("runs.csv", "4")):
@@ -45,15 +45,8 @@ def test_files_of_results_are_named_once_or_each(
     }  # fmt: skip
     for line, total in lines.items():
         assert adds.main(line.split(), standalone_mode=False) == total
-
-
-def test_a_file_of_results_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    missing = str(tmp_path / "no.csv")
     with pytest.raises(InputError, match="no such file of results; name one with --runs"):
-        adds.main(["--runs", missing], standalone_mode=False)
-
-
-def test_the_help_tells_of_the_files(capsys: pytest.CaptureFixture[str]) -> None:
+        adds.main(["--runs", "no.csv"], standalone_mode=False)
     adds.main(["--help"], standalone_mode=False)
     text = " ".join(capsys.readouterr().out.split())
     assert "--runs FILE... Results to add up. [default: runs.csv]" in text

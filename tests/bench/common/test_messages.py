@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.common.messages import CALLED, CONSOLE, LONGEST, as_called, echo, last_error, one_line
+from tests.hostile import examples
 
 TRACEBACK = """\
 Traceback (most recent call last):
@@ -33,6 +34,7 @@ def test_one_line(text, line):
     assert one_line(text) == line
 
 
+@examples(60)
 @given(st.text())
 def test_any_text_becomes_a_short_line(text):
     line = one_line(text)

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from bench.common.command import BAD_INPUT
+from bench.data import __main__ as module
 from bench.data.__main__ import command
 from bench.examples.own import find_source
 from bench.plan.dataset import DataSpec
 from bench.results.facts import DataFacts
-from minbert.data.tasks import load_task
-from tests.components import CS224N, need
+from minbert.data.tasks import Task, TaskData, load_task
+from tests.bench.examples.tables import read_file
 from tests.cs224n import relabel, write_folder
 
 
@@ -32,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_text_shows_classes_findings_and_lengths(
+def test_text_and_json_show_classes_findings_and_lengths(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--task", "sst", folder) == 0
@@ -43,17 +44,14 @@ def test_text_shows_classes_findings_and_lengths(
     assert "train 0 a good" in out  # the text itself
     assert "max_length 16 cuts " in out
     assert "tokens" not in err  # it takes no time, so no progress is shown
-
-
-def test_json_is_the_facts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--task", "sst", folder, "--json") == 0
-    printed = capsys.readouterr().out
-    facts = DataFacts.model_validate_json(printed)
+    facts = DataFacts.model_validate_json(capsys.readouterr().out)
     assert (facts.task, facts.source, facts.problem) == ("sst", "mine", "single_label")
     assert (facts.train, facts.dev) == (24, 12)
     assert facts.class_counts["negative"] == (5, 3)
     assert sum(train for train, _ in facts.class_counts.values()) == 24
-    assert json.loads(printed)["checks"]["leaks"]["train"] == 1
+    assert facts.checks is not None
+    assert facts.checks.leaks.train == 1
 
 
 def test_pages_with_figures(folder: Path, tmp_path: Path) -> None:
@@ -78,12 +76,13 @@ def test_numbers_have_no_classes(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert not (tmp_path / "reports" / "data" / "classes.svg").exists()
 
 
-def test_progress_is_shown_for_many_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    need(CS224N.is_dir(), f"the folder {CS224N}", component="shared")
-    assert run("--task", "sts", CS224N) == 0
-    out, err = capsys.readouterr()
-    assert "Dev texts in training: 14 in train and 14 in dev" in out
-    assert [line.partition("] ")[2] for line in err.splitlines()] == [
+def test_progress_is_shown_for_many_examples(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "_SLOW", 36)
+    assert run("--task", "sst", folder) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition("] ")[2] for line in lines if "] " in line] == [
         "tokens", "duplicates", "near duplicates", "labels and characters", "lengths",
     ]  # fmt: skip
 
@@ -111,17 +110,19 @@ def test_examples_are_written_as_a_grid_trains_on_them(
     ("label", "other"), [('["x", "y"]', '["y"]'), ("2.5", "0.5")], ids=["several", "number"]
 )
 def test_several_labels_are_written_by_name_and_numbers_as_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label: str, other: str
+    tmp_path: Path, label: str, other: str
 ) -> None:
-    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
     rows = [f'{{"text": "film {n}", "label": {label if n % 2 else other}}}' for n in range(40)]
     (tmp_path / "mine.jsonl").write_text("\n".join(rows) + "\n")
-    assert run(tmp_path / "mine.jsonl", "--write", tmp_path / "written") == 0
-    written = (tmp_path / "written" / "train.jsonl").read_text().splitlines()
-    assert len(written) > 20
-    for row in map(json.loads, written):
-        odd = int(row["a"].split()[1]) % 2
-        assert row["label"] == json.loads(label if odd else other)
+    data = read_file(tmp_path / "mine.jsonl")
+    task = Task("mine", data.spec.classes, multi_label=data.spec.problem == "multi_label")
+    module._write(TaskData(task, data.examples, data.examples), tmp_path / "written")
+    for side in ("train", "dev"):
+        written = (tmp_path / "written" / f"{side}.jsonl").read_text().splitlines()
+        assert len(written) == 40
+        for row in map(json.loads, written):
+            odd = int(row["a"].split()[1]) % 2
+            assert row["label"] == json.loads(label if odd else other)
 
 
 @pytest.mark.parametrize(

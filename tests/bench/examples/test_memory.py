@@ -16,6 +16,9 @@ READ = """
 import resource, sys
 from pathlib import Path
 import datasets, pyarrow.parquet
+from bench.examples import arrow
+arrow._SMALL //= 8
+arrow._ROOM //= 8
 from bench.common.errors import InputError
 from bench.examples.sources import table_of_texts
 
@@ -33,6 +36,8 @@ for path in sys.argv[1:]:
 PEAK = """
 import re, sys
 from pathlib import Path
+from bench.examples import arrow
+arrow._ROOM //= 8
 from bench.common.errors import InputError
 from bench.examples.sources import training_tables
 from bench.plan.dataset import DataSpec
@@ -46,8 +51,8 @@ except InputError as error:
 print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """
 """Reads a table without a limit from outside, and prints its peak of resident memory, KiB."""
-MOST_MIB = 512
-"""Memory that a step of reading a small file may take."""
+MOST_MIB = 64
+"""Memory that a step of reading a small file may take here, an eighth of the usual."""
 LIBRARY_MIB = 128
 """Memory that `datasets` takes, which one of two processes imports."""
 
@@ -57,17 +62,17 @@ def bomb(kind: str, folder: Path) -> Path:
     import pyarrow as pa
     from pyarrow import parquet
 
-    long, rows, path = "x" * 450_000, 1000, folder / f"{kind}.parquet"
+    long, rows, path = "x" * 450_000, 130, folder / f"{kind}.parquet"
     repeated = pa.DictionaryArray.from_arrays(pa.array([0] * rows), pa.array([long]))
     if kind == "csv":
         path = path.with_suffix(".csv")
-        path.write_text('text,label\n"' + "long line\n" * 500_000 + '",x\n')
+        path.write_text('text,label\n"' + "long line\n" * 150_000 + '",x\n')
         return path
     columns = {
         "dictionary": repeated,
         "lists": pa.ListArray.from_arrays(pa.array(range(0, rows + 1, 2), pa.int32()), repeated),
-        "compressed": pa.array([f"{i:06}{'x' * 200_000}" for i in range(1400)]),
-        "numbers": pa.array([0] * 40_000_000, pa.int8()),
+        "compressed": pa.array([f"{i:06}{'x' * 200_000}" for i in range(175)]),
+        "numbers": pa.array([0] * 5_000_000, pa.int8()),
         "one": pa.array(["x" * 2_000_000]),
     }
     table = pa.table({"text": columns[kind]})
@@ -100,10 +105,10 @@ def test_a_small_file_of_many_values_is_a_line(tmp_path: Path) -> None:
 
 
 def compressed_folder(folder: Path) -> Path:
-    """A folder as `datasets` saves it, but for the compression: 120 kB for 3 GB of texts."""
+    """A folder as `datasets` saves it, but for the compression: 20 kB for 400 MB of texts."""
     import pyarrow as pa
 
-    part = pa.record_batch({"text": pa.array(["x" * 500_000] * 600)})
+    part = pa.record_batch({"text": pa.array(["x" * 500_000] * 75 * 2)})
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_stream(str(folder / "data.arrow"), part.schema, options=options) as file:
         for _ in range(10):
@@ -121,7 +126,7 @@ def compressed_folder(folder: Path) -> Path:
 
 
 def lying_footer(folder: Path) -> Path:
-    """A Parquet file with a page of 1 GB, whose footer has sizes of a few bytes."""
+    """A Parquet file with a page of 128 MB, whose footer has sizes of a few bytes."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -130,7 +135,7 @@ def lying_footer(folder: Path) -> Path:
         return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
 
     path = folder / "lying.parquet"
-    table = pa.table({"text": pa.array(["x" * 1_000_000] * 1000)})
+    table = pa.table({"text": pa.array(["x" * 1_000_000] * 128)})
     options = {"compression": "zstd", "use_dictionary": False, "data_page_size": 2**31 - 1}
     parquet.write_table(table, path, **options)
     size = parquet.read_metadata(path).row_group(0).column(0).total_uncompressed_size
@@ -145,7 +150,7 @@ def honest_folder(folder: Path) -> Path:
     """A folder that `datasets` wrote, of more bytes than a step may take."""
     import datasets
 
-    rows = datasets.Dataset.from_dict({"text": ["x" * 100_000] * 100})
+    rows = datasets.Dataset.from_dict({"text": ["x" * 100_000] * 13})
     datasets.concatenate_datasets([rows] * 60).save_to_disk(folder)
     return folder
 

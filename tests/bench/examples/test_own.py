@@ -16,7 +16,6 @@ from minbert.data.tasks import TaskData, load_task
 from minbert.data.tasks.prepared import read_prepared
 from minbert.data.tasks.splitting import normalised
 from minbert.files import is_file
-from tests.components import COMPONENTS, CS224N, need
 from tests.cs224n import write_folder
 
 Line = Sequence[str]
@@ -84,10 +83,14 @@ def test_a_class_of_one_example_is_trained_on(tmp_path: Path) -> None:
         assert "rare" in names
 
 
-def test_too_few_examples_to_split_are_refused(tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     spec = write(tmp_path / "x.csv", [("same text", "a", "x"), ("same text", "b", "x")])
     with pytest.raises(InputError, match="too few to split dev examples off; give more, or"):
         found(spec)
+    with pytest.raises(InputError, match="leave --task out, or give the data a name of its own"):
+        find_source("sst", spec)
+    with pytest.raises(InputError, match=r"--test nowhere\.csv: there is no such file"):
+        find_source(None, spec.model_copy(update={"test": "nowhere.csv"}))
     assert not (tmp_path / "cache").exists()
 
 
@@ -136,11 +139,6 @@ def test_a_folder_of_the_course_is_recognised_by_its_files(tmp_path: Path) -> No
     assert find_source("quora", several).task == "quora"
 
 
-def test_a_known_task_takes_no_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="leave --task out, or give the data a name of its own"):
-        find_source("sst", write(tmp_path / "x.csv", lines_of(40)))
-
-
 def test_only_the_sets_used_last_are_kept(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,53 +158,14 @@ def test_the_description_is_kept_as_it_was_resolved(
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "test.csv", lines_of(10))
     path = write(tmp_path / "x.csv", lines_of(40)).path
-    source = find_source(None, DataSpec(path=path, label="label", text="text", test="test.csv"))
+    given = DataSpec(path=path, label="label", text="text", test="test.csv")
+    source = find_source(None, given)
     assert source.folder is not None
     spec = DataSpec.model_validate(read_prepared(source.folder).spec)
     assert (spec.text, spec.label, spec.problem, spec.classes) == (
         "text", "label", "single_label", ("a", "b", "c"),
     )  # fmt: skip
     assert spec.test == str(tmp_path / "test.csv")
-
-
-def test_the_same_examples_described_otherwise_take_nothing_from_each_other(
-    tmp_path: Path,
-) -> None:
-    spec = write(tmp_path / "x.csv", lines_of(40))
-    test = write(tmp_path / "test.csv", lines_of(10)).path
-    first = find_source(None, spec.model_copy(update={"test": test})).folder
-    second = find_source(None, spec).folder
-    assert first is not None
-    assert first != second
-    assert read_prepared(first).spec["test"] == test
-
-
-def test_a_test_file_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
-    spec = write(tmp_path / "x.csv", lines_of(40)).model_copy(update={"test": "nowhere.csv"})
-    with pytest.raises(InputError, match=r"--test nowhere\.csv: there is no such file"):
-        find_source(None, spec)
-
-
-NAMES = ("very negative", "negative", "neutral", "positive", "very positive")
-
-
-@pytest.mark.parametrize(("task", "names"), [("sst", NAMES), ("quora", ("no", "yes")), ("sts", ())])
-def test_the_shared_sets_as_csv_are_the_sets_of_the_folder(
-    task: str, names: tuple[str, ...], tmp_path: Path
-) -> None:
-    need(CS224N.is_dir(), COMPONENTS["shared"], component="shared")
-    course = load_task(task, CS224N)
-    for side in ("train", "dev"):
-        examples = getattr(course, side)
-        with (tmp_path / f"{side}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["first", "second", "label"])
-            second = examples.text_b or [""] * len(examples)
-            labels = [names[label] if names else repr(label) for label in examples.labels.tolist()]
-            writer.writerows(zip(examples.text_a, second, labels, strict=True))
-    spec = DataSpec(
-        path=str(tmp_path / "train.csv"), validation=str(tmp_path / "dev.csv"), text="first",
-        text_pair="second" if course.train.text_b else None, label="label", classes=names,
-        problem=None if names else "regression",
-    )  # fmt: skip
-    assert found(spec).digest == course.digest
+    other = find_source(None, given.model_copy(update={"test": None})).folder
+    assert other != source.folder, "the same examples described otherwise"
+    assert read_prepared(source.folder).spec["test"] == spec.test

@@ -12,7 +12,6 @@ import pytest
 from bench.common.errors import InputError
 from bench.examples.reading import read_test
 from bench.plan.dataset import DataSpec
-from minbert.assets.embedded import fetch
 from minbert.data.tasks import Examples, TaskData, load_task
 from tests.bench.examples.tables import (
     TOPICS,
@@ -74,15 +73,12 @@ def test_words_are_classes_in_the_order_of_the_alphabet(write: Write) -> None:
     )
 
 
-def test_fractions_are_a_regression(write: Write) -> None:
+def test_numbers_are_a_regression_or_classes_in_their_order(write: Write) -> None:
     scores = [0.5, 1.0, 2.25, 1e-05, -3.5, 0.1]
     data = read_file(write({"text": TOPICS["text"], "score": scores}))
     assert (data.spec.problem, data.spec.classes) == ("regression", ())
     assert data.examples.labels.dtype == np.float64
     assert data.examples.labels.tolist() == scores
-
-
-def test_integers_are_classes_in_their_order(write: Write) -> None:
     data = read_file(write({"text": TOPICS["text"], "label": [9, 10, 9, -1, 10, -1]}))
     assert data.spec.classes == ("-1", "9", "10")
     assert named_labels(data) == ["9", "10", "9", "-1", "10", "-1"]
@@ -194,13 +190,6 @@ def test_classes_are_compared_by_their_text(
     data = read_file(path, problem=problem)
     assert data.spec.classes == classes
     assert named_labels(data) == labels
-
-
-def test_given_classes_are_in_the_given_order_and_may_lack_examples(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "train.csv", TOPICS)
-    data = read_file(path, classes=("sport", "film", "art", "money"))
-    assert data.spec.classes == ("sport", "film", "art", "money")
-    assert data.examples.labels.tolist() == [0, 3, 1, 0, 3, 1]
 
 
 @pytest.mark.parametrize(
@@ -316,26 +305,20 @@ def test_a_folder_gives_train_and_validation_whatever_their_formats(tmp_path: Pa
 def test_a_validation_and_a_test_file_have_the_columns_and_classes_of_training(
     tmp_path: Path,
 ) -> None:
-    train = write_csv(tmp_path / "train.csv", {"a": ["long text", "b b"] * 2, "b": list("xyxy")})
-    dev = write_json_lines(
-        tmp_path / "dev.jsonl", {"c": ["n", "n"], "b": ["y", "y"], "a": ["dev", ""], "g": [1, 2]}
-    )
+    columns = {"a": ["long text", "b b"] * 2, "b": list("xyxy"), "g": list("1122")}
+    train = write_csv(tmp_path / "train.csv", columns)
+    rows = {"c": ["n", "n"], "b": ["y", "y"], "a": ["dev", ""], "g": [1, 2]}
+    dev = write_json_lines(tmp_path / "dev.jsonl", rows)
     test = write_csv(tmp_path / "test.tsv", {"a": ["t"], "b": ["x"]}, "\t")
-    data = read_file(train, validation=str(dev), test=str(test))
+    roles = {"text": "a", "label": "b", "group": "g"}
+    data = read_file(train, validation=str(dev), test=str(test), **roles)
     assert data.validation is not None
     assert data.validation.text_a == ("dev",)
     assert data.validation.labels.tolist() == [1]
+    assert (data.examples.groups, data.validation.groups) == (("1", "1", "2", "2"), ("1",))
     assert "dev.jsonl: 1 row with an empty text left out, first at line 2" in data.notes
     tested, _ = read_test(data.spec)
     assert (tested.text_a, tested.labels.tolist()) == (("t",), [0])
-
-
-def test_the_rows_of_a_validation_file_have_groups_too(tmp_path: Path) -> None:
-    columns = {**TOPICS, "g": list("aabbcc")}
-    train, dev = (write_csv(tmp_path / name, columns) for name in ("train.csv", "dev.csv"))
-    data = read_file(train, validation=str(dev), group="g")
-    assert data.validation is not None
-    assert data.examples.groups == data.validation.groups == tuple("aabbcc")
 
 
 def test_tabs_without_quoting_leave_quotes_in_the_texts(tmp_path: Path) -> None:
@@ -379,7 +362,7 @@ def test_without_the_extra_the_error_says_how_to_install_it(
 def course(request: pytest.FixtureRequest) -> TaskData:
     """The shared examples of a task."""
     need(CS224N.is_dir(), COMPONENTS["shared"], component="shared")
-    return load_task(request.param, CS224N)
+    return load_task(request.param, CS224N, max_train=400, max_dev=100)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -420,30 +403,17 @@ def _saved_together(train: Path, dev: Path, names: tuple[str, ...], course: Task
     return read_file(both, classes=names, label="y", text="sentence1", text_pair=pair)
 
 
-def test_a_public_set_from_the_package_index_is_read_as_by_its_own_reader(tmp_path: Path) -> None:
-    """The ratings that the package vaderSentiment ships, which have no header."""
-    raw = (fetch("vader") / "movieReviewSnippets_GroundTruth.txt").read_bytes()
-    path = tmp_path / "ratings.tsv"
-    path.write_bytes(raw)
-    with pytest.raises(InputError, match="which column holds the text"):
-        read_file(path)
-    path.write_bytes(b"id\trating\tsentence\r\n" + raw)
-    data = read_file(path)
-    assert data.spec.problem == "regression"
-    own = load_task("movies-rating")
-    pairs = set(zip(data.examples.text_a, data.examples.labels.tolist(), strict=True))
-    for side in (own.train, own.dev):
-        assert pairs.issuperset(zip(side.text_a, side.labels.tolist(), strict=True))
-    assert len(data.examples) == len(raw.splitlines())
-
-
 def test_the_spec_that_comes_back_reads_the_same(tmp_path: Path) -> None:
-    spec = read_file(write_csv(tmp_path / "train.csv", TOPICS)).spec
+    path = write_csv(tmp_path / "train.csv", TOPICS)
+    spec = read_file(path).spec
     assert spec == DataSpec(
-        path=str(tmp_path / "train.csv"), text="text", label="label", problem="single_label",
+        path=str(path), text="text", label="label", problem="single_label",
         classes=("film", "money", "sport"),
     )  # fmt: skip
     assert read_file(spec.path).examples.labels.tolist() == [2, 1, 0, 2, 1, 0]
+    data = read_file(path, classes=("sport", "film", "art", "money"))
+    assert data.spec.classes == ("sport", "film", "art", "money"), "as given, with one that lacks"
+    assert data.examples.labels.tolist() == [0, 3, 1, 0, 3, 1]
 
 
 def test_combinations_of_a_few_names_are_in_doubt_and_an_empty_list_is_no_class(

@@ -104,6 +104,7 @@ def test_encodings_and_line_ends_of_every_kind(file: Callable[..., Path], conten
             b"text,label\n,x\na,\n",
             "1 row with an empty text left out, first at line 2, 1 row",
         ),
+        (b"text,label\na,1.5\nb,1.50\n", "all labels are the same"),
         (b"text,text,label\na,b,x\n", "2 columns are called `text`"),
         (
             b'text,label\na,x\n"b,y\nc,x\n',
@@ -139,44 +140,27 @@ def test_what_is_wrong_is_one_line(file: Callable[..., Path], content: bytes, re
         ({"problem": "regression"}, "line 2: column `label` has `a`, which is no finite number"),
         ({"classes": ("b", "c")}, "line 2: column `label` has the label `a`, which the given"),
         ({"classes": ("a", "b", "a")}, "the classes `a`, `b`, `a` have one of them twice"),
-        ({"config": "x"}, "is for data sets on the hub"),
     ],
 )
 def test_wrong_settings_are_one_line(
     file: Callable[..., Path], settings: dict[str, Any], reason: str
 ) -> None:
-    path = file(_GOOD)
-    if "config" in settings:
-        with pytest.raises(InputError, match=reason):
-            read_file(path, **settings)
-    else:
-        assert reason in refusal(path, **settings)
+    assert reason in refusal(file(_GOOD), **settings)
+    with pytest.raises(InputError, match="is for data sets on the hub"):
+        read_file(file(_GOOD), config="x")
+    for label in ("inf", "nan", "1e999", "1_000", "\u0663", "0x1"):
+        path = file(f"text,label\na,1\nb,{label}\n")
+        line = refusal(path, problem="regression")
+        assert "line 3: column `label` has `" in line
+        assert "no finite number" in line
 
 
-@pytest.mark.parametrize("label", ["inf", "nan", "1e999", "1_000", "1,5", "\u0663", "0x1"])
-def test_a_regression_takes_finite_numbers_alone(tmp_path: Path, label: str) -> None:
-    path = write_csv(tmp_path / "d.csv", {"text": ["a", "b"], "label": ["1", label]})
-    reason = refusal(path, problem="regression")
-    assert "line 3: column `label` has `" in reason
-    assert "no finite number" in reason
-
-
-def test_constant_labels_are_refused(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "d.csv", {"text": ["a", "b"], "label": ["1.5", "1.50"]})
-    assert "all labels are the same" in refusal(path)
-    path = write_csv(tmp_path / "e.csv", {"text": ["a", "b"], "label": ["x|y", "y|x"]})
-    assert "all labels are the same" in refusal(path, problem="multi_label")
-
-
-def test_ragged_rows_are_left_out_and_counted(file: Callable[..., Path]) -> None:
+def test_ragged_rows_are_left_out_and_lines_counted(file: Callable[..., Path]) -> None:
     data = read_file(file("text,label\na,x\nb,y,z\nc,y\nd\n\ne,x\nf,x\n"))
     assert data.examples.text_a == ("a", "c", "e", "f")
     assert data.notes[-1] == (
         "train.csv: 2 rows with another number of fields than the header left out, first at line 3"
     )
-
-
-def test_line_numbers_count_the_lines_of_quoted_fields(file: Callable[..., Path]) -> None:
     data = read_file(file('text,label\n"a\nb, ""c""\r\n",x\nd,y\ne,\n'))
     assert data.examples.text_a == ('a\nb, "c"', "d")
     assert data.notes[-1].endswith("1 row without a label left out, first at line 6")
@@ -232,7 +216,7 @@ def test_a_label_of_validation_that_training_lacks_is_refused(tmp_path: Path) ->
 
 
 def test_many_classes_are_classes_only_with_two_examples_each(tmp_path: Path) -> None:
-    count = 100_000
+    count = 2000
     columns = {
         "text": [f"text {number}" for number in range(2 * count)],
         "label": [f"c{number % count}" for number in range(2 * count)],
@@ -241,12 +225,12 @@ def test_many_classes_are_classes_only_with_two_examples_each(tmp_path: Path) ->
     assert len(data.spec.classes) == count
     half = {name: values[: count + 100] for name, values in columns.items()}
     path = write_csv(tmp_path / "ids.csv", half)
-    assert "100,000 distinct labels in 100,100 examples, as ids" in refusal(path)
+    assert "2,000 distinct labels in 2,100 examples, as ids" in refusal(path)
     assert len(read_file(path, problem="single_label").spec.classes) == count
 
 
-def test_a_line_of_100_mb_is_refused_before_it_is_read(file: Callable[..., Path]) -> None:
-    path = file(b"text,label\n" + b"x" * 100_000_000 + b",a\n")
+def test_a_line_of_megabytes_is_refused_before_it_is_read(file: Callable[..., Path]) -> None:
+    path = file(b"text,label\n" + b"x" * 5_000_000 + b",a\n")
     assert "line 2: has over 1,048,576 characters" in refusal(path)
     path = file(b'text,label\n"' + b"x\n" * 2_000_000)
     assert "line 2: a row has over 1,048,576 characters" in refusal(path)
@@ -299,18 +283,16 @@ def test_hostile_names_and_labels_give_printable_lines(tmp_path: Path, text: str
     assert all(note.isprintable() for note in data.notes)
 
 
-@given(damaged(_GOOD.encode()))
-@examples(150)
-def test_a_damaged_file_is_read_or_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "train.csv"
+ANY_TEXT = st.text().map(lambda text: text.encode(errors="surrogatepass"))
+
+
+@pytest.mark.parametrize("name", ["train.csv", "d.tsv", "d.jsonl"])
+@examples(80)
+@given(content=damaged(_GOOD.encode()) | ANY_TEXT)
+def test_a_damaged_file_or_any_text_is_read_or_refused(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    path = tmp_path / name
     path.write_bytes(content)
     data = answer(lambda: read_file(path), InputError, path)
     assert data is None or len(data.examples) == len(data.examples.labels) > 0
-
-
-@given(st.text(), st.sampled_from(["d.csv", "d.tsv", "d.jsonl", "d.json"]))
-@examples(150)
-def test_any_text_is_read_or_refused(tmp_path: Path, content: str, name: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(content.encode(errors="surrogatepass"))
-    answer(lambda: read_file(path), InputError, path)

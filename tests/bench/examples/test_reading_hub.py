@@ -1,9 +1,6 @@
 """Data sets from the Hugging Face hub, by `datasets`, against a stand-in for it on this machine."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,7 @@ import pytest
 
 from bench.common.errors import InputError
 from tests.bench.examples.tables import need_data, read_file, write_parquet
-from tests.minbert.stand_in_hub import Hub, commit_of, serve
+from tests.minbert.stand_in_hub import Hub, ask_apart, commit_of, serve
 
 _READ = """
 import json, sys
@@ -52,23 +49,10 @@ Read = Callable[..., list[dict[str, Any]]]
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    """Reads in a process of its own, as the hub's library reads its address when imported."""
-
-    def run(url: str, *specs: dict[str, Any], **environment: str) -> list[dict[str, Any]]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-        done = subprocess.run(
-            [sys.executable, "-c", _READ, json.dumps(specs)],
-            env={**kept, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), **environment},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
-        answers: list[dict[str, Any]] = json.loads(done.stdout)
-        return answers
-
-    return run
+    """Reads in a process of its own."""
+    return lambda url, *specs, **environment: ask_apart(
+        _READ, url, tmp_path / "hf", json.dumps(specs), **environment
+    )
 
 
 @pytest.fixture
@@ -106,15 +90,19 @@ def test_a_set_is_read_at_its_revision_and_again_without_a_network(hub: Hub, rea
     assert tag["texts"] == commit["texts"] == ["old 1", "old 2"]
     assert tag["validation"] is None
     assert both["test"] == ["s1", "s2"]
-    again, other = read(
+    again, other, unknown = read(
         "http://127.0.0.1:9",
         {"path": "hub:user/both", "config": "both"},
         {"path": "hub:user/both@v9", "config": "both"},
+        {"path": "hub:user/two"},
         HF_HUB_OFFLINE="1",
     )
     assert again["texts"] == ["t1", "t2"]
     newest_commit = commit_of(hub.models["datasets/user/both"]["main"])
     assert f"is only another: hub:user/both@{newest_commit} takes" in other["error"]
+    unreached = "hub:user/two: can't be read (Couldn't reach 'user/two' on the Hub"
+    assert unreached in unknown["error"]
+    assert unknown["error"].isprintable()
 
 
 def test_each_thing_wrong_is_one_line_that_says_so(hub: Hub, read: Read) -> None:
@@ -130,24 +118,11 @@ def test_each_thing_wrong_is_one_line_that_says_so(hub: Hub, read: Read) -> None
         assert answer["error"].isprintable()
 
 
-def test_no_network_is_one_line(read: Read) -> None:
+def test_what_can_be_no_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need_data()
-    (answer,) = read("http://127.0.0.1:9", {"path": "hub:user/one"}, HF_HUB_OFFLINE="1")
-    assert "hub:user/one: can't be read (Couldn't reach 'user/one' on the Hub" in answer["error"]
-    assert answer["error"].isprintable()
-
-
-@pytest.mark.parametrize("name", ["hub:", "hub:a/b/c", "hub:../secret", "hub:@main", "hub:a b"])
-def test_what_can_be_no_name_is_refused(name: str) -> None:
-    need_data()
-    with pytest.raises(InputError, match=r"^hub:.*(is no name on the hub|can't be read)"):
-        read_file(name)
-
-
-def test_a_folder_of_the_same_name_is_not_read_in_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    need_data()
+    for name in ("hub:", "hub:a/b/c", "hub:../secret", "hub:@main", "hub:a b"):
+        with pytest.raises(InputError, match=r"^hub:.*(is no name on the hub|can't be read)"):
+            read_file(name)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "user" / "one").mkdir(parents=True)
     with pytest.raises(InputError, match="hidden by a folder of that name"):

@@ -1,19 +1,27 @@
 """Token ids that workers share: the same as made anew, never trusted when damaged."""
 
-import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bench.examples import tokens
-from bench.examples.tokens import Pieces
+from bench.examples.tokens import (
+    Pieces,
+    TokenisedExamples,
+    auto_max_length,
+    find_length,
+    share_cut,
+    token_lengths,
+)
 from bench.executors.local import LocalExecutor
 from bench.grid.session import Session
 from bench.plan.cell import Cell
@@ -23,36 +31,17 @@ from bench.plan.planning import Resolved, expand, plan
 from bench.results.store import Store, read_rows
 from minbert.assets.embedded import asset_folder
 from minbert.data import mapped
-from minbert.data.tasks import TaskData, for_search, load_task
+from minbert.data.tasks import TaskData, for_search, load_data, load_task
 from minbert.data.tokenizer import Tokenizer
 from minbert.errors import InputError
 from minbert.files import sha256_of
+from tests.cs224n import write_folder
 from tests.experiments.faults.parent import stub_report
 from tests.experiments.faults.setups import setup
 
-SINGLE = "sst", "sentence\tsentiment", ("ids-sst-train.csv", "ids-sst-dev.csv")
-PAIRS = "sts", "sentence1\tsentence2\tsimilarity", ("sts-train.csv", "sts-dev.csv")
-WORDS = (
-    *("a", "good", "film", "about", "nothing", "that", "nobody"),
-    *("will", "see", "twice,", "I'd", "say;", "très", "bien"),
-)
-
-
-def write_data(folder: Path, task: str = "sst", count: int = 48) -> None:
-    """A task's files, of sentences that all differ."""
-    _, header, names = SINGLE if task == "sst" else PAIRS
-    folder.mkdir(exist_ok=True)
-    for side, name in enumerate(names):
-        lines = [f"\tid\t{header}"]
-        for row in range(count):
-            text = " ".join(WORDS[(row * 7 + word + side) % len(WORDS)] for word in range(row + 1))
-            texts = [f"{text} {row}"] if task == "sst" else [f"{text} {row}", f"{row} {text[:20]}"]
-            lines.append("\t".join([str(row), str(row), *texts, str(row % 5)]))
-        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
 
 def cell_of(data: TaskData, **changes: object) -> Cell:
-    settings = Settings(model="tiny", task=data.task.name, epochs=1, batch_size=8, max_length=32)
+    settings = Settings(model="tiny", task=data.task.name, epochs=1, batch_size=8, max_length=8)
     grid = Grid(name="tokens", settings=settings, cells=[Axes(mode=["head"])])
     resolved = Resolved("tiny", "0" * 16, "pooler", data.digest[:16], "bf16", "grid")
     return replace(expand(grid, resolved)[0], **changes)
@@ -65,7 +54,7 @@ class Place:
         self.cache = folder / "cache" / "tokens"
         self.folder = folder / "data"
         self.tokenizer = tokenizer
-        write_data(self.folder, task)
+        write_folder(self.folder, [task], count=48)
         self.data = load_task(task, self.folder)
         self.cell = cell_of(self.data)
 
@@ -103,9 +92,7 @@ def place(cache, tmp_path, tiny_checkpoint) -> Place:
     return Place(tmp_path, tiny_checkpoint)
 
 
-def check_same(
-    pieces: Pieces | None, data: TaskData, tokenizer: Path, max_length: int = 32
-) -> None:
+def check_same(pieces: Pieces | None, data: TaskData, tokenizer: Path, max_length: int = 8) -> None:
     """Fail unless the examples are those that tokenising the data gives."""
     assert pieces is not None
     assert list(pieces) == [""]
@@ -121,32 +108,30 @@ def check_same(
 
 
 @pytest.mark.parametrize("task", ["sst", "sts"])
-def test_what_is_mapped_is_what_tokenising_gives(cache, tmp_path, tiny_checkpoint, task):
+def test_what_is_mapped_is_what_tokenising_gives(cache, tmp_path, tiny_checkpoint, minilm, task):
     place = Place(tmp_path, tiny_checkpoint, task)
     assert place.read() is None
     made = tokens.make(place.data, place.cell, place.tokenizer, place.folder)
     check_same(made, place.data, tiny_checkpoint)
     check_same(place.read(), place.data, tiny_checkpoint)
-
-
-def test_the_embedded_data_too(cache, minilm):
-    data = load_task("movies", max_train=300, max_dev=50)
-    cell = replace(cell_of(data), max_train=300, max_dev=50)
+    data = load_task("movies", max_train=100, max_dev=20)  # embedded
+    cell = replace(cell_of(data), max_train=100, max_dev=20)
     tokens.share(data, cell, minilm, None)
     check_same(tokens.read(cell, minilm, None), data, minilm)
 
 
-def test_a_search_has_a_file_of_its_own(place):
+def test_a_search_has_a_file_of_its_own_and_none_is_made_twice(place):
+    before = place.share().stat().st_ino
+    assert place.share().stat().st_ino == before
     searched = for_search(place.data)
     cell = cell_of(searched)
-    place.share()
     assert tokens.read(cell, place.tokenizer, place.folder) is None
     tokens.share(searched, cell, place.tokenizer, place.folder)
     check_same(tokens.read(cell, place.tokenizer, place.folder), searched, place.tokenizer)
     check_same(place.read(), place.data, place.tokenizer)
 
 
-def test_another_length_or_vocabulary_finds_nothing(place, tmp_path):
+def test_another_length_vocabulary_or_code_finds_nothing(place, tmp_path, monkeypatch):
     place.share()
     assert tokens.read(replace(place.cell, max_length=31), place.tokenizer, place.folder) is None
     other = tmp_path / "other"
@@ -156,60 +141,34 @@ def test_another_length_or_vocabulary_finds_nothing(place, tmp_path):
     assert tokens.read(place.cell, other, place.folder) is None
     assert place.read() is not None
 
-
-def test_other_code_of_tokenizers_finds_nothing(place, monkeypatch):
-    place.share()
-
     def changed(path: Path) -> str:
         return "changed" if path.name == "tokenizers.py" else sha256_of(path)
 
-    monkeypatch.setattr(tokens, "sha256_of", changed)
-    assert place.read() is None
+    for name, value in (("sha256_of", changed), ("FORMAT", tokens.FORMAT + 1)):
+        with monkeypatch.context() as changing:
+            changing.setattr(tokens, name, value)
+            assert place.read() is None
+    assert place.read() is not None
 
 
-def test_once_made_it_is_left_alone(place):
-    file = place.share()
-    before = file.stat().st_ino
-    assert place.share().stat().st_ino == before
-
-
-def test_a_damaged_file_is_made_anew(place):
+def test_a_damaged_file_is_made_anew_and_no_other_is_taken(place):
     file = place.share()
     whole = file.read_bytes()
-    for content in (b"", whole[:4], whole[:-1], whole[: len(whole) // 2], whole[:-1] + b"\xff"):
+    arrays, _ = mapped.read(file)
+    others = mapped.to_bytes(arrays, {"data_digest": "f" * 64})
+    for content in (b"", whole[:4], whole[: len(whole) // 2], whole[:-1] + b"\xff", others):
         file.write_bytes(content)
         assert place.read() is None
         tokens.make(place.data, place.cell, place.tokenizer, place.folder)
         check_same(place.read(), place.data, place.tokenizer)
-
-
-def test_what_is_no_file_is_no_harm(place):
-    file = place.share()
+    for make in (os.mkdir, os.mkfifo):
+        file.rmdir() if file.is_dir() else file.unlink()
+        make(file)
+        assert place.read() is None
     file.unlink()
     file.mkdir()
-    assert place.read() is None
     made = tokens.make(place.data, place.cell, place.tokenizer, place.folder)
     check_same(made, place.data, place.tokenizer)
-    file.rmdir()
-    os.mkfifo(file)
-    assert place.read() is None
-
-
-def test_a_file_of_an_older_format_is_made_anew(place, monkeypatch):
-    with monkeypatch.context() as older:
-        older.setattr(tokens, "FORMAT", tokens.FORMAT - 1)
-        old = place.share()
-    assert place.read() is None
-    tokens.share(place.data, place.cell, place.tokenizer, place.folder)
-    check_same(place.read(), place.data, place.tokenizer)
-    assert old.exists()
-
-
-def test_a_file_of_other_examples_is_not_taken(place):
-    file = place.share()
-    arrays, _ = mapped.read(file)
-    file.write_bytes(mapped.to_bytes(arrays, {"data_digest": "f" * 64}))
-    assert place.read() is None
 
 
 def test_changed_data_is_not_hidden_by_what_is_kept(place):
@@ -218,70 +177,51 @@ def test_changed_data_is_not_hidden_by_what_is_kept(place):
     place.share()
     job = Job.read(place.job(place.folder.parent / "cell"))
     assert len(examples(job)[""][0]) == 48
-    file = place.folder / SINGLE[2][0]
+    file = place.folder / "ids-sst-train.csv"
     file.write_text(file.read_text(encoding="utf-8").replace("good", "poor"), encoding="utf-8")
     with pytest.raises(ValueError, match="have changed since the cell was planned"):
         examples(job)
     assert issubclass(InputError, ValueError)
 
 
-def run_worker(folder: Path, before: str = "pass") -> subprocess.CompletedProcess[str]:
-    code = f"import sys; from pathlib import Path; {before}; from bench.worker import __main__ as m"
-    code += "; sys.exit(m.main(Path(sys.argv[1])))"
-    return subprocess.run(
-        [sys.executable, "-c", code, str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+def test_a_worker_that_maps_its_tokens_needs_no_tokenizer(place, tmp_path, monkeypatch):
+    """It makes those that are not there, or spoilt."""
+    from bench.worker.setup import examples
 
+    job = Job.read(place.job(tmp_path / "cell"))
 
-NO_TOKENIZERS = "sys.modules['tokenizers'] = None"
+    def check_worker() -> None:
+        sides = examples(job)[""]
+        both = (TokenisedExamples(side.texts[0], side.labels) for side in sides)
+        check_same({"": tuple(both)}, place.data, place.tokenizer)
 
-
-def test_a_worker_that_maps_its_tokens_needs_no_tokenizer_and_gives_the_same(place, tmp_path):
-    """Its logits are those of a worker that made them, to the last bit."""
-    first, second, none = (place.job(tmp_path / name) for name in ("first", "second", "none"))
-    refused = run_worker(none, NO_TOKENIZERS)
-    assert refused.returncode == 1, refused.stderr
-    assert "tokenizers" in refused.stderr
-    assert run_worker(first).returncode == 0
-    done = run_worker(second, NO_TOKENIZERS)
-    assert done.returncode == 0, done.stderr
-    result = json.loads((second / "result.json").read_text(encoding="utf-8"))
-    assert result["status"] == "ok"
-    one, other = (load_file(f / "predictions.safetensors") for f in (first, second))
-    assert one.keys() == other.keys()
-    assert all(np.array_equal(one[name], other[name]) for name in one)
-
-
-def test_a_worker_survives_a_spoilt_file_and_mends_it(place, tmp_path):
-    file = place.share()
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 3])
-    done = run_worker(place.job(tmp_path / "cell"))
-    assert done.returncode == 0, done.stderr
+    with monkeypatch.context() as without:
+        without.delitem(sys.modules, "minbert.data.tokenizer")
+        without.setitem(sys.modules, "tokenizers", None)
+        with pytest.raises(ImportError):
+            examples(job)
+    check_worker()
+    [file] = place.cache.iterdir()
+    with monkeypatch.context() as without:
+        without.setattr(tokens, "make", None)
+        check_worker()
+    file.write_bytes(file.read_bytes()[:1000])
+    check_worker()
     check_same(place.read(), place.data, place.tokenizer)
 
 
-def test_several_at_once_leave_one_whole_file(place, tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from bench.examples import tokens;"
-        "from bench.plan.job import Job;"
-        "from minbert.data.tasks import load_task; job = Job.read(Path(sys.argv[1]));"
-        "data = load_task(job.cell.task, Path(job.data));"
-        "[tokens.make(data, job.cell, Path(job.tokenizer), Path(job.data)) for _ in range(5)]"
-    )
-    folder = place.job(tmp_path / "cell")
-    argv = [sys.executable, "-c", code, str(folder)]
-    makers = [subprocess.Popen(argv) for _ in range(2)]
+def test_several_at_once_leave_one_whole_file(place):
+    def make() -> None:
+        for _ in range(5):
+            tokens.make(place.data, place.cell, place.tokenizer, place.folder)
+
     seen = []
-    while any(maker.poll() is None for maker in makers):
-        if any(place.cache.glob("*.safetensors")):
-            seen.append(place.read() is not None)
-    assert [maker.returncode for maker in makers] == [0, 0]
+    with ThreadPoolExecutor() as pool:
+        makers = [pool.submit(make) for _ in range(2)]
+        while not all(maker.done() for maker in makers):
+            if any(place.cache.glob("*.safetensors")):
+                seen.append(place.read() is not None)
+    assert [maker.result() for maker in makers] == [None, None]
     assert seen
     assert all(seen)
     assert len(list(place.cache.iterdir())) == 1
@@ -289,7 +229,7 @@ def test_several_at_once_leave_one_whole_file(place, tmp_path):
 
 
 def test_a_cache_that_cant_be_written_costs_time_alone(place, monkeypatch):
-    blocked = place.folder / SINGLE[2][0]
+    blocked = place.folder / "ids-sst-train.csv"
     monkeypatch.setenv("MINBERT_CACHE", str(blocked))
     tokens.share(place.data, place.cell, place.tokenizer, place.folder)
     made = tokens.make(place.data, place.cell, place.tokenizer, place.folder)
@@ -299,7 +239,7 @@ def test_a_cache_that_cant_be_written_costs_time_alone(place, monkeypatch):
 
 def test_the_oldest_files_make_room(place, monkeypatch):
     monkeypatch.setattr(tokens, "MOST_FILES", 3)
-    lengths = range(8, 14)
+    lengths = range(9, 15)
     for age, length in enumerate(lengths):
         cell = replace(place.cell, max_length=length)
         tokens.make(place.data, cell, place.tokenizer, place.folder)
@@ -343,3 +283,41 @@ def test_nothing_of_it_loads_torch_or_the_tokenizers():
         "sys.exit(bool({'torch', 'tokenizers'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(2, 150), min_size=1, max_size=30), st.integers(5, 200))
+def test_the_smallest_multiple_of_8_that_cuts_under_a_hundredth(sizes: list, longest: int) -> None:
+    def cut(length: int) -> float:
+        return sum(max(size - length, 0) for size in sizes) / sum(sizes)
+
+    found = auto_max_length(np.array(sizes), longest)
+    fitting = [length for length in range(8, longest, 8) if cut(length) < 0.01]
+    assert found == (fitting[0] if fitting else longest)
+    assert share_cut(np.array(sizes), found) == pytest.approx(cut(found))
+
+
+def test_lengths_are_those_of_uncut_texts(
+    minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "_CHUNK", 100)
+    tokenizer = Tokenizer.from_folder(minilm)
+    for examples in (
+        load_task("nyt", max_train=250).train,
+        load_task("sts", write_folder(tmp_path)).train,
+    ):
+        whole = tokenizer.encode(examples.text_a, examples.text_b, 4000)
+        assert whole.cut.sum() == 0
+        assert token_lengths(examples, tokenizer).tolist() == whole.lengths.tolist()
+
+
+def test_a_task_with_parts_counts_each_text_by_itself(minilm: Path, tmp_path: Path) -> None:
+    data = load_data("multitask", write_folder(tmp_path))
+    tokenizer = Tokenizer.from_folder(minilm)
+    texts = [
+        t for part in data.parts.values() for side in part.train.split_pairs() for t in side.text_a
+    ]
+    longest = tokenizer.encode(texts, None, 512).lengths
+    length, note = find_length(data, tokenizer, 512)
+    assert length == auto_max_length(longest, 512)
+    assert note == f"max_length auto: {length}, cuts {share_cut(longest, length):.1%} of tokens"

@@ -68,6 +68,7 @@ def found_on(
         monkeypatch.setenv(name, value)
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(*gpus))
     monkeypatch.setattr(conditions, "torch_build", lambda: ("2.9.0+cu130", "13.0"))
+    monkeypatch.setattr(conditions, "code_version", lambda: "1")
     monkeypatch.delenv(VISIBLE, raising=False)
     return find_conditions(device, FakeCuda(gpus))
 
@@ -86,10 +87,7 @@ def test_on_a_gpu_cuda_and_inherited_variables_are_conditions(
     assert (target.device_name, target.conditions.worker_device) == ("GPU-1", "cuda:0")
     assert (target.amp_on, target.device.has_bf16) == ("fp16", False)
     assert found_on(monkeypatch, "cuda:0", *gpus).amp_on == "bf16"
-
-
-def test_on_the_cpu_cuda_is_no_condition(monkeypatch: pytest.MonkeyPatch) -> None:
-    target = found_on(monkeypatch, "cpu", FakeGpu("GPU-0"), PYTORCH_CUDA_ALLOC_CONF="of:1")
+    target = found_on(monkeypatch, "cpu", *gpus, PYTORCH_CUDA_ALLOC_CONF="of:1")
     assert (target.conditions.cuda_version, target.conditions.environment) == (None, None)
     assert target.conditions.worker_device == target.device_name == "cpu"
     assert target.amp_on == "bf16"
@@ -131,9 +129,6 @@ def test_jobs_share_the_cores_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Non
     assert {lane.conditions.threads for lane in find_slots("cpu", 3)} == {1}
     with pytest.raises(InputError, match="--jobs 4: 4 workers need a core each, and 3 can be"):
         find_slots("cpu", 4)
-
-
-def test_jobs_are_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="--jobs is for the CPU, and --device auto is a GPU"):
         lanes_on(monkeypatch, "auto", FakeGpu("GPU-0"), jobs=2)
 
@@ -168,31 +163,24 @@ def test_a_quota_limits_the_cores(tmp_path: Path, files: dict[str, str], cores: 
     assert cpu_quota(tmp_path) == cores
 
 
-def test_build_read_from_files_agrees_with_torch() -> None:
-    import torch
-
-    version, cuda = torch_build()
-    assert version == torch.__version__
-    assert cuda == torch.version.cuda
-
-
-@pytest.mark.parametrize(
-    ("lines", "build"),
-    [
-        ("__version__ = '2.9.0+cu130'\ncuda: Optional[str] = '13.0'", ("2.9.0+cu130", "13.0")),
-        ("__version__ = '2.9.0+cpu'\ncuda: Optional[str] = None", ("2.9.0+cpu", None)),
-        ("cuda = '12.8'", ("2.9.0", "12.8")),
-    ],
-)
 def test_the_build_is_that_of_torch_and_not_of_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str, build: tuple[str, str | None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The metadata of a wheel can lack what follows the +, as those of PyPI do."""
-    (tmp_path / "version.py").write_text(f"from typing import Optional\n{lines}\n")
+    import torch
+
+    assert torch_build() == (torch.__version__, torch.version.cuda)
     spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(conditions, "find_spec", lambda _: spec)
     monkeypatch.setattr(conditions.metadata, "version", lambda _: "2.9.0")
-    assert torch_build() == build
+    cuda = "__version__ = '2.9.0+cu130'\ncuda: Optional[str] = '13.0'"
+    cpu = "__version__ = '2.9.0+cpu'\ncuda: Optional[str] = None"
+    for lines, build in (
+        (cuda, ("2.9.0+cu130", "13.0")), (cpu, ("2.9.0+cpu", None)),
+        ("cuda = '12.8'", ("2.9.0", "12.8")),
+    ):  # fmt: skip
+        (tmp_path / "version.py").write_text(f"from typing import Optional\n{lines}\n")
+        assert torch_build() == build
 
 
 def test_planning_imports_no_torch() -> None:
@@ -245,42 +233,30 @@ def checkout(tmp_path: Path) -> Checkout:
     return made
 
 
-def test_outside_a_checkout_it_is_the_packages_version(tmp_path: Path, checkout: Checkout) -> None:
-    assert checkout.version == metadata.version("minbert-bench"), "nothing is committed"
-    shutil.rmtree(tmp_path / ".git")
-    assert checkout.version == metadata.version("minbert-bench")
-
-
-@pytest.mark.parametrize("name", ["README.md", "bench/report/x.py", "tests/x.py", "runs.csv"])
-def test_a_commit_to_what_measures_nothing_is_no_other_version(
-    checkout: Checkout, name: str
-) -> None:
-    first = checkout.commit()
-    version = checkout.version
-    assert version == f"{metadata.version('minbert-bench')}+g{first}"
-    checkout.write(name, "2\n")
-    assert checkout.version == version
-    checkout.commit()
-    assert checkout.version == version
-    checkout.git("config", "core.abbrev", "40")
-    assert checkout.version == version, "whatever git abbreviates to"
-
-
-@pytest.mark.parametrize(
-    "name", ["bench/worker/x.py", "minbert/new.py", "bench/results/row.py", "bench/plan/job.py"]
-)
-def test_a_change_of_what_measures_is_another_version(checkout: Checkout, name: str) -> None:
+def test_a_change_of_what_measures_is_another_version(checkout: Checkout) -> None:
+    """And none of anything else."""
+    package = metadata.version("minbert-bench")
+    assert checkout.version == package, "nothing is committed"
     first = checkout.commit()
     clean = checkout.version
-    dirty = []
-    for text in ("2\n", "3\n"):
-        checkout.write(name, text)
-        dirty.append(checkout.version)
-        assert dirty[-1].startswith(f"{clean}-dirty.")
-        assert checkout.version == dirty[-1]
-    assert len(set(dirty)) == 2, "other changes are another version"
+    assert clean == f"{package}+g{first}"
+    for name in ("README.md", "bench/report/x.py", "tests/x.py", "runs.csv"):
+        checkout.write(name, "2\n")
+        assert checkout.version == clean
+    checkout.commit()
+    checkout.git("config", "core.abbrev", "40")
+    assert checkout.version == clean, "whatever git abbreviates to"
+    versions = {clean}
+    for name in ("bench/worker/x.py", "minbert/new.py", FILES[3], FILES[2]):
+        for text in ("2\n", "3\n"):
+            checkout.write(name, text)
+            assert checkout.version.startswith(f"{clean}-dirty.")
+            versions.add(checkout.version)
+    assert len(versions) == 9, "other changes are another version"
     second = checkout.commit()
     assert checkout.version == clean.replace(first, second)
+    shutil.rmtree(checkout.folder / ".git")
+    assert checkout.version == package
 
 
 _IMPORTED = """
@@ -325,8 +301,9 @@ def test_the_version_is_of_all_that_a_worker_imports_and_of_little_else() -> Non
     listed = set(map(Path, measuring()))
     assert {path for path in imported if not {path, *path.parents} & listed} == set()
     by_parent = set(map(Path, _OF_PARENT))
-    others = listed - by_parent - imported - {Path("bench/plan/adapter_configs.py")}
-    assert {path for path in others if path.suffix == ".py"} == set()
+    of_peft = {Path("bench/plan", name) for name in ("adapter_configs.py", "adapter_methods.toml")}
+    others = listed - by_parent - imported - of_peft
+    assert {path for path in others if path.suffix in (".py", ".toml")} == set()
     for folder in filter(Path.is_dir, map(ROOT.joinpath, listed)):
         files = {path.relative_to(ROOT) for path in folder.rglob("*.py")}
         assert 2 * len(files & imported) > len(files), f"name the files of {folder} one by one"

@@ -48,19 +48,11 @@ def test_a_system_without_affinity_has_numbered_cores(monkeypatch: pytest.Monkey
 
 
 def test_threads_near_a_gpu_are_the_bits_of_nvmls_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    near = range(60, 70)
-    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(FakeGpu(UUID, near=near)))
-    assert threads_near(UUID) == frozenset(near)
-
-
-@pytest.mark.parametrize("call", ["nvmlInit", "nvmlDeviceGetHandleByUUID",
-                                  "nvmlDeviceGetCpuAffinity"])  # fmt: skip
-def test_without_an_answer_of_nvml_no_thread_is_near(
-    monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
-    nvml = FakeNvml(FakeGpu(UUID, near=range(4)), errors={call: 3})
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    assert threads_near(UUID) == frozenset()
+    gpu = FakeGpu(UUID, near=range(60, 70))
+    calls = "nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetCpuAffinity"
+    for errors in ({}, *({call: 3} for call in calls)):  # without an answer no thread is near
+        monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(gpu, errors=errors))
+        assert threads_near(UUID) == frozenset(() if errors else gpu.near)
 
 
 FOUR = cores((0, 4), (1, 5), (2, 6), (3, 7))

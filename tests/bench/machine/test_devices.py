@@ -1,10 +1,13 @@
 """The device of a run: chosen, tried before anything runs, and its faults in one line."""
 
+import importlib.machinery
 import io
 import json
 import os
 import re
+import shutil
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +19,18 @@ import torch
 
 from bench.common.child import serve
 from bench.common.errors import InputError
-from bench.machine import gpu_check, gpu_trial
-from bench.machine.devices import Device, resolve_device
+from bench.machine import conditions, gpu_check, gpu_trial
+from bench.machine.conditions import find_conditions
+from bench.machine.devices import Device, resolve_device, why_no_compiling
 from bench.machine.environment import VISIBLE
-from bench.machine.gpu_trial import Answer, check_by, check_gpu, why_unusable
+from bench.machine.gpu_trial import Answer, GpuInfo, check_by, check_gpu, why_unusable
 from bench.plan.cell import Columns
 from bench.plan.job import Job
 from bench.worker import __main__ as worker
 from bench.worker import failures, lifeline
 from bench.worker import run as running
 from bench.worker.failures import is_of_device, is_out_of_memory
-from tests.experiments.faults.fake_driver import FakeGpu, FakeNvml
+from tests.experiments.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
 from tests.experiments.faults.gpu import (
     ALL,
     BROKEN,
@@ -57,12 +61,6 @@ def test_a_gpu_fault_is_one_line_or_does_no_harm(fault: GpuFault) -> None:
         assert outcome.endswith(("--device cpu runs on the CPU", "with --select"))
     else:
         assert ("cpu" if "runs on cpu" in outcome else "cuda:") in outcome
-
-
-@pytest.mark.parametrize("name", ["tpu", "cuda:x", "cpu:1", "cuda:-1", ""])
-def test_another_name_is_no_device(name: str) -> None:
-    with pytest.raises(InputError, match="is not auto, cpu, cuda or cuda:i"):
-        resolve_device(name, "13.0", cuda(FIRST))
 
 
 def test_a_gpu_is_tried_once_and_workers_see_it_by_its_uuid() -> None:
@@ -143,7 +141,7 @@ def test_all_gpus_and_a_list_are_checked_and_used() -> None:
     assert sorted(index for _, index in check.asked) == [0, 2]
 
 
-def test_of_all_gpus_broken_ones_are_left_out_and_busy_ones_stay() -> None:
+def test_of_all_gpus_broken_ones_are_left_out_and_those_of_another_kind_refused() -> None:
     devices = several("all", V100, FIRST, replace(TAKEN, uuid="GPU-3"))
     assert names(devices) == ["cuda:1", "cuda:2"]
     left_out, busy = devices[0].notes
@@ -153,40 +151,36 @@ def test_of_all_gpus_broken_ones_are_left_out_and_busy_ones_stay() -> None:
         several("cuda:1,cuda:0", V100, FIRST)
     with pytest.raises(InputError, match="Tesla V100 has"):
         several("all", V100)
-
-
-def test_gpus_of_several_kinds_are_refused_and_named() -> None:
-    smaller = replace(SECOND, memory_mib=40 * 2**10)
+    smaller, other = replace(SECOND, memory_mib=40 * 2**10), replace(T4, uuid="GPU-4")
     with pytest.raises(InputError) as refused:
-        several("all", FIRST, T4, smaller, replace(T4, uuid="GPU-4"))
+        several("all", FIRST, T4, smaller, other)
     assert str(refused.value) == (
         "--device all: times of different GPUs are not comparable; name those of one kind: cuda:0 "
         "(NVIDIA A100, 80 GiB); cuda:1,cuda:3 (Tesla T4, 80 GiB); cuda:2 (NVIDIA A100, 40 GiB)"
     )
-    assert names(several("cuda:1,cuda:3", FIRST, T4, smaller, replace(T4, uuid="GPU-4")))
+    assert names(several("cuda:1,cuda:3", FIRST, T4, smaller, other))
 
 
 @pytest.mark.parametrize(
-    ("requested", "fault", "why"),
+    ("requested", "gpus", "fault", "why"),
     [
-        ("all", {"visible": ""}, "all is not there: CUDA_VISIBLE_DEVICES='' hides all GPUs; "
+        *((name, ALL, {}, f"{name!r} is not auto, cpu, cuda or cuda:i")
+          for name in ("tpu", "cuda:x", "cpu:1", "cuda:-1", "")),
+        ("all", ALL, {"visible": ""}, "all is not there: CUDA_VISIBLE_DEVICES='' hides all GPUs; "
          "--device cpu --jobs N runs N cells at once on the CPU"),
-        ("all", {"build": None}, "built without CUDA; --device cpu --jobs N runs N cells"),
-        ("cuda:0,cuda:2", {}, "cuda:2 is not there: torch sees 2 GPUs; --device cpu runs"),
-        ("cuda:0,cuda", {}, "cuda:0,cuda names a GPU twice"),
-        ("cuda:0,cpu", {}, "'cuda:0,cpu' is not auto, cpu, cuda or cuda:i, all or a list such"),
+        ("all", ALL, {"build": None}, "built without CUDA; --device cpu --jobs N runs N cells"),
+        ("cuda:0,cuda:2", ALL, {}, "cuda:2 is not there: torch sees 2 GPUs; --device cpu runs"),
+        ("cuda:0,cuda", ALL, {}, "cuda:0,cuda names a GPU twice"),
+        ("cuda:0,cpu", ALL, {},
+         "'cuda:0,cpu' is not auto, cpu, cuda or cuda:i, all or a list such"),
+        ("all", (), {}, "mend that, or --device cpu --jobs N runs"),
     ],
 )  # fmt: skip
-def test_several_devices_that_are_not_there_are_a_line(
-    requested: str, fault: dict[str, Any], why: str
+def test_names_of_no_device_are_a_line(
+    requested: str, gpus: tuple[FakeGpu, ...], fault: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(InputError, match=re.escape(why)):
-        several(requested, *ALL, **fault)
-
-
-def test_without_a_gpu_all_names_the_flag_for_the_cpu() -> None:
-    with pytest.raises(InputError, match=r"no GPU can be used: .* --device cpu --jobs N runs"):
-        several("all")
+        several(requested, *gpus, **fault)
 
 
 @pytest.mark.parametrize("name", ["all", "cuda:0,cuda:1"])
@@ -195,16 +189,14 @@ def test_where_one_device_is_taken_several_are_refused(name: str) -> None:
         resolve_device(name, "13.0", cuda(*ALL))
 
 
-def test_without_nvml_the_driver_is_unknown() -> None:
-    device = GpuFault("", "", FakeNvml(errors={"nvmlInit": 999}), cuda(FIRST)).resolve()
+@pytest.mark.parametrize(
+    ("call", "version"), [("nvmlInit", "unknown"), ("nvmlDeviceGetCount", FakeNvml().driver)]
+)
+def test_without_nvml_the_driver_is_unknown(call: str, version: str) -> None:
+    """Its version is known though its GPUs are not."""
+    device = GpuFault("", "", FakeNvml(FIRST, errors={call: 999}), cuda(FIRST)).resolve()
     assert device.gpu is not None
-    assert (device.gpu.uuid, device.gpu.driver) == (FIRST.uuid, "unknown")
-
-
-def test_the_drivers_version_is_known_though_its_gpus_are_not() -> None:
-    broken = FakeNvml(FIRST, errors={"nvmlDeviceGetCount": 999})
-    device = GpuFault("", "", broken, cuda(FIRST)).resolve()
-    assert (device.gpu and device.gpu.driver) == broken.driver
+    assert (device.gpu.uuid, device.gpu.driver) == (FIRST.uuid, version)
 
 
 def test_on_the_cpu_neither_nvml_nor_torch_is_asked() -> None:
@@ -242,12 +234,10 @@ def test_a_gpu_is_tried_anew_after_a_cell_failed(
 # The process that tries a GPU
 
 
-def test_a_product_in_each_type_is_computed() -> None:
-    assert gpu_check.failures_on("cpu") == {}
-
-
 def test_a_product_that_fails_or_is_wrong_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     ones = torch.ones
+
+    assert gpu_check.failures_on("cpu") == {}
 
     def fake(*size: int, dtype: torch.dtype, device: str) -> torch.Tensor:
         if dtype == torch.bfloat16:
@@ -283,13 +273,7 @@ def test_the_process_says_what_torch_sees(
     assert gpu.kind == "Tesla T4, 15 GiB"
     assert answer.capabilities == ((7, 5), (9, 0), (12, 0))
     assert answer.failures == {"bf16": "not on cuda:0"}
-
-
-def test_the_process_says_why_torch_sees_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
-        raise RuntimeError(f"{OLD}\nand more")
-
-    monkeypatch.setattr(torch.cuda, "init", fail)
+    monkeypatch.setattr(torch.cuda, "init", raising(RuntimeError(f"{OLD}\nand more")))
     assert gpu_check.check(0)["problem"] == OLD
 
 
@@ -335,16 +319,7 @@ def test_errors_of_the_device_differ_from_those_of_a_cell(
     assert not is_out_of_memory(error)
 
 
-@pytest.mark.parametrize("free_mib", [10, 1000])
-def test_a_library_that_lacks_memory_is_out_of_memory(
-    monkeypatch: pytest.MonkeyPatch, free_mib: int
-) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free_mib * 2**20, 2**36))
-    error = RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`")
-    assert is_out_of_memory(error) == (free_mib < failures._LIBRARY_MIB)
-
-
-def test_out_of_memory_is_no_failure_of_the_device() -> None:
+def test_out_of_memory_is_no_failure_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for text in (
         "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
         "CUDA driver error: out of memory", "Triton Error [CUDA]: out of memory",
@@ -353,6 +328,10 @@ def test_out_of_memory_is_no_failure_of_the_device() -> None:
         assert is_out_of_memory(RuntimeError(text))
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
     assert is_out_of_memory(MemoryError())
+    error = RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`")
+    for free_mib in (10, 1000):  # of which a library takes some
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda mib=free_mib: (mib * 2**20, 2**36))
+        assert is_out_of_memory(error) == (free_mib < failures._LIBRARY_MIB)
 
 
 class Running:
@@ -385,33 +364,25 @@ def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
     return ends
 
 
-def test_a_worker_marks_a_failure_of_the_device(ends: Callable[..., dict[str, Any]]) -> None:
+def test_a_worker_marks_a_failure_of_the_device(
+    tmp_path: Path, ends: Callable[..., dict[str, Any]]
+) -> None:
+    with pytest.raises(RuntimeError, match="a bug"):  # of the cell
+        ends(RuntimeError("a bug"))
+    assert not (tmp_path / "result.json").exists()
     result = ends(CodedError(719))
     assert (result["status"], result["device_failed"]) == ("crashed", True)
     assert result["columns"] == {"startup_s": 2.5}
     result = ends(torch.OutOfMemoryError("CUDA out of memory."))
     assert (result["status"], result["device_failed"]) == ("oom", False)
     assert result["columns"] == {"startup_s": 2.5, "peak_rss_mib": 1.0}
-
-
-def test_whatever_is_raised_as_a_gpu_is_taken_is_its_failure(
-    ends: Callable[..., dict[str, Any]],
-) -> None:
-    result = ends(AssertionError("anything"), begins=False)
+    result = ends(AssertionError("anything"), begins=False)  # as the GPU is taken
     assert (result["status"], result["device_failed"]) == ("crashed", True)
     assert (result["message"], result["columns"]) == ("the device failed: anything", {})
     result = ends(torch.OutOfMemoryError("CUDA out of memory."), begins=False)
     assert (result["status"], result["device_failed"]) == ("oom", False)
     with pytest.raises(AssertionError, match="anything"):
         ends(AssertionError("anything"), begins=False, device="cpu")
-
-
-def test_an_error_of_the_cell_ends_the_worker_without_a_result(
-    tmp_path: Path, ends: Callable[..., dict[str, Any]]
-) -> None:
-    with pytest.raises(RuntimeError, match="a bug"):
-        ends(RuntimeError("a bug"))
-    assert not (tmp_path / "result.json").exists()
 
 
 def test_a_worker_that_can_not_get_hold_of_the_gpu_ends_the_grid_with_one_line(
@@ -440,3 +411,53 @@ def test_an_error_that_ends_with_its_process_leaves_the_grid_going(tmp_path: Pat
     assert ended.code == 1
     assert not [line for line in ended.lines if line.startswith("stopped: ")]
     assert len([line for line in ended.lines if "another process can use the GPU" in line]) == 3
+
+
+A100 = FakeGpu("GPU-8932f937")
+NEW = "2.13.1+cu130"
+
+
+@pytest.fixture
+def complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """All that compiling for a GPU needs, as stand-ins; the folder of Python.h."""
+    (tmp_path / "Python.h").touch()
+    triton = importlib.machinery.ModuleSpec("triton", None)
+    monkeypatch.setitem(sys.modules, "triton", type(sys)("triton"))
+    monkeypatch.setattr(sys.modules["triton"], "__spec__", triton, raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: "/bin/gcc" if name == "gcc" else None)
+    monkeypatch.setattr(sysconfig, "get_path", lambda _name: str(tmp_path))
+    return tmp_path
+
+
+def device(capability: tuple[int, int] = (8, 0)) -> Device:
+    return Device("cuda:0", GpuInfo("NVIDIA A100", "580", capability, A100.uuid))
+
+
+def test_on_a_gpu_with_a_compiler_it_pays(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(A100))
+    monkeypatch.setattr(conditions, "torch_build", lambda: (NEW, "13.0"))
+    monkeypatch.delenv(VISIBLE, raising=False)
+    assert find_conditions("auto", FakeCuda((A100,))).no_compiling == ""
+    assert find_conditions("cpu").no_compiling == "a CPU gains nothing"
+
+
+def test_what_is_missing_is_named(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert why_no_compiling(device(), NEW) == ""
+    assert why_no_compiling(device(), "3.0.0a0") == ""
+    assert why_no_compiling(device(), "2.9.1+cu130") == "torch 2.9.1+cu130 is too old"
+    assert why_no_compiling(device((6, 1)), NEW) == "NVIDIA A100 is too old for triton"
+    assert why_no_compiling(device((7, 0)), NEW) == ""
+    assert why_no_compiling(device((6, 2)), NEW) == "NVIDIA A100 is too old for triton"
+    for compiler in ("clang", "/opt/cc"):
+        monkeypatch.setattr(shutil, "which", lambda name, there=compiler: name == there)
+        monkeypatch.setenv("CC", "/opt/cc")
+        assert why_no_compiling(device(), NEW) == ""
+    monkeypatch.delenv("CC")
+    assert why_no_compiling(device(), NEW) == "a C compiler is missing"
+    monkeypatch.setattr(shutil, "which", lambda name: name == "gcc")
+    (complete / "Python.h").unlink()
+    assert why_no_compiling(device(), NEW) == "Python.h is missing"
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    assert why_no_compiling(device(), NEW) == "a C compiler is missing"
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert why_no_compiling(device(), NEW) == "triton is missing"

@@ -17,8 +17,8 @@ from bench.plan.columns import NAMES
 from bench.plan.planning import Resolved, expand, plan
 from bench.plan.rows import Row
 from bench.report.render import render
-from bench.results.losses import kept_losses
 from bench.results.outcomes import no_values
+from bench.results.predictions import kept_losses
 from bench.results.rowfile import encode, record
 from bench.results.store import cell_folder
 from tests.bench.analysis.test_comparison import FULL, LORA, run

@@ -1,12 +1,26 @@
-"""Facts beside runs.csv: changed one by one under a lock, and never written over when damaged."""
+"""Facts, and costs of exported models, next to runs.csv: changed one by one under a lock, and never
+written over when damaged."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bench.common.errors import InputError
+from bench.results import exports
+from bench.results.exports import (
+    INT8,
+    MERGED,
+    ONNX,
+    Figures,
+    Form,
+    exports_file,
+    keep_figures,
+    latest_figures,
+    read_exports,
+)
 from bench.results.facts import (
     DataFacts,
     FinalScore,
@@ -15,6 +29,7 @@ from bench.results.facts import (
     read_facts,
     update_facts,
 )
+from bench.results.rescoring import read_results
 from minbert.data.tasks import Examples, Task, TaskData
 
 FACTS = DataFacts(task="mine", problem="single_label", classes=("a", "b"), train=4, dev=2)
@@ -37,21 +52,31 @@ def test_facts_of_other_data_stay_when_some_change(tmp_path: Path) -> None:
     one, two = read_facts(runs).values()
     assert (one.classes, one.references, one.final) == (("no", "yes"), (POINT,), FINAL)
     assert two.source == "x.csv"
+    text = facts_file(runs).read_text(encoding="utf-8")
+    assert json.loads(text)["one"]["final"]["scores"] == {"accuracy": [0.4, 0.2, 0.6]}
 
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{", '{"abcd": {"x": 1}}', '{"abcd": 5}', '{"abcd": {"task": "t", "new": true}}'],
+    ["", "[]", "{", '{"abcd": {"x": 1}}', '{"abcd": 5}', '{"abcd": {"task": "t", "new": true}}',
+     '{"abcd": {"forms": []}}', '{"abcd": {"train": 1e31}}'],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("path_of", "read", "update"),
+    [(facts_file, read_facts, update_facts), (exports_file, read_exports, exports._FILE.update)],
+    ids=["facts", "exports"],
 )
-def test_a_file_that_can_not_be_read_is_named_and_left_alone(content: str, tmp_path: Path) -> None:
+def test_a_file_that_can_not_be_read_is_named_and_left_alone(
+    path_of: Any, read: Any, update: Any, content: str, tmp_path: Path
+) -> None:
     runs = tmp_path / "runs.csv"
-    path = facts_file(runs)
+    path = path_of(runs)
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=r"runs\.data\.json: can't be read .* delete it") as caught:
-        read_facts(runs)
+    with pytest.raises(InputError, match=rf"{path.name}: can't be read .* delete it, which loses"):
+        read(runs)
+    with pytest.raises(InputError, match="can't be read") as caught:
+        update(runs, "one", lambda _: FACTS)
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="can't be read"):
-        update_facts(runs, "one", lambda _: FACTS)
     assert path.read_text(encoding="utf-8") == content
 
 
@@ -68,8 +93,37 @@ def test_facts_describe_examples_by_their_names_and_tokens() -> None:
     assert not checked.describes(renamed, "x.csv", "v, 512")
 
 
-def test_the_file_is_json_without_numbers_that_json_lacks(tmp_path: Path) -> None:
+FORMS = (
+    Form(name=MERGED, format="transformers", size_mb=91.2, one_ms=4.25, batch_ms=60.0, score=0.61,
+         changed=0, largest_difference=1e-6, libraries={"transformers": "5.24"}),
+    Form(name=ONNX, format="onnx", missing="--format onnx needs onnx: pip install onnx"),
+)  # fmt: skip
+FIGURES = Figures(
+    forms=FORMS, metric="accuracy", examples=1000, machine="Xeon", threads=2,
+    at="2026-11-27T10:00:00+00:00",
+)  # fmt: skip
+
+
+def test_figures_of_a_cell_replace_its_earlier_ones_and_no_others(tmp_path: Path) -> None:
     runs = tmp_path / "runs.csv"
-    update_facts(runs, "one", lambda _: FACTS.model_copy(update={"final": FINAL}))
-    text = facts_file(runs).read_text(encoding="utf-8")
-    assert json.loads(text)["one"]["final"]["scores"] == {"accuracy": [0.4, 0.2, 0.6]}
+    runs.touch()
+    assert read_exports(runs) == {}
+    other = FIGURES.model_copy(update={"forms": FORMS[:1]})
+    for cell_id, figures in (("a", other), ("b", other), ("a", FIGURES)):
+        keep_figures(runs, cell_id, figures)
+    assert read_exports(runs) == read_results([runs], None).exports == {"a": FIGURES, "b": other}
+    text = (tmp_path / "runs.exports.json").read_text(encoding="utf-8")
+    assert json.loads(text)["a"]["forms"][0]["one_ms"] == 4.25
+    forms = [FIGURES.form(name) for name in (MERGED, ONNX, INT8)]
+    assert forms == [FORMS[0], None, None], "only those that were measured"
+
+
+def test_of_several_files_and_cells_the_latest_count(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    newer = FIGURES.model_copy(update={"at": "2026-11-28T10:00:00+00:00", "threads": 8})
+    keep_figures(one, "a", newer)
+    keep_figures(two, "a", FIGURES)
+    keep_figures(two, "b", FIGURES)
+    assert read_exports(one, two) == read_exports(two, one) == {"a": newer, "b": FIGURES}
+    assert latest_figures(read_exports(one, two), ["b", "a", "c"]) == newer
+    assert latest_figures({}, ["a"]) is None

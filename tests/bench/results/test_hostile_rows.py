@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.common.errors import InputError
-from bench.plan.columns import BY_NAME, LARGEST, NAMES, VALUES, parse_value
+from bench.plan.columns import BY_NAME, LARGEST, NAMES, VALUES
 from bench.plan.rows import FLAGS, STATUSES, Row
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, read_rows
@@ -44,7 +44,7 @@ EXPECTED = [as_read(row) for row in ROWS]
 WHOLE = record(NAMES) + b"".join(map(encode, ROWS))
 
 
-@pytest.mark.parametrize(("newline", "step"), [(b"\r\n", 1), (b"\n", 7)])
+@pytest.mark.parametrize(("newline", "step"), [(b"\r\n", 3), (b"\n", 17)])
 def test_a_file_cut_at_any_byte_gives_the_rows_before_the_cut(
     tmp_path: Path, newline: bytes, step: int
 ) -> None:
@@ -54,14 +54,15 @@ def test_a_file_cut_at_any_byte_gives_the_rows_before_the_cut(
     expected = [*EXPECTED]
     if newline == b"\n":
         expected[1] |= {"message": 'a "b", c\nd\ne'}
-    for length in (*range(0, len(whole), step), len(whole)):
+    lengths = {*range(0, len(whole), step), *(end + d for end in ends for d in range(-3, 2))}
+    for length in sorted(lengths):
         path.write_bytes(whole[:length])
         found = read(path)
         assert (found is None) == (0 < length < ends[0])
         assert found is None or found == expected[: sum(end <= length for end in ends[1:])]
 
 
-@examples(250)
+@examples(120)
 @given(content=damaged(WHOLE))
 def test_a_damaged_file_gives_rows_or_names_its_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "runs.csv"
@@ -71,7 +72,7 @@ def test_a_damaged_file_gives_rows_or_names_its_line(tmp_path: Path, content: by
         encode(row)
 
 
-@examples(200)
+@examples(100)
 @given(
     name=st.sampled_from([name for name in NAMES if name != "schema"]),
     text=st.text(max_size=8)
@@ -108,23 +109,12 @@ def test_a_field_is_read_as_it_is_written_or_named(tmp_path: Path, name: str, te
         ("device", "cuda:1;touch x;echo "), ("device", "cuda:0,cuda:1"), ("peak_rss_mib", "0"),
         ("ms_per_1k_tokens", "-0.0"), ("learning_rate", "-1"), ("train_s", "1e-320"),
         ("status", "done"), ("flags", "throttled slow"), ("layers", "attn;x"), ("adapter", "../x"),
+        ("train_s", "nan"), ("dev_score", "-inf"), ("train_s", "1e31"), ("dev_score", "1e999"),
+        ("seed", "inf"), ("rank", "9" * 5000), ("attempt", "x" * 10**6),
+        *((name, "loraa") for name in VALUES),
     ],
 )  # fmt: skip
-def test_a_value_that_no_cell_has_is_named_by_line_and_column(
-    tmp_path: Path, name: str, text: str
-) -> None:
-    path = tmp_path / "runs.csv"
-    fields = next(csv.reader([encode(ROWS[0]).decode()]))
-    fields[NAMES.index(name)] = text
-    path.write_bytes(record(NAMES) + record(fields))
-    with pytest.raises(InputError) as caught:
-        read_rows(path, silent)
-    check_line(str(caught.value), f"{path}, line 2: {name}: ")
-
-
-@pytest.mark.parametrize("name", ["train_s", "rank", "attempt", "dev_score", "seed"])
-@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e31", "1e999", "9" * 5000, "x" * 10**6])
-def test_a_number_that_can_not_be_is_named_by_line_and_column(
+def test_a_value_that_can_not_be_is_named_by_line_and_column(
     tmp_path: Path, name: str, text: str
 ) -> None:
     path = tmp_path / "runs.csv"
@@ -134,25 +124,13 @@ def test_a_number_that_can_not_be_is_named_by_line_and_column(
     with pytest.raises(InputError) as caught:
         read_rows(path, silent)
     check_line(str(caught.value), f"{path}, line 5: {name}: ")
-
-
-def test_numbers_are_checked_after_any_number_of_others(tmp_path: Path) -> None:
-    """Not only those that a reader sees first."""
-    path = tmp_path / "runs.csv"
-    rows = (ROWS[0] | {"train_s": number / 7} for number in range(5000))
-    whole = record(NAMES) + b"".join(map(encode, rows))
-    for text in ("nan", "1e31", "soon"):
-        fields = next(csv.reader([encode(ROWS[0]).decode()]))
-        fields[NAMES.index("train_s")] = text
-        path.write_bytes(whole + record(fields))
-        with pytest.raises(InputError, match="line 5002: train_s: "):
-            read_rows(path, silent)
+    assert text != "loraa" or ", ".join(VALUES[name])[:100] in str(caught.value)
 
 
 FORMULAS = st.text("'=+-@\t\ra ", max_size=6) | st.sampled_from(TEXTS[:-1])
 
 
-@examples(100)
+@examples(50)
 @given(text=FORMULAS)
 def test_no_spreadsheet_computes_a_text_and_we_read_it_as_it_was(tmp_path: Path, text: str) -> None:
     path = tmp_path / "runs.csv"
@@ -167,28 +145,19 @@ def test_no_spreadsheet_computes_a_text_and_we_read_it_as_it_was(tmp_path: Path,
             assert field[:1] not in ("=", "+", "-", "@", "\t", "\r")
 
 
-def test_a_header_of_any_names_is_refused_on_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "runs.csv"
-    for text in TEXTS[:-1]:
-        path.write_bytes(record([*NAMES, text]) + encode(ROWS[0]))
-        assert read(path) is None
-        path.write_bytes(record([text] * 1000))
-        assert read(path) is None
-
-
-@pytest.mark.parametrize("kind", ["pipe", "zero", "null"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "zero", "null"])
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "runs.csv"
-    if kind == "pipe":
-        os.mkfifo(path)
-    else:
+    if kind in ("zero", "null"):
         path.symlink_to(f"/dev/{kind}")
+    else:
+        os.mkfifo(path) if kind == "pipe" else path.mkdir()
     assert read(path) is None
     with pytest.raises(InputError):
         assert Store(path).rows
 
 
-def test_a_file_of_gigabytes_without_an_end_of_line_is_refused(tmp_path: Path) -> None:
+def test_what_is_too_large_or_named_strangely_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     sparse(path, 2**36)
     assert read(path) is None
@@ -196,15 +165,7 @@ def test_a_file_of_gigabytes_without_an_end_of_line_is_refused(tmp_path: Path) -
     with path.open("r+b") as file:
         file.truncate(2**36)
     assert read(path) is None
-
-
-def test_a_million_columns_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "runs.csv"
-    path.write_bytes(WHOLE + b"," * 10**6 + b"\r\n")
-    assert read(path) is None
-
-
-@pytest.mark.parametrize("name", VALUES)
-def test_an_invalid_name_is_refused_with_the_valid_ones(name: str) -> None:
-    with pytest.raises(ValueError, match=", ".join(VALUES[name])):
-        parse_value(name, "loraa")
+    headers = [record(names) for text in TEXTS[:-1] for names in ([*NAMES, text], [text] * 1000)]
+    for content in (*headers, WHOLE + b"," * 10**6 + b"\r\n"):
+        path.write_bytes(content)
+        assert read(path) is None

@@ -30,11 +30,7 @@ def test_what_was_not_measured_is_not_counted(missing):
     assert overhead_s(row(**{missing: None})) is None
     assert times_of([row(**{missing: None})]) is None
     assert times_of([row(**{missing: None}), row()]) == times_of([row()])
-
-
-def test_cells_that_did_not_end_ok_are_no_part_of_it():
-    assert times_of([row(status="timeout")]) is None
-    assert times_of([]) is None
+    assert times_of([row(status="timeout")]) is times_of([]) is None
 
 
 def test_a_sentence_has_shares_that_add_up():
@@ -61,26 +57,19 @@ def test_a_run_counts_what_is_between_its_cells_and_not_what_others_took():
     assert found.total_s == pytest.approx(107)
 
 
-def test_the_times_of_two_lanes_are_counted_together():
+@pytest.mark.parametrize(("lanes", "between_s"), [(2, 14), (0, 0)], ids=["two", "a cluster"])
+def test_times_of_several_lanes_count_together_and_on_a_cluster_those_between_cells_not_at_all(
+    lanes, between_s
+):
     now = [1000.0]
-    account = Account(2, lambda: now[0])
+    account = Account(lanes, lambda: now[0])
     now[0] += 100
     account.add(row())
     account.add(row())
     now[0] += 7
-    found = account.times()
-    assert found.between_s == pytest.approx(14)
-    assert found.total_s == pytest.approx(214)
-
-
-def test_on_a_cluster_the_time_between_cells_does_not_count():
-    now = [1000.0]
-    account = Account(0, lambda: now[0])
-    account.add(row())
-    now[0] += 3600
     times = account.times()
-    assert times.between_s == 0.0
-    assert times.total_s == pytest.approx(100)
+    assert times.between_s == pytest.approx(between_s)
+    assert times.total_s == pytest.approx(200 + between_s)
 
 
 def test_the_report_shows_it_for_each_cell_and_for_all(tmp_path):

@@ -18,15 +18,11 @@ from bench.results.predictions import (
     values_for,
 )
 from bench.results.store import cell_folder
+from bench.stats.intervals import Interval
 from tests.bench.stored_values import kept_values
 from tests.bench.synthetic_rows import cell, result_row
 
 RNG = np.random.default_rng(0)
-
-
-def test_of_an_accuracy_it_is_right_or_wrong() -> None:
-    logits = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
-    assert values_for("accuracy", logits, np.array([1, 1, 1])).tolist() == [1.0, 0.0, 1.0]
 
 
 def test_of_a_correlation_the_mean_is_exact_and_the_spread_that_of_fisher() -> None:
@@ -53,11 +49,6 @@ def test_of_a_mean_over_parts_mean_and_variance_are_exact() -> None:
     assert mean_of_parts(parts[:1]) == pytest.approx(parts[0])
     with pytest.raises(ValueError, match="no part"):
         mean_of_parts([])
-
-
-def test_one_logit_tells_two_classes() -> None:
-    logits = np.array([[0.9], [-0.2], [0.0]])
-    assert values_for("accuracy", logits, np.array([1, 1, 0])).tolist() == [1.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize("value", [0.1, 1.0, 3.8])
@@ -102,16 +93,21 @@ def test_settings_are_compared_example_by_example(tmp_path: Path) -> None:
 
 
 def test_several_seeds_vary_by_seed_and_example(tmp_path: Path) -> None:
-    runs = tmp_path / "runs.csv"
-    rows = []
-    for seed in range(3):
-        right = (RNG.random(500) < 0.5 + 0.1 * seed).astype(np.float64)
-        rows.append(keep(runs, cell("full", None, None, "off", seed), right))
-    (plain,) = groups(rows)
-    (paired,) = groups(rows, (), kept_values(runs))
-    one, two = (g.settings[0].estimate("dev_score") for g in (plain, paired))
+    def estimates(name: str, rights: list[np.ndarray]) -> list[Interval]:
+        """The score without predictions, and with them."""
+        runs = tmp_path / f"{name}.csv"
+        rows = [
+            keep(runs, cell("full", None, None, "off", seed), right.astype(np.float64))
+            for seed, right in enumerate(rights)
+        ]
+        of_both = groups(rows) + groups(rows, (), kept_values(runs))
+        return [group.settings[0].estimate("dev_score") for group in of_both]
+
+    one, two = estimates("a", [RNG.random(500) < 0.5 + 0.1 * seed for seed in range(3)])
     assert one.value == pytest.approx(two.value)
     assert one.low < two.value < one.high
+    _, high = estimates("b", [np.ones(20), np.arange(20) > 1])
+    assert high.low < high.value < high.high == 1.0, "it stays within the metric"
 
 
 def test_folds_of_several_files_are_joined(tmp_path: Path) -> None:
@@ -124,18 +120,6 @@ def test_folds_of_several_files_are_joined(tmp_path: Path) -> None:
     found = first_of([kept_predictions(path) for path in files])(rows)
     assert found[""].predicted.tolist() == np.concatenate(rights).tolist()
     assert first_of([kept_predictions(files[0])])(rows) is None
-
-
-def test_the_interval_over_seeds_stays_within_the_metric(tmp_path: Path) -> None:
-    runs = tmp_path / "runs.csv"
-    rights = [np.ones(20), np.arange(20) > 1]
-    rows = [
-        keep(runs, cell("full", None, None, "off", seed), right.astype(np.float64))
-        for seed, right in enumerate(rights)
-    ]
-    [group] = groups(rows, (), kept_values(runs))
-    score = group.settings[0].estimate("dev_score")
-    assert score.low < score.value < score.high == 1.0
 
 
 def test_what_is_missing_or_broken_is_unknown(tmp_path: Path) -> None:

@@ -81,6 +81,9 @@ def test_times_that_did_not_settle_are_flagged(
 ) -> None:
     panel_file(tmp_path, passes, warm=0, settled=settled)
     assert "unstable_timing" in str(row_of(tmp_path)["flags"])
+    (tmp_path / "panel.csv").unlink()
+    steps_file(tmp_path, [40.0 * 2 ** (step // 8 % 2) for step in range(128)])
+    assert "unstable_timing" in str(row_of(tmp_path)["flags"]), "its beginning never came to rest"
 
 
 def steps_file(folder: Path, times: list[float]) -> None:
@@ -92,6 +95,9 @@ def steps_file(folder: Path, times: list[float]) -> None:
 
 
 def test_a_long_training_shows_its_own_times(tmp_path: Path) -> None:
+    assert step_times(tmp_path) == ({}, True)
+    steps_file(tmp_path, [40.0] * 95)
+    assert step_times(tmp_path) == ({}, True), "a short one without a panel has none"
     steps_file(tmp_path, [90.0] * 8 + [40.0, 41.0] * 60)
     row = row_of(tmp_path)
     assert row["ms_per_1k_tokens"] == pytest.approx(40.5 / 400 * 1000)
@@ -114,17 +120,6 @@ def test_the_parts_of_a_step_add_up_to_its_median(tmp_path: Path) -> None:
     assert row["step_ms_median"] == pytest.approx(40)
     parts = [row[name] for name in ("forward_ms", "backward_ms", "optimizer_ms")]
     assert parts == pytest.approx([12, 20, 8])
-
-
-def test_a_training_whose_beginning_never_came_to_rest_is_flagged(tmp_path: Path) -> None:
-    steps_file(tmp_path, [40.0 * 2 ** (step // 8 % 2) for step in range(128)])
-    assert "unstable_timing" in str(row_of(tmp_path)["flags"])
-
-
-def test_a_short_training_without_a_panel_has_no_times(tmp_path: Path) -> None:
-    assert step_times(tmp_path) == ({}, True)
-    steps_file(tmp_path, [40.0] * 95)
-    assert step_times(tmp_path) == ({}, True)
 
 
 def test_a_row_that_was_kept_is_read_again(tmp_path: Path) -> None:

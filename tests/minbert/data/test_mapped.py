@@ -1,5 +1,6 @@
 """Files of arrays that processes map: what was written is read, and nothing else is."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,8 @@ def file(tmp_path_factory):
     return tmp_path_factory.mktemp("mapped") / "arrays.safetensors"
 
 
-def test_what_was_written_is_read(file):
-    file.write_bytes(WHOLE)
+def check_read(file):
+    """Fail unless a file gives the arrays and notes that were written."""
     arrays, notes = mapped.read(file)
     assert notes == NOTES
     assert arrays.keys() == ARRAYS.keys()
@@ -37,8 +38,9 @@ def test_what_was_written_is_read(file):
         np.testing.assert_array_equal(array, ARRAYS[name])
 
 
-def test_arrays_are_views_of_the_file_that_cant_be_written_to(file):
+def test_what_was_written_is_read_as_views_that_cant_be_written_to(file):
     file.write_bytes(WHOLE)
+    check_read(file)
     arrays, _ = mapped.read(file)
     maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
     lines = [line for line in maps if line.endswith(file.name)]
@@ -47,45 +49,21 @@ def test_arrays_are_views_of_the_file_that_cant_be_written_to(file):
     assert begin < arrays["ids"].ctypes.data < end
     with pytest.raises(ValueError, match="read-only"):
         arrays["ids"][0] = 1
-
-
-def test_the_format_is_that_of_safetensors(file):
-    file.write_bytes(WHOLE)
     for name, array in load_file(file).items():
         np.testing.assert_array_equal(array, ARRAYS[name])
 
 
-def test_a_file_that_was_cut_is_refused(file):
-    for length in (*range(9), *range(9, len(WHOLE), 37), len(WHOLE) - 1):
-        file.write_bytes(WHOLE[:length])
-        with pytest.raises(ValueError):  # noqa: PT011 (of JSON, of an empty mapping, and our own)
-            mapped.read(file)
-
-
-def test_a_changed_byte_is_noticed(file):
-    for place in range(0, len(WHOLE), 11):
-        file.write_bytes(WHOLE[:place] + bytes([WHOLE[place] ^ 1]) + WHOLE[place + 1 :])
-        try:
-            arrays, notes = mapped.read(file)
-        except ValueError:
-            continue
-        # a space in the header that became something that JSON passes over, too
-        assert notes == NOTES
-        for name, array in ARRAYS.items():
-            np.testing.assert_array_equal(arrays[name], array)
+FLIPPED = st.integers(0, len(WHOLE) - 1).map(
+    lambda at: WHOLE[:at] + bytes([WHOLE[at] ^ 1]) + WHOLE[at + 1 :]
+)
 
 
 @examples(300)
-@given(content=damaged(WHOLE) | st.binary(max_size=200))
+@given(content=damaged(WHOLE) | FLIPPED | st.binary(max_size=200))
 def test_nothing_else_than_a_value_error_comes_of_damage(file, content):
     file.write_bytes(content)
-    try:
-        arrays, notes = mapped.read(file)
-    except ValueError:
-        return
-    assert notes == NOTES
-    for name, array in ARRAYS.items():
-        np.testing.assert_array_equal(arrays[name], array)
+    with suppress(ValueError):  # unless JSON passes over it, as over a space in the header
+        check_read(file)
 
 
 HEADERS = {

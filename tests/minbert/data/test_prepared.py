@@ -1,6 +1,5 @@
 """Folders of prepared examples: written once, read back as they were, refused when they changed."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,13 +67,6 @@ def test_classes_without_examples_make_other_data() -> None:
     assert same.digest == data.digest != more.digest
 
 
-def test_a_label_that_is_out_of_order_is_no_other_label(tmp_path: Path) -> None:
-    data = task_data("multi_label")
-    folder = write(tmp_path, prepared(data, "multi_label"), data)
-    lines = (folder / "dev.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["label"] for line in lines] == [[], [0, 1, 2]]
-
-
 @pytest.mark.parametrize(
     ("file", "content"),
     [
@@ -100,12 +92,9 @@ def test_a_broken_folder_is_refused_in_a_line(
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    assert not is_prepared(tmp_path)
+    assert not is_prepared(None)
     (tmp_path / "file").write_text("", encoding="utf-8")
     data = task_data("single_label")
     with pytest.raises(InputError, match="MINBERT_CACHE"):
         write(tmp_path / "file", prepared(data, "single_label"), data)
-
-
-def test_a_folder_without_a_task_is_not_prepared(tmp_path: Path) -> None:
-    assert not is_prepared(tmp_path)
-    assert not is_prepared(None)

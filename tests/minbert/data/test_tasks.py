@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,17 +16,17 @@ from hypothesis import strategies as st
 from minbert.assets.embedded import fetch
 from minbert.data.tasks import (
     TASKS,
-    find_task,
     load_task,
     vader,
 )
-from minbert.data.tasks.base import DECLARED, Examples, TaskData
+from minbert.data.tasks.base import Examples, TaskData
 from minbert.data.tasks.splitting import SIDES, normalised, side, sides, smallest
 from minbert.data.tasks.vader import read_rows
 from minbert.errors import InputError
 from tests.components import CS224N, need
+from tests.cs224n import write_folder
+from tests.hostile import check_line
 
-FIVE, THREE = (DECLARED["vader"][name]["edges"] for name in ("movies", "nyt"))
 EMBEDDED = [name for name, task in TASKS.items() if not task.files]
 WITH_FILES = [name for name, task in TASKS.items() if task.files and not task.parts]
 COUNTS = {"movies": 10_605, "amazon": 3_708, "nyt": 5_190, "tweets": 4_200}
@@ -44,11 +45,7 @@ def everything(name: str) -> dict[str, Examples]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small folder in the format of CS 224N."""
-    found = tmp_path_factory.mktemp("cs224n")
-    for number, name in enumerate(("ids-sst-train.csv", "ids-sst-dev.csv")):
-        rows = [f"{row}\tid{row}\t text {number} {row} \t{row % 5}" for row in range(20)]
-        (found / name).write_text("\n".join(["\tid\tsentence\tsentiment", *rows]) + "\n")
-    return found
+    return write_folder(tmp_path_factory.mktemp("cs224n"), ["sst"], count=20)
 
 
 def changed(folder: Path, tmp_path: Path, content: bytes | str) -> Path:
@@ -75,11 +72,7 @@ def test_every_example_is_on_one_side(name: str) -> None:
     assert sum(len(part) for part in parts.values()) == total
     shares = [len(parts[split]) / total for split in SIDES]
     assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.025)
-
-
-@pytest.mark.parametrize("name", EMBEDDED)
-def test_no_text_is_on_two_sides(name: str) -> None:
-    texts = [{normalised(text) for text in part.text_a} for part in everything(name).values()]
+    texts = [{normalised(text) for text in part.text_a} for part in parts.values()]
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert not texts[one] & texts[other]
 
@@ -113,47 +106,15 @@ def test_a_task_and_its_ratings_have_the_same_texts(name: str) -> None:
         assert ratings.labels.dtype == np.float64
 
 
-def test_movies_have_the_known_classes() -> None:
-    found = Counter(int(label) for part in everything("movies").values() for label in part.labels)
-    assert [found[label] for label in range(5)] == [1021, 3772, 1022, 3751, 1039]
-
-
 @pytest.mark.parametrize(
     ("name", "counts"),
-    [("amazon", [1218, 765, 1725]), ("nyt", [1688, 2402, 1100]), ("tweets", [1062, 838, 2300])],
-)
-def test_the_others_have_the_known_classes(name: str, counts: list[int]) -> None:
+    [("movies", [1021, 3772, 1022, 3751, 1039]), ("amazon", [1218, 765, 1725]),
+     ("nyt", [1688, 2402, 1100]), ("tweets", [1062, 838, 2300])],
+)  # fmt: skip
+def test_every_task_has_the_known_classes(name: str, counts: list[int]) -> None:
+    """Of ratings on an edge too: 119 of movies are."""
     found = Counter(int(label) for part in everything(name).values() for label in part.labels)
-    assert [found[label] for label in range(3)] == counts
-
-
-def test_ratings_on_an_edge_are_in_the_files() -> None:
-    _, ratings, _ = read_rows(fetch("vader") / FILE_OF["movies"])
-    assert np.isin(ratings, FIVE).sum() == 119
-
-
-@pytest.mark.parametrize(
-    ("rating", "label"),
-    [
-        ("-4", 0),
-        ("-2.41", 0),
-        ("-2.4", 1),
-        ("-0.80", 2),
-        ("0.7999", 2),
-        ("0.8", 3),
-        ("2.4", 4),
-        ("4", 4),
-    ],
-)
-def test_five_classes_begin_at_their_edges(rating: str, label: int) -> None:
-    assert np.searchsorted(FIVE, float(rating), side="right") == label
-
-
-@pytest.mark.parametrize(
-    ("rating", "label"), [("-0.51", 0), ("-0.5", 1), ("0", 1), ("0.5", 1), ("0.501", 2)]
-)
-def test_three_classes_have_both_edges_in_the_middle(rating: str, label: int) -> None:
-    assert np.searchsorted(THREE, float(rating), side="right") == label
+    assert [found[label] for label in range(len(counts))] == counts
 
 
 def test_names_load_without_anything_heavy() -> None:
@@ -204,21 +165,19 @@ def test_linked_documents_share_a_side(rows: list[tuple[str, str]]) -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.text(max_size=3), max_size=30), st.integers(0, 40), st.integers(0, 40))
-def test_a_smaller_subset_is_part_of_a_larger(texts: list[str], one: int, other: int) -> None:
+@given(
+    st.lists(st.text(max_size=3), unique=True, max_size=30), st.integers(0, 40), st.integers(0, 40)
+)
+def test_a_smaller_subset_is_part_of_a_larger_in_any_order(
+    texts: list[str], one: int, other: int
+) -> None:
     small, large = smallest(texts, min(one, other)), smallest(texts, max(one, other))
     assert set(small) <= set(large)
     assert large == sorted(large)
     assert len(large) == min(len(texts), max(one, other))
-
-
-@settings(deadline=None)
-@given(st.lists(st.text(max_size=3), unique=True, max_size=30), st.integers(0, 30))
-def test_a_subset_does_not_depend_on_the_order(texts: list[str], count: int) -> None:
     backwards = texts[::-1]
-    assert {texts[index] for index in smallest(texts, count)} == {
-        backwards[index] for index in smallest(backwards, count)
-    }
+    again = {backwards[index] for index in smallest(backwards, max(one, other))}
+    assert {texts[index] for index in large} == again
 
 
 # Limits, digests, majority
@@ -233,12 +192,6 @@ def test_limits_keep_examples_with_their_labels() -> None:
     assert set(smaller.train.text_a) < set(cut.train.text_a)
     shares = np.bincount(load_task("movies", max_train=2000).train.labels) / 2000
     assert shares == pytest.approx(np.bincount(whole.train.labels) / len(whole.train), abs=0.03)
-
-
-@pytest.mark.parametrize("flag", ["max_train", "max_dev"])
-def test_limits_below_one_are_refused(flag: str) -> None:
-    with pytest.raises(InputError, match=f"--{flag.replace('_', '-')} 0"):
-        load_task("movies", **{flag: 0})  # type: ignore[arg-type]
 
 
 def test_a_digest_is_that_of_the_examples_used() -> None:
@@ -282,22 +235,25 @@ def test_the_majority_class_is_that_of_training() -> None:
     assert TaskData(TASKS["movies-rating"], train, dev).majority is None
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "why"),
+    [
+        ("movies", {"max_train": 0}, "--max-train 0"), ("movies", {"max_dev": 0}, "--max-dev 0"),
+        ("mnli", {}, r"'mnli'; there are movies, amazon, nyt, tweets, movies"),
+        ("movies", {"data": Path()}, "movies comes embedded; a folder is for sst, sts, quora"),
+    ],
+)  # fmt: skip
+def test_what_no_task_has_is_refused(name: str, settings: Any, why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        load_task(name, **settings)
+
+
 def test_kinds_and_metrics_follow_from_the_classes() -> None:
     shown = {name: (t.kind, t.metric, t.num_outputs) for name, t in TASKS.items()}
     assert shown["movies"] == ("classification", "accuracy", 5)
     assert shown["nyt"] == ("classification", "accuracy", 3)
     assert shown["quora"] == ("classification", "accuracy", 2)
     assert shown["sts"] == shown["movies-rating"] == ("regression", "pearson", 1)
-
-
-def test_an_unknown_task_lists_those_there_are() -> None:
-    with pytest.raises(InputError, match=r"'mnli'; there are movies, amazon, nyt, tweets, movies"):
-        find_task("mnli")
-
-
-def test_an_embedded_task_takes_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"movies comes embedded; a folder is for sst, sts, quora"):
-        load_task("movies", tmp_path)
 
 
 def test_test_is_never_among_what_is_trained_on_or_tuned_for() -> None:
@@ -326,11 +282,6 @@ def test_the_two_broken_rows_of_quora_are_reported() -> None:
         "quora-train.csv, line 2577: is_duplicate is empty; left out",
         "quora-train.csv, line 14222: sentence2 is empty; left out",
     )
-
-
-def test_quotes_are_those_of_csv() -> None:
-    texts = load_task("quora", shared("quora")).train.text_a
-    assert any(text.startswith('"Which is correct grammar: I graduated') for text in texts)
 
 
 @pytest.mark.parametrize("name", WITH_FILES)
@@ -383,29 +334,6 @@ def test_a_broken_row_is_told_and_left_out(
     assert len(data.train) == 19
 
 
-WRONG = ("fine", "5", "-1", "2.5", "nan", "3.00000000000000000001", "1e0", "+1", "0_1", b"3\xff")
-
-
-@pytest.mark.parametrize("label", WRONG)
-def test_a_wrong_label_is_refused(folder: Path, tmp_path: Path, label: str | bytes) -> None:
-    lines = (folder / "ids-sst-train.csv").read_bytes().splitlines()
-    lines[2] = b"1\tx\tgood\t" + (label.encode() if isinstance(label, str) else label)
-    with pytest.raises(InputError) as caught:
-        load_task("sst", changed(folder, tmp_path, b"\n".join(lines)))
-    shown = repr(label) if isinstance(label, str) else "'3\\udcff'"
-    shown = "'3.000000000000000000' and more" if len(shown) > 22 else shown
-    assert str(caught.value) == (
-        f"{tmp_path / 'ids-sst-train.csv'}, line 3: sentiment is {shown}, not a class from 0 to 4; "
-        "correct it, or empty the field to leave the example out"
-    )
-
-
-def test_a_wrong_label_is_refused_though_its_text_is_empty(folder: Path, tmp_path: Path) -> None:
-    text = (folder / "ids-sst-train.csv").read_text()
-    with pytest.raises(InputError, match="line 22: sentiment is '7'"):
-        load_task("sst", changed(folder, tmp_path, text + "1\tx\t \t7\n"))
-
-
 def test_a_wrong_label_has_the_line_that_an_editor_shows(folder: Path, tmp_path: Path) -> None:
     """Whatever stands before it: a quoted text over several lines, which no example has, empty
     lines, and characters at which Python ends lines and editors don't."""
@@ -436,30 +364,31 @@ def test_many_broken_rows_are_counted(folder: Path, tmp_path: Path) -> None:
     assert len(data.train) == 20
 
 
+HEADER = "\tid\tsentence\tsentiment\n"
+NEITHER = "does not have sentence and sentiment once"
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "does not have sentence and sentiment once"),
-        ("\tid\tsentence\tsentiment\n", "0 of its 0 rows can't be used"),
-        ("id,sentence,sentiment\n1,good,3\n", "does not have sentence and sentiment once"),
+        ("", NEITHER), (HEADER, "0 of its 0 rows can't be used"),
+        ("id,sentence,sentiment\n1,good,3\n", NEITHER), ("\t" * 200_000 + "\n1\t2\n", NEITHER),
+        ("sentence" * 100_000 + "\n", NEITHER), ('"\tid\tsentence\tsentiment\n', NEITHER),
         ("\tid\tsentence\tsimilarity\n1\tx\tgood\t3\n", "does not have sentiment once"),
+        ("\tid\tsentence\tsentence\tsentiment\n", "does not have sentence once"),
+        ("\tid\tsentence\tsentiment\tsentiment\n", "does not have sentiment once"),
+        ("\u202etnemitnes\tsentence\n", "does not have sentiment once"),
         (b"\x89PNG\r\n\x1a\n\0\0\0", "is no text file in UTF-8"),
-        ("\tid\tsentence\tsentiment\n".encode("utf-16"), "is no text file in UTF-8"),
-        (b"\xff\xfe\xfd\xfc" * 200_000, "does not have sentence and sentiment once"),
-        (
-            "\tid\tsentence\tsentiment\n" + "nothing here\n" * 9,
-            "9 of its 9 rows can't be used, first ids-sst-train.csv, line 2: has 1 fields",
-        ),
-        (
-            "sentence\tsentiment\n" + "good\t4\n" * 3 + "good\t\n" * 3,
-            "3 of its 6 rows can't be used, first ids-sst-train.csv, line 5: sentiment is empty",
-        ),
-        (
-            "sentence\tsentiment\n" + "good\t4\n" * 3 + "good\n" * 3,
-            "3 of its 6 rows can't be used, first ids-sst-train.csv, line 5: has 1 fields",
-        ),
+        (HEADER.encode("utf-16"), "is no text file in UTF-8"),
+        (b"\xff\xfe\xfd\xfc" * 200_000, NEITHER),
+        (HEADER + "nothing here\n" * 9,
+         "9 of its 9 rows can't be used, first ids-sst-train.csv, line 2: has 1 fields"),
+        ("sentence\tsentiment\n" + "good\t4\n" * 3 + "good\t\n" * 3,
+         "3 of its 6 rows can't be used, first ids-sst-train.csv, line 5: sentiment is empty"),
+        ("sentence\tsentiment\n" + "good\t4\n" * 3 + "good\n" * 3,
+         "3 of its 6 rows can't be used, first ids-sst-train.csv, line 5: has 1 fields"),
     ],
-)
+)  # fmt: skip
 def test_a_file_of_another_kind_is_refused_in_one_line(
     folder: Path, tmp_path: Path, content: bytes | str, says: str
 ) -> None:
@@ -467,7 +396,6 @@ def test_a_file_of_another_kind_is_refused_in_one_line(
         load_task("sst", changed(folder, tmp_path, content))
     line = str(caught.value)
     assert says in line
-    assert str(tmp_path / "ids-sst-train.csv") in line
-    assert "\n" not in line
+    check_line(line, tmp_path / "ids-sst-train.csv")
     assert len(line) < 400
     line.encode()
