@@ -1,7 +1,7 @@
 """Trained cells on a tiny base with random weights, made without training."""
 
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from runpy import run_path
 from typing import Any, Final
 from unittest import mock
 
@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from adapters.injection import inject
+from bench.common.errors import InputError
 from bench.engines.engine import engine_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.export.formats import FORMATS, SNIPPET, missing_library
 from bench.export.fresh import Answer
 from bench.export.snippets import answers
+from bench.export.snippets.answers import read_config
 from bench.export.trained import Base, Trained
 from bench.plan.job import Job
 from minbert.data.tasks import Examples, Task
@@ -167,15 +169,17 @@ def answer_here(
     folder: Path, texts: list[Any], *, base: Base | None = None, batch_size: int = 32
 ) -> Answer:
     """As `run_fresh`, in this process."""
-    spec = spec_from_file_location("predict", folder / SNIPPET)
-    assert spec is not None
-    assert spec.loader is not None
-    snippet = module_from_spec(spec)
-    spec.loader.exec_module(snippet)
-    loaded = snippet.load(folder, None if base is None else str(base.folder))
-    starts = range(0, len(texts), batch_size)
-    rows = np.concatenate([snippet.logits(loaded, texts[n : n + batch_size]) for n in starts])
-    return Answer(rows, answers.labels(folder, rows), [], [], {})
+    try:
+        snippet = run_path(str(folder / SNIPPET))
+        loaded = snippet["load"](folder, None if base is None else str(base.folder))
+        starts = range(0, len(texts), batch_size)
+        batches = [snippet["logits"](loaded, texts[n : n + batch_size]) for n in starts]
+    except (Exception, SystemExit) as error:
+        lines = str(error).splitlines()
+        raise InputError(f"{folder}: fails in a fresh process: {lines[-1]}") from error
+    rows = np.concatenate(batches)
+    named = rows.shape[1] == len(read_config(folder)["id2label"])
+    return Answer(rows, answers.labels(folder, rows) if named else [], [], [], {})
 
 
 def exported(cell: Trained, name: str, folder: Path) -> Path:

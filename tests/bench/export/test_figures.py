@@ -16,15 +16,10 @@ from bench.export.fresh import Answer
 from bench.export.trained import Trained
 from bench.results.exports import ADAPTER, INT8, MERGED, ONNX, Figures
 from bench.results.predictions import values_for
-from tests.bench.export.small import base_folder, expected_logits, trained
+from tests.bench.export.small import expected_logits, trained
 
 WEIGHTS = {"model.safetensors": 1_500_000, "tokenizer.json": 900, "config.json": 100,
            "model.onnx": 2_000_000, "model-int8.onnx": 500_000}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return base_folder(tmp_path_factory.mktemp("base") / "small")
 
 
 @pytest.fixture
