@@ -20,12 +20,10 @@ from bench.export.snippets.answers import read_config
 from bench.export.trained import Base, Trained
 from bench.plan.job import Job
 from minbert.data.tasks import Examples, Task
-from minbert.data.tokenizer import Tokenizer
 from minbert.files import sha256_of
 from minbert.model.checkpoint import load_encoder, save_checkpoint
-from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.classifier import BertClassifier, Classifier, initialise
 from minbert.model.config import BertConfig
-from minbert.training.evaluation import predict
 from tests import encoders
 from tests.adapters.small import disturb
 from tests.bench.synthetic_rows import cell, planned_row
@@ -113,11 +111,7 @@ def trained(
         cell=of, conditions_id="0", attempt=1, device="cpu", threads=1, checkpoint=str(folder),
         geometry=None, tokenizer=str(folder), data=None, keep=True, code_version="0",
     )  # fmt: skip
-    return Trained(
-        row=planned_row(of), job=job, base=base_of(folder, on_hub), task=task, model=model.eval(),
-        tokenizer=Tokenizer.from_folder(folder), dev=examples(kind, pairs),
-        unit=UNIT if kind == "regression" else (0.0, 1.0), refitted=False,
-    )  # fmt: skip
+    return _trained(job, folder, task, model, kind, pairs, on_hub)
 
 
 def trained_by_library(
@@ -141,6 +135,12 @@ def trained_by_library(
         model = engine_of(job.cell).build(job)
     with torch.no_grad():
         disturb(model)
+    return _trained(job, folder, task, model, kind, pairs, on_hub)
+
+
+def _trained(
+    job: Job, folder: Path, task: Task, model: Classifier, kind: str, pairs: bool, on_hub: bool
+) -> Trained:
     return Trained(
         row=planned_row(job.cell), job=job, base=base_of(folder, on_hub), task=task,
         model=model.eval(), tokenizer=tokenizer_of(job.cell.engine, folder),
@@ -156,13 +156,7 @@ def _task(kind: str) -> Task:
 
 def expected_logits(cell: Trained) -> NDArray[np.float32]:
     """Logits [N, C] of the dev examples by this project, in the unit of the labels."""
-    encoded = cell.tokenizer.encode(cell.dev.text_a, cell.dev.text_b, MAX_LENGTH)
-    logits = predict(
-        cell.model, (encoded,), batch_size=4, amp="off", pad_id=cell.model.pad_id,
-        device=torch.device("cpu"),
-    )  # fmt: skip
-    mean, std = cell.unit
-    return logits * np.float32(std) + np.float32(mean)
+    return cell.exact_logits(cell.dev)
 
 
 def answer_here(
