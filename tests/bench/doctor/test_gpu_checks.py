@@ -50,10 +50,6 @@ FIGURES: dict[str, Any] = {
     ("device", "figures", "verdict", "text"),
     [
         (A100, {}, OK, "A100, driver 580.1, CUDA 13.0"),
-        (A100, {"ecc_errors": None}, OK, "A100"),
-        (A100, {"ecc_errors": 2}, FAILED, "2 uncorrected memory errors"),
-        (A100, {"doubts": {"disturbed": "other processes used the GPU"}}, FAILED, "disturbed"),
-        (A100, {"doubts": {"throttled": "the GPU was slowed: heat"}}, FAILED, "slowed: heat"),
         (A100, {"nvml": "NVML: Not Found"}, OK, "NVML: NVML: Not Found; its columns and flags"),
         (A100, {"gpu": "A100 MIG 1g.5gb"}, OK, "a MIG instance"),
         (replace(A100, failures={"fp16": "no kernel image"}), {}, FAILED, "amp fp16 can't compute"),
@@ -75,37 +71,39 @@ def look_at(monkeypatch: pytest.MonkeyPatch, device: Device = A100, **answers: A
     """The finding on a GPU whose driver gives some answers."""
     monkeypatch.setattr(one_gpu, "resolve_device", lambda _name, _cuda: device)
     monkeypatch.setattr(one_gpu, "read_driver", lambda: Driver("580.1", 1))
-    monkeypatch.setattr(one_gpu, "_WARM_UP_S", 0.0)
-    monkeypatch.setattr(one_gpu, "_SAMPLE_S", 0.0)
-    monkeypatch.setattr(one_gpu, "_SIZE", 1)
+    for name, value in {"_WARM_UP_S": 0.0, "_SAMPLE_S": 0.0, "_SIZE": 1}.items():
+        monkeypatch.setattr(one_gpu, name, value)
     nvml = FakeNvml(NAME, **answers)
     nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED = nvml.NVML_VOLATILE_ECC = 1
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     return one_gpu.driver(HERE)
 
 
-def test_a_quiet_gpu_is_ok_and_read_first(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    finding = look_at(monkeypatch, TotalEccErrors=0)
-    assert (finding.verdict, finding.figures["ecc_errors"]) == (OK, 0)
-    assert finding.figures["looks"]["looks"] == one_gpu.SAMPLES
-    assert look_at(monkeypatch).figures["ecc_errors"] is None, "a GPU without ECC"
+@pytest.mark.parametrize(
+    ("answers", "verdict", "text"),
+    [
+        ({"TotalEccErrors": 0}, OK, "A100"),
+        ({}, OK, "A100"),  # a GPU without ECC
+        ({"TotalEccErrors": 3}, FAILED, "3 uncorrected memory errors"),
+        ({"ComputeRunningProcesses": [process(os.getpid(), 400), process(1, 900)]}, FAILED,
+         "other processes used the GPU"),
+        ({"CurrentClocksEventReasons": 0x40}, FAILED,
+         "flagged throttled: the GPU was slowed: heat (hardware)"),
+    ],
+)  # fmt: skip
+def test_a_gpu_is_looked_at_while_it_works(
+    gpu: None, monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any], verdict: str, text: str
+) -> None:
     order: list[str] = []
-    of = one_gpu.Gpu.of
+    of, work = one_gpu.Gpu.of, one_gpu._work
     monkeypatch.setattr(one_gpu.Gpu, "of", lambda device: (order.append("gpu"), of(device))[1])
-    monkeypatch.setattr(one_gpu, "_work", lambda *_of: order.append("work"))
-    look_at(monkeypatch)
-    assert order == ["gpu", *["work"] * (1 + one_gpu.SAMPLES)], "before this process uses it"
-
-
-def test_other_processes_and_heat_are_seen(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    others = [process(os.getpid(), 400), process(1, 900)]
-    finding = look_at(monkeypatch, ComputeRunningProcesses=others)
-    assert (finding.verdict, finding.figures["doubts"]) == (
-        FAILED, {"disturbed": "other processes used the GPU"},
-    )  # fmt: skip
-    finding = look_at(monkeypatch, CurrentClocksEventReasons=0x40)
-    assert "flagged throttled: the GPU was slowed: heat (hardware)" in finding.summary
-    assert look_at(monkeypatch, TotalEccErrors=3).verdict == FAILED
+    monkeypatch.setattr(one_gpu, "_work", lambda *given: (order.append("work"), work(*given)))
+    finding = look_at(monkeypatch, **answers)
+    assert (finding.verdict, bool(finding.remedy)) == (verdict, verdict == FAILED)
+    assert text in finding.summary
+    assert finding.figures["ecc_errors"] == answers.get("TotalEccErrors")
+    assert finding.figures["looks"]["looks"] == one_gpu.SAMPLES
+    assert order == ["gpu", *["work"] * (1 + one_gpu.SAMPLES)], "read before it is used here"
 
 
 def test_a_gpu_that_others_hold_is_skipped(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,12 +357,10 @@ def test_steps_run_on_a_device_that_is_set_up_with_amp_and_kernels_as_asked(
 def test_a_gpu_that_is_slow_alone_or_beside_others_is_named(
     alone: tuple[float, ...], together: tuple[float, ...], verdict: str, text: str
 ) -> None:
-    names = [f"cuda:{i}" for i in range(3)]
     for i, work in enumerate(several_gpus.WORK):
-        right = [5.0] * len(several_gpus.WORK)
         times = [
-            {n: (*right[:i], each, *right[i + 1 :]) for n, each in zip(names, ms, strict=True)}
-            for ms in (alone, together)
+            {f"cuda:{n}": tuple(each if k == i else 5.0 for k in range(3)) for n, each in of}
+            for of in (enumerate(alone), enumerate(together))
         ]
         finding = several_gpus.judge(*times)
         assert finding.verdict == verdict
@@ -438,17 +434,14 @@ def test_steps_of_the_check_are_timed_for_each_line(
 ) -> None:
     ticks = iter(range(1000))
     monkeypatch.setattr(several_gpus.time, "perf_counter", lambda: next(ticks) / 1000)
-    models = "bench.doctor.models."
-    for name, value in {
-        "small_model": lambda *_of: None, "small_batch": lambda *_of: None,
-        "small_trainer": lambda *_of: SimpleNamespace(step=lambda _batch: None),
-    }.items():  # fmt: skip
-        monkeypatch.setattr(models + name, value)
-    monkeypatch.setattr(several_gpus, "_WINDOW_S", 0.0035)
-    monkeypatch.setattr(several_gpus, "_WARM_UP_S", 0.0035)
+    for name in ("small_model", "small_batch"):
+        monkeypatch.setattr(models, name, lambda *_of: None)
+    trainer = SimpleNamespace(step=lambda _batch: None)
+    monkeypatch.setattr(models, "small_trainer", lambda *_of: trainer)
+    small = {"_WINDOW_S": 0.0035, "_WARM_UP_S": 0.0035, "_SIDE": 2, "_COPIED": 2}
+    for name, value in small.items():
+        monkeypatch.setattr(several_gpus, name, value)
     monkeypatch.setattr(sys, "stdin", iter(["\n", "\n"]))
-    monkeypatch.setattr(several_gpus, "_SIDE", 2)
-    monkeypatch.setattr(several_gpus, "_COPIED", 2)
     several_gpus.main()
     first, *lines = capsys.readouterr().out.split("\n")[:-1]
     assert first == ""
