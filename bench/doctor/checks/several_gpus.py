@@ -49,11 +49,7 @@ def check(context: Context) -> Finding:
 
 
 def step_times(slots: Sequence[Found]) -> tuple[Times, Times]:
-    """The milliseconds of each kind of work by GPU, of each alone and of all at once.
-
-    Raises:
-        SkipError: if steps can't be taken on a GPU.
-    """
+    """The milliseconds of each kind of work by GPU, of each alone and of all at once."""
     with ExitStack() as stack:
         workers = {}
         before = os.sched_getaffinity(0)
@@ -112,11 +108,7 @@ def _started(slot: Found, stack: ExitStack) -> subprocess.Popen[str]:
 
 
 def _answer(device: str, worker: subprocess.Popen[str]) -> tuple[float, ...]:
-    """The milliseconds of each kind of work that a process measured; none when it is ready.
-
-    Raises:
-        SkipError: if it ended.
-    """
+    """The milliseconds of each kind of work that a process measured; none when it is ready."""
     line = worker.stdout.readline() if worker.stdout else ""
     if not line:
         why = last_error(worker.communicate()[1])

@@ -46,12 +46,6 @@ def export(exports: Exports, tmp_path: Path) -> Callable[..., tuple[Trained, Pat
     return copy
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A folder that looks like an exported one; its model is not loaded."""
-    return described(tmp_path / "model")
-
-
 def described(folder: Path, problem: str = "single_label_classification", **more: Any) -> Path:
     folder.mkdir()
     names = {str(i): name for i, name in enumerate(more.pop("classes", CLASSES))}
@@ -60,6 +54,12 @@ def described(folder: Path, problem: str = "single_label_classification", **more
     (folder / "model.safetensors").touch()
     (folder / SNIPPET).touch()
     return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder that looks like an exported one; its model is not loaded."""
+    return described(tmp_path / "model")
 
 
 @pytest.fixture
