@@ -16,7 +16,6 @@ from bench.common.command import FILE, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.files import folder_for_now, try_to_write
 from bench.common.messages import command_line, echo
-from bench.export.bases import describe_base
 from bench.export.choice import (
     RECOMMENDED,
     check_exportable,
@@ -25,6 +24,7 @@ from bench.export.choice import (
     recommended_cell,
 )
 from bench.export.formats import FORMATS, SNIPPET, Format, default_format, missing_library, refusal
+from bench.export.trained import describe_base
 from bench.launch.signals import Signals
 from bench.plan.rows import Row
 from bench.recommend import with_needs
