@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from bench.common.command import run_command
+from bench.common.command import options_in, run_command
 from bench.common.errors import DiskFullError, InputError
 from bench.common.messages import echo
 from bench.doctor.check import CHECKS, FAILED, FIRST_LOOK, Check, Finding, selected
@@ -37,15 +37,7 @@ Checks: {", ".join(check.name for check in CHECKS)}. docs/doctor.md explains the
 
 @click.command(help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
 @click.argument("names", nargs=-1, metavar="[CHECK...]")
-@click.option(
-    "--device", default="auto", show_default=True,
-    help="The device to check: auto, cpu, cuda or cuda:i.",
-)  # fmt: skip
-@click.option(
-    "--first-look", is_flag=True,
-    help="Time bert-base by every path on a GPU never seen, and compare with what is expected.",
-)  # fmt: skip
-@click.option("--json", "json_wanted", is_flag=True, help="Print JSON, to attach to a report.")
+@options_in(Path(__file__).with_name("options.toml"))
 def command(names: tuple[str, ...], device: str, first_look: bool, json_wanted: bool) -> int:
     checks = selected(names)
     if first_look:

@@ -107,11 +107,7 @@ def examine(
 
 
 def _find_device(requested: str) -> tuple[Found | None, Finding]:
-    """The conditions of cells on a device, or on the CPU where `auto` finds a broken GPU.
-
-    Raises:
-        InputError: as `examine`.
-    """
+    """The conditions of cells on a device, or on the CPU where `auto` finds a broken GPU."""
     try:
         torch_build()
         code_version()

@@ -12,11 +12,10 @@ from typing import Any, Final
 
 import click
 
-from bench.common.command import run_command
+from bench.common.command import FILE, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.files import folder_for_now, try_to_write
 from bench.common.messages import command_line, echo
-from bench.export.bases import describe_base
 from bench.export.choice import (
     RECOMMENDED,
     check_exportable,
@@ -25,6 +24,7 @@ from bench.export.choice import (
     recommended_cell,
 )
 from bench.export.formats import FORMATS, SNIPPET, Format, default_format, missing_library, refusal
+from bench.export.trained import describe_base
 from bench.launch.signals import Signals
 from bench.plan.rows import Row
 from bench.recommend import with_needs
@@ -45,42 +45,11 @@ Examples:
 
 @click.command(help=__doc__.partition("\n\n")[0] if __doc__ else None, epilog=_EPILOG)
 @click.argument("cell", metavar="CELL|recommended")
-@click.option(
-    "--to",
-    "folder",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The folder to write, which must not exist yet or be empty.",
+@options_in(
+    Path(__file__).with_name("options.toml"),
+    {"file": FILE, "format": click.Choice(list(FORMATS))},
+    {"needs": with_needs},
 )
-@click.option(
-    "--format",
-    "name",
-    type=click.Choice(list(FORMATS)),
-    help="The format; by default the smallest that has a place for the model.",
-)
-@click.option(
-    "--merge", is_flag=True, help="Add adapters to the weights, so that no base model is needed."
-)
-@click.option(
-    "--refit",
-    is_flag=True,
-    help="Train on all examples, those of dev included; the score of that model is not measured.",
-)
-@click.option(
-    "--allow-low-score",
-    is_flag=True,
-    help="Export a model even if its dev score is below the range of its setting's trainings.",
-)
-@with_needs
-@click.option(
-    "--runs",
-    type=click.Path(path_type=Path),
-    default=Path("runs.csv"),
-    show_default=True,
-    help="File of the results.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def command(
     cell: str,
     folder: Path,

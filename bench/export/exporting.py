@@ -98,16 +98,13 @@ def _new_folder(folder: Path) -> Iterator[Path]:
             path.chmod((0o777 if path.is_dir() else 0o666) & ~umask())
         model.rename(folder)  # an empty folder is replaced
     except (OSError, SafetensorError) as error:  # the latter of a full disk, too
+        reason = one_line(getattr(error, "strerror", None) or str(error))
         raise DiskFullError(
-            f"--to {folder}: can't be written ({_reason(error)}); nothing was left there"
+            f"--to {folder}: can't be written ({reason}); nothing was left there"
         ) from error
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)
-
-
-def _reason(error: Exception) -> str:
-    return one_line(getattr(error, "strerror", None) or str(error))
 
 
 def _remove_stale(place: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Final, TextIO
 import click
 from rich.console import Console
 
+from bench.common.command import FILE, options_in
 from bench.common.csvfile import check_csv, csv_error, harmless
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import atomic_file
@@ -63,26 +64,9 @@ Write = Callable[[int, Answer | None], None]
 
 
 @click.command(help=__doc__.partition("\n\n")[0], epilog=_EPILOG)
-@click.argument("folder", metavar="MODEL", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="MODEL", type=FILE)
 @click.argument("file", metavar="FILE|-")
-@click.option("--text", metavar="COLUMN", help="The column of the text; inferred where clear.")
-@click.option("--text-pair", metavar="COLUMN", help="The column of the second text of pairs.")
-@click.option(
-    "--to",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write the predictions to this file, whole or not at all; by default to stdout.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Write JSON lines in place of CSV.")
-@click.option(
-    "--base",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The checkpoint that an adapter was trained on, if the hub does not have it.",
-)
-@click.option(
-    "--weights", metavar="NAME", help="Which of the model's files of weights, if it has several."
-)
+@options_in(Path(__file__).with_name("predict.toml"), {"file": FILE})
 def command(
     folder: Path,
     file: str,

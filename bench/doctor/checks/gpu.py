@@ -105,7 +105,7 @@ def memory(context: Context) -> Finding:
     device = torch.device(context.device)
     probes = [Gpu.of(device) for _ in range(2)]  # before torch makes a context
     torch.cuda.set_device(device)
-    held = torch.zeros(2**16, device=device).fill_(1)  # makes the context and loads the kernel
+    first = torch.zeros(2**16, device=device).fill_(1)  # makes the context and loads the kernel
     free, _ = torch.cuda.mem_get_info(device)
     if free < ROOM_MIB * MIB:
         raise SkipError(
@@ -120,7 +120,7 @@ def memory(context: Context) -> Finding:
     del block
     start_cuda_peaks(device)
     moments["after"] = _figures(device, probes[1])
-    del held
+    del first
     limits = BY_NAME["gpu-memory"].limits
     figures = {
         f"{name}_{when}_mib": values[name]

@@ -70,15 +70,15 @@ def allocator(context: Context) -> Finding:
     device = torch.device(context.device)
     trainer = small_trainer(small_model("full", None, context.device), "off")
     batch = small_batch(*_BATCH, context.device, masked=False)
-    held, faults = [], []
+    occupied, faults = [], []
     for _ in range(_WARM + _WINDOWS * _STEPS):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         trainer.step(batch)
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-        held.append(_held_mib(device))
-    ends = held[_WARM - 1 :: _STEPS]
+        occupied.append(_occupied_mib(device))
+    ends = occupied[_WARM - 1 :: _STEPS]
     growth, new = min(after - before for before, after in pairwise(ends)), median(faults[_WARM:])
-    figures = {"least_growth_mib": growth, "faults": faults, "held_mib": held}
+    figures = {"least_growth_mib": growth, "faults": faults, "held_mib": occupied}
     limits = BY_NAME["allocator"].limits
     failures = {"faults": new > limits["faults"], "growth": growth > limits["growth_mib"]}
     return judged(
@@ -86,14 +86,14 @@ def allocator(context: Context) -> Finding:
     )
 
 
-def _held_mib(device: torch.device) -> float:
-    """What the process holds: reserved on a GPU, anonymous elsewhere."""
+def _occupied_mib(device: torch.device) -> float:
+    """Memory of the process: reserved on a GPU, anonymous elsewhere."""
     if device.type == "cuda":
         return float(torch.cuda.memory_reserved(device)) / MIB
-    held = resident_now().anon_mib
-    if held is None:
+    anonymous_mib = resident_now().anon_mib
+    if anonymous_mib is None:
         raise SkipError("this system does not report a process's resident memory")
-    return held
+    return anonymous_mib
 
 
 def huge_pages(context: Context) -> Finding:  # noqa: ARG001

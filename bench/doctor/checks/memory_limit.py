@@ -29,8 +29,8 @@ def available_mib(groups: Path = _CGROUPS) -> tuple[float, str]:
         try:
             most, used, stat = ((groups / name).read_text(encoding="ascii") for name in files)
             words = stat.split()
-            held = int(used) - int(words[words.index(cached) + 1])
-            left["left by the control group's limit"] = float(max(0, int(most) - held))
+            needed = int(used) - int(words[words.index(cached) + 1])
+            left["left by the control group's limit"] = float(max(0, int(most) - needed))
         except (OSError, ValueError):  # no such group, or no limit: "max"
             continue
     for name, limit_of in (("address space", resource.RLIMIT_AS), ("data", resource.RLIMIT_DATA)):

@@ -40,27 +40,23 @@ def check(context: Context) -> Finding:
     os.environ.pop(VISIBLE, None)
     os.environ |= {} if context.visible is None else {VISIBLE: context.visible}
     try:
-        lanes = find_slots(ALL)
+        slots = find_slots(ALL)
     except InputError as error:
         raise SkipError(str(error)) from error
-    if len(lanes) == 1:
+    if len(slots) == 1:
         return judged("several-gpus", {"gpus": 1}, {}, works="there is one GPU")
-    return judge(*step_times(lanes))
+    return judge(*step_times(slots))
 
 
-def step_times(lanes: Sequence[Found]) -> tuple[Times, Times]:
-    """The milliseconds of each kind of work by GPU, of each alone and of all at once.
-
-    Raises:
-        SkipError: if steps can't be taken on a GPU.
-    """
+def step_times(slots: Sequence[Found]) -> tuple[Times, Times]:
+    """The milliseconds of each kind of work by GPU, of each alone and of all at once."""
     with ExitStack() as stack:
         workers = {}
         before = os.sched_getaffinity(0)
         try:
-            for lane in lanes:
-                bind_thread(lane.cores)
-                workers[lane.conditions.device] = _started(lane, stack)
+            for slot in slots:
+                bind_thread(slot.cores)
+                workers[slot.conditions.device] = _started(slot, stack)
         finally:
             bind_thread(frozenset(before))
         for device, worker in workers.items():
@@ -99,11 +95,11 @@ def judge(alone: Times, together: Times) -> Finding:
     return judged("several-gpus", figures, {}, works="; ".join(texts))
 
 
-def _started(lane: Found, stack: ExitStack) -> subprocess.Popen[str]:
+def _started(slot: Found, stack: ExitStack) -> subprocess.Popen[str]:
     """A process that works on a GPU, bound to the cores that this one is bound to, until the stack
     is closed."""
     process = subprocess.Popen(
-        COMMAND, env=worker_environment(os.environ, lane.conditions.threads, lane.gpu),
+        COMMAND, env=worker_environment(os.environ, slot.conditions.threads, slot.gpu),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     stack.callback(process.communicate)
@@ -112,11 +108,7 @@ def _started(lane: Found, stack: ExitStack) -> subprocess.Popen[str]:
 
 
 def _answer(device: str, worker: subprocess.Popen[str]) -> tuple[float, ...]:
-    """The milliseconds of each kind of work that a process measured; none when it is ready.
-
-    Raises:
-        SkipError: if it ended.
-    """
+    """The milliseconds of each kind of work that a process measured; none when it is ready."""
     line = worker.stdout.readline() if worker.stdout else ""
     if not line:
         why = last_error(worker.communicate()[1])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bench.common.errors import InputError
 from bench.common.messages import one_line
@@ -46,18 +46,6 @@ def write(trained: Trained, folder: Path) -> None:
     write_tokenizer(trained, folder)
 
 
-class _Positional(nn.Module):
-    """A model with positional inputs, in the order of the exported ones."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        logits: Tensor = self.model(input_ids, attention_mask, token_type_ids)
-        return logits
-
-
 def _export(model: nn.Module, path: Path) -> None:
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
@@ -67,7 +55,7 @@ def _export(model: nn.Module, path: Path) -> None:
     texts, tokens = torch.export.Dim("texts"), torch.export.Dim("tokens")
     with kernels(REFERENCE), torch.no_grad():
         program: Any = torch.onnx.export(
-            _Positional(model),
+            model,
             (ids, mask, torch.zeros_like(ids)),
             dynamo=True,
             verbose=False,

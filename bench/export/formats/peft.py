@@ -90,11 +90,7 @@ def _subtract(
 
 def _trained_modules(groups: Groups, trained: Trained) -> list[str]:
     """The modules that train besides adapters; of the head the outermost ones, since PEFT saves
-    its `classifier` whole.
-
-    Raises:
-        InputError: if one of them has adapters in it, which PEFT does not save with it.
-    """
+    its `classifier` whole. One with adapters in it is refused: PEFT does not save these with it."""
     encoder = f"{library_model(trained.model).base_model_prefix}."
     modules = sorted(
         {

@@ -26,11 +26,6 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(first_look, name, value)
 
 
-def kernel(masked: bool, amp: str) -> str:
-    """The name of an attention kernel."""
-    return "flash_fwd_kernel" if amp != "off" and not masked else "fmha_cutlassF_f32_aligned"
-
-
 @pytest.fixture
 def taken() -> list[tuple[str, str, int]]:
     """Of each step that is profiled, its engine, kernels and number."""
@@ -47,7 +42,8 @@ def launched(monkeypatch: pytest.MonkeyPatch, taken: list[tuple[str, str, int]])
         trainer, [batch] = step.func.__self__, step.args
         engine = "minbert" if isinstance(trainer.model, BertClassifier) else "transformers"
         taken.append((engine, "reference" if is_reference() else "fast", trainer._taken))
-        attention = kernel(batch.attention_mask is not None, trainer.amp)
+        has_flash = trainer.amp != "off" and batch.attention_mask is None
+        attention = "flash_fwd_kernel" if has_flash else "fmha_cutlassF_f32_aligned"
         return [(attention, 0.5), *((name, 1.0) for name in more)]
 
     monkeypatch.setattr(first_look, "kernels_of", kernels_of)
@@ -63,12 +59,9 @@ def launched(monkeypatch: pytest.MonkeyPatch, taken: list[tuple[str, str, int]])
     ],
 )
 def test_steps_of_a_mode(
-    launched: list[str],
-    taken: list[tuple[str, str, int]],
-    more: list[str],
-    text: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    launched: list[str], taken: list[tuple[str, str, int]],
+    more: list[str], text: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     launched += more
     devices: list[str] = []
     monkeypatch.setattr(models, "set_up_device", lambda device, **_of: devices.append(device.type))
@@ -101,18 +94,16 @@ def test_without_flash_attention_none_is_expected() -> None:
     assert [first_look.judge(rows, has_flash=has).verdict for has in (False, True)] == [OK, FAILED]
 
 
-def test_gradients_that_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert first_look.overflow(HERE).verdict == OK
-    monkeypatch.setattr(first_look, "overflow_problem", lambda _device: "it moves weights")
-    assert first_look.overflow(HERE).summary == "it moves weights"
-
-
-def test_a_part_runs_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_gradients_that_overflow_by_the_name_of_the_part(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(process.lifeline, "attach", lambda: None)
     assert [each.arguments for each in FIRST_LOOK[:3]] == [["full"], ["lora"], ["dora"]]
     here = {"device": "cpu", "threads": 1, "amp_on": "bf16"}
     process.main("first-look.overflow", tmp_path, here)
     assert "moves no weight" in (tmp_path / "result.json").read_text()
+    monkeypatch.setattr(first_look, "overflow_problem", lambda _device: "it moves weights")
+    assert first_look.overflow(HERE).summary == "it moves weights"
 
 
 def test_graphs_are_recorded_in_both_orders(

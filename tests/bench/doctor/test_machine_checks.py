@@ -3,13 +3,16 @@
 import itertools
 import os
 import resource
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
-from bench.doctor.check import FAILED, OK, Context, SkipError
+from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
 from bench.doctor.checks import cpu, host_memory, memory_limit, software
 
 HERE = Context("cpu", 2, "bf16", Path())
@@ -26,95 +29,66 @@ def test_memory_for_the_full_grid(
 
 
 @pytest.mark.parametrize(
-    ("limit", "use", "stat"),
+    ("version", "most", "stat", "address_space", "mib", "limit"),
     [
-        ("memory.max", "memory.current", "inactive_file 104857600\n"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes",
-         "inactive_file 7\ntotal_inactive_file 104857600\n"),
+        (2, f"{2**28}", "inactive_file 104857600", None, 228, "left by the control group's limit"),
+        (1, f"{2**28}", "inactive_file 7\ntotal_inactive_file 104857600", None, 228,
+         "left by the control group's limit"),
+        (2, "max", "inactive_file 0", None, 512, "free on this machine"),
+        (2, "max", "inactive_file 0", 2**20, 1, "allowed by the limit on address space (ulimit)"),
     ],
 )  # fmt: skip
-def test_a_control_groups_limit_counts_without_its_cache(
-    tmp_path: Path, limit: str, use: str, stat: str
-) -> None:
+def test_the_least_limit_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: int, most: str, stat: str,
+    address_space: int | None, mib: int, limit: str,
+) -> None:  # fmt: skip
     (tmp_path / "memory").mkdir()
-    (tmp_path / limit).write_text(f"{2**28}\n")
-    (tmp_path / use).write_text(f"{2**27}\n")
-    (tmp_path / limit).with_name("memory.stat").write_text(stat)
-    assert memory_limit.available_mib(tmp_path) == (228.0, "left by the control group's limit")
+    *files, _ = memory_limit._FILES[version == 1]
+    for name, text in zip(files, (most, f"{2**27}", stat), strict=True):
+        (tmp_path / name).write_text(f"{text}\n")
+    limits = {resource.RLIMIT_AS: address_space or resource.RLIM_INFINITY}
+    soft = lambda of: (limits.get(of, resource.RLIM_INFINITY),) * 2  # noqa: E731
+    monkeypatch.setattr(memory_limit.resource, "getrlimit", soft)
+    machine = SimpleNamespace(available=512 * 2**20)
+    monkeypatch.setattr(memory_limit.psutil, "virtual_memory", lambda: machine)
+    assert memory_limit.available_mib(tmp_path) == (mib, limit)
 
 
-def test_without_a_limit_the_machines_memory_counts(tmp_path: Path) -> None:
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("1\n")
-    assert memory_limit.available_mib(tmp_path)[1] == "free on this machine"
-
-
-def test_a_limit_of_the_process_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    limits = {resource.RLIMIT_AS: 2**20, resource.RLIMIT_DATA: resource.RLIM_INFINITY}
-    monkeypatch.setattr(memory_limit.resource, "getrlimit", lambda of: (limits[of], limits[of]))
-    assert memory_limit.available_mib(tmp_path) == (
-        1.0,
-        "allowed by the limit on address space (ulimit)",
-    )
-
-
-def load(monkeypatch: pytest.MonkeyPatch, module: object, *windows: float) -> None:
+def load(monkeypatch: pytest.MonkeyPatch, *windows: float) -> None:
     """Make each window's products take so long, one after another and again from the first."""
     durations = itertools.cycle(windows)
-    monkeypatch.setattr(module, "product_seconds", lambda _s, _threads: [next(durations)])
+    monkeypatch.setattr(cpu, "product_seconds", lambda _s, _threads: [next(durations)])
 
 
 @pytest.mark.parametrize(
-    ("together", "quota", "allowed", "ran", "verdict", "says"),
+    ("threads", "alone", "together", "quota", "allowed", "ran", "verdict", "says"),
     [
-        (1.0, None, 2, 1.0, OK, "2.00 times as fast"),
-        (1.4, None, 2, 0.8, OK, "1.43 times"),
-        (1.5, None, 2, 1.0, FAILED, "1.33 times"),
-        (1.0, 1, 2, 1.0, FAILED, "quota allows 1"),
-        (1.0, None, 1, 1.0, FAILED, "affinity allows 1"),
-        (1.0, None, 2, 0.5, FAILED, "run for 50% of the time"),
+        (2, 2.0, 1.0, None, 2, 1.0, OK, "2.00 times as fast"),
+        (2, 2.0, 1.4, None, 2, 0.8, OK, "1.43 times"),
+        (2, 2.0, 1.5, None, 2, 1.0, FAILED, "1.33 times"),
+        (2, 2.0, 1.0, 1, 2, 1.0, FAILED, "quota allows 1"),
+        (2, 2.0, 1.0, None, 1, 1.0, FAILED, "affinity allows 1"),
+        (2, 2.0, 1.0, None, 2, 0.5, FAILED, "run for 50% of the time"),
+        (4, 4.0, 1.7, None, 4, 4.0, OK, "4 threads"),  # each has to gain
+        (4, 4.0, 2.2, None, 4, 4.0, FAILED, "1.82 times"),
+        (128, 10.0, 1.4, None, 128, 16.0, OK, f"{cpu.MOST} threads"),  # of many some
     ],
 )
 def test_cores(
-    monkeypatch: pytest.MonkeyPatch, together: float, quota: int | None, allowed: int, ran: float,
-    verdict: str, says: str,
+    monkeypatch: pytest.MonkeyPatch, threads: int, alone: float, together: float,
+    quota: int | None, allowed: int, ran: float, verdict: str, says: str,
 ) -> None:  # fmt: skip
-    load(monkeypatch, cpu, 2.0, together)
+    load(monkeypatch, alone, together)
+    used: list[int] = []
     counters = ({"seconds": 10.0 * n, "own_cpu_s": 20.0 * ran * n} for n in itertools.count())
     monkeypatch.setattr(cpu, "read_counters", lambda: next(counters))
     monkeypatch.setattr(cpu, "cpu_quota", lambda: quota)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(allowed)))
-    monkeypatch.setattr(cpu.torch, "set_num_threads", lambda _count: None)
-    finding = cpu.cores(HERE)
+    monkeypatch.setattr(cpu.torch, "set_num_threads", used.append)
+    finding = cpu.cores(Context("cpu", threads, "bf16", Path()))
     assert (finding.verdict, bool(finding.remedy)) == (verdict, verdict == FAILED)
     assert says in finding.summary
-
-
-@pytest.mark.parametrize(("together", "verdict"), [(1.7, OK), (2.2, FAILED)])
-def test_every_thread_has_to_gain(
-    monkeypatch: pytest.MonkeyPatch, together: float, verdict: str
-) -> None:
-    load(monkeypatch, cpu, 4.0, together)
-    counters = ({"seconds": 10.0 * n, "own_cpu_s": 160.0 * n} for n in itertools.count())
-    threads: list[int] = []
-    monkeypatch.setattr(cpu, "read_counters", lambda: next(counters))
-    monkeypatch.setattr(cpu, "cpu_quota", lambda: None)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(4)))
-    monkeypatch.setattr(cpu.torch, "set_num_threads", threads.append)
-    assert cpu.cores(Context("cpu", 4, "bf16", Path())).verdict == verdict
-    assert max(threads) == 4
-
-
-def test_of_many_threads_some_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    load(monkeypatch, cpu, 10.0, 1.4)
-    counters = ({"seconds": 10.0 * n, "own_cpu_s": 160.0 * n} for n in itertools.count())
-    threads: list[int] = []
-    monkeypatch.setattr(cpu, "read_counters", lambda: next(counters))
-    monkeypatch.setattr(cpu, "cpu_quota", lambda: None)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(128)))
-    monkeypatch.setattr(cpu.torch, "set_num_threads", threads.append)
-    assert cpu.cores(Context("cpu", 128, "bf16", Path())).verdict == OK
-    assert max(threads) == cpu.MOST
+    assert (min(used), max(used)) == (1, min(threads, cpu.MOST))
 
 
 class Watch:
@@ -124,6 +98,7 @@ class Watch:
         usual = dict.fromkeys(("waited", "stolen", "foreign_cores", "quota_throttled_s"), 0.0)
         self.report = {"cpu": {**usual, **activity}}
         self.doubts = doubts or {}
+        self.look = lambda: None
 
     def __enter__(self) -> "Watch":
         return self
@@ -131,50 +106,36 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def look(self) -> None:
-        pass
 
-
-def disturbed(monkeypatch: pytest.MonkeyPatch, *windows: Watch):
-    load(monkeypatch, cpu, 0.01)
-    watches = itertools.cycle(windows)
-    monkeypatch.setattr(cpu, "MachineWatch", lambda: next(watches))
-    return cpu.disturbance(HERE)
-
-
-def test_a_disturbance_now_and_then_is_not_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    quiet, busy = Watch(waited=0.01), Watch(waited=0.9, foreign_cores=1.0)
-    assert disturbed(monkeypatch, quiet, busy, quiet).verdict == OK
-    assert disturbed(monkeypatch, quiet, busy, busy).verdict == FAILED
+QUIET, BUSY = Watch(waited=0.01), Watch(waited=0.9, foreign_cores=1.0)
 
 
 @pytest.mark.parametrize(
-    ("activity", "says"),
+    ("windows", "verdict", "says"),
     [
-        ({"waited": 0.11, "foreign_cores": 1.0}, "other programs keep 1.0 cores busy"),
-        ({"stolen": 0.11}, "11% of the cores' time went to other guests"),
+        ([QUIET, BUSY, QUIET], OK, ""),  # now and then
+        ([QUIET, BUSY, BUSY], FAILED, ""),
+        ([Watch(waited=0.11, foreign_cores=1.0)], FAILED, "other programs keep 1.0 cores busy"),
+        ([Watch(stolen=0.11)], FAILED, "11% of the cores' time went to other guests"),
+        ([Watch(waited=0.5, foreign_cores=None)], FAILED, ""),
+        ([Watch(waited=4.0, foreign_cores=1.6)], FAILED, ""),
+        ([Watch(waited=0.5, foreign_cores=0.2)], None, r"waited 0.50 s for a core .* see cores"),
+        ([Watch(waited=None, stolen=None)], None, "does not count"),
     ],
 )
-def test_a_lasting_disturbance_fails(
-    monkeypatch: pytest.MonkeyPatch, activity: dict[str, float], says: str
+def test_disturbance(
+    monkeypatch: pytest.MonkeyPatch, windows: list[Watch], verdict: str | None, says: str
 ) -> None:
-    finding = disturbed(monkeypatch, Watch(**activity))
-    assert finding.verdict == FAILED
-    assert says in finding.summary
-
-
-def test_what_a_quota_does_is_no_disturbance(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SkipError, match=r"waited 0.50 s for a core .* see cores"):
-        disturbed(monkeypatch, Watch(waited=0.5, foreign_cores=0.2))
-    assert disturbed(monkeypatch, Watch(waited=0.5, foreign_cores=None)).verdict == FAILED
-    assert disturbed(monkeypatch, Watch(waited=4.0, foreign_cores=1.6)).verdict == FAILED
-
-
-def test_without_counters_nothing_is_known_of_a_disturbance(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with pytest.raises(SkipError, match="does not count"):
-        disturbed(monkeypatch, Watch(waited=None, stolen=None))
+    load(monkeypatch, 0.01)
+    watches = itertools.cycle(windows)
+    monkeypatch.setattr(cpu, "MachineWatch", lambda: next(watches))
+    if verdict is None:
+        with pytest.raises(SkipError, match=says):
+            cpu.disturbance(HERE)
+    else:
+        finding = cpu.disturbance(HERE)
+        assert finding.verdict == verdict
+        assert says in finding.summary
 
 
 @pytest.mark.parametrize(
@@ -189,49 +150,38 @@ def test_without_counters_nothing_is_known_of_a_disturbance(
 def test_frequency(
     monkeypatch: pytest.MonkeyPatch, seconds: list[float], doubts: dict[str, str], verdict: str
 ) -> None:
-    load(monkeypatch, cpu, 0.01, *seconds)
+    load(monkeypatch, 0.01, *seconds)
     monkeypatch.setattr(cpu, "MachineWatch", lambda: Watch(doubts))
     finding = cpu.frequency(HERE)
     assert finding.verdict == verdict
     assert all(reason in finding.summary for reason in doubts.values())
 
 
-def pages(monkeypatch: pytest.MonkeyPatch, folder: Path, enabled: str, before: int, after: int):
-    (folder / "enabled").write_text(enabled)
-    monkeypatch.setattr(host_memory, "_ENABLED", folder / "enabled")
-    texts = iter(f"Rss: 1 kB\nAnonHugePages:   {mib * 1024} kB\n" for mib in (before, after))
-    real = host_memory.text_or_empty
-    monkeypatch.setattr(
-        host_memory,
-        "text_or_empty",
-        lambda path: next(texts) if path == host_memory._PAGES else real(path),
-    )
-    monkeypatch.setattr(host_memory, "BLOCK_MIB", 8)
-    return host_memory.huge_pages(HERE)
-
-
-@pytest.mark.parametrize(("after", "verdict"), [(14, OK), (13, FAILED)])
-def test_huge_pages(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, after: int, verdict: str
-) -> None:
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-    assert pages(monkeypatch, tmp_path, "always [madvise] never", 10, after).verdict == verdict
-
-
 @pytest.mark.parametrize(
-    ("enabled", "tunables", "says"),
+    ("enabled", "tunables", "after", "expected"),
     [
-        ("always madvise [never]", "glibc.malloc.hugetlb=1", "turned huge pages off"),
-        ("", "glibc.malloc.hugetlb=1", "has no transparent huge pages"),
-        ("[always] madvise never", "glibc.malloc.mmap_max=0", "without them"),
+        ("always [madvise] never", "glibc.malloc.hugetlb=1", 14, OK),
+        ("always [madvise] never", "glibc.malloc.hugetlb=1", 13, FAILED),
+        ("always madvise [never]", "glibc.malloc.hugetlb=1", 8, "turned huge pages off"),
+        ("", "glibc.malloc.hugetlb=1", 8, "has no transparent huge pages"),
+        ("[always] madvise never", "glibc.malloc.mmap_max=0", 8, "without them"),
     ],
 )
-def test_without_huge_pages_the_check_is_skipped(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, enabled: str, tunables: str, says: str
-) -> None:
+def test_huge_pages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, enabled: str, tunables: str, after: int,
+    expected: str,
+) -> None:  # fmt: skip
+    """With 10 MiB of huge pages beforehand, and a block of 8."""
+    texts = iter(f"Rss: 1 kB\nAnonHugePages:   {mib * 1024} kB\n" for mib in (10, after))
+    files = {host_memory._ENABLED: lambda: enabled, host_memory._PAGES: lambda: next(texts)}
     monkeypatch.setenv("GLIBC_TUNABLES", tunables)
-    with pytest.raises(SkipError, match=says):
-        pages(monkeypatch, tmp_path, enabled, 0, 8)
+    monkeypatch.setattr(host_memory, "text_or_empty", lambda path: files[path]())
+    monkeypatch.setattr(host_memory, "BLOCK_MIB", 8)
+    if expected in (OK, FAILED):
+        assert host_memory.huge_pages(HERE).verdict == expected
+    else:
+        with pytest.raises(SkipError, match=expected):
+            host_memory.huge_pages(HERE)
 
 
 @pytest.fixture
@@ -239,10 +189,16 @@ def sound(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Software in which nothing is wrong, whatever the threads of these tests."""
     for name in software.DROPPED:
         monkeypatch.delenv(name, raising=False)
-    import torch
-
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     return monkeypatch
+
+
+def broken() -> None:
+    raise OSError("libtorch.so: cannot open shared object file")
+
+
+def returning(value: object) -> Callable[[], object]:
+    return lambda: value
 
 
 def test_software_that_is_sound(sound: pytest.MonkeyPatch) -> None:
@@ -250,41 +206,27 @@ def test_software_that_is_sound(sound: pytest.MonkeyPatch) -> None:
     assert (finding.verdict, finding.remedy) == (OK, "")
 
 
-@pytest.mark.parametrize("name", software.DROPPED)
-def test_a_variable_that_changes_results_and_reaches_workers(
-    sound: pytest.MonkeyPatch, name: str
-) -> None:
-    sound.setenv(name, "1")
-    finding = software.check(HERE)
-    assert finding.verdict == FAILED
-    assert f"workers inherit {name}, which" in finding.summary
-
-
 @pytest.mark.parametrize(
-    ("function", "value", "says"),
+    ("target", "value", "says"),
     [
-        ("get_num_threads", 4, "torch uses 4 threads, and not 2"),
-        ("get_float32_matmul_precision", "medium", "fp32 products have precision medium"),
+        ("torch.get_num_threads", returning(4), "torch uses 4 threads, and not 2"),
+        ("torch.get_float32_matmul_precision", returning("medium"),
+         "fp32 products have precision medium"),
+        ("torch.backends.mkldnn", SimpleNamespace(is_available=returning(False)), "lacks oneDNN"),
+        ("bench.worker.imports.import_all", broken, "OSError: libtorch.so: cannot open"),
+        *((name, None, f"workers inherit {name}, which") for name in software.DROPPED),
     ],
-)
-def test_settings_of_torch_that_are_wrong(
-    sound: pytest.MonkeyPatch, function: str, value: object, says: str
+)  # fmt: skip
+def test_software_that_is_wrong_is_named(
+    sound: pytest.MonkeyPatch, target: str, value: Any, says: str
 ) -> None:
-    import torch
-
-    sound.setattr(torch, function, lambda: value)
-    finding = software.check(HERE)
-    assert (finding.verdict, finding.summary) == (FAILED, says)
-
-
-def test_torch_that_cannot_be_imported(sound: pytest.MonkeyPatch) -> None:
-    def broken() -> None:
-        raise OSError("libtorch.so: cannot open shared object file")
-
-    sound.setattr("bench.worker.imports.import_all", broken)
-    finding = software.check(HERE)
+    if value is None:
+        sound.setenv(target, "1")
+    else:
+        sound.setattr(target, value)
+    finding: Finding = software.check(HERE)
     assert finding.verdict == FAILED
-    assert "OSError: libtorch.so: cannot open" in finding.summary
+    assert says in finding.summary
 
 
 def test_versions_out_of_range_and_libraries_that_are_missing(sound: pytest.MonkeyPatch) -> None:
@@ -298,10 +240,3 @@ def test_versions_out_of_range_and_libraries_that_are_missing(sound: pytest.Monk
     assert numpy.startswith("numpy ")
     assert numpy.endswith(" is not >=99")
     assert missing == "not-there is not installed"
-
-
-def test_a_library_that_is_broken_in_another_way(sound: pytest.MonkeyPatch) -> None:
-    import torch
-
-    sound.setattr(torch.backends, "mkldnn", SimpleNamespace(is_available=lambda: False))
-    assert "lacks oneDNN" in software.check(HERE).summary

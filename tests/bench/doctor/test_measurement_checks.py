@@ -4,8 +4,10 @@ import mmap
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +21,12 @@ HERE = Context("cpu", 2, "bf16", Path())
 
 
 class Time:
-    """Clocks that move only while somebody sleeps."""
+    """A clock that moves only while somebody sleeps or waits for a GPU. The GPU needs a millisecond
+    for 10⁶ cycles once its own clock is raised; the host queues."""
 
-    def __init__(self) -> None:
-        self.now = 1000.0
+    def __init__(self, factor: float = 1.0, raised_after_s: float = 1.003) -> None:
+        self.now, self.factor, self.queued_until = 1000.0, factor, 0.0
+        self.raised_at = self.now + raised_after_s
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -32,40 +36,6 @@ class Time:
 
     def monotonic_ns(self) -> int:
         return round(self.now * 1e9)
-
-
-def clocked(monkeypatch: pytest.MonkeyPatch, change=lambda ms: ms) -> Finding:
-    time = Time()
-    monkeypatch.setattr(step_clock, "time", time)
-    monkeypatch.setattr(steps, "time", time)
-    real = steps.StepClock._elapsed_ms
-    monkeypatch.setattr(steps.StepClock, "_elapsed_ms", lambda *of: change(real(*of)))
-    return step_clock.check(HERE)
-
-
-@pytest.mark.parametrize(
-    ("change", "verdict"),
-    [
-        (lambda ms: ms, OK),
-        (lambda ms: 0.98 * ms, FAILED),
-        (lambda ms: 1.02 * ms, FAILED),
-        (lambda ms: 1000 * ms, FAILED),
-        (lambda ms, left=[3]: ms + (left.pop() if left else 0), OK),
-        (lambda _ms: 50.0, FAILED),  # right for the shorter sleep, and always the same
-    ],
-)
-def test_the_step_clock(monkeypatch: pytest.MonkeyPatch, change, verdict: str) -> None:
-    finding = clocked(monkeypatch, change)
-    assert (finding.verdict, bool(finding.remedy)) == (verdict, verdict == FAILED)
-
-
-class FakeGpuTime(Time):
-    """A GPU that needs a millisecond for 10⁶ cycles once its clocks are raised; the host queues."""
-
-    def __init__(self, factor: float, raised_after_s: float = 1.003) -> None:
-        super().__init__()
-        self.factor, self.queued_until = factor, 0.0
-        self.raised_at = self.now + raised_after_s
 
     def hold(self, cycles: int) -> None:
         begun = max(self.queued_until, self.now)
@@ -81,47 +51,60 @@ class FakeGpuTime(Time):
         return event
 
 
-@pytest.mark.parametrize(("factor", "verdict"), [(1.0, OK), (0.9, FAILED), (1.1, FAILED)])
-def test_the_step_clock_of_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, factor: float, verdict: str
+@pytest.mark.parametrize(
+    ("device", "factor", "change", "verdict"),
+    [
+        ("cpu", 1.0, lambda ms: ms, OK),
+        ("cpu", 1.0, lambda ms: 0.98 * ms, FAILED),
+        ("cpu", 1.0, lambda ms: 1.02 * ms, FAILED),
+        ("cpu", 1.0, lambda ms: 1000 * ms, FAILED),
+        ("cpu", 1.0, lambda ms, left=[3]: ms + (left.pop() if left else 0), OK),
+        ("cpu", 1.0, lambda _ms: 50.0, FAILED),  # right for the shorter sleep, and always the same
+        ("cuda:0", 1.0, lambda ms: ms, OK),
+        ("cuda:0", 0.9, lambda ms: ms, FAILED),
+        ("cuda:0", 1.1, lambda ms: ms, FAILED),
+    ],
+)
+def test_the_step_clock(
+    monkeypatch: pytest.MonkeyPatch, device: str, factor: float, change: Any, verdict: str
 ) -> None:
-    gpu = FakeGpuTime(factor)
+    time, real = Time(factor), steps.StepClock._elapsed_ms
     for module in (step_clock, steps):
-        monkeypatch.setattr(module, "time", gpu)
-    monkeypatch.setattr(torch.cuda, "_sleep", gpu.hold)
-    monkeypatch.setattr(torch.cuda, "synchronize", gpu.synchronize)
-    monkeypatch.setattr(torch.cuda, "Event", gpu.event)
-    assert step_clock.check(Context("cuda:0", 2, "bf16", Path())).verdict == verdict
-
-
-def test_memory_is_counted_here() -> None:
-    finding = host_memory.counters(HERE)
-    assert (finding.verdict, finding.remedy) == (OK, ""), finding.summary
-
-
-def test_a_peak_that_is_not_reset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_memory, "forget_peak", lambda: None)
-    monkeypatch.setattr(memory, "forget_peak", lambda: None)
-    finding = host_memory.counters(HERE)
-    assert finding.verdict == FAILED
-    assert "peak after reset" in finding.summary
+        monkeypatch.setattr(module, "time", time)
+    monkeypatch.setattr(torch.cuda, "_sleep", time.hold)
+    monkeypatch.setattr(torch.cuda, "synchronize", time.synchronize)
+    monkeypatch.setattr(torch.cuda, "Event", time.event)
+    monkeypatch.setattr(steps.StepClock, "_elapsed_ms", lambda *of: change(real(*of)))
+    finding = step_clock.check(replace(HERE, device=device))
+    assert (finding.verdict, bool(finding.remedy)) == (verdict, verdict == FAILED)
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
-    [("RssAnon", "anon rise 23"), ("VmRSS", "rss rise 23"), ("VmHWM", "rss peak rise 2")],
+    ("missed", "says"),
+    [
+        ("", ""),
+        ("reset", "peak after reset"),
+        ("RssAnon", "anon rise 23"),
+        ("VmRSS", "rss rise 23"),
+        ("VmHWM", "rss peak rise 2"),
+    ],
 )
-def test_counters_that_miss_memory(monkeypatch: pytest.MonkeyPatch, name: str, says: str) -> None:
+def test_memory_counters(monkeypatch: pytest.MonkeyPatch, missed: str, says: str) -> None:
+    """Right, with a peak that is not reset, and with a counter that misses a tenth."""
     real = memory._status
-    first = real()[name]
+    first = real().get(missed, 0.0)
 
     def status() -> dict[str, float]:
         values = real()
-        return values | {name: first + 0.9 * (values[name] - first)}
+        lower = {missed: first + 0.9 * (values[missed] - first)} if first else {}
+        return values | lower
 
     monkeypatch.setattr(memory, "_status", status)
+    if missed == "reset":
+        monkeypatch.setattr(host_memory, "forget_peak", lambda: None)
+        monkeypatch.setattr(memory, "forget_peak", lambda: None)
     finding = host_memory.counters(HERE)
-    assert finding.verdict == FAILED
+    assert (finding.verdict, bool(finding.remedy)) == ((FAILED, True) if says else (OK, False))
     assert says in finding.summary
 
 
@@ -196,9 +179,6 @@ def test_products(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     finding = speeds(monkeypatch, 10.0, 200.0, 2.0)
     assert (finding.verdict, finding.is_advice) == (FAILED, True)
-
-
-def test_half_precision_that_is_emulated_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = speeds(monkeypatch, 100.0, 200.0, 0.5)
     assert finding.verdict == OK
     assert "bf16 is slower than fp32 here: it is emulated" in finding.summary

@@ -1,4 +1,5 @@
-"""Each check runs in a process of its own, and whatever happens there becomes a finding."""
+"""Each check runs in a process of its own, and whatever happens there becomes a finding; faults are
+those of the suite `python -m tests.experiments.doctor`."""
 
 import json
 import os
@@ -10,105 +11,101 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from bench.doctor import session
-from bench.doctor.check import FAILED, OK, SKIPPED, Finding, selected
+from bench.doctor.check import CHECKS, FAILED, OK, SKIPPED, selected
 from bench.doctor.session import examine
 from tests.experiments.doctor import patches
+from tests.experiments.doctor.faults import FAULTS
 from tests.experiments.doctor.injection import ROOT, environment
 
-COMMAND = [sys.executable, "-m", "bench.doctor", "memory-limit", "--device", "cpu"]
+
+def doctor(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "bench.doctor", *arguments, "--device", "cpu"]
 
 
-def finding_of(patch: object, monkeypatch: pytest.MonkeyPatch, folder: Path, **limits) -> Finding:
-    """The finding of a check that a fault strikes."""
+@pytest.mark.parametrize(
+    ("patch", "limits", "verdict", "summary"),
+    [
+        (None, {}, OK, " MiB are "),
+        (patches.check_raises, {}, FAILED, "the check ended: RuntimeError: no such thing in files"),
+        (patches.check_is_killed, {}, FAILED, "SIGSEGV"),
+        (patches.check_skips, {}, SKIPPED, "not today"),
+        (patches.check_hangs, {"limit_s": 1.5}, FAILED, "took longer than 1.5 s"),
+        (patches.check_hangs, {"expected_s": 0.1}, SKIPPED, "do not fit into 1 s"),
+    ],
+)
+def test_what_happens_to_a_check_is_its_finding(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, patch: Any, limits: dict[str, float],
+    verdict: str, summary: str,
+) -> None:  # fmt: skip
+    others = psutil.Process().children(recursive=True)  # such as a cluster of other tests
     for name, value in environment(patch).items():
         monkeypatch.setenv(name, value)
+    if "expected_s" in limits:
+        monkeypatch.setattr(session, "BUDGET_S", 1.0)
     checks = [replace(check, **limits) for check in selected(["memory-limit"])]
     show = lambda _check, _left: nullcontext()  # noqa: E731
-    return examine(checks, "cpu", folder, show, lambda _each: None).findings[-1]
-
-
-def test_a_check_that_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    finding = finding_of(None, monkeypatch, tmp_path)
-    assert (finding.verdict, finding.remedy) == (OK, "")
-    assert finding.figures["needed_mib"] == 2048
-
-
-def test_a_check_that_raises_has_failed_with_its_message(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    finding = finding_of(patches.check_raises, monkeypatch, tmp_path)
-    assert finding.verdict == FAILED
-    assert finding.summary == "the check ended: RuntimeError: no such thing in files"
-    assert finding.remedy
+    *_, finding = examine(checks, "cpu", tmp_path, show, lambda _each: None).findings
+    assert finding.verdict == verdict
+    assert summary in finding.summary
+    assert bool(finding.remedy) == (verdict == FAILED)
+    assert ("needed_mib" in finding.figures) == (verdict == OK)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_check_that_crashes_has_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    finding = finding_of(patches.check_is_killed, monkeypatch, tmp_path)
-    assert finding.verdict == FAILED
-    assert "SIGSEGV" in finding.summary
-
-
-def test_a_check_that_skips_gives_its_reason(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    finding = finding_of(patches.check_skips, monkeypatch, tmp_path)
-    assert (finding.verdict, finding.summary) == (SKIPPED, "not today")
-
-
-def test_a_check_that_hangs_is_ended_with_its_processes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    others = psutil.Process().children(recursive=True)  # such as a cluster of other tests
-    finding = finding_of(patches.check_hangs, monkeypatch, tmp_path, limit_s=1.5)
-    assert finding.verdict == FAILED
-    assert "took longer than 1.5 s" in finding.summary
     assert set(psutil.Process().children(recursive=True)) <= set(others)
 
 
 def test_ctrl_c_ends_the_doctor_and_leaves_nothing(tmp_path: Path) -> None:
     environ = environment(patches.check_hangs, TMPDIR=str(tmp_path))
-    doctor = subprocess.Popen(
-        COMMAND, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    started = psutil.Process(doctor.pid)
+    command = subprocess.Popen(
+        doctor("memory-limit"), cwd=ROOT, env=environ, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    started = psutil.Process(command.pid)
     processes: list[psutil.Process] = []
     while "sleep" not in [each.name() for each in processes]:
-        assert doctor.poll() is None
+        assert command.poll() is None
         time.sleep(0.02)
         processes = started.children(recursive=True)
-    os.kill(doctor.pid, signal.SIGINT)
-    doctor.communicate()
-    assert doctor.returncode == 130
+    os.kill(command.pid, signal.SIGINT)
+    command.communicate()
+    assert command.returncode == 130
     _, alive = psutil.wait_procs(processes, timeout=10)
     assert not alive
     assert not list(tmp_path.iterdir())
 
 
-def test_json_alone_is_on_stdout_and_names_no_place(tmp_path: Path) -> None:
-    environ = environment(patches.check_raises, TMPDIR=str(tmp_path))
+def test_a_fault_is_named_by_its_check_and_by_no_other(tmp_path: Path) -> None:
+    """With --json, which alone is on stdout and names no folder."""
     done = subprocess.run(
-        [*COMMAND, "--json"], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
-    )
+        doctor("memory-limit", "step-clock", "--json"), cwd=ROOT, capture_output=True, text=True,
+        env=environment(FAULTS["clock-fast"].patch, TMPDIR=str(tmp_path)), check=False,
+    )  # fmt: skip
     result = json.loads(done.stdout)
-    assert done.returncode == 1
-    assert result["trusted"] is None
-    assert [each["verdict"] for each in result["findings"]] == [OK, FAILED]
+    assert {each["check"]: each["verdict"] for each in result["findings"]} == {
+        "device": OK, "memory-limit": OK, "software": OK, "step-clock": FAILED,
+    }  # fmt: skip
+    assert (done.returncode, result["trusted"]) == (1, False)
     assert result["conditions"]["threads"] >= 1
     assert not re.search(r"(^|[\s\"'])/\w", done.stdout)
-    assert "memory-limit" in done.stderr
-    assert "memory-limit failed, but" in done.stderr
+    assert "step-clock failed" in done.stderr
 
 
-def test_a_check_that_exceeds_the_budget_is_skipped(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(session, "BUDGET_S", 1.0)
-    finding = finding_of(patches.check_hangs, monkeypatch, tmp_path, expected_s=0.1)
-    assert finding.verdict == SKIPPED
-    assert "do not fit into 1 s" in finding.summary
+def test_every_check_of_a_cpu_has_a_fault_that_it_must_name() -> None:
+    names = {check.name for check in CHECKS if "cpu" in check.devices}
+    assert {fault.check for fault in FAULTS.values()} == names
+    assert len(FAULTS) >= 20
+
+
+def test_a_patch_strikes_the_processes_of_a_process() -> None:
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import torch'])"
+    environ = environment(patches.torch_is_broken)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False
+    )
+    assert "ImportError: libtorch_cpu.so" in done.stderr
+    assert "FAULT" not in os.environ

@@ -1,8 +1,10 @@
 """Checks of training, each verdict both ways: numerics, compiled steps, forecasts, memory that runs
 out, and a whole cell."""
 
+import itertools
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -60,17 +62,25 @@ def test_an_option_trains_otherwise_than_without_it(monkeypatch: pytest.MonkeyPa
         stored.clear()
 
 
+def change_losses(
+    monkeypatch: pytest.MonkeyPatch, name: str, word: str, factors: list[float]
+) -> None:
+    """Multiply the losses of trainings that are called with a word."""
+    train = getattr(numerics, name)
+
+    def changed(*of: Any) -> numerics.Trained:
+        done = train(*of)
+        pairs = zip(done.losses, itertools.cycle(factors), strict=False)
+        return replace(done, losses=[loss * f for loss, f in pairs]) if word in of else done
+
+    monkeypatch.setattr(numerics, name, changed)
+
+
 def test_a_wrong_option_or_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, varied=[("full", None, numerics.POOLER)])
     monkeypatch.setattr(numerics, "find_spec", lambda _name: True)
-    train, theirs = numerics.train, numerics.by_transformers
-    off = lambda done: replace(done, losses=[1.1 * loss for loss in done.losses])  # noqa: E731
-    monkeypatch.setattr(
-        numerics, "train", lambda *of: off(train(*of)) if of[-1] == "fast" else train(*of)
-    )
-    monkeypatch.setattr(
-        numerics, "by_transformers", lambda *of: off(theirs(*of)) if "bf16" in of else theirs(*of)
-    )
+    change_losses(monkeypatch, "train", "fast", [1.1])
+    change_losses(monkeypatch, "by_transformers", "bf16", [1.1])
     wrong = numerics.check(HERE).figures["wrong"]
     assert wrong[0].startswith("full pooler, amp off: loss deviates from plain torch")
     assert "by engine transformers, amp bf16: loss deviates" in wrong[-1]
@@ -119,13 +129,7 @@ def test_dropout_that_is_not_off_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_is_not_a_number_deviates(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, ("head", None))
-    train = numerics.train
-
-    def with_nan(*of: Any) -> numerics.Trained:
-        done = train(*of)
-        return replace(done, losses=[*done.losses[:-1], float("nan")]) if of[-1] == "fast" else done
-
-    monkeypatch.setattr(numerics, "train", with_nan)
+    change_losses(monkeypatch, "train", "fast", [1.0, 1.0, float("nan")])
     assert numerics.check(HERE).verdict == FAILED
 
 
@@ -152,45 +156,42 @@ def test_both_paths_of_a_device_are_compared_with_fp32_on_the_cpu(
 PLAIN = [1.25, 1.2, 1.15, 1.1]
 
 
+DROPPED = [1.0, 1.1]
+
+
 @pytest.mark.parametrize(
-    ("factor", "graphs", "later", "problem"),
+    ("factor", "graphs", "later", "dropped", "problem"),
     [
-        (1 + 1e-6, 2, 0, ""),
-        (1.001, 2, 0, "deviate from plain torch by 0.001, at most 0.0001"),
-        (float("nan"), 2, 0, "deviate from plain torch by nan"),
-        (1.0, 2, 1, "2 graphs were compiled for 2 buckets, and 1 more in steps"),
-        (1.0, 4, 0, "4 graphs were compiled for 2 buckets"),
+        (1 + 1e-6, 2, 0, DROPPED, ""),
+        (1.001, 2, 0, DROPPED, "deviate from plain torch by 0.001, at most 0.0001"),
+        (float("nan"), 2, 0, DROPPED, "deviate from plain torch by nan"),
+        (1.0, 2, 1, DROPPED, "2 graphs were compiled for 2 buckets, and 1 more in steps"),
+        (1.0, 4, 0, DROPPED, "4 graphs were compiled for 2 buckets"),
+        *(
+            (1.0, 2, 0, dropped, "with dropout the mean loss of compiled steps is")
+            for dropped in ([1.0, 1.0], [2.0, 2.1], [float("nan"), 1.0])
+        ),
     ],
 )
-def test_compiled_steps(factor: float, graphs: int, later: int, problem: str) -> None:
-    dropped = [1.0, 1.1], [1.1, 1.2]
-    finding = compiled.judge([factor * loss for loss in PLAIN], PLAIN, graphs, later, dropped)
+def test_compiled_steps(
+    factor: float, graphs: int, later: int, dropped: list[float], problem: str
+) -> None:
+    losses = [factor * loss for loss in PLAIN]
+    finding = compiled.judge(losses, PLAIN, graphs, later, (dropped, [1.1, 1.2]))
     assert finding.verdict == (FAILED if problem else OK)
     assert problem in finding.summary
-
-
-@pytest.mark.parametrize("dropped", [[1.0, 1.0], [2.0, 2.1], [float("nan"), 1.0]])
-def test_compiled_steps_without_dropout_or_with_another_loss(dropped: list[float]) -> None:
-    finding = compiled.judge(PLAIN, PLAIN, 2, 0, (dropped, [1.0, 1.1]))
-    assert finding.verdict == FAILED
-    assert "with dropout the mean loss of compiled steps is" in finding.summary
 
 
 @pytest.mark.parametrize(("kind", "skipped"), [(NoCompilerError, True), (MinbertInputError, False)])
 def test_without_a_compiler_compiled_steps_are_skipped(
     kind: type[MinbertInputError], skipped: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def compile_model(*_of: Any, **_more: Any) -> None:
-        raise kind("compile: g++ ended with an error; it needs a C++ compiler")
-
-    monkeypatch.setattr(compiled, "compile_model", compile_model)
+    error = kind("compile: g++ ended with an error; it needs a C++ compiler")
+    monkeypatch.setattr(compiled, "compile_model", raising(error))
     for name in compiled.CACHES:
         monkeypatch.setenv(name, "")
     here = replace(HERE, folder=tmp_path)
-    if skipped:
-        with pytest.raises(SkipError, match="it needs a C"):
-            compiled.check(here)
-    else:
+    with pytest.raises(SkipError, match="it needs a C") if skipped else nullcontext():
         assert compiled.check(here).verdict == FAILED
     assert all(Path(os.environ[name]).parent == tmp_path for name in compiled.CACHES)
 
@@ -217,6 +218,13 @@ def rows_are(monkeypatch: pytest.MonkeyPatch, *of_runs: list[Row]) -> list[Any]:
     return calls
 
 
+def raising(error: Exception) -> Callable[..., Any]:
+    def fail(*_of: Any, **_more: Any) -> None:
+        raise error
+
+    return fail
+
+
 def peaks(predicted: float | None, device: str = "cpu", **more: Any) -> Row:
     """A cell whose peak of 500 MiB has 300 above the imports, on a CPU, or of 300 on a GPU."""
     memory = {"peak_rss_mib": 500.0, "peak_anon_mib": 400.0, "imports_anon_mib": 100.0}
@@ -226,25 +234,16 @@ def peaks(predicted: float | None, device: str = "cpu", **more: Any) -> Row:
 
 
 @pytest.mark.parametrize(
-    ("losses", "change", "verdict", "text"),
+    ("losses", "change", "text"),
     [
-        (
-            [1.6, 1.5],
-            {},
-            OK,
-            "the losses of 2 steps differ by 0e+00 at most from those of theirs 1",
-        ),
-        ([1.6, 1.51], {}, FAILED, "differ by 1e-02 at most"),
-        ([1.6], {}, FAILED, "differ by inf at most"),
-        ([], {"status": "oom", "message": "no"}, FAILED, "engine transformers ended oom: no"),
+        ([1.6, 1.5], {}, "the losses of 2 steps differ by 0e+00 at most from those of theirs 1"),
+        ([1.6, 1.51], {}, "differ by 1e-02 at most"),
+        ([1.6], {}, "differ by inf at most"),
+        ([], {"status": "oom", "message": "no"}, "engine transformers ended oom: no"),
     ],
 )
 def test_engines(
-    monkeypatch: pytest.MonkeyPatch,
-    losses: list[float],
-    change: dict[str, Any],
-    verdict: str,
-    text: str,
+    monkeypatch: pytest.MonkeyPatch, losses: list[float], change: dict[str, Any], text: str
 ) -> None:
     exact = {"dropout": 0.0, "amp": "off", "repeat": 1, "frozen_dtype": None}
     theirs = {"engine": "transformers", "kernels": None, "attn_implementation": "sdpa"}
@@ -253,15 +252,9 @@ def test_engines(
     monkeypatch.setattr(cells, "kept_losses", lambda _: lambda row: of_rows[row.engine])
     monkeypatch.setattr(cells, "engine_version", lambda: "theirs 1")
     finding = cells.engines(HERE)
-    assert finding.verdict == verdict
+    assert finding.verdict == (OK if losses == of_rows["minbert"] else FAILED)
     assert text in finding.summary
-
-
-def test_engines_are_not_compared_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> str:
-        raise InputError("engine transformers needs peft: pip install")
-
-    monkeypatch.setattr(cells, "engine_version", missing)
+    monkeypatch.setattr(cells, "engine_version", raising(InputError("it needs peft: pip install")))
     with pytest.raises(SkipError, match="needs peft: pip install"):
         cells.engines(HERE)
 
@@ -296,6 +289,7 @@ def oom(status: str = "oom") -> Row:
     ("rows", "text"),
     [
         ([ran(), oom()], ""),
+        ([], "ended crashed with all memory"),
         ([ran(), oom("crashed")], "ended crashed, not oom (out of memory: tried 1 GiB)"),
         ([ran(), ran(batch_size=512)], "ended ok, not oom"),
         ([ran(status="oom", message="no"), oom()], "fits by 100 MiB ended oom (no)"),
@@ -304,21 +298,12 @@ def oom(status: str = "oom") -> Row:
     ],
 )
 def test_memory_that_runs_out(monkeypatch: pytest.MonkeyPatch, rows: list[Row], text: str) -> None:
-    calls = rows_are(monkeypatch, [ran()], rows)
+    calls = rows_are(monkeypatch, [ran() if rows else oom("crashed")], rows)
     finding = cells.out_of_memory(HERE)
     assert finding.verdict == (FAILED if text else OK)
     assert text in finding.summary
-    assert [options["folder"] for options in calls] == ["unlimited", "limited"]
-    assert calls[1]["address_space"] == 100 * 2**20  # no worker ran, which needed nothing
-
-
-def test_a_cell_that_fails_without_a_limit_says_nothing_of_memory(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    rows_are(monkeypatch, [oom("crashed")])
-    finding = cells.out_of_memory(HERE)
-    assert finding.verdict == FAILED
-    assert "ended crashed with all memory" in finding.summary
+    assert [options["folder"] for options in calls] == ["unlimited", "limited"][: 1 + bool(rows)]
+    assert not rows or calls[1]["address_space"] == 100 * 2**20, "no worker ran and needed any"
 
 
 def test_a_gpu_is_filled_but_for_what_the_small_cell_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,10 +315,8 @@ def test_a_gpu_is_filled_but_for_what_the_small_cell_needs(monkeypatch: pytest.M
     rows_are(monkeypatch, [ran(peak_process_vram_mib=None)])
     with pytest.raises(SkipError, match="NVML does not report"):
         cells.out_of_memory(replace(HERE, device="cuda:0"))
-
-
-def test_a_gpu_is_filled_by_mib(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
+    monkeypatch.undo()
     monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000 * 2**20, 2000 * 2**20))
     monkeypatch.setattr(torch, "empty", lambda size, **_of: sizes.append(size))
@@ -375,45 +358,48 @@ def test_a_row_is_complete_and_consistent(
     finding = cells.judge_grid(ran(**(GOOD | changes)), steps, [])
     assert text in finding.summary, finding.summary
     assert finding.verdict == (FAILED if text else OK), finding.summary
-
-
-def test_a_missing_report_fails() -> None:
-    assert cells.judge_grid(ran(**GOOD), STEPS_S, ["there is no report"]).verdict == FAILED
+    assert cells.judge_grid(ran(**GOOD), STEPS_S, ["no report"]).verdict == FAILED
 
 
 # Grids of the doctor
 
 
-@pytest.fixture
-def grid_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], None]:
-    """Replaces Python, which runs grids, by a shell script."""
+def run_grid(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str, *of: str, **more) -> None:
+    """Run a grid of the doctor by a shell script in place of Python."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+    cells.run_cells(replace(HERE, folder=folder), *of, **more)
+
+
+def test_a_grid_is_limited_looked_at_and_gives_its_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(cells, "fetch", lambda _name: None)
-
-    def replace_by(script: str, tmp_path: Path) -> None:
-        path = tmp_path / "python"
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(path))
-
-    return replace_by
-
-
-def test_a_grid_without_a_row_gives_its_line(grid_as: Any, tmp_path: Path) -> None:
-    grid_as("echo 'error: the disk is full' >&2; exit 1", tmp_path)
-    with pytest.raises(InputError, match="the disk is full"):
-        cells.run_cells(replace(HERE, folder=tmp_path), "grid")
-
-
-def test_a_grid_is_limited_and_looked_at(grid_as: Any, tmp_path: Path) -> None:
-    grid_as(f'sleep 0.1; echo "error: $4 $5 $(ulimit -v) ${cells.LOCKS}" >&2', tmp_path)
     pids: list[int] = []
+    script = f'sleep 0.1; echo "error: $4 $5 $(ulimit -v) ${cells.LOCKS}" >&2; exit 1'
     with pytest.raises(InputError, match=r"error: engines.toml --select 1048576 cells$"):
-        cells.run_cells(
-            replace(HERE, folder=tmp_path), "engines", "--select", "mode=full",
+        run_grid(
+            monkeypatch, tmp_path, script, "engines", "--select", "mode=full",
             address_space=2**30, on_poll=pids.append,
         )  # fmt: skip
     assert len(pids) > 1
     assert len(set(pids)) == 1
+
+
+def test_without_disk_model_or_data_cells_are_skipped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fetch = raising(MinbertInputError("the package index can't be reached"))
+    monkeypatch.setattr(cells, "fetch", fetch)
+    with pytest.raises(SkipError, match="index can't be reached"):
+        run_grid(monkeypatch, tmp_path, "", "grid")
+    monkeypatch.setattr(cells, "fetch", lambda _name: None)
+    usage = SimpleNamespace(free=49 * 2**20)
+    monkeypatch.setattr(cells.shutil, "disk_usage", lambda _folder: usage)
+    with pytest.raises(SkipError, match=r"needs 50 MiB of disk, and 49 are free .* set TMPDIR"):
+        run_grid(monkeypatch, tmp_path, "", "grid")
 
 
 def test_the_grids_are_those_of_the_checks() -> None:
@@ -422,28 +408,6 @@ def test_the_grids_are_those_of_the_checks() -> None:
     assert grids.keys() <= {check.name for check in CHECKS}
     assert grids["out-of-memory"].cells[0].batch_size == list(cells.SIZES)
     assert grids["grid"].settings.max_steps == cells.STEPS_TAKEN
-
-
-def test_without_room_on_disk_cells_are_skipped(
-    grid_as: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    grid_as("", tmp_path)
-    monkeypatch.setattr(
-        cells.shutil, "disk_usage", lambda _folder: SimpleNamespace(free=49 * 2**20)
-    )
-    with pytest.raises(SkipError, match=r"needs 50 MiB of disk, and 49 are free .* set TMPDIR"):
-        cells.run_cells(replace(HERE, folder=tmp_path), "grid")
-
-
-def test_without_model_and_data_cells_are_skipped(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def fetch(_name: str) -> None:
-        raise MinbertInputError("the package index can't be reached")
-
-    monkeypatch.setattr(cells, "fetch", fetch)
-    with pytest.raises(SkipError, match="index can't be reached"):
-        cells.run_cells(replace(HERE, folder=tmp_path), "grid")
 
 
 def test_the_need_of_a_worker_is_read_and_that_of_others_is_not() -> None:
@@ -472,10 +436,5 @@ def test_the_need_of_a_worker_is_read_and_that_of_others_is_not() -> None:
 
 
 def test_the_page_has_a_section_for_each_check() -> None:
-    page = Path(__file__).parents[3] / "docs" / "doctor.md"
-    sections = [
-        line.removeprefix("### ")
-        for line in page.read_text(encoding="utf-8").splitlines()
-        if line.startswith("### ")
-    ]
-    assert sorted(sections) == sorted(check.name for check in CHECKS)
+    page = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    assert sorted(re.findall("^### (.+)", page, re.M)) == sorted(check.name for check in CHECKS)

@@ -1,7 +1,7 @@
 """Trained cells on a tiny base with random weights, made without training."""
 
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from runpy import run_path
 from typing import Any, Final
 from unittest import mock
 
@@ -10,20 +10,20 @@ import torch
 from numpy.typing import NDArray
 
 from adapters.injection import inject
+from bench.common.errors import InputError
 from bench.engines.engine import engine_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.export.formats import FORMATS, SNIPPET, missing_library
 from bench.export.fresh import Answer
 from bench.export.snippets import answers
+from bench.export.snippets.answers import read_config
 from bench.export.trained import Base, Trained
 from bench.plan.job import Job
 from minbert.data.tasks import Examples, Task
-from minbert.data.tokenizer import Tokenizer
 from minbert.files import sha256_of
 from minbert.model.checkpoint import load_encoder, save_checkpoint
-from minbert.model.classifier import BertClassifier, initialise
+from minbert.model.classifier import BertClassifier, Classifier, initialise
 from minbert.model.config import BertConfig
-from minbert.training.evaluation import predict
 from tests import encoders
 from tests.adapters.small import disturb
 from tests.bench.synthetic_rows import cell, planned_row
@@ -111,11 +111,7 @@ def trained(
         cell=of, conditions_id="0", attempt=1, device="cpu", threads=1, checkpoint=str(folder),
         geometry=None, tokenizer=str(folder), data=None, keep=True, code_version="0",
     )  # fmt: skip
-    return Trained(
-        row=planned_row(of), job=job, base=base_of(folder, on_hub), task=task, model=model.eval(),
-        tokenizer=Tokenizer.from_folder(folder), dev=examples(kind, pairs),
-        unit=UNIT if kind == "regression" else (0.0, 1.0), refitted=False,
-    )  # fmt: skip
+    return _trained(job, folder, task, model, kind, pairs, on_hub)
 
 
 def trained_by_library(
@@ -139,6 +135,12 @@ def trained_by_library(
         model = engine_of(job.cell).build(job)
     with torch.no_grad():
         disturb(model)
+    return _trained(job, folder, task, model, kind, pairs, on_hub)
+
+
+def _trained(
+    job: Job, folder: Path, task: Task, model: Classifier, kind: str, pairs: bool, on_hub: bool
+) -> Trained:
     return Trained(
         row=planned_row(job.cell), job=job, base=base_of(folder, on_hub), task=task,
         model=model.eval(), tokenizer=tokenizer_of(job.cell.engine, folder),
@@ -154,28 +156,24 @@ def _task(kind: str) -> Task:
 
 def expected_logits(cell: Trained) -> NDArray[np.float32]:
     """Logits [N, C] of the dev examples by this project, in the unit of the labels."""
-    encoded = cell.tokenizer.encode(cell.dev.text_a, cell.dev.text_b, MAX_LENGTH)
-    logits = predict(
-        cell.model, (encoded,), batch_size=4, amp="off", pad_id=cell.model.pad_id,
-        device=torch.device("cpu"),
-    )  # fmt: skip
-    mean, std = cell.unit
-    return logits * np.float32(std) + np.float32(mean)
+    return cell.exact_logits(cell.dev)
 
 
 def answer_here(
     folder: Path, texts: list[Any], *, base: Base | None = None, batch_size: int = 32
 ) -> Answer:
     """As `run_fresh`, in this process."""
-    spec = spec_from_file_location("predict", folder / SNIPPET)
-    assert spec is not None
-    assert spec.loader is not None
-    snippet = module_from_spec(spec)
-    spec.loader.exec_module(snippet)
-    loaded = snippet.load(folder, None if base is None else str(base.folder))
-    starts = range(0, len(texts), batch_size)
-    rows = np.concatenate([snippet.logits(loaded, texts[n : n + batch_size]) for n in starts])
-    return Answer(rows, answers.labels(folder, rows), [], [], {})
+    try:
+        snippet = run_path(str(folder / SNIPPET))
+        loaded = snippet["load"](folder, None if base is None else str(base.folder))
+        starts = range(0, len(texts), batch_size)
+        batches = [snippet["logits"](loaded, texts[n : n + batch_size]) for n in starts]
+    except (Exception, SystemExit) as error:
+        lines = str(error).splitlines()
+        raise InputError(f"{folder}: fails in a fresh process: {lines[-1]}") from error
+    rows = np.concatenate(batches)
+    named = rows.shape[1] == len(read_config(folder)["id2label"])
+    return Answer(rows, answers.labels(folder, rows) if named else [], [], [], {})
 
 
 def exported(cell: Trained, name: str, folder: Path) -> Path:

@@ -17,40 +17,25 @@ from bench.export import check as checks
 from bench.export.check import _tolerance, _wrong, check
 from bench.export.formats import SNIPPET
 from bench.export.trained import Trained
-from tests.bench.export.small import (
-    CLASSES,
-    answer_here,
-    base_folder,
-    expected_logits,
-    exported,
-    trained,
-)
+from tests.bench.export.conftest import Exports
+from tests.bench.export.small import CLASSES, answer_here, expected_logits, exported, trained
 
 Break = Callable[[Path], None]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the base."""
-    return base_folder(tmp_path_factory.mktemp("export") / "base")
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models answer in this process."""
+    monkeypatch.setattr(checks, "run_fresh", answer_here)
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("peft", {"kind": "regression", "on_hub": False}),
-        ("sentence-transformers", {"pooling": "mean", "head": "nonlinear", "pairs": True}),
-        ("onnx", {"head": "conv", "layers": "attn"}),
-    ],
-)
-def test_a_fresh_process_gives_the_same_answers(
-    tmp_path: Path, base: Path, name: str, settings: dict[str, Any]
-) -> None:
-    cell = trained(base, **settings)
-    folder = exported(cell, name, tmp_path / "out")
+def test_a_fresh_process_gives_the_same_answers(exports: Exports) -> None:
+    """Those of other formats are in test_figures.py and test_library.py."""
+    name, settings = "sentence-transformers", {"pooling": "mean", "head": "nonlinear"}
+    cell, folder = exports(name, pairs=True, **settings)
     answer = check(cell, folder, expected_logits(cell))
     assert len(answer.labels) == len(cell.dev)
-    assert ("torch" in answer.libraries) is (name != "onnx")
+    assert "torch" in answer.libraries
     assert not answer.one_ms
 
 
@@ -83,6 +68,11 @@ def _snippet(before: str, after: str) -> Break:
 def _rotate(tensors: dict[str, torch.Tensor]) -> None:
     for key in [key for key in tensors if "classifier" in key]:
         tensors[key] = tensors[key].roll(1, dims=0)
+
+
+def _drop_head(tensors: dict[str, torch.Tensor]) -> None:
+    for key in [key for key in tensors if "classifier" in key]:
+        del tensors[key]
 
 
 def _without_last_module(folder: Path) -> None:
@@ -119,23 +109,21 @@ MEAN = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
          "texts over 8 tokens are truncated differently"),
         ("transformers", {}, _tensors("model.safetensors", lambda t: t.pop("classifier.weight")),
          "such as the head, is missing"),
+        ("peft", {}, _json("base.json", sha256="0" * 64),
+         "model.safetensors has changed; the adapter was trained on the file with"),
+        ("peft", {}, _tensors("adapter_model.safetensors", _drop_head),
+         r"fails in a fresh process: .*classifier\.weight"),
+        ("sentence-transformers", MEAN_HERE, _without_last_module,
+         "returns 32 logits for a text, the cell's model 3: the head is missing"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(
-    tmp_path: Path,
-    base: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    settings: dict[str, Any],
-    change: Break,
-    message: str,
-) -> None:
-    monkeypatch.setattr(checks, "run_fresh", answer_here)
-    cell = trained(base, **settings)
-    folder = exported(cell, name, tmp_path / "out")
-    check(cell, folder, expected_logits(cell))
-    change(folder)
-    refused(cell, folder, message)
+    tmp_path: Path, exports: Exports, here: None, name: str, settings: dict[str, Any],
+    change: Break, message: str,
+) -> None:  # fmt: skip
+    cell, folder = exports(name, **settings)
+    change(shutil.copytree(folder, tmp_path / "out"))
+    refused(cell, tmp_path / "out", message)
 
 
 def refused(cell: Trained, folder: Path, message: str) -> None:
@@ -145,27 +133,6 @@ def refused(cell: Trained, folder: Path, message: str) -> None:
     ) as raised:
         check(cell, folder, expected_logits(cell))
     assert "\n" not in str(raised.value)
-
-
-def test_what_does_not_load_is_named(tmp_path: Path, base: Path) -> None:
-    cell = trained(base)
-    folder = exported(cell, "peft", tmp_path / "out")
-    _json("base.json", sha256="0" * 64)(folder)
-    refused(cell, folder, "model.safetensors has changed; the adapter was trained on the file with")
-    shutil.rmtree(folder)
-    exported(cell, "peft", folder)
-    _tensors("adapter_model.safetensors", _drop_head)(folder)
-    refused(cell, folder, r"fails in a fresh process: .*classifier\.weight")
-
-    cell = trained(base, **MEAN_HERE)
-    folder = exported(cell, "sentence-transformers", tmp_path / "modules")
-    _without_last_module(folder)
-    refused(cell, folder, "returns 32 logits for a text, the cell's model 3: the head is missing")
-
-
-def _drop_head(tensors: dict[str, torch.Tensor]) -> None:
-    for key in [key for key in tensors if "classifier" in key]:
-        del tensors[key]
 
 
 def test_one_wrong_logit_is_enough(base: Path) -> None:
@@ -183,10 +150,9 @@ def test_one_wrong_logit_is_enough(base: Path) -> None:
 
 
 def test_names_that_dev_never_gets_and_texts_that_it_lacks_are_checked(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, tmp_path: Path, here: None
 ) -> None:
     """With one short dev example, of a model that gives all texts the same class."""
-    monkeypatch.setattr(checks, "run_fresh", answer_here)
     cell = trained(base)
     with torch.no_grad():
         cell.model.classifier.bias[0] += 50

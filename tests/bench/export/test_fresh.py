@@ -4,6 +4,7 @@ import json
 import runpy
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,26 +15,12 @@ from bench.export.check import labels_of, texts_of
 from bench.export.formats import FORMATS, SNIPPET
 from bench.export.fresh import run_fresh
 from bench.export.snippets import answers
-from tests.bench.export.small import (
-    answer_here,
-    base_folder,
-    base_of,
-    expected_logits,
-    exported,
-    need_libraries,
-    trained,
-)
+from tests.bench.export.conftest import Exports
+from tests.bench.export.small import answer_here, base_of, expected_logits, need_libraries
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the base."""
-    return base_folder(tmp_path_factory.mktemp("export") / "base")
-
-
-def test_8_bit_weights_answer_nearly_the_same_and_are_timed(tmp_path: Path, base: Path) -> None:
-    own = trained(base, kind="multi_label")
-    folder = exported(own, "onnx", tmp_path / "out")
+def test_8_bit_weights_answer_nearly_the_same_and_are_timed(exports: Exports) -> None:
+    own, folder = exports("onnx", kind="multi_label")
     texts = texts_of(own.dev) * 5
     answer = run_fresh(folder, texts, weights="model-int8.onnx", timed=True, threads=1)
     expected = np.tile(expected_logits(own), (5, 1))
@@ -48,13 +35,19 @@ def test_8_bit_weights_answer_nearly_the_same_and_are_timed(tmp_path: Path, base
     assert sizes[0] < sizes[1]
 
 
-@pytest.mark.parametrize("module", ["bench", "minbert", "adapters"])
-def test_this_project_cannot_be_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        *((f"import {name}", f".*{name}") for name in ("bench", "minbert", "adapters")),
+        ("import os\nos._exit(3)", "it ended with code 3"),
+    ],
+)
+def test_this_project_cannot_be_imported_and_an_error_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, message: str
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-    (tmp_path / SNIPPET).write_text(f"import {module}\n")
-    with pytest.raises(InputError, match=f"fails in a fresh process: .*{module}") as raised:
+    (tmp_path / SNIPPET).write_text(f"{code}\n")
+    with pytest.raises(InputError, match=f"fails in a fresh process: {message}") as raised:
         run_fresh(tmp_path, ["a text"])
     assert "\n" not in str(raised.value)
 
@@ -89,12 +82,6 @@ def test_probabilities_are_of_classes_or_of_each_label(
     np.testing.assert_allclose(answers.probabilities(tmp_path, rows), expected)
 
 
-def test_a_process_that_says_nothing_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / SNIPPET).write_text("import os\nos._exit(3)\n")
-    with pytest.raises(InputError, match="fails in a fresh process: it ended with code 3"):
-        run_fresh(tmp_path, ["a text"])
-
-
 @pytest.mark.parametrize(("count", "batches"), [(5, 1), (40, 2)])
 def test_timed_batches_are_full(tmp_path: Path, count: int, batches: int) -> None:
     """The time of a batch here is its size in ms."""
@@ -110,43 +97,44 @@ def test_timed_batches_are_full(tmp_path: Path, count: int, batches: int) -> Non
     assert min(answer.batch_ms) >= 32
 
 
-def test_the_snippet_takes_texts_on_the_command_line(tmp_path: Path, base: Path) -> None:
-    folder = exported(trained(base), "onnx", tmp_path / "out")
+def test_the_snippet_takes_texts_on_the_command_line(exports: Exports) -> None:
+    _, folder = exports("onnx")
     texts = ["good", "not a bad film"]
-    lines = predicted(folder, *texts)
+    done = subprocess.run(
+        [sys.executable, "-E", folder / SNIPPET, *texts], capture_output=True, check=True, text=True
+    )
     answer = answer_here(folder, texts)
-    powers = np.exp(answer.logits)
-    shares = powers / powers.sum(axis=1, keepdims=True)
-    for line, text, label, row in zip(lines, texts, answer.labels, shares, strict=True):
+    shares = answers.probabilities(folder, answer.logits)
+    for line, text, label, row in zip(
+        done.stdout.splitlines(), texts, answer.labels, shares, strict=True
+    ):
         assert line.startswith(f"{text} -> {label} wrong={row[0]:.4g} right={row[1]:.4g} ")
 
 
-def test_the_snippet_takes_pairs_and_gives_numbers(tmp_path: Path, base: Path) -> None:
-    folder = exported(trained(base, kind="regression", pairs=True), "onnx", tmp_path / "out")
-    (line,) = predicted(folder, "good", "bad")
-    number = answer_here(folder, [("good", "bad")]).labels[0]
-    assert line.startswith(f"('good', 'bad') -> {number}")
-
-
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_snippet_refuses_half_a_pair(
+def test_every_snippet_takes_pairs_and_refuses_half_of_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     need_libraries(name)
-    (tmp_path / FORMATS[name].config).write_text('{"text_pairs": true}')
+    config = {"text_pairs": True, "problem_type": "regression", "id2label": {"0": "x"}}
+    (tmp_path / FORMATS[name].config).write_text(json.dumps(config))
     FORMATS[name].copy_scripts(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    snippet = tmp_path / SNIPPET
-    monkeypatch.setattr(sys, "argv", [str(snippet), "good"])
+    monkeypatch.delitem(sys.modules, "answers", raising=False)
+    snippet = runpy.run_path(str(tmp_path / SNIPPET), run_name="predict")
+    main = import_module("answers").main
+    monkeypatch.delitem(sys.modules, "answers")
+    given: list[object] = []
+
+    def logits(_loaded: object, texts: list[object]) -> np.ndarray:
+        given.extend(texts)
+        return np.array([[2.5]])
+
+    monkeypatch.setattr(sys, "argv", ["predict.py", "good", "bad"])
+    main(lambda *_: None, logits, snippet["__doc__"])
+    assert given == [("good", "bad")]
+    assert capsys.readouterr().out == "('good', 'bad') -> 2.5 x=2.5\n"
+    monkeypatch.setattr(sys, "argv", ["predict.py", "good"])
     with pytest.raises(SystemExit):
-        runpy.run_path(str(snippet), run_name="__main__")
+        runpy.run_path(str(tmp_path / SNIPPET), run_name="__main__")
     assert "the model takes pairs: two texts each" in capsys.readouterr().err
-
-
-def predicted(folder: Path, *arguments: str) -> list[str]:
-    """The lines that the folder's snippet prints."""
-    done = subprocess.run(
-        [sys.executable, "-E", folder / SNIPPET, *arguments],
-        capture_output=True, check=True, encoding="utf-8",
-    )  # fmt: skip
-    return done.stdout.splitlines()

@@ -30,16 +30,17 @@ def make_old(folder: Path) -> None:
 
 def test_files_of_killed_exports_are_removed_and_those_of_others_are_not(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", EXPORT, str(tmp_path / "model")]
-    running = [subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE) for _ in range(2)]
+    process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE)
     try:
-        for process in running:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with _new_folder(tmp_path / "running"):
         left = sorted(tmp_path.glob(".export-*"))
         assert len(left) == 2
         assert {path.stat().st_mode & 0o777 for path in left} == {0o700}
-        running[0].send_signal(signal.SIGKILL)
-        running[0].wait()
         with _new_folder(tmp_path / "early") as folder:
             (folder / "file").touch()
         assert sorted(tmp_path.glob(".export-*")) == left, "they may be new"
@@ -48,11 +49,7 @@ def test_files_of_killed_exports_are_removed_and_those_of_others_are_not(tmp_pat
         with _new_folder(tmp_path / "other") as folder:
             (folder / "file").touch()
         assert len(list(tmp_path.glob(".export-*"))) == 1, "one is still written"
-        assert [path.name for path in (tmp_path / "other").iterdir()] == ["file"]
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["file"]
 
 
 def test_folders_of_other_users_stay(tmp_path: Path) -> None:

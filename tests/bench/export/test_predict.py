@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,18 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from bench.common.command import BAD_INPUT
 from bench.export import predict
-from bench.export.formats import FORMATS, SNIPPET
+from bench.export.formats import SNIPPET
 from bench.export.trained import Trained
-from tests.bench.export.small import (
-    CLASSES,
-    base_folder,
-    expected_logits,
-    need_libraries,
-    trained,
-)
+from tests.bench.export.conftest import Exports
+from tests.bench.export.small import CLASSES, expected_logits
 
 TEXTS = ["The film", "not a bad film, but boring!", "good", "badly acted and badly cut"]
 
@@ -36,23 +33,17 @@ def run(*arguments: object) -> int:
     return code
 
 
-def export(cell: Trained, folder: Path, name: str) -> Path:
-    """An exported folder, without a check."""
-    folder.mkdir()
-    FORMATS[name].write(cell, folder)
-    (folder / SNIPPET).write_text("raise SystemExit('the folder must not run code')\n")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return base_folder(tmp_path_factory.mktemp("base") / "small")
-
-
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A folder that looks like an exported one; its model is not loaded."""
-    return described(tmp_path / "model")
+def export(exports: Exports, tmp_path: Path) -> Callable[..., tuple[Trained, Path]]:
+    """Exports as of `exports`, in a copy of whose folder the script must not run."""
+
+    def copy(name: str, **settings: Any) -> tuple[Trained, Path]:
+        cell, folder = exports(name, **settings)
+        own = shutil.copytree(folder, tmp_path / f"model-{name}")
+        write(own / SNIPPET, "raise SystemExit('the folder must not run code')\n")
+        return cell, own
+
+    return copy
 
 
 def described(folder: Path, problem: str = "single_label_classification", **more: Any) -> Path:
@@ -63,6 +54,12 @@ def described(folder: Path, problem: str = "single_label_classification", **more
     (folder / "model.safetensors").touch()
     (folder / SNIPPET).touch()
     return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder that looks like an exported one; its model is not loaded."""
+    return described(tmp_path / "model")
 
 
 @pytest.fixture
@@ -99,14 +96,11 @@ def refused(*arguments: object) -> str:
 
 @pytest.mark.parametrize("name", ["transformers", "onnx", "sentence-transformers"])
 def test_predictions_are_the_models(
-    name: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, export: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    library = {"onnx": "onnxruntime", "transformers": "transformers"}.get(name, name)
-    pytest.importorskip(library.replace("-", "_"))
-    cell = trained(base)
+    cell, folder = export(name)
     logits = expected_logits(cell)
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    folder = export(cell, tmp_path / "model", name)
     rows = [{"id": i, "text": text} for i, text in enumerate(cell.dev.text_a)]
     file = write(tmp_path / "dev.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
     target = tmp_path / "out.csv"
@@ -127,10 +121,10 @@ def test_predictions_are_the_models(
     assert "note: 1 row is without a prediction, with a NUL character" in err
 
 
-def test_an_adapter_is_loaded_on_the_base_that_is_named(base: Path, tmp_path: Path) -> None:
-    pytest.importorskip("peft")
-    cell = trained(base, on_hub=False)
-    folder = export(cell, tmp_path / "model", "peft")
+def test_an_adapter_is_loaded_on_the_base_that_is_named(
+    base: Path, export: Any, tmp_path: Path
+) -> None:
+    cell, folder = export("peft", on_hub=False)
     file = write(tmp_path / "texts.txt", "\n".join(cell.dev.text_a[:2]) + "\n")
     target = tmp_path / "out.csv"
     assert "is not on the hub; name its folder (--base)" in refused(folder, file, "--to", target)
@@ -159,10 +153,9 @@ def test_names_of_classes_do_not_move_a_terminals_cursor(
     assert text == f"row,prediction,p_{name}\n"
 
 
-def test_eight_bit_weights_are_loaded_by_name(base: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    folder = export(trained(base), tmp_path / "model", "onnx")
-    merged = export(trained(base), tmp_path / "merged", "transformers")
+def test_eight_bit_weights_are_loaded_by_name(export: Any, tmp_path: Path) -> None:
+    _, folder = export("onnx")
+    _, merged = export("transformers")
     file, target = write(tmp_path / "a.txt", "\n".join(TEXTS)), tmp_path / "out.csv"
     assert run(folder, file, "--to", target) == 0
     exact = target.read_text()
@@ -220,18 +213,10 @@ def test_rows_keep_their_order_and_number_over_chunks(
 
 
 def test_empty_fields_are_rows_and_blank_lines_are_not(
-    model: Path, tmp_path: Path, answers: list[list[Any]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As pandas numbers them."""
-    file = write(tmp_path / "a.csv", 'text\na\n""\n\n  \n"  "\nbb\n')
-    assert run(model, file) == 0
-    lines = table(capsys.readouterr().out)[1:]
-    assert [line[:2] for line in lines] == [["1", "right"], ["2", ""], ["3", ""], ["4", "maybe"]]
-
-
-def test_warnings_of_libraries_are_not_shown(
-    model: Path, tmp_path: Path, answers: list[list[Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    model: Path, tmp_path: Path, answers: list[list[Any]], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """As pandas numbers them; warnings of libraries are not shown."""
     stub = predict._load
 
     def load(*arguments: Any) -> predict.Predict:
@@ -239,8 +224,11 @@ def test_warnings_of_libraries_are_not_shown(
         return stub(*arguments)
 
     monkeypatch.setattr(predict, "_load", load)
+    file = write(tmp_path / "a.csv", 'text\na\n""\n\n  \n"  "\nbb\n')
     with warnings.catch_warnings(action="error"):
-        assert run(model, write(tmp_path / "a.txt", "x\n"), "--to", tmp_path / "out.csv") == 0
+        assert run(model, file) == 0
+    lines = table(capsys.readouterr().out)[1:]
+    assert [line[:2] for line in lines] == [["1", "right"], ["2", ""], ["3", ""], ["4", "maybe"]]
 
 
 def test_pairs_take_two_columns(
@@ -261,35 +249,35 @@ def test_pairs_take_two_columns(
     assert "which column holds the text? --text COLUMN" in refused(single, file)
 
 
+SEVERAL, NUMBER = "multi_label_classification", "regression"
+
+
+@pytest.mark.parametrize(
+    ("problem", "classes", "answer", "line", "prediction"),
+    [
+        (SEVERAL, CLASSES, (["wrong", "maybe"], (0.9, 0.1, 0.7)), "1,wrong|maybe,0.9,0.1,0.7",
+         ["wrong", "maybe"]),
+        (SEVERAL, ["a|b", "c", "=d"], (["a|b", "c"], (0.9, 0.8, 0.2)),
+         '1,"[""a|b"", ""c""]",0.9,0.8,0.2', ["a|b", "c"]),
+        (SEVERAL, CLASSES, ([], (0.1, 0.1, 0.2)), "1,,0.1,0.1,0.2", []),
+        (NUMBER, ["x"], (-2.5, (-2.5,)), "1,-2.5", -2.5),
+        ("", ["=d", "-1"], ("=d", (0.9, 0.1)), "1,'=d,0.9,0.1", "=d"),  # no formula of a sheet
+        ("", ["=d", "-1"], ("-1", (0.1, 0.9)), "1,-1,0.1,0.9", "-1"),
+    ],
+)  # fmt: skip
 def test_several_labels_and_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    several = described(tmp_path / "several", "multi_label_classification")
-    bars = described(tmp_path / "bars", "multi_label_classification", classes=["a|b", "c", "=d"])
-    number = described(tmp_path / "number", "regression", classes=["x"])
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    problem: str, classes: list[str], answer: predict.Answer, line: str, prediction: Any,
+) -> None:  # fmt: skip
+    folder = described(tmp_path / "model", problem, classes=classes)
     file = write(tmp_path / "a.txt", "t\n")
-    replies: list[predict.Answer] = []
-    monkeypatch.setattr(predict, "_load", lambda *_: lambda _texts: replies)
-
-    def printed(folder: Path, *arguments: str) -> str:
-        assert run(folder, file, *arguments) == 0
-        return capsys.readouterr().out.splitlines()[-1]
-
-    replies[:] = [(["wrong", "maybe"], (0.9, 0.1, 0.7))]
-    assert printed(several) == "1,wrong|maybe,0.9,0.1,0.7"
-    assert json.loads(printed(several, "--json"))["prediction"] == ["wrong", "maybe"]
-    replies[:] = [(["a|b", "c"], (0.9, 0.8, 0.2))]
-    assert table(printed(bars))[0][1] == '["a|b", "c"]'
-    replies[:] = [([], (0.1, 0.1, 0.2))]
-    assert printed(several) == "1,,0.1,0.1,0.2"
-    replies[:] = [(-2.5, (-2.5,))]
-    assert printed(number) == "1,-2.5"
-    assert json.loads(printed(number, "--json")) == {"row": 1, "prediction": -2.5}
-    one = described(tmp_path / "one", classes=["=d", "-1"])
-    replies[:] = [("=d", (0.9, 0.1))]
-    assert printed(one) == "1,'=d,0.9,0.1"  # no formula in a spreadsheet
-    replies[:] = [("-1", (0.1, 0.9))]
-    assert printed(one) == "1,-1,0.1,0.9"
+    monkeypatch.setattr(predict, "_load", lambda *_: lambda _texts: [answer])
+    assert run(folder, file) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == line
+    assert run(folder, file, "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["prediction"] == prediction
+    assert ("probabilities" in record) == (problem != NUMBER)
 
 
 def test_bad_input_is_one_line_and_leaves_no_file(
@@ -330,22 +318,15 @@ def test_bad_input_is_one_line_and_leaves_no_file(
 def test_a_missing_library_is_named_with_the_command(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    file = write(tmp_path / "a.txt", "a\n")
+    assert "is a whole model and needs none" in refused(model, file, "--base", str(tmp_path))
     monkeypatch.setitem(sys.modules, "transformers", None)
-    message = refused(model, write(tmp_path / "a.txt", "x\n"))
-    assert "needs transformers: pip install -e '.[transformers]'" in message
-    monkeypatch.delitem(sys.modules, "transformers")
+    assert "needs transformers: pip install -e '.[transformers]'" in refused(model, file)
 
 
-def test_the_command_reads_stdin_and_stops_with_its_reader(base: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    folder = export(trained(base), tmp_path / "model", "onnx")
+def test_the_command_reads_stdin_and_stops_with_its_reader(export: Any) -> None:
+    _, folder = export("onnx")
     command = [sys.executable, "-m", "bench.predict", str(folder), "-"]
-    done = subprocess.run(
-        command, input="The film\n\nCafé\n".encode(), capture_output=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert [line[0] for line in table(done.stdout.decode())] == ["row", "1", "2", "3"]
-    assert done.stderr == b"note: 1 row is without a prediction, with an empty text\n"
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -360,14 +341,22 @@ def test_the_command_reads_stdin_and_stops_with_its_reader(base: Path, tmp_path:
     assert (done.returncode, done.stderr) == (
         1, b"error: stdout can't be written (No space left on device)\n",
     )  # fmt: skip
-    done = subprocess.run(command, input=b"caf\xe9\n", capture_output=True, check=False)
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr == b"error: stdin, line 1: byte 0xE9 is not UTF-8; save the file as UTF-8\n"
 
 
-def test_a_whole_model_takes_no_base(model: Path, tmp_path: Path) -> None:
-    file = write(tmp_path / "a.txt", "a\n")
-    assert "is a whole model and needs none" in refused(model, file, "--base", str(tmp_path))
+@pytest.mark.parametrize(
+    ("given", "numbers", "message"),
+    [
+        ("The film\n\nCafé\n".encode(), ["row", "1", "2", "3"], ""),
+        (b"caf\xe9\n", [], "stdin, line 1: byte 0xE9 is not UTF-8; save the file as UTF-8"),
+    ],
+)
+def test_stdin_has_a_text_on_each_line(
+    model: Path, answers: list[list[Any]], given: bytes, numbers: list[str], message: str
+) -> None:
+    done = CliRunner().invoke(predict.command, [str(model), "-"], given, standalone_mode=False)
+    assert [line[0] for line in table(done.stdout)] == numbers
+    assert str(done.exception or "") == message
+    assert message or done.stderr == "note: 1 row is without a prediction, with an empty text\n"
 
 
 @pytest.mark.parametrize(
@@ -378,21 +367,20 @@ def test_a_whole_model_takes_no_base(model: Path, tmp_path: Path) -> None:
         ("sentence-transformers", "0_Transformer/config.json"),
     ],
 )
-def test_no_code_of_a_folder_is_run(name: str, part: str, base: Path, tmp_path: Path) -> None:
+def test_no_code_of_a_folder_is_run(
+    name: str, part: str, base: Path, export: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not even where transformers would ask on the terminal, and take a line of stdin for yes."""
-    need_libraries(name)
-    folder = export(trained(base, on_hub=False), tmp_path / "model", name)
+    _, folder = export(name, on_hub=False)
     file, ran = folder / part, tmp_path / "ran"
     write(file.with_name("evil.py"), f"open({str(ran)!r}, 'w')\nclass Evil: pass\n")
     classes = ("AutoConfig", "AutoModel", "AutoModelForSequenceClassification", "AutoTokenizer")
     evil = {"model_type": "evil", "tokenizer_class": "Evil",
             "auto_map": dict.fromkeys(classes, "evil.Evil")}  # fmt: skip
     file.write_text(json.dumps(json.loads(file.read_text()) | evil))
-    command = [sys.executable, "-m", "bench.predict", folder, write(tmp_path / "a.txt", "a\n")]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"y\n" * 50)))
     option = ["--base", base] if name == "peft" else []
-    done = subprocess.run([*command, *option], input=b"y\n" * 50, capture_output=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1), done.stderr
-    assert done.stderr.startswith(b"error: ")
+    assert refused(folder, write(tmp_path / "a.txt", "a\n"), *option)
     assert not ran.exists()
 
 
@@ -402,7 +390,7 @@ def test_no_code_of_a_folder_is_run(name: str, part: str, base: Path, tmp_path: 
         ("2_Dense/config.json", (), {"activation_function": "torch.evil.Evil"}),
         ("2_Dense/config.json", (), {"use_residual": True}),
         ("modules.json", (2,), {"type": "sentence_transformers.evil.Evil"}),
-        ("modules.json", (2,), {"path": "../model/2_Dense"}),
+        ("modules.json", (2,), {"path": "../model-sentence-transformers/2_Dense"}),
         ("0_Transformer/sentence_bert_config.json", (), {"model_args": {"subfolder": "x"}}),
         ("0_Transformer/config.json", (), {"_attn_implementation": "evil/kernel"}),
         ("0_Transformer/config.json", (), {"text_config": [{"attn_implementation": "flash"}]}),
@@ -410,11 +398,11 @@ def test_no_code_of_a_folder_is_run(name: str, part: str, base: Path, tmp_path: 
     ],
 )  # fmt: skip
 def test_modules_are_checked_before_the_library_sees_them(
-    part: str, at: tuple[int, ...], change: dict[str, Any], base: Path, tmp_path: Path,
+    part: str, at: tuple[int, ...], change: dict[str, Any], export: Any, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    need_libraries("sentence-transformers")
-    ran = []
+    _, folder = export("sentence-transformers")
+    file, ran = write(tmp_path / "a.txt", "a\n"), []
 
     class Evil(torch.nn.Tanh):
         def __init__(self) -> None:
@@ -425,8 +413,6 @@ def test_modules_are_checked_before_the_library_sees_them(
 
     for name in ("torch.evil", "sentence_transformers.evil"):
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(Evil=Evil))
-    folder, file = tmp_path / "model", write(tmp_path / "a.txt", "a\n")
-    export(trained(base), folder, "sentence-transformers")
     values = json.loads((folder / part).read_text())
     inner = values
     for key in at:

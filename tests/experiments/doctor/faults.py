@@ -91,8 +91,7 @@ NONE: Final = Fault("", "")
 FAULTS: Final = {
     "torch-broken": Fault("torch can't be imported", "software", patches.torch_is_broken),
     "precision": Fault(
-        "workers inherit NVIDIA_TF32_OVERRIDE and ONEDNN_DEFAULT_FPMATH_MODE",
-        "software",
+        "workers inherit NVIDIA_TF32_OVERRIDE and ONEDNN_DEFAULT_FPMATH_MODE", "software",
         patches.precision_is_inherited,
     ),
     "threads": Fault("workers use half the threads", "software", patches.half_the_threads),
@@ -101,10 +100,8 @@ FAULTS: Final = {
         "another program keeps a core busy (real)", "disturbance", machine=_busy_core
     ),
     "quota": Fault(
-        "a CPU quota of half the cores, and threads for all (real)",
-        "cores",
-        machine=_quota_group,
-        limit=_join_half_quota,
+        "a CPU quota of half the cores, and threads for all (real)", "cores",
+        machine=_quota_group, limit=_join_half_quota,
     ),
     "clocks": Fault(
         "cores have half their speed after two seconds", "frequency", patches.cores_slow_down
@@ -123,9 +120,7 @@ FAULTS: Final = {
     "bf16": Fault("bf16 products are 1% too large", "products", patches.bf16_is_wrong),
     "fp32": Fault("fp32 products are rounded to bf16", "products", patches.fp32_is_short),
     "dora": Fault(
-        "DoRA's fast path: gradients of magnitudes 5% too large",
-        "numerics",
-        patches.dora_is_wrong,
+        "DoRA's fast path: gradients of magnitudes 5% too large", "numerics", patches.dora_is_wrong
     ),
     "dropout": Fault("dropout can't be turned off", "numerics", patches.dropout_stays_on),
     "compile": Fault("each step is compiled again", "compiled", patches.compiles_again),
@@ -133,4 +128,4 @@ FAULTS: Final = {
     "heads": Fault("engine transformers starts from another head", "engines", patches.other_heads),
     "forecast": Fault("peaks are forecast a third too high", "forecast", patches.forecast_is_off),
     "oom": Fault("running out of memory ends as a crash", "out-of-memory", patches.oom_is_a_crash),
-}
+}  # fmt: skip

@@ -6,11 +6,12 @@ python -m tests.experiments.export [FORMAT ...]
 
 import os
 import sys
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.export.fresh import hub_cache
-from tests.bench.export.small import base_folder, base_of
+from tests.bench.export.small import base_folder, base_of, expected_logits, exported
 
 
 def main() -> None:
@@ -23,34 +24,30 @@ def main() -> None:
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "TRANSFORMERS_VERBOSITY": "error",
         }
+        from bench.export.check import check
         from bench.export.formats import FORMATS
-        from tests.experiments.export.matrix import (
-            all_variants,
-            cases,
-            check_fresh,
-            observed,
-            table,
-        )
+        from tests.experiments.export.matrix import KINDS, cases, observed, table
 
         names = sys.argv[1:] or list(FORMATS)
-        held, exports = {}, 0
+        stored, exports = {}, 0
         for case in cases():
             how = []
             for name in names:
                 seen = set()
-                for kind, pairs in all_variants():
+                for kind, pairs in product(KINDS, (False, True)):
                     cell = case.trained(base, kind, pairs)
                     seen.add(observed(cell, name))
                     exports += "—" not in min(seen)
                 assert len(seen) == 1, (case, name, seen)
                 how += seen
-            held[case] = how
+            stored[case] = how
             print(exports, case, how, file=sys.stderr, flush=True)
         for name in names:
-            fitting = next(case for case, how in held.items() if "—" not in how[names.index(name)])
-            check_fresh(fitting.trained(base), name)
+            number = names.index(name)
+            own = next(c for c, how in stored.items() if "—" not in how[number]).trained(base)
+            check(own, exported(own, name, Path(place, f"out-{number}")), expected_logits(own))
         print(f"{exports} exports were compared", file=sys.stderr)
-        print(table(held, names), end="")
+        print(table(stored, names), end="")
 
 
 if __name__ == "__main__":

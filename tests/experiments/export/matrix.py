@@ -11,7 +11,7 @@ import numpy as np
 
 from adapters.methods import METHODS, MODES, has_layers
 from adapters.names import LAYER_SETS
-from bench.export.check import check, labels_of, texts_of
+from bench.export.check import labels_of, texts_of
 from bench.export.formats import FORMATS, refusal
 from bench.export.trained import Trained
 from bench.plan.cell import Cell
@@ -106,9 +106,9 @@ def declared(of: Cell, name: str) -> str:
 def observed(own: Trained, name: str) -> str:
     """How a format holds a cell, once its folder has been written and loaded and its logits
     compared with the cell's."""
-    said = declared(own.job.cell, name)
-    if said.startswith("—"):
-        return said
+    how = declared(own.job.cell, name)
+    if how.startswith("—"):
+        return how
     with TemporaryDirectory() as place:
         folder = exported(own, name, Path(place, "out"))
         expected = expected_logits(own)
@@ -122,10 +122,11 @@ def observed(own: Trained, name: str) -> str:
         return "merged" if own.job.cell.mode in METHODS else "whole"
 
 
-def table(held: Mapping[Case, Sequence[str]], names: Iterable[str] = FORMATS) -> str:
-    """A Markdown table of how the formats hold each kind; kinds that are held alike share a row."""
+def table(formats: Mapping[Case, Sequence[str]], names: Iterable[str] = FORMATS) -> str:
+    """A Markdown table of how the formats store each kind; kinds that are stored alike share a
+    row."""
     rows: dict[tuple[str, ...], list[str]] = {}
-    for case, how in held.items():
+    for case, how in formats.items():
         methods = rows.setdefault((*case.place, *how), [])
         if case.method not in methods:
             methods.append(case.method)
@@ -145,17 +146,6 @@ def _listed(methods: Sequence[str]) -> str:
         is_whole = on and all(f"{mode} on {layers}" in methods for layers in LAYER_SETS)
         shown[mode if is_whole else method] = None
     return ", ".join(shown)
-
-
-def check_fresh(own: Trained, name: str) -> None:
-    """Check a cell in a format by a process of its own."""
-    with TemporaryDirectory() as place:
-        check(own, exported(own, name, Path(place, "out")), expected_logits(own))
-
-
-def all_variants() -> Iterator[tuple[str, bool]]:
-    """All kinds of labels, of texts and of pairs."""
-    yield from product(KINDS, (False, True))
 
 
 def docs_tables() -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.export import bases
-from bench.export.bases import describe_base
+from bench.export import trained
+from bench.export.trained import describe_base
 from bench.plan.models import find_model
 from minbert.files import sha256_of
 from tests.bench.export.small import base_folder
@@ -28,7 +28,7 @@ def test_the_embedded_model_is_known_by_its_digest_wherever_it_is(minilm: Path) 
 def test_other_weights_of_that_name_are_not_it(
     minilm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bases, "sha256_of", lambda _: "0" * 64)
+    monkeypatch.setattr(trained, "sha256_of", lambda _: "0" * 64)
     base = describe_base(find_model(str(minilm), "pretrained", "auto"))
     assert (base.on_hub, base.revision, base.licence) == (False, None, None)
 

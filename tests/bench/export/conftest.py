@@ -1,0 +1,32 @@
+"""A tiny base, and folders that are exported from it, each once."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.export.trained import Trained
+from tests.bench.export.small import base_folder, exported, trained
+
+Exports = Callable[..., tuple[Trained, Path]]
+"""From a format, and settings as of `trained`, to the cell and its folder, not to be changed."""
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the base."""
+    return base_folder(tmp_path_factory.mktemp("export") / "small")
+
+
+@pytest.fixture(scope="session")
+def exports(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    """Exported folders that tests share."""
+
+    @cache
+    def export(name: str, **settings: Any) -> tuple[Trained, Path]:
+        cell = trained(base, **settings)
+        return cell, exported(cell, name, tmp_path_factory.mktemp("exports") / name)
+
+    return export
