@@ -161,7 +161,7 @@ def _write_page(folder: Path, facts: DataFacts, notes: Sequence[str]) -> Path:
         findings=sentences(facts),
         sections=sections_of([], tables(facts), drawings(facts)),
         how="How it was checked",
-        said=[*_HOW, *map(plain, notes)],
+        notes=[*_HOW, *map(plain, notes)],
         command=without_paths(command_line("data", *sys.argv[1:])),
     )
     return write_pages(folder, _PAGES, page)

@@ -11,9 +11,8 @@ import numpy as np
 from bench.analysis.groups import Group
 from bench.plan.findings import CONTROL, Affected, Checks, Lengths
 from bench.report.drawing import BLUE, ORANGE, Drawing, canvas, to_svg
-from bench.report.pages import phrase
+from bench.report.pages import Section, phrase
 from bench.report.pages import sentences as lines_of
-from bench.report.sections import Section
 from bench.report.tables import Head, Table, table
 from bench.report.text import plain, shortened
 from bench.results.facts import DataFacts

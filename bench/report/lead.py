@@ -106,12 +106,26 @@ def of_version(rows: Sequence[Row], version: str) -> list[Row]:
     return selected
 
 
-def versions(rows: Iterable[Row]) -> list[str]:
-    """A sentence on the versions of the code, if the rows are of several."""
+def versions(rows: Iterable[Row], only: str | None, left_out: int) -> list[str]:
+    """A sentence on the versions of the code, if rows are of several, or those of all others but
+    one are left out."""
     names = [str(row.code_version or _UNKNOWN) for row in rows]
+    if only is not None:
+        return [phrase("groups", "version", plain(only), left_out)]
     if len(set(names)) < 2:
         return []
     return [phrase("groups", "versions", len(set(names)), _by_name(names))]
+
+
+def without_cells(has_searches: bool) -> list[str]:
+    """What a report without a cell says first."""
+    return [phrase("groups", "without_cells", has_searches)]
+
+
+def cells(groups: Sequence[Group]) -> str:
+    """The heading of the table of all cells."""
+    rows = [row for group in groups for row in group.rows]
+    return phrase("groups", "cells", rows, sum(group.ok for group in groups))
 
 
 def _by_name(names: Iterable[object]) -> str:

@@ -22,8 +22,7 @@ from bench.analysis.verdicts import COSTS, Objective, compare
 from bench.common.grouping import grouped
 from bench.report import figures
 from bench.report.commands import narrowed
-from bench.report.pages import phrase, sentences
-from bench.report.sections import Section
+from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import Table, table
 from bench.report.text import range_of, x_label
 from bench.results.facts import DataFacts

@@ -1,7 +1,7 @@
 """Rows scored by another metric than their own, from stored predictions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from bench.plan.metrics import check_metric, metric_of, problem_of
 from bench.plan.rows import Row
 from bench.results.exports import Figures, read_exports
 from bench.results.facts import DataFacts, read_facts
-from bench.results.losses import LossesOf, kept_losses
+from bench.results.losses import LossesOf, kept_losses, no_losses
 from bench.results.outcomes import Outcome
-from bench.results.predictions import PredictionsOf, first_of, kept_predictions
+from bench.results.predictions import PredictionsOf, first_of, kept_predictions, no_predictions
 from bench.results.scores import numbers, score_of
 from bench.results.store import read_plan, read_rows
 
@@ -25,11 +25,11 @@ class Results:
     """What some files of results hold, scored by the metric that decides."""
 
     runs: Sequence[Path]
-    rows: list[Row]
-    facts: dict[str, DataFacts]
-    exports: dict[str, Figures]
-    predictions_of: PredictionsOf
-    losses_of: LossesOf
+    rows: Sequence[Row]
+    facts: Mapping[str, DataFacts] = field(default_factory=dict)
+    exports: Mapping[str, Figures] = field(default_factory=dict)
+    predictions_of: PredictionsOf = no_predictions
+    losses_of: LossesOf = no_losses
 
     @cached_property
     def planned(self) -> list[Row]:

@@ -9,8 +9,7 @@ from bench.common.messages import echo, enumerated
 from bench.plan.cell import MULTITASK
 from bench.plan.columns import CORRELATED
 from bench.report.drawing import Drawing
-from bench.report.pages import Facts, sentences
-from bench.report.sections import Section
+from bench.report.pages import Facts, Section, sentences
 from bench.report.show import print_tables
 from bench.report.tables import Table, table
 from bench.report.text import clean, count, dev_label, fixed, signed, span, with_span
@@ -34,7 +33,7 @@ def print_sections(results: Sequence[Result], *, with_published: bool) -> None:
     for section in _sections(results, with_published):
         echo(section.heading)
         tables = [table for table in section.tables if not table.folded]
-        print_tables(tables, [*section.said, ""])
+        print_tables(tables, [*section.lines, ""])
 
 
 def facts_of(results: Sequence[Result], command: str, *, with_published: bool) -> Facts:
@@ -52,7 +51,7 @@ def facts_of(results: Sequence[Result], command: str, *, with_published: bool) -
             replace(section, drawings=_drawings(result, with_published, section))
             for result, section in zip(results, _sections(results, with_published), strict=True)
         ],
-        said=lines[len(results) :],
+        notes=lines[len(results) :],
         command=command,
     )
 

@@ -10,7 +10,7 @@ from bench.report import cells, tables, tradeoff
 from bench.report.cells import MOST_FAILURES, MOST_OF_A_GROUP
 from bench.report.render import render
 from bench.report.tables import MOST_SETTINGS
-from tests.bench.synthetic_rows import cell, result_row, synthetic_rows
+from tests.bench.synthetic_rows import as_results, cell, result_row, synthetic_rows
 
 LARGEST_PAGE = 10_000_000
 LARGEST_MARKDOWN = 1_000_000
@@ -18,7 +18,7 @@ LARGEST_MARKDOWN = 1_000_000
 
 def sizes(folder: Path, rows: list[Row]) -> tuple[int, int, str]:
     """Bytes of the page and of the Markdown, and the page."""
-    index = render(rows, folder, sources=["runs.csv"])
+    index = render(as_results(rows, runs=["runs.csv"]), folder)
     html = index.read_text("utf-8")
     return len(html.encode()), (folder / "report.md").stat().st_size, html
 

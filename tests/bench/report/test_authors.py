@@ -13,7 +13,7 @@ from bench.plan.planning import Resolved, expand
 from bench.report.authors import authors, authors_section, comparisons
 from bench.report.render import render, report
 from bench.results.store import read_rows
-from tests.bench.synthetic_rows import synthetic_rows
+from tests.bench.synthetic_rows import as_results, synthetic_rows
 from tests.components import SHARED, need
 
 PAPER = Path(__file__).parents[3] / "docs" / "paper.csv"
@@ -123,7 +123,7 @@ def test_ours_are_relative_to_ours_and_what_they_lack_is_empty() -> None:
 
 def test_the_section_says_what_can_and_what_cannot_be_compared() -> None:
     (section,) = authors_section([group()])
-    said = " ".join(section.said)
+    said = " ".join(section.lines)
     for part in (
         "220 rows", "180 are missing", "Absolute times, GiB and scores can't",
         "Time: below full fine-tuning in 1 of 6 in their rows",
@@ -145,7 +145,7 @@ def test_without_their_batch_size_or_full_fine_tuning_there_is_no_comparison() -
 
 def test_how_pairs_are_read_is_told_where_there_are_some() -> None:
     of_pairs, of_single = (
-        " ".join(authors_section([group(task=t)])[0].said) for t in ("sts", "sst")
+        " ".join(authors_section([group(task=t)])[0].lines) for t in ("sts", "sst")
     )
     assert (
         "[CLS] a [SEP] b [SEP], in one pass through the encoder; theirs encodes the two" in of_pairs
@@ -160,7 +160,7 @@ def test_an_order_of_scores_says_which_learned_nothing() -> None:
         if row.mode == "lora" and (some or row.layers == "all-lin-only"):
             rows[place] |= {"flags": "not_learned"}
     (section,) = authors_section(groups(rows))
-    lora, dora = (line for line in section.said if line.startswith("Scores of"))
+    lora, dora = (line for line in section.lines if line.startswith("Scores of"))
     assert lora.endswith("Flagged here as not learned: all-lin-only.")
     assert "not learned" not in dora
 
@@ -175,9 +175,9 @@ def batches(*sizes: int) -> list:
 
 
 def test_each_group_with_the_like_has_its_table_and_the_explanation_stands_once() -> None:
-    facts = report(batches(64, 32, 128, 256, 64), [], [])
+    facts = report(as_results(batches(64, 32, 128, 256, 64)))
     (first,) = (section for section in facts["sections"] if section.anchor == "authors")
-    assert first.said[-1] == "Compared with theirs further below: group 3, 5."
+    assert first.lines[-1] == "Compared with theirs further below: group 3, 5."
     later = {other.number: other.sections for other in facts["others"]}
     assert later.pop(2) == [], "they have no batches of 32"
     assert later.pop(4) == [], "they have no full fine-tuning with batches of 256"
@@ -185,18 +185,18 @@ def test_each_group_with_the_like_has_its_table_and_the_explanation_stands_once(
         (section,) = later[number]
         assert section.anchor == f"group{number}-authors"
         assert section.tables[0].caption.endswith(f"theirs on SST, with batches of {size}.")
-        assert any(line.startswith("Scores of lora by layer set") for line in section.said)
-        assert not any(line.startswith((ABOUT, "Of the 400 rows")) for line in section.said)
-        assert section.said[-1] == f"“{HEADING}” above explains what can be compared."
+        assert any(line.startswith("Scores of lora by layer set") for line in section.lines)
+        assert not any(line.startswith((ABOUT, "Of the 400 rows")) for line in section.lines)
+        assert section.lines[-1] == f"“{HEADING}” above explains what can be compared."
         assert bool(section.drawings) is (number < 5), "few groups have pictures"
     assert first.tables[0].rows != later[3][0].tables[0].rows, "theirs differ by batch size"
 
 
 def test_where_the_first_group_has_none_the_explanation_stands_there_all_the_same() -> None:
-    facts = report(batches(32, 64), [], [])
+    facts = report(as_results(batches(32, 64)))
     (first,) = (section for section in facts["sections"] if section.anchor == "authors")
-    assert first.said[0].startswith(ABOUT)
-    assert first.said[-1] == "Compared with theirs further below: group 2."
+    assert first.lines[0].startswith(ABOUT)
+    assert first.lines[-1] == "Compared with theirs further below: group 2."
     assert not first.tables
     assert not first.drawings
     assert facts["others"][0].sections[0].tables
@@ -204,12 +204,12 @@ def test_where_the_first_group_has_none_the_explanation_stands_there_all_the_sam
 
 def test_the_page_of_the_committed_rows_has_theirs_for_both_tasks(tmp_path) -> None:
     rows = [row for row in read_rows(PAPER) if (row["grid"], row["status"]) == ("paper", "ok")]
-    index = render(rows, tmp_path)
+    index = render(as_results(rows), tmp_path)
     html = index.read_text("utf-8")
     page = re.sub(r"<(script|style).*?</\1>", "", html, flags=re.DOTALL)
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
-    facts = report(rows, [], [])
+    facts = report(as_results(rows))
     (later,) = (section for other in facts["others"] for section in other.sections)
     assert {"authors", later.anchor} <= set(ids)
     assert page.count('id="authors"') == 1
@@ -218,7 +218,7 @@ def test_the_page_of_the_committed_rows_has_theirs_for_both_tasks(tmp_path) -> N
     assert shown.count(ABOUT) == 1
     for task in ("STS", "SST"):
         assert shown.count(f"theirs on {task}, with batches of 64.") == 1
-    for line in later.said:
+    for line in later.lines:
         assert line in shown
     for name in ("authors-memory", f"{later.anchor}-memory", f"{later.anchor}-time"):
         assert f"{name}-alt" in ids

@@ -154,9 +154,9 @@ def test_which_rate_is_best_is_said(best, heading, end):
     [section] = [one for one in sections(group) if one.anchor == "rate"]
     assert section.heading == heading
     if end is None:
-        assert "a rate beyond" not in section.said[0]
+        assert "a rate beyond" not in section.lines[0]
     else:
-        assert end in section.said[0]
+        assert end in section.lines[0]
     assert [drawing.stem for drawing in section.drawings] == ["rate-attn-only", "rate-all-lin"]
     only, every = (drawing.alt for drawing in section.drawings)
     assert "lora r8 " in only

@@ -11,7 +11,7 @@ from bench.analysis.groups import Group, group_key, groups, hub, hub_first
 from bench.plan.rows import Row
 from bench.report.changes import Change, changes, changes_sections
 from bench.report.render import render
-from tests.bench.synthetic_rows import cell, failed_row, result_row
+from tests.bench.synthetic_rows import as_results, cell, failed_row, result_row
 
 
 def row(score: float = 0.5, at: int = 0, *, mode: str = "full", **settings: Any) -> Row:
@@ -165,7 +165,10 @@ def test_costs_alone_are_compared_too() -> None:
 
 
 def test_the_page_has_it(tmp_path: Any) -> None:
-    index = render([row(at=1), row(0.6, head="conv", at=2), row(optimizer="radam", at=3)], tmp_path)
+    index = render(
+        as_results([row(at=1), row(0.6, head="conv", at=2), row(optimizer="radam", at=3)]),
+        tmp_path,
+    )
     text = index.read_text("utf-8")
     assert "One setting changed: 2 comparisons, 1 significantly better" in text
     assert 'id="changes-alt"' in text

@@ -22,7 +22,7 @@ from bench.results.outcomes import no_values
 from bench.results.rowfile import encode, record
 from bench.results.store import cell_folder
 from tests.bench.analysis.test_comparison import FULL, LORA, run
-from tests.bench.synthetic_rows import HERE
+from tests.bench.synthetic_rows import HERE, as_results
 
 THEIRS = {
     "engine": "transformers", "engine_version": "transformers 5, peft 1", "kernels": None,
@@ -96,11 +96,11 @@ def test_what_has_no_counterpart_is_named(tmp_path: Path) -> None:
         run(("lora", 8, "all-lin", "off")),
         run(("head", None, None, "off"), cell_settings=THEIRS),
     ]
-    render([*rows(), *alone], tmp_path)
+    render(as_results([*rows(), *alone]), tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "Of engine transformers without a counterpart: head, fp32 on the same batches." in text
     assert "Of engine minbert without a counterpart: lora rank 8 on all-lin, fp32." in text
-    render(alone, tmp_path)
+    render(as_results(alone), tmp_path)
     assert "## Engines: nothing to compare" in (tmp_path / "report.md").read_text()
 
 
@@ -148,7 +148,7 @@ def test_attention_of_each_kind_is_compared_with_the_same_losses() -> None:
 def test_half_precision_alone_says_what_it_does_not_show(tmp_path: Path) -> None:
     half = ("full", None, None, "bf16")
     more = [run(half, cell_settings=engine | {"dropout": 0.0}) for engine in ({}, THEIRS)]
-    render([*rows(), *more], tmp_path, losses_of=lambda _: [1.0, 0.9])
+    render(as_results([*rows(), *more], losses_of=lambda _: [1.0, 0.9]), tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "All are in half precision, where losses may differ by 0.02: that shows gross" in text
 
@@ -167,7 +167,7 @@ def test_losses_of_other_batches_are_not_compared() -> None:
 
 def test_pages_have_the_section(tmp_path: Path) -> None:
     more, losses = exact()
-    render([*rows(), *more], tmp_path, losses_of=lambda row: losses[row.engine])
+    render(as_results([*rows(), *more], losses_of=lambda row: losses[row.engine]), tmp_path)
     page, short = ((tmp_path / name).read_text() for name in ("index.html", "report.md"))
     for text in (page, short):
         assert "PEFT as its Trainer makes batches: 0.25 times the time and 0.60 times" in text
@@ -180,7 +180,7 @@ def test_pages_have_the_section(tmp_path: Path) -> None:
 
 def test_differing_losses_are_a_warning(tmp_path: Path) -> None:
     more, losses = exact(1.1)
-    render([*rows(), *more], tmp_path, losses_of=lambda row: losses[row.engine])
+    render(as_results([*rows(), *more], losses_of=lambda row: losses[row.engine]), tmp_path)
     for name in ("index.html", "report.md"):
         text = (tmp_path / name).read_text().replace("&#39;", "'")
         assert "engines minbert and transformers don't do the same work" in text
@@ -188,7 +188,7 @@ def test_differing_losses_are_a_warning(tmp_path: Path) -> None:
 
 
 def test_without_folders_the_losses_are_not_checked(tmp_path: Path) -> None:
-    render(rows(), tmp_path)
+    render(as_results(rows()), tmp_path)
     assert "was not checked" in (tmp_path / "report.md").read_text()
 
 

@@ -22,7 +22,7 @@ from bench.report.text import signed
 from bench.results.predictions import kept_predictions, values_from
 from tests.bench.analysis.test_recommendation import HEAD, SMALL, group_of
 from tests.bench.report.test_browser import WIDE, open_page
-from tests.bench.synthetic_rows import synthetic_rows
+from tests.bench.synthetic_rows import as_results, synthetic_rows
 from tests.reference_run import RUNS, reference_group, reference_rows
 
 COMMAND = "python -m bench.recommend --runs runs.csv"
@@ -30,10 +30,8 @@ COMMAND = "python -m bench.recommend --runs runs.csv"
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return render(
-        reference_rows(), tmp_path_factory.mktemp("report"), sources=["runs.csv"],
-        predictions_of=kept_predictions(RUNS),
-    )  # fmt: skip
+    results = as_results(reference_rows(), ["runs.csv"], predictions_of=kept_predictions(RUNS))
+    return render(results, tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="module")
@@ -360,7 +358,7 @@ def test_labels_are_text_whatever_they_hold(browser, tmp_path: Path) -> None:
         row | {"layers": text, "mode": text, "cell_id": f"{row.cell_id}{text}"}
         if row.rank == 8 else row for row in synthetic_rows(68) if row.rank in (4, 8)
     ]  # fmt: skip
-    index = render(rows, tmp_path)
+    index = render(as_results(rows), tmp_path)
     assert text not in index.read_text("utf-8")
     page = open_page(browser, index, WIDE)
     buttons = page.locator("#settings-rows button", has_text="</script><b onclick")
@@ -426,7 +424,7 @@ def test_a_withdrawn_setting_is_not_recommended_within_limits(browser, tmp_path:
         replace(row, dev_score=0.45) if (row.mode, row.seed) == ("lora", 1) else row
         for row in group_of({HEAD: 0.3, SMALL: 0.6}).rows
     ]
-    page = open_page(browser, render(rows, tmp_path), WIDE)
+    page = open_page(browser, render(as_results(rows), tmp_path), WIDE)
     go(page, urlencode([("score", "0.2")]))
     said, more = page.locator(".answer p").all_inner_texts()
     assert said.startswith("Not decided; the best by score so far is lora rank 1 on attn-only")
@@ -436,7 +434,7 @@ def test_a_withdrawn_setting_is_not_recommended_within_limits(browser, tmp_path:
 
 def test_one_setting_is_not_explored(browser, tmp_path: Path) -> None:
     rows = [row for row in synthetic_rows(68) if row.mode == "full" and row.amp == "off"]
-    page = open_page(browser, render(rows, tmp_path), WIDE)
+    page = open_page(browser, render(as_results(rows), tmp_path), WIDE)
     assert page.locator("#explorer").count() == 0
     assert page.complaints == []
     page.close()
@@ -444,7 +442,7 @@ def test_one_setting_is_not_explored(browser, tmp_path: Path) -> None:
 
 def test_without_scores_the_reason_is_said(browser, tmp_path: Path) -> None:
     rows = [row | {"init": "random", "dev_score": None} for row in synthetic_rows(10)]
-    page = open_page(browser, render(rows, tmp_path), WIDE)
+    page = open_page(browser, render(as_results(rows), tmp_path), WIDE)
     assert page.inner_text("#answer").endswith(".")
     assert page.inner_text("#answer") in page.inner_text("#advice")
     assert page.locator("#prefer").is_hidden()

@@ -9,7 +9,7 @@ from bench.plan.rows import Row
 from bench.report import cells, figures, tables
 from bench.report.changes import changes_sections, frozen_changes
 from bench.report.render import render
-from tests.bench.synthetic_rows import synthetic_rows
+from tests.bench.synthetic_rows import as_results, synthetic_rows
 
 
 def rows(*, flags: str | None = None) -> list[Row]:
@@ -37,7 +37,7 @@ def test_each_is_compared_with_the_usual_type() -> None:
         assert change.gaps["time"].value == pytest.approx(0.5)
         assert change.gaps["score"].value == pytest.approx(0.1)
     [section] = changes_sections([group])
-    assert section.said[1] == (
+    assert section.lines[1] == (
         "frozen dtype bf16 instead of fp32: 32 comparisons; 0.50× the memory, significantly less "
         "in 32 and more in 0; 0.50× the time, significantly less in 32 and more in 0; the score is "
         "significantly better in 32 and worse in 0."
@@ -53,7 +53,7 @@ def test_what_learned_nothing_has_costs_and_no_difference_of_scores() -> None:
     [group] = groups(rows(flags="not_learned"))
     [section] = changes_sections([group])
     assert section.tables[0].rows[0][3:5] == ["–", "–"]
-    assert "score" not in section.said[1]
+    assert "score" not in section.lines[1]
 
 
 def test_with_a_single_type_there_is_no_section() -> None:
@@ -68,7 +68,7 @@ def test_lines_and_dots_are_of_the_usual_way_and_say_so(
     frame = tables.frame(groups(rows())[0])
     assert frame["usual"].sum() == 68
     assert frame["best"].all()
-    html = render(rows(), tmp_path).read_text("utf-8")
+    html = render(as_results(rows()), tmp_path).read_text("utf-8")
     assert "frozen dtype bf16 instead of fp32" in html
     assert "Only frozen weights held in fp32 are drawn." in html
     assert "Frozen weights are held in bf16 or in fp32." in html

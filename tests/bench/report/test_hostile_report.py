@@ -18,14 +18,21 @@ from bench.common.messages import printable
 from bench.plan.columns import BY_NAME, NAMES, REQUIRED, VALUES
 from bench.plan.rows import Row
 from bench.report import cells, lead, tables
-from bench.report.amp import amp_section
+from bench.report.changes import amp_section
 from bench.report.commands import commands
 from bench.report.render import render
 from bench.report.text import plain
 from bench.report.tradeoff import sections
 from bench.report.why import why_section
 from tests.bench.report.test_browser import WIDE
-from tests.bench.synthetic_rows import cell, failed_row, full_grid, result_row, synthetic_rows
+from tests.bench.synthetic_rows import (
+    as_results,
+    cell,
+    failed_row,
+    full_grid,
+    result_row,
+    synthetic_rows,
+)
 from tests.hostile import NUMBERS, TEXTS, examples
 
 TEXT_COLUMNS = [
@@ -61,7 +68,7 @@ STRANGE = [
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report on all of these rows."""
     made = tmp_path_factory.mktemp("report")
-    render([*ROWS, *STRANGE], made, sources=[f"{TEXTS[0]}.csv", TEXTS[-1]])
+    render(as_results([*ROWS, *STRANGE], runs=[f"{TEXTS[0]}.csv", TEXTS[-1]]), made)
     return made
 
 
@@ -198,7 +205,10 @@ MEASURED = [
 
 @pytest.mark.parametrize("first", [0, 1e-320])
 def test_numbers_that_nobody_measured_are_shown(tmp_path: Path, first: float) -> None:
-    index = render(with_numbers([first, -1.0, 1e29, -1e29, 0, 1e-320], MEASURED), tmp_path)
+    index = render(
+        as_results(with_numbers([first, -1.0, 1e29, -1e29, 0, 1e-320], MEASURED)),
+        tmp_path,
+    )
     assert "</html>" in index.read_text("utf-8")
 
 

@@ -10,16 +10,15 @@ import pytest
 from bench.analysis.groups import groups
 from bench.plan.rows import Row
 from bench.report import quality
-from bench.report.pages import html_environment
+from bench.report.pages import Section, html_environment
 from bench.report.quality import calibration_error, quality_sections
 from bench.report.render import report
-from bench.report.sections import Section
 from bench.results.facts import DataFacts
 from bench.results.outcomes import Outcome
 from bench.results.predictions import Parts, PredictionsOf, outcome_of, values_from
 from bench.results.rescoring import rescored
 from bench.results.scores import numbers, score_of
-from tests.bench.synthetic_rows import cell, result_row
+from tests.bench.synthetic_rows import as_results, cell, result_row
 
 N = 400
 CELLS = (("full", None, None, "off"), ("lora", 8, "attn-only", "off"), ("head", None, None, "off"))
@@ -182,7 +181,7 @@ def test_without_logits_or_predictions_there_is_less(undrawn: None) -> None:
     [group] = groups(rows, (), values_from(predictions_of))
     found = {part.anchor: part for part in quality_sections(group, stored, None)}
     assert list(found) == ["metrics", "classes"]
-    assert "Not known: AUROC, average precision, and calibration" in found["metrics"].said[1]
+    assert "Not known: AUROC, average precision, and calibration" in found["metrics"].lines[1]
     assert list(cells(found["classes"])) == ["0", "1", "2", "3"], "names are not known"
 
     def bits(rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
@@ -203,7 +202,9 @@ def test_the_calibration_error_is_that_of_its_definition() -> None:
 
 def test_a_chosen_metric_decides_everywhere(undrawn: None) -> None:
     rows, predictions_of = run("regression")
-    content = report(rescored(rows, "rmse", predictions_of, {}), [], [], predictions_of)
+    content = report(
+        as_results(rescored(rows, "rmse", predictions_of, {}), predictions_of=predictions_of)
+    )
     assert "scored by RMSE on dev" in content["lead"][0]
     assert content["lead"][1].startswith("RMSE is the root of the mean squared error, in the unit")
     assert "RMSE" in content["advice"].heading

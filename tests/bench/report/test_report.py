@@ -30,6 +30,7 @@ from bench.report.render import render, report
 from bench.report.text import num, signed, without_paths
 from bench.results.outcomes import Outcome
 from tests.bench.synthetic_rows import (
+    as_results,
     cell,
     failed_row,
     full_grid,
@@ -43,8 +44,8 @@ from tests.reference_run import reference_rows
 VENDOR = sorted((Path(bench.report.__file__).parent / "vendor").iterdir())
 
 
-def pages(folder: Path, rows, **more) -> tuple[str, str]:
-    index = render(rows, folder, **more)
+def pages(folder: Path, rows, runs=(), **more) -> tuple[str, str]:
+    index = render(as_results(rows, runs), folder, **more)
     return index.read_text("utf-8"), (folder / "report.md").read_text("utf-8")
 
 
@@ -63,7 +64,7 @@ def undrawn(monkeypatch) -> None:
 @pytest.fixture(scope="module")
 def full(tmp_path_factory) -> tuple[Path, str, str]:
     folder = tmp_path_factory.mktemp("report")
-    return folder, *pages(folder, synthetic_rows(68), sources=["/home/someone/my runs.csv"])
+    return folder, *pages(folder, synthetic_rows(68), runs=["/home/someone/my runs.csv"])
 
 
 def test_the_pages_say_what_was_compared_and_the_cap_after_the_advice(full):
@@ -88,20 +89,20 @@ def test_caps_are_stated(tmp_path, undrawn, settings, sentence):
 
 
 def test_settings_with_fewer_seeds_are_not_counted_as_having_all() -> None:
-    lines = [report(synthetic_rows(n, failures=False), [], [])["lead"][0] for n in (136, 100)]
+    lines = [report(as_results(synthetic_rows(n, failures=False)))["lead"][0] for n in (136, 100)]
     assert " ended ok, 2 seeds for each setting" in lines[0]
     assert " ended ok, up to 2 seeds for each setting" in lines[1]
 
 
 def test_the_markdown_has_the_sentences_of_some_sections_and_the_page_those_of_all(full, undrawn):
     _, html, text = full
-    facts = report(synthetic_rows(68), [], ["my runs.csv"])
+    facts = report(as_results(synthetic_rows(68), runs=["my runs.csv"]))
     html, text = seen(html), unescape(text.replace("\\", ""))
-    both = [*facts["lead"], facts["failures_heading"], *facts["commands_said"], *facts["commands"]]
+    both = [*facts["lead"], facts["failures_heading"], *facts["commands_lines"], *facts["commands"]]
     for section in facts["sections"]:
-        why_no_interval = [line for line in section.said if "is that of one process" in line]
+        why_no_interval = [line for line in section.lines if "is that of one process" in line]
         both += why_no_interval
-        lines = [line for line in (section.heading, *section.said) if line not in why_no_interval]
+        lines = [line for line in (section.heading, *section.lines) if line not in why_no_interval]
         assert all(line in html for line in lines)
         if section.anchor == "tradeoff":
             both += lines
@@ -166,7 +167,7 @@ PARTS = {
 
 @pytest.mark.parametrize("rows", [reference_rows, long_run])
 def test_the_markdown_is_a_page(tmp_path, undrawn, rows):
-    _, text = pages(tmp_path, rows(), sources=["runs.csv"])
+    _, text = pages(tmp_path, rows(), runs=["runs.csv"])
     assert len(text.splitlines()) < LONGEST
     assert "\n\n\n" not in text
     html = markdown.markdown(text, extensions=["tables"])
@@ -176,7 +177,7 @@ def test_the_markdown_is_a_page(tmp_path, undrawn, rows):
 
 
 def test_of_many_failures_and_groups_the_markdown_counts_the_others(tmp_path, undrawn):
-    _, text = pages(tmp_path, long_run(), sources=["runs.csv"])
+    _, text = pages(tmp_path, long_run(), runs=["runs.csv"])
     assert re.search(r"10 of \d+ are shown; the rest is in runs\.csv\.", text)
     assert "- Group 2 differs in machine (machine 0 instead of Xeon 2.8 GHz" in text
     assert text.count("\n- Group ") == 5
@@ -282,7 +283,7 @@ def test_the_markdown_renders_with_its_tables(full):
 
 
 def test_figures_are_the_same_each_time_and_hold_no_date(full, tmp_path):
-    render(list(reversed(synthetic_rows(68))), tmp_path)
+    render(as_results(list(reversed(synthetic_rows(68)))), tmp_path)
     for path in (full[0] / "figures").iterdir():
         assert path.read_bytes() == (tmp_path / "figures" / path.name).read_bytes()
         assert "<metadata>" not in path.read_text("utf-8")
@@ -354,7 +355,7 @@ def test_a_rating_is_scored_by_correlation(tmp_path):
 
 
 def test_what_does_not_apply_differs_from_what_was_not_measured(undrawn):
-    [row] = report([row | {"train_s": None} for row in synthetic_rows(1)], [], [])["cells"].rows
+    [row] = report(as_results([row | {"train_s": None} for row in synthetic_rows(1)]))["cells"].rows
     fields = [*row]
     assert fields[1:3] == ["–", "–"], "rank and layers of full"
     assert fields.count("not measured") == 2, "training, and the overhead that follows from it"
@@ -398,10 +399,10 @@ def right_and_wrong(rows, *, logits=False):
 
 def test_what_intervals_are_over_follows_from_the_kept_predictions(undrawn):
     rows = synthetic_rows(68 * 2, failures=False)
-    kept = report(rows, [], [], right_and_wrong)["lead"][0]
+    kept = report(as_results(rows, predictions_of=right_and_wrong))["lead"][0]
     assert "scores over seeds, and over dev examples where predictions are kept)" in kept
-    assert "those of scores over seeds)" in report(rows, [], [])["lead"][0]
-    none = report(synthetic_rows(68 * 2, failures=False, init="random"), [], [])["lead"][0]
+    assert "those of scores over seeds)" in report(as_results(rows))["lead"][0]
+    none = report(as_results(synthetic_rows(68 * 2, failures=False, init="random")))["lead"][0]
     assert "2 seeds for each setting (intervals are over runs)" in none
 
 
@@ -427,14 +428,14 @@ def test_memory_of_the_imports_is_reported_where_it_is_recorded(tmp_path, undraw
 
 def test_commands_search_rates_again_and_ask_for_a_folder(tmp_path, undrawn):
     rows = synthetic_rows(8, task="sst", learning_rate_source="search")
-    run, one, _ = report(rows, [], [])["commands"]
+    run, one, _ = report(as_results(rows))["commands"]
     assert "--data DIR" in run
     assert run.endswith("--lr auto")
     assert "--lr auto --select" in one
     both = [*rows, *synthetic_rows(8, task="sst", learning_rate=3e-5)]
-    plain, searched, *_ = report(both, [], [])["commands"]
+    plain, searched, *_ = report(as_results(both))["commands"]
     assert searched == f"{plain} --lr auto"
-    assert "--data" not in report(synthetic_rows(1), [], [])["commands"][0]
+    assert "--data" not in report(as_results(synthetic_rows(1)))["commands"][0]
 
 
 HOSTILE = "<script>alert(1)</script> | `x` $y$ </script> ]]> *a* _b_ [c](d) & <!-- #"
@@ -482,12 +483,15 @@ def test_quantities_are_short(value, shown):
 
 
 def test_figures_of_an_older_report_are_deleted_and_other_files_stay(tmp_path):
-    render([row for row in synthetic_rows(68) if row["layers"] == "attn"], tmp_path)
+    render(
+        as_results([row for row in synthetic_rows(68) if row["layers"] == "attn"]),
+        tmp_path,
+    )
     assert (tmp_path / "figures" / "tradeoff-time.svg").exists()
     other = tmp_path / "figures" / "mine.svg"
     other.write_text("<svg/>")
-    render([row | {"ms_per_1k_tokens": None, "step_ms_median": None} for row in synthetic_rows(8)],
-           tmp_path)  # fmt: skip
+    slow = [row | {"ms_per_1k_tokens": None, "step_ms_median": None} for row in synthetic_rows(8)]
+    render(as_results(slow), tmp_path)
     assert other.exists()
     assert not (tmp_path / "figures" / "tradeoff-time.svg").exists()
     assert not list(tmp_path.rglob("*.tmp"))
@@ -498,13 +502,13 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, undrawn):
     taken.write_text("a file")
     for folder in (taken, taken / "below"):
         with pytest.raises(InputError, match="can't be written") as error:
-            render(synthetic_rows(2), folder)
+            render(as_results(synthetic_rows(2)), folder)
         assert "\n" not in str(error.value)
     assert taken.read_text() == "a file"
 
 
 def test_a_full_disk_leaves_the_old_report(tmp_path, undrawn, monkeypatch):
-    index = render(synthetic_rows(2), tmp_path)
+    index = render(as_results(synthetic_rows(2)), tmp_path)
     before = index.read_bytes()
 
     def fail(path, data):
@@ -512,7 +516,7 @@ def test_a_full_disk_leaves_the_old_report(tmp_path, undrawn, monkeypatch):
 
     monkeypatch.setattr(report_pages, "write_atomically", fail)
     with pytest.raises(DiskFullError, match="no space"):
-        render(synthetic_rows(4), tmp_path)
+        render(as_results(synthetic_rows(4)), tmp_path)
     assert index.read_bytes() == before
 
 

@@ -38,7 +38,7 @@ from bench.results.rebuild import main
 from bench.results.rescoring import rescored
 from bench.results.store import Store, cell_folder, read_rows
 from tests.bench.stored_values import kept_values
-from tests.bench.synthetic_rows import synthetic_rows
+from tests.bench.synthetic_rows import as_results, synthetic_rows
 
 EXAMPLES = 1064
 PARTS = {"sst": "accuracy", "quora": "accuracy", "sts": "pearson"}
@@ -120,10 +120,8 @@ def test_a_report_without_folders_says_the_same(
     rows = fill(runs, count=12)
 
     def pages() -> list[list[str]]:
-        render(
-            rows, tmp_path / "out", sources=["runs.csv"],
-            predictions_of=kept_predictions(runs, no_note),
-        )  # fmt: skip
+        results = as_results(rows, ["runs.csv"], predictions_of=kept_predictions(runs, no_note))
+        render(results, tmp_path / "out")
         return [
             re.split(before, (tmp_path / "out" / name).read_text("utf-8"))
             for name, before in (("report.md", "\n## "), ("index.html", r"<(?:section|details)\b"))

@@ -182,7 +182,7 @@ def test_the_pages_show_each_task_and_all_together(
             "Ensembles on sst and sts",
             *result.findings,
             *(section.heading for section in result.sections),
-            *(line for section in result.sections for line in section.said),
+            *(line for section in result.sections for line in section.lines),
             "No ensemble of quora is in it, so it is no score of all three.",
             "Movies and sst share their sentences",
             "The members, and the score of each alone.",
@@ -202,7 +202,7 @@ def test_the_finding_is_the_gain_and_whether_it_is_significant(place: Place) -> 
     (section,) = facts(place).sections
     assert section.heading == "movies: significantly better"
     said = f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}): significantly better."
-    assert section.said[0].endswith(said)
+    assert section.lines[0].endswith(said)
 
 
 def test_figures_are_there_and_have_a_text(place: Place, tmp_path: Path) -> None:
@@ -267,15 +267,15 @@ def test_a_best_member_that_nobody_joins_is_the_finding(place: Place) -> None:
     result = facts(place)
     assert result.title == "An ensemble on movies"
     assert result.sections[0].heading == "movies: no significant difference"
-    assert "no addition made it better on what was held out" in result.sections[0].said[0]
+    assert "no addition made it better on what was held out" in result.sections[0].lines[0]
 
 
 def test_where_nobody_may_join_no_addition_was_tried(place: Place) -> None:
     (candidates,) = find([fill(place, "movies").csv])
     result = facts_of([ensemble_of(candidates, "probabilities", 1)], "python", with_published=False)
     (section,) = result.sections
-    assert section.said[0].endswith("no more were allowed.")
-    assert "no addition" not in section.said[0]
+    assert section.lines[0].endswith("no more were allowed.")
+    assert "no addition" not in section.lines[0]
 
 
 def test_very_many_cells_are_in_the_table_and_the_best_in_the_figure(place: Place) -> None:
@@ -384,6 +384,6 @@ def test_it_opens_quietly_offline_and_nothing_sticks_out(
 
 def test_notes_of_the_data_are_on_the_page(place: Place) -> None:
     (section,) = facts(fill(place, "quora")).sections
-    said = " ".join(section.said).lower()
+    said = " ".join(section.lines).lower()
     for note in TASKS["quora"].notes:
         assert note.lower() in said
