@@ -29,12 +29,6 @@ def title(group: Group) -> str:
     return f"Fine-tuning {subject(group)}"
 
 
-def encoders(compared: Encoders, first: Group) -> list[str]:
-    """A sentence on the encoders that are compared."""
-    name = next((name for name, group in compared.groups.items() if group is first), "")
-    return [phrase("groups", "encoders", compared.groups, name)]
-
-
 def lead(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) -> list[str]:
     """The first lines: modes, model and task, how many cells ended ok, caps, and the machine."""
     task, known = TASKS.get(str(group.shared("task"))), facts.get(str(group.shared("data_digest")))
@@ -109,23 +103,11 @@ def of_version(rows: Sequence[Row], version: str) -> list[Row]:
 def versions(rows: Iterable[Row], only: str | None, left_out: int) -> list[str]:
     """A sentence on the versions of the code, if rows are of several, or those of all others but
     one are left out."""
-    names = [str(row.code_version or _UNKNOWN) for row in rows]
     if only is not None:
         return [phrase("groups", "version", plain(only), left_out)]
-    if len(set(names)) < 2:
-        return []
-    return [phrase("groups", "versions", len(set(names)), _by_name(names))]
-
-
-def without_cells(has_searches: bool) -> list[str]:
-    """What a report without a cell says first."""
-    return [phrase("groups", "without_cells", has_searches)]
-
-
-def cells(groups: Sequence[Group]) -> str:
-    """The heading of the table of all cells."""
-    rows = [row for group in groups for row in group.rows]
-    return phrase("groups", "cells", rows, sum(group.ok for group in groups))
+    names = [str(row.code_version or _UNKNOWN) for row in rows]
+    several = len(set(names)) > 1
+    return [phrase("groups", "versions", len(set(names)), _by_name(names))] if several else []
 
 
 def _by_name(names: Iterable[object]) -> str:

@@ -33,6 +33,7 @@ from bench.report.pages import (
     Section,
     html_environment,
     markdown_environment,
+    phrase,
     sentences,
     style,
     write_all,
@@ -131,7 +132,7 @@ def report(
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)
     before, after = list[Section](), list[Section]()
-    first_lines = lead.without_cells(bool(searches))
+    first_lines = [phrase("groups", "without_cells", bool(searches))]
     if first and recommended:
         data = facts.get(str(first.shared("data_digest")))
         first_lines = [*lead.lead(first, facts), *reference_lines(first, points)]
@@ -143,20 +144,22 @@ def report(
         before += changes_sections(every_group)
         after += authors_section([first, *others]) + predictions_section(first)
         after += data_section(first, facts)
-    can_explore = decision and decision.candidates.group.ok
-    if decision is None or len(decision.candidates.group.settings) < 2:
-        can_explore = 0
+    has_choice = decision is not None and len(decision.candidates.group.settings) > 1
     return {
         "title": lead.title(encoders.joined if encoders else first) if first else "No cell was run",
         "warning": WARNING,
         "lead": [
-            *(lead.encoders(encoders, first) if encoders and first else []),
+            *([phrase("groups", "encoders", encoders.groups, first)] if encoders else []),
             *first_lines,
             *engine_warnings(rows, results.losses_of),
             *lead.versions(latest(rows).values(), code_version, left_out),
         ],
         "advice": advice(decision, facts, results.exports, sources) if decision else None,
-        "explorer": explorer(decision, sources, facts) if decision and can_explore else None,
+        "explorer": (
+            explorer(decision, sources, facts)
+            if decision and has_choice and decision.candidates.group.ok
+            else None
+        ),
         "sections": [
             *encoders_section(encoders),
             *engines_section(rows, values_of, results.losses_of),
@@ -164,7 +167,7 @@ def report(
             *searches,
             *after,
         ],
-        "cells_heading": lead.cells(every_group),
+        "cells_heading": phrase("groups", "cells", every_row, sum(g.ok for g in every_group)),
         "cells": cells.cells_table(every_group),
         "failures_heading": failures_heading,
         "failures": failures,
