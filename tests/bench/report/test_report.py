@@ -133,7 +133,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("rows", [reference_rows, long_run])
-def test_the_markdown_is_a_page(tmp_path, rows):
+def test_the_markdown_is_a_page_and_counts_what_it_leaves_out(tmp_path, rows):
     _, text = pages(tmp_path, rows(), runs=["runs.csv"])
     assert len(text.splitlines()) < LONGEST
     assert "\n\n\n" not in text
@@ -141,14 +141,11 @@ def test_the_markdown_is_a_page(tmp_path, rows):
     assert html.count("<table>") >= 2
     assert html.count("<h1>") == 1
     assert "|" not in seen(html)
-
-
-def test_of_many_failures_and_groups_the_markdown_counts_the_others(tmp_path):
-    _, text = pages(tmp_path, long_run(), runs=["runs.csv"])
-    assert re.search(r"10 of \d+ are shown; the rest is in runs\.csv\.", text)
-    assert "- Group 2 differs in machine (machine 0 instead of Xeon 2.8 GHz" in text
-    assert text.count("\n- Group ") == 5
-    assert "25 more groups are not named here; their rows are in runs.csv." in text
+    if rows is long_run:
+        assert re.search(r"10 of \d+ are shown; the rest is in runs\.csv\.", text)
+        assert "- Group 2 differs in machine (machine 0 instead of Xeon 2.8 GHz" in text
+        assert text.count("\n- Group ") == 5
+        assert "25 more groups are not named here; their rows are in runs.csv." in text
 
 
 @pytest.mark.parametrize("full", ["learned", "not_learned"])
@@ -416,9 +413,9 @@ def test_a_full_disk_leaves_the_old_report(tmp_path, monkeypatch):
     assert index.read_bytes() == before
 
 
-def test_of_ten_thousand_rows_a_thousand_are_shown(tmp_path):
-    text, _ = pages(tmp_path, synthetic_rows(10_000))
-    assert "1,000 of 10,000 are shown; the rest is in the CSV." in text
+def test_of_many_rows_a_thousand_are_shown(tmp_path):
+    text, _ = pages(tmp_path, synthetic_rows(1_100))
+    assert "1,000 of 1,100 are shown; the rest is in the CSV." in text
 
 
 @pytest.mark.parametrize("folder", VENDOR, ids=lambda folder: folder.name)
