@@ -32,8 +32,7 @@ from bench.compare.conclusion import (
 from bench.plan.metrics import metric_of
 from bench.report.drawing import Drawing
 from bench.report.intervals import Entry, intervals
-from bench.report.pages import Facts, markdown, sentences, write_pages
-from bench.report.sections import Section
+from bench.report.pages import Facts, Section, markdown, sentences, write_pages
 from bench.report.tables import DASH, Head, Table, table
 from bench.report.text import (
     by_metric,
@@ -121,7 +120,7 @@ def _facts(conclusion: Conclusion, sections: Sequence[Section]) -> Facts:
         title=f"{conclusion.new.name} compared with {conclusion.base.name}",
         findings=summary(conclusion),
         sections=[each for each in sections if each.drawings or each.tables],
-        said=sentences(
+        notes=sentences(
             "compare-method", **vars(conclusion), metrics=[metric_of(n) for n in names if n],
             percent=percent,
         ),

@@ -79,13 +79,13 @@ def command(
         note_to_stderr(note)
     facts = _facts(examples, source.files, model or _MODEL)
 
-    from bench.report.data import sentences, tables
+    from bench.report.data import lines_on, tables
     from bench.report.show import print_tables
 
     if as_json:
         echo(json.dumps(facts.model_dump(mode="json"), indent=2))
     else:
-        print_tables(tables(facts), sentences(facts))
+        print_tables(tables(facts), lines_on(facts)[1:])
     if reports is not None:
         echo(f"report: {_write_page(reports, facts, notes)}", err=True)
     return 0
@@ -128,16 +128,17 @@ def _facts(data: TaskData, source: str, model: str) -> DataFacts:
 
 def _write_page(folder: Path, facts: DataFacts, notes: Sequence[str]) -> Path:
     """Write the pages with their figures, and return the path of the HTML page."""
-    from bench.report.data import drawings, heading, sentences, tables
+    from bench.report.data import drawings, lines_on, tables
     from bench.report.pages import Facts, sections_of, write_pages
     from bench.report.text import plain, without_paths
 
+    title, *lines = lines_on(facts)
     page = Facts(
-        title=heading(facts),
-        findings=sentences(facts),
+        title=title,
+        findings=lines,
         sections=sections_of([], tables(facts), drawings(facts)),
         how="How it was checked",
-        said=[*_HOW, *map(plain, notes)],
+        notes=[*_HOW, *map(plain, notes)],
         command=without_paths(command_line("data", *sys.argv[1:])),
     )
     return write_pages(folder, _PAGES, page)

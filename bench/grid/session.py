@@ -242,18 +242,7 @@ class Session(Cells):
                 advice = recommendation.advice(
                     recommended, results.facts, results.exports, [str(self.store.path)]
                 )
-            report = str(
-                render(
-                    results.rows,
-                    self.reports,
-                    planned=plan,
-                    sources=[str(self.store.path)],
-                    predictions_of=results.predictions_of,
-                    losses_of=results.losses_of,
-                    facts=results.facts,
-                    exports=results.exports,
-                )
-            )
+            report = str(render(results, self.reports, planned=plan))
         except (DiskFullError, InputError) as error:
             ended = "stopped" if ended == "ok" else ended
             report = f"not written: {error}"

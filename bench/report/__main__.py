@@ -6,12 +6,13 @@ Example: python -m bench.report --runs runs.csv --reports reports/
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bench.common.command import run_command, with_runs
+from bench.common.command import FILE, options_in, run_command, with_runs
 from bench.common.errors import InputError
 from bench.common.messages import command_line, echo
 from bench.plan.metrics import METRIC_HELP, METRICS
@@ -28,35 +29,11 @@ Examples:
 
 @click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
 @with_runs("Results to show; several files are shown together.")
-@click.option(
-    "--reports",
-    type=click.Path(path_type=Path),
-    default="reports",
-    show_default=True,
-    help="Folder to write index.html, report.md and figures/ into.",
+@options_in(
+    Path(__file__).with_name("options.toml"),
+    {"file": FILE, "metric": click.Choice(list(METRICS))},
+    metric_help=METRIC_HELP,
 )
-@click.option(
-    "--code-version",
-    metavar="VERSION",
-    help="Show only rows of this version of the code, as in the column code_version.",
-)
-@click.option("--metric", type=click.Choice(list(METRICS)), metavar="NAME", help=METRIC_HELP)
-@click.option(
-    "--final",
-    is_flag=True,
-    help="Train the recommended setting again, or the best by score where none is recommended, and "
-    "score it on the test examples, once; later calls show that score.",
-)
-@click.option(
-    "--test", metavar="FILE", help="The test examples for --final, if the grid was given none."
-)
-@click.option(
-    "--history",
-    is_flag=True,
-    help="Write history.html instead: each setting against full fine-tuning in fp32 of the same "
-    "version of the code, by version, and since which version it differs.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def main(
     runs: Sequence[Path],
     reports: Path,
@@ -67,12 +44,11 @@ def main(
     history: bool,
     as_json: bool,
 ) -> int:
-    if history:
-        for option, value in (
-            ("--final", final), ("--test", test), ("--code-version", code_version)
-        ):  # fmt: skip
-            if value:
-                raise InputError(f"--history: does not go together with {option}")
+    others = {"--final": final, "--test": test, "--code-version": code_version}
+    for option in (name for name, value in others.items() if history and value):
+        raise InputError(f"--history: does not go together with {option}")
+    if test is not None and not final:
+        raise InputError("--test: is for --final; give both")
     from bench.results.facts import read_facts
     from bench.results.rescoring import read_results
 
@@ -84,40 +60,23 @@ def main(
         lines = [*data["findings"], f"history: {page}"]
         echo(json.dumps(data | {"page": str(page)}) if as_json else "\n".join(lines))
         return 0
-    rows, facts = results.rows, results.facts
-    lines, score = [], None
-    if test is not None and not final:
-        raise InputError("--test: is for --final; give both")
+    lines, outcome = [], dict[str, Any]()
     if final:
         if len(runs) > 1:
             raise InputError("--final: takes the results of one file; name it with --runs")
         from bench.grid.final import find_final
         from bench.report.references import final_line
 
-        score = find_final(runs[0], rows, results.predictions_of, test)
-        facts = read_facts(*runs)
-        lines = [final_line(score, metric or "")]
-
+        score = find_final(runs[0], results.rows, results.predictions_of, test)
+        results = replace(results, facts=read_facts(*runs))
+        lines, outcome = [final_line(score, metric or "")], {"final": score.model_dump(mode="json")}
     from bench.report.render import render  # imported late: it loads pandas and matplotlib
 
-    index = render(
-        rows,
-        reports,
-        planned=results.planned,
-        sources=[str(path) for path in runs],
-        predictions_of=results.predictions_of,
-        losses_of=results.losses_of,
-        facts=facts,
-        exports=results.exports,
-        code_version=code_version,
-    )
-    if code_version is not None:
-        rows = [row for row in rows if row.code_version == code_version]
-    elif (compared := _comparison(runs, rows)) is not None:
+    index = render(results, reports, code_version=code_version)
+    rows = [row for row in results.rows if code_version in (None, row.code_version)]
+    if code_version is None and (compared := _comparison(runs, rows)) is not None:
         echo(f"note: {compared}", err=True)
-    outcome: dict[str, Any] = {"rows": len(rows), "report": str(index)}
-    if score is not None:
-        outcome["final"] = score.model_dump(mode="json")
+    outcome = {"rows": len(rows), "report": str(index), **outcome}
     lines.append(f"{len(rows)} rows in {index}")
     echo(json.dumps(outcome) if as_json else "\n".join(lines))
     return 0

@@ -23,8 +23,7 @@ from bench.plan.cell import MULTITASK
 from bench.plan.metrics import ROW_METRICS
 from bench.report.drawing import GREY, INK, PAPER, Drawing, canvas, name_lines, to_svg
 from bench.report.figures import COLOURS, MARKERS
-from bench.report.pages import phrase, sentences
-from bench.report.sections import Section
+from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import table
 
 _SCORES: Final = {"sst": "sst_accuracy", "sts": "sts_pearson"}

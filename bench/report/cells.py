@@ -13,7 +13,7 @@ from bench.plan.columns import BY_NAME, group_names
 from bench.plan.rows import FLAGS, STATUSES, Row
 from bench.report.pages import phrase
 from bench.report.tables import DASH, Head, Table, declared, table
-from bench.report.text import by_metric, count, fixed, num, one_of, without_paths
+from bench.report.text import by_metric, count, fixed, num, one_of, short_name, without_paths
 from bench.results.overhead import overhead_s
 
 MOST_CELLS: Final = 3000
@@ -160,12 +160,8 @@ def names(rows: Sequence[Row]) -> Callable[[Row], str]:
 
 
 def _short_name(row: Row) -> str:
-    rank = "" if row.rank is None else f" r{row.rank}"
-    adapter = "" if row.layers is None else f"{rank} {row.layers}"
-    unfreezing = " unfreezing" if row.unfreeze not in (None, "all") else ""
-    amp = "fp32" if row.amp == "off" else row.amp
     fold = "" if row.fold is None else f", fold {row.fold}"
-    return f"{row.mode}{adapter}{unfreezing} {amp}, seed {row.seed}{fold}"
+    return f"{short_name(row, 'rank', 'layers', 'unfreeze', 'amp')}, seed {row.seed}{fold}"
 
 
 def _status(row: Row) -> str:

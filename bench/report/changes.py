@@ -1,7 +1,8 @@
-"""The report's section on settings: cells that differ in one setting, compared."""
+"""The report's sections on settings that differ in one thing: AMP, whose effect and the adapter's
+are apart and compared with the paper's claim, and any other setting."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from statistics import geometric_mean
 from typing import Final
@@ -13,25 +14,101 @@ from bench.analysis.setting import Setting
 from bench.analysis.verdicts import (
     COSTS,
     OBJECTIVES,
+    PAPER_MEMORY,
+    PAPER_TIMES,
+    Effects,
     Objective,
+    amp_ratios,
     better_worse,
     column,
     compare,
+    effects,
     neither_learned,
 )
 from bench.common.grouping import grouped
 from bench.report import figures, text
 from bench.report.drawing import Drawing
-from bench.report.pages import phrase, sentences
-from bench.report.sections import Section
-from bench.report.tables import Table, table
+from bench.report.pages import Section, phrase, sentences
+from bench.report.tables import MOST_DRAWN, Table, kind, table
 from bench.stats.intervals import Interval
 
+_CLAIMED: Final = (("lora", "all-lin-only"), ("lora", "all-lin"))
+"""The settings of the paper's claim: LoRA on all linear layers."""
 _POINT: Final = ("mode", "rank", "layers", "amp", "unfreeze", "frozen", "rate", "options")
-_KEYS: Final = {"score": ("difference", "interval")}
-"""The columns of a gap and its interval, where they don't have the objective's name."""
 _MOST_ROWS: Final = 200
-_MOST_DRAWN: Final = 40
+_MOST_CHANGES: Final = 40
+"""Comparisons in a figure."""
+
+
+def amp_section(group: Group) -> list[Section]:
+    """The section on AMP; none where no cell ended ok."""
+    if not group.ok:
+        return []
+    by_cost = {cost: effects(group, cost) for cost in COSTS}
+    main = []
+    for cost, every in by_cost.items():
+        claimed = [e for e in every if (e.mode, e.layers) in _CLAIMED]
+        main += [(cost, e, _claim(group, cost, e) if claimed else None)
+                 for e in (claimed or every)[:1]]  # fmt: skip
+    heading, *lines = sentences(
+        "amp", group=group, every=main, paper_memory=PAPER_MEMORY, paper_times=PAPER_TIMES
+    )
+    drawings = [
+        figures.gaps(
+            rows, f"{cost} with AMP, × the same in fp32", f"amp-{cost}",
+            phrase("captions", "amp", group, cost, MOST_DRAWN),
+        )
+        for cost in COSTS if not (rows := amp_frame(group, cost)).empty
+    ]  # fmt: skip
+    fields = [
+        {"cost": cost, **asdict(e), "product": e.product}
+        for cost, every in by_cost.items()
+        for e in every
+    ]
+    tables = [table("amp", fields)] if fields else []
+    return [Section("amp", "AMP", heading, lines, drawings, tables)]
+
+
+def amp_frame(group: Group, cost: Objective) -> pd.DataFrame:
+    """A row for each setting that ran with AMP: its cost against that without, by rank."""
+    ratios = amp_ratios(group, cost)[:MOST_DRAWN]
+    ranks = sorted({setting.rank for setting, _ in ratios if setting.rank})
+    offsets = [_offset(ranks.index(s.rank), len(ranks)) if s.rank else 0.0 for s, _ in ratios]
+    return _gaps((kind(s), s, gap, at) for (s, gap), at in zip(ratios, offsets, strict=True))
+
+
+def _gaps(gaps: Iterable[tuple[str, Setting, Interval, float]]) -> pd.DataFrame:
+    """The rows of a figure of gaps: each with its line's name, its setting, and its offset."""
+    rows = []
+    for name, setting, gap, offset in gaps:
+        low, high = gap.ends() or (gap.value, gap.value)
+        rows.append({
+            "kind": name, "mode": setting.mode, "amp": setting.amp, "offset": offset,
+            "value": gap.value, "low": low, "high": high,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _offset(place: int, places: int) -> float:
+    return 0.5 * ((place + 0.5) / places - 0.5)
+
+
+def _claim(group: Group, cost: Objective, e: Effects) -> tuple[float, float, bool, list[int]]:
+    """What decides whether the paper's claim is reached: the ends of all intervals, whether some
+    settings have none, and the numbers of runs of these and of the baseline."""
+    base = group.baseline
+    pairs = [
+        (setting, gap)
+        for setting in group.usual
+        if base
+        and (setting.mode, setting.layers, setting.amp) == (e.mode, e.layers, e.amp)
+        and not setting.unfreezes
+        and (gap := compare(group, cost, setting, base))
+    ]
+    ends = [gap.ends() or (gap.value, gap.value) for _, gap in pairs]
+    few = [len(setting.ok) for setting, gap in pairs if gap.ends() is None]
+    runs = [*few, len(base.ok)] if base else few
+    return min(end[0] for end in ends), max(end[1] for end in ends), bool(few), runs
 
 
 @dataclass(frozen=True)
@@ -71,49 +148,46 @@ class Change:
         return f"{self.label} instead of {self.usual}"
 
 
-def point(setting: Setting, without: str | None = None) -> tuple[object, ...]:
+def point(setting: Setting, without: str = "") -> tuple[object, ...]:
     """A setting's axes, rate and frozen type, except the one named."""
     return tuple(getattr(setting, name) for name in _POINT if name != without)
 
 
 def changes(base: Group, neighbours: Sequence[tuple[Group, str]]) -> list[Change]:
     """The comparisons of each neighbour's settings with those of the base, and of unfreezing."""
-    usual = {point(setting): setting for setting in reversed(base.settings)}
-    without = [setting for setting in base.settings if not setting.unfreezes]
-    compared = _within(base, "unfreeze", "unfreeze", without, lambda s: s.unfreezes)
+    usual = [setting for setting in base.settings if not setting.unfreezes]
+    unfreezing = [setting for setting in base.settings if setting.unfreezes]
+    compared = _compared(base, "unfreeze", unfreezing, usual, "unfreeze")
     for group, name in neighbours:
-        value, before = (text.setting_value(one.shared(name)) for one in (group, base))
-        compared += [
-            Change(base, name, value, before, setting, against)
-            for setting in group.settings
-            if (against := usual.get(point(setting))) and against.ok and setting.ok
-        ]
+        values = tuple(text.setting_value(one.shared(name)) for one in (group, base))
+        compared += _compared(base, name, group.settings, base.settings, "", values)
     return compared
-
-
-def _within(
-    group: Group,
-    axis: str,
-    name: str,
-    usual: Sequence[Setting],
-    has_changed: Callable[[Setting], bool],
-) -> list[Change]:
-    """The comparisons of a group's settings with usual ones that differ on an axis alone."""
-    by_point = {point(setting, axis): setting for setting in usual if setting.ok}
-    return [
-        Change(group, name, str(getattr(s, axis)), str(getattr(against, axis)), s, against)
-        for s in group.settings
-        if has_changed(s)
-        and s.ok
-        and (against := by_point.get(point(s, axis)))
-        and against is not s
-    ]
 
 
 def frozen_changes(group: Group) -> list[Change]:
     """The settings whose frozen weights have an unusual type, compared with the usual one."""
-    usual = [setting for setting in group.usual if setting.tells_frozen]
-    return _within(group, "frozen", "frozen_dtype", usual, lambda s: s.tells_frozen)
+    usual, every = ([s for s in of if s.tells_frozen] for of in (group.usual, group.settings))
+    return _compared(group, "frozen_dtype", every, usual, "frozen")
+
+
+def _compared(
+    group: Group,
+    name: str,
+    settings: Sequence[Setting],
+    usual: Sequence[Setting],
+    axis: str,
+    values: tuple[str, ...] = (),
+) -> list[Change]:
+    """The comparisons of settings with usual ones that are alike but for an axis, whose values are
+    those of a column, unless they are given."""
+    by_point = {point(setting, axis): setting for setting in reversed(usual) if setting.ok}
+    compared = []
+    for setting in settings:
+        against = by_point.get(point(setting, axis))
+        if setting.ok and against and against is not setting:
+            value, before = values or (str(getattr(s, axis)) for s in (setting, against))
+            compared.append(Change(group, name, value, before, setting, against))
+    return compared
 
 
 def changes_sections(groups: Sequence[Group], prefix: str = "") -> list[Section]:
@@ -137,8 +211,8 @@ def _section(compared: Sequence[Change], anchor: str) -> Section:
         "changes", compared=compared, base=base, scored=scored, better_worse=better_worse,
         several=[(title, *_summary(alike)) for title, alike in by_title.items() if len(alike) > 1],
     )  # fmt: skip
-    drawings, shown = _drawings(base, compared, anchor), _table(base, compared)
-    return Section(anchor, "Settings", heading, lines, drawings, [shown])
+    drawings = [_drawing(base, compared, anchor)] if 0 < len(scored) <= _MOST_CHANGES else []
+    return Section(anchor, "Settings", heading, lines, drawings, [_table(base, compared)])
 
 
 def _summary(
@@ -157,23 +231,16 @@ def _summary(
     return len(alike), costs, [gap for change in alike if (gap := change.gaps["score"])]
 
 
-def _drawings(base: Group, changes: Sequence[Change], stem: str) -> list[Drawing]:
+def _drawing(base: Group, changes: Sequence[Change], stem: str) -> Drawing:
     scored = [(change, gap) for change in changes if (gap := change.gaps["score"]) is not None]
-    if not 0 < len(scored) <= _MOST_DRAWN:
-        return []
-    rows = []
-    for label in dict.fromkeys(change.label for change, _ in scored):
-        alike = [(change.setting, gap) for change, gap in scored if change.label == label]
-        for place, (setting, gap) in enumerate(alike):
-            low, high = gap.ends() or (None, None)
-            rows.append({
-                "kind": label, "mode": setting.mode, "amp": setting.amp,
-                "value": gap.value, "low": low, "high": high,
-                "offset": 0.5 * ((place + 0.5) / len(alike) - 0.5),
-            })  # fmt: skip
-    frame = pd.DataFrame(rows).astype({"value": float, "low": float, "high": float})
+    lines = grouped(scored, lambda pair: pair[0].label)
+    rows = _gaps(
+        (label, change.setting, gap, _offset(place, len(alike)))
+        for label, alike in lines.items()
+        for place, (change, gap) in enumerate(alike)
+    )
     label, caption = f"difference of {text.y_label(base)}", phrase("captions", "changes", base)
-    return [figures.gaps(frame, label, stem, caption, at=0.0)]
+    return figures.gaps(rows, label, stem, caption, at=0.0)
 
 
 def _table(base: Group, changes: Sequence[Change]) -> Table:
@@ -187,10 +254,9 @@ def _table(base: Group, changes: Sequence[Change]) -> Table:
         for objective, gap in change.gaps.items():
             in_score = partial(text.score_gap, change.group)
             shape = in_score if objective == "score" else text.times
-            value, ends = _KEYS.get(objective, (objective, f"{objective}_interval"))
-            row[value] = shape(gap.value) if gap else None
-            row[ends] = text.span(gap, shape) or None if gap else None
+            row[objective] = shape(gap.value) if gap else None
+            row[f"{objective}_interval"] = text.span(gap, shape) or None if gap else None
         rows.append(row)
     columns: dict[str, str] = {cost: column(base, cost) for cost in COSTS}
-    is_long = len(changes) > _MOST_DRAWN
+    is_long = len(changes) > _MOST_CHANGES
     return table("changes", rows, words=columns, total=len(changes), folded=is_long)

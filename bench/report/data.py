@@ -11,9 +11,7 @@ import numpy as np
 from bench.analysis.groups import Group
 from bench.plan.findings import CONTROL, Affected, Checks, Lengths
 from bench.report.drawing import BLUE, ORANGE, Drawing, canvas, to_svg
-from bench.report.pages import phrase
-from bench.report.pages import sentences as lines_of
-from bench.report.sections import Section
+from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import Head, Table, table
 from bench.report.text import plain, shortened
 from bench.results.facts import DataFacts
@@ -38,23 +36,16 @@ def data_section(group: Group, facts: Mapping[str, DataFacts], prefix: str = "")
     data = data.model_copy(update={"task": str(group.shared("task"))})
     stem = f"{prefix}data"
     drawings = [class_shares(data, f"{stem}-classes")] if data.class_counts else []
-    return [Section(stem, "Data", heading(data), sentences(data), drawings)]
+    heading, *lines = lines_on(data)
+    return [Section(stem, "Data", heading, lines, drawings)]
 
 
-def heading(data: DataFacts) -> str:
-    """The sizes of a data set, and the number of problems with it."""
-    return _lines(data)[0]
-
-
-def sentences(data: DataFacts) -> list[str]:
-    """The source and the classes of a data set, what checks found, and lengths, a line each."""
-    return _lines(data)[1:]
-
-
-def _lines(data: DataFacts) -> list[str]:
+def lines_on(data: DataFacts) -> list[str]:
+    """The sizes of a data set and the number of problems with it, then its source and classes, what
+    checks found, and lengths, a line each."""
     shares = [train / max(1, data.train) for train, _ in data.class_counts.values()]
     known = findings(data.checks) if data.checks else []
-    return lines_of("data", data=data, shares=shares, findings=known)
+    return sentences("data", data=data, shares=shares, findings=known)
 
 
 def findings(checks: Checks) -> list[tuple[str, Affected, str]]:

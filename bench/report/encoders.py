@@ -14,9 +14,8 @@ from bench.analysis.setting import Setting
 from bench.analysis.verdicts import COSTS, Objective, column, pareto
 from bench.common.grouping import grouped
 from bench.report import figures, text
-from bench.report.pages import phrase, sentences
+from bench.report.pages import Section, phrase, sentences
 from bench.report.recommendation import form_cost, ratios
-from bench.report.sections import Section
 from bench.report.tables import Table, frame, table
 from bench.stats.intervals import Interval
 

@@ -19,9 +19,8 @@ from bench.analysis.engines import (
 from bench.plan.rows import Row
 from bench.report.drawing import Drawing
 from bench.report.intervals import Entry, intervals
-from bench.report.pages import sentences
+from bench.report.pages import Section, sentences
 from bench.report.references import WARNING
-from bench.report.sections import Section
 from bench.report.tables import Table, table
 from bench.report.text import num, range_of, times, with_span
 from bench.results.outcomes import ValuesOf

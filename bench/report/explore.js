@@ -208,7 +208,7 @@
       const open = (could.length === of ? "All " + counted(of, "setting") + " left" : could.length + " of " + left) + " could be within " + metric.margin + " of the best. ";
       return ["Not decided; the best by score so far is " + use, (data.closed || answer.withdrawn ? (data.closed || answer.withdrawn) + " " : open) + pick.against];
     }
-    function standing(s) {
+    function verdict(s) {
       if (!left[s.index]) { return "filtered out"; }
       if (answer.pick === s) { return answer.decided ? "recommended" : "best by score so far"; }
       if (s.pair === null) { return "no score"; }
@@ -413,9 +413,9 @@
       });
       button.addEventListener("focus", () => { heat(s); });
       button.addEventListener("blur", () => { heat(null); });
-      s.status = el("td", { className: "standing" });
+      s.status = el("td", { className: "verdict" });
       s.button = button;
-      const cells = { index: el("th", { scope: "row" }, button), value: td(span(s)), seeds: td(s.seeds), standing: s.status };
+      const cells = { index: el("th", { scope: "row" }, button), value: td(span(s)), seeds: td(s.seeds), verdict: s.status };
       COSTS.forEach((name) => { cells[name] = td(shown(name, s[name])); });
       s.row = el("tr", { className: s.baseline ? "baseline" : "" }, ...heads.map((head) => cells[head.dataset.key]));
       s.row.addEventListener("pointerenter", () => { heat(s); });
@@ -437,7 +437,7 @@
       });
     });
     if (scored.length) {
-      $("standings").textContent = "Shown no worse: at most " + metric.margin + " worse than every other setting left. " +
+      $("verdicts").textContent = "Shown no worse: at most " + metric.margin + " worse than every other setting left. " +
         "Shown worse: more than that worse than another. Could be no worse: neither is shown.";
     }
     function sign(path, name) {
@@ -543,8 +543,8 @@
         return /[",\r\n]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
       }
       const score = metric.label.replace(/\W+/g, "_");
-      const names = ["setting", ...axisNames, score, score + "_from", score + "_to", "memory_mib", "time_s", "size_mb", "parameters", "seeds", "standing"];
-      const rows = order.filter((s) => left[s.index]).map((s) => [s.label, ...s.axes, ...(s.score || [null, null, null]), ...s.costs, s.seeds, standing(s)]);
+      const names = ["setting", ...axisNames, score, score + "_from", score + "_to", "memory_mib", "time_s", "size_mb", "parameters", "seeds", "verdict"];
+      const rows = order.filter((s) => left[s.index]).map((s) => [s.label, ...s.axes, ...(s.score || [null, null, null]), ...s.costs, s.seeds, verdict(s)]);
       const lines = [names, ...rows].map((row) => row.map(field).join(",") + "\r\n");
       lines.unshift("\ufeff");  // so that spreadsheets read UTF-8
       const link = el("a", { href: URL.createObjectURL(new Blob(lines, { type: "text/csv" })), download: "settings.csv" });
@@ -609,8 +609,8 @@
       $("count").textContent = passing.length + " of " + counted(settings.length, "setting");
       settings.forEach((s) => {
         s.row.hidden = !left[s.index];
-        const now = standing(s);
-        if (s.said !== now) { s.status.textContent = s.said = now; s.row.classList.toggle("picked", s === answer.pick); }
+        const now = verdict(s);
+        if (s.shown !== now) { s.status.textContent = s.shown = now; s.row.classList.toggle("picked", s === answer.pick); }
       });
       later("cells", 120, () => { if (table && table.initialized) { table.refreshFilter(); } });
       remember();

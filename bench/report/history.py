@@ -20,9 +20,8 @@ from bench.common.messages import command_line
 from bench.plan.rows import Row
 from bench.report.drawing import BLUE, GREY, ORANGE, Drawing, canvas, to_svg
 from bench.report.lead import title
-from bench.report.pages import Facts, phrase, sentences, write_pages
+from bench.report.pages import Facts, Section, phrase, sentences, write_pages
 from bench.report.render import printable
-from bench.report.sections import Section
 from bench.report.tables import DASH, Head, Table, table
 from bench.report.text import num, range_of, score_gap, shortened, times, without_paths
 from bench.stats.changepoints import SHORTEST
@@ -64,7 +63,7 @@ def write_history(
         findings=data["findings"],
         sections=_sections(shown, every[1:]),
         how="How it is computed",
-        said=sentences(
+        notes=sentences(
             "history", limits=Limits(), reference=shown.reference.label, shortest=SHORTEST
         ),
         command=without_paths(command_line("report", "--history", "--runs", *sources)),

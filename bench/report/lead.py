@@ -29,12 +29,6 @@ def title(group: Group) -> str:
     return f"Fine-tuning {subject(group)}"
 
 
-def encoders(compared: Encoders, first: Group) -> list[str]:
-    """A sentence on the encoders that are compared."""
-    name = next((name for name, group in compared.groups.items() if group is first), "")
-    return [phrase("groups", "encoders", compared.groups, name)]
-
-
 def lead(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) -> list[str]:
     """The first lines: modes, model and task, how many cells ended ok, caps, and the machine."""
     task, known = TASKS.get(str(group.shared("task"))), facts.get(str(group.shared("data_digest")))
@@ -106,12 +100,14 @@ def of_version(rows: Sequence[Row], version: str) -> list[Row]:
     return selected
 
 
-def versions(rows: Iterable[Row]) -> list[str]:
-    """A sentence on the versions of the code, if the rows are of several."""
+def versions(rows: Iterable[Row], only: str | None, left_out: int) -> list[str]:
+    """A sentence on the versions of the code, if rows are of several, or those of all others but
+    one are left out."""
+    if only is not None:
+        return [phrase("groups", "version", plain(only), left_out)]
     names = [str(row.code_version or _UNKNOWN) for row in rows]
-    if len(set(names)) < 2:
-        return []
-    return [phrase("groups", "versions", len(set(names)), _by_name(names))]
+    several = len(set(names)) > 1
+    return [phrase("groups", "versions", len(set(names)), _by_name(names))] if several else []
 
 
 def _by_name(names: Iterable[object]) -> str:

@@ -23,7 +23,6 @@ from bench.common.errors import DiskFullError, InputError
 from bench.common.files import NO_SPACE, check_not_elsewhere, write_atomically
 from bench.report import text
 from bench.report.drawing import MARK, Drawing, as_file, inline
-from bench.report.sections import Section
 from bench.report.tables import Table
 
 LISTED: Final = 500
@@ -35,20 +34,32 @@ _MARKDOWN: Final = str.maketrans(
 )
 
 
+@dataclass(frozen=True)
+class Section:
+    """A section of a page; `short` is its name in the table of contents."""
+
+    anchor: str
+    short: str
+    heading: str
+    lines: Sequence[str] = ()
+    drawings: Sequence[Drawing] = ()
+    tables: Sequence[Table] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """The content of a command's pages.
 
     Attributes:
         findings: the first lines.
-        how, said, command: the last section: its heading, sentences on how the pages were made, and
-            the command line that makes them again.
+        how, notes, command: the last section: its heading, sentences on how the pages were made,
+            and the command line that makes them again.
     """
 
     title: str
     findings: Sequence[str]
     sections: Sequence[Section]
-    said: Sequence[str]
+    notes: Sequence[str]
     command: str
     how: str = "How it was made"
 
@@ -62,7 +73,7 @@ def sections_of(
         Section("figures", "Figures", "In pictures", drawings=drawings),
         Section("tables", "Tables", "In numbers", tables=tables),
     ]
-    return [section for section in every if section.said or section.drawings or section.tables]
+    return [section for section in every if section.lines or section.drawings or section.tables]
 
 
 def write_pages(

@@ -10,8 +10,7 @@ from bench.analysis.setting import number
 from bench.plan.rows import Row
 from bench.report.drawing import GRID, INK, Drawing, canvas, to_svg
 from bench.report.figures import legend, points
-from bench.report.pages import sentences
-from bench.report.sections import Section
+from bench.report.pages import Section, sentences
 from bench.report.text import MEMORY, one_of
 
 _CLOSE: Final = 0.1

@@ -19,8 +19,7 @@ from bench.plan.metrics import METRICS, metric_of, metrics_for
 from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bench.report import text
 from bench.report.drawing import BLUE, GREY, INK, Drawing, canvas, to_svg
-from bench.report.pages import phrase, sentences
-from bench.report.sections import Section
+from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import DASH, Head, Table, table
 from bench.results.facts import DataFacts
 from bench.results.outcomes import Outcome

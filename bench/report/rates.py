@@ -12,8 +12,7 @@ from bench.plan.metrics import metric_of
 from bench.plan.rows import Row, current_rows
 from bench.report import figures
 from bench.report.cells import why
-from bench.report.pages import phrase, sentences
-from bench.report.sections import Section
+from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import Table, table
 
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import ceil, floor, log10
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from bench.analysis.costs import NEEDS, Need
 from bench.analysis.groups import Group
@@ -76,19 +76,21 @@ def advice(
         if recommended.candidates.trainings(pick) < CONFIRMED:
             lines.append(confirm_command(recommended, CONFIRMED, facts))
         lines.append(export_command(recommended, sources))
+    label, brief = "", ""
+    if pick is not None:
+        known = recommended.candidates
+        label, brief = (
+            known.settings[pick].label,
+            in_brief(known, pick, recommended.cross_fitted_score),
+        )
     return Advice(
         recommended,
-        _heading(recommended),
+        phrase("recommendation", "heading", recommended.decided, label, brief),
         _sentences("advice", recommended, one_file),
         None if pick is None else _table(recommended, pick, exports),
         list(dict.fromkeys(lines)),
         exports,
     )
-
-
-def full_name(full: Setting) -> str:
-    """Full fine-tuning in words; of several encoders, that of the one that scores best."""
-    return phrase("recommendation", "full_name", full)
 
 
 def form_cost(need: Need, value: float) -> str:
@@ -103,13 +105,6 @@ def form_cost(need: Need, value: float) -> str:
 def margin_text(known: Candidates) -> str:
     """The margin with its unit, such as `2 points of accuracy`."""
     return known.group.scoring.size(known.margin)
-
-
-def _heading(recommended: Recommendation) -> str:
-    known, pick, decided = recommended.candidates, recommended.pick, recommended.decided
-    label = "" if pick is None else known.settings[pick].label
-    brief = "" if pick is None else in_brief(known, pick, recommended.cross_fitted_score)
-    return phrase("recommendation", "heading", decided, label, brief)
 
 
 def in_brief(known: Candidates, i: int, measured: float | None = None) -> str:
@@ -145,15 +140,15 @@ def _sentences(template: str, recommended: Recommendation, one_file: bool = Fals
     known, pick, group = recommended.candidates, recommended.setting, recommended.candidates.group
     return sentences(
         template, r=recommended, known=known, group=group, pick=pick, i=recommended.pick,
-        full=group.full(pick.amp if pick else "off"), base=group.baseline, full_name=full_name,
+        full=group.full(pick.amp if pick else "off"), base=group.baseline,
         not_run=_not_run(recommended), origins=_origins(recommended), can_tune=_can_tune(group),
         one_file=one_file, confirmed=CONFIRMED, seeds_needed=_seeds_needed(recommended),
         most_seeds=max((len(sample.scores) for sample in known.samples), default=0),
         row_metrics=ROW_METRICS, ended=_ended(group), misses=_misses(recommended),
-        limits=" ".join(limit.text for limit in recommended.limits), size=group.scoring.size,
+        size=group.scoring.size,
         unkept=sum(not one.values for one in known.samples), own_score=_score, cost=_cost,
         form_cost=form_cost, ratios=ratios, against_full=against_full, margin_text=margin_text,
-        rounded=_rounded, rounded_up=_rounded_up, excluded_rate=excluded_rate,
+        rounded_up=_rounded_up, excluded_rate=excluded_rate,
         withdrawn=withdrawn, fewest=FEWEST_SEEDS, collapses=_collapses(recommended),
         most=int(MOST), most_named=_MOST_NAMED, most_seeds_named=_MOST_SEEDS,
     )  # fmt: skip
@@ -292,25 +287,14 @@ def _ended(group: Group) -> list[tuple[str, int]]:
     return Counter(row.status for row in group.rows if row.status).most_common()
 
 
-def _misses(recommended: Recommendation) -> list[str]:
+def _misses(recommended: Recommendation) -> dict[str, float]:
     """The values of the nearest setting that miss a limit."""
     known, i = recommended.candidates, recommended.nearest
-    values = {
+    return {
         limit.name: value
         for limit in recommended.limits
         if i is not None and limit.shortfall(value := known.value(i, limit.name)) > 0
     }
-    return [f"{name} {_of_limit(known.group, name, value)}" for name, value in values.items()]
-
-
-def _of_limit(group: Group, name: Need | Literal["score"], value: float) -> str:
-    if value != value:
-        return "not measured"
-    return score(group, value) if name == "score" else form_cost(name, value)
-
-
-def _rounded(number: float) -> int:
-    return int(float(f"{number:.2g}"))
 
 
 def _table(recommended: Recommendation, pick: int, exports: Mapping[str, Figures]) -> Table:
@@ -324,7 +308,8 @@ def _table(recommended: Recommendation, pick: int, exports: Mapping[str, Figures
     chosen = len(needs)
     for full in dict.fromkeys((group.full(known.settings[pick].amp), group.baseline)):
         if full in known.settings:
-            needs.setdefault(known.settings.index(full), []).append(full_name(full))
+            name = phrase("recommendation", "full_name", full)
+            needs.setdefault(known.settings.index(full), []).append(name)
     rows = [
         {
             "need": ", ".join(names), "setting": known.settings[i].label,
@@ -370,9 +355,9 @@ def _cost(known: Candidates, need: Need, i: int) -> str:
 def _at_most(recommended: Recommendation, i: int) -> str:
     """The bound of a setting against the best within the limits."""
     known, loss = recommended.candidates, recommended.loss(i)
-    known_loss = known.comparison.shows_seeds and loss < float("inf")
-    is_shown = known_loss and len(recommended.among) > 1
-    return score(known.group, _rounded_up(loss)) if is_shown else DASH
+    if loss == float("inf") or not known.comparison.shows_seeds or len(recommended.among) < 2:
+        return DASH
+    return score(known.group, _rounded_up(loss))
 
 
 def as_json(answer: Advice) -> dict[str, Any]:
@@ -424,19 +409,19 @@ def _setting(
 ) -> dict[str, Any] | None:
     if i is None:
         return None
-    setting = known.settings[i]
+    setting, first = known.settings[i], known.settings[i].rows[0]
     figures = _figures(setting, exports)
     costs = {n: None if (v := float(known.costs[n][i])) != v else v for n in NEEDS}
     return {
         "label": setting.label,
-        "model": setting.rows[0].model,
+        "model": first.model,
         **{name: getattr(setting, name) for name in ("mode", "rank", "layers", "amp")},
         "frozen_dtype": setting.frozen,
         "cells": sorted({str(row.cell_id) for row in setting.ok}),
         "score": known.value(i, "score"),
         "seeds": len(known.samples[i].scores),
-        "learning_rates": origin_of(setting.rows[0]),
-        **{name: setting.rows[0][name] for name in ("epochs", "max_steps")},
+        "learning_rates": origin_of(first),
+        **{name: first[name] for name in ("epochs", "max_steps")},
         "trainings": known.trainings(i),
         "collapsed_seeds": known.collapsed(i),
         "excluded_collapse_rate": None if known.collapsed(i) else excluded_rate(

@@ -5,13 +5,12 @@ it only when they have something to render.
 """
 
 import re
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from operator import attrgetter
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 from markupsafe import Markup
@@ -21,9 +20,8 @@ from bench.analysis.recommendation import candidates_of, recommend
 from bench.plan.columns import COLUMNS
 from bench.plan.rows import Row, latest
 from bench.report import cells, lead, tables, text
-from bench.report.amp import amp_section
 from bench.report.authors import authors_section, group_section
-from bench.report.changes import changes_sections
+from bench.report.changes import amp_section, changes_sections
 from bench.report.commands import commands
 from bench.report.data import data_section
 from bench.report.drawing import Drawing
@@ -32,8 +30,10 @@ from bench.report.engines import engine_warnings, engines_section
 from bench.report.explorer import embedded, explorer
 from bench.report.pages import (
     LISTED,
+    Section,
     html_environment,
     markdown_environment,
+    phrase,
     sentences,
     style,
     write_all,
@@ -42,26 +42,13 @@ from bench.report.predictions import predictions_section
 from bench.report.quality import quality_sections
 from bench.report.rates import rates_section
 from bench.report.recommendation import advice
-from bench.report.references import (
-    WARNING,
-    final_line,
-    reference_lines,
-    reference_points,
-)
-from bench.report.sections import Section
+from bench.report.references import WARNING, final_line, reference_lines, reference_points
 from bench.report.tables import Table
-from bench.report.terms import TERMS, used
 from bench.report.tradeoff import between_processes, sections, tradeoffs
 from bench.report.why import why_section
-from bench.results.exports import Figures
 from bench.results.facts import DataFacts
-from bench.results.predictions import (
-    LossesOf,
-    PredictionsOf,
-    no_losses,
-    no_predictions,
-    values_from,
-)
+from bench.results.predictions import values_from
+from bench.results.rescoring import Results
 
 _MOST_DRAWN: Final = 3
 """Groups after the first that have figures; the others have their table alone."""
@@ -73,10 +60,6 @@ _LONGEST: Final = 149
 """Lines of report.md."""
 _ROWS: Final = (30, 20, 12, 4)
 """Rows that its longest table may have, if it is not too long with as many."""
-_NOTHING: Final = "There are no rows, so there is nothing to show."
-_TRIES: Final = "There are only tries of a search for learning rates, and no cell at its rates."
-_TEXTS: Final = tuple(column.name for column in COLUMNS if column.kind is str)
-_texts = attrgetter(*_TEXTS)
 _WITH_PATHS: Final = ("model", "task", "grid", "message")
 """Columns that may hold a path."""
 
@@ -88,47 +71,33 @@ class Other:
     number: int
     title: str
     differences: str
-    said: Sequence[str]
+    lines: Sequence[str]
     drawings: Sequence[Drawing]
     table: Table
-    sections: Sequence[Section] = ()
+    sections: Sequence[Section]
 
 
 def render(
-    rows: Sequence[Row],
+    results: Results,
     reports: Path,
     *,
-    planned: Sequence[Row] = (),
-    sources: Sequence[str] = (),
-    predictions_of: PredictionsOf = no_predictions,
-    losses_of: LossesOf = no_losses,
-    facts: Mapping[str, DataFacts] = MappingProxyType({}),
+    planned: Sequence[Row] | None = None,
     code_version: str | None = None,
-    exports: Mapping[str, Figures] = MappingProxyType({}),
 ) -> Path:
-    """Write the report on some rows, and return the path of its index.html.
+    """Write the report on some results, and return the path of its index.html.
 
     Args:
-        rows: of runs.csv; of a cell's attempts the last `ok` one counts.
+        results: of a cell's attempts the last `ok` one counts.
         reports: the folder, created if it is missing.
         planned: axes, settings and ids of planned cells; those without a row are shown as not run,
-            and their group comes first.
-        sources: the files that the rows came from, as a command line names them.
-        predictions_of: returns the kept predictions of rows, as `bench.results.predictions` does.
-        losses_of: returns the losses of a row's training steps.
-        facts: by `data_digest`, facts on the data, such as the names of classes.
+            and their group comes first. None: those that were planned last.
         code_version: the only version of the code whose rows are shown; None: all versions.
-        exports: by `cell_id`, what exported models cost to use.
 
     Raises:
         InputError: if the folder can't be written, or no row is of that version.
         DiskFullError: if there is no space left.
     """
-    names = [
-        text.plain(Path(source).name if Path(source).is_absolute() else source)
-        for source in sources
-    ]
-    content = report(rows, planned, names, predictions_of, facts, code_version, exports, losses_of)
+    content = report(results, planned, code_version)
     drawings = [d for section in _brief(content).values() for d in section.drawings]
     pages = {"report.md": _markdown(content), "index.html": _html(content)}
     write_all(reports, pages, drawings)
@@ -136,27 +105,19 @@ def render(
 
 
 def report(
-    rows: Sequence[Row],
-    planned: Sequence[Row],
-    sources: Sequence[str],
-    predictions_of: PredictionsOf = no_predictions,
-    facts: Mapping[str, DataFacts] = MappingProxyType({}),
-    code_version: str | None = None,
-    exports: Mapping[str, Figures] = MappingProxyType({}),
-    losses_of: LossesOf = no_losses,
+    results: Results, planned: Sequence[Row] | None = None, code_version: str | None = None
 ) -> dict[str, Any]:
     """The content of both pages, before any markup."""
-    narrowed: list[str] = []
+    rows, facts = results.rows, results.facts
+    planned = results.planned if planned is None else planned
+    sources = [text.plain(path.name if path.is_absolute() else str(path)) for path in results.runs]
     if code_version is not None:
-        number = len(rows)
         rows = lead.of_version(rows, code_version)
         planned = [row for row in planned if row.code_version == code_version]
-        omitted = text.count(number - len(rows), "row")
-        narrowed = [
-            f"Only rows of code version {text.plain(code_version)}: {omitted} of others left out."
-        ]
+    left_out = len(results.rows) - len(rows)
     rows, planned = printable(rows), printable(planned)
-    every_group = ordered_groups(rows, planned, values_from(predictions_of))
+    values_of = values_from(results.predictions_of)
+    every_group = ordered_groups(rows, planned, values_of)
     every_row = [row for group in every_group for row in group.rows]
     encoders = encoders_of(every_group)
     overall = recommend(candidates_of(encoders.joined)) if encoders else None
@@ -167,49 +128,46 @@ def report(
     points = reference_points(first, facts) if first else []
     recommended = recommend(candidates_of(first)) if first else None
     decision = overall or recommended
-    advised = advice(decision, facts, exports, sources) if decision else None
     others = every_group[1 : 1 + _MOST_OTHERS]
     failures_heading, failures = cells.failures_table(every_row)
     searches = rates_section(first, rows, planned)
     before, after = list[Section](), list[Section]()
+    first_lines = [phrase("groups", "without_cells", bool(searches))]
     if first and recommended:
         data = facts.get(str(first.shared("data_digest")))
+        first_lines = [*lead.lead(first, facts), *reference_lines(first, points)]
+        if data is not None and data.final is not None:
+            first_lines.append(final_line(data.final, first.metric))
+        first_lines += lead.unlearned(first)
         before += sections(first, points) + why_section(first, recommended.setting, facts)
-        before += quality_sections(first, predictions_of, data) + amp_section(first)
+        before += quality_sections(first, results.predictions_of, data) + amp_section(first)
         before += changes_sections(every_group)
-        after += authors_section(every_group[: 1 + _MOST_OTHERS]) + predictions_section(first)
+        after += authors_section([first, *others]) + predictions_section(first)
         after += data_section(first, facts)
+    has_choice = decision is not None and len(decision.candidates.group.settings) > 1
     return {
         "title": lead.title(encoders.joined if encoders else first) if first else "No cell was run",
         "warning": WARNING,
         "lead": [
-            *(lead.encoders(encoders, first) if encoders and first else []),
-            *(lead.lead(first, facts) if first else [_TRIES if searches else _NOTHING]),
-            *(reference_lines(first, points) if first else []),
-            *_final_lines(first, facts),
-            *(lead.unlearned(first) if first else []),
-            *engine_warnings(rows, losses_of),
-            *(narrowed or lead.versions(latest(rows).values())),
+            *([phrase("groups", "encoders", encoders.groups, first)] if encoders else []),
+            *first_lines,
+            *engine_warnings(rows, results.losses_of),
+            *lead.versions(latest(rows).values(), code_version, left_out),
         ],
-        "advice": advised,
+        "advice": advice(decision, facts, results.exports, sources) if decision else None,
         "explorer": (
             explorer(decision, sources, facts)
-            if decision
-            and decision.candidates.group.ok
-            and len(decision.candidates.group.settings) > 1
+            if decision and has_choice and decision.candidates.group.ok
             else None
         ),
         "sections": [
             *encoders_section(encoders),
-            *engines_section(rows, values_from(predictions_of), losses_of),
+            *engines_section(rows, values_of, results.losses_of),
             *before,
             *searches,
             *after,
         ],
-        "cells_heading": (
-            f"Every {text.one_of(every_row)}: {sum(group.ok for group in every_group):,} of "
-            f"{len(every_row):,} ended ok"
-        ),
+        "cells_heading": phrase("groups", "cells", every_row, sum(g.ok for g in every_group)),
         "cells": cells.cells_table(every_group),
         "failures_heading": failures_heading,
         "failures": failures,
@@ -221,30 +179,23 @@ def report(
         "where": " and ".join(sources) or "the CSV",
         "kinds": tables.kinds_table(first) if first else None,
         "conditions": tables.conditions_table(first) if first else None,
-        "conditions_said": tables.conditions_lines(first) if first else [],
-        "times_said": between_processes(first) if first else [],
+        "conditions_lines": tables.conditions_lines(first) if first else [],
+        "times_lines": between_processes(first) if first else [],
         "commands": commands(first, sources, code_version, facts) if first else [],
-        "commands_said": sentences("commands"),
-        "terms": TERMS,
+        "commands_lines": sentences("commands"),
+        "terms": _terms(),
     }
-
-
-def _final_lines(first: Group | None, facts: Mapping[str, DataFacts]) -> list[str]:
-    known = facts.get(str(first.shared("data_digest"))) if first else None
-    if first is None or known is None or known.final is None:
-        return []
-    return [final_line(known.final, first.metric)]
 
 
 def printable(rows: Iterable[Row]) -> list[Row]:
     """The rows with each text on one line, free of control characters and of absolute paths."""
-    plain, without_paths = cache(text.plain), cache(text.without_paths)
+    shown = {False: cache(text.plain), True: cache(text.clean)}
+    texts = [(column.name, column.name in _WITH_PATHS) for column in COLUMNS if column.kind is str]
 
     def changed(row: Row) -> Row:
-        values = dict(zip(_TEXTS, _texts(row), strict=True))
-        texts = {name: plain(value) for name, value in values.items() if value is not None}
-        texts |= {name: without_paths(texts[name]) for name in _WITH_PATHS if name in texts}
-        others = {name: value for name, value in texts.items() if value != values[name]}
+        values = [(name, value, has_path) for name, has_path in texts if (value := row[name])]
+        new = {name: shown[has_path](str(value)) for name, value, has_path in values}
+        others = {name: new[name] for name, value, _ in values if new[name] != value}
         return row | others if others else row
 
     return [changed(row) for row in rows]
@@ -258,9 +209,9 @@ def _other(
     encoders: Encoders | None,
 ) -> Other:
     points, drawings = reference_points(group, facts), list[Drawing]()
-    drawn = number - 1 <= _MOST_DRAWN
+    is_drawn = number - 1 <= _MOST_DRAWN
     prefix = f"group{number}-"
-    if drawn and group.has_quality and group.learned:
+    if is_drawn and group.has_quality and group.learned:
         drawings = tradeoffs(group, tables.frame(group), prefix, points)
     is_same = group.shared("data_digest") == first.shared("data_digest")
     return Other(
@@ -273,7 +224,7 @@ def _other(
         ],
         drawings, tables.settings_table(group),
         [
-            *changes_sections([group], prefix), *group_section(group, prefix, drawn=drawn),
+            *changes_sections([group], prefix), *group_section(group, prefix, drawn=is_drawn),
             *([] if is_same else data_section(group, facts, prefix)),
         ],
     )  # fmt: skip
@@ -311,9 +262,20 @@ def _markdown(facts: dict[str, Any]) -> str:
     template = markdown_environment().get_template("report.md.jinja")
     content = facts | dict.fromkeys(_BRIEF) | _brief(facts) | {"listed": LISTED}
     for rows in _ROWS:
-        page = template.render(content | {"most": rows, "terms": []})
-        page = template.render(content | {"most": rows, "terms": used(page)})
+        page = template.render(content | {"most": rows, "terms": {}})
+        page = template.render(content | {"most": rows, "terms": _terms(page)})
         page = re.sub(r"\n{3,}", "\n\n", page)
         if len(page.splitlines()) <= _LONGEST:
             break
     return page
+
+
+def _terms(page: str | None = None) -> dict[str, str]:
+    """The report's terms with their definitions: all, or those of which a page has a word."""
+
+    def is_used(term: str) -> bool:
+        words = (re.escape(word) for word in re.split(", | and ", term))
+        return any(re.search(rf"(?<!\w){word}s?(?!\w)", page or "") for word in words)
+
+    terms: dict[str, str] = tomllib.loads(_text("terms.toml"))
+    return {term: terms[term] for term in terms if page is None or is_used(term)}

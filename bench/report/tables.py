@@ -115,17 +115,7 @@ def _field(value: object, form: Callable[[object], str]) -> str:
 
 def kind(setting: Setting) -> str:
     """A setting's mode, layer set, unfreezing and options, without rank and AMP."""
-    layers = f" {setting.layers}" if setting.layers else ""
-    unfreezing = " unfreezing" if setting.unfreezes else ""
-    return ", ".join((f"{setting.mode}{layers}{unfreezing}", *setting.options))
-
-
-def line(setting: Setting) -> str:
-    """A setting's mode, rank, unfreezing, AMP and options, without layer set and rate."""
-    rank = "" if setting.rank is None else f" r{setting.rank}"
-    unfreezing = " unfreezing" if setting.unfreezes else ""
-    amp = "" if setting.amp == "off" else f" {setting.amp}"
-    return ", ".join((f"{setting.mode}{rank}{unfreezing}{amp}", *setting.options))
+    return ", ".join((text.short_name(setting, "layers", "unfreeze"), *setting.options))
 
 
 def drawn(group: Group) -> Sequence[Setting]:
@@ -156,9 +146,11 @@ def frame(group: Group) -> pd.DataFrame:
     for setting in drawn(group):
         memory, time, score = (setting.estimate(column(group, what)) for what in OBJECTIVES)
         low, high = (score.ends() if score else None) or (None, None)
+        line = ("rank", "unfreeze", *(["amp"] if setting.amp != "off" else []))
         records.append({
             **{name: getattr(setting, name) for name in _COPIED},
-            "kind": kind(setting), "line": line(setting), "options": ", ".join(setting.options),
+            "kind": kind(setting), "options": ", ".join(setting.options),
+            "line": ", ".join((text.short_name(setting, *line), *setting.options)),
             "baseline": setting is group.baseline, "several_rates": setting.tells_rate,
             "usual": id(setting) in usual,
             "score": score.value if score else None, "low": low, "high": high,
@@ -169,10 +161,10 @@ def frame(group: Group) -> pd.DataFrame:
     floats = ("score", "low", "high", "memory", "time", "rate")
     settings = pd.DataFrame(records).astype(dict.fromkeys(floats, "float64"))
     names = ["mode", "rank", "layers", "amp", "unfreezes", "frozen", "options"]
-    alike = settings.groupby(names, dropna=False)
-    rising = not group.scoring.higher_is_better
-    place = alike["score"].transform(lambda part: part.rank(method="first", ascending=rising))
-    return settings.assign(best=place == 1)
+    gains = settings["score"] * (1 if group.scoring.higher_is_better else -1)
+    order = gains.sort_values(ascending=False, kind="stable").dropna().index
+    best = settings.loc[order].drop_duplicates(names).index
+    return settings.assign(best=settings.index.isin(best))
 
 
 def front_table(group: Group) -> Table:
@@ -280,8 +272,7 @@ def kinds_table(group: Group) -> Table:
 
 
 def _range(values: Sequence[float], form: Callable[[float], str]) -> str:
-    ends = dict.fromkeys(form(end) for end in (min(values), max(values))) if values else [DASH]
-    return " to ".join(ends)
+    return text.range_of(values, form) if values else DASH
 
 
 def conditions_table(group: Group) -> Table:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from bench.analysis.groups import Group
+from bench.analysis.setting import Setting
 from bench.analysis.verdicts import Objective, column
 from bench.common.messages import printable
 from bench.plan.cell import Cell, Value
@@ -112,6 +113,17 @@ def range_of(values: Collection[float], shape: Callable[[float], str] = fixed) -
 def count(number: int, thing: str, things: str | None = None) -> str:
     """A number with its noun: `1 cell`, `2 cells`."""
     return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
+
+
+def short_name(of: Row | Setting, *names: str) -> str:
+    """A mode with some of its rank, layers, unfreezing and AMP, such as `lora r8 attn bf16`."""
+    texts = {
+        "rank": "" if of.rank is None else f"r{of.rank}",
+        "layers": of.layers or "",
+        "unfreeze": "" if of.unfreeze in (None, "", "all") else "unfreezing",
+        "amp": "fp32" if of.amp == "off" else of.amp,
+    }
+    return " ".join(filter(None, (of.mode, *(texts[name] for name in names))))
 
 
 def trained_for(cell: Cell) -> str:

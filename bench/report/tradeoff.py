@@ -14,9 +14,8 @@ from bench.analysis.verdicts import COSTS, column, compare, pareto, rank_effect
 from bench.plan.cell import SEARCHED
 from bench.report import figures, tables, text
 from bench.report.drawing import Drawing
-from bench.report.pages import phrase, sentences
+from bench.report.pages import Section, phrase, sentences
 from bench.report.references import ReferencePoint, reference_tables
-from bench.report.sections import Section
 from bench.report.tables import MOST_DRAWN
 from bench.results.overhead import times_of
 

@@ -22,10 +22,9 @@ from bench.analysis.verdicts import COSTS, Objective, compare
 from bench.common.grouping import grouped
 from bench.report import figures
 from bench.report.commands import narrowed
-from bench.report.pages import phrase, sentences
-from bench.report.sections import Section
+from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import Table, table
-from bench.report.text import range_of, x_label
+from bench.report.text import range_of, short_name, x_label
 from bench.results.facts import DataFacts
 
 _NAMED: Final = 0.02
@@ -72,8 +71,9 @@ def why_section(
         return []
     panels = {x_label(group, cost): [bar.parts[cost] for bar in bars] for cost in costs}
     drawing = figures.parts(
-        [_label(bar.setting) for bar in bars], panels, "why", phrase("captions", "why")
-    )
+        [short_name(bar.setting, "rank", "layers", "amp") for bar in bars], panels, "why",
+        phrase("captions", "why"),
+    )  # fmt: skip
     full = [bar for bar in bars if bar.setting.mode == "full"]
     others = [bar for bar in bars if bar.setting.mode != "full"]
     alike = [bar for bar in full if bar.setting.amp in {other.setting.amp for other in others}]
@@ -94,12 +94,6 @@ def _name(setting: Setting) -> str:
     rank = "" if setting.rank is None else f" rank {setting.rank}"
     layers = f" on {setting.layers}" if setting.layers else ""
     return f"{setting.mode}{rank}{layers}"
-
-
-def _label(setting: Setting) -> str:
-    rank = "" if setting.rank is None else f" r{setting.rank}"
-    layers = f" {setting.layers}" if setting.layers else ""
-    return f"{setting.mode}{rank}{layers} {setting.precision}"
 
 
 def _gaps(group: Group, bar: _Bar, base: _Bar) -> str:

@@ -1,7 +1,7 @@
 """Rows scored by another metric than their own, from stored predictions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from bench.results.predictions import (
     first_of,
     kept_losses,
     kept_predictions,
+    no_losses,
+    no_predictions,
 )
 from bench.results.scores import numbers, score_of
 from bench.results.store import read_plan, read_rows
@@ -30,11 +32,11 @@ class Results:
     """What some files of results hold, scored by the metric that decides."""
 
     runs: Sequence[Path]
-    rows: list[Row]
-    facts: dict[str, DataFacts]
-    exports: dict[str, Figures]
-    predictions_of: PredictionsOf
-    losses_of: LossesOf
+    rows: Sequence[Row]
+    facts: Mapping[str, DataFacts] = field(default_factory=dict)
+    exports: Mapping[str, Figures] = field(default_factory=dict)
+    predictions_of: PredictionsOf = no_predictions
+    losses_of: LossesOf = no_losses
 
     @cached_property
     def planned(self) -> list[Row]:

@@ -61,10 +61,16 @@ def grid(tmp_path: Path, tiny_checkpoint: Path) -> GridRuns:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are made and not drawn, which takes most of the time of a report."""
+    skip_drawing(monkeypatch)
+
+
+def skip_drawing(patch: pytest.MonkeyPatch) -> None:
+    """Leave out the layout of figures and their files' content."""
     from matplotlib.figure import Figure
 
-    monkeypatch.setattr("bench.report.drawing.lay_out", lambda _figure: None)
-    monkeypatch.setattr(Figure, "savefig", lambda _figure, file, **_: file.write("<svg >"))
+    for module in ("drawing", "figures"):
+        patch.setattr(f"bench.report.{module}.lay_out", lambda _figure: None)
+    patch.setattr(Figure, "savefig", lambda _figure, file, **_: file.write("<svg >"))
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,17 @@
 """Rows of runs.csv that look like a real full grid's, made without running anything."""
 
 import random
+from collections.abc import Iterable
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 from adapters.methods import LOW_RANK
 from adapters.names import LAYER_SETS
 from bench.plan.cell import Cell
 from bench.plan.columns import learning_rates, row_of
 from bench.plan.rows import Row
+from bench.results.rescoring import Results
 from bench.stats.intervals import fisher, wilson
 
 RANKS = (1, 2, 4, 8)
@@ -127,3 +131,8 @@ def synthetic_rows(n: int = 68, *, failures: bool = True, **settings) -> list[Ro
         else:
             rows.append(result_row(of, noise))
     return rows
+
+
+def as_results(rows: Iterable[Row], runs: Iterable[str] = (), **more: Any) -> Results:
+    """Results of these rows, from files of these names."""
+    return Results([*map(Path, runs)], [*rows], **more)

@@ -13,12 +13,12 @@ from bench.plan import gridfile
 from bench.plan.planning import Planned, Resolved, expand, plan
 from bench.report.render import render
 from bench.results.store import Store
-from tests.bench.synthetic_rows import HERE, synthetic_rows
+from tests.bench.synthetic_rows import HERE, as_results, synthetic_rows
 
 
 def test_report_on_100_000_rows(benchmark: BenchmarkFixture, tmp_path: Path, many: Path) -> None:
     def read_and_render() -> Path:
-        return render(Store(many).rows, tmp_path / "reports", sources=[many.name])
+        return render(as_results(Store(many).rows, runs=[many.name]), tmp_path / "reports")
 
     index = benchmark.pedantic(read_and_render, rounds=1)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -35,7 +35,7 @@ def explorer(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         for row in synthetic_rows(3 * 68, failures=False, learning_rate=rate)
         if row.mode != "head" or rate == rates[0]
     ]
-    index = render(rows, tmp_path_factory.mktemp("report"))
+    index = render(as_results(rows), tmp_path_factory.mktemp("report"))
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.goto(index.as_uri())
     yield page

@@ -32,97 +32,7 @@ _MEANS: Final = {
     "two parents": "two grids on one runs.csv, one of them killed or stopped",
 }
 
-_PAGE: Final = """# What a fault costs
-
-No result is lost and no work is done twice, whatever fails and whenever. This page shows the
-counts of one run of the fault suite, which took {minutes:.0f} minutes on two cores:
-
-```sh
-python -m tests.experiments.faults --n {faults} --json > faults.json
-python -m tests.experiments.reliability_page faults.json slurm.json > docs/reliability.md
-```
-
-**{injected:,} faults** were injected into a running grid: {at_real_workers} with real torch
-workers that train `bert-tiny` on real sentences, the others with a fake worker that uses the
-same protocol without torch. {missed} of them missed, because their target had already ended.
-Grid, store, runner, locks and files are the real ones throughout. Kind, phase and moment are
-drawn from seed {seed}.
-
-| | |
-|---|---|
-| results lost | **{lost}** |
-| cells done twice | **{duplicated}** |
-| processes left running | **{left_running}** |
-| otherwise wrong | **{wrong}** |
-
-After each fault the same command is run again until the grid is done. A result counts as lost if
-a row of runs.csv is gone or changed, or if a cell has no `ok` row in the end. A cell counts as
-done twice if it has two `ok` rows, or if a worker was started for a cell that was done or had
-already written its result. Otherwise wrong are a status that does not match the fault, a
-traceback, a leftover file, more output kept than the limit, and a row that differs from the
-result it came from.
-
-{limits}
-
-## By kind and phase
-
-| kind | what happens | phase | fake worker | real worker | missed | lost | duplicated |
-|---|---|---|---|---|---|---|---|
-{rows}
-
-A fast part of the suite runs with the tests (`tests/bench/grid/test_faults.py`).
-
-## On a Slurm cluster
-
-{cluster}
-
-## GPU faults
-
-This table shows how a command reacts to a faulty GPU or driver before it runs anything. Drivers
-and GPUs are simulated (`tests/experiments/faults/gpu.py`); the code that queries them is real.
-Unless the fault says otherwise, there are two GPUs, torch is built with CUDA
-13.0 and `--device` is `auto`. The tests run all of these cases.
-
-| fault | outcome |
-|---|---|
-{gpu_faults}
-"""
-
-_CLUSTER: Final = """\
-A second run struck grids on real Slurm clusters, each of two nodes on one machine
-(`python -m tests.experiments.faults --slurm {injected} --seed {seed} --jobs {jobs} --json`,
-{minutes:.0f} minutes).
-Slurm, its daemons, folders and locks are real, and so is the code that submits array tasks,
-collects their rows and supervises workers on nodes. Stubs replace the worker, the model and the
-data, the flags that plan a grid, and the report.
-
-**{injected:,} faults** were injected into {rounds} grids with {cells:,} cells, which took {rows:,}
-attempts and {commands} commands. After the last fault of a grid its command was given again until
-all cells were ok.
-
-| | |
-|---|---|
-| results lost | **{lost}** |
-| attempts or results twice | **{duplicated}** |
-| processes left running | **{left_running}** |
-| otherwise wrong | **{wrong}** |
-
-A result counts as lost if a row of runs.csv is gone or changed, or if a cell has no `ok` row in
-the end. Otherwise wrong are a traceback, an exit code that does not match, a submission whose rows
-were not all collected, and a row that `bench.rebuild` finds in no folder, or that only a folder
-has.
-
-| kind | what happens | faults |
-|---|---|---|
-{kinds}
-
-A controller that is killed has forgotten the last seconds when it is started again. It starts jobs
-that are running already, then holds them and drains their nodes until an administrator releases
-both; and it counts jobs as running that have ended, until their nodes report, which takes minutes.
-The command waits for all of these. After its last fault the suite does what an administrator
-would: it releases jobs and resumes nodes and, every half minute, restarts them.
-
-Some 20 faults run with the tests (`tests/bench/executors/slurm/test_on_cluster.py`)."""
+_PAGES: Final = Path(__file__).parent / "pages"
 
 
 def page(counts: dict[str, Any], on_cluster: dict[str, Any]) -> str:
@@ -150,9 +60,11 @@ def page(counts: dict[str, Any], on_cluster: dict[str, Any]) -> str:
         for one in on_cluster["counts"]
     ]
     minutes = on_cluster["seconds"] / 60
-    cluster = _CLUSTER.format(**{**on_cluster, "minutes": minutes, "kinds": "\n".join(kinds)})
+    text = (_PAGES / "reliability-cluster.md").read_text(encoding="utf-8").rstrip("\n")
+    cluster = text.format(**{**on_cluster, "minutes": minutes, "kinds": "\n".join(kinds)})
     tables = {"rows": "\n".join(rows), "gpu_faults": gpu.table(), "cluster": cluster}
-    return _PAGE.format(**values, limits=limits if means else "", **tables)
+    text = (_PAGES / "reliability.md").read_text(encoding="utf-8")
+    return text.format(**values, limits=limits if means else "", **tables)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Final
 
 from bench.plan.columns import COLUMNS, Column
@@ -10,32 +11,13 @@ from tests.bench.column_checks import CHECKS
 
 _KINDS: Final = {str: "text", int: "whole number", float: "number"}
 
-_HEAD: Final = """\
-# runs.csv
-
-The results of this project, one row for each attempt at a cell. This page is printed from
-[bench/plan/columns.toml](../bench/plan/columns.toml) and, for axes and settings,
-[bench/plan/settings.toml](../bench/plan/settings.toml), which declare the columns. "Held by" is the
-test that fails if a value does not have the stated meaning.
-
-The file is UTF-8 in the format of RFC 4180, with a header. Numbers have up to seven significant
-digits. The name of a column ends in its unit: `_ms`, `_s` (seconds), `_mib`, `_j` (joules). An
-empty field means that the column does not apply to the row (see "applies to"; if that is empty,
-it applies to all) or that it was not measured; 0 or another placeholder is never written for it.
-No row contains a path or a host name.
-
-Rows are only appended. A repeat of a cell is done when there is a row with its `cell_id`, the
-present `conditions_id`, its `repeat` (empty: 1) and the status `ok`. It is run again after a
-failure or on request, and its next row has the highest `attempt` + 1. For each repeat and
-`code_version` the last `ok` row counts: rows of several versions are kept together, and a failed
-attempt never replaces a result. If no version has an `ok` row, the last row of all counts. An
-`ok` row flagged `unstable_timing`, `throttled` or `disturbed` no longer counts once a later
-attempt of any version is `ok`."""
+_HEAD: Final = Path(__file__).with_name("pages") / "runs-csv.md"
 
 
 def page() -> str:
     """The text of the page."""
-    parts = [_HEAD, "", _named("Statuses", "status", STATUSES), _named("Flags", "flag", FLAGS)]
+    head = _HEAD.read_text(encoding="utf-8")
+    parts = [head, _named("Statuses", "status", STATUSES), _named("Flags", "flag", FLAGS)]
     for group in dict.fromkeys(column.group for column in COLUMNS):
         rows = (column for column in COLUMNS if column.group == group)
         parts.append(_table(group.capitalize(), rows))

@@ -8,8 +8,7 @@ from typing import Final
 from bench.common.messages import echo, enumerated
 from bench.plan.columns import CORRELATED
 from bench.report.drawing import Drawing
-from bench.report.pages import Facts, sentences
-from bench.report.sections import Section
+from bench.report.pages import Facts, Section, sentences
 from bench.report.show import print_tables
 from bench.report.tables import Table, table
 from bench.report.text import clean, count, dev_label
@@ -30,7 +29,7 @@ def print_sections(results: Sequence[Result]) -> None:
     for section in _sections(results):
         echo(section.heading)
         tables = [table for table in section.tables if not table.folded]
-        print_tables(tables, [*section.said, ""])
+        print_tables(tables, [*section.lines, ""])
 
 
 def facts_of(results: Sequence[Result], command: str) -> Facts:
@@ -48,7 +47,7 @@ def facts_of(results: Sequence[Result], command: str) -> Facts:
             replace(section, drawings=_drawings(result, section))
             for result, section in zip(results, _sections(results), strict=True)
         ],
-        said=lines[len(results) :],
+        notes=lines[len(results) :],
         command=command,
     )
 

@@ -71,7 +71,7 @@ def facts(
             ],
         ),
         how="What was read",
-        said=[*tables.explanations(updates), *notes, *more],
+        notes=[*tables.explanations(updates), *notes, *more],
         command=command,
     )
 

@@ -44,7 +44,7 @@ from tests.bench.conftest import narrow
 from tests.bench.grid.test_grid_ends import wait_for
 from tests.bench.grids import GridRuns, workers_of
 from tests.bench.stored_values import kept_values
-from tests.bench.synthetic_rows import cell, new_row, result_row
+from tests.bench.synthetic_rows import as_results, cell, new_row, result_row
 from tests.cs224n import write_folder
 
 GRID = """
@@ -309,9 +309,11 @@ def test_a_setting_that_lacks_a_fold_has_no_score_and_says_how_many_it_has() -> 
     assert setting.folds_done == "2 of 3 folds"
     assert setting.estimate(TIME) is not None, "costs are those of the folds that ran"
     whole = [fold_row(fold, "head") for fold in range(3)]
-    text = str(report([*rows, *whole], [], [], predicted))
+    text = str(report(as_results([*rows, *whole], predictions_of=predicted)))
     assert "2 of 3 folds" in text
-    assert "No setting has a dev score of all 3 folds yet." in str(report(rows, [], [], predicted))
+    assert "No setting has a dev score of all 3 folds yet." in str(
+        report(as_results(rows, predictions_of=predicted))
+    )
 
 
 def test_without_predictions_the_score_is_the_mean_of_the_folds() -> None:
@@ -324,7 +326,7 @@ def test_without_predictions_the_score_is_the_mean_of_the_folds() -> None:
     assert score.value == pytest.approx(0.6)
     low = 0.6 - math.hypot(0.1, 0.2, 0.3) / 3
     assert score.low == pytest.approx(low)
-    assert "are not known, the mean of the folds' scores." in str(report(rows, [], [])["lead"])
+    assert "are not known, the mean of the folds' scores." in str(report(as_results(rows))["lead"])
 
 
 def test_several_seeds_of_folds_vary_by_seed_and_example() -> None:
@@ -380,7 +382,7 @@ def test_a_setting_learned_if_the_score_of_all_folds_is_above_the_majority() -> 
     best = best_by_score(group)
     assert best is not None
     assert best.mode == "head"
-    assert "Flagged" not in str(report(rows, [], [], predicted))
+    assert "Flagged" not in str(report(as_results(rows, predictions_of=predicted)))
 
 
 @pytest.mark.parametrize(("metric", "score"), [("rmse", 0.2), ("mcc", 0.1)])

@@ -22,7 +22,7 @@ from bench.results.store import Store
 from bench.stats.changepoints import autoregressive
 from bench.stats.intervals import Std, ratio
 from bench.stats.steptimes import training_times
-from tests.bench.synthetic_rows import cell, planned_row, result_row, synthetic_rows
+from tests.bench.synthetic_rows import as_results, cell, planned_row, result_row, synthetic_rows
 
 TIME = "ms_per_1k_tokens"
 
@@ -264,7 +264,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pages(folder: Path, rows: list[Row], **more: Any) -> tuple[str, str]:
-    index = render(rows, folder, **more)
+    index = render(as_results(rows), folder, **more)
     return index.read_text("utf-8"), (folder / "report.md").read_text("utf-8")
 
 
@@ -364,12 +364,12 @@ def test_the_first_machine_that_has_a_seed_lends_it() -> None:
 
 def test_the_report_says_which_scores_are_from_elsewhere() -> None:
     rows = [run(), run("head"), away(run(seed=1)), away(run("head", seed=1))]
-    lead = " ".join(report(rows, [], [])["lead"])
+    lead = " ".join(report(as_results(rows))["lead"])
     assert (
         "2 scores of seeds that have none here, and no costs, are from elsewhere, with the same "
         "software: 2 of EPYC, 64 cores."
     ) in lead
-    assert "elsewhere" not in " ".join(report(rows[:2], [], [])["lead"])
+    assert "elsewhere" not in " ".join(report(as_results(rows[:2]))["lead"])
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -391,10 +391,10 @@ def test_texts_that_were_cut_and_emulated_bf16_are_told(tmp_path: Path) -> None:
 
 def all_said(rows: list[Row]) -> str:
     """The headings and sentences of a report."""
-    facts = report(rows, [], [])
+    facts = report(as_results(rows))
     sections = facts["sections"]
     lines = [*facts["lead"], facts["cells_heading"], facts["failures_heading"]]
-    lines += [text for section in sections for text in (section.heading, *section.said)]
+    lines += [text for section in sections for text in (section.heading, *section.lines)]
     return " ".join(lines)
 
 
@@ -415,16 +415,16 @@ def test_where_a_cell_has_several_runs_they_are_called_runs(more: dict[str, Any]
 
 def test_runs_that_were_left_out_are_called_runs() -> None:
     rows = [run(repeat=n, status="skipped", message="left out: no time") for n in (1, 2, 3)]
-    (first_row,) = report(rows, [], [])["failures"].rows
+    (first_row,) = report(as_results(rows))["failures"].rows
     assert first_row[0].endswith(", and 2 other runs left out")
     rows = [run(seed=n, status="skipped", message="left out: no time") for n in (1, 2, 3)]
-    (first_row,) = report(rows, [], [])["failures"].rows
+    (first_row,) = report(as_results(rows))["failures"].rows
     assert first_row[0].endswith(", and 2 other cells left out")
 
 
 def test_a_seed_of_several_runs_elsewhere_is_one_score() -> None:
     rows = [run(), *(away(run(seed=1, repeat=n)) for n in (1, 2, 3))]
-    lead = " ".join(report(rows, [], [])["lead"])
+    lead = " ".join(report(as_results(rows))["lead"])
     assert "1 score of seeds that have none here, and no costs, is from elsewhere" in lead
     assert "software: 1 of EPYC, 64 cores." in lead
 
@@ -439,7 +439,7 @@ def test_cells_of_fewer_repeats_are_not_said_to_have_as_many(
 ) -> None:
     modes = zip(("full", "head"), repeats, strict=True)
     rows = [run(mode, repeat=n) for mode, times in modes for n in range(1, times + 1)]
-    assert f"1 seed for each setting{end}." in report(rows, [], [])["lead"][0]
+    assert f"1 seed for each setting{end}." in report(as_results(rows))["lead"][0]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from bench.plan.rows import Row
 from bench.report import cells, tables, tradeoff
 from bench.report.render import render
-from tests.bench.synthetic_rows import cell, result_row, synthetic_rows
+from tests.bench.synthetic_rows import as_results, cell, result_row, synthetic_rows
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 LARGEST_PAGE = 10_000_000
@@ -17,7 +17,7 @@ LARGEST_MARKDOWN = 1_000_000
 
 def sizes(folder: Path, rows: list[Row]) -> tuple[int, int, str]:
     """Bytes of the page and of the Markdown, and the page."""
-    index = render(rows, folder, sources=["runs.csv"])
+    index = render(as_results(rows, runs=["runs.csv"]), folder)
     html = index.read_text("utf-8")
     return len(html.encode()), (folder / "report.md").stat().st_size, html
 

@@ -10,10 +10,11 @@ import pytest
 from bench.analysis.groups import groups
 from bench.plan import gridfile
 from bench.plan.planning import Resolved, expand
-from bench.report.authors import authors, authors_section, comparisons
+from bench.report.authors import authors, authors_section, comparisons, group_section
 from bench.report.render import render, report
 from bench.results.store import read_rows
-from tests.bench.synthetic_rows import synthetic_rows
+from tests.bench.report.snapshots import check_snapshot
+from tests.bench.synthetic_rows import as_results, synthetic_rows
 from tests.components import SHARED, need
 
 PAPER = Path(__file__).parents[3] / "docs" / "paper.csv"
@@ -121,95 +122,42 @@ def test_ours_are_relative_to_ours_and_what_they_lack_is_empty() -> None:
     assert found.loc[("dora", "all-lin"), names].isna().all()
 
 
-def test_the_section_says_what_can_and_what_cannot_be_compared() -> None:
-    (section,) = authors_section([group()])
-    said = " ".join(section.said)
-    for part in (
-        "220 rows", "180 are missing", "Absolute times, GiB and scores can't",
-        "Time: below full fine-tuning in 1 of 6 in their rows",
-        "theirs all-lin, attn, all-lin-only, attn-only",
-        "Their all-lin left the attention's output layer out",
-    ):  # fmt: skip
-        assert part in said
-    assert [drawing.stem for drawing in section.drawings] == ["authors-memory", "authors-time"]
-    assert [len(row) for row in section.tables[0].rows] == [8] * 8
-
-
-def test_without_their_batch_size_or_full_fine_tuning_there_is_no_comparison() -> None:
-    (other, *_) = groups(synthetic_rows(68, failures=False, batch_size=32))
-    assert authors_section([other]) == []
+def test_sections_say_what_can_be_compared_and_the_first_explains_it_for_all() -> None:
+    """Theirs have batches of 64 and 128 for full fine-tuning, and none of 32."""
     rows = synthetic_rows(68, failures=False, batch_size=64)
-    (alone, *_) = groups([row for row in rows if row["mode"] != "full"])
-    assert authors_section([alone]) == []
-
-
-def test_how_pairs_are_read_is_told_where_there_are_some() -> None:
-    of_pairs, of_single = (
-        " ".join(authors_section([group(task=t)])[0].said) for t in ("sts", "sst")
-    )
-    assert (
-        "[CLS] a [SEP] b [SEP], in one pass through the encoder; theirs encodes the two" in of_pairs
-    )
-    assert "[SEP]" not in of_single
-
-
-def test_an_order_of_scores_says_which_learned_nothing() -> None:
-    rows = synthetic_rows(68, failures=False, batch_size=64)
-    for place, row in enumerate(rows):
-        some = row.layers in ("attn", "all-lin") and row.rank != 2
-        if row.mode == "lora" and (some or row.layers == "all-lin-only"):
-            rows[place] |= {"flags": "not_learned"}
-    (section,) = authors_section(groups(rows))
-    lora, dora = (line for line in section.said if line.startswith("Scores of"))
-    assert lora.endswith("Flagged here as not learned: all-lin-only.")
-    assert "not learned" not in dora
-
-
-def batches(*sizes: int) -> list:
-    """Rows of a group for each batch size, each under conditions of its own, the newest first."""
-    return [
-        row | {"conditions_id": str(place), "finished_at": f"2026-11-20T10:0{9 - place}:00Z"}
-        for place, size in enumerate(sizes)
-        for row in synthetic_rows(68, failures=False, batch_size=size)
-    ]
-
-
-def test_each_group_with_the_like_has_its_table_and_the_explanation_stands_once() -> None:
-    facts = report(batches(64, 32, 128, 256, 64), [], [])
-    (first,) = (section for section in facts["sections"] if section.anchor == "authors")
-    assert first.said[-1] == "Compared with theirs further below: group 3, 5."
-    later = {other.number: other.sections for other in facts["others"]}
-    assert later.pop(2) == [], "they have no batches of 32"
-    assert later.pop(4) == [], "they have no full fine-tuning with batches of 256"
-    for number, size in ((3, 128), (5, 64)):
-        (section,) = later[number]
-        assert section.anchor == f"group{number}-authors"
-        assert section.tables[0].caption.endswith(f"theirs on SST, with batches of {size}.")
-        assert any(line.startswith("Scores of lora by layer set") for line in section.said)
-        assert not any(line.startswith((ABOUT, "Of the 400 rows")) for line in section.said)
-        assert section.said[-1] == f"“{HEADING}” above explains what can be compared."
-        assert bool(section.drawings) is (number < 5), "few groups have pictures"
-    assert first.tables[0].rows != later[3][0].tables[0].rows, "theirs differ by batch size"
-
-
-def test_where_the_first_group_has_none_the_explanation_stands_there_all_the_same() -> None:
-    facts = report(batches(32, 64), [], [])
-    (first,) = (section for section in facts["sections"] if section.anchor == "authors")
-    assert first.said[0].startswith(ABOUT)
-    assert first.said[-1] == "Compared with theirs further below: group 2."
-    assert not first.tables
-    assert not first.drawings
-    assert facts["others"][0].sections[0].tables
+    flagged = [
+        row | {"flags": "not_learned"}
+        if row.mode == "lora" and row.layers != "attn-only" and (row.layers == "all-lin-only"
+                                                                  or row.rank != 2)
+        else row
+        for row in rows
+    ]  # fmt: skip
+    [unlearned] = groups(flagged)
+    [alone] = groups([row for row in rows if row.mode != "full"])
+    by_size = {size: groups(synthetic_rows(68, failures=False, batch_size=size))[0]
+               for size in (64, 32, 128, 256)}  # fmt: skip
+    several = [*by_size.values(), by_size[64]]
+    check_snapshot("authors", {
+        "sst": authors_section([group(task="sst")]),
+        "sts, of pairs": authors_section([group(task="sts")]),
+        "all-lin-only learned nothing": authors_section([unlearned]),
+        "no full fine-tuning": authors_section([alone]),
+        "other batches": authors_section([by_size[32]]),
+        "the first of five groups": authors_section(several),
+        "the first has none": authors_section([by_size[32], by_size[64]]),
+        **{f"as group {n}": group_section(of, f"group{n}-", drawn=n < 5)
+           for n, of in enumerate(several, start=1) if n > 1},
+    })  # fmt: skip
 
 
 def test_the_page_of_the_committed_rows_has_theirs_for_both_tasks(tmp_path) -> None:
     rows = [row for row in read_rows(PAPER) if (row["grid"], row["status"]) == ("paper", "ok")]
-    index = render(rows, tmp_path)
+    index = render(as_results(rows), tmp_path)
     html = index.read_text("utf-8")
     page = re.sub(r"<(script|style).*?</\1>", "", html, flags=re.DOTALL)
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
-    facts = report(rows, [], [])
+    facts = report(as_results(rows))
     (later,) = (section for other in facts["others"] for section in other.sections)
     assert {"authors", later.anchor} <= set(ids)
     assert page.count('id="authors"') == 1
@@ -218,7 +166,7 @@ def test_the_page_of_the_committed_rows_has_theirs_for_both_tasks(tmp_path) -> N
     assert shown.count(ABOUT) == 1
     for task in ("STS", "SST"):
         assert shown.count(f"theirs on {task}, with batches of 64.") == 1
-    for line in later.said:
+    for line in later.lines:
         assert line in shown
     for name in ("authors-memory", f"{later.anchor}-memory", f"{later.anchor}-time"):
         assert f"{name}-alt" in ids

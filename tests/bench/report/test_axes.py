@@ -3,8 +3,6 @@
 import random
 from dataclasses import replace
 
-import pytest
-
 from adapters.methods import MODES
 from bench.analysis.groups import groups
 from bench.plan.cell import Cell
@@ -12,6 +10,7 @@ from bench.plan.rows import Row
 from bench.report import cells, tables
 from bench.report.figures import COLOURS, LINES, MARKERS
 from bench.report.tradeoff import sections
+from tests.bench.report.snapshots import check_snapshot
 from tests.bench.synthetic_rows import cell, failed_row, result_row
 
 RATES = (1e-5, 5e-5, 1e-4)
@@ -129,55 +128,19 @@ def test_a_tie_has_one_best_and_a_setting_without_a_score_has_none():
     assert list(frame[frame["best"]]["line"]) == ["lora r1"]
 
 
-@pytest.mark.parametrize(
-    ("best", "heading", "end"),
-    [
-        (
-            {},
-            "Of 3 rates 0.0001 scores best, in 5 of 5 settings",
-            "the highest in 5: a rate beyond",
-        ),
-        (
-            {("lora", 8): 1e-5, ("dora", 1): 5e-5},
-            "Of 3 rates 0.0001 scores best, in 3 of 5 settings",
-            "the highest in 3 and the lowest in 1: a rate beyond",
-        ),
-        (
-            dict.fromkeys([(mode, rank) for mode, rank, _ in KINDS], 5e-5),
-            "Of 3 rates 5e-05 scores best, in 5 of 5 settings",
-            None,
-        ),
-    ],
-)
-def test_which_rate_is_best_is_said(best, heading, end):
-    [group] = groups(grid_rows(best))
-    [section] = [one for one in sections(group) if one.anchor == "rate"]
-    assert section.heading == heading
-    if end is None:
-        assert "a rate beyond" not in section.said[0]
-    else:
-        assert end in section.said[0]
-    assert [drawing.stem for drawing in section.drawings] == ["rate-attn-only", "rate-all-lin"]
-    only, every = (drawing.alt for drawing in section.drawings)
-    assert "lora r8 " in only
-    assert "dora" not in only
-    assert "dora r8 " in every
-    assert "full " in every
-
-
-def test_with_one_rate_there_is_no_such_section():
-    [group] = groups([scored(cell(*kind, "off"), 1e-4, 0.5) for kind in KINDS])
-    anchors = {section.anchor: section for section in sections(group)}
-    assert "rate" not in anchors
-    assert not any("best by dev" in drawing.caption for drawing in anchors["rank"].drawings)
-
-
-def test_the_line_by_rank_goes_through_the_best_rates():
-    [group] = groups(grid_rows({("lora", 8): 1e-5}))
-    [rank] = [section for section in sections(group) if section.anchor == "rank"]
-    for drawing in rank.drawings:
-        assert "from 0.500 to 0.500" in drawing.alt
-        assert "Of several rates the best by dev is joined" in drawing.caption
+def test_sections_on_rank_and_rate_follow_from_the_best_rates():
+    middle = dict.fromkeys([(mode, rank) for mode, rank, _ in KINDS], 5e-5)
+    every = {
+        "the highest is best": grid_rows({}),
+        "the highest or the lowest": grid_rows({("lora", 8): 1e-5, ("dora", 1): 5e-5}),
+        "the middle": grid_rows(middle),
+        "one rate": [scored(cell(*kind, "off"), 1e-4, 0.5) for kind in KINDS],
+    }
+    parts = {}
+    for title, rows in every.items():
+        [group] = groups(rows)
+        parts[title] = [s for s in sections(group) if s.anchor in ("rank", "rate")]
+    check_snapshot("axes", parts)
 
 
 def test_names_of_cells_include_the_settings_that_differ():

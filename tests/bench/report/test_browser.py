@@ -5,7 +5,7 @@ import pytest
 
 from bench.report.pages import Facts, html
 from bench.report.render import render
-from tests.bench.synthetic_rows import synthetic_rows
+from tests.bench.synthetic_rows import as_results, synthetic_rows
 
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
@@ -16,7 +16,7 @@ def index(tmp_path_factory):
         row | {"conditions_id": "other", "machine": "EPYC, 64 cores",
                "finished_at": "2025-01-01T00:00:00Z"} for row in synthetic_rows(20)
     ]  # fmt: skip
-    return render([*synthetic_rows(68), *other], tmp_path_factory.mktemp("report"))
+    return render(as_results([*synthetic_rows(68), *other]), tmp_path_factory.mktemp("report"))
 
 
 def open_page(browser, index, size, **more):
@@ -43,7 +43,7 @@ def test_it_opens_quietly_offline_and_nothing_sticks_out(browser, index, size):
 
 @pytest.mark.parametrize("kind", ["index", "page"])
 def test_a_script_that_was_put_into_a_page_does_not_run(browser, index, tmp_path, kind):
-    facts = Facts(title="t", findings=["f"], sections=[], said=[], command="python -m bench.data")
+    facts = Facts(title="t", findings=["f"], sections=[], notes=[], command="python -m bench.data")
     text = index.read_text("utf-8") if kind == "index" else html(facts)
     bad = "<script>window.pwned = 1</script><img src='x' onerror='window.pwned = 1'>"
     (tmp_path / "page.html").write_text(text.replace("</h1>", f"</h1>{bad}"), "utf-8")

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from bench.analysis.groups import Group, group_key, groups, hub, hub_first
 from bench.plan.rows import Row
 from bench.report.changes import Change, changes, changes_sections
 from bench.report.render import render
-from tests.bench.synthetic_rows import cell, failed_row, result_row
+from tests.bench.report.snapshots import check_snapshot
+from tests.bench.synthetic_rows import as_results, cell, failed_row, result_row
 
 
 def row(score: float = 0.5, at: int = 0, *, mode: str = "full", **settings: Any) -> Row:
@@ -48,6 +50,9 @@ def test_each_setting_is_compared_with_the_hub() -> None:
     assert change.gaps["time"].value == pytest.approx(1)
 
 
+NAMES_OF_MACHINES = ("conditions_id", "torch_version")
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -58,15 +63,13 @@ def test_each_setting_is_compared_with_the_hub() -> None:
         {"init": "random"},
         {"max_length": 64, "head": "conv"},
         {"held_out": 0.1},
+        {"conditions_id": "0ddba11", "torch_version": "9.9"},
     ],
 )
-def test_groups_of_other_data_models_or_two_settings_are_not_compared(other: Any) -> None:
-    assert compared([row(), row(0.6, **other)]) == []
-
-
-def test_other_machines_are_not_compared() -> None:
-    conv = row(0.6, head="conv") | {"conditions_id": "0ddba11", "torch_version": "9.9"}
-    assert compared([row(), conv]) == []
+def test_groups_of_other_data_models_machines_or_two_settings_are_not_compared(other: Any) -> None:
+    made = row(0.6, **{n: v for n, v in other.items() if n not in NAMES_OF_MACHINES})
+    there = {n: v for n, v in other.items() if n in NAMES_OF_MACHINES}
+    assert compared([row(), made | there]) == []
 
 
 def test_cells_are_compared_with_the_same_axes_and_rate() -> None:
@@ -84,12 +87,6 @@ def test_unfreezing_is_compared_inside_the_group() -> None:
     rows = [row(), row(0.45, unfreeze="iterative"), row(0.6, head="conv")]
     assert labels(rows) == ["head conv", "unfreeze iterative"]
     assert labels(rows[:2]) == [], "alone it is an axis like others"
-
-
-def test_cells_without_a_result_are_left_out() -> None:
-    bad = failed_row(cell("full", None, None, "off", head="conv"), "oom", "out of memory")
-    assert compared([row(), row(batch_size=64), bad])[0].label == "batch size 64"
-    assert len(compared([row(), row(batch_size=64), bad])) == 1
 
 
 def test_kept_predictions_pair_the_difference() -> None:
@@ -116,6 +113,10 @@ def test_the_hub_comes_first() -> None:
     first, *others = hub_first(grouped(rows), ())
     assert (first.shared("head"), first.shared("optimizer")) == ("linear", "adamw")
     assert [group.shared("optimizer") for group in others] == ["radam", "adamw"]
+    rows[2] = row(task="nyt", data_digest="ef" * 6, at=3)
+    tasks = [group.shared("task") for group in hub_first(grouped(rows), ())]
+    assert tasks == ["nyt", "movies", "movies"], "one that is no neighbour keeps its place"
+    assert hub_first([], ()) == []
 
 
 def test_what_was_planned_stays_first_unless_all_of_it_was() -> None:
@@ -132,41 +133,21 @@ def test_batch_sizes_change_no_order() -> None:
     assert first.shared("batch_size") == 16
 
 
-def test_groups_that_are_no_neighbours_stay_in_order() -> None:
-    rows = [row(at=1), row(head="conv", at=2), row(task="nyt", data_digest="ef" * 6, at=3)]
-    assert [g.shared("task") for g in hub_first(grouped(rows), ())] == ["nyt", "movies", "movies"]
-    assert hub_first([], ()) == []
-
-
 def test_very_many_groups_are_not_looked_through() -> None:
     assert hub(grouped(row(batch_size=n) for n in range(1, 70))) is None
 
 
-def test_the_section_counts_significant_differences() -> None:
-    rows = [row(), row(0.6, head="conv"), row(0.4, optimizer="adamax"), row(0.5, batch_size=64)]
-    (section,) = changes_sections(grouped(rows))
-    assert section.heading == (
-        "One setting changed: 3 comparisons, 1 significantly better by dev score and 1 worse"
-    )
-    (drawing,) = section.drawings
-    assert "head conv 0.100" in drawing.alt
-    (table,) = section.tables
-    fields = {line[0]: line[2:] for line in table.rows}["head conv instead of linear"]
-    assert (fields[:2], fields[3::2]) == (["0.600", "+0.100"], ["1.00", "1.00"])
-    assert changes_sections(grouped(rows[:1])) == []
-
-
-def test_costs_alone_are_compared_too() -> None:
+def test_the_section_follows_from_the_rows(tmp_path: Path) -> None:
     bare = {"dev_score": None, "dev_ci_low": None, "dev_ci_high": None, "dev_metric": None}
-    rows = [row(init="random") | bare, row(init="random", batch_size=64) | bare]
-    (section,) = changes_sections(grouped(rows))
-    assert section.heading == "One setting changed: 1 comparison"
-    assert section.drawings == []
-
-
-def test_the_page_has_it(tmp_path: Any) -> None:
-    index = render([row(at=1), row(0.6, head="conv", at=2), row(optimizer="radam", at=3)], tmp_path)
-    text = index.read_text("utf-8")
-    assert "One setting changed: 2 comparisons, 1 significantly better" in text
+    oom = failed_row(cell("full", None, None, "off", head="conv"), "oom", "out of memory")
+    rows = [row(), row(0.6, head="conv"), row(0.4, optimizer="adamax"), row(0.5, batch_size=64)]
+    random_weights = [row(init="random") | bare, row(init="random", batch_size=64) | bare]
+    check_snapshot("changes", {
+        "three, of which two differ": changes_sections(grouped(rows)),
+        "costs alone": changes_sections(grouped(random_weights)),
+        "a failed cell is left out": changes_sections(grouped([row(), row(batch_size=64), oom])),
+        "nothing is changed": changes_sections(grouped(rows[:1])),
+    })  # fmt: skip
+    text = render(as_results(rows), tmp_path).read_text("utf-8")
     assert 'id="changes-alt"' in text
     assert 'id="changes"' in text

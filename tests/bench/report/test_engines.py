@@ -2,9 +2,9 @@
 
 import csv
 import json
-import re
 from itertools import count, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -16,13 +16,15 @@ from bench.plan import gridfile
 from bench.plan.columns import NAMES
 from bench.plan.planning import Resolved, expand, plan
 from bench.plan.rows import Row
+from bench.report.engines import engine_warnings, engines_section
 from bench.report.render import render
 from bench.results.outcomes import no_values
-from bench.results.predictions import kept_losses
+from bench.results.predictions import kept_losses, no_losses
 from bench.results.rowfile import encode, record
 from bench.results.store import cell_folder
 from tests.bench.analysis.test_comparison import FULL, LORA, run
-from tests.bench.synthetic_rows import HERE
+from tests.bench.report.snapshots import check_snapshot
+from tests.bench.synthetic_rows import HERE, as_results
 
 THEIRS = {
     "engine": "transformers", "engine_version": "transformers 5, peft 1", "kernels": None,
@@ -91,105 +93,15 @@ def test_baselines_are_compared_with_minbert_as_it_runs_and_by_their_own_setting
     assert unmatched(compared) == {}
 
 
-def test_what_has_no_counterpart_is_named(tmp_path: Path) -> None:
-    alone = [
-        run(("lora", 8, "all-lin", "off")),
-        run(("head", None, None, "off"), cell_settings=THEIRS),
-    ]
-    render([*rows(), *alone], tmp_path)
-    text = (tmp_path / "report.md").read_text()
-    assert "Of engine transformers without a counterpart: head, fp32 on the same batches." in text
-    assert "Of engine minbert without a counterpart: lora rank 8 on all-lin, fp32." in text
-    render(alone, tmp_path)
-    assert "## Engines: nothing to compare" in (tmp_path / "report.md").read_text()
-
-
 def test_the_share_of_the_limit_is_that_of_each_engine() -> None:
     pair = baselines(rows(), no_values)[0].comparison.pairs[0]
     assert (share_of_limit(pair.base), share_of_limit(pair.new)) == (20 / 160, 20 / 40)
-
-
-def test_cells_without_dropout_are_for_losses_where_others_have_dropout() -> None:
-    more, _ = exact()
-    assert all(
-        len(baseline.comparison.pairs) == 2 for baseline in baselines([*rows(), *more], no_values)
-    )
-    assert len(baselines(more, no_values)) == 1
 
 
 def test_one_engine_has_nothing_to_compare() -> None:
     ours = [row for row in rows() if row.engine == "minbert"]
     assert baselines(ours, no_values) == []
     assert agreements(ours, lambda _: [1.0]) == []
-
-
-@pytest.mark.parametrize(
-    ("loss", "agrees"), [(1.00009, True), (1.0002, False), (float("nan"), False)]
-)
-def test_losses_agree_within_a_limit(loss: float, agrees: bool) -> None:
-    pair, losses = exact(loss)
-    (one,) = agreements(pair, lambda row: losses[row.engine])
-    assert (one.agrees, one.steps) == (agrees, 3)
-
-
-def test_the_first_steps_decide_whether_losses_agree() -> None:
-    pair, losses = exact(1.1, steps=51)
-    (one,) = agreements(pair, lambda row: losses[row.engine])
-    assert (one.agrees, one.steps) == (True, 50)
-
-
-def test_attention_of_each_kind_is_compared_with_the_same_losses() -> None:
-    pair, losses = exact()
-    eager = run(FULL, cell_settings=THEIRS | {"attn_implementation": "eager", "dropout": 0.0})
-    agreed = agreements([*pair, eager], lambda row: losses[row.engine])
-    assert [one.transformers.attn_implementation for one in agreed] == ["sdpa", "eager"]
-
-
-def test_half_precision_alone_says_what_it_does_not_show(tmp_path: Path) -> None:
-    half = ("full", None, None, "bf16")
-    more = [run(half, cell_settings=engine | {"dropout": 0.0}) for engine in ({}, THEIRS)]
-    render([*rows(), *more], tmp_path, losses_of=lambda _: [1.0, 0.9])
-    text = (tmp_path / "report.md").read_text()
-    assert "All are in half precision, where losses may differ by 0.02: that shows gross" in text
-
-
-def test_trainings_of_other_lengths_do_not_agree() -> None:
-    pair, losses = exact()
-    (one,) = agreements(pair, lambda row: losses[row.engine][: 2 if row.engine == "minbert" else 3])
-    assert not one.agrees
-
-
-def test_losses_of_other_batches_are_not_compared() -> None:
-    (ours, theirs), losses = exact()
-    other = theirs | {"batching": "shuffled"}
-    assert agreements([ours, other], lambda row: losses[row.engine]) == []
-
-
-def test_pages_have_the_section(tmp_path: Path) -> None:
-    more, losses = exact()
-    render([*rows(), *more], tmp_path, losses_of=lambda row: losses[row.engine])
-    page, short = ((tmp_path / name).read_text() for name in ("index.html", "report.md"))
-    for text in (page, short):
-        assert "PEFT as its Trainer makes batches: 0.25 times the time and 0.60 times" in text
-        assert "without dropout the losses of 3 steps differ by at most 0.0e+00 in 1 train" in text
-        assert "Warning: engines" not in text
-    assert re.search(r"\| full, fp32 \| on the same batches \| 80.0 \| 40.0 \| 0.50 ", short)
-    assert 'id="engines"' in page
-    assert (tmp_path / "figures" / "engines-1.svg").exists()
-
-
-def test_differing_losses_are_a_warning(tmp_path: Path) -> None:
-    more, losses = exact(1.1)
-    render([*rows(), *more], tmp_path, losses_of=lambda row: losses[row.engine])
-    for name in ("index.html", "report.md"):
-        text = (tmp_path / name).read_text().replace("&#39;", "'")
-        assert "engines minbert and transformers don't do the same work" in text
-        assert "Losses differ in 1 of 1 training: the engines don't do the same." in text
-
-
-def test_without_folders_the_losses_are_not_checked(tmp_path: Path) -> None:
-    render(rows(), tmp_path)
-    assert "was not checked" in (tmp_path / "report.md").read_text()
 
 
 def test_losses_are_read_from_the_folders_of_cells(tmp_path: Path) -> None:
@@ -202,33 +114,6 @@ def test_losses_are_read_from_the_folders_of_cells(tmp_path: Path) -> None:
     losses_of = kept_losses([runs])
     assert losses_of(ours) == [1.5, 1.25]
     assert losses_of(theirs) == ()
-
-
-def test_compare_takes_engines_as_sides(tmp_path: Path) -> None:
-    runs = tmp_path / "runs.csv"
-    runs.write_bytes(record(NAMES) + b"".join(map(encode, rows())))
-    arguments = [
-        str(runs), "--base", "engine=transformers batching=by-length compile=off",
-        "--new", "engine=minbert", "--reports", str(tmp_path), "--json",
-    ]  # fmt: skip
-    result = CliRunner().invoke(command, arguments, standalone_mode=False)
-    assert result.return_value == 0, result.output
-    settings = json.loads(result.stdout)["settings"]
-    assert len(settings) == 2
-
-
-def test_other_versions_of_the_libraries_are_not_compared_among_themselves(tmp_path: Path) -> None:
-    made = [row | {"engine_version": "transformers 4, peft 1"} for row in rows()]
-    theirs = [row for row in made if row.batching == "shuffled"]
-    runs = tmp_path / "runs.csv"
-    runs.write_bytes(record(NAMES) + b"".join(map(encode, [*theirs, *rows()])))
-    arguments = [
-        str(runs), "--base", "engine_version='transformers 4, peft 1'",
-        "--new", "engine_version='transformers 5, peft 1' batching=shuffled",
-        "--reports", str(tmp_path),
-    ]  # fmt: skip
-    with pytest.raises(InputError, match="nothing to compare"):
-        command.main(arguments, standalone_mode=False)
 
 
 def test_the_grid_runs_both_engines_of_a_setting_one_after_the_other() -> None:
@@ -249,3 +134,86 @@ def test_the_grid_runs_both_engines_of_a_setting_one_after_the_other() -> None:
     assert again == [cell for cell in cells if cell.name == names[0]][::-1]
     losses = {(c.mode, c.amp, c.engine) for c in cells if not c.dropout}
     assert len(losses) == 12
+
+
+@pytest.mark.parametrize(
+    ("loss", "ours", "theirs", "wanted"),
+    [
+        (1.00009, 3, 3, (True, 3)), (1.0002, 3, 3, (False, 3)), (float("nan"), 3, 3, (False, 3)),
+        (1.1, 51, 51, (True, 50)), (1.0, 2, 3, (False, 2)),
+    ],
+    ids=["within the limit", "beyond it", "no number", "late", "other lengths"],
+)  # fmt: skip
+def test_losses_of_the_first_steps_agree_within_a_limit(
+    loss: float, ours: int, theirs: int, wanted: tuple[bool, int]
+) -> None:
+    pair, losses = exact(loss, steps=theirs)
+    losses["minbert"] = losses["minbert"][:ours]
+    (one,) = agreements(pair, lambda row: losses[row.engine])
+    assert (one.agrees, one.steps) == wanted
+
+
+def test_losses_are_compared_on_the_same_batches_for_each_attention() -> None:
+    pair, losses = exact()
+    eager = run(FULL, cell_settings=THEIRS | {"attn_implementation": "eager", "dropout": 0.0})
+    agreed = agreements([*pair, eager], lambda row: losses[row.engine])
+    assert [one.transformers.attn_implementation for one in agreed] == ["sdpa", "eager"]
+    other = pair[1] | {"batching": "shuffled"}
+    assert agreements([pair[0], other], lambda row: losses[row.engine]) == []
+    compared = baselines([*rows(), *pair], no_values)
+    assert all(len(one.comparison.pairs) == 2 for one in compared), "others have dropout"
+    assert len(baselines(pair, no_values)) == 1
+
+
+def test_the_section_follows_from_costs_and_losses(tmp_path: Path) -> None:
+    half = ("full", None, None, "bf16")
+    in_half = [run(half, cell_settings=engine | {"dropout": 0.0}) for engine in ({}, THEIRS)]
+    alone = [
+        run(("lora", 8, "all-lin", "off")),
+        run(("head", None, None, "off"), cell_settings=THEIRS),
+    ]
+    more, losses = exact()
+    wrong = {"minbert": [1.0] * 3, "transformers": [1.0, 1.0, 1.1]}
+    every = {
+        "the losses agree": ([*rows(), *more], lambda row: losses[row.engine]),
+        "they differ": ([*rows(), *more], lambda row: wrong[row.engine]),
+        "half precision alone": ([*rows(), *in_half], lambda _: [1.0, 0.9]),
+        "losses were not kept, and some have no counterpart": ([*rows(), *alone], no_losses),
+        "nothing to compare": (alone, no_losses),
+    }
+    check_snapshot("engines", {
+        title: [*engine_warnings(of, losses_of), *engines_section(of, no_values, losses_of)]
+        for title, (of, losses_of) in every.items()
+    })  # fmt: skip
+    of, losses_of = every["they differ"]
+    render(as_results(of, losses_of=losses_of), tmp_path)
+    page, short = ((tmp_path / name).read_text() for name in ("index.html", "report.md"))
+    for text in (page, short):
+        assert "PEFT as its Trainer makes batches: 0.25 times the time and 0.60 times" in text
+        warning = "Warning: engines minbert and transformers don't do the same work"
+        assert warning in text.replace("&#39;", "'")
+    assert 'id="engines"' in page
+    assert (tmp_path / "figures" / "engines-1.svg").exists()
+
+
+def test_compare_takes_engines_as_sides(tmp_path: Path) -> None:
+    made = [row | {"engine_version": "transformers 4, peft 1"} for row in rows()]
+    theirs = [row for row in made if row.batching == "shuffled"]
+    runs = tmp_path / "runs.csv"
+
+    def compare(of: list[Row], base: str, new: str) -> dict[str, Any]:
+        runs.write_bytes(record(NAMES) + b"".join(map(encode, of)))
+        arguments = [str(runs), "--base", base, "--new", new, "--reports", str(tmp_path), "--json"]
+        result = CliRunner().invoke(
+            command, arguments, catch_exceptions=False, standalone_mode=False
+        )
+        assert result.return_value == 0, result.output
+        return json.loads(result.stdout)
+
+    made_by = "engine=transformers batching=by-length compile=off"
+    assert len(compare(rows(), made_by, "engine=minbert")["settings"]) == 2
+    with pytest.raises(InputError, match="nothing to compare"):
+        compare(
+            [*theirs, *rows()], "engine_version='transformers 4, peft 1'",
+            "engine_version='transformers 5, peft 1' batching=shuffled",
+        )  # fmt: skip

@@ -22,7 +22,7 @@ from bench.report.text import signed
 from bench.results.predictions import kept_predictions, values_from
 from tests.bench.analysis.test_recommendation import HEAD, SMALL, group_of
 from tests.bench.report.test_browser import WIDE, open_page
-from tests.bench.synthetic_rows import synthetic_rows
+from tests.bench.synthetic_rows import as_results, synthetic_rows
 from tests.reference_run import RUNS, reference_group, reference_rows
 
 COMMAND = "python -m bench.recommend --runs runs.csv"
@@ -30,10 +30,8 @@ COMMAND = "python -m bench.recommend --runs runs.csv"
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return render(
-        reference_rows(), tmp_path_factory.mktemp("report"), sources=["runs.csv"],
-        predictions_of=kept_predictions(RUNS),
-    )  # fmt: skip
+    results = as_results(reference_rows(), ["runs.csv"], predictions_of=kept_predictions(RUNS))
+    return render(results, tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +78,8 @@ def limit(page, name: str, value: str) -> None:
     page.fill(f"#limit-{name}-value", value)
 
 
-def standings(page) -> dict[str, str]:
-    """The settings left in the table, with their standings."""
+def verdicts(page) -> dict[str, str]:
+    """The settings left in the table, with their verdicts."""
     return page.evaluate(
         """() => Object.fromEntries(
             [...document.querySelectorAll('#settings-rows tr:not([hidden])')].map(row => [
@@ -119,19 +117,19 @@ def test_the_rule_on_the_page_is_that_of_python(page, candidates: Candidates) ->
         go(page, urlencode([*query, *(("is.AMP", amp) for amp in amps)]))
         kept = [(not modes or s.mode in modes) and (not amps or s.amp in amps) for s in settings]
         wanted = recommend(narrowed(candidates, kept), prefer, parse_where(where))
-        found, said, more = standings(page), *page.locator(".answer p").all_inner_texts()
+        found, said, more = verdicts(page), *page.locator(".answer p").all_inner_texts()
         assert found.keys() == {settings[i].label for i in wanted.among}, where
         shown = {settings[i].label for i in wanted.shown}
         could_be = {settings[i].label for i in wanted.could_be}
-        for label, standing in found.items():
+        for label, verdict in found.items():
             if wanted.pick is not None and label == settings[wanted.pick].label:
-                assert standing == ("recommended" if wanted.decided else "best by score so far")
+                assert verdict == ("recommended" if wanted.decided else "best by score so far")
                 assert said.endswith(f"{label}: {in_brief(candidates, wanted.pick)}.")
                 assert more.endswith(against_full(candidates, wanted.pick))
             elif label in shown:
-                assert standing == "shown no worse"
+                assert verdict == "shown no worse"
             else:
-                assert standing == ("could be no worse" if label in could_be else "shown worse")
+                assert verdict == ("could be no worse" if label in could_be else "shown worse")
         if wanted.pick is None and any(kept):
             assert said.startswith("No setting meets the limits: the least memory is ")
         decided.append(wanted.decided)
@@ -140,7 +138,7 @@ def test_the_rule_on_the_page_is_that_of_python(page, candidates: Candidates) ->
 
 def test_unfiltered_the_advice_holds(page, candidates: Candidates) -> None:
     assert page.inner_text("#answer") == "All 69 settings: the advice above holds."
-    assert len(standings(page)) == drawn(page) == len(candidates.settings)
+    assert len(verdicts(page)) == drawn(page) == len(candidates.settings)
 
 
 def test_a_slider_moves_picture_table_text_and_command(page) -> None:
@@ -152,13 +150,13 @@ def test_a_slider_moves_picture_table_text_and_command(page) -> None:
     where = limit_text("memory", page.input_value("#limit-memory-value"))
     assert parse_where(where)[0].name == "memory"
     assert page.inner_text("#command") == f'{COMMAND} --where "{where}"'
-    left = len(standings(page))
+    left = len(verdicts(page))
     assert 0 < left == drawn(page) < 69
     assert page.inner_text("#count").lower() == f"{left} of 69 settings"
     limit(page, "score", "0.6")
     limit(page, "memory", "1500")
     assert int(page.input_value("#limit-score")) > 0
-    assert drawn(page) == len(standings(page)) < 69
+    assert drawn(page) == len(verdicts(page)) < 69
     limit(page, "score", "0.99")
     said = "No setting meets the limits: the least memory is "
     assert page.inner_text("#answer").startswith(said)
@@ -172,10 +170,10 @@ def test_what_is_no_limit_is_marked_and_limits_nothing(page) -> None:
     limit(page, "memory", "-5")
     field = page.locator("#limit-memory-value")
     assert field.get_attribute("aria-invalid") == "true"
-    assert len(standings(page)) == 69
+    assert len(verdicts(page)) == 69
     limit(page, "memory", "1300")
     assert field.get_attribute("aria-invalid") == "false"
-    assert len(standings(page)) < 69
+    assert len(verdicts(page)) < 69
 
 
 def test_only_what_lasts_is_announced(page) -> None:
@@ -218,7 +216,7 @@ def test_filters_act_on_the_table_of_cells(page) -> None:
     assert {*modes} == {"dora"}
     left = page.evaluate("cellGrid.getDataCount('active')")
     assert page.inner_text("#cells h2") == f"{left} of {total} cells left"
-    assert all(label.startswith("dora") for label in standings(page))
+    assert all(label.startswith("dora") for label in verdicts(page))
     page.get_by_role("button", name="Reset").click()
     page.wait_for_function("total => cellGrid.getDataCount('active') === total", arg=total)
     assert page.inner_text("#cells h2").startswith("Every cell")
@@ -252,12 +250,12 @@ def test_two_pins_are_compared_and_are_in_the_address(page, candidates: Candidat
     limit(page, "time", "60")
     page.get_by_role("checkbox", name="lora").check()
     page.wait_for_function("() => location.hash.includes('is.mode=lora')")
-    before = standings(page), page.inner_text("#answer"), page.inner_text("#pins")
+    before = verdicts(page), page.inner_text("#answer"), page.inner_text("#pins")
     query = page.evaluate("location.hash.slice(1)")
     go(page, "other=")
     assert page.locator("#pinned").is_hidden()
     go(page, query)
-    assert (standings(page), page.inner_text("#answer"), page.inner_text("#pins")) == before
+    assert (verdicts(page), page.inner_text("#answer"), page.inner_text("#pins")) == before
     assert page.input_value("#prefer") == "time"
 
 
@@ -337,8 +335,8 @@ def test_the_csv_has_the_settings_that_are_left(page) -> None:
         page.get_by_role("button", name="Download CSV").click()
     text = Path(download.value.path()).read_text("utf-8-sig")
     rows = list(csv.DictReader(io.StringIO(text)))
-    left = standings(page)
-    assert {row["setting"]: row["standing"] for row in rows} == left
+    left = verdicts(page)
+    assert {row["setting"]: row["verdict"] for row in rows} == left
     assert all(float(row["memory_mib"]) <= 1300 for row in rows)
     assert {row["mode"] for row in rows} == {"head", "lora", "dora"}
     assert [row["setting"] for row in rows] == list(left)
@@ -360,7 +358,7 @@ def test_labels_are_text_whatever_they_hold(browser, tmp_path: Path) -> None:
         row | {"layers": text, "mode": text, "cell_id": f"{row.cell_id}{text}"}
         if row.rank == 8 else row for row in synthetic_rows(68) if row.rank in (4, 8)
     ]  # fmt: skip
-    index = render(rows, tmp_path)
+    index = render(as_results(rows), tmp_path)
     assert text not in index.read_text("utf-8")
     page = open_page(browser, index, WIDE)
     buttons = page.locator("#settings-rows button", has_text="</script><b onclick")
@@ -426,7 +424,7 @@ def test_a_withdrawn_setting_is_not_recommended_within_limits(browser, tmp_path:
         replace(row, dev_score=0.45) if (row.mode, row.seed) == ("lora", 1) else row
         for row in group_of({HEAD: 0.3, SMALL: 0.6}).rows
     ]
-    page = open_page(browser, render(rows, tmp_path), WIDE)
+    page = open_page(browser, render(as_results(rows), tmp_path), WIDE)
     go(page, urlencode([("score", "0.2")]))
     said, more = page.locator(".answer p").all_inner_texts()
     assert said.startswith("Not decided; the best by score so far is lora rank 1 on attn-only")
@@ -436,7 +434,7 @@ def test_a_withdrawn_setting_is_not_recommended_within_limits(browser, tmp_path:
 
 def test_one_setting_is_not_explored(browser, tmp_path: Path) -> None:
     rows = [row for row in synthetic_rows(68) if row.mode == "full" and row.amp == "off"]
-    page = open_page(browser, render(rows, tmp_path), WIDE)
+    page = open_page(browser, render(as_results(rows), tmp_path), WIDE)
     assert page.locator("#explorer").count() == 0
     assert page.complaints == []
     page.close()
@@ -444,7 +442,7 @@ def test_one_setting_is_not_explored(browser, tmp_path: Path) -> None:
 
 def test_without_scores_the_reason_is_said(browser, tmp_path: Path) -> None:
     rows = [row | {"init": "random", "dev_score": None} for row in synthetic_rows(10)]
-    page = open_page(browser, render(rows, tmp_path), WIDE)
+    page = open_page(browser, render(as_results(rows), tmp_path), WIDE)
     assert page.inner_text("#answer").endswith(".")
     assert page.inner_text("#answer") in page.inner_text("#advice")
     assert page.locator("#prefer").is_hidden()

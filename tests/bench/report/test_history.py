@@ -3,34 +3,27 @@
 import json
 import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from bench.analysis.comparison import MEASURES
 from bench.common.errors import InputError
 from bench.plan.columns import NAMES
 from bench.plan.rows import Row
 from bench.report.__main__ import main
-from bench.report.drawing import Drawing
 from bench.report.history import write_history
 from bench.results.rowfile import encode, record
+from tests.bench.report.snapshots import check_snapshot
 from tests.bench.report.test_browser import PHONE, WIDE, open_page
 from tests.bench.synthetic_rows import cell, failed_row, result_row
 from tests.hostile import TEXTS
 
 FULL, LORA = ("full", None, None, "off"), ("lora", 8, "attn", "bf16")
 SETTINGS = (FULL, LORA, ("head", None, None, "off"), ("dora", 1, "all-lin-only", "off"))
-KEPT = next(one.label for one in MEASURES if one.column == "activations_mib")
-DRAWING, NO_PICTURE = "bench.report.history._drawing", Drawing("x", "<svg/>", "", "")
-Change = Callable[[int, tuple[Any, ...]], dict[str, float]]
-
-
-def no_change(_version: int, _axes: tuple[Any, ...]) -> dict[str, float]:
-    return {}
 
 
 def name_of(version: int) -> str:
@@ -41,10 +34,18 @@ def name_of(version: int) -> str:
 EARLY = [name_of(version) for version in range(4)]
 
 
+Changed = dict[tuple[Any, ...], float]
+
+
 def runs(
-    versions: int, factors: Change = no_change, settings: Any = SETTINGS, repeats: int = 2
+    versions: int,
+    factors: Mapping[str, Changed] = MappingProxyType({}),
+    since: int = 0,
+    settings: Any = SETTINGS,
+    repeats: int = 2,
 ) -> list[Row]:
-    """Repeats of each setting by version; `factors` are of a version's and setting's values."""
+    """Repeats of each setting by version; from a version on, columns are multiplied by the factors
+    of a setting."""
     noise, rows = random.Random(7), []  # noqa: S311
     for version in range(versions):
         for axes in settings:
@@ -56,97 +57,78 @@ def runs(
                     "repeat": repeat, "code_version": name_of(version),
                     "started_at": f"2026-11-{1 + version:02}T10:0{repeat}:00Z",
                 }  # fmt: skip
-                for column, factor in factors(version, axes).items():
-                    row |= {column: factor * row[column]}
+                for column, changed in factors.items() if version >= since else ():
+                    row |= {column: changed.get(axes, 1.0) * row[column]}
                 rows.append(row)
     return rows
 
 
-def outcome(rows: Iterable[Row], folder: Path, *, pictures: bool = False) -> dict[str, Any]:
-    """The data of the pages; without pictures, which take most of the time, unless they matter."""
-    with pytest.MonkeyPatch.context() as patch:
-        if not pictures:
-            patch.setattr(DRAWING, lambda *_: NO_PICTURE)
-        return write_history(list(rows), folder, ["runs.csv"])[1]
+def outcome(rows: Iterable[Row], folder: Path) -> dict[str, Any]:
+    """The data of the pages."""
+    return write_history(list(rows), folder, ["runs.csv"])[1]
 
 
-def test_a_slower_setting_is_found_at_its_version(tmp_path: Path) -> None:
-    def slower(version: int, axes: tuple[Any, ...]) -> dict[str, float]:
-        return {"ms_per_1k_tokens": 1.1 if version >= 7 and axes == LORA else 1.0}
+def test_pages_and_findings_follow_from_the_rows(tmp_path: Path) -> None:
+    """Exact measures, whose texts do not depend on noise; that of time is below."""
+    halves = {name: {LORA: 0.5} for name in ("activations_mib", "peak_rss_mib", "step_gflop")}
+    stepped = dict.fromkeys(SETTINGS, 1.021) | {LORA: 1.019, FULL: 1.0}
+    every = runs(12)
+    failed = [
+        failed_row(row.cell, "oom", "no memory", code_version=row.code_version,
+                   started_at=row.started_at, repeat=row.repeat)
+        if row.code_version == name_of(2) and row.mode == "full" else row
+        for row in every
+    ]  # fmt: skip
+    scarce = [row for row in runs(8) if row.mode != "full" or row.code_version in EARLY]
+    scarce = [row for row in scarce if row.mode != "head" or row.code_version != name_of(7)]
+    away = {"conditions_id": "other", "machine": "EPYC, 64 cores", "finished_at": "2027-01-01"}
+    older = [
+        row | {"activations_mib": None} if row.code_version in EARLY else row for row in runs(9)
+    ]
+    small = [row | {"step_gflop": 1.0 if row.mode == "head" else 321.0} for row in runs(1)]
+    parts: dict[str, object] = {}
+    for title, rows in {
+        "the reference changes": runs(8, {"activations_mib": {FULL: 1.25}}, 4),
+        "three measures of a setting": runs(7, halves, 3),
+        "steps below 2% are left out": runs(8, {"activations_mib": stepped}, 4),
+        "a score": runs(9, {"dev_score": {LORA: 0.96}}, 5),
+        "a version without the reference": failed,
+        "another reference": scarce,
+        "one version": runs(1),
+        "two versions": runs(2, {"ms_per_1k_tokens": {LORA: 0.5}}, 1),
+        "the order is that of the first cells": list(reversed(runs(7))),
+        "another machine": [*runs(7), *(row | away for row in runs(3))],
+        "a measure that older rows lack": older,
+        "small ratios": small,
+    }.items():
+        data = outcome(rows, tmp_path)
+        values = [row for row in data["series"] if row["measure"] == "activations_mib"]
+        named = [one["version"] for one in data["versions"]]
+        parts[title] = [
+            data["reference"], *data["findings"], f"Versions: {named}",
+            f"Not comparable: {data['not_comparable']}", *map(json.dumps, values),
+            (tmp_path / "history.md").read_text("utf-8"),
+        ]  # fmt: skip
+    check_snapshot("history", parts)
 
-    data = outcome(runs(12, slower, repeats=4), tmp_path)
+
+def test_a_slower_setting_is_found_and_a_machine_that_gets_slower_is_no_change(
+    tmp_path: Path,
+) -> None:
+    slower, every = {LORA: 1.1}, dict.fromkeys(SETTINGS, 1.3)
+    data = outcome(runs(12, {"ms_per_1k_tokens": slower}, 7, repeats=4), tmp_path)
     (change,) = data["changes"]
-    assert (change["setting"], change["measure"]) == (
-        "lora rank 8 on attn, bf16",
-        "ms_per_1k_tokens",
-    )
-    assert change["since"] == name_of(7)
+    assert (change["setting"], change["measure"], change["since"]) == (
+        "lora rank 8 on attn, bf16", "ms_per_1k_tokens", name_of(7),
+    )  # fmt: skip
     assert change["effect"] == pytest.approx(1.1, abs=0.04)
     assert change["after"] == pytest.approx(change["before"] * change["effect"])
-    assert data["findings"][0].startswith("1 change, in 1 of 4 settings, over 12 versions")
-    assert data["findings"][1].startswith(
-        f"lora rank 8 on attn, bf16 against full, fp32, since {name_of(7)}: time 0."
-    )
-    for page in ("history.html", "history.md"):
-        assert name_of(7) in (tmp_path / page).read_text("utf-8")
-
-
-def test_a_machine_that_gets_slower_changes_nothing(tmp_path: Path) -> None:
-    def elsewhen(version: int, _axes: tuple[Any, ...]) -> dict[str, float]:
-        return {"ms_per_1k_tokens": 1.3 if version >= 6 else 1.0}
-
-    data = outcome(runs(12, elsewhen), tmp_path)
-    assert data["changes"] == []
+    assert name_of(7) in (tmp_path / "history.html").read_text("utf-8")
+    data = outcome(runs(12, {"ms_per_1k_tokens": every}, 6), tmp_path)
     assert data["findings"] == ["No change in 4 settings over 12 versions of the code."]
     times = [s for s in data["series"] if s["measure"] == "ms_per_1k_tokens"]
     assert len(times) == 3, "the reference's own time is not shown"
     assert not any(series["absolute"] for series in times)
-
-
-def test_a_reference_that_changes_is_named_once_and_not_each_ratio_to_it(tmp_path: Path) -> None:
-    def larger(version: int, axes: tuple[Any, ...]) -> dict[str, float]:
-        return {"activations_mib": 1.25 if version >= 4 and axes == FULL else 1.0}
-
-    data = outcome(runs(8, larger), tmp_path)
-    assert len(data["changes"]) == 4
-    assert data["findings"][1:] == [
-        f"full, fp32, since {name_of(4)}: {KEPT} 500 MiB (was 400 MiB).",
-        f"All others against full, fp32, which itself changed, since {name_of(4)}: {KEPT} is "
-        "0.80× what it was.",
-    ]
-
-
-def test_changes_of_one_setting_at_one_version_are_one_sentence(tmp_path: Path) -> None:
-    def smaller(version: int, axes: tuple[Any, ...]) -> dict[str, float]:
-        factor = 0.5 if version >= 3 and axes == LORA else 1.0
-        return {"activations_mib": factor, "peak_rss_mib": factor, "step_gflop": factor}
-
-    data = outcome(runs(7, smaller), tmp_path)
-    assert len(data["changes"]) == 3
-    (line,) = data["findings"][1:]
-    assert line.startswith(f"lora rank 8 on attn, bf16 against full, fp32, since {name_of(3)}: ")
-    assert line.count("(was ") == 3
-
-
-def test_small_steps_of_exact_measures_are_left_out(tmp_path: Path) -> None:
-    def stepped(version: int, axes: tuple[Any, ...]) -> dict[str, float]:
-        size = {LORA: 1.019, FULL: 1.0}.get(axes, 1.021)
-        return {"activations_mib": size if version >= 4 else 1.0}
-
-    changes = outcome(runs(8, stepped), tmp_path)["changes"]
-    assert {change["setting"] for change in changes} == {
-        "head, fp32", "dora rank 1 on all-lin-only, fp32"
-    }  # fmt: skip
-
-
-def test_a_score_is_a_difference(tmp_path: Path) -> None:
-    def worse(version: int, axes: tuple[Any, ...]) -> dict[str, float]:
-        return {"dev_score": 0.96 if version >= 5 and axes == LORA else 1.0}
-
-    (change,) = outcome(runs(9, worse), tmp_path)["changes"]
-    assert change["measure"] == "dev_score"
-    assert change["effect"] == pytest.approx(-0.02)
-    assert "dev score −0.020 (was +0.000)." in (tmp_path / "history.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("lacking", ["full", "lora"])
@@ -162,77 +144,6 @@ def test_ratios_are_paired_by_repeat(tmp_path: Path, lacking: str) -> None:
     assert list(series["values"]) == pytest.approx([1.5])
 
 
-def test_small_ratios_have_three_digits(tmp_path: Path) -> None:
-    rows = [row | {"step_gflop": 1.0 if row.mode == "head" else 321.0} for row in runs(1)]
-    outcome(rows, tmp_path)
-    assert "| head, fp32 | 0.00312× |" in (tmp_path / "history.md").read_text("utf-8")
-
-
-def test_versions_without_the_reference_are_not_comparable(tmp_path: Path) -> None:
-    rows = [
-        failed_row(row.cell, "oom", "no memory", code_version=row.code_version,
-                   started_at=row.started_at, repeat=row.repeat)
-        if row.code_version == name_of(2) and row.mode == "full" else row
-        for row in runs(12)
-    ]  # fmt: skip
-    data = outcome(rows, tmp_path)
-    assert data["reference"] == "full, fp32"
-    assert data["not_comparable"] == [name_of(2)]
-    assert name_of(2) not in [version["version"] for version in data["versions"]]
-    assert f"full, fp32 is missing: {name_of(2)}." in (tmp_path / "history.md").read_text("utf-8")
-
-
-def test_without_full_fine_tuning_the_most_frequent_setting_is_the_reference(
-    tmp_path: Path,
-) -> None:
-    rows = [row for row in runs(8) if row.mode != "full" or row.code_version in EARLY]
-    rows = [row for row in rows if row.mode != "head" or row.code_version != name_of(7)]
-    data = outcome(rows, tmp_path, pictures=True)
-    assert data["reference"] == "lora rank 8 on attn, bf16"
-    assert len(data["versions"]) == 8
-    assert "ratio to lora rank 8 on attn, bf16" in (tmp_path / "history.html").read_text("utf-8")
-
-
-@pytest.mark.parametrize(("versions", "named"), [(1, "1 version"), (2, "2 versions")])
-def test_few_versions_are_shown_without_changes(tmp_path: Path, versions: int, named: str) -> None:
-    def faster(version: int, axes: tuple[Any, ...]) -> dict[str, float]:
-        return {"ms_per_1k_tokens": 0.5 if version and axes == LORA else 1.0}
-
-    data = outcome(runs(versions, faster), tmp_path, pictures=True)
-    assert data["changes"] == []
-    assert data["findings"] == [
-        f"Only {named} of the code: a change takes at least 3 before it and 3 after it to be seen."
-    ]
-    assert len(list((tmp_path / "history").glob("*.svg"))) == 5
-
-
-def test_versions_are_in_the_order_of_their_first_cells(tmp_path: Path) -> None:
-    rows = runs(7)
-    data = outcome(reversed(rows), tmp_path)
-    assert [v["version"] for v in data["versions"]] == [name_of(i) for i in range(7)]
-
-
-def test_the_group_with_most_versions_is_shown_and_others_are_named(tmp_path: Path) -> None:
-    other = [
-        row | {"conditions_id": "other", "machine": "EPYC, 64 cores",
-               "finished_at": "2027-01-01T00:00:00Z"} for row in runs(3)
-    ]  # fmt: skip
-    data = outcome([*runs(7), *other], tmp_path)
-    assert len(data["versions"]) == 7
-    assert "(other machine)" in (tmp_path / "history.md").read_text("utf-8")
-
-
-def test_rows_of_older_schemas_lack_a_measure(tmp_path: Path) -> None:
-    rows = [
-        row | {"activations_mib": None} if row.code_version in EARLY else row
-        for row in runs(9)
-    ]  # fmt: skip
-    data = outcome(rows, tmp_path)
-    kept = [s for s in data["series"] if s["measure"] == "activations_mib"]
-    assert len(kept) == 4
-    assert all(list(s["values"][:4]) == [None] * 4 and None not in s["values"][4:] for s in kept)
-
-
 def test_without_a_cell_that_ended_ok_nothing_is_written(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for rows in ([], [failed_row(cell(*FULL), "oom", "no memory")]):
@@ -246,10 +157,7 @@ def written(rows: Iterable[Row], path: Path) -> Path:
     return path
 
 
-def test_the_command_prints_findings_or_json(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(DRAWING, lambda *_: NO_PICTURE)
+def test_the_command_prints_findings_or_json(tmp_path: Path) -> None:
     path, out = written(runs(8), tmp_path / "a.csv"), tmp_path / "out"
     words = ["--history", "--runs", str(path), "--reports", str(out)]
     first, second = (
@@ -287,7 +195,7 @@ def hostile() -> list[Row]:
     ]  # fmt: skip
 
 
-def test_hostile_names_are_text(tmp_path: Path, browser: Any) -> None:
+def test_hostile_names_are_text(tmp_path: Path, browser: Any, drawn: None) -> None:
     page, _ = write_history(hostile(), tmp_path, TEXTS)
     html = page.read_text("utf-8")
     rest = re.sub(r"<style.*?</style>", "", html, flags=re.DOTALL)

@@ -18,14 +18,21 @@ from bench.common.messages import printable
 from bench.plan.columns import BY_NAME, NAMES, REQUIRED, VALUES
 from bench.plan.rows import Row
 from bench.report import cells, lead, tables
-from bench.report.amp import amp_section
+from bench.report.changes import amp_section
 from bench.report.commands import commands
 from bench.report.render import render
 from bench.report.text import plain
 from bench.report.tradeoff import sections
 from bench.report.why import why_section
-from tests.bench.report.test_browser import WIDE
-from tests.bench.synthetic_rows import cell, failed_row, full_grid, result_row, synthetic_rows
+from tests.bench.report.test_browser import WIDE, open_page
+from tests.bench.synthetic_rows import (
+    as_results,
+    cell,
+    failed_row,
+    full_grid,
+    result_row,
+    synthetic_rows,
+)
 from tests.hostile import NUMBERS, TEXTS, examples
 
 TEXT_COLUMNS = [
@@ -61,7 +68,7 @@ STRANGE = [
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report on all of these rows."""
     made = tmp_path_factory.mktemp("report")
-    render([*ROWS, *STRANGE], made, sources=[f"{TEXTS[0]}.csv", TEXTS[-1]])
+    render(as_results([*ROWS, *STRANGE], runs=[f"{TEXTS[0]}.csv", TEXTS[-1]]), made)
     return made
 
 
@@ -120,26 +127,9 @@ def test_commands_take_texts_as_words(folder: Path) -> None:
             assert not {";", "|", "&"} & {*words}
 
 
-def watched(browser, path: Path):
-    """An open page, with `faults` that list its unwanted actions."""
-    page = browser.new_page(viewport=WIDE)
-    page.faults = []
-
-    def closed(dialog):
-        page.faults.append(f"dialog: {dialog.message}")
-        dialog.dismiss()
-
-    page.on("dialog", closed)
-    page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on("console", lambda message: page.faults.append(message.text))
-    page.on("request", lambda request: page.faults.append(f"asked for {request.url}")
-            if not request.url.startswith(("file:", "data:")) else None)  # fmt: skip
-    page.goto(path.as_uri())
-    return page
-
-
 def test_a_browser_runs_nothing_of_it(browser, folder: Path) -> None:
-    page = watched(browser, folder / "index.html")
+    page = open_page(browser, folder / "index.html", WIDE)
+    page.on("dialog", lambda dialog: page.complaints.append(dialog.message))
     page.wait_for_selector("#cell-grid .tabulator-row")
     for details in page.query_selector_all("details"):
         details.evaluate("e => { e.open = true }")
@@ -151,20 +141,8 @@ def test_a_browser_runs_nothing_of_it(browser, folder: Path) -> None:
         page.locator("h1").click()
     page.wait_for_timeout(200)
     assert page.evaluate("window.pwned") is None
-    assert page.faults == []
-    page.close()
-
-
-def test_a_browser_runs_nothing_of_the_markdown(browser, folder: Path, tmp_path: Path) -> None:
-    text = (folder / "report.md").read_text("utf-8")
-    path = tmp_path / "page.html"
-    body = markdown.markdown(text, extensions=["tables"])
-    body = re.sub("<img [^>]*>", "", body)  # the figures, which are not beside it
-    path.write_text(f"<!doctype html><meta charset='utf-8'><title>x</title>{body}", "utf-8")
-    page = watched(browser, path)
-    page.wait_for_timeout(200)
-    assert page.evaluate("window.pwned") is None
-    assert page.faults == []
+    assert page.complaints == []
+    assert [url for url in page.asked if not url.startswith(("file:", "data:"))] == []
     page.close()
 
 
@@ -198,7 +176,10 @@ MEASURED = [
 
 @pytest.mark.parametrize("first", [0, 1e-320])
 def test_numbers_that_nobody_measured_are_shown(tmp_path: Path, first: float) -> None:
-    index = render(with_numbers([first, -1.0, 1e29, -1e29, 0, 1e-320], MEASURED), tmp_path)
+    index = render(
+        as_results(with_numbers([first, -1.0, 1e29, -1e29, 0, 1e-320], MEASURED)),
+        tmp_path,
+    )
     assert "</html>" in index.read_text("utf-8")
 
 

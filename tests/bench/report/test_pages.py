@@ -36,7 +36,7 @@ def test_very_many_rows_are_counted_on_a_terminal(capsys: pytest.CaptureFixture[
 def facts(rows: int, command: str = "python") -> Facts:
     table = Table([Head("h", "h")], [[f"row {row}"] for row in range(rows)], "All of them")
     return Facts(
-        title="title", findings=[], sections=sections_of([], [table], []), how="How", said=[],
+        title="title", findings=[], sections=sections_of([], [table], []), how="How", notes=[],
         command=command,
     )  # fmt: skip
 

@@ -9,26 +9,19 @@ import pytest
 
 from bench.analysis.groups import groups
 from bench.plan.rows import Row
-from bench.report import quality
-from bench.report.pages import html_environment
+from bench.report.pages import Section, html_environment
 from bench.report.quality import calibration_error, quality_sections
 from bench.report.render import report
-from bench.report.sections import Section
 from bench.results.facts import DataFacts
 from bench.results.outcomes import Outcome
 from bench.results.predictions import Parts, PredictionsOf, outcome_of, values_from
 from bench.results.rescoring import rescored
 from bench.results.scores import numbers, score_of
-from tests.bench.synthetic_rows import cell, result_row
+from tests.bench.synthetic_rows import as_results, cell, result_row
 
 N = 400
 CELLS = (("full", None, None, "off"), ("lora", 8, "attn-only", "off"), ("head", None, None, "off"))
 STRENGTH = {"full": 1.5, "lora": 3.0, "head": 0.8}
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality, "to_svg", lambda figure, stem: f'<svg id="{stem}"></svg>')
 
 
 def outcome_for(row: Row, kind: str, number: int) -> Outcome:
@@ -81,7 +74,7 @@ def cells(section: Section) -> dict[str, list[str]]:
     return {row[0]: list(row[1:]) for row in section.tables[0].rows}
 
 
-def test_all_metrics_of_each_setting_stand_in_one_table(undrawn: None) -> None:
+def test_all_metrics_of_each_setting_stand_in_one_table() -> None:
     section = made("single_label")["metrics"]
     assert section.heading == "lora rank 8 on attn-only, fp32 is best by 7 of 7 metrics"
     [table] = section.tables
@@ -98,7 +91,7 @@ def test_all_metrics_of_each_setting_stand_in_one_table(undrawn: None) -> None:
     )
 
 
-def test_ties_and_a_single_setting_are_no_wins(undrawn: None) -> None:
+def test_ties_and_a_single_setting_are_no_wins() -> None:
     rows, predictions_of = run()
 
     def of_one(rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
@@ -111,7 +104,7 @@ def test_ties_and_a_single_setting_are_no_wins(undrawn: None) -> None:
     assert quality_sections(group, of_one, None)[0].heading == "full, fp32 by 7 metrics"
 
 
-def test_classes_of_the_same_f1_are_counted(undrawn: None) -> None:
+def test_classes_of_the_same_f1_are_counted() -> None:
     rows, _ = run()
 
     def guesses(rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
@@ -124,7 +117,7 @@ def test_classes_of_the_same_f1_are_counted(undrawn: None) -> None:
     assert cells(section)["1"] == ["100", "0", "–", "0.000", "0.000"]
 
 
-def test_an_error_is_best_where_it_is_least(undrawn: None) -> None:
+def test_an_error_is_best_where_it_is_least() -> None:
     found = made("regression")
     assert list(found) == ["metrics"], "numbers have no classes and no confidence"
     assert found["metrics"].heading.endswith("is best by 4 of 4 metrics")
@@ -133,7 +126,7 @@ def test_an_error_is_best_where_it_is_least(undrawn: None) -> None:
     assert errors[0] == min(errors)
 
 
-def test_classes_have_their_names_and_figures(undrawn: None) -> None:
+def test_classes_have_their_names_and_figures() -> None:
     names = ["refund", "<b>late</b>", "praise", "other"]
     section = made("single_label", names=names)["classes"]
     table = cells(section)
@@ -155,7 +148,7 @@ def test_classes_have_their_names_and_figures(undrawn: None) -> None:
     assert "<b>late" not in page.render(t=section.tables[0], where="")
 
 
-def test_of_many_classes_the_most_confused_pairs_are_listed(undrawn: None) -> None:
+def test_of_many_classes_the_most_confused_pairs_are_listed() -> None:
     section = made("single_label", number=60)["classes"]
     assert not section.drawings
     by_class, pairs = section.tables
@@ -165,7 +158,7 @@ def test_of_many_classes_the_most_confused_pairs_are_listed(undrawn: None) -> No
     assert len(pairs.rows) == 20
 
 
-def test_labels_have_figures_and_no_confusions(undrawn: None) -> None:
+def test_labels_have_figures_and_no_confusions() -> None:
     found = made("multi_label")
     assert list(found) == ["metrics", "classes", "calibration"]
     assert not found["classes"].drawings
@@ -173,7 +166,7 @@ def test_labels_have_figures_and_no_confusions(undrawn: None) -> None:
     assert found["calibration"].heading.startswith("Calibration: probabilities are off by")
 
 
-def test_without_logits_or_predictions_there_is_less(undrawn: None) -> None:
+def test_without_logits_or_predictions_there_is_less() -> None:
     rows, predictions_of = run()
 
     def stored(rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
@@ -182,7 +175,7 @@ def test_without_logits_or_predictions_there_is_less(undrawn: None) -> None:
     [group] = groups(rows, (), values_from(predictions_of))
     found = {part.anchor: part for part in quality_sections(group, stored, None)}
     assert list(found) == ["metrics", "classes"]
-    assert "Not known: AUROC, average precision, and calibration" in found["metrics"].said[1]
+    assert "Not known: AUROC, average precision, and calibration" in found["metrics"].lines[1]
     assert list(cells(found["classes"])) == ["0", "1", "2", "3"], "names are not known"
 
     def bits(rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
@@ -201,9 +194,11 @@ def test_the_calibration_error_is_that_of_its_definition() -> None:
     assert calibration_error(np.full(4, 0.5), np.array([0, 1, 0, 1.0])) == 0.0
 
 
-def test_a_chosen_metric_decides_everywhere(undrawn: None) -> None:
+def test_a_chosen_metric_decides_everywhere() -> None:
     rows, predictions_of = run("regression")
-    content = report(rescored(rows, "rmse", predictions_of, {}), [], [], predictions_of)
+    content = report(
+        as_results(rescored(rows, "rmse", predictions_of, {}), predictions_of=predictions_of)
+    )
     assert "scored by RMSE on dev" in content["lead"][0]
     assert content["lead"][1].startswith("RMSE is the root of the mean squared error, in the unit")
     assert "RMSE" in content["advice"].heading
@@ -213,7 +208,7 @@ def test_a_chosen_metric_decides_everywhere(undrawn: None) -> None:
 
 
 def test_text_that_the_measuring_font_lacks_is_no_warning(
-    recwarn: pytest.WarningsRecorder,
+    recwarn: pytest.WarningsRecorder, drawn: None
 ) -> None:
     section = made("single_label", names=["订单", "状态", "α", "🙂"])["classes"]
     assert "订单" in section.drawings[0].svg

@@ -3,26 +3,27 @@
 import json
 import math
 import random
-import shlex
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import pairwise
-from math import ceil
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from bench.analysis.costs import parse_where
 from bench.analysis.groups import groups
 from bench.analysis.power import OF_EXAMPLES, OF_SEEDS, needed_seeds, power_note, shown_size
 from bench.analysis.recommendation import candidates_of, recommend
-from bench.analysis.verdicts import compare
+from bench.common.errors import InputError
+from bench.plan.columns import NAMES
 from bench.plan.metrics import METRICS
+from bench.recommend import main
 from bench.report.recommendation import advice, as_json, form_cost, lines, obstacles
 from bench.results.exports import INT8, MERGED, Figures, Form
-from bench.results.store import Store
+from bench.results.rowfile import encode, record
 from tests.bench.analysis.test_recommendation import (
     EXAMPLES,
     FULL,
@@ -34,6 +35,7 @@ from tests.bench.analysis.test_recommendation import (
     values_of,
     with_scores,
 )
+from tests.bench.report.snapshots import check_snapshot
 from tests.bench.synthetic_rows import cell, failed_row, result_row, synthetic_rows
 from tests.reference_run import copy_reference
 
@@ -46,109 +48,6 @@ def said(group, prefer="memory", where="", margin=None):
 
 def text(advice):
     return " ".join([advice.heading, *advice.sentences])
-
-
-def test_a_decision_is_one_sentence_with_what_it_saves():
-    made = said(group_of())
-    assert made.heading.startswith(
-        "Use lora rank 1 on attn-only, fp32: 0.63× the memory and 0.71× the time of full "
-        "fine-tuning in fp32, accuracy 0."
-    )
-    assert made.heading.endswith(" after 2 epochs at default learning rates")
-    assert made.commands[-1] == "python -m bench.export recommended --to my-model"
-    known = made.recommended.candidates
-    loss = made.recommended.loss(made.recommended.pick)
-    assert loss == max(-known.comparison.lower[made.recommended.pick, j] for j in (0, 1, 3))
-    assert (
-        f"With 95% confidence it is at most {ceil(1000 * loss) / 10:.2g} points of accuracy "
-        in (made.sentences[0])
-    )
-    assert "worse than the best of the 4 settings" in made.sentences[0]
-    assert (
-        "the margin is 2 points of accuracy. It ran with 3 seeds and 2,000 dev examples."
-        in (made.sentences[0])
-    )
-    gap = compare(known.group, "score", made.recommended.setting, known.group.baseline)
-    assert f"differs by {gap.value:+.3f} (95% interval ".replace("-", "−") in made.sentences[2]
-    assert "1 of 4 is shown to be worse by more than the margin; the other 3" in text(made)
-    needs = [row[0] for row in made.table.rows]
-    assert needs[0].startswith("recommended, least memory")
-    assert "full fine-tuning in fp32" in needs[-1]
-
-
-@pytest.mark.parametrize(
-    ("group", "sentence", "command"),
-    [
-        (lambda: group_of(seeds=1), "One seed can't show how much of a score is luck.",
-         ["--seeds", "3"]),
-        (lambda: group_of(seeds=2, examples=20_000),
-         "By its bounds lora rank 1 on attn-only, fp32 is within the margin of the best, but it "
-         "has only 2 seeds; a recommended setting has at least 3.",
-         ["--seeds", "3"]),
-        (lambda: group_of({FULL: 0.6, SMALL: 0.6}), "The head alone was not run",
-         ["--select", "mode=head"]),
-        (lambda: group_of({HEAD: 0.7, SMALL: 0.6, FULL: 0.6}),
-         "The head alone scores best, so nothing shows that training the encoder helps; longer "
-         "training may.", ["--epochs", "4"]),
-        (lambda: group_of({HEAD: 0.6, SMALL: 0.6, FULL: 0.612}),
-         "is not shown to score better than the head alone, so nothing shows what the others lose; "
-         "longer training or more data may.", ["--epochs", "4"]),
-        (lambda: group_of(flags="not_learned"),
-         "is not shown to score better than the majority class", ["--epochs", "4"]),
-        (lambda: group_of({HEAD: 0.45, SMALL: 0.6, LARGE: 0.6}),
-         "What it saves against full fine-tuning in fp32 is not known",
-         ["--select", "mode=full amp=off"]),
-        (lambda: group_of(kept=False), "The predictions of 4 settings are not kept",
-         ["--rerun", "ok"]),
-        (lambda: groups([failed_row(cell("full", None, None, "off"), "oom", "no")])[0],
-         "No cell ended ok", ["--task", "movies"]),
-        (lambda: groups(synthetic_rows(1, init="random"))[0],
-         "The weights are random", ["--init", "pretrained"]),
-    ],
-)  # fmt: skip
-def test_what_is_missing_is_said_with_the_command_that_supplies_it(group, sentence, command):
-    made = said(group())
-    assert sentence in text(made)
-    words = [shlex.split(line) for line in made.commands]
-    assert any(tuple(command) in pairwise(line) for line in words)
-    if made.recommended.decided:
-        assert words.pop()[:4] == ["python", "-m", "bench.export", "recommended"]
-    assert all(line[:4] == ["python", "-m", "bench.grid", "--grid"] for line in words)
-
-
-@pytest.mark.parametrize(
-    ("changes", "origin"),
-    [({}, "default"), ({"learning_rate": 3e-3}, "given"),
-     ({"learning_rate_source": "search"}, "tuned")],
-)  # fmt: skip
-def test_the_heading_says_how_rates_came_about_and_untuned_ones_are_a_warning(changes, origin):
-    made = said(group_of(**changes))
-    assert made.heading.endswith(f"after 2 epochs at {origin} learning rates")
-    tunes = [line for line in made.commands if line.endswith(" --lr auto")]
-    if origin == "tuned":
-        assert "Learning rates were tuned for each setting by --lr auto." in made.sentences
-        assert tunes == []
-    else:
-        assert (
-            f"Learning rates were not tuned ({origin} for all 4 settings): at rates tuned for each "
-            "setting, the order of the settings may change; --lr auto tunes them."
-        ) in made.sentences
-        assert len(tunes) == 1
-    assert as_json(made)["learning_rates"][origin] == 4
-    assert as_json(made)["recommended"]["learning_rates"] == origin
-
-
-def test_some_tuned_rates_are_not_all():
-    rows = [replace(row, learning_rate_source="search") for row in group_of().rows[:3]]
-    [group] = groups([*rows, *group_of().rows[3:]], (), values_of(SHARES))
-    assert "tuned only for 1 of 4 settings (default for 3 settings)" in text(said(group))
-
-
-def test_length_of_training_has_its_caps():
-    made = said(group_of(max_steps=30, early_stopping=2))
-    assert made.heading.endswith(
-        " after up to 2 epochs, at most 30 steps, at default learning rates"
-    )
 
 
 def measured(**costs):
@@ -169,89 +68,8 @@ COSTS = {"head_off": (500.0, 20.0), "full_off": (1000.0, 100.0), "full_bf16": (9
          "lora_bf16": (810.0, 40.0)}  # fmt: skip
 
 
-def test_a_setting_is_not_credited_with_what_amp_saves():
-    made = said(measured(**COSTS))
-    assert made.heading.startswith(
-        "Use lora rank 1 on attn-only, bf16: 0.90× the memory and 0.80× the time of full "
-        "fine-tuning in bf16, accuracy 0."
-    )
-    assert (
-        "AMP itself: full fine-tuning in bf16 needs 0.90× the memory (95% interval 0.90 to 0.90) "
-        "and 0.50× the time (95% interval 0.50 to 0.50) of full fine-tuning in fp32."
-    ) in made.sentences
-    assert (
-        "It needs 0.90× the memory (95% interval 0.90 to 0.90) and 0.80× the time (95% interval "
-        "0.80 to 0.80) of full fine-tuning in bf16."
-    ) in made.sentences
-    assert "Against full fine-tuning in bf16 (0." in text(made)
-    assert "It trains 74k of 22.7M parameters, and its file has " in text(made)
-    data = as_json(made)
-    assert data["against_full_in_same_precision"]["memory"][0] == pytest.approx(0.9)
-    assert data["amp_itself"]["time"][0] == pytest.approx(0.5)
-    needs = [row[0] for row in made.table.rows]
-    assert any("full fine-tuning in bf16" in need for need in needs)
-
-
-@pytest.mark.parametrize(
-    ("missing", "sentence", "amp"),
-    [
-        ("full_bf16", "What it saves against full fine-tuning in bf16 is not known", "bf16"),
-        ("full_off", "What AMP itself saves against full fine-tuning in fp32 is not known", "off"),
-    ],
-)
-def test_full_fine_tuning_that_was_not_run_is_missed(missing, sentence, amp):
-    made = said(measured(**{name: cost for name, cost in COSTS.items() if name != missing}))
-    assert sentence in text(made)
-    assert any(f"--select 'mode=full amp={amp}'" in line for line in made.commands)
-    if missing == "full_bf16":
-        assert ": 810 MiB, " in made.heading
-        assert (
-            "Against full fine-tuning in fp32 it needs 0.81× the memory (95% interval 0.81 to "
-            "0.81) and 0.40× the time (95% interval 0.40 to 0.40), what AMP saves included."
-        ) in made.sentences
-
-
-def test_a_bound_is_the_same_in_sentence_and_table():
-    made = said(group_of())
-    points = float(made.sentences[0].partition("at most ")[2].partition(" ")[0])
-    assert float(made.table.rows[0][7]) == pytest.approx(points / 100)
-
-
-@pytest.mark.parametrize(("seeds", "percent"), [(3, "63%"), (5, "45%")])
-def test_trainings_exclude_a_rate_of_collapses(seeds, percent):
-    made = said(group_of(seeds=seeds))
-    assert (
-        f"Of its {seeds} trainings none collapsed, which excludes, with 95% confidence, that "
-        f"{percent} or more of them do; 29 trainings (--confirm 29) would exclude 10%."
-    ) in made.sentences
-    data = as_json(made)["recommended"]
-    assert (data["trainings"], data["collapsed_seeds"]) == (seeds, ())
-    assert f"{data['excluded_collapse_rate']:.0%}" == percent
-
-
-def test_the_command_that_confirms_trains_the_pick_alone():
-    [line] = [line for line in said(group_of()).commands if "--confirm" in line]
-    assert "--select 'mode=lora rank=1 layers=attn-only unfreeze=all amp=off " in line
-    assert line.endswith(" --confirm 29")
-    [line] = [line for line in said(group_of(), prefer="time").commands if "--select" in line]
-    assert " --seeds 29 " in line
-    assert "--confirm" not in line
-    more = [r for r in group_of(seeds=29).rows if r.seed > 2 and r.rank == 1]
-    confirmed = said(group_of(rows=more))
-    assert not [line for line in confirmed.commands if "--confirm" in line]
-    assert all("--seeds 3 " in line for line in confirmed.commands if "bench.grid" in line)
-
-
-def test_a_withdrawn_setting_is_named_with_what_collapsed():
-    known = candidates_of(group_of({HEAD: 0.3, SMALL: 0.6}))
-    made = advice(recommend(with_scores(known, 1, {0: 0.6, 1: 0.45, 2: 0.6})))
-    assert made.heading.startswith("Not decided; the best by score so far is lora rank 1")
-    assert (
-        "lora rank 1 on attn-only, fp32 is withdrawn: of its 3 trainings, seed 1 scored 0.450. "
-        "Their mean score is 0.550, and a training more than 2 points of accuracy below it counts "
-        "as collapsed." in made.sentences
-    )
-    assert as_json(made)["withdrawn"]["collapsed_seeds"] == (1,)
+def without(name):
+    return {other: costs for other, costs in COSTS.items() if other != name}
 
 
 def fallen_group(axes, status="ok"):
@@ -271,167 +89,11 @@ def fallen_group(axes, status="ok"):
     return group
 
 
-@pytest.mark.parametrize("axes", [LARGE, SMALL])
-def test_a_collapsed_training_that_widens_all_bounds_is_named_with_the_command(axes):
-    made = said(fallen_group(axes))
-    known = made.recommended.candidates
-    [label] = [s.label for s in known.settings if (s.mode, s.rank, s.layers) == axes]
-    assert (
-        f"Collapsed trainings: {label} (seed 1 scored 0.300). Such a training widens the bounds "
-        "of all comparisons; more trainings (--seeds 6) narrow them." in made.sentences
-    )
-    assert {"not learned", "precision"} & {*made.recommended.obstacles}
-    assert "longer training" not in text(made)
-    head = next(i for i, s in enumerate(known.settings) if s.mode == "head")
-    best = recommend(with_scores(known, head, dict.fromkeys(range(3), 0.9)))
-    assert "The head alone scores best, so nothing shows that training the encoder helps." in (
-        obstacles(best)
-    )
-    imprecise = obstacles(replace(made.recommended, obstacles=("precision",)))
-    assert "Such a training widens the bounds" in imprecise
-    assert "bottleneck" not in imprecise
-    assert not [line for line in made.commands if "--epochs 4" in line]
-    assert [line for line in made.commands if "--seeds 6" in line]
-    assert label not in [row[1] for row in made.table.rows[1:]]
-
-
-def test_at_most_four_collapsed_settings_are_named():
-    known = candidates_of(group_of())
-    for i in range(4):
-        known = with_scores(known, i, {1: 0.2})
-    undecided = replace(recommend(known), withdrawn=None)
-    more = replace(undecided, candidates=replace(
-        known, settings=known.settings * 2, samples=known.samples * 2))  # fmt: skip
-    [sentence] = [one for one in advice(undecided).sentences if "Collapsed trainings" in one]
-    assert sentence.count("seed 1 scored 0.200") == 4
-    assert "more setting" not in sentence
-    assert "; and 4 more settings." in obstacles(more)
-    assert obstacles(more).count("seed 1 scored 0.200") == 4
-
-
-def test_a_setting_that_diverged_is_no_alternative_and_its_score_is_marked():
-    """It has the best score, by two seeds."""
-    made = said(fallen_group(LARGE, "invalid"), margin=0.05)
-    known = made.recommended.candidates
-    assert made.recommended.decided
-    i = next(i for i, s in enumerate(known.settings) if s.layers == "all-lin")
-    assert i in made.recommended.shown or known.within[i].all()
-    assert "Collapsed trainings: lora rank 8 on all-lin, fp32 (seed 1 diverged)." in made.sentences
-    assert i not in made.recommended.alternatives.values()
-    assert replace(made.recommended, reference=i, shown=(i,)).alternatives == {}
-    best = replace(made.recommended, reference=i)
-    assert "although a training collapsed" in text(advice(best))
-    assert not [line for line in made.commands if "--rerun invalid" in line]
-
-
-def test_trainings_that_diverged_run_again_where_seeds_are_missing():
-    made = said(group_of({FULL: 0.6, SMALL: 0.6, HEAD: 0.3}, seeds=2, examples=20_000, rows=[
-        failed_row(cell(*axes, "off", 2), "invalid", "nan") for axes in (FULL, SMALL, HEAD)
-    ]))  # fmt: skip
-    assert made.recommended.obstacles == ("few seeds",)
-    assert made.commands[0].endswith(" --rerun invalid")
-    assert " --seeds 3 " in made.commands[0]
-    nothing = said(group_of(seeds=1, rows=[failed_row(cell("full", None, None, "bf16"), "invalid",
-                                                      "nan")]))  # fmt: skip
-    assert "full, bf16 (no score: diverged)" in text(nothing)
-
-
-@pytest.mark.parametrize("seeds", [1, 2, 3, 4])
-def test_rates_are_tuned_with_as_many_seeds_as_a_recommendation_needs(seeds):
-    [line] = [one for one in said(group_of(seeds=seeds)).commands if one.endswith(" --lr auto")]
-    assert f" --seeds {max(3, seeds)} " in line
-
-
-def test_where_the_pick_is_withdrawn_the_next_cheapest_is_named():
-    known = candidates_of(group_of({HEAD: 0.3, SMALL: 0.6, LARGE: 0.6, FULL: 0.6}))
-    pick = recommend(known).pick
-    made = advice(recommend(with_scores(known, pick, {1: 0.45})))
-    assert made.recommended.withdrawn == pick
-    others = [i for i in made.recommended.shown if i != pick]
-    label = known.settings[known.cheapest(others, "memory")].label
-    assert f"had no collapse is {label}." in text(made)
-
-
-def test_of_several_files_no_command_confirms_and_none_is_named():
-    made = advice(recommend(candidates_of(group_of())), sources=["a.csv", "b.csv"])
-    assert "--confirm" not in " ".join([*made.sentences, *made.commands])
-
-
-@pytest.mark.parametrize(
-    ("values", "sentence"),
-    [
-        ({"of_seed": 3e-2, "of_examples": 2e-5},
-         "The bottleneck is the number of seeds: with more than 30 seeds or with about 200,000 dev "
-         "examples it would be shown"),
-        ({"of_seed": 3e-3, "of_examples": 2e-4}, "No number of seeds would show it; with about "),
-        ({"of_seed": 3e-5, "of_examples": 1e-4}, "is the number of dev examples: with about 2,"),
-        ({"margin": 1e-4},
-         "The dev examples are far too few: it would take more than 1,000 times as many to show"),
-        ({"margin": 0.011, "difference": 0.0109}, "The bottleneck is the margin: the measured"),
-    ],
-)  # fmt: skip
-def test_what_is_too_few_is_said_without_contradiction(values, sentence):
-    undecided = fixed(**values)
-    if "difference" in values:
-        undecided = replace(undecided, could_be=(0,))
-    assert sentence in text(advice(undecided))
-
-
 @pytest.mark.parametrize(("of_examples", "is_said"), [(1.27e-5, False), (1.5e-5, True)])
 def test_the_finest_difference_is_not_said_where_it_rounds_to_a_point(of_examples, is_said):
     made = advice(fixed(of_examples=of_examples))
     assert made.recommended.finest[0] > 0.01
     assert ("no number of seeds shows a difference of 1 point" in text(made)) is is_said
-
-
-@pytest.mark.parametrize(
-    ("where", "margin", "caption"),
-    [
-        ("", None, "By need: settings that are shown to be within the margin of the best; below, "
-                   "full fine-tuning for comparison."),
-        ("memory<=800MiB size<=5MB", None, "within the margin of the best and meet the limits; "),
-        ("", 0.001, "By need: settings that could be within the margin of the best"),
-    ],
-)  # fmt: skip
-def test_the_caption_says_which_rows_are_for_comparison(where, margin, caption):
-    made = said(group_of(), where=where, margin=margin)
-    assert caption in made.table.caption
-    names = [row[0] for row in made.table.rows]
-    assert ("below, full" in made.table.caption) is any(n.startswith("full fine") for n in names)
-
-
-def test_one_setting_and_one_that_is_best_are_in_the_right_number():
-    best = said(group_of({HEAD: 0.3, FULL: 0.6}))
-    assert best.heading.startswith("Use full, fp32: full fine-tuning in fp32, accuracy 0.")
-    assert best.sentences[0].startswith("With 95% confidence none of the 2 settings is better; ")
-    assert "1 of 2 is shown to be worse by more than the margin." in best.sentences
-    single = said(group_of({FULL: 0.6}, kept=False))
-    assert ": full fine-tuning in fp32, accuracy" in single.heading
-    assert "(default for 1 setting)" in text(single)
-    assert "The predictions of 1 setting are not kept" in text(single)
-
-
-def test_costs_of_one_process_have_no_interval():
-    rows = [row for row in measured(**COSTS).rows
-            if row.seed == 0 or (row.mode, row.amp) != ("full", "bf16")]  # fmt: skip
-    [group] = groups(rows, (), values_of(SHARES))
-    assert "× the memory (one process gives no interval) and 0.80" in text(said(group, margin=0.05))
-
-
-def test_limits_that_nothing_meets_say_which_setting_is_nearest():
-    made = said(group_of(), where="memory<=600MiB score>=0.58")
-    assert made.heading == "Nothing to recommend yet"
-    assert "No setting meets memory<=600MiB score>=0.58. The nearest is lora rank 1" in text(made)
-    assert "with memory 639 MiB" in text(made)
-    assert made.table is None
-
-
-def test_the_bottleneck_is_named():
-    made = said(group_of(kept=False, examples=1000))
-    assert made.heading.startswith("Not decided; the best by score so far is ")
-    assert "No setting is shown to be within 2 points of accuracy of the best" in text(made)
-    assert "The bottleneck is the number of dev examples: with about " in text(made)
-    assert "four times out of five" in text(made)
 
 
 def fixed(of_seed=3e-4, of_examples=2e-5, difference=0.0, seeds=3, quantile=2.0, margin=0.02):
@@ -511,33 +173,6 @@ def test_pairs_of_one_seed_say_nothing_of_more_seeds():
     assert fixed(seeds=1).resolution.seeds is None
 
 
-def test_one_point_can_not_be_shown_on_few_examples():
-    """Settings that are right on different examples."""
-    group = group_of({HEAD: 0.3, FULL: 0.6, SMALL: 0.595}, examples=300)
-    made = said(group, margin=0.01)
-    assert "On 300 dev examples no number of seeds shows a difference of 1 point" in text(made)
-
-
-def test_the_data_are_json_without_nan():
-    made = said(group_of(peak_rss_mib=None))
-    data = json.loads(json.dumps(as_json(made), allow_nan=False))
-    assert data["decided"]
-    assert data["recommended"]["memory_mib"] is None
-    assert data["recommended"]["label"] == "lora rank 1 on attn-only, fp32"
-    assert data["recommended"]["score"] == pytest.approx(0.6, abs=0.02)
-    assert set(data["alternatives"]) == {"time", "size", "parameters", "score"}
-    assert data["sentences"] == list(made.sentences)
-    settings = made.recommended.candidates.settings
-    assert data["best"]["label"] == settings[made.recommended.reference].label
-    assert data["best"]["label"] != data["recommended"]["label"]
-
-
-def test_the_lines_have_the_answer_and_the_alternatives():
-    printed = lines(said(group_of()))
-    assert printed[0].startswith("Use lora rank 1 on attn-only, fp32")
-    assert any(line.startswith("best score") or ", best score" in line for line in printed)
-
-
 @pytest.mark.parametrize(
     ("need", "value", "shown"),
     [("memory", 1645.2, "1,645 MiB"), ("time", 61.2, "61 s"), ("time", 754.0, "12.6 min"),
@@ -545,49 +180,6 @@ def test_the_lines_have_the_answer_and_the_alternatives():
 )  # fmt: skip
 def test_costs_have_units(need, value, shown):
     assert form_cost(need, value) == shown
-
-
-def recommend_command(*arguments, cwd=ROOT):
-    command = [sys.executable, "-m", "bench.recommend", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
-
-
-def test_the_command_decides_from_the_committed_run_and_readme_quotes_it(tmp_path):
-    done = recommend_command("--runs", copy_reference(tmp_path))
-    assert (done.returncode, done.stderr) == (0, "")
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    heading = done.stdout.splitlines()[0]
-    assert heading in readme.replace("> ", "")
-
-
-def test_the_command_ends_with_1_undecided_and_2_for_bad_input(tmp_path):
-    path = tmp_path / "runs.csv"
-    store = Store(path)
-    for row in synthetic_rows(68, failures=False):
-        store.append(row)
-    done = recommend_command("--runs", path, "--json")
-    assert done.returncode == 1
-    data = json.loads(done.stdout)
-    assert (data["decided"], data["obstacles"]) == (False, ["one seed"])
-    for arguments, message in [
-        (["--runs", tmp_path / "none.csv"], "no such file"),
-        (["--where", "memory<=6"], "memory needs a unit"),
-        (["--margin", "2points"], "is not a positive margin"),
-        (["--prefer", "speed"], "'speed' is not one of"),
-    ]:
-        done = recommend_command(*arguments)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert message in done.stderr
-        assert done.stderr.count("\n") == 1
-
-
-def test_a_file_without_rows_is_bad_input(tmp_path):
-    path = tmp_path / "runs.csv"
-    Store(path).append(synthetic_rows(1)[0])
-    path.write_text(path.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
-    done = recommend_command("--runs", path)
-    assert done.returncode == 2
-    assert "no results; run python -m bench.grid" in done.stderr
 
 
 def test_the_expected_size_is_that_of_the_variances():
@@ -640,31 +232,162 @@ def exported(metric="accuracy", score=0.58, missing=""):
     )
 
 
+def test_answers_reasons_and_commands_follow_from_the_rows():
+    """Of groups of the head, full fine-tuning and two LoRAs, unless stated otherwise."""
+    others = {HEAD: 0.3, FULL: 0.6, SMALL: 0.6}
+    lora = {HEAD: 0.3, SMALL: 0.6}
+    tuned = [replace(row, learning_rate_source="search") for row in group_of().rows[:3]]
+    some_tuned = groups([*tuned, *group_of().rows[3:]], (), values_of(SHARES))[0]
+    single = [row for row in measured(**COSTS).rows
+              if row.seed == 0 or (row.mode, row.amp) != ("full", "bf16")]  # fmt: skip
+    diverged = [failed_row(cell(*axes, "off", 2), "invalid", "nan") for axes in others]
+    in_bf16 = [failed_row(cell("full", None, None, "bf16"), "invalid", "nan")]
+    confirmed = [row for row in group_of(seeds=29).rows if row.seed > 2 and row.rank == 1]
+    check_snapshot("recommendation", {
+        "decided": said(group_of()),
+        "decided by time": said(group_of(), prefer="time"),
+        "decided within limits": said(group_of(), where="memory<=800MiB size<=5MB"),
+        "the best is recommended": said(group_of({HEAD: 0.3, FULL: 0.6})),
+        "from two files": advice(recommend(candidates_of(group_of())), sources=["a.csv", "b.csv"]),
+        "confirmed by 29 trainings": said(group_of(rows=confirmed)),
+        "given rates, capped": said(group_of(learning_rate=3e-3, max_steps=30, early_stopping=2)),
+        "tuned rates, five seeds": said(group_of(seeds=5, learning_rate_source="search")),
+        "some tuned rates": said(some_tuned),
+        "bf16": said(measured(**COSTS)),
+        "bf16, and no full fine-tuning in it": said(measured(**without("full_bf16"))),
+        "bf16, and no full fine-tuning in fp32": said(measured(**without("full_off"))),
+        "bf16, one process of full": said(groups(single, (), values_of(SHARES))[0], margin=0.05),
+        "one seed": said(group_of(seeds=1)),
+        "two seeds": said(group_of(seeds=2, examples=20_000)),
+        "no head": said(group_of({FULL: 0.6, SMALL: 0.6})),
+        "the head is best": said(group_of({HEAD: 0.7, SMALL: 0.6, FULL: 0.6})),
+        "not shown to beat the head": said(group_of({HEAD: 0.6, SMALL: 0.6, FULL: 0.612})),
+        "not shown to beat chance": said(group_of(flags="not_learned")),
+        "no full fine-tuning": said(group_of({HEAD: 0.45, SMALL: 0.6, LARGE: 0.6})),
+        "no predictions": said(group_of(kept=False)),
+        "one setting": said(group_of({FULL: 0.6}, kept=False)),
+        "nothing ended ok": said(groups([failed_row(cell(*FULL, "off"), "oom", "no")])[0]),
+        "random weights": said(groups(synthetic_rows(1, init="random"))[0]),
+        "nothing within limits": said(group_of(), where="memory<=600MiB score>=0.58"),
+        "a narrow margin": said(group_of(), margin=0.001),
+        "few examples, a narrow margin": said(
+            group_of({HEAD: 0.3, FULL: 0.6, SMALL: 0.595}, examples=300), margin=0.01),
+        "few examples without predictions": said(group_of(kept=False, examples=1000)),
+        "withdrawn": advice(recommend(with_scores(
+            candidates_of(group_of(lora)), 1, {0: 0.6, 1: 0.45, 2: 0.6}))),
+        "withdrawn, and another is next": advice(recommend(with_scores(
+            candidates_of(group_of({**others, LARGE: 0.6})), 2, {1: 0.45}))),
+        "one large setting collapsed": said(fallen_group(LARGE)),
+        "a small setting collapsed": said(fallen_group(SMALL)),
+        "one diverged": said(fallen_group(LARGE, "invalid"), margin=0.05),
+        "diverged, and seeds are missing": said(
+            group_of(others, seeds=2, examples=20_000, rows=diverged)),
+        "diverged without a score": said(group_of(seeds=1, rows=in_bf16)),
+        "11 seeds or 2,400 examples would do": advice(fixed()),
+        "more than 30 seeds": advice(fixed(of_seed=3e-2, of_examples=2e-5)),
+        "no number of seeds": advice(fixed(of_seed=3e-3, of_examples=2e-4)),
+        "examples": advice(fixed(of_seed=3e-5, of_examples=1e-4)),
+        "far too few examples": advice(fixed(margin=1e-4)),
+        "the margin": advice(replace(fixed(margin=0.011, difference=0.0109), could_be=(0,))),
+    })  # fmt: skip
+
+
+def test_collapsed_settings_are_named_up_to_four_and_none_is_an_alternative():
+    known = candidates_of(group_of())
+    for i in range(4):
+        known = with_scores(known, i, {1: 0.2})
+    undecided = replace(recommend(known), withdrawn=None)
+    more = replace(undecided, candidates=replace(
+        known, settings=known.settings * 2, samples=known.samples * 2))  # fmt: skip
+    [sentence] = [one for one in advice(undecided).sentences if "Collapsed trainings" in one]
+    assert sentence.count("seed 1 scored 0.200") == 4
+    assert "more setting" not in sentence
+    assert "; and 4 more settings." in obstacles(more)
+    assert obstacles(more).count("seed 1 scored 0.200") == 4
+    made = recommend(candidates_of(fallen_group(LARGE, "invalid"), 0.05))
+    i = next(i for i, s in enumerate(made.candidates.settings) if s.layers == "all-lin")
+    assert i not in made.alternatives.values()
+    assert replace(made, reference=i, shown=(i,)).alternatives == {}
+    assert "although a training collapsed" in text(advice(replace(made, reference=i)))
+
+
+@pytest.mark.parametrize("seeds", [2, 4])
+def test_rates_are_tuned_with_as_many_seeds_as_a_recommendation_needs(seeds):
+    [line] = [one for one in said(group_of(seeds=seeds)).commands if one.endswith(" --lr auto")]
+    assert f" --seeds {max(3, seeds)} " in line
+
+
+def test_the_data_are_json_without_nan():
+    made = said(group_of(peak_rss_mib=None))
+    data = json.loads(json.dumps(as_json(made), allow_nan=False))
+    assert data["decided"]
+    assert data["recommended"] == data["recommended"] | {
+        "memory_mib": None, "label": "lora rank 1 on attn-only, fp32", "trainings": 3,
+        "collapsed_seeds": [], "learning_rates": "default",
+    }  # fmt: skip
+    assert f"{data['recommended']['excluded_collapse_rate']:.0%}" == "63%"
+    assert data["recommended"]["score"] == pytest.approx(0.6, abs=0.02)
+    assert data["learning_rates"] == {"tuned": 0, "default": 4, "given": 0}
+    assert set(data["alternatives"]) == {"time", "size", "parameters", "score"}
+    assert data["sentences"] == list(made.sentences)
+    settings = made.recommended.candidates.settings
+    assert data["best"]["label"] == settings[made.recommended.reference].label
+    assert data["best"]["label"] != data["recommended"]["label"]
+    in_bf16 = as_json(said(measured(**COSTS)))
+    assert in_bf16["against_full_in_same_precision"]["memory"][0] == pytest.approx(0.9)
+    assert in_bf16["amp_itself"]["time"][0] == pytest.approx(0.5)
+    known = candidates_of(group_of({HEAD: 0.3, SMALL: 0.6}))
+    fallen = advice(recommend(with_scores(known, 1, {0: 0.6, 1: 0.45, 2: 0.6})))
+    assert as_json(fallen)["withdrawn"]["collapsed_seeds"] == (1,)
+
+
 def test_settings_that_were_exported_have_columns_of_what_that_costs():
     made = recommend(candidates_of(group_of()))
-    plain = advice(made)
-    assert not [head for head in plain.table.heads if head.key.startswith("use_")]
-    assert "Exported" not in " ".join(lines(plain))
     seed = made.setting.ok[1].cell_id
     known = advice(made, exports={seed: exported()})
-    heads = [head.text for head in known.table.heads[len(plain.table.heads) :]]
-    assert heads == ["merged", "ONNX int8", "accuracy in int8"]  # nothing of ONNX, so no column
-    fields = [row[len(plain.table.heads) :] for row in known.table.rows]
-    assert fields[0] == ["4.25 ms, 91.0 MB", "2.50 ms, 23.0 MB", "0.580"]
-    assert all(row == ["–", "–", "–"] for row in fields[1:])
-    assert "Exported, merged 4.25 ms, 91.0 MB, ONNX int8 2.50 ms, 23.0 MB" in " ".join(lines(known))
-    data = as_json(known)
+    check_snapshot("exported", {
+        "both forms": lines(known),
+        **{
+            title: advice(made, exports={seed: of}).table for title, of in {
+                "both forms, as a table": exported(),
+                "scored by another metric": exported(metric="macro_f1"),
+                "one form was not measured": exported(missing="no onnxruntime"),
+            }.items()
+        },
+    })  # fmt: skip
+    assert advice(made, exports={"another": exported()}).table == advice(made).table
+    data = json.loads(json.dumps(as_json(known)))
     assert data["recommended"]["exported"]["forms"][1]["one_ms"] == 2.5
     assert data["baseline"]["exported"] is None
-    json.dumps(data)
 
 
-def test_scores_by_another_metric_and_forms_that_were_not_measured_are_not_shown():
-    made = recommend(candidates_of(group_of()))
-    cell_id = made.setting.ok[0].cell_id
-    other = advice(made, exports={cell_id: exported(metric="macro_f1")})
-    assert [head.key for head in other.table.heads][-1] == "use_onnx-int8"
-    missing = advice(made, exports={cell_id: exported(missing="no onnxruntime")})
-    assert [head.key for head in missing.table.heads][-1] == "use_merged"
-    unknown = advice(made, exports={"another": exported()})
-    assert unknown.table == advice(made).table
+def recommend_command(*arguments, cwd=ROOT):
+    command = [sys.executable, "-m", "bench.recommend", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def test_the_command_decides_from_the_committed_run_and_readme_quotes_it(tmp_path):
+    done = recommend_command("--runs", copy_reference(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    heading = done.stdout.splitlines()[0]
+    assert heading in readme.replace("> ", "")
+
+
+def test_the_command_ends_with_1_undecided_and_refuses_bad_input(tmp_path):
+    path, empty = tmp_path / "runs.csv", tmp_path / "empty.csv"
+    path.write_bytes(record(NAMES) + b"".join(map(encode, synthetic_rows(68, failures=False))))
+    empty.write_bytes(record(NAMES))
+    done = CliRunner().invoke(main, ["--runs", str(path), "--json"], standalone_mode=False)
+    assert done.return_value == 1, done.exception
+    data = json.loads(done.stdout)
+    assert (data["decided"], data["obstacles"]) == (False, ["one seed"])
+    for arguments, message in [
+        (["--runs", tmp_path / "none.csv"], "no such file"),
+        (["--runs", empty], "no results; run python -m bench.grid"),
+        (["--runs", path, "--where", "memory<=6"], "memory needs a unit"),
+        (["--runs", path, "--margin", "2points"], "is not a positive margin"),
+        (["--prefer", "speed"], "'speed' is not one of"),
+    ]:
+        with pytest.raises((InputError, click.BadParameter), match=message):
+            main.main([*map(str, arguments)], standalone_mode=False)

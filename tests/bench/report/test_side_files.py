@@ -118,11 +118,7 @@ def test_a_changed_file_is_refused_by_a_line_or_a_report_is_rendered(
         planned = results.planned
         if not renders:  # which takes a second
             return
-        index = render(
-            results.rows, tmp_path / "reports", planned=planned, facts=results.facts,
-            exports=results.exports, predictions_of=results.predictions_of,
-            losses_of=results.losses_of,
-        )  # fmt: skip
+        index = render(results, tmp_path / "reports", planned=planned)
     except InputError as error:
         check_line(str(error), files[change[0]])
     else:

@@ -38,7 +38,7 @@ from bench.results.rebuild import main
 from bench.results.rescoring import rescored
 from bench.results.store import Store, cell_folder, read_rows
 from tests.bench.stored_values import kept_values
-from tests.bench.synthetic_rows import synthetic_rows
+from tests.bench.synthetic_rows import as_results, synthetic_rows
 from tests.hostile import check_line, damaged, examples, safetensors_bytes
 
 EXAMPLES = 1064
@@ -121,10 +121,8 @@ def test_a_report_without_folders_says_the_same(
     rows = fill(runs, count=4)
 
     def pages() -> list[list[str]]:
-        render(
-            rows, tmp_path / "out", sources=["runs.csv"],
-            predictions_of=kept_predictions(runs, no_note),
-        )  # fmt: skip
+        results = as_results(rows, ["runs.csv"], predictions_of=kept_predictions(runs, no_note))
+        render(results, tmp_path / "out")
         return [
             re.split(before, (tmp_path / "out" / name).read_text("utf-8"))
             for name, before in (("report.md", "\n## "), ("index.html", r"<(?:section|details)\b"))

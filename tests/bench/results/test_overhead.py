@@ -4,7 +4,7 @@ import pytest
 
 from bench.report.render import render
 from bench.results.overhead import Account, overhead_s, times_of
-from tests.bench.synthetic_rows import cell, planned_row, synthetic_rows
+from tests.bench.synthetic_rows import as_results, cell, planned_row, synthetic_rows
 
 
 def row(**changes):
@@ -76,7 +76,7 @@ def test_the_report_shows_it_for_each_cell_and_for_all(tmp_path):
     rows = [each | {"train_s": 80.0, "eval_s": 12.0, "wall_s": 100.0, "startup_s": 3.0}
             for each in synthetic_rows(8)]  # fmt: skip
     ok = sum(each["status"] == "ok" for each in rows)
-    render(rows, tmp_path)
+    render(as_results(rows), tmp_path)
     page = (tmp_path / "index.html").read_text("utf-8")
     assert "overhead, s" in page
     text = " ".join(page.split())

@@ -166,7 +166,7 @@ def test_the_pages_show_each_task_and_all_together(
             "Ensembles on sst and sts",
             *result.findings,
             *(section.heading for section in result.sections),
-            *(line for section in result.sections for line in section.said),
+            *(line for section in result.sections for line in section.lines),
             "The members, and the score of each alone.",
             "lora-r8-attn-fp32-s2",
             "python -m bench.ensemble --most 8",
@@ -196,7 +196,7 @@ def test_the_finding_is_the_gain_and_whether_it_is_significant(place: Place) -> 
     (section,) = facts(place).sections
     assert section.heading == "movies: significantly better"
     said = f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}): significantly better."
-    assert section.said[0].endswith(said)
+    assert section.lines[0].endswith(said)
 
 
 def test_published_scores_stand_apart(place: Place) -> None:
@@ -235,7 +235,7 @@ def test_a_best_member_alone_is_the_finding_and_why(place: Place, most: int, why
     result = facts_of([ensemble], "python")
     assert result.title == "An ensemble on movies"
     assert result.sections[0].heading == "movies: no significant difference"
-    assert result.sections[0].said[0].endswith(f": {why}.")
+    assert result.sections[0].lines[0].endswith(f": {why}.")
 
 
 def test_very_many_cells_are_in_the_table_and_the_best_in_the_figure(place: Place) -> None:

@@ -10,7 +10,6 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -32,6 +31,7 @@ from bench.launch.runner import WorkerEnd, run_worker
 from bench.plan.columns import NAMES
 from bench.plan.planning import Planned, plan
 from bench.plan.rows import Row
+from bench.results.rescoring import Results
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, read_rows
 from tests.experiments.faults.actions import fill_disk
@@ -225,12 +225,12 @@ class Follower:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def stub_report(rows: Sequence[Row], reports: Path, **_others: Any) -> Path:
+def stub_report(results: Results, reports: Path, **_others: Any) -> Path:
     """A report of one number, written as the real one is."""
     index = reports / "index.html"
     try:
         reports.mkdir(exist_ok=True)
-        write_atomically(index, f"{len(rows)} rows".encode())
+        write_atomically(index, f"{len(results.rows)} rows".encode())
     except OSError as error:
         raise DiskFullError(f"{reports}: no space left for the report") from error
     return index
