@@ -21,7 +21,6 @@ from bench.plan.cell import TRANSFORMERS, Cell, digest
 from bench.plan.job import Job
 from bench.plan.models import Model
 from minbert.assets.cache import cache_folder
-from minbert.errors import InputError as MinbertInputError
 from minbert.files import is_file
 
 PATIENCE_S: Final = 300.0
@@ -158,9 +157,7 @@ def _load(folder: Path) -> None:
     load_encoder(encoder, folder)
     for name, parameter in encoder.named_parameters():
         if not parameter.is_meta and not torch.isfinite(parameter).all():
-            raise MinbertInputError(
-                f"{folder}: {name} holds NaN or infinite numbers; download it again"
-            )
+            raise InputError(f"{folder}: {name} holds NaN or infinite numbers; download it again")
 
 
 def _build(jobs: list[Job]) -> None:

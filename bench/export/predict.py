@@ -35,7 +35,6 @@ from bench.export import snippets
 from bench.export.formats import BASE, Format, format_in
 from bench.export.snippets import answers
 from bench.plan.adapter_configs import check_adapters
-from minbert.errors import InputError as MinbertInputError
 from minbert.files import CONFIG, check_config, read_json
 
 _STDIN: Final = "-"
@@ -124,7 +123,7 @@ def _read_outputs(path: Path) -> tuple[tuple[str, ...], bool]:
         classes = tuple(str(names[str(i)]) for i in range(len(names)))
         has_classes = config["problem_type"] != "regression"
         return (classes if has_classes else ()), bool(config["text_pairs"])
-    except (MinbertInputError, LookupError, TypeError, AttributeError) as error:
+    except (InputError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: does not describe an exported model ({one_line(str(error))}); export it again"
         ) from error

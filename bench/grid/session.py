@@ -28,7 +28,6 @@ from bench.results.predictions import values_from
 from bench.results.rescoring import Results, read_results
 from bench.results.store import plan_file
 from minbert.data.tasks import TaskData
-from minbert.errors import InputError as MinbertInputError
 
 INTERRUPTED: Final = 130
 
@@ -194,7 +193,7 @@ class Session(Cells):
                 longest,
                 lambda _number, name: display.progress({"phase": name}),
             ).without_texts()
-        except (MinbertInputError, InputError):  # of the vocabulary: each worker reports it
+        except InputError:  # of the vocabulary: each worker reports it
             return known or facts_of(whole, source)
         return update_facts(self.store.path, digest, facts.with_scores_of)
 

@@ -15,7 +15,6 @@ from bench.plan.cell import MINBERT, TRANSFORMERS, Cell, digest
 from bench.plan.job import Job
 from minbert.assets.embedded import fetch
 from minbert.data.tokenizer import Tokenizer
-from minbert.errors import InputError as MinbertInputError
 from minbert.files import (
     POOLING,
     VOCABULARIES,
@@ -137,7 +136,7 @@ def _config(folder: Path, label: str) -> tuple[BertConfig | EncoderSizes, str]:
     BertConfig.from_values({**values, "hidden_act": ACTIVATIONS[0]}, str(path))
     try:
         return BertConfig.from_values(values, str(path)), ""
-    except MinbertInputError as error:  # its activation: transformers has more of them
+    except InputError as error:  # its activation: transformers has more of them
         return read_sizes(folder), str(error)
 
 
@@ -148,7 +147,7 @@ def _why_not_tokenised(folder: Path) -> str:
         return f"{folder}: has no {' or '.join(VOCABULARIES)}"
     try:
         Tokenizer.from_folder(folder)
-    except MinbertInputError as error:
+    except InputError as error:
         return str(error) if "no BERT vocabulary" in str(error) else ""
     return ""
 

@@ -31,7 +31,6 @@ from bench.results.predictions import kept_losses
 from bench.results.protocol import STEPS
 from bench.results.store import Store, cell_folder
 from minbert.assets.embedded import ASSETS, fetch
-from minbert.errors import InputError as MinbertInputError
 
 RUNS: Final = "runs.csv"
 _POLL_S: Final = 0.02
@@ -75,7 +74,7 @@ def run_cells(
     try:
         for asset in ASSETS:
             fetch(asset)
-    except MinbertInputError as error:
+    except InputError as error:
         raise SkipError(f"the embedded model and data are needed: {error}") from error
     free_mib = shutil.disk_usage(context.folder).free / MIB
     if free_mib < _DISK_MIB:

@@ -27,7 +27,6 @@ from bench.doctor.checks import cells, compiled, numerics
 from bench.doctor.models import CONFIG
 from bench.plan.gridfile import load
 from bench.plan.rows import Row
-from minbert.errors import InputError as MinbertInputError
 from minbert.training.compiled import NoCompilerError
 from tests.bench.synthetic_rows import cell, failed_row, result_row
 
@@ -182,9 +181,9 @@ def test_compiled_steps(
     assert problem in finding.summary
 
 
-@pytest.mark.parametrize(("kind", "skipped"), [(NoCompilerError, True), (MinbertInputError, False)])
+@pytest.mark.parametrize(("kind", "skipped"), [(NoCompilerError, True), (InputError, False)])
 def test_without_a_compiler_compiled_steps_are_skipped(
-    kind: type[MinbertInputError], skipped: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    kind: type[InputError], skipped: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     error = kind("compile: g++ ended with an error; it needs a C++ compiler")
     monkeypatch.setattr(compiled, "compile_model", raising(error))
@@ -391,7 +390,7 @@ def test_a_grid_is_limited_looked_at_and_gives_its_error(
 def test_without_disk_model_or_data_cells_are_skipped(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    fetch = raising(MinbertInputError("the package index can't be reached"))
+    fetch = raising(InputError("the package index can't be reached"))
     monkeypatch.setattr(cells, "fetch", fetch)
     with pytest.raises(SkipError, match="index can't be reached"):
         run_grid(monkeypatch, tmp_path, "", "grid")

@@ -12,7 +12,6 @@ from bench.common.errors import InputError
 from bench.export.predict import command
 from bench.plan.adapter_configs import check_adapter_config, read_adapter_configs
 from bench.plan.gridfile import load
-from minbert.errors import InputError as MinbertInputError
 from minbert.files import model_digest
 from tests.encoders import Checkpoints, need_transformers
 
@@ -105,7 +104,7 @@ def test_every_door_refuses_it_with_a_line(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for never_ends in (Path("/dev/zero"), tmp_path / "pipe"):
         (tmp_path / "a.json").symlink_to(never_ends)
-        with pytest.raises(MinbertInputError, match=r"a\.json: is no regular file"):
+        with pytest.raises(InputError, match=r"a\.json: is no regular file"):
             read_adapter_configs(load(str(tmp_path / "grid.toml")))
         (tmp_path / "a.json").unlink()
     model = tmp_path / "model"
@@ -155,10 +154,10 @@ def test_a_checkpoint_with_an_adapter_or_a_pointer_is_refused(tmp_path: Path) ->
     config = folder / "config.json"
     before = model_digest(folder)
     (folder / "adapter_config.json").write_text(json.dumps(LORA))
-    with pytest.raises(MinbertInputError, match="has an adapter"):
+    with pytest.raises(InputError, match="has an adapter"):
         model_digest(folder)
     (folder / "adapter_config.json").unlink()
     assert model_digest(folder) == before
     config.write_text(json.dumps({**json.loads(config.read_text()), "configuration_files": []}))
-    with pytest.raises(MinbertInputError, match="configuration_files names other files"):
+    with pytest.raises(InputError, match="configuration_files names other files"):
         model_digest(folder)

@@ -21,7 +21,7 @@ from bench.studies.ensemble.published import published
 from bench.studies.ensemble.result import ALL, average_of_all, ensemble_of
 from minbert.data.metrics import score
 from minbert.data.tasks import TASKS, Examples, TaskData, find_task, load_data, load_task
-from minbert.errors import InputError as MinbertInputError
+from minbert.errors import InputError
 from tests.adapters.small import need_peft
 from tests.bench import tiny_cells
 from tests.bench.ensembles import ADAPTER, ENCODER, PARTS, Place, indices_of, labels_of
@@ -104,7 +104,7 @@ def test_what_baselines_need_and_is_not_there_is_a_line(
     shutil.copytree(tiny_checkpoint, checkpoint)
     add_real(place, "quora", data, checkpoint)
     assert "is for --baselines and --peer" in place.refused("--data", str(data))
-    with pytest.raises(MinbertInputError, match="task quora needs --data DIR"):
+    with pytest.raises(InputError, match="task quora needs --data DIR"):
         place.run("--baselines")
     other = write_folder(tmp_path / "other", count=61)
     assert "are not those that lora" in place.refused("--baselines", "--data", str(other))

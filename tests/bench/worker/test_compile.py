@@ -27,7 +27,6 @@ from bench.plan.planning import Resolved, expand
 from bench.worker import compiling
 from bench.worker.compiling import compile_for, shared_cache
 from bench.worker.run import CellRun
-from minbert.errors import InputError as MinbertInputError
 from minbert.training.compiled import CompiledModel, compile_model
 from tests.bench.synthetic_rows import HERE, new_row
 from tests.bench.tiny_cells import cell, ended, job_of
@@ -300,7 +299,7 @@ def test_each_cell_that_compiles_keeps_others_from_removing(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "error",
-    [MinbertInputError("compile: half"), ImportError("too short"), RuntimeError("bad code")],
+    [InputError("compile: half"), ImportError("too short"), RuntimeError("bad code")],
 )
 def test_a_cache_is_emptied_if_it_is_too_large_or_code_could_not_be_made(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
