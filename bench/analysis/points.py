@@ -6,7 +6,7 @@ from functools import cache, partial
 from operator import attrgetter
 from typing import Final
 
-from adapters.methods import MODES
+from adapters import methods
 from adapters.names import place
 from bench.analysis.setting import Setting, between_processes
 from bench.common.grouping import grouped
@@ -71,7 +71,7 @@ def _options(row: Row) -> tuple[str, ...]:
 
 def _order(setting: Setting) -> tuple[object, ...]:
     return (
-        place_in(setting.mode, MODES), place(setting.layers), setting.rank or 0,
+        methods.place(setting.mode), place(setting.layers), setting.rank or 0,
         place_in(setting.amp, VALUES["amp"]), setting.unfreezes, setting.rate or 0.0,
         place_in(setting.frozen, VALUES[FROZEN]),
     )  # fmt: skip

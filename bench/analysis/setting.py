@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from adapters.methods import mode_label
 from bench.common.grouping import grouped
 from bench.plan.cell import Value
 from bench.plan.metrics import ROW_METRICS
@@ -107,7 +108,9 @@ class Setting:
         rate = f", rate {self.rate:g}" if self.tells_rate and self.rate is not None else ""
         unfreezing = ", unfreezing" if self.unfreezes else ""
         options = "".join(f", {option}" for option in self.options)
-        return f"{self.mode}{adapter}{unfreezing}, {self.precision}{options}{rate}{frozen}"
+        return (
+            f"{mode_label(self.mode)}{adapter}{unfreezing}, {self.precision}{options}{rate}{frozen}"
+        )
 
     @property
     def precision(self) -> str:

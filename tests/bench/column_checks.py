@@ -35,6 +35,9 @@ _CHECKS: Final = {
         "test_cell_id_follows_what_determines_a_result_and_not_labels": "cell_id",
         "test_tf32_is_of_cells_without_amp_and_older_ids_stay": "tf32",
     },
+    "tests/bench/test_plugins.py": {
+        "test_a_grid_runs_with_a_plugin": "plugin executor",
+    },
     "tests/bench/machine/test_conditions.py": {
         "test_identity_leaves_out_commit_and_gpu_number": "conditions_id",
         "test_what_is_shared_is_a_condition_and_old_ids_stay": "sharing",
