@@ -49,9 +49,11 @@ def declare(folder: Path, name: str, points: str, **modules: str) -> Path:
     return folder
 
 
-def run(python: Path, *arguments: object, **environment: Any) -> subprocess.CompletedProcess[str]:
+def run(
+    python: Path, *arguments: object, cwd: Path | None = None, **environment: Any
+) -> subprocess.CompletedProcess[str]:
     """A command in an environment, once it has ended."""
     return subprocess.run(
         [str(python), *map(str, arguments)], capture_output=True, text=True, check=False,
-        timeout=240, env={**os.environ, **environment},
+        timeout=600, cwd=cwd, env={**os.environ, **environment},
     )  # fmt: skip

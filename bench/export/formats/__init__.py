@@ -26,8 +26,8 @@ SNIPPET: Final = "predict.py"
 BASE: Final = "base.json"
 """Name of the file that says which base an adapter was trained on."""
 _SNIPPETS: Final = Path(__file__).parents[1] / "snippets"
-_ANSWERS: Final = "answers.py"
-"""Name of the script that all formats share, there and in an exported folder."""
+ANSWERS: Final = _SNIPPETS / "answers.py"
+"""The script that all formats share, which has the same name in an exported folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class Format:
     def copy_scripts(self, folder: Path) -> None:
         """Write the scripts that load the format and name its answers into an exported folder."""
         copyfile(self.snippet, folder / SNIPPET)
-        copyfile(_SNIPPETS / _ANSWERS, folder / _ANSWERS)
+        copyfile(ANSWERS, folder / ANSWERS.name)
 
 
 def _peft_cannot(cell: Cell) -> str | None:
