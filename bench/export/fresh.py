@@ -87,7 +87,7 @@ def run_fresh(
         values = {
             "folder": str(folder.resolve()),
             "snippet": str((snippet or folder / SNIPPET).resolve()),
-            "answers": str(ANSWERS),
+            "answers": str(ANSWERS if snippet else (folder / ANSWERS.name).resolve()),
             "texts": texts,
             "options": options,
             "timed": timed,

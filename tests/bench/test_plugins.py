@@ -137,7 +137,8 @@ def test_rows_stay_readable_without_the_plugin(installed: Installed, tmp_path: P
 
 def plugin_row(**values: object) -> dict[str, object]:
     row = synthetic_rows(1, failures=False)[0]
-    return {**values_of(row), "mode": "scale", "rank": None, "layers": "attn", **values}
+    own = {"cell_id": "5ca1e", "mode": "scale", "rank": None, "layers": "attn"}
+    return {**values_of(row), **own, **values}
 
 
 def test_a_mode_of_no_plugin_is_no_mode(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from bench.common.errors import InputError
 from bench.export import figures as module
 from bench.export.figures import measure
-from bench.export.formats import FORMATS
+from bench.export.formats import FORMATS, Format
 from bench.export.fresh import Answer
 from bench.export.trained import Trained
 from bench.results.exports import ADAPTER, INT8, MERGED, ONNX, Figures
@@ -39,12 +39,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             logits = -logits
         return Answer(logits, [], [1.0, 9.0, 2.0], [30.0, 10.0, 20.0], {"onnxruntime": "1.32"})
 
-    def write(_: Trained, folder: Path) -> None:
+    def write(_format: Format, _: Trained, folder: Path) -> None:
         for name, size in WEIGHTS.items():
             (folder / name).write_bytes(b"\0" * size)
 
-    for name, each in FORMATS.items():
-        monkeypatch.setitem(FORMATS, name, replace(each, write=write))  # type: ignore[arg-type]
+    monkeypatch.setattr(Format, "write", write)
     monkeypatch.setattr(module, "run_fresh", run)
     monkeypatch.setattr(module, "missing_library", lambda _: None)
     made_run: Any = run
