@@ -6,10 +6,11 @@ a file that writes it; and a snippet, which loads it.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from shutil import copyfile
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from adapters.methods import METHODS
 from adapters.names import trains_encoder
@@ -72,6 +73,23 @@ class Format:
         """Refuse a folder whose files a library would not take for data alone."""
         if self.checker:
             load(self.checker)(folder)
+
+    @property
+    def install(self) -> str:
+        """The command that installs its libraries."""
+        what = f"-e '.[{self.extra}]'" if self.extra else " ".join(self.libraries)
+        return f"pip install {what}"
+
+    def script(self) -> Any:
+        """The script that loads the format, as a module."""
+        if self.snippet.parent == _SNIPPETS:
+            return import_module(f"bench.export.snippets.{self.snippet.stem}")
+        spec = spec_from_file_location(f"{self.name}_snippet", self.snippet)
+        if spec is None or spec.loader is None:
+            raise InputError(f"{self.snippet}: is no script of Python")
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
 
     def copy_scripts(self, folder: Path) -> None:
         """Write the scripts that load the format and name its answers into an exported folder."""
@@ -183,8 +201,7 @@ def missing_library(format: Format) -> str | None:  # noqa: A002
     missing = [name for name in format.libraries if find_spec(name) is None]
     if not missing:
         return None
-    what = f"-e '.[{format.extra}]'" if format.extra else " ".join(missing)
-    return f"--format {format.name} needs {' and '.join(missing)}: pip install {what}"
+    return f"--format {format.name} needs {' and '.join(missing)}: {format.install}"
 
 
 def format_in(folder: Path) -> Format:

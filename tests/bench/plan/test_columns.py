@@ -39,7 +39,7 @@ def test_fields_survive_their_text(name: str, value: object) -> None:
         ("peak_rss_mib", "inf"),
         ("status", "fine"),
         ("flags", "odd"),
-        ("mode", "lorra"),
+        ("mode", "Lorra"),  # of lower-case letters a plugin may have it
         ("layers", "some layers"),
         ("amp", "on"),
         ("adapter", "my own"),
