@@ -118,7 +118,8 @@ def test_a_folder_is_exported_in_the_plugins_format(installed: Installed) -> Non
     assert script.stdout.startswith("a fine film -> "), script.stderr
     lines = installed.folder / "texts.txt"
     lines.write_text("a fine film\n")
-    assert "label" in installed.run("bench.predict", "out", lines)
+    predicted = script.stdout.partition("-> ")[2].partition("very negative=")[0].strip()
+    assert f"\n1,{predicted}," in installed.run("bench.predict", "out", lines)
 
 
 def test_rows_stay_readable_without_the_plugin(installed: Installed, tmp_path: Path) -> None:
