@@ -38,6 +38,17 @@ mode = ["full", "scale"]
 layers = ["attn-only"]
 """
 NAME = "minbert-bench-scale"
+WITHOUT_TORCH = """
+import sys
+import bench.grid.__main__
+from adapters.methods import METHODS
+from bench.executors.choice import EXECUTORS
+from bench.export.formats import FORMATS
+from bench.plan.metrics import METRICS
+
+print(*(list(each.usable())[-1] for each in (METHODS, METRICS, EXECUTORS, FORMATS)),
+      "torch" in sys.modules)
+"""
 CELL = "scale-attn-only-fp32-s0"
 
 
@@ -87,6 +98,11 @@ def test_a_grid_runs_with_a_plugin(installed: Installed) -> None:
     assert "Cohen's kappa" in text
     answer = json.loads(installed.run("bench.recommend", "--metric", "kappa", "--json"))
     assert answer["metric"] == "kappa"
+
+
+def test_declarations_are_read_without_torch(installed: Installed) -> None:
+    done = run(installed.python, "-c", WITHOUT_TORCH)
+    assert done.stdout == "scale kappa wrapped numpy False\n", done.stderr
 
 
 def test_another_version_of_the_plugin_runs_the_cell_again(installed: Installed) -> None:
