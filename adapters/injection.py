@@ -9,8 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import nn
@@ -27,6 +26,7 @@ from adapters.names import (
     unmatched_ends,
 )
 from minbert.errors import InputError
+from minbert.registry import load
 
 HEADS: Final = ("classifier", "comparison")
 POOLERS: Final = ("bert.pooler", "bert_pairs.pooler")
@@ -53,9 +53,17 @@ class Training:
 
 
 def layer_class(mode: str) -> type[AdaptedLinear]:
-    module, _, name = (METHODS[mode].layer or "").partition(":")
-    adapted: type[AdaptedLinear] = getattr(import_module(module), name)
-    return adapted
+    """The class of a mode's layers. InputError if that of a plugin can't be used."""
+    plugin, path = METHODS.plugin(mode), METHODS[mode].layer or ""
+    try:
+        layer = load(path)
+        if not issubclass(layer, AdaptedLinear):
+            raise TypeError("it is no AdaptedLinear")
+    except Exception as error:
+        if plugin is None:
+            raise
+        raise InputError(f"{plugin}: {path} of method {mode!r} can't be used: {error}") from error
+    return cast(type[AdaptedLinear], layer)
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear, tuple[str, ...]]]:

@@ -1,13 +1,18 @@
 """The registry of adapter methods. Free of torch.
 
-A method is a file in this folder, with its mathematics and the class of its layers, and an entry
-here. Planning, PEFT's format, the check of what moved, tables and figures read the entry and know
-no method by name. docs/extending.md adds one.
+A method is a file with its mathematics and the class of its layers, and an entry here or an entry
+point `minbert_bench.methods` of another distribution. Planning, PEFT's format, the check of what
+moved, tables and figures read the entry and know no method by name. docs/extending.md adds one.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
+
+from minbert.registry import Registry
+
+_COLOUR: Final = re.compile("#[0-9a-f]{6}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,12 @@ class Method:
     colour: str
     marker: str
     line: str = "-"
+
+    def __post_init__(self) -> None:
+        if not _COLOUR.fullmatch(self.colour):
+            raise ValueError(f"colour {self.colour!r} is not as #0072b2")
+        if not set(self.moves) <= self.parameters.keys():
+            raise ValueError(f"moves {self.moves} are not among its parameters")
 
 
 _METHODS: Final = (
@@ -98,8 +109,6 @@ _METHODS: Final = (
     ),
 )
 
-METHODS: Final[Mapping[str, Method]] = {method.name: method for method in _METHODS}
-ADAPTER_MODES: Final = tuple(METHODS)
 PEFT: Final = "peft"
 """The mode of an adapter_config.json."""
 BITFIT: Final = "bitfit"
@@ -107,7 +116,17 @@ BITFIT: Final = "bitfit"
 (BitFit, Ben Zaken et al. 2022, arXiv 2106.10199)."""
 LOW_RANK: Final = ("lora", "dora")
 """Modes with the options of LoRA."""
-MODES: Final = ("full", "head", BITFIT, *ADAPTER_MODES)
+_PLAIN: Final = ("full", "head", BITFIT)
+"""Modes without adapters."""
+METHODS: Final = Registry(Method, "minbert_bench.methods", _METHODS, taken=_PLAIN)
+ADAPTER_MODES: Final = tuple(METHODS)
+MODES: Final = (*_PLAIN, *ADAPTER_MODES)
+
+
+def has_adapters(mode: object) -> bool:
+    """Whether a mode has adapters, as all have that are not this project's: a row may have one
+    whose plugin is not installed."""
+    return isinstance(mode, str) and mode not in _PLAIN
 
 
 def has_rank(mode: str) -> bool:
@@ -116,3 +135,20 @@ def has_rank(mode: str) -> bool:
 
 def has_layers(mode: str) -> bool:
     return mode in METHODS and METHODS[mode].has_layers
+
+
+def in_order(modes: Iterable[str]) -> list[str]:
+    """The distinct modes in the order of tables; those whose plugins are not installed come
+    last."""
+    return sorted(set(modes), key=place)
+
+
+def place(mode: str) -> tuple[int, str]:
+    """The sort key of the order of tables."""
+    return (MODES.index(mode), "") if mode in MODES else (len(MODES), mode)
+
+
+def mode_label(mode: str) -> str:
+    """A mode in words."""
+    is_known = mode in _PLAIN or METHODS.known(mode) is not None
+    return mode if is_known else f"{mode} (plugin not installed)"

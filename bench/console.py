@@ -15,6 +15,7 @@ import click
 
 from bench.common.command import run_command
 from bench.common.messages import CALLED, CONSOLE, as_called
+from minbert.registry import note_unusable
 
 COMMANDS: Final = {
     "run": ("bench.grid.__main__", "command"),
@@ -40,6 +41,7 @@ class _Commands(click.Group):
             return None
         module, name = COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(module), name)
+        note_unusable()
         command.help, command.epilog = map(as_called, (command.help or "", command.epilog or ""))
         for option in command.params:
             if isinstance(option, click.Option):

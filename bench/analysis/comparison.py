@@ -445,8 +445,8 @@ def _failing(before: Setting, after: Setting, now: bool = False) -> str:
 
 
 _CONDITIONS: Final = (
-    "device", "device_name", "machine", "threads", "sharing", "torch_version", "cuda_version",
-    "environment", "measurement_version", "code_version",
+    "device", "device_name", "machine", "threads", "sharing", "executor", "torch_version",
+    "cuda_version", "environment", "measurement_version", "code_version",
 )  # fmt: skip
 _MOST_VALUES: Final = 4
 

@@ -59,7 +59,7 @@ def machines_of(matches: Sequence[Match], labels: Sequence[str]) -> Machines | N
     sides = [Counter(machine_of(row) for m, _ in both for row in m.sides[i].ok) for i in (0, 1)]
     base, new = (side.most_common(1)[0][0] for side in sides)
     chosen = [(m, label) for m, label in both if len(versions_of(m, (base, new))) == 1]
-    if base[-1] != new[-1] or not chosen:
+    if base[4:] != new[4:] or not chosen:
         return None
     notes = []
     if any(len(side) > 1 for side in sides):

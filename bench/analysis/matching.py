@@ -15,7 +15,7 @@ from bench.results.outcomes import ValuesOf
 
 Side = Literal["BASE", "NEW"]
 SIDES: Final[tuple[Side, Side]] = ("BASE", "NEW")
-Machine = tuple[str, str, str, int, str | None]
+Machine = tuple[str, str, str, int, str | None, str | None]
 """Type of device, its name, machine, threads and what else ran there."""
 Key = tuple[Value, ...]
 
@@ -58,13 +58,13 @@ def _age(row: Row) -> tuple[bool, str]:
 def machine_of(row: Row) -> Machine:
     """The machine on which a row was measured."""
     device = row.device.partition(":")[0]
-    return device, row.device_name, row.machine, row.threads, row.sharing
+    return device, row.device_name, row.machine, row.threads, row.sharing, row.executor
 
 
 def machine_name(machine: Machine) -> str:
-    device, name, host, threads, sharing = machine
+    device, name, host, threads, *others = machine
     where = f"{name} in {host}" if device != "cpu" else host
-    return f"{where}, {threads} threads{f', {sharing}' if sharing else ''}"
+    return f"{where}, {threads} threads{''.join(f', {other}' for other in others if other)}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from adapters.methods import MODES
+from adapters import methods
+from adapters.methods import mode_label
 from adapters.names import place
 from bench.common.grouping import grouped
 from bench.plan.cell import ABOUT, ALWAYS, Value, named
@@ -116,7 +117,9 @@ class Setting:
         rate = f", rate {self.rate:g}" if self.tells_rate and self.rate is not None else ""
         unfreezing = ", unfreezing" if self.unfreezes else ""
         options = "".join(f", {option}" for option in self.options)
-        return f"{self.mode}{adapter}{unfreezing}, {self.precision}{options}{rate}{frozen}"
+        return (
+            f"{mode_label(self.mode)}{adapter}{unfreezing}, {self.precision}{options}{rate}{frozen}"
+        )
 
     @property
     def precision(self) -> str:
@@ -348,7 +351,7 @@ def _options(row: Row) -> tuple[str, ...]:
 
 def _order(setting: Setting) -> tuple[object, ...]:
     return (
-        place_in(setting.mode, MODES), place(setting.layers), setting.rank or 0,
+        methods.place(setting.mode), place(setting.layers), setting.rank or 0,
         place_in(setting.amp, VALUES["amp"]), setting.unfreezes, setting.rate or 0.0,
         place_in(setting.frozen, VALUES[FROZEN]),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from adapters.methods import ADAPTER_MODES
+from adapters import methods
 from adapters.names import in_order
 from bench.analysis.groups import Group
 from bench.analysis.setting import Setting
@@ -196,7 +196,8 @@ def effects(group: Group, cost: Objective) -> list[Effects]:
     layer_sets = in_order(s.layers for s in settings if s.layers is not None)
     ranks = {s.rank for s in settings}
     results = []
-    for amp, mode, layers in product(amps, ADAPTER_MODES, layer_sets):
+    modes = methods.in_order(s.mode for s in settings if methods.has_adapters(s.mode))
+    for amp, mode, layers in product(amps, modes, layer_sets):
         alone = ratios.get(("full", None, amp, None))
         pairs = [
             [ratios.get((mode, layers, kind, rank)) for kind in ("off", amp)] for rank in ranks

@@ -13,6 +13,7 @@ import click
 from bench.common.errors import DiskFullError, InputError, RefusedError, StoppedError
 from bench.common.messages import echo
 from minbert.files import is_file
+from minbert.registry import note_unusable
 
 _LONGEST: Final = 2000
 """The most characters of an error that are printed."""
@@ -33,6 +34,7 @@ def run_command(command: click.Command, name: str | None = None) -> None:
         name: the command's name in its help; None: that of the module which runs.
     """
     _set_import_path()
+    note_unusable()
     try:
         code = command.main(prog_name=name, standalone_mode=False)
     except (click.exceptions.Abort, StoppedError):

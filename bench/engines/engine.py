@@ -6,6 +6,8 @@ from typing import Protocol, cast
 
 from torch import nn
 
+from adapters.methods import METHODS
+from bench.common.errors import InputError
 from bench.plan.cell import Cell
 from bench.plan.job import Job
 from minbert.model.classifier import Classifier
@@ -46,6 +48,17 @@ class Engine(Protocol):
 
 
 def engine_of(cell: Cell) -> Engine:
+    """The engine of a cell.
+
+    Raises:
+        InputError: if its mode is of a plugin that is not installed, or in another version.
+    """
+    installed = METHODS.plugin(cell.mode)
+    if installed != cell.plugin:
+        raise InputError(
+            f"mode {cell.mode} is of {cell.plugin or 'this project'}, and "
+            f"{installed or 'no plugin with it'} is installed"
+        )
     return cast(Engine, import_module(f"bench.engines.{cell.engine}"))
 
 

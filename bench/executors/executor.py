@@ -7,8 +7,9 @@ and that a run which is stopped, however that happens, loses no row and repeats 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from bench.common.errors import InputError
 from bench.launch.attempt import Attempt
@@ -94,6 +95,28 @@ class Executor(ABC):
 
 Opening = Callable[[Store, Sequence[Path], bool], Executor]
 """Makes an executor from the results, the paths that cells need, and whether nothing is to run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An executor that --executor chooses.
+
+    Attributes:
+        name: as --executor takes it.
+        opening: the function that checks the flags and returns an `Opening`, as `module:function`.
+            It gets them by their arguments' names, with `budget_min`; a plugin's also gets as
+            `stamp` a text that has to begin column `executor` of its conditions, since the way in
+            which cells run may change what is measured.
+        options: its own flags, with the arguments of click.option. No other executor takes them.
+    """
+
+    name: str
+    opening: str
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def arguments(self) -> dict[str, str]:
+        """Its flags by their arguments' names."""
+        return {name.lstrip("-").replace("-", "_"): name for name in self.options}
 
 
 def refuse(flags: Mapping[str, object], where: str, executor: str) -> None:

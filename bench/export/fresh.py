@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.errors import InputError
-from bench.export.formats import SNIPPET
+from bench.export.formats import ANSWERS, SNIPPET
 
 if TYPE_CHECKING:
     from bench.export.trained import Base
@@ -87,6 +87,7 @@ def run_fresh(
         values = {
             "folder": str(folder.resolve()),
             "snippet": str((snippet or folder / SNIPPET).resolve()),
+            "answers": str(ANSWERS if snippet else (folder / ANSWERS.name).resolve()),
             "texts": texts,
             "options": options,
             "timed": timed,

@@ -32,7 +32,7 @@ def main() -> None:
     if request["threads"] is not None and "onnxruntime" in Path(request["snippet"]).read_text():
         _limit_onnxruntime(request["threads"])  # torch reads OMP_NUM_THREADS
     snippet = _module(Path(request["snippet"]))
-    answers = _module(Path(request["snippet"]).with_name("answers.py"))
+    answers = _module(Path(request["answers"]))
     folder = Path(request["folder"])
     texts = [text if isinstance(text, str) else tuple(text) for text in request["texts"]]
     model = snippet.load(folder, **request["options"])

@@ -31,7 +31,6 @@ from bench.examples.columns import choose_texts
 from bench.examples.reading import texts_in
 from bench.examples.sources import table_of_texts
 from bench.examples.textfiles import typed_texts
-from bench.export import snippets
 from bench.export.formats import BASE, Format, format_in
 from bench.export.snippets import answers
 from bench.plan.adapter_configs import check_adapters
@@ -141,15 +140,13 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
     _check_configs(folder)
     exported.check(folder)
     try:
-        snippet = import_module(f"{snippets.__name__}.{exported.snippet.stem}")
+        snippet = exported.script()
         if "transformers" in sys.modules:
             import_module("transformers").logging.disable_progress_bar()
         options = {} if weights is None else {"weights": weights}
         model = snippet.load(folder, None if base is None else str(base), **options)
     except ImportError as error:
-        raise InputError(
-            f"{folder}: needs {error.name}: pip install -e '.[{exported.extra}]'"
-        ) from error
+        raise InputError(f"{folder}: needs {error.name}: {exported.install}") from error
     except (Exception, SystemExit) as error:
         raise InputError(f"{folder}: can't be loaded: {_cause(error)}") from error
 

@@ -308,6 +308,8 @@ def _why_not_transformers(cell: Cell) -> str:
     """Why engine transformers can't run a cell, whatever the model; empty: it may."""
     if cell.task == MULTITASK:
         return f"a model of it has one head, and task {MULTITASK} has parts; take engine {MINBERT}"
+    if cell.plugin is not None:
+        return f"mode {cell.mode} of {cell.plugin} is of engine {MINBERT}; take that"
     if cell.frozen_dtype not in (None, FP32):
         return "it holds frozen weights in fp32; leave frozen_dtype out"
     if cell.pooling == "pooler" and cell.head == "nonlinear":

@@ -48,6 +48,7 @@ class Conditions:
     cuda_version: str | None = None
     environment: str | None = None
     sharing: str | None = None
+    executor: str | None = None
 
     @property
     def worker_device(self) -> str:
@@ -62,8 +63,9 @@ class Conditions:
         del values["code_version"]
         # so that the ids of older rows stay
         values["tf32"] = "off" if kind == "cuda" else None
-        if self.sharing is None:
-            del values["sharing"]
+        for name in ("sharing", "executor"):
+            if values[name] is None:
+                del values[name]
         return digest(values, 8)
 
     def columns(self) -> Columns:

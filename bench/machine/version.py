@@ -23,6 +23,7 @@ _OF_PARENT: Final = (
     *(f"bench/machine/{name}" for name in ("cores.py", "environment.py", "environment.toml")),
     *("bench/launch/attempt.py", "bench/launch/runner.py", "bench/launch/watch.py"),
     *(f"bench/results/{name}.py" for name in ("outcomes", "predictions", "row", "scores")),
+    "bench/stats/metrics.py",
     "pyproject.toml",
 )
 """The other files that a row's figures depend on: the environment of workers, what the parent

@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Final, Literal, get_args, get_type_hints
 
-from adapters.methods import ADAPTER_MODES, LOW_RANK, MODES, PEFT, has_layers, has_rank
+from adapters.methods import LOW_RANK, METHODS, MODES, PEFT, has_adapters
 from adapters.names import LAYER_SETS, trains_base
 from bench.plan.metrics import metric_of
 from bench.plan.problems import REGRESSION, SINGLE_LABEL
@@ -48,12 +48,13 @@ ALWAYS: Final = "always"  # `About.before` of a setting that every row has
 HAS_PARTS: Final = "tasks of several parts"
 WHERE: Final[Mapping[str, Applies]] = {
     "": lambda _row: True,
-    "modes with a layer set": lambda row: has_layers(str(row.get("mode"))),
+    "modes with a layer set": lambda row: _has(row, "layers"),
     "modes with a layer set in which the encoder trains too": lambda row: (
-        has_layers(str(row.get("mode"))) and trains_base(str(row.get("layers")))
+        _has(row, "layers") and trains_base(str(row.get("layers")))
     ),
-    "modes whose adapters have a rank": lambda row: has_rank(str(row.get("mode"))),
-    "modes with adapters": lambda row: row.get("mode") in ADAPTER_MODES,
+    "modes whose adapters have a rank": lambda row: _has(row, "rank"),
+    "modes with adapters": lambda row: has_adapters(row.get("mode")),
+    "modes of a plugin": lambda row: row.get("plugin") is not None,
     "modes lora and dora, to which the options of LoRA apply": (
         lambda row: row.get("mode") in LOW_RANK
     ),
@@ -90,6 +91,16 @@ WHERE: Final[Mapping[str, Applies]] = {
 }
 """Whether a row is one of those in which a column can have a value, by the words for them in
 settings.toml, columns.toml and docs/runs-csv.md. A row without a field counts as one with None."""
+
+
+def _has(row: Mapping[str, Any], what: Literal["layers", "rank"]) -> bool:
+    """Whether a row's mode has a layer set, or a rank: as its method says, or, where its plugin is
+    not installed, as the row says."""
+    mode = row.get("mode")
+    method = METHODS.known(str(mode))
+    if method is None:
+        return has_adapters(mode) and row.get(what) is not None
+    return method.has_layers if what == "layers" else method.has_rank
 
 
 def _is_pretrained(row: Mapping[str, Any]) -> bool:
@@ -197,6 +208,7 @@ class Cell:
     init_lora_weights: str = DEFAULT
     lora_dropout: float = 0.0
     adapter: str | None = None
+    plugin: str | None = None
     weight_decay: float
     warmup: float
     alpha: float | None

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Final, get_args, get_type_hints
 
+from adapters.methods import MODES
 from adapters.names import is_layers
 from bench.plan.cell import ABOUT, ALWAYS, KINDS, OFF, WHERE, Columns, Value, plain_type
 from bench.plan.metrics import ROW_METRICS
 from bench.plan.rows import FLAGS, SCHEMA, STATUSES, TABLES, Row
+from minbert.registry import NAME, PLUGIN
 
 PART_SCORES: Final = {"sst": "dev_sentiment", "quora": "dev_paraphrase", "sts": "dev_similarity"}
 """The parts of task `multitask`, and the column of each part's dev score."""
@@ -131,8 +133,14 @@ def row_of(values: Mapping[str, Value]) -> Row:
 
 def complete_row(values: dict[str, Value]) -> Row:
     """A row from valid values of all columns, which become its own: faster than its constructor,
-    for large files."""
+    for large files.
+
+    Raises:
+        ValueError: for a mode that no plugin has, nor this project.
+    """
     values.pop("scale", None)  # follows from others
+    if values["mode"] not in MODES and values["plugin"] is None:
+        raise ValueError(f"mode: {values['mode']!r} is not one of {', '.join(MODES)}")
     row = object.__new__(Row)
     object.__setattr__(row, "__dict__", values)
     return row
@@ -167,7 +175,10 @@ def parse_value(name: str, text: str) -> Value:
         raise ValueError(
             f"{text[:60]!r} is no type of adapter with a digest, such as loha 1a2b3c4d"
         )
-    if text not in VALUES.get(name, (text,)):
+    if name == "plugin" and not PLUGIN.fullmatch(text):
+        raise ValueError(f"{text[:60]!r} is no distribution with a version, such as mine 1.0")
+    is_method = name == "mode" and NAME.fullmatch(text)  # of a plugin that may not be installed
+    if text not in VALUES.get(name, (text,)) and not is_method:
         raise ValueError(f"{text[:60]!r} is not one of {', '.join(VALUES[name])}")
     kind = BY_NAME[name].kind
     try:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
-from adapters.methods import METHODS
+from adapters.methods import has_adapters
 from bench.common.errors import InputError
 from bench.common.messages import shown
 from bench.plan.cell import ABOUT, FP32, MIXED, MULTITASK, Cell
@@ -108,14 +108,15 @@ def _built(kind: type[Any], values: dict[str, Any]) -> Any:
 def _check_names(cell: Cell) -> None:
     for name, about in ABOUT.items():
         value = getattr(cell, name)
-        if value is not None and about.values and value not in about.values:
+        is_plugins = name == "mode" and cell.plugin is not None
+        if value is not None and about.values and value not in about.values and not is_plugins:
             raise InputError(f"has {shown(value)} as {name}")
 
 
 def _check_frozen_dtype(cell: Cell) -> None:
     """Refuse a type of frozen weights that does not fit mode and AMP."""
     applies = ABOUT["frozen_dtype"].applies(vars(cell))
-    allowed = (FP32, cell.amp, *[MIXED] * (cell.mode in METHODS)) if applies else (None,)
+    allowed = (FP32, cell.amp, *[MIXED] * has_adapters(cell.mode)) if applies else (None,)
     if cell.frozen_dtype not in allowed:
         raise InputError(f"has {shown(cell.frozen_dtype)} as frozen_dtype")
 

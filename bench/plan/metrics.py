@@ -1,19 +1,34 @@
-"""The dev metrics: which problems have them, which way is better, in what unit, and how much counts
-as no worse."""
+"""The dev metrics: which problems have them, which way is better, in what unit, how much counts as
+no worse, and what computes them. metrics.toml beside this file has this project's."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from bench.common.errors import InputError
 from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bench.plan.tables import read_tables
+from minbert.registry import Registry, load
+
+OVERALL: Final = "overall"
+"""The dev score of a task of several parts: the mean of theirs."""
+DEFAULTS: Final = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "micro_f1", REGRESSION: "pearson"}
+"""The metric of each problem in runs.csv."""
+_WITHOUT: Final = (DEFAULTS[SINGLE_LABEL], OVERALL)
+"""Metrics without functions of their own."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Metric:
     """A dev metric.
 
+    `value` and `influence` are named as `module:function`. Both functions take labels and
+    predictions: classes [N], numbers [N], or 0 and 1 for each label [N, C]; with `needs_logits`,
+    whether each example is of a class [N], and its score for the class [N]. They raise ValueError
+    where the metric is not defined.
+
     Attributes:
+        name: as in column `dev_metric` and for --metric.
         label: its name after "dev" and "best".
         problems: the problems that have it.
         about: a line on how it is defined.
@@ -21,10 +36,17 @@ class Metric:
         lowest: a bound from below; `bounded`: whether 1 is one from above.
         needs_logits: whether it takes logits, where others take predicted classes.
         by_class: whether a class counts as much with few examples as with many.
+        in_unit: whether numbers have to be in the unit of the labels.
+        is_correlation: whether its interval is on the scale of Fisher's z.
+        value: what computes the score; empty for the accuracy and the overall score, for which
+            right and wrong are enough, or the parts' scores.
+        influence: what computes the influence of each example on it [N]: N times the derivative by
+            the example's weight.
         margin: how much worse than another a score may be, interval included, to count as no
             worse; of a metric in the unit of the labels a share of the other score.
     """
 
+    name: str
     label: str
     problems: tuple[str, ...] = ()
     about: str = ""
@@ -34,7 +56,21 @@ class Metric:
     bounded: bool = True
     needs_logits: bool = False
     by_class: bool = False
+    in_unit: bool = False
+    is_correlation: bool = False
+    value: str = ""
+    influence: str = ""
     margin: float = 0.02
+
+    def __post_init__(self) -> None:
+        if unknown := {*self.problems} - DEFAULTS.keys():
+            raise ValueError(f"its problems {unknown} are not among {', '.join(DEFAULTS)}")
+        if self.name not in (*_WITHOUT, "") and not (":" in self.value and ":" in self.influence):
+            raise ValueError("its value and influence are not named as module:function")
+
+    def functions(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """What computes the value, and the influences."""
+        return load(self.value), load(self.influence)
 
     def gain(self, value: float) -> float:
         """A score or a difference of scores, with the sign by which more is better."""
@@ -52,29 +88,28 @@ class Metric:
         return f"{difference:.3g} in {self.label}"
 
 
-OVERALL: Final = "overall"
-"""The dev score of a task of several parts: the mean of theirs."""
-METRICS: Final = {name: Metric(**table) for name, table in read_tables("metrics.toml").items()}
-"""By the names in column `dev_metric` and of --metric."""
-DEFAULTS: Final = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "micro_f1", REGRESSION: "pearson"}
-"""The metric of each problem in runs.csv."""
+METRICS: Final = Registry(
+    Metric,
+    "minbert_bench.metrics",
+    (Metric(name=name, **table) for name, table in read_tables("metrics.toml").items()),
+)
 ROW_METRICS: Final = (*DEFAULTS.values(), OVERALL)
 """The metrics in runs.csv; the others are chosen for a report."""
 METRIC_HELP: Final = (
     "The metric that decides in the report, computed from kept predictions: "
     f"{', '.join(name for name in METRICS if name != OVERALL)}. Each row's own by default."
 )
-_UNKNOWN: Final = Metric("score", lowest=-1.0)
+_UNKNOWN: Final = Metric(name="", label="score", lowest=-1.0)
 
 
 def metric_of(name: object) -> Metric:
     """The metric of this name; a generic score for any other name."""
-    return METRICS.get(str(name), _UNKNOWN)
+    return METRICS.known(str(name)) or _UNKNOWN
 
 
 def metrics_for(problem: str) -> tuple[str, ...]:
     """The names of a problem's metrics, the default first."""
-    names = [name for name, metric in METRICS.items() if problem in metric.problems]
+    names = [name for name, metric in METRICS.usable().items() if problem in metric.problems]
     return tuple(sorted(names, key=lambda name: name != DEFAULTS[problem]))
 
 
@@ -90,8 +125,9 @@ def check_metric(name: str, problem: str | None) -> None:
         problem: None for a task of several parts, whose only metric is the overall score.
 
     Raises:
-        InputError: with the names of those it has.
+        InputError: with the names of those it has; if it is a plugin's that can't be used.
     """
+    _ = METRICS[name]
     names = (OVERALL,) if problem is None else metrics_for(problem)
     if name not in names:
         whose = problem.replace("_", "-") if problem else "a task of several parts"

@@ -195,6 +195,7 @@ def _cell(settings: Settings, resolved: Resolved, rate: float | None, **axes: An
         "compile": ON if settings.compile else OFF,  # on for auto, which is resolved below
         "engine": resolved.engine if settings.engine == AUTO else settings.engine,
         "engine_version": resolved.engine_version,
+        "plugin": METHODS.plugin(axes["mode"]),
         "attn_implementation": resolved.attention if attention == AUTO else attention,
         "regression_loss": settings.regression_loss if resolved.regression else None,
         "learning_rate_source": resolved.learning_rate_source,

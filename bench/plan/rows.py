@@ -47,6 +47,7 @@ class Row(Cell):
     cuda_version: str | None = None
     environment: str | None = None
     sharing: str | None = None
+    executor: str | None = None
     measurement_version: int
     code_version: str
 

@@ -91,7 +91,6 @@ def explorer(
         "modes": {
             mode: [_VARIABLES.get(COLOURS[mode], COLOURS[mode]), _SYMBOLS.get(MARKERS[mode], "wye")]
             for mode in dict.fromkeys(s.mode for s in group.settings)
-            if mode in COLOURS
         },
         "settings": [
             {

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from adapters.methods import BITFIT, METHODS, MODES
+from adapters.methods import BITFIT, METHODS, in_order, mode_label
 from bench.analysis.breakdown import Breakdown
 from bench.common.grouping import grouped
 from bench.report.drawing import (
@@ -38,10 +38,24 @@ from bench.report.pages import phrase
 from bench.report.text import fixed, num, range_of
 
 _PLAIN: Final = {"full": (INK, "s", "-"), "head": (PURPLE, "D", ":"), BITFIT: (GREEN, "p", "-.")}
-_STYLES: Final = _PLAIN | {n: (m.colour, m.marker, m.line) for n, m in METHODS.items()}
-COLOURS: Final = {mode: colour for mode, (colour, _, _) in _STYLES.items()}
-MARKERS: Final = {mode: marker for mode, (_, marker, _) in _STYLES.items()}
-LINES: Final[dict[str, Any]] = {mode: line for mode, (_, _, line) in _STYLES.items()}
+_STYLES: Final = _PLAIN | {n: (m.colour, m.marker, m.line) for n, m in METHODS.usable().items()}
+_NEUTRAL: Final = (GREY, "o", ":")
+
+
+class _Styles(dict[str, Any]):
+    """One part of the styles by mode; a neutral one for a mode whose plugin is not installed."""
+
+    def __init__(self, part: int) -> None:
+        super().__init__({mode: style[part] for mode, style in _STYLES.items()})
+        self._neutral = _NEUTRAL[part]
+
+    def __missing__(self, mode: str) -> Any:
+        return self._neutral
+
+
+COLOURS: Final = _Styles(0)
+MARKERS: Final = _Styles(1)
+LINES: Final = _Styles(2)
 AMPS: Final = ("off", "bf16", "fp16")
 """Drawn hollow, full and half full."""
 PARTS: Final = {
@@ -116,7 +130,7 @@ def points(
         colours: by the values of the column `by`.
     """
     for row in rows.to_dict("records"):
-        colour = colours.get(str(row[by]), INK)
+        colour = colours.get(str(row[by]), GREY)
         axes.plot(
             [row[x]], [row[y]], marker=MARKERS.get(str(row["mode"]), "o"), linestyle="none",
             color=colour, **_fill(str(row["amp"]), colour), markersize=size, markeredgewidth=1.2,
@@ -149,9 +163,8 @@ def encoders(
         axes.set_xlim(left=0)
         handles = [_sign(name, colour) for name, colour in colours.items()]
         handles += [
-            _sign(mode, marker=MARKERS[mode], markerfacecolor=PAPER)
-            for mode in MODES
-            if (rows["mode"] == mode).any()
+            _sign(mode_label(mode), marker=MARKERS[mode], markerfacecolor=PAPER)
+            for mode in in_order(rows["mode"])
         ]
         add_legend(figure, handles, 4)
     ranges = "; ".join(
@@ -164,9 +177,13 @@ def encoders(
 def legend(figure: Figure, rows: pd.DataFrame, lines: bool = False) -> None:
     """Add a legend below the axes, of the modes and kinds of AMP in the figure."""
     handles = [
-        _sign(mode, COLOURS[mode], MARKERS[mode], linestyle=LINES[mode] if lines else "none")
-        for mode in MODES
-        if (rows["mode"] == mode).any()
+        _sign(
+            mode_label(mode),
+            COLOURS[mode],
+            MARKERS[mode],
+            linestyle=LINES[mode] if lines else "none",
+        )
+        for mode in in_order(rows["mode"])
     ]
     handles += [
         _sign("fp32" if amp == "off" else f"AMP {amp}", **_fill(amp, INK))

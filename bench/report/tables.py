@@ -35,6 +35,7 @@ _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
 _UNSET: Final = {
     "max_train": "all", "max_dev": "all", "max_steps": "no cap", "folds": "none",
     "early_stopping": "none", "sharing": "none",
+    "executor": "this project's",
 }  # fmt: skip
 
 

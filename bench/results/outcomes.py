@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common.files import write_atomically
+from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Problem
 from bench.plan.rows import Row
 
 _LARGEST: Final = 2**26
@@ -60,6 +61,12 @@ class Outcome:
     labels: Array | None
     examples: str
     logits: Array | None = None
+
+    @property
+    def problem(self) -> Problem:
+        if self.has_numbers:
+            return REGRESSION
+        return SINGLE_LABEL if self.has_classes else MULTI_LABEL
 
     @property
     def has_classes(self) -> bool:

@@ -1,12 +1,13 @@
 """The formats of an exported model, each with what it can express. Free of torch.
 
-A format is an entry here, a file in this folder, which writes it, and a snippet, which loads it.
+A format is an entry here, or an entry point `minbert_bench.export_formats` of another distribution;
+a file that writes it; and a snippet, which loads it.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from shutil import copyfile
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,7 @@ from adapters.names import trains_encoder
 from bench.common.errors import InputError
 from bench.plan.cell import MINBERT, Cell
 from minbert.files import CONFIG
+from minbert.registry import Registry, load
 
 if TYPE_CHECKING:
     from bench.export.trained import Trained
@@ -25,8 +27,8 @@ SNIPPET: Final = "predict.py"
 BASE: Final = "base.json"
 """Name of the file that says which base an adapter was trained on."""
 _SNIPPETS: Final = Path(__file__).parents[1] / "snippets"
-_ANSWERS: Final = "answers.py"
-"""Name of the script that all formats share, there and in an exported folder."""
+ANSWERS: Final = _SNIPPETS / "answers.py"
+"""The script that all formats share, which has the same name in an exported folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +37,15 @@ class Format:
 
     Attributes:
         name: as `--format` takes it.
-        extra: the extra with its libraries.
+        extra: this project's extra with its libraries; empty: a plugin brings them.
         libraries: names under which its libraries are imported, for writing and for checking.
         mark: a file that is in every folder of the format, and in none of those before it.
         snippet: the script that loads it.
         cannot: the reason why it can't express a cell; None: it can.
-        write: writes a trained cell's model, tokenizer and configuration into a folder.
-        check: refuses a folder whose files a library would not take for data alone.
+        writer: the function that writes a trained cell's model, tokenizer and configuration into
+            a folder, as `module:function`.
+        checker: likewise, of a folder: it refuses files that a library would not take for data
+            alone.
         config: the file that names the classes.
         is_adapter: whether it holds adapters, to be added to their base.
         cut: what cuts texts, for the model card.
@@ -49,31 +53,48 @@ class Format:
     """
 
     name: str
-    extra: str
+    extra: str = ""
     libraries: tuple[str, ...]
     mark: str
     snippet: Path
     cannot: Callable[[Cell], str | None]
-    write: "Callable[[Trained, Path], None]"
-    check: Callable[[Path], None] = lambda _folder: None
+    writer: str
+    checker: str = ""
     config: str = CONFIG
     is_adapter: bool = False
     cut: str = f"by {SNIPPET}"
     files: Mapping[str, str] = field(default_factory=dict)
 
+    def write(self, trained: "Trained", folder: Path) -> None:
+        """Write a trained cell's model, tokenizer and configuration into a folder."""
+        load(self.writer)(trained, folder)
+
+    def check(self, folder: Path) -> None:
+        """Refuse a folder whose files a library would not take for data alone."""
+        if self.checker:
+            load(self.checker)(folder)
+
+    @property
+    def install(self) -> str:
+        """The command that installs its libraries."""
+        what = f"-e '.[{self.extra}]'" if self.extra else " ".join(self.libraries)
+        return f"pip install {what}"
+
+    def script(self) -> Any:
+        """The script that loads the format, as a module."""
+        if self.snippet.parent == _SNIPPETS:
+            return import_module(f"bench.export.snippets.{self.snippet.stem}")
+        spec = spec_from_file_location(f"{self.name}_snippet", self.snippet)
+        if spec is None or spec.loader is None:
+            raise InputError(f"{self.snippet}: is no script of Python")
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
     def copy_scripts(self, folder: Path) -> None:
         """Write the scripts that load the format and name its answers into an exported folder."""
         copyfile(self.snippet, folder / SNIPPET)
-        copyfile(_SNIPPETS / _ANSWERS, folder / _ANSWERS)
-
-
-def _late(module: str, function: str) -> Callable[..., None]:
-    """A function of a module in this folder, which is imported when it is called."""
-
-    def call(*arguments: Any) -> None:
-        getattr(import_module(f"{__name__}.{module}"), function)(*arguments)
-
-    return call
+        copyfile(ANSWERS, folder / ANSWERS.name)
 
 
 def _peft_cannot(cell: Cell) -> str | None:
@@ -104,7 +125,7 @@ _FORMATS: Final = (
         mark="adapter_config.json",
         snippet=_SNIPPETS / "peft.py",
         cannot=_peft_cannot,
-        write=_late("peft", "write"),
+        writer=f"{__name__}.peft:write",
         is_adapter=True,
         cut=_BY_TOKENIZER,
         files={
@@ -119,7 +140,7 @@ _FORMATS: Final = (
         mark="model.safetensors",
         snippet=_SNIPPETS / "transformers.py",
         cannot=_transformers_cannot,
-        write=_late("transformers", "write"),
+        writer=f"{__name__}.transformers:write",
         cut=_BY_TOKENIZER,
         files={"model.safetensors": "the weights"},
     ),
@@ -131,8 +152,8 @@ _FORMATS: Final = (
         config="config_sentence_transformers.json",
         snippet=_SNIPPETS / "sentence_transformers.py",
         cannot=_sentence_transformers_cannot,
-        write=_late("sentence_transformers", "write"),
-        check=_late("sentence_transformers", "check_modules"),
+        writer=f"{__name__}.sentence_transformers:write",
+        checker=f"{__name__}.sentence_transformers:check_modules",
         cut="by encode",
         files={
             "config_sentence_transformers.json": "the names of the classes",
@@ -146,12 +167,12 @@ _FORMATS: Final = (
         mark="model.onnx",
         snippet=_SNIPPETS / "onnx.py",
         cannot=lambda _cell: None,
-        write=_late("onnx", "write"),
+        writer=f"{__name__}.onnx:write",
         files={"model.onnx": "the model", "model-int8.onnx": "the model with weights of 8 bits"},
     ),
 )
-FORMATS: Final[Mapping[str, Format]] = {each.name: each for each in _FORMATS}
-"""In the order of preference."""
+FORMATS: Final = Registry(Format, "minbert_bench.export_formats", _FORMATS)
+"""This project's are in the order of preference."""
 
 
 def refusal(name: str, cell: Cell) -> str | None:
@@ -163,8 +184,9 @@ def refusal(name: str, cell: Cell) -> str | None:
 
 
 def default_format(cell: Cell, merge: bool) -> str:
-    """The first format that can express a cell: but none of adapters where these are merged, or
-    where the encoder trains too, whose weights would all be in the adapter's file."""
+    """The first of this project's formats that can express a cell: but none of adapters where these
+    are merged, or where the encoder trains too, whose weights would all be in the adapter's
+    file."""
     whole = merge or cell.mode not in METHODS or trains_encoder(cell.mode, cell.layers)
     return next(
         each.name
@@ -179,9 +201,7 @@ def missing_library(format: Format) -> str | None:  # noqa: A002
     missing = [name for name in format.libraries if find_spec(name) is None]
     if not missing:
         return None
-    return (
-        f"--format {format.name} needs {' and '.join(missing)}: pip install -e '.[{format.extra}]'"
-    )
+    return f"--format {format.name} needs {' and '.join(missing)}: {format.install}"
 
 
 def format_in(folder: Path) -> Format:
@@ -192,7 +212,7 @@ def format_in(folder: Path) -> Format:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
-    for each in reversed(_FORMATS):
+    for each in reversed(FORMATS.usable().values()):
         if (folder / each.mark).is_file() and (folder / SNIPPET).is_file():
             return each
     raise InputError(

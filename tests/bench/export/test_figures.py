@@ -10,7 +10,7 @@ import pytest
 from bench.common.errors import InputError
 from bench.export import figures as module
 from bench.export.figures import measure
-from bench.export.formats import FORMATS
+from bench.export.formats import FORMATS, Format
 from bench.export.fresh import Answer
 from bench.export.trained import Trained
 from bench.results.exports import ADAPTER, INT8, MERGED, ONNX, Figures
@@ -48,12 +48,11 @@ class Answers:
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
-    def write(_: Trained, folder: Path) -> None:
+    def write(_format: Format, _: Trained, folder: Path) -> None:
         for name, size in WEIGHTS.items():
             (folder / name).write_bytes(b"\0" * size)
 
-    for name, each in FORMATS.items():
-        monkeypatch.setitem(FORMATS, name, replace(each, write=write))  # type: ignore[arg-type]
+    monkeypatch.setattr(Format, "write", write)
     answers = Answers()
     monkeypatch.setattr(module, "run_fresh", answers)
     monkeypatch.setattr(module, "missing_library", lambda _: None)

@@ -28,7 +28,7 @@ def test_fields_survive_their_text(name: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [("rank", "eight"), ("dev_score", "high"), ("dev_loss", "nan"), ("peak_rss_mib", "inf"),
-     ("status", "fine"), ("flags", "odd"), ("mode", "lorra"), ("layers", "some layers"),
+     ("status", "fine"), ("flags", "odd"), ("mode", "Lorra"), ("layers", "some layers"),
      ("amp", "on"), ("adapter", "my own")],
 )  # fmt: skip
 def test_fields_of_another_kind_are_refused(name: str, text: str) -> None:

@@ -97,7 +97,8 @@ def test_a_field_is_read_as_it_is_written_or_named(tmp_path: Path, name: str, te
         assert text == ""
     elif BY_NAME[name].kind is str:
         assert value in (text, text[1:])
-        assert str(value) in VALUES.get(name, (value,))
+        if name != "mode":  # a plugin may have the mode: see test_plugins
+            assert str(value) in VALUES.get(name, (value,))
     else:
         assert value == BY_NAME[name].kind(text)
         assert abs(float(value)) < LARGEST
@@ -111,7 +112,7 @@ def test_a_field_is_read_as_it_is_written_or_named(tmp_path: Path, name: str, te
         ("status", "done"), ("flags", "throttled slow"), ("layers", "attn;x"), ("adapter", "../x"),
         ("train_s", "nan"), ("dev_score", "-inf"), ("train_s", "1e31"), ("dev_score", "1e999"),
         ("seed", "inf"), ("rank", "9" * 5000), ("attempt", "x" * 10**6),
-        *((name, "loraa") for name in VALUES),
+        *((name, "loraa") for name in VALUES if name != "mode"),
     ],
 )  # fmt: skip
 def test_a_value_that_can_not_be_is_named_by_line_and_column(

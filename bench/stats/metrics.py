@@ -1,16 +1,53 @@
-"""The influence of each example on a metric, from formulas, for whole arrays at once.
+"""Metrics: where scikit-learn and scipy have no such function, the value, and of each the influence
+of every example, from formulas, for whole arrays at once.
+
+All functions take labels and predictions: classes [N], numbers [N], or 0 and 1 for each label
+[N, C]; of a ranking, whether examples are of the class [N], and their scores [N].
+bench/plan/metrics.toml names the functions.
 
 The influence of example i is N times the derivative of the metric with respect to the weight of
 that example, where all N weights are 1 (the infinitesimal jackknife; Jaeckel 1972, Efron 1982).
 Influences sum to 0, and their variance over N is that of the metric to first order. Pure.
 """
 
+from functools import partial
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.stats.intervals import Floats
+from minbert.data import metrics as dev_metrics
 
 Array = NDArray[np.generic]
+
+
+def balanced_accuracy(labels: Array, predicted: Array) -> float:
+    from sklearn.metrics import recall_score
+
+    return float(recall_score(labels, predicted, labels=np.unique(labels), average="macro"))
+
+
+def _f1(labels: Array, predicted: Array, average: str) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predicted, average=average, zero_division=0))
+
+
+macro_f1: Final = partial(_f1, average="macro")
+weighted_f1: Final = partial(_f1, average="weighted")
+micro_f1: Final = partial(_f1, average="micro")
+
+
+def pearson(labels: Array, predicted: Array) -> float:
+    x, y = predicted.astype(np.float64), labels.astype(np.float64)
+    return dev_metrics.pearson(x, y) or 0.0
+
+
+def spearman(labels: Array, predicted: Array) -> float:
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(predicted, labels).statistic)
 
 
 class _Classes:
@@ -45,7 +82,7 @@ class _Classes:
         return np.asarray(len(self.at) * change)
 
 
-def balanced_accuracy(labels: Array, predicted: Array) -> Floats:
+def balanced_accuracy_influence(labels: Array, predicted: Array) -> Floats:
     """Of the mean recall over the classes that occur in the labels."""
     counts = _Classes(labels, predicted)
     recall = counts.hits / np.maximum(counts.true, 1)
@@ -53,20 +90,22 @@ def balanced_accuracy(labels: Array, predicted: Array) -> Floats:
     return np.asarray(len(labels) / (counts.true > 0).sum() * change)
 
 
-def macro_f1(labels: Array, predicted: Array) -> Floats:
-    """Of the mean F1 over the classes that occur in labels or predictions."""
+def macro_f1_influence(labels: Array, predicted: Array) -> Floats:
+    """Of the mean F1 over the classes that occur in labels or predictions, or over all labels."""
+    if labels.ndim == 2:
+        return _macro_f1_of_labels(labels, predicted)
     counts = _Classes(labels, predicted)
     return counts.of_f1(np.full(len(counts.true), 1 / len(counts.true)))
 
 
-def weighted_f1(labels: Array, predicted: Array) -> Floats:
+def weighted_f1_influence(labels: Array, predicted: Array) -> Floats:
     """Of the mean F1 over the classes, each weighted by its number of examples."""
     counts = _Classes(labels, predicted)
     shares = counts.true / len(labels)
     return counts.f1[counts.at] - float(shares @ counts.f1) + counts.of_f1(shares)
 
 
-def mcc(labels: Array, predicted: Array) -> Floats:
+def mcc_influence(labels: Array, predicted: Array) -> Floats:
     """Of Matthews' correlation coefficient of several classes (Gorodkin 2004); 0 where labels or
     predictions are all the same and the coefficient is not defined."""
     counts, total = _Classes(labels, predicted), float(len(labels))
@@ -81,7 +120,7 @@ def mcc(labels: Array, predicted: Array) -> Floats:
     return np.asarray(total * (d_joint - joint * (d_true + d_guess)) / np.sqrt(of_true * of_guess))
 
 
-def auroc(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
+def auroc_influence(positive: NDArray[np.bool_], scores: Floats) -> Floats:
     """Of the area under the ROC curve of scores [N]: the placements of DeLong et al. (1988).
 
     Raises:
@@ -105,7 +144,7 @@ def _share_below(ordered: Floats, values: Floats) -> Floats:
     return np.asarray(sum(sides) / (2 * len(ordered)))
 
 
-def average_precision(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
+def average_precision_influence(positive: NDArray[np.bool_], scores: Floats) -> Floats:
     """Of average precision, the mean precision at the scores [N] of the positive examples.
 
     Raises:
@@ -131,17 +170,17 @@ def average_precision(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
     return np.asarray(len(scores) / total * change)
 
 
-def pearson(x: Floats, y: Floats) -> Floats:
+def pearson_influence(labels: Floats, predicted: Floats) -> Floats:
     """Of Pearson's correlation (Hampel 1974).
 
     Raises:
         ValueError: if numbers are all the same.
     """
-    x, y = _standard(x), _standard(y)
+    x, y = _standard(predicted), _standard(labels)
     return np.asarray(x * y - float((x * y).mean()) * (x * x + y * y) / 2)
 
 
-def spearman(x: Floats, y: Floats) -> Floats:
+def spearman_influence(labels: Floats, predicted: Floats) -> Floats:
     """Of Spearman's correlation: Pearson's of the ranks, where equal numbers have their mean rank.
 
     An example counts by its own ranks, and by what it adds to the ranks of the larger numbers.
@@ -149,11 +188,11 @@ def spearman(x: Floats, y: Floats) -> Floats:
     Raises:
         ValueError: if numbers are all the same.
     """
-    one, two = _ranks(x), _ranks(y)
+    one, two = _ranks(predicted), _ranks(labels)
     u, v = _standard(one), _standard(two)
     rho = float((u * v).mean())
-    influence = pearson(one, two)
-    for values, own, other, std in ((x, u, v, one.std()), (y, v, u, two.std())):
+    influence = pearson_influence(two, one)
+    for values, own, other, std in ((predicted, u, v, one.std()), (labels, v, u, two.std())):
         influence += _carried(values, (other - rho * own) / std)
     return np.asarray(influence)
 
@@ -179,7 +218,7 @@ def _standard(values: Floats) -> Floats:
     return np.asarray((values - values.mean()) / std)
 
 
-def r2(predicted: Floats, labels: Floats) -> Floats:
+def r2_influence(labels: Floats, predicted: Floats) -> Floats:
     """Of the coefficient of determination.
 
     Raises:
@@ -192,7 +231,7 @@ def r2(predicted: Floats, labels: Floats) -> Floats:
     return np.asarray((unexplained * spread - errors) / spread.mean())
 
 
-def rmse(predicted: Floats, labels: Floats) -> Floats:
+def rmse_influence(labels: Floats, predicted: Floats) -> Floats:
     """Of the root of the mean squared error, in the unit of the labels."""
     errors = (predicted - labels) ** 2
     root = np.sqrt(errors.mean())
@@ -201,13 +240,13 @@ def rmse(predicted: Floats, labels: Floats) -> Floats:
     return np.asarray((errors - errors.mean()) / (2 * root))
 
 
-def label_micro_f1(labels: Array, predicted: Array) -> Floats:
+def micro_f1_influence(labels: Array, predicted: Array) -> Floats:
     """Of the F1 over all labels [N, C] of 0 or 1 together: that of one label, on N C examples."""
-    influence = label_macro_f1(labels.reshape(-1, 1), predicted.reshape(-1, 1))
+    influence = _macro_f1_of_labels(labels.reshape(-1, 1), predicted.reshape(-1, 1))
     return np.asarray(influence.reshape(labels.shape).mean(axis=1))
 
 
-def label_macro_f1(labels: Array, predicted: Array) -> Floats:
+def _macro_f1_of_labels(labels: Array, predicted: Array) -> Floats:
     """Of the mean F1 over the C labels [N, C] of 0 or 1; a label that neither occurs nor is
     predicted counts as 0."""
     true, guess = labels.astype(np.float64), predicted.astype(np.float64)

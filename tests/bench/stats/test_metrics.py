@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as library
 
-from bench.stats import influence
+from bench.stats import metrics
 from bench.stats.intervals import spread
 
 Numbers = np.ndarray[Any, Any]
@@ -23,9 +23,9 @@ def classes(seed: int = 0, number: int = 4, n: int = N) -> tuple[Numbers, Number
 
 
 def ranked(seed: int = 0, n: int = N, ties: bool = True) -> tuple[Numbers, Numbers]:
-    """Labels of 0 and 1, and scores, several of which are equal."""
+    """Whether examples are of a class, and scores, several of which are equal."""
     rng = np.random.default_rng(seed)
-    labels = (rng.random(n) < 0.3).astype(np.int64)
+    labels = rng.random(n) < 0.3
     scores = rng.normal(size=n) + labels
     return labels, scores.round(1) if ties else scores
 
@@ -71,28 +71,20 @@ def f1(average: str) -> Callable[..., float]:
     )
 
 
-def by_scores(function: Callable[..., Numbers]) -> Callable[[Numbers, Numbers], Numbers]:
-    return lambda labels, scores: function(scores, labels == 1)
-
-
-def swapped(function: Callable[..., Numbers]) -> Callable[[Numbers, Numbers], Numbers]:
-    return lambda labels, predicted: function(predicted, labels)
-
-
 CASES = {
     "balanced accuracy": (
-        influence.balanced_accuracy, library.balanced_accuracy_score, classes),
-    "macro F1": (influence.macro_f1, f1("macro"), classes),
-    "weighted F1": (influence.weighted_f1, f1("weighted"), classes),
-    "MCC": (influence.mcc, library.matthews_corrcoef, classes),
-    "AUROC": (by_scores(influence.auroc), library.roc_auc_score, ranked),
-    "AP": (by_scores(influence.average_precision), library.average_precision_score, ranked),
-    "Pearson": (influence.pearson, pearson, numbers),
-    "Spearman": (influence.spearman, spearman, numbers),
-    "R2": (swapped(influence.r2), library.r2_score, numbers),
-    "RMSE": (swapped(influence.rmse), library.root_mean_squared_error, numbers),
-    "micro F1 of labels": (influence.label_micro_f1, f1("micro"), several),
-    "macro F1 of labels": (influence.label_macro_f1, f1("macro"), several),
+        metrics.balanced_accuracy_influence, library.balanced_accuracy_score, classes),
+    "macro F1": (metrics.macro_f1_influence, f1("macro"), classes),
+    "weighted F1": (metrics.weighted_f1_influence, f1("weighted"), classes),
+    "MCC": (metrics.mcc_influence, library.matthews_corrcoef, classes),
+    "AUROC": (metrics.auroc_influence, library.roc_auc_score, ranked),
+    "AP": (metrics.average_precision_influence, library.average_precision_score, ranked),
+    "Pearson": (metrics.pearson_influence, pearson, numbers),
+    "Spearman": (metrics.spearman_influence, spearman, numbers),
+    "R2": (metrics.r2_influence, library.r2_score, numbers),
+    "RMSE": (metrics.rmse_influence, library.root_mean_squared_error, numbers),
+    "micro F1 of labels": (metrics.micro_f1_influence, f1("micro"), several),
+    "macro F1 of labels": (metrics.macro_f1_influence, f1("macro"), several),
 }  # fmt: skip
 
 
@@ -152,17 +144,17 @@ def test_classes_that_labels_or_predictions_lack(name: str) -> None:
 
 def test_constants_have_no_influence_or_no_score() -> None:
     same, labels = np.full(4, 0.3), np.array([0.0, 1.0, 0.0, 1.0])
-    assert not influence.mcc(labels, same.astype(int)).any()
-    assert not influence.rmse(labels, labels).any()
-    assert not influence.label_micro_f1(np.zeros((4, 2)), np.zeros((4, 2))).any()
-    assert not influence.label_macro_f1(np.zeros((4, 2)), np.zeros((4, 2))).any()
-    assert not influence.auroc(same, labels == 1).any()
-    for of in (influence.pearson, influence.spearman):
+    assert not metrics.mcc_influence(labels, same.astype(int)).any()
+    assert not metrics.rmse_influence(labels, labels).any()
+    assert not metrics.micro_f1_influence(np.zeros((4, 2)), np.zeros((4, 2))).any()
+    assert not metrics.macro_f1_influence(np.zeros((4, 2)), np.zeros((4, 2))).any()
+    assert not metrics.auroc_influence(labels == 1, same).any()
+    for of in (metrics.pearson_influence, metrics.spearman_influence):
         with pytest.raises(ValueError, match="a constant has no correlation"):
             of(same, labels)
     with pytest.raises(ValueError, match="no variance"):
-        influence.r2(labels, same)
+        metrics.r2_influence(same, labels)
     with pytest.raises(ValueError, match="no examples"):
-        influence.auroc(labels, labels > 2)
+        metrics.auroc_influence(labels > 2, labels)
     with pytest.raises(ValueError, match="no examples"):
-        influence.average_precision(labels, labels > 2)
+        metrics.average_precision_influence(labels > 2, labels)

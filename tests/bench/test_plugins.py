@@ -1,0 +1,333 @@
+"""Plugins: the distribution in tests/plugins/scale, built and installed, from a grid to an exported
+folder; what is shown where it is missing; and those that are broken."""
+
+import importlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from adapters import methods
+from bench.analysis.groups import groups
+from bench.common.errors import InputError, RefusedError
+from bench.engines.engine import engine_of
+from bench.plan import metrics
+from bench.plan.columns import row_of, values_of
+from bench.recommend import main as recommend
+from bench.report.__main__ import main as report
+from bench.report.figures import COLOURS, LINES, MARKERS
+from bench.results import scores
+from bench.results.outcomes import Outcome
+from bench.results.rowfile import encode, read_rows, record
+from minbert.errors import InputError as MinbertInputError
+from minbert.registry import Registry
+from tests.bench.conftest import narrow
+from tests.bench.plugins import PROJECT, declare, environment, run
+from tests.bench.synthetic_rows import cell, synthetic_rows
+
+GRID = """
+[[cells]]
+mode = ["full", "scale"]
+layers = ["attn-only"]
+"""
+NAME = "minbert-bench-scale"
+WITHOUT_TORCH = """
+import sys
+import bench.grid.__main__
+from adapters.methods import METHODS
+from bench.executors.choice import EXECUTORS
+from bench.export.formats import FORMATS
+from bench.plan.metrics import METRICS
+
+print(*(list(each.usable())[-1] for each in (METHODS, METRICS, EXECUTORS, FORMATS)),
+      "torch" in sys.modules)
+"""
+CELL = "scale-attn-only-fp32-s0"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A folder with the results of a grid, and the interpreter that sees the plugin."""
+
+    python: Path
+    folder: Path
+
+    def run(self, module: str, *arguments: object) -> str:
+        done = run(
+            self.python, "-m", module, *arguments, cwd=self.folder,
+            MINBERT_BENCH_LOCKS=str(self.folder),
+        )  # fmt: skip
+        assert not done.stderr.count("error: "), done.stderr
+        return done.stdout
+
+    def grid(self, *arguments: object) -> str:
+        return self.run(
+            "bench.grid", "--grid", "mine.toml", "--model", "tiny", "--max-train", 32,
+            "--max-dev", 24, "--max-steps", 1, "--epochs", 1, "--device", "cpu",
+            "--executor", "wrapped", "--wrapper", "nice -n 1", *arguments,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def installed(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    folder = tmp_path_factory.mktemp("plugin")
+    narrow(1, folder / "tiny", minilm, spread=0.2)
+    (folder / "mine.toml").write_text(GRID)
+    project = shutil.copytree(PROJECT, folder / "project")  # building writes there
+    here = Installed(environment(folder / "venv", project), folder)
+    here.grid("--metric", "kappa", "--save-weights")
+    return here
+
+
+def test_a_grid_runs_with_a_plugin(installed: Installed) -> None:
+    rows = read_rows(installed.folder / "runs.csv")
+    assert {(row.mode, row.plugin, row.status) for row in rows} == {
+        ("full", None, "ok"),
+        ("scale", f"{NAME} 0.1.0", "ok"),
+    }
+    assert {row.executor for row in rows} == {f"wrapped of {NAME} 0.1.0: nice -n 1"}
+    text = (installed.folder / "reports" / "report.md").read_text()
+    assert "scale on attn-only, fp32" in text
+    assert "Cohen's kappa" in text
+    answer = json.loads(installed.run("bench.recommend", "--metric", "kappa", "--json"))
+    assert answer["metric"] == "kappa"
+
+
+def test_declarations_are_read_without_torch(installed: Installed) -> None:
+    done = run(installed.python, "-c", WITHOUT_TORCH)
+    assert done.stdout == "scale kappa wrapped numpy False\n", done.stderr
+
+
+def test_another_version_of_the_plugin_runs_the_cell_again(installed: Installed) -> None:
+    before = installed.grid("--dry-run", "--json")
+    [metadata] = (installed.folder / "venv").glob("lib/*/site-packages/minbert_bench_scale-*/META*")
+    text = metadata.read_text()
+    metadata.write_text(text.replace("Version: 0.1.0", "Version: 0.1.1"))
+    try:
+        after = installed.grid("--dry-run", "--json")
+    finally:
+        metadata.write_text(text)
+    old, new = ({c["mode"]: c for c in json.loads(plan)["cells"]} for plan in (before, after))
+    assert {cell["action"] for cell in old.values()} == {"done"}
+    assert {cell["action"] for cell in new.values()} == {"run"}, "the executor's version is new too"
+    assert new["full"]["cell_id"] == old["full"]["cell_id"]
+    assert new["scale"]["cell_id"] != old["scale"]["cell_id"]
+
+
+def test_a_folder_is_exported_in_the_plugins_format(installed: Installed) -> None:
+    answer = json.loads(installed.run(
+        "bench.export", CELL, "--format", "numpy", "--allow-low-score", "--to", "out", "--json"
+    ))  # fmt: skip
+    assert answer["format"] == "numpy"
+    assert {form["name"] for form in answer["figures"]["forms"] if not form["missing"]} == {
+        "merged"
+    }
+    assert "encoder.safetensors" in (installed.folder / "out" / "README.md").read_text()
+    script = run(Path(sys.executable), installed.folder / "out" / "predict.py", "a fine film")
+    assert script.stdout.startswith("a fine film -> "), script.stderr
+    lines = installed.folder / "texts.txt"
+    lines.write_text("a fine film\n")
+    predicted = script.stdout.partition("-> ")[2].partition("very negative=")[0].strip()
+    assert f"\n1,{predicted}," in installed.run("bench.predict", "out", lines)
+
+
+def test_rows_stay_readable_without_the_plugin(installed: Installed, tmp_path: Path) -> None:
+    runs = installed.folder / "runs.csv"
+    assert "scale" not in methods.MODES, "this process has no plugin"
+    outcome = CliRunner().invoke(
+        report, ["--runs", str(runs), "--reports", str(tmp_path)], catch_exceptions=False
+    )
+    assert "2 rows" in outcome.output
+    page = (tmp_path / "index.html").read_text()
+    assert "scale (plugin not installed) on attn-only, fp32" in page
+    outcome = CliRunner().invoke(recommend, ["--runs", str(runs), "--json"], catch_exceptions=False)
+    labels = json.dumps(json.loads(outcome.stdout))
+    assert "scale (plugin not installed)" in labels
+    [row] = [row for row in read_rows(runs) if row.mode == "scale"]
+    with pytest.raises(InputError, match=f"mode scale is of {NAME} 0.1.0, and no plugin with it"):
+        engine_of(row.cell)
+
+
+def plugin_row(**values: object) -> dict[str, object]:
+    row = synthetic_rows(1, failures=False)[0]
+    own = {"cell_id": "5ca1e", "mode": "scale", "rank": None, "layers": "attn"}
+    return {**values_of(row), **own, **values}
+
+
+def test_a_mode_of_no_plugin_is_no_mode(tmp_path: Path) -> None:
+    row = row_of(plugin_row(plugin="mine 1.0"))  # type: ignore[arg-type]
+    path = tmp_path / "runs.csv"
+    path.write_bytes(record(values_of(row)) + encode(row))
+    [read] = read_rows(path)
+    assert (read.mode, read.plugin) == ("scale", "mine 1.0")
+    for values in ({}, {"plugin": None}):
+        with pytest.raises(ValueError, match="mode: 'scale' is not one of full, "):
+            row_of(plugin_row(**values))  # type: ignore[arg-type]
+    path.write_bytes(path.read_bytes().replace(b"mine 1.0", b"mine;import os"))
+    with pytest.raises(InputError, match=r"plugin: .* is no distribution with a version"):
+        read_rows(path)
+
+
+def test_a_mode_without_its_plugin_is_neutral_and_comes_last() -> None:
+    rows = [row_of(plugin_row(plugin="mine 1.0")), *synthetic_rows(4, failures=False)]  # type: ignore[arg-type]
+    labels = [setting.label for group in groups(rows) for setting in group.settings]
+    assert any(label.startswith("scale (plugin not installed) on attn") for label in labels)
+    assert methods.in_order(["scale", "lora", "full"]) == ["full", "lora", "scale"]
+    assert COLOURS["scale"] not in {COLOURS[mode] for mode in methods.MODES}
+    assert (MARKERS["scale"], LINES["scale"]) == ("o", ":")
+
+
+def test_a_plugin_is_part_of_a_cells_identity() -> None:
+    plain = cell("lora", 8, "attn", "off")
+    first, second = (replace(plain, mode="scale", plugin=f"mine {v}") for v in ("1.0", "1.1"))
+    assert len({one.cell_id for one in (plain, first, second)}) == 3
+    assert replace(plain, plugin=None).cell_id == plain.cell_id
+
+
+BROKEN = """
+import missing_module
+"""
+FINE = """
+from adapters.methods import Method
+
+METHOD = Method(name="fine", layer="fine:Layer", colour="#000000", marker="o")
+OTHER = Method(name="other", layer="fine:Layer", colour="#000000", marker="o")
+LORA = Method(name="lora", layer="fine:Layer", colour="#000000", marker="o")
+WRONG = object()
+"""
+POINTS = "[minbert_bench.methods]\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose distributions and modules this process sees."""
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in ("fine", "broken"):
+        sys.modules.pop(name, None)
+
+
+def registry() -> Registry[methods.Method]:
+    importlib.invalidate_caches()
+    own = methods.METHODS.own.values()
+    return Registry(methods.Method, "minbert_bench.methods", own, taken=("full",))
+
+
+@pytest.mark.parametrize(
+    ("points", "name", "reason"),
+    [
+        ("broken = broken:METHOD", "broken", "ModuleNotFoundError: No module named 'missing_mod"),
+        ("absent = fine:ABSENT", "absent", "AttributeError: module 'fine' has no attribute"),
+        ("wrong = fine:WRONG", "wrong", "fine:WRONG is no adapters.methods.Method"),
+        ("mine = fine:OTHER", "mine", "it calls itself 'other'"),
+        ("lora = fine:LORA", "lora", "this project has one of that name"),
+        ("full = fine:OTHER", "full", "this project has one of that name"),
+        ("Na/me = fine:OTHER", "Na/me", "its name has to be of lower-case letters"),
+    ],
+)
+def test_a_broken_plugin_is_a_line_that_names_its_distribution(
+    folder: Path, capsys: pytest.CaptureFixture[str], points: str, name: str, reason: str
+) -> None:
+    declare(
+        folder, "some-plugin", f"{POINTS}{points}\nfine = fine:METHOD", fine=FINE, broken=BROKEN
+    )
+    found = registry()
+    assert found.usable().keys() == {*methods.METHODS, "fine"}
+    assert found.usable()["lora"] is methods.METHODS["lora"]
+    line = f"warning: some-plugin 1.0: its method {name!r} can't be used: {reason}"
+    [warning] = capsys.readouterr().err.splitlines()
+    assert warning.startswith(line)
+    assert found.plugin("fine") == "some-plugin 1.0"
+    assert found.known(name) is found.own.get(name)
+    if name in found and name not in found.own:
+        with pytest.raises(MinbertInputError, match=r"some-plugin 1\.0: its method"):
+            found[name]
+
+
+def test_a_name_of_two_distributions_is_of_none(folder: Path) -> None:
+    for name in ("one", "two"):
+        declare(folder, name, f"{POINTS}fine = fine:METHOD", fine=FINE)
+    with pytest.raises(MinbertInputError, match=r"one 1.0 and two 1.0: .* several distributions"):
+        registry()["fine"]
+
+
+def test_what_does_not_need_a_broken_plugin_goes_on(tmp_path: Path) -> None:
+    declare(tmp_path / "path", "some-plugin", f"{POINTS}broken = broken:METHOD", broken=BROKEN)
+    for mode, code in (("lora", 0), ("broken", 2)):
+        (tmp_path / "mine.toml").write_text(
+            f'[[cells]]\nmode = ["{mode}"]\nrank = [1]\nlayers = ["attn"]\n'
+        )
+        done = run(
+            Path(sys.executable), "-m", "bench.grid", "--grid", "mine.toml", "--dry-run",
+            "--init", "random", "--model", "bert-tiny", cwd=tmp_path,
+            PYTHONPATH=os.pathsep.join([str(tmp_path / "path"), str(PROJECT.parents[2])]),
+        )  # fmt: skip
+        line = "some-plugin 1.0: its method 'broken' can't be used: ModuleNotFoundError"
+        assert done.returncode == code, done.stderr
+        assert done.stderr.count(f"warning: {line}") == 1
+        errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+        assert len(errors) == (code > 0)
+        assert all(line in error for error in errors)
+
+
+METRIC = """
+from bench.plan.metrics import Metric
+
+
+def value(labels, predicted):
+    return 1.0
+
+
+def influence(labels, predicted):
+    return [1.0]
+
+
+METRIC = Metric(
+    name="odd", label="odd", problems=("single_label",), value="fine:value",
+    influence="fine:influence",
+)
+"""
+
+
+def test_a_metric_that_fails_names_its_distribution(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(folder, "odd-one", "[minbert_bench.metrics]\nodd = fine:METRIC", fine=METRIC)
+    importlib.invalidate_caches()
+    own = metrics.METRICS.own.values()
+    known = Registry(metrics.Metric, "minbert_bench.metrics", own)
+    for module in (metrics, scores):
+        monkeypatch.setattr(module, "METRICS", known)
+    outcome = Outcome(np.array([0, 1, 1]), np.array([0, 1, 0]), "")
+    with pytest.raises(RefusedError, match=r"odd-one 1\.0: its metric 'odd' fails: fine:influence"):
+        scores.numbers("odd", outcome)
+    assert scores.every_score("single_label", outcome)["odd"] is None
+    assert scores.every_score("single_label", outcome)["mcc"] is not None
+
+
+def test_the_plugins_influence_is_that_of_leaving_an_example_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from sklearn.metrics import cohen_kappa_score
+
+    monkeypatch.syspath_prepend(PROJECT)
+    influence = importlib.import_module("minbert_bench_scale.kappa").influence
+    rng = np.random.default_rng(0)
+    n = 400
+    labels = np.minimum(rng.integers(0, 3, n), rng.integers(0, 3, n))
+    predicted = np.where(rng.random(n) < 0.4, rng.integers(0, 3, n), labels)
+    whole = cohen_kappa_score(labels, predicted)
+    left_out = [cohen_kappa_score(np.delete(labels, i), np.delete(predicted, i)) for i in range(n)]
+    influences = influence(labels, predicted)
+    assert influences.mean() == pytest.approx(0, abs=1e-12)
+    np.testing.assert_allclose(influences, (n - 1) * (whole - np.array(left_out)), atol=0.02)
+    assert influences.std() > 0.5
+    with pytest.raises(ValueError, match="a single class"):
+        influence(labels * 0, labels * 0)
