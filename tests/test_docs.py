@@ -119,6 +119,21 @@ def test_the_example_of_a_grid_file_has_the_cells_that_the_text_says() -> None:
     assert [sum(cell.mode == mode for cell in cells) for mode in ("full", "lora")] == [3, 24]
 
 
+def test_the_map_of_the_code_has_36_changes_and_names_files_that_are_there() -> None:
+    table = read("docs/architecture.md").partition("## Where would I change")[2]
+    rows = re.findall(r"^\| (\d+) \| (.+) \| (.+) \|$", table, re.MULTILINE)
+    assert [int(number) for number, *_ in rows] == list(range(1, 37))
+    for _, change, places in rows:
+        folder, names = ROOT, re.findall(r"`([\w./]+)`", places)
+        assert names, change
+        for name in names:
+            path = ROOT / name
+            if not path.exists():  # in the folder named before, or in one above
+                path = next((up / name for up in folder.parents if (up / name).exists()), path)
+            assert path.exists(), f"{change}: {name}"
+            folder = path if path.is_file() else path / "file"
+
+
 def prose(path: Path) -> str:
     """A page without its blocks of code."""
     return re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
