@@ -28,7 +28,7 @@ from bench.common.progress import progress_bar
 from bench.compare.location import Location
 from bench.launch.locks import Locks, device_locks
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found, find_slots, usable_threads
+from bench.machine.conditions import Target, find_slots, usable_threads
 from bench.machine.cores import bind_thread
 from bench.machine.devices import ALL
 from bench.machine.environment import recorded
@@ -228,7 +228,7 @@ class Alternation:
         return ["--grid", self.grid, *(["--select", selection] if selection else [])]
 
 
-def several_slots(options: Sequence[str]) -> tuple[Sequence[Found], list[str]]:
+def several_slots(options: Sequence[str]) -> tuple[Sequence[Target], list[str]]:
     """The slots that options of bench.grid name, if that may be several, and the other options.
 
     Raises:
@@ -245,7 +245,7 @@ def several_slots(options: Sequence[str]) -> tuple[Sequence[Found], list[str]]:
     return (), list(options)
 
 
-def _device(slots: Sequence[Found]) -> list[str]:
+def _device(slots: Sequence[Target]) -> list[str]:
     return ["--device", slots[0].conditions.device] if slots else []
 
 
@@ -275,7 +275,7 @@ class _Session:
     digests: Mapping[Side, str]
     named: frozenset[str]
     signals: Signals
-    slots: Sequence[Found]
+    slots: Sequence[Target]
     options: Sequence[str]
 
     def csv(self, side: Side) -> Path:
@@ -336,7 +336,7 @@ class _Session:
         for end in ends:
             end.result()
 
-    def _run_cells(self, repeat: _Repeat, slot: Found | None, devices: Locks) -> None:
+    def _run_cells(self, repeat: _Repeat, slot: Target | None, devices: Locks) -> None:
         """Run a repeat of cells, unless they have results.
 
         Args:

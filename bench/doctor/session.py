@@ -18,7 +18,7 @@ from bench.doctor.checks.memory_limit import available_mib
 from bench.doctor.process import FINDING
 from bench.launch.runner import run_worker
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found, find_conditions, torch_build, usable_threads
+from bench.machine.conditions import Target, find_conditions, torch_build, usable_threads
 from bench.machine.environment import VISIBLE, worker_environment
 from bench.machine.version import code_version
 
@@ -34,7 +34,7 @@ class Examination:
     """All findings, with their checks in the order in which they ran, and the conditions of this
     machine; None without torch."""
 
-    target: Found | None
+    target: Target | None
     checks: Sequence[Check]
     findings: Sequence[Finding]
 
@@ -106,7 +106,7 @@ def examine(
     return examination
 
 
-def _find_device(requested: str) -> tuple[Found | None, Finding]:
+def _find_device(requested: str) -> tuple[Target | None, Finding]:
     """The conditions of cells on a device, or on the CPU where `auto` finds a broken GPU."""
     try:
         torch_build()
@@ -136,7 +136,7 @@ def _why_not(check: Check, examination: Examination, left_s: float) -> str:
 
 
 def _run(
-    check: Check, target: Found | None, folder: Path, signals: Signals, left_s: float
+    check: Check, target: Target | None, folder: Path, signals: Signals, left_s: float
 ) -> Finding:
     """Run a check in its process, which is skipped if it takes longer than the seconds left; one
     that ends without a finding has failed."""

@@ -15,7 +15,7 @@ from bench.common.errors import InputError
 from bench.launch.attempt import Attempt
 from bench.launch.display import Display
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found
+from bench.machine.conditions import Target
 from bench.machine.devices import Device
 from bench.plan.planning import Planned
 from bench.plan.rows import Row
@@ -63,7 +63,7 @@ class Executor(ABC):
 
     @property
     @abstractmethod
-    def kinds(self) -> Mapping[str, Found]:
+    def kinds(self) -> Mapping[str, Target]:
         """The conditions under which cells run, by their id; those that are known so far."""
 
     def script(self, groups: Sequence[Sequence[Attempt]]) -> str:  # noqa: ARG002

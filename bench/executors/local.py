@@ -20,7 +20,7 @@ from bench.launch.attempt import WORKER, Attempt, keep, run_cell
 from bench.launch.locks import CELL_LOCKS, Locks, device_locks
 from bench.launch.runner import WorkerEnd
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found, find_slots
+from bench.machine.conditions import Target, find_slots
 from bench.machine.cores import bind_thread
 from bench.machine.gpu_trial import why_unusable
 from bench.plan.planning import Planned, groups_of
@@ -47,7 +47,7 @@ class LocalExecutor(Executor):
     """
 
     def __init__(
-        self, runs: Path, slots: Sequence[Found], worker: tuple[str, ...] = WORKER
+        self, runs: Path, slots: Sequence[Target], worker: tuple[str, ...] = WORKER
     ) -> None:
         self._runs = runs
         self._slots = slots
@@ -56,7 +56,7 @@ class LocalExecutor(Executor):
         self.devices = [slot.device for slot in slots]
 
     @property
-    def kinds(self) -> Mapping[str, Found]:
+    def kinds(self) -> Mapping[str, Target]:
         return {self._slots[0].conditions.conditions_id: self._slots[0]}
 
     def run(self, items: Sequence[Planned], dispatcher: Dispatcher, signals: Signals) -> bool:
@@ -144,7 +144,7 @@ class _Run:
     signals: Signals
     lock: Lock = field(default_factory=Lock)
 
-    def work(self, slot: Found) -> None:
+    def work(self, slot: Target) -> None:
         if slot.cores:
             bind_thread(slot.cores)
         try:
@@ -155,7 +155,7 @@ class _Run:
                 raise
             self.dispatcher.display.note(f"{error}; the other devices go on")
 
-    def _run_group(self, group: deque[Planned], waits: bool, slot: Found) -> None:
+    def _run_group(self, group: deque[Planned], waits: bool, slot: Target) -> None:
         elsewhere = deque[Planned]()
         try:
             while group and not self.queue.is_stopped:
@@ -174,7 +174,7 @@ class _Run:
         finally:
             self.queue.give_back(group, elsewhere)
 
-    def _run_cell(self, item: Planned, slot: Found) -> None:
+    def _run_cell(self, item: Planned, slot: Target) -> None:
         with self.lock:  # one for both, since the rows of other slots change what fits
             if not self.dispatcher.begin(item):
                 self.dispatcher.prepare(item)
@@ -200,7 +200,7 @@ class _Run:
                 self.queue.stop(is_interrupted=True)
             self._check_device(run, outcome, slot)
 
-    def _check_device(self, run: Attempt, outcome: WorkerEnd, slot: Found) -> None:
+    def _check_device(self, run: Attempt, outcome: WorkerEnd, slot: Target) -> None:
         """Check that the GPU can still be used after a cell in which it failed."""
         failed = outcome.result is not None and outcome.result[DEVICE_FAILED]
         if not slot.gpu or outcome.status != "crashed" or not failed:

@@ -15,7 +15,7 @@ from bench.export.trained import Base, Trained
 from bench.forecast.client import lock_on
 from bench.grid.again import train_again
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found, find_conditions
+from bench.machine.conditions import Target, find_conditions
 from bench.plan.job import Job
 from bench.plan.models import Model
 from bench.plan.rows import Row
@@ -164,7 +164,7 @@ def _train(runs: Path, row: Row, folder: Path, model: Model, *, refit: bool) -> 
     return folder, new
 
 
-def _job_of(row: Row, folder: Path, model: Model, target: Found) -> Job:
+def _job_of(row: Row, folder: Path, model: Model, target: Target) -> Job:
     """The job that trains a row's cell here, with its weights kept."""
     known, adapter_config = None, None
     try:

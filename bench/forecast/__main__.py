@@ -22,7 +22,7 @@ from bench.forecast.fit import Fit, errors
 from bench.forecast.forecast import Forecast
 from bench.forecast.outlook import Counting, make_forecast
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found, find_conditions
+from bench.machine.conditions import Target, find_conditions
 from bench.plan.models import Model, find_model
 from bench.plan.rows import Row
 from bench.results.origins import data_folder, folder_of
@@ -111,7 +111,7 @@ def _model(row: Row, name: str | None) -> Model:
     )
 
 
-def _machine(row: Row) -> Found:
+def _machine(row: Row) -> Target:
     """This machine with the device of a row, for the memory of imports is measured here.
 
     Raises:

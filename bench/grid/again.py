@@ -12,7 +12,7 @@ from bench.launch.attempt import WORKER
 from bench.launch.display import Display
 from bench.launch.runner import run_worker
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found
+from bench.machine.conditions import Target
 from bench.machine.environment import worker_environment
 from bench.plan import job as jobs
 from bench.plan.job import Job
@@ -30,7 +30,7 @@ def train_again(
     job: Job,
     name: str,
     *,
-    target: Found,
+    target: Target,
     signals: Signals,
     data: TaskData | None = None,
     purpose: str = "trained again",

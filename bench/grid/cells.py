@@ -17,7 +17,7 @@ from bench.grid.resume import orphaned_outcome
 from bench.launch.attempt import Attempt, keep, outcome_row
 from bench.launch.display import Display
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found
+from bench.machine.conditions import Target
 from bench.plan.budget import Budget, needs_no_row
 from bench.plan.cell import Cell
 from bench.plan.columns import row_of
@@ -59,7 +59,7 @@ class Cells:
     moved: dict[tuple[str, int], Planned] = field(default_factory=dict)
 
     @property
-    def kinds(self) -> Mapping[str, Found]:
+    def kinds(self) -> Mapping[str, Target]:
         return self.executor.kinds
 
     @cached_property

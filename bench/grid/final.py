@@ -21,7 +21,7 @@ from bench.forecast.client import lock_on
 from bench.grid.again import train_again
 from bench.launch.runner import utc
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found, find_conditions
+from bench.machine.conditions import Target, find_conditions
 from bench.plan.dataset import DataSpec
 from bench.plan.job import Job
 from bench.plan.rows import Row
@@ -129,7 +129,7 @@ def _test_examples(row: Row, source: Path | None, test_file: str | None) -> tupl
 
 
 def _run(
-    runs: Path, job: Job, data: TaskData, test: Examples, target: Found, signals: Signals
+    runs: Path, job: Job, data: TaskData, test: Examples, target: Target, signals: Signals
 ) -> Outcome:
     """The predictions on test examples of a job's cell, trained again."""
     cell = job.cell

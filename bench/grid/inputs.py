@@ -14,7 +14,7 @@ from bench.examples.own import find_source
 from bench.examples.tokenizers import tokenizer_of
 from bench.examples.tokens import cut_notes, find_length
 from bench.launch import checks
-from bench.machine.conditions import Found
+from bench.machine.conditions import Target
 from bench.machine.devices import Device
 from bench.plan import gridfile
 from bench.plan.adapter_configs import read_adapter_configs
@@ -99,7 +99,7 @@ class Inputs:
             for name, model in self.models.items()
         }
 
-    def cells(self, target: Found) -> list[Cell]:
+    def cells(self, target: Target) -> list[Cell]:
         """The cells of the grid for a kind of device."""
         has_transformers = TRANSFORMERS in self._engines
         resolved = (

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bench.machine.conditions import Found
+from bench.machine.conditions import Target
 from bench.plan.cell import CANDIDATE, Cell
 from bench.plan.gridfile import Grid
 from bench.plan.learning_rates import Search, lacks_rates, why_no_rates, without_rates
@@ -24,7 +24,7 @@ class Kinds:
         kinds: returns the kinds that are known so far, always with the same first.
     """
 
-    def __init__(self, grid: Grid, kinds: Callable[[], Iterable[Found]]) -> None:
+    def __init__(self, grid: Grid, kinds: Callable[[], Iterable[Target]]) -> None:
         self._kinds = kinds
         self._named = {amp for axes in grid.cells for amp in axes.amp}
 
@@ -56,7 +56,7 @@ class Kinds:
         """Whether a cell's AMP type stands for `on`; one that the grid also names does not."""
         return cell.amp not in self._named
 
-    def _on(self, cell: Cell, kind: Found) -> Cell:
+    def _on(self, cell: Cell, kind: Target) -> Cell:
         amp = kind.amp_on if self._is_on(cell) else cell.amp
         return on_device(cell, amp, kind.no_compiling)
 

@@ -12,7 +12,7 @@ from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
 from bench.launch.runner import WorkerEnd, run_worker
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found
+from bench.machine.conditions import Target
 from bench.machine.environment import command_line, worker_environment
 from bench.plan import job as jobs
 from bench.plan.cell import Columns
@@ -66,7 +66,7 @@ class Attempt:
         """The folder of the attempt."""
         return cell_folder(runs, self.job.cell.name, *self.key, self.job.attempt)
 
-    def on(self, target: Found) -> "Attempt":
+    def on(self, target: Target) -> "Attempt":
         """The same attempt with a device's conditions, usual AMP type and, if auto, `compile`."""
         conditions = target.conditions
         amp_on = target.amp_on if self.amp_is_on else self.job.cell.amp
@@ -104,7 +104,7 @@ class Attempt:
 
 def run_cell(
     run: Attempt,
-    target: Found,
+    target: Target,
     folder: Path,
     *,
     worker: tuple[str, ...] = WORKER,
@@ -134,7 +134,7 @@ def run_cell(
     return outcome_row(run, target, outcome, folder), outcome
 
 
-def outcome_row(run: Attempt, target: Found, outcome: WorkerEnd, folder: Path) -> Row:
+def outcome_row(run: Attempt, target: Target, outcome: WorkerEnd, folder: Path) -> Row:
     """The row of a worker that has ended."""
     job, result = run.job, outcome.result or {}
     emulated = job.cell.amp == "bf16" and not target.device.has_bf16

@@ -128,8 +128,8 @@ def cpu_quota(groups: Path = _CGROUPS) -> int | None:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The conditions of a run, the type that `amp = on` stands for, and the device.
+class Target:
+    """Where a cell runs: the conditions, the type that `amp = on` stands for, and the device.
 
     `device_name` identifies the device on this machine however devices are numbered: it is the UUID
     of a GPU. `cores` are the hardware threads that workers are bound to; empty: to none.
@@ -152,12 +152,12 @@ class Found:
         return why_no_compiling(self.device, self.conditions.torch_version)
 
 
-def find_conditions(requested: str, check: Check = check_gpu) -> Found:
+def find_conditions(requested: str, check: Check = check_gpu) -> Target:
     """The conditions of a run on a device, which is as of `resolve_device`."""
-    return _found(resolve_device(requested, torch_build()[1], check))
+    return _target(resolve_device(requested, torch_build()[1], check))
 
 
-def find_slots(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple[Found, ...]:
+def find_slots(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple[Target, ...]:
     """The conditions of a run on one or several devices, on each of which one cell runs at a time.
 
     They are equal but for the number of the GPU. Of several, each has cores of its own, near its
@@ -179,7 +179,7 @@ def find_slots(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple
     devices = devices * jobs
     workers = len(devices)
     if workers == 1:
-        return (_found(devices[0]),)
+        return (_target(devices[0]),)
     cores, most = usable_cores(), usable_threads()
     if workers > most:
         flag = f"--device {requested}" if gpus else f"--jobs {jobs}"
@@ -188,7 +188,7 @@ def find_slots(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple
             f"{most}"
         )
     shares = equal_shares(cores, [threads_near(gpu) for gpu in gpus] or [frozenset()] * jobs)
-    first = _found(devices[0], shares[0], workers)
+    first = _target(devices[0], shares[0], workers)
     return tuple(
         replace(
             first,
@@ -201,7 +201,7 @@ def find_slots(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple
     )
 
 
-def _found(device: Device, share: Threads = frozenset(), workers: int = 1) -> Found:
+def _target(device: Device, share: Threads = frozenset(), workers: int = 1) -> Target:
     """The conditions on a device.
 
     Args:
@@ -233,4 +233,4 @@ def _found(device: Device, share: Threads = frozenset(), workers: int = 1) -> Fo
         sharing=f"{workers} workers" if workers > 1 else None,
     )
     amp_on = "bf16" if device.has_bf16 else "fp16"
-    return Found(conditions, amp_on, name, device, share)
+    return Target(conditions, amp_on, name, device, share)

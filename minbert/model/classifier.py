@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from minbert.model.config import BertConfig
 from minbert.model.encoder import BertEncoder
-from minbert.model.heads import HEADS, Comparison
+from minbert.model.heads import HEADS, PairLayers
 
 POOLINGS: Final = ("pooler", "cls", "mean")
 _PLACE: Final = re.compile(r"(bert\w*)\.(?:encoder\.layer\.(\d+)\.|embeddings\.|pooler\.)")
@@ -102,7 +102,7 @@ class BertClassifier(Classifier):
         # weights are initialised in this order
         self.bert = BertEncoder(config, pooler=by_pooler and pools)
         self.bert_pairs = BertEncoder(config, pooler=by_pooler) if two else None
-        self.comparison = Comparison(width, dropout) if on_pairs else None
+        self.comparison = PairLayers(width, dropout) if on_pairs else None
         self.classifier: nn.Module = modules[""] if "" in modules else nn.ModuleDict(modules)
 
     def forward(

@@ -88,7 +88,7 @@ def pair_features(a: Tensor, b: Tensor) -> Tensor:
     return torch.cat([a, b, (a - b).abs(), a * b, cosine], dim=1)
 
 
-class Comparison(nn.Module):
+class PairLayers(nn.Module):
     """Maps the features of a pair to one vector of the encoder's width, for all tasks on pairs.
 
     Two linear layers, the first of twice the width, each followed by GELU.

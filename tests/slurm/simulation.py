@@ -34,7 +34,7 @@ from bench.executors.slurm.executor import POLL
 from bench.executors.slurm.submission import Submission, TaskAttempt
 from bench.launch.attempt import Attempt, outcome_row
 from bench.launch.runner import WorkerEnd
-from bench.machine.conditions import Found, find_conditions
+from bench.machine.conditions import Target, find_conditions
 from bench.plan.rows import Row
 
 LOOK_S: Final = 20.0
@@ -341,7 +341,7 @@ class Simulation:
                 return
 
     def _run_cell(
-        self, run: Attempt, target: Found, folder: Path, *, signals: Any, **_: object
+        self, run: Attempt, target: Target, folder: Path, *, signals: Any, **_: object
     ) -> tuple[Row, WorkerEnd]:
         """As `bench.launch.attempt.run_cell`, at once and without a worker."""
         if self._fate in (NODE_FAILS, KILLED):

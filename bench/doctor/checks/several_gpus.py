@@ -17,7 +17,7 @@ from typing import Final
 from bench.common.errors import InputError
 from bench.common.messages import last_error
 from bench.doctor.check import BY_NAME, Context, Finding, SkipError, judged
-from bench.machine.conditions import Found, find_slots
+from bench.machine.conditions import Target, find_slots
 from bench.machine.cores import bind_thread
 from bench.machine.devices import ALL
 from bench.machine.environment import VISIBLE, worker_environment
@@ -48,7 +48,7 @@ def check(context: Context) -> Finding:
     return judge(*step_times(slots))
 
 
-def step_times(slots: Sequence[Found]) -> tuple[Times, Times]:
+def step_times(slots: Sequence[Target]) -> tuple[Times, Times]:
     """The milliseconds of each kind of work by GPU, of each alone and of all at once."""
     with ExitStack() as stack:
         workers = {}
@@ -95,7 +95,7 @@ def judge(alone: Times, together: Times) -> Finding:
     return judged("several-gpus", figures, {}, works="; ".join(texts))
 
 
-def _started(slot: Found, stack: ExitStack) -> subprocess.Popen[str]:
+def _started(slot: Target, stack: ExitStack) -> subprocess.Popen[str]:
     """A process that works on a GPU, bound to the cores that this one is bound to, until the stack
     is closed."""
     process = subprocess.Popen(

@@ -29,7 +29,7 @@ from bench.executors.slurm.submitter import Submitter
 from bench.launch.attempt import Attempt
 from bench.launch.display import Display
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found, find_conditions
+from bench.machine.conditions import Target, find_conditions
 from bench.plan.planning import Planned, groups_of
 from bench.plan.rows import Row
 from bench.results.protocol import ROW
@@ -77,7 +77,7 @@ class SlurmExecutor(Executor):
     """
 
     def __init__(
-        self, store: Store, submitter: Submitter, target: Found, *, checks_nodes: bool = False
+        self, store: Store, submitter: Submitter, target: Target, *, checks_nodes: bool = False
     ) -> None:
         self._store = store
         self._submitter = submitter
@@ -100,7 +100,7 @@ class SlurmExecutor(Executor):
         return self._submitter.most
 
     @property
-    def kinds(self) -> Mapping[str, Found]:
+    def kinds(self) -> Mapping[str, Target]:
         """The conditions of all nodes that are known, those of the probe's node first."""
         return known_kinds(self._submitter.kinds_folder, self._target)
 

@@ -23,7 +23,7 @@ from bench.executors.slurm.submission import TARGET, Start, Submission, TaskAtte
 from bench.launch.attempt import WORKER, Attempt, run_cell
 from bench.launch.runner import WorkerEnd, utc
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found, find_conditions
+from bench.machine.conditions import Target, find_conditions
 from bench.plan.rows import RESUMED, Row
 
 MARGIN_S: Final = 30.0
@@ -58,7 +58,7 @@ def main(folder: Path, worker: tuple[str, ...] = WORKER) -> int:
     return 0
 
 
-def find_target(device: str) -> Found:
+def find_target(device: str) -> Target:
     """The conditions of cells on this node.
 
     A job has the CPUs that Slurm allocated to it, also where nothing binds its processes to them.
@@ -84,7 +84,7 @@ def find_target(device: str) -> Found:
     return replace(target, conditions=conditions)
 
 
-def keep_kind(folder: Path, target: Found) -> None:
+def keep_kind(folder: Path, target: Target) -> None:
     """Add the conditions of this node to those that are known of the cluster."""
     path = folder / f"{target.conditions.conditions_id}.json"
     if not path.exists():
@@ -104,7 +104,7 @@ def _run_attempt(
     submission: Submission,
     attempt: TaskAttempt,
     planned: Attempt,
-    target: Found,
+    target: Target,
     worker: Sequence[str],
     signals: Signals,
     limit: tuple[float, str] | None,

@@ -28,7 +28,7 @@ from bench.executors.slurm.submission import (
     submissions_folder,
 )
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found, torch_build
+from bench.machine.conditions import Target, torch_build
 from bench.machine.environment import recorded
 from bench.machine.version import code_version
 from bench.plan.cell import digest
@@ -125,12 +125,12 @@ class Prober:
         except commands.SlurmError as error:
             raise InputError(f"--slurm: Slurm refuses such a job: {error}") from error
 
-    def known(self) -> Found | None:
+    def known(self) -> Target | None:
         """The conditions of the node that a probe job has reached before; None without one."""
         answer = self._answer(self._folder(self._needed()))
-        return answer if isinstance(answer, Found) else None
+        return answer if isinstance(answer, Target) else None
 
-    def ask(self, signals: Signals) -> Found:
+    def ask(self, signals: Signals) -> Target:
         """The conditions of a node, by a probe job unless one is known.
 
         Raises:
@@ -154,7 +154,7 @@ class Prober:
         name = f"bench-{folder.name}"
         return script(request, name, folder / _OUTPUT, "probe", [str(folder)])
 
-    def _ask(self, folder: Path, paths: list[str], signals: Signals) -> Found:
+    def _ask(self, folder: Path, paths: list[str], signals: Signals) -> Target:
         values: Mapping[str, Any] = {
             "paths": paths, "device": self.device, "code_version": code_version(),
             "kinds": str(self.kinds_folder.resolve()),
@@ -180,7 +180,7 @@ class Prober:
             commands.cancel(str(job))
             raise
         answer = self._answer(folder) or self._why_none(folder, job)
-        if isinstance(answer, Found):
+        if isinstance(answer, Target):
             return answer
         _remove(folder)
         raise InputError(f"--slurm: a node can't run cells: {answer}")
@@ -197,7 +197,7 @@ class Prober:
                 self.note(f"{error}; asking again")
 
     @staticmethod
-    def _answer(folder: Path) -> Found | str:
+    def _answer(folder: Path) -> Target | str:
         """The answer of a probe: conditions, or a problem; empty without one."""
         try:
             data = (folder / _ANSWER).read_bytes()
@@ -235,7 +235,7 @@ def _remove(folder: Path) -> None:
             parent.rmdir()
 
 
-def known_kinds(folder: Path, target: Found) -> dict[str, Found]:
+def known_kinds(folder: Path, target: Target) -> dict[str, Target]:
     """The conditions of all nodes that are known, by their id, those of `target` first. Nodes with
     other software, as before an update, and files of another version of this project don't count.
     """
@@ -249,7 +249,7 @@ def known_kinds(folder: Path, target: Found) -> dict[str, Found]:
 
 
 @cache
-def _known_kind(path: Path) -> Found | None:
+def _known_kind(path: Path) -> Target | None:
     try:
         return TARGET.validate_json(path.read_bytes())
     except ValueError:

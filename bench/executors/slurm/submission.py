@@ -40,7 +40,7 @@ from bench.common.files import sync_folder, text_or_empty, write_atomically
 from bench.executors.slurm.options import TEXTS
 from bench.launch.attempt import Attempt, outcome_row
 from bench.launch.runner import WorkerEnd, utc
-from bench.machine.conditions import Found
+from bench.machine.conditions import Target
 from bench.plan.rows import Row
 from bench.results.protocol import ROW
 from bench.results.row import keep_row, row_from_json, row_to_json
@@ -53,7 +53,7 @@ _REQUEST: Final = "request.json"
 _CELLS: Final = "cells.jsonl"
 _SCRIPT: Final = "script.sh"
 _JOB: Final = "job.json"
-TARGET: Final = TypeAdapter(Found)
+TARGET: Final = TypeAdapter(Target)
 """A device and its conditions, as JSON and back."""
 _TAIL: Final = 2**16
 _ENDED_BY_SLURM: Final = re.compile(r"\*\*\* \w+ \S+ ON \S+ CANCELLED AT \S+(.*?) \*\*\*")
@@ -93,7 +93,7 @@ class Start:
     """The beginning of an attempt: on which node, under which conditions, when (UTC)."""
 
     node: str
-    target: Found
+    target: Target
     started_at: str
 
 
@@ -196,7 +196,7 @@ class Submission:
         """The CSV whose cells it runs."""
         return Path(self.request["runs"])
 
-    def run(self, attempt: TaskAttempt, planned: Attempt, target: Found) -> Attempt:
+    def run(self, attempt: TaskAttempt, planned: Attempt, target: Target) -> Attempt:
         """The run of an attempt where it runs, before it has a row: a restart is a further attempt.
 
         It follows those that have rows there: the planner does not know all if `amp` on or

@@ -19,7 +19,7 @@ from bench.common.errors import InputError
 from bench.forecast.client import lock_on
 from bench.grid.again import train_again
 from bench.launch.signals import Signals
-from bench.machine.conditions import Found
+from bench.machine.conditions import Target
 from bench.plan.architectures import attention_of
 from bench.plan.cell import FP32, MULTITASK, OFF, TRANSFORMERS, Cell
 from bench.plan.job import Job
@@ -72,7 +72,7 @@ def with_transformers(
 
 
 def _training(
-    result: TaskResult, runs: Path, data: Path | None, machine: Found
+    result: TaskResult, runs: Path, data: Path | None, machine: Target
 ) -> Callable[[], TaskResult]:
     """A function that trains a result's setting and returns the result with its score."""
 
@@ -104,7 +104,7 @@ def _training(
     return train
 
 
-def job_of(member: Member, data: Path | None, machine: Found) -> Job:
+def job_of(member: Member, data: Path | None, machine: Target) -> Job:
     """The job of a member's setting for engine transformers.
 
     Args:
@@ -141,7 +141,7 @@ def job_of(member: Member, data: Path | None, machine: Found) -> Job:
     )
 
 
-def train_baseline(runs: Path, job: Job, machine: Found) -> Floats:
+def train_baseline(runs: Path, job: Job, machine: Target) -> Floats:
     """Train a job's cell, unless it has been trained, and return the logits [N, C] on dev.
 
     Raises:

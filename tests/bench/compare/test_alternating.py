@@ -17,7 +17,7 @@ from bench.common.errors import InputError, StoppedError
 from bench.compare import alternating, location
 from bench.compare.__main__ import command
 from bench.compare.alternating import Alternation, Measured, cell_pairs, is_undecided, several_slots
-from bench.machine.conditions import Found, find_conditions
+from bench.machine.conditions import Target, find_conditions
 from bench.machine.devices import Device
 from bench.machine.gpu_trial import GpuInfo
 from bench.results.rowfile import read_rows
@@ -284,7 +284,7 @@ def test_a_rate_of_the_head_selects_its_cells() -> None:
     ]
 
 
-def two_slots(monkeypatch: pytest.MonkeyPatch, device: str) -> list[Found]:
+def two_slots(monkeypatch: pytest.MonkeyPatch, device: str) -> list[Target]:
     """Two GPUs, or two workers on the CPU, each with a core, as far as there are two."""
     here = find_conditions("cpu")
     own = sorted(os.sched_getaffinity(0))

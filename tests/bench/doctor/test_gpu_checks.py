@@ -17,7 +17,7 @@ from bench.doctor import models
 from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
 from bench.doctor.checks import gpu as one_gpu
 from bench.doctor.checks import gpu_steps, several_gpus
-from bench.machine.conditions import Found, find_conditions
+from bench.machine.conditions import Target, find_conditions
 from bench.machine.devices import Device, Driver
 from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import GpuInfo
@@ -50,7 +50,7 @@ FIGURES: dict[str, Any] = {
     ("device", "figures", "verdict", "text"),
     [
         (A100, {}, OK, "A100, driver 580.1, CUDA 13.0"),
-        (A100, {"nvml": "NVML: Not Found"}, OK, "NVML: NVML: Not Found; its columns and flags"),
+        (A100, {"nvml": "NVML: Not@Target"}, OK, "NVML: NVML: Not@Target; its columns and flags"),
         (A100, {"gpu": "A100 MIG 1g.5gb"}, OK, "a MIG instance"),
         (replace(A100, failures={"fp16": "no kernel image"}), {}, FAILED, "amp fp16 can't compute"),
         (replace(A100, failures={"off": "no kernel image"}), {}, FAILED, "amp off can't compute"),
@@ -378,7 +378,7 @@ for number, _ in enumerate(sys.stdin):
 """
 
 
-def gpus(monkeypatch: pytest.MonkeyPatch, number: int) -> list[Found]:
+def gpus(monkeypatch: pytest.MonkeyPatch, number: int) -> list[Target]:
     """GPUs that are found, each with a core, as far as there are several."""
     here = find_conditions("cpu")
     own = sorted(os.sched_getaffinity(0))

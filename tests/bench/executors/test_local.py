@@ -19,7 +19,7 @@ from bench.grid.session import Session
 from bench.launch.locks import CELL_LOCKS
 from bench.launch.signals import Signals
 from bench.machine import gpu_trial
-from bench.machine.conditions import Found
+from bench.machine.conditions import Target
 from bench.machine.devices import Device
 from bench.machine.gpu_trial import Answer, GpuInfo
 from bench.plan.cell import TRANSFORMERS, Cell
@@ -64,12 +64,12 @@ class Place:
     def cells(self) -> list[Cell]:
         return self.setup.cells
 
-    def slots(self, number: int, *, gpus: bool = False) -> list[Found]:
+    def slots(self, number: int, *, gpus: bool = False) -> list[Target]:
         """Slots on GPUs, or on the CPU and a core each, of which there may be one."""
         own = sorted(os.sched_getaffinity(0))
         conditions = replace(self.setup.conditions, sharing=f"{number} workers")
         return [
-            Found(
+            Target(
                 replace(conditions, device=f"cuda:{i}" if gpus else "cpu"),
                 "bf16",
                 f"GPU-{i}" if gpus else "cpu",
@@ -79,10 +79,10 @@ class Place:
             for i in range(number)
         ]
 
-    def plan(self, slots: list[Found], cells: list[Cell] | None = None) -> list[Planned]:
+    def plan(self, slots: list[Target], cells: list[Cell] | None = None) -> list[Planned]:
         return plan(cells or self.cells, self.rows(), slots[0].conditions.columns())
 
-    def run(self, slots: list[Found], code: str, cells: list[Cell] | None = None) -> int:
+    def run(self, slots: list[Target], code: str, cells: list[Cell] | None = None) -> int:
         worker = (sys.executable, "-S", "-c", WORKER + code + ENDS)
         return Session(
             inputs=self.setup.inputs, executor=LocalExecutor(self.csv, slots, worker),

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from bench.grid.plans import Kinds
-from bench.machine.conditions import Found
+from bench.machine.conditions import Target
 from bench.plan.rows import Row
 from tests.bench.synthetic_rows import planned_row
 from tests.experiments.faults.setups import setup
@@ -14,7 +14,7 @@ OTHER = replace(FIRST, conditions=replace(FIRST.conditions, machine="other"))
 CELL, *_ = SETUP.cells
 
 
-def row(on: Found, status: str, attempt: int = 1) -> Row:
+def row(on: Target, status: str, attempt: int = 1) -> Row:
     values = {**on.conditions.columns(), "status": status, "attempt": attempt}
     return planned_row(CELL) | values
 

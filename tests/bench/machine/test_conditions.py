@@ -19,7 +19,7 @@ from bench.machine import conditions
 from bench.machine.conditions import (
     WORKERS,
     Conditions,
-    Found,
+    Target,
     cpu_quota,
     find_conditions,
     find_slots,
@@ -58,7 +58,7 @@ def test_what_is_shared_is_a_condition_and_old_ids_stay() -> None:
 
 def found_on(
     monkeypatch: pytest.MonkeyPatch, device: str, *gpus: FakeGpu, **variables: str
-) -> Found:
+) -> Target:
     """The conditions on a machine with some GPUs, torch for CUDA 13.0 and some variables that a
     worker inherits; those of the machine that runs the tests are removed."""
     for name, value in os.environ.items():
@@ -95,7 +95,7 @@ def test_on_a_gpu_cuda_and_inherited_variables_are_conditions(
 
 def lanes_on(
     monkeypatch: pytest.MonkeyPatch, device: str, *gpus: FakeGpu, jobs: int = 1, cores: int = 8
-) -> tuple[Found, ...]:
+) -> tuple[Target, ...]:
     """The lanes on a machine with some GPUs and cores."""
     found_on(monkeypatch, "cpu", *gpus)
     monkeypatch.setattr(conditions, "usable_cores", lambda: [frozenset([i]) for i in range(cores)])

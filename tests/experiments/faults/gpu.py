@@ -18,7 +18,7 @@ from bench.executors.local import LocalExecutor
 from bench.grid.session import Session
 from bench.launch.checks import amp_notes, check_amp
 from bench.machine import devices, gpu_trial
-from bench.machine.conditions import Found
+from bench.machine.conditions import Target
 from bench.machine.devices import Device, resolve_devices
 from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import Answer, Check, GpuInfo, check_by
@@ -267,7 +267,7 @@ def grid_on_broken_device(folder: Path, then: Answer, worker: str = _WORKER) -> 
     made = setup("fake")
     conditions = replace(made.conditions, device="cuda:1")
     gpu = GpuInfo("NVIDIA A100", "550.54", (8, 0), FIRST.uuid)
-    target = Found(conditions, "bf16", FIRST.uuid, Device("cuda:1", gpu))
+    target = Target(conditions, "bf16", FIRST.uuid, Device("cuda:1", gpu))
     csv, err = folder / "runs.csv", StringIO()
     with (
         pytest.MonkeyPatch.context() as patch,

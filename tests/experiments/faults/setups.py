@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from bench.grid.inputs import Inputs
-from bench.machine.conditions import Conditions, Found, find_conditions
+from bench.machine.conditions import Conditions, Target, find_conditions
 from bench.machine.devices import Device
 from bench.plan.cell import Cell
 from bench.plan.gridfile import Axes, Grid, Settings
@@ -33,9 +33,9 @@ class Setup:
     data: TaskData
     argv: tuple[str, ...]
 
-    def target(self, device_name: str, device: Device = DEFAULT_DEVICE) -> Found:
+    def target(self, device_name: str, device: Device = DEFAULT_DEVICE) -> Target:
         """The conditions, with a device of this name."""
-        return Found(self.conditions, "bf16", device_name, device)
+        return Target(self.conditions, "bf16", device_name, device)
 
     @property
     def inputs(self) -> Inputs:

@@ -10,7 +10,7 @@ import pytest
 from bench.executors.slurm.submission import Start, Submission, TaskAttempt
 from bench.launch.attempt import Attempt, outcome_row
 from bench.launch.runner import WorkerEnd
-from bench.machine.conditions import Found
+from bench.machine.conditions import Target
 from bench.plan.rows import Row
 from tests.experiments.faults.setups import setup
 
@@ -39,7 +39,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
 
 
 @pytest.fixture(scope="session")
-def target() -> Found:
+def target() -> Target:
     """The conditions of a node."""
     return setup("fake").target("cpu")
 
@@ -61,13 +61,13 @@ FIRST = TaskAttempt(0, 0, 0)
 BEGAN, ENDED = "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z"
 
 
-def begin(submission: Submission, target: Found, attempt: TaskAttempt = FIRST) -> bool:
+def begin(submission: Submission, target: Target, attempt: TaskAttempt = FIRST) -> bool:
     """Begin an attempt."""
     return submission.begin(attempt, Start("n1", target, BEGAN))
 
 
 def row_of(
-    submission: Submission, target: Found, status: str = "ok", attempt: TaskAttempt = FIRST
+    submission: Submission, target: Target, status: str = "ok", attempt: TaskAttempt = FIRST
 ) -> tuple[Row, Path]:
     """The row of an attempt that has ended, and its folder."""
     planned = submission.groups[attempt.index][attempt.number]
