@@ -83,8 +83,8 @@ def values_of(name: str) -> st.SearchStrategy:
         return st.none() | flags.map(lambda found: " ".join(sorted(found)))
     if name == "device":
         return st.sampled_from(["cpu", "cuda:0", "cuda:11"])
-    if name == "adapter":
-        return st.none() | st.just("loha 1a2b3c4d")
+    if name in ("adapter", "plugin"):
+        return st.none() | st.just({"adapter": "loha 1a2b3c4d", "plugin": "mine 1.0"}[name])
     if name == "layers":
         return st.none() | st.sampled_from([*LAYER_SETS, "query+value"])
     if name in VALUES:

@@ -62,7 +62,7 @@ def test_it_is_off_unless_a_grid_file_says_so_and_then_another_cell() -> None:
     for each in (off, on):
         assert BY_NAME["compile_s"].applies_to(new_row(compile=each.compile)) == each.is_compiled
     with pytest.raises(NoPredictionError, match="training is compiled"):
-        make_forecast([usual, on], [], *[None] * 3)
+        make_forecast([usual, on], [], None, None)
 
 
 @pytest.mark.parametrize("value", ["'on'", "1"])
