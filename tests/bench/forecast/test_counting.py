@@ -282,18 +282,6 @@ def test_peaks_hold_their_parts_and_grow_with_the_batch():
     assert large.step.gflop == small.step.gflop
 
 
-def test_what_unfreezes_begins_as_the_head_alone_and_ends_as_everything():
-    shapes = {"": replace(SHAPES, evaluations=7, steps=28)}
-    stages = count(workload(), shapes, variant("full", unfreeze="iterative"))[""]
-    head, full = (count_one(ONE, variant(mode)) for mode in ("head", "full"))
-    assert [stage.step.gflop for stage in stages] == sorted(stage.step.gflop for stage in stages)
-    assert stages[0].step.gflop == pytest.approx(head.step.gflop, rel=1e-9)
-    assert stages[-1].step.gflop == pytest.approx(full.step.gflop, rel=1e-9)
-    assert stages[-1].train_peak_mib == pytest.approx(full.train_peak_mib, rel=0.01)
-    assert max(stages, key=lambda stage: stage.peak_mib) is stages[-1]
-    assert stages[0].train_peak_mib < 0.5 * stages[-1].train_peak_mib
-
-
 def test_a_part_of_which_no_batch_comes_is_evaluated_and_not_trained():
     shapes = {part: THREE[part] for part in ("sst", "sts")}
     never = replace(shapes["sts"], train=(0, 0), train_largest=(0, 0), steps=0)
@@ -305,15 +293,6 @@ def test_a_part_of_which_no_batch_comes_is_evaluated_and_not_trained():
     assert counted.step.gflop == counted.train_peak_mib == 0
     assert counted.evaluation.gflop == whole["sts"][0].evaluation.gflop > 0
     assert parts["sst"][0].step.gflop == whole["sst"][0].step.gflop
-
-
-def test_a_second_encoder_is_more_memory_and_no_more_work():
-    [one], [two] = (
-        count(of_parts(encoders=encoders), {"quora": THREE["quora"]}, variant("full"))["quora"]
-        for encoders in (1, 2)
-    )
-    assert two.weights_mib > 1.5 * one.weights_mib
-    assert two.step.gflop == one.step.gflop
 
 
 HALF = {"amp": "bf16", "frozen_dtype": "fp32"}

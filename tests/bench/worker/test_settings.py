@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.engines.engine import engine_of
-from bench.forecast.costs import Variant, totals_of
+from bench.forecast.costs import Variant
 from bench.forecast.fake import count
 from bench.worker.run import CellRun
 from bench.worker.setup import trained_groups
@@ -89,12 +89,3 @@ def test_fake_counts_of_the_settings_are_those_of_real_tensors(which: Variant) -
     if which.lora_dropout:
         [plain] = count(workload(), ONE, which._replace(lora_dropout=0.0))[""]
         assert one.train_peak_mib > plain.train_peak_mib
-
-
-def test_forecasts_of_checkpointing_have_less_memory_and_more_work() -> None:
-    plain, less = variant("full"), variant("full")._replace(gradient_checkpointing="on")
-    shapes = {"": replace(ONE[""], train=(40, 60), train_largest=(50, 100))}
-    one, other = (totals_of(shapes, count(workload(), shapes, which)) for which in (plain, less))
-    assert other.passing_mib < 0.8 * one.passing_mib
-    assert 1.2 * one.train.gflop < other.train.gflop < 1.4 * one.train.gflop
-    assert other.evaluate == one.evaluate

@@ -134,18 +134,6 @@ def test_layers_that_have_not_unfrozen_are_kept_as_they_began(
     check(run)
 
 
-def test_the_best_epoch_of_early_stopping_is_kept(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first, since no later one scores better."""
-    monkeypatch.setattr(CellRun, "_score", lambda run, _: -float(len(run.epochs)))
-    of = job(tiny_checkpoint, "lora", "attn-only", held_out=0.25, early_stopping=2, epochs=5,
-             max_steps=None)  # fmt: skip
-    run = ended(of, tmp_path / "cell")
-    assert (run.columns["best_epoch"], run.columns["epochs_run"]) == (1, 3)
-    check(run)
-
-
 @pytest.mark.parametrize(("mode", "layers"), [EVERY[1], *EVERY[2::3]])
 def test_frozen_weights_in_half_are_loaded_as_the_checkpoint_has_them(
     tiny_checkpoint: Path, tmp_path: Path, mode: str, layers: str | None
@@ -176,20 +164,6 @@ def test_a_pooler_that_the_checkpoint_lacks_is_kept(tiny_checkpoint: Path, tmp_p
     save_file(left, checkpoint / "model.safetensors")
     check(ended(job(checkpoint, "head"), tmp_path / "cell"))
     assert "bert.pooler.dense.weight" in load_file(tmp_path / "cell" / "weights.safetensors")
-
-
-def test_keeping_weights_changes_no_measured_column(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """Times and memory vary from run to run; whatever is counted or computed does not."""
-    of = job(tiny_checkpoint, "dora", "all-lin", amp="bf16", frozen_dtype="bf16")
-    keeps, plain = ended(of, tmp_path / "keeps"), ended(replace(of, keep=False), tmp_path / "plain")
-    assert not (tmp_path / "plain" / "weights.safetensors").exists()
-    assert keeps.columns.keys() == plain.columns.keys()
-    varies = ("_s", "_ms", "rss_mib", "anon_mib", "_j")
-    for name, value in plain.columns.items():
-        if not name.endswith(varies):
-            assert keeps.columns[name] == value, name
-    assert len(plain.columns) > 20
-    assert np.array_equal(keeps.logits[""], plain.logits[""])
 
 
 def test_weights_are_written_after_all_is_measured_and_before_the_result(
@@ -271,14 +245,3 @@ def test_damaged_weights_load_or_are_refused_in_one_line(
     folder = tmp_path_factory.mktemp("damaged")
     (folder / "weights.safetensors").write_bytes(content[: len(content) + min(0, len(mask) - 3000)])
     answer(lambda: load_trained(one, folder) or True, InputError, folder)
-
-
-def test_a_file_cut_short_and_a_whole_one(one: Job, weights: bytes, tmp_path: Path) -> None:
-    for share in (0.9, 0.01, 0.0):
-        (tmp_path / "weights.safetensors").write_bytes(weights[: int(share * len(weights))])
-        assert "is damaged (" in refused(one, tmp_path)
-    (tmp_path / "cell.json").write_text(one.to_json())
-    (tmp_path / "weights.safetensors").write_bytes(weights)
-    job = Job.read(tmp_path)
-    assert job.keep
-    load_trained(job, tmp_path)

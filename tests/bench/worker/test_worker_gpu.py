@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from bench.engines import minbert
 from bench.plan.job import Job
@@ -23,7 +22,6 @@ from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from minbert.data.batches import Batch
 from minbert.model.classifier import BertClassifier
-from minbert.training.optimizer import Optimizer
 from minbert.training.trainer import Trainer
 from tests.bench.pretended_gpu import DEVICE, pretended_gpu
 from tests.bench.worker.test_worker import job_on
@@ -213,24 +211,6 @@ def test_a_cell_sets_its_gpu_up(
     with pretended_gpu(monkeypatch, lambda _event: None):
         CellRun(a_job, tmp_path, Progress(None))
     assert flags() == [tf32 == "on"] * 2 + [False]
-
-
-def test_the_optimizers_memory_is_counted_though_the_first_step_overflows(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step, steps = Optimizer.step, 0
-
-    def overflows_at_first(optimizer: Optimizer) -> None:
-        nonlocal steps
-        steps += 1
-        optimizer.found_inf = torch.ones(()) if steps == 1 else None
-        step(optimizer)
-
-    monkeypatch.setattr(Optimizer, "step", overflows_at_first)
-    run = CellRun(job, tmp_path / "cell", Progress(None))
-    columns = run.run()
-    weights = sum(p.nbytes for p in run.model.parameters() if isinstance(p, nn.Parameter)) / 2**20
-    assert columns["optimizer_mib"] == pytest.approx(2 * weights, rel=0.01)
 
 
 def test_measuring_takes_no_more_memory_than_a_step_of_training(
