@@ -26,14 +26,13 @@ from minbert.data.tasks import load_data
 from minbert.model.classifier import BertClassifier
 from minbert.model.config import BertConfig
 from minbert.model.heads import HEADS
-from tests.bench.tiny_cells import cell, digest_of, ended, job_of
+from tests.bench.tiny_cells import PARTS, cell, digest_of, ended, job_of
 from tests.cs224n import write_folder
 from tests.hostile import answer, damaged, examples
 
 EVERY = [("full", None), ("head", None)] + [
     (mode, layers) for mode in ("lora", "dora") for layers in LAYER_SETS
 ]
-PARTS = ("sst", "quora", "sts")
 
 
 @pytest.fixture(autouse=True)
@@ -110,11 +109,9 @@ def test_the_model_of_kept_weights_predicts_what_the_cell_did(
 def test_a_model_of_several_parts(
     tiny_checkpoint: Path, tmp_path: Path, mode: str, layers: str | None, encoders: int
 ) -> None:
-    data = write_folder(tmp_path / "data", PARTS)
-    settings = {
-        "task": "multitask", "encoders": encoders, "task_order": "round-robin", "max_steps": 6,
-        "task_rates": "quora=5 sst=4 sts=3", "task_decays": "quora=0 sst=0 sts=0", "head": "conv",
-        "regression_loss": "mse", "max_train": None, "max_dev": None,
+    data = write_folder(tmp_path / "data")
+    settings = PARTS | {
+        "encoders": encoders, "max_steps": 6, "head": "conv", "max_train": None, "max_dev": None,
         "data_digest": load_data("multitask", data).digest[:16],
     }  # fmt: skip
     of = replace(job(tiny_checkpoint, mode, layers, **settings), data=str(data))

@@ -15,7 +15,7 @@ from bench.worker.setup import Split, class_weights, trained_groups
 from minbert.data.batches import Batch
 from minbert.data.tasks import TASKS
 from minbert.training.trainer import Trainer
-from tests.bench.tiny_cells import cell, ended, job_of
+from tests.bench.tiny_cells import PARTS, cell, ended, job_of
 from tests.bench.worker.test_worker import job_on
 
 LAYERS = 4
@@ -84,11 +84,8 @@ def test_a_step_has_the_loss_of_torch_with_weights_of_what_is_trained_on(
 def test_parts_of_a_task_have_weights_of_their_own_and_numbers_have_none(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    ended = run(
-        tiny_checkpoint, tmp_path, "multitask", class_weights="balanced", label_smoothing=0.1,
-        held_out=0.2, encoders=1, task_order="round-robin", regression_loss="mse",
-        task_rates="quora=1 sst=1 sts=1", task_decays="quora=0 sst=0 sts=0",
-    )  # fmt: skip
+    settings = {**PARTS, "class_weights": "balanced", "label_smoothing": 0.1, "held_out": 0.2}
+    ended = run(tiny_checkpoint, tmp_path, **settings)
     assert {batch.part for *_, batch in ended.trained} == {"sst", "quora", "sts"}
     for loss, logits, batch in ended.trained:
         if batch.part == "sts":

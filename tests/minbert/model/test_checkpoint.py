@@ -33,13 +33,8 @@ def model(pooling: str = "pooler", seed: int = 0) -> BertClassifier:
 
 
 def tensors(prefix: str = "bert.") -> dict[str, Tensor]:
-    """A checkpoint's tensors: an encoder's with its pooler, under a prefix, and no head."""
-    named = state_dict_for_export(model()).items()
-    return {
-        prefix + name.removeprefix("bert."): tensor
-        for name, tensor in named
-        if name.startswith("bert.")
-    }
+    """The tensors of a checkpoint of `model()`, under a prefix."""
+    return peers.encoder_tensors(model(), prefix)
 
 
 @pytest.fixture

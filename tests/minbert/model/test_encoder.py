@@ -92,18 +92,6 @@ def test_any_configuration_agrees_with_transformers(
     assert_same(ours.eval(), theirs, peers.padded_batch(config, seed=seed))
 
 
-def test_the_classifier_agrees_with_transformers() -> None:
-    library = peers.transformers()
-    model = small_model()
-    theirs = library.BertForSequenceClassification(
-        library.BertConfig(**vars(SMALL), num_labels=5)
-    ).eval()
-    theirs.load_state_dict(state_dict_for_export(model))
-    ids, mask, types = peers.padded_batch(SMALL)
-    expected = theirs(input_ids=ids, attention_mask=mask, token_type_ids=types).logits
-    torch.testing.assert_close(model(ids, mask, types), expected, rtol=0, atol=1e-5)
-
-
 def test_mean_pooling_is_over_real_tokens() -> None:
     model = small_model(pooling="mean")
     assert model.bert.pooler is None

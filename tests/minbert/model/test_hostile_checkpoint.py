@@ -34,7 +34,7 @@ from tests.hostile import (
     safetensors_bytes,
     sparse,
 )
-from tests.minbert.peers import sizes
+from tests.minbert.peers import encoder_tensors, sizes
 
 CONFIG = sizes(4, 1, 2, 6, 8, 5)
 VALUES = {"model_type": "bert", **asdict(CONFIG)}
@@ -43,16 +43,9 @@ WORDS = "embeddings.word_embeddings.weight"
 
 def weights() -> dict[str, Tensor]:
     """An encoder's weights under the names of the format."""
-    from minbert.model.checkpoint import state_dict_for_export
-
     model = BertClassifier(CONFIG, 2, pooling="pooler", dropout=0.0)
     initialise(model, 0)
-    named = state_dict_for_export(model).items()
-    return {
-        name.removeprefix("bert."): tensor.clone()
-        for name, tensor in named
-        if name.startswith("bert.")
-    }
+    return encoder_tensors(model)
 
 
 @pytest.fixture
