@@ -22,23 +22,11 @@ from tests.adapters.small import (
     base_model,
     batch,
     disturb,
-    need_peft,
+    from_peft,
     train,
-    transformers_twin,
 )
 
 MODES = ("lora", "dora")
-
-
-def from_peft(folder: Path, train_mode: bool = False) -> Any:
-    """transformers' model with the adapter that PEFT loads."""
-    need_peft()
-    from peft import PeftModel
-
-    model = PeftModel.from_pretrained(
-        transformers_twin(base_model()), str(folder), is_trainable=train_mode
-    )
-    return model.train() if train_mode else model.eval()
 
 
 # rsLoRA
@@ -82,7 +70,7 @@ def test_training_with_dropout_is_that_of_peft(
     model = adapted_model(mode=mode, layers="all-lin-only", lora_dropout=0.5)
     disturb(model)
     save_adapter(model, tmp_path)
-    theirs = from_peft(tmp_path, train_mode=True)
+    theirs = from_peft(tmp_path, training=True)
     for module in theirs.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

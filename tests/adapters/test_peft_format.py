@@ -4,7 +4,6 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,9 +22,9 @@ from tests.adapters.small import (
     base_model,
     batch,
     disturb,
+    from_peft,
     need_peft,
     train,
-    transformers_twin,
 )
 
 MODES = pytest.mark.parametrize("mode", ["lora", "dora"])
@@ -48,18 +47,11 @@ def strict() -> Iterator[None]:
         yield
 
 
-def from_peft(model: Any, folder: Path) -> Tensor:
-    """Logits of transformers' model with the adapter that PEFT loads."""
-    from peft import PeftModel
-
+def check_peft(folder: Path, expected: Tensor) -> None:
+    """Fail unless the adapter that PEFT loads gives the expected logits."""
     ids, mask = batch()
-    loaded = PeftModel.from_pretrained(model, str(folder)).eval()
-    logits: Tensor = loaded(input_ids=ids, attention_mask=mask).logits
-    return logits
-
-
-def assert_close(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    logits = from_peft(folder)(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
 
 
 @MODES
@@ -77,7 +69,7 @@ def test_trap_17_peft_reads_ours(tmp_path: Path, mode: str, layers: str, new_poo
         "adapter_config.json",
         "adapter_model.safetensors",
     }
-    assert_close(from_peft(transformers_twin(base_model()), tmp_path), expected)
+    check_peft(tmp_path, expected)
 
 
 @pytest.mark.parametrize(("mode", "layers"), [("lora", "all-lin"), ("dora", "attn")])
@@ -86,8 +78,7 @@ def test_peft_reads_a_base_that_has_trained_too(tmp_path: Path, mode: str, layer
     model = adapted_model(mode=mode, layers=layers)
     train(model, parameter_groups(model), steps=3)
     save_adapter(model, tmp_path)
-    ids, mask = batch()
-    assert_close(from_peft(transformers_twin(base_model()), tmp_path), model(ids, mask))
+    check_peft(tmp_path, model(*batch()))
 
 
 @MODES

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -263,20 +263,6 @@ def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path: Pa
         half.touch()
     with places(tmp_path / "next"):
         assert half.exists()
-
-
-def test_each_cell_that_compiles_keeps_others_from_removing(tmp_path: Path) -> None:
-    with ExitStack() as second:
-        with places(tmp_path / "one") as used:
-            keep_in(used)
-            second.enter_context(places(tmp_path / "other"))
-        stays = tmp_path / "compiled" / "killed.unfinished"
-        stays.touch()
-        os.utime(stays, (0, 0))
-        with places(tmp_path / "third"):
-            assert kept_in(used) == {True}
-    with places(tmp_path / "next"):
-        assert kept_in(used) == {False}
 
 
 @pytest.mark.parametrize(
