@@ -1,6 +1,7 @@
 """Small models for the tests of adapters: ours, and transformers' with the same weights."""
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -86,3 +87,12 @@ def transformers_twin(model: BertClassifier) -> Any:
     twin = BertForSequenceClassification(Config(**vars(model.bert.config), num_labels=CLASSES))
     twin.load_state_dict(state_dict_for_export(model))
     return twin.eval()
+
+
+def from_peft(folder: Path, *, training: bool = False) -> Any:
+    """transformers' model with the adapter that PEFT loads from a folder."""
+    need_peft()
+    from peft import PeftModel
+
+    twin = transformers_twin(base_model())
+    return PeftModel.from_pretrained(twin, str(folder), is_trainable=training).train(training)

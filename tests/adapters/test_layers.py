@@ -145,17 +145,6 @@ def test_fused_parts_are_layers_of_their_own(kind: type[AdaptedLinear]) -> None:
     torch.testing.assert_close(fused(inputs()), torch.cat(outputs, dim=-1))
 
 
-def test_trap_01_axis() -> None:
-    layer = moved(DoraLinear, linear(12, 20))
-    assert layer.magnitude.shape == (20,)
-    fresh = DoraLinear(linear(12, 20), layer.parts)
-    torch.testing.assert_close(fresh.magnitude, fresh.weight.pow(2).sum(dim=1).sqrt())
-    theirs = peft_layer(fresh)
-    torch.testing.assert_close(
-        fresh.magnitude.data, theirs.lora_magnitude_vector["default"].weight.data
-    )
-
-
 @BOTH
 def test_trap_02_step_zero_equals_the_base(kind: type[AdaptedLinear]) -> None:
     base = linear()
@@ -164,16 +153,6 @@ def test_trap_02_step_zero_equals_the_base(kind: type[AdaptedLinear]) -> None:
     layer.reset_parameters(0)
     assert layer.lora_A.abs().min() > 0
     assert torch.equal(layer(inputs()), expected)
-
-
-def test_trap_03_bias_is_not_scaled() -> None:
-    layer = moved(DoraLinear)
-    before = layer(inputs()) - layer.bias
-    with torch.no_grad():
-        layer.magnitude.mul_(3)
-    torch.testing.assert_close(layer(inputs()) - layer.bias, 3 * before, rtol=1e-5, atol=1e-4)
-    zero = layer(torch.zeros(1, 12))
-    torch.testing.assert_close(zero[0], layer.bias)
 
 
 def test_trap_04_the_norm_is_detached() -> None:
@@ -318,27 +297,6 @@ def test_trap_07_nothing_is_cached(kind: type[AdaptedLinear]) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("half_base", [False, True])
-def test_trap_08_amp(kind: type[AdaptedLinear], half_base: bool) -> None:
-    base = linear().bfloat16() if half_base else linear()
-    layer = moved(kind, base)
-    x = inputs().requires_grad_()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = layer(x)
-    assert y.dtype == torch.bfloat16
-    assert x.dtype == torch.float32
-    weighted(y.float()).backward()
-    for name in layer.method.parameters:
-        parameter = getattr(layer, name)
-        assert parameter.dtype == torch.float32
-        assert parameter.grad.dtype == torch.float32
-        assert parameter.grad.abs().max() > 0
-    assert x.grad is not None
-    exact = layer.float()(x)
-    torch.testing.assert_close(y.float(), exact, rtol=0.05, atol=0.2)
-
-
-@BOTH
 def test_trap_08_the_weight_is_built_in_fp32(
     kind: type[AdaptedLinear], monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
@@ -363,19 +321,24 @@ def test_trap_08_the_weight_is_built_in_fp32(
 
 @BOTH
 @pytest.mark.parametrize("parts", [1, 3])
-def test_trap_08_the_backward_pass_in_half_precision_is_near_the_exact_one(
-    kind: type[AdaptedLinear], parts: int
+@pytest.mark.parametrize("half_base", [False, True])
+def test_trap_08_both_passes_in_half_precision_are_near_the_exact_ones(
+    kind: type[AdaptedLinear], parts: int, half_base: bool
 ) -> None:
-    layer = moved(kind, linear(width_out=36), parts=parts)
+    base = linear(width_out=36)
+    layer = moved(kind, base.bfloat16() if half_base else base, parts=parts)
     trained = [getattr(layer, name) for name in layer.method.parameters]
     x = inputs().requires_grad_()
-    exact = gradients(weighted(layer(x)), [x, *trained])
+    usual = layer(x)
+    exact = gradients(weighted(usual), [x, *trained])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = layer(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), usual, rtol=0.05, atol=0.2)
     found = gradients(weighted(y.float()), [x, *trained])
     for near, of in zip(found, exact, strict=True):
         assert near.dtype == of.dtype == torch.float32
-        assert (near - of).norm() < 0.02 * of.norm()
+        assert 0 < (near - of).norm() < 0.02 * of.norm()
 
 
 @BOTH
@@ -385,13 +348,6 @@ def test_a_half_precision_base_works_without_autocast(kind: type[AdaptedLinear])
     y = layer(inputs().bfloat16())
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.float(), layer(inputs()), rtol=0.05, atol=0.2)
-
-
-def test_trap_15_scaling() -> None:
-    layer = LoraLinear(linear(), [Part(name="layer", rank=4, alpha=16)])
-    disturb(layer)
-    expected = layer.weight + 16 / 4 * layer.lora_B[0] @ layer.lora_A[0]
-    torch.testing.assert_close(layer.adapted_weight(), expected)
 
 
 def test_a_magnitude_of_zero_leaves_the_bias_and_gets_no_gradient() -> None:

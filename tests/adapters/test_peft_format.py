@@ -4,29 +4,27 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from adapters import peft_format
 from adapters.injection import parameter_groups
 from adapters.names import adapted_layers
 from adapters.peft_format import save_adapter
 from minbert.errors import InputError
-from minbert.model.checkpoint import state_dict_for_export
 from tests.adapters.small import (
     LAYERS,
     adapted_model,
     base_model,
     batch,
     disturb,
+    from_peft,
     need_peft,
     train,
-    transformers_twin,
 )
 
 MODES = pytest.mark.parametrize("mode", ["lora", "dora"])
@@ -49,18 +47,11 @@ def strict() -> Iterator[None]:
         yield
 
 
-def from_peft(model: Any, folder: Path) -> Tensor:
-    """Logits of transformers' model with the adapter that PEFT loads."""
-    from peft import PeftModel
-
+def check_peft(folder: Path, expected: Tensor) -> None:
+    """Fail unless the adapter that PEFT loads gives the expected logits."""
     ids, mask = batch()
-    loaded = PeftModel.from_pretrained(model, str(folder)).eval()
-    logits: Tensor = loaded(input_ids=ids, attention_mask=mask).logits
-    return logits
-
-
-def assert_close(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    logits = from_peft(folder)(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
 
 
 @MODES
@@ -78,66 +69,7 @@ def test_trap_17_peft_reads_ours(tmp_path: Path, mode: str, layers: str, new_poo
         "adapter_config.json",
         "adapter_model.safetensors",
     }
-    assert_close(from_peft(transformers_twin(base_model()), tmp_path), expected)
-
-
-@MODES
-@pytest.mark.usefixtures("strict")
-def test_trap_17_training_goes_on_as_in_peft(tmp_path: Path, mode: str) -> None:
-    from peft import PeftModel
-
-    ours = adapted_model(mode=mode, layers="attn-only")
-    disturb(ours)
-    save_adapter(ours, tmp_path)
-    theirs = PeftModel.from_pretrained(
-        transformers_twin(base_model()), str(tmp_path), is_trainable=True
-    ).eval()
-    ids, mask = batch()
-    labels = torch.arange(len(ids)) % 3
-    results = []
-    for model in (ours, theirs):
-        trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.SGD(trained, lr=0.05)
-        for _ in range(4):
-            optimizer.zero_grad()
-            output = model(input_ids=ids, attention_mask=mask)
-            logits = output if isinstance(output, Tensor) else output.logits
-            nn.functional.cross_entropy(logits, labels).backward()
-            optimizer.step()
-        results.append(logits.detach())
-    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)
-
-
-@MODES
-@pytest.mark.usefixtures("strict")
-def test_mean_pooling_loads_into_transformers(tmp_path: Path, mode: str) -> None:
-    from peft import PeftModel
-    from transformers import BertModel
-
-    class Mean(nn.Module):
-        """transformers' encoder under the names of its classifiers, pooled by the mean."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            twin = transformers_twin(base_model())
-            self.config = twin.config
-            self.bert = BertModel(twin.config, add_pooling_layer=False)
-            self.classifier = twin.classifier
-
-        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-            hidden = self.bert(input_ids, attention_mask).last_hidden_state
-            real = attention_mask[:, :, None].float()
-            result: Tensor = self.classifier((hidden * real).sum(1) / real.sum(1))
-            return result
-
-    ids, mask = batch()
-    plain, theirs = base_model("mean"), Mean().eval()
-    theirs.bert.load_state_dict(state_dict_for_export(plain.bert))
-    model = adapted_model("mean", mode=mode)
-    disturb(model)
-    save_adapter(model, tmp_path)
-    loaded = PeftModel.from_pretrained(theirs, str(tmp_path)).eval()
-    assert_close(loaded.base_model.model(ids, mask), model(ids, mask))
+    check_peft(tmp_path, expected)
 
 
 @pytest.mark.parametrize(("mode", "layers"), [("lora", "all-lin"), ("dora", "attn")])
@@ -146,8 +78,7 @@ def test_peft_reads_a_base_that_has_trained_too(tmp_path: Path, mode: str, layer
     model = adapted_model(mode=mode, layers=layers)
     train(model, parameter_groups(model), steps=3)
     save_adapter(model, tmp_path)
-    ids, mask = batch()
-    assert_close(from_peft(transformers_twin(base_model()), tmp_path), model(ids, mask))
+    check_peft(tmp_path, model(*batch()))
 
 
 @MODES

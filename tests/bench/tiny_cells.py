@@ -13,6 +13,11 @@ from bench.plan.models import Model, find_model
 from minbert.data.tasks import load_task
 
 EXAMPLES = {"max_train": 96, "max_dev": 24}
+PARTS = {
+    "task": "multitask", "encoders": 1, "task_order": "round-robin", "regression_loss": "mse",
+    "task_rates": "quora=1 sst=1 sts=1", "task_decays": "quora=0 sst=0 sts=0",
+}  # fmt: skip
+"""Settings of a cell of a task with three parts."""
 
 
 def conditions() -> Conditions:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minbert.model.checkpoint import state_dict_for_export
+from minbert.model.classifier import BertClassifier
 from minbert.model.config import BertConfig
 from tests.components import need
 
@@ -55,6 +57,15 @@ def save(model: Any, folder: Path) -> Path:
     """Write one of its models as it does by itself."""
     model.save_pretrained(folder)
     return folder
+
+
+def encoder_tensors(model: BertClassifier, prefix: str = "") -> dict[str, Tensor]:
+    """A classifier's weights as in a checkpoint: its encoder's with the pooler, and no head."""
+    return {
+        prefix + name.removeprefix("bert."): tensor.clone()
+        for name, tensor in state_dict_for_export(model).items()
+        if name.startswith("bert.")
+    }
 
 
 def padded_batch(

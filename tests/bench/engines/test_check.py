@@ -141,34 +141,23 @@ def test_weights_that_are_missing_or_not_finite(
 
 
 @pytest.mark.parametrize(
-    ("changes", "line"),
+    ("changes", "settings", "line"),
     [
-        ({"engine": "minbert", "mode": "ia3"}, "mode ia3 is one of PEFT's"),
-        ({"engine": "minbert", "init_lora_weights": "pissa"}, "init_lora_weights pissa is one of"),
-        ({"task": "multitask"}, "task multitask has parts; take engine minbert"),
-        ({"frozen_dtype": "bf16", "amp": "bf16"}, "it holds frozen weights in fp32; leave"),
-        ({"head": "nonlinear"}, "with head nonlinear take pooling cls or mean"),
-        ({"attn_implementation": "flash_attention_2"}, "computes in half precision alone"),
+        ({"engine": "minbert", "mode": "ia3"}, {}, "mode ia3 is one of PEFT's"),
+        ({"engine": "minbert", "init_lora_weights": "pissa"}, {}, "init_lora_weights pissa is one"),
+        ({"task": "multitask"}, {}, "task multitask has parts; take engine minbert"),
+        ({"frozen_dtype": "bf16", "amp": "bf16"}, {}, "it holds frozen weights in fp32; leave"),
+        ({"head": "nonlinear"}, {}, "with head nonlinear take pooling cls or mean"),
+        ({"attn_implementation": "flash_attention_2"}, {}, "computes in half precision alone"),
+        ({}, {"engine": "minbert", "attn_implementation": "eager"}, "has its own attention; take"),
+        ({}, {"engine": "transformers", "kernels": "reference"}, "kernels reference: it is of"),
+        ({}, {"kernels": "reference"}, "kernels reference: it is of engine minbert"),
     ],
 )
 def test_settings_that_an_engine_does_not_have_are_named(
-    changes: dict[str, Any], line: str
+    changes: dict[str, Any], settings: dict[str, Any], line: str
 ) -> None:
     cell = replace(job(Path("roberta-tiny"), "lora", "attn").cell, **changes)
-    with pytest.raises(InputError, match=line):
-        check_engine([cell], [Settings()], None, None, {})
-
-
-@pytest.mark.parametrize(
-    ("settings", "line"),
-    [
-        ({"engine": "minbert", "attn_implementation": "eager"}, "has its own attention; take"),
-        ({"engine": "transformers", "kernels": "reference"}, "kernels reference: it is of engine"),
-        ({"kernels": "reference"}, "kernels reference: it is of engine minbert"),
-    ],
-)
-def test_settings_of_the_other_engine_are_named(settings: dict[str, Any], line: str) -> None:
-    cell = job(Path("roberta-tiny"), "full").cell
     with pytest.raises(InputError, match=line):
         check_engine([cell], [Settings(**settings)], None, None, {})
 

@@ -18,6 +18,7 @@ from bench.engines.peft import target_layers
 from bench.engines.transformers import _config as config_of
 from bench.plan.architectures import ARCHITECTURES, read_sizes
 from bench.plan.job import Job
+from bench.worker.probes.memory import SavedTensors
 from bench.worker.setup import trained_groups, unfreezing
 from tests.encoders import KINDS, Checkpoints, job
 
@@ -214,19 +215,13 @@ def test_ia3_scales_keys_values_and_the_input_of_the_last_linear_layer(
         assert not any(name.endswith("attention.output.dense") for name in last)
 
 
-def saved_bytes(model: nn.Module) -> int:
-    """Bytes that the forward pass keeps for the backward pass, which runs as well."""
-    kept = 0
-
-    def pack(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        kept += 0 if isinstance(tensor, nn.Parameter) else tensor.nbytes
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+def saved_mib(model: nn.Module) -> float:
+    """What the forward pass keeps for the backward pass, which runs as well."""
+    saved = SavedTensors(model)
+    with saved.counting():
         loss = logits_of(model).square().sum()
     loss.backward()
-    return kept
+    return saved.mib
 
 
 @pytest.mark.parametrize("mode", ["full", "lora"])
@@ -241,7 +236,7 @@ def test_checkpointing_keeps_less_and_changes_no_gradient(encoders: Checkpoints,
             build(job(encoders(kind), mode, layers, gradient_checkpointing=switch)).train()
             for switch in ("off", "on")
         ]
-        plain, checkpointed = (saved_bytes(model) for model in models)
+        plain, checkpointed = (saved_mib(model) for model in models)
         assert checkpointed < 0.6 * plain, kind
         for (name, one), other in zip(
             models[0].named_parameters(), models[1].parameters(), strict=True
@@ -360,11 +355,6 @@ def test_an_adapter_config_trains_what_it_says_and_the_head_whole(encoders: Chec
     with_biases = names(bias="all")["adapter"]
     assert "bert.encoder.layer.0.attention.self.query.base_layer.bias" in with_biases
     assert "bert.embeddings.LayerNorm.bias" in with_biases
-    assert names(layers_to_transform=[1])["adapter"] == {
-        f"bert.encoder.layer.1.attention.self.{layer}.lora_{factor}.default.weight"
-        for layer in ("query", "value")
-        for factor in "AB"
-    }
 
 
 @pytest.mark.parametrize("head", ["MaskedLM", "SequenceClassification"])

@@ -63,6 +63,386 @@ def test_it_is_off_unless_a_grid_file_says_so_and_then_another_cell() -> None:
         assert BY_NAME["compile_s"].applies_to(new_row(compile=each.compile)) == each.is_compiled
     with pytest.raises(NoPredictionError, match="training is compiled"):
         make_forecast([usual, on], [], None, None)
+    for value in ("'on'", "1"):
+        with pytest.raises(InputError, match=rf"should be true, false or auto, not {value}"):
+            cells_of(f"compile = {value}")
+
+
+AUTO = """
+[settings]
+task = "{task}"
+compile = "auto"
+[[cells]]
+mode = ["full"]
+unfreeze = ["all", "iterative"]
+"""
+
+
+def test_auto_is_on_where_the_device_and_the_cell_allow_it() -> None:
+    def states(task: str = "movies", **resolved: Any) -> dict[str | None, tuple[str, str | None]]:
+        grid = gridfile.parse(AUTO.format(task=task), "x.toml", "x")
+        cells = expand(grid, replace(RESOLVED, **resolved))
+        check_cells(cells)
+        return {cell.unfreeze: (cell.compile, cell.compile_why) for cell in cells}
+
+    on_a_cpu = cells_of("compile = 'auto'", replace(RESOLVED, no_compiling="a CPU gains nothing"))
+    assert [(each.compile, each.compile_why) for each in on_a_cpu] == [
+        ("off", "auto: a CPU gains nothing")
+    ]
+    assert compile_notes(on_a_cpu) == [
+        "compile auto: a CPU gains nothing; 1 of 1 cells are not compiled"
+    ]
+    assert states() == {
+        "all": ("on", "auto: a GPU"),
+        "iterative": ("off", "auto: with unfreeze iterative other layers train in each epoch"),
+    }
+    for compiled, why in states("multitask", parts=("sst", "sts")).values():
+        assert (compiled, why) == ("off", "auto: steps of task multitask are of several parts")
+
+
+def test_auto_makes_no_other_cell() -> None:
+    (on,), (off,) = cells_of("compile = true"), cells_of("")
+    (auto,) = cells_of("compile = 'auto'")
+    assert auto == replace(on, compile_why="auto: a GPU")
+    assert auto.cell_id == on.cell_id
+    (auto,) = cells_of("compile = 'auto'", replace(RESOLVED, no_compiling="torch is too old"))
+    assert auto.cell_id == off.cell_id
+    (auto,) = cells_of("compile = 'auto'\nengine = 'transformers'")
+    assert (auto.compile, auto.engine) == ("off", "transformers")
+    assert auto.compile_why == "auto: engine transformers compiles for minutes, without CUDA graphs"
+    (on,) = cells_of("compile = true\nengine = 'transformers'")
+    assert on.compile == "on"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"encoders": 1, "task": "multitask"}, "task multitask"),
+        ({"unfreeze": "iterative"}, "unfreeze iterative"),
+    ],
+)
+def test_steps_of_several_kinds_are_not_compiled(change: dict[str, Any], told: str) -> None:
+    (on,) = cells_of("compile = true")
+    check_cells([on])
+    check_cells([replace(on, compile="off", **change)])
+    with pytest.raises(InputError, match=rf"^compile: .*{told}.*leave"):
+        check_cells([replace(on, **change)])
+
+
+# In a worker
+
+
+def compiled_job(checkpoint: Path, **changes: Any) -> Job:
+    values = {"batch_size": 10, "epochs": 2, "dropout": 0.0, "max_length": 16, "compile": "on"}
+    return job_of(cell(checkpoint, **values | changes), checkpoint)
+
+
+def both(on: Job, folder: Path) -> tuple[CellRun, CellRun]:
+    """A cell, compiled and not, with the same losses."""
+    off = replace(on, cell=replace(on.cell, compile="off"))
+    run, usual = (ended(job, folder / job.cell.compile) for job in (on, off))
+    losses, expected = (torch.stack(each.losses) for each in (run, usual))
+    torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
+    return run, usual
+
+
+def test_a_compiled_cell_trains_as_another(
+    tiny_checkpoint: Path, tmp_path: Path, traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches: list[str] = []
+
+    def compile_here(model: Any, **options: Any) -> CompiledModel:
+        caches.append(os.environ[VARIABLES[0]])
+        compiled = compile_model(model, **options)
+        assert compiled.cached is None, "there is no compiler in this test"
+        compiled.cached = 0.75
+        return compiled
+
+    monkeypatch.setattr(compiling, "compile_model", compile_here)
+    run, usual = both(compiled_job(tiny_checkpoint), tmp_path)
+    assert run.columns["compile_cached"] == 0.75
+    assert caches == [str(tmp_path / "compiled" / VARIABLES[0].lower())]
+
+    assert 0 < run.columns["compile_s"] == run.phases.seconds["compile"]
+    assert "compile_s" not in usual.columns
+    for name in ("activations_mib", "step_gflop", "step_operators", "step_moved_mib"):
+        assert name in usual.columns
+        assert name not in run.columns, "compiled code does not report it"
+    assert list(run.phases.seconds)[:4] == ["load", "tokenise", "compile", "train"]
+
+    steps, plain = run.clock.steps(), usual.clock.steps()
+    assert [step.tokens for step in steps] == [step.tokens for step in plain]
+    assert [step.examples for step in steps].count(6) == 2, "the last of each epoch"
+    for step, usual_step in zip(steps, plain, strict=True):
+        length = step.padded // step.examples
+        assert length % 8 == 0
+        assert 0 <= length - usual_step.padded // usual_step.examples < 8
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are made and run by torch's operators: a compiler would take minutes."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+
+
+# As a setting
+
+
+def test_it_is_off_unless_a_grid_file_says_so_and_then_another_cell() -> None:
+    (usual,), (off,), (on,) = map(cells_of, ("", "compile = false", "compile = true"))
+    assert usual == off == replace(on, compile="off")
+    assert (usual.is_compiled, on.is_compiled, on.compile) == (False, True, "on")
+    assert usual.cell_id != on.cell_id
+    before = {name: value for name, value in usual.columns().items() if name != "compile"}
+    assert row_of(HERE | before).cell.cell_id == usual.cell_id
+    assert new_row()["compile"] == "off"
+    for each in (off, on):
+        assert BY_NAME["compile_s"].applies_to(new_row(compile=each.compile)) == each.is_compiled
+    with pytest.raises(NoPredictionError, match="training is compiled"):
+        make_forecast([usual, on], [], None, None)
+
+
+@pytest.mark.parametrize("value", ["'on'", "1"])
+def test_only_true_and_false_and_auto_are_taken(value: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"settings\.compile: should be true, false or auto, not {value}"
+    ):
+        cells_of(f"compile = {value}")
+
+
+AUTO = """
+[settings]
+task = "{task}"
+compile = "auto"
+[[cells]]
+mode = ["full"]
+unfreeze = ["all", "iterative"]
+"""
+
+
+def test_auto_is_on_where_the_device_and_the_cell_allow_it() -> None:
+    def states(task: str = "movies", **resolved: Any) -> dict[str | None, tuple[str, str | None]]:
+        grid = gridfile.parse(AUTO.format(task=task), "x.toml", "x")
+        cells = expand(grid, replace(RESOLVED, **resolved))
+        check_cells(cells)
+        return {cell.unfreeze: (cell.compile, cell.compile_why) for cell in cells}
+
+    on_a_cpu = cells_of("compile = 'auto'", replace(RESOLVED, no_compiling="a CPU gains nothing"))
+    assert [(each.compile, each.compile_why) for each in on_a_cpu] == [
+        ("off", "auto: a CPU gains nothing")
+    ]
+    assert compile_notes(on_a_cpu) == [
+        "compile auto: a CPU gains nothing; 1 of 1 cells are not compiled"
+    ]
+    assert states() == {
+        "all": ("on", "auto: a GPU"),
+        "iterative": ("off", "auto: with unfreeze iterative other layers train in each epoch"),
+    }
+    for compiled, why in states("multitask", parts=("sst", "sts")).values():
+        assert (compiled, why) == ("off", "auto: steps of task multitask are of several parts")
+
+
+def test_auto_makes_no_other_cell() -> None:
+    (on,), (off,) = cells_of("compile = true"), cells_of("")
+    (auto,) = cells_of("compile = 'auto'")
+    assert auto == replace(on, compile_why="auto: a GPU")
+    assert auto.cell_id == on.cell_id
+    (auto,) = cells_of("compile = 'auto'", replace(RESOLVED, no_compiling="torch is too old"))
+    assert auto.cell_id == off.cell_id
+    (auto,) = cells_of("compile = 'auto'\nengine = 'transformers'")
+    assert (auto.compile, auto.engine) == ("off", "transformers")
+    assert auto.compile_why == "auto: engine transformers compiles for minutes, without CUDA graphs"
+    (on,) = cells_of("compile = true\nengine = 'transformers'")
+    assert on.compile == "on"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"encoders": 1, "task": "multitask"}, "task multitask"),
+        ({"unfreeze": "iterative"}, "unfreeze iterative"),
+    ],
+)
+def test_steps_of_several_kinds_are_not_compiled(change: dict[str, Any], told: str) -> None:
+    (on,) = cells_of("compile = true")
+    check_cells([on])
+    check_cells([replace(on, compile="off", **change)])
+    with pytest.raises(InputError, match=rf"^compile: .*{told}.*leave"):
+        check_cells([replace(on, **change)])
+
+
+# In a worker
+
+
+def compiled_job(checkpoint: Path, **changes: Any) -> Job:
+    values = {"batch_size": 10, "epochs": 2, "dropout": 0.0, "max_length": 16, "compile": "on"}
+    return job_of(cell(checkpoint, **values | changes), checkpoint)
+
+
+def both(on: Job, folder: Path) -> tuple[CellRun, CellRun]:
+    """A cell, compiled and not, with the same losses."""
+    off = replace(on, cell=replace(on.cell, compile="off"))
+    run, usual = (ended(job, folder / job.cell.compile) for job in (on, off))
+    losses, expected = (torch.stack(each.losses) for each in (run, usual))
+    torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
+    return run, usual
+
+
+def test_a_compiled_cell_trains_as_another(
+    tiny_checkpoint: Path, tmp_path: Path, traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches: list[str] = []
+
+    def compile_here(model: Any, **options: Any) -> CompiledModel:
+        caches.append(os.environ[VARIABLES[0]])
+        compiled = compile_model(model, **options)
+        assert compiled.cached is None, "there is no compiler in this test"
+        compiled.cached = 0.75
+        return compiled
+
+    monkeypatch.setattr(compiling, "compile_model", compile_here)
+    run, usual = both(compiled_job(tiny_checkpoint), tmp_path)
+    assert run.columns["compile_cached"] == 0.75
+    assert caches == [str(tmp_path / "compiled" / VARIABLES[0].lower())]
+
+    assert 0 < run.columns["compile_s"] == run.phases.seconds["compile"]
+    assert "compile_s" not in usual.columns
+    for name in ("activations_mib", "step_gflop", "step_operators", "step_moved_mib"):
+        assert name in usual.columns
+        assert name not in run.columns, "compiled code does not report it"
+    assert list(run.phases.seconds)[:4] == ["load", "tokenise", "compile", "train"]
+
+    steps, plain = run.clock.steps(), usual.clock.steps()
+    assert [step.tokens for step in steps] == [step.tokens for step in plain]
+    assert [step.examples for step in steps].count(6) == 2, "the last of each epoch"
+    for step, usual_step in zip(steps, plain, strict=True):
+        length = step.padded // step.examples
+        assert length % 8 == 0
+        assert 0 <= length - usual_step.padded // usual_step.examples < 8
+
+
+def test_settings_of_training_do_the_same_in_a_compiled_cell(
+    tiny_checkpoint: Path, tmp_path: Path, traced
+) -> None:
+    """The weights of the best epoch are put where compiled code, and a graph, has them."""
+    settings = {
+        "epochs": 3, "held_out": 0.2, "early_stopping": 1, "label_smoothing": 0.1,
+        "class_weights": "balanced", "layer_decay": 0.5, "lora_plus_ratio": 4.0,
+    }  # fmt: skip
+    run, usual = both(compiled_job(tiny_checkpoint, **settings), tmp_path)
+    for name in ("epochs_run", "best_epoch"):
+        assert run.columns[name] == usual.columns[name]
+    np.testing.assert_allclose(run.logits[""], usual.logits[""], rtol=1e-2, atol=1e-2)
+
+
+def test_code_is_compiled_for_the_buckets_of_all_epochs_and_no_other(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(compiling, "compile_model", lambda _model, **given: asked.update(given))
+    of = compiled_job(tiny_checkpoint, amp="bf16", max_length=18).cell
+    lengths = np.array([3, 4, 5, 9, 10, 11, 12, 13, 14, 18])
+    train: Any = type("Train", (), {"__len__": lambda _: len(lengths)})()
+    train.lengths = lengths
+    model: Any = object()
+
+    compile_for(model, train, replace(of, batch_size=3, batching="by-length"), 1)
+    assert asked == {"texts": 3, "lengths": {8, 16}, "amp": "bf16"}, "18 is in no whole batch"
+    compile_for(model, train, replace(of, batch_size=64), 1)
+    assert (asked["texts"], asked["lengths"]) == (10, {18})
+    seen = set()
+    for epoch in range(30):
+        compile_for(model, train, replace(of, batch_size=1, batching="shuffled"), epoch + 1)
+        assert seen <= asked["lengths"]
+        seen = asked["lengths"]
+    assert seen == {8, 16, 18}
+
+
+@contextmanager
+def places(cell_folder: Path) -> Iterator[list[Path]]:
+    """The folders that torch and triton cache code in, while the cell compiles."""
+    with shared_cache(cell_folder):
+        yield [Path(os.environ[name]) for name in VARIABLES]
+
+
+def keep_in(folders: list[Path]) -> None:
+    """Put a piece of code into each of some folders, from a minute ago."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "code").write_bytes(b"code")
+        os.utime(folder / "code", (time.time() - 60,) * 2)
+
+
+def kept_in(folders: list[Path]) -> set[bool]:
+    """Whether the code is still in each of them."""
+    return {(folder / "code").exists() for folder in folders}
+
+
+def test_the_cells_of_a_run_share_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLES[0], "/somewhere")
+    monkeypatch.delenv(VARIABLES[1], raising=False)
+    with places(tmp_path / "one") as first:
+        assert len(set(first)) == 2
+        assert all(place.is_relative_to(tmp_path / "compiled") for place in first)
+        keep_in(first)
+    assert os.environ[VARIABLES[0]] == "/somewhere"
+    assert VARIABLES[1] not in os.environ
+    with places(tmp_path / "other") as second, places(tmp_path / "third") as third:
+        assert first == second == third
+        assert kept_in(third) == {True}
+    for error in (MemoryError(), RuntimeError("CUDA out of memory")):
+        with pytest.raises(type(error)), places(tmp_path / "fourth"):
+            raise error
+        with places(tmp_path / "fifth") as last:
+            assert kept_in(last) == {True}, "a lack of memory damages nothing"
+
+
+def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path: Path) -> None:
+    killed = (
+        "import os, signal, sys; from pathlib import Path; "
+        "from bench.worker.compiling import shared_cache\n"
+        "with shared_cache(Path(sys.argv[1])):\n"
+        "    half = Path(os.environ['TORCHINDUCTOR_CACHE_DIR'], 'ab', 'half.so')\n"
+        "    half.parent.mkdir(); half.touch(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with places(tmp_path / "one") as used:
+        keep_in(used)
+        subprocess.run([sys.executable, "-c", killed, str(tmp_path / "killed")], check=False)
+        half = used[0] / "ab" / "half.so"
+        for again in ("other", "killed"):  # as in a grid that is continued
+            with places(tmp_path / again):
+                assert half.exists(), "the first still compiles"
+    with places(tmp_path / "next"):
+        assert not half.exists()
+        assert kept_in(used) == {True}
+        half.touch()
+    with places(tmp_path / "next"):
+        assert half.exists()
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are made and run by torch's operators: a compiler would take minutes."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+
+
+# As a setting
+
+
+def test_it_is_off_unless_a_grid_file_says_so_and_then_another_cell() -> None:
+    (usual,), (off,), (on,) = map(cells_of, ("", "compile = false", "compile = true"))
+    assert usual == off == replace(on, compile="off")
+    assert (usual.is_compiled, on.is_compiled, on.compile) == (False, True, "on")
+    assert usual.cell_id != on.cell_id
+    before = {name: value for name, value in usual.columns().items() if name != "compile"}
+    assert row_of(HERE | before).cell.cell_id == usual.cell_id
+    assert new_row()["compile"] == "off"
+    for each in (off, on):
+        assert BY_NAME["compile_s"].applies_to(new_row(compile=each.compile)) == each.is_compiled
+    with pytest.raises(NoPredictionError, match="training is compiled"):
+        make_forecast([usual, on], [], None, None)
 
 
 @pytest.mark.parametrize("value", ["'on'", "1"])

@@ -13,7 +13,7 @@ from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from minbert.data.tasks import Data, load_data
 from tests.bench.grids import GridRuns
-from tests.bench.tiny_cells import cell, job_of
+from tests.bench.tiny_cells import PARTS, cell, job_of
 from tests.cs224n import relabel, write_folder
 
 LENGTHS = {"sst": 8, "sts": 12, "multitask": 8}
@@ -53,15 +53,11 @@ class Place:
         self.data = load_data(task, self.folder)
 
     def cell(self, **changes: object) -> Cell:
-        parts = {
-            "encoders": 2, "task_order": "sequential", "task_rates": "quora=5 sst=4 sts=3",
-            "task_decays": "quora=0.01 sst=0.01 sts=0.01",
-        }  # fmt: skip
         values = {
             "task": self.data.task.name, "data_digest": self.data.digest[:16], "max_train": None,
             "max_dev": None, "max_length": LENGTHS[self.data.task.name],
-            **(parts if self.data.task.parts else {}),
         }  # fmt: skip
+        values = (PARTS if self.data.task.parts else {}) | values
         return cell(self.checkpoint, "head", **values | changes)
 
     def notes(self, **changes: object) -> list[str]:

@@ -17,7 +17,7 @@ from bench.worker.saving import Epoch
 from bench.worker.stopping import EarlyStopping
 from minbert.data.tasks import load_data
 from minbert.training.losses import mean_loss
-from tests.bench.tiny_cells import csv_rows
+from tests.bench.tiny_cells import PARTS, csv_rows
 from tests.bench.worker.test_worker import job_on
 from tests.cs224n import relabel
 
@@ -183,20 +183,8 @@ def test_until_it_stops_it_changes_no_step(tiny_checkpoint: Path, tmp_path: Path
     }  # fmt: skip
 
 
-def test_with_a_last_epoch_that_is_best_nothing_is_evaluated_again(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    ended = cell_run(tiny_checkpoint, tmp_path, [0.1, 0.2, 0.3], epochs=3)
-    assert len(ended.predictions) == 3
-    assert ended.columns["best_epoch"] == 3
-
-
 def test_several_parts_are_scored_together(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    parts = {
-        "encoders": 1, "task_order": "round-robin", "regression_loss": "mse",
-        "task_rates": "quora=1 sst=1 sts=1", "task_decays": "quora=0 sst=0 sts=0",
-    }  # fmt: skip
-    ended = cell_run(tiny_checkpoint, tmp_path, None, task="multitask", **parts)
+    ended = cell_run(tiny_checkpoint, tmp_path, **PARTS)
     curve = lines(tmp_path, "epochs.csv")
     best = int(ended.columns["best_epoch"])
     kept = load_file(tmp_path / "cell" / "predictions.safetensors")

@@ -13,7 +13,6 @@ from bench.examples import tokens
 from bench.forecast.costs import Variant
 from bench.forecast.fake import count
 from bench.plan.cell import Cell
-from bench.worker.setup import examples
 from minbert.data import tasks
 from minbert.data.tasks import Examples, Task, TaskData
 from tests.bench.tiny_cells import cell, ended, job_of
@@ -74,21 +73,6 @@ def test_a_cell_learns_several_labels(
     assert columns["dev_score"] == pytest.approx(expected)
     logits, labels = (torch.from_numpy(kept[name]).double() for name in ("logits", "labels"))
     assert columns["dev_loss"] == pytest.approx(nn.BCEWithLogitsLoss()(logits, labels).item())
-
-
-def test_labels_come_back_from_their_file(
-    data: TaskData, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    of, folder = cell_of(data, tiny_checkpoint), tmp_path / "data"
-    tokens.make(data, of, tiny_checkpoint, folder)
-    train, dev = tokens.read(of, tiny_checkpoint, folder)[""]
-    np.testing.assert_array_equal(train.labels, data.train.labels)
-    np.testing.assert_array_equal(dev.labels, data.dev.labels)
-    labels = data.train.labels
-    job = replace(job_of(of, tiny_checkpoint), data=str(folder))
-    split, _ = examples(job)[""]
-    assert (split.targets.dtype, split.labels.dtype) == (np.float32, np.int8)
-    np.testing.assert_array_equal(split.targets, labels)
 
 
 def test_its_costs_can_be_counted(data: TaskData, tiny_checkpoint: Path) -> None:

@@ -9,15 +9,11 @@ import pytest
 import torch
 
 from bench.engines.engine import engine_of
-from bench.forecast.costs import Variant, totals_of
-from bench.forecast.fake import count
 from bench.worker.run import CellRun
 from bench.worker.setup import trained_groups
 from bench.worker.trained import load_trained
-from tests.bench.forecast.test_counting import check_alike, counted_fake, counted_for_real
 from tests.bench.tiny_cells import ended
 from tests.bench.worker.test_worker import job_on
-from tests.bench.workloads import ONE, VARIANTS, variant, workload
 
 
 def run(checkpoint: Path, folder: Path, mode: str, **settings: Any) -> CellRun:
@@ -70,31 +66,3 @@ def test_checkpointing_keeps_less_and_trains_the_same(
     kept, again = (each.columns["activations_mib"] for each in (plain, less))
     assert again < 0.6 * kept
     assert less.columns["step_operators"] > plain.columns["step_operators"]
-
-
-@pytest.mark.parametrize(
-    "which",
-    [
-        VARIANTS[0]._replace(gradient_checkpointing="on"),
-        VARIANTS[4]._replace(gradient_accumulation_steps=2, gradient_checkpointing="on"),
-        VARIANTS[6]._replace(gradient_accumulation_steps=4),
-        *(variant(mode, 2, "all-lin-only")._replace(lora_dropout=0.1) for mode in ("lora", "dora")),
-    ],
-)
-def test_fake_counts_of_the_settings_are_those_of_real_tensors(which: Variant) -> None:
-    shapes = {"": replace(ONE[""], accumulated=which.gradient_accumulation_steps)}
-    [one] = counted_fake(workload(), shapes, which)[""]
-    [other] = counted_for_real(workload(), shapes, which)[""]
-    check_alike(one, other)
-    if which.lora_dropout:
-        [plain] = count(workload(), ONE, which._replace(lora_dropout=0.0))[""]
-        assert one.train_peak_mib > plain.train_peak_mib
-
-
-def test_forecasts_of_checkpointing_have_less_memory_and_more_work() -> None:
-    plain, less = variant("full"), variant("full")._replace(gradient_checkpointing="on")
-    shapes = {"": replace(ONE[""], train=(40, 60), train_largest=(50, 100))}
-    one, other = (totals_of(shapes, count(workload(), shapes, which)) for which in (plain, less))
-    assert other.passing_mib < 0.8 * one.passing_mib
-    assert 1.2 * one.train.gflop < other.train.gflop < 1.4 * one.train.gflop
-    assert other.evaluate == one.evaluate

@@ -13,7 +13,6 @@ from bench.worker.probes.memory import SavedTensors
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from minbert.data.batches import Batch
-from minbert.model.encoder import Layer
 from minbert.training.trainer import Trainer
 from tests.bench.tiny_cells import ended
 from tests.bench.worker.test_worker import job_on
@@ -44,24 +43,6 @@ def test_repeats_of_a_cell_do_the_same_work(
     )
     assert [one[name] for name in WORK] == [two[name] for name in WORK]
     assert all(one[name] for name in WORK)
-
-
-def test_a_product_more_is_counted(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usual = columns_of(tiny_checkpoint, tmp_path / "usual")
-    forward = Layer.forward
-
-    def with_a_product(layer: Layer, *args: Any) -> Any:
-        torch.ones(100, 100) @ torch.ones(100, 100)
-        return forward(layer, *args)
-
-    monkeypatch.setattr(Layer, "forward", with_a_product)
-    more = columns_of(tiny_checkpoint, tmp_path / "more")
-    assert more["step_gflop"] == pytest.approx(usual["step_gflop"] + 2 * 100**3 / 1e9)
-    assert more["step_operators"] == usual["step_operators"] + 3, "two fills and a product"
-    moved = 4 * 100**2 * (2 + 3) / 2**20
-    assert more["step_moved_mib"] == pytest.approx(usual["step_moved_mib"] + moved)
 
 
 @pytest.mark.parametrize("amp", ["off", "fp16"])

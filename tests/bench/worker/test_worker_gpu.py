@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import nn
 
 from bench.engines import minbert
 from bench.plan.job import Job
@@ -23,7 +22,6 @@ from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from minbert.data.batches import Batch
 from minbert.model.classifier import BertClassifier
-from minbert.training.optimizer import Optimizer
 from minbert.training.trainer import Trainer
 from tests.bench.pretended_gpu import DEVICE, pretended_gpu
 from tests.bench.worker.test_worker import job_on
@@ -36,24 +34,22 @@ IN_ORDER = [
 ]  # fmt: skip
 
 
-def on_gpu(
-    job: Job,
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    came: list[str] | None = None,
-    passes: list[tuple[str, int, int]] | None = None,
-) -> CellRun:
-    """The job, run on a pretended GPU.
+class Came(NamedTuple):
+    """What is done to a GPU, once each in a row; and of rehearsals and steps their tokens and the
+    number of parameters that train in them."""
 
-    What is done to that comes, once each in a row, and of rehearsals and steps in `passes` also
-    their tokens and the number of parameters that train in them.
-    """
-    events = [] if came is None else came
+    events: list[str]
+    passes: list[tuple[str, int, int]]
 
-    def note(event: str) -> None:
-        if events[-1:] != [event]:
-            events.append(event)
+    def note(self, event: str) -> None:
+        if self.events[-1:] != [event]:
+            self.events.append(event)
 
+
+def on_gpu(job: Job, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[CellRun, Came]:
+    """The job, run on a pretended GPU."""
+    came = Came([], [])
+    note = came.note
     step, rehearse, count = Trainer.step, Trainer.rehearse, SavedTensors.counting
     build = minbert.build
 
@@ -63,9 +59,8 @@ def on_gpu(
 
     def note_pass(event: str, batch: Batch) -> None:
         note(event)
-        if passes is not None:
-            trained = sum(p.requires_grad for p in run.model.parameters())
-            passes.append((event, batch.padded, trained))
+        trained = sum(p.requires_grad for p in run.model.parameters())
+        came.passes.append((event, batch.padded, trained))
 
     def taken(trainer: Trainer, batch: Batch, *more: Batch):
         note_pass("train", batch)
@@ -87,7 +82,7 @@ def on_gpu(
     with pretended_gpu(monkeypatch, note):
         run = CellRun(replace(job, device=DEVICE), folder, Progress(None))
         run.run()
-    return run
+    return run, came
 
 
 @pytest.fixture
@@ -101,8 +96,7 @@ def test_memory_is_measured_in_the_order_in_which_it_says_something(
 ) -> None:
     """The driver's own before there is a context, torch's peaks from after loading to training's
     end, and activations without the gradients that a forward pass does not find."""
-    came: list[str] = []
-    on_gpu(job, tmp_path / "cell", monkeypatch, came)
+    came = on_gpu(job, tmp_path / "cell", monkeypatch)[1].events
     wanted = [*IN_ORDER, "train"]  # the counted step and the timing batches
     driver = [
         event
@@ -127,8 +121,7 @@ def test_an_epoch_is_rehearsed_on_the_largest_batch_that_it_trains_on(
     """And with the parameters that it trains, so that the peaks are those of training."""
     changes = {"epochs": 4, "max_steps": steps, "unfreeze": unfreeze, "batching": "shuffled"}
     job = job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=2, **changes)
-    passes: list[tuple[str, int, int]] = []
-    run = on_gpu(job, tmp_path / "cell", monkeypatch, passes=passes)
+    run, (_, passes) = on_gpu(job, tmp_path / "cell", monkeypatch)
     starts = [index for index, (event, *_) in enumerate(passes) if event == "rehearse"]
     last = len(run.losses) + len(starts)  # the panel follows
     assert len(starts) == len(run.epochs)
@@ -176,7 +169,7 @@ def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(
 
     monkeypatch.setattr(Trainer, "step", taken)
     monkeypatch.setattr(device, "_LEAST", 4)  # so that blocks fill up
-    run = on_gpu(job, tmp_path / "cell", monkeypatch)
+    run, _ = on_gpu(job, tmp_path / "cell", monkeypatch)
     assert torch.equal(torch.stack(run.losses), torch.stack(usual.losses))
     assert run.epochs == usual.epochs
     assert (run.logits[""] == usual.logits[""]).all()
@@ -213,24 +206,6 @@ def test_a_cell_sets_its_gpu_up(
     with pretended_gpu(monkeypatch, lambda _event: None):
         CellRun(a_job, tmp_path, Progress(None))
     assert flags() == [tf32 == "on"] * 2 + [False]
-
-
-def test_the_optimizers_memory_is_counted_though_the_first_step_overflows(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step, steps = Optimizer.step, 0
-
-    def overflows_at_first(optimizer: Optimizer) -> None:
-        nonlocal steps
-        steps += 1
-        optimizer.found_inf = torch.ones(()) if steps == 1 else None
-        step(optimizer)
-
-    monkeypatch.setattr(Optimizer, "step", overflows_at_first)
-    run = CellRun(job, tmp_path / "cell", Progress(None))
-    columns = run.run()
-    weights = sum(p.nbytes for p in run.model.parameters() if isinstance(p, nn.Parameter)) / 2**20
-    assert columns["optimizer_mib"] == pytest.approx(2 * weights, rel=0.01)
 
 
 def test_measuring_takes_no_more_memory_than_a_step_of_training(

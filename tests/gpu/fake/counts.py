@@ -1,7 +1,5 @@
 """Kernels counted on fake GPU tensors are those that a GPU launches."""
 
-import warnings
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,9 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench.forecast.fake import count, fill
-from bench.worker.probes.counting import Counter
-from bench.worker.probes.memory import measure_activations
+from bench.forecast.fake import count
 from minbert.kernels.reference import KERNELS
 from minbert.model.classifier import BertClassifier
 from minbert.model.config import GEOMETRIES
@@ -122,30 +118,3 @@ def test_baddbmm_copies_its_first_argument_to_a_new_result() -> None:
     done = [new - old for old, new in pairwise(works)]
     assert [each.kernels for each in done] == [2, 1, 1]
     assert [each.moved // x.nbytes for each in done] == [6, 4, 4]
-
-
-@pytest.mark.parametrize(
-    ("mode", "layers", "amp"),
-    [
-        ("full", None, "off"),
-        ("full", None, "fp16"),
-        ("head", None, "bf16"),
-        ("lora", "attn", "off"),
-    ],
-)
-def test_measuring_activations_takes_at_most_a_steps_peak(
-    mode: str, layers: str | None, amp: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # no state of random numbers to keep
-    monkeypatch.setattr(torch.random, "fork_rng", lambda _devices: nullcontext())
-    model = model_of(mode, layers, amp)
-    with FakeTensorMode(), Counter() as counter, warnings.catch_warnings(action="ignore"):
-        fill(model, GPU)
-        trainer, batch = trainer_of(model, amp), batch_of(texts=16, longest=48)
-        trainer.step(batch)
-        counter.restart_peak()
-        trainer.step(batch)
-        of_step = counter.peak
-        counter.restart_peak()
-        measure_activations(trainer, batch)
-    assert counter.peak <= of_step

@@ -118,11 +118,13 @@ def test_in_half_precision_it_is_as_near_to_fp32_as_the_plain_path(mode, layers,
     assert 0 < fast < 2 * usual
 
 
-def test_frozen_weights_in_half_change_nothing_under_autocast_where_they_have_no_adapter() -> None:
-    model = model_of("head", None, "pooler")
+@pytest.mark.parametrize("mode", ["head", "bitfit"])
+def test_frozen_weights_in_half_change_nothing_under_autocast_without_adapters(mode: str) -> None:
+    model = model_of(mode, None, "pooler")
     before = dict(step(model, True, "bf16"))
     convert_frozen(model, torch.bfloat16)
     for name, value in step(model, True, "bf16"):
+        assert value.dtype == torch.float32, name
         assert torch.equal(value, before[name]), name
 
 

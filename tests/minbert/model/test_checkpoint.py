@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minbert.errors import InputError
@@ -33,13 +33,8 @@ def model(pooling: str = "pooler", seed: int = 0) -> BertClassifier:
 
 
 def tensors(prefix: str = "bert.") -> dict[str, Tensor]:
-    """A checkpoint's tensors: an encoder's with its pooler, under a prefix, and no head."""
-    named = state_dict_for_export(model()).items()
-    return {
-        prefix + name.removeprefix("bert."): tensor
-        for name, tensor in named
-        if name.startswith("bert.")
-    }
+    """The tensors of a checkpoint of `model()`, under a prefix."""
+    return peers.encoder_tensors(model(), prefix)
 
 
 @pytest.fixture
@@ -202,18 +197,6 @@ def test_what_does_not_fit_changes_nothing(folder: Path) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
 
 
-def test_loading_leaves_the_file_as_it_was(folder: Path) -> None:
-    write(folder, tensors())
-    before = (folder / "model.safetensors").read_bytes()
-    encoder = BertEncoder(CONFIG)
-    load_encoder(encoder, folder)
-    with torch.no_grad():
-        for parameter in encoder.parameters():
-            parameter.add_(1.0)
-    assert (folder / "model.safetensors").read_bytes() == before
-    assert_loads(folder)
-
-
 @pytest.mark.parametrize("kind", ["safetensors", "bin", "old bin"])
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.99])
 def test_a_file_that_was_cut_short_is_refused(folder: Path, kind: str, share: float) -> None:
@@ -242,15 +225,6 @@ def test_a_saved_checkpoint_is_read_again(tmp_path: Path, folder: Path, pooling:
     assert vocabulary_digest(saved) == vocabulary_digest(folder)
 
 
-def test_the_head_is_saved_beside_the_encoder(tmp_path: Path, folder: Path) -> None:
-    made = model("mean")
-    save_checkpoint(made, tmp_path / "saved", folder)
-    written = load_file(tmp_path / "saved" / "model.safetensors")
-    assert torch.equal(written["classifier.weight"], made.classifier.weight)
-    assert torch.equal(written["classifier.bias"], made.classifier.bias)
-    assert not any("qkv" in name for name in written)
-
-
 def test_transformers_reads_a_saved_checkpoint(tmp_path: Path, folder: Path) -> None:
     library = peers.transformers()
     made = model()
@@ -269,19 +243,6 @@ def test_transformers_reads_a_saved_checkpoint(tmp_path: Path, folder: Path) -> 
     assert tokenizer("Good film")["input_ids"] == [2, 5, 7, 3]
 
 
-def test_transformers_reads_a_saved_encoder_that_has_no_pooler(
-    tmp_path: Path, folder: Path
-) -> None:
-    library = peers.transformers()
-    made = model("mean")
-    save_checkpoint(made, tmp_path / "saved", folder)
-    theirs = library.BertModel.from_pretrained(tmp_path / "saved", add_pooling_layer=False).eval()
-    ids, mask, types = peers.padded_batch(CONFIG, length=8)
-    hidden = theirs(input_ids=ids, attention_mask=mask, token_type_ids=types).last_hidden_state
-    ours = made.bert(ids, mask, types)
-    torch.testing.assert_close(hidden[mask.bool()], ours[mask.bool()], rtol=0, atol=1e-5)
-
-
 def test_a_model_with_something_in_its_layers_is_not_exported() -> None:
     made = model()
     made.bert.encoder.layer[0].attention.self.qkv.register_parameter(
@@ -297,21 +258,6 @@ def test_a_head_that_is_not_one_linear_layer_is_not_exported(head: str) -> None:
     initialise(made, 0)
     with pytest.raises(ValueError, match="no place for a head"):
         state_dict_for_export(made)
-
-
-def test_minilm_exports_what_it_was_loaded_from(minilm: Path) -> None:
-    config = BertConfig.from_folder(minilm)
-    loaded = BertClassifier(config, 2, pooling="pooler", dropout=0.1)
-    assert load_encoder(loaded.bert, minilm) is False
-    initialise(loaded, 0)
-    original = load_file(minilm / "model.safetensors")
-    exported = state_dict_for_export(loaded)
-    assert original.keys() - {"embeddings.position_ids"} == {
-        name.removeprefix("bert.") for name in exported if not name.startswith("classifier.")
-    }
-    for name, tensor in original.items():
-        if name != "embeddings.position_ids":
-            assert torch.equal(exported[f"bert.{name}"], tensor), name
 
 
 def test_digests_follow_the_files_and_not_the_folder(tmp_path: Path, folder: Path) -> None:

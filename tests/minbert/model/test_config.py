@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from minbert.errors import InputError
 from minbert.model.classifier import BertClassifier
 from minbert.model.config import GEOMETRIES, BertConfig, count_parameters
-from minbert.model.encoder import BertEncoder
 from tests.minbert import peers
 
 VALUES = {"model_type": "bert", **asdict(GEOMETRIES["bert-tiny"])}
@@ -62,29 +61,22 @@ def test_old_files_leave_out_what_has_a_default() -> None:
     ("key", "value"),
     [
         ("hidden_act", "silu"),
-        ("hidden_act", ["gelu"]),
-        ("hidden_act", None),
         ("position_embedding_type", "relative_key"),
         ("is_decoder", True),
         ("add_cross_attention", True),
         ("quantization_config", {"bits": 4}),
         ("hidden_size", 0),
-        ("hidden_size", -128),
         ("hidden_size", 128.0),
-        ("hidden_size", "128"),
         ("hidden_size", True),
-        ("hidden_size", None),
         ("num_hidden_layers", 1025),
         ("vocab_size", 10**12),
         ("num_attention_heads", 3),
         ("layer_norm_eps", 0),
         ("layer_norm_eps", float("nan")),
-        ("layer_norm_eps", "1e-12"),
         ("initializer_range", float("inf")),
         ("hidden_dropout_prob", 1.0),
         ("attention_probs_dropout_prob", -0.1),
         ("pad_token_id", 30522),
-        ("pad_token_id", -1),
         ("pad_token_id", "[PAD]\n"),
     ],
 )
@@ -107,17 +99,6 @@ def test_a_missing_folder_or_file_is_one_line(tmp_path: Path) -> None:
         BertConfig.from_folder(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("pooler", [True, False])
-@pytest.mark.parametrize("name", GEOMETRIES)
-def test_parameters_are_those_of_the_built_model(name: str, pooler: bool) -> None:
-    config = GEOMETRIES[name]
-    pooling = "pooler" if pooler else "mean"
-    model = BertClassifier(config, 5, pooling=pooling, dropout=0.1)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    assert count_parameters(config, pooler, 5) == count
-    assert count_parameters(config, pooler, 0) == count - 5 * (config.hidden_size + 1)
-
-
 @settings(max_examples=25, deadline=None)
 @given(
     sizes=st.tuples(*[st.integers(1, 9)] * 6),
@@ -129,8 +110,11 @@ def test_parameters_follow_from_any_sizes(sizes: tuple[int, ...], heads: int, po
     config = peers.sizes(
         head_size * heads, layers, heads, wide, words, positions, type_vocab_size=types
     )
-    count = sum(p.numel() for p in BertEncoder(config, pooler=pooler).parameters())
-    assert count_parameters(config, pooler, 0) == count
+    pooling = "pooler" if pooler else "mean"
+    model = BertClassifier(config, 5, pooling=pooling, dropout=0.1)
+    count = sum(p.numel() for p in model.parameters())
+    assert count_parameters(config, pooler, 5) == count
+    assert count_parameters(config, pooler, 0) == count - 5 * (config.hidden_size + 1)
 
 
 def test_known_sizes_have_their_known_counts_and_all_the_vocabulary_of_minilm() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from adapters.names import FUSED, adapted_layers
+from adapters.names import FUSED
 from minbert.model.checkpoint import load_encoder, state_dict_for_export
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import ACTIVATIONS, GEOMETRIES, BertConfig
@@ -92,18 +92,6 @@ def test_any_configuration_agrees_with_transformers(
     assert_same(ours.eval(), theirs, peers.padded_batch(config, seed=seed))
 
 
-def test_the_classifier_agrees_with_transformers() -> None:
-    library = peers.transformers()
-    model = small_model()
-    theirs = library.BertForSequenceClassification(
-        library.BertConfig(**vars(SMALL), num_labels=5)
-    ).eval()
-    theirs.load_state_dict(state_dict_for_export(model))
-    ids, mask, types = peers.padded_batch(SMALL)
-    expected = theirs(input_ids=ids, attention_mask=mask, token_type_ids=types).logits
-    torch.testing.assert_close(model(ids, mask, types), expected, rtol=0, atol=1e-5)
-
-
 def test_mean_pooling_is_over_real_tokens() -> None:
     model = small_model(pooling="mean")
     assert model.bert.pooler is None
@@ -137,14 +125,6 @@ def test_dropout_is_for_training_alone_and_has_the_probability_it_was_given() ->
     for layer in model.bert.encoder.layer:
         assert layer.attention.self.dropout == 0.2
         assert layer.attention.output.dropout == layer.output.dropout == 0.3
-
-
-def test_adapters_find_the_layers_they_are_for() -> None:
-    names = dict(small_model().named_modules()).keys()
-    fused = {part for parts in FUSED.values() for part in parts}
-    wanted = [*FUSED, *(name for name in adapted_layers("all-lin") if name not in fused)]
-    for layer in range(SMALL.num_hidden_layers):
-        assert names >= {f"bert.encoder.layer.{layer}.{name}" for name in wanted}
 
 
 @pytest.mark.parametrize("fused", FUSED)

@@ -24,12 +24,6 @@ def hidden(texts: int = 3, tokens: int = 7) -> torch.Tensor:
     return torch.randn(texts, tokens, WIDTH, generator=torch.Generator().manual_seed(2))
 
 
-def test_linear_is_one_layer() -> None:
-    head, x = drawn("linear"), hidden()[:, 0]
-    torch.testing.assert_close(head(x), x @ head.weight.T + head.bias)
-    assert [name for name, _ in head.named_parameters()] == ["weight", "bias"]
-
-
 def test_nonlinear_is_two_with_gelu_between() -> None:
     head, x = drawn("nonlinear"), hidden()[:, 0]
     torch.testing.assert_close(head(x), head.out(F.gelu(head.dense(x))))

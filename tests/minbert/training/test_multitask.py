@@ -1,7 +1,5 @@
 """Several tasks on one encoder or two: what goes where, and what does not matter."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,7 @@ from minbert.data.encoded import Encoded
 from minbert.model.classifier import BertClassifier, HeadConfig, initialise
 from minbert.model.config import GEOMETRIES
 from minbert.model.heads import pair_features
-from minbert.training.trainer import ParameterGroup, Trainer, logits_of
+from minbert.training.trainer import logits_of
 from tests.minbert.peers import sizes
 
 HEADS = {
@@ -129,43 +127,6 @@ def test_a_batch_of_pairs_holds_first_texts_then_second_ones() -> None:
         assert found.input_ids[row, len(ids) :].eq(0).all()
     assert isinstance(found.attention_mask, Tensor)
     assert found.tokens == int(found.attention_mask.sum())
-
-
-def step_of_pearson(amp: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, logits and the gradient of everything, in a row, of a step of sts."""
-    config = replace(
-        CONFIG, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        initializer_range=0.3,  # lively, so that logits differ by more than bf16 rounds
-    )  # fmt: skip
-    of = BertClassifier(config, HEADS, encoders=2, pooling="mean", dropout=0.0)
-    initialise(of, seed=0)
-    parameters = list(of.parameters())
-    trainer = Trainer(
-        of, [ParameterGroup(parameters, 1e-3, 0.0)], losses={"sts": "pearson"},
-        schedule=lambda _step: 1.0, amp=amp, device=CPU,
-    )  # fmt: skip
-    loss, logits = trainer.step(PAIRS)
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    assert {gradient.dtype for gradient in gradients} == {torch.float32}
-    return loss, logits, torch.cat([gradient.flatten() for gradient in gradients])
-
-
-LABELS = torch.from_numpy(np.random.default_rng(3).normal(size=24).astype(np.float32))
-PAIRS = collate(
-    [texts(24, 1), texts(24, 2)], LABELS.numpy(), np.arange(24), 0, CPU, part="sts"
-)  # fmt: skip
-
-
-def test_in_bf16_the_correlation_of_a_batch_is_computed_in_fp32() -> None:
-    """Of logits that have the digits of bf16; its gradient is as in fp32 but for their rounding."""
-    usual, _, expected = step_of_pearson("off")
-    loss, logits, gradient = step_of_pearson("bf16")
-    assert loss.dtype == logits.dtype == torch.float32
-    assert torch.equal(logits, logits.bfloat16().float())
-    r = np.corrcoef(logits[:, 0].double().numpy(), LABELS.double().numpy())[0, 1]
-    assert loss.item() == pytest.approx(1 - r, abs=1e-6)
-    assert loss.item() == pytest.approx(usual.item(), abs=0.02)
-    assert torch.cosine_similarity(gradient, expected, dim=0) > 0.99
 
 
 @pytest.mark.parametrize("order", ["sequential", "round-robin", "proportional"])
