@@ -26,7 +26,7 @@ from bench.report.figures import COLOURS, LINES, MARKERS
 from bench.results import scores
 from bench.results.outcomes import Outcome
 from bench.results.rowfile import encode, read_rows, record
-from minbert.errors import InputError as MinbertInputError
+from minbert.errors import InputError
 from minbert.registry import Registry
 from tests.bench.conftest import narrow
 from tests.bench.plugins import PROJECT, declare, environment, run
@@ -247,14 +247,14 @@ def test_a_broken_plugin_is_a_line_that_names_its_distribution(
     assert found.plugin("fine") == "some-plugin 1.0"
     assert found.known(name) is found.own.get(name)
     if name in found and name not in found.own:
-        with pytest.raises(MinbertInputError, match=r"some-plugin 1\.0: its method"):
+        with pytest.raises(InputError, match=r"some-plugin 1\.0: its method"):
             found[name]
 
 
 def test_a_name_of_two_distributions_is_of_none(folder: Path) -> None:
     for name in ("one", "two"):
         declare(folder, name, f"{POINTS}fine = fine:METHOD", fine=FINE)
-    with pytest.raises(MinbertInputError, match=r"one 1.0 and two 1.0: .* several distributions"):
+    with pytest.raises(InputError, match=r"one 1.0 and two 1.0: .* several distributions"):
         registry()["fine"]
 
 
