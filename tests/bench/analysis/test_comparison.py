@@ -105,16 +105,6 @@ def test_the_committed_rows_are_no_regression_of_themselves(committed):
     assert all(one.verdict is Verdict.SAME for pair in several for one in pair.compared)
 
 
-def test_a_copy_with_more_time_and_less_score_is_a_regression_wherever_there_are_seeds(committed):
-    worse = [r | {TIME: r[TIME] * 1.5, SCORE: r[SCORE] - 0.1} if r.is_ok else r for r in committed]
-    found = of(committed, worse)
-    named = {(pair and pair.label, one.measure.column) for pair, one in found.regressions}
-    several = [pair.label for pair in found.pairs if len(pair.base.scores) > 1]
-    assert named >= {(label, column) for label in (None, *several) for column in (TIME, SCORE)}
-    assert {column for _, column in named} == {TIME, SCORE}
-    assert len(set(several)) == len(several)
-
-
 # verdicts
 
 
@@ -449,12 +439,6 @@ def test_what_does_not_match_is_named_with_what_differs(change, why):
     assert (len(found.unmatched), found.pairs, found.results) == (2, (), [])
 
 
-def test_what_only_one_side_has_is_named():
-    found = of([run(), run(LORA)], [run()])
-    assert reasons(found) == {("BASE", "only in BASE")}
-    assert len(found.pairs) == 1
-
-
 def test_named_columns_may_differ_with_what_follows_from_them():
     off, bf16 = [run(("full", None, None, "off"))], [run(("full", None, None, "bf16"))]
     assert not of(off, bf16).pairs
@@ -524,12 +508,6 @@ def test_the_newest_row_of_a_cell_counts_and_no_candidate_of_a_search():
     candidate = run(cell_settings={"learning_rate_source": "candidate"}, **{RSS: 9.0})
     assert only(of([run(), newer, candidate], [run()]), RSS).base == 2000.0
     assert not of([candidate], [candidate]).pairs
-
-
-def test_settings_of_one_name_are_distinguished():
-    rows = [run(cell_settings={"batch_size": size}) for size in (8, 16)]
-    labels = {pair.label for pair in of(rows, rows).pairs}
-    assert labels == {"full, fp32, batch 8", "full, fp32, batch 16"}
 
 
 def columns_of(comparison):

@@ -184,13 +184,6 @@ def test_an_orphaned_result_is_taken_over_or_run_again(tmp_path: Path, content: 
         check_row(tmp_path, row_of(tmp_path, outcome.result))
 
 
-@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "huge", "loop"])
-def test_what_is_no_result_is_run_again(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "cell.json").write_text(JOB.to_json())
-    put(tmp_path / "result.json", kind)
-    assert orphaned_outcome(tmp_path, JOB) is None
-
-
 # panel.csv
 
 

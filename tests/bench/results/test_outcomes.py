@@ -1,7 +1,6 @@
 """Outcomes of dev examples in a file next to runs.csv, in place of the cells' folders."""
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +15,6 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
 from bench.plan.rows import Row
-from bench.report import figures
-from bench.report.render import render
 from bench.results import outcomes
 from bench.results.outcomes import (
     Outcome,
@@ -111,40 +108,6 @@ def test_values_are_the_same_to_the_last_bit_and_small(
     assert outcomes_file(runs).stat().st_size < most
     shutil.rmtree(tmp_path / "runs")
     assert all_values(rows, kept_values(runs, no_note)) == before
-
-
-def test_a_report_without_folders_says_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(figures, "to_svg", lambda figure, stem: f'<svg id="{stem}"></svg>')
-    runs = tmp_path / "runs.csv"
-    rows = fill(runs, count=4)
-
-    def pages() -> list[list[str]]:
-        render(
-            rows, tmp_path / "out", sources=["runs.csv"],
-            predictions_of=kept_predictions(runs, no_note),
-        )  # fmt: skip
-        return [
-            re.split(before, (tmp_path / "out" / name).read_text("utf-8"))
-            for name, before in (("report.md", "\n## "), ("index.html", r"<(?:section|details)\b"))
-        ]
-
-    with_folders = pages()
-    keep_outcomes(runs, rows)
-    shutil.rmtree(tmp_path / "runs")
-    for one, other in zip(pages(), with_folders, strict=True):
-        assert [part for part in one[1:] if part not in other] == [
-            part for part in one if "calibration, since the logits" in part
-        ]
-    assert len(pages()[1]) == len(with_folders[1]) - 1, "calibration takes logits"
-    paired = "Scores are compared example by example: the predictions of all cells are known."
-    unpaired = "the predictions of the cells are not known, so differences have wider intervals."
-    assert all(paired in "".join(page) for page in with_folders)
-    outcomes_file(runs).unlink()
-    for page in map("".join, pages()):
-        assert paired not in page
-        assert unpaired in page
 
 
 def test_a_cells_folder_counts_before_the_file_if_it_fits(tmp_path: Path) -> None:

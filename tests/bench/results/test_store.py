@@ -319,30 +319,6 @@ def test_a_torn_record_is_left_out_reported_and_cut_off(tmp_path, capsys):
         assert path.read_bytes() == whole + encode(row(8))
 
 
-def test_a_writer_killed_at_any_moment_loses_no_row(tmp_path):
-    path = tmp_path / "runs.csv"
-    code = (
-        "import sys; from pathlib import Path; from bench.results.store import Store\n"
-        "from tests.bench.results.test_store import row\n"
-        "store = Store(Path(sys.argv[1]))\n"
-        "for number in range(10**6):\n"
-        "    store.append(row(number, message='m' * 3000)); print(number, flush=True)\n"
-    )
-    writer = subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert writer.stdout is not None
-    while int(writer.stdout.readline()) < 20:
-        pass
-    writer.kill()
-    acknowledged = 20 + len(writer.stdout.read().split())
-    writer.wait()
-    Store(path).append(row(-1))  # the lock is free again
-    found = [str(each["cell_id"]) for each in read_rows(path, no_note)]
-    assert found[:acknowledged] == [f"cell{number}" for number in range(acknowledged)]
-    assert found[-1] == "cell-1"
-
-
 # Files that are not ours
 
 
@@ -523,24 +499,6 @@ def test_what_another_is_writing_is_left_alone_and_what_was_killed_is_used_up(tm
     assert contents(tmp_path) == [".result.json.tmp", "result.json"]
     write_atomically(tmp_path / "result.json", b"after")
     assert (tmp_path / "result.json").read_bytes() == b"after"
-    assert contents(tmp_path) == ["result.json"]
-
-
-def test_writers_of_one_file_at_once_leave_one_of_theirs(tmp_path):
-    path = tmp_path / "result.json"
-    code = (
-        "import sys; from pathlib import Path; from bench.common.files import write_atomically\n"
-        "for _ in range(40): write_atomically(Path(sys.argv[1]), sys.argv[2].encode() * 9999)\n"
-    )
-    writers = [
-        subprocess.Popen([sys.executable, "-c", code, str(path), letter], cwd=ROOT)
-        for letter in "ab"
-    ]
-    while any(writer.poll() is None for writer in writers):
-        if path.exists():
-            data = path.read_bytes()
-            assert (len(data), len(set(data))) == (9999, 1)
-    assert [writer.wait() for writer in writers] == [0, 0]
     assert contents(tmp_path) == ["result.json"]
 
 
