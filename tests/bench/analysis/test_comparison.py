@@ -261,14 +261,6 @@ def test_settings_compared_with_one_and_the_same_have_wider_intervals():
 # scores
 
 
-def test_scores_are_paired_over_seeds():
-    base, worse = scored([0.50, 0.60, 0.40, 0.55]), scored([0.45, 0.551, 0.349, 0.5])
-    one = only(of(base, worse), SCORE)
-    assert (one.verdict, one.runs) == (Verdict.REGRESSION, (4, 4))
-    assert one.interval.value == pytest.approx(-0.05, abs=1e-3)
-    assert verdict(of(worse, base), SCORE) is Verdict.IMPROVEMENT
-
-
 def test_scores_of_one_seed_compare_trainings_and_not_settings():
     for base, new in (([0.9], [0.2]), ([0.9, 0.89], [0.2])):
         one = only(of(scored(base), scored(new)), SCORE)
@@ -543,12 +535,6 @@ def in_turn(seed, slower=1.0, number=4, repeats=6, scatter=0.03):
     world = Simulated("", number, 1, repeats, slowdown=math.log(slower), scatter=scatter)
     draw = world.draw(np.random.default_rng(seed))
     return draw.base, draw.new
-
-
-def test_a_step_that_is_a_tenth_slower_is_found():
-    """The same code is compared in tests/test_comparing.py."""
-    found = sum(bool(of(*in_turn(seed, 1.15, 2)).regressions) for seed in range(20))
-    assert found / 20 >= 0.8
 
 
 def test_more_comparisons_have_wider_intervals_and_so_have_more_looks():

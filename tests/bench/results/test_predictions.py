@@ -18,7 +18,6 @@ from bench.results.predictions import (
     values_for,
 )
 from bench.results.store import cell_folder
-from bench.stats.intervals import Interval
 from tests.bench.stored_values import kept_values
 from tests.bench.synthetic_rows import cell, result_row
 
@@ -82,24 +81,6 @@ def test_settings_are_compared_example_by_example(tmp_path: Path) -> None:
     loose = compare(plain, "score", *(plain.settings[::-1]))
     assert loose.low < 0 < loose.high
     assert score_spread(lora, full).of_seeds is None
-
-
-def test_several_seeds_vary_by_seed_and_example(tmp_path: Path) -> None:
-    def estimates(name: str, rights: list[np.ndarray]) -> list[Interval]:
-        """The score without predictions, and with them."""
-        runs = tmp_path / f"{name}.csv"
-        rows = [
-            keep(runs, cell("full", None, None, "off", seed), right.astype(np.float64))
-            for seed, right in enumerate(rights)
-        ]
-        of_both = groups(rows) + groups(rows, (), kept_values(runs))
-        return [group.settings[0].estimate("dev_score") for group in of_both]
-
-    one, two = estimates("a", [RNG.random(500) < 0.5 + 0.1 * seed for seed in range(3)])
-    assert one.value == pytest.approx(two.value)
-    assert one.low < two.value < one.high
-    _, high = estimates("b", [np.ones(20), np.arange(20) > 1])
-    assert high.low < high.value < high.high == 1.0, "it stays within the metric"
 
 
 def test_folds_of_several_files_are_joined(tmp_path: Path) -> None:
