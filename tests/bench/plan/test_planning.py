@@ -30,21 +30,6 @@ def cells_of(name: str, **settings: object) -> list[Cell]:
     return expand(grid.model_copy(update={"settings": changed}), RESOLVED)
 
 
-def test_full_grid_has_every_mode_rank_layer_set_and_amp_once() -> None:
-    cells = cells_of("full")
-    points = {(c.mode, c.rank, c.layers, c.amp) for c in cells}
-    adapted = {
-        (mode, rank, layers, amp)
-        for mode in ("lora", "dora")
-        for rank in (1, 2, 4, 8)
-        for layers in ("attn-only", "attn", "all-lin-only", "all-lin")
-        for amp in ("off", "bf16")
-    }
-    others = {(mode, None, None, amp) for mode in ("full", "head") for amp in ("off", "bf16")}
-    assert points == adapted | others
-    assert len(cells) == 68
-
-
 def cells_in(text: str) -> list[Cell]:
     return expand(gridfile.parse(text, "x.toml", "x"), RESOLVED)
 
