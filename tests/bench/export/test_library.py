@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from bench.common.errors import InputError
-from bench.export.check import check, texts_of
+from bench.export.check import texts_of
 from bench.export.formats import default_format, refusal
 from bench.export.training import why_not_scripted
 from bench.worker.saving import save_weights
 from bench.worker.trained import load_trained
 from tests.bench.export.small import (
-    MAX_LENGTH,
     answer_here,
     expected_logits,
     exported,
@@ -57,14 +56,6 @@ def test_logits_agree(
     assert largest_difference(checkpoint(kind), name, mode, **options) < 1e-5
 
 
-def test_a_fresh_process_gives_the_same_answers(checkpoint: Checkpoints, tmp_path: Path) -> None:
-    """From a base that the hub does not have."""
-    own = trained_by_library(checkpoint("roberta"), kind="regression", on_hub=False)
-    expected = expected_logits(own)
-    answer = check(own, exported(own, "peft", tmp_path / "out"), expected)
-    assert np.abs(answer.logits - expected).max() < 1e-5
-
-
 def test_cells_with_attention_for_a_gpu_are_loaded_on_a_cpu(
     checkpoint: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,55 +80,6 @@ def test_adapters_that_start_from_the_base_are_for_the_whole_base(
     assert (config["r"], config["init_lora_weights"]) == (8, True)
     answer = answer_here(folder, texts_of(own.dev), base=own.base)
     assert np.abs(answer.logits - expected_logits(own)).max() < 1e-5
-
-
-@pytest.mark.parametrize(
-    ("kind", "modules"),
-    [
-        ("roberta", ["classifier"]),
-        ("deberta-v2", ["classifier", "pooler"]),
-        ("distilbert", ["classifier", "pre_classifier"]),
-        ("modernbert", ["classifier", "head"]),
-        ("bert", ["classifier"]),
-    ],
-)
-def test_new_modules_are_saved_with_the_adapter(
-    checkpoint: Checkpoints, tmp_path: Path, kind: str, modules: list[str]
-) -> None:
-    from peft import AutoPeftModelForSequenceClassification
-
-    own = trained_by_library(checkpoint(kind), on_hub=False)
-    folder = exported(own, "peft", tmp_path / "out")
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    assert config["modules_to_save"] == modules
-    path.write_text(json.dumps(config | {"base_model_name_or_path": str(checkpoint(kind))}))
-    model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=3).eval()
-    theirs, ours = model.state_dict(), own.model.state_dict()
-    for name in (name for name in ours if name.partition(".")[0] in modules):
-        module, _, parameter = name.partition(".")
-        wrapped = f"base_model.model.{module}.modules_to_save.default.{parameter}"
-        assert theirs[wrapped].equal(ours[name]), name
-
-
-@pytest.mark.parametrize("pairs", [False, True])
-@pytest.mark.parametrize("kind", ["roberta", "distilbert", "bert"])
-def test_the_tokenizer_is_that_of_the_checkpoint(
-    checkpoint: Checkpoints, tmp_path: Path, kind: str, pairs: bool
-) -> None:
-    from transformers import AutoTokenizer
-
-    own = trained_by_library(checkpoint(kind), "head", None, pairs=pairs)
-    folder = exported(own, "transformers", tmp_path / "out")
-    written = AutoTokenizer.from_pretrained(folder)
-    texts = [list(own.dev.text_a), *([list(own.dev.text_b)] if own.dev.text_b else [])]
-    encoded = own.tokenizer.encode(own.dev.text_a, own.dev.text_b, MAX_LENGTH)
-    ids = [part.tolist() for part in np.split(encoded.input_ids, encoded.offsets[1:-1])]
-    theirs = written(*texts, truncation=True)
-    assert theirs["input_ids"] == ids
-    assert ("token_type_ids" in theirs) == (kind == "bert")
-    original = AutoTokenizer.from_pretrained(checkpoint(kind))
-    assert written.special_tokens_map == original.special_tokens_map
 
 
 def test_no_file_has_paths_of_this_machine(checkpoint: Checkpoints, tmp_path: Path) -> None:
