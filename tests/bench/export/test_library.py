@@ -82,6 +82,47 @@ def test_adapters_that_start_from_the_base_are_for_the_whole_base(
     assert np.abs(answer.logits - expected_logits(own)).max() < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("kind", "modules"),
+    [
+        ("roberta", ["classifier"]),
+        ("deberta-v2", ["classifier", "pooler"]),
+        ("distilbert", ["classifier", "pre_classifier"]),
+        ("modernbert", ["classifier", "head"]),
+        ("bert", ["classifier"]),
+    ],
+)
+def test_new_modules_are_saved_with_the_adapter(
+    checkpoint: Checkpoints, tmp_path: Path, kind: str, modules: list[str]
+) -> None:
+    from peft import AutoPeftModelForSequenceClassification
+
+    own = trained_by_library(checkpoint(kind), on_hub=False)
+    folder = exported(own, "peft", tmp_path / "out")
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    assert config["modules_to_save"] == modules
+    path.write_text(json.dumps(config | {"base_model_name_or_path": str(checkpoint(kind))}))
+    model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=3).eval()
+    theirs, ours = model.state_dict(), own.model.state_dict()
+    for name in (name for name in ours if name.partition(".")[0] in modules):
+        module, _, parameter = name.partition(".")
+        wrapped = f"base_model.model.{module}.modules_to_save.default.{parameter}"
+        assert theirs[wrapped].equal(ours[name]), name
+
+
+@pytest.mark.parametrize("kind", ["roberta", "bert"])
+def test_special_tokens_are_those_of_the_checkpoint(
+    checkpoint: Checkpoints, tmp_path: Path, kind: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    own = trained_by_library(checkpoint(kind), "head", None)
+    written = AutoTokenizer.from_pretrained(exported(own, "transformers", tmp_path / "out"))
+    original = AutoTokenizer.from_pretrained(checkpoint(kind))
+    assert written.special_tokens_map == original.special_tokens_map
+
+
 def test_no_file_has_paths_of_this_machine(checkpoint: Checkpoints, tmp_path: Path) -> None:
     base = checkpoint("roberta")
     cases = {"peft": {}, "transformers": {}, "sentence-transformers": {"pooling": "cls"}}
