@@ -97,9 +97,7 @@ def insert(path: Path, before: str, text: str) -> None:
     path.write_text(whole.replace(before, f"{text}{before}"))
 
 
-@pytest.mark.parametrize(
-    ("is_exported", "takes_time"), [(False, False), (True, False), (False, True)]
-)
+@pytest.mark.parametrize(("is_exported", "takes_time"), [(False, False), (True, True)])
 def test_a_setting_is_declared_once(tmp_path: Path, is_exported: bool, takes_time: bool) -> None:
     home = copied(tmp_path / "copy", "tests")
     table = block("bench/plan/settings.toml", "A setting")

@@ -26,7 +26,6 @@ from bench.report.figures import COLOURS, LINES, MARKERS
 from bench.results import scores
 from bench.results.outcomes import Outcome
 from bench.results.rowfile import encode, read_rows, record
-from minbert.errors import InputError
 from minbert.registry import Registry
 from tests.bench.conftest import narrow
 from tests.bench.plugins import PROJECT, declare, environment, run

@@ -1,7 +1,6 @@
 """Where a setting's memory and its steps go."""
 
 import random
-from statistics import fmean
 
 import pytest
 
@@ -9,7 +8,6 @@ from bench.analysis.breakdown import Breakdown, memory_parts, representatives, s
 from bench.analysis.groups import Group, groups
 from bench.plan.rows import Row
 from tests.bench.synthetic_rows import cell, result_row, synthetic_rows
-from tests.reference_run import reference_group
 
 OWNED = {
     "weights_mib": 86.0, "gradients_mib": 80.0, "optimizer_mib": 160.0, "activations_mib": 300.0,
@@ -108,17 +106,3 @@ def test_the_rank_is_the_nearest_to_the_usual_one() -> None:
     noise = random.Random(0)  # noqa: S311
     rows = [result_row(cell("lora", rank, "attn", "off"), noise) for rank in (64, 4, 1)]
     assert [setting.rank for setting in representatives(group_of(*rows))] == [4]
-
-
-def test_parts_of_the_reference_run_add_up() -> None:
-    group = reference_group()
-    known = 0
-    for setting in group.settings:
-        memory, step = memory_parts(group, setting), step_parts(group, setting)
-        assert memory is not None
-        assert sum(memory.parts.values()) == pytest.approx(memory.total + memory.excess)
-        assert memory.total == fmean(setting.by_run(group.memory_column).values())
-        if step is not None:
-            known += 1
-            assert sum(step.parts.values()) == pytest.approx(step.total)
-    assert known > len(group.settings) / 2

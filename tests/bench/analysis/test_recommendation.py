@@ -217,13 +217,6 @@ def test_the_score_of_a_lucky_setting_is_told_without_its_luck():
     assert np.mean(fitted) == pytest.approx(0.6, abs=0.01)
 
 
-def test_a_score_is_cross_fitted_only_for_what_is_recommended():
-    assert recommend(candidates_of(group_of(seeds=1))).cross_fitted_score is None
-    known = chance(settings=2)
-    same = recommend(known)
-    assert same.cross_fitted_score == pytest.approx(known.scores[same.pick])  # always the first
-
-
 def test_settings_without_a_common_seed_are_an_obstacle():
     rows = [
         replace(row, seed=row.seed + 7) if row.mode == "head" else row

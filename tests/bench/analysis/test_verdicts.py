@@ -17,8 +17,6 @@ from bench.analysis.verdicts import (
     rank_effect,
     score_spread,
 )
-from bench.plan.columns import VALUES
-from bench.plan.metrics import ROW_METRICS, metric_of
 from tests.bench.synthetic_rows import cell, failed_row, planned_row, result_row, synthetic_rows
 
 
@@ -43,11 +41,6 @@ def test_the_baseline_unfreezes_only_where_all_do():
     assert (base.mode, base.unfreezes) == ("full", True)
     assert one([*rows, row(*LORA)]).baseline is None
     assert not one([*rows, row()]).baseline.unfreezes
-
-
-def test_a_rerun_that_failed_leaves_what_was_ok():
-    rows = [row(), failed_row(cell("full", None, None, "off"), "oom", "no") | {"attempt": 2}]
-    assert one(rows).ok == 1
 
 
 @pytest.mark.parametrize(
@@ -208,15 +201,6 @@ def test_of_an_error_less_is_better_and_the_margin_is_a_share_of_the_baselines()
     assert group.decimals == 1
     gaps = [compare(group, "score", s, group.baseline) for s in group.settings[1:]]
     assert better_worse(group, gaps) == (0, 2)
-
-
-def test_every_metric_has_its_place_in_the_table():
-    assert VALUES["dev_metric"] == ROW_METRICS
-    sizes = [metric_of(name).size(0.02) for name in (*ROW_METRICS, None)]
-    assert sizes == [
-        "2 points of accuracy", "2 points of micro F1", "0.02 in Pearson correlation",
-        "0.02 in overall score", "0.02 in score",
-    ]  # fmt: skip
 
 
 def test_the_effect_of_rank_counts_pairs_that_differ_in_nothing_else():

@@ -64,7 +64,6 @@ def load(monkeypatch: pytest.MonkeyPatch, *windows: float) -> None:
     ("threads", "alone", "together", "quota", "allowed", "ran", "verdict", "says"),
     [
         (2, 2.0, 1.0, None, 2, 1.0, OK, "2.00 times as fast"),
-        (2, 2.0, 1.4, None, 2, 0.8, OK, "1.43 times"),
         (2, 2.0, 1.5, None, 2, 1.0, FAILED, "1.33 times"),
         (2, 2.0, 1.0, 1, 2, 1.0, FAILED, "quota allows 1"),
         (2, 2.0, 1.0, None, 1, 1.0, FAILED, "affinity allows 1"),
@@ -118,7 +117,6 @@ QUIET, BUSY = Watch(waited=0.01), Watch(waited=0.9, foreign_cores=1.0)
         ([Watch(waited=0.11, foreign_cores=1.0)], FAILED, "other programs keep 1.0 cores busy"),
         ([Watch(stolen=0.11)], FAILED, "11% of the cores' time went to other guests"),
         ([Watch(waited=0.5, foreign_cores=None)], FAILED, ""),
-        ([Watch(waited=4.0, foreign_cores=1.6)], FAILED, ""),
         ([Watch(waited=0.5, foreign_cores=0.2)], None, r"waited 0.50 s for a core .* see cores"),
         ([Watch(waited=None, stolen=None)], None, "does not count"),
     ],

@@ -24,7 +24,6 @@ from bench.common.errors import InputError
 from bench.doctor import models
 from bench.doctor.check import CHECKS, FAILED, OK, Context, SkipError
 from bench.doctor.checks import cells, compiled, numerics
-from bench.doctor.models import CONFIG
 from bench.plan.gridfile import load
 from bench.plan.rows import Row
 from minbert.training.compiled import NoCompilerError
@@ -117,15 +116,6 @@ def test_a_wrong_product_in_a_backward_pass_is_named(monkeypatch: pytest.MonkeyP
     assert finding.summary.startswith("lora all-lin, amp off: gradient deviates from plain torch")
 
 
-def test_dropout_that_is_not_off_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, LORA)
-    drops = replace(CONFIG, hidden_dropout_prob=0.1)
-    monkeypatch.setattr(models, "CONFIG", drops)
-    finding = numerics.check(HERE)
-    assert finding.verdict == FAILED
-    assert "loss deviates from plain torch" in finding.summary
-
-
 def test_what_is_not_a_number_deviates(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, ("head", None))
     change_losses(monkeypatch, "train", "fast", [1.0, 1.0, float("nan")])
@@ -165,7 +155,6 @@ DROPPED = [1.0, 1.1]
         (1.001, 2, 0, DROPPED, "deviate from plain torch by 0.001, at most 0.0001"),
         (float("nan"), 2, 0, DROPPED, "deviate from plain torch by nan"),
         (1.0, 2, 1, DROPPED, "2 graphs were compiled for 2 buckets, and 1 more in steps"),
-        (1.0, 4, 0, DROPPED, "4 graphs were compiled for 2 buckets"),
         *(
             (1.0, 2, 0, dropped, "with dropout the mean loss of compiled steps is")
             for dropped in ([1.0, 1.0], [2.0, 2.1], [float("nan"), 1.0])
@@ -236,7 +225,6 @@ def peaks(predicted: float | None, device: str = "cpu", **more: Any) -> Row:
     ("losses", "change", "text"),
     [
         ([1.6, 1.5], {}, "the losses of 2 steps differ by 0e+00 at most from those of theirs 1"),
-        ([1.6, 1.51], {}, "differ by 1e-02 at most"),
         ([1.6], {}, "differ by inf at most"),
         ([], {"status": "oom", "message": "no"}, "engine transformers ended oom: no"),
     ],
@@ -346,7 +334,6 @@ GOOD = {
         ({"peak_anon_mib": 200.0}, STEPS_S, "the peak, 50 MiB, is less than tensors"),
         ({"optimizer_ms": 20.0}, STEPS_S, "takes 100.0 ms, and its parts 110.0"),
         ({}, [0.2] * 6, "6 steps take 150% of the time of training"),
-        ({}, [0.1] * 5, "5 steps take"),
         ({}, [], "0 steps take"),
         ({"status": "crashed", "message": "why"}, STEPS_S, "ended crashed (why)"),
     ],

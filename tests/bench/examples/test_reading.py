@@ -12,7 +12,6 @@ import pytest
 from bench.common.errors import InputError
 from bench.examples.reading import read_test
 from bench.plan.dataset import DataSpec
-from minbert.data.tasks import Examples, TaskData, load_task
 from tests.bench.examples.tables import (
     TOPICS,
     named_labels,
@@ -22,7 +21,6 @@ from tests.bench.examples.tables import (
     write_json_lines,
     write_parquet,
 )
-from tests.components import COMPONENTS, CS224N, need
 
 Write = Callable[..., Path]
 
@@ -356,51 +354,6 @@ def test_without_the_extra_the_error_says_how_to_install_it(
     path = "hub:user/set" if name == "hub" else tmp_path / name
     with pytest.raises(InputError, match=r"pip install -e '\.\[data\]'"):
         read_file(path)
-
-
-@pytest.fixture(scope="module", params=["sst", "sts", "quora"])
-def course(request: pytest.FixtureRequest) -> TaskData:
-    """The shared examples of a task."""
-    need(CS224N.is_dir(), COMPONENTS["shared"], component="shared")
-    return load_task(request.param, CS224N, max_train=400, max_dev=100)
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_the_course_data_are_the_same_in_every_format(
-    course: TaskData, tmp_path: Path, kind: str
-) -> None:
-    need_data()
-    write = FORMATS[kind]
-    names = course.task.classes
-    _, _, suffix = kind.partition(".")
-
-    def columns(examples: Examples) -> dict[str, Any]:
-        labels = [names[label] if names else label for label in examples.labels.tolist()]
-        pairs = {} if examples.text_b is None else {"sentence2": examples.text_b}
-        return {"id": [*range(len(examples))], "sentence1": examples.text_a, **pairs, "y": labels}
-
-    train, dev = (
-        write(tmp_path / (f"{side}.{suffix}" if suffix else side), columns(examples))
-        for side, examples in (("train", course.train), ("dev", course.dev))
-    )
-    data = read_file(
-        train, validation=str(dev), classes=names, label="y",
-        text="sentence1", text_pair=None if course.train.text_b is None else "sentence2",
-    ) if kind != "saved" else _saved_together(train, dev, names, course)  # fmt: skip
-    assert data.spec.problem == ("single_label" if names else "regression")
-    assert data.validation is not None
-    assert data.validation.text_a == course.dev.text_a
-    assert TaskData(course.task, data.examples, data.validation).digest == course.digest
-
-
-def _saved_together(train: Path, dev: Path, names: tuple[str, ...], course: TaskData) -> Any:
-    import datasets
-
-    parts = {"train": datasets.load_from_disk(train), "validation": datasets.load_from_disk(dev)}
-    both = train.with_name("both")
-    datasets.DatasetDict(parts).save_to_disk(both)
-    pair = None if course.train.text_b is None else "sentence2"
-    return read_file(both, classes=names, label="y", text="sentence1", text_pair=pair)
 
 
 def test_the_spec_that_comes_back_reads_the_same(tmp_path: Path) -> None:

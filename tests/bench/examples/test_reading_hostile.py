@@ -65,10 +65,8 @@ def test_a_wrong_delimiter_is_recognised(tmp_path: Path, delimiter: str, name: s
         codecs.BOM_UTF16_BE + _GOOD.encode("utf-16-be"),
         _GOOD.replace("\n", "\r\n").encode(),
         _GOOD.replace("\n", "\r").encode(),
-        _GOOD.replace("\n", "\n\n").encode(),
         ("\n\n" + _GOOD).encode(),
         _GOOD.rstrip().encode(),
-        b'"text" , "label"\n'.replace(b" ", b"") + _GOOD.partition("\n")[2].encode(),
     ],
 )
 def test_encodings_and_line_ends_of_every_kind(file: Callable[..., Path], content: bytes) -> None:
@@ -81,48 +79,26 @@ def test_encodings_and_line_ends_of_every_kind(file: Callable[..., Path], conten
     ("content", "reason"),
     [
         (b"", "is empty; a header and examples are expected"),
-        (b"\n \n", "is empty"),
-        (b'""\n', "is empty"),
         (b"text,label\n", "only 0 of 0 rows can be used; are the file, --text and --label right?"),
         (b"text\nfine\n", "which column holds the label? --label COLUMN says it; there are `text`"),
         ("text,label\na,x\ncaf\u00e9,y\n".encode("latin-1"), "line 3: byte 0xE9 is not UTF-8"),
-        (b"text,label\na,x\nb\xe2\x82", "line 3: byte 0xE2 is not UTF-8"),
         (_GOOD.encode("utf-16-le"), "line 1: has a NUL byte"),
         (codecs.BOM_UTF16_LE + b"a", "is not UTF-16 as its byte order mark says"),
         (b"text,label\na,x\nb\0,y\n", "line 3: has a NUL byte"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "line 1: byte 0x89 is not UTF-8"),
         (b"text,label\na,x\nb,x\n", "column `label`: all labels are the same, so there is nothing"),
-        (
-            b"text,label\na,\nb, \n",
-            "only 0 of 2 rows can be used; 2 rows without a label left",
-        ),
-        (
-            b"text,label\n,x\n ,y\n",
-            "only 0 of 2 rows can be used; 2 rows with an empty text",
-        ),
         (
             b"text,label\n,x\na,\n",
             "1 row with an empty text left out, first at line 2, 1 row",
         ),
-        (b"text,label\na,1.5\nb,1.50\n", "all labels are the same"),
         (b"text,text,label\na,b,x\n", "2 columns are called `text`"),
         (
             b'text,label\na,x\n"b,y\nc,x\n',
             "line 3: unexpected end of data; a field that begins",
         ),
-        (
-            b'text,label\na,x\n"b" c,y\n',
-            "line 3: ',' expected after '\"'; a field that begins",
-        ),
         (b"a b,c,d\n1,2,3\n", "which column holds the text? --text COLUMN says it; there are"),
         (b"text,u,v\na,1,2\n", "which column holds the label? --label COLUMN says it; there are"),
         (b"great film,good\nawful film,bad\nfine film,good\n", "first line looks like an example"),
-        (
-            b"text,label\na\nb,y,z\nc,x\n",
-            "only 1 of 3 rows can be used; 2 rows with another",
-        ),
         (b"text,label\na,1.0\nb,2.0\n", "has 2 distinct whole numbers, `1.0`, `2.0`: classes or"),
-        (b"text,label\na,1\nb,2\n", "has 2 distinct whole numbers, `1`, `2`: classes or amounts?"),
         (b"text,label\na,[1]\nb,[x]\n", "line 3: column `label` has `[x]`, which is no list of"),
     ],
 )

@@ -1,9 +1,7 @@
 """Token ids that workers share: the same as made anew, never trusted when damaged."""
 
 import os
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -210,24 +208,6 @@ def test_a_worker_that_maps_its_tokens_needs_no_tokenizer(place, tmp_path, monke
     check_same(place.read(), place.data, place.tokenizer)
 
 
-def test_several_at_once_leave_one_whole_file(place):
-    def make() -> None:
-        for _ in range(5):
-            tokens.make(place.data, place.cell, place.tokenizer, place.folder)
-
-    seen = []
-    with ThreadPoolExecutor() as pool:
-        makers = [pool.submit(make) for _ in range(2)]
-        while not all(maker.done() for maker in makers):
-            if any(place.cache.glob("*.safetensors")):
-                seen.append(place.read() is not None)
-    assert [maker.result() for maker in makers] == [None, None]
-    assert seen
-    assert all(seen)
-    assert len(list(place.cache.iterdir())) == 1
-    check_same(place.read(), place.data, place.tokenizer)
-
-
 def test_a_cache_that_cant_be_written_costs_time_alone(place, monkeypatch):
     blocked = place.folder / "ids-sst-train.csv"
     monkeypatch.setenv("MINBERT_CACHE", str(blocked))
@@ -275,14 +255,6 @@ def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, mo
     [stdout] = tmp_path.glob("runs/*/stdout.txt")
     assert stdout.read_text(encoding="utf-8") == "1\n"
     check_same(place.read(), place.data, place.tokenizer)
-
-
-def test_nothing_of_it_loads_torch_or_the_tokenizers():
-    code = (
-        "import sys, bench.examples.tokens;"
-        "sys.exit(bool({'torch', 'tokenizers'} & sys.modules.keys()))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @settings(max_examples=200, deadline=None)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
@@ -182,17 +183,6 @@ def test_a_cell_becomes_a_folder_with_its_predictions(
     assert "model in fp32 on all 12 dev examples" in done.out
 
 
-def test_the_outcome_is_data(place: GridRuns) -> None:
-    row = row_named(place, BF16)
-    done = export(row.cell_id[:6], "--merge", "--to", "model", "--json")
-    assert done.code == 0, done.err
-    outcome = json.loads(done.out)
-    assert outcome["cell_id"] == row.cell_id
-    assert outcome["format"] == "transformers"
-    assert not outcome["trained_again"]
-    assert outcome["dev_score"] == row.dev_score
-
-
 def test_a_cell_without_weights_is_trained_again_once(place: GridRuns) -> None:
     row = row_named(place, FULL)
     write_rows(place.csv, [row | {"dev_score": 0.013}])
@@ -245,49 +235,27 @@ def test_the_range_of_a_setting_is_up_to_the_margin_below_its_mean(
 
 
 def test_results_without_their_folders_are_trained_again(
-    place: GridRuns, minilm: Path, monkeypatch: pytest.MonkeyPatch
+    place: GridRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As those of the repository are; examples of the user are found by their digest."""
-    jobs: list[Job] = []
-
-    def train_again(_runs: Path, job: Job, *_: object, **__: object) -> None:
-        jobs.append(job)
-        raise InputError("it was to be trained")
-
-    monkeypatch.setenv("MINBERT_ASSETS", str(minilm.parent))
-    model = find_model(str(place.model), "pretrained", "auto")
-    monkeypatch.setattr(cells, "train_again", train_again)
-    monkeypatch.setattr(main, "model_of", lambda row, *_: model if row is own else embedded)
-    embedded = find_model("minilm", "pretrained", "auto")
-    data = load_task("movies", max_train=48, max_dev=16)
-    settings = {
-        "task": "movies", "data_digest": data.digest[:16], "max_train": 48, "max_dev": 16,
-        "model": "minilm", "model_digest": embedded.digest, "pooling": "mean", "folds": None,
-    }  # fmt: skip
-    own = row_named(place, LORA)
-    of_movies = row_of((own | settings).cell.columns() | HERE | {"status": "ok", "attempt": 1})
-    path = place.folder / "other.csv"
-    for row, base in ((own, model), (of_movies, embedded)):
-        monkeypatch.setattr(main, "named_cell", lambda *_, row=row: choice.Choice(row, None))
-        write_rows(path, [row])
-        done = export(LORA, "--runs", str(path), "--to", "model")
-        assert (done.code, "it was to be trained" in done.err) == (2, True)
-        assert "its weights were not kept" in done.err
-        job = jobs.pop()
-        loaded = load_task(
-            row.task, job.data and Path(job.data), max_train=row.max_train, max_dev=row.max_dev
-        )
-        assert loaded.digest[:16] == row.data_digest
-        assert (job.checkpoint, job.keep) == (str((base.checkpoint or Path()).resolve()), True)
-        assert job.cell == row.cell
+    """With the examples of the user, which are found by their digest."""
+    own, model = row_named(place, LORA), find_model(str(place.model), "pretrained", "auto")
+    find = partial(cells.find_trained, place.folder / "other.csv", own, model, describe_base(model))
+    with (
+        mock.patch.object(cells, "train_again", side_effect=InputError("trained")) as trained,
+        pytest.raises(InputError, match="trained"),
+    ):
+        find(refit=False)
+    job = trained.call_args.args[1]
+    assert load_task(own.task, Path(job.data)).digest[:16] == own.data_digest
+    assert (job.checkpoint, job.keep) == (str((model.checkpoint or Path()).resolve()), True)
+    assert job.cell == own.cell
     other = place.folder / "elsewhere"
-    shutil.copytree(Path(os.environ["MINBERT_CACHE"]), other)
+    shutil.copytree(os.environ["MINBERT_CACHE"], other)
     for file in other.rglob("dev.jsonl"):
         file.write_text(file.read_text(encoding="utf-8").replace("apple", "pear"), encoding="utf-8")
     monkeypatch.setenv("MINBERT_CACHE", str(other))
-    monkeypatch.setattr(main, "named_cell", lambda *_: choice.Choice(own, None))
-    done = export(LORA, "--runs", "other.csv", "--to", "model")
-    assert "are no longer in the cache; start the grid again" in done.err
+    with pytest.raises(InputError, match="are no longer in the cache; start the grid again"):
+        find(refit=False)
 
 
 @pytest.mark.parametrize("to", [".", "file/sub", "/proc/sub", "full"])

@@ -118,33 +118,6 @@ def test_another_folder_has_none(tmp_path: Path) -> None:
         format_in(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("pairs", [False, True])
-def test_libraries_cut_texts_as_we_do(exports: Exports, pairs: bool) -> None:
-    """Of pairs one text is long, or the other, or both are, by an even or odd number of tokens."""
-    import tokenizers
-    from transformers import AutoTokenizer
-
-    own, folder = exports("transformers", pairs=pairs)
-    words = ["the " * count for count in (*range(9), 14, 15, 40)]
-    columns = [words]
-    if pairs:
-        columns = [[a for a in words for _ in words], [b for _ in words for b in words]]
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    plain = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    assert tokenizer.model_max_length == MAX_LENGTH
-    for max_length in (5, 8, 9, MAX_LENGTH):
-        encoded = own.tokenizer.encode(columns[0], columns[1] if pairs else None, max_length)
-        ids, types = (
-            [part.tolist() for part in np.split(values, encoded.offsets[1:-1])]
-            for values in (encoded.input_ids, encoded.token_type_ids)
-        )
-        theirs = tokenizer(*columns, truncation=True, max_length=max_length)
-        assert (theirs["input_ids"], theirs["token_type_ids"]) == (ids, types)
-        plain.enable_truncation(max_length)
-        batch = plain.encode_batch(list(zip(*columns, strict=True)) if pairs else words)
-        assert [(text.ids, text.type_ids) for text in batch] == list(zip(ids, types, strict=True))
-
-
 def test_normalisation_of_the_base_is_kept(tmp_path: Path) -> None:
     """transformers would otherwise build a tokenizer for BERT with its own defaults."""
     from transformers import AutoTokenizer
@@ -157,15 +130,6 @@ def test_normalisation_of_the_base_is_kept(tmp_path: Path) -> None:
     ours = own.tokenizer.encode(["The film É"], None, MAX_LENGTH).input_ids.tolist()
     assert AutoTokenizer.from_pretrained(folder)("The film É")["input_ids"] == ours
     assert ours != lower.input_ids.tolist()
-
-
-def test_the_pipeline_of_transformers_names_classes(exports: Exports) -> None:
-    _, folder = exports("transformers")
-    from transformers import pipeline
-
-    answers = pipeline("text-classification", model=str(folder))(["good", "not a bad film"])
-    expected = answer_here(folder, ["good", "not a bad film"]).labels
-    assert [answer["label"] for answer in answers] == expected
 
 
 def test_a_cross_encoder_gives_the_numbers_of_a_regression(exports: Exports) -> None:

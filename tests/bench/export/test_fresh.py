@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +15,7 @@ from bench.export.formats import FORMATS, SNIPPET
 from bench.export.fresh import run_fresh
 from bench.export.snippets import answers
 from tests.bench.export.conftest import Exports
-from tests.bench.export.small import answer_here, base_of, expected_logits, need_libraries
+from tests.bench.export.small import base_of, expected_logits, need_libraries
 
 
 def test_8_bit_weights_answer_nearly_the_same_and_are_timed(exports: Exports) -> None:
@@ -95,20 +94,6 @@ def test_timed_batches_are_full(tmp_path: Path, count: int, batches: int) -> Non
     answer = run_fresh(tmp_path, ["a text"] * count, timed=True)
     assert len(answer.batch_ms) == batches
     assert min(answer.batch_ms) >= 32
-
-
-def test_the_snippet_takes_texts_on_the_command_line(exports: Exports) -> None:
-    _, folder = exports("onnx")
-    texts = ["good", "not a bad film"]
-    done = subprocess.run(
-        [sys.executable, "-E", folder / SNIPPET, *texts], capture_output=True, check=True, text=True
-    )
-    answer = answer_here(folder, texts)
-    shares = answers.probabilities(folder, answer.logits)
-    for line, text, label, row in zip(
-        done.stdout.splitlines(), texts, answer.labels, shares, strict=True
-    ):
-        assert line.startswith(f"{text} -> {label} wrong={row[0]:.4g} right={row[1]:.4g} ")
 
 
 @pytest.mark.parametrize("name", FORMATS)

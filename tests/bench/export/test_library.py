@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from bench.common.errors import InputError
-from bench.export.check import check, texts_of
+from bench.export.check import texts_of
 from bench.export.formats import default_format, refusal
 from bench.export.training import why_not_scripted
 from bench.worker.saving import save_weights
 from bench.worker.trained import load_trained
 from tests.bench.export.small import (
-    MAX_LENGTH,
     answer_here,
     expected_logits,
     exported,
@@ -55,14 +54,6 @@ def test_logits_agree(
     checkpoint: Checkpoints, kind: str, mode: str, name: str, options: dict[str, Any]
 ) -> None:
     assert largest_difference(checkpoint(kind), name, mode, **options) < 1e-5
-
-
-def test_a_fresh_process_gives_the_same_answers(checkpoint: Checkpoints, tmp_path: Path) -> None:
-    """From a base that the hub does not have."""
-    own = trained_by_library(checkpoint("roberta"), kind="regression", on_hub=False)
-    expected = expected_logits(own)
-    answer = check(own, exported(own, "peft", tmp_path / "out"), expected)
-    assert np.abs(answer.logits - expected).max() < 1e-5
 
 
 def test_cells_with_attention_for_a_gpu_are_loaded_on_a_cpu(
@@ -120,22 +111,14 @@ def test_new_modules_are_saved_with_the_adapter(
         assert theirs[wrapped].equal(ours[name]), name
 
 
-@pytest.mark.parametrize("pairs", [False, True])
-@pytest.mark.parametrize("kind", ["roberta", "distilbert", "bert"])
-def test_the_tokenizer_is_that_of_the_checkpoint(
-    checkpoint: Checkpoints, tmp_path: Path, kind: str, pairs: bool
+@pytest.mark.parametrize("kind", ["roberta", "bert"])
+def test_special_tokens_are_those_of_the_checkpoint(
+    checkpoint: Checkpoints, tmp_path: Path, kind: str
 ) -> None:
     from transformers import AutoTokenizer
 
-    own = trained_by_library(checkpoint(kind), "head", None, pairs=pairs)
-    folder = exported(own, "transformers", tmp_path / "out")
-    written = AutoTokenizer.from_pretrained(folder)
-    texts = [list(own.dev.text_a), *([list(own.dev.text_b)] if own.dev.text_b else [])]
-    encoded = own.tokenizer.encode(own.dev.text_a, own.dev.text_b, MAX_LENGTH)
-    ids = [part.tolist() for part in np.split(encoded.input_ids, encoded.offsets[1:-1])]
-    theirs = written(*texts, truncation=True)
-    assert theirs["input_ids"] == ids
-    assert ("token_type_ids" in theirs) == (kind == "bert")
+    own = trained_by_library(checkpoint(kind), "head", None)
+    written = AutoTokenizer.from_pretrained(exported(own, "transformers", tmp_path / "out"))
     original = AutoTokenizer.from_pretrained(checkpoint(kind))
     assert written.special_tokens_map == original.special_tokens_map
 

@@ -23,7 +23,7 @@ from bench.machine import conditions, gpu_check, gpu_trial
 from bench.machine.conditions import find_conditions
 from bench.machine.devices import Device, resolve_device, why_no_compiling
 from bench.machine.environment import VISIBLE
-from bench.machine.gpu_trial import Answer, GpuInfo, check_by, check_gpu, why_unusable
+from bench.machine.gpu_trial import Answer, GpuInfo, check_by, why_unusable
 from bench.plan.cell import Columns
 from bench.plan.job import Job
 from bench.worker import __main__ as worker
@@ -277,11 +277,6 @@ def test_the_process_says_what_torch_sees(
     assert gpu_check.check(0)["problem"] == OLD
 
 
-def test_a_real_process_sees_what_its_variable_shows() -> None:
-    """A GPU that is not there: torch of any build has a reason."""
-    assert check_gpu("GPU-00000000-none", 0).problem
-
-
 # The device fails while a cell runs
 
 
@@ -404,6 +399,10 @@ def test_a_worker_that_can_not_get_hold_of_the_gpu_ends_the_grid_with_one_line(
     assert json.loads(job.read_text())["device"] == "cuda:0"
 
 
+A100 = FakeGpu("GPU-8932f937")
+NEW = "2.13.1+cu130"
+
+
 def test_an_error_that_ends_with_its_process_leaves_the_grid_going(tmp_path: Path) -> None:
     ended = grid_on_broken_device(tmp_path, WORKS, FAILED)
     message = "the device failed: CUDA error: an illegal memory access"
@@ -411,10 +410,6 @@ def test_an_error_that_ends_with_its_process_leaves_the_grid_going(tmp_path: Pat
     assert ended.code == 1
     assert not [line for line in ended.lines if line.startswith("stopped: ")]
     assert len([line for line in ended.lines if "another process can use the GPU" in line]) == 3
-
-
-A100 = FakeGpu("GPU-8932f937")
-NEW = "2.13.1+cu130"
 
 
 @pytest.fixture

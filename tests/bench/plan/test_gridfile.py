@@ -1,5 +1,6 @@
 """Grid files: what they may say, and one line on what they may not."""
 
+import os
 import tomllib
 from pathlib import Path
 from typing import get_args
@@ -89,6 +90,9 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not UTF-8"):
         gridfile.load(str(binary))
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(InputError, match="pipe"):
+        gridfile.load(str(tmp_path / "pipe.toml"))
     large = tmp_path / "large.toml"
     large.write_bytes(b"#" * (2 << 20))
     with pytest.raises(InputError, match="larger than 1 MiB"):

@@ -1,18 +1,14 @@
 """Grid files and flags of every wrong kind."""
 
 import json
-import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.common.command import run_command
 from bench.common.errors import InputError
 from bench.grid.inputs import override
 from bench.plan import gridfile
@@ -133,18 +129,6 @@ def test_a_file_made_to_keep_its_reader_busy_is_refused_soon(text: str) -> None:
     assert time.process_time() - begun < 15
 
 
-@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "mine.toml"
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
-    else:
-        path.mkdir()
-    assert answer(lambda: gridfile.load(str(path)), InputError, path) is None
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [("seeds", 10**9), ("epochs", 10**30), ("max_train", 10**10), ("max_steps", 2**63)],
@@ -162,21 +146,3 @@ def test_a_flag_has_the_limits_of_its_setting(name: str, value: int) -> None:
 def test_a_model_that_can_not_be_is_refused(name: str) -> None:
     with pytest.raises(InputError):
         find_model(name, "pretrained", "auto")
-
-
-def test_an_error_moves_no_cursor(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["fails"])
-    for text in TEXTS:
-
-        @click.command()
-        def fails(text: str = text) -> None:
-            raise InputError(f"no model is called {text}")
-
-        with pytest.raises(SystemExit) as caught:
-            run_command(fails)
-        assert caught.value.code == 2
-        line = capsys.readouterr().err
-        assert line.count("\n") == 1
-        assert line.removesuffix("\n").isprintable()

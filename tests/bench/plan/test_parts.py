@@ -95,25 +95,6 @@ def test_the_interval_is_that_of_one_part_or_of_the_sum_of_variances() -> None:
 # Cells
 
 
-def test_the_papers_final_grid_has_its_settings() -> None:
-    cells = cells_of(PARTS)
-    assert len({cell.cell_id for cell in cells}) == len(cells) == 9
-    adapted = {("lora", 1, "all-lin", "bf16"), ("dora", 1, "all-lin", "bf16")}
-    points = {(c.mode, c.rank, c.layers, c.amp) for c in cells}
-    assert points == {("full", None, None, "off"), *adapted}
-    assert {cell.seed for cell in cells} == {0, 1, 2}
-    for cell in cells:
-        assert (cell.task, cell.encoders, cell.task_order) == ("multitask", 2, "proportional")
-        assert cell.task_rates == "quora=5 sst=4 sts=3"
-        assert cell.task_decays == "quora=1e-05 sst=0.009 sts=0.01"
-        assert (cell.head, cell.optimizer, cell.schedule) == ("conv", "adamax", "halving")
-        assert (cell.epochs, cell.batch_size, cell.dropout) == (7, 64, 0.3)
-        assert cell.unfreeze == "iterative"
-        rates = {cell.learning_rate, cell.learning_rate_base, cell.learning_rate_head} - {None}
-        assert rates == {1e-4}
-        assert cell.scale == (None if cell.mode == "full" else 1.0)
-
-
 def test_settings_are_of_the_parts_that_are_there() -> None:
     (cell, *_) = cells_of(("sst", "quora"))
     assert cell.task_rates == "quora=5 sst=4"

@@ -30,41 +30,6 @@ def cells_of(name: str, **settings: object) -> list[Cell]:
     return expand(grid.model_copy(update={"settings": changed}), RESOLVED)
 
 
-def test_full_grid_has_every_mode_rank_layer_set_and_amp_once() -> None:
-    cells = cells_of("full")
-    points = {(c.mode, c.rank, c.layers, c.amp) for c in cells}
-    adapted = {
-        (mode, rank, layers, amp)
-        for mode in ("lora", "dora")
-        for rank in (1, 2, 4, 8)
-        for layers in ("attn-only", "attn", "all-lin-only", "all-lin")
-        for amp in ("off", "bf16")
-    }
-    others = {(mode, None, None, amp) for mode in ("full", "head") for amp in ("off", "bf16")}
-    assert points == adapted | others
-    assert len(cells) == 68
-
-
-def test_the_papers_grid_has_the_400_cells_that_its_authors_planned() -> None:
-    cells = cells_of("paper")
-    assert len({cell.cell_id for cell in cells}) == 400
-    points = {(c.mode, c.rank, c.layers, c.batch_size, c.learning_rate) for c in cells}
-    adapted = {
-        (mode, rank, layers, batch, rate)
-        for mode in ("lora", "dora")
-        for rank in (1, 5, 10)
-        for layers in ("attn-only", "attn", "all-lin-only", "all-lin")
-        for batch in (64, 128, 256, 384)
-        for rate in (5e-6, 1e-5, 5e-5, 1e-4)
-    }
-    assert {point for point in points if point[1]} == adapted
-    assert {(c.scale, c.dropout, c.amp) for c in cells if c.rank} == {(1.0, 0.3, "off")}
-    assert all(
-        {c.learning_rate, c.learning_rate_base, c.learning_rate_head} <= {c.learning_rate, None}
-        for c in cells
-    ), "one rate for all that trains"
-
-
 def cells_in(text: str) -> list[Cell]:
     return expand(gridfile.parse(text, "x.toml", "x"), RESOLVED)
 

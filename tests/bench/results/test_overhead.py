@@ -2,9 +2,8 @@
 
 import pytest
 
-from bench.report.render import render
 from bench.results.overhead import Account, overhead_s, times_of
-from tests.bench.synthetic_rows import as_results, cell, planned_row, synthetic_rows
+from tests.bench.synthetic_rows import cell, planned_row
 
 
 def row(**changes):
@@ -70,18 +69,3 @@ def test_times_of_several_lanes_count_together_and_on_a_cluster_those_between_ce
     times = account.times()
     assert times.between_s == pytest.approx(between_s)
     assert times.total_s == pytest.approx(200 + between_s)
-
-
-def test_the_report_shows_it_for_each_cell_and_for_all(tmp_path):
-    rows = [each | {"train_s": 80.0, "eval_s": 12.0, "wall_s": 100.0, "startup_s": 3.0}
-            for each in synthetic_rows(8)]  # fmt: skip
-    ok = sum(each["status"] == "ok" for each in rows)
-    render(as_results(rows), tmp_path)
-    page = (tmp_path / "index.html").read_text("utf-8")
-    assert "overhead, s" in page
-    text = " ".join(page.split())
-    assert f"{ok} cells took" in text
-    assert (
-        "of which training 80.0%, evaluation 12.0% and overhead 8.0% (start-up 3.0%, timing, "
-        "writing and ending 5.0%)"
-    ) in text

@@ -18,7 +18,6 @@ from bench.results.predictions import (
     values_for,
 )
 from bench.results.store import cell_folder
-from bench.stats.intervals import Interval
 from tests.bench.stored_values import kept_values
 from tests.bench.synthetic_rows import cell, result_row
 
@@ -49,14 +48,6 @@ def test_of_a_mean_over_parts_mean_and_variance_are_exact() -> None:
     assert mean_of_parts(parts[:1]) == pytest.approx(parts[0])
     with pytest.raises(ValueError, match="no part"):
         mean_of_parts([])
-
-
-@pytest.mark.parametrize("value", [0.1, 1.0, 3.8])
-def test_a_constant_has_no_correlation_whatever_its_mean_is_rounded_to(value: float) -> None:
-    same, others = np.full(3, value), np.arange(3.0)
-    for logits, labels in ((same, others), (others, same)):
-        with pytest.raises(ValueError, match="a constant has no correlation"):
-            values_for("pearson", logits[:, None], labels)
 
 
 def keep(runs: Path, of: Cell, right: np.ndarray) -> dict:
@@ -90,24 +81,6 @@ def test_settings_are_compared_example_by_example(tmp_path: Path) -> None:
     loose = compare(plain, "score", *(plain.settings[::-1]))
     assert loose.low < 0 < loose.high
     assert score_spread(lora, full).of_seeds is None
-
-
-def test_several_seeds_vary_by_seed_and_example(tmp_path: Path) -> None:
-    def estimates(name: str, rights: list[np.ndarray]) -> list[Interval]:
-        """The score without predictions, and with them."""
-        runs = tmp_path / f"{name}.csv"
-        rows = [
-            keep(runs, cell("full", None, None, "off", seed), right.astype(np.float64))
-            for seed, right in enumerate(rights)
-        ]
-        of_both = groups(rows) + groups(rows, (), kept_values(runs))
-        return [group.settings[0].estimate("dev_score") for group in of_both]
-
-    one, two = estimates("a", [RNG.random(500) < 0.5 + 0.1 * seed for seed in range(3)])
-    assert one.value == pytest.approx(two.value)
-    assert one.low < two.value < one.high
-    _, high = estimates("b", [np.ones(20), np.arange(20) > 1])
-    assert high.low < high.value < high.high == 1.0, "it stays within the metric"
 
 
 def test_folds_of_several_files_are_joined(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -36,13 +34,6 @@ def rebuild(path: Path) -> tuple[dict[str, int], str]:
     return json.loads(done.stdout), done.stderr
 
 
-def test_the_command_prints_the_number_of_rows(tmp_path: Path) -> None:
-    fill(tmp_path / "runs.csv", synthetic_rows(2))
-    argv = [sys.executable, "-m", "bench.rebuild", "--runs", str(tmp_path / "runs.csv")]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True)
-    assert done.stdout == f"2 rows in {tmp_path / 'runs.csv'}: 2 kept, 0 from folders\n"
-
-
 def test_a_lost_file_comes_back_with_attempts_and_repeats(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     [row, *others] = synthetic_rows(6)
@@ -53,6 +44,8 @@ def test_a_lost_file_comes_back_with_attempts_and_repeats(tmp_path: Path) -> Non
     assert rebuild(path)[0] == {"kept": 0, "from_folders": 9, "left_out": 0}
     assert sorted(read_rows(path), key=str) == sorted(rows, key=str)
     assert rebuild(path)[0]["kept"] == len(read_rows(path)) == 9
+    done = CliRunner().invoke(main, ["--runs", str(path)])
+    assert done.stdout == f"9 rows in {path}: 9 kept, 0 from folders\n"
 
 
 def test_rows_of_two_versions_with_one_key_both_stay(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import pytest
 from safetensors.numpy import save_file
 
 from bench.plan import gridfile
-from bench.plan.columns import NAMES, values_of
 from bench.plan.planning import Resolved, expand
 from bench.plan.rows import Row
 from bench.results.row import (
@@ -48,13 +47,6 @@ def panel_file(folder: Path, passes: list[list[float]], warm: int, settled: int 
     ]
     head = "pass,batch,ms,tokens,examples,counts,settled"
     (folder / "panel.csv").write_text("\n".join([head, *lines]) + "\n")
-
-
-def test_row_has_every_column_and_ignores_strangers(tmp_path: Path) -> None:
-    row = row_of(tmp_path, dev_metric="accuracy", dev_score=0.5, colour="red")
-    assert tuple(values_of(row)) == NAMES
-    assert row["mode"] == CELL.mode
-    assert row["conditions_id"] == HERE["conditions_id"]
 
 
 def test_times_are_those_of_the_passes_that_count(tmp_path: Path) -> None:
@@ -129,9 +121,6 @@ def test_a_row_that_was_kept_is_read_again(tmp_path: Path) -> None:
     for text in ("{", "[]", '{"mode": "lorra"}', "3"):
         (tmp_path / "row.json").write_text(text)
         assert kept_row(tmp_path) is None
-
-
-NO_FOLDER = Path("none")
 
 
 def test_a_metric_without_a_formula_gets_its_interval_from_the_predictions(tmp_path: Path) -> None:

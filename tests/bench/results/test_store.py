@@ -4,11 +4,8 @@ import contextlib
 import fcntl
 import os
 import resource
-import shutil
 import signal
 import stat
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,7 +23,6 @@ from bench.results.rebuild import rebuild
 from bench.results.rowfile import encode, read_rows, record
 from bench.results.store import Store, cell_folder, cells_folder
 from tests.bench.synthetic_rows import HERE, new_row, synthetic_rows
-from tests.components import need
 
 ROOT = Path(__file__).parents[3]
 
@@ -319,30 +315,6 @@ def test_a_torn_record_is_left_out_reported_and_cut_off(tmp_path, capsys):
         assert path.read_bytes() == whole + encode(row(8))
 
 
-def test_a_writer_killed_at_any_moment_loses_no_row(tmp_path):
-    path = tmp_path / "runs.csv"
-    code = (
-        "import sys; from pathlib import Path; from bench.results.store import Store\n"
-        "from tests.bench.results.test_store import row\n"
-        "store = Store(Path(sys.argv[1]))\n"
-        "for number in range(10**6):\n"
-        "    store.append(row(number, message='m' * 3000)); print(number, flush=True)\n"
-    )
-    writer = subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert writer.stdout is not None
-    while int(writer.stdout.readline()) < 20:
-        pass
-    writer.kill()
-    acknowledged = 20 + len(writer.stdout.read().split())
-    writer.wait()
-    Store(path).append(row(-1))  # the lock is free again
-    found = [str(each["cell_id"]) for each in read_rows(path, no_note)]
-    assert found[:acknowledged] == [f"cell{number}" for number in range(acknowledged)]
-    assert found[-1] == "cell-1"
-
-
 # Files that are not ours
 
 
@@ -351,9 +323,8 @@ def test_a_writer_killed_at_any_moment_loses_no_row(tmp_path):
     [
         (b"a,b\r\n1,2\r\n", 1, "columns"),
         (b"no newline", 1, "no header"),
-        (b"\r\n", 1, "columns"),
         (b'"' + record(NAMES), 1, ""),
-        (record([*NAMES, "host"]), 1, "also has host"),
+        (record([*NAMES, "host"]), 1, "also has host); if a newer version wrote it, update"),
         (record(NAMES[1:]), 1, "lacks schema"),
         (record(NAMES[::-1]), 1, "order"),
         (record(NAMES) + record(["1"] * 5), 2, "5 fields"),
@@ -362,10 +333,8 @@ def test_a_writer_killed_at_any_moment_loses_no_row(tmp_path):
         (record(NAMES) + f"{SCHEMA + 1}".encode() + encode(row())[2:], 2, "schema is"),
         (record(NAMES) + encode(row()).replace(b"cell0", b""), 2, "cell_id is empty"),
         (record(NAMES) + encode(row()).replace(b"here", b"\xff\xfe"), 2, "utf-8"),
-        (record(NAMES) + encode(row(message="a\nb")) + b"x\n", 4, "1 fields"),
         (record(NAMES) + encode(row()).replace(b"here", b'"here') + encode(row()) * 9, 2, ""),
         (record(NAMES) + encode(row()).replace(b"here", b'"he"re'), 2, "expected after"),
-        (b"\x00" * 1000 + b"\n", 1, "columns"),
     ],
 )
 def test_a_wrong_or_broken_file_names_its_line_and_is_left_alone(tmp_path, data, line, expected):
@@ -409,30 +378,6 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path, name, there):
         Store(tmp_path / name).check_writable()
     assert "\n" not in str(caught.value)
     assert contents(tmp_path) == before
-
-
-@pytest.mark.parametrize(
-    ("mount", "name"),
-    [
-        ('mount -t tmpfs -o ro none "$1"', "runs.csv"),
-        ('mount --bind "$1/runs.csv" "$1/runs.csv" && mount -o remount,ro,bind "$1/runs.csv"',
-         "runs.csv"),
-    ],
-)  # fmt: skip
-def test_a_read_only_mount_is_refused(tmp_path, mount, name):
-    """A mount that only this test's process sees."""
-    written(tmp_path / "runs.csv")
-    code = (
-        "import sys; from pathlib import Path; from bench.results.store import Store\n"
-        "Store(Path(sys.argv[1])).check_writable()\n"
-    )
-    script = f'{mount} && echo mounted && shift && exec "$@"'
-    unshare = [shutil.which("unshare") or "unshare", "-m", "sh", "-c", script, "sh", str(tmp_path)]
-    argv = [*unshare, sys.executable, "-c", code, str(tmp_path / name)]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
-    need("mounted" in done.stdout, f"a mount ({done.stderr.strip()})", component="mounts")
-    assert "InputError" in done.stderr
-    assert "can't be written (Read-only file system)" in done.stderr
 
 
 def test_a_good_place_is_left_as_it_was(tmp_path):
@@ -526,24 +471,6 @@ def test_what_another_is_writing_is_left_alone_and_what_was_killed_is_used_up(tm
     assert contents(tmp_path) == ["result.json"]
 
 
-def test_writers_of_one_file_at_once_leave_one_of_theirs(tmp_path):
-    path = tmp_path / "result.json"
-    code = (
-        "import sys; from pathlib import Path; from bench.common.files import write_atomically\n"
-        "for _ in range(40): write_atomically(Path(sys.argv[1]), sys.argv[2].encode() * 9999)\n"
-    )
-    writers = [
-        subprocess.Popen([sys.executable, "-c", code, str(path), letter], cwd=ROOT)
-        for letter in "ab"
-    ]
-    while any(writer.poll() is None for writer in writers):
-        if path.exists():
-            data = path.read_bytes()
-            assert (len(data), len(set(data))) == (9999, 1)
-    assert [writer.wait() for writer in writers] == [0, 0]
-    assert contents(tmp_path) == ["result.json"]
-
-
 @pytest.mark.parametrize("name", ["file", ".file.tmp"])
 @pytest.mark.parametrize("link", [os.symlink, os.link, None], ids=["symbolic", "hard", "pipe"])
 def test_a_link_is_replaced_and_its_target_stays(tmp_path, name, link):
@@ -631,20 +558,3 @@ def test_columns_of_an_older_file_may_be_in_another_order(tmp_path: Path) -> Non
     assert [(r.cell_id, r.tf32, r.threads, r.code_version) for r in read_rows(path)] == same
     with pytest.raises(InputError, match=r"their order differs\); python -m bench\.rebuild"):
         Store(path).append(rows[0])
-
-
-def test_a_broken_line_of_an_older_file_is_named_and_a_newer_file_refused(tmp_path: Path) -> None:
-    path = tmp_path / "runs.csv"
-    older_file(path)
-    whole = path.read_bytes()
-    older_file(path, SCHEMA + 1)
-    newer = record([*NAMES, "humidity"]) + encode(synthetic_rows(1)[0])
-    for content, why in (
-        (whole + record(["x"] * 3), "line 5: it has 3 fields"),
-        (whole.replace(b",ok,", b",no,", 1), "line 2: status"),
-        (path.read_bytes(), f"schema is {SCHEMA + 1}, and this version reads"),
-        (newer, r"it also has humidity.*update this project"),
-    ):
-        path.write_bytes(content)
-        with pytest.raises(InputError, match=why):
-            read_rows(path)

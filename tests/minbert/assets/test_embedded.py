@@ -3,10 +3,8 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -73,16 +71,9 @@ def refusal(pins: dict[str, Asset] | None = None) -> str:
     return line
 
 
-CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-"""For children that are interrupted: under `nohup` and the like they inherit that it is ignored."""
-
-
 def fetching(**options: object) -> "subprocess.Popen[str]":
     """Another process that fetches the toy."""
-    code = (
-        f"{CTRL_C}from tests.minbert.assets.test_embedded import PINS, fetch; "
-        "fetch('toy', assets=PINS)"
-    )
+    code = "from tests.minbert.assets.test_embedded import PINS, fetch; fetch('toy', assets=PINS)"
     return subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, **options
     )
@@ -345,25 +336,11 @@ def test_command_refuses_in_one_line(
     assert err.startswith("error: ")
 
 
-@pytest.mark.parametrize("arguments", [(), ("list",), ("fetch",), ("verify",), ("path",)])
-def test_command_help_has_an_example(arguments: tuple[str, ...], command: Command) -> None:
-    code, out, _ = command(*arguments, "--help")
-    assert code == 0
-    assert "Example: python -m minbert.assets" in out
+def test_command_interrupted_ends_with_130(
+    monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    def interrupted(_name: str) -> Path:
+        raise KeyboardInterrupt
 
-
-def test_command_interrupted_ends_with_130(index: Index, cache: Path) -> None:
-    index.chunk_delay_s = 0.2
-    code = (
-        f"{CTRL_C}from tests.minbert.assets.test_embedded import PINS; "
-        "from minbert.assets import __main__ as command; "
-        "command.ASSETS.update(PINS); command._run()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "fetch", "toy"], cwd=ROOT, stderr=subprocess.DEVNULL
-    )
-    assert index.started.wait(60)
-    time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    assert visible(cache) == []
+    monkeypatch.setattr(command_line, "fetch", interrupted)
+    assert command("fetch", "vader")[0] == 130

@@ -1,5 +1,6 @@
 """Files of arrays that processes map: what was written is read, and nothing else is."""
 
+import json
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from minbert.data import mapped
-from tests.hostile import damaged, examples
+from tests.hostile import changed, damaged, examples
 
 ARRAYS = {
     "ids": np.arange(300, dtype=np.int32),
@@ -66,32 +67,13 @@ def test_nothing_else_than_a_value_error_comes_of_damage(file, content):
         check_read(file)
 
 
-HEADERS = {
-    "no object": b"[]",
-    "no notes": b'{"a": {"dtype": "I8", "shape": [1], "data_offsets": [0, 1]}}',
-    "notes of another kind": b'{"__metadata__": 1}',
-    "no digest": b'{"__metadata__": {}}',
-    "an entry that is none": b'{"__metadata__": {}, "a": 1}',
-    "an unknown type": b'{"__metadata__": {}, "a": {"dtype": "F16", "shape": [1], '
-    b'"data_offsets": [0, 2]}}',
-    "a type of another kind": b'{"__metadata__": {}, "a": {"dtype": [], "shape": [1], '
-    b'"data_offsets": [0, 2]}}',
-    "beyond the end": b'{"__metadata__": {}, "a": {"dtype": "I8", "shape": [99], '
-    b'"data_offsets": [0, 99]}}',
-    "before the beginning": b'{"__metadata__": {}, "a": {"dtype": "I8", "shape": [1], '
-    b'"data_offsets": [-1, 0]}}',
-    "infinite": b'{"__metadata__": {}, "a": {"dtype": "I8", "shape": [1], '
-    b'"data_offsets": [0, Infinity]}}',
-    "a shape that does not fit": b'{"__metadata__": {}, "a": {"dtype": "I8", "shape": [3], '
-    b'"data_offsets": [0, 2]}}',
-    "a shape below zero": b'{"__metadata__": {}, "a": {"dtype": "I8", "shape": [-1, -2], '
-    b'"data_offsets": [0, 2]}}',
-    "nested without end": b"[" * 60_000,
-}
+LENGTH = int.from_bytes(WHOLE[:8], "little")
+HEADERS = changed(json.loads(WHOLE[8 : 8 + LENGTH])).map(lambda values: json.dumps(values).encode())
 
 
-@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
-def test_a_hostile_header_is_refused(file, header):
-    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
-    with pytest.raises(ValueError):  # noqa: PT011 (of JSON, of numpy, and our own)
-        mapped.read(file)
+@examples(300)
+@given(header=HEADERS | st.just(b"[" * 60_000))
+def test_a_changed_header_is_refused_or_says_the_same(file, header):
+    file.write_bytes(len(header).to_bytes(8, "little") + header + WHOLE[8 + LENGTH :])
+    with suppress(ValueError):
+        check_read(file)

@@ -15,7 +15,7 @@ from minbert.data.tasks import (
 )
 from minbert.data.tasks.cs224n import PARTS, MultitaskData
 from minbert.errors import InputError
-from tests.cs224n import relabel, write_folder
+from tests.cs224n import write_folder
 
 FILES = [file for part in PARTS for file in TASKS[part].files]
 
@@ -54,18 +54,6 @@ def test_a_part_without_all_its_files_is_missing(tmp_path: Path, lost: list[str]
     ]
     with pytest.raises(InputError, match=f"task {part} needs {re.escape(lost[0])}"):
         load_task(part, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("part", "label"),
-    [("sst", "0"), ("sst", "4.0"), ("quora", "1.0"), ("sts", "0"), ("sts", "5"), ("sts", "3.8")],
-)
-def test_a_label_at_the_edge_is_one(tmp_path: Path, part: str, label: str) -> None:
-    path = write_folder(tmp_path) / TASKS[part].files[0]
-    relabel(path, label)
-    data = loaded(tmp_path)
-    assert data.problems == ()
-    assert set(data.parts[part].train.labels.tolist()) == {float(label)}
 
 
 def test_what_is_wrong_with_a_part_is_that_of_the_part(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 should be."""
 
 import csv
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -117,15 +115,6 @@ def test_every_task_has_the_known_classes(name: str, counts: list[int]) -> None:
     assert [found[label] for label in range(len(counts))] == counts
 
 
-def test_names_load_without_anything_heavy() -> None:
-    code = (
-        "import sys, minbert.data.tasks; "
-        "print({'torch', 'tokenizers', 'pandas', 'click', 'unearth', 'filelock'} & {*sys.modules})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
-
-
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ratings.txt").write_bytes(b"1\t0.5\tfine\r\n2\thalf\tbad\r\n")
     with pytest.raises(InputError, match=r"ratings\.txt: can't be read .*half"):
@@ -194,20 +183,6 @@ def test_limits_keep_examples_with_their_labels() -> None:
     assert shares == pytest.approx(np.bincount(whole.train.labels) / len(whole.train), abs=0.03)
 
 
-def test_a_digest_is_that_of_the_examples_used() -> None:
-    whole = load_task("tweets")
-    assert load_task("tweets").digest == whole.digest
-    assert load_task("tweets", max_train=10**6).digest == whole.digest
-    others = {
-        load_task("tweets", max_train=100).digest,
-        load_task("tweets", max_dev=100).digest,
-        load_task("tweets-rating").digest,
-        load_task("movies").digest,
-    }
-    assert len(others) == 4
-    assert whole.digest not in others
-
-
 def test_a_digest_sees_every_part() -> None:
     def data(**changes: object) -> TaskData:
         one = {"text_a": ("a", "b"), "text_b": ("c", "d"), "labels": np.array([0, 1])} | changes
@@ -246,14 +221,6 @@ def test_the_majority_class_is_that_of_training() -> None:
 def test_what_no_task_has_is_refused(name: str, settings: Any, why: str) -> None:
     with pytest.raises(InputError, match=why):
         load_task(name, **settings)
-
-
-def test_kinds_and_metrics_follow_from_the_classes() -> None:
-    shown = {name: (t.kind, t.metric, t.num_outputs) for name, t in TASKS.items()}
-    assert shown["movies"] == ("classification", "accuracy", 5)
-    assert shown["nyt"] == ("classification", "accuracy", 3)
-    assert shown["quora"] == ("classification", "accuracy", 2)
-    assert shown["sts"] == shown["movies-rating"] == ("regression", "pearson", 1)
 
 
 def test_test_is_never_among_what_is_trained_on_or_tuned_for() -> None:
@@ -312,8 +279,6 @@ def test_columns_are_found_by_name(folder: Path, tmp_path: Path) -> None:
     ("row", "why"),
     [
         ("1\tx\tgood", "has 3 fields, and the header 4"),
-        ("1\tx\tgood\t3\t4", "has 5 fields, and the header 4"),
-        ("1\tx\t  \t3", "sentence is empty"),
         ("1\tx\t  \t", "sentence is empty"),
         ('1\tx\t"good\t3', "has 3 fields, and the header 4"),
         (b"1\tx\tgo\xffd\t3", "sentence is not UTF-8"),
@@ -372,21 +337,14 @@ NEITHER = "does not have sentence and sentiment once"
     ("content", "says"),
     [
         ("", NEITHER), (HEADER, "0 of its 0 rows can't be used"),
-        ("id,sentence,sentiment\n1,good,3\n", NEITHER), ("\t" * 200_000 + "\n1\t2\n", NEITHER),
-        ("sentence" * 100_000 + "\n", NEITHER), ('"\tid\tsentence\tsentiment\n', NEITHER),
         ("\tid\tsentence\tsimilarity\n1\tx\tgood\t3\n", "does not have sentiment once"),
         ("\tid\tsentence\tsentence\tsentiment\n", "does not have sentence once"),
-        ("\tid\tsentence\tsentiment\tsentiment\n", "does not have sentiment once"),
-        ("\u202etnemitnes\tsentence\n", "does not have sentiment once"),
         (b"\x89PNG\r\n\x1a\n\0\0\0", "is no text file in UTF-8"),
         (HEADER.encode("utf-16"), "is no text file in UTF-8"),
-        (b"\xff\xfe\xfd\xfc" * 200_000, NEITHER),
         (HEADER + "nothing here\n" * 9,
          "9 of its 9 rows can't be used, first ids-sst-train.csv, line 2: has 1 fields"),
         ("sentence\tsentiment\n" + "good\t4\n" * 3 + "good\t\n" * 3,
          "3 of its 6 rows can't be used, first ids-sst-train.csv, line 5: sentiment is empty"),
-        ("sentence\tsentiment\n" + "good\t4\n" * 3 + "good\n" * 3,
-         "3 of its 6 rows can't be used, first ids-sst-train.csv, line 5: has 1 fields"),
     ],
 )  # fmt: skip
 def test_a_file_of_another_kind_is_refused_in_one_line(

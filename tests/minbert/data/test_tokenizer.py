@@ -77,15 +77,6 @@ def test_sentences_agree_with_transformers(minilm: Path, name: str, max_length: 
     assert len(encoded) == len(sentences)
 
 
-@pytest.mark.parametrize("max_length", [128, 9, 4])
-def test_pairs_agree_with_transformers(minilm: Path, max_length: int) -> None:
-    first, second = columns("sts-train.csv", "sentence1", "sentence2")
-    theirs = their_tokenizer(minilm)(first, second, truncation=True, max_length=max_length)
-    encoded = Tokenizer.from_folder(minilm).encode(first, second, max_length)
-    assert texts_of(encoded) == theirs["input_ids"]
-    assert types_of(encoded) == theirs["token_type_ids"]
-
-
 @settings(deadline=None, max_examples=200)
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40))
 @example(text="a [SEP] b[MASK]c [CLS]")
@@ -188,22 +179,6 @@ def refused(folder: Path) -> str:
     assert line.isprintable()
     assert str(folder) in line
     return line
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        *(("tokenizer.json", text) for text in (b"", b"{", b"[1]", b"\xff", b'{"model": 3}')),
-        *(("vocab.txt", text) for text in (b"", b"\xff\xfe", b"<s>\n</s>\n<unk>\n")),
-        *(("tokenizer_config.json", text) for text in (b"{", b"[]", b'{"do_lower_case": "no"}')),
-        ("tokenizer_config.json", b'{"strip_accents": 1}'),
-    ],
-)
-def test_what_is_no_tokenizer_is_one_line(folder: Path, name: str, content: bytes) -> None:
-    (folder / name).write_bytes(content)
-    line = refused(folder)
-    assert name in line
-    assert name != "tokenizer.json" or "tokenizer.json: is no tokenizer" in line
 
 
 def test_a_missing_vocabulary_is_one_line(tmp_path: Path) -> None:
