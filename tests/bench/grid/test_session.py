@@ -63,12 +63,7 @@ class Place:
     ) -> int:
         target = self.setup.target(str(self.csv.parent), device or Device())
         store = Store(self.csv, self.setup.conditions.code_version if fresh else None)
-        session = Session(
-            inputs=self.setup.inputs,
-            executor=LocalExecutor(self.csv, [target], self.setup.argv), store=store,
-            reports=self.csv.parent / "reports", keep=False, timeout_s=None, arguments=(),
-            **options,
-        )  # fmt: skip
+        session = self.setup.session(self.csv, [target], store=store, **options)
         outlook = partial(outlook_on, forecaster=forecaster)
         with mock.patch.object(
             Session, "outlook", lambda _, planned, signals: outlook(planned, signals=signals)
