@@ -9,11 +9,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from bench.engines.outputs import heads_of
-from bench.plan.job import Job
 from bench.plan.rows import Row
 from bench.results.overall import overall
 from bench.worker.setup import losses_of
-from bench.worker.trained import load_trained
 from minbert.data.metrics import accuracy, pearson
 from minbert.data.tasks import TASKS, load_task
 from minbert.data.tasks.cs224n import PARTS
