@@ -65,11 +65,6 @@ def garbage():
         time.sleep(0.2)  # so that the long line comes in pieces
 
 
-def chatter():
-    for stream in (sys.stdout, sys.stderr):
-        stream.write('{"status": "oom"}\n' * 20_000)
-
-
 def flood():
     for stream in (sys.stdout, sys.stderr):
         for _ in range(500):

@@ -16,6 +16,7 @@ from minbert.data.tasks import find_task
 from minbert.model.checkpoint import load_encoder
 from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import BertConfig
+from tests.adapters.small import disturb
 from tests.bench import tiny_cells
 from tests.bench.places import CommandPlace
 from tests.bench.synthetic_rows import result_row
@@ -29,6 +30,13 @@ def base_model(checkpoint: Path, task: str = "movies") -> BertClassifier:
     )  # fmt: skip
     load_encoder(model.bert, checkpoint)
     initialise(model, 0)
+    return model
+
+
+def moved_model(checkpoint: Path, task: str = "movies") -> BertClassifier:
+    """The same after a training of all of it."""
+    model = base_model(checkpoint, task)
+    disturb(model)
     return model
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,10 @@ from bench.compare import alternating, location
 from bench.compare.__main__ import command
 from bench.compare.alternating import Alternation, Measured, cell_pairs, is_undecided, several_slots
 from bench.machine.conditions import Target, find_conditions
-from bench.machine.devices import Device
-from bench.machine.gpu_trial import GpuInfo
 from bench.results.rowfile import read_rows
 from tests.bench.fake_grid import LOG, make_side
 from tests.bench.synthetic_rows import cell
+from tests.experiments.faults.setups import slots_of
 
 LORA = cell("lora", 8, "attn-only", "off")
 FULL = cell("full", None, None, "off")
@@ -286,23 +284,8 @@ def test_a_rate_of_the_head_selects_its_cells() -> None:
 
 def two_slots(monkeypatch: pytest.MonkeyPatch, device: str) -> list[Target]:
     """Two GPUs, or two workers on the CPU, each with a core, as far as there are two."""
-    here = find_conditions("cpu")
-    own = sorted(os.sched_getaffinity(0))
-    slots = [
-        replace(
-            here, device_name=f"GPU-{i}" if device == "all" else "cpu",
-            conditions=replace(
-                here.conditions, device=f"cuda:{i}" if device == "all" else "cpu",
-                sharing="2 workers",
-            ),
-            device=Device(f"cuda:{i}", GpuInfo("A100", "", (8, 0), f"GPU-{i}"))
-            if device == "all" else Device(),
-            cores=frozenset([own[i % len(own)]]),
-        )
-        for i in range(2)
-    ]  # fmt: skip
-    asked = []
-    monkeypatch.setattr(alternating, "find_slots", lambda *names: asked.append(names) or slots)
+    slots = slots_of(find_conditions("cpu").conditions, 2, gpus=device == "all")
+    monkeypatch.setattr(alternating, "find_slots", lambda *_: slots)
     return slots
 
 

@@ -15,19 +15,17 @@ import pytest
 
 from bench.common.errors import DiskFullError
 from bench.executors.local import LocalExecutor
-from bench.grid.session import Session
 from bench.launch.locks import CELL_LOCKS
 from bench.launch.signals import Signals
 from bench.machine import gpu_trial
 from bench.machine.conditions import Target
-from bench.machine.devices import Device
 from bench.machine.gpu_trial import Answer, GpuInfo
 from bench.plan.cell import TRANSFORMERS, Cell
 from bench.plan.planning import Planned, plan
 from bench.plan.rows import Row
 from bench.results.store import Store, cells_folder, read_rows
 from tests.experiments.faults.parent import stub_report
-from tests.experiments.faults.setups import ROOT, Setup, setup
+from tests.experiments.faults.setups import ROOT, Setup, setup, slots_of
 
 WORKER = """
 import json, os, sys, time
@@ -65,30 +63,14 @@ class Place:
         return self.setup.cells
 
     def slots(self, number: int, *, gpus: bool = False) -> list[Target]:
-        """Slots on GPUs, or on the CPU and a core each, of which there may be one."""
-        own = sorted(os.sched_getaffinity(0))
-        conditions = replace(self.setup.conditions, sharing=f"{number} workers")
-        return [
-            Target(
-                replace(conditions, device=f"cuda:{i}" if gpus else "cpu"),
-                "bf16",
-                f"GPU-{i}" if gpus else "cpu",
-                Device(f"cuda:{i}", GpuInfo("A100", "", (8, 0), f"GPU-{i}")) if gpus else Device(),
-                frozenset([own[i % len(own)]]),
-            )
-            for i in range(number)
-        ]
+        return slots_of(self.setup.conditions, number, gpus=gpus)
 
     def plan(self, slots: list[Target], cells: list[Cell] | None = None) -> list[Planned]:
         return plan(cells or self.cells, self.rows(), slots[0].conditions.columns())
 
     def run(self, slots: list[Target], code: str, cells: list[Cell] | None = None) -> int:
         worker = (sys.executable, "-S", "-c", WORKER + code + ENDS)
-        return Session(
-            inputs=self.setup.inputs, executor=LocalExecutor(self.csv, slots, worker),
-            store=Store(self.csv), reports=self.csv.parent / "reports",
-            keep=False, timeout_s=None, arguments=(),
-        ).run([self.plan(slots, cells)])  # fmt: skip
+        return self.setup.session(self.csv, slots, worker).run([self.plan(slots, cells)])
 
     def rows(self) -> list[Row]:
         return read_rows(self.csv)
@@ -210,16 +192,6 @@ def test_a_gpu_that_fails_takes_its_slot_out_and_the_others_go_on(
     [note] = [line for line in capsys.readouterr().err.splitlines() if "go on" in line][:1]
     assert note.startswith("the device failed (cuda:1), and tried again: CUDA error: unknown;")
     assert note.endswith("; the other devices go on")
-
-
-def test_without_a_gpu_that_works_the_run_stops(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("BROKEN", "GPU-0 GPU-1")
-    monkeypatch.setattr(gpu_trial, "check_gpu", broken("GPU-0", "GPU-1"))
-    assert place.run(place.slots(2, gpus=True), MEETS + BREAKS) == 1
-    assert [row.status for row in place.rows()] == ["crashed"] * 2
-    assert "stopped: the device failed (cuda:" in capsys.readouterr().err
 
 
 def test_cells_that_another_grid_has_come_last(place: Place) -> None:

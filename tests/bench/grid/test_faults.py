@@ -3,6 +3,7 @@
 These are a few of the faults of `python -m tests.experiments.faults`, each kind at least once.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tests.experiments.faults.case import Verdict
 from tests.experiments.faults.kinds import KINDS, Fault, draw, statuses_of, strike_of
 from tests.experiments.faults.limits import memory_group
 from tests.experiments.faults.notes import Launch
-from tests.experiments.faults.suite import counted, run_suite, summary
+from tests.experiments.faults.suite import run_suite, summary
 
 SEED = 3
 FEW = len(KINDS)
@@ -115,27 +116,18 @@ def test_a_row_that_is_gone_or_changed_is_lost():
     assert len(checks.lost_rows(before, b"")) == 2
 
 
-def test_a_cell_without_an_ok_row_is_unfinished():
+def test_what_is_unfinished_or_repeated_is_seen():
     data = csv(row("a"), row("b", "crashed"))
-    assert checks.unfinished_cells(["a", "b", "c"], data) == [
-        "b has no ok row",
-        "c has no ok row",
-    ]
-
-
-def test_two_ok_rows_and_two_rows_of_an_attempt_are_repeated():
+    unfinished = checks.unfinished_cells(["a", "b", "c"], data)
+    assert unfinished == ["b has no ok row", "c has no ok row"]
     assert checks.repeated_rows(csv(row("a", "crashed"), row("a", attempt=2))) == []
     assert len(checks.repeated_rows(csv(row("a"), row("a", attempt=2)))) == 1
     assert len(checks.repeated_rows(csv(row("a", "crashed"), row("a", "crashed")))) == 1
-
-
-def test_a_launch_of_what_was_done_is_repeated_work():
-    def launch(run: int, was_done: bool) -> Launch:
-        return Launch(run=run, cell_id="a", attempt=1, pid=1, was_done=was_done)
-
-    assert checks.repeated_work([launch(0, False), launch(1, False)], set()) == []
-    assert len(checks.repeated_work([launch(1, True)], set())) == 1
-    assert len(checks.repeated_work([launch(0, False), launch(1, False)], {("a", 1)})) == 1
+    launch = Launch(run=0, cell_id="a", attempt=1, pid=1, was_done=False)
+    later = replace(launch, run=1)
+    assert checks.repeated_work([launch, later], set()) == []
+    assert len(checks.repeated_work([replace(later, was_done=True)], set())) == 1
+    assert len(checks.repeated_work([launch, later], {("a", 1)})) == 1
 
 
 def test_rows_that_differ_from_their_results_or_end_before_they_begin_are_wrong(tmp_path):
@@ -157,12 +149,3 @@ def test_leftovers_are_seen(tmp_path):
     assert checks.strays(tmp_path) == ["runs/cell/.result.json.tmp", "runs.csv.bak"]
     (tmp_path / "runs" / "cell" / "stdout.txt").write_bytes(b"x" * 2**21)
     assert len(checks.long_outputs(tmp_path)) == 1
-
-
-def test_counts_are_by_kind_phase_and_worker():
-    fault = Fault(number=0, seed=0, kind="hang", phase="train", worker="fake")
-    good = Verdict(fault, struck=True)
-    bad = Verdict(fault, struck=True, lost=["one", "two"])
-    [(key, counts)] = counted([good, bad]).items()
-    assert key == ("hang", "train", "fake")
-    assert (counts["injected"], counts["lost"], counts["duplicated"]) == (2, 2, 0)

@@ -1,6 +1,5 @@
 """A cross-validation from the command line to the report, and the scores and costs of its rows."""
 
-import csv
 import math
 import os
 import random
@@ -20,7 +19,6 @@ from bench.analysis.setting import Setting
 from bench.analysis.verdicts import best_by_score, compare, score_spread
 from bench.common.errors import InputError
 from bench.plan import gridfile
-from bench.plan.columns import parse_value, row_of
 from bench.plan.planning import Resolved, expand, plan
 from bench.plan.pruning import dominating
 from bench.plan.rows import Row
@@ -29,7 +27,6 @@ from bench.report.render import report
 from bench.results.outcomes import Outcome, ValuesOf, joined, no_values
 from bench.results.predictions import (
     Parts,
-    keep_outcomes,
     outcome_of,
     values_from,
 )
@@ -169,17 +166,6 @@ def test_the_report_shows_folds(ran: Ran) -> None:
     assert "the fold that is dev, from 0" in page
 
 
-def test_scores_stay_the_same_without_folders(ran: Ran, tmp_path: Path) -> None:
-    runs = tmp_path / "runs.csv"
-    (tmp_path / "runs").symlink_to(ran.place.folder / "runs")
-    assert keep_outcomes(runs, ran.rows) == 6
-    (tmp_path / "runs").unlink()
-    [there] = groups(ran.rows, (), kept_values(ran.place.csv))
-    [here] = groups(ran.rows, (), kept_values(runs))
-    for one, other in zip(here.settings, there.settings, strict=True):
-        assert one.values[0].tolist() == other.values[0].tolist()
-
-
 def test_cells_of_folds_are_no_members_of_an_ensemble(ran: Ran) -> None:
     with pytest.raises(InputError, match="cells of a cross-validation, each of which predicts one"):
         find([ran.place.csv])
@@ -242,14 +228,6 @@ def test_folds_multiply_cells_within_a_seed() -> None:
         gridfile.parse(
             '[settings]\nfolds = 1000\nseeds = 200\n[[cells]]\nmode = ["full"]', "x.toml", "x"
         )
-
-
-def test_ids_of_cells_without_folds_are_those_of_committed_rows() -> None:
-    with (Path(__file__).parents[3] / "runs.csv").open(newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
-    rows = [row_of({n: parse_value(n, text) for n, text in line.items()}) for line in lines]
-    assert len(rows) >= 68
-    assert all(row.cell.cell_id == row.cell_id for row in rows)
 
 
 def test_memory_of_one_fold_says_nothing_of_another() -> None:

@@ -13,15 +13,11 @@ from safetensors.numpy import load_file
 
 from bench.forecast.forecast import Prediction
 from bench.forecast.outlook import Outlook
-from bench.grid.dryrun import print_plan
-from bench.plan import gridfile
 from bench.plan.columns import NAMES, values_of
-from bench.plan.learning_rates import Search
-from bench.plan.planning import Resolved, expand, plan
-from bench.results.facts import REFERENCES, DataFacts, read_facts, update_facts
+from bench.results.facts import REFERENCES, read_facts
 from bench.results.rowfile import encode, record
+from bench.stats.steptimes import STEPS_ENOUGH
 from tests.bench.grids import GridRuns
-from tests.bench.synthetic_rows import HERE
 
 
 def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
@@ -33,14 +29,7 @@ def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
     for row in rows:
         assert row["status"] == "ok"
         assert row["dev_metric"] == "accuracy"
-        for name in (
-            "step_ms_median", "ms_per_1k_tokens", "ms_per_1k_tokens_ci_low", "steps_timed",
-            "peak_rss_mib", "peak_anon_mib", "imports_anon_mib", "activations_mib", "step_gflop",
-            "step_operators", "step_moved_mib", "weights_mib", "optimizer_mib", "gradients_mib",
-            "dev_score", "dev_ci_low", "dev_loss", "train_loss", "majority_score", "wall_s",
-            "startup_s", "train_s", "eval_s", "params_total", "params_trainable", "tokens_total",
-            "flops_per_token", "predicted_s", "predicted_peak_mib",
-        ):  # fmt: skip
+        for name in ("flops_per_token", "predicted_s", "predicted_peak_mib", "dev_ci_low"):
             assert row[name] is not None, name
         assert 0 < float(row["startup_s"]) < float(row["wall_s"])
         assert row["params_trainable"] <= row["params_total"]
@@ -68,25 +57,15 @@ def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
 
 
 def test_a_long_training_shows_its_own_step_times(grid: GridRuns) -> None:
+    steps = STEPS_ENOUGH
     quick = ("--max-train", "128", "--max-dev", "32", "--epochs", "50", "--device", "cpu")
-    done = grid.run("--select", "mode=lora amp=off", "--max-steps", "100", quick=quick)
+    done = grid.run("--select", "mode=head amp=off", "--max-steps", str(steps), quick=quick)
     assert done.returncode == 0, done.stderr
     (row,) = grid.rows()
     (folder,) = [path for path in (grid.folder / "runs").iterdir() if path.is_dir()]
     assert not (folder / "panel.csv").exists()
-    steps = (folder / "steps.csv").read_text().splitlines()
-    assert steps[0] == "step,ms,tokens,padded,examples,forward_ms,backward_ms,loss"
-    assert len(steps) == 1 + 100
-    assert 100 - 48 <= row["steps_timed"] <= 100 - 8
-    parts = [row[name] for name in ("forward_ms", "backward_ms", "optimizer_ms")]
-    assert min(parts) > 0
-    assert sum(parts) == pytest.approx(row["step_ms_median"])
-    assert (
-        row["ms_per_1k_tokens_ci_low"] < row["ms_per_1k_tokens"] < row["ms_per_1k_tokens_ci_high"]
-    )
-    watched = json.loads((folder / "machine.json").read_text())
-    assert 0 < watched["cpu"]["seconds"] < row["train_s"] + 0.1
-    assert set(watched["doubts"]) <= set(str(row["flags"]).split())
+    assert len((folder / "steps.csv").read_text().splitlines()) == 1 + steps
+    assert steps - 48 <= row["steps_timed"] <= steps - 8
 
 
 ONE = ("--select", "mode=lora amp=off", "--save-weights")
@@ -162,22 +141,15 @@ def test_dry_run_prints_the_plan_and_writes_nothing(grid: GridRuns) -> None:
     assert list(grid.folder.iterdir()) == []
 
 
-def test_repeats_are_planned_after_all_cells(grid: GridRuns, monkeypatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    heads = ("--select", "mode=head", "--dry-run", "--repeats", "2")
-    table = grid.run(*heads, forecast=False).stdout
-    assert "4 repeats of 2 cells: 4 to run" in table
-    assert " repeat " in table
-    document = json.loads(grid.run(*heads, "--json", forecast=False).stdout)["cells"]
+def test_repeats_are_planned_after_all_cells(grid: GridRuns) -> None:
+    heads = ("--select", "mode=head", "--dry-run", "--repeats", "2", "--json")
+    document = json.loads(grid.run(*heads, forecast=False).stdout)["cells"]
     assert [cell["repeat"] for cell in document] == [1, 1, 2, 2]
     assert [cell["name"] for cell in document[:2]] == [cell["name"] for cell in document[2:]]
 
 
 @pytest.mark.usefixtures("minutes")
 def test_a_dry_run_tells_how_many_cells_fit_into_a_budget(grid: GridRuns) -> None:
-    all_of_it = grid.run("--dry-run", "--budget", "10000").stdout
-    assert "8 of 8 cells fit into the budget of 10,000 min" in all_of_it
-    assert "left out" not in all_of_it
     table = grid.run("--dry-run", "--budget", "4.5").stdout
     assert "4 of 8 cells fit into the budget of" in table
     assert table.count("left out") == 4
@@ -201,15 +173,6 @@ def test_lengths_are_an_axis_and_auto_fits_the_training_examples(grid: GridRuns)
     lost = {row.max_length: row.tokens_cut for row in rows}
     assert lost[int(auto)] < 0.02 < lost[16]
     assert "max_length 16 cuts" in done.stderr
-    page = (grid.reports / "index.html").read_text(encoding="utf-8")
-    assert re.search(r"max length (16|\d+) instead of (16|\d+)", page)
-    facts = DataFacts(task="movies", problem="single_label", train=192, dev=32)
-    update_facts(grid.csv, rows[0].data_digest, lambda _: facts)
-    assert grid.run(grid=str(path)).returncode == 0  # nothing is left to do but the report
-    page = (grid.reports / "index.html").read_text(encoding="utf-8")
-    assert "Data: 192 training and 32 dev examples" in page
-    table = grid.run("--dry-run", grid=str(path), forecast=False).stdout
-    assert re.search(r"^ .* max_length ", table, re.M), table
     by_flag = grid.run(
         *("--dry-run", "--json", "--max-length", "auto", "--select", "mode=head amp=off"),
         forecast=False,
@@ -217,14 +180,6 @@ def test_lengths_are_an_axis_and_auto_fits_the_training_examples(grid: GridRuns)
     assert by_flag.returncode == 0, by_flag.stderr
     (cell,) = json.loads(by_flag.stdout)["cells"]
     assert cell["max_length"] == int(auto)
-
-
-def test_a_dry_run_without_predictions_says_what_a_budget_does(capsys) -> None:
-    cells = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))
-    print_plan(plan(cells, {}, HERE), None, False, budget_s=5400.0)
-    out = capsys.readouterr().out
-    assert "time is not predicted: cells run while any of the budget of 90 min is left" in out
-    assert "left out" not in out
 
 
 def test_rates_are_searched_on_training_data_and_used(grid: GridRuns) -> None:
@@ -270,62 +225,3 @@ def test_rates_are_searched_on_training_data_and_used(grid: GridRuns) -> None:
         best["learning_rate_head"]
     }
     assert document["total"]["scores_from_other_machines"] == 1
-    table = grid.run(*one, "--seeds", "2", "--dry-run", forecast=False).stdout
-    assert "1 cells take their scores from other machines" in table
-
-
-def test_a_dry_run_tells_a_search_from_the_grid_after_it(capsys) -> None:
-    grid = gridfile.load("smoke")
-    cells = expand(grid, Resolved("minilm", "m", "mean", "d", "bf16", "grid"))
-    cells = [cell for cell in cells if cell.mode == "head"]
-    tries = next(Search(cells, "d2", lambda cell: None).rounds())
-    print_plan(plan(tries, {}, HERE), None, False, 2, cells)
-    first, second = capsys.readouterr().out.split("after the search")
-    assert first.startswith("search, round 2:")
-    assert "5 candidates: 5 to run" in first
-    for rate in ("0.0001", "0.000316", "0.001", "0.00316", "0.01"):
-        assert rate in first.split()
-    assert second.count("head") == 2
-
-
-def test_a_result_whose_row_was_never_written_is_taken_over(one_done: GridRuns) -> None:
-    grid = one_done
-    (row,) = grid.rows()
-    grid.csv.unlink()
-    assert grid.run(*ONE).returncode == 0
-    assert grid.rows() == [row]
-    (kept,) = (grid.folder / "runs").glob("*/row.json")
-    kept.unlink()
-    grid.csv.unlink()
-    result = grid.run(*ONE)
-    assert result.returncode == 0
-    (again,) = grid.rows()
-    assert "taking over the result" in result.stderr
-    assert again["wall_s"] is None
-    assert again["started_at"] <= row["finished_at"]
-    unmeasured = ("wall_s", "started_at", "finished_at", "predicted_s", "predicted_peak_mib")
-    nothing = dict.fromkeys(unmeasured)
-    assert again | nothing == row | nothing
-
-
-def test_a_result_of_another_version_of_the_code_is_not_taken_over(one_done: GridRuns) -> None:
-    grid = one_done
-    (folder,) = [path for path in (grid.folder / "runs").iterdir() if path.is_dir()]
-    job = json.loads((folder / "cell.json").read_text())
-    (folder / "cell.json").write_text(json.dumps(job | {"code_version": "0.0.1"}))
-    (folder / "row.json").unlink()
-    grid.csv.unlink()
-    again = grid.run(*ONE)
-    assert again.returncode == 0
-    assert "taking over" not in again.stderr
-    assert grid.rows()[0]["wall_s"] is not None
-
-
-def test_random_weights_measure_cost_and_no_quality(grid: GridRuns) -> None:
-    named = grid.run("--init", "random", "--model", "bert-tiny", "--select", "mode=lora amp=off")
-    assert named.returncode == 0, named.stderr
-    (row,) = grid.rows()
-    assert row["model"] == "bert-tiny"
-    assert row["init"] == "random"
-    assert row["dev_score"] is None
-    assert row["ms_per_1k_tokens"] is not None

@@ -1,6 +1,5 @@
 """Several workers at a time on the CPU, real ones."""
 
-import json
 from collections import defaultdict
 from contextlib import suppress
 
@@ -40,10 +39,3 @@ def test_two_jobs_have_cores_of_their_own_and_are_a_condition(grid: GridRuns) ->
     half = len(CORES) // 2
     assert {(row.threads, row.sharing, row.device) for row in rows} == {(half, "2 workers", "cpu")}
     assert {len([core for core in CORES if core & own]) for own in (first, second)} == {half}
-
-    again = grid.run(*CELLS, *jobs, "--dry-run", "--json", forecast=False)
-    assert {cell["action"] for cell in json.loads(again.stdout)["cells"]} == {"done"}
-    alone = grid.run(*CELLS, "--select", "mode=full amp=off")
-    assert alone.returncode == 0, alone.stderr
-    report = (grid.reports / "report.md").read_text()
-    assert "sharing (2 workers instead of none)" in report

@@ -151,10 +151,8 @@ def test_from_a_csv_with_named_classes_to_a_report_and_one_score_on_test(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--label", "topics"), "topic"),
         (("--text", "nothing"), "body"),
         (("--validation", "other.csv"), "kites"),
-        (("--problem", "regression"), "number"),
         (("--task", "movies"), "--task movies"),
         (("--classes", "NA,None"), "`weather, and climate`, which the given"),
     ],
@@ -175,12 +173,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert message in done.stderr
     assert not place.csv.exists()
     assert not (place.folder / "cache" / "data").exists()
-
-
-def test_flags_that_describe_no_data_are_refused(place: GridRuns) -> None:
-    done = place.run("--label", "topic", quick=())
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: --label describes data: give it with --data\n"
 
 
 def test_several_labels_train_and_are_scored(place: GridRuns) -> None:
@@ -288,7 +280,10 @@ def test_other_names_for_the_same_classes_are_shown_though_nothing_is_trained_ag
     assert place.statuses() == ["ok"]
 
 
-def test_flags_that_a_folder_of_the_course_does_not_need_are_refused(grid: GridRuns) -> None:
+def test_flags_that_do_not_go_with_what_is_given_are_refused(grid: GridRuns) -> None:
+    done = grid.run("--label", "topic", quick=())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --label describes data: give it with --data\n"
     data = write_folder(grid.folder / "data", ["sst"])
     done = grid.run("--task", "sst", "--data", str(data), "--drop-leaks", quick=())
     assert done.returncode == 2

@@ -13,9 +13,8 @@ from bench.analysis.groups import Group, groups
 from bench.analysis.setting import Setting
 from bench.analysis.verdicts import compare, score_spread
 from bench.plan.rows import Row
-from bench.report import figures
 from bench.report.__main__ import main
-from bench.report.render import render, report
+from bench.report.render import report
 from bench.report.text import no_interval
 from bench.results.outcomes import ValuesOf, no_values
 from bench.results.store import Store
@@ -24,6 +23,7 @@ from bench.stats.intervals import Std, ratio
 from bench.stats.steptimes import training_times
 from tests.bench.synthetic_rows import as_results, cell, planned_row, result_row, synthetic_rows
 
+SENTENCES = Path(__file__).with_name("several-runs.txt")
 TIME = "ms_per_1k_tokens"
 
 
@@ -71,12 +71,6 @@ def test_costs_take_every_repeat_and_version_and_scores_one_value_for_each_seed(
     assert setting.estimate("dev_score").value == pytest.approx(0.55)
     group = one(rows)
     assert (group.seeds, group.ok) == (2, 4)
-
-
-def test_a_failed_attempt_at_a_repeat_leaves_the_others() -> None:
-    rows = [run(), run(repeat=2, status="oom"), run(repeat=2, attempt=2, time=110.0)]
-    assert len(first(rows).ok) == 2
-    assert [row["status"] for row in first(rows[:2]).rows] == ["ok", "oom"]
 
 
 def test_repeats_of_one_seed_have_the_score_of_one_training() -> None:
@@ -258,72 +252,6 @@ def test_planned_cells_of_a_version_without_a_row_of_it_are_not_run() -> None:
     assert [row["status"] for row in group.ordered] == ["ok", "ok"], "it was run, and failed"
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "to_svg", lambda figure, stem: f'<svg id="{stem}"></svg>')
-
-
-def pages(folder: Path, rows: list[Row], **more: Any) -> tuple[str, str]:
-    index = render(as_results(rows), folder, **more)
-    return index.read_text("utf-8"), (folder / "report.md").read_text("utf-8")
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_the_report_says_where_the_deviation_comes_from(tmp_path: Path) -> None:
-    rows = synthetic_rows(68, failures=False)
-    none = "times and their ratios have no intervals."
-    for page in pages(tmp_path, rows):
-        assert none in page
-    again = [row | {"repeat": 2, TIME: float(row[TIME] or 0) * 1.06} for row in rows[:20]]
-    page, text = pages(tmp_path, [*rows, *again])
-    assert none not in page
-    assert "Time varies by 4.1% between processes that do the same work" in page
-    assert "20 degrees of freedom" in page
-    for each in (page, text):
-        assert "88 of 88 runs ended ok, 1 seed for each setting, up to 2 repeats of each" in each
-    three = synthetic_rows(68 * 3, failures=False)
-    for page in pages(tmp_path, three):
-        assert "between processes that do" not in page, "intervals are of seeds alone"
-        assert none not in page
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_a_report_of_several_versions_says_so_and_can_be_narrowed(tmp_path: Path) -> None:
-    rows = synthetic_rows(68, failures=False)
-    newer = [row | {"code_version": "0.2.0"} for row in rows[:10]]
-    sentence = "The rows are of 2 versions of the code: 68 of 0.1.0, 10 of 0.2.0."
-    page, text = pages(tmp_path, [*rows, *newer])
-    for each in (page, text):
-        assert sentence in each
-        assert "78 of 78 runs ended ok" in each
-    assert text.index("## What was run") < text.index(sentence) < text.index("## Trade-off")
-    assert 'data-key="code_version"' in page
-    for page in pages(tmp_path, [*rows, *newer], code_version="0.2.0"):
-        assert "Only rows of code version 0.2.0: 68 rows of others left out." in page
-        assert "10 of 10 cells ended ok" in page
-        assert "--reports reports/ --code-version 0.2.0" in page
-    for page in pages(tmp_path, rows):
-        assert "versions of the code" not in page
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_a_version_that_no_row_has_is_one_line(tmp_path: Path) -> None:
-    runs = tmp_path / "runs.csv"
-    store = Store(runs)
-    for row in synthetic_rows(3, failures=False):
-        store.append(row | {"repeat": 1})
-    arguments = ["--runs", str(runs), "--reports", str(tmp_path / "out"), "--code-version"]
-    done = CliRunner().invoke(main, [*arguments, "9"], standalone_mode=False)
-    assert str(done.exception) == "--code-version: no row is of '9'; there are 3 of 0.1.0"
-    assert not (tmp_path / "out").exists()
-    done = CliRunner().invoke(main, [*arguments, "0.1.0"], standalone_mode=False)
-    assert done.exception is None, done.exception
-    assert "3 rows" in done.output
-
-
-SOFTWARE = {"device": "cpu", "torch_version": "2.13.0+cpu", "measurement_version": 1}
-
-
 def away(row: Row, machine: str = "EPYC, 64 cores", **more: Any) -> Row:
     """A row as another machine gives it."""
     there = {"conditions_id": machine[:4], "machine": machine, "finished_at": "2026-01-01"}
@@ -362,88 +290,56 @@ def test_the_first_machine_that_has_a_seed_lends_it() -> None:
     assert row["dev_score"] in (0.7, 0.8)
 
 
-def test_the_report_says_which_scores_are_from_elsewhere() -> None:
-    rows = [run(), run("head"), away(run(seed=1)), away(run("head", seed=1))]
-    lead = " ".join(report(as_results(rows))["lead"])
-    assert (
-        "2 scores of seeds that have none here, and no costs, are from elsewhere, with the same "
-        "software: 2 of EPYC, 64 cores."
-    ) in lead
-    assert "elsewhere" not in " ".join(report(as_results(rows[:2]))["lead"])
+# What is said
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_texts_that_were_cut_and_emulated_bf16_are_told(tmp_path: Path) -> None:
-    rows = synthetic_rows(68, failures=False)
-    cut = [row | {"texts_cut": 1234, "tokens_cut": 0.0123} for row in rows]
-    for page in pages(tmp_path, cut):
-        assert "1,234 texts are longer than max_length 128; 1.23% of tokens cut." in page.replace(
-            "\\", ""
-        )
-    none = [row | {"texts_cut": 0, "tokens_cut": 0.0} for row in rows]
-    for page in pages(tmp_path, [none[0] | {"flags": "emulated_bf16"}, *none[1:]]):
-        assert "longer than" not in page
-        assert "torch emulates them, and times say nothing about a GPU that has them" in page
-
-
-# What is counted
-
-
-def all_said(rows: list[Row]) -> str:
-    """The headings and sentences of a report."""
+def lines_of(rows: list[Row]) -> list[str]:
+    """The headings and sentences of a report, and what its first failure is called."""
     facts = report(as_results(rows))
-    sections = facts["sections"]
     lines = [*facts["lead"], facts["cells_heading"], facts["failures_heading"]]
-    lines += [text for section in sections for text in (section.heading, *section.lines)]
-    return " ".join(lines)
+    lines += [line for one in facts["sections"] for line in (one.heading, *one.lines)]
+    return lines + [row[0] for row in facts["failures"].rows[:1]]
+
+
+def test_a_report_says_what_its_runs_are() -> None:
+    """Of other rows, the lines that two cells of one run do not have."""
+    cells = [run(mode, predicted_peak_mib=1.0, predicted_s=1.0) for mode in ("full", "head")]
+    full, head = cells
+    left_out = {"status": "skipped", "message": "left out: no time"}
+    others = {
+        "repeats": [*cells, *(row | {"repeat": 2, TIME: 106.0} for row in cells)],
+        "versions": [*cells, full | {"code_version": "0.2.0"}],
+        "seeds": [*cells, *(run(mode, seed=1) for mode in ("full", "head"))],
+        "three repeats and one": [*cells, full | {"repeat": 2}, full | {"repeat": 3}],
+        "repeats that were left out": [run(repeat=n, **left_out) for n in (1, 2, 3)],
+        "cells that were left out": [run(seed=n, **left_out) for n in (1, 2, 3)],
+        "from elsewhere": [*cells, away(run(seed=1)), away(run("head", seed=1))],
+        "repeats from elsewhere": [*cells, *(away(run(seed=1, repeat=n)) for n in (1, 2, 3))],
+        "cut texts": [row | {"texts_cut": 1234, "tokens_cut": 0.0123} for row in cells],
+        "nothing cut": [row | {"texts_cut": 0, "tokens_cut": 0.0} for row in cells],
+        "emulated bf16": [full | {"flags": "emulated_bf16"}, head],
+    }
+    lines = ["# cells", *(usual := lines_of(cells))]
+    for name, rows in others.items():
+        lines += ["", f"# {name}", *(line for line in lines_of(rows) if line not in usual)]
+    assert no_interval(1, 2) == "too few runs for an interval"
+    assert "\n".join([*lines, ""]) == SENTENCES.read_text("utf-8")
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("more", [{"repeat": 2}, {"code_version": "0.2.0"}])
-def test_where_a_cell_has_several_runs_they_are_called_runs(more: dict[str, Any]) -> None:
-    foretold = {"predicted_peak_mib": 1.0, "predicted_s": 1.0}
-    cells = [run(**foretold), run("head", **foretold)]
-    runs = [*cells, *(row | more for row in cells)]
-    for rows, word in ((cells, "cell"), (runs, "run")):
-        number = f"{len(rows)} {word}s"
-        page = all_said(rows)
-        assert f"Every {word}: {len(rows)} of {len(rows)} ended ok" in page
-        assert f"Every {word} ended ok" in page
-        assert f"{number} took " in page
-        assert f"The predicted time was within 10% of the measured one in 0 of {number} " in page
-
-
-def test_runs_that_were_left_out_are_called_runs() -> None:
-    rows = [run(repeat=n, status="skipped", message="left out: no time") for n in (1, 2, 3)]
-    (first_row,) = report(as_results(rows))["failures"].rows
-    assert first_row[0].endswith(", and 2 other runs left out")
-    rows = [run(seed=n, status="skipped", message="left out: no time") for n in (1, 2, 3)]
-    (first_row,) = report(as_results(rows))["failures"].rows
-    assert first_row[0].endswith(", and 2 other cells left out")
-
-
-def test_a_seed_of_several_runs_elsewhere_is_one_score() -> None:
-    rows = [run(), *(away(run(seed=1, repeat=n)) for n in (1, 2, 3))]
-    lead = " ".join(report(as_results(rows))["lead"])
-    assert "1 score of seeds that have none here, and no costs, is from elsewhere" in lead
-    assert "software: 1 of EPYC, 64 cores." in lead
-
-
-@pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize(
-    ("repeats", "end"),
-    [((2, 2), ", 2 repeats of each"), ((3, 1), ", up to 3 repeats of each"), ((1, 1), "")],
-)
-def test_cells_of_fewer_repeats_are_not_said_to_have_as_many(
-    repeats: tuple[int, int], end: str
-) -> None:
-    modes = zip(("full", "head"), repeats, strict=True)
-    rows = [run(mode, repeat=n) for mode, times in modes for n in range(1, times + 1)]
-    assert f"1 seed for each setting{end}." in report(as_results(rows))["lead"][0]
-
-
-@pytest.mark.parametrize(
-    ("repeats", "why"), [(1, "one run each, so no interval"), (2, "too few runs for an interval")]
-)
-def test_why_there_is_no_interval_follows_from_the_runs_of_both(repeats: int, why: str) -> None:
-    assert no_interval(1, repeats) == why
+def test_a_version_of_the_code_can_be_chosen(tmp_path: Path) -> None:
+    runs, store = tmp_path / "runs.csv", Store(tmp_path / "runs.csv")
+    for row in synthetic_rows(3, failures=False):
+        store.append(row | {"repeat": 1}, row | {"repeat": 1, "code_version": "0.2.0"})
+    arguments = ["--runs", str(runs), "--reports", str(tmp_path / "out"), "--code-version"]
+    done = CliRunner().invoke(main, [*arguments, "9"], standalone_mode=False)
+    assert (
+        str(done.exception) == "--code-version: no row is of '9'; there are 3 of 0.1.0, 3 of 0.2.0"
+    )
+    assert not (tmp_path / "out").exists()
+    done = CliRunner().invoke(main, [*arguments, "0.2.0"], standalone_mode=False)
+    assert done.exception is None, done.exception
+    page = (tmp_path / "out" / "report.md").read_text("utf-8")
+    assert "Only rows of code version 0.2.0: 3 rows of others left out." in page
+    assert "3 of 3 cells ended ok" in page
+    assert "--code-version 0.2.0" in page

@@ -37,19 +37,6 @@ def test_a_page_is_as_large_for_twice_the_seeds(
     assert html.count('<tr class="failed">') < 100
 
 
-def test_many_failures_are_counted_and_the_first_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failed = {"status": "crashed", "message": "no " * 90}
-    monkeypatch.setattr(cells, "MOST_FAILURES", 50)
-    rows = [row | {**failed} for row in synthetic_rows(200, failures=False)]
-    page, text, html = sizes(tmp_path, rows)
-    assert page < LARGEST_PAGE / 2
-    assert text < LARGEST_MARKDOWN
-    assert "200 of 200 cells did not end ok" in html
-    assert "50 of 200 are shown" in html
-
-
 def test_many_rates_are_many_settings_of_which_some_are_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

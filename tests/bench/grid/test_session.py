@@ -63,12 +63,7 @@ class Place:
     ) -> int:
         target = self.setup.target(str(self.csv.parent), device or Device())
         store = Store(self.csv, self.setup.conditions.code_version if fresh else None)
-        session = Session(
-            inputs=self.setup.inputs,
-            executor=LocalExecutor(self.csv, [target], self.setup.argv), store=store,
-            reports=self.csv.parent / "reports", keep=False, timeout_s=None, arguments=(),
-            **options,
-        )  # fmt: skip
+        session = self.setup.session(self.csv, [target], store=store, **options)
         outlook = partial(outlook_on, forecaster=forecaster)
         with mock.patch.object(
             Session, "outlook", lambda _, planned, signals: outlook(planned, signals=signals)
@@ -148,17 +143,6 @@ def test_repeats_run_in_processes_and_folders_of_their_own(place, capsys):
     assert (place.rows(), place.launches()) == (rows, 9)
 
 
-def test_a_repeat_that_fails_takes_nothing_from_the_others(place, capsys):
-    place.setup = replace(place.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
-    capsys.readouterr()
-    assert place.run(place.plan(repeats=2)) == 1
-    out, err = capsys.readouterr()
-    assert "6 repeats of 3 cells: 3 crashed, 3 ok" in out
-    assert "--rerun crashed" in err
-    assert "older results" not in err
-    assert [item.action for item in place.plan(repeats=2)] == ["done"] * 3 + ["kept"] * 3
-
-
 def test_scores_of_another_machine_are_done_and_costs_are_measured_here_once(place, capsys):
     rows = [
         row | {"conditions_id": "there", "machine": "another", "dev_score": 0.5}
@@ -202,18 +186,12 @@ if json.loads((folder / "cell.json").read_text())["keep"]:
 
 
 def test_small_weights_are_kept_up_to_a_cap(place, monkeypatch, capsys):
-    assert {Job.read(place.folder(row)).keep for row in place.rows()} == {False}, "random weights"
     pretrained(place)
     place.setup = replace(place.setup, argv=(sys.executable, "-S", "-c", KEEPS))
     monkeypatch.setattr(kept, "CAP", 10)
-    assert place.run(place.plan()[:1]) == 0
-    assert "weights are kept" not in capsys.readouterr().err
     assert place.run(place.plan()) == 0
-    first, second, third = place.rows()[-3:]
-    assert capsys.readouterr().err.count("from head-fp32-s2 on no weights are kept: those in ") == 1
-    assert [Job.read(place.folder(row)).keep for row in (first, second, third)] == [1, 1, 0]
-    assert place.run(place.plan(rerun="ok")) == 0
-    assert capsys.readouterr().err.count("weights are kept") == 1, "once for all cells"
+    assert capsys.readouterr().err.count("from head-fp32-s2 on no weights are kept") == 1
+    assert [Job.read(place.folder(row)).keep for row in place.rows()[3:]] == [1, 1, 0]
 
 
 @pytest.mark.parametrize(("kept_before", "taken_over"), [(True, True), (False, False)])
@@ -310,9 +288,22 @@ def test_a_result_of_a_rerun_whose_row_was_never_written_is_taken_over(place):
     (folder / "cell.json").write_text(json.dumps(job | {"attempt": 3}))
     assert place.run(place.plan(rerun="ok")[:1]) == 0
     again = place.rows()[-1]
-    assert (again["attempt"], again["status"], again["wall_s"]) == (3, "ok", None)
-    assert again["train_s"] == row["train_s"]
+    assert (again["attempt"], again["status"]) == (3, "ok")
+    unmeasured = ("wall_s", "started_at", "finished_at", "predicted_s", "predicted_peak_mib")
+    nothing = dict.fromkeys(("attempt", *unmeasured))
+    assert again["wall_s"] is None
+    assert again | nothing == row | nothing
     assert place.launches() == 3
+
+
+def test_a_result_of_another_version_is_not_taken_over(place):
+    """Neither with its row nor without."""
+    (place.folder(place.rows()[0]) / "row.json").unlink()
+    place.csv.unlink()
+    place.version("newer")
+    assert place.run(place.plan()) == 0
+    assert place.launches() == 6
+    assert {row["code_version"] for row in place.rows()} == {"newer"}
 
 
 def test_fresh_runs_what_the_present_version_lacks_and_goes_on(place, capsys):
@@ -332,7 +323,9 @@ def test_fresh_runs_what_the_present_version_lacks_and_goes_on(place, capsys):
     assert [row["code_version"] for row in rows] == ["none"] * 3 + ["newer"] * 3
     assert list(latest(rows).values()) == rows, "none replaces another"
     assert {item.action for item in place.plan(fresh=True)} == {"done"}
-    assert place.launches() == 6
+    place.csv.write_bytes(record(NAMES) + b"".join(map(encode, rows[:3])))
+    assert place.run(place.plan(fresh=True), fresh=True) == 0
+    assert (place.rows(), place.launches()) == (rows, 6)
 
 
 def test_what_a_stopped_fresh_run_left_is_shown_as_not_run(place, monkeypatch):
@@ -364,15 +357,6 @@ def test_fresh_that_fails_is_told_and_waits_for_rerun(place, capsys):
     assert [row["status"] for row in latest(place.rows()).values()] == ["ok"] * 3
 
 
-def test_fresh_takes_over_what_the_present_version_left(place):
-    place.version("newer")
-    assert place.run(place.plan(fresh=True), fresh=True) == 0
-    rows = place.rows()
-    place.csv.write_bytes(record(NAMES) + b"".join(map(encode, rows[:3])))
-    assert place.run(place.plan(fresh=True), fresh=True) == 0
-    assert (place.rows(), place.launches()) == (rows, 6)
-
-
 def test_what_another_version_has_run_meanwhile_is_no_result_of_this_one(place):
     row = place.rows()[0]
     place.version("newer")
@@ -386,12 +370,6 @@ def test_what_another_version_has_run_meanwhile_is_no_result_of_this_one(place):
     ]  # fmt: skip
 
 
-def test_an_older_version_that_ran_out_of_memory_skips_nothing_of_a_fresh_run(place):
-    Store(place.csv).append(out_of_memory(place))
-    place.version("newer")
-    assert place.run([bigger(place, batch_size=128)], fresh=True) == 0
-
-
 def test_a_rerun_that_fails_is_told_and_leaves_the_older_result(place, capsys):
     place.setup = replace(place.setup, argv=(sys.executable, "-S", "-c", "raise SystemExit(3)"))
     assert place.run(place.plan(rerun="ok")) == 1
@@ -403,12 +381,12 @@ def test_a_rerun_that_fails_is_told_and_leaves_the_older_result(place, capsys):
 
 
 def test_what_is_taken_over_ends_after_it_began_though_the_clock_jumped(place):
-    row = place.rows()[0]
+    row, *others = place.rows()
     os.utime(place.folder(row) / "cell.json", (2e9, 2e9))
     (place.folder(row) / "row.json").unlink()
     place.csv.unlink()
-    assert place.run(place.plan()) == 0
-    assert place.launches() == 3
+    assert place.run(place.plan(), budget=Budget(0.0)) == 0
+    assert (place.rows()[1:], place.launches()) == (others, 3)
     for row in place.rows():
         assert row["started_at"] <= row["finished_at"]
 
@@ -455,13 +433,17 @@ def test_what_is_no_bigger_than_an_oom_or_another_setting_runs(place, settings):
     assert place.run([bigger(place, **settings)]) == 0
 
 
-def test_a_skipped_cell_runs_when_asked_for_or_when_the_smaller_one_has_run(place):
+def test_a_skipped_cell_runs_when_asked_for_in_a_fresh_run_or_when_the_smaller_one_has_run(place):
     store, failed = Store(place.csv), out_of_memory(place)
     store.append(failed)
     item = bigger(place, batch_size=128)
     assert place.run([item]) == 1
     again = plan([item.cell], place.rows(), place.setup.conditions.columns(), rerun="skipped")
     assert place.run(again) == 0
+    code = place.setup.conditions.code_version
+    place.version("newer")
+    assert place.run([bigger(place, batch_size=512)], fresh=True) == 0, "by an older version"
+    place.version(code)
     store.append(failed | {"attempt": 2, "status": "ok"})
     assert place.run([bigger(place, batch_size=256)]) == 0
 
@@ -530,22 +512,6 @@ def test_without_a_prediction_cells_run_while_any_of_the_budget_is_left(place, c
     )
     assert place.launches() == launches + 1
     assert "longer than all of it" not in capsys.readouterr().err
-
-
-def test_a_rerun_that_does_not_fit_leaves_the_result_and_its_row(place, capsys):
-    rows = place.rows()
-    assert place.run(place.plan(rerun="ok"), budget=Budget(0.0)) == 1
-    assert place.rows() == rows
-    out, err = capsys.readouterr()
-    assert "3 cells: 3 ok" in out
-    assert "3 cells did not end ok this time: their older results count" in err
-
-
-def test_a_result_that_a_stopped_run_left_is_taken_over_whatever_the_budget(place):
-    rows = place.rows()
-    place.csv.unlink()
-    assert place.run(place.plan(), budget=Budget(0.0)) == 0
-    assert place.rows() == rows
 
 
 def test_a_cell_that_is_left_out_waits_for_no_other_grid(place, monkeypatch):

@@ -57,13 +57,6 @@ def full(**settings: Any) -> Cell:
 # Labels
 
 
-def test_of_labels_that_differ_and_of_several_labels_there_is_nothing_to_say(
-    tmp_path: Path,
-) -> None:
-    assert label_notes(data_of(tmp_path)) == []
-    assert label_notes(TaskData(TOPICS, SEVERAL, SEVERAL)) == []
-
-
 @pytest.mark.parametrize(
     ("name", "label", "line"),
     [
@@ -78,7 +71,9 @@ def test_labels_that_are_all_the_same_are_reported(
     tmp_path: Path, name: str, label: str, line: str, alone: bool
 ) -> None:
     task = name.partition("_")[0] if alone else "multitask"
-    assert label_notes(data_of(tmp_path, task, **{name: label})) == [line]
+    assert label_notes(data_of(tmp_path / "equal", task, **{name: label})) == [line]
+    assert label_notes(data_of(tmp_path / "usual", task)) == []
+    assert label_notes(TaskData(TOPICS, SEVERAL, SEVERAL)) == []
 
 
 # 1 − r as a loss
@@ -128,14 +123,12 @@ def test_a_correlation_that_a_batch_cannot_have_is_refused(
         check_loss([Settings(), PEARSON], cells, data_of(tmp_path, task, **labels))
 
 
-@pytest.mark.parametrize("count", [1, 3, 7, 24])
-@pytest.mark.parametrize("value", [0.1, 0.7, 3.8])
-def test_equal_targets_are_0(count: int, value: float) -> None:
+@pytest.mark.parametrize(("value", "count"), [(0.1, 3), (0.7, 7), (3.8, 24), (0.1, 1)])
+def test_labels_have_their_mean_and_deviation_and_equal_ones_are_0(
+    value: float, count: int
+) -> None:
     """The standard deviation of 0.1 three times over is 1e-17, and nothing to divide by."""
     assert standard(np.full(count, value)) == (value, 1.0)
-
-
-def test_others_have_their_mean_and_deviation() -> None:
     labels = np.array([1.0, 2.0, 6.0])
     assert standard(labels) == (labels.mean(), labels.std())
 
@@ -226,10 +219,7 @@ def test_training_that_ends_before_all_layers_train_is_reported(
         f"unfreezing ends in epoch 5, and training in epoch {epochs}: {trained} of {layers} layers "
         "train, and no embeddings"
     )
-
-
-def test_training_of_all_layers_needs_no_note() -> None:
-    assert unfreezing_notes([full(epochs=1), full(unfreeze="iterative", epochs=5)], 12) == []
+    assert unfreezing_notes([full(epochs=1), full(unfreeze="iterative", epochs=5)], layers) == []
 
 
 # Settings of training
@@ -260,11 +250,6 @@ def test_early_stopping_is_refused_with_gradual_unfreezing() -> None:
     with pytest.raises(InputError, match=line):
         check_cells([full(), full(early_stopping=2, unfreeze="iterative")])
     check_cells([full(early_stopping=2), full(unfreeze="iterative")])
-
-
-def test_settings_of_training_can_be_compiled() -> None:
-    settings = {"label_smoothing": 0.1, "class_weights": "balanced", "layer_decay": 0.9}
-    check_cells([full(compile="on", early_stopping=2, lora_plus_ratio=4.0, **settings)])
 
 
 def test_early_stopping_holds_out_a_tenth_and_says_so(tmp_path: Path) -> None:
@@ -313,28 +298,22 @@ def test_the_disk_has_to_hold_the_weights_that_are_kept(
     check_space(tmp_path / "runs.csv", planned, {of.model: model}, 0, keep)
 
 
-def test_weights_that_are_kept_by_default_need_at_most_their_cap(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    of = cell("lora", 8, "attn-only", "off")
-    planned = [Planned(replace(of, seed=seed), "run", "", 1) for seed in range(1000)]
-    model = Model("minilm", "0", "mean", GEOMETRIES["minilm"], tmp_path, None, tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    with pytest.raises(InputError, match=f"may need {64 + 125 + 1024} MiB"):
-        check_space(tmp_path / "runs.csv", planned, {of.model: model}, 0, keep=False)
-
-
-def test_long_trainings_need_space_for_the_lines_of_their_steps(
+def test_what_is_kept_by_default_has_a_cap_and_long_trainings_keep_the_lines_of_their_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 2^20 examples in batches of 16, or of 2^14 steps."""
-    of = cell("lora", 8, "attn", "off", epochs=4, batch_size=16)
     model = Model("minilm", "0", "mean", GEOMETRIES["minilm"], tmp_path, None, tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    for max_steps, mib in ((None, 4 * 4), (2**14, 1)):
-        planned = [Planned(replace(of, max_steps=max_steps), "run", "", 1)] * 8
-        with pytest.raises(InputError, match=f"may need {64 + 1 + 8 * mib} MiB"):
-            check_space(tmp_path / "runs.csv", planned, {of.model: model}, 2**20, keep=False)
+
+    def check(of: Cell, count: int, examples: int, mib: int) -> None:
+        planned = [Planned(replace(of, seed=seed), "run", "", 1) for seed in range(count)]
+        with pytest.raises(InputError, match=f"may need {mib} MiB"):
+            check_space(tmp_path / "runs.csv", planned, {of.model: model}, examples, keep=False)
+
+    check(cell("lora", 8, "attn-only", "off"), 1000, 0, 64 + 125 + 1024)
+    of = cell("lora", 8, "attn", "off", epochs=4, batch_size=16)
+    check(of, 8, 2**20, 64 + 1 + 8 * 4 * 4)
+    check(replace(of, max_steps=2**14), 8, 2**20, 64 + 1 + 8 * 1)
 
 
 def test_ends_that_no_layer_has_are_one_line() -> None:
@@ -349,3 +328,5 @@ def test_the_compiler_chooses_by_itself_what_is_kept() -> None:
     with pytest.raises(InputError, match="compile: the compiler itself chooses what to keep"):
         check_cells([full(compile="on", gradient_checkpointing="on")])
     check_cells([full(compile="off", gradient_checkpointing="on")])
+    settings = {"label_smoothing": 0.1, "class_weights": "balanced", "layer_decay": 0.9}
+    check_cells([full(compile="on", early_stopping=2, lora_plus_ratio=4.0, **settings)])

@@ -167,21 +167,17 @@ def test_threads_share_a_display():
     assert "[200/200]" in stream.getvalue()
 
 
-def test_it_draws_only_when_told_and_starts_no_thread(terminal):
+def test_it_draws_only_when_told_starts_no_thread_and_leaves_stdout_to_the_program(
+    terminal, capsys
+):
     threads = threading.active_count()
     with Display(3, 0, terminal.stream) as display:
         display.start(NAME)
         assert threading.active_count() == threads
         assert terminal.seen()
-        assert terminal.seen() == ""
-
-
-def test_stdout_stays_the_programs_own(terminal, capsys):
-    with Display(3, 0, terminal.stream) as display:
-        display.start(NAME)
         sys.stdout.write("for a program\n")
+        assert terminal.seen() == ""
     assert capsys.readouterr().out == "for a program\n"
-    assert "for a program" not in terminal.seen()
 
 
 def test_a_dumb_terminal_gets_lines(terminal, monkeypatch):
@@ -213,26 +209,20 @@ def test_what_a_worker_cannot_have_meant_does_no_harm(terminal, message):
         assert NAME in terminal.seen()
 
 
-def test_nobody_looking_any_more_stops_no_cell(terminal):
-    stream = io.StringIO()
-    for gone in (stream, terminal.stream):
-        with Display(3, 0, gone) as display:
+class Full(io.StringIO):
+    def write(self, _text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_nobody_looking_any_more_and_a_full_disk_stop_no_cell(terminal):
+    for stream in (io.StringIO(), terminal.stream, Full()):
+        with Display(3, 0, stream) as display:
             display.start(NAME)
-            gone.close()
+            if not isinstance(stream, Full):
+                stream.close()
             display.progress({"phase": "train"})
             display.finish(ended())
             display.note("still here")
-
-
-def test_a_full_disk_behind_stderr_stops_no_cell():
-    class Full(io.StringIO):
-        def write(self, _text: str) -> int:
-            raise OSError(28, "No space left on device")
-
-    with Display(3, 0, Full()) as display:
-        display.start(NAME)
-        display.finish(ended())
-        display.note("still here")
 
 
 def test_clock_time():

@@ -86,15 +86,6 @@ def test_one_at_a_time_has_a_device_and_others_have_theirs(start):
     assert second.says() == "has cpu"
 
 
-def test_a_killed_process_gives_its_locks_back(start):
-    first = start("using", "cpu")
-    assert first.says() == "has cpu"
-    second = start("using", "cpu")
-    assert second.says() == "waits"
-    first.process.kill()
-    assert second.says() == "has cpu"
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_who_waits_can_be_stopped_and_uses_no_processor(start, number):
     first = start("using", "cpu")

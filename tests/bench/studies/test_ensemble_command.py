@@ -116,25 +116,17 @@ def test_other_examples_whose_labels_are_the_same_are_found(place: Place, settin
 
 
 @pytest.mark.parametrize("of_before", [0, 1])
-def test_a_file_without_indices_is_compared_by_labels(
+def test_a_file_without_indices_is_compared_by_labels_and_hides_no_difference_of_the_others(
     place: Place, printed: Any, of_before: int
-) -> None:
-    paths = [place.add(0), place.add(1)]
-    keep_indices(paths[of_before], None)
-    assert place.run("--json") == 0
-    assert printed()["candidates"] == 2
-    kept = load_file(paths[of_before])
-    save_file({**kept, "held_labels": (kept["held_labels"] + 1) % 3}, paths[of_before])
-    assert "was made on other examples" in place.refused()
-
-
-@pytest.mark.parametrize("of_before", [0, 1])
-def test_a_file_without_indices_hides_no_difference_of_the_others(
-    place: Place, of_before: int
 ) -> None:
     paths = [place.add(seed) for seed in range(3)]
     keep_indices(paths[of_before], None)
-    assert place.run() == 0
+    assert place.run("--json") == 0
+    assert printed()["candidates"] == 3
+    kept = load_file(paths[of_before])
+    save_file({**kept, "held_labels": (kept["held_labels"] + 1) % 3}, paths[of_before])
+    assert "was made on other examples" in place.refused()
+    save_file(kept, paths[of_before])
     keep_indices(paths[2], indices_of(HELD, first=1))
     assert place.refused().startswith(f"{paths[2]}: was made on other examples")
 

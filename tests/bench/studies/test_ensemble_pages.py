@@ -7,14 +7,13 @@ from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
+from unittest import mock
 
 import markdown
 import pytest
 
 from bench.common import csvfile
 from bench.common.errors import DiskFullError
-from bench.report import pages
 from bench.studies.ensemble.members import find
 from bench.studies.ensemble.page import Facts, facts_of
 from bench.studies.ensemble.published import published
@@ -54,27 +53,6 @@ def seen(html: str) -> str:
     return unescape(" ".join(re.sub(r"<[^>]+>", " ", html).split()))
 
 
-# The choice
-
-
-def test_the_stages_of_the_choice_lead_to_the_ensemble(place: Place) -> None:
-    (result,) = results_of(fill(place, "sts", seeds=4))
-    assert len(result.stages) == 8
-    taken = result.stages[: result.size]
-    added = [stage.added.row["cell_id"] for stage in taken]
-    for member, weight in result.members:
-        assert added.count(member.row["cell_id"]) == weight
-    assert taken[-1].held_score == result.ensemble.held_score
-    assert taken[-1].dev_score == pytest.approx(result.ensemble.dev.value)
-    first = result.stages[0]
-    assert first.added is result.best_member
-    assert (first.held_score, first.dev_score) == pytest.approx(
-        (result.best.held_score, result.best.dev.value)
-    )
-    highest = max(stage.held_score or 0.0 for stage in result.stages)
-    assert [stage.held_score for stage in result.stages].index(highest) == result.size - 1
-
-
 # The CSV
 
 
@@ -112,6 +90,9 @@ def test_differences_are_to_the_best_member_and_to_the_ensemble(place: Place, pr
         assert len(taken) == 1
         size = task["choice"].index(taken[0]) + 1
         assert sum(cell["weight"] for cell in task["cells"]) == size
+        for step, of in (taken[0], task["ensemble"]), (task["choice"][0], task["best_member"]):
+            for name in ("held_score", "dev_score"):
+                assert step[name] == pytest.approx(of[name])
     for of in (*result["tasks"], result["overall"]):
         ensemble, best = of["ensemble"], of.get("best_member") or of["best_members"]
         names = ("difference", "difference_ci_low", "difference_ci_high")
@@ -147,16 +128,10 @@ def test_the_pages_show_each_task_and_all_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     fill(place, "sst", "sts")
-    reports, again = tmp_path / "reports", tmp_path / "again"
+    reports = tmp_path / "reports"
     monkeypatch.setattr("sys.argv", ["", "--most", "8"])
-    for folder in (reports, again):
-        assert place.run("--most", "8", "--reports", str(folder)) == 0
+    assert place.run("--most", "8", "--reports", str(reports)) == 0
     assert f"report: {reports / 'ensemble.html'}\n" in capsys.readouterr().err
-    made = [
-        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
-        for folder in (reports, again)
-    ]
-    assert made[0] == made[1]
     page = (reports / "ensemble.html").read_text("utf-8")
     text = (reports / "ensemble.md").read_text("utf-8")
     result = facts(place)
@@ -178,64 +153,48 @@ def test_the_pages_show_each_task_and_all_together(
     stems += ["overall-parameters", "overall-scores"]
     assert {path.stem for path in (reports / "ensemble").iterdir()} == {*stems}
     for stem in stems:
-        svg = (reports / "ensemble" / f"{stem}.svg").read_text("utf-8")
-        assert ElementTree.fromstring(svg.encode()).tag.endswith("svg")  # noqa: S314
         (alt,) = re.findall(rf'<p class="alt" id="{stem}-alt">(.*?)</p>', page)
         assert len(alt) > 40
         assert f'aria-labelledby="{stem}-alt"' in page
         assert f"](ensemble/{stem}.svg)" in text
-    ids = re.findall(r'\bid="([^"]+)"', page)
-    assert len(ids) == len(set(ids))
 
 
-def test_the_finding_is_the_gain_and_whether_it_is_significant(place: Place) -> None:
-    (result,) = results_of(fill(place, "movies", seeds=4))
-    gain = result.gain
-    assert gain.low is not None
-    assert gain.low > 0
-    (section,) = facts(place).sections
-    assert section.heading == "movies: significantly better"
-    said = f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}): significantly better."
-    assert section.lines[0].endswith(said)
-
-
-def test_published_scores_stand_apart(place: Place) -> None:
-    result = facts(fill(place, "sst", "quora", "sts"), with_published=True)
+def test_published_scores_stand_apart_and_those_of_all_parts_in_no_figure_of_some(
+    place: Place,
+) -> None:
+    some = facts(fill(place, "sst", "sts"), with_published=True).sections[0]
+    assert all("Lisan" not in drawing.alt for drawing in some.drawings)
+    assert any("Lisan" in row[0] for table in some.tables for row in table.rows)
+    result = facts(fill(place, "quora"), with_published=True)
     drawn = {drawing.stem: drawing for part in result.sections for drawing in part.drawings}
     for stem in ("sst-scores", "quora-scores", "sts-scores", "overall-scores"):
         ours, _, papers = drawn[stem].alt.partition(" Published, on other examples: ")
         assert papers
         assert "large" not in ours
-        assert "no comparison" in drawn[stem].caption
     assert "BERT-base 0.532 with 110,000,000" in drawn["sst-parameters"].alt
     assert "Heinsen" not in drawn["sst-parameters"].alt, "its parameters are not known"
-    table = result.sections[1].tables[-1]
-    assert table.caption.startswith("Published scores, of SST-5's test sentences: what can be")
-    (row,) = [row for row in table.rows if "Heinsen" in row[0]]
+    (row,) = [row for row in result.sections[1].tables[-1].rows if "Heinsen" in row[0]]
     assert {"0.598", "SST-5 test", "arXiv 2211.11754"} < {*row}
     drawings = [drawing for part in facts(place).sections for drawing in part.drawings]
     assert "ublished" not in "".join(drawing.alt + drawing.caption for drawing in drawings)
 
 
-def test_a_score_of_all_parts_stands_in_no_figure_of_some(place: Place) -> None:
-    result = facts(fill(place, "sst", "sts"), with_published=True)
-    overall = result.sections[0]
-    assert all("Lisan" not in drawing.alt for drawing in overall.drawings)
-    assert any("Lisan" in row[0] for table in overall.tables for row in table.rows)
-
-
 @pytest.mark.parametrize(
-    ("most", "why"),
-    [(8, "no addition made it better on what was held out"), (1, "no more were allowed")],
+    ("cells", "most", "finding", "why"),
+    [
+        (4, 8, "significantly better", r"\+0\.\d{3} \(\+.* to \+.*\): significantly better"),
+        (1, 8, "no significant difference", "no addition made it better on what was held out"),
+        (1, 1, "no significant difference", "no more were allowed"),
+    ],
 )
-def test_a_best_member_alone_is_the_finding_and_why(place: Place, most: int, why: str) -> None:
-    place.add(0)
-    (candidates,) = find([place.csv])
-    ensemble = ensemble_of(candidates, "probabilities", most)
-    result = facts_of([ensemble], "python")
+def test_the_finding_is_the_gain_or_why_a_member_is_alone(
+    place: Place, cells: int, most: int, finding: str, why: str
+) -> None:
+    (candidates,) = find([fill(place, "movies", seeds=cells).csv])
+    result = facts_of([ensemble_of(candidates, "probabilities", most)], "python")
     assert result.title == "An ensemble on movies"
-    assert result.sections[0].heading == "movies: no significant difference"
-    assert result.sections[0].lines[0].endswith(f": {why}.")
+    assert result.sections[0].heading == f"movies: {finding}"
+    assert re.search(f" {why}\\.$", result.sections[0].lines[0])
 
 
 def test_very_many_cells_are_in_the_table_and_the_best_in_the_figure(place: Place) -> None:
@@ -288,23 +247,18 @@ def test_places_that_cant_be_written_are_refused_before_anything(
     assert taken.read_text() == "a file"
 
 
-def test_a_full_disk_leaves_what_was_there(
+def test_a_full_disk_leaves_the_csv_that_was_there(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(place, "movies")
-    path, reports = tmp_path / "x.csv", tmp_path / "reports"
-    assert place.run("--csv", str(path), "--reports", str(reports)) == 0
-    before = path.read_bytes(), (reports / "ensemble.html").read_bytes()
-
-    def fail(path: Path, data: bytes) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(csvfile, "write_atomically", fail)
-    monkeypatch.setattr(pages, "write_atomically", fail)
-    for arguments in (["--csv", str(path)], ["--reports", str(reports)]):
-        with pytest.raises(DiskFullError, match="no space left"):
-            place.run("--most", "1", *arguments)
-    assert (path.read_bytes(), (reports / "ensemble.html").read_bytes()) == before
+    path = tmp_path / "x.csv"
+    assert place.run("--csv", str(path)) == 0
+    before = path.read_bytes()
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(csvfile, "write_atomically", mock.Mock(side_effect=full))
+    with pytest.raises(DiskFullError, match="no space left"):
+        place.run("--most", "1", "--csv", str(path))
+    assert path.read_bytes() == before
 
 
 # In a browser

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from bench.common.errors import InputError
 from bench.results.overall import overall, overall_interval
-from bench.studies.ensemble.__main__ import command, parse_tasks
+from bench.studies.ensemble.__main__ import command
 from minbert.data.tasks import TASKS
 from tests.bench.ensembles import (
     ADAPTER,
@@ -68,28 +68,10 @@ def test_a_frozen_encoder_and_a_cell_for_several_tasks_count_once(
     assert printed()["overall"]["ensemble"]["parameters"] == ENCODER + ADAPTER
 
 
-def test_what_it_prints(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    for task in PARTS:
-        place.add(0, task=task)
-        place.add(1, task=task)
-    place.add_whole(2)
-    assert place.run() == 0
-    text = capsys.readouterr().out
-    assert "It is the average of probabilities; its members were chosen among 3 cells." in text
-    assert "lora-r8-attn-fp32-s2, multitask" in text
-    formula = "The score is the mean of accuracy on sst, accuracy on quora, (1 + r) / 2 on sts.\n"
-    assert formula in text
-    assert text.count("the difference is +0.") == 4
-    for task in PARTS:
-        for note in TASKS[task].notes:
-            assert f"\n{note[0].upper()}{note[1:]}.\n" in text
-    assert "saw Quora's duplicate questions" in text
-
-
 def test_a_missing_part_has_a_note(place: Place, printed: Any) -> None:
     place.add(0, task="sst")
     place.add(0, task="sts")
-    assert place.run("--task", "sst,quora,sts", "--json") == 0
+    assert place.run("--task", "sst, quora,sts,sst", "--json") == 0
     result = printed()
     assert [entry["task"] for entry in result["tasks"]] == ["sst", "sts"]
     together = result["overall"]
@@ -114,9 +96,14 @@ def test_one_part_alone_has_a_note_that_there_is_no_overall_score(
     assert printed()["notes"] == [*TASKS["sst"].notes, *notes]
 
 
-def test_tasks_without_a_score_in_common_have_ensembles_alone(place: Place, printed: Any) -> None:
+def test_which_of_several_tasks_has_to_be_said_and_those_without_a_score_in_common_are_apart(
+    place: Place, printed: Any
+) -> None:
     place.add(0)
     place.add(0, task="sst")
+    assert "holds tasks movies, sst; choose with --task" in place.refused()
+    assert "no cell of task quora, sts ended ok" in place.refused("--task", "quora,sts")
+    assert "names no task" in place.refused("--task", " , ")
     assert place.run("--task", "tweets,movies,sst", "--json") == 0
     result = printed()
     assert [entry["task"] for entry in result["tasks"]] == ["sst", "movies"]
@@ -124,21 +111,7 @@ def test_tasks_without_a_score_in_common_have_ensembles_alone(place: Place, prin
     assert "no cells of tweets" in result["tasks"][0]["notes"]
     assert place.run("--task", "sst", "--json") == 0
     result = printed()
-    assert result["task"] == "sst"
-    assert "overall" not in result
-
-
-def test_which_of_several_tasks_has_to_be_said(place: Place) -> None:
-    place.add(0)
-    place.add(0, task="sst")
-    assert "holds tasks movies, sst; choose with --task" in place.refused()
-    assert "no cell of task quora, sts ended ok" in place.refused("--task", "quora,sts")
-    assert "names no task" in place.refused("--task", " , ")
-
-
-def test_tasks_are_named_once() -> None:
-    assert parse_tasks("sst, sts,sst") == ("sst", "sts")
-    assert parse_tasks(None) == ()
+    assert (result["task"], "overall" in result) == ("sst", False)
 
 
 # Cells of task multitask

@@ -25,10 +25,9 @@ from bench.studies.updates.truncate import truncate
 from bench.studies.updates.truncation import Truncated, Truncation
 from bench.studies.updates.weights import base_weights, linear_weights, load_model
 from minbert.data.tasks import load_task
-from tests.adapters.small import disturb
 from tests.bench import tiny_cells
 from tests.bench.grids import GridRuns
-from tests.bench.updates import Place, base_model
+from tests.bench.updates import Place, base_model, moved_model
 from tests.cs224n import write_folder
 
 SENTENCES = Path(__file__).with_name("truncations.txt")
@@ -69,9 +68,7 @@ def test_the_model_as_kept_scores_as_its_cell_did(
 
 
 def test_weights_are_cut_and_all_else_stays(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = base_model(place.checkpoint)
-    disturb(model)
-    place.add(model)
+    place.add(moved_model(place.checkpoint))
     ((cell,), _) = find([place.csv])
     base = tiny_cells.find(place.checkpoint)
     before = base_weights(base)
@@ -94,9 +91,7 @@ def test_weights_are_cut_and_all_else_stays(place: Place, monkeypatch: pytest.Mo
 
 
 def test_all_directions_are_the_model_as_trained(place: Place, printed: Any) -> None:
-    model = base_model(place.checkpoint)
-    disturb(model)
-    place.add(model)
+    place.add(moved_model(place.checkpoint))
     place.run("--truncate", "32,100", "--json")
     (result,) = printed()["truncated"]
     assert len({each["dev"]["value"] for each in result["scores"]}) == 1
@@ -106,9 +101,7 @@ def test_all_directions_are_the_model_as_trained(place: Place, printed: Any) -> 
 def test_a_score_that_is_not_the_cells_is_an_error(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = base_model(place.checkpoint)
-    disturb(model)
-    place.add(model, columns={"dev_score": 0.123})
+    place.add(moved_model(place.checkpoint), columns={"dev_score": 0.123})
     assert place.run("--truncate", "0") == 1
     shown = capsys.readouterr()
     assert "error: full-fp32-s0: as kept it scores" in shown.err
@@ -119,11 +112,9 @@ def test_a_score_that_is_not_the_cells_is_an_error(
 
 def test_a_correlation(place: Place, tmp_path: Path, printed: Any) -> None:
     data = write_folder(tmp_path / "data", count=60)
-    model = base_model(place.checkpoint, "sts")
-    disturb(model)
     digest = load_task("sts", data).digest[:16]
     changes = {"task": "sts", "data_digest": digest, "max_train": None, "max_dev": None}
-    place.add(model, regression_loss="mse", **changes)
+    place.add(moved_model(place.checkpoint, "sts"), regression_loss="mse", **changes)
     assert "--data DIR" in place.refused("--truncate", "1")
     other = write_folder(tmp_path / "other", count=61)
     message = place.refused("--truncate", "1", "--data", str(other))
@@ -140,8 +131,7 @@ def test_spectra_ask_for_no_device_and_cells_of_a_cpu_are_cut_on_one(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a GPU that can't be used refuses none of it."""
-    model = base_model(place.checkpoint)
-    disturb(model)
+    model = moved_model(place.checkpoint)
     place.add(model)
     cpu, asked = conditions.find_conditions("cpu"), []
     monkeypatch.setattr(conditions, "find_conditions", lambda device: asked.append(device) or cpu)
@@ -157,8 +147,7 @@ def test_spectra_ask_for_no_device_and_cells_of_a_cpu_are_cut_on_one(
 def test_cells_of_a_gpu_are_cut_on_the_one_that_was_tried(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = base_model(place.checkpoint)
-    disturb(model)
+    model = moved_model(place.checkpoint)
     place.add(model, columns={"device": "cuda:1"})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
@@ -186,8 +175,7 @@ def test_cells_of_a_gpu_are_cut_on_the_one_that_was_tried(
 
 
 def test_a_cell_without_a_score_is_not_cut(place: Place, printed: Any) -> None:
-    model = base_model(place.checkpoint)
-    disturb(model)
+    model = moved_model(place.checkpoint)
     place.add(model, columns={"dev_score": None})
     message = place.refused("--truncate", "0")
     assert "no cell of full fine-tuning has kept its weights and has a dev score" in message

@@ -14,8 +14,6 @@ from typing import Any, Final
 import pytest
 
 from bench.common.errors import InputError
-from bench.executors.local import LocalExecutor
-from bench.grid.session import Session
 from bench.launch.checks import amp_notes, check_amp
 from bench.machine import devices, gpu_trial
 from bench.machine.conditions import Target
@@ -24,7 +22,7 @@ from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import Answer, Check, GpuInfo, check_by
 from bench.plan.gridfile import Axes, Grid
 from bench.plan.planning import plan
-from bench.results.store import Store, read_rows
+from bench.results.store import read_rows
 from tests.bench.synthetic_rows import cell
 from tests.experiments.faults.fake_driver import BUILT, FakeCuda, FakeGpu, FakeNvml
 from tests.experiments.faults.parent import stub_report
@@ -277,12 +275,8 @@ def grid_on_broken_device(folder: Path, then: Answer, worker: str = _WORKER) -> 
         patch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
         patch.setattr(gpu_trial, "check_gpu", lambda _value, _index: then)
         patch.setenv("PYTHONPATH", str(ROOT))
-        code = Session(
-            inputs=made.inputs,
-            executor=LocalExecutor(csv, [target], (sys.executable, "-c", worker)),
-            store=Store(csv), reports=folder / "reports", keep=False,
-            timeout_s=None, arguments=(),
-        ).run([plan(made.cells, [], conditions.columns())])  # fmt: skip
+        session = made.session(csv, [target], (sys.executable, "-c", worker))
+        code = session.run([plan(made.cells, [], conditions.columns())])
         rows = tuple((str(row["status"]), str(row["message"])) for row in read_rows(csv))
     return Ended(code, tuple(err.getvalue().splitlines()), rows)
 

@@ -22,7 +22,6 @@ from bench.common.command import BAD_INPUT
 from bench.common.errors import DiskFullError
 from bench.common.files import write_atomically
 from bench.executors import local
-from bench.executors.local import LocalExecutor
 from bench.grid.session import Session
 from bench.launch import attempt, runner
 from bench.launch.attempt import Attempt, run_cell
@@ -121,15 +120,9 @@ def _run(order: Order) -> int:
     follower.enter("check")
     store.check_writable()
     follower.enter("run")
-    code = Session(
-        inputs=made.inputs,
-        executor=LocalExecutor(order.runs_csv, slots, made.argv),
-        store=store,
-        reports=order.place / "reports",
-        keep=True,
-        timeout_s=order.timeout_s,
-        arguments=("--grid", "faults"),
-    ).run([planned])
+    options = {"store": store, "keep": True, "arguments": ("--grid", "faults")}
+    session = made.session(order.runs_csv, slots, timeout_s=order.timeout_s, **options)
+    code = session.run([planned])
     follower.enter("done")
     return code
 

@@ -1,20 +1,26 @@
 """What a grid is run on: the embedded movies and bert-tiny, or stubs for a worker without torch."""
 
+import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
+from bench.executors.local import LocalExecutor
 from bench.grid.inputs import Inputs
+from bench.grid.session import Session
 from bench.machine.conditions import Conditions, Target, find_conditions
 from bench.machine.devices import Device
+from bench.machine.gpu_trial import GpuInfo
 from bench.plan.cell import Cell
 from bench.plan.gridfile import Axes, Grid, Settings
 from bench.plan.models import Model, find_model
 from bench.plan.planning import Resolved, expand
+from bench.results.store import Store
 from minbert.data.tasks import Examples, TaskData, find_task, load_task
 from minbert.model.config import GEOMETRIES
 from tests.experiments.faults.kinds import CELLS
@@ -53,6 +59,39 @@ class Setup:
             learning_rate_source="grid",
         )
         return expand(self.grid, resolved)
+
+    def session(
+        self, runs: Path, slots: Sequence[Target], argv: Sequence[str] = (), **options: Any
+    ) -> Session:
+        """A session that runs cells on slots of this machine, beside a runs.csv.
+
+        Args:
+            argv: the worker's command, if it is not the usual one.
+        """
+        executor = LocalExecutor(runs, slots, tuple(argv) or self.argv)
+        usual = {"store": Store(runs), "keep": False, "timeout_s": None, "arguments": ()}
+        return Session(
+            inputs=self.inputs,
+            executor=executor,
+            reports=runs.parent / "reports",
+            **{**usual, **options},
+        )
+
+
+def slots_of(conditions: Conditions, number: int, *, gpus: bool = False) -> list[Target]:
+    """Slots on GPUs, or on the CPU and a core each, of which there may be one."""
+    own = sorted(os.sched_getaffinity(0))
+    conditions = replace(conditions, sharing=f"{number} workers")
+    return [
+        Target(
+            replace(conditions, device=f"cuda:{i}" if gpus else "cpu"),
+            "bf16",
+            f"GPU-{i}" if gpus else "cpu",
+            Device(f"cuda:{i}", GpuInfo("A100", "", (8, 0), f"GPU-{i}")) if gpus else Device(),
+            frozenset([own[i % len(own)]]),
+        )
+        for i in range(number)
+    ]
 
 
 @cache

@@ -11,7 +11,9 @@ from bench.executors.slurm.submission import Start, Submission, TaskAttempt
 from bench.launch.attempt import Attempt, outcome_row
 from bench.launch.runner import WorkerEnd
 from bench.machine.conditions import Target
+from bench.plan.planning import Planned
 from bench.plan.rows import Row
+from bench.results.store import Store
 from tests.experiments.faults.setups import setup
 
 Commands = Callable[..., None]
@@ -79,6 +81,34 @@ def row_of(
 def worker_end(status: str = "ok") -> WorkerEnd:
     """The end of a worker after a second."""
     return WorkerEnd(status=status, message="", wall_s=1.0, started_at=BEGAN, finished_at=ENDED)
+
+
+class Dispatcher:
+    """What a session of some cells does."""
+
+    def __init__(self, prepared: list[Attempt], store: Store) -> None:
+        self.runs = {(run.job.cell.cell_id, run.job.repeat): run for run in prepared}
+        self.items = [Planned(run.job.cell, "run", "not run yet", 1) for run in prepared]
+        self.rows: list[Row] = []
+        self.notes: list[str] = []
+        self.stages: list[str] = []
+        self._store = store
+        self.display = self
+
+    def prepare(self, item: Planned) -> Attempt | None:
+        return self.runs.get(item.key)
+
+    def ended(self, *cells: tuple[Planned, Row]) -> None:
+        for _, row in cells:
+            self.rows.append(row)
+            if not self._store.has(row):
+                self._store.append(row)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def stage(self, name: str, at_once: int = 1) -> None:
+        self.stages.append(name)
 
 
 @pytest.fixture

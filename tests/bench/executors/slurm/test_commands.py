@@ -63,19 +63,10 @@ def test_the_queue_with_long_lists_of_indexes(slurm, monkeypatch):
     ]
 
 
-def test_the_queue_of_several_users(slurm, tmp_path):
-    slurm(squeue=f'echo "$@" > {tmp_path}/words')
-    assert commands.queued(["bench-a"], [70_000]) == []
-    assert f"--user={os.getuid()},70000 " in (tmp_path / "words").read_text()
-
-
-def test_a_controller_that_does_not_answer(slurm):
+def test_a_command_that_fails_hangs_or_is_gone(slurm, monkeypatch):
     slurm(squeue="echo 'squeue: error: Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(SlurmError, match=r"^squeue: Unable to contact slurm controller$"):
         commands.queued(["bench-a"])
-
-
-def test_a_command_that_hangs_or_is_gone(slurm, monkeypatch):
     monkeypatch.setattr(commands, "PATIENCE_S", 0.1)
     slurm(squeue="while :; do :; done", scancel="exit 3")
     with pytest.raises(SlurmError, match="no answer"):
@@ -114,6 +105,7 @@ def test_options_of_a_script_count_more_than_the_environment(slurm, monkeypatch,
     removed = (*given, "NO_REQUEUE", "WAIT", "ARRAY_INX", "SIGNAL", "CLUSTERS")
     for name in ("ACCOUNT", *removed):
         monkeypatch.setenv(f"SBATCH_{name}", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")  # of an outer job
     slurm(sbatch=f'env > {tmp_path}/env; echo "$@" > {tmp_path}/words; echo "12;cluster"')
     names = fixed_options("#SBATCH --partition=gpu\n#SBATCH --time=2\n#SBATCH --mem=8G\n")
     job = commands.submit(tmp_path / "script.sh", "--array=0-3", names=names)
@@ -122,6 +114,7 @@ def test_options_of_a_script_count_more_than_the_environment(slurm, monkeypatch,
     variables = (tmp_path / "env").read_text()
     assert "SBATCH_ACCOUNT=7" in variables
     assert "SLURM_BITSTR_LEN" not in variables  # a job inherits it
+    assert "SLURM_RESTART_COUNT" not in variables
     assert not any(f"SBATCH_{name}" in variables for name in removed)
 
 
@@ -162,12 +155,6 @@ def test_hidden_partitions_are_included(slurm):
     slurm(squeue=f"{name}; echo 'bench-a|12|0|RUNNING|None'", sinfo=f"{name}; echo 'dark|infinite'")
     assert len(commands.queued(["bench-a"])) == 1
     assert commands.partitions().keys() == {"dark"}
-
-
-def test_jobs_do_not_take_variables_of_an_outer_job(slurm, tmp_path, monkeypatch):
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    slurm(sbatch='[ -z "$SLURM_RESTART_COUNT" ] && echo 5')
-    assert commands.submit(tmp_path / "script.sh") == 5
 
 
 @pytest.mark.parametrize(

@@ -57,18 +57,6 @@ def test_rows_say_how_slurm_ended_their_jobs(accounting_cluster: Cluster, tmp_pa
     assert late.problems() == full.problems() == place.problems() == []
 
 
-def test_accounting_keeps_what_became_of_jobs(accounting_cluster: Cluster) -> None:
-    job_id = accounting_cluster.submit("exit $SLURM_ARRAY_TASK_ID", "--array=0-1")
-    accounting_cluster.wait_until_empty()
-    argv = ("sacct", "-X", "-n", "-P", "-j", job_id, "-o", "JobID,State,ExitCode")
-
-    def rows() -> set[str]:
-        return set(accounting_cluster.run(*argv).stdout.split())
-
-    expected = {f"{job_id}_0|COMPLETED|0:0", f"{job_id}_1|FAILED|1:0"}
-    accounting_cluster.wait_for(lambda: rows() == expected, "slurmdbd has both")
-
-
 def test_a_cell_that_exceeds_the_memory_of_its_control_group(tmp_path: Path) -> None:
     need((absent := missing()) is None, f"no Slurm cluster: {absent}", component="slurm")
     need(has_control_groups(), COMPONENTS["cgroups"], component="cgroups")

@@ -17,41 +17,10 @@ from bench.executors.slurm.executor import SlurmExecutor
 from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, parse_request
 from bench.executors.slurm.submission import Submission, TaskAttempt, submissions
 from bench.executors.slurm.submitter import Submitter
-from bench.launch.attempt import Attempt
 from bench.launch.signals import Signals
-from bench.plan.planning import Planned
-from bench.plan.rows import Row
 from bench.results.rowfile import read_rows
 from bench.results.store import Store
-from tests.bench.executors.slurm.conftest import begin, row_of, runs
-
-
-class Dispatcher:
-    """A session of some cells."""
-
-    def __init__(self, prepared: list[Attempt], store: Store) -> None:
-        self.runs = {(run.job.cell.cell_id, run.job.repeat): run for run in prepared}
-        self.items = [Planned(run.job.cell, "run", "not run yet", 1) for run in prepared]
-        self.rows: list[Row] = []
-        self.notes: list[str] = []
-        self.stages: list[str] = []
-        self._store = store
-        self.display = self
-
-    def prepare(self, item: Planned) -> Attempt | None:
-        return self.runs.get(item.key)
-
-    def ended(self, *cells: tuple[Planned, Row]) -> None:
-        for _, row in cells:
-            self.rows.append(row)
-            if not self._store.has(row):
-                self._store.append(row)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def stage(self, name: str, at_once: int = 1) -> None:
-        self.stages.append(name)
+from tests.bench.executors.slurm.conftest import Dispatcher, begin, row_of, runs
 
 
 class Cluster:
@@ -123,26 +92,6 @@ def cluster(tmp_path, target, slurm, monkeypatch) -> Cluster:
     return Cluster(tmp_path, target, slurm, monkeypatch)
 
 
-def test_rows_are_collected_as_they_come(cluster):
-    dispatcher = cluster.dispatcher(2)
-
-    def first():
-        cluster.queue("0|0-1|RUNNING")
-        cluster.publish(0, 1)
-
-    def second():
-        assert [row.seed for row in dispatcher.rows] == [1]
-        assert [row.seed for row in read_rows(cluster.csv)] == [1]
-        cluster.publish(0, 0)
-        cluster.queue()
-
-    cluster.steps = [first, second]
-    dispatcher_stays_queued(cluster, dispatcher)
-    assert [row.seed for row in read_rows(cluster.csv)] == [1, 0]
-    assert dispatcher.notes == ["job 11: 2 cells in 2 array tasks"]
-    assert list(submissions(cluster.csv)) == []
-
-
 def dispatcher_stays_queued(cluster: Cluster, dispatcher: Dispatcher, **options) -> bool:
     """Run cells whose array tasks are pending as soon as they are submitted."""
     submit = Submitter.submit
@@ -178,40 +127,15 @@ def test_arrays_are_split_and_chained(cluster):
     assert len(dispatcher.rows) == 7
 
 
-def test_what_slurm_refuses_is_submitted_once_there_is_room(cluster, monkeypatch):
-    dispatcher = cluster.dispatcher(3)
-    submit, sizes = Submitter.submit, []
-
-    def limited(self, groups, after=None):
-        """The user may have one array task."""
-        sizes.append(len(groups))
-        if len(groups) > 1 or len(cluster.submissions()) > len(dispatcher.rows):
-            raise SlurmError("sbatch: AssocMaxSubmitJobLimit")
-        submission = submit(self, groups, after)
-        cluster.queue(f"{len(cluster.submissions()) - 1}|0|RUNNING")
-        return submission
-
-    monkeypatch.setattr(Submitter, "submit", limited)
-
-    def waits():
-        assert dispatcher.stages[-1] == "1 array task running, 0 pending, 2 to be submitted"
-
-    def one_ends():
-        cluster.publish(len(cluster.submissions()) - 1, 0)
-        cluster.queue()
-
-    cluster.steps = [lambda: None, waits, one_ends, one_ends, one_ends]
-    assert not cluster.run(dispatcher)
-    assert len(dispatcher.rows) == 3
-    assert sizes[:4] == [3, 1, 2, 1], "a larger one is tried after one that was accepted"
-
-
 @pytest.mark.parametrize(
-    ("limit", "sizes"),
-    [(3, {2}), (60, {32, 24, 8})],
+    ("limit", "sizes", "stage"),
+    [
+        (3, {2}, "1 array task running, 0 pending, 78 to be submitted"),
+        (60, {32, 24, 8}, "55 array tasks running, 0 pending, 24 to be submitted"),
+    ],
 )
 def test_arrays_stay_as_large_as_a_limit_on_queued_array_tasks_lets_them(
-    cluster, slurm, monkeypatch, limit, sizes
+    cluster, slurm, monkeypatch, limit, sizes, stage
 ):
     """Of 80 cells, on a cluster whose largest array has 64; one array task ends at each look."""
     slurm(scontrol='[ "$2" = config ] && echo "MaxArraySize = 64"')
@@ -242,6 +166,7 @@ def test_arrays_stay_as_large_as_a_limit_on_queued_array_tasks_lets_them(
     assert not cluster.run(dispatcher)
     assert len(dispatcher.rows) == sum(accepted) == 80
     assert set(accepted[:-1]) == sizes, "the last is what is left"
+    assert dispatcher.stages[0] == stage
 
 
 def test_what_is_refused_with_nothing_queued_ends_the_run(cluster, slurm):
@@ -340,16 +265,21 @@ def test_two_collectors_append_a_row_once(cluster):
     dispatcher = cluster.dispatcher(2)
 
     def both():
-        cluster.publish(0, 0)
-        cluster.executor().collect()
-        assert len(read_rows(cluster.csv)) == 1
+        cluster.queue("0|0-1|RUNNING")
         cluster.publish(0, 1)
+        cluster.executor().collect()
+        assert [row.seed for row in read_rows(cluster.csv)] == [1]
+
+    def last():
+        assert [row.seed for row in dispatcher.rows] == [1]
+        cluster.publish(0, 0)
         cluster.queue()
 
-    cluster.steps = [both]
+    cluster.steps = [both, lambda: None, last]
     dispatcher_stays_queued(cluster, dispatcher)
-    assert [row.seed for row in dispatcher.rows] == [0, 1]
-    assert [row.seed for row in read_rows(cluster.csv)] == [0, 1]
+    assert [row.seed for row in read_rows(cluster.csv)] == [1, 0]
+    assert dispatcher.notes == ["job 11: 2 cells in 2 array tasks"]
+    assert list(submissions(cluster.csv)) == []
 
 
 def test_slurm_that_does_not_answer_is_asked_again(cluster, slurm):
@@ -370,14 +300,6 @@ def test_slurm_that_does_not_answer_is_asked_again(cluster, slurm):
         "Slurm does not answer (squeue: Unable to contact slurm controller); jobs go on, "
         "asking again"
     ]
-    assert len(dispatcher.rows) == 1
-
-
-def test_array_tasks_that_never_began_are_counted(cluster):
-    dispatcher = cluster.dispatcher(3)
-    cluster.steps = [lambda: (cluster.publish(0, 0), cluster.queue())]
-    assert not dispatcher_stays_queued(cluster, dispatcher)
-    assert dispatcher.notes[1:] == ["job 11: 2 array tasks never began: no longer in the queue"]
     assert len(dispatcher.rows) == 1
 
 
@@ -468,19 +390,6 @@ def test_attempts_before_the_last_are_in_the_csv_too(cluster):
 # The user stops it
 
 
-def test_without_a_terminal_array_tasks_go_on(cluster, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
-    dispatcher = cluster.dispatcher(1)
-
-    def stop():
-        cluster.signals.stops += 1
-
-    cluster.steps = [stop]
-    assert dispatcher_stays_queued(cluster, dispatcher)
-    assert dispatcher.notes[-1] == "array tasks go on; to cancel them: scancel 11"
-    assert not any(line.startswith("scancel") for line in cluster.called())
-
-
 class Terminal(io.StringIO):
     """A terminal, on which something is typed."""
 
@@ -488,9 +397,14 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("answer", ["y\n", "n\n", "\n", ""])
-def test_on_a_terminal_the_user_is_asked(cluster, monkeypatch, answer):
-    monkeypatch.setattr(sys, "stdin", Terminal(answer))
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [(io.StringIO, "y\n"), (Terminal, "y\n"), (Terminal, "n\n"), (Terminal, "\n"), (Terminal, "")],
+)
+def test_array_tasks_go_on_unless_the_user_says_otherwise_on_a_terminal(
+    cluster, monkeypatch, kind, answer
+):
+    monkeypatch.setattr(sys, "stdin", kind(answer))
     monkeypatch.setattr(sys, "stderr", Terminal())
     dispatcher = cluster.dispatcher(1)
 
@@ -503,9 +417,11 @@ def test_on_a_terminal_the_user_is_asked(cluster, monkeypatch, answer):
 
     cluster.steps = [stop, cancelled]
     assert dispatcher_stays_queued(cluster, dispatcher)
-    assert "cancel the array tasks of job 11? [y/N]" in dispatcher.notes
-    assert ("scancel 11" in cluster.called()) == (answer == "y\n")
-    assert len(dispatcher.rows) == (answer == "y\n")
+    ends = kind is Terminal and answer == "y\n"
+    assert ("cancel the array tasks of job 11? [y/N]" in dispatcher.notes) == (kind is Terminal)
+    assert ("array tasks go on; to cancel them: scancel 11" in dispatcher.notes) != ends
+    assert ("scancel 11" in cluster.called()) == ends
+    assert len(dispatcher.rows) == ends
 
 
 # Time limits
@@ -532,8 +448,5 @@ def test_a_time_limit_by_the_forecast(cluster, slurm, forecasts, timeouts, time)
     assert lines == ([] if time is None else [f"#SBATCH --time={time}"])
     given = cluster.executor(parse_request("time=5")).script(groups)
     assert "#SBATCH --time=5\n" in given
-
-
-def test_the_cells_of_a_group_share_a_time_limit(cluster, slurm):
-    group = [replace(run, expected_s=100.0) for run in runs(2)]
-    assert "#SBATCH --time=0:15:00" in cluster.executor().script([group])
+    together = [replace(run, expected_s=100.0) for run in runs(2)]
+    assert "#SBATCH --time=0:15:00" in cluster.executor().script([together])

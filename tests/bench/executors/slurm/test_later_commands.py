@@ -1,9 +1,7 @@
 """Commands that are given while others submit, or after something has changed."""
 
-from dataclasses import replace
 from pathlib import Path
 from threading import Thread
-from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -12,14 +10,13 @@ from bench.common.errors import InputError, StoppedError
 from bench.executors.slurm import probe
 from bench.executors.slurm.executor import POLL, SlurmExecutor, find_cluster
 from bench.executors.slurm.options import Request, parse_request
-from bench.executors.slurm.probe import Prober, known_kinds
+from bench.executors.slurm.probe import Prober
 from bench.executors.slurm.submission import TARGET
 from bench.executors.slurm.submitter import Submitter
 from bench.launch.attempt import outcome_row
 from bench.launch.signals import Signals
-from bench.plan.planning import Planned
 from bench.results.store import Store
-from tests.bench.executors.slurm.conftest import runs, worker_end
+from tests.bench.executors.slurm.conftest import Dispatcher, runs, worker_end
 
 
 def executor(folder, target) -> SlurmExecutor:
@@ -46,18 +43,15 @@ def test_what_another_command_is_submitting_is_not_closed(tmp_path, target, slur
 def test_nothing_is_submitted_after_a_stop(tmp_path, target, slurm):
     calls = tmp_path / "calls"
     slurm(sbatch=f"echo called > {calls}; echo 1", scontrol="echo MaxArraySize = 9")
-    prepared = runs(2)
 
-    class Dispatcher:
-        display = None
-
+    class Stopped(Dispatcher):
         def prepare(self, item):
             signals.stops = 1
-            return next(run for run in prepared if run.job.cell is item.cell)
+            return super().prepare(item)
 
-    items = [Planned(run.job.cell, "run", "not run yet", 1) for run in prepared]
+    dispatcher = Stopped(runs(2), Store(tmp_path / "runs.csv"))
     with Signals() as signals, pytest.raises(StoppedError):
-        executor(tmp_path, target).run(items, Dispatcher(), signals)
+        executor(tmp_path, target).run(dispatcher.items, dispatcher, signals)
     assert not calls.exists()
 
 
@@ -73,26 +67,20 @@ def test_what_another_command_has_run_meanwhile_is_not_submitted(
     prepared, asked = runs(3), []
     store = Store(tmp_path / "runs.csv")
 
-    class Dispatcher:
+    class Late(Dispatcher):
         def prepare(self, item):
-            number = next(i for i, run in enumerate(prepared) if run.job.cell is item.cell)
+            run = super().prepare(item)
+            number = prepared.index(run)
             asked.append(number)
             if asked == [0, 1, 2]:  # another command ends the first while this one still prepares
-                run = prepared[0].on(target)
-                store.append(outcome_row(run, target, worker_end(), run.folder(store.path)))
-            return None if store.highest_attempt(*item.key) else prepared[number]
+                first = prepared[0].on(target)
+                end = outcome_row(first, target, worker_end(), first.folder(store.path))
+                store.append(end)
+            return None if store.highest_attempt(*item.key) else run
 
-        @property
-        def display(self):
-            return SimpleNamespace(note=print)
-
-        def ended(self, *rows):
-            pass
-
-    items = [Planned(run.job.cell, "run", "not run yet", 1) for run in prepared]
-    dispatcher = Dispatcher()
+    dispatcher = Late(prepared, store)
     with Signals() as signals:
-        assert not executor(tmp_path, target).run(items, dispatcher, signals)
+        assert not executor(tmp_path, target).run(dispatcher.items, dispatcher, signals)
     assert asked == [0, 1, 2, 0]
     assert "--array=0-1 " in calls.read_text()
 
@@ -121,24 +109,20 @@ def folders(folder, text: str = ""):
     return one.kinds_folder, one._folder([])
 
 
-def test_kinds_of_nodes_stay_known_with_another_time_limit(tmp_path):
+def test_kinds_of_nodes_are_those_of_a_request_a_partition_and_a_build_of_torch(
+    tmp_path, monkeypatch, slurm
+):
     assert folders(tmp_path, "time=5 exclude=n1") == folders(tmp_path, "time=9")
-    assert folders(tmp_path, "mem=1G")[0] != folders(tmp_path)[0]
-
-
-def test_a_partition_of_the_environment_counts(tmp_path, monkeypatch, slurm):
     before = folders(tmp_path)
+    assert folders(tmp_path, "mem=1G")[0] != before[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(probe, "torch_build", lambda: ("99.0", None))
+        after = folders(tmp_path)
+    assert (after[0], after[1] != before[1]) == (before[0], True), "a node is asked again"
     monkeypatch.setenv("SBATCH_PARTITION", "long")
     assert folders(tmp_path)[0] != before[0]
     slurm(sinfo="echo 'main*|30:00'; echo 'long|infinite'", sbatch="cat > /dev/null")
     prober(tmp_path, "time=2:00:00").check()
-
-
-def test_a_node_is_asked_again_after_an_update_of_torch(tmp_path, monkeypatch):
-    before = folders(tmp_path)
-    monkeypatch.setattr(probe, "torch_build", lambda: ("99.0", None))
-    after = folders(tmp_path)
-    assert (after[0], after[1] != before[1]) == (before[0], True)
 
 
 def test_a_full_queue_is_no_reason_to_refuse_a_later_command(tmp_path, slurm, target):
@@ -162,12 +146,3 @@ def test_an_answer_that_a_killed_command_left_is_not_used(tmp_path, slurm, targe
     slurm(sbatch=f"[ -e {answer} ] || cat {tmp_path}/found > {answer}; echo 3")
     with Signals() as signals:
         assert one.ask(signals) == target
-
-
-def test_a_kind_that_another_version_has_written_does_not_count(tmp_path, target):
-    other = replace(target, conditions=replace(target.conditions, machine="another"))
-    for kind in (other, target):
-        path = tmp_path / f"{kind.conditions.conditions_id}.json"
-        path.write_bytes(TARGET.dump_json(kind))
-    (tmp_path / f"{other.conditions.conditions_id}.json").write_text('{"conditions": {}}')
-    assert [*known_kinds(tmp_path, target).values()] == [target]

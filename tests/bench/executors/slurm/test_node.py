@@ -181,13 +181,6 @@ def test_conditions_on_a_part_of_a_node(slurm, monkeypatch):
     assert whole.conditions_id != part.conditions_id
 
 
-def test_cpus_of_a_node(slurm):
-    slurm(scontrol="echo '   NodeName=n1 CPUAlloc=1 CPUEfctv=8 CPUTot=8 CPULoad=0.1'")
-    assert node.commands.cpus_of("n1") == 8
-    slurm(scontrol="exit 1")
-    assert node.commands.cpus_of("n1") is None
-
-
 def test_a_folder_that_can_not_be_read_is_one_line(submit, tmp_path, capfd):
     submission = submit([runs(1)])
     (submission.folder / "cells.jsonl").unlink()

@@ -1,6 +1,7 @@
 """Which nodes deviate, and what is said of them."""
 
 import errno
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,14 @@ def test_lines_name_what_to_leave_out():
     assert lines(compare(usual)) == lines(compare(usual))[:2]
 
 
+def checked(folder: Path, request: str = "", notes: list[str] | None = None) -> list[Node]:
+    """What a check of the nodes finds, which looks once."""
+    submitter = Submitter(folder / "runs.csv", parse_request(request), "cpu", folder)
+    with Signals() as signals:
+        note = (notes if notes is not None else []).append
+        return check_nodes(submitter, runs(1)[0], note, signals, 0.0)
+
+
 def test_each_node_that_takes_jobs_has_a_job_of_its_own(slurm, tmp_path, target, monkeypatch):
     calls = tmp_path / "calls"
     slurm(
@@ -55,7 +64,6 @@ def test_each_node_that_takes_jobs_has_a_job_of_its_own(slurm, tmp_path, target,
         sbatch=f'for s; do :; done; cat "$s" >> {calls}; echo 7',
         scontrol='[ "$2" = hostnames ] && echo n4 || exit 1',
     )
-    submitter = Submitter(tmp_path / "runs.csv", parse_request("exclude=n4"), "cpu", tmp_path)
 
     def work(_seconds: float) -> None:
         """The nodes run their cells, except the last."""
@@ -67,9 +75,7 @@ def test_each_node_that_takes_jobs_has_a_job_of_its_own(slurm, tmp_path, target,
             submission.publish_row(FIRST, row | {"ms_per_1k_tokens": 5.0}, folder)
 
     monkeypatch.setattr(module, "sleep", work)
-    notes: list[str] = []
-    with Signals() as signals:
-        nodes = check_nodes(submitter, runs(1)[0], notes.append, signals, 0.0)
+    nodes = checked(tmp_path, "exclude=n4")
     gone = "it never began: no longer in the queue"
     assert [node.problem for node in nodes] == ["", "", gone]
     assert [node.name for node in nodes] == ["n1", "n2", "n5"]
@@ -87,30 +93,22 @@ def test_a_node_that_does_not_fit_is_left_out(slurm, tmp_path, monkeypatch):
         "echo 'sbatch: error: Requested node configuration is not available' >&2; exit 1;; esac; "
         "echo 7",
     )
-    submitter = Submitter(tmp_path / "runs.csv", parse_request("exclusive"), "cpu", tmp_path)
     monkeypatch.setattr(module, "sleep", lambda _seconds: None)
     notes: list[str] = []
-    with Signals() as signals:
-        [node] = check_nodes(submitter, runs(1)[0], notes.append, signals, 0.0)
-        assert node.name == "n2"
-        slurm(sinfo="echo 'n1|idle'")
-        with pytest.raises(
-            InputError, match=r"^--check-nodes: n1 is not checked: sbatch: Requested"
-        ):
-            check_nodes(submitter, runs(1)[0], notes.append, signals, 0.0)
+    [node] = checked(tmp_path, "exclusive", notes)
+    assert node.name == "n2"
+    slurm(sinfo="echo 'n1|idle'")
+    with pytest.raises(InputError, match=r"^--check-nodes: n1 is not checked: sbatch: Requested"):
+        checked(tmp_path, "exclusive")
     assert notes[0] == "n1 is not checked: sbatch: Requested node configuration is not available"
 
 
 def test_jobs_are_cancelled_if_a_later_one_can_not_be_made(slurm, tmp_path, monkeypatch):
-    calls, notes = tmp_path / "calls", []
+    calls, notes, submit = tmp_path / "calls", [], Submitter.submit
     slurm(
         sinfo="echo 'n1|idle'; echo 'n2|idle'",
         sbatch=f"echo sbatch > {calls}; echo 7",
         scancel=f'echo "scancel $*" >> {calls}',
-    )
-    submitter, submit = (
-        Submitter(tmp_path / "runs.csv", parse_request(""), "cpu", tmp_path),
-        Submitter.submit,
     )
 
     def once(self, groups):
@@ -119,14 +117,13 @@ def test_jobs_are_cancelled_if_a_later_one_can_not_be_made(slurm, tmp_path, monk
         return submit(self, groups)
 
     monkeypatch.setattr(Submitter, "submit", once)
-    with Signals() as signals, pytest.raises(OSError, match="No space left"):
-        check_nodes(submitter, runs(1)[0], notes.append, signals, 0.0)
+    with pytest.raises(OSError, match="No space left"):
+        checked(tmp_path, notes=notes)
     assert calls.read_text() == "sbatch\nscancel 7\n"
     assert [note for note in notes if "without exclusive" in note]
 
 
 def test_no_node_takes_jobs(slurm, tmp_path):
     slurm(sinfo="echo 'n1|down*'; echo 'n2|drained'")
-    submitter = Submitter(tmp_path / "runs.csv", parse_request(""), "cpu", tmp_path)
-    with Signals() as signals, pytest.raises(InputError, match="no node takes jobs"):
-        check_nodes(submitter, runs(1)[0], print, signals, 0.0)
+    with pytest.raises(InputError, match="no node takes jobs"):
+        checked(tmp_path)

@@ -69,6 +69,8 @@ def test_kinds_with_other_software_do_not_count(tmp_path, target):
     for kind in (other, older):
         path = tmp_path / f"{kind.conditions.conditions_id}.json"
         path.write_bytes(TARGET.dump_json(kind))
+    path = tmp_path / f"{'0' * 12}.json"
+    path.write_text('{"conditions": {}}')  # by another version
     assert [*known_kinds(tmp_path, target).values()] == [target, other]
 
 
@@ -100,37 +102,37 @@ def test_a_partition_that_is_not_there_or_too_short(cluster, text, message):
     assert cluster.left_over() == []
 
 
-def test_a_list_of_nodes_that_each_job_would_get(cluster):
-    cluster.put(scontrol='[ "$*" = "show hostnames n[1-2]" ] && printf "n1\\nn2\\n"')
-    with pytest.raises(InputError, match=r"^--slurm: nodelist names 2 nodes, .* exclude=$"):
-        cluster.prober("nodelist=n[1-2]").check()
-
-
-def test_a_cluster_without_a_default_partition(cluster):
-    cluster.put(sinfo="echo 'cpu|infinite'; echo 'gpu|30:00'")
-    with pytest.raises(InputError, match="no default partition; choose cpu, gpu"):
-        cluster.prober().check()
-
-
-def test_slurm_refuses_such_a_job(cluster):
-    lines = "sbatch: error: invalid account\nallocation failure: Invalid account"
-    cluster.put(sbatch=f"cat >/dev/null; printf '{lines}' >&2; exit 1")
-    with pytest.raises(InputError) as error:
-        cluster.prober("account=me").check()
-    assert str(error.value) == (
-        "--slurm: Slurm refuses such a job: sbatch: invalid account; allocation failure: Invalid "
-        "account"
-    )
-
-
-def test_no_controller(cluster):
-    cluster.put(
-        sinfo="echo 'slurm_load_partitions: Unable to contact slurm controller' >&2; exit 1"
-    )
-    with pytest.raises(
-        InputError, match=r"not answer here \(sinfo: .*Unable to contact slurm controller\);"
-    ):
-        cluster.prober().check()
+@pytest.mark.parametrize(
+    ("lines", "asked", "message"),
+    [
+        (
+            {"scontrol": '[ "$*" = "show hostnames n[1-2]" ] && printf "n1\\nn2\\n"'},
+            "nodelist=n[1-2]",
+            r"^--slurm: nodelist names 2 nodes, .* exclude=$",
+        ),
+        (
+            {"sinfo": "echo 'cpu|infinite'; echo 'gpu|30:00'"},
+            "",
+            "no default partition; choose cpu, gpu",
+        ),
+        (
+            {"sbatch": "cat >/dev/null; echo 'sbatch: error: invalid account' >&2; "
+             "echo 'allocation failure: Invalid account' >&2; exit 1"},
+            "account=me",
+            "^--slurm: Slurm refuses such a job: sbatch: invalid account; allocation failure: "
+            "Invalid account$",
+        ),
+        (
+            {"sinfo": "echo 'slurm_load_partitions: Unable to contact' >&2; exit 1"},
+            "",
+            r"not answer here \(sinfo: .*Unable to contact\);",
+        ),
+    ],
+)  # fmt: skip
+def test_what_slurm_would_refuse(cluster, lines, asked, message):
+    cluster.put(**lines)
+    with pytest.raises(InputError, match=message):
+        cluster.prober(asked).check()
 
 
 def test_a_folder_that_nodes_do_not_share(cluster):

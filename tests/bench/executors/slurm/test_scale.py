@@ -94,15 +94,3 @@ def test_every_cell_has_one_result_whatever_happens_to_array_tasks(
     assert len({row.row_key for row in rows}) == len(rows)
     assert run(grid)[0] == 0
     assert len(grid.rows()) == len(rows), "nothing is left to do"
-
-
-def test_a_cluster_that_accepts_nothing_is_one_line(grid: GridRuns, slurm: Simulation) -> None:
-    run(grid, "--select", "rank=1 seed=0 mode=lora")
-    slurm.max_job_count = 0
-    before = len(grid.rows())
-    code, out, err = run(grid, "--select", "rank=1 seed=1 mode=lora")
-    assert (code, out, len(grid.rows())) == (2, "", before)
-    lines = [line for line in err.splitlines() if "temporarily" in line]
-    assert lines == [
-        "error: sbatch: Slurm temporarily unable to accept job, sleeping and retrying"
-    ], err

@@ -84,14 +84,7 @@ def test_a_network_that_loses_an_answer_is_no_second_publication(tmp_path, monke
     assert publish(tmp_path / "row.json", b"1")
 
 
-def test_an_attempt_begins_once(submit, target):
-    submission = submit([runs(1)])
-    assert begin(submission, target)
-    assert not begin(submission, target)
-    assert begin(submission, target, replace(FIRST, restart=1))
-
-
-def test_a_row_is_published_once_and_kept_in_its_folder(submit, target):
+def test_a_row_is_published_once_and_stays_in_its_folder_whatever_closes_it(submit, target):
     submission = submit([runs(1)])
     begin(submission, target)
     row, folder = row_of(submission, target, "ok")
@@ -99,14 +92,8 @@ def test_a_row_is_published_once_and_kept_in_its_folder(submit, target):
     assert submission.row(FIRST) == row == kept_row(folder)
     other, _ = row_of(submission, target, "crashed")
     assert not submission.publish_row(FIRST, other, folder)
+    assert submission.close(FIRST, submission.groups[0][0], "crashed", "") == row
     assert submission.row(FIRST) == row == kept_row(folder)
-
-
-def test_a_restart_is_a_further_attempt(submit, target):
-    submission = submit([runs(1, attempt=3)])
-    row, folder = row_of(submission, target, "ok", replace(FIRST, restart=2))
-    assert row.attempt == 5
-    assert folder.name.endswith("-5")
 
 
 # Closing
@@ -133,14 +120,6 @@ def test_an_attempt_that_began_is_closed_with_a_row_and_a_process_on_it_publishe
     assert row.conditions_id == target.conditions.conditions_id
     assert not submission.publish_row(FIRST, late, folder)
     assert kept_row(folder) == row
-
-
-def test_closing_keeps_a_row_that_was_published(submit, target):
-    submission = submit([runs(1)])
-    begin(submission, target)
-    row, folder = row_of(submission, target, "ok")
-    submission.publish_row(FIRST, row, folder)
-    assert submission.close(FIRST, submission.groups[0][0], "crashed", "") == row
 
 
 @pytest.mark.parametrize("has_begun", [False, True])
