@@ -72,12 +72,10 @@ class DoraLinear(LowRankLinear):
         return (ratios - 1) * F.linear(x, weight.to(x.dtype)) + ratios * super().update(x, index)
 
     def adapted_weight(self) -> Tensor:
-        """c ⊙ V, [o, i]."""
         updated = self.updated_weight()
         return self.magnitude_over_norm(self.row_norms(updated))[:, None] * updated
 
     def reset_parameters(self, seed: int) -> None:
-        """Draw A, set B to zero and m to the row norms of W, so that c is 1."""
         super().reset_parameters(seed)
         self.reset_magnitude()
 
@@ -109,10 +107,8 @@ class DoraLinear(LowRankLinear):
     @torch.no_grad()
     def factored_norms(self) -> Tensor:
         """n, [o], without V: n² = |w|² + 2 s Σ B ⊙ (W Aᵀ) + s² Σ (B A Aᵀ) ⊙ B (arXiv 2603.22276).
-
         Rows in which W and the update nearly cancel are computed in full: the sum has few digits
-        there.
-        """
+        there."""
         a, b = self.of_parts(self.lora_A), self.of_parts(self.lora_B) * self.scales
         stacked = self.weight.to(a.dtype).view(len(self.parts), -1, self.in_features)
         base = torch.linalg.vector_norm(stacked, dim=2)  # [p, o / p]

@@ -39,13 +39,8 @@ _ENCODER_LAYER: Final = re.compile(r"bert(?:_pairs)?\.encoder\.layer\.\d+\.")
 
 @dataclass(frozen=True)
 class Training:
-    """The choice of trainable parameters.
-
-    Attributes:
-        base: whether the parts of the encoder without an adapter train.
-        new_pooler: whether the poolers, if there are any, are newly initialised: they then always
-            train, as part of the head; otherwise they are part of the base.
-    """
+    """The choice of trainable parameters: whether the parts of the encoder without an adapter
+    train, `base`, and whether poolers are newly initialised, and train as part of the head."""
 
     mode: str
     base: bool
@@ -67,10 +62,7 @@ def layer_class(mode: str) -> type[AdaptedLinear]:
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear, tuple[str, ...]]]:
-    """Every plain linear layer with its name and the format's names for its parts.
-
-    A layer that is not fused has one part, with the layer's name.
-    """
+    """Every plain linear layer with its name and the format's names for its parts."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             yield name, module, part_names(name)
@@ -105,8 +97,7 @@ def inject(
         layers: the layer set, or ends of layers' names joined by `+`; None in the modes without
             adapters.
         rank: of every adapter; None in the modes without ranks.
-        alpha: numerator of the scale, alpha / rank, or with `use_rslora` alpha / √rank; without
-            effect in the modes without ranks.
+        alpha: numerator of the scale, alpha / rank, or with `use_rslora` alpha / √rank.
         new_pooler: whether the model's pooler, if it has one, was newly initialised.
         seed: of the adapters' random numbers; the global generator is not used.
         lora_dropout: probability of dropout on the input of LoRA's A.
@@ -149,11 +140,8 @@ def build_layers(
     model: nn.Module, mode: str, parts: Mapping[str, Part]
 ) -> dict[str, AdaptedLinear]:
     """Adapted layers without values that could replace a model's linear layers of the same names,
-    plain or fused, whose weights they share; the model does not change. InputError as of `inject`.
-
-    Args:
-        parts: by their names in PEFT's format.
-    """
+    plain or fused, whose weights they share; the model does not change. `parts` are by their names
+    in PEFT's format. InputError as of `inject`."""
     _refuse_adapters(model)
     chosen = {
         name: (linear, names)
@@ -181,7 +169,6 @@ def _refuse_adapters(model: nn.Module) -> None:
 
 
 def _check(part: Part, width: int) -> None:
-    """Raise InputError if a part's rank or alpha is out of range."""
     rank, choose = part.rank, f"choose 1 to {width}"
     if rank < 1:
         raise InputError(f"rank {rank} of {part.name} is below 1; {choose}")
@@ -192,8 +179,6 @@ def _check(part: Part, width: int) -> None:
 
 
 def freeze(model: nn.Module, training: Training) -> None:
-    """Make the chosen parameters trainable, freeze the others, and store the choice on the
-    model."""
     vars(model)["training_choice"] = training
     for name, parameter in model.named_parameters():
         group = _group(model, name, training)

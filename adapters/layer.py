@@ -71,18 +71,14 @@ class AdaptedLinear(nn.Module, ABC):
 
     @abstractmethod
     def reset_parameters(self, seed: int) -> None:
-        """Reset the adapter, so that the layer computes the same as the frozen layer.
-
-        Random numbers depend only on the seed and each part's name: not on the global generator,
-        the device, other layers, or whether the layer is fused.
-        """
+        """Reset the adapter, so that the layer computes the same as the frozen layer. Random
+        numbers depend only on the seed and each part's name: not on the global generator, the
+        device, other layers, or whether the layer is fused."""
 
     @abstractmethod
     def adapted_weight(self) -> Tensor:
-        """The weight [o, i] of a plain layer with the same function, by the method's definition.
-
-        It is in fp32 or better, and differentiable. For use with autocast off.
-        """
+        """The weight [o, i] of a plain layer with the same function, by the method's definition; in
+        fp32 or better, and differentiable. For use with autocast off."""
 
     @abstractmethod
     def part_tensors(self, index: int) -> dict[str, Tensor]:

@@ -36,14 +36,11 @@ class LoraLinear(LowRankLinear):
 
     def _is_exact(self, x: Tensor) -> bool:
         """Whether the product with x is in fp32, of weights in fp32, with one scale of all parts.
-
-        In half precision a GPU multiplies so fast that thin products gain nothing.
-        """
+        In half precision a GPU multiplies so fast that thin products gain nothing."""
         dtypes = {product_dtype(x), x.dtype, self.weight.dtype}
         return self.scale is not None and dtypes == {torch.float32}
 
     def adapted_weight(self) -> Tensor:
-        """W + s B A, [o, i]."""
         return self.updated_weight()
 
     def weight_change(self) -> Tensor:

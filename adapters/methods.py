@@ -149,6 +149,5 @@ def place(mode: str) -> tuple[int, str]:
 
 
 def mode_label(mode: str) -> str:
-    """A mode in words."""
     is_known = mode in _PLAIN or METHODS.known(mode) is not None
     return mode if is_known else f"{mode} (plugin not installed)"

@@ -27,10 +27,9 @@ def save_adapter(
     whole: Iterable[str] | None = None,
     revision: str | None = None,
 ) -> None:
-    """Save a model's adapters, and modules that are saved whole, into a folder.
-
-    An adapter that the folder holds is replaced. If writing is interrupted, there is no
-    adapter_config.json, so that the folder can't be mistaken for a complete one.
+    """Save a model's adapters, and modules that are saved whole, into a folder. If writing is
+    interrupted, there is no adapter_config.json, so that the folder can't be mistaken for a
+    complete one.
 
     Args:
         base_model: name or path of the base model, for the reader's information.

@@ -38,15 +38,12 @@ def build(job: Job) -> BertClassifier:
 
 
 def skeleton(job: Job) -> BertClassifier:
-    """As `Engine.skeleton`.
-
-    A pooler counts as the checkpoint's own: whether it has one is known only once it is loaded.
-    """
+    """As `Engine.skeleton`; a pooler counts as the checkpoint's own, which is known once it is
+    loaded."""
     return _make_ready(_new_model(job), replace(job, device="meta"), job.cell.init == "random")
 
 
 def _new_model(job: Job) -> BertClassifier:
-    """The encoder with its heads, still without adapters and weights."""
     cell = job.cell
     if job.geometry is not None:
         config = GEOMETRIES[job.geometry]
@@ -66,7 +63,6 @@ def _new_model(job: Job) -> BertClassifier:
 
 
 def _make_ready(model: BertClassifier, job: Job, new_pooler: bool) -> BertClassifier:
-    """A model that has its weights, on its device and with the cell's adapters."""
     cell = job.cell
     start = time.perf_counter()
     inject(

@@ -27,7 +27,6 @@ def parts_of(cell: Cell) -> list[str]:
 
 
 def task_of(job: Job) -> Task:
-    """The task of a job's cell. InputError if there is no such task."""
     return find_task(job.cell.task, folder_of(job))
 
 

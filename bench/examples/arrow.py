@@ -101,15 +101,14 @@ def _check_mapped(folder: Path) -> None:
 
 
 def _size(files: Iterable[Path]) -> int:
-    """Bytes of files, each once."""
     return sum(file.stat().st_size for file in {file.resolve() for file in files})
 
 
 def from_hub(path: str, config: str | None) -> dict[str, Records]:
     """The tables of a data set on the hub, by the names of its parts; fetched if need be.
+    InputError: no such data set or configuration, no network, or `datasets` is missing.
 
-    No code of the data set runs: from version 4 `datasets` has no means to. InputError: no such
-    data set or configuration, no network, or `datasets` is missing.
+    No code of the data set runs: from version 4 `datasets` has no means to.
 
     Args:
         path: `hub:user/name`; `@` and a branch, tag or commit after it choose a version.
@@ -153,12 +152,8 @@ def _table(
     size: int,
     notes: tuple[str, ...] = (),
 ) -> Records:
-    """A table.
-
-    Args:
-        batches: reads columns, and counts the bytes that it is going to read.
-        size: of its files, bytes.
-    """
+    """A table of files of `size` bytes; `batches` reads columns, and counts the bytes that it will
+    read."""
     class_names = _class_names(schema)
     most = max(_SMALL, _EXPANSION * size)
 
@@ -233,10 +228,8 @@ def _with_names(values: list[Any], names: tuple[str, ...] | None) -> list[Any]:
 
 @contextmanager
 def _limited_memory(size: int) -> Iterator[None]:
-    """Limits the memory that a step of reading files of `size` bytes takes, where Linux counts it.
-
-    The limit is on private memory that can be written, so a mapped file takes none of it.
-    """
+    """Limits the private memory that a step of reading files of `size` bytes takes, of which a
+    mapped file takes none, where Linux counts it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     most = getattr(psutil.Process().memory_info(), "data", 0)  # 0 or missing on other systems
     if not most:
@@ -258,7 +251,6 @@ def _limited_memory(size: int) -> Iterator[None]:
 
 @contextmanager
 def _errors_named(name: Path | str, hint: str = "") -> Iterator[None]:
-    """Turns the libraries' errors into one line."""
     try:
         yield
     except Exception as error:  # pyarrow and datasets raise their own, and those of others
@@ -277,7 +269,6 @@ def _library(module: str, name: str) -> Any:
 
 
 def _datasets(name: str) -> Any:
-    """The library, without its progress bars where nobody sees them."""
     datasets = _library("datasets", name)
     datasets.logging.set_verbosity_error()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its errors say all that matters

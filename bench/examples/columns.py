@@ -29,11 +29,9 @@ def check_columns(table: Records, spec: DataSpec) -> None:
 
 
 def choose(table: Records, spec: DataSpec) -> tuple[DataSpec, tuple[str, ...]]:
-    """A description with the columns of a table, as given or inferred, and notes on the latter.
-
-    A pair is inferred only where no text is given. InputError: a column that is missing, has two
-    roles, or can't be inferred without doubt.
-    """
+    """A description with the columns of a table, as given or inferred, and notes on the latter; a
+    pair is inferred only where no text is given. InputError: a column that is missing, has two
+    roles, or can't be inferred without doubt."""
     check_columns(table, spec)
     used = columns_of(spec.model_copy(update={"group": None}))
     if len(set(used)) < len(used):
@@ -54,11 +52,7 @@ def choose_texts(
     table: Records, text: str | None, text_pair: str | None, *, pairs: bool
 ) -> tuple[str, ...]:
     """The column of the texts of a table without labels or, of pairs, both columns. InputError: a
-    column that is missing, or can't be inferred without doubt.
-
-    Args:
-        text, text_pair: as given.
-    """
+    column that is missing, or can't be inferred without doubt."""
     given = DataSpec(path=table.name).model_copy(update={"text": text, "text_pair": text_pair})
     check_columns(table, given)
     if text_pair is not None and not pairs:
@@ -109,7 +103,6 @@ def _inferred(table: Records, given: DataSpec, free: Sequence[str]) -> DataSpec:
 
 
 def _only(columns: Sequence[str], names: Sequence[str]) -> str:
-    """The only column with one of some names, or an empty name."""
     matching = [column for column in columns if _plain(column) in names]
     return matching[0] if len(matching) == 1 else ""
 
@@ -143,5 +136,4 @@ def _notes(given: DataSpec, chosen: DataSpec, free: Sequence[str]) -> Iterator[s
 
 
 def _plain(name: str) -> str:
-    """A column's name without case and separators."""
     return name.casefold().replace("_", "").replace("-", "").replace(" ", "")

@@ -35,11 +35,8 @@ Pairs = dict[tuple[int, int], dict[int, int]]
 
 def near_duplicates(texts: Sequence[str], on_side: NDArray[np.bool_]) -> tuple[Pairs, int]:
     """The near duplicates among distinct normalised texts in random order, and the number of texts,
-    from the first, among which they were searched.
-
-    Args:
-        on_side: whether each text is one of train, and one of dev, [2, N].
-    """
+    from the first, among which they were searched; `on_side` [2, N] says whether each is one of
+    train, and one of dev."""
     from datasketch import MinHash, MinHashLSH  # loads scipy
 
     index = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))

@@ -36,7 +36,6 @@ _add_details: Final = options_in(
 
 
 def flag_of(field: str) -> str:
-    """The flag that fills a field of `DataSpec`."""
     return "--data-config" if field == "config" else f"--{field.replace('_', '-')}"
 
 

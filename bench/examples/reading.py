@@ -39,10 +39,8 @@ class ReadData:
     """The examples of a data set, not yet split.
 
     Attributes:
-        spec: as given, with the columns, the problem and the classes that were inferred; of a
-            regression there are no classes.
-        examples: for training; labels int64 [N] of class indices, float64 [N] of numbers, or int8
-            [N, classes] of 0 and 1.
+        spec: as given, with the columns, the problem and the classes that were inferred.
+        examples: for training; labels as of `bench.examples.labels.encode`.
         validation: those for dev, where the data has them.
         notes: what was inferred, and what was left out, a line each.
     """
@@ -84,12 +82,8 @@ def read(spec: DataSpec) -> ReadData:
 
 
 def read_test(spec: DataSpec) -> tuple[Examples, tuple[str, ...]]:
-    """The test examples of a data set, and notes on what was left out. InputError: there are none,
-    or they can't be read or used.
-
-    Args:
-        spec: that of `ReadData`, with columns, problem and classes.
-    """
+    """The test examples of a data set, and notes on what was left out; `spec` is that of
+    `ReadData`. InputError: there are none, or they can't be read or used."""
     if spec.text is None or spec.label is None:
         raise ValueError("the columns have to be those of the training examples")
     ungrouped = spec.model_copy(update={"group": None})

@@ -25,12 +25,11 @@ class Records:
 
     Attributes:
         name: its file, as messages show it.
-        columns: their names, in order.
-        read: the rows, each with its number from 1 and the fields of the columns that are asked
-            for; a generator.
+        read: a generator of rows, each with its number from 1 and the fields of the columns that
+            are asked for.
         unit: what its rows are counted in, `line` or `record`.
-        class_names: of the columns that hold indices of named classes, the names in their order.
-            The rows have names, not indices.
+        class_names: of columns of named classes, the names in their order; rows have names, not
+            indices.
         notes: how it was read, where that is not obvious.
     """
 
@@ -91,7 +90,6 @@ def quoted(name: str) -> str:
 
 
 def listed(names: Iterable[str], most: int = _MOST_NAMES) -> str:
-    """Names for a message; of many the first."""
     shown = [quoted(name) for name in names]
     rest = [f"and {len(shown) - most:,} more"] if len(shown) > most else []
     return ", ".join(shown[:most] + rest)

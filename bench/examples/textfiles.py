@@ -33,11 +33,9 @@ csv.field_size_limit(2**27)  # the default would refuse long documents
 
 
 def delimited(path: Path) -> Records:
-    """A table of fields between delimiters, with a header.
-
-    The delimiter is a tab in `.tsv`, else a comma, unless the header then is one column and another
-    delimiter gives more. InputError: a file without a header, or one that can't be read.
-    """
+    """A table of fields between delimiters, with a header: tabs in `.tsv`, else commas, unless the
+    header then is one column and another delimiter gives more. InputError: a file without a header,
+    or one that can't be read."""
     header = next((line for line in _lines(path) if line.strip()), "")
 
     def width(delimiter: str) -> int:
@@ -69,11 +67,8 @@ def delimited(path: Path) -> Records:
 
 
 def _is_quoted(path: Path) -> bool:
-    """Whether quotes enclose whole fields of a file separated by tabs; many have no quoting.
-
-    A field with both tabs and line breaks is several rows, between two quotes that have nothing to
-    do with each other.
-    """
+    """Whether quotes enclose whole fields of a file separated by tabs; many have no quoting. A
+    field with both tabs and line breaks is several rows between two unrelated quotes."""
     try:
         return not any(
             "\t" in field and "\n" in field
@@ -147,7 +142,6 @@ def _objects(path: Path) -> Iterator[tuple[int, Any]]:
 
 def plain_texts(path: Path) -> Records:
     """A table whose only column, `text`, has the lines of a text file, empty ones too."""
-
     return _texts(str(path), lambda: _lines(path))
 
 
@@ -187,7 +181,6 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _checked(text: TextIO, name: str) -> Iterator[str]:
-    """The lines of a text, each with its end."""
     number = 0
     while line := text.readline(LONGEST + 1):
         number += 1

@@ -77,15 +77,9 @@ Pieces = dict[str, Sides]
 
 
 def share(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> None:
-    """Make the file that the workers of cells like this one map, unless it exists.
-
-    Errors are ignored here: each worker then tokenises its examples, and reports the error.
-
-    Args:
-        data: the cell's examples.
-        tokenizer: the folder with the vocabulary.
-        folder: the folder of the task's files; None for an embedded task.
-    """
+    """Make the file that the workers of cells like this one map, unless it exists, from the cell's
+    examples, the folder with the vocabulary and that of the task's files. Errors are ignored here:
+    each worker then tokenises its examples, and reports the error."""
     path = _path(cell, tokenizer, folder)
     if path is not None and not is_file(path):
         with _errors_of_tokenising_ignored():
@@ -103,10 +97,8 @@ def _errors_of_tokenising_ignored() -> Iterator[None]:
 
 
 def cut_columns(encoded: Iterable[Encoded]) -> dict[str, float]:
-    """The columns about the texts that are cut.
-
-    A pair in one sequence is one text, and special tokens count, as in `tokens_total`.
-    """
+    """The columns about the texts that are cut. A pair in one sequence is one text, and special
+    tokens count, as in `tokens_total`."""
     texts = lost = kept = 0
     for side in encoded:
         if side.cut is not None:
@@ -119,14 +111,8 @@ def cut_columns(encoded: Iterable[Encoded]) -> dict[str, float]:
 def cut_notes(
     data: Data, cell: Cell, tokenizer: Path, folder: Path | None, whose: str = ""
 ) -> Iterator[str]:
-    """A note about the texts that are cut, if there are any and they can be tokenised.
-
-    The file is made, as by `share`, once the note is requested.
-
-    Args:
-        data, cell, tokenizer, folder: as of `share`.
-        whose: the beginning of the note.
-    """
+    """A note, that begins with `whose`, about the texts that are cut, if there are any and they can
+    be tokenised. The file is made, as by `share`, once the note is requested."""
     sides: list[Encoded] = []
     with _errors_of_tokenising_ignored():
         pieces = read(cell, tokenizer, folder) or make(data, cell, tokenizer, folder)
@@ -217,12 +203,8 @@ def token_lengths(examples: Examples, encoder: "TextEncoder") -> NDArray[np.int6
 
 
 def auto_max_length(lengths: NDArray[np.int64], longest: int) -> int:
-    """The smallest multiple of 8 that cuts under 1% of the tokens.
-
-    Args:
-        lengths: tokens of each training example, uncut.
-        longest: the most tokens that the model allows, its positions: the result is no larger.
-    """
+    """The smallest multiple of 8 that cuts under 1% of the tokens of training examples of these
+    lengths; at most `longest`, the model's positions."""
     for length in range(LENGTH_STEP, longest, LENGTH_STEP):
         if share_cut(lengths, length) < MOST_CUT:
             return length
@@ -230,15 +212,12 @@ def auto_max_length(lengths: NDArray[np.int64], longest: int) -> int:
 
 
 def share_cut(lengths: NDArray[np.int64], max_length: int) -> float:
-    """The share of all tokens that a `max_length` cuts."""
     return float(np.maximum(lengths - max_length, 0).sum() / max(1, int(lengths.sum())))
 
 
 def find_length(data: Data, encoder: "TextEncoder", longest: int) -> tuple[int, str]:
-    """The `max_length` that `auto` is for a task's training examples, and a note on it.
-
-    Texts that the model reads by themselves count by themselves.
-    """
+    """The `max_length` that `auto` is for a task's training examples, and a note on it. Texts that
+    the model reads by themselves count by themselves."""
     lengths = np.concatenate(
         [token_lengths(piece.train, encoder) for piece in data.pieces().values()]
     )

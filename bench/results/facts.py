@@ -111,7 +111,6 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
         return self.model_copy(update={"references": known.references, "final": known.final})
 
     def without_texts(self) -> "DataFacts":
-        """The same without the texts that checks found, as they are kept beside results."""
         checks = self.checks and self.checks.without_texts()
         return self.model_copy(update={"checks": checks})
 
@@ -158,7 +157,6 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
 
 
 def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> DataFacts:
-    """The facts on a task's examples, without reference points."""
     classes = data.task.classes
     several = data.train.labels.ndim > 1
     counts = [

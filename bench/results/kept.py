@@ -43,8 +43,8 @@ AGAIN: Final = ("export-", "refit-")
 
 
 class KeptWeights:
-    """The kept weights of a CSV's cells; `every` cell keeps its weights, whatever their size, or
-    only those that do so by default."""
+    """The kept weights of a CSV's cells, of `every` cell or only of those that keep them by
+    default."""
 
     def __init__(self, runs: Path, every: bool) -> None:
         self._folder = cells_folder(runs)

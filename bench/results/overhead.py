@@ -73,13 +73,12 @@ def times_of(rows: Iterable[Row], between_s: float = 0.0) -> Times | None:
 
 
 class Account:
-    """The time of a run of cells since the creation of this object, of all worker slots together.
-
-    Waiting for other grids, and cells that did not end ok, are left out.
+    """The time of a run of cells since the creation of this object, of all worker slots together;
+    without waits for other grids, and cells that did not end ok.
 
     Args:
-        slots: the most cells that run at a time; 0: they run on other machines, and what is
-            between them, such as a wait in a queue, does not count.
+        slots: the most cells that run at a time; 0: they run on other machines, and what is between
+            them, such as a wait in a queue, does not count.
     """
 
     def __init__(self, slots: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
@@ -90,7 +89,6 @@ class Account:
         self._rows: list[Row] = []
 
     def waited(self, seconds: float) -> None:
-        """Count a wait for other grids."""
         self._others_s += seconds
 
     def add(self, row: Row) -> None:

@@ -24,13 +24,9 @@ Floats = NDArray[np.float64]
 
 
 def numbers(metric: str, outcome: Outcome) -> Values:
-    """A number for each example [N], with the score as their mean.
-
-    Raises:
-        ValueError: if the metric is not that of the outcome's problem, can't be computed from what
-            is stored, or is not defined, as a correlation of constants is not.
-        RefusedError: if it is a plugin's that fails.
-    """
+    """A number for each example [N], with the score as their mean. ValueError if the metric is not
+    that of the outcome's problem, can't be computed from what is stored, or is not defined, as a
+    correlation of constants is not; RefusedError if it is a plugin's that fails."""
     labels, predicted = outcome.labels, outcome.predicted
     if metric == "accuracy" and outcome.has_classes:
         right: Values = (predicted if labels is None else predicted == labels).astype(np.float64)
@@ -98,7 +94,6 @@ Score = tuple[float, float | None, float | None] | None
 
 
 def every_score(problem: str, outcome: Outcome) -> dict[str, Score]:
-    """The scores of predictions by all metrics of their problem."""
     scores: dict[str, Score] = {}
     for metric in metrics_for(problem):
         try:

@@ -36,10 +36,8 @@ _UNFINISHED: Final = ".unfinished"
 
 
 class AutoCompiledModel:
-    """A model by torch.compile, as users of transformers compile it: for batches of any shape.
-
-    It is compiled now on batches of some shapes, B and S, so that no step has to wait.
-    """
+    """A model by torch.compile for batches of any shape, as users of transformers compile it;
+    compiled now on batches of some shapes, B and S, so that no step has to wait."""
 
     cached: float | None = None
     """How much of the code came from the compiler's cache is not known."""
@@ -51,7 +49,6 @@ class AutoCompiledModel:
                 run_passes(self, model, texts, length, amp)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Logits [B, C] of a batch."""
         mask = batch.attention_mask
         if mask is None:  # nothing is masked, which would be other code
             mask = torch.ones_like(batch.input_ids)

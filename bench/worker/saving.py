@@ -117,7 +117,6 @@ def _step_fields(step: Step) -> dict[str, object]:
 
 
 def write_phases(folder: Path, phases: Phases) -> None:
-    """Write the seconds of each phase, and the peak memory of the process in it."""
     rows = [
         {"phase": name, "seconds": f"{seconds:.4f}"}
         | {f"peak_{key}": value for key, value in vars(phases.peaks[name]).items()}

@@ -61,7 +61,6 @@ class Split:
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of the longest text of each example, [N]."""
         return longest_of(self.texts)
 
     def taken(self, indices: NDArray[np.int64]) -> "Split":

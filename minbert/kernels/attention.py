@@ -61,7 +61,6 @@ def prepare_mask(mask: Tensor, like: Tensor) -> Tensor:
 def torch_attention(
     qkv: Tensor, mask: Tensor | None, heads: int, p: float, first_only: bool = False
 ) -> Tensor:
-    """The same as `attention`, by torch's kernel."""
     batch, length, width = qkv.shape
     split = qkv.view(batch, length, 3, heads, width // (3 * heads))
     # taken apart in this order, gradients are put together in the layout of qkv, without a copy
@@ -74,10 +73,7 @@ def torch_attention(
 
 class _Attention(torch.autograd.Function):
     """Keeps qkv, the weights and the dropout mask; in DoRA the layer before it keeps qkv as well.
-
-    The softmax is computed in fp32, from scores in the type of qkv; its weights are kept in that
-    type.
-    """
+    The softmax is in fp32, from scores in the type of qkv, in which its weights are kept."""
 
     @staticmethod
     def forward(

@@ -42,19 +42,16 @@ _T = TypeVar("_T")
 
 @torch.no_grad()
 def load_encoder(encoder: BertEncoder, folder: Path) -> bool:
-    """Load the weights of the checkpoint in a folder into an encoder, as fp32.
+    """Load the weights of the checkpoint in a folder into an encoder, as fp32; whether it has a
+    pooler and the checkpoint none, which then stays as it is.
 
     Names may have a prefix (`bert.`) and the old endings `gamma` and `beta`. Heads are skipped, and
     so is a pooler if the encoder has none. Nothing changes unless everything fits.
 
-    Returns:
-        Whether the encoder has a pooler and the checkpoint none: the pooler is then unchanged, and
-        has no values unless it was initialised before.
-
     Raises:
         InputError: no such folder or file; a file that is broken, or that would run code; tensors
-            that are missing, unexpected, of another shape, not of floating-point numbers, or
-            larger than the file.
+            that are missing, unexpected, of another shape, not of floating-point numbers, or larger
+            than the file.
     """
     path = weights_file(folder)
     tensors = _encoder_tensors(_read(path), path)
@@ -151,7 +148,6 @@ def _without_pooler(tensors: Mapping[str, _T]) -> dict[str, _T]:
 
 
 def _encoder_tensors(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that belong to an encoder, under their names in the format."""
     prefixes = [key.removesuffix(_FIRST) for key in tensors if f".{key}".endswith(f".{_FIRST}")]
     if len(prefixes) > 1:
         raise InputError(f"{path}: holds {len(prefixes)} encoders, under {_listed(prefixes)}")

@@ -81,7 +81,6 @@ class CompiledModel:
         )
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Logits [B, num_outputs]."""
         tensors = batch.input_ids, batch.attention_mask, batch.token_type_ids
         if len(batch.input_ids) < self.texts:
             small: Tensor = self._model(*tensors)
@@ -92,10 +91,8 @@ class CompiledModel:
 
     def rehearse(self, amp: str) -> None:
         """Run forward and backward passes on a batch of each bucket, until nothing is left to
-        compile. The longest comes first: the memory of its CUDA graph serves the shorter ones.
-
-        This changes nothing but the state of the random number generators.
-        """
+        compile; only the random number generators change. The longest comes first: the memory of
+        its CUDA graph serves the shorter ones."""
         for _ in range(_ROUNDS.get(self._device.type, 1)):
             for length in self.lengths:
                 run_passes(self, self._model, self.texts, length, amp)
@@ -118,13 +115,8 @@ def run_passes(
 
 @contextmanager
 def errors_in_a_line() -> Iterator[None]:
-    """Errors of compiling, in the block, as ones of a line.
-
-    Raises:
-        NoCompilerError: if there is no compiler.
-        InputError: if it fails.
-        MemoryError, RuntimeError: if there is no memory left.
-    """
+    """Errors of compiling, in the block, as an InputError of a line, or NoCompilerError without a
+    compiler. MemoryError or RuntimeError if there is no memory left."""
     from torch._dynamo.exc import TorchDynamoException  # not before: it takes seconds
 
     try:
@@ -152,18 +144,12 @@ def errors_in_a_line() -> Iterator[None]:
 def compile_model(
     model: nn.Module, *, texts: int, lengths: Collection[int], amp: str
 ) -> CompiledModel:
-    """A model whose forward and backward passes are compiled for all buckets.
+    """A model whose forward and backward passes are compiled for all buckets; it is on its device
+    and without gradients, with its trainable parameters chosen.
 
     Code of the same graphs is taken from the compiler's cache, in TORCHINDUCTOR_CACHE_DIR, and only
-    traced anew: also that of adapters, which torch by itself would not keep whole.
-
-    Args:
-        model: on its device and without gradients, with its trainable parameters chosen.
-        texts, lengths: as of `CompiledModel`.
-
-    Raises:
-        NoCompilerError, MemoryError, RuntimeError: as `errors_in_a_line`.
-        InputError: likewise, or if it makes no CUDA graph of a part.
+    traced anew: also that of adapters, which torch by itself would not keep whole. Errors as of
+    `errors_in_a_line`; InputError also if torch makes no CUDA graph of a part.
     """
     if _ISOLATED not in inspect.signature(torch.compile).parameters:
         raise NoCompilerError(
@@ -195,7 +181,6 @@ def compile_model(
 
 
 def _is_missing(error: BaseException, reason: str) -> bool:
-    """Whether a compiler, or a part of it, is missing, by an error of compiling and its reason."""
     from torch._inductor import exc
 
     if isinstance(error, subprocess.CalledProcessError | exc.CppCompileError):

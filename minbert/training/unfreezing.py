@@ -14,12 +14,9 @@ Location = tuple[str, int | None]
 class GradualUnfreezing:
     """Freezes a model, and lets it train again from the top, epoch by epoch.
 
-    Only parameters that are trainable when this is made will ever train; the head trains from the
-    first epoch. Embeddings, and a pooler from the checkpoint, train once all layers do. Adapters
-    are unfrozen with their layer.
-
-    Args:
-        places: of the model's parameters by name; those without one train from the first epoch.
+    Only parameters that are trainable when this is made will ever train; those without a place, as
+    of the head, from the first epoch. Embeddings, and a pooler from the checkpoint, train once all
+    layers do. Adapters are unfrozen with their layer.
     """
 
     def __init__(self, model: nn.Module, places: Mapping[str, Location | None]) -> None:

@@ -74,7 +74,7 @@ class Counter(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """False: nothing here is compiled, and the wrapper that torch would add costs time."""
+        """False: the wrapper that torch would add costs time, and nothing here is compiled."""
         return False
 
     def restart_peak(self) -> None:
@@ -119,12 +119,8 @@ class Counter(TorchDispatchMode):
 
 def measure_work(take_step: Callable[[], object], device: torch.device) -> Columns:
     """The columns of the work of one training step, as torch's operators do it; empty without
-    enough memory for it, since the training itself did succeed.
-
-    Args:
-        take_step: takes the step, at a learning rate of zero.
-        device: of the model, whose random numbers afterwards are the same as without this.
-    """
+    enough memory for it, since the training itself did succeed. Random numbers are afterwards as
+    before."""
     columns: Columns = {}
     with if_memory_suffices(device), Counter() as counter:
         take_step()

@@ -28,16 +28,13 @@ _FIELDS: Final = ("VmHWM", "VmRSS", "RssAnon", "RssFile", "RssShmem")
 
 @dataclass
 class Resident:
-    """A process's peak resident set, and its anonymous part, which is not of mapped files.
-
-    None where the system does not report it.
-    """
+    """A process's peak resident set, and its anonymous part, which is not of mapped files; None
+    where the system does not report it."""
 
     rss_mib: float | None = None
     anon_mib: float | None = None
 
     def take(self, other: "Resident") -> None:
-        """Keep the higher of each."""
         for name, value in vars(other).items():
             known = [mib for mib in (getattr(self, name), value) if mib is not None]
             setattr(self, name, max(known, default=None))
@@ -83,7 +80,6 @@ class Phases:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Measure the block as a phase. Phases don't nest."""
         self._on_phase(name)
         begun = time.perf_counter()
         forget_peak()
@@ -95,7 +91,6 @@ class Phases:
 
     @property
     def peak(self) -> Resident:
-        """The highest peaks of all phases."""
         highest = Resident()
         for peak in self.peaks.values():
             highest.take(peak)
@@ -129,11 +124,8 @@ def cuda_peaks_mib(device: torch.device, *, graphs: bool) -> dict[str, float]:
 
 
 def _held_by_graphs() -> int:
-    """Bytes in the pools of CUDA graphs that the allocator does not count as allocated.
-
-    A graph writes to the memory that it was recorded with, so its activations are not allocated
-    again when it is launched.
-    """
+    """Bytes in the pools of CUDA graphs that the allocator does not count as allocated: a graph
+    writes its activations to the memory that it was recorded with."""
     segments: Any = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
     return sum(
         segment["total_size"] - segment["allocated_size"]
@@ -143,10 +135,8 @@ def _held_by_graphs() -> int:
 
 
 def owned_mib(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
-    """Memory of weights (buffers included), of the gradients and of the optimizer's state.
-
-    Taken after a step and before the gradients are dropped, so that all three exist.
-    """
+    """Memory of weights and buffers, of the gradients and of the optimizer's state, all of which
+    exist after a step and before the gradients are dropped."""
 
     def size_mib(tensors: Iterable[Tensor]) -> float:
         distinct = {tensor.data_ptr(): tensor.nbytes for tensor in tensors if tensor.nbytes}
@@ -161,10 +151,8 @@ def owned_mib(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
 
 
 class SavedTensors:
-    """Measures the tensors that a forward pass keeps for its backward pass, each storage once.
-
-    Parameters, and tensors that share their memory, are not counted: they exist anyway.
-    """
+    """Measures the tensors that a forward pass keeps for its backward pass, each storage once and
+    without those of parameters, which exist anyway."""
 
     def __init__(self, model: nn.Module) -> None:
         owned = [*model.parameters(), *model.buffers()]
@@ -173,7 +161,6 @@ class SavedTensors:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Count the tensors that the block's forward passes save."""
         with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
             yield
 
@@ -190,10 +177,7 @@ class SavedTensors:
 
 def measure_activations(trainer: Trainer, largest: Batch) -> Columns:
     """Memory that the forward pass of the largest batch keeps for its backward pass; empty without
-    enough memory for it, since the training itself did succeed.
-
-    Nothing is trained. Gradients are dropped first, as before the forward pass of a training step.
-    """
+    enough memory for it, since the training itself did succeed. Nothing is trained."""
     trainer.optimizer.zero_grad()
     saved = SavedTensors(trainer.model)
     trainer.model.train()

@@ -52,7 +52,6 @@ def load_data(
     can't be made.
 
     Args:
-        name: one of `TASKS`; without meaning for a folder of prepared examples.
         data: the folder that holds its files; None for an embedded task, which is fetched.
         max_train, max_dev: keep at most so many examples of each part, the same ones whatever the
             seed; a smaller number keeps a subset of what a larger one keeps.

@@ -46,7 +46,6 @@ TASKS: Final = {
 
 
 def missing_files(task: str, folder: Path) -> list[str]:
-    """The files of one of `TASKS` that a folder lacks."""
     return [file for file in TASKS[task].files if not is_file(folder / file)]
 
 
@@ -140,11 +139,8 @@ def _row(fields: Sequence[str], columns: Sequence[str], form: _Format) -> tuple[
 
 
 def _label(text: str, form: _Format) -> float | None:
-    """The label in a field; None for an empty field.
-
-    Texts that Python reads as numbers and other programs do not are refused, such as `1_0` and
-    digits of other scripts.
-    """
+    """The label in a field; None for an empty field. Texts that Python reads as numbers and other
+    programs do not are refused, such as `1_0` and digits of other scripts."""
     if not text:
         return None
     has_classes = "classes" in form
@@ -171,12 +167,8 @@ MULTITASK: Final = Task(
 
 @dataclass(frozen=True)
 class MultitaskData(Data):
-    """The examples of the parts whose files a folder holds.
-
-    Attributes:
-        by_part: by name in the order of `PARTS`.
-        missing: a line for each part whose files are missing.
-    """
+    """The examples of the parts whose files a folder holds, in the order of `PARTS`; `missing` has
+    a line for each of the others."""
 
     task: Task
     by_part: Mapping[str, TaskData]
@@ -194,7 +186,6 @@ class MultitaskData(Data):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The notes of the parts, and lines on missing parts."""
         notes = [f"{part}: {note}" for part, data in self.parts.items() for note in data.notes]
         return (*notes, *self.missing)
 

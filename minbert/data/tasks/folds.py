@@ -32,7 +32,6 @@ class Folds:
     max_dev: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what can't be put into so many folds."""
         if not isinstance(self.data, TaskData):
             raise InputError(f"--folds: task {self.data.task.name} has parts; leave it out")
         groups = len(set(self._keys))
@@ -43,8 +42,6 @@ class Folds:
             )
 
     def fold(self, index: int | None) -> TaskData:
-        """A fold: its examples for dev, all others for training. InputError if there is no such
-        fold."""
         if index is None or not 0 <= index < self.count:
             raise InputError(f"there is no fold {index} of {self.count}; count from 0")
         train = self.examples.taken(self.assignment != index).limited(self.max_train)
@@ -65,12 +62,10 @@ class Folds:
 
     @property
     def whole(self) -> TaskData:
-        """All examples as training examples, and none for dev."""
         return TaskData(self.data.task, self.examples, self.examples.taken([]))
 
     @cached_property
     def assignment(self) -> NDArray[np.int64]:
-        """The fold of each example, [N]."""
         strata = strata_of(self.examples.labels, self.data.task.kind)
         return stratified(self._keys, strata, self.count)
 

@@ -56,7 +56,6 @@ class Prepared:
 
 
 def is_prepared(folder: Path | None) -> bool:
-    """Whether a folder is one that `write` made."""
     return folder is not None and is_file(folder / FILE)
 
 
@@ -107,14 +106,9 @@ def _labels(values: list[Any], task: Task) -> NDArray[Any]:
 
 
 def write(cache: Path, prepared: Prepared, data: TaskData) -> Path:
-    """The folder of examples in a cache, written now unless it is there.
-
-    Its name is a digest of `prepared`, so that the same examples described otherwise have another.
-    InputError if it can't be written, or is full.
-
-    Args:
-        cache: the folder of all such folders.
-    """
+    """The folder of examples in a cache of such folders, written now unless it is there. Its name
+    is a digest of `prepared`, so that the same examples described otherwise have another.
+    InputError if it can't be written, or is full."""
     content = json.dumps(asdict(prepared), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     folder = cache / hashlib.sha256(content.encode()).hexdigest()[:32]
     try:

@@ -40,19 +40,13 @@ def _position(key: str) -> float:
 
 
 def side(key: str) -> str:
-    """The side, `train`, `dev` or `test`, of a document or of a normalised text."""
     position = _position(key)
     return SIDES[sum(position >= share for share in _SHARES)]
 
 
 def sides(texts: Sequence[str], documents: Sequence[str] | None = None) -> list[str]:
-    """The side of each text, 80, 10 and 10% of them.
-
-    Args:
-        texts: the texts.
-        documents: for each text the document that it comes from; all texts of a document are on one
-            side. Documents that share a text count as one. None: each text is a document.
-    """
+    """The side of each text, 80, 10 and 10% of them. All texts of a document are on one side, and
+    so are documents that share a text; without `documents` each text is one."""
     keys = [normalised(text) for text in texts]
     if documents is not None:
         keys = joined(documents, keys)
@@ -78,10 +72,8 @@ def joined(documents: Sequence[str], texts: Sequence[str]) -> list[str]:
 
 
 def smallest(texts: Iterable[str], count: int) -> list[int]:
-    """Indices, in order, of the `count` texts that come first by digest.
-
-    A smaller count keeps a subset of what a larger one keeps, and classes keep their shares.
-    """
+    """Indices, in order, of the `count` texts that come first by digest. A smaller count keeps a
+    subset of what a larger one keeps, and classes keep their shares."""
     places = [(_position(f"order {text}"), index) for index, text in enumerate(texts)]
     return sorted(index for _, index in sorted(places)[:count])
 
@@ -108,17 +100,12 @@ def strata_of(labels: NDArray[np.generic], kind: str) -> NDArray[np.int64]:
 
 
 def stratified(keys: Sequence[str], strata: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """A part from 0 to k − 1 for each example, [N], with nearly equal shares of each stratum.
+    """A part from 0 to k − 1 for each example, [N], with nearly equal shares of each stratum [N].
 
-    All examples with the same key are in one part. Keys of several examples are dealt first, the
-    largest first, each to the part that lacks its strata most; then the other examples of each
-    stratum level the parts. Order is by digest of the keys, so the result depends neither on a
-    seed nor on the order of the examples. No part is empty if there are k keys.
-
-    Args:
-        keys: for each example a group, or a text.
-        strata: [N], whole numbers.
-        k: the number of parts.
+    All examples with the same key, a group or a text, are in one part. Keys of several examples are
+    dealt first, the largest first, each to the part that lacks its strata most; then the other
+    examples of each stratum level the parts. Order is by digest of the keys, so the result depends
+    neither on a seed nor on the order of the examples. No part is empty if there are k keys.
     """
     names, strata = np.unique(strata, return_inverse=True)
     number: dict[str, int] = {}
@@ -157,10 +144,8 @@ def stratified(keys: Sequence[str], strata: NDArray[np.int64], k: int) -> NDArra
 
 
 def _levelling(counts: NDArray[np.int64], totals: NDArray[np.int64], new: int) -> NDArray[np.int64]:
-    """The number of new examples for each part, so that the smallest counts are raised first.
-
-    Of parts with equal counts that with the smallest total comes first.
-    """
+    """The number of new examples for each part, so that the smallest counts are raised first; of
+    equal counts that with the smallest total comes first."""
     order = np.lexsort((totals, counts))
     level = counts[order]
     # Raising the first i + 1 parts to the height of the last of them takes this many examples.
