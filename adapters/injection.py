@@ -28,11 +28,9 @@ from adapters.names import (
 from minbert.errors import InputError
 from minbert.registry import load
 
-HEADS: Final = ("classifier", "comparison")
-POOLERS: Final = ("bert.pooler", "bert_pairs.pooler")
-"""Names of modules that belong to the head; poolers do so only if they are new."""
-_HEADS: Final = tuple(f"{name}." for name in HEADS)
-_POOLERS: Final = tuple(f"{name}." for name in POOLERS)
+_HEADS: Final = ("classifier.", "comparison.")
+_POOLERS: Final = ("bert.pooler.", "bert_pairs.pooler.")
+"""Beginnings of names in the head; poolers belong to it only if they are new."""
 _VECTORS: Final = (".ia3_l.", ".boft_s.")
 _ENCODER_LAYER: Final = re.compile(r"bert(?:_pairs)?\.encoder\.layer\.\d+\.")
 

@@ -83,21 +83,8 @@ _METHODS: Final = (
         marker="^",
         line="--",
     ),
-    Method(
-        name="ia3",
-        layer=None,
-        has_rank=False,
-        colour="#56b4e9",
-        marker="v",
-        line="-.",
-    ),
-    Method(
-        name="vera",
-        layer=None,
-        colour="#e69f00",
-        marker="P",
-        line="-.",
-    ),
+    Method(name="ia3", layer=None, has_rank=False, colour="#56b4e9", marker="v", line="-."),
+    Method(name="vera", layer=None, colour="#e69f00", marker="P", line="-."),
     Method(
         name="peft",
         layer=None,

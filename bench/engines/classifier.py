@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from bench.common.messages import one_line
 from minbert.model.classifier import Classifier, HeadConfig, mean_of_real
 
-_MEAN: Final = "mean"
 ADAPTER: Final = "default"
 """PEFT's name for an adapter without another."""
 FIRST_A, FIRST_B = "first_factor_A", "first_factor_B"
@@ -107,7 +106,7 @@ class EncoderClassifier(Classifier):
             exact = torch.promote_types(hidden.dtype, torch.float32)
             logits = self.classifier(hidden.to(exact), attention_mask)
             return logits
-        pooled = mean_of_real(hidden, attention_mask) if self.pooling == _MEAN else hidden[:, 0]
+        pooled = mean_of_real(hidden, attention_mask) if self.pooling == "mean" else hidden[:, 0]
         logits = self.classifier(pooled)
         return logits
 

@@ -23,11 +23,8 @@ _MOST_CANDIDATES: Final = 5_000_000
 """Candidates that are looked at; where most texts are alike, the search ends early."""
 _MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
 
-
-TRAIN: Final = 0
-DEV: Final = 1
+TRAIN, DEV = 0, 1
 _SIDES: Final = ((TRAIN, TRAIN), (TRAIN, DEV), (DEV, TRAIN), (DEV, DEV))
-
 
 Pairs = dict[tuple[int, int], dict[int, int]]
 """By two sides, for each text of the one that has a near duplicate on the other, both indices."""

@@ -16,7 +16,6 @@ from bench.plan.columns import LARGEST
 
 _LARGEST: Final = 2**26
 
-
 Model = TypeVar("Model", bound=BaseModel)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
@@ -27,14 +26,8 @@ from minbert.data.metrics import constant
 from minbert.data.tasks import Data, Task, find_task, for_search, load_data
 from minbert.errors import InputError
 from minbert.training.losses import BINARY, CROSS_ENTROPY, MULTI_LABEL, loss_name
-from minbert.training.trainer import ParameterGroup
+from minbert.training.optimizer import ParameterGroup
 from minbert.training.unfreezing import GradualUnfreezing
-
-_TWO: Final = 2
-"""Classes between which one logit of a part decides."""
-_LORA_B: Final = ".lora_B"
-_POOLER: Final = ".pooler."
-"""Has the full rate, as part of the top."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +81,8 @@ def without_held_out(
 
 def losses_of(task: Task, parts: Sequence[str], regression_loss: str | None) -> dict[str, str]:
     tasks = {part: find_task(part) if part else task for part in parts}
-    return {
-        part: BINARY if part and len(of.classes) == _TWO else loss_name(of.kind, regression_loss)
+    return {  # between two classes one logit of a part decides
+        part: BINARY if part and len(of.classes) == 2 else loss_name(of.kind, regression_loss)
         for part, of in tasks.items()
     }
 
@@ -139,8 +132,8 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[ParameterGroup]:
     depth = 1 + max(layers, default=-1)
 
     def factor_of(name: str) -> float:
-        factor, place = cell.lora_plus_ratio if _LORA_B in name else 1.0, places[name]
-        if place is None or _POOLER in name:
+        factor, place = cell.lora_plus_ratio if ".lora_B" in name else 1.0, places[name]
+        if place is None or ".pooler." in name:  # of the top
             return factor
         above = depth if place[1] is None else depth - 1 - place[1]
         return factor * cell.layer_decay**above

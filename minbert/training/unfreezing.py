@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from minbert.training.quarters import QUARTERS, layers_in
+from minbert.training.schedules import QUARTERS, layers_in
 
 Location = tuple[str, int | None]
 """An encoder, and a layer of it; None for embeddings and a pooler."""

@@ -159,8 +159,8 @@ def _calls(
     model: nn.Module, batch: Batch, amp: str, device: torch.device
 ) -> Iterator[tuple[_Call, int, int]]:
     """The calls of linear layers in a forward pass, the rows of their outputs, and those on which
-    the logits depend, if any: in a second pass every output has a gradient. There is no dropout,
-    which would make some of it zero."""
+    the logits depend, if there are any; for these every output has a gradient in a second pass,
+    without dropout, which would make some of it zero."""
     model.eval()
     layers = list(_linear_layers(model))
     calls: list[list[_Call]] = []
