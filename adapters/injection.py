@@ -31,7 +31,6 @@ from minbert.registry import load
 _HEADS: Final = ("classifier.", "comparison.")
 _POOLERS: Final = ("bert.pooler.", "bert_pairs.pooler.")
 """Beginnings of names in the head; poolers belong to it only if they are new."""
-_VECTORS: Final = (".ia3_l.", ".boft_s.")
 _ENCODER_LAYER: Final = re.compile(r"bert(?:_pairs)?\.encoder\.layer\.\d+\.")
 
 
@@ -235,4 +234,4 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether AdamW decays a parameter: it decays matrices, among them the stacked factors A and B,
     but not biases, LayerNorm, DoRA's magnitude, and the factors of outputs in IA³ and BOFT, which
     are vectors that PEFT holds as matrices."""
-    return parameter.ndim > 1 and not any(part in name for part in _VECTORS)
+    return parameter.ndim > 1 and not any(part in name for part in (".ia3_l.", ".boft_s."))

@@ -22,7 +22,9 @@ class LoraLinear(LowRankLinear):
     method: ClassVar[Method] = METHODS["lora"]
 
     def forward_on_gpu(self, x: Tensor, activation: str | None) -> Tensor:
-        if x.numel() * self.out_features < BUSY or not self._is_exact(x):
+        # in half precision a GPU multiplies so fast that thin products gain nothing
+        is_exact = {product_dtype(x), x.dtype, self.weight.dtype} == {torch.float32}
+        if x.numel() * self.out_features < BUSY or not is_exact or self.scale is None:
             return super().forward_on_gpu(x, activation)
         x = x if activation is None else activate(activation, x)
         y: Tensor = ThinProduct.apply(
@@ -33,12 +35,6 @@ class LoraLinear(LowRankLinear):
     def weight_and_ratios(self, branch: bool) -> tuple[Tensor, None]:
         """W or W + s B A, [o, i]."""
         return self.weight if branch else self.updated_weight(), None
-
-    def _is_exact(self, x: Tensor) -> bool:
-        """Whether the product with x is in fp32, of weights in fp32, with one scale of all parts.
-        In half precision a GPU multiplies so fast that thin products gain nothing."""
-        dtypes = {product_dtype(x), x.dtype, self.weight.dtype}
-        return self.scale is not None and dtypes == {torch.float32}
 
     def adapted_weight(self) -> Tensor:
         return self.updated_weight()

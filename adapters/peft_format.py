@@ -1,7 +1,6 @@
 """Saving of adapters in PEFT's format: adapter_config.json, adapter_model.safetensors."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -16,24 +15,20 @@ from minbert.errors import InputError
 CONFIG: Final = "adapter_config.json"
 ADAPTER: Final = "adapter_model.safetensors"
 
-_PREFIX: Final = "base_model.model."
-
 
 def save_adapter(
     model: nn.Module,
     folder: Path,
     base_model: str | None = None,
     *,
-    whole: Iterable[str] | None = None,
     revision: str | None = None,
 ) -> None:
-    """Save a model's adapters, and modules that are saved whole, into a folder. If writing is
+    """Save a model's adapters, and all else that trains in it, into a folder. If writing is
     interrupted, there is no adapter_config.json, so that the folder can't be mistaken for a
     complete one.
 
     Args:
         base_model: name or path of the base model, for the reader's information.
-        whole: names of modules that are saved whole; None: all that train besides adapters.
         revision: of the base model on the hub.
 
     Raises:
@@ -52,10 +47,16 @@ def save_adapter(
         raise InputError(f"adapters of mode {mode} have no form in PEFT's format")
     if any((p.rank, p.alpha, p.use_rslora) != (rank, alpha, use_rslora) for p in parts):
         raise InputError("adapters are saved with one rank and one scale for all layers")
-    modules = sorted(_trained_modules(model) if whole is None else whole)
+    modules = sorted(_trained_modules(model))
     stems = tuple(f"{module}." for module in modules)
-    base = {name: t for name, t in _base_tensors(model).items() if name.startswith(stems)}
-    tensors = _adapter_tensors(adapted) | base
+    tensors = {
+        f"{part.name}.{layer.method.parameters[name]}": tensor
+        for layer in adapted
+        for index, part in enumerate(layer.parts)
+        if part.rank > 0
+        for name, tensor in layer.part_tensors(index).items()
+    }
+    tensors |= {name: t for name, t in _base_tensors(model).items() if name.startswith(stems)}
     config = {
         "base_model_name_or_path": base_model,
         "bias": "none",
@@ -75,7 +76,7 @@ def save_adapter(
         **own,
     }
     copies = {
-        f"{_PREFIX}{name}": tensor.to("cpu", copy=True).contiguous()
+        f"base_model.model.{name}": tensor.to("cpu", copy=True).contiguous()
         for name, tensor in tensors.items()
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,17 +91,6 @@ def _trained_modules(model: nn.Module) -> set[str]:
     groups = parameter_groups(model)
     owners = {name.rpartition(".")[0] for name in groups["base"] | groups["head"]}
     return {part for owner in owners for part in part_names(owner)}
-
-
-def _adapter_tensors(layers: Iterable[AdaptedLinear]) -> dict[str, Tensor]:
-    """The parameters of adapters by name, as views in the format's shapes."""
-    return {
-        f"{part.name}.{layer.method.parameters[name]}": tensor
-        for layer in layers
-        for index, part in enumerate(layer.parts)
-        if part.rank > 0
-        for name, tensor in layer.part_tensors(index).items()
-    }
 
 
 def _base_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -72,7 +72,10 @@ class Registry(Mapping[str, T]):
     def _plugins(self) -> dict[str, _Plugin]:
         entries: dict[str, dict[str, EntryPoint]] = {}
         for entry in entry_points(group=self._group):
-            entries.setdefault(entry.name, {})[_distribution(entry)] = entry
+            owner = "an unknown distribution"
+            if entry.dist is not None:
+                owner = f"{entry.dist.name} {entry.dist.version}"
+            entries.setdefault(entry.name, {})[owner] = entry
         return {
             name: _Plugin(name, " and ".join(sorted(each)), tuple(each.values()))
             for name, each in sorted(entries.items())
@@ -154,10 +157,6 @@ class Registry(Mapping[str, T]):
         if declared.name != plugin.name:
             raise _UnusableError(f"it calls itself {declared.name!r}")
         return declared
-
-
-def _distribution(entry: EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
 
 
 def load(path: str) -> Any:

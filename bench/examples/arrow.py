@@ -31,19 +31,13 @@ _EXPANSION: Final = 200
 """How many times the size of its file a table may have; texts are compressed to a tenth."""
 _SMALL: Final = 2**28
 """Bytes that any table may have."""
-_PER_VALUE: Final = 8
-"""Bytes that a value has besides its text."""
 _ROOM: Final = 2**29
 """Bytes of memory that one step of reading may take, besides those for the files' own size."""
 _PER_BYTE: Final = 4
 """Bytes of memory for each byte of the files: a character of a text takes up to four."""
-_POOL: Final = "ARROW_DEFAULT_MEMORY_POOL"
-"""pyarrow reads it when it is imported. Its other pools reserve 1 GiB, which no limit reaches."""
 _PATIENCE_S: Final = 10
 Count = Callable[[int], None]
 """Adds to the bytes that were read of a table, and refuses too many."""
-_NO_LABEL: Final = -1
-"""The index of examples whose class is not public."""
 
 
 def parquet(path: Path) -> Records:
@@ -58,7 +52,7 @@ def parquet(path: Path) -> Records:
             groups = map(file.metadata.row_group, range(file.num_row_groups))
             parts = [group.column(n) for group in groups for n in read]
             size = sum(each.total_uncompressed_size for each in parts)
-            count(max(size, _PER_VALUE * sum(each.num_values for each in parts)))
+            count(max(size, 8 * sum(each.num_values for each in parts)))  # 8: besides its text
             rows = _BATCH_BYTES * file.metadata.num_rows // max(size, 1)
         texts = [leaf.path for leaf in read.values() if leaf.physical_type == "BYTE_ARRAY"]
         with library.ParquetFile(path, read_dictionary=texts) as file:
@@ -218,7 +212,7 @@ def _with_names(values: list[Any], names: tuple[str, ...] | None) -> list[Any]:
     """Values with names for indices of classes; an index without a name stays."""
     if names is None:
         return values
-    by_index = {_NO_LABEL: None, **dict(enumerate(names))}
+    by_index = {-1: None, **dict(enumerate(names))}  # -1: a class that is not public
 
     def named(value: Any) -> Any:
         return [*map(named, value)] if isinstance(value, list) else by_index.get(value, value)
@@ -259,7 +253,8 @@ def _errors_named(name: Path | str, hint: str = "") -> Iterator[None]:
 
 
 def _library(module: str, name: str) -> Any:
-    os.environ.setdefault(_POOL, "system")
+    # pyarrow reads it when it is imported; its other pools reserve 1 GiB, which no limit reaches
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         return import_module(module)
     except ImportError as error:

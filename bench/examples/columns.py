@@ -11,8 +11,6 @@ from bench.examples.records import Records, listed, quoted
 from bench.plan.dataset import DataSpec
 
 _NAMES: Final = tomllib.loads(Path(__file__).with_name("columns.toml").read_text(encoding="utf-8"))
-_SAMPLE: Final = 1000
-"""Rows that decide which of two columns is the text."""
 
 
 def columns_of(spec: DataSpec) -> list[str]:
@@ -108,8 +106,8 @@ def _only(columns: Sequence[str], names: Sequence[str]) -> str:
 
 
 def _longer(table: Records, columns: Sequence[str]) -> tuple[str, str]:
-    """The column with longer and more distinct values, and the other; empty names in doubt."""
-    rows = [fields for _, fields in islice(table.read(columns), _SAMPLE) if type(fields) is tuple]
+    """The column with longer and more distinct values at first, and the other; "" in doubt."""
+    rows = [fields for _, fields in islice(table.read(columns), 1000) if type(fields) is tuple]
     values = [[str(row[place] or "") for row in rows] for place in range(2)]
     lengths = [sum(map(len, column)) for column in values]
     text = int(lengths[1] > lengths[0])

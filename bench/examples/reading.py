@@ -30,8 +30,6 @@ _EMPTY: Final = "with an empty text"
 _LIST: Final = "with a list in place of a text"
 _BROKEN: Final = "with a NUL character or half of a surrogate pair"
 _UNLABELLED: Final = "without a label"
-_FEW_CLASSES: Final = 6
-"""Most classes that the note on labels lists."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def read(spec: DataSpec) -> ReadData:
     resolved = chosen.model_copy(update={"problem": problem, "classes": classes})
     about = "" if spec.problem else ", inferred"
     if classes:
-        about += f", {len(classes):,} classes: {listed(classes, _FEW_CLASSES)}"
+        about += f", {len(classes):,} classes: {listed(classes, 6)}"
     notes = (*table.notes, *notes, f"problem: {problem}{about}", *split_notes, *row_notes)
     validation = None
     if validation_table is not None:

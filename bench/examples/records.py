@@ -14,9 +14,6 @@ Fields = tuple[Value, ...] | str
 
 LONGEST: Final = 2**20
 """Characters of a row; an encoder reads the first few thousand of a text."""
-_LONGEST_NAME: Final = 40
-_MOST_NAMES: Final = 30
-_NEAREST: Final = 5
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Records:
             nearest = sorted(self.columns, key=distance)
             raise InputError(
                 f"{self.name}: {flag} {quoted(column)} is no column; nearest of "
-                f"{len(nearest):,}: {listed(nearest[:_NEAREST])}"
+                f"{len(nearest):,}: {listed(nearest[:5])}"
             )
 
 
@@ -86,10 +83,10 @@ def _value(value: object) -> Value:
 def quoted(name: str) -> str:
     """A name or label from a file, for a message: short and printable."""
     shown = name if name.isprintable() and name else ascii(name)
-    return f"`{shown if len(shown) <= _LONGEST_NAME else shown[:_LONGEST_NAME] + '…'}`"
+    return f"`{shown if len(shown) <= 40 else shown[:40] + '…'}`"
 
 
-def listed(names: Iterable[str], most: int = _MOST_NAMES) -> str:
+def listed(names: Iterable[str], most: int = 30) -> str:
     shown = [quoted(name) for name in names]
     rest = [f"and {len(shown) - most:,} more"] if len(shown) > most else []
     return ", ".join(shown[:most] + rest)

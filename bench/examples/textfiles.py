@@ -26,8 +26,6 @@ _DECODER: Final = json.JSONDecoder(
     parse_int=str,
     parse_constant=lambda name: None if name == "NaN" else name,  # pandas writes NaN for missing
 )
-_SEEN: Final = 1000
-"""Records whose keys are the columns of a JSON file."""
 
 csv.field_size_limit(2**27)  # the default would refuse long documents
 
@@ -108,10 +106,10 @@ def _records(path: Path, delimiter: str, quoting: Any) -> Iterator[tuple[int, li
 
 
 def json_lines(path: Path) -> Records:
-    """A table of JSON objects, one on each line; its columns are their keys. InputError: a file
-    without objects, or one that can't be read."""
+    """A table of JSON objects, one on each line; its columns are the keys of the first 1,000.
+    InputError: a file without objects, or one that can't be read."""
     columns: dict[str, None] = {}
-    for _, record in islice(_objects(path), _SEEN):
+    for _, record in islice(_objects(path), 1000):
         if isinstance(record, dict):
             columns.update(dict.fromkeys(record))
     if not columns:

@@ -50,13 +50,10 @@ _LABELS: Final = "labels"
 _DATA: Final = "data_digest"
 _PIECES: Final = "pieces"
 """The note with the names of the pieces, in their order."""
-_LEAST_SHARE: Final = 0.001
 LENGTH_STEP: Final = 8
 MOST_CUT: Final = 0.01
 """The share of tokens that `max_length auto` stays below."""
 _CHUNK: Final = 65_536
-_SHORT: Final = 4
-"""A length to which texts are cut while they are counted, so that no ids are kept."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +116,7 @@ def cut_notes(
         sides = [side.encoded for both in pieces.values() for side in both]
     texts, lost = cut_columns(sides).values()
     if texts:
-        shown = f"{lost:.1%}" if lost >= _LEAST_SHARE else "under 0.1%"
+        shown = f"{lost:.1%}" if lost >= 0.001 else "under 0.1%"
         yield (
             f"{whose}max_length {cell.max_length} cuts {texts:,} of {sum(map(len, sides)):,} "
             f"texts, and {shown} of all tokens with them"
@@ -197,7 +194,7 @@ def token_lengths(examples: Examples, encoder: "TextEncoder") -> NDArray[np.int6
     lengths = [np.zeros(0, dtype=np.int64)]
     for start in range(0, len(examples), _CHUNK):
         part = slice(start, start + _CHUNK)
-        encoded = encoder.encode(a[part], None if b is None else b[part], _SHORT)
+        encoded = encoder.encode(a[part], None if b is None else b[part], 4)  # few ids are kept
         lengths.append(encoded.lengths + (0 if encoded.cut is None else encoded.cut))
     return np.concatenate(lengths)
 

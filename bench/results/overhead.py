@@ -3,12 +3,8 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
 
 from bench.plan.rows import Row
-
-_MINUTE_S: Final = 60
-_HOUR_S: Final = 3600
 
 
 @dataclass(frozen=True)
@@ -102,8 +98,6 @@ class Account:
 
 
 def _seconds_text(seconds: float) -> str:
-    if seconds < 2 * _MINUTE_S:
+    if seconds < 120:
         return f"{seconds:.0f} s"
-    if seconds < 2 * _HOUR_S:
-        return f"{seconds / _MINUTE_S:.0f} min"
-    return f"{seconds / _HOUR_S:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

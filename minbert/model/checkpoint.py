@@ -111,7 +111,6 @@ def save_checkpoint(
     model: BertClassifier | BertEncoder,
     folder: Path,
     tokenizer: Path | None,
-    config: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model as a checkpoint that this project and transformers load. ValueError as of
     `state_dict_for_export`.
@@ -122,11 +121,10 @@ def save_checkpoint(
     Args:
         folder: created if missing; files of the same names in it are replaced.
         tokenizer: the folder whose tokenizer files are copied, if any.
-        config: entries of config.json that replace those of `config_for_export`.
     """
     tensors = state_dict_for_export(model)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, {**config_for_export(model), **(config or {})})
+    write_json(folder / CONFIG, config_for_export(model))
     save_file(tensors, folder / WEIGHTS[0], metadata={"format": "pt"})
     if tokenizer is not None and tokenizer.resolve() != folder.resolve():
         for name in (*VOCABULARIES, TOKENIZER_CONFIG):

@@ -29,8 +29,6 @@ _MODES: Final = {"cuda": "reduce-overhead"}
 _ROUNDS: Final = {"cuda": 3}
 """Steps on each bucket until nothing more is compiled: a CUDA graph is recorded in the second step
 and launched from the third on. On other devices one step."""
-_ISOLATED: Final = "isolate_recompiles"
-"""The argument of torch.compile that gives each model its own limit on the number of graphs."""
 _CACHEABLE: Final = {
     f"torch.amp.autocast_mode.{name}": "1" for name in ("_enter_autocast", "_exit_autocast")
 }
@@ -151,7 +149,7 @@ def compile_model(
     traced anew: also that of adapters, which torch by itself would not keep whole. Errors as of
     `errors_in_a_line`; InputError also if torch makes no CUDA graph of a part.
     """
-    if _ISOLATED not in inspect.signature(torch.compile).parameters:
+    if "isolate_recompiles" not in inspect.signature(torch.compile).parameters:
         raise NoCompilerError(
             f"compile: the compiler of torch {torch.__version__} is too old for it; install torch "
             f"{'.'.join(map(str, COMPILES_FROM))} or newer, or leave compile out"

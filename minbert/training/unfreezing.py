@@ -32,8 +32,10 @@ class GradualUnfreezing:
                 depths[encoder] = max(depths.get(encoder, 0), layer + 1)
         for parameter, (encoder, layer) in parameters.items():
             if parameter.requires_grad:
-                below = 0 if layer is None else depths[encoder] - layer
-                self._first_epochs[parameter] = _first_epoch(below, depths.get(encoder, 0))
+                depth = depths.get(encoder, 0)
+                above = 0 if layer is None else depth - layer  # layers down to this one
+                epochs = (n for n in range(QUARTERS) if 0 < above <= layers_in(n, depth))
+                self._first_epochs[parameter] = next(epochs, QUARTERS)
 
     def begin(self, epoch: int) -> None:
         """Make the parameters trainable that train in an epoch, from 0, and freeze the others."""
@@ -43,11 +45,3 @@ class GradualUnfreezing:
     def frozen(self, epoch: int) -> set[nn.Parameter]:
         """The parameters that this freezes in an epoch, from 0."""
         return {parameter for parameter, first in self._first_epochs.items() if epoch < first}
-
-
-def _first_epoch(place: int, depth: int) -> int:
-    """The first epoch in which a layer trains, by its place from the top, from 1; 0 for embeddings
-    and pooler."""
-    if place == 0:
-        return QUARTERS
-    return next(epoch for epoch in range(QUARTERS + 1) if place <= layers_in(epoch, depth))

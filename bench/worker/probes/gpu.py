@@ -41,7 +41,6 @@ _SAMPLED: Final = {
     "power_mw": ("PowerUsage",),
 }
 """Questions to NVML by what they give."""
-_VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 
 
 class Gpu:
@@ -71,7 +70,7 @@ class Gpu:
             return None
         import pynvml
 
-        index, names = device.index or 0, os.environ.get(_VISIBLE, "").split(",")
+        index, names = device.index or 0, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         name = names[index].strip() if index < len(names) else ""
         with suppress(pynvml.NVMLError):
             pynvml.nvmlInit()

@@ -20,9 +20,6 @@ from minbert.training.trainer import Trainer, autocast, logits_of
 
 MIB: Final = 2**20
 _STATUS: Final = Path("/proc/self/status")
-_NO_POOL: Final = (0, 0)
-"""The id of the default pool in torch's snapshots of CUDA memory."""
-_FORGET: Final = Path("/proc/self/clear_refs")
 _FIELDS: Final = ("VmHWM", "VmRSS", "RssAnon", "RssFile", "RssShmem")
 
 
@@ -48,7 +45,7 @@ def resident_now() -> Resident:
 def forget_peak() -> None:
     """Reset the kernel's peak of the resident set, if possible."""
     with suppress(OSError):
-        _FORGET.write_text("5", encoding="ascii")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_so_far() -> Resident:
@@ -130,7 +127,7 @@ def _held_by_graphs() -> int:
     return sum(
         segment["total_size"] - segment["allocated_size"]
         for segment in segments
-        if tuple(segment["segment_pool_id"]) != _NO_POOL
+        if tuple(segment["segment_pool_id"]) != (0, 0)  # the default pool
     )
 
 

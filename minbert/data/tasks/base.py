@@ -26,8 +26,6 @@ _METRICS: Final = {
     "multi_label": "micro_f1",
     "multitask": "overall",
 }
-_BY_CHANCE: Final = 0.5
-"""The share in an overall score of a correlation of 0: (1 + r) / 2."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +185,7 @@ def _majority(data: "TaskData") -> float:
     if data.task.kind == "classification":
         majority = np.bincount(data.train.labels.astype(np.int64)).argmax()
         return float(np.mean(data.dev.labels == majority))
-    return _BY_CHANCE
+    return 0.5  # (1 + r) / 2 of no correlation, as an overall score counts it
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,6 @@ _SHARES: Final = (0.8, 0.9)
 
 _DECILES: Final = 10
 """Strata of the labels of a regression."""
-_FEWEST: Final = 10
-"""Examples with a combination of labels below which it is pooled with other rare ones."""
-_SHARE_BITS: Final = 20
-"""Binary digits of a group's share of a stratum."""
 
 _WORD: Final = re.compile(r"\w+")
 
@@ -95,7 +91,7 @@ def strata_of(labels: NDArray[np.generic], kind: str) -> NDArray[np.int64]:
     packed = np.ascontiguousarray(np.packbits(labels.astype(bool), axis=1))
     combinations = packed.view(f"V{packed.shape[1]}")[:, 0]
     _, strata, sizes = np.unique(combinations, return_inverse=True, return_counts=True)
-    pooled = np.where(sizes < _FEWEST, len(sizes), np.arange(len(sizes)))
+    pooled = np.where(sizes < 10, len(sizes), np.arange(len(sizes)))
     return pooled[strata].astype(np.int64)
 
 
@@ -125,7 +121,7 @@ def stratified(keys: Sequence[str], strata: NDArray[np.int64], k: int) -> NDArra
     for block in blocks:
         members, amounts = np.unique(strata[block], return_counts=True)
         # in whole numbers, which give every machine the same sums
-        weights = (amounts << _SHARE_BITS) // in_stratum[members]
+        weights = (amounts << 20) // in_stratum[members]
         part = np.lexsort((totals, counts[:, members] @ np.maximum(weights, 1)))[0]
         counts[part, members] += amounts
         totals[part] += len(block)
