@@ -95,11 +95,9 @@ class DoraLinear(LowRankLinear):
         return self.of_parts(values.view(len(self.lora_A), -1)).flatten()
 
     def uses_side_branch(self, tokens: int) -> bool:
-        """T r (p i + o) multiply-adds of two thin products against i o of norms and scaling.
-
-        As in LoRA the forward pass is counted. W Aᵀ for the norms costs as much as B A. In compiled
-        code the update is always merged: the norms of a branch depend on values.
-        """
+        """T r (p i + o) multiply-adds of two thin products against i o of norms and scaling, going
+        forward. W Aᵀ for the norms costs as much as B A. In compiled code the update is always
+        merged: the norms of a branch depend on values."""
         thin = len(self.parts) * self.in_features + self.out_features
         few = tokens * self.lora_A.shape[1] * thin < self.in_features * self.out_features
         return few and not torch.compiler.is_compiling()

@@ -17,14 +17,7 @@ from torch import nn
 from adapters.layer import AdaptedLinear, Part
 from adapters.low_rank import LowRankLinear
 from adapters.methods import BITFIT, METHODS, MODES
-from adapters.names import (
-    FUSED,
-    LAYER_SETS,
-    adapted_layers,
-    is_layers,
-    trains_base,
-    unmatched_ends,
-)
+from adapters.names import FUSED, LAYER_SETS, adapted_layers, is_layers, trains_base, unmatched_ends
 from minbert.errors import InputError
 from minbert.registry import load
 
@@ -86,8 +79,10 @@ def inject(
     lora_dropout: float = 0.0,
 ) -> None:
     """Prepare a model for training in a mode, in place: add adapters, and freeze the rest or not.
-
     The model's function does not change.
+
+    InputError if an argument is out of range, or the model has adapters already or lacks the
+    layers; nothing changes then.
 
     Args:
         model: has the module names of a BERT checkpoint.
@@ -98,10 +93,6 @@ def inject(
         new_pooler: whether the model's pooler, if it has one, was newly initialised.
         seed: of the adapters' random numbers; the global generator is not used.
         lora_dropout: probability of dropout on the input of LoRA's A.
-
-    Raises:
-        InputError: if an argument is out of range, or the model has adapters already or lacks the
-            layers. The model is then unchanged.
     """
     if mode not in MODES:
         raise InputError(f"no mode is called {mode!r}; choose from {', '.join(MODES)}")
@@ -185,11 +176,8 @@ def freeze(model: nn.Module, training: Training) -> None:
 @torch.no_grad()
 def convert_frozen(model: nn.Module, dtype: torch.dtype, *, adapted: bool = True) -> None:
     """Convert the weight of every frozen linear layer to a type, in place, with adapters or only
-    those without.
-
-    New adapters have to be reset afterwards, as DoRA's magnitude is that of the rounded weight. In
-    half precision an adapted weight rounds small updates of its adapter away.
-    """
+    those without. New adapters have to be reset afterwards, as DoRA's magnitude is that of the
+    rounded weight. In half precision an adapted weight rounds small updates of its adapter away."""
     kinds = nn.Linear | AdaptedLinear if adapted else nn.Linear
     for module in model.modules():
         if isinstance(module, kinds) and not module.weight.requires_grad:

@@ -42,19 +42,16 @@ class Part:
 
 
 class AdaptedLinear(nn.Module, ABC):
-    """A linear layer with frozen weight and bias, and an adapter that trains.
+    """A linear layer with frozen weight [o, i] and bias [o] or None, and an adapter that trains.
 
     It shares the weights of a plain linear layer, under the same names. It has p parts of equal
     height: 3 for fused query, key and value, else 1.
 
     Args:
-        linear: the layer to adapt, weight [o, i].
         parts: its p parts, stacked by output row in this order.
 
     Attributes:
         method: the entry of `adapters.methods` that names the parameters which train.
-        weight: [o, i], frozen.
-        bias: [o] or None, frozen.
     """
 
     method: ClassVar[Method]

@@ -13,11 +13,9 @@ from minbert.kernels.reference import product_dtype
 
 
 class LoraLinear(LowRankLinear):
-    """y = x (W + s B A)ᵀ + b, with A [r, i] and B [o, r] trained, and W [o, i] and b [o] frozen.
-
-    s = alpha / r, or alpha / √r with rsLoRA. Dropout, in training, is on the input of A alone.
-    With B zero at first, the layer equals the base layer exactly before training.
-    """
+    """y = x (W + s B A)ᵀ + b, with A [r, i] and B [o, r] trained, W [o, i] and b [o] frozen, and s
+    = alpha / r, or alpha / √r with rsLoRA. Dropout, in training, is on the input of A alone. With B
+    zero at first, the layer equals the base layer exactly before training."""
 
     method: ClassVar[Method] = METHODS["lora"]
 

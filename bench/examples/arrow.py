@@ -74,11 +74,9 @@ def saved(folder: Path) -> dict[str, Records]:
 
 
 def _check_mapped(folder: Path) -> None:
-    """Read the Arrow files of a saved folder as `datasets` will, under the limit of memory.
-
-    Files that are mapped take none; compressed ones, which `datasets` never writes, take all that
-    they stand for. No thread starts here: under the limit, that could fail and never return.
-    """
+    """Read the Arrow files of a saved folder as `datasets` will, under the limit of memory:
+    compressed ones, which it never writes, take all that they stand for. No thread starts here:
+    under the limit, that could fail and never return."""
     arrow, all_parts = import_module("pyarrow"), folder / "dataset_dict.json"
     splits = json.loads(all_parts.read_text())["splits"] if is_file(all_parts) else ()
     states = [state for name in ("", *splits) if is_file(state := folder / name / "state.json")]

@@ -38,7 +38,6 @@ class Source:
     """The origin of a run's examples.
 
     Attributes:
-        task: name of the task.
         folder: of the task's files, or of the prepared examples; None for an embedded task.
         files: names of the files as the user gave them, without folders.
         notes: what was inferred and left out, a line each.

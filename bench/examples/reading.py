@@ -11,14 +11,7 @@ import numpy as np
 
 from bench.common.errors import InputError
 from bench.examples.columns import check_columns, choose, columns_of
-from bench.examples.labels import (
-    Labels,
-    as_lists,
-    check_known,
-    classes_of,
-    encode,
-    infer_problem,
-)
+from bench.examples.labels import Labels, as_lists, check_known, classes_of, encode, infer_problem
 from bench.examples.records import Fields, Records, Value, listed
 from bench.examples.sources import test_table, training_tables
 from bench.plan.dataset import DataSpec

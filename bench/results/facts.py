@@ -33,10 +33,9 @@ class Reference(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
 
     Attributes:
         about: a line on how it was obtained, or why it was left out.
-        train: the number of examples it was trained on.
         model_digest, pooling, max_length: of the encoder, for `frozen`; else None.
-        scores: by metric, the value and both ends of its 95% interval; None: not defined. Empty
-            if it was left out.
+        scores: by metric, the value and both ends of its 95% interval; None: not defined. Empty if
+            it was left out.
     """
 
     name: str
@@ -49,14 +48,12 @@ class Reference(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
 
 
 class FinalScore(BaseModel, extra="forbid", frozen=True):
-    """The score of one setting on test examples, which is measured once.
+    """The score of one setting on test examples, which are scored once whatever the training was.
 
     Attributes:
-        setting: its name in the report.
-        cell_id, seed: of the training.
         metric, dev: the one by which the setting was chosen, and its score on dev.
         test: the name of the file, or of the split.
-        digest, examples: of the test examples, which are scored once whatever the training was.
+        digest, examples: of the test examples.
         scores: as of `Reference`.
         at: when it was measured, UTC, ISO 8601.
     """
@@ -82,9 +79,7 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
         classes: their names, in the order of the labels.
         train, dev: numbers of examples; of folds, all of them and 0.
         class_counts: of each class, in train and in dev; empty without classes.
-        checks: what `bench.examples.checks` found; None: not made.
         tokens_of: digest of the vocabulary whose tokens were counted, and the model's positions.
-        references: reference points, of every encoder that they were made for.
     """
 
     task: str

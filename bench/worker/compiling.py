@@ -18,12 +18,7 @@ from bench.worker.failures import is_out_of_memory
 from bench.worker.setup import Split
 from minbert.data.batches import Batch, Buckets, plan_training
 from minbert.model.classifier import Classifier
-from minbert.training.compiled import (
-    CompiledModel,
-    compile_model,
-    errors_in_a_line,
-    run_passes,
-)
+from minbert.training.compiled import CompiledModel, compile_model, errors_in_a_line, run_passes
 
 _CACHES: Final = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 """Environment variables that name the caches of torch's compiler and of triton."""

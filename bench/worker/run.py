@@ -187,7 +187,7 @@ class CellRun:
         splits = setup.examples(self.job)
         self.train = {part: train for part, (train, _) in splits.items()}
         self.dev = {part: dev for part, (_, dev) in splits.items()}
-        every = (*self.train.values(), *self.dev.values())
+        every = chain.from_iterable(splits.values())
         self.columns |= cut_columns(texts for split in every for texts in split.texts)
         if share := self.cell.held_out:
             for part, split in self.train.items():

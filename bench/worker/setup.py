@@ -69,11 +69,8 @@ def without_held_out(
     train: Split, share: float, max_length: int
 ) -> tuple[Split, Split, NDArray[np.int64]]:
     """Split training examples by `Encoded.held_out` into those to train on and the held-out ones,
-    and return the indices of the latter, too.
-
-    Pairs are put into one sequence to choose, cut after `max_length` tokens, so that a part of a
-    task and a task on the same pairs alone hold out the same examples.
-    """
+    and return the indices of the latter. Pairs are put into one sequence to choose, so that a part
+    of a task and a task on the same pairs alone hold out the same examples."""
     first, *second = train.texts
     rest, chosen = (in_one(first, second[0], max_length) if second else first).held_out(share)
     return train.taken(rest), train.taken(chosen), chosen
@@ -155,11 +152,9 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[ParameterGroup]:
 
 
 def class_weights(train: Mapping[str, Split], task: Task, cell: Cell) -> dict[str, Tensor]:
-    """Weights [C] of the classes by part of the task, for parts that weigh them.
-
-    Balanced, a class with n of N training examples weighs N / (C n), with C the number of classes
-    that have examples; the others, of which no label comes, weigh 0.
-    """
+    """Weights [C] of the classes by part of the task, for parts that weigh them: a class with n of
+    N training examples weighs N / (C n), with C the number of classes that have any; the others
+    0."""
     weights = {}
     for part, split in train.items():
         if cell.class_weights == BALANCED and split.loss in (CROSS_ENTROPY, BINARY):
@@ -202,11 +197,8 @@ def examples(job: Job) -> dict[str, tuple[Split, Split]]:
 
 
 def standard(labels: NDArray[np.generic]) -> tuple[float, float]:
-    """The mean and the std by which a regression's targets are standardised.
-
-    For labels that are all the same these are their value and 1, so that their targets are 0: the
-    rounding error of their mean must not be divided by.
-    """
+    """The mean and the std by which a regression's targets are standardised; the value and 1 for
+    labels that are all the same: the rounding error of their mean must not be divided by."""
     numbers = np.asarray(labels, dtype=np.float64)
     if constant(numbers):
         return float(numbers[0]), 1.0

@@ -51,7 +51,6 @@ class Batch:
         token_type_ids: the same shape, 1 in the second text of a pair; None in a part of a task.
         labels: [B], int64 or float32; of several labels for a text, [B, C], float32.
         tokens: the number of real tokens.
-        part: the part of the task; "" if the task has no parts.
     """
 
     input_ids: Tensor
@@ -171,6 +170,7 @@ def collate(
     rows = [(e, e.offsets[chosen][:, None], e.lengths[chosen][:, None]) for e in texts]
     real = [columns < lengths for _, _, lengths in rows]  # each [B, S]
     mask = np.concatenate(real)
+    has_mask = buckets is not None or not mask.all()
 
     def padded(name: str, fill: int) -> Tensor:
         values = [
@@ -181,11 +181,7 @@ def collate(
 
     return Batch(
         input_ids=padded("input_ids", pad_id),
-        attention_mask=(
-            on_device(mask.astype(np.int64), device)
-            if buckets is not None or not mask.all()
-            else None
-        ),
+        attention_mask=on_device(mask.astype(np.int64), device) if has_mask else None,
         token_type_ids=None if part else padded("token_type_ids", 0),
         labels=on_device(labels[chosen], device),
         tokens=int(mask.sum()),

@@ -44,12 +44,10 @@ def attention(
 
 
 def prepare_mask(mask: Tensor, like: Tensor) -> Tensor:
-    """The form in which `attention` takes a mask [B, S], 1 or true at real tokens, in all layers.
-
-    That is [B, S], true at real tokens. On a GPU it is a bias of the scores, [B, 1, 1, S], in the
-    type of products with `like` and in rows of a multiple of 8 numbers; torch would convert and pad
-    any other mask in every layer.
-    """
+    """The form in which `attention` takes a mask [B, S], 1 or true at real tokens, in all layers:
+    [B, S], true at real tokens. On a GPU a bias of the scores, [B, 1, 1, S], in the type of
+    products with `like` and in rows of a multiple of 8 numbers; torch would convert and pad any
+    other in every layer."""
     if not is_eager_on_gpu(like):
         return mask.bool()
     batch, length = mask.shape

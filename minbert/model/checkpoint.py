@@ -13,14 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from minbert.errors import InputError
-from minbert.files import (
-    CONFIG,
-    TOKENIZER_CONFIG,
-    VOCABULARIES,
-    WEIGHTS,
-    weights_file,
-    write_json,
-)
+from minbert.files import CONFIG, TOKENIZER_CONFIG, VOCABULARIES, WEIGHTS, weights_file, write_json
 from minbert.model.classifier import BertClassifier
 from minbert.model.encoder import BertEncoder
 
@@ -46,12 +39,9 @@ def load_encoder(encoder: BertEncoder, folder: Path) -> bool:
     pooler and the checkpoint none, which then stays as it is.
 
     Names may have a prefix (`bert.`) and the old endings `gamma` and `beta`. Heads are skipped, and
-    so is a pooler if the encoder has none. Nothing changes unless everything fits.
-
-    Raises:
-        InputError: no such folder or file; a file that is broken, or that would run code; tensors
-            that are missing, unexpected, of another shape, not of floating-point numbers, or larger
-            than the file.
+    so is a pooler if the encoder has none. InputError, and nothing changes, for no such folder or
+    file; a file that is broken, or that would run code; tensors that are missing, unexpected, of
+    another shape, not of floating-point numbers, or larger than the file.
     """
     path = weights_file(folder)
     tensors = _encoder_tensors(_read(path), path)
@@ -108,9 +98,7 @@ def config_for_export(model: BertClassifier | BertEncoder) -> dict[str, Any]:
 
 
 def save_checkpoint(
-    model: BertClassifier | BertEncoder,
-    folder: Path,
-    tokenizer: Path | None,
+    model: BertClassifier | BertEncoder, folder: Path, tokenizer: Path | None
 ) -> None:
     """Write a model as a checkpoint that this project and transformers load. ValueError as of
     `state_dict_for_export`.

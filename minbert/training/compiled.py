@@ -49,13 +49,11 @@ def mode_of(device: torch.device) -> str:
 
 class CompiledModel:
     """Maps a batch to logits, as the model does: full batches by compiled code, and smaller ones,
-    such as an epoch's last, by the model itself.
-
-    It has one graph for each bucket. A batch of another length fails: nothing is compiled during
-    training, and no full batch runs uncompiled.
+    such as an epoch's last, by the model itself. A batch of another length fails: nothing is
+    compiled during training, and no full batch runs uncompiled.
 
     Args:
-        texts, lengths: B of a full batch, and the buckets, S of the batches.
+        texts, lengths: B of a full batch, and the buckets, S of the batches, each with a graph.
 
     Attributes:
         cached: the share of its graphs whose code came from the compiler's cache; None without one.

@@ -49,11 +49,9 @@ def forget_peak() -> None:
 
 
 def peak_so_far() -> Resident:
-    """The peaks since the last reset, or of the process so far if it could not be reset.
-
-    The anonymous part is the peak less the files that are mapped now: mapped weights and libraries
-    only grow. `ru_maxrss` is inherited across exec, and so starts at the size of the parent.
-    """
+    """The peaks since the last reset, or of the process so far if it could not be reset; not of
+    `ru_maxrss`, which is inherited across exec. The anonymous part is the peak less the files that
+    are mapped now: mapped weights and libraries only grow."""
     status = _status()
     peak, files = status.get("VmHWM"), status.get("RssFile")
     if peak is None or files is None:
@@ -103,12 +101,9 @@ def start_cuda_peaks(device: torch.device) -> None:
 
 
 def cuda_peaks_mib(device: torch.device, *, graphs: bool) -> dict[str, float]:
-    """Peak CUDA memory allocated by tensors and reserved by the allocator; empty on the CPU.
-
-    Unknown values are left out: without caching (PYTORCH_NO_CUDA_MEMORY_CACHING) the allocator
-    counts nothing, and some allocators do not report what the `graphs` of compiled cells hold
-    (cudaMallocAsync).
-    """
+    """Peak CUDA memory allocated by tensors and reserved by the allocator; empty on the CPU. Values
+    are left out that an allocator does not count, as without caching
+    (PYTORCH_NO_CUDA_MEMORY_CACHING), or for the `graphs` of compiled cells (cudaMallocAsync)."""
     reserved = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
     if not reserved:
         return {}

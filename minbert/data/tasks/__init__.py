@@ -99,12 +99,9 @@ def load_test(name: str) -> Examples:
 
 
 def source_files(name: str, data: Path | None = None) -> list[Path]:
-    """The files that a task's examples are read from.
-
-    They need not exist, except that of a task with parts only existing files are listed. Prepared
-    examples, which never change, have none. InputError: unknown name, `data` missing, or a failed
-    download of an embedded task.
-    """
+    """The files that a task's examples are read from, whether they exist or not; of a task with
+    parts those that do. Prepared examples, which never change, have none. InputError: unknown name,
+    `data` missing, or a failed download of an embedded task."""
     task = find_task(name, data)
     folder = _folder(task, data)
     if task.is_own:

@@ -15,15 +15,11 @@ from minbert.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Folds:
-    """The examples of a task, those for training and those for dev together, in K folds.
+    """The examples of a task without parts, those for training and those for dev together, in K
+    folds, each of whose sides has at most `max_train` and `max_dev`, chosen as by `limited`.
 
     Folds have nearly equal shares of each class, or of each tenth of a regression's labels. Equal
     texts, compared by `normalised`, are in one fold, and so are the examples of a group.
-
-    Attributes:
-        data: examples without parts, not limited.
-        count: K.
-        max_train, max_dev: the most examples of each fold's two sides, chosen as by `limited`.
     """
 
     data: Data

@@ -35,10 +35,8 @@ class Prepared:
     """The content of `task.json`.
 
     Attributes:
-        name: of the task.
         problem: `single_label`, `multi_label` or `regression`.
         classes: their names, in the order of the labels; empty for a regression.
-        digest: of the examples, as `TaskData.digest`.
         spec: what the user said about the data, as JSON.
     """
 

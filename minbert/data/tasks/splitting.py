@@ -75,13 +75,9 @@ def smallest(texts: Iterable[str], count: int) -> list[int]:
 
 
 def strata_of(labels: NDArray[np.generic], kind: str) -> NDArray[np.int64]:
-    """The stratum of each example, [N], for `stratified`.
-
-    Args:
-        labels: [N] classes or numbers; [N, C] of 0 and 1 where an example has several labels.
-        kind: as `Task.kind`. Strata are the classes, tenths of the numbers in their order, or the
-            combinations of labels, rare ones together.
-    """
+    """The stratum of each example, [N], for `stratified`, by labels [N], or [N, C] of 0 and 1, and
+    the kind of task: the classes, tenths of the numbers in their order, or the combinations of
+    labels, rare ones together."""
     if kind == "regression":
         tenths = np.arange(1, _DECILES) / _DECILES
         edges = np.quantile(labels.astype(np.float64), tenths, method="inverted_cdf")
