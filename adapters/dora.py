@@ -55,7 +55,6 @@ class DoraLinear(LowRankLinear):
 
     @property
     def row_magnitude(self) -> Tensor:
-        """m of all rows, [o]."""
         return self._of_rows(self.magnitude)
 
     def update(self, x: Tensor, index: int) -> Tensor:

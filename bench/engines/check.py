@@ -57,13 +57,9 @@ def check_checkpoint(folder: Path, digest: str) -> None:
 def check_models(
     cells: Iterable[Cell], model: Model, data: Path | None, adapter_configs: Mapping[str, str]
 ) -> None:
-    """Build what the cells of engine transformers train, without values, read the tokenizer, and
-    run each kind of model on a few tokens. InputError of the engine, or after twice `PATIENCE_S`.
-
-    Args:
-        data: the folder of the task's files.
-        adapter_configs: JSON by the name in cells.
-    """
+    """Build what the cells of engine transformers train on data in a folder, without values, read
+    the tokenizer, and run each kind of model on a few tokens. `adapter_configs` are JSON by the
+    name in cells. InputError of the engine, or after twice `PATIENCE_S`."""
     built: dict[tuple[object, ...], Cell] = {}
     for cell in sorted(cells, key=lambda cell: cell.rank or 0):
         if cell.engine == TRANSFORMERS:

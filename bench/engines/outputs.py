@@ -27,7 +27,6 @@ def task_of(job: Job) -> Task:
 
 
 def folder_of(job: Job) -> Path | None:
-    """The folder of the task's files; None for an embedded task."""
     return None if job.data is None else Path(job.data)
 
 

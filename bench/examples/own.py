@@ -95,7 +95,6 @@ def _check_plain(spec: DataSpec) -> None:
 
 
 def _name_of(task: str | None, spec: DataSpec) -> str:
-    """The name of a task on the user's own data: as given, or that of its file or folder."""
     if task is not None:
         return task
     if spec.is_on_hub:

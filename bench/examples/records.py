@@ -38,7 +38,6 @@ class Records:
     notes: tuple[str, ...] = ()
 
     def check_column(self, column: str, flag: str) -> None:
-        """Test that a column exists once. InputError with the nearest names."""
         count = self.columns.count(column)
         if count > 1:
             raise InputError(

@@ -162,7 +162,6 @@ def _texts(name: str, lines: Callable[[], Iterator[str]]) -> Records:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, each with its end."""
     encoding, errors = "utf-8-sig", "surrogateescape"
     try:
         with path.open("rb") as file:

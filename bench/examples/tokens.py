@@ -74,9 +74,8 @@ Pieces = dict[str, Sides]
 
 
 def share(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> None:
-    """Make the file that the workers of cells like this one map, unless it exists, from the cell's
-    examples, the folder with the vocabulary and that of the task's files. Errors are ignored here:
-    each worker then tokenises its examples, and reports the error."""
+    """Make the file that the workers of cells like this one map, unless it exists. Errors are
+    ignored here: each worker then tokenises its examples, and reports the error."""
     path = _path(cell, tokenizer, folder)
     if path is not None and not is_file(path):
         with _errors_of_tokenising_ignored():

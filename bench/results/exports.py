@@ -77,7 +77,6 @@ def read_exports(*runs: Path) -> dict[str, Figures]:
 
 
 def keep_figures(runs: Path, cell_id: str, figures: Figures) -> None:
-    """Write the figures of a cell's exported model to a CSV's file, in place of earlier ones."""
     _FILE.update(runs, cell_id, lambda _: figures)
 
 

@@ -139,7 +139,6 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
         return min(self.train, MOST_COMPARED, steps)
 
     def references_for(self, cell: Cell | Row) -> list[Reference]:
-        """The reference points for a cell, in the order of `REFERENCES`."""
         encoder = (cell.model_digest, cell.pooling, cell.max_length)
         known = {
             reference.name: reference

@@ -55,7 +55,6 @@ class KeptWeights:
         return self._every or (keeps_by_default(cell) and self._bytes < CAP)
 
     def add(self, folder: Path) -> None:
-        """Count the weights in the folder of a cell that has run, if it kept any."""
         self._bytes += _size(folder / WEIGHTS)
 
     def note(self, cell: Cell) -> str | None:

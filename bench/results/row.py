@@ -56,9 +56,8 @@ def measured_row(
 
     Args:
         columns: of worker and runner; names that are no columns are ignored.
-        folder: the cell's folder, which has its step times.
         dev_examples: the number of dev examples of each part of the task.
-        majority_score: score on dev of the training set's majority class, if there are classes.
+        majority_score: on dev, of the training set's majority class, if there are classes.
     """
     measured = {n: v for n, v in columns.items() if n in _MEASURED and v is not None}
     text = " ".join(message.split())[:500] or None

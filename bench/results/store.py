@@ -101,7 +101,6 @@ class Store:
         return self._version in (None, row.code_version)
 
     def last(self, cell_id: str, conditions_id: str, repeat: int = 1) -> Row | None:
-        """The current row of a repeat of a cell; None if it has none."""
         key = cell_id, conditions_id, repeat
         return current_rows(filter(self._counts, self._of_cell(cell_id))).get(key)
 
@@ -123,11 +122,9 @@ class Store:
 
     @property
     def torn(self) -> bool:
-        """Whether a torn record followed the rows when they were last read."""
         return self._reading.torn
 
     def next_attempt(self, cell_id: str, conditions_id: str, repeat: int = 1) -> int:
-        """The attempt of a repeat's next row: one more than its highest."""
         key = cell_id, conditions_id, repeat
         return 1 + max((row.attempt for row in self._of_cell(cell_id) if row.key == key), default=0)
 

@@ -424,7 +424,6 @@ class CellRun:
         )
 
     def _largest(self, order: Iterable[Order]) -> Planned:
-        """The batch of the most tokens, with padding."""
         return max(chain.from_iterable(order), key=self._size)
 
     def _size(self, batch: Planned) -> int:

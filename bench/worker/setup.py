@@ -35,11 +35,10 @@ class Split:
     """Tokenised examples of a part, with their labels as given and as the loss takes them.
 
     Attributes:
-        texts: token ids of each example, a text or a pair in one sequence; of a part on pairs, two:
-            token ids of the first texts, and of the second.
+        texts: token ids of each example, a text or a pair in one sequence; of a part on pairs, of
+            the first texts, and of the second.
         targets: (`labels` − `mean`) / `std`, [N]; mean 0 and std 1 for a classification. With
             several labels for a text, those in floating point, [N, C].
-        loss: name of the loss that they are learned by.
     """
 
     texts: tuple[Encoded, ...]

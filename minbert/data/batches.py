@@ -142,7 +142,6 @@ def _cut(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
 
 
 def longest_of(texts: Sequence[Encoded]) -> NDArray[np.int64]:
-    """The number of tokens of each example's longest text, [N]."""
     longest: NDArray[np.int64] = np.max([encoded.lengths for encoded in texts], axis=0)
     return longest
 

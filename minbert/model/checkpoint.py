@@ -100,15 +100,11 @@ def config_for_export(model: BertClassifier | BertEncoder) -> dict[str, Any]:
 def save_checkpoint(
     model: BertClassifier | BertEncoder, folder: Path, tokenizer: Path | None
 ) -> None:
-    """Write a model as a checkpoint that this project and transformers load. ValueError as of
-    `state_dict_for_export`.
+    """Write a model as a checkpoint that this project and transformers load, with the tokenizer
+    files of another folder, if any. ValueError as of `state_dict_for_export`.
 
     transformers has no mean pooling: a model with it is loaded there as a `BertModel`, and the
     weights of its linear layer are additional tensors in the file.
-
-    Args:
-        folder: created if missing; files of the same names in it are replaced.
-        tokenizer: the folder whose tokenizer files are copied, if any.
     """
     tensors = state_dict_for_export(model)
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,6 @@ def predict(
 
     Args:
         texts: token ids of the examples' one text, or of their first and their second texts.
-        part: the part of the task; "" if the task has no parts.
         on_batch: called with the number of examples done, and their total.
     """
     model.eval()

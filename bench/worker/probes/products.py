@@ -62,12 +62,8 @@ Shape = tuple[str, int, int, int]
 
 @dataclass
 class Products:
-    """The products of a step.
-
-    Attributes:
-        wide: the number of each shape.
-        thin_flops: operations of the adapters' products, whose speed is not measured.
-    """
+    """The products of a step: the number of each `wide` shape, and the operations of the adapters'
+    `thin` products, whose speed is not measured."""
 
     wide: Counter[Shape] = field(default_factory=Counter)
     thin_flops: int = 0

@@ -14,12 +14,10 @@ from minbert.data.batches import Batch
 
 @dataclass(frozen=True)
 class Step:
-    """One training step.
+    """One training step, and the tokens, with and without padding, and examples of its batches.
 
-    Attributes:
-        tokens, padded, examples: of its batches: tokens without padding and with it, and examples.
-        forward_ms, backward_ms: times of the forward passes with the loss, and of the backward
-            passes; None where these were not marked. The optimizer takes the rest of the step.
+    `forward_ms` is of the forward passes with the loss, `backward_ms` of the backward passes; None
+    where these were not marked. The optimizer takes the rest of the step.
     """
 
     ms: float

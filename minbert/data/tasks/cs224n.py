@@ -64,7 +64,6 @@ def load(task: Task, folder: Path) -> tuple[dict[str, Examples], list[str]]:
 
 
 def _read(path: Path, form: _Format) -> tuple[Examples, list[str]]:
-    """The examples in a file, and lines on the rows that are left out."""
     header, *lines = _lines(path)
     columns, expected = _fields(header), (*form["texts"], form["label"])
     if unclear := [name for name in expected if columns.count(name) != 1]:
@@ -190,7 +189,6 @@ class MultitaskData(Data):
         return (*notes, *self.missing)
 
     def pieces(self) -> Mapping[str, TaskData]:
-        """The first texts of each part, and the second texts of pairs."""
         pieces = {}
         for part, data in self.parts.items():
             sides = zip(data.train.split_pairs(), data.dev.split_pairs(), strict=True)
@@ -200,7 +198,6 @@ class MultitaskData(Data):
 
 
 def parts_in(folder: Path) -> list[str]:
-    """The parts whose files a folder holds, in the order of `PARTS`."""
     return [part for part in PARTS if not missing_files(part, folder)]
 
 

@@ -46,7 +46,6 @@ class Folds:
 
     @cached_property
     def examples(self) -> Examples:
-        """All examples: those for training, then those for dev."""
         ((train, dev),) = ((part.train, part.dev) for part in self.data.parts.values())
         text_b = groups = None
         if train.text_b is not None and dev.text_b is not None:
