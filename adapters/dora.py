@@ -55,7 +55,6 @@ class DoraLinear(LowRankLinear):
 
     @property
     def row_magnitude(self) -> Tensor:
-        """m of all rows, [o]."""
         return self._of_rows(self.magnitude)
 
     def update(self, x: Tensor, index: int) -> Tensor:
@@ -72,12 +71,10 @@ class DoraLinear(LowRankLinear):
         return (ratios - 1) * F.linear(x, weight.to(x.dtype)) + ratios * super().update(x, index)
 
     def adapted_weight(self) -> Tensor:
-        """c ⊙ V, [o, i]."""
         updated = self.updated_weight()
         return self.magnitude_over_norm(self.row_norms(updated))[:, None] * updated
 
     def reset_parameters(self, seed: int) -> None:
-        """Draw A, set B to zero and m to the row norms of W, so that c is 1."""
         super().reset_parameters(seed)
         self.reset_magnitude()
 
@@ -97,11 +94,9 @@ class DoraLinear(LowRankLinear):
         return self.of_parts(values.view(len(self.lora_A), -1)).flatten()
 
     def uses_side_branch(self, tokens: int) -> bool:
-        """T r (p i + o) multiply-adds of two thin products against i o of norms and scaling.
-
-        As in LoRA the forward pass is counted. W Aᵀ for the norms costs as much as B A. In compiled
-        code the update is always merged: the norms of a branch depend on values.
-        """
+        """T r (p i + o) multiply-adds of two thin products against i o of norms and scaling, going
+        forward. W Aᵀ for the norms costs as much as B A. In compiled code the update is always
+        merged: the norms of a branch depend on values."""
         thin = len(self.parts) * self.in_features + self.out_features
         few = tokens * self.lora_A.shape[1] * thin < self.in_features * self.out_features
         return few and not torch.compiler.is_compiling()
@@ -109,10 +104,8 @@ class DoraLinear(LowRankLinear):
     @torch.no_grad()
     def factored_norms(self) -> Tensor:
         """n, [o], without V: n² = |w|² + 2 s Σ B ⊙ (W Aᵀ) + s² Σ (B A Aᵀ) ⊙ B (arXiv 2603.22276).
-
         Rows in which W and the update nearly cancel are computed in full: the sum has few digits
-        there.
-        """
+        there."""
         a, b = self.of_parts(self.lora_A), self.of_parts(self.lora_B) * self.scales
         stacked = self.weight.to(a.dtype).view(len(self.parts), -1, self.in_features)
         base = torch.linalg.vector_norm(stacked, dim=2)  # [p, o / p]

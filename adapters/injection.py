@@ -17,35 +17,20 @@ from torch import nn
 from adapters.layer import AdaptedLinear, Part
 from adapters.low_rank import LowRankLinear
 from adapters.methods import BITFIT, METHODS, MODES
-from adapters.names import (
-    FUSED,
-    LAYER_SETS,
-    adapted_layers,
-    is_layers,
-    trains_base,
-    unmatched_ends,
-)
+from adapters.names import FUSED, LAYER_SETS, adapted_layers, is_layers, trains_base, unmatched_ends
 from minbert.errors import InputError
 from minbert.registry import load
 
-HEADS: Final = ("classifier", "comparison")
-POOLERS: Final = ("bert.pooler", "bert_pairs.pooler")
-"""Names of modules that belong to the head; poolers do so only if they are new."""
-_HEADS: Final = tuple(f"{name}." for name in HEADS)
-_POOLERS: Final = tuple(f"{name}." for name in POOLERS)
-_VECTORS: Final = (".ia3_l.", ".boft_s.")
+_HEADS: Final = ("classifier.", "comparison.")
+_POOLERS: Final = ("bert.pooler.", "bert_pairs.pooler.")
+"""Beginnings of names in the head; poolers belong to it only if they are new."""
 _ENCODER_LAYER: Final = re.compile(r"bert(?:_pairs)?\.encoder\.layer\.\d+\.")
 
 
 @dataclass(frozen=True)
 class Training:
-    """The choice of trainable parameters.
-
-    Attributes:
-        base: whether the parts of the encoder without an adapter train.
-        new_pooler: whether the poolers, if there are any, are newly initialised: they then always
-            train, as part of the head; otherwise they are part of the base.
-    """
+    """The choice of trainable parameters: whether the parts of the encoder without an adapter
+    train, `base`, and whether poolers are newly initialised, and train as part of the head."""
 
     mode: str
     base: bool
@@ -67,10 +52,7 @@ def layer_class(mode: str) -> type[AdaptedLinear]:
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear, tuple[str, ...]]]:
-    """Every plain linear layer with its name and the format's names for its parts.
-
-    A layer that is not fused has one part, with the layer's name.
-    """
+    """Every plain linear layer with its name and the format's names for its parts."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             yield name, module, part_names(name)
@@ -97,23 +79,20 @@ def inject(
     lora_dropout: float = 0.0,
 ) -> None:
     """Prepare a model for training in a mode, in place: add adapters, and freeze the rest or not.
-
     The model's function does not change.
+
+    InputError if an argument is out of range, or the model has adapters already or lacks the
+    layers; nothing changes then.
 
     Args:
         model: has the module names of a BERT checkpoint.
         layers: the layer set, or ends of layers' names joined by `+`; None in the modes without
             adapters.
         rank: of every adapter; None in the modes without ranks.
-        alpha: numerator of the scale, alpha / rank, or with `use_rslora` alpha / √rank; without
-            effect in the modes without ranks.
+        alpha: numerator of the scale, alpha / rank, or with `use_rslora` alpha / √rank.
         new_pooler: whether the model's pooler, if it has one, was newly initialised.
         seed: of the adapters' random numbers; the global generator is not used.
         lora_dropout: probability of dropout on the input of LoRA's A.
-
-    Raises:
-        InputError: if an argument is out of range, or the model has adapters already or lacks the
-            layers. The model is then unchanged.
     """
     if mode not in MODES:
         raise InputError(f"no mode is called {mode!r}; choose from {', '.join(MODES)}")
@@ -149,11 +128,8 @@ def build_layers(
     model: nn.Module, mode: str, parts: Mapping[str, Part]
 ) -> dict[str, AdaptedLinear]:
     """Adapted layers without values that could replace a model's linear layers of the same names,
-    plain or fused, whose weights they share; the model does not change. InputError as of `inject`.
-
-    Args:
-        parts: by their names in PEFT's format.
-    """
+    plain or fused, whose weights they share; the model does not change. `parts` are by their names
+    in PEFT's format. InputError as of `inject`."""
     _refuse_adapters(model)
     chosen = {
         name: (linear, names)
@@ -181,7 +157,6 @@ def _refuse_adapters(model: nn.Module) -> None:
 
 
 def _check(part: Part, width: int) -> None:
-    """Raise InputError if a part's rank or alpha is out of range."""
     rank, choose = part.rank, f"choose 1 to {width}"
     if rank < 1:
         raise InputError(f"rank {rank} of {part.name} is below 1; {choose}")
@@ -192,8 +167,6 @@ def _check(part: Part, width: int) -> None:
 
 
 def freeze(model: nn.Module, training: Training) -> None:
-    """Make the chosen parameters trainable, freeze the others, and store the choice on the
-    model."""
     vars(model)["training_choice"] = training
     for name, parameter in model.named_parameters():
         group = _group(model, name, training)
@@ -203,11 +176,8 @@ def freeze(model: nn.Module, training: Training) -> None:
 @torch.no_grad()
 def convert_frozen(model: nn.Module, dtype: torch.dtype, *, adapted: bool = True) -> None:
     """Convert the weight of every frozen linear layer to a type, in place, with adapters or only
-    those without.
-
-    New adapters have to be reset afterwards, as DoRA's magnitude is that of the rounded weight. In
-    half precision an adapted weight rounds small updates of its adapter away.
-    """
+    those without. New adapters have to be reset afterwards, as DoRA's magnitude is that of the
+    rounded weight. In half precision an adapted weight rounds small updates of its adapter away."""
     kinds = nn.Linear | AdaptedLinear if adapted else nn.Linear
     for module in model.modules():
         if isinstance(module, kinds) and not module.weight.requires_grad:
@@ -252,4 +222,4 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether AdamW decays a parameter: it decays matrices, among them the stacked factors A and B,
     but not biases, LayerNorm, DoRA's magnitude, and the factors of outputs in IA³ and BOFT, which
     are vectors that PEFT holds as matrices."""
-    return parameter.ndim > 1 and not any(part in name for part in _VECTORS)
+    return parameter.ndim > 1 and not any(part in name for part in (".ia3_l.", ".boft_s."))

@@ -42,19 +42,16 @@ class Part:
 
 
 class AdaptedLinear(nn.Module, ABC):
-    """A linear layer with frozen weight and bias, and an adapter that trains.
+    """A linear layer with frozen weight [o, i] and bias [o] or None, and an adapter that trains.
 
     It shares the weights of a plain linear layer, under the same names. It has p parts of equal
     height: 3 for fused query, key and value, else 1.
 
     Args:
-        linear: the layer to adapt, weight [o, i].
         parts: its p parts, stacked by output row in this order.
 
     Attributes:
         method: the entry of `adapters.methods` that names the parameters which train.
-        weight: [o, i], frozen.
-        bias: [o] or None, frozen.
     """
 
     method: ClassVar[Method]
@@ -71,18 +68,14 @@ class AdaptedLinear(nn.Module, ABC):
 
     @abstractmethod
     def reset_parameters(self, seed: int) -> None:
-        """Reset the adapter, so that the layer computes the same as the frozen layer.
-
-        Random numbers depend only on the seed and each part's name: not on the global generator,
-        the device, other layers, or whether the layer is fused.
-        """
+        """Reset the adapter, so that the layer computes the same as the frozen layer. Random
+        numbers depend only on the seed and each part's name: not on the global generator, the
+        device, other layers, or whether the layer is fused."""
 
     @abstractmethod
     def adapted_weight(self) -> Tensor:
-        """The weight [o, i] of a plain layer with the same function, by the method's definition.
-
-        It is in fp32 or better, and differentiable. For use with autocast off.
-        """
+        """The weight [o, i] of a plain layer with the same function, by the method's definition; in
+        fp32 or better, and differentiable. For use with autocast off."""
 
     @abstractmethod
     def part_tensors(self, index: int) -> dict[str, Tensor]:

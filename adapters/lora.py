@@ -13,16 +13,16 @@ from minbert.kernels.reference import product_dtype
 
 
 class LoraLinear(LowRankLinear):
-    """y = x (W + s B A)ᵀ + b, with A [r, i] and B [o, r] trained, and W [o, i] and b [o] frozen.
-
-    s = alpha / r, or alpha / √r with rsLoRA. Dropout, in training, is on the input of A alone.
-    With B zero at first, the layer equals the base layer exactly before training.
-    """
+    """y = x (W + s B A)ᵀ + b, with A [r, i] and B [o, r] trained, W [o, i] and b [o] frozen, and s
+    = alpha / r, or alpha / √r with rsLoRA. Dropout, in training, is on the input of A alone. With B
+    zero at first, the layer equals the base layer exactly before training."""
 
     method: ClassVar[Method] = METHODS["lora"]
 
     def forward_on_gpu(self, x: Tensor, activation: str | None) -> Tensor:
-        if x.numel() * self.out_features < BUSY or not self._is_exact(x):
+        # in half precision a GPU multiplies so fast that thin products gain nothing
+        is_exact = {product_dtype(x), x.dtype, self.weight.dtype} == {torch.float32}
+        if x.numel() * self.out_features < BUSY or not is_exact or self.scale is None:
             return super().forward_on_gpu(x, activation)
         x = x if activation is None else activate(activation, x)
         y: Tensor = ThinProduct.apply(
@@ -34,16 +34,7 @@ class LoraLinear(LowRankLinear):
         """W or W + s B A, [o, i]."""
         return self.weight if branch else self.updated_weight(), None
 
-    def _is_exact(self, x: Tensor) -> bool:
-        """Whether the product with x is in fp32, of weights in fp32, with one scale of all parts.
-
-        In half precision a GPU multiplies so fast that thin products gain nothing.
-        """
-        dtypes = {product_dtype(x), x.dtype, self.weight.dtype}
-        return self.scale is not None and dtypes == {torch.float32}
-
     def adapted_weight(self) -> Tensor:
-        """W + s B A, [o, i]."""
         return self.updated_weight()
 
     def weight_change(self) -> Tensor:

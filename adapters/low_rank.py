@@ -85,11 +85,8 @@ class LowRankLinear(AdaptedLinear):
         return sum(part.rank > 0 for part in self.parts[:index])
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """Map x [..., i], or an activation of it, to y [..., o].
-
-        In half precision the update is always merged with the weight: rounding would lose the small
-        results of a side branch.
-        """
+        """Map x [..., i], or an activation of it, to y [..., o]. In half precision the update is
+        always merged with the weight: rounding would lose the small results of a side branch."""
         if self.training and self.dropout > 0:
             return self._forward_with_dropout(x, activation)
         if is_reference():
@@ -108,7 +105,6 @@ class LowRankLinear(AdaptedLinear):
         return y
 
     def forward_on_gpu(self, x: Tensor, activation: str | None) -> Tensor:
-        """The same in torch's own operators, by the definition."""
         return super().forward(x, activation)
 
     def _forward_with_dropout(self, x: Tensor, activation: str | None) -> Tensor:

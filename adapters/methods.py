@@ -83,21 +83,8 @@ _METHODS: Final = (
         marker="^",
         line="--",
     ),
-    Method(
-        name="ia3",
-        layer=None,
-        has_rank=False,
-        colour="#56b4e9",
-        marker="v",
-        line="-.",
-    ),
-    Method(
-        name="vera",
-        layer=None,
-        colour="#e69f00",
-        marker="P",
-        line="-.",
-    ),
+    Method(name="ia3", layer=None, has_rank=False, colour="#56b4e9", marker="v", line="-."),
+    Method(name="vera", layer=None, colour="#e69f00", marker="P", line="-."),
     Method(
         name="peft",
         layer=None,
@@ -149,6 +136,5 @@ def place(mode: str) -> tuple[int, str]:
 
 
 def mode_label(mode: str) -> str:
-    """A mode in words."""
     is_known = mode in _PLAIN or METHODS.known(mode) is not None
     return mode if is_known else f"{mode} (plugin not installed)"

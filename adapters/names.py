@@ -29,9 +29,7 @@ LAYER_SETS: Final = ("attn-only", "attn", "all-lin-only", "all-lin")
 _ATTENTION: Final = ("attention.self.query", "attention.self.key", "attention.self.value")
 _OTHER_LINEAR: Final = ("attention.output.dense", "intermediate.dense", "output.dense")
 
-FUSED: Final = {
-    "attention.self.qkv": ("attention.self.query", "attention.self.key", "attention.self.value")
-}
+FUSED: Final = {"attention.self.qkv": _ATTENTION}
 """Modules that combine several layers of the format, stacked by output row in this order."""
 
 

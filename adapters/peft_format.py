@@ -1,7 +1,6 @@
 """Saving of adapters in PEFT's format: adapter_config.json, adapter_model.safetensors."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -16,67 +15,61 @@ from minbert.errors import InputError
 CONFIG: Final = "adapter_config.json"
 ADAPTER: Final = "adapter_model.safetensors"
 
-_PREFIX: Final = "base_model.model."
-
 
 def save_adapter(
-    model: nn.Module,
-    folder: Path,
-    base_model: str | None = None,
-    *,
-    whole: Iterable[str] | None = None,
-    revision: str | None = None,
+    model: nn.Module, folder: Path, base_model: str | None = None, *, revision: str | None = None
 ) -> None:
-    """Save a model's adapters, and modules that are saved whole, into a folder.
+    """Save a model's adapters, and all else that trains in it, into a folder. If writing is
+    interrupted, there is no adapter_config.json, so that the folder can't be mistaken for a
+    complete one.
 
-    An adapter that the folder holds is replaced. If writing is interrupted, there is no
-    adapter_config.json, so that the folder can't be mistaken for a complete one.
+    InputError if the model has no adapters, they differ in rank or scale, or the format does not
+    support their mode; OSError or SafetensorError if the folder can't be written.
 
     Args:
-        base_model: name or path of the base model, for the reader's information.
-        whole: names of modules that are saved whole; None: all that train besides adapters.
-        revision: of the base model on the hub.
-
-    Raises:
-        InputError: if the model has no adapters, they differ in rank or scale, or the format does
-            not support their mode.
-        OSError, SafetensorError: if the folder can't be written.
+        base_model, revision: name or path of the base model, and its revision on the hub, for the
+            reader's information.
     """
     adapted = [layer for layer in model.modules() if isinstance(layer, AdaptedLinear)]
     if not adapted:
         raise InputError("the model has no adapters to save; inject some first")
     parts = [part for layer in adapted for part in layer.parts if part.rank > 0]
     mode, first = training_of(model).mode, parts[0]
-    rank, alpha, use_rslora = first.rank, first.alpha, first.use_rslora
     own = METHODS[mode].peft
     if own is None:
         raise InputError(f"adapters of mode {mode} have no form in PEFT's format")
-    if any((p.rank, p.alpha, p.use_rslora) != (rank, alpha, use_rslora) for p in parts):
+    if len({(part.rank, part.alpha, part.use_rslora) for part in parts}) > 1:
         raise InputError("adapters are saved with one rank and one scale for all layers")
-    modules = sorted(_trained_modules(model) if whole is None else whole)
+    modules = sorted(_trained_modules(model))
     stems = tuple(f"{module}." for module in modules)
-    base = {name: t for name, t in _base_tensors(model).items() if name.startswith(stems)}
-    tensors = _adapter_tensors(adapted) | base
+    tensors = {
+        f"{part.name}.{layer.method.parameters[name]}": tensor
+        for layer in adapted
+        for index, part in enumerate(layer.parts)
+        if part.rank > 0
+        for name, tensor in layer.part_tensors(index).items()
+    }
+    tensors |= {name: t for name, t in _base_tensors(model).items() if name.startswith(stems)}
     config = {
         "base_model_name_or_path": base_model,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
-        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
+        "lora_alpha": int(first.alpha) if first.alpha.is_integer() else first.alpha,
         "lora_dropout": getattr(adapted[0], "dropout", 0.0),
         "modules_to_save": modules,
         "peft_type": "LORA",
-        "r": rank,
+        "r": first.rank,
         "revision": revision,
         # in full, since a short name such as `dense` would also match the pooler
         "target_modules": [part.name for part in parts],
         "task_type": "SEQ_CLS",
-        "use_rslora": use_rslora,
+        "use_rslora": first.use_rslora,
         **own,
     }
     copies = {
-        f"{_PREFIX}{name}": tensor.to("cpu", copy=True).contiguous()
+        f"base_model.model.{name}": tensor.to("cpu", copy=True).contiguous()
         for name, tensor in tensors.items()
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,17 +84,6 @@ def _trained_modules(model: nn.Module) -> set[str]:
     groups = parameter_groups(model)
     owners = {name.rpartition(".")[0] for name in groups["base"] | groups["head"]}
     return {part for owner in owners for part in part_names(owner)}
-
-
-def _adapter_tensors(layers: Iterable[AdaptedLinear]) -> dict[str, Tensor]:
-    """The parameters of adapters by name, as views in the format's shapes."""
-    return {
-        f"{part.name}.{layer.method.parameters[name]}": tensor
-        for layer in layers
-        for index, part in enumerate(layer.parts)
-        if part.rank > 0
-        for name, tensor in layer.part_tensors(index).items()
-    }
 
 
 def _base_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -2,8 +2,5 @@
 
 
 class InputError(ValueError):
-    """Input from the user that can't be used.
-
-    The message is one line that says what was wrong, where, and what to do about it; commands
-    print it and leave with exit code 2.
-    """
+    """Input that can't be used. The message is one line: what was wrong, where, and what to do;
+    commands print it and leave with exit code 2."""

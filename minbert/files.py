@@ -40,24 +40,18 @@ _LARGEST_JSON: Final = 2**23
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether a folder exists; False for an impossible path."""
     return os.path.isdir(path)  # noqa: PTH112 (that of pathlib raises for an impossible path)
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether a regular file exists; False for an impossible path."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
 def config_file(folder: Path) -> Path:
-    """The configuration of the checkpoint in a folder. InputError: the folder does not exist, or
-    has no such file."""
     return _first(folder, (CONFIG,))
 
 
 def weights_file(folder: Path) -> Path:
-    """The weights of the checkpoint in a folder. InputError: the folder does not exist, or has no
-    such file."""
     if is_file(folder / _ADAPTER):
         raise InputError(
             f"{folder}: has an adapter ({_ADAPTER}), and checkpoints are read without; merge it "

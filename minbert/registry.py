@@ -24,8 +24,6 @@ _LONGEST: Final = 200
 
 
 class Declaration(Protocol):
-    """A declaration of any kind."""
-
     @property
     def name(self) -> str: ...
 
@@ -48,9 +46,8 @@ class _Plugin:
 
 
 class Registry(Mapping[str, T]):
-    """Declarations by name: this project's own, in their order, then those of plugins.
-
-    A declaration that can't be used is an InputError for what asks for it by name.
+    """Declarations by name: this project's own, in their order, then those of plugins. One that
+    can't be used is an InputError for what asks for it by name.
 
     Args:
         kind: the class of the declarations.
@@ -73,10 +70,12 @@ class Registry(Mapping[str, T]):
 
     @cached_property
     def _plugins(self) -> dict[str, _Plugin]:
-        """The plugins by name, those that can't be used too."""
         entries: dict[str, dict[str, EntryPoint]] = {}
         for entry in entry_points(group=self._group):
-            entries.setdefault(entry.name, {})[_distribution(entry)] = entry
+            owner = "an unknown distribution"
+            if entry.dist is not None:
+                owner = f"{entry.dist.name} {entry.dist.version}"
+            entries.setdefault(entry.name, {})[owner] = entry
         return {
             name: _Plugin(name, " and ".join(sorted(each)), tuple(each.values()))
             for name, each in sorted(entries.items())
@@ -107,7 +106,6 @@ class Registry(Mapping[str, T]):
         return loaded
 
     def known(self, name: str) -> T | None:
-        """The declaration of this name; None where there is none that can be used."""
         if name in self.own:
             return self.own[name]
         loaded = self._load(self._plugins[name]) if name in self._names else None
@@ -131,7 +129,6 @@ class Registry(Mapping[str, T]):
         return self._plugins[name].distribution if name in {*self._names} - self._taken else None
 
     def _load(self, plugin: _Plugin) -> T | InputError:
-        """A plugin's declaration, or why it can't be used."""
         if plugin.name not in self._loaded:
             try:
                 self._loaded[plugin.name] = self._checked(plugin)
@@ -160,10 +157,6 @@ class Registry(Mapping[str, T]):
         if declared.name != plugin.name:
             raise _UnusableError(f"it calls itself {declared.name!r}")
         return declared
-
-
-def _distribution(entry: EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
 
 
 def load(path: str) -> Any:

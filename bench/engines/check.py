@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,8 @@ _BUILT_FROM: Final = (
     "layer_decay", "unfreeze",
 )  # fmt: skip
 """The settings that decide what is built, besides the rank, of which the highest is checked."""
+_COMPUTES: Final = attrgetter("checkpoint", "cell.attn_implementation", "cell.pooling", "cell.head")
+"""What decides the code that a model without adapters runs."""
 _CODE: Final = (
     "adapters",
     "bench/engines",
@@ -43,14 +46,9 @@ _ROOT: Final = Path(__file__).parents[2]
 
 
 def check_checkpoint(folder: Path, digest: str) -> None:
-    """Read a checkpoint's configuration, vocabulary and weights as engine minbert does.
-
-    Args:
-        digest: of its files, from `minbert.files.model_digest`.
-
-    Raises:
-        InputError: if loading it raises one, or takes longer than `PATIENCE_S`.
-    """
+    """Read a checkpoint's configuration, vocabulary and weights as engine minbert does; `digest` is
+    of its files, as `model_digest`. InputError if loading it raises one, or takes longer than
+    `PATIENCE_S`."""
     with _once(digest, ("torch",), ("minbert",)) as is_known:
         if not is_known:
             _ask({"checkpoint": str(folder)}, f"{folder}: ", "loaded", "can't be loaded", 1)
@@ -59,16 +57,9 @@ def check_checkpoint(folder: Path, digest: str) -> None:
 def check_models(
     cells: Iterable[Cell], model: Model, data: Path | None, adapter_configs: Mapping[str, str]
 ) -> None:
-    """Build what the cells of engine transformers train, without values, read the tokenizer, and
-    run each kind of model on a few tokens.
-
-    Args:
-        data: the folder of the task's files.
-        adapter_configs: JSON by the name in cells.
-
-    Raises:
-        InputError: what the engine raises, or if it takes longer than twice `PATIENCE_S`.
-    """
+    """Build what the cells of engine transformers train on data in a folder, without values, read
+    the tokenizer, and run each kind of model on a few tokens. `adapter_configs` are JSON by the
+    name in cells. InputError of the engine, or after twice `PATIENCE_S`."""
     built: dict[tuple[object, ...], Cell] = {}
     for cell in sorted(cells, key=lambda cell: cell.rank or 0):
         if cell.engine == TRANSFORMERS:
@@ -96,13 +87,8 @@ def check_models(
 
 @contextmanager
 def _once(settings: object, libraries: Sequence[str], code: Sequence[str]) -> Iterator[bool]:
-    """A context for a check: whether it has ended without an error before, which is kept in the
-    user's cache.
-
-    Args:
-        settings: what is checked.
-        libraries, code: the libraries and the files of this project that decide the outcome.
-    """
+    """A context for a check: whether it has ended without an error before, with these settings,
+    these versions of libraries, and this code; kept in the user's cache."""
     versions = {name: version(name) for name in libraries}
     key = hashlib.sha256(digest([settings, versions], 64).encode())
     for name in code:
@@ -126,17 +112,7 @@ def _ask(request: object, whose: str, done: str, failed: str, times: int) -> Non
         raise InputError(f"{whose}{failed} ({error})") from None
 
 
-def _computes(job: Job) -> tuple[object, ...]:
-    """What decides the code that a model without adapters runs."""
-    return job.checkpoint, job.cell.attn_implementation, job.cell.pooling, job.cell.head
-
-
 def answers_to(request: dict[str, Any]) -> Iterator[bool]:
-    """Check a checkpoint, or the jobs of engine transformers.
-
-    Raises:
-        InputError: if one can't be loaded.
-    """
     if "checkpoint" in request:
         _load(Path(request["checkpoint"]))
     else:
@@ -168,7 +144,7 @@ def _build(jobs: list[Job]) -> None:
         transformers.skeleton(job)
     tokenizer = fast_tokenizer(Path(jobs[0].tokenizer))
     transformers.check_vocabulary(jobs[0], tokenizer.highest_id)
-    for own in grouped(jobs, _computes).values():
+    for own in grouped(jobs, _COMPUTES).values():
         transformers.check_weights(own[0], sorted({job.cell.amp for job in own}))
 
 

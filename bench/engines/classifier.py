@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from bench.common.messages import one_line
 from minbert.model.classifier import Classifier, HeadConfig, mean_of_real
 
-_MEAN: Final = "mean"
 ADAPTER: Final = "default"
 """PEFT's name for an adapter without another."""
 FIRST_A, FIRST_B = "first_factor_A", "first_factor_B"
@@ -55,10 +54,8 @@ class EncoderClassifier(Classifier):
         self._is_set_to: bool | None = None  # the library's model may be in either mode
 
     def train(self, mode: bool = True) -> "EncoderClassifier":
-        """As of any module, and of the library's model, of which only the children are here.
-
-        It does nothing where it has been done: each step of a training calls it.
-        """
+        """As of any module, and of the library's model, of which only the children are here; it
+        does nothing where it has been done, as each step of a training calls it."""
         if mode != self._is_set_to:
             self._is_set_to = mode
             vars(self)["model_of_library"].train(mode)
@@ -94,7 +91,6 @@ class EncoderClassifier(Classifier):
         token_type_ids: Tensor | None = None,
         part: str = "",  # noqa: ARG002 (there is one)
     ) -> Tensor:
-        """Logits [B, C] of token ids [B, S]."""
         given = attention_mask
         if given is None and self.model_type.startswith("deberta"):
             given = torch.ones_like(input_ids)  # which it would make, and wait to look for padding
@@ -110,7 +106,7 @@ class EncoderClassifier(Classifier):
             exact = torch.promote_types(hidden.dtype, torch.float32)
             logits = self.classifier(hidden.to(exact), attention_mask)
             return logits
-        pooled = mean_of_real(hidden, attention_mask) if self.pooling == _MEAN else hidden[:, 0]
+        pooled = mean_of_real(hidden, attention_mask) if self.pooling == "mean" else hidden[:, 0]
         logits = self.classifier(pooled)
         return logits
 
@@ -126,14 +122,12 @@ def first_factors(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draws from torch's global generator with a seed, and leaves it as it was."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         yield
 
 
 def on_meta(model: EncoderClassifier) -> bool:
-    """Whether a model has no values, as for counting."""
     return next(model.get_submodule(model.prefix).parameters()).is_meta
 
 

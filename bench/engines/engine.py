@@ -19,40 +19,29 @@ initialised. A group may be empty."""
 
 
 class Engine(Protocol):
-    """What builds a cell's model, and knows what trains in it."""
-
     def import_libraries(self, job: Job) -> None:
         """Import what building the model of a cell takes, adapters included."""
-        ...
 
     def build(self, job: Job) -> Classifier:
         """The model of a cell on its device, with its adapters and with weights loaded or drawn."""
-        ...
 
     def skeleton(self, job: Job) -> Classifier:
         """The same without values, on the meta device, for counting."""
-        ...
 
     def parameter_groups(self, model: nn.Module) -> Groups:
         """The parameters of a model that train."""
-        ...
 
     def moving(self, model: nn.Module) -> set[str]:
         """Names of the adapters' parameters that every training changes."""
-        ...
 
     def place_of(self, model: nn.Module, name: str) -> tuple[str, int | None] | None:
         """The encoder of a parameter, and its layer; no layer for embeddings and the like; None for
         a parameter of the head or of a norm above the last layer."""
-        ...
 
 
 def engine_of(cell: Cell) -> Engine:
-    """The engine of a cell.
-
-    Raises:
-        InputError: if its mode is of a plugin that is not installed, or in another version.
-    """
+    """The engine of a cell. InputError if its mode is of a plugin that is not installed, or in
+    another version."""
     installed = METHODS.plugin(cell.mode)
     if installed != cell.plugin:
         raise InputError(

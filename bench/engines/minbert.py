@@ -7,11 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from adapters import injection
 from adapters.injection import convert_frozen, inject, training_of
+from adapters.injection import parameter_groups as parameter_groups
 from adapters.layer import AdaptedLinear
 from adapters.methods import METHODS
-from bench.engines.engine import Groups
 from bench.engines.outputs import heads_of, parts_of, task_of
 from bench.plan.cell import MIXED, ON
 from bench.plan.job import Job
@@ -38,15 +37,12 @@ def build(job: Job) -> BertClassifier:
 
 
 def skeleton(job: Job) -> BertClassifier:
-    """As `Engine.skeleton`.
-
-    A pooler counts as the checkpoint's own: whether it has one is known only once it is loaded.
-    """
+    """As `Engine.skeleton`; a pooler counts as the checkpoint's own, which is known once it is
+    loaded."""
     return _make_ready(_new_model(job), replace(job, device="meta"), job.cell.init == "random")
 
 
 def _new_model(job: Job) -> BertClassifier:
-    """The encoder with its heads, still without adapters and weights."""
     cell = job.cell
     if job.geometry is not None:
         config = GEOMETRIES[job.geometry]
@@ -66,7 +62,6 @@ def _new_model(job: Job) -> BertClassifier:
 
 
 def _make_ready(model: BertClassifier, job: Job, new_pooler: bool) -> BertClassifier:
-    """A model that has its weights, on its device and with the cell's adapters."""
     cell = job.cell
     start = time.perf_counter()
     inject(
@@ -95,14 +90,10 @@ def _make_ready(model: BertClassifier, job: Job, new_pooler: bool) -> BertClassi
     return model.to(torch.device(job.device))
 
 
-def parameter_groups(model: nn.Module) -> Groups:
-    return injection.parameter_groups(model)
-
-
 def moving(model: nn.Module) -> set[str]:
     mode = training_of(model).mode
     names = METHODS[mode].moves if mode in METHODS else ("bias",)  # of mode bitfit
-    adapter = injection.parameter_groups(model)["adapter"]
+    adapter = parameter_groups(model)["adapter"]
     return {name for name in adapter if name.rpartition(".")[2] in names}
 
 

@@ -5,16 +5,12 @@ A task without parts is one of a single part, whose name is "".
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from bench.plan.cell import MULTITASK, Cell
 from bench.plan.job import Job
 from bench.plan.parts import SINGLE, from_text
 from minbert.data.tasks import Task, find_task
 from minbert.model.classifier import HeadConfig
-
-_TWO: Final = 2
-"""Classes between which one logit of a part decides."""
 
 
 def parts_of(cell: Cell) -> list[str]:
@@ -27,12 +23,10 @@ def parts_of(cell: Cell) -> list[str]:
 
 
 def task_of(job: Job) -> Task:
-    """The task of a job's cell. InputError if there is no such task."""
     return find_task(job.cell.task, folder_of(job))
 
 
 def folder_of(job: Job) -> Path | None:
-    """The folder of the task's files; None for an embedded task."""
     return None if job.data is None else Path(job.data)
 
 
@@ -43,6 +37,6 @@ def heads_of(task: Task, parts: Sequence[str]) -> int | dict[str, HeadConfig]:
         return task.num_outputs
     classes = {part: len(find_task(part).classes) for part in parts}
     return {
-        part: HeadConfig(count if count > _TWO else 1, pairs=part not in SINGLE)
+        part: HeadConfig(count if count > 2 else 1, pairs=part not in SINGLE)
         for part, count in classes.items()
     }

@@ -145,7 +145,6 @@ def _keep_first_factors(model: nn.Module) -> None:
 
 
 def peft_config(model: EncoderClassifier, job: Job) -> Any:
-    """PEFT's configuration of a cell's adapters. InputError if it is refused."""
     import peft
 
     cell = job.cell

@@ -213,7 +213,6 @@ def _kind(cell: Cell, config: Any) -> tuple[Any, bool]:
 
 
 def _check_attention(cell: Cell, model_type: str, kind: Any) -> None:
-    """Refuse an attention that the architecture or this environment does not have."""
     given, flash = cell.attn_implementation, "flash_attention_2"
     has: dict[str | None, bool] = {"sdpa": kind._supports_sdpa, flash: kind._supports_flash_attn}
     if not has.get(given, True):
@@ -291,7 +290,6 @@ def _draw_head(model: EncoderClassifier, seed: int, std: float) -> None:
 
 
 def _adapt(model: EncoderClassifier, job: Job) -> None:
-    """Add the cell's adapters, and make trainable what its mode trains."""
     cell = job.cell
     _check_layers(model, cell)
     model.mode = cell.mode
@@ -351,7 +349,6 @@ def _has_layers(model: EncoderClassifier) -> bool:
 
 
 def _check_layers(model: EncoderClassifier, cell: Cell) -> None:
-    """Refuse settings for single layers where all share their weights."""
     settings = {"layer_decay": cell.layer_decay != 1.0, "unfreeze": cell.unfreeze == ITERATIVE}
     for name, is_set in settings.items():
         if is_set and not _has_layers(model):

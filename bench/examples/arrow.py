@@ -31,19 +31,13 @@ _EXPANSION: Final = 200
 """How many times the size of its file a table may have; texts are compressed to a tenth."""
 _SMALL: Final = 2**28
 """Bytes that any table may have."""
-_PER_VALUE: Final = 8
-"""Bytes that a value has besides its text."""
 _ROOM: Final = 2**29
 """Bytes of memory that one step of reading may take, besides those for the files' own size."""
 _PER_BYTE: Final = 4
 """Bytes of memory for each byte of the files: a character of a text takes up to four."""
-_POOL: Final = "ARROW_DEFAULT_MEMORY_POOL"
-"""pyarrow reads it when it is imported. Its other pools reserve 1 GiB, which no limit reaches."""
 _PATIENCE_S: Final = 10
 Count = Callable[[int], None]
 """Adds to the bytes that were read of a table, and refuses too many."""
-_NO_LABEL: Final = -1
-"""The index of examples whose class is not public."""
 
 
 def parquet(path: Path) -> Records:
@@ -58,7 +52,7 @@ def parquet(path: Path) -> Records:
             groups = map(file.metadata.row_group, range(file.num_row_groups))
             parts = [group.column(n) for group in groups for n in read]
             size = sum(each.total_uncompressed_size for each in parts)
-            count(max(size, _PER_VALUE * sum(each.num_values for each in parts)))
+            count(max(size, 8 * sum(each.num_values for each in parts)))  # 8: besides its text
             rows = _BATCH_BYTES * file.metadata.num_rows // max(size, 1)
         texts = [leaf.path for leaf in read.values() if leaf.physical_type == "BYTE_ARRAY"]
         with library.ParquetFile(path, read_dictionary=texts) as file:
@@ -80,11 +74,9 @@ def saved(folder: Path) -> dict[str, Records]:
 
 
 def _check_mapped(folder: Path) -> None:
-    """Read the Arrow files of a saved folder as `datasets` will, under the limit of memory.
-
-    Files that are mapped take none; compressed ones, which `datasets` never writes, take all that
-    they stand for. No thread starts here: under the limit, that could fail and never return.
-    """
+    """Read the Arrow files of a saved folder as `datasets` will, under the limit of memory:
+    compressed ones, which it never writes, take all that they stand for. No thread starts here:
+    under the limit, that could fail and never return."""
     arrow, all_parts = import_module("pyarrow"), folder / "dataset_dict.json"
     splits = json.loads(all_parts.read_text())["splits"] if is_file(all_parts) else ()
     states = [state for name in ("", *splits) if is_file(state := folder / name / "state.json")]
@@ -101,15 +93,14 @@ def _check_mapped(folder: Path) -> None:
 
 
 def _size(files: Iterable[Path]) -> int:
-    """Bytes of files, each once."""
     return sum(file.stat().st_size for file in {file.resolve() for file in files})
 
 
 def from_hub(path: str, config: str | None) -> dict[str, Records]:
     """The tables of a data set on the hub, by the names of its parts; fetched if need be.
+    InputError: no such data set or configuration, no network, or `datasets` is missing.
 
-    No code of the data set runs: from version 4 `datasets` has no means to. InputError: no such
-    data set or configuration, no network, or `datasets` is missing.
+    No code of the data set runs: from version 4 `datasets` has no means to.
 
     Args:
         path: `hub:user/name`; `@` and a branch, tag or commit after it choose a version.
@@ -153,12 +144,8 @@ def _table(
     size: int,
     notes: tuple[str, ...] = (),
 ) -> Records:
-    """A table.
-
-    Args:
-        batches: reads columns, and counts the bytes that it is going to read.
-        size: of its files, bytes.
-    """
+    """A table of files of `size` bytes; `batches` reads columns, and counts the bytes that it will
+    read."""
     class_names = _class_names(schema)
     most = max(_SMALL, _EXPANSION * size)
 
@@ -223,7 +210,7 @@ def _with_names(values: list[Any], names: tuple[str, ...] | None) -> list[Any]:
     """Values with names for indices of classes; an index without a name stays."""
     if names is None:
         return values
-    by_index = {_NO_LABEL: None, **dict(enumerate(names))}
+    by_index = {-1: None, **dict(enumerate(names))}  # -1: a class that is not public
 
     def named(value: Any) -> Any:
         return [*map(named, value)] if isinstance(value, list) else by_index.get(value, value)
@@ -233,10 +220,8 @@ def _with_names(values: list[Any], names: tuple[str, ...] | None) -> list[Any]:
 
 @contextmanager
 def _limited_memory(size: int) -> Iterator[None]:
-    """Limits the memory that a step of reading files of `size` bytes takes, where Linux counts it.
-
-    The limit is on private memory that can be written, so a mapped file takes none of it.
-    """
+    """Limits the private memory that a step of reading files of `size` bytes takes, of which a
+    mapped file takes none, where Linux counts it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     most = getattr(psutil.Process().memory_info(), "data", 0)  # 0 or missing on other systems
     if not most:
@@ -258,7 +243,6 @@ def _limited_memory(size: int) -> Iterator[None]:
 
 @contextmanager
 def _errors_named(name: Path | str, hint: str = "") -> Iterator[None]:
-    """Turns the libraries' errors into one line."""
     try:
         yield
     except Exception as error:  # pyarrow and datasets raise their own, and those of others
@@ -267,7 +251,8 @@ def _errors_named(name: Path | str, hint: str = "") -> Iterator[None]:
 
 
 def _library(module: str, name: str) -> Any:
-    os.environ.setdefault(_POOL, "system")
+    # pyarrow reads it when it is imported; its other pools reserve 1 GiB, which no limit reaches
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         return import_module(module)
     except ImportError as error:
@@ -277,7 +262,6 @@ def _library(module: str, name: str) -> Any:
 
 
 def _datasets(name: str) -> Any:
-    """The library, without its progress bars where nobody sees them."""
     datasets = _library("datasets", name)
     datasets.logging.set_verbosity_error()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its errors say all that matters

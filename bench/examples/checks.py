@@ -58,8 +58,7 @@ def check(
     """What is wrong or unusual with the training and dev examples of a task.
 
     Args:
-        tokens: `bench.examples.tokens.token_lengths` of the training and the dev examples; None
-            without a model.
+        tokens: `token_lengths` of the training and the dev examples; None without a model.
         longest: the model's positions.
         progress: called as each of `STEPS` begins, with its number and name.
     """
@@ -104,12 +103,9 @@ def check(
 
 
 def leaks(data: TaskData) -> NDArray[np.int64]:
-    """Indices of the training examples that are in dev too, in order.
-
-    These are all whose normalised text (of pairs, both texts) is that of a dev example, and all
-    whose normalised text is a near duplicate of one. Near duplicates are searched among at most
-    `SAMPLE` distinct texts, chosen by digest, so in larger data some remain.
-    """
+    """Indices of the training examples, in order, whose normalised text (of pairs, both texts) is
+    that of a dev example or a near duplicate of one. Those are searched among at most `SAMPLE`
+    distinct texts, chosen by digest, so in larger data some remain."""
     keys = _keys(data.train), _keys(data.dev)
     sample = _Sample(data, *keys)
     near = sample.keys[[*sample.near[TRAIN, DEV]]]
@@ -270,7 +266,6 @@ def _lengths(unit: Any, train: NDArray[np.int64], dev: NDArray[np.int64]) -> Len
 
 
 def _percentiles(lengths: NDArray[np.int64]) -> dict[str, int]:
-    """Percentiles of lengths, each the length of an example; by their names. None of no lengths."""
     if not len(lengths):
         return {}
     values = np.percentile(lengths, _PERCENTILES, method="higher")

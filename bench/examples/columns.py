@@ -11,8 +11,6 @@ from bench.examples.records import Records, listed, quoted
 from bench.plan.dataset import DataSpec
 
 _NAMES: Final = tomllib.loads(Path(__file__).with_name("columns.toml").read_text(encoding="utf-8"))
-_SAMPLE: Final = 1000
-"""Rows that decide which of two columns is the text."""
 
 
 def columns_of(spec: DataSpec) -> list[str]:
@@ -29,11 +27,9 @@ def check_columns(table: Records, spec: DataSpec) -> None:
 
 
 def choose(table: Records, spec: DataSpec) -> tuple[DataSpec, tuple[str, ...]]:
-    """A description with the columns of a table, as given or inferred, and notes on the latter.
-
-    A pair is inferred only where no text is given. InputError: a column that is missing, has two
-    roles, or can't be inferred without doubt.
-    """
+    """A description with the columns of a table, as given or inferred, and notes on the latter; a
+    pair is inferred only where no text is given. InputError: a column that is missing, has two
+    roles, or can't be inferred without doubt."""
     check_columns(table, spec)
     used = columns_of(spec.model_copy(update={"group": None}))
     if len(set(used)) < len(used):
@@ -54,11 +50,7 @@ def choose_texts(
     table: Records, text: str | None, text_pair: str | None, *, pairs: bool
 ) -> tuple[str, ...]:
     """The column of the texts of a table without labels or, of pairs, both columns. InputError: a
-    column that is missing, or can't be inferred without doubt.
-
-    Args:
-        text, text_pair: as given.
-    """
+    column that is missing, or can't be inferred without doubt."""
     given = DataSpec(path=table.name).model_copy(update={"text": text, "text_pair": text_pair})
     check_columns(table, given)
     if text_pair is not None and not pairs:
@@ -109,14 +101,13 @@ def _inferred(table: Records, given: DataSpec, free: Sequence[str]) -> DataSpec:
 
 
 def _only(columns: Sequence[str], names: Sequence[str]) -> str:
-    """The only column with one of some names, or an empty name."""
     matching = [column for column in columns if _plain(column) in names]
     return matching[0] if len(matching) == 1 else ""
 
 
 def _longer(table: Records, columns: Sequence[str]) -> tuple[str, str]:
-    """The column with longer and more distinct values, and the other; empty names in doubt."""
-    rows = [fields for _, fields in islice(table.read(columns), _SAMPLE) if type(fields) is tuple]
+    """The column with longer and more distinct values at first, and the other; "" in doubt."""
+    rows = [fields for _, fields in islice(table.read(columns), 1000) if type(fields) is tuple]
     values = [[str(row[place] or "") for row in rows] for place in range(2)]
     lengths = [sum(map(len, column)) for column in values]
     text = int(lengths[1] > lengths[0])
@@ -143,5 +134,4 @@ def _notes(given: DataSpec, chosen: DataSpec, free: Sequence[str]) -> Iterator[s
 
 
 def _plain(name: str) -> str:
-    """A column's name without case and separators."""
     return name.casefold().replace("_", "").replace("-", "").replace(" ", "")

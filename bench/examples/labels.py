@@ -29,12 +29,8 @@ _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of the examples of a table, none of them missing.
-
-    Attributes:
-        values: texts, or lists of texts.
-        numbers: the line or record of each.
-    """
+    """The labels of the examples of a table, none of them missing: `values` are texts or lists of
+    texts, and `numbers` the line or record of each."""
 
     table: Records
     column: str
@@ -46,7 +42,6 @@ class Labels:
         return f"{self.table.name}: column {quoted(self.column)}"
 
     def place(self, index: int) -> str:
-        """The table, the line or record of a label, and the column."""
         line = f"{self.table.unit} {self.numbers[index]:,}"
         return f"{self.table.name}, {line}: column {quoted(self.column)}"
 
@@ -105,11 +100,9 @@ def _is_list(text: str) -> bool:
 
 def as_lists(labels: Labels, classes: Collection[str] = ()) -> tuple[Labels, tuple[str, ...]]:
     """Labels of a multi-label problem as lists without repetitions, and a note if texts were split.
-
-    Texts are lists as JSON or Python write them, or else labels between separators. With known
-    classes the separator is the one that gives them. InputError for lists of 0 and 1 that stand for
-    all classes in turn.
-    """
+    Texts are lists as JSON or Python write them, or else labels between separators, of known
+    classes those that give them. InputError for lists of 0 and 1 that stand for all classes in
+    turn."""
     mark = "\0"
     if labels.has_lists:
         lists = [[value] if isinstance(value, str) else value or [] for value in labels.values]
@@ -151,11 +144,8 @@ def _parsed(text: str, place: str) -> list[str]:
 
 
 def classes_of(labels: Labels, given: Sequence[str]) -> tuple[str, ...]:
-    """The classes in order. InputError if a label is none of the given classes.
-
-    Args:
-        given: the classes that the user listed, in order; empty: those that occur.
-    """
+    """The classes in order: those that the user gave, or else those that occur. InputError if a
+    label is none of the given classes."""
     classes = tuple(given) or labels.table.class_names.get(labels.column)
     if classes is None:
         numbers = all(map(_NUMBER.fullmatch, labels.counts))
@@ -167,25 +157,16 @@ def classes_of(labels: Labels, given: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_known(labels: Labels, known: Collection[str], lack: str) -> None:
-    """Test that all labels are known classes. InputError with the first such label.
-
-    Args:
-        lack: the end of the message on a label that is not.
-    """
+    """Refuse labels that are no known classes; `lack` is the end of the line about the first."""
     if unknown := labels.counts.keys() - set(known):
         index, name = next((index, text) for index, text in labels.each() if text in unknown)
         raise InputError(f"{labels.place(index)} has the label {quoted(name)}, {lack}")
 
 
 def encode(labels: Labels, problem: Problem, classes: Sequence[str]) -> NDArray[Any]:
-    """Labels as numbers. InputError: a label of another kind than the problem's.
-
-    Args:
-        classes: all that occur; none of a regression.
-
-    Returns:
-        Class indices, int64 [N]; or numbers, float64 [N]; or 0 and 1, int8 [N, classes].
-    """
+    """Labels as numbers: class indices, int64 [N]; numbers, float64 [N]; or 0 and 1, int8 [N,
+    classes]. `classes` are all that occur. InputError: a label of another kind than the
+    problem's."""
     if problem != MULTI_LABEL and labels.has_lists:
         raise InputError(f"{labels.where} holds lists: --problem {MULTI_LABEL} reads them")
     if problem == REGRESSION:

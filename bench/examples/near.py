@@ -23,11 +23,8 @@ _MOST_CANDIDATES: Final = 5_000_000
 """Candidates that are looked at; where most texts are alike, the search ends early."""
 _MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
 
-
-TRAIN: Final = 0
-DEV: Final = 1
+TRAIN, DEV = 0, 1
 _SIDES: Final = ((TRAIN, TRAIN), (TRAIN, DEV), (DEV, TRAIN), (DEV, DEV))
-
 
 Pairs = dict[tuple[int, int], dict[int, int]]
 """By two sides, for each text of the one that has a near duplicate on the other, both indices."""
@@ -35,11 +32,8 @@ Pairs = dict[tuple[int, int], dict[int, int]]
 
 def near_duplicates(texts: Sequence[str], on_side: NDArray[np.bool_]) -> tuple[Pairs, int]:
     """The near duplicates among distinct normalised texts in random order, and the number of texts,
-    from the first, among which they were searched.
-
-    Args:
-        on_side: whether each text is one of train, and one of dev, [2, N].
-    """
+    from the first, among which they were searched; `on_side` [2, N] says whether each is one of
+    train, and one of dev."""
     from datasketch import MinHash, MinHashLSH  # loads scipy
 
     index = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))

@@ -36,12 +36,10 @@ _add_details: Final = options_in(
 
 
 def flag_of(field: str) -> str:
-    """The flag that fills a field of `DataSpec`."""
     return "--data-config" if field == "config" else f"--{field.replace('_', '-')}"
 
 
 def with_data(function: Callable[..., int]) -> Callable[..., int]:
-    """Add `--data`, `--test` and the flags of `with_details` to a command."""
     test = click.option("--test", metavar="FILE", help="For `python -m bench.report --final` only.")
     data = click.option("--data", "path", metavar=PATH, help=_HELP)
     return data(with_details(test(function)))

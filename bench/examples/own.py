@@ -38,7 +38,6 @@ class Source:
     """The origin of a run's examples.
 
     Attributes:
-        task: name of the task.
         folder: of the task's files, or of the prepared examples; None for an embedded task.
         files: names of the files as the user gave them, without folders.
         notes: what was inferred and left out, a line each.
@@ -51,12 +50,8 @@ class Source:
 
 
 def find_source(task: str | None, spec: DataSpec | None, *, folds: bool = False) -> Source:
-    """The examples that a task's name and a description of data stand for. InputError for data that
-    can't be read or used, or a task that does not fit it.
-
-    Args:
-        folds: whether all examples will be dealt into folds, so that no dev set is announced.
-    """
+    """The examples that a task's name and a description of data stand for; with `folds` no dev set
+    is announced. InputError for data that can't be read or used, or a task that does not fit it."""
     if spec is None:
         return Source(task or DEFAULT_TASK, None)
     if (course := _course_task(task, spec)) is not None:
@@ -92,7 +87,6 @@ def _course_task(task: str | None, spec: DataSpec) -> str | None:
 
 
 def _check_plain(spec: DataSpec) -> None:
-    """Refuse a description of files in the format of the course beyond their folder."""
     if given := spec.model_dump(exclude_defaults=True).keys() - {"path"}:
         raise InputError(
             f"{flag_of(min(given))} does not apply to --data {spec.path}, a folder in the format "
@@ -101,7 +95,6 @@ def _check_plain(spec: DataSpec) -> None:
 
 
 def _name_of(task: str | None, spec: DataSpec) -> str:
-    """The name of a task on the user's own data: as given, or that of its file or folder."""
     if task is not None:
         return task
     if spec.is_on_hub:
@@ -150,10 +143,8 @@ def _prepare(name: str, spec: DataSpec, folds: bool) -> Source:
 
 
 def _split(examples: Examples, task: Task) -> tuple[Examples, Examples]:
-    """Split off the dev examples: strata in equal shares, groups and equal texts together.
-
-    A class whose only examples would be dev examples stays in training.
-    """
+    """Split off the dev examples: strata in equal shares, groups and equal texts together. A class
+    whose only examples would be dev examples stays in training."""
     keys = examples.keys()
     is_dev = stratified(keys, strata_of(examples.labels, task.kind), DEV_PARTS) == 0
     if task.kind == "classification":

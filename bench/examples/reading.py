@@ -11,14 +11,7 @@ import numpy as np
 
 from bench.common.errors import InputError
 from bench.examples.columns import check_columns, choose, columns_of
-from bench.examples.labels import (
-    Labels,
-    as_lists,
-    check_known,
-    classes_of,
-    encode,
-    infer_problem,
-)
+from bench.examples.labels import Labels, as_lists, check_known, classes_of, encode, infer_problem
 from bench.examples.records import Fields, Records, Value, listed
 from bench.examples.sources import test_table, training_tables
 from bench.plan.dataset import DataSpec
@@ -30,8 +23,6 @@ _EMPTY: Final = "with an empty text"
 _LIST: Final = "with a list in place of a text"
 _BROKEN: Final = "with a NUL character or half of a surrogate pair"
 _UNLABELLED: Final = "without a label"
-_FEW_CLASSES: Final = 6
-"""Most classes that the note on labels lists."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +30,8 @@ class ReadData:
     """The examples of a data set, not yet split.
 
     Attributes:
-        spec: as given, with the columns, the problem and the classes that were inferred; of a
-            regression there are no classes.
-        examples: for training; labels int64 [N] of class indices, float64 [N] of numbers, or int8
-            [N, classes] of 0 and 1.
+        spec: as given, with the columns, the problem and the classes that were inferred.
+        examples: for training; labels as of `bench.examples.labels.encode`.
         validation: those for dev, where the data has them.
         notes: what was inferred, and what was left out, a line each.
     """
@@ -74,7 +63,7 @@ def read(spec: DataSpec) -> ReadData:
     resolved = chosen.model_copy(update={"problem": problem, "classes": classes})
     about = "" if spec.problem else ", inferred"
     if classes:
-        about += f", {len(classes):,} classes: {listed(classes, _FEW_CLASSES)}"
+        about += f", {len(classes):,} classes: {listed(classes, 6)}"
     notes = (*table.notes, *notes, f"problem: {problem}{about}", *split_notes, *row_notes)
     validation = None
     if validation_table is not None:
@@ -84,12 +73,8 @@ def read(spec: DataSpec) -> ReadData:
 
 
 def read_test(spec: DataSpec) -> tuple[Examples, tuple[str, ...]]:
-    """The test examples of a data set, and notes on what was left out. InputError: there are none,
-    or they can't be read or used.
-
-    Args:
-        spec: that of `ReadData`, with columns, problem and classes.
-    """
+    """The test examples of a data set, and notes on what was left out; `spec` is that of
+    `ReadData`. InputError: there are none, or they can't be read or used."""
     if spec.text is None or spec.label is None:
         raise ValueError("the columns have to be those of the training examples")
     ungrouped = spec.model_copy(update={"group": None})

@@ -14,9 +14,6 @@ Fields = tuple[Value, ...] | str
 
 LONGEST: Final = 2**20
 """Characters of a row; an encoder reads the first few thousand of a text."""
-_LONGEST_NAME: Final = 40
-_MOST_NAMES: Final = 30
-_NEAREST: Final = 5
 
 
 @dataclass(frozen=True)
@@ -25,12 +22,11 @@ class Records:
 
     Attributes:
         name: its file, as messages show it.
-        columns: their names, in order.
-        read: the rows, each with its number from 1 and the fields of the columns that are asked
-            for; a generator.
+        read: a generator of rows, each with its number from 1 and the fields of the columns that
+            are asked for.
         unit: what its rows are counted in, `line` or `record`.
-        class_names: of the columns that hold indices of named classes, the names in their order.
-            The rows have names, not indices.
+        class_names: of columns of named classes, the names in their order; rows have names, not
+            indices.
         notes: how it was read, where that is not obvious.
     """
 
@@ -42,7 +38,6 @@ class Records:
     notes: tuple[str, ...] = ()
 
     def check_column(self, column: str, flag: str) -> None:
-        """Test that a column exists once. InputError with the nearest names."""
         count = self.columns.count(column)
         if count > 1:
             raise InputError(
@@ -58,7 +53,7 @@ class Records:
             nearest = sorted(self.columns, key=distance)
             raise InputError(
                 f"{self.name}: {flag} {quoted(column)} is no column; nearest of "
-                f"{len(nearest):,}: {listed(nearest[:_NEAREST])}"
+                f"{len(nearest):,}: {listed(nearest[:5])}"
             )
 
 
@@ -87,11 +82,10 @@ def _value(value: object) -> Value:
 def quoted(name: str) -> str:
     """A name or label from a file, for a message: short and printable."""
     shown = name if name.isprintable() and name else ascii(name)
-    return f"`{shown if len(shown) <= _LONGEST_NAME else shown[:_LONGEST_NAME] + '…'}`"
+    return f"`{shown if len(shown) <= 40 else shown[:40] + '…'}`"
 
 
-def listed(names: Iterable[str], most: int = _MOST_NAMES) -> str:
-    """Names for a message; of many the first."""
+def listed(names: Iterable[str], most: int = 30) -> str:
     shown = [quoted(name) for name in names]
     rest = [f"and {len(shown) - most:,} more"] if len(shown) > most else []
     return ", ".join(shown[:most] + rest)

@@ -12,11 +12,7 @@ from bench.plan.dataset import HUB, DataSpec
 from minbert.files import is_file, is_folder
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
-_NAMES: Final = {
-    TRAIN: (TRAIN,),
-    VALIDATION: (VALIDATION, "valid", "val", "dev"),
-    TEST: (TEST,),
-}
+_NAMES: Final = {TRAIN: (TRAIN,), VALIDATION: (VALIDATION, "valid", "val", "dev"), TEST: (TEST,)}
 """Names of parts, and of files in a folder without their suffixes."""
 _READERS: Final[Mapping[str, Callable[[Path], Records]]] = {
     ".csv": delimited,

@@ -26,18 +26,14 @@ _DECODER: Final = json.JSONDecoder(
     parse_int=str,
     parse_constant=lambda name: None if name == "NaN" else name,  # pandas writes NaN for missing
 )
-_SEEN: Final = 1000
-"""Records whose keys are the columns of a JSON file."""
 
 csv.field_size_limit(2**27)  # the default would refuse long documents
 
 
 def delimited(path: Path) -> Records:
-    """A table of fields between delimiters, with a header.
-
-    The delimiter is a tab in `.tsv`, else a comma, unless the header then is one column and another
-    delimiter gives more. InputError: a file without a header, or one that can't be read.
-    """
+    """A table of fields between delimiters, with a header: tabs in `.tsv`, else commas, unless the
+    header then is one column and another delimiter gives more. InputError: a file without a header,
+    or one that can't be read."""
     header = next((line for line in _lines(path) if line.strip()), "")
 
     def width(delimiter: str) -> int:
@@ -69,11 +65,8 @@ def delimited(path: Path) -> Records:
 
 
 def _is_quoted(path: Path) -> bool:
-    """Whether quotes enclose whole fields of a file separated by tabs; many have no quoting.
-
-    A field with both tabs and line breaks is several rows, between two quotes that have nothing to
-    do with each other.
-    """
+    """Whether quotes enclose whole fields of a file separated by tabs; many have no quoting. A
+    field with both tabs and line breaks is several rows between two unrelated quotes."""
     try:
         return not any(
             "\t" in field and "\n" in field
@@ -113,10 +106,10 @@ def _records(path: Path, delimiter: str, quoting: Any) -> Iterator[tuple[int, li
 
 
 def json_lines(path: Path) -> Records:
-    """A table of JSON objects, one on each line; its columns are their keys. InputError: a file
-    without objects, or one that can't be read."""
+    """A table of JSON objects, one on each line; its columns are the keys of the first 1,000.
+    InputError: a file without objects, or one that can't be read."""
     columns: dict[str, None] = {}
-    for _, record in islice(_objects(path), _SEEN):
+    for _, record in islice(_objects(path), 1000):
         if isinstance(record, dict):
             columns.update(dict.fromkeys(record))
     if not columns:
@@ -147,7 +140,6 @@ def _objects(path: Path) -> Iterator[tuple[int, Any]]:
 
 def plain_texts(path: Path) -> Records:
     """A table whose only column, `text`, has the lines of a text file, empty ones too."""
-
     return _texts(str(path), lambda: _lines(path))
 
 
@@ -170,7 +162,6 @@ def _texts(name: str, lines: Callable[[], Iterator[str]]) -> Records:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, each with its end."""
     encoding, errors = "utf-8-sig", "surrogateescape"
     try:
         with path.open("rb") as file:
@@ -187,7 +178,6 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _checked(text: TextIO, name: str) -> Iterator[str]:
-    """The lines of a text, each with its end."""
     number = 0
     while line := text.readline(LONGEST + 1):
         number += 1

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
 
 def tokenizer_of(engine: str, folder: Path) -> "TextEncoder":
-    """The tokenizer of the checkpoint in a folder, for an engine. InputError if there is none that
-    can be used."""
     from minbert.data.tokenizer import Tokenizer
 
     return Tokenizer.from_folder(folder) if engine == MINBERT else fast_tokenizer(folder)

@@ -50,13 +50,10 @@ _LABELS: Final = "labels"
 _DATA: Final = "data_digest"
 _PIECES: Final = "pieces"
 """The note with the names of the pieces, in their order."""
-_LEAST_SHARE: Final = 0.001
 LENGTH_STEP: Final = 8
 MOST_CUT: Final = 0.01
 """The share of tokens that `max_length auto` stays below."""
 _CHUNK: Final = 65_536
-_SHORT: Final = 4
-"""A length to which texts are cut while they are counted, so that no ids are kept."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +74,8 @@ Pieces = dict[str, Sides]
 
 
 def share(data: Data, cell: Cell, tokenizer: Path, folder: Path | None) -> None:
-    """Make the file that the workers of cells like this one map, unless it exists.
-
-    Errors are ignored here: each worker then tokenises its examples, and reports the error.
-
-    Args:
-        data: the cell's examples.
-        tokenizer: the folder with the vocabulary.
-        folder: the folder of the task's files; None for an embedded task.
-    """
+    """Make the file that the workers of cells like this one map, unless it exists. Errors are
+    ignored here: each worker then tokenises its examples, and reports the error."""
     path = _path(cell, tokenizer, folder)
     if path is not None and not is_file(path):
         with _errors_of_tokenising_ignored():
@@ -103,10 +93,8 @@ def _errors_of_tokenising_ignored() -> Iterator[None]:
 
 
 def cut_columns(encoded: Iterable[Encoded]) -> dict[str, float]:
-    """The columns about the texts that are cut.
-
-    A pair in one sequence is one text, and special tokens count, as in `tokens_total`.
-    """
+    """The columns about the texts that are cut. A pair in one sequence is one text, and special
+    tokens count, as in `tokens_total`."""
     texts = lost = kept = 0
     for side in encoded:
         if side.cut is not None:
@@ -119,21 +107,15 @@ def cut_columns(encoded: Iterable[Encoded]) -> dict[str, float]:
 def cut_notes(
     data: Data, cell: Cell, tokenizer: Path, folder: Path | None, whose: str = ""
 ) -> Iterator[str]:
-    """A note about the texts that are cut, if there are any and they can be tokenised.
-
-    The file is made, as by `share`, once the note is requested.
-
-    Args:
-        data, cell, tokenizer, folder: as of `share`.
-        whose: the beginning of the note.
-    """
+    """A note, that begins with `whose`, about the texts that are cut, if there are any and they can
+    be tokenised. The file is made, as by `share`, once the note is requested."""
     sides: list[Encoded] = []
     with _errors_of_tokenising_ignored():
         pieces = read(cell, tokenizer, folder) or make(data, cell, tokenizer, folder)
         sides = [side.encoded for both in pieces.values() for side in both]
     texts, lost = cut_columns(sides).values()
     if texts:
-        shown = f"{lost:.1%}" if lost >= _LEAST_SHARE else "under 0.1%"
+        shown = f"{lost:.1%}" if lost >= 0.001 else "under 0.1%"
         yield (
             f"{whose}max_length {cell.max_length} cuts {texts:,} of {sum(map(len, sides)):,} "
             f"texts, and {shown} of all tokens with them"
@@ -211,18 +193,14 @@ def token_lengths(examples: Examples, encoder: "TextEncoder") -> NDArray[np.int6
     lengths = [np.zeros(0, dtype=np.int64)]
     for start in range(0, len(examples), _CHUNK):
         part = slice(start, start + _CHUNK)
-        encoded = encoder.encode(a[part], None if b is None else b[part], _SHORT)
+        encoded = encoder.encode(a[part], None if b is None else b[part], 4)  # few ids are kept
         lengths.append(encoded.lengths + (0 if encoded.cut is None else encoded.cut))
     return np.concatenate(lengths)
 
 
 def auto_max_length(lengths: NDArray[np.int64], longest: int) -> int:
-    """The smallest multiple of 8 that cuts under 1% of the tokens.
-
-    Args:
-        lengths: tokens of each training example, uncut.
-        longest: the most tokens that the model allows, its positions: the result is no larger.
-    """
+    """The smallest multiple of 8 that cuts under 1% of the tokens of training examples of these
+    lengths; at most `longest`, the model's positions."""
     for length in range(LENGTH_STEP, longest, LENGTH_STEP):
         if share_cut(lengths, length) < MOST_CUT:
             return length
@@ -230,15 +208,12 @@ def auto_max_length(lengths: NDArray[np.int64], longest: int) -> int:
 
 
 def share_cut(lengths: NDArray[np.int64], max_length: int) -> float:
-    """The share of all tokens that a `max_length` cuts."""
     return float(np.maximum(lengths - max_length, 0).sum() / max(1, int(lengths.sum())))
 
 
 def find_length(data: Data, encoder: "TextEncoder", longest: int) -> tuple[int, str]:
-    """The `max_length` that `auto` is for a task's training examples, and a note on it.
-
-    Texts that the model reads by themselves count by themselves.
-    """
+    """The `max_length` that `auto` is for a task's training examples, and a note on it. Texts that
+    the model reads by themselves count by themselves."""
     lengths = np.concatenate(
         [token_lengths(piece.train, encoder) for piece in data.pieces().values()]
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.common.grouping import grouped
 from bench.plan.cell import ITERATIVE, Cell, named
-from minbert.training.quarters import QUARTERS
+from minbert.training.schedules import QUARTERS
 
 Size = tuple[int, int, int]
 """The examples in a batch, the length to which texts are cut, and the batches in a step."""

@@ -41,7 +41,7 @@ from minbert.data.metrics import constant
 from minbert.data.tasks import Data, Sizes, TaskData
 from minbert.data.tokenizer import Tokenizer
 from minbert.files import is_folder
-from minbert.training.quarters import QUARTERS, layers_in
+from minbert.training.schedules import QUARTERS, layers_in
 
 MSE: Final = "mse"
 """The name in `minbert.training.losses`, which is not imported because it loads torch."""

@@ -16,24 +16,19 @@ from bench.plan.columns import LARGEST
 
 _LARGEST: Final = 2**26
 
-
 Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class DataFile(Generic[Model]):
-    """The file of models next to each CSV of results, by the ending of its name.
-
-    Attributes:
-        content: what deleting a file loses, for the line of an error.
-    """
+    """The file of models next to each CSV of results, by the ending of its name; `content` is what
+    deleting one loses, for the line of an error."""
 
     ending: str
     model: type[Model]
     content: str
 
     def path(self, runs: Path) -> Path:
-        """The path of a CSV's file."""
         return runs.with_name(f"{runs.stem}{self.ending}")
 
     def read(self, runs: Path) -> dict[str, Model]:

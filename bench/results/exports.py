@@ -63,7 +63,6 @@ class Figures(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     at: str
 
     def form(self, name: str) -> Form | None:
-        """The form of this name; None where it was not measured."""
         return next((form for form in self.forms if form.name == name and not form.missing), None)
 
 
@@ -78,11 +77,9 @@ def read_exports(*runs: Path) -> dict[str, Figures]:
 
 
 def keep_figures(runs: Path, cell_id: str, figures: Figures) -> None:
-    """Write the figures of a cell's exported model to a CSV's file, in place of earlier ones."""
     _FILE.update(runs, cell_id, lambda _: figures)
 
 
 def latest_figures(exports: Mapping[str, Figures], cell_ids: Sequence[str]) -> Figures | None:
-    """The figures measured last of some cells, such as the seeds of a setting."""
     known = [exports[cell_id] for cell_id in cell_ids if cell_id in exports]
     return max(known, key=lambda figures: figures.at, default=None)

@@ -33,10 +33,9 @@ class Reference(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
 
     Attributes:
         about: a line on how it was obtained, or why it was left out.
-        train: the number of examples it was trained on.
         model_digest, pooling, max_length: of the encoder, for `frozen`; else None.
-        scores: by metric, the value and both ends of its 95% interval; None: not defined. Empty
-            if it was left out.
+        scores: by metric, the value and both ends of its 95% interval; None: not defined. Empty if
+            it was left out.
     """
 
     name: str
@@ -49,14 +48,12 @@ class Reference(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
 
 
 class FinalScore(BaseModel, extra="forbid", frozen=True):
-    """The score of one setting on test examples, which is measured once.
+    """The score of one setting on test examples, which are scored once whatever the training was.
 
     Attributes:
-        setting: its name in the report.
-        cell_id, seed: of the training.
         metric, dev: the one by which the setting was chosen, and its score on dev.
         test: the name of the file, or of the split.
-        digest, examples: of the test examples, which are scored once whatever the training was.
+        digest, examples: of the test examples.
         scores: as of `Reference`.
         at: when it was measured, UTC, ISO 8601.
     """
@@ -82,9 +79,7 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
         classes: their names, in the order of the labels.
         train, dev: numbers of examples; of folds, all of them and 0.
         class_counts: of each class, in train and in dev; empty without classes.
-        checks: what `bench.examples.checks` found; None: not made.
         tokens_of: digest of the vocabulary whose tokens were counted, and the model's positions.
-        references: reference points, of every encoder that they were made for.
     """
 
     task: str
@@ -111,7 +106,6 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
         return self.model_copy(update={"references": known.references, "final": known.final})
 
     def without_texts(self) -> "DataFacts":
-        """The same without the texts that checks found, as they are kept beside results."""
         checks = self.checks and self.checks.without_texts()
         return self.model_copy(update={"checks": checks})
 
@@ -145,7 +139,6 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
         return min(self.train, MOST_COMPARED, steps)
 
     def references_for(self, cell: Cell | Row) -> list[Reference]:
-        """The reference points for a cell, in the order of `REFERENCES`."""
         encoder = (cell.model_digest, cell.pooling, cell.max_length)
         known = {
             reference.name: reference
@@ -158,7 +151,6 @@ class DataFacts(BaseModel, extra="forbid", frozen=True):
 
 
 def facts_of(data: TaskData, source: str = "", checks: Checks | None = None) -> DataFacts:
-    """The facts on a task's examples, without reference points."""
     classes = data.task.classes
     several = data.train.labels.ndim > 1
     counts = [

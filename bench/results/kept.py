@@ -14,8 +14,6 @@ from minbert.model.config import Sizes, count_parameters
 CAP: Final = 2**30
 """Bytes of all kept weights of a CSV, at which cells no longer keep theirs unless all do."""
 
-_FP32: Final = 4
-
 
 def keeps_by_default(cell: Cell) -> bool:
     """Whether a cell keeps its weights without being asked to: small ones of a useful model."""
@@ -35,7 +33,7 @@ def largest_weights(cell: Cell, config: Sizes) -> int:
         base += config.num_hidden_layers * hidden * wide
     heads = (4 if cell.encoders is None else 20) * hidden**2
     encoders = cell.encoders or 1
-    return _FP32 * (encoders * (config.num_hidden_layers * adapters + base) + heads)
+    return 4 * (encoders * (config.num_hidden_layers * adapters + base) + heads)  # in fp32
 
 
 AGAIN: Final = ("export-", "refit-")
@@ -43,8 +41,8 @@ AGAIN: Final = ("export-", "refit-")
 
 
 class KeptWeights:
-    """The kept weights of a CSV's cells; `every` cell keeps its weights, whatever their size, or
-    only those that do so by default."""
+    """The kept weights of a CSV's cells, of `every` cell or only of those that keep them by
+    default."""
 
     def __init__(self, runs: Path, every: bool) -> None:
         self._folder = cells_folder(runs)
@@ -57,7 +55,6 @@ class KeptWeights:
         return self._every or (keeps_by_default(cell) and self._bytes < CAP)
 
     def add(self, folder: Path) -> None:
-        """Count the weights in the folder of a cell that has run, if it kept any."""
         self._bytes += _size(folder / WEIGHTS)
 
     def note(self, cell: Cell) -> str | None:

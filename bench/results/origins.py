@@ -24,13 +24,9 @@ def folder_of(runs: Path, row: Row) -> Path:
 
 
 def data_folder(row: Row, folder: Path, data: Path | None) -> Path | None:
-    """The folder of a row's examples; None for an embedded task. InputError if the prepared
-    examples are gone.
-
-    Args:
-        folder: the cell's folder, whose job names the prepared examples of the user's own data.
-        data: the folder of the files of a task that this project knows.
-    """
+    """The folder of a row's examples: of a task that this project knows `data`, else that of the
+    job in the cell's `folder`; None for an embedded task. InputError if the prepared examples are
+    gone."""
     task = TASKS.get(row.task)
     if task is not None:
         return data if task.files else None
@@ -75,13 +71,9 @@ def examples_of(row: Row, data: Path | None) -> Data:
 
 
 def model_of(row: Row, folder: Path, otherwise: str) -> Model:
-    """The checkpoint that a row's cell was trained from, by the path in its job or by its name.
-    InputError if it is gone, or has changed.
-
-    Args:
-        folder: the cell's folder.
-        otherwise: what the user can do instead of restoring the checkpoint.
-    """
+    """The checkpoint that a row's cell was trained from, by the path in the job of its folder or by
+    its name. InputError if it is gone, or has changed; `otherwise` is what the user can do but
+    restore it."""
     name, cell, path = row.model, row.name, None
     with suppress(InputError):
         path = Job.read(folder).checkpoint

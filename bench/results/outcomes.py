@@ -136,7 +136,6 @@ def read_outcomes(path: Path) -> dict[str, Outcome]:
 
 
 def _outcome(stored: Array, tensors: Mapping[str, Array], examples: str, size: int) -> Outcome:
-    """An outcome on `size` examples."""
     if stored.dtype == np.uint8 and stored.ndim == 1:
         if stored.shape != ((size + 7) // 8,) or size < 1:
             raise ValueError("it has bits of other examples")

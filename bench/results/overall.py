@@ -24,8 +24,7 @@ def overall(scores: Scores) -> float | None:
 
 def overall_interval(scores: Mapping[str, float], examples: Mapping[str, int]) -> Interval:
     """The overall score with its 95% interval, from the scores of the parts and their numbers of
-    dev examples, which are independent: Wilson's intervals for an accuracy and Fisher's for a
-    correlation. ValueError without parts."""
+    dev examples, which are independent. ValueError without parts."""
     intervals = []
     for part, score in scores.items():
         low, high = score_ends(metric_of_part(part), score, examples[part])

@@ -3,12 +3,8 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
 
 from bench.plan.rows import Row
-
-_MINUTE_S: Final = 60
-_HOUR_S: Final = 3600
 
 
 @dataclass(frozen=True)
@@ -73,13 +69,12 @@ def times_of(rows: Iterable[Row], between_s: float = 0.0) -> Times | None:
 
 
 class Account:
-    """The time of a run of cells since the creation of this object, of all worker slots together.
-
-    Waiting for other grids, and cells that did not end ok, are left out.
+    """The time of a run of cells since the creation of this object, of all worker slots together;
+    without waits for other grids, and cells that did not end ok.
 
     Args:
-        slots: the most cells that run at a time; 0: they run on other machines, and what is
-            between them, such as a wait in a queue, does not count.
+        slots: the most cells that run at a time; 0: they run on other machines, and what is between
+            them, such as a wait in a queue, does not count.
     """
 
     def __init__(self, slots: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
@@ -90,7 +85,6 @@ class Account:
         self._rows: list[Row] = []
 
     def waited(self, seconds: float) -> None:
-        """Count a wait for other grids."""
         self._others_s += seconds
 
     def add(self, row: Row) -> None:
@@ -104,8 +98,6 @@ class Account:
 
 
 def _seconds_text(seconds: float) -> str:
-    if seconds < 2 * _MINUTE_S:
+    if seconds < 120:
         return f"{seconds:.0f} s"
-    if seconds < 2 * _HOUR_S:
-        return f"{seconds / _MINUTE_S:.0f} min"
-    return f"{seconds / _HOUR_S:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

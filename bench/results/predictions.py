@@ -46,8 +46,6 @@ Parts = Mapping[str, Outcome]
 
 
 class PredictionsOf(Protocol):
-    """A source of stored predictions."""
-
     def __call__(self, rows: Sequence[Row], /, *, logits: bool = False) -> Parts | None:
         """The predictions of a run's rows, one for each fold, in their order, joined; with logits
         if they are asked for and stored. None where not stored."""
@@ -104,7 +102,6 @@ def kept_predictions(runs: Path, note: Callable[[str], None] = note_to_stderr) -
 
 
 def _joined(outcomes: Sequence[Parts | None]) -> Parts | None:
-    """The outcomes of several rows; None where those of a row or a part are missing."""
     known = [one for one in outcomes if one is not None]
     if len(known) < len(outcomes) or not known or len({frozenset(one) for one in known}) > 1:
         return None
@@ -115,8 +112,6 @@ def _joined(outcomes: Sequence[Parts | None]) -> Parts | None:
 
 
 def values_from(predictions_of: PredictionsOf) -> ValuesOf:
-    """The numbers of the rows' own metric, from a source of predictions."""
-
     def values_of(rows: Sequence[Row]) -> Values | None:
         metric = rows[0].dev_metric or ""
         outcomes = predictions_of(rows, logits=metric_of(metric).needs_logits)
@@ -129,11 +124,9 @@ def values_from(predictions_of: PredictionsOf) -> ValuesOf:
 
 
 def keep_outcomes(runs: Path, rows: Iterable[Row]) -> int:
-    """Update the file of outcomes from the folders of the rows that count; return their number.
-
-    Outcomes in the file stay, unless a folder has newer ones. ValueError or OSError: why the file
-    stays as it is: it can't be read or written, or would be too large.
-    """
+    """Update the file of outcomes from the folders of the rows that count, and keep those without a
+    folder; return their number. ValueError or OSError: why the file stays as it is: it can't be
+    read or written, or would be too large."""
     path, kept = outcomes_file(runs), 0
     try:
         stored = read_outcomes(path)
@@ -160,20 +153,19 @@ def first_of(sources: Sequence[PredictionsOf]) -> PredictionsOf:
 
 
 def _parts(metric: str) -> Sequence[str]:
-    """The parts that a score of this metric may have; "" stands for the whole task."""
     return tuple(PART_SCORES) if metric == OVERALL else ("",)
 
 
 def outcome_of(
     logits: NDArray[np.generic], labels: NDArray[np.generic], unit: tuple[float, float] | None
 ) -> Outcome:
-    """The outcome of logits, with them.
+    """The outcome of logits [N, C], with them. ValueError if logits and labels do not fit each
+    other.
 
     A label of several is predicted where its logit is above 0; so is the second class where one
-    logit stands for two. ValueError if logits and labels do not fit each other.
+    logit stands for two.
 
     Args:
-        logits: [N, C]; [N, 1] of a regression, or for two classes.
         labels: classes [N], numbers [N], or 0 and 1 for each label [N, C].
         unit: mean and std by which a regression's logits return to the unit of the labels.
     """
@@ -249,7 +241,6 @@ def _fit(row: Row, outcomes: Parts) -> bool:
 
 
 def values(metric: str, outcomes: Parts) -> Values:
-    """The numbers of the examples of all parts. ValueError without parts, or as `numbers`."""
     if metric != OVERALL:
         if "" not in outcomes:
             raise ValueError("there are no predictions of the whole task")

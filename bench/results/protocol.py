@@ -37,11 +37,8 @@ STDERR: Final = "stderr.txt"
 
 
 def parse_result(text: str) -> dict[str, Any]:
-    """The content of a result.json: `status`, `flags`, `message` and `columns`.
-
-    A number that is not finite counts as missing, and makes a result with status ok invalid.
-    ValueError if no row of runs.csv can be made from it.
-    """
+    """The content of a result.json. A number that is not finite counts as missing, and makes a
+    result with status ok invalid. ValueError if no row of runs.csv can be made from it."""
     try:
         result = json.loads(text)
     except RecursionError:

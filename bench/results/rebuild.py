@@ -88,7 +88,6 @@ def rebuild(path: Path) -> tuple[int, int, list[str]]:
 
 
 def _check(path: Path) -> None:
-    """Refuse a path that is no runs.csv and can't become one, before anything is written."""
     if os.path.lexists(path) and not is_file(path):
         raise InputError(f"{path}: is no file; name a runs.csv with --runs")
     folder = cells_folder(path)

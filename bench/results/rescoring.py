@@ -29,8 +29,6 @@ from bench.results.store import read_plan, read_rows
 
 @dataclass(frozen=True)
 class Results:
-    """What some files of results hold, scored by the metric that decides."""
-
     runs: Sequence[Path]
     rows: Sequence[Row]
     facts: Mapping[str, DataFacts] = field(default_factory=dict)
@@ -63,16 +61,16 @@ def rescored(
     note: Callable[[str], None] = note_to_stderr,
 ) -> list[Row]:
     """The rows with another dev metric: its score, interval and the score of the majority class.
+    InputError if no row is of a problem that has the metric.
 
     Rows of problems without this metric keep their own, and so do candidates of a search for
     learning rates, which chose by it. Without predictions from which the metric can be computed, or
     where it is not defined, a row has no score. Flags stay those of the row's own metric.
-    InputError if no row is of a problem that has the metric.
 
     Args:
         facts: by `data_digest`, for the majority class.
-        note: called with a line about rows without a score, about rows of other problems, and
-            about classes with too few examples for the metric's intervals.
+        note: called with a line about rows without a score or of other problems, and about classes
+            with too few examples for the metric's intervals.
     """
     scored = [row for row in rows if row.dev_metric is not None and not row.is_candidate]
     problems = metric_of(metric).problems

@@ -55,10 +55,9 @@ def measured_row(
     """A row of the cell, its conditions and its measurements, with intervals.
 
     Args:
-        columns: measurements of worker and runner; names that are no columns are ignored.
-        folder: the cell's folder, which has its step times.
+        columns: of worker and runner; names that are no columns are ignored.
         dev_examples: the number of dev examples of each part of the task.
-        majority_score: score on dev of the training set's majority class, if there are classes.
+        majority_score: on dev, of the training set's majority class, if there are classes.
     """
     measured = {n: v for n, v in columns.items() if n in _MEASURED and v is not None}
     text = " ".join(message.split())[:500] or None
@@ -76,7 +75,6 @@ def measured_row(
 
 
 def row_to_json(row: Row) -> bytes:
-    """A row as JSON, by column."""
     return json.dumps(values_of(row), indent=1).encode() + b"\n"
 
 
@@ -97,7 +95,6 @@ def keep_row(folder: Path, row: Row) -> None:
 
 
 def kept_row(folder: Path) -> Row | None:
-    """The row that `keep_row` stored; None without a valid one."""
     try:
         return row_from_json((folder / ROW).read_bytes())
     except OSError:
@@ -105,11 +102,9 @@ def kept_row(folder: Path) -> Row | None:
 
 
 def step_times(folder: Path) -> tuple[Columns, bool]:
-    """The columns of step times from a folder's files, and whether they are steady.
-
-    From panel.csv where timing batches were replayed, else from the training steps in steps.csv.
-    No columns where neither can be used: the cell did not get that far, or the file is damaged.
-    """
+    """The columns of step times, and whether they are steady: from panel.csv where timing batches
+    were replayed, else from the training steps in steps.csv. No columns where neither can be used:
+    the cell did not get that far, or the file is damaged."""
     panel = folder / PANEL
     try:
         if panel.exists():
@@ -131,7 +126,6 @@ def step_times(folder: Path) -> tuple[Columns, bool]:
 
 
 def _table(path: Path, largest: int) -> dict[str, NDArray[np.float64]]:
-    """The columns of a file of steps."""
     if not path.is_file() or path.stat().st_size > largest:
         raise ValueError("it is no file of step times")
     with path.open(newline="", encoding="utf-8") as file:
@@ -191,10 +185,8 @@ def score_interval(row: Row, examples: Mapping[str, int], folder: Path) -> Colum
 
 
 def not_learned(row: Row) -> bool:
-    """Whether the score's interval reaches down to the score of the majority class, or of chance.
-
-    True also where predictions that are all the same have no correlation.
-    """
+    """Whether the score's interval reaches down to the score of the majority class, or of chance;
+    also where predictions that are all the same have no correlation."""
     if row.dev_metric is None:
         return False
     return row.dev_ci_low is None or row.dev_ci_low <= (row.majority_score or 0.0)

@@ -34,11 +34,8 @@ csv.field_size_limit(2**27)  # what has been written, a long message too, can be
 
 def read_rows(path: Path, note: Callable[[str], None] = note_to_stderr) -> list[Row]:
     """All rows of a CSV of this schema or an older one, in order; none where there is no such file.
-    InputError for a file of a newer schema, or one with a broken row, naming its line.
-
-    Args:
-        note: called with a line about an incomplete record at the end, which is left out.
-    """
+    InputError for a file of a newer schema, or one with a broken row, naming its line. `note` is
+    called with a line about an incomplete record at the end, which is left out."""
     reading = Reading(path, older=True)
     reading.read_on()
     if reading.torn:
@@ -47,12 +44,10 @@ def read_rows(path: Path, note: Callable[[str], None] = note_to_stderr) -> list[
 
 
 def torn_line(path: Path) -> str:
-    """The note about an incomplete record at the end of a CSV."""
     return f"{path}: the last line is incomplete and is left out; its cell will run again"
 
 
 def record(fields: Iterable[str]) -> bytes:
-    """A record of the file, its line end included."""
     text = io.StringIO()
     csv.writer(text).writerow(fields)
     return text.getvalue().encode(errors="backslashreplace")
@@ -96,18 +91,14 @@ _PARSERS: Final = {name: _parser(name) for name in NAMES}
 
 
 def _parsed(fields: Sequence[str], parsers: Mapping[str, Callable[[str], Value]]) -> Columns:
-    """The values of a record's fields by column."""
     if len(fields) != len(parsers):
         raise ValueError(f"it has {len(fields)} fields instead of {len(parsers)}")
     return {name: parse(text) for text, (name, parse) in zip(fields, parsers.items(), strict=True)}
 
 
 class Reading:
-    """The state of reading a CSV: its rows up to byte `end`, and whether a torn record follows.
-
-    Args:
-        older: whether a file of an older schema is read, too; it can't be appended to.
-    """
+    """The state of reading a CSV: its rows up to byte `end`, and whether a torn record follows. One
+    of an `older` schema can't be appended to."""
 
     def __init__(self, path: Path, older: bool = False) -> None:
         self.path = path

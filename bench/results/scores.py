@@ -9,6 +9,7 @@ or wrong.
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +25,9 @@ Floats = NDArray[np.float64]
 
 
 def numbers(metric: str, outcome: Outcome) -> Values:
-    """A number for each example [N], with the score as their mean.
-
-    Raises:
-        ValueError: if the metric is not that of the outcome's problem, can't be computed from what
-            is stored, or is not defined, as a correlation of constants is not.
-        RefusedError: if it is a plugin's that fails.
-    """
+    """A number for each example [N], with the score as their mean. ValueError if the metric is not
+    that of the outcome's problem, can't be computed from what is stored, or is not defined, as a
+    correlation of constants is not; RefusedError if it is a plugin's that fails."""
     labels, predicted = outcome.labels, outcome.predicted
     if metric == "accuracy" and outcome.has_classes:
         right: Values = (predicted if labels is None else predicted == labels).astype(np.float64)
@@ -98,31 +95,25 @@ Score = tuple[float, float | None, float | None] | None
 
 
 def every_score(problem: str, outcome: Outcome) -> dict[str, Score]:
-    """The scores of predictions by all metrics of their problem."""
-    scores: dict[str, Score] = {}
-    for metric in metrics_for(problem):
+    scores: dict[str, Score] = dict.fromkeys(metrics_for(problem))
+    for metric in scores:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of scikit-learn, on a single class
-                found = score_of(metric, [numbers(metric, outcome)])
-            ends = (found.value, found.low, found.high)
-            is_finite = all(end is None or math.isfinite(end) for end in ends)
-            scores[metric] = ends if is_finite else None
-        except ValueError:
-            scores[metric] = None
+            # scikit-learn warns of a single class
+            with suppress(ValueError), warnings.catch_warnings(action="ignore"):
+                score = score_of(metric, [numbers(metric, outcome)])
+                ends = (score.value, score.low, score.high)
+                if all(end is None or math.isfinite(end) for end in ends):
+                    scores[metric] = ends
         except RefusedError as error:
             note_to_stderr(str(error))
-            scores[metric] = None
     return scores
 
 
 def score_of(metric: str, values: Sequence[Values]) -> Interval:
-    """A score with its 95% interval, from the numbers of one or several seeds.
-
-    For one seed it is over examples: Wilson's of an accuracy, else by Student's t; for several
-    seeds over seeds and examples. Of a correlation it is on the scale of Fisher's z. Ends stay
-    within the metric's bounds. ValueError if seeds have other numbers of examples.
-    """
+    """A score with its 95% interval, from the numbers of one or several seeds: for one seed over
+    examples, Wilson's of an accuracy, else by Student's t; for several seeds over seeds and
+    examples. Of a correlation it is on the scale of Fisher's z. ValueError if seeds have other
+    numbers of examples."""
     known = metric_of(metric)
     score = float(np.mean(values))
     if metric == "accuracy" and len(values) == 1:

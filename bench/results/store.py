@@ -48,15 +48,12 @@ def cell_folder(
 
 
 def plan_file(path: Path) -> Path:
-    """The path of the last plan of a CSV's cells."""
     return cells_folder(path) / "plan.json"
 
 
 def read_plan(path: Path) -> list[Row]:
-    """The rows, still without results, of the cells that were planned last.
-
-    Empty for a plan that can't be read: it only shows which results are missing.
-    """
+    """The rows, still without results, of the cells that were planned last; none for a plan that
+    can't be read, as it only shows which results are missing."""
     try:
         planned = json.loads(plan_file(path).read_text(encoding="utf-8"))
         rows = [row_of({name: values.get(name) for name in NAMES}) for values in planned]
@@ -68,12 +65,9 @@ def read_plan(path: Path) -> list[Row]:
 
 
 class Store:
-    """A runs.csv to append to. Each access reads only the rows that were added since the last; all
-    raise InputError as `read_rows`.
-
-    Args:
-        version: the code_version whose rows count as done; None: rows of all versions do.
-    """
+    """A runs.csv to append to, by `version` the code_version whose rows count as done; None: those
+    of all do. Each access reads only the rows that were added since the last; all raise InputError
+    as `read_rows`."""
 
     def __init__(self, path: Path, version: str | None = None) -> None:
         self.path = path
@@ -82,19 +76,16 @@ class Store:
         self._index([])
 
     def _index(self, rows: list[Row]) -> None:
-        """Begin the indices of a list of rows, of which none are indexed so far."""
         self._indexed, self._seen = rows, 0
         self._by_cell: dict[str, list[Row]] = {}
         self._out_of_memory: dict[tuple[Value, ...], list[Row]] = {}
 
     @property
     def rows(self) -> list[Row]:
-        """All rows, including those of other processes."""
         self._reading.read_on()
         return self._reading.rows
 
     def _of_cell(self, cell_id: str) -> list[Row]:
-        """All rows of a cell, of any version."""
         rows = self.rows
         if rows is not self._indexed:
             self._index(rows)
@@ -110,7 +101,6 @@ class Store:
         return self._version in (None, row.code_version)
 
     def last(self, cell_id: str, conditions_id: str, repeat: int = 1) -> Row | None:
-        """The current row of a repeat of a cell; None if it has none."""
         key = cell_id, conditions_id, repeat
         return current_rows(filter(self._counts, self._of_cell(cell_id))).get(key)
 
@@ -132,16 +122,13 @@ class Store:
 
     @property
     def torn(self) -> bool:
-        """Whether a torn record followed the rows when they were last read."""
         return self._reading.torn
 
     def next_attempt(self, cell_id: str, conditions_id: str, repeat: int = 1) -> int:
-        """The attempt of a repeat's next row: one more than its highest."""
         key = cell_id, conditions_id, repeat
         return 1 + max((row.attempt for row in self._of_cell(cell_id) if row.key == key), default=0)
 
     def has(self, row: Row) -> bool:
-        """Whether the file has the row of this attempt."""
         return any(row.row_key == other.row_key for other in self._of_cell(row.cell_id))
 
     def highest_attempt(self, cell_id: str, repeat: int = 1) -> int:
@@ -150,8 +137,8 @@ class Store:
         return max((row.attempt for row in rows if row.repeat == repeat), default=0)
 
     def append(self, *rows: Row) -> None:
-        """Add rows; they are durable on return. ValueError for a row that could not be read again.
-        Nothing is written. DiskFullError if it can't be written. The file stays as it was."""
+        """Add rows, which are durable on return. ValueError for a row that could not be read again,
+        DiskFullError if the file can't be written; it then stays as it was."""
         lines = b"".join(map(encode, rows))
         if not lines:
             return
@@ -183,10 +170,8 @@ class Store:
                 raise
 
     def check_writable(self) -> None:
-        """Raise InputError unless rows can be appended and folders of cells be made.
-
-        It tries to write, without leaving a trace, because permissions do not restrict root.
-        """
+        """Raise InputError unless rows can be appended and folders of cells be made: it tries to
+        write, without leaving a trace, because permissions do not restrict root."""
         folder = cells_folder(self.path)
         for path, is_kind, kind in (
             (self.path, stat.S_ISREG, "file"),

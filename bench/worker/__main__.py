@@ -1,10 +1,9 @@
 """Run the cell in a folder: `python -m bench.worker CELL_FOLDER`.
 
 The grid starts one such process for each cell; started by hand, it repeats a cell. It reads
-cell.json and writes result.json, steps.csv, epochs.csv, machine.json and predictions.safetensors
-into the folder, and after a short training panel.csv. If memory runs out, the device fails or the
-training is invalid, result.json says so; any other error ends the process with a traceback and no
-result.json.
+cell.json and writes the files of `bench.results.protocol`. If memory runs out, the device fails or
+the training is invalid, result.json says so; any other error ends the process with a traceback and
+no result.json.
 """
 
 import json
@@ -48,7 +47,6 @@ def write_result(
 
 
 def main(folder: Path) -> int:
-    """Run the cell in `folder`, and return the exit code."""
     lifeline.attach()
     job = Job.read(folder)
     import_all(job)  # after the lifeline: importing torch takes seconds in which the parent may die

@@ -18,12 +18,7 @@ from bench.worker.failures import is_out_of_memory
 from bench.worker.setup import Split
 from minbert.data.batches import Batch, Buckets, plan_training
 from minbert.model.classifier import Classifier
-from minbert.training.compiled import (
-    CompiledModel,
-    compile_model,
-    errors_in_a_line,
-    run_passes,
-)
+from minbert.training.compiled import CompiledModel, compile_model, errors_in_a_line, run_passes
 
 _CACHES: Final = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 """Environment variables that name the caches of torch's compiler and of triton."""
@@ -36,10 +31,8 @@ _UNFINISHED: Final = ".unfinished"
 
 
 class AutoCompiledModel:
-    """A model by torch.compile, as users of transformers compile it: for batches of any shape.
-
-    It is compiled now on batches of some shapes, B and S, so that no step has to wait.
-    """
+    """A model by torch.compile for batches of any shape, as users of transformers compile it;
+    compiled now on batches of some shapes, B and S, so that no step has to wait."""
 
     cached: float | None = None
     """How much of the code came from the compiler's cache is not known."""
@@ -51,7 +44,6 @@ class AutoCompiledModel:
                 run_passes(self, model, texts, length, amp)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Logits [B, C] of a batch."""
         mask = batch.attention_mask
         if mask is None:  # nothing is masked, which would be other code
             mask = torch.ones_like(batch.input_ids)

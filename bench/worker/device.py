@@ -26,11 +26,8 @@ def set_up_device(device: torch.device, *, tf32: bool = False) -> None:
 
 
 class HostCopies:
-    """Keeps tensors in the host's memory.
-
-    Tensors on a GPU are copied to pinned blocks asynchronously. Other tensors are in host memory
-    already and are kept as they are.
-    """
+    """Keeps tensors in the host's memory: those on a GPU are copied to pinned blocks
+    asynchronously, the others kept as they are."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -50,6 +47,5 @@ class HostCopies:
         return block[used : used + count].view(tensor.shape).copy_(tensor, non_blocking=True)
 
     def wait(self) -> None:
-        """Wait until the values of all kept tensors are valid."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)

@@ -1,7 +1,7 @@
 """Classification of a cell's error: out of memory, a failed device, or a bug."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import torch
@@ -25,13 +25,13 @@ _LIBRARY_MIB: Final = 256
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the host or the device had no memory left."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error)
     if any(sign in text for sign in _NOT_INITIALISED):
-        free_mib = _free_mib()
-        return free_mib is not None and free_mib < _LIBRARY_MIB
+        with suppress(RuntimeError, AssertionError):  # of a GPU that does not answer
+            return torch.cuda.mem_get_info()[0] / 2**20 < _LIBRARY_MIB
+        return False
     return isinstance(error, RuntimeError) and any(sign in text for sign in OUT_OF_MEMORY)
 
 
@@ -50,11 +50,3 @@ def if_memory_suffices(device: torch.device) -> Iterator[None]:
 def is_of_device(error: BaseException) -> bool:
     """Whether the device failed, in a way that may make the next cell fail too."""
     return any(sign in str(error) for sign in _DEVICE_TEXTS)
-
-
-def _free_mib() -> float | None:
-    """Free memory of the current GPU; None if it does not answer."""
-    try:
-        return torch.cuda.mem_get_info()[0] / 2**20
-    except (RuntimeError, AssertionError):
-        return None

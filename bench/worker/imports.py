@@ -6,14 +6,9 @@ from bench.plan.job import Job
 
 
 def import_all(job: Job | None = None) -> None:
-    """Import everything that a cell needs, with garbage collection off.
-
-    Args:
-        job: of the cell, for what its engine imports; None: what all cells need.
-
-    Importing makes hundreds of thousands of permanent objects. Scanning them again and again takes
-    a tenth of the import and more; frozen, they are not scanned later either.
-    """
+    """Import all that cells need, and with a job what its engine does too, without garbage
+    collection: it would scan hundreds of thousands of permanent objects again and again, for a
+    tenth of the time and more."""
     gc.disable()
     try:
         import bench.worker.run  # noqa: F401

@@ -7,11 +7,8 @@ this one started are ended by the guard of `bench.launch.watch`.
 import ctypes
 import os
 import signal
-from typing import Final
 
 from bench.results.protocol import PARENT_PID
-
-_PR_SET_PDEATHSIG: Final = 1
 
 
 def attach() -> None:
@@ -19,6 +16,7 @@ def attach() -> None:
     parent = os.environ.get(PARENT_PID)
     if parent is None:
         return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != int(parent):  # the parent died before the kernel began to watch it
         os.kill(os.getpid(), signal.SIGKILL)

@@ -35,18 +35,14 @@ class Progress:
         return cls(None if descriptor is None else int(descriptor))
 
     def phase(self, name: str) -> None:
-        """Send the name of the phase that begins now."""
         self._send({"phase": name})
 
     def step(
         self, step: int, steps: int | None, loss: Callable[[], float] | float | None = None
     ) -> None:
-        """Send the number of steps done, their total if known, and the last loss.
-
-        Args:
-            loss: the loss, or a function that is called only when a message is sent, so that the
-                device is rarely waited for.
-        """
+        """Send the number of steps done, their total if known, and the last loss, or what a
+        function for it returns, which is only called for a message that is sent: it may wait for
+        the device."""
         now = self._clock()
         if self._descriptor is None or now < self._next:
             return

@@ -143,8 +143,7 @@ class CellRun:
         trainer.mark = lambda: None  # these are no steps of the training
         if not self.cell.is_compiled:  # compiled code does not report what it keeps
             self.columns |= memory.measure_activations(trainer, largest)
-            work = measure_work(lambda: self._step(trainer, *largest_step), self.device)
-            self.columns |= work
+            self.columns |= measure_work(lambda: self._step(trainer, *largest_step), self.device)
         machine = self.machine
         # gradual unfreezing changes what a step does: the last kind of step is timed
         if len(self.losses) < STEPS_ENOUGH or self.unfreezing is not None:
@@ -176,22 +175,19 @@ class CellRun:
         return machine
 
     def memory(self) -> Columns:
-        """Peaks so far, of the process and on the GPU."""
         peak = self.phases.peak
-        on_gpu = self.gpu.memory if self.gpu is not None else {}
         return {
             "peak_rss_mib": peak.rss_mib,
             "peak_anon_mib": peak.anon_mib,
             **memory.cuda_peaks_mib(self.device, graphs=self.cell.is_compiled),
-            **on_gpu,
+            **(self.gpu.memory if self.gpu is not None else {}),
         }
 
     def _tokenise(self) -> None:
-        """Get the examples of each part, and hold out a fraction of them."""
         splits = setup.examples(self.job)
         self.train = {part: train for part, (train, _) in splits.items()}
         self.dev = {part: dev for part, (_, dev) in splits.items()}
-        every = (*self.train.values(), *self.dev.values())
+        every = chain.from_iterable(splits.values())
         self.columns |= cut_columns(texts for split in every for texts in split.texts)
         if share := self.cell.held_out:
             for part, split in self.train.items():
@@ -224,10 +220,8 @@ class CellRun:
         return trainer.step(*batches)
 
     def _train(self) -> Trainer:
-        """Train and evaluate, epoch by epoch, and write the predictions.
-
-        With early stopping, the model has the weights of the best epoch afterwards.
-        """
+        """Train and evaluate, epoch by epoch, and write the predictions; with early stopping, the
+        model has the weights of the best epoch afterwards."""
         cell = self.cell
         steps_per_epoch = self._steps_per_epoch
         total = steps_per_epoch * cell.epochs
@@ -312,7 +306,9 @@ class CellRun:
         begun = len(self.losses)
         for batches in steps:
             if not self.losses:
-                self.columns["startup_s"] = _since_launch()
+                launched = os.environ.get(LAUNCHED_AT)
+                startup_s = None if launched is None else time.monotonic() - float(launched)
+                self.columns["startup_s"] = startup_s
             with self.clock.step(*batches):
                 loss, logits = self._step(trainer, *batches)
             self.losses.append(self.losses_kept.keep(loss))
@@ -337,8 +333,7 @@ class CellRun:
         """Keep the highest memory of weights, gradients and optimizer: parts of a task train
         different parameters, and unfreezing adds some."""
         for name, mib in memory.owned_mib(self.model, trainer.optimizer).items():
-            before = self.columns.get(name)
-            self.columns[name] = max(mib, float(before or 0.0))
+            self.columns[name] = max(mib, float(self.columns.get(name) or 0.0))
 
     def _last_loss(self) -> float:
         self.losses_kept.wait()
@@ -357,7 +352,6 @@ class CellRun:
         return (find_task(part) if part else self.task).metric
 
     def _score(self, scores: Mapping[str, float | None]) -> float | None:
-        """The task's score from those of its parts."""
         return scores.get("") if self.parts == [""] else overall(scores)
 
     def _evaluate(self, loss: float, fitted: float | None) -> Epoch:
@@ -365,7 +359,7 @@ class CellRun:
         which `_train_epoch` returned `loss` and `fitted`."""
         self.logits = self._predictions(self.dev)
         dev_loss, scores = self._results(self.dev, self.logits)
-        held_out: tuple[float, float | None] | None = None
+        held_out = None
         if self.stopping is not None:
             self.held_out_logits = self._predictions(self.held_out)
             other_loss, other_scores = self._results(self.held_out, self.held_out_logits)
@@ -430,7 +424,6 @@ class CellRun:
         )
 
     def _largest(self, order: Iterable[Order]) -> Planned:
-        """The batch of the most tokens, with padding."""
         return max(chain.from_iterable(order), key=self._size)
 
     def _size(self, batch: Planned) -> int:
@@ -463,8 +456,3 @@ class CellRun:
             "train_loss": last.train_loss,
             "train_score": last.train_score,
         }
-
-
-def _since_launch() -> float | None:
-    launched = os.environ.get(LAUNCHED_AT)
-    return time.monotonic() - float(launched) if launched is not None else None

@@ -24,11 +24,9 @@ from minbert.model.classifier import Classifier
 
 @dataclass
 class Epoch:
-    """Losses and scores of an epoch, on its training batches and then on dev.
-
-    `held_out` has loss and score on the held-out examples, with early stopping. `parts` has the dev
-    scores of a task's parts, if it has any, by the names of their columns.
-    """
+    """Losses and scores of an epoch, on its training batches and then on dev; with early stopping
+    on the held-out examples, too; and the dev scores of a task's parts by the names of their
+    columns."""
 
     train_loss: float
     train_score: float | None
@@ -84,8 +82,6 @@ def write_steps(folder: Path, steps: Sequence[Step], losses: Sequence[float]) ->
 
 
 def write_epochs(folder: Path, epochs: Sequence[Epoch]) -> None:
-    """Write loss and score of every epoch, on its training batches, on dev and, with early
-    stopping, on the held-out examples."""
     rows = []
     for number, epoch in enumerate(epochs, start=1):
         row: dict[str, object] = {"epoch": number, **vars(epoch), **epoch.parts}
@@ -97,7 +93,6 @@ def write_epochs(folder: Path, epochs: Sequence[Epoch]) -> None:
 
 
 def write_replay(folder: Path, replayed: Replayed) -> None:
-    """Write every replayed step: its pass and batch, and whether its time counts."""
     warm, settled = replayed.warm, int(replayed.settled)
     rows = [
         {"pass": number, "batch": batch, **_step_fields(step)}
@@ -117,7 +112,6 @@ def _step_fields(step: Step) -> dict[str, object]:
 
 
 def write_phases(folder: Path, phases: Phases) -> None:
-    """Write the seconds of each phase, and the peak memory of the process in it."""
     rows = [
         {"phase": name, "seconds": f"{seconds:.4f}"}
         | {f"peak_{key}": value for key, value in vars(phases.peaks[name]).items()}

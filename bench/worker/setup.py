@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
@@ -27,14 +26,8 @@ from minbert.data.metrics import constant
 from minbert.data.tasks import Data, Task, find_task, for_search, load_data
 from minbert.errors import InputError
 from minbert.training.losses import BINARY, CROSS_ENTROPY, MULTI_LABEL, loss_name
-from minbert.training.trainer import ParameterGroup
+from minbert.training.optimizer import ParameterGroup
 from minbert.training.unfreezing import GradualUnfreezing
-
-_TWO: Final = 2
-"""Classes between which one logit of a part decides."""
-_LORA_B: Final = ".lora_B"
-_POOLER: Final = ".pooler."
-"""Has the full rate, as part of the top."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +35,10 @@ class Split:
     """Tokenised examples of a part, with their labels as given and as the loss takes them.
 
     Attributes:
-        texts: token ids of each example, a text or a pair in one sequence; of a part on pairs, two:
-            token ids of the first texts, and of the second.
+        texts: token ids of each example, a text or a pair in one sequence; of a part on pairs, of
+            the first texts, and of the second.
         targets: (`labels` − `mean`) / `std`, [N]; mean 0 and std 1 for a classification. With
             several labels for a text, those in floating point, [N, C].
-        loss: name of the loss that they are learned by.
     """
 
     texts: tuple[Encoded, ...]
@@ -61,7 +53,6 @@ class Split:
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of the longest text of each example, [N]."""
         return longest_of(self.texts)
 
     def taken(self, indices: NDArray[np.int64]) -> "Split":
@@ -77,11 +68,8 @@ def without_held_out(
     train: Split, share: float, max_length: int
 ) -> tuple[Split, Split, NDArray[np.int64]]:
     """Split training examples by `Encoded.held_out` into those to train on and the held-out ones,
-    and return the indices of the latter, too.
-
-    Pairs are put into one sequence to choose, cut after `max_length` tokens, so that a part of a
-    task and a task on the same pairs alone hold out the same examples.
-    """
+    and return the indices of the latter. Pairs are put into one sequence to choose, so that a part
+    of a task and a task on the same pairs alone hold out the same examples."""
     first, *second = train.texts
     rest, chosen = (in_one(first, second[0], max_length) if second else first).held_out(share)
     return train.taken(rest), train.taken(chosen), chosen
@@ -89,8 +77,8 @@ def without_held_out(
 
 def losses_of(task: Task, parts: Sequence[str], regression_loss: str | None) -> dict[str, str]:
     tasks = {part: find_task(part) if part else task for part in parts}
-    return {
-        part: BINARY if part and len(of.classes) == _TWO else loss_name(of.kind, regression_loss)
+    return {  # between two classes one logit of a part decides
+        part: BINARY if part and len(of.classes) == 2 else loss_name(of.kind, regression_loss)
         for part, of in tasks.items()
     }
 
@@ -140,8 +128,8 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[ParameterGroup]:
     depth = 1 + max(layers, default=-1)
 
     def factor_of(name: str) -> float:
-        factor, place = cell.lora_plus_ratio if _LORA_B in name else 1.0, places[name]
-        if place is None or _POOLER in name:
+        factor, place = cell.lora_plus_ratio if ".lora_B" in name else 1.0, places[name]
+        if place is None or ".pooler." in name:  # of the top
             return factor
         above = depth if place[1] is None else depth - 1 - place[1]
         return factor * cell.layer_decay**above
@@ -163,11 +151,9 @@ def trained_groups(model: nn.Module, cell: Cell) -> list[ParameterGroup]:
 
 
 def class_weights(train: Mapping[str, Split], task: Task, cell: Cell) -> dict[str, Tensor]:
-    """Weights [C] of the classes by part of the task, for parts that weigh them.
-
-    Balanced, a class with n of N training examples weighs N / (C n), with C the number of classes
-    that have examples; the others, of which no label comes, weigh 0.
-    """
+    """Weights [C] of the classes by part of the task, for parts that weigh them: a class with n of
+    N training examples weighs N / (C n), with C the number of classes that have any; the others
+    0."""
     weights = {}
     for part, split in train.items():
         if cell.class_weights == BALANCED and split.loss in (CROSS_ENTROPY, BINARY):
@@ -210,11 +196,8 @@ def examples(job: Job) -> dict[str, tuple[Split, Split]]:
 
 
 def standard(labels: NDArray[np.generic]) -> tuple[float, float]:
-    """The mean and the std by which a regression's targets are standardised.
-
-    For labels that are all the same these are their value and 1, so that their targets are 0: the
-    rounding error of their mean must not be divided by.
-    """
+    """The mean and the std by which a regression's targets are standardised; the value and 1 for
+    labels that are all the same: the rounding error of their mean must not be divided by."""
     numbers = np.asarray(labels, dtype=np.float64)
     if constant(numbers):
         return float(numbers[0]), 1.0

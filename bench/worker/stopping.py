@@ -8,14 +8,11 @@ from torch import Tensor, nn
 
 
 class EarlyStopping:
-    """Decides by held-out scores when training stops, and keeps the weights of the best epoch.
+    """Decides by held-out scores when training stops, and keeps the weights of the best epoch, on
+    the host.
 
     The best epoch is the one of the highest score; of equal scores, that of the lowest loss, and of
-    equal losses the first. The copy of the weights is in host memory.
-
-    Args:
-        parameters: all that train.
-        patience: epochs in a row without a better one after which training stops.
+    equal losses the first. Training stops after `patience` epochs in a row without a better one.
 
     Attributes:
         best: the number of the best epoch, from 1; 0 before the first.
@@ -32,8 +29,7 @@ class EarlyStopping:
     @torch.no_grad()
     def take(self, loss: float, score: float | None) -> None:
         """Take the held-out loss and score of the epoch that has ended, and keep the weights if it
-        is the best. No score is worse than any.
-        """
+        is the best. No score is worse than any."""
         self._epochs += 1
         result = (-math.inf if score is None else score, -loss)
         if self.best == 0 or result > self._result:
@@ -45,13 +41,11 @@ class EarlyStopping:
 
     @property
     def is_over(self) -> bool:
-        """Whether training stops after the epochs so far."""
         return self._epochs - self.best >= self._patience
 
     @torch.no_grad()
     def restore(self) -> bool:
-        """Give the parameters their values after the best epoch; whether that is an earlier one
-        than the last, so that they changed."""
+        """Give the parameters their values after the best epoch; whether that changed them."""
         if self.best == self._epochs:
             return False
         for kept, parameter in zip(self._weights, self._parameters, strict=True):

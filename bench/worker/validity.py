@@ -14,10 +14,8 @@ _BITS: Final = {2: torch.int16, 4: torch.int32}
 
 
 class Movement:
-    """Remembers a model's parameters by a sum of their bits, and compares them after training.
-
-    A sum is enough against accidents, costs no memory, and stays on the device.
-    """
+    """Remembers a model's parameters by a sum of their bits, which is enough against accidents, and
+    compares them after training."""
 
     def __init__(self, model: nn.Module, engine: Engine) -> None:
         self._model = model
@@ -29,10 +27,8 @@ class Movement:
 
         Every tensor of the head must have moved, and of every adapter those that its method moves;
         of an encoder that trains without adapters at least one tensor. No frozen tensor may move.
-
-        Args:
-            every: false if some may rest, as a part of the task had no batch, or the loss does not
-                depend on them: at least one tensor must have moved then.
+        Without `every`, as where a part of the task had no batch, one tensor of each must have
+        moved.
         """
         named = dict(self._model.named_parameters())
         moved = {n for n, p in named.items() if not torch.equal(self._before[n], _sum_of_bits(p))}

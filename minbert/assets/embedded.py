@@ -38,8 +38,8 @@ def asset_folder(name: str) -> Path:
 
 
 def verify(name: str, *, assets: Mapping[str, Asset] = ASSETS) -> Path:
-    """The folder of a fetched asset, after comparing every file's digest. InputError naming the
-    first file that is missing or damaged."""
+    """The folder of a fetched asset. InputError naming the first file that is missing or
+    damaged."""
     asset, folder = find_asset(name, assets), asset_folder(name)
     if problem := asset.damage(folder):
         is_cached = folder.parent == cache_folder()
@@ -51,10 +51,7 @@ def verify(name: str, *, assets: Mapping[str, Asset] = ASSETS) -> Path:
 
 def fetch(name: str, *, assets: Mapping[str, Asset] = ASSETS) -> Path:
     """The folder of an asset's files, downloaded now unless they are present and undamaged.
-
-    A download is shown on stderr. InputError: unknown name; a failed download; a wrong digest; a
-    cache that can't be written.
-    """
+    InputError: unknown name; a failed download; a wrong digest; a cache that can't be written."""
     asset, given = find_asset(name, assets), os.environ.get("MINBERT_ASSETS")
     if asset_folder(name).parent != cache_folder():
         return verify(name, assets=assets)

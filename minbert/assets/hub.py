@@ -22,14 +22,11 @@ _FILES: Final = (CONFIG, *TOKENIZER_FILES, POOLING, _CARD)
 
 def fetch_from_hub(name: str) -> Path:
     """The folder of a checkpoint on the hub, in the hub library's cache; fetched if need be.
+    InputError: the extra `hub` is not installed, the hub has no such checkpoint, it can't be
+    reached, or the files can't be kept.
 
-    Only the files that an encoder is loaded from are fetched, and its card, for the licence. A
-    cached checkpoint needs no network. InputError: the extra `hub` is not installed, the hub has no
-    such checkpoint, it can't be reached, or the files can't be kept.
-
-    Args:
-        name: `bert-base-uncased` or `user/model`; `@` and a branch, tag or commit after it choose
-            a version other than the newest.
+    Only the files that an encoder is loaded from are fetched, and its card, for the licence. In
+    `name`, `bert-base-uncased` or `user/model`, `@` and a branch, tag or commit choose a version.
     """
     if find_spec("huggingface_hub") is None:
         raise InputError(

@@ -28,11 +28,9 @@ _TRIES: Final = 3
 
 
 def download(asset: Asset, folder: Path) -> Path:
-    """Download an asset's archive from the first of pip's sources that has it; its path.
-
-    Progress is shown on stderr: a bar if that is a terminal, otherwise one line. InputError if no
-    source has it, a download fails, or its digest is another. OSError if it can't be written.
-    """
+    """Download an asset's archive from the first of pip's sources that has it; its path. Progress
+    is shown on stderr. InputError if no source has it, a download fails, or its digest is another.
+    OSError if it can't be written."""
     from unearth.preparer import HTTPErrors
 
     settings = pip_settings()

@@ -51,7 +51,6 @@ class Batch:
         token_type_ids: the same shape, 1 in the second text of a pair; None in a part of a task.
         labels: [B], int64 or float32; of several labels for a text, [B, C], float32.
         tokens: the number of real tokens.
-        part: the part of the task; "" if the task has no parts.
     """
 
     input_ids: Tensor
@@ -63,19 +62,13 @@ class Batch:
 
     @property
     def padded(self) -> int:
-        """The number of tokens with padding."""
         return self.input_ids.numel()
 
 
 @dataclass(frozen=True)
 class Buckets:
-    """The few lengths that batches are padded to when code is compiled for each length.
-
-    They are the multiples of 8 tokens, up to the longest text allowed.
-
-    Attributes:
-        longest: tokens after which a text is cut, which is the last of the lengths.
-    """
+    """The few lengths that batches are padded to when code is compiled for each: the multiples of 8
+    tokens, up to the longest text allowed."""
 
     longest: int
 
@@ -87,12 +80,9 @@ class Buckets:
 def plan_training(
     lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator, batching: str = BY_LENGTH
 ) -> list[NDArray[np.int64]]:
-    """Indices of each batch of an epoch: every text once, in random order.
-
-    Every batch has `batch_size` texts except one, which has the rest. `batching` is `by-length`,
-    texts of similar length together, or `shuffled`, without regard to length. ValueError for
-    another batching.
-    """
+    """Indices of each batch of an epoch: every text once, in random order; one batch has the rest.
+    `batching` is `by-length`, texts of similar length together, or `shuffled`. ValueError for
+    another."""
     if batching not in BATCHINGS:
         raise ValueError(f"no batching is called {batching!r}; there are {', '.join(BATCHINGS)}")
     order = rng.permutation(len(lengths))
@@ -113,15 +103,9 @@ def plan_epoch(
     batching: str = BY_LENGTH,
     order: str | None = None,
 ) -> list[tuple[str, NDArray[np.int64]]]:
-    """The part and the indices of each batch of an epoch, with every example of every part once.
-    ValueError for another batching or order.
-
-    Args:
-        lengths: of the examples of each part, [N]; of a task without parts under "".
-        batch_size, batching: as of `plan_training`.
-        order: the order of the parts' batches, one of `MIXINGS`; None if
-            there is one part.
-    """
+    """The part and the indices of each batch of an epoch, with every example of every part once,
+    from the `lengths` [N] of each part; `order` of the parts is one of `MIXINGS`, or None if there
+    is one part. ValueError for another batching or order."""
     plans = {
         part: plan_training(part_lengths, batch_size, rng, batching)
         for part, part_lengths in lengths.items()
@@ -134,15 +118,9 @@ def plan_epoch(
 
 
 def mix(name: str, counts: Mapping[str, int], rng: np.random.Generator) -> list[str]:
-    """The task of each step of an epoch that has every batch of every task once. ValueError for
-    another name.
-
-    Args:
-        name: one of `MIXINGS`: all batches of the first task, then all of the second, and so on; a
-            batch of each task in turn, skipping those whose batches are used up; or a random order,
-            in which every step's task is chosen in proportion to its remaining batches.
-        counts: batches of each task.
-    """
+    """The task of each step of an epoch that has every batch of every task once, by `counts` of
+    batches: all of the first task, then all of the second, and so on; a batch of each in turn, as
+    long as it has some; or in random order. ValueError for another name."""
     in_sequence = [task for task, count in counts.items() for _ in range(count)]
     if name == "sequential":
         return in_sequence
@@ -164,7 +142,6 @@ def _cut(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
 
 
 def longest_of(texts: Sequence[Encoded]) -> NDArray[np.int64]:
-    """The number of tokens of each example's longest text, [N]."""
     longest: NDArray[np.int64] = np.max([encoded.lengths for encoded in texts], axis=0)
     return longest
 
@@ -185,7 +162,6 @@ def collate(
         labels: [N], or [N, C] with several labels for a text.
         buckets: the lengths to pad to; the batch then always has a mask, since code is compiled for
             one. None: it is padded to its longest text.
-        part: the part of the task; "" if the task has no parts.
     """
     chosen = np.asarray(indices)
     longest = int(longest_of(texts)[chosen].max(initial=0))
@@ -193,6 +169,7 @@ def collate(
     rows = [(e, e.offsets[chosen][:, None], e.lengths[chosen][:, None]) for e in texts]
     real = [columns < lengths for _, _, lengths in rows]  # each [B, S]
     mask = np.concatenate(real)
+    has_mask = buckets is not None or not mask.all()
 
     def padded(name: str, fill: int) -> Tensor:
         values = [
@@ -203,11 +180,7 @@ def collate(
 
     return Batch(
         input_ids=padded("input_ids", pad_id),
-        attention_mask=(
-            on_device(mask.astype(np.int64), device)
-            if buckets is not None or not mask.all()
-            else None
-        ),
+        attention_mask=on_device(mask.astype(np.int64), device) if has_mask else None,
         token_type_ids=None if part else padded("token_type_ids", 0),
         labels=on_device(labels[chosen], device),
         tokens=int(mask.sum()),
@@ -216,10 +189,8 @@ def collate(
 
 
 def on_device(values: NDArray[np.generic], device: torch.device) -> Tensor:
-    """An array as a tensor on the device.
-
-    A copy to a GPU is asynchronous, from pinned memory; computations on it are queued behind it.
-    """
+    """An array as a tensor on the device; copies to a GPU are asynchronous, from pinned memory, and
+    computations on them queued behind."""
     tensor = torch.from_numpy(values)
     if device.type != "cuda":
         return tensor.to(device)

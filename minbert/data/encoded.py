@@ -24,7 +24,6 @@ class Encoded:
         return len(self.offsets) - 1
 
     def taken(self, indices: NDArray[np.int64]) -> "Encoded":
-        """The texts at some indices, in their order."""
         lengths = self.lengths[indices]
         ends = np.cumsum(lengths)
         starts = np.repeat(self.offsets[indices] - (ends - lengths), lengths)
@@ -35,15 +34,11 @@ class Encoded:
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each text, [N]."""
         return np.diff(self.offsets)
 
     def held_out(self, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Indices of the texts to train on, and of a share that is held out, by digest of their
-        tokens.
-
-        So the same texts are held out whatever the seed, and equal texts stay together.
-        """
+        tokens: the same texts whatever the seed, with equal texts together."""
         ends = zip(self.offsets[:-1], self.offsets[1:], strict=True)
         digests = [
             hashlib.sha256(self.input_ids[begin:end].astype("<i4").tobytes()).digest()[:8]
@@ -56,14 +51,11 @@ class Encoded:
 
 
 def in_one(first: Encoded, second: Encoded, max_length: int) -> Encoded:
-    """N pairs as `[CLS] a [SEP] b [SEP]`, of texts that stand alone as `[CLS] a [SEP]` and
-    `[CLS] b [SEP]`.
+    """N pairs as `[CLS] a [SEP] b [SEP]`, of texts that stand alone as `[CLS] a [SEP]` and `[CLS] b
+    [SEP]`, in at most `max_length` tokens.
 
     They are cut as the tokenizer cuts pairs, except that where both texts were cut before, an odd
     token may be kept in the other text.
-
-    Args:
-        max_length: the most tokens of a pair, and of the given texts, special tokens included.
     """
     room = max_length - 3
     ids: list[NDArray[np.int32]] = []

@@ -24,12 +24,8 @@ _BEFORE_HEADER: Final = 8
 
 
 def to_bytes(arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> bytes:
-    """The content of a file that `read` reads.
-
-    Args:
-        arrays: of int8, int32, int64 or float64.
-        notes: any texts, except one called `sha256`.
-    """
+    """The content of a file that `read` reads, from arrays of int8, int32, int64 or float64 and any
+    texts, except one called `sha256`."""
     from safetensors.numpy import save
 
     kept = {name: np.ascontiguousarray(array) for name, array in arrays.items()}

@@ -7,30 +7,24 @@ Floats = NDArray[np.float32] | NDArray[np.float64]
 
 
 def accuracy(logits: Floats, labels: NDArray[np.int64]) -> float:
-    """Share of examples whose largest logit [N, C] is at the label [N].
-
-    One logit [N, 1] stands for two classes: the second where it is above 0.
-    """
+    """Share of examples whose largest logit [N, C] is at the label [N]; of two classes with one
+    logit [N, 1], the second is predicted where that is above 0."""
     predicted = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
     return float(np.mean(predicted == labels))
 
 
 def micro_f1(logits: Floats, labels: NDArray[np.generic]) -> float:
-    """F1 over all examples and classes together, 2 TP / (2 TP + FP + FN), of logits [N, C] and
-    labels 0 and 1 [N, C]; a label is predicted where its logit is above 0.
-
-    It is 0 where no label is given or predicted, as in scikit-learn.
-    """
+    """F1 over all examples and classes together, of logits [N, C] and labels 0 and 1 [N, C]; a
+    label is predicted where its logit is above 0. It is 0 where none is given or predicted, as in
+    scikit-learn."""
     predicted, given = logits > 0, labels.astype(bool)
     count = int(predicted.sum() + given.sum())
     return 2 * int((predicted & given).sum()) / count if count else 0.0
 
 
 def constant(values: NDArray[np.generic]) -> bool:
-    """Whether numbers are all the same, or there are none: then nothing correlates with them.
-
-    They are compared with each other and not with their mean, which is rounded.
-    """
+    """Whether numbers are all the same, or there are none, so that nothing correlates with them;
+    compared with each other and not with their mean, which is rounded."""
     return not values.size or bool(np.max(values) == np.min(values))
 
 

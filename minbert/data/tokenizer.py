@@ -54,11 +54,8 @@ _HIGHEST_ID: Final = 2**31 - 1
 
 
 class TextEncoder:
-    """A tokenizer of the library, without its padding and truncation.
-
-    Attributes:
-        origin: the tokenizer of transformers that this one is the backend of, if it is.
-    """
+    """A tokenizer of the library, without its padding and truncation; `origin` is the tokenizer of
+    transformers that it is the backend of, if it is."""
 
     def __init__(self, backend: tokenizers.Tokenizer, origin: Any = None) -> None:
         self.origin = origin
@@ -68,7 +65,6 @@ class TextEncoder:
 
     @property
     def highest_id(self) -> int:
-        """The largest token id."""
         return max(self._backend.get_vocab().values(), default=0)
 
     def encode(

@@ -44,12 +44,10 @@ def attention(
 
 
 def prepare_mask(mask: Tensor, like: Tensor) -> Tensor:
-    """The form in which `attention` takes a mask [B, S], 1 or true at real tokens, in all layers.
-
-    That is [B, S], true at real tokens. On a GPU it is a bias of the scores, [B, 1, 1, S], in the
-    type of products with `like` and in rows of a multiple of 8 numbers; torch would convert and pad
-    any other mask in every layer.
-    """
+    """The form in which `attention` takes a mask [B, S], 1 or true at real tokens, in all layers:
+    [B, S], true at real tokens. On a GPU a bias of the scores, [B, 1, 1, S], in the type of
+    products with `like` and in rows of a multiple of 8 numbers; torch would convert and pad any
+    other in every layer."""
     if not is_eager_on_gpu(like):
         return mask.bool()
     batch, length = mask.shape
@@ -61,7 +59,6 @@ def prepare_mask(mask: Tensor, like: Tensor) -> Tensor:
 def torch_attention(
     qkv: Tensor, mask: Tensor | None, heads: int, p: float, first_only: bool = False
 ) -> Tensor:
-    """The same as `attention`, by torch's kernel."""
     batch, length, width = qkv.shape
     split = qkv.view(batch, length, 3, heads, width // (3 * heads))
     # taken apart in this order, gradients are put together in the layout of qkv, without a copy
@@ -74,10 +71,7 @@ def torch_attention(
 
 class _Attention(torch.autograd.Function):
     """Keeps qkv, the weights and the dropout mask; in DoRA the layer before it keeps qkv as well.
-
-    The softmax is computed in fp32, from scores in the type of qkv; its weights are kept in that
-    type.
-    """
+    The softmax is in fp32, from scores in the type of qkv, in which its weights are kept."""
 
     @staticmethod
     def forward(

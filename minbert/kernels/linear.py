@@ -33,13 +33,10 @@ def gradient(name: str, g: Tensor, u: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """y = f(x) Wᵀ + b, with x [..., i], W [o, i], b [o], y [..., o], and f an activation or none.
-
-    The product is in autocast's type, or without autocast in x's.
-    """
+    """y = f(x) Wᵀ + b, with x [..., i], W [o, i], b [o], y [..., o], and f none or one of
+    `minbert.model.config.ACTIVATIONS`; in autocast's type, or without autocast in x's."""
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """Map x to y; `activation` is one of `minbert.model.config.ACTIVATIONS`."""
         if is_spelled_out(x):
             x = x if activation is None else activate(activation, x)
             return F.linear(x, self.weight, self.bias)

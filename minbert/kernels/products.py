@@ -26,10 +26,8 @@ def _by_onednn(x: Tensor) -> bool:
 
 
 def times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x Wᵀ + b, [..., o], from x [..., i], W [o, i] and b [o]; not differentiable.
-
-    x and W are contiguous, or transposes of contiguous matrices.
-    """
+    """x Wᵀ + b, [..., o], from x [..., i], W [o, i] and b [o]; not differentiable. x and W are
+    contiguous, or transposes of contiguous matrices."""
     if _by_onednn(x):
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return y
@@ -44,11 +42,9 @@ def thin_over_tokens(g: Tensor, thin: Tensor) -> Tensor:
 
 
 def sum_over_tokens(g: Tensor) -> Tensor:
-    """Column sums [o] of G [T, o], contiguous, in its type; summed in fp32 or better.
-
-    On a CPU it is a product with ones, as torch's sum over rows takes ten times as long. In
-    compiled code it is the sum, which the compiler fuses.
-    """
+    """Column sums [o] of G [T, o], contiguous, in its type; summed in fp32 or better. On a CPU it
+    is a product with ones, as torch's sum over rows takes ten times as long; the compiler fuses the
+    sum."""
     if not on_cpu(g) or torch.compiler.is_compiling():
         return g.sum(dim=0)
     return times(torch.ones(1, len(g), dtype=g.dtype, device=g.device), g.t())[0]

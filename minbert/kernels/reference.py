@@ -52,13 +52,12 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Whether a tensor is on the CPU, where some things are computed differently."""
     return x.device.type == "cpu"
 
 
 def has_values(x: Tensor) -> bool:
-    """Whether a tensor has values: fake and meta tensors, and those that torch.compile traces with,
-    do not."""
+    """Whether a tensor has values, which fake and meta tensors, and those that torch.compile traces
+    with, do not."""
     if torch.compiler.is_compiling():
         return False
     return type(x) in (Tensor, torch.nn.Parameter) and not x.is_meta

@@ -13,14 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from minbert.errors import InputError
-from minbert.files import (
-    CONFIG,
-    TOKENIZER_CONFIG,
-    VOCABULARIES,
-    WEIGHTS,
-    weights_file,
-    write_json,
-)
+from minbert.files import CONFIG, TOKENIZER_CONFIG, VOCABULARIES, WEIGHTS, weights_file, write_json
 from minbert.model.classifier import BertClassifier
 from minbert.model.encoder import BertEncoder
 
@@ -42,19 +35,13 @@ _T = TypeVar("_T")
 
 @torch.no_grad()
 def load_encoder(encoder: BertEncoder, folder: Path) -> bool:
-    """Load the weights of the checkpoint in a folder into an encoder, as fp32.
+    """Load the weights of the checkpoint in a folder into an encoder, as fp32; whether it has a
+    pooler and the checkpoint none, which then stays as it is.
 
     Names may have a prefix (`bert.`) and the old endings `gamma` and `beta`. Heads are skipped, and
-    so is a pooler if the encoder has none. Nothing changes unless everything fits.
-
-    Returns:
-        Whether the encoder has a pooler and the checkpoint none: the pooler is then unchanged, and
-        has no values unless it was initialised before.
-
-    Raises:
-        InputError: no such folder or file; a file that is broken, or that would run code; tensors
-            that are missing, unexpected, of another shape, not of floating-point numbers, or
-            larger than the file.
+    so is a pooler if the encoder has none. InputError, and nothing changes, for no such folder or
+    file; a file that is broken, or that would run code; tensors that are missing, unexpected, of
+    another shape, not of floating-point numbers, or larger than the file.
     """
     path = weights_file(folder)
     tensors = _encoder_tensors(_read(path), path)
@@ -111,25 +98,17 @@ def config_for_export(model: BertClassifier | BertEncoder) -> dict[str, Any]:
 
 
 def save_checkpoint(
-    model: BertClassifier | BertEncoder,
-    folder: Path,
-    tokenizer: Path | None,
-    config: Mapping[str, Any] | None = None,
+    model: BertClassifier | BertEncoder, folder: Path, tokenizer: Path | None
 ) -> None:
-    """Write a model as a checkpoint that this project and transformers load. ValueError as of
-    `state_dict_for_export`.
+    """Write a model as a checkpoint that this project and transformers load, with the tokenizer
+    files of another folder, if any. ValueError as of `state_dict_for_export`.
 
     transformers has no mean pooling: a model with it is loaded there as a `BertModel`, and the
     weights of its linear layer are additional tensors in the file.
-
-    Args:
-        folder: created if missing; files of the same names in it are replaced.
-        tokenizer: the folder whose tokenizer files are copied, if any.
-        config: entries of config.json that replace those of `config_for_export`.
     """
     tensors = state_dict_for_export(model)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, {**config_for_export(model), **(config or {})})
+    write_json(folder / CONFIG, config_for_export(model))
     save_file(tensors, folder / WEIGHTS[0], metadata={"format": "pt"})
     if tokenizer is not None and tokenizer.resolve() != folder.resolve():
         for name in (*VOCABULARIES, TOKENIZER_CONFIG):
@@ -151,7 +130,6 @@ def _without_pooler(tensors: Mapping[str, _T]) -> dict[str, _T]:
 
 
 def _encoder_tensors(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that belong to an encoder, under their names in the format."""
     prefixes = [key.removesuffix(_FIRST) for key in tensors if f".{key}".endswith(f".{_FIRST}")]
     if len(prefixes) > 1:
         raise InputError(f"{path}: holds {len(prefixes)} encoders, under {_listed(prefixes)}")

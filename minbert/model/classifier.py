@@ -63,10 +63,10 @@ class BertClassifier(Classifier):
             parts.
         pooling: `pooler` ([CLS], dense, tanh), `cls` (the last hidden state at [CLS]) or `mean`
             over the real tokens, [CLS] and [SEP] included, as sentence-transformers does.
-        dropout: probability of dropout before each linear layer of heads and comparison.
-        head: one of `minbert.model.heads.HEADS`. A head that reads tokens replaces the pooling, and
-            an encoder that has only such heads has no pooler. For pairs, whose vector has no
-            tokens, the nonlinear head takes its place.
+        dropout: its probability before each linear layer of heads and comparison.
+        head: one of `HEADS`. One that reads tokens replaces the pooling, and an encoder that has
+            only such heads has no pooler. For pairs, whose vector has no tokens, the nonlinear head
+            takes its place.
         encoders: 1 or 2. The second serves the parts on pairs, if there are other parts too.
     """
 
@@ -155,11 +155,11 @@ def mean_of_real(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
 
 @torch.no_grad()
 def initialise(model: BertClassifier | BertEncoder, seed: int) -> None:
-    """Initialise every weight on the meta device, as BERT does; all others stay as they are.
+    """Initialise every weight on the meta device, as BERT does: matrices are normal with the std of
+    the configuration, biases 0, LayerNorm 1 and 0. All others stay as they are.
 
     After `load_encoder` those are the head, and the pooler if the checkpoint has none; without it,
-    the whole model. Matrices are normal with the std of the configuration, biases 0, LayerNorm 1
-    and 0. Random numbers come from a separate generator.
+    the whole model. Random numbers come from a separate generator.
     """
     config = model.config if isinstance(model, BertEncoder) else model.bert.config
     std = config.initializer_range

@@ -126,12 +126,8 @@ class Layer(nn.Module):
 
 
 class Stack(nn.Module):
-    """The stack of all layers.
-
-    Attributes:
-        gradient_checkpointing: whether a training step keeps only the input of each layer, and
-            computes the layer again in the backward pass, with the same random numbers.
-    """
+    """The stack of all layers. With `gradient_checkpointing` a training step keeps only the input
+    of each, and computes the layer again in the backward pass, with the same random numbers."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -163,11 +159,7 @@ class Pooler(nn.Module):
 
 
 class BertEncoder(nn.Module):
-    """Token ids to hidden states.
-
-    It stores the pooler, if it has one, as checkpoints do, and does not run it: call
-    `encoder.pooler(hidden)`.
-    """
+    """Token ids to hidden states. A pooler is stored here, as in checkpoints, and not run."""
 
     def __init__(self, config: BertConfig, pooler: bool = True) -> None:
         super().__init__()

@@ -27,7 +27,6 @@ class LinearHead(nn.Linear):
         self.dropped = dropout
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Logits [B, C] from pooled vectors [B, H]."""
         return super().forward(dropout(pooled, self.dropped, self.training))
 
 
@@ -43,7 +42,6 @@ class NonlinearHead(nn.Module):
         self.dropped = dropout
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Logits [B, C] from pooled vectors [B, H]."""
         x = F.gelu(self.dense(dropout(pooled, self.dropped, self.training)))
         logits: Tensor = self.out(dropout(x, self.dropped, self.training))
         return logits
@@ -65,10 +63,8 @@ class ConvHead(nn.Module):
         self.dropped = dropout
 
     def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Logits [B, C] from hidden states [B, S, H]; the mask [B, S] is 1 at real tokens.
-
-        A window may begin at every real token; past the text's end it sees zeros.
-        """
+        """Logits [B, C] from hidden states [B, S, H]; the mask [B, S] is 1 at real tokens. A window
+        may begin at each of them; past the text's end it sees zeros."""
         real = None if attention_mask is None else attention_mask.bool()[:, :, None]  # [B, S, 1]
         hidden = hidden if real is None else hidden.masked_fill(~real, 0)
         largest = []
@@ -89,10 +85,8 @@ def pair_features(a: Tensor, b: Tensor) -> Tensor:
 
 
 class PairLayers(nn.Module):
-    """Maps the features of a pair to one vector of the encoder's width, for all tasks on pairs.
-
-    Two linear layers, the first of twice the width, each followed by GELU.
-    """
+    """Maps the features of a pair to one vector of the encoder's width, for all tasks on pairs: two
+    linear layers, the first of twice the width, each followed by GELU."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
@@ -101,7 +95,6 @@ class PairLayers(nn.Module):
         self.dropped = dropout
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """One vector for each pair, [B, H], from a and b [B, H]."""
         x = dropout(pair_features(a, b), self.dropped, self.training)
         x = dropout(F.gelu(self.wide(x)), self.dropped, self.training)  # [B, 2 H]
         return F.gelu(self.narrow(x))

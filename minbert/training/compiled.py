@@ -29,8 +29,6 @@ _MODES: Final = {"cuda": "reduce-overhead"}
 _ROUNDS: Final = {"cuda": 3}
 """Steps on each bucket until nothing more is compiled: a CUDA graph is recorded in the second step
 and launched from the third on. On other devices one step."""
-_ISOLATED: Final = "isolate_recompiles"
-"""The argument of torch.compile that gives each model its own limit on the number of graphs."""
 _CACHEABLE: Final = {
     f"torch.amp.autocast_mode.{name}": "1" for name in ("_enter_autocast", "_exit_autocast")
 }
@@ -51,13 +49,11 @@ def mode_of(device: torch.device) -> str:
 
 class CompiledModel:
     """Maps a batch to logits, as the model does: full batches by compiled code, and smaller ones,
-    such as an epoch's last, by the model itself.
-
-    It has one graph for each bucket. A batch of another length fails: nothing is compiled during
-    training, and no full batch runs uncompiled.
+    such as an epoch's last, by the model itself. A batch of another length fails: nothing is
+    compiled during training, and no full batch runs uncompiled.
 
     Args:
-        texts, lengths: B of a full batch, and the buckets, S of the batches.
+        texts, lengths: B of a full batch, and the buckets, S of the batches, each with a graph.
 
     Attributes:
         cached: the share of its graphs whose code came from the compiler's cache; None without one.
@@ -81,7 +77,6 @@ class CompiledModel:
         )
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Logits [B, num_outputs]."""
         tensors = batch.input_ids, batch.attention_mask, batch.token_type_ids
         if len(batch.input_ids) < self.texts:
             small: Tensor = self._model(*tensors)
@@ -92,10 +87,8 @@ class CompiledModel:
 
     def rehearse(self, amp: str) -> None:
         """Run forward and backward passes on a batch of each bucket, until nothing is left to
-        compile. The longest comes first: the memory of its CUDA graph serves the shorter ones.
-
-        This changes nothing but the state of the random number generators.
-        """
+        compile; only the random number generators change. The longest comes first: the memory of
+        its CUDA graph serves the shorter ones."""
         for _ in range(_ROUNDS.get(self._device.type, 1)):
             for length in self.lengths:
                 run_passes(self, self._model, self.texts, length, amp)
@@ -118,13 +111,8 @@ def run_passes(
 
 @contextmanager
 def errors_in_a_line() -> Iterator[None]:
-    """Errors of compiling, in the block, as ones of a line.
-
-    Raises:
-        NoCompilerError: if there is no compiler.
-        InputError: if it fails.
-        MemoryError, RuntimeError: if there is no memory left.
-    """
+    """Errors of compiling, in the block, as an InputError of a line, or NoCompilerError without a
+    compiler. MemoryError or RuntimeError if there is no memory left."""
     from torch._dynamo.exc import TorchDynamoException  # not before: it takes seconds
 
     try:
@@ -152,20 +140,14 @@ def errors_in_a_line() -> Iterator[None]:
 def compile_model(
     model: nn.Module, *, texts: int, lengths: Collection[int], amp: str
 ) -> CompiledModel:
-    """A model whose forward and backward passes are compiled for all buckets.
+    """A model whose forward and backward passes are compiled for all buckets; it is on its device
+    and without gradients, with its trainable parameters chosen.
 
     Code of the same graphs is taken from the compiler's cache, in TORCHINDUCTOR_CACHE_DIR, and only
-    traced anew: also that of adapters, which torch by itself would not keep whole.
-
-    Args:
-        model: on its device and without gradients, with its trainable parameters chosen.
-        texts, lengths: as of `CompiledModel`.
-
-    Raises:
-        NoCompilerError, MemoryError, RuntimeError: as `errors_in_a_line`.
-        InputError: likewise, or if it makes no CUDA graph of a part.
+    traced anew: also that of adapters, which torch by itself would not keep whole. Errors as of
+    `errors_in_a_line`; InputError also if torch makes no CUDA graph of a part.
     """
-    if _ISOLATED not in inspect.signature(torch.compile).parameters:
+    if "isolate_recompiles" not in inspect.signature(torch.compile).parameters:
         raise NoCompilerError(
             f"compile: the compiler of torch {torch.__version__} is too old for it; install torch "
             f"{'.'.join(map(str, COMPILES_FROM))} or newer, or leave compile out"
@@ -195,7 +177,6 @@ def compile_model(
 
 
 def _is_missing(error: BaseException, reason: str) -> bool:
-    """Whether a compiler, or a part of it, is missing, by an error of compiling and its reason."""
     from torch._inductor import exc
 
     if isinstance(error, subprocess.CalledProcessError | exc.CppCompileError):

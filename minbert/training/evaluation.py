@@ -24,13 +24,11 @@ def predict(
     part: str = "",
     on_batch: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Logits [N, C] of every example, in the examples' order.
-
-    Batches consist of texts of similar length, which makes little padding.
+    """Logits [N, C] of every example, in the examples' order, in batches of texts of similar
+    length.
 
     Args:
         texts: token ids of the examples' one text, or of their first and their second texts.
-        part: the part of the task; "" if the task has no parts.
         on_batch: called with the number of examples done, and their total.
     """
     model.eval()

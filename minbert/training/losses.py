@@ -34,7 +34,7 @@ def loss_of(
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """The mean loss [] of a batch.
+    """The mean loss [] of a batch. ValueError for another loss.
 
     Args:
         loss: `cross-entropy` of logits [B, C] and classes [B]; `binary`, cross-entropy of one logit
@@ -43,11 +43,7 @@ def loss_of(
             [B, 1] and numbers [B]; or `pearson`, 1 − r of the same. For a batch without a
             correlation, because it is constant or has one example, that is 1 and has no gradient.
         class_weights, label_smoothing: of the first two losses, as torch.nn.CrossEntropyLoss has
-            them: weights [C] by class, of which a batch's sum divides its weighted losses, and the
-            share of every label that is spread over all classes.
-
-    Raises:
-        ValueError: for another loss.
+            them.
     """
     if loss == BINARY and (class_weights is not None or label_smoothing):
         logits = torch.cat([torch.zeros_like(logits), logits], dim=1)  # the same with two logits
@@ -66,11 +62,9 @@ def loss_of(
 
 
 def correlation(x: Tensor, y: Tensor) -> Tensor:
-    """Pearson's r [] of two batches [B]; 0, without a gradient, if one of them is constant.
-
-    Numbers that differ only by rounding count as constant: their correlation is noise, with a
-    gradient as large as any. Numbers that are not finite have an r that is not finite.
-    """
+    """Pearson's r [] of two batches [B]; 0, without a gradient, if one is constant up to rounding,
+    as the correlation would be noise, with a gradient as large as any. Numbers that are not finite
+    have an r that is not finite."""
     constant = _constant(x) | _constant(y)
     x, y = x - x.mean(), y - y.mean()
     lengths = x.square().sum() * y.square().sum()

@@ -61,18 +61,15 @@ class Optimizer(ABC):
         self.state: dict[Tensor, dict[str, Tensor]] = {}
 
     def zero_grad(self) -> None:
-        """Drop all gradients."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
-        """Take a step for every parameter that has a gradient.
-
-        On overflow (`found_inf`) parameters, averages and the count of steps do not change; the
-        state is created all the same.
-        """
+        """Take a step for every parameter that has a gradient. On overflow (`found_inf`)
+        parameters, averages and the count of steps do not change; the state is created all the
+        same."""
         skips = self.found_inf is not None and not self.fused and bool(self.found_inf)
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
@@ -93,8 +90,8 @@ class Optimizer(ABC):
 
     @abstractmethod
     def _take(self, lists: Lists, steps: list[Tensor], **options: Any) -> None:
-        """Take a step, in place, for the lists of a group's parameters, their gradients, and both
-        averages of each."""
+        """Take a step, in place, for a group's parameters, their gradients, and both averages of
+        each."""
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         if parameter not in self.state:
@@ -121,10 +118,8 @@ class AdamW(Optimizer):
 
 
 class Adamax(Optimizer):
-    """Adamax (Kingma and Ba 2015, arXiv 1412.6980), as `torch.optim.Adamax`.
-
-    Its weight decay is not decoupled but added to the gradient, as L2 regularisation.
-    """
+    """Adamax (Kingma and Ba 2015, arXiv 1412.6980), as `torch.optim.Adamax`; its weight decay is
+    not decoupled but added to the gradient, as L2 regularisation."""
 
     averages: ClassVar[tuple[str, str]] = ("exp_avg", "exp_inf")
 

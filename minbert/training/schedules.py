@@ -1,10 +1,13 @@
-"""Schedules: the factor on the peak learning rates at each step."""
+"""Schedules of a training: the factor on the peak learning rates at each step, and the layers that
+gradual unfreezing trains in each epoch. Free of torch."""
 
 from collections.abc import Callable
 from typing import Final
 
 LINEAR, HALVING = "linear", "halving"
 SCHEDULES: Final = (LINEAR, HALVING)
+QUARTERS: Final = 4
+"""The number of epochs after which everything trains, in gradual unfreezing."""
 
 
 def linear_schedule(total_steps: int, warmup: float) -> Callable[[int], float]:
@@ -35,3 +38,9 @@ def schedule_of(
         return float(risen * 0.5 ** (step // steps_per_epoch))
 
     return factor
+
+
+def layers_in(epoch: int, layers: int) -> int:
+    """The number of top layers that train in an epoch, from 0: none, then a quarter more in each,
+    rounded, halves to even: of 6 layers 2, 3, 4 and 6 train."""
+    return round(layers * min(epoch, QUARTERS) / QUARTERS)

@@ -25,7 +25,6 @@ def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
 
 
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
-    """A model's logits [B, C] for a batch."""
     logits: Tensor = model(
         batch.input_ids, batch.attention_mask, batch.token_type_ids, part=batch.part
     )
@@ -88,12 +87,8 @@ class Trainer:
         self.mark: Callable[[], object] = lambda: None
 
     def step(self, *batches: Batch) -> tuple[Tensor, Tensor]:
-        """Take one step on the mean of the batches' gradients.
-
-        Returns:
-            The mean loss [] and the logits [B, C] of all examples in order, both detached, on the
-            device.
-        """
+        """Take one step on the mean of the batches' gradients; the mean loss [] and the logits [B,
+        C] of all examples in order, both detached, on the device."""
         self.optimizer.zero_grad()
         outputs = [self._accumulate(batch, len(batches)) for batch in batches]
         if self.scaler is None:
@@ -126,11 +121,9 @@ class Trainer:
         return loss.detach(), logits.detach()
 
     def rehearse(self, *batches: Batch) -> None:
-        """Run forward and backward passes of a step on the device, and change nothing else.
-
-        Afterwards torch holds the memory that steps on batches up to this size need on a GPU, so
-        that none of them waits for the driver to allocate it.
-        """
+        """Run forward and backward passes of a step on the device, so that torch holds the memory
+        that steps on batches up to this size need, and none has to wait for the driver; nothing
+        else changes."""
         devices = [self.device] if self.device.type == "cuda" else []
         self.optimizer.zero_grad()
         with torch.random.fork_rng(devices):
@@ -139,7 +132,6 @@ class Trainer:
         self.optimizer.zero_grad()
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss [] and logits [B, C] of a batch."""
         self.model.train()
         with autocast(self.amp, self.device):
             logits = logits_of(self.model, batch) if self._forward is None else self._forward(batch)

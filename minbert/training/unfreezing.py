@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from minbert.training.quarters import QUARTERS, layers_in
+from minbert.training.schedules import QUARTERS, layers_in
 
 Location = tuple[str, int | None]
 """An encoder, and a layer of it; None for embeddings and a pooler."""
@@ -14,12 +14,9 @@ Location = tuple[str, int | None]
 class GradualUnfreezing:
     """Freezes a model, and lets it train again from the top, epoch by epoch.
 
-    Only parameters that are trainable when this is made will ever train; the head trains from the
-    first epoch. Embeddings, and a pooler from the checkpoint, train once all layers do. Adapters
-    are unfrozen with their layer.
-
-    Args:
-        places: of the model's parameters by name; those without one train from the first epoch.
+    Only parameters that are trainable when this is made will ever train; those without a place, as
+    of the head, from the first epoch. Embeddings, and a pooler from the checkpoint, train once all
+    layers do. Adapters are unfrozen with their layer.
     """
 
     def __init__(self, model: nn.Module, places: Mapping[str, Location | None]) -> None:
@@ -35,8 +32,10 @@ class GradualUnfreezing:
                 depths[encoder] = max(depths.get(encoder, 0), layer + 1)
         for parameter, (encoder, layer) in parameters.items():
             if parameter.requires_grad:
-                below = 0 if layer is None else depths[encoder] - layer
-                self._first_epochs[parameter] = _first_epoch(below, depths.get(encoder, 0))
+                depth = depths.get(encoder, 0)
+                above = 0 if layer is None else depth - layer  # layers down to this one
+                epochs = (n for n in range(QUARTERS) if 0 < above <= layers_in(n, depth))
+                self._first_epochs[parameter] = next(epochs, QUARTERS)
 
     def begin(self, epoch: int) -> None:
         """Make the parameters trainable that train in an epoch, from 0, and freeze the others."""
@@ -46,11 +45,3 @@ class GradualUnfreezing:
     def frozen(self, epoch: int) -> set[nn.Parameter]:
         """The parameters that this freezes in an epoch, from 0."""
         return {parameter for parameter, first in self._first_epochs.items() if epoch < first}
-
-
-def _first_epoch(place: int, depth: int) -> int:
-    """The first epoch in which a layer trains, by its place from the top, from 1; 0 for embeddings
-    and pooler."""
-    if place == 0:
-        return QUARTERS
-    return next(epoch for epoch in range(QUARTERS + 1) if place <= layers_in(epoch, depth))

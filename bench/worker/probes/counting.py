@@ -17,10 +17,7 @@ from torch.utils.flop_counter import flop_registry
 from bench.plan.cell import Columns
 from bench.worker.failures import if_memory_suffices
 
-_GFLOP: Final = 1e9
-_MIB: Final = 2**20
 _ATEN: Final = torch.ops.aten
-_ONEDNN: Final = "mkldnn"
 
 
 def _linear_flops(x: torch.Tensor, weight: torch.Tensor, *_: Any, **_out: Any) -> int:
@@ -74,7 +71,7 @@ class Counter(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """False: nothing here is compiled, and the wrapper that torch would add costs time."""
+        """False: the wrapper that torch would add costs time, and nothing here is compiled."""
         return False
 
     def restart_peak(self) -> None:
@@ -90,7 +87,7 @@ class Counter(TorchDispatchMode):
         for tensor in made:
             self._hold(tensor)
         packet = func._overloadpacket
-        if func.namespace in ("aten", _ONEDNN) and not func.is_view and packet not in _NO_WORK:
+        if func.namespace in ("aten", "mkldnn") and not func.is_view and packet not in _NO_WORK:
             given = _tensors([*args, *kwargs.values()])
             moved = sum(tensor.nbytes for tensor in given) + sum(t.nbytes for t in made)
             formula = _FLOPS.get(packet)
@@ -119,16 +116,12 @@ class Counter(TorchDispatchMode):
 
 def measure_work(take_step: Callable[[], object], device: torch.device) -> Columns:
     """The columns of the work of one training step, as torch's operators do it; empty without
-    enough memory for it, since the training itself did succeed.
-
-    Args:
-        take_step: takes the step, at a learning rate of zero.
-        device: of the model, whose random numbers afterwards are the same as without this.
-    """
+    enough memory for it, since the training itself did succeed. Random numbers are afterwards as
+    before."""
     columns: Columns = {}
     with if_memory_suffices(device), Counter() as counter:
         take_step()
-        gflop, moved_mib = counter.work.flops / _GFLOP, counter.work.moved / _MIB
+        gflop, moved_mib = counter.work.flops / 1e9, counter.work.moved / 2**20
         columns = {"step_gflop": gflop, "step_operators": counter.work.kernels}
         columns["step_moved_mib"] = moved_mib
     return columns

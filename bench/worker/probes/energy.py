@@ -24,10 +24,8 @@ class Energy:
 
 @contextmanager
 def energy(gpu: Gpu | None = None, powercap: Path = _POWERCAP) -> Iterator[Energy]:
-    """Measure the energy drawn in the block: the GPU's if there is a GPU, else the processor's.
-
-    RAPL counts the whole processor, other processes included.
-    """
+    """Measure the energy drawn in the block by the GPU, or without one by the whole processor,
+    other processes included."""
     drawn = Energy()
     before = _counters(gpu, powercap)
     yield drawn

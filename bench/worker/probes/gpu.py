@@ -41,16 +41,13 @@ _SAMPLED: Final = {
     "power_mw": ("PowerUsage",),
 }
 """Questions to NVML by what they give."""
-_VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 
 
 class Gpu:
-    """Samples of a GPU's state.
+    """Samples of a GPU's state, and in `memory` the columns of the process's peak on it.
 
     Memory in use when this is made counts as that of other processes, so it is made before torch
     has a context on the GPU.
-
-    `memory` has the columns of the process's peak on the GPU, and of its source.
 
     Args:
         nvml: the initialised module `pynvml`, or a stand-in; None: no question is answered.
@@ -66,16 +63,14 @@ class Gpu:
 
     @classmethod
     def of(cls, device: torch.device) -> "Gpu | None":
-        """The GPU of a device; None for the CPU.
-
-        Its name is read from `CUDA_VISIBLE_DEVICES`, since torch would make its context on the GPU
-        when asked. A GPU without a name there, or unknown to NVML, answers no question.
-        """
+        """The GPU of a device; None for the CPU. Its name is read from `CUDA_VISIBLE_DEVICES`,
+        since torch would make its context when asked. A GPU without a name there, or unknown to
+        NVML, answers no question."""
         if device.type != "cuda":
             return None
         import pynvml
 
-        index, names = device.index or 0, os.environ.get(_VISIBLE, "").split(",")
+        index, names = device.index or 0, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         name = names[index].strip() if index < len(names) else ""
         with suppress(pynvml.NVMLError):
             pynvml.nvmlInit()
@@ -139,13 +134,11 @@ class Gpu:
             self.memory = peak
 
     def energy_j(self) -> float | None:
-        """The GPU's counter of the energy that it has drawn, J."""
         millijoules = self._ask("TotalEnergyConsumption")
         return None if millijoules is None else float(millijoules) / 1000
 
     @property
     def doubts(self) -> dict[str, str]:
-        """Flags with their reasons."""
         flags = {}
         seen, clocks = self._reasons, self._clocks_below_cap
         often = [name for name in seen if name != _POWER_CAP and self._is_often(seen[name])]

@@ -64,11 +64,7 @@ def summarise(
     `waited` is the time that this process's threads were ready to run and had no core, as a share
     of the time they ran; `foreign_cores` how many cores other processes kept busy on average;
     `stolen` the share of the cores' time that a hypervisor gave to other guests; `frequency` the
-    median clock frequency of the cores over their highest.
-
-    Args:
-        rises: by how much each of the counters rose.
-        clocks: sampled frequencies of the cores, MHz; none if a GPU does the work.
+    median of `clocks`, sampled frequencies of the cores, over their highest.
     """
     seconds = max(rises["seconds"], 1e-9)
     busy_s, stolen_s, ran_s = (rises.get(name) for name in ("busy_s", "stolen_s", "ran_s"))
@@ -106,10 +102,8 @@ def doubts_of(activity: Mapping[str, float | None]) -> list[tuple[str, str]]:
 
 
 class MachineWatch:
-    """Watches the machine, and the GPU if there is one, within its `with` blocks.
-
-    `report`, for JSON, and `doubts`, the flags with their reasons, cover all blocks together.
-    """
+    """Watches the machine and the GPU, if there is one, within its `with` blocks; `report`, for
+    JSON, and `doubts`, the flags with their reasons, cover all of them together."""
 
     def __init__(self, gpu: Gpu | None = None) -> None:
         self._gpu = gpu
@@ -159,7 +153,6 @@ class MachineWatch:
 
 
 def _numbers(pattern: str) -> list[int]:
-    """The numbers in files of the cores, where those exist."""
     return [int(text) for path in _CPUS.glob(pattern) if (text := text_or_empty(path).strip())]
 
 

@@ -20,24 +20,18 @@ from minbert.training.trainer import Trainer, autocast, logits_of
 
 MIB: Final = 2**20
 _STATUS: Final = Path("/proc/self/status")
-_NO_POOL: Final = (0, 0)
-"""The id of the default pool in torch's snapshots of CUDA memory."""
-_FORGET: Final = Path("/proc/self/clear_refs")
 _FIELDS: Final = ("VmHWM", "VmRSS", "RssAnon", "RssFile", "RssShmem")
 
 
 @dataclass
 class Resident:
-    """A process's peak resident set, and its anonymous part, which is not of mapped files.
-
-    None where the system does not report it.
-    """
+    """A process's peak resident set, and its anonymous part, which is not of mapped files; None
+    where the system does not report it."""
 
     rss_mib: float | None = None
     anon_mib: float | None = None
 
     def take(self, other: "Resident") -> None:
-        """Keep the higher of each."""
         for name, value in vars(other).items():
             known = [mib for mib in (getattr(self, name), value) if mib is not None]
             setattr(self, name, max(known, default=None))
@@ -51,15 +45,13 @@ def resident_now() -> Resident:
 def forget_peak() -> None:
     """Reset the kernel's peak of the resident set, if possible."""
     with suppress(OSError):
-        _FORGET.write_text("5", encoding="ascii")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_so_far() -> Resident:
-    """The peaks since the last reset, or of the process so far if it could not be reset.
-
-    The anonymous part is the peak less the files that are mapped now: mapped weights and libraries
-    only grow. `ru_maxrss` is inherited across exec, and so starts at the size of the parent.
-    """
+    """The peaks since the last reset, or of the process so far if it could not be reset; not of
+    `ru_maxrss`, which is inherited across exec. The anonymous part is the peak less the files that
+    are mapped now: mapped weights and libraries only grow."""
     status = _status()
     peak, files = status.get("VmHWM"), status.get("RssFile")
     if peak is None or files is None:
@@ -83,7 +75,6 @@ class Phases:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Measure the block as a phase. Phases don't nest."""
         self._on_phase(name)
         begun = time.perf_counter()
         forget_peak()
@@ -95,7 +86,6 @@ class Phases:
 
     @property
     def peak(self) -> Resident:
-        """The highest peaks of all phases."""
         highest = Resident()
         for peak in self.peaks.values():
             highest.take(peak)
@@ -111,12 +101,9 @@ def start_cuda_peaks(device: torch.device) -> None:
 
 
 def cuda_peaks_mib(device: torch.device, *, graphs: bool) -> dict[str, float]:
-    """Peak CUDA memory allocated by tensors and reserved by the allocator; empty on the CPU.
-
-    Unknown values are left out: without caching (PYTORCH_NO_CUDA_MEMORY_CACHING) the allocator
-    counts nothing, and some allocators do not report what the `graphs` of compiled cells hold
-    (cudaMallocAsync).
-    """
+    """Peak CUDA memory allocated by tensors and reserved by the allocator; empty on the CPU. Values
+    are left out that an allocator does not count, as without caching
+    (PYTORCH_NO_CUDA_MEMORY_CACHING), or for the `graphs` of compiled cells (cudaMallocAsync)."""
     reserved = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
     if not reserved:
         return {}
@@ -129,24 +116,19 @@ def cuda_peaks_mib(device: torch.device, *, graphs: bool) -> dict[str, float]:
 
 
 def _held_by_graphs() -> int:
-    """Bytes in the pools of CUDA graphs that the allocator does not count as allocated.
-
-    A graph writes to the memory that it was recorded with, so its activations are not allocated
-    again when it is launched.
-    """
+    """Bytes in the pools of CUDA graphs that the allocator does not count as allocated: a graph
+    writes its activations to the memory that it was recorded with."""
     segments: Any = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
     return sum(
         segment["total_size"] - segment["allocated_size"]
         for segment in segments
-        if tuple(segment["segment_pool_id"]) != _NO_POOL
+        if tuple(segment["segment_pool_id"]) != (0, 0)  # the default pool
     )
 
 
 def owned_mib(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
-    """Memory of weights (buffers included), of the gradients and of the optimizer's state.
-
-    Taken after a step and before the gradients are dropped, so that all three exist.
-    """
+    """Memory of weights and buffers, of the gradients and of the optimizer's state, all of which
+    exist after a step and before the gradients are dropped."""
 
     def size_mib(tensors: Iterable[Tensor]) -> float:
         distinct = {tensor.data_ptr(): tensor.nbytes for tensor in tensors if tensor.nbytes}
@@ -161,10 +143,8 @@ def owned_mib(model: nn.Module, optimizer: Optimizer) -> dict[str, float]:
 
 
 class SavedTensors:
-    """Measures the tensors that a forward pass keeps for its backward pass, each storage once.
-
-    Parameters, and tensors that share their memory, are not counted: they exist anyway.
-    """
+    """Measures the tensors that a forward pass keeps for its backward pass, each storage once and
+    without those of parameters, which exist anyway."""
 
     def __init__(self, model: nn.Module) -> None:
         owned = [*model.parameters(), *model.buffers()]
@@ -173,7 +153,6 @@ class SavedTensors:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Count the tensors that the block's forward passes save."""
         with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
             yield
 
@@ -190,10 +169,7 @@ class SavedTensors:
 
 def measure_activations(trainer: Trainer, largest: Batch) -> Columns:
     """Memory that the forward pass of the largest batch keeps for its backward pass; empty without
-    enough memory for it, since the training itself did succeed.
-
-    Nothing is trained. Gradients are dropped first, as before the forward pass of a training step.
-    """
+    enough memory for it, since the training itself did succeed. Nothing is trained."""
     trainer.optimizer.zero_grad()
     saved = SavedTensors(trainer.model)
     trainer.model.train()

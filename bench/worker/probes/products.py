@@ -62,12 +62,8 @@ Shape = tuple[str, int, int, int]
 
 @dataclass
 class Products:
-    """The products of a step.
-
-    Attributes:
-        wide: the number of each shape.
-        thin_flops: operations of the adapters' products, whose speed is not measured.
-    """
+    """The products of a step: the number of each `wide` shape, and the operations of the adapters'
+    `thin` products, whose speed is not measured."""
 
     wide: Counter[Shape] = field(default_factory=Counter)
     thin_flops: int = 0
@@ -87,13 +83,12 @@ class Products:
 
     @property
     def major(self) -> list[Shape]:
-        """The shapes to measure."""
         least = _MINOR * self.flops
         return [shape for shape, number in self.wide.items() if number * flops_of(shape) >= least]
 
     def milliseconds(self, gflops: Mapping[Shape, float]) -> float:
-        """Their time, by the 10⁹ operations per second of some shapes; products of others are as
-        fast as these in the mean."""
+        """Their time, by the 10⁹ operations per second of some shapes; the others are as fast in
+        the mean."""
         known = {shape: self.wide[shape] * flops_of(shape) for shape in gflops}
         seconds = sum(flops / gflops[shape] for shape, flops in known.items()) / 1e9
         return 1000 * seconds * self.flops / sum(known.values())
@@ -118,12 +113,9 @@ class _Call(NamedTuple):
 def measure_products(
     model: nn.Module, batches: Sequence[Batch], amp: str, device: torch.device
 ) -> Columns:
-    """The column `products_ms` for typical batches of a training; empty for a task of parts, whose
-    steps are of several kinds, and where it can't be measured, for lack of memory or in an
-    architecture that is not followed, since the training itself succeeded.
-
-    The model's weights and gradients don't change.
-    """
+    """The column `products_ms` for typical batches of a training, which changes nothing in the
+    model; empty for a task of parts, whose steps are of several kinds, and where it can't be
+    measured, since the training itself succeeded."""
     if batches[0].part:
         return {}
     try:
@@ -163,11 +155,8 @@ def _calls(
     model: nn.Module, batch: Batch, amp: str, device: torch.device
 ) -> Iterator[tuple[_Call, int, int]]:
     """The calls of linear layers in a forward pass, the rows of their outputs, and those on which
-    the logits depend, without calls that have none.
-
-    The latter are recorded in a second pass, in which every output has a gradient. There is no
-    dropout, which would make some of it zero.
-    """
+    the logits depend, if there are any; for these every output has a gradient in a second pass,
+    without dropout, which would make some of it zero."""
     model.eval()
     layers = list(_linear_layers(model))
     calls: list[list[_Call]] = []
@@ -214,11 +203,9 @@ def _hooks(hooks: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[No
 
 
 def _linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[int, ...]]]:
-    """The linear layers of a model, without those that are parts of adapters, and the ranks of the
-    adapters on the parts of each; 0 without one.
-
-    Query, key and value are three products if fused, but one where PEFT's adapter has one A.
-    """
+    """The linear layers of a model that are not parts of adapters, and the ranks of the adapters on
+    the parts of each; 0 without one. Fused query, key and value are three products, but one where
+    PEFT's adapter has one A."""
     adapted = {
         f"{name}.": module for name, module in model.named_modules() if hasattr(module, _BASE)
     }
@@ -236,12 +223,9 @@ def _linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[int, ...
 def measure_gflops(
     shapes: Sequence[Shape], amp: str, device: torch.device
 ) -> list[tuple[Shape, float]]:
-    """10⁹ floating-point operations per second of each shape, by its fastest repeat.
-
-    A limit is the best that can be reached, so other load on the machine must not count, and the
-    faster of torch's own kernel and that of `minbert.kernels.products` does. The products are in
-    the half precision of AMP, or in fp32.
-    """
+    """10⁹ floating-point operations per second of each shape in the half precision of AMP, or in
+    fp32: of the fastest repeat by the faster of torch's own kernel and that of
+    `minbert.kernels.products`, as a limit is the best that can be reached."""
     dtype = HALF.get(amp, torch.float32)
     return [(shape, _gflops(shape, dtype, device)) for shape in shapes]
 

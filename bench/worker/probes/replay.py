@@ -32,10 +32,8 @@ Passes = Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class Replayed:
-    """The steps of all passes in order.
-
-    Passes from `warm` on count. `settled` is False if no two passes agreed.
-    """
+    """The steps of all passes in order, of which those from `warm` on count. `settled` is False if
+    no two passes agreed."""
 
     passes: Sequence[Sequence[Step]]
     warm: int
@@ -43,10 +41,8 @@ class Replayed:
 
 
 def choose(tokens: Sequence[int], examples: Sequence[int]) -> list[int]:
-    """Choose the steps of an epoch to replay: their indices, in order of their tokens.
-
-    Only steps with the most examples are chosen, which leaves out an epoch's smaller last one.
-    """
+    """The indices of the steps of an epoch to replay, in order of their tokens; only of those with
+    the most examples, which leaves out a smaller last one."""
     full = [index for index, count in enumerate(examples) if count == max(examples)]
     full.sort(key=lambda index: tokens[index])
     count = min(BATCHES, len(full))
@@ -55,7 +51,7 @@ def choose(tokens: Sequence[int], examples: Sequence[int]) -> list[int]:
 
 
 def agree(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two passes agree: in their mean, and within twice that tolerance in their
+    """Whether two passes agree in their mean, and within twice that tolerance in their
     quartiles."""
     a, b = (np.array([np.mean(ms), *np.quantile(ms, (0.25, 0.75))]) for ms in (one, other))
     gaps = np.abs(a - b) / np.maximum(np.minimum(a, b), 1e-9)
@@ -91,14 +87,9 @@ def replay(
     budget_s: float,
     on_step: Callable[[int], None] = lambda _done: None,
 ) -> Replayed:
-    """Run passes over the batches until they suffice.
-
-    Args:
-        take_step: takes a training step on some batches; only this is timed, by the new `clock`.
-        steps: the batches of each step.
-        budget_s: seconds of timed steps after which no more precision is sought.
-        on_step: called after each step with the number of steps taken.
-    """
+    """Run passes over the batches of some steps until they suffice, or have taken `budget_s`; only
+    `take_step` is timed, by the new `clock`, and `on_step` called with the number of steps
+    taken."""
     tokens = [sum(batch.tokens for batch in batches) for batches in steps]
     passes: list[list[Step]] = []
     times: list[list[float]] = []

@@ -14,12 +14,10 @@ from minbert.data.batches import Batch
 
 @dataclass(frozen=True)
 class Step:
-    """One training step.
+    """One training step, and the tokens, with and without padding, and examples of its batches.
 
-    Attributes:
-        tokens, padded, examples: of its batches: tokens without padding and with it, and examples.
-        forward_ms, backward_ms: times of the forward passes with the loss, and of the backward
-            passes; None where these were not marked. The optimizer takes the rest of the step.
+    `forward_ms` is of the forward passes with the loss, `backward_ms` of the backward passes; None
+    where these were not marked. The optimizer takes the rest of the step.
     """
 
     ms: float
@@ -31,11 +29,8 @@ class Step:
 
 
 class StepClock:
-    """Times steps one by one without waiting for the device between them.
-
-    On a GPU a pair of events brackets each step on the stream, so that nothing is synchronised
-    until the times are read. On a CPU an operator has ended when it returns.
-    """
+    """Times steps without waiting for the device between them: on a GPU by events on the stream,
+    whose times are read at the end; on a CPU an operator has ended when it returns."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -54,8 +49,6 @@ class StepClock:
         self._marks.append((self._times, tokens, padded, examples))
 
     def mark(self) -> None:
-        """Note the time between two parts of a step: after the forward pass on a batch, and the
-        backward."""
         self._times.append(self._now())
 
     def _now(self) -> Any:

@@ -52,7 +52,6 @@ def load_data(
     can't be made.
 
     Args:
-        name: one of `TASKS`; without meaning for a folder of prepared examples.
         data: the folder that holds its files; None for an embedded task, which is fetched.
         max_train, max_dev: keep at most so many examples of each part, the same ones whatever the
             seed; a smaller number keeps a subset of what a larger one keeps.
@@ -100,12 +99,9 @@ def load_test(name: str) -> Examples:
 
 
 def source_files(name: str, data: Path | None = None) -> list[Path]:
-    """The files that a task's examples are read from.
-
-    They need not exist, except that of a task with parts only existing files are listed. Prepared
-    examples, which never change, have none. InputError: unknown name, `data` missing, or a failed
-    download of an embedded task.
-    """
+    """The files that a task's examples are read from, whether they exist or not; of a task with
+    parts those that do. Prepared examples, which never change, have none. InputError: unknown name,
+    `data` missing, or a failed download of an embedded task."""
     task = find_task(name, data)
     folder = _folder(task, data)
     if task.is_own:

@@ -26,8 +26,6 @@ _METRICS: Final = {
     "multi_label": "micro_f1",
     "multitask": "overall",
 }
-_BY_CHANCE: Final = 0.5
-"""The share in an overall score of a correlation of 0: (1 + r) / 2."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,6 @@ class Task:
 
     @property
     def metric(self) -> str:
-        """Name of its dev score: `accuracy`, `pearson`, `micro_f1` with several labels, or
-        `overall` with parts."""
         return _METRICS[self.kind]
 
     @property
@@ -128,19 +124,13 @@ class Examples:
 
 
 class Sizes(NamedTuple):
-    """Numbers of examples."""
-
     train: int
     dev: int
 
 
 class Data(ABC):
-    """A task's examples for training and for its dev score, whether the task has parts or not.
-
-    Attributes:
-        task: their task.
-        problems: rows that could not be read, a line each.
-    """
+    """A task's examples for training and for its dev score, whether the task has parts or not;
+    `problems` are rows that could not be read, a line each."""
 
     task: Task
     problems: tuple[str, ...]
@@ -167,7 +157,6 @@ class Data(ABC):
 
     @property
     def sizes(self) -> Mapping[str, Sizes]:
-        """Numbers of examples of each of `parts`."""
         return {name: Sizes(len(part.train), len(part.dev)) for name, part in self.parts.items()}
 
     @property
@@ -176,7 +165,6 @@ class Data(ABC):
 
     @property
     def pairs_in_one(self) -> bool:
-        """Whether both texts of a pair stand in one sequence."""
         return not self.task.parts and self.parts[self.task.name].train.text_b is not None
 
     @property
@@ -197,16 +185,13 @@ def _majority(data: "TaskData") -> float:
     if data.task.kind == "classification":
         majority = np.bincount(data.train.labels.astype(np.int64)).argmax()
         return float(np.mean(data.dev.labels == majority))
-    return _BY_CHANCE
+    return 0.5  # (1 + r) / 2 of no correlation, as an overall score counts it
 
 
 @dataclass(frozen=True)
 class TaskData(Data):
-    """The examples of a task without parts.
-
-    Attributes:
-        identity: the digest of the examples that they are a fold of; None: they are no fold.
-    """
+    """The examples of a task without parts; `identity` is the digest of those that they are a fold
+    of."""
 
     task: Task
     train: Examples
@@ -223,7 +208,6 @@ class TaskData(Data):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the examples and their order, train and dev; all folds share one."""
         if self.identity is not None:
             return self.identity
         digest = hashlib.sha256(self.task.kind.encode())
@@ -246,11 +230,9 @@ MOST_FITTED: Final = 4000
 
 
 def for_search(data: Data) -> TaskData:
-    """Examples for a search of learning rates, which must not see dev.
-
-    Both its training and its dev examples are taken from `data.train`, by digest of their texts.
-    InputError for a task with parts, whose rates are the grid's.
-    """
+    """Examples for a search of learning rates, which must not see dev: both its training and its
+    dev examples are taken from `data.train`, by digest of their texts. InputError for a task with
+    parts, whose rates are the grid's."""
     if not isinstance(data, TaskData):
         raise InputError(
             f"--lr auto: no rates are searched for task {data.task.name}, whose parts have factors "

@@ -46,7 +46,6 @@ TASKS: Final = {
 
 
 def missing_files(task: str, folder: Path) -> list[str]:
-    """The files of one of `TASKS` that a folder lacks."""
     return [file for file in TASKS[task].files if not is_file(folder / file)]
 
 
@@ -65,7 +64,6 @@ def load(task: Task, folder: Path) -> tuple[dict[str, Examples], list[str]]:
 
 
 def _read(path: Path, form: _Format) -> tuple[Examples, list[str]]:
-    """The examples in a file, and lines on the rows that are left out."""
     header, *lines = _lines(path)
     columns, expected = _fields(header), (*form["texts"], form["label"])
     if unclear := [name for name in expected if columns.count(name) != 1]:
@@ -140,11 +138,8 @@ def _row(fields: Sequence[str], columns: Sequence[str], form: _Format) -> tuple[
 
 
 def _label(text: str, form: _Format) -> float | None:
-    """The label in a field; None for an empty field.
-
-    Texts that Python reads as numbers and other programs do not are refused, such as `1_0` and
-    digits of other scripts.
-    """
+    """The label in a field; None for an empty field. Texts that Python reads as numbers and other
+    programs do not are refused, such as `1_0` and digits of other scripts."""
     if not text:
         return None
     has_classes = "classes" in form
@@ -171,12 +166,8 @@ MULTITASK: Final = Task(
 
 @dataclass(frozen=True)
 class MultitaskData(Data):
-    """The examples of the parts whose files a folder holds.
-
-    Attributes:
-        by_part: by name in the order of `PARTS`.
-        missing: a line for each part whose files are missing.
-    """
+    """The examples of the parts whose files a folder holds, in the order of `PARTS`; `missing` has
+    a line for each of the others."""
 
     task: Task
     by_part: Mapping[str, TaskData]
@@ -194,12 +185,10 @@ class MultitaskData(Data):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The notes of the parts, and lines on missing parts."""
         notes = [f"{part}: {note}" for part, data in self.parts.items() for note in data.notes]
         return (*notes, *self.missing)
 
     def pieces(self) -> Mapping[str, TaskData]:
-        """The first texts of each part, and the second texts of pairs."""
         pieces = {}
         for part, data in self.parts.items():
             sides = zip(data.train.split_pairs(), data.dev.split_pairs(), strict=True)
@@ -209,7 +198,6 @@ class MultitaskData(Data):
 
 
 def parts_in(folder: Path) -> list[str]:
-    """The parts whose files a folder holds, in the order of `PARTS`."""
     return [part for part in PARTS if not missing_files(part, folder)]
 
 

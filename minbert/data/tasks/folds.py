@@ -15,15 +15,11 @@ from minbert.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Folds:
-    """The examples of a task, those for training and those for dev together, in K folds.
+    """The examples of a task without parts, those for training and those for dev together, in K
+    folds, each of whose sides has at most `max_train` and `max_dev`, chosen as by `limited`.
 
     Folds have nearly equal shares of each class, or of each tenth of a regression's labels. Equal
     texts, compared by `normalised`, are in one fold, and so are the examples of a group.
-
-    Attributes:
-        data: examples without parts, not limited.
-        count: K.
-        max_train, max_dev: the most examples of each fold's two sides, chosen as by `limited`.
     """
 
     data: Data
@@ -32,7 +28,6 @@ class Folds:
     max_dev: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what can't be put into so many folds."""
         if not isinstance(self.data, TaskData):
             raise InputError(f"--folds: task {self.data.task.name} has parts; leave it out")
         groups = len(set(self._keys))
@@ -43,8 +38,6 @@ class Folds:
             )
 
     def fold(self, index: int | None) -> TaskData:
-        """A fold: its examples for dev, all others for training. InputError if there is no such
-        fold."""
         if index is None or not 0 <= index < self.count:
             raise InputError(f"there is no fold {index} of {self.count}; count from 0")
         train = self.examples.taken(self.assignment != index).limited(self.max_train)
@@ -53,7 +46,6 @@ class Folds:
 
     @cached_property
     def examples(self) -> Examples:
-        """All examples: those for training, then those for dev."""
         ((train, dev),) = ((part.train, part.dev) for part in self.data.parts.values())
         text_b = groups = None
         if train.text_b is not None and dev.text_b is not None:
@@ -65,12 +57,10 @@ class Folds:
 
     @property
     def whole(self) -> TaskData:
-        """All examples as training examples, and none for dev."""
         return TaskData(self.data.task, self.examples, self.examples.taken([]))
 
     @cached_property
     def assignment(self) -> NDArray[np.int64]:
-        """The fold of each example, [N]."""
         strata = strata_of(self.examples.labels, self.data.task.kind)
         return stratified(self._keys, strata, self.count)
 

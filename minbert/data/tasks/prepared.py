@@ -35,10 +35,8 @@ class Prepared:
     """The content of `task.json`.
 
     Attributes:
-        name: of the task.
         problem: `single_label`, `multi_label` or `regression`.
         classes: their names, in the order of the labels; empty for a regression.
-        digest: of the examples, as `TaskData.digest`.
         spec: what the user said about the data, as JSON.
     """
 
@@ -56,7 +54,6 @@ class Prepared:
 
 
 def is_prepared(folder: Path | None) -> bool:
-    """Whether a folder is one that `write` made."""
     return folder is not None and is_file(folder / FILE)
 
 
@@ -107,14 +104,9 @@ def _labels(values: list[Any], task: Task) -> NDArray[Any]:
 
 
 def write(cache: Path, prepared: Prepared, data: TaskData) -> Path:
-    """The folder of examples in a cache, written now unless it is there.
-
-    Its name is a digest of `prepared`, so that the same examples described otherwise have another.
-    InputError if it can't be written, or is full.
-
-    Args:
-        cache: the folder of all such folders.
-    """
+    """The folder of examples in a cache of such folders, written now unless it is there. Its name
+    is a digest of `prepared`, so that the same examples described otherwise have another.
+    InputError if it can't be written, or is full."""
     content = json.dumps(asdict(prepared), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     folder = cache / hashlib.sha256(content.encode()).hexdigest()[:32]
     try:

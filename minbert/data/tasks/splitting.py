@@ -19,10 +19,6 @@ _SHARES: Final = (0.8, 0.9)
 
 _DECILES: Final = 10
 """Strata of the labels of a regression."""
-_FEWEST: Final = 10
-"""Examples with a combination of labels below which it is pooled with other rare ones."""
-_SHARE_BITS: Final = 20
-"""Binary digits of a group's share of a stratum."""
 
 _WORD: Final = re.compile(r"\w+")
 
@@ -40,19 +36,13 @@ def _position(key: str) -> float:
 
 
 def side(key: str) -> str:
-    """The side, `train`, `dev` or `test`, of a document or of a normalised text."""
     position = _position(key)
     return SIDES[sum(position >= share for share in _SHARES)]
 
 
 def sides(texts: Sequence[str], documents: Sequence[str] | None = None) -> list[str]:
-    """The side of each text, 80, 10 and 10% of them.
-
-    Args:
-        texts: the texts.
-        documents: for each text the document that it comes from; all texts of a document are on one
-            side. Documents that share a text count as one. None: each text is a document.
-    """
+    """The side of each text, 80, 10 and 10% of them. All texts of a document are on one side, and
+    so are documents that share a text; without `documents` each text is one."""
     keys = [normalised(text) for text in texts]
     if documents is not None:
         keys = joined(documents, keys)
@@ -78,22 +68,16 @@ def joined(documents: Sequence[str], texts: Sequence[str]) -> list[str]:
 
 
 def smallest(texts: Iterable[str], count: int) -> list[int]:
-    """Indices, in order, of the `count` texts that come first by digest.
-
-    A smaller count keeps a subset of what a larger one keeps, and classes keep their shares.
-    """
+    """Indices, in order, of the `count` texts that come first by digest. A smaller count keeps a
+    subset of what a larger one keeps, and classes keep their shares."""
     places = [(_position(f"order {text}"), index) for index, text in enumerate(texts)]
     return sorted(index for _, index in sorted(places)[:count])
 
 
 def strata_of(labels: NDArray[np.generic], kind: str) -> NDArray[np.int64]:
-    """The stratum of each example, [N], for `stratified`.
-
-    Args:
-        labels: [N] classes or numbers; [N, C] of 0 and 1 where an example has several labels.
-        kind: as `Task.kind`. Strata are the classes, tenths of the numbers in their order, or the
-            combinations of labels, rare ones together.
-    """
+    """The stratum of each example, [N], for `stratified`, by labels [N], or [N, C] of 0 and 1, and
+    the kind of task: the classes, tenths of the numbers in their order, or the combinations of
+    labels, rare ones together."""
     if kind == "regression":
         tenths = np.arange(1, _DECILES) / _DECILES
         edges = np.quantile(labels.astype(np.float64), tenths, method="inverted_cdf")
@@ -103,22 +87,17 @@ def strata_of(labels: NDArray[np.generic], kind: str) -> NDArray[np.int64]:
     packed = np.ascontiguousarray(np.packbits(labels.astype(bool), axis=1))
     combinations = packed.view(f"V{packed.shape[1]}")[:, 0]
     _, strata, sizes = np.unique(combinations, return_inverse=True, return_counts=True)
-    pooled = np.where(sizes < _FEWEST, len(sizes), np.arange(len(sizes)))
+    pooled = np.where(sizes < 10, len(sizes), np.arange(len(sizes)))
     return pooled[strata].astype(np.int64)
 
 
 def stratified(keys: Sequence[str], strata: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """A part from 0 to k − 1 for each example, [N], with nearly equal shares of each stratum.
+    """A part from 0 to k − 1 for each example, [N], with nearly equal shares of each stratum [N].
 
-    All examples with the same key are in one part. Keys of several examples are dealt first, the
-    largest first, each to the part that lacks its strata most; then the other examples of each
-    stratum level the parts. Order is by digest of the keys, so the result depends neither on a
-    seed nor on the order of the examples. No part is empty if there are k keys.
-
-    Args:
-        keys: for each example a group, or a text.
-        strata: [N], whole numbers.
-        k: the number of parts.
+    All examples with the same key, a group or a text, are in one part. Keys of several examples are
+    dealt first, the largest first, each to the part that lacks its strata most; then the other
+    examples of each stratum level the parts. Order is by digest of the keys, so the result depends
+    neither on a seed nor on the order of the examples. No part is empty if there are k keys.
     """
     names, strata = np.unique(strata, return_inverse=True)
     number: dict[str, int] = {}
@@ -138,7 +117,7 @@ def stratified(keys: Sequence[str], strata: NDArray[np.int64], k: int) -> NDArra
     for block in blocks:
         members, amounts = np.unique(strata[block], return_counts=True)
         # in whole numbers, which give every machine the same sums
-        weights = (amounts << _SHARE_BITS) // in_stratum[members]
+        weights = (amounts << 20) // in_stratum[members]
         part = np.lexsort((totals, counts[:, members] @ np.maximum(weights, 1)))[0]
         counts[part, members] += amounts
         totals[part] += len(block)
@@ -157,10 +136,8 @@ def stratified(keys: Sequence[str], strata: NDArray[np.int64], k: int) -> NDArra
 
 
 def _levelling(counts: NDArray[np.int64], totals: NDArray[np.int64], new: int) -> NDArray[np.int64]:
-    """The number of new examples for each part, so that the smallest counts are raised first.
-
-    Of parts with equal counts that with the smallest total comes first.
-    """
+    """The number of new examples for each part, so that the smallest counts are raised first; of
+    equal counts that with the smallest total comes first."""
     order = np.lexsort((totals, counts))
     level = counts[order]
     # Raising the first i + 1 parts to the height of the last of them takes this many examples.

@@ -31,7 +31,6 @@ TASKS: Final = _OF_CLASSES | {
 
 
 def file_of(task: Task) -> str:
-    """The name, in the asset's folder, of the file of one of `TASKS`."""
     return str(_SOURCES[task.name.removesuffix(_RATING)]["file"])
 
 

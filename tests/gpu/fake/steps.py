@@ -17,7 +17,7 @@ from minbert.data.batches import Batch
 from minbert.model.classifier import BertClassifier, HeadConfig, place_of
 from minbert.training.losses import BINARY, CROSS_ENTROPY, REGRESSION
 from minbert.training.optimizer import OPTIMIZERS
-from minbert.training.quarters import QUARTERS
+from minbert.training.schedules import QUARTERS
 from minbert.training.trainer import HALF, Trainer, autocast
 from minbert.training.unfreezing import GradualUnfreezing
 from tests.gpu.fake.gpu import GPU, Watch

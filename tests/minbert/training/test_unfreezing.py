@@ -7,7 +7,7 @@ from torch import nn
 
 from adapters.injection import inject
 from minbert.model.classifier import BertClassifier, initialise, place_of
-from minbert.training.quarters import layers_in
+from minbert.training.schedules import layers_in
 from minbert.training.unfreezing import GradualUnfreezing, Location
 from tests.minbert.peers import sizes
 
