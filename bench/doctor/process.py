@@ -19,7 +19,6 @@ FINDING: Final = "finding"
 
 
 def main(name: str, folder: Path, context: dict[str, Any]) -> None:
-    """Run a check and write its finding."""
     lifeline.attach()
     from bench.worker.__main__ import write_result
 

@@ -28,7 +28,6 @@ _WIDTH: Final = 16
 
 
 def lines(finding: Finding, encoding: str | None) -> list[str]:
-    """A check's line, and the line of its remedy."""
     encoding, sign, arrow = encoding or "ascii", _SIGNS[finding.verdict], "→"
     try:
         f"{sign}{arrow}".encode(encoding)

@@ -136,7 +136,7 @@ def _format(row: Row, name: str | None, merge: bool) -> Format:
 
 
 def _target(folder: Path) -> Path:
-    """The folder to write, without links, which can be written and holds nothing."""
+    """The new or empty folder to write, without links."""
     real = Path(os.path.realpath(folder))
     if os.path.lexists(real) and not (is_folder(real) and not any(real.iterdir())):
         raise InputError(f"--to {folder}: is there already, and not empty; name another folder")

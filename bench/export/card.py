@@ -44,10 +44,7 @@ def card(
     """The text of a model card.
 
     Args:
-        folder: the exported model.
-        figures: what its forms cost to use.
         facts: on the data that the row was trained on, where known.
-        format: the model's format.
         compared: the number of settings among which this one was chosen; None: it was named.
     """
     row = trained.row
@@ -96,7 +93,7 @@ def _json(value: Any) -> str:
 
 
 def figures_table(figures: Figures) -> Table:
-    """A table of what each form costs to use."""
+    """What each form costs to use."""
     heads = [
         Head("form", "form"), Head("format", "format"), Head("size", "size, MB", "", True),
         Head("one", "one text, ms", "", True), Head("batch", f"{BATCH} texts, ms", "", True),
@@ -120,7 +117,6 @@ def figures_table(figures: Figures) -> Table:
 
 
 def _counts(facts: DataFacts | None, together: bool) -> Table | None:
-    """The number of examples of each class, by side or in all."""
     if facts is None or not facts.class_counts:
         return None
     heads = [Head("class", "class"), Head("train", "training examples", "", True)]
@@ -133,7 +129,6 @@ def _counts(facts: DataFacts | None, together: bool) -> Table | None:
 
 
 def _settings(cell: Cell) -> Table:
-    """Every setting that applies."""
     names = [*group_names("axes"), *group_names("settings")]
     values = {name: getattr(cell, name) for name in names}
     rows = [

@@ -27,19 +27,13 @@ _Logits = NDArray[np.float32]
 
 def check(trained: Trained, folder: Path, expected: _Logits) -> Answer:
     """Compare an exported folder with the model that it was made from, on all dev examples, an
-    empty text and one that is cut.
+    empty text and one that is cut; returns the answers to the former.
 
     Args:
-        trained: the cell.
-        folder: the exported model, with its snippet.
         expected: this project's logits [N, C] in fp32, in the unit of the labels.
 
-    Returns:
-        The answers to the dev examples.
-
     Raises:
-        InputError: if it does not load, or if logits or the names of classes differ, with what is
-            wrong.
+        InputError: if it does not load, or if logits or the names of classes differ.
     """
     count = len(trained.dev)
     hard = _hard_texts(trained)
@@ -84,7 +78,6 @@ def _hard_texts(trained: Trained) -> Examples:
 
 
 def texts_of(examples: Examples) -> list[Any]:
-    """Texts, or pairs of texts, as snippets take them."""
     if examples.text_b is None:
         return list(examples.text_a)
     return list(zip(examples.text_a, examples.text_b, strict=True))
@@ -108,7 +101,6 @@ def _tolerance(trained: Trained) -> float:
 
 
 def _wrong(logits: _Logits, expected: _Logits, tolerance: float) -> list[int]:
-    """The examples whose logits differ."""
     right = np.abs(logits - expected) <= tolerance  # false where one is not a number
     return list(np.flatnonzero(~right.all(axis=1)))
 
@@ -120,7 +112,6 @@ def _cause(
     expected: _Logits,
     run: Callable[..., Answer],
 ) -> str:
-    """The most likely reason why logits differ."""
     tolerance = _tolerance(trained)
     if _wrong(run(texts).logits, logits, tolerance):
         return "a part of the weights, such as the head, is missing: it is random in every process"

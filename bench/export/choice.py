@@ -126,7 +126,7 @@ def check_score(runs: Path, row: Row) -> None:
         row: of the model's own training, which may be another than that in the CSV.
 
     Raises:
-        InputError: with both.
+        InputError: naming both scores.
     """
     metric = metric_of(row.dev_metric)
     scores = [

@@ -44,8 +44,6 @@ def measure(
     whose library is missing, or that fails, is listed with the reason.
 
     Args:
-        folder: the exported model.
-        format: its format.
         expected: the logits [N, C] of the cell's own model in fp32, in the unit of the labels.
 
     Raises:
@@ -99,7 +97,6 @@ def _measured(
     expected: NDArray[np.floating],
     threads: int,
 ) -> Form:
-    """A form in its folder, measured."""
     answer = run_fresh(
         folder, texts_of(trained.dev), snippet=format.snippet, base=trained.base,
         weights=_WEIGHTS[name][0] if name in _WEIGHTS else None, timed=True, threads=threads,

@@ -57,14 +57,13 @@ def run_fresh(
     threads: int | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Answer:
-    """Run an exported model's snippet on texts, in a process that can't import this project.
+    """Run an exported model's snippet on texts or pairs, in a process that can't import this
+    project.
 
     Args:
-        folder: the exported model.
-        texts: texts, or pairs.
         snippet: the script to run in place of the folder's own.
-        base: the checkpoint that adapters refer to: from its folder here, under its name on the
-            hub if the hub has it. None: the snippet gets it by itself.
+        base: the checkpoint that adapters refer to: from its folder here, under its name on the hub
+            if the hub has it. None: the snippet gets it by itself.
         weights: the file of the weights, if the format has several.
         timed: whether to measure latencies.
         threads: that the libraries may use; None: as they choose.

@@ -23,7 +23,6 @@ PACKAGES = ("peft", "sentence-transformers", "tokenizers", "torch", "transformer
 
 
 def main() -> None:
-    """Load the model, predict, and write the answer."""
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     for name in request["hidden"]:
         sys.modules[name] = None  # type: ignore[assignment]  # makes its import fail

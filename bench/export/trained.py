@@ -54,18 +54,13 @@ class Trained:
     """A trained cell.
 
     Attributes:
-        row: its row of results.
-        job: its settings, and the files that it was trained from.
-        base: the checkpoint that it was trained from.
-        task: what it has learned.
-        model: the trained model in fp32, on the CPU, in evaluation mode, its adapters not merged.
-        tokenizer: the base's.
-        dev: the dev examples.
+        model: in fp32, on the CPU, in evaluation mode, its adapters not merged.
         unit: mean and std by which the logits of a regression return to the unit of the labels;
             else 0 and 1.
         refitted: whether it was trained on all examples, those of dev included.
         again: whether it was trained for the export, so that its score is another than that of the
             first training.
+        changed: the number of dev predictions in fp32 that differ from the kept ones.
     """
 
     row: Row
@@ -140,7 +135,6 @@ def _of_snapshot(folder: Path) -> tuple[str, str] | None:
 
 
 def _licence_in(folder: Path) -> str | None:
-    """The licence that the model card in a checkpoint's folder names, if there is one."""
     path = folder / _CARD
     if not is_file(path) or path.stat().st_size > _LONGEST:
         return None

@@ -30,7 +30,6 @@ from bench.results.store import read_rows
 from minbert.model.config import GEOMETRIES
 
 _FEWEST: Final = 5
-"""The fewest settings with status ok that can be checked."""
 
 _EPILOG: Final = """\b
 Examples:
@@ -68,18 +67,13 @@ def main(runs: Path, model: str | None, data: Path | None, as_json: bool) -> int
 
 
 def _settings(group: Group) -> int:
-    """The number of settings with a cell that ended ok."""
     return sum(bool(setting.ok) for setting in group.settings)
 
 
 def _forecast(
     runs: Path, group: Group, name: str | None, data: Path | None, signals: Signals
 ) -> Forecast:
-    """The forecast of a group.
-
-    Args:
-        name: the model's name or folder, for a group whose model is not embedded.
-        data: the folder with the task's files, for a task that needs one.
+    """The forecast of a group, whose model or task may need a name or a folder that the user gives.
 
     Raises:
         InputError, NoPredictionError: if the group can't be predicted on this machine.

@@ -18,7 +18,6 @@ from minbert.data.batches import plan_epoch, plan_evaluation
 _EPOCHS: Final = 3
 """The number of epochs whose batches are planned; later epochs are alike."""
 _NONE: Final[Shape] = (0, 0)
-"""The shape where there is no batch."""
 
 Lengths = NDArray[np.int64]
 Texts = Sequence[Lengths]
@@ -68,9 +67,8 @@ def shapes_of(
     batch_size: int,
     unseen_texts: Mapping[str, Texts] | None = None,
 ) -> dict[str, Shapes]:
-    """Shapes of the batches over all seeds, planned as a worker plans them.
-
-    With early stopping, those of all planned epochs.
+    """Shapes of the batches over all seeds, planned as a worker plans them; with early stopping,
+    those of all planned epochs.
 
     Args:
         train, dev: texts by part of the task; a task without parts has the single part "".

@@ -40,10 +40,7 @@ class NoPredictionError(Exception):
 
 
 def find_costs(
-    jobs: Mapping[Variant, Job],
-    seeds: Sequence[int],
-    lock: Lock = nullcontext,
-    gpu: str = "",
+    jobs: Mapping[Variant, Job], seeds: Sequence[int], lock: Lock = nullcontext, gpu: str = ""
 ) -> dict[Variant, Totals]:
     """The costs of some variants, without those that can't be counted, of which a note is printed.
 
@@ -111,7 +108,6 @@ def _parsed(text: str, variants: Sequence[Variant]) -> dict[Variant, Totals | st
 
 
 def _run(request: object, count: int, gpu: str) -> str:
-    """The answers of the counting process, a line of JSON each."""
     console = Console(stderr=True)
     if not console.is_terminal:
         echo(f"predicting memory and time of {count} settings", err=True)

@@ -12,13 +12,7 @@ from bench.common.grouping import grouped
 from bench.common.progress import note_to_stderr
 from bench.forecast.client import Lock, NoPredictionError, find_costs
 from bench.forecast.costs import Variant
-from bench.forecast.forecast import (
-    Forecast,
-    Prediction,
-    memory_column,
-    rows_like,
-    rows_of_model,
-)
+from bench.forecast.forecast import Forecast, Prediction, memory_column, rows_like, rows_of_model
 from bench.launch.signals import Signals
 from bench.machine.conditions import Conditions
 from bench.plan.cell import ABOUT, Cell, Columns, Value, named
@@ -71,7 +65,6 @@ class Forecasts:
         return "; ".join(each)
 
     def learn(self, row: Row) -> None:
-        """Learn from a cell's row."""
         if (forecast := self.by_kind.get(_kind(row))) is not None:
             forecast.learn([row])
 
@@ -91,13 +84,9 @@ first, hardly differ."""
 
 @dataclass(frozen=True)
 class Counting:
-    """Where and with which files costs are counted.
-
-    Attributes:
-        conditions, data: those that the cells were planned with.
-        lock, gpu: as in `find_costs`.
-        adapter_configs: JSON by the name in cells; variants of others are left out.
-    """
+    """Where and with which files costs are counted: conditions and data as the cells were planned
+    with, lock and GPU as in `find_costs`, and JSON of adapter configs by the name in cells;
+    variants of other configs are left out."""
 
     conditions: Conditions
     data: Path | None = None
@@ -109,13 +98,8 @@ class Counting:
 def forecast_plan(
     planned: Sequence[Planned], rows: Iterable[Row], models: Mapping[str, Model], counting: Counting
 ) -> Forecasts | None:
-    """The forecasts of the cells of a plan; None if none is to run, or, with notes, if all fail.
-
-    Args:
-        planned: cells of one grid.
-        rows: results, of which those comparable with the plan's are learned from.
-        models: by name.
-    """
+    """The forecasts of the cells of a grid's plan, learned from comparable rows; None if none is to
+    run, or, with notes, if all fail."""
     if all(item.action != "run" for item in planned):
         return None
     by_kind = grouped((item.cell for item in planned), _kind)
@@ -170,11 +154,8 @@ def _planned_row(cell: Cell, counting: Counting) -> Row:
 def jobs_of(
     variants: Iterable[Variant], cell: Cell, model: Model, counting: Counting
 ) -> dict[Variant, Job]:
-    """The jobs that are counted for some variants.
-
-    Args:
-        cell: any cell that agrees with the variants in all else that decides costs.
-    """
+    """The jobs that are counted for some variants, from any cell that agrees with them in all else
+    that decides costs."""
     cell = replace(cell, **_SAME, fold=None if cell.folds is None else 0)
     here, configs = counting.conditions, counting.adapter_configs
     return {
@@ -192,10 +173,8 @@ def jobs_of(
 
 
 class Outlook:
-    """The cells of a run, and their forecasts, if there are any.
-
-    Cells that are skipped because the search found no learning rate get a row, but no forecast.
-    """
+    """The cells of a run, and their forecasts, if there are any. Cells that are skipped because the
+    search found no learning rate get a row, but no forecast."""
 
     def __init__(self, forecasts: Forecasts | None, to_run: Sequence[Planned]) -> None:
         self.to_run = to_run
@@ -214,7 +193,6 @@ class Outlook:
         return cell_s, sum(known) if cell_s is not None and len(known) == len(left) else None
 
     def time_s(self, cell: Cell) -> float | None:
-        """The expected seconds of a cell; None where nothing measured here predicts them."""
         return self._time_s(_like(cell))
 
     def _time_s(self, like: Like) -> float | None:
@@ -225,7 +203,6 @@ class Outlook:
         return self._times_s[like]
 
     def columns(self, cell: Cell) -> Columns:
-        """Columns of the forecast of a cell."""
         prediction = None if self.forecasts is None else self.forecasts.predict(cell)
         if prediction is None:
             return {}
@@ -236,7 +213,6 @@ class Outlook:
         }
 
     def learn(self, row: Row) -> None:
-        """Learn from a cell's row."""
         if self.forecasts is not None:
             self.forecasts.learn(row)
             self._times_s.clear()

@@ -17,7 +17,6 @@ from bench.worker.imports import import_all
 
 
 def answers_to(request: tuple[list[int], list[str]]) -> Iterator[Totals | str]:
-    """Count what a request asks for."""
     lifeline.attach()
     seeds, texts = request
     jobs = [Job.from_json(text) for text in texts]

@@ -24,10 +24,6 @@ def embedder(
     With pooling `pooler` they are the pooler's in BERT, with random weights, as in cells, where the
     checkpoint lacks it. In other architectures they are the last hidden state at the first token,
     as all layers between that and the classes are new.
-
-    Args:
-        checkpoint: the encoder's folder.
-        pooling: `pooler`, `cls` or `mean`.
     """
     import torch
 

@@ -39,7 +39,6 @@ Embed = Callable[[Examples], Floats]
 
 
 def answers_to(request: tuple[str, int, list[str]]) -> Iterator[dict[str, Any]]:
-    """Compute what a request asks for: each phase as it begins, and each reference point."""
     lifeline.attach()
     text, count, names = request
     for answer in references(Job.from_json(text), names, count):

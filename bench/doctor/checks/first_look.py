@@ -44,13 +44,11 @@ def steps(context: Context, mode: str) -> Finding:
 
 
 def overflow(context: Context) -> Finding:
-    """Look at gradients that overflow."""
     problem = overflow_problem(context.device)
     return judged("first-look.overflow", {}, {"problem": problem})
 
 
 def _row(context: Context, mode: str, amp: str, path: str) -> dict[str, Any]:
-    """Figures of the steps of a setting."""
     device, (engine, name) = torch.device(context.device), PATHS[path]
     start_cuda_peaks(device)
     with kernels(name):
@@ -136,7 +134,6 @@ def graphs(context: Context) -> Finding:
 def _expectation(
     name: str, expected: Mapping[str, bool], rows: Sequence[Any], prefix: str = ""
 ) -> Finding:
-    """The finding on statements that are as expected or not."""
     wrong = [text for text, holds in expected.items() if not holds]
     right = [text for text, holds in expected.items() if holds]
     figures = {"rows": rows, "as_expected": right, "not_as_expected": wrong}

@@ -71,7 +71,6 @@ def step_times(slots: Sequence[Target]) -> tuple[Times, Times]:
 
 
 def judge(alone: Times, together: Times) -> Finding:
-    """The finding on the milliseconds of work on each GPU, alone and with the others."""
     figures = {"alone_ms": dict(alone), "together_ms": dict(together)}
     slower = BY_NAME["several-gpus"].limits["slower"]
     texts = []
@@ -117,7 +116,6 @@ def _answer(device: str, worker: subprocess.Popen[str]) -> tuple[float, ...]:
 
 
 def main() -> None:
-    """Measure for each line on stdin."""
     import torch
 
     from bench.doctor.models import small_batch, small_model, small_trainer

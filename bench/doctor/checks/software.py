@@ -42,7 +42,6 @@ def check(context: Context) -> Finding:
 
 
 def _versions(python: str) -> list[str]:
-    """What is not in the ranges of pyproject.toml."""
     from packaging.requirements import Requirement
 
     try:

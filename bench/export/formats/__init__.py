@@ -66,22 +66,18 @@ class Format:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, trained: "Trained", folder: Path) -> None:
-        """Write a trained cell's model, tokenizer and configuration into a folder."""
         load(self.writer)(trained, folder)
 
     def check(self, folder: Path) -> None:
-        """Refuse a folder whose files a library would not take for data alone."""
         if self.checker:
             load(self.checker)(folder)
 
     @property
     def install(self) -> str:
-        """The command that installs its libraries."""
         what = f"-e '.[{self.extra}]'" if self.extra else " ".join(self.libraries)
         return f"pip install {what}"
 
     def script(self) -> Any:
-        """The script that loads the format, as a module."""
         if self.snippet.parent == _SNIPPETS:
             return import_module(f"bench.export.snippets.{self.snippet.stem}")
         spec = spec_from_file_location(f"{self.name}_snippet", self.snippet)
@@ -92,7 +88,6 @@ class Format:
         return module
 
     def copy_scripts(self, folder: Path) -> None:
-        """Write the scripts that load the format and name its answers into an exported folder."""
         copyfile(self.snippet, folder / SNIPPET)
         copyfile(ANSWERS, folder / ANSWERS.name)
 

@@ -29,11 +29,8 @@ _PROBLEMS: Final = {
 
 @torch.no_grad()
 def final_model(trained: Trained, *, merge: bool) -> Classifier:
-    """A copy of a trained model whose logits are in the unit of the labels.
-
-    Args:
-        trained: the cell.
-        merge: whether plain layers of the same function replace those with adapters.
+    """A copy of a trained model whose logits are in the unit of the labels; merged, plain layers of
+    the same function replace those with adapters.
 
     Raises:
         InputError: if PEFT can't merge them.
@@ -85,7 +82,6 @@ def last_layer(model: Classifier) -> nn.Linear:
 
 
 def _plain(layer: AdaptedLinear) -> Linear:
-    """A linear layer with the adapted weight."""
     plain = Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
     plain.weight = nn.Parameter(layer.adapted_weight())
     if layer.bias is not None:

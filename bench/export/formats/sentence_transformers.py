@@ -46,7 +46,6 @@ _NUMBERS: Final = {
 
 
 def write(trained: Trained, folder: Path) -> None:
-    """Write the modules, adapters merged."""
     model = final_model(trained, merge=True)
     layers = list(_dense_layers(model))
     transformer = folder / _TRANSFORMER

@@ -107,9 +107,6 @@ def _training(
 def job_of(member: Member, data: Path | None, machine: Target) -> Job:
     """The job of a member's setting for engine transformers.
 
-    Args:
-        data: the folder of the tasks' files, if they are not embedded.
-
     Raises:
         InputError: if the member's examples, checkpoint or job are gone.
     """

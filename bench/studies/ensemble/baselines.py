@@ -26,10 +26,8 @@ WITHOUT: Final = "leave out what needs it (--baselines, --peer)"
 
 
 def with_baselines(result: TaskResult, data: Path | None) -> TaskResult:
-    """A result with its baselines and published scores.
-
-    One that predicts the same number for all examples, or has nothing to learn from, is left out,
-    with a note.
+    """A result with its baselines and published scores; a baseline that predicts the same number
+    for all examples, or has nothing to learn from, is left out with a note.
 
     Args:
         data: the folder of the task's files; none for an embedded task.
@@ -67,12 +65,9 @@ def is_comparison(data: TaskData) -> bool:
 def cosine(data: TaskData, checkpoint: Path, max_length: int) -> Floats:
     """Predictions [N, C] on dev by the cosine of both texts' embeddings, if `is_comparison`.
 
-    An embedding is the mean of a text's hidden states in an encoder that was not trained for the
-    task. The cosine is the predicted number; for two classes it is compared with the threshold that
-    is most accurate on train.
-
-    Args:
-        checkpoint: the encoder's folder, vocabulary included.
+    An embedding is the mean of a text's hidden states in the encoder of a checkpoint, as it was
+    before training. The cosine is the predicted number; for two classes it is compared with the
+    threshold that is most accurate on train.
     """
     from minbert.data.tokenizer import Tokenizer
 

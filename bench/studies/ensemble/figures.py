@@ -50,13 +50,8 @@ _DASHED: Final[Any] = {"color": INK, "linewidth": 0.7, "linestyle": (0, (2, 3)),
 
 @dataclass(frozen=True)
 class Mark:
-    """A marker in a figure.
-
-    Attributes:
-        kind: which marker: `ENSEMBLE`, `BEST`, `BASELINE`, `CELL` or `PUBLISHED`.
-        score: with its interval, if known.
-        parameters: None where not known.
-    """
+    """A marker in a figure, of one of the kinds in `_SHAPES`; `parameters` are None where not
+    known."""
 
     label: str
     kind: str
@@ -118,12 +113,7 @@ def choice(
     alt: str,
     caption: str,
 ) -> Drawing:
-    """Scores at each step of the greedy choice, and the size that was taken.
-
-    Args:
-        held_out, dev: scores after each addition, on held-out examples and on dev.
-        taken: the size of the ensemble.
-    """
+    """Scores at each step of the greedy choice, and the size of the ensemble that was taken."""
     curves = {"held out, which chooses": held_out, "dev, which chooses nothing": dev}
     styles = (BLUE, "o", "-"), (ORANGE, "^", "--")
     with canvas(3.2) as (figure, axes):

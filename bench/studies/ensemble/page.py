@@ -33,11 +33,7 @@ def print_sections(results: Sequence[Result]) -> None:
 
 
 def facts_of(results: Sequence[Result], command: str) -> Facts:
-    """The content of the pages of some ensembles.
-
-    Args:
-        command: the command line that makes the pages again.
-    """
+    """The content of the pages of some ensembles, made again by a command line."""
     tasks = [clean(result.task) for result in results if isinstance(result, TaskResult)]
     title, *lines = sentences("ensemble_page", results=results, tasks=tasks, **_WORDS)
     return Facts(
@@ -152,7 +148,6 @@ def _papers(result: Result) -> list[Published]:
 
 
 def _published_tables(result: Result) -> list[Table]:
-    """A table of published scores, if there are any."""
     papers = _papers(result)
     if not papers:
         return []

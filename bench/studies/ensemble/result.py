@@ -38,7 +38,6 @@ class Entry:
     Attributes:
         kind: the same for every task, such as `ensemble` or `best member`.
         name: such as a cell's name; the kind, where it has no name of its own.
-        dev: the score with its interval.
         values: a number for each dev example, [N], whose mean is the score.
         held_score: the score on held-out examples; None for a baseline that didn't predict them.
         members: the cells whose parameters it has, or as many as; empty where not known.
@@ -71,7 +70,6 @@ class Entry:
         return sum(own.values()) + sum(shared.values())
 
     def less(self, other: "Entry") -> Interval:
-        """The difference of two scores on the same examples, with its interval."""
         return spread((self.values - other.values)[None]).interval()
 
 
@@ -106,7 +104,6 @@ class Result:
 
     @property
     def compared(self) -> list[Entry]:
-        """The ensemble, its best member and its baselines."""
         return [self.ensemble, self.best, *self.others]
 
     @property
@@ -128,15 +125,9 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult(Result):
-    """An ensemble of one task.
-
-    Attributes:
-        average: what is averaged, `logits` or `probabilities`.
-        members: the ensemble's members with their weights.
-        alone: each candidate by itself, in their order.
-        stages: all steps of the choice, later ones that were not taken included.
-        encoders: the best member of each encoder other than the best member's.
-    """
+    """An ensemble of one task, with the score of each candidate `alone`, all steps of the choice,
+    later ones that were not taken included, and the best member of each other encoder than the best
+    member's."""
 
     pool: Pool
     average: str
@@ -152,11 +143,9 @@ class TaskResult(Result):
 
     @property
     def size(self) -> int:
-        """The sum of all members' weights."""
         return sum(weight for _, weight in self.members)
 
     def with_notes(self, *notes: str) -> "TaskResult":
-        """The same with more notes."""
         return replace(self, notes=(*self.notes, *notes))
 
 
@@ -169,18 +158,15 @@ class Overall(Result):
 
 
 def ensemble_of(pool: Pool, average: str, most: int) -> TaskResult:
-    """Choose an ensemble on held-out examples, and score it on dev.
+    """Choose an ensemble of `most` members at most, each counted by its weight, on held-out
+    examples, and score it on dev.
 
     The best member has the highest score on held-out examples: dev chooses nothing. Ties go to the
     lowest cell id, so that the order of rows doesn't matter.
 
-    Args:
-        average: `logits` or `probabilities`.
-        most: the largest size, each member counted by its weight.
-
     Raises:
-        InputError: for predicted numbers or labels that are all the same, or members with
-            different classes.
+        InputError: for predicted numbers or labels that are all the same, or members with different
+            classes.
     """
     task, metric, members = pool.task, pool.metric, pool.members
     if metric == "pearson" and not np.ptp(pool.held_labels):
@@ -264,7 +250,6 @@ def _average(
     kind: str,
     name: str = "",
 ) -> Entry:
-    """The entry of an average of cells, from the predictions of all of them on dev."""
     members = tuple(pool.members[index] for index, _ in weights)
     try:
         return entry_for(pool, kind, averaged(dev, weights), name, held_score, members)

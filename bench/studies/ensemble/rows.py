@@ -21,10 +21,8 @@ and empty for the best member; `to_ensemble` is its score less the ensemble's.""
 
 
 def _row(entry: Entry, result: Result) -> Row:
-    """An entry with its differences to the best member and to the ensemble.
-
-    `members` counts cells, each once; it and `parameters` are None where they are not known.
-    """
+    """An entry with its differences to the best member and to the ensemble. `members` counts cells,
+    each once; it and `parameters` are None where they are not known."""
     difference, to_ensemble = result.differences(entry)
     models = {member.row.model for member in entry.members}
     return {

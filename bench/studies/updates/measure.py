@@ -61,10 +61,8 @@ def measure_all(
 
 
 def _conditions(cut: Sequence[KeptCell]) -> list[Conditions]:
-    """The conditions in which to predict with each cell to cut: on a CPU for cells from a CPU.
-
-    If a GPU was tried, this process sees only that one from now on.
-    """
+    """The conditions in which to predict with each cell to cut: on a CPU for cells from a CPU. If a
+    GPU was tried, this process sees only that one from now on."""
     from bench.machine.conditions import find_conditions
 
     machine_with = cache(find_conditions)

@@ -109,12 +109,8 @@ Position = tuple[int, str]
 
 @dataclass(frozen=True, eq=False)
 class Module:
-    """A linear layer that training changed.
-
-    Attributes:
-        spectra: the spectrum of each matrix in `PREFIXES`.
-        relative_size: the Frobenius norm of the update over that of the weight before training.
-    """
+    """A linear layer that training changed, with the spectrum of each matrix in `PREFIXES`, and the
+    Frobenius norm of the update over that of the weight before training."""
 
     position: Position
     spectra: Mapping[str, Spectrum]

@@ -34,7 +34,6 @@ def frame_of(updates: Sequence[Update]) -> pd.DataFrame:
 
 
 def range_of(modules: pd.DataFrame, column: str) -> Range:
-    """The range of a column over some modules."""
     values = modules[column]
     return Range(float(values.mean()), values.min().item(), values.max().item())
 
@@ -168,7 +167,6 @@ def _digits(figure: str) -> int:
 
 
 def _range_text(modules: pd.DataFrame, figure: str, prefix: str = "") -> str:
-    """A figure's mean, least and most, or a dash."""
     if f"{prefix}{figure}" not in modules:
         return DASH
     (mean, low, high), digits = range_of(modules, f"{prefix}{figure}"), _digits(figure)

@@ -61,7 +61,6 @@ def truncate(
         ranks: lowest first.
         examples: the cell's, from `bench.results.origins.examples_of`.
         data: the folder that they are from; none for an embedded task.
-        conditions: those to predict in.
         on_rank: called with a description before each rank.
 
     Raises:

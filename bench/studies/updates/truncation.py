@@ -15,12 +15,10 @@ _MOST: Final = 100_000
 
 @dataclass(frozen=True)
 class Truncated:
-    """A model with each update cut to a rank.
+    """A model with each update cut to a rank; None as trained.
 
-    Attributes:
-        rank: None for the model as trained.
-        dev: the score on dev; None where all predictions are the same number.
-        change: the difference to the model as trained, paired by example; None for that itself.
+    Its score on dev is None where all predictions are the same number, and `change` is the
+    difference to the model as trained, paired by example.
     """
 
     rank: int | None
@@ -29,7 +27,6 @@ class Truncated:
 
     @property
     def label(self) -> str:
-        """The rank, or `full`."""
         return FULL if self.rank is None else str(self.rank)
 
     @property
@@ -60,7 +57,6 @@ class Truncation:
         return max((n for n, cut in enumerate(self.scores[:-1], 1) if cut.is_worse), default=0)
 
     def as_json(self) -> dict[str, Any]:
-        """The scores by rank, `full` as trained."""
         return {
             "cell": self.cell.label,
             "cell_id": self.cell.row.cell_id,
@@ -96,5 +92,4 @@ def parse_ranks(text: str) -> tuple[int, ...]:
 
 
 def problems(truncations: Sequence[Truncation]) -> list[str]:
-    """The problems of all cells, a line each."""
     return [plain(cell.problem) for cell in truncations if cell.problem is not None]

@@ -49,11 +49,8 @@ class Pair(NamedTuple):
 
 
 def measure(cell: KeptCell, base: Model, known: Known) -> Update:
-    """The spectra of a cell's updates, and of the weights before training.
-
-    Args:
-        base: the checkpoint that it was trained from.
-        known: spectra of earlier calls, to which new ones are added.
+    """The spectra of a cell's updates, and of the weights of its base before training; `known` are
+    spectra of earlier calls, to which new ones are added.
 
     Raises:
         InputError: if the weights can't be read, or are not finite.
@@ -88,9 +85,6 @@ def _spectrum(matrix: Floats, position: Position, path: Path | None) -> Spectrum
 def pairs(cell: KeptCell, base: Model) -> Iterator[Pair]:
     """The linear layers of a cell's encoder, layer by layer, unchanged ones included.
 
-    Args:
-        base: the checkpoint that it was trained from.
-
     Raises:
         InputError: as `load_model`.
     """
@@ -123,10 +117,7 @@ def base_weights(base: Model) -> Mapping[Position, NDArray[np.float32]]:
 
 
 def load_model(cell: KeptCell, base: Model) -> BertClassifier:
-    """A cell's trained model, ready to predict.
-
-    Args:
-        base: the checkpoint that it was trained from.
+    """A cell's trained model, ready to predict, with the checkpoint that it was trained from.
 
     Raises:
         InputError: as `load_trained`.
