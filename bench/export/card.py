@@ -74,8 +74,7 @@ def card(
         "metric_of": metric_of, "origin_of": origin_of, "trained_for": trained_for,
         "without_paths": without_paths,
     }  # fmt: skip
-    environment = markdown_environment(__package__)
-    text = environment.get_template("card.md.jinja").render(content)
+    text = markdown_environment(__package__).get_template("card.md.jinja").render(content)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -129,8 +128,7 @@ def _counts(facts: DataFacts | None, together: bool) -> Table | None:
 
 
 def _settings(cell: Cell) -> Table:
-    names = [*group_names("axes"), *group_names("settings")]
-    values = {name: getattr(cell, name) for name in names}
+    values = {name: getattr(cell, name) for name in group_names("axes") + group_names("settings")}
     rows = [
         [name, plain(without_paths(format_value(value))), BY_NAME[name].meaning]
         for name, value in values.items()

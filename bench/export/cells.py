@@ -134,8 +134,7 @@ def _train(runs: Path, row: Row, folder: Path, model: Model, *, refit: bool) -> 
     job = _job_of(row, folder, model, target)
     data: TaskData | None = None
     if refit:
-        source = None if job.data is None else Path(job.data)
-        loaded = load_task(job.cell.task, source)
+        loaded = load_task(job.cell.task, None if job.data is None else Path(job.data))
         data = TaskData(loaded.task, Folds(loaded, 2).examples, loaded.dev)
         cell = replace(job.cell, max_train=None, max_dev=None, folds=None, fold=None)
         job = replace(job, cell=cell)

@@ -50,8 +50,7 @@ def check(trained: Trained, folder: Path, expected: _Logits) -> Answer:
             f"{_FAILED}: it returns {answer.logits.shape[-1]} logits for a text, the cell's model "
             f"{expected.shape[-1]}: the head is missing or wrong"
         )
-    tolerance = _tolerance(trained)
-    if wrong := _wrong(answer.logits, expected, tolerance):
+    if wrong := _wrong(answer.logits, expected, _tolerance(trained)):
         cause = _cause(trained, texts, answer.logits, expected, run)
         most = np.abs(answer.logits - expected).max()
         raise InputError(
@@ -117,8 +116,7 @@ def _cause(
         return "a part of the weights, such as the head, is missing: it is random in every process"
     wrong = _wrong(logits, expected, tolerance)
     right = [number for number in range(len(texts)) if number not in set(wrong)]
-    dev = trained.dev
-    first, second = (texts, None) if dev.text_b is None else zip(*texts, strict=True)
+    first, second = (texts, None) if trained.dev.text_b is None else zip(*texts, strict=True)
     lengths = trained.tokenizer.encode(first, second, trained.job.cell.max_length).lengths  # [N]
     if right and (longest := lengths[right].max()) < lengths[wrong].min():
         return f"texts over {longest} tokens are truncated differently"

@@ -102,11 +102,10 @@ def forecast_plan(
     run, or, with notes, if all fail."""
     if all(item.action != "run" for item in planned):
         return None
-    by_kind = grouped((item.cell for item in planned), _kind)
     several = len({item.cell.model for item in planned}) > 1
     newest = [*rows][::-1]
     forecasts, notes = {}, dict[str, None]()
-    for kind, cells in by_kind.items():
+    for kind, cells in grouped((item.cell for item in planned), _kind).items():
         by_size = {Variant.of(cell).size: cell for cell in cells}
         likes = [_planned_row(cell, counting) for cell in by_size.values()]
         like = rows_like(newest, likes)

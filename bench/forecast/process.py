@@ -20,8 +20,7 @@ def answers_to(request: tuple[list[int], list[str]]) -> Iterator[Totals | str]:
     lifeline.attach()
     seeds, texts = request
     jobs = [Job.from_json(text) for text in texts]
-    imports_mib = _import_all(jobs)
-    return _count(jobs, seeds, imports_mib)
+    return _count(jobs, seeds, _import_all(jobs))
 
 
 def _import_all(jobs: list[Job]) -> dict[bool, float]:

@@ -29,8 +29,7 @@ def embedder(
 
     from minbert.training.evaluation import predict
 
-    is_bert = model_type_of(checkpoint) == "bert"
-    model = _bert(checkpoint, pooling) if is_bert else _other(checkpoint, pooling)
+    model = (_bert if model_type_of(checkpoint) == "bert" else _other)(checkpoint, pooling)
     model.to(torch.device(device))
 
     def embed(texts: Encoded) -> NDArray[np.float64]:

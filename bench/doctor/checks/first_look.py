@@ -44,16 +44,14 @@ def steps(context: Context, mode: str) -> Finding:
 
 
 def overflow(context: Context) -> Finding:
-    problem = overflow_problem(context.device)
-    return judged("first-look.overflow", {}, {"problem": problem})
+    return judged("first-look.overflow", {}, {"problem": overflow_problem(context.device)})
 
 
 def _row(context: Context, mode: str, amp: str, path: str) -> dict[str, Any]:
     device, (engine, name) = torch.device(context.device), PATHS[path]
     start_cuda_peaks(device)
     with kernels(name):
-        layers = LAYERS[mode]
-        trainer = cell_trainer(context.device, mode, layers, amp, GEOMETRY, engine=engine)
+        trainer = cell_trainer(context.device, mode, LAYERS[mode], amp, GEOMETRY, engine=engine)
         batch, whole = (
             small_batch(TEXTS, LONGEST, context.device, masked=masked) for masked in (True, False)
         )
@@ -104,8 +102,7 @@ def graphs(context: Context) -> Finding:
 
     device, rows = torch.device(context.device), list[dict[str, Any]]()
     for order in (LENGTHS, LENGTHS, LENGTHS[::-1]):
-        setting = "lora", "all-lin-only", context.amp_on, COMPILED
-        model = cell_trainer(context.device, *setting).model
+        model = cell_trainer(context.device, "lora", "all-lin-only", context.amp_on, COMPILED).model
         skipped = counters["inductor"]["cudagraph_skips"]
         start_cuda_peaks(device)
         try:

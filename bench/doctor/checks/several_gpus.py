@@ -110,8 +110,7 @@ def _answer(device: str, worker: subprocess.Popen[str]) -> tuple[float, ...]:
     """The milliseconds of each kind of work that a process measured; none when it is ready."""
     line = worker.stdout.readline() if worker.stdout else ""
     if not line:
-        why = last_error(worker.communicate()[1])
-        raise SkipError(f"steps on {device} fail: {why}")
+        raise SkipError(f"steps on {device} fail: {last_error(worker.communicate()[1])}")
     return tuple(map(float, line.split()))
 
 

@@ -72,8 +72,7 @@ def command(
         from bench.studies.ensemble.baseline import with_transformers
 
         results = with_transformers(results, runs[0], data)
-    overall = overall_of(results)
-    together = [overall] if overall else []
+    together = [overall] if (overall := overall_of(results)) else []
 
     def show() -> None:
         from bench.studies.ensemble.page import print_sections  # loads pandas and matplotlib

@@ -67,8 +67,8 @@ def with_transformers(
     members = [member for result in results for member in result.pool.members]
     on_cpu = all(member.row.device == "cpu" for member in members)
     machine = find_conditions("cpu" if on_cpu else "auto")
-    trainings = [_training(result, runs, data, machine) for result in results]
-    return [train() for train in trainings]
+    # all are made before the first one runs
+    return [train() for train in [_training(result, runs, data, machine) for result in results]]
 
 
 def _training(
@@ -80,8 +80,7 @@ def _training(
         return why_not(member.row.cell, machine.conditions.device)
 
     pool, best = result.pool, result.best_member
-    entries = [result.best, *result.alone]
-    trainable = [entry for entry in entries if not obstacle(entry.members[0])]
+    trainable = [each for each in (result.best, *result.alone) if not obstacle(each.members[0])]
     if not trainable:
         note = f"{BASELINE} left out for {best.row.name}: {obstacle(best)}"
         note += "; nor can they train another cell's setting" if len(result.alone) > 1 else ""

@@ -53,8 +53,7 @@ def with_baselines(result: TaskResult, data: Path | None) -> TaskResult:
         checkpoint = model_of(member.row, member.folder, WITHOUT).checkpoint
         if checkpoint is not None:
             add(COSINE, cosine, examples, checkpoint, int(member.row.max_length or 128))
-    papers = published(result.task)
-    return replace(result, others=others, published=papers).with_notes(*notes)
+    return replace(result, others=others, published=published(result.task)).with_notes(*notes)
 
 
 def is_comparison(data: TaskData) -> bool:

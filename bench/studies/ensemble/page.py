@@ -28,8 +28,7 @@ def print_sections(results: Sequence[Result]) -> None:
     """Print the sections to stdout, without cells that did not become members."""
     for section in _sections(results):
         echo(section.heading)
-        tables = [table for table in section.tables if not table.folded]
-        print_tables(tables, [*section.lines, ""])
+        print_tables([each for each in section.tables if not each.folded], [*section.lines, ""])
 
 
 def facts_of(results: Sequence[Result], command: str) -> Facts:

@@ -238,8 +238,7 @@ def entry_for(
         ValueError: for predicted numbers that are all the same.
     """
     values = values_for(pool.metric, predictions, pool.labels)
-    dev = score_of(pool.metric, [values])
-    return Entry(kind, name or kind, dev, values, held_score, members)
+    return Entry(kind, name or kind, score_of(pool.metric, [values]), values, held_score, members)
 
 
 def _average(

@@ -42,8 +42,7 @@ def facts(
         for kind in KINDS.values()
         if (modules := [module for module in whole.modules if module.position[1] == kind])
     }
-    is_cut = len(updates) > _MOST
-    more = [f"Figures show the first {_MOST} cells, tables all."] if is_cut else []
+    more = [f"Figures show the first {_MOST} cells, tables all."] if len(updates) > _MOST else []
     return Facts(
         title=f"What training changed: {models} on {tasks}, {count(len(updates), 'cell')}",
         findings=tables.findings(updates, truncations),

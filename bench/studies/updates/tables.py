@@ -140,8 +140,7 @@ def _kinds_table(frame: pd.DataFrame) -> Table:
         for cell, modules in frame.groupby("cell", sort=False)
         for number, (kind, of_kind) in enumerate(_by_kind(modules))
     ]
-    caption = "By kind of linear layer: mean over layers (least to most)"
-    return table("updates", rows, caption)
+    return table("updates", rows, "By kind of linear layer: mean over layers (least to most)")
 
 
 def _scores(truncations: Sequence[Truncation]) -> Table:
