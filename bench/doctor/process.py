@@ -1,8 +1,6 @@
-"""The process of one check: `bench.doctor.process NAME FOLDER CONTEXT`, the context as JSON.
-
-It writes its finding into result.json in the folder, as a cell's worker does, so that the same
-runner supervises it.
-"""
+"""The process of one check: `bench.doctor.process NAME FOLDER CONTEXT`, the context as JSON. It
+writes its finding into result.json, as a cell's worker does, so that the same runner supervises
+it."""
 
 import json
 import sys

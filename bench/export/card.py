@@ -1,8 +1,4 @@
-"""The model card of an exported folder, README.md: what the model is, what was measured, and how it
-was trained.
-
-Importing this loads pandas and matplotlib.
-"""
+"""The model card of an exported folder, README.md. Importing this loads pandas and matplotlib."""
 
 import json
 import re
@@ -41,12 +37,8 @@ def card(
     format: Format,  # noqa: A002
     compared: int | None,
 ) -> str:
-    """The text of a model card.
-
-    Args:
-        facts: on the data that the row was trained on, where known.
-        compared: the number of settings among which this one was chosen; None: it was named.
-    """
+    """The text of a model card, with facts on the data that the row was trained on, where known,
+    and the number of settings `compared`, among which this one was chosen; None: it was named."""
     row = trained.row
     group = groups([row])[0]
     paths = {row.data_digest: facts} if facts else {}

@@ -33,11 +33,8 @@ class Choice(NamedTuple):
 
 
 def named_cell(runs: Path, name: str) -> Choice:
-    """The cell of this id, the beginning of an id, short name, or folder.
-
-    Raises:
-        InputError: if there is no such cell, or several, or it has no result that can be exported.
-    """
+    """The cell of this id, the beginning of an id, short name, or folder; InputError for none, for
+    several, and for one without a result that can be exported."""
     if is_file(Path(name) / FILE):
         name = Job.read(Path(name)).cell.cell_id
     rows = [row for row in current_rows(read_rows(runs)).values() if not row.is_candidate]
@@ -70,9 +67,7 @@ def recommended_cell(
     runs: Path, prefer: Need, where: str, margin: str | None, metric: str | None
 ) -> Choice:
     """A cell of the setting that is recommended: the one of the lowest seed whose weights were
-    kept, or else of the lowest seed.
-
-    Scores don't choose the seed, since the best of several is too good by chance.
+    kept, or else of the lowest seed, since the best of several scores is too good by chance.
 
     Raises:
         InputError: if nothing is recommended, or the setting was scored in folds.
@@ -101,11 +96,7 @@ def recommended_cell(
 
 
 def check_exportable(row: Row) -> None:
-    """Refuse a cell whose model no format has a place for.
-
-    Raises:
-        InputError: naming the reason.
-    """
+    """Refuse a cell whose model no format has a place for, by an InputError."""
     if row.init == "random":
         raise InputError(
             f"{row.name}: it began with random weights, to measure costs alone; export a cell of a "

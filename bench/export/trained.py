@@ -96,11 +96,8 @@ class Trained:
 
 
 def describe_base(model: Model) -> Base:
-    """A model's checkpoint: its name and commit on the hub where known, digest and licence.
-
-    Raises:
-        ValueError: if its weights are random.
-    """
+    """A model's checkpoint: its name and commit on the hub where known, digest and licence;
+    ValueError if its weights are random."""
     folder = model.checkpoint
     if folder is None:
         raise ValueError("a model with random weights has no checkpoint")

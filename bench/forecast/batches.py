@@ -27,11 +27,8 @@ Texts = Sequence[Lengths]
 def find_shapes(
     job: Job, seeds: Sequence[int], sizes: Iterable[Size]
 ) -> dict[Size, dict[str, Shapes]]:
-    """Shapes of the examples that a job trains on, by size and by part of the task.
-
-    Raises:
-        InputError: if the examples have changed since the cell was planned, or can't be read.
-    """
+    """Shapes of the examples that a job trains on, by size and by part of the task; InputError if
+    they have changed since the cell was planned, or can't be read."""
     shapes: dict[Size, dict[str, Shapes]] = {}
     for max_length, alike in grouped(sizes, lambda size: size[1]).items():
         cut = replace(job, cell=replace(job.cell, max_length=max_length))

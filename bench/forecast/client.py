@@ -94,11 +94,8 @@ def _kept(path: Path, variants: Sequence[Variant]) -> dict[Variant, Totals | str
 
 
 def _parsed(text: str, variants: Sequence[Variant]) -> dict[Variant, Totals | str]:
-    """The costs that the counting process wrote, or the reasons why it could not count them.
-
-    Raises:
-        NoPredictionError: if it wrote anything else.
-    """
+    """The costs that the counting process wrote, or the reasons why it could not count them;
+    NoPredictionError if it wrote anything else."""
     try:
         costs = [_COSTS.validate_json(line) for line in text.splitlines()]
         return dict(zip(variants, costs, strict=True))

@@ -127,11 +127,8 @@ def forecast_plan(
 def make_forecast(
     cells: Sequence[Cell], rows: Sequence[Row], model: Model, counting: Counting
 ) -> Forecast:
-    """The forecast of some cells of a grid, of one kind, learned from comparable rows.
-
-    Raises:
-        NoPredictionError: if costs can't be counted.
-    """
+    """The forecast of some cells of a grid, of one kind, learned from comparable rows;
+    NoPredictionError if costs can't be counted."""
     if any(cell.is_compiled for cell in cells):
         raise NoPredictionError("training is compiled")
     variants = [Variant.of(cell) for cell in cells]
@@ -225,10 +222,7 @@ def outlook_on(
     planned: Sequence[Planned], forecaster: Forecaster | None, signals: Signals
 ) -> Outlook:
     """The outlook on a plan; without a forecast, and without waiting, where nothing is to run.
-
-    Raises:
-        StoppedError: if the user stops it.
-    """
+    StoppedError if the user stops it."""
     to_run = [item for item in planned if item.action in ("run", SKIP)]
     if forecaster is None or all(item.action == SKIP for item in to_run):
         return Outlook(None, to_run)

@@ -54,11 +54,8 @@ def find_facts(
 
 
 def tokens_of(tokenizer: Path, longest: int) -> str:
-    """`DataFacts.tokens_of` of a model.
-
-    Raises:
-        InputError: of `minbert`, for a vocabulary that can't be used.
-    """
+    """`DataFacts.tokens_of` of a model; InputError of `minbert` for a vocabulary that can't be
+    used."""
     return f"{vocabulary_digest(tokenizer)[:16]}, {longest}"
 
 

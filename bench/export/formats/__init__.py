@@ -179,9 +179,8 @@ def refusal(name: str, cell: Cell) -> str | None:
 
 
 def default_format(cell: Cell, merge: bool) -> str:
-    """The first of this project's formats that can express a cell: but none of adapters where these
-    are merged, or where the encoder trains too, whose weights would all be in the adapter's
-    file."""
+    """The first of this project's formats that can express a cell: none of adapters where these are
+    merged, or the encoder trains too, whose weights would all be in the adapter's file."""
     whole = merge or cell.mode not in METHODS or trains_encoder(cell.mode, cell.layers)
     return next(
         each.name
@@ -200,11 +199,7 @@ def missing_library(format: Format) -> str | None:  # noqa: A002
 
 
 def format_in(folder: Path) -> Format:
-    """The format of an exported folder.
-
-    Raises:
-        InputError: if there is no such folder, or it holds no exported model.
-    """
+    """The format of an exported folder; InputError if there is none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
     for each in reversed(FORMATS.usable().values()):

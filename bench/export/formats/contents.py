@@ -30,11 +30,7 @@ _PROBLEMS: Final = {
 @torch.no_grad()
 def final_model(trained: Trained, *, merge: bool) -> Classifier:
     """A copy of a trained model whose logits are in the unit of the labels; merged, plain layers of
-    the same function replace those with adapters.
-
-    Raises:
-        InputError: if PEFT can't merge them.
-    """
+    the same function replace those with adapters. InputError if PEFT can't merge them."""
     model = deepcopy(trained.model)
     if merge:
         _merge(model, trained)
@@ -90,10 +86,8 @@ def _plain(layer: AdaptedLinear) -> Linear:
 
 
 def labels_of(trained: Trained) -> dict[str, Any]:
-    """The entries of config.json that say what the logits mean.
-
-    `text_pairs`, which only this project's snippets read, says whether an example is two texts.
-    """
+    """The entries of config.json that say what the logits mean; `text_pairs`, whether an example is
+    two texts, only this project's snippets read."""
     names = trained.task.classes or (trained.task.name,)
     return {
         "id2label": {str(number): name for number, name in enumerate(names)},

@@ -23,11 +23,8 @@ _INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def write(trained: Trained, folder: Path) -> None:
-    """Write both files, adapters merged, with inputs [B, S] of any size and logits [B, C].
-
-    Raises:
-        InputError: if torch or onnxruntime can't.
-    """
+    """Write both files, adapters merged, with inputs [B, S] of any size and logits [B, C];
+    InputError if torch or onnxruntime can't."""
     model = final_model(trained, merge=True)
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -29,11 +29,8 @@ _PREFIX: Final = "base_model.model."
 
 
 def write(trained: Trained, folder: Path) -> None:
-    """Write the adapter, with all other modules that have trained.
-
-    Raises:
-        InputError: if PEFT has no place for them.
-    """
+    """Write the adapter, with all other modules that have trained; InputError if PEFT has no place
+    for them."""
     model, base = final_model(trained, merge=False), trained.base
     if isinstance(model, BertClassifier):
         save_adapter(model, folder, reference(base), revision=base.revision)

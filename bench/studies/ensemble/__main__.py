@@ -95,11 +95,8 @@ def command(
 
 
 def parse_tasks(text: str | None) -> tuple[str, ...]:
-    """The distinct tasks in a text such as `"sst,quora"`; none for None.
-
-    Raises:
-        InputError: for a text without a task.
-    """
+    """The distinct tasks in a text such as `"sst,quora"`; none for None, InputError for a text
+    without a task."""
     if text is None:
         return ()
     names = tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))

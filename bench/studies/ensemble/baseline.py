@@ -104,11 +104,8 @@ def _training(
 
 
 def job_of(member: Member, data: Path | None, machine: Target) -> Job:
-    """The job of a member's setting for engine transformers.
-
-    Raises:
-        InputError: if the member's examples, checkpoint or job are gone.
-    """
+    """The job of a member's setting for engine transformers; InputError if the member's examples,
+    checkpoint or job are gone."""
     row, here = member.row, machine.conditions
     folder = data_folder(row, member.folder, data)
     examples_of(row, folder)
@@ -138,12 +135,8 @@ def job_of(member: Member, data: Path | None, machine: Target) -> Job:
 
 
 def train_baseline(runs: Path, job: Job, machine: Target) -> Floats:
-    """Train a job's cell, unless it has been trained, and return the logits [N, C] on dev.
-
-    Raises:
-        InputError: if the training failed.
-        StoppedError: if the user stopped it.
-    """
+    """Train a job's cell, unless it has been trained, and return the logits [N, C] on dev;
+    InputError if it failed, StoppedError if the user stopped it."""
     name = f"ensemble-{job.cell.cell_id}"
     with Signals() as signals, lock_on(machine.device_name, signals)():
         folder = train_again(

@@ -1,8 +1,6 @@
 """Baselines of an ensemble: the average of all cells, the best members of other encoders, TF-IDF
-with a linear model, and the cosine of sentence embeddings.
-
-scikit-learn and torch are imported on first use.
-"""
+with a linear model, and the cosine of sentence embeddings. Loads scikit-learn and torch on first
+use."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,14 +25,8 @@ WITHOUT: Final = "leave out what needs it (--baselines, --peer)"
 
 def with_baselines(result: TaskResult, data: Path | None) -> TaskResult:
     """A result with its baselines and published scores; a baseline that predicts the same number
-    for all examples, or has nothing to learn from, is left out with a note.
-
-    Args:
-        data: the folder of the task's files; none for an embedded task.
-
-    Raises:
-        InputError: if the examples or the checkpoint are missing.
-    """
+    for all examples, or has nothing to learn from, is left out with a note. InputError if the
+    examples, of a folder of data unless they are embedded, or the checkpoint are missing."""
     pool, member = result.pool, result.best_member
     folder = data_folder(member.row, member.folder, data)
     examples = examples_of(member.row, folder).parts[result.task]

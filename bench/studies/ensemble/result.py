@@ -213,11 +213,8 @@ def ensemble_of(pool: Pool, average: str, most: int) -> TaskResult:
 
 
 def average_of_all(pool: Pool, average: str) -> Entry:
-    """The average of all cells with equal weights, which the choice has to beat.
-
-    Raises:
-        InputError: for predictions that can't be averaged, or whose average is constant.
-    """
+    """The average of all cells with equal weights, which the choice has to beat; InputError for
+    predictions that can't be averaged, or whose average is constant."""
     held_out, dev = (_averaged(pool, average, name) for name in ("held_logits", "logits"))
     weights = tuple((index, 1) for index in range(len(dev)))
     held_score = score(pool.metric, averaged(held_out, weights), pool.held_labels)
@@ -232,11 +229,8 @@ def entry_for(
     held_score: float | None = None,
     members: tuple[Member, ...] = (),
 ) -> Entry:
-    """An entry of predictions [N, C] on the pool's dev examples.
-
-    Raises:
-        ValueError: for predicted numbers that are all the same.
-    """
+    """An entry of predictions [N, C] on the pool's dev examples; ValueError for predicted numbers
+    that are all the same."""
     values = values_for(pool.metric, predictions, pool.labels)
     return Entry(kind, name or kind, score_of(pool.metric, [values]), values, held_score, members)
 

@@ -68,11 +68,7 @@ class Spectrum:
 
 
 def spectrum_of(matrix: Floats) -> Spectrum:
-    """The spectrum of a matrix [o, i].
-
-    Raises:
-        ValueError: for one that is all zero or not finite.
-    """
+    """The spectrum of a matrix [o, i]; ValueError for one that is all zero or not finite."""
     if not np.isfinite(matrix).all():
         raise ValueError("holds numbers that are not finite")
     if not matrix.any():

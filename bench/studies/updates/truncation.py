@@ -15,11 +15,9 @@ _MOST: Final = 100_000
 
 @dataclass(frozen=True)
 class Truncated:
-    """A model with each update cut to a rank; None as trained.
-
-    Its score on dev is None where all predictions are the same number, and `change` is the
-    difference to the model as trained, paired by example.
-    """
+    """A model with each update cut to a rank (None: as trained), its score on dev (None: all
+    predictions are the same number), and the difference to the model as trained, paired by
+    example."""
 
     rank: int | None
     dev: Interval | None
@@ -38,12 +36,8 @@ class Truncated:
 
 @dataclass(frozen=True)
 class Truncation:
-    """The scores of a cell with its updates cut to some ranks, lowest first, as trained last.
-
-    Attributes:
-        examples: the number of dev examples.
-        problem: set if the score as trained differs from the cell's own.
-    """
+    """The scores of a cell on dev examples with its updates cut to some ranks, lowest first, as
+    trained last; `problem` if the latter differs from the cell's own."""
 
     cell: KeptCell
     metric: str
@@ -72,12 +66,8 @@ class Truncation:
 
 
 def parse_ranks(text: str) -> tuple[int, ...]:
-    """The distinct ranks in a text such as `"0,1,8,full"`, lowest first; `full`, which is always
-    scored, is left out.
-
-    Raises:
-        InputError: for anything else.
-    """
+    """The distinct ranks in a text such as `"0,1,8,full"`, lowest first, without `full`, which is
+    always scored; InputError for anything else."""
     ranks = set()
     for word in map(str.strip, text.split(",")):
         if word == FULL:
