@@ -67,9 +67,11 @@ def _sections(results: Sequence[Result]) -> list[Section]:
 def _drawings(result: Result, section: Section) -> list[Drawing]:
     """The figures of a section. A published score of all parts is in none of fewer parts."""
     label, alone, best = dev_label(result.metric), [], BEST
-    stem, is_partial = section.anchor, isinstance(result, Overall) and bool(result.missing)
-    papers = [] if is_partial else _papers(result)
+    papers = [] if isinstance(result, Overall) and result.missing else _papers(result)
+    stem, size, held_out, dev = section.anchor, 0, [], []
     if isinstance(result, TaskResult):
+        size, held_out = result.size, [stage.held_score for stage in result.stages]
+        dev = [stage.dev_score for stage in result.stages]
         stem = result.task if result.task in TASKS else stem
         best = clean(result.best.label)
         alone = [entry for entry in result.alone if entry.members[0] is not result.best_member]
@@ -83,10 +85,6 @@ def _drawings(result: Result, section: Section) -> list[Drawing]:
     marks += [
         Mark(paper.model, PUBLISHED, Interval(paper.score), paper.parameters) for paper in papers
     ]
-    stages = result.stages if isinstance(result, TaskResult) else []
-    held_out = [stage.held_score for stage in stages]
-    dev = [stage.dev_score for stage in stages]
-    size = result.size if isinstance(result, TaskResult) else 0
     words = sentences(
         "ensemble_figures", marks=marks, label=label, others=len(alone), most=_MOST_CELLS,
         held_out=held_out, dev=dev, taken=size, cell=CELL, published=PUBLISHED, **_WORDS,
@@ -94,7 +92,7 @@ def _drawings(result: Result, section: Section) -> list[Drawing]:
     drawings = [figures.scores(marks, label, f"{stem}-scores", *words[:2])]
     if any(mark.parameters for mark in marks):
         drawings.append(figures.sizes(marks, label, f"{stem}-parameters", *words[2:4]))
-    if len(stages) > 1:
+    if len(dev) > 1:
         label = label.removeprefix("dev ")
         drawings.append(figures.choice(held_out, dev, size, label, f"{stem}-choice", *words[4:]))
     return drawings
