@@ -100,7 +100,6 @@ def waiting_is_an_error(device: torch.device) -> Iterator[None]:
 
 
 def median_ms(trainer: Trainer, batch: Batch, steps: int) -> float:
-    """The median time of training steps, by the clock of cells."""
     clock = StepClock(trainer.device)
     for _ in range(steps):
         with clock.step(batch):
@@ -127,7 +126,6 @@ def kernels_of(step: Callable[[], object], device: torch.device) -> list[tuple[s
 def small_trainer(
     model: BertClassifier, amp: str, forward: Callable[[Batch], Tensor] | None = None
 ) -> Trainer:
-    """A trainer of everything that a model's mode trains, at a constant rate."""
     parameters = parameter_groups(model).values()
     groups = [ParameterGroup(tuple(named.values()), 1e-3, 0.01) for named in parameters]
     device = next(model.parameters()).device

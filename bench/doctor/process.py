@@ -13,7 +13,6 @@ from bench.doctor.check import BY_NAME, SKIPPED, Context, Finding, SkipError
 from bench.worker import lifeline
 
 FINDING: Final = "finding"
-"""Key of the finding in result.json."""
 
 
 def main(name: str, folder: Path, context: dict[str, Any]) -> None:

@@ -163,18 +163,17 @@ def _train(runs: Path, row: Row, folder: Path, model: Model, *, refit: bool) -> 
 
 
 def _job_of(row: Row, folder: Path, model: Model, target: Target) -> Job:
-    """The job that trains a row's cell here, with its weights kept."""
     known, adapter_config = None, None
     try:
         job = Job.read(folder)
-        known, adapter_config = job.data, job.adapter_config
+        known = None if job.data is None else Path(job.data)
+        adapter_config = job.adapter_config
     except InputError:  # the results came without their folders
         if row.mode == PEFT:
             raise
-    data = data_folder(row, folder, None if known is None else Path(known))
     return model.job(
         row.cell,
-        data,
+        data_folder(row, folder, known),
         adapter_config=adapter_config,
         conditions_id=target.conditions.conditions_id,
         device=target.conditions.worker_device,

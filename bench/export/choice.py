@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from bench.analysis.costs import Need
 from bench.common.errors import InputError
@@ -24,15 +24,7 @@ _FEWEST: Final = 4
 _MOST_NAMED: Final = 4
 
 
-class Choice(NamedTuple):
-    """A cell to export, and the number of settings among which its own was recommended; None if it
-    was named."""
-
-    row: Row
-    settings: int | None
-
-
-def named_cell(runs: Path, name: str) -> Choice:
+def named_cell(runs: Path, name: str) -> tuple[Row, None]:
     """The cell of this id, the beginning of an id, short name, or folder; InputError for none, for
     several, and for one without a result that can be exported."""
     if is_file(Path(name) / FILE):
@@ -60,14 +52,15 @@ def named_cell(runs: Path, name: str) -> Choice:
             f"{runs}: {name} ended {matching[0].status}, so there is nothing to export; run it "
             f"again with --rerun {matching[0].status}"
         )
-    return Choice(_with_weights(runs, done), None)
+    return _with_weights(runs, done), None
 
 
 def recommended_cell(
     runs: Path, prefer: Need, where: str, margin: str | None, metric: str | None
-) -> Choice:
-    """A cell of the setting that is recommended: the one of the lowest seed whose weights were
-    kept, or else of the lowest seed, since the best of several scores is too good by chance.
+) -> tuple[Row, int]:
+    """A cell of the setting that is recommended, and the number of settings among which it was: the
+    one of the lowest seed whose weights were kept, or else of the lowest seed, since the best of
+    several scores is too good by chance.
 
     Raises:
         InputError: if nothing is recommended, or the setting was scored in folds.
@@ -89,10 +82,8 @@ def recommended_cell(
             f"missing, or give the id of a cell{best}"
         )
     rows = {row.row_key: row for row in read_rows(runs)}  # with the metric of their own
-    return Choice(
-        _with_weights(runs, [rows[row.row_key] for row in setting.ok]),
-        len(recommended.candidates.settings),
-    )
+    row = _with_weights(runs, [rows[row.row_key] for row in setting.ok])
+    return row, len(recommended.candidates.settings)
 
 
 def check_exportable(row: Row) -> None:

@@ -29,14 +29,13 @@ BATCH_SIZE: Final = 32
 
 @dataclass(frozen=True)
 class Answer:
-    """The answers of an exported model to N texts or pairs.
+    """The answers of an exported model to N texts or pairs, and versions of the libraries that made
+    them.
 
     Attributes:
         logits: [N, C], of a regression in the unit of the labels.
         labels: for each text, as the snippet names them: a class, a list of classes, or a number.
-        one_ms: latency of one text, tokenising included, when timed.
-        batch_ms: of a batch of 32, likewise.
-        libraries: their versions.
+        one_ms, batch_ms: latency of one text and of a batch of 32, tokenising included, when timed.
     """
 
     logits: NDArray[np.float32]

@@ -6,7 +6,7 @@ from itertools import islice
 from statistics import median
 from typing import Final
 
-from bench.analysis.groups import Group, group_key
+from bench.analysis.groups import group_key
 from bench.analysis.setting import number
 from bench.forecast.costs import Totals, Variant
 from bench.forecast.features import (
@@ -132,10 +132,6 @@ def rows_like(rows: Iterable[Row], likes: Sequence[Row]) -> list[Row]:
         if row.conditions_id == conditions_id and row.data_digest == data and group_key(row) in keys
     )
     return list(islice(alike, _MOST_ROWS))
-
-
-def memory_column(rows: Iterable[Row]) -> str:
-    return Group(tuple(rows), ()).memory_column
 
 
 def rows_of_model(rows: Iterable[Row], like: Row) -> list[Row]:

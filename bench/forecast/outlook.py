@@ -8,11 +8,12 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
+from bench.analysis.groups import Group
 from bench.common.grouping import grouped
 from bench.common.progress import note_to_stderr
 from bench.forecast.client import Lock, NoPredictionError, find_costs
 from bench.forecast.costs import Variant
-from bench.forecast.forecast import Forecast, Prediction, memory_column, rows_like, rows_of_model
+from bench.forecast.forecast import Forecast, Prediction, rows_like, rows_of_model
 from bench.launch.signals import Signals
 from bench.machine.conditions import Conditions
 from bench.plan.cell import ABOUT, Cell, Columns, Value, named
@@ -30,7 +31,6 @@ _KIND: Final = tuple(
 )
 """Settings that decide costs, besides those of a variant."""
 Kind = tuple[Value, ...]
-"""A model on data, and the other settings of `_KIND`."""
 Like = tuple[Kind, Variant]
 """What all cells with the same costs have in common."""
 
@@ -136,9 +136,9 @@ def make_forecast(
     jobs = jobs_of(variants, cells[0], model, counting)
     seeds = sorted({cell.seed for cell in cells})[:_SEEDS]
     totals = find_costs(jobs, seeds, counting.lock, counting.gpu)
-    like = rows or [_planned_row(cells[0], counting)]
+    like = Group(tuple(rows or [_planned_row(cells[0], counting)]), ())
     here = counting.conditions
-    forecast = Forecast(totals, here.device, here.threads, memory_column(like))
+    forecast = Forecast(totals, here.device, here.threads, like.memory_column)
     forecast.learn(rows)
     return forecast
 

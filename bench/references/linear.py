@@ -149,7 +149,6 @@ def _linear(task: Task, train: Examples, features: Any, dev: Any) -> tuple[Float
 
 
 def _model(task: Task) -> tuple[Any, str, list[float]]:
-    """A model of medium strength, the name of its parameter, and values to try."""
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.multiclass import OneVsRestClassifier
 

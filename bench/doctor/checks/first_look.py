@@ -38,7 +38,6 @@ _TF32: Final = re.compile(r"tf32|s1688gemm", re.IGNORECASE)
 
 
 def steps(context: Context, mode: str) -> Finding:
-    """Look at a mode's steps in each AMP and by each path."""
     rows = [_row(context, mode, amp, path) for amp in context.amps for path in PATHS]
     return judge(rows, has_flash=context.amp_on == "bf16")
 

@@ -86,7 +86,6 @@ def _steps(trainer: Trainer, device: torch.device) -> None:
 
 
 def _place(error: BaseException) -> str:
-    """The file and line of this project that waited."""
     own = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from bench.export.trained import Trained
 
 SNIPPET: Final = "predict.py"
-"""Name of the snippet in an exported folder."""
 BASE: Final = "base.json"
 """Name of the file that says which base an adapter was trained on."""
 _SNIPPETS: Final = Path(__file__).parents[1] / "snippets"

@@ -24,7 +24,6 @@ _PROBLEMS: Final = {
     "multi_label": "multi_label_classification",
     "regression": "regression",
 }
-"""transformers' names of the kinds of tasks."""
 
 
 @torch.no_grad()

@@ -179,7 +179,6 @@ def _same_examples(one: Arrays, other: Arrays) -> bool:
 
 
 def _read(row: Row, folder: Path, task: str) -> Arrays:
-    """A cell's arrays for a task, checked."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 

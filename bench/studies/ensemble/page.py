@@ -114,7 +114,6 @@ def _scores_table(result: Result) -> Table:
 
 
 def _cells_tables(result: TaskResult) -> list[Table]:
-    """The members alone, and the cells that did not become members."""
     weights = {member.row.cell_id: weight for member, weight in result.members}
     cells = [(weights.get(entry.members[0].row.cell_id, 0), entry) for entry in result.alone]
     cells.sort(key=lambda cell: (-cell[0], -(cell[1].held_score or 0)))
@@ -133,7 +132,6 @@ def _cells_tables(result: TaskResult) -> list[Table]:
 
 
 def _scores(entry: Entry, result: Result) -> dict[str, object]:
-    """The fields of an entry that all tables have."""
     return {
         "dev": entry.dev, "difference": result.differences(entry)[0],
         "held_score": entry.held_score, "parameters": entry.parameters,

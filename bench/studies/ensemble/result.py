@@ -52,7 +52,6 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """The kind and the name; the kind alone where it has no name of its own."""
         return self.kind if self.name == self.kind else f"{self.kind}: {self.name}"
 
     @property
@@ -261,7 +260,6 @@ def _stages(pool: Pool, choice: Choice, dev: Sequence[Floats]) -> list[Stage]:
 
 
 def _averaged(pool: Pool, average: str, name: str) -> list[Floats]:
-    """All cells' predictions under a name as they enter the average."""
     predictions = []
     for member in pool.members:
         try:
@@ -313,7 +311,6 @@ def overall_of(results: Sequence[TaskResult]) -> Overall | None:
 
 
 def _mean(parts: Sequence[str], entries: Sequence[Entry]) -> Entry:
-    """The overall score of entries of one kind, one for each part."""
     of_parts = dict(zip(parts, entries, strict=True))
     name = _PLURALS.get(entries[0].kind, entries[0].kind)
     return Entry(

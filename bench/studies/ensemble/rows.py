@@ -39,7 +39,6 @@ def _row(entry: Entry, result: Result) -> Row:
 
 
 def _cells(result: TaskResult) -> list[Row]:
-    """The rows of all cells of the pool, each alone, with its weight in the ensemble."""
     weights = {member.row.cell_id: weight for member, weight in result.members}
     return [
         {**_row(entry, result), "cell_id": cell_id, "weight": weights.get(cell_id, 0)}

@@ -132,7 +132,6 @@ def mean_energy(modules: Sequence[Module], matrix: str) -> Floats:
 
 
 def rows_of(updates: Sequence[Update]) -> list[dict[str, Any]]:
-    """A row of `COLUMNS` for each cell and module."""
     rows = []
     for update in updates:
         axes = {"cell": update.cell.label, **{name: update.cell.row[name] for name in AXES}}

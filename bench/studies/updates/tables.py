@@ -20,8 +20,6 @@ _BY_KIND: Final = ({*_RANKS} - {"nonzero", "effective_rank"}) | {"random_rank_90
 
 
 class Range(NamedTuple):
-    """A figure's mean, least and most over some modules."""
-
     mean: float
     low: float
     high: float
@@ -78,7 +76,6 @@ def tables(updates: Sequence[Update], truncations: Sequence[Truncation]) -> list
 
 
 def module_table(updates: Sequence[Update]) -> Table:
-    """Every module of every cell, for the page only."""
     rows = [
         {
             "cell": row["cell"],
@@ -94,7 +91,6 @@ def module_table(updates: Sequence[Update]) -> Table:
 
 
 def findings(updates: Sequence[Update], truncations: Sequence[Truncation]) -> list[str]:
-    """The main findings, a sentence for each cell."""
     energies = []
     for update in updates:
         frame = frame_of([update])

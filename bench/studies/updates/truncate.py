@@ -121,7 +121,6 @@ def _values(model: BertClassifier, dev: tokens.TokenisedExamples, cell: KeptCell
 
 
 def _layers(model: BertClassifier, base: Model, most: int) -> list[_Layer]:
-    """The linear layers of a model's encoder, with the `most` largest directions of updates."""
     before = base_weights(base)
     layers = []
     for position, weight in linear_weights(model.bert).items():
