@@ -28,17 +28,9 @@ _PREFIX: Final = "models--"
 
 @dataclass(frozen=True)
 class Base:
-    """The checkpoint that a cell was trained from.
-
-    Attributes:
-        name: on the Hugging Face hub, or else the name of its folder.
-        on_hub: whether the hub has it.
-        revision: the commit on the hub, where known.
-        file: the name of the file of its weights.
-        sha256: of that file, in hexadecimal.
-        licence: as the hub or its files name it; None: not known.
-        folder: the checkpoint's folder on this machine.
-    """
+    """The checkpoint that a cell was trained from: its name on the Hugging Face hub, or else that
+    of its folder on this machine, the commit on the hub where known, the file of its weights with
+    its SHA-256 in hexadecimal, and the licence as the hub or its files name it; None: not known."""
 
     name: str
     on_hub: bool

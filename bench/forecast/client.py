@@ -130,15 +130,12 @@ def lock_on(device: str, signals: Signals) -> Lock:
     the user stops the wait, or what runs inside.
     """
 
-    def on_wait() -> None:
-        echo("waiting for another grid", err=True)
-
     @contextmanager
     def lock() -> Iterator[None]:
         try:
             with (
                 Locks(device_locks(), signals) as devices,
-                devices.using(device, on_wait),
+                devices.using(device, lambda: echo("waiting for another grid", err=True)),
                 signals.raising(),
             ):
                 yield

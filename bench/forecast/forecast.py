@@ -35,12 +35,8 @@ class Prediction:
 
 
 class Forecast:
-    """Predicts costs of cells, and learns from rows.
-
-    Args:
-        totals: counts of every variant that is predicted or learned from.
-        memory_column: the column whose value is predicted.
-    """
+    """Predicts costs of cells by counts of every variant that is predicted or learned from, and
+    learns from rows; `memory_column` is the one whose value is predicted."""
 
     def __init__(
         self, totals: Mapping[Variant, Totals], device: str, threads: int, memory_column: str

@@ -1,9 +1,6 @@
-"""Counts costs in a process of its own, `python -m bench.forecast.process`.
-
-`bench.forecast.client` starts it, so that the planning process does not load torch. Its request is
-the seeds whose batches are planned, and a job for each variant to count, of cells that differ in
-nothing else. It answers with the totals of each or, where a model can't be counted, the reason.
-"""
+"""Counts costs in a process of its own, so that the planning process does not load torch. A request
+is the seeds whose batches are planned, and a job for each variant to count, of cells that differ in
+nothing else; the answers are the totals of each or, where a model can't be counted, the reason."""
 
 import sys
 from collections.abc import Iterator

@@ -1,9 +1,6 @@
-"""Computes reference points in a process of its own, `python -m bench.references.process`.
-
-`bench.references.client` starts it, so that the planning process loads neither torch nor
-scikit-learn. Its request is the job of a cell, the number of examples to train on, and the names of
-reference points.
-"""
+"""Computes reference points in a process of its own, so that the planning process loads neither
+torch nor scikit-learn. A request is the job of a cell, the number of examples to train on, and the
+names of reference points."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
