@@ -116,8 +116,7 @@ def shapes_of(
 
 
 def _longest(texts: Texts) -> Lengths:
-    lengths: Lengths = np.max(texts, axis=0)
-    return lengths
+    return np.asarray(np.max(texts, axis=0))
 
 
 def _shape(texts: Texts, longest: Lengths, indices: Lengths) -> Shape:

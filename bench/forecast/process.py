@@ -17,19 +17,14 @@ def answers_to(request: tuple[list[int], list[str]]) -> Iterator[Totals | str]:
     lifeline.attach()
     seeds, texts = request
     jobs = [Job.from_json(text) for text in texts]
-    return _count(jobs, seeds, _import_all(jobs))
-
-
-def _import_all(jobs: list[Job]) -> dict[bool, float]:
-    """Import exactly what workers import; MiB afterwards, without adapters and with them."""
-    imports_mib: dict[bool, float] = {}
+    imports_mib: dict[bool, float] = {}  # of what workers import, without adapters and with them
     for adapted, job in sorted({job.cell.mode in METHODS: job for job in jobs}.items()):
         import_all(job)
 
         from bench.worker.probes.memory import peak_so_far, resident_now
 
         imports_mib[adapted] = resident_now().rss_mib or peak_so_far().rss_mib or 0.0
-    return imports_mib
+    return _count(jobs, seeds, imports_mib)
 
 
 def _count(

@@ -90,5 +90,4 @@ def threshold(values: Floats, labels: NDArray[np.generic]) -> float:
 def _cosines(examples: Examples, embed: Callable[[tuple[str, ...]], Floats]) -> Floats:
     a, b = embed(examples.text_a), embed(examples.text_b or ())
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines: Floats = (a * b).sum(axis=1) / np.maximum(lengths, 1e-12)
-    return cosines
+    return np.asarray((a * b).sum(axis=1) / np.maximum(lengths, 1e-12))

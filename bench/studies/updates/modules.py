@@ -42,8 +42,7 @@ class Spectrum:
     def shares(self) -> Floats:
         """The share of the energy in the k largest directions, for k from 1 to m, [m]."""
         sums = np.cumsum((self.values / self.values[0]) ** 2)
-        energy_shares: Floats = sums / sums[-1]
-        return energy_shares
+        return np.asarray(sums / sums[-1])
 
     def rank_for(self, share: float) -> int:
         """The least k whose largest directions hold a share (below 1) of the energy."""
@@ -127,8 +126,7 @@ def mean_energy(modules: Sequence[Module], matrix: str) -> Floats:
     curves = [module.spectra[matrix].shares for module in modules]
     longest = max(map(len, curves))
     padded = [np.pad(curve, (0, longest - len(curve)), constant_values=1.0) for curve in curves]
-    mean: Floats = np.mean(padded, axis=0)
-    return mean
+    return np.asarray(np.mean(padded, axis=0))
 
 
 def rows_of(updates: Sequence[Update]) -> list[dict[str, Any]]:

@@ -134,8 +134,7 @@ def adapter_update(layer: AdaptedLinear, index: int) -> Floats:
     exact = deepcopy(layer).double()
     with torch.no_grad():
         rows = exact.weight_change().chunk(len(layer.parts))[index]
-    change: Floats = rows.numpy()
-    return change
+    return np.asarray(rows.numpy())
 
 
 def position_of(name: str) -> Position | None:
