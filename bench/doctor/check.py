@@ -22,22 +22,19 @@ class Check:
         name: of the check on the command line, in JSON and in docs/doctor.md.
         function: its file in `bench.doctor.checks` and the function there, `file:function`; it
             takes a `Context` and the arguments, and returns a `Finding`.
-        question: what it answers.
         unknown: what is not known if it fails or is skipped, as the end of "it is not known …".
         devices: the kinds of devices it applies to.
         expected_s: how long it takes on two cores, for the display of what is left.
         limit_s: after which it is ended, and failed.
         needs: the checks whose failure makes this one pointless; it is then skipped.
-        memory_mib: host memory that it needs, by default to import torch; with less available it
-            is skipped.
-        is_advice: whether measurements are right although it fails.
-        advice: the failures after which measurements are right.
+        memory_mib: host memory that it needs, by default to import torch; with less available it is
+            skipped.
+        is_advice: whether measurements are right although it fails; `advice`: the failures after
+            which they are.
         limits: the numbers that decide whether it fails.
         start: the beginning {start} of several summaries.
-        ok: the summary if it passed.
-        failed: the summary by failure; by default it is that.
-        remedy: what to do about a failure.
-        remedies: the same for some failures.
+        ok, failed: the summary if it passed, and by failure, if another.
+        remedy, remedies: what to do about a failure, and about some failures.
     """
 
     name: str
@@ -66,7 +63,6 @@ class Context:
 
     Attributes:
         device: as the worker sees it, `cpu` or `cuda:0`.
-        threads: the number of threads of torch.
         amp_on: the type that `amp = on` stands for here, `bf16` or `fp16`.
         folder: an empty folder for its files, removed afterwards.
         amps: the values of `amp` that the device can compute with.
@@ -91,7 +87,6 @@ class Finding:
         remedy: what to do about a failure, one line; empty if ok.
         figures: what was measured; names end in their unit.
         is_advice: whether measurements are right although it failed.
-        seconds: how long it took.
     """
 
     check: str
@@ -119,11 +114,8 @@ FIRST_LOOK: Final = tuple(BY_NAME[name] for name in _LOOK["order"])
 
 
 def selected(names: Sequence[str]) -> list[Check]:
-    """The checks with some names and those that they need, in order; all without names.
-
-    Raises:
-        InputError: for an unknown name.
-    """
+    """The checks with some names and those that they need, in order; all without names. An unknown
+    name is an InputError."""
     known = [check.name for check in CHECKS]
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"there is no check {unknown[0]!r}; name some of {', '.join(known)}")

@@ -44,15 +44,10 @@ _ALPHA: Final = 8
 _SCALE: Final = 1024.0
 """Of fp16's losses: low enough that no step overflows and is skipped."""
 _trainer: Final = partial(Trainer, losses={"": "cross-entropy"}, schedule=lambda _step: 1.0)
-"""A trainer at a constant rate."""
 
 
 def small_model(
-    mode: str,
-    layers: str | None,
-    device: str,
-    config: BertConfig = CONFIG,
-    pooling: str = "mean",
+    mode: str, layers: str | None, device: str, config: BertConfig = CONFIG, pooling: str = "mean"
 ) -> BertClassifier:
     """A classifier in training mode whose adapters already change what it computes, on a device
     that is set up as for a cell."""
@@ -76,11 +71,8 @@ def move_trained(model: nn.Module) -> None:
 def cell_trainer(
     device: str, mode: str, layers: str | None, amp: str, model: str, **settings: Any
 ) -> Trainer:
-    """The model and trainer of a cell on random weights, by its engine, at a constant rate.
-
-    Args:
-        settings: those of a grid file; the engine is one.
-    """
+    """The model and trainer of a cell on random weights, by the engine and other settings of a grid
+    file, at a constant rate."""
     adapter: dict[str, Any] = {} if layers is None else {"layers": [layers], "rank": [8]}
     axes = Axes(mode=[mode], amp=[amp], **adapter)
     grid = Grid(name="doctor", settings=Settings(init="random", **settings), cells=[axes])
@@ -108,7 +100,6 @@ def waiting_is_an_error(device: torch.device) -> Iterator[None]:
 
 
 def median_ms(trainer: Trainer, batch: Batch, steps: int) -> float:
-    """The median time of training steps, by the clock of cells."""
     clock = StepClock(trainer.device)
     for _ in range(steps):
         with clock.step(batch):
@@ -135,7 +126,6 @@ def kernels_of(step: Callable[[], object], device: torch.device) -> list[tuple[s
 def small_trainer(
     model: BertClassifier, amp: str, forward: Callable[[Batch], Tensor] | None = None
 ) -> Trainer:
-    """A trainer of everything that a model's mode trains, at a constant rate."""
     parameters = parameter_groups(model).values()
     groups = [ParameterGroup(tuple(named.values()), 1e-3, 0.01) for named in parameters]
     device = next(model.parameters()).device
@@ -146,10 +136,8 @@ def small_trainer(
 
 
 def small_batch(texts: int, longest: int, device: str, *, masked: bool = True) -> Batch:
-    """A batch of random ids, in which each text is a token shorter than the one before.
-
-    Without a mask, all are of one length.
-    """
+    """A batch of random ids, in which each text is a token shorter than the one before; without a
+    mask, all are of one length."""
     generator = torch.Generator().manual_seed(longest)
     ids = torch.randint(1, CONFIG.vocab_size, (texts, longest), generator=generator)
     lengths = torch.arange(longest, longest - texts, -1) if masked else torch.tensor([longest])

@@ -1,8 +1,6 @@
-"""The process of one check: `bench.doctor.process NAME FOLDER CONTEXT`, the context as JSON.
-
-It writes its finding into result.json in the folder, as a cell's worker does, so that the same
-runner supervises it.
-"""
+"""The process of one check: `bench.doctor.process NAME FOLDER CONTEXT`, the context as JSON. It
+writes its finding into result.json, as a cell's worker does, so that the same runner supervises
+it."""
 
 import json
 import sys
@@ -15,11 +13,9 @@ from bench.doctor.check import BY_NAME, SKIPPED, Context, Finding, SkipError
 from bench.worker import lifeline
 
 FINDING: Final = "finding"
-"""Key of the finding in result.json."""
 
 
 def main(name: str, folder: Path, context: dict[str, Any]) -> None:
-    """Run a check and write its finding."""
     lifeline.attach()
     from bench.worker.__main__ import write_result
 

@@ -24,11 +24,9 @@ _SIGNS: Final = {OK: "✓", FAILED: "✗", SKIPPED: "–"}
 _WORDS: Final = {OK: "ok     ", FAILED: "FAILED ", SKIPPED: "skipped"}
 """The same where stdout can't show these signs."""
 _WIDTH: Final = 16
-"""Columns for the name of a check."""
 
 
 def lines(finding: Finding, encoding: str | None) -> list[str]:
-    """A check's line, and the line of its remedy."""
     encoding, sign, arrow = encoding or "ascii", _SIGNS[finding.verdict], "→"
     try:
         f"{sign}{arrow}".encode(encoding)

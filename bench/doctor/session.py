@@ -39,7 +39,6 @@ class Examination:
     findings: Sequence[Finding]
 
     def named(self, verdict: str) -> list[str]:
-        """The names of the checks with a verdict."""
         return [finding.check for finding in self.findings if finding.verdict == verdict]
 
     @property
@@ -64,7 +63,6 @@ def examine(
 
     Args:
         requested: the device as on the command line.
-        folder: for their files.
         show: the context in which a check runs, made from it and the seconds expected for it and
             those after it.
         on_finding: called with each result.

@@ -64,10 +64,10 @@ def command(
     if not is_file(runs):
         raise InputError(f"{runs}: no such file of results; name one with --runs")
     target = _target(folder)
-    choice = recommended_cell(runs, **needs) if cell == RECOMMENDED else named_cell(runs, cell)
-    row = choice.row
+    is_recommended = cell == RECOMMENDED
+    row, settings = recommended_cell(runs, **needs) if is_recommended else named_cell(runs, cell)
     check_exportable(row)
-    if cell == RECOMMENDED and row.folds is not None and not refit:
+    if is_recommended and row.folds is not None and not refit:
         raise InputError(
             f"{runs}: the recommended setting was scored in {row.folds} folds, each by a model of "
             "its own; add --refit, which trains one on all examples"
@@ -84,7 +84,7 @@ def command(
     from bench.export.exporting import export
 
     with Signals() as signals, signals.raising():
-        libraries, figures = export(trained, logits, runs, target, form, settings=choice.settings)
+        libraries, figures = export(trained, logits, runs, target, form, settings=settings)
     row = trained.row
     if as_json:
         outcome = {
@@ -136,7 +136,7 @@ def _format(row: Row, name: str | None, merge: bool) -> Format:
 
 
 def _target(folder: Path) -> Path:
-    """The folder to write, without links, which can be written and holds nothing."""
+    """The new or empty folder to write, without links."""
     real = Path(os.path.realpath(folder))
     if os.path.lexists(real) and not (is_folder(real) and not any(real.iterdir())):
         raise InputError(f"--to {folder}: is there already, and not empty; name another folder")

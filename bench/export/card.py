@@ -1,8 +1,4 @@
-"""The model card of an exported folder, README.md: what the model is, what was measured, and how it
-was trained.
-
-Importing this loads pandas and matplotlib.
-"""
+"""The model card of an exported folder, README.md. Importing this loads pandas and matplotlib."""
 
 import json
 import re
@@ -41,15 +37,8 @@ def card(
     format: Format,  # noqa: A002
     compared: int | None,
 ) -> str:
-    """The text of a model card.
-
-    Args:
-        folder: the exported model.
-        figures: what its forms cost to use.
-        facts: on the data that the row was trained on, where known.
-        format: the model's format.
-        compared: the number of settings among which this one was chosen; None: it was named.
-    """
+    """The text of a model card, with facts on the data that the row was trained on, where known,
+    and the number of settings `compared`, among which this one was chosen; None: it was named."""
     row = trained.row
     group = groups([row])[0]
     paths = {row.data_digest: facts} if facts else {}
@@ -77,8 +66,7 @@ def card(
         "metric_of": metric_of, "origin_of": origin_of, "trained_for": trained_for,
         "without_paths": without_paths,
     }  # fmt: skip
-    environment = markdown_environment(__package__)
-    text = environment.get_template("card.md.jinja").render(content)
+    text = markdown_environment(__package__).get_template("card.md.jinja").render(content)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -96,7 +84,7 @@ def _json(value: Any) -> str:
 
 
 def figures_table(figures: Figures) -> Table:
-    """A table of what each form costs to use."""
+    """What each form costs to use."""
     heads = [
         Head("form", "form"), Head("format", "format"), Head("size", "size, MB", "", True),
         Head("one", "one text, ms", "", True), Head("batch", f"{BATCH} texts, ms", "", True),
@@ -120,7 +108,6 @@ def figures_table(figures: Figures) -> Table:
 
 
 def _counts(facts: DataFacts | None, together: bool) -> Table | None:
-    """The number of examples of each class, by side or in all."""
     if facts is None or not facts.class_counts:
         return None
     heads = [Head("class", "class"), Head("train", "training examples", "", True)]
@@ -133,9 +120,7 @@ def _counts(facts: DataFacts | None, together: bool) -> Table | None:
 
 
 def _settings(cell: Cell) -> Table:
-    """Every setting that applies."""
-    names = [*group_names("axes"), *group_names("settings")]
-    values = {name: getattr(cell, name) for name in names}
+    values = {name: getattr(cell, name) for name in group_names("axes") + group_names("settings")}
     rows = [
         [name, plain(without_paths(format_value(value))), BY_NAME[name].meaning]
         for name, value in values.items()

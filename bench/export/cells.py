@@ -42,15 +42,14 @@ _HALF_OF_LARGEST: Final = 2.0**-8
 def find_trained(
     runs: Path, row: Row, model: Model, base: Base, *, refit: bool
 ) -> tuple[Trained, NDArray[np.float32]]:
-    """The trained model of a row, by the weights in its cell's folder, and its logits [N, C] of the
-    dev examples in fp32, in the unit of the labels.
+    """The trained model of a row, and its logits [N, C] of the dev examples in fp32, in the unit of
+    the labels.
 
     Where weights were not kept the cell is trained again, and the row is that of the new training.
-    That of a refit has no score.
+    That of a refit, on all examples, those of dev included, has no score.
 
     Args:
         model, base: the checkpoint that it was trained from.
-        refit: whether to train on all examples, those of dev included.
 
     Raises:
         InputError: if the examples are gone or have changed, the training fails, or the weights are
@@ -135,8 +134,7 @@ def _train(runs: Path, row: Row, folder: Path, model: Model, *, refit: bool) -> 
     job = _job_of(row, folder, model, target)
     data: TaskData | None = None
     if refit:
-        source = None if job.data is None else Path(job.data)
-        loaded = load_task(job.cell.task, source)
+        loaded = load_task(job.cell.task, None if job.data is None else Path(job.data))
         data = TaskData(loaded.task, Folds(loaded, 2).examples, loaded.dev)
         cell = replace(job.cell, max_train=None, max_dev=None, folds=None, fold=None)
         job = replace(job, cell=cell)
@@ -165,18 +163,17 @@ def _train(runs: Path, row: Row, folder: Path, model: Model, *, refit: bool) -> 
 
 
 def _job_of(row: Row, folder: Path, model: Model, target: Target) -> Job:
-    """The job that trains a row's cell here, with its weights kept."""
     known, adapter_config = None, None
     try:
         job = Job.read(folder)
-        known, adapter_config = job.data, job.adapter_config
+        known = None if job.data is None else Path(job.data)
+        adapter_config = job.adapter_config
     except InputError:  # the results came without their folders
         if row.mode == PEFT:
             raise
-    data = data_folder(row, folder, None if known is None else Path(known))
     return model.job(
         row.cell,
-        data,
+        data_folder(row, folder, known),
         adapter_config=adapter_config,
         conditions_id=target.conditions.conditions_id,
         device=target.conditions.worker_device,

@@ -26,20 +26,12 @@ _Logits = NDArray[np.float32]
 
 
 def check(trained: Trained, folder: Path, expected: _Logits) -> Answer:
-    """Compare an exported folder with the model that it was made from, on all dev examples, an
-    empty text and one that is cut.
-
-    Args:
-        trained: the cell.
-        folder: the exported model, with its snippet.
-        expected: this project's logits [N, C] in fp32, in the unit of the labels.
-
-    Returns:
-        The answers to the dev examples.
+    """Compare an exported folder with the model that it was made from, by its logits [N, C] in fp32
+    in the unit of the labels, on all dev examples, an empty text and one that is cut; returns the
+    answers to the former.
 
     Raises:
-        InputError: if it does not load, or if logits or the names of classes differ, with what is
-            wrong.
+        InputError: if it does not load, or if logits or the names of classes differ.
     """
     count = len(trained.dev)
     hard = _hard_texts(trained)
@@ -56,8 +48,7 @@ def check(trained: Trained, folder: Path, expected: _Logits) -> Answer:
             f"{_FAILED}: it returns {answer.logits.shape[-1]} logits for a text, the cell's model "
             f"{expected.shape[-1]}: the head is missing or wrong"
         )
-    tolerance = _tolerance(trained)
-    if wrong := _wrong(answer.logits, expected, tolerance):
+    if wrong := _wrong(answer.logits, expected, _tolerance(trained)):
         cause = _cause(trained, texts, answer.logits, expected, run)
         most = np.abs(answer.logits - expected).max()
         raise InputError(
@@ -84,7 +75,6 @@ def _hard_texts(trained: Trained) -> Examples:
 
 
 def texts_of(examples: Examples) -> list[Any]:
-    """Texts, or pairs of texts, as snippets take them."""
     if examples.text_b is None:
         return list(examples.text_a)
     return list(zip(examples.text_a, examples.text_b, strict=True))
@@ -108,7 +98,6 @@ def _tolerance(trained: Trained) -> float:
 
 
 def _wrong(logits: _Logits, expected: _Logits, tolerance: float) -> list[int]:
-    """The examples whose logits differ."""
     right = np.abs(logits - expected) <= tolerance  # false where one is not a number
     return list(np.flatnonzero(~right.all(axis=1)))
 
@@ -120,14 +109,12 @@ def _cause(
     expected: _Logits,
     run: Callable[..., Answer],
 ) -> str:
-    """The most likely reason why logits differ."""
     tolerance = _tolerance(trained)
     if _wrong(run(texts).logits, logits, tolerance):
         return "a part of the weights, such as the head, is missing: it is random in every process"
     wrong = _wrong(logits, expected, tolerance)
     right = [number for number in range(len(texts)) if number not in set(wrong)]
-    dev = trained.dev
-    first, second = (texts, None) if dev.text_b is None else zip(*texts, strict=True)
+    first, second = (texts, None) if trained.dev.text_b is None else zip(*texts, strict=True)
     lengths = trained.tokenizer.encode(first, second, trained.job.cell.max_length).lengths  # [N]
     if right and (longest := lengths[right].max()) < lengths[wrong].min():
         return f"texts over {longest} tokens are truncated differently"

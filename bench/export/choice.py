@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from bench.analysis.costs import Need
 from bench.common.errors import InputError
@@ -24,20 +24,9 @@ _FEWEST: Final = 4
 _MOST_NAMED: Final = 4
 
 
-class Choice(NamedTuple):
-    """A cell to export, and the number of settings among which its own was recommended; None if it
-    was named."""
-
-    row: Row
-    settings: int | None
-
-
-def named_cell(runs: Path, name: str) -> Choice:
-    """The cell of this id, the beginning of an id, short name, or folder.
-
-    Raises:
-        InputError: if there is no such cell, or several, or it has no result that can be exported.
-    """
+def named_cell(runs: Path, name: str) -> tuple[Row, None]:
+    """The cell of this id, the beginning of an id, short name, or folder; InputError for none, for
+    several, and for one without a result that can be exported."""
     if is_file(Path(name) / FILE):
         name = Job.read(Path(name)).cell.cell_id
     rows = [row for row in current_rows(read_rows(runs)).values() if not row.is_candidate]
@@ -63,16 +52,15 @@ def named_cell(runs: Path, name: str) -> Choice:
             f"{runs}: {name} ended {matching[0].status}, so there is nothing to export; run it "
             f"again with --rerun {matching[0].status}"
         )
-    return Choice(_with_weights(runs, done), None)
+    return _with_weights(runs, done), None
 
 
 def recommended_cell(
     runs: Path, prefer: Need, where: str, margin: str | None, metric: str | None
-) -> Choice:
-    """A cell of the setting that is recommended: the one of the lowest seed whose weights were
-    kept, or else of the lowest seed.
-
-    Scores don't choose the seed, since the best of several is too good by chance.
+) -> tuple[Row, int]:
+    """A cell of the setting that is recommended, and the number of settings among which it was: the
+    one of the lowest seed whose weights were kept, or else of the lowest seed, since the best of
+    several scores is too good by chance.
 
     Raises:
         InputError: if nothing is recommended, or the setting was scored in folds.
@@ -94,18 +82,12 @@ def recommended_cell(
             f"missing, or give the id of a cell{best}"
         )
     rows = {row.row_key: row for row in read_rows(runs)}  # with the metric of their own
-    return Choice(
-        _with_weights(runs, [rows[row.row_key] for row in setting.ok]),
-        len(recommended.candidates.settings),
-    )
+    row = _with_weights(runs, [rows[row.row_key] for row in setting.ok])
+    return row, len(recommended.candidates.settings)
 
 
 def check_exportable(row: Row) -> None:
-    """Refuse a cell whose model no format has a place for.
-
-    Raises:
-        InputError: naming the reason.
-    """
+    """Refuse a cell whose model no format has a place for, by an InputError."""
     if row.init == "random":
         raise InputError(
             f"{row.name}: it began with random weights, to measure costs alone; export a cell of a "
@@ -126,7 +108,7 @@ def check_score(runs: Path, row: Row) -> None:
         row: of the model's own training, which may be another than that in the CSV.
 
     Raises:
-        InputError: with both.
+        InputError: naming both scores.
     """
     metric = metric_of(row.dev_metric)
     scores = [

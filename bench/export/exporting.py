@@ -41,17 +41,14 @@ def export(
     *,
     settings: int | None,
 ) -> tuple[dict[str, str], Figures]:
-    """Write a trained cell in a format, check it, and measure what it costs to use.
-
-    Returns:
-        The versions of the libraries that checked it, and what it costs to use.
+    """Write a trained cell in a format, check it, and measure what it costs to use; returns the
+    versions of the libraries that checked it, and the costs.
 
     Args:
         logits: [N, C], the cell's own in fp32 on dev, in the unit of the labels.
         runs: the CSV next to which the figures are kept.
         folder: the new folder, which is there only once all is done.
-        settings: the number of settings among which the cell was chosen by score; None: it was
-            not.
+        settings: the number of settings among which the cell was chosen by score; None: it was not.
 
     Raises:
         InputError: if the folder does not predict as the cell does, or its libraries fail.
@@ -80,11 +77,8 @@ def export(
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder that becomes `folder` at the end, and of which nothing stays after an error.
-
-    It is in a temporary folder of this user alone, where other temporary files of an export are
-    too. If the export is killed, the next one in that place removes it.
-    """
+    """A folder, in a temporary one of this user, that becomes `folder` at the end, and of which
+    nothing stays after an error. If the export is killed, the next one in that place removes it."""
     part: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from bench.export.formats import FORMATS, Format, default_format, missing_librar
 from bench.export.fresh import run_fresh
 from bench.export.trained import Trained
 from bench.machine.conditions import processor_name, usable_threads
-from bench.results.exports import ADAPTER, FORMS, INT8, MERGED, ONNX, Figures, Form
+from bench.results.exports import ADAPTER, INT8, MERGED, ONNX, Figures, Form
 from bench.results.outcomes import Outcome
 from bench.results.predictions import outcome_of
 from bench.results.scores import numbers
@@ -28,7 +28,6 @@ OnProgress = Callable[[int, str], None]
 _WEIGHTS: Final = {ONNX: ("model.onnx", "model.onnx.data"), INT8: ("model-int8.onnx",)}
 """The files of ONNX's two forms; those of the others are recognised by their suffixes."""
 _SUFFIXES: Final = (".safetensors", ".bin")
-_IN_UNIT: Final = (0.0, 1.0)
 
 
 def measure(
@@ -44,8 +43,6 @@ def measure(
     whose library is missing, or that fails, is listed with the reason.
 
     Args:
-        folder: the exported model.
-        format: its format.
         expected: the logits [N, C] of the cell's own model in fp32, in the unit of the labels.
 
     Raises:
@@ -53,19 +50,14 @@ def measure(
     """
     threads = usable_threads()
     exported = ADAPTER if format.is_adapter else ONNX if format.name == "onnx" else MERGED
-    merged = default_format(trained.row.cell, merge=True)
-    formats = {
-        ADAPTER: format,
-        MERGED: format if exported == MERGED else FORMATS[merged],
-        ONNX: FORMATS["onnx"],
-        INT8: FORMATS["onnx"],
-    }
-    names = [name for name in FORMS if name != ADAPTER or format.is_adapter]
+    merged, onnx = FORMATS[default_format(trained.row.cell, merge=True)], FORMATS["onnx"]
+    formats = {MERGED: format if exported == MERGED else merged, ONNX: onnx, INT8: onnx}
+    if format.is_adapter:
+        formats = {ADAPTER: format, **formats}
     forms: list[Form] = []
     with TemporaryDirectory(dir=folder.parent, prefix=".forms-") as temporary:
-        for name in names:
+        for name, form in formats.items():
             on_progress(len(forms), name)
-            form = formats[name]
             is_here = name == exported or form.name == format.name == "onnx"
             place = folder if is_here else Path(temporary, form.name)
             try:
@@ -99,14 +91,13 @@ def _measured(
     expected: NDArray[np.floating],
     threads: int,
 ) -> Form:
-    """A form in its folder, measured."""
     answer = run_fresh(
         folder, texts_of(trained.dev), snippet=format.snippet, base=trained.base,
         weights=_WEIGHTS[name][0] if name in _WEIGHTS else None, timed=True, threads=threads,
     )  # fmt: skip
-    labels, metric = trained.dev.labels, trained.task.metric
-    outcome, own = (outcome_of(each, labels, _IN_UNIT) for each in (answer.logits, expected))
-    score = _score(metric, outcome)
+    outcome, own = (
+        outcome_of(each, trained.dev.labels, (0.0, 1.0)) for each in (answer.logits, expected)
+    )
     differs = outcome.predicted != own.predicted
     changed = np.count_nonzero(differs if differs.ndim == 1 else differs.any(axis=1))
     return Form(
@@ -115,7 +106,7 @@ def _measured(
         size_mb=_size_mb(folder, _WEIGHTS.get(name)),
         one_ms=median(answer.one_ms),
         batch_ms=median(answer.batch_ms),
-        score=None if trained.refitted else score,
+        score=None if trained.refitted else _score(trained.task.metric, outcome),
         changed=None if outcome.has_numbers else int(changed),
         largest_difference=float(np.abs(answer.logits - expected).max()),
         libraries=answer.libraries,

@@ -29,14 +29,13 @@ BATCH_SIZE: Final = 32
 
 @dataclass(frozen=True)
 class Answer:
-    """The answers of an exported model to N texts or pairs.
+    """The answers of an exported model to N texts or pairs, and versions of the libraries that made
+    them.
 
     Attributes:
         logits: [N, C], of a regression in the unit of the labels.
         labels: for each text, as the snippet names them: a class, a list of classes, or a number.
-        one_ms: latency of one text, tokenising included, when timed.
-        batch_ms: of a batch of 32, likewise.
-        libraries: their versions.
+        one_ms, batch_ms: latency of one text and of a batch of 32, tokenising included, when timed.
     """
 
     logits: NDArray[np.float32]
@@ -57,14 +56,13 @@ def run_fresh(
     threads: int | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Answer:
-    """Run an exported model's snippet on texts, in a process that can't import this project.
+    """Run an exported model's snippet on texts or pairs, in a process that can't import this
+    project.
 
     Args:
-        folder: the exported model.
-        texts: texts, or pairs.
         snippet: the script to run in place of the folder's own.
-        base: the checkpoint that adapters refer to: from its folder here, under its name on the
-            hub if the hub has it. None: the snippet gets it by itself.
+        base: the checkpoint that adapters refer to: from its folder here, under its name on the hub
+            if the hub has it. None: the snippet gets it by itself.
         weights: the file of the weights, if the format has several.
         timed: whether to measure latencies.
         threads: that the libraries may use; None: as they choose.

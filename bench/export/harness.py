@@ -1,9 +1,6 @@
-"""The script of a fresh process that runs a snippet on texts. Imports no part of this project.
-
-    python -I harness.py REQUEST ANSWER
-
-Texts are read from a JSON file; logits are written as ANSWER.npy, the rest as ANSWER.
-"""
+"""The script of a fresh process that runs a snippet on texts, `python harness.py REQUEST ANSWER`;
+imports no part of this project. Texts are read from a JSON file; logits are written as ANSWER.npy,
+the rest as ANSWER."""
 
 import importlib.util
 import json
@@ -23,7 +20,6 @@ PACKAGES = ("peft", "sentence-transformers", "tokenizers", "torch", "transformer
 
 
 def main() -> None:
-    """Load the model, predict, and write the answer."""
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     for name in request["hidden"]:
         sys.modules[name] = None  # type: ignore[assignment]  # makes its import fail

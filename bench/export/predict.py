@@ -56,7 +56,6 @@ Examples:
 Answer = tuple[str | list[str] | float, Sequence[float]]
 """The prediction for a text, and the probability of each class."""
 Predict = Callable[[Sequence[Any]], list[Answer]]
-"""From texts or pairs to their answers."""
 Write = Callable[[int, Answer | None], None]
 """Writes the answer to a row, by its number from 1; None: it has no text."""
 
@@ -188,7 +187,6 @@ def _in_order(predict: Predict, rows: Sequence[tuple[str, ...]]) -> Iterator[Ans
 
 
 def _csv_writer(stream: TextIO, classes: Sequence[str]) -> Write:
-    """A writer of CSV: row, prediction, and the probability of each class."""
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["row", "prediction", *(f"p_{name}" for name in classes)])
     is_joined = not any(_MARK in name for name in classes)
@@ -214,7 +212,6 @@ def _harmless(text: str) -> str:
 
 
 def _json_writer(stream: TextIO, classes: Sequence[str]) -> Write:
-    """A writer of JSON lines."""
 
     def write(number: int, answer: Answer | None) -> None:
         record: dict[str, Any] = {"row": number, "prediction": answer and answer[0]}

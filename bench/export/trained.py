@@ -28,17 +28,9 @@ _PREFIX: Final = "models--"
 
 @dataclass(frozen=True)
 class Base:
-    """The checkpoint that a cell was trained from.
-
-    Attributes:
-        name: on the Hugging Face hub, or else the name of its folder.
-        on_hub: whether the hub has it.
-        revision: the commit on the hub, where known.
-        file: the name of the file of its weights.
-        sha256: of that file, in hexadecimal.
-        licence: as the hub or its files name it; None: not known.
-        folder: the checkpoint's folder on this machine.
-    """
+    """The checkpoint that a cell was trained from: its name on the Hugging Face hub, or else that
+    of its folder on this machine, the commit on the hub where known, the file of its weights with
+    its SHA-256 in hexadecimal, and the licence as the hub or its files name it; None: not known."""
 
     name: str
     on_hub: bool
@@ -54,18 +46,13 @@ class Trained:
     """A trained cell.
 
     Attributes:
-        row: its row of results.
-        job: its settings, and the files that it was trained from.
-        base: the checkpoint that it was trained from.
-        task: what it has learned.
-        model: the trained model in fp32, on the CPU, in evaluation mode, its adapters not merged.
-        tokenizer: the base's.
-        dev: the dev examples.
+        model: in fp32, on the CPU, in evaluation mode, its adapters not merged.
         unit: mean and std by which the logits of a regression return to the unit of the labels;
             else 0 and 1.
         refitted: whether it was trained on all examples, those of dev included.
         again: whether it was trained for the export, so that its score is another than that of the
             first training.
+        changed: the number of dev predictions in fp32 that differ from the kept ones.
     """
 
     row: Row
@@ -101,11 +88,8 @@ class Trained:
 
 
 def describe_base(model: Model) -> Base:
-    """A model's checkpoint: its name and commit on the hub where known, digest and licence.
-
-    Raises:
-        ValueError: if its weights are random.
-    """
+    """A model's checkpoint: its name and commit on the hub where known, digest and licence;
+    ValueError if its weights are random."""
     folder = model.checkpoint
     if folder is None:
         raise ValueError("a model with random weights has no checkpoint")
@@ -140,7 +124,6 @@ def _of_snapshot(folder: Path) -> tuple[str, str] | None:
 
 
 def _licence_in(folder: Path) -> str | None:
-    """The licence that the model card in a checkpoint's folder names, if there is one."""
     path = folder / _CARD
     if not is_file(path) or path.stat().st_size > _LONGEST:
         return None

@@ -13,7 +13,7 @@ from minbert.files import write_json
 
 SCRIPT: Final = Path(__file__).parent / "snippets" / "train.py"
 SETTINGS: Final = "training.json"
-"""Name of the file of settings, which the script reads."""
+"""The file of settings, which the script reads."""
 
 _MODES: Final = ("full", "head", "lora", "dora")
 _TABLES: Final = ("word_embeddings", "position_embeddings", "token_type_embeddings")
@@ -56,10 +56,10 @@ def write_training(trained: Trained, folder: Path) -> None:
 def training_settings(trained: Trained) -> dict[str, Any]:
     """The content of training.json: everything but the examples that decides a training.
 
-    `base` is as in base.json, and `labels` as in config.json. `adapted` has the endings of the
-    names of layers with adapters. `trains` has the names, or their endings, of modules that train
-    as a whole, in two groups with a rate each: the head, with a pooler that the base lacks, and
-    the base. Targets of a regression are standardised by `mean` and `std`.
+    `base` is as in base.json, `labels` as in config.json. `adapted` has the endings of the names of
+    layers with adapters, `trains` those of modules that train as a whole, in two groups with a rate
+    each: the head, with a pooler that the base lacks, and the base. Targets of a regression are
+    standardised by `mean` and `std`.
     """
     cell, choice = trained.job.cell, training_of(trained.model)
     linear = adapted_layers(cell.layers) if cell.layers is not None else ()

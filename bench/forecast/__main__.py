@@ -30,7 +30,6 @@ from bench.results.store import read_rows
 from minbert.model.config import GEOMETRIES
 
 _FEWEST: Final = 5
-"""The fewest settings with status ok that can be checked."""
 
 _EPILOG: Final = """\b
 Examples:
@@ -68,22 +67,14 @@ def main(runs: Path, model: str | None, data: Path | None, as_json: bool) -> int
 
 
 def _settings(group: Group) -> int:
-    """The number of settings with a cell that ended ok."""
     return sum(bool(setting.ok) for setting in group.settings)
 
 
 def _forecast(
     runs: Path, group: Group, name: str | None, data: Path | None, signals: Signals
 ) -> Forecast:
-    """The forecast of a group.
-
-    Args:
-        name: the model's name or folder, for a group whose model is not embedded.
-        data: the folder with the task's files, for a task that needs one.
-
-    Raises:
-        InputError, NoPredictionError: if the group can't be predicted on this machine.
-    """
+    """The forecast of a group, whose model or task may need a name or a folder that the user gives;
+    InputError or NoPredictionError if it can't be predicted on this machine."""
     first = group.first
     ok = (row for row in group.rows if row.is_ok)
     rows = sorted(ok, key=lambda row: row.finished_at or "")
@@ -95,11 +86,7 @@ def _forecast(
 
 
 def _model(row: Row, name: str | None) -> Model:
-    """The model of a row: an embedded one, or the one given.
-
-    Raises:
-        InputError: if neither is the row's.
-    """
+    """The model of a row: an embedded one, or the one given; InputError if neither is the row's."""
     own, init = row.model, row.init
     embedded = own == "minilm" or (init == "random" and own in GEOMETRIES)
     model = find_model(own if embedded or name is None else name, init, row.pooling)
@@ -112,11 +99,8 @@ def _model(row: Row, name: str | None) -> Model:
 
 
 def _machine(row: Row) -> Target:
-    """This machine with the device of a row, for the memory of imports is measured here.
-
-    Raises:
-        InputError: if this machine has no such device.
-    """
+    """This machine with the device of a row, for the memory of imports is measured here; InputError
+    if it has no such device."""
     device = row.device
     try:
         machine = find_conditions(device)

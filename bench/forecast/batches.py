@@ -18,7 +18,6 @@ from minbert.data.batches import plan_epoch, plan_evaluation
 _EPOCHS: Final = 3
 """The number of epochs whose batches are planned; later epochs are alike."""
 _NONE: Final[Shape] = (0, 0)
-"""The shape where there is no batch."""
 
 Lengths = NDArray[np.int64]
 Texts = Sequence[Lengths]
@@ -28,11 +27,8 @@ Texts = Sequence[Lengths]
 def find_shapes(
     job: Job, seeds: Sequence[int], sizes: Iterable[Size]
 ) -> dict[Size, dict[str, Shapes]]:
-    """Shapes of the examples that a job trains on, by size and by part of the task.
-
-    Raises:
-        InputError: if the examples have changed since the cell was planned, or can't be read.
-    """
+    """Shapes of the examples that a job trains on, by size and by part of the task; InputError if
+    they have changed since the cell was planned, or can't be read."""
     shapes: dict[Size, dict[str, Shapes]] = {}
     for max_length, alike in grouped(sizes, lambda size: size[1]).items():
         cut = replace(job, cell=replace(job.cell, max_length=max_length))
@@ -68,9 +64,8 @@ def shapes_of(
     batch_size: int,
     unseen_texts: Mapping[str, Texts] | None = None,
 ) -> dict[str, Shapes]:
-    """Shapes of the batches over all seeds, planned as a worker plans them.
-
-    With early stopping, those of all planned epochs.
+    """Shapes of the batches over all seeds, planned as a worker plans them; with early stopping,
+    those of all planned epochs.
 
     Args:
         train, dev: texts by part of the task; a task without parts has the single part "".
@@ -121,8 +116,7 @@ def shapes_of(
 
 
 def _longest(texts: Texts) -> Lengths:
-    lengths: Lengths = np.max(texts, axis=0)
-    return lengths
+    return np.asarray(np.max(texts, axis=0))
 
 
 def _shape(texts: Texts, longest: Lengths, indices: Lengths) -> Shape:

@@ -40,10 +40,7 @@ class NoPredictionError(Exception):
 
 
 def find_costs(
-    jobs: Mapping[Variant, Job],
-    seeds: Sequence[int],
-    lock: Lock = nullcontext,
-    gpu: str = "",
+    jobs: Mapping[Variant, Job], seeds: Sequence[int], lock: Lock = nullcontext, gpu: str = ""
 ) -> dict[Variant, Totals]:
     """The costs of some variants, without those that can't be counted, of which a note is printed.
 
@@ -97,11 +94,8 @@ def _kept(path: Path, variants: Sequence[Variant]) -> dict[Variant, Totals | str
 
 
 def _parsed(text: str, variants: Sequence[Variant]) -> dict[Variant, Totals | str]:
-    """The costs that the counting process wrote, or the reasons why it could not count them.
-
-    Raises:
-        NoPredictionError: if it wrote anything else.
-    """
+    """The costs that the counting process wrote, or the reasons why it could not count them;
+    NoPredictionError if it wrote anything else."""
     try:
         costs = [_COSTS.validate_json(line) for line in text.splitlines()]
         return dict(zip(variants, costs, strict=True))
@@ -111,7 +105,6 @@ def _parsed(text: str, variants: Sequence[Variant]) -> dict[Variant, Totals | st
 
 
 def _run(request: object, count: int, gpu: str) -> str:
-    """The answers of the counting process, a line of JSON each."""
     console = Console(stderr=True)
     if not console.is_terminal:
         echo(f"predicting memory and time of {count} settings", err=True)
@@ -137,15 +130,12 @@ def lock_on(device: str, signals: Signals) -> Lock:
     the user stops the wait, or what runs inside.
     """
 
-    def on_wait() -> None:
-        echo("waiting for another grid", err=True)
-
     @contextmanager
     def lock() -> Iterator[None]:
         try:
             with (
                 Locks(device_locks(), signals) as devices,
-                devices.using(device, on_wait),
+                devices.using(device, lambda: echo("waiting for another grid", err=True)),
                 signals.raising(),
             ):
                 yield

@@ -33,12 +33,10 @@ class Variant(_named_tuple()):  # type: ignore[misc]
 
     @property
     def size(self) -> Size:
-        """What decides the shapes of its batches."""
         return self.batch_size, self.max_length, self.gradient_accumulation_steps
 
     @property
     def unfreezes(self) -> bool:
-        """Whether layers are unfrozen one after the other."""
         return bool(self.unfreeze == ITERATIVE)
 
 
@@ -96,7 +94,6 @@ class Counts:
 
     @property
     def peak_mib(self) -> float:
-        """The most memory alive at once."""
         return max(self.train_peak_mib, self.evaluate_peak_mib)
 
 
@@ -126,14 +123,8 @@ class Totals(NamedTuple):
 
 
 def totals_of(shapes: ShapesOf, counts: CountsOf) -> Totals:
-    """The costs of a cell over all its parts and stages of unfreezing.
-
-    The number of operators follows the number of batches, other work that of their tokens.
-
-    Args:
-        shapes: of its batches, by part.
-        counts: of its variant, by part and stage.
-    """
+    """The costs of a cell over all its parts and stages of unfreezing. The number of operators
+    follows the number of batches, other work that of their tokens."""
     train, timed, evaluate = np.zeros(3), np.zeros(3), np.zeros(3)
     for part, batches in shapes.items():
         stages = counts[part]
@@ -166,15 +157,12 @@ def stages_of(variant: Variant, shapes: ShapesOf) -> int:
 
 
 def _epochs(shapes: ShapesOf) -> int:
-    """The number of epochs that are begun."""
     return max(part.evaluations for part in shapes.values())
 
 
 def stage_shares(shapes: ShapesOf, stages: int) -> list[float]:
-    """The share of all steps in each stage of unfreezing.
-
-    Each stage is one epoch; the last one lasts to the end.
-    """
+    """The share of all steps in each stage of unfreezing: one epoch each, but the last lasts to the
+    end."""
     steps = sum(part.steps for part in shapes.values())
     epoch = sum(part.steps_in_epoch for part in shapes.values()) / steps
     return [epoch] * (stages - 1) + [1 - epoch * (stages - 1)]
@@ -214,7 +202,6 @@ def _between(low: Any, high: Any, share: float) -> Any:
 
 
 def _by_kind(variants: Iterable[Variant]) -> dict[Variant, list[Variant]]:
-    """Variants that differ in the rank alone, in its order."""
     return grouped(sorted(variants, key=_rank), lambda variant: variant._replace(rank=None))
 
 

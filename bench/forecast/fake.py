@@ -32,13 +32,11 @@ class UncountableError(Exception):
 
 
 def count(job: Job, shapes: ShapesOf, variant: Variant) -> dict[str, list[Counts]]:
-    """Counts of a variant, from the code that trains it, run on tensors without data.
+    """Counts of a variant by part of the task, for each unfreezing stage in order, from the code
+    that trains it, run on tensors without data.
 
     Args:
         job: of any cell that agrees with the variant in all else.
-
-    Returns:
-        By part of the task, counts of each unfreezing stage in order.
 
     Raises:
         UncountableError: if the model of another library asks for values.
@@ -68,16 +66,11 @@ def fill(model: nn.Module, device: torch.device) -> None:
 
 
 def run(model: Classifier, job: Job, shapes: ShapesOf, counter: Counter) -> dict[str, list[Counts]]:
-    """Run steps and evaluations of each part in each stage.
+    """Run steps and evaluations of each part in each stage, as `count`; the model was filled while
+    the counter was active.
 
     A part without training batches is evaluated all the same. The optimizer is AdamW for all: the
     others keep as much state, and need values that fake tensors don't have.
-
-    Args:
-        model: filled while the counter was active.
-
-    Returns:
-        As `count`.
     """
     cell, device = job.cell, torch.device(job.device)
     groups = engine_of(cell).parameter_groups(model)
@@ -103,11 +96,8 @@ def run(model: Classifier, job: Job, shapes: ShapesOf, counter: Counter) -> dict
 
 @dataclass(frozen=True)
 class _Steps:
-    """Steps and evaluations that are counted.
-
-    Attributes:
-        copied: MiB of a copy of trained weights that exists meanwhile.
-    """
+    """Steps and evaluations that are counted; `copied` MiB of trained weights exist once more
+    meanwhile."""
 
     trainer: Trainer
     model: Classifier
@@ -161,7 +151,6 @@ class _Steps:
         )
 
     def _train(self, part: str, shape: Shape, count: int) -> Work:
-        """The work of a step on some batches of a shape."""
         batch = self._batch(part, shape, self.trainer.losses[part])
         before = self.counter.work
         self.trainer.step(*[batch] * count)

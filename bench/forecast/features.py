@@ -59,11 +59,9 @@ def time_features(variant: Variant, totals: Totals) -> tuple[float, ...]:
 
 
 def replayed_steps(variant: Variant, steps: float) -> float:
-    """The number of steps that are run after a training of `steps` steps, to time it.
-
-    It is 0 after a training long enough to give step times by itself. One that unfreezes layers
-    does not give them: its steps are of several kinds.
-    """
+    """The number of steps that are run after a training of `steps` steps, to time it: 0 after one
+    long enough to give step times by itself. One that unfreezes layers does not give them: its
+    steps are of several kinds."""
     if steps >= STEPS_ENOUGH and not variant.unfreezes:
         return 0.0
     return min(max(REPLAYED_STEPS, REPLAYED_SHARE * steps), MOST_REPLAYED_STEPS)

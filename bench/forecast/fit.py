@@ -61,17 +61,12 @@ def fit(
 
 
 def apply(coefficients: Sequence[float], features: Sequence[float]) -> float:
-    """The value that a linear model gives."""
     return sum(c * f for c, f in zip(coefficients, features, strict=True))
 
 
 class Fit:
-    """A linear model of one cost, fitted anew as measurements come.
-
-    Args:
-        features: of every variant that is predicted or learned from.
-        prior: of the coefficients.
-    """
+    """A linear model of one cost, fitted anew as measurements come, with the features of every
+    variant that is predicted or learned from."""
 
     def __init__(self, features: Mapping[Variant, Features], prior: Prior) -> None:
         self.prior = prior
@@ -80,12 +75,10 @@ class Fit:
         self._coefficients: Sequence[float] | None = None
 
     def learn(self, variant: Variant, value: float) -> None:
-        """Learn from a measurement."""
         self._measured.setdefault(variant, []).append(value)
         self._coefficients = None
 
     def expect(self, prior: Prior) -> None:
-        """Replace the prior."""
         self.prior, self._coefficients = prior, None
 
     @property
@@ -94,7 +87,6 @@ class Fit:
         return {v: (self._features[v], fmean(values)) for v, values in self._measured.items()}
 
     def predict(self, variant: Variant) -> float:
-        """The expected value of a variant."""
         if self._coefficients is None:
             self._coefficients = _fit_points([*self.points.values()], self.prior)
         return apply(self._coefficients, self._features[variant])

@@ -6,7 +6,7 @@ from itertools import islice
 from statistics import median
 from typing import Final
 
-from bench.analysis.groups import Group, group_key
+from bench.analysis.groups import group_key
 from bench.analysis.setting import number
 from bench.forecast.costs import Totals, Variant
 from bench.forecast.features import (
@@ -26,10 +26,8 @@ _DISTURBED: Final = {"disturbed", "throttled"}
 
 @dataclass(frozen=True)
 class Prediction:
-    """Expected costs of a cell.
-
-    `peak_mib` is the whole peak, imports included; `flops_per_token` is of training, by real token.
-    """
+    """Expected costs of a cell: the whole peak, imports included, and FLOPs of training by real
+    token."""
 
     peak_mib: float
     wall_s: float
@@ -37,13 +35,8 @@ class Prediction:
 
 
 class Forecast:
-    """Predicts costs of cells, and learns from rows.
-
-    Args:
-        totals: counts of every variant that is predicted or learned from.
-        device, threads: as in the columns of these names.
-        memory_column: the column whose value is predicted.
-    """
+    """Predicts costs of cells by counts of every variant that is predicted or learned from, and
+    learns from rows; `memory_column` is the one whose value is predicted."""
 
     def __init__(
         self, totals: Mapping[Variant, Totals], device: str, threads: int, memory_column: str
@@ -77,11 +70,9 @@ class Forecast:
                 self.time.learn(variant, wall)
 
     def hint(self, rows: Iterable[Row]) -> None:
-        """Estimate the speed of the machine from rows on other data or of other lengths.
-
-        Their times per token give a factor for the rates of the prior. Once there are rows of the
-        same group, those decide.
-        """
+        """Estimate the speed of the machine from rows on other data or of other lengths, whose
+        times per token give a factor for the rates of the prior. Once there are rows of the same
+        group, those decide."""
         ratios, starts = [], []
         prior = self.time.prior
         of_any_length = {v._replace(max_length=0): totals for v, totals in self.totals.items()}
@@ -101,7 +92,6 @@ class Forecast:
 
     @property
     def seen(self) -> int:
-        """The number of variants that times are fitted on."""
         return len(self.time.points)
 
     @property
@@ -128,11 +118,8 @@ class Forecast:
 
 
 def rows_like(rows: Iterable[Row], likes: Sequence[Row]) -> list[Row]:
-    """Rows that are comparable with any of `likes`, in the order of `rows`, at most `_MOST_ROWS`.
-
-    Args:
-        likes: rows of the same conditions and data.
-    """
+    """Rows that are comparable with any of `likes`, of the same conditions and data, in the order
+    of `rows`, at most `_MOST_ROWS`."""
     keys = {group_key(like) for like in likes}
     conditions_id, data = likes[0].conditions_id, likes[0].data_digest
     alike = (
@@ -141,11 +128,6 @@ def rows_like(rows: Iterable[Row], likes: Sequence[Row]) -> list[Row]:
         if row.conditions_id == conditions_id and row.data_digest == data and group_key(row) in keys
     )
     return list(islice(alike, _MOST_ROWS))
-
-
-def memory_column(rows: Iterable[Row]) -> str:
-    """The column of memory that reports show for comparable rows."""
-    return Group(tuple(rows), ()).memory_column
 
 
 def rows_of_model(rows: Iterable[Row], like: Row) -> list[Row]:

@@ -8,17 +8,12 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
+from bench.analysis.groups import Group
 from bench.common.grouping import grouped
 from bench.common.progress import note_to_stderr
 from bench.forecast.client import Lock, NoPredictionError, find_costs
 from bench.forecast.costs import Variant
-from bench.forecast.forecast import (
-    Forecast,
-    Prediction,
-    memory_column,
-    rows_like,
-    rows_of_model,
-)
+from bench.forecast.forecast import Forecast, Prediction, rows_like, rows_of_model
 from bench.launch.signals import Signals
 from bench.machine.conditions import Conditions
 from bench.plan.cell import ABOUT, Cell, Columns, Value, named
@@ -36,7 +31,6 @@ _KIND: Final = tuple(
 )
 """Settings that decide costs, besides those of a variant."""
 Kind = tuple[Value, ...]
-"""A model on data, and the other settings of `_KIND`."""
 Like = tuple[Kind, Variant]
 """What all cells with the same costs have in common."""
 
@@ -71,7 +65,6 @@ class Forecasts:
         return "; ".join(each)
 
     def learn(self, row: Row) -> None:
-        """Learn from a cell's row."""
         if (forecast := self.by_kind.get(_kind(row))) is not None:
             forecast.learn([row])
 
@@ -91,13 +84,9 @@ first, hardly differ."""
 
 @dataclass(frozen=True)
 class Counting:
-    """Where and with which files costs are counted.
-
-    Attributes:
-        conditions, data: those that the cells were planned with.
-        lock, gpu: as in `find_costs`.
-        adapter_configs: JSON by the name in cells; variants of others are left out.
-    """
+    """Where and with which files costs are counted: conditions and data as the cells were planned
+    with, lock and GPU as in `find_costs`, and JSON of adapter configs by the name in cells;
+    variants of other configs are left out."""
 
     conditions: Conditions
     data: Path | None = None
@@ -109,20 +98,14 @@ class Counting:
 def forecast_plan(
     planned: Sequence[Planned], rows: Iterable[Row], models: Mapping[str, Model], counting: Counting
 ) -> Forecasts | None:
-    """The forecasts of the cells of a plan; None if none is to run, or, with notes, if all fail.
-
-    Args:
-        planned: cells of one grid.
-        rows: results, of which those comparable with the plan's are learned from.
-        models: by name.
-    """
+    """The forecasts of the cells of a grid's plan, learned from comparable rows; None if none is to
+    run, or, with notes, if all fail."""
     if all(item.action != "run" for item in planned):
         return None
-    by_kind = grouped((item.cell for item in planned), _kind)
     several = len({item.cell.model for item in planned}) > 1
     newest = [*rows][::-1]
     forecasts, notes = {}, dict[str, None]()
-    for kind, cells in by_kind.items():
+    for kind, cells in grouped((item.cell for item in planned), _kind).items():
         by_size = {Variant.of(cell).size: cell for cell in cells}
         likes = [_planned_row(cell, counting) for cell in by_size.values()]
         like = rows_like(newest, likes)
@@ -144,11 +127,8 @@ def forecast_plan(
 def make_forecast(
     cells: Sequence[Cell], rows: Sequence[Row], model: Model, counting: Counting
 ) -> Forecast:
-    """The forecast of some cells of a grid, of one kind, learned from comparable rows.
-
-    Raises:
-        NoPredictionError: if costs can't be counted.
-    """
+    """The forecast of some cells of a grid, of one kind, learned from comparable rows;
+    NoPredictionError if costs can't be counted."""
     if any(cell.is_compiled for cell in cells):
         raise NoPredictionError("training is compiled")
     variants = [Variant.of(cell) for cell in cells]
@@ -156,9 +136,9 @@ def make_forecast(
     jobs = jobs_of(variants, cells[0], model, counting)
     seeds = sorted({cell.seed for cell in cells})[:_SEEDS]
     totals = find_costs(jobs, seeds, counting.lock, counting.gpu)
-    like = rows or [_planned_row(cells[0], counting)]
+    like = Group(tuple(rows or [_planned_row(cells[0], counting)]), ())
     here = counting.conditions
-    forecast = Forecast(totals, here.device, here.threads, memory_column(like))
+    forecast = Forecast(totals, here.device, here.threads, like.memory_column)
     forecast.learn(rows)
     return forecast
 
@@ -170,11 +150,8 @@ def _planned_row(cell: Cell, counting: Counting) -> Row:
 def jobs_of(
     variants: Iterable[Variant], cell: Cell, model: Model, counting: Counting
 ) -> dict[Variant, Job]:
-    """The jobs that are counted for some variants.
-
-    Args:
-        cell: any cell that agrees with the variants in all else that decides costs.
-    """
+    """The jobs that are counted for some variants, from any cell that agrees with them in all else
+    that decides costs."""
     cell = replace(cell, **_SAME, fold=None if cell.folds is None else 0)
     here, configs = counting.conditions, counting.adapter_configs
     return {
@@ -192,10 +169,8 @@ def jobs_of(
 
 
 class Outlook:
-    """The cells of a run, and their forecasts, if there are any.
-
-    Cells that are skipped because the search found no learning rate get a row, but no forecast.
-    """
+    """The cells of a run, and their forecasts, if there are any. Cells that are skipped because the
+    search found no learning rate get a row, but no forecast."""
 
     def __init__(self, forecasts: Forecasts | None, to_run: Sequence[Planned]) -> None:
         self.to_run = to_run
@@ -214,7 +189,6 @@ class Outlook:
         return cell_s, sum(known) if cell_s is not None and len(known) == len(left) else None
 
     def time_s(self, cell: Cell) -> float | None:
-        """The expected seconds of a cell; None where nothing measured here predicts them."""
         return self._time_s(_like(cell))
 
     def _time_s(self, like: Like) -> float | None:
@@ -225,7 +199,6 @@ class Outlook:
         return self._times_s[like]
 
     def columns(self, cell: Cell) -> Columns:
-        """Columns of the forecast of a cell."""
         prediction = None if self.forecasts is None else self.forecasts.predict(cell)
         if prediction is None:
             return {}
@@ -236,7 +209,6 @@ class Outlook:
         }
 
     def learn(self, row: Row) -> None:
-        """Learn from a cell's row."""
         if self.forecasts is not None:
             self.forecasts.learn(row)
             self._times_s.clear()
@@ -250,10 +222,7 @@ def outlook_on(
     planned: Sequence[Planned], forecaster: Forecaster | None, signals: Signals
 ) -> Outlook:
     """The outlook on a plan; without a forecast, and without waiting, where nothing is to run.
-
-    Raises:
-        StoppedError: if the user stops it.
-    """
+    StoppedError if the user stops it."""
     to_run = [item for item in planned if item.action in ("run", SKIP)]
     if forecaster is None or all(item.action == SKIP for item in to_run):
         return Outlook(None, to_run)

@@ -1,9 +1,6 @@
-"""Counts costs in a process of its own, `python -m bench.forecast.process`.
-
-`bench.forecast.client` starts it, so that the planning process does not load torch. Its request is
-the seeds whose batches are planned, and a job for each variant to count, of cells that differ in
-nothing else. It answers with the totals of each or, where a model can't be counted, the reason.
-"""
+"""Counts costs in a process of its own, so that the planning process does not load torch. A request
+is the seeds whose batches are planned, and a job for each variant to count, of cells that differ in
+nothing else; the answers are the totals of each or, where a model can't be counted, the reason."""
 
 import sys
 from collections.abc import Iterator
@@ -17,24 +14,17 @@ from bench.worker.imports import import_all
 
 
 def answers_to(request: tuple[list[int], list[str]]) -> Iterator[Totals | str]:
-    """Count what a request asks for."""
     lifeline.attach()
     seeds, texts = request
     jobs = [Job.from_json(text) for text in texts]
-    imports_mib = _import_all(jobs)
-    return _count(jobs, seeds, imports_mib)
-
-
-def _import_all(jobs: list[Job]) -> dict[bool, float]:
-    """Import exactly what workers import; MiB afterwards, without adapters and with them."""
-    imports_mib: dict[bool, float] = {}
+    imports_mib: dict[bool, float] = {}  # of what workers import, without adapters and with them
     for adapted, job in sorted({job.cell.mode in METHODS: job for job in jobs}.items()):
         import_all(job)
 
         from bench.worker.probes.memory import peak_so_far, resident_now
 
         imports_mib[adapted] = resident_now().rss_mib or peak_so_far().rss_mib or 0.0
-    return imports_mib
+    return _count(jobs, seeds, imports_mib)
 
 
 def _count(

@@ -17,14 +17,7 @@ from bench.machine.environment import worker_environment
 from bench.plan.cell import CANDIDATE, Cell
 from bench.plan.job import Job
 from bench.plan.metrics import DEFAULTS
-from bench.results.facts import (
-    FROZEN,
-    REFERENCES,
-    DataFacts,
-    Reference,
-    facts_of,
-    update_facts,
-)
+from bench.results.facts import FROZEN, REFERENCES, DataFacts, Reference, facts_of, update_facts
 from bench.results.protocol import PARENT_PID
 from minbert.data.tasks import TaskData
 from minbert.data.tokenizer import TextEncoder
@@ -33,7 +26,6 @@ from minbert.files import vocabulary_digest
 PHASE: Final = "phase"
 """The key of an answer of the process that is no reference point, but the phase that begins."""
 LONGEST_S: Final = 300.0
-"""Seconds after which the process is ended."""
 FACT_STEPS: Final = 1 + len(STEPS)
 """The number of steps of `find_facts`."""
 _OF_ENCODER: Final = ("model_digest", "pooling", "max_length")
@@ -50,9 +42,7 @@ def find_facts(
     """The facts on a task's examples, in tokens of a model.
 
     Args:
-        source: as in `DataFacts`.
-        encoder: the model's tokenizer.
-        tokens_of: as in `DataFacts`.
+        source, tokens_of: as in `DataFacts`.
         longest: the model's positions.
         show: called as each step begins, with its number and name.
     """
@@ -64,11 +54,8 @@ def find_facts(
 
 
 def tokens_of(tokenizer: Path, longest: int) -> str:
-    """`DataFacts.tokens_of` of a model.
-
-    Raises:
-        InputError: of `minbert`, for a vocabulary that can't be used.
-    """
+    """`DataFacts.tokens_of` of a model; InputError of `minbert` for a vocabulary that can't be
+    used."""
     return f"{vocabulary_digest(tokenizer)[:16]}, {longest}"
 
 
@@ -83,10 +70,11 @@ def find_references(
     on_progress: Callable[[dict[str, Any]], None],
     signals: Signals,
 ) -> Iterator[str]:
-    """Find the reference points that are missing for some cells, and keep them with their facts.
+    """Find the reference points that are missing for some cells, and keep them with their facts;
+    yield notes: the scores, and why some are missing.
 
-    Those that fail are left out: for good if they take longer than `LONGEST_S`, else until the
-    next run. Nothing is started where none is missing.
+    Those that fail are left out: for good if they take longer than `LONGEST_S`, else until the next
+    run. Nothing is started where none is missing.
 
     Args:
         runs: the CSV of the cells.
@@ -95,9 +83,6 @@ def find_references(
             are scored on other examples, have no reference points.
         gpu: the UUID of the one GPU that the process sees; empty: none.
         timeout_s: the user's limit for a cell, which applies if it is below `LONGEST_S`.
-
-    Yields:
-        Notes: the scores, and why some are missing.
 
     Raises:
         StoppedError: if the user stops it.

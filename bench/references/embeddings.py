@@ -24,17 +24,12 @@ def embedder(
     With pooling `pooler` they are the pooler's in BERT, with random weights, as in cells, where the
     checkpoint lacks it. In other architectures they are the last hidden state at the first token,
     as all layers between that and the classes are new.
-
-    Args:
-        checkpoint: the encoder's folder.
-        pooling: `pooler`, `cls` or `mean`.
     """
     import torch
 
     from minbert.training.evaluation import predict
 
-    is_bert = model_type_of(checkpoint) == "bert"
-    model = _bert(checkpoint, pooling) if is_bert else _other(checkpoint, pooling)
+    model = (_bert if model_type_of(checkpoint) == "bert" else _other)(checkpoint, pooling)
     model.to(torch.device(device))
 
     def embed(texts: Encoded) -> NDArray[np.float64]:

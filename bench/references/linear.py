@@ -39,11 +39,8 @@ def predict(
     dev: Examples,
     embeddings: tuple[Floats, Floats] | None = None,
 ) -> tuple[Floats, str]:
-    """Predictions [N, C] of a reference point on dev, and a line on how they were made.
-
-    Args:
-        name: one of `bench.results.facts.REFERENCES`.
-        embeddings: for `frozen`, those of `train` and of `dev`, [N, H] each.
+    """Predictions [N, C] of a reference point on dev, and a line on how they were made; `frozen`
+    takes the embeddings [N, H] of `train` and of `dev`.
 
     Raises:
         ValueError: if there is nothing to learn from; the message says why.
@@ -76,10 +73,8 @@ def majority(task: Task, train: Examples, count: int) -> Floats:
 
 def tfidf(task: Task, train: Examples, dev: Examples) -> tuple[Floats, str]:
     """Predictions on dev of a linear model on TF-IDF of words and pairs of words, and how it was
-    fitted.
-
-    For a pair of texts the features are the difference and the product of both vectors, and their
-    cosine.
+    fitted. For a pair of texts the features are the difference and the product of both vectors, and
+    their cosine.
 
     Raises:
         ValueError: if all training labels are the same, or no two texts share a word.
@@ -105,11 +100,8 @@ def tfidf(task: Task, train: Examples, dev: Examples) -> tuple[Floats, str]:
 
 
 def frozen(task: Task, train: Examples, vectors: Floats, dev: Floats) -> tuple[Floats, str]:
-    """Predictions on dev of a linear model on embeddings, standardised by the training examples,
-    and how it was fitted.
-
-    Args:
-        vectors, dev: the embeddings [N, H] of `train` and of the dev examples.
+    """Predictions on dev of a linear model on embeddings [N, H] of both sides, standardised by the
+    training examples, and how it was fitted.
 
     Raises:
         ValueError: if all training labels are the same, or embeddings are not finite.
@@ -157,7 +149,6 @@ def _linear(task: Task, train: Examples, features: Any, dev: Any) -> tuple[Float
 
 
 def _model(task: Task) -> tuple[Any, str, list[float]]:
-    """A model of medium strength, the name of its parameter, and values to try."""
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.multiclass import OneVsRestClassifier
 
@@ -193,12 +184,8 @@ def _loss(task: Task, model: Any, features: Any, labels: NDArray[Any]) -> float:
 
 
 def scores(problem: str, predictions: Floats, labels: NDArray[Any]) -> dict[str, Score]:
-    """The scores, with 95% intervals over dev examples, by name of metric of a problem.
-
-    Args:
-        predictions: [N, C], as of `predict`.
-        labels: [N], or [N, C] of 0 and 1 for several labels.
-    """
+    """The scores of predictions, as of `predict`, with 95% intervals over dev examples, by name of
+    metric of a problem."""
     if problem == SINGLE_LABEL:
         logits, unit = np.log(np.maximum(predictions, _LEAST)), None
     else:

@@ -1,9 +1,6 @@
-"""Computes reference points in a process of its own, `python -m bench.references.process`.
-
-`bench.references.client` starts it, so that the planning process loads neither torch nor
-scikit-learn. Its request is the job of a cell, the number of examples to train on, and the names of
-reference points.
-"""
+"""Computes reference points in a process of its own, so that the planning process loads neither
+torch nor scikit-learn. A request is the job of a cell, the number of examples to train on, and the
+names of reference points."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -39,7 +36,6 @@ Embed = Callable[[Examples], Floats]
 
 
 def answers_to(request: tuple[str, int, list[str]]) -> Iterator[dict[str, Any]]:
-    """Compute what a request asks for: each phase as it begins, and each reference point."""
     lifeline.attach()
     text, count, names = request
     for answer in references(Job.from_json(text), names, count):
@@ -51,12 +47,8 @@ def answers_to(request: tuple[str, int, list[str]]) -> Iterator[dict[str, Any]]:
 
 def references(job: Job, names: list[str], count: int) -> Iterator[Reference | str]:
     """The named reference points of cells like a job's, trained on `count` examples, and the names
-    of phases as they begin; none for a task with parts.
-
-    Raises:
-        InputError: if the examples have changed since the cell was planned, or the encoder or its
-            vocabulary can't be read.
-    """
+    of phases as they begin; none for a task with parts. InputError if the examples have changed
+    since the cell was planned, or the encoder or its vocabulary can't be read."""
     yield "load"
     data = _load(job)
     if data is None:
@@ -114,11 +106,8 @@ def _compared(name: str, data: TaskData, count: int) -> tuple[Examples, Examples
 def _predicted(
     name: str, data: TaskData, count: int, embed: Embed | None
 ) -> tuple[NDArray[Any], Floats, str]:
-    """The labels of dev examples, predictions [N, C] for them, and how these were made.
-
-    Raises:
-        ValueError: if there is nothing to learn from; the message says why.
-    """
+    """The labels of dev examples, predictions [N, C] for them, and how these were made; ValueError
+    with the reason if there is nothing to learn from."""
     train, dev = _compared(name, data, count)
     embeddings = None if embed is None else (embed(train), embed(dev))
     predictions, method = predict(name, data.task, train, dev, embeddings)

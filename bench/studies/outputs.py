@@ -21,15 +21,9 @@ _FLAGS: Final = Path(__file__).with_name("outputs.toml")
 
 @dataclass(frozen=True)
 class Study:
-    """The results of a study.
-
-    Attributes:
-        columns, rows: of its CSV.
-        to_json: returns them as JSON.
-        show: prints them as text.
-        facts: the content of its pages, by the command line that makes them again.
-        problems: failures, a line each.
-    """
+    """The results of a study: columns and rows of its CSV, functions that make JSON of them, print
+    them as text, and make the content of their pages by a command line, and failures, a line
+    each."""
 
     columns: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
@@ -41,12 +35,8 @@ class Study:
 
 def with_outputs(name: str, rows: str) -> Callable[[Callable[..., Study]], Command]:
     """Give a command that returns a study `--csv`, `--json` and `--reports`, and write the study
-    there; files and folders that can't be written are refused first.
-
-    Args:
-        name: of the pages and of the folder of their figures.
-        rows: the rows of the CSV, as the help names them.
-    """
+    there, with pages of a name and rows as the help names them; files and folders that can't be
+    written are refused first."""
 
     def decorate(function: Callable[..., Study]) -> Command:
         @options_in(_FLAGS, {"path": FILE}, name=name, rows=rows)

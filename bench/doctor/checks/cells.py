@@ -58,12 +58,11 @@ def run_cells(
     address_space: int | None = None,
     on_poll: Callable[[int], None] = lambda _pid: None,
 ) -> list[Row]:
-    """Run a grid in a folder of its own, and return its rows in the order in which they ran.
+    """Run a grid of `bench/doctor/grids` in a folder of its own, and return its rows in the order
+    in which they ran.
 
     Args:
-        grid: the name of its file in `bench/doctor/grids`.
         options: more words of the command line.
-        folder: its name within the context's.
         address_space: bytes that each of its processes may map; None: no limit of its own.
         on_poll: called all the time with the process id of the grid.
 
@@ -122,7 +121,6 @@ def grid(context: Context) -> Finding:
 
 
 def judge_grid(row: Row, step_s: list[float], problems: list[str]) -> Finding:
-    """The finding from a cell's row, the seconds of its training steps, and other problems."""
     wrong = [*_problems(row, step_s), *problems]
     names = ("status", "flags", "message", "step_ms_median", "train_s", "wall_s")
     memory = (column.name for column in COLUMNS if column.group == "memory")
@@ -261,7 +259,6 @@ def most_mapped_mib(grid: int) -> float:
 
 @contextmanager
 def _filled(device: str, left_mib: float) -> Iterator[None]:
-    """Fill a GPU within the block, until so much of it is free."""
     import torch
 
     torch.cuda.set_device(torch.device(device))

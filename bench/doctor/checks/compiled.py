@@ -99,7 +99,6 @@ def judge(
 
 
 def _graphs() -> int:
-    """Graphs that this process has compiled."""
     from torch._dynamo.utils import counters
 
     return int(counters["stats"]["unique_graphs"])

@@ -38,24 +38,19 @@ _TF32: Final = re.compile(r"tf32|s1688gemm", re.IGNORECASE)
 
 
 def steps(context: Context, mode: str) -> Finding:
-    """Look at a mode's steps in each AMP and by each path."""
     rows = [_row(context, mode, amp, path) for amp in context.amps for path in PATHS]
     return judge(rows, has_flash=context.amp_on == "bf16")
 
 
 def overflow(context: Context) -> Finding:
-    """Look at gradients that overflow."""
-    problem = overflow_problem(context.device)
-    return judged("first-look.overflow", {}, {"problem": problem})
+    return judged("first-look.overflow", {}, {"problem": overflow_problem(context.device)})
 
 
 def _row(context: Context, mode: str, amp: str, path: str) -> dict[str, Any]:
-    """Figures of the steps of a setting."""
     device, (engine, name) = torch.device(context.device), PATHS[path]
     start_cuda_peaks(device)
     with kernels(name):
-        layers = LAYERS[mode]
-        trainer = cell_trainer(context.device, mode, layers, amp, GEOMETRY, engine=engine)
+        trainer = cell_trainer(context.device, mode, LAYERS[mode], amp, GEOMETRY, engine=engine)
         batch, whole = (
             small_batch(TEXTS, LONGEST, context.device, masked=masked) for masked in (True, False)
         )
@@ -106,8 +101,7 @@ def graphs(context: Context) -> Finding:
 
     device, rows = torch.device(context.device), list[dict[str, Any]]()
     for order in (LENGTHS, LENGTHS, LENGTHS[::-1]):
-        setting = "lora", "all-lin-only", context.amp_on, COMPILED
-        model = cell_trainer(context.device, *setting).model
+        model = cell_trainer(context.device, "lora", "all-lin-only", context.amp_on, COMPILED).model
         skipped = counters["inductor"]["cudagraph_skips"]
         start_cuda_peaks(device)
         try:
@@ -136,7 +130,6 @@ def graphs(context: Context) -> Finding:
 def _expectation(
     name: str, expected: Mapping[str, bool], rows: Sequence[Any], prefix: str = ""
 ) -> Finding:
-    """The finding on statements that are as expected or not."""
     wrong = [text for text, holds in expected.items() if not holds]
     right = [text for text, holds in expected.items() if holds]
     figures = {"rows": rows, "as_expected": right, "not_as_expected": wrong}

@@ -26,7 +26,6 @@ _SIZE: Final = 1024
 
 BLOCK_MIB: Final = 256
 ROOM_MIB: Final = 2 * BLOCK_MIB
-"""Free memory without which the check is skipped."""
 
 
 def driver(context: Context) -> Finding:
@@ -60,7 +59,6 @@ def driver(context: Context) -> Finding:
 
 
 def judge_driver(device: Device, figures: dict[str, Any]) -> Finding:
-    """The finding on a GPU from the result of trying it and the figures."""
     failed, doubts, nvml = device.failures, figures["doubts"], figures["nvml"]
     notes = {
         "bf16 is emulated, and amp = on is fp16": not device.has_bf16,
@@ -79,7 +77,6 @@ def judge_driver(device: Device, figures: dict[str, Any]) -> Finding:
 
 
 def _work(device: torch.device, seconds: float) -> None:
-    """Keep the GPU busy with products."""
     matrix = torch.ones(_SIZE, _SIZE, device=device)
     end = time.monotonic() + seconds
     while time.monotonic() < end:

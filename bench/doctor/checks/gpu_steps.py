@@ -86,7 +86,6 @@ def _steps(trainer: Trainer, device: torch.device) -> None:
 
 
 def _place(error: BaseException) -> str:
-    """The file and line of this project that waited."""
     own = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -97,7 +96,6 @@ def _place(error: BaseException) -> str:
 
 def load(context: Context) -> Finding:
     """Time steps of LoRA by both kernels, count their operators, and profile some."""
-    device = torch.device(context.device)
     batch = models.small_batch(TEXTS, LONGEST, context.device)
     step_ms = {}
     for path in (REFERENCE, FAST):
@@ -108,7 +106,7 @@ def load(context: Context) -> Finding:
             step_ms[path] = models.median_ms(trainer, batch, STEPS)
     with Counter() as counter:
         trainer.step(batch)
-    launched = models.kernels_of(lambda: trainer.step(batch), device)
+    launched = models.kernels_of(lambda: trainer.step(batch), torch.device(context.device))
     if not launched:
         raise SkipError("the profiler sees no kernels: the driver allows counters to root alone")
     busy_ms = sum(ms for _, ms in launched)

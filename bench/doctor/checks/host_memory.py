@@ -107,9 +107,8 @@ def huge_pages(context: Context) -> Finding:  # noqa: ARG001
     before = _huge_mib()
     block = torch.empty(BLOCK_MIB, 2**18).fill_(1.0)
     share = (_huge_mib() - before) * MIB / block.nbytes
-    figures = {"mode": mode[1], "share": share}
     failures = {"few": share < BY_NAME["huge-pages"].limits["share"]}
-    return judged("huge-pages", figures, failures, block_mib=BLOCK_MIB)
+    return judged("huge-pages", {"mode": mode[1], "share": share}, failures, block_mib=BLOCK_MIB)
 
 
 def _huge_mib() -> float:

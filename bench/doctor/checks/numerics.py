@@ -53,8 +53,7 @@ def check(context: Context) -> Finding:
     wrong: list[str] = []
 
     def compare(setting: str, amp: str, against: str, one: Trained, other: Trained) -> None:
-        values = deviations(one, other)
-        for name, value, most in zip(QUANTITIES, values, LIMITS[amp], strict=True):
+        for name, value, most in zip(QUANTITIES, deviations(one, other), LIMITS[amp], strict=True):
             key = f"{amp}_{name}"
             worst[key] = max(worst.get(key, 0.0), value)
             if not value <= most:  # also if it is not a number

@@ -71,7 +71,6 @@ def step_times(slots: Sequence[Target]) -> tuple[Times, Times]:
 
 
 def judge(alone: Times, together: Times) -> Finding:
-    """The finding on the milliseconds of work on each GPU, alone and with the others."""
     figures = {"alone_ms": dict(alone), "together_ms": dict(together)}
     slower = BY_NAME["several-gpus"].limits["slower"]
     texts = []
@@ -111,13 +110,11 @@ def _answer(device: str, worker: subprocess.Popen[str]) -> tuple[float, ...]:
     """The milliseconds of each kind of work that a process measured; none when it is ready."""
     line = worker.stdout.readline() if worker.stdout else ""
     if not line:
-        why = last_error(worker.communicate()[1])
-        raise SkipError(f"steps on {device} fail: {why}")
+        raise SkipError(f"steps on {device} fail: {last_error(worker.communicate()[1])}")
     return tuple(map(float, line.split()))
 
 
 def main() -> None:
-    """Measure for each line on stdin."""
     import torch
 
     from bench.doctor.models import small_batch, small_model, small_trainer

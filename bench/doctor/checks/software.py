@@ -27,13 +27,12 @@ def check(context: Context) -> Finding:
         return judged("software", {}, {"imports": text})
     version, cuda = torch_build()
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    inherited = [name for name in DROPPED if name in os.environ]
     figures = {
         "python": python, "torch": version, "cuda": cuda,
         "capability": torch.backends.cpu.get_cpu_capability(), "threads": threads,
     }  # fmt: skip
     failures = {
-        "inherited": ", ".join(inherited),
+        "inherited": ", ".join(name for name in DROPPED if name in os.environ),
         "threads": threads != context.threads,
         "precision": precision != "highest",
         "onednn": not torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
@@ -42,7 +41,6 @@ def check(context: Context) -> Finding:
 
 
 def _versions(python: str) -> list[str]:
-    """What is not in the ranges of pyproject.toml."""
     from packaging.requirements import Requirement
 
     try:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from bench.export.trained import Trained
 
 SNIPPET: Final = "predict.py"
-"""Name of the snippet in an exported folder."""
 BASE: Final = "base.json"
 """Name of the file that says which base an adapter was trained on."""
 _SNIPPETS: Final = Path(__file__).parents[1] / "snippets"
@@ -66,22 +65,18 @@ class Format:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, trained: "Trained", folder: Path) -> None:
-        """Write a trained cell's model, tokenizer and configuration into a folder."""
         load(self.writer)(trained, folder)
 
     def check(self, folder: Path) -> None:
-        """Refuse a folder whose files a library would not take for data alone."""
         if self.checker:
             load(self.checker)(folder)
 
     @property
     def install(self) -> str:
-        """The command that installs its libraries."""
         what = f"-e '.[{self.extra}]'" if self.extra else " ".join(self.libraries)
         return f"pip install {what}"
 
     def script(self) -> Any:
-        """The script that loads the format, as a module."""
         if self.snippet.parent == _SNIPPETS:
             return import_module(f"bench.export.snippets.{self.snippet.stem}")
         spec = spec_from_file_location(f"{self.name}_snippet", self.snippet)
@@ -92,7 +87,6 @@ class Format:
         return module
 
     def copy_scripts(self, folder: Path) -> None:
-        """Write the scripts that load the format and name its answers into an exported folder."""
         copyfile(self.snippet, folder / SNIPPET)
         copyfile(ANSWERS, folder / ANSWERS.name)
 
@@ -184,9 +178,8 @@ def refusal(name: str, cell: Cell) -> str | None:
 
 
 def default_format(cell: Cell, merge: bool) -> str:
-    """The first of this project's formats that can express a cell: but none of adapters where these
-    are merged, or where the encoder trains too, whose weights would all be in the adapter's
-    file."""
+    """The first of this project's formats that can express a cell: none of adapters where these are
+    merged, or the encoder trains too, whose weights would all be in the adapter's file."""
     whole = merge or cell.mode not in METHODS or trains_encoder(cell.mode, cell.layers)
     return next(
         each.name
@@ -205,11 +198,7 @@ def missing_library(format: Format) -> str | None:  # noqa: A002
 
 
 def format_in(folder: Path) -> Format:
-    """The format of an exported folder.
-
-    Raises:
-        InputError: if there is no such folder, or it holds no exported model.
-    """
+    """The format of an exported folder; InputError if there is none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
     for each in reversed(FORMATS.usable().values()):

@@ -24,20 +24,12 @@ _PROBLEMS: Final = {
     "multi_label": "multi_label_classification",
     "regression": "regression",
 }
-"""transformers' names of the kinds of tasks."""
 
 
 @torch.no_grad()
 def final_model(trained: Trained, *, merge: bool) -> Classifier:
-    """A copy of a trained model whose logits are in the unit of the labels.
-
-    Args:
-        trained: the cell.
-        merge: whether plain layers of the same function replace those with adapters.
-
-    Raises:
-        InputError: if PEFT can't merge them.
-    """
+    """A copy of a trained model whose logits are in the unit of the labels; merged, plain layers of
+    the same function replace those with adapters. InputError if PEFT can't merge them."""
     model = deepcopy(trained.model)
     if merge:
         _merge(model, trained)
@@ -85,7 +77,6 @@ def last_layer(model: Classifier) -> nn.Linear:
 
 
 def _plain(layer: AdaptedLinear) -> Linear:
-    """A linear layer with the adapted weight."""
     plain = Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
     plain.weight = nn.Parameter(layer.adapted_weight())
     if layer.bias is not None:
@@ -94,10 +85,8 @@ def _plain(layer: AdaptedLinear) -> Linear:
 
 
 def labels_of(trained: Trained) -> dict[str, Any]:
-    """The entries of config.json that say what the logits mean.
-
-    `text_pairs`, which only this project's snippets read, says whether an example is two texts.
-    """
+    """The entries of config.json that say what the logits mean; `text_pairs`, whether an example is
+    two texts, only this project's snippets read."""
     names = trained.task.classes or (trained.task.name,)
     return {
         "id2label": {str(number): name for number, name in enumerate(names)},

@@ -23,17 +23,16 @@ _INPUTS: Final = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def write(trained: Trained, folder: Path) -> None:
-    """Write both files, adapters merged, with inputs [B, S] of any size and logits [B, C].
-
-    Raises:
-        InputError: if torch or onnxruntime can't.
-    """
+    """Write both files, adapters merged, with inputs [B, S] of any size and logits [B, C];
+    InputError if torch or onnxruntime can't."""
     model = final_model(trained, merge=True)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with _quiet():
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+
             _export(model, folder / MODEL)
-            _quantise(folder / MODEL, folder / INT8)
+            quantize_dynamic(folder / MODEL, folder / INT8, weight_type=QuantType.QInt8)
     except (OSError, MemoryError):
         raise
     except Exception as error:
@@ -65,12 +64,6 @@ def _export(model: nn.Module, path: Path) -> None:
         )
     ClearMetadataAndDocStringPass()(program.model)  # stack traces, with paths of this machine
     program.save(path, external_data=False)
-
-
-def _quantise(source: Path, target: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(source, target, weight_type=QuantType.QInt8)
 
 
 @contextmanager

@@ -29,11 +29,8 @@ _PREFIX: Final = "base_model.model."
 
 
 def write(trained: Trained, folder: Path) -> None:
-    """Write the adapter, with all other modules that have trained.
-
-    Raises:
-        InputError: if PEFT has no place for them.
-    """
+    """Write the adapter, with all other modules that have trained; InputError if PEFT has no place
+    for them."""
     model, base = final_model(trained, merge=False), trained.base
     if isinstance(model, BertClassifier):
         save_adapter(model, folder, reference(base), revision=base.revision)
@@ -51,8 +48,7 @@ def _save(trained: Trained, model: Classifier, folder: Path) -> None:
     from bench.engines.classifier import first_factors
 
     adapted: Any = vars(model)["peft_model"]
-    groups = engine_of(trained.job.cell).parameter_groups(model)
-    modules = _trained_modules(groups, trained)
+    modules = _trained_modules(engine_of(trained.job.cell).parameter_groups(model), trained)
     tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     stems = tuple(f"{module}." for module in modules)
     tensors |= {

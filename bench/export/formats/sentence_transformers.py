@@ -46,7 +46,6 @@ _NUMBERS: Final = {
 
 
 def write(trained: Trained, folder: Path) -> None:
-    """Write the modules, adapters merged."""
     model = final_model(trained, merge=True)
     layers = list(_dense_layers(model))
     transformer = folder / _TRANSFORMER
@@ -95,12 +94,8 @@ def _modules(layers: int) -> list[dict[str, Any]]:
 
 
 def check_modules(folder: Path) -> None:
-    """Refuse modules and settings other than those that `write` writes, before the library sees
-    them, which imports and calls what they name.
-
-    Raises:
-        InputError: naming the file and the field.
-    """
+    """Refuse modules and settings other than those that `write` writes, by an InputError, before
+    the library sees them, which imports and calls what they name."""
     path = folder / _MODULES
     listed = read_json(path, list)
     if listed != _modules(len(listed) - 2):

@@ -72,8 +72,7 @@ def command(
         from bench.studies.ensemble.baseline import with_transformers
 
         results = with_transformers(results, runs[0], data)
-    overall = overall_of(results)
-    together = [overall] if overall else []
+    together = [overall] if (overall := overall_of(results)) else []
 
     def show() -> None:
         from bench.studies.ensemble.page import print_sections  # loads pandas and matplotlib
@@ -96,11 +95,8 @@ def command(
 
 
 def parse_tasks(text: str | None) -> tuple[str, ...]:
-    """The distinct tasks in a text such as `"sst,quora"`; none for None.
-
-    Raises:
-        InputError: for a text without a task.
-    """
+    """The distinct tasks in a text such as `"sst,quora"`; none for None, InputError for a text
+    without a task."""
     if text is None:
         return ()
     names = tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))

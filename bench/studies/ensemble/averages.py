@@ -22,13 +22,10 @@ Weights = tuple[tuple[int, int], ...]
 
 
 class Choice(NamedTuple):
-    """The members of an ensemble.
+    """The members of an ensemble and its score on held-out examples.
 
-    Attributes:
-        held_score: the ensemble's score on held-out examples.
-        additions: all steps of the greedy choice, later ones that were not taken included: the
-            index of the model that was added, and the ensemble's score on held-out examples after
-            it; −∞ where it has none.
+    `additions` are all steps of the greedy choice, later ones that were not taken included: the
+    index of the model that was added, and the held-out score after it; −∞ where it has none.
     """
 
     weights: Weights
@@ -40,10 +37,8 @@ def as_averaged(logits: NDArray[np.generic], metric: str, average: str) -> Float
     """A model's logits [N, C] as they enter the average: unchanged, or as probabilities.
 
     A single logit z [N, 1] for two classes becomes two, −z / 2 and z / 2, so that models with
-    either kind of head can be averaged.
-
-    Predicted numbers [N, 1] are scaled to mean 0 and std 1 instead: models that learned a
-    correlation have no common scale.
+    either kind of head can be averaged. Predicted numbers [N, 1] are scaled to mean 0 and std 1
+    instead: models that learned a correlation have no common scale.
 
     Raises:
         ValueError: for predicted numbers that are all the same.
@@ -76,14 +71,13 @@ def choose(
     """An ensemble chosen greedily (Caruana et al. 2004): each step adds the model that raises the
     score most; a model can be added more than once.
 
-    The best model alone comes first. Of all sizes up to `most`, the smallest with the highest score
-    is taken. Ties go to the model that scores higher alone, then to the one that comes first in
-    `among`.
+    The best model alone comes first. Of all sizes up to `most`, each member counted by its weight,
+    the smallest with the highest score is taken. Ties go to the model that scores higher alone,
+    then to the one that comes first in `among`.
 
     Args:
         predictions: of each model on held-out examples, [N, C], as `as_averaged` returns them.
         labels: [N], as `minbert.data.metrics.score` takes them.
-        most: the largest size, each member counted by its weight.
         among: indices of the models to choose from, at least one; all by default.
     """
     indices = list(range(len(predictions)) if among is None else among)

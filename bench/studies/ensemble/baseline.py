@@ -67,8 +67,8 @@ def with_transformers(
     members = [member for result in results for member in result.pool.members]
     on_cpu = all(member.row.device == "cpu" for member in members)
     machine = find_conditions("cpu" if on_cpu else "auto")
-    trainings = [_training(result, runs, data, machine) for result in results]
-    return [train() for train in trainings]
+    # all are made before the first one runs
+    return [train() for train in [_training(result, runs, data, machine) for result in results]]
 
 
 def _training(
@@ -80,8 +80,7 @@ def _training(
         return why_not(member.row.cell, machine.conditions.device)
 
     pool, best = result.pool, result.best_member
-    entries = [result.best, *result.alone]
-    trainable = [entry for entry in entries if not obstacle(entry.members[0])]
+    trainable = [each for each in (result.best, *result.alone) if not obstacle(each.members[0])]
     if not trainable:
         note = f"{BASELINE} left out for {best.row.name}: {obstacle(best)}"
         note += "; nor can they train another cell's setting" if len(result.alone) > 1 else ""
@@ -105,14 +104,8 @@ def _training(
 
 
 def job_of(member: Member, data: Path | None, machine: Target) -> Job:
-    """The job of a member's setting for engine transformers.
-
-    Args:
-        data: the folder of the tasks' files, if they are not embedded.
-
-    Raises:
-        InputError: if the member's examples, checkpoint or job are gone.
-    """
+    """The job of a member's setting for engine transformers; InputError if the member's examples,
+    checkpoint or job are gone."""
     row, here = member.row, machine.conditions
     folder = data_folder(row, member.folder, data)
     examples_of(row, folder)
@@ -142,12 +135,8 @@ def job_of(member: Member, data: Path | None, machine: Target) -> Job:
 
 
 def train_baseline(runs: Path, job: Job, machine: Target) -> Floats:
-    """Train a job's cell, unless it has been trained, and return the logits [N, C] on dev.
-
-    Raises:
-        InputError: if the training failed.
-        StoppedError: if the user stopped it.
-    """
+    """Train a job's cell, unless it has been trained, and return the logits [N, C] on dev;
+    InputError if it failed, StoppedError if the user stopped it."""
     name = f"ensemble-{job.cell.cell_id}"
     with Signals() as signals, lock_on(machine.device_name, signals)():
         folder = train_again(

@@ -1,8 +1,6 @@
 """Baselines of an ensemble: the average of all cells, the best members of other encoders, TF-IDF
-with a linear model, and the cosine of sentence embeddings.
-
-scikit-learn and torch are imported on first use.
-"""
+with a linear model, and the cosine of sentence embeddings. Loads scikit-learn and torch on first
+use."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,17 +24,9 @@ WITHOUT: Final = "leave out what needs it (--baselines, --peer)"
 
 
 def with_baselines(result: TaskResult, data: Path | None) -> TaskResult:
-    """A result with its baselines and published scores.
-
-    One that predicts the same number for all examples, or has nothing to learn from, is left out,
-    with a note.
-
-    Args:
-        data: the folder of the task's files; none for an embedded task.
-
-    Raises:
-        InputError: if the examples or the checkpoint are missing.
-    """
+    """A result with its baselines and published scores; a baseline that predicts the same number
+    for all examples, or has nothing to learn from, is left out with a note. InputError if the
+    examples, of a folder of data unless they are embedded, or the checkpoint are missing."""
     pool, member = result.pool, result.best_member
     folder = data_folder(member.row, member.folder, data)
     examples = examples_of(member.row, folder).parts[result.task]
@@ -55,8 +45,7 @@ def with_baselines(result: TaskResult, data: Path | None) -> TaskResult:
         checkpoint = model_of(member.row, member.folder, WITHOUT).checkpoint
         if checkpoint is not None:
             add(COSINE, cosine, examples, checkpoint, int(member.row.max_length or 128))
-    papers = published(result.task)
-    return replace(result, others=others, published=papers).with_notes(*notes)
+    return replace(result, others=others, published=published(result.task)).with_notes(*notes)
 
 
 def is_comparison(data: TaskData) -> bool:
@@ -67,12 +56,9 @@ def is_comparison(data: TaskData) -> bool:
 def cosine(data: TaskData, checkpoint: Path, max_length: int) -> Floats:
     """Predictions [N, C] on dev by the cosine of both texts' embeddings, if `is_comparison`.
 
-    An embedding is the mean of a text's hidden states in an encoder that was not trained for the
-    task. The cosine is the predicted number; for two classes it is compared with the threshold that
-    is most accurate on train.
-
-    Args:
-        checkpoint: the encoder's folder, vocabulary included.
+    An embedding is the mean of a text's hidden states in the encoder of a checkpoint, as it was
+    before training. The cosine is the predicted number; for two classes it is compared with the
+    threshold that is most accurate on train.
     """
     from minbert.data.tokenizer import Tokenizer
 
@@ -104,5 +90,4 @@ def threshold(values: Floats, labels: NDArray[np.generic]) -> float:
 def _cosines(examples: Examples, embed: Callable[[tuple[str, ...]], Floats]) -> Floats:
     a, b = embed(examples.text_a), embed(examples.text_b or ())
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines: Floats = (a * b).sum(axis=1) / np.maximum(lengths, 1e-12)
-    return cosines
+    return np.asarray((a * b).sum(axis=1) / np.maximum(lengths, 1e-12))

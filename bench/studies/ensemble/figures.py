@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -29,20 +29,14 @@ BASELINE: Final = "baseline"
 PUBLISHED: Final = "published, on other examples"
 
 
-class _Shape(NamedTuple):
-    marker: str
-    colour: str
-    filled: bool
-    size: float
-
-
 _SHAPES: Final = {
-    ENSEMBLE: _Shape("o", BLUE, True, 7.5),
-    BEST: _Shape("s", INK, True, 6.5),
-    BASELINE: _Shape("^", ORANGE, True, 6.5),
-    CELL: _Shape("o", GREY, False, 5.0),
-    PUBLISHED: _Shape("D", PURPLE, False, 5.5),
+    ENSEMBLE: ("o", BLUE, BLUE, 7.5),
+    BEST: ("s", INK, INK, 6.5),
+    BASELINE: ("^", ORANGE, ORANGE, 6.5),
+    CELL: ("o", GREY, PAPER, 5.0),
+    PUBLISHED: ("D", PURPLE, PAPER, 5.5),
 }
+"""Marker, colour, the colour that fills it, and size."""
 _LONGEST: Final = 44
 """Characters of a label."""
 _DASHED: Final[Any] = {"color": INK, "linewidth": 0.7, "linestyle": (0, (2, 3)), "zorder": 1}
@@ -50,13 +44,8 @@ _DASHED: Final[Any] = {"color": INK, "linewidth": 0.7, "linestyle": (0, (2, 3)),
 
 @dataclass(frozen=True)
 class Mark:
-    """A marker in a figure.
-
-    Attributes:
-        kind: which marker: `ENSEMBLE`, `BEST`, `BASELINE`, `CELL` or `PUBLISHED`.
-        score: with its interval, if known.
-        parameters: None where not known.
-    """
+    """A marker in a figure, of one of the kinds in `_SHAPES`; `parameters` are None where not
+    known."""
 
     label: str
     kind: str
@@ -86,10 +75,10 @@ def scores(marks: Sequence[Mark], label: str, stem: str, alt: str, caption: str)
 
 def sizes(marks: Sequence[Mark], label: str, stem: str, alt: str, caption: str) -> Drawing:
     """Scores against parameters, for marks whose parameters are known."""
-    known = [mark for mark in marks if mark.parameters]
-    counts = [mark.parameters or 0 for mark in known]
+    known = [(mark, mark.parameters) for mark in marks if mark.parameters]
+    counts = [parameters for _, parameters in known]
     with canvas(3.6) as (figure, axes):
-        for mark, parameters in zip(known, counts, strict=True):
+        for mark, parameters in known:
             _draw(axes, mark, parameters, mark.score.value, yerr=_lengths(mark), elinewidth=1.0)
             if mark.kind in (BASELINE, PUBLISHED):
                 axes.annotate(
@@ -118,18 +107,15 @@ def choice(
     alt: str,
     caption: str,
 ) -> Drawing:
-    """Scores at each step of the greedy choice, and the size that was taken.
-
-    Args:
-        held_out, dev: scores after each addition, on held-out examples and on dev.
-        taken: the size of the ensemble.
-    """
-    curves = {"held out, which chooses": held_out, "dev, which chooses nothing": dev}
-    styles = (BLUE, "o", "-"), (ORANGE, "^", "--")
+    """Scores at each step of the greedy choice, and the size of the ensemble that was taken."""
+    curves = (
+        ("held out, which chooses", held_out, BLUE, "o", "-"),
+        ("dev, which chooses nothing", dev, ORANGE, "^", "--"),
+    )
     with canvas(3.2) as (figure, axes):
         axes.axvline(taken, **_DASHED)
         lines = []
-        for (name, values), (colour, marker, style) in zip(curves.items(), styles, strict=True):
+        for name, values, colour, marker, style in curves:
             points = [math.nan if value is None else value for value in values]
             lines += axes.plot(
                 range(1, len(held_out) + 1), points, color=colour, marker=marker, markersize=3.5,
@@ -144,12 +130,11 @@ def choice(
 
 def _draw(axes: Axes, mark: Mark, x: float, y: float, **bars: Any) -> None:
     """Draw a mark with its interval; it is in the legend if it is the first of its kind."""
-    shape = _SHAPES[mark.kind]
+    marker, colour, filling, size = _SHAPES[mark.kind]
     labels = axes.get_legend_handles_labels()[1]
     axes.errorbar(
-        [x], [y], **bars, linestyle="none", color=shape.colour, marker=shape.marker,
-        markerfacecolor=shape.colour if shape.filled else PAPER, markersize=shape.size,
-        markeredgewidth=1.2, zorder=3 if mark.kind == CELL else 4,
+        [x], [y], **bars, linestyle="none", color=colour, marker=marker, markerfacecolor=filling,
+        markersize=size, markeredgewidth=1.2, zorder=3 if mark.kind == CELL else 4,
         label="" if mark.kind in labels else mark.kind,
     )  # fmt: skip
 

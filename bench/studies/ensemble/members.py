@@ -46,11 +46,8 @@ class Member:
 
 @dataclass(frozen=True)
 class Pool:
-    """The cells of one task that can be members, and the labels [N] of the examples that all of
-    them predicted.
-
-    `left_out` counts cells that predicted other examples and were left out for that.
-    """
+    """The cells of one task that can be members, the labels [N] of the examples that all of them
+    predicted, and the number of cells that were left out since they predicted others."""
 
     task: str
     metric: str
@@ -182,7 +179,6 @@ def _same_examples(one: Arrays, other: Arrays) -> bool:
 
 
 def _read(row: Row, folder: Path, task: str) -> Arrays:
-    """A cell's arrays for a task, checked."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 

@@ -28,16 +28,11 @@ def print_sections(results: Sequence[Result]) -> None:
     """Print the sections to stdout, without cells that did not become members."""
     for section in _sections(results):
         echo(section.heading)
-        tables = [table for table in section.tables if not table.folded]
-        print_tables(tables, [*section.lines, ""])
+        print_tables([each for each in section.tables if not each.folded], [*section.lines, ""])
 
 
 def facts_of(results: Sequence[Result], command: str) -> Facts:
-    """The content of the pages of some ensembles.
-
-    Args:
-        command: the command line that makes the pages again.
-    """
+    """The content of the pages of some ensembles, made again by a command line."""
     tasks = [clean(result.task) for result in results if isinstance(result, TaskResult)]
     title, *lines = sentences("ensemble_page", results=results, tasks=tasks, **_WORDS)
     return Facts(
@@ -72,9 +67,11 @@ def _sections(results: Sequence[Result]) -> list[Section]:
 def _drawings(result: Result, section: Section) -> list[Drawing]:
     """The figures of a section. A published score of all parts is in none of fewer parts."""
     label, alone, best = dev_label(result.metric), [], BEST
-    stem, is_partial = section.anchor, isinstance(result, Overall) and bool(result.missing)
-    papers = [] if is_partial else _papers(result)
+    papers = [] if isinstance(result, Overall) and result.missing else _papers(result)
+    stem, size, held_out, dev = section.anchor, 0, [], []
     if isinstance(result, TaskResult):
+        size, held_out = result.size, [stage.held_score for stage in result.stages]
+        dev = [stage.dev_score for stage in result.stages]
         stem = result.task if result.task in TASKS else stem
         best = clean(result.best.label)
         alone = [entry for entry in result.alone if entry.members[0] is not result.best_member]
@@ -88,10 +85,6 @@ def _drawings(result: Result, section: Section) -> list[Drawing]:
     marks += [
         Mark(paper.model, PUBLISHED, Interval(paper.score), paper.parameters) for paper in papers
     ]
-    stages = result.stages if isinstance(result, TaskResult) else []
-    held_out = [stage.held_score for stage in stages]
-    dev = [stage.dev_score for stage in stages]
-    size = result.size if isinstance(result, TaskResult) else 0
     words = sentences(
         "ensemble_figures", marks=marks, label=label, others=len(alone), most=_MOST_CELLS,
         held_out=held_out, dev=dev, taken=size, cell=CELL, published=PUBLISHED, **_WORDS,
@@ -99,7 +92,7 @@ def _drawings(result: Result, section: Section) -> list[Drawing]:
     drawings = [figures.scores(marks, label, f"{stem}-scores", *words[:2])]
     if any(mark.parameters for mark in marks):
         drawings.append(figures.sizes(marks, label, f"{stem}-parameters", *words[2:4]))
-    if len(stages) > 1:
+    if len(dev) > 1:
         label = label.removeprefix("dev ")
         drawings.append(figures.choice(held_out, dev, size, label, f"{stem}-choice", *words[4:]))
     return drawings
@@ -121,7 +114,6 @@ def _scores_table(result: Result) -> Table:
 
 
 def _cells_tables(result: TaskResult) -> list[Table]:
-    """The members alone, and the cells that did not become members."""
     weights = {member.row.cell_id: weight for member, weight in result.members}
     cells = [(weights.get(entry.members[0].row.cell_id, 0), entry) for entry in result.alone]
     cells.sort(key=lambda cell: (-cell[0], -(cell[1].held_score or 0)))
@@ -140,7 +132,6 @@ def _cells_tables(result: TaskResult) -> list[Table]:
 
 
 def _scores(entry: Entry, result: Result) -> dict[str, object]:
-    """The fields of an entry that all tables have."""
     return {
         "dev": entry.dev, "difference": result.differences(entry)[0],
         "held_score": entry.held_score, "parameters": entry.parameters,
@@ -152,7 +143,6 @@ def _papers(result: Result) -> list[Published]:
 
 
 def _published_tables(result: Result) -> list[Table]:
-    """A table of published scores, if there are any."""
     papers = _papers(result)
     if not papers:
         return []

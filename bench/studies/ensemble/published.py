@@ -29,6 +29,5 @@ def published(task: str) -> list[Published]:
 
 
 def caveat(task: str) -> str:
-    """The caveat to print with a task's published scores."""
     other = _BY_TASK[task]["examples"] if task in _BY_TASK else "other examples"
     return f"published scores, of {other}: what can be reached, not what was compared"

@@ -38,7 +38,6 @@ class Entry:
     Attributes:
         kind: the same for every task, such as `ensemble` or `best member`.
         name: such as a cell's name; the kind, where it has no name of its own.
-        dev: the score with its interval.
         values: a number for each dev example, [N], whose mean is the score.
         held_score: the score on held-out examples; None for a baseline that didn't predict them.
         members: the cells whose parameters it has, or as many as; empty where not known.
@@ -53,7 +52,6 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """The kind and the name; the kind alone where it has no name of its own."""
         return self.kind if self.name == self.kind else f"{self.kind}: {self.name}"
 
     @property
@@ -71,7 +69,6 @@ class Entry:
         return sum(own.values()) + sum(shared.values())
 
     def less(self, other: "Entry") -> Interval:
-        """The difference of two scores on the same examples, with its interval."""
         return spread((self.values - other.values)[None]).interval()
 
 
@@ -106,7 +103,6 @@ class Result:
 
     @property
     def compared(self) -> list[Entry]:
-        """The ensemble, its best member and its baselines."""
         return [self.ensemble, self.best, *self.others]
 
     @property
@@ -128,15 +124,9 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult(Result):
-    """An ensemble of one task.
-
-    Attributes:
-        average: what is averaged, `logits` or `probabilities`.
-        members: the ensemble's members with their weights.
-        alone: each candidate by itself, in their order.
-        stages: all steps of the choice, later ones that were not taken included.
-        encoders: the best member of each encoder other than the best member's.
-    """
+    """An ensemble of one task, with the score of each candidate `alone`, all steps of the choice,
+    later ones that were not taken included, and the best member of each other encoder than the best
+    member's."""
 
     pool: Pool
     average: str
@@ -152,11 +142,9 @@ class TaskResult(Result):
 
     @property
     def size(self) -> int:
-        """The sum of all members' weights."""
         return sum(weight for _, weight in self.members)
 
     def with_notes(self, *notes: str) -> "TaskResult":
-        """The same with more notes."""
         return replace(self, notes=(*self.notes, *notes))
 
 
@@ -169,18 +157,15 @@ class Overall(Result):
 
 
 def ensemble_of(pool: Pool, average: str, most: int) -> TaskResult:
-    """Choose an ensemble on held-out examples, and score it on dev.
+    """Choose an ensemble of `most` members at most, each counted by its weight, on held-out
+    examples, and score it on dev.
 
     The best member has the highest score on held-out examples: dev chooses nothing. Ties go to the
     lowest cell id, so that the order of rows doesn't matter.
 
-    Args:
-        average: `logits` or `probabilities`.
-        most: the largest size, each member counted by its weight.
-
     Raises:
-        InputError: for predicted numbers or labels that are all the same, or members with
-            different classes.
+        InputError: for predicted numbers or labels that are all the same, or members with different
+            classes.
     """
     task, metric, members = pool.task, pool.metric, pool.members
     if metric == "pearson" and not np.ptp(pool.held_labels):
@@ -227,11 +212,8 @@ def ensemble_of(pool: Pool, average: str, most: int) -> TaskResult:
 
 
 def average_of_all(pool: Pool, average: str) -> Entry:
-    """The average of all cells with equal weights, which the choice has to beat.
-
-    Raises:
-        InputError: for predictions that can't be averaged, or whose average is constant.
-    """
+    """The average of all cells with equal weights, which the choice has to beat; InputError for
+    predictions that can't be averaged, or whose average is constant."""
     held_out, dev = (_averaged(pool, average, name) for name in ("held_logits", "logits"))
     weights = tuple((index, 1) for index in range(len(dev)))
     held_score = score(pool.metric, averaged(held_out, weights), pool.held_labels)
@@ -246,14 +228,10 @@ def entry_for(
     held_score: float | None = None,
     members: tuple[Member, ...] = (),
 ) -> Entry:
-    """An entry of predictions [N, C] on the pool's dev examples.
-
-    Raises:
-        ValueError: for predicted numbers that are all the same.
-    """
+    """An entry of predictions [N, C] on the pool's dev examples; ValueError for predicted numbers
+    that are all the same."""
     values = values_for(pool.metric, predictions, pool.labels)
-    dev = score_of(pool.metric, [values])
-    return Entry(kind, name or kind, dev, values, held_score, members)
+    return Entry(kind, name or kind, score_of(pool.metric, [values]), values, held_score, members)
 
 
 def _average(
@@ -264,7 +242,6 @@ def _average(
     kind: str,
     name: str = "",
 ) -> Entry:
-    """The entry of an average of cells, from the predictions of all of them on dev."""
     members = tuple(pool.members[index] for index, _ in weights)
     try:
         return entry_for(pool, kind, averaged(dev, weights), name, held_score, members)
@@ -283,7 +260,6 @@ def _stages(pool: Pool, choice: Choice, dev: Sequence[Floats]) -> list[Stage]:
 
 
 def _averaged(pool: Pool, average: str, name: str) -> list[Floats]:
-    """All cells' predictions under a name as they enter the average."""
     predictions = []
     for member in pool.members:
         try:
@@ -335,7 +311,6 @@ def overall_of(results: Sequence[TaskResult]) -> Overall | None:
 
 
 def _mean(parts: Sequence[str], entries: Sequence[Entry]) -> Entry:
-    """The overall score of entries of one kind, one for each part."""
     of_parts = dict(zip(parts, entries, strict=True))
     name = _PLURALS.get(entries[0].kind, entries[0].kind)
     return Entry(

@@ -21,10 +21,8 @@ and empty for the best member; `to_ensemble` is its score less the ensemble's.""
 
 
 def _row(entry: Entry, result: Result) -> Row:
-    """An entry with its differences to the best member and to the ensemble.
-
-    `members` counts cells, each once; it and `parameters` are None where they are not known.
-    """
+    """An entry with its differences to the best member and to the ensemble. `members` counts cells,
+    each once; it and `parameters` are None where they are not known."""
     difference, to_ensemble = result.differences(entry)
     models = {member.row.model for member in entry.members}
     return {
@@ -41,7 +39,6 @@ def _row(entry: Entry, result: Result) -> Row:
 
 
 def _cells(result: TaskResult) -> list[Row]:
-    """The rows of all cells of the pool, each alone, with its weight in the ensemble."""
     weights = {member.row.cell_id: weight for member, weight in result.members}
     return [
         {**_row(entry, result), "cell_id": cell_id, "weight": weights.get(cell_id, 0)}

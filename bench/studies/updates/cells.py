@@ -26,24 +26,17 @@ class KeptCell:
 
     @property
     def whole(self) -> bool:
-        """Whether all of the model trained, without adapters."""
         return self.row.mode == "full"
 
     @property
     def weights(self) -> Path:
-        """The file of its weights."""
         return self.folder / WEIGHTS
 
 
 def find(runs: Sequence[Path]) -> tuple[list[KeptCell], list[str]]:
     """The cells of some CSVs that kept weights, in their order, and a note for each reason why
-    others are left out.
-
-    A cell that is in several CSVs counts once, where it has weights.
-
-    Raises:
-        InputError: if there is none.
-    """
+    others are left out; InputError if there is none. A cell in several CSVs counts once, where it
+    has weights."""
     files = ", ".join(map(str, runs))
     cells: dict[str, KeptCell] = {}
     left_out: dict[str, str] = {}

@@ -23,10 +23,8 @@ _WITHOUT: Final = "name other results with --runs"
 def measure_all(
     cells: Sequence[KeptCell], cut: Sequence[KeptCell], data: Path | None, ranks: Sequence[int]
 ) -> tuple[list[Update], list[Truncation]]:
-    """The spectra of all cells, and the scores of the cells to cut.
-
-    Args:
-        data: the folder of the tasks' files, if they are not embedded.
+    """The spectra of all cells, and the scores of the cells to cut, on tasks of a folder of data
+    unless they are embedded.
 
     Raises:
         InputError: if weights, checkpoints or examples are missing or have changed, or a GPU is
@@ -61,10 +59,8 @@ def measure_all(
 
 
 def _conditions(cut: Sequence[KeptCell]) -> list[Conditions]:
-    """The conditions in which to predict with each cell to cut: on a CPU for cells from a CPU.
-
-    If a GPU was tried, this process sees only that one from now on.
-    """
+    """The conditions in which to predict with each cell to cut: on a CPU for cells from a CPU. If a
+    GPU was tried, this process sees only that one from now on."""
     from bench.machine.conditions import find_conditions
 
     machine_with = cache(find_conditions)

@@ -42,8 +42,7 @@ class Spectrum:
     def shares(self) -> Floats:
         """The share of the energy in the k largest directions, for k from 1 to m, [m]."""
         sums = np.cumsum((self.values / self.values[0]) ** 2)
-        energy_shares: Floats = sums / sums[-1]
-        return energy_shares
+        return np.asarray(sums / sums[-1])
 
     def rank_for(self, share: float) -> int:
         """The least k whose largest directions hold a share (below 1) of the energy."""
@@ -68,11 +67,7 @@ class Spectrum:
 
 
 def spectrum_of(matrix: Floats) -> Spectrum:
-    """The spectrum of a matrix [o, i].
-
-    Raises:
-        ValueError: for one that is all zero or not finite.
-    """
+    """The spectrum of a matrix [o, i]; ValueError for one that is all zero or not finite."""
     if not np.isfinite(matrix).all():
         raise ValueError("holds numbers that are not finite")
     if not matrix.any():
@@ -109,12 +104,8 @@ Position = tuple[int, str]
 
 @dataclass(frozen=True, eq=False)
 class Module:
-    """A linear layer that training changed.
-
-    Attributes:
-        spectra: the spectrum of each matrix in `PREFIXES`.
-        relative_size: the Frobenius norm of the update over that of the weight before training.
-    """
+    """A linear layer that training changed, with the spectrum of each matrix in `PREFIXES`, and the
+    Frobenius norm of the update over that of the weight before training."""
 
     position: Position
     spectra: Mapping[str, Spectrum]
@@ -135,12 +126,10 @@ def mean_energy(modules: Sequence[Module], matrix: str) -> Floats:
     curves = [module.spectra[matrix].shares for module in modules]
     longest = max(map(len, curves))
     padded = [np.pad(curve, (0, longest - len(curve)), constant_values=1.0) for curve in curves]
-    mean: Floats = np.mean(padded, axis=0)
-    return mean
+    return np.asarray(np.mean(padded, axis=0))
 
 
 def rows_of(updates: Sequence[Update]) -> list[dict[str, Any]]:
-    """A row of `COLUMNS` for each cell and module."""
     rows = []
     for update in updates:
         axes = {"cell": update.cell.label, **{name: update.cell.row[name] for name in AXES}}

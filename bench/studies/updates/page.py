@@ -26,17 +26,10 @@ _BEFORE: Final[Any] = {"color": GREY, "linestyle": (0, (6, 2)), "linewidth": 1.4
 
 
 def facts(
-    updates: Sequence[Update],
-    truncations: Sequence[Truncation],
-    notes: Sequence[str],
-    command: str,
+    updates: Sequence[Update], truncations: Sequence[Truncation], notes: Sequence[str], command: str
 ) -> Facts:
-    """The content of the page.
-
-    Args:
-        notes: remarks on cells that were left out and on the tasks.
-        command: the command line that made it.
-    """
+    """The content of the page, made again by a command line, with remarks on cells that were left
+    out and on the tasks."""
     whole = next((update for update in updates if update.cell.whole), updates[0])
     metrics = dict.fromkeys(truncation.metric for truncation in truncations)
     models, tasks = (
@@ -49,8 +42,7 @@ def facts(
         for kind in KINDS.values()
         if (modules := [module for module in whole.modules if module.position[1] == kind])
     }
-    is_cut = len(updates) > _MOST
-    more = [f"Figures show the first {_MOST} cells, tables all."] if is_cut else []
+    more = [f"Figures show the first {_MOST} cells, tables all."] if len(updates) > _MOST else []
     return Facts(
         title=f"What training changed: {models} on {tasks}, {count(len(updates), 'cell')}",
         findings=tables.findings(updates, truncations),

@@ -20,8 +20,6 @@ _BY_KIND: Final = ({*_RANKS} - {"nonzero", "effective_rank"}) | {"random_rank_90
 
 
 class Range(NamedTuple):
-    """A figure's mean, least and most over some modules."""
-
     mean: float
     low: float
     high: float
@@ -34,7 +32,6 @@ def frame_of(updates: Sequence[Update]) -> pd.DataFrame:
 
 
 def range_of(modules: pd.DataFrame, column: str) -> Range:
-    """The range of a column over some modules."""
     values = modules[column]
     return Range(float(values.mean()), values.min().item(), values.max().item())
 
@@ -79,7 +76,6 @@ def tables(updates: Sequence[Update], truncations: Sequence[Truncation]) -> list
 
 
 def module_table(updates: Sequence[Update]) -> Table:
-    """Every module of every cell, for the page only."""
     rows = [
         {
             "cell": row["cell"],
@@ -95,7 +91,6 @@ def module_table(updates: Sequence[Update]) -> Table:
 
 
 def findings(updates: Sequence[Update], truncations: Sequence[Truncation]) -> list[str]:
-    """The main findings, a sentence for each cell."""
     energies = []
     for update in updates:
         frame = frame_of([update])
@@ -141,8 +136,7 @@ def _kinds_table(frame: pd.DataFrame) -> Table:
         for cell, modules in frame.groupby("cell", sort=False)
         for number, (kind, of_kind) in enumerate(_by_kind(modules))
     ]
-    caption = "By kind of linear layer: mean over layers (least to most)"
-    return table("updates", rows, caption)
+    return table("updates", rows, "By kind of linear layer: mean over layers (least to most)")
 
 
 def _scores(truncations: Sequence[Truncation]) -> Table:
@@ -168,7 +162,6 @@ def _digits(figure: str) -> int:
 
 
 def _range_text(modules: pd.DataFrame, figure: str, prefix: str = "") -> str:
-    """A figure's mean, least and most, or a dash."""
     if f"{prefix}{figure}" not in modules:
         return DASH
     (mean, low, high), digits = range_of(modules, f"{prefix}{figure}"), _digits(figure)

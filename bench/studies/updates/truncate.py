@@ -61,7 +61,6 @@ def truncate(
         ranks: lowest first.
         examples: the cell's, from `bench.results.origins.examples_of`.
         data: the folder that they are from; none for an embedded task.
-        conditions: those to predict in.
         on_rank: called with a description before each rank.
 
     Raises:
@@ -122,7 +121,6 @@ def _values(model: BertClassifier, dev: tokens.TokenisedExamples, cell: KeptCell
 
 
 def _layers(model: BertClassifier, base: Model, most: int) -> list[_Layer]:
-    """The linear layers of a model's encoder, with the `most` largest directions of updates."""
     before = base_weights(base)
     layers = []
     for position, weight in linear_weights(model.bert).items():

@@ -15,13 +15,9 @@ _MOST: Final = 100_000
 
 @dataclass(frozen=True)
 class Truncated:
-    """A model with each update cut to a rank.
-
-    Attributes:
-        rank: None for the model as trained.
-        dev: the score on dev; None where all predictions are the same number.
-        change: the difference to the model as trained, paired by example; None for that itself.
-    """
+    """A model with each update cut to a rank (None: as trained), its score on dev (None: all
+    predictions are the same number), and the difference to the model as trained, paired by
+    example."""
 
     rank: int | None
     dev: Interval | None
@@ -29,7 +25,6 @@ class Truncated:
 
     @property
     def label(self) -> str:
-        """The rank, or `full`."""
         return FULL if self.rank is None else str(self.rank)
 
     @property
@@ -41,12 +36,8 @@ class Truncated:
 
 @dataclass(frozen=True)
 class Truncation:
-    """The scores of a cell with its updates cut to some ranks, lowest first, as trained last.
-
-    Attributes:
-        examples: the number of dev examples.
-        problem: set if the score as trained differs from the cell's own.
-    """
+    """The scores of a cell on dev examples with its updates cut to some ranks, lowest first, as
+    trained last; `problem` if the latter differs from the cell's own."""
 
     cell: KeptCell
     metric: str
@@ -60,7 +51,6 @@ class Truncation:
         return max((n for n, cut in enumerate(self.scores[:-1], 1) if cut.is_worse), default=0)
 
     def as_json(self) -> dict[str, Any]:
-        """The scores by rank, `full` as trained."""
         return {
             "cell": self.cell.label,
             "cell_id": self.cell.row.cell_id,
@@ -76,12 +66,8 @@ class Truncation:
 
 
 def parse_ranks(text: str) -> tuple[int, ...]:
-    """The distinct ranks in a text such as `"0,1,8,full"`, lowest first; `full`, which is always
-    scored, is left out.
-
-    Raises:
-        InputError: for anything else.
-    """
+    """The distinct ranks in a text such as `"0,1,8,full"`, lowest first, without `full`, which is
+    always scored; InputError for anything else."""
     ranks = set()
     for word in map(str.strip, text.split(",")):
         if word == FULL:
@@ -96,5 +82,4 @@ def parse_ranks(text: str) -> tuple[int, ...]:
 
 
 def problems(truncations: Sequence[Truncation]) -> list[str]:
-    """The problems of all cells, a line each."""
     return [plain(cell.problem) for cell in truncations if cell.problem is not None]

@@ -49,15 +49,9 @@ class Pair(NamedTuple):
 
 
 def measure(cell: KeptCell, base: Model, known: Known) -> Update:
-    """The spectra of a cell's updates, and of the weights before training.
-
-    Args:
-        base: the checkpoint that it was trained from.
-        known: spectra of earlier calls, to which new ones are added.
-
-    Raises:
-        InputError: if the weights can't be read, or are not finite.
-    """
+    """The spectra of a cell's updates, and of the weights of its base before training; `known` are
+    spectra of earlier calls, to which new ones are added. InputError if the weights can't be read,
+    or are not finite."""
     modules: list[Module] = []
     unmoved = 0
     for position, before, change in pairs(cell, base):
@@ -86,14 +80,8 @@ def _spectrum(matrix: Floats, position: Position, path: Path | None) -> Spectrum
 
 
 def pairs(cell: KeptCell, base: Model) -> Iterator[Pair]:
-    """The linear layers of a cell's encoder, layer by layer, unchanged ones included.
-
-    Args:
-        base: the checkpoint that it was trained from.
-
-    Raises:
-        InputError: as `load_model`.
-    """
+    """The linear layers of a cell's encoder, layer by layer, unchanged ones included; InputError as
+    `load_model`."""
     trained = load_model(cell, base)
     plain = linear_weights(trained.bert)
     adapted = {
@@ -112,25 +100,16 @@ def pairs(cell: KeptCell, base: Model) -> Iterator[Pair]:
 
 
 def base_weights(base: Model) -> Mapping[Position, NDArray[np.float32]]:
-    """The linear layers' weights [o, i] of a checkpoint, layer by layer in the order of `KINDS`.
-
-    Raises:
-        InputError: of `minbert`, if it can't be loaded.
-    """
+    """The linear layers' weights [o, i] of a checkpoint, layer by layer in the order of `KINDS`;
+    InputError of `minbert` if it can't be loaded."""
     encoder = BertEncoder(cast(BertConfig, base.config), pooler=False)
     load_encoder(encoder, cast(Path, base.checkpoint))
     return {position: rows.numpy() for position, rows in linear_weights(encoder).items()}
 
 
 def load_model(cell: KeptCell, base: Model) -> BertClassifier:
-    """A cell's trained model, ready to predict.
-
-    Args:
-        base: the checkpoint that it was trained from.
-
-    Raises:
-        InputError: as `load_trained`.
-    """
+    """A cell's trained model, ready to predict, with the checkpoint that it was trained from;
+    InputError as `load_trained`."""
     job = replace(Job.read(cell.folder), checkpoint=str(base.checkpoint))
     return cast(BertClassifier, load_trained(job, cell.folder))
 
@@ -155,8 +134,7 @@ def adapter_update(layer: AdaptedLinear, index: int) -> Floats:
     exact = deepcopy(layer).double()
     with torch.no_grad():
         rows = exact.weight_change().chunk(len(layer.parts))[index]
-    change: Floats = rows.numpy()
-    return change
+    return np.asarray(rows.numpy())
 
 
 def position_of(name: str) -> Position | None:

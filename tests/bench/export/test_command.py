@@ -382,11 +382,10 @@ def test_a_full_disk_or_a_failed_check_leaves_nothing(
 
 def test_the_recommended_setting_gives_its_lowest_seed_with_weights(tmp_path: Path) -> None:
     runs = copy_reference(tmp_path)
-    chosen = choice.recommended_cell(runs, "memory", "", None, None)
-    row = chosen.row
+    row, settings = choice.recommended_cell(runs, "memory", "", None, None)
     assert (row.mode, row.rank, row.layers, row.frozen_dtype) == ("lora", 8, "attn", "fp32")
     assert row.seed == 0
-    assert chosen.settings == 69
+    assert settings == 69
     later = next(
         other
         for other in reference_rows()
@@ -396,8 +395,8 @@ def test_the_recommended_setting_gives_its_lowest_seed_with_weights(tmp_path: Pa
     folder = folder_of(runs, later)
     folder.mkdir(parents=True)
     (folder / WEIGHTS).touch()
-    assert choice.recommended_cell(runs, "memory", "", None, None).row.seed == 1
-    row = choice.recommended_cell(runs, "memory", "memory<=1400MiB score>=0.57", None, None).row
+    assert choice.recommended_cell(runs, "memory", "", None, None)[0].seed == 1
+    row, _ = choice.recommended_cell(runs, "memory", "memory<=1400MiB score>=0.57", None, None)
     assert float(row.peak_rss_mib or 0) <= 1500
     with pytest.raises(InputError, match="no setting is recommended yet"):
         choice.recommended_cell(runs, "memory", "memory<=1MiB", None, None)
@@ -410,19 +409,19 @@ def test_a_name_that_several_cells_have_is_refused(tmp_path: Path) -> None:
     write_rows(runs, rows)
     with pytest.raises(InputError, match="is the name of 2 cells; give the id of one"):
         choice.named_cell(runs, rows[0].name)
-    assert choice.named_cell(runs, rows[1].cell_id).row.epochs == 3
+    assert choice.named_cell(runs, rows[1].cell_id)[0].epochs == 3
 
 
 def test_what_this_machine_or_one_model_can_not_do_is_refused(
     place: GridRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = row_named(place, LORA) | {"folds": 5, "fold": 0}
-    monkeypatch.setattr(main, "recommended_cell", lambda *_, **__: choice.Choice(row, 4))
+    monkeypatch.setattr(main, "recommended_cell", lambda *_, **__: (row, 4))
     done = export("recommended", "--to", "model")
     assert done.code == 2
     assert "was scored in 5 folds, each by a model of its own; add --refit" in done.err
     fp16 = row_named(place, FULL) | {"amp": "fp16"}
-    monkeypatch.setattr(main, "named_cell", lambda *_: choice.Choice(fp16, None))
+    monkeypatch.setattr(main, "named_cell", lambda *_: (fp16, None))
     model = find_model(str(place.model), "pretrained", "auto")
     monkeypatch.setattr(main, "model_of", lambda *_: model)
     monkeypatch.setattr(cells, "find_conditions", lambda _: mock.Mock(device=Device()))

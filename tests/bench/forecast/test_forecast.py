@@ -2,10 +2,11 @@
 
 import pytest
 
+from bench.analysis.groups import Group
 from bench.forecast import features
 from bench.forecast.costs import Variant, totals_of
 from bench.forecast.features import memory_features, replayed_steps, time_features
-from bench.forecast.forecast import Forecast, memory_column, rows_like, rows_of_model
+from bench.forecast.forecast import Forecast, rows_like, rows_of_model
 from bench.stats.steptimes import STEPS_ENOUGH
 from bench.worker.probes import replay
 from tests.bench.synthetic_rows import cell, failed_row, full_grid, planned_row, synthetic_rows
@@ -166,7 +167,6 @@ def test_only_rows_that_may_be_compared_count():
 
 
 def test_the_headline_of_memory_is_predicted():
-    assert memory_column(synthetic_rows(2)) == "peak_rss_mib"
-    assert memory_column([planned_row(CELLS[0]) | {"device": "cuda:0"}]) == (
-        "peak_cuda_allocated_mib"
-    )
+    assert Group(tuple(synthetic_rows(2)), ()).memory_column == "peak_rss_mib"
+    on_gpu = planned_row(CELLS[0]) | {"device": "cuda:0"}
+    assert Group((on_gpu,), ()).memory_column == "peak_cuda_allocated_mib"
