@@ -36,8 +36,9 @@ _FOLLOWING: Final = (
 )  # fmt: skip
 """Settings of a group that may follow from its encoder."""
 _SHARED: Final = tuple(
-    n for n in named(lambda about: about.compared in ("group", "never")) if n not in _FOLLOWING
-)
+    n for n in named(lambda about: about.compared in ("group", "never"))
+    if n not in (*_FOLLOWING, "regression_loss")
+)  # fmt: skip
 """Settings in which the groups of several encoders agree."""
 
 
@@ -204,18 +205,14 @@ class Group:
 def groups(
     rows: Sequence[Row], planned: Sequence[Row] = (), values_of: ValuesOf = no_values
 ) -> list[Group]:
-    """Rows, and planned cells without a row, grouped by what may be compared.
-
-    A planned cell needs a result of its code_version. Candidates of a search for learning rates
-    are left out: they were scored on other examples. The group of the plan comes first, then the
-    newest and, of equally new ones, the largest.
-    """
+    """Rows, and planned cells without a row of their code_version, grouped by what may be compared.
+    Candidates of a search for learning rates are left out: they were scored on other examples. The
+    group of the plan comes first, then the newest and, of equally new ones, the largest."""
     done = still_lacking([row for row in latest(rows).values() if not row.is_candidate])
     planned = [row for row in planned if not row.is_candidate]
     known = {(row.key, row.code_version) for row in rows}
-    waiting = [
-        replace(row, status=None) for row in planned if (row.key, row.code_version) not in known
-    ]
+    waiting = [row for row in planned if (row.key, row.code_version) not in known]
+    waiting = [replace(row, status=None) for row in waiting]
     planned_keys = {group_key(row) for row in planned}
     by_key = grouped([*done, *waiting], group_key)
 
@@ -256,13 +253,10 @@ def settings_key(row: Row) -> tuple[Value, ...]:
     return (row.model_digest, row.data_digest, row.regression_loss or "mse", *_other_keys(row))
 
 
-_other_keys = attrgetter(
-    *(
-        name
-        for name in named(lambda about: about.compared in ("group", "never"))
-        if name not in ("model_digest", "data_digest", "regression_loss")
-    )
-)
+_other_keys = attrgetter(*(
+    name for name in named(lambda about: about.compared in ("group", "never"))
+    if name not in ("model_digest", "data_digest", "regression_loss")
+))  # fmt: skip
 _GROUP_COLUMNS: Final = (
     *(name for name in group_names("conditions") if name != "code_version"),
     *named(lambda about: about.compared in ("group", "never", "label")),
@@ -352,5 +346,4 @@ def decided_over(groups: Sequence[Group]) -> Group:
 
 def _shared(group: Group) -> tuple[Value, ...]:
     row = group.first
-    values = (row[name] for name in _SHARED if name != "regression_loss")
-    return (row.conditions_id, *values, row.regression_loss or "mse")
+    return (row.conditions_id, *(row[name] for name in _SHARED), row.regression_loss or "mse")

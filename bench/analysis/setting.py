@@ -49,7 +49,6 @@ _AXES: Final = tuple(
     n for n in named(lambda about: about.compared == "axis") if n not in ("seed", "fold")
 )
 
-
 point: Final[Callable[[Row], tuple[Value, ...]]] = attrgetter(*_AXES, FROZEN, *FROM_MODE)
 """The values that identify a setting within a group."""
 
