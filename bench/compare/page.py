@@ -19,6 +19,7 @@ from bench.analysis.comparison import (
     verdict_of,
 )
 from bench.analysis.machines import MachineRow, Machines
+from bench.common.grouping import grouped
 from bench.common.messages import command_line
 from bench.compare.conclusion import (
     Conclusion,
@@ -69,12 +70,8 @@ _GAINS: Final = {
 
 
 def write(conclusion: Conclusion, reports: Path) -> Path:
-    """Write all files of a comparison into a folder, and return the path of the HTML page.
-
-    Raises:
-        InputError: if the folder can't be written.
-        DiskFullError: if there is no space left.
-    """
+    """Write all files of a comparison into a folder, and return the path of the HTML page; errors
+    as `write_pages`."""
     comparison = conclusion.comparison
     results, *rest = _sections(comparison, _BRIEF[0], _MOST)
     by_measure = _by_measure(comparison)
@@ -85,8 +82,7 @@ def write(conclusion: Conclusion, reports: Path) -> Path:
         Section("settings", "In numbers", "Every setting", tables=_measure_tables(by_measure)),
         *rest,
     ])  # fmt: skip
-    text = _brief(conclusion)
-    return write_pages(reports, PAGES, facts, data=as_json(conclusion), text=text)
+    return write_pages(reports, PAGES, facts, data=as_json(conclusion), text=_brief(conclusion))
 
 
 def _brief(conclusion: Conclusion) -> str:
@@ -194,11 +190,10 @@ def _overall(comparison: Comparison) -> list[Table]:
 
 def _by_measure(comparison: Comparison) -> ByMeasure:
     """The results of settings by measure, of those that were compared anywhere."""
-    by_measure: dict[Measure, list[tuple[Pair, Compared]]] = {}
-    for pair, one in comparison.results:
-        results = by_measure.setdefault(one.measure, [])
-        if pair is not None:
-            results.append((pair, one))
+    by_measure = {
+        measure: [(pair, one) for pair, one in results if pair is not None]
+        for measure, results in grouped(comparison.results, lambda each: each[1].measure).items()
+    }
     return {
         measure: results for measure, results in by_measure.items()
         if any(one.verdict is not Verdict.NOT_COMPARED for _, one in results)
