@@ -17,7 +17,7 @@ from bench.analysis.setting import (
 )
 from bench.common.grouping import grouped
 from bench.plan.cell import Value, named
-from bench.plan.columns import BY_NAME, VALUES, group_names
+from bench.plan.columns import VALUES, group_names
 from bench.plan.learning_rates import still_lacking
 from bench.plan.metrics import Metric, metric_of
 from bench.plan.rows import Row, latest
@@ -297,11 +297,6 @@ def hub_first(groups: Sequence[Group], planned: Collection[object]) -> list[Grou
     if planned and group_key(base.first) not in planned:
         return list(groups)
     return [base, *(group for group in groups if group is not base)]
-
-
-def about(column: str) -> str:
-    """A column's own description, from the schema."""
-    return BY_NAME[column].meaning
 
 
 @dataclass(frozen=True, eq=False)

@@ -97,10 +97,11 @@ def _brief(conclusion: Conclusion) -> str:
 
 def _sections(comparison: Comparison, results: int, most: int) -> list[Section]:
     """The sections of both pages, with at most some results, and some rows in other tables."""
+    caption = f"Over {count(len(comparison.pairs), 'setting')}."
     return [
         Section("results", "Results", "Results", tables=[
-            *_overall(comparison), *_changed_cells(comparison, most),
-            *_results(comparison, results),
+            *_table([(None, one) for one in comparison.overall], caption, _MOST, "setting"),
+            *_changed_cells(comparison, most), *_results(comparison, results),
         ]),
         *_machines(comparison.machines, most),
         Section("differs", "What differs", "What differs between the sides",
@@ -180,12 +181,6 @@ def _results(comparison: Comparison, most: int) -> list[Table]:
     results = [result for result in by_setting if result[1].verdict not in hidden]
     without = f", without {same:,} that show no measurable difference" if same else ""
     return _table(by_turns(results), f"Results by setting{without}.", most)
-
-
-def _overall(comparison: Comparison) -> list[Table]:
-    results: list[Result] = [(None, one) for one in comparison.overall]
-    caption = f"Over {count(len(comparison.pairs), 'setting')}."
-    return _table(results, caption, _MOST, "setting")
 
 
 def _by_measure(comparison: Comparison) -> ByMeasure:

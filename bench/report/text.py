@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final
 
 from bench.analysis.groups import Group
@@ -14,11 +15,9 @@ from bench.plan.metrics import metric_of
 from bench.plan.rows import Row
 from bench.stats.intervals import Interval
 
-MEMORY: Final = {
+_LABELS: Final = {
     "peak_cuda_allocated_mib": "peak CUDA memory allocated, MiB",
     "peak_rss_mib": "peak RSS, MiB",
-}
-TIME: Final = {
     "ms_per_1k_tokens": "ms for 1,000 tokens",
     "step_ms_median": "ms for a step",
     "train_s": "s for a training",
@@ -95,14 +94,8 @@ def difference(interval: Interval) -> str:
     return signed(interval.value)
 
 
-def difference_span(interval: Interval) -> str:
-    """The ends of a difference, with their signs."""
-    return span(interval, signed)
-
-
-def difference_with_span(interval: Interval) -> str:
-    """A difference and its ends, with their signs."""
-    return with_span(interval, signed)
+difference_span: Final = partial(span, shape=signed)
+difference_with_span: Final = partial(with_span, shape=signed)
 
 
 def range_of(values: Collection[float], shape: Callable[[float], str] = fixed) -> str:
@@ -187,5 +180,4 @@ def y_label(group: Group) -> str:
 
 def x_label(group: Group, cost: Objective) -> str:
     """The name of a cost on an axis."""
-    names = MEMORY if cost == "memory" else TIME
-    return names[column(group, cost)]
+    return _LABELS[column(group, cost)]

@@ -34,7 +34,7 @@ class StepTimes:
 
 
 def replay_times(
-    passes: Sequence[Sequence[float]], tokens: Sequence[int], draws: int = 2000, seed: int = 0
+    passes: Sequence[Sequence[float]], tokens: Sequence[int], draws: int = 2000
 ) -> StepTimes:
     """Times of timing batches, with bootstrap intervals.
 
@@ -61,7 +61,7 @@ def replay_times(
     if len(data) == 1:
         return StepTimes(Interval(median), Interval(rate))
     freedom = len(data) - 1
-    drawn = np.random.default_rng(seed).integers(len(data), size=(draws, len(data)))
+    drawn = np.random.default_rng(0).integers(len(data), size=(draws, len(data)))
     wider = math.sqrt(len(data) / freedom) * float(quantile(0.05, freedom)) / NORMAL_975
 
     def interval(value: float, again: Floats) -> Interval:
