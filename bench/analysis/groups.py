@@ -198,7 +198,6 @@ class Group:
 
     @property
     def ordered(self) -> tuple[Row, ...]:
-        """The rows, by setting, seed, fold and repeat."""
         return tuple(row for s in self.settings for row in sorted(s.rows, key=place_of_run))
 
 

@@ -56,7 +56,6 @@ def _age(row: Row) -> tuple[bool, str]:
 
 
 def machine_of(row: Row) -> Machine:
-    """The machine on which a row was measured."""
     device = row.device.partition(":")[0]
     return device, row.device_name, row.machine, row.threads, row.sharing, row.executor
 

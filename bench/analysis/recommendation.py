@@ -223,13 +223,13 @@ class Recommendation:
     def alternatives(self) -> dict[Need | Literal["score"], int]:
         """By need, the cheapest setting that is shown to be within the margin of the best or, where
         nothing is decided, that could be; and the best by score. None with a collapse."""
-        every: dict[Need | Literal["score"], int] = {}
-        among = self.candidates.sound(self.shown if self.decided else self.could_be)
+        known, every = self.candidates, dict[Need | Literal["score"], int]()
+        among = known.sound(self.shown if self.decided else self.could_be)
         for need in NEEDS:
-            cheapest = self.candidates.cheapest(among, need)
-            if cheapest is not None and not np.isnan(self.candidates.costs[need][cheapest]):
+            cheapest = known.cheapest(among, need)
+            if cheapest is not None and not np.isnan(known.costs[need][cheapest]):
                 every[need] = cheapest
-        if self.reference is not None and not self.candidates.collapsed(self.reference):
+        if self.reference is not None and not known.collapsed(self.reference):
             every["score"] = self.reference
         return every
 

@@ -201,7 +201,6 @@ class Alternation:
         return cells
 
     def arguments(self, selection: str) -> list[str]:
-        """The arguments of a bench.grid that runs selected cells."""
         return ["--grid", self.grid, *(["--select", selection] if selection else [])]
 
 

@@ -91,7 +91,6 @@ def recommend_command(group: Group, sources: Sequence[str]) -> str:
 
 
 def export_command(recommended: Recommendation, sources: Sequence[str]) -> str:
-    """The command line that exports the model of a recommended setting."""
     known, group = recommended.candidates, recommended.candidates.group
     options = {
         "--prefer": recommended.prefer if recommended.prefer != NEEDS[0] else "",

@@ -346,7 +346,6 @@ def gaps(rows: pd.DataFrame, x_label: str, stem: str, caption: str, at: float = 
 
 
 def _ranges(rows: pd.DataFrame, name: str, form: Callable[[float], str]) -> str:
-    """The range of a column by the kind of setting."""
     parts = rows.groupby("kind", sort=False)[name]
     return "; ".join(f"{kind} {range_of(part, form)}" for kind, part in parts)
 

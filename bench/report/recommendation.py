@@ -81,7 +81,6 @@ def advice(
 
 
 def form_cost(need: Need, value: float) -> str:
-    """A cost with its unit."""
     if need == "time":
         return f"{value:.0f} s" if value < 100 else f"{value / 60:.1f} min"
     if need == "parameters":

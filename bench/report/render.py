@@ -88,7 +88,6 @@ def render(
 def report(
     results: Results, planned: Sequence[Row] | None = None, code_version: str | None = None
 ) -> dict[str, Any]:
-    """The content of both pages, before any markup."""
     rows, facts = results.rows, results.facts
     planned = results.planned if planned is None else planned
     sources = [text.plain(path.name if path.is_absolute() else str(path)) for path in results.runs]

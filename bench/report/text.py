@@ -38,7 +38,6 @@ def num(value: float | None) -> str:
 
 
 def fixed(value: float, digits: int = 3) -> str:
-    """A number with a fixed number of decimals."""
     return f"{value:.{digits}f}".replace("-", "−")
 
 
@@ -48,12 +47,10 @@ def signed(value: float, digits: int = 3) -> str:
 
 
 def times(value: float) -> str:
-    """A ratio."""
     return fixed(value, 2)
 
 
 def score(group: Group, value: float) -> str:
-    """A score in a group."""
     return fixed(value, group.decimals)
 
 
@@ -85,7 +82,6 @@ def with_span(interval: Interval, shape: Callable[[float], str] = fixed) -> str:
 
 
 def value_of(interval: Interval) -> str:
-    """The value of an interval alone."""
     return fixed(interval.value)
 
 
@@ -169,15 +165,12 @@ def without_paths(text: str) -> str:
 
 
 def dev_label(metric: str) -> str:
-    """The name of a dev metric in sentences and on axes."""
     return f"dev {metric_of(metric).label}"
 
 
 def y_label(group: Group) -> str:
-    """The name of a group's dev metric on an axis."""
     return dev_label(group.metric)
 
 
 def x_label(group: Group, cost: Objective) -> str:
-    """The name of a cost on an axis."""
     return _LABELS[column(group, cost)]
