@@ -170,8 +170,6 @@ MEASURES: Final = (
 """The measures, in order: those that hardly vary first."""
 
 _NOT_ALTERNATED: Final = "not measured in alternation: bench.compare --run does that"
-_ONE_SEED: Final = "one training each; several seeds on both sides are needed"
-_NO_SEEDS: Final = "no number of seeds shows so small a difference with as many dev examples"
 _OTHER_BATCHES: Final = "no seed in common, and the largest batch is counted"
 _UNPAIRED: Final = "no seed in common: the same seeds of both sides would decide it sooner"
 _FAILED: Final = ("oom", "crashed", "timeout", "invalid")
@@ -257,15 +255,13 @@ def compare(
     values_of: tuple[ValuesOf, ValuesOf],
     looks: int = 1,
 ) -> Comparison:
-    """Two sets of rows, compared through the settings that they share.
+    """Two sets of rows, compared through the settings that they share. InputError if the limit of
+    scores is none, or not one of the metric.
 
     Args:
         named: columns that filters name, in which matching settings may differ.
         values_of: the numbers of dev examples of BASE and of NEW.
         looks: how often at most the comparison is made while rows are still being added.
-
-    Raises:
-        InputError: if the limit of scores is none, or not one of the metric.
     """
     matched = matching(base, new, named, values_of)
     matches = matched.matches
@@ -383,12 +379,13 @@ def _score_result(pair: ScorePair | str, limits: Limits, level: float) -> Compar
     verdict, significant = verdict_of(low, high, limit)
     why = ""
     if pair.is_single:
-        verdict, why = Verdict.UNDECIDED, _ONE_SEED
+        verdict = Verdict.UNDECIDED
+        why = "one training each; several seeds on both sides are needed"
     if not math.isfinite(high - low):
         interval = Interval(pair.value)
     needed = pair.needed(limit, level) if verdict is Verdict.UNDECIDED else None
     if verdict is Verdict.UNDECIDED and needed is None:
-        why = _NO_SEEDS
+        why = "no number of seeds shows so small a difference with as many dev examples"
     return Compared(
         SCORE, interval, verdict, limit, not pair.is_single, why, pair.seeds, needed,
         significant, pair.is_single or high > limit, pair.base, pair.new,

@@ -29,8 +29,6 @@ CONSTANTS: Final = {
 other seeds, used where there are no repeats to measure it. The seed determines the order of batches
 and with it the peak. docs/comparing.md says how they were measured."""
 
-_SOUND: Final = 2
-
 
 @dataclass(frozen=True, eq=False)
 class Runs:
@@ -139,7 +137,7 @@ def runs_of(
     of_pair = of_unit[units_of[0][of_runs[0]]]
     doubtful = [np.array([bool(flags & {*r.flag_names}) for r in side], bool) for side in rows]
     is_sound = ~(doubtful[0][of_runs[0]] | doubtful[1][of_runs[1]])
-    has_sound = np.bincount(of_pair[is_sound], minlength=len(matches)) >= _SOUND
+    has_sound = np.bincount(of_pair[is_sound], minlength=len(matches)) >= 2
     values = []
     for side_rows, side_units, is_doubtful in zip(rows, units_of, doubtful, strict=True):
         figures = np.array([costs(row) for row in side_rows], float).reshape(-1, len(columns))

@@ -56,11 +56,8 @@ class Limit:
 
 
 def parse_where(text: str) -> tuple[Limit, ...]:
-    """The limits in a text such as `memory<=6GiB time<=30min score>=0.60 size<=5MB`.
-
-    Raises:
-        InputError: for anything that is not such a limit, with what is allowed.
-    """
+    """The limits in a text such as `memory<=6GiB time<=30min score>=0.60 size<=5MB`; InputError
+    with what is allowed for anything else."""
     limits, rest = [], text.lstrip()
     while rest:
         match = TERM.match(rest)
@@ -93,14 +90,9 @@ def parse_margin(
     text: str, metric: Metric, reference: float | None, option: str = "--margin"
 ) -> float:
     """A margin such as `1pt`, `5%` or `0.1`, given by an option, as a positive difference of
-    scores.
-
-    Points are hundredths of a bounded metric, percent are of the reference, the score of full
-    fine-tuning in fp32 if it was measured, and a plain number is in the unit of the score.
-
-    Raises:
-        InputError: if it is no such margin, or the metric or the rows have no such unit.
-    """
+    scores. Points are hundredths of a bounded metric, percent are of the reference, the score of
+    full fine-tuning in fp32 if it was measured, and a plain number is in the unit of the score.
+    InputError if it is no such margin, or the metric or the rows have no such unit."""
     match = re.fullmatch(r"\s*([0-9.eE+-]+?)\s*(pt|%|)\s*", text)
     number = -1.0
     with suppress(ValueError):

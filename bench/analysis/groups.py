@@ -17,7 +17,7 @@ from bench.analysis.setting import (
 )
 from bench.common.grouping import grouped
 from bench.plan.cell import Value, named
-from bench.plan.columns import BY_NAME, VALUES, group_names
+from bench.plan.columns import VALUES, group_names
 from bench.plan.learning_rates import still_lacking
 from bench.plan.metrics import Metric, metric_of
 from bench.plan.rows import Row, latest
@@ -36,8 +36,9 @@ _FOLLOWING: Final = (
 )  # fmt: skip
 """Settings of a group that may follow from its encoder."""
 _SHARED: Final = tuple(
-    n for n in named(lambda about: about.compared in ("group", "never")) if n not in _FOLLOWING
-)
+    n for n in named(lambda about: about.compared in ("group", "never"))
+    if n not in (*_FOLLOWING, "regression_loss")
+)  # fmt: skip
 """Settings in which the groups of several encoders agree."""
 
 
@@ -197,25 +198,20 @@ class Group:
 
     @property
     def ordered(self) -> tuple[Row, ...]:
-        """The rows, by setting, seed, fold and repeat."""
         return tuple(row for s in self.settings for row in sorted(s.rows, key=place_of_run))
 
 
 def groups(
     rows: Sequence[Row], planned: Sequence[Row] = (), values_of: ValuesOf = no_values
 ) -> list[Group]:
-    """Rows, and planned cells without a row, grouped by what may be compared.
-
-    A planned cell needs a result of its code_version. Candidates of a search for learning rates
-    are left out: they were scored on other examples. The group of the plan comes first, then the
-    newest and, of equally new ones, the largest.
-    """
+    """Rows, and planned cells without a row of their code_version, grouped by what may be compared.
+    Candidates of a search for learning rates are left out: they were scored on other examples. The
+    group of the plan comes first, then the newest and, of equally new ones, the largest."""
     done = still_lacking([row for row in latest(rows).values() if not row.is_candidate])
     planned = [row for row in planned if not row.is_candidate]
     known = {(row.key, row.code_version) for row in rows}
-    waiting = [
-        replace(row, status=None) for row in planned if (row.key, row.code_version) not in known
-    ]
+    waiting = [row for row in planned if (row.key, row.code_version) not in known]
+    waiting = [replace(row, status=None) for row in waiting]
     planned_keys = {group_key(row) for row in planned}
     by_key = grouped([*done, *waiting], group_key)
 
@@ -256,13 +252,10 @@ def settings_key(row: Row) -> tuple[Value, ...]:
     return (row.model_digest, row.data_digest, row.regression_loss or "mse", *_other_keys(row))
 
 
-_other_keys = attrgetter(
-    *(
-        name
-        for name in named(lambda about: about.compared in ("group", "never"))
-        if name not in ("model_digest", "data_digest", "regression_loss")
-    )
-)
+_other_keys = attrgetter(*(
+    name for name in named(lambda about: about.compared in ("group", "never"))
+    if name not in ("model_digest", "data_digest", "regression_loss")
+))  # fmt: skip
 _GROUP_COLUMNS: Final = (
     *(name for name in group_names("conditions") if name != "code_version"),
     *named(lambda about: about.compared in ("group", "never", "label")),
@@ -303,11 +296,6 @@ def hub_first(groups: Sequence[Group], planned: Collection[object]) -> list[Grou
     if planned and group_key(base.first) not in planned:
         return list(groups)
     return [base, *(group for group in groups if group is not base)]
-
-
-def about(column: str) -> str:
-    """A column's own description, from the schema."""
-    return BY_NAME[column].meaning
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,5 +340,4 @@ def decided_over(groups: Sequence[Group]) -> Group:
 
 def _shared(group: Group) -> tuple[Value, ...]:
     row = group.first
-    values = (row[name] for name in _SHARED if name != "regression_loss")
-    return (row.conditions_id, *values, row.regression_loss or "mse")
+    return (row.conditions_id, *(row[name] for name in _SHARED), row.regression_loss or "mse")

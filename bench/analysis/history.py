@@ -53,7 +53,6 @@ class Series:
 
     @cached_property
     def known(self) -> list[int]:
-        """Indices of the versions with a value."""
         return [i for i, value in enumerate(self.values) if value is not None]
 
     @cached_property
@@ -182,7 +181,6 @@ def _series(
 
 
 def _by_version(setting: Setting, measure: Measure) -> dict[str, dict[Run, float]]:
-    """The measurements of each version by seed, fold and repeat."""
     values: dict[str, dict[Run, float]] = {}
     for (seed, fold, repeat, version), value in setting.by_run(measure.column).items():
         if value > 0 or measure.kind == "score":

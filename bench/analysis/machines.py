@@ -30,8 +30,6 @@ class MachineCost:
 
 @dataclass(frozen=True)
 class MachineRow:
-    """A setting that both machines ran, with its costs."""
-
     label: str
     costs: tuple[MachineCost, ...]
 

@@ -56,7 +56,6 @@ def _age(row: Row) -> tuple[bool, str]:
 
 
 def machine_of(row: Row) -> Machine:
-    """The machine on which a row was measured."""
     device = row.device.partition(":")[0]
     return device, row.device_name, row.machine, row.threads, row.sharing, row.executor
 
@@ -134,17 +133,18 @@ def _match(
     matched: Matching,
 ) -> None:
     """Add the matches of rows, and what has none."""
-    sides: list[dict[Key, list[tuple[Setting, Group]]]] = [{}, {}]
-    for members_of, side_rows, values in zip(sides, rows, values_of, strict=True):
-        for group in _groups(side_rows, values):
-            for setting in group.settings:
-                row = setting.rows[0]
-                key = tuple(row[name] or _FORMERLY.get(name, row[name]) for name in columns)
-                members_of.setdefault(key, []).append((setting, group))
-    base, new = sides
+
+    def key_of(member: tuple[Setting, Group]) -> Key:
+        row = member[0].rows[0]
+        return tuple(row[name] or _FORMERLY.get(name, row[name]) for name in columns)
+
+    base, new = (
+        grouped([(s, group) for group in _groups(side, values) for s in group.settings], key_of)
+        for side, values in zip(rows, values_of, strict=True)
+    )
     for key, members in base.items():
         if key in new and len(members) == 1:
-            ((one, one_group),) = members
+            [(one, one_group)] = members
             matched.matches.extend(
                 Match(one, other, one_group, other_group, machine)
                 for other, other_group in new[key]
@@ -212,8 +212,8 @@ def not_measured(base: object, new: object) -> str:
     return f"not measured in {' and '.join(missing)}" if missing else ""
 
 
-def text_of(value: Value) -> str:
-    return "empty" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+def text_of(value: Value, empty: str = "empty") -> str:
+    return empty if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def distinct_labels(items: Sequence[tuple[str, Row]]) -> list[str]:

@@ -37,11 +37,8 @@ def _quantiles(settings: int) -> float:
 
 
 def power_note(cells: Collection[Cell], examples: int, metric: Metric) -> list[str]:
-    """A sentence on what the cells of a grid can show, by a metric whose variance is known.
-
-    Args:
-        examples: the number of dev examples or, with folds, of all.
-    """
+    """A sentence on what the cells of a grid can show, by a metric whose variance is known, on a
+    number of dev examples or, with folds, of all."""
     seeds = {cell.seed for cell in cells}
     settings = round(len(cells) / len(seeds) / max(len({cell.fold for cell in cells}), 1))
     if metric.label != "accuracy" or settings < 2 or not examples:

@@ -223,13 +223,13 @@ class Recommendation:
     def alternatives(self) -> dict[Need | Literal["score"], int]:
         """By need, the cheapest setting that is shown to be within the margin of the best or, where
         nothing is decided, that could be; and the best by score. None with a collapse."""
-        every: dict[Need | Literal["score"], int] = {}
-        among = self.candidates.sound(self.shown if self.decided else self.could_be)
+        known, every = self.candidates, dict[Need | Literal["score"], int]()
+        among = known.sound(self.shown if self.decided else self.could_be)
         for need in NEEDS:
-            cheapest = self.candidates.cheapest(among, need)
-            if cheapest is not None and not np.isnan(self.candidates.costs[need][cheapest]):
+            cheapest = known.cheapest(among, need)
+            if cheapest is not None and not np.isnan(known.costs[need][cheapest]):
                 every[need] = cheapest
-        if self.reference is not None and not self.candidates.collapsed(self.reference):
+        if self.reference is not None and not known.collapsed(self.reference):
             every["score"] = self.reference
         return every
 
@@ -282,19 +282,17 @@ class Recommendation:
         rivals = [j for j in among if not known.within[closest, j]]
         factors, seeds = zip(*(self._needed(closest, j) for j in rivals), strict=True)
         factor, of_seeds = max(factors), max(seeds)
-        lead = -float(known.comparison.difference[closest, rivals[factors.index(factor)]])
         compared = known.comparison
-        parts = [(compared.of_seed[closest, j] / max(compared.seeds[closest, j], 1),
-                  compared.of_examples[closest, j]) for j in rivals]  # fmt: skip
-        is_seeds = sum(part[0] for part in parts) > sum(part[1] for part in parts)
+        lead = -float(compared.difference[closest, rivals[factors.index(factor)]])
+        of_seed = compared.of_seed[closest, rivals] / np.maximum(compared.seeds[closest, rivals], 1)
+        is_seeds = of_seed.sum() > compared.of_examples[closest, rivals].sum()
         is_margin = factor >= MOST and lead > known.margin / 2
         return Resolution(
-            closest,
-            self.loss(closest),
+            closest, self.loss(closest),
             max(FEWEST_SEEDS, ceil(of_seeds)) if isfinite(of_seeds) else None,
             factor if factor < MOST else None,
             "margin" if is_margin else "seeds" if is_seeds else "examples",
-        )
+        )  # fmt: skip
 
     def _needed(self, i: int, j: int) -> tuple[float, float]:
         """How many times as many dev examples show i to be no worse than j four times out of five

@@ -48,7 +48,6 @@ class ScorePair:
         return min(self.seeds) < 2
 
     def interval(self, level: float) -> Interval:
-        """The interval at a two-sided level."""
         below, above, freedom = self.errors
         if self.spread is not None:
             below, freedom = self.spread.error()

@@ -49,7 +49,6 @@ _AXES: Final = tuple(
     n for n in named(lambda about: about.compared == "axis") if n not in ("seed", "fold")
 )
 
-
 point: Final[Callable[[Row], tuple[Value, ...]]] = attrgetter(*_AXES, FROZEN, *FROM_MODE)
 """The values that identify a setting within a group."""
 
@@ -276,7 +275,6 @@ class Setting:
 
 
 def place_of_run(row: Row) -> tuple[int, int, int]:
-    """The seed, fold and repeat of a row."""
     return row.seed, row.fold or 0, row.repeat
 
 
@@ -303,7 +301,6 @@ def _runs(rows: Sequence[Row], folds: int | None) -> list[tuple[Row, ...]]:
 
 
 def _own_interval(row: Row, column: str) -> Interval:
-    """A row's value with the interval in the row."""
     low, high = (number(row[name]) for name in _ENDS[column]) if column in _ENDS else (None, None)
     return Interval(number(row[column]) or 0.0, low, high)
 
@@ -314,7 +311,7 @@ def _mean_interval(intervals: Sequence[Interval]) -> Interval:
     value = fmean(interval.value for interval in intervals)
     if len(ends) < len(intervals):
         return Interval(value)
-    return Interval(value, fmean(low for low, _ in ends), fmean(high for _, high in ends))
+    return Interval(value, *map(fmean, zip(*ends, strict=True)))
 
 
 def settings_of(
@@ -332,21 +329,16 @@ def settings_of(
     settings = []
     for key, members in points.items():
         row = members[0]
+        options = [(ABOUT[name], row[name]) for name in OPTIONS]
         settings.append(Setting(
             row.mode, row.rank, row.layers, row.amp, row.unfreeze, row.frozen_dtype,
             rate=row.learning_rate or row.learning_rate_head, rows=tuple(members),
             elsewhere=_scored_elsewhere(members, [p.get(key, []) for p in other_points]),
-            options=_options(row), tells_rate=rates[key[:but_rates]] > 1,
-            tells_frozen=frozen_types[key[:axes]] > 1, values_of=values_of, between=between,
+            options=tuple(a.short.format(v) for a, v in options if v not in (None, a.before)),
+            tells_rate=rates[key[:but_rates]] > 1, tells_frozen=frozen_types[key[:axes]] > 1,
+            values_of=values_of, between=between,
         ))  # fmt: skip
     return tuple(sorted(settings, key=_order))
-
-
-def _options(row: Row) -> tuple[str, ...]:
-    values = ((ABOUT[name], row[name]) for name in OPTIONS)
-    return tuple(
-        about.short.format(value) for about, value in values if value not in (None, about.before)
-    )
 
 
 def _order(setting: Setting) -> tuple[object, ...]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
+from operator import attrgetter
 from statistics import geometric_mean
 from typing import Final, Literal
 
@@ -17,11 +18,8 @@ from bench.stats.intervals import Interval, Spread
 
 Objective = Literal["memory", "time", "score"]
 OBJECTIVES: Final[tuple[Objective, ...]] = ("memory", "time", "score")
-
 COSTS: Final[tuple[Objective, ...]] = ("memory", "time")
-
 _FEWEST_REPEATS: Final = 3  # fewest repeats of a single seed and fold that are paired
-
 PAPER_MEMORY: Final = 0.5
 """The paper's claim for LoRA on all linear layers with AMP: half the memory, and ..."""
 PAPER_TIMES: Final = (1 / 1.6, 0.4)  # ... 60% faster: 1.6 times the speed, or 60% less time
@@ -211,10 +209,7 @@ def effects(group: Group, cost: Objective) -> list[Effects]:
 
 def amp_ratios(group: Group, cost: Objective) -> list[tuple[Setting, Interval]]:
     """Each setting that ran with AMP, and its cost relative to the same setting without."""
-
-    def without_amp(s: Setting) -> tuple[object, ...]:
-        return s.mode, s.layers, s.rank, s.unfreezes, s.options, s.rate
-
+    without_amp = attrgetter("mode", "layers", "rank", "unfreezes", "options", "rate")
     off = {without_amp(s): s for s in group.settings if s.amp == "off"}
     ratios = []
     for setting in group.usual:

@@ -51,16 +51,11 @@ _Cell = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class CellPair:
-    """Cells of both sides that are compared with one another.
-
-    Attributes:
-        setting: digest of the axes in which they agree, seed and fold left out.
-        runs: by side, the ids of the cells that each text of --select selects: one, or several if
-            they differ in no axis.
-    """
+    """Cells of both sides that are compared with one another; `runs` has by side the ids of the
+    cells that each text of --select selects: one, or several if they differ in no axis."""
 
     name: str
-    setting: str
+    setting: str  # digest of the axes in which they agree, seed and fold left out
     runs: Mapping[Side, Mapping[str, Set[str]]]
 
     @property
@@ -71,16 +66,12 @@ class CellPair:
 def cell_pairs(
     cells: Mapping[Side, Sequence[_Cell]], chosen: Collection[str], named: Collection[str] = ()
 ) -> list[CellPair]:
-    """The cells that both sides have, matched by their axes, with a note on all others.
-
-    Axes that are named, or that one side does not have, may differ.
+    """The cells that both sides have, matched by their axes, with a note on all others; InputError
+    if there are none. Axes that one side does not have may differ.
 
     Args:
         chosen: axes by which the cells were selected.
-        named: those among them in which the sides differ.
-
-    Raises:
-        InputError: if the sides have no cell in common.
+        named: those among them in which the sides may differ, too.
     """
     differ = {*named, *(["learning_rate"] if "mode" in named else [])}
     differ |= {a for a in AXES for side in cells.values() if all(_axis(c, a) is None for c in side)}
@@ -117,45 +108,32 @@ def _axis(cell: _Cell, axis: str) -> Any:
 
 @dataclass(frozen=True)
 class Measured:
-    """Files of results of two sides that were measured in alternation.
-
-    Attributes:
-        named: axes in which matching cells may differ.
-        looks: how often at most the sides were compared.
-    """
+    """Files of results of two sides that were measured in alternation."""
 
     base: Path
     new: Path
-    named: frozenset[str]
-    looks: int
+    named: frozenset[str]  # axes in which matching cells may differ
+    looks: int  # how often at most the sides were compared
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alternation:
-    """Two sides to measure in alternation.
+    """Two sides to measure in alternation, with further options of bench.grid, of which several
+    devices or jobs are of the alternation. Without places, `terms` are those of --base and --new,
+    as in --select."""
 
-    Attributes:
-        places: checkouts or virtual environments of BASE and NEW; empty: this checkout for both.
-        terms: of `--base` and `--new`, terms as in --select; empty with places.
-        rounds: the most rounds.
-        folder: where each pair of sides gets a folder for its results.
-        options: further options of bench.grid; several devices or jobs are of the alternation.
-    """
-
-    places: Sequence[Path]
+    places: Sequence[Path]  # checkouts or virtual environments of both; empty: this checkout
     grid: str
     selection: str = ""
     terms: tuple[str, str] = ("", "")
-    rounds: int
-    folder: Path
+    rounds: int  # at most
+    folder: Path  # where each pair of sides gets a folder for its results
     options: Sequence[str] = ()
     limits: Limits = field(default_factory=Limits)
 
     def measure(self) -> Measured:
-        """Measure until every setting is decided, or for the most rounds.
-
-        Results of an earlier run count if its code, packages, cells, devices and threads were the
-        same.
+        """Measure until every setting is decided, or for the most rounds. Results of an earlier run
+        count if its code, packages, cells, devices and threads were the same.
 
         Raises:
             InputError: for bad input, before anything is written, and if a side can't go on.
@@ -177,9 +155,8 @@ class Alternation:
                 ids = [sorted(cell["cell_id"] for cell in cells[side]) for side in SIDES]
                 digests = {side: location.digest() for side, location in locations.items()}
                 folder = self.folder / digest([digests, ids, here])
-                return _Session(
-                    self, folder, locations, digests, named, signals, slots, options
-                ).run(pairs)
+                parts = self, folder, locations, digests, named, signals, slots, options
+                return _Session(*parts).run(pairs)
             except StoppedError:
                 echo(f"to go on: {command_line('compare', *sys.argv[1:])}", err=True)
                 raise
@@ -224,16 +201,12 @@ class Alternation:
         return cells
 
     def arguments(self, selection: str) -> list[str]:
-        """The arguments of a bench.grid that runs selected cells."""
         return ["--grid", self.grid, *(["--select", selection] if selection else [])]
 
 
 def several_slots(options: Sequence[str]) -> tuple[Sequence[Target], list[str]]:
-    """The slots that options of bench.grid name, if that may be several, and the other options.
-
-    Raises:
-        InputError: as `find_slots`.
-    """
+    """The slots that options of bench.grid name, if that may be several, and the other options;
+    InputError as `find_slots`."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", default="1")
@@ -262,12 +235,8 @@ class _Repeat:
 
 @dataclass(frozen=True)
 class _Session:
-    """An alternation as it runs, with the folder of its results and the code of both sides.
-
-    Attributes:
-        slots: the devices that it is on; none: the one that `options` name.
-        options: further options of bench.grid.
-    """
+    """An alternation as it runs, with the folder of its results and the code of both sides. Without
+    slots it is on the device that the options of bench.grid name."""
 
     alternation: Alternation
     folder: Path
@@ -305,11 +274,8 @@ class _Session:
         return Measured(self.csv("BASE"), self.csv("NEW"), self.named, len(looks))
 
     def _run_round(self, name: str, by_slot: Sequence[Sequence[_Repeat]]) -> None:
-        """Run the repeats of each slot, those of several slots at once.
-
-        Raises:
-            InputError, StoppedError: as `_run_cells`; no further repeat begins then.
-        """
+        """Run the repeats of each slot, those of several slots at once; none begins after an error
+        of `_run_cells`."""
         count = sum(map(len, by_slot))
         with (
             Locks(device_locks(), self.signals) as devices,
@@ -338,9 +304,6 @@ class _Session:
 
     def _run_cells(self, repeat: _Repeat, slot: Target | None, devices: Locks) -> None:
         """Run a repeat of cells, unless they have results.
-
-        Args:
-            slot: where; None: on the device that the options name.
 
         Raises:
             InputError: if they have none then, or the side's code is no longer the same.
@@ -387,12 +350,8 @@ class _Session:
         return {row.cell_id: row.sharing for row in own}
 
     def _undecided(self, looks: int, is_look: bool) -> set[str]:
-        """The ids of cells of settings that are not decided yet.
-
-        Args:
-            looks: how often at most what varies is looked at.
-            is_look: whether it is now, and not only counts and cells that fail.
-        """
+        """The ids of cells of settings that are not decided yet, where what varies is looked at so
+        often at most, and is now if it is a look."""
         base, new = (read_results([self.csv(side)], None) for side in SIDES)
         comparison = compare(
             base.rows, new.rows, self.alternation.limits, named=self.named, looks=looks,
@@ -413,14 +372,9 @@ def undecided_cells(comparison: Comparison, is_look: bool) -> set[str]:
 
 
 def is_undecided(pair: Pair, is_look: bool) -> bool:
-    """Whether more rounds may show a setting to be worse, or not to be.
-
-    They add nothing to scores, since repeats of a seed are the same training, and nothing where a
-    cell newly fails or counts of work are a regression.
-
-    Args:
-        is_look: whether it can be decided by what varies.
-    """
+    """Whether more rounds may show a setting to be worse, or not to be; by what varies at a look
+    alone. They add nothing to scores, since repeats of a seed are the same training, and nothing
+    where a cell newly fails or counts of work are a regression."""
     costs = [one for one in pair.compared if one.gates and one.measure.kind != "score"]
     exact = [one for one in costs if one.measure.exact]
     if pair.failing or any(one.verdict is Verdict.REGRESSION for one in exact):

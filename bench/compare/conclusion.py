@@ -2,8 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from itertools import chain, zip_longest
 from typing import Any, Final
@@ -16,31 +16,26 @@ from bench.common.messages import enumerated
 from bench.compare.sides import SideRows
 from bench.plan.columns import group_names
 from bench.report.pages import sentences
+from bench.report.show import finite
 from bench.report.text import clean, fixed, signed, span
 from bench.stats.intervals import Interval
 
 SCHEMA: Final = 1
 """Raised when a key of the JSON changes its meaning."""
-_NAMED: Final = 3
-"""Regressions in the first sentence."""
 EXCLUDED: Final = (Verdict.SAME, Verdict.SMALL, Verdict.IMPROVEMENT)
 """Verdicts by which a change for the worse beyond the minimum effect is excluded."""
 
 
 @dataclass(frozen=True, eq=False)
 class Conclusion:
-    """A comparison with its sides, its limits, and whether undecided results fail.
-
-    Attributes:
-        looks: how often at most it was looked at while rows were measured.
-    """
+    """A comparison with its sides, its limits, and whether undecided results fail."""
 
     comparison: Comparison
     base: SideRows
     new: SideRows
     limits: Limits
     strict: bool = False
-    looks: int = 1
+    looks: int = 1  # how often at most it was looked at while rows were measured
 
     @cached_property
     def is_open(self) -> bool:
@@ -58,12 +53,10 @@ class Conclusion:
 
 
 def is_compared(comparison: Comparison) -> bool:
-    """Whether anything at all was compared."""
-    return (
-        any(one.verdict is not Verdict.NOT_COMPARED for _, one in comparison.results)
-        or bool(comparison.failing or comparison.passing)
-        or bool(comparison.machines and comparison.machines.rows)
-    )
+    verdicts = {one.verdict for _, one in comparison.results}
+    changed = comparison.failing or comparison.passing
+    machines = comparison.machines and comparison.machines.rows
+    return bool(verdicts - {Verdict.NOT_COMPARED} or changed or machines)
 
 
 def obstacles(comparison: Comparison) -> list[str]:
@@ -84,7 +77,6 @@ def figures(one: Compared) -> str:
 
 
 def name(pair: Pair | None) -> str:
-    """The name of a result's setting."""
     return clean(pair.label) if pair else "all settings together"
 
 
@@ -93,11 +85,8 @@ def percent(share: float) -> str:
 
 
 def summary(conclusion: Conclusion, details: bool = False) -> list[str]:
-    """The answer in a few sentences.
-
-    Args:
-        details: whether lines follow on regressions, and on what would decide the rest.
-    """
+    """The answer in a few sentences; with `details` followed by lines on regressions, and on what
+    would decide the rest."""
     comparison = conclusion.comparison
     # a newly failing cell, regressions, and further newly failing cells
     failing = [(pair, None) for pair in comparison.failing]
@@ -105,7 +94,7 @@ def summary(conclusion: Conclusion, details: bool = False) -> list[str]:
     undecided = comparison.having(Verdict.UNDECIDED)
     decidable = [result for result in undecided if result[1].needed is not None]
     return sentences(
-        "compare", conclusion=conclusion, details=details, worse=worse, most_named=_NAMED,
+        "compare", conclusion=conclusion, details=details, worse=worse, most_named=3,
         excluded=_excluded(comparison), gains=_gains(comparison),
         of_verdict={verdict.name: comparison.having(verdict) for verdict in Verdict},
         decidable=sorted(decidable, key=lambda result: result[1].needed or 0),
@@ -148,16 +137,11 @@ def _by_reason(results: Iterable[Result]) -> list[tuple[int, str, list[str]]]:
     return [(*key, [label for label, _ in names]) for key, names in alike.items()]
 
 
-def _excluded(
-    comparison: Comparison,
-) -> dict[tuple[Kind, float | None, int, int], list[str]]:
+def _excluded(comparison: Comparison) -> dict[tuple[Kind, float | None, int, int], list[str]]:
     """By kind and limit the number of settings in which a change for the worse is excluded, and of
     all, with the labels of the measures."""
-    compared = [
-        one
-        for pair, one in comparison.results
-        if pair is not None and one.verdict is not Verdict.NOT_COMPARED
-    ]
+    compared = [one for pair in comparison.pairs for one in pair.compared
+                if one.verdict is not Verdict.NOT_COMPARED]  # fmt: skip
     excluded: dict[tuple[Kind, float | None, int, int], list[str]] = {}
     for label, alike in grouped(compared, lambda one: one.measure.label).items():
         if number := sum(one.verdict in EXCLUDED for one in alike):
@@ -193,9 +177,9 @@ def as_json(conclusion: Conclusion) -> dict[str, Any]:
             for pair in comparison.pairs
         ],
         "not_matched": [asdict(each) for each in comparison.unmatched],
-        "machines": comparison.machines,
+        "machines": comparison.machines and asdict(comparison.machines),
     }  # fmt: skip
-    return {key: _plain(value) for key, value in values.items()}
+    return {key: finite(value, clean) for key, value in values.items()}
 
 
 def _side(side: SideRows) -> dict[str, Any]:
@@ -217,16 +201,3 @@ def _compared(one: Compared) -> dict[str, Any]:
         "change": interval.value, "low": interval.low, "high": interval.high,
         **{name: getattr(one, name) for name in names}, "why": one.why or None,
     }  # fmt: skip
-
-
-def _plain(value: Any) -> Any:
-    """A value of JSON: clean texts, and null for numbers that are not finite."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return clean(value) if isinstance(value, str) else value

@@ -39,15 +39,8 @@ class Location:
 
     @classmethod
     def of(cls, side: Side, place: Path | None) -> "Location":
-        """The location of a side.
-
-        Args:
-            place: a checkout, whose code runs with this Python, or a virtual environment in which
-                this project is installed; None: this checkout.
-
-        Raises:
-            InputError: if it is neither.
-        """
+        """The location of a side: a checkout, whose code runs with this Python, or a virtual
+        environment in which this project is installed, or else InputError; None: this checkout."""
         if place is None:
             return cls(side, sys.executable, _ROOT)
         python = place.absolute() / "bin" / "python"
@@ -72,15 +65,8 @@ class Location:
     def grid(
         self, arguments: Sequence[str], signals: Signals, workers: int = 1
     ) -> "subprocess.CompletedProcess[str]":
-        """Run bench.grid; a stop by the user is forwarded to it.
-
-        Args:
-            workers: the number of those that measure at once.
-
-        Raises:
-            InputError: if it refuses its input.
-            StoppedError: if the user stopped it.
-        """
+        """Run bench.grid, of which so many workers measure at once. InputError if it refuses its
+        input; StoppedError if the user stopped it, which is forwarded."""
         paths = filter(None, (str(self.root), os.environ.get("PYTHONPATH")))
         # without the current folder, which may hold other code
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}

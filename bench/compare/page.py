@@ -19,6 +19,7 @@ from bench.analysis.comparison import (
     verdict_of,
 )
 from bench.analysis.machines import MachineRow, Machines
+from bench.common.grouping import grouped
 from bench.common.messages import command_line
 from bench.compare.conclusion import (
     Conclusion,
@@ -30,20 +31,11 @@ from bench.compare.conclusion import (
     summary,
 )
 from bench.plan.metrics import metric_of
+from bench.report import text
 from bench.report.drawing import Drawing
 from bench.report.intervals import Entry, intervals
 from bench.report.pages import Facts, Section, markdown, sentences, write_pages
 from bench.report.tables import DASH, Head, Table, table
-from bench.report.text import (
-    by_metric,
-    clean,
-    count,
-    num,
-    shortened,
-    times,
-    with_span,
-    without_paths,
-)
 
 PAGES: Final = "compare"
 _MOST: Final = 500
@@ -69,12 +61,8 @@ _GAINS: Final = {
 
 
 def write(conclusion: Conclusion, reports: Path) -> Path:
-    """Write all files of a comparison into a folder, and return the path of the HTML page.
-
-    Raises:
-        InputError: if the folder can't be written.
-        DiskFullError: if there is no space left.
-    """
+    """Write all files of a comparison into a folder, and return the path of the HTML page; errors
+    as `write_pages`."""
     comparison = conclusion.comparison
     results, *rest = _sections(comparison, _BRIEF[0], _MOST)
     by_measure = _by_measure(comparison)
@@ -85,8 +73,7 @@ def write(conclusion: Conclusion, reports: Path) -> Path:
         Section("settings", "In numbers", "Every setting", tables=_measure_tables(by_measure)),
         *rest,
     ])  # fmt: skip
-    text = _brief(conclusion)
-    return write_pages(reports, PAGES, facts, data=as_json(conclusion), text=text)
+    return write_pages(reports, PAGES, facts, data=as_json(conclusion), text=_brief(conclusion))
 
 
 def _brief(conclusion: Conclusion) -> str:
@@ -101,14 +88,17 @@ def _brief(conclusion: Conclusion) -> str:
 
 def _sections(comparison: Comparison, results: int, most: int) -> list[Section]:
     """The sections of both pages, with at most some results, and some rows in other tables."""
+    caption = f"Over {text.count(len(comparison.pairs), 'setting')}."
+    differs = [{"column": column, "base": _cut(base), "new": _cut(new)}
+               for column, base, new in comparison.differs]  # fmt: skip
     return [
         Section("results", "Results", "Results", tables=[
-            *_overall(comparison), *_changed_cells(comparison, most),
-            *_results(comparison, results),
+            *_table([(None, one) for one in comparison.overall], caption, _MOST, "setting"),
+            *_changed_cells(comparison, most), *_results(comparison, results),
         ]),
         *_machines(comparison.machines, most),
         Section("differs", "What differs", "What differs between the sides",
-                tables=_differs(comparison)),
+                tables=_first(table("compare_differs", differs), _MOST)),
         Section("unmatched", "Not compared", "What is not compared, and why",
                 tables=_obstacles(comparison, most)),
     ]  # fmt: skip
@@ -124,13 +114,12 @@ def _facts(conclusion: Conclusion, sections: Sequence[Section]) -> Facts:
             "compare-method", **vars(conclusion), metrics=[metric_of(n) for n in names if n],
             percent=percent,
         ),
-        command=without_paths(command_line("compare", *sys.argv[1:])),
+        command=text.without_paths(command_line("compare", *sys.argv[1:])),
         how="How it was computed",
     )  # fmt: skip
 
 
 def _fields(pair: Pair | None, one: Compared) -> dict[str, str]:
-    """The fields of a result, by the columns of its table."""
     return {
         "setting": name(pair), "measure": one.measure.label, "verdict": _verdict(one),
         "change": figures(one), "base": _mean(one, one.base), "new": _mean(one, one.new),
@@ -148,18 +137,18 @@ def _verdict(one: Compared) -> str:
 def _mean(one: Compared, value: float | None) -> str:
     if value is None:
         return DASH
-    return by_metric("accuracy", value) if one.measure.kind == "score" else num(value)
+    return text.by_metric("accuracy", value) if one.measure.kind == "score" else text.num(value)
 
 
-def _cut(text: str) -> str:
-    return shortened(clean(text), 200)
+def _cut(sentence: str) -> str:
+    return text.shortened(text.clean(sentence), 200)
 
 
 def _table(results: Sequence[Result], caption: str, most: int, without: str = "") -> list[Table]:
     """A table of the first results, without a column and empty ones; none without results."""
     results = sorted(results, key=lambda result: _ORDER.index(result[1].verdict))
     rows = [_fields(*result) for result in results[:most]]
-    filled = {key for row in rows for key, text in row.items() if text not in ("", DASH)}
+    filled = {key for row in rows for key, field in row.items() if field not in ("", DASH)}
     rows = [{key: row[key] for key in row if key in filled - {without}} for row in rows]
     marks = ["failed" if r[1].verdict is Verdict.REGRESSION else "" for r in results[:most]]
     return [
@@ -186,19 +175,12 @@ def _results(comparison: Comparison, most: int) -> list[Table]:
     return _table(by_turns(results), f"Results by setting{without}.", most)
 
 
-def _overall(comparison: Comparison) -> list[Table]:
-    results: list[Result] = [(None, one) for one in comparison.overall]
-    caption = f"Over {count(len(comparison.pairs), 'setting')}."
-    return _table(results, caption, _MOST, "setting")
-
-
 def _by_measure(comparison: Comparison) -> ByMeasure:
     """The results of settings by measure, of those that were compared anywhere."""
-    by_measure: dict[Measure, list[tuple[Pair, Compared]]] = {}
-    for pair, one in comparison.results:
-        results = by_measure.setdefault(one.measure, [])
-        if pair is not None:
-            results.append((pair, one))
+    by_measure = {
+        measure: [(pair, one) for pair, one in results if pair is not None]
+        for measure, results in grouped(comparison.results, lambda each: each[1].measure).items()
+    }
     return {
         measure: results for measure, results in by_measure.items()
         if any(one.verdict is not Verdict.NOT_COMPARED for _, one in results)
@@ -216,19 +198,10 @@ def _measure_tables(by_measure: ByMeasure) -> list[Table]:
 
 
 def _changed_cells(comparison: Comparison, most: int) -> list[Table]:
-    """Settings that newly fail, and that newly pass."""
     changed = [("newly fails", pair, pair.failing) for pair in comparison.failing]
     changed += [("newly passes", pair, pair.passing) for pair in comparison.passing]
     rows = [{"setting": name(pair), "what": what, "why": _cut(how)} for what, pair, how in changed]
     return _first(table("compare_changed", rows), most)
-
-
-def _differs(comparison: Comparison) -> list[Table]:
-    rows = [
-        {"column": column, "base": _cut(base), "new": _cut(new)}
-        for column, base, new in comparison.differs
-    ]
-    return _first(table("compare_differs", rows), _MOST)
 
 
 def _obstacles(comparison: Comparison, most: int) -> list[Table]:
@@ -263,12 +236,12 @@ def _machines(machines: Machines | None, most: int) -> list[Section]:
     for row in machines.rows:
         ratios = {f"{cost.column}_absolute": cost.absolute for cost in row.costs}
         ratios |= {f"{c.column}_normalised": r for c in row.costs if (r := c.normalised)}
-        known = {key: with_span(ratio, times) for key, ratio in ratios.items()}
-        rows.append([clean(row.label), *(known.get(head.key, DASH) for head in heads[1:])])
-    caption = f"{count(len(rows), 'setting')} that both machines ran."
-    text = sentences("compare-machines", machines=machines)
+        known = {key: text.with_span(ratio, text.times) for key, ratio in ratios.items()}
+        rows.append([text.clean(row.label), *(known.get(head.key, DASH) for head in heads[1:])])
+    caption = f"{text.count(len(rows), 'setting')} that both machines ran."
+    lines = sentences("compare-machines", machines=machines)
     heading, tables = "Through what both machines ran", _first(Table(heads, rows, caption), most)
-    return [Section("machines", "Machines", heading, text, tables=tables)]
+    return [Section("machines", "Machines", heading, lines, tables=tables)]
 
 
 def _costs(rows: Sequence[MachineRow]) -> dict[str, str]:
@@ -281,7 +254,7 @@ def _machine_drawings(machines: Machines | None) -> list[Drawing]:
     rows = machines.rows if machines else ()
     for column, label in _costs(rows).items():
         entries = [
-            Entry(clean(row.label), ratio, verdict_of(log(ends[0]), log(ends[1]), 0)[0])
+            Entry(text.clean(row.label), ratio, verdict_of(log(ends[0]), log(ends[1]), 0)[0])
             for row in rows for cost in row.costs
             if cost.column == column and (ratio := cost.normalised) and (ends := ratio.ends())
         ]  # fmt: skip
@@ -294,7 +267,6 @@ def _machine_drawings(machines: Machines | None) -> list[Drawing]:
 
 
 def _drawings(comparison: Comparison, by_measure: ByMeasure) -> list[Drawing]:
-    """A picture of each measure that differs anywhere."""
     overall = {
         one.measure: Entry("all settings", one.interval, one.verdict)
         for one in comparison.overall if one.interval
@@ -304,8 +276,9 @@ def _drawings(comparison: Comparison, by_measure: ByMeasure) -> list[Drawing]:
     for measure, results in by_measure.items():
         is_ratio = measure.kind != "score"
         entries = [
-            Entry(f"{name(pair).partition(' against ')[0]}"
-                  f"{f' · {clean(pair.machine)}' if several else ''}", one.interval, one.verdict)
+            Entry(name(pair).partition(" against ")[0]
+                  + (f" · {text.clean(pair.machine)}" if several else ""),
+                  one.interval, one.verdict)
             for pair, one in results if one.interval
         ]  # fmt: skip
         if measure.exact and all(entry.interval.value == 1 for entry in entries):

@@ -28,7 +28,6 @@ _LISTED: Final = 8
 """Values that an error lists."""
 _LONGEST: Final = 40
 """Characters of such a value."""
-_MOST_PERCENT: Final = 1000.0
 
 
 @dataclass(frozen=True)
@@ -50,16 +49,11 @@ class SideRows:
 def read_sides(
     files: Sequence[Path], base: str | None, new: str | None, metric: str | None
 ) -> tuple[SideRows, SideRows, frozenset[str]]:
-    """Both sides, and the columns to which their filters give different values.
+    """Both sides, and the columns to which their filters give different values: of two files, or of
+    one by both filters, such as `amp=off mode=lora,dora`; scores by a metric, or each row's own.
 
-    Args:
-        files: two files, or one with both filters.
-        base, new: filters such as `amp=off mode=lora,dora`.
-        metric: of scores; None for each row's own.
-
-    Raises:
-        InputError: for other numbers of files or filters, a file that can't be read, a filter that
-            names no column or matches no row, and filters that share rows.
+    InputError for other numbers of files or filters, a file that can't be read, a filter that names
+    no column or matches no row, and filters that share rows.
     """
     filters = {"--base": base, "--new": new}
     if len(files) == 1 and None in filters.values():
@@ -86,8 +80,7 @@ def read_sides(
         if not results[path].rows:
             raise InputError(f"{path}: has no rows; name another file")
         rows = matching(results[path].rows, of_side, option, path)
-        values_of = values_from(results[path].predictions_of)
-        sides.append(SideRows(path, text or "", rows, values_of))
+        sides.append(SideRows(path, text or "", rows, values_from(results[path].predictions_of)))
     if len(files) == 1:
         shared = len({id(row) for row in sides[0].rows} & {id(row) for row in sides[1].rows})
         if shared:
@@ -97,13 +90,9 @@ def read_sides(
 
 
 def parse_terms(text: str | None, option: str) -> Terms:
-    """The values of each column in a filter such as `amp=off layers=attn,all-lin`.
-
-    Values with spaces are quoted as in a shell. A value may be empty, as in `rank=`.
-
-    Raises:
-        InputError: for anything else, with the nearest names of an unknown column.
-    """
+    """The values of each column in a filter such as `amp=off layers=attn,all-lin`; InputError for
+    anything else, with the nearest names of an unknown column. Values with spaces are quoted as in
+    a shell. A value may be empty, as in `rank=`."""
     if text is None:
         return {}
     try:
@@ -128,12 +117,9 @@ def parse_terms(text: str | None, option: str) -> Terms:
 
 
 def matching(rows: Sequence[Row], terms: Terms, option: str, path: Path) -> list[Row]:
-    """The rows that match all terms of a filter.
-
-    Raises:
-        InputError: if there are none, with the values that there are.
-    """
-    left = list(rows)
+    """The rows that match all terms of a filter; InputError with the values that there are if there
+    are none."""
+    left = rows
     for column, texts in terms.items():
         values = {row[column] for row in left}
         accepted: set[Value] = set()
@@ -150,7 +136,7 @@ def matching(rows: Sequence[Row], terms: Terms, option: str, path: Path) -> list
                     )
                 accepted |= chosen
         left = [row for row in left if row[column] in accepted]
-    return left
+    return list(left)
 
 
 def _accepts(text: str, column: str, value: Value) -> bool:
@@ -170,11 +156,8 @@ def _listed(values: set[Value]) -> str:
 
 
 def limits(slowdown: str, memory: str, work: str, score_drop: str) -> Limits:
-    """Minimum effects from the texts of the options.
-
-    Raises:
-        InputError: for a text without a unit, or whose number is no limit.
-    """
+    """Minimum effects from the texts of the options; InputError for one without a unit, or whose
+    number is no limit."""
     number = _number(score_drop, "--max-score-drop", "(?:pt|%)", "0.5pt or 1%", 100)
     if not number:
         raise InputError("--max-score-drop: must be more than 0, such as 0.5pt or 1%")
@@ -187,7 +170,7 @@ def limits(slowdown: str, memory: str, work: str, score_drop: str) -> Limits:
 
 
 def _number(
-    text: str, option: str, unit: str = "%", example: str = "5%", most: float = _MOST_PERCENT
+    text: str, option: str, unit: str = "%", example: str = "5%", most: float = 1000
 ) -> float:
     match = re.fullmatch(rf"\s*([0-9.eE+-]+|nan|inf)\s*({unit})?\s*", text)
     try:

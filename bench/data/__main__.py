@@ -61,13 +61,9 @@ Examples:
     model=_MODEL, pages=_PAGES,
 )  # fmt: skip
 def command(
-    data: dict[str, Any],
-    task: str | None,
-    model: str | None,
-    as_json: bool,
-    reports: Path | None,
-    write: Path | None,
-) -> int:
+    data: dict[str, Any], task: str | None, model: str | None, as_json: bool,
+    reports: Path | None, write: Path | None,
+) -> int:  # fmt: skip
     if reports is not None:
         check_reports(reports, _PAGES)
     source = find_source(task, merged(None, data))
@@ -108,13 +104,8 @@ def _write(data: TaskData, folder: Path) -> None:
 
 
 def _facts(data: TaskData, source: str, model: str) -> DataFacts:
-    """The facts on a task's examples, in tokens of a model; progress is shown if it takes long.
-    InputError if there is no such model.
-
-    Args:
-        source: as in `DataFacts`.
-        model: the name of a model on a command line.
-    """
+    """The facts on a task's examples, in tokens of a model by its name on a command line, or
+    InputError; progress is shown if it takes long."""
     encoder = find_model(model, "pretrained", "auto")
     longest = encoder.config.max_position_embeddings
     is_slow = len(data.train) + len(data.dev) >= _SLOW

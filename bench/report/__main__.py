@@ -35,15 +35,9 @@ Examples:
     metric_help=METRIC_HELP,
 )
 def main(
-    runs: Sequence[Path],
-    reports: Path,
-    code_version: str | None,
-    metric: str | None,
-    final: bool,
-    test: str | None,
-    history: bool,
-    as_json: bool,
-) -> int:
+    runs: Sequence[Path], reports: Path, code_version: str | None, metric: str | None,
+    final: bool, test: str | None, history: bool, as_json: bool,
+) -> int:  # fmt: skip
     others = {"--final": final, "--test": test, "--code-version": code_version}
     for option in (name for name, value in others.items() if history and value):
         raise InputError(f"--history: does not go together with {option}")
@@ -92,16 +86,13 @@ def _comparison(runs: Sequence[Path], rows: Sequence[Row]) -> str | None:
     if len(runs) > 1:
         what, arguments = "files", [str(path) for path in (runs[0], runs[-1])]
     elif len(versions) > 1:
-        what, (base, new) = "versions of the code", map(_term, versions)
+        what = "versions of the code"
+        base, new = (f"code_version={shlex.quote(version)}" for version in versions)
         arguments = [str(runs[0]), "--base", base, "--new", new]
     else:
         return None
     command = command_line("compare", *arguments)
     return f"several {what} are shown together; what differs between them: {command}"
-
-
-def _term(version: str) -> str:
-    return f"code_version={shlex.quote(version)}"
 
 
 if __name__ == "__main__":

@@ -84,10 +84,8 @@ def comparisons(group: Group) -> pd.DataFrame:
 
 
 def authors_section(groups: Sequence[Group]) -> list[Section]:
-    """The first group's comparison with the authors' figures, and what can be compared at all.
-
-    It is there if any of the groups can be compared, and names the others that can.
-    """
+    """The first group's comparison with the authors' figures, and what can be compared at all. It
+    is there if any of the groups can be compared, and names the others that can."""
     compared = [comparisons(group) for group in groups]
     numbers = [number for number, part in enumerate(compared, start=1) if not part.empty]
     if not numbers:
@@ -99,16 +97,11 @@ def authors_section(groups: Sequence[Group]) -> list[Section]:
 
 
 def group_section(group: Group, prefix: str, *, drawn: bool) -> list[Section]:
-    """A later group's comparison with the authors' figures, if it can be compared.
-
-    Args:
-        prefix: of its anchor and its figures.
-        drawn: whether it has figures, or its table alone.
-    """
+    """A later group's comparison with the authors' figures, if it can be compared, as a figure or
+    its table alone; its anchor and its figures have a prefix."""
     compared = comparisons(group)
-    if compared.empty:
-        return []
-    return [_section(group, compared, _sentences(compared), prefix, drawn=drawn)]
+    lines = _sentences(compared)
+    return [] if compared.empty else [_section(group, compared, lines, prefix, drawn=drawn)]
 
 
 def _section(

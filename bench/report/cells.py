@@ -6,7 +6,7 @@ from functools import cache
 from operator import attrgetter
 from typing import Final
 
-from bench.analysis.groups import CHANGED, Group, about
+from bench.analysis.groups import CHANGED, Group
 from bench.plan.budget import was_left_out
 from bench.plan.cell import ABOUT, Value
 from bench.plan.columns import BY_NAME, group_names
@@ -24,7 +24,6 @@ MOST_FAILURES: Final = 500
 _OVERHEAD: Final = "overhead_s"
 """Not a column of runs.csv: it is calculated from others."""
 _COLUMNS: Final = declared("cells")
-_TITLES: Final = _COLUMNS | declared("cells_more")
 _DISTINGUISHING: Final = {
     **{name: about.short for name, about in ABOUT.items() if about.short},
     "repeat": "repeat {}",
@@ -42,10 +41,8 @@ _INPUTS: Final = _AXES | _SETTINGS | frozenset(group_names("identity"))
 
 
 def cells_table(groups: Sequence[Group]) -> Table:
-    """The cells of every group; of large groups, and of many groups, the first cells.
-
-    Columns that apply to no cell are left out, such as those of a GPU, or of unfreezing.
-    """
+    """The cells of every group; of large groups, and of many groups, the first cells. Columns that
+    apply to no cell are left out, such as those of a GPU, or of unfreezing."""
     chosen: list[tuple[int, Row]] = []
     for number, group in enumerate(groups, start=1):
         room = min(MOST_OF_A_GROUP, MOST_CELLS - len(chosen))
@@ -88,7 +85,8 @@ def _column_order(groups: Sequence[Group]) -> list[str]:
 def _head(name: str) -> Head:
     if name == _OVERHEAD:
         return Head(name, "overhead, s", "wall_s without train_s and eval_s, s", True)
-    return Head(name, BY_NAME[name].title, about(name), BY_NAME[name].kind is not str)
+    column = BY_NAME[name]
+    return Head(name, column.title, column.meaning, column.kind is not str)
 
 
 def shown(row: Row, name: str) -> str:
@@ -116,10 +114,8 @@ def _formatted(name: str, value: Value) -> str:
 
 
 def failures_table(rows: Sequence[Row]) -> tuple[str, Table]:
-    """A heading, and a table of the cells that failed or are flagged, with their messages.
-
-    Cells that have not run yet are only counted in the heading; those left out for a budget share
-    one line.
+    """A heading, and a table of the cells that failed or are flagged, with their messages. Cells
+    that have not run yet are only counted in the heading; those left out for a budget share a line.
     """
     bad = [row for row in rows if row.status not in ("ok", None) or row.flags]
     over_budget = [row for row in bad if was_left_out(row)]

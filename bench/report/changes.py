@@ -60,11 +60,8 @@ def amp_section(group: Group) -> list[Section]:
         )
         for cost in COSTS if not (rows := amp_frame(group, cost)).empty
     ]  # fmt: skip
-    fields = [
-        {"cost": cost, **asdict(e), "product": e.product}
-        for cost, every in by_cost.items()
-        for e in every
-    ]
+    fields = [{"cost": cost, **asdict(e), "product": e.product}
+              for cost, every in by_cost.items() for e in every]  # fmt: skip
     tables = [table("amp", fields)] if fields else []
     return [Section("amp", "AMP", heading, lines, drawings, tables)]
 
@@ -97,14 +94,11 @@ def _claim(group: Group, cost: Objective, e: Effects) -> tuple[float, float, boo
     """What decides whether the paper's claim is reached: the ends of all intervals, whether some
     settings have none, and the numbers of runs of these and of the baseline."""
     base = group.baseline
-    pairs = [
-        (setting, gap)
-        for setting in group.usual
-        if base
-        and (setting.mode, setting.layers, setting.amp) == (e.mode, e.layers, e.amp)
-        and not setting.unfreezes
-        and (gap := compare(group, cost, setting, base))
-    ]
+    alike = [
+        s for s in group.usual
+        if (s.mode, s.layers, s.amp) == (e.mode, e.layers, e.amp) and not s.unfreezes
+    ]  # fmt: skip
+    pairs = [(s, gap) for s in alike if base and (gap := compare(group, cost, s, base))]
     ends = [gap.ends() or (gap.value, gap.value) for _, gap in pairs]
     few = [len(setting.ok) for setting, gap in pairs if gap.ends() is None]
     runs = [*few, len(base.ok)] if base else few
@@ -113,27 +107,19 @@ def _claim(group: Group, cost: Objective, e: Effects) -> tuple[float, float, boo
 
 @dataclass(frozen=True)
 class Change:
-    """A setting compared with the same one without one change.
+    """A setting compared with the same one without one change."""
 
-    Attributes:
-        group: the group whose metric and cost columns the comparison uses.
-        name: the column that differs; `value` with the change, `usual` without it.
-        setting: the setting with the change; `against`: the one without it.
-    """
-
-    group: Group
-    name: str
-    value: str
+    group: Group  # whose metric and cost columns the comparison uses
+    name: str  # the column that differs
+    value: str  # with the change
     usual: str
-    setting: Setting
+    setting: Setting  # with the change
     against: Setting
 
     @cached_property
     def gaps(self) -> dict[Objective, Interval | None]:
-        """The difference of scores and the ratios of memory and time; None where not measured.
-
-        Scores are not compared where neither setting learned anything.
-        """
+        """The difference of scores, unless neither setting learned anything, and the ratios of
+        memory and time; None where not measured."""
         gaps = {name: compare(self.group, name, self.setting, self.against) for name in OBJECTIVES}
         return gaps | {"score": None} if neither_learned(self.setting, self.against) else gaps
 
@@ -155,9 +141,8 @@ def point(setting: Setting, without: str = "") -> tuple[object, ...]:
 
 def changes(base: Group, neighbours: Sequence[tuple[Group, str]]) -> list[Change]:
     """The comparisons of each neighbour's settings with those of the base, and of unfreezing."""
-    usual = [setting for setting in base.settings if not setting.unfreezes]
-    unfreezing = [setting for setting in base.settings if setting.unfreezes]
-    compared = _compared(base, "unfreeze", unfreezing, usual, "unfreeze")
+    of = grouped(base.settings, lambda setting: setting.unfreezes)
+    compared = _compared(base, "unfreeze", of.get(True, []), of.get(False, []), "unfreeze")
     for group, name in neighbours:
         values = tuple(text.setting_value(one.shared(name)) for one in (group, base))
         compared += _compared(base, name, group.settings, base.settings, "", values)
@@ -171,13 +156,9 @@ def frozen_changes(group: Group) -> list[Change]:
 
 
 def _compared(
-    group: Group,
-    name: str,
-    settings: Sequence[Setting],
-    usual: Sequence[Setting],
-    axis: str,
+    group: Group, name: str, settings: Sequence[Setting], usual: Sequence[Setting], axis: str,
     values: tuple[str, ...] = (),
-) -> list[Change]:
+) -> list[Change]:  # fmt: skip
     """The comparisons of settings with usual ones that are alike but for an axis, whose values are
     those of a column, unless they are given."""
     by_point = {point(setting, axis): setting for setting in reversed(usual) if setting.ok}
@@ -191,11 +172,9 @@ def _compared(
 
 
 def changes_sections(groups: Sequence[Group], prefix: str = "") -> list[Section]:
-    """The section on changed settings; none where nothing differs in a single setting.
-
-    It compares the first group's types of frozen weights, and the groups around the hub with it; in
-    two sections if the hub is another group, which may have another metric.
-    """
+    """The section on changed settings; none where nothing differs in a single setting. It compares
+    the first group's types of frozen weights, and the groups around the hub with it; in two
+    sections if the hub is another group, which may have another metric."""
     base, neighbours = hub(groups) or (groups[0], [])
     frozen, others = frozen_changes(groups[0]), changes(base, neighbours) if neighbours else []
     parts = [frozen + others] if base is groups[0] else [frozen, others]

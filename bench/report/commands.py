@@ -20,7 +20,6 @@ from bench.results.facts import DataFacts
 from bench.stats.best import FEWEST_SEEDS
 from minbert.data.tasks import TASKS
 
-_MOST_GRIDS: Final = 8
 _USUAL: Final = {"engine": MINBERT, "batching": "by-length", "compile": OFF}
 """Values that a selection does not name."""
 _POINT: Final = tuple(name for name in AXES if name not in ("seed", "fold"))
@@ -35,15 +34,13 @@ def commands(
     code_version: str | None = None,
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
 ) -> list[str]:
-    """Command lines for the grids of a group, for one of its cells, and for this report.
-
-    A user's own grid is named by its file; the folder of a task's files is left for the user to
-    fill in, and the user's files have the names that the facts have. Rates that a search chose
-    are searched again.
-    """
+    """Command lines for the grids of a group, for one of its cells, and for this report. A user's
+    own grid is named by its file; the folder of a task's files is left for the user to fill in, and
+    the user's files have the names that the facts have. Rates that a search chose are searched
+    again."""
     options = options_of(group, facts)
     grids = sorted({_grid(group, row) for row in group.rows}, key=lambda one: one[::-1])
-    lines = [_line(grid, *options, *search) for grid, search in grids[:_MOST_GRIDS]]
+    lines = [_line(grid, *options, *search) for grid, search in grids[:8]]
     one = _line(*_alone(group, group.first, options, AXES), "--rerun", "ok")
     narrow = [] if code_version is None else ["--code-version", code_version]
     report = ["--runs", *(sources or [_RUNS]), "--reports", "reports/", *narrow, *_metric(group)]
@@ -57,9 +54,8 @@ def options_of(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({
 
 def command_of(group: Group, setting: Setting, options: Sequence[str]) -> str:
     """The command line that repeats the cells of a setting, with the options of `options_of`."""
-    seeds = str(1 + max(row.seed for row in setting.rows))
-    pairs = zip(("", *options), options, strict=False)
-    options = [seeds if last == "--seeds" else word for last, word in pairs]
+    options = [*options]
+    options[options.index("--seeds") + 1] = str(1 + max(row.seed for row in setting.rows))
     return _line(*_alone(group, setting.rows[0], options), "--rerun", "ok")
 
 
@@ -95,18 +91,15 @@ def recommend_command(group: Group, sources: Sequence[str]) -> str:
 
 
 def export_command(recommended: Recommendation, sources: Sequence[str]) -> str:
-    """The command line that exports the model of a recommended setting."""
     known, group = recommended.candidates, recommended.candidates.group
-    limits = " ".join(limit.text for limit in recommended.limits)
     options = {
         "--prefer": recommended.prefer if recommended.prefer != NEEDS[0] else "",
-        "--where": limits,
+        "--where": " ".join(limit.text for limit in recommended.limits),
         "--margin": f"{known.margin:g}" if known.margin != group.margin else "",
         "--runs": " ".join(source for source in sources if source != _RUNS),
     }
     chosen = [word for pair in options.items() if pair[1] for word in pair]
-    words = ["recommended", *chosen, *_metric(group), "--to", "my-model"]
-    return command_line("export", *words)
+    return command_line("export", "recommended", *chosen, *_metric(group), "--to", "my-model")
 
 
 def _metric(group: Group) -> list[str]:
@@ -189,12 +182,8 @@ def _options(
     if length is not None and (own or gridfile.load(grid).settings.max_length != length):
         values["max_length"] = length
     values |= _data(group, facts) | _devices(group)
-    return [
-        word
-        for name, value in values.items()
-        if value is not None
-        for word in (f"--{name.replace('_', '-')}", str(value))
-    ]
+    given = {name: str(value) for name, value in values.items() if value is not None}
+    return [word for name in given for word in (f"--{name.replace('_', '-')}", given[name])]
 
 
 def _devices(group: Group) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from bench.analysis.groups import Group
-from bench.plan.findings import CONTROL, Affected, Checks, Lengths
+from bench.plan.findings import CONTROL, Affected, Checks
 from bench.report.drawing import BLUE, ORANGE, Drawing, canvas, to_svg
 from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import Head, Table, table
@@ -25,11 +25,7 @@ _DROP: Final = "--drop-leaks leaves them out"
 
 
 def data_section(group: Group, facts: Mapping[str, DataFacts], prefix: str = "") -> list[Section]:
-    """The section on a group's examples; none without facts on them.
-
-    Args:
-        facts: by `data_digest`.
-    """
+    """The section on a group's examples; none without facts on them, by `data_digest`."""
     data = facts.get(str(group.shared("data_digest")))
     if data is None:
         return []
@@ -67,24 +63,19 @@ def findings(checks: Checks) -> list[tuple[str, Affected, str]]:
 
 def tables(data: DataFacts) -> list[Table]:
     """The classes, the findings, some examples of each, and the lengths."""
-    every = []
+    every = list[Table]()
     if data.class_counts:
-        every.append(_class_table(data))
+        rows = [
+            {
+                "class": plain(name), "train": train, "train_share": train / max(1, data.train),
+                "dev": dev, "dev_share": dev / max(1, data.dev),
+            }
+            for name, (train, dev) in data.class_counts.items()
+        ]  # fmt: skip
+        every.append(table("data_classes", rows, folded=len(rows) > _MOST_CLASSES))
     if data.checks is not None:
         every += [*_finding_tables(data.checks), _length_table(data.checks)]
     return every
-
-
-def _class_table(data: DataFacts) -> Table:
-    rows = [
-        {
-            "class": plain(name),
-            "train": train, "train_share": train / max(1, data.train),
-            "dev": dev, "dev_share": dev / max(1, data.dev),
-        }
-        for name, (train, dev) in data.class_counts.items()
-    ]  # fmt: skip
-    return table("data_classes", rows, folded=len(rows) > _MOST_CLASSES)
 
 
 def _finding_tables(checks: Checks) -> list[Table]:
@@ -117,9 +108,9 @@ def drawings(data: DataFacts) -> list[Drawing]:
     """The figures of a data set: its classes, lengths and findings."""
     every = [class_shares(data, "classes")] if data.class_counts else []
     if data.checks is not None:
-        every.append(length_histogram(data.checks, "lengths"))
+        every.append(_length_histogram(data.checks))
         if known := findings(data.checks):
-            every.append(_finding_bars(data, known, "findings"))
+            every.append(_finding_bars(data, known))
     return every
 
 
@@ -139,16 +130,14 @@ def class_shares(data: DataFacts, stem: str) -> Drawing:
     return _bars(names, shares, stem, alt, caption)
 
 
-def _finding_bars(
-    data: DataFacts, findings: Sequence[tuple[str, Affected, str]], stem: str
-) -> Drawing:
+def _finding_bars(data: DataFacts, findings: Sequence[tuple[str, Affected, str]]) -> Drawing:
     shares = [
         [one.train / max(1, data.train) for _, one, _ in findings],
         [one.dev / max(1, data.dev) for _, one, _ in findings],
     ]
     alt = phrase("captions", "findings_alt", data, findings)
     names = [name for name, _, _ in findings]
-    return _bars(names, shares, stem, alt, phrase("captions", "findings"))
+    return _bars(names, shares, "findings", alt, phrase("captions", "findings"))
 
 
 def _bars(
@@ -169,9 +158,9 @@ def _bars(
     return Drawing(stem, to_svg(figure, stem), alt, caption)
 
 
-def length_histogram(checks: Checks, stem: str) -> Drawing:
+def _length_histogram(checks: Checks) -> Drawing:
     """The lengths of training examples, in tokens if they are known, with `max_length`."""
-    lengths: Lengths = checks.lengths[-1]
+    lengths = checks.lengths[-1]
     lefts = lengths.step * np.arange(len(lengths.counts))
     with canvas(3.0) as (figure, axes):
         axes.bar(lefts, lengths.counts, lengths.step, align="edge", color=BLUE, linewidth=0)
@@ -188,4 +177,4 @@ def length_histogram(checks: Checks, stem: str) -> Drawing:
     alt = phrase("captions", "lengths_alt", lengths)
     longest, end = lengths.train["100"], lengths.step * len(lengths.counts)
     caption = phrase("captions", "lengths", longest) if longest >= end else ""
-    return Drawing(stem, to_svg(figure, stem), alt, caption)
+    return Drawing("lengths", to_svg(figure, "lengths"), alt, caption)

@@ -62,8 +62,7 @@ def canvas(height: float) -> Iterator[tuple[Figure, Axes]]:
     import seaborn as sns  # imported late, for it is slow and few commands draw
 
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    style = {**sns.axes_style("whitegrid"), **_STYLE}
-    with mpl.rc_context(style):
+    with mpl.rc_context({**sns.axes_style("whitegrid"), **_STYLE}):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
@@ -81,8 +80,7 @@ def _other_scripts() -> Iterator[None]:
 
 def lay_out(figure: Figure) -> None:
     """Set the positions of everything in a figure, as drawing would."""
-    engine = figure.get_layout_engine()
-    if engine is not None:
+    if engine := figure.get_layout_engine():
         with _other_scripts():
             engine.execute(figure)
 
@@ -97,12 +95,8 @@ def name_lines(axes: Axes, names: Sequence[str], room: float = 0.45, **style: An
 def add_legend(figure: Figure, handles: Sequence[Artist], most: int = 6, **style: Any) -> None:
     """Add a legend below the axes with at most so many columns, unless it is empty."""
     if handles:
-        style = {
-            "ncols": min(len(handles), most),
-            "columnspacing": 1.2,
-            "handletextpad": 0.4,
-        } | style
-        figure.legend(handles=handles, loc="outside lower center", **style)
+        usual = {"ncols": min(len(handles), most), "columnspacing": 1.2, "handletextpad": 0.4}
+        figure.legend(handles=handles, loc="outside lower center", **usual | style)
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -130,7 +124,6 @@ def to_svg(figure: Figure, stem: str) -> str:
 
 
 def as_file(drawing: Drawing) -> str:
-    """The SVG as a complete file."""
     return f'<?xml version="1.0" encoding="utf-8"?>\n{drawing.svg}'
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from operator import attrgetter
 from typing import Final
 
 from bench.analysis.costs import Need, cost_of
@@ -20,6 +21,7 @@ from bench.report.tables import Table, frame, table
 from bench.stats.intervals import Interval
 
 _LEVEL: Final = 0.05
+_point: Final = attrgetter("mode", "rank", "layers", "amp", "unfreeze", "options")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,15 +57,13 @@ def encoders_section(encoders: Encoders | None) -> list[Section]:
           if same else []),
     ]  # fmt: skip
     rows = frame(group)
-    chosen_labels = {pick.label for pick in chosen}
+    rows = rows.assign(chosen=rows["label"].isin({pick.label for pick in chosen}))
     drawings = [
         figures.encoders(
-            rows.assign(chosen=rows["label"].isin(chosen_labels)), cost,
-            text.x_label(group, cost), text.y_label(group), f"encoders-{cost}",
+            rows, cost, text.x_label(group, cost), text.y_label(group), f"encoders-{cost}",
             phrase("captions", "encoders", group),
         )
-        for cost in COSTS
-        if not rows.dropna(subset=[cost, "score"]).empty
+        for cost in COSTS if not rows.dropna(subset=[cost, "score"]).empty
     ] if group.has_quality else []  # fmt: skip
     best, form = _best(group, chosen), partial(text.score_gap, group)
     pairs = _pairs(best, chosen)
@@ -108,11 +108,6 @@ def _same(encoders: Encoders, chosen: Sequence[_Choice]) -> list[_Choice]:
 
     best = max(common, key=mean, default=None)
     return [] if best is None else [own[best] for own in by_point]
-
-
-def _point(setting: Setting) -> tuple[object, ...]:
-    names = ("mode", "rank", "layers", "amp", "unfreeze", "options")
-    return tuple(getattr(setting, name) for name in names)
 
 
 def _best(group: Group, choices: Sequence[_Choice]) -> _Choice | None:

@@ -46,13 +46,12 @@ def engines_section(rows: Sequence[Row], values_of: ValuesOf, losses_of: LossesO
 
 def engine_warnings(rows: Sequence[Row], losses_of: LossesOf) -> list[str]:
     """A line if the losses of both engines differ."""
-    differing = [one for one in agreements(rows, losses_of) if not one.agrees]
-    if not differing:
-        return []
-    return [
+    differing = [one.minbert.name for one in agreements(rows, losses_of) if not one.agrees]
+    warning = (
         f"{WARNING} engines minbert and transformers don't do the same work: the losses of "
-        f"{', '.join(dict.fromkeys(one.minbert.name for one in differing))} differ."
-    ]
+        f"{', '.join(dict.fromkeys(differing))} differ."
+    )
+    return [warning] if differing else []
 
 
 def _range(baseline: Baseline) -> str:
@@ -117,12 +116,9 @@ def _drawings(compared: Iterable[Baseline]) -> list[Drawing]:
     for number, baseline in enumerate(compared, start=1):
         entries = [
             Entry(_name(pair), one.interval, one.verdict)
-            for pair, one in baseline.compared(TIME)
-            if one.interval is not None
-        ]
+            for pair, one in baseline.compared(TIME) if one.interval
+        ]  # fmt: skip
+        label, stem = f"time, minbert / transformers + PEFT {baseline.name}", f"engines-{number}"
         if entries:
-            label = f"time, minbert / transformers + PEFT {baseline.name}"
-            drawings.append(
-                intervals(entries, None, None, label, f"engines-{number}", is_ratio=True)
-            )
+            drawings.append(intervals(entries, None, None, label, stem, is_ratio=True))
     return drawings

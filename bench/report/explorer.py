@@ -21,15 +21,18 @@ from numpy.typing import NDArray
 
 from bench.analysis.costs import NEEDS, UNITS, Need, cost_of
 from bench.analysis.groups import Group
+from bench.analysis.matching import text_of
 from bench.analysis.recommendation import Candidates, Recommendation
 from bench.analysis.setting import Setting, number
 from bench.analysis.verdicts import column
+from bench.plan.cell import Value
 from bench.plan.rows import Row
 from bench.report.cells import MOST_OF_A_GROUP
 from bench.report.commands import command_of, options_of, recommend_command
 from bench.report.drawing import BLUE, INK, ORANGE, PURPLE
 from bench.report.figures import COLOURS, MARKERS
 from bench.report.recommendation import against_full, in_brief, margin_text, obstacles, withdrawn
+from bench.report.show import finite
 from bench.report.tables import MOST_SETTINGS
 from bench.report.text import y_label
 from bench.results.facts import DataFacts
@@ -54,10 +57,9 @@ def explorer(
     sources: Sequence[str] = (),
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """A group's settings, metric and pairs, ready for JSON.
+    """The settings, metric and pairs of a group with its recommendation among all, ready for JSON.
 
     Args:
-        recommended: the recommendation among all settings.
         sources: the files that the rows came from, as a command line names them.
         facts: by `data_digest`, facts on the data, for commands.
     """
@@ -68,13 +70,13 @@ def explorer(
     axes = {
         name: values
         for name in points[0]
-        if len({*(values := [_text(point[name]) for point in points])}) > 1
+        if len({*(values := [text_of(point[name], "none") for point in points])}) > 1
     }
     runs = sources[0] if len(sources) == 1 else "runs.csv"
     listed = {row.cell_id for row in group.ordered[:MOST_OF_A_GROUP]}
     scoring, options = group.scoring, options_of(group, facts)
     every = range(len(candidates.settings))
-    return {
+    content: dict[str, Any] = finite({
         "metric": {
             "name": y_label(group), "label": scoring.label, "higher": scoring.higher_is_better,
             "decimals": group.decimals, "margin": margin_text(candidates),
@@ -94,30 +96,26 @@ def explorer(
         },
         "settings": [
             {
-                "label": setting.label,
-                "axes": [values[i] for values in axes.values()],
-                "costs": [_finite(cost_of(group, setting, need)) for need in NEEDS],
-                "score": _score(setting),
-                "pair": place,
-                "value": None if place is None else _finite(candidates.value(place, "score")),
+                "label": setting.label, "axes": [values[i] for values in axes.values()],
+                "costs": [cost_of(group, setting, need) for need in NEEDS],
+                "score": score and [score.value, *(score.ends() or (None, None))], "pair": place,
+                "value": None if place is None else candidates.value(place, "score"),
                 "brief": "" if place is None else in_brief(candidates, place),
                 "against": "" if place is None else against_full(candidates, place),
                 "collapsed": "" if place is None else withdrawn(candidates, place),
-                "learned": setting.learned,
-                "baseline": setting is group.baseline,
-                "mode": setting.mode,
-                "hollow": setting.amp == "off",
+                "learned": setting.learned, "baseline": setting is group.baseline,
+                "mode": setting.mode, "hollow": setting.amp == "off",
                 "seeds": len(setting.scores),
                 "cells": [_cell(group, row, runs) for row in setting.rows[:_MOST_CELLS]],
                 "more": [r.cell_id for r in setting.rows[_MOST_CELLS:] if r.cell_id in listed],
                 "command": command_of(group, setting, options),
             }
             for i, setting in enumerate(group.settings)
-            for place in [places.get(id(setting))]
+            for place, score in [(places.get(id(setting)), setting.estimate("dev_score"))]
         ],
-        "pairs": _pairs(candidates),
-        "ratios": _ratios(group),
-    }  # fmt: skip
+        "pairs": _pairs(candidates), "ratios": _ratios(group),
+    })  # fmt: skip
+    return content
 
 
 def embedded(content: Mapping[str, Any]) -> Markup:
@@ -127,7 +125,7 @@ def embedded(content: Mapping[str, Any]) -> Markup:
     return Markup(escaped)  # noqa: S704
 
 
-def _axes(setting: Setting) -> dict[str, object]:
+def _axes(setting: Setting) -> dict[str, Value]:
     """The values by which settings are filtered; None where an axis does not distinguish them."""
     return {
         "encoder": setting.encoder or None,
@@ -139,10 +137,6 @@ def _axes(setting: Setting) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _text(value: object) -> str:
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _ordered(values: list[str]) -> list[str]:
     """Each value once: in the order of the settings, numbers by size, `none` at the end."""
     return sorted(dict.fromkeys(values), key=lambda text: (text == "none", _size(text)))
@@ -152,13 +146,6 @@ def _size(text: str) -> float:
     with suppress(ValueError):
         return float(text)
     return 0.0
-
-
-def _score(setting: Setting) -> list[float | None] | None:
-    estimate = setting.estimate("dev_score")
-    if estimate is None:
-        return None
-    return [_finite(value) for value in (estimate.value, *(estimate.ends() or (None, None)))]
 
 
 def _limit(known: Candidates, name: Need | Literal["score"]) -> dict[str, object] | None:
@@ -198,14 +185,9 @@ def _cell(group: Group, row: Row, runs: str) -> list[object]:
         folder = str(cell_folder(Path(runs), row.name, *row.row_key))
     memory = number(row[column(group, "memory")])
     return [
-        row.cell_id, row.seed, row.fold, str(row.status or "not run"), _finite(row.dev_score),
-        _finite(memory), _finite(row.train_s), folder if row.status else "",
+        row.cell_id, row.seed, row.fold, str(row.status or "not run"), row.dev_score,
+        memory, row.train_s, folder if row.status else "",
     ]  # fmt: skip
-
-
-def _finite(value: float | None) -> float | None:
-    """A number as it is; None for one that JSON does not have."""
-    return None if value is None or not isfinite(value) else float(value)
 
 
 def _pairs(known: Candidates) -> dict[str, object]:

@@ -85,11 +85,10 @@ def _number(figure: Figure, axes: Axes, places: Sequence[tuple[float, float]]) -
         x, y = axes.transData.transform(place)
         options = [(-8, 8), (0, 13), (-14, 0), (-9, 17), (8, 12), (-20, 8), (0, 23), (-20, 18)]
         spots = [(x + dx, y + dy) for dx, dy in options]
-        free = [
+        free = (
             s for s in spots if all(abs(s[0] - u) > 11 or abs(s[1] - v) > 9 for u, v in occupied)
-        ]
-        spot = (free or spots)[0]
-        occupied.append(spot)
+        )
+        occupied.append(spot := next(free, spots[0]))
         axes.annotate(
             str(i), place, xytext=(spot[0] - x, spot[1] - y), textcoords="offset pixels",
             ha="center", va="center", fontsize=8, fontweight="bold", color=INK, zorder=4,
@@ -99,11 +98,8 @@ def _number(figure: Figure, axes: Axes, places: Sequence[tuple[float, float]]) -
 def _name_ends(
     figure: Figure, axes: Axes, ends: Sequence[tuple[str, float, float]], lift: float = 0.0
 ) -> None:
-    """Write the names of lines to the right of their ends, without overlaps.
-
-    Args:
-        lift: pixels by which the names are above the lines.
-    """
+    """Write the names of lines to the right of their ends, so many pixels above them, without
+    overlaps."""
     lay_out(figure)
     upwards = sorted(ends, key=lambda end: end[2])
     moved: list[float] = []
@@ -124,11 +120,8 @@ def points(
     axes: Axes, rows: pd.DataFrame, x: str, y: str, size: float = 6.5, alpha: float = 1.0,
     by: str = "mode", colours: Mapping[str, str] = COLOURS,
 ) -> None:  # fmt: skip
-    """Draw a point for each setting, with the marker of its mode and the fill of its AMP.
-
-    Args:
-        colours: by the values of the column `by`.
-    """
+    """Draw a point for each setting, with the marker of its mode, the fill of its AMP, and its
+    colour by the values of a column."""
     for row in rows.to_dict("records"):
         colour = colours.get(str(row[by]), GREY)
         axes.plot(
@@ -146,11 +139,8 @@ def _sign(label: str, colour: str = INK, marker: str = "o", **style: Any) -> Lin
 def encoders(
     rows: pd.DataFrame, cost: str, x_label: str, y_label: str, stem: str, caption: str
 ) -> Drawing:
-    """Dev score against a cost, a colour for each encoder and a marker for each mode.
-
-    Args:
-        rows: `encoder`, `mode`, `amp`, `score`, the cost, and `chosen`, which is drawn larger.
-    """
+    """Dev score against a cost, a colour for each encoder and a marker for each mode, of rows with
+    `encoder`, `mode`, `amp`, `score`, the cost, and `chosen`, which is drawn larger."""
     rows = rows.dropna(subset=[cost, "score"])
     names = list(dict.fromkeys(rows["encoder"]))
     colours = {name: _ENCODERS[i % len(_ENCODERS)] for i, name in enumerate(names)}
@@ -177,14 +167,10 @@ def encoders(
 def legend(figure: Figure, rows: pd.DataFrame, lines: bool = False) -> None:
     """Add a legend below the axes, of the modes and kinds of AMP in the figure."""
     handles = [
-        _sign(
-            mode_label(mode),
-            COLOURS[mode],
-            MARKERS[mode],
-            linestyle=LINES[mode] if lines else "none",
-        )
+        _sign(mode_label(mode), COLOURS[mode], MARKERS[mode],
+              linestyle=LINES[mode] if lines else "none")
         for mode in in_order(rows["mode"])
-    ]
+    ]  # fmt: skip
     handles += [
         _sign("fp32" if amp == "off" else f"AMP {amp}", **_fill(amp, INK))
         for amp in AMPS
@@ -208,8 +194,7 @@ def tradeoff(
     rows = rows.dropna(subset=[cost, "score"])
     front = rows[rows[f"front_{cost}"] > 0].sort_values(f"front_{cost}")
     with canvas(4.3) as (figure, axes):
-        base = rows[rows["baseline"]]
-        for _, row in base.iterrows():
+        for _, row in rows[rows["baseline"]].iterrows():
             axes.axvline(row[cost], **_DOTTED)
             axes.axhline(row["score"], **_DOTTED)
         axes.step(front[cost], front["score"], where="post", color=GREEN, linewidth=2.2,
@@ -238,10 +223,8 @@ def rank(
     rows: pd.DataFrame, layers: str, limits: tuple[float, float], y_label: str, stem: str,
     caption: str,
 ) -> Drawing:  # fmt: skip
-    """Dev score by rank on one layer set, with bands for full fine-tuning and the head alone.
-
-    Of several rates the best has the line, the interval and the band; the others are pale dots.
-    """
+    """Dev score by rank on one layer set, with bands for full fine-tuning and the head alone. Of
+    several rates the best has the line, the interval and the band; the others are pale dots."""
     rows = rows.dropna(subset=["score"])
     adapters = rows[(rows["layers"] == layers) & rows["rank"].notna()]
     ranks = sorted({int(value) for value in adapters["rank"]})
@@ -312,18 +295,10 @@ def cost(rows: pd.DataFrame, name: str, x_label: str, stem: str, caption: str) -
 
 
 def parts(
-    names: Sequence[str],
-    panels: Mapping[str, Sequence[Breakdown | None]],
-    stem: str,
-    caption: str,
+    names: Sequence[str], panels: Mapping[str, Sequence[Breakdown | None]], stem: str, caption: str
 ) -> Drawing:
-    """Totals as stacked bars of their parts, a panel for each kind of total, a line for each name.
-
-    A total that its parts exceed has a mark of its own.
-
-    Args:
-        panels: the breakdowns in the order of the names, by the label of their axis.
-    """
+    """Totals as stacked bars of their parts, a panel for each kind of total by the label of its
+    axis, a line for each name. A total that its parts exceed has a mark of its own."""
     with canvas(1.1 + 0.25 * len(names)) as (figure, first):
         grid = figure.add_gridspec(1, len(panels))
         first.set_subplotspec(grid[0])
@@ -353,12 +328,9 @@ def parts(
 
 
 def gaps(rows: pd.DataFrame, x_label: str, stem: str, caption: str, at: float = 1.0) -> Drawing:
-    """Ratios or differences with their intervals, those of one kind on one line.
-
-    Args:
-        rows: `kind`, `mode`, `amp`, `value`, `low`, `high`, and `offset` from the kind's line.
-        at: the value of no difference.
-    """
+    """Ratios or differences with their intervals, those of one kind on one line, around the value
+    of no difference. Rows have `kind`, `mode`, `amp`, `value`, `low`, `high`, and `offset` from the
+    kind's line."""
     kinds = list(dict.fromkeys(rows["kind"]))
     with canvas(0.9 + 0.28 * max(len(kinds), 2)) as (figure, axes):
         axes.axvline(at, color=INK, linewidth=1)
@@ -374,7 +346,6 @@ def gaps(rows: pd.DataFrame, x_label: str, stem: str, caption: str, at: float = 
 
 
 def _ranges(rows: pd.DataFrame, name: str, form: Callable[[float], str]) -> str:
-    """The range of a column by the kind of setting."""
     parts = rows.groupby("kind", sort=False)[name]
     return "; ".join(f"{kind} {range_of(part, form)}" for kind, part in parts)
 

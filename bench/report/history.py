@@ -42,18 +42,14 @@ _NARROWEST: Final = 0.05
 def write_history(
     rows: Sequence[Row], folder: Path, sources: Sequence[str]
 ) -> tuple[Path, dict[str, Any]]:
-    """Write history.html, history.md, history.json and figures; return the page and the data.
+    """Write history.html, history.md, history.json and figures on the group with the most versions
+    of the code, of rows from these files; return the page and the data. InputError if no cell ended
+    ok, and errors as `write_pages`."""
 
-    The group with the most versions of the code is shown.
+    def versions_ok(group: Group) -> int:
+        return len({row.code_version for row in group.rows if row.is_ok})
 
-    Args:
-        sources: the files that the rows came from, as a command line names them.
-
-    Raises:
-        InputError: if no cell ended ok, or the folder can't be written.
-        DiskFullError: if there is no space left.
-    """
-    every = sorted(groups(printable(rows)), key=_versions_ok, reverse=True)
+    every = sorted(groups(printable(rows)), key=versions_ok, reverse=True)
     shown = history(every[0]) if every else None
     if shown is None:
         raise InputError(f"{' '.join(sources)}: no cell ended ok, so there is no history")
@@ -69,10 +65,6 @@ def write_history(
         command=without_paths(command_line("report", "--history", "--runs", *sources)),
     )
     return write_pages(folder, "history", facts, data=data), data
-
-
-def _versions_ok(group: Group) -> int:
-    return len({row.code_version for row in group.rows if row.is_ok})
 
 
 def _findings(shown: History) -> list[str]:
@@ -96,8 +88,8 @@ def _events(shown: History) -> list[tuple[str, str, list[str]]]:
         common = len(ratios) == every > 1 and len({c.after > c.before for c in ratios}) == 1
         for change in changes:
             before, after = (_value(shown, change.series, v) for v in (change.before, change.after))
-            name = change.series.setting.label
             if change.series.is_reference or not common:
+                name = change.series.setting.label
                 name += "" if change.series.is_reference else f" against {reference}"
                 words = f"{measure.label} {after} (was {before})"
                 by_setting.setdefault((at, name), []).append(words)
@@ -129,10 +121,14 @@ def _sections(shown: History, others: Sequence[Group]) -> list[Section]:
     )  # fmt: skip
     families = grouped(shown.series, lambda series: series.measure.column)
     drawings = [_drawing(shown, family) for family in families.values()]
-    tables = [*([_changes(shown)] if shown.changes else []), _latest(shown, list(families))]
+    versions = [{"version": one.name, "started_at": one.started_at} for one in shown.versions]
+    tables = [
+        *([_changes(shown)] if shown.changes else []), _latest(shown, list(families)),
+        table("versions", versions, folded=True),
+    ]  # fmt: skip
     return [
         Section("figures", "Figures", "By version of the code", drawings=drawings),
-        Section("tables", "Tables", "In numbers", lines, tables=[*tables, _versions(shown)]),
+        Section("tables", "Tables", "In numbers", lines, tables=tables),
     ]
 
 
@@ -166,11 +162,6 @@ def _latest(shown: History, columns: Sequence[str]) -> Table:
     marks = ["baseline" if s is shown.reference else "" for s in shown.group.settings]
     caption = f"The newest version, {shown.versions[-1].name}, against {shown.reference.label}."
     return Table(heads, rows, caption, marks)
-
-
-def _versions(shown: History) -> Table:
-    rows = [{"version": one.name, "started_at": one.started_at} for one in shown.versions]
-    return table("versions", rows, folded=True)
 
 
 def _drawing(shown: History, family: Sequence[Series]) -> Drawing:

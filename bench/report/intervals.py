@@ -63,9 +63,8 @@ def intervals(
     is_ratio: bool,
     words: Mapping[Verdict, str] | None = None,
 ) -> Drawing:
-    """Ratios or differences: over all settings on top, then by setting, the largest first.
-
-    Of very many settings the extremes are drawn.
+    """Ratios or differences: over all settings on top, then by setting, the largest first. Of very
+    many settings the extremes are drawn.
 
     Args:
         limit: the ratio − 1, or difference, within which changes are tolerated; it is shaded.
@@ -84,8 +83,7 @@ def intervals(
         axes.axvline(none, color=INK, linewidth=0.9, zorder=1)
         for y, entry in enumerate(lines):
             colour, marker, face = _MARKS[entry.verdict]
-            ends = entry.interval.ends()
-            if ends is not None:
+            if ends := entry.interval.ends():
                 low, high = (min(max(end, lowest), highest) for end in ends)
                 axes.hlines(y, low, high, color=colour, linewidth=1.2, zorder=2)
             axes.plot(
@@ -119,9 +117,8 @@ def intervals(
 
 def _ends(lines: Sequence[Entry], none: float, is_ratio: bool) -> tuple[float, float]:
     """The range that is drawn: that of all intervals, within bounds."""
-    every = [none]
-    for entry in lines:
-        every += [entry.interval.value, *(entry.interval.ends() or ())]
+    drawn = [entry.interval for entry in lines]
+    every = [none, *(end for one in drawn for end in (one.value, *(one.ends() or ())))]
     least = 1 / _LARGEST if is_ratio else -_LARGEST
     return max(min(every), least), min(max(every), _LARGEST)
 

@@ -9,6 +9,7 @@ from typing import Final
 from bench.analysis.groups import Encoders, Group, differing
 from bench.analysis.setting import number
 from bench.common.errors import InputError
+from bench.common.grouping import grouped
 from bench.plan.cell import MULTITASK, Value
 from bench.plan.columns import CORRELATED, PART_SCORES
 from bench.plan.metrics import ROW_METRICS
@@ -34,17 +35,14 @@ def lead(group: Group, facts: Mapping[str, DataFacts] = MappingProxyType({})) ->
     task, known = TASKS.get(str(group.shared("task"))), facts.get(str(group.shared("data_digest")))
     every = [setting for setting in group.settings if setting.scores]
     train, dev, steps = (group.shared(name) for name in ("max_train", "max_dev", "max_steps"))
-    cells: dict[Value, set[Value]] = {}
-    for row in group.rows:
-        if row.is_ok:
-            cells.setdefault(row.cell_id, set()).add(row.repeat or 1)
+    cells = grouped([row for row in group.rows if row.is_ok], lambda row: row.cell_id).values()
     batch = group.shared("batch_size")
     return sentences(
         "lead",
         group=group, known=partial(_known, group), by_name=_by_name,
         modes=dict.fromkeys(setting.mode for setting in group.settings),
         seeds={len({row.seed for row in setting.ok}) for setting in group.settings if setting.ok},
-        repeats={1} if not cells else {*map(len, cells.values())},
+        repeats={len({row.repeat or 1 for row in rows}) for rows in cells} or {1},
         several=any(len(setting.scores) > 1 for setting in every),
         is_kept=any(s.values.keys() == s.scores.keys() for s in every if len(s.scores) > 1),
         is_joined=all(s.values.keys() == s.scores.keys() for s in every), scored=every,
@@ -88,11 +86,7 @@ def differs(group: Group, first: Group, encoders: Encoders | None = None) -> str
 
 
 def of_version(rows: Sequence[Row], version: str) -> list[Row]:
-    """The rows of one version of the code.
-
-    Raises:
-        InputError: if there are none.
-    """
+    """The rows of one version of the code; InputError if there are none."""
     selected = [row for row in rows if row.code_version == version]
     if rows and not selected:
         versions = _by_name(row.code_version or _UNKNOWN for row in rows)
@@ -106,8 +100,8 @@ def versions(rows: Iterable[Row], only: str | None, left_out: int) -> list[str]:
     if only is not None:
         return [phrase("groups", "version", plain(only), left_out)]
     names = [str(row.code_version or _UNKNOWN) for row in rows]
-    several = len(set(names)) > 1
-    return [phrase("groups", "versions", len(set(names)), _by_name(names))] if several else []
+    number = len(set(names))
+    return [phrase("groups", "versions", number, _by_name(names))] if number > 1 else []
 
 
 def _by_name(names: Iterable[object]) -> str:

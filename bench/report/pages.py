@@ -48,16 +48,11 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """The content of a command's pages.
-
-    Attributes:
-        findings: the first lines.
-        how, notes, command: the last section: its heading, sentences on how the pages were made,
-            and the command line that makes them again.
-    """
+    """The content of a command's pages. The last section has the heading `how`, sentences on how
+    the pages were made, and the command line that makes them again."""
 
     title: str
-    findings: Sequence[str]
+    findings: Sequence[str]  # the first lines
     sections: Sequence[Section]
     notes: Sequence[str]
     command: str
@@ -80,14 +75,11 @@ def write_pages(
     folder: Path, name: str, facts: Facts, *, data: Mapping[str, Any] | None = None, text: str = ""
 ) -> Path:
     """Write the pages and their figures, delete older figures, and return the HTML page's path.
+    Errors are those of `write_all`.
 
     Args:
         data: the content of NAME.json; None: there is no such file.
         text: the Markdown; empty: that of the facts.
-
-    Raises:
-        InputError: if the folder can't be written.
-        DiskFullError: if there is no space left.
     """
     pages = {}
     if data is not None:
@@ -121,7 +113,6 @@ def _environment(*packages: str, **more: Any) -> Environment:
 
 
 def html_environment() -> Environment:
-    """The environment of HTML templates."""
     environment = _environment(autoescape=True)
     environment.globals["policy"] = policy
     environment.globals["inline"] = lambda drawing: Markup(inline(drawing))  # noqa: S704
@@ -168,7 +159,6 @@ def phrase(template: str, macro: str, *facts: object) -> str:
 
 @cache
 def style() -> str:
-    """The style sheet of all pages."""
     return files("bench.report").joinpath("style.css").read_text("utf-8")
 
 
@@ -188,15 +178,9 @@ def _code(lines: Sequence[str]) -> Markup:
 def write_all(
     folder: Path, pages: Mapping[str, str], drawings: Sequence[Drawing], place: str = "figures"
 ) -> None:
-    """Write each file atomically: figures, then pages; then delete figures of an older report.
-
-    Args:
-        place: the folder of the figures, inside that of the pages.
-
-    Raises:
-        InputError: if the folder can't be written.
-        DiskFullError: if there is no space left.
-    """
+    """Write each file atomically: figures, in their place inside the folder, then pages; then
+    delete figures of an older report. InputError if the folder can't be written, DiskFullError if
+    there is no space left."""
     figures = {f"{drawing.stem}.svg": as_file(drawing) for drawing in drawings}
     figures_folder = folder / place
     try:
@@ -209,7 +193,7 @@ def write_all(
             write_atomically(folder / name, content.encode())
         for path in sorted(figures_folder.glob("*.svg")):
             with suppress(FileNotFoundError):  # another process may be rendering, too
-                if path.name not in figures and path.is_file() and MARK in _start(path):
+                if path.name not in figures and path.is_file() and _is_ours(path):
                     path.unlink()
     except OSError as error:
         if error.errno in NO_SPACE:
@@ -220,6 +204,6 @@ def write_all(
         ) from error
 
 
-def _start(path: Path) -> str:
+def _is_ours(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(2000).decode(errors="replace")
+        return MARK.encode() in file.read(2000)

@@ -11,7 +11,7 @@ from bench.plan.rows import Row
 from bench.report.drawing import GRID, INK, Drawing, canvas, to_svg
 from bench.report.figures import legend, points
 from bench.report.pages import Section, sentences
-from bench.report.text import MEMORY, one_of
+from bench.report.text import one_of, x_label
 
 _CLOSE: Final = 0.1
 
@@ -19,7 +19,7 @@ _CLOSE: Final = 0.1
 def predictions_section(group: Group) -> list[Section]:
     """Predicted against measured peaks and times, if anything was predicted."""
     pairs = {
-        "peak": ("predicted_peak_mib", group.memory_column, MEMORY[group.memory_column]),
+        "peak": ("predicted_peak_mib", group.memory_column, x_label(group, "memory")),
         "time": ("predicted_s", "wall_s", "time of a cell, s"),
     }
     every, drawings = [], []

@@ -22,10 +22,10 @@ from bench.report.drawing import BLUE, GREY, INK, Drawing, canvas, to_svg
 from bench.report.pages import Section, phrase, sentences
 from bench.report.tables import DASH, Head, Table, table
 from bench.results.facts import DataFacts
-from bench.results.outcomes import Outcome
+from bench.results.outcomes import Array, Outcome
 from bench.results.predictions import PredictionsOf
 from bench.results.scores import numbers, probabilities, score_of
-from bench.stats.intervals import Interval
+from bench.stats.intervals import Floats, Interval
 from minbert.data.tasks import TASKS
 
 _MOST_SETTINGS: Final = 20
@@ -38,7 +38,6 @@ _LONGEST: Final = 24
 """Characters of a class's name in a figure."""
 _BINS: Final = 15
 """Bins of equal width of an expected calibration error, as in Guo et al. (2017)."""
-Floats = NDArray[np.float64]
 Names = Callable[[int], str]
 
 
@@ -46,18 +45,17 @@ def quality_sections(
     group: Group, predictions_of: PredictionsOf, facts: DataFacts | None
 ) -> list[Section]:
     """The sections on metrics, classes and calibration, without those whose predictions are not
-    kept.
-
-    Args:
-        facts: on the group's data, for the names of classes.
-    """
+    kept; the facts on the group's data have the names of classes."""
     best = best_by_score(group) if group.has_quality else None
     outcomes = _outcomes(best, predictions_of) if best else []
     if best is None or not outcomes:
         return []
     task = TASKS.get(str(group.shared("task")))
     classes = (facts and facts.classes) or (task.classes if task else ())
-    names = partial(_class_name, classes)
+
+    def names(index: int) -> str:
+        return text.plain(classes[index]) if 0 <= index < len(classes) else str(index)
+
     sections = [_metrics(group, predictions_of, outcomes[0])]
     if not outcomes[0].has_numbers:
         sections += [_classes(best, outcomes, names), _calibration(outcomes)]
@@ -69,10 +67,6 @@ def _outcomes(setting: Setting, predictions_of: PredictionsOf) -> list[Outcome]:
     several parts."""
     parts = [predictions_of(runs[0], logits=True) for runs in setting.runs.values()]
     return [one[""] for one in parts if one and "" in one and one[""].labels is not None]
-
-
-def _class_name(classes: Sequence[str], index: int) -> str:
-    return text.plain(classes[index]) if 0 <= index < len(classes) else str(index)
 
 
 def _metrics(group: Group, predictions_of: PredictionsOf, example: Outcome) -> Section | None:
@@ -217,7 +211,10 @@ def _confusion(shares: Floats, names: Sequence[str], over: tuple[int, int]) -> D
 
 def _calibration(outcomes: Sequence[Outcome]) -> Section | None:
     """Predicted probabilities against what happened; None without logits."""
-    known = [_certainty(one) for one in outcomes if one.logits is not None]
+    known = [
+        _certainty(one.predicted, one.logits, one.labels)
+        for one in outcomes if one.logits is not None and one.labels is not None
+    ]  # fmt: skip
     if len(known) < len(outcomes) or not known[0][0].size:
         return None
     errors = [calibration_error(*one) for one in known]
@@ -231,17 +228,13 @@ def _calibration(outcomes: Sequence[Outcome]) -> Section | None:
     return Section("calibration", "Calibration", heading, lines, [drawing])
 
 
-def _certainty(outcome: Outcome) -> tuple[Floats, Floats]:
+def _certainty(predicted: Array, logits: Array, labels: Array) -> tuple[Floats, Floats]:
     """Probabilities, and whether what they predict is so: of each example its most probable class,
     or every label."""
-    if outcome.logits is None or outcome.labels is None:
-        raise ValueError("the logits are not stored")
-    if outcome.predicted.ndim == 2:
-        values = outcome.logits.astype(np.float64).ravel()
-        sure = 0.5 * (1 + np.tanh(values / 2))
-        return sure, outcome.labels.astype(np.float64).ravel()
-    sure = probabilities(outcome.logits).max(axis=1)
-    return sure, (outcome.predicted == outcome.labels).astype(np.float64)
+    if predicted.ndim == 2:
+        sure = 0.5 * (1 + np.tanh(logits.astype(np.float64).ravel() / 2))
+        return sure, labels.astype(np.float64).ravel()
+    return probabilities(logits).max(axis=1), (predicted == labels).astype(np.float64)
 
 
 def _bins(sure: Floats, right: Floats) -> tuple[Floats, Floats, Floats]:

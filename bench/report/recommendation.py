@@ -38,22 +38,14 @@ _NAMES: Final = {"memory": "least memory", "time": "least time", "size": "smalle
 
 @dataclass(frozen=True)
 class Advice:
-    """The recommendation of a group in words.
-
-    Attributes:
-        heading: the answer in a sentence.
-        sentences: what it gains and loses, how sure that is, and what is missing.
-        table: the alternatives by need.
-        commands: command lines that supply what is missing.
-        exports: by `cell_id`, what exported models cost to use.
-    """
+    """The recommendation of a group in words."""
 
     recommended: Recommendation
-    heading: str
-    sentences: Sequence[str]
-    table: Table | None
-    commands: Sequence[str]
-    exports: Mapping[str, Figures]
+    heading: str  # the answer in a sentence
+    sentences: Sequence[str]  # what it gains and loses, how sure that is, and what is missing
+    table: Table | None  # the alternatives by need
+    commands: Sequence[str]  # command lines that supply what is missing
+    exports: Mapping[str, Figures]  # by `cell_id`, what exported models cost to use
 
 
 def advice(
@@ -69,32 +61,26 @@ def advice(
         exports: by `cell_id`, what exported models cost to use.
         sources: names of the files that the rows are from.
     """
-    group, pick = recommended.candidates.group, recommended.pick
+    known, pick = recommended.candidates, recommended.pick
     one_file = len(sources) <= 1
-    lines = [narrowed(group, facts, **selection) for selection in _selections(recommended)]
+    lines = [narrowed(known.group, facts, **selection) for selection in _selections(recommended)]
     if recommended.decided and one_file and pick is not None:
-        if recommended.candidates.trainings(pick) < CONFIRMED:
+        if known.trainings(pick) < CONFIRMED:
             lines.append(confirm_command(recommended, CONFIRMED, facts))
         lines.append(export_command(recommended, sources))
-    label, brief = "", ""
+    label = brief = ""
     if pick is not None:
-        known = recommended.candidates
-        label, brief = (
-            known.settings[pick].label,
-            in_brief(known, pick, recommended.cross_fitted_score),
-        )
+        label = known.settings[pick].label
+        brief = in_brief(known, pick, recommended.cross_fitted_score)
     return Advice(
-        recommended,
-        phrase("recommendation", "heading", recommended.decided, label, brief),
+        recommended, phrase("recommendation", "heading", recommended.decided, label, brief),
         _sentences("advice", recommended, one_file),
         None if pick is None else _table(recommended, pick, exports),
-        list(dict.fromkeys(lines)),
-        exports,
-    )
+        list(dict.fromkeys(lines)), exports,
+    )  # fmt: skip
 
 
 def form_cost(need: Need, value: float) -> str:
-    """A cost with its unit."""
     if need == "time":
         return f"{value:.0f} s" if value < 100 else f"{value / 60:.1f} min"
     if need == "parameters":
@@ -108,12 +94,8 @@ def margin_text(known: Candidates) -> str:
 
 
 def in_brief(known: Candidates, i: int, measured: float | None = None) -> str:
-    """What a setting costs against full fine-tuning in the same precision, its score, and what
-    training this is after.
-
-    Args:
-        measured: the score, if it is not the mean over seeds.
-    """
+    """What a setting costs against full fine-tuning in the same precision, its score, the mean over
+    seeds unless another one was measured, and what training this is after."""
     group, setting = known.group, known.settings[i]
     value = known.value(i, "score") if measured is None else measured
     full = group.full(setting.amp)
@@ -131,12 +113,8 @@ def ratios(group: Group, setting: Setting, other: Setting, spans: bool = False) 
 
 
 def _sentences(template: str, recommended: Recommendation, one_file: bool = False) -> list[str]:
-    """Sentences on a recommendation.
-
-    Args:
-        template: `advice` for all of them, `obstacles` for why nothing is recommended.
-        one_file: whether the rows are from a single file.
-    """
+    """Sentences on a recommendation: `advice` for all of them, `obstacles` for why nothing is
+    recommended."""
     known, pick, group = recommended.candidates, recommended.setting, recommended.candidates.group
     return sentences(
         template, r=recommended, known=known, group=group, pick=pick, i=recommended.pick,
@@ -270,8 +248,8 @@ def _collapses(recommended: Recommendation) -> list[str]:
     every = [f"{known.settings[i].label} ({shown(_by_seed(known, i))})" for i in order
              if i != recommended.withdrawn and known.collapsed(i)]  # fmt: skip
     others = [s for s in known.group.settings if s not in known.settings]
-    return every + [f"{s.label} (no score: diverged)" for s in others
-                    if any(row.status == "invalid" for row in s.rows)]  # fmt: skip
+    diverged = [s for s in others if any(row.status == "invalid" for row in s.rows)]
+    return [*every, *(f"{setting.label} (no score: diverged)" for setting in diverged)]
 
 
 def _for_a_score(group: Group) -> list[dict[str, Any]]:
@@ -361,13 +339,9 @@ def _at_most(recommended: Recommendation, i: int) -> str:
 
 
 def as_json(answer: Advice) -> dict[str, Any]:
-    """The recommendation as data."""
     recommended = answer.recommended
     known = recommended.candidates
-
-    def setting(i: int | None) -> dict[str, Any] | None:
-        return _setting(known, i, answer.exports)
-
+    setting = partial(_setting, known, exports=answer.exports)
     pick, base = recommended.setting, known.group.baseline
     full = known.group.full(pick.amp) if pick else None
     return {
@@ -411,21 +385,18 @@ def _setting(
         return None
     setting, first = known.settings[i], known.settings[i].rows[0]
     figures = _figures(setting, exports)
+    trainings, collapsed = known.trainings(i), known.collapsed(i)
     costs = {n: None if (v := float(known.costs[n][i])) != v else v for n in NEEDS}
     return {
-        "label": setting.label,
-        "model": first.model,
+        "label": setting.label, "model": first.model,
         **{name: getattr(setting, name) for name in ("mode", "rank", "layers", "amp")},
         "frozen_dtype": setting.frozen,
         "cells": sorted({str(row.cell_id) for row in setting.ok}),
-        "score": known.value(i, "score"),
-        "seeds": len(known.samples[i].scores),
+        "score": known.value(i, "score"), "seeds": len(known.samples[i].scores),
         "learning_rates": origin_of(first),
         **{name: first[name] for name in ("epochs", "max_steps")},
-        "trainings": known.trainings(i),
-        "collapsed_seeds": known.collapsed(i),
-        "excluded_collapse_rate": None if known.collapsed(i) else excluded_rate(
-            known.trainings(i)),
+        "trainings": trainings, "collapsed_seeds": collapsed,
+        "excluded_collapse_rate": None if collapsed else excluded_rate(trainings),
         "memory_mib": costs["memory"], "time_s": costs["time"], "size_mb": costs["size"],
         "parameters": costs["parameters"],
         "exported": figures and figures.model_dump(mode="json"),

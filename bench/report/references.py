@@ -20,14 +20,11 @@ WARNING: Final = "Warning:"
 
 @dataclass(frozen=True)
 class ReferencePoint:
-    """A method without fine-tuning: its name, a shorter one, its score, and how it was obtained.
-
-    `score` is None where the group's metric is not defined for it, or it was left out.
-    """
+    """A method without fine-tuning: its name, a shorter one, its score, and how it was obtained."""
 
     name: str
     short: str
-    score: Interval | None
+    score: Interval | None  # None: the group's metric is not defined for it, or it was left out
     about: str
 
 
@@ -47,12 +44,11 @@ def reference_points(group: Group, facts: Mapping[str, DataFacts]) -> list[Refer
         TFIDF: ("TF-IDF with a linear model", "TF-IDF"),
         FROZEN: ("the frozen encoder with a linear model", "frozen encoder"),
     }
-    points = []
-    for reference in of_data.references_for(group.first):
-        score = reference.scores.get(group.metric)
-        interval = None if score is None else Interval(*score)
-        points.append(ReferencePoint(*names[reference.name], interval, reference.about))
-    return points
+    scored = [(one, one.scores.get(group.metric)) for one in of_data.references_for(group.first)]
+    return [
+        ReferencePoint(*names[one.name], None if score is None else Interval(*score), one.about)
+        for one, score in scored
+    ]
 
 
 def reference_lines(group: Group, points: Sequence[ReferencePoint]) -> list[str]:
@@ -74,11 +70,8 @@ def reference_lines(group: Group, points: Sequence[ReferencePoint]) -> list[str]
 
 
 def final_line(final: FinalScore, metric: str = "") -> str:
-    """A sentence with the score on test examples.
-
-    Args:
-        metric: the metric that decides in the report; by default that of the choice.
-    """
+    """A sentence with the score on test examples by the metric that decides in the report; by
+    default that of the choice."""
     metric = metric if metric in final.scores else final.metric
     score, form = final.scores.get(metric), partial(by_metric, metric)
     known = None if score is None else Interval(*score)

@@ -7,7 +7,6 @@ it only when they have something to render.
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -43,7 +42,6 @@ from bench.report.quality import quality_sections
 from bench.report.rates import rates_section
 from bench.report.recommendation import advice
 from bench.report.references import WARNING, final_line, reference_lines, reference_points
-from bench.report.tables import Table
 from bench.report.tradeoff import between_processes, sections, tradeoffs
 from bench.report.why import why_section
 from bench.results.facts import DataFacts
@@ -64,19 +62,6 @@ _WITH_PATHS: Final = ("model", "task", "grid", "message")
 """Columns that may hold a path."""
 
 
-@dataclass(frozen=True)
-class Other:
-    """A group after the first, as the pages show it."""
-
-    number: int
-    title: str
-    differences: str
-    lines: Sequence[str]
-    drawings: Sequence[Drawing]
-    table: Table
-    sections: Sequence[Section]
-
-
 def render(
     results: Results,
     reports: Path,
@@ -84,18 +69,14 @@ def render(
     planned: Sequence[Row] | None = None,
     code_version: str | None = None,
 ) -> Path:
-    """Write the report on some results, and return the path of its index.html.
+    """Write the report on some results into a folder, and return the path of its index.html; errors
+    as `write_all`, and InputError if no row is of that version.
 
     Args:
         results: of a cell's attempts the last `ok` one counts.
-        reports: the folder, created if it is missing.
         planned: axes, settings and ids of planned cells; those without a row are shown as not run,
             and their group comes first. None: those that were planned last.
         code_version: the only version of the code whose rows are shown; None: all versions.
-
-    Raises:
-        InputError: if the folder can't be written, or no row is of that version.
-        DiskFullError: if there is no space left.
     """
     content = report(results, planned, code_version)
     drawings = [d for section in _brief(content).values() for d in section.drawings]
@@ -107,7 +88,6 @@ def render(
 def report(
     results: Results, planned: Sequence[Row] | None = None, code_version: str | None = None
 ) -> dict[str, Any]:
-    """The content of both pages, before any markup."""
     rows, facts = results.rows, results.facts
     planned = results.planned if planned is None else planned
     sources = [text.plain(path.name if path.is_absolute() else str(path)) for path in results.runs]
@@ -144,7 +124,8 @@ def report(
         before += changes_sections(every_group)
         after += authors_section([first, *others]) + predictions_section(first)
         after += data_section(first, facts)
-    has_choice = decision is not None and len(decision.candidates.group.settings) > 1
+    shown = decision.candidates.group if decision else None
+    has_choice = shown is not None and shown.ok and len(shown.settings) > 1
     return {
         "title": lead.title(encoders.joined if encoders else first) if first else "No cell was run",
         "warning": WARNING,
@@ -155,22 +136,14 @@ def report(
             *lead.versions(latest(rows).values(), code_version, left_out),
         ],
         "advice": advice(decision, facts, results.exports, sources) if decision else None,
-        "explorer": (
-            explorer(decision, sources, facts)
-            if decision and has_choice and decision.candidates.group.ok
-            else None
-        ),
+        "explorer": explorer(decision, sources, facts) if decision and has_choice else None,
         "sections": [
-            *encoders_section(encoders),
-            *engines_section(rows, values_of, results.losses_of),
-            *before,
-            *searches,
-            *after,
+            *encoders_section(encoders), *engines_section(rows, values_of, results.losses_of),
+            *before, *searches, *after,
         ],
         "cells_heading": phrase("groups", "cells", every_row, sum(g.ok for g in every_group)),
         "cells": cells.cells_table(every_group),
-        "failures_heading": failures_heading,
-        "failures": failures,
+        "failures_heading": failures_heading, "failures": failures,
         "others": [
             _other(group, every_group[0], i, facts, encoders)
             for i, group in enumerate(others, start=2)
@@ -182,9 +155,8 @@ def report(
         "conditions_lines": tables.conditions_lines(first) if first else [],
         "times_lines": between_processes(first) if first else [],
         "commands": commands(first, sources, code_version, facts) if first else [],
-        "commands_lines": sentences("commands"),
-        "terms": _terms(),
-    }
+        "commands_lines": sentences("commands"), "terms": _terms(),
+    }  # fmt: skip
 
 
 def printable(rows: Iterable[Row]) -> list[Row]:
@@ -202,32 +174,31 @@ def printable(rows: Iterable[Row]) -> list[Row]:
 
 
 def _other(
-    group: Group,
-    first: Group,
-    number: int,
-    facts: Mapping[str, DataFacts],
+    group: Group, first: Group, number: int, facts: Mapping[str, DataFacts],
     encoders: Encoders | None,
-) -> Other:
+) -> dict[str, Any]:  # fmt: skip
+    """A group after the first, as the pages show it."""
     points, drawings = reference_points(group, facts), list[Drawing]()
     is_drawn = number - 1 <= _MOST_DRAWN
     prefix = f"group{number}-"
     if is_drawn and group.has_quality and group.learned:
         drawings = tradeoffs(group, tables.frame(group), prefix, points)
     is_same = group.shared("data_digest") == first.shared("data_digest")
-    return Other(
-        number, lead.title(group), lead.differences(group, first),
-        [
+    return {
+        "number": number, "title": lead.title(group),
+        "differences": lead.differences(group, first),
+        "lines": [
             lead.differs(group, first, encoders),
             f"{advice(recommend(candidates_of(group)), facts).heading}.",
             *lead.lead(group, facts), *reference_lines(group, points),
             *lead.unlearned(group), *between_processes(group),
         ],
-        drawings, tables.settings_table(group),
-        [
+        "drawings": drawings, "table": tables.settings_table(group),
+        "sections": [
             *changes_sections([group], prefix), *group_section(group, prefix, drawn=is_drawn),
             *([] if is_same else data_section(group, facts, prefix)),
         ],
-    )  # fmt: skip
+    }  # fmt: skip
 
 
 @cache

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
@@ -20,9 +20,10 @@ _MOST: Final = 500
 
 def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
     """Print the first rows of tables, each under its caption, and then lines, to stdout."""
-    console = _console()
+    # texts unchanged, without markup
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = _console(width=_WIDTH)
+        console.width = _WIDTH
     for table in tables:
         grid = Grid(title=table.caption, title_justify="left", box=None)
         for head in table.heads:
@@ -39,19 +40,17 @@ def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
         console.print(printable(as_called(line)), soft_wrap=True)
 
 
-def _console(width: int | None = None) -> Console:
-    """A console that prints texts unchanged, without markup."""
-    return Console(highlight=False, markup=False, emoji=False, width=width)
-
-
 def as_json(rows: Rows, more: Mapping[str, Any]) -> str:
     """Rows and further fields as JSON, with null for numbers that are not finite."""
-    return json.dumps(_finite({**more, "rows": rows}), indent=2, allow_nan=False)
+    return json.dumps(finite({**more, "rows": rows}), indent=2, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any, form: Callable[[str], str] = str) -> Any:
+    """A value of JSON, with null for numbers that are not finite, and texts in a form."""
     if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
+        return {name: finite(inner, form) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner, form) for inner in value]
+    if isinstance(value, str):
+        return form(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value

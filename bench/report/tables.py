@@ -14,9 +14,10 @@ from typing import Any, Final
 import pandas as pd
 
 from bench.analysis.costs import cost_of
-from bench.analysis.groups import Group, about
+from bench.analysis.groups import Group
 from bench.analysis.setting import Setting, number
 from bench.analysis.verdicts import COSTS, OBJECTIVES, Objective, column, compare, pareto
+from bench.common.grouping import grouped
 from bench.plan.columns import BY_NAME, group_names
 from bench.report import text
 from bench.report.text import BASE, num, score, score_gap, span, times, with_span, x_label
@@ -34,8 +35,7 @@ _UNKNOWN: Final = "not recorded"
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
 _UNSET: Final = {
     "max_train": "all", "max_dev": "all", "max_steps": "no cap", "folds": "none",
-    "early_stopping": "none", "sharing": "none",
-    "executor": "this project's",
+    "early_stopping": "none", "sharing": "none", "executor": "this project's",
 }  # fmt: skip
 
 
@@ -51,20 +51,14 @@ class Head:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text.
-
-    Attributes:
-        marks: a CSS class for each row.
-        folded: whether the HTML page shows it only on demand.
-        total: the number of all rows, if only some of them are in the table.
-    """
+    """A table as text."""
 
     heads: Sequence[Head]
     rows: Sequence[Sequence[str]]
     caption: str = ""
-    marks: Sequence[str] = ()
-    folded: bool = False
-    total: int = 0
+    marks: Sequence[str] = ()  # a CSS class for each row
+    folded: bool = False  # whether the HTML page shows it only on demand
+    total: int = 0  # the number of all rows, if only some of them are in the table
 
 
 _DECLARED: Final = tomllib.loads(files("bench.report").joinpath("columns.toml").read_text("utf-8"))
@@ -102,8 +96,9 @@ def table(
             form, numeric = fields.pop("form", "{}"), bool(fields.pop("numeric", False))
             shown.append((field, form.format if "{" in form else getattr(text, form)))
             texts = {name: value.format(**words) for name, value in fields.items()}
-            meaning = about(texts["column"]) if "column" in texts else texts.get("about", "")
-            heads.append(Head(key, texts["text"], meaning, numeric))
+            described = texts.get("column")
+            about = BY_NAME[described].meaning if described else texts.get("about", "")
+            heads.append(Head(key, texts["text"], about, numeric))
     body = [[_field(row[field], form) for field, form in shown] for row in rows]
     return Table(heads, body, caption, marks, folded, total)
 
@@ -156,8 +151,7 @@ def frame(group: Group) -> pd.DataFrame:
             "usual": id(setting) in usual,
             "score": score.value if score else None, "low": low, "high": high,
             "memory": memory.value if memory else None, "time": time.value if time else None,
-            "front_memory": fronts["memory"].get(id(setting), 0),
-            "front_time": fronts["time"].get(id(setting), 0),
+            **{f"front_{cost}": fronts[cost].get(id(setting), 0) for cost in COSTS},
         })  # fmt: skip
     floats = ("score", "low", "high", "memory", "time", "rate")
     settings = pd.DataFrame(records).astype(dict.fromkeys(floats, "float64"))
@@ -177,12 +171,10 @@ def front_table(group: Group) -> Table:
     rows = [
         {
             "setting": s.label,
-            "by_memory": fronts["memory"].get(id(s)),
-            "by_time": fronts["time"].get(id(s)),
-            **_results(group, s),
+            **{f"by_{cost}": fronts[cost].get(id(s)) for cost in COSTS}, **_results(group, s),
         }
         for s in on_front[:MOST_SETTINGS]
-    ]
+    ]  # fmt: skip
     caption = "The settings on a Pareto front, by increasing memory."
     return table("settings", rows, caption, words=_units(group), total=len(on_front))
 
@@ -240,10 +232,10 @@ def _results(group: Group, s: Setting) -> dict[str, object]:
 def kinds_table(group: Group) -> Table:
     """The settings by mode, layer set and precision: ranges over ranks, rates and the like."""
     base = group.baseline
-    kinds: dict[tuple[str, str, str], list[Setting]] = {}
-    for setting in group.settings:
+
+    def key(setting: Setting) -> tuple[str, str, str]:
         mode = f"{setting.mode}{' unfreezing' if setting.unfreezes else ''}"
-        kinds.setdefault((mode, setting.layers or DASH, setting.precision), []).append(setting)
+        return mode, setting.layers or DASH, setting.precision
 
     def ratios(settings: Sequence[Setting], cost: Objective) -> str:
         known = (compare(group, cost, s, base) if base is not None else None for s in settings)
@@ -269,7 +261,7 @@ def kinds_table(group: Group) -> Table:
         if base and (value := base.estimate(column(group, cost)))
     )
     caption = f"× is against {BASE}{f' ({of})' if of else ''}, over the seeds that both ran with."
-    return table("kinds", starmap(row, kinds.items()), caption)
+    return table("kinds", starmap(row, grouped(group.settings, key).items()), caption)
 
 
 def _range(values: Sequence[float], form: Callable[[float], str]) -> str:
@@ -279,7 +271,7 @@ def _range(values: Sequence[float], form: Callable[[float], str]) -> str:
 def conditions_table(group: Group) -> Table:
     """The conditions and settings that a group's cells share, and the rates of its modes."""
     return table("conditions", (
-        {"name": name, "value": value, "about": about(column)}
+        {"name": name, "value": value, "about": BY_NAME[column].meaning}
         for _, name, column, value in _conditions(group)
     ))  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final
 
 from bench.analysis.groups import Group
@@ -14,11 +15,9 @@ from bench.plan.metrics import metric_of
 from bench.plan.rows import Row
 from bench.stats.intervals import Interval
 
-MEMORY: Final = {
+_LABELS: Final = {
     "peak_cuda_allocated_mib": "peak CUDA memory allocated, MiB",
     "peak_rss_mib": "peak RSS, MiB",
-}
-TIME: Final = {
     "ms_per_1k_tokens": "ms for 1,000 tokens",
     "step_ms_median": "ms for a step",
     "train_s": "s for a training",
@@ -39,7 +38,6 @@ def num(value: float | None) -> str:
 
 
 def fixed(value: float, digits: int = 3) -> str:
-    """A number with a fixed number of decimals."""
     return f"{value:.{digits}f}".replace("-", "−")
 
 
@@ -49,12 +47,10 @@ def signed(value: float, digits: int = 3) -> str:
 
 
 def times(value: float) -> str:
-    """A ratio."""
     return fixed(value, 2)
 
 
 def score(group: Group, value: float) -> str:
-    """A score in a group."""
     return fixed(value, group.decimals)
 
 
@@ -86,7 +82,6 @@ def with_span(interval: Interval, shape: Callable[[float], str] = fixed) -> str:
 
 
 def value_of(interval: Interval) -> str:
-    """The value of an interval alone."""
     return fixed(interval.value)
 
 
@@ -95,14 +90,8 @@ def difference(interval: Interval) -> str:
     return signed(interval.value)
 
 
-def difference_span(interval: Interval) -> str:
-    """The ends of a difference, with their signs."""
-    return span(interval, signed)
-
-
-def difference_with_span(interval: Interval) -> str:
-    """A difference and its ends, with their signs."""
-    return with_span(interval, signed)
+difference_span: Final = partial(span, shape=signed)
+difference_with_span: Final = partial(with_span, shape=signed)
 
 
 def range_of(values: Collection[float], shape: Callable[[float], str] = fixed) -> str:
@@ -176,16 +165,12 @@ def without_paths(text: str) -> str:
 
 
 def dev_label(metric: str) -> str:
-    """The name of a dev metric in sentences and on axes."""
     return f"dev {metric_of(metric).label}"
 
 
 def y_label(group: Group) -> str:
-    """The name of a group's dev metric on an axis."""
     return dev_label(group.metric)
 
 
 def x_label(group: Group, cost: Objective) -> str:
-    """The name of a cost on an axis."""
-    names = MEMORY if cost == "memory" else TIME
-    return names[column(group, cost)]
+    return _LABELS[column(group, cost)]

@@ -42,10 +42,7 @@ def sections(group: Group, points: Sequence[ReferencePoint] = ()) -> list[Sectio
 
 
 def tradeoffs(
-    group: Group,
-    rows: pd.DataFrame,
-    prefix: str = "",
-    points: Sequence[ReferencePoint] = (),
+    group: Group, rows: pd.DataFrame, prefix: str = "", points: Sequence[ReferencePoint] = ()
 ) -> list[Drawing]:
     """Figures of the score against memory, and against time."""
     near, better, worse = _near(group, rows, points)
@@ -57,8 +54,7 @@ def tradeoffs(
             rows, cost, text.x_label(group, cost), text.y_label(group),
             f"{prefix}tradeoff-{cost}", caption, near, beyond, partial(text.score, group),
         )
-        for cost in COSTS
-        if not rows.dropna(subset=[cost, "score"]).empty
+        for cost in COSTS if not rows.dropna(subset=[cost, "score"]).empty
     ]  # fmt: skip
 
 
@@ -102,14 +98,14 @@ def _rank(group: Group, rows: pd.DataFrame) -> Section:
     measured = plain.dropna(subset=["score"])["mode"].unique()
     bands = [name for mode, name in _BANDS.items() if mode in measured]
     has_interval, of_rates = shown["low"].notna().any(), rows["several_rates"].any()
-    captions = {
-        layers: phrase("captions", "rank", group, layers, bands, has_interval, of_rates, MOST_DRAWN)
-        for layers in in_order(rows.dropna(subset=["rank", "score"])["layers"])
-    }
+    facts = bands, has_interval, of_rates, MOST_DRAWN
     drawings = [
-        figures.rank(rows, layers, limits, text.y_label(group), f"rank-{layers}", caption)
-        for layers, caption in captions.items()
-    ]
+        figures.rank(
+            rows, layers, limits, text.y_label(group), f"rank-{layers}",
+            phrase("captions", "rank", group, layers, *facts),
+        )
+        for layers in in_order(rows.dropna(subset=["rank", "score"])["layers"])
+    ]  # fmt: skip
     return Section("rank", "Rank", heading, lines, drawings)
 
 
@@ -136,11 +132,9 @@ def _cost(group: Group, rows: pd.DataFrame, points: Sequence[ReferencePoint]) ->
     by_rate, labels = rows["several_rates"].any(), {c: text.x_label(group, c) for c in COSTS}
     drawings = [
         figures.cost(
-            rows, cost, label, cost,
-            phrase("captions", "cost", group, label, by_rate, MOST_DRAWN),
+            rows, cost, label, cost, phrase("captions", "cost", group, label, by_rate, MOST_DRAWN)
         )
-        for cost, label in labels.items()
-        if rows[cost].notna().any()
+        for cost, label in labels.items() if rows[cost].notna().any()
     ]  # fmt: skip
     imports = [value for s in group.settings for value in s.by_run("imports_anon_mib").values()]
     compiled = {

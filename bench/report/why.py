@@ -55,11 +55,7 @@ def why_section(
     pick: Setting | None = None,
     facts: Mapping[str, DataFacts] = MappingProxyType({}),
 ) -> list[Section]:
-    """The section, unless no setting has known parts.
-
-    Args:
-        pick: the recommended setting.
-    """
+    """The section, unless no setting has known parts; the pick is the recommended setting."""
     settings = representatives(group, pick)
     common = set.intersection(*[s.places(group.memory_column) for s in settings] or [set()])
     bars = [
@@ -76,7 +72,8 @@ def why_section(
     )  # fmt: skip
     full = [bar for bar in bars if bar.setting.mode == "full"]
     others = [bar for bar in bars if bar.setting.mode != "full"]
-    alike = [bar for bar in full if bar.setting.amp in {other.setting.amp for other in others}]
+    amps = {bar.setting.amp for bar in others}
+    alike = [bar for bar in full if bar.setting.amp in amps]
     base = next(iter([*alike, *full]), None)
     adapted = [bar for bar in others if bar.setting.adapted]
     heading, *lines = sentences(

@@ -66,7 +66,7 @@ class Differences:
         of_examples = (roots @ rng.normal(size=(count, _DRAWS))).astype(np.float32)
         of_seeds = rng.normal(size=(count, _DRAWS)).astype(np.float32)
         chi = rng.normal(size=_DRAWS).astype(np.float32)
-        for k in range(count if count > 1 else 0):
+        for k in range(count):
             others = (np.arange(count) != k) & np.isfinite(self.error[k])
             if not others.any():
                 continue
@@ -143,15 +143,10 @@ def compare_all(samples: Sequence[Sample]) -> Differences:
 
 
 def between_seeds(scores: Floats) -> tuple[Floats, Ints, Floats]:
-    """Differences over the seeds that both settings have, from scores by setting and seed.
-
-    Args:
-        scores: NaN for a seed that a setting lacks [K, S].
-
-    Returns:
-        The mean difference, row minus column, NaN without a common seed; the number of common
-        seeds; the variance of the difference between them, NaN with fewer than two [K, K each].
-    """
+    """Differences over the seeds that both settings have, from scores by setting and seed [K, S],
+    NaN for a seed that a setting lacks: the mean difference, row minus column, NaN without a common
+    seed; the number of common seeds; and the variance of the difference between them, NaN with
+    fewer than two [K, K each]."""
     has = np.isfinite(scores).astype(float)
     centred = np.where(has > 0, scores, 0.0)
     centred -= has * centred.sum() / max(has.sum(), 1.0)
@@ -211,12 +206,10 @@ def _squares(values: Floats, number: int) -> Floats:
 
 def _covariance(samples: Sequence[Sample]) -> Floats:
     """The covariance over examples of the settings' scores [K, K]; 0 where not kept."""
-    count = len(samples)
-    means = [np.mean([*s.values.values()], axis=0) if s.values else None for s in samples]
-    covariance = np.zeros((count, count))
-    kept = [i for i, mean in enumerate(means) if mean is not None]
+    covariance = np.zeros((len(samples), len(samples)))
+    kept = [i for i, sample in enumerate(samples) if sample.values]
     if kept:
-        rows = np.stack([means[i] for i in kept])  # type: ignore[misc]
+        rows = np.stack([np.mean([*samples[i].values.values()], axis=0) for i in kept])
         covariance[np.ix_(kept, kept)] = np.atleast_2d(np.cov(rows)) / rows.shape[1]
     return covariance
 

@@ -91,10 +91,9 @@ class Estimates:
 def sample_means(
     values: Floats, samples: Ints, count: int, constant: float, weights: Floats | float = 1.0
 ) -> Estimates:
-    """Means of samples whose std is pooled, each about its own mean.
-
-    A sample that scatters significantly more than the rest has its own std. It is pooled all the
-    same, since others may scatter more without showing it, unless it has nearly all squares.
+    """Means of samples whose std is pooled, each about its own mean. A sample that scatters
+    significantly more than the rest has its own std. It is pooled all the same, since others may
+    scatter more without showing it, unless it has nearly all squares.
 
     Args:
         values, samples: the values, of which NaN don't count, and the sample of each [N].

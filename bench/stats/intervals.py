@@ -275,12 +275,8 @@ def _log(a: Interval) -> Interval:
     ends = a.ends()
     if ends is None or min(ends) <= 0:  # an interval that reaches 0 has no logarithm
         return Interval(math.log(a.value))
-    return Interval(math.log(a.value), math.log(ends[0]), math.log(ends[1]))
+    return Interval(*map(math.log, (a.value, *ends)))
 
 
 def _exp(a: Interval) -> Interval:
-    ends = a.ends()
-    if ends is None:
-        return Interval(math.exp(min(a.value, 700)))
-    value, low, high = (math.exp(min(x, 700)) for x in (a.value, *ends))
-    return Interval(value, low, high)
+    return Interval(*(math.exp(min(x, 700)) for x in (a.value, *(a.ends() or ()))))

@@ -51,14 +51,9 @@ def spearman(labels: Array, predicted: Array) -> float:
 
 
 class _Classes:
-    """The K classes that occur in labels or predictions [N].
-
-    Attributes:
-        true, predicted: numbers of examples of each class, and of predictions of it [K].
-        hits: numbers of examples of each class that are predicted right [K].
-        at, guess: the places of each example's class and of its prediction among them [N].
-        right: whether each example is predicted right [N].
-    """
+    """The K classes that occur in labels or predictions [N], with the numbers of examples of each
+    that are `true`, `predicted` or both, `hits` [K]; and by example the places of its class and of
+    its prediction among them, `at` and `guess`, and whether it is `right` [N]."""
 
     def __init__(self, labels: Array, predicted: Array) -> None:
         classes, places = np.unique(np.concatenate([labels, predicted]), return_inverse=True)
@@ -122,10 +117,7 @@ def mcc_influence(labels: Array, predicted: Array) -> Floats:
 
 def auroc_influence(positive: NDArray[np.bool_], scores: Floats) -> Floats:
     """Of the area under the ROC curve of scores [N]: the placements of DeLong et al. (1988).
-
-    Raises:
-        ValueError: unless there are positive and negative examples.
-    """
+    ValueError unless there are positive and negative examples."""
     positives, negatives = np.sort(scores[positive]), np.sort(scores[~positive])
     if not len(positives) or not len(negatives):
         raise ValueError("a class has no examples")
@@ -145,11 +137,8 @@ def _share_below(ordered: Floats, values: Floats) -> Floats:
 
 
 def average_precision_influence(positive: NDArray[np.bool_], scores: Floats) -> Floats:
-    """Of average precision, the mean precision at the scores [N] of the positive examples.
-
-    Raises:
-        ValueError: without a positive example.
-    """
+    """Of average precision, the mean precision at the scores [N] of the positive examples;
+    ValueError without one."""
     if not positive.any():
         raise ValueError("a class has no examples")
     thresholds, places = np.unique(scores, return_inverse=True)
@@ -171,11 +160,7 @@ def average_precision_influence(positive: NDArray[np.bool_], scores: Floats) -> 
 
 
 def pearson_influence(labels: Floats, predicted: Floats) -> Floats:
-    """Of Pearson's correlation (Hampel 1974).
-
-    Raises:
-        ValueError: if numbers are all the same.
-    """
+    """Of Pearson's correlation (Hampel 1974); ValueError if numbers are all the same."""
     x, y = _standard(predicted), _standard(labels)
     return np.asarray(x * y - float((x * y).mean()) * (x * x + y * y) / 2)
 
@@ -184,9 +169,7 @@ def spearman_influence(labels: Floats, predicted: Floats) -> Floats:
     """Of Spearman's correlation: Pearson's of the ranks, where equal numbers have their mean rank.
 
     An example counts by its own ranks, and by what it adds to the ranks of the larger numbers.
-
-    Raises:
-        ValueError: if numbers are all the same.
+    ValueError if numbers are all the same.
     """
     one, two = _ranks(predicted), _ranks(labels)
     u, v = _standard(one), _standard(two)
@@ -199,8 +182,7 @@ def spearman_influence(labels: Floats, predicted: Floats) -> Floats:
 
 def _ranks(values: Floats) -> Floats:
     """The mean rank of each number, from ½."""
-    ordered = np.sort(values)
-    return _share_below(ordered, values) * len(values)
+    return _share_below(np.sort(values), values) * len(values)
 
 
 def _carried(values: Floats, slopes: Floats) -> Floats:
@@ -219,11 +201,7 @@ def _standard(values: Floats) -> Floats:
 
 
 def r2_influence(labels: Floats, predicted: Floats) -> Floats:
-    """Of the coefficient of determination.
-
-    Raises:
-        ValueError: if labels are all the same.
-    """
+    """Of the coefficient of determination; ValueError if labels are all the same."""
     errors, spread = (predicted - labels) ** 2, (labels - labels.mean()) ** 2
     if not spread.mean() > 0:
         raise ValueError("labels that are all the same have no variance")

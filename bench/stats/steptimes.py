@@ -34,7 +34,7 @@ class StepTimes:
 
 
 def replay_times(
-    passes: Sequence[Sequence[float]], tokens: Sequence[int], draws: int = 2000, seed: int = 0
+    passes: Sequence[Sequence[float]], tokens: Sequence[int], draws: int = 2000
 ) -> StepTimes:
     """Times of timing batches, with bootstrap intervals.
 
@@ -45,11 +45,8 @@ def replay_times(
     quantile. The interval always contains the estimate. One pass has no interval.
 
     Args:
-        passes: ms of each batch in each pass, [P, B].
+        passes: ms of each batch in each pass, [P, B]; ValueError unless there is one.
         tokens: tokens without padding of each batch, [B].
-
-    Raises:
-        ValueError: without passes, or if their length is not that of `tokens`.
     """
     data = np.asarray(passes, dtype=float)
     if data.ndim != 2 or not data.size or data.shape[1] != len(tokens):
@@ -64,7 +61,7 @@ def replay_times(
     if len(data) == 1:
         return StepTimes(Interval(median), Interval(rate))
     freedom = len(data) - 1
-    drawn = np.random.default_rng(seed).integers(len(data), size=(draws, len(data)))
+    drawn = np.random.default_rng(0).integers(len(data), size=(draws, len(data)))
     wider = math.sqrt(len(data) / freedom) * float(quantile(0.05, freedom)) / NORMAL_975
 
     def interval(value: float, again: Floats) -> Interval:
@@ -99,12 +96,8 @@ def training_times(
     jackknife over the blocks, with Student's t.
 
     Args:
-        times: ms of each step, [N].
-        tokens: tokens without padding of each step's batch, [N].
-        padded: tokens of each step's batch with padding, [N].
-
-    Raises:
-        ValueError: unless there are as many steps as tokens, and at least `STEPS_ENOUGH`.
+        times: ms of each step, [N]; ValueError for fewer than `STEPS_ENOUGH`.
+        tokens, padded: tokens of each step's batch without and with padding, [N].
     """
     ms, sizes = np.asarray(times, dtype=float), np.asarray(padded, dtype=float)
     if ms.ndim != 1 or not ms.shape == sizes.shape == np.shape(tokens) or ms.size < STEPS_ENOUGH:

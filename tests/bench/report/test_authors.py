@@ -158,7 +158,7 @@ def test_the_page_of_the_committed_rows_has_theirs_for_both_tasks(tmp_path) -> N
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     facts = report(as_results(rows))
-    (later,) = (section for other in facts["others"] for section in other.sections)
+    (later,) = (section for other in facts["others"] for section in other["sections"])
     assert {"authors", later.anchor} <= set(ids)
     assert page.count('id="authors"') == 1
     assert unescape(page).count(f">{HEADING}</h") == 2, "of sts and sst"

@@ -59,7 +59,7 @@ def test_another_groups_data_are_in_its_own_section() -> None:
     others = [row | other | {"cell_id": f"{row.cell_id}x"} for row in ROWS]
     both = {DIGEST: facts(), "ef" * 6: facts()}
     found = report(as_results([*ROWS, *others], facts=both))
-    anchors = [s.anchor for other in found["others"] for s in other.sections]
+    anchors = [s.anchor for other in found["others"] for s in other["sections"]]
     assert [anchor for anchor in anchors if "data" in anchor] == ["group2-data"]
 
 

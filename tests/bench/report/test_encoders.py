@@ -41,7 +41,7 @@ def test_the_report_answers_for_all_encoders_and_begins_with_the_recommended_one
     }  # fmt: skip
     assert "encoder" in content["explorer"]["axes"]
     (other,) = content["others"]
-    assert other.lines[0].startswith("Another encoder than the first group's, compared above")
+    assert other["lines"][0].startswith("Another encoder than the first group's, compared above")
     command = content["advice"].commands[0]
     assert "--model large,minilm" in command or "--model minilm,large" in command
     render(results, tmp_path)
