@@ -201,7 +201,7 @@ def test_the_script_reads_or_refuses_every_setting_that_changes_a_score() -> Non
     assert settings["same"] == {*_SAME}
     assert settings[""] == {
         *("unfreeze", "early_stopping", "held_out", "regression_loss", "folds"),
-        "gradient_accumulation_steps",
+        *("gradient_accumulation_steps", "plugin"),
     }
     assert "tf32" in _SAME
 
