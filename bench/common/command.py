@@ -28,10 +28,8 @@ def run_command(command: click.Command, name: str | None = None) -> None:
     """Run a click command and exit with its code.
 
     Bad usage and bad input print one line on stderr and exit with 2, a full disk prints one line
-    and exits with 1, an interrupt exits with 130.
-
-    Args:
-        name: the command's name in its help; None: that of the module which runs.
+    and exits with 1, an interrupt exits with 130. Its name in its help is that of the module, if
+    none is given.
     """
     _set_import_path()
     note_unusable()
@@ -58,13 +56,9 @@ def _set_import_path() -> None:
 
 
 def with_runs(text: str) -> Callable[[Command], Command]:
-    """Give a command the option `--runs FILE...`, which it gets as the argument `runs`.
-
-    Both `--runs one --runs other` and `--runs one other` name two files. A missing file is refused.
-
-    Args:
-        text: the option's help.
-    """
+    """Give a command the option `--runs FILE...` with a help text, which it gets as the argument
+    `runs`. Both `--runs one --runs other` and `--runs one other` name two files. A missing file is
+    refused."""
 
     def decorate(function: Command) -> Command:
         @click.option(

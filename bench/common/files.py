@@ -78,11 +78,8 @@ def _unfinished(path: Path) -> tuple[Path, BinaryIO]:
 
 
 def _is_own(file: BinaryIO, path: Path) -> bool:
-    """Lock an open file; false if another process has locked it, if it is no longer at `path`, or
-    if it has another name too.
-
-    Another writer may have renamed it since it was opened.
-    """
+    """Lock an open file; false if another process has locked it, if it is no longer at `path`,
+    since another writer has renamed it, or if it has another name too."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         status = os.fstat(file.fileno())
@@ -106,10 +103,8 @@ def umask() -> int:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove temporary files of killed writers, also those of safetensors, below a folder.
-
-    No process may be writing there.
-    """
+    """Remove temporary files of killed writers, also those of safetensors, below a folder, in which
+    no process may be writing."""
     with suppress(OSError):
         for pattern in (".*.tmp", ".tmp*"):
             for path in folder.rglob(pattern):
@@ -117,11 +112,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def remove_oldest(paths: Iterable[Path], most: int, kept: Path) -> None:
-    """Remove the files and folders changed longest ago, above a number of them.
-
-    Args:
-        kept: one of them, which stays.
-    """
+    """Remove the files and folders changed longest ago, above a number of them, but not `kept`."""
     others: list[tuple[float, Path]] = []
     for path in paths:
         with suppress(OSError):

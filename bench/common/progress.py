@@ -15,10 +15,8 @@ ShowStep = Callable[[int, str], None]
 
 @contextmanager
 def progress_bar(total: int) -> Iterator[ShowStep]:
-    """A function to call as each item begins, with the number of items done and the item's name.
-
-    It draws a bar on a terminal, and writes a line elsewhere.
-    """
+    """A function to call as each item begins, with the number of items done and the item's name. It
+    draws a bar on a terminal, and writes a line elsewhere."""
     console = Console(stderr=True)
     columns = (
         BarColumn(),

@@ -23,10 +23,7 @@ from bench.results.store import Store
 
 
 class Dispatcher(Protocol):
-    """Gives an executor the cells of a plan, and takes their rows over.
-
-    `display` shows the progress of cells.
-    """
+    """Gives an executor the cells of a plan, and takes their rows over."""
 
     display: Display
 
@@ -71,26 +68,15 @@ class Executor(ABC):
         return ""
 
     def check(self, run: Callable[[], Attempt], signals: Signals) -> Sequence[str]:  # noqa: ARG002
-        """Check where cells would run, if the flags ask for it, and return notes on that.
-
-        Args:
-            run: gives the first cell, which may run there.
-        """
+        """Check where cells would run, if the flags ask for it, maybe by running the first cell
+        there, which `run` gives; returns notes on that."""
         return ()
 
     @abstractmethod
     def run(self, items: Sequence[Planned], dispatcher: Dispatcher, signals: Signals) -> bool:
-        """Run cells; returns true if the user stopped it.
-
-        Args:
-            items: the cells of a plan that are to run, in order.
-
-        Raises:
-            DeviceError: if no device is left.
-            DiskFullError: if files can't be written.
-            InputError: if cells can't be run at all.
-            StoppedError: if a wait was ended by the user.
-        """
+        """Run cells, those of a plan that are to run, in order; returns true if the user stopped
+        it. DeviceError if no device is left. DiskFullError if files can't be written.
+        InputError if cells can't be run at all. StoppedError if a wait was ended by the user."""
 
 
 Opening = Callable[[Store, Sequence[Path], bool], Executor]

@@ -71,24 +71,17 @@ class Cells:
         return Kinds(self.inputs.grid, lambda: self.kinds.values())
 
     def plan(self, cells: Sequence[Cell], **options: Any) -> list[Planned]:
-        """What is left to do of cells.
-
-        Args:
-            options: as of `bench.plan.planning.plan`, in place of the session's own.
-        """
+        """What is left to do of cells, with options of `bench.plan.planning.plan` in place of the
+        session's own."""
         repeats = self.inputs.grid.settings.repeats
         own = {"repeats": repeats, "rerun": self.rerun, "fresh": self.fresh}
-        return self._by_kind.plan(cells, self.store.rows, **{**own, **options})
+        return self._by_kind.plan(cells, self.store.rows, **(own | options))
 
     def scored(self, cell: Cell) -> Row | None:
         return self._by_kind.scored(self.store, cell)
 
     def outlook(self, planned: Sequence[Planned], signals: Signals) -> Outlook:
-        """The forecast of a plan.
-
-        Raises:
-            StoppedError: if the user stops it.
-        """
+        """The forecast of a plan. StoppedError if the user stops it."""
         return outlook_on(planned, self._forecast if self.predicts else None, signals)
 
     def _forecast(self, planned: Sequence[Planned], signals: Signals) -> Forecasts | None:
@@ -118,7 +111,6 @@ class Cells:
         )
 
     def attempt(self, item: Planned, outlook: Outlook) -> Attempt:
-        """The attempt at a planned cell."""
         data = self.inputs.data_of(item.cell)
         return Attempt(
             job=self._job(item),
@@ -280,7 +272,6 @@ class PlanDispatcher:
     def _finish(self, item: Planned, row: Row) -> None:
         cells = self.cells
         if row.key != item.row_key and row.conditions_id in cells.kinds:
-            on_kind = replace(item, cell=row.cell, conditions_id=row.conditions_id)
-            cells.moved[item.key] = on_kind
+            cells.moved[item.key] = replace(item, cell=row.cell, conditions_id=row.conditions_id)
         self.outlook.learn(row)
         self.display.finish(row, item.prefix)

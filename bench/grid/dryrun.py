@@ -38,8 +38,7 @@ def print_plan(
     """Print the plan to stdout, with the expected time and memory of each cell that would run.
 
     Args:
-        search_round: the round of a search for learning rates that the plan is for; None for the
-            grid's own plan.
+        search_round: of a search for learning rates; None for the grid's own plan.
         cells: the cells of the grid, which run after the search.
         budget_s: the time that the command may take; cells that don't fit are marked and counted.
         slots: the number of cells that run at a time.

@@ -63,7 +63,6 @@ class Inputs:
 
     @cached_property
     def searched(self) -> TaskData:
-        """The examples of a search for learning rates."""
         return for_search(self.data)
 
     def data_of(self, cell: Cell) -> Data:
@@ -84,8 +83,7 @@ class Inputs:
 
     @cached_property
     def _lengths(self) -> dict[str, tuple[int, str]]:
-        """The number of tokens that `max_length` auto stands for in each model, with a note, if the
-        grid has it."""
+        """What `max_length` auto stands for in each model, with a note, if the grid has it."""
         if not self.grid.has_auto_length:
             return {}
         loads_all = not any(model.why_not_minbert for model in self.models.values())
@@ -124,11 +122,7 @@ class Inputs:
         return expand(self.grid, *resolved)
 
     def check(self, cells: Sequence[Cell], devices: Iterable[Device], *, searches: bool) -> None:
-        """Refuse cells that can't run, and data that their settings don't fit.
-
-        Args:
-            searches: whether learning rates are searched for.
-        """
+        """Refuse cells that can't run, and data that their settings don't fit."""
         grid, data = self.grid, self.data
         for cell in cells:
             if cell.engine == MINBERT and (why := self.models[cell.model].why_not_minbert):
@@ -149,7 +143,6 @@ class Inputs:
             checks.check_held_out(grid.settings.share_held_out, self.searched)
 
     def check_engines(self, cells: Sequence[Cell]) -> None:
-        """Refuse what the engines of cells can't build."""
         for model in self.models.values():
             own = [cell for cell in cells if cell.model == model.name]
             checks.check_engine(
@@ -159,12 +152,8 @@ class Inputs:
     def every_note(
         self, cells: Sequence[Cell], device: Device, metric: str | None, *, some_run: bool
     ) -> Iterator[str]:
-        """Notes on the cells, the last of which tokenise examples.
-
-        Args:
-            metric: decides in the report; None: the task's own.
-            some_run: whether any cell is to run.
-        """
+        """Notes on the cells and, if some run, on the scores by the metric that decides (None: the
+        task's own) and on texts that are cut, for which examples are tokenised."""
         grid, data, several = self.grid, self.data, len(self.models) > 1
         if self.why_engine:
             every = " of all models, so that costs are comparable" if several else ""
@@ -202,15 +191,12 @@ def _fold_of(folds: Folds, index: int | None) -> Data:
 
 
 def read_inputs(grid: Grid, data: dict[str, Any], metric: str | None) -> Inputs:
-    """The inputs of a grid.
+    """The inputs of a grid. InputError for data, models or adapters that can't be read or used, and
+    for a model that no engine of the grid can load.
 
     Args:
         data: the fields of `DataSpec` that flags give.
         metric: decides in the report, if it is of the task's problem.
-
-    Raises:
-        InputError: for data, models or adapters that can't be read or used, and for a model that no
-            engine of the grid can load.
     """
     in_folds = grid.settings.folds is not None
     source = find_source(grid.settings.task, merged(grid.data, data), folds=in_folds)

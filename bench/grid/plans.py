@@ -30,10 +30,7 @@ class Kinds:
 
     def plan(self, cells: Sequence[Cell], rows: Sequence[Row], **options: Any) -> list[Planned]:
         """A plan for the first kind, in which a cell that has a result on another is of that one.
-
-        Args:
-            options: as of `bench.plan.planning.plan`.
-        """
+        `options` is as of `bench.plan.planning.plan`."""
         plans: list[list[Planned]] = []
         for kind in self._kinds():
             there = {cell.cell_id: self._on(cell, kind) for cell in cells}
@@ -75,10 +72,7 @@ def rounds(
     search: Search | None,
 ) -> Iterator[list[Planned]]:
     """The plans of a run: those of a search for learning rates, if any, then the grid's own.
-
-    Args:
-        plan_now: plans cells by the results that there are when it is called.
-    """
+    `plan_now` plans cells by the results that there are when it is called."""
     if search is None:
         yield plan_now(cells)
         return
@@ -96,14 +90,9 @@ def rounds(
 
 
 def first_to_run(plans: Iterable[list[Planned]]) -> tuple[list[Planned], int | None]:
-    """The first of some plans that has cells to run, or the last, and its round of the search.
-
-    The round is None for the grid's own plan.
-    """
-    planned: list[Planned] = []
-    number = 0
-    for planned in plans:
-        number += 1
+    """The first of some plans that has cells to run, or the last, and its round of the search; None
+    for the grid's own plan."""
+    for number, planned in enumerate(plans, start=1):  # noqa: B007
         if any(item.action == "run" for item in planned):
             break
     is_search = any(item.cell.learning_rate_source == CANDIDATE for item in planned)

@@ -58,10 +58,8 @@ def to_run_again(
     """Counts of statuses for `how_to_go_on`.
 
     Cells for which a search found no learning rate count by the statuses of its candidates, since
-    these have to run again.
-
-    Args:
-        left_out: the number of skipped cells that were left out because of a budget.
+    these have to run again. `left_out` is the number of skipped cells that were left out because of
+    a budget.
     """
     without_rates = [item for item in planned if item.tries]
     result = Counter(counts)
@@ -81,11 +79,8 @@ def statuses(planned: Iterable[Planned], last: Mapping[tuple[str, int], Row]) ->
 
 
 def fallen_back(planned: Iterable[Planned], last: Mapping[tuple[str, int], Row]) -> int:
-    """The number of cells that ran again and failed, so that their older result counts.
-
-    Args:
-        last: the row that counts for each cell, by `Planned.key`.
-    """
+    """The number of cells that ran again and failed, so that their older result counts. `last` is
+    the row that counts for each cell, by `Planned.key`."""
     return sum(
         last[item.key]["status"] == "ok" and int(last[item.key]["attempt"] or 0) < item.attempt
         for item in planned

@@ -59,11 +59,9 @@ class Attempt:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """The measurement that it is an attempt at."""
         return self.job.cell.cell_id, self.job.conditions_id, self.job.repeat
 
     def folder(self, runs: Path) -> Path:
-        """The folder of the attempt."""
         return cell_folder(runs, self.job.cell.name, *self.key, self.job.attempt)
 
     def on(self, target: Target) -> "Attempt":
@@ -81,16 +79,11 @@ class Attempt:
         return replace(self, job=job)
 
     def to_json(self) -> str:
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return json.dumps(values | {"job": self.job.values()})
+        return json.dumps({**vars(self), "job": self.job.values()})
 
     @classmethod
     def from_json(cls, text: str) -> "Attempt":
-        """The inverse of `to_json`.
-
-        Raises:
-            InputError: for any other text.
-        """
+        """The inverse of `to_json`. InputError for any other text."""
         try:
             values: dict[str, Any] = json.loads(text)
             job = Job.from_json(json.dumps(values["job"]))
@@ -111,15 +104,8 @@ def run_cell(
     on_progress: Callable[[dict[str, Any]], None],
     signals: Signals,
 ) -> tuple[Row, WorkerEnd]:
-    """Run a cell in a process on a device of this machine; returns its row and how it ended.
-
-    Args:
-        run: with the conditions of `target`.
-        folder: of the attempt.
-
-    Raises:
-        DiskFullError: if its files can't be written.
-    """
+    """Run a cell, with the conditions of `target`, in a process on that device and in the folder of
+    the attempt; returns its row and how it ended. DiskFullError if its files can't be written."""
     argv = [*worker, str(folder.resolve())]
     env = worker_environment(os.environ, run.job.threads, target.gpu)
     try:
@@ -163,11 +149,7 @@ def outcome_row(run: Attempt, target: Target, outcome: WorkerEnd, folder: Path) 
 
 
 def keep(folder: Path, row: Row) -> None:
-    """Store a row in its cell's folder.
-
-    Raises:
-        DiskFullError: if it can't be written.
-    """
+    """Store a row in its cell's folder; DiskFullError if it can't be written."""
     try:
         keep_row(folder, row)
     except OSError as error:

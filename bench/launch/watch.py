@@ -31,14 +31,12 @@ _CHUNK: Final = 2**16
 
 
 class Watch:
-    """A worker's process, from its launch to the end of its whole process group.
+    """A worker's process, from its launch to the end of its whole process group. OSError if it
+    can't be started.
 
     Attributes:
         reason: the status of a worker that was ended: `timeout` or `interrupted`; else None.
         message: a sentence on that reason.
-
-    Raises:
-        OSError: if it can't be started.
     """
 
     def __init__(
@@ -48,7 +46,6 @@ class Watch:
         self.message = ""
         self.code = 0
         self.peak_rss_mib: float | None = None
-        self.cpu_s: float | None = None
         self._phase = "start"
         self._rest = b""
         self._ended = False
@@ -122,22 +119,19 @@ class Watch:
             os.killpg(self._process.pid, number)
 
     def _reap(self, options: int) -> bool:
-        """Reap the worker if it has ended, and keep its resource usage; false while it runs."""
+        """Reap the worker if it has ended, and keep its peak memory; false while it runs."""
         pid, status, usage = os.wait4(self._process.pid, options)
         if pid == 0:
             return False
         self._ended = True
         self.code = self._process.returncode = os.waitstatus_to_exitcode(status)
-        self.cpu_s = usage.ru_utime + usage.ru_stime
         if usage.ru_maxrss > self._inherited:
             self.peak_rss_mib = usage.ru_maxrss / 2**10
         return True
 
     def _read(self, on_progress: Callable[[dict[str, Any]], None], wait_s: float) -> None:
-        """Wait for messages of the worker's progress, and pass them on.
-
-        Lines that are no JSON object come from libraries and are ignored.
-        """
+        """Wait for messages of the worker's progress, and pass them on. Lines that are no JSON
+        object come from libraries and are ignored."""
         if not select.select([self._pipe], [], [], wait_s)[0]:
             return
         data = os.read(self._pipe, _CHUNK)

@@ -161,13 +161,8 @@ def find_slots(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple
     """The conditions of a run on one or several devices, on each of which one cell runs at a time.
 
     They are equal but for the number of the GPU. Of several, each has cores of its own, near its
-    GPU. InputError as `resolve_devices` and `torch_build`; for jobs on a GPU, and for more workers
-    than cores.
-
-    Args:
-        requested: as in `resolve_devices`.
-        jobs: the number of workers that share the CPU.
-        check: as in `resolve_device`.
+    GPU; on the CPU, `jobs` workers share it. InputError as `resolve_devices` and `torch_build`; for
+    jobs on a GPU, and for more workers than cores.
     """
     devices = resolve_devices(requested, torch_build()[1], check)
     gpus = [device.gpu.uuid for device in devices if device.gpu]
@@ -202,12 +197,8 @@ def find_slots(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple
 
 
 def _target(device: Device, share: Threads = frozenset(), workers: int = 1) -> Target:
-    """The conditions on a device.
-
-    Args:
-        share: the hardware threads of one of several workers of this process; else empty.
-        workers: the number of these workers.
-    """
+    """The conditions on a device, of one of several workers of this process on its share of the
+    hardware threads; one worker alone has no share."""
     version, cuda = torch_build()
     gpu = device.gpu
     processor = processor_name()
@@ -215,10 +206,8 @@ def _target(device: Device, share: Threads = frozenset(), workers: int = 1) -> T
     cores = usable_cores()
     own = [core for core in cores if core & share] if share else cores
     workers *= workers_here()
-    name = "cpu"
-    if gpu is not None:
-        name = gpu.uuid
-    elif workers_here() > 1:  # the other workers are other processes, on other cores
+    name = "cpu" if gpu is None else gpu.uuid
+    if gpu is None and workers_here() > 1:  # the others are other processes, on other cores
         name = f"cpu {sorted(set().union(*cores))}"
     conditions = Conditions(
         device=device.name,

@@ -21,10 +21,8 @@ _MOST_WORDS: Final = 64
 
 
 def usable_cores(cpus: Path = _CPUS) -> list[Threads]:
-    """The physical cores that this process may use, by its affinity, each as its hardware threads.
-
-    Where the system has no affinity, the cores are numbered.
-    """
+    """The physical cores that this process may use, by its affinity, each as its hardware threads;
+    their numbers where the system has no affinity."""
     if not hasattr(os, "sched_getaffinity"):
         return [frozenset([i]) for i in range(psutil.cpu_count(logical=False) or 1)]
     cores: dict[str, set[int]] = {}
@@ -66,14 +64,8 @@ def threads_near(gpu: str) -> Threads:
 
 
 def equal_shares(cores: Sequence[Threads], near: Sequence[Threads]) -> list[Threads]:
-    """Disjoint shares of equally many cores, each near its device if all of them can be.
-
-    Args:
-        near: by share, the hardware threads near its device; empty: not known.
-
-    Returns:
-        The hardware threads of each share; of one without a core, none.
-    """
+    """The hardware threads of disjoint shares of equally many cores, each near its device if all of
+    them can be. `near` has the threads near the device of each share; empty: not known."""
     sides = [tuple(core for core in cores if threads & core) for threads in near]
     shares_of = Counter(sides)
     separate = len(set().union(*shares_of)) == sum(map(len, shares_of))

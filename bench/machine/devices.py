@@ -32,7 +32,6 @@ OTHER_CONTROLS: Final = (Path("/dev/dxg"), Path("/dev/nvmap"))
 ALL: Final = "all"
 """The name of all GPUs."""
 _ONE: Final = "auto, cpu, cuda or cuda:i"
-_ALL_ON_CPU: Final = "--device cpu --jobs N runs N cells at once on the CPU"
 _ABSENT: Final = (9, 12)
 """NVML's errors if there is no driver: not loaded, library not found."""
 _AMPERE: Final = (8, 0)
@@ -45,11 +44,8 @@ _BUSY: Final = ("busy or unavailable", "devices unavailable", "out of memory")
 
 @dataclass(frozen=True)
 class Device:
-    """The device that cells run on: `cpu`, or `cuda:i` and its GPU.
-
-    `failures` has the values of `amp` that the GPU can't compute with, and why. `notes` are for the
-    user.
-    """
+    """The device that cells run on: `cpu`, or `cuda:i` and its GPU. `failures` has the values of
+    `amp` that the GPU can't compute with, and why. `notes` are for the user."""
 
     name: str = "cpu"
     gpu: GpuInfo | None = None
@@ -95,11 +91,8 @@ def resolve_device(requested: str, cuda: str | None, check: Check = check_gpu) -
 
     `auto` is the first GPU that can be used. It is the CPU if there is no GPU, if torch is built
     without CUDA, or if CUDA_VISIBLE_DEVICES hides all GPUs; but not if GPUs fail. InputError for an
-    unknown name, a GPU that does not exist, or one that can't be used.
-
-    Args:
-        cuda: the CUDA version that torch was built with, if any.
-        check: replaced in tests.
+    unknown name, a GPU that does not exist, or one that can't be used. `cuda` is the CUDA version
+    that torch was built with, if any.
     """
     if requested == ALL or "," in requested:
         raise InputError(f"--device: {requested!r} is not {_ONE}: here it takes one device")
@@ -267,7 +260,7 @@ def _of_one_kind(requested: str, devices: list[Device]) -> tuple[Device, ...]:
 
 
 def _remedy(requested: str) -> str:
-    return _ALL_ON_CPU if requested == ALL else ON_CPU
+    return "--device cpu --jobs N runs N cells at once on the CPU" if requested == ALL else ON_CPU
 
 
 def _not_there(requested: str, why: str) -> InputError:
@@ -275,10 +268,9 @@ def _not_there(requested: str, why: str) -> InputError:
 
 
 def why_no_compiling(device: Device, torch_version: str) -> str:
-    """The reason why `compile` auto is off on a device: it does not pay, or something is missing;
-    else empty.
-
-    On a GPU torch needs triton, which calls a C compiler for code that includes Python.h.
+    """The reason why `compile` auto is off on a device: it does not pay, or something is missing,
+    as torch on a GPU needs triton, which calls a C compiler for code that includes Python.h; or
+    empty.
     """
     if device.gpu is None:
         return "a CPU gains nothing"

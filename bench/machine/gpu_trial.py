@@ -20,10 +20,7 @@ PATIENCE_S: Final = 120.0
 
 @dataclass(frozen=True)
 class GpuInfo:
-    """A GPU; `uuid` is its name in CUDA_VISIBLE_DEVICES, `GPU-…` or `MIG-…`.
-
-    `memory_mib` is all its memory.
-    """
+    """A GPU; `uuid` is its name in CUDA_VISIBLE_DEVICES, `GPU-…` or `MIG-…`."""
 
     name: str
     driver: str

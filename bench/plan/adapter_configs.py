@@ -114,11 +114,8 @@ def _is_bounded(pattern: str) -> bool:
 
 def check_adapters(folder: Path, *, adapts: bool) -> None:
     """Check the folder of a model before a library loads it, which would load adapters unasked; the
-    configuration of a model that is an adapter is in the folder itself.
-
-    Raises:
-        InputError: for an adapter in another place, or as `check_adapter_config`.
-    """
+    configuration of a model that is an adapter is in the folder itself. InputError for an adapter
+    in another place, or as `check_adapter_config`."""
     for path in sorted(folder.rglob(FILE)):
         if not adapts or path.parent != folder:
             raise InputError(

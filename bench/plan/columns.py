@@ -133,11 +133,7 @@ def row_of(values: Mapping[str, Value]) -> Row:
 
 def complete_row(values: dict[str, Value]) -> Row:
     """A row from valid values of all columns, which become its own: faster than its constructor,
-    for large files.
-
-    Raises:
-        ValueError: for a mode that no plugin has, nor this project.
-    """
+    for large files. ValueError for a mode that no plugin has, nor this project."""
     values.pop("scale", None)  # follows from others
     if values["mode"] not in MODES and values["plugin"] is None:
         raise ValueError(f"mode: {values['mode']!r} is not one of {', '.join(MODES)}")

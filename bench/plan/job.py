@@ -65,11 +65,8 @@ class Job:
 
     @classmethod
     def read(cls, folder: Path) -> "Job":
-        """The job in a cell's folder.
-
-        Raises:
-            InputError: naming the file, if it can't be read or holds no job.
-        """
+        """The job in a cell's folder. InputError naming the file, if it can't be read or holds no
+        job."""
         path = folder / FILE
         try:
             if path.exists() and not path.is_file():

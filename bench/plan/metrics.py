@@ -119,14 +119,9 @@ def problem_of(default: object) -> str | None:
 
 
 def check_metric(name: str, problem: str | None) -> None:
-    """Refuse a metric that a problem does not have.
-
-    Args:
-        problem: None for a task of several parts, whose only metric is the overall score.
-
-    Raises:
-        InputError: with the names of those it has; if it is a plugin's that can't be used.
-    """
+    """Refuse a metric that a problem does not have. `problem` is None for a task of several parts,
+    whose only metric is the overall score. InputError with the names of those it has; if it is a
+    plugin's that can't be used."""
     _ = METRICS[name]
     names = (OVERALL,) if problem is None else metrics_for(problem)
     if name not in names:

@@ -56,16 +56,13 @@ class Model:
 
 
 def find_model(name: str, init: str, pooling: str) -> Model:
-    """The model of this name.
+    """The model of this name. InputError here or from `minbert`, if there is no such model.
 
     Args:
         name: `minilm`, a folder in the Hugging Face layout, the name of a checkpoint on the
             Hugging Face hub, or, with init random, a named geometry.
-        pooling: `pooler`, `cls`, `mean`, or `auto`: as the files of sentence-transformers in the
+        pooling: `pooler`, `cls`, `mean`, or `auto` is as the files of sentence-transformers in the
             folder say, if there are any; else pooler.
-
-    Raises:
-        InputError: here or from `minbert`, if there is no such model.
     """
     chosen = pooling if pooling != "auto" else "mean" if name == "minilm" else "pooler"
     if init == "random" and name in GEOMETRIES:
@@ -89,11 +86,8 @@ def find_model(name: str, init: str, pooling: str) -> Model:
 
 def find_models(names: Sequence[str], init: str, pooling: str) -> dict[str, Model]:
     """The models of a grid by `Model.name`, to which a part of the digest is added where folders of
-    the same name hold different models.
-
-    Raises:
-        InputError: as `find_model`, or if two names stand for the same model.
-    """
+    the same name hold different models. InputError as `find_model`, or if two names stand for the
+    same model."""
     models: dict[tuple[str, str], tuple[str, Model]] = {}
     for name in names:
         model = find_model(name, init, pooling)
@@ -122,11 +116,8 @@ def check_models(cells: Sequence[Cell], models: Mapping[str, Model], *, pairs: b
 
 
 def _config(folder: Path, label: str) -> tuple[BertConfig | EncoderSizes, str]:
-    """The sizes of an encoder, and why engine minbert can't load it; empty: it can.
-
-    Raises:
-        InputError: here or from `minbert`, if no engine can.
-    """
+    """The sizes of an encoder, and why engine minbert can't load it; empty: it can. InputError here
+    or from `minbert`, if no engine can."""
     if (model_type := model_type_of(folder)) != "bert":
         return (
             read_sizes(folder), f"{label} is of type {model_type}, and engine minbert loads bert"

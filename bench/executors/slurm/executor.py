@@ -68,13 +68,7 @@ def poll_s() -> float:
 
 
 class SlurmExecutor(Executor):
-    """Runs cells on a cluster.
-
-    Args:
-        store: the CSV.
-        submitter: submits its cells.
-        target: the conditions of the node that the probe job has reached.
-    """
+    """Runs cells on a cluster, where a probe job has reached a node that is the target."""
 
     def __init__(
         self, store: Store, submitter: Submitter, target: Target, *, checks_nodes: bool = False
@@ -105,7 +99,6 @@ class SlurmExecutor(Executor):
         return known_kinds(self._submitter.kinds_folder, self._target)
 
     def script(self, groups: Sequence[Sequence[Attempt]]) -> str:
-        """The job script of groups of cells, each for an array task; empty without any."""
         return self._submitter.script(groups) if groups else ""
 
     def check(self, run: Callable[[], Attempt], signals: Signals) -> Sequence[str]:
@@ -117,10 +110,7 @@ class SlurmExecutor(Executor):
 
     def collect(self) -> None:
         """Take the rows that earlier commands left over into runs.csv, before cells are planned.
-
-        Raises:
-            SlurmError: if Slurm does not answer.
-        """
+        SlurmError if Slurm does not answer."""
         with self._locked(_SUBMIT):
             known = list(self._live())
         if known:
@@ -223,10 +213,8 @@ class SlurmExecutor(Executor):
         return self._prepared(self._items[key_of(run)], dispatcher)
 
     def _submit(self, dispatcher: Dispatcher) -> None:
-        """Submit what is ready, as much as Slurm accepts.
-
-        After an array that it refuses comes a smaller one, after one that it accepts a larger one.
-        """
+        """Submit what is ready, as much as Slurm accepts: after an array that it refuses comes a
+        smaller one, after one that it accepts a larger one."""
         with self._locked(_SUBMIT):
             self._follow(dispatcher.display)
             while not self._signals.stops and (first := self._ready[: self._size]):
@@ -294,8 +282,7 @@ class SlurmExecutor(Executor):
         if queued is not None and self._followed:
             pending = sum(len(one.indexes) for one in queued if one.state in _WAITING)
             running = sum(len(one.indexes) for one in queued) - pending
-            unsubmitted = len(self._ready)
-            more = f", {unsubmitted} to be submitted" if unsubmitted else ""
+            more = f", {len(self._ready)} to be submitted" if self._ready else ""
             dispatcher.display.stage(
                 f"{_count(running, 'array task')} running, {pending} pending{more}", running
             )
@@ -303,12 +290,8 @@ class SlurmExecutor(Executor):
     def _take(
         self, one: Following, queued: Sequence[Queued] | None, dispatcher: Dispatcher | None
     ) -> None:
-        """Take new rows of a submission over.
-
-        Args:
-            queued: array tasks that have not ended; None: Slurm did not answer.
-            dispatcher: gets the last row of each cell of this command.
-        """
+        """Take new rows of a submission over, given the array tasks that have not ended (None:
+        Slurm did not answer). The dispatcher gets the last row of each cell of this command."""
         own = [entry for entry in queued or () if entry.name == one.submission.name]
         if own and one.submission.job is None:  # its command ended while it submitted it
             one.submission.keep_job(own[0].job)
@@ -324,7 +307,9 @@ class SlurmExecutor(Executor):
             last: list[tuple[Planned, Row]] = []
             for run, rows in one.take():
                 for row in rows:
-                    self._keep(row)
+                    folder = cell_folder(self._store.path, row.name, *row.key, row.attempt)
+                    if not (folder / ROW).exists():  # its process ended before it could keep it
+                        keep_row(folder, row)
                 item = self._items.get(key_of(run)) if dispatcher is not None else None
                 if item is not None:
                     last.append((item, rows.pop()))
@@ -338,12 +323,6 @@ class SlurmExecutor(Executor):
                 if any(entry.state in _WAITING for entry in own):  # restarts of cells that ended ok
                     with suppress(SlurmError):  # they would run nothing
                         commands.cancel("--state=PENDING", str(own[0].job))
-
-    def _keep(self, row: Row) -> None:
-        """Keep a row in its cell's folder, should its process have ended before it could."""
-        folder = cell_folder(self._store.path, row.name, *row.key, row.attempt)
-        if not (folder / ROW).exists():
-            keep_row(folder, row)
 
     def _cancel(self, signals: Signals, display: Display) -> bool:
         """Cancel all jobs if the user, asked on a terminal, wants that; false if they go on."""
@@ -392,7 +371,9 @@ def find_cluster(
 ) -> SlurmExecutor:
     """An executor on the cluster, once it is known that a node can run cells.
 
-    Rows that array tasks have left since the last command are in the CSV then.
+    Rows that array tasks have left since the last command are in the CSV then. InputError if there
+    is no Slurm, it would refuse the jobs, or a node can't run cells. StoppedError if the user stops
+    it.
 
     Args:
         request: what each array task asks for.
@@ -400,10 +381,6 @@ def find_cluster(
         paths: the files and folders that cells need.
         checks_nodes: as of `SlurmExecutor`.
         dry_run: ask no node; if none is known, conditions are those of this machine's CPU.
-
-    Raises:
-        InputError: if there is no Slurm, it would refuse the jobs, or a node can't run cells.
-        StoppedError: if the user stops it.
     """
     prober = Prober(store.path, request, device, paths, note_to_stderr, poll_s())
     prober.check()

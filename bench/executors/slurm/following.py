@@ -57,13 +57,11 @@ class Following:
         self, queued: AbstractSet[int] | None, ends: Callable[[], Mapping[int, Ended]]
     ) -> None:
         """Read the rows that were published since the last call, and close array tasks that ended.
+        OSError if rows can't be read or written.
 
         Args:
             queued: the indexes of array tasks that have not ended; None: Slurm did not answer.
             ends: asks Slurm how the others ended.
-
-        Raises:
-            OSError: if rows can't be read or written.
         """
         self._read_rows()
         ended = set() if queued is None else self.open - queued

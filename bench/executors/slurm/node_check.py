@@ -54,19 +54,9 @@ class Node:
 def check_nodes(
     submitter: Submitter, run: Attempt, note: Callable[[str], None], signals: Signals, poll_s: float
 ) -> list[Node]:
-    """Run a cell once on each node of the partition that takes jobs, and compare the nodes.
-
-    Args:
-        submitter: of the cells of the grid.
-        run: the reference cell.
-        note: shows a line of text.
-
-    Raises:
-        InputError: if the partition has no such node, or Slurm refuses a job on each.
-        StoppedError: if the user stops it.
-
-    After any error its jobs are cancelled.
-    """
+    """Run a cell once on each node of the partition that takes jobs, and compare the nodes. `note`
+    shows a line of text. InputError if the partition has no such node, or Slurm refuses a job on
+    each; StoppedError if the user stops it. After any error its jobs are cancelled."""
     nodes = _nodes(submitter)
     if "exclusive" not in submitter.request.options:
         note("--check-nodes without exclusive in --slurm: other jobs may slow nodes down meanwhile")

@@ -106,8 +106,7 @@ _NEVER: Final = b"{}"
 class Submission:
     """A submission by its folder.
 
-    Methods raise InputError for files that can't be read, and OSError for those that can't be
-    written.
+    Methods raise InputError for files that can't be read, OSError for those that can't be written.
     """
 
     folder: Path
@@ -143,7 +142,6 @@ class Submission:
 
     @property
     def job(self) -> int | None:
-        """The id of the job, if it is known."""
         try:
             return int(self._json(_JOB)["job"])
         except InputError:
@@ -193,7 +191,6 @@ class Submission:
             raise InputError(f"{path}: can't be read ({error})") from error
 
     def runs_csv(self) -> Path:
-        """The CSV whose cells it runs."""
         return Path(self.request["runs"])
 
     def run(self, attempt: TaskAttempt, planned: Attempt, target: Target) -> Attempt:
@@ -233,12 +230,8 @@ class Submission:
     def close(
         self, attempt: TaskAttempt, planned: Attempt, status: str, message: str
     ) -> Row | None:
-        """The row of an attempt on which nobody works any more; None if it never began.
-
-        Args:
-            planned: the run that it is an attempt at.
-            status, message: of its row, unless it has published one.
-        """
+        """The row of an attempt at a planned run on which nobody works any more, with this status
+        and message unless it has published one; None if it never began."""
         if self._never_began(attempt):
             return None
         return self._closed(attempt, planned, status, message)
@@ -292,11 +285,8 @@ def _start(path: Path) -> Start | None:
 
 
 def publish(path: Path, data: bytes) -> bool:
-    """Write a file unless its name exists; false if it does. It is durable on return.
-
-    Raises:
-        OSError: if it can't be written.
-    """
+    """Write a file unless its name exists; false if it does. It is durable on return. OSError if it
+    can't be written."""
     temporary = path.with_name(f".{path.name}.{token_hex(8)}.tmp")
     with temporary.open("wb") as file:
         file.write(data)

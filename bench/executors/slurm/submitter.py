@@ -39,16 +39,10 @@ class Submitter:
     worker: tuple[str, ...] = WORKER
 
     def submit(self, groups: Sequence[Sequence[Attempt]], after: int | None = None) -> Submission:
-        """Submit an array, with an array task for each group of cells.
-
-        Args:
-            after: with --max-running, the id of a job that must end first; None if none must.
-
-        Raises:
-            SlurmError: if it is refused, or Slurm does not answer. Should the job be queued
-                nevertheless, it finds no folder and runs nothing.
-            OSError: if the folder can't be written.
-        """
+        """Submit an array, with an array task for each group of cells; with --max-running after the
+        job of an id, if one is given, has ended. SlurmError if it is refused, or Slurm does not
+        answer; should the job be queued nevertheless, it finds no folder and runs nothing. OSError
+        if the folder can't be written."""
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{token_hex(2)}"
         folder = (submissions_folder(self.runs) / name).resolve()
         text = self.script(groups, folder)
@@ -70,11 +64,7 @@ class Submitter:
         return submission
 
     def script(self, groups: Sequence[Sequence[Attempt]], folder: Path | None = None) -> str:
-        """The job script of an array.
-
-        Args:
-            folder: of the submission; None: of one that is not made.
-        """
+        """The job script of an array in a submission's folder; None: of one that is not made."""
         if folder is None:
             folder = (submissions_folder(self.runs) / "SUBMISSION").resolve()
         request, limit_s = self.request, self.limit_s(groups)

@@ -83,7 +83,7 @@ def test_a_valid_result_gives_the_status(tmp_path):
     assert outcome.result is not None
     assert outcome.result["columns"] == {"train_s": 1.5}
     assert outcome.result["flags"] == ["throttled"]
-    assert 0 < outcome.cpu_s < outcome.wall_s < 10
+    assert 0 < outcome.wall_s < 10
     assert outcome.started_at <= outcome.finished_at
     assert outcome.started_at.endswith("Z")
 
