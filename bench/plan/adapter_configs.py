@@ -46,11 +46,9 @@ def read_adapter_configs(grid: "Grid") -> AdapterConfigs:
     """The configurations that a grid names; InputError for a file that can't be read or holds
     none."""
     names, texts = {}, {}
-    for path in dict.fromkeys(path for axes in grid.cells for path in axes.adapter_config):
+    for path in {path: None for axes in grid.cells for path in axes.adapter_config}:
         values = read_json(Path(path))
-        known: dict[str, Any] = {
-            key: v for key, v in values.items() if key not in _FIELDS["ignored"]
-        }
+        known = {key: v for key, v in values.items() if key not in _FIELDS["ignored"]}
         check_adapter_config(known, f"adapter_config {path}")
         names[path] = f"{values[_TYPE].lower()} {digest(known, 8)}"
         texts[names[path]] = json.dumps(known, sort_keys=True)
@@ -72,9 +70,8 @@ def check_adapter_config(values: Mapping[str, Any], where: str) -> None:
         )
     fields = {*_FIELDS["common"], *_FIELDS["modules"], *_METHODS[method]}
     for key, value in values.items():
-        if value is None or key == _MODEL or _DEFAULTS.get(key) == value:
-            continue
-        if key in _FIELDS["labels"] and isinstance(value, bool | str):
+        is_label = key in _FIELDS["labels"] and isinstance(value, bool | str)
+        if value is None or key == _MODEL or _DEFAULTS.get(key) == value or is_label:
             continue
         if key not in fields:
             raise InputError(

@@ -94,8 +94,8 @@ settings.toml, columns.toml and docs/runs-csv.md. A row without a field counts a
 
 
 def _has(row: Mapping[str, Any], what: Literal["layers", "rank"]) -> bool:
-    """Whether a row's mode has a layer set, or a rank: as its method says, or, where its plugin is
-    not installed, as the row says."""
+    """Whether a row's mode has a layer set, or a rank; of a plugin that is not installed the row
+    says it."""
     mode = row.get("mode")
     method = METHODS.known(str(mode))
     if method is None:
@@ -239,11 +239,14 @@ class Cell:
     @cached_property
     def cell_id(self) -> str:
         """Digest of everything that determines the result."""
+        values = ((name, about, getattr(self, name)) for name, about in ABOUT.items())
         return digest(
             {
                 name: value
-                for name, value in self._settings().items()
-                if ABOUT[name].identifies and not _predates(name, value)
+                for name, about, value in values
+                # not where cells behaved as with this value before there was the setting
+                if about.identifies
+                and (about.before == ALWAYS or value not in (None, about.before))
             }
         )
 
@@ -268,20 +271,10 @@ class Cell:
 
     def columns(self) -> Columns:
         """The fields, and the id."""
-        return {**self._settings(), "cell_id": self.cell_id}
-
-    def _settings(self) -> Columns:
-        return {name: getattr(self, name) for name in ABOUT}
-
-
-def _predates(name: str, value: Value) -> bool:
-    """Whether cells behaved as with this value before there was the setting."""
-    before = ABOUT[name].before
-    return before != ALWAYS and value in (None, before)
+        return {**{name: getattr(self, name) for name in ABOUT}, "cell_id": self.cell_id}
 
 
 def _declared() -> dict[str, About]:
-    """The properties of each setting, in the order of the fields of `Cell`."""
     tables = read_tables("settings.toml")
     names = [item.name for item in fields(Cell)]
     if differing := tables.keys() ^ set(names):

@@ -79,7 +79,6 @@ def _columns() -> tuple[Column, ...]:
 
 
 def _measured(group: str, tables: Mapping[str, str | Mapping[str, str]]) -> list[Column]:
-    """The columns of a group in columns.toml."""
     types = get_type_hints(Row)
     names = {"statuses": ", ".join(STATUSES), "flags": ", ".join(FLAGS)}
     return [
@@ -191,6 +190,6 @@ def parse_value(name: str, text: str) -> Value:
 
 def learning_rates(mode: str, layers: str | None) -> tuple[str, ...]:
     """The rate columns that apply to a mode and layer set."""
-    axes = {"mode": mode, "layers": layers}
     rates = ("learning_rate", "learning_rate_base", "learning_rate_head")
+    axes = {"mode": mode, "layers": layers}
     return tuple(name for name in rates if BY_NAME[name].applies(axes))

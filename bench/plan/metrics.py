@@ -69,7 +69,6 @@ class Metric:
             raise ValueError("its value and influence are not named as module:function")
 
     def functions(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """What computes the value, and the influences."""
         return load(self.value), load(self.influence)
 
     def gain(self, value: float) -> float:
@@ -119,9 +118,8 @@ def problem_of(default: object) -> str | None:
 
 
 def check_metric(name: str, problem: str | None) -> None:
-    """Refuse a metric that a problem does not have. `problem` is None for a task of several parts,
-    whose only metric is the overall score. InputError with the names of those it has; if it is a
-    plugin's that can't be used."""
+    """Refuse, by an InputError, a metric that a problem does not have, or a plugin's that can't be
+    used. The problem is None for a task of several parts, which has the overall score alone."""
     _ = METRICS[name]
     names = (OVERALL,) if problem is None else metrics_for(problem)
     if name not in names:

@@ -37,7 +37,6 @@ from bench.plan.rows import (
     current_rows,
     repeat_suffix,
     software_of,
-    take_attempts,
 )
 
 NOT_RUN: Final = "not run yet"
@@ -96,17 +95,15 @@ class Planned:
 
     @property
     def row_key(self) -> CellKey:
-        """`bench.plan.rows.Row.key` of its rows, under the conditions that it is planned for."""
+        """`Row.key` of its rows, under the conditions that it is planned for."""
         return self.cell.cell_id, self.conditions_id, self.repeat
 
 
 def expand(grid: Grid, *resolved: Resolved) -> list[Cell]:
-    """All cells of a grid for each resolved model, each once, seeds outermost, then folds.
-
-    The cells of a seed and fold are permuted by digest: always in the same order, but with
-    neighbours in the grid far apart, so that a drift of the machine does not become a difference
-    between modes or models.
-    """
+    """All cells of a grid for each resolved model, each once, seeds outermost, then folds. Those of
+    a seed and fold are permuted by digest: always in the same order, but with neighbours in the
+    grid far apart, so that a drift of the machine does not become a difference between modes or
+    models."""
     by_id: dict[str, Cell] = {}
     folds = [None] if grid.settings.folds is None else range(grid.settings.folds)
     for seed, fold in product(range(grid.settings.seeds), folds):
@@ -145,8 +142,8 @@ def _round(
     axes: Axes, grid: Grid, resolved: Resolved, seed: int, fold: int | None
 ) -> Iterable[Cell]:
     settings = grid.settings_of(axes)
+    rates: Sequence[float | None] = axes.learning_rate or [None]
     for mode, amp in product(axes.mode, axes.amp):
-        rates: Sequence[float | None] = axes.learning_rate or [None]
         for layers, rank, config, unfreeze, batch_size, max_length, rate in product(
             axes.layers if has_layers(mode) else [None],
             axes.rank if has_rank(mode) else [None],
@@ -215,7 +212,6 @@ def _cell(settings: Settings, resolved: Resolved, rate: float | None, **axes: An
 
 
 def _as_text(value: Any) -> Any:
-    """A setting of a grid file as a cell has it, in which switches are on or off."""
     return (ON if value else OFF) if isinstance(value, bool) else value
 
 
@@ -302,12 +298,10 @@ def count_cells(planned: Sequence[Planned], what: str = "cells") -> str:
 
 
 def scores_elsewhere(planned: Iterable[Planned]) -> int:
-    """The number of cells that don't run because other machines have their scores."""
     return len({item.cell.cell_id for item in planned if item.elsewhere})
 
 
 def scores_sentence(number: int, what: str = "cells") -> str:
-    """A sentence with the number of cells whose scores come from other machines."""
     return f"{number} {what} take their scores from other machines"
 
 
@@ -336,7 +330,8 @@ def plan(
     ids = {cell.cell_id for cell in cells}
     own = [r for r in rows if r.conditions_id == conditions_id and r.cell_id in ids]
     highest: dict[CellKey, int] = {}
-    take_attempts(highest, own)
+    for row in own:
+        highest[row.key] = max(highest.get(row.key, 0), row.attempt)
     if fresh:
         rows, own = (
             [row for row in side if row.code_version == here["code_version"]]
@@ -378,8 +373,7 @@ def _scored_elsewhere(rows: Iterable[Row], here: Columns) -> set[str]:
 
 def _measured(rows: Iterable[Row], conditions_id: str) -> set[str]:
     """The settings whose costs have been measured under these conditions."""
-    ok = (r for r in rows if r.conditions_id == conditions_id and r.is_ok)
-    return {_setting(row.cell) for row in ok}
+    return {_setting(r.cell) for r in rows if r.conditions_id == conditions_id and r.is_ok}
 
 
 def _setting(cell: Cell) -> str:
@@ -436,8 +430,7 @@ def groups_of(items: Iterable[Planned]) -> list[list[Planned]]:
 
     def key(item: Planned) -> tuple[object, ...]:
         cell = item.cell
-        is_candidate = cell.learning_rate_source == CANDIDATE
-        candidate = cell.cell_id if is_candidate else ""
+        candidate = cell.cell_id if cell.learning_rate_source == CANDIDATE else ""
         return cell.model, cell.name, cell.fold, item.repeat, candidate
 
     return [list(group) for _, group in groupby(items, key=key)]

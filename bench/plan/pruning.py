@@ -38,7 +38,6 @@ def dominating(cell: Cell, conditions_id: str, rows: Iterable[Row]) -> Row | Non
 
 
 def why_skipped(cell: Cell, row: Row) -> str:
-    """The message of a cell that is skipped because of a row."""
     bigger = [
         f"{name.replace('_', ' ')} {row[name]}, here {getattr(cell, name)}"
         for name in _BIGGER

@@ -126,7 +126,6 @@ class Row(Cell):
 
     @property
     def cell(self) -> Cell:
-        """The cell alone."""
         return Cell(**{item.name: getattr(self, item.name) for item in fields(Cell)})
 
     @property
@@ -145,7 +144,6 @@ class Row(Cell):
 
     @property
     def is_ok(self) -> bool:
-        """Whether the cell was trained, evaluated and measured."""
         return self.status == "ok"
 
     @property
@@ -180,16 +178,11 @@ def current_rows(rows: Iterable[Row]) -> dict[CellKey, Row]:
     """The current row of each measurement, in order of first appearance: the last attempt that
     ended ok, or, where none did, the last attempt."""
     last: dict[CellKey, Row] = {}
-    update_current(last, rows)
-    return last
-
-
-def update_current(last: dict[CellKey, Row], rows: Iterable[Row]) -> None:
-    """Update a result of `current_rows` with further rows."""
     for row in rows:
         key = row.key
         if key not in last or _rank(row) >= _rank(last[key]):
             last[key] = row
+    return last
 
 
 def _rank(row: Row) -> tuple[bool, int]:
@@ -211,10 +204,3 @@ def latest(rows: Iterable[Row]) -> dict[tuple[str, str, int, str], Row]:
         if key not in last or _rank(row) >= _rank(last[key]):
             last[key] = row
     return last
-
-
-def take_attempts(highest: dict[CellKey, int], rows: Iterable[Row]) -> None:
-    """Update the highest attempt at each measurement with further rows."""
-    for row in rows:
-        key = row.key
-        highest[key] = max(highest.get(key, 0), row.attempt)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -128,10 +129,8 @@ def ended(job: int) -> dict[int, Ended]:
     """
     known: dict[int, Ended] = {}
     for read in (_from_accounting, _from_controller):
-        try:
+        with suppress(SlurmError):
             known.update(read(job))
-        except SlurmError:
-            continue
     return known
 
 

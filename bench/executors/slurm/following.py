@@ -50,8 +50,8 @@ class Following:
     @property
     def keys(self) -> set[Key]:
         """The cells that array tasks may still run."""
-        places = ((i, n) for i in self.open for n in range(len(self.submission.groups[i])))
-        return {key_of(self.submission.groups[i][n]) for i, n in places if (i, n) not in self._ok}
+        runs = ((i, n, run) for i in self.open for n, run in enumerate(self.submission.groups[i]))
+        return {key_of(run) for i, n, run in runs if (i, n) not in self._ok}
 
     def read(
         self, queued: AbstractSet[int] | None, ends: Callable[[], Mapping[int, Ended]]
@@ -101,26 +101,23 @@ class Following:
 
     def _close(self, index: int, end: Ended | None) -> None:
         """Give the cells of an array task that ended the rows that they lack."""
+        end = end or Ended("")
         by_slurm = self.submission.end_by_slurm(index)
         status, message = by_slurm
-        has_no_files = end is not None and end.exit_code == NO_FILES
+        has_no_files = end.exit_code == NO_FILES
         if has_no_files:
             status, message = "interrupted", "its files could not be read or written"
         elif status != "oom":  # which Slurm calls FAILED if no control group limits memory
-            status, message = _ENDS.get("" if end is None else end.state, by_slurm)
+            status, message = _ENDS.get(end.state, by_slurm)
         output = last_error(self.submission.output(index))
         if output and (has_no_files or status == "crashed"):
             message = f"{message}: {output}"
         began = False
         for number in range(len(self.submission.groups[index])):
-            if (index, number) not in self._ok:
-                began |= self.submission.close_all(
-                    index, number, status or "interrupted", message or _UNKNOWN
-                )
-            else:
-                began = True
+            began |= (index, number) in self._ok or self.submission.close_all(
+                index, number, status or "interrupted", message or _UNKNOWN
+            )
         if began:
             return
-        end = end or Ended("")
         why = _UNSEEN.get(end.exit_code, message or "no longer in the queue")
         self.not_run[index] = why, end.node if end.exit_code and not has_no_files else ""
