@@ -25,12 +25,9 @@ Command = Callable[..., int]
 
 
 def run_command(command: click.Command, name: str | None = None) -> None:
-    """Run a click command and exit with its code.
-
-    Bad usage and bad input print one line on stderr and exit with 2, a full disk prints one line
-    and exits with 1, an interrupt exits with 130. Its name in its help is that of the module, if
-    none is given.
-    """
+    """Run a click command and exit with its code. Bad usage and bad input print one line on stderr
+    and exit with 2, a full disk prints one line and exits with 1, an interrupt exits with 130. Its
+    name in its help is that of the module, if none is given."""
     _set_import_path()
     note_unusable()
     try:

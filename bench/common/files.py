@@ -33,12 +33,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which replaces `path` and is durable at the end of the context.
-
-    After an error an earlier file at `path` is unchanged. It keeps its permissions, and a link is
-    replaced, not followed. A writer that is killed leaves a file `.NAME.tmp`, which the next writer
-    of `path` reuses. OSError if it can't be written.
-    """
+    """A file to write, which replaces `path` and is durable at the end of the context. After an
+    error an earlier file at `path` is unchanged. It keeps its permissions, and a link is replaced,
+    not followed. A writer that is killed leaves a file `.NAME.tmp`, which the next writer of `path`
+    reuses. OSError if it can't be written."""
     temporary, file = _unfinished(path)
     with file:
         try:
@@ -58,12 +56,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def _unfinished(path: Path) -> tuple[Path, BinaryIO]:
-    """An empty temporary file in the folder of `path`, and its own path.
-
-    A lock distinguishes the file of a killed writer from one that another process is writing. In
-    the second case, and where its name leads to another file, this file has the process id in its
-    name.
-    """
+    """An empty temporary file in the folder of `path`, and its own path. A lock distinguishes the
+    file of a killed writer from one that another process is writing. In the second case, and where
+    its name leads to another file, this file has the process id in its name."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
     usual = path.with_name(f".{path.name}.tmp")
     with suppress(OSError):

@@ -55,12 +55,9 @@ def _without_rerun(arguments: Sequence[str]) -> list[str]:
 def to_run_again(
     counts: Mapping[str, int], planned: Sequence[Planned], left_out: int = 0
 ) -> Counter[str]:
-    """Counts of statuses for `how_to_go_on`.
-
-    Cells for which a search found no learning rate count by the statuses of its candidates, since
-    these have to run again. `left_out` is the number of skipped cells that were left out because of
-    a budget.
-    """
+    """Counts of statuses for `how_to_go_on`. Cells for which a search found no learning rate count
+    by the statuses of its candidates, since these have to run again. `left_out` is the number of
+    skipped cells that were left out because of a budget."""
     without_rates = [item for item in planned if item.tries]
     result = Counter(counts)
     result["skipped"] -= len(without_rates) + left_out
@@ -89,12 +86,10 @@ def fallen_back(planned: Iterable[Planned], last: Mapping[tuple[str, int], Row])
 
 
 def orphaned_outcome(folder: Path, job: Job) -> WorkerEnd | None:
-    """The outcome of a worker that finished after its parent had died; None without one.
-
-    It counts only for an identical job, including the version of the code; it may have kept weights
-    that need not be kept. `wall_s` is None, since nobody measured it; the start and the end are
-    those of the files.
-    """
+    """The outcome of a worker that finished after its parent had died; None without one. It counts
+    only for an identical job, including the version of the code; it may have kept weights that need
+    not be kept. `wall_s` is None, since nobody measured it; the start and the end are those of the
+    files."""
     path = folder / RESULT
     try:
         if not path.is_file() or path.stat().st_size > LONGEST_RESULT:

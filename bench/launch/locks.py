@@ -87,9 +87,7 @@ class Locks:
     @contextmanager
     def holding(self, name: str, on_wait: Callable[[], None] | None = None) -> Iterator[bool]:
         """Hold a lock; yields false if another process has it. With `on_wait`, call this and wait.
-
-        That process may have done what it is for: check before doing it.
-        """
+        That process may have done what it is for: check before doing it."""
         has_it = self._take(name, on_wait)
         try:
             yield has_it

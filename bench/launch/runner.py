@@ -29,12 +29,10 @@ _MOUNTS: Final = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerEnd:
-    """How a worker ended, and its result, if there is a valid one.
-
-    `wall_s` is the time from launch to end, without the time of saving weights. `peak_rss_mib` is
-    counted by the kernel, also for a killed worker. It starts at the size of the process that
-    launched the worker, and is None if it never exceeded that.
-    """
+    """How a worker ended, and its result, if there is a valid one. `wall_s` is the time from launch
+    to end, without the time of saving weights. `peak_rss_mib` is counted by the kernel, also for a
+    killed worker. It starts at the size of the process that launched the worker, and is None if it
+    never exceeded that."""
 
     status: str
     message: str
@@ -166,10 +164,8 @@ def _shorten(path: Path) -> None:
 
 def oom_kills(cgroups: Path = _CGROUPS, mounts: Path = _MOUNTS) -> int | None:
     """The group's count of OOM kills so far, by cgroup v1 or v2; None where there is no count.
-
     Workers are in their parent's group, so the count rises when the kernel kills one; of several
-    that run at once it does not say which.
-    """
+    that run at once it does not say which."""
     for file in _files(cgroups, mounts):
         words = text_or_empty(file).split()
         if "oom_kill" in words:

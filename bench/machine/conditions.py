@@ -73,12 +73,9 @@ class Conditions:
 
 
 def torch_build() -> tuple[str, str | None]:
-    """The installed torch's version, and the CUDA version it was built with, if any.
-
-    The version is `torch.__version__`, such as 2.9.0+cu130. The package's metadata has the part
-    after the + or not, depending on the index, for the same build. InputError if torch is not
-    installed.
-    """
+    """The installed torch's version, and the CUDA version it was built with, if any. The version is
+    `torch.__version__`, such as 2.9.0+cu130. The package's metadata has the part after the + or
+    not, depending on the index, for the same build. InputError if torch is not installed."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
         raise InputError("torch is not installed; install this project with pip, which brings it")
@@ -130,10 +127,8 @@ def cpu_quota(groups: Path = _CGROUPS) -> int | None:
 @dataclass(frozen=True)
 class Target:
     """Where a cell runs: the conditions, the type that `amp = on` stands for, and the device.
-
     `device_name` identifies the device on this machine however devices are numbered: it is the UUID
-    of a GPU. `cores` are the hardware threads that workers are bound to; empty: to none.
-    """
+    of a GPU. `cores` are the hardware threads that workers are bound to; empty: to none."""
 
     conditions: Conditions
     amp_on: str
@@ -159,11 +154,9 @@ def find_conditions(requested: str, check: Check = check_gpu) -> Target:
 
 def find_slots(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple[Target, ...]:
     """The conditions of a run on one or several devices, on each of which one cell runs at a time.
-
     They are equal but for the number of the GPU. Of several, each has cores of its own, near its
     GPU; on the CPU, `jobs` workers share it. InputError as `resolve_devices` and `torch_build`; for
-    jobs on a GPU, and for more workers than cores.
-    """
+    jobs on a GPU, and for more workers than cores."""
     devices = resolve_devices(requested, torch_build()[1], check)
     gpus = [device.gpu.uuid for device in devices if device.gpu]
     if gpus and jobs > 1:

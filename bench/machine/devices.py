@@ -103,11 +103,9 @@ def resolve_devices(
     requested: str, cuda: str | None, check: Check = check_gpu
 ) -> tuple[Device, ...]:
     """The devices that `all` or a list such as `cuda:0,cuda:2` stands for, which are GPUs of one
-    kind; for another name, the one of `resolve_device`.
-
-    `all` are the GPUs that can be used, and those that are busy or full now. InputError as
-    `resolve_device`, and for GPUs of several kinds.
-    """
+    kind; for another name, the one of `resolve_device`. `all` are the GPUs that can be used, and
+    those that are busy or full now. InputError as `resolve_device`, and for GPUs of several
+    kinds."""
     if requested == "cpu":
         return (Device(),)
     is_auto, is_all = requested == "auto", requested == ALL
@@ -170,12 +168,10 @@ def _hides_all(variable: str) -> bool:
 
 
 def _name_for_workers(gpu: GpuInfo, number: int, variable: str | None, check: Check) -> str:
-    """The value of CUDA_VISIBLE_DEVICES that shows a worker this GPU alone: its UUID.
-
-    Of an instance in MIG mode torch reports none by which it is found, so the user's entry is kept.
+    """The value of CUDA_VISIBLE_DEVICES that shows a worker this GPU alone: its UUID. Of an
+    instance in MIG mode torch reports none by which it is found, so the user's entry is kept.
     Without one, NVML names the instances, and the first of the same kind is taken: a worker could
-    not ask NVML about an index.
-    """
+    not ask NVML about an index."""
     if "MIG" not in gpu.name:
         return gpu.uuid
     if variable is not None:
@@ -210,10 +206,8 @@ def _problem(gpu: GpuInfo, answer: Answer) -> str:
 
 
 def _first_usable(candidates: Iterator[tuple[Device, str]]) -> Device:
-    """The first GPU without a problem, with a note on those before it.
-
-    A GPU that is busy or full is accepted: another grid may use it, and cells wait for it.
-    """
+    """The first GPU without a problem, with a note on those before it. A GPU that is busy or full
+    is accepted: another grid may use it, and cells wait for it."""
     failed: list[tuple[Device, str]] = []
     for device, problem in candidates:
         if not problem:

@@ -13,11 +13,10 @@ _LEFT_OUT: Final = "left out: "
 
 
 class Budget:
-    """Seconds that a command may take from the creation of this object; unlimited by default.
-
-    It is checked before a cell starts, and never stops a cell that is running. `left_out` has the
-    predicted time, in seconds, of each cell that was left out, by the cell's key; None without one.
-    """
+    """Seconds that a command may take from the creation of this object; unlimited by default. It is
+    checked before a cell starts, and never stops a cell that is running. `left_out` has the
+    predicted time, in seconds, of each cell that was left out, by the cell's key; None without
+    one."""
 
     def __init__(
         self, seconds: float = math.inf, clock: Callable[[], float] = time.monotonic

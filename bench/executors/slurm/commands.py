@@ -122,11 +122,9 @@ def parse_indexes(text: str) -> frozenset[int]:
 
 
 def ended(job: int) -> dict[int, Ended]:
-    """How array tasks of a job ended, by index, as far as Slurm still knows.
-
-    The controller forgets jobs some minutes after their end; accounting, where there is any, does
-    not. A job without an array has index -1.
-    """
+    """How array tasks of a job ended, by index, as far as Slurm still knows. The controller forgets
+    jobs some minutes after their end; accounting, where there is any, does not. A job without an
+    array has index -1."""
     known: dict[int, Ended] = {}
     for read in (_from_accounting, _from_controller):
         with suppress(SlurmError):

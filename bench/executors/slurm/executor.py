@@ -155,11 +155,9 @@ class SlurmExecutor(Executor):
             yield self._known[submission.folder]
 
     def run(self, items: Sequence[Planned], dispatcher: Dispatcher, signals: Signals) -> bool:
-        """As `bench.executors.executor.Executor.run`.
-
-        Array tasks of an earlier command that run the same cells are followed. If the user stops
-        it, array tasks go on, unless the user wants them cancelled.
-        """
+        """As `bench.executors.executor.Executor.run`. Array tasks of an earlier command that run
+        the same cells are followed. If the user stops it, array tasks go on, unless the user wants
+        them cancelled."""
         self._signals = signals
         self._items = {item.key: item for item in items}
         with self._locked(_SUBMIT):

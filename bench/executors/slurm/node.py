@@ -59,11 +59,9 @@ def main(folder: Path, worker: tuple[str, ...] = WORKER) -> int:
 
 
 def find_target(device: str) -> Target:
-    """The conditions of cells on this node, as `find_conditions`.
-
-    A job has the CPUs that Slurm allocated to it, also where nothing binds its processes to them. A
-    cell has a node alone if its job has all CPUs of the node.
-    """
+    """The conditions of cells on this node, as `find_conditions`. A job has the CPUs that Slurm
+    allocated to it, also where nothing binds its processes to them. A cell has a node alone if its
+    job has all CPUs of the node."""
     target = find_conditions(device)
     conditions = target.conditions
     own = os.environ.get("SLURM_CPUS_ON_NODE", "")
@@ -141,10 +139,8 @@ def _explained(
     submission: Submission, index: int, row: Row, outcome: WorkerEnd, signals: Signals, limit: str
 ) -> Row:
     """The row of a worker that did not end by itself, with the reason: the job's limit, or Slurm's.
-
     Slurm sends SIGTERM to every process of a job, so that a worker may end before this process gets
-    the signal, and adds its reason to the job's output.
-    """
+    the signal, and adds its reason to the job's output."""
     if row.status == "timeout" and limit:
         return replace(row, message=f"reached {limit}: {row.message}")
     is_ended = signals.stops or outcome.signal == signal.SIGTERM

@@ -37,10 +37,8 @@ _MISFIT: Final = "node configuration"
 @dataclass(frozen=True)
 class Node:
     """A node, and its time for 1,000 tokens of the reference cell, with the interval's ends, in ms.
-
     `problem` is the reason why there is none. `deviation` is the share by which it is slower than
-    the median of the others of its kind, negative if it is faster; None if it does not deviate.
-    """
+    the median of the others of its kind, negative if it is faster; None if it does not deviate."""
 
     name: str
     conditions_id: str = ""

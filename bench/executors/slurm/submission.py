@@ -104,10 +104,8 @@ _NEVER: Final = b"{}"
 
 @dataclass(frozen=True)
 class Submission:
-    """A submission by its folder.
-
-    Methods raise InputError for files that can't be read, OSError for those that can't be written.
-    """
+    """A submission by its folder. Methods raise InputError for files that can't be read, OSError
+    for those that can't be written."""
 
     folder: Path
 
@@ -195,10 +193,8 @@ class Submission:
 
     def run(self, attempt: TaskAttempt, planned: Attempt, target: Target) -> Attempt:
         """The run of an attempt where it runs, before it has a row: a restart is a further attempt.
-
         It follows those that have rows there: the planner does not know all if `amp` on or
-        `compile` auto make another cell of it, on a kind of node that is new to it.
-        """
+        `compile` auto make another cell of it, on a kind of node that is new to it."""
         run = planned.on(target)
         for number in count(planned.job.attempt + attempt.restart):
             run = replace(run, job=replace(run.job, attempt=number))
