@@ -38,13 +38,8 @@ def from_flags(flags: Mapping[str, Any]) -> Opening:
 
 
 class LocalExecutor(Executor):
-    """Runs cells on devices, in turn with the other grids of this machine.
-
-    Args:
-        runs: the CSV, whose cells are shared with other grids.
-        slots: the devices, all of one kind.
-        worker: the command that runs a cell; its last argument is the cell's folder.
-    """
+    """Runs cells of a CSV on devices of one kind, in turn with the other grids of this machine. The
+    last argument of the worker's command is the cell's folder."""
 
     def __init__(
         self, runs: Path, slots: Sequence[Target], worker: tuple[str, ...] = WORKER

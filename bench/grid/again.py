@@ -36,9 +36,9 @@ def train_again(
     purpose: str = "trained again",
 ) -> Path:
     """Train a job's cell again, and return the folder with its results. If the job keeps its
-    weights and the same training has ended there before, nothing runs.
-    InputError if the training does not end ok. DiskFullError if the job or the examples can't be
-    written. StoppedError if the user stops it.
+    weights and the same training has ended there before, nothing runs. InputError if the training
+    does not end ok. DiskFullError if the job or the examples can't be written. StoppedError if the
+    user stops it.
 
     Args:
         runs: the CSV, in whose folder of cells the results are.

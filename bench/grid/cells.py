@@ -1,6 +1,6 @@
 """The cells of a run: what runs for a planned cell, and what becomes of its row."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,7 +17,6 @@ from bench.grid.resume import orphaned_outcome
 from bench.launch.attempt import Attempt, keep, outcome_row
 from bench.launch.display import Display
 from bench.launch.signals import Signals
-from bench.machine.conditions import Target
 from bench.plan.budget import Budget, needs_no_row
 from bench.plan.cell import Cell
 from bench.plan.columns import row_of
@@ -58,17 +57,13 @@ class Cells:
     account: Account = field(default_factory=Account)
     moved: dict[tuple[str, int], Planned] = field(default_factory=dict)
 
-    @property
-    def kinds(self) -> Mapping[str, Target]:
-        return self.executor.kinds
-
     @cached_property
     def weights(self) -> KeptWeights:
         return KeptWeights(self.store.path, every=self.keep)
 
     @cached_property
     def _by_kind(self) -> Kinds:
-        return Kinds(self.inputs.grid, lambda: self.kinds.values())
+        return Kinds(self.inputs.grid, lambda: self.executor.kinds.values())
 
     def plan(self, cells: Sequence[Cell], **options: Any) -> list[Planned]:
         """What is left to do of cells, with options of `bench.plan.planning.plan` in place of the
@@ -85,7 +80,7 @@ class Cells:
         return outlook_on(planned, self._forecast if self.predicts else None, signals)
 
     def _forecast(self, planned: Sequence[Planned], signals: Signals) -> Forecasts | None:
-        target, is_here = next(iter(self.kinds.values())), self.executor.workers
+        target, is_here = next(iter(self.executor.kinds.values())), self.executor.workers
         counting = Counting(
             target.conditions,
             self.inputs.data_folder,
@@ -96,7 +91,7 @@ class Cells:
         return forecast_plan(planned, self.store.rows, self.inputs.models, counting)
 
     def _job(self, item: Planned) -> Job:
-        conditions = self.kinds[item.conditions_id].conditions
+        conditions = self.executor.kinds[item.conditions_id].conditions
         return self.inputs.models[item.cell.model].job(
             item.cell,
             self.inputs.data_folder,
@@ -132,7 +127,7 @@ class Cells:
 
     def planned_rows(self, planned: Iterable[Planned]) -> list[Row]:
         """The rows, still without results, of planned cells."""
-        columns = {name: kind.conditions.columns() for name, kind in self.kinds.items()}
+        columns = {name: kind.conditions.columns() for name, kind in self.executor.kinds.items()}
         grid = self.inputs.grid.name
         return [
             row_of({**item.cell.columns(), **columns[item.conditions_id],
@@ -193,7 +188,7 @@ class PlanDispatcher:
         """A planned cell with the number of its next attempt, and its row if another grid has run
         it since it was planned."""
         store = self.cells.store
-        keys = [(item.cell.cell_id, kind, item.repeat) for kind in self.cells.kinds]
+        keys = [(item.cell.cell_id, kind, item.repeat) for kind in self.cells.executor.kinds]
         attempt = max(store.next_attempt(*key) for key in keys)
         if attempt > item.attempt:
             rows = filter(None, (store.last(*key) for key in keys))
@@ -242,7 +237,7 @@ class PlanDispatcher:
             outcome = orphaned_outcome(folder, run.job)
             if outcome is None:
                 return None
-            row = outcome_row(run, cells.kinds[item.conditions_id], outcome, folder)
+            row = outcome_row(run, cells.executor.kinds[item.conditions_id], outcome, folder)
             keep(folder, row)
         self.display.note(f"{item.name}: taking over the result that a stopped run left")
         return row
@@ -271,7 +266,7 @@ class PlanDispatcher:
 
     def _finish(self, item: Planned, row: Row) -> None:
         cells = self.cells
-        if row.key != item.row_key and row.conditions_id in cells.kinds:
+        if row.key != item.row_key and row.conditions_id in cells.executor.kinds:
             cells.moved[item.key] = replace(item, cell=row.cell, conditions_id=row.conditions_id)
         self.outlook.learn(row)
         self.display.finish(row, item.prefix)

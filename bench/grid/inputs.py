@@ -217,7 +217,7 @@ def read_inputs(grid: Grid, data: dict[str, Any], metric: str | None) -> Inputs:
     )
     settings = grid.settings
     models = find_models(settings.models, settings.init, settings.pooling)
-    adapters = read_adapter_configs(grid)
+    adapters, adapter_configs = read_adapter_configs(grid)
     engines = {variant.engine for variant in grid.variants}
     why = next((model.why_not_minbert for model in models.values() if model.why_not_minbert), "")
     if why and engines == {MINBERT}:
@@ -231,8 +231,8 @@ def read_inputs(grid: Grid, data: dict[str, Any], metric: str | None) -> Inputs:
         folds=folds,
         data_folder=source.folder,
         source=source.files,
-        adapter_configs=adapters.texts,
-        adapters=adapters.names,
+        adapter_configs=adapter_configs,
+        adapters=adapters,
         engine=TRANSFORMERS if why else MINBERT,
         why_engine=why,
         engine_version=engine_version(why) if has_transformers else "",

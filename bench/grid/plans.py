@@ -19,9 +19,7 @@ class Kinds:
     Cells are those of the first kind. On another one `amp` on may be another type, and `compile`
     auto another value, so that the same cell of the grid has another id.
 
-    Args:
-        grid: the grid of the cells.
-        kinds: returns the kinds that are known so far, always with the same first.
+    `kinds` returns those that are known so far, always with the same first.
     """
 
     def __init__(self, grid: Grid, kinds: Callable[[], Iterable[Target]]) -> None:

@@ -47,11 +47,8 @@ class Session(Cells):
     confirm: int | None = None
 
     def run(self, rounds: Iterable[list[Planned]], as_json: bool = False) -> int:
-        """Run the plans, render the report, and return the exit code.
-
-        Args:
-            rounds: plans that run one after the other, each made when the one before has ended. The
-                last is the grid's own, whose cells decide the exit code.
+        """Run plans one after the other, each made when the one before has ended, render the
+        report, and return the exit code, which the cells of the last plan, the grid's own, decide.
         """
         planned: list[Planned] = []
         ended = "ok"
@@ -146,7 +143,7 @@ class Session(Cells):
         planned = [self._job(item) for item in to_run if item.action == "run"]
         if not planned:
             return
-        target = next(iter(self.kinds.values()))
+        target = next(iter(self.executor.kinds.values()))
         display.stage("reference points")
         begun = monotonic()
         with (

@@ -57,14 +57,9 @@ def device_locks() -> Path:
 
 
 class Locks:
-    """The locks in a file, for this process. DiskFullError if the file can't be created or locked.
-    StoppedError if a wait was ended.
-
-    Args:
-        path: the file, created if it is missing.
-        signals: end a wait when the user stops the run.
-        mode: permissions of a new file.
-    """
+    """The locks in a file, for this process, which is created with some permissions if it is
+    missing. Signals end a wait, by a StoppedError. DiskFullError if the file can't be created or
+    locked."""
 
     def __init__(self, path: Path, signals: Signals, mode: int = 0o600) -> None:
         self._path = path

@@ -7,7 +7,6 @@ file is checked before PEFT sees it, by a list of the methods, their fields and 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,17 +33,9 @@ _MOST: Final = 4
 _LONGEST: Final = 200
 
 
-@dataclass(frozen=True)
-class AdapterConfigs:
-    """Configurations: their names in cells by path, and their JSON by that name."""
-
-    names: Mapping[str, str]
-    texts: Mapping[str, str]
-
-
-def read_adapter_configs(grid: "Grid") -> AdapterConfigs:
-    """The configurations that a grid names; InputError for a file that can't be read or holds
-    none."""
+def read_adapter_configs(grid: "Grid") -> tuple[dict[str, str], dict[str, str]]:
+    """The configurations that a grid names: their names in cells by path, and their JSON by that
+    name. InputError for a file that can't be read or holds none."""
     names, texts = {}, {}
     for path in {path: None for axes in grid.cells for path in axes.adapter_config}:
         values = read_json(Path(path))
@@ -52,7 +43,7 @@ def read_adapter_configs(grid: "Grid") -> AdapterConfigs:
         check_adapter_config(known, f"adapter_config {path}")
         names[path] = f"{values[_TYPE].lower()} {digest(known, 8)}"
         texts[names[path]] = json.dumps(known, sort_keys=True)
-    return AdapterConfigs(names, texts)
+    return names, texts
 
 
 def check_adapter_config(values: Mapping[str, Any], where: str) -> None:

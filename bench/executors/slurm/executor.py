@@ -324,21 +324,18 @@ class SlurmExecutor(Executor):
 
     def _cancel(self, signals: Signals, display: Display) -> bool:
         """Cancel all jobs if the user, asked on a terminal, wants that; false if they go on."""
-        jobs = [job for one in self._followed if (job := one.submission.job) is not None]
-        numbers = " ".join(map(str, jobs))
-        if jobs and _confirmed(
-            f"cancel the array tasks of job{'s' if len(jobs) > 1 else ''} {numbers}?",
-            signals,
-            display,
-        ):
+        jobs = [str(job) for one in self._followed if (job := one.submission.job) is not None]
+        if not jobs:
+            return False
+        numbers = " ".join(jobs)
+        question = f"cancel the array tasks of job{'s' if len(jobs) > 1 else ''} {numbers}?"
+        if _confirmed(question, signals, display):
             try:
-                commands.cancel(*map(str, jobs))
+                commands.cancel(*jobs)
+                return True
             except SlurmError as error:
                 display.note(str(error))
-            else:
-                return True
-        if jobs:
-            display.note(f"array tasks go on; to cancel them: scancel {numbers}")
+        display.note(f"array tasks go on; to cancel them: scancel {numbers}")
         return False
 
 
@@ -369,16 +366,14 @@ def find_cluster(
 ) -> SlurmExecutor:
     """An executor on the cluster, once it is known that a node can run cells.
 
-    Rows that array tasks have left since the last command are in the CSV then. InputError if there
-    is no Slurm, it would refuse the jobs, or a node can't run cells. StoppedError if the user stops
-    it.
+    Rows that array tasks have left since the last command are in the CSV then. A dry run asks no
+    node: if none is known, conditions are those of this machine's CPU. InputError if there is no
+    Slurm, it would refuse the jobs, or a node can't run cells. StoppedError if the user stops it.
 
     Args:
         request: what each array task asks for.
         device: as of `bench.machine.conditions.find_conditions`, on a node.
         paths: the files and folders that cells need.
-        checks_nodes: as of `SlurmExecutor`.
-        dry_run: ask no node; if none is known, conditions are those of this machine's CPU.
     """
     prober = Prober(store.path, request, device, paths, note_to_stderr, poll_s())
     prober.check()

@@ -56,13 +56,9 @@ class Following:
     def read(
         self, queued: AbstractSet[int] | None, ends: Callable[[], Mapping[int, Ended]]
     ) -> None:
-        """Read the rows that were published since the last call, and close array tasks that ended.
-        OSError if rows can't be read or written.
-
-        Args:
-            queued: the indexes of array tasks that have not ended; None: Slurm did not answer.
-            ends: asks Slurm how the others ended.
-        """
+        """Read the rows that were published since the last call, and close array tasks that ended:
+        those that are not queued (None: Slurm did not answer). `ends` asks Slurm how they ended.
+        OSError if rows can't be read or written."""
         self._read_rows()
         ended = set() if queued is None else self.open - queued
         without_rows = sorted(index for index in ended if not self._is_ok(index))

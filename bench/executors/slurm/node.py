@@ -1,5 +1,4 @@
-"""The process of an array task on a node: it runs its cells one after the other and publishes
-their rows.
+"""The process of an array task on a node: it runs its cells in order and publishes their rows.
 
 `python -m bench.executors.slurm.node SUBMISSION [WORKER…]`, started by the script of a submission.
 """

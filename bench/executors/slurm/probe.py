@@ -57,14 +57,9 @@ def main(folder: Path) -> int:
 
 @dataclass(frozen=True)
 class Prober:
-    """The questions to a cluster before anything is queued.
-
-    Attributes:
-        runs: the CSV.
-        device: as of `bench.machine.conditions.find_conditions`.
-        paths: the files and folders that cells need, with the cache folder.
-        note: shows a line of text.
-    """
+    """The questions to a cluster before anything is queued: whether a node has the device, as of
+    `bench.machine.conditions.find_conditions`, and sees the paths that cells need besides the cache
+    folder. `note` shows a line of text."""
 
     runs: Path
     request: Request

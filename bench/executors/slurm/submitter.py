@@ -23,14 +23,8 @@ _SPARE_S: Final = 300.0
 
 @dataclass(frozen=True)
 class Submitter:
-    """Submits the cells of a CSV.
-
-    Attributes:
-        runs: the CSV.
-        device: as of `bench.machine.conditions.find_conditions`, on a node.
-        kinds_folder: `bench.executors.slurm.probe.Prober.kinds_folder`.
-        worker: the command that runs a cell; its last argument is the cell's folder.
-    """
+    """Submits the cells of a CSV, which use the device, as of `find_conditions`, on a node. The
+    last argument of the worker's command is the cell's folder."""
 
     runs: Path
     request: Request
