@@ -46,17 +46,11 @@ class Dispatcher(Protocol):
 
 
 class Executor(ABC):
-    """Runs cells on devices of one or several kinds.
+    """Runs cells on devices of one or several kinds."""
 
-    Attributes:
-        workers: the number of cells that run at a time on this machine; 0: they run on others.
-        devices: those that are known so far.
-        flags: with which a command runs there, in addition to those of devices.
-    """
-
-    workers = 0
-    devices: Sequence[Device]
-    flags = ""
+    workers = 0  # the number of cells that run at a time on this machine; 0: they run on others
+    devices: Sequence[Device]  # those that are known so far
+    flags = ""  # with which a command runs there, in addition to those of devices
 
     @property
     @abstractmethod
@@ -85,15 +79,13 @@ Opening = Callable[[Store, Sequence[Path], bool], Executor]
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """An executor that --executor chooses.
+    """An executor that --executor chooses. `options` are its own flags, with the arguments of
+    click.option; no other executor takes them.
 
-    Attributes:
-        name: as --executor takes it.
-        opening: the function that checks the flags and returns an `Opening`, as `module:function`.
-            It gets them by their arguments' names, with `budget_min`; a plugin's also gets as
-            `stamp` a text that has to begin column `executor` of its conditions, since the way in
-            which cells run may change what is measured.
-        options: its own flags, with the arguments of click.option. No other executor takes them.
+    `opening` is the function that checks the flags and returns an `Opening`, as `module:function`.
+    It gets them by their arguments' names, with `budget_min`; a plugin's also gets as `stamp` a
+    text that has to begin column `executor` of its conditions, since the way in which cells run may
+    change what is measured.
     """
 
     name: str

@@ -33,26 +33,18 @@ from minbert.data.tasks.prepared import is_prepared, mark_used
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """The cells of a run, and everything that they share.
-
-    Attributes:
-        keep: whether every cell keeps its trained weights.
-        predicts: whether costs are predicted and, where cells run on this machine, scores get
-            reference points.
-        rerun: a status or flag whose cells run again.
-        fresh: whether only results of this version of the code count.
-        moved: the cells that have run on another kind of device than they were planned for, as
-            planned for that, by the key of the original.
-    """
+    """The cells of a run, and everything that they share. `moved` has the cells that have run on
+    another kind of device than they were planned for, as planned for that, by the key of the
+    original."""
 
     inputs: Inputs
     executor: Executor
     store: Store
-    keep: bool
+    keep: bool  # whether every cell keeps its trained weights
     timeout_s: float | None
-    predicts: bool = False
-    rerun: str | None = None
-    fresh: bool = False
+    predicts: bool = False  # whether costs are, and scores of cells here get reference points
+    rerun: str | None = None  # a status or flag whose cells run again
+    fresh: bool = False  # whether only results of this version of the code count
     budget: Budget = field(default_factory=Budget)
     account: Account = field(default_factory=Account)
     moved: dict[tuple[str, int], Planned] = field(default_factory=dict)

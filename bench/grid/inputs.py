@@ -30,31 +30,20 @@ from minbert.data.tasks import Data, Folds, TaskData, find_task, for_search, loa
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """A grid, examples and models.
-
-    Attributes:
-        models: by name.
-        data, folds: the examples of cells without a fold, and those of the others.
-        data_folder, source: of the task's files, and their names; None for an embedded task.
-        adapter_configs: the JSON of each adapter_config.json, by its name in cells.
-        adapters: these names, by path.
-        engine, why_engine, engine_version: what engine `auto` stands for in all cells, the reason
-            if it is not minbert, and the version of the libraries of engine transformers.
-        notes: on the examples.
-    """
+    """A grid, examples and models."""
 
     grid: Grid
-    models: Mapping[str, Model]
-    data: Data
-    folds: Folds | None = None
-    data_folder: Path | None
-    source: str = ""
-    adapter_configs: Mapping[str, str] = field(default_factory=dict)
-    adapters: Mapping[str, str] = field(default_factory=dict)
-    engine: str = MINBERT
-    why_engine: str = ""
-    engine_version: str = ""
-    notes: tuple[str, ...] = ()
+    models: Mapping[str, Model]  # by name
+    data: Data  # the examples of cells without a fold
+    folds: Folds | None = None  # those of the others
+    data_folder: Path | None  # of the task's files; None for an embedded task
+    source: str = ""  # the names of these files
+    adapter_configs: Mapping[str, str] = field(default_factory=dict)  # JSON by the name in cells
+    adapters: Mapping[str, str] = field(default_factory=dict)  # these names, by path
+    engine: str = MINBERT  # what engine `auto` stands for in all cells
+    why_engine: str = ""  # the reason if that is not minbert
+    engine_version: str = ""  # of the libraries of engine transformers
+    notes: tuple[str, ...] = ()  # on the examples
 
     @property
     def whole(self) -> Data:

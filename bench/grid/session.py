@@ -34,17 +34,12 @@ INTERRUPTED: Final = 130
 
 @dataclass(frozen=True, kw_only=True)
 class Session(Cells):
-    """One run of a grid.
-
-    Attributes:
-        metric: decides in the report; None: the rows' own.
-        confirm: the seeds that a recommended setting needs to be confirmed; None: none is.
-    """
+    """One run of a grid."""
 
     reports: Path
     arguments: tuple[str, ...]
-    metric: str | None = None
-    confirm: int | None = None
+    metric: str | None = None  # decides in the report; None: the rows' own
+    confirm: int | None = None  # the seeds that confirm a recommended setting; None: none is
 
     def run(self, rounds: Iterable[list[Planned]], as_json: bool = False) -> int:
         """Run plans one after the other, each made when the one before has ended, render the

@@ -31,26 +31,17 @@ class Attempt:
     """One attempt at a repeat of a cell: its job, and what its row needs besides.
 
     Planned on one machine it can run on another: `on` gives it that machine's conditions.
-
-    Attributes:
-        grid: the label in the row.
-        dev_examples, majority_score: as of `bench.results.row.measured_row`.
-        forecast: columns of the row that were predicted.
-        expected_s: the seconds it takes by measurements on such a device; None: not known.
-        timeout_s: the seconds after which it is ended; None: no limit.
-        prefix: the beginning of its name in a plan of several models or engines.
-        amp_is_on: whether its `amp` is the device's usual type, and not one that was named.
     """
 
     job: Job
-    grid: str
-    dev_examples: Mapping[str, int]
+    grid: str  # the label in the row
+    dev_examples: Mapping[str, int]  # this and the next as of `bench.results.row.measured_row`
     majority_score: float | None = None
-    forecast: Columns = field(default_factory=dict)
-    expected_s: float | None = None
-    timeout_s: float | None = None
-    prefix: str = ""
-    amp_is_on: bool = False
+    forecast: Columns = field(default_factory=dict)  # columns of the row that were predicted
+    expected_s: float | None = None  # seconds by measurements on such a device; None: not known
+    timeout_s: float | None = None  # seconds after which it is ended; None: no limit
+    prefix: str = ""  # the beginning of its name in a plan of several models or engines
+    amp_is_on: bool = False  # whether its `amp` is the device's usual type, not one that was named
 
     @property
     def name(self) -> str:

@@ -1,7 +1,5 @@
-"""Shows the progress of a run on stderr: live on a terminal, elsewhere a line for each cell.
-
-It draws only when something has happened, so that the parent process can sleep. Threads may share
-it.
+"""Shows the progress of a run on stderr: live on a terminal, elsewhere a line for each cell. It
+draws only when something has happened, so that the parent process can sleep. Threads may share it.
 """
 
 import math

@@ -32,18 +32,13 @@ _CHUNK: Final = 2**16
 
 class Watch:
     """A worker's process, from its launch to the end of its whole process group. OSError if it
-    can't be started.
-
-    Attributes:
-        reason: the status of a worker that was ended: `timeout` or `interrupted`; else None.
-        message: a sentence on that reason.
-    """
+    can't be started."""
 
     def __init__(
         self, argv: Sequence[str], env: Mapping[str, str], stdout: IO[bytes], stderr: IO[bytes]
     ) -> None:
-        self.reason: str | None = None
-        self.message = ""
+        self.reason: str | None = None  # of a worker that was ended: `timeout` or `interrupted`
+        self.message = ""  # a sentence on that reason
         self.code = 0
         self.peak_rss_mib: float | None = None
         self._phase = "start"

@@ -1,7 +1,5 @@
-"""The environment of a worker: variables that change its numbers are set, dropped or recorded.
-
-docs/measuring.md has a table of them, which a test compares with the lists here.
-"""
+"""The environment of a worker: variables that change its numbers are set, dropped or recorded. A
+test compares the table of them in docs/measuring.md with the lists here."""
 
 import hashlib
 import re

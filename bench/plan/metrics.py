@@ -22,42 +22,29 @@ _WITHOUT: Final = (DEFAULTS[SINGLE_LABEL], OVERALL)
 class Metric:
     """A dev metric.
 
-    `value` and `influence` are named as `module:function`. Both functions take labels and
-    predictions: classes [N], numbers [N], or 0 and 1 for each label [N, C]; with `needs_logits`,
-    whether each example is of a class [N], and its score for the class [N]. They raise ValueError
-    where the metric is not defined.
+    `value` computes the score, and `influence` that of each example on it [N]: N times the
+    derivative by the example's weight. Both are named as `module:function`, and empty for the
+    accuracy and the overall score, for which right and wrong, or the parts' scores, are enough. The
+    functions take labels and predictions: classes [N], numbers [N], or 0 and 1 for each label
+    [N, C]; with `needs_logits`, whether each example is of a class [N], and its score for the class
+    [N]. They raise ValueError where the metric is not defined.
 
-    Attributes:
-        name: as in column `dev_metric` and for --metric.
-        label: its name after "dev" and "best".
-        problems: the problems that have it.
-        about: a line on how it is defined.
-        in_points: whether differences are told in points, hundredths, as in "2 points of accuracy".
-        lowest: a bound from below; `bounded`: whether 1 is one from above.
-        needs_logits: whether it takes logits, where others take predicted classes.
-        by_class: whether a class counts as much with few examples as with many.
-        in_unit: whether numbers have to be in the unit of the labels.
-        is_correlation: whether its interval is on the scale of Fisher's z.
-        value: what computes the score; empty for the accuracy and the overall score, for which
-            right and wrong are enough, or the parts' scores.
-        influence: what computes the influence of each example on it [N]: N times the derivative by
-            the example's weight.
-        margin: how much worse than another a score may be, interval included, to count as no
-            worse; of a metric in the unit of the labels a share of the other score.
+    `margin` is how much worse than another a score may be, interval included, to count as no worse;
+    of a metric in the unit of the labels a share of the other score.
     """
 
-    name: str
-    label: str
-    problems: tuple[str, ...] = ()
-    about: str = ""
-    in_points: bool = False
+    name: str  # as in column `dev_metric` and for --metric
+    label: str  # its name after "dev" and "best"
+    problems: tuple[str, ...] = ()  # those that have it
+    about: str = ""  # a line on how it is defined
+    in_points: bool = False  # whether differences are in hundredths, as in "2 points of accuracy"
     higher_is_better: bool = True
-    lowest: float = 0.0
-    bounded: bool = True
-    needs_logits: bool = False
-    by_class: bool = False
-    in_unit: bool = False
-    is_correlation: bool = False
+    lowest: float = 0.0  # a bound from below
+    bounded: bool = True  # whether 1 is a bound from above
+    needs_logits: bool = False  # whether it takes logits, where others take predicted classes
+    by_class: bool = False  # whether a class counts as much with few examples as with many
+    in_unit: bool = False  # whether numbers have to be in the unit of the labels
+    is_correlation: bool = False  # whether its interval is on the scale of Fisher's z
     value: str = ""
     influence: str = ""
     margin: float = 0.02

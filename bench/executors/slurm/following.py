@@ -31,16 +31,12 @@ def key_of(run: Attempt) -> Key:
 
 
 class Following:
-    """A submission, and how far its rows are read.
-
-    Attributes:
-        open: the indexes of the array tasks that may still run, or have rows to be read.
-        not_run: for array tasks that ended before any of their cells began, by index the reason
-            and the node if that may be to blame.
-    """
+    """A submission, and how far its rows are read. `not_run` has, for array tasks that ended before
+    any of their cells began, by index the reason and the node if that may be to blame."""
 
     def __init__(self, submission: Submission) -> None:
         self.submission = submission
+        # indexes of the array tasks that may still run, or have rows to be read
         self.open = set(range(len(submission.groups)))
         self.not_run: dict[int, tuple[str, str]] = {}
         self._files: set[str] = set()

@@ -1,9 +1,6 @@
 """Runs a reference cell on each node, to find nodes that are slower or faster than others of their
-kind.
-
-Its rows are no results: they are in `runs/slurm/nodes/`, and what was compared in `nodes.json`
-beside it.
-"""
+kind. Its rows are no results: they are in `runs/slurm/nodes/`, and what was compared in
+`nodes.json` beside it."""
 
 import json
 from collections import defaultdict
