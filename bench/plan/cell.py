@@ -239,16 +239,14 @@ class Cell:
     @cached_property
     def cell_id(self) -> str:
         """Digest of everything that determines the result."""
-        values = ((name, about, getattr(self, name)) for name, about in ABOUT.items())
-        return digest(
-            {
-                name: value
-                for name, about, value in values
-                # not where cells behaved as with this value before there was the setting
-                if about.identifies
-                and (about.before == ALWAYS or value not in (None, about.before))
-            }
-        )
+        values: Columns = {}
+        for name, about in ABOUT.items():
+            value = getattr(self, name)
+            # cells behaved as with the value `before` when there was no such setting
+            differs = about.before == ALWAYS or value not in (None, about.before)
+            if about.identifies and differs:
+                values[name] = value
+        return digest(values)
 
     @property
     def name(self) -> str:
@@ -271,7 +269,7 @@ class Cell:
 
     def columns(self) -> Columns:
         """The fields, and the id."""
-        return {**{name: getattr(self, name) for name in ABOUT}, "cell_id": self.cell_id}
+        return {name: getattr(self, name) for name in (*ABOUT, "cell_id")}
 
 
 def _declared() -> dict[str, About]:
