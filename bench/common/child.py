@@ -90,7 +90,6 @@ def ask_by(
 
 
 def _answers(process: "subprocess.Popen[bytes]", patience_s: float | None) -> Iterator[Any]:
-    """The answers that a child writes until it closes its stdout."""
     assert process.stdout is not None  # noqa: S101 (a pipe)
     end = None if patience_s is None else time.monotonic() + patience_s
     rest = b""

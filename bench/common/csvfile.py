@@ -48,7 +48,6 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 
 
 def csv_error(path: Path, error: OSError, flag: str = "--csv") -> InputError | DiskFullError:
-    """The error of a CSV file that can't be written, to be raised."""
     if error.errno in NO_SPACE:
         return DiskFullError(f"{flag}: {path}: no space left for it")
     return InputError(

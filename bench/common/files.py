@@ -98,8 +98,7 @@ def umask() -> int:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove temporary files of killed writers, also those of safetensors, below a folder, in which
-    no process may be writing."""
+    """Remove temporary files of killed writers, safetensors too; no process may be writing."""
     with suppress(OSError):
         for pattern in (".*.tmp", ".tmp*"):
             for path in folder.rglob(pattern):

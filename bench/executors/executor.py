@@ -93,12 +93,10 @@ class Entry:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def arguments(self) -> dict[str, str]:
-        """Its flags by their arguments' names."""
         return {name.lstrip("-").replace("-", "_"): name for name in self.options}
 
 
 def refuse(flags: Mapping[str, object], where: str, executor: str) -> None:
-    """Refuse flags of another executor."""
     for flag, value in flags.items():
         if value:
             raise InputError(f"{flag} is for {where}: leave it out, or take --executor {executor}")

@@ -58,8 +58,7 @@ class Cells:
         return Kinds(self.inputs.grid, lambda: self.executor.kinds.values())
 
     def plan(self, cells: Sequence[Cell], **options: Any) -> list[Planned]:
-        """What is left to do of cells, with options of `bench.plan.planning.plan` in place of the
-        session's own."""
+        """What is left to do, by `bench.plan.planning.plan`; its options replace the own."""
         repeats = self.inputs.grid.settings.repeats
         own = {"repeats": repeats, "rerun": self.rerun, "fresh": self.fresh}
         return self._by_kind.plan(cells, self.store.rows, **(own | options))
@@ -112,8 +111,7 @@ class Cells:
         )
 
     def runs_of(self, outlook: Outlook) -> list[list[Attempt]]:
-        """The attempts at the cells that are to run, in groups that run one after the
-        other on one device."""
+        """The attempts that are to run, in groups that run one after the other on one device."""
         to_run = [item for item in outlook.to_run if item.action == "run"]
         return [[self.attempt(item, outlook) for item in group] for group in groups_of(to_run)]
 

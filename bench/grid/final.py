@@ -96,7 +96,6 @@ def _scored(runs: Path, test_digest: str) -> FinalScore | None:
 
 
 def _choose(runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf) -> tuple[Setting, str]:
-    """The setting to score, and the metric that decides."""
     recommended = recommended_from(rows, read_plan(runs), values_from(predictions_of))
     group = None if recommended is None else recommended.candidates.group
     chosen = None if recommended is None else recommended.setting
@@ -126,7 +125,6 @@ def _test_examples(row: Row, source: Path | None, test_file: str | None) -> tupl
 def _run(
     runs: Path, job: Job, data: TaskData, test: Examples, target: Target, signals: Signals
 ) -> Outcome:
-    """The predictions on test examples of a job's cell, trained again."""
     cell = job.cell
     train = data.train if cell.folds is None else Folds(data, cell.folds).examples
     folder = train_again(

@@ -30,8 +30,6 @@ from minbert.data.tasks import Data, Folds, TaskData, find_task, for_search, loa
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """A grid, examples and models."""
-
     grid: Grid
     models: Mapping[str, Model]  # by name
     data: Data  # the examples of cells without a fold
@@ -47,7 +45,6 @@ class Inputs:
 
     @property
     def whole(self) -> Data:
-        """All examples, of all folds together."""
         return self.data if self.folds is None else self.folds.whole
 
     @cached_property
@@ -87,7 +84,6 @@ class Inputs:
         }
 
     def cells(self, target: Target) -> list[Cell]:
-        """The cells of the grid for a kind of device."""
         has_transformers = TRANSFORMERS in self._engines
         resolved = (
             Resolved(
@@ -230,6 +226,5 @@ def read_inputs(grid: Grid, data: dict[str, Any], metric: str | None) -> Inputs:
 
 
 def override(grid: Grid, values: dict[str, Any]) -> Grid:
-    """The grid, with settings replaced by the flags that were given."""
     given = {name: value for name, value in values.items() if value is not None}
     return gridfile.with_settings(grid, given) if given else grid

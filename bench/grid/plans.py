@@ -27,8 +27,7 @@ class Kinds:
         self._named = {amp for axes in grid.cells for amp in axes.amp}
 
     def plan(self, cells: Sequence[Cell], rows: Sequence[Row], **options: Any) -> list[Planned]:
-        """A plan for the first kind, in which a cell that has a result on another is of that one.
-        `options` is as of `bench.plan.planning.plan`."""
+        """As `bench.plan.planning.plan`; a cell with a result on another kind is of that one."""
         plans: list[list[Planned]] = []
         for kind in self._kinds():
             there = {cell.cell_id: self._on(cell, kind) for cell in cells}

@@ -34,8 +34,6 @@ INTERRUPTED: Final = 130
 
 @dataclass(frozen=True, kw_only=True)
 class Session(Cells):
-    """One run of a grid."""
-
     reports: Path
     arguments: tuple[str, ...]
     metric: str | None = None  # decides in the report; None: the rows' own
@@ -126,8 +124,7 @@ class Session(Cells):
     def _find_references(
         self, to_run: Sequence[Planned], signals: Signals, display: Display
     ) -> None:
-        """Find what is in the data, and what the scores of the cells that will run can be compared
-        with."""
+        """Find what is in the data, and what scores can be compared with."""
         data = self.inputs.data
         if not isinstance(data, TaskData):
             return
@@ -160,8 +157,7 @@ class Session(Cells):
                 display.note(note)
 
     def _facts(self, data: TaskData, engine: str, display: Display) -> DataFacts:
-        """The facts on the examples of all folds, kept with the results, in tokens of the first
-        model."""
+        """The facts on the examples of all folds, kept, in tokens of the first model."""
         digest = data.digest[:16]
         known = read_facts(self.store.path).get(digest)
         source, folds = self.inputs.source, self.inputs.folds

@@ -45,7 +45,6 @@ class Attempt:
 
     @property
     def name(self) -> str:
-        """Its name in a plan, as `bench.plan.planning.Planned.name`."""
         return self.prefix + self.job.cell.name + repeat_suffix(self.job.repeat)
 
     @property
@@ -112,7 +111,6 @@ def run_cell(
 
 
 def outcome_row(run: Attempt, target: Target, outcome: WorkerEnd, folder: Path) -> Row:
-    """The row of a worker that has ended."""
     job, result = run.job, outcome.result or {}
     emulated = job.cell.amp == "bf16" and not target.device.has_bf16
     columns = {

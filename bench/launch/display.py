@@ -129,7 +129,6 @@ class Display:
         self.progress({"phase": "waiting for another grid"}, name)
 
     def finish(self, row: Row, prefix: str = "") -> None:
-        """Show the row of a cell that has ended."""
         status = row.status or "not run"
         name = prefix + row.name + repeat_suffix(row.repeat)
         width = len(str(self._total))

@@ -117,7 +117,6 @@ def run_worker(
 
 
 def utc(moment: datetime) -> str:
-    """A time of day as in rows."""
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 

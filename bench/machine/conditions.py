@@ -104,8 +104,7 @@ def _threads(cores: int, workers: int) -> int:
 
 
 def workers_here() -> int:
-    """The number of workers that measure at once on this machine, this process's among them.
-    InputError if the environment variable has no such number."""
+    """The number of workers that measure at once on this machine; InputError if it is none."""
     text = os.environ.get(WORKERS) or "1"
     if not (text.isascii() and text.isdecimal() and int(text)):
         raise InputError(f"{WORKERS}={shown(text)} is no number of workers")

@@ -59,7 +59,6 @@ class Device:
 
     @property
     def has_tf32(self) -> bool:
-        """Whether the device's tensor cores compute in TF32."""
         return self.gpu is not None and self.gpu.capability >= _AMPERE
 
 
@@ -239,7 +238,6 @@ def _usable(checked: Iterable[tuple[Device, str]], is_all: bool) -> list[Device]
 
 
 def _of_one_kind(requested: str, devices: list[Device]) -> tuple[Device, ...]:
-    """GPUs, unless they are of several kinds."""
     by_kind = grouped(devices, lambda device: device.gpu.kind if device.gpu else "")
     if len(by_kind) > 1:
         kinds = "; ".join(

@@ -70,7 +70,6 @@ def why_unusable(gpu: str) -> str | None:
 def check_by(
     argv: Sequence[str], env: Mapping[str, str], patience_s: float = PATIENCE_S, index: int = 0
 ) -> Answer:
-    """The answer of a process; as `check_gpu`."""
     try:
         *_, last = ask_by(argv, index, env=env, patience_s=patience_s)
     except ChildError as error:

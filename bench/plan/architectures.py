@@ -114,8 +114,7 @@ def _size(values: Mapping[str, Any], name: str, path: Path) -> int:
 
 
 def attention_of(config: EncoderSizes | BertConfig) -> str:
-    """What `attn_implementation` auto stands for: sdpa where the architecture is known to have it,
-    else eager."""
+    """What `attn_implementation` auto stands for."""
     model_type = config.model_type if isinstance(config, EncoderSizes) else "bert"
     architecture = ARCHITECTURES.get(model_type)
     return "sdpa" if architecture is not None and architecture.has_sdpa else "eager"

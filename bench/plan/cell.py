@@ -94,8 +94,7 @@ settings.toml, columns.toml and docs/runs-csv.md. A row without a field counts a
 
 
 def _has(row: Mapping[str, Any], what: Literal["layers", "rank"]) -> bool:
-    """Whether a row's mode has a layer set, or a rank; of a plugin that is not installed the row
-    says it."""
+    """Whether a mode has a layer set or a rank: by its method or, if that is missing, the row."""
     mode = row.get("mode")
     method = METHODS.known(str(mode))
     if method is None:
@@ -268,7 +267,6 @@ class Cell:
         return f"{self.mode}{adapter}{options}{unfreezing}-{precision}-s{self.seed}{fold}"
 
     def columns(self) -> Columns:
-        """The fields, and the id."""
         return {name: getattr(self, name) for name in (*ABOUT, "cell_id")}
 
 
@@ -287,7 +285,6 @@ def _about(meaning: str, before: Value = ALWAYS, **others: Any) -> About:
 
 
 def plain_type(hint: Any) -> type[str] | type[int] | type[float]:
-    """The type of a column's values, without None."""
     kind: type[str] | type[int] | type[float] = (get_args(hint) or (hint,))[0]
     return kind
 

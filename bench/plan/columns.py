@@ -60,7 +60,6 @@ class Column:
     title: str
 
     def applies(self, row: Mapping[str, Any]) -> bool:
-        """Whether the column can have a value in a row, given by column."""
         return WHERE[self.where](row)
 
     def applies_to(self, row: Row) -> bool:
@@ -154,7 +153,6 @@ def complete_row(values: dict[str, Value]) -> Row:
 
 
 def values_of(row: Row) -> Columns:
-    """The values of a row by column, in order."""
     return {name: row[name] for name in NAMES}
 
 

@@ -18,8 +18,7 @@ _REMEDY: Final = "start the grid again, which writes it anew"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Everything a worker needs to run one cell. Paths stay in the cell's folder: they are no
-    columns of runs.csv."""
+    """Everything a worker needs to run one cell; paths are no columns of runs.csv."""
 
     cell: Cell
     conditions_id: str = ""
@@ -65,8 +64,7 @@ class Job:
 
     @classmethod
     def read(cls, folder: Path) -> "Job":
-        """The job in a cell's folder; InputError, with the file, if it can't be read or holds
-        none."""
+        """The job in a cell's folder; InputError if it can't be read or holds none."""
         path = folder / FILE
         try:
             if path.exists() and not path.is_file():

@@ -59,7 +59,6 @@ def at_exponent(cell: Cell, exponent: int) -> dict[str, Any]:
 
 
 def candidate(cell: Cell, exponent: int, data_digest: str) -> Cell:
-    """The candidate that tries a cell's rates at an exponent, on the search's own data."""
     return replace(
         cell,
         seed=SEED,
@@ -135,12 +134,10 @@ def without_rates(cell: Cell) -> Cell:
 
 
 def lacks_rates(cell: Cell) -> bool:
-    """Whether a cell is one that `without_rates` made."""
     return cell == without_rates(cell)
 
 
 def why_no_rates(statuses: Sequence[str]) -> str:
-    """The message of a cell that is skipped because all candidates for its rates failed."""
     ended = ", ".join(f"{number} {status}" for status, number in Counter(statuses).items())
     again = [f"--rerun {status}" for status in dict.fromkeys(statuses) if status != "ok"]
     hint = f"; {' or '.join(again)} tries them again" if again else ", without a score"

@@ -63,7 +63,6 @@ class Metric:
         return value if self.higher_is_better else -value
 
     def tolerance(self, reference: float) -> float:
-        """The margin below a reference's score."""
         return self.margin if self.bounded else self.margin * abs(reference)
 
     def size(self, difference: float) -> str:

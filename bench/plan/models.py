@@ -43,8 +43,7 @@ class Model:
     why_not_minbert: str = ""  # why engine minbert can't load it; empty: it can
 
     def job(self, cell: Cell, data: Path | None, **others: Any) -> Job:
-        """The job of a cell on this model, with the folder of the task's files (None for an
-        embedded task) and further fields."""
+        """The job of a cell on this model; its task's files are in a folder, or embedded (None)."""
         return Job(
             cell=cell,
             checkpoint=None if self.checkpoint is None else str(self.checkpoint.resolve()),
@@ -115,8 +114,7 @@ def check_models(cells: Sequence[Cell], models: Mapping[str, Model], *, pairs: b
 
 
 def _config(folder: Path, label: str) -> tuple[BertConfig | EncoderSizes, str]:
-    """The sizes of an encoder, and why engine minbert can't load it; empty: it can. InputError if
-    no engine can."""
+    """The sizes of an encoder, and why engine minbert can't load it; empty: it can."""
     if (model_type := model_type_of(folder)) != "bert":
         return (
             read_sizes(folder), f"{label} is of type {model_type}, and engine minbert loads bert"

@@ -85,8 +85,7 @@ class Planned:
 
     @property
     def name(self) -> str:
-        """The cell's name, with the repeat if it is not the first, and with the model and the
-        engine if the plan has several."""
+        """The cell's name, with the repeat after the first, and what a plan has several of."""
         return self.prefix + self.cell.name + repeat_suffix(self.repeat)
 
     @property
@@ -227,8 +226,7 @@ def _with_compile_auto(cell: Cell, no_compiling: str) -> Cell:
 
 
 def on_device(cell: Cell, amp_on: str, no_compiling: str) -> Cell:
-    """A cell as planned for another device, with its AMP type there; `no_compiling` as in
-    `Resolved`."""
+    """A cell as planned for another device, with its usual AMP type."""
     frozen = amp_on if cell.frozen_dtype == cell.amp else cell.frozen_dtype
     cell = replace(cell, amp=amp_on, frozen_dtype=frozen)
     is_auto = cell.compile_why is not None and cell.compile_why.startswith(f"{AUTO}: ")
@@ -291,7 +289,6 @@ def check_rerun(text: str) -> str:
 
 
 def count_cells(planned: Sequence[Planned], what: str = "cells") -> str:
-    """The number of cells in a plan, and of their repeats if there are more."""
     cells = len({item.cell.cell_id for item in planned})
     repeats = len({item.key for item in planned})
     return f"{cells} {what}" if repeats == cells else f"{repeats} repeats of {cells} {what}"
@@ -372,7 +369,6 @@ def _scored_elsewhere(rows: Iterable[Row], here: Columns) -> set[str]:
 
 
 def _measured(rows: Iterable[Row], conditions_id: str) -> set[str]:
-    """The settings whose costs have been measured under these conditions."""
     return {_setting(r.cell) for r in rows if r.conditions_id == conditions_id and r.is_ok}
 
 

@@ -121,7 +121,6 @@ class Row(Cell):
         return self.scale if column == "scale" else self.__dict__[column]
 
     def __or__(self, values: Mapping[str, Value]) -> "Row":
-        """A copy with other values in some columns."""
         return replace(self, **cast(dict[str, Any], values))
 
     @property
@@ -134,12 +133,10 @@ class Row(Cell):
 
     @property
     def key(self) -> CellKey:
-        """The measurement that the row is an attempt at."""
         return self.cell_id, self.conditions_id, self.repeat
 
     @property
     def row_key(self) -> tuple[str, str, int, int]:
-        """The unique key of a row: its measurement and attempt."""
         return *self.key, self.attempt
 
     @property
@@ -170,7 +167,6 @@ def software_of(conditions: Mapping[str, Value]) -> tuple[Value, ...]:
 
 
 def repeat_suffix(repeat: Value) -> str:
-    """The end of a cell's name for a repeat: nothing for the first."""
     return f", repeat {repeat}" if isinstance(repeat, int) and repeat > 1 else ""
 
 

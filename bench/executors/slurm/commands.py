@@ -94,8 +94,7 @@ def _variables(names: Iterable[str]) -> set[str]:
 
 
 def queued(names: Sequence[str], users: Iterable[int] = ()) -> list[Queued]:
-    """The array tasks in jobs of these names that have not ended, submitted by this user or by
-    others of these numbers."""
+    """The array tasks that have not ended in jobs of these names, of this user and others."""
     numbers = ",".join(map(str, sorted({os.getuid(), *users})))
     answer = _run(
         "squeue", "--all", "--noheader", f"--user={numbers}", f"--name={','.join(names)}",

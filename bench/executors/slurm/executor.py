@@ -63,7 +63,6 @@ _WAITING: Final = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIA
 
 
 def poll_s() -> float:
-    """The seconds between two looks at the queue."""
     return float(os.environ.get(POLL) or _POLL_S)
 
 
@@ -102,15 +101,13 @@ class SlurmExecutor(Executor):
         return self._submitter.script(groups) if groups else ""
 
     def check(self, run: Callable[[], Attempt], signals: Signals) -> Sequence[str]:
-        """With --check-nodes, lines on how long a cell takes on each node; as
-        `bench.executors.slurm.node_check.lines`."""
+        """With --check-nodes, lines on how long a cell takes on each node."""
         if not self._checks_nodes:
             return ()
         return lines(check_nodes(self._submitter, run(), note_to_stderr, signals, poll_s()))
 
     def collect(self) -> None:
-        """Take the rows that earlier commands left over into runs.csv, before cells are planned.
-        SlurmError if Slurm does not answer."""
+        """Take the rows that earlier commands left into runs.csv. SlurmError without an answer."""
         with self._locked(_SUBMIT):
             known = list(self._live())
         if known:
@@ -120,7 +117,6 @@ class SlurmExecutor(Executor):
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
-        """Hold a lock that all commands share."""
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         lock, end, stops = FileLock(path), time.monotonic() + LOCK_S, self._signals.stops
@@ -246,7 +242,6 @@ class SlurmExecutor(Executor):
                 dispatcher.display.note(f"job {submission.job}: {cells} in {tasks}")
 
     def _look(self, dispatcher: Dispatcher) -> None:
-        """Look at the queue, and take over what has ended."""
         try:
             queued = _queued(self._followed)
             self._complained = False
@@ -340,7 +335,6 @@ class SlurmExecutor(Executor):
 
 
 def from_flags(flags: Mapping[str, Any]) -> Opening:
-    """The executor on the cluster that the flags describe."""
     for_here = {"--jobs": flags["jobs"] > 1, "--budget": flags["budget_min"] is not None}
     refuse(for_here, "this machine", "local")
     device = flags["device"]

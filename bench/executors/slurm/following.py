@@ -26,7 +26,6 @@ Key = tuple[str, int]
 
 
 def key_of(run: Attempt) -> Key:
-    """The key of the planned cell that a run is an attempt at."""
     return run.job.cell.cell_id, run.job.repeat
 
 

@@ -125,8 +125,7 @@ def script(request: Request, name: str, output: Path, module: str, arguments: Se
 
 
 def fixed_options(text: str) -> list[str]:
-    """The names of the options that the environment can't change: those in a script, and those
-    that can't be given."""
+    """Names of options that the environment can't change: a script's, and those refused."""
     return [*re.findall(r"^#SBATCH --([a-z0-9-]+)", text, re.MULTILINE), *TEXTS["refused"]]
 
 

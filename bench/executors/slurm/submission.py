@@ -113,7 +113,6 @@ class Submission:
     def create(
         cls, folder: Path, request: dict[str, Any], groups: Sequence[Sequence[Attempt]], script: str
     ) -> "Submission":
-        """Write a submission that is not submitted yet."""
         for name in ("starts", "rows", "output"):
             (folder / name).mkdir(parents=True)
         lines = (f"[{', '.join(run.to_json() for run in group)}]\n" for group in groups)
