@@ -176,13 +176,9 @@ def _fold_of(folds: Folds, index: int | None) -> Data:
 
 
 def read_inputs(grid: Grid, data: dict[str, Any], metric: str | None) -> Inputs:
-    """The inputs of a grid. InputError for data, models or adapters that can't be read or used, and
-    for a model that no engine of the grid can load.
-
-    Args:
-        data: the fields of `DataSpec` that flags give.
-        metric: decides in the report, if it is of the task's problem.
-    """
+    """The inputs of a grid, on the data that fields of `DataSpec` given by flags describe.
+    InputError for data, models or adapters that can't be read or used, for a model that no engine
+    of the grid can load, and for a metric that is not of the task's problem."""
     in_folds = grid.settings.folds is not None
     source = find_source(grid.settings.task, merged(grid.data, data), folds=in_folds)
     grid = override(grid, {"task": source.task})

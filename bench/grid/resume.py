@@ -24,13 +24,9 @@ _GO_ON: Final = ("not run", "interrupted", LEFT_OUT)
 def how_to_go_on(
     arguments: Sequence[str], counts: Mapping[str, int] | None = None, *, fell_back: int = 0
 ) -> list[str]:
-    """Lines with the commands that run what has not run, and what failed, by status.
-
-    Args:
-        arguments: those of the present command.
-        counts: cells by status, including `not run` and `LEFT_OUT`; None if not counted.
-        fell_back: as counted by `fallen_back`.
-    """
+    """Lines with the commands that run what has not run, and what failed, by the arguments of the
+    present command, counts of cells by status, `not run` and `LEFT_OUT` too (None if not counted),
+    and of those that have `fallen_back`."""
     lines = []
     if fell_back:
         lines.append(f"{fell_back} cells did not end ok this time: their older results count\n")

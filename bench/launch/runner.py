@@ -58,12 +58,9 @@ def run_worker(
     """Run a worker to its end; nothing of its process group is left running. DiskFullError if its
     output can't be written.
 
-    Args:
-        folder: the folder of its result and its output. An earlier result is removed, and so are
-            weights that it kept, and links.
-        env: the whole environment, to which the protocol's variables are added.
-        on_progress: called with each message of the worker's progress.
-        signals: entered by the caller, for all cells of a run.
+    From the folder of its result and output an earlier result is removed, and so are weights that
+    it kept, and links. The protocol's variables are added to its whole environment. The signals are
+    entered by the caller, for all cells of a run.
     """
     started, clock = datetime.now(UTC), time.monotonic()
 

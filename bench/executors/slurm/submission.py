@@ -46,8 +46,6 @@ from bench.results.protocol import ROW
 from bench.results.row import keep_row, row_from_json, row_to_json
 from bench.results.store import cells_folder
 
-FOLDER: Final = "slurm"
-"""The folder of all submissions, inside that of the cells of a CSV."""
 DONE: Final = "done"
 _REQUEST: Final = "request.json"
 _CELLS: Final = "cells.jsonl"
@@ -64,7 +62,8 @@ _MEMORY_LIMIT: Final = re.compile(r"^slurmstepd\S* error: .*exceeded.* memory li
 
 
 def submissions_folder(runs: Path) -> Path:
-    return cells_folder(runs) / FOLDER
+    """The folder of all submissions, inside that of the cells of a CSV."""
+    return cells_folder(runs) / "slurm"
 
 
 @dataclass(frozen=True)
