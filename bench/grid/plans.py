@@ -7,7 +7,7 @@ from typing import Any
 from bench.machine.conditions import Target
 from bench.plan.cell import CANDIDATE, Cell
 from bench.plan.gridfile import Grid
-from bench.plan.learning_rates import Search, lacks_rates, why_no_rates, without_rates
+from bench.plan.learning_rates import Search, why_no_rates, without_rates
 from bench.plan.planning import RERUN, SKIP, Planned, on_device, plan
 from bench.plan.rows import Row
 from bench.results.store import Store
@@ -78,7 +78,7 @@ def rounds(
     rated = [search.tuned(cell) or without_rates(cell) for cell in cells]
     planned = []
     for item in plan_now(rated):
-        if not lacks_rates(item.cell):
+        if item.cell != without_rates(item.cell):
             planned.append(item)
         elif item.repeat == 1:
             tries = search.statuses(item.cell)

@@ -276,12 +276,12 @@ def _declared() -> dict[str, About]:
     if differing := tables.keys() ^ set(names):
         raise TypeError(f"settings.toml and bench.plan.cell.Cell differ in {sorted(differing)}")
     tables["mode"]["values"] = MODES
-    return {name: _about(**tables[name]) for name in names}
-
-
-def _about(meaning: str, before: Value = ALWAYS, **others: Any) -> About:
-    meaning = meaning.format(modes=", ".join(MODES), layer_sets=", ".join(LAYER_SETS))
-    return About(meaning=meaning, before=None if before == "" else before, **others)
+    lists = {"modes": ", ".join(MODES), "layer_sets": ", ".join(LAYER_SETS)}
+    for table in tables.values():
+        table["meaning"] = table["meaning"].format(**lists)
+        if table.get("before") == "":
+            table["before"] = None
+    return {name: About(**tables[name]) for name in names}
 
 
 def plain_type(hint: Any) -> type[str] | type[int] | type[float]:

@@ -133,10 +133,6 @@ def without_rates(cell: Cell) -> Cell:
     return replace(cell, learning_rate_source=SEARCHED, **none)
 
 
-def lacks_rates(cell: Cell) -> bool:
-    return cell == without_rates(cell)
-
-
 def why_no_rates(statuses: Sequence[str]) -> str:
     ended = ", ".join(f"{number} {status}" for status, number in Counter(statuses).items())
     again = [f"--rerun {status}" for status in dict.fromkeys(statuses) if status != "ok"]

@@ -180,8 +180,9 @@ def _cell(settings: Settings, resolved: Resolved, rate: float | None, **axes: An
     if rate is not None:
         rates = Rates(full=rate, adapter=rate, base=rate, head=rate)
     attention = settings.attn_implementation
+    given = {name: getattr(settings, name) for name in _AS_GIVEN}
     values = {
-        **{name: _as_text(getattr(settings, name)) for name in _AS_GIVEN},
+        **{n: (ON if v else OFF) if isinstance(v, bool) else v for n, v in given.items()},
         "task": settings.task or DEFAULT_TASK,
         "model": resolved.model,
         "model_digest": resolved.model_digest,
@@ -208,10 +209,6 @@ def _cell(settings: Settings, resolved: Resolved, rate: float | None, **axes: An
             values[name] = about.before
     cell = Cell(**values)
     return _with_compile_auto(cell, resolved.no_compiling) if settings.compile == AUTO else cell
-
-
-def _as_text(value: Any) -> Any:
-    return (ON if value else OFF) if isinstance(value, bool) else value
 
 
 def _with_compile_auto(cell: Cell, no_compiling: str) -> Cell:
@@ -350,7 +347,10 @@ def plan(
             )
         )
     scored = _scored_elsewhere(rows, here) & ids
-    return _with_scores(planned, scored, _measured(rows, conditions_id)) if scored else planned
+    if not scored:
+        return planned
+    measured = {_setting(r.cell) for r in rows if r.conditions_id == conditions_id and r.is_ok}
+    return _with_scores(planned, scored, measured)
 
 
 def _in_turn(cells: Iterable[Cell], repeat: int) -> Iterator[tuple[int, Cell]]:
@@ -366,10 +366,6 @@ def _scored_elsewhere(rows: Iterable[Row], here: Columns) -> set[str]:
     own, software = here["conditions_id"], software_of(here)
     scored = (row for row in rows if row.conditions_id != own and row.has_score)
     return {row.cell_id for row in scored if row.software == software}
-
-
-def _measured(rows: Iterable[Row], conditions_id: str) -> set[str]:
-    return {_setting(r.cell) for r in rows if r.conditions_id == conditions_id and r.is_ok}
 
 
 def _setting(cell: Cell) -> str:
