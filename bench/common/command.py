@@ -15,8 +15,7 @@ from bench.common.messages import echo
 from minbert.files import is_file
 from minbert.registry import note_unusable
 
-_LONGEST: Final = 2000
-"""The most characters of an error that are printed."""
+_LONGEST: Final = 2000  # the most characters of an error that are printed
 _RUNS: Final = Path("runs.csv")
 _ROOT: Final = Path(__file__).parents[2]
 

@@ -9,8 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench.common.messages import echo, printable
 
-ShowStep = Callable[[int, str], None]
-"""Called as a step begins, with its number and name."""
+ShowStep = Callable[[int, str], None]  # called as a step begins, with its number and name
 
 
 @contextmanager

@@ -48,8 +48,7 @@ MSE: Final = "mse"
 
 SPACE_PER_CELL: Final = 2**17
 """Bytes of a cell's folder without weights: a dozen small files, 48 to 80 KiB on a disk."""
-SPACE_PER_STEP: Final = 64
-"""Bytes of a line of steps.csv."""
+SPACE_PER_STEP: Final = 64  # bytes of a line of steps.csv
 SPACE_AT_LEAST: Final = 2**26
 
 

@@ -24,8 +24,7 @@ from bench.plan.rows import Row, repeat_suffix
 
 _COLOURS: Final = {"ok": "green", "skipped": "dim", "interrupted": "yellow", "invalid": "magenta"}
 _FAILED: Final = "red"
-_MOST_SHOWN: Final = 16
-"""Running cells that are shown by name."""
+_MOST_SHOWN: Final = 16  # running cells that are shown by name
 
 
 @dataclass

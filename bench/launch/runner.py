@@ -18,10 +18,8 @@ from bench.launch.watch import GRACE_S, Watch
 from bench.results import protocol
 from bench.results.protocol import RESULT, STDERR, STDOUT
 
-HEAD: Final = 2**18
-"""Bytes that are kept of the beginning of a worker's output."""
-TAIL: Final = 2**18
-"""Bytes that are kept of its end."""
+HEAD: Final = 2**18  # bytes that are kept of the beginning of a worker's output
+TAIL: Final = 2**18  # bytes that are kept of its end
 _STDERR_TAIL: Final = 2**16
 _CGROUPS: Final = Path("/proc/self/cgroup")
 _MOUNTS: Final = Path("/sys/fs/cgroup")

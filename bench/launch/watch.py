@@ -21,10 +21,8 @@ The kernel ends the worker itself (`bench.worker.lifeline`), but not the process
 started.
 """
 
-GRACE_S: Final = 5.0
-"""Seconds between asking a worker to end and killing it."""
-_TICK_S: Final = 0.2
-"""Longest time after which a timeout or a stop by the user is noticed."""
+GRACE_S: Final = 5.0  # seconds between asking a worker to end and killing it
+_TICK_S: Final = 0.2  # longest time after which a timeout or a stop by the user is noticed
 _CLOSED_S: Final = 0.01
 """The same for the end of a worker that has closed its pipe, which it does when it ends."""
 _CHUNK: Final = 2**16

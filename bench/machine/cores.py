@@ -16,8 +16,7 @@ Threads = frozenset[int]
 """Numbers of hardware threads, as `os.sched_getaffinity` has them: of a core, or of several."""
 
 _CPUS: Final = Path("/sys/devices/system/cpu")
-_MOST_WORDS: Final = 64
-"""The length of NVML's answer, in words of 64 hardware threads."""
+_MOST_WORDS: Final = 64  # the length of NVML's answer, in words of 64 hardware threads
 
 
 def usable_cores(cpus: Path = _CPUS) -> list[Threads]:

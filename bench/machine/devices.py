@@ -24,20 +24,15 @@ from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import ON_CPU, Answer, Check, GpuInfo, check_gpu
 from minbert.training import COMPILES_FROM
 
-CONTROL: Final = Path("/dev/nvidiactl")
-"""The file through which programs access the driver."""
+CONTROL: Final = Path("/dev/nvidiactl")  # the file through which programs access the driver
 OTHER_CONTROLS: Final = (Path("/dev/dxg"), Path("/dev/nvmap"))
 """The same for WSL, with GPUs of any maker, and for a Jetson, which may lack NVML."""
 
-ALL: Final = "all"
-"""The name of all GPUs."""
+ALL: Final = "all"  # the name of all GPUs
 _ONE: Final = "auto, cpu, cuda or cuda:i"
-_ABSENT: Final = (9, 12)
-"""NVML's errors if there is no driver: not loaded, library not found."""
-_AMPERE: Final = (8, 0)
-"""The compute capability from which GPUs have bf16 and TF32."""
-_TRITON_FROM: Final = (7, 0)
-"""The compute capability from which on triton makes code."""
+_ABSENT: Final = (9, 12)  # NVML's errors if there is no driver: not loaded, library not found
+_AMPERE: Final = (8, 0)  # the compute capability from which GPUs have bf16 and TF32
+_TRITON_FROM: Final = (7, 0)  # the compute capability from which on triton makes code
 _BUSY: Final = ("busy or unavailable", "devices unavailable", "out of memory")
 """Parts of the errors of a GPU that other processes use."""
 

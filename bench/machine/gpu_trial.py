@@ -12,8 +12,7 @@ from bench.common.child import ChildError, ask_by
 from bench.common.errors import InputError
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE
 
-ON_CPU: Final = "--device cpu runs on the CPU"
-"""The remedy that messages name."""
+ON_CPU: Final = "--device cpu runs on the CPU"  # the remedy that messages name
 PATIENCE_S: Final = 120.0
 """Loading torch and one product take seconds, or a minute from a slow network folder."""
 

@@ -10,12 +10,10 @@ from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bench.plan.tables import read_tables
 from minbert.registry import Registry, load
 
-OVERALL: Final = "overall"
-"""The dev score of a task of several parts: the mean of theirs."""
+OVERALL: Final = "overall"  # the dev score of a task of several parts: the mean of theirs
 DEFAULTS: Final = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "micro_f1", REGRESSION: "pearson"}
 """The metric of each problem in runs.csv."""
-_WITHOUT: Final = (DEFAULTS[SINGLE_LABEL], OVERALL)
-"""Metrics without functions of their own."""
+_WITHOUT: Final = (DEFAULTS[SINGLE_LABEL], OVERALL)  # metrics without functions of their own
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,7 @@ _UNSEEN: Final = {
 _UNKNOWN: Final = "its array task is gone, and Slurm does not say why"
 
 
-Key = tuple[str, int]
-"""`bench.plan.planning.Planned.key`."""
+Key = tuple[str, int]  # `bench.plan.planning.Planned.key`
 
 
 def key_of(run: Attempt) -> Key:

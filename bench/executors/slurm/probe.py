@@ -34,8 +34,7 @@ from minbert.assets.cache import cache_folder
 _REQUEST: Final = "request.json"
 _ANSWER: Final = "answer.json"
 _OUTPUT: Final = "output.txt"
-_LIMIT_S: Final = 600.0
-"""A probe takes seconds, and a job with a short limit begins earlier."""
+_LIMIT_S: Final = 600.0  # a probe takes seconds, and a job with a short limit begins earlier
 
 
 def main(folder: Path) -> int:

@@ -51,8 +51,7 @@ _REQUEST: Final = "request.json"
 _CELLS: Final = "cells.jsonl"
 _SCRIPT: Final = "script.sh"
 _JOB: Final = "job.json"
-TARGET: Final = TypeAdapter(Target)
-"""A device and its conditions, as JSON and back."""
+TARGET: Final = TypeAdapter(Target)  # a device and its conditions, as JSON and back
 _TAIL: Final = 2**16
 _ENDED_BY_SLURM: Final = re.compile(r"\*\*\* \w+ \S+ ON \S+ CANCELLED AT \S+(.*?) \*\*\*")
 _REASONS: Final = {why: (status, text) for why, (status, text) in TEXTS["reasons"].items()}
@@ -97,8 +96,7 @@ class Start:
 
 
 _START: Final = TypeAdapter(Start)
-_NEVER: Final = b"{}"
-"""The start of an attempt that never began."""
+_NEVER: Final = b"{}"  # the start of an attempt that never began
 
 
 @dataclass(frozen=True)
