@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from bench.common.errors import InputError
+from bench.common.errors import InputError, RefusedError
 from bench.common.messages import last_error
 
 _RECORD: Final = "\x1e"
@@ -26,11 +26,8 @@ _BAD_INPUT: Final = 2
 
 
 class ChildError(Exception):
-    """A child ended otherwise than with an answer or bad input. The message says how, in a phrase.
-
-    Attributes:
-        is_late: whether it was ended because it took too long.
-    """
+    """A child ended otherwise than with an answer or bad input, `is_late` as it took too long. The
+    message says how, in a phrase."""
 
     def __init__(self, why: str, *, is_late: bool = False) -> None:
         super().__init__(why)
@@ -43,11 +40,7 @@ def serve(answers_to: Callable[[Any], Iterable[Any]]) -> int:
         for answer in answers_to(json.load(sys.stdin)):
             sys.stdout.write(f"{_RECORD}{json.dumps(answer)}\n")
             sys.stdout.flush()
-    except Exception as error:
-        from bench.common.command import BAD_INPUT  # late: the memory of imports may be measured
-
-        if not isinstance(error, BAD_INPUT):
-            raise
+    except (InputError, RefusedError) as error:
         sys.stderr.write(f"{_ERROR}{' '.join(str(error).split())}\n")
         return _BAD_INPUT
     return 0
@@ -67,11 +60,7 @@ def ask_by(
 ) -> Iterator[Any]:
     """The answers of a child, as they come. It is killed if they are not read to their end.
     InputError for bad input, with the child's message. ChildError if it can't be started, is late,
-    or ends without an answer.
-
-    Args:
-        patience_s: the seconds that it may take; None: any number.
-    """
+    or ends without an answer. It may take `patience_s` seconds; None: any number."""
     with tempfile.TemporaryFile("w+") as stdin, tempfile.TemporaryFile("w+b") as stderr:
         json.dump(request, stdin)
         stdin.seek(0)
@@ -101,7 +90,6 @@ def ask_by(
 
 
 def _answers(process: "subprocess.Popen[bytes]", patience_s: float | None) -> Iterator[Any]:
-    """The answers that a child writes until it closes its stdout."""
     assert process.stdout is not None  # noqa: S101 (a pipe)
     end = None if patience_s is None else time.monotonic() + patience_s
     rest = b""

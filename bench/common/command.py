@@ -15,8 +15,7 @@ from bench.common.messages import echo
 from minbert.files import is_file
 from minbert.registry import note_unusable
 
-_LONGEST: Final = 2000
-"""The most characters of an error that are printed."""
+_LONGEST: Final = 2000  # the most characters of an error that are printed
 _RUNS: Final = Path("runs.csv")
 _ROOT: Final = Path(__file__).parents[2]
 
@@ -25,14 +24,9 @@ Command = Callable[..., int]
 
 
 def run_command(command: click.Command, name: str | None = None) -> None:
-    """Run a click command and exit with its code.
-
-    Bad usage and bad input print one line on stderr and exit with 2, a full disk prints one line
-    and exits with 1, an interrupt exits with 130.
-
-    Args:
-        name: the command's name in its help; None: that of the module which runs.
-    """
+    """Run a click command and exit with its code. Bad usage and bad input print one line on stderr
+    and exit with 2, a full disk prints one line and exits with 1, an interrupt exits with 130. Its
+    name in its help is that of the module, if none is given."""
     _set_import_path()
     note_unusable()
     try:
@@ -58,13 +52,9 @@ def _set_import_path() -> None:
 
 
 def with_runs(text: str) -> Callable[[Command], Command]:
-    """Give a command the option `--runs FILE...`, which it gets as the argument `runs`.
-
-    Both `--runs one --runs other` and `--runs one other` name two files. A missing file is refused.
-
-    Args:
-        text: the option's help.
-    """
+    """Give a command the option `--runs FILE...` with a help text, which it gets as the argument
+    `runs`. Both `--runs one --runs other` and `--runs one other` name two files. A missing file is
+    refused."""
 
     def decorate(function: Command) -> Command:
         @click.option(

@@ -20,13 +20,8 @@ def harmless(text: str) -> str:
 
 
 def check_csv(path: Path, inputs: Sequence[Path] = (), flag: str = "--csv") -> None:
-    """Test that a CSV file can be written at a path, before anything runs. InputError if it can't
-    be written.
-
-    Args:
-        inputs: input files, which it must not replace.
-        flag: that names the path.
-    """
+    """Test that a CSV file can be written at the path of a flag, before anything runs, and is none
+    of the inputs. InputError if not."""
     try:
         if path.is_dir():
             raise InputError(f"{flag}: {path} is a folder; name a file")
@@ -44,7 +39,8 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
     writer = csv.writer(text)
     writer.writerow(columns)
     for row in rows:
-        writer.writerow([_field(row[name]) for name in columns])
+        values = (row[name] for name in columns)
+        writer.writerow(harmless(v) if isinstance(v, str) else v for v in values)
     try:
         write_atomically(path, text.getvalue().encode(errors="backslashreplace"))
     except OSError as error:
@@ -52,15 +48,8 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 
 
 def csv_error(path: Path, error: OSError, flag: str = "--csv") -> InputError | DiskFullError:
-    """The error of a CSV file that can't be written, to be raised."""
     if error.errno in NO_SPACE:
         return DiskFullError(f"{flag}: {path}: no space left for it")
     return InputError(
         f"{flag}: {path} can't be written ({error.strerror}); name a file in a folder that is there"
     )
-
-
-def _field(value: Any) -> Any:
-    if value is None:
-        return ""
-    return harmless(value) if isinstance(value, str) else value

@@ -4,25 +4,17 @@ from minbert.errors import InputError as InputError
 
 
 class RefusedError(Exception):
-    """What was to run was refused before any of it ran.
-
-    The message is one line; commands print it and exit with code 2.
-    """
+    """What was to run was refused before any of it ran; the exit code is 2."""
 
 
 class DeviceError(Exception):
-    """The device of a run is broken or can't be used, so no further cell would succeed.
-
-    The message is one line; the run has to stop, with exit code 1.
-    """
+    """The device of a run is broken or can't be used, so no further cell would succeed: the run has
+    to stop, with exit code 1."""
 
 
 class DiskFullError(Exception):
-    """A result can't be written any more, most often because the disk is full.
-
-    Everything written before stays intact. The message is one line; the run has to stop, with exit
-    code 1.
-    """
+    """A result can't be written any more, most often because the disk is full: the run has to stop,
+    with exit code 1. Everything written before stays intact."""
 
 
 class StoppedError(Exception):

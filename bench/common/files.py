@@ -33,12 +33,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which replaces `path` and is durable at the end of the context.
-
-    After an error an earlier file at `path` is unchanged. It keeps its permissions, and a link is
-    replaced, not followed. A writer that is killed leaves a file `.NAME.tmp`, which the next writer
-    of `path` reuses. OSError if it can't be written.
-    """
+    """A file to write, which replaces `path` and is durable at the end of the context. After an
+    error an earlier file at `path` is unchanged. It keeps its permissions, and a link is replaced,
+    not followed. A writer that is killed leaves a file `.NAME.tmp`, which the next writer of `path`
+    reuses. OSError if it can't be written."""
     temporary, file = _unfinished(path)
     with file:
         try:
@@ -58,12 +56,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def _unfinished(path: Path) -> tuple[Path, BinaryIO]:
-    """An empty temporary file in the folder of `path`, and its own path.
-
-    A lock distinguishes the file of a killed writer from one that another process is writing. In
-    the second case, and where its name leads to another file, this file has the process id in its
-    name.
-    """
+    """An empty temporary file in the folder of `path`, and its own path. A lock distinguishes the
+    file of a killed writer from one that another process is writing. In the second case, and where
+    its name leads to another file, this file has the process id in its name."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
     usual = path.with_name(f".{path.name}.tmp")
     with suppress(OSError):
@@ -78,11 +73,8 @@ def _unfinished(path: Path) -> tuple[Path, BinaryIO]:
 
 
 def _is_own(file: BinaryIO, path: Path) -> bool:
-    """Lock an open file; false if another process has locked it, if it is no longer at `path`, or
-    if it has another name too.
-
-    Another writer may have renamed it since it was opened.
-    """
+    """Lock an open file; false if another process has locked it, if it is no longer at `path`,
+    since another writer has renamed it, or if it has another name too."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         status = os.fstat(file.fileno())
@@ -106,10 +98,7 @@ def umask() -> int:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove temporary files of killed writers, also those of safetensors, below a folder.
-
-    No process may be writing there.
-    """
+    """Remove temporary files of killed writers, safetensors too; no process may be writing."""
     with suppress(OSError):
         for pattern in (".*.tmp", ".tmp*"):
             for path in folder.rglob(pattern):
@@ -117,11 +106,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def remove_oldest(paths: Iterable[Path], most: int, kept: Path) -> None:
-    """Remove the files and folders changed longest ago, above a number of them.
-
-    Args:
-        kept: one of them, which stays.
-    """
+    """Remove the files and folders changed longest ago, above a number of them, but not `kept`."""
     others: list[tuple[float, Path]] = []
     for path in paths:
         with suppress(OSError):

@@ -9,16 +9,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench.common.messages import echo, printable
 
-ShowStep = Callable[[int, str], None]
-"""Called as a step begins, with its number and name."""
+ShowStep = Callable[[int, str], None]  # called as a step begins, with its number and name
 
 
 @contextmanager
 def progress_bar(total: int) -> Iterator[ShowStep]:
-    """A function to call as each item begins, with the number of items done and the item's name.
-
-    It draws a bar on a terminal, and writes a line elsewhere.
-    """
+    """A function to call as each item begins, with the number of items done and the item's name. It
+    draws a bar on a terminal, and writes a line elsewhere."""
     console = Console(stderr=True)
     columns = (
         BarColumn(),

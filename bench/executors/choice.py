@@ -44,14 +44,8 @@ def with_executor(function: Command) -> Command:
 
 def open_executor(where: Mapping[str, Any]) -> Opening:
     """The executor that flags choose, once they are checked; its devices, too, if they are here.
-
-    Args:
-        where: these flags, and `budget_min`.
-
-    Raises:
-        InputError: for flags of another executor, for devices and requests that can't be used, and
-            for an executor of a plugin that can't.
-    """
+    InputError for flags of another executor, for devices and requests that can't be used, and for
+    an executor of a plugin that can't."""
     entry = EXECUTORS[where["executor_name"]]
     for other in EXECUTORS.usable().values():
         if other != entry:

@@ -23,10 +23,7 @@ from bench.results.store import Store
 
 
 class Dispatcher(Protocol):
-    """Gives an executor the cells of a plan, and takes their rows over.
-
-    `display` shows the progress of cells.
-    """
+    """Gives an executor the cells of a plan, and takes their rows over."""
 
     display: Display
 
@@ -49,17 +46,11 @@ class Dispatcher(Protocol):
 
 
 class Executor(ABC):
-    """Runs cells on devices of one or several kinds.
+    """Runs cells on devices of one or several kinds."""
 
-    Attributes:
-        workers: the number of cells that run at a time on this machine; 0: they run on others.
-        devices: those that are known so far.
-        flags: with which a command runs there, in addition to those of devices.
-    """
-
-    workers = 0
-    devices: Sequence[Device]
-    flags = ""
+    workers = 0  # the number of cells that run at a time on this machine; 0: they run on others
+    devices: Sequence[Device]  # those that are known so far
+    flags = ""  # with which a command runs there, in addition to those of devices
 
     @property
     @abstractmethod
@@ -71,26 +62,15 @@ class Executor(ABC):
         return ""
 
     def check(self, run: Callable[[], Attempt], signals: Signals) -> Sequence[str]:  # noqa: ARG002
-        """Check where cells would run, if the flags ask for it, and return notes on that.
-
-        Args:
-            run: gives the first cell, which may run there.
-        """
+        """Check where cells would run, if the flags ask for it, maybe by running the first cell
+        there, which `run` gives; returns notes on that."""
         return ()
 
     @abstractmethod
     def run(self, items: Sequence[Planned], dispatcher: Dispatcher, signals: Signals) -> bool:
-        """Run cells; returns true if the user stopped it.
-
-        Args:
-            items: the cells of a plan that are to run, in order.
-
-        Raises:
-            DeviceError: if no device is left.
-            DiskFullError: if files can't be written.
-            InputError: if cells can't be run at all.
-            StoppedError: if a wait was ended by the user.
-        """
+        """Run cells, those of a plan that are to run, in order; returns true if the user stopped
+        it. DeviceError if no device is left. DiskFullError if files can't be written.
+        InputError if cells can't be run at all. StoppedError if a wait was ended by the user."""
 
 
 Opening = Callable[[Store, Sequence[Path], bool], Executor]
@@ -99,15 +79,13 @@ Opening = Callable[[Store, Sequence[Path], bool], Executor]
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """An executor that --executor chooses.
+    """An executor that --executor chooses. `options` are its own flags, with the arguments of
+    click.option; no other executor takes them.
 
-    Attributes:
-        name: as --executor takes it.
-        opening: the function that checks the flags and returns an `Opening`, as `module:function`.
-            It gets them by their arguments' names, with `budget_min`; a plugin's also gets as
-            `stamp` a text that has to begin column `executor` of its conditions, since the way in
-            which cells run may change what is measured.
-        options: its own flags, with the arguments of click.option. No other executor takes them.
+    `opening` is the function that checks the flags and returns an `Opening`, as `module:function`.
+    It gets them by their arguments' names, with `budget_min`; a plugin's also gets as `stamp` a
+    text that has to begin column `executor` of its conditions, since the way in which cells run may
+    change what is measured.
     """
 
     name: str
@@ -115,12 +93,10 @@ class Entry:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def arguments(self) -> dict[str, str]:
-        """Its flags by their arguments' names."""
         return {name.lstrip("-").replace("-", "_"): name for name in self.options}
 
 
 def refuse(flags: Mapping[str, object], where: str, executor: str) -> None:
-    """Refuse flags of another executor."""
     for flag, value in flags.items():
         if value:
             raise InputError(f"{flag} is for {where}: leave it out, or take --executor {executor}")

@@ -38,13 +38,8 @@ def from_flags(flags: Mapping[str, Any]) -> Opening:
 
 
 class LocalExecutor(Executor):
-    """Runs cells on devices, in turn with the other grids of this machine.
-
-    Args:
-        runs: the CSV, whose cells are shared with other grids.
-        slots: the devices, all of one kind.
-        worker: the command that runs a cell; its last argument is the cell's folder.
-    """
+    """Runs cells of a CSV on devices of one kind, in turn with the other grids of this machine. The
+    last argument of the worker's command is the cell's folder."""
 
     def __init__(
         self, runs: Path, slots: Sequence[Target], worker: tuple[str, ...] = WORKER
@@ -90,10 +85,8 @@ class _Queue:
         self.is_interrupted = False
 
     def take(self) -> tuple[deque[Planned], bool] | None:
-        """A group, and whether to wait for those who hold its cells; None if there is no more.
-
-        It waits while other slots may give cells back.
-        """
+        """A group, and whether to wait for those who hold its cells; None if there is no more. It
+        waits while other slots may give cells back."""
         with self._changed:
             while not self.is_stopped:
                 if self._groups or self._elsewhere:
@@ -106,12 +99,7 @@ class _Queue:
         return None
 
     def give_back(self, rest: deque[Planned], elsewhere: deque[Planned]) -> None:
-        """End a group.
-
-        Args:
-            rest: cells of it that have not run.
-            elsewhere: those that other grids hold.
-        """
+        """End a group with the rest, which has not run, and the cells that other grids hold."""
         with self._changed:
             self._busy -= 1
             self._groups.extendleft([rest] if rest else [])

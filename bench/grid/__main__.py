@@ -12,14 +12,14 @@ from typing import Any, Final
 
 import click
 
-from bench.common.command import run_command
+from bench.common.command import COUNT, FILE, options_in, run_command
 from bench.common.errors import InputError
 from bench.common.progress import note_to_stderr
-from bench.executors.choice import open_executor
+from bench.examples.options import with_data
+from bench.executors.choice import open_executor, with_executor
 from bench.forecast.outlook import Outlook
 from bench.grid.dryrun import print_plan
 from bench.grid.inputs import override, read_inputs
-from bench.grid.options import with_flags
 from bench.grid.plans import first_to_run, rounds
 from bench.grid.session import Session
 from bench.launch.checks import check_model, check_reports, check_space
@@ -27,13 +27,15 @@ from bench.launch.signals import Signals
 from bench.machine.version import code_version
 from bench.plan import gridfile
 from bench.plan.budget import Budget
-from bench.plan.cell import MINBERT
+from bench.plan.cell import ENGINES, MINBERT
 from bench.plan.learning_rates import Search
+from bench.plan.metrics import METRIC_HELP, METRICS
 from bench.plan.planning import check_rerun
 from bench.plan.selection import parse_selection, select
 from bench.results.overhead import Account
 from bench.results.rowfile import torn_line
 from bench.results.store import Store
+from minbert.files import is_folder
 
 _EPILOG: Final = """\b
 Examples:
@@ -49,8 +51,58 @@ Examples:
 """
 
 
+class _Amount(click.FloatRange):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            unit = str(param.metavar if param else "").lower()
+            self.fail(f"{number} is not a number of {unit}; for no limit, leave it out.")
+        return number
+
+
+class _OnOff(click.Choice[str]):
+    """`auto`, or whether something is on."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        choice = super().convert(value, param, ctx)
+        return {"on": True, "off": False}.get(choice, choice)
+
+
+def _length(value: str) -> int | str:
+    try:
+        return int(value) if value.isdecimal() else value
+    except ValueError:  # of thousands of digits
+        return value
+
+
+def _models(value: str) -> list[str]:
+    return [value] if is_folder(value) else value.split(",")
+
+
+_TYPES: "Final[dict[str, click.ParamType[Any]]]" = {
+    "amount": _Amount(min=0, min_open=True),
+    "compile": _OnOff(["auto", "on", "off"]),
+    "count": COUNT,
+    "engine": click.Choice(["auto", *ENGINES]),
+    "folds": click.IntRange(min=2),
+    "length": click.types.FuncParamType(_length),
+    "metric": click.Choice(list(METRICS)),
+    "models": click.types.FuncParamType(_models),
+    "path": FILE,
+}
+_with_flags: Final = options_in(
+    Path(__file__).with_name("options.toml"),
+    _TYPES,
+    {"data": with_data, "executor": with_executor},
+    grids=", ".join(gridfile.names()),
+    metric_help=METRIC_HELP,
+)
+
+
 @click.command(help=__doc__.partition("\n")[0] if __doc__ else None, epilog=_EPILOG)
-@with_flags
+@_with_flags
 def command(
     grid_name: str,
     where: Mapping[str, Any],

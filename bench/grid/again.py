@@ -35,22 +35,17 @@ def train_again(
     data: TaskData | None = None,
     purpose: str = "trained again",
 ) -> Path:
-    """Train a job's cell again, and return the folder with its results.
-
-    If the job keeps its weights and the same training has ended there before, nothing runs.
+    """Train a job's cell again, and return the folder with its results. If the job keeps its
+    weights and the same training has ended there before, nothing runs. InputError if the training
+    does not end ok. DiskFullError if the job or the examples can't be written. StoppedError if the
+    user stops it.
 
     Args:
-        runs: the CSV, in whose folder of cells the results are.
-        name: of their folder, such as `export-<cell_id>`; what it holds is replaced.
+        name: of the folder among the cells of the CSV, such as `export-<cell_id>`; what it holds is
+            replaced.
         target: the device, which the caller has a turn on.
-        data: examples to train and score on in place of the cell's: up to its `max_train`, and all
-            of dev.
+        data: examples in place of the cell's: up to its `max_train`, and all of dev.
         purpose: shown while it runs, after the cell's name.
-
-    Raises:
-        InputError: if the training does not end ok.
-        DiskFullError: if the job or the examples can't be written.
-        StoppedError: if the user stops it.
     """
     job = replace(job if data is None else _with_examples(job, data), repeat=1, attempt=1)
     folder = cells_folder(runs) / name

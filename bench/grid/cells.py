@@ -1,6 +1,6 @@
 """The cells of a run: what runs for a planned cell, and what becomes of its row."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,7 +17,6 @@ from bench.grid.resume import orphaned_outcome
 from bench.launch.attempt import Attempt, keep, outcome_row
 from bench.launch.display import Display
 from bench.launch.signals import Signals
-from bench.machine.conditions import Target
 from bench.plan.budget import Budget, needs_no_row
 from bench.plan.cell import Cell
 from bench.plan.columns import row_of
@@ -34,33 +33,21 @@ from minbert.data.tasks.prepared import is_prepared, mark_used
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """The cells of a run, and everything that they share.
-
-    Attributes:
-        keep: whether every cell keeps its trained weights.
-        predicts: whether costs are predicted and, where cells run on this machine, scores get
-            reference points.
-        rerun: a status or flag whose cells run again.
-        fresh: whether only results of this version of the code count.
-        moved: the cells that have run on another kind of device than they were planned for, as
-            planned for that, by the key of the original.
-    """
+    """The cells of a run, and everything that they share. `moved` has the cells that have run on
+    another kind of device than they were planned for, as planned for that, by the key of the
+    original."""
 
     inputs: Inputs
     executor: Executor
     store: Store
-    keep: bool
+    keep: bool  # whether every cell keeps its trained weights
     timeout_s: float | None
-    predicts: bool = False
-    rerun: str | None = None
-    fresh: bool = False
+    predicts: bool = False  # whether costs are, and scores of cells here get reference points
+    rerun: str | None = None  # a status or flag whose cells run again
+    fresh: bool = False  # whether only results of this version of the code count
     budget: Budget = field(default_factory=Budget)
     account: Account = field(default_factory=Account)
     moved: dict[tuple[str, int], Planned] = field(default_factory=dict)
-
-    @property
-    def kinds(self) -> Mapping[str, Target]:
-        return self.executor.kinds
 
     @cached_property
     def weights(self) -> KeptWeights:
@@ -68,31 +55,23 @@ class Cells:
 
     @cached_property
     def _by_kind(self) -> Kinds:
-        return Kinds(self.inputs.grid, lambda: self.kinds.values())
+        return Kinds(self.inputs.grid, lambda: self.executor.kinds.values())
 
     def plan(self, cells: Sequence[Cell], **options: Any) -> list[Planned]:
-        """What is left to do of cells.
-
-        Args:
-            options: as of `bench.plan.planning.plan`, in place of the session's own.
-        """
+        """What is left to do, by `bench.plan.planning.plan`; its options replace the own."""
         repeats = self.inputs.grid.settings.repeats
         own = {"repeats": repeats, "rerun": self.rerun, "fresh": self.fresh}
-        return self._by_kind.plan(cells, self.store.rows, **{**own, **options})
+        return self._by_kind.plan(cells, self.store.rows, **(own | options))
 
     def scored(self, cell: Cell) -> Row | None:
         return self._by_kind.scored(self.store, cell)
 
     def outlook(self, planned: Sequence[Planned], signals: Signals) -> Outlook:
-        """The forecast of a plan.
-
-        Raises:
-            StoppedError: if the user stops it.
-        """
+        """The forecast of a plan. StoppedError if the user stops it."""
         return outlook_on(planned, self._forecast if self.predicts else None, signals)
 
     def _forecast(self, planned: Sequence[Planned], signals: Signals) -> Forecasts | None:
-        target, is_here = next(iter(self.kinds.values())), self.executor.workers
+        target, is_here = next(iter(self.executor.kinds.values())), self.executor.workers
         counting = Counting(
             target.conditions,
             self.inputs.data_folder,
@@ -103,7 +82,7 @@ class Cells:
         return forecast_plan(planned, self.store.rows, self.inputs.models, counting)
 
     def _job(self, item: Planned) -> Job:
-        conditions = self.kinds[item.conditions_id].conditions
+        conditions = self.executor.kinds[item.conditions_id].conditions
         return self.inputs.models[item.cell.model].job(
             item.cell,
             self.inputs.data_folder,
@@ -118,7 +97,6 @@ class Cells:
         )
 
     def attempt(self, item: Planned, outlook: Outlook) -> Attempt:
-        """The attempt at a planned cell."""
         data = self.inputs.data_of(item.cell)
         return Attempt(
             job=self._job(item),
@@ -133,14 +111,13 @@ class Cells:
         )
 
     def runs_of(self, outlook: Outlook) -> list[list[Attempt]]:
-        """The attempts at the cells that are to run, in groups that run one after the
-        other on one device."""
+        """The attempts that are to run, in groups that run one after the other on one device."""
         to_run = [item for item in outlook.to_run if item.action == "run"]
         return [[self.attempt(item, outlook) for item in group] for group in groups_of(to_run)]
 
     def planned_rows(self, planned: Iterable[Planned]) -> list[Row]:
         """The rows, still without results, of planned cells."""
-        columns = {name: kind.conditions.columns() for name, kind in self.kinds.items()}
+        columns = {name: kind.conditions.columns() for name, kind in self.executor.kinds.items()}
         grid = self.inputs.grid.name
         return [
             row_of({**item.cell.columns(), **columns[item.conditions_id],
@@ -201,7 +178,7 @@ class PlanDispatcher:
         """A planned cell with the number of its next attempt, and its row if another grid has run
         it since it was planned."""
         store = self.cells.store
-        keys = [(item.cell.cell_id, kind, item.repeat) for kind in self.cells.kinds]
+        keys = [(item.cell.cell_id, kind, item.repeat) for kind in self.cells.executor.kinds]
         attempt = max(store.next_attempt(*key) for key in keys)
         if attempt > item.attempt:
             rows = filter(None, (store.last(*key) for key in keys))
@@ -250,7 +227,7 @@ class PlanDispatcher:
             outcome = orphaned_outcome(folder, run.job)
             if outcome is None:
                 return None
-            row = outcome_row(run, cells.kinds[item.conditions_id], outcome, folder)
+            row = outcome_row(run, cells.executor.kinds[item.conditions_id], outcome, folder)
             keep(folder, row)
         self.display.note(f"{item.name}: taking over the result that a stopped run left")
         return row
@@ -279,8 +256,7 @@ class PlanDispatcher:
 
     def _finish(self, item: Planned, row: Row) -> None:
         cells = self.cells
-        if row.key != item.row_key and row.conditions_id in cells.kinds:
-            on_kind = replace(item, cell=row.cell, conditions_id=row.conditions_id)
-            cells.moved[item.key] = on_kind
+        if row.key != item.row_key and row.conditions_id in cells.executor.kinds:
+            cells.moved[item.key] = replace(item, cell=row.cell, conditions_id=row.conditions_id)
         self.outlook.learn(row)
         self.display.finish(row, item.prefix)

@@ -35,16 +35,10 @@ def print_plan(
     slots: int = 1,
     script: str = "",
 ) -> None:
-    """Print the plan to stdout, with the expected time and memory of each cell that would run.
-
-    Args:
-        search_round: the round of a search for learning rates that the plan is for; None for the
-            grid's own plan.
-        cells: the cells of the grid, which run after the search.
-        budget_s: the time that the command may take; cells that don't fit are marked and counted.
-        slots: the number of cells that run at a time.
-        script: the job script that would be submitted; empty: none would.
-    """
+    """Print the plan to stdout, with the expected time and memory of each cell that would run, if
+    so many run at a time, and whether it fits into the budget; the job script that would be
+    submitted, if any. A plan for a round of a search is followed by the cells of the grid, which
+    run later."""
     predictions = [
         None if forecasts is None or item.action != "run" else forecasts.predict(item.cell)
         for item in planned

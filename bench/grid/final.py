@@ -40,15 +40,12 @@ def find_final(
 ) -> FinalScore:
     """The test score of the setting that is recommended from the report's first group or, where
     none is, of the best by dev score, measured now unless these test examples were scored before.
+    InputError if no setting has a score, or there are no test examples, or the data, the model or
+    the cell's folder are gone. StoppedError if the user stops it.
 
     Args:
         rows: those of the CSV, scored by the metric that decides.
         test_file: the test examples; None: those that the grid was given.
-
-    Raises:
-        InputError: if no setting has a score, or there are no test examples, or the data, the model
-            or the cell's folder are gone.
-        StoppedError: if the user stops it.
     """
     setting, metric = _choose(runs, rows, predictions_of)
     row = min(setting.ok, key=lambda row: (row.seed, row.repeat, row.fold or 0))
@@ -94,15 +91,12 @@ def find_final(
 
 
 def _scored(runs: Path, test_digest: str) -> FinalScore | None:
-    """The score that was measured on some test examples, whatever the training was."""
     known = (facts.final for facts in read_facts(runs).values())
     return next((final for final in known if final and final.digest == test_digest), None)
 
 
 def _choose(runs: Path, rows: Sequence[Row], predictions_of: PredictionsOf) -> tuple[Setting, str]:
-    """The setting to score, and the metric that decides."""
-    planned = read_plan(runs)
-    recommended = recommended_from(rows, planned, values_from(predictions_of))
+    recommended = recommended_from(rows, read_plan(runs), values_from(predictions_of))
     group = None if recommended is None else recommended.candidates.group
     chosen = None if recommended is None else recommended.setting
     if group is None or chosen is None or not chosen.learned:
@@ -131,7 +125,6 @@ def _test_examples(row: Row, source: Path | None, test_file: str | None) -> tupl
 def _run(
     runs: Path, job: Job, data: TaskData, test: Examples, target: Target, signals: Signals
 ) -> Outcome:
-    """The predictions on test examples of a job's cell, trained again."""
     cell = job.cell
     train = data.train if cell.folds is None else Folds(data, cell.folds).examples
     folder = train_again(

@@ -30,40 +30,25 @@ from minbert.data.tasks import Data, Folds, TaskData, find_task, for_search, loa
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """A grid, examples and models.
-
-    Attributes:
-        models: by name.
-        data, folds: the examples of cells without a fold, and those of the others.
-        data_folder, source: of the task's files, and their names; None for an embedded task.
-        adapter_configs: the JSON of each adapter_config.json, by its name in cells.
-        adapters: these names, by path.
-        engine, why_engine, engine_version: what engine `auto` stands for in all cells, the reason
-            if it is not minbert, and the version of the libraries of engine transformers.
-        notes: on the examples.
-    """
-
     grid: Grid
-    models: Mapping[str, Model]
-    data: Data
-    folds: Folds | None = None
-    data_folder: Path | None
-    source: str = ""
-    adapter_configs: Mapping[str, str] = field(default_factory=dict)
-    adapters: Mapping[str, str] = field(default_factory=dict)
-    engine: str = MINBERT
-    why_engine: str = ""
-    engine_version: str = ""
-    notes: tuple[str, ...] = ()
+    models: Mapping[str, Model]  # by name
+    data: Data  # the examples of cells without a fold
+    folds: Folds | None = None  # those of the others
+    data_folder: Path | None  # of the task's files; None for an embedded task
+    source: str = ""  # the names of these files
+    adapter_configs: Mapping[str, str] = field(default_factory=dict)  # JSON by the name in cells
+    adapters: Mapping[str, str] = field(default_factory=dict)  # these names, by path
+    engine: str = MINBERT  # what engine `auto` stands for in all cells
+    why_engine: str = ""  # the reason if that is not minbert
+    engine_version: str = ""  # of the libraries of engine transformers
+    notes: tuple[str, ...] = ()  # on the examples
 
     @property
     def whole(self) -> Data:
-        """All examples, of all folds together."""
         return self.data if self.folds is None else self.folds.whole
 
     @cached_property
     def searched(self) -> TaskData:
-        """The examples of a search for learning rates."""
         return for_search(self.data)
 
     def data_of(self, cell: Cell) -> Data:
@@ -84,8 +69,7 @@ class Inputs:
 
     @cached_property
     def _lengths(self) -> dict[str, tuple[int, str]]:
-        """The number of tokens that `max_length` auto stands for in each model, with a note, if the
-        grid has it."""
+        """What `max_length` auto stands for in each model, with a note, if the grid has it."""
         if not self.grid.has_auto_length:
             return {}
         loads_all = not any(model.why_not_minbert for model in self.models.values())
@@ -100,7 +84,6 @@ class Inputs:
         }
 
     def cells(self, target: Target) -> list[Cell]:
-        """The cells of the grid for a kind of device."""
         has_transformers = TRANSFORMERS in self._engines
         resolved = (
             Resolved(
@@ -124,11 +107,7 @@ class Inputs:
         return expand(self.grid, *resolved)
 
     def check(self, cells: Sequence[Cell], devices: Iterable[Device], *, searches: bool) -> None:
-        """Refuse cells that can't run, and data that their settings don't fit.
-
-        Args:
-            searches: whether learning rates are searched for.
-        """
+        """Refuse cells that can't run, and data that their settings don't fit."""
         grid, data = self.grid, self.data
         for cell in cells:
             if cell.engine == MINBERT and (why := self.models[cell.model].why_not_minbert):
@@ -149,7 +128,6 @@ class Inputs:
             checks.check_held_out(grid.settings.share_held_out, self.searched)
 
     def check_engines(self, cells: Sequence[Cell]) -> None:
-        """Refuse what the engines of cells can't build."""
         for model in self.models.values():
             own = [cell for cell in cells if cell.model == model.name]
             checks.check_engine(
@@ -159,12 +137,8 @@ class Inputs:
     def every_note(
         self, cells: Sequence[Cell], device: Device, metric: str | None, *, some_run: bool
     ) -> Iterator[str]:
-        """Notes on the cells, the last of which tokenise examples.
-
-        Args:
-            metric: decides in the report; None: the task's own.
-            some_run: whether any cell is to run.
-        """
+        """Notes on the cells and, if some run, on the scores by the metric that decides (None: the
+        task's own) and on texts that are cut, for which examples are tokenised."""
         grid, data, several = self.grid, self.data, len(self.models) > 1
         if self.why_engine:
             every = " of all models, so that costs are comparable" if several else ""
@@ -202,16 +176,9 @@ def _fold_of(folds: Folds, index: int | None) -> Data:
 
 
 def read_inputs(grid: Grid, data: dict[str, Any], metric: str | None) -> Inputs:
-    """The inputs of a grid.
-
-    Args:
-        data: the fields of `DataSpec` that flags give.
-        metric: decides in the report, if it is of the task's problem.
-
-    Raises:
-        InputError: for data, models or adapters that can't be read or used, and for a model that no
-            engine of the grid can load.
-    """
+    """The inputs of a grid, on the data that fields of `DataSpec` given by flags describe.
+    InputError for data, models or adapters that can't be read or used, for a model that no engine
+    of the grid can load, and for a metric that is not of the task's problem."""
     in_folds = grid.settings.folds is not None
     source = find_source(grid.settings.task, merged(grid.data, data), folds=in_folds)
     grid = override(grid, {"task": source.task})
@@ -231,7 +198,7 @@ def read_inputs(grid: Grid, data: dict[str, Any], metric: str | None) -> Inputs:
     )
     settings = grid.settings
     models = find_models(settings.models, settings.init, settings.pooling)
-    adapters = read_adapter_configs(grid)
+    adapters, adapter_configs = read_adapter_configs(grid)
     engines = {variant.engine for variant in grid.variants}
     why = next((model.why_not_minbert for model in models.values() if model.why_not_minbert), "")
     if why and engines == {MINBERT}:
@@ -245,8 +212,8 @@ def read_inputs(grid: Grid, data: dict[str, Any], metric: str | None) -> Inputs:
         folds=folds,
         data_folder=source.folder,
         source=source.files,
-        adapter_configs=adapters.texts,
-        adapters=adapters.names,
+        adapter_configs=adapter_configs,
+        adapters=adapters,
         engine=TRANSFORMERS if why else MINBERT,
         why_engine=why,
         engine_version=engine_version(why) if has_transformers else "",
@@ -255,6 +222,5 @@ def read_inputs(grid: Grid, data: dict[str, Any], metric: str | None) -> Inputs:
 
 
 def override(grid: Grid, values: dict[str, Any]) -> Grid:
-    """The grid, with settings replaced by the flags that were given."""
     given = {name: value for name, value in values.items() if value is not None}
     return gridfile.with_settings(grid, given) if given else grid

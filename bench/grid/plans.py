@@ -7,7 +7,7 @@ from typing import Any
 from bench.machine.conditions import Target
 from bench.plan.cell import CANDIDATE, Cell
 from bench.plan.gridfile import Grid
-from bench.plan.learning_rates import Search, lacks_rates, why_no_rates, without_rates
+from bench.plan.learning_rates import Search, why_no_rates, without_rates
 from bench.plan.planning import RERUN, SKIP, Planned, on_device, plan
 from bench.plan.rows import Row
 from bench.results.store import Store
@@ -19,9 +19,7 @@ class Kinds:
     Cells are those of the first kind. On another one `amp` on may be another type, and `compile`
     auto another value, so that the same cell of the grid has another id.
 
-    Args:
-        grid: the grid of the cells.
-        kinds: returns the kinds that are known so far, always with the same first.
+    `kinds` returns those that are known so far, always with the same first.
     """
 
     def __init__(self, grid: Grid, kinds: Callable[[], Iterable[Target]]) -> None:
@@ -29,11 +27,7 @@ class Kinds:
         self._named = {amp for axes in grid.cells for amp in axes.amp}
 
     def plan(self, cells: Sequence[Cell], rows: Sequence[Row], **options: Any) -> list[Planned]:
-        """A plan for the first kind, in which a cell that has a result on another is of that one.
-
-        Args:
-            options: as of `bench.plan.planning.plan`.
-        """
+        """As `bench.plan.planning.plan`; a cell with a result on another kind is of that one."""
         plans: list[list[Planned]] = []
         for kind in self._kinds():
             there = {cell.cell_id: self._on(cell, kind) for cell in cells}
@@ -75,10 +69,7 @@ def rounds(
     search: Search | None,
 ) -> Iterator[list[Planned]]:
     """The plans of a run: those of a search for learning rates, if any, then the grid's own.
-
-    Args:
-        plan_now: plans cells by the results that there are when it is called.
-    """
+    `plan_now` plans cells by the results that there are when it is called."""
     if search is None:
         yield plan_now(cells)
         return
@@ -87,7 +78,7 @@ def rounds(
     rated = [search.tuned(cell) or without_rates(cell) for cell in cells]
     planned = []
     for item in plan_now(rated):
-        if not lacks_rates(item.cell):
+        if item.cell != without_rates(item.cell):
             planned.append(item)
         elif item.repeat == 1:
             tries = search.statuses(item.cell)
@@ -96,14 +87,9 @@ def rounds(
 
 
 def first_to_run(plans: Iterable[list[Planned]]) -> tuple[list[Planned], int | None]:
-    """The first of some plans that has cells to run, or the last, and its round of the search.
-
-    The round is None for the grid's own plan.
-    """
-    planned: list[Planned] = []
-    number = 0
-    for planned in plans:
-        number += 1
+    """The first of some plans that has cells to run, or the last, and its round of the search; None
+    for the grid's own plan."""
+    for number, planned in enumerate(plans, start=1):  # noqa: B007
         if any(item.action == "run" for item in planned):
             break
     is_search = any(item.cell.learning_rate_source == CANDIDATE for item in planned)

@@ -24,13 +24,9 @@ _GO_ON: Final = ("not run", "interrupted", LEFT_OUT)
 def how_to_go_on(
     arguments: Sequence[str], counts: Mapping[str, int] | None = None, *, fell_back: int = 0
 ) -> list[str]:
-    """Lines with the commands that run what has not run, and what failed, by status.
-
-    Args:
-        arguments: those of the present command.
-        counts: cells by status, including `not run` and `LEFT_OUT`; None if not counted.
-        fell_back: as counted by `fallen_back`.
-    """
+    """Lines with the commands that run what has not run, and what failed, by the arguments of the
+    present command, counts of cells by status, `not run` and `LEFT_OUT` too (None if not counted),
+    and of those that have `fallen_back`."""
     lines = []
     if fell_back:
         lines.append(f"{fell_back} cells did not end ok this time: their older results count\n")
@@ -55,14 +51,9 @@ def _without_rerun(arguments: Sequence[str]) -> list[str]:
 def to_run_again(
     counts: Mapping[str, int], planned: Sequence[Planned], left_out: int = 0
 ) -> Counter[str]:
-    """Counts of statuses for `how_to_go_on`.
-
-    Cells for which a search found no learning rate count by the statuses of its candidates, since
-    these have to run again.
-
-    Args:
-        left_out: the number of skipped cells that were left out because of a budget.
-    """
+    """Counts of statuses for `how_to_go_on`. Cells for which a search found no learning rate count
+    by the statuses of its candidates, since these have to run again. `left_out` is the number of
+    skipped cells that were left out because of a budget."""
     without_rates = [item for item in planned if item.tries]
     result = Counter(counts)
     result["skipped"] -= len(without_rates) + left_out
@@ -81,11 +72,8 @@ def statuses(planned: Iterable[Planned], last: Mapping[tuple[str, int], Row]) ->
 
 
 def fallen_back(planned: Iterable[Planned], last: Mapping[tuple[str, int], Row]) -> int:
-    """The number of cells that ran again and failed, so that their older result counts.
-
-    Args:
-        last: the row that counts for each cell, by `Planned.key`.
-    """
+    """The number of cells that ran again and failed, so that their older result counts. `last` is
+    the row that counts for each cell, by `Planned.key`."""
     return sum(
         last[item.key]["status"] == "ok" and int(last[item.key]["attempt"] or 0) < item.attempt
         for item in planned
@@ -94,12 +82,10 @@ def fallen_back(planned: Iterable[Planned], last: Mapping[tuple[str, int], Row])
 
 
 def orphaned_outcome(folder: Path, job: Job) -> WorkerEnd | None:
-    """The outcome of a worker that finished after its parent had died; None without one.
-
-    It counts only for an identical job, including the version of the code; it may have kept weights
-    that need not be kept. `wall_s` is None, since nobody measured it; the start and the end are
-    those of the files.
-    """
+    """The outcome of a worker that finished after its parent had died; None without one. It counts
+    only for an identical job, including the version of the code; it may have kept weights that need
+    not be kept. `wall_s` is None, since nobody measured it; the start and the end are those of the
+    files."""
     path = folder / RESULT
     try:
         if not path.is_file() or path.stat().st_size > LONGEST_RESULT:

@@ -34,24 +34,14 @@ INTERRUPTED: Final = 130
 
 @dataclass(frozen=True, kw_only=True)
 class Session(Cells):
-    """One run of a grid.
-
-    Attributes:
-        metric: decides in the report; None: the rows' own.
-        confirm: the seeds that a recommended setting needs to be confirmed; None: none is.
-    """
-
     reports: Path
     arguments: tuple[str, ...]
-    metric: str | None = None
-    confirm: int | None = None
+    metric: str | None = None  # decides in the report; None: the rows' own
+    confirm: int | None = None  # the seeds that confirm a recommended setting; None: none is
 
     def run(self, rounds: Iterable[list[Planned]], as_json: bool = False) -> int:
-        """Run the plans, render the report, and return the exit code.
-
-        Args:
-            rounds: plans that run one after the other, each made when the one before has ended. The
-                last is the grid's own, whose cells decide the exit code.
+        """Run plans one after the other, each made when the one before has ended, render the
+        report, and return the exit code, which the cells of the last plan, the grid's own, decide.
         """
         planned: list[Planned] = []
         ended = "ok"
@@ -80,11 +70,8 @@ class Session(Cells):
         )
 
     def to_confirm(self, planned: Sequence[Planned]) -> list[Planned]:
-        """The plan of the trainings that the recommended setting lacks to be confirmed.
-
-        Raises:
-            InputError: if the setting has no cell among the planned.
-        """
+        """The plan of the trainings that the recommended setting lacks to be confirmed. InputError
+        if the setting has no cell among the planned."""
         planned = [self.moved.get(item.key, item) for item in planned]
         if self.confirm is None or self._lacks_tries(planned):
             return []
@@ -106,7 +93,6 @@ class Session(Cells):
     def _recommend(
         self, planned: list[Planned]
     ) -> tuple[Results, list[Row], Recommendation | None]:
-        """The results, the rows of a plan, and what is recommended from both."""
         results, plan = read_results([self.store.path], self.metric), self._plan(planned)
         values = values_from(results.predictions_of)
         return results, plan, recommended_from(results.rows, plan, values)
@@ -138,8 +124,7 @@ class Session(Cells):
     def _find_references(
         self, to_run: Sequence[Planned], signals: Signals, display: Display
     ) -> None:
-        """Find what is in the data, and what the scores of the cells that will run can be compared
-        with, before they do."""
+        """Find what is in the data, and what scores can be compared with."""
         data = self.inputs.data
         if not isinstance(data, TaskData):
             return
@@ -150,7 +135,7 @@ class Session(Cells):
         planned = [self._job(item) for item in to_run if item.action == "run"]
         if not planned:
             return
-        target = next(iter(self.kinds.values()))
+        target = next(iter(self.executor.kinds.values()))
         display.stage("reference points")
         begun = monotonic()
         with (
@@ -172,8 +157,7 @@ class Session(Cells):
                 display.note(note)
 
     def _facts(self, data: TaskData, engine: str, display: Display) -> DataFacts:
-        """The facts on the examples, of all folds together, kept with the results, in tokens of
-        the first model."""
+        """The facts on the examples of all folds, kept, in tokens of the first model."""
         digest = data.digest[:16]
         known = read_facts(self.store.path).get(digest)
         source, folds = self.inputs.source, self.inputs.folds
@@ -198,10 +182,8 @@ class Session(Cells):
         return update_facts(self.store.path, digest, facts.with_scores_of)
 
     def _plan(self, planned: list[Planned]) -> list[Row]:
-        """The rows of a plan. A cell with a result has the version of the code of that result.
-
-        With `--fresh`, only results of the present version count.
-        """
+        """The rows of a plan. A cell with a result has the version of the code of that result; with
+        `--fresh`, only results of the present version count."""
         return [
             replace(row, code_version=last.code_version)
             if (last := self.store.last(*row.key))
@@ -211,8 +193,8 @@ class Session(Cells):
 
     def _write_plan(self, planned: list[Planned]) -> None:
         path = plan_file(self.store.path)
-        rows = (values_of(row).items() for row in self._plan(planned))
-        known = [{name: value for name, value in row if value is not None} for row in rows]
+        rows = map(values_of, self._plan(planned))
+        known = ({name: v for name, v in row.items() if v is not None} for row in rows)
         lines = ",\n".join(map(json.dumps, known))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,39 +31,27 @@ class Attempt:
     """One attempt at a repeat of a cell: its job, and what its row needs besides.
 
     Planned on one machine it can run on another: `on` gives it that machine's conditions.
-
-    Attributes:
-        grid: the label in the row.
-        dev_examples, majority_score: as of `bench.results.row.measured_row`.
-        forecast: columns of the row that were predicted.
-        expected_s: the seconds it takes by measurements on such a device; None: not known.
-        timeout_s: the seconds after which it is ended; None: no limit.
-        prefix: the beginning of its name in a plan of several models or engines.
-        amp_is_on: whether its `amp` is the device's usual type, and not one that was named.
     """
 
     job: Job
-    grid: str
-    dev_examples: Mapping[str, int]
+    grid: str  # the label in the row
+    dev_examples: Mapping[str, int]  # this and the next as of `bench.results.row.measured_row`
     majority_score: float | None = None
-    forecast: Columns = field(default_factory=dict)
-    expected_s: float | None = None
-    timeout_s: float | None = None
-    prefix: str = ""
-    amp_is_on: bool = False
+    forecast: Columns = field(default_factory=dict)  # columns of the row that were predicted
+    expected_s: float | None = None  # seconds by measurements on such a device; None: not known
+    timeout_s: float | None = None  # seconds after which it is ended; None: no limit
+    prefix: str = ""  # the beginning of its name in a plan of several models or engines
+    amp_is_on: bool = False  # whether its `amp` is the device's usual type, not one that was named
 
     @property
     def name(self) -> str:
-        """Its name in a plan, as `bench.plan.planning.Planned.name`."""
         return self.prefix + self.job.cell.name + repeat_suffix(self.job.repeat)
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """The measurement that it is an attempt at."""
         return self.job.cell.cell_id, self.job.conditions_id, self.job.repeat
 
     def folder(self, runs: Path) -> Path:
-        """The folder of the attempt."""
         return cell_folder(runs, self.job.cell.name, *self.key, self.job.attempt)
 
     def on(self, target: Target) -> "Attempt":
@@ -81,16 +69,11 @@ class Attempt:
         return replace(self, job=job)
 
     def to_json(self) -> str:
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return json.dumps(values | {"job": self.job.values()})
+        return json.dumps({**vars(self), "job": self.job.values()})
 
     @classmethod
     def from_json(cls, text: str) -> "Attempt":
-        """The inverse of `to_json`.
-
-        Raises:
-            InputError: for any other text.
-        """
+        """The inverse of `to_json`. InputError for any other text."""
         try:
             values: dict[str, Any] = json.loads(text)
             job = Job.from_json(json.dumps(values["job"]))
@@ -111,15 +94,8 @@ def run_cell(
     on_progress: Callable[[dict[str, Any]], None],
     signals: Signals,
 ) -> tuple[Row, WorkerEnd]:
-    """Run a cell in a process on a device of this machine; returns its row and how it ended.
-
-    Args:
-        run: with the conditions of `target`.
-        folder: of the attempt.
-
-    Raises:
-        DiskFullError: if its files can't be written.
-    """
+    """Run a cell, with the conditions of `target`, in a process on that device and in the folder of
+    the attempt; returns its row and how it ended. DiskFullError if its files can't be written."""
     argv = [*worker, str(folder.resolve())]
     env = worker_environment(os.environ, run.job.threads, target.gpu)
     try:
@@ -135,7 +111,6 @@ def run_cell(
 
 
 def outcome_row(run: Attempt, target: Target, outcome: WorkerEnd, folder: Path) -> Row:
-    """The row of a worker that has ended."""
     job, result = run.job, outcome.result or {}
     emulated = job.cell.amp == "bf16" and not target.device.has_bf16
     columns = {
@@ -163,11 +138,7 @@ def outcome_row(run: Attempt, target: Target, outcome: WorkerEnd, folder: Path) 
 
 
 def keep(folder: Path, row: Row) -> None:
-    """Store a row in its cell's folder.
-
-    Raises:
-        DiskFullError: if it can't be written.
-    """
+    """Store a row in its cell's folder; DiskFullError if it can't be written."""
     try:
         keep_row(folder, row)
     except OSError as error:

@@ -48,8 +48,7 @@ MSE: Final = "mse"
 
 SPACE_PER_CELL: Final = 2**17
 """Bytes of a cell's folder without weights: a dozen small files, 48 to 80 KiB on a disk."""
-SPACE_PER_STEP: Final = 64
-"""Bytes of a line of steps.csv."""
+SPACE_PER_STEP: Final = 64  # bytes of a line of steps.csv
 SPACE_AT_LEAST: Final = 2**26
 
 
@@ -265,12 +264,8 @@ def check_engine(
     data: Path | None,
     adapter_configs: Mapping[str, str],
 ) -> None:
-    """Refuse what an engine does not have, and build once what engine transformers trains.
-
-    Args:
-        variants: the settings of the cells' grid.
-        data, adapter_configs: as in `bench.engines.check.check_models`.
-    """
+    """Refuse what an engine does not have, and build once what engine transformers trains, as
+    `bench.engines.check.check_models`."""
     for cell in cells:
         problem = _why_not_minbert(cell) if cell.engine == MINBERT else _why_not_transformers(cell)
         if problem:
@@ -323,11 +318,8 @@ def _why_not_transformers(cell: Cell) -> str:
 
 
 def check_reports(reports: Path, place: str = "figures") -> None:
-    """Test that a report can be written, since that happens hours later. No files remain.
-
-    Args:
-        place: the name of the folder of its figures, inside the folder of its pages.
-    """
+    """Test that a report can be written, since that happens hours later. No files remain. `place`
+    is the name of the folder of its figures, inside the folder of its pages."""
     figures = reports / place
     for folder in (reports, figures):
         if os.path.lexists(folder) and not is_folder(folder):
@@ -347,13 +339,8 @@ def check_reports(reports: Path, place: str = "figures") -> None:
 def check_space(
     runs: Path, planned: list[Planned], models: Mapping[str, Model], examples: int, keep: bool
 ) -> None:
-    """Refuse to begin where the disk can't hold the files of the cells.
-
-    Args:
-        models: by name.
-        examples: the number of training examples.
-        keep: whether every cell keeps its trained weights.
-    """
+    """Refuse to begin where the disk can't hold the files of the cells, given their models by name,
+    the number of training examples, and whether every cell keeps its trained weights."""
     to_run = [item.cell for item in planned if item.action == "run"]
     if not to_run:
         return

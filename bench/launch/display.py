@@ -1,7 +1,5 @@
-"""Shows the progress of a run on stderr: live on a terminal, elsewhere a line for each cell.
-
-It draws only when something has happened, so that the parent process can sleep. Threads may share
-it.
+"""Shows the progress of a run on stderr: live on a terminal, elsewhere a line for each cell. It
+draws only when something has happened, so that the parent process can sleep. Threads may share it.
 """
 
 import math
@@ -26,8 +24,7 @@ from bench.plan.rows import Row, repeat_suffix
 
 _COLOURS: Final = {"ok": "green", "skipped": "dim", "interrupted": "yellow", "invalid": "magenta"}
 _FAILED: Final = "red"
-_MOST_SHOWN: Final = 16
-"""Running cells that are shown by name."""
+_MOST_SHOWN: Final = 16  # running cells that are shown by name
 
 
 @dataclass
@@ -78,7 +75,7 @@ class Display:
         self._live: Live | None = None
 
     def __enter__(self) -> "Display":
-        if self._is_terminal():
+        if self._stream.isatty() and not Console(file=self._stream).is_dumb_terminal:
             self._console = Console(file=self._stream, highlight=False)
             self._live = Live(
                 console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
@@ -92,11 +89,7 @@ class Display:
                 self._live.stop()
 
     def stage(self, name: str, at_once: int = 1) -> None:
-        """Show what is done before cells begin, until one does, or how many run elsewhere.
-
-        Args:
-            at_once: the number of cells that run elsewhere.
-        """
+        """Show what is done before cells begin, or while so many run elsewhere."""
         with self._lock:
             self._running = {"": _Running(name, self._clock())}
             self._at_once = at_once
@@ -109,13 +102,8 @@ class Display:
         rest_s: float | None = None,
         limit_s: float = math.inf,
     ) -> None:
-        """Show that a cell begins.
-
-        Args:
-            cell_s: its expected seconds, if known.
-            rest_s: the expected seconds of all later cells, if known.
-            limit_s: the seconds in which others may begin.
-        """
+        """Show that a cell begins, with its expected seconds and those of all later cells, if
+        known, and the seconds in which others may begin."""
         with self._lock:
             self._rest_s, self._limit_s = rest_s, limit_s
             self._running.pop("", None)
@@ -123,11 +111,8 @@ class Display:
             self._draw()
 
     def progress(self, message: dict[str, Any], name: str = "") -> None:
-        """Show a message of the worker of a running cell; invalid parts are ignored.
-
-        Args:
-            name: of the cell; empty: of the one, or the stage, that began last.
-        """
+        """Show a message of the worker of a running cell or, without its name, of the cell or stage
+        that began last; invalid parts are ignored."""
         with self._lock:
             running = self._running.get(name or next(reversed(self._running), ""))
             if running is None:
@@ -143,7 +128,6 @@ class Display:
         self.progress({"phase": "waiting for another grid"}, name)
 
     def finish(self, row: Row, prefix: str = "") -> None:
-        """Show the row of a cell that has ended."""
         status = row.status or "not run"
         name = prefix + row.name + repeat_suffix(row.repeat)
         width = len(str(self._total))
@@ -163,9 +147,6 @@ class Display:
     def note(self, text: str) -> None:
         with self._lock:
             self._say(" ".join(text.split()))
-
-    def _is_terminal(self) -> bool:
-        return self._stream.isatty() and not Console(file=self._stream).is_dumb_terminal
 
     def _say(self, *parts: str | tuple[str, str]) -> None:
         styled = [(part, "") if isinstance(part, str) else part for part in parts]
@@ -196,16 +177,13 @@ class Display:
             parts = running.parts
             if running.phase:
                 parts.append(clock_time(now - running.begun))
-            text = "  ".join(parts)
-            lines.append(Text(text, no_wrap=True, overflow="ellipsis"))
+            lines.append(Text("  ".join(parts), no_wrap=True, overflow="ellipsis"))
         return Group(*lines)
 
     def _left_s(self, now: float) -> float | None:
         """The expected seconds until all cells are done, if as many run at a time as do now.
-
         Without a forecast, later cells are expected to take the mean time of this run's cells; None
-        before the first has ended.
-        """
+        before the first has ended."""
         running = self._running.values()
         at_once = max(1, len(running), self._at_once)
         if self._rest_s is not None:

@@ -37,9 +37,7 @@ def device_locks() -> Path:
     Whoever can open it can stop these grids, so its folder is the user's alone. It is in the user's
     cache: $XDG_RUNTIME_DIR is removed at the last logout, while a grid may still run, and cron jobs
     have none. The cache may be shared by several machines, hence the name of the machine.
-
-    Raises:
-        InputError: if the folder is another user's, or others can open its files.
+    InputError if the folder is another user's, or others can open its files.
     """
     given = os.environ.get(FOLDER)
     folder = Path(given) if given else platformdirs.user_cache_path("minbert-bench") / "locks"
@@ -59,17 +57,9 @@ def device_locks() -> Path:
 
 
 class Locks:
-    """The locks in a file, for this process.
-
-    Args:
-        path: the file, created if it is missing.
-        signals: end a wait when the user stops the run.
-        mode: permissions of a new file.
-
-    Raises:
-        DiskFullError: if the file can't be created or locked.
-        StoppedError: if a wait was ended.
-    """
+    """The locks in a file, for this process, which is created with some permissions if it is
+    missing. Signals end a wait, by a StoppedError. DiskFullError if the file can't be created or
+    locked."""
 
     def __init__(self, path: Path, signals: Signals, mode: int = 0o600) -> None:
         self._path = path
@@ -91,13 +81,8 @@ class Locks:
 
     @contextmanager
     def holding(self, name: str, on_wait: Callable[[], None] | None = None) -> Iterator[bool]:
-        """Hold a lock; yields false if another process has it.
-
-        That process may have done what it is for: check before doing it.
-
-        Args:
-            on_wait: wait for the lock, and call this before; None: don't wait.
-        """
+        """Hold a lock; yields false if another process has it. With `on_wait`, call this and wait.
+        That process may have done what it is for: check before doing it."""
         has_it = self._take(name, on_wait)
         try:
             yield has_it
@@ -107,11 +92,8 @@ class Locks:
 
     @contextmanager
     def using(self, device: str, on_wait: Callable[[], None]) -> Iterator[None]:
-        """Hold a device. A grid that has just had it queues behind those that wait.
-
-        Args:
-            on_wait: called before a wait.
-        """
+        """Hold a device, calling `on_wait` before a wait. A grid that has just had it queues behind
+        those that wait."""
         with self.holding(f"next on {device}", on_wait):
             self._take(device, on_wait)
         try:

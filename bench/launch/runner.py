@@ -18,10 +18,8 @@ from bench.launch.watch import GRACE_S, Watch
 from bench.results import protocol
 from bench.results.protocol import RESULT, STDERR, STDOUT
 
-HEAD: Final = 2**18
-"""Bytes that are kept of the beginning of a worker's output."""
-TAIL: Final = 2**18
-"""Bytes that are kept of its end."""
+HEAD: Final = 2**18  # bytes that are kept of the beginning of a worker's output
+TAIL: Final = 2**18  # bytes that are kept of its end
 _STDERR_TAIL: Final = 2**16
 _CGROUPS: Final = Path("/proc/self/cgroup")
 _MOUNTS: Final = Path("/sys/fs/cgroup")
@@ -29,20 +27,16 @@ _MOUNTS: Final = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerEnd:
-    """How a worker ended, and its result, if there is a valid one.
-
-    `wall_s` is the time from launch to end, without the time of saving weights.
-
-    `peak_rss_mib` is counted by the kernel, also for a killed worker. It starts at the size of the
-    process that launched the worker, and is None if it never exceeded that.
-    """
+    """How a worker ended, and its result, if there is a valid one. `wall_s` is the time from launch
+    to end, without the time of saving weights. `peak_rss_mib` is counted by the kernel, also for a
+    killed worker. It starts at the size of the process that launched the worker, and is None if it
+    never exceeded that."""
 
     status: str
     message: str
     exit_code: int | None = None
     signal: int | None = None
     peak_rss_mib: float | None = None
-    cpu_s: float | None = None
     wall_s: float | None
     started_at: str
     finished_at: str
@@ -59,25 +53,19 @@ def run_worker(
     signals: Signals,
     grace_s: float = GRACE_S,
 ) -> WorkerEnd:
-    """Run a worker to its end; nothing of its process group is left running.
+    """Run a worker to its end; nothing of its process group is left running. DiskFullError if its
+    output can't be written.
 
-    Args:
-        folder: the folder of its result and its output. An earlier result is removed, and so are
-            weights that it kept, and links.
-        env: the whole environment, to which the protocol's variables are added.
-        on_progress: called with each message of the worker's progress.
-        signals: entered by the caller, for all cells of a run.
-
-    Raises:
-        DiskFullError: if its output can't be written.
+    From the folder of its result and output an earlier result is removed, and so are weights that
+    it kept, and links. The protocol's variables are added to its whole environment. The signals are
+    entered by the caller, for all cells of a run.
     """
     started, clock = datetime.now(UTC), time.monotonic()
 
     def outcome(
         status: str, message: str, result: dict[str, Any] | None = None, **usage: Any
     ) -> WorkerEnd:
-        """An outcome that ends now. A wall clock that jumps changes no duration."""
-        wall_s = time.monotonic() - clock
+        wall_s = time.monotonic() - clock  # a wall clock that jumps changes no duration
         saved_s = 0.0 if result is None else float(result[protocol.SAVE_S])
         return WorkerEnd(
             status=status, message=one_line(message), wall_s=max(0.0, wall_s - saved_s),
@@ -119,12 +107,11 @@ def run_worker(
     return outcome(
         status, message, exit_code=watch.code if watch.code >= 0 else None,
         signal=-watch.code if watch.code < 0 else None, peak_rss_mib=watch.peak_rss_mib,
-        cpu_s=watch.cpu_s, result=result,
+        result=result,
     )  # fmt: skip
 
 
 def utc(moment: datetime) -> str:
-    """A time of day as in rows."""
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
@@ -171,10 +158,8 @@ def _shorten(path: Path) -> None:
 
 def oom_kills(cgroups: Path = _CGROUPS, mounts: Path = _MOUNTS) -> int | None:
     """The group's count of OOM kills so far, by cgroup v1 or v2; None where there is no count.
-
     Workers are in their parent's group, so the count rises when the kernel kills one; of several
-    that run at once it does not say which.
-    """
+    that run at once it does not say which."""
     for file in _files(cgroups, mounts):
         words = text_or_empty(file).split()
         if "oom_kill" in words:
@@ -183,11 +168,8 @@ def oom_kills(cgroups: Path = _CGROUPS, mounts: Path = _MOUNTS) -> int | None:
 
 
 def _files(cgroups: Path, mounts: Path) -> Iterator[Path]:
-    """Files that may hold the count, the most specific first.
-
-    In a container, the group's path may be that of the host, while its files are at the top of the
-    mount.
-    """
+    """Files that may hold the count, the most specific first. In a container, the group's path may
+    be that of the host, while its files are at the top of the mount."""
     for line in text_or_empty(cgroups).splitlines():
         controllers, _, group = line.partition(":")[2].partition(":")
         if "memory" in controllers.split(","):

@@ -14,12 +14,10 @@ _STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """A context that counts Ctrl-C, SIGTERM and SIGHUP. Only the main thread can enter it.
-
-    `stops` is their number: the first ends the running cell in good order, the second at once.
-    SIGHUP, which comes when a terminal is closed, and often twice, is a first one only. Under
-    `nohup` it stays ignored.
-    """
+    """A context that counts Ctrl-C, SIGTERM and SIGHUP. Only the main thread can enter it. `stops`
+    is their number: the first ends the running cell in good order, the second at once. SIGHUP,
+    which comes when a terminal is closed, and often twice, is a first one only. Under `nohup` it
+    stays ignored."""
 
     def __init__(self) -> None:
         self.stops = 0

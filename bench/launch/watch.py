@@ -21,34 +21,24 @@ The kernel ends the worker itself (`bench.worker.lifeline`), but not the process
 started.
 """
 
-GRACE_S: Final = 5.0
-"""Seconds between asking a worker to end and killing it."""
-_TICK_S: Final = 0.2
-"""Longest time after which a timeout or a stop by the user is noticed."""
+GRACE_S: Final = 5.0  # seconds between asking a worker to end and killing it
+_TICK_S: Final = 0.2  # longest time after which a timeout or a stop by the user is noticed
 _CLOSED_S: Final = 0.01
 """The same for the end of a worker that has closed its pipe, which it does when it ends."""
 _CHUNK: Final = 2**16
 
 
 class Watch:
-    """A worker's process, from its launch to the end of its whole process group.
-
-    Attributes:
-        reason: the status of a worker that was ended: `timeout` or `interrupted`; else None.
-        message: a sentence on that reason.
-
-    Raises:
-        OSError: if it can't be started.
-    """
+    """A worker's process, from its launch to the end of its whole process group. OSError if it
+    can't be started."""
 
     def __init__(
         self, argv: Sequence[str], env: Mapping[str, str], stdout: IO[bytes], stderr: IO[bytes]
     ) -> None:
-        self.reason: str | None = None
-        self.message = ""
+        self.reason: str | None = None  # of a worker that was ended: `timeout` or `interrupted`
+        self.message = ""  # a sentence on that reason
         self.code = 0
         self.peak_rss_mib: float | None = None
-        self.cpu_s: float | None = None
         self._phase = "start"
         self._rest = b""
         self._ended = False
@@ -122,22 +112,19 @@ class Watch:
             os.killpg(self._process.pid, number)
 
     def _reap(self, options: int) -> bool:
-        """Reap the worker if it has ended, and keep its resource usage; false while it runs."""
+        """Reap the worker if it has ended, and keep its peak memory; false while it runs."""
         pid, status, usage = os.wait4(self._process.pid, options)
         if pid == 0:
             return False
         self._ended = True
         self.code = self._process.returncode = os.waitstatus_to_exitcode(status)
-        self.cpu_s = usage.ru_utime + usage.ru_stime
         if usage.ru_maxrss > self._inherited:
             self.peak_rss_mib = usage.ru_maxrss / 2**10
         return True
 
     def _read(self, on_progress: Callable[[dict[str, Any]], None], wait_s: float) -> None:
-        """Wait for messages of the worker's progress, and pass them on.
-
-        Lines that are no JSON object come from libraries and are ignored.
-        """
+        """Wait for messages of the worker's progress, and pass them on. Lines that are no JSON
+        object come from libraries and are ignored."""
         if not select.select([self._pipe], [], [], wait_s)[0]:
             return
         data = os.read(self._pipe, _CHUNK)

@@ -73,12 +73,9 @@ class Conditions:
 
 
 def torch_build() -> tuple[str, str | None]:
-    """The installed torch's version, and the CUDA version it was built with, if any.
-
-    The version is `torch.__version__`, such as 2.9.0+cu130. The package's metadata has the part
-    after the + or not, depending on the index, for the same build. InputError if torch is not
-    installed.
-    """
+    """The installed torch's version, and the CUDA version it was built with, if any. The version is
+    `torch.__version__`, such as 2.9.0+cu130. The package's metadata has the part after the + or
+    not, depending on the index, for the same build. InputError if torch is not installed."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
         raise InputError("torch is not installed; install this project with pip, which brings it")
@@ -107,8 +104,7 @@ def _threads(cores: int, workers: int) -> int:
 
 
 def workers_here() -> int:
-    """The number of workers that measure at once on this machine, this process's among them.
-    InputError if the environment variable has no such number."""
+    """The number of workers that measure at once on this machine; InputError if it is none."""
     text = os.environ.get(WORKERS) or "1"
     if not (text.isascii() and text.isdecimal() and int(text)):
         raise InputError(f"{WORKERS}={shown(text)} is no number of workers")
@@ -130,10 +126,8 @@ def cpu_quota(groups: Path = _CGROUPS) -> int | None:
 @dataclass(frozen=True)
 class Target:
     """Where a cell runs: the conditions, the type that `amp = on` stands for, and the device.
-
     `device_name` identifies the device on this machine however devices are numbered: it is the UUID
-    of a GPU. `cores` are the hardware threads that workers are bound to; empty: to none.
-    """
+    of a GPU. `cores` are the hardware threads that workers are bound to; empty: to none."""
 
     conditions: Conditions
     amp_on: str
@@ -159,16 +153,9 @@ def find_conditions(requested: str, check: Check = check_gpu) -> Target:
 
 def find_slots(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple[Target, ...]:
     """The conditions of a run on one or several devices, on each of which one cell runs at a time.
-
     They are equal but for the number of the GPU. Of several, each has cores of its own, near its
-    GPU. InputError as `resolve_devices` and `torch_build`; for jobs on a GPU, and for more workers
-    than cores.
-
-    Args:
-        requested: as in `resolve_devices`.
-        jobs: the number of workers that share the CPU.
-        check: as in `resolve_device`.
-    """
+    GPU; on the CPU, `jobs` workers share it. InputError as `resolve_devices` and `torch_build`; for
+    jobs on a GPU, and for more workers than cores."""
     devices = resolve_devices(requested, torch_build()[1], check)
     gpus = [device.gpu.uuid for device in devices if device.gpu]
     if gpus and jobs > 1:
@@ -202,12 +189,8 @@ def find_slots(requested: str, jobs: int = 1, check: Check = check_gpu) -> tuple
 
 
 def _target(device: Device, share: Threads = frozenset(), workers: int = 1) -> Target:
-    """The conditions on a device.
-
-    Args:
-        share: the hardware threads of one of several workers of this process; else empty.
-        workers: the number of these workers.
-    """
+    """The conditions on a device, of one of several workers of this process on its share of the
+    hardware threads; one worker alone has no share."""
     version, cuda = torch_build()
     gpu = device.gpu
     processor = processor_name()
@@ -215,10 +198,8 @@ def _target(device: Device, share: Threads = frozenset(), workers: int = 1) -> T
     cores = usable_cores()
     own = [core for core in cores if core & share] if share else cores
     workers *= workers_here()
-    name = "cpu"
-    if gpu is not None:
-        name = gpu.uuid
-    elif workers_here() > 1:  # the other workers are other processes, on other cores
+    name = "cpu" if gpu is None else gpu.uuid
+    if gpu is None and workers_here() > 1:  # the others are other processes, on other cores
         name = f"cpu {sorted(set().union(*cores))}"
     conditions = Conditions(
         device=device.name,

@@ -16,15 +16,12 @@ Threads = frozenset[int]
 """Numbers of hardware threads, as `os.sched_getaffinity` has them: of a core, or of several."""
 
 _CPUS: Final = Path("/sys/devices/system/cpu")
-_MOST_WORDS: Final = 64
-"""The length of NVML's answer, in words of 64 hardware threads."""
+_MOST_WORDS: Final = 64  # the length of NVML's answer, in words of 64 hardware threads
 
 
 def usable_cores(cpus: Path = _CPUS) -> list[Threads]:
-    """The physical cores that this process may use, by its affinity, each as its hardware threads.
-
-    Where the system has no affinity, the cores are numbered.
-    """
+    """The physical cores that this process may use, by its affinity, each as its hardware threads;
+    their numbers where the system has no affinity."""
     if not hasattr(os, "sched_getaffinity"):
         return [frozenset([i]) for i in range(psutil.cpu_count(logical=False) or 1)]
     cores: dict[str, set[int]] = {}
@@ -66,14 +63,8 @@ def threads_near(gpu: str) -> Threads:
 
 
 def equal_shares(cores: Sequence[Threads], near: Sequence[Threads]) -> list[Threads]:
-    """Disjoint shares of equally many cores, each near its device if all of them can be.
-
-    Args:
-        near: by share, the hardware threads near its device; empty: not known.
-
-    Returns:
-        The hardware threads of each share; of one without a core, none.
-    """
+    """The hardware threads of disjoint shares of equally many cores, each near its device if all of
+    them can be. `near` has the threads near the device of each share; empty: not known."""
     sides = [tuple(core for core in cores if threads & core) for threads in near]
     shares_of = Counter(sides)
     separate = len(set().union(*shares_of)) == sum(map(len, shares_of))

@@ -24,32 +24,23 @@ from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import ON_CPU, Answer, Check, GpuInfo, check_gpu
 from minbert.training import COMPILES_FROM
 
-CONTROL: Final = Path("/dev/nvidiactl")
-"""The file through which programs access the driver."""
+CONTROL: Final = Path("/dev/nvidiactl")  # the file through which programs access the driver
 OTHER_CONTROLS: Final = (Path("/dev/dxg"), Path("/dev/nvmap"))
 """The same for WSL, with GPUs of any maker, and for a Jetson, which may lack NVML."""
 
-ALL: Final = "all"
-"""The name of all GPUs."""
+ALL: Final = "all"  # the name of all GPUs
 _ONE: Final = "auto, cpu, cuda or cuda:i"
-_ALL_ON_CPU: Final = "--device cpu --jobs N runs N cells at once on the CPU"
-_ABSENT: Final = (9, 12)
-"""NVML's errors if there is no driver: not loaded, library not found."""
-_AMPERE: Final = (8, 0)
-"""The compute capability from which GPUs have bf16 and TF32."""
-_TRITON_FROM: Final = (7, 0)
-"""The compute capability from which on triton makes code."""
+_ABSENT: Final = (9, 12)  # NVML's errors if there is no driver: not loaded, library not found
+_AMPERE: Final = (8, 0)  # the compute capability from which GPUs have bf16 and TF32
+_TRITON_FROM: Final = (7, 0)  # the compute capability from which on triton makes code
 _BUSY: Final = ("busy or unavailable", "devices unavailable", "out of memory")
 """Parts of the errors of a GPU that other processes use."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """The device that cells run on: `cpu`, or `cuda:i` and its GPU.
-
-    `failures` has the values of `amp` that the GPU can't compute with, and why. `notes` are for the
-    user.
-    """
+    """The device that cells run on: `cpu`, or `cuda:i` and its GPU. `failures` has the values of
+    `amp` that the GPU can't compute with, and why. `notes` are for the user."""
 
     name: str = "cpu"
     gpu: GpuInfo | None = None
@@ -63,7 +54,6 @@ class Device:
 
     @property
     def has_tf32(self) -> bool:
-        """Whether the device's tensor cores compute in TF32."""
         return self.gpu is not None and self.gpu.capability >= _AMPERE
 
 
@@ -95,11 +85,8 @@ def resolve_device(requested: str, cuda: str | None, check: Check = check_gpu) -
 
     `auto` is the first GPU that can be used. It is the CPU if there is no GPU, if torch is built
     without CUDA, or if CUDA_VISIBLE_DEVICES hides all GPUs; but not if GPUs fail. InputError for an
-    unknown name, a GPU that does not exist, or one that can't be used.
-
-    Args:
-        cuda: the CUDA version that torch was built with, if any.
-        check: replaced in tests.
+    unknown name, a GPU that does not exist, or one that can't be used. `cuda` is the CUDA version
+    that torch was built with, if any.
     """
     if requested == ALL or "," in requested:
         raise InputError(f"--device: {requested!r} is not {_ONE}: here it takes one device")
@@ -110,11 +97,9 @@ def resolve_devices(
     requested: str, cuda: str | None, check: Check = check_gpu
 ) -> tuple[Device, ...]:
     """The devices that `all` or a list such as `cuda:0,cuda:2` stands for, which are GPUs of one
-    kind; for another name, the one of `resolve_device`.
-
-    `all` are the GPUs that can be used, and those that are busy or full now. InputError as
-    `resolve_device`, and for GPUs of several kinds.
-    """
+    kind; for another name, the one of `resolve_device`. `all` are the GPUs that can be used, and
+    those that are busy or full now. InputError as `resolve_device`, and for GPUs of several
+    kinds."""
     if requested == "cpu":
         return (Device(),)
     is_auto, is_all = requested == "auto", requested == ALL
@@ -177,12 +162,10 @@ def _hides_all(variable: str) -> bool:
 
 
 def _name_for_workers(gpu: GpuInfo, number: int, variable: str | None, check: Check) -> str:
-    """The value of CUDA_VISIBLE_DEVICES that shows a worker this GPU alone: its UUID.
-
-    Of an instance in MIG mode torch reports none by which it is found, so the user's entry is kept.
+    """The value of CUDA_VISIBLE_DEVICES that shows a worker this GPU alone: its UUID. Of an
+    instance in MIG mode torch reports none by which it is found, so the user's entry is kept.
     Without one, NVML names the instances, and the first of the same kind is taken: a worker could
-    not ask NVML about an index.
-    """
+    not ask NVML about an index."""
     if "MIG" not in gpu.name:
         return gpu.uuid
     if variable is not None:
@@ -217,10 +200,8 @@ def _problem(gpu: GpuInfo, answer: Answer) -> str:
 
 
 def _first_usable(candidates: Iterator[tuple[Device, str]]) -> Device:
-    """The first GPU without a problem, with a note on those before it.
-
-    A GPU that is busy or full is accepted: another grid may use it, and cells wait for it.
-    """
+    """The first GPU without a problem, with a note on those before it. A GPU that is busy or full
+    is accepted: another grid may use it, and cells wait for it."""
     failed: list[tuple[Device, str]] = []
     for device, problem in candidates:
         if not problem:
@@ -252,7 +233,6 @@ def _usable(checked: Iterable[tuple[Device, str]], is_all: bool) -> list[Device]
 
 
 def _of_one_kind(requested: str, devices: list[Device]) -> tuple[Device, ...]:
-    """GPUs, unless they are of several kinds."""
     by_kind = grouped(devices, lambda device: device.gpu.kind if device.gpu else "")
     if len(by_kind) > 1:
         kinds = "; ".join(
@@ -267,7 +247,7 @@ def _of_one_kind(requested: str, devices: list[Device]) -> tuple[Device, ...]:
 
 
 def _remedy(requested: str) -> str:
-    return _ALL_ON_CPU if requested == ALL else ON_CPU
+    return "--device cpu --jobs N runs N cells at once on the CPU" if requested == ALL else ON_CPU
 
 
 def _not_there(requested: str, why: str) -> InputError:
@@ -275,10 +255,9 @@ def _not_there(requested: str, why: str) -> InputError:
 
 
 def why_no_compiling(device: Device, torch_version: str) -> str:
-    """The reason why `compile` auto is off on a device: it does not pay, or something is missing;
-    else empty.
-
-    On a GPU torch needs triton, which calls a C compiler for code that includes Python.h.
+    """The reason why `compile` auto is off on a device: it does not pay, or something is missing,
+    as torch on a GPU needs triton, which calls a C compiler for code that includes Python.h; or
+    empty.
     """
     if device.gpu is None:
         return "a CPU gains nothing"

@@ -1,7 +1,5 @@
-"""The environment of a worker: variables that change its numbers are set, dropped or recorded.
-
-docs/measuring.md has a table of them, which a test compares with the lists here.
-"""
+"""The environment of a worker: variables that change its numbers are set, dropped or recorded. A
+test compares the table of them in docs/measuring.md with the lists here."""
 
 import hashlib
 import re
@@ -62,12 +60,8 @@ libraries, and lists of these, also with names before them."""
 def worker_environment(
     inherited: Mapping[str, str], threads: int, gpu: str = "", *, tuned: bool = True
 ) -> dict[str, str]:
-    """The whole environment of a worker.
-
-    Args:
-        gpu: the UUID of the one GPU that it sees; empty: none.
-        tuned: whether the allocator is configured to keep memory, unless the user configures it.
-    """
+    """The whole environment of a worker, which sees the GPU of this UUID alone; empty: none. If
+    tuned, the allocator keeps memory, unless the user configures it."""
     tunables = inherited.get(_TUNABLES, "")
     if tuned and _MALLOC not in tunables:
         tunables = ":".join(filter(None, (tunables, _ALLOCATOR)))
@@ -89,13 +83,10 @@ def command_line(environment: Mapping[str, str], argv: Sequence[str]) -> str:
 
 
 def recorded(inherited: Mapping[str, str], *, on_gpu: bool) -> str | None:
-    """Inherited variables that change numbers, for the column `environment`; None without any.
-
-    Paths are shortened to their last part. Values that may be anything, a secret too, are digests.
-    """
+    """Inherited variables that change numbers, for the column `environment`; None without any."""
     patterns = (*RECORDED, *(RECORDED_ON_GPU if on_gpu else ()))
     pairs = [
-        f"{name}={shlex.quote(_shown(_without_paths(value)))}"
+        f"{name}={shlex.quote(_shown(value))}"
         for name, value in sorted(inherited.items())
         if value
         and name not in (*DROPPED, *_THREADS, *_SET_BY_LIBRARIES)
@@ -105,12 +96,11 @@ def recorded(inherited: Mapping[str, str], *, on_gpu: bool) -> str | None:
     return " ".join(pairs) or None
 
 
-def _without_paths(value: str) -> str:
-    text = value.encode(errors="backslashreplace").decode()
-    return " ".join("".join(part.rpartition("/")[2] for part in _SEPARATORS.split(text)).split())
-
-
 def _shown(value: str) -> str:
-    if _KNOWN.fullmatch(value):
-        return value
-    return f"sha256:{hashlib.sha256(value.encode()).hexdigest()[:12]}"
+    """A value with paths cut to their last part; one that may be anything, a secret too, as a
+    digest."""
+    parts = _SEPARATORS.split(value.encode(errors="backslashreplace").decode())
+    text = " ".join("".join(part.rpartition("/")[2] for part in parts).split())
+    if _KNOWN.fullmatch(text):
+        return text
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -12,18 +12,14 @@ from bench.common.child import ChildError, ask_by
 from bench.common.errors import InputError
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE
 
-ON_CPU: Final = "--device cpu runs on the CPU"
-"""The remedy that messages name."""
+ON_CPU: Final = "--device cpu runs on the CPU"  # the remedy that messages name
 PATIENCE_S: Final = 120.0
 """Loading torch and one product take seconds, or a minute from a slow network folder."""
 
 
 @dataclass(frozen=True)
 class GpuInfo:
-    """A GPU; `uuid` is its name in CUDA_VISIBLE_DEVICES, `GPU-…` or `MIG-…`.
-
-    `memory_mib` is all its memory.
-    """
+    """A GPU; `uuid` is its name in CUDA_VISIBLE_DEVICES, `GPU-…` or `MIG-…`."""
 
     name: str
     driver: str
@@ -73,7 +69,6 @@ def why_unusable(gpu: str) -> str | None:
 def check_by(
     argv: Sequence[str], env: Mapping[str, str], patience_s: float = PATIENCE_S, index: int = 0
 ) -> Answer:
-    """The answer of a process; as `check_gpu`."""
     try:
         *_, last = ask_by(argv, index, env=env, patience_s=patience_s)
     except ChildError as error:

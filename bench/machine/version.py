@@ -68,11 +68,9 @@ def _imports(node: ast.AST) -> Iterator[str]:
 
 
 def code_version(root: Path = _ROOT) -> str:
-    """This project's version; in a checkout, with the last commit that changed what measures.
-
-    So commits to reports, tests and docs don't change it. Uncommitted changes to what measures add
-    `-dirty` and their digest.
-    """
+    """This project's version; in a checkout, with the last commit that changed what measures, so
+    that commits to reports, tests and docs don't change it. Uncommitted changes to what measures
+    add `-dirty` and their digest."""
     version = metadata.version("minbert-bench")
     if not (root / ".git").exists():
         return version

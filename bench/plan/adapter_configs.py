@@ -7,7 +7,6 @@ file is checked before PEFT sees it, by a list of the methods, their fields and 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,27 +33,17 @@ _MOST: Final = 4
 _LONGEST: Final = 200
 
 
-@dataclass(frozen=True)
-class AdapterConfigs:
-    """Configurations: their names in cells by path, and their JSON by that name."""
-
-    names: Mapping[str, str]
-    texts: Mapping[str, str]
-
-
-def read_adapter_configs(grid: "Grid") -> AdapterConfigs:
-    """The configurations that a grid names; InputError for a file that can't be read or holds
-    none."""
+def read_adapter_configs(grid: "Grid") -> tuple[dict[str, str], dict[str, str]]:
+    """The configurations that a grid names: their names in cells by path, and their JSON by that
+    name. InputError for a file that can't be read or holds none."""
     names, texts = {}, {}
-    for path in dict.fromkeys(path for axes in grid.cells for path in axes.adapter_config):
+    for path in {path: None for axes in grid.cells for path in axes.adapter_config}:
         values = read_json(Path(path))
-        known: dict[str, Any] = {
-            key: v for key, v in values.items() if key not in _FIELDS["ignored"]
-        }
+        known = {key: v for key, v in values.items() if key not in _FIELDS["ignored"]}
         check_adapter_config(known, f"adapter_config {path}")
         names[path] = f"{values[_TYPE].lower()} {digest(known, 8)}"
         texts[names[path]] = json.dumps(known, sort_keys=True)
-    return AdapterConfigs(names, texts)
+    return names, texts
 
 
 def check_adapter_config(values: Mapping[str, Any], where: str) -> None:
@@ -72,9 +61,8 @@ def check_adapter_config(values: Mapping[str, Any], where: str) -> None:
         )
     fields = {*_FIELDS["common"], *_FIELDS["modules"], *_METHODS[method]}
     for key, value in values.items():
-        if value is None or key == _MODEL or _DEFAULTS.get(key) == value:
-            continue
-        if key in _FIELDS["labels"] and isinstance(value, bool | str):
+        is_label = key in _FIELDS["labels"] and isinstance(value, bool | str)
+        if value is None or key == _MODEL or _DEFAULTS.get(key) == value or is_label:
             continue
         if key not in fields:
             raise InputError(
@@ -114,11 +102,8 @@ def _is_bounded(pattern: str) -> bool:
 
 def check_adapters(folder: Path, *, adapts: bool) -> None:
     """Check the folder of a model before a library loads it, which would load adapters unasked; the
-    configuration of a model that is an adapter is in the folder itself.
-
-    Raises:
-        InputError: for an adapter in another place, or as `check_adapter_config`.
-    """
+    configuration of a model that is an adapter is in the folder itself. InputError for an adapter
+    in another place, or as `check_adapter_config`."""
     for path in sorted(folder.rglob(FILE)):
         if not adapts or path.parent != folder:
             raise InputError(

@@ -1,8 +1,5 @@
-"""The encoder architectures of transformers that layer sets are defined for, and the sizes in any
-config.json. Free of torch.
-
-An architecture is named by the `model_type` of its config.json.
-"""
+"""The encoder architectures of transformers that layer sets are defined for, by the `model_type` of
+their config.json, and the sizes in any config.json. Free of torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,7 +38,6 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
     model_type: Architecture(**table)
     for model_type, table in read_tables("architectures.toml").items()
 }
-"""By `model_type`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +114,7 @@ def _size(values: Mapping[str, Any], name: str, path: Path) -> int:
 
 
 def attention_of(config: EncoderSizes | BertConfig) -> str:
-    """What `attn_implementation` auto stands for: sdpa where the architecture is known to have it,
-    else eager."""
+    """What `attn_implementation` auto stands for."""
     model_type = config.model_type if isinstance(config, EncoderSizes) else "bert"
     architecture = ARCHITECTURES.get(model_type)
     return "sdpa" if architecture is not None and architecture.has_sdpa else "eager"

@@ -7,17 +7,15 @@ from typing import Final
 
 from bench.plan.rows import RESUMED, Row
 
-_MINUTE_S: Final = 60
 _LEFT_OUT: Final = "left out: "
 """The beginning of the message of a cell that was left out; no other message begins so."""
 
 
 class Budget:
-    """Seconds that a command may take from the creation of this object; unlimited by default.
-
-    It is checked before a cell starts, and never stops a cell that is running. `left_out` has the
-    predicted time, in seconds, of each cell that was left out, by the cell's key; None without one.
-    """
+    """Seconds that a command may take from the creation of this object; unlimited by default. It is
+    checked before a cell starts, and never stops a cell that is running. `left_out` has the
+    predicted time, in seconds, of each cell that was left out, by the cell's key; None without
+    one."""
 
     def __init__(
         self, seconds: float = math.inf, clock: Callable[[], float] = time.monotonic
@@ -64,7 +62,7 @@ class Budget:
 
 def minutes(seconds: float) -> str:
     """Seconds as minutes, without the unit: `0.25`, `3.4`, `12`, `1,440`."""
-    value = seconds / _MINUTE_S
+    value = seconds / 60
     places = 2 if value < 1 else 1 if value < 100 else 0
     text = f"{value:,.{places}f}"
     return text.rstrip("0").rstrip(".") if places else text

@@ -94,8 +94,7 @@ settings.toml, columns.toml and docs/runs-csv.md. A row without a field counts a
 
 
 def _has(row: Mapping[str, Any], what: Literal["layers", "rank"]) -> bool:
-    """Whether a row's mode has a layer set, or a rank: as its method says, or, where its plugin is
-    not installed, as the row says."""
+    """Whether a mode has a layer set or a rank: by its method or, if that is missing, the row."""
     mode = row.get("mode")
     method = METHODS.known(str(mode))
     if method is None:
@@ -239,13 +238,14 @@ class Cell:
     @cached_property
     def cell_id(self) -> str:
         """Digest of everything that determines the result."""
-        return digest(
-            {
-                name: value
-                for name, value in self._settings().items()
-                if ABOUT[name].identifies and not _predates(name, value)
-            }
-        )
+        values: Columns = {}
+        for name, about in ABOUT.items():
+            value = getattr(self, name)
+            # cells behaved as with the value `before` when there was no such setting
+            differs = about.before == ALWAYS or value not in (None, about.before)
+            if about.identifies and differs:
+                values[name] = value
+        return digest(values)
 
     @property
     def name(self) -> str:
@@ -267,36 +267,24 @@ class Cell:
         return f"{self.mode}{adapter}{options}{unfreezing}-{precision}-s{self.seed}{fold}"
 
     def columns(self) -> Columns:
-        """The fields, and the id."""
-        return {**self._settings(), "cell_id": self.cell_id}
-
-    def _settings(self) -> Columns:
-        return {name: getattr(self, name) for name in ABOUT}
-
-
-def _predates(name: str, value: Value) -> bool:
-    """Whether cells behaved as with this value before there was the setting."""
-    before = ABOUT[name].before
-    return before != ALWAYS and value in (None, before)
+        return {name: getattr(self, name) for name in (*ABOUT, "cell_id")}
 
 
 def _declared() -> dict[str, About]:
-    """The properties of each setting, in the order of the fields of `Cell`."""
     tables = read_tables("settings.toml")
     names = [item.name for item in fields(Cell)]
     if differing := tables.keys() ^ set(names):
         raise TypeError(f"settings.toml and bench.plan.cell.Cell differ in {sorted(differing)}")
     tables["mode"]["values"] = MODES
-    return {name: _about(**tables[name]) for name in names}
-
-
-def _about(meaning: str, before: Value = ALWAYS, **others: Any) -> About:
-    meaning = meaning.format(modes=", ".join(MODES), layer_sets=", ".join(LAYER_SETS))
-    return About(meaning=meaning, before=None if before == "" else before, **others)
+    lists = {"modes": ", ".join(MODES), "layer_sets": ", ".join(LAYER_SETS)}
+    for table in tables.values():
+        table["meaning"] = table["meaning"].format(**lists)
+        if table.get("before") == "":
+            table["before"] = None
+    return {name: About(**tables[name]) for name in names}
 
 
 def plain_type(hint: Any) -> type[str] | type[int] | type[float]:
-    """The type of a column's values, without None."""
     kind: type[str] | type[int] | type[float] = (get_args(hint) or (hint,))[0]
     return kind
 

@@ -1,7 +1,7 @@
 """The format of runs.csv: its columns, and how their fields are written and read."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Final, get_args, get_type_hints
 
@@ -24,14 +24,26 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {
 """Columns of text that hold one of a few names, with these."""
 
 
-_DEVICE: Final = re.compile(r"cpu|cuda:[0-9]{1,4}")
 POSITIVE: Final = re.compile(
     r"learning_rate(_base|_head)?|peak_(rss|cuda_allocated)_mib|ms_per_1k_tokens|step_ms_median"
 )
 """Columns whose values are divided by, or shown on logarithmic axes."""
-_ADAPTER: Final = re.compile(r"[a-z0-9_]{1,40} [0-9a-f]{8}")
 LARGEST: Final = 1e30  # a bound that no quantity comes near; NaN and infinity are beyond it
 
+_FORMS: Final[Mapping[str, tuple[Callable[[str], Any], str]]] = {
+    "status": (STATUSES.__contains__, "is no status"),
+    "flags": (lambda text: set(text.split()) <= FLAGS.keys(), "holds an unknown flag"),
+    "device": (
+        re.compile(r"cpu|cuda:[0-9]{1,4}").fullmatch, "is no device, which is cpu or cuda:i",
+    ),
+    "layers": (is_layers, "is no layer set, nor the ends of layers' names"),
+    "adapter": (
+        re.compile(r"[a-z0-9_]{1,40} [0-9a-f]{8}").fullmatch,
+        "is no type of adapter with a digest, such as loha 1a2b3c4d",
+    ),
+    "plugin": (PLUGIN.fullmatch, "is no distribution with a version, such as mine 1.0"),
+}  # fmt: skip
+"""Columns of text in a form of their own: what tests a text, and what it is if the test fails."""
 _KINDS: Final[Mapping[type, str]] = {int: "whole number", float: "number"}
 
 
@@ -48,7 +60,6 @@ class Column:
     title: str
 
     def applies(self, row: Mapping[str, Any]) -> bool:
-        """Whether the column can have a value in a row, given by column."""
         return WHERE[self.where](row)
 
     def applies_to(self, row: Row) -> bool:
@@ -79,7 +90,6 @@ def _columns() -> tuple[Column, ...]:
 
 
 def _measured(group: str, tables: Mapping[str, str | Mapping[str, str]]) -> list[Column]:
-    """The columns of a group in columns.toml."""
     types = get_type_hints(Row)
     names = {"statuses": ", ".join(STATUSES), "flags": ", ".join(FLAGS)}
     return [
@@ -133,11 +143,7 @@ def row_of(values: Mapping[str, Value]) -> Row:
 
 def complete_row(values: dict[str, Value]) -> Row:
     """A row from valid values of all columns, which become its own: faster than its constructor,
-    for large files.
-
-    Raises:
-        ValueError: for a mode that no plugin has, nor this project.
-    """
+    for large files. ValueError for a mode that no plugin has, nor this project."""
     values.pop("scale", None)  # follows from others
     if values["mode"] not in MODES and values["plugin"] is None:
         raise ValueError(f"mode: {values['mode']!r} is not one of {', '.join(MODES)}")
@@ -147,7 +153,6 @@ def complete_row(values: dict[str, Value]) -> Row:
 
 
 def values_of(row: Row) -> Columns:
-    """The values of a row by column, in order."""
     return {name: row[name] for name in NAMES}
 
 
@@ -163,20 +168,9 @@ def parse_value(name: str, text: str) -> Value:
     one of its names."""
     if text == "":
         return None
-    if name == "status" and text not in STATUSES:
-        raise ValueError(f"{text[:60]!r} is no status")
-    if name == "flags" and not set(text.split()) <= FLAGS.keys():
-        raise ValueError(f"{text[:60]!r} holds an unknown flag")
-    if name == "device" and not _DEVICE.fullmatch(text):
-        raise ValueError(f"{text[:60]!r} is no device, which is cpu or cuda:i")
-    if name == "layers" and not is_layers(text):
-        raise ValueError(f"{text[:60]!r} is no layer set, nor the ends of layers' names")
-    if name == "adapter" and not _ADAPTER.fullmatch(text):
-        raise ValueError(
-            f"{text[:60]!r} is no type of adapter with a digest, such as loha 1a2b3c4d"
-        )
-    if name == "plugin" and not PLUGIN.fullmatch(text):
-        raise ValueError(f"{text[:60]!r} is no distribution with a version, such as mine 1.0")
+    has_form, otherwise = _FORMS.get(name, (bool, ""))
+    if not has_form(text):
+        raise ValueError(f"{text[:60]!r} {otherwise}")
     is_method = name == "mode" and NAME.fullmatch(text)  # of a plugin that may not be installed
     if text not in VALUES.get(name, (text,)) and not is_method:
         raise ValueError(f"{text[:60]!r} is not one of {', '.join(VALUES[name])}")
@@ -195,6 +189,6 @@ def parse_value(name: str, text: str) -> Value:
 
 def learning_rates(mode: str, layers: str | None) -> tuple[str, ...]:
     """The rate columns that apply to a mode and layer set."""
-    axes = {"mode": mode, "layers": layers}
     rates = ("learning_rate", "learning_rate_base", "learning_rate_head")
+    axes = {"mode": mode, "layers": layers}
     return tuple(name for name in rates if BY_NAME[name].applies(axes))

@@ -56,8 +56,6 @@ class Checks(_Facts):
 
     def without_texts(self) -> "Checks":
         """The same without texts, which are the user's and not for a file of results."""
-        hidden: dict[str, object] = {
-            name: value.without_texts() for name, value in self if isinstance(value, Affected)
-        }
-        hidden["encoding"] = {name: one.without_texts() for name, one in self.encoding.items()}
-        return self.model_copy(update=hidden)
+        hidden = {name: one.without_texts() for name, one in self if isinstance(one, Affected)}
+        encoding = {name: one.without_texts() for name, one in self.encoding.items()}
+        return self.model_copy(update={**hidden, "encoding": encoding})

@@ -256,8 +256,6 @@ class Axes(_Strict):
 
 
 class Grid(_Strict):
-    """A grid file."""
-
     name: str
     about: str = ""
     data: DataSpec | None = None
@@ -289,7 +287,6 @@ class Grid(_Strict):
 
     @property
     def variants(self) -> list[Settings]:
-        """The distinct settings of the tables of cells."""
         variants: list[Settings] = []
         for settings in map(self.settings_of, self.cells):
             if settings not in variants:

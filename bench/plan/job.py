@@ -1,7 +1,7 @@
 """The job of a worker: a cell, where it runs, and the files it reads. Stored as cell.json."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
@@ -18,8 +18,7 @@ _REMEDY: Final = "start the grid again, which writes it anew"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Everything a worker needs to run one cell. Paths stay in the cell's folder: they are no
-    columns of runs.csv."""
+    """Everything a worker needs to run one cell; paths are no columns of runs.csv."""
 
     cell: Cell
     conditions_id: str = ""
@@ -65,11 +64,7 @@ class Job:
 
     @classmethod
     def read(cls, folder: Path) -> "Job":
-        """The job in a cell's folder.
-
-        Raises:
-            InputError: naming the file, if it can't be read or holds no job.
-        """
+        """The job in a cell's folder; InputError if it can't be read or holds none."""
         path = folder / FILE
         try:
             if path.exists() and not path.is_file():
@@ -91,17 +86,15 @@ _TYPES: Final[dict[Any, dict[str, Any]]] = {kind: get_type_hints(kind) for kind 
 def _built(kind: type[Any], values: dict[str, Any]) -> Any:
     """A dataclass from values by field; each has to be there, in the field's type."""
     checked: dict[str, Any] = {}
-    types = _TYPES[kind]
-    for field in fields(kind):
-        if field.name not in values:
-            raise InputError(f"lacks {field.name}")
-        value: Any = values[field.name]
-        expected: Any = types[field.name]
+    for name, expected in _TYPES[kind].items():
+        if name not in values:
+            raise InputError(f"lacks {name}")
+        value = values[name]
         if type(value) is int and isinstance(0.0, expected) and abs(value) < 2**53:
             value = float(value)
         if isinstance(value, bool) != (expected is bool) or not isinstance(value, expected):
-            raise InputError(f"has {shown(value)} as {field.name}")
-        checked[field.name] = value
+            raise InputError(f"has {shown(value)} as {name}")
+        checked[name] = value
     return kind(**checked)
 
 
@@ -114,7 +107,6 @@ def _check_names(cell: Cell) -> None:
 
 
 def _check_frozen_dtype(cell: Cell) -> None:
-    """Refuse a type of frozen weights that does not fit mode and AMP."""
     applies = ABOUT["frozen_dtype"].applies(vars(cell))
     allowed = (FP32, cell.amp, *[MIXED] * has_adapters(cell.mode)) if applies else (None,)
     if cell.frozen_dtype not in allowed:
@@ -122,7 +114,6 @@ def _check_frozen_dtype(cell: Cell) -> None:
 
 
 def _check_parts(cell: Cell) -> None:
-    """Refuse settings by part that can't be parsed, or that do not fit the task."""
     for name in ("task_rates", "task_decays"):
         value = getattr(cell, name)
         try:

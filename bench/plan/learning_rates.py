@@ -59,7 +59,6 @@ def at_exponent(cell: Cell, exponent: int) -> dict[str, Any]:
 
 
 def candidate(cell: Cell, exponent: int, data_digest: str) -> Cell:
-    """The candidate that tries a cell's rates at an exponent, on the search's own data."""
     return replace(
         cell,
         seed=SEED,
@@ -104,18 +103,17 @@ class Search:
         return best + 1 if best == max(tried) and best < LAST_EXPONENT else None
 
     def _tried(self, kind: Kind) -> dict[int, Row]:
-        """The rows of the candidates that have run, by exponent."""
         exponents = range(-LAST_EXPONENT, LAST_EXPONENT + 1)
         rows = {n: self._row_of(self._candidate(kind, n)) for n in exponents}
         return {n: row for n, row in rows.items() if row is not None}
 
     def _best(self, kind: Kind) -> int | None:
         """The exponent of the highest score, then of the lowest loss; None without any score."""
-        scored = []
-        for exponent, row in self._tried(kind).items():
-            if row.is_ok and row.dev_score is not None:
-                loss = math.inf if row.dev_loss is None else row.dev_loss
-                scored.append((-row.dev_score, loss, exponent))
+        scored = [
+            (-row.dev_score, math.inf if row.dev_loss is None else row.dev_loss, exponent)
+            for exponent, row in self._tried(kind).items()
+            if row.is_ok and row.dev_score is not None
+        ]
         return min(scored)[2] if scored else None
 
     def tuned(self, cell: Cell) -> Cell | None:
@@ -126,7 +124,6 @@ class Search:
         return replace(cell, learning_rate_source=SEARCHED, **at_exponent(cell, exponent))
 
     def statuses(self, cell: Cell) -> tuple[str, ...]:
-        """The statuses of the candidates for a cell's rates that have run."""
         return tuple(row.status or "" for row in self._tried(kind_of(cell)).values())
 
 
@@ -136,13 +133,7 @@ def without_rates(cell: Cell) -> Cell:
     return replace(cell, learning_rate_source=SEARCHED, **none)
 
 
-def lacks_rates(cell: Cell) -> bool:
-    """Whether a cell is one that `without_rates` made."""
-    return cell == without_rates(cell)
-
-
 def why_no_rates(statuses: Sequence[str]) -> str:
-    """The message of a cell that is skipped because all candidates for its rates failed."""
     ended = ", ".join(f"{number} {status}" for status, number in Counter(statuses).items())
     again = [f"--rerun {status}" for status in dict.fromkeys(statuses) if status != "ok"]
     hint = f"; {' or '.join(again)} tries them again" if again else ", without a score"

@@ -10,54 +10,39 @@ from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bench.plan.tables import read_tables
 from minbert.registry import Registry, load
 
-OVERALL: Final = "overall"
-"""The dev score of a task of several parts: the mean of theirs."""
+OVERALL: Final = "overall"  # the dev score of a task of several parts: the mean of theirs
 DEFAULTS: Final = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "micro_f1", REGRESSION: "pearson"}
 """The metric of each problem in runs.csv."""
-_WITHOUT: Final = (DEFAULTS[SINGLE_LABEL], OVERALL)
-"""Metrics without functions of their own."""
+_WITHOUT: Final = (DEFAULTS[SINGLE_LABEL], OVERALL)  # metrics without functions of their own
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """A dev metric.
 
-    `value` and `influence` are named as `module:function`. Both functions take labels and
-    predictions: classes [N], numbers [N], or 0 and 1 for each label [N, C]; with `needs_logits`,
-    whether each example is of a class [N], and its score for the class [N]. They raise ValueError
-    where the metric is not defined.
+    `value` computes the score, and `influence` that of each example on it [N]: N times the
+    derivative by the example's weight. Both are named as `module:function`, and empty for the
+    accuracy and the overall score, for which right and wrong, or the parts' scores, are enough. The
+    functions take labels and predictions: classes [N], numbers [N], or 0 and 1 for each label
+    [N, C]; with `needs_logits`, whether each example is of a class [N], and its score for the class
+    [N]. They raise ValueError where the metric is not defined.
 
-    Attributes:
-        name: as in column `dev_metric` and for --metric.
-        label: its name after "dev" and "best".
-        problems: the problems that have it.
-        about: a line on how it is defined.
-        in_points: whether differences are told in points, hundredths, as in "2 points of accuracy".
-        lowest: a bound from below; `bounded`: whether 1 is one from above.
-        needs_logits: whether it takes logits, where others take predicted classes.
-        by_class: whether a class counts as much with few examples as with many.
-        in_unit: whether numbers have to be in the unit of the labels.
-        is_correlation: whether its interval is on the scale of Fisher's z.
-        value: what computes the score; empty for the accuracy and the overall score, for which
-            right and wrong are enough, or the parts' scores.
-        influence: what computes the influence of each example on it [N]: N times the derivative by
-            the example's weight.
-        margin: how much worse than another a score may be, interval included, to count as no
-            worse; of a metric in the unit of the labels a share of the other score.
+    `margin` is how much worse than another a score may be, interval included, to count as no worse;
+    of a metric in the unit of the labels a share of the other score.
     """
 
-    name: str
-    label: str
-    problems: tuple[str, ...] = ()
-    about: str = ""
-    in_points: bool = False
+    name: str  # as in column `dev_metric` and for --metric
+    label: str  # its name after "dev" and "best"
+    problems: tuple[str, ...] = ()  # those that have it
+    about: str = ""  # a line on how it is defined
+    in_points: bool = False  # whether differences are in hundredths, as in "2 points of accuracy"
     higher_is_better: bool = True
-    lowest: float = 0.0
-    bounded: bool = True
-    needs_logits: bool = False
-    by_class: bool = False
-    in_unit: bool = False
-    is_correlation: bool = False
+    lowest: float = 0.0  # a bound from below
+    bounded: bool = True  # whether 1 is a bound from above
+    needs_logits: bool = False  # whether it takes logits, where others take predicted classes
+    by_class: bool = False  # whether a class counts as much with few examples as with many
+    in_unit: bool = False  # whether numbers have to be in the unit of the labels
+    is_correlation: bool = False  # whether its interval is on the scale of Fisher's z
     value: str = ""
     influence: str = ""
     margin: float = 0.02
@@ -69,7 +54,6 @@ class Metric:
             raise ValueError("its value and influence are not named as module:function")
 
     def functions(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """What computes the value, and the influences."""
         return load(self.value), load(self.influence)
 
     def gain(self, value: float) -> float:
@@ -77,7 +61,6 @@ class Metric:
         return value if self.higher_is_better else -value
 
     def tolerance(self, reference: float) -> float:
-        """The margin below a reference's score."""
         return self.margin if self.bounded else self.margin * abs(reference)
 
     def size(self, difference: float) -> str:
@@ -119,14 +102,8 @@ def problem_of(default: object) -> str | None:
 
 
 def check_metric(name: str, problem: str | None) -> None:
-    """Refuse a metric that a problem does not have.
-
-    Args:
-        problem: None for a task of several parts, whose only metric is the overall score.
-
-    Raises:
-        InputError: with the names of those it has; if it is a plugin's that can't be used.
-    """
+    """Refuse, by an InputError, a metric that a problem does not have, or a plugin's that can't be
+    used. The problem is None for a task of several parts, which has the overall score alone."""
     _ = METRICS[name]
     names = (OVERALL,) if problem is None else metrics_for(problem)
     if name not in names:

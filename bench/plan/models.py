@@ -43,8 +43,7 @@ class Model:
     why_not_minbert: str = ""  # why engine minbert can't load it; empty: it can
 
     def job(self, cell: Cell, data: Path | None, **others: Any) -> Job:
-        """The job of a cell on this model, with the folder of the task's files (None for an
-        embedded task) and further fields."""
+        """The job of a cell on this model; its task's files are in a folder, or embedded (None)."""
         return Job(
             cell=cell,
             checkpoint=None if self.checkpoint is None else str(self.checkpoint.resolve()),
@@ -56,16 +55,13 @@ class Model:
 
 
 def find_model(name: str, init: str, pooling: str) -> Model:
-    """The model of this name.
+    """The model of this name. InputError if there is no such model.
 
     Args:
         name: `minilm`, a folder in the Hugging Face layout, the name of a checkpoint on the
             Hugging Face hub, or, with init random, a named geometry.
         pooling: `pooler`, `cls`, `mean`, or `auto`: as the files of sentence-transformers in the
             folder say, if there are any; else pooler.
-
-    Raises:
-        InputError: here or from `minbert`, if there is no such model.
     """
     chosen = pooling if pooling != "auto" else "mean" if name == "minilm" else "pooler"
     if init == "random" and name in GEOMETRIES:
@@ -89,11 +85,8 @@ def find_model(name: str, init: str, pooling: str) -> Model:
 
 def find_models(names: Sequence[str], init: str, pooling: str) -> dict[str, Model]:
     """The models of a grid by `Model.name`, to which a part of the digest is added where folders of
-    the same name hold different models.
-
-    Raises:
-        InputError: as `find_model`, or if two names stand for the same model.
-    """
+    the same name hold different models. InputError as `find_model`, or if two names stand for the
+    same model."""
     models: dict[tuple[str, str], tuple[str, Model]] = {}
     for name in names:
         model = find_model(name, init, pooling)
@@ -112,21 +105,16 @@ def find_models(names: Sequence[str], init: str, pooling: str) -> dict[str, Mode
 
 
 def check_models(cells: Sequence[Cell], models: Mapping[str, Model], *, pairs: bool) -> None:
-    """Refuse lengths and ranks of cells that their models don't allow, as `check_length` and
-    `check_ranks`."""
+    """Refuse, by an InputError, lengths and ranks of cells that their models don't allow."""
     for name, model in models.items():
         own = [cell for cell in cells if cell.model == name]
         for length in dict.fromkeys(cell.max_length for cell in own):
-            check_length(length, model, pairs=pairs)
-        check_ranks(own, model.config)
+            _check_length(length, model, pairs=pairs)
+        _check_ranks(own, model.config)
 
 
 def _config(folder: Path, label: str) -> tuple[BertConfig | EncoderSizes, str]:
-    """The sizes of an encoder, and why engine minbert can't load it; empty: it can.
-
-    Raises:
-        InputError: here or from `minbert`, if no engine can.
-    """
+    """The sizes of an encoder, and why engine minbert can't load it; empty: it can."""
     if (model_type := model_type_of(folder)) != "bert":
         return (
             read_sizes(folder), f"{label} is of type {model_type}, and engine minbert loads bert"
@@ -179,9 +167,9 @@ def _folder(name: str) -> Path:
     return fetch_from_hub(name)
 
 
-def check_length(max_length: int, model: Model, *, pairs: bool) -> None:
-    """Refuse, by an InputError, a max_length that exceeds the encoder's positions or leaves no room
-    for text, of which pairs form one sequence."""
+def _check_length(max_length: int, model: Model, *, pairs: bool) -> None:
+    """Refuse a max_length that exceeds the encoder's positions or leaves no room for text, of which
+    pairs form one sequence."""
     if pairs and isinstance(model.config, BertConfig) and model.config.type_vocab_size < 2:
         raise InputError(
             f"--task: {model.name} has one token type, and a pair of texts needs two; "
@@ -201,8 +189,8 @@ def check_length(max_length: int, model: Model, *, pairs: bool) -> None:
         )
 
 
-def check_ranks(cells: Sequence[Cell], config: BertConfig | EncoderSizes) -> None:
-    """Refuse, by an InputError, ranks above the width of an adapted layer of engine minbert."""
+def _check_ranks(cells: Sequence[Cell], config: BertConfig | EncoderSizes) -> None:
+    """Refuse ranks above the width of an adapted layer of engine minbert."""
     hidden, intermediate = config.hidden_size, config.intermediate_size
     for cell in cells:
         if cell.rank is None or cell.layers is None or cell.engine != MINBERT:

@@ -37,7 +37,6 @@ from bench.plan.rows import (
     current_rows,
     repeat_suffix,
     software_of,
-    take_attempts,
 )
 
 NOT_RUN: Final = "not run yet"
@@ -86,8 +85,7 @@ class Planned:
 
     @property
     def name(self) -> str:
-        """The cell's name, with the repeat if it is not the first, and with the model and the
-        engine if the plan has several."""
+        """The cell's name, with the repeat after the first, and what a plan has several of."""
         return self.prefix + self.cell.name + repeat_suffix(self.repeat)
 
     @property
@@ -96,17 +94,15 @@ class Planned:
 
     @property
     def row_key(self) -> CellKey:
-        """`bench.plan.rows.Row.key` of its rows, under the conditions that it is planned for."""
+        """`Row.key` of its rows, under the conditions that it is planned for."""
         return self.cell.cell_id, self.conditions_id, self.repeat
 
 
 def expand(grid: Grid, *resolved: Resolved) -> list[Cell]:
-    """All cells of a grid for each resolved model, each once, seeds outermost, then folds.
-
-    The cells of a seed and fold are permuted by digest: always in the same order, but with
-    neighbours in the grid far apart, so that a drift of the machine does not become a difference
-    between modes or models.
-    """
+    """All cells of a grid for each resolved model, each once, seeds outermost, then folds. Those of
+    a seed and fold are permuted by digest: always in the same order, but with neighbours in the
+    grid far apart, so that a drift of the machine does not become a difference between modes or
+    models."""
     by_id: dict[str, Cell] = {}
     folds = [None] if grid.settings.folds is None else range(grid.settings.folds)
     for seed, fold in product(range(grid.settings.seeds), folds):
@@ -145,8 +141,8 @@ def _round(
     axes: Axes, grid: Grid, resolved: Resolved, seed: int, fold: int | None
 ) -> Iterable[Cell]:
     settings = grid.settings_of(axes)
+    rates: Sequence[float | None] = axes.learning_rate or [None]
     for mode, amp in product(axes.mode, axes.amp):
-        rates: Sequence[float | None] = axes.learning_rate or [None]
         for layers, rank, config, unfreeze, batch_size, max_length, rate in product(
             axes.layers if has_layers(mode) else [None],
             axes.rank if has_rank(mode) else [None],
@@ -184,8 +180,9 @@ def _cell(settings: Settings, resolved: Resolved, rate: float | None, **axes: An
     if rate is not None:
         rates = Rates(full=rate, adapter=rate, base=rate, head=rate)
     attention = settings.attn_implementation
+    given = {name: getattr(settings, name) for name in _AS_GIVEN}
     values = {
-        **{name: _as_text(getattr(settings, name)) for name in _AS_GIVEN},
+        **{n: (ON if v else OFF) if isinstance(v, bool) else v for n, v in given.items()},
         "task": settings.task or DEFAULT_TASK,
         "model": resolved.model,
         "model_digest": resolved.model_digest,
@@ -214,11 +211,6 @@ def _cell(settings: Settings, resolved: Resolved, rate: float | None, **axes: An
     return _with_compile_auto(cell, resolved.no_compiling) if settings.compile == AUTO else cell
 
 
-def _as_text(value: Any) -> Any:
-    """A setting of a grid file as a cell has it, in which switches are on or off."""
-    return (ON if value else OFF) if isinstance(value, bool) else value
-
-
 def _with_compile_auto(cell: Cell, no_compiling: str) -> Cell:
     """A cell with what `compile` auto stands for; `no_compiling` as in `Resolved`."""
     cell = replace(cell, compile=ON)
@@ -231,8 +223,7 @@ def _with_compile_auto(cell: Cell, no_compiling: str) -> Cell:
 
 
 def on_device(cell: Cell, amp_on: str, no_compiling: str) -> Cell:
-    """A cell as planned for another device, with its AMP type there; `no_compiling` as in
-    `Resolved`."""
+    """A cell as planned for another device, with its usual AMP type."""
     frozen = amp_on if cell.frozen_dtype == cell.amp else cell.frozen_dtype
     cell = replace(cell, amp=amp_on, frozen_dtype=frozen)
     is_auto = cell.compile_why is not None and cell.compile_why.startswith(f"{AUTO}: ")
@@ -295,19 +286,16 @@ def check_rerun(text: str) -> str:
 
 
 def count_cells(planned: Sequence[Planned], what: str = "cells") -> str:
-    """The number of cells in a plan, and of their repeats if there are more."""
     cells = len({item.cell.cell_id for item in planned})
     repeats = len({item.key for item in planned})
     return f"{cells} {what}" if repeats == cells else f"{repeats} repeats of {cells} {what}"
 
 
 def scores_elsewhere(planned: Iterable[Planned]) -> int:
-    """The number of cells that don't run because other machines have their scores."""
     return len({item.cell.cell_id for item in planned if item.elsewhere})
 
 
 def scores_sentence(number: int, what: str = "cells") -> str:
-    """A sentence with the number of cells whose scores come from other machines."""
     return f"{number} {what} take their scores from other machines"
 
 
@@ -336,7 +324,8 @@ def plan(
     ids = {cell.cell_id for cell in cells}
     own = [r for r in rows if r.conditions_id == conditions_id and r.cell_id in ids]
     highest: dict[CellKey, int] = {}
-    take_attempts(highest, own)
+    for row in own:
+        highest[row.key] = max(highest.get(row.key, 0), row.attempt)
     if fresh:
         rows, own = (
             [row for row in side if row.code_version == here["code_version"]]
@@ -358,7 +347,10 @@ def plan(
             )
         )
     scored = _scored_elsewhere(rows, here) & ids
-    return _with_scores(planned, scored, _measured(rows, conditions_id)) if scored else planned
+    if not scored:
+        return planned
+    measured = {_setting(r.cell) for r in rows if r.conditions_id == conditions_id and r.is_ok}
+    return _with_scores(planned, scored, measured)
 
 
 def _in_turn(cells: Iterable[Cell], repeat: int) -> Iterator[tuple[int, Cell]]:
@@ -374,12 +366,6 @@ def _scored_elsewhere(rows: Iterable[Row], here: Columns) -> set[str]:
     own, software = here["conditions_id"], software_of(here)
     scored = (row for row in rows if row.conditions_id != own and row.has_score)
     return {row.cell_id for row in scored if row.software == software}
-
-
-def _measured(rows: Iterable[Row], conditions_id: str) -> set[str]:
-    """The settings whose costs have been measured under these conditions."""
-    ok = (r for r in rows if r.conditions_id == conditions_id and r.is_ok)
-    return {_setting(row.cell) for row in ok}
 
 
 def _setting(cell: Cell) -> str:
@@ -436,8 +422,7 @@ def groups_of(items: Iterable[Planned]) -> list[list[Planned]]:
 
     def key(item: Planned) -> tuple[object, ...]:
         cell = item.cell
-        is_candidate = cell.learning_rate_source == CANDIDATE
-        candidate = cell.cell_id if is_candidate else ""
+        candidate = cell.cell_id if cell.learning_rate_source == CANDIDATE else ""
         return cell.model, cell.name, cell.fold, item.repeat, candidate
 
     return [list(group) for _, group in groupby(items, key=key)]

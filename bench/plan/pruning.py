@@ -25,20 +25,19 @@ def dominating(cell: Cell, conditions_id: str, rows: Iterable[Row]) -> Row | Non
     """A current row of the same cell, only smaller, that ran out of memory; None without one. Rates
     and the seed may differ, but don't make a cell bigger: where memory is barely enough, or other
     processes use it too, one seed may fit where another did not."""
-    for row in rows:
-        if (
-            row.status == "oom"
-            and row.conditions_id == conditions_id
-            and all(row[name] == getattr(cell, name) for name in _SAME)
-            and all(_at_most(row[name], getattr(cell, name)) for name in _BIGGER)
-            and any(row[name] != getattr(cell, name) for name in _BIGGER)
-        ):
-            return row
-    return None
+    smaller = (
+        row
+        for row in rows
+        if row.status == "oom"
+        and row.conditions_id == conditions_id
+        and all(row[name] == getattr(cell, name) for name in _SAME)
+        and all(_at_most(row[name], getattr(cell, name)) for name in _BIGGER)
+        and any(row[name] != getattr(cell, name) for name in _BIGGER)
+    )
+    return next(smaller, None)
 
 
 def why_skipped(cell: Cell, row: Row) -> str:
-    """The message of a cell that is skipped because of a row."""
     bigger = [
         f"{name.replace('_', ' ')} {row[name]}, here {getattr(cell, name)}"
         for name in _BIGGER

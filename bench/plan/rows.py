@@ -121,12 +121,10 @@ class Row(Cell):
         return self.scale if column == "scale" else self.__dict__[column]
 
     def __or__(self, values: Mapping[str, Value]) -> "Row":
-        """A copy with other values in some columns."""
         return replace(self, **cast(dict[str, Any], values))
 
     @property
     def cell(self) -> Cell:
-        """The cell alone."""
         return Cell(**{item.name: getattr(self, item.name) for item in fields(Cell)})
 
     @property
@@ -135,17 +133,14 @@ class Row(Cell):
 
     @property
     def key(self) -> CellKey:
-        """The measurement that the row is an attempt at."""
         return self.cell_id, self.conditions_id, self.repeat
 
     @property
     def row_key(self) -> tuple[str, str, int, int]:
-        """The unique key of a row: its measurement and attempt."""
         return *self.key, self.attempt
 
     @property
     def is_ok(self) -> bool:
-        """Whether the cell was trained, evaluated and measured."""
         return self.status == "ok"
 
     @property
@@ -172,7 +167,6 @@ def software_of(conditions: Mapping[str, Value]) -> tuple[Value, ...]:
 
 
 def repeat_suffix(repeat: Value) -> str:
-    """The end of a cell's name for a repeat: nothing for the first."""
     return f", repeat {repeat}" if isinstance(repeat, int) and repeat > 1 else ""
 
 
@@ -180,16 +174,11 @@ def current_rows(rows: Iterable[Row]) -> dict[CellKey, Row]:
     """The current row of each measurement, in order of first appearance: the last attempt that
     ended ok, or, where none did, the last attempt."""
     last: dict[CellKey, Row] = {}
-    update_current(last, rows)
-    return last
-
-
-def update_current(last: dict[CellKey, Row], rows: Iterable[Row]) -> None:
-    """Update a result of `current_rows` with further rows."""
     for row in rows:
         key = row.key
         if key not in last or _rank(row) >= _rank(last[key]):
             last[key] = row
+    return last
 
 
 def _rank(row: Row) -> tuple[bool, int]:
@@ -211,10 +200,3 @@ def latest(rows: Iterable[Row]) -> dict[tuple[str, str, int, str], Row]:
         if key not in last or _rank(row) >= _rank(last[key]):
             last[key] = row
     return last
-
-
-def take_attempts(highest: dict[CellKey, int], rows: Iterable[Row]) -> None:
-    """Update the highest attempt at each measurement with further rows."""
-    for row in rows:
-        key = row.key
-        highest[key] = max(highest.get(key, 0), row.attempt)

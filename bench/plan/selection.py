@@ -15,10 +15,7 @@ _ALLOWED: Final = {int: "whole numbers", float: "numbers", str: _LAYERS}
 
 def parse_selection(text: str, flag: str = "--select") -> dict[str, set[str]]:
     """The values of each axis in a text such as `mode=lora rank=1,8`, given by an option.
-
-    Raises:
-        InputError: for a key that is no axis, or a value that the axis can't have.
-    """
+    InputError for a key that is no axis, or a value that the axis can't have."""
     selection: dict[str, set[str]] = {}
     for term in text.split():
         axis, equals, values = term.partition("=")

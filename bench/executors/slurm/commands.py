@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -63,11 +64,7 @@ class Ended:
 
 
 def check_installed() -> None:
-    """Check that this machine can submit jobs.
-
-    Raises:
-        InputError: if it has not all commands.
-    """
+    """Check that this machine can submit jobs. InputError if it has not all commands."""
     missing = [name for name in COMMANDS if shutil.which(name) is None]
     if missing:
         raise InputError(
@@ -77,12 +74,8 @@ def check_installed() -> None:
 
 
 def submit(script: Path, *options: str, names: Iterable[str] = ()) -> int:
-    """Submit a job script; returns the id of the job.
-
-    Args:
-        options: of sbatch, besides those in the script.
-        names: those of the options in the script, which count whatever the environment has.
-    """
+    """Submit a job script, with further options of sbatch; returns the id of the job. The options
+    in the script, given by their names, count whatever the environment has."""
     answer = _run("sbatch", "--parsable", *options, str(script), without=_variables(names))
     number = answer.strip().partition(";")[0]
     if not number.isdecimal():
@@ -101,11 +94,7 @@ def _variables(names: Iterable[str]) -> set[str]:
 
 
 def queued(names: Sequence[str], users: Iterable[int] = ()) -> list[Queued]:
-    """The array tasks in jobs of these names that have not ended.
-
-    Args:
-        users: the numbers of other users who may have submitted some.
-    """
+    """The array tasks that have not ended in jobs of these names, of this user and others."""
     numbers = ",".join(map(str, sorted({os.getuid(), *users})))
     answer = _run(
         "squeue", "--all", "--noheader", f"--user={numbers}", f"--name={','.join(names)}",
@@ -132,17 +121,13 @@ def parse_indexes(text: str) -> frozenset[int]:
 
 
 def ended(job: int) -> dict[int, Ended]:
-    """How array tasks of a job ended, by index, as far as Slurm still knows.
-
-    The controller forgets jobs some minutes after their end; accounting, where there is any, does
-    not. A job without an array has index -1.
-    """
+    """How array tasks of a job ended, by index, as far as Slurm still knows. The controller forgets
+    jobs some minutes after their end; accounting, where there is any, does not. A job without an
+    array has index -1."""
     known: dict[int, Ended] = {}
     for read in (_from_accounting, _from_controller):
-        try:
+        with suppress(SlurmError):
             known.update(read(job))
-        except SlurmError:
-            continue
     return known
 
 
@@ -185,9 +170,8 @@ def most_indexes() -> int:
 
 
 def partitions() -> dict[str, tuple[str, float | None]]:
-    """The partitions: for each the longest time of a job, as text and in seconds; None: no limit.
-    The default partition is also under the empty name.
-    """
+    """The longest time of a job in each partition, as text and in seconds; None: no limit. The
+    default partition is also under the empty name."""
     answer = _run("sinfo", "--all", "--noheader", "--format=%P|%l")
     limits: dict[str, tuple[str, float | None]] = {}
     for line in answer.splitlines():
@@ -224,11 +208,8 @@ def cpus_of(node: str) -> int | None:
 
 def time_limit(job: int, index: int) -> tuple[float, str] | None:
     """Seconds until a running array task reaches its time limit, by the controller's clock, and the
-    limit; None: it has none, or Slurm does not answer.
-
-    Args:
-        job: the id of its array. The last array task has the same id, for which squeue lists all.
-    """
+    limit; None: it has none, or Slurm does not answer. `job` is the id of its array. The last array
+    task has the same id, for which squeue lists all."""
     try:
         answer = _run("squeue", "--all", "--noheader", f"--jobs={job}_{index}", "--format=%L|%l")
     except SlurmError:
@@ -259,11 +240,7 @@ def duration(limit_s: float) -> str:
 
 
 def _run(*command: str, stdin: str = "", without: Collection[str] = ()) -> str:
-    """Run a command; returns what it printed.
-
-    Args:
-        without: variables that it does not inherit.
-    """
+    """Run a command, which does not inherit some variables; returns what it printed."""
     env = {
         name: value
         for name, value in os.environ.items()
@@ -294,11 +271,8 @@ def _run(*command: str, stdin: str = "", without: Collection[str] = ()) -> str:
 
 
 def _answer(process: "subprocess.Popen[str]", stdin: str) -> tuple[str, str]:
-    """What a command prints to stdout and stderr.
-
-    sbatch waits for two minutes where the queue is full. It is killed then, to be asked again
-    later: meanwhile rows can be collected.
-    """
+    """What a command prints to stdout and stderr. sbatch waits for two minutes where the queue is
+    full: it is killed then, to be asked again later, and meanwhile rows can be collected."""
     end, given = time.monotonic() + PATIENCE_S, (stdin or None)
     while True:
         try:

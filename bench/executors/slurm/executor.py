@@ -63,18 +63,11 @@ _WAITING: Final = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIA
 
 
 def poll_s() -> float:
-    """The seconds between two looks at the queue."""
     return float(os.environ.get(POLL) or _POLL_S)
 
 
 class SlurmExecutor(Executor):
-    """Runs cells on a cluster.
-
-    Args:
-        store: the CSV.
-        submitter: submits its cells.
-        target: the conditions of the node that the probe job has reached.
-    """
+    """Runs cells on a cluster, where a probe job has reached a node that is the target."""
 
     def __init__(
         self, store: Store, submitter: Submitter, target: Target, *, checks_nodes: bool = False
@@ -105,22 +98,16 @@ class SlurmExecutor(Executor):
         return known_kinds(self._submitter.kinds_folder, self._target)
 
     def script(self, groups: Sequence[Sequence[Attempt]]) -> str:
-        """The job script of groups of cells, each for an array task; empty without any."""
         return self._submitter.script(groups) if groups else ""
 
     def check(self, run: Callable[[], Attempt], signals: Signals) -> Sequence[str]:
-        """With --check-nodes, lines on how long a cell takes on each node; as
-        `bench.executors.slurm.node_check.lines`."""
+        """With --check-nodes, lines on how long a cell takes on each node."""
         if not self._checks_nodes:
             return ()
         return lines(check_nodes(self._submitter, run(), note_to_stderr, signals, poll_s()))
 
     def collect(self) -> None:
-        """Take the rows that earlier commands left over into runs.csv, before cells are planned.
-
-        Raises:
-            SlurmError: if Slurm does not answer.
-        """
+        """Take the rows that earlier commands left into runs.csv. SlurmError without an answer."""
         with self._locked(_SUBMIT):
             known = list(self._live())
         if known:
@@ -130,7 +117,6 @@ class SlurmExecutor(Executor):
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
-        """Hold a lock that all commands share."""
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         lock, end, stops = FileLock(path), time.monotonic() + LOCK_S, self._signals.stops
@@ -165,11 +151,9 @@ class SlurmExecutor(Executor):
             yield self._known[submission.folder]
 
     def run(self, items: Sequence[Planned], dispatcher: Dispatcher, signals: Signals) -> bool:
-        """As `bench.executors.executor.Executor.run`.
-
-        Array tasks of an earlier command that run the same cells are followed. If the user stops
-        it, array tasks go on, unless the user wants them cancelled.
-        """
+        """As `bench.executors.executor.Executor.run`. Array tasks of an earlier command that run
+        the same cells are followed. If the user stops it, array tasks go on, unless the user wants
+        them cancelled."""
         self._signals = signals
         self._items = {item.key: item for item in items}
         with self._locked(_SUBMIT):
@@ -223,10 +207,8 @@ class SlurmExecutor(Executor):
         return self._prepared(self._items[key_of(run)], dispatcher)
 
     def _submit(self, dispatcher: Dispatcher) -> None:
-        """Submit what is ready, as much as Slurm accepts.
-
-        After an array that it refuses comes a smaller one, after one that it accepts a larger one.
-        """
+        """Submit what is ready, as much as Slurm accepts: after an array that it refuses comes a
+        smaller one, after one that it accepts a larger one."""
         with self._locked(_SUBMIT):
             self._follow(dispatcher.display)
             while not self._signals.stops and (first := self._ready[: self._size]):
@@ -260,7 +242,6 @@ class SlurmExecutor(Executor):
                 dispatcher.display.note(f"job {submission.job}: {cells} in {tasks}")
 
     def _look(self, dispatcher: Dispatcher) -> None:
-        """Look at the queue, and take over what has ended."""
         try:
             queued = _queued(self._followed)
             self._complained = False
@@ -294,8 +275,7 @@ class SlurmExecutor(Executor):
         if queued is not None and self._followed:
             pending = sum(len(one.indexes) for one in queued if one.state in _WAITING)
             running = sum(len(one.indexes) for one in queued) - pending
-            unsubmitted = len(self._ready)
-            more = f", {unsubmitted} to be submitted" if unsubmitted else ""
+            more = f", {len(self._ready)} to be submitted" if self._ready else ""
             dispatcher.display.stage(
                 f"{_count(running, 'array task')} running, {pending} pending{more}", running
             )
@@ -303,12 +283,8 @@ class SlurmExecutor(Executor):
     def _take(
         self, one: Following, queued: Sequence[Queued] | None, dispatcher: Dispatcher | None
     ) -> None:
-        """Take new rows of a submission over.
-
-        Args:
-            queued: array tasks that have not ended; None: Slurm did not answer.
-            dispatcher: gets the last row of each cell of this command.
-        """
+        """Take new rows of a submission over, given the array tasks that have not ended (None:
+        Slurm did not answer). The dispatcher gets the last row of each cell of this command."""
         own = [entry for entry in queued or () if entry.name == one.submission.name]
         if own and one.submission.job is None:  # its command ended while it submitted it
             one.submission.keep_job(own[0].job)
@@ -324,7 +300,9 @@ class SlurmExecutor(Executor):
             last: list[tuple[Planned, Row]] = []
             for run, rows in one.take():
                 for row in rows:
-                    self._keep(row)
+                    folder = cell_folder(self._store.path, row.name, *row.key, row.attempt)
+                    if not (folder / ROW).exists():  # its process ended before it could keep it
+                        keep_row(folder, row)
                 item = self._items.get(key_of(run)) if dispatcher is not None else None
                 if item is not None:
                     last.append((item, rows.pop()))
@@ -339,34 +317,24 @@ class SlurmExecutor(Executor):
                     with suppress(SlurmError):  # they would run nothing
                         commands.cancel("--state=PENDING", str(own[0].job))
 
-    def _keep(self, row: Row) -> None:
-        """Keep a row in its cell's folder, should its process have ended before it could."""
-        folder = cell_folder(self._store.path, row.name, *row.key, row.attempt)
-        if not (folder / ROW).exists():
-            keep_row(folder, row)
-
     def _cancel(self, signals: Signals, display: Display) -> bool:
         """Cancel all jobs if the user, asked on a terminal, wants that; false if they go on."""
-        jobs = [job for one in self._followed if (job := one.submission.job) is not None]
-        numbers = " ".join(map(str, jobs))
-        if jobs and _confirmed(
-            f"cancel the array tasks of job{'s' if len(jobs) > 1 else ''} {numbers}?",
-            signals,
-            display,
-        ):
+        jobs = [str(job) for one in self._followed if (job := one.submission.job) is not None]
+        if not jobs:
+            return False
+        numbers = " ".join(jobs)
+        question = f"cancel the array tasks of job{'s' if len(jobs) > 1 else ''} {numbers}?"
+        if _confirmed(question, signals, display):
             try:
-                commands.cancel(*map(str, jobs))
+                commands.cancel(*jobs)
+                return True
             except SlurmError as error:
                 display.note(str(error))
-            else:
-                return True
-        if jobs:
-            display.note(f"array tasks go on; to cancel them: scancel {numbers}")
+        display.note(f"array tasks go on; to cancel them: scancel {numbers}")
         return False
 
 
 def from_flags(flags: Mapping[str, Any]) -> Opening:
-    """The executor on the cluster that the flags describe."""
     for_here = {"--jobs": flags["jobs"] > 1, "--budget": flags["budget_min"] is not None}
     refuse(for_here, "this machine", "local")
     device = flags["device"]
@@ -392,18 +360,14 @@ def find_cluster(
 ) -> SlurmExecutor:
     """An executor on the cluster, once it is known that a node can run cells.
 
-    Rows that array tasks have left since the last command are in the CSV then.
+    Rows that array tasks have left since the last command are in the CSV then. A dry run asks no
+    node: if none is known, conditions are those of this machine's CPU. InputError if there is no
+    Slurm, it would refuse the jobs, or a node can't run cells. StoppedError if the user stops it.
 
     Args:
         request: what each array task asks for.
         device: as of `bench.machine.conditions.find_conditions`, on a node.
         paths: the files and folders that cells need.
-        checks_nodes: as of `SlurmExecutor`.
-        dry_run: ask no node; if none is known, conditions are those of this machine's CPU.
-
-    Raises:
-        InputError: if there is no Slurm, it would refuse the jobs, or a node can't run cells.
-        StoppedError: if the user stops it.
     """
     prober = Prober(store.path, request, device, paths, note_to_stderr, poll_s())
     prober.check()

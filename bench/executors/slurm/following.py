@@ -21,26 +21,20 @@ _UNSEEN: Final = {
 _UNKNOWN: Final = "its array task is gone, and Slurm does not say why"
 
 
-Key = tuple[str, int]
-"""`bench.plan.planning.Planned.key`."""
+Key = tuple[str, int]  # `bench.plan.planning.Planned.key`
 
 
 def key_of(run: Attempt) -> Key:
-    """The key of the planned cell that a run is an attempt at."""
     return run.job.cell.cell_id, run.job.repeat
 
 
 class Following:
-    """A submission, and how far its rows are read.
-
-    Attributes:
-        open: the indexes of the array tasks that may still run, or have rows to be read.
-        not_run: for array tasks that ended before any of their cells began, by index the reason
-            and the node if that may be to blame.
-    """
+    """A submission, and how far its rows are read. `not_run` has, for array tasks that ended before
+    any of their cells began, by index the reason and the node if that may be to blame."""
 
     def __init__(self, submission: Submission) -> None:
         self.submission = submission
+        # indexes of the array tasks that may still run, or have rows to be read
         self.open = set(range(len(submission.groups)))
         self.not_run: dict[int, tuple[str, str]] = {}
         self._files: set[str] = set()
@@ -50,21 +44,15 @@ class Following:
     @property
     def keys(self) -> set[Key]:
         """The cells that array tasks may still run."""
-        places = ((i, n) for i in self.open for n in range(len(self.submission.groups[i])))
-        return {key_of(self.submission.groups[i][n]) for i, n in places if (i, n) not in self._ok}
+        runs = ((i, n, run) for i in self.open for n, run in enumerate(self.submission.groups[i]))
+        return {key_of(run) for i, n, run in runs if (i, n) not in self._ok}
 
     def read(
         self, queued: AbstractSet[int] | None, ends: Callable[[], Mapping[int, Ended]]
     ) -> None:
-        """Read the rows that were published since the last call, and close array tasks that ended.
-
-        Args:
-            queued: the indexes of array tasks that have not ended; None: Slurm did not answer.
-            ends: asks Slurm how the others ended.
-
-        Raises:
-            OSError: if rows can't be read or written.
-        """
+        """Read the rows that were published since the last call, and close array tasks that ended:
+        those that are not queued (None: Slurm did not answer). `ends` asks Slurm how they ended.
+        OSError if rows can't be read or written."""
         self._read_rows()
         ended = set() if queued is None else self.open - queued
         without_rows = sorted(index for index in ended if not self._is_ok(index))
@@ -103,26 +91,23 @@ class Following:
 
     def _close(self, index: int, end: Ended | None) -> None:
         """Give the cells of an array task that ended the rows that they lack."""
+        end = end or Ended("")
         by_slurm = self.submission.end_by_slurm(index)
         status, message = by_slurm
-        has_no_files = end is not None and end.exit_code == NO_FILES
+        has_no_files = end.exit_code == NO_FILES
         if has_no_files:
             status, message = "interrupted", "its files could not be read or written"
         elif status != "oom":  # which Slurm calls FAILED if no control group limits memory
-            status, message = _ENDS.get("" if end is None else end.state, by_slurm)
+            status, message = _ENDS.get(end.state, by_slurm)
         output = last_error(self.submission.output(index))
         if output and (has_no_files or status == "crashed"):
             message = f"{message}: {output}"
         began = False
         for number in range(len(self.submission.groups[index])):
-            if (index, number) not in self._ok:
-                began |= self.submission.close_all(
-                    index, number, status or "interrupted", message or _UNKNOWN
-                )
-            else:
-                began = True
+            began |= (index, number) in self._ok or self.submission.close_all(
+                index, number, status or "interrupted", message or _UNKNOWN
+            )
         if began:
             return
-        end = end or Ended("")
         why = _UNSEEN.get(end.exit_code, message or "no longer in the queue")
         self.not_run[index] = why, end.node if end.exit_code and not has_no_files else ""

@@ -1,5 +1,4 @@
-"""The process of an array task on a node: it runs its cells one after the other and publishes
-their rows.
+"""The process of an array task on a node: it runs its cells in order and publishes their rows.
 
 `python -m bench.executors.slurm.node SUBMISSION [WORKER…]`, started by the script of a submission.
 """
@@ -59,17 +58,9 @@ def main(folder: Path, worker: tuple[str, ...] = WORKER) -> int:
 
 
 def find_target(device: str) -> Target:
-    """The conditions of cells on this node.
-
-    A job has the CPUs that Slurm allocated to it, also where nothing binds its processes to them.
-    A cell has a node alone if its job has all CPUs of the node.
-
-    Args:
-        device: as of `find_conditions`.
-
-    Raises:
-        InputError: as `find_conditions`.
-    """
+    """The conditions of cells on this node, as `find_conditions`. A job has the CPUs that Slurm
+    allocated to it, also where nothing binds its processes to them. A cell has a node alone if its
+    job has all CPUs of the node."""
     target = find_conditions(device)
     conditions = target.conditions
     own = os.environ.get("SLURM_CPUS_ON_NODE", "")
@@ -146,14 +137,9 @@ def _timeout_s(run: Attempt, limit: tuple[float, str] | None) -> tuple[float | N
 def _explained(
     submission: Submission, index: int, row: Row, outcome: WorkerEnd, signals: Signals, limit: str
 ) -> Row:
-    """The row of a worker that did not end by itself, with the reason.
-
+    """The row of a worker that did not end by itself, with the reason: the job's limit, or Slurm's.
     Slurm sends SIGTERM to every process of a job, so that a worker may end before this process gets
-    the signal, and adds its reason to the job's output.
-
-    Args:
-        limit: the job's time limit, if that is the reason of a timeout.
-    """
+    the signal, and adds its reason to the job's output."""
     if row.status == "timeout" and limit:
         return replace(row, message=f"reached {limit}: {row.message}")
     is_ended = signals.stops or outcome.signal == signal.SIGTERM

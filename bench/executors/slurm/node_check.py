@@ -1,9 +1,6 @@
 """Runs a reference cell on each node, to find nodes that are slower or faster than others of their
-kind.
-
-Its rows are no results: they are in `runs/slurm/nodes/`, and what was compared in `nodes.json`
-beside it.
-"""
+kind. Its rows are no results: they are in `runs/slurm/nodes/`, and what was compared in
+`nodes.json` beside it."""
 
 import json
 from collections import defaultdict
@@ -37,10 +34,8 @@ _MISFIT: Final = "node configuration"
 @dataclass(frozen=True)
 class Node:
     """A node, and its time for 1,000 tokens of the reference cell, with the interval's ends, in ms.
-
     `problem` is the reason why there is none. `deviation` is the share by which it is slower than
-    the median of the others of its kind, negative if it is faster; None if it does not deviate.
-    """
+    the median of the others of its kind, negative if it is faster; None if it does not deviate."""
 
     name: str
     conditions_id: str = ""
@@ -54,19 +49,9 @@ class Node:
 def check_nodes(
     submitter: Submitter, run: Attempt, note: Callable[[str], None], signals: Signals, poll_s: float
 ) -> list[Node]:
-    """Run a cell once on each node of the partition that takes jobs, and compare the nodes.
-
-    Args:
-        submitter: of the cells of the grid.
-        run: the reference cell.
-        note: shows a line of text.
-
-    Raises:
-        InputError: if the partition has no such node, or Slurm refuses a job on each.
-        StoppedError: if the user stops it.
-
-    After any error its jobs are cancelled.
-    """
+    """Run a cell once on each node of the partition that takes jobs, and compare the nodes. `note`
+    shows a line of text. InputError if the partition has no such node, or Slurm refuses a job on
+    each; StoppedError if the user stops it. After any error its jobs are cancelled."""
     nodes = _nodes(submitter)
     if "exclusive" not in submitter.request.options:
         note("--check-nodes without exclusive in --slurm: other jobs may slow nodes down meanwhile")

@@ -29,11 +29,8 @@ NO_FILES: Final = 75
 
 @dataclass(frozen=True)
 class Request:
-    """What jobs ask for: options of sbatch by name; None for one without a value.
-
-    Attributes:
-        max_running: how many array tasks may run at once; None: as many as the cluster lets.
-    """
+    """What jobs ask for: options of sbatch by name (None for one without a value), and how many
+    array tasks may run at once; None: as many as the cluster lets."""
 
     options: Mapping[str, str | None] = field(default_factory=dict)
     max_running: int | None = None
@@ -68,11 +65,8 @@ class Request:
 
 
 def parse_request(text: str, max_running: int | None = None) -> Request:
-    """The request in the text of --slurm, such as `partition=gpu gres=gpu:1 exclusive`.
-
-    Raises:
-        InputError: if the text can't be read, or sets what is set here.
-    """
+    """The request in the text of --slurm, such as `partition=gpu gres=gpu:1 exclusive`. InputError
+    if the text can't be read, or sets what is set here."""
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -104,14 +98,8 @@ def parse_request(text: str, max_running: int | None = None) -> Request:
 
 
 def script(request: Request, name: str, output: Path, module: str, arguments: Sequence[str]) -> str:
-    """A job script that runs a module of this project as this process would.
-
-    Args:
-        name: of the job.
-        output: the file of what it prints, with Slurm's patterns such as %a.
-        module: of `bench.executors.slurm`.
-        arguments: of the module.
-    """
+    """The script of a job that runs a module of `bench.executors.slurm` as this process would, and
+    prints to the file `output`, whose name may have Slurm's patterns such as %a."""
     file = f"{output.parent}".replace("%", "%%") + f"/{output.name}"
     if len(file.splitlines()) > 1:
         raise InputError(f"{file!r}: a job script can't name a path of several lines")
@@ -137,8 +125,7 @@ def script(request: Request, name: str, output: Path, module: str, arguments: Se
 
 
 def fixed_options(text: str) -> list[str]:
-    """The names of the options that the environment can't change: those in a script, and those
-    that can't be given."""
+    """Names of options that the environment can't change: a script's, and those refused."""
     return [*re.findall(r"^#SBATCH --([a-z0-9-]+)", text, re.MULTILINE), *TEXTS["refused"]]
 
 

@@ -22,11 +22,7 @@ from bench.common.messages import last_error
 from bench.executors.slurm import commands
 from bench.executors.slurm.node import find_target, keep_kind
 from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, fixed_options, script
-from bench.executors.slurm.submission import (
-    TARGET,
-    publish,
-    submissions_folder,
-)
+from bench.executors.slurm.submission import TARGET, publish, submissions_folder
 from bench.launch.signals import Signals
 from bench.machine.conditions import Target, torch_build
 from bench.machine.environment import recorded
@@ -38,8 +34,7 @@ from minbert.assets.cache import cache_folder
 _REQUEST: Final = "request.json"
 _ANSWER: Final = "answer.json"
 _OUTPUT: Final = "output.txt"
-_LIMIT_S: Final = 600.0
-"""A probe takes seconds, and a job with a short limit begins earlier."""
+_LIMIT_S: Final = 600.0  # a probe takes seconds, and a job with a short limit begins earlier
 
 
 def main(folder: Path) -> int:
@@ -61,14 +56,9 @@ def main(folder: Path) -> int:
 
 @dataclass(frozen=True)
 class Prober:
-    """The questions to a cluster before anything is queued.
-
-    Attributes:
-        runs: the CSV.
-        device: as of `bench.machine.conditions.find_conditions`.
-        paths: the files and folders that cells need, with the cache folder.
-        note: shows a line of text.
-    """
+    """The questions to a cluster before anything is queued: whether a node has the device, as of
+    `bench.machine.conditions.find_conditions`, and sees the paths that cells need besides the cache
+    folder. `note` shows a line of text."""
 
     runs: Path
     request: Request
@@ -85,10 +75,7 @@ class Prober:
 
     def check(self) -> None:
         """Check that Slurm would accept a job of the request, unless it has accepted one.
-
-        Raises:
-            InputError: if there is no Slurm, or it would not.
-        """
+        InputError if there is no Slurm, or it would not."""
         commands.check_installed()
         try:
             limits = commands.partitions()
@@ -131,12 +118,8 @@ class Prober:
         return answer if isinstance(answer, Target) else None
 
     def ask(self, signals: Signals) -> Target:
-        """The conditions of a node, by a probe job unless one is known.
-
-        Raises:
-            InputError: if no job could run a cell there.
-            StoppedError: if the user stops it.
-        """
+        """The conditions of a node, by a probe job unless one is known. InputError if no job could
+        run a cell there. StoppedError if the user stops it."""
         paths = self._needed()
         return self.known() or self._ask(self._folder(paths), paths, signals)
 
@@ -146,8 +129,7 @@ class Prober:
     def _folder(self, paths: list[str]) -> Path:
         values = [self.request.place, self.device, paths, str(Path.cwd()), sys.executable]
         software = [code_version(), *torch_build(), recorded(os.environ, on_gpu=True)]
-        name = f"probe-{digest([*values, *software], 8)}"
-        return submissions_folder(self.runs) / name
+        return submissions_folder(self.runs) / f"probe-{digest([*values, *software], 8)}"
 
     def _script(self, folder: Path, request: Request) -> str:
         folder = folder.resolve()
@@ -186,12 +168,11 @@ class Prober:
         raise InputError(f"--slurm: a node can't run cells: {answer}")
 
     def _wait(self, folder: Path, job: int, signals: Signals) -> None:
-        name = f"bench-{folder.name}"
         while not (folder / _ANSWER).exists():
             with signals.raising():
                 time.sleep(self.poll_s)
             try:
-                if all(one.job != job for one in commands.queued([name])):
+                if all(one.job != job for one in commands.queued([f"bench-{folder.name}"])):
                     return
             except commands.SlurmError as error:
                 self.note(f"{error}; asking again")
@@ -209,7 +190,6 @@ class Prober:
             return str(json.loads(data).get("problem", ""))
 
     def _why_none(self, folder: Path, job: int) -> str:
-        """Why a probe that ran gave no answer."""
         end = commands.ended(job).get(-1)
         if end is not None and end.exit_code == CHANGES_FOLDER:
             return f"it does not see {Path.cwd()}; start the command in a folder that nodes share"

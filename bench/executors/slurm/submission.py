@@ -46,15 +46,12 @@ from bench.results.protocol import ROW
 from bench.results.row import keep_row, row_from_json, row_to_json
 from bench.results.store import cells_folder
 
-FOLDER: Final = "slurm"
-"""The folder of all submissions, inside that of the cells of a CSV."""
 DONE: Final = "done"
 _REQUEST: Final = "request.json"
 _CELLS: Final = "cells.jsonl"
 _SCRIPT: Final = "script.sh"
 _JOB: Final = "job.json"
-TARGET: Final = TypeAdapter(Target)
-"""A device and its conditions, as JSON and back."""
+TARGET: Final = TypeAdapter(Target)  # a device and its conditions, as JSON and back
 _TAIL: Final = 2**16
 _ENDED_BY_SLURM: Final = re.compile(r"\*\*\* \w+ \S+ ON \S+ CANCELLED AT \S+(.*?) \*\*\*")
 _REASONS: Final = {why: (status, text) for why, (status, text) in TEXTS["reasons"].items()}
@@ -64,7 +61,8 @@ _MEMORY_LIMIT: Final = re.compile(r"^slurmstepd\S* error: .*exceeded.* memory li
 
 
 def submissions_folder(runs: Path) -> Path:
-    return cells_folder(runs) / FOLDER
+    """The folder of all submissions, inside that of the cells of a CSV."""
+    return cells_folder(runs) / "slurm"
 
 
 @dataclass(frozen=True)
@@ -98,17 +96,13 @@ class Start:
 
 
 _START: Final = TypeAdapter(Start)
-_NEVER: Final = b"{}"
-"""The start of an attempt that never began."""
+_NEVER: Final = b"{}"  # the start of an attempt that never began
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A submission by its folder.
-
-    Methods raise InputError for files that can't be read, and OSError for those that can't be
-    written.
-    """
+    """A submission by its folder. Methods raise InputError for files that can't be read, OSError
+    for those that can't be written."""
 
     folder: Path
 
@@ -116,7 +110,6 @@ class Submission:
     def create(
         cls, folder: Path, request: dict[str, Any], groups: Sequence[Sequence[Attempt]], script: str
     ) -> "Submission":
-        """Write a submission that is not submitted yet."""
         for name in ("starts", "rows", "output"):
             (folder / name).mkdir(parents=True)
         lines = (f"[{', '.join(run.to_json() for run in group)}]\n" for group in groups)
@@ -143,7 +136,6 @@ class Submission:
 
     @property
     def job(self) -> int | None:
-        """The id of the job, if it is known."""
         try:
             return int(self._json(_JOB)["job"])
         except InputError:
@@ -193,15 +185,12 @@ class Submission:
             raise InputError(f"{path}: can't be read ({error})") from error
 
     def runs_csv(self) -> Path:
-        """The CSV whose cells it runs."""
         return Path(self.request["runs"])
 
     def run(self, attempt: TaskAttempt, planned: Attempt, target: Target) -> Attempt:
         """The run of an attempt where it runs, before it has a row: a restart is a further attempt.
-
         It follows those that have rows there: the planner does not know all if `amp` on or
-        `compile` auto make another cell of it, on a kind of node that is new to it.
-        """
+        `compile` auto make another cell of it, on a kind of node that is new to it."""
         run = planned.on(target)
         for number in count(planned.job.attempt + attempt.restart):
             run = replace(run, job=replace(run.job, attempt=number))
@@ -233,12 +222,8 @@ class Submission:
     def close(
         self, attempt: TaskAttempt, planned: Attempt, status: str, message: str
     ) -> Row | None:
-        """The row of an attempt on which nobody works any more; None if it never began.
-
-        Args:
-            planned: the run that it is an attempt at.
-            status, message: of its row, unless it has published one.
-        """
+        """The row of an attempt at a planned run on which nobody works any more, with this status
+        and message unless it has published one; None if it never began."""
         if self._never_began(attempt):
             return None
         return self._closed(attempt, planned, status, message)
@@ -292,11 +277,8 @@ def _start(path: Path) -> Start | None:
 
 
 def publish(path: Path, data: bytes) -> bool:
-    """Write a file unless its name exists; false if it does. It is durable on return.
-
-    Raises:
-        OSError: if it can't be written.
-    """
+    """Write a file unless its name exists; false if it does. It is durable on return. OSError if it
+    can't be written."""
     temporary = path.with_name(f".{path.name}.{token_hex(8)}.tmp")
     with temporary.open("wb") as file:
         file.write(data)

@@ -23,14 +23,8 @@ _SPARE_S: Final = 300.0
 
 @dataclass(frozen=True)
 class Submitter:
-    """Submits the cells of a CSV.
-
-    Attributes:
-        runs: the CSV.
-        device: as of `bench.machine.conditions.find_conditions`, on a node.
-        kinds_folder: `bench.executors.slurm.probe.Prober.kinds_folder`.
-        worker: the command that runs a cell; its last argument is the cell's folder.
-    """
+    """Submits the cells of a CSV, which use the device, as of `find_conditions`, on a node. The
+    last argument of the worker's command is the cell's folder."""
 
     runs: Path
     request: Request
@@ -39,16 +33,10 @@ class Submitter:
     worker: tuple[str, ...] = WORKER
 
     def submit(self, groups: Sequence[Sequence[Attempt]], after: int | None = None) -> Submission:
-        """Submit an array, with an array task for each group of cells.
-
-        Args:
-            after: with --max-running, the id of a job that must end first; None if none must.
-
-        Raises:
-            SlurmError: if it is refused, or Slurm does not answer. Should the job be queued
-                nevertheless, it finds no folder and runs nothing.
-            OSError: if the folder can't be written.
-        """
+        """Submit an array, with an array task for each group of cells; with --max-running after the
+        job of an id, if one is given, has ended. SlurmError if it is refused, or Slurm does not
+        answer; should the job be queued nevertheless, it finds no folder and runs nothing. OSError
+        if the folder can't be written."""
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{token_hex(2)}"
         folder = (submissions_folder(self.runs) / name).resolve()
         text = self.script(groups, folder)
@@ -70,11 +58,7 @@ class Submitter:
         return submission
 
     def script(self, groups: Sequence[Sequence[Attempt]], folder: Path | None = None) -> str:
-        """The job script of an array.
-
-        Args:
-            folder: of the submission; None: of one that is not made.
-        """
+        """The job script of an array in a submission's folder; None: of one that is not made."""
         if folder is None:
             folder = (submissions_folder(self.runs) / "SUBMISSION").resolve()
         request, limit_s = self.request, self.limit_s(groups)

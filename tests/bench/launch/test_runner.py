@@ -84,7 +84,7 @@ def test_a_valid_result_gives_the_status_and_ends_what_the_worker_leaves_behind(
     assert outcome.result is not None
     assert outcome.result["columns"] == {"train_s": 1.5}
     assert outcome.result["flags"] == ["throttled"]
-    assert 0 < outcome.cpu_s < outcome.wall_s < 10
+    assert 0 < outcome.wall_s < 10
     assert outcome.started_at <= outcome.finished_at
     assert outcome.started_at.endswith("Z")
     assert len(pids(tmp_path)) == 2
