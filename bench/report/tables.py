@@ -35,7 +35,7 @@ _UNKNOWN: Final = "not recorded"
 _RATES: Final = ("learning_rate", "learning_rate_base", "learning_rate_head")
 _UNSET: Final = {
     "max_train": "all", "max_dev": "all", "max_steps": "no cap", "folds": "none",
-    "early_stopping": "none", "sharing": "none", "executor": "this project's",
+    "early_stopping": "none", "sharing": "none", "executor": "none",
 }  # fmt: skip
 
 

@@ -183,7 +183,7 @@ def test_numbers_that_nobody_measured_are_shown(tmp_path: Path, first: float) ->
     assert "</html>" in index.read_text("utf-8")
 
 
-CHECKED = ("schema", "scale", "attempt", "status", "flags", "layers", "adapter")
+CHECKED = ("schema", "scale", "attempt", "status", "flags", "layers", "adapter", "plugin")
 """Columns that readers check, or that follow from others."""
 PLAUSIBLE = st.none() | st.sampled_from([n for n in NUMBERS if abs(n) < 1e29]) | st.floats(-9, 9)
 
