@@ -52,8 +52,12 @@ def declare(folder: Path, name: str, points: str, **modules: str) -> Path:
 def run(
     python: Path, *arguments: object, cwd: Path | None = None, **environment: Any
 ) -> subprocess.CompletedProcess[str]:
-    """A command in an environment, once it has ended."""
+    """A command in an environment, once it has ended.
+
+    The variables that commands set for their children may be those of an earlier test's command.
+    """
+    ours = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSAFEPATH")}
     return subprocess.run(
         [str(python), *map(str, arguments)], capture_output=True, text=True, check=False,
-        timeout=600, cwd=cwd, env={**os.environ, **environment},
+        timeout=600, cwd=cwd, env=ours | environment,
     )  # fmt: skip

@@ -36,10 +36,10 @@ def test_settings_of_the_engine_are_those_of_the_grid_file(tmp_path: Path) -> No
     (tmp_path / "loha.json").write_text(json.dumps({**config, "inference_mode": True}))
     (tmp_path / "other.json").write_text(json.dumps({**config, "r": 8}))
     grid = gridfile.load(str(tmp_path / "grid.toml"))
-    configs = read_adapter_configs(grid)
+    names, texts = read_adapter_configs(grid)
     resolved = Resolved(
         "minilm", "m", "mean", "d", "bf16", "grid",
-        engine_version="transformers 5, peft 1", attention="sdpa", adapters=configs.names,
+        engine_version="transformers 5, peft 1", attention="sdpa", adapters=names,
     )  # fmt: skip
     cells = expand(grid, resolved)
     by_mode = {(cell.mode, cell.engine): cell for cell in cells}
@@ -52,7 +52,7 @@ def test_settings_of_the_engine_are_those_of_the_grid_file(tmp_path: Path) -> No
     names = {cell.adapter for cell in cells if cell.mode == "peft"}
     assert len(names) == 2
     assert all(str(name).startswith("loha ") for name in names)
-    assert {json.loads(configs.texts[str(name)])["r"] for name in names} == {4, 8}
+    assert {json.loads(texts[str(name)])["r"] for name in names} == {4, 8}
     assert by_mode["peft", TRANSFORMERS].attn_implementation == "sdpa"
 
 
