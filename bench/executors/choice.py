@@ -65,7 +65,7 @@ def open_executor(where: Mapping[str, Any]) -> Opening:
 
     def checked(store: Store, paths: Sequence[Path], is_dry: bool) -> Executor:
         executor = opening(store, paths, is_dry)
-        conditions = [found.conditions.executor for found in executor.kinds.values()]
+        conditions = [kind.conditions.executor for kind in executor.kinds.values()]
         if not all(text and text.startswith(stamp) for text in conditions):
             raise InputError(f"{problem}: its conditions have {conditions} as executor")
         return executor

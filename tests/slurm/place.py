@@ -16,6 +16,18 @@ from tests.slurm.stub_worker import CELLS, STARTS
 
 HANG: Final = "600"
 """The sleep of a cell that something else has to end."""
+PAIRS: Final = """
+[settings]
+model = "bert-tiny"
+init = "random"
+
+[[cells]]
+mode = ["full", "head"]
+
+[[cells]]
+mode = ["full", "head"]
+settings = { batching = "shuffled" }
+"""
 POLL_S: Final = "0.2"
 LONGEST_S: Final = 240.0
 """The longest wait for a command."""

@@ -11,21 +11,10 @@ import pytest
 from bench.executors.slurm.submission import Submission, submissions_folder
 from tests.bench.grids import GridRuns
 from tests.experiments.faults.parent import stub_report
+from tests.slurm.place import PAIRS
 from tests.slurm.simulation import Simulation
 
 SLURM = ("--executor", "slurm")
-PAIRS = """
-[settings]
-model = "bert-tiny"
-init = "random"
-
-[[cells]]
-mode = ["full", "head"]
-
-[[cells]]
-mode = ["full", "head"]
-settings = { batching = "shuffled" }
-"""
 BATCHINGS = {"by-length", "shuffled"}
 
 

@@ -22,23 +22,11 @@ from tests.bench.grids import GridRuns
 from tests.experiments.faults.checks import BAD
 from tests.experiments.faults.slurm import TIME_LIMIT, Round, summary
 from tests.slurm.cluster import NODES, URGENT, Cluster
-from tests.slurm.place import HANG, POLL_S, Place
+from tests.slurm.place import HANG, PAIRS, POLL_S, Place
 from tests.slurm.stub_grid import WORKER
 from tests.slurm.stub_worker import CELLS
 
 FAULTS = 20
-PAIRS = """
-[settings]
-model = "bert-tiny"
-init = "random"
-
-[[cells]]
-mode = ["full", "head"]
-
-[[cells]]
-mode = ["full", "head"]
-settings = { batching = "shuffled" }
-"""
 
 ALONE = ("--slurm", "exclusive")
 """One array task on a node at a time."""
