@@ -1,7 +1,6 @@
 """Fixtures that more than one room's tests use."""
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +17,7 @@ if worker and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config, items):
     """`pytest` runs the tests, `pytest --benchmark-only` the benchmarks; the others are left out.
 
     A benchmark is what uses the fixture of that name.
@@ -33,14 +32,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = chosen
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+def pytest_xdist_auto_num_workers(config):
     """Two workers for each core, as many tests wait for processes; up to four, as each holds a
     torch. Benchmarks run alone."""
     return 0 if config.getoption("benchmark_only") else min(2 * (os.cpu_count() or 1), 4)
 
 
 @pytest.fixture(scope="session")
-def minilm() -> Path:
+def minilm():
     """The folder of the embedded default's real checkpoint, fetched on first use."""
     from minbert.assets.embedded import fetch
 
@@ -48,7 +47,7 @@ def minilm() -> Path:
 
 
 @pytest.fixture(scope="session")
-def encoders(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+def encoders(tmp_path_factory):
     """Tiny checkpoints of any architecture of transformers."""
     need_transformers()
     return Checkpoints(tmp_path_factory.mktemp("encoders"))

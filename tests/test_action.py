@@ -34,7 +34,7 @@ INPUTS = {"grid": "some", "rounds": "2", "max-slowdown": "10%"}
 BAD_INPUTS = INPUTS | {"max-slowdown": "10"}
 
 
-def git(checkout: Path, *arguments: str) -> str:
+def git(checkout, *arguments):
     """The output of a command of Git."""
     command = ("git", "-c", "user.name=A", "-c", "user.email=a@example.org", *arguments)
     done = subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True)
@@ -42,7 +42,7 @@ def git(checkout: Path, *arguments: str) -> str:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+def checkout(tmp_path):
     """A repository of two commits with this project's code, but for a stand-in for bench.grid."""
     folder = make_side(tmp_path / "checkout", CELLS)
     (folder / "bench" / "__init__.py").write_text(f"__path__.append({str(ROOT / 'bench')!r})\n")
@@ -55,9 +55,7 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def test_it_comments_that_nothing_is_worse_and_then_that_something_is(
-    checkout: Path, tmp_path: Path
-) -> None:
+def test_it_comments_that_nothing_is_worse_and_then_that_something_is(checkout, tmp_path):
     event = {"event.pull_request.number": 5}
     hostile = {
         "grid": '$(touch pwned)"; touch pwned #',
@@ -90,9 +88,7 @@ def test_it_comments_that_nothing_is_worse_and_then_that_something_is(
     assert "--method PATCH repos/owner/name/issues/comments/77" in calls.read_text()
 
 
-def test_bad_input_fails_with_its_line_and_without_a_token_that_may_comment(
-    checkout: Path, tmp_path: Path
-) -> None:
+def test_bad_input_fails_with_its_line_and_without_a_token_that_may_comment(checkout, tmp_path):
     (tmp_path / "gh").mkdir()
     (tmp_path / "gh" / "refuses").touch()
     event = {"event.pull_request.number": 5}
@@ -104,7 +100,7 @@ def test_bad_input_fails_with_its_line_and_without_a_token_that_may_comment(
     assert (ended.code, "::notice::no comment" in ended.log) == (0, True)
 
 
-def test_an_artifact_is_text_of_a_stranger(tmp_path: Path) -> None:
+def test_an_artifact_is_text_of_a_stranger(tmp_path):
     event, name = {"event.pull_request.number": 5}, "0123456789ab"
     folder = tmp_path / "runner" / "compare" / "reports"
     folder.mkdir(parents=True)
@@ -127,7 +123,7 @@ def test_an_artifact_is_text_of_a_stranger(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("pwned"))
 
 
-def test_no_job_has_both_code_of_a_pull_request_and_a_token_that_may_write() -> None:
+def test_no_job_has_both_code_of_a_pull_request_and_a_token_that_may_write():
     workflow = yaml.safe_load(WORKFLOW.read_text())
     assert workflow["permissions"] == {"contents": "read"}
     for name, job in workflow["jobs"].items():
@@ -140,16 +136,14 @@ def test_no_job_has_both_code_of_a_pull_request_and_a_token_that_may_write() -> 
         assert writes <= ({"security-events"} if checkouts else {"pull-requests"})
 
 
-def test_options_that_are_no_words_fail(checkout: Path, tmp_path: Path) -> None:
+def test_options_that_are_no_words_fail(checkout, tmp_path):
     ended = run_action(checkout, tmp_path, INPUTS | {"options": "--data 'x"}, {})
     assert ended.code != 0
     assert "No closing quotation" in ended.log
     assert "No regression" not in ended.summary
 
 
-def test_every_job_and_every_other_input_has_its_own_comment(
-    checkout: Path, tmp_path: Path
-) -> None:
+def test_every_job_and_every_other_input_has_its_own_comment(checkout, tmp_path):
     more: list[tuple[dict[str, str], str]] = [({}, "a"), ({}, "b"), ({"max-work": "3%"}, "a")]
     ids = []
     for inputs, job in more:
@@ -159,10 +153,8 @@ def test_every_job_and_every_other_input_has_its_own_comment(
     assert len(set(ids)) == len(ids)
 
 
-def test_the_base_is_the_newest_commit_shared_with_the_target(
-    checkout: Path, tmp_path: Path
-) -> None:
-    def commit(*parents: str) -> str:
+def test_the_base_is_the_newest_commit_shared_with_the_target(checkout, tmp_path):
+    def commit(*parents):
         words = [word for parent in parents for word in ("-p", parent)]
         return git(checkout, "commit-tree", *words, "-m", "more", "HEAD^{tree}")
 
@@ -176,15 +168,13 @@ def test_the_base_is_the_newest_commit_shared_with_the_target(
         assert Path(ended.outputs["base.place"]).name == base[:9]
 
 
-def test_a_base_that_is_not_there_is_named(checkout: Path, tmp_path: Path) -> None:
+def test_a_base_that_is_not_there_is_named(checkout, tmp_path):
     ended = run_action(checkout, tmp_path, INPUTS | {"base": "v9"}, {})
     assert ended.code == 2
     assert "::error::no commit v9 in this clone" in ended.log
 
 
-def test_a_base_of_other_dependencies_has_its_own_environment(
-    checkout: Path, tmp_path: Path
-) -> None:
+def test_a_base_of_other_dependencies_has_its_own_environment(checkout, tmp_path):
     make_side(checkout, [], refuses="no thanks")
     git(checkout, "commit", "--quiet", "--all", "--message", "third")
     (checkout / "pyproject.toml").write_text("[project]\n")
@@ -202,7 +192,7 @@ if [ "$1 $2" != "-m venv" ]; then exec {sys.executable} "$@"; fi
     assert re.fullmatch("[0-9a-f]{9}-venv", Path(ended.outputs["base.place"]).name)
 
 
-def test_inputs_reach_scripts_by_the_environment_alone() -> None:
+def test_inputs_reach_scripts_by_the_environment_alone():
     steps = yaml.safe_load(ACTION.read_text())["runs"]["steps"]
     jobs = yaml.safe_load(WORKFLOW.read_text())["jobs"].values()
     steps += [step for job in jobs for step in job["steps"]]
@@ -214,7 +204,7 @@ def test_inputs_reach_scripts_by_the_environment_alone() -> None:
     assert len(used) > 5
 
 
-def test_inputs_and_their_defaults_are_documented() -> None:
+def test_inputs_and_their_defaults_are_documented():
     text = (ROOT / "docs" / "comparing.md").read_text()
     lines = text.partition("| input | meaning |\n|---|---|\n")[2].partition("\n\n")[0].splitlines()
     documented = {

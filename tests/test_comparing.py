@@ -1,7 +1,5 @@
 """False alarms of bench.compare, and the figures of docs/comparing.md."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -15,19 +13,19 @@ from tests.experiments.comparing.simulations import of_repeats
 FALSE_ALARMS = 0.05
 
 
-def is_rare(count: int, draws: int) -> bool:
+def is_rare(count, draws):
     """Whether a share may be at most 5%, up to the error of its number of draws."""
     return wilson(count, draws)[0] <= FALSE_ALARMS
 
 
 @pytest.mark.parametrize("world", [SCENARIOS[i] for i in (1, 3, 7)], ids=lambda world: world.name)
-def test_simulated_rows_of_the_same_code_rarely_differ(world: Simulated) -> None:
+def test_simulated_rows_of_the_same_code_rarely_differ(world):
     outcome = measure(world, 40)
     assert outcome["alarms"] <= FALSE_ALARMS * 40
     assert is_rare(outcome["changes"], 40)
 
 
-def test_halves_of_real_repeats_rarely_differ() -> None:
+def test_halves_of_real_repeats_rarely_differ():
     rows = read_rows(REPEATS)
     assert len({row.repeat for row in rows}) >= 12
     outcome = measure(Repeats(rows), 40)
@@ -35,7 +33,7 @@ def test_halves_of_real_repeats_rarely_differ() -> None:
     assert is_rare(outcome["changes"], 40)
 
 
-def test_the_committed_figures_keep_the_promises() -> None:
+def test_the_committed_figures_keep_the_promises():
     figures = read_figures()
     assert [one["name"] for one in figures["aa"][1:]] == [world.name for world in SCENARIOS]
     # a setting that scatters more without showing it has too narrow an interval
@@ -56,14 +54,14 @@ def test_the_committed_figures_keep_the_promises() -> None:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_the_page_has_the_figures(path: Path) -> None:
+def test_the_page_has_the_figures(path):
     text = path.read_text(encoding="utf-8")
     assert text == page(text, read_figures()), (
         "python -m tests.experiments.comparing page --only-page"
     )
 
 
-def test_intervals_of_one_process_cover_the_others_only_if_made_of_several() -> None:
+def test_intervals_of_one_process_cover_the_others_only_if_made_of_several():
     figures = read_figures()["repeats"]
     assert list(of_repeats(read_rows(REPEATS))) == figures
     for name, least, most in (("within", 0.0, 0.7), ("one", 0.9, 1.0)):
@@ -71,7 +69,7 @@ def test_intervals_of_one_process_cover_the_others_only_if_made_of_several() -> 
         assert least <= hits / count <= most, name
 
 
-def test_rounds_end_at_the_look_that_decides() -> None:
+def test_rounds_end_at_the_look_that_decides():
     assert look_rounds(24) == [8, 16, 24]
     assert look_rounds(2) == [2]
     world = Simulated("", 1, 1, 24, slowdown=0.3)

@@ -15,21 +15,14 @@ from tests import components
         ({"chromium"}, None, pytest.fail.Exception),
     ],
 )
-def test_what_is_missing_skips_or_fails(
-    monkeypatch: pytest.MonkeyPatch,
-    required: set[str],
-    component: str | None,
-    outcome: type[BaseException],
-) -> None:
+def test_what_is_missing_skips_or_fails(monkeypatch, required, component, outcome):
     monkeypatch.setattr(components, "REQUIRED", required)
     with pytest.raises(outcome):
         components.need(False, "not there", component=component)
     components.need(True, "there", component=component)
 
 
-def test_a_component_that_does_not_exist_is_not_passed_over(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_component_that_does_not_exist_is_not_passed_over(monkeypatch):
     with pytest.raises(ValueError, match="no component"):
         components.need(False, "not there", component="shard")
     monkeypatch.setenv("MINBERT_BENCH_REQUIRE", "chromium,shard")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 import pytest
-from pydantic import BaseModel
 
 from adapters.names import LAYER_SETS
 from bench.plan import gridfile
@@ -22,23 +21,23 @@ ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 
 
-def read(name: str) -> str:
+def read(name):
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def keys_and_defaults(text: str) -> dict[str, str]:
+def keys_and_defaults(text):
     """First two columns of all tables of a page, without their backticks."""
     rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", text, re.MULTILINE)
     return {key: value.strip("` ") for key, value in rows}
 
 
-def test_the_page_of_columns_is_the_schema() -> None:
+def test_the_page_of_columns_is_the_schema():
     assert read("docs/runs-csv.md") == page(), (
         "print it anew: python -m tests.experiments.runs_csv_page > docs/runs-csv.md"
     )
 
 
-def test_the_page_on_faults_is_what_the_suite_counted() -> None:
+def test_the_page_on_faults_is_what_the_suite_counted():
     summaries = [json.loads(read(f"docs/{name}.json")) for name in ("faults", "slurm-faults")]
     for counts in summaries:
         bad = ("lost", "duplicated", "left_running", "wrong")
@@ -49,7 +48,7 @@ def test_the_page_on_faults_is_what_the_suite_counted() -> None:
     )
 
 
-def test_the_page_on_encoders_is_what_was_trained() -> None:
+def test_the_page_on_encoders_is_what_was_trained():
     results = json.loads(read("docs/encoders.json"))
     assert all(row.get("accuracy", 1) >= 0.95 for row in results["trained"])
     assert all(row.get("difference", 0) <= 1e-5 for row in results["trained"])
@@ -60,13 +59,13 @@ def test_the_page_on_encoders_is_what_was_trained() -> None:
     )
 
 
-def test_the_page_of_commands_has_each_command_on_assets() -> None:
+def test_the_page_of_commands_has_each_command_on_assets():
     assert isinstance(assets, click.Group)
     told = re.findall(r"`python -m minbert\.assets (\w+)", read("docs/commands.md"))
     assert set(told) == set(assets.commands)
 
 
-def test_ci_runs_the_test_command_of_the_readme() -> None:
+def test_ci_runs_the_test_command_of_the_readme():
     (shown,) = re.findall(r"^(pip install .*) && (python -m pytest)$", read("README.md"), re.M)
     lines = read(".ci/run").splitlines()
     assert f"retry {shown[0]}" in lines
@@ -75,7 +74,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 
 @pytest.mark.parametrize("model", [Settings, Rates])
-def test_the_page_on_grid_files_has_each_setting_and_its_default(model: type[BaseModel]) -> None:
+def test_the_page_on_grid_files_has_each_setting_and_its_default(model):
     text = read("docs/grid-files.md").partition("## Settings")[2]
     settings, _, rates = text.partition("\nRates in")
     told = keys_and_defaults(settings if model is Settings else rates)
@@ -88,14 +87,14 @@ def test_the_page_on_grid_files_has_each_setting_and_its_default(model: type[Bas
             assert tomllib.loads(f"value = {told[name]}")["value"] == field.default
 
 
-def test_the_page_on_grid_files_has_each_part_and_its_defaults() -> None:
+def test_the_page_on_grid_files_has_each_part_and_its_defaults():
     text = read("docs/grid-files.md").partition("## Several tasks at once")[2]
     told = dict(re.findall(r"^\| `(\w+)` \| `([\d.]+)` \| none \|", text, re.MULTILINE))
     assert {part: float(factor) for part, factor in told.items()} == dict(TaskRates())
     assert dict(TaskDecays()) == dict.fromkeys(told)
 
 
-def test_the_page_on_grid_files_has_each_axis_and_its_values() -> None:
+def test_the_page_on_grid_files_has_each_axis_and_its_values():
     table = read("docs/grid-files.md").partition("## Cells")[2].partition("\n## ")[0]
     rows = {row.split("`")[1]: row for row in table.splitlines() if row.startswith("| `")}
     assert rows.keys() == Axes.model_fields.keys()
@@ -108,7 +107,7 @@ def test_the_page_on_grid_files_has_each_axis_and_its_values() -> None:
     assert all(f"`{value}`" in rows["layers"] for value in LAYER_SETS)
 
 
-def test_the_example_of_a_grid_file_has_the_cells_that_the_text_says() -> None:
+def test_the_example_of_a_grid_file_has_the_cells_that_the_text_says():
     text = read("docs/grid-files.md").partition("```toml\n")[2].partition("```")[0]
     grid = gridfile.parse(text, "docs/grid-files.md", "my-grid")
     resolved = Resolved(
@@ -119,7 +118,7 @@ def test_the_example_of_a_grid_file_has_the_cells_that_the_text_says() -> None:
     assert [sum(cell.mode == mode for cell in cells) for mode in ("full", "lora")] == [3, 24]
 
 
-def test_the_map_of_the_code_has_36_changes_and_names_files_that_are_there() -> None:
+def test_the_map_of_the_code_has_36_changes_and_names_files_that_are_there():
     table = read("docs/architecture.md").partition("## Where would I change")[2]
     rows = re.findall(r"^\| (\d+) \| (.+) \| (.+) \|$", table, re.MULTILINE)
     assert [int(number) for number, *_ in rows] == list(range(1, 37))
@@ -134,12 +133,12 @@ def test_the_map_of_the_code_has_36_changes_and_names_files_that_are_there() -> 
             folder = path if path.is_file() else path / "file"
 
 
-def prose(path: Path) -> str:
+def prose(path):
     """A page without its blocks of code."""
     return re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
 
 
-def anchors(text: str) -> set[str]:
+def anchors(text):
     """What a link to a heading of a page may end with, as GitHub makes it from the heading."""
     found: Counter[str] = Counter()
     names = set()
@@ -151,7 +150,7 @@ def anchors(text: str) -> set[str]:
     return names
 
 
-def leads_nowhere(page: Path, link: str) -> bool:
+def leads_nowhere(page, link):
     """Whether there is no such file beside a page, or no such heading in it."""
     name, _, anchor = link.partition("#")
     target = page.parent / name if name else page
@@ -159,11 +158,11 @@ def leads_nowhere(page: Path, link: str) -> bool:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_links_lead_to_files_and_headings_that_are_there(path: Path) -> None:
+def test_links_lead_to_files_and_headings_that_are_there(path):
     links = re.findall(r"\]\((?!https?://)([^)\s]+)", prose(path))
     assert [link for link in links if leads_nowhere(path, link)] == []
 
 
-def test_anchors_are_those_that_github_makes() -> None:
+def test_anchors_are_those_that_github_makes():
     text = "# Rows, of `runs.csv`\n## Cells that can't fit\n## A [link](b.md) – so\n# A\n# A\n"
     assert anchors(text) == {"rows-of-runscsv", "cells-that-cant-fit", "a-link--so", "a", "a-1"}

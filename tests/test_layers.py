@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "transformers", "peft", "sklearn", "scipy", "matplotlib"}
 
 
-def loaded(code: str) -> set[str]:
+def loaded(code):
     """Heavy libraries that a process has loaded once it has run some code."""
     code += f"\nimport sys\nprint(*({HEAVY!r} & sys.modules.keys()))"
     done = subprocess.run(
@@ -23,7 +23,7 @@ def loaded(code: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-def test_imports_keep_the_contracts() -> None:
+def test_imports_keep_the_contracts():
     done = subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
         cwd=ROOT, capture_output=True, text=True, check=False,
@@ -41,15 +41,15 @@ def test_imports_keep_the_contracts() -> None:
         "bench.export.formats", "bench.doctor.__main__", "bench.compare.__main__",
     ],
 )  # fmt: skip
-def test_a_command_starts_without_heavy_libraries(module: str) -> None:
+def test_a_command_starts_without_heavy_libraries(module):
     assert not loaded(f"import {module}")
 
 
-def test_what_trains_the_chosen_setting_draws_nothing() -> None:
+def test_what_trains_the_chosen_setting_draws_nothing():
     assert "matplotlib" not in loaded("import bench.grid.final")
 
 
-def test_planning_loads_no_torch(tmp_path: Path) -> None:
+def test_planning_loads_no_torch(tmp_path):
     arguments = ["--grid", "smoke", "--dry-run", "--runs", str(tmp_path / "runs.csv")]
     code = (
         f"from bench.grid.__main__ import command\ncommand({arguments!r}, standalone_mode=False)\n"

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,18 @@ INTERVAL = re.compile(r"([−+]?\d\.\d+) \(([−+]?\d\.\d+) to ([−+]?\d\.\d+)\
 Row = Mapping[str, str]
 
 
-def rows(name: str) -> list[Row]:
+def rows(name):
     with (DOCS / name).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def latest(name: str) -> Iterator[Row]:
+def latest(name):
     """Of each cell that ended ok the last attempt."""
     found = {row["cell_id"]: row for row in rows(name) if row["status"] == "ok"}
     yield from found.values()
 
 
-def table(*heads: str) -> dict[str, list[str]]:
+def table(*heads):
     """The page's table whose headings begin so, its rows by their first column."""
     blocks = re.findall(r"(?:^\|.*\n)+", (DOCS / "paper.md").read_text(encoding="utf-8"), re.M)
     for block in blocks:
@@ -36,11 +36,11 @@ def table(*heads: str) -> dict[str, list[str]]:
     raise AssertionError(f"docs/paper.md has no table with {heads}")
 
 
-def number(text: str) -> float:
+def number(text):
     return float(text.replace("−", "-").replace(",", ""))
 
 
-def shows(text: str, value: str, *ends: str) -> None:
+def shows(text, value, *ends):
     """Whether a text is a value, and in brackets its interval, as rounded."""
     told = INTERVAL.fullmatch(text)
     figures = [text] if told is None else list(told.groups())
@@ -63,7 +63,7 @@ SCORED = {
 """Names of the page, and kinds of the CSV, for a task and for all together."""
 
 
-def check_ensembles(told: dict[str, list[str]], name: str, tasks: list[str]) -> int:
+def check_ensembles(told, name, tasks):
     """Compare each row of a table with the CSV's, and return how many figures were compared."""
     found = {(row["task"], row["kind"]): row for row in rows(name) if row["kind"] != "cell alone"}
     count = 0
@@ -79,7 +79,7 @@ def check_ensembles(told: dict[str, list[str]], name: str, tasks: list[str]) -> 
     return count
 
 
-def test_the_ensemble_of_the_papers_tasks() -> None:
+def test_the_ensemble_of_the_papers_tasks():
     told = table("SST accuracy", "Quora (16k train) accuracy", "STS Pearson r", "overall")
     tasks = ["sst", "quora", "sts", "sst+quora+sts"]
     assert check_ensembles(told, "ensemble.csv", tasks) >= 16
@@ -92,7 +92,7 @@ def test_the_ensemble_of_the_papers_tasks() -> None:
         assert number(parameters.removesuffix("M")) == round(int(row["parameters"]) / 1e6, 1)
 
 
-def test_the_ensembles_of_the_embedded_tasks() -> None:
+def test_the_ensembles_of_the_embedded_tasks():
     tasks = ["movies", "amazon", "nyt", "tweets"]
     told = table(*tasks)
     assert check_ensembles(told, "embedded-ensembles.csv", tasks) == 16
@@ -101,7 +101,7 @@ def test_the_ensembles_of_the_embedded_tasks() -> None:
 # Grids
 
 
-def of_modes(where: Mapping[str, str]) -> dict[tuple[str, str], Row]:
+def of_modes(where):
     """The cells of docs/paper.csv with some values, by mode and layer set."""
     return {
         (row["mode"], row["layers"]): row
@@ -110,7 +110,7 @@ def of_modes(where: Mapping[str, str]) -> dict[tuple[str, str], Row]:
     }
 
 
-def test_the_final_comparison() -> None:
+def test_the_final_comparison():
     heads = ("overall", "SST", "Quora (16k train)", "STS r")
     told = table(*heads)
     found = of_modes({"task": "multitask", "max_train": FINAL})
@@ -132,7 +132,7 @@ FINAL = ""
 """What caps the training examples of the final comparison that the page shows."""
 
 
-def check_cost(text: str, row: Row, full: Row, column: str) -> None:
+def check_cost(text, row, full, column):
     """`2,282 MiB (1.00)`: a cost, and its ratio to full fine-tuning."""
     told = re.fullmatch(r"([\d,]+)(?: MiB)? \((\d\.\d\d)\)", text)
     assert told is not None, text
@@ -141,7 +141,7 @@ def check_cost(text: str, row: Row, full: Row, column: str) -> None:
 
 
 @pytest.mark.parametrize(("place", "task"), [(0, "sst"), (1, "sts")])
-def test_the_part_of_the_papers_grid(place: int, task: str) -> None:
+def test_the_part_of_the_papers_grid(place, task):
     told = table("memory, theirs", "memory, here", "time, theirs", "time, here", "score, theirs")
     cap = {"sst": "2000", "sts": "1000"}[task]
     where = {"task": task, "max_train": cap, "batch_size": "64", "rank": "1"}
@@ -157,7 +157,7 @@ def test_the_part_of_the_papers_grid(place: int, task: str) -> None:
         shows(score, row["dev_score"])
 
 
-def test_the_parts_one_at_a_time() -> None:
+def test_the_parts_one_at_a_time():
     told = table("overall", "difference", "SST", "Quora (16k train)", "STS r", "memory", "time")
     found = {changed(row): row for row in latest("parts.csv")}
     base = found[""]
@@ -182,19 +182,19 @@ USUAL = {
 }  # fmt: skip
 
 
-def changed(row: Row) -> str:
+def changed(row):
     """What a row has otherwise than usual, as the page says it."""
     return "".join(
         f"{name.replace('_', ' ')} {row[name]}" for name in USUAL if row[name] != USUAL[name]
     )
 
 
-def test_a_table_that_is_not_there_is_a_failure() -> None:
+def test_a_table_that_is_not_there_is_a_failure():
     with pytest.raises(AssertionError, match="has no table"):
         table("no such heading")
 
 
-def test_a_figure_that_differs_is_a_failure() -> None:
+def test_a_figure_that_differs_is_a_failure():
     shows("0.505 (0.475 to 0.535)", "0.50499", "0.47542", "0.5346")
     for text in ("0.506 (0.475 to 0.535)", "0.505 (0.475 to 0.536)", "0.51"):
         with pytest.raises(AssertionError):

@@ -22,12 +22,12 @@ BY_COMMIT = "peers.csv"
 FILES = ["runs.csv", *sorted(path.name for path in DOCS.glob("*.csv"))]
 
 
-def section() -> str:
+def section():
     text = (DOCS / "results.md").read_text(encoding="utf-8")
     return text.partition(f"\n{HEADING}\n")[2].partition("\n## ")[0]
 
 
-def stated() -> dict[tuple[str, str], set[str]]:
+def stated():
     """The versions that the page has, by file and grid; the grid is "" where a line has all."""
     found = {}
     for line in re.findall(r"^\| (\[.*) \|$", section(), re.M):
@@ -38,14 +38,14 @@ def stated() -> dict[tuple[str, str], set[str]]:
     return found
 
 
-def rows(file: str) -> list[dict[str, str]]:
+def rows(file):
     path = ROOT / file if file == "runs.csv" else DOCS / file
     with path.open(newline="", encoding="utf-8") as lines:
         return list(csv.DictReader(lines))
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_each_file_has_the_versions_that_the_page_says(file: str) -> None:
+def test_each_file_has_the_versions_that_the_page_says(file):
     told = {grid: versions for (name, grid), versions in stated().items() if name == file}
     assert told, f"no line on {file} in {HEADING}"
     if file == BY_COMMIT:
@@ -60,7 +60,7 @@ def test_each_file_has_the_versions_that_the_page_says(file: str) -> None:
     assert told == found
 
 
-def test_the_commits_of_the_file_without_versions_stand_in_its_section() -> None:
+def test_the_commits_of_the_file_without_versions_stand_in_its_section():
     assert set(rows(BY_COMMIT)[0]) & {"cell_id", "measurement_version"} == set()
     text = (DOCS / "performance.md").read_text(encoding="utf-8")
     part = text.partition("\n## Against transformers + PEFT\n")[2].partition("\n## ")[0]
@@ -68,16 +68,16 @@ def test_the_commits_of_the_file_without_versions_stand_in_its_section() -> None
     assert "](performance.md#against-transformers--peft)" in section()
 
 
-def test_no_line_is_on_a_file_that_is_not_there() -> None:
+def test_no_line_is_on_a_file_that_is_not_there():
     assert {file for file, _ in stated()} == set(FILES)
 
 
-def test_the_page_says_what_each_version_changed() -> None:
+def test_the_page_says_what_each_version_changed():
     listed = {int(number) for number in re.findall(r"^\| (\d+) \| \S", section(), re.M)}
     assert listed >= set(range(1, MEASUREMENT_VERSION + 1))
 
 
-def test_pages_that_quote_rows_lead_there() -> None:
+def test_pages_that_quote_rows_lead_there():
     """Those that link a file of rows, and that is all pages but lists of columns and commands."""
     quoting = set()
     for path in DOCS.glob("*.md"):

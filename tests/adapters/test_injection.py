@@ -1,8 +1,5 @@
 """Injection: which layers get adapters, which parameters train, and what is refused."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
@@ -44,7 +41,7 @@ _POOLER = ["bert.pooler.dense.weight", "bert.pooler.dense.bias"]
 _HEAD = ["classifier.weight", "classifier.bias"]
 
 
-def expected_adapters(mode: str, layers: str) -> list[str]:
+def expected_adapters(mode, layers):
     adapted = ["attention.self.qkv"]
     if layers.startswith("all-lin"):
         adapted += _OTHER_LINEAR
@@ -52,7 +49,7 @@ def expected_adapters(mode: str, layers: str) -> list[str]:
     return [f"{layer}.{name}.{o}" for layer in _LAYERS for name in adapted for o in own]
 
 
-def names(model: nn.Module) -> dict[str, set[str]]:
+def names(model):
     return {group: set(found) for group, found in parameter_groups(model).items()}
 
 
@@ -60,7 +57,7 @@ def names(model: nn.Module) -> dict[str, set[str]]:
 @pytest.mark.parametrize("layers", LAYER_SETS)
 @pytest.mark.parametrize("new_pooler", [False, True])
 @pytest.mark.parametrize("pooling", ["pooler", "mean"])
-def test_trap_14_layer_sets(mode: str, layers: str, new_pooler: bool, pooling: str) -> None:
+def test_trap_14_layer_sets(mode, layers, new_pooler, pooling):
     model = adapted_model(pooling, mode=mode, layers=layers, new_pooler=new_pooler)
     base: list[str] = []
     if not layers.endswith("-only"):
@@ -81,7 +78,7 @@ def test_trap_14_layer_sets(mode: str, layers: str, new_pooler: bool, pooling: s
 
 
 @pytest.mark.parametrize("new_pooler", [False, True])
-def test_trap_14_modes_without_adapters(new_pooler: bool) -> None:
+def test_trap_14_modes_without_adapters(new_pooler):
     head = set(_HEAD + (_POOLER if new_pooler else []))
     model = adapted_model(mode="head", layers=None, rank=None, new_pooler=new_pooler)
     assert names(model) == {"adapter": set(), "base": set(), "head": head}
@@ -92,7 +89,7 @@ def test_trap_14_modes_without_adapters(new_pooler: bool) -> None:
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_trap_11_the_magnitude_is_not_decayed() -> None:
+def test_trap_11_the_magnitude_is_not_decayed():
     model = adapted_model(mode="dora", layers="attn")
     for name, parameter in model.named_parameters():
         vector = name.endswith((".bias", "LayerNorm.weight", ".magnitude"))
@@ -108,7 +105,7 @@ def test_trap_11_the_magnitude_is_not_decayed() -> None:
         ("head", None, None), ("bitfit", None, None),
     ],
 )  # fmt: skip
-def test_trap_13_freezing(mode: str, layers: str | None, rank: int | None) -> None:
+def test_trap_13_freezing(mode, layers, rank):
     model = adapted_model(mode=mode, layers=layers, rank=rank)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     groups = parameter_groups(model)
@@ -119,7 +116,7 @@ def test_trap_13_freezing(mode: str, layers: str | None, rank: int | None) -> No
     assert {"classifier.weight", "classifier.bias"} <= trained
 
 
-def _inject(**changes: Any) -> Callable[[nn.Module], None]:
+def _inject(**changes):
     return lambda model: inject(model, **{**ADAPTED, "seed": 0, **changes})
 
 
@@ -137,9 +134,7 @@ def _inject(**changes: Any) -> Callable[[nn.Module], None]:
         (_inject(mode="full"), "mode 'full' has no adapters; leave layers and rank empty"),
     ],
 )
-def test_bad_arguments_are_one_line_and_change_nothing(
-    call: Callable[[nn.Module], None], message: str
-) -> None:
+def test_bad_arguments_are_one_line_and_change_nothing(call, message):
     model = base_model()
     before = {name: (type(module)) for name, module in model.named_modules()}
     flags = [p.requires_grad for p in model.parameters()]
@@ -151,7 +146,7 @@ def test_bad_arguments_are_one_line_and_change_nothing(
 
 
 @pytest.mark.parametrize("name", ["intermediate.dense", "output.dense"])
-def test_the_width_of_a_layer_is_its_smaller_side(name: str) -> None:
+def test_the_width_of_a_layer_is_its_smaller_side(name):
     layer = f"bert.encoder.layer.0.{name}"
     build_layers(base_model(), "lora", {layer: Part(name=layer, rank=32, alpha=1.0)})
     with pytest.raises(InputError, match=f"rank 33 is above the width 32 of {layer}"):
@@ -161,16 +156,14 @@ def test_the_width_of_a_layer_is_its_smaller_side(name: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["lora", "dora"])
-def test_the_widest_rank_is_allowed_and_step_zero_equals_the_base(mode: str) -> None:
+def test_the_widest_rank_is_allowed_and_step_zero_equals_the_base(mode):
     ids, mask = batch()
     assert torch.equal(adapted_model(mode=mode, rank=HIDDEN)(ids, mask), base_model()(ids, mask))
 
 
 @pytest.mark.parametrize("pooling", ["pooler", "mean"])
 @pytest.mark.parametrize("layers", ["all-lin-only", "all-lin"])
-def test_a_second_encoder_is_as_the_first_and_a_comparison_as_the_head(
-    layers: str, pooling: str
-) -> None:
+def test_a_second_encoder_is_as_the_first_and_a_comparison_as_the_head(layers, pooling):
     heads = {"one": HeadConfig(3), "two": HeadConfig(1, pairs=True)}
     config = base_model().bert.config
     model = BertClassifier(config, heads, encoders=2, pooling=pooling, dropout=0.0)
@@ -191,7 +184,7 @@ def test_a_second_encoder_is_as_the_first_and_a_comparison_as_the_head(
     assert not torch.equal(*firsts), "each encoder draws its own factors"
 
 
-def test_other_models_and_those_with_adapters_are_refused() -> None:
+def test_other_models_and_those_with_adapters_are_refused():
     for changes in ({"mode": "lora"}, {"mode": "full", "layers": None, "rank": None}):
         with pytest.raises(InputError, match="has adapters already"):
             _inject(**changes)(adapted_model())

@@ -1,7 +1,6 @@
 """The layers' mathematics, against its definition and against PEFT's layers."""
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from adapters import low_rank
 from adapters.dora import DoraLinear
-from adapters.layer import AdaptedLinear, Part
+from adapters.layer import Part
 from adapters.lora import LoraLinear
 from adapters.product import AdaptedProduct
 from tests.adapters.small import disturb, need_peft
@@ -19,7 +18,7 @@ ALPHA = 16.0
 
 
 @pytest.fixture(autouse=True, params=["merged", "branch"])
-def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def form(request, monkeypatch):
     """Both forms of the product, whatever the number of tokens; in half precision there is one."""
     found: str = request.param
     for kind in (LoraLinear, DoraLinear):
@@ -27,9 +26,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return found
 
 
-def linear(
-    width_in: int = 12, width_out: int = 20, dtype: torch.dtype = torch.float32
-) -> nn.Linear:
+def linear(width_in=12, width_out=20, dtype=torch.float32):
     """A layer that is not square."""
     generator = torch.Generator().manual_seed(3)
     layer = nn.Linear(width_in, width_out)
@@ -39,9 +36,7 @@ def linear(
     return layer.to(dtype)
 
 
-def moved(
-    kind: type[AdaptedLinear], base: nn.Linear | None = None, rank: int = 3, parts: int = 1
-) -> Any:
+def moved(kind, base=None, rank=3, parts=1):
     """A layer whose adapter is away from its start."""
     names = [Part(name=f"layer.{n}", rank=rank, alpha=ALPHA) for n in range(parts)]
     layer = kind(base or linear(), names)
@@ -50,12 +45,12 @@ def moved(
     return layer
 
 
-def inputs(width: int = 12, dtype: torch.dtype = torch.float32) -> Tensor:
+def inputs(width=12, dtype=torch.float32):
     """X, [2, 5, width]."""
     return torch.randn(2, 5, width, generator=torch.Generator().manual_seed(4)).to(dtype)
 
 
-def defined(layer: AdaptedLinear, x: Tensor, *, constant_norm: bool = True) -> Tensor:
+def defined(layer, x, *, constant_norm=True):
     """The layer's output by the papers' definitions, spelled out for a layer of one part."""
     scale = ALPHA / layer.parts[0].rank
     low_rank = layer.lora_B[0] @ layer.lora_A[0]
@@ -68,7 +63,7 @@ def defined(layer: AdaptedLinear, x: Tensor, *, constant_norm: bool = True) -> T
     return x @ (ratio[:, None] * updated).T + layer.bias
 
 
-def peft_layer(layer: AdaptedLinear) -> Any:
+def peft_layer(layer):
     """PEFT's layer with the same weights as a layer of one part."""
     need_peft()
     from peft import LoraConfig, inject_adapter_in_model
@@ -91,17 +86,17 @@ def peft_layer(layer: AdaptedLinear) -> Any:
     return theirs
 
 
-def gradients(loss: Tensor, of: list[Tensor]) -> list[Tensor]:
+def gradients(loss, of):
     return list(torch.autograd.grad(loss, of))
 
 
-def weighted(y: Tensor) -> Tensor:
+def weighted(y):
     """A loss whose gradient is not the same everywhere."""
     return (y * torch.linspace(-1, 2, y.numel()).view_as(y).to(y)).sum()
 
 
 @BOTH
-def test_equals_peft_in_outputs_and_gradients(kind: type[AdaptedLinear]) -> None:
+def test_equals_peft_in_outputs_and_gradients(kind):
     layer = moved(kind)
     theirs = peft_layer(layer)
     x, their_x = inputs().requires_grad_(), inputs().requires_grad_()
@@ -118,7 +113,7 @@ def test_equals_peft_in_outputs_and_gradients(kind: type[AdaptedLinear]) -> None
 
 
 @BOTH
-def test_equals_the_definition_in_float64(kind: type[AdaptedLinear]) -> None:
+def test_equals_the_definition_in_float64(kind):
     layer = moved(kind, linear(dtype=torch.float64))
     x = inputs(dtype=torch.float64)
     torch.testing.assert_close(layer(x), defined(layer, x), rtol=1e-12, atol=1e-12)
@@ -126,7 +121,7 @@ def test_equals_the_definition_in_float64(kind: type[AdaptedLinear]) -> None:
 
 
 @BOTH
-def test_fused_parts_are_layers_of_their_own(kind: type[AdaptedLinear]) -> None:
+def test_fused_parts_are_layers_of_their_own(kind):
     base = linear(width_out=36)
     fused = moved(kind, base, parts=3)
     outputs = []
@@ -146,7 +141,7 @@ def test_fused_parts_are_layers_of_their_own(kind: type[AdaptedLinear]) -> None:
 
 
 @BOTH
-def test_trap_02_step_zero_equals_the_base(kind: type[AdaptedLinear]) -> None:
+def test_trap_02_step_zero_equals_the_base(kind):
     base = linear()
     expected = base(inputs())
     layer = kind(base, [Part(name="layer", rank=3, alpha=ALPHA)])
@@ -155,7 +150,7 @@ def test_trap_02_step_zero_equals_the_base(kind: type[AdaptedLinear]) -> None:
     assert torch.equal(layer(inputs()), expected)
 
 
-def test_trap_04_the_norm_is_detached() -> None:
+def test_trap_04_the_norm_is_detached():
     layer = moved(DoraLinear, linear(dtype=torch.float64))
     x = inputs(dtype=torch.float64)
     trained: list[Tensor] = [layer.lora_A, layer.lora_B, layer.magnitude]
@@ -170,9 +165,7 @@ def test_trap_04_the_norm_is_detached() -> None:
 
 @BOTH
 @pytest.mark.parametrize("parts", [1, 3])
-def test_trap_05_gradcheck(
-    kind: type[AdaptedLinear], parts: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trap_05_gradcheck(kind, parts, monkeypatch):
     layer = moved(kind, linear(6, 12, dtype=torch.float64), rank=2, parts=parts)
     x = inputs(6, torch.float64).requires_grad_()
     if isinstance(layer, DoraLinear):
@@ -182,7 +175,7 @@ def test_trap_05_gradcheck(
     names = layer.method.parameters
     values = [getattr(layer, name).detach().clone().requires_grad_() for name in names]
 
-    def function(x: Tensor, *values: Tensor) -> Tensor:
+    def function(x, *values):
         given = dict(zip(names, values, strict=True))
         result: Tensor = torch.func.functional_call(layer, given, (x,))
         return result
@@ -190,11 +183,11 @@ def test_trap_05_gradcheck(
     assert torch.autograd.gradcheck(function, (x, *values))
 
 
-def test_a_small_change_of_magnitude_counts_in_half_precision() -> None:
+def test_a_small_change_of_magnitude_counts_in_half_precision():
     layer = moved(DoraLinear, linear(96, 36), rank=2)
     x = torch.randn(512, 96, generator=torch.Generator().manual_seed(5))
 
-    def mean_change() -> float:
+    def mean_change():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             after = layer(x).float() - layer.bias
         return float((after / before).median())
@@ -206,7 +199,7 @@ def test_a_small_change_of_magnitude_counts_in_half_precision() -> None:
         assert mean_change() == pytest.approx(1.002, abs=5e-4), "a branch would round it away"
 
 
-def counts(kind: type[AdaptedLinear], tokens: int, rank: int, parts: int, wide: int) -> bool:
+def counts(kind, tokens, rank, parts, wide):
     """Whether a branch needs fewer multiply-adds, counted one by one, for i = 384."""
     narrow = 384
     thin = tokens * rank * (parts * narrow + wide)
@@ -220,9 +213,7 @@ def counts(kind: type[AdaptedLinear], tokens: int, rank: int, parts: int, wide: 
 @BOTH
 @pytest.mark.parametrize(("parts", "wide"), [(1, 384), (1, 1536), (3, 1152)])
 @pytest.mark.parametrize("rank", [1, 8, 64])
-def test_the_form_with_fewer_operations_is_taken(
-    kind: type[AdaptedLinear], parts: int, wide: int, rank: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_form_with_fewer_operations_is_taken(kind, parts, wide, rank, monkeypatch):
     monkeypatch.undo()
     names = [Part(name=f"layer.{n}", rank=rank, alpha=ALPHA) for n in range(parts)]
     layer = kind(nn.Linear(384, wide), names)
@@ -233,14 +224,14 @@ def test_the_form_with_fewer_operations_is_taken(
 
 @pytest.mark.parametrize("rank", [1, 2, 8, 64])
 @pytest.mark.parametrize("parts", [1, 3])
-def test_trap_06_factored_and_dense_norms_agree(rank: int, parts: int) -> None:
+def test_trap_06_factored_and_dense_norms_agree(rank, parts):
     layer = moved(DoraLinear, linear(96, 36), rank=rank, parts=parts)
     dense = DoraLinear.row_norms(layer.updated_weight())
     torch.testing.assert_close(layer.factored_norms(), dense, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("left", [0.5, 0.1, 1e-3, 1e-6, 0.0])
-def test_trap_06_norms_of_nearly_cancelling_rows_agree(left: float) -> None:
+def test_trap_06_norms_of_nearly_cancelling_rows_agree(left):
     layer = moved(DoraLinear, linear(96, 36), rank=2)
     with torch.no_grad():
         update = layer.updated_weight() - layer.weight
@@ -253,7 +244,7 @@ def test_trap_06_norms_of_nearly_cancelling_rows_agree(left: float) -> None:
     torch.testing.assert_close(found[1::2], exact[1::2], rtol=1e-5, atol=0)
 
 
-def test_a_row_of_zeros_has_the_norm_of_its_update() -> None:
+def test_a_row_of_zeros_has_the_norm_of_its_update():
     layer = moved(DoraLinear, rank=2)
     with torch.no_grad():
         layer.weight[3] = 0
@@ -267,15 +258,15 @@ def test_a_row_of_zeros_has_the_norm_of_its_update() -> None:
 
 
 @BOTH
-def test_trap_07_nothing_is_cached(kind: type[AdaptedLinear]) -> None:
+def test_trap_07_nothing_is_cached(kind):
     layer, x = moved(kind), inputs()
 
-    def agrees() -> bool:
+    def agrees():
         return torch.allclose(layer(x), defined(layer, x), rtol=1e-5, atol=1e-4)
 
     seen = [layer(x).detach()]
 
-    def changed() -> bool:
+    def changed():
         seen.append(layer(x).detach())
         return not torch.allclose(seen[-1], seen[-2])
 
@@ -297,12 +288,10 @@ def test_trap_07_nothing_is_cached(kind: type[AdaptedLinear]) -> None:
 
 
 @BOTH
-def test_trap_08_the_weight_is_built_in_fp32(
-    kind: type[AdaptedLinear], monkeypatch: pytest.MonkeyPatch, form: str
-) -> None:
+def test_trap_08_the_weight_is_built_in_fp32(kind, monkeypatch, form):
     layer, weights, ratios = moved(kind), [], []
 
-    def spy(*given: Any) -> Tensor:
+    def spy(*given):
         assert not torch.is_autocast_enabled("cpu")
         weights.append(given[4])
         ratios.append(given[5])
@@ -322,9 +311,7 @@ def test_trap_08_the_weight_is_built_in_fp32(
 @BOTH
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("half_base", [False, True])
-def test_trap_08_both_passes_in_half_precision_are_near_the_exact_ones(
-    kind: type[AdaptedLinear], parts: int, half_base: bool
-) -> None:
+def test_trap_08_both_passes_in_half_precision_are_near_the_exact_ones(kind, parts, half_base):
     base = linear(width_out=36)
     layer = moved(kind, base.bfloat16() if half_base else base, parts=parts)
     trained = [getattr(layer, name) for name in layer.method.parameters]
@@ -342,7 +329,7 @@ def test_trap_08_both_passes_in_half_precision_are_near_the_exact_ones(
 
 
 @BOTH
-def test_a_half_precision_base_works_without_autocast(kind: type[AdaptedLinear]) -> None:
+def test_a_half_precision_base_works_without_autocast(kind):
     layer = moved(kind, linear().bfloat16())
     assert layer(inputs()).dtype == torch.float32
     y = layer(inputs().bfloat16())
@@ -350,7 +337,7 @@ def test_a_half_precision_base_works_without_autocast(kind: type[AdaptedLinear])
     torch.testing.assert_close(y.float(), layer(inputs()), rtol=0.05, atol=0.2)
 
 
-def test_a_magnitude_of_zero_leaves_the_bias_and_gets_no_gradient() -> None:
+def test_a_magnitude_of_zero_leaves_the_bias_and_gets_no_gradient():
     layer = moved(DoraLinear)
     with torch.no_grad():
         layer.magnitude[4] = 0
@@ -361,7 +348,7 @@ def test_a_magnitude_of_zero_leaves_the_bias_and_gets_no_gradient() -> None:
     assert (grad == 0).tolist() == [row == 4 for row in range(20)]
 
 
-def test_a_row_of_zeros_stays_finite() -> None:
+def test_a_row_of_zeros_stays_finite():
     base = linear()
     with torch.no_grad():
         base.weight[2] = 0
@@ -374,7 +361,7 @@ def test_a_row_of_zeros_stays_finite() -> None:
 
 
 @BOTH
-def test_padding_stays_zero_through_training(kind: type[AdaptedLinear]) -> None:
+def test_padding_stays_zero_through_training(kind):
     parts = [
         Part(name="q", rank=2, alpha=4.0),
         Part(name="k", rank=0, alpha=0.0),
@@ -399,11 +386,11 @@ def test_padding_stays_zero_through_training(kind: type[AdaptedLinear]) -> None:
 
 
 @BOTH
-def test_backward_keeps_the_input_and_for_dora_the_output(kind: type[AdaptedLinear]) -> None:
+def test_backward_keeps_the_input_and_for_dora_the_output(kind):
     layer, tokens = moved(kind), 1000
     kept: dict[int, int] = {}
 
-    def note(tensor: Tensor) -> Tensor:
+    def note(tensor):
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
@@ -415,7 +402,7 @@ def test_backward_keeps_the_input_and_for_dora_the_output(kind: type[AdaptedLine
     assert of_tokens == [4 * tokens * width for width in widths]
 
 
-def test_draws_are_kaiming_uniform_and_depend_on_seed_and_name_alone() -> None:
+def test_draws_are_kaiming_uniform_and_depend_on_seed_and_name_alone():
     part = Part(name="some.layer", rank=8, alpha=ALPHA)
     base = linear(96, 64)
     torch.manual_seed(11)

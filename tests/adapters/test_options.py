@@ -1,8 +1,6 @@
 """Options of adapters: rsLoRA, dropout, layers by the ends of their names, and biases alone."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -34,7 +32,7 @@ MODES = ("lora", "dora")
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("layers", ["attn-only", "query+output.dense"])
-def test_peft_reads_the_options_of_an_adapter(tmp_path: Path, mode: str, layers: str) -> None:
+def test_peft_reads_the_options_of_an_adapter(tmp_path, mode, layers):
     model = adapted_model(mode=mode, layers=layers, use_rslora=True, lora_dropout=0.25)
     disturb(model)
     save_adapter(model, tmp_path)
@@ -51,10 +49,10 @@ def test_peft_reads_the_options_of_an_adapter(tmp_path: Path, mode: str, layers:
 class Masks:
     """The elements that are kept, the same in each call; of the first token alone, its own."""
 
-    def __init__(self, p: float) -> None:
+    def __init__(self, p):
         self.p = p
 
-    def __call__(self, x: Tensor, *_: Any) -> Tensor:
+    def __call__(self, x, *_):
         sentences, tokens, width = x.shape
         generator = torch.Generator().manual_seed(width)
         kept = torch.rand(sentences, 9, width, generator=generator) >= self.p
@@ -63,9 +61,7 @@ class Masks:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("used", ["fast", "reference"])
-def test_training_with_dropout_is_that_of_peft(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, used: str
-) -> None:
+def test_training_with_dropout_is_that_of_peft(tmp_path, monkeypatch, mode, used):
     """With the same elements dropped, logits and all gradients are PEFT's."""
     model = adapted_model(mode=mode, layers="all-lin-only", lora_dropout=0.5)
     disturb(model)
@@ -111,7 +107,7 @@ def test_training_with_dropout_is_that_of_peft(
 
 @pytest.mark.parametrize("amp", [None, torch.bfloat16])
 @pytest.mark.parametrize("mode", MODES)
-def test_evaluation_knows_no_dropout(mode: str, amp: torch.dtype | None) -> None:
+def test_evaluation_knows_no_dropout(mode, amp):
     plain, dropped = adapted_model(mode=mode), adapted_model(mode=mode, lora_dropout=0.5)
     for model in (plain, dropped):
         disturb(model)
@@ -123,12 +119,10 @@ def test_evaluation_knows_no_dropout(mode: str, amp: torch.dtype | None) -> None
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_each_part_of_a_fused_layer_drops_by_itself_and_p_is_the_share(
-    monkeypatch: pytest.MonkeyPatch, mode: str
-) -> None:
+def test_each_part_of_a_fused_layer_drops_by_itself_and_p_is_the_share(monkeypatch, mode):
     seen: list[Tensor] = []
 
-    def dropped(x: Tensor, p: float, training: bool) -> Tensor:
+    def dropped(x, p, training):
         y = kernel.dropout(x, p, training)
         seen.append(y == 0)
         return y
@@ -143,7 +137,7 @@ def test_each_part_of_a_fused_layer_drops_by_itself_and_p_is_the_share(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_parts_without_an_adapter_stay_the_same_under_dropout(mode: str) -> None:
+def test_parts_without_an_adapter_stay_the_same_under_dropout(mode):
     model = adapted_model(mode=mode, layers="query+value", lora_dropout=0.3)
     train(model.train(), parameter_groups(model), steps=4)
     for layer in adapted_layers_of(model).values():
@@ -165,7 +159,7 @@ def test_parts_without_an_adapter_stay_the_same_under_dropout(mode: str) -> None
         ("intermediate.dense+query", ["attention.self.query", "intermediate.dense"]),
     ],
 )
-def test_the_ends_of_names_say_which_layers_are_adapted(layers: str, names: list[str]) -> None:
+def test_the_ends_of_names_say_which_layers_are_adapted(layers, names):
     assert list(adapted_layers(layers)) == names
     model = adapted_model(layers=layers)
     carried = {
@@ -179,7 +173,7 @@ def test_the_ends_of_names_say_which_layers_are_adapted(layers: str, names: list
     assert not parameter_groups(model)["base"]
 
 
-def test_ends_that_no_layer_has_are_named_and_refused() -> None:
+def test_ends_that_no_layer_has_are_named_and_refused():
     assert unmatched_ends("query+uery+dens") == ["uery", "dens"]
     with pytest.raises(InputError, match=r"no layer set is called 'query\+q_proj'"):
         inject(base_model(), mode="lora", layers="query+q_proj", rank=2, alpha=1.0,
@@ -187,7 +181,7 @@ def test_ends_that_no_layer_has_are_named_and_refused() -> None:
     assert not any(map(is_layers, ("query,value", "query+", "", "a b", "+" * 9, "q" * 101)))
 
 
-def test_layer_sets_come_before_names() -> None:
+def test_layer_sets_come_before_names():
     assert in_order(["value", "all-lin", "query", "attn-only"]) == [
         "attn-only", "all-lin", "query", "value",
     ]  # fmt: skip
@@ -196,12 +190,12 @@ def test_layer_sets_come_before_names() -> None:
 # Biases
 
 
-def bitfit(*, new_pooler: bool = False) -> nn.Module:
+def bitfit(*, new_pooler=False):
     """A model of which biases and the head train."""
     return adapted_model(mode="bitfit", layers=None, rank=None, new_pooler=new_pooler)
 
 
-def test_bitfit_trains_the_biases_of_the_encoder_and_the_head() -> None:
+def test_bitfit_trains_the_biases_of_the_encoder_and_the_head():
     model = bitfit()
     groups = parameter_groups(model)
     layer = [

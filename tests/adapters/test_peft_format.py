@@ -2,14 +2,11 @@
 
 import json
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
 
 from adapters import peft_format
 from adapters.injection import parameter_groups
@@ -31,7 +28,7 @@ MODES = pytest.mark.parametrize("mode", ["lora", "dora"])
 
 
 @pytest.fixture
-def strict() -> Iterator[None]:
+def strict():
     """Every warning is an error."""
     need_peft()
     import peft
@@ -47,7 +44,7 @@ def strict() -> Iterator[None]:
         yield
 
 
-def check_peft(folder: Path, expected: Tensor) -> None:
+def check_peft(folder, expected):
     """Fail unless the adapter that PEFT loads gives the expected logits."""
     ids, mask = batch()
     logits = from_peft(folder)(input_ids=ids, attention_mask=mask).logits
@@ -58,7 +55,7 @@ def check_peft(folder: Path, expected: Tensor) -> None:
 @pytest.mark.parametrize("layers", ["attn-only", "all-lin-only"])
 @pytest.mark.parametrize("new_pooler", [False, True])
 @pytest.mark.usefixtures("strict")
-def test_trap_17_peft_reads_ours(tmp_path: Path, mode: str, layers: str, new_pooler: bool) -> None:
+def test_trap_17_peft_reads_ours(tmp_path, mode, layers, new_pooler):
     ids, mask = batch()
     model = adapted_model(mode=mode, layers=layers, new_pooler=new_pooler)
     disturb(model)
@@ -74,7 +71,7 @@ def test_trap_17_peft_reads_ours(tmp_path: Path, mode: str, layers: str, new_poo
 
 @pytest.mark.parametrize(("mode", "layers"), [("lora", "all-lin"), ("dora", "attn")])
 @pytest.mark.usefixtures("strict")
-def test_peft_reads_a_base_that_has_trained_too(tmp_path: Path, mode: str, layers: str) -> None:
+def test_peft_reads_a_base_that_has_trained_too(tmp_path, mode, layers):
     model = adapted_model(mode=mode, layers=layers)
     train(model, parameter_groups(model), steps=3)
     save_adapter(model, tmp_path)
@@ -82,7 +79,7 @@ def test_peft_reads_a_base_that_has_trained_too(tmp_path: Path, mode: str, layer
 
 
 @MODES
-def test_keys_shapes_and_metadata(tmp_path: Path, mode: str) -> None:
+def test_keys_shapes_and_metadata(tmp_path, mode):
     model = adapted_model(mode=mode, layers="all-lin-only", rank=4)
     save_adapter(model, tmp_path, "some/model", revision="1f2e")
     with safe_open(tmp_path / "adapter_model.safetensors", "pt") as file:
@@ -128,18 +125,16 @@ def test_keys_shapes_and_metadata(tmp_path: Path, mode: str) -> None:
     }
 
 
-def test_saving_without_adapters_is_refused(tmp_path: Path) -> None:
+def test_saving_without_adapters_is_refused(tmp_path):
     with pytest.raises(InputError, match="no adapters to save"):
         save_adapter(base_model(), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
-def test_a_save_that_is_cut_off_leaves_nothing_that_loads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_save_that_is_cut_off_leaves_nothing_that_loads(tmp_path, monkeypatch):
     save_adapter(adapted_model(layers="attn"), tmp_path)
 
-    def full(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    def full(tensors, path, metadata):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(peft_format, "save_file", full)

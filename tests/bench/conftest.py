@@ -1,9 +1,7 @@
 """A tiny checkpoint, places to run grids in, and a browser to look at pages with."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
@@ -17,18 +15,18 @@ ARGS: Final = [
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_checkpoint(minilm, tmp_path_factory):
     """A checkpoint folder of one narrow layer with random weights and the real vocabulary."""
     return narrow(1, tmp_path_factory.mktemp("checkpoints") / "tiny", minilm)
 
 
 @pytest.fixture(scope="session")
-def deep_checkpoint(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def deep_checkpoint(minilm, tmp_path_factory):
     """The same of four layers, of which each epoch of gradual unfreezing adds one."""
     return narrow(4, tmp_path_factory.mktemp("checkpoints") / "deep", minilm)
 
 
-def narrow(layers: int, folder: Path, vocabulary: Path, spread: float = 0.02) -> Path:
+def narrow(layers, folder, vocabulary, spread=0.02):
     """Save a checkpoint of so many narrow layers in a folder.
 
     Args:
@@ -53,18 +51,18 @@ def narrow(layers: int, folder: Path, vocabulary: Path, spread: float = 0.02) ->
 
 
 @pytest.fixture
-def grid(tmp_path: Path, tiny_checkpoint: Path) -> GridRuns:
+def grid(tmp_path, tiny_checkpoint):
     """A fresh place for a grid's results."""
     return GridRuns(tmp_path, tiny_checkpoint)
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def undrawn(monkeypatch):
     """Figures are made and not drawn, which takes most of the time of a report."""
     skip_drawing(monkeypatch)
 
 
-def skip_drawing(patch: pytest.MonkeyPatch) -> None:
+def skip_drawing(patch):
     """Leave out the layout of figures and their files' content."""
     from matplotlib.figure import Figure
 
@@ -74,7 +72,7 @@ def skip_drawing(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser():
     """A real browser, without a network."""
     need(chromium() is not None, "Chromium or Chrome", component="chromium")
     api = pytest.importorskip("playwright.sync_api")

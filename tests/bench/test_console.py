@@ -22,7 +22,7 @@ MODULES = ("adapters", "bench", "click", "minbert", "numpy", "pip", "torch")
 
 
 @pytest.fixture(scope="module")
-def console(tmp_path_factory) -> Path:
+def console(tmp_path_factory):
     """The console command as an installer writes it."""
     entry = EntryPoint("minbert-bench", SCRIPT, "console_scripts")
     path = tmp_path_factory.mktemp("bin") / entry.name
@@ -35,7 +35,7 @@ def console(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path, tmp_path_factory, monkeypatch) -> Path:
+def place(tmp_path, tmp_path_factory, monkeypatch):
     """The current folder, with results and modules that record that they were imported."""
     for name in MODULES:
         (tmp_path / f"{name}.py").write_text(
@@ -50,7 +50,7 @@ def place(tmp_path, tmp_path_factory, monkeypatch) -> Path:
     return tmp_path
 
 
-def run(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
+def run(*words, **options):
     return subprocess.run(
         [*map(str, words)], capture_output=True, text=True, check=False, timeout=300, **options
     )

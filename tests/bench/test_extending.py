@@ -76,21 +76,21 @@ json.dump(
 """
 
 
-def block(file: str, heading: str) -> str:
+def block(file, heading):
     """The code that a section of the page gives for a file."""
     section = PAGE.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
     code = section.partition(f"`{file}`")[2].partition("```")[2]
     return textwrap.dedent(code.partition("\n")[2].partition("```")[0])
 
 
-def copied(folder: Path, *names: str) -> Path:
+def copied(folder, *names):
     """A copy of the project."""
     for name in ("adapters", "bench", "minbert", *names):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
-def insert(path: Path, before: str, text: str) -> None:
+def insert(path, before, text):
     """Insert text into a file at the only place of another text."""
     whole = path.read_text(encoding="utf-8")
     assert whole.count(before) == 1
@@ -98,7 +98,7 @@ def insert(path: Path, before: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(("is_exported", "takes_time"), [(False, False), (True, True)])
-def test_a_setting_is_declared_once(tmp_path: Path, is_exported: bool, takes_time: bool) -> None:
+def test_a_setting_is_declared_once(tmp_path, is_exported, takes_time):
     home = copied(tmp_path / "copy", "tests")
     table = block("bench/plan/settings.toml", "A setting")
     table = table.replace('["score"]', '["time", "score"]') if takes_time else table
@@ -134,7 +134,7 @@ def test_a_setting_is_declared_once(tmp_path: Path, is_exported: bool, takes_tim
     }
 
 
-def test_the_plugin_is_quoted_as_it_is() -> None:
+def test_the_plugin_is_quoted_as_it_is():
     section = PAGE.read_text(encoding="utf-8").partition("\n## A method, ")[2].partition("\n## ")[0]
     quoted = re.findall(r"^```\w+\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     project = ROOT / "tests" / "plugins" / "scale"
@@ -143,7 +143,7 @@ def test_the_plugin_is_quoted_as_it_is() -> None:
     assert all(any(code in file for file in files) for code in quoted)
 
 
-def test_the_example_of_a_figure_is_drawn() -> None:
+def test_the_example_of_a_figure_is_drawn():
     [group] = groups(synthetic_rows(8, failures=False))
     names = dict(vars(figures))
     exec(block("bench/report/figures.py", "A figure"), names)  # noqa: S102 (of this project)
@@ -154,7 +154,7 @@ def test_the_example_of_a_figure_is_drawn() -> None:
     assert drawing.alt == f"Up to {slowest:.2f} s."
 
 
-def test_files_that_the_page_names_are_there() -> None:
+def test_files_that_the_page_names_are_there():
     text = PAGE.read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:adapters|bench|minbert|tests)/[\w/]+(?:\.py|/))`", text))
     assert len(named) > 8

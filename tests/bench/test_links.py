@@ -30,7 +30,7 @@ WRITERS: dict[str, Callable[[], object]] = {
 }
 
 
-def results(folder: Path) -> None:
+def results(folder):
     """Rows in a folder, which becomes that of commands."""
     lines = [encode(row) for row in synthetic_rows(2)]
     (folder / "runs.csv").write_bytes(record(NAMES) + b"".join(lines))

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,7 +57,7 @@ class Installed:
     python: Path
     folder: Path
 
-    def run(self, module: str, *arguments: object) -> str:
+    def run(self, module, *arguments):
         done = run(
             self.python, "-m", module, *arguments, cwd=self.folder,
             MINBERT_BENCH_LOCKS=str(self.folder),
@@ -66,7 +65,7 @@ class Installed:
         assert not done.stderr.count("error: "), done.stderr
         return done.stdout
 
-    def grid(self, *arguments: object) -> str:
+    def grid(self, *arguments):
         return self.run(
             "bench.grid", "--grid", "mine.toml", "--model", "tiny", "--max-train", 32,
             "--max-dev", 24, "--max-steps", 1, "--epochs", 1, "--device", "cpu",
@@ -75,7 +74,7 @@ class Installed:
 
 
 @pytest.fixture(scope="module")
-def installed(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+def installed(minilm, tmp_path_factory):
     folder = tmp_path_factory.mktemp("plugin")
     narrow(1, folder / "tiny", minilm, spread=0.2)
     (folder / "mine.toml").write_text(GRID)
@@ -85,7 +84,7 @@ def installed(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Install
     return here
 
 
-def test_a_grid_runs_with_a_plugin(installed: Installed) -> None:
+def test_a_grid_runs_with_a_plugin(installed):
     rows = read_rows(installed.folder / "runs.csv")
     assert {(row.mode, row.plugin, row.status) for row in rows} == {
         ("full", None, "ok"),
@@ -99,12 +98,12 @@ def test_a_grid_runs_with_a_plugin(installed: Installed) -> None:
     assert answer["metric"] == "kappa"
 
 
-def test_declarations_are_read_without_torch(installed: Installed) -> None:
+def test_declarations_are_read_without_torch(installed):
     done = run(installed.python, "-c", WITHOUT_TORCH)
     assert done.stdout == "scale kappa wrapped numpy False\n", done.stderr
 
 
-def test_another_version_of_the_plugin_runs_the_cell_again(installed: Installed) -> None:
+def test_another_version_of_the_plugin_runs_the_cell_again(installed):
     before = installed.grid("--dry-run", "--json")
     [metadata] = (installed.folder / "venv").glob("lib/*/site-packages/minbert_bench_scale-*/META*")
     text = metadata.read_text()
@@ -120,7 +119,7 @@ def test_another_version_of_the_plugin_runs_the_cell_again(installed: Installed)
     assert new["scale"]["cell_id"] != old["scale"]["cell_id"]
 
 
-def test_a_folder_is_exported_in_the_plugins_format(installed: Installed) -> None:
+def test_a_folder_is_exported_in_the_plugins_format(installed):
     answer = json.loads(installed.run(
         "bench.export", CELL, "--format", "numpy", "--allow-low-score", "--to", "out", "--json"
     ))  # fmt: skip
@@ -137,7 +136,7 @@ def test_a_folder_is_exported_in_the_plugins_format(installed: Installed) -> Non
     assert f"\n1,{predicted}," in installed.run("bench.predict", "out", lines)
 
 
-def test_rows_stay_readable_without_the_plugin(installed: Installed, tmp_path: Path) -> None:
+def test_rows_stay_readable_without_the_plugin(installed, tmp_path):
     runs = installed.folder / "runs.csv"
     assert "scale" not in methods.MODES, "this process has no plugin"
     outcome = CliRunner().invoke(
@@ -154,13 +153,13 @@ def test_rows_stay_readable_without_the_plugin(installed: Installed, tmp_path: P
         engine_of(row.cell)
 
 
-def plugin_row(**values: object) -> dict[str, object]:
+def plugin_row(**values):
     row = synthetic_rows(1, failures=False)[0]
     own = {"cell_id": "5ca1e", "mode": "scale", "rank": None, "layers": "attn"}
     return {**values_of(row), **own, **values}
 
 
-def test_a_mode_of_no_plugin_is_no_mode(tmp_path: Path) -> None:
+def test_a_mode_of_no_plugin_is_no_mode(tmp_path):
     row = row_of(plugin_row(plugin="mine 1.0"))  # type: ignore[arg-type]
     path = tmp_path / "runs.csv"
     path.write_bytes(record(values_of(row)) + encode(row))
@@ -174,7 +173,7 @@ def test_a_mode_of_no_plugin_is_no_mode(tmp_path: Path) -> None:
         read_rows(path)
 
 
-def test_a_mode_without_its_plugin_is_neutral_and_comes_last() -> None:
+def test_a_mode_without_its_plugin_is_neutral_and_comes_last():
     rows = [row_of(plugin_row(plugin="mine 1.0")), *synthetic_rows(4, failures=False)]  # type: ignore[arg-type]
     labels = [setting.label for group in groups(rows) for setting in group.settings]
     assert any(label.startswith("scale (plugin not installed) on attn") for label in labels)
@@ -183,7 +182,7 @@ def test_a_mode_without_its_plugin_is_neutral_and_comes_last() -> None:
     assert (MARKERS["scale"], LINES["scale"]) == ("o", ":")
 
 
-def test_a_plugin_is_part_of_a_cells_identity() -> None:
+def test_a_plugin_is_part_of_a_cells_identity():
     plain = cell("lora", 8, "attn", "off")
     first, second = (replace(plain, mode="scale", plugin=f"mine {v}") for v in ("1.0", "1.1"))
     assert len({one.cell_id for one in (plain, first, second)}) == 3
@@ -205,7 +204,7 @@ POINTS = "[minbert_bench.methods]\n"
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path, monkeypatch):
     """A folder whose distributions and modules this process sees."""
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
@@ -213,7 +212,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.modules.pop(name, None)
 
 
-def registry() -> Registry[methods.Method]:
+def registry():
     importlib.invalidate_caches()
     own = methods.METHODS.own.values()
     return Registry(methods.Method, "minbert_bench.methods", own, taken=("full",))
@@ -232,8 +231,8 @@ def registry() -> Registry[methods.Method]:
     ],
 )
 def test_a_broken_plugin_is_a_line_that_names_its_distribution(
-    folder: Path, capsys: pytest.CaptureFixture[str], points: str, name: str, reason: str
-) -> None:
+    folder, capsys, points, name, reason
+):
     declare(
         folder, "some-plugin", f"{POINTS}{points}\nfine = fine:METHOD", fine=FINE, broken=BROKEN
     )
@@ -250,14 +249,14 @@ def test_a_broken_plugin_is_a_line_that_names_its_distribution(
             found[name]
 
 
-def test_a_name_of_two_distributions_is_of_none(folder: Path) -> None:
+def test_a_name_of_two_distributions_is_of_none(folder):
     for name in ("one", "two"):
         declare(folder, name, f"{POINTS}fine = fine:METHOD", fine=FINE)
     with pytest.raises(InputError, match=r"one 1.0 and two 1.0: .* several distributions"):
         registry()["fine"]
 
 
-def test_what_does_not_need_a_broken_plugin_goes_on(tmp_path: Path) -> None:
+def test_what_does_not_need_a_broken_plugin_goes_on(tmp_path):
     declare(tmp_path / "path", "some-plugin", f"{POINTS}broken = broken:METHOD", broken=BROKEN)
     for mode, code in (("lora", 0), ("broken", 2)):
         (tmp_path / "mine.toml").write_text(
@@ -295,9 +294,7 @@ METRIC = Metric(
 """
 
 
-def test_a_metric_that_fails_names_its_distribution(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_metric_that_fails_names_its_distribution(folder, monkeypatch):
     declare(folder, "odd-one", "[minbert_bench.metrics]\nodd = fine:METRIC", fine=METRIC)
     importlib.invalidate_caches()
     own = metrics.METRICS.own.values()
@@ -311,9 +308,7 @@ def test_a_metric_that_fails_names_its_distribution(
     assert scores.every_score("single_label", outcome)["mcc"] is not None
 
 
-def test_the_plugins_influence_is_that_of_leaving_an_example_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_plugins_influence_is_that_of_leaving_an_example_out(monkeypatch):
     from sklearn.metrics import cohen_kappa_score
 
     monkeypatch.syspath_prepend(PROJECT)

@@ -1,8 +1,5 @@
 """What benchmarks share: as many threads as a cell, real lengths of texts, many rows, a browser."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +7,7 @@ import torch
 from bench.machine.conditions import usable_threads
 from bench.plan.columns import NAMES
 from bench.results.rowfile import encode, record
-from minbert.data.batches import Batch, collate, plan_training
+from minbert.data.batches import collate, plan_training
 from minbert.data.tokenizer import Encoded
 from tests.bench.conftest import browser as browser
 from tests.bench.synthetic_rows import synthetic_rows
@@ -19,7 +16,7 @@ BATCH_SIZE = 64
 
 
 @pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
+def threads():
     """As many threads as a worker takes; tests have one."""
     before = torch.get_num_threads()
     torch.set_num_threads(usable_threads())
@@ -28,7 +25,7 @@ def threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def batch() -> Batch:
+def batch():
     """64 texts of like length, as an epoch on `movies` gives them: the batch of median size.
 
     Sentences there have 27 tokens on average, and from 4 to 79, [CLS] and [SEP] included. The ids
@@ -50,7 +47,7 @@ def batch() -> Batch:
 
 
 @pytest.fixture(scope="session")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def many(tmp_path_factory):
     """A runs.csv of 100,000 rows. Not to be changed."""
     path = tmp_path_factory.mktemp("many") / "runs.csv"
     path.write_bytes(record(NAMES) + b"".join(map(encode, synthetic_rows(100_000))))

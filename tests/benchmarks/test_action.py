@@ -1,10 +1,8 @@
 """The action in a clone of this repository, with cells that train."""
 
 import subprocess
-from pathlib import Path
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
 from tests.action import ROOT, Ended, run_action
 from tests.test_action import git
@@ -28,7 +26,7 @@ AFTER = f"{BEFORE} + 0 * self.dense(y, self.activation).exp()"
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+def checkout(tmp_path):
     """A clone whose last commit changes no code."""
     folder = tmp_path / "checkout"
     subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)  # noqa: S607
@@ -38,9 +36,7 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_worse_change_is_found(
-    benchmark: BenchmarkFixture, checkout: Path, tmp_path: Path
-) -> None:
+def test_a_worse_change_is_found(benchmark, checkout, tmp_path):
     """It works more, and keeps more for the backward pass."""
     encoder = checkout / "minbert" / "model" / "encoder.py"
     assert BEFORE in encoder.read_text()

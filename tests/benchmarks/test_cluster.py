@@ -2,19 +2,14 @@
 
 import os
 import resource
-from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
 from unittest import mock
 
-import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
-
-from bench.executors.slurm.submission import Submission
 from bench.forecast import outlook
-from bench.forecast.costs import Load, Totals, Variant
+from bench.forecast.costs import Load, Totals
 from tests.bench.grids import GridRuns
-from tests.slurm.cluster import NODES, Cluster
+from tests.slurm.cluster import NODES
 from tests.slurm.place import Place
 from tests.slurm.simulation import Simulation
 
@@ -44,14 +39,14 @@ MOST_SHARE = 0.55
 MOST_OVERHEAD_S = 2.0
 
 
-def costs(jobs: Mapping[Variant, object], *_: object) -> dict[Variant, Totals]:
+def costs(jobs, *_):
     """Counts as of `bench.forecast.client.find_costs`, at once."""
     sizes = {variant: 10.0 + (variant.rank or 0) for variant in jobs}
     loads = {variant: Load(size, size, size) for variant, size in sizes.items()}
     return {v: Totals(*[size] * 4, *[loads[v]] * 3, size, size) for v, size in sizes.items()}
 
 
-def run_all(folder: Path, rates: int) -> tuple[float, Path, Simulation]:
+def run_all(folder, rates):
     """Run a grid from the command to the report; the seconds that it takes besides the nodes and
     Slurm's own commands, its CSV, and the cluster."""
     folder.mkdir()
@@ -71,8 +66,8 @@ def run_all(folder: Path, rates: int) -> tuple[float, Path, Simulation]:
 
 
 def test_18_000_cells_are_planned_and_collected_in_twice_the_time_of_9_000(
-    benchmark: BenchmarkFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    benchmark, tmp_path, monkeypatch
+):
     """The nodes' own work is left out, and so is the disk, which syncs a file for each batch of
     rows and some for each submission. Slurm takes as large a part of the cells at a time."""
     monkeypatch.setattr(os, "fsync", lambda _file: None)
@@ -99,21 +94,19 @@ def test_18_000_cells_are_planned_and_collected_in_twice_the_time_of_9_000(
     assert seconds <= MOST_RATIO * half_s
 
 
-def span_s(submission: Submission) -> float:
+def span_s(submission):
     """Seconds from the start of an array's first cell to the last row."""
     starts = [path.stat().st_mtime for path in (submission.folder / "starts").iterdir()]
     return max(path.stat().st_mtime for path in submission.rows.iterdir()) - min(starts)
 
 
-def test_two_nodes_take_half_the_time_and_cells_have_little_overhead(
-    benchmark: BenchmarkFixture, tmp_path: Path, cluster: Cluster
-) -> None:
+def test_two_nodes_take_half_the_time_and_cells_have_little_overhead(benchmark, tmp_path, cluster):
     """The overhead of a cell is what it takes beyond its work and a job that does nothing, both
     one after the other on one node."""
     seeds = range(2 * CELLS_OF_A_NODE)
     alone = f"exclusive nodelist={NODES[0]}"
 
-    def run(name: str, slurm: str) -> Submission:
+    def run(name, slurm):
         place = Place(tmp_path / name, cluster)
         place.order(str(CELL_S), *seeds)
         done = place.run("--cells", str(len(seeds)), "--slurm", slurm)

@@ -2,14 +2,11 @@
 
 import csv
 import resource
-from pathlib import Path
-
-from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.compare.__main__ import command
 
 
-def write_slower(rows: Path, path: Path) -> None:
+def write_slower(rows, path):
     """Write rows of which each takes a tenth more time."""
     with rows.open(newline="") as source, path.open("w", newline="") as copy:
         reader, writer = csv.reader(source), csv.writer(copy)
@@ -21,13 +18,11 @@ def write_slower(rows: Path, path: Path) -> None:
             writer.writerow(row)
 
 
-def test_compare_two_files_of_100_000_rows(
-    benchmark: BenchmarkFixture, tmp_path: Path, many: Path
-) -> None:
+def test_compare_two_files_of_100_000_rows(benchmark, tmp_path, many):
     new = tmp_path / "new.csv"
     write_slower(many, new)
 
-    def compared() -> int:
+    def compared():
         words = [str(many), str(new), "--reports", str(tmp_path)]
         code = command.main(words, standalone_mode=False)
         assert isinstance(code, int)

@@ -3,9 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
-
-from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.results.store import read_rows
 from tests.bench.conftest import tiny_checkpoint as tiny_checkpoint
@@ -29,8 +26,8 @@ _MOST = 0.2
 
 
 def test_the_second_cell_compiles_in_a_fifth_of_the_time_to_the_same_numbers(
-    benchmark: BenchmarkFixture, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+    benchmark, tiny_checkpoint, tmp_path
+):
     need_compiler()
     (tmp_path / "grid.toml").write_text(_GRID)
     argv = [
@@ -39,7 +36,7 @@ def test_the_second_cell_compiles_in_a_fifth_of_the_time_to_the_same_numbers(
     ]
     environment = {**os.environ, "MINBERT_BENCH_LOCKS": str(tmp_path / "locks")}
 
-    def run() -> None:
+    def run():
         ran = subprocess.run(
             argv, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True
         )

@@ -6,16 +6,12 @@ import os
 import random
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
-
-from pytest_benchmark.fixture import BenchmarkFixture
 
 _ROWS = 1_000_000
 _LIMIT_KIB = 2 * 2**20
 
 
-def write_rows(path: Path) -> None:
+def write_rows(path):
     """Distinct texts in three classes, but for 1,000 that occur twice: half of them in capitals,
     and a tenth with another label."""
     draw = random.Random(0)  # noqa: S311
@@ -33,7 +29,7 @@ def write_rows(path: Path) -> None:
             writer.writerow((text, f"class {(number + (number % 10 == 0)) % 3}"))
 
 
-def test_read_split_and_check_a_million_rows(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
+def test_read_split_and_check_a_million_rows(tmp_path, benchmark):
     path = tmp_path / "million.csv"
     write_rows(path)
     argv = [sys.executable, "-m", "bench.data", str(path), "--json"]
@@ -42,7 +38,7 @@ def test_read_split_and_check_a_million_rows(tmp_path: Path, benchmark: Benchmar
 
     model = str(fetch("minilm"))
 
-    def check() -> dict[str, Any]:
+    def check():
         with (tmp_path / "out.json").open("wb") as out:
             process = subprocess.Popen([*argv, "--model", model], stdout=out, env=environment)
             _, status, usage = os.wait4(process.pid, 0)

@@ -17,23 +17,19 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
 from math import exp, log
 from pathlib import Path
 from statistics import fmean
 from typing import Final
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.analysis.comparison import Verdict, verdict_of
 from bench.analysis.engines import KEPT as KEPT_COLUMN
 from bench.analysis.engines import TIME as TIME_COLUMN
 from bench.analysis.engines import baselines
-from bench.analysis.setting import Setting
 from bench.machine.conditions import usable_threads
 from bench.machine.environment import worker_environment
-from bench.plan.rows import Row
 from bench.results.outcomes import no_values
 from bench.results.protocol import PHASES
 from bench.results.store import cell_folder, read_rows
@@ -108,7 +104,7 @@ DORA_KEEPS: Final = 1.05
 """What DoRA keeps at most, in LoRA's."""
 
 
-def test_against_transformers_and_peft(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
+def test_against_transformers_and_peft(benchmark, tmp_path):
     transformers()
     benchmark.group = "gates"
     result = benchmark.pedantic(gates, args=(tmp_path, 2), rounds=1, iterations=1)
@@ -122,20 +118,18 @@ def test_against_transformers_and_peft(benchmark: BenchmarkFixture, tmp_path: Pa
         warnings.warn("worse than the baseline: " + "; ".join(warning), stacklevel=1)
 
 
-def test_a_whole_cell_against_a_script(
-    benchmark: BenchmarkFixture, tmp_path: Path, minilm: Path
-) -> None:
+def test_a_whole_cell_against_a_script(benchmark, tmp_path, minilm):
     """From the start of a process to its end, with the score on dev."""
     transformers()
     benchmark.group = "whole cells"
 
-    def ends(ratios: list[float]) -> tuple[float, float]:
+    def ends(ratios):
         """Of the interval of a ratio's logarithm, above that of the limit."""
         interval = mean_t(ratios)
         low, high = interval.ends() or (interval.value, interval.value)
         return low - log(LOOP), high - log(LOOP)
 
-    def measure() -> list[float]:
+    def measure():
         ratios: list[float] = []
         for repeat in range(1, MOST + 1):
             if repeat > FEWEST and verdict_of(*ends(ratios), 0.0)[0] is not Verdict.UNDECIDED:
@@ -151,7 +145,7 @@ def test_a_whole_cell_against_a_script(
     assert verdict_of(low, high, 0.0)[0] is not Verdict.REGRESSION
 
 
-def cell_s(folder: Path, row: Row) -> float:
+def cell_s(folder, row):
     """The seconds of a cell's process without those of measuring, which no script does. The grid
     has made the token ids of its texts before, once for all cells."""
     of_cell = cell_folder(folder / "runs.csv", row.cell.name, *row.key, row.attempt)
@@ -160,7 +154,7 @@ def cell_s(folder: Path, row: Row) -> float:
     return float(row.wall_s or 0.0) - seconds["measure"]
 
 
-def script(model: Path, folder: Path) -> float:
+def script(model, folder):
     """Run the script, as its user does; its seconds."""
     command = [sys.executable, "-m", "tests.benchmarks.loop_script", str(model)]
     root = Path(__file__).parents[2]
@@ -174,7 +168,7 @@ def script(model: Path, folder: Path) -> float:
     return time.perf_counter() - start
 
 
-def run(folder: Path, grid: str, repeats: int, selection: str = "") -> list[Row]:
+def run(folder, grid, repeats, selection=""):
     """Run what is missing of a grid's cells on the CPU; the rows, all of which ended ok."""
     (folder / "grid.toml").write_text(grid)
     command = ["--grid", "grid.toml", "--device", "cpu", "--repeats", str(repeats)]
@@ -188,12 +182,12 @@ def run(folder: Path, grid: str, repeats: int, selection: str = "") -> list[Row]
     return read_rows(folder / "runs.csv")
 
 
-def gates(folder: Path, repeats: int, selection: str = "") -> dict[str, dict[str, float]]:
+def gates(folder, repeats, selection=""):
     """Run the cells of the gates, or those that are selected; the figures of all."""
     return figures(run(folder, GATES, repeats, selection))
 
 
-def figures(rows: list[Row]) -> dict[str, dict[str, float]]:
+def figures(rows):
     """The ratios of each setting, minbert over transformers, and what minbert keeps, MiB."""
     (baseline,) = baselines(rows, no_values)
     kept = {id(pair): one for pair, one in baseline.compared(KEPT_COLUMN)}
@@ -212,24 +206,24 @@ def figures(rows: list[Row]) -> dict[str, dict[str, float]]:
     return result
 
 
-def above_imports(setting: Setting) -> float:
+def above_imports(setting):
     """The mean peak of anonymous memory above the imported libraries, MiB."""
     return fmean((row.peak_anon_mib or 0.0) - (row.imports_anon_mib or 0.0) for row in setting.ok)
 
 
-def start_s(setting: Setting) -> float:
+def start_s(setting):
     """The mean time until a worker begins to train, s."""
     return fmean(row.startup_s or 0.0 for row in setting.ok)
 
 
-def verdict(figures: Mapping[str, float], name: str, limit: float) -> Verdict:
+def verdict(figures, name, limit):
     """The verdict of bench.compare on a ratio, whose minimum effect is the limit itself."""
     ends = (figures.get(f"{name}{end}") or figures[name] for end in ("_low", "_high"))
     low, high = (log(end / limit) for end in ends)
     return verdict_of(low, high, 0.0)[0]
 
 
-def broken(result: Mapping[str, Mapping[str, float]]) -> list[str]:
+def broken(result):
     """The gates that do not hold."""
     limits = {"time": TIME, "memory": MEMORY, "kept": KEPT, "start": START}
     problems = [
@@ -245,9 +239,7 @@ def broken(result: Mapping[str, Mapping[str, float]]) -> list[str]:
     return problems
 
 
-def worse(
-    result: Mapping[str, Mapping[str, float]], baseline: Mapping[str, Mapping[str, float]]
-) -> list[str]:
+def worse(result, baseline):
     """What is clearly more than it was on the machine of the baseline."""
     return [
         f"{setting}: {name} {value:.2f}, was {baseline[setting][name]:.2f}"
@@ -257,7 +249,7 @@ def worse(
     ]
 
 
-def within() -> dict[str, dict[str, float]]:
+def within():
     """Figures that are just inside of every gate."""
     return {
         setting: {
@@ -281,7 +273,7 @@ def within() -> dict[str, dict[str, float]]:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("setting", TIME)
-def test_each_gate_closes(setting: str, factors: dict[str, float], problems: int) -> None:
+def test_each_gate_closes(setting, factors, problems):
     result = within()
     for name, factor in factors.items():
         result[setting][name] = factor * within()[setting][name.removesuffix("_low")]
@@ -289,7 +281,7 @@ def test_each_gate_closes(setting: str, factors: dict[str, float], problems: int
     assert len(broken(result)) == (0 if is_lora and "kept_mib" in factors else problems)
 
 
-def test_the_baseline_warns_of_what_is_clearly_worse_and_of_nothing_else() -> None:
+def test_the_baseline_warns_of_what_is_clearly_worse_and_of_nothing_else():
     baseline = json.loads(BASELINE.read_text(encoding="utf-8"))
     assert broken(baseline) == []
     assert worse(baseline, baseline) == []

@@ -16,7 +16,6 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,6 @@ import click
 import numpy as np
 import pytest
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
 
 from adapters.injection import inject, parameter_groups
 from minbert.data.batches import Batch
@@ -35,7 +33,7 @@ from minbert.model.classifier import BertClassifier, initialise
 from minbert.model.config import GEOMETRIES
 from minbert.training.schedules import linear_schedule
 from minbert.training.trainer import ParameterGroup, Trainer
-from tests.gpu.kernels import AMP, CLASSES, RANK, SETTINGS, Count, count_in_process, label
+from tests.gpu.kernels import AMP, CLASSES, RANK, SETTINGS, count_in_process, label
 from tests.gpu.test_fake import build_guard
 from tests.minbert.kernels.test_fast_path import force_gpu
 
@@ -64,12 +62,12 @@ class HostTime:
     low: float
     high: float
 
-    def __str__(self) -> str:
+    def __str__(self):
         return f"{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
 @contextmanager
-def as_on_gpu() -> Iterator[None]:
+def as_on_gpu():
     """On one core and one thread, with the code paths for a GPU."""
     cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
@@ -83,7 +81,7 @@ def as_on_gpu() -> Iterator[None]:
             os.sched_setaffinity(0, cores)
 
 
-def host_time(mode: str, layers: str | None, amp: str, pairs: int) -> HostTime:
+def host_time(mode, layers, amp, pairs):
     """Measure steps of one model in pairs, ours and plain torch's, within `as_on_gpu`."""
     model = BertClassifier(TINY, CLASSES, pooling="mean", dropout=0.1)
     initialise(model, 0)
@@ -99,7 +97,7 @@ def host_time(mode: str, layers: str | None, amp: str, pairs: int) -> HostTime:
     ids = torch.ones(1, 2, dtype=torch.int64)
     batch = Batch(ids, torch.ones_like(ids), torch.zeros_like(ids), ids[:, 0], 2)
 
-    def step(name: str) -> float:
+    def step(name):
         with kernels(name):
             start = time.thread_time()
             trainer.step(batch)
@@ -120,7 +118,7 @@ def host_time(mode: str, layers: str | None, amp: str, pairs: int) -> HostTime:
     return HostTime(*np.median(times, axis=0) * 1e3, *interval(np.log(times[:, 0] / times[:, 1])))
 
 
-def interval(logs: np.ndarray) -> tuple[float, float, float]:
+def interval(logs):
     """A ratio's trimmed mean and its 95% interval, from logarithms of pairs (Tukey and McLaughlin
     1963): interrupts make some pairs outliers."""
     logs = np.sort(logs)
@@ -132,7 +130,7 @@ def interval(logs: np.ndarray) -> tuple[float, float, float]:
     return math.exp(mean), math.exp(low), math.exp(high)
 
 
-def counts(length: int = 21) -> Iterator[tuple[Count, Count]]:
+def counts(length=21):
     """Ours and plain torch's, of all settings."""
     with tempfile.TemporaryDirectory() as folder:
         environment = dict(os.environ)
@@ -142,12 +140,10 @@ def counts(length: int = 21) -> Iterator[tuple[Count, Count]]:
     yield from zip(*sides, strict=True)
 
 
-def test_a_step_on_a_gpu_costs_at_most_what_plain_torch_does(
-    benchmark: BenchmarkFixture,
-) -> None:
+def test_a_step_on_a_gpu_costs_at_most_what_plain_torch_does(benchmark):
     rows = [(mode, layers, amp) for mode, layers in SETTINGS for amp in AMP]
 
-    def measure() -> dict[str, HostTime]:
+    def measure():
         with as_on_gpu():
             return {label(*row): host_time(*row, PAIRS) for row in rows}
 
@@ -156,7 +152,7 @@ def test_a_step_on_a_gpu_costs_at_most_what_plain_torch_does(
     assert not {name: str(of) for name, of in times.items() if of.low > 1}
 
 
-def table(times: dict[str, HostTime], counted: dict[str, tuple[Count, Count]]) -> str:
+def table(times, counted):
     """A Markdown table with a row for each setting."""
     lines = [
         "| | host's time, ours / plain torch | ms, ours and plain torch | kernels | MiB moved |",
@@ -174,7 +170,7 @@ def table(times: dict[str, HostTime], counted: dict[str, tuple[Count, Count]]) -
 
 @click.command(help=__doc__)
 @click.option("--pairs", type=click.IntRange(10), default=200, help="Pairs of steps of a setting.")
-def main(pairs: int) -> None:
+def main(pairs):
     """Print the table."""
     rows = [(mode, layers, amp) for mode, layers in SETTINGS for amp in AMP]
     with as_on_gpu():

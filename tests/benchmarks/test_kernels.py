@@ -3,18 +3,15 @@
 `pytest --benchmark-only tests/benchmarks/test_kernels.py` prints them in pairs, with their ratio.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import pytest
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 from bench.engines import minbert
 from bench.plan.job import Job
 from bench.worker.setup import trained_groups
-from minbert.data.batches import Batch
 from minbert.kernels.attention import attention
 from minbert.kernels.dropout import dropout
 from minbert.kernels.products import sum_over_tokens, thin_over_tokens, times
@@ -29,19 +26,19 @@ WAYS = pytest.mark.parametrize("way", ["torch", "kernel"])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 
 
-def in_pairs(benchmark: BenchmarkFixture, what: str, run: Callable[[], object]) -> None:
+def in_pairs(benchmark, what, run):
     benchmark.group = what
     benchmark.pedantic(run, rounds=9, warmup_rounds=2)
 
 
-def of(way: str) -> AbstractContextManager[None]:
+def of(way):
     return kernels("reference") if way == "torch" else nullcontext()
 
 
 @WAYS
 @DTYPES
 @pytest.mark.parametrize("what", ["x Wᵀ", f"Gᵀ (x Aᵀ) of rank {RANK}", "Σ G over tokens"])
-def test_product(benchmark: BenchmarkFixture, way: str, dtype: torch.dtype, what: str) -> None:
+def test_product(benchmark, way, dtype, what):
     tokens = SENTENCES * LENGTH
     x, w, g, thin = (
         torch.randn(shape).to(dtype)
@@ -57,10 +54,10 @@ def test_product(benchmark: BenchmarkFixture, way: str, dtype: torch.dtype, what
 
 @WAYS
 @DTYPES
-def test_dropout(benchmark: BenchmarkFixture, way: str, dtype: torch.dtype) -> None:
+def test_dropout(benchmark, way, dtype):
     x = torch.randn(SENTENCES * LENGTH, HIDDEN).to(dtype)
 
-    def run() -> None:
+    def run():
         with of(way):
             dropout(x, DROPPED, training=True)
 
@@ -69,11 +66,11 @@ def test_dropout(benchmark: BenchmarkFixture, way: str, dtype: torch.dtype) -> N
 
 @WAYS
 @DTYPES
-def test_attention(benchmark: BenchmarkFixture, way: str, dtype: torch.dtype) -> None:
+def test_attention(benchmark, way, dtype):
     qkv = torch.randn(SENTENCES, LENGTH, 3 * HIDDEN).to(dtype).requires_grad_()
     upstream = torch.randn(SENTENCES, LENGTH, HIDDEN).to(dtype)
 
-    def run() -> None:
+    def run():
         with of(way):
             attention(qkv, None, HEADS, DROPPED).backward(upstream)
 
@@ -82,12 +79,12 @@ def test_attention(benchmark: BenchmarkFixture, way: str, dtype: torch.dtype) ->
 
 @WAYS
 @DTYPES
-def test_add_and_normalise(benchmark: BenchmarkFixture, way: str, dtype: torch.dtype) -> None:
+def test_add_and_normalise(benchmark, way, dtype):
     norm = nn.LayerNorm(HIDDEN).requires_grad_(False)
     x = torch.randn(SENTENCES, LENGTH, HIDDEN).to(dtype).requires_grad_()
     y: Tensor = torch.randn(SENTENCES, LENGTH, HIDDEN).to(dtype).requires_grad_()
 
-    def run() -> None:
+    def run():
         half = torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32)
         with of(way), half:
             out = add_and_normalise(x, y, norm, DROPPED, training=True)
@@ -99,7 +96,7 @@ def test_add_and_normalise(benchmark: BenchmarkFixture, way: str, dtype: torch.d
 @WAYS
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 @pytest.mark.parametrize("mode", ["full", "lora", "dora"])
-def test_step(benchmark: BenchmarkFixture, batch: Batch, way: str, amp: str, mode: str) -> None:
+def test_step(benchmark, batch, way, amp, mode):
     adapted = mode != "full"
     wanted = cell(
         mode, 8 if adapted else None, "all-lin-only" if adapted else None, amp,
@@ -115,7 +112,7 @@ def test_step(benchmark: BenchmarkFixture, batch: Batch, way: str, amp: str, mod
         schedule=linear_schedule(1000, 0.1), amp=amp, device=torch.device("cpu"),
     )  # fmt: skip
 
-    def run() -> None:
+    def run():
         with of(way):
             trainer.step(batch)
 

@@ -2,10 +2,8 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
 from tests.bench.examples.tables import need_data, write_json_lines, write_parquet
 
@@ -26,7 +24,7 @@ print(int(status.partition("VmHWM:")[2].split()[0]) // 1024)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_read_a_million_rows(tmp_path: Path, benchmark: BenchmarkFixture, suffix: str) -> None:
+def test_read_a_million_rows(tmp_path, benchmark, suffix):
     words = "a film about nothing that nobody will ever want to see twice "
     texts = [f"{number} {words * (number % 4 + 1)}" for number in range(_ROWS)]
     labels = [f"topic {number % 12}" for number in range(_ROWS)]
@@ -38,7 +36,7 @@ def test_read_a_million_rows(tmp_path: Path, benchmark: BenchmarkFixture, suffix
     else:
         write_json_lines(path, columns)
 
-    def read() -> int:
+    def read():
         command = [sys.executable, "-c", _READ, str(path), str(_ROWS)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return int(done.stdout)

@@ -1,23 +1,19 @@
 """A report on many rows, its page in a browser, and planning what is left to run among them."""
 
 import resource
-from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.plan import gridfile
-from bench.plan.planning import Planned, Resolved, expand, plan
+from bench.plan.planning import Resolved, expand, plan
 from bench.report.render import render
 from bench.results.store import Store
 from tests.bench.synthetic_rows import HERE, as_results, synthetic_rows
 
 
-def test_report_on_100_000_rows(benchmark: BenchmarkFixture, tmp_path: Path, many: Path) -> None:
-    def read_and_render() -> Path:
+def test_report_on_100_000_rows(benchmark, tmp_path, many):
+    def read_and_render():
         return render(as_results(Store(many).rows, runs=[many.name]), tmp_path / "reports")
 
     index = benchmark.pedantic(read_and_render, rounds=1)
@@ -26,7 +22,7 @@ def test_report_on_100_000_rows(benchmark: BenchmarkFixture, tmp_path: Path, man
 
 
 @pytest.fixture(scope="module")
-def explorer(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def explorer(browser, tmp_path_factory):
     """An open page of 400 settings, each with three seeds."""
     rates = [1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3]
     rows = [
@@ -42,10 +38,10 @@ def explorer(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     page.close()
 
 
-def test_first_paint_of_400_settings(benchmark: BenchmarkFixture, explorer: Any) -> None:
+def test_first_paint_of_400_settings(benchmark, explorer):
     """From the start of navigation until the pictures are drawn, in milliseconds."""
 
-    def load() -> None:
+    def load():
         explorer.reload(wait_until="commit")
         explorer.wait_for_function("() => performance.getEntriesByName('explorer-drawn').length")
 
@@ -59,7 +55,7 @@ def test_first_paint_of_400_settings(benchmark: BenchmarkFixture, explorer: Any)
     )
 
 
-def test_a_slider_among_400_settings(benchmark: BenchmarkFixture, explorer: Any) -> None:
+def test_a_slider_among_400_settings(benchmark, explorer):
     """From a slider's event until the browser has drawn pictures and tables again."""
     move = """step => new Promise(done => {
         const slider = document.getElementById('limit-memory'), start = performance.now();
@@ -80,20 +76,18 @@ def test_a_slider_among_400_settings(benchmark: BenchmarkFixture, explorer: Any)
     assert min(times) < 100
 
 
-def test_plan_among_100_000_rows(benchmark: BenchmarkFixture, many: Path) -> None:
+def test_plan_among_100_000_rows(benchmark, many):
     grid = gridfile.load("full")
     resolved = Resolved("minilm", "7c1d0f9a44be", "mean", "3e9ab01c77d2", "bf16", "grid")
 
-    def read_and_plan() -> list[Planned]:
+    def read_and_plan():
         return plan(expand(grid, resolved), Store(many).rows, HERE)
 
     assert len(benchmark.pedantic(read_and_plan, rounds=1)) == 68
 
 
 @pytest.mark.parametrize("count", [100, 100_000])
-def test_append_to_rows(
-    benchmark: BenchmarkFixture, tmp_path: Path, many: Path, count: int
-) -> None:
+def test_append_to_rows(benchmark, tmp_path, many, count):
     """What a cell's parent does with the results before and after it."""
     path = tmp_path / "runs.csv"
     with many.open("rb") as source, path.open("wb") as copy:
@@ -103,7 +97,7 @@ def test_append_to_rows(
     cell = row.cell
     numbers = iter(range(2, 1000))
 
-    def look_and_append() -> None:
+    def look_and_append():
         last = store.last(str(row["cell_id"]), str(row["conditions_id"]))
         assert last is not None
         assert store.out_of_memory(cell, str(row["conditions_id"])) is not None

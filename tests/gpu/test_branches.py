@@ -1,7 +1,6 @@
 """Code paths for a GPU, forced on the CPU, give the results of plain torch."""
 
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,15 +22,13 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def as_on_gpu(monkeypatch):
     force_gpu(monkeypatch)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_takes_the_steps_that_it_does_on_the_cpu(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def train() -> list[torch.Tensor]:
+def test_an_optimizer_takes_the_steps_that_it_does_on_the_cpu(name, monkeypatch):
+    def train():
         torch.manual_seed(0)
         model = nn.Linear(5, 3)
         optimizer = OPTIMIZERS[name]([ParameterGroup(list(model.parameters()), 1e-2, 0.1)])
@@ -50,9 +47,7 @@ def test_an_optimizer_takes_the_steps_that_it_does_on_the_cpu(
     torch.testing.assert_close(train(), usual, rtol=1e-6, atol=1e-6)
 
 
-def test_dora_merges_where_the_cpu_takes_a_branch_and_does_not_wait(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_dora_merges_where_the_cpu_takes_a_branch_and_does_not_wait(monkeypatch):
     torch.manual_seed(0)
     layer = DoraLinear(nn.Linear(64, 64), [Part(name="x", rank=1, alpha=2.0)])
     layer.reset_parameters(0)
@@ -72,7 +67,7 @@ def test_dora_merges_where_the_cpu_takes_a_branch_and_does_not_wait(
     assert (layer.magnitude.grad != 0).all(), "a row of magnitude 0 trains as others do"
 
 
-def check_layer(layer: nn.Module, activation: str | None = None) -> None:
+def check_layer(layer, activation=None):
     """Fail unless results and gradients of a layer are those of plain torch."""
     results = []
     for name in ("fast", "reference"):
@@ -87,8 +82,8 @@ def check_layer(layer: nn.Module, activation: str | None = None) -> None:
 
 @pytest.mark.parametrize("parts", [1, 3])
 def test_large_products_of_lora_in_fp32_do_not_form_the_weights_gradient(
-    parts: int, as_on_gpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    parts, as_on_gpu, monkeypatch
+):
     monkeypatch.setattr(adapters.lora, "BUSY", 3 * 6 * 12)
     torch.manual_seed(0)
     names = "qkv"[:parts]
@@ -103,7 +98,7 @@ def test_large_products_of_lora_in_fp32_do_not_form_the_weights_gradient(
 
 
 @pytest.mark.parametrize("mode", ["lora", "dora"])
-def test_parts_of_different_scale_are_computed_by_definition(mode: str, as_on_gpu) -> None:
+def test_parts_of_different_scale_are_computed_by_definition(mode, as_on_gpu):
     torch.manual_seed(0)
     parts = [Part(name=name, rank=2, alpha=alpha) for name, alpha in (("q", 1.0), ("v", 3.0))]
     layer = layer_class(mode)(nn.Linear(6, 8), parts)
@@ -112,7 +107,7 @@ def test_parts_of_different_scale_are_computed_by_definition(mode: str, as_on_gp
     check_layer(layer)
 
 
-def test_a_row_of_zeros_stays_one(as_on_gpu) -> None:
+def test_a_row_of_zeros_stays_one(as_on_gpu):
     layer = DoraLinear(nn.Linear(6, 8), [Part(name="x", rank=2, alpha=3.0)])
     layer.reset_parameters(0)
     layer.weight.data[3] = 0.0
@@ -123,7 +118,7 @@ def test_a_row_of_zeros_stays_one(as_on_gpu) -> None:
     torch.testing.assert_close(y[0, 3], layer.bias[3])
 
 
-def test_a_masked_token_has_no_weight_however_high_its_score(as_on_gpu) -> None:
+def test_a_masked_token_has_no_weight_however_high_its_score(as_on_gpu):
     length, width = 4, 8
     qkv = torch.full((1, length, 3, width), 80.0)  # scores of 80 * 80 * √8 = 18,102
     qkv[0, :, 2] = torch.arange(length)[:, None]
@@ -133,7 +128,7 @@ def test_a_masked_token_has_no_weight_however_high_its_score(as_on_gpu) -> None:
     torch.testing.assert_close(y, qkv[:, :2, 2].mean(dim=1, keepdim=True).expand_as(y))
 
 
-def branches() -> Iterator[str]:
+def branches():
     """Functions that ask for a device, as file:function."""
     for path in [*ROOT.glob("minbert/**/*.py"), *ROOT.glob("adapters/*.py")]:
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -141,7 +136,7 @@ def branches() -> Iterator[str]:
                 yield f"{path.relative_to(ROOT).with_suffix('').as_posix()}:{function.name}"
 
 
-def asks(node: ast.AST) -> bool:
+def asks(node):
     """Whether an expression depends on the kind of a device."""
     if isinstance(node, ast.Call):
         name = getattr(node.func, "id", "") or getattr(node.func, "attr", "")
@@ -151,7 +146,7 @@ def asks(node: ast.AST) -> bool:
     return isinstance(node, ast.Attribute) and node.attr in ("is_cuda", "is_cpu")
 
 
-def is_kind(node: ast.AST) -> bool:
+def is_kind(node):
     """Whether an expression is `….type` of a device."""
     return isinstance(node, ast.Attribute) and node.attr == "type"
 
@@ -176,7 +171,7 @@ COVERED = {
 """Functions that depend on the device, and the tests of their behaviour on a GPU."""
 
 
-def test_whatever_asks_for_a_device_has_a_test() -> None:
+def test_whatever_asks_for_a_device_has_a_test():
     assert set(branches()) == {f"minbert/{function}" for function in COVERED}
     for test in COVERED.values():
         path, _, name = test.partition("::")

@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent / "fake"
 MODULES = ("steps.py", "counts.py")
 
 
-def build_guard(folder: Path) -> Path:
+def build_guard(folder):
     """The library of guard.cpp, compiled into a folder."""
     place, library = Path(torch.__file__).parent, folder / "guard.so"
     subprocess.run(
@@ -28,7 +28,7 @@ def build_guard(folder: Path) -> Path:
     return library
 
 
-def test_on_fake_tensors_of_a_gpu(tmp_path: Path) -> None:
+def test_on_fake_tensors_of_a_gpu(tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     if not torch.cuda.is_available():
         need(torch.version.cuda is None, "a torch with CUDA takes fake tensors of a GPU with one")

@@ -10,7 +10,6 @@ import pytest
 from bench.analysis.costs import parse_where
 from bench.analysis.groups import decided_over, encoders_of, groups
 from bench.analysis.recommendation import candidates_of, recommend, recommended_from
-from bench.plan.rows import Row
 from tests.bench.synthetic_rows import cell, result_row
 
 EXAMPLES = 2000
@@ -23,7 +22,7 @@ SETTINGS = {("full", None, None): 0.05, ("head", None, None): -0.1, ("lora", 8, 
 WIDTHS = {"minilm": 0.6, "large": 0.7}
 
 
-def rows_of(model: str = "minilm", times: float = 1.0, seeds: int = 3, **more: Any) -> list[Row]:
+def rows_of(model="minilm", times=1.0, seeds=3, **more):
     """Rows of an encoder: memory and time of a synthetic one's, multiplied."""
     rows = []
     for axes in SETTINGS:
@@ -38,7 +37,7 @@ def rows_of(model: str = "minilm", times: float = 1.0, seeds: int = 3, **more: A
     return rows
 
 
-def values_of(rows: Any) -> Any:
+def values_of(rows):
     """Outcomes of the examples, which are hard or easy for all encoders."""
     [row] = rows
     share = WIDTHS.get(row.model, 0.6) + SETTINGS[row.mode, row.rank, row.layers]
@@ -48,7 +47,7 @@ def values_of(rows: Any) -> Any:
     return (hardness < share + noise).astype(float)
 
 
-def made(*rows: list[Row]) -> Any:
+def made(*rows):
     return groups([row for some in rows for row in some], (), values_of)
 
 
@@ -68,7 +67,7 @@ def test_groups_that_differ_in_the_encoder_and_what_follows_from_it_are_joined()
 @pytest.mark.parametrize(
     "other", [{"data_digest": "0" * 12}, {"epochs": 9}, {"held_out": 0.1}, {"init": "random"}]
 )
-def test_other_data_and_settings_are_not_joined(other: dict[str, Any]):
+def test_other_data_and_settings_are_not_joined(other):
     every = made(rows_of(), rows_of(**LARGE | other))
     assert encoders_of(every) is None
     assert decided_over(every) is every[0]

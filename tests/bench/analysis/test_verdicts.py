@@ -230,7 +230,7 @@ def test_scores_are_paired_only_if_the_predictions_of_all_their_seeds_are_kept()
         for seed in range(3)
     ]
 
-    def values_of(kept: set[int]):
+    def values_of(kept):
         return lambda rows: np.ones(50) if rows[0]["seed"] in kept else None
 
     for kept, known in (({0, 1, 2}, True), ({0}, False), (set(), False)):

@@ -1,7 +1,6 @@
 """What commands share: how they fail, and how they take `--runs`."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -11,13 +10,11 @@ from bench.common.command import run_command, with_runs
 from bench.common.errors import DiskFullError, InputError
 
 
-def test_a_full_disk_is_one_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_one_line(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["fails"])
 
     @click.command()
-    def fails() -> None:
+    def fails():
         raise DiskFullError("reports: no space left for the report")
 
     with pytest.raises(SystemExit) as caught:
@@ -29,13 +26,11 @@ def test_a_full_disk_is_one_line(
 @click.command()
 @with_runs("Results to add up.")
 @click.option("--twice", is_flag=True)
-def adds(runs: Sequence[Path], twice: bool) -> int:
+def adds(runs, twice):
     return sum(int(path.read_text()) for path in runs) * (2 if twice else 1)
 
 
-def test_files_of_results_are_named_once_or_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_of_results_are_named_once_or_each(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name, text in (("one.csv", "1"), ("other.csv", "2"), ("runs.csv", "4")):
         Path(name).write_text(text)

@@ -61,13 +61,13 @@ def test_last_error(stderr, line):
 
 
 @pytest.mark.parametrize("err", [False, True])
-def test_nothing_that_is_printed_moves_the_cursor_or_reverses_text(capsys, err) -> None:
+def test_nothing_that_is_printed_moves_the_cursor_or_reverses_text(capsys, err):
     echo("a\x1b[2J\r\u202e\x9b\ud800é\tb\nc", err=err)
     text = capsys.readouterr()[err]
     assert text == r"a\x1b[2J\r\u202e\x9b\ud800é" + "\tb\nc\n"
 
 
-def test_commands_have_the_form_in_which_the_user_called_one(monkeypatch, capsys) -> None:
+def test_commands_have_the_form_in_which_the_user_called_one(monkeypatch, capsys):
     text = "see python -m bench.recommend. Or python -m bench.grid 'a; b'; python -m bench.worker x"
     assert as_called(text) == text
     monkeypatch.setenv(CALLED, CONSOLE)

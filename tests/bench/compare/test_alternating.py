@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,8 +14,8 @@ from bench.analysis.comparison import MEASURES, Compared, Limits, Pair, Verdict
 from bench.common.errors import InputError, StoppedError
 from bench.compare import alternating, location
 from bench.compare.__main__ import command
-from bench.compare.alternating import Alternation, Measured, cell_pairs, is_undecided, several_slots
-from bench.machine.conditions import Target, find_conditions
+from bench.compare.alternating import Alternation, cell_pairs, is_undecided, several_slots
+from bench.machine.conditions import find_conditions
 from bench.results.rowfile import read_rows
 from tests.bench.fake_grid import LOG, make_side
 from tests.bench.synthetic_rows import cell
@@ -30,24 +29,24 @@ SLOWER = [1.5 * ms for ms in STEADY]
 WILD = [10.0, 17.0, 6.0, 15.0, 8.0, 12.0, 20.0, 7.0]
 
 
-def alternation(folder: Path, **other: Any) -> Alternation:
+def alternation(folder, **other):
     base_and_new = (folder / "BASE", folder / "NEW")
     values = {"places": base_and_new, "grid": "some", "folder": folder / "runs", "rounds": 2}
     return Alternation(**values | other)
 
 
-def log(folder: Path) -> list[list[str]]:
+def log(folder):
     """Side, cell and repeat of each run."""
     path = folder / LOG
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def sides(folder: Path, base: list[Any], new: list[Any], **behaviour: Any) -> None:
+def sides(folder, base, new, **behaviour):
     make_side(folder / "BASE", base)
     make_side(folder / "NEW", new, **behaviour)
 
 
-def repeats(measured: Measured) -> dict[str, list[int]]:
+def repeats(measured):
     """The repeats of each mode on NEW's side."""
     by_mode: dict[str, list[int]] = {}
     for row in read_rows(measured.new):
@@ -55,7 +54,7 @@ def repeats(measured: Measured) -> dict[str, list[int]]:
     return by_mode
 
 
-def test_sides_take_turns_in_an_order_that_rounds_permute(tmp_path: Path) -> None:
+def test_sides_take_turns_in_an_order_that_rounds_permute(tmp_path):
     cells = (LORA, FULL, HEAD)
     sides(tmp_path, [(each, WILD) for each in cells], [(each, WILD[::-1]) for each in cells])
     alternation(tmp_path, rounds=3).measure()
@@ -72,7 +71,7 @@ def test_sides_take_turns_in_an_order_that_rounds_permute(tmp_path: Path) -> Non
     assert len(set(map(tuple, orders))) > 1
 
 
-def test_what_is_decided_is_measured_no_further(tmp_path: Path) -> None:
+def test_what_is_decided_is_measured_no_further(tmp_path):
     base = [(LORA, STEADY), (FULL, STEADY), (HEAD, STEADY)]
     new = [(LORA, SLOWER), (FULL, WILD), (HEAD, STEADY, "crashed")]
     sides(tmp_path, base, new)
@@ -84,7 +83,7 @@ def test_what_is_decided_is_measured_no_further(tmp_path: Path) -> None:
     assert measured.looks == 3
 
 
-def test_the_same_command_goes_on_unless_the_code_is_other(tmp_path: Path) -> None:
+def test_the_same_command_goes_on_unless_the_code_is_other(tmp_path):
     sides(tmp_path, [(FULL, WILD)], [(FULL, STEADY)])
     first = alternation(tmp_path).measure()
     assert len(log(tmp_path)) == 4
@@ -99,13 +98,11 @@ def test_the_same_command_goes_on_unless_the_code_is_other(tmp_path: Path) -> No
     assert [len(read_rows(path)) for path in (second.base, second.new)] == [2, 2]
 
 
-def test_code_that_changes_meanwhile_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_that_changes_meanwhile_is_an_error(tmp_path, monkeypatch):
     sides(tmp_path, [(FULL, WILD)], [(FULL, STEADY)])
     before = location.Location.grid
 
-    def change(self: location.Location, *arguments: Any) -> Any:
+    def change(self, *arguments):
         if "--repeats" in arguments[0]:
             (tmp_path / "NEW" / "bench" / "__init__.py").write_text("CHANGED = True\n")
         return before(self, *arguments)
@@ -115,13 +112,11 @@ def test_code_that_changes_meanwhile_is_an_error(
         alternation(tmp_path).measure()
 
 
-def test_ctrl_c_ends_the_cell_and_says_how_to_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_ends_the_cell_and_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["compare", "--run", "a", "b", "--grid", "some one"])
     sides(tmp_path, [(FULL, WILD)], [(FULL, STEADY)], slow=True)
 
-    def interrupt() -> None:
+    def interrupt():
         while len(log(tmp_path)) < 2:
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
@@ -140,9 +135,7 @@ def test_ctrl_c_ends_the_cell_and_says_how_to_go_on(
     assert [run[0] for run in log(tmp_path)] == ["BASE", "NEW", "NEW", "NEW", "BASE"]
 
 
-def test_cells_of_one_side_are_named_and_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_cells_of_one_side_are_named_and_left_out(tmp_path, capsys):
     sides(tmp_path, [(FULL, WILD), (HEAD, WILD)], [(FULL, WILD), (LORA, WILD)])
     alternation(tmp_path, rounds=1).measure()
     err = capsys.readouterr().err
@@ -151,7 +144,7 @@ def test_cells_of_one_side_are_named_and_left_out(
     assert {run[1] for run in log(tmp_path)} == {FULL.name}
 
 
-def test_sides_of_one_checkout_by_terms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sides_of_one_checkout_by_terms(tmp_path, monkeypatch):
     cells = [(cell("full", None, None, amp), STEADY) for amp in ("off", "bf16")]
     monkeypatch.setattr(location, "_ROOT", make_side(tmp_path / "HERE", cells))
     terms = ("amp=off", "amp=bf16")
@@ -161,7 +154,7 @@ def test_sides_of_one_checkout_by_terms(tmp_path: Path, monkeypatch: pytest.Monk
     assert measured.named == {"amp"}
 
 
-def test_a_virtual_environment_runs_its_own_code(tmp_path: Path) -> None:
+def test_a_virtual_environment_runs_its_own_code(tmp_path):
     make_side(tmp_path / "BASE", [(FULL, STEADY)])
     env = tmp_path / "NEW"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", env], check=True)
@@ -193,9 +186,7 @@ def test_a_virtual_environment_runs_its_own_code(tmp_path: Path) -> None:
         ({"places": (Path("BASE"), Path("nowhere"))}, "NEW: nowhere is neither a checkout"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], message: str
-) -> None:
+def test_bad_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch, change, message):
     monkeypatch.chdir(tmp_path)
     sides(tmp_path, [(FULL, STEADY)], [(FULL, STEADY)])
     with pytest.raises(InputError, match=message) as error:
@@ -204,7 +195,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_command_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_passes_its_options_on(tmp_path, monkeypatch):
     asked = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Alternation, "measure", lambda self: asked.append(self) or sys.exit(3))
@@ -232,7 +223,7 @@ def test_the_command_passes_its_options_on(tmp_path: Path, monkeypatch: pytest.M
         ("a.csv b.csv -- --max-steps 3", "-- needs --run"),
     ],
 )
-def test_options_that_do_not_go_together(words: str, message: str) -> None:
+def test_options_that_do_not_go_together(words, message):
     with pytest.raises(InputError, match=message):
         command(words.split(), standalone_mode=False)
 
@@ -244,19 +235,17 @@ def test_options_that_do_not_go_together(words: str, message: str) -> None:
         ({"silent": True}, "NEW: bench.grid ended with 1 and without a result: stopped: no space"),
     ],
 )
-def test_a_grid_that_can_not_go_on_ends_it(
-    tmp_path: Path, behaviour: dict[str, Any], message: str
-) -> None:
+def test_a_grid_that_can_not_go_on_ends_it(tmp_path, behaviour, message):
     sides(tmp_path, [(FULL, STEADY)], [(FULL, STEADY)], **behaviour)
     with pytest.raises(InputError, match=message):
         alternation(tmp_path).measure()
 
 
-def plan(*cells: Any) -> list[dict[str, Any]]:
+def plan(*cells):
     return [{**each.columns(), "name": each.name} for each in cells]
 
 
-def test_axes_that_only_one_side_has_may_differ() -> None:
+def test_axes_that_only_one_side_has_may_differ():
     both = [cell("lora", rank, "attn-only", "off") for rank in (1, 8)]
     [pair] = cell_pairs({"BASE": plan(FULL), "NEW": plan(*both)}, {"mode"}, {"mode"})
     assert pair.runs["BASE"] == {"mode=full": {FULL.cell_id}}
@@ -264,13 +253,13 @@ def test_axes_that_only_one_side_has_may_differ() -> None:
     assert pair.ids == {FULL.cell_id, *(each.cell_id for each in both)}
 
 
-def test_cells_that_differ_in_no_axis_are_measured_together() -> None:
+def test_cells_that_differ_in_no_axis_are_measured_together():
     other = cell("full", None, None, "off", weight_decay=0.1)
     [pair] = cell_pairs(dict.fromkeys(("BASE", "NEW"), plan(FULL, other)), ())
     assert pair.runs["BASE"] == {"": {FULL.cell_id, other.cell_id}}
 
 
-def test_a_rate_of_the_head_selects_its_cells() -> None:
+def test_a_rate_of_the_head_selects_its_cells():
     rates = {"learning_rate": None, "learning_rate_base": None}
     heads = [
         cell("head", None, None, "off", learning_rate_head=rate, **rates) for rate in (1e-3, 1e-5)
@@ -282,7 +271,7 @@ def test_a_rate_of_the_head_selects_its_cells() -> None:
     ]
 
 
-def two_slots(monkeypatch: pytest.MonkeyPatch, device: str) -> list[Target]:
+def two_slots(monkeypatch, device):
     """Two GPUs, or two workers on the CPU, each with a core, as far as there are two."""
     slots = slots_of(find_conditions("cpu").conditions, 2, gpus=device == "all")
     monkeypatch.setattr(alternating, "find_slots", lambda *_: slots)
@@ -290,9 +279,7 @@ def two_slots(monkeypatch: pytest.MonkeyPatch, device: str) -> list[Target]:
 
 
 @pytest.mark.parametrize("options", [["--device", "all"], ["--jobs", "2", "--device=cpu"]])
-def test_each_setting_stays_on_a_slot_where_sides_take_turns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
-) -> None:
+def test_each_setting_stays_on_a_slot_where_sides_take_turns(tmp_path, monkeypatch, options):
     monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
     slots = two_slots(monkeypatch, "all" if "all" in options else "cpu")
     seeds = [cell("full", None, None, "off", seed=seed) for seed in range(2)]
@@ -314,9 +301,7 @@ def test_each_setting_stays_on_a_slot_where_sides_take_turns(
     assert {row.sharing for row in read_rows(measured.new)} == {"2 workers"}
 
 
-def test_a_version_that_records_no_sharing_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_version_that_records_no_sharing_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
     two_slots(monkeypatch, "cpu")
     sides(tmp_path, [(FULL, STEADY)], [(FULL, STEADY)], older=True)
@@ -328,9 +313,7 @@ def test_a_version_that_records_no_sharing_is_refused(
     "options",
     [[], ["--device", "cpu"], ["--device"], ["--jobs=1"], ["--jobs", "many"], ["--max-steps", "3"]],
 )
-def test_options_for_one_device_are_bench_grids_own(
-    options: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_options_for_one_device_are_bench_grids_own(options, monkeypatch):
     assert several_slots(options) == ((), options)
     monkeypatch.setattr(alternating, "find_slots", lambda *names: names)
     expected = ("all", 1), ["--seeds", "3"]
@@ -352,9 +335,7 @@ UNDECIDED = Verdict.UNDECIDED
         ("dev_score", UNDECIDED, {}, False, False),
     ],
 )
-def test_more_rounds_are_for_what_they_can_decide(
-    column: str, verdict: Verdict, changes: dict[str, Any], at_look: bool, otherwise: bool
-) -> None:
+def test_more_rounds_are_for_what_they_can_decide(column, verdict, changes, at_look, otherwise):
     [measure] = [one for one in MEASURES if one.column == column]
     how = {"gates": True, "may_be_worse": True, "failing": ""} | changes
     failing, unused = how.pop("failing"), None

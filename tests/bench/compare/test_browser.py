@@ -1,14 +1,11 @@
 """The page of a comparison in a real browser: from disk, without a network, wide and narrow."""
 
-from pathlib import Path
-from typing import Any
-
 from bench.compare.page import write
 from tests.bench.browsing import WIDE, open_quietly
 from tests.bench.compare.constructed import constructed
 
 
-def test_it_opens_quietly_offline_and_nothing_sticks_out(browser: Any, tmp_path: Path) -> None:
+def test_it_opens_quietly_offline_and_nothing_sticks_out(browser, tmp_path):
     path = write(constructed(40, worse=0.5), tmp_path)
     for size in (WIDE, {"width": 360, "height": 800}):
         page = open_quietly(browser, path, size)

@@ -7,18 +7,15 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from bench.common.command import run_command
 from bench.compare.__main__ import command
 from bench.plan.columns import NAMES, format_value
-from bench.plan.rows import Row
 from bench.report.__main__ import main as report
 from bench.results.rowfile import record
 from tests.bench.synthetic_rows import cell, full_grid, result_row
@@ -27,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 AXES = [*full_grid()[:2], *full_grid()[20:24]]
 
 
-def rows_of(seed: int = 0, repeats: int = 3, seeds: int = 3, **other: Any) -> list[Row]:
+def rows_of(seed=0, repeats=3, seeds=3, **other):
     """Rows of six settings, with repeats whose times differ by 2%."""
     noise = random.Random(seed)  # noqa: S311
     return [
@@ -36,7 +33,7 @@ def rows_of(seed: int = 0, repeats: int = 3, seeds: int = 3, **other: Any) -> li
     ]
 
 
-def changed(rows: Iterable[Row], time: float = 1.0, score: float = 0.0, **other: Any) -> list[Row]:
+def changed(rows, time=1.0, score=0.0, **other):
     """The rows with times multiplied and scores shifted."""
     times = [f"ms_per_1k_tokens{end}" for end in ("", "_ci_low", "_ci_high")]
     scores = ("dev_score", "dev_ci_low", "dev_ci_high")
@@ -48,18 +45,18 @@ def changed(rows: Iterable[Row], time: float = 1.0, score: float = 0.0, **other:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def write(name: str, rows: Iterable[Row], names: Sequence[str] = NAMES) -> str:
+def write(name, rows, names=NAMES):
     lines = (record(format_value(row[name]) for name in names) for row in rows)
     Path(name).write_bytes(record(names) + b"".join(lines))
     return name
 
 
-def run(*arguments: str) -> Result:
+def run(*arguments):
     done = CliRunner().invoke(command, arguments, standalone_mode=False)
     if done.exception is not None:
         raise done.exception
@@ -67,7 +64,7 @@ def run(*arguments: str) -> Result:
     return done
 
 
-def test_a_slower_and_worse_copy_fails_after_its_report_is_written(place: Path) -> None:
+def test_a_slower_and_worse_copy_fails_after_its_report_is_written(place):
     rows = rows_of()
     write("a.csv", rows)
     write("b.csv", changed(rows, time=1.5, score=-0.1))
@@ -92,7 +89,7 @@ def test_a_slower_and_worse_copy_fails_after_its_report_is_written(place: Path) 
     assert "Improved: " in better.stdout
 
 
-def test_undecided_passes_unless_strict(place: Path) -> None:
+def test_undecided_passes_unless_strict(place):
     write("a.csv", rows_of(repeats=1, seeds=1))
     write("b.csv", rows_of(1, repeats=1, seeds=1))
     assert run("a.csv", "b.csv").exit_code == 0
@@ -103,7 +100,7 @@ def test_undecided_passes_unless_strict(place: Path) -> None:
     assert "would decide it" in done.stdout
 
 
-def test_a_time_of_another_session_is_worse_but_fails_only_if_strict(place: Path) -> None:
+def test_a_time_of_another_session_is_worse_but_fails_only_if_strict(place):
     rows = rows_of()
     write("a.csv", rows)
     write("b.csv", changed(rows, time=1.5, started_at="2026-11-21T10:00:00Z"))
@@ -116,7 +113,7 @@ def test_a_time_of_another_session_is_worse_but_fails_only_if_strict(place: Path
     assert "A regression is not excluded, which fails with --strict." in strict.stdout
 
 
-def test_what_may_not_be_worse_passes_even_if_strict(place: Path) -> None:
+def test_what_may_not_be_worse_passes_even_if_strict(place):
     rows = [row | {"dev_score": None} for row in rows_of()]
     faster = [row | {"peak_rss_mib": 1000.0} for row in rows]
     noise = random.Random(1)  # noqa: S311
@@ -136,7 +133,7 @@ def test_what_may_not_be_worse_passes_even_if_strict(place: Path) -> None:
     assert data["summary"][0] == "No regression in 6 settings."
 
 
-def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+def process(*arguments):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-m", "bench.compare", *arguments], capture_output=True, text=True,
@@ -156,9 +153,7 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
         ["a.csv", "other.csv"],
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(
-    place: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_bad_input_is_one_line_and_writes_nothing(place, arguments, monkeypatch, capsys):
     rows = rows_of(repeats=1)
     write("a.csv", rows)
     others = [row | {"data_digest": "other", "cell_id": f"x{row.cell_id}"} for row in rows]
@@ -175,7 +170,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert {path.name for path in place.iterdir()} == {"a.csv", "other.csv"}
 
 
-def test_the_committed_rows_against_themselves_by_another_metric(place: Path) -> None:
+def test_the_committed_rows_against_themselves_by_another_metric(place):
     own = str(ROOT / "runs.csv")
     done = run(own, own, "--metric", "macro_f1", "--json")
     assert done.exit_code == 0
@@ -185,7 +180,7 @@ def test_the_committed_rows_against_themselves_by_another_metric(place: Path) ->
     assert "The dev score is: dev macro F1." in Path("reports/compare.md").read_text("utf-8")
 
 
-def test_a_process_exits_with_1_for_a_regression(place: Path) -> None:
+def test_a_process_exits_with_1_for_a_regression(place):
     rows = rows_of(repeats=2, seeds=2)
     write("a.csv", rows)
     write("b.csv", changed(rows, time=1.5))
@@ -194,13 +189,13 @@ def test_a_process_exits_with_1_for_a_regression(place: Path) -> None:
     assert done.stdout.splitlines()[-1] == "reports/compare.html"
 
 
-def note_of_report(*files: str) -> str:
+def note_of_report(*files):
     done = CliRunner().invoke(report, ["--runs", *files, "--reports", "r"], standalone_mode=False)
     assert done.exception is None
     return "".join(line for line in done.stderr.splitlines(True) if "bench.compare" in line)
 
 
-def test_a_report_on_several_files_or_versions_names_the_command(place: Path) -> None:
+def test_a_report_on_several_files_or_versions_names_the_command(place):
     rows = rows_of(repeats=1)
     write("a.csv", rows)
     write("b c.csv", changed(rows))

@@ -15,14 +15,14 @@ from tests.hostile import TEXTS
 SENTENCES = Path(__file__).with_name("sentences.txt")
 
 
-def test_the_sentences_of_a_comparison() -> None:
+def test_the_sentences_of_a_comparison():
     worse, same = constructed(20, worse=0.5), constructed(20)
     assert (worse.exit_code, same.exit_code) == (1, 1), "a cell newly fails"
     lines = summary(replace(worse, strict=True), details=True)
     assert "\n".join([*lines, "", *summary(same), ""]) == SENTENCES.read_text("utf-8")
 
 
-def test_pages_are_short_and_all_is_in_the_json(tmp_path: Path) -> None:
+def test_pages_are_short_and_all_is_in_the_json(tmp_path):
     conclusion = constructed(544, worse=0.5)
     page = write(conclusion, tmp_path)
     brief = (tmp_path / "compare.md").read_text("utf-8")
@@ -45,7 +45,7 @@ def test_pages_are_short_and_all_is_in_the_json(tmp_path: Path) -> None:
     assert (measure["verdict"], measure["change"], measure["gates"]) == ("regression", 1.5, True)
 
 
-def test_the_longest_texts_leave_a_few_rows_of_each_table(tmp_path: Path) -> None:
+def test_the_longest_texts_leave_a_few_rows_of_each_table(tmp_path):
     write(constructed(200, worse=0.5, texts=["|" * 380]), tmp_path)
     brief = (tmp_path / "compare.md").read_text("utf-8")
     assert len(brief) < 65_536
@@ -55,7 +55,7 @@ def test_the_longest_texts_leave_a_few_rows_of_each_table(tmp_path: Path) -> Non
     assert min(table.count("\n") for table in tables) > 2, "heads and a row at least"
 
 
-def test_pictures_are_files_and_those_of_an_older_page_go(tmp_path: Path) -> None:
+def test_pictures_are_files_and_those_of_an_older_page_go(tmp_path):
     write(constructed(20, worse=0.5), tmp_path)
     assert {path.stem for path in (tmp_path / "compare").iterdir()} == {
         "step_gflop", "activations_mib", "peak_rss_mib", "dev_score", "ms_per_1k_tokens",
@@ -66,7 +66,7 @@ def test_pictures_are_files_and_those_of_an_older_page_go(tmp_path: Path) -> Non
     assert left.isdisjoint({"step_gflop", "activations_mib"}), "counts do not differ"
 
 
-def test_texts_of_rows_are_no_markup(tmp_path: Path) -> None:
+def test_texts_of_rows_are_no_markup(tmp_path):
     texts = [f" {text} /home/someone/secret/x" for text in TEXTS]
     conclusion = constructed(20, worse=0.5, texts=texts)
     html = write(conclusion, tmp_path).read_text("utf-8")
@@ -87,7 +87,7 @@ def test_texts_of_rows_are_no_markup(tmp_path: Path) -> None:
     assert len(brief.encode()) < 65_536
 
 
-def test_every_key_of_the_json_is_documented() -> None:
+def test_every_key_of_the_json_is_documented():
     document = (Path(__file__).parents[3] / "docs" / "comparing.md").read_text("utf-8")
     documented = set(re.findall(r"`([a-z_]+)`", document.partition("## The JSON")[2]))
     data = as_json(constructed(12))
@@ -100,7 +100,7 @@ def test_every_key_of_the_json_is_documented() -> None:
     assert documented <= keys | data["limits"].keys() | row["costs"][0]["absolute"].keys()
 
 
-def test_the_json_holds_no_number_that_is_not_finite() -> None:
+def test_the_json_holds_no_number_that_is_not_finite():
     conclusion = constructed(12)
     object.__setattr__(conclusion.comparison.pairs[0].compared[0], "base", float("nan"))
     json.dumps(as_json(conclusion), allow_nan=False)

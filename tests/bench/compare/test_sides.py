@@ -15,12 +15,12 @@ ROWS = synthetic_rows(68)
 FILE = Path("runs.csv")
 
 
-def write(path: Path, rows=ROWS) -> Path:
+def write(path, rows=ROWS):
     path.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
     return path
 
 
-def count(text: str) -> int:
+def count(text):
     return len(matching(ROWS, parse_terms(text, "--base"), "--base", FILE))
 
 
@@ -40,13 +40,13 @@ def count(text: str) -> int:
         ('machine="Xeon 2.8 GHz, 2 cores, 16 GiB"', "machine", {ROWS[0].machine}),
     ],
 )
-def test_a_filter_on_any_column(text: str, column: str, values: set[object]) -> None:
+def test_a_filter_on_any_column(text, column, values):
     expected = [row for row in ROWS if row[column] in values]
     assert matching(ROWS, parse_terms(text, "--base"), "--base", FILE) == expected
     assert expected
 
 
-def test_terms_narrow_each_other() -> None:
+def test_terms_narrow_each_other():
     assert count("mode=lora rank=8 amp=off layers=attn") == 1
 
 
@@ -67,14 +67,14 @@ def test_terms_narrow_each_other() -> None:
         ("cell_id=x", "and 60 more"),
     ],
 )
-def test_a_filter_that_can_not_be_meant(text: str, expected: str) -> None:
+def test_a_filter_that_can_not_be_meant(text, expected):
     with pytest.raises(InputError) as caught:
         count(text)
     assert expected in str(caught.value)
     check_line(str(caught.value), "--base")
 
 
-def test_two_files_and_two_filters(tmp_path: Path) -> None:
+def test_two_files_and_two_filters(tmp_path):
     base = write(tmp_path / "a.csv", ROWS[:10])
     new = write(tmp_path / "b.csv", ROWS[:20])
     one, other, named = read_sides([base, new], None, None, None)
@@ -105,9 +105,7 @@ def test_two_files_and_two_filters(tmp_path: Path) -> None:
         (["a.csv", "newer.csv"], None, None, "newer.csv, line 1: these are not the columns"),
     ],
 )
-def test_files_that_can_not_be_compared(
-    tmp_path: Path, names: list[str], base: str | None, new: str | None, expected: str
-) -> None:
+def test_files_that_can_not_be_compared(tmp_path, names, base, new, expected):
     write(tmp_path / "a.csv")
     write(tmp_path / "empty.csv", [])
     fields = encode(ROWS[0] | {"train_s": 123.25}).replace(b"123.25", b"nan")
@@ -119,7 +117,7 @@ def test_files_that_can_not_be_compared(
     check_line(str(caught.value), "")
 
 
-def test_limits_have_units() -> None:
+def test_limits_have_units():
     parsed = limits("5%", " 2.5 %", "0%", "0.5pt")
     assert (parsed.slowdown, parsed.memory, parsed.work, parsed.score_drop) == (
         0.05, 0.025, 0.0, "0.5pt",
@@ -130,7 +128,7 @@ def test_limits_have_units() -> None:
     "text",
     ["5", "0.05", "-5%", "nan%", "nan", "inf%", "1e9%", "%", "", "5pt", "5 percent", "5%%", "--5%"],
 )
-def test_a_share_that_is_no_limit(text: str) -> None:
+def test_a_share_that_is_no_limit(text):
     with pytest.raises(InputError, match=r"--max-slowdown: .*write it as 5%") as caught:
         limits(text, "2%", "2%", "0.5pt")
     check_line(str(caught.value), "--max-slowdown")
@@ -138,6 +136,6 @@ def test_a_share_that_is_no_limit(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["0.5", "-1pt", "0pt", "nanpt", "101pt", "1e9%", "5MB", ""])
-def test_a_score_that_is_no_limit(text: str) -> None:
+def test_a_score_that_is_no_limit(text):
     with pytest.raises(InputError, match=r"--max-score-drop: .*0\.5pt or 1%"):
         limits("5%", "2%", "2%", text)

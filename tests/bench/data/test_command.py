@@ -1,7 +1,6 @@
 """`python -m bench.data`: text, JSON and pages."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -16,13 +15,13 @@ from tests.bench.examples.tables import read_file
 from tests.cs224n import relabel, write_folder
 
 
-def run(*arguments: object) -> int:
+def run(*arguments):
     code: int = command.main([str(word) for word in arguments], standalone_mode=False)
     return code
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """24 training sentences, and as dev examples 11 others and the first of them, relabelled."""
     folder = write_folder(tmp_path / "mine", ["sst"])
     train, dev = (folder / f"ids-sst-{side}.csv" for side in ("train", "dev"))
@@ -33,9 +32,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_text_and_json_show_classes_findings_and_lengths(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_text_and_json_show_classes_findings_and_lengths(folder, capsys):
     assert run("--task", "sst", folder) == 0
     out, err = capsys.readouterr()
     assert "Source: mine. Task sst, single label, 5 classes with 16.7% to 20.8% of" in out
@@ -54,7 +51,7 @@ def test_text_and_json_show_classes_findings_and_lengths(
     assert facts.checks.leaks.train == 1
 
 
-def test_pages_with_figures(folder: Path, tmp_path: Path) -> None:
+def test_pages_with_figures(folder, tmp_path):
     reports = tmp_path / "reports"
     assert run("--task", "sst", folder, "--reports", reports) == 0
     page, text = ((reports / f"data.{kind}").read_text(encoding="utf-8") for kind in ("html", "md"))
@@ -67,7 +64,7 @@ def test_pages_with_figures(folder: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in page + text
 
 
-def test_numbers_have_no_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_have_no_classes(tmp_path, capsys):
     folder = write_folder(tmp_path / "mine", ["sts"])
     assert run("--task", "sts", folder, "--reports", tmp_path / "reports") == 0
     out = capsys.readouterr().out
@@ -76,9 +73,7 @@ def test_numbers_have_no_classes(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert not (tmp_path / "reports" / "data" / "classes.svg").exists()
 
 
-def test_progress_is_shown_for_many_examples(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_progress_is_shown_for_many_examples(folder, monkeypatch, capsys):
     monkeypatch.setattr(module, "_SLOW", 36)
     assert run("--task", "sst", folder) == 0
     lines = capsys.readouterr().err.splitlines()
@@ -87,9 +82,7 @@ def test_progress_is_shown_for_many_examples(
     ]  # fmt: skip
 
 
-def test_examples_are_written_as_a_grid_trains_on_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_examples_are_written_as_a_grid_trains_on_them(tmp_path, monkeypatch):
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
     rows = [f"film {number},{'good' if number % 3 else 'bad'}" for number in range(40)]
     (tmp_path / "films.csv").write_text("\n".join(["text,label", *rows]) + "\n")
@@ -109,9 +102,7 @@ def test_examples_are_written_as_a_grid_trains_on_them(
 @pytest.mark.parametrize(
     ("label", "other"), [('["x", "y"]', '["y"]'), ("2.5", "0.5")], ids=["several", "number"]
 )
-def test_several_labels_are_written_by_name_and_numbers_as_they_are(
-    tmp_path: Path, label: str, other: str
-) -> None:
+def test_several_labels_are_written_by_name_and_numbers_as_they_are(tmp_path, label, other):
     rows = [f'{{"text": "film {n}", "label": {label if n % 2 else other}}}' for n in range(40)]
     (tmp_path / "mine.jsonl").write_text("\n".join(rows) + "\n")
     data = read_file(tmp_path / "mine.jsonl")
@@ -137,7 +128,7 @@ def test_several_labels_are_written_by_name_and_numbers_as_they_are(
         (("--reports", "/dev/null"), "is a file"),
     ],
 )
-def test_bad_input_is_one_line(arguments: tuple[str, ...], message: str) -> None:
+def test_bad_input_is_one_line(arguments, message):
     with pytest.raises(BAD_INPUT, match=message) as caught:
         run(*arguments)
     assert "\n" not in str(caught.value)

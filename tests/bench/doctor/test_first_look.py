@@ -2,10 +2,8 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from bench.doctor import models, process
 from bench.doctor.check import FAILED, FIRST_LOOK, OK, Context, SkipError
@@ -18,7 +16,7 @@ HERE = Context("cpu", 1, "bf16", Path(), ("off", "bf16"))
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def small(monkeypatch, tmp_path):
     for name, value in {
         "GEOMETRY": "bert-tiny", "COMPILED": "bert-tiny", "TEXTS": 4, "LONGEST": 8, "STEPS": 2,
         "WARM_UP": 1, "LENGTHS": (8, 16, 32), "SLOWER": 1e9,
@@ -27,17 +25,17 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def taken() -> list[tuple[str, str, int]]:
+def taken():
     """Of each step that is profiled, its engine, kernels and number."""
     return []
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch, taken: list[tuple[str, str, int]]) -> list[str]:
+def launched(monkeypatch, taken):
     """Names of kernels that are launched besides those of attention."""
     more = ["gemm"]
 
-    def kernels_of(step: Any, _device: torch.device) -> list[tuple[str, float]]:
+    def kernels_of(step, _device):
         step()
         trainer, [batch] = step.func.__self__, step.args
         engine = "minbert" if isinstance(trainer.model, BertClassifier) else "transformers"
@@ -58,10 +56,7 @@ def launched(monkeypatch: pytest.MonkeyPatch, taken: list[tuple[str, str, int]])
         (["sm80_xmma_gemm_f32f32_tf32f32_f32"], "1 kernels in TF32"),
     ],
 )
-def test_steps_of_a_mode(
-    launched: list[str], taken: list[tuple[str, str, int]],
-    more: list[str], text: str, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def test_steps_of_a_mode(launched, taken, more, text, monkeypatch):
     launched += more
     devices: list[str] = []
     monkeypatch.setattr(models, "set_up_device", lambda device, **_of: devices.append(device.type))
@@ -79,24 +74,20 @@ def test_steps_of_a_mode(
     assert text in finding.summary
 
 
-def test_fast_kernels_that_are_slower_come_first(
-    launched: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fast_kernels_that_are_slower_come_first(launched, monkeypatch):
     monkeypatch.setattr(first_look, "SLOWER", 0.0)
     wrong = first_look.steps(replace(HERE, amps=("off",)), "full").figures["not_as_expected"]
     assert wrong[0].startswith("amp off: fast takes ")
 
 
-def test_without_flash_attention_none_is_expected() -> None:
+def test_without_flash_attention_none_is_expected():
     row = {"mode": "full", "amp": "fp16", "attention": ["fmha_cutlass"], "tf32_kernels": []}
     row |= {"step_ms": 1.0, "attention_unmasked": ["fmha_cutlass"]}
     rows = [row | {"path": path} for path in first_look.PATHS]
     assert [first_look.judge(rows, has_flash=has).verdict for has in (False, True)] == [OK, FAILED]
 
 
-def test_gradients_that_overflow_by_the_name_of_the_part(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_gradients_that_overflow_by_the_name_of_the_part(monkeypatch, tmp_path):
     monkeypatch.setattr(process.lifeline, "attach", lambda: None)
     assert [each.arguments for each in FIRST_LOOK[:3]] == [["full"], ["lora"], ["dora"]]
     here = {"device": "cpu", "threads": 1, "amp_on": "bf16"}
@@ -106,9 +97,7 @@ def test_gradients_that_overflow_by_the_name_of_the_part(
     assert first_look.overflow(HERE).summary == "it moves weights"
 
 
-def test_graphs_are_recorded_in_both_orders(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_graphs_are_recorded_in_both_orders(monkeypatch, tmp_path):
     for name in first_look.CACHES:
         monkeypatch.setenv(name, "")
     orders: list[tuple[int, ...]] = []
@@ -122,7 +111,7 @@ def test_graphs_are_recorded_in_both_orders(
     assert orders == [(8, 16, 32), (8, 16, 32), (32, 16, 8)]
     assert "200 MiB are reserved for ascending" in first_look.graphs(here).summary
 
-    def none(*_of: object) -> None:
+    def none(*_of):
         raise NoCompilerError("compile: there is no compiler")
 
     monkeypatch.setattr(first_look.CompiledModel, "rehearse", none)

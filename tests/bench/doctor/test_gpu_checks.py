@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +13,10 @@ import torch
 
 from bench.common.errors import InputError
 from bench.doctor import models
-from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
+from bench.doctor.check import FAILED, OK, Context, SkipError
 from bench.doctor.checks import gpu as one_gpu
 from bench.doctor.checks import gpu_steps, several_gpus
-from bench.machine.conditions import Target, find_conditions
+from bench.machine.conditions import find_conditions
 from bench.machine.devices import Device, Driver
 from bench.machine.environment import VISIBLE
 from bench.machine.gpu_trial import GpuInfo
@@ -32,7 +31,7 @@ MIB = 2**20
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def gpu(monkeypatch):
     with pretended_gpu(monkeypatch, lambda _event: None):
         yield
 
@@ -57,9 +56,7 @@ FIGURES: dict[str, Any] = {
         (replace(A100, gpu=GpuInfo("T4", "580", (7, 5), NAME)), {}, OK, "bf16 is emulated"),
     ],
 )
-def test_what_a_gpu_says_is_judged(
-    device: Device, figures: dict[str, Any], verdict: str, text: str
-) -> None:
+def test_what_a_gpu_says_is_judged(device, figures, verdict, text):
     finding = one_gpu.judge_driver(device, FIGURES | figures)
     assert finding.verdict == verdict
     assert text in finding.summary
@@ -67,7 +64,7 @@ def test_what_a_gpu_says_is_judged(
     assert finding.is_advice == (device.failures.keys() == {"fp16"})
 
 
-def look_at(monkeypatch: pytest.MonkeyPatch, device: Device = A100, **answers: Any) -> Finding:
+def look_at(monkeypatch, device=A100, **answers):
     """The finding on a GPU whose driver gives some answers."""
     monkeypatch.setattr(one_gpu, "resolve_device", lambda _name, _cuda: device)
     monkeypatch.setattr(one_gpu, "read_driver", lambda: Driver("580.1", 1))
@@ -91,9 +88,7 @@ def look_at(monkeypatch: pytest.MonkeyPatch, device: Device = A100, **answers: A
          "flagged throttled: the GPU was slowed: heat (hardware)"),
     ],
 )  # fmt: skip
-def test_a_gpu_is_looked_at_while_it_works(
-    gpu: None, monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any], verdict: str, text: str
-) -> None:
+def test_a_gpu_is_looked_at_while_it_works(gpu, monkeypatch, answers, verdict, text):
     order: list[str] = []
     of, work = one_gpu.Gpu.of, one_gpu._work
     monkeypatch.setattr(one_gpu.Gpu, "of", lambda device: (order.append("gpu"), of(device))[1])
@@ -106,8 +101,8 @@ def test_a_gpu_is_looked_at_while_it_works(
     assert order == ["gpu", *["work"] * (1 + one_gpu.SAMPLES)], "read before it is used here"
 
 
-def test_a_gpu_that_others_hold_is_skipped(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def busy(*_of: object) -> None:
+def test_a_gpu_that_others_hold_is_skipped(gpu, monkeypatch):
+    def busy(*_of):
         raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nmore")
 
     monkeypatch.setattr(torch, "mm", busy)
@@ -124,20 +119,20 @@ def test_a_gpu_that_others_hold_is_skipped(gpu: None, monkeypatch: pytest.Monkey
 class Memory:
     """GPU memory as torch and the driver count it, MiB. A block is allocated by `empty`."""
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, patch):
         self.block, self.peak, self.left = 0.0, 0.0, 0.0
         self.counted = self.reserved = self.driver = 1.0
         self.resets = True
         empty = torch.empty
 
-        def allocate(*of: Any, **more: Any) -> Any:
+        def allocate(*of, **more):
             self.block = self.peak = 256.0
             return empty(1, **{**more, "dtype": torch.uint8})
 
-        def clear() -> None:
+        def clear():
             self.block = min(self.block, self.left)
 
-        def reset(_device: Any) -> None:
+        def reset(_device):
             self.peak = self.block if self.resets else self.peak
 
         for name, value in {
@@ -154,12 +149,12 @@ class Memory:
         )
 
     @property
-    def used(self) -> float:
+    def used(self):
         return 402 + self.driver * self.block
 
 
 @pytest.fixture
-def memory(gpu: None, monkeypatch: pytest.MonkeyPatch) -> Memory:
+def memory(gpu, monkeypatch):
     return Memory(monkeypatch)
 
 
@@ -174,9 +169,7 @@ def memory(gpu: None, monkeypatch: pytest.MonkeyPatch) -> Memory:
         ("left", 256.0, "process ends changed by 256 MiB"),
     ],
 )
-def test_a_figure_of_memory_that_is_wrong_is_named(
-    memory: Memory, name: str, value: float, text: str
-) -> None:
+def test_a_figure_of_memory_that_is_wrong_is_named(memory, name, value, text):
     setattr(memory, name, value)
     finding = one_gpu.memory(HERE)
     rise = finding.figures["allocated_during_mib"] - finding.figures["allocated_before_mib"]
@@ -185,7 +178,7 @@ def test_a_figure_of_memory_that_is_wrong_is_named(
     assert text or rise == 256
 
 
-def test_memory_that_is_not_reported(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_is_not_reported(memory, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(NAME, MemoryInfo=None))
     finding = one_gpu.memory(HERE)
     assert finding.verdict == OK
@@ -203,7 +196,7 @@ def test_memory_that_is_not_reported(memory: Memory, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture
-def modes(gpu: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def modes(gpu, monkeypatch):
     """The modes that were set, in which steps of one mode on the CPU are taken."""
     modes: list[str] = []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
@@ -212,7 +205,7 @@ def modes(gpu: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(gpu_steps, "find_spec", lambda _name: None)
     step = Trainer.step
 
-    def on_cpu(trainer: Trainer, batch: Any) -> Any:
+    def on_cpu(trainer, batch):
         trainer.device, trainer.amp, trainer.scaler = torch.device("cpu"), "off", None
         return step(trainer, batch)
 
@@ -220,13 +213,13 @@ def modes(gpu: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return modes
 
 
-def steps_are(monkeypatch: pytest.MonkeyPatch, before: Callable[[], object]) -> None:
+def steps_are(monkeypatch, before):
     """Have something done before each step."""
     step = Trainer.step
     monkeypatch.setattr(Trainer, "step", lambda *of: (before(), step(*of))[1])
 
 
-def test_steps_that_do_not_wait_are_ok(modes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_that_do_not_wait_are_ok(modes, monkeypatch):
     during: list[str] = []
     steps_are(monkeypatch, lambda: during.append(modes[-1] if modes else ""))
     finding = gpu_steps.synchronisation(HERE)
@@ -236,12 +229,10 @@ def test_steps_that_do_not_wait_are_ok(modes: list[str], monkeypatch: pytest.Mon
     assert during[:4] == ["", "", "error", "error"], "first steps may wait"
 
 
-def test_a_step_that_waits_is_named_with_its_place(
-    modes: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_that_waits_is_named_with_its_place(modes, monkeypatch):
     text = "called a synchronizing CUDA operation"
 
-    def wait() -> None:
+    def wait():
         if modes and modes[-1] == "error" and len(modes) == 3:
             raise RuntimeError(text)
 
@@ -271,19 +262,15 @@ def test_a_step_that_waits_is_named_with_its_place(
         (420, 9.0, 9.0, "(9.0 by plain torch)", 'set kernels = "reference"'),
     ],
 )
-def test_load_is_judged(
-    kernels: int, busy_ms: float, reference_ms: float, text: str, remedy: str
-) -> None:
+def test_load_is_judged(kernels, busy_ms, reference_ms, text, remedy):
     finding = gpu_steps.judge_load(10.0, kernels, busy_ms, 400, reference_ms)
     assert finding.verdict == (FAILED if remedy else OK)
     assert text in finding.summary
     assert finding.remedy.startswith(remedy)
 
 
-def test_kernels_are_those_of_the_profile_without_copies(
-    gpu: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def event(name: str, kind: str = "CUDA", note: bool = False) -> SimpleNamespace:
+def test_kernels_are_those_of_the_profile_without_copies(gpu, monkeypatch):
+    def event(name, kind="CUDA", note=False):
         return SimpleNamespace(
             name=name, device_type=SimpleNamespace(name=kind), is_user_annotation=note,
             time_range=SimpleNamespace(elapsed_us=lambda: 100.0),
@@ -312,9 +299,7 @@ def test_kernels_are_those_of_the_profile_without_copies(
     )
 
 
-def test_steps_run_on_a_device_that_is_set_up_with_amp_and_kernels_as_asked(
-    modes: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_run_on_a_device_that_is_set_up_with_amp_and_kernels_as_asked(modes, monkeypatch):
     calls: list[str] = []
     trainer, batch = models.small_trainer, models.small_batch(2, 8, "cpu")
     monkeypatch.setattr(models, "set_up_device", lambda device: calls.append(str(device)))
@@ -345,9 +330,7 @@ def test_steps_run_on_a_device_that_is_set_up_with_amp_and_kernels_as_asked(
         ((10, 10.5, 10), (10.2, 10.6, 12.5), FAILED, "1.25 times as long on all at once (cuda:2)"),
     ],
 )  # fmt: skip
-def test_a_gpu_that_is_slow_alone_or_beside_others_is_named(
-    alone: tuple[float, ...], together: tuple[float, ...], verdict: str, text: str
-) -> None:
+def test_a_gpu_that_is_slow_alone_or_beside_others_is_named(alone, together, verdict, text):
     for i, work in enumerate(several_gpus.WORK):
         times = [
             {f"cuda:{n}": tuple(each if k == i else 5.0 for k in range(3)) for n, each in of}
@@ -369,7 +352,7 @@ for number, _ in enumerate(sys.stdin):
 """
 
 
-def gpus(monkeypatch: pytest.MonkeyPatch, number: int) -> list[Target]:
+def gpus(monkeypatch, number):
     """GPUs that are found, each with a core, as far as there are several."""
     here = find_conditions("cpu")
     own = sorted(os.sched_getaffinity(0))
@@ -386,9 +369,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch, number: int) -> list[Target]:
     return lanes
 
 
-def test_each_gpu_takes_steps_alone_and_then_with_the_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_each_gpu_takes_steps_alone_and_then_with_the_others(monkeypatch):
     before = os.sched_getaffinity(0)
     lanes = gpus(monkeypatch, 2)
     monkeypatch.setattr(several_gpus, "COMMAND", (sys.executable, "-S", "-c", STEPS))
@@ -402,9 +383,7 @@ def test_each_gpu_takes_steps_alone_and_then_with_the_others(
     assert os.sched_getaffinity(0) == before
 
 
-def test_one_gpu_is_ok_and_what_can_not_be_compared_is_skipped(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_one_gpu_is_ok_and_what_can_not_be_compared_is_skipped(monkeypatch):
     gpus(monkeypatch, 1)
     assert several_gpus.check(HERE).verdict == OK
     gpus(monkeypatch, 2)
@@ -412,7 +391,7 @@ def test_one_gpu_is_ok_and_what_can_not_be_compared_is_skipped(
     with pytest.raises(SkipError, match="steps on cuda:0 fail: OSError: no GPU"):
         several_gpus.check(HERE)
 
-    def refuse(_name: str) -> None:
+    def refuse(_name):
         raise InputError("--device all: times of different GPUs are not comparable")
 
     monkeypatch.setattr(several_gpus, "find_slots", refuse)
@@ -420,9 +399,7 @@ def test_one_gpu_is_ok_and_what_can_not_be_compared_is_skipped(
         several_gpus.check(HERE)
 
 
-def test_steps_of_the_check_are_timed_for_each_line(
-    gpu: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_steps_of_the_check_are_timed_for_each_line(gpu, monkeypatch, capsys):
     ticks = iter(range(1000))
     monkeypatch.setattr(several_gpus.time, "perf_counter", lambda: next(ticks) / 1000)
     for name in ("small_model", "small_batch"):

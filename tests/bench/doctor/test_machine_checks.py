@@ -3,11 +3,9 @@
 import itertools
 import os
 import resource
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -19,9 +17,7 @@ HERE = Context("cpu", 2, "bf16", Path())
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(2048.0, OK), (2047.0, FAILED)])
-def test_memory_for_the_full_grid(
-    monkeypatch: pytest.MonkeyPatch, free: float, verdict: str
-) -> None:
+def test_memory_for_the_full_grid(monkeypatch, free, verdict):
     monkeypatch.setattr(memory_limit, "available_mib", lambda: (free, "free on this machine"))
     finding = memory_limit.check(HERE)
     assert finding.verdict == verdict
@@ -39,9 +35,8 @@ def test_memory_for_the_full_grid(
     ],
 )  # fmt: skip
 def test_the_least_limit_counts(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: int, most: str, stat: str,
-    address_space: int | None, mib: int, limit: str,
-) -> None:  # fmt: skip
+    monkeypatch, tmp_path, version, most, stat, address_space, mib, limit
+):
     (tmp_path / "memory").mkdir()
     *files, _ = memory_limit._FILES[version == 1]
     for name, text in zip(files, (most, f"{2**27}", stat), strict=True):
@@ -54,7 +49,7 @@ def test_the_least_limit_counts(
     assert memory_limit.available_mib(tmp_path) == (mib, limit)
 
 
-def load(monkeypatch: pytest.MonkeyPatch, *windows: float) -> None:
+def load(monkeypatch, *windows):
     """Make each window's products take so long, one after another and again from the first."""
     durations = itertools.cycle(windows)
     monkeypatch.setattr(cpu, "product_seconds", lambda _s, _threads: [next(durations)])
@@ -73,10 +68,7 @@ def load(monkeypatch: pytest.MonkeyPatch, *windows: float) -> None:
         (128, 10.0, 1.4, None, 128, 16.0, OK, f"{cpu.MOST} threads"),  # of many some
     ],
 )
-def test_cores(
-    monkeypatch: pytest.MonkeyPatch, threads: int, alone: float, together: float,
-    quota: int | None, allowed: int, ran: float, verdict: str, says: str,
-) -> None:  # fmt: skip
+def test_cores(monkeypatch, threads, alone, together, quota, allowed, ran, verdict, says):
     load(monkeypatch, alone, together)
     used: list[int] = []
     counters = ({"seconds": 10.0 * n, "own_cpu_s": 20.0 * ran * n} for n in itertools.count())
@@ -93,16 +85,16 @@ def test_cores(
 class Watch:
     """A machine with given activity, and given doubts."""
 
-    def __init__(self, doubts: dict[str, str] | None = None, **activity: float | None) -> None:
+    def __init__(self, doubts=None, **activity):
         usual = dict.fromkeys(("waited", "stolen", "foreign_cores", "quota_throttled_s"), 0.0)
         self.report = {"cpu": {**usual, **activity}}
         self.doubts = doubts or {}
         self.look = lambda: None
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self):
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         pass
 
 
@@ -121,9 +113,7 @@ QUIET, BUSY = Watch(waited=0.01), Watch(waited=0.9, foreign_cores=1.0)
         ([Watch(waited=None, stolen=None)], None, "does not count"),
     ],
 )
-def test_disturbance(
-    monkeypatch: pytest.MonkeyPatch, windows: list[Watch], verdict: str | None, says: str
-) -> None:
+def test_disturbance(monkeypatch, windows, verdict, says):
     load(monkeypatch, 0.01)
     watches = itertools.cycle(windows)
     monkeypatch.setattr(cpu, "MachineWatch", lambda: next(watches))
@@ -145,9 +135,7 @@ def test_disturbance(
         ([0.0100], {"throttled": "cores were slowed 9 times by heat"}, FAILED),
     ],
 )
-def test_frequency(
-    monkeypatch: pytest.MonkeyPatch, seconds: list[float], doubts: dict[str, str], verdict: str
-) -> None:
+def test_frequency(monkeypatch, seconds, doubts, verdict):
     load(monkeypatch, 0.01, *seconds)
     monkeypatch.setattr(cpu, "MachineWatch", lambda: Watch(doubts))
     finding = cpu.frequency(HERE)
@@ -165,10 +153,7 @@ def test_frequency(
         ("[always] madvise never", "glibc.malloc.mmap_max=0", 8, "without them"),
     ],
 )
-def test_huge_pages(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, enabled: str, tunables: str, after: int,
-    expected: str,
-) -> None:  # fmt: skip
+def test_huge_pages(monkeypatch, tmp_path, enabled, tunables, after, expected):
     """With 10 MiB of huge pages beforehand, and a block of 8."""
     texts = iter(f"Rss: 1 kB\nAnonHugePages:   {mib * 1024} kB\n" for mib in (10, after))
     files = {host_memory._ENABLED: lambda: enabled, host_memory._PAGES: lambda: next(texts)}
@@ -183,7 +168,7 @@ def test_huge_pages(
 
 
 @pytest.fixture
-def sound(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+def sound(monkeypatch):
     """Software in which nothing is wrong, whatever the threads of these tests."""
     for name in software.DROPPED:
         monkeypatch.delenv(name, raising=False)
@@ -191,15 +176,15 @@ def sound(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def broken() -> None:
+def broken():
     raise OSError("libtorch.so: cannot open shared object file")
 
 
-def returning(value: object) -> Callable[[], object]:
+def returning(value):
     return lambda: value
 
 
-def test_software_that_is_sound(sound: pytest.MonkeyPatch) -> None:
+def test_software_that_is_sound(sound):
     finding = software.check(HERE)
     assert (finding.verdict, finding.remedy) == (OK, "")
 
@@ -215,9 +200,7 @@ def test_software_that_is_sound(sound: pytest.MonkeyPatch) -> None:
         *((name, None, f"workers inherit {name}, which") for name in software.DROPPED),
     ],
 )  # fmt: skip
-def test_software_that_is_wrong_is_named(
-    sound: pytest.MonkeyPatch, target: str, value: Any, says: str
-) -> None:
+def test_software_that_is_wrong_is_named(sound, target, value, says):
     if value is None:
         sound.setenv(target, "1")
     else:
@@ -227,7 +210,7 @@ def test_software_that_is_wrong_is_named(
     assert says in finding.summary
 
 
-def test_versions_out_of_range_and_libraries_that_are_missing(sound: pytest.MonkeyPatch) -> None:
+def test_versions_out_of_range_and_libraries_that_are_missing(sound):
     wanted = ["numpy>=99", "not-there>=1", "pytest>=99; extra == 'test'", "pandas>=2"]
     sound.setattr(metadata, "requires", lambda _name: wanted)
     sound.setattr(metadata, "metadata", lambda _name: {"Requires-Python": ">=3.99"})

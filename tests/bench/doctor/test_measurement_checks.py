@@ -4,12 +4,11 @@ import mmap
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
-from bench.doctor.check import FAILED, OK, Context, Finding, SkipError
+from bench.doctor.check import FAILED, OK, Context, SkipError
 from bench.doctor.checks import host_memory, products, step_clock
 from bench.worker.probes import memory, steps
 from minbert.kernels.products import times
@@ -21,27 +20,27 @@ class Time:
     """A clock that moves only while somebody sleeps or waits for a GPU. The GPU needs a millisecond
     for 10⁶ cycles once its own clock is raised; the host queues."""
 
-    def __init__(self, factor: float = 1.0, raised_after_s: float = 1.003) -> None:
+    def __init__(self, factor=1.0, raised_after_s=1.003):
         self.now, self.factor, self.queued_until = 1000.0, factor, 0.0
         self.raised_at = self.now + raised_after_s
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds):
         self.now += seconds
 
-    def perf_counter(self) -> float:
+    def perf_counter(self):
         return self.now
 
-    def monotonic_ns(self) -> int:
+    def monotonic_ns(self):
         return round(self.now * 1e9)
 
-    def hold(self, cycles: int) -> None:
+    def hold(self, cycles):
         begun = max(self.queued_until, self.now)
         self.queued_until = begun + cycles / (1e9 if begun >= self.raised_at else 0.3e9)
 
-    def synchronize(self, _device: object = None) -> None:
+    def synchronize(self, _device=None):
         self.now = max(self.now, self.queued_until)
 
-    def event(self, **_: bool) -> SimpleNamespace:
+    def event(self, **_):
         event = SimpleNamespace(at=None)
         event.record = lambda: setattr(event, "at", max(self.queued_until, self.now))
         event.elapsed_time = lambda end: self.factor * (end.at - event.at) * 1000
@@ -60,9 +59,7 @@ class Time:
         ("cuda:0", 0.9, lambda ms: ms, FAILED),
     ],
 )
-def test_the_step_clock(
-    monkeypatch: pytest.MonkeyPatch, device: str, factor: float, change: Any, verdict: str
-) -> None:
+def test_the_step_clock(monkeypatch, device, factor, change, verdict):
     time, real = Time(factor), steps.StepClock._elapsed_ms
     for module in (step_clock, steps):
         monkeypatch.setattr(module, "time", time)
@@ -84,12 +81,12 @@ def test_the_step_clock(
         ("VmHWM", "rss peak rise 2"),
     ],
 )
-def test_memory_counters(monkeypatch: pytest.MonkeyPatch, missed: str, says: str) -> None:
+def test_memory_counters(monkeypatch, missed, says):
     """Right, with a peak that is not reset, and with a counter that misses a tenth."""
     real = memory._status
     first = real().get(missed, 0.0)
 
-    def status() -> dict[str, float]:
+    def status():
         values = real()
         lower = {missed: first + 0.9 * (values[missed] - first)} if first else {}
         return values | lower
@@ -104,7 +101,7 @@ def test_memory_counters(monkeypatch: pytest.MonkeyPatch, missed: str, says: str
 
 
 @pytest.mark.parametrize("check", [host_memory.counters, host_memory.allocator])
-def test_without_counters_memory_is_not_known(monkeypatch: pytest.MonkeyPatch, check) -> None:
+def test_without_counters_memory_is_not_known(monkeypatch, check):
     monkeypatch.setattr(memory, "_status", dict)
     monkeypatch.setattr(host_memory, "small_trainer", lambda *_: FakeTrainer())
     with pytest.raises(SkipError, match="does not report"):
@@ -114,10 +111,10 @@ def test_without_counters_memory_is_not_known(monkeypatch: pytest.MonkeyPatch, c
 class FakeTrainer:
     """Steps that keep memory, all or the first so many."""
 
-    def __init__(self, kept_mib: int = 0, steps: int = 1000) -> None:
+    def __init__(self, kept_mib=0, steps=1000):
         self.kept_mib, self.steps, self.kept = kept_mib, steps, []
 
-    def step(self, _batch: object) -> None:
+    def step(self, _batch):
         if self.kept_mib and len(self.kept) < self.steps:
             block = mmap.mmap(-1, self.kept_mib * 2**20, flags=mmap.MAP_PRIVATE)
             block.write(b"\1" * len(block))
@@ -128,9 +125,7 @@ class FakeTrainer:
     ("kept_mib", "steps", "new_pages", "verdict"),
     [(0, 0, 100, OK), (1, 99, 100, FAILED), (4, 12, 100, OK), (0, 0, 3000, FAILED)],
 )
-def test_the_allocator(
-    monkeypatch: pytest.MonkeyPatch, kept_mib: int, steps: int, new_pages: int, verdict: str
-) -> None:
+def test_the_allocator(monkeypatch, kept_mib, steps, new_pages, verdict):
     trainer, faults = FakeTrainer(kept_mib, steps), iter(range(0, 10**9, new_pages))
     monkeypatch.setattr(host_memory, "small_trainer", lambda *_: trainer)
     monkeypatch.setattr(
@@ -139,7 +134,7 @@ def test_the_allocator(
     assert host_memory.allocator(HERE).verdict == verdict
 
 
-def speeds(monkeypatch: pytest.MonkeyPatch, step: float, large: float, half: float) -> Finding:
+def speeds(monkeypatch, step, large, half):
     def measure(shapes, amp, _device):
         factor = 1.0 if amp == "off" else half
         return [(s, factor * (large if s == products._LARGE else step)) for s in shapes]
@@ -148,7 +143,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch, step: float, large: float, half: flo
     return products.check(HERE)
 
 
-def test_products(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products(monkeypatch):
     finding = speeds(monkeypatch, 100.0, 200.0, 2.0)
     assert finding.verdict == OK
     assert finding.summary == (
@@ -162,9 +157,7 @@ def test_products(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("error", "verdict"), [(0.9, OK), (1.1, FAILED)])
-def test_the_error_of_fp16_is_a_rounding(
-    monkeypatch: pytest.MonkeyPatch, error: float, verdict: str
-) -> None:
+def test_the_error_of_fp16_is_a_rounding(monkeypatch, error, verdict):
     errors = {torch.float32: 1e-6, torch.float16: error / 1024}
     monkeypatch.setattr(products, "_error", lambda dtype, _device: errors[dtype])
     monkeypatch.setattr(products, "measure_gflops", lambda shapes, *_of: [(s, 1.0) for s in shapes])
@@ -180,9 +173,7 @@ def test_the_error_of_fp16_is_a_rounding(
         (torch.bfloat16, lambda y: y * torch.nan, "wrong in bf16 by nan"),
     ],
 )
-def test_products_that_are_wrong(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, wrong, says: str
-) -> None:
+def test_products_that_are_wrong(monkeypatch, dtype, wrong, says):
     def patched(x, weight, bias=None):
         y = times(x, weight, bias)
         return wrong(y) if y.dtype == dtype else y

@@ -10,8 +10,6 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -24,7 +22,7 @@ from tests.experiments.doctor.faults import FAULTS
 from tests.experiments.doctor.injection import ROOT, environment
 
 
-def doctor(*arguments: str) -> list[str]:
+def doctor(*arguments):
     return [sys.executable, "-m", "bench.doctor", *arguments, "--device", "cpu"]
 
 
@@ -40,9 +38,8 @@ def doctor(*arguments: str) -> list[str]:
     ],
 )
 def test_what_happens_to_a_check_is_its_finding(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, patch: Any, limits: dict[str, float],
-    verdict: str, summary: str,
-) -> None:  # fmt: skip
+    monkeypatch, tmp_path, patch, limits, verdict, summary
+):
     others = psutil.Process().children(recursive=True)  # such as a cluster of other tests
     for name, value in environment(patch).items():
         monkeypatch.setenv(name, value)
@@ -59,7 +56,7 @@ def test_what_happens_to_a_check_is_its_finding(
     assert set(psutil.Process().children(recursive=True)) <= set(others)
 
 
-def test_ctrl_c_ends_the_doctor_and_leaves_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_doctor_and_leaves_nothing(tmp_path):
     environ = environment(patches.check_hangs, TMPDIR=str(tmp_path))
     command = subprocess.Popen(
         doctor("memory-limit"), cwd=ROOT, env=environ, stdout=subprocess.DEVNULL,
@@ -79,7 +76,7 @@ def test_ctrl_c_ends_the_doctor_and_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_fault_is_named_by_its_check_and_by_no_other(tmp_path: Path) -> None:
+def test_a_fault_is_named_by_its_check_and_by_no_other(tmp_path):
     """With --json, which alone is on stdout and names no folder."""
     done = subprocess.run(
         doctor("memory-limit", "step-clock", "--json"), cwd=ROOT, capture_output=True, text=True,
@@ -95,7 +92,7 @@ def test_a_fault_is_named_by_its_check_and_by_no_other(tmp_path: Path) -> None:
     assert "step-clock failed" in done.stderr
 
 
-def test_every_check_of_a_cpu_has_a_fault_that_it_must_name() -> None:
+def test_every_check_of_a_cpu_has_a_fault_that_it_must_name():
     names = {check.name for check in CHECKS if "cpu" in check.devices}
     assert {fault.check for fault in FAULTS.values()} == names
     assert len(FAULTS) >= 20

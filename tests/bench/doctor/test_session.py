@@ -7,7 +7,6 @@ from inspect import signature
 from pathlib import Path
 from pkgutil import resolve_name
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -35,7 +34,7 @@ TRUSTED = "Measurements on this machine can be trusted, "
 
 
 @pytest.fixture(autouse=True)
-def few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_checks(monkeypatch):
     """One check decides what is trusted, on a machine with little time and memory."""
     monkeypatch.setattr(report, "CHECKS", (check("a"),))
     monkeypatch.setattr(session, "find_conditions", conditions)
@@ -43,16 +42,14 @@ def few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "available_mib", lambda: (3000.0, "free on this machine"))
 
 
-def check(name: str, **fields: Any) -> Check:
+def check(name, **fields):
     return Check(name, "", "Is it?", f"whether {name}", **{"needs": (), **fields})
 
 
-def run(
-    monkeypatch: pytest.MonkeyPatch, checks: list[Check], requested: str = "cpu", **verdicts: str
-) -> Examination:
+def run(monkeypatch, checks, requested="cpu", **verdicts):
     """An examination in which checks find what is given, and ok otherwise."""
 
-    def fake(check: Check, *_: object) -> Finding:
+    def fake(check, *_):
         return Finding(check.name, verdicts.get(check.name, OK), f"{check.name} was run")
 
     monkeypatch.setattr(session, "_run", fake)
@@ -60,13 +57,13 @@ def run(
     return examine(checks, requested, Path(), show, lambda _each: None)
 
 
-def invoke(*arguments: str) -> Any:
+def invoke(*arguments):
     return CliRunner().invoke(
         main.command, arguments, standalone_mode=False, catch_exceptions=False
     )
 
 
-def test_checks_have_a_function_a_place_and_what_to_do_about_each_failure() -> None:
+def test_checks_have_a_function_a_place_and_what_to_do_about_each_failure():
     seen: set[str] = set()
     for each in BY_NAME.values():
         function = resolve_name(f"bench.doctor.checks.{each.function}")
@@ -80,7 +77,7 @@ def test_checks_have_a_function_a_place_and_what_to_do_about_each_failure() -> N
         assert all(each.expected_s < each.limit_s for each in checks)
 
 
-def test_naming_a_check_selects_what_it_needs_in_order() -> None:
+def test_naming_a_check_selects_what_it_needs_in_order():
     names = [each.name for each in selected(["frequency"])]
     assert names == ["software", "disturbance", "cores", "frequency"]
     assert selected([]) == list(CHECKS)
@@ -107,10 +104,7 @@ def test_naming_a_check_selects_what_it_needs_in_order() -> None:
          {}, "can't be trusted: c failed. a failed, but that"),
     ],
 )  # fmt: skip
-def test_what_runs_and_what_is_then_said(
-    monkeypatch: pytest.MonkeyPatch, checks: list[Check], verdicts: dict[str, str],
-    expected: list[str], says: dict[str, str], verdict: str,
-) -> None:  # fmt: skip
+def test_what_runs_and_what_is_then_said(monkeypatch, checks, verdicts, expected, says, verdict):
     examination = run(monkeypatch, checks, **verdicts)
     assert [finding.verdict for finding in examination.findings] == [OK, *expected]
     summaries = {finding.check: finding.summary for finding in examination.findings}
@@ -118,8 +112,8 @@ def test_what_runs_and_what_is_then_said(
     assert verdict in report.verdict(examination)
 
 
-def test_a_broken_gpu_is_a_finding_and_the_cpu_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    def find(requested: str) -> Any:
+def test_a_broken_gpu_is_a_finding_and_the_cpu_is_checked(monkeypatch):
+    def find(requested):
         if requested == "cpu":
             return conditions("cpu")
         raise InputError("no GPU can be used: CUDA error; mend that, or --device cpu")
@@ -134,8 +128,8 @@ def test_a_broken_gpu_is_a_finding_and_the_cpu_is_checked(monkeypatch: pytest.Mo
         run(monkeypatch, [check("a")], "cuda")
 
 
-def test_without_torch_what_needs_it_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> None:
+def test_without_torch_what_needs_it_is_skipped(monkeypatch):
+    def missing():
         raise InputError("torch is not installed; install this project with pip")
 
     monkeypatch.setattr(session, "torch_build", missing)
@@ -148,7 +142,7 @@ def test_without_torch_what_needs_it_is_skipped(monkeypatch: pytest.MonkeyPatch)
     )
 
 
-def test_without_all_checks_nothing_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_all_checks_nothing_is_trusted(monkeypatch):
     a, b, gpu = check("a"), check("b"), check("c", devices=("cuda",))
     monkeypatch.setattr(report, "CHECKS", (a, b, gpu, check("d", is_advice=True)))
     assert report.trusted(run(monkeypatch, [a, b])) is True
@@ -158,14 +152,14 @@ def test_without_all_checks_nothing_is_trusted(monkeypatch: pytest.MonkeyPatch) 
     assert report.trusted(run(monkeypatch, [a], a=FAILED)) is False
 
 
-def test_a_finding_is_a_line_and_its_remedy_another() -> None:
+def test_a_finding_is_a_line_and_its_remedy_another():
     failed = Finding("products", FAILED, "1 ≠ 2", "do")
     assert report.lines(Finding("products", OK, "fine"), "utf-8") == ["✓ products         fine"]
     assert report.lines(failed, "utf-8") == ["✗ products         1 ≠ 2", "  → do"]
     assert report.lines(failed, "ascii") == ["FAILED  products         1 ? 2", "        -> do"]
 
 
-def test_no_name_of_user_host_or_folder_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_name_of_user_host_or_folder_is_left(monkeypatch):
     monkeypatch.setattr(report.socket, "gethostname", lambda: "gpu-7")
     monkeypatch.setattr(report.getpass, "getuser", lambda: "ada")
     monkeypatch.setenv("HOME", "/home/ada")
@@ -173,14 +167,14 @@ def test_no_name_of_user_host_or_folder_is_left(monkeypatch: pytest.MonkeyPatch)
     assert report.anonymous(text) == "~/x.py of … on …, in 'y': adapters of nvidia-gpu-7"
 
 
-def examined(verdict: str, **figures: Any) -> Examination:
+def examined(verdict, **figures):
     remedy = "mend" if verdict == FAILED else ""
     finding = Finding("a", verdict, "it is /tmp/x/y.py", remedy, figures, seconds=1.234)
     device = Finding(DEVICE.name, OK, "cpu", seconds=0.1)
     return Examination(conditions("cpu"), [DEVICE, check("a")], [device, finding])
 
 
-def test_json_has_every_figure_and_is_valid() -> None:
+def test_json_has_every_figure_and_is_valid():
     examination = examined(FAILED, ms=[1 / 3, float("nan")], of={"a": float("inf")})
     values = json.loads(json.dumps(report.as_json(examination, "auto", "No."), allow_nan=False))
     assert values["findings"][1] == {
@@ -191,7 +185,7 @@ def test_json_has_every_figure_and_is_valid() -> None:
     assert expected.items() <= values.items()
 
 
-def test_a_first_look_needs_a_gpu_and_no_names() -> None:
+def test_a_first_look_needs_a_gpu_and_no_names():
     with pytest.raises(InputError, match="--first-look: it looks at a GPU, and there is none"):
         invoke("--first-look", "--device", "cpu")
     with pytest.raises(InputError, match="leave out grid"):
@@ -212,10 +206,9 @@ def test_a_first_look_needs_a_gpu_and_no_names() -> None:
     ],
 )  # fmt: skip
 def test_the_command_ends_with_the_verdict_and_its_code(
-    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], result: str, code: int,
-    verdict: str, look: str,
-) -> None:  # fmt: skip
-    def fake(_checks: Any, _requested: Any, _folder: Any, show: Any, on_finding: Any) -> Any:
+    monkeypatch, arguments, result, code, verdict, look
+):
+    def fake(_checks, _requested, _folder, show, on_finding):
         examination = examined(result)
         for each, finding in zip(examination.checks, examination.findings, strict=True):
             with show(each, 1.0):

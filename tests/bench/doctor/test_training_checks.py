@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,6 @@ from bench.doctor import models
 from bench.doctor.check import CHECKS, FAILED, OK, Context, SkipError
 from bench.doctor.checks import cells, compiled, numerics
 from bench.plan.gridfile import load
-from bench.plan.rows import Row
 from minbert.training.compiled import NoCompilerError
 from tests.bench.synthetic_rows import cell, failed_row, result_row
 
@@ -36,20 +34,20 @@ LORA = ("lora", "all-lin")
 # Numerics
 
 
-def test_the_fast_path_trains_as_plain_torch() -> None:
+def test_the_fast_path_trains_as_plain_torch():
     finding = numerics.check(HERE)
     assert finding.verdict == OK
     assert finding.figures["off_gradient"] < numerics.LIMITS["off"][1] / 10
 
 
-def only(monkeypatch: pytest.MonkeyPatch, *settings: Any, varied: Any = ()) -> None:
+def only(monkeypatch, *settings, varied=()):
     """Leave some settings of engine minbert."""
     monkeypatch.setattr(models, "SETTINGS", settings)
     monkeypatch.setattr(numerics, "VARIED", varied)
     monkeypatch.setattr(numerics, "find_spec", lambda _name: None)
 
 
-def test_an_option_trains_otherwise_than_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_option_trains_otherwise_than_without_it(monkeypatch):
     stored: list[torch.dtype] = []
     monkeypatch.setattr(numerics, "convert_frozen", lambda _model, dtype: stored.append(dtype))
     for mode, layers, option in numerics.VARIED:
@@ -60,13 +58,11 @@ def test_an_option_trains_otherwise_than_without_it(monkeypatch: pytest.MonkeyPa
         stored.clear()
 
 
-def change_losses(
-    monkeypatch: pytest.MonkeyPatch, name: str, word: str, factors: list[float]
-) -> None:
+def change_losses(monkeypatch, name, word, factors):
     """Multiply the losses of trainings that are called with a word."""
     train = getattr(numerics, name)
 
-    def changed(*of: Any) -> numerics.Trained:
+    def changed(*of):
         done = train(*of)
         pairs = zip(done.losses, itertools.cycle(factors), strict=False)
         return replace(done, losses=[loss * f for loss, f in pairs]) if word in of else done
@@ -74,7 +70,7 @@ def change_losses(
     monkeypatch.setattr(numerics, name, changed)
 
 
-def test_a_wrong_option_or_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_option_or_engine_is_named(monkeypatch):
     only(monkeypatch, varied=[("full", None, numerics.POOLER)])
     monkeypatch.setattr(numerics, "find_spec", lambda _name: True)
     change_losses(monkeypatch, "train", "fast", [1.1])
@@ -84,9 +80,7 @@ def test_a_wrong_option_or_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     assert "by engine transformers, amp bf16: loss deviates" in wrong[-1]
 
 
-def test_dropout_whose_backward_pass_is_not_that_of_its_forward_pass_is_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_dropout_whose_backward_pass_is_not_that_of_its_forward_pass_is_named(monkeypatch):
     assert numerics.dropout_problem("cpu") == ""
     draw = torch.nn.functional.cross_entropy
     calls = iter(range(9))
@@ -96,18 +90,18 @@ def test_dropout_whose_backward_pass_is_not_that_of_its_forward_pass_is_named(
     assert "falls 0.95" in numerics.dropout_problem("cpu")
 
 
-def test_a_step_that_overflows_and_moves_weights_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_overflows_and_moves_weights_is_named(monkeypatch):
     assert numerics.overflow_problem("cpu") == ""
     scaler = torch.amp.GradScaler
 
-    def finite(device: str, init_scale: float) -> Any:
+    def finite(device, init_scale):
         return scaler(device, init_scale=1.0 if init_scale == float("inf") else init_scale)
 
     monkeypatch.setattr(numerics.torch.amp, "GradScaler", finite)
     assert "moves weights" in numerics.overflow_problem("cpu")
 
 
-def test_a_wrong_product_in_a_backward_pass_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_product_in_a_backward_pass_is_named(monkeypatch):
     only(monkeypatch, ("head", None), LORA)
     right = product.thin_over_tokens
     monkeypatch.setattr(product, "thin_over_tokens", lambda g, thin: 1.01 * right(g, thin))
@@ -116,19 +110,17 @@ def test_a_wrong_product_in_a_backward_pass_is_named(monkeypatch: pytest.MonkeyP
     assert finding.summary.startswith("lora all-lin, amp off: gradient deviates from plain torch")
 
 
-def test_what_is_not_a_number_deviates(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_a_number_deviates(monkeypatch):
     only(monkeypatch, ("head", None))
     change_losses(monkeypatch, "train", "fast", [1.0, 1.0, float("nan")])
     assert numerics.check(HERE).verdict == FAILED
 
 
-def test_both_paths_of_a_device_are_compared_with_fp32_on_the_cpu(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_both_paths_of_a_device_are_compared_with_fp32_on_the_cpu(monkeypatch):
     only(monkeypatch, ("head", None))
     train, devices, done = numerics.train, list[Any](), list[Any]()
 
-    def other_device(*of: Any) -> numerics.Trained:
+    def other_device(*of):
         done.append(train(*of))
         factor = 1 if len(done) == 1 else 1.001  # the first is the CPU's
         return replace(done[-1], losses=[factor * loss for loss in done[-1].losses])
@@ -161,9 +153,7 @@ DROPPED = [1.0, 1.1]
         ),
     ],
 )
-def test_compiled_steps(
-    factor: float, graphs: int, later: int, dropped: list[float], problem: str
-) -> None:
+def test_compiled_steps(factor, graphs, later, dropped, problem):
     losses = [factor * loss for loss in PLAIN]
     finding = compiled.judge(losses, PLAIN, graphs, later, (dropped, [1.1, 1.2]))
     assert finding.verdict == (FAILED if problem else OK)
@@ -171,9 +161,7 @@ def test_compiled_steps(
 
 
 @pytest.mark.parametrize(("kind", "skipped"), [(NoCompilerError, True), (InputError, False)])
-def test_without_a_compiler_compiled_steps_are_skipped(
-    kind: type[InputError], skipped: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_a_compiler_compiled_steps_are_skipped(kind, skipped, monkeypatch, tmp_path):
     error = kind("compile: g++ ended with an error; it needs a C++ compiler")
     monkeypatch.setattr(compiled, "compile_model", raising(error))
     for name in compiled.CACHES:
@@ -187,18 +175,18 @@ def test_without_a_compiler_compiled_steps_are_skipped(
 # Cells
 
 
-def ran(**values: Any) -> Row:
+def ran(**values):
     """A row of LoRA that ended ok."""
     done = result_row(cell("lora", 8, "all-lin-only", "bf16"), random.Random(0))  # noqa: S311
     return done | {"batch_size": 8, **values}
 
 
-def rows_are(monkeypatch: pytest.MonkeyPatch, *of_runs: list[Row]) -> list[Any]:
+def rows_are(monkeypatch, *of_runs):
     """Replace grids by rows, one list for each run; returns what the runs were called with."""
     calls: list[Any] = []
     runs = iter(of_runs)
 
-    def run_cells(*_of: Any, **options: Any) -> list[Row]:
+    def run_cells(*_of, **options):
         calls.append(options)
         return next(runs)
 
@@ -206,14 +194,14 @@ def rows_are(monkeypatch: pytest.MonkeyPatch, *of_runs: list[Row]) -> list[Any]:
     return calls
 
 
-def raising(error: Exception) -> Callable[..., Any]:
-    def fail(*_of: Any, **_more: Any) -> None:
+def raising(error):
+    def fail(*_of, **_more):
         raise error
 
     return fail
 
 
-def peaks(predicted: float | None, device: str = "cpu", **more: Any) -> Row:
+def peaks(predicted, device="cpu", **more):
     """A cell whose peak of 500 MiB has 300 above the imports, on a CPU, or of 300 on a GPU."""
     memory = {"peak_rss_mib": 500.0, "peak_anon_mib": 400.0, "imports_anon_mib": 100.0}
     if device != "cpu":
@@ -229,9 +217,7 @@ def peaks(predicted: float | None, device: str = "cpu", **more: Any) -> Row:
         ([], {"status": "oom", "message": "no"}, "engine transformers ended oom: no"),
     ],
 )
-def test_engines(
-    monkeypatch: pytest.MonkeyPatch, losses: list[float], change: dict[str, Any], text: str
-) -> None:
+def test_engines(monkeypatch, losses, change, text):
     exact = {"dropout": 0.0, "amp": "off", "repeat": 1, "frozen_dtype": None}
     theirs = {"engine": "transformers", "kernels": None, "attn_implementation": "sdpa"}
     rows_are(monkeypatch, [ran(**exact), ran(**exact, **theirs, **change)])
@@ -260,14 +246,14 @@ def test_engines(
         (peaks(500.0, status="crashed", message="no"), FAILED, "ended crashed: no"),
     ],
 )
-def test_forecasts(monkeypatch: pytest.MonkeyPatch, row: Row, verdict: str, text: str) -> None:
+def test_forecasts(monkeypatch, row, verdict, text):
     rows_are(monkeypatch, [peaks(505.0, mode="full"), row])
     finding = cells.forecast(HERE)
     assert finding.verdict == verdict
     assert text in finding.summary
 
 
-def oom(status: str = "oom") -> Row:
+def oom(status="oom"):
     done = failed_row(cell("full", None, None, "off"), status, "out of memory: tried 1 GiB")
     return done | {"batch_size": 512}
 
@@ -284,7 +270,7 @@ def oom(status: str = "oom") -> Row:
         ([ran()], "than there is has no row"),
     ],
 )
-def test_memory_that_runs_out(monkeypatch: pytest.MonkeyPatch, rows: list[Row], text: str) -> None:
+def test_memory_that_runs_out(monkeypatch, rows, text):
     calls = rows_are(monkeypatch, [ran() if rows else oom("crashed")], rows)
     finding = cells.out_of_memory(HERE)
     assert finding.verdict == (FAILED if text else OK)
@@ -293,7 +279,7 @@ def test_memory_that_runs_out(monkeypatch: pytest.MonkeyPatch, rows: list[Row], 
     assert not rows or calls[1]["address_space"] == 100 * 2**20, "no worker ran and needed any"
 
 
-def test_a_gpu_is_filled_but_for_what_the_small_cell_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_filled_but_for_what_the_small_cell_needs(monkeypatch):
     left: list[float] = []
     monkeypatch.setattr(cells, "_filled", lambda _device, mib: (left.append(mib), nullcontext())[1])
     rows_are(monkeypatch, [ran(peak_process_vram_mib=700.0)], [ran(), oom()])
@@ -338,9 +324,7 @@ GOOD = {
         ({"status": "crashed", "message": "why"}, STEPS_S, "ended crashed (why)"),
     ],
 )
-def test_a_row_is_complete_and_consistent(
-    changes: dict[str, Any], steps: list[float], text: str
-) -> None:
+def test_a_row_is_complete_and_consistent(changes, steps, text):
     finding = cells.judge_grid(ran(**(GOOD | changes)), steps, [])
     assert text in finding.summary, finding.summary
     assert finding.verdict == (FAILED if text else OK), finding.summary
@@ -350,7 +334,7 @@ def test_a_row_is_complete_and_consistent(
 # Grids of the doctor
 
 
-def run_grid(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str, *of: str, **more) -> None:
+def run_grid(monkeypatch, folder, script, *of, **more):
     """Run a grid of the doctor by a shell script in place of Python."""
     path = folder / "python"
     path.write_text(f"#!/bin/sh\n{script}\n")
@@ -359,9 +343,7 @@ def run_grid(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str, *of: st
     cells.run_cells(replace(HERE, folder=folder), *of, **more)
 
 
-def test_a_grid_is_limited_looked_at_and_gives_its_error(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_grid_is_limited_looked_at_and_gives_its_error(monkeypatch, tmp_path):
     monkeypatch.setattr(cells, "fetch", lambda _name: None)
     pids: list[int] = []
     script = f'sleep 0.1; echo "error: $4 $5 $(ulimit -v) ${cells.LOCKS}" >&2; exit 1'
@@ -374,9 +356,7 @@ def test_a_grid_is_limited_looked_at_and_gives_its_error(
     assert len(set(pids)) == 1
 
 
-def test_without_disk_model_or_data_cells_are_skipped(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_disk_model_or_data_cells_are_skipped(monkeypatch, tmp_path):
     fetch = raising(InputError("the package index can't be reached"))
     monkeypatch.setattr(cells, "fetch", fetch)
     with pytest.raises(SkipError, match="index can't be reached"):
@@ -388,7 +368,7 @@ def test_without_disk_model_or_data_cells_are_skipped(
         run_grid(monkeypatch, tmp_path, "", "grid")
 
 
-def test_the_grids_are_those_of_the_checks() -> None:
+def test_the_grids_are_those_of_the_checks():
     """Without an error, and with the batches and the steps that the checks expect."""
     grids = {path.stem: load(str(path)) for path in cells._GRIDS.glob("*.toml")}
     assert grids.keys() <= {check.name for check in CHECKS}
@@ -396,7 +376,7 @@ def test_the_grids_are_those_of_the_checks() -> None:
     assert grids["grid"].settings.max_steps == cells.STEPS_TAKEN
 
 
-def test_the_need_of_a_worker_is_read_and_that_of_others_is_not() -> None:
+def test_the_need_of_a_worker_is_read_and_that_of_others_is_not():
     most_mib = 0.0
     code = "import time; x = b'1' * 2**28; time.sleep(5)  # "
     parent = (
@@ -421,6 +401,6 @@ def test_the_need_of_a_worker_is_read_and_that_of_others_is_not() -> None:
 # The page
 
 
-def test_the_page_has_a_section_for_each_check() -> None:
+def test_the_page_has_a_section_for_each_check():
     page = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text(encoding="utf-8")
     assert sorted(re.findall("^### (.+)", page, re.M)) == sorted(check.name for check in CHECKS)

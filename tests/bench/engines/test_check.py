@@ -6,10 +6,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from bench.common.child import serve
 from bench.common.errors import InputError
@@ -21,17 +19,17 @@ from bench.plan.gridfile import Settings
 from bench.plan.job import Job
 from bench.plan.models import find_model
 from tests.bench.grids import GridRuns
-from tests.encoders import Checkpoints, job
+from tests.encoders import job
 
 Refusal = Callable[..., str]
 RELATIVE = {"position_embedding_type": "relative_key_query"}
 
 
 @pytest.fixture
-def copied(encoders: Checkpoints, tmp_path: Path) -> Callable[..., Path]:
+def copied(encoders, tmp_path):
     """Copies a checkpoint, with changes to its configuration."""
 
-    def copy(kind: str, **changes: Any) -> Path:
+    def copy(kind, **changes):
         folder = tmp_path / f"{kind}-tiny"
         shutil.copytree(encoders(kind), folder)
         path = folder / "config.json"
@@ -42,10 +40,10 @@ def copied(encoders: Checkpoints, tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refusal:
+def refusal(monkeypatch, capsys):
     """The line with which a job is refused; empty if it is not."""
 
-    def refuse(*args: Any, **changes: Any) -> str:
+    def refuse(*args, **changes):
         checked = args[0] if isinstance(args[0], Job) else job(*args, **changes)
         monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({"jobs": [checked.to_json()]})))
         code = serve(answers_to)
@@ -57,7 +55,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return refuse
 
 
-def test_what_can_be_built_is_not_refused(encoders: Checkpoints, refusal: Refusal) -> None:
+def test_what_can_be_built_is_not_refused(encoders, refusal):
     roberta = encoders("roberta")
     assert refusal(roberta, "lora", "all-lin") == ""
     assert refusal(roberta, "full", pooling="mean", head="conv", gradient_checkpointing="on") == ""
@@ -74,14 +72,7 @@ def test_what_can_be_built_is_not_refused(encoders: Checkpoints, refusal: Refusa
         ("gpt2", "full", {}, "gpt2 is a decoder, and engine transformers trains encoders alone"),
     ],
 )
-def test_what_an_architecture_does_not_have_is_named(
-    kind: str,
-    mode: str,
-    changes: dict[str, Any],
-    line: str,
-    encoders: Checkpoints,
-    refusal: Refusal,
-) -> None:
+def test_what_an_architecture_does_not_have_is_named(kind, mode, changes, line, encoders, refusal):
     assert line in refusal(encoders(kind), mode, **changes)
 
 
@@ -94,19 +85,11 @@ def test_what_an_architecture_does_not_have_is_named(
         ("roberta", RELATIVE, "relative_key_query is computed by neither engine"),
     ],
 )
-def test_a_configuration_that_can_not_be_loaded_is_a_line(
-    kind: str,
-    changes: dict[str, Any],
-    line: str,
-    copied: Callable[..., Path],
-    refusal: Refusal,
-) -> None:
+def test_a_configuration_that_can_not_be_loaded_is_a_line(kind, changes, line, copied, refusal):
     assert line in refusal(copied(kind, **changes), "full")
 
 
-def test_an_encoder_with_a_decoder_or_without_a_fast_tokenizer(
-    copied: Callable[..., Path], refusal: Refusal
-) -> None:
+def test_an_encoder_with_a_decoder_or_without_a_fast_tokenizer(copied, refusal):
     from transformers import T5Config
 
     folder = copied("roberta")
@@ -116,7 +99,7 @@ def test_an_encoder_with_a_decoder_or_without_a_fast_tokenizer(
     assert "t5 is an encoder with a decoder" in refusal(folder, "full")
 
 
-def replaced(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+def replaced(folder, change):
     """The folder, with changed weights."""
     from safetensors.torch import load_file, save_file
 
@@ -126,9 +109,7 @@ def replaced(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) ->
     return folder
 
 
-def test_weights_that_are_missing_or_not_finite(
-    copied: Callable[..., Path], refusal: Refusal
-) -> None:
+def test_weights_that_are_missing_or_not_finite(copied, refusal):
     name = "encoder.layer.1.attention.self.key.weight"
     folder = replaced(copied("roberta"), lambda weights: weights[name].fill_(float("nan")))
     assert f"roberta.{name} holds NaN or infinite numbers" in refusal(folder, "full")
@@ -154,9 +135,7 @@ def test_weights_that_are_missing_or_not_finite(
         ({}, {"kernels": "reference"}, "kernels reference: it is of engine minbert"),
     ],
 )
-def test_settings_that_an_engine_does_not_have_are_named(
-    changes: dict[str, Any], settings: dict[str, Any], line: str
-) -> None:
+def test_settings_that_an_engine_does_not_have_are_named(changes, settings, line):
     cell = replace(job(Path("roberta-tiny"), "lora", "attn").cell, **changes)
     with pytest.raises(InputError, match=line):
         check_engine([cell], [Settings(**settings)], None, None, {})
@@ -166,21 +145,19 @@ def test_settings_that_an_engine_does_not_have_are_named(
 
 
 @pytest.fixture
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[Cell]]:
+def asked(tmp_path, monkeypatch):
     """The cells that each process would check."""
     asked: list[list[Cell]] = []
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
 
-    def ask(request: dict[str, Any], *_: object) -> None:
+    def ask(request, *_):
         asked.append([Job.from_json(text).cell for text in request["jobs"]])
 
     monkeypatch.setattr(check, "_ask", ask)
     return asked
 
 
-def test_weights_run_in_every_attention_pooling_and_head(
-    encoders: Checkpoints, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_run_in_every_attention_pooling_and_head(encoders, monkeypatch):
     settings = [
         ("eager", "mean", "off"), ("sdpa", "mean", "off"), ("sdpa", "mean", "bf16"),
         ("sdpa", "cls", "off"),
@@ -200,9 +177,7 @@ def test_weights_run_in_every_attention_pooling_and_head(
     ]  # fmt: skip
 
 
-def test_each_setting_is_checked_once_at_its_highest_rank(
-    encoders: Checkpoints, asked: list[list[Cell]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_setting_is_checked_once_at_its_highest_rank(encoders, asked, capsys):
     folder = encoders("roberta")
     model = find_model(str(folder), "pretrained", "auto")
     cells = [
@@ -219,7 +194,7 @@ def test_each_setting_is_checked_once_at_its_highest_rank(
     assert len(asked) == 2, "another list of settings"
 
 
-def test_a_grid_refuses_in_a_line_and_writes_nothing(encoders: Checkpoints, tmp_path: Path) -> None:
+def test_a_grid_refuses_in_a_line_and_writes_nothing(encoders, tmp_path):
     grid = GridRuns(tmp_path / "grid", encoders("modernbert"))
     grid.folder.mkdir()
     path = tmp_path / "mine.toml"

@@ -1,10 +1,7 @@
 """The columns of cells of engine transformers."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
-
-import pytest
 
 from bench.engines import transformers as engine
 from bench.plan import gridfile
@@ -30,7 +27,7 @@ layers = ["attn-only"]
 """
 
 
-def test_settings_of_the_engine_are_those_of_the_grid_file(tmp_path: Path) -> None:
+def test_settings_of_the_engine_are_those_of_the_grid_file(tmp_path):
     (tmp_path / "grid.toml").write_text(GRID)
     config = {"peft_type": "LOHA", "r": 4, "target_modules": ["query"]}
     (tmp_path / "loha.json").write_text(json.dumps({**config, "inference_mode": True}))
@@ -56,9 +53,7 @@ def test_settings_of_the_engine_are_those_of_the_grid_file(tmp_path: Path) -> No
     assert by_mode["peft", TRANSFORMERS].attn_implementation == "sdpa"
 
 
-def test_the_first_values_of_adapters_are_timed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_values_of_adapters_are_timed(tmp_path, monkeypatch):
     need_transformers()
     times = iter([10.0, 12.5])
     monkeypatch.setattr(engine, "time", SimpleNamespace(perf_counter=times.__next__))

@@ -74,7 +74,7 @@ print(*sorted(seen))
 
 
 @pytest.fixture
-def modules(tmp_path: Path) -> Path:
+def modules(tmp_path):
     """A folder with the modules that configurations name."""
     (tmp_path / "megatron").mkdir()
     for name in ("evil.py", "megatron/__init__.py", "megatron/evil.py"):
@@ -82,7 +82,7 @@ def modules(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_no_field_of_any_method_imports_what_it_names(modules: Path) -> None:
+def test_no_field_of_any_method_imports_what_it_names(modules):
     need_transformers()
     done = subprocess.run(
         [sys.executable, "-c", EVERY_FIELD],
@@ -95,7 +95,7 @@ def test_no_field_of_any_method_imports_what_it_names(modules: Path) -> None:
     assert "megatron.evil" in unchecked.split(), "without the check it would be imported"
 
 
-def test_every_door_refuses_it_with_a_line(tmp_path: Path) -> None:
+def test_every_door_refuses_it_with_a_line(tmp_path):
     (tmp_path / "grid.toml").write_text(GRID)
     (tmp_path / "a.json").write_text(json.dumps(HOSTILE))
     with pytest.raises(InputError, match=r"a\.json: field 'megatron_config' can't be used"):
@@ -138,9 +138,7 @@ def test_every_door_refuses_it_with_a_line(tmp_path: Path) -> None:
         ({"unknown": 1}, True),
     ],
 )
-def test_regular_expressions_end_and_values_are_plain(
-    change: dict[str, object], refused: bool
-) -> None:
+def test_regular_expressions_end_and_values_are_plain(change, refused):
     if not refused:
         check_adapter_config(LORA | change, "a.json")
         return
@@ -148,7 +146,7 @@ def test_regular_expressions_end_and_values_are_plain(
         check_adapter_config(LORA | change, "a.json")
 
 
-def test_a_checkpoint_with_an_adapter_or_a_pointer_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_with_an_adapter_or_a_pointer_is_refused(tmp_path):
     need_transformers()
     folder = Checkpoints(tmp_path)("roberta")
     config = folder / "config.json"

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,11 +15,11 @@ from minbert.files import model_digest
 from tests.encoders import Checkpoints, job, need_transformers
 
 
-def names_that_are_looked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+def names_that_are_looked_for(folder, monkeypatch):
     """Names of the files in a checkpoint's folder that loading it looks for."""
     seen: set[str] = set()
 
-    def note(path: Any) -> None:
+    def note(path):
         if isinstance(path, str | os.PathLike) and Path(path).parent == folder:
             seen.add(Path(path).name)
 
@@ -35,9 +34,7 @@ def names_that_are_looked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
-def test_a_file_more_changes_the_digest_or_no_tensor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str
-) -> None:
+def test_a_file_more_changes_the_digest_or_no_tensor(tmp_path, monkeypatch, weights):
     need_transformers()
     folder = Checkpoints(tmp_path)("roberta").resolve()
     tensors = load_file(folder / "model.safetensors")

@@ -2,15 +2,13 @@
 
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from bench.plan.job import Job
 from bench.worker.trained import load_trained
-from tests.encoders import KINDS, Checkpoints
+from tests.encoders import KINDS
 from tests.experiments.encoders_table import (
     ENOUGH,
     SETTINGS,
@@ -26,9 +24,7 @@ from tests.experiments.encoders_table import (
 BY_LABEL = {setting.label: setting for setting in SETTINGS}
 
 
-def test_a_sample_learns_and_loads_in_another_process(
-    encoders: Checkpoints, tmp_path: Path
-) -> None:
+def test_a_sample_learns_and_loads_in_another_process(encoders, tmp_path):
     kind, label = "modernbert", "lora with PiSSA all-lin-only"
     setting = BY_LABEL[label]
     learned = learn(setting, encoders(kind))
@@ -40,15 +36,13 @@ def test_a_sample_learns_and_loads_in_another_process(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_saved_makes_the_model_again(
-    encoders: Checkpoints, kind: str, tmp_path: Path
-) -> None:
+def test_what_is_saved_makes_the_model_again(encoders, kind, tmp_path):
     for setting in SETTINGS[KINDS.index(kind) :: len(KINDS)]:
         a_job = setting.job(encoders(kind))
         check_loads(a_job, a_job, 2, tmp_path / setting.label)
 
 
-def check_loads(a_job: Job, loading: Job, steps: int, folder: Path) -> None:
+def check_loads(a_job, loading, steps, folder):
     """Fail unless the model of a job has the same logits after it is loaded by another."""
     trainer, batches = trainer_of(a_job, steps)
     for batch in islice(batches, steps):
@@ -61,7 +55,7 @@ def check_loads(a_job: Job, loading: Job, steps: int, folder: Path) -> None:
     np.testing.assert_allclose(logits_of(loaded, dev), logits, rtol=0, atol=1e-5)
 
 
-def test_another_decomposition_changes_nothing(encoders: Checkpoints, tmp_path: Path) -> None:
+def test_another_decomposition_changes_nothing(encoders, tmp_path):
     """PiSSA's factors may come out otherwise where the weights are loaded."""
     a_job = BY_LABEL["lora with PiSSA attn-only"].job(encoders("bert"))
     other = replace(a_job, cell=replace(a_job.cell, init_lora_weights="olora"))

@@ -13,7 +13,7 @@ from bench.engines.engine import engine_of
 from bench.examples.tokenizers import tokenizer_of
 from bench.plan.cell import MINBERT, TRANSFORMERS
 from minbert.data.tasks import load_data
-from tests.encoders import Checkpoints, job
+from tests.encoders import job
 from tests.experiments.encoders_table import logits_of, losses_of, ours, planted
 
 NO_POOLER = {"head": "MaskedLM"}
@@ -30,13 +30,7 @@ CASES: list[tuple[str, str | None, dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("mode", "layers", "changes", "saved"), CASES, ids=str)
-def test_first_logits_and_50_losses_agree(
-    encoders: Checkpoints,
-    mode: str,
-    layers: str | None,
-    changes: dict[str, Any],
-    saved: dict[str, Any],
-) -> None:
+def test_first_logits_and_50_losses_agree(encoders, mode, layers, changes, saved):
     theirs = job(encoders("bert", **saved), mode, layers, **changes)
     sides = (theirs, ours(theirs))
     models = [engine_of(side.cell).build(side) for side in sides]
@@ -51,7 +45,7 @@ def test_first_logits_and_50_losses_agree(
     np.testing.assert_allclose(*losses, rtol=0, atol=1e-5)
 
 
-def test_the_real_default_has_the_same_logits_in_both_engines(minilm: Any) -> None:
+def test_the_real_default_has_the_same_logits_in_both_engines(minilm):
     for pooling in ("pooler", "mean"):
         theirs = replace(job(minilm, "dora", "all-lin", pooling=pooling), tokenizer=str(minilm))
         theirs = replace(theirs, cell=replace(theirs.cell, attn_implementation="sdpa"))
@@ -63,7 +57,7 @@ def test_the_real_default_has_the_same_logits_in_both_engines(minilm: Any) -> No
         assert np.abs(one - one[:1]).max() > 1e-3
 
 
-def test_tokens_agree(encoders: Checkpoints) -> None:
+def test_tokens_agree(encoders):
     texts = load_data("movies", None, max_train=100, max_dev=10).train.text_a
     for pairs in (None, texts[::-1]):
         one, other = (

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -28,7 +27,7 @@ CPU = torch.device("cpu")
 Losses = Callable[[Cell], list[float]]
 
 
-def theirs(ours: Cell) -> Cell:
+def theirs(ours):
     """The same cell of engine transformers."""
     return replace(
         ours, engine="transformers", engine_version=engine_version(), attn_implementation="sdpa",
@@ -37,19 +36,19 @@ def theirs(ours: Cell) -> Cell:
 
 
 @pytest.fixture(scope="module")
-def losses(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Losses:
+def losses(tiny_checkpoint, tmp_path_factory):
     """The losses of a cell's steps, which it is trained for once."""
     need_peft()
 
     @cache
-    def train(trained: Cell) -> list[float]:
+    def train(trained):
         run = ended(job_of(trained, tiny_checkpoint), tmp_path_factory.mktemp("cell"))
         return [float(loss) for loss in run.losses]
 
     return train
 
 
-def agreement(losses: Losses, ours: Cell, other: Cell) -> Any:
+def agreement(losses, ours, other):
     """The agreement of two cells as if they were of the same settings."""
     by_engine = {"minbert": losses(ours), "transformers": losses(other)}
     same = HERE | {"status": "ok", "repeat": 1, "attempt": 1}
@@ -66,9 +65,7 @@ def agreement(losses: Losses, ours: Cell, other: Cell) -> Any:
     ],
     ids=str,
 )  # fmt: skip
-def test_losses_agree(
-    tiny_checkpoint: Path, losses: Losses, kind: tuple[str, str], changes: dict[str, Any]
-) -> None:
+def test_losses_agree(tiny_checkpoint, losses, kind, changes):
     ours = cell(tiny_checkpoint, *kind, dropout=0.0, epochs=2, max_steps=20, **changes)
     agreed = agreement(losses, ours, theirs(ours))
     assert agreed.steps == 20
@@ -77,9 +74,7 @@ def test_losses_agree(
 
 
 @pytest.mark.parametrize("wrong", [{"alpha": 32.0}, {"weight_decay": 1.0}], ids=str)
-def test_different_work_is_detected(
-    tiny_checkpoint: Path, losses: Losses, wrong: dict[str, Any]
-) -> None:
+def test_different_work_is_detected(tiny_checkpoint, losses, wrong):
     ours = cell(tiny_checkpoint, "lora", "all-lin", dropout=0.0)
     agreed = agreement(losses, ours, theirs(replace(ours, **wrong)))
     assert not agreed.agrees
@@ -93,9 +88,7 @@ def test_different_work_is_detected(
         (("head", ""), "pooler"), (("head", ""), "mean"),
     ],
 )  # fmt: skip
-def test_both_engines_require_the_same_products(
-    tiny_checkpoint: Path, kind: tuple[str, str], pooling: str
-) -> None:
+def test_both_engines_require_the_same_products(tiny_checkpoint, kind, pooling):
     need_peft()
     ours = cell(tiny_checkpoint, *kind, pooling=pooling)
     run = CellRun(job_of(ours, tiny_checkpoint), Path(), Progress(None))

@@ -4,37 +4,34 @@ import json
 import os
 import re
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
 from bench.engines.peft import target_layers
 from bench.engines.transformers import _config as config_of
 from bench.plan.architectures import ARCHITECTURES, read_sizes
-from bench.plan.job import Job
 from bench.worker.probes.memory import SavedTensors
 from bench.worker.setup import trained_groups, unfreezing
-from tests.encoders import KINDS, Checkpoints, job
+from tests.encoders import KINDS, job
 
 LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["query", "value"]}
 LENGTHS = (9, 4, 7, 9)
 
 
-def build(a_job: Job) -> Any:
+def build(a_job):
     return engine_of(a_job.cell).build(a_job)
 
 
-def groups(model: nn.Module, a_job: Job) -> dict[str, dict[str, nn.Parameter]]:
+def groups(model, a_job):
     return engine_of(a_job.cell).parameter_groups(model)
 
 
-def batch() -> tuple[Tensor, Tensor]:
+def batch():
     """Token ids [4, 9], with padding, and their mask."""
     lengths = torch.tensor(LENGTHS)
     mask = (torch.arange(9)[None] < lengths[:, None]).long()
@@ -42,12 +39,12 @@ def batch() -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def logits_of(model: Any) -> Tensor:
+def logits_of(model):
     ids, mask = batch()
     return model(ids.masked_fill(mask == 0, model.pad_id), mask)
 
 
-def refusal(a_job: Job) -> str:
+def refusal(a_job):
     """The line with which both the check before a run and the run itself refuse a job."""
     engine = engine_of(a_job.cell)
     lines = []
@@ -61,7 +58,7 @@ def refusal(a_job: Job) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_dropout_is_the_cells_and_only_in_training(encoders: Checkpoints, kind: str) -> None:
+def test_dropout_is_the_cells_and_only_in_training(encoders, kind):
     for pooling in ("pooler", "mean"):
         for dropout in (0.0, 0.5):
             a_job = job(encoders(kind), "lora", "attn-only", dropout=dropout, pooling=pooling)
@@ -74,9 +71,7 @@ def test_dropout_is_the_cells_and_only_in_training(encoders: Checkpoints, kind: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_skeleton_has_the_names_shapes_and_choice_of_the_model(
-    encoders: Checkpoints, kind: str
-) -> None:
+def test_a_skeleton_has_the_names_shapes_and_choice_of_the_model(encoders, kind):
     a_job = job(encoders(kind), "lora", "all-lin", init_lora_weights="pissa")
     model, skeleton = build(a_job), engine_of(a_job.cell).skeleton(a_job)
     forms = [
@@ -87,7 +82,7 @@ def test_a_skeleton_has_the_names_shapes_and_choice_of_the_model(
     assert all(parameter.is_meta for parameter in skeleton.parameters())
 
 
-def test_padding_changes_no_logits(encoders: Checkpoints) -> None:
+def test_padding_changes_no_logits(encoders):
     for kind in KINDS:
         model = build(job(encoders(kind), "head")).eval()
         ids, _ = batch()
@@ -97,7 +92,7 @@ def test_padding_changes_no_logits(encoders: Checkpoints) -> None:
             torch.testing.assert_close(padded[row : row + 1], alone, rtol=0, atol=1e-5)
 
 
-def test_layers_by_the_ends_of_their_names(encoders: Checkpoints) -> None:
+def test_layers_by_the_ends_of_their_names(encoders):
     a_job = job(encoders("bert"), "lora", "query+attention.output.dense")
     adapter = groups(build(a_job), a_job)["adapter"]
     assert {name.partition(".lora")[0] for name in adapter} == {
@@ -113,9 +108,7 @@ def test_layers_by_the_ends_of_their_names(encoders: Checkpoints) -> None:
     )
 
 
-def test_an_architecture_without_a_table_trains_once_its_layers_are_named(
-    encoders: Checkpoints,
-) -> None:
+def test_an_architecture_without_a_table_trains_once_its_layers_are_named(encoders):
     checkpoint = encoders("roformer")
     line = refusal(job(checkpoint, "lora", "attn-only"))
     assert line == (
@@ -133,7 +126,7 @@ def test_an_architecture_without_a_table_trains_once_its_layers_are_named(
     build(job(checkpoint, "full"))
 
 
-def test_layers_that_share_weights_have_no_place_of_their_own(encoders: Checkpoints) -> None:
+def test_layers_that_share_weights_have_no_place_of_their_own(encoders):
     a_job = job(encoders("albert"), "lora", "all-lin-only")
     model, engine = build(a_job), engine_of(a_job.cell)
     assert {engine.place_of(model, name) for name in groups(model, a_job)["adapter"]} == {
@@ -148,9 +141,7 @@ def test_layers_that_share_weights_have_no_place_of_their_own(encoders: Checkpoi
         assert "the layers of albert share their weights" in line
 
 
-def test_a_norm_above_the_last_layer_has_the_full_rate_and_unfreezes_first(
-    encoders: Checkpoints,
-) -> None:
+def test_a_norm_above_the_last_layer_has_the_full_rate_and_unfreezes_first(encoders):
     a_job = job(encoders("modernbert"), "full", layer_decay=0.5, unfreeze="iterative")
     model = build(a_job)
     norm = model.get_parameter("model.final_norm.weight")
@@ -180,13 +171,7 @@ BOFT = {"peft_type": "BOFT", "boft_block_size": 4, "target_modules": ["query"]}
         ("bitfit", {}, set(), {"bias"}),
     ],
 )
-def test_matrices_are_decayed_and_vectors_are_not(
-    encoders: Checkpoints,
-    mode: str,
-    changes: dict[str, Any],
-    decayed: set[str],
-    not_decayed: set[str],
-) -> None:
+def test_matrices_are_decayed_and_vectors_are_not(encoders, mode, changes, decayed, not_decayed):
     a_job = job(encoders("bert"), mode, "all-lin-only", **changes)
     model = build(a_job)
     adapter = groups(model, a_job)["adapter"]
@@ -200,9 +185,7 @@ def test_matrices_are_decayed_and_vectors_are_not(
     assert {kinds[name] for name, p in adapter.items() if not decay[id(p)]} == not_decayed
 
 
-def test_ia3_scales_keys_values_and_the_input_of_the_last_linear_layer(
-    encoders: Checkpoints,
-) -> None:
+def test_ia3_scales_keys_values_and_the_input_of_the_last_linear_layer(encoders):
     for kind in KINDS:
         a_job = job(encoders(kind), "ia3", "all-lin-only")
         last = {
@@ -215,7 +198,7 @@ def test_ia3_scales_keys_values_and_the_input_of_the_last_linear_layer(
         assert not any(name.endswith("attention.output.dense") for name in last)
 
 
-def saved_mib(model: nn.Module) -> float:
+def saved_mib(model):
     """What the forward pass keeps for the backward pass, which runs as well."""
     saved = SavedTensors(model)
     with saved.counting():
@@ -225,7 +208,7 @@ def saved_mib(model: nn.Module) -> float:
 
 
 @pytest.mark.parametrize("mode", ["full", "lora"])
-def test_checkpointing_keeps_less_and_changes_no_gradient(encoders: Checkpoints, mode: str) -> None:
+def test_checkpointing_keeps_less_and_changes_no_gradient(encoders, mode):
     for kind in KINDS:
         layers = "attn-only" if mode == "lora" else None
         if kind in ("albert", "mpnet"):
@@ -246,7 +229,7 @@ def test_checkpointing_keeps_less_and_changes_no_gradient(encoders: Checkpoints,
                 torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_attention_that_is_not_there_is_refused(encoders: Checkpoints) -> None:
+def test_attention_that_is_not_there_is_refused(encoders):
     import transformers
 
     for kind in KINDS:
@@ -260,9 +243,7 @@ def test_attention_that_is_not_there_is_refused(encoders: Checkpoints) -> None:
     assert "flash-attn" in refusal(a_job)
 
 
-def test_weights_for_flash_attention_are_checked_by_what_the_cpu_has(
-    encoders: Checkpoints, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_for_flash_attention_are_checked_by_what_the_cpu_has(encoders, monkeypatch):
     from bench.engines import transformers
 
     monkeypatch.setattr(transformers, "is_flash_attn_2_available", lambda: True)
@@ -271,7 +252,7 @@ def test_weights_for_flash_attention_are_checked_by_what_the_cpu_has(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_step_waits_for_no_value(encoders: Checkpoints, kind: str) -> None:
+def test_a_step_waits_for_no_value(encoders, kind):
     """On the meta device, where a value that a GPU would be asked for is an error."""
     ids, mask = (tensor.to("meta") for tensor in batch())
     for attention in ("eager", "sdpa")[: 1 + ARCHITECTURES[kind].has_sdpa]:
@@ -281,7 +262,7 @@ def test_a_step_waits_for_no_value(encoders: Checkpoints, kind: str) -> None:
             model(ids, given, torch.zeros_like(ids)).sum().backward()
 
 
-def test_modules_are_walked_once_and_not_in_every_step(encoders: Checkpoints) -> None:
+def test_modules_are_walked_once_and_not_in_every_step(encoders):
     model = build(job(encoders("bert"), "lora", "all-lin", dropout=0.5))
     layers = [module for module in model.modules() if type(module) is nn.Dropout]
     for training in (False, True, False):
@@ -315,15 +296,13 @@ def test_modules_are_walked_once_and_not_in_every_step(encoders: Checkpoints) ->
         ),
     ],
 )
-def test_what_peft_can_not_do_here_is_one_line(
-    encoders: Checkpoints, config: dict[str, Any], reason: str
-) -> None:
+def test_what_peft_can_not_do_here_is_one_line(encoders, config, reason):
     line = refusal(job(encoders("bert"), "peft", adapter_config=json.dumps(config)))
     assert line.startswith(("adapter_config", "mode peft: "))
     assert re.search(reason, line), line
 
 
-def test_ends_of_names_match_in_layers_alone(encoders: Checkpoints) -> None:
+def test_ends_of_names_match_in_layers_alone(encoders):
     """As in engine minbert: not BERT's pooler, nor projections of embeddings."""
     for kind, end in {"bert": "dense", "electra": "dense", "albert": "dense+ffn"}.items():
         a_job = job(encoders(kind), "lora", end)
@@ -335,15 +314,15 @@ def test_ends_of_names_match_in_layers_alone(encoders: Checkpoints) -> None:
         build(job(encoders("electra"), "lora", "embeddings_project"))
 
 
-def test_dropout_is_set_where_it_is_a_probability(encoders: Checkpoints) -> None:
+def test_dropout_is_set_where_it_is_a_probability(encoders):
     options = {"token_dropout": True, "layerdrop": 0.5}
     config = config_of(job(encoders("bert", **options), "full", dropout=0.2))
     assert (config.token_dropout, config.layerdrop) == (True, 0.0)
     assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.2
 
 
-def test_an_adapter_config_trains_what_it_says_and_the_head_whole(encoders: Checkpoints) -> None:
-    def names(**changes: Any) -> dict[str, set[str]]:
+def test_an_adapter_config_trains_what_it_says_and_the_head_whole(encoders):
+    def names(**changes):
         text = json.dumps({**LORA, **changes})
         a_job = job(encoders("bert"), "peft", adapter_config=text)
         return {group: set(own) for group, own in groups(build(a_job), a_job).items()}
@@ -359,9 +338,7 @@ def test_an_adapter_config_trains_what_it_says_and_the_head_whole(encoders: Chec
 
 @pytest.mark.parametrize("head", ["MaskedLM", "SequenceClassification"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_checkpoint_with_another_head_loads_its_encoder_and_draws_a_head(
-    encoders: Checkpoints, kind: str, head: str
-) -> None:
+def test_a_checkpoint_with_another_head_loads_its_encoder_and_draws_a_head(encoders, kind, head):
     checkpoint = encoders(kind, head=head, num_labels=3)
     a_job = job(checkpoint, "head")
     model, saved = build(a_job), load_file(checkpoint / "model.safetensors")
@@ -375,7 +352,7 @@ def test_a_checkpoint_with_another_head_loads_its_encoder_and_draws_a_head(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_weights_in_half_precision_become_fp32(encoders: Checkpoints, dtype: str) -> None:
+def test_weights_in_half_precision_become_fp32(encoders, dtype):
     for kind in ("roberta", "modernbert", "deberta-v2"):
         model = build(job(encoders(kind, dtype=dtype), "lora", "attn-only"))
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -386,16 +363,14 @@ def test_weights_in_half_precision_become_fp32(encoders: Checkpoints, dtype: str
 class Code:
     """What runs a command when it is unpickled."""
 
-    def __init__(self, flag: Path) -> None:
+    def __init__(self, flag):
         self.flag = flag
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         return os.mkdir, (str(self.flag),)
 
 
-def test_a_pickled_checkpoint_loads_without_running_code(
-    encoders: Checkpoints, tmp_path: Path
-) -> None:
+def test_a_pickled_checkpoint_loads_without_running_code(encoders, tmp_path):
     safe, pickled = encoders("roberta"), encoders("roberta", pickled=True)
     outputs = [logits_of(build(job(path, "head")).eval()) for path in (safe, pickled)]
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=0)
@@ -411,7 +386,7 @@ def test_a_pickled_checkpoint_loads_without_running_code(
     assert "weights_only" not in str(raised.value), "torch's advice to switch the protection off"
 
 
-def test_a_model_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
+def test_a_model_with_code_of_its_own_is_refused(tmp_path):
     config = {"model_type": "new", "auto_map": {"AutoModel": "modeling.New"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "modeling.py").write_text("raise SystemExit(3)")
@@ -421,7 +396,7 @@ def test_a_model_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
         build(job(tmp_path, "head", attn_implementation="eager"))
 
 
-def test_heads_and_poolings_that_both_engines_share(encoders: Checkpoints) -> None:
+def test_heads_and_poolings_that_both_engines_share(encoders):
     for pooling in ("cls", "mean"):
         for head in ("linear", "nonlinear", "conv"):
             a_job = job(encoders("electra"), "lora", "attn-only", pooling=pooling, head=head)
@@ -435,7 +410,7 @@ def test_heads_and_poolings_that_both_engines_share(encoders: Checkpoints) -> No
     assert "pooling cls or mean" in refusal(a_job)
 
 
-def test_every_random_number_is_of_the_seed(encoders: Checkpoints) -> None:
+def test_every_random_number_is_of_the_seed(encoders):
     for mode, init in (("lora", "default"), ("lora", "gaussian"), ("vera", "default")):
         a_job = job(encoders("mpnet"), mode, "all-lin-only", init_lora_weights=init)
         torch.manual_seed(1)

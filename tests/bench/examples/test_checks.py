@@ -19,10 +19,10 @@ CLASSES = ("no", "yes")
 LONG = "the delivery came two days late and nobody at the shop answered my letters about it"
 
 
-def data(train: list, dev: list, classes: tuple[str, ...] = CLASSES) -> TaskData:
+def data(train, dev, classes=CLASSES):
     """Examples of (text, label) or (text, text, label)."""
 
-    def examples(rows: list) -> Examples:
+    def examples(rows):
         *texts, labels = zip(*rows, strict=True)
         kind = np.int64 if classes else np.float64
         return Examples(texts[0], texts[1] if len(texts) > 1 else None, np.array(labels, kind))
@@ -30,11 +30,11 @@ def data(train: list, dev: list, classes: tuple[str, ...] = CLASSES) -> TaskData
     return TaskData(Task("mine", classes), examples(train), examples(dev))
 
 
-def counts(finding) -> tuple[int, int]:
+def counts(finding):
     return finding.train, finding.dev
 
 
-def test_clean_data_have_no_findings() -> None:
+def test_clean_data_have_no_findings():
     found = check(data([("a cat", 0), ("a dog", 1)], [("a bird", 1)]))
     for finding in (found.duplicates, found.leaks, found.near_duplicates, found.near_leaks,
                     found.conflicts, found.empty):  # fmt: skip
@@ -45,7 +45,7 @@ def test_clean_data_have_no_findings() -> None:
     assert (found.max_length, found.tokens_cut) == (None, None)
 
 
-def test_case_and_punctuation_make_no_difference() -> None:
+def test_case_and_punctuation_make_no_difference():
     train = [("Good film!", 1), ("good  film", 1), ("GOOD FILM.", 0), ("bad film", 0)]
     found = check(data(train, [("…good film", 1), ("fine", 1), ("Fine", 1)]))
     assert counts(found.duplicates) == (2, 1)
@@ -56,7 +56,7 @@ def test_case_and_punctuation_make_no_difference() -> None:
     assert found.conflicts.shown == ("no, yes: GOOD FILM.",)
 
 
-def test_a_pair_is_known_by_both_texts() -> None:
+def test_a_pair_is_known_by_both_texts():
     train = [("a", "b", 0), ("a", "c", 1), ("b", "a", 1), ("A", "B", 0)]
     found = check(data(train, [("a", "b", 1), ("c", "a", 1)]))
     assert counts(found.duplicates) == (1, 0)
@@ -65,7 +65,7 @@ def test_a_pair_is_known_by_both_texts() -> None:
     assert found.leaks.shown == ("a / b",)
 
 
-def test_numbers_and_several_labels_conflict_too() -> None:
+def test_numbers_and_several_labels_conflict_too():
     rated = data([("a", 1.5), ("a", 1.5), ("b", 2.0)], [("b", 2.5)], ())
     found = check(rated)
     assert counts(found.conflicts) == (1, 1)
@@ -96,7 +96,7 @@ def test_numbers_and_several_labels_conflict_too() -> None:
         ("lone surrogates", "a\udce9"),
     ],
 )
-def test_text_that_was_decoded_wrongly_or_is_empty(kind: str, text: str) -> None:
+def test_text_that_was_decoded_wrongly_or_is_empty(kind, text):
     found = check(data([("fine", 0), (text, 1), (" \t", 0)], [("good", 1), ("", 1), ("\n", 1)]))
     assert counts(found.encoding[kind]) == (1, 0)
     (line,) = found.encoding[kind].shown
@@ -108,7 +108,7 @@ def test_text_that_was_decoded_wrongly_or_is_empty(kind: str, text: str) -> None
     assert counts(pairs.empty) == (1, 0)
 
 
-def test_text_in_any_language_is_no_error() -> None:
+def test_text_in_any_language_is_no_error():
     texts = [
         "café, naïve, Ångström — “quoted” … it’s", "two\nlines\tand a tab", "привет мир", "你好",
         "MANHÃ", "«MANHÃ»", "À LA CARTE", "ÂGE", "Ð and Ñ", "so 😀", "10 °C", "€ 5", "Größe",
@@ -118,7 +118,7 @@ def test_text_in_any_language_is_no_error() -> None:
     assert found == {}
 
 
-def test_at_most_five_examples_are_shown_and_shortened() -> None:
+def test_at_most_five_examples_are_shown_and_shortened():
     rows = [(f"{number} {'x' * 300}", number % 2) for number in range(9)]
     found = check(data(rows + rows, rows))
     for finding in (found.duplicates, found.leaks):
@@ -127,7 +127,7 @@ def test_at_most_five_examples_are_shown_and_shortened() -> None:
         assert all(line.endswith("…") for line in finding.shown)
 
 
-def jaccard(a: str, b: str) -> float:
+def jaccard(a, b):
     grams = [
         {text[at : at + 5] for at in range(max(1, len(text) - 5 + 1))}
         for text in (a.ljust(5), b.ljust(5))
@@ -135,7 +135,7 @@ def jaccard(a: str, b: str) -> float:
     return len(grams[0] & grams[1]) / len(grams[0] | grams[1])
 
 
-def by_hand(task: TaskData) -> dict[str, tuple[int, int]]:
+def by_hand(task):
     """The counts of findings, by comparing each example with each other."""
     sides = [
         [(normalised(text), int(label)) for text, label in zip(s.text_a, s.labels, strict=True)]
@@ -175,7 +175,7 @@ ROWS = st.lists(st.tuples(TEXTS, st.integers(0, 1)), min_size=1, max_size=12)
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(ROWS, ROWS)
-def test_counts_are_those_of_a_search_by_hand(train: list, dev: list) -> None:
+def test_counts_are_those_of_a_search_by_hand(train, dev):
     task = data(train, dev)
     expected = by_hand(task)
     found = check(task)
@@ -183,7 +183,7 @@ def test_counts_are_those_of_a_search_by_hand(train: list, dev: list) -> None:
     assert {name: counts(getattr(found, name)) for name in expected} == expected
 
 
-def test_near_duplicates_of_many_texts_are_those_of_a_search_by_hand() -> None:
+def test_near_duplicates_of_many_texts_are_those_of_a_search_by_hand():
     draw = random.Random(5)  # noqa: S311
     words = [f"w{number}" for number in range(400)]
     texts = [" ".join(draw.choices(words, k=draw.randint(6, 25))) for _ in range(150)]
@@ -202,9 +202,7 @@ def test_near_duplicates_of_many_texts_are_those_of_a_search_by_hand() -> None:
         assert counts(getattr(found, name)) == expected[name]
 
 
-def test_of_many_texts_near_duplicates_are_searched_on_a_sample(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_of_many_texts_near_duplicates_are_searched_on_a_sample(monkeypatch):
     monkeypatch.setattr(checks, "SAMPLE", 40)
     train = [(f"text {number} {number * number}", 0) for number in range(100)]
     few = data([*train, (LONG, 0)], [("one", 0), (LONG, 1)])
@@ -220,7 +218,7 @@ def test_of_many_texts_near_duplicates_are_searched_on_a_sample(
     assert counts(check(data(train[:5], alike)).near_duplicates) == (0, 35)
 
 
-def test_texts_that_are_all_alike_end_the_search_early(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_that_are_all_alike_end_the_search_early(monkeypatch):
     monkeypatch.setattr(near, "_MOST_CANDIDATES", 300)
     train = [(f"{LONG} {number}", 0) for number in range(100)]
     found = check(data(train, [("dev", 0)]))
@@ -228,7 +226,7 @@ def test_texts_that_are_all_alike_end_the_search_early(monkeypatch: pytest.Monke
     assert 15 < found.near_duplicates.train <= found.compared
 
 
-def test_percentiles_are_lengths_of_examples() -> None:
+def test_percentiles_are_lengths_of_examples():
     train = [("ab " * number, 0) for number in range(1, 101)]
     found = check(data(train, [("a b c", 0)]), (np.arange(1, 101), np.array([7])), 32)
     characters, words, tokens = found.lengths

@@ -57,7 +57,7 @@ LIBRARY_MIB = 128
 """Memory that `datasets` takes, which one of two processes imports."""
 
 
-def bomb(kind: str, folder: Path) -> Path:
+def bomb(kind, folder):
     """A small file with a large table."""
     import pyarrow as pa
     from pyarrow import parquet
@@ -91,7 +91,7 @@ REASONS = {
 }
 
 
-def test_a_small_file_of_many_values_is_a_line(tmp_path: Path) -> None:
+def test_a_small_file_of_many_values_is_a_line(tmp_path):
     need_data()
     paths = [bomb(kind, tmp_path) for kind in REASONS]
     assert all(path.stat().st_size < 2**23 for path in paths)
@@ -104,7 +104,7 @@ def test_a_small_file_of_many_values_is_a_line(tmp_path: Path) -> None:
         assert reason in lines[kind], lines[kind]
 
 
-def compressed_folder(folder: Path) -> Path:
+def compressed_folder(folder):
     """A folder as `datasets` saves it, but for the compression: 20 kB for 400 MB of texts."""
     import pyarrow as pa
 
@@ -125,12 +125,12 @@ def compressed_folder(folder: Path) -> Path:
     return folder
 
 
-def lying_footer(folder: Path) -> Path:
+def lying_footer(folder):
     """A Parquet file with a page of 128 MB, whose footer has sizes of a few bytes."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    def varint(number: int) -> bytes:
+    def varint(number):
         groups = [number >> shift & 127 for shift in range(0, number.bit_length(), 7)]
         return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
 
@@ -146,7 +146,7 @@ def lying_footer(folder: Path) -> Path:
     return path
 
 
-def honest_folder(folder: Path) -> Path:
+def honest_folder(folder):
     """A folder that `datasets` wrote, of more bytes than a step may take."""
     import datasets
 
@@ -156,7 +156,7 @@ def honest_folder(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [compressed_folder, lying_footer])
-def test_memory_is_limited_while_a_library_reads(make: Any, tmp_path: Path) -> None:
+def test_memory_is_limited_while_a_library_reads(make, tmp_path):
     need_data()
     path = make(tmp_path)
     write_parquet(tmp_path / "small.parquet", {"text": ["a"]})
@@ -170,12 +170,12 @@ def test_memory_is_limited_while_a_library_reads(make: Any, tmp_path: Path) -> N
     )
 
 
-def test_mapped_files_take_none_of_the_limit(tmp_path: Path) -> None:
+def test_mapped_files_take_none_of_the_limit(tmp_path):
     need_data()
     assert read_alone(honest_folder(tmp_path / "saved"))[0] == "read"
 
 
-def read_alone(path: Path) -> tuple[str, int]:
+def read_alone(path):
     """The message of a process that reads a table, and its peak of resident memory, KiB."""
     argv = [sys.executable, "-c", PEAK, str(path)]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT)

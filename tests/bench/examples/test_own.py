@@ -12,7 +12,7 @@ from bench.common.errors import InputError
 from bench.examples import own
 from bench.examples.own import find_source
 from bench.plan.dataset import DataSpec
-from minbert.data.tasks import TaskData, load_task
+from minbert.data.tasks import load_task
 from minbert.data.tasks.prepared import read_prepared
 from minbert.data.tasks.splitting import normalised
 from minbert.files import is_file
@@ -23,12 +23,12 @@ WORDS = ("sun", "rain", "goal", "score", "vote", "law", "chip", "code")
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
-def lines_of(count: int = 300) -> list[Line]:
+def lines_of(count=300):
     rng = random.Random(0)  # noqa: S311
     topics = ["a"] * 6 + ["b"] * 3 + ["c"]
     return [
@@ -41,19 +41,19 @@ def lines_of(count: int = 300) -> list[Line]:
     ]
 
 
-def write(path: Path, lines: Sequence[Line]) -> DataSpec:
+def write(path, lines):
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("text", "label", "author"), *lines])
     return DataSpec(path=str(path), text="text", label="label")
 
 
-def found(spec: DataSpec, task: str | None = None) -> TaskData:
+def found(spec, task=None):
     source = find_source(task, spec)
     return load_task(source.task, source.folder)
 
 
-def test_a_tenth_of_each_class_is_split_off_whatever_the_order_of_the_file(tmp_path: Path) -> None:
+def test_a_tenth_of_each_class_is_split_off_whatever_the_order_of_the_file(tmp_path):
     lines = lines_of()
     data = found(write(tmp_path / "one.csv", lines))
     assert (len(data.train), len(data.dev)) == (270, 30)
@@ -62,7 +62,7 @@ def test_a_tenth_of_each_class_is_split_off_whatever_the_order_of_the_file(tmp_p
     assert set(again.dev.text_a) == set(data.dev.text_a)
 
 
-def test_equal_texts_and_groups_are_on_one_side(tmp_path: Path) -> None:
+def test_equal_texts_and_groups_are_on_one_side(tmp_path):
     lines = lines_of()
     lines += [(f"{text.upper()}!", label, "another") for text, label, _ in lines[:40]]
     spec = write(tmp_path / "x.csv", lines)
@@ -75,7 +75,7 @@ def test_equal_texts_and_groups_are_on_one_side(tmp_path: Path) -> None:
     assert len(grouped.dev)
 
 
-def test_a_class_of_one_example_is_trained_on(tmp_path: Path) -> None:
+def test_a_class_of_one_example_is_trained_on(tmp_path):
     for number in range(12):
         lines = [*lines_of(60), (f"the only one {number}", "rare", "x")]
         data = found(write(tmp_path / "x.csv", lines))
@@ -83,7 +83,7 @@ def test_a_class_of_one_example_is_trained_on(tmp_path: Path) -> None:
         assert "rare" in names
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused(tmp_path):
     spec = write(tmp_path / "x.csv", [("same text", "a", "x"), ("same text", "b", "x")])
     with pytest.raises(InputError, match="too few to split dev examples off; give more, or"):
         found(spec)
@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
-def test_leaks_are_dropped_from_training_alone(tmp_path: Path) -> None:
+def test_leaks_are_dropped_from_training_alone(tmp_path):
     lines = lines_of(100)
     dev = [(text, label, "x") for text, label, _ in lines[:7]]
     dev += [("another text with quite a few words, all of its own", "a", "x")]
@@ -121,14 +121,14 @@ def test_leaks_are_dropped_from_training_alone(tmp_path: Path) -> None:
         ("my (own) file.csv", "my-own-file"),
     ],
 )
-def test_the_task_is_named_after_the_file(path: str, name: str, tmp_path: Path) -> None:
+def test_the_task_is_named_after_the_file(path, name, tmp_path):
     spec = write(tmp_path / path, lines_of(40))
     source = find_source(None, spec)
     assert (source.task, source.files) == (name, Path(path).name)
     assert find_source("mine", spec).task == "mine"
 
 
-def test_a_folder_of_the_course_is_recognised_by_its_files(tmp_path: Path) -> None:
+def test_a_folder_of_the_course_is_recognised_by_its_files(tmp_path):
     folder = write_folder(tmp_path / "one", ["sts"])
     assert find_source(None, DataSpec(path=str(folder))) == own.Source("sts", folder, "one")
     several = DataSpec(path=str(write_folder(tmp_path / "all")))
@@ -139,9 +139,7 @@ def test_a_folder_of_the_course_is_recognised_by_its_files(tmp_path: Path) -> No
     assert find_source("quora", several).task == "quora"
 
 
-def test_only_the_sets_used_last_are_kept(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_sets_used_last_are_kept(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(own, "_MOST_FOLDERS", 2)
     folders = [
         find_source(None, write(tmp_path / f"{count}.csv", lines_of(count))).folder
@@ -152,9 +150,7 @@ def test_only_the_sets_used_last_are_kept(
     assert folders[2] in kept
 
 
-def test_the_description_is_kept_as_it_was_resolved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_description_is_kept_as_it_was_resolved(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "test.csv", lines_of(10))
     path = write(tmp_path / "x.csv", lines_of(40)).path

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,11 +24,11 @@ from tests.bench.examples.tables import (
 Write = Callable[..., Path]
 
 
-def write_tsv(path: Path, columns: Any) -> Path:
+def write_tsv(path, columns):
     return write_csv(path, columns, "\t")
 
 
-def write_saved(path: Path, columns: Any) -> Path:
+def write_saved(path, columns):
     import datasets
 
     datasets.disable_progress_bars()
@@ -48,7 +47,7 @@ FORMATS: dict[str, Write] = {
 
 
 @pytest.fixture(params=FORMATS)
-def write(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Any], Path]:
+def write(request, tmp_path):
     """Writes columns in each format."""
     name: str = request.param
     if name in ("train.parquet", "saved"):
@@ -56,7 +55,7 @@ def write(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Any], Pat
     return lambda columns: FORMATS[name](tmp_path / name, columns)
 
 
-def test_words_are_classes_in_the_order_of_the_alphabet(write: Write) -> None:
+def test_words_are_classes_in_the_order_of_the_alphabet(write):
     data = read_file(write(TOPICS))
     assert data.spec.problem == "single_label"
     assert data.spec.classes == ("film", "money", "sport")
@@ -71,7 +70,7 @@ def test_words_are_classes_in_the_order_of_the_alphabet(write: Write) -> None:
     )
 
 
-def test_numbers_are_a_regression_or_classes_in_their_order(write: Write) -> None:
+def test_numbers_are_a_regression_or_classes_in_their_order(write):
     scores = [0.5, 1.0, 2.25, 1e-05, -3.5, 0.1]
     data = read_file(write({"text": TOPICS["text"], "score": scores}))
     assert (data.spec.problem, data.spec.classes) == ("regression", ())
@@ -82,7 +81,7 @@ def test_numbers_are_a_regression_or_classes_in_their_order(write: Write) -> Non
     assert named_labels(data) == ["9", "10", "9", "-1", "10", "-1"]
 
 
-def test_words_that_programs_take_for_missing_are_labels_and_texts(write: Write) -> None:
+def test_words_that_programs_take_for_missing_are_labels_and_texts(write):
     columns = {
         "text": ["NA", "null", "None", "nan", "0012", "1e5"],
         "label": ["NA", "None", "null", "nan", "NA", "None"],
@@ -93,7 +92,7 @@ def test_words_that_programs_take_for_missing_are_labels_and_texts(write: Write)
     assert named_labels(data) == columns["label"]
 
 
-def test_rows_without_a_label_or_text_are_left_out_and_counted(write: Write) -> None:
+def test_rows_without_a_label_or_text_are_left_out_and_counted(write):
     columns = {
         "text": ["one", " two ", None, "four", "five", "six"],
         "label": ["a", "b", "a", None, "b", None],
@@ -106,7 +105,7 @@ def test_rows_without_a_label_or_text_are_left_out_and_counted(write: Write) -> 
     assert "2 rows without a label left out, first at " in unlabelled
 
 
-def test_pairs_and_groups_are_read(write: Write) -> None:
+def test_pairs_and_groups_are_read(write):
     columns = {
         "Question1": ["a", "b", "c", "d"],
         "question_2": ["e", "f", "g", "h"],
@@ -125,7 +124,7 @@ def test_pairs_and_groups_are_read(write: Write) -> None:
     assert data.spec.label == "is_duplicate"
 
 
-def test_a_column_of_lists_is_a_multi_label_problem(tmp_path: Path) -> None:
+def test_a_column_of_lists_is_a_multi_label_problem(tmp_path):
     need_data()
     columns = {"text": ["a", "b", "c"], "labels": [["x", "y"], [], ["z"]]}
     for write in (write_json_lines, write_parquet, write_saved):
@@ -149,9 +148,7 @@ _SUFFIX = {write_json_lines: ".jsonl", write_parquet: ".parquet", write_saved: "
         (['["x", "\\u0079"]', "['z']", '["x"]'], None),
     ],
 )
-def test_several_labels_in_a_field_are_separated(
-    tmp_path: Path, labels: list[str], note: str | None
-) -> None:
+def test_several_labels_in_a_field_are_separated(tmp_path, labels, note):
     path = write_csv(tmp_path / "d.csv", {"text": ["a", "b", "c"], "label": labels})
     data = read_file(path, problem="multi_label")
     assert data.spec.classes == ("x", "y", "z")
@@ -159,9 +156,7 @@ def test_several_labels_in_a_field_are_separated(
     assert note is None or note in data.notes
 
 
-def test_the_separator_of_a_validation_file_is_the_one_that_gives_known_classes(
-    tmp_path: Path,
-) -> None:
+def test_the_separator_of_a_validation_file_is_the_one_that_gives_known_classes(tmp_path):
     train = write_csv(
         tmp_path / "train.csv", {"text": list("abcd"), "label": ["x, y|z", "z", "x, y", "z"]}
     )
@@ -181,9 +176,7 @@ def test_the_separator_of_a_validation_file_is_the_one_that_gives_known_classes(
         (["yes", "3", "no", "3"], None, ("3", "no", "yes")),
     ],
 )
-def test_classes_are_compared_by_their_text(
-    tmp_path: Path, labels: list[str], problem: str | None, classes: tuple[str, ...]
-) -> None:
+def test_classes_are_compared_by_their_text(tmp_path, labels, problem, classes):
     path = write_csv(tmp_path / "d.csv", {"text": list("abcd"), "label": labels})
     data = read_file(path, problem=problem)
     assert data.spec.classes == classes
@@ -204,13 +197,13 @@ def test_classes_are_compared_by_their_text(
         ),
     ],
 )
-def test_columns_are_inferred(tmp_path: Path, columns: Any, text: str, label: str) -> None:
+def test_columns_are_inferred(tmp_path, columns, text, label):
     data = read_file(write_csv(tmp_path / "d.csv", columns))
     assert (data.spec.text, data.spec.label, data.spec.text_pair) == (text, label, None)
     assert ("columns not used: `note`, `date`" in data.notes) == ("note" in columns)
 
 
-def test_class_labels_of_datasets_keep_their_names_and_order(tmp_path: Path) -> None:
+def test_class_labels_of_datasets_keep_their_names_and_order(tmp_path):
     need_data()
     import datasets
 
@@ -230,9 +223,7 @@ def test_class_labels_of_datasets_keep_their_names_and_order(tmp_path: Path) -> 
         assert "1 row without a label left out, first at record 4" in data.notes[-1]
 
 
-def test_a_named_class_that_only_validation_has_is_refused_unless_it_is_given(
-    tmp_path: Path,
-) -> None:
+def test_a_named_class_that_only_validation_has_is_refused_unless_it_is_given(tmp_path):
     need_data()
     import datasets
 
@@ -254,7 +245,7 @@ def test_a_named_class_that_only_validation_has_is_refused_unless_it_is_given(
     assert data.validation.labels.tolist() == [0, 2, 1]
 
 
-def test_nan_in_json_is_a_missing_value_and_infinity_is_none(tmp_path: Path) -> None:
+def test_nan_in_json_is_a_missing_value_and_infinity_is_none(tmp_path):
     rows = '{"text": "a", "score": 0.5}\n{"text": "b", "score": NaN}\n{"text": "c", "score": 1}\n'
     path = tmp_path / "d.jsonl"
     path.write_text(rows, encoding="utf-8")
@@ -266,7 +257,7 @@ def test_nan_in_json_is_a_missing_value_and_infinity_is_none(tmp_path: Path) -> 
         read_file(path, problem="regression")
 
 
-def test_a_saved_dictionary_gives_train_and_validation_and_never_test(tmp_path: Path) -> None:
+def test_a_saved_dictionary_gives_train_and_validation_and_never_test(tmp_path):
     need_data()
     import datasets
 
@@ -288,7 +279,7 @@ def test_a_saved_dictionary_gives_train_and_validation_and_never_test(tmp_path: 
     assert read_test(data.spec)[0].text_a == ("test 1", "test 2")
 
 
-def test_a_folder_gives_train_and_validation_whatever_their_formats(tmp_path: Path) -> None:
+def test_a_folder_gives_train_and_validation_whatever_their_formats(tmp_path):
     write_csv(tmp_path / "train.csv", TOPICS)
     write_json_lines(tmp_path / "valid.jsonl", {"text": ["goal"], "label": ["sport"]})
     (tmp_path / "test.csv").write_bytes(b"\0")  # reading it would fail
@@ -300,9 +291,7 @@ def test_a_folder_gives_train_and_validation_whatever_their_formats(tmp_path: Pa
         read_test(data.spec)
 
 
-def test_a_validation_and_a_test_file_have_the_columns_and_classes_of_training(
-    tmp_path: Path,
-) -> None:
+def test_a_validation_and_a_test_file_have_the_columns_and_classes_of_training(tmp_path):
     columns = {"a": ["long text", "b b"] * 2, "b": list("xyxy"), "g": list("1122")}
     train = write_csv(tmp_path / "train.csv", columns)
     rows = {"c": ["n", "n"], "b": ["y", "y"], "a": ["dev", ""], "g": [1, 2]}
@@ -319,7 +308,7 @@ def test_a_validation_and_a_test_file_have_the_columns_and_classes_of_training(
     assert (tested.text_a, tested.labels.tolist()) == (("t",), [0])
 
 
-def test_tabs_without_quoting_leave_quotes_in_the_texts(tmp_path: Path) -> None:
+def test_tabs_without_quoting_leave_quotes_in_the_texts(tmp_path):
     path = tmp_path / "d.tsv"
     path.write_text('text\tlabel\n"So" bad\ta\n"open\tb\nso "so"\ta\n', encoding="utf-8")
     data = read_file(path)
@@ -331,7 +320,7 @@ def test_tabs_without_quoting_leave_quotes_in_the_texts(tmp_path: Path) -> None:
     assert read_file(path).examples.text_a == ('a "so"\nb', "b")
 
 
-def test_csv_needs_no_heavy_library(tmp_path: Path) -> None:
+def test_csv_needs_no_heavy_library(tmp_path):
     path = write_csv(tmp_path / "train.csv", TOPICS)
     code = (
         "import sys\nfrom bench.examples.reading import read\n"
@@ -343,9 +332,7 @@ def test_csv_needs_no_heavy_library(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["d.parquet", "saved", "hub"])
-def test_without_the_extra_the_error_says_how_to_install_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_without_the_extra_the_error_says_how_to_install_it(tmp_path, monkeypatch, name):
     for module in ("pyarrow.parquet", "datasets"):
         monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / "d.parquet").touch()
@@ -356,7 +343,7 @@ def test_without_the_extra_the_error_says_how_to_install_it(
         read_file(path)
 
 
-def test_the_spec_that_comes_back_reads_the_same(tmp_path: Path) -> None:
+def test_the_spec_that_comes_back_reads_the_same(tmp_path):
     path = write_csv(tmp_path / "train.csv", TOPICS)
     spec = read_file(path).spec
     assert spec == DataSpec(
@@ -369,9 +356,7 @@ def test_the_spec_that_comes_back_reads_the_same(tmp_path: Path) -> None:
     assert data.examples.labels.tolist() == [0, 3, 1, 0, 3, 1]
 
 
-def test_combinations_of_a_few_names_are_in_doubt_and_an_empty_list_is_no_class(
-    tmp_path: Path,
-) -> None:
+def test_combinations_of_a_few_names_are_in_doubt_and_an_empty_list_is_no_class(tmp_path):
     labels = ["x|y", "y|z", "x", "y", "[]"] * 4
     path = write_csv(
         tmp_path / "train.csv",

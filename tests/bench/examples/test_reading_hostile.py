@@ -4,9 +4,7 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,7 +25,7 @@ from tests.hostile import TEXTS, answer, check_line, damaged, examples, nested
 _GOOD = "text,label\nfine,a\nbad,b\nso so,a\n"
 
 
-def refusal(path: Path | str, **settings: Any) -> str:
+def refusal(path, **settings):
     """The line that refuses a file."""
     with pytest.raises(InputError) as caught:
         read_file(path, **settings)
@@ -36,10 +34,10 @@ def refusal(path: Path | str, **settings: Any) -> str:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Callable[..., Path]:
+def file(tmp_path):
     """Writes a file of some content."""
 
-    def write(content: str | bytes, name: str = "train.csv") -> Path:
+    def write(content, name="train.csv"):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
@@ -49,7 +47,7 @@ def file(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|", ","])
 @pytest.mark.parametrize("name", ["d.csv", "d.tsv"])
-def test_a_wrong_delimiter_is_recognised(tmp_path: Path, delimiter: str, name: str) -> None:
+def test_a_wrong_delimiter_is_recognised(tmp_path, delimiter, name):
     columns = {"text": ["a, b; c", "x|y\tz", "plain"], "label": ["u", "v", "u"]}
     data = read_file(write_csv(tmp_path / name, columns, delimiter))
     assert data.examples.text_a == tuple(columns["text"])
@@ -69,7 +67,7 @@ def test_a_wrong_delimiter_is_recognised(tmp_path: Path, delimiter: str, name: s
         _GOOD.rstrip().encode(),
     ],
 )
-def test_encodings_and_line_ends_of_every_kind(file: Callable[..., Path], content: bytes) -> None:
+def test_encodings_and_line_ends_of_every_kind(file, content):
     data = read_file(file(content))
     assert data.examples.text_a == ("fine", "bad", "so so")
     assert named_labels(data) == ["a", "b", "a"]
@@ -102,7 +100,7 @@ def test_encodings_and_line_ends_of_every_kind(file: Callable[..., Path], conten
         (b"text,label\na,[1]\nb,[x]\n", "line 3: column `label` has `[x]`, which is no list of"),
     ],
 )
-def test_what_is_wrong_is_one_line(file: Callable[..., Path], content: bytes, reason: str) -> None:
+def test_what_is_wrong_is_one_line(file, content, reason):
     assert reason in refusal(file(content))
 
 
@@ -118,9 +116,7 @@ def test_what_is_wrong_is_one_line(file: Callable[..., Path], content: bytes, re
         ({"classes": ("a", "b", "a")}, "the classes `a`, `b`, `a` have one of them twice"),
     ],
 )
-def test_wrong_settings_are_one_line(
-    file: Callable[..., Path], settings: dict[str, Any], reason: str
-) -> None:
+def test_wrong_settings_are_one_line(file, settings, reason):
     assert reason in refusal(file(_GOOD), **settings)
     with pytest.raises(InputError, match="is for data sets on the hub"):
         read_file(file(_GOOD), config="x")
@@ -131,7 +127,7 @@ def test_wrong_settings_are_one_line(
         assert "no finite number" in line
 
 
-def test_ragged_rows_are_left_out_and_lines_counted(file: Callable[..., Path]) -> None:
+def test_ragged_rows_are_left_out_and_lines_counted(file):
     data = read_file(file("text,label\na,x\nb,y,z\nc,y\nd\n\ne,x\nf,x\n"))
     assert data.examples.text_a == ("a", "c", "e", "f")
     assert data.notes[-1] == (
@@ -142,7 +138,7 @@ def test_ragged_rows_are_left_out_and_lines_counted(file: Callable[..., Path]) -
     assert data.notes[-1].endswith("1 row without a label left out, first at line 6")
 
 
-def test_broken_json_is_left_out_or_refused(file: Callable[..., Path]) -> None:
+def test_broken_json_is_left_out_or_refused(file):
     good = [json.dumps({"text": text, "label": text}) for text in "abcdef"]
     broken = [
         '{"text": "x"',
@@ -166,7 +162,7 @@ def test_broken_json_is_left_out_or_refused(file: Callable[..., Path]) -> None:
     assert "1 row with nested or binary values left out" in refusal(file(text, "d.jsonl"))
 
 
-def test_a_text_column_of_lists_is_refused(tmp_path: Path) -> None:
+def test_a_text_column_of_lists_is_refused(tmp_path):
     path = write_json_lines(tmp_path / "d.jsonl", {"text": [["a"], ["b"]], "label": ["x", "y"]})
     assert "2 rows with a list in place of a text left out, first at line 1" in refusal(path)
     path = write_json_lines(tmp_path / "d.jsonl", {"text": ["a", "b"], "label": [["x"], ["y"]]})
@@ -176,7 +172,7 @@ def test_a_text_column_of_lists_is_refused(tmp_path: Path) -> None:
     assert "line 1: column `labels` has a 0 or 1 for each class" in refusal(path)
 
 
-def test_a_label_of_validation_that_training_lacks_is_refused(tmp_path: Path) -> None:
+def test_a_label_of_validation_that_training_lacks_is_refused(tmp_path):
     train = write_csv(tmp_path / "train.csv", TOPICS)
     dev = write_csv(
         tmp_path / "dev.csv", {"text": list("abc"), "label": ["sport", "sports", "sports"]}
@@ -191,7 +187,7 @@ def test_a_label_of_validation_that_training_lacks_is_refused(tmp_path: Path) ->
         read_file(train, validation=str(dev))
 
 
-def test_many_classes_are_classes_only_with_two_examples_each(tmp_path: Path) -> None:
+def test_many_classes_are_classes_only_with_two_examples_each(tmp_path):
     count = 2000
     columns = {
         "text": [f"text {number}" for number in range(2 * count)],
@@ -205,14 +201,14 @@ def test_many_classes_are_classes_only_with_two_examples_each(tmp_path: Path) ->
     assert len(read_file(path, problem="single_label").spec.classes) == count
 
 
-def test_a_line_of_megabytes_is_refused_before_it_is_read(file: Callable[..., Path]) -> None:
+def test_a_line_of_megabytes_is_refused_before_it_is_read(file):
     path = file(b"text,label\n" + b"x" * 5_000_000 + b",a\n")
     assert "line 2: has over 1,048,576 characters" in refusal(path)
     path = file(b'text,label\n"' + b"x\n" * 2_000_000)
     assert "line 2: a row has over 1,048,576 characters" in refusal(path)
 
 
-def test_paths_that_are_no_files_are_refused(tmp_path: Path, file: Callable[..., Path]) -> None:
+def test_paths_that_are_no_files_are_refused(tmp_path, file):
     assert "there is no such file" in refusal(tmp_path / "none.csv")
     assert "there is no such file" in refusal("/dev/zero")
     assert "there is no such file" in refusal("a" * 300)
@@ -224,21 +220,19 @@ def test_paths_that_are_no_files_are_refused(tmp_path: Path, file: Callable[...,
     assert "train.csv and train.tsv are there" in refusal(tmp_path)
 
 
-def test_a_file_without_permission_is_refused(
-    file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_without_permission_is_refused(file, monkeypatch):
     path = file(_GOOD)
     path.chmod(0)
     if os.access(path, os.R_OK):  # root reads everything
 
-        def refuse(*_: object, **__: object) -> None:
+        def refuse(*_, **__):
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(Path, "open", refuse)
     assert "can't be read (Permission denied)" in refusal(path)
 
 
-def test_broken_and_nested_parquet_is_refused(tmp_path: Path, file: Callable[..., Path]) -> None:
+def test_broken_and_nested_parquet_is_refused(tmp_path, file):
     need_data()
     whole = write_parquet(tmp_path / "whole.parquet", TOPICS).read_bytes()
     for content in (b"", b"PAR1", whole[:-20], whole[20:], _GOOD.encode()):
@@ -250,7 +244,7 @@ def test_broken_and_nested_parquet_is_refused(tmp_path: Path, file: Callable[...
 
 
 @pytest.mark.parametrize("text", [text for text in TEXTS if not re.search("[\0\ud800]", text)])
-def test_hostile_names_and_labels_give_printable_lines(tmp_path: Path, text: str) -> None:
+def test_hostile_names_and_labels_give_printable_lines(tmp_path, text):
     path = write_csv(tmp_path / "d.csv", {text: ["a", "b"], "u": ["c", "d"], "v": ["e", "f"]})
     refusal(path)
     path = write_csv(tmp_path / "d.csv", {"text": [text, "b", "c"], "label": [text, text, "y"]})
@@ -265,9 +259,7 @@ ANY_TEXT = st.text().map(lambda text: text.encode(errors="surrogatepass"))
 @pytest.mark.parametrize("name", ["train.csv", "d.tsv", "d.jsonl"])
 @examples(80)
 @given(content=damaged(_GOOD.encode()) | ANY_TEXT)
-def test_a_damaged_file_or_any_text_is_read_or_refused(
-    tmp_path: Path, name: str, content: bytes
-) -> None:
+def test_a_damaged_file_or_any_text_is_read_or_refused(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
     data = answer(lambda: read_file(path), InputError, path)

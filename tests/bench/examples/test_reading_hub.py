@@ -1,8 +1,7 @@
 """Data sets from the Hugging Face hub, by `datasets`, against a stand-in for it on this machine."""
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -48,7 +47,7 @@ Read = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture
-def read(tmp_path: Path) -> Read:
+def read(tmp_path):
     """Reads in a process of its own."""
     return lambda url, *specs, **environment: ask_apart(
         _READ, url, tmp_path / "hf", json.dumps(specs), **environment
@@ -56,11 +55,11 @@ def read(tmp_path: Path) -> Read:
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
+def hub(tmp_path):
     """A hub with a data set of one configuration, and one of two."""
     need_data()
 
-    def file(*texts: str) -> bytes:
+    def file(*texts):
         columns = {"sentence": texts, "label": ["a", "b"] * (len(texts) // 2)}
         return write_parquet(tmp_path / "made.parquet", columns).read_bytes()
 
@@ -75,7 +74,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         yield served
 
 
-def test_a_set_is_read_at_its_revision_and_again_without_a_network(hub: Hub, read: Read) -> None:
+def test_a_set_is_read_at_its_revision_and_again_without_a_network(hub, read):
     v1 = commit_of(hub.models["datasets/user/one"]["v1"])
     newest, tag, commit, both = read(
         hub.url,
@@ -105,7 +104,7 @@ def test_a_set_is_read_at_its_revision_and_again_without_a_network(hub: Hub, rea
     assert unknown["error"].isprintable()
 
 
-def test_each_thing_wrong_is_one_line_that_says_so(hub: Hub, read: Read) -> None:
+def test_each_thing_wrong_is_one_line_that_says_so(hub, read):
     reasons = {
         ("hub:user/none", None): "hub:user/none: can't be read (Dataset 'user/none' doesn't exist",
         ("hub:user/one@v9", None): "hub:user/one@v9: can't be read (Revision 'v9' doesn't exist",
@@ -118,7 +117,7 @@ def test_each_thing_wrong_is_one_line_that_says_so(hub: Hub, read: Read) -> None
         assert answer["error"].isprintable()
 
 
-def test_what_can_be_no_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_can_be_no_name_is_refused(tmp_path, monkeypatch):
     need_data()
     for name in ("hub:", "hub:a/b/c", "hub:../secret", "hub:@main", "hub:a b"):
         with pytest.raises(InputError, match=r"^hub:.*(is no name on the hub|can't be read)"):

@@ -3,7 +3,6 @@
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 
 from bench.examples import tokens
 from bench.examples.tokens import (
-    Pieces,
     TokenisedExamples,
     auto_max_length,
     find_length,
@@ -22,14 +20,13 @@ from bench.examples.tokens import (
 )
 from bench.executors.local import LocalExecutor
 from bench.grid.session import Session
-from bench.plan.cell import Cell
 from bench.plan.gridfile import Axes, Grid, Settings
 from bench.plan.job import FILE, Job
 from bench.plan.planning import Resolved, expand, plan
 from bench.results.store import Store, read_rows
 from minbert.assets.embedded import asset_folder
 from minbert.data import mapped
-from minbert.data.tasks import TaskData, for_search, load_data, load_task
+from minbert.data.tasks import for_search, load_data, load_task
 from minbert.data.tokenizer import Tokenizer
 from minbert.errors import InputError
 from minbert.files import sha256_of
@@ -38,7 +35,7 @@ from tests.experiments.faults.parent import stub_report
 from tests.experiments.faults.setups import setup
 
 
-def cell_of(data: TaskData, **changes: object) -> Cell:
+def cell_of(data, **changes):
     settings = Settings(model="tiny", task=data.task.name, epochs=1, batch_size=8, max_length=8)
     grid = Grid(name="tokens", settings=settings, cells=[Axes(mode=["head"])])
     resolved = Resolved("tiny", "0" * 16, "pooler", data.digest[:16], "bf16", "grid")
@@ -48,7 +45,7 @@ def cell_of(data: TaskData, **changes: object) -> Cell:
 class Place:
     """A cache that is empty, a folder with data, and the cell that is to learn from it."""
 
-    def __init__(self, folder: Path, tokenizer: Path, task: str = "sst") -> None:
+    def __init__(self, folder, tokenizer, task="sst"):
         self.cache = folder / "cache" / "tokens"
         self.folder = folder / "data"
         self.tokenizer = tokenizer
@@ -56,15 +53,15 @@ class Place:
         self.data = load_task(task, self.folder)
         self.cell = cell_of(self.data)
 
-    def share(self) -> Path:
+    def share(self):
         tokens.share(self.data, self.cell, self.tokenizer, self.folder)
         [file] = self.cache.iterdir()
         return file
 
-    def read(self) -> Pieces | None:
+    def read(self):
         return tokens.read(self.cell, self.tokenizer, self.folder)
 
-    def job(self, folder: Path) -> Path:
+    def job(self, folder):
         """The folder of a cell that is ready to run."""
         tokenizer = str(self.tokenizer)
         job = Job(
@@ -78,7 +75,7 @@ class Place:
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch, minilm) -> Path:
+def cache(tmp_path, monkeypatch, minilm):
     """A cache of this test's own; what was fetched is still found."""
     monkeypatch.setenv("MINBERT_ASSETS", str(minilm.parent))
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
@@ -86,11 +83,11 @@ def cache(tmp_path, monkeypatch, minilm) -> Path:
 
 
 @pytest.fixture
-def place(cache, tmp_path, tiny_checkpoint) -> Place:
+def place(cache, tmp_path, tiny_checkpoint):
     return Place(tmp_path, tiny_checkpoint)
 
 
-def check_same(pieces: Pieces | None, data: TaskData, tokenizer: Path, max_length: int = 8) -> None:
+def check_same(pieces, data, tokenizer, max_length=8):
     """Fail unless the examples are those that tokenising the data gives."""
     assert pieces is not None
     assert list(pieces) == [""]
@@ -139,7 +136,7 @@ def test_another_length_vocabulary_or_code_finds_nothing(place, tmp_path, monkey
     assert tokens.read(place.cell, other, place.folder) is None
     assert place.read() is not None
 
-    def changed(path: Path) -> str:
+    def changed(path):
         return "changed" if path.name == "tokenizers.py" else sha256_of(path)
 
     for name, value in (("sha256_of", changed), ("FORMAT", tokens.FORMAT + 1)):
@@ -188,7 +185,7 @@ def test_a_worker_that_maps_its_tokens_needs_no_tokenizer(place, tmp_path, monke
 
     job = Job.read(place.job(tmp_path / "cell"))
 
-    def check_worker() -> None:
+    def check_worker():
         sides = examples(job)[""]
         both = (TokenisedExamples(side.texts[0], side.labels) for side in sides)
         check_same({"": tuple(both)}, place.data, place.tokenizer)
@@ -259,8 +256,8 @@ def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, mo
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(2, 150), min_size=1, max_size=30), st.integers(5, 200))
-def test_the_smallest_multiple_of_8_that_cuts_under_a_hundredth(sizes: list, longest: int) -> None:
-    def cut(length: int) -> float:
+def test_the_smallest_multiple_of_8_that_cuts_under_a_hundredth(sizes, longest):
+    def cut(length):
         return sum(max(size - length, 0) for size in sizes) / sum(sizes)
 
     found = auto_max_length(np.array(sizes), longest)
@@ -269,9 +266,7 @@ def test_the_smallest_multiple_of_8_that_cuts_under_a_hundredth(sizes: list, lon
     assert share_cut(np.array(sizes), found) == pytest.approx(cut(found))
 
 
-def test_lengths_are_those_of_uncut_texts(
-    minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lengths_are_those_of_uncut_texts(minilm, tmp_path, monkeypatch):
     monkeypatch.setattr(tokens, "_CHUNK", 100)
     tokenizer = Tokenizer.from_folder(minilm)
     for examples in (
@@ -283,7 +278,7 @@ def test_lengths_are_those_of_uncut_texts(
         assert token_lengths(examples, tokenizer).tolist() == whole.lengths.tolist()
 
 
-def test_a_task_with_parts_counts_each_text_by_itself(minilm: Path, tmp_path: Path) -> None:
+def test_a_task_with_parts_counts_each_text_by_itself(minilm, tmp_path):
     data = load_data("multitask", write_folder(tmp_path))
     tokenizer = Tokenizer.from_folder(minilm)
     texts = [

@@ -5,9 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,11 +16,9 @@ from bench.executors.local import LocalExecutor
 from bench.launch.locks import CELL_LOCKS
 from bench.launch.signals import Signals
 from bench.machine import gpu_trial
-from bench.machine.conditions import Target
 from bench.machine.gpu_trial import Answer, GpuInfo
-from bench.plan.cell import TRANSFORMERS, Cell
-from bench.plan.planning import Planned, plan
-from bench.plan.rows import Row
+from bench.plan.cell import TRANSFORMERS
+from bench.plan.planning import plan
 from bench.results.store import Store, cells_folder, read_rows
 from tests.experiments.faults.parent import stub_report
 from tests.experiments.faults.setups import ROOT, Setup, setup, slots_of
@@ -52,46 +48,44 @@ if here["gpu"] in os.environ["BROKEN"].split():
 class Place:
     """A runs.csv, and sessions on it that run cells on slots."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.csv = folder / "runs.csv"
         made = setup("fake")
         seeds = made.grid.settings.model_copy(update={"seeds": 6})
         self.setup: Setup = replace(made, grid=made.grid.model_copy(update={"settings": seeds}))
 
     @property
-    def cells(self) -> list[Cell]:
+    def cells(self):
         return self.setup.cells
 
-    def slots(self, number: int, *, gpus: bool = False) -> list[Target]:
+    def slots(self, number, *, gpus=False):
         return slots_of(self.setup.conditions, number, gpus=gpus)
 
-    def plan(self, slots: list[Target], cells: list[Cell] | None = None) -> list[Planned]:
+    def plan(self, slots, cells=None):
         return plan(cells or self.cells, self.rows(), slots[0].conditions.columns())
 
-    def run(self, slots: list[Target], code: str, cells: list[Cell] | None = None) -> int:
+    def run(self, slots, code, cells=None):
         worker = (sys.executable, "-S", "-c", WORKER + code + ENDS)
         return self.setup.session(self.csv, slots, worker).run([self.plan(slots, cells)])
 
-    def rows(self) -> list[Row]:
+    def rows(self):
         return read_rows(self.csv)
 
-    def where(self) -> dict[str, dict[str, Any]]:
+    def where(self):
         """Where each cell ran, by its id."""
         paths = cells_folder(self.csv).glob("*/where.json")
         return {path.parent.name.split("-")[-3]: json.loads(path.read_text()) for path in paths}
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
     monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return Place(tmp_path)
 
 
-def test_cells_run_at_once_each_on_the_cores_of_its_slot(
-    place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_cells_run_at_once_each_on_the_cores_of_its_slot(place, capsys):
     slots = place.slots(2)
     before = os.sched_getaffinity(0)
     assert place.run(slots, MEETS) == 0
@@ -108,25 +102,25 @@ def test_cells_run_at_once_each_on_the_cores_of_its_slot(
     assert len(place.rows()) == 6, "nothing runs twice"
 
 
-def test_what_needs_no_device_is_left_out_before_another_slot_learns_more(place: Place) -> None:
+def test_what_needs_no_device_is_left_out_before_another_slot_learns_more(place):
     slots, calls = place.slots(2), []
 
     class Dispatcher:
         @property
-        def display(self) -> Any:
+        def display(self):
             return self
 
-        def tokenise(self, items: list[Planned]) -> None:
+        def tokenise(self, items):
             pass
 
         waiting = tokenise
 
-        def begin(self, item: Planned) -> bool:
+        def begin(self, item):
             calls.append(item.key)
             time.sleep(0.01)
             return False
 
-        def prepare(self, item: Planned) -> None:
+        def prepare(self, item):
             calls.append(item.key)
 
     dispatcher: Any = Dispatcher()
@@ -137,9 +131,7 @@ def test_what_needs_no_device_is_left_out_before_another_slot_learns_more(place:
     assert calls[::2] == calls[1::2]
 
 
-def test_examples_are_tokenised_before_any_cell_runs(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_examples_are_tokenised_before_any_cell_runs(place, monkeypatch):
     folds, launched = [replace(c, folds=2, fold=i % 2) for i, c in enumerate(place.cells)], []
     monkeypatch.setattr(
         "bench.grid.cells.share",
@@ -149,7 +141,7 @@ def test_examples_are_tokenised_before_any_cell_runs(
     assert launched == [(0, 0), (1, 0)]
 
 
-def test_each_gpu_has_its_worker_and_its_number_in_the_row(place: Place) -> None:
+def test_each_gpu_has_its_worker_and_its_number_in_the_row(place):
     assert place.run(place.slots(2, gpus=True), MEETS) == 0
     where = place.where()
     assert {(row.device, where[row.cell_id]["gpu"]) for row in place.rows()} == {
@@ -159,7 +151,7 @@ def test_each_gpu_has_its_worker_and_its_number_in_the_row(place: Place) -> None
     assert len({row.conditions_id for row in place.rows()}) == 1
 
 
-def test_cells_that_are_compared_in_turn_stay_on_one_gpu(place: Place) -> None:
+def test_cells_that_are_compared_in_turn_stay_on_one_gpu(place):
     pairs = [[cell, replace(cell, engine=TRANSFORMERS)] for cell in place.cells]
     slots = place.slots(3, gpus=True)
     assert place.run(slots, MEETS, [cell for pair in pairs for cell in pair]) == 0
@@ -169,19 +161,17 @@ def test_cells_that_are_compared_in_turn_stay_on_one_gpu(place: Place) -> None:
     assert len(set(gpus)) > 1
 
 
-def broken(*gpus: str) -> Callable[[str | None, int], Answer]:
+def broken(*gpus):
     """Checks of GPUs of which some are broken."""
 
-    def check(value: str | None, _index: int) -> Answer:
+    def check(value, _index):
         failures = {"off": "CUDA error: unknown"} if value in gpus else {}
         return Answer((GpuInfo("A100", "", (8, 0), str(value)),), failures=failures)
 
     return check
 
 
-def test_a_gpu_that_fails_takes_its_slot_out_and_the_others_go_on(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_gpu_that_fails_takes_its_slot_out_and_the_others_go_on(place, monkeypatch, capsys):
     monkeypatch.setenv("BROKEN", "GPU-1")
     monkeypatch.setattr(gpu_trial, "check_gpu", broken("GPU-1"))
     assert place.run(place.slots(2, gpus=True), MEETS + BREAKS) == 1
@@ -194,7 +184,7 @@ def test_a_gpu_that_fails_takes_its_slot_out_and_the_others_go_on(
     assert note.endswith("; the other devices go on")
 
 
-def test_cells_that_another_grid_has_come_last(place: Place) -> None:
+def test_cells_that_another_grid_has_come_last(place):
     slots = place.slots(2)
     first = place.plan(slots)[0]
     name = str((first.cell.cell_id, first.conditions_id, first.repeat))
@@ -224,7 +214,7 @@ if {place.cells[-1].cell_id!r} in folder.name:
     assert len(rows) == 6
 
 
-def test_a_stop_ends_the_cells_of_all_slots(place: Place) -> None:
+def test_a_stop_ends_the_cells_of_all_slots(place):
     """By a signal that the second worker sends, once both hang."""
     code = (
         MEETS
@@ -242,12 +232,10 @@ time.sleep(60)
     assert [row.status for row in place.rows()[2:]] == ["ok"] * 6
 
 
-def test_an_error_of_one_slot_stops_all_and_what_has_run_is_kept(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_error_of_one_slot_stops_all_and_what_has_run_is_kept(place, monkeypatch, capsys):
     append, rows = Store.append, []
 
-    def fail(store: Store, row: Row) -> None:
+    def fail(store, row):
         rows.append(row)
         if len(rows) == 2:
             raise DiskFullError("the disk is full")

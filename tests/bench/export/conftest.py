@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,17 +14,17 @@ Exports = Callable[..., tuple[Trained, Path]]
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(tmp_path_factory):
     """The folder of the base."""
     return base_folder(tmp_path_factory.mktemp("export") / "small")
 
 
 @pytest.fixture(scope="session")
-def exports(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Exports:
+def exports(base, tmp_path_factory):
     """Exported folders that tests share."""
 
     @cache
-    def export(name: str, **settings: Any) -> tuple[Trained, Path]:
+    def export(name, **settings):
         cell = trained(base, **settings)
         return cell, exported(cell, name, tmp_path_factory.mktemp("exports") / name)
 

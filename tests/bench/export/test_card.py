@@ -5,13 +5,11 @@ import random
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bench.export.card import card
 from bench.export.formats import FORMATS
-from bench.export.trained import Trained
 from bench.results.exports import ADAPTER, INT8, MERGED, ONNX, Figures, Form
 from bench.results.facts import DataFacts
 from tests.bench.export.small import trained
@@ -38,7 +36,7 @@ UNSCORED = tuple(form.model_copy(update={"score": None}) for form in FIGURES.for
 ONE = Form(name=MERGED, format="transformers", size_mb=1.0, **MEASURED | {"changed": None})
 
 
-def cell(base: Path, *how: Any, **changes: Any) -> Trained:
+def cell(base, *how, **changes):
     """A trained cell with a row of results, and a base whose digest is always the same."""
     own = trained(base, *how, **changes)
     row = result_row(own.row.cell, random.Random(0), dev_metric=own.task.metric)  # noqa: S311
@@ -46,16 +44,16 @@ def cell(base: Path, *how: Any, **changes: Any) -> Trained:
 
 
 @pytest.fixture
-def exported(base: Path) -> Trained:
+def exported(base):
     return cell(base)
 
 
-def text_of(trained: Trained, folder: Path, figures: Figures = FIGURES, **more: Any) -> str:
+def text_of(trained, folder, figures=FIGURES, **more):
     options = {"format": FORMATS["peft"], "compared": 8, "facts": FACTS} | more
     return card(trained, folder, figures, options.pop("facts"), **options)
 
 
-def shortened(text: str) -> str:
+def shortened(text):
     """A card without the quoted snippet and the meanings of settings."""
     text = re.sub(r"(?s)(```python\n).*?(```)", r"\1\2", text)
     before, head, settings = text.partition("| setting | value | meaning |")
@@ -63,9 +61,7 @@ def shortened(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["adapter", "local", "labels", "number", "refitted"])
-def test_a_card_states_what_was_measured_and_from_what(
-    base: Path, tmp_path: Path, name: str
-) -> None:
+def test_a_card_states_what_was_measured_and_from_what(base, tmp_path, name):
     """As in the files in `cards`; `number` was trained again for the export."""
     (tmp_path / "adapter_config.json").touch()
     (tmp_path / "1_Pooling").mkdir()
@@ -89,9 +85,7 @@ def test_a_card_states_what_was_measured_and_from_what(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_card_quotes_the_snippet_and_states_what_cuts_texts(
-    exported: Trained, tmp_path: Path, name: str
-) -> None:
+def test_a_card_quotes_the_snippet_and_states_what_cuts_texts(exported, tmp_path, name):
     text = text_of(exported, tmp_path, format=FORMATS[name])
     quoted = text.partition("```python\n")[2].partition("```")[0]
     snippet = FORMATS[name].snippet.read_text(encoding="utf-8")
@@ -105,9 +99,7 @@ def test_a_card_quotes_the_snippet_and_states_what_cuts_texts(
     assert ("by encode" in line) is (name == "sentence-transformers")
 
 
-def test_the_metadata_are_yaml_whatever_classes_and_names_are(
-    exported: Trained, tmp_path: Path
-) -> None:
+def test_the_metadata_are_yaml_whatever_classes_and_names_are(exported, tmp_path):
     yaml = pytest.importorskip("yaml")
     hostile = replace(
         exported, task=replace(exported.task, classes=HOSTILE, name='a: "b" #c\n---'),
@@ -121,7 +113,7 @@ def test_the_metadata_are_yaml_whatever_classes_and_names_are(
     assert result["metrics"] == [{"type": "accuracy", "name": "dev accuracy", "value": 0.6}]
 
 
-def test_markup_in_names_is_text(exported: Trained, tmp_path: Path) -> None:
+def test_markup_in_names_is_text(exported, tmp_path):
     markdown = pytest.importorskip("markdown")
     (tmp_path / "<b>model.bin").touch()
     hostile = replace(

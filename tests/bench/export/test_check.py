@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,20 +15,18 @@ from bench.common.errors import InputError
 from bench.export import check as checks
 from bench.export.check import _tolerance, _wrong, check
 from bench.export.formats import SNIPPET
-from bench.export.trained import Trained
-from tests.bench.export.conftest import Exports
 from tests.bench.export.small import CLASSES, answer_here, expected_logits, exported, trained
 
 Break = Callable[[Path], None]
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
+def here(monkeypatch):
     """Models answer in this process."""
     monkeypatch.setattr(checks, "run_fresh", answer_here)
 
 
-def test_a_fresh_process_gives_the_same_answers(exports: Exports) -> None:
+def test_a_fresh_process_gives_the_same_answers(exports):
     """Those of other formats are in test_figures.py and test_library.py."""
     name, settings = "sentence-transformers", {"pooling": "mean", "head": "nonlinear"}
     cell, folder = exports(name, pairs=True, **settings)
@@ -39,16 +36,16 @@ def test_a_fresh_process_gives_the_same_answers(exports: Exports) -> None:
     assert not answer.one_ms
 
 
-def _json(name: str, **changes: Any) -> Break:
-    def change(folder: Path) -> None:
+def _json(name, **changes):
+    def change(folder):
         path = folder / name
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
     return change
 
 
-def _tensors(name: str, edit: Callable[[dict[str, torch.Tensor]], Any]) -> Break:
-    def change(folder: Path) -> None:
+def _tensors(name, edit):
+    def change(folder):
         tensors = {key: value.clone() for key, value in load_file(folder / name).items()}
         edit(tensors)
         save_file(tensors, folder / name, {"format": "pt"})
@@ -56,8 +53,8 @@ def _tensors(name: str, edit: Callable[[dict[str, torch.Tensor]], Any]) -> Break
     return change
 
 
-def _snippet(before: str, after: str) -> Break:
-    def change(folder: Path) -> None:
+def _snippet(before, after):
+    def change(folder):
         text = (folder / SNIPPET).read_text()
         assert before in text
         (folder / SNIPPET).write_text(text.replace(before, after))
@@ -65,17 +62,17 @@ def _snippet(before: str, after: str) -> Break:
     return change
 
 
-def _rotate(tensors: dict[str, torch.Tensor]) -> None:
+def _rotate(tensors):
     for key in [key for key in tensors if "classifier" in key]:
         tensors[key] = tensors[key].roll(1, dims=0)
 
 
-def _drop_head(tensors: dict[str, torch.Tensor]) -> None:
+def _drop_head(tensors):
     for key in [key for key in tensors if "classifier" in key]:
         del tensors[key]
 
 
-def _without_last_module(folder: Path) -> None:
+def _without_last_module(folder):
     path = folder / "modules.json"
     path.write_text(json.dumps(json.loads(path.read_text())[:-1]))
 
@@ -117,16 +114,13 @@ MEAN = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
          "returns 32 logits for a text, the cell's model 3: the head is missing"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named(
-    tmp_path: Path, exports: Exports, here: None, name: str, settings: dict[str, Any],
-    change: Break, message: str,
-) -> None:  # fmt: skip
+def test_what_is_wrong_is_named(tmp_path, exports, here, name, settings, change, message):
     cell, folder = exports(name, **settings)
     change(shutil.copytree(folder, tmp_path / "out"))
     refused(cell, tmp_path / "out", message)
 
 
-def refused(cell: Trained, folder: Path, message: str) -> None:
+def refused(cell, folder, message):
     """Assert that the check fails with a message of one line."""
     with pytest.raises(
         InputError, match=f"failed its check and was not kept: .*{message}"
@@ -135,7 +129,7 @@ def refused(cell: Trained, folder: Path, message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_one_wrong_logit_is_enough(base: Path) -> None:
+def test_one_wrong_logit_is_enough(base):
     cell = trained(base)
     expected = expected_logits(cell)
     off = expected.copy()
@@ -149,9 +143,7 @@ def test_one_wrong_logit_is_enough(base: Path) -> None:
     assert _tolerance(replace(cell, unit=(0.0, 0.1))) == pytest.approx(1e-4)
 
 
-def test_names_that_dev_never_gets_and_texts_that_it_lacks_are_checked(
-    base: Path, tmp_path: Path, here: None
-) -> None:
+def test_names_that_dev_never_gets_and_texts_that_it_lacks_are_checked(base, tmp_path, here):
     """With one short dev example, of a model that gives all texts the same class."""
     cell = trained(base)
     with torch.no_grad():

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
@@ -31,7 +30,6 @@ from bench.machine.devices import Device
 from bench.plan.columns import NAMES, row_of
 from bench.plan.job import Job
 from bench.plan.models import find_model
-from bench.plan.rows import Row
 from bench.report.text import num
 from bench.results.exports import Figures, exports_file, read_exports
 from bench.results.origins import folder_of
@@ -77,7 +75,7 @@ class Ended(NamedTuple):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[pytest.MonkeyPatch]:
+def quick():
     """Exports measure nothing, which takes some seconds for each form, and are checked here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "measure", lambda *_: FIGURES)
@@ -86,7 +84,7 @@ def quick() -> Iterator[pytest.MonkeyPatch]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> GridRuns:
+def trained(tmp_path_factory, tiny_checkpoint):
     """A grid of three cells on a file of the user's, of which one keeps no weights and has been
     trained again for an export."""
     for name in FORMATS:
@@ -108,7 +106,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> 
 
 
 @pytest.fixture
-def place(trained: GridRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GridRuns:
+def place(trained, tmp_path, monkeypatch):
     """A copy of that place, to work in."""
     monkeypatch.setenv("MINBERT_CACHE", str(trained.folder / "cache"))
     monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
@@ -117,7 +115,7 @@ def place(trained: GridRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return GridRuns(tmp_path / "place", trained.model)
 
 
-def export(*arguments: str) -> Ended:
+def export(*arguments):
     """Run the command to its end."""
     out, err = StringIO(), StringIO()
     with (
@@ -130,34 +128,32 @@ def export(*arguments: str) -> Ended:
     return Ended(int(end.value.code or 0), out.getvalue(), err.getvalue())
 
 
-def row_named(place: GridRuns, name: str) -> Row:
+def row_named(place, name):
     return next(row for row in place.rows() if row.name == name)
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
+def write_rows(path, rows):
     """Write a CSV of results."""
     path.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
 
 
-def card_of(place: GridRuns) -> str:
+def card_of(place):
     """The card of the model that was exported there."""
     return (place.folder / "model" / "README.md").read_text(encoding="utf-8")
 
 
-def is_untouched(place: GridRuns) -> bool:
+def is_untouched(place):
     """Whether neither the folder nor a part of it is there."""
     return not [path for path in place.folder.iterdir() if path.name.startswith((".", "model"))]
 
 
-def kept_logits(folder: Path) -> np.ndarray:
+def kept_logits(folder):
     """The dev logits that a cell kept."""
     logits: np.ndarray = load_file(folder / PREDICTIONS)["logits"]
     return logits
 
 
-def test_a_cell_becomes_a_folder_with_its_predictions(
-    place: GridRuns, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cell_becomes_a_folder_with_its_predictions(place, monkeypatch):
     monkeypatch.setattr(check, "run_fresh", run_fresh)
     done = export(LORA, "--to", "model")
     assert done.code == 0, done.err
@@ -183,7 +179,7 @@ def test_a_cell_becomes_a_folder_with_its_predictions(
     assert "model in fp32 on all 12 dev examples" in done.out
 
 
-def test_a_cell_without_weights_is_trained_again_once(place: GridRuns) -> None:
+def test_a_cell_without_weights_is_trained_again_once(place):
     row = row_named(place, FULL)
     write_rows(place.csv, [row | {"dev_score": 0.013}])
     again = place.folder / "runs" / f"export-{row.cell_id}"
@@ -200,9 +196,7 @@ def test_a_cell_without_weights_is_trained_again_once(place: GridRuns) -> None:
 
 
 @pytest.mark.parametrize("name", [LORA, FULL], ids=["kept", "trained again"])
-def test_a_model_that_scores_below_its_settings_range_is_refused(
-    place: GridRuns, name: str
-) -> None:
+def test_a_model_that_scores_below_its_settings_range_is_refused(place, name):
     """The trainings in runs.csv as if they had scored more than the one that is exported."""
     row, rows = row_named(place, name), place.rows()
     higher = row | {"dev_score": row.dev_score + 0.1}
@@ -220,9 +214,7 @@ def test_a_model_that_scores_below_its_settings_range_is_refused(
 
 
 @pytest.mark.parametrize(("fall", "is_refused"), [(0.01, False), (0.05, True)])
-def test_the_range_of_a_setting_is_up_to_the_margin_below_its_mean(
-    tmp_path: Path, fall: float, is_refused: bool
-) -> None:
+def test_the_range_of_a_setting_is_up_to_the_margin_below_its_mean(tmp_path, fall, is_refused):
     rows = [new_row(seed=seed, status="ok", attempt=1, dev_score=0.6, dev_metric="accuracy")
             for seed in range(3)]  # fmt: skip
     rows = [row | {"cell_id": row.cell.cell_id} for row in rows]
@@ -234,9 +226,7 @@ def test_the_range_of_a_setting_is_up_to_the_margin_below_its_mean(
         choice.check_score(path, rows[1] | {"dev_score": 0.6 - fall})
 
 
-def test_results_without_their_folders_are_trained_again(
-    place: GridRuns, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_without_their_folders_are_trained_again(place, monkeypatch):
     """With the examples of the user, which are found by their digest."""
     own, model = row_named(place, LORA), find_model(str(place.model), "pretrained", "auto")
     find = partial(cells.find_trained, place.folder / "other.csv", own, model, describe_base(model))
@@ -259,9 +249,7 @@ def test_results_without_their_folders_are_trained_again(
 
 
 @pytest.mark.parametrize("to", [".", "file/sub", "/proc/sub", "full"])
-def test_a_folder_that_can_not_be_written_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
-) -> None:
+def test_a_folder_that_can_not_be_written_is_refused(tmp_path, monkeypatch, to):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     (tmp_path / "full").mkdir()
@@ -276,7 +264,7 @@ def test_a_folder_that_can_not_be_written_is_refused(
     assert (tmp_path / "empty" / "file").exists()
 
 
-def test_refit_trains_on_all_examples_and_measures_no_score(place: GridRuns) -> None:
+def test_refit_trains_on_all_examples_and_measures_no_score(place):
     row = row_named(place, LORA)
     done = export(LORA, "--refit", "--to", "model", "--json")
     assert done.code == 0, done.err
@@ -297,7 +285,7 @@ def test_refit_trains_on_all_examples_and_measures_no_score(place: GridRuns) -> 
     assert len(load_task(row.task, Path(str(job.data))).train) == 120
 
 
-def test_bf16_weights_are_compared_with_predictions_up_to_rounding(place: GridRuns) -> None:
+def test_bf16_weights_are_compared_with_predictions_up_to_rounding(place):
     folder = folder_of(place.csv, row_named(place, BF16))
     other = folder_of(place.csv, row_named(place, LORA))
     arrays = load_file(folder / PREDICTIONS)
@@ -312,12 +300,12 @@ def test_bf16_weights_are_compared_with_predictions_up_to_rounding(place: GridRu
     assert is_untouched(place)
 
 
-def _drop_weights(place: GridRuns) -> None:
+def _drop_weights(place):
     for path in place.folder.rglob(WEIGHTS):
         path.write_bytes(b"cut")
 
 
-def _change_base(place: GridRuns) -> None:
+def _change_base(place):
     copy = place.folder / "base" / place.model.name
     shutil.copytree(place.model, copy)
     weights = load_file(copy / "model.safetensors")
@@ -338,9 +326,7 @@ def _change_base(place: GridRuns) -> None:
         ([FULL, "--runs", "no.csv"], None, "no.csv: no such file of results"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(
-    place: GridRuns, arguments: list[str], prepare: Callable[[GridRuns], None] | None, message: str
-) -> None:
+def test_bad_input_is_one_line_and_leaves_nothing(place, arguments, prepare, message):
     if prepare is not None:
         prepare(place)
     done = export(*arguments, "--to", "model")
@@ -350,11 +336,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert is_untouched(place)
 
 
-def _full(*_: object, **__: object) -> None:
+def _full(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def _wrong(*_: object) -> None:
+def _wrong(*_):
     raise InputError("pooling, adapter scale or weights differ")
 
 
@@ -369,9 +355,8 @@ def _wrong(*_: object) -> None:
     ],
 )
 def test_a_full_disk_or_a_failed_check_leaves_nothing(
-    place: GridRuns, monkeypatch: pytest.MonkeyPatch, step: str, fail: Callable[..., None],
-    code: int, message: str,
-) -> None:  # fmt: skip
+    place, monkeypatch, step, fail, code, message
+):
     monkeypatch.setattr(exporting, "check", mock.Mock())
     monkeypatch.setattr(exporting, step, fail)
     done = export(LORA, "--to", "model")
@@ -380,7 +365,7 @@ def test_a_full_disk_or_a_failed_check_leaves_nothing(
     assert is_untouched(place)
 
 
-def test_the_recommended_setting_gives_its_lowest_seed_with_weights(tmp_path: Path) -> None:
+def test_the_recommended_setting_gives_its_lowest_seed_with_weights(tmp_path):
     runs = copy_reference(tmp_path)
     row, settings = choice.recommended_cell(runs, "memory", "", None, None)
     assert (row.mode, row.rank, row.layers, row.frozen_dtype) == ("lora", 8, "attn", "fp32")
@@ -402,7 +387,7 @@ def test_the_recommended_setting_gives_its_lowest_seed_with_weights(tmp_path: Pa
         choice.recommended_cell(runs, "memory", "memory<=1MiB", None, None)
 
 
-def test_a_name_that_several_cells_have_is_refused(tmp_path: Path) -> None:
+def test_a_name_that_several_cells_have_is_refused(tmp_path):
     runs = tmp_path / "runs.csv"
     rows = [new_row(status="ok", attempt=1, epochs=epochs) for epochs in (2, 3)]
     rows = [row_of(row.cell.columns() | HERE | {"status": "ok", "attempt": 1}) for row in rows]
@@ -412,9 +397,7 @@ def test_a_name_that_several_cells_have_is_refused(tmp_path: Path) -> None:
     assert choice.named_cell(runs, rows[1].cell_id)[0].epochs == 3
 
 
-def test_what_this_machine_or_one_model_can_not_do_is_refused(
-    place: GridRuns, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_this_machine_or_one_model_can_not_do_is_refused(place, monkeypatch):
     row = row_named(place, LORA) | {"folds": 5, "fold": 0}
     monkeypatch.setattr(main, "recommended_cell", lambda *_, **__: (row, 4))
     done = export("recommended", "--to", "model")
@@ -438,6 +421,6 @@ def test_what_this_machine_or_one_model_can_not_do_is_refused(
     ("values", "message"),
     [({"init": "random"}, "it began with random weights"), ({"task": "multitask"}, "train one")],
 )
-def test_what_no_format_has_a_place_for_is_refused(values: dict[str, str], message: str) -> None:
+def test_what_no_format_has_a_place_for_is_refused(values, message):
     with pytest.raises(InputError, match=message):
         choice.check_exportable(new_row(**values))

@@ -1,7 +1,6 @@
 """What the forms of an exported model cost to use, and how they score."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,7 @@ from bench.export import figures as module
 from bench.export.figures import measure
 from bench.export.formats import FORMATS, Format
 from bench.export.fresh import Answer
-from bench.export.trained import Trained
-from bench.results.exports import ADAPTER, INT8, MERGED, ONNX, Figures
+from bench.results.exports import ADAPTER, INT8, MERGED, ONNX
 from bench.results.predictions import values_for
 from tests.bench.export.small import expected_logits, trained
 
@@ -28,18 +26,18 @@ class Answers:
         fails: the file of weights that does not load.
     """
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.calls: list[dict[str, Any]] = []
         self.logits, self.fails = np.zeros((0, 1), np.float32), ""
 
-    def __call__(self, folder: Path, texts: Any, **options: Any) -> Answer:
+    def __call__(self, folder, texts, **options):
         self.calls.append({"folder": folder, "texts": texts, **options})
         if options["weights"] == self.fails:
             raise InputError("it does not load")
         logits = -self.logits if options["weights"] == "model-int8.onnx" else self.logits
         return Answer(logits, [], [1.0, 9.0, 2.0], [30.0, 10.0, 20.0], {"onnxruntime": "1.32"})
 
-    def measured(self, cell: Trained, folder: Path, name: str) -> Figures:
+    def measured(self, cell, folder, name):
         """The figures of a cell that is exported in a format."""
         self.logits = expected_logits(cell)
         folder.mkdir(exist_ok=True)
@@ -47,8 +45,8 @@ class Answers:
 
 
 @pytest.fixture
-def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
-    def write(_format: Format, _: Trained, folder: Path) -> None:
+def answers(monkeypatch):
+    def write(_format, _, folder):
         for name, size in WEIGHTS.items():
             (folder / name).write_bytes(b"\0" * size)
 
@@ -59,7 +57,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
     return answers
 
 
-def test_every_form_is_written_and_run_by_plain_libraries(base: Path, tmp_path: Path) -> None:
+def test_every_form_is_written_and_run_by_plain_libraries(base, tmp_path):
     for library in ("peft", "onnxruntime", "onnx"):
         pytest.importorskip(library)
     cell = trained(base)
@@ -94,9 +92,7 @@ def test_every_form_is_written_and_run_by_plain_libraries(base: Path, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["model"]  # the others are removed
 
 
-def test_scores_and_changed_predictions_are_those_of_the_answers(
-    base: Path, tmp_path: Path, answers: Answers
-) -> None:
+def test_scores_and_changed_predictions_are_those_of_the_answers(base, tmp_path, answers):
     cell = trained(base)
     figures = answers.measured(cell, tmp_path / "model", "transformers")
     merged, exact, int8 = figures.forms
@@ -119,9 +115,7 @@ def test_scores_and_changed_predictions_are_those_of_the_answers(
 @pytest.mark.parametrize(
     ("kind", "metric"), [("regression", "pearson"), ("multi_label", "micro_f1")]
 )
-def test_other_problems_have_their_metric(
-    kind: str, metric: str, base: Path, tmp_path: Path, answers: Answers
-) -> None:
+def test_other_problems_have_their_metric(kind, metric, base, tmp_path, answers):
     cell = trained(base, "full", kind=kind, pairs=True)
     figures = answers.measured(cell, tmp_path / "model", "onnx")
     merged, exact, int8 = figures.forms
@@ -136,8 +130,8 @@ def test_other_problems_have_their_metric(
 
 
 def test_forms_that_can_not_be_measured_are_listed_with_the_reason(
-    base: Path, tmp_path: Path, answers: Answers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    base, tmp_path, answers, monkeypatch
+):
     conv = answers.measured(trained(base, "head", head="conv"), tmp_path / "conv", "onnx")
     assert conv.form(MERGED) is None
     assert conv.forms[0].missing == "no format of a whole model but ONNX can express it"

@@ -21,7 +21,6 @@ from bench.export.formats import (
     refusal,
 )
 from minbert.data.tokenizer import Tokenizer
-from tests.bench.export.conftest import Exports
 from tests.bench.export.small import (
     CLASSES,
     MAX_LENGTH,
@@ -38,7 +37,7 @@ from tests.experiments.export.matrix import Case, declared, docs_tables, in_docs
 DOCS = Path(__file__).parents[3] / "docs" / "export.md"
 
 
-def test_the_tables_in_the_docs_are_what_the_formats_say() -> None:
+def test_the_tables_in_the_docs_are_what_the_formats_say():
     assert in_docs(DOCS.read_text(encoding="utf-8")) == docs_tables()
 
 
@@ -59,15 +58,13 @@ def test_the_tables_in_the_docs_are_what_the_formats_say() -> None:
          "classification", True),
     ],
 )  # fmt: skip
-def test_a_sample_of_the_table_holds(
-    base: Path, case: Case, name: str, kind: str, pairs: bool
-) -> None:
+def test_a_sample_of_the_table_holds(base, case, name, kind, pairs):
     cell = case.trained(base, kind, pairs)
     assert observed(cell, name) == declared(case.cell, name)
     assert not declared(case.cell, name).startswith("—")
 
 
-def test_a_pooler_that_the_base_lacks_is_saved(tmp_path: Path) -> None:
+def test_a_pooler_that_the_base_lacks_is_saved(tmp_path):
     own = trained(base_folder(tmp_path / "base", pooler=False))
     folder = exported(own, "peft", tmp_path / "out")
     assert "bert.pooler.dense" in read(folder, "adapter_config.json")["modules_to_save"]
@@ -75,7 +72,7 @@ def test_a_pooler_that_the_base_lacks_is_saved(tmp_path: Path) -> None:
     np.testing.assert_allclose(answer.logits, expected_logits(own), atol=1e-4, rtol=0)
 
 
-def test_a_refusal_names_the_format_that_can() -> None:
+def test_a_refusal_names_the_format_that_can():
     mean = cell("lora", 4, "attn-only", "off", pooling="mean")
     assert refusal("peft", mean) == (
         "peft has no place for mean pooling; use --format sentence-transformers"
@@ -92,7 +89,7 @@ def test_a_refusal_names_the_format_that_can() -> None:
     assert refusal("peft", trains) is None
 
 
-def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_one_line(monkeypatch):
     monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "peft" else object())
     assert missing_library(FORMATS["peft"]) == (
         "--format peft needs peft: pip install -e '.[transformers]'"
@@ -101,7 +98,7 @@ def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_folder_has_its_format(exports: Exports, name: str) -> None:
+def test_a_folder_has_its_format(exports, name):
     _, folder = exports(name)
     assert format_in(folder) is FORMATS[name]
     config = read(folder, FORMATS[name].config)
@@ -111,14 +108,14 @@ def test_a_folder_has_its_format(exports: Exports, name: str) -> None:
     assert config["text_pairs"] is False
 
 
-def test_another_folder_has_none(tmp_path: Path) -> None:
+def test_another_folder_has_none(tmp_path):
     with pytest.raises(InputError, match="holds no exported model"):
         format_in(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         format_in(tmp_path / "nowhere")
 
 
-def test_normalisation_of_the_base_is_kept(tmp_path: Path) -> None:
+def test_normalisation_of_the_base_is_kept(tmp_path):
     """transformers would otherwise build a tokenizer for BERT with its own defaults."""
     from transformers import AutoTokenizer
 
@@ -132,7 +129,7 @@ def test_normalisation_of_the_base_is_kept(tmp_path: Path) -> None:
     assert ours != lower.input_ids.tolist()
 
 
-def test_a_cross_encoder_gives_the_numbers_of_a_regression(exports: Exports) -> None:
+def test_a_cross_encoder_gives_the_numbers_of_a_regression(exports):
     need_libraries("sentence-transformers")
     own, folder = exports("transformers", kind="regression", pairs=True)
     from sentence_transformers import CrossEncoder
@@ -141,7 +138,7 @@ def test_a_cross_encoder_gives_the_numbers_of_a_regression(exports: Exports) -> 
     np.testing.assert_allclose(numbers, expected_logits(own)[:, 0], atol=1e-4, rtol=0)
 
 
-def test_onnx_files_have_no_paths_of_this_machine(exports: Exports) -> None:
+def test_onnx_files_have_no_paths_of_this_machine(exports):
     _, folder = exports("onnx")
     project = Path(__file__).parents[3]
     for name in ("model.onnx", "model-int8.onnx"):
@@ -150,10 +147,8 @@ def test_onnx_files_have_no_paths_of_this_machine(exports: Exports) -> None:
             assert path.encode() not in content
 
 
-def test_an_error_of_onnx_is_one_line(
-    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object, **__: object) -> None:
+def test_an_error_of_onnx_is_one_line(tmp_path, base, monkeypatch):
+    def fail(*_, **__):
         raise RuntimeError("no such operator\nin version 18")
 
     need_libraries("onnx")
@@ -162,7 +157,7 @@ def test_an_error_of_onnx_is_one_line(
         exported(trained(base), "onnx", tmp_path / "out")
 
 
-def read(folder: Path, name: str) -> dict[str, Any]:
+def read(folder, name):
     """The JSON object in a file of a folder."""
     values: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
     return values
@@ -172,9 +167,7 @@ def read(folder: Path, name: str) -> dict[str, Any]:
     ("name", "settings"),
     [("peft", {}), ("sentence-transformers", {"pooling": "mean"}), ("onnx", {"head": "conv"})],
 )
-def test_transformers_does_not_load_another_model_from_a_folder(
-    exports: Exports, name: str, settings: dict[str, Any]
-) -> None:
+def test_transformers_does_not_load_another_model_from_a_folder(exports, name, settings):
     _, folder = exports(name, **settings)
     from transformers import AutoModelForSequenceClassification
 

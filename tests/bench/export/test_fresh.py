@@ -14,11 +14,10 @@ from bench.export.check import labels_of, texts_of
 from bench.export.formats import FORMATS, SNIPPET
 from bench.export.fresh import run_fresh
 from bench.export.snippets import answers
-from tests.bench.export.conftest import Exports
 from tests.bench.export.small import base_of, expected_logits, need_libraries
 
 
-def test_8_bit_weights_answer_nearly_the_same_and_are_timed(exports: Exports) -> None:
+def test_8_bit_weights_answer_nearly_the_same_and_are_timed(exports):
     own, folder = exports("onnx", kind="multi_label")
     texts = texts_of(own.dev) * 5
     answer = run_fresh(folder, texts, weights="model-int8.onnx", timed=True, threads=1)
@@ -42,8 +41,8 @@ def test_8_bit_weights_answer_nearly_the_same_and_are_timed(exports: Exports) ->
     ],
 )
 def test_this_project_cannot_be_imported_and_an_error_is_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, message: str
-) -> None:
+    tmp_path, monkeypatch, code, message
+):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     (tmp_path / SNIPPET).write_text(f"{code}\n")
     with pytest.raises(InputError, match=f"fails in a fresh process: {message}") as raised:
@@ -51,9 +50,7 @@ def test_this_project_cannot_be_imported_and_an_error_is_a_line(
     assert "\n" not in str(raised.value)
 
 
-def test_the_process_has_no_hub_but_the_base(
-    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_process_has_no_hub_but_the_base(tmp_path, base, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("TRANSFORMERS_CACHE", "/elsewhere")
     names = "HF_HUB_OFFLINE", "TRANSFORMERS_CACHE", "OMP_NUM_THREADS", "HF_HUB_CACHE"
@@ -73,16 +70,14 @@ def test_the_process_has_no_hub_but_the_base(
         ("regression", [[0.0, np.log(3)], [0.0, 0.0]]),
     ],
 )
-def test_probabilities_are_of_classes_or_of_each_label(
-    tmp_path: Path, problem: str, expected: list[list[float]]
-) -> None:
+def test_probabilities_are_of_classes_or_of_each_label(tmp_path, problem, expected):
     (tmp_path / "config.json").write_text(json.dumps({"problem_type": problem}))
     rows = np.array([[0.0, np.log(3)], [0.0, 0.0]])
     np.testing.assert_allclose(answers.probabilities(tmp_path, rows), expected)
 
 
 @pytest.mark.parametrize(("count", "batches"), [(5, 1), (40, 2)])
-def test_timed_batches_are_full(tmp_path: Path, count: int, batches: int) -> None:
+def test_timed_batches_are_full(tmp_path, count, batches):
     """The time of a batch here is its size in ms."""
     (tmp_path / SNIPPET).write_text(
         "import time\nimport numpy as np\n"
@@ -97,9 +92,7 @@ def test_timed_batches_are_full(tmp_path: Path, count: int, batches: int) -> Non
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_snippet_takes_pairs_and_refuses_half_of_one(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_snippet_takes_pairs_and_refuses_half_of_one(name, tmp_path, monkeypatch, capsys):
     need_libraries(name)
     config = {"text_pairs": True, "problem_type": "regression", "id2label": {"0": "x"}}
     (tmp_path / FORMATS[name].config).write_text(json.dumps(config))
@@ -111,7 +104,7 @@ def test_every_snippet_takes_pairs_and_refuses_half_of_one(
     monkeypatch.delitem(sys.modules, "answers")
     given: list[object] = []
 
-    def logits(_loaded: object, texts: list[object]) -> np.ndarray:
+    def logits(_loaded, texts):
         given.extend(texts)
         return np.array([[2.5]])
 

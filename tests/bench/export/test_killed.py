@@ -24,11 +24,11 @@ with _new_folder(Path(sys.argv[1])) as folder:
 """
 
 
-def make_old(folder: Path) -> None:
+def make_old(folder):
     os.utime(folder, (time.time() - 7200,) * 2)
 
 
-def test_files_of_killed_exports_are_removed_and_those_of_others_are_not(tmp_path: Path) -> None:
+def test_files_of_killed_exports_are_removed_and_those_of_others_are_not(tmp_path):
     argv = [sys.executable, "-c", EXPORT, str(tmp_path / "model")]
     process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE)
     try:
@@ -52,7 +52,7 @@ def test_files_of_killed_exports_are_removed_and_those_of_others_are_not(tmp_pat
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["file"]
 
 
-def test_folders_of_other_users_stay(tmp_path: Path) -> None:
+def test_folders_of_other_users_stay(tmp_path):
     if os.getuid() != 0:
         pytest.skip("giving a folder to another user takes root")
     (tmp_path / ".export-x").mkdir()

@@ -2,8 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +25,7 @@ LOHA = json.dumps({"peft_type": "LOHA", "r": 4, "alpha": 8, "target_modules": ["
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+def checkpoint(tmp_path_factory):
     """Tiny checkpoints by architecture."""
     need_transformers()
     return Checkpoints(tmp_path_factory.mktemp("encoders"))
@@ -50,15 +48,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
         ("deberta-v2", "lora", "peft", {"layers": "query_proj"}),
     ],
 )  # fmt: skip
-def test_logits_agree(
-    checkpoint: Checkpoints, kind: str, mode: str, name: str, options: dict[str, Any]
-) -> None:
+def test_logits_agree(checkpoint, kind, mode, name, options):
     assert largest_difference(checkpoint(kind), name, mode, **options) < 1e-5
 
 
-def test_cells_with_attention_for_a_gpu_are_loaded_on_a_cpu(
-    checkpoint: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cells_with_attention_for_a_gpu_are_loaded_on_a_cpu(checkpoint, tmp_path, monkeypatch):
     own = trained_by_library(checkpoint("roberta"))
     monkeypatch.setattr("bench.engines.transformers.task_of", lambda _: own.task)
     save_weights(own.model, [p for p in own.model.parameters() if p.requires_grad], tmp_path)
@@ -70,8 +64,8 @@ def test_cells_with_attention_for_a_gpu_are_loaded_on_a_cpu(
 @pytest.mark.parametrize("start", ["pissa", "olora"])
 @pytest.mark.parametrize(("mode", "use_rslora"), [("lora", "on"), ("dora", "off")])
 def test_adapters_that_start_from_the_base_are_for_the_whole_base(
-    checkpoint: Checkpoints, tmp_path: Path, start: str, mode: str, use_rslora: str
-) -> None:
+    checkpoint, tmp_path, start, mode, use_rslora
+):
     own = trained_by_library(
         checkpoint("roberta"), mode, init_lora_weights=start, use_rslora=use_rslora
     )
@@ -92,9 +86,7 @@ def test_adapters_that_start_from_the_base_are_for_the_whole_base(
         ("bert", ["classifier"]),
     ],
 )
-def test_new_modules_are_saved_with_the_adapter(
-    checkpoint: Checkpoints, tmp_path: Path, kind: str, modules: list[str]
-) -> None:
+def test_new_modules_are_saved_with_the_adapter(checkpoint, tmp_path, kind, modules):
     from peft import AutoPeftModelForSequenceClassification
 
     own = trained_by_library(checkpoint(kind), on_hub=False)
@@ -112,9 +104,7 @@ def test_new_modules_are_saved_with_the_adapter(
 
 
 @pytest.mark.parametrize("kind", ["roberta", "bert"])
-def test_special_tokens_are_those_of_the_checkpoint(
-    checkpoint: Checkpoints, tmp_path: Path, kind: str
-) -> None:
+def test_special_tokens_are_those_of_the_checkpoint(checkpoint, tmp_path, kind):
     from transformers import AutoTokenizer
 
     own = trained_by_library(checkpoint(kind), "head", None)
@@ -123,7 +113,7 @@ def test_special_tokens_are_those_of_the_checkpoint(
     assert written.special_tokens_map == original.special_tokens_map
 
 
-def test_no_file_has_paths_of_this_machine(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_no_file_has_paths_of_this_machine(checkpoint, tmp_path):
     base = checkpoint("roberta")
     cases = {"peft": {}, "transformers": {}, "sentence-transformers": {"pooling": "cls"}}
     for name, options in cases.items():
@@ -132,7 +122,7 @@ def test_no_file_has_paths_of_this_machine(checkpoint: Checkpoints, tmp_path: Pa
             assert str(base.parent) not in path.read_text(encoding="utf-8"), path
 
 
-def test_what_a_format_has_no_place_for_is_refused(checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_what_a_format_has_no_place_for_is_refused(checkpoint, tmp_path):
     own = trained_by_library(checkpoint("deberta"), layers="attn")
     with pytest.raises(InputError, match=r"no place for deberta\.encoder.* --format transformers"):
         exported(own, "peft", tmp_path / "peft")

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,23 +19,21 @@ from click.testing import CliRunner
 from bench.common.command import BAD_INPUT
 from bench.export import predict
 from bench.export.formats import SNIPPET
-from bench.export.trained import Trained
-from tests.bench.export.conftest import Exports
 from tests.bench.export.small import CLASSES, expected_logits
 
 TEXTS = ["The film", "not a bad film, but boring!", "good", "badly acted and badly cut"]
 
 
-def run(*arguments: object) -> int:
+def run(*arguments):
     code: int = predict.command.main([str(word) for word in arguments], standalone_mode=False)
     return code
 
 
 @pytest.fixture
-def export(exports: Exports, tmp_path: Path) -> Callable[..., tuple[Trained, Path]]:
+def export(exports, tmp_path):
     """Exports as of `exports`, in a copy of whose folder the script must not run."""
 
-    def copy(name: str, **settings: Any) -> tuple[Trained, Path]:
+    def copy(name, **settings):
         cell, folder = exports(name, **settings)
         own = shutil.copytree(folder, tmp_path / f"model-{name}")
         write(own / SNIPPET, "raise SystemExit('the folder must not run code')\n")
@@ -45,7 +42,7 @@ def export(exports: Exports, tmp_path: Path) -> Callable[..., tuple[Trained, Pat
     return copy
 
 
-def described(folder: Path, problem: str = "single_label_classification", **more: Any) -> Path:
+def described(folder, problem="single_label_classification", **more):
     folder.mkdir()
     names = {str(i): name for i, name in enumerate(more.pop("classes", CLASSES))}
     config = {"problem_type": problem, "id2label": names, "text_pairs": False, **more}
@@ -56,18 +53,18 @@ def described(folder: Path, problem: str = "single_label_classification", **more
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def model(tmp_path):
     """A folder that looks like an exported one; its model is not loaded."""
     return described(tmp_path / "model")
 
 
 @pytest.fixture
-def answers(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
+def answers(monkeypatch):
     """The texts that a stub in place of the model is given; it predicts their number of letters."""
     given: list[list[Any]] = []
 
-    def load(*_: object) -> predict.Predict:
-        def answer(texts: Any) -> list[predict.Answer]:
+    def load(*_):
+        def answer(texts):
             given.append(list(texts))
             return [(CLASSES[len("".join(text)) % 3], (0.25, 0.5, 0.25)) for text in texts]
 
@@ -77,16 +74,16 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
     return given
 
 
-def table(text: str) -> list[list[str]]:
+def table(text):
     return list(csv.reader(io.StringIO(text)))
 
 
-def write(path: Path, text: str) -> Path:
+def write(path, text):
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def refused(*arguments: object) -> str:
+def refused(*arguments):
     with pytest.raises(BAD_INPUT) as caught:
         run(*arguments)
     assert "\n" not in str(caught.value)
@@ -94,9 +91,7 @@ def refused(*arguments: object) -> str:
 
 
 @pytest.mark.parametrize("name", ["transformers", "onnx", "sentence-transformers"])
-def test_predictions_are_the_models(
-    name: str, export: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_predictions_are_the_models(name, export, tmp_path, capsys):
     cell, folder = export(name)
     logits = expected_logits(cell)
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -120,9 +115,7 @@ def test_predictions_are_the_models(
     assert "note: 1 row is without a prediction, with a NUL character" in err
 
 
-def test_an_adapter_is_loaded_on_the_base_that_is_named(
-    base: Path, export: Any, tmp_path: Path
-) -> None:
+def test_an_adapter_is_loaded_on_the_base_that_is_named(base, export, tmp_path):
     cell, folder = export("peft", on_hub=False)
     file = write(tmp_path / "texts.txt", "\n".join(cell.dev.text_a[:2]) + "\n")
     target = tmp_path / "out.csv"
@@ -139,9 +132,7 @@ def test_an_adapter_is_loaded_on_the_base_that_is_named(
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_names_of_classes_do_not_move_a_terminals_cursor(
-    monkeypatch: pytest.MonkeyPatch, terminal: bool
-) -> None:
+def test_names_of_classes_do_not_move_a_terminals_cursor(monkeypatch, terminal):
     stdout = io.TextIOWrapper(io.BytesIO())
     monkeypatch.setattr(stdout, "isatty", lambda: terminal, raising=False)
     monkeypatch.setattr("sys.stdout", stdout)
@@ -152,7 +143,7 @@ def test_names_of_classes_do_not_move_a_terminals_cursor(
     assert text == f"row,prediction,p_{name}\n"
 
 
-def test_eight_bit_weights_are_loaded_by_name(export: Any, tmp_path: Path) -> None:
+def test_eight_bit_weights_are_loaded_by_name(export, tmp_path):
     _, folder = export("onnx")
     _, merged = export("transformers")
     file, target = write(tmp_path / "a.txt", "\n".join(TEXTS)), tmp_path / "out.csv"
@@ -182,9 +173,8 @@ def test_eight_bit_weights_are_loaded_by_name(export: Any, tmp_path: Path) -> No
     ],
 )
 def test_texts_come_from_files_as_bench_data_reads_them(
-    name: str, content: str, arguments: list[str], model: Path, tmp_path: Path,
-    answers: list[list[Any]], capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    name, content, arguments, model, tmp_path, answers, capsys
+):
     assert run(model, write(tmp_path / name, content), *arguments) == 0
     assert sorted(answers[0]) == sorted(TEXTS)
     assert answers[0] == sorted(TEXTS, key=len)  # so that little is padded
@@ -193,9 +183,8 @@ def test_texts_come_from_files_as_bench_data_reads_them(
 
 
 def test_rows_keep_their_order_and_number_over_chunks(
-    model: Path, tmp_path: Path, answers: list[list[Any]], monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    model, tmp_path, answers, monkeypatch, capsys
+):
     monkeypatch.setattr(predict, "_CHUNK", 3)
     texts = ["", "aaaa", "b", "ccc", "dd", " ", "eeeeeeee"]
     file = write(tmp_path / "a.txt", "".join(f"{text}\n" for text in texts))
@@ -212,13 +201,12 @@ def test_rows_keep_their_order_and_number_over_chunks(
 
 
 def test_empty_fields_are_rows_and_blank_lines_are_not(
-    model: Path, tmp_path: Path, answers: list[list[Any]], capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    model, tmp_path, answers, capsys, monkeypatch
+):
     """As pandas numbers them; warnings of libraries are not shown."""
     stub = predict._load
 
-    def load(*arguments: Any) -> predict.Predict:
+    def load(*arguments):
         warnings.warn("this will change", FutureWarning, stacklevel=1)
         return stub(*arguments)
 
@@ -230,9 +218,7 @@ def test_empty_fields_are_rows_and_blank_lines_are_not(
     assert [line[:2] for line in lines] == [["1", "right"], ["2", ""], ["3", ""], ["4", "maybe"]]
 
 
-def test_pairs_take_two_columns(
-    tmp_path: Path, answers: list[list[Any]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pairs_take_two_columns(tmp_path, answers, capsys):
     pairs = described(tmp_path / "pairs", text_pairs=True)
     file = write(tmp_path / "a.csv", "id,sentence1,sentence2,note\n1,a b,c,x\n2,d,,x\n")
     assert run(pairs, file) == 0
@@ -265,9 +251,8 @@ SEVERAL, NUMBER = "multi_label_classification", "regression"
     ],
 )  # fmt: skip
 def test_several_labels_and_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    problem: str, classes: list[str], answer: predict.Answer, line: str, prediction: Any,
-) -> None:  # fmt: skip
+    tmp_path, monkeypatch, capsys, problem, classes, answer, line, prediction
+):
     folder = described(tmp_path / "model", problem, classes=classes)
     file = write(tmp_path / "a.txt", "t\n")
     monkeypatch.setattr(predict, "_load", lambda *_: lambda _texts: [answer])
@@ -279,9 +264,7 @@ def test_several_labels_and_numbers(
     assert ("probabilities" in record) == (problem != NUMBER)
 
 
-def test_bad_input_is_one_line_and_leaves_no_file(
-    model: Path, tmp_path: Path, answers: list[list[Any]]
-) -> None:
+def test_bad_input_is_one_line_and_leaves_no_file(model, tmp_path, answers):
     file, target = write(tmp_path / "a.txt", "x\n"), tmp_path / "out.csv"
     empty, none = write(tmp_path / "b.txt", ""), write(tmp_path / "c.txt", "\n \n")
     broken = write(tmp_path / "d.csv", "text\nfine\n" + '"open\n' * 3)
@@ -314,16 +297,14 @@ def test_bad_input_is_one_line_and_leaves_no_file(
     assert "does not describe an exported model" in refused(model, file)
 
 
-def test_a_missing_library_is_named_with_the_command(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_library_is_named_with_the_command(model, tmp_path, monkeypatch):
     file = write(tmp_path / "a.txt", "a\n")
     assert "is a whole model and needs none" in refused(model, file, "--base", str(tmp_path))
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert "needs transformers: pip install -e '.[transformers]'" in refused(model, file)
 
 
-def test_the_command_reads_stdin_and_stops_with_its_reader(export: Any) -> None:
+def test_the_command_reads_stdin_and_stops_with_its_reader(export):
     _, folder = export("onnx")
     command = [sys.executable, "-m", "bench.predict", str(folder), "-"]
     process = subprocess.Popen(
@@ -349,9 +330,7 @@ def test_the_command_reads_stdin_and_stops_with_its_reader(export: Any) -> None:
         (b"caf\xe9\n", [], "stdin, line 1: byte 0xE9 is not UTF-8; save the file as UTF-8"),
     ],
 )
-def test_stdin_has_a_text_on_each_line(
-    model: Path, answers: list[list[Any]], given: bytes, numbers: list[str], message: str
-) -> None:
+def test_stdin_has_a_text_on_each_line(model, answers, given, numbers, message):
     done = CliRunner().invoke(predict.command, [str(model), "-"], given, standalone_mode=False)
     assert [line[0] for line in table(done.stdout)] == numbers
     assert str(done.exception or "") == message
@@ -366,9 +345,7 @@ def test_stdin_has_a_text_on_each_line(
         ("sentence-transformers", "0_Transformer/config.json"),
     ],
 )
-def test_no_code_of_a_folder_is_run(
-    name: str, part: str, base: Path, export: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_code_of_a_folder_is_run(name, part, base, export, tmp_path, monkeypatch):
     """Not even where transformers would ask on the terminal, and take a line of stdin for yes."""
     _, folder = export(name, on_hub=False)
     file, ran = folder / part, tmp_path / "ran"
@@ -397,14 +374,13 @@ def test_no_code_of_a_folder_is_run(
     ],
 )  # fmt: skip
 def test_modules_are_checked_before_the_library_sees_them(
-    part: str, at: tuple[int, ...], change: dict[str, Any], export: Any, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    part, at, change, export, tmp_path, monkeypatch
+):
     _, folder = export("sentence-transformers")
     file, ran = write(tmp_path / "a.txt", "a\n"), []
 
     class Evil(torch.nn.Tanh):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             ran.append(part)
 

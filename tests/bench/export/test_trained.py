@@ -1,9 +1,6 @@
 """The checkpoint of a cell, as others can get it."""
 
 import shutil
-from pathlib import Path
-
-import pytest
 
 from bench.export import trained
 from bench.export.trained import describe_base
@@ -15,7 +12,7 @@ COMMIT = "a1" * 20
 CARD = "---\nlanguage: en\nlicense: 'mit'\n---\n# A model\nlicense: gpl\n"
 
 
-def test_the_embedded_model_is_known_by_its_digest_wherever_it_is(minilm: Path) -> None:
+def test_the_embedded_model_is_known_by_its_digest_wherever_it_is(minilm):
     for name in ("minilm", str(minilm)):
         base = describe_base(find_model(name, "pretrained", "auto"))
         assert base.name == "sentence-transformers/all-MiniLM-L6-v2"
@@ -25,15 +22,13 @@ def test_the_embedded_model_is_known_by_its_digest_wherever_it_is(minilm: Path) 
         assert base.sha256 == sha256_of(minilm / base.file)
 
 
-def test_other_weights_of_that_name_are_not_it(
-    minilm: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_weights_of_that_name_are_not_it(minilm, monkeypatch):
     monkeypatch.setattr(trained, "sha256_of", lambda _: "0" * 64)
     base = describe_base(find_model(str(minilm), "pretrained", "auto"))
     assert (base.on_hub, base.revision, base.licence) == (False, None, None)
 
 
-def test_a_checkpoint_of_the_hub_has_its_name_commit_and_licence(tmp_path: Path) -> None:
+def test_a_checkpoint_of_the_hub_has_its_name_commit_and_licence(tmp_path):
     folder = tmp_path / "models--some--model-x" / "snapshots" / COMMIT
     base_folder(folder)
     (folder / "README.md").write_text(CARD, encoding="utf-8")

@@ -3,7 +3,7 @@ load; what it has no place for."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,27 +53,27 @@ WRONG: list[tuple[Setting, Mapping[str, Any]]] = [
 """Other settings have other losses, by more than the tolerance."""
 
 
-def change(folder: Path, changes: Mapping[str, Any]) -> None:
+def change(folder, changes):
     """Change settings in a folder's training.json."""
     known = json.loads((folder / SETTINGS).read_text())
     (folder / SETTINGS).write_text(json.dumps({**known, **changes}))
 
 
-def replace_example(folder: Path, line: str) -> None:
+def replace_example(folder, line):
     """Give a folder another third training example."""
     path = folder / "train.jsonl"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:2], line, *lines[3:]]))
 
 
-def change_to_several(folder: Path, line: str) -> None:
+def change_to_several(folder, line):
     """Make a folder's task one of several labels, with this training example."""
     labels = json.loads((folder / SETTINGS).read_text())["labels"]
     change(folder, {"labels": {**labels, "problem_type": "multi_label_classification"}})
     (folder / "train.jsonl").write_text(line)
 
 
-def replace_base(folder: Path) -> None:
+def replace_base(folder):
     """Give a folder an empty one as its base."""
     (folder / "base").unlink()
     (folder / "base").mkdir()
@@ -115,7 +115,7 @@ class Trainings:
     The script trains all of them, the wrong ones too, in one process.
     """
 
-    def __init__(self, home: Path, vocabulary: Path) -> None:
+    def __init__(self, home, vocabulary):
         whole, lacking = checkpoints(home, vocabulary)
         self.folders: dict[str, Path] = {}
         self.cells: dict[str, list[float]] = {}
@@ -138,7 +138,7 @@ class Trainings:
         self.losses = dict(zip(every, train(every), strict=True))
         self.wrong = [self.losses[folder] for folder in wrong]
 
-    def _changed(self, setting: Setting, changes: Mapping[str, Any]) -> Path:
+    def _changed(self, setting, changes):
         """A copy of a setting's folder with other settings in training.json."""
         folder = self.folders[setting.name]
         copy = folder.with_name(f"{folder.name}-{len(list(folder.parent.iterdir()))}")
@@ -149,7 +149,7 @@ class Trainings:
 
 
 @pytest.fixture(scope="module")
-def trainings(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Iterator[Trainings]:
+def trainings(tmp_path_factory, minilm):
     need_peft()
     home = tmp_path_factory.mktemp("trainings")
     with pytest.MonkeyPatch.context() as patch:
@@ -159,9 +159,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Iterato
 
 
 @pytest.mark.parametrize("name", [setting.name for setting in [*SAMPLE, LACKING]])
-def test_the_script_has_the_losses_and_predictions_of_the_cell(
-    trainings: Trainings, name: str
-) -> None:
+def test_the_script_has_the_losses_and_predictions_of_the_cell(trainings, name):
     folder = trainings.folders[name]
     assert difference(trainings.cells[name], trainings.losses[folder]) < TOLERANCE
     settings = json.loads((folder / SETTINGS).read_text())
@@ -173,9 +171,7 @@ def test_the_script_has_the_losses_and_predictions_of_the_cell(
     assert unit == pytest.approx((settings["mean"], settings["std"]))
 
 
-def test_another_setting_has_other_losses_and_names_of_classes_have_not(
-    trainings: Trainings,
-) -> None:
+def test_another_setting_has_other_losses_and_names_of_classes_have_not(trainings):
     for (setting, changes), losses in zip(WRONG, trainings.wrong, strict=True):
         wrong = difference(trainings.cells[setting.name], losses)
         assert wrong > 10 * TOLERANCE, changes
@@ -183,7 +179,7 @@ def test_another_setting_has_other_losses_and_names_of_classes_have_not(
 
 
 @pytest.mark.parametrize("problem", STOPPED)
-def test_bad_input_of_the_script_is_one_line(trainings: Trainings, problem: str) -> None:
+def test_bad_input_of_the_script_is_one_line(trainings, problem):
     folder = trainings.stopped[problem]
     line = (folder / "stopped.txt").read_text()
     assert STOPPED[problem][1] in line
@@ -192,7 +188,7 @@ def test_bad_input_of_the_script_is_one_line(trainings: Trainings, problem: str)
     assert problem == "a folder with files" or not (folder / "trained").exists()
 
 
-def test_the_script_reads_or_refuses_every_setting_that_changes_a_score() -> None:
+def test_the_script_reads_or_refuses_every_setting_that_changes_a_score():
     """So that a new setting is noticed."""
     settings = {about.exported: set() for about in ABOUT.values()}
     for name, about in ABOUT.items():
@@ -219,9 +215,7 @@ def test_the_script_reads_or_refuses_every_setting_that_changes_a_score() -> Non
         ({"folds": 5}, "folds"),
     ],
 )
-def test_what_the_script_has_no_place_for_is_named(
-    tiny_checkpoint: Path, changes: Mapping[str, Any], obstacle: str
-) -> None:
+def test_what_the_script_has_no_place_for_is_named(tiny_checkpoint, changes, obstacle):
     lora = replace(cell(tiny_checkpoint), max_train=None)
     assert why_not_scripted(lora) is None
     refused = why_not_scripted(replace(lora, **changes))

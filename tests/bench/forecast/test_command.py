@@ -13,8 +13,8 @@ from bench.common import child
 from bench.common.errors import InputError
 from bench.forecast import client, fake, process
 from bench.forecast.__main__ import main
-from bench.forecast.client import Lock, NoPredictionError, find_costs
-from bench.forecast.costs import Counts, ShapesOf, Totals, Variant
+from bench.forecast.client import NoPredictionError, find_costs
+from bench.forecast.costs import Variant
 from bench.forecast.fake import UncountableError
 from bench.forecast.features import memory_features, time_features
 from bench.forecast.outlook import Counting, forecast_plan, jobs_of, outlook_on
@@ -24,7 +24,6 @@ from bench.plan.gridfile import load
 from bench.plan.job import Job
 from bench.plan.models import find_model
 from bench.plan.planning import Resolved, expand, plan
-from bench.plan.rows import Row
 from bench.results.store import Store
 from minbert.assets.cache import cache_folder
 from minbert.data.tasks import load_task
@@ -34,7 +33,7 @@ EXAMPLES = {"max_train": 64, "max_dev": 32}
 run_process = client._run
 
 
-def count_here(request: tuple[list[int], list[str]], *_: object) -> str:
+def count_here(request, *_):
     """Counts as the process does, in this one, which has imported torch."""
     seeds, texts = request
     jobs = [Job.from_json(text) for text in texts]
@@ -43,12 +42,12 @@ def count_here(request: tuple[list[int], list[str]], *_: object) -> str:
 
 
 @pytest.fixture(autouse=True)
-def counting(monkeypatch: pytest.MonkeyPatch) -> None:
+def counting(monkeypatch):
     monkeypatch.setattr(client, "_run", count_here)
 
 
 @pytest.fixture(scope="module")
-def own_cache(minilm: Path, tmp_path_factory: pytest.TempPathFactory):
+def own_cache(minilm, tmp_path_factory):
     """A cache folder of its own, with the fetched assets of the usual one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINBERT_ASSETS", os.environ.get("MINBERT_ASSETS", str(cache_folder())))
@@ -59,7 +58,7 @@ def own_cache(minilm: Path, tmp_path_factory: pytest.TempPathFactory):
 class Plan:
     """The smoke grid on the tiny checkpoint, as the command plans it."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint):
         self.checkpoint = checkpoint
         settings = {"model": str(checkpoint), "max_steps": 2, **EXAMPLES}
         grid = load("smoke")
@@ -79,13 +78,7 @@ class Plan:
         self.cells = expand(grid, resolved)
         self.planned = plan(self.cells, [], self.conditions.columns())
 
-    def costs(
-        self,
-        variants: list[Variant] | None = None,
-        lock: Lock = nullcontext,
-        gpu: str = "",
-        **settings: object,
-    ) -> dict[Variant, Totals]:
+    def costs(self, variants=None, lock=nullcontext, gpu="", **settings):
         cell = replace(self.cells[0], **settings)
         variants = variants or [Variant.of(cell)]
         return find_costs(
@@ -98,13 +91,11 @@ class Plan:
 
 
 @pytest.fixture(scope="module")
-def smoke(own_cache: Path, tiny_checkpoint: Path) -> Plan:
+def smoke(own_cache, tiny_checkpoint):
     return Plan(tiny_checkpoint)
 
 
-def test_a_process_counts_and_the_second_time_none_is_needed(
-    smoke: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_a_process_counts_and_the_second_time_none_is_needed(smoke, monkeypatch, capsys):
     variants = [Variant.of(cell) for cell in smoke.cells]
     monkeypatch.setattr(client, "_run", run_process)
     first = smoke.costs(variants)
@@ -113,7 +104,7 @@ def test_a_process_counts_and_the_second_time_none_is_needed(
     assert {30 < totals.imports_mib < 2000 for totals in first.values()} == {True}
     assert first[variants[0]].steps == 2  # as max_steps says
 
-    def none(*_: object) -> None:
+    def none(*_):
         raise AssertionError("a process was started")
 
     monkeypatch.setattr(client, "_run", none)
@@ -121,11 +112,11 @@ def test_a_process_counts_and_the_second_time_none_is_needed(
     assert smoke.costs(variants, seed=9, learning_rate=1e-9) == first, "they cost nothing else"
 
 
-def test_what_decides_the_costs_is_counted_again(smoke: Plan, monkeypatch: pytest.MonkeyPatch):
+def test_what_decides_the_costs_is_counted_again(smoke, monkeypatch):
     class StartedError(Exception):
         pass
 
-    def starts(*_: object) -> None:
+    def starts(*_):
         raise StartedError
 
     smoke.costs()
@@ -144,7 +135,7 @@ def test_what_decides_the_costs_is_counted_again(smoke: Plan, monkeypatch: pytes
             smoke.costs([Variant.of(smoke.cells[0])._replace(**axis)])
 
 
-def test_each_batch_size_length_and_unfreezing_is_counted_with_its_own_batches(smoke: Plan):
+def test_each_batch_size_length_and_unfreezing_is_counted_with_its_own_batches(smoke):
     [lora] = [cell for cell in smoke.cells if cell.mode == "lora" and cell.amp == "off"]
     larger = Variant.of(lora)
     usual = larger._replace(batch_size=8)
@@ -166,7 +157,7 @@ def test_each_batch_size_length_and_unfreezing_is_counted_with_its_own_batches(s
     assert totals[shorter].train.gflop < totals[usual].train.gflop
 
 
-def test_rows_of_every_length_of_the_plan_are_learned_from(smoke: Plan):
+def test_rows_of_every_length_of_the_plan_are_learned_from(smoke):
     cells = [replace(smoke.cells[0], max_length=length) for length in (8, 64)]
     rows = [
         new_row(**cell.columns(), **smoke.conditions.columns())
@@ -181,8 +172,8 @@ def test_rows_of_every_length_of_the_plan_are_learned_from(smoke: Plan):
     assert short < long
 
 
-def test_a_plan_with_nothing_to_run_is_not_forecast(smoke: Plan):
-    def forecaster(*_: object) -> None:
+def test_a_plan_with_nothing_to_run_is_not_forecast(smoke):
+    def forecaster(*_):
         raise AssertionError("it may wait for another grid")
 
     done = [replace(item, action="done") for item in smoke.planned]
@@ -190,7 +181,7 @@ def test_a_plan_with_nothing_to_run_is_not_forecast(smoke: Plan):
 
 
 def test_what_is_cached_takes_no_lock_and_a_damaged_cache_is_counted_again(
-    smoke: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smoke, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
     locks = []
@@ -216,13 +207,12 @@ def test_what_is_cached_takes_no_lock_and_a_damaged_cache_is_counted_again(
 
 
 def test_a_variant_that_can_not_be_counted_loses_its_own_forecast_alone(
-    smoke: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-):  # fmt: skip
+    smoke, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path))
     counts = fake.count
 
-    def counted(job: Job, shapes: ShapesOf, variant: Variant) -> dict[str, list[Counts]]:
+    def counted(job, shapes, variant):
         if variant.mode == "full":
             raise UncountableError("it asks for values")
         return counts(job, shapes, variant)
@@ -238,10 +228,8 @@ def test_a_variant_that_can_not_be_counted_loses_its_own_forecast_alone(
         smoke.costs([Variant.of(cell) for cell in smoke.cells if cell.mode == "full"])
 
 
-def test_what_can_not_be_counted_is_a_note_and_no_more(
-    smoke: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    def fails(*_: object) -> None:
+def test_what_can_not_be_counted_is_a_note_and_no_more(smoke, monkeypatch, capsys):
+    def fails(*_):
         raise NoPredictionError("there is no such thing")
 
     monkeypatch.setattr(client, "_kept", lambda *_: None)
@@ -252,18 +240,16 @@ def test_what_can_not_be_counted_is_a_note_and_no_more(
     )
 
 
-def test_a_process_that_fails_says_why_in_a_line(smoke: Plan, monkeypatch: pytest.MonkeyPatch):
+def test_a_process_that_fails_says_why_in_a_line(smoke, monkeypatch):
     monkeypatch.setattr(client, "_run", run_process)
     with pytest.raises(NoPredictionError, match=r"^the examples of movies have changed"):
         smoke.costs(data_digest="other")
 
 
-def test_the_process_that_counts_sees_the_workers_gpu_or_none(
-    smoke: Plan, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_process_that_counts_sees_the_workers_gpu_or_none(smoke, monkeypatch):
     seen = []
 
-    def popen(*_: object, env: dict[str, str], **__: object) -> None:
+    def popen(*_, env, **__):
         seen.append((env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"]))
         raise OSError(1, "not now")
 
@@ -276,7 +262,7 @@ def test_the_process_that_counts_sees_the_workers_gpu_or_none(
     assert seen == [("GPU-1", "PCI_BUS_ID"), ("", "PCI_BUS_ID")]
 
 
-def measured(smoke: Plan) -> list[Row]:
+def measured(smoke):
     """A row for each cell, with figures that a forecast can tell."""
     (forecast,) = smoke.forecast().by_kind.values()
     rows = []
@@ -291,9 +277,7 @@ def measured(smoke: Plan) -> list[Row]:
     return rows
 
 
-def test_the_check_leaves_out_groups_that_it_can_not_predict_and_says_so(
-    smoke: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_the_check_leaves_out_groups_that_it_can_not_predict_and_says_so(smoke, tmp_path, capsys):
     other_model = {"model_digest": "0" * 16, "model": "other"}
     other_gpu = {"device": "cuda:9", "device_name": "Some GPU", "conditions_id": "there"}
     store = Store(tmp_path / "runs.csv")
@@ -314,9 +298,7 @@ def test_the_check_leaves_out_groups_that_it_can_not_predict_and_says_so(
     assert gpu.endswith("they ran on cuda:9, which is not here")
 
 
-def test_the_check_leaves_settings_out_and_tells_how_far_off_it_is(
-    smoke: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_the_check_leaves_settings_out_and_tells_how_far_off_it_is(smoke, tmp_path, capsys):
     store = Store(tmp_path / "runs.csv")
     for row in measured(smoke):
         store.append(row)
@@ -339,6 +321,6 @@ def test_the_check_leaves_settings_out_and_tells_how_far_off_it_is(
 @pytest.mark.parametrize(
     ("path", "message"), [("none.csv", "no such file"), (__file__, "runs.csv|header|column")]
 )
-def test_the_check_refuses_what_it_can_not_check(path: str, message: str):
+def test_the_check_refuses_what_it_can_not_check(path, message):
     with pytest.raises((InputError, click.ClickException), match=message):
         main.main(["--check", path], standalone_mode=False)

@@ -8,7 +8,6 @@ import pytest
 
 from bench.forecast.batches import shapes_of
 from bench.forecast.costs import (
-    Totals,
     fill_ranks,
     stage_shares,
     stages_of,
@@ -31,13 +30,13 @@ def test_only_the_ends_of_the_ranks_are_counted():
     assert len(ends) == 6
 
 
-def flat(totals: Totals) -> list[float]:
+def flat(totals):
     loads = (totals.train, totals.timed, totals.evaluate)
     return [*(value for load in loads for value in load), *totals[:4], *totals[7:]]
 
 
 @pytest.mark.parametrize("mode", ["lora", "dora"])
-def test_the_line_is_what_counting_gives(mode: str):
+def test_the_line_is_what_counting_gives(mode):
     low, between, high = (variant(mode, rank, "all-lin", "bf16") for rank in (1, 4, 8))
     counted = {v: totals_of(ONE, count(workload(), ONE, v)) for v in (low, between, high)}
     line = fill_ranks({low: counted[low], high: counted[high]}, [between])[between]
@@ -123,9 +122,7 @@ def test_many_epochs_and_seeds_take_no_longer_and_scale():
 
 @pytest.mark.parametrize("order", ["sequential", "round-robin", "proportional"])
 @pytest.mark.parametrize("max_steps", [None, 1, 13])
-def test_shapes_of_parts_are_those_of_the_batches_that_a_cell_trains_on(
-    order: str, max_steps: int | None
-):
+def test_shapes_of_parts_are_those_of_the_batches_that_a_cell_trains_on(order, max_steps):
     rng = np.random.default_rng(5)
     texts = {
         "sst": [rng.integers(4, 40, 50)],

@@ -8,9 +8,8 @@ import torch
 
 from bench.engines import minbert
 from bench.forecast import fake
-from bench.forecast.costs import Counts, ShapesOf, Variant
+from bench.forecast.costs import Variant
 from bench.forecast.fake import count, fill, run
-from bench.plan.job import Job
 from bench.worker.probes.counting import Counter, Work
 from bench.worker.probes.memory import owned_mib
 from bench.worker.setup import trained_groups, unfreezing
@@ -35,7 +34,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def encoders(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+def encoders(tmp_path_factory):
     """Tiny checkpoints of other architectures."""
     need_transformers()
     return Checkpoints(tmp_path_factory.mktemp("encoders"))
@@ -106,14 +105,14 @@ class Unasked(Counter):
         return out
 
 
-def counted_fake(settings: Job, shapes: ShapesOf, which: Variant) -> dict[str, list[Counts]]:
+def counted_fake(settings, shapes, which):
     """As `count`, without what asks for values."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fake, "Counter", Unasked)
         return count(settings, shapes, which)
 
 
-def counted_for_real(settings: Job, shapes: ShapesOf, which: Variant) -> dict[str, list[Counts]]:
+def counted_for_real(settings, shapes, which):
     """As `counted_fake`, on tensors with values."""
     settings = replace(settings, cell=replace(settings.cell, **which._asdict()))
     model = minbert.skeleton(settings)
@@ -128,14 +127,14 @@ def counted_for_real(settings: Job, shapes: ShapesOf, which: Variant) -> dict[st
         return run(model, settings, shapes, counter)
 
 
-def by_name(counted: Counts) -> dict[str, float]:
+def by_name(counted):
     """All counts in one dictionary."""
     loads = {"step": counted.step, "evaluation": counted.evaluation}
     work = {f"{n}_{k}": v for n, load in loads.items() for k, v in load._asdict().items()}
     return {**{k: v for k, v in vars(counted).items() if k not in loads}, **work}
 
 
-def check_alike(fake: Counts, real: Counts) -> None:
+def check_alike(fake, real):
     """Fail unless counts of fake tensors are those of real ones."""
     expected = by_name(real)
     for name, value in by_name(fake).items():
@@ -166,7 +165,7 @@ SETTINGS = [
         *((VARIANTS[number], "movies", "reference") for number in (1, 4, 7, 9)),
     ],
 )
-def test_fake_counts_are_those_of_the_same_run_for_real(which: Variant, task: str, used: str):
+def test_fake_counts_are_those_of_the_same_run_for_real(which, task, used):
     """In each stage of unfreezing."""
     settings = workload(task=task, kernels=used)
     shapes = {"": replace(SHAPES, accumulated=which.gradient_accumulation_steps)}
@@ -178,7 +177,7 @@ def test_fake_counts_are_those_of_the_same_run_for_real(which: Variant, task: st
 
 
 @pytest.mark.parametrize("which", DROPPED)
-def test_dropout_of_adapters_takes_memory(which: Variant):
+def test_dropout_of_adapters_takes_memory(which):
     plain = count_one(ONE, which._replace(lora_dropout=0.0))
     assert count_one(ONE, which).train_peak_mib > plain.train_peak_mib
 
@@ -190,9 +189,7 @@ def test_dropout_of_adapters_takes_memory(which: Variant):
         (VARIANTS[5], "mse", "linear", 2),
     ],
 )  # fmt: skip
-def test_fake_counts_of_each_part_are_those_of_real_tensors(
-    which: Variant, regression_loss: str, head: str, encoders: int
-):
+def test_fake_counts_of_each_part_are_those_of_real_tensors(which, regression_loss, head, encoders):
     settings = of_parts(encoders=encoders, head=head, regression_loss=regression_loss)
     parts, real = counted_fake(settings, THREE, which), counted_for_real(settings, THREE, which)
     assert list(parts) == list(real) == list(THREE)
@@ -201,7 +198,7 @@ def test_fake_counts_of_each_part_are_those_of_real_tensors(
         check_alike(one, other)
 
 
-def job_of(which: Variant, **settings: object) -> Job:
+def job_of(which, **settings):
     """The job of a cell of a variant, with random weights."""
     settings |= {"unfreeze": which.unfreeze, "frozen_dtype": which.frozen_dtype}
     planned = cell(
@@ -216,7 +213,7 @@ def job_of(which: Variant, **settings: object) -> Job:
     return replace(workload(), cell=planned)
 
 
-def trainer_of(model: torch.nn.Module, job: Job) -> Trainer:
+def trainer_of(model, job):
     return Trainer(
         model, trained_groups(model, job.cell), losses={"": "cross-entropy"},
         schedule=linear_schedule(1, 0.0), amp=job.cell.amp, device=CPU,
@@ -227,7 +224,7 @@ IDS = torch.ones(2, 6, dtype=torch.int64)
 BATCH = Batch(IDS, None, torch.zeros_like(IDS), torch.tensor([0, 1]), 12)
 
 
-def check_owners(counted: Counts, model: torch.nn.Module, trainer: Trainer) -> None:
+def check_owners(counted, model, trainer):
     """Fail unless a cell's weights and optimizer hold what was counted."""
     owned = owned_mib(model, trainer.optimizer)
     for name in ("weights_mib", "optimizer_mib"):
@@ -235,7 +232,7 @@ def check_owners(counted: Counts, model: torch.nn.Module, trainer: Trainer) -> N
 
 
 @pytest.mark.parametrize("which", [*VARIANTS, *STAGED])
-def test_owners_are_what_a_cell_holds_in_each_stage(which: Variant):
+def test_owners_are_what_a_cell_holds_in_each_stage(which):
     job = job_of(which)
     model = minbert.build(job)
     trainer, gradual = trainer_of(model, job), unfreezing(model, job.cell)
@@ -252,7 +249,7 @@ def test_owners_are_what_a_cell_holds_in_each_stage(which: Variant):
 
 
 @pytest.mark.parametrize("encoders", [1, 2])
-def test_owners_are_what_a_cell_of_several_parts_holds(encoders: int):
+def test_owners_are_what_a_cell_of_several_parts_holds(encoders):
     which = variant("lora", 2, "all-lin")
     rates = "quora=1 sst=1 sts=1"
     job = job_of(which, task="multitask", encoders=encoders, head="conv", task_rates=rates)
@@ -269,7 +266,7 @@ def test_owners_are_what_a_cell_of_several_parts_holds(encoders: int):
     check_owners(counted["sst"][0], model, trainer)
 
 
-def count_one(shapes: ShapesOf, which: Variant) -> Counts:
+def count_one(shapes, which):
     [counted] = count(workload(), shapes, which)[""]
     return counted
 
@@ -309,8 +306,8 @@ HALF = {"amp": "bf16", "frozen_dtype": "fp32"}
     ],
 )  # fmt: skip
 def test_fake_counts_of_other_architectures_are_those_of_real_tensors(
-    kind: str, mode: str, layers: str | None, changes: dict[str, str], encoders: Checkpoints
-) -> None:
+    kind, mode, layers, changes, encoders
+):
     """But for masks: without values it is not known that nothing is masked."""
     from bench.engines import transformers
 

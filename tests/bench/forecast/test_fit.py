@@ -10,7 +10,7 @@ PRIOR = Prior((0.0, 1.0, 1.0), (100.0, 0.3, 0.3))
 TRUE = (60.0, 1.1, 1.35)
 
 
-def cells(count: int, noise: float = 0.0) -> tuple[list[tuple[float, ...]], list[float]]:
+def cells(count, noise=0.0):
     rng = np.random.default_rng(0)
     design = [(1.0, *map(float, rng.uniform((80, 50), (270, 900)))) for _ in range(count)]
     return design, [apply(TRUE, x) * float(rng.normal(1, noise)) for x in design]
@@ -53,7 +53,7 @@ def test_a_feature_that_is_never_seen_keeps_its_prior():
     assert coefficients[3] == pytest.approx(7.0)
 
 
-def fitted(design, measured) -> Fit:
+def fitted(design, measured):
     """A fit of variants of two kinds in turn."""
     variants = [variant("lora", i, ("attn", "all-lin")[i % 2]) for i in range(1, len(design) + 1)]
     of = Fit(dict(zip(variants, design, strict=True)), PRIOR)

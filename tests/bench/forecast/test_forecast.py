@@ -28,12 +28,12 @@ TOTALS = {
 }
 
 
-def peak(variant: Variant) -> float:
+def peak(variant):
     values = memory_features(variant, TOTALS[variant])
     return IMPORTS + 40 + 15 * values[1] + 1.02 * values[2] + 1.2 * sum(values[3:])
 
 
-def wall(variant: Variant) -> float:
+def wall(variant):
     return 9 + 0.003 * sum(time_features(variant, TOTALS[variant])[2:])
 
 
@@ -45,7 +45,7 @@ def rows():
     ]
 
 
-def forecast(known=()) -> Forecast:
+def forecast(known=()):
     made = Forecast(TOTALS, "cpu", 2, "peak_rss_mib")
     made.learn(known)
     return made

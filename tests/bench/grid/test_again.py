@@ -12,7 +12,6 @@ from bench.grid.again import train_again
 from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
 from bench.plan.job import Job
-from bench.results.outcomes import Outcome
 from bench.results.predictions import read_folder
 from bench.worker.trained import load_trained
 from minbert.data.tasks import TaskData, load_task
@@ -23,17 +22,17 @@ NAME = "export-x"
 
 
 @pytest.fixture
-def job(tiny_checkpoint: Path) -> Job:
+def job(tiny_checkpoint):
     of = cell(tiny_checkpoint, "lora", "attn-only", max_steps=2)
     return replace(job_of(of, tiny_checkpoint), keep=True, attempt=3, repeat=2)
 
 
 @pytest.fixture
-def movies() -> TaskData:
+def movies():
     return load_task("movies", **EXAMPLES)
 
 
-def again(folder: Path, job: Job, data: TaskData | None = None, *, stops: int = 0) -> Path:
+def again(folder, job, data=None, *, stops=0):
     with Signals() as signals, workers_here() if not stops else nullcontext():
         signals.stops = stops
         return train_again(
@@ -42,15 +41,13 @@ def again(folder: Path, job: Job, data: TaskData | None = None, *, stops: int = 
         )  # fmt: skip
 
 
-def outcome(folder: Path) -> Outcome:
+def outcome(folder):
     outcomes = read_folder(folder, "accuracy")
     assert outcomes is not None
     return outcomes[""]
 
 
-def test_the_same_training_runs_once_and_keeps_its_weights(
-    job: Job, movies: TaskData, tmp_path: Path
-) -> None:
+def test_the_same_training_runs_once_and_keeps_its_weights(job, movies, tmp_path):
     folder = again(tmp_path, job)
     assert folder == tmp_path / "runs" / NAME
     kept = Job.read(folder)
@@ -68,9 +65,7 @@ def test_the_same_training_runs_once_and_keeps_its_weights(
     assert Job.read(folder).cell.seed == 1
 
 
-def test_it_trains_on_the_examples_that_are_given(
-    job: Job, movies: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_trains_on_the_examples_that_are_given(job, movies, tmp_path, monkeypatch):
     """Here on dev too, so that the cell has others than before; its own dev examples stay."""
     train, dev = movies.train, movies.dev
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
@@ -91,7 +86,7 @@ def test_it_trains_on_the_examples_that_are_given(
     assert outcome(folder).labels.tolist() == dev.labels.tolist()
 
 
-def test_a_training_that_fails_is_one_line_and_leaves_no_weights(job: Job, tmp_path: Path) -> None:
+def test_a_training_that_fails_is_one_line_and_leaves_no_weights(job, tmp_path):
     folder = again(tmp_path, job)
     broken = replace(job, cell=replace(job.cell, learning_rate=1e30, learning_rate_head=1e30))
     with pytest.raises(InputError, match=r"^lora-.*: the training ended invalid: ") as raised:
@@ -100,15 +95,13 @@ def test_a_training_that_fails_is_one_line_and_leaves_no_weights(job: Job, tmp_p
     assert not (folder / "weights.safetensors").exists()
 
 
-def test_a_training_that_the_user_stops(
-    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_training_that_the_user_stops(job, tmp_path, capsys):
     with pytest.raises(StoppedError):
         again(tmp_path, job, stops=1)
     assert capsys.readouterr().err.endswith("stopped; the same command trains again\n")
 
 
-def test_a_place_that_cannot_be_written(job: Job, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written(job, tmp_path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(DiskFullError, match="can't be written"):
         again(tmp_path, job)

@@ -2,15 +2,13 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
-from tests.bench.grids import GridRuns
 from tests.cs224n import write_folder
 
 
-def refused(runs: GridRuns, /, *extra: str, apart: bool = False, **options: object) -> str:
+def refused(runs, /, *extra, apart=False, **options):
     """The line, having checked that it is one, and that nothing was written.
 
     Args:
@@ -26,7 +24,7 @@ def refused(runs: GridRuns, /, *extra: str, apart: bool = False, **options: obje
     return result.stderr
 
 
-def contents(folder: Path) -> dict[Path, bytes | None]:
+def contents(folder):
     """Every file with its bytes, and every folder."""
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
@@ -58,11 +56,11 @@ def contents(folder: Path) -> dict[Path, bytes | None]:
         (("--lr", "auto", "--max-train", "1"), "--max-train"),
     ],
 )
-def test_a_wrong_flag(grid: GridRuns, extra: tuple[str, ...], message: str) -> None:
+def test_a_wrong_flag(grid, extra, message):
     assert message in refused(grid, *extra)
 
 
-def test_an_unknown_grid(grid: GridRuns) -> None:
+def test_an_unknown_grid(grid):
     assert "full, paper, paper-final, quick, smoke" in refused(grid, grid="huge", apart=True)
 
 
@@ -90,17 +88,13 @@ def test_an_unknown_grid(grid: GridRuns) -> None:
         ("[[cells]]\nmode=['full']\namp=['fp16']", (), "needs a GPU"),
     ],
 )
-def test_a_grid_file_that_cannot_be_run(
-    grid: GridRuns, text: str, extra: tuple[str, ...], message: str
-) -> None:
+def test_a_grid_file_that_cannot_be_run(grid, text, extra, message):
     path = grid.folder / "mine.toml"
     path.write_text(text)
     assert message in refused(grid, *extra, grid=str(path))
 
 
-def test_a_checkpoint_whose_file_of_weights_is_cut(
-    grid: GridRuns, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_checkpoint_whose_file_of_weights_is_cut(grid, tmp_path_factory):
     folder = tmp_path_factory.mktemp("damaged") / "tiny"
     shutil.copytree(grid.model, folder)
     path = folder / "model.safetensors"
@@ -118,25 +112,23 @@ def test_a_checkpoint_whose_file_of_weights_is_cut(
         ("--reports", "/proc/reports"),
     ],
 )
-def test_places_that_cannot_be_written(grid: GridRuns, flag: str, place: str) -> None:
+def test_places_that_cannot_be_written(grid, flag, place):
     (grid.folder / "file").write_text("")
     assert flag in refused(grid, flag, str(grid.folder / place))
 
 
-def test_a_data_folder_without_the_files(grid: GridRuns) -> None:
+def test_a_data_folder_without_the_files(grid):
     data = grid.folder / "data"
     data.mkdir()
     assert "ids-sst-train.csv" in refused(grid, "--task", "sst", "--data", str(data))
 
 
-def test_a_csv_of_another_schema(grid: GridRuns) -> None:
+def test_a_csv_of_another_schema(grid):
     grid.csv.write_text("a,b\r\n1,2\r\n")
     assert "runs.csv" in refused(grid)
 
 
-def test_a_pair_of_texts_for_an_encoder_with_one_token_type(
-    grid: GridRuns, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_pair_of_texts_for_an_encoder_with_one_token_type(grid, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one") / "type"
     shutil.copytree(grid.model, folder)
     config = json.loads((folder / "config.json").read_text())

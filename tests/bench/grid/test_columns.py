@@ -85,17 +85,17 @@ class Ran:
     checkpoint: Path
     time: tuple[datetime, datetime]
 
-    def lines(self, name: str) -> list[dict[str, float]]:
+    def lines(self, name):
         """The lines of a CSV file of numbers in the folder."""
         with (self.folder / name).open(newline="") as file:
             return [{k: float(v) for k, v in line.items()} for line in csv.DictReader(file)]
 
-    def predictions(self) -> dict[str, np.ndarray]:
+    def predictions(self):
         return load_file(self.folder / "predictions.safetensors")
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Ran:
+def ran(tmp_path_factory, minilm):
     """One cell by the grid command. What is slow beside the worker is stubbed: the processes that
     count and the report."""
     checkpoint = narrow(4, tmp_path_factory.mktemp("checkpoints") / "lively", minilm, spread=0.3)
@@ -128,7 +128,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Ran:
     return Ran(row, folder.parent, data, checkpoint, (begun, datetime.now(UTC)))
 
 
-def test_a_row_says_how_it_was_planned(ran: Ran) -> None:
+def test_a_row_says_how_it_was_planned(ran):
     row = ran.row
     assert (row["schema"], row["grid"], row["attempt"]) == (SCHEMA, "mine", 1)
     assert (row["status"], row["message"]) == ("ok", None)
@@ -136,7 +136,7 @@ def test_a_row_says_how_it_was_planned(ran: Ran) -> None:
     assert ran.folder.name.endswith(f"lora-r2-all-lin-iterative-bf16-s1-{named}")
 
 
-def test_settings_are_those_of_the_grid_file(ran: Ran) -> None:
+def test_settings_are_those_of_the_grid_file(ran):
     examples = load_task("sst", ran.data, max_train=60, max_dev=25)
     model = find_model(str(ran.checkpoint), "pretrained", "mean")
     expected = {
@@ -154,7 +154,7 @@ def test_settings_are_those_of_the_grid_file(ran: Ran) -> None:
     assert {name: ran.row[name] for name in expected} == expected
 
 
-def test_what_ran_is_what_the_settings_say(ran: Ran) -> None:
+def test_what_ran_is_what_the_settings_say(ran):
     """The others are in weights and rates, which the worker's own tests look at."""
     steps, kept = ran.lines("steps.csv"), ran.predictions()
     assert len(steps) == 28
@@ -164,7 +164,7 @@ def test_what_ran_is_what_the_settings_say(ran: Ran) -> None:
     assert (len(kept["labels"]), len(kept["held_labels"])) == (25, 12)
 
 
-def test_conditions_are_those_of_this_machine(ran: Ran) -> None:
+def test_conditions_are_those_of_this_machine(ran):
     row, info = ran.row, Path("/proc/cpuinfo")
     named = re.search(r"model name\s*:(.*)", info.read_text() if info.exists() else "")
     processor = " ".join(named[1].split()) if named else platform.processor() or platform.machine()
@@ -177,7 +177,7 @@ def test_conditions_are_those_of_this_machine(ran: Ran) -> None:
     assert row["code_version"] == code_version()
 
 
-def shapes_of(checkpoint: Path) -> dict[str, int]:
+def shapes_of(checkpoint):
     """Numbers in each tensor of an encoder without its pooler, by name."""
     tensors = load_file(checkpoint / "model.safetensors")
     return {
@@ -187,7 +187,7 @@ def shapes_of(checkpoint: Path) -> dict[str, int]:
     }
 
 
-def sizes_of(checkpoint: Path) -> tuple[int, int]:
+def sizes_of(checkpoint):
     """Parameters in all, and those that train: all but weights and biases under adapters."""
     shapes = shapes_of(checkpoint)
     linear = re.compile(r"layer\.\d\.(attention\.(self|output)|intermediate|output)\.(?!LayerNorm)")
@@ -198,14 +198,14 @@ def sizes_of(checkpoint: Path) -> tuple[int, int]:
     return total, total - under
 
 
-def test_sizes_are_counted(ran: Ran) -> None:
+def test_sizes_are_counted(ran):
     total, trainable = sizes_of(ran.checkpoint)
     assert 0 < trainable < total
     assert (ran.row["params_total"], ran.row["params_trainable"]) == (total, trainable)
     assert ran.row["saved_mib"] == pytest.approx(4 * trainable / 2**20)
 
 
-def test_tokens_are_the_real_ones_of_each_epochs_examples(ran: Ran) -> None:
+def test_tokens_are_the_real_ones_of_each_epochs_examples(ran):
     texts = load_task("sst", ran.data, max_train=60).train.text_a
     lengths = Tokenizer.from_folder(ran.checkpoint).encode(texts, None, 9).lengths
     lengths[ran.predictions()["held_indices"]] = 0
@@ -215,7 +215,7 @@ def test_tokens_are_the_real_ones_of_each_epochs_examples(ran: Ran) -> None:
     assert ran.row["tokens_total"] == 4 * lengths.sum() + sum(tokens[-LAST_STEPS:])
 
 
-def test_memory_is_that_of_parameters_gradients_and_state(ran: Ran) -> None:
+def test_memory_is_that_of_parameters_gradients_and_state(ran):
     """Of fp32 numbers, two of state for each that trains."""
     total, trainable = sizes_of(ran.checkpoint)
     expected = {
@@ -227,13 +227,13 @@ def test_memory_is_that_of_parameters_gradients_and_state(ran: Ran) -> None:
         assert ran.row[name] == pytest.approx(4 * numbers / MIB, abs=2e-3), name
 
 
-def test_what_was_foretold_is_in_the_row(ran: Ran) -> None:
+def test_what_was_foretold_is_in_the_row(ran):
     row = ran.row
     assert row["flops_per_token"] == FORETOLD.flops_per_token
     assert (row["predicted_s"], row["predicted_peak_mib"]) == (45.25, 321.5)
 
 
-def test_the_whole_takes_from_launch_to_the_end(ran: Ran) -> None:
+def test_the_whole_takes_from_launch_to_the_end(ran):
     """On the clock that the fixture gives the runner."""
     row = ran.row
     assert row["wall_s"] == WALL_S
@@ -243,11 +243,11 @@ def test_the_whole_takes_from_launch_to_the_end(ran: Ran) -> None:
     assert row["finished_at"] in ends
 
 
-def utc(moment: datetime) -> str:
+def utc(moment):
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def test_scores_are_those_of_the_predictions(ran: Ran) -> None:
+def test_scores_are_those_of_the_predictions(ran):
     row, kept = ran.row, ran.predictions()
     first, *_, last = (epoch["dev_score"] for epoch in ran.lines("epochs.csv"))
     assert first != last
@@ -264,7 +264,7 @@ def test_scores_are_those_of_the_predictions(ran: Ran) -> None:
     assert row["majority_score"] == pytest.approx((kept["labels"] == most).mean())
 
 
-def test_losses_are_those_of_the_last_epoch(ran: Ran) -> None:
+def test_losses_are_those_of_the_last_epoch(ran):
     logits, labels = (ran.predictions()[name] for name in ("logits", "labels"))
     shares = np.exp(logits.astype(np.float64))
     shares /= shares.sum(axis=1, keepdims=True)
@@ -275,5 +275,5 @@ def test_losses_are_those_of_the_last_epoch(ran: Ran) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({*held_by(__file__)} - {"scale"}))  # it follows from others
-def test_a_wrong_value_fails_its_check(name: str, ran: Ran) -> None:
+def test_a_wrong_value_fails_its_check(name, ran):
     refuses_wrong_values(name, globals(), ran)

@@ -3,12 +3,8 @@
 import json
 import random
 from dataclasses import replace
-from pathlib import Path
-
-import pytest
 
 from bench.plan.columns import NAMES
-from bench.plan.rows import Row
 from bench.results.rowfile import encode, record
 from tests.bench.grids import GridRuns
 from tests.bench.report.test_recommendation import recommend_command
@@ -30,7 +26,7 @@ mode = ["full"]
 PLACE = {"grid": "own.toml", "quick": ("--device", "cpu")}
 
 
-def write_examples(path: Path) -> None:
+def write_examples(path):
     """Texts whose first word decides the class of three in four."""
     chance, lines = random.Random(0), ["text,topic"]  # noqa: S311
     for number in range(1200):
@@ -39,7 +35,7 @@ def write_examples(path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def scored(row: Row, score: float, **values: object) -> Row:
+def scored(row, score, **values):
     """A row as if its cell, with other values, had another score."""
     row = replace(row, **values)
     row = replace(row, cell_id=row.cell.cell_id, dev_score=score, flags=None)
@@ -47,8 +43,8 @@ def scored(row: Row, score: float, **values: object) -> Row:
 
 
 def test_the_recommended_setting_is_trained_alone_and_withdrawn_if_it_collapses(
-    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, tiny_checkpoint, monkeypatch
+):
     place = GridRuns(tmp_path / "place", tiny_checkpoint, workers_here=True)
     place.folder.mkdir()
     write_examples(place.folder / "train.csv")
@@ -62,7 +58,7 @@ def test_the_recommended_setting_is_trained_alone_and_withdrawn_if_it_collapses(
     head = {"mode": "head", "learning_rate": None, "learning_rate_head": 1e-3}
     heads = [scored(first, 0.1, **head, seed=seed) for seed in range(3)]
 
-    def write(*rows: Row) -> None:
+    def write(*rows):
         place.csv.write_bytes(record(NAMES) + b"".join(map(encode, (*rows, *heads))))
 
     write(*(scored(first, first.dev_score, seed=seed) for seed in range(3)))

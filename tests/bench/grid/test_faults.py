@@ -4,17 +4,14 @@ These are a few of the faults of `python -m tests.experiments.faults`, each kind
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from bench.plan.columns import NAMES
-from bench.plan.rows import Row
 from bench.results.rowfile import encode, record
 from tests.bench.synthetic_rows import new_row
 from tests.components import need
 from tests.experiments.faults import checks
-from tests.experiments.faults.case import Verdict
 from tests.experiments.faults.kinds import KINDS, Fault, draw, statuses_of, strike_of
 from tests.experiments.faults.limits import memory_group
 from tests.experiments.faults.notes import Launch
@@ -25,7 +22,7 @@ FEW = len(KINDS)
 
 
 @pytest.fixture(scope="module")
-def verdicts(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Verdict]:
+def verdicts(minilm, tmp_path_factory):
     """What became of a few faults, a small disk among them, one of them at a real worker, and some
     while two cells run at a time."""
     chosen = (
@@ -94,13 +91,13 @@ def test_a_thousand_faults_strike_in_every_phase_and_at_real_workers():
 # That the checks see what they look for
 
 
-def row(cell_id: str, status: str = "ok", attempt: int = 1, **values) -> Row:
+def row(cell_id, status="ok", attempt=1, **values):
     times = {"started_at": "2026-01-01T00:00:00Z", "finished_at": "2026-01-01T00:00:01Z"}
     ids = {"cell_id": cell_id, "conditions_id": "here", "attempt": attempt, "status": status}
     return new_row(**{**ids, **times, **values})
 
 
-def csv(*rows: Row) -> bytes:
+def csv(*rows):
     return record(NAMES) + b"".join(map(encode, rows))
 
 

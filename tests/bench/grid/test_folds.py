@@ -5,17 +5,14 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from bench.analysis.groups import Group, groups
-from bench.analysis.setting import Setting
+from bench.analysis.groups import groups
 from bench.analysis.verdicts import best_by_score, compare, score_spread
 from bench.common.errors import InputError
 from bench.plan import gridfile
@@ -24,9 +21,8 @@ from bench.plan.pruning import dominating
 from bench.plan.rows import Row
 from bench.plan.selection import parse_selection, select
 from bench.report.render import report
-from bench.results.outcomes import Outcome, ValuesOf, joined, no_values
+from bench.results.outcomes import Outcome, joined, no_values
 from bench.results.predictions import (
-    Parts,
     outcome_of,
     values_from,
 )
@@ -36,7 +32,7 @@ from bench.results.scores import score_of
 from bench.results.store import cell_folder
 from bench.stats.intervals import mean_t, paired_ratio, wilson
 from bench.studies.ensemble.members import find
-from minbert.data.tasks import Data, Sizes, load_data
+from minbert.data.tasks import Sizes, load_data
 from tests.bench.conftest import narrow
 from tests.bench.grid.test_grid_ends import wait_for
 from tests.bench.grids import GridRuns, workers_of
@@ -69,7 +65,7 @@ class Ran:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Ran:
+def ran(tmp_path_factory, minilm):
     checkpoint = narrow(1, tmp_path_factory.mktemp("checkpoints") / "lively", minilm, spread=0.3)
     place = GridRuns(tmp_path_factory.mktemp("folds") / "place", checkpoint)
     data = write_folder(place.folder / "data", ("sst",), count=40)
@@ -87,17 +83,17 @@ def ran(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Ran:
     return Ran(place, data, before, place.rows(), done.stdout)
 
 
-def predictions(ran: Ran, row: Row) -> dict[str, Any]:
+def predictions(ran, row):
     folder = cell_folder(ran.place.csv, row.name, *row.row_key)
     return load_file(folder / "predictions.safetensors")
 
 
-def by_mode(ran: Ran, mode: str) -> list[Row]:
+def by_mode(ran, mode):
     """Rows of a mode, by fold."""
     return sorted((row for row in ran.rows if row.mode == mode), key=lambda row: row.fold or 0)
 
 
-def test_every_fold_of_every_setting_is_a_cell_and_folds_follow_each_other(ran: Ran) -> None:
+def test_every_fold_of_every_setting_is_a_cell_and_folds_follow_each_other(ran):
     assert [row["fold"] for row in ran.rows] == [0, 0, 1, 1, 2, 2]
     assert {row["folds"] for row in ran.rows} == {3}
     assert len({row.cell_id for row in ran.rows}) == 6
@@ -108,7 +104,7 @@ def test_every_fold_of_every_setting_is_a_cell_and_folds_follow_each_other(ran: 
     assert "6 cells: 6 ok" in ran.out
 
 
-def test_after_a_kill_only_folds_without_a_row_run(ran: Ran) -> None:
+def test_after_a_kill_only_folds_without_a_row_run(ran):
     assert 3 <= len(ran.before) < 6
     assert ran.rows[: len(ran.before)] == ran.before
     assert {row.attempt for row in ran.rows} == {1}
@@ -119,7 +115,7 @@ def test_after_a_kill_only_folds_without_a_row_run(ran: Ran) -> None:
     assert "4 cells: 0 to run, 4 not" in again.stdout, again.stderr
 
 
-def test_every_example_is_predicted_once_by_a_model_that_did_not_see_it(ran: Ran) -> None:
+def test_every_example_is_predicted_once_by_a_model_that_did_not_see_it(ran):
     for mode in ("full", "head"):
         labels = []
         for row in by_mode(ran, mode):
@@ -132,7 +128,7 @@ def test_every_example_is_predicted_once_by_a_model_that_did_not_see_it(ran: Ran
         assert Counter(labels) == Counter(n % 5 for count in (40, 20) for n in range(count))
 
 
-def test_the_score_is_the_accuracy_of_all_predictions_and_pairs_them(ran: Ran) -> None:
+def test_the_score_is_the_accuracy_of_all_predictions_and_pairs_them(ran):
     [group] = groups(ran.rows, (), kept_values(ran.place.csv))
     assert (len(group.settings), group.folds, group.seeds) == (2, 3, 1)
     right = {}
@@ -155,7 +151,7 @@ def test_the_score_is_the_accuracy_of_all_predictions_and_pairs_them(ran: Ran) -
     assert gap.value == pytest.approx(difference.mean(), abs=1e-12)
 
 
-def test_the_report_shows_folds(ran: Ran) -> None:
+def test_the_report_shows_folds(ran):
     text = (ran.place.reports / "report.md").read_text()
     assert "6 of 6 cells ended ok, 1 seed of 3 folds for each setting" in text
     assert "Trained on all of the examples outside the fold that is scored, 1 epoch" in text
@@ -166,7 +162,7 @@ def test_the_report_shows_folds(ran: Ran) -> None:
     assert "the fold that is dev, from 0" in page
 
 
-def test_cells_of_folds_are_no_members_of_an_ensemble(ran: Ran) -> None:
+def test_cells_of_folds_are_no_members_of_an_ensemble(ran):
     with pytest.raises(InputError, match="cells of a cross-validation, each of which predicts one"):
         find([ran.place.csv])
 
@@ -180,9 +176,7 @@ def test_cells_of_folds_are_no_members_of_an_ensemble(ran: Ran) -> None:
         (("--folds", "700"), "--folds 700: give a number from 2 to 60, the number of texts"),
     ],
 )
-def test_what_folds_do_not_go_with_is_a_line(
-    grid: GridRuns, flags: tuple[str, ...], line: str
-) -> None:
+def test_what_folds_do_not_go_with_is_a_line(grid, flags, line):
     data = write_folder(grid.folder / "data", count=40)
     task = () if "--task" in flags else ("--task", "sst")
     done = grid.run(*task, "--data", str(data), *flags)
@@ -192,10 +186,8 @@ def test_what_folds_do_not_go_with_is_a_line(
     assert not grid.csv.exists()
 
 
-def test_a_length_for_folds_is_that_of_all_examples(
-    grid: GridRuns, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def find_length(data: Data, *_: object) -> tuple[int, str]:
+def test_a_length_for_folds_is_that_of_all_examples(grid, monkeypatch):
+    def find_length(data, *_):
         raise InputError(f"{[*data.sizes.values()]}")
 
     monkeypatch.setattr("bench.grid.inputs.find_length", find_length)
@@ -207,13 +199,13 @@ def test_a_length_for_folds_is_that_of_all_examples(
 RESOLVED = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
 
 
-def cells_of(**settings: object) -> list[Any]:
+def cells_of(**settings):
     loaded = gridfile.load("smoke")
     changed = loaded.settings.model_copy(update=settings)
     return expand(loaded.model_copy(update={"settings": changed}), RESOLVED)
 
 
-def test_folds_multiply_cells_within_a_seed() -> None:
+def test_folds_multiply_cells_within_a_seed():
     plain, folded = cells_of(seeds=2), cells_of(seeds=2, folds=3)
     assert len(folded) == 3 * len(plain)
     each = [(seed, fold) for seed in range(2) for fold in range(3) for _ in range(len(plain) // 2)]
@@ -230,14 +222,14 @@ def test_folds_multiply_cells_within_a_seed() -> None:
         )
 
 
-def test_memory_of_one_fold_says_nothing_of_another() -> None:
+def test_memory_of_one_fold_says_nothing_of_another():
     small, large = (cell("lora", rank, "attn", "off", folds=5, fold=1) for rank in (1, 8))
     failed = new_row(**small.columns(), status="oom", attempt=1)
     assert dominating(large, failed.conditions_id, [failed]) is failed
     assert dominating(replace(large, fold=2), failed.conditions_id, [failed]) is None
 
 
-def test_the_first_fold_runs_here_if_another_machine_has_all_scores() -> None:
+def test_the_first_fold_runs_here_if_another_machine_has_all_scores():
     cells = [cell("full", None, None, "off", folds=3, fold=fold) for fold in range(3)]
     rows = [fold_row(fold) | {"conditions_id": "there"} for fold in range(3)]
     here = {name: rows[0][name] for name in (
@@ -253,34 +245,34 @@ def test_the_first_fold_runs_here_if_another_machine_has_all_scores() -> None:
     assert [len(setting.ok), group.seeds] == [1, 1]
 
 
-def fold_row(fold: int, mode: str = "full", seed: int = 0, folds: int = 3, **more: Any) -> Row:
+def fold_row(fold, mode="full", seed=0, folds=3, **more):
     of = cell(mode, None, None, "off", seed, folds=folds, fold=fold)
     time = more.pop("time", 100.0)
     times = {TIME: time, f"{TIME}_ci_low": time * 0.99, f"{TIME}_ci_high": time * 1.01}
     return result_row(of, random.Random(0), **{"repeat": 1, **more}) | times  # noqa: S311
 
 
-def one(rows: list[Row], values_of: ValuesOf = no_values) -> Group:
+def one(rows, values_of=no_values):
     [group] = groups(rows, (), values_of)
     return group
 
 
-def predicted(run: Sequence[Row], *, logits: bool = False) -> Parts:
+def predicted(run, *, logits=False):
     """Outcomes with these numbers."""
     return {"": Outcome(numbers(run) > 0, None, "examples")}
 
 
-def numbers(run: Any) -> np.ndarray[Any, Any]:
+def numbers(run):
     """Numbers of a run whose folds have 20 examples each, with the scores in the rows."""
     return np.concatenate([np.arange(20) < round(20 * row.dev_score) for row in run]).astype(float)
 
 
-def setting_of(scores: list[float], values_of: ValuesOf = numbers, **more: Any) -> Setting:
+def setting_of(scores, values_of=numbers, **more):
     rows = [fold_row(fold, dev_score=score, **more) for fold, score in enumerate(scores)]
     return one(rows, values_of).settings[0]
 
 
-def test_a_setting_that_lacks_a_fold_has_no_score_and_says_how_many_it_has() -> None:
+def test_a_setting_that_lacks_a_fold_has_no_score_and_says_how_many_it_has():
     rows = [fold_row(0), fold_row(2), fold_row(1) | {"status": "oom", "dev_score": None}]
     setting = one(rows, numbers).settings[0]
     assert setting.estimate("dev_score") is None
@@ -294,7 +286,7 @@ def test_a_setting_that_lacks_a_fold_has_no_score_and_says_how_many_it_has() -> 
     )
 
 
-def test_without_predictions_the_score_is_the_mean_of_the_folds() -> None:
+def test_without_predictions_the_score_is_the_mean_of_the_folds():
     setting = setting_of([0.5, 0.6, 0.7], no_values)
     ends = {"dev_ci_low": 0.4, "dev_ci_high": 0.8}
     rows = [fold_row(n, dev_score=s, **ends) for n, s in enumerate([0.5, 0.6, 0.7])]
@@ -307,7 +299,7 @@ def test_without_predictions_the_score_is_the_mean_of_the_folds() -> None:
     assert "are not known, the mean of the folds' scores." in str(report(as_results(rows))["lead"])
 
 
-def test_several_seeds_of_folds_vary_by_seed_and_example() -> None:
+def test_several_seeds_of_folds_vary_by_seed_and_example():
     rows = [
         fold_row(fold, seed=seed, dev_score=0.5 + 0.1 * seed)
         for seed in range(2)
@@ -323,7 +315,7 @@ def test_several_seeds_of_folds_vary_by_seed_and_example() -> None:
     assert list(lacking.scores) == [0]
 
 
-def test_folds_of_two_versions_make_a_run_only_where_no_version_has_all() -> None:
+def test_folds_of_two_versions_make_a_run_only_where_no_version_has_all():
     old = [fold_row(fold, dev_score=0.5) for fold in range(2)]
     new = [fold_row(fold, dev_score=0.7, code_version="0.2.0") for fold in (1, 2)]
     [run] = one([*old, *new], numbers).settings[0].runs[0]
@@ -335,7 +327,7 @@ def test_folds_of_two_versions_make_a_run_only_where_no_version_has_all() -> Non
     assert [len(run) for run in one(repeated, numbers).settings[0].runs[0]] == [3, 3]
 
 
-def test_costs_are_paired_by_fold() -> None:
+def test_costs_are_paired_by_fold():
     full, head = (90.0, 100.0, 120.0), (30.0, 40.0, 50.0)
     rows = [fold_row(n, time=t) for n, t in enumerate(full)]
     rows += [fold_row(n, "head", time=t) for n, t in enumerate(head)]
@@ -347,7 +339,7 @@ def test_costs_are_paired_by_fold() -> None:
     assert ratio == paired_ratio(dict(enumerate(head)), dict(enumerate(full)))
 
 
-def test_a_setting_learned_if_the_score_of_all_folds_is_above_the_majority() -> None:
+def test_a_setting_learned_if_the_score_of_all_folds_is_above_the_majority():
     each = {"flags": "not_learned", "majority_score": 0.4}
     assert setting_of([0.6, 0.6, 0.6], **each).learned
     assert not setting_of([0.5, 0.4, 0.5], **each).learned
@@ -364,7 +356,7 @@ def test_a_setting_learned_if_the_score_of_all_folds_is_above_the_majority() -> 
 
 
 @pytest.mark.parametrize(("metric", "score"), [("rmse", 0.2), ("mcc", 0.1)])
-def test_by_another_metric_folds_learned_unless_most_are_flagged(metric: str, score: float) -> None:
+def test_by_another_metric_folds_learned_unless_most_are_flagged(metric, score):
     """Nothing says which of its values shows learning, so the flags of the rows' own count."""
     flagged = [
         [fold_row(n, dev_metric=metric, dev_score=score, majority_score=None,
@@ -375,7 +367,7 @@ def test_by_another_metric_folds_learned_unless_most_are_flagged(metric: str, sc
     assert learned == [True, True, False, False]
 
 
-def outcomes_of_folds(run: Sequence[Row], *, logits: bool = False) -> Parts:
+def outcomes_of_folds(run, *, logits=False):
     """Predictions of 20 examples in each fold; in fold 1 all are of one class."""
     rng = np.random.default_rng([row.fold or 0 for row in run])
     found = []
@@ -387,7 +379,7 @@ def outcomes_of_folds(run: Sequence[Row], *, logits: bool = False) -> Parts:
     return {"": outcome if logits else replace(outcome, logits=None)}
 
 
-def test_a_metric_that_one_fold_lacks_is_that_of_all_predictions() -> None:
+def test_a_metric_that_one_fold_lacks_is_that_of_all_predictions():
     rows = [fold_row(fold) for fold in range(3)]
     notes: list[str] = []
     by_auroc = rescored(rows, "auroc", outcomes_of_folds, {}, notes.append)
@@ -407,7 +399,7 @@ def test_a_metric_that_one_fold_lacks_is_that_of_all_predictions() -> None:
     assert elsewhere.estimate("dev_score") is not None
 
 
-def test_rows_whose_folds_contradict_each_other_have_no_score() -> None:
+def test_rows_whose_folds_contradict_each_other_have_no_score():
     for wrong in ([0, 1, 3], [0, 1, 1], [0, 1]):
         rows = [fold_row(fold) for fold in wrong]
         assert one(rows, numbers).settings[0].estimate("dev_score") is None

@@ -4,9 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
@@ -20,7 +18,7 @@ from bench.stats.steptimes import STEPS_ENOUGH
 from tests.bench.grids import GridRuns
 
 
-def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
+def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid):
     grid.csv = grid.folder / "not" / "there" / "yet" / "runs.csv"
     first = grid.run_apart("--select", "mode=dora amp=off")
     assert first.returncode == 0, first.stderr
@@ -56,7 +54,7 @@ def test_a_grid_runs_reports_and_has_nothing_left_to_do(grid: GridRuns) -> None:
     assert grid.rows() == rows
 
 
-def test_a_long_training_shows_its_own_step_times(grid: GridRuns) -> None:
+def test_a_long_training_shows_its_own_step_times(grid):
     steps = STEPS_ENOUGH
     quick = ("--max-train", "128", "--max-dev", "32", "--epochs", "50", "--device", "cpu")
     done = grid.run("--select", "mode=head amp=off", "--max-steps", str(steps), quick=quick)
@@ -72,7 +70,7 @@ ONE = ("--select", "mode=lora amp=off", "--save-weights")
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> GridRuns:
+def ran(tmp_path_factory, tiny_checkpoint):
     """A place where one cell has run. Not to be changed."""
     made = GridRuns(tmp_path_factory.mktemp("ran") / "place", tiny_checkpoint, workers_here=True)
     done = made.run(*ONE)
@@ -81,15 +79,13 @@ def ran(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Grid
 
 
 @pytest.fixture
-def one_done(ran: GridRuns, grid: GridRuns) -> GridRuns:
+def one_done(ran, grid):
     """A place of its own that holds the same."""
     shutil.copytree(ran.folder, grid.folder, dirs_exist_ok=True)
     return grid
 
 
-def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(
-    ran: GridRuns, one_done: GridRuns
-) -> None:
+def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(ran, one_done):
     grid = one_done
     (folder,) = [path for path in (grid.folder / "runs").iterdir() if path.is_dir()]
     present = {path.name for path in folder.iterdir()}
@@ -119,7 +115,7 @@ def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(
 
 
 @pytest.fixture
-def minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+def minutes(monkeypatch):
     """Each cell is predicted to take a minute."""
     monkeypatch.setenv("COLUMNS", "200")
     one = SimpleNamespace(predict=lambda _: Prediction(100.0, 60.0, 1.0), basis="by heart")
@@ -127,7 +123,7 @@ def minutes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("minutes")
-def test_dry_run_prints_the_plan_and_writes_nothing(grid: GridRuns) -> None:
+def test_dry_run_prints_the_plan_and_writes_nothing(grid):
     document = json.loads(grid.run("--dry-run", "--json").stdout)
     items = document["cells"]
     assert len(items) == 8
@@ -141,7 +137,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(grid: GridRuns) -> None:
     assert list(grid.folder.iterdir()) == []
 
 
-def test_repeats_are_planned_after_all_cells(grid: GridRuns) -> None:
+def test_repeats_are_planned_after_all_cells(grid):
     heads = ("--select", "mode=head", "--dry-run", "--repeats", "2", "--json")
     document = json.loads(grid.run(*heads, forecast=False).stdout)["cells"]
     assert [cell["repeat"] for cell in document] == [1, 1, 2, 2]
@@ -149,7 +145,7 @@ def test_repeats_are_planned_after_all_cells(grid: GridRuns) -> None:
 
 
 @pytest.mark.usefixtures("minutes")
-def test_a_dry_run_tells_how_many_cells_fit_into_a_budget(grid: GridRuns) -> None:
+def test_a_dry_run_tells_how_many_cells_fit_into_a_budget(grid):
     table = grid.run("--dry-run", "--budget", "4.5").stdout
     assert "4 of 8 cells fit into the budget of" in table
     assert table.count("left out") == 4
@@ -159,7 +155,7 @@ def test_a_dry_run_tells_how_many_cells_fit_into_a_budget(grid: GridRuns) -> Non
     assert (total["cells_that_fit"], total["budget_s"]) == (4, pytest.approx(270))
 
 
-def test_lengths_are_an_axis_and_auto_fits_the_training_examples(grid: GridRuns) -> None:
+def test_lengths_are_an_axis_and_auto_fits_the_training_examples(grid):
     path = grid.folder / "lengths.toml"
     path.write_text("[[cells]]\nmode = ['head']\nmax_length = [16, 'auto']\n")
     done = grid.run(grid=str(path))
@@ -182,10 +178,10 @@ def test_lengths_are_an_axis_and_auto_fits_the_training_examples(grid: GridRuns)
     assert cell["max_length"] == int(auto)
 
 
-def test_rates_are_searched_on_training_data_and_used(grid: GridRuns) -> None:
+def test_rates_are_searched_on_training_data_and_used(grid):
     one = ("--lr", "auto", "--select", "mode=head amp=off")
 
-    def planned(*options: str) -> dict[str, Any]:
+    def planned(*options):
         return json.loads(grid.run(*one, *options, "--dry-run", "--json", forecast=False).stdout)
 
     document = planned()

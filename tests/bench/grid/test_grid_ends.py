@@ -3,20 +3,20 @@
 import signal
 import time
 
-from tests.bench.grids import GridRuns, workers_of
+from tests.bench.grids import workers_of
 
 TWO = ("--select", "mode=head")
 """Two cells: enough for one to be done while the other is stopped."""
 
 
-def wait_for(condition, seconds: float = 90.0) -> None:
+def wait_for(condition, seconds=90.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "did not happen in time"
         time.sleep(0.05)
 
 
-def test_a_timeout_is_a_row_and_the_grid_goes_on(grid: GridRuns) -> None:
+def test_a_timeout_is_a_row_and_the_grid_goes_on(grid):
     grid.workers_here = False
     result = grid.run("--select", "mode=head", "--timeout", "0.2")
     assert result.returncode == 1
@@ -29,7 +29,7 @@ def test_a_timeout_is_a_row_and_the_grid_goes_on(grid: GridRuns) -> None:
     assert [row["attempt"] for row in grid.rows()] == [1, 1, 2]
 
 
-def test_cells_left_out_for_a_budget_run_by_the_same_command_with_more(grid: GridRuns) -> None:
+def test_cells_left_out_for_a_budget_run_by_the_same_command_with_more(grid):
     result = grid.run(*TWO, "--budget", "0.0001")
     assert result.returncode == 1, result.stderr
     assert "2 cells were left out for the budget of 0 min" in result.stderr
@@ -38,7 +38,7 @@ def test_cells_left_out_for_a_budget_run_by_the_same_command_with_more(grid: Gri
     assert [(row["status"], row["attempt"]) for row in grid.rows()[2:]] == [("ok", 2)] * 2
 
 
-def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(grid: GridRuns) -> None:
+def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(grid):
     process = grid.start(*TWO)
     wait_for(lambda: len(grid.rows()) == 1 and workers_of(grid.folder))
     process.send_signal(signal.SIGINT)
@@ -55,7 +55,7 @@ def test_an_interrupt_ends_cleanly_and_says_how_to_go_on(grid: GridRuns) -> None
     assert done >= 1
 
 
-def test_two_grids_at_once_share_the_work_and_the_device(grid: GridRuns) -> None:
+def test_two_grids_at_once_share_the_work_and_the_device(grid):
     processes = [grid.start(*TWO) for _ in range(2)]
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors

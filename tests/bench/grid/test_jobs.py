@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from bench.machine.cores import usable_cores
-from tests.bench.grids import GridRuns, workers_of
+from tests.bench.grids import workers_of
 
 CELLS = ("--select", "mode=full,lora amp=off")
 CORES = usable_cores()
@@ -15,7 +15,7 @@ needs_cores = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
 
 
 @needs_cores
-def test_two_jobs_have_cores_of_their_own_and_are_a_condition(grid: GridRuns) -> None:
+def test_two_jobs_have_cores_of_their_own_and_are_a_condition(grid):
     jobs = ("--jobs", "2")
     plan = grid.run(*CELLS, *jobs, "--dry-run")
     assert "in all, 2 cells at a time" in plan.stdout

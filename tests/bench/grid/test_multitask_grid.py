@@ -2,14 +2,12 @@
 
 import csv
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from bench.engines.outputs import heads_of
-from bench.plan.rows import Row
 from bench.results.overall import overall
 from bench.worker.setup import losses_of
 from minbert.data.metrics import accuracy, pearson
@@ -44,13 +42,7 @@ ITERATIVE = LORA.replace("all-lin-only", "all-lin") + 'unfreeze = ["iterative"]\
 CPU = ("--device", "cpu")
 
 
-def run(
-    grid: GridRuns,
-    cells: str,
-    *extra: str,
-    parts: tuple[str, ...] = PARTS,
-    settings: str = SETTINGS,
-) -> list[Row]:
+def run(grid, cells, *extra, parts=PARTS, settings=SETTINGS):
     """Run a grid of such cells, which must end ok; their rows."""
     done = command(grid, cells, *extra, parts=parts, settings=settings)
     assert done.returncode == 0, done.stderr
@@ -64,25 +56,25 @@ def command(grid, cells, *extra, parts=PARTS, settings=SETTINGS):
     return grid.run("--data", str(data), *extra, grid=str(path), quick=CPU)
 
 
-def folder_of(grid: GridRuns, row: Row) -> Path:
+def folder_of(grid, row):
     (folder,) = [p for p in (grid.folder / "runs").iterdir() if str(row["cell_id"]) in p.name]
     return folder
 
 
 @pytest.fixture(scope="module")
-def checkpoint(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(minilm, tmp_path_factory):
     """A tiny checkpoint whose weights are drawn large, so that what it says of texts differs."""
     return narrow(1, tmp_path_factory.mktemp("checkpoints") / "lively", minilm, spread=0.3)
 
 
 @pytest.fixture
-def grid(tmp_path: Path, checkpoint: Path) -> GridRuns:
+def grid(tmp_path, checkpoint):
     """A fresh place for a grid's results."""
     return GridRuns(tmp_path, checkpoint, workers_here=True)
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> GridRuns:
+def ran(tmp_path_factory, checkpoint):
     """A place where a full and a LoRA cell have run. Not to be changed."""
     made = GridRuns(tmp_path_factory.mktemp("ran") / "place", checkpoint, workers_here=True)
     made.folder.mkdir(parents=True)
@@ -90,7 +82,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> GridRuns:
     return made
 
 
-def test_a_worker_says_how_long_keeping_its_weights_took(ran: GridRuns) -> None:
+def test_a_worker_says_how_long_keeping_its_weights_took(ran):
     for row in ran.rows():
         folder = folder_of(ran, row)
         with (folder / "phases.csv").open() as file:
@@ -100,7 +92,7 @@ def test_a_worker_says_how_long_keeping_its_weights_took(ran: GridRuns) -> None:
         assert saved > 0
 
 
-def test_cells_end_ok_with_all_figures(ran: GridRuns) -> None:
+def test_cells_end_ok_with_all_figures(ran):
     rows = ran.rows()
     assert [row["status"] for row in rows] == ["ok", "ok"], [row["message"] for row in rows]
     for row in rows:
@@ -125,7 +117,7 @@ def test_cells_end_ok_with_all_figures(ran: GridRuns) -> None:
     assert "Overall is the mean of the accuracy on sst" in report
 
 
-def test_what_is_kept_gives_the_scores_again(ran: GridRuns) -> None:
+def test_what_is_kept_gives_the_scores_again(ran):
     for row in ran.rows():
         folder = folder_of(ran, row)
         kept = load_file(folder / "predictions.safetensors")
@@ -148,7 +140,7 @@ def test_what_is_kept_gives_the_scores_again(ran: GridRuns) -> None:
         assert len(steps) == 1 + 2 * 3 * 3
 
 
-def test_with_one_part_of_the_files_that_part_is_learned(grid: GridRuns) -> None:
+def test_with_one_part_of_the_files_that_part_is_learned(grid):
     settings = SETTINGS + 'regression_loss = "pearson"\n'
     done = command(grid, FULL, parts=("sts",), settings=settings)
     assert done.returncode == 0, done.stderr
@@ -163,7 +155,7 @@ def test_with_one_part_of_the_files_that_part_is_learned(grid: GridRuns) -> None
     assert row["dev_score"] == pytest.approx((1 + row["dev_similarity"]) / 2, abs=1e-6)
 
 
-def test_both_encoders_unfreeze_epoch_by_epoch(tmp_path: Path, deep_checkpoint: Path) -> None:
+def test_both_encoders_unfreeze_epoch_by_epoch(tmp_path, deep_checkpoint):
     """Of four layers the top two have trained in three epochs, in both encoders."""
     grid = GridRuns(tmp_path, deep_checkpoint, workers_here=True)
     settings = SETTINGS.replace("epochs = 2", "epochs = 3")
@@ -185,9 +177,7 @@ def test_both_encoders_unfreeze_epoch_by_epoch(tmp_path: Path, deep_checkpoint: 
 @pytest.mark.parametrize(
     ("order", "came"), [("sequential", {"sst"}), ("round-robin", {"sst", "quora"})]
 )
-def test_parts_come_in_the_order_asked_for_and_what_serves_others_need_not_move(
-    grid: GridRuns, order: str, came: set[str]
-) -> None:
+def test_parts_come_in_the_order_asked_for_and_what_serves_others_need_not_move(grid, order, came):
     """In two steps, of which a part has three in an epoch. The heads' last biases begin at 0."""
     settings = SETTINGS + f'task_order = "{order}"\n'
     (row,) = run(grid, FULL, "--max-steps", "2", "--save-weights", settings=settings)
@@ -197,7 +187,7 @@ def test_parts_come_in_the_order_asked_for_and_what_serves_others_need_not_move(
     assert {part for part in PARTS if kept[f"classifier.{part}.out.bias"].any()} == came
 
 
-def test_random_weights_on_one_encoder_measure_cost_alone(grid: GridRuns) -> None:
+def test_random_weights_on_one_encoder_measure_cost_alone(grid):
     settings = SETTINGS.replace("encoders = 2", "encoders = 1").replace("conv", "linear")
     (row,) = run(grid, LORA.replace("lora", "dora"), "--init", "random", settings=settings)
     assert (row["status"], row["encoders"]) == ("ok", 1)
@@ -206,7 +196,7 @@ def test_random_weights_on_one_encoder_measure_cost_alone(grid: GridRuns) -> Non
     assert row["params_total"] < 2e6, "the second encoder alone would have a million more"
 
 
-def test_a_step_has_the_rate_and_the_decay_of_its_part(grid: GridRuns) -> None:
+def test_a_step_has_the_rate_and_the_decay_of_its_part(grid):
     """After one step of sst. AdamW's first moves a bias, which begins at 0, by the rate, and where
     there is no gradient, at positions that no text has, decay alone changes a weight."""
     settings = SETTINGS.replace("adamax", "adamw").replace("sst = 9e-3", "sst = 0.5")
@@ -222,7 +212,7 @@ def test_a_step_has_the_rate_and_the_decay_of_its_part(grid: GridRuns) -> None:
     assert not kept["classifier.quora.out.bias"].any()
 
 
-def test_the_same_cell_gives_the_same_losses(ran: GridRuns, grid: GridRuns) -> None:
+def test_the_same_cell_gives_the_same_losses(ran, grid):
     (again,) = run(grid, FULL)
     (first,) = [row for row in ran.rows() if row["mode"] == "full"]
     losses = []
@@ -232,7 +222,7 @@ def test_the_same_cell_gives_the_same_losses(ran: GridRuns, grid: GridRuns) -> N
     assert losses[0] == losses[1]
 
 
-def test_a_search_for_rates_is_refused_in_a_line(grid: GridRuns) -> None:
+def test_a_search_for_rates_is_refused_in_a_line(grid):
     done = command(grid, FULL, "--lr", "auto")
     assert done.returncode == 2
     assert done.stderr.startswith("error: --lr auto: no rates are searched for task multitask")
@@ -240,7 +230,7 @@ def test_a_search_for_rates_is_refused_in_a_line(grid: GridRuns) -> None:
     assert not grid.csv.exists()
 
 
-def test_each_part_has_its_loss_and_its_outputs() -> None:
+def test_each_part_has_its_loss_and_its_outputs():
     whole = TASKS["multitask"]
     losses = losses_of(whole, PARTS, None)
     assert losses == {"sst": "cross-entropy", "quora": "binary", "sts": "mse"}
@@ -252,7 +242,7 @@ def test_each_part_has_its_loss_and_its_outputs() -> None:
     assert [heads_of(TASKS[name], [""]) for name in ("movies", "quora", "sts")] == [5, 2, 1]
 
 
-def test_a_correlation_of_equal_dev_labels_is_told_and_no_score(grid: GridRuns) -> None:
+def test_a_correlation_of_equal_dev_labels_is_told_and_no_score(grid):
     data = write_folder(grid.folder / "data", ("sst", "sts"))
     relabel(data / "sts-dev.csv", "3.8")
     path = grid.folder / "mine.toml"
@@ -268,7 +258,7 @@ def test_a_correlation_of_equal_dev_labels_is_told_and_no_score(grid: GridRuns) 
     assert row["dev_sentiment"] is not None
 
 
-def test_a_share_of_each_part_is_held_out_and_predicted(grid: GridRuns) -> None:
+def test_a_share_of_each_part_is_held_out_and_predicted(grid):
     """By a cell of all parts, and by one of sts alone."""
     run(grid, FULL, settings=SETTINGS + "held_out = 0.4\n")
     alone = "[settings]\ntask = 'sts'\nbatch_size = 8\nmax_length = 32\nheld_out = 0.4\n"

@@ -5,7 +5,6 @@ import json
 import random
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from bench.report.__main__ import main as report
 from bench.results.facts import read_facts, update_facts
 from bench.results.origins import folder_of
 from minbert.data.tasks import TASKS, load_data
-from tests.bench.grids import GridRuns, workers_here
+from tests.bench.grids import workers_here
 from tests.cs224n import write_folder
 
 TOPICS = ("NA", "None", "weather, and climate", "sports")
@@ -40,7 +39,7 @@ mode = ["full"]
 """
 
 
-def write_csv(path: Path, count: int, seed: int = 0) -> Path:
+def write_csv(path, count, seed=0):
     """A file of short texts whose topic is that of one word, with the labels as a user has them."""
     rng = random.Random(seed)  # noqa: S311
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -56,7 +55,7 @@ def write_csv(path: Path, count: int, seed: int = 0) -> Path:
 
 
 @pytest.fixture
-def place(grid: GridRuns, monkeypatch: pytest.MonkeyPatch) -> GridRuns:
+def place(grid, monkeypatch):
     monkeypatch.setenv("MINBERT_CACHE", str(grid.folder / "cache"))
     write_csv(grid.folder / "train.csv", 200)
     write_csv(grid.folder / "test.csv", 40, seed=1)
@@ -65,25 +64,23 @@ def place(grid: GridRuns, monkeypatch: pytest.MonkeyPatch) -> GridRuns:
     return grid
 
 
-def run_report(place: GridRuns, *flags: str) -> int:
+def run_report(place, *flags):
     arguments = ["--runs", str(place.csv), "--reports", str(place.reports), *flags]
     with workers_here(), pytest.raises(SystemExit) as end:
         run_command(report_with(arguments))
     return int(end.value.code or 0)
 
 
-def report_with(arguments: list[str]):
+def report_with(arguments):
     class Command:
         @staticmethod
-        def main(**options: object) -> object:
+        def main(**options):
             return report.main(arguments, **options)
 
     return Command
 
 
-def test_from_a_csv_with_named_classes_to_a_report_and_one_score_on_test(
-    place: GridRuns, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_from_a_csv_with_named_classes_to_a_report_and_one_score_on_test(place, capsys):
     grid = str(place.folder / "own.toml")
     done = place.run("--text", "body", grid=grid, quick=("--device", "cpu"))
     assert done.returncode == 0, done.stderr
@@ -157,9 +154,7 @@ def test_from_a_csv_with_named_classes_to_a_report_and_one_score_on_test(
         (("--classes", "NA,None"), "`weather, and climate`, which the given"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(
-    flags: tuple[str, ...], message: str, place: GridRuns
-) -> None:
+def test_bad_input_is_one_line_and_leaves_nothing(flags, message, place):
     other = place.folder / "other.csv"
     other.write_text("id,body,topic\n1,some text here,kites\n2,more of it,sports\n")
     flags = tuple(str(other) if flag == "other.csv" else flag for flag in flags)
@@ -175,7 +170,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert not (place.folder / "cache" / "data").exists()
 
 
-def test_several_labels_train_and_are_scored(place: GridRuns) -> None:
+def test_several_labels_train_and_are_scored(place):
     path = place.folder / "tags.jsonl"
     rng = np.random.default_rng(0)
     with path.open("w", encoding="utf-8") as file:
@@ -197,9 +192,7 @@ def test_several_labels_train_and_are_scored(place: GridRuns) -> None:
     assert "macro F1" in text
 
 
-def test_the_same_examples_from_a_folder_and_from_a_csv_give_the_same_losses(
-    grid: GridRuns, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_examples_from_a_folder_and_from_a_csv_give_the_same_losses(grid, monkeypatch):
     monkeypatch.setenv("MINBERT_CACHE", str(grid.folder / "cache"))
     course = write_folder(grid.folder / "course", ["sst"], count=40)
     for side in ("train", "dev"):
@@ -225,13 +218,11 @@ def test_the_same_examples_from_a_folder_and_from_a_csv_give_the_same_losses(
     assert [len(steps) for steps in losses["sst"].values()] == [3]
 
 
-def test_examples_that_are_gone_from_the_cache_stop_the_grid_and_it_goes_on(
-    place: GridRuns, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_examples_that_are_gone_from_the_cache_stop_the_grid_and_it_goes_on(place, monkeypatch):
     cache = place.folder / "cache" / "data"
     began = local.run_cell
 
-    def run_cell(*arguments: Any, **named: Any) -> Any:
+    def run_cell(*arguments, **named):
         row = began(*arguments, **named)
         shutil.rmtree(cache)
         return row
@@ -249,9 +240,7 @@ def test_examples_that_are_gone_from_the_cache_stop_the_grid_and_it_goes_on(
     assert place.statuses() == ["ok", "ok"]
 
 
-def test_other_names_for_the_same_classes_are_shown_though_nothing_is_trained_again(
-    place: GridRuns,
-) -> None:
+def test_other_names_for_the_same_classes_are_shown_though_nothing_is_trained_again(place):
     path = place.folder / "train.csv"
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
@@ -280,7 +269,7 @@ def test_other_names_for_the_same_classes_are_shown_though_nothing_is_trained_ag
     assert place.statuses() == ["ok"]
 
 
-def test_flags_that_do_not_go_with_what_is_given_are_refused(grid: GridRuns) -> None:
+def test_flags_that_do_not_go_with_what_is_given_are_refused(grid):
     done = grid.run("--label", "topic", quick=())
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: --label describes data: give it with --data\n"

@@ -3,8 +3,6 @@
 from dataclasses import replace
 
 from bench.grid.plans import Kinds
-from bench.machine.conditions import Target
-from bench.plan.rows import Row
 from tests.bench.synthetic_rows import planned_row
 from tests.experiments.faults.setups import setup
 
@@ -14,12 +12,12 @@ OTHER = replace(FIRST, conditions=replace(FIRST.conditions, machine="other"))
 CELL, *_ = SETUP.cells
 
 
-def row(on: Target, status: str, attempt: int = 1) -> Row:
+def row(on, status, attempt=1):
     values = {**on.conditions.columns(), "status": status, "attempt": attempt}
     return planned_row(CELL) | values
 
 
-def planned(*rows: Row, **options):
+def planned(*rows, **options):
     [item] = Kinds(SETUP.grid, lambda: [FIRST, OTHER]).plan([CELL], rows, **options)
     return item.conditions_id, item.action, item.attempt
 

@@ -17,7 +17,7 @@ def pipe():
     os.close(write)
 
 
-def received(read: int) -> list[dict]:
+def received(read):
     return [json.loads(line) for line in os.read(read, 2**20).splitlines()]
 
 
@@ -27,7 +27,7 @@ def test_steps_come_at_most_twice_a_second_and_phases_always(pipe):
     progress = Progress(write, lambda: now)
     asked = []
 
-    def loss() -> float:
+    def loss():
         asked.append(now)
         return 0.25
 

@@ -3,20 +3,17 @@
 import math
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bench.analysis.groups import Group, groups
-from bench.analysis.setting import Setting
+from bench.analysis.groups import groups
 from bench.analysis.verdicts import compare, score_spread
-from bench.plan.rows import Row
 from bench.report.__main__ import main
 from bench.report.render import report
 from bench.report.text import no_interval
-from bench.results.outcomes import ValuesOf, no_values
+from bench.results.outcomes import no_values
 from bench.results.store import Store
 from bench.stats.changepoints import autoregressive
 from bench.stats.intervals import Std, ratio
@@ -27,7 +24,7 @@ SENTENCES = Path(__file__).with_name("several-runs.txt")
 TIME = "ms_per_1k_tokens"
 
 
-def run(mode: str = "full", time: float = 100.0, **more: Any) -> Row:
+def run(mode="full", time=100.0, **more):
     """A run of a cell, of seed 0 and repeat 1 unless `more` says otherwise."""
     axes = (1, "attn-only") if mode == "lora" else (None, None)
     settings = more.pop("settings", {})
@@ -37,16 +34,16 @@ def run(mode: str = "full", time: float = 100.0, **more: Any) -> Row:
     return row | times | {name: more[name] for name in times if name in more}
 
 
-def one(rows: list[Row], values_of: ValuesOf = no_values) -> Group:
+def one(rows, values_of=no_values):
     [group] = groups(rows, (), values_of)
     return group
 
 
-def first(rows: list[Row], values_of: ValuesOf = no_values) -> Setting:
+def first(rows, values_of=no_values):
     return one(rows, values_of).settings[0]
 
 
-def half_width(setting: Setting, column: str = TIME) -> float:
+def half_width(setting, column=TIME):
     """Half the interval of a logarithm."""
     estimate = setting.estimate(column)
     assert estimate is not None
@@ -55,7 +52,7 @@ def half_width(setting: Setting, column: str = TIME) -> float:
     return math.log(ends[1] / ends[0]) / 2
 
 
-def test_costs_take_every_repeat_and_version_and_scores_one_value_for_each_seed() -> None:
+def test_costs_take_every_repeat_and_version_and_scores_one_value_for_each_seed():
     rows = [
         run(time=90.0, dev_score=0.5, peak_rss_mib=900.0),
         run(time=100.0, dev_score=0.5, peak_rss_mib=1000.0, repeat=2),
@@ -73,7 +70,7 @@ def test_costs_take_every_repeat_and_version_and_scores_one_value_for_each_seed(
     assert (group.seeds, group.ok) == (2, 4)
 
 
-def test_repeats_of_one_seed_have_the_score_of_one_training() -> None:
+def test_repeats_of_one_seed_have_the_score_of_one_training():
     rows = [run(repeat=n, dev_score=0.5, dev_ci_low=0.47, dev_ci_high=0.53) for n in (1, 2)]
     assert first(rows).estimate("dev_score").ends() == pytest.approx((0.47, 0.53))
     kept = first(rows, lambda rows: np.full(4, 0.5))
@@ -84,12 +81,12 @@ def test_repeats_of_one_seed_have_the_score_of_one_training() -> None:
     assert (spread.seeds, spread.of_seeds) == (1, None)
 
 
-def test_repeats_that_were_kept_differently_long_are_not_known() -> None:
+def test_repeats_that_were_kept_differently_long_are_not_known():
     rows = [run(repeat=n) for n in (1, 2)]
     assert first(rows, lambda rows: np.ones(int(rows[0]["repeat"] or 0))).values == {}
 
 
-def test_the_time_of_one_process_has_no_interval_unless_others_show_how_processes_differ() -> None:
+def test_the_time_of_one_process_has_no_interval_unless_others_show_how_processes_differ():
     alone = one([run(), run("head")])
     assert alone.between(TIME) is None
     assert alone.settings[0].estimate(TIME).ends() is None
@@ -106,7 +103,7 @@ def test_the_time_of_one_process_has_no_interval_unless_others_show_how_processe
     assert group.settings[1].estimate("peak_rss_mib").ends() is None, "memory of one run"
 
 
-def test_seeds_of_other_settings_show_how_times_of_processes_differ_and_not_peaks() -> None:
+def test_seeds_of_other_settings_show_how_times_of_processes_differ_and_not_peaks():
     rows = [
         run(time=100 * math.exp(x), seed=n, peak_rss_mib=1000.0 + n)
         for n, x in enumerate((-0.02, 0.0, 0.02))
@@ -116,7 +113,7 @@ def test_seeds_of_other_settings_show_how_times_of_processes_differ_and_not_peak
     assert group.between("peak_rss_mib") is None, "the seed determines the largest batch"
 
 
-def processes(rng: np.random.Generator, memory: float, *marks: dict[str, Any]) -> list[Row]:
+def processes(rng, memory, *marks):
     """Runs of a cell as processes measure it: 132 steps of 100 ms, with autoregressive noise of 5%
     and this memory in steps, in processes that differ by 5%."""
     steps = 132
@@ -132,7 +129,7 @@ def processes(rng: np.random.Generator, memory: float, *marks: dict[str, Any]) -
     return rows
 
 
-def test_intervals_of_times_cover_what_other_processes_would_measure() -> None:
+def test_intervals_of_times_cover_what_other_processes_would_measure():
     """Of settings with three seeds, with three repeats, and with one run beside those."""
     rng, trials = np.random.default_rng(7), 60
     hits = dict.fromkeys(("seeds", "repeats", "single"), 0)
@@ -146,7 +143,7 @@ def test_intervals_of_times_cover_what_other_processes_would_measure() -> None:
     assert min(hits.values()) >= 0.9 * trials, hits
 
 
-def repeats(mode: str, *gaps: float, own: float = 0.001, rate: float = 1e-4) -> list[Row]:
+def repeats(mode, *gaps, own=0.001, rate=0.0001):
     """Three runs of a setting, so far apart in logarithms, each with an interval of its own."""
     return [
         run(
@@ -161,7 +158,7 @@ def repeats(mode: str, *gaps: float, own: float = 0.001, rate: float = 1e-4) -> 
     ]
 
 
-def beside_steady(rows: list[Row]) -> tuple[Group, Setting]:
+def beside_steady(rows):
     """A group with four settings whose runs are 1% apart, and the setting of some other rows."""
     rates = (1e-5, 2e-5, 3e-5, 4e-5)
     steady = [row for rate in rates for row in repeats("full", -0.01, 0.0, 0.01, rate=rate)]
@@ -169,7 +166,7 @@ def beside_steady(rows: list[Row]) -> tuple[Group, Setting]:
     return group, group.settings[-1]
 
 
-def test_a_setting_less_steady_than_the_others_has_an_interval_of_its_own_scatter() -> None:
+def test_a_setting_less_steady_than_the_others_has_an_interval_of_its_own_scatter():
     group, wild = beside_steady(repeats("head", -0.2, 0.0, 0.2))
     assert half_width(wild) == pytest.approx(4.302653 * 0.2 / math.sqrt(3), rel=1e-6)
     pooled = group.between(TIME).half_width(3)
@@ -180,19 +177,19 @@ def test_a_setting_less_steady_than_the_others_has_an_interval_of_its_own_scatte
     assert half_width(usual) == pytest.approx(pooled, rel=1e-6), "that may be by chance"
 
 
-def test_runs_of_one_seed_are_known_no_better_than_by_their_own_intervals() -> None:
+def test_runs_of_one_seed_are_known_no_better_than_by_their_own_intervals():
     _, unsure = beside_steady(repeats("head", -0.01, 0.0, 0.01, own=0.3))
     assert half_width(unsure) == pytest.approx(0.3 / math.sqrt(3), rel=1e-6)
 
 
-def test_what_versions_of_the_code_differ_by_is_in_the_intervals_too() -> None:
+def test_what_versions_of_the_code_differ_by_is_in_the_intervals_too():
     rows = [run(), run(code_version="0.2.0", time=200.0), run("head")]
     group = one(rows)
     assert group.between(TIME) == Std(pytest.approx(math.log(2) / math.sqrt(2)), 1)
     assert half_width(group.settings[0]) == pytest.approx(12.7062 * math.log(2) / 2, rel=1e-4)
 
 
-def test_costs_are_paired_over_runs_that_both_have() -> None:
+def test_costs_are_paired_over_runs_that_both_have():
     """What slows a round of repeats for all settings does not hide their ratio."""
     rounds = [1.0, 1.5, 1.2, 0.9]
     rows = [run(time=100 * slow, repeat=n) for n, slow in enumerate(rounds, 1)]
@@ -210,7 +207,7 @@ def test_costs_are_paired_over_runs_that_both_have() -> None:
     assert gap.high - gap.low < 1e-6, "over the runs of the version that both have"
 
 
-def test_what_versions_differ_by_is_not_hidden_by_pairs_across_them() -> None:
+def test_what_versions_differ_by_is_not_hidden_by_pairs_across_them():
     newer = {"code_version": "0.2.0"}
     rows = [run(repeat=n) for n in (1, 2, 3)]
     rows += [run("head", time=120.0, repeat=n, **newer) for n in (1, 2, 3)]
@@ -223,7 +220,7 @@ def test_what_versions_differ_by_is_not_hidden_by_pairs_across_them() -> None:
     assert math.log(gap.high / gap.value) > 0.1
 
 
-def test_two_repeats_of_one_seed_are_compared_by_what_all_repeats_show() -> None:
+def test_two_repeats_of_one_seed_are_compared_by_what_all_repeats_show():
     """Two have one degree of freedom: their own spread would be of no use."""
     rows = [
         run(mode, time=100 * math.exp(0.02 * (-1) ** n), repeat=n, seed=0)
@@ -236,13 +233,13 @@ def test_two_repeats_of_one_seed_are_compared_by_what_all_repeats_show() -> None
     assert math.log(gap.high / gap.value) == pytest.approx(half, rel=1e-6)
 
 
-def test_planned_repeats_without_a_row_are_not_run() -> None:
+def test_planned_repeats_without_a_row_are_not_run():
     planned = [planned_row(cell("full", None, None, "off")) | {"repeat": n} for n in (1, 2)]
     [group] = groups([run()], planned)
     assert [row["status"] for row in group.ordered] == ["ok", None]
 
 
-def test_planned_cells_of_a_version_without_a_row_of_it_are_not_run() -> None:
+def test_planned_cells_of_a_version_without_a_row_of_it_are_not_run():
     newer = {"code_version": "0.2.0"}
     planned = [planned_row(cell(mode, None, None, "off")) | newer for mode in ("full", "head")]
     [group] = groups([run(), run("head", **newer)], planned)
@@ -252,13 +249,13 @@ def test_planned_cells_of_a_version_without_a_row_of_it_are_not_run() -> None:
     assert [row["status"] for row in group.ordered] == ["ok", "ok"], "it was run, and failed"
 
 
-def away(row: Row, machine: str = "EPYC, 64 cores", **more: Any) -> Row:
+def away(row, machine="EPYC, 64 cores", **more):
     """A row as another machine gives it."""
     there = {"conditions_id": machine[:4], "machine": machine, "finished_at": "2026-01-01"}
     return row | there | more
 
 
-def test_scores_come_from_elsewhere_for_seeds_that_have_none_and_costs_never_do() -> None:
+def test_scores_come_from_elsewhere_for_seeds_that_have_none_and_costs_never_do():
     here = [run(dev_score=0.5), run("head", dev_score=0.4)]
     there = [away(run(seed=seed, time=1.0, dev_score=0.6, peak_rss_mib=1.0)) for seed in (0, 1, 2)]
     group, other = groups([*here, *there], (), lambda rows: np.full(4, rows[0]["dev_score"]))
@@ -278,12 +275,12 @@ def test_scores_come_from_elsewhere_for_seeds_that_have_none_and_costs_never_do(
      {"dev_score": None}, {"frozen_dtype": "bf16"}, {"learning_rate": 1.0},
      {"learning_rate_source": "candidate"}],
 )  # fmt: skip
-def test_scores_of_other_software_or_settings_are_not_taken(more: dict[str, Any]) -> None:
+def test_scores_of_other_software_or_settings_are_not_taken(more):
     group = groups([run(), away(run(seed=1), **more)])[0]
     assert group.settings[0].scores.keys() == {0}
 
 
-def test_the_first_machine_that_has_a_seed_lends_it() -> None:
+def test_the_first_machine_that_has_a_seed_lends_it():
     rows = [run(), away(run(seed=1, dev_score=0.7)), away(run(seed=1, dev_score=0.8), "ARM 8")]
     [row] = groups(rows)[0].settings[0].elsewhere
     assert len(groups(rows)) == 3
@@ -293,7 +290,7 @@ def test_the_first_machine_that_has_a_seed_lends_it() -> None:
 # What is said
 
 
-def lines_of(rows: list[Row]) -> list[str]:
+def lines_of(rows):
     """The headings and sentences of a report, and what its first failure is called."""
     facts = report(as_results(rows))
     lines = [*facts["lead"], facts["cells_heading"], facts["failures_heading"]]
@@ -301,7 +298,7 @@ def lines_of(rows: list[Row]) -> list[str]:
     return lines + [row[0] for row in facts["failures"].rows[:1]]
 
 
-def test_a_report_says_what_its_runs_are() -> None:
+def test_a_report_says_what_its_runs_are():
     """Of other rows, the lines that two cells of one run do not have."""
     cells = [run(mode, predicted_peak_mib=1.0, predicted_s=1.0) for mode in ("full", "head")]
     full, head = cells
@@ -327,7 +324,7 @@ def test_a_report_says_what_its_runs_are() -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_version_of_the_code_can_be_chosen(tmp_path: Path) -> None:
+def test_a_version_of_the_code_can_be_chosen(tmp_path):
     runs, store = tmp_path / "runs.csv", Store(tmp_path / "runs.csv")
     for row in synthetic_rows(3, failures=False):
         store.append(row | {"repeat": 1}, row | {"repeat": 1, "code_version": "0.2.0"})

@@ -1,11 +1,9 @@
 """What a report takes on a disk does not grow with the rows behind it."""
 
 import random
-from pathlib import Path
 
 import pytest
 
-from bench.plan.rows import Row
 from bench.report import cells, tables, tradeoff
 from bench.report.render import render
 from tests.bench.synthetic_rows import as_results, cell, result_row, synthetic_rows
@@ -15,16 +13,14 @@ LARGEST_PAGE = 10_000_000
 LARGEST_MARKDOWN = 1_000_000
 
 
-def sizes(folder: Path, rows: list[Row]) -> tuple[int, int, str]:
+def sizes(folder, rows):
     """Bytes of the page and of the Markdown, and the page."""
     index = render(as_results(rows, runs=["runs.csv"]), folder)
     html = index.read_text("utf-8")
     return len(html.encode()), (folder / "report.md").stat().st_size, html
 
 
-def test_a_page_is_as_large_for_twice_the_seeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_is_as_large_for_twice_the_seeds(tmp_path, monkeypatch):
     monkeypatch.setattr(cells, "MOST_OF_A_GROUP", 100)
     page, text, html = sizes(tmp_path / "a", synthetic_rows(68 * 4))
     twice, twice_text, _ = sizes(tmp_path / "b", synthetic_rows(68 * 8))
@@ -37,9 +33,7 @@ def test_a_page_is_as_large_for_twice_the_seeds(
     assert html.count('<tr class="failed">') < 100
 
 
-def test_many_rates_are_many_settings_of_which_some_are_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_rates_are_many_settings_of_which_some_are_drawn(tmp_path, monkeypatch):
     for module in (tables, tradeoff):
         monkeypatch.setattr(module, "MOST_DRAWN", 60)
     monkeypatch.setattr(tables, "MOST_SETTINGS", 80)
@@ -55,9 +49,7 @@ def test_many_rates_are_many_settings_of_which_some_are_drawn(
     assert "80 of 200 are shown" in html
 
 
-def test_many_groups_are_counted_and_the_first_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_groups_are_counted_and_the_first_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(cells, "MOST_CELLS", 130)
     count = 40
     rows = [

@@ -6,7 +6,6 @@ import shutil
 import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -15,7 +14,7 @@ import pytest
 from bench.analysis.groups import groups
 from bench.executors.local import LocalExecutor
 from bench.forecast.forecast import Prediction
-from bench.forecast.outlook import Forecaster, outlook_on
+from bench.forecast.outlook import outlook_on
 from bench.grid.session import Session
 from bench.launch.locks import Locks
 from bench.machine.devices import Device
@@ -23,8 +22,8 @@ from bench.machine.gpu_trial import GpuInfo
 from bench.plan.budget import Budget
 from bench.plan.columns import NAMES
 from bench.plan.job import Job
-from bench.plan.planning import Planned, plan
-from bench.plan.rows import Row, latest
+from bench.plan.planning import plan
+from bench.plan.rows import latest
 from bench.results import kept
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, cells_folder, read_plan, read_rows
@@ -38,29 +37,21 @@ from tests.experiments.faults.worker import NOTES, PLACE, RUN
 class Place:
     """A runs.csv, and runs on it with a worker without torch."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.csv = folder / "place" / "runs.csv"
         self.notes = Notes(folder / "notes")
         self.notes.folder.mkdir(exist_ok=True)
         self.setup = setup("fake")
 
-    def plan(self, **options) -> list[Planned]:
+    def plan(self, **options):
         return plan(self.setup.cells, self.rows(), self.setup.conditions.columns(), **options)
 
-    def version(self, name: str) -> None:
+    def version(self, name):
         """From now on the code is of another version."""
         conditions = replace(self.setup.conditions, code_version=name)
         self.setup = replace(self.setup, conditions=conditions)
 
-    def run(
-        self,
-        *rounds: list[Planned],
-        fresh: bool = False,
-        as_json: bool = False,
-        device: Device | None = None,
-        forecaster: Forecaster | None = None,
-        **options,
-    ) -> int:
+    def run(self, *rounds, fresh=False, as_json=False, device=None, forecaster=None, **options):
         target = self.setup.target(str(self.csv.parent), device or Device())
         store = Store(self.csv, self.setup.conditions.code_version if fresh else None)
         session = self.setup.session(self.csv, [target], store=store, **options)
@@ -70,20 +61,20 @@ class Place:
         ):
             return session.run(rounds, as_json)
 
-    def rows(self) -> list[Row]:
+    def rows(self):
         return read_rows(self.csv)
 
-    def folder(self, row: Row) -> Path:
+    def folder(self, row):
         repeat = "" if row["repeat"] == 1 else f"-r{row['repeat']}"
         end = f"-{row['cell_id']}-{row['conditions_id']}{repeat}-{row['attempt']}"
         [folder] = cells_folder(self.csv).glob(f"*{end}")
         return folder
 
-    def launches(self) -> int:
+    def launches(self):
         return len(self.notes.launches())
 
 
-def place_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place_in(folder, monkeypatch):
     """A place, for whose workers the environment is set."""
     monkeypatch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
     made = Place(folder)
@@ -94,7 +85,7 @@ def place_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(tmp_path_factory):
     """The folder of a place with all cells done. Not to be changed."""
     folder = tmp_path_factory.mktemp("done")
     with pytest.MonkeyPatch.context() as patch:
@@ -105,7 +96,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(done, tmp_path, monkeypatch) -> Place:
+def place(done, tmp_path, monkeypatch):
     """A place of its own with all cells done."""
     shutil.copytree(done, tmp_path, dirs_exist_ok=True)
     return place_in(tmp_path, monkeypatch)
@@ -169,7 +160,7 @@ def test_scores_of_another_machine_are_done_and_costs_are_measured_here_once(pla
     assert (mine["seed"], mine["status"]) == (0, "ok")
 
 
-def pretrained(place: Place) -> None:
+def pretrained(place):
     """From now on the cells begin with the weights of a checkpoint, so that they are others."""
     settings = place.setup.grid.settings.model_copy(update={"init": "pretrained"})
     grid = place.setup.grid.model_copy(update={"settings": settings})
@@ -216,18 +207,18 @@ def test_a_result_with_weights_is_taken_over_where_none_need_be_kept(
     assert (place.launches() == launches) is taken_over
 
 
-def interrupt(place: Place, row: Row) -> Path:
+def interrupt(place, row):
     """A row that says that the cell was run again and interrupted; the folder of its next try."""
     Store(place.csv).append(row | {"attempt": 2, "status": "interrupted"})
     folder = place.folder(row)
     return folder.with_name(f"{folder.name.removesuffix('1')}3")
 
 
-def gpu(capability: tuple[int, int] = (8, 0)) -> Device:
+def gpu(capability=(8, 0)):
     return Device("cuda:1", GpuInfo("a GPU", "1", capability, "GPU-1"))
 
 
-def on_gpu(place: Place) -> None:
+def on_gpu(place):
     """Let the cells of a place be for a GPU, of which its worker needs none."""
     conditions = replace(place.setup.conditions, device="cuda:1")
     grid = place.setup.grid
@@ -329,7 +320,7 @@ def test_fresh_runs_what_the_present_version_lacks_and_goes_on(place, capsys):
 
 
 def test_what_a_stopped_fresh_run_left_is_shown_as_not_run(place, monkeypatch):
-    def statuses() -> list[object]:
+    def statuses():
         [group] = groups(place.rows(), read_plan(place.csv))
         return [row["status"] for row in group.ordered]
 
@@ -391,13 +382,13 @@ def test_what_is_taken_over_ends_after_it_began_though_the_clock_jumped(place):
         assert row["started_at"] <= row["finished_at"]
 
 
-def out_of_memory(place: Place) -> Row:
+def out_of_memory(place):
     """A row of a cell like the first one, only of another seed, that ran out of memory."""
     cell = replace(place.setup.cells[0], seed=100)
     return place.rows()[0] | cell.columns() | {"status": "oom"}
 
 
-def bigger(place: Place, **settings) -> Planned:
+def bigger(place, **settings):
     """A cell like the first one, only bigger, planned."""
     cell = replace(place.setup.cells[0], **settings)
     [planned] = plan([cell], place.rows(), place.setup.conditions.columns())
@@ -464,7 +455,7 @@ def test_a_cell_without_rates_is_skipped_and_what_may_find_them_is_said(place, c
     assert "--rerun skipped" not in err
 
 
-def foretold(seconds_by_amp: dict[str, float]):
+def foretold(seconds_by_amp):
     """Makes a forecast that tells a cell's time by its AMP."""
 
     forecast = SimpleNamespace(

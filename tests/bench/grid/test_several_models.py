@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,15 +10,12 @@ from bench.plan.job import Job
 from bench.references.client import encoder_of
 from bench.results.facts import Reference
 from bench.results.store import cells_folder
-from tests.bench.grids import GridRuns
 from tests.encoders import Checkpoints, need_transformers, save_tokenizer
 
 HEAD = '[[cells]]\nmode = ["head"]\n'
 
 
-def test_each_cell_loads_its_own_model_and_a_rerun_has_nothing_to_do(
-    grid: GridRuns, deep_checkpoint: Path
-) -> None:
+def test_each_cell_loads_its_own_model_and_a_rerun_has_nothing_to_do(grid, deep_checkpoint):
     grid.model = f"{grid.model},{deep_checkpoint}"
     arguments = ("--select", "mode=head amp=off")
     done = grid.run(*arguments, "--json")
@@ -39,14 +35,12 @@ def test_each_cell_loads_its_own_model_and_a_rerun_has_nothing_to_do(
     assert {cell["action"] for cell in json.loads(again.stdout)["cells"]} == {"done"}
 
 
-def test_an_encoder_of_another_architecture_decides_the_engine_of_all(
-    grid: GridRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_encoder_of_another_architecture_decides_the_engine_of_all(grid, tmp_path, monkeypatch):
     """Neither process that a grid starts for each of its models runs here: what builds it, and what
     finds its reference points."""
     need_transformers()
 
-    def found(job: Job, names: list[str], count: int, *_: object) -> tuple[list, str, str]:
+    def found(job, names, count, *_):
         scores = {"accuracy": (0.5, 0.4, 0.6)}
         known = [
             Reference(name=n, about="", train=count, scores=scores, **encoder_of(n, job.cell))
@@ -85,8 +79,8 @@ def test_an_encoder_of_another_architecture_decides_the_engine_of_all(
     ],
 )
 def test_a_bert_that_minbert_can_not_load_runs_in_engine_transformers(
-    grid: GridRuns, tmp_path: Path, changes: dict[str, Any], tokenizer: str, why: str
-) -> None:
+    grid, tmp_path, changes, tokenizer, why
+):
     need_transformers()
     folder = Checkpoints(tmp_path)("bert", **changes)
     save_tokenizer(tokenizer, folder)
@@ -109,9 +103,7 @@ def test_a_bert_that_minbert_can_not_load_runs_in_engine_transformers(
     assert [cell["engine"] for cell in json.loads(auto.stdout)["cells"]] == ["transformers"]
 
 
-def test_cells_of_engine_minbert_that_are_selected_are_refused_with_a_roberta(
-    grid: GridRuns, tmp_path: Path
-) -> None:
+def test_cells_of_engine_minbert_that_are_selected_are_refused_with_a_roberta(grid, tmp_path):
     need_transformers()
     grid.model = Checkpoints(tmp_path)("roberta")
     refused = grid.run("--select", "mode=head,full compile=off", grid="engines")
@@ -120,9 +112,7 @@ def test_cells_of_engine_minbert_that_are_selected_are_refused_with_a_roberta(
     assert "leave them out with --select engine=transformers" in refused.stderr
 
 
-def test_a_length_in_tokens_is_that_of_the_engine_that_is_named(
-    grid: GridRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_length_in_tokens_is_that_of_the_engine_that_is_named(grid, tmp_path, monkeypatch):
     need_transformers()
     grid.model = Checkpoints(tmp_path)("bert")
     file = tmp_path / "auto.toml"

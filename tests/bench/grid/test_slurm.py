@@ -19,7 +19,7 @@ BATCHINGS = {"by-length", "shuffled"}
 
 
 @pytest.fixture(autouse=True)
-def report(monkeypatch: pytest.MonkeyPatch) -> None:
+def report(monkeypatch):
     """The report is a stub, which needs no matplotlib."""
     monkeypatch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
 
@@ -28,18 +28,18 @@ rates = attrgetter("learning_rate", "learning_rate_base", "learning_rate_head")
 
 
 @pytest.fixture
-def pairs(tmp_path: Path) -> GridRuns:
+def pairs(tmp_path):
     """A place with a grid of pairs of cells."""
     (tmp_path / "pairs.toml").write_text(PAIRS)
     return GridRuns(tmp_path, Path("bert-tiny"))
 
 
-def submissions(grid: GridRuns) -> list[Submission]:
+def submissions(grid):
     """The submissions of a grid's commands, oldest first."""
     return [Submission(path) for path in sorted(submissions_folder(grid.csv).glob("2*"))]
 
 
-def test_a_dry_run_prints_the_script_and_leaves_nothing(grid: GridRuns) -> None:
+def test_a_dry_run_prints_the_script_and_leaves_nothing(grid):
     options = ("--slurm", "partition=main exclusive", "--select", "mode=head")
     with Simulation(nodes=2) as slurm:
         done = grid.run(*SLURM, *options, "--dry-run", forecast=False)
@@ -54,7 +54,7 @@ def test_a_dry_run_prints_the_script_and_leaves_nothing(grid: GridRuns) -> None:
     assert list(grid.folder.iterdir()) == []
 
 
-def test_a_search_for_rates_is_an_array_for_each_round(grid: GridRuns) -> None:
+def test_a_search_for_rates_is_an_array_for_each_round(grid):
     command = (*SLURM, "--lr", "auto", "--select", "mode=head,full amp=off")
     with Simulation(nodes=4) as slurm:
         done = grid.run(*command)
@@ -77,7 +77,7 @@ def test_a_search_for_rates_is_an_array_for_each_round(grid: GridRuns) -> None:
         assert rates(row) == rates(best)
 
 
-def test_cells_that_are_compared_run_one_after_the_other_on_a_node(pairs: GridRuns) -> None:
+def test_cells_that_are_compared_run_one_after_the_other_on_a_node(pairs):
     with Simulation(nodes=2) as slurm:
         done = pairs.run(*SLURM, grid=str(pairs.folder / "pairs.toml"))
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from tests.experiments.faults.setups import setup
 OLD_GPU = Device("cuda:0", GpuInfo("an old GPU", "1", (7, 5), "GPU-1", 16_000))
 
 
-def run_of(*, is_on: bool) -> Attempt:
+def run_of(*, is_on):
     job = workload(device="cpu", compile_why="auto: no GPU")
     cell = replace(job.cell, mode="head", amp="bf16", frozen_dtype="bf16", unfreeze=None)
     return Attempt(job=replace(job, cell=cell), grid="g", dev_examples={}, amp_is_on=is_on)

@@ -3,9 +3,7 @@
 import re
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,12 +25,11 @@ from bench.launch.checks import (
 from bench.machine.devices import Device
 from bench.machine.gpu_trial import GpuInfo
 from bench.plan import gridfile
-from bench.plan.cell import Cell
 from bench.plan.gridfile import Settings, TaskRates
 from bench.plan.models import Model
 from bench.plan.planning import Planned
 from bench.worker.setup import standard
-from minbert.data.tasks import TASKS, Data, Examples, Task, TaskData, load_data
+from minbert.data.tasks import TASKS, Examples, Task, TaskData, load_data
 from minbert.model.config import GEOMETRIES
 from tests.bench.synthetic_rows import cell
 from tests.cs224n import relabel, write_folder
@@ -41,7 +38,7 @@ TOPICS = Task("topics", classes=("a", "b"), multi_label=True)
 SEVERAL = Examples(("one", "two"), None, np.ones((2, 2), dtype=np.int8))
 
 
-def data_of(folder: Path, task: str = "multitask", **labels: str) -> Data:
+def data_of(folder, task="multitask", **labels):
     """Made-up examples, of which some files have one label alone: `sts_dev="3.8"`."""
     for name, label in labels.items():
         part, side = name.split("_")
@@ -50,7 +47,7 @@ def data_of(folder: Path, task: str = "multitask", **labels: str) -> Data:
     return load_data(task, folder if labels else write_folder(folder))
 
 
-def full(**settings: Any) -> Cell:
+def full(**settings):
     return cell("full", None, None, "off", **settings)
 
 
@@ -67,9 +64,7 @@ def full(**settings: Any) -> Cell:
     ],
 )
 @pytest.mark.parametrize("alone", [False, True])
-def test_labels_that_are_all_the_same_are_reported(
-    tmp_path: Path, name: str, label: str, line: str, alone: bool
-) -> None:
+def test_labels_that_are_all_the_same_are_reported(tmp_path, name, label, line, alone):
     task = name.partition("_")[0] if alone else "multitask"
     assert label_notes(data_of(tmp_path / "equal", task, **{name: label})) == [line]
     assert label_notes(data_of(tmp_path / "usual", task)) == []
@@ -81,7 +76,7 @@ def test_labels_that_are_all_the_same_are_reported(
 PEARSON = Settings(regression_loss="pearson")
 
 
-def learning(*sizes: int, loss: str | None = "pearson") -> list[Cell]:
+def learning(*sizes, loss="pearson"):
     """Cells with some batch sizes that learn numbers, or with loss None classes alone."""
     return [full(batch_size=size, regression_loss=loss) for size in sizes]
 
@@ -89,7 +84,7 @@ def learning(*sizes: int, loss: str | None = "pearson") -> list[Cell]:
 ONE = [*learning(64, loss="mse"), *learning(64, 1)]
 
 
-def test_a_correlation_is_the_loss_of_numbers_in_batches_of_two(tmp_path: Path) -> None:
+def test_a_correlation_is_the_loss_of_numbers_in_batches_of_two(tmp_path):
     variants = [Settings(), PEARSON]
     check_loss(variants, [*learning(1, loss="mse"), *learning(2)], data_of(tmp_path / "all"))
     write_folder(tmp_path / "classes", ("sst", "quora"))
@@ -116,17 +111,13 @@ def test_a_correlation_is_the_loss_of_numbers_in_batches_of_two(tmp_path: Path) 
         ),
     ],
 )
-def test_a_correlation_that_a_batch_cannot_have_is_refused(
-    tmp_path: Path, task: str, labels: dict[str, str], cells: list[Cell], line: str
-) -> None:
+def test_a_correlation_that_a_batch_cannot_have_is_refused(tmp_path, task, labels, cells, line):
     with pytest.raises(InputError, match=f"regression_loss pearson: {line}"):
         check_loss([Settings(), PEARSON], cells, data_of(tmp_path, task, **labels))
 
 
 @pytest.mark.parametrize(("value", "count"), [(0.1, 3), (0.7, 7), (3.8, 24), (0.1, 1)])
-def test_labels_have_their_mean_and_deviation_and_equal_ones_are_0(
-    value: float, count: int
-) -> None:
+def test_labels_have_their_mean_and_deviation_and_equal_ones_are_0(value, count):
     """The standard deviation of 0.1 three times over is 1e-17, and nothing to divide by."""
     assert standard(np.full(count, value)) == (value, 1.0)
     labels = np.array([1.0, 2.0, 6.0])
@@ -136,7 +127,7 @@ def test_labels_have_their_mean_and_deviation_and_equal_ones_are_0(
 # Settings without effect
 
 
-def test_settings_without_effect_are_reported(tmp_path: Path) -> None:
+def test_settings_without_effect_are_reported(tmp_path):
     data = data_of(tmp_path, "sst")
     assert idle_notes([Settings()], data) == []
     settings = Settings(encoders=2, task_rates=TaskRates(sst=4.0), regression_loss="pearson")
@@ -168,9 +159,7 @@ T4 = Device("cuda:0", GpuInfo("Tesla T4", "580", (7, 5), "GPU-1"))
         ),
     ],
 )
-def test_amp_that_a_device_has_not_is_refused(
-    device: Device, amp: str, message: str | None
-) -> None:
+def test_amp_that_a_device_has_not_is_refused(device, amp, message):
     cells = [cell("full", None, None, "off"), cell("full", None, None, amp)]
     grid = gridfile.load("smoke")
     if message is None:
@@ -181,7 +170,7 @@ def test_amp_that_a_device_has_not_is_refused(
 
 
 @pytest.mark.parametrize(("device", "name"), [(Device(), "the CPU"), (T4, "Tesla T4"), (A100, "")])
-def test_tf32_that_a_device_has_not_is_refused(device: Device, name: str) -> None:
+def test_tf32_that_a_device_has_not_is_refused(device, name):
     grid = gridfile.load("smoke")
     check_amp([cell("full", None, None, "off")], grid, device)
     cells = [cell("full", None, None, "off", tf32="on")]
@@ -196,7 +185,7 @@ def test_tf32_that_a_device_has_not_is_refused(device: Device, name: str) -> Non
     ("device", "amp", "notes"),
     [(T4, "bf16", 1), (T4, "fp16", 0), (T4, "off", 0), (A100, "bf16", 0), (Device(), "bf16", 0)],
 )
-def test_bf16_that_is_emulated_is_told(device: Device, amp: str, notes: int) -> None:
+def test_bf16_that_is_emulated_is_told(device, amp, notes):
     lines = amp_notes([cell("full", None, None, amp)], device)
     assert len(lines) == notes
     assert all("Tesla T4 has no bf16 units" in note for note in lines)
@@ -209,9 +198,7 @@ def test_bf16_that_is_emulated_is_told(device: Device, amp: str, notes: int) -> 
     ("layers", "epochs", "trained"),
     [(12, 1, 0), (12, 4, 9), (6, 2, 2), (6, 3, 3), (6, 4, 4), (2, 2, 0), (2, 3, 1), (1, 4, 1)],
 )
-def test_training_that_ends_before_all_layers_train_is_reported(
-    layers: int, epochs: int, trained: int
-) -> None:
+def test_training_that_ends_before_all_layers_train_is_reported(layers, epochs, trained):
     """Also where the number of layers is not a multiple of 4."""
     cells = [full(unfreeze="iterative", epochs=number) for number in (epochs, 7)]
     (line,) = unfreezing_notes(cells, layers)
@@ -230,9 +217,7 @@ def test_training_that_ends_before_all_layers_train_is_reported(
     [({"label_smoothing": 0.1}, "label_smoothing 0.1"),
      ({"class_weights": "balanced"}, "class_weights balanced")],
 )  # fmt: skip
-def test_settings_of_classes_are_refused_where_a_text_has_not_one(
-    tmp_path: Path, settings: dict[str, Any], named: str
-) -> None:
+def test_settings_of_classes_are_refused_where_a_text_has_not_one(tmp_path, settings, named):
     variants = [Settings(), Settings(**settings)]
     line = f"^{named}: it is for classes, and task sts has numbers; leave it out$"
     with pytest.raises(InputError, match=line):
@@ -245,14 +230,14 @@ def test_settings_of_classes_are_refused_where_a_text_has_not_one(
     check_class_settings([Settings()], load_data("sts", tmp_path))
 
 
-def test_early_stopping_is_refused_with_gradual_unfreezing() -> None:
+def test_early_stopping_is_refused_with_gradual_unfreezing():
     line = "^early_stopping: with unfreeze iterative training might stop before all layers train;"
     with pytest.raises(InputError, match=line):
         check_cells([full(), full(early_stopping=2, unfreeze="iterative")])
     check_cells([full(early_stopping=2), full(unfreeze="iterative")])
 
 
-def test_early_stopping_holds_out_a_tenth_and_says_so(tmp_path: Path) -> None:
+def test_early_stopping_holds_out_a_tenth_and_says_so(tmp_path):
     stopping = Settings(early_stopping=2)
     assert stopping.share_held_out == 0.1
     assert early_stopping_notes(stopping) == [
@@ -281,9 +266,8 @@ def test_early_stopping_holds_out_a_tenth_and_says_so(tmp_path: Path) -> None:
     ],
 )
 def test_the_disk_has_to_hold_the_weights_that_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, layers: str | None, keep: bool,
-    needed: int,
-) -> None:  # fmt: skip
+    tmp_path, monkeypatch, mode, layers, keep, needed
+):
     """minilm's 22.7 million parameters take 87 MiB."""
     of = cell(mode, 8 if layers else None, layers, "off")
     planned = [Planned(replace(of, seed=seed), "run", "", 1) for seed in range(3)]
@@ -299,13 +283,13 @@ def test_the_disk_has_to_hold_the_weights_that_are_kept(
 
 
 def test_what_is_kept_by_default_has_a_cap_and_long_trainings_keep_the_lines_of_their_steps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     """Of 2^20 examples in batches of 16, or of 2^14 steps."""
     model = Model("minilm", "0", "mean", GEOMETRIES["minilm"], tmp_path, None, tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
 
-    def check(of: Cell, count: int, examples: int, mib: int) -> None:
+    def check(of, count, examples, mib):
         planned = [Planned(replace(of, seed=seed), "run", "", 1) for seed in range(count)]
         with pytest.raises(InputError, match=f"may need {mib} MiB"):
             check_space(tmp_path / "runs.csv", planned, {of.model: model}, examples, keep=False)
@@ -316,7 +300,7 @@ def test_what_is_kept_by_default_has_a_cap_and_long_trainings_keep_the_lines_of_
     check(replace(of, max_steps=2**14), 8, 2**20, 64 + 1 + 8 * 1)
 
 
-def test_ends_that_no_layer_has_are_one_line() -> None:
+def test_ends_that_no_layer_has_are_one_line():
     lora = cell("lora", 4, "query+value", "off")
     check_cells([lora, replace(lora, layers="all-lin"), full()])
     check_cells([replace(lora, layers="q_lin", engine="transformers")])
@@ -324,7 +308,7 @@ def test_ends_that_no_layer_has_are_one_line() -> None:
         check_cells([replace(lora, layers="query+q_lin")])
 
 
-def test_the_compiler_chooses_by_itself_what_is_kept() -> None:
+def test_the_compiler_chooses_by_itself_what_is_kept():
     with pytest.raises(InputError, match="compile: the compiler itself chooses what to keep"):
         check_cells([full(compile="on", gradient_checkpointing="on")])
     check_cells([full(compile="off", gradient_checkpointing="on")])

@@ -12,14 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bench.launch.display import Display, clock_time
-from bench.plan.rows import Row
 from tests.bench.synthetic_rows import cell, planned_row
 
 CELL = cell("lora", 8, "all-lin-only", "bf16")
 NAME = "lora-r8-all-lin-only-bf16-s0"
 
 
-def ended(status: str = "ok", **values) -> Row:
+def ended(status="ok", **values):
     measured = {"wall_s": 61.23, "dev_metric": "accuracy", "dev_score": 0.5124,
                 "peak_rss_mib": 1234.4}  # fmt: skip
     return planned_row(CELL) | {"status": status} | (measured if status == "ok" else {}) | values
@@ -28,17 +27,17 @@ def ended(status: str = "ok", **values) -> Row:
 class Terminal:
     """A pseudo-terminal: what is written to `stream` can be read as a person would see it."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self._read, write = pty.openpty()
         self.stream = os.fdopen(write, "w")
 
-    def seen(self) -> str:
+    def seen(self):
         data = b""
         while select.select([self._read], [], [], 0.05)[0]:
             data += os.read(self._read, 2**16)
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", data.decode())
 
-    def close(self) -> None:
+    def close(self):
         self.stream.close()
         os.close(self._read)
 
@@ -210,7 +209,7 @@ def test_what_a_worker_cannot_have_meant_does_no_harm(terminal, message):
 
 
 class Full(io.StringIO):
-    def write(self, _text: str) -> int:
+    def write(self, _text):
         raise OSError(28, "No space left on device")
 
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -42,23 +41,23 @@ with Signals() as signals, Locks(Path(sys.argv[1]), signals) as locks:
 class Holder:
     """A process that takes locks; each is given back for a line on its stdin."""
 
-    def __init__(self, path: Path, *words: str) -> None:
+    def __init__(self, path, *words):
         self.process = subprocess.Popen(
             [sys.executable, "-c", HOLDER, str(path), *words],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
 
-    def says(self) -> str:
+    def says(self):
         return self.process.stdout.readline().strip()
 
-    def says_then(self) -> str:
+    def says_then(self):
         """What it says after it has waited."""
         while (line := self.says()) == "waits":
             pass
         return line
 
-    def go_on(self) -> None:
+    def go_on(self):
         self.process.stdin.write("\n")
 
 
@@ -66,7 +65,7 @@ class Holder:
 def start(tmp_path):
     holders = []
 
-    def start_one(*words: str) -> Holder:
+    def start_one(*words):
         holders.append(Holder(tmp_path / "grids.lock", *words))
         return holders[-1]
 
@@ -154,7 +153,7 @@ def test_a_place_without_locks_is_told(tmp_path):
 
 
 @pytest.fixture
-def cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def cache(monkeypatch):
     """The user's cache, in a folder that other users can enter."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
@@ -171,7 +170,7 @@ os.open(sys.argv[1], os.O_RDONLY)
 """
 
 
-def test_no_other_user_can_open_the_locks_on_devices(cache: Path) -> None:
+def test_no_other_user_can_open_the_locks_on_devices(cache):
     umask = os.umask(0)
     try:
         path = device_locks()
@@ -187,7 +186,7 @@ def test_no_other_user_can_open_the_locks_on_devices(cache: Path) -> None:
     assert b"PermissionError" in done.stderr
 
 
-def test_a_folder_of_locks_that_others_can_use_is_refused(cache: Path) -> None:
+def test_a_folder_of_locks_that_others_can_use_is_refused(cache):
     folder = device_locks().parent
     folder.chmod(0o755)
     with pytest.raises(InputError, match=r"chmod 700.*MINBERT_BENCH_LOCKS"):
@@ -200,7 +199,7 @@ def test_a_folder_of_locks_that_others_can_use_is_refused(cache: Path) -> None:
         device_locks()
 
 
-def test_a_link_is_no_file_of_locks(tmp_path: Path) -> None:
+def test_a_link_is_no_file_of_locks(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "target")
     with pytest.raises(DiskFullError, match="link: can't be locked"):
         Locks(tmp_path / "link", Signals())

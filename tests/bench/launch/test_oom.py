@@ -1,7 +1,5 @@
 """The kernel's count of OOM kills, in trees of files as the kernel lays them."""
 
-from pathlib import Path
-
 import pytest
 
 from bench.launch.runner import oom_kills
@@ -29,7 +27,7 @@ V2 = "low 0\nhigh 12\nmax 9\noom 8\noom_kill {}\noom_group_kill 1\n"
         ("\n::\nnonsense\n", {}, None),
     ],
 )
-def test_the_count_by_version_and_place(tmp_path: Path, cgroups, files, count):
+def test_the_count_by_version_and_place(tmp_path, cgroups, files, count):
     for name, text in files.items():
         path = tmp_path / "mounts" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ SPOILS = "import sys; open(sys.argv[1] + '/result.json', 'w').write('[')"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def run(folder: Path, *behaviours: str, timeout_s=30.0, grace_s=5.0, on_progress=lambda _: None):
+def run(folder, *behaviours, timeout_s=30.0, grace_s=5.0, on_progress=lambda _: None):
     with Signals() as signals:
         return run_worker(
             folder,
@@ -39,27 +39,25 @@ def run(folder: Path, *behaviours: str, timeout_s=30.0, grace_s=5.0, on_progress
         )
 
 
-def start_parent(
-    folder: Path, *behaviours: str, timeout_s=30, small=False
-) -> subprocess.Popen[str]:
+def start_parent(folder, *behaviours, timeout_s=30, small=False):
     argv = [sys.executable, str(PARENT), str(folder), str(timeout_s), *behaviours]
     if small:  # what a shell forks starts with the shell's peak memory, not with that of pytest
         argv = ["/bin/sh", "-c", '"$@"; exit $?', "sh", *argv]
     return subprocess.Popen(argv, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
 
 
-def pids(folder: Path) -> list[int]:
+def pids(folder):
     return [int(path.name.removeprefix("pid-")) for path in folder.glob("pid-*")]
 
 
-def runs(pid: int) -> bool:
+def runs(pid):
     try:
         return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.NoSuchProcess:
         return False
 
 
-def wait_for(condition, timeout_s=10.0) -> bool:
+def wait_for(condition, timeout_s=10.0):
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -68,7 +66,7 @@ def wait_for(condition, timeout_s=10.0) -> bool:
     return True
 
 
-def all_gone(folder: Path) -> bool:
+def all_gone(folder):
     workers = pids(folder)
     assert workers
     return wait_for(lambda: not any(map(runs, workers)), timeout_s=3)

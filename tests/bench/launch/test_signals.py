@@ -13,27 +13,25 @@ import pytest
 ROOT = Path(__file__).parents[3]
 RUN = """
 import signal, sys, time
+from pathlib import Path
 from bench.launch.signals import Signals
 
 is_ignored = sys.argv[1] == "nohup"
 signal.signal(signal.SIGHUP, signal.SIG_IGN if is_ignored else signal.SIG_DFL)
 with Signals() as signals:
     print("ready", flush=True)
-    end = time.monotonic() + float(sys.argv[2])
-    while time.monotonic() < end and signals.stops < 2:
+    while not Path(sys.argv[2]).exists() and signals.stops < 2:
         time.sleep(0.01)
     print("it goes on", file=sys.stderr, flush=True)
-    with open(sys.argv[3], "w") as file:
-        file.write(str(signals.stops))
+    Path(sys.argv[3]).write_text(str(signals.stops))
 """
 
 
 @pytest.mark.parametrize(("how", "stops"), [("plain", "1"), ("nohup", "0"), ("terminal", "1")])
-def test_a_hangup_counts_once_and_under_nohup_not_at_all(
-    tmp_path: Path, how: str, stops: str
-) -> None:
+def test_a_hangup_counts_once_and_under_nohup_not_at_all(tmp_path, how, stops):
     ours, theirs = pty.openpty()
-    argv = [sys.executable, "-c", RUN, how, "1", str(tmp_path / "stops")]
+    sent = tmp_path / "sent"
+    argv = [sys.executable, "-c", RUN, how, str(sent), str(tmp_path / "stops")]
     output = theirs if how == "terminal" else subprocess.PIPE
     with subprocess.Popen(
         argv, cwd=ROOT, stdin=theirs, stdout=output, stderr=output, start_new_session=True
@@ -46,6 +44,7 @@ def test_a_hangup_counts_once_and_under_nohup_not_at_all(
         for _ in range(2):
             process.send_signal(signal.SIGHUP)
             time.sleep(0.2)  # or both are one
+        sent.touch()
         assert process.wait() == 0
     if how != "terminal":
         os.close(ours)

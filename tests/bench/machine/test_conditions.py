@@ -19,7 +19,6 @@ from bench.machine import conditions
 from bench.machine.conditions import (
     WORKERS,
     Conditions,
-    Target,
     cpu_quota,
     find_conditions,
     find_slots,
@@ -33,7 +32,7 @@ from tests.experiments.faults.fake_driver import FakeCuda, FakeGpu, FakeNvml
 ROOT = Path(__file__).parents[3]
 
 
-def test_identity_leaves_out_commit_and_gpu_number() -> None:
+def test_identity_leaves_out_commit_and_gpu_number():
     here = find_conditions("cpu").conditions
     assert replace(here, code_version="other").conditions_id == here.conditions_id
     assert replace(here, threads=99).conditions_id != here.conditions_id
@@ -44,7 +43,7 @@ def test_identity_leaves_out_commit_and_gpu_number() -> None:
     assert replace(here, environment="KMP_BLOCKTIME=0").conditions_id != here.conditions_id
 
 
-def test_what_is_shared_is_a_condition_and_old_ids_stay() -> None:
+def test_what_is_shared_is_a_condition_and_old_ids_stay():
     alone = Conditions(
         "cpu", "Xeon", "Xeon, 2 cores, 16 GiB", 2, "2.9.0", measurement_version=6,
         code_version="1",
@@ -56,9 +55,7 @@ def test_what_is_shared_is_a_condition_and_old_ids_stay() -> None:
     assert len(ids) == 3
 
 
-def found_on(
-    monkeypatch: pytest.MonkeyPatch, device: str, *gpus: FakeGpu, **variables: str
-) -> Target:
+def found_on(monkeypatch, device, *gpus, **variables):
     """The conditions on a machine with some GPUs, torch for CUDA 13.0 and some variables that a
     worker inherits; those of the machine that runs the tests are removed."""
     for name, value in os.environ.items():
@@ -73,9 +70,7 @@ def found_on(
     return find_conditions(device, FakeCuda(gpus))
 
 
-def test_on_a_gpu_cuda_and_inherited_variables_are_conditions(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_on_a_gpu_cuda_and_inherited_variables_are_conditions(monkeypatch):
     gpus = FakeGpu("GPU-0"), FakeGpu("GPU-1", "Tesla T4", (7, 5))
     variables = {"PYTORCH_CUDA_ALLOC_CONF": "of:1", "MALLOC_ARENA_MAX": "of:1"}
     target = found_on(monkeypatch, "cuda:1", *gpus, **variables)
@@ -93,9 +88,7 @@ def test_on_a_gpu_cuda_and_inherited_variables_are_conditions(
     assert target.amp_on == "bf16"
 
 
-def lanes_on(
-    monkeypatch: pytest.MonkeyPatch, device: str, *gpus: FakeGpu, jobs: int = 1, cores: int = 8
-) -> tuple[Target, ...]:
+def lanes_on(monkeypatch, device, *gpus, jobs=1, cores=8):
     """The lanes on a machine with some GPUs and cores."""
     found_on(monkeypatch, "cpu", *gpus)
     monkeypatch.setattr(conditions, "usable_cores", lambda: [frozenset([i]) for i in range(cores)])
@@ -104,9 +97,7 @@ def lanes_on(
     return find_slots(device, jobs, FakeCuda(gpus))
 
 
-def test_each_gpu_has_cores_near_it_and_what_is_shared_is_recorded(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_each_gpu_has_cores_near_it_and_what_is_shared_is_recorded(monkeypatch):
     gpus = FakeGpu("GPU-0", near=range(4, 8)), FakeGpu("GPU-1", near=range(4))
     first, second = lanes_on(monkeypatch, "all", *gpus)
     assert (first.cores, second.cores) == (frozenset(range(4, 8)), frozenset(range(4)))
@@ -119,7 +110,7 @@ def test_each_gpu_has_cores_near_it_and_what_is_shared_is_recorded(
     assert (alone.conditions.threads, alone.conditions.sharing, alone.cores) == (8, None, set())
 
 
-def test_jobs_share_the_cores_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_share_the_cores_of_the_cpu(monkeypatch):
     lanes = lanes_on(monkeypatch, "auto", jobs=3)
     assert [lane.cores for lane in lanes] == [{0, 1}, {2, 3}, {4, 5}]
     assert {lane.conditions.threads for lane in lanes} == {2}
@@ -133,7 +124,7 @@ def test_jobs_share_the_cores_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Non
         lanes_on(monkeypatch, "auto", FakeGpu("GPU-0"), jobs=2)
 
 
-def test_workers_of_other_processes_are_recorded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_of_other_processes_are_recorded_too(monkeypatch):
     monkeypatch.setenv(WORKERS, "2")
     (lane,) = lanes_on(monkeypatch, "cpu", cores=2)
     assert (lane.conditions.sharing, lane.conditions.threads) == ("2 workers", 2)
@@ -156,16 +147,14 @@ def test_workers_of_other_processes_are_recorded_too(monkeypatch: pytest.MonkeyP
         ({}, None),
     ],
 )
-def test_a_quota_limits_the_cores(tmp_path: Path, files: dict[str, str], cores: int | None) -> None:
+def test_a_quota_limits_the_cores(tmp_path, files, cores):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert cpu_quota(tmp_path) == cores
 
 
-def test_the_build_is_that_of_torch_and_not_of_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_build_is_that_of_torch_and_not_of_the_package(tmp_path, monkeypatch):
     """The metadata of a wheel can lack what follows the +, as those of PyPI do."""
     import torch
 
@@ -189,18 +178,18 @@ FILES = ("adapters/x.py", "minbert/x.py", "bench/plan/job.py", "bench/results/ro
 class Checkout:
     """A temporary git repository with the files whose version is asked for, and others."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder = folder
         for name in (*FILES, "README.md", "bench/report/x.py", "tests/x.py"):
             self.write(name, "1\n")
         self.write("bench/worker/__main__.py", "def main():\n    from bench.plan import job\n")
 
-    def write(self, name: str, text: str) -> None:
+    def write(self, name, text):
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def git(self, *arguments: str) -> str:
+    def git(self, *arguments):
         who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
         done = subprocess.run(
             ["git", *who, *arguments],  # noqa: S607
@@ -211,24 +200,24 @@ class Checkout:
         )
         return done.stdout.strip()
 
-    def commit(self) -> str:
+    def commit(self):
         self.git("add", ".")
         self.git("commit", "--quiet", "--message", "a change")
         return self.git("rev-parse", "HEAD")[:10]
 
     @property
-    def version(self) -> str:
+    def version(self):
         return code_version(self.folder)
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Checkout:
+def checkout(tmp_path):
     made = Checkout(tmp_path)
     made.git("init", "--quiet")
     return made
 
 
-def test_a_change_of_what_measures_is_another_version(checkout: Checkout) -> None:
+def test_a_change_of_what_measures_is_another_version(checkout):
     """And none of anything else."""
     package = metadata.version("minbert-bench")
     assert checkout.version == package, "nothing is committed"
@@ -271,13 +260,13 @@ print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.partition(".")
 """
 
 
-def source(module: str) -> Path:
+def source(module):
     """The file of a module, below the root."""
     path = Path(*module.split("."))
     return path / "__init__.py" if (ROOT / path).is_dir() else path.with_suffix(".py")
 
 
-def test_the_version_is_of_all_that_a_worker_imports_and_of_little_else() -> None:
+def test_the_version_is_of_all_that_a_worker_imports_and_of_little_else():
     done = subprocess.run(
         [sys.executable, "-c", _IMPORTED], capture_output=True, text=True, check=True
     )

@@ -2,8 +2,6 @@
 
 import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -13,23 +11,21 @@ from tests.experiments.faults.fake_driver import FakeGpu, FakeNvml
 UUID = "GPU-0"
 
 
-def cores(*pairs: tuple[int, ...]) -> list[Threads]:
+def cores(*pairs):
     return list(map(frozenset, pairs))
 
 
 @pytest.fixture
-def allowed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def allowed(monkeypatch):
     """Sets the hardware threads that this process may use."""
 
-    def allow(*numbers: int) -> None:
+    def allow(*numbers):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(numbers), raising=False)
 
     return allow
 
 
-def test_hardware_threads_of_a_core_are_together(
-    tmp_path: Path, allowed: Callable[..., None]
-) -> None:
+def test_hardware_threads_of_a_core_are_together(tmp_path, allowed):
     for number in range(8):
         folder = tmp_path / f"cpu{number}" / "topology"
         folder.mkdir(parents=True)
@@ -41,13 +37,13 @@ def test_hardware_threads_of_a_core_are_together(
     assert usable_cores(tmp_path / "none") == cores((0,), (1,), (4,), (7,))
 
 
-def test_a_system_without_affinity_has_numbered_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_affinity_has_numbered_cores(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr("psutil.cpu_count", lambda logical: 8 if logical else 4)
     assert usable_cores() == cores((0,), (1,), (2,), (3,))
 
 
-def test_threads_near_a_gpu_are_the_bits_of_nvmls_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_near_a_gpu_are_the_bits_of_nvmls_words(monkeypatch):
     gpu = FakeGpu(UUID, near=range(60, 70))
     calls = "nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetCpuAffinity"
     for errors in ({}, *({call: 3} for call in calls)):  # without an answer no thread is near
@@ -77,5 +73,5 @@ UNKNOWN: Threads = frozenset()
         ([UNKNOWN] * 5, [set()] * 5),
     ],
 )
-def test_shares_are_equal_disjoint_and_near(near: list[Threads], shares: list[set[int]]) -> None:
+def test_shares_are_equal_disjoint_and_near(near, shares):
     assert equal_shares(FOUR, near) == shares

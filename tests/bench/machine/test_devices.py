@@ -8,9 +8,7 @@ import re
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,7 +51,7 @@ from tests.experiments.faults.gpu import (
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_gpu_fault_is_one_line_or_does_no_harm(fault: GpuFault) -> None:
+def test_a_gpu_fault_is_one_line_or_does_no_harm(fault):
     outcome = fault.outcome()
     assert fault.gives in outcome
     assert "\n" not in outcome
@@ -63,7 +61,7 @@ def test_a_gpu_fault_is_one_line_or_does_no_harm(fault: GpuFault) -> None:
         assert ("cpu" if "runs on cpu" in outcome else "cuda:") in outcome
 
 
-def test_a_gpu_is_tried_once_and_workers_see_it_by_its_uuid() -> None:
+def test_a_gpu_is_tried_once_and_workers_see_it_by_its_uuid():
     check = cuda(*ALL)
     device = GpuFault("", "", check=check, visible="GPU-89aa,GPU-8932", device="cuda:1").resolve()
     assert check.asked == [("GPU-89aa,GPU-8932", 1)]
@@ -73,12 +71,10 @@ def test_a_gpu_is_tried_once_and_workers_see_it_by_its_uuid() -> None:
 @pytest.mark.parametrize(
     ("visible", "name"), [(None, "0"), ("MIG-1c83a9d0", "MIG-1c83a9d0"), ("0,1", "0")]
 )
-def test_an_instance_in_mig_mode_keeps_the_name_that_the_user_gave(
-    visible: str | None, name: str
-) -> None:
+def test_an_instance_in_mig_mode_keeps_the_name_that_the_user_gave(visible, name):
     """Torch gives an instance a UUID by which, as that of a GPU, nothing is shown."""
 
-    def check(value: str | None, index: int) -> Answer:
+    def check(value, index):
         return cuda(INSTANCE)(None, index) if value == visible else Answer(problem="none")
 
     device = GpuFault("", "", check=check, visible=visible).resolve()
@@ -91,24 +87,22 @@ class Divided(FakeNvml):
 
     NVMLError = KeyError
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
         return index
 
-    def nvmlDeviceGetMaxMigDeviceCount(self, gpu: int) -> int:  # noqa: N802
+    def nvmlDeviceGetMaxMigDeviceCount(self, gpu):  # noqa: N802
         return 3 * gpu
 
-    def nvmlDeviceGetMigDeviceHandleByIndex(self, gpu: int, place: int) -> str:  # noqa: N802
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, gpu, place):  # noqa: N802
         return {(1, 0): "MIG-other", (1, 2): "MIG-wanted"}[gpu, place]
 
-    def nvmlDeviceGetUUID(self, instance: str) -> str:  # noqa: N802
+    def nvmlDeviceGetUUID(self, instance):  # noqa: N802
         return instance
 
 
 @pytest.mark.parametrize(("size_mib", "name"), [(40_000, "MIG-wanted"), (20_000, "0")])
-def test_an_instance_without_an_entry_is_named_by_nvml_if_there_is_one_of_its_kind(
-    size_mib: int, name: str
-) -> None:
-    def check(value: str | None, index: int) -> Answer:
+def test_an_instance_without_an_entry_is_named_by_nvml_if_there_is_one_of_its_kind(size_mib, name):
+    def check(value, index):
         mib = {None: 40_000, "MIG-wanted": size_mib}.get(value, 10_000)
         answer = cuda(INSTANCE)(None, index)
         return replace(answer, gpus=(replace(answer.gpus[0], memory_mib=mib),))
@@ -118,17 +112,17 @@ def test_an_instance_without_an_entry_is_named_by_nvml_if_there_is_one_of_its_ki
     assert device.gpu.uuid == name
 
 
-def several(requested: str, *gpus: FakeGpu, **fault: Any) -> tuple[Device, ...]:
+def several(requested, *gpus, **fault):
     """The devices that a name stands for on a machine with some GPUs."""
     machine = GpuFault("", "", FakeNvml(*gpus), cuda(*gpus), device=requested, **fault)
     return machine.resolve_all()
 
 
-def names(devices: tuple[Device, ...]) -> list[str]:
+def names(devices):
     return [device.name for device in devices]
 
 
-def test_all_gpus_and_a_list_are_checked_and_used() -> None:
+def test_all_gpus_and_a_list_are_checked_and_used():
     gpus = FIRST, SECOND, replace(FIRST, uuid="GPU-3")
     devices = several("all", *gpus)
     assert names(devices) == ["cuda:0", "cuda:1", "cuda:2"]
@@ -141,7 +135,7 @@ def test_all_gpus_and_a_list_are_checked_and_used() -> None:
     assert sorted(index for _, index in check.asked) == [0, 2]
 
 
-def test_of_all_gpus_broken_ones_are_left_out_and_those_of_another_kind_refused() -> None:
+def test_of_all_gpus_broken_ones_are_left_out_and_those_of_another_kind_refused():
     devices = several("all", V100, FIRST, replace(TAKEN, uuid="GPU-3"))
     assert names(devices) == ["cuda:1", "cuda:2"]
     left_out, busy = devices[0].notes
@@ -176,15 +170,13 @@ def test_of_all_gpus_broken_ones_are_left_out_and_those_of_another_kind_refused(
         ("all", (), {}, "mend that, or --device cpu --jobs N runs"),
     ],
 )  # fmt: skip
-def test_names_of_no_device_are_a_line(
-    requested: str, gpus: tuple[FakeGpu, ...], fault: dict[str, Any], why: str
-) -> None:
+def test_names_of_no_device_are_a_line(requested, gpus, fault, why):
     with pytest.raises(InputError, match=re.escape(why)):
         several(requested, *gpus, **fault)
 
 
 @pytest.mark.parametrize("name", ["all", "cuda:0,cuda:1"])
-def test_where_one_device_is_taken_several_are_refused(name: str) -> None:
+def test_where_one_device_is_taken_several_are_refused(name):
     with pytest.raises(InputError, match="here it takes one device"):
         resolve_device(name, "13.0", cuda(*ALL))
 
@@ -192,15 +184,15 @@ def test_where_one_device_is_taken_several_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("call", "version"), [("nvmlInit", "unknown"), ("nvmlDeviceGetCount", FakeNvml().driver)]
 )
-def test_without_nvml_the_driver_is_unknown(call: str, version: str) -> None:
+def test_without_nvml_the_driver_is_unknown(call, version):
     """Its version is known though its GPUs are not."""
     device = GpuFault("", "", FakeNvml(FIRST, errors={call: 999}), cuda(FIRST)).resolve()
     assert device.gpu is not None
     assert (device.gpu.uuid, device.gpu.driver) == (FIRST.uuid, version)
 
 
-def test_on_the_cpu_neither_nvml_nor_torch_is_asked() -> None:
-    def never(*_: Any) -> Answer:
+def test_on_the_cpu_neither_nvml_nor_torch_is_asked():
+    def never(*_):
         raise AssertionError
 
     broken = FakeNvml(errors={"nvmlInit": 999})
@@ -217,12 +209,10 @@ def test_on_the_cpu_neither_nvml_nor_torch_is_asked() -> None:
         (Answer(), "torch sees none"),
     ],
 )
-def test_a_gpu_is_tried_anew_after_a_cell_failed(
-    monkeypatch: pytest.MonkeyPatch, answer: Answer, why: str | None
-) -> None:
+def test_a_gpu_is_tried_anew_after_a_cell_failed(monkeypatch, answer, why):
     asked: list[tuple[str | None, int]] = []
 
-    def check(value: str | None, index: int) -> Answer:
+    def check(value, index):
         asked.append((value, index))
         return answer
 
@@ -234,12 +224,12 @@ def test_a_gpu_is_tried_anew_after_a_cell_failed(
 # The process that tries a GPU
 
 
-def test_a_product_that_fails_or_is_wrong_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_product_that_fails_or_is_wrong_is_a_failure(monkeypatch):
     ones = torch.ones
 
     assert gpu_check.failures_on("cpu") == {}
 
-    def fake(*size: int, dtype: torch.dtype, device: str) -> torch.Tensor:
+    def fake(*size, dtype, device):
         if dtype == torch.bfloat16:
             raise RuntimeError(f"{NO_IMAGE}\nSearch for it")
         return ones(*size, dtype=dtype, device=device) * (2 if dtype == torch.float16 else 1)
@@ -251,9 +241,7 @@ def test_a_product_that_fails_or_is_wrong_is_a_failure(monkeypatch: pytest.Monke
     assert failures == {}
 
 
-def test_the_process_says_what_torch_sees(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_process_says_what_torch_sees(monkeypatch, capsys):
     class Properties:
         name, major, minor, uuid = "Tesla T4", 7, 5, "75000000-0000"
         total_memory = 15 * 2**30
@@ -280,8 +268,8 @@ def test_the_process_says_what_torch_sees(
 # The device fails while a cell runs
 
 
-def raising(error: BaseException) -> Callable[..., None]:
-    def call(*_: Any, **__: Any) -> None:
+def raising(error):
+    def call(*_, **__):
         raise error
 
     return call
@@ -290,7 +278,7 @@ def raising(error: BaseException) -> Callable[..., None]:
 class CodedError(RuntimeError):
     """As torch.AcceleratorError."""
 
-    def __init__(self, code: int) -> None:
+    def __init__(self, code):
         super().__init__("CUDA error: something")
         self.error_code = code
 
@@ -307,14 +295,12 @@ class CodedError(RuntimeError):
         (RuntimeError("Could not run 'aten::sort' with arguments from the 'CUDA' backend"), False),
     ],
 )  # fmt: skip
-def test_errors_of_the_device_differ_from_those_of_a_cell(
-    error: RuntimeError, of_device: bool
-) -> None:
+def test_errors_of_the_device_differ_from_those_of_a_cell(error, of_device):
     assert is_of_device(error) == of_device
     assert not is_out_of_memory(error)
 
 
-def test_out_of_memory_is_no_failure_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_no_failure_of_the_device(monkeypatch):
     for text in (
         "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
         "CUDA driver error: out of memory", "Triton Error [CUDA]: out of memory",
@@ -332,23 +318,21 @@ def test_out_of_memory_is_no_failure_of_the_device(monkeypatch: pytest.MonkeyPat
 class Running:
     """A cell's run that fails in the middle."""
 
-    def __init__(self, error: BaseException) -> None:
+    def __init__(self, error):
         self.run = raising(error)
         self.columns: Columns = {"startup_s": 2.5}
 
-    def memory(self) -> Columns:
+    def memory(self):
         return {"peak_rss_mib": 1.0}
 
 
 @pytest.fixture
-def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+def ends(tmp_path, monkeypatch):
     """Runs a worker whose cell begins, or begins to run, with an error; its result."""
     monkeypatch.setattr(lifeline, "attach", lambda: None)
     monkeypatch.setattr(worker, "import_all", lambda _: None)
 
-    def ends(
-        error: BaseException, *, begins: bool = True, device: str = "cuda:0"
-    ) -> dict[str, Any]:
+    def ends(error, *, begins=True, device="cuda:0"):
         monkeypatch.setattr(Job, "read", lambda _: SimpleNamespace(device=device))
         begun = (lambda *_: Running(error)) if begins else raising(error)
         monkeypatch.setattr(running, "CellRun", begun)
@@ -359,9 +343,7 @@ def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
     return ends
 
 
-def test_a_worker_marks_a_failure_of_the_device(
-    tmp_path: Path, ends: Callable[..., dict[str, Any]]
-) -> None:
+def test_a_worker_marks_a_failure_of_the_device(tmp_path, ends):
     with pytest.raises(RuntimeError, match="a bug"):  # of the cell
         ends(RuntimeError("a bug"))
     assert not (tmp_path / "result.json").exists()
@@ -380,9 +362,7 @@ def test_a_worker_marks_a_failure_of_the_device(
         ends(AssertionError("anything"), begins=False, device="cpu")
 
 
-def test_a_worker_that_can_not_get_hold_of_the_gpu_ends_the_grid_with_one_line(
-    tmp_path: Path,
-) -> None:
+def test_a_worker_that_can_not_get_hold_of_the_gpu_ends_the_grid_with_one_line(tmp_path):
     ended = grid_on_broken_device(tmp_path, BROKEN)
     message = f"the device failed: {BUSY}"
     assert ended.rows == (("crashed", message),)
@@ -403,7 +383,7 @@ A100 = FakeGpu("GPU-8932f937")
 NEW = "2.13.1+cu130"
 
 
-def test_an_error_that_ends_with_its_process_leaves_the_grid_going(tmp_path: Path) -> None:
+def test_an_error_that_ends_with_its_process_leaves_the_grid_going(tmp_path):
     ended = grid_on_broken_device(tmp_path, WORKS, FAILED)
     message = "the device failed: CUDA error: an illegal memory access"
     assert ended.rows == (("crashed", message),) * 3
@@ -413,7 +393,7 @@ def test_an_error_that_ends_with_its_process_leaves_the_grid_going(tmp_path: Pat
 
 
 @pytest.fixture
-def complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def complete(monkeypatch, tmp_path):
     """All that compiling for a GPU needs, as stand-ins; the folder of Python.h."""
     (tmp_path / "Python.h").touch()
     triton = importlib.machinery.ModuleSpec("triton", None)
@@ -424,11 +404,11 @@ def complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def device(capability: tuple[int, int] = (8, 0)) -> Device:
+def device(capability=(8, 0)):
     return Device("cuda:0", GpuInfo("NVIDIA A100", "580", capability, A100.uuid))
 
 
-def test_on_a_gpu_with_a_compiler_it_pays(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_with_a_compiler_it_pays(complete, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(A100))
     monkeypatch.setattr(conditions, "torch_build", lambda: (NEW, "13.0"))
     monkeypatch.delenv(VISIBLE, raising=False)
@@ -436,7 +416,7 @@ def test_on_a_gpu_with_a_compiler_it_pays(complete: Path, monkeypatch: pytest.Mo
     assert find_conditions("cpu").no_compiling == "a CPU gains nothing"
 
 
-def test_what_is_missing_is_named(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_named(complete, monkeypatch):
     assert why_no_compiling(device(), NEW) == ""
     assert why_no_compiling(device(), "3.0.0a0") == ""
     assert why_no_compiling(device(), "2.9.1+cu130") == "torch 2.9.1+cu130 is too old"

@@ -19,13 +19,13 @@ from bench.machine.environment import (
 TUNABLES = "GLIBC_TUNABLES"
 
 
-def test_what_would_change_what_is_computed_is_dropped() -> None:
+def test_what_would_change_what_is_computed_is_dropped():
     assert not {*DROPPED} & worker_environment(dict.fromkeys(DROPPED, "1"), 1).keys()
     assert recorded(dict.fromkeys(DROPPED, "1"), on_gpu=True) is None
 
 
 @pytest.mark.parametrize("inherited", [{}, {"CUDA_VISIBLE_DEVICES": "0,1"}])
-def test_a_worker_sees_its_gpu_alone_or_none(inherited: dict[str, str]) -> None:
+def test_a_worker_sees_its_gpu_alone_or_none(inherited):
     inherited["CUDA_DEVICE_ORDER"] = "FASTEST_FIRST"
     environment = worker_environment(inherited, 1, "GPU-8932")
     assert (environment["CUDA_VISIBLE_DEVICES"], environment["CUDA_DEVICE_ORDER"]) == (
@@ -43,7 +43,7 @@ GPU_VARIABLES = (
 CPU_VARIABLES = ("OMP_PROC_BIND", "KMP_BLOCKTIME", "MKL_CBWR", "MALLOC_ARENA_MAX", "DNNL_VERBOSE")
 
 
-def test_what_changes_time_or_memory_is_inherited_and_recorded() -> None:
+def test_what_changes_time_or_memory_is_inherited_and_recorded():
     for name in (*GPU_VARIABLES, *CPU_VARIABLES):
         assert worker_environment({name: "1"}, 1)[name] == "1"
         assert recorded({name: "1"}, on_gpu=True) == f"{name}=1"
@@ -56,7 +56,7 @@ def test_what_changes_time_or_memory_is_inherited_and_recorded() -> None:
     assert recorded(dict.fromkeys(SET[:-1], "7") | others, on_gpu=True) is None
 
 
-def test_records_are_sorted_and_hold_no_path() -> None:
+def test_records_are_sorted_and_hold_no_path():
     inherited = {
         "OMP_PROC_BIND": "spread, close\n",
         "LD_PRELOAD": "/home/somebody/lib/libjemalloc.so.2:/usr/lib/libmimalloc.so /opt/x/y.so",
@@ -69,7 +69,7 @@ def test_records_are_sorted_and_hold_no_path() -> None:
     )
 
 
-def test_what_may_be_a_secret_is_a_digest() -> None:
+def test_what_may_be_a_secret_is_a_digest():
     shown = ("512m", "AVX2,STRICT", "granularity=fine,compact,1,0")
     shown += ("expandable_segments:True,max_split_size_mb:128",)
     for value in shown:
@@ -80,7 +80,7 @@ def test_what_may_be_a_secret_is_a_digest() -> None:
         assert text == recorded({"TORCHINDUCTOR_ANY": value}, on_gpu=False)
 
 
-def test_a_command_by_hand_sets_what_a_worker_is_given() -> None:
+def test_a_command_by_hand_sets_what_a_worker_is_given():
     given = worker_environment({"HOME": "/x", "OMP_NUM_THREADS": "7"}, 2, "GPU-8932")
     assert given["HOME"] == "/x"
     assert given["OMP_NUM_THREADS"] == given["MKL_NUM_THREADS"] == "2"
@@ -94,7 +94,7 @@ def test_a_command_by_hand_sets_what_a_worker_is_given() -> None:
     assert "HOME" not in line
 
 
-def test_the_page_on_measuring_has_each_variable_and_what_becomes_of_it() -> None:
+def test_the_page_on_measuring_has_each_variable_and_what_becomes_of_it():
     page = Path(__file__).parents[3] / "docs" / "measuring.md"
     text = page.read_text(encoding="utf-8").partition("## Inherited variables")[2]
     fates = "set|dropped|recorded|recorded on a GPU"
@@ -106,7 +106,7 @@ def test_the_page_on_measuring_has_each_variable_and_what_becomes_of_it() -> Non
     assert documented == {name: fate for fate, names in kinds.items() for name in names}
 
 
-def test_the_allocator_keeps_memory_unless_a_user_tells_it_something() -> None:
+def test_the_allocator_keeps_memory_unless_a_user_tells_it_something():
     usual = worker_environment({}, 1)[TUNABLES]
     assert "glibc.malloc.trim_threshold" in usual
     assert recorded({}, on_gpu=False) is None

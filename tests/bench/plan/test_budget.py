@@ -1,23 +1,21 @@
 """A budget of time: which cells fit, and the messages about those that do not."""
 
 import math
-from collections.abc import Callable
 
 from bench.grid.resume import LEFT_OUT, how_to_go_on, to_run_again
 from bench.plan.budget import Budget, minutes, needs_no_row, that_fit, was_left_out
 from bench.plan.columns import LARGEST
-from bench.plan.rows import Row
 from bench.report.cells import failures_table
 from tests.bench.synthetic_rows import cell, failed_row, synthetic_rows
 
 MINUTE = 60.0
 
 
-def budget_of(minutes_: float = math.inf) -> tuple[Budget, Callable[[float], None]]:
+def budget_of(minutes_=math.inf):
     """A budget, and a function that puts its clock forward by some minutes."""
     now = [1000.0]
 
-    def forward(by: float) -> None:
+    def forward(by):
         now[0] += by * MINUTE
 
     return Budget(minutes_ * MINUTE, lambda: now[0]), forward
@@ -64,7 +62,7 @@ def test_minutes_have_few_digits():
     assert [minutes(s) for s in seconds] == texts
 
 
-def left_out(mode: str = "full", predicted: str = "12") -> Row:
+def left_out(mode="full", predicted="12"):
     message = f"left out: predicted to take {predicted} min, and 3 of the budget of 90 min are left"
     rank, layers = (None, None) if mode == "full" else (1, "attn")
     return failed_row(cell(mode, rank, layers, "off"), "skipped", message)

@@ -4,13 +4,13 @@ from dataclasses import fields
 
 import pytest
 
-from bench.plan.columns import BY_NAME, COLUMNS, NAMES, Column
+from bench.plan.columns import BY_NAME, COLUMNS, NAMES
 from bench.plan.rows import Row
 from tests.bench.column_checks import CHECKS, problem_of
 from tests.bench.synthetic_rows import new_row
 
 
-def test_names_are_unique_and_explained() -> None:
+def test_names_are_unique_and_explained():
     assert len(set(NAMES)) == len(NAMES)
     assert all(column.meaning for column in COLUMNS)
     assert {*NAMES} == {item.name for item in fields(Row)} | {"scale"}
@@ -36,11 +36,11 @@ def test_names_are_unique_and_explained() -> None:
         ("majority_score", {"init": "pretrained", "dev_metric": "overall"}, True),
     ],
 )
-def test_a_column_knows_where_it_applies(name: str, row: dict[str, str], applies: bool) -> None:
+def test_a_column_knows_where_it_applies(name, row, applies):
     assert BY_NAME[name].applies(row) is applies
 
 
-def test_a_row_takes_columns_only() -> None:
+def test_a_row_takes_columns_only():
     with pytest.raises(ValueError, match="colour"):
         new_row(colour="red")
     with pytest.raises(KeyError):
@@ -49,7 +49,7 @@ def test_a_row_takes_columns_only() -> None:
 
 
 @pytest.mark.parametrize("column", COLUMNS, ids=lambda column: column.name)
-def test_a_column_is_held_by_a_test_that_looks_at_it(column: Column) -> None:
+def test_a_column_is_held_by_a_test_that_looks_at_it(column):
     assert problem_of(column.name, CHECKS.get(column.name, "")) is None
 
 
@@ -66,5 +66,5 @@ def test_a_column_is_held_by_a_test_that_looks_at_it(column: Column) -> None:
         ),
     ],
 )
-def test_a_check_that_holds_nothing_is_a_problem(check: str, message: str) -> None:
+def test_a_check_that_holds_nothing_is_a_problem(check, message):
     assert message in str(problem_of("rank", check))

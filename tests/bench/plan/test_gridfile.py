@@ -29,7 +29,7 @@ amp = ["off", "on"]
 """
 
 
-def test_names_that_planning_has_without_torch_are_those_of_minbert() -> None:
+def test_names_that_planning_has_without_torch_are_those_of_minbert():
     for name, known in (
         ("head", HEADS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES),
         ("regression_loss", REGRESSION), ("kernels", KERNELS), ("batching", BATCHINGS),
@@ -38,7 +38,7 @@ def test_names_that_planning_has_without_torch_are_those_of_minbert() -> None:
     assert checks.MSE == MSE
 
 
-def test_a_copied_and_changed_grid_loads(tmp_path: Path) -> None:
+def test_a_copied_and_changed_grid_loads(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(GOOD)
     grid = gridfile.load(str(path))
@@ -49,7 +49,7 @@ def test_a_copied_and_changed_grid_loads(tmp_path: Path) -> None:
     assert [axes.amp for axes in grid.cells] == [["off", "on"]]
 
 
-def test_repeats_are_a_setting_that_counts_among_the_cells() -> None:
+def test_repeats_are_a_setting_that_counts_among_the_cells():
     grid = gridfile.parse(GOOD.replace("epochs = 2", "repeats = 3"), "f.toml", "f")
     assert grid.settings.repeats == 3
     for wrong in ("0", "-1", "1.5", "true"):
@@ -59,7 +59,7 @@ def test_repeats_are_a_setting_that_counts_among_the_cells() -> None:
         gridfile.parse(GOOD.replace("epochs = 2", "repeats = 6\nseeds = 10000"), "f.toml", "f")
 
 
-def test_named_grids_load() -> None:
+def test_named_grids_load():
     for name in gridfile.names():
         assert gridfile.load(name).name == name
     assert {"smoke", "full"} <= set(gridfile.names())
@@ -69,7 +69,7 @@ REFUSED = tomllib.loads(Path(__file__).with_name("refused.toml").read_text("utf-
 
 
 @pytest.mark.parametrize("one", REFUSED, ids=lambda one: one["line"])
-def test_a_typo_is_one_line_that_says_where(one: dict[str, str]) -> None:
+def test_a_typo_is_one_line_that_says_where(one):
     with pytest.raises(InputError) as caught:
         gridfile.parse(one["grid"], "mine.toml", "mine")
     message = str(caught.value)
@@ -78,12 +78,12 @@ def test_a_typo_is_one_line_that_says_where(one: dict[str, str]) -> None:
     assert "\n" not in message
 
 
-def test_unknown_name_lists_the_known() -> None:
+def test_unknown_name_lists_the_known():
     with pytest.raises(InputError, match="full, paper, paper-final, quick, smoke"):
         gridfile.load("huge")
 
 
-def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+def test_unreadable_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="can't be read"):
         gridfile.load(str(tmp_path / "none.toml"))
     binary = tmp_path / "binary.toml"
@@ -113,7 +113,7 @@ mode = ["head"]
 """
 
 
-def test_a_table_of_cells_can_have_settings_of_its_own() -> None:
+def test_a_table_of_cells_can_have_settings_of_its_own():
     grid = gridfile.parse(VARIED, "mine.toml", "mine")
     plain, own, same = (grid.settings_of(axes) for axes in grid.cells)
     assert plain == same == grid.settings
@@ -122,13 +122,13 @@ def test_a_table_of_cells_can_have_settings_of_its_own() -> None:
     assert grid.variants == [plain, own]
 
 
-def test_flags_replace_what_cells_share_and_leave_what_is_their_own() -> None:
+def test_flags_replace_what_cells_share_and_leave_what_is_their_own():
     grid = gridfile.with_settings(gridfile.parse(VARIED, "mine.toml", "mine"), {"epochs": 7})
     assert {settings.epochs for settings in grid.variants} == {7}
     assert [settings.head for settings in grid.variants] == ["linear", "conv"]
 
 
-def test_what_cells_can_vary_changes_neither_data_nor_model() -> None:
+def test_what_cells_can_vary_changes_neither_data_nor_model():
     assert not {"model", "init", "task", "seeds", "max_train"} & gridfile.Varied.model_fields.keys()
     settings = gridfile.Settings.model_fields
     for name, field in gridfile.Varied.model_fields.items():

@@ -2,7 +2,6 @@
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from bench.common.errors import InputError
 from bench.grid.inputs import override
 from bench.plan import gridfile
-from bench.plan.gridfile import Grid
 from bench.plan.models import find_model
 from bench.plan.planning import Resolved, expand
 from tests.hostile import NUMBERS, TEXTS, answer, changed, check_line, damaged, examples, nested
@@ -43,7 +41,7 @@ VALUES_OF_TOML = st.recursive(
 )
 
 
-def toml(value: Any) -> str:
+def toml(value):
     """TOML for a value, tables inline."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(k)} = {toml(v)}" for k, v in value.items()) + "}"
@@ -54,15 +52,15 @@ def toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def document(values: Any) -> str:
+def document(values):
     return "\n".join(f"{json.dumps(key)} = {toml(value)}" for key, value in values.items())
 
 
-def parsed(text: str) -> Grid | None:
+def parsed(text):
     return answer(lambda: gridfile.parse(text, "mine.toml", "mine"), InputError, "mine.toml: ")
 
 
-def check_grid(grid: Grid) -> None:
+def check_grid(grid):
     """Fail unless a grid can be made into cells in a moment."""
     cells = expand(grid, RESOLVED)
     assert 0 < len(cells) <= 100_000
@@ -70,7 +68,7 @@ def check_grid(grid: Grid) -> None:
     assert all((cell.rank is None) == (cell.layers is None) for cell in cells)
 
 
-def test_the_writer_of_these_tests_writes_toml() -> None:
+def test_the_writer_of_these_tests_writes_toml():
     grid = gridfile.parse(document(VALUES), "mine.toml", "mine")
     assert grid.settings.learning_rates.full == 2e-5
     assert len(expand(grid, RESOLVED)) == 4
@@ -78,7 +76,7 @@ def test_the_writer_of_these_tests_writes_toml() -> None:
 
 @examples(100)
 @given(values=changed(VALUES, VALUES_OF_TOML))
-def test_a_changed_grid_is_refused_or_makes_cells(values: Any) -> None:
+def test_a_changed_grid_is_refused_or_makes_cells(values):
     if isinstance(values, dict):
         grid = parsed(document(values))
         if grid is not None:
@@ -87,7 +85,7 @@ def test_a_changed_grid_is_refused_or_makes_cells(values: Any) -> None:
 
 @examples(100)
 @given(content=damaged(document(VALUES).encode()))
-def test_a_damaged_grid_is_refused_or_makes_cells(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_grid_is_refused_or_makes_cells(tmp_path, content):
     path = tmp_path / "mine.toml"
     path.write_bytes(content)
     grid = answer(lambda: gridfile.load(str(path)), InputError, path)
@@ -98,7 +96,7 @@ def test_a_damaged_grid_is_refused_or_makes_cells(tmp_path: Path, content: bytes
 @pytest.mark.parametrize(
     "value", ["0x" + "f" * 5000, "9" * 5000, "-1", "nan", "inf", "[]", "{}", "''", "07:32:00"]
 )
-def test_a_setting_of_any_other_kind_is_refused(value: str) -> None:
+def test_a_setting_of_any_other_kind_is_refused(value):
     valid = [("model", "''"), ("task", "''"), ("learning_rates", "{}")]
     for key in (*VALUES["settings"], "max_train", "pooling", "nonsense"):
         text = f"[settings]\n{key} = {value}\n[[cells]]\nmode = ['full']\n"
@@ -123,7 +121,7 @@ def test_a_setting_of_any_other_kind_is_refused(value: str) -> None:
     ],
     ids=lambda text: text[:20],
 )
-def test_a_file_made_to_keep_its_reader_busy_is_refused_soon(text: str) -> None:
+def test_a_file_made_to_keep_its_reader_busy_is_refused_soon(text):
     begun = time.process_time()
     assert parsed(text) is None
     assert time.process_time() - begun < 15
@@ -133,7 +131,7 @@ def test_a_file_made_to_keep_its_reader_busy_is_refused_soon(text: str) -> None:
     ("name", "value"),
     [("seeds", 10**9), ("epochs", 10**30), ("max_train", 10**10), ("max_steps", 2**63)],
 )
-def test_a_flag_has_the_limits_of_its_setting(name: str, value: int) -> None:
+def test_a_flag_has_the_limits_of_its_setting(name, value):
     grid = gridfile.load("smoke")
     with pytest.raises(InputError) as caught:
         override(grid, {name: value, "model": None})
@@ -143,6 +141,6 @@ def test_a_flag_has_the_limits_of_its_setting(name: str, value: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "../x", "/etc/passwd", "a/../b", "~root"])
-def test_a_model_that_can_not_be_is_refused(name: str) -> None:
+def test_a_model_that_can_not_be_is_refused(name):
     with pytest.raises(InputError):
         find_model(name, "pretrained", "auto")

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from bench.forecast.outlook import Outlook
 from bench.grid.plans import rounds
 from bench.plan import gridfile
-from bench.plan.cell import Cell
 from bench.plan.learning_rates import (
     FIRST,
     LAST_EXPONENT,
@@ -26,7 +25,7 @@ LORA = next(cell for cell in CELLS if cell.mode == "lora")
 HEAD = next(cell for cell in CELLS if cell.mode == "head")
 
 
-def test_how_rates_came_about_follows_from_the_cell() -> None:
+def test_how_rates_came_about_follows_from_the_cell():
     assert {origin_of(cell) for cell in CELLS} == {"default"}
     assert origin_of(replace(LORA, learning_rate_head=2e-3)) == "given"
     assert origin_of(replace(LORA, learning_rate_source="search")) == "tuned"
@@ -39,14 +38,14 @@ def test_how_rates_came_about_follows_from_the_cell() -> None:
 class Runs:
     """Runs candidates: a score for each exponent, or a status where it failed."""
 
-    def __init__(self, score) -> None:
+    def __init__(self, score):
         self.score = score
         self.rows: dict[str, Row] = {}
 
-    def row_of(self, cell: Cell) -> Row | None:
+    def row_of(self, cell):
         return self.rows.get(cell.cell_id)
 
-    def run(self, search: Search) -> list[list[Cell]]:
+    def run(self, search):
         rounds = []
         for candidates in search.rounds():
             rounds.append(candidates)
@@ -61,24 +60,24 @@ class Runs:
         return rounds
 
 
-def peak_at(best: float):
+def peak_at(best):
     """Scores that are highest at a rate."""
 
-    def score(cell: Cell) -> tuple[float, float]:
+    def score(cell):
         rate = cell.learning_rate or cell.learning_rate_head
         return (0.6 - abs(rate - best) / (rate + best), 1.0)
 
     return score
 
 
-def test_multipliers_are_powers_of_the_root_of_ten_and_scale_all_rates() -> None:
+def test_multipliers_are_powers_of_the_root_of_ten_and_scale_all_rates():
     rates = at_exponent(replace(LORA, learning_rate_base=1e-4), 1)
     names = ("learning_rate", "learning_rate_base", "learning_rate_head")
     assert rates == dict(zip(names, (3.16e-3, 3.16e-4, 3.16e-3), strict=True))
     assert at_exponent(HEAD, -2) == dict(zip(names, (None, None, 1e-4), strict=True))
 
 
-def test_five_rates_for_each_kind_and_the_best_is_taken() -> None:
+def test_five_rates_for_each_kind_and_the_best_is_taken():
     runs = Runs(peak_at(1e-3))
     cells = [cell for cell in CELLS if cell.mode != "full"]
     search = Search(cells, "other data", runs.row_of)
@@ -100,7 +99,7 @@ def searched(score, cells=(LORA,)):
     return search, [len(each) for each in runs.run(search)]
 
 
-def test_multipliers_are_added_while_the_best_is_at_an_end() -> None:
+def test_multipliers_are_added_while_the_best_is_at_an_end():
     search, numbers = searched(peak_at(0.1))
     assert numbers == [5, 1, 1, 1]
     assert search.tuned(LORA).learning_rate == 0.1
@@ -108,7 +107,7 @@ def test_multipliers_are_added_while_the_best_is_at_an_end() -> None:
     assert sum(numbers) == len(FIRST) + LAST_EXPONENT - max(FIRST), "they have an end"
 
 
-def test_the_lower_loss_of_equal_scores_is_better_and_what_failed_is_no_choice() -> None:
+def test_the_lower_loss_of_equal_scores_is_better_and_what_failed_is_no_choice():
     search, _ = searched(lambda cell: (0.5, abs(cell.learning_rate - 3.16e-4)))
     assert search.tuned(LORA).learning_rate == 3.16e-4
     search, _ = searched(lambda cell: (0.4, 1.0) if cell.learning_rate < 1e-3 else "invalid")
@@ -118,7 +117,7 @@ def test_the_lower_loss_of_equal_scores_is_better_and_what_failed_is_no_choice()
     assert search.tuned(LORA) is None
 
 
-def test_a_kind_without_rates_is_skipped_the_others_run_and_no_search_is_repeated() -> None:
+def test_a_kind_without_rates_is_skipped_the_others_run_and_no_search_is_repeated():
     search, _ = searched(
         lambda cell: "timeout" if cell.mode == "lora" else peak_at(1e-3)(cell), [LORA, HEAD]
     )
@@ -133,7 +132,7 @@ def test_a_kind_without_rates_is_skipped_the_others_run_and_no_search_is_repeate
     assert lora.cell.cell_id != LORA.cell_id, "whose own rates may have run"
 
 
-def test_of_cells_that_are_skipped_without_rates_nothing_is_predicted() -> None:
+def test_of_cells_that_are_skipped_without_rates_nothing_is_predicted():
     head, lora = plan([HEAD, without_rates(LORA)], {}, HERE)
     lora = replace(lora, action="skip")
     forecast = SimpleNamespace(time_s=lambda cell: {HEAD.mode: 7.0}[cell.mode])
@@ -142,7 +141,7 @@ def test_of_cells_that_are_skipped_without_rates_nothing_is_predicted() -> None:
     assert outlook.begin(head.cell) == (7.0, 0.0)
 
 
-def test_a_cell_that_lacked_rates_is_forgotten_once_it_has_run() -> None:
+def test_a_cell_that_lacked_rates_is_forgotten_once_it_has_run():
     old = planned_row(without_rates(LORA)) | {"status": "skipped"}
     new = planned_row(replace(LORA, learning_rate_source="search")) | {"status": "ok"}
     assert still_lacking([old, new]) == [new]
@@ -150,7 +149,7 @@ def test_a_cell_that_lacked_rates_is_forgotten_once_it_has_run() -> None:
     assert still_lacking([old, other]) == [old, other]
 
 
-def test_what_has_run_is_asked_for_again_by_the_same_cells() -> None:
+def test_what_has_run_is_asked_for_again_by_the_same_cells():
     runs = Runs(peak_at(1e-3))
     search = Search(CELLS, "d2", runs.row_of)
     first = runs.run(search)
@@ -160,8 +159,8 @@ def test_what_has_run_is_asked_for_again_by_the_same_cells() -> None:
     assert [again.tuned(cell) for cell in CELLS] == [search.tuned(cell) for cell in CELLS]
 
 
-def test_amp_is_that_of_the_cells_where_any_has_it() -> None:
-    def amps(cells: list[Cell]) -> set[str]:
+def test_amp_is_that_of_the_cells_where_any_has_it():
+    def amps(cells):
         return {cell.amp for cell in next(Search(cells, "d2", lambda cell: None).rounds())}
 
     assert amps(CELLS) == {"bf16"}

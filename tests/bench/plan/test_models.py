@@ -1,6 +1,5 @@
 """A grid on a checkpoint from the Hugging Face hub, against a stand-in for it on this machine."""
 
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from tests.minbert.stand_in_hub import Hub, serve
 
 
 @pytest.fixture
-def hub(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(tiny_checkpoint, tmp_path, monkeypatch):
     """A hub that the library takes for the real one, with one model at a tag."""
     need(find_spec("huggingface_hub") is not None, "huggingface_hub", component="transformers")
     files = {path.name: path.read_bytes() for path in tiny_checkpoint.iterdir()}
@@ -24,7 +23,7 @@ def hub(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_grid_is_planned_on_a_checkpoint_from_the_hub(tmp_path: Path) -> None:
+def test_a_grid_is_planned_on_a_checkpoint_from_the_hub(tmp_path):
     """The training of a model in a folder is in tests/bench/grid."""
     grid = GridRuns(tmp_path, Path("user/tiny@v1"))
     done = grid.run_apart("--select", "mode=head amp=off", "--dry-run", "--json")

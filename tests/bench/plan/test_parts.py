@@ -8,13 +8,12 @@ import pytest
 
 from bench.common.errors import InputError
 from bench.plan import gridfile
-from bench.plan.cell import MULTITASK, Cell
+from bench.plan.cell import MULTITASK
 from bench.plan.columns import BY_NAME, CORRELATED, PART_SCORES, VALUES, parse_value, row_of
 from bench.plan.job import Job
 from bench.plan.metrics import OVERALL
 from bench.plan.parts import from_text, most_encoders, scores_of, to_text
 from bench.plan.planning import Resolved, expand
-from bench.plan.rows import Row
 from bench.results.overall import overall, overall_interval
 from bench.results.protocol import parse_result
 from bench.results.row import measured_row, score_interval
@@ -30,12 +29,12 @@ SIZES = {"sst": 1101, "quora": 4000, "sts": 863}
 SCORES = {"sst": 0.5, "quora": 0.8, "sts": 0.7}
 
 
-def cells_of(parts: tuple[str, ...], grid: str = "paper-final") -> list[Cell]:
+def cells_of(parts, grid="paper-final"):
     resolved = Resolved("minilm", "m", "mean", "d", "bf16", "grid", "sts" in parts, parts)
     return expand(gridfile.load(grid), resolved)
 
 
-def test_names_are_those_of_the_task() -> None:
+def test_names_are_those_of_the_task():
     assert set(PART_SCORES) == set(PARTS) == set(TASKS[MULTITASK].parts)
     assert TASKS[MULTITASK].metric == OVERALL
     for part in PARTS:
@@ -47,7 +46,7 @@ def test_names_are_those_of_the_task() -> None:
 # As text
 
 
-def test_settings_by_part_have_one_order_and_come_back() -> None:
+def test_settings_by_part_have_one_order_and_come_back():
     values = {"sts": 3.0, "sst": 4.0, "quora": 1e-5}
     assert to_text(values) == "quora=1e-05 sst=4 sts=3"
     assert from_text(to_text(values)) == values
@@ -58,7 +57,7 @@ def test_settings_by_part_have_one_order_and_come_back() -> None:
     "text",
     ["", "sst", "sst=", "sst=x", "sst=nan", "sst=-1", "qqp=1", "sst=1 sst=2", "sst=1  sts=2"],
 )
-def test_other_text_is_none(text: str) -> None:
+def test_other_text_is_none(text):
     with pytest.raises(ValueError):  # noqa: PT011  float's own message, too
         from_text(text)
 
@@ -66,7 +65,7 @@ def test_other_text_is_none(text: str) -> None:
 # The score
 
 
-def test_overall_is_the_mean_over_the_parts_that_are_there() -> None:
+def test_overall_is_the_mean_over_the_parts_that_are_there():
     assert overall(SCORES) == pytest.approx((0.5 + 0.8 + 0.85) / 3)
     assert overall({"sts": -1.0}) == 0.0
     assert overall({"sst": 0.4}) == 0.4
@@ -74,7 +73,7 @@ def test_overall_is_the_mean_over_the_parts_that_are_there() -> None:
     assert overall({}) is None
 
 
-def test_the_interval_is_that_of_one_part_or_of_the_sum_of_variances() -> None:
+def test_the_interval_is_that_of_one_part_or_of_the_sum_of_variances():
     low, high = wilson(550, 1100)
     assert overall_interval({"sst": 0.5}, {"sst": 1100}).ends() == pytest.approx((low, high))
     low, high = fisher(0.7, 863)
@@ -95,7 +94,7 @@ def test_the_interval_is_that_of_one_part_or_of_the_sum_of_variances() -> None:
 # Cells
 
 
-def test_settings_are_of_the_parts_that_are_there() -> None:
+def test_settings_are_of_the_parts_that_are_there():
     (cell, *_) = cells_of(("sst", "quora"))
     assert cell.task_rates == "quora=5 sst=4"
     assert cell.regression_loss is None
@@ -107,7 +106,7 @@ def test_settings_are_of_the_parts_that_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", ["runs.csv", "docs/prediction.csv"])
-def test_cells_that_ran_before_there_were_parts_keep_their_ids(name: str) -> None:
+def test_cells_that_ran_before_there_were_parts_keep_their_ids(name):
     with (ROOT / name).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert rows
@@ -124,7 +123,7 @@ def test_cells_that_ran_before_there_were_parts_keep_their_ids(name: str) -> Non
         ({"task": "sst"}, "don't go with task"),
     ],
 )
-def test_a_job_with_other_settings_by_part_is_refused(change: dict, expected: str) -> None:
+def test_a_job_with_other_settings_by_part_is_refused(change, expected):
     job = Job(
         cell=cells_of(PARTS)[0], conditions_id="here", attempt=1, device="cpu", threads=2,
         checkpoint="/a/b", geometry=None, tokenizer="/a/b", data="/c", keep=False,
@@ -138,11 +137,11 @@ def test_a_job_with_other_settings_by_part_is_refused(change: dict, expected: st
 # Rows
 
 
-def test_a_row_has_the_interval_of_its_parts_and_what_the_majority_gives(tmp_path: Path) -> None:
+def test_a_row_has_the_interval_of_its_parts_and_what_the_majority_gives(tmp_path):
     columns = {"dev_metric": OVERALL, "dev_score": overall(SCORES)}
     columns |= {PART_SCORES[part]: score for part, score in SCORES.items()}
 
-    def of_majority(majority: float) -> Row:
+    def of_majority(majority):
         return measured_row(
             cells_of(PARTS)[0], HERE, columns=columns,
             status="ok", flags=[], message="", folder=tmp_path, dev_examples=SIZES,
@@ -163,7 +162,7 @@ def test_a_row_has_the_interval_of_its_parts_and_what_the_majority_gives(tmp_pat
 @pytest.mark.parametrize(
     ("name", "value"), [("dev_sentiment", -0.1), ("dev_similarity", -1.1), ("dev_score", -0.1)]
 )
-def test_a_score_that_none_can_be_makes_no_result(name: str, value: float) -> None:
+def test_a_score_that_none_can_be_makes_no_result(name, value):
     columns = f'{{"dev_metric": "overall", "{name}": {value}}}'
     with pytest.raises(ValueError, match=f"its {name} is"):
         parse_result(f'{{"status": "ok", "columns": {columns}}}')

@@ -2,14 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bench.analysis.groups import groups
 from bench.common.errors import InputError
 from bench.plan import columns, gridfile
-from bench.plan.cell import CANDIDATE, Cell, Columns, Value
+from bench.plan.cell import CANDIDATE
 from bench.plan.learning_rates import kind_of
 from bench.plan.parts import to_text
 from bench.plan.planning import Resolved, check_rerun, expand, plan
@@ -24,17 +23,17 @@ OPTIONS = str(Path(__file__).with_name("options.toml"))
 RESOLVED = Resolved("minilm", "m" * 16, "mean", "d" * 16, "bf16", "grid")
 
 
-def cells_of(name: str, **settings: object) -> list[Cell]:
+def cells_of(name, **settings):
     grid = gridfile.load(name)
     changed = grid.settings.model_copy(update=settings)
     return expand(grid.model_copy(update={"settings": changed}), RESOLVED)
 
 
-def cells_in(text: str) -> list[Cell]:
+def cells_in(text):
     return expand(gridfile.parse(text, "x.toml", "x"), RESOLVED)
 
 
-def test_unfreezing_is_an_axis_of_what_has_layers_to_unfreeze() -> None:
+def test_unfreezing_is_an_axis_of_what_has_layers_to_unfreeze():
     cells = cells_in(
         '[[cells]]\nmode = ["full", "head"]\nunfreeze = ["all", "iterative"]\n'
         '[[cells]]\nmode = ["lora"]\nrank = [1]\nlayers = ["attn"]\nunfreeze = ["iterative"]\n'
@@ -48,7 +47,7 @@ def test_unfreezing_is_an_axis_of_what_has_layers_to_unfreeze() -> None:
     assert len(select(cells, parse_selection("unfreeze=iterative"))) == 2
 
 
-def test_factors_on_rates_change_no_cell_that_has_no_such_rates() -> None:
+def test_factors_on_rates_change_no_cell_that_has_no_such_rates():
     plain = {cell.name: cell.cell_id for cell in cells_of("smoke")}
     for setting, without in (
         ({"lora_plus_ratio": 4.0}, {"full", "head"}), ({"layer_decay": 0.9}, {"head"}),
@@ -60,7 +59,7 @@ def test_factors_on_rates_change_no_cell_that_has_no_such_rates() -> None:
         assert not changed & same
 
 
-def test_options_of_lora_change_no_cell_of_vera() -> None:
+def test_options_of_lora_change_no_cell_of_vera():
     text = '[settings]\n{}\n[[cells]]\nmode = ["vera", "lora"]\nrank = [4]\nlayers = ["attn"]\n'
     plain = cells_in(text.format(""))
     for setting in ("alpha = 32", "scale = 3", "lora_plus_ratio = 4", "use_rslora = true"):
@@ -74,20 +73,20 @@ def test_options_of_lora_change_no_cell_of_vera() -> None:
         cells_in(vera)
 
 
-def test_early_stopping_holds_out_a_share_unless_there_is_one() -> None:
+def test_early_stopping_holds_out_a_share_unless_there_is_one():
     assert {cell.held_out for cell in cells_of("smoke")} == {0.0}
     assert {cell.held_out for cell in cells_of("smoke", early_stopping=3)} == {0.1}
     assert {cell.held_out for cell in cells_of("smoke", early_stopping=3, held_out=0.3)} == {0.3}
 
 
-def test_a_scale_for_all_ranks_is_as_the_csv_holds_it() -> None:
+def test_a_scale_for_all_ranks_is_as_the_csv_holds_it():
     cells = cells_in(
         "[settings]\nscale = 0.1\n[[cells]]\nmode = ['lora']\nrank = [3]\nlayers = ['attn']\n"
     )
     assert [cell.alpha for cell in cells] == [0.3]
 
 
-def test_cells_have_the_settings_of_their_table() -> None:
+def test_cells_have_the_settings_of_their_table():
     text = """
     [settings]
     task = "multitask"
@@ -110,7 +109,7 @@ def test_cells_have_the_settings_of_their_table() -> None:
     assert len({c.cell_id for c in cells}) == 3
 
 
-def test_lengths_are_an_axis_and_auto_is_resolved() -> None:
+def test_lengths_are_an_axis_and_auto_is_resolved():
     axes = "mode = ['lora']\nrank = [1, 2]\nlayers = ['attn']\nmax_length = [32, 'auto']"
     grid = gridfile.parse(f"[[cells]]\n{axes}", "grid.toml", "grid")
     assert grid.has_auto_length
@@ -130,7 +129,7 @@ def test_lengths_are_an_axis_and_auto_is_resolved() -> None:
     assert [cell.max_length for cell in cells_in(text)] == [16]
 
 
-def test_selection_by_batch_size_and_rate() -> None:
+def test_selection_by_batch_size_and_rate():
     cells = cells_of("paper")
     assert len(select(cells, parse_selection("batch_size=64,128"))) == 200
     assert len(select(cells, parse_selection("learning_rate=1e-4,0.00001"))) == 200
@@ -143,7 +142,7 @@ def test_selection_by_batch_size_and_rate() -> None:
         parse_selection("learning_rate=2")
 
 
-def test_rates_and_scale_follow_mode_layer_set_and_rank() -> None:
+def test_rates_and_scale_follow_mode_layer_set_and_rank():
     cells = cells_of("full")
     rates = {
         (c.mode, c.layers): (c.learning_rate, c.learning_rate_base, c.learning_rate_head)
@@ -157,7 +156,7 @@ def test_rates_and_scale_follow_mode_layer_set_and_rank() -> None:
     assert (scales["lora", 1], scales["lora", 8], scales["full", None]) == (16.0, 2.0, None)
 
 
-def test_seeds_are_the_outer_loop_and_the_order_repeats() -> None:
+def test_seeds_are_the_outer_loop_and_the_order_repeats():
     cells = cells_of("smoke", seeds=3)
     assert [c.seed for c in cells] == [0] * 8 + [1] * 8 + [2] * 8
     assert cells == cells_of("smoke", seeds=3)
@@ -169,7 +168,7 @@ def test_seeds_are_the_outer_loop_and_the_order_repeats() -> None:
     assert [(item.repeat, item.cell) for item in planned] == [(n, c) for n in (1, 2) for c in cells]
 
 
-def test_cell_id_follows_what_determines_a_result_and_not_labels() -> None:
+def test_cell_id_follows_what_determines_a_result_and_not_labels():
     """Nor settings that came later, at the value that older cells had."""
     cell = cells_of("smoke")[0]
     multitask = replace(
@@ -191,7 +190,7 @@ def test_cell_id_follows_what_determines_a_result_and_not_labels() -> None:
         assert replace(multitask, **change).cell_id != multitask.cell_id, change
 
 
-def test_selection_keeps_cells_whose_axes_match() -> None:
+def test_selection_keeps_cells_whose_axes_match():
     cells = cells_of("full")
     chosen = select(cells, parse_selection("mode=lora,dora rank=1,8 amp=on"))
     assert {(c.mode, c.rank, c.amp) for c in chosen} == {
@@ -215,7 +214,7 @@ def test_selection_keeps_cells_whose_axes_match() -> None:
     [("depth=3", "depth=3"), ("mode=lorra", "lorra"), ("rank=one", "one"), ("rank=", "rank="),
      ("layers=all/lin", "all-lin-only")],
 )  # fmt: skip
-def test_bad_selection_is_one_line(text: str, named: str) -> None:
+def test_bad_selection_is_one_line(text, named):
     with pytest.raises(InputError, match="--select") as caught:
         parse_selection(text)
     assert named in str(caught.value)
@@ -229,12 +228,12 @@ VERSIONS = [*((i, "ok", OLD) for i in range(4)), (0, "ok", NEW), (1, "crashed", 
 FLAGGED = [(0, "ok", {"flags": "not_learned", "attempt": 4}), (1, "crashed", {})]
 
 
-def row_of(cell: Cell, status: str, **columns: Value) -> Row:
+def row_of(cell, status, **columns):
     ids = {"conditions_id": "here", "status": status, "attempt": 1}
     return new_row(**(cell.columns() | ids | columns))
 
 
-def rows_of(items: list[tuple[int, str, Columns]]) -> list[Row]:
+def rows_of(items):
     return [row_of(CELLS[index], status, **others) for index, status, others in items]
 
 
@@ -255,25 +254,25 @@ def rows_of(items: list[tuple[int, str, Columns]]) -> list[Row]:
         (VERSIONS, {"fresh": True, "rerun": "crashed"}, "done run run run"),
     ],
 )  # fmt: skip
-def test_what_runs_follows_from_rows_and_options(rows, options, expected) -> None:
+def test_what_runs_follows_from_rows_and_options(rows, options, expected):
     planned = plan(CELLS, rows_of(rows), HERE, **options)
     assert " ".join(item.action for item in planned) == expected
 
 
-def test_an_attempt_is_one_above_all_rows_of_a_cell() -> None:
+def test_an_attempt_is_one_above_all_rows_of_a_cell():
     assert [item.attempt for item in plan(CELLS, rows_of(FLAGGED), HERE)] == [5, 2, 1, 1]
     fresh = plan(CELLS, rows_of(VERSIONS), HERE, fresh=True)
     assert [item.attempt for item in fresh] == [3, 3, 3, 2]
 
 
-def test_each_repeat_is_done_fails_and_is_tried_again_by_itself() -> None:
+def test_each_repeat_is_done_fails_and_is_tried_again_by_itself():
     rows = rows_of([
         (0, "ok", {}),  # without a repeat: the first
         (0, "crashed", {"repeat": 2}), (0, "interrupted", {"repeat": 3}),
         (0, "ok", {"flags": "disturbed", "repeat": 4}),
     ])  # fmt: skip
 
-    def planned(**options: Any) -> list[tuple[str, int]]:
+    def planned(**options):
         return [(item.action, item.attempt) for item in plan(CELLS[:1], rows, HERE, **options)]
 
     assert planned() == [("done", 2)]
@@ -285,7 +284,7 @@ def test_each_repeat_is_done_fails_and_is_tried_again_by_itself() -> None:
     assert planned(repeats=5, rerun="disturbed") == ends
 
 
-def test_tf32_is_of_cells_without_amp_and_older_ids_stay() -> None:
+def test_tf32_is_of_cells_without_amp_and_older_ids_stay():
     exact, fast = cells_of("smoke"), cells_of("smoke", tf32=True)
     assert {(cell.amp == "off", cell.tf32) for cell in fast} == {(True, "on"), (False, "off")}
     by_name = {cell.name: cell.cell_id for cell in exact}
@@ -298,7 +297,7 @@ def test_tf32_is_of_cells_without_amp_and_older_ids_stay() -> None:
     assert columns.row_of(older)["tf32"] == "off"
 
 
-def test_a_setting_in_tf32_is_another_of_the_same_group() -> None:
+def test_a_setting_in_tf32_is_another_of_the_same_group():
     cells = [cell for cell in cells_of("smoke") if cell.amp == "off"][:1]
     both = [*cells, replace(cells[0], tf32="on")]
     [group] = groups([row_of(cell, "ok", **synthetic_rows.HERE) for cell in both])
@@ -325,7 +324,7 @@ OWN = [row_of(cell, "ok", **MINE) for cell in SEEDS[:2]]
 SEVENTH = row_of(replace(SEEDS[0], seed=7), "ok", **MINE)
 
 
-def here_and_elsewhere(rows: list[Row], cells: list[Cell], **options: Any) -> str:
+def here_and_elsewhere(rows, cells, **options):
     """Actions of a plan; `else` in place of `done` for a score of another machine."""
     planned = plan(cells, rows, MINE, **options)
     assert all(item.action == "done" for item in planned if item.elsewhere)
@@ -356,13 +355,13 @@ def here_and_elsewhere(rows: list[Row], cells: list[Cell], **options: Any) -> st
     ],
 )  # fmt: skip
 def test_a_score_of_another_machine_will_do_once_costs_are_measured_here(
-    rows: list[Row], number: int, options: dict[str, Any], expected: str
-) -> None:
+    rows, number, options, expected
+):
     """Of the same software, unless the cell failed here, is asked for or lacks a fresh result."""
     assert here_and_elsewhere(rows, SEEDS[:number], **options) == expected
 
 
-def test_repeats_run_here_and_tries_of_a_search_need_not() -> None:
+def test_repeats_run_here_and_tries_of_a_search_need_not():
     cells = [SEEDS[0], replace(SEEDS[1], learning_rate_source=CANDIDATE)]
     others = [row_of(cell, "ok", **THERE) for cell in cells]
     assert here_and_elsewhere(others, cells, repeats=2) == "run else run"
@@ -370,13 +369,13 @@ def test_repeats_run_here_and_tries_of_a_search_need_not() -> None:
     assert plan(cells, others, MINE)[1].reason == "score from another machine"
 
 
-def test_unknown_rerun_is_refused() -> None:
+def test_unknown_rerun_is_refused():
     assert check_rerun("disturbed") == "disturbed"
     with pytest.raises(InputError, match="broken"):
         check_rerun("broken")
 
 
-def test_cells_that_differ_in_an_option_have_names_of_their_own() -> None:
+def test_cells_that_differ_in_an_option_have_names_of_their_own():
     cells = cells_of(OPTIONS)
     names = {cell.name for cell in cells}
     assert names == {
@@ -396,7 +395,7 @@ def test_cells_that_differ_in_an_option_have_names_of_their_own() -> None:
     assert pissa == "lora-r4-all-lin-only-loha-1a2b-pissa-fp32-s0"
 
 
-def test_biases_train_at_the_rate_of_adapters_and_have_no_options() -> None:
+def test_biases_train_at_the_rate_of_adapters_and_have_no_options():
     (cell,) = (cell for cell in cells_of(OPTIONS) if cell.mode == "bitfit")
     rates = cell.learning_rate, cell.learning_rate_base, cell.learning_rate_head
     assert rates == (1e-3, None, 1e-3)

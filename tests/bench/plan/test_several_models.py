@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +18,7 @@ SMALL = Resolved("small", "a" * 16, "mean", "d" * 16, "bf16", "grid", auto_lengt
 LARGE = Resolved("large", "b" * 16, "cls", "d" * 16, "bf16", "grid", auto_length=56)
 
 
-def test_every_model_has_every_cell_and_neighbours_are_of_no_one_model() -> None:
+def test_every_model_has_every_cell_and_neighbours_are_of_no_one_model():
     grid = gridfile.load("full")
     cells = expand(grid, SMALL, LARGE)
     alone = [expand(grid, one) for one in (SMALL, LARGE)]
@@ -35,7 +34,7 @@ def test_every_model_has_every_cell_and_neighbours_are_of_no_one_model() -> None
     assert {cell.model: cell.max_length for cell in lengths} == {"small": 40, "large": 56}
 
 
-def test_names_in_a_plan_have_what_distinguishes_its_cells() -> None:
+def test_names_in_a_plan_have_what_distinguishes_its_cells():
     grid = gridfile.load("smoke")
     both, one = (plan(expand(grid, *of), [], HERE) for of in ((SMALL, LARGE), (SMALL,)))
     assert len({item.name for item in both}) == len(both) == 2 * len(one)
@@ -48,7 +47,7 @@ def test_names_in_a_plan_have_what_distinguishes_its_cells() -> None:
     assert {name.split()[0] for name in names} == {"minbert", "transformers"}
 
 
-def test_models_and_engines_can_be_selected() -> None:
+def test_models_and_engines_can_be_selected():
     cells = expand(gridfile.load("smoke"), SMALL, LARGE)
     assert {c.model for c in select(cells, parse_selection("model=large"))} == {"large"}
     assert select(cells, parse_selection("model=large,small engine=minbert")) == cells
@@ -57,7 +56,7 @@ def test_models_and_engines_can_be_selected() -> None:
         parse_selection("engine=jax")
 
 
-def test_each_model_is_given_rates_of_its_own() -> None:
+def test_each_model_is_given_rates_of_its_own():
     cells = [c for c in expand(gridfile.load("smoke"), SMALL, LARGE) if c.mode == "head"]
     best = {"small": 1e-3, "large": 3.16e-3}
     rows = {}
@@ -69,7 +68,7 @@ def test_each_model_is_given_rates_of_its_own() -> None:
     assert {c.model: search.tuned(c).learning_rate_head for c in cells} == best
 
 
-def test_a_model_that_ran_out_of_memory_skips_larger_cells_of_it_alone() -> None:
+def test_a_model_that_ran_out_of_memory_skips_larger_cells_of_it_alone():
     cells = [c for c in expand(gridfile.load("full"), SMALL, LARGE) if c.mode == "lora"]
     failed = min((c for c in cells if c.model == "small"), key=lambda c: (c.rank, c.cell_id))
     row = planned_row(failed) | {"status": "oom"}
@@ -77,7 +76,7 @@ def test_a_model_that_ran_out_of_memory_skips_larger_cells_of_it_alone() -> None
     assert skipped == {"small"}
 
 
-def test_a_grid_file_names_one_model_or_several() -> None:
+def test_a_grid_file_names_one_model_or_several():
     cells = '[[cells]]\nmode = ["head"]\n'
     one = gridfile.parse(f'[settings]\nmodel = "a"\n{cells}', "x.toml", "x")
     two = gridfile.parse(f'[settings]\nmodel = ["a", "b"]\n{cells}', "x.toml", "x")
@@ -89,8 +88,8 @@ def test_a_grid_file_names_one_model_or_several() -> None:
 
 
 def test_folders_of_one_name_are_distinguished_and_the_same_model_is_refused(
-    tiny_checkpoint: Path, deep_checkpoint: Path, tmp_path: Path
-) -> None:
+    tiny_checkpoint, deep_checkpoint, tmp_path
+):
     copies = [tmp_path / parent / "copy" for parent in ("a", "b")]
     models = find_models([str(tiny_checkpoint), str(deep_checkpoint)], "pretrained", "auto")
     assert set(models) == {tiny_checkpoint.name, deep_checkpoint.name}

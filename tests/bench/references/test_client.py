@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,16 +10,15 @@ from bench.common.child import ChildError
 from bench.common.errors import StoppedError
 from bench.launch.signals import Signals
 from bench.plan.cell import CANDIDATE
-from bench.plan.job import Job
 from bench.references import client, process
 from bench.references.client import find_references
 from bench.results.facts import REFERENCES, Reference, facts_of, read_facts, update_facts
-from minbert.data.tasks import Data, Folds, load_data
+from minbert.data.tasks import Folds, load_data
 from tests.bench.workloads import workload
 from tests.cs224n import write_folder
 
 
-def job_of(checkpoint: Path, data: Data, folder: Path | None = None, **changes: object) -> Job:
+def job_of(checkpoint, data, folder=None, **changes):
     values = {
         "task": data.task.name, "data_digest": data.digest[:16], "max_train": None,
         "max_dev": None, "max_steps": None, "init": "pretrained", "geometry": None,
@@ -33,12 +31,12 @@ def job_of(checkpoint: Path, data: Data, folder: Path | None = None, **changes: 
 class Finder:
     """Finds reference points for a runs.csv, and remembers the phases."""
 
-    def __init__(self, runs: Path, data: Data) -> None:
+    def __init__(self, runs, data):
         self.runs = runs
         self.data = data
         self.phases: list[str] = []
 
-    def find(self, *jobs: Job, timeout_s: float | None = None, stopped: bool = False) -> list[str]:
+    def find(self, *jobs, timeout_s=None, stopped=False):
         with Signals() as signals:
             signals.stops = int(stopped)
             digest = self.data.digest[:16]
@@ -50,17 +48,17 @@ class Finder:
             return list(notes)
 
     @property
-    def found(self) -> list[Reference]:
+    def found(self):
         facts = read_facts(self.runs).get(self.data.digest[:16])
         return [] if facts is None else list(facts.references)
 
 
 @pytest.fixture
-def movies(tmp_path: Path) -> Finder:
+def movies(tmp_path):
     return Finder(tmp_path / "runs.csv", load_data("movies", max_train=200, max_dev=50))
 
 
-def test_all_are_found_once(movies: Finder, tiny_checkpoint: Path) -> None:
+def test_all_are_found_once(movies, tiny_checkpoint):
     job = job_of(tiny_checkpoint, movies.data, max_train=200, max_dev=50)
     [note] = movies.find(job, replace(job, cell=replace(job.cell, seed=1)))
     assert note.startswith("reference points: accuracy of majority 0.")
@@ -88,9 +86,7 @@ def test_all_are_found_once(movies: Finder, tiny_checkpoint: Path) -> None:
         assert client.lacking(facts, cell) == []
 
 
-def test_a_failure_is_a_note_and_what_was_found_before_is_kept(
-    movies: Finder, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_a_failure_is_a_note_and_what_was_found_before_is_kept(movies, tiny_checkpoint, tmp_path):
     job = job_of(tmp_path / "gone", movies.data, max_train=200, max_dev=50)
     job = replace(job, tokenizer=str(tiny_checkpoint))
     found, failed = movies.find(job)
@@ -106,11 +102,8 @@ def test_a_failure_is_a_note_and_what_was_found_before_is_kept(
     ("kills", "why"),
     [((3, 3), r"crashed \(signal 9\)$"), ((3, 4), "oom .the host ran out of memory")],
 )
-def test_a_process_that_was_killed_says_so(
-    movies: Finder, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch,
-    kills: tuple[int, int], why: str,
-) -> None:  # fmt: skip
-    def ask(*_: object, **__: object) -> None:
+def test_a_process_that_was_killed_says_so(movies, tiny_checkpoint, monkeypatch, kills, why):
+    def ask(*_, **__):
         raise ChildError("signal 9")
 
     monkeypatch.setattr(client, "ask", ask)
@@ -120,7 +113,7 @@ def test_a_process_that_was_killed_says_so(
     assert re.search(f"left out: {why}", note)
 
 
-def test_the_users_limit_of_time_applies(movies: Finder, tiny_checkpoint: Path) -> None:
+def test_the_users_limit_of_time_applies(movies, tiny_checkpoint):
     job = job_of(tiny_checkpoint, movies.data, max_train=200, max_dev=50)
     [note] = movies.find(job, timeout_s=0.01)
     names = ", ".join(REFERENCES)
@@ -128,9 +121,7 @@ def test_the_users_limit_of_time_applies(movies: Finder, tiny_checkpoint: Path) 
     assert movies.found == []
 
 
-def test_what_takes_too_long_is_left_out_for_good(
-    movies: Finder, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_takes_too_long_is_left_out_for_good(movies, tiny_checkpoint, monkeypatch):
     job = job_of(tiny_checkpoint, movies.data, max_train=200, max_dev=50)
     monkeypatch.setattr(client, "LONGEST_S", 0.01)
     [note] = movies.find(job, timeout_s=100.0)
@@ -144,16 +135,14 @@ def test_what_takes_too_long_is_left_out_for_good(
     assert client.lacking(facts, shorter.cell) == ["frozen"]
 
 
-def points(job: Job) -> list[Reference]:
+def points(job):
     """All reference points of a job, found in this process."""
     answers = process.references(job, list(REFERENCES), 40)
     return [answer for answer in answers if isinstance(answer, Reference)]
 
 
 @pytest.mark.parametrize("task", ["sts", "quora"])
-def test_pairs_have_all_scores_and_a_mean_no_correlation(
-    task: str, tmp_path: Path, tiny_checkpoint: Path
-) -> None:
+def test_pairs_have_all_scores_and_a_mean_no_correlation(task, tmp_path, tiny_checkpoint):
     folder = write_folder(tmp_path / "data", (task,), count=41)
     data = Folds(load_data(task, folder), 3)
     job = job_of(tiny_checkpoint, data.fold(0), folder, folds=3, fold=0)
@@ -166,8 +155,8 @@ def test_pairs_have_all_scores_and_a_mean_no_correlation(
 
 
 def test_folds_are_loaded_once_and_each_text_is_embedded_once(
-    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, tiny_checkpoint, monkeypatch
+):
     folder = write_folder(tmp_path / "data", ("sst",), count=40)
     data = Folds(load_data("sst", folder), 3)
     job = job_of(tiny_checkpoint, data.fold(0), folder, folds=3, fold=0)
@@ -175,7 +164,7 @@ def test_folds_are_loaded_once_and_each_text_is_embedded_once(
     load, embedder = process.load_data, process.embedder
     monkeypatch.setattr(process, "load_data", lambda *names: loads.append(1) or load(*names))
 
-    def counted(*arguments: object) -> object:
+    def counted(*arguments):
         embed = embedder(*arguments)
         return lambda texts: embedded.append(len(texts)) or embed(texts)
 
@@ -192,19 +181,19 @@ def test_folds_are_loaded_once_and_each_text_is_embedded_once(
     assert found[2].max_length == job.cell.max_length
 
 
-def test_a_stop_by_the_user_stops_the_run(movies: Finder, tiny_checkpoint: Path) -> None:
+def test_a_stop_by_the_user_stops_the_run(movies, tiny_checkpoint):
     job = job_of(tiny_checkpoint, movies.data, max_train=200, max_dev=50)
     with pytest.raises(StoppedError):
         movies.find(job, stopped=True)
 
 
-def test_tries_of_a_search_have_none(movies: Finder, tiny_checkpoint: Path) -> None:
+def test_tries_of_a_search_have_none(movies, tiny_checkpoint):
     job = job_of(tiny_checkpoint, movies.data, learning_rate_source=CANDIDATE)
     assert movies.find(job) == []
     assert not movies.runs.with_name("runs.data.json").exists()
 
 
-def test_references_of_several_files_are_shown_together(movies: Finder, tmp_path: Path) -> None:
+def test_references_of_several_files_are_shown_together(movies, tmp_path):
     facts = facts_of(movies.data)
     digest = movies.data.digest[:16]
     files = [tmp_path / name for name in ("a.csv", "b.csv")]

@@ -19,21 +19,21 @@ class LabelsTask(Task):
     kind = "multi_label"
 
 
-def texts(count: int, seed: int) -> tuple[str, ...]:
+def texts(count, seed):
     rng = np.random.default_rng(seed)
     return tuple(" ".join(rng.choice(WORDS, 4)) for _ in range(count))
 
 
-def holds(words: tuple[str, ...], word: str) -> np.ndarray:
+def holds(words, word):
     return np.array([word in text.split() for text in words]).astype(np.int64)
 
 
-def single(count: int, seed: int) -> Examples:
+def single(count, seed):
     words = texts(count, seed)
     return Examples(words, None, holds(words, "good"))
 
 
-def pairs(count: int, seed: int) -> Examples:
+def pairs(count, seed):
     """Pairs of texts, of which half say the same."""
     rng = np.random.default_rng(seed)
     a, other = texts(count, seed), texts(count, seed + 100)
@@ -42,7 +42,7 @@ def pairs(count: int, seed: int) -> Examples:
     return Examples(a, b, same)
 
 
-def test_the_majority_is_of_the_training_examples() -> None:
+def test_the_majority_is_of_the_training_examples():
     train = Examples(tuple("abcd"), None, np.array([2, 1, 2, 1]))
     assert majority(CLASSES, train, 3).argmax(axis=1).tolist() == [1, 1, 1]  # of several the first
     numbers = Examples(tuple("abc"), None, np.array([1.0, 2.0, 6.0]))
@@ -53,7 +53,7 @@ def test_the_majority_is_of_the_training_examples() -> None:
 
 
 @pytest.mark.parametrize("examples", [single, pairs])
-def test_words_tell_a_class_and_whether_texts_say_the_same(examples) -> None:
+def test_words_tell_a_class_and_whether_texts_say_the_same(examples):
     predictions, method = tfidf(CLASSES, examples(300, 0), dev := examples(100, 1))
     assert predictions.shape == (100, 3)
     assert not predictions[:, 2].any()  # a class that no training example has
@@ -61,7 +61,7 @@ def test_words_tell_a_class_and_whether_texts_say_the_same(examples) -> None:
     assert method.startswith("logistic regression with C ")
 
 
-def test_words_tell_a_number() -> None:
+def test_words_tell_a_number():
     train, dev = (pairs(count, seed) for count, seed in ((300, 0), (100, 1)))
     train = replace(train, labels=train.labels * 5.0)
     predictions, method = tfidf(NUMBERS, train, dev)
@@ -69,8 +69,8 @@ def test_words_tell_a_number() -> None:
     assert method.startswith("ridge regression with alpha ")
 
 
-def test_words_tell_several_labels() -> None:
-    def several(count: int, seed: int) -> Examples:
+def test_words_tell_several_labels():
+    def several(count, seed):
         words = texts(count, seed)
         labels = [holds(words, word) for word in ("good", "slow")]
         never = np.zeros(count, dtype=np.int64)
@@ -82,7 +82,7 @@ def test_words_tell_several_labels() -> None:
     assert not (predictions[:, 2] > 0).any()
 
 
-def test_a_linear_model_on_embeddings_is_as_strongly_regularised_as_held_out_examples_ask() -> None:
+def test_a_linear_model_on_embeddings_is_as_strongly_regularised_as_held_out_examples_ask():
     rng = np.random.default_rng(0)
     train, dev = single(400, 0), single(200, 1)
     signal, noise = (
@@ -97,7 +97,7 @@ def test_a_linear_model_on_embeddings_is_as_strongly_regularised_as_held_out_exa
     assert np.allclose(again, clear, atol=1e-6)  # standardised
 
 
-def test_dev_labels_change_nothing_and_the_same_is_found_again() -> None:
+def test_dev_labels_change_nothing_and_the_same_is_found_again():
     task, train, dev = CLASSES, single(100, 0), single(50, 1)
     before = predict("tf-idf", task, train, dev)
     after = predict("tf-idf", task, train, replace(dev, labels=1 - dev.labels))
@@ -109,17 +109,17 @@ def test_dev_labels_change_nothing_and_the_same_is_found_again() -> None:
     (Examples(("the film", "the play"), None, np.array([1, 1])), "labels are all the same"),
     (Examples(("film", "play"), None, np.array([0, 1])), "no word is in two"),
 ])  # fmt: skip
-def test_nothing_to_learn_from_is_a_line(examples: Examples, why: str) -> None:
+def test_nothing_to_learn_from_is_a_line(examples, why):
     with pytest.raises(ValueError, match=why):
         tfidf(CLASSES, examples, examples)
 
 
-def test_embeddings_that_are_not_finite_are_a_line() -> None:
+def test_embeddings_that_are_not_finite_are_a_line():
     with pytest.raises(ValueError, match="not finite"):
         frozen(CLASSES, single(4, 0), np.full((4, 2), np.nan), np.zeros((4, 2)))
 
 
-def test_scores_of_a_constant_prediction() -> None:
+def test_scores_of_a_constant_prediction():
     labels = np.array([0, 0, 0, 1, 2, 2])
     found = scores("single_label", np.tile([0.5, 0.2, 0.3, 0.0], (6, 1)), labels)
     assert found["accuracy"][0] == 0.5

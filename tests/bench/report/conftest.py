@@ -1,20 +1,18 @@
 """Reports without pictures, whose drawing takes most of their time; `drawn` is for tests that look
 at them, and so are fixtures of a whole module."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.bench.conftest import skip_drawing
 
 
 @pytest.fixture
-def drawn() -> None:
+def drawn():
     """Figures are drawn."""
 
 
 @pytest.fixture(autouse=True)
-def _usually_undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
+def _usually_undrawn(request):
     with pytest.MonkeyPatch.context() as patch:
         if "drawn" not in request.fixturenames:
             skip_drawing(patch)

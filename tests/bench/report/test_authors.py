@@ -27,12 +27,12 @@ def group(**settings):
     return found
 
 
-def published() -> list[dict]:
+def published():
     """The authors' rows; empty fields are None."""
     return authors().astype(object).where(authors().notna(), None).to_dict("records")
 
 
-def test_there_are_220_rows_with_known_settings() -> None:
+def test_there_are_220_rows_with_known_settings():
     rows = published()
     assert len(rows) == 220
     assert {row["mode"] for row in rows} == {"full", "lora", "dora"}
@@ -52,7 +52,7 @@ COLUMNS = {
 """Ours, and what the authors' file calls them."""
 
 
-def test_they_are_those_of_the_authors_file_value_by_value() -> None:
+def test_they_are_those_of_the_authors_file_value_by_value():
     path = SHARED / "reference" / "authors-benchmark.csv"
     need(path.is_file(), f"the file {path}", component="shared")
     with path.open(newline="", encoding="utf-8") as file:
@@ -76,7 +76,7 @@ def test_they_are_those_of_the_authors_file_value_by_value() -> None:
         assert values == pytest.approx(expected[key], rel=1e-5), key
 
 
-def test_each_of_them_is_a_cell_of_the_grid_paper() -> None:
+def test_each_of_them_is_a_cell_of_the_grid_paper():
     resolved = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
     planned = {
         (c.mode, c.rank, c.layers, c.batch_size, c.learning_rate, c.epochs, c.dropout)
@@ -99,14 +99,14 @@ def test_each_of_them_is_a_cell_of_the_grid_paper() -> None:
         ("dora", "attn-only", 1.05, 0.68, 0.298),
     ],
 )
-def test_their_ratios_are_those_of_their_rows(mode, layers, time, memory, score) -> None:
+def test_their_ratios_are_those_of_their_rows(mode, layers, time, memory, score):
     row = comparisons(group()).set_index(["mode", "layers"]).loc[(mode, layers)]
     assert row["time_theirs"] == pytest.approx(time, abs=0.006)
     assert row["memory_theirs"] == pytest.approx(memory, abs=0.006)
     assert row["score_theirs"] == pytest.approx(score, abs=6e-4)
 
 
-def test_ours_are_relative_to_ours_and_what_they_lack_is_empty() -> None:
+def test_ours_are_relative_to_ours_and_what_they_lack_is_empty():
     of = group()
     found = comparisons(of).set_index(["mode", "layers"])
     assert len(found) == 8
@@ -122,7 +122,7 @@ def test_ours_are_relative_to_ours_and_what_they_lack_is_empty() -> None:
     assert found.loc[("dora", "all-lin"), names].isna().all()
 
 
-def test_sections_say_what_can_be_compared_and_the_first_explains_it_for_all() -> None:
+def test_sections_say_what_can_be_compared_and_the_first_explains_it_for_all():
     """Theirs have batches of 64 and 128 for full fine-tuning, and none of 32."""
     rows = synthetic_rows(68, failures=False, batch_size=64)
     flagged = [
@@ -150,7 +150,7 @@ def test_sections_say_what_can_be_compared_and_the_first_explains_it_for_all() -
     })  # fmt: skip
 
 
-def test_the_page_of_the_committed_rows_has_theirs_for_both_tasks(tmp_path) -> None:
+def test_the_page_of_the_committed_rows_has_theirs_for_both_tasks(tmp_path):
     rows = [row for row in read_rows(PAPER) if (row["grid"], row["status"]) == ("paper", "ok")]
     index = render(as_results(rows), tmp_path)
     html = index.read_text("utf-8")

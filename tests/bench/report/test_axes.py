@@ -5,8 +5,6 @@ from dataclasses import replace
 
 from adapters.methods import MODES
 from bench.analysis.groups import groups
-from bench.plan.cell import Cell
-from bench.plan.rows import Row
 from bench.report import cells, tables
 from bench.report.figures import COLOURS, LINES, MARKERS
 from bench.report.tradeoff import sections
@@ -20,7 +18,7 @@ KINDS = (
 )  # fmt: skip
 
 
-def with_rate(one: Cell, rate: float, **other) -> Cell:
+def with_rate(one, rate, **other):
     rates = {
         name: rate
         for name in ("learning_rate", "learning_rate_base", "learning_rate_head")
@@ -29,13 +27,13 @@ def with_rate(one: Cell, rate: float, **other) -> Cell:
     return replace(one, learning_rate_source="grid", **{**rates, **other})
 
 
-def scored(one: Cell, rate: float, score: float, **other) -> Row:
+def scored(one, rate, score, **other):
     row = result_row(with_rate(one, rate, **other), random.Random(0))  # noqa: S311
     low, high = score - 0.03, score + 0.03
     return row | {"dev_score": score, "dev_ci_low": low, "dev_ci_high": high}
 
 
-def grid_rows(best: dict[tuple[str, int | None], float]) -> list[Row]:
+def grid_rows(best):
     """Every kind at every rate, where one rate of each mode and rank scores best."""
     return [
         scored(
@@ -162,7 +160,7 @@ def test_names_of_cells_include_the_settings_that_differ():
 
 
 def test_several_rates_and_batch_sizes_stand_next_to_the_axes():
-    def heads(rows: list[Row]) -> list[str]:
+    def heads(rows):
         return [head.key for head in cells.cells_table(groups(rows)).heads]
 
     one = cell("lora", 1, "attn-only", "off")

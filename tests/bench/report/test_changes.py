@@ -1,22 +1,18 @@
 """The report's section on settings: the groups that it compares, and its sentences and tables."""
 
 import random
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.analysis.groups import Group, group_key, groups, hub, hub_first
-from bench.plan.rows import Row
-from bench.report.changes import Change, changes, changes_sections
+from bench.analysis.groups import group_key, groups, hub, hub_first
+from bench.report.changes import changes, changes_sections
 from bench.report.render import render
 from tests.bench.report.snapshots import check_snapshot
 from tests.bench.synthetic_rows import as_results, cell, failed_row, result_row
 
 
-def row(score: float = 0.5, at: int = 0, *, mode: str = "full", **settings: Any) -> Row:
+def row(score=0.5, at=0, *, mode="full", **settings):
     """A row with a score that ended at a given second."""
     axes = (1, "attn") if mode == "lora" else (None, None)
     one = cell(mode, *axes, settings.pop("amp", "off"), settings.pop("seed", 0), **settings)
@@ -26,16 +22,16 @@ def row(score: float = 0.5, at: int = 0, *, mode: str = "full", **settings: Any)
     }  # fmt: skip
 
 
-def compared(rows: Iterable[Row], **more: Any) -> list[Change]:
+def compared(rows, **more):
     base = hub(groups(list(rows), **more))
     return [] if base is None else changes(*base)
 
 
-def labels(rows: Iterable[Row]) -> list[str]:
+def labels(rows):
     return sorted(change.label for change in compared(rows))
 
 
-def test_each_setting_is_compared_with_the_hub() -> None:
+def test_each_setting_is_compared_with_the_hub():
     rows = [row(), row(0.6, head="conv"), row(0.4, optimizer="adamax"), row(0.5, batch_size=64)]
     rows.append(row(0.5, max_length=64))
     by_label = {change.label: change for change in compared(rows)}
@@ -66,13 +62,13 @@ NAMES_OF_MACHINES = ("conditions_id", "torch_version")
         {"conditions_id": "0ddba11", "torch_version": "9.9"},
     ],
 )
-def test_groups_of_other_data_models_machines_or_two_settings_are_not_compared(other: Any) -> None:
+def test_groups_of_other_data_models_machines_or_two_settings_are_not_compared(other):
     made = row(0.6, **{n: v for n, v in other.items() if n not in NAMES_OF_MACHINES})
     there = {n: v for n, v in other.items() if n in NAMES_OF_MACHINES}
     assert compared([row(), made | there]) == []
 
 
-def test_cells_are_compared_with_the_same_axes_and_rate() -> None:
+def test_cells_are_compared_with_the_same_axes_and_rate():
     rows = [
         row(), row(mode="lora"), row(0.6, head="conv"), row(0.7, head="conv", mode="lora"),
         row(0.7, head="conv", amp="bf16"), row(0.7, head="conv", learning_rate=3e-4),
@@ -83,13 +79,13 @@ def test_cells_are_compared_with_the_same_axes_and_rate() -> None:
     assert pairs == [("full", "off", 1e-4), ("lora", "off", 1e-3)]
 
 
-def test_unfreezing_is_compared_inside_the_group() -> None:
+def test_unfreezing_is_compared_inside_the_group():
     rows = [row(), row(0.45, unfreeze="iterative"), row(0.6, head="conv")]
     assert labels(rows) == ["head conv", "unfreeze iterative"]
     assert labels(rows[:2]) == [], "alone it is an axis like others"
 
 
-def test_kept_predictions_pair_the_difference() -> None:
+def test_kept_predictions_pair_the_difference():
     rng = np.random.default_rng(0)
     base = (rng.random(400) < 0.5).astype(float)
     conv = base.copy()
@@ -103,11 +99,11 @@ def test_kept_predictions_pair_the_difference() -> None:
     assert unpaired.gaps["score"].ends()[0] < 0, "not significant as independent runs"
 
 
-def grouped(rows: Iterable[Row]) -> list[Group]:
+def grouped(rows):
     return groups(list(rows))
 
 
-def test_the_hub_comes_first() -> None:
+def test_the_hub_comes_first():
     rows = [row(at=1), row(head="conv", at=2), row(optimizer="radam", at=3)]
     assert grouped(rows)[0].shared("optimizer") == "radam", "the newest"
     first, *others = hub_first(grouped(rows), ())
@@ -119,25 +115,25 @@ def test_the_hub_comes_first() -> None:
     assert hub_first([], ()) == []
 
 
-def test_what_was_planned_stays_first_unless_all_of_it_was() -> None:
+def test_what_was_planned_stays_first_unless_all_of_it_was():
     rows = [row(at=1), row(head="conv", at=2), row(optimizer="radam", at=3)]
     planned = {group_key(rows[2])}
     assert hub_first(grouped(rows), planned)[0].shared("optimizer") == "radam"
     assert hub_first(grouped(rows), {*map(group_key, rows)})[0].shared("optimizer") == "adamw"
 
 
-def test_batch_sizes_change_no_order() -> None:
+def test_batch_sizes_change_no_order():
     rows = [row(batch_size=64, at=1), row(at=2), row(batch_size=128, head="conv", at=3),
             row(batch_size=128, at=4)]  # fmt: skip
     first, *_ = hub_first(grouped([*rows, row(batch_size=16, at=5)]), ())
     assert first.shared("batch_size") == 16
 
 
-def test_very_many_groups_are_not_looked_through() -> None:
+def test_very_many_groups_are_not_looked_through():
     assert hub(grouped(row(batch_size=n) for n in range(1, 70))) is None
 
 
-def test_the_section_follows_from_the_rows(tmp_path: Path) -> None:
+def test_the_section_follows_from_the_rows(tmp_path):
     bare = {"dev_score": None, "dev_ci_low": None, "dev_ci_high": None, "dev_metric": None}
     oom = failed_row(cell("full", None, None, "off", head="conv"), "oom", "out of memory")
     rows = [row(), row(0.6, head="conv"), row(0.4, optimizer="adamax"), row(0.5, batch_size=64)]

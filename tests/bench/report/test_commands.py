@@ -1,7 +1,6 @@
 """The commands with which a report can be repeated, and the cells that they plan."""
 
 import shlex
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +10,8 @@ from bench.analysis.groups import groups
 from bench.grid.__main__ import command
 from bench.grid.inputs import override
 from bench.plan import gridfile
-from bench.plan.cell import Cell
 from bench.plan.columns import NAMES, format_value, parse_value, row_of
 from bench.plan.planning import Resolved, expand
-from bench.plan.rows import Row
 from bench.plan.selection import parse_selection, select
 from bench.report.commands import commands
 from bench.results.facts import DataFacts
@@ -46,18 +43,18 @@ learning_rate = [5e-6, 3e-5]
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch) -> Path:
+def here(tmp_path, monkeypatch):
     """The working folder of commands, with a user's grid."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.toml").write_text(MINE)
     return tmp_path
 
 
-def cells(grid: gridfile.Grid, amp_on: str = "bf16") -> list[Cell]:
+def cells(grid, amp_on="bf16"):
     return expand(grid, Resolved("minilm", "m", "mean", "d", amp_on, "grid"))
 
 
-def planned(line: str, amp_on: str = "bf16") -> list[Cell]:
+def planned(line, amp_on="bf16"):
     """The cells that a command of a report plans, as the command itself parses it."""
     words = shlex.split(line)
     assert words[:3] == ["python", "-m", "bench.grid"]
@@ -68,7 +65,7 @@ def planned(line: str, amp_on: str = "bf16") -> list[Cell]:
     return select(cells(grid, amp_on), parse_selection(given["selection"]))
 
 
-def rows_of(picked: Iterable[Cell], grid: str = "mine") -> list[Row]:
+def rows_of(picked, grid="mine"):
     """Rows of cells that ended ok, as read from a file."""
     rows = [
         new_row(**cell.columns(), conditions_id="c", grid=grid, status="ok", attempt=1)
@@ -80,7 +77,7 @@ def rows_of(picked: Iterable[Cell], grid: str = "mine") -> list[Row]:
 
 
 @pytest.mark.parametrize("amp_on", ["bf16", "fp16"])
-def test_a_group_of_a_users_grid_has_its_grid_and_one_cell(amp_on) -> None:
+def test_a_group_of_a_users_grid_has_its_grid_and_one_cell(amp_on):
     every = cells(gridfile.load("mine.toml"), amp_on)
     found = groups(rows_of(every))
     assert len(found) == 2, "one for each batch size"
@@ -95,7 +92,7 @@ def test_a_group_of_a_users_grid_has_its_grid_and_one_cell(amp_on) -> None:
         assert report == "python -m bench.report --runs 'a b.csv' --reports reports/"
 
 
-def test_each_group_of_the_committed_rows_has_a_command_for_one_of_its_cells() -> None:
+def test_each_group_of_the_committed_rows_has_a_command_for_one_of_its_cells():
     for group in groups(read_rows(PAPER)):
         *_, one, _ = commands(group, ["paper.csv"])
         (cell,) = planned(one)
@@ -103,7 +100,7 @@ def test_each_group_of_the_committed_rows_has_a_command_for_one_of_its_cells() -
         assert {name: cell.columns()[name] for name in row} == row
 
 
-def test_rates_of_a_search_are_not_selected_by() -> None:
+def test_rates_of_a_search_are_not_selected_by():
     every = select(cells(gridfile.load("full")), parse_selection("mode=lora rank=1"))
     found = [replace(cell, learning_rate_source="search", learning_rate=3.16e-4) for cell in every]
     (group,) = groups(rows_of(found, "full"))
@@ -113,7 +110,7 @@ def test_rates_of_a_search_are_not_selected_by() -> None:
     assert len(planned(one)) == 1
 
 
-def test_rows_of_two_grids_are_repeated_by_both() -> None:
+def test_rows_of_two_grids_are_repeated_by_both():
     every = cells(gridfile.load("full"))
     rows = rows_of(select(every, parse_selection("mode=full,head")), "full")
     (other,) = select(every, parse_selection("mode=lora rank=1 layers=attn-only amp=off"))
@@ -124,7 +121,7 @@ def test_rows_of_two_grids_are_repeated_by_both() -> None:
     assert len(planned(one)) == 1
 
 
-def test_repeats_are_run_again_as_often() -> None:
+def test_repeats_are_run_again_as_often():
     rows = rows_of(cells(gridfile.load("full"))[:4], "full")
     (group,) = groups([row | {"repeat": n} for row in rows for n in (1, 3, 2)])
     whole, one, _ = commands(group, [])
@@ -142,7 +139,7 @@ def test_repeats_are_run_again_as_often() -> None:
         ("", "--data FILE"),
     ],
 )
-def test_data_of_ones_own_and_the_settings_of_flags_are_repeated(source, expected) -> None:
+def test_data_of_ones_own_and_the_settings_of_flags_are_repeated(source, expected):
     every = select(cells(gridfile.load("full")), parse_selection("mode=full,head amp=off"))
     own = [replace(cell, task="mine", max_length=48, early_stopping=2) for cell in every]
     (group,) = groups(row | {"dev_metric": "macro_f1"} for row in rows_of(own, "full"))

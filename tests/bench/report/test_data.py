@@ -1,7 +1,5 @@
 """The report's section on data."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -11,7 +9,7 @@ from bench.plan.columns import NAMES
 from bench.report.__main__ import main
 from bench.report.data import data_section
 from bench.report.render import report
-from bench.results.facts import DataFacts, facts_of, read_facts, update_facts
+from bench.results.facts import facts_of, read_facts, update_facts
 from bench.results.rowfile import encode, record
 from minbert.data.tasks import Examples, Task, TaskData
 from tests.bench.report.snapshots import check_snapshot
@@ -27,11 +25,11 @@ COLOURS = TaskData(
 LENGTHS = np.array([3, 3, 3, 30]), np.array([3, 3, 3])
 
 
-def facts(data: TaskData = COLOURS) -> DataFacts:
+def facts(data=COLOURS):
     return facts_of(data, "colours.csv", check(data, LENGTHS, 32))
 
 
-def test_the_section_says_what_the_data_are_and_what_was_found() -> None:
+def test_the_section_says_what_the_data_are_and_what_was_found():
     labels = np.repeat(np.arange(100), np.arange(1, 101))
     many = TaskData(
         Task("many", tuple(f"class {number}" for number in range(100))),
@@ -54,7 +52,7 @@ def test_the_section_says_what_the_data_are_and_what_was_found() -> None:
     assert data_section(group, {}) == data_section(group, {"another": facts()}) == []
 
 
-def test_another_groups_data_are_in_its_own_section() -> None:
+def test_another_groups_data_are_in_its_own_section():
     other = {"data_digest": "ef" * 6, "task": "other"}
     others = [row | other | {"cell_id": f"{row.cell_id}x"} for row in ROWS]
     both = {DIGEST: facts(), "ef" * 6: facts()}
@@ -63,7 +61,7 @@ def test_another_groups_data_are_in_its_own_section() -> None:
     assert [anchor for anchor in anchors if "data" in anchor] == ["group2-data"]
 
 
-def test_the_command_reads_the_facts_beside_the_rows(tmp_path: Path) -> None:
+def test_the_command_reads_the_facts_beside_the_rows(tmp_path):
     runs = tmp_path / "runs.csv"
     runs.write_bytes(record(NAMES) + b"".join(map(encode, ROWS)))
     update_facts(runs, DIGEST, lambda _: facts())

@@ -1,7 +1,5 @@
 """The report's section on encoders, and the advice among all of them."""
 
-from pathlib import Path
-
 from bench.analysis.groups import encoders_of, groups
 from bench.report.encoders import encoders_section
 from bench.report.render import render, report
@@ -28,7 +26,7 @@ def test_the_section_follows_from_the_rows():
     assert encoders_section(encoders_of(made(rows_of()))) == [], "one alone"
 
 
-def test_the_report_answers_for_all_encoders_and_begins_with_the_recommended_one(tmp_path: Path):
+def test_the_report_answers_for_all_encoders_and_begins_with_the_recommended_one(tmp_path):
     results = as_results([*rows_of(), *rows_of(**LARGE, times=3)], ["runs.csv"])
     content = report(results)
     assert {"minilm", "large"} <= set(content["title"].replace(",", "").split())

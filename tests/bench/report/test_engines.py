@@ -3,19 +3,16 @@
 import csv
 import json
 from itertools import count, pairwise
-from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from bench.analysis.engines import Baseline, agreements, baselines, share_of_limit, unmatched
+from bench.analysis.engines import agreements, baselines, share_of_limit, unmatched
 from bench.common.errors import InputError
 from bench.compare.__main__ import command
 from bench.plan import gridfile
 from bench.plan.columns import NAMES
 from bench.plan.planning import Resolved, expand, plan
-from bench.plan.rows import Row
 from bench.report.engines import engine_warnings, engines_section
 from bench.report.render import render
 from bench.results.outcomes import no_values
@@ -33,7 +30,7 @@ THEIRS = {
 SHUFFLED, COMPILED = THEIRS | {"batching": "shuffled"}, THEIRS | {"compile": "on"}
 
 
-def rows(repeats: int = 3, axes: tuple = (FULL, LORA)) -> list[Row]:
+def rows(repeats=3, axes=(FULL, LORA)):
     """Cells of both engines that alternate: minbert takes half the time of the same batches, a
     quarter of that of shuffled ones, and as long as compiled code."""
     minute, made = count(), []
@@ -48,13 +45,13 @@ def rows(repeats: int = 3, axes: tuple = (FULL, LORA)) -> list[Row]:
     return made
 
 
-def exact(loss: float = 1.0, steps: int = 3) -> tuple[list[Row], dict[str, list[float]]]:
+def exact(loss=1.0, steps=3):
     """A training of each engine without dropout, and their losses."""
     pair = [run(FULL, cell_settings=engine | {"dropout": 0.0}) for engine in ({}, THEIRS)]
     return pair, {"minbert": [1.0] * steps, "transformers": [1.0] * (steps - 1) + [loss]}
 
 
-def ratios_of(compared: list[Baseline]) -> dict[str, list[float]]:
+def ratios_of(compared):
     """Ratios of time by baseline."""
     return {
         one.name: [round(each.interval.value, 3) for _, each in one.compared("ms_per_1k_tokens")]
@@ -62,7 +59,7 @@ def ratios_of(compared: list[Baseline]) -> dict[str, list[float]]:
     }
 
 
-def test_each_baseline_is_compared_with_ours() -> None:
+def test_each_baseline_is_compared_with_ours():
     compared = baselines(rows(), no_values)
     assert ratios_of(compared) == {
         "as its Trainer makes batches": [0.25, 0.25],
@@ -73,7 +70,7 @@ def test_each_baseline_is_compared_with_ours() -> None:
         assert all(one.gates for _, one in baseline.compared("ms_per_1k_tokens")), "they alternate"
 
 
-def test_baselines_are_compared_with_minbert_as_it_runs_and_by_their_own_settings() -> None:
+def test_baselines_are_compared_with_minbert_as_it_runs_and_by_their_own_settings():
     eager = THEIRS | {"attn_implementation": "eager"}
     more = [
         row | {"ms_per_1k_tokens": 999.0}
@@ -93,18 +90,18 @@ def test_baselines_are_compared_with_minbert_as_it_runs_and_by_their_own_setting
     assert unmatched(compared) == {}
 
 
-def test_the_share_of_the_limit_is_that_of_each_engine() -> None:
+def test_the_share_of_the_limit_is_that_of_each_engine():
     pair = baselines(rows(), no_values)[0].comparison.pairs[0]
     assert (share_of_limit(pair.base), share_of_limit(pair.new)) == (20 / 160, 20 / 40)
 
 
-def test_one_engine_has_nothing_to_compare() -> None:
+def test_one_engine_has_nothing_to_compare():
     ours = [row for row in rows() if row.engine == "minbert"]
     assert baselines(ours, no_values) == []
     assert agreements(ours, lambda _: [1.0]) == []
 
 
-def test_losses_are_read_from_the_folders_of_cells(tmp_path: Path) -> None:
+def test_losses_are_read_from_the_folders_of_cells(tmp_path):
     (ours, theirs), _ = exact()
     runs = tmp_path / "runs.csv"
     folder = cell_folder(runs, ours.name, *ours.row_key)
@@ -116,7 +113,7 @@ def test_losses_are_read_from_the_folders_of_cells(tmp_path: Path) -> None:
     assert losses_of(theirs) == ()
 
 
-def test_the_grid_runs_both_engines_of_a_setting_one_after_the_other() -> None:
+def test_the_grid_runs_both_engines_of_a_setting_one_after_the_other():
     resolved = Resolved(
         "minilm", "m", "mean", "d", "bf16", "grid", engine_version="5", attention="sdpa"
     )
@@ -144,16 +141,14 @@ def test_the_grid_runs_both_engines_of_a_setting_one_after_the_other() -> None:
     ],
     ids=["within the limit", "beyond it", "no number", "late", "other lengths"],
 )  # fmt: skip
-def test_losses_of_the_first_steps_agree_within_a_limit(
-    loss: float, ours: int, theirs: int, wanted: tuple[bool, int]
-) -> None:
+def test_losses_of_the_first_steps_agree_within_a_limit(loss, ours, theirs, wanted):
     pair, losses = exact(loss, steps=theirs)
     losses["minbert"] = losses["minbert"][:ours]
     (one,) = agreements(pair, lambda row: losses[row.engine])
     assert (one.agrees, one.steps) == wanted
 
 
-def test_losses_are_compared_on_the_same_batches_for_each_attention() -> None:
+def test_losses_are_compared_on_the_same_batches_for_each_attention():
     pair, losses = exact()
     eager = run(FULL, cell_settings=THEIRS | {"attn_implementation": "eager", "dropout": 0.0})
     agreed = agreements([*pair, eager], lambda row: losses[row.engine])
@@ -165,7 +160,7 @@ def test_losses_are_compared_on_the_same_batches_for_each_attention() -> None:
     assert len(baselines(pair, no_values)) == 1
 
 
-def test_the_section_follows_from_costs_and_losses(tmp_path: Path) -> None:
+def test_the_section_follows_from_costs_and_losses(tmp_path):
     half = ("full", None, None, "bf16")
     in_half = [run(half, cell_settings=engine | {"dropout": 0.0}) for engine in ({}, THEIRS)]
     alone = [
@@ -196,12 +191,12 @@ def test_the_section_follows_from_costs_and_losses(tmp_path: Path) -> None:
     assert (tmp_path / "figures" / "engines-1.svg").exists()
 
 
-def test_compare_takes_engines_as_sides(tmp_path: Path) -> None:
+def test_compare_takes_engines_as_sides(tmp_path):
     made = [row | {"engine_version": "transformers 4, peft 1"} for row in rows()]
     theirs = [row for row in made if row.batching == "shuffled"]
     runs = tmp_path / "runs.csv"
 
-    def compare(of: list[Row], base: str, new: str) -> dict[str, Any]:
+    def compare(of, base, new):
         runs.write_bytes(record(NAMES) + b"".join(map(encode, of)))
         arguments = [str(runs), "--base", base, "--new", new, "--reports", str(tmp_path), "--json"]
         result = CliRunner().invoke(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bench.analysis.costs import NEEDS, parse_where
-from bench.analysis.recommendation import Candidates, candidates_of, recommend
+from bench.analysis.recommendation import candidates_of, recommend
 from bench.report.explorer import explorer
 from bench.report.recommendation import against_full, in_brief
 from bench.report.render import render
@@ -29,18 +29,18 @@ COMMAND = "python -m bench.recommend --runs runs.csv"
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def index(tmp_path_factory):
     results = as_results(reference_rows(), ["runs.csv"], predictions_of=kept_predictions(RUNS))
     return render(results, tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="module")
-def candidates() -> Candidates:
+def candidates():
     return candidates_of(reference_group(values_from(kept_predictions(RUNS))))
 
 
 @pytest.fixture(scope="module")
-def shared_page(browser, index: Path):
+def shared_page(browser, index):
     page = open_page(browser, index, WIDE)
     page.wait_for_selector("#cell-grid .tabulator-row")
     yield page
@@ -56,7 +56,7 @@ def page(shared_page):
     return shared_page
 
 
-def go(page, hash_: str) -> None:
+def go(page, hash_):
     """Open another address of the page."""
     page.evaluate(
         """hash => new Promise(done => {
@@ -67,18 +67,18 @@ def go(page, hash_: str) -> None:
     )
 
 
-def limit_text(name: str, value: str) -> str:
+def limit_text(name, value):
     """A limit as --where has it."""
     unit = {"memory": "MiB", "time": "s", "size": "MB"}.get(name, "")
     return f"{name}{'>=' if name == 'score' else '<='}{value}{unit}"
 
 
-def limit(page, name: str, value: str) -> None:
+def limit(page, name, value):
     """Type a limit."""
     page.fill(f"#limit-{name}-value", value)
 
 
-def verdicts(page) -> dict[str, str]:
+def verdicts(page):
     """The settings left in the table, with their verdicts."""
     return page.evaluate(
         """() => Object.fromEntries(
@@ -87,12 +87,12 @@ def verdicts(page) -> dict[str, str]:
     )
 
 
-def drawn(page) -> int:
+def drawn(page):
     """The number of points in the first picture that are not dimmed."""
     return page.locator("#charts figure:first-child [aria-label=dot] path:not(.out)").count()
 
 
-def narrowed(candidates: Candidates, kept: list[bool]) -> Candidates:
+def narrowed(candidates, kept):
     """The candidates, of which some have no known memory, so that a limit on it leaves them out."""
     other = replace(candidates)
     memory = np.where(kept, candidates.costs["memory"], np.nan)
@@ -100,7 +100,7 @@ def narrowed(candidates: Candidates, kept: list[bool]) -> Candidates:
     return other
 
 
-def test_the_rule_on_the_page_is_that_of_python(page, candidates: Candidates) -> None:
+def test_the_rule_on_the_page_is_that_of_python(page, candidates):
     chance, settings = random.Random(17), candidates.settings  # noqa: S311
     decided = []
     for _ in range(40):
@@ -136,12 +136,12 @@ def test_the_rule_on_the_page_is_that_of_python(page, candidates: Candidates) ->
     assert {*decided} == {True, False}
 
 
-def test_unfiltered_the_advice_holds(page, candidates: Candidates) -> None:
+def test_unfiltered_the_advice_holds(page, candidates):
     assert page.inner_text("#answer") == "All 69 settings: the advice above holds."
     assert len(verdicts(page)) == drawn(page) == len(candidates.settings)
 
 
-def test_a_slider_moves_picture_table_text_and_command(page) -> None:
+def test_a_slider_moves_picture_table_text_and_command(page):
     page.locator("#limit-memory").focus()
     page.keyboard.press("End")
     assert page.input_value("#limit-memory-value") == ""
@@ -166,7 +166,7 @@ def test_a_slider_moves_picture_table_text_and_command(page) -> None:
     assert page.inner_text("#command").endswith('--where "memory<=1500MiB parameters<=1e5"')
 
 
-def test_what_is_no_limit_is_marked_and_limits_nothing(page) -> None:
+def test_what_is_no_limit_is_marked_and_limits_nothing(page):
     limit(page, "memory", "-5")
     field = page.locator("#limit-memory-value")
     assert field.get_attribute("aria-invalid") == "true"
@@ -176,7 +176,7 @@ def test_what_is_no_limit_is_marked_and_limits_nothing(page) -> None:
     assert len(verdicts(page)) < 69
 
 
-def test_only_what_lasts_is_announced(page) -> None:
+def test_only_what_lasts_is_announced(page):
     page.wait_for_timeout(800)
     page.evaluate(
         """() => {
@@ -192,7 +192,7 @@ def test_only_what_lasts_is_announced(page) -> None:
     assert page.locator("#explorer [aria-live]").count() == 0
 
 
-def test_each_step_of_a_slider_leaves_other_settings(candidates: Candidates) -> None:
+def test_each_step_of_a_slider_leaves_other_settings(candidates):
     content: Any = explorer(recommend(candidates))
     assert [one["name"] for one in content["limits"]] == [*NEEDS, "score"]
     for one in content["limits"]:
@@ -206,7 +206,7 @@ def test_each_step_of_a_slider_leaves_other_settings(candidates: Candidates) -> 
         assert sizes[-1] == len(candidates.settings)
 
 
-def test_filters_act_on_the_table_of_cells(page) -> None:
+def test_filters_act_on_the_table_of_cells(page):
     total = page.evaluate("cellGrid.getDataCount()")
     page.wait_for_function("total => cellGrid.getDataCount('active') === total", arg=total)
     box = page.get_by_role("checkbox", name="dora")
@@ -222,7 +222,7 @@ def test_filters_act_on_the_table_of_cells(page) -> None:
     assert page.inner_text("#cells h2").startswith("Every cell")
 
 
-def test_two_pins_are_compared_and_are_in_the_address(page, candidates: Candidates) -> None:
+def test_two_pins_are_compared_and_are_in_the_address(page, candidates):
     labels = ["full, fp32", "lora rank 8 on all-lin-only, fp32"]
     for label in labels:
         page.get_by_role("button", name=label, exact=True).focus()
@@ -259,15 +259,15 @@ def test_two_pins_are_compared_and_are_in_the_address(page, candidates: Candidat
     assert page.input_value("#prefer") == "time"
 
 
-def test_two_that_are_alike_are_said_to_be_so(page, candidates: Candidates) -> None:
+def test_two_that_are_alike_are_said_to_be_so(page, candidates):
     alike = candidates.shown & candidates.shown.T & ~np.eye(len(candidates.settings), dtype=bool)
     for i in np.argwhere(alike)[0]:
         page.get_by_role("button", name=candidates.settings[i].label, exact=True).click()
     assert "Neither is worse than the other by more than 2 points" in page.inner_text(".compare")
 
 
-def test_a_row_stays_in_place_and_focus_is_kept(page) -> None:
-    def top() -> float:
+def test_a_row_stays_in_place_and_focus_is_kept(page):
+    def top():
         return float(row.bounding_box()["y"])
 
     row = page.get_by_role("button", name="full, bf16", exact=True)
@@ -285,7 +285,7 @@ def test_a_row_stays_in_place_and_focus_is_kept(page) -> None:
     assert page.evaluate("document.activeElement.textContent") == "full, fp32"
 
 
-def test_a_command_is_copied_without_a_clipboard_too(page) -> None:
+def test_a_command_is_copied_without_a_clipboard_too(page):
     page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error()); }")
     button = page.locator("#copy")
     for _ in range(2):
@@ -295,7 +295,7 @@ def test_a_command_is_copied_without_a_clipboard_too(page) -> None:
     page.wait_for_function("() => document.getElementById('copy').textContent === 'Copy'")
 
 
-def test_a_link_inside_keeps_the_state_in_the_address(page) -> None:
+def test_a_link_inside_keeps_the_state_in_the_address(page):
     limit(page, "time", "60")
     page.wait_for_function("() => location.hash.includes('time=60')")
     page.locator("nav a[href='#cells']").click()
@@ -304,7 +304,7 @@ def test_a_link_inside_keeps_the_state_in_the_address(page) -> None:
     assert page.input_value("#limit-time-value") == "60"
 
 
-def test_an_address_with_a_state_opens_at_the_explorer(browser, index: Path) -> None:
+def test_an_address_with_a_state_opens_at_the_explorer(browser, index):
     page = browser.new_page(viewport=WIDE)
     page.goto(index.as_uri() + "#memory=1240")
     page.wait_for_function(
@@ -316,7 +316,7 @@ def test_an_address_with_a_state_opens_at_the_explorer(browser, index: Path) -> 
     page.close()
 
 
-def test_a_click_on_a_point_pins_it(page) -> None:
+def test_a_click_on_a_point_pins_it(page):
     point = page.locator("#charts figure:first-child [aria-label=dot] path").first
     point.scroll_into_view_if_needed()
     point = point.bounding_box()
@@ -328,7 +328,7 @@ def test_a_click_on_a_point_pins_it(page) -> None:
     assert page.locator("article.pin").count() == 1
 
 
-def test_the_csv_has_the_settings_that_are_left(page) -> None:
+def test_the_csv_has_the_settings_that_are_left(page):
     limit(page, "memory", "1300")
     page.get_by_role("button", name="time", exact=True).click()
     with page.expect_download() as download:
@@ -346,13 +346,13 @@ def test_the_csv_has_the_settings_that_are_left(page) -> None:
     page.get_by_role("button", name="setting", exact=True).click()
 
 
-def test_links_open_closed_parts(page) -> None:
+def test_links_open_closed_parts(page):
     assert not page.locator("#terms").evaluate("e => e.open")
     go(page, "terms")
     assert page.locator("#terms dl").is_visible()
 
 
-def test_labels_are_text_whatever_they_hold(browser, tmp_path: Path) -> None:
+def test_labels_are_text_whatever_they_hold(browser, tmp_path):
     text = "</script><b onclick=1>\u2028&amp;"
     rows = [
         row | {"layers": text, "mode": text, "cell_id": f"{row.cell_id}{text}"}
@@ -374,7 +374,7 @@ def test_labels_are_text_whatever_they_hold(browser, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280, 1920])
-def test_nothing_sticks_out(page, width: int) -> None:
+def test_nothing_sticks_out(page, width):
     page.set_viewport_size({"width": width, "height": 900})
     page.get_by_role("button", name="full, fp32", exact=True).click()
     page.wait_for_timeout(100)
@@ -386,7 +386,7 @@ def test_nothing_sticks_out(page, width: int) -> None:
     page.set_viewport_size(WIDE)
 
 
-def test_colours_follow_the_reader(page) -> None:
+def test_colours_follow_the_reader(page):
     style = "e => getComputedStyle(e).stroke"
     lora = page.locator("#legend path").nth(2)
     light = lora.evaluate(style)
@@ -395,7 +395,7 @@ def test_colours_follow_the_reader(page) -> None:
     page.emulate_media(color_scheme="light")
 
 
-def test_without_scripts_there_is_advice_and_static_pictures(browser, index: Path) -> None:
+def test_without_scripts_there_is_advice_and_static_pictures(browser, index):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(index.as_uri())
@@ -407,11 +407,11 @@ def test_without_scripts_there_is_advice_and_static_pictures(browser, index: Pat
     context.close()
 
 
-def test_the_page_is_small(index: Path) -> None:
+def test_the_page_is_small(index):
     assert index.stat().st_size < 2_000_000
 
 
-def test_names_are_relative_and_numbers_exact(candidates: Candidates) -> None:
+def test_names_are_relative_and_numbers_exact(candidates):
     content: Any = explorer(recommend(candidates))
     assert str(Path(__file__).parents[3]) not in str(content)
     for setting, made in zip(candidates.group.settings, content["settings"], strict=True):
@@ -419,7 +419,7 @@ def test_names_are_relative_and_numbers_exact(candidates: Candidates) -> None:
         assert made["cells"][0][7].startswith("runs/")
 
 
-def test_a_withdrawn_setting_is_not_recommended_within_limits(browser, tmp_path: Path) -> None:
+def test_a_withdrawn_setting_is_not_recommended_within_limits(browser, tmp_path):
     rows = [
         replace(row, dev_score=0.45) if (row.mode, row.seed) == ("lora", 1) else row
         for row in group_of({HEAD: 0.3, SMALL: 0.6}).rows
@@ -432,7 +432,7 @@ def test_a_withdrawn_setting_is_not_recommended_within_limits(browser, tmp_path:
     page.close()
 
 
-def test_one_setting_is_not_explored(browser, tmp_path: Path) -> None:
+def test_one_setting_is_not_explored(browser, tmp_path):
     rows = [row for row in synthetic_rows(68) if row.mode == "full" and row.amp == "off"]
     page = open_page(browser, render(as_results(rows), tmp_path), WIDE)
     assert page.locator("#explorer").count() == 0
@@ -440,7 +440,7 @@ def test_one_setting_is_not_explored(browser, tmp_path: Path) -> None:
     page.close()
 
 
-def test_without_scores_the_reason_is_said(browser, tmp_path: Path) -> None:
+def test_without_scores_the_reason_is_said(browser, tmp_path):
     rows = [row | {"init": "random", "dev_score": None} for row in synthetic_rows(10)]
     page = open_page(browser, render(as_results(rows), tmp_path), WIDE)
     assert page.inner_text("#answer").endswith(".")

@@ -1,11 +1,8 @@
 """The report of settings that differ in how frozen weights are held."""
 
-from pathlib import Path
-
 import pytest
 
 from bench.analysis.groups import groups
-from bench.plan.rows import Row
 from bench.report import cells, tables
 from bench.report.changes import changes_sections, frozen_changes
 from bench.report.render import render
@@ -13,7 +10,7 @@ from tests.bench.report.snapshots import check_snapshot
 from tests.bench.synthetic_rows import as_results, synthetic_rows
 
 
-def rows(*, flags: str | None = None) -> list[Row]:
+def rows(*, flags=None):
     """A full grid; adapters under AMP ran with frozen weights in fp32 and in bf16."""
     made = []
     for row in synthetic_rows(68 * 2, failures=False):
@@ -28,7 +25,7 @@ def rows(*, flags: str | None = None) -> list[Row]:
     return made
 
 
-def test_each_is_compared_with_the_usual_type() -> None:
+def test_each_is_compared_with_the_usual_type():
     [group] = groups(rows())
     changes = frozen_changes(group)
     assert len(changes) == 32
@@ -49,7 +46,7 @@ def test_each_is_compared_with_the_usual_type() -> None:
     })  # fmt: skip
 
 
-def test_lines_and_dots_are_of_the_usual_way_and_say_so(tmp_path: Path) -> None:
+def test_lines_and_dots_are_of_the_usual_way_and_say_so(tmp_path):
     frame = tables.frame(groups(rows())[0])
     assert frame["usual"].sum() == 68
     assert frame["best"].all()
@@ -63,7 +60,7 @@ def test_lines_and_dots_are_of_the_usual_way_and_say_so(tmp_path: Path) -> None:
     assert " to 0.6" not in rank
 
 
-def test_names_of_cells_are_distinct() -> None:
+def test_names_of_cells_are_distinct():
     grouped = groups(rows())
     table = cells.cells_table(grouped)
     assert "frozen" in [head.text for head in table.heads]

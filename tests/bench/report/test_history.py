@@ -3,8 +3,6 @@
 import json
 import random
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +11,6 @@ from click.testing import CliRunner
 
 from bench.common.errors import InputError
 from bench.plan.columns import NAMES
-from bench.plan.rows import Row
 from bench.report.__main__ import main
 from bench.report.history import write_history
 from bench.results.rowfile import encode, record
@@ -26,7 +23,7 @@ FULL, LORA = ("full", None, None, "off"), ("lora", 8, "attn", "bf16")
 SETTINGS = (FULL, LORA, ("head", None, None, "off"), ("dora", 1, "all-lin-only", "off"))
 
 
-def name_of(version: int) -> str:
+def name_of(version):
     """A name whose order is not that of versions."""
     return f"0.1.0+g{version * 7919 % 10007:010d}"
 
@@ -37,13 +34,7 @@ EARLY = [name_of(version) for version in range(4)]
 Changed = dict[tuple[Any, ...], float]
 
 
-def runs(
-    versions: int,
-    factors: Mapping[str, Changed] = MappingProxyType({}),
-    since: int = 0,
-    settings: Any = SETTINGS,
-    repeats: int = 2,
-) -> list[Row]:
+def runs(versions, factors=MappingProxyType({}), since=0, settings=SETTINGS, repeats=2):
     """Repeats of each setting by version; from a version on, columns are multiplied by the factors
     of a setting."""
     noise, rows = random.Random(7), []  # noqa: S311
@@ -63,12 +54,12 @@ def runs(
     return rows
 
 
-def outcome(rows: Iterable[Row], folder: Path) -> dict[str, Any]:
+def outcome(rows, folder):
     """The data of the pages."""
     return write_history(list(rows), folder, ["runs.csv"])[1]
 
 
-def test_pages_and_findings_follow_from_the_rows(tmp_path: Path) -> None:
+def test_pages_and_findings_follow_from_the_rows(tmp_path):
     """Exact measures, whose texts do not depend on noise; that of time is below."""
     halves = {name: {LORA: 0.5} for name in ("activations_mib", "peak_rss_mib", "step_gflop")}
     stepped = dict.fromkeys(SETTINGS, 1.021) | {LORA: 1.019, FULL: 1.0}
@@ -112,9 +103,7 @@ def test_pages_and_findings_follow_from_the_rows(tmp_path: Path) -> None:
     check_snapshot("history", parts)
 
 
-def test_a_slower_setting_is_found_and_a_machine_that_gets_slower_is_no_change(
-    tmp_path: Path,
-) -> None:
+def test_a_slower_setting_is_found_and_a_machine_that_gets_slower_is_no_change(tmp_path):
     slower, every = {LORA: 1.1}, dict.fromkeys(SETTINGS, 1.3)
     data = outcome(runs(12, {"ms_per_1k_tokens": slower}, 7, repeats=4), tmp_path)
     (change,) = data["changes"]
@@ -132,8 +121,8 @@ def test_a_slower_setting_is_found_and_a_machine_that_gets_slower_is_no_change(
 
 
 @pytest.mark.parametrize("lacking", ["full", "lora"])
-def test_ratios_are_paired_by_repeat(tmp_path: Path, lacking: str) -> None:
-    def of_repeats(rows: list[Row], factor: float) -> list[Row]:
+def test_ratios_are_paired_by_repeat(tmp_path, lacking):
+    def of_repeats(rows, factor):
         return [row | {"ms_per_1k_tokens": factor if row.repeat == 1 else 10.0} for row in rows]
 
     rows = [row for row in runs(1, settings=(FULL, LORA)) if (row.mode, row.repeat) != (lacking, 2)]
@@ -144,7 +133,7 @@ def test_ratios_are_paired_by_repeat(tmp_path: Path, lacking: str) -> None:
     assert list(series["values"]) == pytest.approx([1.5])
 
 
-def test_without_a_cell_that_ended_ok_nothing_is_written(tmp_path: Path) -> None:
+def test_without_a_cell_that_ended_ok_nothing_is_written(tmp_path):
     out = tmp_path / "out"
     for rows in ([], [failed_row(cell(*FULL), "oom", "no memory")]):
         with pytest.raises(InputError, match=r"^runs\.csv: no cell ended ok"):
@@ -152,12 +141,12 @@ def test_without_a_cell_that_ended_ok_nothing_is_written(tmp_path: Path) -> None
     assert not out.exists()
 
 
-def written(rows: Iterable[Row], path: Path) -> Path:
+def written(rows, path):
     path.write_bytes(record(NAMES) + b"".join(map(encode, rows)))
     return path
 
 
-def test_the_command_prints_findings_or_json(tmp_path: Path) -> None:
+def test_the_command_prints_findings_or_json(tmp_path):
     path, out = written(runs(8), tmp_path / "a.csv"), tmp_path / "out"
     words = ["--history", "--runs", str(path), "--reports", str(out)]
     first, second = (
@@ -176,7 +165,7 @@ def test_the_command_prints_findings_or_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", [["--final"], ["--test", "x.csv"], ["--code-version", "0.1.0"]])
-def test_options_that_do_not_go_together_are_refused(tmp_path: Path, option: list[str]) -> None:
+def test_options_that_do_not_go_together_are_refused(tmp_path, option):
     path, out = written(runs(1), tmp_path / "a.csv"), tmp_path / "out"
     arguments = ["--history", *option, "--runs", str(path), "--reports", str(out)]
     with pytest.raises(InputError, match=f"^--history.*{option[0]}"):
@@ -184,7 +173,7 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path, option: lis
     assert not out.exists()
 
 
-def hostile() -> list[Row]:
+def hostile():
     """Rows of several versions of the code, whose texts are markup, formulas and commands."""
     texts = iter(TEXTS)
     names = {name_of(i): next(texts) for i in range(6)}
@@ -195,7 +184,7 @@ def hostile() -> list[Row]:
     ]  # fmt: skip
 
 
-def test_hostile_names_are_text(tmp_path: Path, browser: Any, drawn: None) -> None:
+def test_hostile_names_are_text(tmp_path, browser, drawn):
     page, _ = write_history(hostile(), tmp_path, TEXTS)
     html = page.read_text("utf-8")
     rest = re.sub(r"<style.*?</style>", "", html, flags=re.DOTALL)
@@ -211,14 +200,12 @@ def test_hostile_names_are_text(tmp_path: Path, browser: Any, drawn: None) -> No
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(tmp_path_factory):
     return write_history(runs(8), tmp_path_factory.mktemp("history"), ["runs.csv"])[0]
 
 
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
-def test_the_page_opens_quietly_offline_and_nothing_sticks_out(
-    page: Path, browser: Any, size: dict[str, int]
-) -> None:
+def test_the_page_opens_quietly_offline_and_nothing_sticks_out(page, browser, size):
     opened = open_page(browser, page, size)
     assert opened.complaints == []
     assert [url for url in opened.asked if not url.startswith(("file:", "data:"))] == []

@@ -4,8 +4,6 @@ import random
 import re
 import shlex
 from itertools import cycle
-from pathlib import Path
-from typing import Any
 
 import markdown
 import pytest
@@ -16,7 +14,6 @@ from bench.analysis.groups import groups
 from bench.analysis.verdicts import COSTS, effects, rank_effect
 from bench.common.messages import printable
 from bench.plan.columns import BY_NAME, NAMES, REQUIRED, VALUES
-from bench.plan.rows import Row
 from bench.report import cells, lead, tables
 from bench.report.changes import amp_section
 from bench.report.commands import commands
@@ -44,7 +41,7 @@ REAL = {"init": "pretrained", "dev_metric": "accuracy"}
 """Values that all rows keep, so that every section of the report is there."""
 
 
-def spoiled(rows: list[Row]) -> list[Row]:
+def spoiled(rows):
     """The rows with each text of `TEXTS` in every text column, a group for each text."""
     made = []
     for number, text in enumerate(TEXTS):
@@ -65,18 +62,18 @@ STRANGE = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """A report on all of these rows."""
     made = tmp_path_factory.mktemp("report")
     render(as_results([*ROWS, *STRANGE], runs=[f"{TEXTS[0]}.csv", TEXTS[-1]]), made)
     return made
 
 
-def outside_scripts(html: str) -> str:
+def outside_scripts(html):
     return re.sub(r"<(script|style).*?</\1>", "", html, flags=re.DOTALL)
 
 
-def test_a_page_holds_markup_as_text(folder: Path) -> None:
+def test_a_page_holds_markup_as_text(folder):
     html = (folder / "index.html").read_text("utf-8")
     assert len(re.findall("<script", html)) == html.count("</script>") == 2
     rest = outside_scripts(html)
@@ -88,7 +85,7 @@ def test_a_page_holds_markup_as_text(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["index.html", "report.md"])
-def test_no_control_characters_reach_the_pages(folder: Path, name: str) -> None:
+def test_no_control_characters_reach_the_pages(folder, name):
     text = outside_scripts((folder / name).read_text("utf-8"))
     strange = {char for char in text if not char.isprintable()} - {"\n"}
     assert not strange
@@ -96,14 +93,14 @@ def test_no_control_characters_reach_the_pages(folder: Path, name: str) -> None:
     assert "x" * 600 not in text
 
 
-def test_figures_hold_markup_as_text(folder: Path) -> None:
+def test_figures_hold_markup_as_text(folder):
     for path in (folder / "figures").iterdir():
         text = path.read_text("utf-8")
         assert "<script" not in text
         assert not re.search(r"<[^>]*\son\w+\s*=", text)
 
 
-def test_markdown_holds_markup_as_text(folder: Path) -> None:
+def test_markdown_holds_markup_as_text(folder):
     html = markdown.markdown((folder / "report.md").read_text("utf-8"), extensions=["tables"])
     assert "<script" not in html
     tags = re.findall(r"<[a-zA-Z][^>]*>", html)
@@ -115,7 +112,7 @@ def test_markdown_holds_markup_as_text(folder: Path) -> None:
     assert re.findall(r"<a [^>]*>", html) == ['<a href="index.html">']
 
 
-def test_commands_take_texts_as_words(folder: Path) -> None:
+def test_commands_take_texts_as_words(folder):
     for text in TEXTS:
         row = synthetic_rows(1)[0] | {"model": text, "task": text, "grid": text}
         for line in commands(groups([row])[0], [text]):
@@ -127,7 +124,7 @@ def test_commands_take_texts_as_words(folder: Path) -> None:
             assert not {";", "|", "&"} & {*words}
 
 
-def test_a_browser_runs_nothing_of_it(browser, folder: Path) -> None:
+def test_a_browser_runs_nothing_of_it(browser, folder):
     page = open_page(browser, folder / "index.html", WIDE)
     page.on("dialog", lambda dialog: page.complaints.append(dialog.message))
     page.wait_for_selector("#cell-grid .tabulator-row")
@@ -147,7 +144,7 @@ def test_a_browser_runs_nothing_of_it(browser, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_text_shown_is_short_and_shows_all_its_characters(text: str) -> None:
+def test_a_text_shown_is_short_and_shows_all_its_characters(text):
     shown = plain(text)
     assert shown.isprintable()
     assert len(shown) <= 500
@@ -157,7 +154,7 @@ def test_a_text_shown_is_short_and_shows_all_its_characters(text: str) -> None:
 # Numbers
 
 
-def with_numbers(values: list[float], columns: list[str]) -> list[Row]:
+def with_numbers(values, columns):
     """Rows of a full grid; every third has the next of these numbers in these columns."""
     noise = random.Random(0)  # noqa: S311
     rows = [result_row(cell(*axes), noise) for axes in full_grid()]
@@ -175,7 +172,7 @@ MEASURED = [
 
 
 @pytest.mark.parametrize("first", [0, 1e-320])
-def test_numbers_that_nobody_measured_are_shown(tmp_path: Path, first: float) -> None:
+def test_numbers_that_nobody_measured_are_shown(tmp_path, first):
     index = render(
         as_results(with_numbers([first, -1.0, 1e29, -1e29, 0, 1e-320], MEASURED)),
         tmp_path,
@@ -190,7 +187,7 @@ PLAUSIBLE = st.none() | st.sampled_from([n for n in NUMBERS if abs(n) < 1e29]) |
 
 @examples(15)
 @given(data=st.data())
-def test_any_rows_that_a_reader_lets_pass_have_tables_and_verdicts(data: st.DataObject) -> None:
+def test_any_rows_that_a_reader_lets_pass_have_tables_and_verdicts(data):
     rows = with_numbers([], [])[: data.draw(st.integers(1, 12))]
     for _ in range(data.draw(st.integers(1, 8))):
         place = data.draw(st.integers(0, len(rows) - 1))
@@ -207,7 +204,7 @@ def test_any_rows_that_a_reader_lets_pass_have_tables_and_verdicts(data: st.Data
         check_facts(group, found[0])
 
 
-def check_facts(group: Any, first: Any) -> None:
+def check_facts(group, first):
     """Make every sentence and table of a group."""
     lead.title(group)
     lead.lead(group)

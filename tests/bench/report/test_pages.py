@@ -7,7 +7,6 @@ from html import unescape
 from pathlib import Path
 
 import markdown
-import pytest
 
 from bench.report.pages import Facts, escape_markdown, sections_of
 from bench.report.pages import markdown as as_markdown
@@ -17,7 +16,7 @@ from bench.report.tables import Head, Table
 TEXT = "[red]a[/red] [/b] :smile:"
 
 
-def test_a_text_on_a_terminal_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_text_on_a_terminal_is_no_markup(capsys):
     print_tables([Table([Head("h", "[i]h")], [[TEXT]], "[b]caption")], [f"line {TEXT}"])
     shown = capsys.readouterr().out
     assert shown.count(TEXT) == 2
@@ -25,7 +24,7 @@ def test_a_text_on_a_terminal_is_no_markup(capsys: pytest.CaptureFixture[str]) -
     assert "[b]caption" in shown
 
 
-def test_very_many_rows_are_counted_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_very_many_rows_are_counted_on_a_terminal(capsys):
     print_tables([Table([Head("h", "h")], [[f"\x1b]0;\u202e{i}"] for i in range(50_000)])], [])
     shown = capsys.readouterr().out
     assert len(shown.splitlines()) < 600
@@ -33,7 +32,7 @@ def test_very_many_rows_are_counted_on_a_terminal(capsys: pytest.CaptureFixture[
     assert "and 49,500 more" in shown
 
 
-def facts(rows: int, command: str = "python") -> Facts:
+def facts(rows, command="python"):
     table = Table([Head("h", "h")], [[f"row {row}"] for row in range(rows)], "All of them")
     return Facts(
         title="title", findings=[], sections=sections_of([], [table], []), how="How", notes=[],
@@ -41,7 +40,7 @@ def facts(rows: int, command: str = "python") -> Facts:
     )  # fmt: skip
 
 
-def test_markdown_lists_the_first_of_very_many_rows() -> None:
+def test_markdown_lists_the_first_of_very_many_rows():
     text = as_markdown("updates", facts(501))
     assert "row 499" in text
     assert "row 500" not in text
@@ -49,7 +48,7 @@ def test_markdown_lists_the_first_of_very_many_rows() -> None:
     assert "are shown" not in as_markdown("updates", facts(500))
 
 
-def test_a_command_of_several_lines_is_code() -> None:
+def test_a_command_of_several_lines_is_code():
     text = as_markdown("updates", facts(1, "python 'a\n\n# b' <b>c</b>"))
     html = markdown.markdown(text, extensions=["tables"])
     assert "# b" in html
@@ -57,13 +56,13 @@ def test_a_command_of_several_lines_is_code() -> None:
     assert html.count("<h1>") == 1
 
 
-def test_names_after_an_at_sign_are_not_notified() -> None:
+def test_names_after_an_at_sign_are_not_notified():
     assert "@torch" not in str(escape_markdown("in @torch.compile"))
     html = markdown.markdown(str(escape_markdown("in @torch.compile")))
     assert unescape(html) == "<p>in @\u200btorch.compile</p>"
 
 
-def test_a_matplotlibrc_in_the_current_folder_changes_no_figure(tmp_path: Path) -> None:
+def test_a_matplotlibrc_in_the_current_folder_changes_no_figure(tmp_path):
     (tmp_path / "matplotlibrc").write_text("axes.linewidth: 30\n")
     code = (
         "import matplotlib as mpl; print(mpl.rcParams['axes.linewidth'])\n"

@@ -6,7 +6,7 @@ from tests.bench.report.snapshots import check_snapshot
 from tests.bench.synthetic_rows import synthetic_rows
 
 
-def predicted(memory: float, time: float, every: int = 1):
+def predicted(memory, time, every=1):
     """Rows of which one in `every` has predictions: multiples of the measured values."""
     rows = synthetic_rows(68, failures=False)
     return [

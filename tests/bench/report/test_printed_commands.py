@@ -9,8 +9,6 @@ import random
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -38,7 +36,7 @@ ROWS = [
 ]
 
 
-def write(path: Path, columns: Iterable[str]) -> None:
+def write(path, columns):
     """Write the rows with hostile text in some columns, and facts with such text."""
     texts = dict.fromkeys(columns, HOSTILE)
     fields = []
@@ -54,7 +52,7 @@ def write(path: Path, columns: Iterable[str]) -> None:
     facts_file(path).write_text(json.dumps({digest: facts.model_dump(mode="json")}))
 
 
-def accepted(folder: Path) -> list[str]:
+def accepted(folder):
     """The columns in which hostile text is not refused with a line."""
     names = []
     for name in TEXTS:
@@ -69,7 +67,7 @@ def accepted(folder: Path) -> list[str]:
     return names
 
 
-def strings(value: object) -> Iterator[str]:
+def strings(value):
     """All texts in a JSON document."""
     if isinstance(value, str):
         yield value
@@ -91,7 +89,7 @@ def shell(tmp_path_factory):
     (stubs / "touch").symlink_to("/usr/bin/touch")
     done = set()
 
-    def run(text: str) -> set[str]:
+    def run(text):
         inner = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text)
         plain = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
         lines = html.unescape(re.sub(r"</?(pre|code|p)[^>]*>", "\n", plain)).splitlines()
@@ -109,7 +107,7 @@ def shell(tmp_path_factory):
     return run
 
 
-def printed(main, *arguments: str, capsys) -> str:
+def printed(main, *arguments, capsys):
     """The output of a command in this process."""
     with mock.patch("sys.argv", ["x", *arguments]):
         main.main([*arguments], standalone_mode=False)

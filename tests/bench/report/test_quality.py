@@ -1,20 +1,18 @@
 """The report's sections on metrics, classes and calibration."""
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from bench.analysis.groups import groups
-from bench.plan.rows import Row
-from bench.report.pages import Section, html_environment
+from bench.report.pages import html_environment
 from bench.report.quality import calibration_error, quality_sections
 from bench.report.render import report
 from bench.results.facts import DataFacts
 from bench.results.outcomes import Outcome
-from bench.results.predictions import Parts, PredictionsOf, outcome_of, values_from
+from bench.results.predictions import outcome_of, values_from
 from bench.results.rescoring import rescored
 from bench.results.scores import numbers, score_of
 from tests.bench.synthetic_rows import as_results, cell, result_row
@@ -24,7 +22,7 @@ CELLS = (("full", None, None, "off"), ("lora", 8, "attn-only", "off"), ("head", 
 STRENGTH = {"full": 1.5, "lora": 3.0, "head": 0.8}
 
 
-def outcome_for(row: Row, kind: str, number: int) -> Outcome:
+def outcome_for(row, kind, number):
     """Predictions for the same examples, better in some modes; class 1 is often taken for 0."""
     rng = np.random.default_rng(row.seed + 10 * ord(row.mode[0]))
     strength, fixed = STRENGTH[row.mode], np.random.default_rng(9)
@@ -42,10 +40,10 @@ def outcome_for(row: Row, kind: str, number: int) -> Outcome:
     return outcome_of(logits.astype(np.float32), labels, None)
 
 
-def run(kind: str = "single_label", number: int = 4) -> tuple[list[Row], PredictionsOf]:
+def run(kind="single_label", number=4):
     """Rows of three settings over two seeds, and their predictions."""
 
-    def predictions_of(rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
+    def predictions_of(rows, *, logits=False):
         one = outcome_for(rows[0], kind, number)
         return {"": one if logits else Outcome(one.predicted, one.labels, one.examples)}
 
@@ -62,19 +60,19 @@ def run(kind: str = "single_label", number: int = 4) -> tuple[list[Row], Predict
     return rows, predictions_of
 
 
-def made(kind: str, number: int = 4, names: Sequence[str] = ()) -> dict[str, Section]:
+def made(kind, number=4, names=()):
     rows, predictions_of = run(kind, number)
     facts = DataFacts(task="mine", problem=kind, train=N, dev=N, classes=tuple(names))
     [group] = groups(rows, (), values_from(predictions_of))
     return {part.anchor: part for part in quality_sections(group, predictions_of, facts)}
 
 
-def cells(section: Section) -> dict[str, list[str]]:
+def cells(section):
     """The rows of a section's first table by their first field."""
     return {row[0]: list(row[1:]) for row in section.tables[0].rows}
 
 
-def test_all_metrics_of_each_setting_stand_in_one_table() -> None:
+def test_all_metrics_of_each_setting_stand_in_one_table():
     section = made("single_label")["metrics"]
     assert section.heading == "lora rank 8 on attn-only, fp32 is best by 7 of 7 metrics"
     [table] = section.tables
@@ -91,10 +89,10 @@ def test_all_metrics_of_each_setting_stand_in_one_table() -> None:
     )
 
 
-def test_ties_and_a_single_setting_are_no_wins() -> None:
+def test_ties_and_a_single_setting_are_no_wins():
     rows, predictions_of = run()
 
-    def of_one(rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
+    def of_one(rows, *, logits=False):
         return predictions_of([row | {"mode": "full"} for row in rows], logits=logits)
 
     [group] = groups(rows, (), values_from(of_one))
@@ -104,10 +102,10 @@ def test_ties_and_a_single_setting_are_no_wins() -> None:
     assert quality_sections(group, of_one, None)[0].heading == "full, fp32 by 7 metrics"
 
 
-def test_classes_of_the_same_f1_are_counted() -> None:
+def test_classes_of_the_same_f1_are_counted():
     rows, _ = run()
 
-    def guesses(rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
+    def guesses(rows, *, logits=False):
         labels = np.arange(N) % 4
         return {"": Outcome(np.zeros(N, dtype=np.int64), labels, "same")}
 
@@ -117,7 +115,7 @@ def test_classes_of_the_same_f1_are_counted() -> None:
     assert cells(section)["1"] == ["100", "0", "–", "0.000", "0.000"]
 
 
-def test_an_error_is_best_where_it_is_least() -> None:
+def test_an_error_is_best_where_it_is_least():
     found = made("regression")
     assert list(found) == ["metrics"], "numbers have no classes and no confidence"
     assert found["metrics"].heading.endswith("is best by 4 of 4 metrics")
@@ -126,7 +124,7 @@ def test_an_error_is_best_where_it_is_least() -> None:
     assert errors[0] == min(errors)
 
 
-def test_classes_have_their_names_and_figures() -> None:
+def test_classes_have_their_names_and_figures():
     names = ["refund", "<b>late</b>", "praise", "other"]
     section = made("single_label", names=names)["classes"]
     table = cells(section)
@@ -148,7 +146,7 @@ def test_classes_have_their_names_and_figures() -> None:
     assert "<b>late" not in page.render(t=section.tables[0], where="")
 
 
-def test_of_many_classes_the_most_confused_pairs_are_listed() -> None:
+def test_of_many_classes_the_most_confused_pairs_are_listed():
     section = made("single_label", number=60)["classes"]
     assert not section.drawings
     by_class, pairs = section.tables
@@ -158,7 +156,7 @@ def test_of_many_classes_the_most_confused_pairs_are_listed() -> None:
     assert len(pairs.rows) == 20
 
 
-def test_labels_have_figures_and_no_confusions() -> None:
+def test_labels_have_figures_and_no_confusions():
     found = made("multi_label")
     assert list(found) == ["metrics", "classes", "calibration"]
     assert not found["classes"].drawings
@@ -166,10 +164,10 @@ def test_labels_have_figures_and_no_confusions() -> None:
     assert found["calibration"].heading.startswith("Calibration: probabilities are off by")
 
 
-def test_without_logits_or_predictions_there_is_less() -> None:
+def test_without_logits_or_predictions_there_is_less():
     rows, predictions_of = run()
 
-    def stored(rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
+    def stored(rows, *, logits=False):
         return predictions_of(rows)
 
     [group] = groups(rows, (), values_from(predictions_of))
@@ -178,14 +176,14 @@ def test_without_logits_or_predictions_there_is_less() -> None:
     assert "Not known: AUROC, average precision, and calibration" in found["metrics"].lines[1]
     assert list(cells(found["classes"])) == ["0", "1", "2", "3"], "names are not known"
 
-    def bits(rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
+    def bits(rows, *, logits=False):
         one = predictions_of(rows)[""]
         return {"": Outcome(one.predicted == one.labels, None, "")}
 
     assert quality_sections(group, bits, None) == []
 
 
-def test_the_calibration_error_is_that_of_its_definition() -> None:
+def test_the_calibration_error_is_that_of_its_definition():
     sure = np.array([0.2, 0.9, 0.95, 0.95, 1.0])
     right = np.array([0.0, 1.0, 0.0, 1.0, 1.0])
     bins = [([0.2], 0.0), ([0.9], 1.0), ([0.95, 0.95, 1.0], 2 / 3)]
@@ -194,7 +192,7 @@ def test_the_calibration_error_is_that_of_its_definition() -> None:
     assert calibration_error(np.full(4, 0.5), np.array([0, 1, 0, 1.0])) == 0.0
 
 
-def test_a_chosen_metric_decides_everywhere() -> None:
+def test_a_chosen_metric_decides_everywhere():
     rows, predictions_of = run("regression")
     content = report(
         as_results(rescored(rows, "rmse", predictions_of, {}), predictions_of=predictions_of)
@@ -207,9 +205,7 @@ def test_a_chosen_metric_decides_everywhere() -> None:
     assert any(line.endswith("--metric rmse") for line in content["commands"])
 
 
-def test_text_that_the_measuring_font_lacks_is_no_warning(
-    recwarn: pytest.WarningsRecorder, drawn: None
-) -> None:
+def test_text_that_the_measuring_font_lacks_is_no_warning(recwarn, drawn):
     section = made("single_label", names=["订单", "状态", "α", "🙂"])["classes"]
     assert "订单" in section.drawings[0].svg
     found: list[Any] = [one for one in recwarn if "Glyph" in str(one.message)]

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from bench.analysis.groups import groups
 from bench.plan.learning_rates import candidate
-from bench.plan.rows import Row
 from bench.report.rates import candidates, rates_section
 from bench.report.render import report
 from tests.bench.report.snapshots import check_snapshot
@@ -15,7 +14,7 @@ LORA = cell("lora", 1, "attn-only", "off")
 FULL = cell("full", None, None, "off")
 
 
-def tries(one, *failed: int) -> list[Row]:
+def tries(one, *failed):
     """Five candidates of a cell; those of the exponents named ended in a timeout."""
     rows, noise = [], random.Random(0)  # noqa: S311
     for exponent in (-2, -1, 0, 1, 2):
@@ -25,12 +24,12 @@ def tries(one, *failed: int) -> list[Row]:
     return rows
 
 
-def searched(one, **rates) -> Row:
+def searched(one, **rates):
     of = replace(one, learning_rate_source="search", **rates)
     return result_row(of, random.Random(0))  # noqa: S311
 
 
-def away(rows: list[Row], **more) -> list[Row]:
+def away(rows, **more):
     """Rows as measured on another machine."""
     return [row | {"conditions_id": "there", "machine": "EPYC, 64 cores"} | more for row in rows]
 

@@ -1,8 +1,5 @@
 """Reference points in a report."""
 
-from pathlib import Path
-from typing import Any
-
 from bench.analysis.groups import groups
 from bench.report.references import reference_lines, reference_points, reference_tables
 from bench.report.render import render, report
@@ -14,7 +11,7 @@ DATA = "3e9ab01c77d2"
 ENCODER = {"model_digest": "7c1d0f9a44be", "pooling": "mean", "max_length": 128}
 
 
-def facts_with(metric: str = "accuracy", *, frozen: Any = (0.41, 0.38, 0.44)) -> dict[str, Any]:
+def facts_with(metric="accuracy", *, frozen=(0.41, 0.38, 0.44)):
     scores = {"majority": (0.28, 0.25, 0.31), "tf-idf": (0.39, 0.36, 0.42), "frozen": frozen}
     other = {**ENCODER, "model_digest": "another"}
     references = [
@@ -35,12 +32,12 @@ def facts_with(metric: str = "accuracy", *, frozen: Any = (0.41, 0.38, 0.44)) ->
     return {DATA: facts}
 
 
-def lines(facts: dict[str, Any], **settings: Any) -> list[str]:
+def lines(facts, **settings):
     [group] = groups(synthetic_rows(68, **settings))
     return reference_lines(group, reference_points(group, facts))
 
 
-def test_lines_have_the_scores_of_this_encoder_and_warn_where_none_is_beaten() -> None:
+def test_lines_have_the_scores_of_this_encoder_and_warn_where_none_is_beaten():
     [unlearned] = groups([row | {"flags": "not_learned"} for row in synthetic_rows(68)])
     points = reference_points(unlearned, facts_with(frozen=(0.6, 0.57, 0.63)))
     [group] = groups(synthetic_rows(68))
@@ -61,12 +58,12 @@ def test_lines_have_the_scores_of_this_encoder_and_warn_where_none_is_beaten() -
     })  # fmt: skip
 
 
-def test_the_lead_says_how_many_examples_the_steps_see() -> None:
+def test_the_lead_says_how_many_examples_the_steps_see():
     content = report(as_results(synthetic_rows(68, max_steps=8, batch_size=16), facts=facts_with()))
     assert "Trained on 128 of 2,000 examples, in 8 steps of 16 examples. " in content["lead"][1]
 
 
-def test_figures_have_a_line_for_each_that_is_near(tmp_path: Path, drawn: None) -> None:
+def test_figures_have_a_line_for_each_that_is_near(tmp_path, drawn):
     facts = facts_with()
     near = report(as_results(synthetic_rows(68), facts=facts))["sections"][0].drawings
     assert all("Dashed: TF-IDF (0.390), frozen encoder (0.410)." in drawing.alt for drawing in near)
@@ -81,7 +78,7 @@ def test_figures_have_a_line_for_each_that_is_near(tmp_path: Path, drawn: None) 
     assert "how frozen" in (tmp_path / "index.html").read_text()
 
 
-def test_references_that_beat_every_setting_are_in_the_figures(tmp_path: Path, drawn: None) -> None:
+def test_references_that_beat_every_setting_are_in_the_figures(tmp_path, drawn):
     facts = facts_with(frozen=(0.99, 0.98, 1.0))
     [near, _] = report(as_results(synthetic_rows(68), facts=facts))["sections"][0].drawings
     assert "↑ frozen encoder 0.990" in near.svg

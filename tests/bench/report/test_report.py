@@ -22,7 +22,6 @@ from adapters.names import LAYER_SETS
 from bench.analysis.groups import groups
 from bench.common.errors import DiskFullError, InputError
 from bench.plan.columns import NAMES, values_of
-from bench.plan.rows import Row
 from bench.report import lead, tables
 from bench.report import pages as report_pages
 from bench.report.__main__ import main
@@ -51,19 +50,19 @@ from tests.reference_run import reference_rows
 VENDOR = sorted((Path(bench.report.__file__).parent / "vendor").iterdir())
 
 
-def pages(folder: Path, rows, runs=(), **more) -> tuple[str, str]:
+def pages(folder, rows, runs=(), **more):
     index = render(as_results(rows, runs), folder, **more)
     return index.read_text("utf-8"), (folder / "report.md").read_text("utf-8")
 
 
-def seen(html: str) -> str:
+def seen(html):
     """The text of a page as one line, without markup, styles and scripts."""
     html = re.sub(r"<(script|style).*?</\1>", " ", html, flags=re.DOTALL)
     return unescape(" ".join(re.sub(r"<[^>]+>", " ", html).split()))
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory) -> tuple[Path, str, str]:
+def full(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     return folder, *pages(folder, synthetic_rows(68), runs=["/home/someone/my runs.csv"])
 
@@ -109,7 +108,7 @@ def test_the_markdown_explains_only_the_terms_that_it_uses(full):
 LONGEST = 150
 
 
-def long_run() -> list[Row]:
+def long_run():
     """400 settings of three precisions, half of which failed, and 30 groups beside them."""
     amps = ("off", "bf16", "fp16")
     grid = [*product(("lora", "dora"), range(1, 17), LAYER_SETS, amps)]
@@ -162,7 +161,7 @@ def test_where_nothing_else_learned_costs_alone_are_shown(tmp_path, full):
     assert_says_nothing_of_scores(text)
 
 
-def assert_says_nothing_of_scores(text: str) -> None:
+def assert_says_nothing_of_scores(text):
     headings = [line for line in text.splitlines() if line.startswith("#")]
     for word in ("Rank", "Trade-off", "better", "Use "):
         assert not [line for line in headings if word in line], word

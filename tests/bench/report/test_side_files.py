@@ -3,8 +3,6 @@
 import copy
 import json
 import random
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from hypothesis import example, given
@@ -58,7 +56,7 @@ VALUES = [
 ]  # fmt: skip
 
 
-def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def places(value, place=()):
     """The path of every value in a JSON document."""
     yield place
     items = value.items() if isinstance(value, dict) else ()
@@ -66,7 +64,7 @@ def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
         yield from places(inner, (*place, key))
 
 
-def with_value(value: Any, name: str, *place: Any) -> tuple[str, Any]:
+def with_value(value, name, *place):
     """A file's name and its content with another value in a place."""
     document = copy.deepcopy(FILES[name])
     inner = document
@@ -80,7 +78,7 @@ DATA = ROWS[0].data_digest
 
 
 @st.composite
-def changed(draw: st.DrawFn) -> tuple[str, Any]:
+def changed(draw):
     """A file's name and its content with a value replaced, removed, or under another key."""
     name = draw(st.sampled_from(["data", "data", "data", "exports", "exports", *FILES]))
     *parents, last = draw(st.sampled_from([*places(FILES[name])][1:]))
@@ -103,8 +101,8 @@ def changed(draw: st.DrawFn) -> tuple[str, Any]:
 @examples(150)
 @given(change=changed(), renders=st.sampled_from([False] * 9 + [True]))
 def test_a_changed_file_is_refused_by_a_line_or_a_report_is_rendered(
-    tmp_path: Path, undrawn: None, change: tuple[str, Any], renders: bool
-) -> None:
+    tmp_path, undrawn, change, renders
+):
     path = tmp_path / "runs.csv"
     path.write_bytes(record(NAMES) + b"".join(map(encode, ROWS)))
     folder = cell_folder(path, ROWS[0].name, *ROWS[0].row_key)

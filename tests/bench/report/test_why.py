@@ -6,8 +6,6 @@ import re
 import pytest
 
 from bench.analysis.groups import groups
-from bench.plan.rows import Row
-from bench.report.pages import Section
 from bench.report.why import why_section
 from tests.bench.report.snapshots import check_snapshot
 from tests.bench.synthetic_rows import cell, result_row, synthetic_rows
@@ -16,13 +14,7 @@ from tests.reference_run import reference_group
 OLDER = dict.fromkeys(("forward_ms", "backward_ms", "optimizer_ms"))
 
 
-def measured(
-    axes: tuple[str, int | None, str | None],
-    peak: float,
-    owned: tuple[float, ...],
-    time: float,
-    step: tuple[float, ...],
-) -> Row:
+def measured(axes, peak, owned, time, step):
     """A row with the parts of its memory and of its step."""
     weights, optimizer, gradients, activations = owned
     forward, backward, of_optimizer = step
@@ -42,7 +34,7 @@ SLOW = measured(
 )
 
 
-def rows_of(*, activations: float = 400.0, backward: float = 30.0) -> list[Row]:
+def rows_of(*, activations=400.0, backward=30.0):
     """Full fine-tuning, the head alone, LoRA and DoRA, of which LoRA has these parts."""
     owned, step = (87.0, 2.0, 1.0, activations), (99.0, backward, 1.0)
     return [
@@ -53,13 +45,13 @@ def rows_of(*, activations: float = 400.0, backward: float = 30.0) -> list[Row]:
     ]
 
 
-def section_of(rows: list[Row]) -> Section:
+def section_of(rows):
     [group] = groups(rows)
     [section] = why_section(group)
     return section
 
 
-def test_sentences_table_and_picture_follow_from_the_rows() -> None:
+def test_sentences_table_and_picture_follow_from_the_rows():
     on_gpu = [
         row | {"device": "cuda:0", "peak_cuda_allocated_mib": float(row["peak_rss_mib"] or 0) - 300}
         for row in rows_of()
@@ -80,12 +72,12 @@ def test_sentences_table_and_picture_follow_from_the_rows() -> None:
     })  # fmt: skip
 
 
-def test_without_any_parts_there_is_no_section() -> None:
+def test_without_any_parts_there_is_no_section():
     [group] = groups(synthetic_rows(68))
     assert why_section(group) == []
 
 
-def test_the_reference_run_has_a_bar_for_each_kind_and_sentences_agree_with_them() -> None:
+def test_the_reference_run_has_a_bar_for_each_kind_and_sentences_agree_with_them():
     reference = reference_group()
     [section] = why_section(reference)
     kinds = {(s.mode, s.layers) for s in reference.settings} | {("full", "in AMP")}

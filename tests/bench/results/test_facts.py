@@ -2,8 +2,6 @@
 written over when damaged."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +38,7 @@ FINAL = FinalScore(
 )  # fmt: skip
 
 
-def test_facts_of_other_data_stay_when_some_change(tmp_path: Path) -> None:
+def test_facts_of_other_data_stay_when_some_change(tmp_path):
     runs = tmp_path / "runs.csv"
     assert read_facts(runs) == {}
     update_facts(runs, "one", lambda known: FACTS if known is None else known)
@@ -67,8 +65,8 @@ def test_facts_of_other_data_stay_when_some_change(tmp_path: Path) -> None:
     ids=["facts", "exports"],
 )
 def test_a_file_that_can_not_be_read_is_named_and_left_alone(
-    path_of: Any, read: Any, update: Any, content: str, tmp_path: Path
-) -> None:
+    path_of, read, update, content, tmp_path
+):
     runs = tmp_path / "runs.csv"
     path = path_of(runs)
     path.write_text(content, encoding="utf-8")
@@ -80,7 +78,7 @@ def test_a_file_that_can_not_be_read_is_named_and_left_alone(
     assert path.read_text(encoding="utf-8") == content
 
 
-def test_facts_describe_examples_by_their_names_and_tokens() -> None:
+def test_facts_describe_examples_by_their_names_and_tokens():
     examples = Examples(("x", "y"), None, np.array([0, 1]))
     data = TaskData(Task("mine", ("a", "b")), examples, examples)
     facts = FACTS.model_copy(update={"source": "x.csv", "tokens_of": "v, 512"})
@@ -104,7 +102,7 @@ FIGURES = Figures(
 )  # fmt: skip
 
 
-def test_figures_of_a_cell_replace_its_earlier_ones_and_no_others(tmp_path: Path) -> None:
+def test_figures_of_a_cell_replace_its_earlier_ones_and_no_others(tmp_path):
     runs = tmp_path / "runs.csv"
     runs.touch()
     assert read_exports(runs) == {}
@@ -118,7 +116,7 @@ def test_figures_of_a_cell_replace_its_earlier_ones_and_no_others(tmp_path: Path
     assert forms == [FORMS[0], None, None], "only those that were measured"
 
 
-def test_of_several_files_and_cells_the_latest_count(tmp_path: Path) -> None:
+def test_of_several_files_and_cells_the_latest_count(tmp_path):
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
     newer = FIGURES.model_copy(update={"at": "2026-11-28T10:00:00+00:00", "threads": 8})
     keep_figures(one, "a", newer)

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from bench.grid.resume import orphaned_outcome
 from bench.plan.columns import NAMES, values_of
 from bench.plan.job import Job
-from bench.plan.rows import SCHEMA, Row
+from bench.plan.rows import SCHEMA
 from bench.results.protocol import parse_result
 from bench.results.row import measured_row, step_times
 from bench.results.rowfile import encode, record
@@ -61,7 +60,7 @@ JOB = Job(
 )  # fmt: skip
 
 
-def row_of(folder: Path, result: dict[str, Any]) -> Row:
+def row_of(folder, result):
     """The row that a session makes of a result."""
     return measured_row(
         CELL,
@@ -76,7 +75,7 @@ def row_of(folder: Path, result: dict[str, Any]) -> Row:
     )
 
 
-def check_row(folder: Path, row: Row) -> None:
+def check_row(folder, row):
     """Fail unless a row is that of the cell, and can be written and read."""
     own = {**CELL.columns(), **CONDITIONS, "schema": SCHEMA, "attempt": 1, "grid": "g"}
     assert {name: row[name] for name in own} == own
@@ -100,7 +99,7 @@ COLUMNS = st.dictionaries(st.sampled_from(NAMES), JSON, max_size=4).map(
 
 @examples(150)
 @given(values=changed(RESULT) | COLUMNS)
-def test_a_changed_result_is_refused_or_makes_a_row(tmp_path: Path, values: Any) -> None:
+def test_a_changed_result_is_refused_or_makes_a_row(tmp_path, values):
     (tmp_path / "panel.csv").write_text(PANEL)
     try:
         result = parse_result(json.dumps(values))
@@ -110,7 +109,7 @@ def test_a_changed_result_is_refused_or_makes_a_row(tmp_path: Path, values: Any)
     check_row(tmp_path, row_of(tmp_path, result))
 
 
-def test_a_result_says_nothing_of_which_cell_it_is(tmp_path: Path) -> None:
+def test_a_result_says_nothing_of_which_cell_it_is(tmp_path):
     other = {
         "cell_id": "other", "conditions_id": "there", "schema": 1, "mode": "full", "seed": 9,
         "rank": 1, "device": "cuda:0", "status": "crashed", "flags": "disturbed", "message": "x",
@@ -126,9 +125,7 @@ def test_a_result_says_nothing_of_which_cell_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("train_loss", math.nan), ("dev_score", math.inf), ("train_s", -math.inf)]
 )
-def test_a_number_that_is_not_finite_makes_a_result_invalid(
-    tmp_path: Path, name: str, value: float
-) -> None:
+def test_a_number_that_is_not_finite_makes_a_result_invalid(tmp_path, name, value):
     columns = {**RESULT["columns"], name: value}
     result = parse_result(json.dumps({**RESULT, "columns": columns}))
     assert (result["status"], result["message"]) == ("invalid", f"its {name} is {value}")
@@ -149,7 +146,7 @@ def test_a_number_that_is_not_finite_makes_a_result_invalid(
         *(("save_s", value) for value in ("1", True, None, -1, math.nan, math.inf, 10**400)),
     ],
 )  # fmt: skip
-def test_a_value_that_can_not_be_is_named(field: str, value: object) -> None:
+def test_a_value_that_can_not_be_is_named(field, value):
     usual = parse_result(json.dumps(RESULT))
     assert (usual["device_failed"], usual["save_s"]) == (False, 0.0)
     of_columns = {**RESULT, "columns": {**RESULT["columns"], field: value}}
@@ -161,7 +158,7 @@ def test_a_value_that_can_not_be_is_named(field: str, value: object) -> None:
         parse_result(json.dumps({**RESULT, "columns": low}))
 
 
-def test_nesting_of_any_depth_is_refused() -> None:
+def test_nesting_of_any_depth_is_refused():
     for depth in (*NEAR_THE_LIMIT, 200_000):
         for text in (
             nested(depth),
@@ -173,7 +170,7 @@ def test_nesting_of_any_depth_is_refused() -> None:
 
 @examples(100)
 @given(content=damaged(json.dumps(RESULT).encode()))
-def test_an_orphaned_result_is_taken_over_or_run_again(tmp_path: Path, content: bytes) -> None:
+def test_an_orphaned_result_is_taken_over_or_run_again(tmp_path, content):
     (tmp_path / "cell.json").write_text(JOB.to_json())
     (tmp_path / "panel.csv").write_text(PANEL)
     (tmp_path / "result.json").write_bytes(content)
@@ -185,7 +182,7 @@ def test_an_orphaned_result_is_taken_over_or_run_again(tmp_path: Path, content: 
 
 
 @pytest.mark.parametrize("kind", ["pipe", "huge"])
-def test_what_is_no_result_is_run_again(tmp_path: Path, kind: str) -> None:
+def test_what_is_no_result_is_run_again(tmp_path, kind):
     (tmp_path / "cell.json").write_text(JOB.to_json())
     put(tmp_path / "result.json", kind)
     assert orphaned_outcome(tmp_path, JOB) is None
@@ -194,7 +191,7 @@ def test_what_is_no_result_is_run_again(tmp_path: Path, kind: str) -> None:
 # panel.csv
 
 
-def check_times(columns: Row) -> None:
+def check_times(columns):
     """Fail unless there are no times, or such as can be."""
     if columns:
         middle, low, high = (columns[f"step_ms_{n}"] for n in ("median", "ci_low", "ci_high"))
@@ -207,14 +204,12 @@ def check_times(columns: Row) -> None:
 @pytest.mark.parametrize(("name", "content"), [("panel.csv", PANEL), ("steps.csv", STEPS)])
 @examples(100)
 @given(data=st.data())
-def test_damaged_times_give_times_or_none(
-    tmp_path: Path, name: str, content: str, data: st.DataObject
-) -> None:
+def test_damaged_times_give_times_or_none(tmp_path, name, content, data):
     (tmp_path / name).write_bytes(data.draw(damaged(content.encode())))
     check_times(step_times(tmp_path)[0])
 
 
-def put(path: Path, kind: str) -> None:
+def put(path, kind):
     """Put something that is no file of a reasonable size in a file's place."""
     if kind == "pipe":
         os.mkfifo(path)
@@ -224,7 +219,7 @@ def put(path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["panel.csv", "steps.csv"])
 @pytest.mark.parametrize("kind", ["none", "pipe", "huge"])
-def test_what_is_no_file_of_steps_gives_no_times(tmp_path: Path, name: str, kind: str) -> None:
+def test_what_is_no_file_of_steps_gives_no_times(tmp_path, name, kind):
     put(tmp_path / name, kind)
     row = row_of(tmp_path, parse_result(json.dumps(RESULT)))
     assert row["step_ms_median"] is None

@@ -4,7 +4,6 @@ import csv
 import os
 import random
 from itertools import accumulate
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from bench.common.errors import InputError
 from bench.plan.columns import BY_NAME, LARGEST, NAMES, VALUES
-from bench.plan.rows import FLAGS, STATUSES, Row
+from bench.plan.rows import FLAGS, STATUSES
 from bench.results.rowfile import encode, record
 from bench.results.store import Store, read_rows
 from tests.bench.synthetic_rows import cell, failed_row, result_row
@@ -25,15 +24,15 @@ ROWS = [
 ]
 
 
-def silent(_line: str) -> None:
+def silent(_line):
     """Takes the note about a torn record."""
 
 
-def read(path: Path) -> list[Row] | None:
+def read(path):
     return answer(lambda: read_rows(path, silent), InputError, path)
 
 
-def as_read(row: Row) -> Row:
+def as_read(row):
     """A row with its numbers to seven digits, as they are in the file."""
     names = (name for name in NAMES if name != "scale")  # which follows from others
     numbers = {name: value for name in names if isinstance(value := row[name], float)}
@@ -45,9 +44,7 @@ WHOLE = record(NAMES) + b"".join(map(encode, ROWS))
 
 
 @pytest.mark.parametrize(("newline", "step"), [(b"\r\n", 3), (b"\n", 17)])
-def test_a_file_cut_at_any_byte_gives_the_rows_before_the_cut(
-    tmp_path: Path, newline: bytes, step: int
-) -> None:
+def test_a_file_cut_at_any_byte_gives_the_rows_before_the_cut(tmp_path, newline, step):
     path = tmp_path / "runs.csv"
     parts = [part.replace(b"\r\n", newline) for part in (record(NAMES), *map(encode, ROWS))]
     whole, ends = b"".join(parts), [*accumulate(map(len, parts))]
@@ -64,7 +61,7 @@ def test_a_file_cut_at_any_byte_gives_the_rows_before_the_cut(
 
 @examples(120)
 @given(content=damaged(WHOLE))
-def test_a_damaged_file_gives_rows_or_names_its_line(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_gives_rows_or_names_its_line(tmp_path, content):
     path = tmp_path / "runs.csv"
     path.write_bytes(content)
     for row in answer(lambda: read_rows(path, silent), InputError, f"{path}, line ") or []:
@@ -79,7 +76,7 @@ def test_a_damaged_file_gives_rows_or_names_its_line(tmp_path: Path, content: by
     | st.sampled_from([*TEXTS[:-1], "NaN", "inf", "-inf", "1e31", "1e999", "9" * 5000, "1_0", "٣"])
     | st.sampled_from([*STATUSES, *FLAGS, "lora", "attn", "bf16", "0", "-1", " 1", "1.0", "0x1"]),
 )
-def test_a_field_is_read_as_it_is_written_or_named(tmp_path: Path, name: str, text: str) -> None:
+def test_a_field_is_read_as_it_is_written_or_named(tmp_path, name, text):
     path = tmp_path / "runs.csv"
     fields = next(csv.reader([encode(ROWS[0]).decode()]))
     fields[NAMES.index(name)] = text
@@ -115,9 +112,7 @@ def test_a_field_is_read_as_it_is_written_or_named(tmp_path: Path, name: str, te
         *((name, "loraa") for name in VALUES if name != "mode"),
     ],
 )  # fmt: skip
-def test_a_value_that_can_not_be_is_named_by_line_and_column(
-    tmp_path: Path, name: str, text: str
-) -> None:
+def test_a_value_that_can_not_be_is_named_by_line_and_column(tmp_path, name, text):
     path = tmp_path / "runs.csv"
     fields = next(csv.reader([encode(ROWS[0]).decode()]))
     fields[NAMES.index(name)] = text
@@ -133,7 +128,7 @@ FORMULAS = st.text("'=+-@\t\ra ", max_size=6) | st.sampled_from(TEXTS[:-1])
 
 @examples(50)
 @given(text=FORMULAS)
-def test_no_spreadsheet_computes_a_text_and_we_read_it_as_it_was(tmp_path: Path, text: str) -> None:
+def test_no_spreadsheet_computes_a_text_and_we_read_it_as_it_was(tmp_path, text):
     path = tmp_path / "runs.csv"
     path.unlink(missing_ok=True)
     row = ROWS[1] | {"message": text or None, "model": f"={text}", "grid": text or None}
@@ -147,7 +142,7 @@ def test_no_spreadsheet_computes_a_text_and_we_read_it_as_it_was(tmp_path: Path,
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "zero", "null"])
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+def test_what_is_no_file_is_not_waited_for(tmp_path, kind):
     path = tmp_path / "runs.csv"
     if kind in ("zero", "null"):
         path.symlink_to(f"/dev/{kind}")
@@ -158,7 +153,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
         assert Store(path).rows
 
 
-def test_what_is_too_large_or_named_strangely_is_refused(tmp_path: Path) -> None:
+def test_what_is_too_large_or_named_strangely_is_refused(tmp_path):
     path = tmp_path / "runs.csv"
     sparse(path, 2**36)
     assert read(path) is None

@@ -1,13 +1,11 @@
 """Whose trained weights are kept, and how many of them."""
 
-from pathlib import Path
-
 import pytest
 
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
 from bench.plan.architectures import read_sizes
-from bench.plan.cell import CANDIDATE, Cell
+from bench.plan.cell import CANDIDATE
 from bench.results import kept
 from bench.results.kept import KeptWeights, keeps_by_default, largest_weights
 from minbert.model.config import GEOMETRIES
@@ -18,7 +16,7 @@ CONFIG = GEOMETRIES["minilm"]
 MIB = 2**20
 
 
-def of(mode: str, layers: str | None = None, **changes: object) -> Cell:
+def of(mode, layers=None, **changes):
     return cell(mode, 8 if layers else None, layers, "off", **changes)
 
 
@@ -35,9 +33,7 @@ def of(mode: str, layers: str | None = None, **changes: object) -> Cell:
         (of("head", learning_rate_source=CANDIDATE), False),
     ],
 )
-def test_small_weights_of_models_that_have_learned_are_kept(
-    tmp_path: Path, which: Cell, expected: bool
-) -> None:
+def test_small_weights_of_models_that_have_learned_are_kept(tmp_path, which, expected):
     assert keeps_by_default(which) is expected
     assert KeptWeights(tmp_path / "runs.csv", every=False).keeps(which) is expected
     assert KeptWeights(tmp_path / "runs.csv", every=True).keeps(which)
@@ -46,7 +42,7 @@ def test_small_weights_of_models_that_have_learned_are_kept(
 
 
 @pytest.mark.parametrize("kind", ["albert", "deberta-v2", "electra", "modernbert"])
-def test_bounds_hold_for_engine_transformers(tmp_path: Path, kind: str) -> None:
+def test_bounds_hold_for_engine_transformers(tmp_path, kind):
     encoders.need_transformers()
     folder = encoders.Checkpoints(tmp_path)(kind)
     modules = '["query", "value", "query_proj", "Wqkv", "Wi"]'
@@ -63,14 +59,14 @@ def test_bounds_hold_for_engine_transformers(tmp_path: Path, kind: str) -> None:
         assert 4 * trained < largest_weights(job.cell, read_sizes(folder)), mode
 
 
-def keep(folder: Path, size: int) -> Path:
+def keep(folder, size):
     """Write weights of a size into the folder of a cell."""
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes(bytes(size))
     return folder
 
 
-def test_weights_are_kept_up_to_a_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_kept_up_to_a_cap(tmp_path, monkeypatch):
     """Those that were there before count, and of those that come each once."""
     assert kept.CAP == 2**30
     monkeypatch.setattr(kept, "CAP", 100)

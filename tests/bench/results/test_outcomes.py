@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
-from bench.plan.rows import Row
 from bench.report import figures
 from bench.report.render import render
 from bench.results import outcomes
 from bench.results.outcomes import (
     Outcome,
-    ValuesOf,
     outcome_key,
     outcomes_file,
     read_outcomes,
@@ -45,7 +42,7 @@ EXAMPLES = 1064
 PARTS = {"sst": "accuracy", "quora": "accuracy", "sts": "pearson"}
 
 
-def predictions(metric: str, rng: np.random.Generator) -> tuple[dict[str, Any], float]:
+def predictions(metric, rng):
     """Tensors as a worker keeps them, and their score."""
     labels = np.random.default_rng(1).integers(0, 5, EXAMPLES)
     if metric == "accuracy":
@@ -59,7 +56,7 @@ def predictions(metric: str, rng: np.random.Generator) -> tuple[dict[str, Any], 
     return {"logits": logits[:, None], "labels": targets}, score
 
 
-def predictions_of_parts(rng: np.random.Generator) -> tuple[dict[str, Any], float]:
+def predictions_of_parts(rng):
     tensors, counted = {}, []
     for part, metric in PARTS.items():
         of, score = predictions(metric, rng)
@@ -68,7 +65,7 @@ def predictions_of_parts(rng: np.random.Generator) -> tuple[dict[str, Any], floa
     return tensors, sum(counted) / len(counted)
 
 
-def fill(runs: Path, metric: str = "accuracy", count: int = 68, **settings: Any) -> list[Row]:
+def fill(runs, metric="accuracy", count=68, **settings):
     """Rows with the predictions of each in its folder."""
     rng, store = np.random.default_rng(0), Store(runs)
     for row in synthetic_rows(count, failures=False, **settings):
@@ -83,11 +80,11 @@ def fill(runs: Path, metric: str = "accuracy", count: int = 68, **settings: Any)
     return read_rows(runs)
 
 
-def no_note(line: str) -> None:
+def no_note(line):
     raise AssertionError(line)
 
 
-def all_values(rows: list[Row], values_of: ValuesOf) -> list[list[float] | None]:
+def all_values(rows, values_of):
     found = (values_of([row]) for row in rows)
     return [None if values is None else values.tolist() for values in found]
 
@@ -100,9 +97,7 @@ def all_values(rows: list[Row], values_of: ValuesOf) -> list[list[float] | None]
         ("overall", "multitask", 140_000),
     ],
 )
-def test_values_are_the_same_to_the_last_bit_and_small(
-    tmp_path: Path, metric: str, task: str, most: int
-) -> None:
+def test_values_are_the_same_to_the_last_bit_and_small(tmp_path, metric, task, most):
     runs = tmp_path / "runs.csv"
     rows = fill(runs, metric, count=16, task=task)
     before = all_values(rows, kept_values(runs, no_note))
@@ -113,14 +108,12 @@ def test_values_are_the_same_to_the_last_bit_and_small(
     assert all_values(rows, kept_values(runs, no_note)) == before
 
 
-def test_a_report_without_folders_says_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_without_folders_says_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "to_svg", lambda figure, stem: f'<svg id="{stem}"></svg>')
     runs = tmp_path / "runs.csv"
     rows = fill(runs, count=4)
 
-    def pages() -> list[list[str]]:
+    def pages():
         results = as_results(rows, ["runs.csv"], predictions_of=kept_predictions(runs, no_note))
         render(results, tmp_path / "out")
         return [
@@ -145,7 +138,7 @@ def test_a_report_without_folders_says_the_same(
         assert unpaired in page
 
 
-def test_a_cells_folder_counts_before_the_file_if_it_fits(tmp_path: Path) -> None:
+def test_a_cells_folder_counts_before_the_file_if_it_fits(tmp_path):
     runs = tmp_path / "runs.csv"
     [row] = fill(runs, count=1)
     keep_outcomes(runs, [row])
@@ -167,7 +160,7 @@ def test_a_cells_folder_counts_before_the_file_if_it_fits(tmp_path: Path) -> Non
     assert np.array_equal(kept_values(runs, no_note)([row]), of_file)
 
 
-def test_rows_of_two_files_with_one_key_have_each_its_own_predictions(tmp_path: Path) -> None:
+def test_rows_of_two_files_with_one_key_have_each_its_own_predictions(tmp_path):
     one, two = tmp_path / "a.csv", tmp_path / "b.csv"
     [row], [other] = fill(one, count=1), fill(two, count=1)
     [path] = (tmp_path / "b").glob("*/predictions.safetensors")
@@ -184,16 +177,14 @@ def test_rows_of_two_files_with_one_key_have_each_its_own_predictions(tmp_path: 
         assert values.mean() == pytest.approx(each["dev_score"])
 
 
-def rebuilt(runs: Path) -> tuple[dict[str, int], str]:
+def rebuilt(runs):
     """The numbers of a rebuild, and its notes."""
     done = CliRunner().invoke(main, ["--runs", str(runs), "--json"], standalone_mode=False)
     assert done.exception is None, done.exception
     return json.loads(done.stdout), done.stderr
 
 
-def test_no_file_is_written_that_would_not_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_file_is_written_that_would_not_be_read(tmp_path, monkeypatch):
     runs = tmp_path / "runs.csv"
     rows = fill(runs, count=8)
     keep_outcomes(runs, rows[:2])
@@ -212,7 +203,7 @@ def test_no_file_is_written_that_would_not_be_read(
     assert outcomes_file(runs).read_bytes() == b"not mine"
 
 
-def test_rebuild_keeps_outcomes_whose_folders_are_gone(tmp_path: Path) -> None:
+def test_rebuild_keeps_outcomes_whose_folders_are_gone(tmp_path):
     runs = tmp_path / "runs.csv"
     rows = fill(runs, count=3)
     assert rebuilt(runs)[0]["outcomes"] == 3
@@ -231,18 +222,18 @@ def test_rebuild_keeps_outcomes_whose_folders_are_gone(tmp_path: Path) -> None:
     [{"learning_rate_source": "candidate"}, {"status": "invalid"}, {"dev_score": 0.123}],
     ids=["a try of a search", "failed", "of another score"],
 )
-def test_what_is_not_compared_has_no_outcomes(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_what_is_not_compared_has_no_outcomes(tmp_path, changes):
     runs = tmp_path / "runs.csv"
     rows = fill(runs, count=2)
     rows[0] |= changes
     assert keep_outcomes(runs, rows) == 1
 
 
-def without_labels(tensors: dict[str, Any]) -> dict[str, Any]:
+def without_labels(tensors):
     return {name: of for name, of in tensors.items() if not name.startswith("labels")}
 
 
-def labels_in_another_order(tensors: dict[str, Any]) -> dict[str, Any]:
+def labels_in_another_order(tensors):
     labels = {name: of[::-1].copy() for name, of in tensors.items() if name.startswith("labels")}
     return tensors | labels
 
@@ -262,9 +253,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any], str], bytes]] = {
 
 
 @pytest.fixture(scope="module", params=["pearson", "accuracy"])
-def kept(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[Row], bytes]:
+def kept(request, tmp_path_factory):
     """Rows whose outcomes are in a file alone, and its content."""
     runs, metric = tmp_path_factory.mktemp("kept") / "runs.csv", request.param
     rows = fill(runs, metric, count=4, task="movies" if metric == "accuracy" else "movies-rating")
@@ -274,7 +263,7 @@ def kept(
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, "a folder"])
-def test_a_hostile_file_is_one_note(kept: tuple[Path, list[Row], bytes], name: str) -> None:
+def test_a_hostile_file_is_one_note(kept, name):
     runs, rows, content = kept
     path = outcomes_file(runs)
     path.write_bytes(content)
@@ -295,9 +284,7 @@ def test_a_hostile_file_is_one_note(kept: tuple[Path, list[Row], bytes], name: s
 
 @examples(80)
 @given(data=st.data())
-def test_a_damaged_file_is_one_note_or_gives_the_scores_of_its_rows(
-    kept: tuple[Path, list[Row], bytes], data: st.DataObject
-) -> None:
+def test_a_damaged_file_is_one_note_or_gives_the_scores_of_its_rows(kept, data):
     runs, rows, content = kept
     path = outcomes_file(runs)
     path.write_bytes(data.draw(damaged(content)))
@@ -309,7 +296,7 @@ def test_a_damaged_file_is_one_note_or_gives_the_scores_of_its_rows(
         check_line(note, runs.parent)
 
 
-def test_predictions_of_other_examples_are_not_compared(tmp_path: Path) -> None:
+def test_predictions_of_other_examples_are_not_compared(tmp_path):
     """Two cells of the same data have the same labels, in the same order."""
     runs = tmp_path / "runs.csv"
     rows = fill(runs, count=3)
@@ -328,7 +315,7 @@ def test_predictions_of_other_examples_are_not_compared(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["labels", "numbers", "many classes"])
-def test_every_kind_of_prediction_is_stored_as_it_is(tmp_path: Path, kind: str) -> None:
+def test_every_kind_of_prediction_is_stored_as_it_is(tmp_path, kind):
     rng, number = np.random.default_rng(0), 300
     if kind == "labels":
         labels = (rng.random((number, 11)) < 0.3).astype(np.int8)
@@ -348,7 +335,7 @@ def test_every_kind_of_prediction_is_stored_as_it_is(tmp_path: Path, kind: str) 
     assert back.in_unit == outcome.in_unit
 
 
-def test_bits_of_older_files_give_the_accuracy_alone(tmp_path: Path) -> None:
+def test_bits_of_older_files_give_the_accuracy_alone(tmp_path):
     runs = tmp_path / "runs.csv"
     [row] = fill(runs, count=1)
     values = kept_values(runs, no_note)([row])

@@ -1,14 +1,11 @@
 """Kept predictions as a number for each example, whose mean is the score."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from bench.analysis.groups import groups
 from bench.analysis.verdicts import compare, score_spread
-from bench.plan.cell import Cell
 from bench.results.predictions import (
     first_of,
     kept_predictions,
@@ -24,7 +21,7 @@ from tests.bench.synthetic_rows import cell, result_row
 RNG = np.random.default_rng(0)
 
 
-def test_of_a_correlation_the_mean_is_exact_and_the_spread_that_of_fisher() -> None:
+def test_of_a_correlation_the_mean_is_exact_and_the_spread_that_of_fisher():
     x = RNG.normal(size=4000)
     y = 0.6 * x + 0.8 * RNG.normal(size=4000)
     values = values_for("pearson", x[:, None], y)
@@ -34,7 +31,7 @@ def test_of_a_correlation_the_mean_is_exact_and_the_spread_that_of_fisher() -> N
     assert error == pytest.approx((1 - correlation**2) / np.sqrt(len(values)), rel=0.1)
 
 
-def test_of_a_mean_over_parts_mean_and_variance_are_exact() -> None:
+def test_of_a_mean_over_parts_mean_and_variance_are_exact():
     parts = [RNG.random(30), (RNG.random(400) < 0.3).astype(float), RNG.normal(2.0, 1.0, 90)]
     values = mean_of_parts(parts)
     assert len(values) == 520
@@ -50,7 +47,7 @@ def test_of_a_mean_over_parts_mean_and_variance_are_exact() -> None:
         mean_of_parts([])
 
 
-def keep(runs: Path, of: Cell, right: np.ndarray) -> dict:
+def keep(runs, of, right):
     row = result_row(of, __import__("random").Random(0))
     row |= {"dev_metric": "accuracy", "dev_score": float(right.mean())}
     folder = cell_folder(runs, of.name, *row.row_key)
@@ -63,7 +60,7 @@ def keep(runs: Path, of: Cell, right: np.ndarray) -> dict:
     return row
 
 
-def test_settings_are_compared_example_by_example(tmp_path: Path) -> None:
+def test_settings_are_compared_example_by_example(tmp_path):
     runs = tmp_path / "runs.csv"
     base = (RNG.random(1000) < 0.6).astype(np.float64)
     better = base.copy()
@@ -83,7 +80,7 @@ def test_settings_are_compared_example_by_example(tmp_path: Path) -> None:
     assert score_spread(lora, full).of_seeds is None
 
 
-def test_folds_of_several_files_are_joined(tmp_path: Path) -> None:
+def test_folds_of_several_files_are_joined(tmp_path):
     files = [tmp_path / name for name in ("a.csv", "b.csv")]
     rights = [np.ones(4), np.zeros(5), np.ones(6)]
     rows = [
@@ -95,7 +92,7 @@ def test_folds_of_several_files_are_joined(tmp_path: Path) -> None:
     assert first_of([kept_predictions(files[0])])(rows) is None
 
 
-def test_what_is_missing_or_broken_is_unknown(tmp_path: Path) -> None:
+def test_what_is_missing_or_broken_is_unknown(tmp_path):
     runs = tmp_path / "runs.csv"
     row = keep(runs, cell("full", None, None, "off"), np.ones(5))
     (file,) = (tmp_path / "runs").glob("*/predictions.safetensors")

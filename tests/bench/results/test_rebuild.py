@@ -2,20 +2,18 @@
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from bench.common.errors import InputError
-from bench.plan.rows import Row
 from bench.results.rebuild import main
 from bench.results.row import keep_row
 from bench.results.store import Store, cell_folder, read_rows
 from tests.bench.synthetic_rows import synthetic_rows
 
 
-def fill(path: Path, rows: list[Row], *, folders: bool = True) -> None:
+def fill(path, rows, *, folders=True):
     store = Store(path)
     for row in rows:
         store.append(row)
@@ -26,7 +24,7 @@ def fill(path: Path, rows: list[Row], *, folders: bool = True) -> None:
             keep_row(folder, row)
 
 
-def rebuild(path: Path) -> tuple[dict[str, int], str]:
+def rebuild(path):
     """The numbers of rows that the command prints, and its notes."""
     done = CliRunner().invoke(main, ["--runs", str(path), "--json"], standalone_mode=False)
     if done.exception is not None:
@@ -34,7 +32,7 @@ def rebuild(path: Path) -> tuple[dict[str, int], str]:
     return json.loads(done.stdout), done.stderr
 
 
-def test_a_lost_file_comes_back_with_attempts_and_repeats(tmp_path: Path) -> None:
+def test_a_lost_file_comes_back_with_attempts_and_repeats(tmp_path):
     path = tmp_path / "runs.csv"
     [row, *others] = synthetic_rows(6)
     fill(path, [row | {"repeat": n, "attempt": m} for n in (1, 2) for m in (1, 2)] + others)
@@ -48,7 +46,7 @@ def test_a_lost_file_comes_back_with_attempts_and_repeats(tmp_path: Path) -> Non
     assert done.stdout == f"9 rows in {path}: 9 kept, 0 from folders\n"
 
 
-def test_rows_of_two_versions_with_one_key_both_stay(tmp_path: Path) -> None:
+def test_rows_of_two_versions_with_one_key_both_stay(tmp_path):
     """As in a file that was put together from two machines' or two checkouts'."""
     path = tmp_path / "runs.csv"
     [row] = synthetic_rows(1)
@@ -64,7 +62,7 @@ def test_rows_of_two_versions_with_one_key_both_stay(tmp_path: Path) -> None:
     assert [each["code_version"] for each in read_rows(path)] == ["0.1.0", "0.2.0", "0.3.0"]
 
 
-def test_a_broken_line_is_reported_left_out_and_kept(tmp_path: Path) -> None:
+def test_a_broken_line_is_reported_left_out_and_kept(tmp_path):
     """Its row is taken from its folder, as is that of a last line that was cut."""
     path = tmp_path / "runs.csv"
     fill(path, synthetic_rows(4))
@@ -88,9 +86,7 @@ def test_a_broken_line_is_reported_left_out_and_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["runs.csv", "no/such.csv", ".", "pipe", "other.csv", "results.csv"]
 )
-def test_what_is_no_runs_csv_is_refused_before_anything_is_written(
-    tmp_path: Path, name: str
-) -> None:
+def test_what_is_no_runs_csv_is_refused_before_anything_is_written(tmp_path, name):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "other.csv").write_text("# A page\n\nof text\n")
     (tmp_path / "results").write_text("no folder\n")

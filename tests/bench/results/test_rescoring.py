@@ -1,18 +1,15 @@
 """Rows scored by another metric, from stored predictions."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from bench.analysis.groups import groups
 from bench.common.errors import InputError
-from bench.plan.rows import Row
 from bench.report.lead import lead
 from bench.results.facts import DataFacts
 from bench.results.outcomes import Outcome
-from bench.results.predictions import Parts, outcome_of
+from bench.results.predictions import outcome_of
 from bench.results.rescoring import majority_score, rescored
 from tests.bench.synthetic_rows import new_row
 
@@ -30,13 +27,13 @@ FACTS = DataFacts(
 )  # fmt: skip
 
 
-def scored(**values: object) -> Row:
+def scored(**values):
     known = {"status": "ok", "dev_metric": "accuracy", "dev_score": 0.5, "majority_score": 0.3}
     return new_row(**(known | values))
 
 
-def source(outcome: Outcome, missing: Sequence[int] = ()) -> object:
-    def predictions_of(rows: Sequence[Row], *, logits: bool = False) -> Parts | None:
+def source(outcome, missing=()):
+    def predictions_of(rows, *, logits=False):
         if rows[0].seed in missing:
             return None
         return {"": outcome if logits else Outcome(outcome.predicted, outcome.labels, "")}
@@ -44,7 +41,7 @@ def source(outcome: Outcome, missing: Sequence[int] = ()) -> object:
     return predictions_of
 
 
-def test_score_interval_and_majority_are_those_of_the_metric() -> None:
+def test_score_interval_and_majority_are_those_of_the_metric():
     row = scored(flags="not_learned")
     notes: list[str] = []
     facts = {row.data_digest: FACTS}
@@ -61,7 +58,7 @@ def test_score_interval_and_majority_are_those_of_the_metric() -> None:
     assert row | {"dev_score": 0.5} == row
 
 
-def test_rows_without_predictions_lose_their_score_with_one_note() -> None:
+def test_rows_without_predictions_lose_their_score_with_one_note():
     rows = [scored(seed=seed) for seed in range(4)]
     rows.append(scored(seed=5, status="oom", dev_metric=None, dev_score=None))
     notes: list[str] = []
@@ -75,7 +72,7 @@ def test_rows_without_predictions_lose_their_score_with_one_note() -> None:
     )
 
 
-def test_other_problems_and_candidates_keep_their_metric() -> None:
+def test_other_problems_and_candidates_keep_their_metric():
     rows = [
         scored(), scored(task="movies-rating", dev_metric="pearson"),
         scored(learning_rate_source="candidate"),
@@ -87,7 +84,7 @@ def test_other_problems_and_candidates_keep_their_metric() -> None:
     assert notes == ["--metric mcc: 1 row is of other problems, by their own metric"]
 
 
-def test_a_metric_that_no_row_has_is_refused_with_those_there_are() -> None:
+def test_a_metric_that_no_row_has_is_refused_with_those_there_are():
     with pytest.raises(InputError) as refused:
         rescored([scored(dev_metric="pearson")], "macro_f1", source(CLASSES), {})
     assert str(refused.value) == (
@@ -96,7 +93,7 @@ def test_a_metric_that_no_row_has_is_refused_with_those_there_are() -> None:
     assert rescored([new_row()], "macro_f1", source(CLASSES), {}) == [new_row()]
 
 
-def test_the_majority_is_that_of_the_training_examples() -> None:
+def test_the_majority_is_that_of_the_training_examples():
     expected = balanced_accuracy_score(LABELS, np.ones(N, dtype=int))
     assert majority_score("balanced_accuracy", CLASSES, FACTS) == pytest.approx(expected)
     assert majority_score("auroc", CLASSES, FACTS) == pytest.approx(0.5)
@@ -116,7 +113,7 @@ def test_the_majority_is_that_of_the_training_examples() -> None:
     [("macro_f1", 14, True), ("mcc", 3, True), ("macro_f1", 15, False), ("weighted_f1", 3, False),
      ("macro_f1", 0, False)],
 )  # fmt: skip
-def test_a_rare_class_is_warned_of_where_the_metric_depends_on_it(metric, fewest, warns) -> None:
+def test_a_rare_class_is_warned_of_where_the_metric_depends_on_it(metric, fewest, warns):
     counts = {"common": (20, 80), "rare": (20, fewest)}
     facts = FACTS.model_copy(update={"class_counts": counts})
     row, notes = scored(), list[str]()

@@ -8,7 +8,6 @@ from safetensors.numpy import save_file
 
 from bench.plan import gridfile
 from bench.plan.planning import Resolved, expand
-from bench.plan.rows import Row
 from bench.results.row import (
     keep_row,
     kept_row,
@@ -24,7 +23,7 @@ from tests.bench.synthetic_rows import HERE, new_row
 CELL = expand(gridfile.load("smoke"), Resolved("minilm", "m", "mean", "d", "bf16", "grid"))[0]
 
 
-def row_of(folder: Path, **columns: object) -> Row:
+def row_of(folder, **columns):
     return measured_row(
         CELL,
         HERE,
@@ -38,7 +37,7 @@ def row_of(folder: Path, **columns: object) -> Row:
     )
 
 
-def panel_file(folder: Path, passes: list[list[float]], warm: int, settled: int = 1) -> None:
+def panel_file(folder, passes, warm, settled=1):
     """A panel of batches of 100, 300, … tokens and 2 examples."""
     lines = [
         f"{number},{batch},{ms},{100 + 200 * batch},2,{int(number >= warm)},{settled}"
@@ -49,7 +48,7 @@ def panel_file(folder: Path, passes: list[list[float]], warm: int, settled: int 
     (folder / "panel.csv").write_text("\n".join([head, *lines]) + "\n")
 
 
-def test_times_are_those_of_the_passes_that_count(tmp_path: Path) -> None:
+def test_times_are_those_of_the_passes_that_count(tmp_path):
     panel_file(tmp_path, [[900, 900], [10, 30], [10.4, 30.4], [10.2, 30.2]], warm=1)
     row = row_of(tmp_path)
     assert row["step_ms_median"] == 20.2
@@ -68,9 +67,7 @@ def test_times_are_those_of_the_passes_that_count(tmp_path: Path) -> None:
     ("passes", "settled"),
     [([[10, 30], [10, 30], [10, 30]], 0), ([[10, 30], [20, 60], [10, 30], [20, 60]], 1)],
 )
-def test_times_that_did_not_settle_are_flagged(
-    tmp_path: Path, passes: list[list[float]], settled: int
-) -> None:
+def test_times_that_did_not_settle_are_flagged(tmp_path, passes, settled):
     panel_file(tmp_path, passes, warm=0, settled=settled)
     assert "unstable_timing" in str(row_of(tmp_path)["flags"])
     (tmp_path / "panel.csv").unlink()
@@ -78,7 +75,7 @@ def test_times_that_did_not_settle_are_flagged(
     assert "unstable_timing" in str(row_of(tmp_path)["flags"]), "its beginning never came to rest"
 
 
-def steps_file(folder: Path, times: list[float]) -> None:
+def steps_file(folder, times):
     """Training steps of 400 tokens and 8 examples."""
     lines = [f"{number},{ms},400,410,8,0.5" for number, ms in enumerate(times, start=1)]
     (folder / "steps.csv").write_text(
@@ -86,7 +83,7 @@ def steps_file(folder: Path, times: list[float]) -> None:
     )
 
 
-def test_a_long_training_shows_its_own_times(tmp_path: Path) -> None:
+def test_a_long_training_shows_its_own_times(tmp_path):
     assert step_times(tmp_path) == ({}, True)
     steps_file(tmp_path, [40.0] * 95)
     assert step_times(tmp_path) == ({}, True), "a short one without a panel has none"
@@ -100,7 +97,7 @@ def test_a_long_training_shows_its_own_times(tmp_path: Path) -> None:
     assert row_of(tmp_path)["steps_timed"] == 6, "a panel was replayed because steps were few"
 
 
-def test_the_parts_of_a_step_add_up_to_its_median(tmp_path: Path) -> None:
+def test_the_parts_of_a_step_add_up_to_its_median(tmp_path):
     """By their shares of the steps that are timed, those of the warm-up left out."""
     lines = [
         f"{number},{ms},400,410,8,{ms * share},{ms * 0.5},0.5"
@@ -114,7 +111,7 @@ def test_the_parts_of_a_step_add_up_to_its_median(tmp_path: Path) -> None:
     assert parts == pytest.approx([12, 20, 8])
 
 
-def test_a_row_that_was_kept_is_read_again(tmp_path: Path) -> None:
+def test_a_row_that_was_kept_is_read_again(tmp_path):
     row = row_of(tmp_path, dev_metric="accuracy", dev_score=0.6) | {"attempt": 1}
     keep_row(tmp_path, row)
     assert kept_row(tmp_path) == row
@@ -123,7 +120,7 @@ def test_a_row_that_was_kept_is_read_again(tmp_path: Path) -> None:
         assert kept_row(tmp_path) is None
 
 
-def test_a_metric_without_a_formula_gets_its_interval_from_the_predictions(tmp_path: Path) -> None:
+def test_a_metric_without_a_formula_gets_its_interval_from_the_predictions(tmp_path):
     rng = np.random.default_rng(0)
     labels = (rng.random((200, 4)) < 0.4).astype(np.int8)
     logits = (labels - 0.5 + rng.normal(size=(200, 4))).astype(np.float32)
@@ -140,7 +137,7 @@ def test_a_metric_without_a_formula_gets_its_interval_from_the_predictions(tmp_p
     assert score_interval(row, {"mine": 200}, tmp_path / "none") == {}
 
 
-def test_accuracy_gets_wilson_and_correlation_fisher() -> None:
+def test_accuracy_gets_wilson_and_correlation_fisher():
     accuracy = score_interval(
         new_row(dev_metric="accuracy", dev_score=0.5), {"movies": 100}, Path()
     )
@@ -152,7 +149,7 @@ def test_accuracy_gets_wilson_and_correlation_fisher() -> None:
     assert correlation["dev_ci_low"] == pytest.approx(0.3366, abs=1e-3)
 
 
-def test_not_learned_is_flagged_by_the_interval(tmp_path: Path) -> None:
+def test_not_learned_is_flagged_by_the_interval(tmp_path):
     assert row_of(tmp_path, dev_metric="accuracy", dev_score=0.44)["flags"] == "not_learned"
     assert row_of(tmp_path, dev_metric="accuracy", dev_score=0.60)["flags"] is None
     assert not_learned(new_row(dev_metric="pearson"))
@@ -161,7 +158,7 @@ def test_not_learned_is_flagged_by_the_interval(tmp_path: Path) -> None:
     assert not not_learned(new_row())
 
 
-def test_a_failed_cell_keeps_its_message_on_one_line(tmp_path: Path) -> None:
+def test_a_failed_cell_keeps_its_message_on_one_line(tmp_path):
     row = row_of(tmp_path, status="oom", message="no\nmemory", peak_rss_mib=5.0)
     assert (row["status"], row["message"]) == ("oom", "no memory")
     assert row["peak_rss_mib"] == 5.0

@@ -1,7 +1,5 @@
 """Scores and numbers of stored predictions, against scikit-learn on the same predictions."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -21,7 +19,7 @@ from tests.bench.synthetic_rows import new_row
 N = 300
 
 
-def of_classes(number: int, columns: int | None = None, seed: int = 0) -> Outcome:
+def of_classes(number, columns=None, seed=0):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, number, N)
     logits = rng.normal(size=(N, columns or number)).astype(np.float32)
@@ -32,21 +30,21 @@ def of_classes(number: int, columns: int | None = None, seed: int = 0) -> Outcom
     return outcome_of(logits, labels, None)
 
 
-def of_numbers(unit: tuple[float, float] | None = (900.0, 250.0)) -> Outcome:
+def of_numbers(unit=(900.0, 250.0)):
     rng = np.random.default_rng(0)
     targets = rng.normal(size=N)
     logits = (targets + rng.normal(size=N)).astype(np.float32)[:, None]
     return outcome_of(logits, targets * 250 + 900, unit)
 
 
-def of_labels() -> Outcome:
+def of_labels():
     rng = np.random.default_rng(0)
     labels = (rng.random((N, 9)) < 0.3).astype(np.int8)
     return outcome_of(labels * 2 - 1.2 + rng.normal(size=(N, 9)), labels, None)
 
 
 @pytest.mark.parametrize(("number", "columns"), [(5, None), (2, 2), (2, 1)])
-def test_scores_of_classes_are_those_of_the_library(number: int, columns: int | None) -> None:
+def test_scores_of_classes_are_those_of_the_library(number, columns):
     outcome = of_classes(number, columns)
     assert outcome.labels is not None
     assert outcome.logits is not None
@@ -74,7 +72,7 @@ def test_scores_of_classes_are_those_of_the_library(number: int, columns: int | 
         assert numbers(metric, outcome).mean() == pytest.approx(score, abs=1e-12), metric
 
 
-def test_scores_of_numbers_are_in_the_unit_of_the_labels() -> None:
+def test_scores_of_numbers_are_in_the_unit_of_the_labels():
     outcome = of_numbers()
     assert outcome.labels is not None
     labels, predicted = outcome.labels, outcome.predicted
@@ -90,7 +88,7 @@ def test_scores_of_numbers_are_in_the_unit_of_the_labels() -> None:
     assert 200 < expected["rmse"] < 300
 
 
-def test_scores_of_several_labels_are_those_of_the_library() -> None:
+def test_scores_of_several_labels_are_those_of_the_library():
     outcome = of_labels()
     for metric in metrics_for("multi_label"):
         average = metric.removesuffix("_f1")
@@ -98,7 +96,7 @@ def test_scores_of_several_labels_are_those_of_the_library() -> None:
         assert numbers(metric, outcome).mean() == pytest.approx(score, abs=1e-12)
 
 
-def test_a_class_without_dev_examples_has_no_curve_of_its_own() -> None:
+def test_a_class_without_dev_examples_has_no_curve_of_its_own():
     outcome = of_classes(4, 6)
     areas = [
         library.roc_auc_score(outcome.labels == label, probabilities(outcome.logits)[:, label])
@@ -109,7 +107,7 @@ def test_a_class_without_dev_examples_has_no_curve_of_its_own() -> None:
         numbers("auroc", outcome_of(np.zeros((3, 2)), np.ones(3, dtype=np.int64), None))
 
 
-def test_what_is_not_stored_gives_no_score() -> None:
+def test_what_is_not_stored_gives_no_score():
     bits = Outcome(np.array([True, False, True]), None, "")
     assert numbers("accuracy", bits).tolist() == [1.0, 0.0, 1.0]
     classes, values = of_classes(3), of_numbers(unit=None)
@@ -131,7 +129,7 @@ def test_what_is_not_stored_gives_no_score() -> None:
     )
 
 
-def test_an_interval_is_exact_where_there_is_a_formula_and_within_bounds() -> None:
+def test_an_interval_is_exact_where_there_is_a_formula_and_within_bounds():
     right = np.array([1.0] * 90 + [0.0] * 10)
     assert score_of("accuracy", [right]).low == pytest.approx(0.8256, abs=1e-3)
     perfect = of_classes(3)
@@ -156,12 +154,12 @@ def test_an_interval_is_exact_where_there_is_a_formula_and_within_bounds() -> No
         (np.zeros(2), np.zeros(2, dtype=np.int64)),
     ],
 )
-def test_logits_that_do_not_fit_the_labels_are_refused(logits: object, labels: object) -> None:
+def test_logits_that_do_not_fit_the_labels_are_refused(logits, labels):
     with pytest.raises(ValueError, match=r"logit"):
         outcome_of(logits, labels, None)  # type: ignore[arg-type]
 
 
-def keep(runs: Path, seed: int, outcome: Outcome, logits: object, **notes: str) -> dict:
+def keep(runs, seed, outcome, logits, **notes):
     """A row with predictions in its folder."""
     metric = DEFAULTS[
         "multi_label" if outcome.predicted.ndim == 2
@@ -176,7 +174,7 @@ def keep(runs: Path, seed: int, outcome: Outcome, logits: object, **notes: str) 
     return row
 
 
-def test_a_folders_notes_give_the_unit(tmp_path: Path) -> None:
+def test_a_folders_notes_give_the_unit(tmp_path):
     outcome = of_numbers()
     logits = ((outcome.predicted - 900) / 250).astype(np.float32)[:, None]
     runs = tmp_path / "runs.csv"
@@ -192,7 +190,7 @@ def test_a_folders_notes_give_the_unit(tmp_path: Path) -> None:
     assert read_folder(folder, "pearson") is None
 
 
-def test_rows_of_a_run_are_joined_in_their_order(tmp_path: Path) -> None:
+def test_rows_of_a_run_are_joined_in_their_order(tmp_path):
     """The score of the folds of one run is that of all their predictions together."""
     runs = tmp_path / "runs.csv"
     folds = [of_classes(4, seed=seed) for seed in range(2)]
@@ -214,7 +212,7 @@ def test_rows_of_a_run_are_joined_in_their_order(tmp_path: Path) -> None:
         joined([folds[0], of_numbers()])
 
 
-def test_metrics_belong_to_problems() -> None:
+def test_metrics_belong_to_problems():
     for problem, default in DEFAULTS.items():
         assert problem_of(default) == problem
         assert metrics_for(problem)[0] == default

@@ -17,7 +17,7 @@ from adapters.names import LAYER_SETS
 from bench.common.errors import DiskFullError, InputError
 from bench.common.files import write_atomically
 from bench.plan.columns import BY_NAME, NAMES, POSITIVE, REQUIRED, VALUES, format_value
-from bench.plan.rows import FLAGS, SCHEMA, STATUSES, Row, latest
+from bench.plan.rows import FLAGS, SCHEMA, STATUSES, latest
 from bench.results import store as stores
 from bench.results.rebuild import rebuild
 from bench.results.rowfile import encode, read_rows, record
@@ -27,12 +27,12 @@ from tests.bench.synthetic_rows import HERE, new_row, synthetic_rows
 ROOT = Path(__file__).parents[3]
 
 
-def row(number: int = 0, **values) -> Row:
+def row(number=0, **values):
     ids = {"cell_id": f"cell{number}", "conditions_id": "here", "attempt": 1, "status": "ok"}
     return new_row(**{**ids, **values})
 
 
-def written(path: Path, count: int = 3) -> list[Row]:
+def written(path, count=3):
     store = Store(path)
     rows = [row(number) for number in range(count)]
     for each in rows:
@@ -57,7 +57,7 @@ def test_rows_are_appended_together(tmp_path, monkeypatch):
     assert read_rows(path, no_note) == [row(0), *rows]
 
 
-def no_note(text: str) -> None:
+def no_note(text):
     raise AssertionError(text)
 
 
@@ -71,7 +71,7 @@ FLOATS = (
 )
 
 
-def values_of(name: str) -> st.SearchStrategy:
+def values_of(name):
     if name == "status":
         return st.sampled_from(list(STATUSES))
     if name == "flags":
@@ -286,7 +286,7 @@ def test_writers_at_once_lose_nothing(tmp_path):
     """Each thread with a lock of its own, as a process has."""
     path, firsts = tmp_path / "runs.csv", (0, 100, 200)
 
-    def write(first: int) -> None:
+    def write(first):
         store = Store(path)
         for number in range(20):
             store.append(row(first + number))
@@ -354,7 +354,7 @@ def test_a_wrong_or_broken_file_names_its_line_and_is_left_alone(tmp_path, data,
 # A place that can't be written. These hold for root too.
 
 
-def contents(folder: Path) -> list[str]:
+def contents(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
@@ -396,7 +396,7 @@ def test_a_good_place_is_left_as_it_was(tmp_path):
 
 
 @contextlib.contextmanager
-def largest_file(size: int):
+def largest_file(size):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -521,14 +521,14 @@ def test_reading_100_000_rows(benchmark, tmp_path):
 LATER = ("imports_anon_mib", "unfreeze", "head", "schedule", "regression_loss", "repeat")
 
 
-def older_file(path: Path, schema: int = 1) -> None:
+def older_file(path, schema=1):
     names = [name for name in NAMES if name not in LATER]
     rows = (row | {"schema": schema} for row in synthetic_rows(3))
     lines = (record(format_value(row[name]) for name in names) for row in rows)
     path.write_bytes(record(names) + b"".join(lines))
 
 
-def test_an_older_file_is_read_with_the_values_from_before_a_setting(tmp_path: Path) -> None:
+def test_an_older_file_is_read_with_the_values_from_before_a_setting(tmp_path):
     path = tmp_path / "runs.csv"
     older_file(path)
     rows = read_rows(path)
@@ -547,7 +547,7 @@ def test_an_older_file_is_read_with_the_values_from_before_a_setting(tmp_path: P
     Store(path).append(rows[0])
 
 
-def test_columns_of_an_older_file_may_be_in_another_order(tmp_path: Path) -> None:
+def test_columns_of_an_older_file_may_be_in_another_order(tmp_path):
     path, rows = tmp_path / "runs.csv", list(synthetic_rows(3))
     names = [*(name for name in NAMES if name != "tf32"), "tf32"]  # which was a condition
     lines = [

@@ -25,7 +25,7 @@ def samples(shares, *, seeds=3, examples=1000, by_seed=0.004, rng=None):
     return made
 
 
-def test_a_difference_is_over_the_seeds_that_both_have() -> None:
+def test_a_difference_is_over_the_seeds_that_both_have():
     one, two = samples([0.6, 0.5])
     fewer = Sample({0: two.scores[0]}, {0: two.values[0]})
     compared = compare_all([one, fewer])
@@ -36,7 +36,7 @@ def test_a_difference_is_over_the_seeds_that_both_have() -> None:
     assert compare_all([one, other]).upper[0, 1] == np.inf
 
 
-def test_the_critical_value_is_dunnetts_for_independent_settings() -> None:
+def test_the_critical_value_is_dunnetts_for_independent_settings():
     """Against the intervals of scipy, for settings on independent examples."""
     rng = np.random.default_rng(1)
     groups = [(rng.random(400) < 0.5).astype(float) for _ in range(6)]
@@ -47,7 +47,7 @@ def test_the_critical_value_is_dunnetts_for_independent_settings() -> None:
     assert not compared.shows_seeds
 
 
-def test_the_interaction_of_seeds_and_examples_counts_once() -> None:
+def test_the_interaction_of_seeds_and_examples_counts_once():
     """Variances over examples of 2 by the interaction alone, and of 0.5 by the examples."""
     rng, number = np.random.default_rng(0), 20_000
     easier = rng.normal(0, 0.5**0.5, number)
@@ -59,7 +59,7 @@ def test_the_interaction_of_seeds_and_examples_counts_once() -> None:
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_critical_values_are_no_larger_than_bonferronis(seeds: int) -> None:
+def test_critical_values_are_no_larger_than_bonferronis(seeds):
     """Which holds if the simulated statistics have the variance by which they are divided."""
     rng = np.random.default_rng(0)
     hardness = rng.normal(0, 0.3, 1000)
@@ -73,7 +73,7 @@ def test_critical_values_are_no_larger_than_bonferronis(seeds: int) -> None:
     assert compared.critical.min() > stdtrit(1e6, 0.95)
 
 
-def test_copies_need_no_correction_and_settings_alike_are_known_precisely() -> None:
+def test_copies_need_no_correction_and_settings_alike_are_known_precisely():
     one, two = samples([0.6, 0.55], seeds=1)
     compared = compare_all([one, two, two, two, two])
     assert compared.critical[0] == pytest.approx(1.65, abs=0.1)
@@ -85,7 +85,7 @@ def test_copies_need_no_correction_and_settings_alike_are_known_precisely() -> N
 
 
 @pytest.mark.parametrize("by_seed", [0.0, 0.01])
-def test_what_is_worse_by_the_margin_is_rarely_called_no_worse(by_seed: float) -> None:
+def test_what_is_worse_by_the_margin_is_rarely_called_no_worse(by_seed):
     """Five settings, four of which are worse than the best by exactly the margin."""
     wrong = 0
     for number in range(200):
@@ -97,7 +97,7 @@ def test_what_is_worse_by_the_margin_is_rarely_called_no_worse(by_seed: float) -
 
 
 @pytest.mark.parametrize(("seeds", "least"), [(2, 5.0), (3, 2.9)])
-def test_a_pair_that_alone_varies_by_seed_has_its_own_degrees_of_freedom(seeds, least) -> None:
+def test_a_pair_that_alone_varies_by_seed_has_its_own_degrees_of_freedom(seeds, least):
     """Student's t of one or two, where one setting of seven is worse in its last seed."""
     made = samples([0.6] * 7, seeds=seeds, examples=100_000, by_seed=0.0)
     values = dict(made[6].values)
@@ -111,7 +111,7 @@ def test_a_pair_that_alone_varies_by_seed_has_its_own_degrees_of_freedom(seeds, 
 
 
 @pytest.mark.parametrize(("trainings", "percent"), [(1, 95), (3, 63), (5, 45), (14, 19), (29, 10)])
-def test_trainings_without_a_failure_exclude_a_rate(trainings: int, percent: int) -> None:
+def test_trainings_without_a_failure_exclude_a_rate(trainings, percent):
     rate = excluded_rate(trainings)
     assert round(100 * rate) == percent
     assert (1 - rate) ** trainings == pytest.approx(0.05)

@@ -1,7 +1,5 @@
 """Change points: found where a mean steps, and hardly ever in noise."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -17,25 +15,25 @@ from bench.stats.changepoints import (
 Matrix = NDArray[np.float64]
 
 
-def normal(random: np.random.Generator, series: int, runs: int) -> Matrix:
+def normal(random, series, runs):
     return random.standard_normal((series, runs))
 
 
-def against_reference(random: np.random.Generator, series: int, runs: int) -> Matrix:
+def against_reference(random, series, runs):
     noise = normal(random, series + 1, runs)
     return noise[1:] - noise[0]
 
 
-def outliers(random: np.random.Generator, series: int, runs: int) -> Matrix:
+def outliers(random, series, runs):
     return random.standard_t(5, (series, runs))
 
 
-def unequal(random: np.random.Generator, series: int, runs: int) -> Matrix:
+def unequal(random, series, runs):
     stds = np.exp(random.normal(0, 0.5, (series, 1)))
     return stds * against_reference(random, series, runs)
 
 
-def correlated(random: np.random.Generator, series: int, runs: int) -> Matrix:
+def correlated(random, series, runs):
     """As on a machine that is slow for a while: neighbours correlate by 0.5."""
     return autoregressive(normal(random, series, runs), 0.5)
 
@@ -45,9 +43,7 @@ def correlated(random: np.random.Generator, series: int, runs: int) -> Matrix:
     [(normal, 1, 6), (correlated, 1, 6), (outliers, 3, 8), (unequal, 3, 8), (correlated, 3, 8),
      (against_reference, 8, 15), (correlated, 4, 15)],
 )  # fmt: skip
-def test_noise_has_change_points_in_at_most_one_history_of_twenty(
-    noise: Callable[[np.random.Generator, int, int], Matrix], series: int, runs: int
-) -> None:
+def test_noise_has_change_points_in_at_most_one_history_of_twenty(noise, series, runs):
     random = np.random.default_rng(1)
     histories = 200
     alarms = sum(
@@ -57,7 +53,7 @@ def test_noise_has_change_points_in_at_most_one_history_of_twenty(
 
 
 @pytest.mark.parametrize("at", [3, 6, 9])
-def test_a_step_is_found_where_it_is(at: int) -> None:
+def test_a_step_is_found_where_it_is(at):
     random = np.random.default_rng(3)
     series = 0.01 * normal(random, 4, 12)
     series[2, at:] += np.log(1.1)
@@ -67,7 +63,7 @@ def test_a_step_is_found_where_it_is(at: int) -> None:
     assert change_points(both.tolist(), 0.05) == [[5, 10]], "up and down"
 
 
-def test_a_step_is_found_only_with_enough_runs_on_either_side() -> None:
+def test_a_step_is_found_only_with_enough_runs_on_either_side():
     for after in range(1, SHORTEST + 2):
         expected = [6] if after >= SHORTEST else []
         assert change_points([[0.0] * 6 + [1.0] * after], 0.1) == [expected]
@@ -80,18 +76,18 @@ def test_a_step_is_found_only_with_enough_runs_on_either_side() -> None:
     assert segment_medians([1, 3, 90], []) == [3]
 
 
-def test_more_series_and_more_measures_need_larger_steps() -> None:
+def test_more_series_and_more_measures_need_larger_steps():
     assert threshold(1, 12, 1) < threshold(1, 12, 6)
     assert threshold(4, 12) < threshold(12, 12)
 
 
-def test_autoregressive_noise_has_its_variance_and_correlation() -> None:
+def test_autoregressive_noise_has_its_variance_and_correlation():
     noise = autoregressive(normal(np.random.default_rng(0), 200, 200), 0.7)
     assert noise.std() == pytest.approx(1.0, abs=0.02)
     assert np.mean(noise[:, 1:] * noise[:, :-1]) == pytest.approx(0.7, abs=0.02)
 
 
-def test_an_excursion_is_no_change() -> None:
+def test_an_excursion_is_no_change():
     for size in (1, SHORTEST - 1):
         assert change_points([[0.0] * 4 + [1.0] * size + [0.0] * 4], 0.1) == [[]]
         assert change_points([[0.0] * 4 + [3.0] * size + [1.0] * 4], 0.1) == [[4 + size]]

@@ -1,6 +1,5 @@
 """Influences against numerical derivatives of scikit-learn's metrics, and against a bootstrap."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ Numbers = np.ndarray[Any, Any]
 N = 60
 
 
-def classes(seed: int = 0, number: int = 4, n: int = N) -> tuple[Numbers, Numbers]:
+def classes(seed=0, number=4, n=N):
     """Labels of unequal frequency, and predictions that are better than chance."""
     rng = np.random.default_rng(seed)
     labels = np.minimum(rng.integers(0, number, n), rng.integers(0, number, n))
@@ -21,7 +20,7 @@ def classes(seed: int = 0, number: int = 4, n: int = N) -> tuple[Numbers, Number
     return labels, np.where(wrong, rng.integers(0, number, n), labels)
 
 
-def ranked(seed: int = 0, n: int = N, ties: bool = True) -> tuple[Numbers, Numbers]:
+def ranked(seed=0, n=N, ties=True):
     """Whether examples are of a class, and scores, several of which are equal."""
     rng = np.random.default_rng(seed)
     labels = rng.random(n) < 0.3
@@ -29,14 +28,14 @@ def ranked(seed: int = 0, n: int = N, ties: bool = True) -> tuple[Numbers, Numbe
     return labels, scores.round(1) if ties else scores
 
 
-def numbers(seed: int = 0, n: int = N) -> tuple[Numbers, Numbers]:
+def numbers(seed=0, n=N):
     """Numbers as labels, and predictions, each with equal ones among them."""
     rng = np.random.default_rng(seed)
     labels = rng.normal(3.0, 2.0, n)
     return labels.round(1), (0.6 * labels + rng.normal(size=n)).round(1)
 
 
-def several(seed: int = 0, n: int = N) -> tuple[Numbers, Numbers]:
+def several(seed=0, n=N):
     """Labels [N, 5], of which the last never occurs, and predictions."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((n, 5)) < [0.5, 0.3, 0.2, 0.05, 0.0]).astype(np.int8)
@@ -44,27 +43,27 @@ def several(seed: int = 0, n: int = N) -> tuple[Numbers, Numbers]:
     return labels, np.where(flips, 1 - labels, labels)
 
 
-def correlation(x: Numbers, y: Numbers, weight: Numbers) -> float:
+def correlation(x, y, weight):
     x, y = x - np.average(x, weights=weight), y - np.average(y, weights=weight)
     return float((weight * x * y).sum() / np.sqrt((weight * x * x).sum() * (weight * y * y).sum()))
 
 
-def midranks(values: Numbers, weight: Numbers) -> Numbers:
+def midranks(values, weight):
     below = (values[None, :] < values[:, None]) + (values[None, :] == values[:, None]) / 2
     return below @ weight
 
 
-def spearman(labels: Numbers, predicted: Numbers, sample_weight: Numbers | None = None) -> float:
+def spearman(labels, predicted, sample_weight=None):
     weight = np.ones(len(labels)) if sample_weight is None else sample_weight
     return correlation(midranks(labels, weight), midranks(predicted, weight), weight)
 
 
-def pearson(labels: Numbers, predicted: Numbers, sample_weight: Numbers | None = None) -> float:
+def pearson(labels, predicted, sample_weight=None):
     weight = np.ones(len(labels)) if sample_weight is None else sample_weight
     return correlation(labels, predicted, weight)
 
 
-def f1(average: str) -> Callable[..., float]:
+def f1(average):
     return lambda labels, predicted, sample_weight=None: library.f1_score(
         labels, predicted, average=average, sample_weight=sample_weight, zero_division=0
     )
@@ -88,7 +87,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_an_influence_is_the_derivative_by_the_examples_weight(name: str) -> None:
+def test_an_influence_is_the_derivative_by_the_examples_weight(name):
     of, metric, draw = CASES[name]
     labels, predicted = draw()
     step, derivative = 1e-5, np.empty(N)
@@ -106,7 +105,7 @@ def test_an_influence_is_the_derivative_by_the_examples_weight(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["balanced accuracy", "macro F1", "weighted F1", "MCC"])
-def test_classes_that_labels_or_predictions_lack(name: str) -> None:
+def test_classes_that_labels_or_predictions_lack(name):
     of, metric, _ = CASES[name]
     labels, predicted = np.array([0, 0, 2, 2, 5]), np.array([0, 7, 2, 0, 5])
     step, derivative = 1e-5, []
@@ -119,7 +118,7 @@ def test_classes_that_labels_or_predictions_lack(name: str) -> None:
     np.testing.assert_allclose(of(labels, predicted), derivative, rtol=1e-4, atol=1e-6)
 
 
-def test_constants_have_no_influence_or_no_score() -> None:
+def test_constants_have_no_influence_or_no_score():
     same, labels = np.full(4, 0.3), np.array([0.0, 1.0, 0.0, 1.0])
     assert not metrics.mcc_influence(labels, same.astype(int)).any()
     assert not metrics.rmse_influence(labels, labels).any()

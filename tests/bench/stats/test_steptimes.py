@@ -27,9 +27,7 @@ def test_panel_times_are_a_median_step_and_a_mean_for_1000_tokens():
     ("passes", "of_pass", "of_step"),
     [(3, 0, 0.1), (3, 0.03, 0.003), (4, 0.02, 0.01), (10, 0.03, 0.003)],
 )
-def test_intervals_of_panels_cover_about_as_often_as_they_say(
-    passes: int, of_pass: float, of_step: float
-):
+def test_intervals_of_panels_cover_about_as_often_as_they_say(passes, of_pass, of_step):
     rng = np.random.default_rng(1)
     hits = np.zeros(2)
     for _ in range(300):
@@ -41,7 +39,7 @@ def test_intervals_of_panels_cover_about_as_often_as_they_say(
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_estimate_is_inside_however_a_machine_was_disturbed(seed: int) -> None:
+def test_the_estimate_is_inside_however_a_machine_was_disturbed(seed):
     rng = np.random.default_rng(seed)
     passes = np.array([100.0, 120.0, 300.0, 480.0]) * rng.normal(1, 0.01, size=(6, 4))
     passes[rng.integers(6)] *= rng.uniform(1.5, 6)
@@ -54,23 +52,23 @@ def test_the_estimate_is_inside_however_a_machine_was_disturbed(seed: int) -> No
 
 
 @pytest.mark.parametrize("passes", [[], [[]], [[1.0]]])
-def test_times_that_are_not_of_the_panel_are_refused(passes: list[list[float]]):
+def test_times_that_are_not_of_the_panel_are_refused(passes):
     with pytest.raises(ValueError, match="timing batches"):
         replay_times(passes, [1, 1])
 
 
-def sizes(rng: np.random.Generator, steps: int) -> list[int]:
+def sizes(rng, steps):
     """Real tokens of an epoch's batches, short and long, in a shuffled order; the last is small."""
     return [*map(int, rng.uniform(600, 2400, size=steps - 1)), 90]
 
 
-def true_ms(tokens: list[int]) -> Array:
+def true_ms(tokens):
     """What such steps take on a machine without noise: a start, and more than linear in tokens."""
     scaled = np.asarray(tokens) / 1000
     return 20 + 200 * scaled + 15 * scaled**2
 
 
-def shared_noise(rng: np.random.Generator, steps: int, std: float, kept: float) -> Array:
+def shared_noise(rng, steps, std, kept):
     """Factors about 1, each step's near that of the one before."""
     found = np.empty(steps)
     now = rng.normal(0, std)
@@ -109,9 +107,7 @@ def test_padding_explains_what_real_tokens_do_not():
     ("steps", "of_step", "shared", "kept"),
     [(STEPS_ENOUGH, 0.05, 0.0, 0.0), (STEPS_ENOUGH, 0.01, 0.03, 0.8), (134, 0.02, 0.03, 0.5)],
 )
-def test_intervals_of_training_cover_about_as_often_as_they_say(
-    steps: int, of_step: float, shared: float, kept: float
-):
+def test_intervals_of_training_cover_about_as_often_as_they_say(steps, of_step, shared, kept):
     rng = np.random.default_rng(2)
     rates = medians = 0
     for _ in range(300):
@@ -126,7 +122,7 @@ def test_intervals_of_training_cover_about_as_often_as_they_say(
 
 
 @pytest.mark.parametrize(("memory", "least"), [(8, 0.9), (30, 0.78)])
-def test_few_long_blocks_know_that_neighbouring_steps_correlate(memory: int, least: float):
+def test_few_long_blocks_know_that_neighbouring_steps_correlate(memory, least):
     """Many short blocks cover in 0.87 and 0.68; no interval of 132 steps knows a memory of 100."""
     rng, hits = np.random.default_rng(4), 0
     for _ in range(300):
@@ -161,6 +157,6 @@ def test_training_that_never_comes_to_rest_is_unsettled():
 @pytest.mark.parametrize(
     ("times", "tokens"), [([1.0] * 95, [1] * 95), ([1.0] * 200, [1] * 199), ([], [])]
 )
-def test_times_of_no_such_training_are_refused(times: list[float], tokens: list[int]):
+def test_times_of_no_such_training_are_refused(times, tokens):
     with pytest.raises(ValueError, match="training"):
         training_times(times, tokens, tokens)

@@ -1,8 +1,6 @@
 """Fixtures of the tests of ensembles and updates."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,11 +8,11 @@ from tests.bench.ensembles import Place
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path):
     return Place(tmp_path)
 
 
 @pytest.fixture
-def printed(capsys: pytest.CaptureFixture[str]) -> Any:
+def printed(capsys):
     """A function that returns the JSON that the command printed."""
     return lambda: json.loads(capsys.readouterr().out)

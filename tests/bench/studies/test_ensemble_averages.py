@@ -9,19 +9,19 @@ from minbert.data.metrics import score
 LABELS = np.random.default_rng(0).integers(0, 3, 600)
 
 
-def model(strength: float, seed: int, labels: np.ndarray = LABELS) -> np.ndarray:
+def model(strength, seed, labels=LABELS):
     """Logits [N, 3] that point to the label, more or less, with errors of their own."""
     noise = np.random.default_rng(seed).normal(size=(len(labels), 3))
     return noise + strength * np.eye(3)[labels]
 
 
-def accuracy(values: np.ndarray) -> float:
+def accuracy(values):
     found = score("accuracy", values, LABELS)
     assert found is not None
     return found
 
 
-def test_a_choice_has_all_its_stages() -> None:
+def test_a_choice_has_all_its_stages():
     models = [as_averaged(model(1.0, seed), "accuracy", "logits") for seed in range(4)]
     choice = choose(models, LABELS, "accuracy", most=9)
     assert len(choice.additions) == 9
@@ -36,13 +36,13 @@ def test_a_choice_has_all_its_stages() -> None:
     assert choose(models, LABELS, "accuracy", most=1).additions == choice.additions[:1]
 
 
-def test_probabilities_are_those_of_the_classes_and_of_any_size() -> None:
+def test_probabilities_are_those_of_the_classes_and_of_any_size():
     found = as_averaged(np.array([[1000.0, 1000.0, -1000.0]]), "accuracy", "probabilities")
     np.testing.assert_allclose(found, [[0.5, 0.5, 0.0]])
 
 
 @pytest.mark.parametrize("average", AVERAGES)
-def test_one_logit_of_two_classes_is_averaged_as_two(average: str) -> None:
+def test_one_logit_of_two_classes_is_averaged_as_two(average):
     one = np.array([[-3.0], [0.0], [0.5], [800.0]])
     two = np.concatenate([np.zeros_like(one), one], axis=1)
     found, expected = (as_averaged(logits, "accuracy", average) for logits in (one, two))
@@ -53,7 +53,7 @@ def test_one_logit_of_two_classes_is_averaged_as_two(average: str) -> None:
         np.testing.assert_allclose(found.sum(axis=1), 1.0)
 
 
-def test_numbers_of_any_scale_are_averaged_alike() -> None:
+def test_numbers_of_any_scale_are_averaged_alike():
     labels = np.random.default_rng(1).normal(size=500)
     noise = np.random.default_rng(2).normal(size=(2, 500))
     one, other = (labels + noise[0])[:, None], 1000 * (labels + noise[1])[:, None] + 7
@@ -65,6 +65,6 @@ def test_numbers_of_any_scale_are_averaged_alike() -> None:
 
 
 @pytest.mark.parametrize("value", [1.0, 0.1, 3.8])
-def test_constant_numbers_have_no_correlation(value: float) -> None:
+def test_constant_numbers_have_no_correlation(value):
     with pytest.raises(ValueError, match="all the same"):
         as_averaged(np.full((3, 1), value), "pearson", "logits")

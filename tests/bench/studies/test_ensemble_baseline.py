@@ -3,8 +3,6 @@
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,18 +10,18 @@ import pytest
 from bench.grid import again
 from bench.machine import conditions
 from bench.plan import models
-from bench.plan.cell import MULTITASK, Cell
+from bench.plan.cell import MULTITASK
 from bench.plan.job import FILE, Job
 from bench.studies.ensemble import baseline
 from bench.studies.ensemble.baseline import BASELINE, why_not
 from minbert.data.tasks import load_task
 from tests.adapters.small import need_peft
 from tests.bench import tiny_cells
-from tests.bench.ensembles import Place, indices_of
+from tests.bench.ensembles import indices_of
 from tests.bench.synthetic_rows import cell
 
 
-def usual(**changes: Any) -> Cell:
+def usual(**changes):
     return cell("lora", 8, "attn", "off", **changes)
 
 
@@ -42,23 +40,19 @@ def usual(**changes: Any) -> Cell:
         (replace(usual(), amp="fp16"), "cuda:0", None),
     ],
 )
-def test_settings_that_they_lack_give_a_reason(
-    member: Cell, device: str, reason: str | None
-) -> None:
+def test_settings_that_they_lack_give_a_reason(member, device, reason):
     answer = why_not(member, device)
     assert answer is None if reason is None else reason in str(answer)
 
 
-def test_a_missing_library_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named(place, monkeypatch):
     place.add(0)
     monkeypatch.setattr(models, "find_spec", lambda name: None)
     assert "pip install -e '.[transformers]'" in place.refused("--peer")
 
 
 @pytest.mark.parametrize("members", [1, 2])
-def test_where_no_setting_can_be_trained_the_best_one_says_why(
-    place: Place, capsys: pytest.CaptureFixture[str], members: int
-) -> None:
+def test_where_no_setting_can_be_trained_the_best_one_says_why(place, capsys, members):
     need_peft()
     for seed in range(members):
         place.add(seed, head="nonlinear", pooling="pooler", strength=2.0 - seed)
@@ -70,7 +64,7 @@ def test_where_no_setting_can_be_trained_the_best_one_says_why(
     )
 
 
-def add_trainable(place: Place, checkpoint: Path, *, right: float = 0.0, **changes: Any) -> Cell:
+def add_trainable(place, checkpoint, *, right=0.0, **changes):
     """A cell on a few real sentences; its predictions are made up.
 
     Args:
@@ -93,14 +87,12 @@ def add_trainable(place: Place, checkpoint: Path, *, right: float = 0.0, **chang
 
 
 @pytest.fixture
-def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def locks(tmp_path, monkeypatch):
     monkeypatch.setenv("MINBERT_BENCH_LOCKS", str(tmp_path / "locks"))
 
 
 @pytest.mark.usefixtures("locks")
-def test_the_best_members_setting_is_trained_once(
-    place: Place, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_best_members_setting_is_trained_once(place, tiny_checkpoint, capsys):
     need_peft()
     member = add_trainable(place, tiny_checkpoint)
     assert place.run("--peer", "--json") == 0
@@ -130,11 +122,11 @@ def test_the_best_members_setting_is_trained_once(
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def trained(monkeypatch):
     """The names of the cells whose settings are to be trained; nothing is trained."""
     names: list[str] = []
 
-    def train(_runs: Path, job: Job, _machine: Any) -> np.ndarray:
+    def train(_runs, job, _machine):
         names.append(job.cell.name)
         return np.eye(5)[load_task("movies", **tiny_cells.EXAMPLES).dev.labels]
 
@@ -143,9 +135,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_where_the_best_setting_is_only_ours_the_best_that_they_can_is_trained(
-    place: Place, tiny_checkpoint: Path, printed: Any, trained: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    place, tiny_checkpoint, printed, trained, monkeypatch
+):
     need_peft()
     asked, cpu = [], conditions.find_conditions("cpu")
     monkeypatch.setattr(conditions, "find_conditions", lambda device: asked.append(device) or cpu)
@@ -167,11 +158,8 @@ def test_where_the_best_setting_is_only_ours_the_best_that_they_can_is_trained(
 
 @pytest.mark.usefixtures("locks")
 def test_a_training_that_fails_is_an_error_and_the_rest_is_shown(
-    place: Place,
-    tiny_checkpoint: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    place, tiny_checkpoint, capsys, monkeypatch
+):
     need_peft()
     crash = "raise ValueError('no such thing')"
     monkeypatch.setattr(again, "WORKER", (sys.executable, "-c", crash))
@@ -186,8 +174,8 @@ def test_a_training_that_fails_is_an_error_and_the_rest_is_shown(
 
 
 def test_nothing_is_trained_before_the_examples_of_all_tasks_are_there(
-    place: Place, tiny_checkpoint: Path, trained: list[str]
-) -> None:
+    place, tiny_checkpoint, trained
+):
     need_peft()
     add_trainable(place, tiny_checkpoint)
     place.add(0, task="nyt")

@@ -3,13 +3,11 @@
 import re
 import shutil
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.plan.cell import MULTITASK, Cell
+from bench.plan.cell import MULTITASK
 from bench.plan.columns import PART_SCORES
 from bench.plan.job import FILE
 from bench.plan.parts import to_text
@@ -24,13 +22,13 @@ from minbert.data.tasks import TASKS, Examples, TaskData, find_task, load_data, 
 from minbert.errors import InputError
 from tests.adapters.small import need_peft
 from tests.bench import tiny_cells
-from tests.bench.ensembles import ADAPTER, ENCODER, PARTS, Place, indices_of, labels_of
+from tests.bench.ensembles import ADAPTER, ENCODER, PARTS, indices_of, labels_of
 from tests.cs224n import relabel, write_folder
 
 # Other encoders
 
 
-def test_each_other_encoder_has_its_best_member(place: Place) -> None:
+def test_each_other_encoder_has_its_best_member(place):
     place.add(0, strength=2.0)
     place.add(1)
     for seed, strength in ((2, 1.0), (3, 1.5)):
@@ -54,11 +52,11 @@ def test_each_other_encoder_has_its_best_member(place: Place) -> None:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
+def data(tmp_path):
     return write_folder(tmp_path / "data", count=60)
 
 
-def add_real(place: Place, task: str, data: Path, checkpoint: Path, seed: int = 0) -> Cell:
+def add_real(place, task, data, checkpoint, seed=0):
     """A cell of a task's files and a checkpoint, with the job that it was."""
     examples, model = load_task(task, data), tiny_cells.find(checkpoint)
     path = place.add(
@@ -70,9 +68,7 @@ def add_real(place: Place, task: str, data: Path, checkpoint: Path, seed: int = 
     return of
 
 
-def test_baselines_of_all_tasks_have_an_overall_score(
-    place: Place, data: Path, tiny_checkpoint: Path, printed: Any
-) -> None:
+def test_baselines_of_all_tasks_have_an_overall_score(place, data, tiny_checkpoint, printed):
     for task in PARTS:
         for seed in (0, 1):
             add_real(place, task, data, tiny_checkpoint, seed)
@@ -97,9 +93,7 @@ def test_baselines_of_all_tasks_have_an_overall_score(
     assert result["overall"]["published"][0]["score"] == 0.788
 
 
-def test_what_baselines_need_and_is_not_there_is_a_line(
-    place: Place, data: Path, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_what_baselines_need_and_is_not_there_is_a_line(place, data, tiny_checkpoint, tmp_path):
     checkpoint = tmp_path / "mine"
     shutil.copytree(tiny_checkpoint, checkpoint)
     add_real(place, "quora", data, checkpoint)
@@ -119,9 +113,7 @@ def test_what_baselines_need_and_is_not_there_is_a_line(
     assert message.startswith(f"{checkpoint}: the checkpoint of lora-r8-attn-fp32-s0 is gone")
 
 
-def test_baselines_of_cells_that_learned_all_tasks(
-    place: Place, data: Path, tiny_checkpoint: Path, printed: Any
-) -> None:
+def test_baselines_of_cells_that_learned_all_tasks(place, data, tiny_checkpoint, printed):
     need_peft()
     examples = load_data(MULTITASK, data)
     add_real(place, "sst", data, tiny_checkpoint)
@@ -154,7 +146,7 @@ def test_baselines_of_cells_that_learned_all_tasks(
         )
 
 
-def test_the_average_of_all_cells_has_each_of_them_once(place: Place) -> None:
+def test_the_average_of_all_cells_has_each_of_them_once(place):
     for seed, strength in ((0, 2.0), (1, 1.0), (2, 0.5)):
         place.add(seed, strength=strength)
     (candidates,) = find([place.csv])
@@ -170,7 +162,7 @@ def test_the_average_of_all_cells_has_each_of_them_once(place: Place) -> None:
 
 
 @pytest.mark.parametrize("task", [*PART_SCORES, MULTITASK])
-def test_each_published_score_has_a_source(task: str) -> None:
+def test_each_published_score_has_a_source(task):
     rows = published(task)
     metrics = {"quora": "accuracy", "sst": "accuracy", "sts": "pearson", MULTITASK: "overall"}
     assert {row.metric for row in rows} == {metrics[task]}
@@ -194,9 +186,8 @@ def test_each_published_score_has_a_source(task: str) -> None:
     ],
 )
 def test_a_baseline_that_can_not_be_made_is_left_out_with_a_note(
-    place: Place, data: Path, tiny_checkpoint: Path, printed: Any, monkeypatch: pytest.MonkeyPatch,
-    task: str, label: str | None, why: str, others: list[str],
-) -> None:  # fmt: skip
+    place, data, tiny_checkpoint, printed, monkeypatch, task, label, why, others
+):
     path = data / TASKS[task].files[0]
     if label == "constant":
         constant = lambda _task, _train, dev: (np.zeros((len(dev), 1)), "")  # noqa: E731
@@ -219,7 +210,7 @@ def test_a_baseline_that_can_not_be_made_is_left_out_with_a_note(
 WORDS = ("good", "bad", "dull", "bright", "slow", "quick")
 
 
-def pairs(task: str, count: int, seed: int) -> Examples:
+def pairs(task, count, seed):
     """Pairs of texts, half of which say the same."""
     rng = np.random.default_rng(seed)
     a = [" ".join(rng.choice(WORDS, 4)) for _ in range(count)]
@@ -232,12 +223,12 @@ def pairs(task: str, count: int, seed: int) -> Examples:
     return Examples(tuple(a), tuple(b), labels)
 
 
-def data_of(task: str) -> TaskData:
+def data_of(task):
     return TaskData(find_task(task), pairs(task, 300, 0), pairs(task, 100, 1))
 
 
 @pytest.mark.parametrize("task", ["quora", "sts"])
-def test_embeddings_tell_pairs_that_say_the_same(task: str, tiny_checkpoint: Path) -> None:
+def test_embeddings_tell_pairs_that_say_the_same(task, tiny_checkpoint):
     data = data_of(task)
     found = cosine(data, tiny_checkpoint, 32)
     reached = score(data.task.metric, found, data.dev.labels)
@@ -255,7 +246,5 @@ def test_embeddings_tell_pairs_that_say_the_same(task: str, tiny_checkpoint: Pat
         ([0.5, 0.5, 0.5, 0.9], [0, 1, 0, 1], 0.7),  # equal numbers can't be parted
     ],
 )
-def test_the_threshold_parts_classes_best(
-    values: list[float], labels: list[int], expected: float
-) -> None:
+def test_the_threshold_parts_classes_best(values, labels, expected):
     assert threshold(np.array(values), np.array(labels)) == pytest.approx(expected)

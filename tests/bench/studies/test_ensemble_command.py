@@ -1,7 +1,5 @@
 """`python -m bench.ensemble` on cells whose predictions are made up."""
 
-from typing import Any
-
 import click
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from tests.bench.ensembles import (
     DEV,
     ENCODER,
     HELD,
-    Place,
     indices_of,
     keep_indices,
     labels_of,
@@ -23,7 +20,7 @@ from tests.bench.ensembles import (
 
 
 @pytest.mark.parametrize("mode", ["lora", "full"])
-def test_several_are_better_than_the_best_alone(place: Place, printed: Any, mode: str) -> None:
+def test_several_are_better_than_the_best_alone(place, printed, mode):
     for seed in range(4):
         place.add(seed, mode=mode)
     assert place.run("--json") == 0
@@ -40,7 +37,7 @@ def test_several_are_better_than_the_best_alone(place: Place, printed: Any, mode
     assert best["parameters"] == ENCODER + ADAPTER
 
 
-def test_of_equal_cells_the_order_of_rows_chooses_none(place: Place, printed: Any) -> None:
+def test_of_equal_cells_the_order_of_rows_chooses_none(place, printed):
     """Two cells that are equally right on what was held out, and not on dev."""
     paths = [place.add(seed) for seed in range(2)]
     first, second = (load_file(path) for path in paths)
@@ -55,7 +52,7 @@ def test_of_equal_cells_the_order_of_rows_chooses_none(place: Place, printed: An
     assert found[0] == found[1]
 
 
-def test_repeats_and_versions_of_a_cell_are_one_member(place: Place) -> None:
+def test_repeats_and_versions_of_a_cell_are_one_member(place):
     for seed in range(2):
         place.add(seed)
     of, kept = place.rows[0].cell, predictions("movies", 0, 1.0)
@@ -67,7 +64,7 @@ def test_repeats_and_versions_of_a_cell_are_one_member(place: Place) -> None:
     assert (newest["repeat"], newest["code_version"]) == (1, "newer")
 
 
-def test_dev_chooses_nothing(place: Place, printed: Any) -> None:
+def test_dev_chooses_nothing(place, printed):
     """The best member is that of held-out examples, even where dev would have another."""
     place.add(0, strength=2.0)
     path = place.add(1, strength=1.0)
@@ -78,7 +75,7 @@ def test_dev_chooses_nothing(place: Place, printed: Any) -> None:
     assert found["best_member"]["name"] == "lora-r8-attn-fp32-s0"
 
 
-def test_bad_input_is_one_line(place: Place) -> None:
+def test_bad_input_is_one_line(place):
     assert "no such file of results" in place.refused()
     place.add(0, held_out=0.0)
     assert "held training examples out" in place.refused()
@@ -105,7 +102,7 @@ def test_bad_input_is_one_line(place: Place) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"model_digest": "beef"}, {"max_length": 8}])
-def test_other_examples_whose_labels_are_the_same_are_found(place: Place, settings: dict) -> None:
+def test_other_examples_whose_labels_are_the_same_are_found(place, settings):
     place.add(0)
     path = place.add(1, **settings)
     assert place.run() == 0
@@ -117,8 +114,8 @@ def test_other_examples_whose_labels_are_the_same_are_found(place: Place, settin
 
 @pytest.mark.parametrize("of_before", [0, 1])
 def test_a_file_without_indices_is_compared_by_labels_and_hides_no_difference_of_the_others(
-    place: Place, printed: Any, of_before: int
-) -> None:
+    place, printed, of_before
+):
     paths = [place.add(seed) for seed in range(3)]
     keep_indices(paths[of_before], None)
     assert place.run("--json") == 0
@@ -163,13 +160,13 @@ def test_a_file_without_indices_is_compared_by_labels_and_hides_no_difference_of
         ({"held_indices": indices_of(HELD).astype(float)}, "held_indices are no indices"),
     ],
 )
-def test_damaged_predictions_are_one_line(place: Place, change: dict, message: str) -> None:
+def test_damaged_predictions_are_one_line(place, change, message):
     place.add(0)
     path = place.add(1)
     save_file({**load_file(path), **change}, path)
     assert place.refused().startswith(f"{path}: {message}")
 
 
-def test_bad_usage() -> None:
+def test_bad_usage():
     with pytest.raises(click.UsageError, match="'votes' is not one of"):
         command.main(["--average", "votes"], standalone_mode=False)

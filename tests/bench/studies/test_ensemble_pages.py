@@ -2,11 +2,8 @@
 
 import csv
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from html import unescape
-from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import markdown
@@ -15,19 +12,19 @@ import pytest
 from bench.common import csvfile
 from bench.common.errors import DiskFullError
 from bench.studies.ensemble.members import find
-from bench.studies.ensemble.page import Facts, facts_of
+from bench.studies.ensemble.page import facts_of
 from bench.studies.ensemble.published import published
-from bench.studies.ensemble.result import TaskResult, ensemble_of, overall_of
+from bench.studies.ensemble.result import ensemble_of, overall_of
 from bench.studies.ensemble.rows import COLUMNS
 from tests.bench.browsing import PHONE, WIDE, open_quietly
-from tests.bench.ensembles import PARTS, Place
+from tests.bench.ensembles import PARTS
 from tests.hostile import TEXTS
 
 NAMES = [*(text for text in TEXTS if text.isprintable() and len(text) < 500), "a\u202etxt.exe b"]
 """Of models, as somebody might call them."""
 
 
-def fill(place: Place, *tasks: str, seeds: int = 3) -> Place:
+def fill(place, *tasks, seeds=3):
     """Cells of some tasks."""
     for task in tasks:
         for seed in range(seeds):
@@ -35,11 +32,11 @@ def fill(place: Place, *tasks: str, seeds: int = 3) -> Place:
     return place
 
 
-def results_of(place: Place) -> list[TaskResult]:
+def results_of(place):
     return [ensemble_of(candidates, "probabilities", 8) for candidates in find([place.csv])]
 
 
-def facts(place: Place, *, with_published: bool = False) -> Facts:
+def facts(place, *, with_published=False):
     results = results_of(place)
     if with_published:
         results = [replace(result, published=published(result.task)) for result in results]
@@ -47,7 +44,7 @@ def facts(place: Place, *, with_published: bool = False) -> Facts:
     return facts_of([*([overall] if overall else []), *results], "python")
 
 
-def seen(html: str) -> str:
+def seen(html):
     """The text of a page as one line."""
     html = re.sub(r"<(style|svg).*?</\1>", " ", html, flags=re.DOTALL)
     return unescape(" ".join(re.sub(r"<[^>]+>", " ", html).split()))
@@ -56,12 +53,12 @@ def seen(html: str) -> str:
 # The CSV
 
 
-def figures_of(row: Mapping[str, Any]) -> dict[str, str]:
+def figures_of(row):
     """A row of the JSON as the CSV has it."""
     return {name: "" if row[name] is None else str(row[name]) for name in COLUMNS if name in row}
 
 
-def test_the_csv_has_the_figures_of_the_json(place: Place, tmp_path: Path, printed: Any) -> None:
+def test_the_csv_has_the_figures_of_the_json(place, tmp_path, printed):
     fill(place, *PARTS)
     path = tmp_path / "ensemble.csv"
     assert place.run("--csv", str(path), "--json") == 0
@@ -81,7 +78,7 @@ def test_the_csv_has_the_figures_of_the_json(place: Place, tmp_path: Path, print
     assert len(rows) == 3 * 5 + 2
 
 
-def test_differences_are_to_the_best_member_and_to_the_ensemble(place: Place, printed: Any) -> None:
+def test_differences_are_to_the_best_member_and_to_the_ensemble(place, printed):
     fill(place, *PARTS)
     assert place.run("--json") == 0
     result = printed()
@@ -112,7 +109,7 @@ def test_differences_are_to_the_best_member_and_to_the_ensemble(place: Place, pr
                 assert cell["difference"] == pytest.approx(gap)
 
 
-def test_a_text_in_the_csv_is_no_formula(place: Place, tmp_path: Path) -> None:
+def test_a_text_in_the_csv_is_no_formula(place, tmp_path):
     place.add(0, model="=1+1")
     path = tmp_path / "ensemble.csv"
     assert place.run("--csv", str(path)) == 0
@@ -123,10 +120,7 @@ def test_a_text_in_the_csv_is_no_formula(place: Place, tmp_path: Path) -> None:
 # The pages
 
 
-def test_the_pages_show_each_task_and_all_together(
-    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def test_the_pages_show_each_task_and_all_together(place, tmp_path, capsys, monkeypatch):
     fill(place, "sst", "sts")
     reports = tmp_path / "reports"
     monkeypatch.setattr("sys.argv", ["", "--most", "8"])
@@ -159,9 +153,7 @@ def test_the_pages_show_each_task_and_all_together(
         assert f"](ensemble/{stem}.svg)" in text
 
 
-def test_published_scores_stand_apart_and_those_of_all_parts_in_no_figure_of_some(
-    place: Place,
-) -> None:
+def test_published_scores_stand_apart_and_those_of_all_parts_in_no_figure_of_some(place):
     some = facts(fill(place, "sst", "sts"), with_published=True).sections[0]
     assert all("Lisan" not in drawing.alt for drawing in some.drawings)
     assert any("Lisan" in row[0] for table in some.tables for row in table.rows)
@@ -187,9 +179,7 @@ def test_published_scores_stand_apart_and_those_of_all_parts_in_no_figure_of_som
         (1, 1, "no significant difference", "no more were allowed"),
     ],
 )
-def test_the_finding_is_the_gain_or_why_a_member_is_alone(
-    place: Place, cells: int, most: int, finding: str, why: str
-) -> None:
+def test_the_finding_is_the_gain_or_why_a_member_is_alone(place, cells, most, finding, why):
     (candidates,) = find([fill(place, "movies", seeds=cells).csv])
     result = facts_of([ensemble_of(candidates, "probabilities", most)], "python")
     assert result.title == "An ensemble on movies"
@@ -197,7 +187,7 @@ def test_the_finding_is_the_gain_or_why_a_member_is_alone(
     assert re.search(f" {why}\\.$", result.sections[0].lines[0])
 
 
-def test_very_many_cells_are_in_the_table_and_the_best_in_the_figure(place: Place) -> None:
+def test_very_many_cells_are_in_the_table_and_the_best_in_the_figure(place):
     for seed in range(45):
         place.add(seed)
     (section,) = facts(place).sections
@@ -206,7 +196,7 @@ def test_very_many_cells_are_in_the_table_and_the_best_in_the_figure(place: Plac
     assert section.tables[2].folded
 
 
-def test_a_page_holds_what_users_wrote_as_text(place: Place, tmp_path: Path) -> None:
+def test_a_page_holds_what_users_wrote_as_text(place, tmp_path):
     for seed, text in enumerate(NAMES):
         place.add(seed, model=text, model_digest=f"{seed:04x}")
     assert place.run("--reports", str(tmp_path)) == 0
@@ -227,9 +217,7 @@ def test_a_page_holds_what_users_wrote_as_text(place: Place, tmp_path: Path) -> 
 # What can't be written
 
 
-def test_places_that_cant_be_written_are_refused_before_anything(
-    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_places_that_cant_be_written_are_refused_before_anything(place, tmp_path, capsys):
     fill(place, "movies")
     taken = tmp_path / "taken"
     taken.write_text("a file")
@@ -247,9 +235,7 @@ def test_places_that_cant_be_written_are_refused_before_anything(
     assert taken.read_text() == "a file"
 
 
-def test_a_full_disk_leaves_the_csv_that_was_there(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_csv_that_was_there(place, tmp_path, monkeypatch):
     fill(place, "movies")
     path = tmp_path / "x.csv"
     assert place.run("--csv", str(path)) == 0
@@ -264,9 +250,7 @@ def test_a_full_disk_leaves_the_csv_that_was_there(
 # In a browser
 
 
-def test_it_opens_quietly_offline_and_nothing_sticks_out(
-    browser: Any, place: Place, tmp_path: Path
-) -> None:
+def test_it_opens_quietly_offline_and_nothing_sticks_out(browser, place, tmp_path):
     fill(place, "sst", "sts")
     place.add_whole(7)
     assert place.run("--reports", str(tmp_path)) == 0

@@ -1,8 +1,5 @@
 """Ensembles of several tasks at once, of cells that learned several, and of several files."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -20,7 +17,7 @@ from tests.bench.ensembles import (
 )
 
 
-def test_tasks_with_a_score_in_common_are_taken_together(place: Place, printed: Any) -> None:
+def test_tasks_with_a_score_in_common_are_taken_together(place, printed):
     for task in PARTS:
         for seed in range(3):
             place.add(seed, task=task, data_digest=task)
@@ -49,9 +46,7 @@ def test_tasks_with_a_score_in_common_are_taken_together(place: Place, printed: 
     assert gain["low"] > 0
 
 
-def test_a_frozen_encoder_and_a_cell_for_several_tasks_count_once(
-    place: Place, printed: Any
-) -> None:
+def test_a_frozen_encoder_and_a_cell_for_several_tasks_count_once(place, printed):
     for task in PARTS:
         for seed in range(2):
             place.add(seed, task=task)
@@ -68,7 +63,7 @@ def test_a_frozen_encoder_and_a_cell_for_several_tasks_count_once(
     assert printed()["overall"]["ensemble"]["parameters"] == ENCODER + ADAPTER
 
 
-def test_a_missing_part_has_a_note(place: Place, printed: Any) -> None:
+def test_a_missing_part_has_a_note(place, printed):
     place.add(0, task="sst")
     place.add(0, task="sts")
     assert place.run("--task", "sst, quora,sts,sst", "--json") == 0
@@ -87,9 +82,7 @@ def test_a_missing_part_has_a_note(place: Place, printed: Any) -> None:
 @pytest.mark.parametrize(
     ("asked", "lacking"), [("sst,sts", "sts"), ("multitask", "quora, sts"), ("sst", None)]
 )
-def test_one_part_alone_has_a_note_that_there_is_no_overall_score(
-    place: Place, printed: Any, asked: str, lacking: str | None
-) -> None:
+def test_one_part_alone_has_a_note_that_there_is_no_overall_score(place, printed, asked, lacking):
     place.add(0, task="sst")
     assert place.run("--task", asked, "--json") == 0
     notes = [f"no cells of {lacking}, so there is no overall score"] if lacking else []
@@ -97,8 +90,8 @@ def test_one_part_alone_has_a_note_that_there_is_no_overall_score(
 
 
 def test_which_of_several_tasks_has_to_be_said_and_those_without_a_score_in_common_are_apart(
-    place: Place, printed: Any
-) -> None:
+    place, printed
+):
     place.add(0)
     place.add(0, task="sst")
     assert "holds tasks movies, sst; choose with --task" in place.refused()
@@ -117,7 +110,7 @@ def test_which_of_several_tasks_has_to_be_said_and_those_without_a_score_in_comm
 # Cells of task multitask
 
 
-def test_cells_of_one_task_and_of_all_are_members_together(place: Place, printed: Any) -> None:
+def test_cells_of_one_task_and_of_all_are_members_together(place, printed):
     for task in PARTS:
         place.add(0, task=task, strength=1.5)
     place.add_whole(1)
@@ -131,7 +124,7 @@ def test_cells_of_one_task_and_of_all_are_members_together(place: Place, printed
     assert quora["ensemble"]["dev_score"] > quora["best_member"]["dev_score"] + 0.02
 
 
-def without_an_example(path: Path, prefix: str) -> None:
+def without_an_example(path, prefix):
     """Take a held-out example of a cell away."""
     kept = load_file(path)
     shorter = {f"{prefix}{name}": kept[f"{prefix}{name}"][1:].copy()
@@ -139,7 +132,7 @@ def without_an_example(path: Path, prefix: str) -> None:
     save_file({**kept, **shorter}, path)
 
 
-def test_cells_on_other_examples_are_left_out_with_a_note(place: Place, printed: Any) -> None:
+def test_cells_on_other_examples_are_left_out_with_a_note(place, printed):
     place.add(0, task="sts")
     place.add(1, task="sts")
     path = place.add_whole(2, parts=("sst", "sts"))
@@ -155,7 +148,7 @@ def test_cells_on_other_examples_are_left_out_with_a_note(place: Place, printed:
     assert sts["notes"] == ["2 cells of sts left out: made on other examples than the others"]
 
 
-def test_cells_of_all_parts_on_different_examples_are_refused(place: Place) -> None:
+def test_cells_of_all_parts_on_different_examples_are_refused(place):
     place.add_whole(0)
     path = place.add_whole(1)
     whole = load_file(path)
@@ -170,7 +163,7 @@ def test_cells_of_all_parts_on_different_examples_are_refused(place: Place) -> N
 # Several files
 
 
-def test_a_cell_in_several_files_counts_once(tmp_path: Path, printed: Any) -> None:
+def test_a_cell_in_several_files_counts_once(tmp_path, printed):
     places = [Place(tmp_path / name) for name in ("one", "other")]
     for place in places:
         place.csv.parent.mkdir()
@@ -202,7 +195,7 @@ def test_a_cell_in_several_files_counts_once(tmp_path: Path, printed: Any) -> No
         ("held_logits", "lora-r8-attn-fp32-s0 can't be averaged: its predictions are all the same"),
     ],
 )
-def test_a_correlation_of_constants_is_refused(place: Place, name: str, message: str) -> None:
+def test_a_correlation_of_constants_is_refused(place, name, message):
     path = place.add(0, task="sts")
     kept = load_file(path)
     for value in (1.0, 0.1, 3.8):
@@ -210,7 +203,7 @@ def test_a_correlation_of_constants_is_refused(place: Place, name: str, message:
         assert message in place.refused()
 
 
-def test_cells_with_other_classes_are_refused(place: Place) -> None:
+def test_cells_with_other_classes_are_refused(place):
     place.add(0, task="sst")
     path = place.add(1, task="sst")
     kept = load_file(path)

@@ -3,7 +3,6 @@
 import csv
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,14 +26,14 @@ HIDDEN = 32
 
 
 @pytest.fixture
-def place(tmp_path: Path, tiny_checkpoint: Path) -> Place:
+def place(tmp_path, tiny_checkpoint):
     return Place(tmp_path, tiny_checkpoint)
 
 
 # What is read
 
 
-def test_an_update_of_rank_1(place: Place, printed: Any) -> None:
+def test_an_update_of_rank_1(place, printed):
     model = base_model(place.checkpoint)
     rng = np.random.default_rng(0)
     update = 0.1 * np.outer(rng.normal(size=HIDDEN), rng.normal(size=HIDDEN))
@@ -59,7 +58,7 @@ def test_an_update_of_rank_1(place: Place, printed: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", ["lora", "dora"])
-def test_an_adapter_is_what_merging_it_adds(place: Place, printed: Any, mode: str) -> None:
+def test_an_adapter_is_what_merging_it_adds(place, printed, mode):
     """LoRA's update has its rank at most; DoRA's magnitudes are bound by none."""
     model = adapted_model(place.checkpoint, mode, "all-lin-only")
     disturb(model)
@@ -81,9 +80,7 @@ def test_an_adapter_is_what_merging_it_adds(place: Place, printed: Any, mode: st
 
 
 @pytest.mark.parametrize("layers", ["attn", "attn-only"])
-def test_of_what_is_beside_adapters_only_what_trains_is_listed(
-    place: Place, printed: Any, layers: str
-) -> None:
+def test_of_what_is_beside_adapters_only_what_trains_is_listed(place, printed, layers):
     model = adapted_model(place.checkpoint, "lora", layers)
     disturb(model)
     place.add(model, "lora", layers)
@@ -96,7 +93,7 @@ def test_of_what_is_beside_adapters_only_what_trains_is_listed(
     assert result["cells"][0]["unmoved"] == len(KINDS) - len(ranks)
 
 
-def test_cells_that_have_no_update_are_left_out_with_a_note(place: Place, printed: Any) -> None:
+def test_cells_that_have_no_update_are_left_out_with_a_note(place, printed):
     model = moved_model(place.checkpoint)
     place.add(model)
     place.add(model, columns={"repeat": 2})
@@ -115,9 +112,7 @@ def test_cells_that_have_no_update_are_left_out_with_a_note(place: Place, printe
     ]
 
 
-def test_a_cell_in_two_files_counts_once_and_names_differ(
-    place: Place, tmp_path: Path, printed: Any
-) -> None:
+def test_a_cell_in_two_files_counts_once_and_names_differ(place, tmp_path, printed):
     model = moved_model(place.checkpoint)
     place.add(model)
     place.add(model, learning_rate=1e-4)
@@ -127,7 +122,7 @@ def test_a_cell_in_two_files_counts_once_and_names_differ(
     assert names == [f"full-fp32-s0 {cell_id}" for cell_id in ids]
 
 
-def test_a_name_of_another_is_shown_as_text(place: Place) -> None:
+def test_a_name_of_another_is_shown_as_text(place):
     place.add(base_model(place.checkpoint))
     place.add(base_model(place.checkpoint), model="a\u202eb", model_digest="beef", seed=1)
     cells, _ = find([place.csv])
@@ -137,9 +132,7 @@ def test_a_name_of_another_is_shown_as_text(place: Place) -> None:
 # What is printed and written
 
 
-def test_tables_csv_and_pages(
-    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tables_csv_and_pages(place, tmp_path, capsys):
     for mode in ("full", "lora", "dora"):
         model = (
             base_model(place.checkpoint)
@@ -167,7 +160,7 @@ def test_tables_csv_and_pages(
     assert "://" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")
 
 
-def test_the_page_has_each_flag_and_no_other() -> None:
+def test_the_page_has_each_flag_and_no_other():
     page = (Path(__file__).parents[3] / "docs" / "updates.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| `--")]
     flags = {flag for row in rows for flag in re.findall(r"--[a-z-]+", row.split("|")[1])}
@@ -178,7 +171,7 @@ def test_the_page_has_each_flag_and_no_other() -> None:
 # What is refused
 
 
-def test_cells_that_have_nothing_to_read(place: Place) -> None:
+def test_cells_that_have_nothing_to_read(place):
     assert "no such file of results" in place.refused()
     model = base_model(place.checkpoint)
     place.add(model, columns={"status": "crashed"})
@@ -195,7 +188,7 @@ def test_cells_that_have_nothing_to_read(place: Place) -> None:
     assert "the output of layer 0 holds numbers that are not finite" in place.refused()
 
 
-def test_ranks() -> None:
+def test_ranks():
     assert parse_ranks("8, 0,full,1,8") == (0, 1, 8)
     assert parse_ranks("full") == ()
     for text in ("one", "-1", "1.5", "", "1,,2", "1000000"):
@@ -203,7 +196,7 @@ def test_ranks() -> None:
             parse_ranks(text)
 
 
-def test_flags_that_go_with_others(place: Place, tmp_path: Path) -> None:
+def test_flags_that_go_with_others(place, tmp_path):
     model = adapted_model(place.checkpoint, "lora", "attn-only")
     disturb(model)
     place.add(model, "lora", "attn-only")

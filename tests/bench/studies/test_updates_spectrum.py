@@ -10,7 +10,7 @@ from bench.studies.updates.modules import FIGURES, random_spectrum, spectrum_of
 GENERATOR = np.random.default_rng(0)
 
 
-def test_singular_values_4_and_3() -> None:
+def test_singular_values_4_and_3():
     of = spectrum_of(np.diag([3.0, 4.0, 0.0]))
     figures = of.figures()
     assert figures["nonzero"] == 2
@@ -24,14 +24,14 @@ def test_singular_values_4_and_3() -> None:
     assert (figures["energy_1"], figures["energy_8"]) == pytest.approx((16 / 25, 1))
 
 
-def test_all_directions_alike() -> None:
+def test_all_directions_alike():
     of = spectrum_of(np.eye(8, 12))
     assert of.figures()["stable_rank"] == pytest.approx(8)
     assert of.figures()["effective_rank"] == pytest.approx(8)
     assert (of.rank_for(0.5), of.rank_for(0.9), of.rank_for(0.99)) == (4, 8, 8)
 
 
-def test_scale_and_transpose_change_no_figure() -> None:
+def test_scale_and_transpose_change_no_figure():
     matrix = GENERATOR.normal(size=(7, 5))
     figures = spectrum_of(matrix).figures()
     assert tuple(figures) == FIGURES
@@ -39,7 +39,7 @@ def test_scale_and_transpose_change_no_figure() -> None:
         assert spectrum_of(other).figures() == pytest.approx(figures)
 
 
-def test_a_random_matrix_is_the_same_in_every_run_and_has_full_rank() -> None:
+def test_a_random_matrix_is_the_same_in_every_run_and_has_full_rank():
     of = random_spectrum((32, 64))
     assert of.figures()["nonzero"] == 32
     again = np.random.default_rng([0, 32, 64]).standard_normal((32, 64))
@@ -47,7 +47,7 @@ def test_a_random_matrix_is_the_same_in_every_run_and_has_full_rank() -> None:
     assert 8 < of.figures()["stable_rank"] < 32
 
 
-def test_what_has_no_spectrum() -> None:
+def test_what_has_no_spectrum():
     with pytest.raises(ValueError, match="is all zero"):
         spectrum_of(np.zeros((3, 3)))
     with pytest.raises(ValueError, match="not finite"):

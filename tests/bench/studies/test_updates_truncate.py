@@ -4,7 +4,6 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +25,6 @@ from bench.studies.updates.truncation import Truncated, Truncation
 from bench.studies.updates.weights import base_weights, linear_weights, load_model
 from minbert.data.tasks import load_task
 from tests.bench import tiny_cells
-from tests.bench.grids import GridRuns
 from tests.bench.updates import Place, base_model, moved_model
 from tests.cs224n import write_folder
 
@@ -34,13 +32,11 @@ SENTENCES = Path(__file__).with_name("truncations.txt")
 
 
 @pytest.fixture
-def place(tmp_path: Path, tiny_checkpoint: Path) -> Place:
+def place(tmp_path, tiny_checkpoint):
     return Place(tmp_path, tiny_checkpoint)
 
 
-def test_the_model_as_kept_scores_as_its_cell_did(
-    grid: GridRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_model_as_kept_scores_as_its_cell_did(grid, tmp_path, capsys):
     """A grid for real: with and without AMP, what was kept predicts what its cell did."""
     done = grid.run("--select", "mode=full", "--save-weights")
     assert done.returncode == 0, done.stderr
@@ -67,7 +63,7 @@ def test_the_model_as_kept_scores_as_its_cell_did(
     assert "Dev score with each update cut" in (reports / "updates.md").read_text()
 
 
-def test_weights_are_cut_and_all_else_stays(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_cut_and_all_else_stays(place, monkeypatch):
     place.add(moved_model(place.checkpoint))
     ((cell,), _) = find([place.csv])
     base = tiny_cells.find(place.checkpoint)
@@ -75,7 +71,7 @@ def test_weights_are_cut_and_all_else_stays(place: Place, monkeypatch: pytest.Mo
     trained = load_model(cell, base).state_dict()
     seen = []
 
-    def predicted(of: Any, encoded: Any, **_: Any) -> np.ndarray:
+    def predicted(of, encoded, **_):
         gaps = [rows.numpy() - before[at] for at, rows in linear_weights(of.bert).items()]
         seen.append({int(np.linalg.matrix_rank(gap, tol=1e-5)) for gap in gaps})
         cut = [f"{name}.weight" for name in ("qkv", "output.dense", "intermediate.dense")]
@@ -90,7 +86,7 @@ def test_weights_are_cut_and_all_else_stays(place: Place, monkeypatch: pytest.Mo
     assert seen == [{32}, {0}, {1}, {5}]
 
 
-def test_all_directions_are_the_model_as_trained(place: Place, printed: Any) -> None:
+def test_all_directions_are_the_model_as_trained(place, printed):
     place.add(moved_model(place.checkpoint))
     place.run("--truncate", "32,100", "--json")
     (result,) = printed()["truncated"]
@@ -98,9 +94,7 @@ def test_all_directions_are_the_model_as_trained(place: Place, printed: Any) -> 
     assert result["examples"] == tiny_cells.EXAMPLES["max_dev"]
 
 
-def test_a_score_that_is_not_the_cells_is_an_error(
-    place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_score_that_is_not_the_cells_is_an_error(place, capsys):
     place.add(moved_model(place.checkpoint), columns={"dev_score": 0.123})
     assert place.run("--truncate", "0") == 1
     shown = capsys.readouterr()
@@ -110,7 +104,7 @@ def test_a_score_that_is_not_the_cells_is_an_error(
     assert "full-fp32-s0: dev accuracy is" in shown.out
 
 
-def test_a_correlation(place: Place, tmp_path: Path, printed: Any) -> None:
+def test_a_correlation(place, tmp_path, printed):
     data = write_folder(tmp_path / "data", count=60)
     digest = load_task("sts", data).digest[:16]
     changes = {"task": "sts", "data_digest": digest, "max_train": None, "max_dev": None}
@@ -127,9 +121,7 @@ def test_a_correlation(place: Place, tmp_path: Path, printed: Any) -> None:
         assert -1 <= each["dev"]["value"] <= 1
 
 
-def test_spectra_ask_for_no_device_and_cells_of_a_cpu_are_cut_on_one(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spectra_ask_for_no_device_and_cells_of_a_cpu_are_cut_on_one(place, monkeypatch):
     """So that a GPU that can't be used refuses none of it."""
     model = moved_model(place.checkpoint)
     place.add(model)
@@ -144,9 +136,7 @@ def test_spectra_ask_for_no_device_and_cells_of_a_cpu_are_cut_on_one(
     assert "fp16, which needs a GPU" in place.refused("--truncate", "0")
 
 
-def test_cells_of_a_gpu_are_cut_on_the_one_that_was_tried(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cells_of_a_gpu_are_cut_on_the_one_that_was_tried(place, monkeypatch):
     model = moved_model(place.checkpoint)
     place.add(model, columns={"device": "cuda:1"})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
@@ -162,7 +152,7 @@ def test_cells_of_a_gpu_are_cut_on_the_one_that_was_tried(
     asked, used = [], []
     monkeypatch.setattr(conditions, "find_conditions", lambda of: asked.append(of) or found)
 
-    def to(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    def to(model, device):
         if device.type == "cpu":  # where it is loaded
             return model
         names = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
@@ -174,7 +164,7 @@ def test_cells_of_a_gpu_are_cut_on_the_one_that_was_tried(
     assert (asked, used) == (["auto"], [("cuda:0", "GPU-1", "PCI_BUS_ID")])
 
 
-def test_a_cell_without_a_score_is_not_cut(place: Place, printed: Any) -> None:
+def test_a_cell_without_a_score_is_not_cut(place, printed):
     model = moved_model(place.checkpoint)
     place.add(model, columns={"dev_score": None})
     message = place.refused("--truncate", "0")
@@ -187,14 +177,14 @@ def test_a_cell_without_a_score_is_not_cut(place: Place, printed: Any) -> None:
     assert len(result["cells"]) == 2
 
 
-def cut(rank: int, low: float | None, high: float | None) -> Truncated:
+def cut(rank, low, high):
     """A score with updates cut to a rank, and the interval of its change; None: of constants."""
     if low is None or high is None:
         return Truncated(rank, None)
     return Truncated(rank, Interval(0.4), Interval((low + high) / 2, low, high))
 
 
-def test_from_which_rank_on_no_loss_is_significant(place: Place) -> None:
+def test_from_which_rank_on_no_loss_is_significant(place):
     place.add(base_model(place.checkpoint))
     ((cell,), _) = find([place.csv])
     full = Truncated(None, Interval(0.45))

@@ -1,8 +1,6 @@
 """Steps on several batches: the same training as on larger ones, counted as steps everywhere."""
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from bench.forecast.batches import find_shapes
 from bench.forecast.costs import Variant, totals_of
 from bench.forecast.fake import count
 from bench.launch.checks import check_cells
-from bench.worker.run import CellRun
 from tests.bench.synthetic_rows import cell
 from tests.bench.tiny_cells import csv_rows, ended
 from tests.bench.worker.test_worker import job_on
@@ -25,16 +22,14 @@ EPOCH = 2
 """Steps on 24 examples: the last is on 8, which are one batch."""
 
 
-def run(checkpoint: Path, folder: Path, mode: str, **settings: Any) -> CellRun:
+def run(checkpoint, folder, mode, **settings):
     """A cell after its run."""
     folder.mkdir()
     return ended(job_on(checkpoint, folder, "sst", mode, **settings), folder)
 
 
 @pytest.mark.parametrize(("mode", "max_steps"), [("full", None), ("lora", 3)])
-def test_two_batches_of_8_are_one_of_16(
-    tiny_checkpoint: Path, tmp_path: Path, mode: str, max_steps: int | None
-) -> None:
+def test_two_batches_of_8_are_one_of_16(tiny_checkpoint, tmp_path, mode, max_steps):
     large = run(tiny_checkpoint, tmp_path / "large", mode, **LARGE, max_steps=max_steps)
     small = run(tiny_checkpoint, tmp_path / "small", mode, **SMALL, max_steps=max_steps)
     assert small.cell.gradient_accumulation_steps == 2
@@ -59,7 +54,7 @@ def test_two_batches_of_8_are_one_of_16(
     assert 0.5 < small.columns["step_gflop"] / large.columns["step_gflop"] < 1.1
 
 
-def test_forecasts_count_steps(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_forecasts_count_steps(tiny_checkpoint, tmp_path):
     job = job_on(tiny_checkpoint, tmp_path, "sst", "full", **SMALL)
     variants = [
         Variant.of(replace(job.cell, gradient_accumulation_steps=n, batch_size=size))
@@ -83,7 +78,7 @@ def test_forecasts_count_steps(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert totals[0].passing_mib <= totals[1].passing_mib == totals[2].passing_mib
 
 
-def test_a_task_of_several_parts_is_refused() -> None:
+def test_a_task_of_several_parts_is_refused():
     parts = cell("full", None, None, "off", task="multitask", gradient_accumulation_steps=2)
     check_cells([replace(parts, gradient_accumulation_steps=1), replace(parts, task="sst")])
     with pytest.raises(InputError, match="gradient_accumulation_steps: a step of task multitask"):

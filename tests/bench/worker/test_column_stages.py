@@ -1,23 +1,17 @@
 """Columns of a cell that runs in this process, on a clock, a meter and a memory that only its own
 stages move; and each of these checks against wrong values."""
 
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from bench.engines import minbert
 from bench.plan.cell import Columns
-from bench.plan.job import Job
 from bench.results.protocol import LAUNCHED_AT
 from bench.worker import run as worker
 from bench.worker.probes import memory
@@ -25,11 +19,7 @@ from bench.worker.probes.counting import Counter
 from bench.worker.probes.energy import Energy
 from bench.worker.probes.memory import Resident, SavedTensors
 from bench.worker.run import CellRun
-from bench.worker.saving import Epoch
-from bench.worker.setup import Split
-from minbert.data.batches import Batch
-from minbert.model.classifier import BertClassifier
-from minbert.training.trainer import Trainer, logits_of
+from minbert.training.trainer import logits_of
 from tests.bench.column_checks import held_by, refuses_wrong_values
 from tests.bench.worker.test_worker import job_on
 
@@ -52,19 +42,19 @@ class World:
     phase: str = ""
     joules: list[float] = field(default_factory=lambda: list(JOULES))
 
-    def now(self) -> float:
+    def now(self):
         return self.seconds
 
-    def resident_now(self) -> Resident:
+    def resident_now(self):
         """Before anything is loaded what the imports took, and later more."""
         anon = IMPORTS_MIB if not self.phase else 3 * IMPORTS_MIB
         return Resident(2 * anon, anon)
 
-    def peak_so_far(self) -> Resident:
+    def peak_so_far(self):
         return Resident(PEAKS_MIB[self.phase], PEAKS_MIB[self.phase] * 3 / 4)
 
     @contextmanager
-    def energy(self, _gpu: object) -> Iterator[Energy]:
+    def energy(self, _gpu):
         """A reading for each time that training, and nothing else, goes on."""
         drawn, begun = Energy(), self.seconds
         yield drawn
@@ -75,34 +65,34 @@ class World:
 class Staged(CellRun):
     """Each stage takes its time in the world, and steps of the first epoch are all right."""
 
-    def __init__(self, world: World, *of: Any) -> None:
+    def __init__(self, world, *of):
         super().__init__(*of)
         self.world = world
         self.trained: list[tuple[Tensor, Tensor]] = []
 
-    def _tokenise(self) -> None:
+    def _tokenise(self):
         self.world.seconds += TOKENISE_S
         super()._tokenise()
 
-    def _train(self) -> Trainer:
+    def _train(self):
         self.trainer = super()._train()
         return self.trainer
 
-    def _train_epoch(self, *of: Any) -> tuple[float, float | None]:
+    def _train_epoch(self, *of):
         found = super()._train_epoch(*of)
         self.world.seconds += TRAIN_S
         return found
 
-    def _evaluate(self, loss: float, fitted: float | None) -> Epoch:
+    def _evaluate(self, loss, fitted):
         self.world.seconds += EVALUATE_S
         return super()._evaluate(loss, fitted)
 
-    def _predict(self, part: str, of: Split) -> NDArray[np.float32]:
+    def _predict(self, part, of):
         held = self.held_out.values()
         self.world.seconds += HELD_OUT_S if any(of is each for each in held) else 0.0
         return super()._predict(part, of)
 
-    def _step(self, trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _step(self, trainer, batch):
         loss, logits = super()._step(trainer, batch)
         if not self.epochs:
             logits = F.one_hot(batch.labels, logits.shape[1]).float()
@@ -119,7 +109,7 @@ class Ran:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Ran]:
+def ran(tmp_path_factory, tiny_checkpoint):
     """24 examples, 5 of which are held out, in batches of 8. GPU's figures are those of a torch
     that says what is asked of it."""
     folder, world = tmp_path_factory.mktemp("stages"), World()
@@ -130,7 +120,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iter
     with pytest.MonkeyPatch.context() as patch:
         build = minbert.build
 
-        def loaded(job: Job) -> BertClassifier:
+        def loaded(job):
             world.seconds += LOAD_S
             return build(job)
 
@@ -152,7 +142,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iter
     return Ran(row, run)
 
 
-def test_times_are_those_of_their_stages(ran: Ran) -> None:
+def test_times_are_those_of_their_stages(ran):
     """Held-out examples are predicted in neither."""
     row = ran.row
     assert row["startup_s"] == IMPORTS_S + LOAD_S + TOKENISE_S
@@ -160,7 +150,7 @@ def test_times_are_those_of_their_stages(ran: Ran) -> None:
     assert row["eval_s"] == EPOCHS * EVALUATE_S
 
 
-def test_peaks_are_those_of_training_and_evaluation(ran: Ran) -> None:
+def test_peaks_are_those_of_training_and_evaluation(ran):
     """And not of measuring, which comes after."""
     row = ran.row
     assert (row["peak_rss_mib"], row["peak_anon_mib"]) == (150.0, 112.5)
@@ -168,11 +158,11 @@ def test_peaks_are_those_of_training_and_evaluation(ran: Ran) -> None:
     assert (row["peak_cuda_allocated_mib"], row["peak_cuda_reserved_mib"]) == (300.0, 500.0)
 
 
-def test_energy_is_drawn_while_training(ran: Ran) -> None:
+def test_energy_is_drawn_while_training(ran):
     assert (ran.row["energy_j"], ran.row["energy_source"]) == (sum(JOULES), "rapl")
 
 
-def test_the_training_score_is_that_of_the_batches_as_trained(ran: Ran) -> None:
+def test_the_training_score_is_that_of_the_batches_as_trained(ran):
     """The batches of the last epoch: 19 examples."""
     first, last = (
         torch.cat([logits.argmax(1) == labels for logits, labels in steps]).float().mean().item()
@@ -182,7 +172,7 @@ def test_the_training_score_is_that_of_the_batches_as_trained(ran: Ran) -> None:
     assert ran.row["train_score"] == pytest.approx(last)
 
 
-def test_activations_are_those_of_the_largest_batch(ran: Ran) -> None:
+def test_activations_are_those_of_the_largest_batch(ran):
     sizes = []
     ran.run.model.train()
     for ((part, indices),) in ran.run._order(0):
@@ -195,7 +185,7 @@ def test_activations_are_those_of_the_largest_batch(ran: Ran) -> None:
     assert ran.row["activations_mib"] == pytest.approx(max(sizes))
 
 
-def test_work_is_that_of_a_step_on_the_largest_batch(ran: Ran) -> None:
+def test_work_is_that_of_a_step_on_the_largest_batch(ran):
     work = []
     for ((part, indices),) in ran.run._order(0):
         with Counter() as counter:
@@ -209,5 +199,5 @@ def test_work_is_that_of_a_step_on_the_largest_batch(ran: Ran) -> None:
 
 
 @pytest.mark.parametrize("name", held_by(__file__))
-def test_a_wrong_value_fails_its_check(name: str, ran: Ran) -> None:
+def test_a_wrong_value_fails_its_check(name, ran):
     refuses_wrong_values(name, globals(), ran)

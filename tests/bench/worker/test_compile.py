@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,14 +19,11 @@ from bench.forecast.client import NoPredictionError
 from bench.forecast.outlook import make_forecast
 from bench.launch.checks import check_cells, compile_notes
 from bench.plan import gridfile
-from bench.plan.cell import Cell
 from bench.plan.columns import BY_NAME, row_of
-from bench.plan.job import Job
 from bench.plan.planning import Resolved, expand
 from bench.worker import compiling
 from bench.worker.compiling import compile_for, shared_cache
-from bench.worker.run import CellRun
-from minbert.training.compiled import CompiledModel, compile_model
+from minbert.training.compiled import compile_model
 from tests.bench.synthetic_rows import HERE, new_row
 from tests.bench.tiny_cells import cell, ended, job_of
 from tests.encoders import need_transformers
@@ -37,12 +33,12 @@ RESOLVED = Resolved("minilm", "m", "mean", "d", "bf16", "grid")
 LORA = "[settings]\n{settings}\n[[cells]]\nmode=['lora']\nrank=[2]\nlayers=['attn-only']\n"
 
 
-def cells_of(settings: str, resolved: Resolved = RESOLVED) -> list[Cell]:
+def cells_of(settings, resolved=RESOLVED):
     return expand(gridfile.parse(LORA.format(settings=settings), "x.toml", "x"), resolved)
 
 
 @pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+def traced(monkeypatch):
     """Graphs are made and run by torch's operators: a compiler would take minutes."""
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
@@ -51,7 +47,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
 # As a setting
 
 
-def test_it_is_off_unless_a_grid_file_says_so_and_then_another_cell() -> None:
+def test_it_is_off_unless_a_grid_file_says_so_and_then_another_cell():
     (usual,), (off,), (on,) = map(cells_of, ("", "compile = false", "compile = true"))
     assert usual == off == replace(on, compile="off")
     assert (usual.is_compiled, on.is_compiled, on.compile) == (False, True, "on")
@@ -78,8 +74,8 @@ unfreeze = ["all", "iterative"]
 """
 
 
-def test_auto_is_on_where_the_device_and_the_cell_allow_it() -> None:
-    def states(task: str = "movies", **resolved: Any) -> dict[str | None, tuple[str, str | None]]:
+def test_auto_is_on_where_the_device_and_the_cell_allow_it():
+    def states(task="movies", **resolved):
         grid = gridfile.parse(AUTO.format(task=task), "x.toml", "x")
         cells = expand(grid, replace(RESOLVED, **resolved))
         check_cells(cells)
@@ -100,7 +96,7 @@ def test_auto_is_on_where_the_device_and_the_cell_allow_it() -> None:
         assert (compiled, why) == ("off", "auto: steps of task multitask are of several parts")
 
 
-def test_auto_makes_no_other_cell() -> None:
+def test_auto_makes_no_other_cell():
     (on,), (off,) = cells_of("compile = true"), cells_of("")
     (auto,) = cells_of("compile = 'auto'")
     assert auto == replace(on, compile_why="auto: a GPU")
@@ -121,7 +117,7 @@ def test_auto_makes_no_other_cell() -> None:
         ({"unfreeze": "iterative"}, "unfreeze iterative"),
     ],
 )
-def test_steps_of_several_kinds_are_not_compiled(change: dict[str, Any], told: str) -> None:
+def test_steps_of_several_kinds_are_not_compiled(change, told):
     (on,) = cells_of("compile = true")
     check_cells([on])
     check_cells([replace(on, compile="off", **change)])
@@ -132,12 +128,12 @@ def test_steps_of_several_kinds_are_not_compiled(change: dict[str, Any], told: s
 # In a worker
 
 
-def compiled_job(checkpoint: Path, **changes: Any) -> Job:
+def compiled_job(checkpoint, **changes):
     values = {"batch_size": 10, "epochs": 2, "dropout": 0.0, "max_length": 16, "compile": "on"}
     return job_of(cell(checkpoint, **values | changes), checkpoint)
 
 
-def both(on: Job, folder: Path) -> tuple[CellRun, CellRun]:
+def both(on, folder):
     """A cell, compiled and not, with the same losses."""
     off = replace(on, cell=replace(on.cell, compile="off"))
     run, usual = (ended(job, folder / job.cell.compile) for job in (on, off))
@@ -146,12 +142,10 @@ def both(on: Job, folder: Path) -> tuple[CellRun, CellRun]:
     return run, usual
 
 
-def test_a_compiled_cell_trains_as_another(
-    tiny_checkpoint: Path, tmp_path: Path, traced, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_compiled_cell_trains_as_another(tiny_checkpoint, tmp_path, traced, monkeypatch):
     caches: list[str] = []
 
-    def compile_here(model: Any, **options: Any) -> CompiledModel:
+    def compile_here(model, **options):
         caches.append(os.environ[VARIABLES[0]])
         compiled = compile_model(model, **options)
         assert compiled.cached is None, "there is no compiler in this test"
@@ -179,9 +173,7 @@ def test_a_compiled_cell_trains_as_another(
         assert 0 <= length - usual_step.padded // usual_step.examples < 8
 
 
-def test_settings_of_training_do_the_same_in_a_compiled_cell(
-    tiny_checkpoint: Path, tmp_path: Path, traced
-) -> None:
+def test_settings_of_training_do_the_same_in_a_compiled_cell(tiny_checkpoint, tmp_path, traced):
     """The weights of the best epoch are put where compiled code, and a graph, has them."""
     settings = {
         "epochs": 3, "held_out": 0.2, "early_stopping": 1, "label_smoothing": 0.1,
@@ -193,9 +185,7 @@ def test_settings_of_training_do_the_same_in_a_compiled_cell(
     np.testing.assert_allclose(run.logits[""], usual.logits[""], rtol=1e-2, atol=1e-2)
 
 
-def test_code_is_compiled_for_the_buckets_of_all_epochs_and_no_other(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_is_compiled_for_the_buckets_of_all_epochs_and_no_other(tiny_checkpoint, monkeypatch):
     asked: dict[str, Any] = {}
     monkeypatch.setattr(compiling, "compile_model", lambda _model, **given: asked.update(given))
     of = compiled_job(tiny_checkpoint, amp="bf16", max_length=18).cell
@@ -217,13 +207,13 @@ def test_code_is_compiled_for_the_buckets_of_all_epochs_and_no_other(
 
 
 @contextmanager
-def places(cell_folder: Path) -> Iterator[list[Path]]:
+def places(cell_folder):
     """The folders that torch and triton cache code in, while the cell compiles."""
     with shared_cache(cell_folder):
         yield [Path(os.environ[name]) for name in VARIABLES]
 
 
-def keep_in(folders: list[Path]) -> None:
+def keep_in(folders):
     """Put a piece of code into each of some folders, from a minute ago."""
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
@@ -231,12 +221,12 @@ def keep_in(folders: list[Path]) -> None:
         os.utime(folder / "code", (time.time() - 60,) * 2)
 
 
-def kept_in(folders: list[Path]) -> set[bool]:
+def kept_in(folders):
     """Whether the code is still in each of them."""
     return {(folder / "code").exists() for folder in folders}
 
 
-def test_the_cells_of_a_run_share_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cells_of_a_run_share_a_cache(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLES[0], "/somewhere")
     monkeypatch.delenv(VARIABLES[1], raising=False)
     with places(tmp_path / "one") as first:
@@ -255,7 +245,7 @@ def test_the_cells_of_a_run_share_a_cache(tmp_path: Path, monkeypatch: pytest.Mo
             assert kept_in(last) == {True}, "a lack of memory damages nothing"
 
 
-def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path: Path) -> None:
+def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path):
     killed = (
         "import os, signal, sys; from pathlib import Path; "
         "from bench.worker.compiling import shared_cache\n"
@@ -278,7 +268,7 @@ def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path: Pa
         assert half.exists()
 
 
-def test_each_cell_that_compiles_keeps_others_from_removing(tmp_path: Path) -> None:
+def test_each_cell_that_compiles_keeps_others_from_removing(tmp_path):
     with ExitStack() as second:
         with places(tmp_path / "one") as used:
             keep_in(used)
@@ -297,8 +287,8 @@ def test_each_cell_that_compiles_keeps_others_from_removing(tmp_path: Path) -> N
     [InputError("compile: half"), ImportError("too short"), RuntimeError("bad code")],
 )
 def test_a_cache_is_emptied_if_it_is_too_large_or_code_could_not_be_made(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    error, tmp_path, monkeypatch
+):
     with places(tmp_path / "one") as used:
         keep_in(used)
     with pytest.raises(type(error)), places(tmp_path / "broken"):
@@ -315,7 +305,7 @@ def test_a_cache_is_emptied_if_it_is_too_large_or_code_could_not_be_made(
             assert kept_in(used) == {kept}
 
 
-def test_a_cache_that_can_not_be_written_is_an_error_in_a_line(tmp_path: Path) -> None:
+def test_a_cache_that_can_not_be_written_is_an_error_in_a_line(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "compiled").touch()
     with (
@@ -331,14 +321,14 @@ def test_a_cache_that_can_not_be_written_is_an_error_in_a_line(tmp_path: Path) -
 
 
 def test_engine_transformers_compiles_all_shapes_before_the_first_step(
-    tiny_checkpoint: Path, tmp_path: Path, traced, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tiny_checkpoint, tmp_path, traced, monkeypatch
+):
     need_transformers()
     graphs = torch._dynamo.utils.counters["stats"]
     made: list[int] = []
     compile_now = compiling.AutoCompiledModel
 
-    def compiled(*args: Any) -> Any:
+    def compiled(*args):
         model = compile_now(*args)
         made.append(graphs["unique_graphs"])
         return model

@@ -1,18 +1,14 @@
 """Texts longer than max_length: how many there are, and which share of the tokens is lost."""
 
-from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer as Library
 
 from bench.examples import tokens
-from bench.plan.cell import Cell
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
-from minbert.data.tasks import Data, load_data
-from tests.bench.grids import GridRuns
+from minbert.data.tasks import load_data
 from tests.bench.tiny_cells import PARTS, cell, job_of
 from tests.cs224n import relabel, write_folder
 
@@ -20,7 +16,7 @@ LENGTHS = {"sst": 8, "sts": 12, "multitask": 8}
 """A max_length by which some of a task's texts are cut, and some are not."""
 
 
-def wanted(texts: Iterable[str | tuple[str, str]], checkpoint: Path, length: int) -> list[int]:
+def wanted(texts, checkpoint, length):
     """By the library, of texts or of pairs in one sequence: how many are longer than a length, the
     tokens that they lose, and all tokens."""
     library = Library.from_file(str(checkpoint / "tokenizer.json"))
@@ -32,7 +28,7 @@ def wanted(texts: Iterable[str | tuple[str, str]], checkpoint: Path, length: int
     return [len(lost), sum(lost), sum(whole)]
 
 
-def texts_of(data: Data) -> list[str | tuple[str, str]]:
+def texts_of(data):
     """The tokenised texts: a pair in one sequence, or each text of a pair by itself."""
     sides = [side for of in data.pieces().values() for side in (of.train, of.dev)]
     return [
@@ -47,12 +43,12 @@ def texts_of(data: Data) -> list[str | tuple[str, str]]:
 class Place:
     """A folder of data, and a cell of one of its tasks that cuts some texts."""
 
-    def __init__(self, folder: Path, checkpoint: Path, task: str) -> None:
+    def __init__(self, folder, checkpoint, task):
         self.folder = write_folder(folder / "data")
         self.checkpoint = checkpoint
         self.data = load_data(task, self.folder)
 
-    def cell(self, **changes: object) -> Cell:
+    def cell(self, **changes):
         values = {
             "task": self.data.task.name, "data_digest": self.data.digest[:16], "max_train": None,
             "max_dev": None, "max_length": LENGTHS[self.data.task.name],
@@ -60,13 +56,13 @@ class Place:
         values = (PARTS if self.data.task.parts else {}) | values
         return cell(self.checkpoint, "head", **values | changes)
 
-    def notes(self, **changes: object) -> list[str]:
+    def notes(self, **changes):
         made = self.cell(**changes)
         return list(tokens.cut_notes(self.data, made, self.checkpoint, self.folder))
 
 
 @pytest.fixture
-def cache(tmp_path: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path, minilm, monkeypatch):
     """A cache of this test's own; what was fetched is still found."""
     monkeypatch.setenv("MINBERT_ASSETS", str(minilm.parent))
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
@@ -75,9 +71,7 @@ def cache(tmp_path: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.mark.parametrize("held_out", [0.0, 0.25])
 @pytest.mark.parametrize("task", LENGTHS)
-def test_a_worker_counts_what_is_cut(
-    cache: Path, tmp_path: Path, tiny_checkpoint: Path, task: str, held_out: float
-) -> None:
+def test_a_worker_counts_what_is_cut(cache, tmp_path, tiny_checkpoint, task, held_out):
     """Of all texts of train and dev, those held out included; mapped or made by itself."""
     place = Place(tmp_path, tiny_checkpoint, task)
     job = job_of(place.cell(held_out=held_out), tiny_checkpoint)
@@ -91,9 +85,7 @@ def test_a_worker_counts_what_is_cut(
 
 
 @pytest.mark.parametrize("task", LENGTHS)
-def test_a_note_says_what_is_cut(
-    cache: Path, tmp_path: Path, tiny_checkpoint: Path, task: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_note_says_what_is_cut(cache, tmp_path, tiny_checkpoint, task, monkeypatch):
     place = Place(tmp_path, tiny_checkpoint, task)
     length = LENGTHS[task]
     every = texts_of(place.data)
@@ -112,8 +104,8 @@ def test_a_note_says_what_is_cut(
 
 
 def test_small_shares_nothing_cut_and_nothing_that_can_be_tokenised(
-    cache: Path, tmp_path: Path, tiny_checkpoint: Path
-) -> None:
+    cache, tmp_path, tiny_checkpoint
+):
     place = Place(tmp_path, tiny_checkpoint, "sst")
     assert place.notes(max_length=128) == []
     (tmp_path / "empty").mkdir()
@@ -127,7 +119,7 @@ def test_small_shares_nothing_cut_and_nothing_that_can_be_tokenised(
     ]
 
 
-def test_a_plan_says_what_is_cut_and_left_out(grid: GridRuns, tmp_path: Path) -> None:
+def test_a_plan_says_what_is_cut_and_left_out(grid, tmp_path):
     """A missing label, and bytes that are no text, cost their example alone."""
     place = Place(tmp_path, grid.model, "sst")
     train = place.folder / "ids-sst-train.csv"

@@ -1,7 +1,6 @@
 """Early stopping: by which examples it decides, when training ends, and with which weights."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +9,8 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
-from bench.plan.job import Job
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
-from bench.worker.saving import Epoch
 from bench.worker.stopping import EarlyStopping
 from minbert.data.tasks import load_data
 from minbert.training.losses import mean_loss
@@ -24,7 +21,7 @@ from tests.cs224n import relabel
 # The rule
 
 
-def after(results: list[tuple[float, float | None]], patience: int = 2) -> tuple[int, int, float]:
+def after(results, patience=2):
     """The epochs that run, the best one, and the weight restored, which is the epoch's number."""
     weight = nn.Parameter(torch.zeros(1))
     stopping = EarlyStopping([weight], patience)
@@ -48,19 +45,17 @@ def after(results: list[tuple[float, float | None]], patience: int = 2) -> tuple
     ],
     ids=["score", "loss-of-equal-scores", "score-before-loss", "no-score", "never-a-score"],
 )
-def test_the_best_score_counts_then_the_lowest_loss_then_the_first(
-    results: list[tuple[float, float | None]], ended: tuple[int, int, float]
-) -> None:
+def test_the_best_score_counts_then_the_lowest_loss_then_the_first(results, ended):
     assert after(results) == ended
 
 
 @pytest.mark.parametrize("patience", [1, 2, 3])
-def test_patience_is_the_number_of_epochs_without_a_better_one(patience: int) -> None:
+def test_patience_is_the_number_of_epochs_without_a_better_one(patience):
     results = [(1.0, 0.5), (1.0, 0.7), *[(1.0, 0.6)] * 9]
     assert after(results, patience) == (2 + patience, 2, 2)
 
 
-def test_what_is_kept_is_a_copy_on_the_host() -> None:
+def test_what_is_kept_is_a_copy_on_the_host():
     weight = nn.Parameter(torch.arange(6.0).view(2, 3).T)
     stopping = EarlyStopping([weight], 1)
     stopping.take(1.0, 0.5)
@@ -76,13 +71,13 @@ def test_what_is_kept_is_a_copy_on_the_host() -> None:
 class Noted(CellRun):
     """Notes weights and predictions after each epoch; scripted held-out scores, if given."""
 
-    def __init__(self, job: Job, folder: Path, scores: list[float] | None = None) -> None:
+    def __init__(self, job, folder, scores=None):
         super().__init__(job, folder, Progress(None))
         self.scores = scores
         self.weights: list[dict[str, Tensor]] = []
         self.predictions: list[dict[str, Any]] = []
 
-    def _evaluate(self, loss: float, fitted: float | None) -> Epoch:
+    def _evaluate(self, loss, fitted):
         epoch = super()._evaluate(loss, fitted)
         self.weights.append({n: p.detach().clone() for n, p in self.model.named_parameters()})
         self.predictions.append({"dev": self.logits, "held": self.held_out_logits})
@@ -93,9 +88,7 @@ class Noted(CellRun):
         return epoch
 
 
-def cell_run(
-    checkpoint: Path, folder: Path, scores: list[float] | None = None, **changes: Any
-) -> Noted:
+def cell_run(checkpoint, folder, scores=None, **changes):
     """A cell on made-up examples after its run."""
     values = {
         "mode": "lora", "epochs": 6, "held_out": 0.25, "early_stopping": 2, "schedule": "linear",
@@ -107,14 +100,14 @@ def cell_run(
     return ended
 
 
-def lines(folder: Path, name: str) -> list[dict[str, str]]:
+def lines(folder, name):
     return csv_rows(folder / "cell" / name)
 
 
 @pytest.mark.parametrize("mode", ["full", "dora", "head"])
 def test_the_weights_of_the_best_epoch_are_those_that_are_scored_and_kept(
-    tiny_checkpoint: Path, tmp_path: Path, mode: str
-) -> None:
+    tiny_checkpoint, tmp_path, mode
+):
     of_mode = {
         "full": {"learning_rate_base": None, "learning_rate_head": None},
         "head": {"learning_rate": None, "learning_rate_base": None, "unfreeze": None},
@@ -139,7 +132,7 @@ def test_the_weights_of_the_best_epoch_are_those_that_are_scored_and_kept(
     assert columns["train_loss"] != epochs[3].train_loss
 
 
-def test_epochs_have_the_held_out_scores_that_decide(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_epochs_have_the_held_out_scores_that_decide(tiny_checkpoint, tmp_path):
     ended = cell_run(tiny_checkpoint, tmp_path, early_stopping=2)
     curve = lines(tmp_path, "epochs.csv")
     results = [(float(r["held_out_score"]), -float(r["held_out_loss"])) for r in curve]
@@ -153,7 +146,7 @@ def test_epochs_have_the_held_out_scores_that_decide(tiny_checkpoint: Path, tmp_
     assert results[best - 1][1] == pytest.approx(-loss)
 
 
-def test_dev_decides_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_dev_decides_nothing(tiny_checkpoint, tmp_path):
     """Other dev labels change no step and not the best epoch."""
     one = cell_run(tiny_checkpoint, tmp_path / "one")
     data = tmp_path / "other" / "data"
@@ -170,7 +163,7 @@ def test_dev_decides_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert other.columns["best_epoch"] == one.columns["best_epoch"]
 
 
-def test_until_it_stops_it_changes_no_step(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_until_it_stops_it_changes_no_step(tiny_checkpoint, tmp_path):
     stopped = cell_run(tiny_checkpoint, tmp_path / "stopped", [0.5, 0.4, 0.3])
     whole = cell_run(tiny_checkpoint, tmp_path / "whole", early_stopping=None)
     steps = len(stopped.losses)
@@ -183,7 +176,7 @@ def test_until_it_stops_it_changes_no_step(tiny_checkpoint: Path, tmp_path: Path
     }  # fmt: skip
 
 
-def test_several_parts_are_scored_together(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_several_parts_are_scored_together(tiny_checkpoint, tmp_path):
     ended = cell_run(tiny_checkpoint, tmp_path, **PARTS)
     curve = lines(tmp_path, "epochs.csv")
     best = int(ended.columns["best_epoch"])

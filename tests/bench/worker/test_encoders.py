@@ -1,19 +1,15 @@
 """The worker's whole path, from the checkpoint to the columns, for every kind of encoder."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.bench.tiny_cells import ended
-from tests.encoders import KINDS, Checkpoints, job
+from tests.encoders import KINDS, job
 
 MODES = [("head", None), ("lora", "attn-only"), ("full", None)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_cell_of_any_encoder_runs_to_its_end(
-    encoders: Checkpoints, kind: str, tmp_path: Path
-) -> None:
+def test_a_cell_of_any_encoder_runs_to_its_end(encoders, kind, tmp_path):
     mode, layers = MODES[KINDS.index(kind) % len(MODES)]
     a_job = job(
         encoders(kind), mode, layers, data_digest="", max_steps=2, batch_size=8, max_train=16,

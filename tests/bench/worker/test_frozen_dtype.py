@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -56,14 +55,12 @@ amp = ["on"]
 """
 
 
-def job(
-    checkpoint: Path, mode: str, layers: str | None, frozen_dtype: str | None, **of: Any
-) -> Job:
+def job(checkpoint, mode, layers, frozen_dtype, **of):
     values = {"amp": "bf16", "frozen_dtype": frozen_dtype, **of}
     return job_of(cell(checkpoint, mode, layers or "attn", **values), checkpoint)
 
 
-def wrong(model: nn.Module, half: torch.dtype) -> dict[str, torch.dtype]:
+def wrong(model, half):
     """The parameters that are not held as the rule says."""
     return {
         name: p.dtype
@@ -75,8 +72,8 @@ def wrong(model: nn.Module, half: torch.dtype) -> dict[str, torch.dtype]:
 @pytest.mark.parametrize("on_gpu", [False, True])
 @pytest.mark.parametrize("mode", ["lora", "dora"])
 def test_small_updates_reach_the_output_as_amp_stores_weights(
-    tiny_checkpoint: Path, mode: str, on_gpu: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tiny_checkpoint, mode, on_gpu, monkeypatch
+):
     """Of |B| = 1e-4; added to a weight in bf16, a fifth of such an update would be left."""
     model = minbert.build(job(tiny_checkpoint, mode, "attn-only", MIXED))
     adapted = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, AdaptedLinear)}
@@ -106,8 +103,8 @@ def test_small_updates_reach_the_output_as_amp_stores_weights(
 @pytest.mark.parametrize("unfreeze", ["all", "iterative"])
 @pytest.mark.parametrize(("mode", "layers"), [("full", None), *FROZEN])
 def test_every_parameter_has_the_type_of_the_rule(
-    tiny_checkpoint: Path, mode: str, layers: str | None, unfreeze: str, frozen_dtype: str
-) -> None:
+    tiny_checkpoint, mode, layers, unfreeze, frozen_dtype
+):
     """Weights that unfreeze later train then, and are fp32."""
     of = job(tiny_checkpoint, mode, layers, frozen_dtype, unfreeze=unfreeze)
     model = minbert.build(of)
@@ -119,7 +116,7 @@ def test_every_parameter_has_the_type_of_the_rule(
     assert len(held) == expected
 
 
-def test_both_encoders_of_several_parts_are_held_alike(tiny_checkpoint: Path) -> None:
+def test_both_encoders_of_several_parts_are_held_alike(tiny_checkpoint):
     of = job(tiny_checkpoint, "dora", "all-lin-only", "bf16", task="multitask", encoders=2,
              task_rates="quora=1 sst=1")  # fmt: skip
     model = minbert.build(of)
@@ -127,7 +124,7 @@ def test_both_encoders_of_several_parts_are_held_alike(tiny_checkpoint: Path) ->
     assert sum(p.dtype == torch.bfloat16 for p in model.parameters()) == 2 * 5
 
 
-def logits(model: BertClassifier) -> Tensor:
+def logits(model):
     ids = torch.arange(5, 45).view(4, 10)
     mask = torch.ones_like(ids)
     mask[1, 4:] = 0
@@ -139,8 +136,8 @@ def logits(model: BertClassifier) -> Tensor:
 @pytest.mark.parametrize("frozen_dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize(("mode", "layers"), ADAPTED)
 def test_the_first_step_is_that_of_the_base_model_with_the_weights_as_held(
-    tiny_checkpoint: Path, mode: str, layers: str, frozen_dtype: str
-) -> None:
+    tiny_checkpoint, mode, layers, frozen_dtype
+):
     base = minbert.build(job(tiny_checkpoint, "head", None, frozen_dtype))
     adapted = minbert.build(job(tiny_checkpoint, mode, layers, frozen_dtype))
     assert torch.equal(logits(adapted), logits(base))
@@ -150,7 +147,7 @@ def test_the_first_step_is_that_of_the_base_model_with_the_weights_as_held(
             assert torch.equal(layer.magnitude, norms), name
 
 
-def test_a_frozen_weight_of_odd_width_in_half_is_watched() -> None:
+def test_a_frozen_weight_of_odd_width_in_half_is_watched():
     model = BertClassifier(sizes(15, 1, 3, 21, 20, 8), 3, pooling="mean", dropout=0.0)
     initialise(model, 0)
     inject(model, mode="head", layers=None, rank=None, alpha=1, new_pooler=False, seed=0)
@@ -169,7 +166,7 @@ def test_a_frozen_weight_of_odd_width_in_half_is_watched() -> None:
 # Plans, ids and the rest
 
 
-def test_a_grid_says_how_frozen_weights_are_held_and_cells_where_it_matters() -> None:
+def test_a_grid_says_how_frozen_weights_are_held_and_cells_where_it_matters():
     cells = expand(gridfile.parse(GRID, "x.toml", "x"), RESOLVED)
     found = {(c.mode, c.layers, c.amp): c.frozen_dtype for c in cells}
     assert found == {
@@ -190,7 +187,7 @@ def test_a_grid_says_how_frozen_weights_are_held_and_cells_where_it_matters() ->
     assert {c.frozen_dtype for c in on_a_gpu} == {None, "fp32", MIXED}
 
 
-def test_ids_of_committed_rows_are_those_of_their_settings() -> None:
+def test_ids_of_committed_rows_are_those_of_their_settings():
     names = ("runs", "batching", "embedded-members", "learning", "members", "parts", "prediction",
              "paper")  # fmt: skip
     seen = set()
@@ -207,9 +204,7 @@ def test_ids_of_committed_rows_are_those_of_their_settings() -> None:
     [("full", "bf16", "fp32"), ("lora", "off", "fp32"), ("lora", "bf16", None),
      ("lora", "bf16", "fp16"), ("head", "bf16", MIXED), ("lora", "off", MIXED)],
 )  # fmt: skip
-def test_a_job_with_a_type_that_does_not_go_with_it_is_refused(
-    tiny_checkpoint: Path, mode: str, amp: str, held: str | None
-) -> None:
+def test_a_job_with_a_type_that_does_not_go_with_it_is_refused(tiny_checkpoint, mode, amp, held):
     of = job_of(replace(cell(tiny_checkpoint, mode), amp=amp, frozen_dtype=held), tiny_checkpoint)
     with pytest.raises(InputError, match=r"^has .* as frozen_dtype$"):
         Job.from_json(of.to_json())
@@ -218,7 +213,7 @@ def test_a_job_with_a_type_that_does_not_go_with_it_is_refused(
     assert Job.from_json(good.to_json()) == good
 
 
-def test_cells_that_hold_weights_otherwise_are_others(tiny_checkpoint: Path) -> None:
+def test_cells_that_hold_weights_otherwise_are_others(tiny_checkpoint):
     """In ids, costs, what ran out of memory, plans and the search for rates."""
     mixed = expand(gridfile.parse(GRID, "x.toml", "x"), RESOLVED)[-1]
     ids = [replace(mixed, frozen_dtype=kind).cell_id for kind in ("fp32", "bf16", MIXED, None)]

@@ -2,8 +2,7 @@
 
 import os
 import sys
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ UUID: Final = "8932f937-d72c-4106-c12f-20bd9faed9f6"
 DEVICE: Final = torch.device("cuda:0")
 
 
-def looked(nvml: FakeNvml, *after: dict[str, Any]) -> Gpu:
+def looked(nvml, *after):
     """The GPU, looked at once before each of some changes and once after the last."""
     gpu = Gpu(nvml, "GPU")
     gpu.look()
@@ -42,9 +41,7 @@ def looked(nvml: FakeNvml, *after: dict[str, Any]) -> Gpu:
         (None, f"GPU-{UUID}", None),
     ],
 )
-def test_a_gpu_is_known_by_its_name_in_the_environment(
-    monkeypatch: pytest.MonkeyPatch, visible: str | None, known: str, handle: str | None
-) -> None:
+def test_a_gpu_is_known_by_its_name_in_the_environment(monkeypatch, visible, known, handle):
     """Torch is not asked: it would make its context first, whose memory counts as the cell's."""
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(known))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -60,9 +57,7 @@ def test_a_gpu_is_known_by_its_name_in_the_environment(
 
 
 @pytest.mark.parametrize("question", ANSWERS)
-def test_a_question_without_an_answer_leaves_that_figure_empty(
-    question: str, tmp_path: Path
-) -> None:
+def test_a_question_without_an_answer_leaves_that_figure_empty(question, tmp_path):
     nvml = FakeNvml(ComputeRunningProcesses=[process(os.getpid(), 700)])
     nvml.answers[question] = None
     with energy(Gpu(nvml, "GPU"), tmp_path) as drawn:
@@ -79,9 +74,7 @@ def test_a_question_without_an_answer_leaves_that_figure_empty(
 
 
 @pytest.mark.parametrize("gpu", [Gpu(), Gpu(FakeNvml(**dict.fromkeys(ANSWERS)), "MIG")])
-def test_a_gpu_that_answers_nothing_has_no_figures_and_not_the_processors_energy(
-    gpu: Gpu, tmp_path: Path
-) -> None:
+def test_a_gpu_that_answers_nothing_has_no_figures_and_not_the_processors_energy(gpu, tmp_path):
     """As a MIG instance does, or where there is no NVML."""
     package = tmp_path / "intel-rapl:0"
     package.mkdir()
@@ -97,13 +90,13 @@ def test_a_gpu_that_answers_nothing_has_no_figures_and_not_the_processors_energy
     assert (drawn.joules, drawn.source) == (pytest.approx(2.5), "nvml")
 
 
-def test_memory_is_the_processs_and_others_on_the_gpu_disturb() -> None:
+def test_memory_is_the_processs_and_others_on_the_gpu_disturb():
     gpu = looked(FakeNvml(ComputeRunningProcesses=[process(os.getpid(), 700), process(1, 50)]))
     assert gpu.memory == {"peak_process_vram_mib": 700.0, "process_vram_source": "nvml-process"}
     assert gpu.doubts == {"disturbed": "other processes used the GPU"}
 
 
-def test_in_a_container_memory_is_the_gpus_and_says_so() -> None:
+def test_in_a_container_memory_is_the_gpus_and_says_so():
     """The driver knows this process by the host's number, or by none."""
     nvml = FakeNvml(ComputeRunningProcesses=[process(77, None)])
     gpu = looked(nvml, {"MemoryInfo": used(1800)}, {"MemoryInfo": used(1500)})
@@ -115,7 +108,7 @@ def test_in_a_container_memory_is_the_gpus_and_says_so() -> None:
 
 
 @pytest.mark.parametrize("name", ["CurrentClocksEventReasons", "CurrentClocksThrottleReasons"])
-def test_reasons_are_named_by_old_and_new_drivers_and_idle_is_none(name: str) -> None:
+def test_reasons_are_named_by_old_and_new_drivers_and_idle_is_none(name):
     nvml = FakeNvml(CurrentClocksEventReasons=None)
     nvml.answers[name] = 0x1
     gpu = looked(nvml)
@@ -132,7 +125,7 @@ def test_reasons_are_named_by_old_and_new_drivers_and_idle_is_none(name: str) ->
     assert gpu.report["sm_clock_mhz"] == {"least": 1980, "median": 1980, "most": 1980}
 
 
-def test_clocks_that_fell_are_a_doubt_unless_by_a_power_cap() -> None:
+def test_clocks_that_fell_are_a_doubt_unless_by_a_power_cap():
     """A T4 begins at its highest clock and comes down to what its 70 W allow."""
     capped = {"CurrentClocksEventReasons": 0x4, "ClockInfo": 900}
     gpu = looked(FakeNvml(ClockInfo=1590), *[capped] * 20)
@@ -144,9 +137,7 @@ def test_clocks_that_fell_are_a_doubt_unless_by_a_power_cap() -> None:
 
 
 @pytest.mark.parametrize(("gpu", "doubted"), [(None, True), (Gpu(), False)])
-def test_cores_that_rest_while_a_gpu_works_are_no_doubt(
-    monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None, doubted: bool
-) -> None:
+def test_cores_that_rest_while_a_gpu_works_are_no_doubt(monkeypatch, gpu, doubted):
     clocks = iter([3000.0, 1000.0, 1000.0])
     monkeypatch.setattr(machine, "_frequencies", lambda: [next(clocks)])
     monkeypatch.setattr(machine, "LOOK_S", 0.0)
@@ -159,7 +150,7 @@ def test_cores_that_rest_while_a_gpu_works_are_no_doubt(
 # What torch's allocator says
 
 
-def segment(pool: tuple[int, int], total: int, allocated: int) -> dict[str, Any]:
+def segment(pool, total, allocated):
     sizes = {"total_size": total * MIB, "allocated_size": allocated * MIB}
     return {"segment_pool_id": pool, **sizes}
 
@@ -175,14 +166,9 @@ def segment(pool: tuple[int, int], total: int, allocated: int) -> dict[str, Any]
     ],
 )
 def test_peaks_are_those_of_the_allocator_and_of_pools_of_cuda_graphs(
-    monkeypatch: pytest.MonkeyPatch,
-    allocated: int,
-    reserved: int,
-    can_list: bool,
-    graphs: bool,
-    peaks: tuple[int | None, int | None],
-) -> None:
-    def snapshot() -> list[dict[str, Any]]:
+    monkeypatch, allocated, reserved, can_list, graphs, peaks
+):
+    def snapshot():
         if not can_list:
             raise RuntimeError("snapshot is not supported")
         return [segment((0, 0), 60, 40), segment((0, 1), 100, 30), segment((0, 2), 20, 0)]

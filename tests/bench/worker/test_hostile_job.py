@@ -6,7 +6,6 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -35,11 +34,11 @@ JOB = Job(
 )  # fmt: skip
 
 
-def read_job(folder: Path) -> Job | None:
+def read_job(folder):
     return answer(lambda: Job.read(folder), InputError, folder / "cell.json")
 
 
-def test_a_job_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_job_comes_back_as_it_was(tmp_path):
     for of in (CELL, cell("full", None, None, "bf16"), cell("head", None, None, "off", 7)):
         job = replace(JOB, cell=of, data="/x", keep=True)
         (tmp_path / "cell.json").write_text(job.to_json())
@@ -48,7 +47,7 @@ def test_a_job_comes_back_as_it_was(tmp_path: Path) -> None:
 
 @examples(150)
 @given(values=changed(json.loads(JOB.to_json())))
-def test_a_changed_job_is_refused_or_of_the_same_cell(tmp_path: Path, values: Any) -> None:
+def test_a_changed_job_is_refused_or_of_the_same_cell(tmp_path, values):
     (tmp_path / "cell.json").write_text(json.dumps(values))
     job = read_job(tmp_path)
     if job is not None:
@@ -60,13 +59,13 @@ def test_a_changed_job_is_refused_or_of_the_same_cell(tmp_path: Path, values: An
 
 @examples(60)
 @given(content=damaged(JOB.to_json().encode()))
-def test_a_damaged_job_is_refused_or_of_the_same_cell(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_job_is_refused_or_of_the_same_cell(tmp_path, content):
     (tmp_path / "cell.json").write_bytes(content)
     job = read_job(tmp_path)
     assert job is None or job.cell.cell_id == CELL.cell_id
 
 
-def test_a_job_from_before_repeats_is_the_first() -> None:
+def test_a_job_from_before_repeats_is_the_first():
     lines = JOB.to_json().replace('"code_version": "0.1.0",', '"code_version": "0.1.0"')
     old = lines.replace('"repeat": 1', "")
     assert "repeat" not in old
@@ -75,7 +74,7 @@ def test_a_job_from_before_repeats_is_the_first() -> None:
         Job.from_json(JOB.to_json().replace('"repeat": 1', '"repeat": "1"'))
 
 
-def test_a_job_nested_to_any_depth_is_refused(tmp_path: Path) -> None:
+def test_a_job_nested_to_any_depth_is_refused(tmp_path):
     for depth in (*NEAR_THE_LIMIT, 50_000):
         text = JOB.to_json().replace('"rank": 8', f'"rank": {nested(depth)}')
         (tmp_path / "cell.json").write_text(text)
@@ -83,7 +82,7 @@ def test_a_job_nested_to_any_depth_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["none", "pipe", "folder", "huge", "device"])
-def test_what_is_no_job_is_refused(tmp_path: Path, kind: str) -> None:
+def test_what_is_no_job_is_refused(tmp_path, kind):
     path = tmp_path / "cell.json"
     if kind == "pipe":
         os.mkfifo(path)
@@ -96,7 +95,7 @@ def test_what_is_no_job_is_refused(tmp_path: Path, kind: str) -> None:
     assert read_job(tmp_path) is None
 
 
-def test_a_worker_says_in_a_line_that_its_job_is_broken(tmp_path: Path) -> None:
+def test_a_worker_says_in_a_line_that_its_job_is_broken(tmp_path):
     (tmp_path / "cell.json").write_text(JOB.to_json().replace('"seed": 0', '"seed": 1'))
     argv = [sys.executable, "-m", "bench.worker", str(tmp_path)]
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -114,9 +113,7 @@ def test_a_worker_says_in_a_line_that_its_job_is_broken(tmp_path: Path) -> None:
     cell_id=st.text("ab./\\\0 -~", max_size=4),
     conditions_id=st.text("ab./\\\0 -~", max_size=4),
 )
-def test_a_folder_is_beside_the_others_or_refused(
-    name: str, cell_id: str, conditions_id: str
-) -> None:
+def test_a_folder_is_beside_the_others_or_refused(name, cell_id, conditions_id):
     path = Path("/data/runs.csv")
     try:
         folder = cell_folder(path, name, cell_id, conditions_id, 1, 1)

@@ -30,7 +30,7 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def imported() -> dict[str, Any]:
+def imported():
     """The output of a process that has imported everything."""
     done = subprocess.run(
         [sys.executable, "-c", CODE], capture_output=True, text=True, check=True, timeout=120
@@ -39,9 +39,7 @@ def imported() -> dict[str, Any]:
     return found
 
 
-def test_a_worker_imports_torch_without_searches_for_garbage_and_nothing_heavier(
-    imported: dict[str, Any],
-) -> None:
+def test_a_worker_imports_torch_without_searches_for_garbage_and_nothing_heavier(imported):
     assert imported["searches"] <= 3  # of code that asks for one itself
     assert imported["frozen"] > 100_000
     assert imported["enabled"]
@@ -50,8 +48,8 @@ def test_a_worker_imports_torch_without_searches_for_garbage_and_nothing_heavier
 
 
 def test_memory_of_imports_is_measured_again_when_any_imported_module_has_changed(
-    imported: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    imported, tmp_path, monkeypatch
+):
     root = Path(client.__file__).parents[2]
     names = [Path(file).relative_to(root) for file in imported["files"]]
     for name in names:

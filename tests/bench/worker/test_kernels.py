@@ -1,7 +1,6 @@
 """The setting kernels: a cell that is computed in torch's own operators."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,9 +15,7 @@ from tests.bench.tiny_cells import cell, ended, job_of
     ("mode", "layers", "amp"),
     [("dora", "all-lin", "off"), ("full", "", "bf16"), ("lora", "attn", "bf16")],
 )
-def test_a_cell_learns_the_same_on_both(
-    tiny_checkpoint: Path, tmp_path: Path, mode: str, layers: str, amp: str
-) -> None:
+def test_a_cell_learns_the_same_on_both(tiny_checkpoint, tmp_path, mode, layers, amp):
     of = cell(tiny_checkpoint, mode, layers or "attn", amp=amp, dropout=0.0)
     runs = []
     for name in ("fast", "reference"):
@@ -33,7 +30,7 @@ def test_a_cell_learns_the_same_on_both(
     assert kept[1] > 1.2 * kept[0], "autograd keeps more than the kernels do"
 
 
-def test_older_rows_ran_on_the_fast_kernels_and_there_are_no_others(tiny_checkpoint: Path) -> None:
+def test_older_rows_ran_on_the_fast_kernels_and_there_are_no_others(tiny_checkpoint):
     of = cell(tiny_checkpoint)
     older = {name: value for name, value in (HERE | of.columns()).items() if name != "kernels"}
     assert row_of(older)["kernels"] == "fast"

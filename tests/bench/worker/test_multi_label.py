@@ -1,7 +1,6 @@
 """Several labels for a text, from their file of tokens to a worker's predictions."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from torch import nn
 from bench.examples import tokens
 from bench.forecast.costs import Variant
 from bench.forecast.fake import count
-from bench.plan.cell import Cell
 from minbert.data import tasks
 from minbert.data.tasks import Examples, Task, TaskData
 from tests.bench.tiny_cells import cell, ended, job_of
@@ -23,7 +21,7 @@ TOPICS = Task("topics", classes=("a", "b", "c"), files=("topics.csv",), multi_la
 WORDS = ("good", "film", "about", "nothing", "that", "nobody", "will", "see", "twice")
 
 
-def made_up(count: int, seed: int) -> Examples:
+def made_up(count, seed):
     """Texts with none, some or all of three topics."""
     rng = np.random.default_rng(seed)
     texts = tuple(" ".join(rng.choice(WORDS, 1 + n % 6)) + f" {n}" for n in range(count))
@@ -31,7 +29,7 @@ def made_up(count: int, seed: int) -> Examples:
 
 
 @pytest.fixture
-def data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, minilm: Path) -> TaskData:
+def data(monkeypatch, tmp_path, minilm):
     """Examples of a task of several labels, whose file exists."""
     monkeypatch.setitem(tasks.TASKS, "topics", TOPICS)
     monkeypatch.setenv("MINBERT_ASSETS", str(minilm.parent))
@@ -41,16 +39,14 @@ def data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, minilm: Path) -> TaskD
     return TaskData(TOPICS, made_up(32, 0), made_up(20, 1))
 
 
-def cell_of(data: TaskData, checkpoint: Path, **changes: object) -> Cell:
+def cell_of(data, checkpoint, **changes):
     return cell(
         checkpoint, "full", task="topics", data_digest=data.digest[:16], max_train=None,
         max_dev=None, **changes,
     )  # fmt: skip
 
 
-def test_a_cell_learns_several_labels(
-    data: TaskData, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_a_cell_learns_several_labels(data, tiny_checkpoint, tmp_path):
     from sklearn.metrics import f1_score
 
     of = cell_of(data, tiny_checkpoint, epochs=2, held_out=0.25, early_stopping=1)
@@ -75,7 +71,7 @@ def test_a_cell_learns_several_labels(
     assert columns["dev_loss"] == pytest.approx(nn.BCEWithLogitsLoss()(logits, labels).item())
 
 
-def test_its_costs_can_be_counted(data: TaskData, tiny_checkpoint: Path) -> None:
+def test_its_costs_can_be_counted(data, tiny_checkpoint):
     of = cell_of(data, tiny_checkpoint)
     plain = count(job_of(of, tiny_checkpoint), {"": SHAPES}, Variant.of(of))[""][0]
     assert plain.step.gflop > 0

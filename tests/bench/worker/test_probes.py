@@ -4,10 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +20,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the
 MIB = 2**20
 
 
-def test_a_phase_takes_as_long_as_its_sleeps_and_one_that_fails_is_measured_too() -> None:
+def test_a_phase_takes_as_long_as_its_sleeps_and_one_that_fails_is_measured_too():
     names: list[str] = []
     phases = Phases(names.append)
     for _ in range(2):
@@ -55,7 +52,7 @@ print(large.anon_mib - small.anon_mib)
 
 
 @LINUX
-def test_each_phase_has_the_peak_of_its_own_allocations() -> None:
+def test_each_phase_has_the_peak_of_its_own_allocations():
     """In a process of its own: that of the tests may give memory back between the phases."""
     done = subprocess.run(
         [sys.executable, "-c", _TWO_PHASES], capture_output=True, text=True, check=True
@@ -64,7 +61,7 @@ def test_each_phase_has_the_peak_of_its_own_allocations() -> None:
 
 
 @LINUX
-def test_mapped_files_are_in_the_resident_set_and_not_anonymous(tmp_path: Path) -> None:
+def test_mapped_files_are_in_the_resident_set_and_not_anonymous(tmp_path):
     file = tmp_path / "mapped"
     file.write_bytes(b"x" * (100 * MIB))
     before = resident_now()
@@ -77,7 +74,7 @@ def test_mapped_files_are_in_the_resident_set_and_not_anonymous(tmp_path: Path) 
     assert peak.anon_mib - before.anon_mib <= 20
 
 
-def test_memory_is_counted_by_its_owner() -> None:
+def test_memory_is_counted_by_its_owner():
     layer = nn.Linear(1024, 1024, bias=False)
     optimizer = AdamW([ParameterGroup([layer.weight], 1e-3, 0.0)])
     layer(torch.ones(2, 1024)).sum().backward()
@@ -87,7 +84,7 @@ def test_memory_is_counted_by_its_owner() -> None:
     assert found["optimizer_mib"] == pytest.approx(8.0, abs=1e-4)
 
 
-def test_saved_tensors_are_those_of_the_backward_pass_without_weights() -> None:
+def test_saved_tensors_are_those_of_the_backward_pass_without_weights():
     layer = nn.Linear(1024, 512)
     x = torch.ones(256, 1024)
     saved = SavedTensors(layer)
@@ -100,7 +97,7 @@ def test_saved_tensors_are_those_of_the_backward_pass_without_weights() -> None:
     assert saved.mib == pytest.approx(1.0 + 2.0 + 1.0)  # x, the second input, what exp keeps
 
 
-def flags_of(cores: int = 2, clocks: Sequence[float] = (), **rises: float) -> set[str]:
+def flags_of(cores=2, clocks=(), **rises):
     usual = {"seconds": 10.0, "own_cpu_s": 20.0}
     return {flag for flag, _ in doubts_of(summarise(usual | rises, cores, clocks))}
 
@@ -120,7 +117,7 @@ def flags_of(cores: int = 2, clocks: Sequence[float] = (), **rises: float) -> se
         ({"clocks": [3000.0, 3000.0, 2000.0]}, set()),
     ],
 )
-def test_doubts_follow_from_counters(after: dict[str, Any], flags: set[str]) -> None:
+def test_doubts_follow_from_counters(after, flags):
     rises = {"ran_s": 20.0, "waited_s": 0.0, "busy_s": 20.0, "stolen_s": 0.0, **after}
     assert flags_of(**rises) == flags
     assert flags_of() == set(), "a machine without counters"
@@ -128,7 +125,7 @@ def test_doubts_follow_from_counters(after: dict[str, Any], flags: set[str]) -> 
     assert activity["foreign_cores"] == pytest.approx(1.5)
 
 
-def test_a_watch_that_is_entered_again_tells_of_both_times() -> None:
+def test_a_watch_that_is_entered_again_tells_of_both_times():
     watch = MachineWatch()
     for _ in range(2):
         with watch:
@@ -138,7 +135,7 @@ def test_a_watch_that_is_entered_again_tells_of_both_times() -> None:
 
 
 @LINUX
-def test_spinning_neighbours_disturb() -> None:
+def test_spinning_neighbours_disturb():
     if "ran_s" not in read_counters():
         pytest.skip("this kernel does not count the time that processes wait for a core")
     spin = "while True: pass"
@@ -160,14 +157,14 @@ def test_spinning_neighbours_disturb() -> None:
     assert watch.report["cpu"]["foreign_cores"] > 0.5
 
 
-def rapl(folder: Path, number: int, now: int, end: int = 1000) -> None:
+def rapl(folder, number, now, end=1000):
     package = folder / f"intel-rapl:{number}"
     package.mkdir(exist_ok=True)
     (package / "energy_uj").write_text(f"{now}\n")
     (package / "max_energy_range_uj").write_text(f"{end}\n")
 
 
-def test_energy_is_the_rise_of_the_counters_past_their_end_too(tmp_path: Path) -> None:
+def test_energy_is_the_rise_of_the_counters_past_their_end_too(tmp_path):
     rapl(tmp_path, 0, 100)
     rapl(tmp_path, 1, 900)
     (tmp_path / "intel-rapl:0:0").mkdir()  # a part of package 0, counted there

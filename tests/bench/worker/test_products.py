@@ -1,7 +1,6 @@
 """The operations that a step requires, against calculations by hand, and the timing of products."""
 
 from collections import Counter
-from typing import Any
 
 import pytest
 import torch
@@ -26,16 +25,14 @@ HEAD = 2 * B * H * C
 CPU = torch.device("cpu")
 
 
-def batch() -> Batch:
+def batch():
     """Texts of several lengths."""
     real = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]  # [B, S]
     ids = torch.randint(1, 50, real.shape, generator=torch.Generator().manual_seed(0)) * real
     return Batch(ids, real.long(), None, torch.zeros(B, dtype=torch.int64), T)
 
 
-def model(
-    mode: str, layers: str | None, rank: int | None, pooling: str, **more: Any
-) -> BertClassifier:
+def model(mode, layers, rank, pooling, **more):
     """A classifier with random weights, ready to train."""
     built = BertClassifier(CONFIG, C, pooling=pooling, dropout=0.1, head=more.pop("head", "linear"))
     initialise(built, 0)
@@ -44,22 +41,16 @@ def model(
     return built
 
 
-def products_of(
-    mode: str = "full",
-    layers: str | None = None,
-    rank: int | None = None,
-    pooling: str = "mean",
-    **more: Any,
-) -> Products:
+def products_of(mode="full", layers=None, rank=None, pooling="mean", **more):
     """The products that a step requires."""
     return required(model(mode, layers, rank, pooling, **more), [batch()], "off", CPU)
 
 
-def flops(**settings: Any) -> int:
+def flops(**settings):
     return products_of(**settings).flops
 
 
-def thin(outputs: int, inputs: int, *, dx: bool = True, rows: int = T) -> int:
+def thin(outputs, inputs, *, dx=True, rows=T):
     """FLOPs of an adapter: X Aᵀ, dA; P, dB; and the update, merged or as a branch."""
     always = 2 * 2 * rows * R * inputs + 2 * 2 * rows * R * outputs
     branch = 2 * rows * R * outputs + (2 * rows * R * inputs if dx else 0)
@@ -98,15 +89,15 @@ BOTH_LAYERS = (
         ),
     ],
 )
-def test_operations_are_those_counted_by_hand(settings: dict[str, Any], expected: int) -> None:
+def test_operations_are_those_counted_by_hand(settings, expected):
     assert flops(**settings) == expected
 
 
-def test_a_head_that_reads_tokens_needs_all_of_the_last_layer() -> None:
+def test_a_head_that_reads_tokens_needs_all_of_the_last_layer():
     assert flops(mode="head", pooling="pooler", head="conv") >= 2 * LAYER
 
 
-def test_other_kernels_and_half_precision_require_the_same_products() -> None:
+def test_other_kernels_and_half_precision_require_the_same_products():
     fast, half = (
         required(model("lora", "all-lin", R, "pooler"), [batch()], amp, CPU)
         for amp in ("off", "bf16")
@@ -116,7 +107,7 @@ def test_other_kernels_and_half_precision_require_the_same_products() -> None:
         assert required(model("lora", "all-lin", R, "pooler"), [batch()], "off", CPU) == fast
 
 
-def test_the_mean_of_several_batches_counts() -> None:
+def test_the_mean_of_several_batches_counts():
     one = batch()
     few = Batch(one.input_ids[:4], one.attention_mask[:4], None, one.labels[:4], sum(LENGTHS[:4]))
     both = required(model("head", None, None, "mean"), [few, one], "off", CPU)
@@ -124,7 +115,7 @@ def test_the_mean_of_several_batches_counts() -> None:
 
 
 @pytest.mark.parametrize(("tokens", "is_merged"), [(15, False), (17, True)])
-def test_an_update_is_merged_if_that_takes_fewer_operations(tokens: int, is_merged: bool) -> None:
+def test_an_update_is_merged_if_that_takes_fewer_operations(tokens, is_merged):
     # more than i o / (i + o) tokens: 16 in a layer of width 32
     call, counted = products._Call(H, H, R, dx=True, dw=False), Products()
     counted.add(call, tokens)
@@ -132,7 +123,7 @@ def test_an_update_is_merged_if_that_takes_fewer_operations(tokens: int, is_merg
     assert update == (2 * H * H * R if is_merged else 4 * tokens * R * H)
 
 
-def test_the_limit_is_the_time_at_the_speed_of_each_shape() -> None:
+def test_the_limit_is_the_time_at_the_speed_of_each_shape():
     forward, dw = ("forward", 100, 10, 10), ("dw", 100, 10, 10)
     counted = Products(Counter({forward: 1, dw: 2, ("dx", 1, 10, 10): 1}), thin_flops=2_000)
     assert counted.major == [forward, dw], "the third is 0.3% of all operations"
@@ -142,9 +133,7 @@ def test_the_limit_is_the_time_at_the_speed_of_each_shape() -> None:
     )
 
 
-def test_measuring_changes_neither_weights_nor_gradients(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_measuring_changes_neither_weights_nor_gradients(monkeypatch):
     trained = model("lora", "all-lin", R, "pooler")
     before = {name: value.clone() for name, value in trained.state_dict().items()}
     assert measure_products(trained, [batch()], "off", CPU)["products_ms"] > 0
@@ -159,10 +148,8 @@ def test_measuring_changes_neither_weights_nor_gradients(
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ValueError("an unknown architecture")])
-def test_a_trained_cell_keeps_its_result_if_products_cannot_be_measured(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def fail(*_: object) -> None:
+def test_a_trained_cell_keeps_its_result_if_products_cannot_be_measured(monkeypatch, error):
+    def fail(*_):
         raise error
 
     monkeypatch.setattr(products, "required", fail)
@@ -175,46 +162,44 @@ class Gpu:
     Its events and the CPU share one clock.
     """
 
-    def __init__(self, product_s: float) -> None:
+    def __init__(self, product_s):
         self.cpu_s = self.busy_until_s = 0.0
         self.product_s = product_s
 
-    def product(self) -> None:
+    def product(self):
         self.cpu_s += 5e-6
         self._take(self.product_s)
 
-    def sleep(self, cycles: int) -> None:
+    def sleep(self, cycles):
         self._take(cycles / 2e9)
 
-    def _take(self, seconds: float) -> None:
+    def _take(self, seconds):
         self.busy_until_s = max(self.busy_until_s, self.cpu_s) + seconds
 
-    def synchronize(self, _device: object = None) -> None:
+    def synchronize(self, _device=None):
         self.cpu_s = max(self.busy_until_s, self.cpu_s) + 15e-6
 
-    def event(self, *, enable_timing: bool) -> "Event":
+    def event(self, *, enable_timing):
         assert enable_timing
         return Event(self)
 
 
 class Event:
-    def __init__(self, gpu: Gpu) -> None:
+    def __init__(self, gpu):
         self.gpu, self.time_s = gpu, 0.0
 
-    def record(self) -> None:
+    def record(self):
         self.time_s = max(self.gpu.busy_until_s, self.gpu.cpu_s)
 
-    def synchronize(self) -> None:
+    def synchronize(self):
         self.gpu.synchronize()
 
-    def elapsed_time(self, other: "Event") -> float:
+    def elapsed_time(self, other):
         return (other.time_s - self.time_s) * 1000
 
 
 @pytest.mark.parametrize("product_s", [2e-6, 10e-6])
-def test_a_gpus_product_is_timed_without_launch_and_wait(
-    monkeypatch: pytest.MonkeyPatch, product_s: float
-) -> None:
+def test_a_gpus_product_is_timed_without_launch_and_wait(monkeypatch, product_s):
     gpu = Gpu(product_s)
     monkeypatch.setattr(torch.cuda, "_sleep", gpu.sleep)
     monkeypatch.setattr(torch.cuda, "Event", gpu.event)

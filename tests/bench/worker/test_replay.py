@@ -14,11 +14,11 @@ from bench.worker.probes.steps import StepClock
 STEADY = [10.0, 20.0, 30.0, 40.0]
 
 
-def times(factor: float) -> list[float]:
+def times(factor):
     return [factor * ms for ms in STEADY]
 
 
-def test_full_batches_are_replayed_from_short_to_long() -> None:
+def test_full_batches_are_replayed_from_short_to_long():
     tokens = [500, 100, 900, 300, 700, 200, 400, 600, 800, 50]
     examples = [64] * 9 + [7]
     chosen = choose(tokens, examples)
@@ -36,18 +36,18 @@ def test_full_batches_are_replayed_from_short_to_long() -> None:
         ([20.0, 20.0, 20.0, 40.0], False),  # the mean is the same, a quartile is not
     ],
 )
-def test_passes_agree_in_mean_and_quartiles(other: list[float], alike: bool) -> None:
+def test_passes_agree_in_mean_and_quartiles(other, alike):
     assert agree(STEADY, other) is alike
     assert agree(other, STEADY) is alike
 
 
-def test_warm_up_ends_at_the_first_pass_that_agrees_with_the_one_before() -> None:
+def test_warm_up_ends_at_the_first_pass_that_agrees_with_the_one_before():
     assert warm_from([times(3), times(1.5), times(1.1), times(1.08), times(1)]) == (3, True)
     for drifting in ([times(3)], [times(2**n) for n in range(8)]):
         assert warm_from(drifting) == (replaying.WARMUP_PASSES, False)
 
 
-def test_a_steady_replay_is_short_and_a_noisy_one_ends_with_its_budget_or_its_passes() -> None:
+def test_a_steady_replay_is_short_and_a_noisy_one_ends_with_its_budget_or_its_passes():
     steady = [times(1)] * 30
     taken = next(n for n in range(1, 30) if is_enough(steady[:n], [1, 2, 3, 4], 100))
     assert taken == 1 + replaying.TIMED_PASSES
@@ -61,10 +61,10 @@ def test_a_steady_replay_is_short_and_a_noisy_one_ends_with_its_budget_or_its_pa
     assert is_enough(noisy[: 1 + replaying.MOST_PASSES], tokens, 100)
 
 
-def test_one_that_settles_after_the_cap_counts_as_unsettled() -> None:
+def test_one_that_settles_after_the_cap_counts_as_unsettled():
     slow = iter([*(2.0**n for n in range(replaying.WARMUP_PASSES)), *[1.0] * 20])
 
-    def step(one: SimpleNamespace) -> None:
+    def step(one):
         if one.first:
             step.ms = next(slow)
         time.sleep(step.ms / 1000)
@@ -76,7 +76,7 @@ def test_one_that_settles_after_the_cap_counts_as_unsettled() -> None:
     assert len(found.passes) == replaying.WARMUP_PASSES + replaying.TIMED_PASSES
 
 
-def batch(ms: float) -> SimpleNamespace:
+def batch(ms):
     return SimpleNamespace(tokens=int(ms), padded=int(ms), labels=[0, 1], ms=ms)
 
 
@@ -87,12 +87,7 @@ def batch(ms: float) -> SimpleNamespace:
         ((5, 7), (0.0, 1.0, 3.0, 4.0, 7.0, 7.5), (7500, 2000, 5000)),  # the sums of their passes
     ],
 )
-def test_parts_of_a_step_are_timed_where_they_are_marked(
-    tokens: tuple[int, ...],
-    marks: tuple[float, ...],
-    times: tuple[float, ...],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_parts_of_a_step_are_timed_where_they_are_marked(tokens, marks, times, monkeypatch):
     now = iter(marks)
     monkeypatch.setattr(steps, "time", SimpleNamespace(perf_counter=now.__next__))
     clock = StepClock(torch.device("cpu"))
@@ -105,10 +100,10 @@ def test_parts_of_a_step_are_timed_where_they_are_marked(
     assert (step.ms, step.forward_ms, step.backward_ms) == pytest.approx(times)
 
 
-def test_steps_are_timed_and_nothing_else_is() -> None:
+def test_steps_are_timed_and_nothing_else_is():
     told = []
 
-    def slow_listener(done: int) -> None:
+    def slow_listener(done):
         told.append(done)
         time.sleep(0.01)
 

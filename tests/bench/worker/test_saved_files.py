@@ -1,7 +1,6 @@
 """Files of a cell have the permissions of any other new file, so that others can read them."""
 
 import os
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +12,7 @@ from bench.worker.saving import save_predictions, save_weights
 
 
 @pytest.mark.parametrize("umask", [0o077, 0o022, 0o000])
-def test_files_of_safetensors_have_the_usual_permissions(tmp_path: Path, umask: int) -> None:
+def test_files_of_safetensors_have_the_usual_permissions(tmp_path, umask):
     split: Any = SimpleNamespace(labels=np.arange(2), mean=0.0, std=1.0)
     model: Any = nn.Linear(2, 2)
     model.fixed_tensors = dict

@@ -1,22 +1,19 @@
 """Cells of engine minbert with biases alone, cls pooling, checkpointed layers or layers by name."""
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from bench.engines.engine import engine_of
-from bench.worker.run import CellRun
 from bench.worker.setup import trained_groups
 from bench.worker.trained import load_trained
 from tests.bench.tiny_cells import ended
 from tests.bench.worker.test_worker import job_on
 
 
-def run(checkpoint: Path, folder: Path, mode: str, **settings: Any) -> CellRun:
+def run(checkpoint, folder, mode, **settings):
     """A cell after its run, which keeps its weights."""
     folder.mkdir()
     layers = settings.pop("layers", None)
@@ -39,8 +36,8 @@ NAMED = {"layers": "query+output.dense", "learning_rate_base": None}
     ],
 )
 def test_a_cell_trains_what_it_should_and_its_kept_weights_predict_the_same(
-    tiny_checkpoint: Path, tmp_path: Path, mode: str, settings: dict[str, Any]
-) -> None:
+    tiny_checkpoint, tmp_path, mode, settings
+):
     done = run(tiny_checkpoint, tmp_path / "run", mode, **settings)
     groups = engine_of(done.cell).parameter_groups(done.model)
     assert not groups["base"] or mode == "full"
@@ -56,9 +53,7 @@ def test_a_cell_trains_what_it_should_and_its_kept_weights_predict_the_same(
     np.testing.assert_allclose(done._predict("", done.dev[""]), expected, atol=close)
 
 
-def test_checkpointing_keeps_less_and_trains_the_same(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_checkpointing_keeps_less_and_trains_the_same(tiny_checkpoint, tmp_path):
     plain = run(tiny_checkpoint, tmp_path / "plain", "full")
     less = run(tiny_checkpoint, tmp_path / "less", "full", gradient_checkpointing="on")
     assert torch.equal(torch.stack(plain.losses), torch.stack(less.losses))

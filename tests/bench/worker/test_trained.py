@@ -1,29 +1,23 @@
 """Kept weights: the model that they load into predicts what its cell did."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from adapters.injection import convert_frozen
 from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
-from bench.plan.job import Job
 from bench.results.kept import keeps_by_default, largest_weights
 from bench.worker import saving
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from bench.worker.trained import load_trained
 from minbert.data.tasks import load_data
-from minbert.model.classifier import BertClassifier
 from minbert.model.config import BertConfig
 from minbert.model.heads import HEADS
 from tests.bench.tiny_cells import PARTS, cell, digest_of, ended, job_of
@@ -36,7 +30,7 @@ EVERY = [("full", None), ("head", None)] + [
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quick(monkeypatch):
     """No steps are timed."""
     monkeypatch.setattr(CellRun, "_replay", lambda run, *_: run.machine)
     threads = torch.get_num_threads()
@@ -44,7 +38,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def job(checkpoint: Path, mode: str, layers: str | None = None, **changes: Any) -> Job:
+def job(checkpoint, mode, layers=None, **changes):
     """A job of a few steps that keeps its weights."""
     values = {"max_steps": 3, "max_train": 24, "max_dev": 24, **changes}
     own = {"data_digest": digest_of(24, 24), **values}
@@ -52,7 +46,7 @@ def job(checkpoint: Path, mode: str, layers: str | None = None, **changes: Any) 
     return replace(job_of(of, checkpoint), keep=True)
 
 
-def predictions(run: CellRun, model: BertClassifier) -> dict[str, NDArray[np.float32]]:
+def predictions(run, model):
     """A model's logits on the dev examples of a run, by part."""
     own, run.model = run.model, model
     logits = {part: run._predict(part, split) for part, split in run.dev.items()}
@@ -60,7 +54,7 @@ def predictions(run: CellRun, model: BertClassifier) -> dict[str, NDArray[np.flo
     return logits
 
 
-def check(run: CellRun, tolerance: float = 1e-5) -> BertClassifier:
+def check(run, tolerance=1e-05):
     """Load the weights that a run kept: their model gives the logits that the run did."""
     expected = dict(run.logits)
     start = {name: p.detach().clone() for name, p in run.model.named_parameters()}
@@ -85,8 +79,8 @@ def check(run: CellRun, tolerance: float = 1e-5) -> BertClassifier:
     ],
 )
 def test_the_model_of_kept_weights_predicts_what_the_cell_did(
-    tiny_checkpoint: Path, tmp_path: Path, mode: str, layers: str | None, head: str, pooling: str
-) -> None:
+    tiny_checkpoint, tmp_path, mode, layers, head, pooling
+):
     of = job(tiny_checkpoint, mode, layers, head=head, pooling=pooling)
     run = ended(of, tmp_path / "cell")
     untrained = predictions(run, engine_of(of.cell).build(of))
@@ -106,9 +100,7 @@ def test_the_model_of_kept_weights_predicts_what_the_cell_did(
     ("mode", "layers", "encoders"),
     [(*EVERY[0], 2), (*EVERY[1], 1), (*EVERY[-2], 1), (*EVERY[-1], 2)],
 )
-def test_a_model_of_several_parts(
-    tiny_checkpoint: Path, tmp_path: Path, mode: str, layers: str | None, encoders: int
-) -> None:
+def test_a_model_of_several_parts(tiny_checkpoint, tmp_path, mode, layers, encoders):
     data = write_folder(tmp_path / "data")
     settings = PARTS | {
         "encoders": encoders, "max_steps": 6, "head": "conv", "max_train": None, "max_dev": None,
@@ -121,9 +113,7 @@ def test_a_model_of_several_parts(
 
 
 @pytest.mark.parametrize("mode", ["full", "dora"])
-def test_layers_that_have_not_unfrozen_are_kept_as_they_began(
-    deep_checkpoint: Path, tmp_path: Path, mode: str
-) -> None:
+def test_layers_that_have_not_unfrozen_are_kept_as_they_began(deep_checkpoint, tmp_path, mode):
     """And those that have, which are frozen no more: of four the upper two."""
     of = job(deep_checkpoint, mode, "all-lin", unfreeze="iterative", epochs=3, max_steps=9)
     run = ended(of, tmp_path / "cell")
@@ -133,8 +123,8 @@ def test_layers_that_have_not_unfrozen_are_kept_as_they_began(
 
 @pytest.mark.parametrize(("mode", "layers"), [EVERY[1], *EVERY[2::3]])
 def test_frozen_weights_in_half_are_loaded_as_the_checkpoint_has_them(
-    tiny_checkpoint: Path, tmp_path: Path, mode: str, layers: str | None
-) -> None:
+    tiny_checkpoint, tmp_path, mode, layers
+):
     of = job(tiny_checkpoint, mode, layers, amp="bf16", frozen_dtype="bf16")
     run = ended(of, tmp_path / "cell")
     assert any(p.dtype == torch.bfloat16 for p in run.model.parameters())
@@ -151,7 +141,7 @@ def test_frozen_weights_in_half_are_loaded_as_the_checkpoint_has_them(
     assert torch.equal(query, first["bert.encoder.layer.0.attention.self.query.weight"])
 
 
-def test_a_pooler_that_the_checkpoint_lacks_is_kept(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_pooler_that_the_checkpoint_lacks_is_kept(tiny_checkpoint, tmp_path):
     checkpoint = tmp_path / "without"
     checkpoint.mkdir()
     for path in tiny_checkpoint.iterdir():
@@ -164,13 +154,13 @@ def test_a_pooler_that_the_checkpoint_lacks_is_kept(tiny_checkpoint: Path, tmp_p
 
 
 def test_weights_are_written_after_all_is_measured_and_before_the_result(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tiny_checkpoint, tmp_path, monkeypatch
+):
     """And a worker that is killed as it writes leaves no file of their name."""
     columns = {}
     path = tmp_path / "cell" / "weights.safetensors"
 
-    def cut_off(tensors: dict[str, torch.Tensor], place: Path) -> None:
+    def cut_off(tensors, place):
         columns.update(run.columns)
         place.write_bytes(b"half")
         raise KeyboardInterrupt
@@ -188,13 +178,13 @@ def test_weights_are_written_after_all_is_measured_and_before_the_result(
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Job:
+def one(tmp_path_factory, tiny_checkpoint):
     """A job whose weights are in the file of `weights`."""
     return job(tiny_checkpoint, "lora", "attn-only")
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory, one: Job) -> bytes:
+def weights(tmp_path_factory, one):
     folder = tmp_path_factory.mktemp("one") / "cell"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CellRun, "_replay", lambda run, *_: run.machine)
@@ -202,7 +192,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory, one: Job) -> bytes:
     return (folder / "weights.safetensors").read_bytes()
 
 
-def refused(of: Job, folder: Path) -> str:
+def refused(of, folder):
     with pytest.raises(InputError) as raised:
         load_trained(of, folder)
     message = str(raised.value)
@@ -211,9 +201,7 @@ def refused(of: Job, folder: Path) -> str:
     return message
 
 
-def test_missing_weights_and_those_of_another_model(
-    one: Job, weights: bytes, tmp_path: Path
-) -> None:
+def test_missing_weights_and_those_of_another_model(one, weights, tmp_path):
     assert "the cell kept no weights; run it again with --save-weights" in refused(one, tmp_path)
     path = tmp_path / "weights.safetensors"
     path.write_bytes(weights)
@@ -231,9 +219,7 @@ def test_missing_weights_and_those_of_another_model(
 
 @examples(60)
 @given(mask=damaged(bytes(3000)))
-def test_damaged_weights_load_or_are_refused_in_one_line(
-    tmp_path_factory: pytest.TempPathFactory, one: Job, weights: bytes, mask: bytes
-) -> None:
+def test_damaged_weights_load_or_are_refused_in_one_line(tmp_path_factory, one, weights, mask):
     """The damage that was done to zeros is done to the file: a mask says where."""
     content = bytearray(weights)
     for place, value in enumerate(mask):

@@ -1,8 +1,6 @@
 """Settings of training, in a worker on a tiny encoder: against torch, scikit-learn and PEFT."""
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from bench.worker.run import CellRun
 from bench.worker.setup import Split, class_weights, trained_groups
 from minbert.data.batches import Batch
 from minbert.data.tasks import TASKS
-from minbert.training.trainer import Trainer
 from tests.bench.tiny_cells import PARTS, cell, ended, job_of
 from tests.bench.worker.test_worker import job_on
 
@@ -25,11 +22,11 @@ RATE = 1e-3
 class Steps(CellRun):
     """Keeps the loss, the logits and the batch of each training step."""
 
-    def __init__(self, *given: Any) -> None:
+    def __init__(self, *given):
         super().__init__(*given)
         self.taken: list[tuple[Tensor, Tensor, Batch]] = []
 
-    def _step(self, trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _step(self, trainer, batch):
         if not self.taken:
             self.first = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         loss, logits = super()._step(trainer, batch)
@@ -39,12 +36,12 @@ class Steps(CellRun):
         return loss, logits
 
     @property
-    def trained(self) -> list[tuple[Tensor, Tensor, Batch]]:
+    def trained(self):
         """The steps of training, without those that are timed after it."""
         return self.taken[: len(self.losses)]
 
 
-def run(checkpoint: Path, folder: Path, task: str, mode: str = "full", **changes: Any) -> Steps:
+def run(checkpoint, folder, task, mode="full", **changes):
     """A cell on made-up examples after its run; the labels of sst are not equally frequent."""
     return ended(job_on(checkpoint, folder, task, mode, **changes), folder / "cell", Steps)
 
@@ -52,7 +49,7 @@ def run(checkpoint: Path, folder: Path, task: str, mode: str = "full", **changes
 # Losses
 
 
-def reference(labels: np.ndarray, smoothing: float) -> nn.CrossEntropyLoss:
+def reference(labels, smoothing):
     """Torch's loss with the balanced weights of scikit-learn."""
     from sklearn.utils.class_weight import compute_class_weight
 
@@ -64,8 +61,8 @@ def reference(labels: np.ndarray, smoothing: float) -> nn.CrossEntropyLoss:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_a_step_has_the_loss_of_torch_with_weights_of_what_is_trained_on(
-    tiny_checkpoint: Path, tmp_path: Path, smoothing: float
-) -> None:
+    tiny_checkpoint, tmp_path, smoothing
+):
     settings = {"class_weights": "balanced", "label_smoothing": smoothing}
     ended = run(tiny_checkpoint, tmp_path, "sst", **settings, held_out=0.3, max_steps=2)
     labels = ended.train[""].labels
@@ -81,9 +78,7 @@ def test_a_step_has_the_loss_of_torch_with_weights_of_what_is_trained_on(
     assert ended.columns["dev_loss"] == pytest.approx(plain.item())
 
 
-def test_parts_of_a_task_have_weights_of_their_own_and_numbers_have_none(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_parts_of_a_task_have_weights_of_their_own_and_numbers_have_none(tiny_checkpoint, tmp_path):
     settings = {**PARTS, "class_weights": "balanced", "label_smoothing": 0.1, "held_out": 0.2}
     ended = run(tiny_checkpoint, tmp_path, **settings)
     assert {batch.part for *_, batch in ended.trained} == {"sst", "quora", "sts"}
@@ -97,7 +92,7 @@ def test_parts_of_a_task_have_weights_of_their_own_and_numbers_have_none(
         torch.testing.assert_close(loss, expected)
 
 
-def test_a_class_without_examples_weighs_nothing(tiny_checkpoint: Path) -> None:
+def test_a_class_without_examples_weighs_nothing(tiny_checkpoint):
     of = cell(tiny_checkpoint, "full", task="sst", class_weights="balanced")
     labels = np.array([0, 0, 0, 2, 4, 4])
     split = Split((), labels, labels, "cross-entropy")
@@ -110,9 +105,7 @@ def test_a_class_without_examples_weighs_nothing(tiny_checkpoint: Path) -> None:
 # Rates
 
 
-def rates_of(
-    checkpoint: Path, mode: str, layers: str = "all-lin", **changes: Any
-) -> dict[str, Any]:
+def rates_of(checkpoint, mode, layers="all-lin", **changes):
     """The rate and decay of every parameter that trains."""
     of = cell(checkpoint, mode, layers, **{"learning_rate_head": RATE, **changes})
     model = minbert.build(job_of(of, checkpoint))
@@ -125,9 +118,7 @@ def rates_of(
 
 
 @pytest.mark.parametrize("mode", ["full", "lora", "dora"])
-def test_rates_fall_layer_by_layer_and_not_above_the_encoder(
-    deep_checkpoint: Path, mode: str
-) -> None:
+def test_rates_fall_layer_by_layer_and_not_above_the_encoder(deep_checkpoint, mode):
     plain = rates_of(deep_checkpoint, mode)
     if mode != "full":  # B's, and no other, is a multiple
         more = rates_of(deep_checkpoint, mode, lora_plus_ratio=16.0)
@@ -148,9 +139,7 @@ def test_rates_fall_layer_by_layer_and_not_above_the_encoder(
 
 
 @pytest.mark.parametrize("unfreeze", ["all", "iterative"])
-def test_a_first_step_moves_by_the_rates(
-    deep_checkpoint: Path, tmp_path: Path, unfreeze: str
-) -> None:
+def test_a_first_step_moves_by_the_rates(deep_checkpoint, tmp_path, unfreeze):
     """Of AdamW it is the rate in each number, whatever the gradient; B begins at 0, so that A has
     no gradient."""
     settings = {

@@ -8,7 +8,7 @@ import torch
 from bench.engines import minbert
 from bench.worker.validity import Movement
 from tests.adapters.small import adapted_layers_of, adapted_model, disturb
-from tests.encoders import Checkpoints, job
+from tests.encoders import job
 
 KINDS = [
     {"mode": "lora", "layers": "attn-only", "rank": 2},
@@ -19,7 +19,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind["mode"])
-def test_a_model_is_in_order_once_it_has_trained(kind: dict[str, object]) -> None:
+def test_a_model_is_in_order_once_it_has_trained(kind):
     model = adapted_model(**kind)
     movement = Movement(model, minbert)
     problem = str(movement.problem())
@@ -28,7 +28,7 @@ def test_a_model_is_in_order_once_it_has_trained(kind: dict[str, object]) -> Non
     assert movement.problem() is None
 
 
-def test_an_adapter_that_did_not_move_and_a_frozen_tensor_that_did_are_named() -> None:
+def test_an_adapter_that_did_not_move_and_a_frozen_tensor_that_did_are_named():
     model = adapted_model(mode="lora", layers="attn-only")
     movement = Movement(model, minbert)
     name, layer = list(adapted_layers_of(model).items())[1]
@@ -42,7 +42,7 @@ def test_an_adapter_that_did_not_move_and_a_frozen_tensor_that_did_are_named() -
     assert movement.problem() == f"frozen tensors moved: {frozen[0]}"
 
 
-def test_an_encoder_that_did_not_move_is_reported() -> None:
+def test_an_encoder_that_did_not_move_is_reported():
     model = adapted_model(mode="full", layers=None, rank=None)
     movement = Movement(model, minbert)
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_an_encoder_that_did_not_move_is_reported() -> None:
     assert movement.problem() == "the encoder was to train and did not move"
 
 
-def test_an_adapter_of_any_method_must_have_moved(encoders: Checkpoints) -> None:
+def test_an_adapter_of_any_method_must_have_moved(encoders):
     """Whichever of its parameters a configuration of PEFT moves."""
     from bench.engines import transformers
 
@@ -68,7 +68,7 @@ def test_an_adapter_of_any_method_must_have_moved(encoders: Checkpoints) -> None
     assert movement.problem() is None
 
 
-def test_where_some_may_rest_one_must_have_moved() -> None:
+def test_where_some_may_rest_one_must_have_moved():
     model = adapted_model(mode="head", layers=None, rank=None)
     movement = Movement(model, minbert)
     assert (

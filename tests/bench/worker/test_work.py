@@ -1,18 +1,15 @@
 """Work of a training step, counted in a worker."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from bench.plan.cell import Columns
 from bench.worker import run as worker
 from bench.worker.probes.counting import measure_work
 from bench.worker.probes.memory import SavedTensors
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
-from minbert.data.batches import Batch
 from minbert.training.trainer import Trainer
 from tests.bench.tiny_cells import ended
 from tests.bench.worker.test_worker import job_on
@@ -25,7 +22,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def columns_of(checkpoint: Path, folder: Path, mode: str = "full", **settings: Any) -> Columns:
+def columns_of(checkpoint, folder, mode="full", **settings):
     """The columns of a cell that runs in this process."""
     folder.mkdir()
     job = job_on(checkpoint, folder, "sst", mode, batch_size=10, **settings)
@@ -35,9 +32,7 @@ def columns_of(checkpoint: Path, folder: Path, mode: str = "full", **settings: A
 
 
 @pytest.mark.parametrize(("mode", "settings"), SETTINGS)
-def test_repeats_of_a_cell_do_the_same_work(
-    tiny_checkpoint: Path, tmp_path: Path, mode: str, settings: dict[str, Any]
-) -> None:
+def test_repeats_of_a_cell_do_the_same_work(tiny_checkpoint, tmp_path, mode, settings):
     one, two = (
         columns_of(tiny_checkpoint, tmp_path / name, mode, **settings) for name in ("one", "two")
     )
@@ -47,11 +42,11 @@ def test_repeats_of_a_cell_do_the_same_work(
 
 @pytest.mark.parametrize("amp", ["off", "fp16"])
 def test_counting_changes_neither_weights_nor_random_numbers(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amp: str
-) -> None:
+    tiny_checkpoint, tmp_path, monkeypatch, amp
+):
     seen: list[bool] = []
 
-    def checked(take_step: Any, device: torch.device) -> Columns:
+    def checked(take_step, device):
         states = []
         for _ in range(2):
             weights = [p.detach().clone() for p in run.model.parameters()]
@@ -78,20 +73,16 @@ def test_counting_changes_neither_weights_nor_random_numbers(
     ],
 )
 def test_a_cell_that_trained_is_no_oom_because_measuring_had_no_memory(
-    tiny_checkpoint: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    probe: str,
-    error: Exception,
-) -> None:
+    tiny_checkpoint, tmp_path, monkeypatch, probe, error
+):
     step = Trainer.step
     failed: list[bool] = []
 
-    def fail(*_: object) -> None:
+    def fail(*_):
         failed.append(True)
         raise error
 
-    def fails_at_rest(trainer: Trainer, batch: Batch) -> Any:
+    def fails_at_rest(trainer, batch):
         is_first = not failed and trainer.optimizer.param_groups[0]["lr"] == 0
         return fail() if is_first else step(trainer, batch)
 

@@ -1,23 +1,15 @@
 """A worker's steps and epochs, run in this process on a tiny encoder and folder."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from bench.plan.job import Job
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun, InvalidError
-from bench.worker.saving import Epoch
-from minbert.data.batches import Batch
 from minbert.data.tasks import load_data
 from minbert.training.optimizer import Optimizer
-from minbert.training.trainer import Trainer
 from tests.bench.tiny_cells import cell, job_of
 from tests.cs224n import write_folder
 
@@ -32,35 +24,35 @@ NO_RATE = 1e-50
 class Watched(CellRun):
     """Notes the part of each step, and what has moved by the end of each epoch."""
 
-    def __init__(self, job: Job, folder: Path) -> None:
+    def __init__(self, job, folder):
         super().__init__(job, folder, Progress(None))
         self.came: list[str] = []
         self.moved: list[set[str]] = []
 
-    def _step(self, trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _step(self, trainer, batch):
         if not self.came:
             self.first = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         self.came.append(batch.part)
         return super()._step(trainer, batch)
 
-    def _evaluate(self, loss: float, fitted: float | None) -> Epoch:
+    def _evaluate(self, loss, fitted):
         named = self.model.named_parameters()
         self.moved.append({name for name, p in named if not torch.equal(p, self.first[name])})
         return super()._evaluate(loss, fitted)
 
     @property
-    def trained_on(self) -> list[str]:
+    def trained_on(self):
         """The parts of the steps of training, without those of the panel."""
         return self.came[: len(self.losses)]
 
 
 @pytest.fixture
-def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def rates(monkeypatch):
     """The rate that all groups have in each step, as the steps come."""
     seen: list[float] = []
     step = Optimizer.step
 
-    def told(of: Optimizer) -> None:
+    def told(of):
         (rate,) = {group["lr"] for group in of.param_groups}
         seen.append(rate)
         step(of)
@@ -69,7 +61,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seen
 
 
-def job_on(checkpoint: Path, folder: Path, task: str, mode: str, **changes: Any) -> Job:
+def job_on(checkpoint, folder, task, mode, **changes):
     """The job of a cell on made-up examples."""
     data = write_folder(folder / "data", count=ALL_EXAMPLES)
     values = {
@@ -80,7 +72,7 @@ def job_on(checkpoint: Path, folder: Path, task: str, mode: str, **changes: Any)
     return replace(job_of(cell(checkpoint, mode, "all-lin", **values), checkpoint), data=str(data))
 
 
-def watched(checkpoint: Path, folder: Path, mode: str = "lora", **changes: Any) -> Watched:
+def watched(checkpoint, folder, mode="lora", **changes):
     """A cell of all parts on two encoders that unfreeze epoch by epoch, not yet run."""
     values = {
         "encoders": 2, "batch_size": ALL_EXAMPLES, "epochs": 5, "unfreeze": "iterative",
@@ -91,7 +83,7 @@ def watched(checkpoint: Path, folder: Path, mode: str = "lora", **changes: Any) 
     return Watched(job, folder / "cell")
 
 
-def layers_of(names: set[str], tower: str) -> set[int]:
+def layers_of(names, tower):
     """The layers of a tower of which a parameter is named."""
     found = (re.match(rf"{tower}\.encoder\.layer\.(\d+)\.", name) for name in names)
     return {int(match[1]) for match in found if match}
@@ -108,13 +100,8 @@ def layers_of(names: set[str], tower: str) -> set[int]:
     ],
 )
 def test_layers_that_unfreeze_for_a_batch_that_never_comes_need_not_move(
-    deep_checkpoint: Path,
-    tmp_path: Path,
-    order: str,
-    seed: int,
-    last: str,
-    moved: Mapping[str, set[int]],
-) -> None:
+    deep_checkpoint, tmp_path, order, seed, last, moved
+):
     """The fourth step begins the second epoch, which unfreezes the top layer of both encoders."""
     run = watched(deep_checkpoint, tmp_path, max_steps=4, task_order=order, seed=seed)
     run.run()
@@ -123,9 +110,7 @@ def test_layers_that_unfreeze_for_a_batch_that_never_comes_need_not_move(
     assert {tower: layers_of(run.moved[-1], tower) for tower in TOWERS} == moved
 
 
-def test_a_training_of_several_parts_that_moves_nothing_is_invalid(
-    deep_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_a_training_of_several_parts_that_moves_nothing_is_invalid(deep_checkpoint, tmp_path):
     run = watched(deep_checkpoint, tmp_path, max_steps=4, learning_rate=NO_RATE)
     with pytest.raises(InvalidError, match=r"^nothing was learned in: .*lora_B"):
         run.run()
@@ -136,8 +121,8 @@ def test_a_training_of_several_parts_that_moves_nothing_is_invalid(
 
 @pytest.mark.parametrize("mode", ["full", "lora"])
 def test_a_layer_of_both_encoders_unfreezes_in_each_epoch_and_embeddings_last(
-    deep_checkpoint: Path, tmp_path: Path, mode: str
-) -> None:
+    deep_checkpoint, tmp_path, mode
+):
     run = watched(deep_checkpoint, tmp_path, mode)
     run.run()
     assert len(run.moved) == 5
@@ -149,9 +134,7 @@ def test_a_layer_of_both_encoders_unfreezes_in_each_epoch_and_embeddings_last(
             assert last == (epoch == 4), (tower, epoch)
 
 
-def test_a_rate_halves_where_an_epoch_of_all_parts_ends(
-    tiny_checkpoint: Path, tmp_path: Path, rates: list[float]
-) -> None:
+def test_a_rate_halves_where_an_epoch_of_all_parts_ends(tiny_checkpoint, tmp_path, rates):
     """24 examples of each part in batches of 16 are two steps each, six in all."""
     values = {"unfreeze": "all", "batch_size": 16, "epochs": 3, "warmup": 0.0}
     run = watched(tiny_checkpoint, tmp_path, "full", **values, learning_rate=RATE)

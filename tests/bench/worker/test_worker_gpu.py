@@ -1,17 +1,14 @@
 """A worker on a simulated GPU: the order of its measurements, and what it keeps."""
 
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
 
 from bench.engines import minbert
-from bench.plan.job import Job
 from bench.worker import device
 from bench.worker import run as worker
 from bench.worker.device import set_up_device
@@ -20,8 +17,6 @@ from bench.worker.probes.counting import Counter, measure_work
 from bench.worker.probes.memory import SavedTensors
 from bench.worker.progress import Progress
 from bench.worker.run import CellRun
-from minbert.data.batches import Batch
-from minbert.model.classifier import BertClassifier
 from minbert.training.trainer import Trainer
 from tests.bench.pretended_gpu import DEVICE, pretended_gpu
 from tests.bench.worker.test_worker import job_on
@@ -41,36 +36,36 @@ class Came(NamedTuple):
     events: list[str]
     passes: list[tuple[str, int, int]]
 
-    def note(self, event: str) -> None:
+    def note(self, event):
         if self.events[-1:] != [event]:
             self.events.append(event)
 
 
-def on_gpu(job: Job, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[CellRun, Came]:
+def on_gpu(job, folder, monkeypatch):
     """The job, run on a pretended GPU."""
     came = Came([], [])
     note = came.note
     step, rehearse, count = Trainer.step, Trainer.rehearse, SavedTensors.counting
     build = minbert.build
 
-    def loaded(job: Job) -> BertClassifier:
+    def loaded(job):
         note("load")
         return build(job)
 
-    def note_pass(event: str, batch: Batch) -> None:
+    def note_pass(event, batch):
         note(event)
         trained = sum(p.requires_grad for p in run.model.parameters())
         came.passes.append((event, batch.padded, trained))
 
-    def taken(trainer: Trainer, batch: Batch, *more: Batch):
+    def taken(trainer, batch, *more):
         note_pass("train", batch)
         return step(trainer, batch, *more)
 
-    def rehearsed(trainer: Trainer, batch: Batch) -> None:
+    def rehearsed(trainer, batch):
         note_pass("rehearse", batch)
         rehearse(trainer, batch)
 
-    def counted(saved: SavedTensors):
+    def counted(saved):
         there = any(p.grad is not None for p in run.model.parameters())
         note(f"measure, {'with' if there else 'without'} gradients")
         return count(saved)
@@ -86,14 +81,12 @@ def on_gpu(job: Job, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Cel
 
 
 @pytest.fixture
-def job(tiny_checkpoint: Path, tmp_path: Path) -> Job:
+def job(tiny_checkpoint, tmp_path):
     """Two epochs of three steps, the last of each on fewer examples."""
     return job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=10, epochs=2)
 
 
-def test_memory_is_measured_in_the_order_in_which_it_says_something(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_is_measured_in_the_order_in_which_it_says_something(job, tmp_path, monkeypatch):
     """The driver's own before there is a context, torch's peaks from after loading to training's
     end, and activations without the gradients that a forward pass does not find."""
     came = on_gpu(job, tmp_path / "cell", monkeypatch)[1].events
@@ -112,12 +105,8 @@ def test_memory_is_measured_in_the_order_in_which_it_says_something(
     [("all", 1), ("iterative", 2), ("iterative", 15), ("all", None), ("iterative", None)],
 )
 def test_an_epoch_is_rehearsed_on_the_largest_batch_that_it_trains_on(
-    tiny_checkpoint: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    unfreeze: str,
-    steps: int | None,
-) -> None:
+    tiny_checkpoint, tmp_path, monkeypatch, unfreeze, steps
+):
     """And with the parameters that it trains, so that the peaks are those of training."""
     changes = {"epochs": 4, "max_steps": steps, "unfreeze": unfreeze, "batching": "shuffled"}
     job = job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=2, **changes)
@@ -136,10 +125,8 @@ def test_an_epoch_is_rehearsed_on_the_largest_batch_that_it_trains_on(
     assert (trained[0] < trained[-1]) == grows
 
 
-def test_nothing_is_rehearsed_on_a_cpu_or_after_compiling(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def forbidden(*_: object) -> None:
+def test_nothing_is_rehearsed_on_a_cpu_or_after_compiling(job, tmp_path, monkeypatch):
+    def forbidden(*_):
         raise AssertionError
 
     monkeypatch.setattr(Trainer, "rehearse", forbidden)
@@ -152,16 +139,14 @@ def test_nothing_is_rehearsed_on_a_cpu_or_after_compiling(
     assert "read" in came
 
 
-def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(job, tmp_path, monkeypatch):
     usual = CellRun(job, tmp_path / "cell", Progress(None))
     usual.run()
     step = Trainer.step
     given: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
 
-    def taken(trainer: Trainer, batch: Batch):
+    def taken(trainer, batch):
         alive.append(sum(tensor() is not None for tensor in given))
         results = step(trainer, batch)
         given.extend(map(weakref.ref, (*results, batch.labels)))
@@ -177,14 +162,14 @@ def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(
     assert max(alive[:6]) <= 3  # those of the step before
 
 
-def flags() -> list[bool]:
+def flags():
     """TF32 in products, TF32 in cuDNN, cuDNN's attention."""
     cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
     return [cuda.matmul.allow_tf32, cudnn.allow_tf32, cuda.cudnn_sdp_enabled()]
 
 
 @pytest.fixture
-def default_flags() -> Iterator[None]:
+def default_flags():
     """As on a GPU whose user allows all of them; what this process has is there again after it."""
     cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
     before = flags()
@@ -196,9 +181,7 @@ def default_flags() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("tf32", ["off", "on"])
-def test_a_cell_sets_its_gpu_up(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default_flags, tf32: str
-) -> None:
+def test_a_cell_sets_its_gpu_up(job, tmp_path, monkeypatch, default_flags, tf32):
     """fp32 is exact unless the cell says otherwise, and attention is not cuDNN's."""
     set_up_device(torch.device("cpu"))
     assert flags() == [True] * 3
@@ -208,13 +191,11 @@ def test_a_cell_sets_its_gpu_up(
     assert flags() == [tf32 == "on"] * 2 + [False]
 
 
-def test_measuring_takes_no_more_memory_than_a_step_of_training(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measuring_takes_no_more_memory_than_a_step_of_training(job, tmp_path, monkeypatch):
     peaks: dict[str, list[int]] = {"step": [], "measure": [], "work": []}
 
-    def peak_of(name: str, function: Any) -> Any:
-        def counted(*args: Any) -> Any:
+    def peak_of(name, function):
+        def counted(*args):
             counter.restart_peak()
             result = function(*args)
             peaks[name].append(counter.peak)

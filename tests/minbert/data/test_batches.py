@@ -1,7 +1,5 @@
 """Batches: every text once, little padding, and tensors that hold the texts."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 import torch
@@ -32,7 +30,7 @@ lengths_of_texts = st.lists(st.integers(2, 40), max_size=300).map(
 )
 
 
-def encoded(lengths: Sequence[int]) -> Encoded:
+def encoded(lengths):
     """Texts of these lengths, all of whose token ids differ."""
     total = sum(lengths)
     return Encoded(
@@ -44,9 +42,7 @@ def encoded(lengths: Sequence[int]) -> Encoded:
 
 @settings(deadline=None)
 @given(lengths_of_texts, st.integers(1, 20), st.integers(0, 5), st.sampled_from(BATCHINGS))
-def test_an_epoch_has_every_text_once(
-    lengths: np.ndarray, batch_size: int, seed: int, batching: str
-) -> None:
+def test_an_epoch_has_every_text_once(lengths, batch_size, seed, batching):
     plan = plan_training(lengths, batch_size, np.random.default_rng(seed), batching)
     assert sorted(index for batch in plan for index in batch) == list(range(len(lengths)))
     whole, rest = divmod(len(lengths), batch_size)
@@ -55,17 +51,17 @@ def test_an_epoch_has_every_text_once(
 
 @settings(deadline=None)
 @given(lengths_of_texts, st.integers(1, 20))
-def test_an_evaluation_has_every_text_once(lengths: np.ndarray, batch_size: int) -> None:
+def test_an_evaluation_has_every_text_once(lengths, batch_size):
     plan = plan_evaluation(lengths, batch_size)
     assert sorted(index for batch in plan for index in batch) == list(range(len(lengths)))
     longest = [lengths[batch].max() for batch in plan]
     assert longest == sorted(longest)
 
 
-def test_a_seed_gives_the_same_epoch_and_another_seed_another() -> None:
+def test_a_seed_gives_the_same_epoch_and_another_seed_another():
     lengths = np.random.default_rng(0).integers(2, 60, 5000)
 
-    def plan(seed: int) -> list[list[int]]:
+    def plan(seed):
         return [batch.tolist() for batch in plan_training(lengths, 32, np.random.default_rng(seed))]
 
     assert plan(1) == plan(1)
@@ -73,25 +69,25 @@ def test_a_seed_gives_the_same_epoch_and_another_seed_another() -> None:
     assert {frozenset(batch) for batch in plan(1)}.isdisjoint(map(frozenset, plan(2)))
 
 
-def test_lengths_do_not_rise_or_fall_through_an_epoch() -> None:
+def test_lengths_do_not_rise_or_fall_through_an_epoch():
     lengths = np.random.default_rng(0).integers(2, 60, 64 * CHUNK_BATCHES)
     plan = plan_training(lengths, 64, np.random.default_rng(0))
     means = [lengths[batch].mean() for batch in plan]
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
 
 
-def test_real_texts_are_hardly_padded() -> None:
+def test_real_texts_are_hardly_padded():
     texts = load_task("movies").train.text_a
     lengths = Tokenizer.from_folder(fetch("minilm")).encode(texts, None, 128).lengths
 
-    def padded(plan: list[np.ndarray]) -> float:
+    def padded(plan):
         return sum(len(batch) * lengths[batch].max() for batch in plan) / lengths.sum()
 
     assert padded(plan_training(lengths, 64, np.random.default_rng(0))) < 1.05
     assert padded(plan_training(lengths, 64, np.random.default_rng(0), "shuffled")) > 1.8
 
 
-def test_a_batching_or_an_order_that_is_not_there_is_refused() -> None:
+def test_a_batching_or_an_order_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="no batching is called 'sorted'; there are by-length"):
         plan_training(np.array([3, 4]), 2, rng(), "sorted")
     with pytest.raises(ValueError, match="no order of tasks is called 'random'"):
@@ -101,18 +97,18 @@ def test_a_batching_or_an_order_that_is_not_there_is_refused() -> None:
 COUNTS = {"sst": 3, "quora": 5, "sts": 1}
 
 
-def rng(seed: int = 0) -> np.random.Generator:
+def rng(seed=0):
     return np.random.default_rng(seed)
 
 
 @given(st.sampled_from(MIXINGS), st.dictionaries(st.sampled_from("abc"), st.integers(0, 20)))
-def test_every_batch_of_several_tasks_comes_once(name: str, counts: dict[str, int]) -> None:
+def test_every_batch_of_several_tasks_comes_once(name, counts):
     order = mix(name, counts, rng())
     assert {task: order.count(task) for task in counts} == counts
     assert len(order) == sum(counts.values())
 
 
-def test_batches_of_tasks_come_in_their_order() -> None:
+def test_batches_of_tasks_come_in_their_order():
     assert mix("sequential", COUNTS, rng()) == ["sst"] * 3 + ["quora"] * 5 + ["sts"]
     assert mix("round-robin", COUNTS, rng()) == [
         "sst", "quora", "sts", "sst", "quora", "sst", "quora", "quora", "quora",
@@ -126,9 +122,7 @@ def test_batches_of_tasks_come_in_their_order() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=12), st.data())
-def test_a_batch_holds_its_texts_and_padding_after_them(
-    lengths: list[int], data: st.DataObject
-) -> None:
+def test_a_batch_holds_its_texts_and_padding_after_them(lengths, data):
     texts = encoded(lengths)
     indices = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1))
     kind = data.draw(st.sampled_from([np.int64, np.float32]))
@@ -155,7 +149,7 @@ def test_a_batch_holds_its_texts_and_padding_after_them(
 
 @settings(deadline=None)
 @given(st.integers(1, 200), st.integers(1, 200))
-def test_a_bucket_is_the_next_multiple_as_far_as_texts_may_be_long(a: int, b: int) -> None:
+def test_a_bucket_is_the_next_multiple_as_far_as_texts_may_be_long(a, b):
     length, longest = sorted((a, b))
     bucket = Buckets(longest).of(length)
     assert length <= bucket <= longest
@@ -165,7 +159,7 @@ def test_a_bucket_is_the_next_multiple_as_far_as_texts_may_be_long(a: int, b: in
 
 
 @pytest.mark.parametrize("lengths", [[3, 7, 5], [8, 8, 8], [9, 1, 1], [18, 18, 18]])
-def test_a_batch_in_a_bucket_is_the_same_with_more_padding(lengths: list[int]) -> None:
+def test_a_batch_in_a_bucket_is_the_same_with_more_padding(lengths):
     texts, labels = encoded(lengths), np.array([2, 0, 1])
     plain = collate([texts], labels, [2, 0, 1], PAD, CPU)
     batch = collate([texts], labels, [2, 0, 1], PAD, CPU, Buckets(18))
@@ -181,15 +175,15 @@ def test_a_batch_in_a_bucket_is_the_same_with_more_padding(lengths: list[int]) -
     assert not batch.attention_mask[:, longest:].any()
 
 
-def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for(monkeypatch):
     """By a stand-in for pinned memory: there is no GPU here."""
     sent: list[tuple[list[int], str, bool]] = []
 
     class Pinned:
-        def __init__(self, tensor: torch.Tensor) -> None:
+        def __init__(self, tensor):
             self.tensor = tensor
 
-        def to(self, device: torch.device, *, non_blocking: bool) -> torch.Tensor:
+        def to(self, device, *, non_blocking):
             sent.append((self.tensor.tolist(), device.type, non_blocking))
             return self.tensor
 

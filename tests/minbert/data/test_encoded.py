@@ -1,14 +1,12 @@
 """Texts as token ids, and some of them."""
 
-from pathlib import Path
-
 import numpy as np
 
 from minbert.data.encoded import Encoded, in_one
 from minbert.data.tokenizer import Tokenizer
 
 
-def test_some_texts_are_as_they_were() -> None:
+def test_some_texts_are_as_they_were():
     rng = np.random.default_rng(0)
     lengths = rng.integers(0, 6, 20)
     total = int(lengths.sum())
@@ -32,10 +30,10 @@ def test_some_texts_are_as_they_were() -> None:
     assert len(of.taken(np.array([], dtype=np.int64))) == 0
 
 
-def test_who_is_held_out_depends_on_the_tokens_alone() -> None:
+def test_who_is_held_out_depends_on_the_tokens_alone():
     texts = [np.full(3, number, dtype=np.int32) for number in range(40)]
 
-    def held(order: list[int]) -> set[int]:
+    def held(order):
         ids = np.concatenate([texts[number] for number in order])
         of = Encoded(ids, np.zeros_like(ids, dtype=np.int8), 3 * np.arange(len(order) + 1))
         kept, out = of.held_out(0.25)
@@ -46,9 +44,7 @@ def test_who_is_held_out_depends_on_the_tokens_alone() -> None:
     assert held(list(range(40))) == held(list(range(40))[::-1])
 
 
-def test_texts_of_a_pair_in_one_sequence_are_what_the_tokenizer_makes_of_the_pair(
-    minilm: Path,
-) -> None:
+def test_texts_of_a_pair_in_one_sequence_are_what_the_tokenizer_makes_of_the_pair(minilm):
     rng = np.random.default_rng(0)
     words = ("a", "good", "film", "about", "nothing", "unbelievably", "tokenisation")
     texts = [" ".join(rng.choice(words, count)) for count in (1, 3, 5, 8, 9, 10, 11, 12, 13)]

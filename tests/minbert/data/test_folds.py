@@ -1,7 +1,6 @@
 """Examples in folds: how they are dealt, and what a fold holds."""
 
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ RNG = np.random.default_rng(0)
 KNOWN = [2, 1, 0, 0, 0, 2, 1, 0, 1, 2, 2, 1]
 
 
-def dealt(keys: list[str], strata: list[int], k: int) -> list[int]:
+def dealt(keys, strata, k):
     parts = stratified(keys, np.array(strata, dtype=np.int64), k)
     assert parts.shape == (len(keys),)
     return [int(part) for part in parts]
@@ -27,9 +26,7 @@ def dealt(keys: list[str], strata: list[int], k: int) -> list[int]:
 
 @DEALT
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=90), st.integers(1, 7))
-def test_parts_of_texts_that_differ_are_level_in_all_and_in_each_stratum(
-    strata: list[int], k: int
-) -> None:
+def test_parts_of_texts_that_differ_are_level_in_all_and_in_each_stratum(strata, k):
     parts = np.array(dealt([f"text {n}" for n in range(len(strata))], strata, k))
     for stratum in [None, *set(strata)]:
         of = parts if stratum is None else parts[np.array(strata) == stratum]
@@ -40,7 +37,7 @@ def test_parts_of_texts_that_differ_are_level_in_all_and_in_each_stratum(
 
 @DEALT
 @given(KEYS, st.integers(1, 6), st.randoms(use_true_random=False))
-def test_a_key_is_in_one_part_whatever_the_order(numbers: list[int], k: int, random) -> None:
+def test_a_key_is_in_one_part_whatever_the_order(numbers, k, random):
     examples = [(f"group {n}", (n * 7 + place) % 3) for place, n in enumerate(numbers)]
     parts = dealt(*map(list, zip(*examples, strict=True)), k)
     of_key = defaultdict(set)
@@ -53,7 +50,7 @@ def test_a_key_is_in_one_part_whatever_the_order(numbers: list[int], k: int, ran
     assert {key: {part} for (key, _), part in zip(examples, again, strict=True)} == of_key
 
 
-def test_large_groups_and_singles_are_spread_by_class() -> None:
+def test_large_groups_and_singles_are_spread_by_class():
     keys = [f"document {n // 20}" for n in range(800)]
     strata = [(n // 20) % 4 for n in range(800)]  # a document is of one class
     parts = np.array(dealt(keys, strata, 5))
@@ -66,12 +63,12 @@ def test_large_groups_and_singles_are_spread_by_class() -> None:
     assert table == [[3] * 4, [2] * 4], "singles fill up what groups leave uneven"
 
 
-def test_the_parts_of_known_texts_stay_what_they_are() -> None:
+def test_the_parts_of_known_texts_stay_what_they_are():
     texts = [f"text {n}" for n in range(12)]
     assert dealt(texts, [n % 2 for n in range(12)], 3) == KNOWN
 
 
-def test_strata_are_classes_tenths_or_combinations() -> None:
+def test_strata_are_classes_tenths_or_combinations():
     assert strata_of(np.array([2, 0, 2]), "classification").tolist() == [2, 0, 2]
     numbers = RNG.permutation(100) / 7
     strata = strata_of(numbers, "regression")
@@ -86,21 +83,21 @@ def test_strata_are_classes_tenths_or_combinations() -> None:
     assert found[40] == found[41]
 
 
-def examples_of(task: str, side: str, count: int, groups: bool = False) -> Examples:
+def examples_of(task, side, count, groups=False):
     texts = tuple(f"{side} text {n}" for n in range(count))
     labels = np.arange(count) % 5 if TASKS[task].classes else np.arange(count) / 7
     names = tuple(f"author {n // 4}" for n in range(count)) if groups else None
     return Examples(texts, None, labels, names)
 
 
-def data_of(task: str = "movies", groups: bool = False) -> TaskData:
+def data_of(task="movies", groups=False):
     return TaskData(
         TASKS[task], examples_of(task, "train", 40, groups), examples_of(task, "dev", 15, groups)
     )
 
 
 @pytest.mark.parametrize("task", ["movies", "movies-rating"])
-def test_every_example_is_dev_in_one_fold_and_trained_on_in_the_others(task: str) -> None:
+def test_every_example_is_dev_in_one_fold_and_trained_on_in_the_others(task):
     folds = Folds(data_of(task), 4)
     seen: list[str] = []
     everything = {*data_of(task).train.text_a, *data_of(task).dev.text_a}
@@ -118,7 +115,7 @@ def test_every_example_is_dev_in_one_fold_and_trained_on_in_the_others(task: str
     assert sorted(seen) == sorted(everything)
 
 
-def test_authors_and_equal_texts_stay_together() -> None:
+def test_authors_and_equal_texts_stay_together():
     data = data_of(groups=True)
     shared = Examples(
         ("Same text!", "same  text", "another"), None, np.array([0, 1, 2]), ("x", "y", "author 0")
@@ -133,7 +130,7 @@ def test_authors_and_equal_texts_stay_together() -> None:
         assert not train & dev
 
 
-def test_documents_of_embedded_reviews_stay_together() -> None:
+def test_documents_of_embedded_reviews_stay_together():
     folds = Folds(load_data("amazon"), 3)
     for index in range(3):
         fold = folds.fold(index)
@@ -142,7 +139,7 @@ def test_documents_of_embedded_reviews_stay_together() -> None:
         assert np.abs(train - dev).max() < 0.01
 
 
-def test_all_folds_share_a_digest_that_says_what_is_in_them() -> None:
+def test_all_folds_share_a_digest_that_says_what_is_in_them():
     plain = Folds(data_of(), 4)
     assert {plain.fold(index).digest for index in range(4)} == {plain.digest}
     assert plain.most == Sizes(42, 14)
@@ -159,7 +156,7 @@ def test_all_folds_share_a_digest_that_says_what_is_in_them() -> None:
         assert Folds(data_of(), 4, max_train=cap, max_dev=cap).digest == plain.digest
 
 
-def test_a_fold_of_a_file_is_that_of_its_data(tmp_path: Path) -> None:
+def test_a_fold_of_a_file_is_that_of_its_data(tmp_path):
     folder = write_folder(tmp_path, count=40)
     whole = Folds(load_data("sst", folder), 3, max_train=30)
     for index in range(3):
@@ -170,7 +167,7 @@ def test_a_fold_of_a_file_is_that_of_its_data(tmp_path: Path) -> None:
     assert len(pairs.dev.text_b or ()) == len(pairs.dev) == 20
 
 
-def test_folds_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
+def test_folds_that_cannot_be_made_are_refused(tmp_path):
     folder = write_folder(tmp_path)
     with pytest.raises(InputError, match="task multitask has parts"):
         load_data("multitask", folder, folds=3, fold=0)

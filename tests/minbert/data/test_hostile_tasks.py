@@ -5,7 +5,6 @@ import io
 import math
 import os
 import shutil
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minbert.assets.embedded import fetch
-from minbert.data.tasks import TaskData, load_task
+from minbert.data.tasks import load_task
 from minbert.errors import InputError
 from tests.hostile import TEXTS, answer, check_line, damaged, examples, sparse
 
@@ -25,7 +24,7 @@ FILES = {
 }
 
 
-def table(task: str, rows: list[list[str]]) -> str:
+def table(task, rows):
     """A file of a task, quoted as by Python's csv."""
     _, _, texts, label, _ = FILES[task]
     text = io.StringIO()
@@ -34,22 +33,22 @@ def table(task: str, rows: list[list[str]]) -> str:
     return text.getvalue()
 
 
-def row(task: str, number: int) -> list[str]:
+def row(task, number):
     texts = [f'text "{number}" {part}, é' for part in FILES[task][2]]
     return [str(number), f"id{number}", *texts, str(number % (FILES[task][4] + 1))]
 
 
-def whole(task: str) -> str:
+def whole(task):
     return table(task, [row(task, number) for number in range(6)])
 
 
-def given_files(folder: Path, task: str, train: bytes) -> Path:
+def given_files(folder, task, train):
     (folder / FILES[task][0]).write_bytes(train)
     (folder / FILES[task][1]).write_text(whole(task), encoding="utf-8")
     return folder / FILES[task][0]
 
 
-def check_examples(task: str, data: TaskData) -> None:
+def check_examples(task, data):
     """Fail unless all examples are texts with a label that the task has."""
     highest = FILES[task][4]
     for part in (data.train, data.dev):
@@ -67,9 +66,7 @@ def check_examples(task: str, data: TaskData) -> None:
 @pytest.mark.parametrize("task", FILES)
 @examples(50)
 @given(data=st.data())
-def test_a_damaged_file_gives_its_rows_or_is_refused(
-    tmp_path: Path, task: str, data: st.DataObject
-) -> None:
+def test_a_damaged_file_gives_its_rows_or_is_refused(tmp_path, task, data):
     path = given_files(
         tmp_path, task, data.draw(damaged(whole(task).encode()) | st.binary(max_size=300))
     )
@@ -91,9 +88,7 @@ OF_CLASSES = ("2.5", "1e0", "+1", "3.00000000000000000001")
 @pytest.mark.parametrize("task", FILES)
 @examples(30)
 @given(data=st.data())
-def test_good_rows_come_through_among_those_without_a_label(
-    tmp_path: Path, task: str, data: st.DataObject
-) -> None:
+def test_good_rows_come_through_among_those_without_a_label(tmp_path, task, data):
     width, highest = len(FILES[task][2]), FILES[task][4]
     good = data.draw(
         st.lists(
@@ -124,7 +119,7 @@ def test_good_rows_come_through_among_those_without_a_label(
     ("task", "label"),
     [*product(FILES, WRONG_LABELS), *product(("sst", "quora"), OF_CLASSES)],
 )
-def test_a_wrong_label_is_refused_with_its_line(tmp_path: Path, task: str, label: str) -> None:
+def test_a_wrong_label_is_refused_with_its_line(tmp_path, task, label):
     rows = [row(task, number) for number in range(40)]
     rows[17][-1] = label
     if task == "sst":
@@ -142,7 +137,7 @@ def test_a_wrong_label_is_refused_with_its_line(tmp_path: Path, task: str, label
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_what_is_no_file_is_not_waited_for(tmp_path, make):
     path = given_files(tmp_path, "sst", b"")
     sparse(path, 2**36)
     assert answer(lambda: load_task("sst", tmp_path), InputError, path) is None
@@ -156,7 +151,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, make: Callable[[Path]
 
 
 @pytest.fixture
-def ratings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def ratings(tmp_path, monkeypatch):
     """A file of the embedded data, in a folder that MINBERT_ASSETS names."""
     shutil.copytree(fetch("vader"), tmp_path / "vader")
     monkeypatch.setenv("MINBERT_ASSETS", str(tmp_path))
@@ -165,7 +160,7 @@ def ratings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @examples(30)
 @given(content=st.data())
-def test_damaged_ratings_are_refused(ratings: Path, content: st.DataObject) -> None:
+def test_damaged_ratings_are_refused(ratings, content):
     whole = b"".join(b"%d\t1.5\tfine\n" % number for number in range(9))
     ratings.write_bytes(content.draw(damaged(whole)))
     assert answer(lambda: load_task("tweets"), InputError, ratings) is None

@@ -2,7 +2,6 @@
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "film", "##s", "a
 SPOKEN = ["good films", "", "[CLS] a [SEP]", "x" * 300, "\u202e \x00 \u0301 中 ﷺ", "aaaa aaaa!"]
 
 
-def written() -> dict[str, Any]:
+def written():
     """A tokenizer.json, as the library writes it."""
     ids = {word: number for number, word in enumerate(WORDS)}
     library = Library(WordPiece(ids, unk_token="[UNK]"))  # noqa: S106
@@ -35,7 +34,7 @@ def written() -> dict[str, Any]:
 WRITTEN = written()
 
 
-def check_ids(tokenizer: Tokenizer) -> None:
+def check_ids(tokenizer):
     """Fail unless texts become ids that the vocabulary has, between [CLS] and [SEP]."""
     for pairs in (None, SPOKEN[::-1]):
         encoded = tokenizer.encode(SPOKEN, pairs, 12)
@@ -47,14 +46,14 @@ def check_ids(tokenizer: Tokenizer) -> None:
         assert len({*first}) == len({*last}) == 1
 
 
-def refused(folder: Path) -> str:
+def refused(folder):
     with pytest.raises(InputError) as caught:
         Tokenizer.from_folder(folder)
     check_line(str(caught.value), folder)
     return str(caught.value)
 
 
-def as_json(values: Any) -> bytes:
+def as_json(values):
     return json.dumps(values).encode()
 
 
@@ -72,9 +71,7 @@ FILES: dict[str, st.SearchStrategy[bytes]] = {
 @pytest.mark.parametrize("name", FILES)
 @examples(120)
 @given(data=st.data())
-def test_changed_or_damaged_files_are_refused_or_can_be_used(
-    tmp_path: Path, name: str, data: st.DataObject
-) -> None:
+def test_changed_or_damaged_files_are_refused_or_can_be_used(tmp_path, name, data):
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
     path = tmp_path / name
     path.write_bytes(data.draw(FILES[name]))
@@ -83,13 +80,13 @@ def test_changed_or_damaged_files_are_refused_or_can_be_used(
         check_ids(found)
 
 
-def test_a_word_that_is_there_twice_has_its_last_id_as_in_transformers(tmp_path: Path) -> None:
+def test_a_word_that_is_there_twice_has_its_last_id_as_in_transformers(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join([*WORDS, "good"]))
     tokenizer = Tokenizer.from_folder(tmp_path)
     assert tokenizer.encode(["good"], None, 8).input_ids.tolist() == [2, len(WORDS), 3]
 
 
-def test_nesting_of_any_depth_and_gigabytes_are_refused(tmp_path: Path) -> None:
+def test_nesting_of_any_depth_and_gigabytes_are_refused(tmp_path):
     for depth in (100, 200, 1000, 100_000):
         for text in (nested(depth), f'{{"normalizer": {nested(depth)}}}', '{"model": ' * depth):
             (tmp_path / "tokenizer.json").write_text(text)
@@ -101,11 +98,11 @@ def test_nesting_of_any_depth_and_gigabytes_are_refused(tmp_path: Path) -> None:
     assert "bytes" in refused(tmp_path)
 
 
-def replacing(pattern: dict[str, str], content: str) -> dict[str, Any]:
+def replacing(pattern, content):
     return {"type": "Replace", "pattern": pattern, "content": content}
 
 
-def splitting(pattern: str) -> dict[str, Any]:
+def splitting(pattern):
     return {
         "type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False,
     }  # fmt: skip
@@ -134,14 +131,12 @@ NFC = {"type": "NFC"}
         ("added_tokens", [{"id": -1, "content": "x"}]),
     ],
 )
-def test_what_fails_or_takes_without_end_once_there_is_text_is_refused(
-    tmp_path: Path, part: str, value: Any
-) -> None:
+def test_what_fails_or_takes_without_end_once_there_is_text_is_refused(tmp_path, part, value):
     (tmp_path / "tokenizer.json").write_text(json.dumps({**WRITTEN, part: value}))
     refused(tmp_path)
 
 
-def test_a_long_word_takes_no_long_time(tmp_path: Path) -> None:
+def test_a_long_word_takes_no_long_time(tmp_path):
     values = {**WRITTEN, "model": {**WRITTEN["model"], "max_input_chars_per_word": 1000}}
     (tmp_path / "tokenizer.json").write_text(json.dumps(values))
     tokenizer = Tokenizer.from_folder(tmp_path)

@@ -9,7 +9,7 @@ from minbert.data.metrics import accuracy, constant, pearson, score
 RANDOM = np.random.default_rng(0)
 
 
-def test_accuracy_counts_largest_logits() -> None:
+def test_accuracy_counts_largest_logits():
     logits = np.array([[0.1, 0.9], [2.0, 1.0], [0.0, 1.0]], dtype=np.float32)
     assert accuracy(logits, np.array([1, 0, 0])) == pytest.approx(2 / 3)
     one = np.array([[0.2], [-0.1], [0.0], [3.0]], dtype=np.float32)
@@ -18,7 +18,7 @@ def test_accuracy_counts_largest_logits() -> None:
         score("bleu", logits, np.zeros(1))
 
 
-def test_pearson_agrees_with_scipy() -> None:
+def test_pearson_agrees_with_scipy():
     x = RANDOM.normal(size=200).astype(np.float32)
     y = x + RANDOM.normal(size=200)
     assert pearson(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-9)
@@ -26,7 +26,7 @@ def test_pearson_agrees_with_scipy() -> None:
 
 
 @pytest.mark.parametrize("value", [0.1, 0.3, 1.1, 3.8])
-def test_a_constant_has_no_correlation_whatever_its_mean_is_rounded_to(value: float) -> None:
+def test_a_constant_has_no_correlation_whatever_its_mean_is_rounded_to(value):
     """0.1 three times over has a mean of 0.10000000000000002."""
     for count in (1, 2, 3, 7, 60, 863):
         same, others = np.full(count, value), np.arange(float(count))
@@ -38,7 +38,7 @@ def test_a_constant_has_no_correlation_whatever_its_mean_is_rounded_to(value: fl
     assert not constant(np.array([2.0, np.nan]))
 
 
-def test_micro_f1_agrees_with_scikit_learn() -> None:
+def test_micro_f1_agrees_with_scikit_learn():
     from sklearn.metrics import f1_score
 
     rng = np.random.default_rng(0)

@@ -1,7 +1,6 @@
 """Task multitask: the parts that a folder holds, and what is said of them."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -20,13 +19,13 @@ from tests.cs224n import write_folder
 FILES = [file for part in PARTS for file in TASKS[part].files]
 
 
-def loaded(folder: Path, **caps: int) -> MultitaskData:
+def loaded(folder, **caps):
     found = load_data("multitask", folder, **caps)
     assert isinstance(found, MultitaskData)
     return found
 
 
-def test_it_has_the_parts_of_the_folder_in_one_order(tmp_path: Path) -> None:
+def test_it_has_the_parts_of_the_folder_in_one_order(tmp_path):
     data = loaded(write_folder(tmp_path))
     assert tuple(data.parts) == tuple(data.sizes) == PARTS
     assert data.missing == ()
@@ -39,7 +38,7 @@ def test_it_has_the_parts_of_the_folder_in_one_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", [*([name] for name in FILES), list(TASKS["quora"].files)])
-def test_a_part_without_all_its_files_is_missing(tmp_path: Path, lost: list[str]) -> None:
+def test_a_part_without_all_its_files_is_missing(tmp_path, lost):
     write_folder(tmp_path)
     for name in lost:
         (tmp_path / name).unlink()
@@ -56,7 +55,7 @@ def test_a_part_without_all_its_files_is_missing(tmp_path: Path, lost: list[str]
         load_task(part, tmp_path)
 
 
-def test_what_is_wrong_with_a_part_is_that_of_the_part(tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_part_is_that_of_the_part(tmp_path):
     path = write_folder(tmp_path) / "sts-dev.csv"
     whole = path.read_text(encoding="utf-8")
     for content, why in (
@@ -71,7 +70,7 @@ def test_what_is_wrong_with_a_part_is_that_of_the_part(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_folder_without_any_part_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_any_part_is_refused(tmp_path):
     for folder, options, why in (
         (tmp_path, {}, r"needs both files of at least one of sst, quora, sts"),
         (tmp_path / "absent", {}, "is no folder"),
@@ -82,7 +81,7 @@ def test_a_folder_without_any_part_is_refused(tmp_path: Path) -> None:
             load_data("multitask", folder, **options)
 
 
-def test_the_digest_is_over_the_parts_and_caps_are_those_of_each(tmp_path: Path) -> None:
+def test_the_digest_is_over_the_parts_and_caps_are_those_of_each(tmp_path):
     whole = loaded(write_folder(tmp_path / "a"))
     assert loaded(write_folder(tmp_path / "b")).digest == whole.digest
     capped = loaded(tmp_path / "a", max_train=10, max_dev=4)
@@ -96,7 +95,7 @@ def test_the_digest_is_over_the_parts_and_caps_are_those_of_each(tmp_path: Path)
     assert len(others | {whole.digest}) == 5
 
 
-def test_pieces_are_single_texts(tmp_path: Path) -> None:
+def test_pieces_are_single_texts(tmp_path):
     data = loaded(write_folder(tmp_path))
     pieces = data.pieces()
     assert list(pieces) == ["sst.1", "quora.1", "quora.2", "sts.1", "sts.2"]
@@ -109,7 +108,7 @@ def test_pieces_are_single_texts(tmp_path: Path) -> None:
     assert single.pieces() == {"": single}
 
 
-def test_without_learning_a_correlation_counts_a_half(tmp_path: Path) -> None:
+def test_without_learning_a_correlation_counts_a_half(tmp_path):
     data = loaded(write_folder(tmp_path))
     scores = [data.parts[part].majority for part in ("sst", "quora")]
     assert None not in scores
@@ -117,7 +116,7 @@ def test_without_learning_a_correlation_counts_a_half(tmp_path: Path) -> None:
     assert loaded(write_folder(tmp_path / "one", ("sts",))).majority == 0.5
 
 
-def test_what_asks_for_one_set_of_examples_is_refused(tmp_path: Path) -> None:
+def test_what_asks_for_one_set_of_examples_is_refused(tmp_path):
     data = loaded(write_folder(tmp_path))
     with pytest.raises(InputError, match="--lr auto: no rates are searched for task multitask"):
         for_search(data)

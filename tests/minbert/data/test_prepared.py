@@ -1,7 +1,6 @@
 """Folders of prepared examples: written once, read back as they were, refused when they changed."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from minbert.errors import InputError
 CLASSES = ("NA", "None", "ja, nein")
 
 
-def task_data(kind: str) -> TaskData:
+def task_data(kind):
     texts = ("one\ttwo", 'quote " and \\', "line one line two", "ünïcödé 🎬")
     labels = {
         "single_label": np.array([0, 2, 1, 0]),
@@ -25,12 +24,12 @@ def task_data(kind: str) -> TaskData:
     return TaskData(task, train, train.taken([1, 3]))
 
 
-def prepared(data: TaskData, problem: str) -> Prepared:
+def prepared(data, problem):
     return Prepared("mine", problem, data.task.classes, data.digest, {"path": "mine.csv"})
 
 
 @pytest.mark.parametrize("problem", ["single_label", "multi_label", "regression"])
-def test_examples_come_back_as_they_were(problem: str, tmp_path: Path) -> None:
+def test_examples_come_back_as_they_were(problem, tmp_path):
     data = task_data(problem)
     folder = write(tmp_path, prepared(data, problem), data)
     read = load_data("any name", folder)
@@ -45,7 +44,7 @@ def test_examples_come_back_as_they_were(problem: str, tmp_path: Path) -> None:
     assert read_prepared(folder) == prepared(data, problem)
 
 
-def test_the_same_examples_are_written_once(tmp_path: Path) -> None:
+def test_the_same_examples_are_written_once(tmp_path):
     data = task_data("single_label")
     folder = write(tmp_path, prepared(data, "single_label"), data)
     before = (folder / "train.jsonl").stat().st_ino
@@ -60,7 +59,7 @@ def test_the_same_examples_are_written_once(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {folder.name, another.name}
 
 
-def test_classes_without_examples_make_other_data() -> None:
+def test_classes_without_examples_make_other_data():
     data = task_data("single_label")
     more = replace(data, task=replace(data.task, classes=(*CLASSES, "more"), is_own=True))
     same = replace(data, task=replace(data.task, is_own=True))
@@ -78,9 +77,7 @@ def test_classes_without_examples_make_other_data() -> None:
         (FILE, '{"name": "x", "problem": "x", "classes": [], "digest": "x", "format": 9}'),
     ],
 )
-def test_a_broken_folder_is_refused_in_a_line(
-    file: str, content: str | None, tmp_path: Path
-) -> None:
+def test_a_broken_folder_is_refused_in_a_line(file, content, tmp_path):
     data = task_data("multi_label")
     folder = write(tmp_path, prepared(data, "multi_label"), data)
     if content is None:
@@ -91,7 +88,7 @@ def test_a_broken_folder_is_refused_in_a_line(
         load_data("mine", folder)
 
 
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     assert not is_prepared(tmp_path)
     assert not is_prepared(None)
     (tmp_path / "file").write_text("", encoding="utf-8")

@@ -4,7 +4,6 @@ should be."""
 import csv
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -36,17 +35,17 @@ FILE_OF = {
 }
 
 
-def everything(name: str) -> dict[str, Examples]:
+def everything(name):
     return vader.load(TASKS[name], fetch("vader"))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """A small folder in the format of CS 224N."""
     return write_folder(tmp_path_factory.mktemp("cs224n"), ["sst"], count=20)
 
 
-def changed(folder: Path, tmp_path: Path, content: bytes | str) -> Path:
+def changed(folder, tmp_path, content):
     """A copy of the folder with another training file."""
     (tmp_path / "ids-sst-dev.csv").write_bytes((folder / "ids-sst-dev.csv").read_bytes())
     data = content.encode() if isinstance(content, str) else content
@@ -54,7 +53,7 @@ def changed(folder: Path, tmp_path: Path, content: bytes | str) -> Path:
     return tmp_path
 
 
-def shared(name: str) -> Path:
+def shared(name):
     need(CS224N.is_dir(), f"the folder {CS224N}", component="shared")
     assert TASKS[name].files
     return CS224N
@@ -64,7 +63,7 @@ def shared(name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
-def test_every_example_is_on_one_side(name: str) -> None:
+def test_every_example_is_on_one_side(name):
     parts = everything(name)
     total = COUNTS[name.removesuffix("-rating")]
     assert sum(len(part) for part in parts.values()) == total
@@ -76,7 +75,7 @@ def test_every_example_is_on_one_side(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["amazon", "nyt"])
-def test_no_document_is_on_two_sides(name: str) -> None:
+def test_no_document_is_on_two_sides(name):
     document_of: dict[str, set[str]] = {}
     identities, _, texts = read_rows(fetch("vader") / FILE_OF[name])
     for identity, text in zip(identities, texts, strict=True):
@@ -89,14 +88,14 @@ def test_no_document_is_on_two_sides(name: str) -> None:
     assert {len(found) for found in where.values()} == {1}
 
 
-def test_a_text_is_on_the_same_side_of_every_task_made_of_single_texts() -> None:
+def test_a_text_is_on_the_same_side_of_every_task_made_of_single_texts():
     for name in ("movies", "tweets"):
         for split, part in everything(name).items():
             assert {side(normalised(text)) for text in part.text_a} == {split}
 
 
 @pytest.mark.parametrize("name", list(COUNTS))
-def test_a_task_and_its_ratings_have_the_same_texts(name: str) -> None:
+def test_a_task_and_its_ratings_have_the_same_texts(name):
     for split in SIDES:
         classes, ratings = everything(name)[split], everything(f"{name}-rating")[split]
         assert classes.text_a == ratings.text_a
@@ -109,13 +108,13 @@ def test_a_task_and_its_ratings_have_the_same_texts(name: str) -> None:
     [("movies", [1021, 3772, 1022, 3751, 1039]), ("amazon", [1218, 765, 1725]),
      ("nyt", [1688, 2402, 1100]), ("tweets", [1062, 838, 2300])],
 )  # fmt: skip
-def test_every_task_has_the_known_classes(name: str, counts: list[int]) -> None:
+def test_every_task_has_the_known_classes(name, counts):
     """Of ratings on an edge too: 119 of movies are."""
     found = Counter(int(label) for part in everything(name).values() for label in part.labels)
     assert [found[label] for label in range(len(counts))] == counts
 
 
-def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused(tmp_path):
     (tmp_path / "ratings.txt").write_bytes(b"1\t0.5\tfine\r\n2\thalf\tbad\r\n")
     with pytest.raises(InputError, match=r"ratings\.txt: can't be read .*half"):
         read_rows(tmp_path / "ratings.txt")
@@ -124,7 +123,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 # Splitting
 
 
-def test_case_and_punctuation_do_not_tell_texts_apart() -> None:
+def test_case_and_punctuation_do_not_tell_texts_apart():
     assert normalised("Ugh!  I HATE it...") == normalised("ugh, i hate it")
     assert normalised("ﬁne") == "fine"
     assert normalised("!!!") != normalised("...")
@@ -132,7 +131,7 @@ def test_case_and_punctuation_do_not_tell_texts_apart() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.text(max_size=4), max_size=50))
-def test_equal_texts_share_a_side(texts: list[str]) -> None:
+def test_equal_texts_share_a_side(texts):
     found = sides(texts)
     assert all(
         found[one] == found[other]
@@ -144,7 +143,7 @@ def test_equal_texts_share_a_side(texts: list[str]) -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("pqrstuvwxyz"))))
-def test_linked_documents_share_a_side(rows: list[tuple[str, str]]) -> None:
+def test_linked_documents_share_a_side(rows):
     documents, texts = [row[0] for row in rows], [row[1] for row in rows]
     found = sides(texts, documents)
     for one, row in enumerate(rows):
@@ -157,9 +156,7 @@ def test_linked_documents_share_a_side(rows: list[tuple[str, str]]) -> None:
 @given(
     st.lists(st.text(max_size=3), unique=True, max_size=30), st.integers(0, 40), st.integers(0, 40)
 )
-def test_a_smaller_subset_is_part_of_a_larger_in_any_order(
-    texts: list[str], one: int, other: int
-) -> None:
+def test_a_smaller_subset_is_part_of_a_larger_in_any_order(texts, one, other):
     small, large = smallest(texts, min(one, other)), smallest(texts, max(one, other))
     assert set(small) <= set(large)
     assert large == sorted(large)
@@ -172,7 +169,7 @@ def test_a_smaller_subset_is_part_of_a_larger_in_any_order(
 # Limits, digests, majority
 
 
-def test_limits_keep_examples_with_their_labels() -> None:
+def test_limits_keep_examples_with_their_labels():
     whole, cut = load_task("movies"), load_task("movies", max_train=300, max_dev=40)
     assert (len(cut.train), len(cut.dev)) == (300, 40)
     label_of = dict(zip(whole.train.text_a, whole.train.labels, strict=True))
@@ -183,8 +180,8 @@ def test_limits_keep_examples_with_their_labels() -> None:
     assert shares == pytest.approx(np.bincount(whole.train.labels) / len(whole.train), abs=0.03)
 
 
-def test_a_digest_sees_every_part() -> None:
-    def data(**changes: object) -> TaskData:
+def test_a_digest_sees_every_part():
+    def data(**changes):
         one = {"text_a": ("a", "b"), "text_b": ("c", "d"), "labels": np.array([0, 1])} | changes
         return TaskData(TASKS["quora"], Examples(**one), Examples(("e",), ("f",), np.array([1])))
 
@@ -203,7 +200,7 @@ def test_a_digest_sees_every_part() -> None:
     assert len(found) == 7
 
 
-def test_the_majority_class_is_that_of_training() -> None:
+def test_the_majority_class_is_that_of_training():
     train = Examples(("a", "b", "c"), None, np.array([2, 0, 2]))
     dev = Examples(("d", "e", "f", "g"), None, np.array([2, 0, 0, 1]))
     assert TaskData(TASKS["movies"], train, dev).majority == 0.25
@@ -218,12 +215,12 @@ def test_the_majority_class_is_that_of_training() -> None:
         ("movies", {"data": Path()}, "movies comes embedded; a folder is for sst, sts, quora"),
     ],
 )  # fmt: skip
-def test_what_no_task_has_is_refused(name: str, settings: Any, why: str) -> None:
+def test_what_no_task_has_is_refused(name, settings, why):
     with pytest.raises(InputError, match=why):
         load_task(name, **settings)
 
 
-def test_test_is_never_among_what_is_trained_on_or_tuned_for() -> None:
+def test_test_is_never_among_what_is_trained_on_or_tuned_for():
     test = {normalised(text) for text in everything("movies")["test"].text_a}
     data = load_task("movies")
     assert not test & {normalised(text) for text in (*data.train.text_a, *data.dev.text_a)}
@@ -235,7 +232,7 @@ def test_test_is_never_among_what_is_trained_on_or_tuned_for() -> None:
 @pytest.mark.parametrize(
     ("name", "train", "dev"), [("sst", 8544, 1101), ("sts", 6040, 863), ("quora", 16_212, 4000)]
 )
-def test_the_shared_files_have_the_known_rows(name: str, train: int, dev: int) -> None:
+def test_the_shared_files_have_the_known_rows(name, train, dev):
     data = load_task(name, shared(name))
     assert (len(data.train), len(data.dev)) == (train, dev)
     assert data.dev.labels.min() == 0
@@ -244,7 +241,7 @@ def test_the_shared_files_have_the_known_rows(name: str, train: int, dev: int) -
     assert all(text == text.strip() for text in data.train.text_a)
 
 
-def test_the_two_broken_rows_of_quora_are_reported() -> None:
+def test_the_two_broken_rows_of_quora_are_reported():
     assert load_task("quora", shared("quora")).problems == (
         "quora-train.csv, line 2577: is_duplicate is empty; left out",
         "quora-train.csv, line 14222: sentence2 is empty; left out",
@@ -252,12 +249,12 @@ def test_the_two_broken_rows_of_quora_are_reported() -> None:
 
 
 @pytest.mark.parametrize("name", WITH_FILES)
-def test_a_folder_must_be_given(name: str) -> None:
+def test_a_folder_must_be_given(name):
     with pytest.raises(InputError, match=f"task {name} needs --data DIR, .*{name}-dev.csv"):
         load_task(name)
 
 
-def test_a_folder_must_be_one_and_hold_the_files(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_must_be_one_and_hold_the_files(folder, tmp_path):
     with pytest.raises(InputError, match="is no folder"):
         load_task("sst", tmp_path / "absent")
     with pytest.raises(InputError, match=r"needs ids-sst-train\.csv and ids-sst-dev\.csv there"):
@@ -267,7 +264,7 @@ def test_a_folder_must_be_one_and_hold_the_files(folder: Path, tmp_path: Path) -
         load_task("sst", tmp_path)
 
 
-def test_columns_are_found_by_name(folder: Path, tmp_path: Path) -> None:
+def test_columns_are_found_by_name(folder, tmp_path):
     content = "\ufeffsentiment\tsentence\n3\tone\r\n1.0\ttwo\n\n"
     data = load_task("sst", changed(folder, tmp_path, content))
     assert data.train.text_a == ("one", "two")
@@ -285,9 +282,7 @@ def test_columns_are_found_by_name(folder: Path, tmp_path: Path) -> None:
         ("1\tx\t" + "a" * 200_000 + "\t3", "has 1 fields, and the header 4"),
     ],
 )
-def test_a_broken_row_is_told_and_left_out(
-    folder: Path, tmp_path: Path, row: str | bytes, why: str
-) -> None:
+def test_a_broken_row_is_told_and_left_out(folder, tmp_path, row, why):
     lines = (folder / "ids-sst-train.csv").read_bytes().splitlines()
     lines[2] = row.encode() if isinstance(row, str) else row
     limit = csv.field_size_limit(2**27)  # global: other code may have raised it
@@ -299,7 +294,7 @@ def test_a_broken_row_is_told_and_left_out(
     assert len(data.train) == 19
 
 
-def test_a_wrong_label_has_the_line_that_an_editor_shows(folder: Path, tmp_path: Path) -> None:
+def test_a_wrong_label_has_the_line_that_an_editor_shows(folder, tmp_path):
     """Whatever stands before it: a quoted text over several lines, which no example has, empty
     lines, and characters at which Python ends lines and editors don't."""
     head, *rows = (folder / "ids-sst-train.csv").read_text().splitlines()
@@ -310,7 +305,7 @@ def test_a_wrong_label_has_the_line_that_an_editor_shows(folder: Path, tmp_path:
             load_task("sst", changed(folder, tmp_path, content))
 
 
-def test_a_class_may_be_written_as_a_table_of_floats_has_it(folder: Path, tmp_path: Path) -> None:
+def test_a_class_may_be_written_as_a_table_of_floats_has_it(folder, tmp_path):
     labels = ("3", "3.0", "3.", " 3.00 ", '"3"', "03")
     rows = [f"1\tx\tgood\t{label}" for label in labels]
     data = load_task(
@@ -320,7 +315,7 @@ def test_a_class_may_be_written_as_a_table_of_floats_has_it(folder: Path, tmp_pa
     assert data.problems == ()
 
 
-def test_many_broken_rows_are_counted(folder: Path, tmp_path: Path) -> None:
+def test_many_broken_rows_are_counted(folder, tmp_path):
     text = (folder / "ids-sst-train.csv").read_text()
     data = load_task("sst", changed(folder, tmp_path, text + "bad\n" * 12))
     assert len(data.problems) == 6
@@ -347,9 +342,7 @@ NEITHER = "does not have sentence and sentiment once"
          "3 of its 6 rows can't be used, first ids-sst-train.csv, line 5: sentiment is empty"),
     ],
 )  # fmt: skip
-def test_a_file_of_another_kind_is_refused_in_one_line(
-    folder: Path, tmp_path: Path, content: bytes | str, says: str
-) -> None:
+def test_a_file_of_another_kind_is_refused_in_one_line(folder, tmp_path, content, says):
     with pytest.raises(InputError) as caught:
         load_task("sst", changed(folder, tmp_path, content))
     line = str(caught.value)

@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 
-from minbert.data.tokenizer import Encoded, Tokenizer
+from minbert.data.tokenizer import Tokenizer
 from minbert.errors import InputError
 from tests.components import CS224N, need
 from tests.minbert import peers
@@ -21,7 +19,7 @@ SENTENCE = ("unbelievably", "good", "tokenisation", "of", "a", "film") * 4
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "Good", "caf", "##e", "##é", "中"]
 
 
-def columns(name: str, *wanted: str) -> list[list[str]]:
+def columns(name, *wanted):
     """Columns of a tab-separated file of the shared data."""
     path = CS224N / name
     need(path.is_file(), f"the shared data ({path})", component="shared")
@@ -30,27 +28,27 @@ def columns(name: str, *wanted: str) -> list[list[str]]:
     return [[row[column] for row in rows] for column in wanted]
 
 
-def their_tokenizer(folder: Path) -> Any:
+def their_tokenizer(folder):
     return peers.transformers().BertTokenizer.from_pretrained(folder)
 
 
-def texts_of(encoded: Encoded) -> list[list[int]]:
+def texts_of(encoded):
     return [part.tolist() for part in np.split(encoded.input_ids, encoded.offsets[1:-1])]
 
 
-def types_of(encoded: Encoded) -> list[list[int]]:
+def types_of(encoded):
     return [part.tolist() for part in np.split(encoded.token_type_ids, encoded.offsets[1:-1])]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """A folder with a vocab.txt alone."""
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
     return tmp_path
 
 
 @pytest.fixture(scope="module")
-def vocabulary_alone(minilm: Path, tmp_path_factory) -> Path:
+def vocabulary_alone(minilm, tmp_path_factory):
     """minilm's vocab.txt without its tokenizer.json."""
     made = tmp_path_factory.mktemp("vocabulary")
     shutil.copyfile(minilm / "vocab.txt", made / "vocab.txt")
@@ -58,7 +56,7 @@ def vocabulary_alone(minilm: Path, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def loaded(minilm: Path, vocabulary_alone: Path) -> tuple[Any, list[Tokenizer]]:
+def loaded(minilm, vocabulary_alone):
     """transformers' tokenizer of minilm, and ours of it with and without its tokenizer.json."""
     ours = [Tokenizer.from_folder(folder) for folder in (minilm, vocabulary_alone)]
     return their_tokenizer(minilm), ours
@@ -67,7 +65,7 @@ def loaded(minilm: Path, vocabulary_alone: Path) -> tuple[Any, list[Tokenizer]]:
 @pytest.mark.parametrize(
     ("name", "max_length"), [("ids-sst-train.csv", 16), ("ids-sst-dev.csv", 128)]
 )
-def test_sentences_agree_with_transformers(minilm: Path, name: str, max_length: int) -> None:
+def test_sentences_agree_with_transformers(minilm, name, max_length):
     (sentences,) = columns(name, "sentence")
     theirs = their_tokenizer(minilm)(sentences, truncation=True, max_length=max_length)
     encoded = Tokenizer.from_folder(minilm).encode(sentences, None, max_length)
@@ -80,14 +78,14 @@ def test_sentences_agree_with_transformers(minilm: Path, name: str, max_length: 
 @settings(deadline=None, max_examples=200)
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40))
 @example(text="a [SEP] b[MASK]c [CLS]")
-def test_any_text_agrees_with_transformers(loaded: tuple[Any, list[Tokenizer]], text: str) -> None:
+def test_any_text_agrees_with_transformers(loaded, text):
     theirs, ours = loaded
     ids = theirs(text, truncation=True, max_length=24)["input_ids"]
     for tokenizer in ours:
         assert texts_of(tokenizer.encode([text], None, 24)) == [ids]
 
 
-def test_padding_and_truncation_of_the_file_are_off(minilm: Path) -> None:
+def test_padding_and_truncation_of_the_file_are_off(minilm):
     written = json.loads((minilm / "tokenizer.json").read_text(encoding="utf-8"))
     assert written["truncation"]["max_length"] == written["padding"]["strategy"]["Fixed"] == 128
     encoded = Tokenizer.from_folder(minilm).encode(["good", "good " * 300], None, 200)
@@ -95,9 +93,7 @@ def test_padding_and_truncation_of_the_file_are_off(minilm: Path) -> None:
 
 
 @pytest.mark.parametrize("pairs", [False, True])
-def test_what_is_too_long_is_cut_as_the_library_cuts_it_and_counted(
-    minilm: Path, pairs: bool
-) -> None:
+def test_what_is_too_long_is_cut_as_the_library_cuts_it_and_counted(minilm, pairs):
     texts = [" ".join(SENTENCE[:size]) for size in range(9)]
     first, second = zip(*((a, b) for a in texts for b in texts), strict=True)
     given_texts = list(zip(first, second, strict=True)) if pairs else list(first)
@@ -116,8 +112,8 @@ def test_what_is_too_long_is_cut_as_the_library_cuts_it_and_counted(
         assert found.cut.tolist() == [max(0, length - max_length) for length in whole]
 
 
-def test_the_settings_beside_a_vocabulary_are_heeded(folder: Path) -> None:
-    def ids(**settings: object) -> list[int]:
+def test_the_settings_beside_a_vocabulary_are_heeded(folder):
+    def ids(**settings):
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
         return texts_of(Tokenizer.from_folder(folder).encode(["Good café中"], None, 16))[0][1:-1]
 
@@ -131,9 +127,7 @@ def test_the_settings_beside_a_vocabulary_are_heeded(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("cased", [True, False])
-def test_settings_overrule_a_tokenizer_file_as_in_transformers(
-    minilm: Path, tmp_path: Path, cased: bool
-) -> None:
+def test_settings_overrule_a_tokenizer_file_as_in_transformers(minilm, tmp_path, cased):
     written = json.loads((minilm / "tokenizer.json").read_text(encoding="utf-8"))
     written["normalizer"]["lowercase"] = cased
     (tmp_path / "tokenizer.json").write_text(json.dumps(written))
@@ -144,7 +138,7 @@ def test_settings_overrule_a_tokenizer_file_as_in_transformers(
     assert texts_of(Tokenizer.from_folder(tmp_path).encode(texts, None, 16)) == expected
 
 
-def test_no_texts_and_empty_texts(folder: Path) -> None:
+def test_no_texts_and_empty_texts(folder):
     tokenizer = Tokenizer.from_folder(folder)
     none = tokenizer.encode([], None, 8)
     assert len(none) == 0
@@ -154,14 +148,14 @@ def test_no_texts_and_empty_texts(folder: Path) -> None:
     assert texts_of(tokenizer.encode([""], [""], 8)) == [[2, 3, 3]]
 
 
-def test_more_texts_than_are_encoded_at_once_keep_their_order(folder: Path) -> None:
+def test_more_texts_than_are_encoded_at_once_keep_their_order(folder):
     texts = ["good " * (number % 7) for number in range(2500)]
     encoded = Tokenizer.from_folder(folder).encode(texts, None, 16)
     assert (encoded.lengths == [2 + number % 7 for number in range(2500)]).all()
     assert encoded.offsets[-1] == len(encoded.input_ids) == len(encoded.token_type_ids)
 
 
-def test_a_length_without_room_and_unequal_columns_are_refused(folder: Path) -> None:
+def test_a_length_without_room_and_unequal_columns_are_refused(folder):
     tokenizer = Tokenizer.from_folder(folder)
     with pytest.raises(ValueError, match="leaves no room"):
         tokenizer.encode(["good"], None, 2)
@@ -171,7 +165,7 @@ def test_a_length_without_room_and_unequal_columns_are_refused(folder: Path) -> 
         tokenizer.encode(["good", "good"], ["good"], 8)
 
 
-def refused(folder: Path) -> str:
+def refused(folder):
     """The line that a folder's tokenizer is refused with."""
     with pytest.raises(InputError) as caught:
         Tokenizer.from_folder(folder)
@@ -181,12 +175,12 @@ def refused(folder: Path) -> str:
     return line
 
 
-def test_a_missing_vocabulary_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_vocabulary_is_one_line(tmp_path):
     assert "has no tokenizer.json or vocab.txt" in refused(tmp_path)
     assert "no such folder" in refused(tmp_path / "nowhere")
 
 
-def test_another_kind_of_tokenizer_is_refused(folder: Path) -> None:
+def test_another_kind_of_tokenizer_is_refused(folder):
     from tokenizers.models import WordLevel
 
     ids = {word: number for number, word in enumerate(WORDS)}
@@ -194,7 +188,7 @@ def test_another_kind_of_tokenizer_is_refused(folder: Path) -> None:
     assert "is not WordPiece" in refused(folder)
 
 
-def test_a_vocabulary_larger_than_its_encoder_is_refused(folder: Path) -> None:
+def test_a_vocabulary_larger_than_its_encoder_is_refused(folder):
     config = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1,
               "intermediate_size": 4, "vocab_size": len(WORDS)}  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))

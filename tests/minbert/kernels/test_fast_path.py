@@ -1,11 +1,9 @@
 """The fast path of a whole model, on a GPU too, against plain torch under autograd (trap 16)."""
 
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adapters.injection import convert_frozen, inject
@@ -26,7 +24,7 @@ MODES = [
 ]
 
 
-def model_of(mode: str, layers: str | None, pooling: str) -> BertClassifier:
+def model_of(mode, layers, pooling):
     model = BertClassifier(SMALL, 5, pooling=pooling, dropout=0.0)
     initialise(model, 0)
     rank = None if layers is None else 4
@@ -39,7 +37,7 @@ def model_of(mode: str, layers: str | None, pooling: str) -> BertClassifier:
     return model.train()
 
 
-def step(model: BertClassifier, padded: bool, amp: str) -> Iterator[tuple[str, Tensor]]:
+def step(model, padded, amp):
     """Loss, logits and every gradient, by name."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(1, 50, (4, 9), generator=generator)
@@ -58,7 +56,7 @@ def step(model: BertClassifier, padded: bool, amp: str) -> Iterator[tuple[str, T
 class Names(TorchDispatchMode):
     """Counts operators by name."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.calls: Counter[str] = Counter()
 
@@ -67,14 +65,14 @@ class Names(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def force_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def force_gpu(monkeypatch):
     """Take the paths of a GPU on the CPU."""
     for module in (products, reference, optimizer):
         monkeypatch.setattr(module, "on_cpu", lambda _x: False)
 
 
 @pytest.fixture(params=[False, True], ids=["cpu", "gpu"])
-def on_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+def on_gpu(request, monkeypatch):
     """Whether the paths are those of a GPU."""
     if request.param:
         force_gpu(monkeypatch)
@@ -84,7 +82,7 @@ def on_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
 @pytest.mark.parametrize("pooling", ["pooler", "mean"])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize(("mode", "layers"), MODES)
-def test_trap_16_the_fast_path_equals_the_plain_one(mode, layers, padded, pooling, on_gpu) -> None:
+def test_trap_16_the_fast_path_equals_the_plain_one(mode, layers, padded, pooling, on_gpu):
     model = model_of(mode, layers, pooling)
     with Names() as names:
         fast = dict(step(model, padded, "off"))
@@ -104,7 +102,7 @@ def test_trap_16_the_fast_path_equals_the_plain_one(mode, layers, padded, poolin
 
 
 @pytest.mark.parametrize(("mode", "layers"), MODES)
-def test_in_half_precision_it_is_as_near_to_fp32_as_the_plain_path(mode, layers, on_gpu) -> None:
+def test_in_half_precision_it_is_as_near_to_fp32_as_the_plain_path(mode, layers, on_gpu):
     model = model_of(mode, layers, "mean")
     with kernels("reference"):
         exact = dict(step(model, True, "off"))
@@ -119,7 +117,7 @@ def test_in_half_precision_it_is_as_near_to_fp32_as_the_plain_path(mode, layers,
 
 
 @pytest.mark.parametrize("mode", ["head", "bitfit"])
-def test_frozen_weights_in_half_change_nothing_under_autocast_without_adapters(mode: str) -> None:
+def test_frozen_weights_in_half_change_nothing_under_autocast_without_adapters(mode):
     model = model_of(mode, None, "pooler")
     before = dict(step(model, True, "bf16"))
     convert_frozen(model, torch.bfloat16)
@@ -130,7 +128,7 @@ def test_frozen_weights_in_half_change_nothing_under_autocast_without_adapters(m
 
 @pytest.mark.parametrize("layers", ["attn-only", "attn", "all-lin-only", "all-lin"])
 @pytest.mark.parametrize("mode", ["lora", "dora"])
-def test_with_frozen_weights_in_half_gradients_are_those_of_rounded_weights(mode, layers) -> None:
+def test_with_frozen_weights_in_half_gradients_are_those_of_rounded_weights(mode, layers):
     """In fp32, of the type of what trains, against the same model of rounded weights in fp32."""
     half, rounded = model_of(mode, layers, "pooler"), model_of(mode, layers, "pooler")
     for model in (half, rounded):
@@ -148,7 +146,7 @@ def test_with_frozen_weights_in_half_gradients_are_those_of_rounded_weights(mode
 class Casts(TorchDispatchMode):
     """Counts by shape how many tensors of fp32 are cast to bf16."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.shapes: Counter[tuple[int, ...]] = Counter()
 
@@ -161,7 +159,7 @@ class Casts(TorchDispatchMode):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("mode", "layers"), [("head", None), ("lora", "all-lin-only")])
-def test_a_frozen_weight_is_cast_once_a_step_or_not_at_all(mode, layers, dtype) -> None:
+def test_a_frozen_weight_is_cast_once_a_step_or_not_at_all(mode, layers, dtype):
     """Merged with an adapter it is formed anew, and cast once, however it is held."""
     model = model_of(mode, layers, "mean")
     convert_frozen(model, dtype)

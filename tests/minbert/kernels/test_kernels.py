@@ -1,11 +1,10 @@
 """Each kernel against torch's own operators: results, gradients, random numbers, what is kept."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels import dropout as dropout_kernel
@@ -22,12 +21,12 @@ MASK = torch.arange(7) < torch.tensor([7, 1, 4])[:, None]
 PADDED = pytest.mark.parametrize("mask", [None, MASK], ids=["all real", "padded"])
 
 
-def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+def drawn(*shape, dtype=torch.float32, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def same_gradients(one: Callable[..., Tensor], other: Callable[..., Tensor], *given: Tensor):
+def same_gradients(one, other, *given):
     """Results and gradients of two functions agree."""
     found = []
     for function in (one, other):
@@ -42,7 +41,7 @@ def same_gradients(one: Callable[..., Tensor], other: Callable[..., Tensor], *gi
 @pytest.mark.parametrize(
     ("dtype", "within"), [(torch.float32, 1e-5), (torch.float64, 1e-12), (torch.bfloat16, 0.05)]
 )
-def test_products_are_those_of_the_definition(dtype: torch.dtype, within: float) -> None:
+def test_products_are_those_of_the_definition(dtype, within):
     x, w, g = drawn(2, 9, 6, dtype=dtype), drawn(5, 6, dtype=dtype), drawn(18, 5, dtype=dtype)
     flat, b = x.view(18, 6), w[:, 0].contiguous()
     exact_x, exact_w, exact_g = flat.double(), w.double(), g.double()
@@ -58,7 +57,7 @@ def test_products_are_those_of_the_definition(dtype: torch.dtype, within: float)
     assert times(flat[:0], w).shape == (0, 5)
 
 
-def test_products_in_fp32_go_by_onednn_where_torch_has_it(monkeypatch) -> None:
+def test_products_in_fp32_go_by_onednn_where_torch_has_it(monkeypatch):
     if not products._has_onednn():
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(F, "linear", None)
@@ -66,7 +65,7 @@ def test_products_in_fp32_go_by_onednn_where_torch_has_it(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_the_gradient_of_an_activation_is_autograds(name: str) -> None:
+def test_the_gradient_of_an_activation_is_autograds(name):
     u, g = drawn(5, 6).requires_grad_(), drawn(5, 6, seed=1)
     activate(name, u).backward(g)
     torch.testing.assert_close(gradient(name, g, u.detach()), u.grad)
@@ -74,16 +73,16 @@ def test_the_gradient_of_an_activation_is_autograds(name: str) -> None:
 
 @pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear(activation: str | None, bias: bool) -> None:
+def test_linear(activation, bias):
     layer = Linear(6, 5, bias=bias).double()
     weights = [w.detach() for w in layer.parameters()]
 
-    def run(x: Tensor, *weights: Tensor) -> Tensor:
+    def run(x, *weights):
         names = ("weight", "bias")
         given = dict(zip(names, weights, strict=False))
         return torch.func.functional_call(layer, given, (x, activation))
 
-    def by_torch(*given: Tensor) -> Tensor:
+    def by_torch(*given):
         with kernels("reference"):
             return run(*given)
 
@@ -94,7 +93,7 @@ def test_linear(activation: str | None, bias: bool) -> None:
 
 @PADDED
 @pytest.mark.parametrize("first_only", [False, True])
-def test_attention(mask: Tensor | None, first_only: bool) -> None:
+def test_attention(mask, first_only):
     length, heads = 7, 2
     qkv = drawn(3, length, 24, dtype=torch.float64)
     same_gradients(
@@ -107,7 +106,7 @@ def test_attention(mask: Tensor | None, first_only: bool) -> None:
     )
 
 
-def test_dropout_of_attention_is_on_the_weights_of_the_softmax() -> None:
+def test_dropout_of_attention_is_on_the_weights_of_the_softmax():
     length, heads, p = 16, 2, 0.25
     q, k = drawn(4, length, 32), drawn(4, length, 32, seed=1)
     seeing = torch.eye(length).repeat(1, heads).expand(4, length, 32)  # the result: the weights
@@ -120,12 +119,12 @@ def test_dropout_of_attention_is_on_the_weights_of_the_softmax() -> None:
     assert 0.7 < kept.float().mean() < 0.8
 
 
-def test_gradients_through_dropout_are_those_of_what_was_kept() -> None:
+def test_gradients_through_dropout_are_those_of_what_was_kept():
     norm, p = nn.LayerNorm(6).double(), 0.5
     x, y = drawn(2, 5, 6, dtype=torch.float64), drawn(2, 5, 6, dtype=torch.float64, seed=1)
 
-    def seeded(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def run(*given: Tensor) -> Tensor:
+    def seeded(function):
+        def run(*given):
             torch.manual_seed(3)
             return function(*given)
 
@@ -141,7 +140,7 @@ def test_gradients_through_dropout_are_those_of_what_was_kept() -> None:
 
 
 @pytest.mark.parametrize("trains", [True, False])
-def test_add_and_normalise(trains: bool) -> None:
+def test_add_and_normalise(trains):
     norm = nn.LayerNorm(6)
     nn.init.normal_(norm.weight)
     norm.requires_grad_(trains)
@@ -164,7 +163,7 @@ def test_add_and_normalise(trains: bool) -> None:
 
 
 @pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9])
-def test_a_mask_drops_with_its_probability(p: float) -> None:
+def test_a_mask_drops_with_its_probability(p):
     torch.manual_seed(0)
     mask = keep_mask(torch.empty(1000, 1001), p)
     deviation = math.sqrt(p * (1 - p) / mask.numel())
@@ -176,7 +175,7 @@ def test_a_mask_drops_with_its_probability(p: float) -> None:
     assert abs(both.mean() - p * p) < 5 * math.sqrt(p * p / mask.numel())
 
 
-def test_masks_follow_torchs_seed_and_are_empty_without_values() -> None:
+def test_masks_follow_torchs_seed_and_are_empty_without_values():
     torch.manual_seed(7)
     first, second = keep_mask(torch.empty(50), 0.5), keep_mask(torch.empty(50), 0.5)
     torch.manual_seed(7)
@@ -188,7 +187,7 @@ def test_masks_follow_torchs_seed_and_are_empty_without_values() -> None:
     assert keep_mask(torch.empty(3, 4, device="meta"), 0.5).is_meta
 
 
-def test_dropout_is_for_training_alone(monkeypatch) -> None:
+def test_dropout_is_for_training_alone(monkeypatch):
     x = drawn(3, 4)
     assert dropout(x, 0.5, training=False) is x
     assert dropout(x, 0.0, training=True) is x
@@ -197,7 +196,7 @@ def test_dropout_is_for_training_alone(monkeypatch) -> None:
     torch.testing.assert_close(dropout(x, 0.2, training=True), x / 0.8)
 
 
-def test_all_dropped_and_no_texts_are_no_error() -> None:
+def test_all_dropped_and_no_texts_are_no_error():
     norm, x, y = nn.LayerNorm(6), drawn(2, 5, 6), drawn(2, 5, 6, seed=1)
     torch.testing.assert_close(add_and_normalise(x, y, norm, 1.0, training=True), norm(x))
     assert not attention(drawn(2, 5, 12).requires_grad_(), None, 2, 1.0).any()
@@ -209,7 +208,7 @@ def test_all_dropped_and_no_texts_are_no_error() -> None:
     assert x.grad.shape == x.shape
 
 
-def test_plain_ends_with_its_block() -> None:
+def test_plain_ends_with_its_block():
     with kernels("reference"):
         assert is_reference()
         with kernels("reference"):

@@ -19,7 +19,7 @@ MODES = [
 ]  # fmt: skip
 
 
-def saved_bytes(mode: str, layers: str | None, amp: str) -> int:
+def saved_bytes(mode, layers, amp):
     model = BertClassifier(CONFIG, 5, pooling="mean", dropout=0.0)
     initialise(model, 0)
     rank = None if layers is None else 2
@@ -32,7 +32,7 @@ def saved_bytes(mode: str, layers: str | None, amp: str) -> int:
     return round(saved.mib * 2**20)
 
 
-def of_tokens(layers: str | None, amp: str) -> int:
+def of_tokens(layers, amp):
     """Bytes that grow with the batch, with dropout, in a layer set or in full fine-tuning.
 
     For every token, in the type of the product: the input of a layer, q, k and v, the attention's
@@ -49,7 +49,7 @@ def of_tokens(layers: str | None, amp: str) -> int:
 
 @pytest.mark.parametrize("amp", SIZE)
 @pytest.mark.parametrize(("mode", "layers"), MODES)
-def test_what_is_kept_is_a_formula(mode: str, layers: str | None, amp: str) -> None:
+def test_what_is_kept_is_a_formula(mode, layers, amp):
     found, expected = saved_bytes(mode, layers, amp), of_tokens(layers, amp)
     # beside it: weights in the type of the product, of each layer, and what does not grow with
     # layers: the embeddings' norm, the pooled texts

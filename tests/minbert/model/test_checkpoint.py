@@ -3,12 +3,11 @@
 import json
 import shutil
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from minbert.errors import InputError
 from minbert.files import model_digest, vocabulary_digest, weights_file
@@ -26,19 +25,19 @@ CONFIG = peers.sizes(12, 2, 3, 20, 30, 8, initializer_range=0.5)
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film"]
 
 
-def model(pooling: str = "pooler", seed: int = 0) -> BertClassifier:
+def model(pooling="pooler", seed=0):
     made = BertClassifier(CONFIG, 3, pooling=pooling, dropout=0.2)
     initialise(made, seed)
     return made.eval()
 
 
-def tensors(prefix: str = "bert.") -> dict[str, Tensor]:
+def tensors(prefix="bert."):
     """The tensors of a checkpoint of `model()`, under a prefix."""
     return peers.encoder_tensors(model(), prefix)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """The folder of a checkpoint that lacks its weights."""
     made = tmp_path / "checkpoint"
     made.mkdir()
@@ -47,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def write(folder: Path, named: dict[str, Tensor], kind: str = "safetensors") -> None:
+def write(folder, named, kind="safetensors"):
     if kind == "safetensors":
         save_file({name: t.contiguous() for name, t in named.items()}, folder / "model.safetensors")
         return
@@ -55,7 +54,7 @@ def write(folder: Path, named: dict[str, Tensor], kind: str = "safetensors") -> 
     torch.save(named, folder / "pytorch_model.bin", _use_new_zipfile_serialization=new)
 
 
-def assert_loads(folder: Path, *, pooler: bool = True, close: float = 0.0) -> None:
+def assert_loads(folder, *, pooler=True, close=0.0):
     """The folder gives an encoder the weights of `model()`."""
     encoder = BertEncoder(CONFIG, pooler=pooler)
     assert load_encoder(encoder, folder) is False
@@ -68,7 +67,7 @@ def assert_loads(folder: Path, *, pooler: bool = True, close: float = 0.0) -> No
         assert (tensor - expected[name]).abs().max() <= close, name
 
 
-def refused(folder: Path) -> str:
+def refused(folder):
     """The line that loading is refused with."""
     with pytest.raises(InputError) as caught:
         load_encoder(BertEncoder(CONFIG), folder)
@@ -81,7 +80,7 @@ def refused(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("kind", "prefix"), [("safetensors", ""), ("bin", "bert."), ("old bin", "module.bert.")]
 )
-def test_either_format_with_any_prefix_is_read(folder: Path, prefix: str, kind: str) -> None:
+def test_either_format_with_any_prefix_is_read(folder, prefix, kind):
     write(folder, tensors(prefix), kind)
     assert_loads(folder)
     assert_loads(folder, pooler=False)
@@ -90,7 +89,7 @@ def test_either_format_with_any_prefix_is_read(folder: Path, prefix: str, kind: 
         assert_loads(folder)
 
 
-def test_old_names_of_layer_norm_are_read(folder: Path) -> None:
+def test_old_names_of_layer_norm_are_read(folder):
     old = {
         name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
             "LayerNorm.bias", "LayerNorm.beta"
@@ -105,7 +104,7 @@ def test_old_names_of_layer_norm_are_read(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "bert."])
-def test_heads_and_position_ids_are_passed_over(folder: Path, prefix: str) -> None:
+def test_heads_and_position_ids_are_passed_over(folder, prefix):
     others = {
         "cls.predictions.bias": torch.zeros(30),
         "cls.seq_relationship.weight": torch.zeros(2, 12),
@@ -120,7 +119,7 @@ def test_heads_and_position_ids_are_passed_over(folder: Path, prefix: str) -> No
     ("kind", "dtype"),
     [("safetensors", torch.float16), ("bin", torch.bfloat16), ("safetensors", torch.float64)],
 )
-def test_other_precisions_are_read_as_fp32(folder: Path, kind: str, dtype: torch.dtype) -> None:
+def test_other_precisions_are_read_as_fp32(folder, kind, dtype):
     write(folder, {name: tensor.to(dtype) for name, tensor in tensors().items()}, kind)
     assert_loads(folder, close=0.02)
     encoder = BertEncoder(CONFIG)
@@ -129,7 +128,7 @@ def test_other_precisions_are_read_as_fp32(folder: Path, kind: str, dtype: torch
     assert torch.equal(encoder.pooler.dense.weight, exact)
 
 
-def test_a_pooler_that_is_missing_is_said_and_drawn(folder: Path) -> None:
+def test_a_pooler_that_is_missing_is_said_and_drawn(folder):
     write(folder, {name: t for name, t in tensors().items() if "pooler" not in name})
     loaded = BertClassifier(CONFIG, 3, pooling="pooler", dropout=0.0)
     assert load_encoder(loaded.bert, folder) is True
@@ -148,7 +147,7 @@ def test_a_pooler_that_is_missing_is_said_and_drawn(folder: Path) -> None:
     assert load_encoder(BertEncoder(CONFIG, pooler=False), folder) is False
 
 
-def test_what_does_not_fit_is_named_in_one_line(folder: Path) -> None:
+def test_what_does_not_fit_is_named_in_one_line(folder):
     named = tensors()
     del named["bert.encoder.layer.1.attention.self.key.bias"]
     named["bert.encoder.layer.0.extra\nline"] = torch.zeros(1)
@@ -164,7 +163,7 @@ def test_what_does_not_fit_is_named_in_one_line(folder: Path) -> None:
     assert "not of floating-point numbers: encoder.layer.0.output.dense.bias" in line
 
 
-def test_weights_of_other_encoders_are_refused(folder: Path) -> None:
+def test_weights_of_other_encoders_are_refused(folder):
     named = tensors()
     del named["bert.pooler.dense.bias"]
     write(folder, named)
@@ -186,7 +185,7 @@ def test_weights_of_other_encoders_are_refused(folder: Path) -> None:
         assert "holds no table of named tensors" in refused(folder)
 
 
-def test_what_does_not_fit_changes_nothing(folder: Path) -> None:
+def test_what_does_not_fit_changes_nothing(folder):
     named = tensors()
     del named["bert.encoder.layer.1.output.dense.bias"]
     write(folder, named)
@@ -199,7 +198,7 @@ def test_what_does_not_fit_changes_nothing(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin", "old bin"])
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.99])
-def test_a_file_that_was_cut_short_is_refused(folder: Path, kind: str, share: float) -> None:
+def test_a_file_that_was_cut_short_is_refused(folder, kind, share):
     write(folder, tensors(), kind)
     path = weights_file(folder)
     content = path.read_bytes()
@@ -207,13 +206,13 @@ def test_a_file_that_was_cut_short_is_refused(folder: Path, kind: str, share: fl
     assert f"{path.name}: is broken, cut short" in refused(folder)
 
 
-def test_what_is_not_there_is_one_line(folder: Path) -> None:
+def test_what_is_not_there_is_one_line(folder):
     assert "has no model.safetensors or pytorch_model.bin" in refused(folder)
     assert "no such folder" in refused(folder / "nowhere")
 
 
 @pytest.mark.parametrize("pooling", ["pooler", "mean"])
-def test_a_saved_checkpoint_is_read_again(tmp_path: Path, folder: Path, pooling: str) -> None:
+def test_a_saved_checkpoint_is_read_again(tmp_path, folder, pooling):
     saved = tmp_path / "new" / "saved"
     save_checkpoint(model(pooling), saved, folder)
     assert_loads(saved, pooler=pooling == "pooler")
@@ -225,7 +224,7 @@ def test_a_saved_checkpoint_is_read_again(tmp_path: Path, folder: Path, pooling:
     assert vocabulary_digest(saved) == vocabulary_digest(folder)
 
 
-def test_transformers_reads_a_saved_checkpoint(tmp_path: Path, folder: Path) -> None:
+def test_transformers_reads_a_saved_checkpoint(tmp_path, folder):
     library = peers.transformers()
     made = model()
     save_checkpoint(made, tmp_path / "saved", folder)
@@ -243,7 +242,7 @@ def test_transformers_reads_a_saved_checkpoint(tmp_path: Path, folder: Path) -> 
     assert tokenizer("Good film")["input_ids"] == [2, 5, 7, 3]
 
 
-def test_a_model_with_something_in_its_layers_is_not_exported() -> None:
+def test_a_model_with_something_in_its_layers_is_not_exported():
     made = model()
     made.bert.encoder.layer[0].attention.self.qkv.register_parameter(
         "lora_A", nn.Parameter(torch.zeros(2, 12))
@@ -253,14 +252,14 @@ def test_a_model_with_something_in_its_layers_is_not_exported() -> None:
 
 
 @pytest.mark.parametrize("head", ["nonlinear", "conv"])
-def test_a_head_that_is_not_one_linear_layer_is_not_exported(head: str) -> None:
+def test_a_head_that_is_not_one_linear_layer_is_not_exported(head):
     made = BertClassifier(CONFIG, 3, pooling="mean", dropout=0.0, head=head)
     initialise(made, 0)
     with pytest.raises(ValueError, match="no place for a head"):
         state_dict_for_export(made)
 
 
-def test_digests_follow_the_files_and_not_the_folder(tmp_path: Path, folder: Path) -> None:
+def test_digests_follow_the_files_and_not_the_folder(tmp_path, folder):
     write(folder, tensors())
     whole, words = model_digest(folder), vocabulary_digest(folder)
     assert len(whole) == len(words) == 64
@@ -283,7 +282,7 @@ def test_digests_follow_the_files_and_not_the_folder(tmp_path: Path, folder: Pat
 
 
 @pytest.mark.parametrize("name", ["config.json", "vocab.txt", "model.safetensors"])
-def test_a_checkpoint_that_lacks_a_file_has_no_digest(folder: Path, name: str) -> None:
+def test_a_checkpoint_that_lacks_a_file_has_no_digest(folder, name):
     write(folder, tensors())
     (folder / name).unlink()
     with pytest.raises(InputError, match=f"has no .*{name}"):

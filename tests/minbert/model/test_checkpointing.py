@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from adapters.injection import inject
 from bench.worker.probes.memory import SavedTensors
@@ -13,7 +13,7 @@ from tests.minbert.peers import sizes, without_dropout
 CLASSES, LAYERS = 3, 4
 
 
-def model_of(mode: str, pooling: str, checkpointing: bool, **options: float) -> BertClassifier:
+def model_of(mode, pooling, checkpointing, **options):
     """A model with random weights and dropout, in training mode."""
     config = sizes(32, LAYERS, 4, 64, 60, 24, initializer_range=0.2, **without_dropout(0.1))
     model = BertClassifier(config, CLASSES, pooling=pooling, dropout=0.1)
@@ -27,7 +27,7 @@ def model_of(mode: str, pooling: str, checkpointing: bool, **options: float) -> 
     return model.train()
 
 
-def step(model: BertClassifier, amp: str) -> tuple[Tensor, dict[str, Tensor], float]:
+def step(model, amp):
     """Logits, gradients, and the MiB that the forward pass keeps."""
     ids = torch.randint(1, 60, (6, 20), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
@@ -55,9 +55,7 @@ def step(model: BertClassifier, amp: str) -> tuple[Tensor, dict[str, Tensor], fl
         ("dora", "mean", {"lora_dropout": 0.2}),
     ],
 )
-def test_gradients_are_the_same_and_less_is_kept(
-    mode: str, pooling: str, options: dict[str, float], amp: str, used: str
-) -> None:
+def test_gradients_are_the_same_and_less_is_kept(mode, pooling, options, amp, used):
     with kernels(used):
         logits, gradients, kept = step(model_of(mode, pooling, False, **options), amp)
         again, same, less = step(model_of(mode, pooling, True, **options), amp)
@@ -71,7 +69,7 @@ def test_gradients_are_the_same_and_less_is_kept(
         assert less < kept / 2
 
 
-def test_evaluation_runs_each_layer_once() -> None:
+def test_evaluation_runs_each_layer_once():
     model = model_of("full", "mean", True).eval()
     calls: list[int] = []
     model.bert.encoder.layer[0].register_forward_pre_hook(lambda *_: calls.append(1))

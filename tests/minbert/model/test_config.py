@@ -3,8 +3,6 @@
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +16,7 @@ from tests.minbert import peers
 VALUES = {"model_type": "bert", **asdict(GEOMETRIES["bert-tiny"])}
 
 
-def refused(values: dict[str, Any]) -> str:
+def refused(values):
     """The line that a configuration is refused with."""
     with pytest.raises(InputError) as caught:
         BertConfig.from_values(values, "somewhere/config.json")
@@ -28,11 +26,11 @@ def refused(values: dict[str, Any]) -> str:
     return line
 
 
-def test_minilm_is_the_geometry_of_its_name(minilm: Path) -> None:
+def test_minilm_is_the_geometry_of_its_name(minilm):
     assert BertConfig.from_folder(minilm) == GEOMETRIES["minilm"]
 
 
-def test_every_value_is_read() -> None:
+def test_every_value_is_read():
     config = peers.sizes(
         24, 3, 6, 40, 99, 33, type_vocab_size=4, hidden_act="relu", layer_norm_eps=1e-5,
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.25, initializer_range=0.1,
@@ -45,13 +43,13 @@ def test_every_value_is_read() -> None:
     assert BertConfig.from_values(asdict(config), "") == config
 
 
-def test_what_transformers_writes_is_read(tmp_path: Path) -> None:
+def test_what_transformers_writes_is_read(tmp_path):
     config = replace(GEOMETRIES["bert-tiny"], hidden_act="gelu_new", layer_norm_eps=1e-6)
     peers.transformers().BertConfig(**asdict(config)).save_pretrained(tmp_path)
     assert BertConfig.from_folder(tmp_path) == config
 
 
-def test_old_files_leave_out_what_has_a_default() -> None:
+def test_old_files_leave_out_what_has_a_default():
     needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     values = {key: VALUES[key] for key in (*needed, "vocab_size")}
     assert BertConfig.from_values(values, "") == GEOMETRIES["bert-tiny"]
@@ -80,11 +78,11 @@ def test_old_files_leave_out_what_has_a_default() -> None:
         ("pad_token_id", "[PAD]\n"),
     ],
 )
-def test_a_value_that_can_not_be_is_named(key: str, value: object) -> None:
+def test_a_value_that_can_not_be_is_named(key, value):
     assert key in refused({**VALUES, key: value})
 
 
-def test_missing_sizes_and_another_architecture_are_named() -> None:
+def test_missing_sizes_and_another_architecture_are_named():
     values = {key: value for key, value in VALUES.items() if not key.startswith("num_")}
     assert "num_hidden_layers, num_attention_heads" in refused(values)
     for model_type in ("roberta", None, 3):
@@ -92,7 +90,7 @@ def test_missing_sizes_and_another_architecture_are_named() -> None:
         assert line in refused({**VALUES, "model_type": model_type})
 
 
-def test_a_missing_folder_or_file_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_folder_or_file_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"config\.json"):
         BertConfig.from_folder(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
@@ -105,7 +103,7 @@ def test_a_missing_folder_or_file_is_one_line(tmp_path: Path) -> None:
     heads=st.integers(1, 3),
     pooler=st.booleans(),
 )
-def test_parameters_follow_from_any_sizes(sizes: tuple[int, ...], heads: int, pooler: bool) -> None:
+def test_parameters_follow_from_any_sizes(sizes, heads, pooler):
     head_size, layers, wide, words, positions, types = sizes
     config = peers.sizes(
         head_size * heads, layers, heads, wide, words, positions, type_vocab_size=types
@@ -117,13 +115,13 @@ def test_parameters_follow_from_any_sizes(sizes: tuple[int, ...], heads: int, po
     assert count_parameters(config, pooler, 0) == count - 5 * (config.hidden_size + 1)
 
 
-def test_known_sizes_have_their_known_counts_and_all_the_vocabulary_of_minilm() -> None:
+def test_known_sizes_have_their_known_counts_and_all_the_vocabulary_of_minilm():
     assert count_parameters(GEOMETRIES["minilm"], True, 0) == 22_713_216
     assert count_parameters(GEOMETRIES["bert-base"], True, 0) == 109_482_240
     assert count_parameters(GEOMETRIES["bert-large"], True, 0) == 335_141_888
     assert {config.vocab_size for config in GEOMETRIES.values()} == {30522}
 
 
-def test_planning_needs_no_torch() -> None:
+def test_planning_needs_no_torch():
     code = "import sys, minbert.model.config, minbert.files; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,7 +1,6 @@
 """The encoder against transformers' BertModel, and drawn weights."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,14 +19,14 @@ from tests.minbert import peers
 SMALL = peers.sizes(24, 2, 3, 40, 50, 16, initializer_range=0.1)
 
 
-def small_model(config: BertConfig = SMALL, pooling: str = "pooler") -> BertClassifier:
+def small_model(config=SMALL, pooling="pooler"):
     model = BertClassifier(config, 5, pooling=pooling, dropout=0.1)
     initialise(model, 0)
     return model.eval()
 
 
 @torch.inference_mode()
-def assert_same(ours: BertEncoder, theirs, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+def assert_same(ours, theirs, batch):
     """Hidden states of every layer agree at real tokens, and so does the pooler, if any."""
     ids, mask, types = batch
     expected = theirs(
@@ -48,7 +47,7 @@ def assert_same(ours: BertEncoder, theirs, batch: tuple[Tensor, Tensor, Tensor])
 
 
 @pytest.mark.parametrize(("pooler", "implementation"), [(True, "eager"), (False, "sdpa")])
-def test_minilm_agrees_with_transformers(minilm: Path, pooler: bool, implementation: str) -> None:
+def test_minilm_agrees_with_transformers(minilm, pooler, implementation):
     theirs = peers.transformers().BertModel.from_pretrained(
         minilm, add_pooling_layer=pooler, attn_implementation=implementation
     )
@@ -72,9 +71,18 @@ def test_minilm_agrees_with_transformers(minilm: Path, pooler: bool, implementat
     seed=st.integers(0, 1000),
 )
 def test_any_configuration_agrees_with_transformers(
-    tmp_path_factory, head_size, heads, layers, intermediate, types, activation, eps, pooler,
-    implementation, seed,
-) -> None:  # fmt: skip
+    tmp_path_factory,
+    head_size,
+    heads,
+    layers,
+    intermediate,
+    types,
+    activation,
+    eps,
+    pooler,
+    implementation,
+    seed,
+):
     config = replace(
         SMALL,
         hidden_size=head_size * heads,
@@ -92,7 +100,7 @@ def test_any_configuration_agrees_with_transformers(
     assert_same(ours.eval(), theirs, peers.padded_batch(config, seed=seed))
 
 
-def test_mean_pooling_is_over_real_tokens() -> None:
+def test_mean_pooling_is_over_real_tokens():
     model = small_model(pooling="mean")
     assert model.bert.pooler is None
     ids, mask, types = peers.padded_batch(SMALL)
@@ -102,7 +110,7 @@ def test_mean_pooling_is_over_real_tokens() -> None:
 
 
 @pytest.mark.parametrize("pooling", ["pooler", "mean"])
-def test_padding_changes_nothing(pooling: str) -> None:
+def test_padding_changes_nothing(pooling):
     model = small_model(pooling=pooling)
     ids, _, types = peers.padded_batch(SMALL, length=9)
     alone = model(ids, None, types)
@@ -112,7 +120,7 @@ def test_padding_changes_nothing(pooling: str) -> None:
     torch.testing.assert_close(model(*(ids, None, None)), model(ids, None, torch.zeros_like(ids)))
 
 
-def test_dropout_is_for_training_alone_and_has_the_probability_it_was_given() -> None:
+def test_dropout_is_for_training_alone_and_has_the_probability_it_was_given():
     model = small_model(replace(SMALL, attention_probs_dropout_prob=0.5, hidden_dropout_prob=0.0))
     ids, mask, types = peers.padded_batch(SMALL)
     assert torch.equal(model.bert(ids, mask, types), model.bert(ids, mask, types))
@@ -128,7 +136,7 @@ def test_dropout_is_for_training_alone_and_has_the_probability_it_was_given() ->
 
 
 @pytest.mark.parametrize("fused", FUSED)
-def test_fused_rows_are_in_the_order_that_adapters_know(fused: str) -> None:
+def test_fused_rows_are_in_the_order_that_adapters_know(fused):
     model = small_model()
     whole = model.get_submodule(f"bert.encoder.layer.1.{fused}")
     tensors = state_dict_for_export(model)
@@ -137,12 +145,12 @@ def test_fused_rows_are_in_the_order_that_adapters_know(fused: str) -> None:
         assert torch.equal(torch.cat(parts), getattr(whole, own))
 
 
-def test_a_new_model_has_no_values_until_they_are_drawn() -> None:
+def test_a_new_model_has_no_values_until_they_are_drawn():
     model = BertClassifier(GEOMETRIES["bert-large"], 2, pooling="pooler", dropout=0.1)
     assert all(tensor.is_meta for tensor in model.state_dict().values())
 
 
-def test_drawn_weights_are_those_of_bert() -> None:
+def test_drawn_weights_are_those_of_bert():
     state = torch.get_rng_state()
     config = replace(SMALL, hidden_size=96, vocab_size=500, initializer_range=0.02)
     model = small_model(config)
@@ -157,7 +165,7 @@ def test_drawn_weights_are_those_of_bert() -> None:
             assert 0.015 < tensor.std() < 0.025, name
 
 
-def test_weights_are_drawn_once_by_the_seed() -> None:
+def test_weights_are_drawn_once_by_the_seed():
     one, same = small_model(), small_model()
     other = BertClassifier(SMALL, 5, pooling="pooler", dropout=0.1)
     initialise(other, 1)
@@ -167,6 +175,6 @@ def test_weights_are_drawn_once_by_the_seed() -> None:
         assert torch.equal(left, right)
 
 
-def test_an_unknown_pooling_is_refused() -> None:
+def test_an_unknown_pooling_is_refused():
     with pytest.raises(ValueError, match="no pooling is called 'max'"):
         BertClassifier(SMALL, 5, pooling="max", dropout=0.1)

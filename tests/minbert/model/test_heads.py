@@ -10,7 +10,7 @@ from minbert.model.heads import HEADS
 WIDTH, OUTPUTS = 12, 5
 
 
-def drawn(name: str, dropout: float = 0.0) -> nn.Module:
+def drawn(name, dropout=0.0):
     """A head with weights, in evaluation."""
     head = HEADS[name](WIDTH, OUTPUTS, dropout).to_empty(device="cpu")
     generator = torch.Generator().manual_seed(1)
@@ -20,16 +20,16 @@ def drawn(name: str, dropout: float = 0.0) -> nn.Module:
     return head.eval()
 
 
-def hidden(texts: int = 3, tokens: int = 7) -> torch.Tensor:
+def hidden(texts=3, tokens=7):
     return torch.randn(texts, tokens, WIDTH, generator=torch.Generator().manual_seed(2))
 
 
-def test_nonlinear_is_two_with_gelu_between() -> None:
+def test_nonlinear_is_two_with_gelu_between():
     head, x = drawn("nonlinear"), hidden()[:, 0]
     torch.testing.assert_close(head(x), head.out(F.gelu(head.dense(x))))
 
 
-def test_convolutions_are_torchs() -> None:
+def test_convolutions_are_torchs():
     head, x = drawn("conv"), hidden()
     found = []
     for window, linear in zip((2, 3, 4), head.windows, strict=True):
@@ -41,7 +41,7 @@ def test_convolutions_are_torchs() -> None:
     torch.testing.assert_close(head(x), head.out(torch.cat(found, dim=1)), rtol=1e-4, atol=1e-5)
 
 
-def test_convolutions_do_not_see_padding() -> None:
+def test_convolutions_do_not_see_padding():
     head, x = drawn("conv"), hidden()
     alone = head(x[:1, :4])
     mask = torch.tensor([[1, 1, 1, 1, 0, 0, 0], [1] * 7, [1] * 7])
@@ -51,7 +51,7 @@ def test_convolutions_do_not_see_padding() -> None:
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_dropout_is_for_training_alone_and_every_weight_learns(name: str) -> None:
+def test_dropout_is_for_training_alone_and_every_weight_learns(name):
     head = drawn(name, dropout=0.5)
     x = hidden() if head.reads_tokens else hidden()[:, 0]
     assert torch.equal(head(x), head(x))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from bench.common.errors import InputError as Refused
 from bench.engines import check
@@ -41,7 +41,7 @@ VALUES = {"model_type": "bert", **asdict(CONFIG)}
 WORDS = "embeddings.word_embeddings.weight"
 
 
-def weights() -> dict[str, Tensor]:
+def weights():
     """An encoder's weights under the names of the format."""
     model = BertClassifier(CONFIG, 2, pooling="pooler", dropout=0.0)
     initialise(model, 0)
@@ -49,7 +49,7 @@ def weights() -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """A checkpoint, whole and small."""
     made = tmp_path / "checkpoint"
     made.mkdir()
@@ -59,13 +59,13 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def load(folder: Path, config: BertConfig = CONFIG) -> BertEncoder:
+def load(folder, config=CONFIG):
     encoder = BertEncoder(config)
     load_encoder(encoder, folder)
     return encoder
 
 
-def refused(folder: Path, config: BertConfig = CONFIG) -> str:
+def refused(folder, config=CONFIG):
     with pytest.raises(InputError) as caught:
         load(folder, config)
     check_line(str(caught.value), folder)
@@ -77,7 +77,7 @@ def refused(folder: Path, config: BertConfig = CONFIG) -> str:
 
 @examples(80)
 @given(values=changed(VALUES))
-def test_a_changed_configuration_is_right_or_refused(folder: Path, values: Any) -> None:
+def test_a_changed_configuration_is_right_or_refused(folder, values):
     path = folder / "config.json"
     path.write_text(json.dumps(values))
     found = answer(lambda: BertConfig.from_folder(folder), InputError, path)
@@ -88,12 +88,12 @@ def test_a_changed_configuration_is_right_or_refused(folder: Path, values: Any) 
 
 @examples(40)
 @given(content=damaged(json.dumps(VALUES).encode()))
-def test_a_damaged_configuration_is_right_or_refused(folder: Path, content: bytes) -> None:
+def test_a_damaged_configuration_is_right_or_refused(folder, content):
     (folder / "config.json").write_bytes(content)
     answer(lambda: BertConfig.from_folder(folder), InputError, folder / "config.json")
 
 
-def test_nesting_of_any_depth_is_refused(folder: Path) -> None:
+def test_nesting_of_any_depth_is_refused(folder):
     path = folder / "config.json"
     for depth in (*NEAR_THE_LIMIT[::3], 10_000, 200_000):
         for text in (nested(depth), json.dumps(VALUES)[:-1] + f', "is_decoder": {nested(depth)}}}'):
@@ -111,9 +111,7 @@ def test_nesting_of_any_depth_is_refused(folder: Path) -> None:
         {"hidden_size": 2**16, "max_position_embeddings": 2**24},
     ],
 )
-def test_absurd_sizes_are_refused_before_anything_is_allocated(
-    folder: Path, absurd: dict[str, int]
-) -> None:
+def test_absurd_sizes_are_refused_before_anything_is_allocated(folder, absurd):
     path = folder / "config.json"
     path.write_text(json.dumps({**VALUES, **absurd}))
     assert answer(lambda: BertConfig.from_folder(folder), InputError, path) is None
@@ -122,14 +120,14 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated(
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt"])
-def test_a_pipe_is_not_waited_for(folder: Path, name: str) -> None:
+def test_a_pipe_is_not_waited_for(folder, name):
     (folder / name).unlink()
     os.mkfifo(folder / name)
     assert answer(lambda: model_digest(folder), InputError, folder) is None
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "x/" * 3000])
-def test_a_path_that_can_not_be_is_refused(name: str) -> None:
+def test_a_path_that_can_not_be_is_refused(name):
     with pytest.raises(InputError, match="no such folder"):
         BertConfig.from_folder(Path(name))
 
@@ -137,7 +135,7 @@ def test_a_path_that_can_not_be_is_refused(name: str) -> None:
 # model.safetensors
 
 
-def header_and_data(folder: Path) -> tuple[dict[str, Any], bytes]:
+def header_and_data(folder):
     whole = (folder / "model.safetensors").read_bytes()
     length = int.from_bytes(whole[:8], "little")
     return json.loads(whole[8 : 8 + length]), whole[8 + length :]
@@ -145,7 +143,7 @@ def header_and_data(folder: Path) -> tuple[dict[str, Any], bytes]:
 
 @examples(80)
 @given(data_of=changed({WORDS: {"dtype": "F32", "shape": [8, 4], "data_offsets": [0, 128]}}))
-def test_a_changed_header_is_right_or_refused(folder: Path, data_of: Any) -> None:
+def test_a_changed_header_is_right_or_refused(folder, data_of):
     save_file(weights(), folder / "model.safetensors")
     header, data = header_and_data(folder)
     place = header[WORDS]["data_offsets"]
@@ -162,7 +160,7 @@ def test_a_changed_header_is_right_or_refused(folder: Path, data_of: Any) -> Non
         assert np.array_equal(found.embeddings.word_embeddings.weight.detach(), expected)
 
 
-def with_entry(**changes: Any) -> Any:
+def with_entry(**changes):
     """A header whose entry of the words is changed."""
     return lambda header: json.dumps({**header, WORDS: {**header[WORDS], **changes}})
 
@@ -184,7 +182,7 @@ def with_entry(**changes: Any) -> Any:
         *((json.dumps, declared) for declared in (0, 7, 10**6, 2**62, 2**64 - 1)),
     ],
 )
-def test_an_impossible_header_is_refused(folder: Path, make: Any, declared: int | None) -> None:
+def test_an_impossible_header_is_refused(folder, make, declared):
     header, data = header_and_data(folder)
     content = safetensors_bytes(make(header), data, declared)
     (folder / "model.safetensors").write_bytes(content)
@@ -194,7 +192,7 @@ def test_an_impossible_header_is_refused(folder: Path, make: Any, declared: int 
 @pytest.mark.parametrize(
     ("dtype", "width"), [("F8_E5M2", 1), ("F8_E4M3", 1), ("F8_E8M0", 1), ("F4", 0.5), ("BF16", 2)]
 )
-def test_numbers_that_need_a_scale_are_refused(folder: Path, dtype: str, width: float) -> None:
+def test_numbers_that_need_a_scale_are_refused(folder, dtype, width):
     header: dict[str, Any] = {}
     end = 0
     for name, tensor in weights().items():
@@ -215,14 +213,14 @@ def test_numbers_that_need_a_scale_are_refused(folder: Path, dtype: str, width: 
 class Calls:
     """Its pickle, once loaded by a careless reader, calls a function."""
 
-    def __init__(self, function: Any, *arguments: Any) -> None:
+    def __init__(self, function, *arguments):
         self.called = (function, arguments)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self):
         return self.called
 
 
-def save(folder: Path, content: Any, new: bool = True) -> None:
+def save(folder, content, new=True):
     (folder / "model.safetensors").unlink(missing_ok=True)
     torch.save(content, folder / "pytorch_model.bin", _use_new_zipfile_serialization=new)
 
@@ -241,9 +239,7 @@ def save(folder: Path, content: Any, new: bool = True) -> None:
     ],
     ids=lambda value: getattr(value, "__qualname__", ""),
 )
-def test_a_pickle_that_calls_anything_is_refused_uncalled(
-    folder: Path, function: Any, arguments: tuple[Any, ...], new: bool
-) -> None:
+def test_a_pickle_that_calls_anything_is_refused_uncalled(folder, function, arguments, new):
     sign = folder / "executed"
     filled = [a.format(sign) if isinstance(a, str) else a for a in arguments]
     hostile = {**weights(), "more": Calls(function, *filled)}
@@ -266,7 +262,7 @@ def test_a_pickle_that_calls_anything_is_refused_uncalled(
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_what_is_no_plain_tensor_is_refused(folder: Path, what: str, make: Any) -> None:
+def test_what_is_no_plain_tensor_is_refused(folder, what, make):
     for new in (True, False):
         try:
             save(folder, {**weights(), WORDS: make()}, new)
@@ -276,14 +272,14 @@ def test_what_is_no_plain_tensor_is_refused(folder: Path, what: str, make: Any) 
 
 
 @pytest.mark.parametrize("new", [True, False], ids=["zip", "old"])
-def test_a_few_bytes_that_claim_to_be_gigabytes_are_refused(folder: Path, new: bool) -> None:
+def test_a_few_bytes_that_claim_to_be_gigabytes_are_refused(folder, new):
     large = replace(CONFIG, vocab_size=2**24)
     save(folder, {**weights(), WORDS: torch.zeros(1).expand(2**24, 4)}, new)
     assert (folder / "pytorch_model.bin").stat().st_size < 100_000
     assert "bytes of numbers" in refused(folder, large)
 
 
-def test_a_packed_file_is_refused_packed(folder: Path) -> None:
+def test_a_packed_file_is_refused_packed(folder):
     save(folder, weights())
     path = folder / "pytorch_model.bin"
     with zipfile.ZipFile(path) as archive:
@@ -298,7 +294,7 @@ def test_a_packed_file_is_refused_packed(folder: Path) -> None:
 @pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
 @examples(40)
 @given(data=damaged(b"\0" * 4000))
-def test_a_damaged_file_loads_or_is_refused(folder: Path, kind: str, data: bytes) -> None:
+def test_a_damaged_file_loads_or_is_refused(folder, kind, data):
     """The damage that was done to zeros is done to the file: a mask says where."""
     save(folder, weights(), kind == "zip")
     path = folder / "pytorch_model.bin"
@@ -316,7 +312,7 @@ def test_a_damaged_file_loads_or_is_refused(folder: Path, kind: str, data: bytes
 # Before the first cell
 
 
-def test_weights_that_are_no_numbers_are_refused_before_the_first_cell(folder: Path) -> None:
+def test_weights_that_are_no_numbers_are_refused_before_the_first_cell(folder):
     request = {"checkpoint": str(folder)}
     assert list(check.answers_to(request)) == [True]
     for value in (float("nan"), float("inf")):
@@ -327,21 +323,17 @@ def test_weights_that_are_no_numbers_are_refused_before_the_first_cell(folder: P
             list(check.answers_to(request))
 
 
-def test_a_checkpoint_that_never_ends_loading_is_given_up(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_that_never_ends_loading_is_given_up(folder, monkeypatch):
     monkeypatch.setattr(check, "PATIENCE_S", 0.01)
     with pytest.raises(Refused, match=r"could not be loaded in 0\.01 s"):
         check.check_checkpoint(folder, "never seen")
 
 
-def test_a_checkpoint_is_not_loaded_again_once_that_could_be_done(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_is_not_loaded_again_once_that_could_be_done(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
     loaded: list[object] = []
 
-    def fails(*_: object) -> None:
+    def fails(*_):
         raise Refused(f"{folder}: no")
 
     monkeypatch.setattr(check, "_ask", fails)

@@ -4,15 +4,13 @@ import copy
 import importlib
 import subprocess
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._inductor.exc import CppCompileError
 
 from adapters.injection import inject
@@ -38,7 +36,7 @@ MODES = [("full", None, "mean"), ("lora", "attn", "pooler"), ("dora", "all-lin-o
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def alone(monkeypatch, tmp_path):
     """Nothing that was compiled before is found, in memory or in a cache."""
     from torch._dynamo.utils import counters
 
@@ -50,19 +48,19 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+def traced(monkeypatch):
     """Graphs are made, forward and backward, and run by torch's operators, without a compiler."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
 
 
-def graphs() -> int:
+def graphs():
     """The number of graphs made."""
     from torch._dynamo.utils import counters
 
     return counters["stats"]["unique_graphs"]
 
 
-def model_of(mode: str = "lora", layers: str | None = "all-lin-only", pooling: str = "mean"):
+def model_of(mode="lora", layers="all-lin-only", pooling="mean"):
     model = base_model(pooling, layers=1)
     rank = None if layers is None else 4
     inject(model, mode=mode, layers=layers, rank=rank, alpha=16.0, new_pooler=False, seed=0)
@@ -70,7 +68,7 @@ def model_of(mode: str = "lora", layers: str | None = "all-lin-only", pooling: s
     return model
 
 
-def batches(sizes: Sequence[tuple[int, int]] = SIZES) -> list[Batch]:
+def batches(sizes=SIZES):
     generator = torch.Generator().manual_seed(3)
     found = []
     for texts, longest in sizes:
@@ -82,12 +80,7 @@ def batches(sizes: Sequence[tuple[int, int]] = SIZES) -> list[Batch]:
     return found
 
 
-def train(
-    model: nn.Module,
-    forward: Callable[[Batch], Tensor] | None,
-    amp: str = "off",
-    sizes: Sequence[tuple[int, int]] = SIZES,
-) -> Iterator[dict[str, Tensor]]:
+def train(model, forward, amp="off", sizes=SIZES):
     """Loss, logits and every gradient of each step, by name."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     trainer = Trainer(
@@ -100,9 +93,7 @@ def train(
         yield {"loss": loss, "logits": logits, **gradients}
 
 
-def assert_steps_are_plain(
-    model: nn.Module, sizes: Sequence[tuple[int, int]] = SIZES
-) -> tuple[float | None, list[dict[str, Tensor]]]:
+def assert_steps_are_plain(model, sizes=SIZES):
     """Train a model compiled, and a copy of it by plain torch; the share of the graphs that came
     from the cache, and the compiled steps."""
     other = copy.deepcopy(model)
@@ -123,7 +114,7 @@ def assert_steps_are_plain(
     return compiled_model.cached, steps
 
 
-def test_compiled_steps_are_those_of_plain_torch_cold_and_warm() -> None:
+def test_compiled_steps_are_those_of_plain_torch_cold_and_warm():
     """The cache has code that computes the same to the last bit, AOTAutograd's part included."""
     from torch._dynamo.utils import counters
 
@@ -142,11 +133,11 @@ def test_compiled_steps_are_those_of_plain_torch_cold_and_warm() -> None:
 
 
 @pytest.mark.parametrize(("mode", "layers", "pooling"), MODES)
-def test_every_mode_can_be_traced(mode: str, layers: str | None, pooling: str, traced) -> None:
+def test_every_mode_can_be_traced(mode, layers, pooling, traced):
     assert_steps_are_plain(model_of(mode, layers, pooling))
 
 
-def test_under_autocast_losses_are_close(traced) -> None:
+def test_under_autocast_losses_are_close(traced):
     model = model_of("dora")
     exact = [step["loss"] for step in train(copy.deepcopy(model), None)]
     found = compile_model(model, texts=TEXTS, lengths={8, 16}, amp="bf16")
@@ -155,7 +146,7 @@ def test_under_autocast_losses_are_close(traced) -> None:
     assert graphs() == 2
 
 
-def test_models_have_graphs_of_their_own_and_a_batch_in_another_bucket_fails(traced) -> None:
+def test_models_have_graphs_of_their_own_and_a_batch_in_another_bucket_fails(traced):
     from torch._dynamo.exc import FailOnRecompileLimitHit
 
     for model in (model_of(), model_of("dora")):
@@ -174,32 +165,30 @@ def test_models_have_graphs_of_their_own_and_a_batch_in_another_bucket_fails(tra
 class Recorder:
     """Stands for torch.compile: tells its arguments, and the shapes that come."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model):
         self.model = model
         self.options: dict[str, Any] = {}
         self.shapes: list[tuple[int, int]] = []
 
-    def compile(self, model: nn.Module, *, isolate_recompiles: bool, **options: Any) -> "Recorder":
+    def compile(self, model, *, isolate_recompiles, **options):
         assert model is self.model
         assert isolate_recompiles
         self.options = options
         return self
 
-    def __call__(self, ids: Tensor, mask: Tensor, types: Tensor) -> Tensor:
+    def __call__(self, ids, mask, types):
         self.shapes.append(tuple(ids.shape))
         return self.model(ids, mask, types)
 
 
 @pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+def recorder(monkeypatch):
     found = Recorder(model_of())
     monkeypatch.setattr(torch, "compile", found.compile)
     return found
 
 
-def test_all_buckets_are_rehearsed_before_training_in_the_mode_of_the_device(
-    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_buckets_are_rehearsed_before_training_in_the_mode_of_the_device(recorder, monkeypatch):
     assert mode_of(torch.device("cuda", 1)) == "reduce-overhead"
     model = recorder.model
     before = {name: p.clone() for name, p in model.named_parameters()}
@@ -218,9 +207,7 @@ def test_all_buckets_are_rehearsed_before_training_in_the_mode_of_the_device(
     assert recorder.shapes == [(3, 16), (3, 8)] * 3, "warmed up, recorded, launched"
 
 
-def test_what_a_cuda_graph_overwrites_is_copied_and_small_batches_have_none(
-    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_cuda_graph_overwrites_is_copied_and_small_batches_have_none(recorder, monkeypatch):
     found = CompiledModel(recorder.model, TEXTS, [8])
     small, batch = batches([(2, 5), (TEXTS, 5)])
     found(small)
@@ -236,14 +223,12 @@ def test_what_a_cuda_graph_overwrites_is_copied_and_small_batches_have_none(
     torch.testing.assert_close(found(batch), kept)
 
 
-def test_a_part_without_a_cuda_graph_is_refused(
-    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_without_a_cuda_graph_is_refused(recorder, monkeypatch):
     from torch._dynamo.utils import counters
 
     run = Recorder.__call__
 
-    def skipping(self: Recorder, *given: Tensor) -> Tensor:
+    def skipping(self, *given):
         counters["inductor"]["cudagraph_skips"] += 1
         return run(self, *given)
 
@@ -258,7 +243,7 @@ def test_a_part_without_a_cuda_graph_is_refused(
 # What can't be compiled
 
 
-def refusal(model: nn.Module, *, missing: bool) -> str:
+def refusal(model, *, missing):
     with pytest.raises(InputError) as caught:
         compile_model(model, texts=2, lengths=[8], amp="off")
     assert isinstance(caught.value, NoCompilerError) == missing
@@ -267,7 +252,7 @@ def refusal(model: nn.Module, *, missing: bool) -> str:
     return message
 
 
-def test_a_missing_compiler_is_one_line() -> None:
+def test_a_missing_compiler_is_one_line():
     from torch._inductor import config
 
     with config.patch({"cpp.cxx": ("/nowhere/g++",)}):
@@ -277,7 +262,7 @@ def test_a_missing_compiler_is_one_line() -> None:
     assert message.endswith("leave compile out")
 
 
-def in_a_worker() -> Exception:
+def in_a_worker():
     """As torch has it where triton compiles in another process, and gcc fails there."""
     from torch._inductor.compile_worker.subproc_pool import SubprocException
     from torch._inductor.exc import InductorError
@@ -300,17 +285,10 @@ def in_a_worker() -> Exception:
         (in_a_worker, "RuntimeError: Failed to find C compiler.", "compiler"),
     ],
 )  # fmt: skip
-def test_what_triton_lacks_is_one_line(
-    error: Any,
-    reason: str,
-    missing: str,
-    recorder: Recorder,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
+def test_what_triton_lacks_is_one_line(error, reason, missing, recorder, monkeypatch, tmp_path):
     raised = error if isinstance(error, Exception) else error()
 
-    def lacking(*_: object) -> Tensor:
+    def lacking(*_):
         raise raised
 
     monkeypatch.setattr(Recorder, "__call__", lacking)
@@ -326,9 +304,9 @@ def test_what_triton_lacks_is_one_line(
     assert refusal(recorder.model, missing=True) == message
 
 
-def test_code_that_cannot_be_traced_is_one_line(traced) -> None:
+def test_code_that_cannot_be_traced_is_one_line(traced):
     class Asking(nn.Linear):
-        def forward(self, ids: Tensor, *_: Tensor) -> Tensor:
+        def forward(self, ids, *_):
             x = super().forward(ids.float())
             print(x)
             return x
@@ -336,7 +314,7 @@ def test_code_that_cannot_be_traced_is_one_line(traced) -> None:
     assert "compile: torch can't compile the model (" in refusal(Asking(8, 3), missing=False)
 
 
-def test_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_torch_is_refused(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model, *, dynamic=None: model)
     assert "is too old for it" in refusal(model_of(), missing=True)
 
@@ -349,12 +327,10 @@ def test_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         RuntimeError("can't allocate memory"),
     ],
 )  # fmt: skip
-def test_a_lack_of_memory_is_no_lack_of_a_compiler(
-    error: RuntimeError, while_compiling: bool, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lack_of_memory_is_no_lack_of_a_compiler(error, while_compiling, recorder, monkeypatch):
     from torch._inductor.exc import InductorError
 
-    def full(*_: object) -> Tensor:
+    def full(*_):
         raise InductorError(error, None) if while_compiling else error
 
     monkeypatch.setattr(Recorder, "__call__", full)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from minbert.data.batches import Batch, collate, plan_epoch
+from minbert.data.batches import collate, plan_epoch
 from minbert.data.encoded import Encoded
 from minbert.model.classifier import BertClassifier, HeadConfig, initialise
 from minbert.model.config import GEOMETRIES
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 CONFIG = sizes(12, 2, 2, 24, 60, 16)
 
 
-def model(encoders: int = 2, head: str = "nonlinear", pooling: str = "mean") -> BertClassifier:
+def model(encoders=2, head="nonlinear", pooling="mean"):
     found = BertClassifier(
         CONFIG, HEADS, encoders=encoders, head=head, pooling=pooling, dropout=0.1
     )
@@ -30,7 +30,7 @@ def model(encoders: int = 2, head: str = "nonlinear", pooling: str = "mean") -> 
     return found.eval()
 
 
-def texts(count: int = 6, seed: int = 0) -> Encoded:
+def texts(count=6, seed=0):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(3, 12, count)
     total = int(lengths.sum())
@@ -41,12 +41,12 @@ def texts(count: int = 6, seed: int = 0) -> Encoded:
     )
 
 
-def batch(part: str, indices: list[int]) -> Batch:
+def batch(part, indices):
     sides = [texts(seed=1), texts(seed=2)] if HEADS[part].pairs else [texts(seed=1)]
     return collate(sides, np.arange(6) % 2, indices, 0, CPU, part=part)
 
 
-def size(encoders: int, head: str) -> int:
+def size(encoders, head):
     """Parameters of the paper's model on bert-base; no memory is taken for them."""
     found = BertClassifier(
         GEOMETRIES["bert-base"], HEADS, encoders=encoders, head=head, pooling="pooler", dropout=0.3
@@ -54,7 +54,7 @@ def size(encoders: int, head: str) -> int:
     return sum(parameter.numel() for parameter in found.parameters())
 
 
-def test_with_two_encoders_of_bert_base_it_has_about_226_million_parameters() -> None:
+def test_with_two_encoders_of_bert_base_it_has_about_226_million_parameters():
     encoder = 109_482_240
     comparison = (4 * 768 + 1 + 1) * 1536 + (1536 + 1) * 768
     heads = 3 * (768 + 1) * 768 + (768 + 1) * (5 + 1 + 1)
@@ -66,9 +66,7 @@ def test_with_two_encoders_of_bert_base_it_has_about_226_million_parameters() ->
 @pytest.mark.parametrize("head", ["linear", "nonlinear", "conv"])
 @pytest.mark.parametrize("pooling", ["mean", "pooler"])
 @pytest.mark.parametrize("encoders", [1, 2])
-def test_each_task_has_its_logits_and_an_example_does_not_see_the_others(
-    encoders: int, head: str, pooling: str
-) -> None:
+def test_each_task_has_its_logits_and_an_example_does_not_see_the_others(encoders, head, pooling):
     of = model(encoders, head, pooling)
     for part, expected in HEADS.items():
         together = logits_of(of, batch(part, [0, 1, 2, 3, 4, 5]))
@@ -78,13 +76,13 @@ def test_each_task_has_its_logits_and_an_example_does_not_see_the_others(
         torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def gradients(of: BertClassifier, part: str) -> dict[str, bool]:
+def gradients(of, part):
     of.zero_grad()
     logits_of(of, batch(part, [0, 1, 2])).sum().backward()
     return {name: p.grad is not None for name, p in of.named_parameters()}
 
 
-def test_with_two_encoders_pairs_and_sentences_train_apart() -> None:
+def test_with_two_encoders_pairs_and_sentences_train_apart():
     of = model(encoders=2)
     of_sentences, of_pairs = gradients(of, "sst"), gradients(of, "sts")
     for name in of_sentences:
@@ -97,7 +95,7 @@ def test_with_two_encoders_pairs_and_sentences_train_apart() -> None:
     assert not any(of_pairs[name] for name in of_pairs if name.startswith("classifier.quora"))
 
 
-def test_one_encoder_trains_by_every_task_and_the_comparison_by_those_on_pairs() -> None:
+def test_one_encoder_trains_by_every_task_and_the_comparison_by_those_on_pairs():
     of = model(encoders=1)
     assert of.bert_pairs is None
     for task, head in HEADS.items():
@@ -107,7 +105,7 @@ def test_one_encoder_trains_by_every_task_and_the_comparison_by_those_on_pairs()
         assert compared == {head.pairs}
 
 
-def test_features_are_as_defined() -> None:
+def test_features_are_as_defined():
     a, b = (torch.randn(4, 3, generator=torch.Generator().manual_seed(n)) for n in (0, 1))
     found = pair_features(a, b)
     assert found.shape == (4, 13)
@@ -116,7 +114,7 @@ def test_features_are_as_defined() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_a_batch_of_pairs_holds_first_texts_then_second_ones() -> None:
+def test_a_batch_of_pairs_holds_first_texts_then_second_ones():
     one, other = texts(seed=1), texts(seed=2)
     found = collate([one, other], np.arange(6) / 2, [4, 2], 0, CPU, part="sts")
     assert found.token_type_ids is None
@@ -130,7 +128,7 @@ def test_a_batch_of_pairs_holds_first_texts_then_second_ones() -> None:
 
 
 @pytest.mark.parametrize("order", ["sequential", "round-robin", "proportional"])
-def test_an_epoch_has_every_example_of_every_task_once(order: str) -> None:
+def test_an_epoch_has_every_example_of_every_task_once(order):
     lengths = {"sst": np.arange(3, 13), "sts": np.arange(4, 27)}
     plan = plan_epoch(lengths, 4, np.random.default_rng(0), "by-length", order)
     for task, of in lengths.items():

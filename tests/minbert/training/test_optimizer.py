@@ -17,7 +17,7 @@ THEIRS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_it_is_torchs_to_the_bit(name: str) -> None:
+def test_it_is_torchs_to_the_bit(name):
     torch.manual_seed(0)
     one, other = nn.Linear(5, 3), nn.Linear(5, 3)
     other.load_state_dict(one.state_dict())
@@ -43,7 +43,7 @@ def test_it_is_torchs_to_the_bit(name: str) -> None:
     assert torch.equal(one.bias, other.bias)
 
 
-def test_parameters_without_a_gradient_or_a_rate_stay() -> None:
+def test_parameters_without_a_gradient_or_a_rate_stay():
     model = nn.Linear(2, 2)
     before = [parameter.detach().clone() for parameter in (model.bias, model.weight)]
     for parameters, rate, kept in (
@@ -58,7 +58,7 @@ def test_parameters_without_a_gradient_or_a_rate_stay() -> None:
         before = [parameter.detach().clone() for parameter in now]
 
 
-def test_building_and_training_a_model_import_no_compiler() -> None:
+def test_building_and_training_a_model_import_no_compiler():
     """Normal values on the meta device would import it: 2 s and 60 MiB at each start."""
     code = """if True:
         import sys, torch

@@ -1,7 +1,6 @@
 """A training step: schedule, clipping, AMP and its scaler, against plain torch."""
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 class Tiny(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         torch.manual_seed(0)
         self.embedding = nn.Embedding(11, 4)
@@ -27,7 +26,7 @@ class Tiny(nn.Module):
         return self.linear(self.embedding(input_ids).mean(dim=1))
 
 
-def batch() -> SimpleNamespace:
+def batch():
     ids = torch.arange(20).reshape(4, 5) % 11
     labels = torch.tensor([0, 1, 2, 1])
     return SimpleNamespace(
@@ -35,9 +34,7 @@ def batch() -> SimpleNamespace:
     )
 
 
-def trainer(
-    model: nn.Module, amp: str = "off", steps: int = 10, optimizer: str = "adamw", groups: Any = ()
-) -> Trainer:
+def trainer(model, amp="off", steps=10, optimizer="adamw", groups=()):
     groups = groups or [ParameterGroup(list(model.parameters()), 1e-2, 0.1)]
     return Trainer(
         model, groups, losses={"": "cross-entropy"}, schedule=linear_schedule(steps, 0.0),
@@ -45,7 +42,7 @@ def trainer(
     )  # fmt: skip
 
 
-def test_a_rehearsal_runs_both_passes_and_changes_nothing() -> None:
+def test_a_rehearsal_runs_both_passes_and_changes_nothing():
     model = Tiny()
     made = trainer(model)
     before = [p.clone() for p in model.parameters()]
@@ -60,7 +57,7 @@ def test_a_rehearsal_runs_both_passes_and_changes_nothing() -> None:
     assert not made.optimizer.state
 
 
-def test_rates_rise_over_the_warmup_and_fall_to_zero_or_halve() -> None:
+def test_rates_rise_over_the_warmup_and_fall_to_zero_or_halve():
     factor = linear_schedule(100, 0.1)
     assert factor(0) == pytest.approx(0.1)
     assert factor(9) == 1.0
@@ -78,7 +75,7 @@ def test_rates_rise_over_the_warmup_and_fall_to_zero_or_halve() -> None:
         schedule_of("cosine", 1, 0.1, 1)
 
 
-def test_a_step_is_adamw_on_the_clipped_gradient() -> None:
+def test_a_step_is_adamw_on_the_clipped_gradient():
     ours, plain = Tiny(), Tiny()
     with torch.no_grad():
         ours.linear.weight.mul_(50)  # makes the gradient's norm exceed 1
@@ -101,12 +98,12 @@ def test_a_step_is_adamw_on_the_clipped_gradient() -> None:
 
 
 @pytest.mark.parametrize("amp", ["off", "fp16"])
-def test_the_parts_of_a_step_are_marked(amp: str) -> None:
+def test_the_parts_of_a_step_are_marked(amp):
     model, seen = Tiny(), []
     one = trainer(model, amp=amp)
     weight = model.linear.weight.detach().clone()
 
-    def mark() -> None:
+    def mark():
         seen.append((model.linear.weight.grad is not None, model.linear.weight.equal(weight)))
 
     one.mark = mark
@@ -114,7 +111,7 @@ def test_the_parts_of_a_step_are_marked(amp: str) -> None:
     assert seen == [(False, True), (True, True)], "before and after backward, before the optimizer"
 
 
-def test_bf16_keeps_weights_gradients_and_state_in_fp32() -> None:
+def test_bf16_keeps_weights_gradients_and_state_in_fp32():
     model = Tiny()
     one = trainer(model, amp="bf16")
     seen: list[torch.dtype] = []
@@ -126,7 +123,7 @@ def test_bf16_keeps_weights_gradients_and_state_in_fp32() -> None:
     assert one.scaler is None
 
 
-def test_trap_09_scaler_for_fp16_only_and_unscaled_before_clipping(monkeypatch) -> None:
+def test_trap_09_scaler_for_fp16_only_and_unscaled_before_clipping(monkeypatch):
     assert trainer(Tiny()).scaler is None
     assert trainer(Tiny(), amp="bf16").scaler is None
     model = Tiny()
@@ -154,9 +151,7 @@ def test_trap_09_scaler_for_fp16_only_and_unscaled_before_clipping(monkeypatch) 
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_first_step_that_overflows_under_fp16_leaves_state_and_changes_nothing(
-    optimizer: str,
-) -> None:
+def test_a_first_step_that_overflows_under_fp16_leaves_state_and_changes_nothing(optimizer):
     model = Tiny()
     one = trainer(model, amp="fp16", optimizer=optimizer)
     one.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
@@ -181,7 +176,7 @@ def test_a_first_step_that_overflows_under_fp16_leaves_state_and_changes_nothing
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_at_rest_a_step_changes_nothing(optimizer: str) -> None:
+def test_at_rest_a_step_changes_nothing(optimizer):
     model = Tiny()
     one = trainer(model, optimizer=optimizer)
     one.step(batch())
@@ -192,7 +187,7 @@ def test_at_rest_a_step_changes_nothing(optimizer: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
-def test_groups_have_other_rates_and_decays_for_another_task() -> None:
+def test_groups_have_other_rates_and_decays_for_another_task():
     model = Tiny()
     one = trainer(model, steps=10)
     one.scale_groups(4.0, 0.5)
@@ -207,7 +202,7 @@ def test_groups_have_other_rates_and_decays_for_another_task() -> None:
 # Several batches in a step
 
 
-def halves(whole: SimpleNamespace, *sizes: int) -> list[SimpleNamespace]:
+def halves(whole, *sizes):
     """A batch in parts of some sizes."""
     rows = zip(whole.input_ids.split(sizes), whole.labels.split(sizes), strict=True)
     return [
@@ -217,7 +212,7 @@ def halves(whole: SimpleNamespace, *sizes: int) -> list[SimpleNamespace]:
 
 
 @pytest.mark.parametrize("amp", ["off", "fp16"])
-def test_the_gradient_is_the_mean_over_batches_whatever_their_sizes(amp: str) -> None:
+def test_the_gradient_is_the_mean_over_batches_whatever_their_sizes(amp):
     model = Tiny()
     first, second = halves(batch(), 3, 1)
     outputs = [model(part.input_ids, None, None) for part in (first, second)]
@@ -239,7 +234,7 @@ def test_the_gradient_is_the_mean_over_batches_whatever_their_sizes(amp: str) ->
         torch.testing.assert_close(p.grad, gradient * clipped, **close)
 
 
-def test_a_rehearsal_of_two_batches_holds_gradients_and_drops_them() -> None:
+def test_a_rehearsal_of_two_batches_holds_gradients_and_drops_them():
     model = Tiny()
     made = trainer(model)
     made.step(batch())
@@ -265,7 +260,7 @@ class Graph(torch.autograd.Function):
         return ctx.memory.copy_(gradient.T @ x).detach(), None, None
 
 
-def test_gradients_of_a_cuda_graph_are_kept() -> None:
+def test_gradients_of_a_cuda_graph_are_kept():
     model, memory = nn.Linear(4, 3, bias=False), torch.empty(3, 4)
     plain = nn.Linear(4, 3, bias=False)
     plain.load_state_dict(model.state_dict())

@@ -1,18 +1,15 @@
 """Gradual unfreezing, by quarters from the top."""
 
-from collections.abc import Iterator
-
 import pytest
-from torch import nn
 
 from adapters.injection import inject
 from minbert.model.classifier import BertClassifier, initialise, place_of
 from minbert.training.schedules import layers_in
-from minbert.training.unfreezing import GradualUnfreezing, Location
+from minbert.training.unfreezing import GradualUnfreezing
 from tests.minbert.peers import sizes
 
 
-def model(layers: int = 12, mode: str = "full", pooling: str = "pooler") -> BertClassifier:
+def model(layers=12, mode="full", pooling="pooler"):
     found = BertClassifier(sizes(8, layers, 2, 16, 20, 8), 2, pooling=pooling, dropout=0.0)
     initialise(found, 0)
     adapted = mode != "full"
@@ -23,19 +20,19 @@ def model(layers: int = 12, mode: str = "full", pooling: str = "pooler") -> Bert
     return found
 
 
-def places(of: nn.Module) -> dict[str, Location | None]:
+def places(of):
     return {name: place_of(name) for name, _ in of.named_parameters()}
 
 
-def training(of: nn.Module) -> Iterator[str]:
+def training(of):
     return (name for name, parameter in of.named_parameters() if parameter.requires_grad)
 
 
-def layers_training(of: nn.Module) -> set[int]:
+def layers_training(of):
     return {int(name.split(".")[3]) for name in training(of) if ".layer." in name}
 
 
-def test_twelve_layers_unfreeze_by_threes_as_in_the_paper() -> None:
+def test_twelve_layers_unfreeze_by_threes_as_in_the_paper():
     assert [layers_in(epoch, 12) for epoch in range(7)] == [0, 3, 6, 9, 12, 12, 12]
     assert [layers_in(epoch, 6) for epoch in range(5)] == [0, 2, 3, 4, 6]
     assert [layers_in(epoch, 3) for epoch in range(5)] == [0, 1, 2, 2, 3]
@@ -44,7 +41,7 @@ def test_twelve_layers_unfreeze_by_threes_as_in_the_paper() -> None:
 
 
 @pytest.mark.parametrize("layers", range(1, 25))
-def test_no_layer_freezes_again_and_all_train_in_the_end(layers: int) -> None:
+def test_no_layer_freezes_again_and_all_train_in_the_end(layers):
     counts = [layers_in(epoch, layers) for epoch in range(7)]
     assert counts[0] == 0
     assert counts == sorted(counts)
@@ -54,7 +51,7 @@ def test_no_layer_freezes_again_and_all_train_in_the_end(layers: int) -> None:
 
 @pytest.mark.parametrize("mode", ["full", "lora"])
 @pytest.mark.parametrize("layers", [1, 2, 3, 12])
-def test_from_the_top_and_the_head_from_the_first_epoch(layers: int, mode: str) -> None:
+def test_from_the_top_and_the_head_from_the_first_epoch(layers, mode):
     of = model(layers, mode)
     before = set(training(of))
     unfreezing = GradualUnfreezing(of, places(of))
@@ -68,7 +65,7 @@ def test_from_the_top_and_the_head_from_the_first_epoch(layers: int, mode: str) 
     assert set(training(of)) == before
 
 
-def test_a_new_pooler_trains_from_the_first_epoch() -> None:
+def test_a_new_pooler_trains_from_the_first_epoch():
     of = model()
     names = frozenset(name for name, _ in of.named_parameters() if ".pooler." in name)
     unfreezing = GradualUnfreezing(
@@ -80,7 +77,7 @@ def test_a_new_pooler_trains_from_the_first_epoch() -> None:
 
 @pytest.mark.parametrize("mode", ["full", "lora"])
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5, 7])
-def test_what_is_frozen_in_an_epoch_has_not_trained_before(mode: str, epochs: int) -> None:
+def test_what_is_frozen_in_an_epoch_has_not_trained_before(mode, epochs):
     of = model(mode=mode)
     unfreezing = GradualUnfreezing(of, places(of))
     left = {p for name, p in of.named_parameters() if p.requires_grad and "bert" in name}

@@ -1,26 +1,23 @@
 """Slurm's commands as a few lines of shell, and submissions of cells that need no torch."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from bench.executors.slurm.submission import Start, Submission, TaskAttempt
 from bench.launch.attempt import Attempt, outcome_row
 from bench.launch.runner import WorkerEnd
-from bench.machine.conditions import Target
 from bench.plan.planning import Planned
 from bench.plan.rows import Row
-from bench.results.store import Store
 from tests.experiments.faults.setups import setup
 
 Commands = Callable[..., None]
 
 
 @pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+def slurm(tmp_path, monkeypatch):
     """Puts commands on PATH, each with its lines of shell; others are not there."""
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -30,7 +27,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
 
-    def put(**lines: str) -> None:
+    def put(**lines):
         for name, text in lines.items():
             path = folder / name
             path.write_text(f"#!/bin/sh\n{text}\n")
@@ -41,12 +38,12 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
 
 
 @pytest.fixture(scope="session")
-def target() -> Target:
+def target():
     """The conditions of a node."""
     return setup("fake").target("cpu")
 
 
-def runs(number: int = 4, attempt: int = 1) -> list[Attempt]:
+def runs(number=4, attempt=1):
     """Runs of cells on a stub of a model."""
     made = setup("fake")
     return [
@@ -63,14 +60,12 @@ FIRST = TaskAttempt(0, 0, 0)
 BEGAN, ENDED = "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z"
 
 
-def begin(submission: Submission, target: Target, attempt: TaskAttempt = FIRST) -> bool:
+def begin(submission, target, attempt=FIRST):
     """Begin an attempt."""
     return submission.begin(attempt, Start("n1", target, BEGAN))
 
 
-def row_of(
-    submission: Submission, target: Target, status: str = "ok", attempt: TaskAttempt = FIRST
-) -> tuple[Row, Path]:
+def row_of(submission, target, status="ok", attempt=FIRST):
     """The row of an attempt that has ended, and its folder."""
     planned = submission.groups[attempt.index][attempt.number]
     run = submission.run(attempt, planned, target)
@@ -78,7 +73,7 @@ def row_of(
     return outcome_row(run, target, worker_end(status), folder), folder
 
 
-def worker_end(status: str = "ok") -> WorkerEnd:
+def worker_end(status="ok"):
     """The end of a worker after a second."""
     return WorkerEnd(status=status, message="", wall_s=1.0, started_at=BEGAN, finished_at=ENDED)
 
@@ -86,7 +81,7 @@ def worker_end(status: str = "ok") -> WorkerEnd:
 class Dispatcher:
     """What a session of some cells does."""
 
-    def __init__(self, prepared: list[Attempt], store: Store) -> None:
+    def __init__(self, prepared, store):
         self.runs = {(run.job.cell.cell_id, run.job.repeat): run for run in prepared}
         self.items = [Planned(run.job.cell, "run", "not run yet", 1) for run in prepared]
         self.rows: list[Row] = []
@@ -95,27 +90,27 @@ class Dispatcher:
         self._store = store
         self.display = self
 
-    def prepare(self, item: Planned) -> Attempt | None:
+    def prepare(self, item):
         return self.runs.get(item.key)
 
-    def ended(self, *cells: tuple[Planned, Row]) -> None:
+    def ended(self, *cells):
         for _, row in cells:
             self.rows.append(row)
             if not self._store.has(row):
                 self._store.append(row)
 
-    def note(self, text: str) -> None:
+    def note(self, text):
         self.notes.append(text)
 
-    def stage(self, name: str, at_once: int = 1) -> None:
+    def stage(self, name, at_once=1):
         self.stages.append(name)
 
 
 @pytest.fixture
-def submit(tmp_path: Path) -> Callable[..., Submission]:
+def submit(tmp_path):
     """Makes the folder of a submission next to tmp_path's runs.csv; nothing is queued."""
 
-    def make(groups: Sequence[Sequence[Attempt]], name: str = "one", job: int = 7) -> Submission:
+    def make(groups, name="one", job=7):
         folder = tmp_path / "runs" / "slurm" / name
         request = {
             "runs": str(tmp_path / "runs.csv"),

@@ -1,15 +1,14 @@
 """How jobs end, on real clusters, and what rows say of it."""
 
 import re
-from pathlib import Path
 
 from tests.components import COMPONENTS, need
-from tests.slurm.cluster import Cluster, has_control_groups, missing, temporary_cluster
+from tests.slurm.cluster import has_control_groups, missing, temporary_cluster
 from tests.slurm.place import HANG, Place
 from tests.slurm.stub_worker import FILL_MEMORY
 
 
-def test_rows_say_how_slurm_ended_their_jobs(accounting_cluster: Cluster, tmp_path: Path) -> None:
+def test_rows_say_how_slurm_ended_their_jobs(accounting_cluster, tmp_path):
     """One job reaches its time limit, for which Slurm looks twice a minute. Meanwhile one exceeds
     its memory, which Slurm itself limits as there are no control groups; an array task is
     cancelled, then its array, of which some wait for a CPU."""
@@ -57,7 +56,7 @@ def test_rows_say_how_slurm_ended_their_jobs(accounting_cluster: Cluster, tmp_pa
     assert late.problems() == full.problems() == place.problems() == []
 
 
-def test_a_cell_that_exceeds_the_memory_of_its_control_group(tmp_path: Path) -> None:
+def test_a_cell_that_exceeds_the_memory_of_its_control_group(tmp_path):
     need((absent := missing()) is None, f"no Slurm cluster: {absent}", component="slurm")
     need(has_control_groups(), COMPONENTS["cgroups"], component="cgroups")
     with temporary_cluster(control_groups=True) as limited:

@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from filelock import FileLock, Timeout
@@ -26,7 +25,7 @@ from tests.bench.executors.slurm.conftest import Dispatcher, begin, row_of, runs
 class Cluster:
     """A queue, in which `steps` happen one after the other, each after a look at it."""
 
-    def __init__(self, folder: Path, target, slurm, monkeypatch) -> None:
+    def __init__(self, folder, target, slurm, monkeypatch):
         self.csv = folder / "runs.csv"
         self.steps: list[Callable[[], None]] = []
         self.calls = folder / "calls"
@@ -45,12 +44,12 @@ class Cluster:
         self.queue()
         monkeypatch.setattr(module, "_sleep", self._step)
 
-    def _step(self, _seconds, signals, _stops) -> None:
+    def _step(self, _seconds, signals, _stops):
         self.signals = signals
         assert self.steps, "it goes on waiting"
         self.steps.pop(0)()
 
-    def queue(self, *lines: str) -> None:
+    def queue(self, *lines):
         """From now on these array tasks are queued: `NUMBER|INDEXES|STATE` of a submission, and
         perhaps `|REASON`."""
         named = []
@@ -61,38 +60,38 @@ class Cluster:
             named.append(f"{one.name}|{one.job}|{rest}{reason}\n")
         self._queue.write_text("".join(named))
 
-    def submissions(self) -> list[Submission]:
+    def submissions(self):
         places = self.csv.with_suffix("") / "slurm"
         every = [Submission(place) for place in places.glob("2*")]
         return sorted(every, key=lambda submission: submission.job or 0)
 
-    def publish(self, number: int, index: int, status: str = "ok", restart: int = 0) -> None:
+    def publish(self, number, index, status="ok", restart=0):
         """An array task publishes the row of its first cell."""
         submission, attempt = self.submissions()[number], TaskAttempt(index, 0, restart)
         begin(submission, self._target, attempt)
         submission.publish_row(attempt, *row_of(submission, self._target, status, attempt))
 
-    def executor(self, request: Request | None = None) -> SlurmExecutor:
+    def executor(self, request=None):
         submitter = Submitter(self.csv, request or Request(), "cpu", self._made / "kinds")
         return SlurmExecutor(Store(self.csv), submitter, self._target)
 
-    def run(self, dispatcher: Dispatcher, request: Request | None = None) -> bool:
+    def run(self, dispatcher, request=None):
         with Signals() as signals:
             return self.executor(request).run(dispatcher.items, dispatcher, signals)
 
-    def dispatcher(self, number: int) -> Dispatcher:
+    def dispatcher(self, number):
         return Dispatcher(runs(number), Store(self.csv))
 
-    def called(self) -> list[str]:
+    def called(self):
         return [line.replace(str(self._made), "") for line in self.calls.read_text().splitlines()]
 
 
 @pytest.fixture
-def cluster(tmp_path, target, slurm, monkeypatch) -> Cluster:
+def cluster(tmp_path, target, slurm, monkeypatch):
     return Cluster(tmp_path, target, slurm, monkeypatch)
 
 
-def dispatcher_stays_queued(cluster: Cluster, dispatcher: Dispatcher, **options) -> bool:
+def dispatcher_stays_queued(cluster, dispatcher, **options):
     """Run cells whose array tasks are pending as soon as they are submitted."""
     submit = Submitter.submit
 
@@ -226,7 +225,7 @@ def test_a_wait_for_a_lock_is_ended_by_the_user(cluster, monkeypatch):
     executor, dispatcher = cluster.executor(), cluster.dispatcher(1)
 
     class Held(FileLock):
-        def acquire(self, timeout: float) -> None:
+        def acquire(self, timeout):
             signals.stops += 1
             raise Timeout(self.lock_file)
 
@@ -393,7 +392,7 @@ def test_attempts_before_the_last_are_in_the_csv_too(cluster):
 class Terminal(io.StringIO):
     """A terminal, on which something is typed."""
 
-    def isatty(self) -> bool:
+    def isatty(self):
         return True
 
 

@@ -19,7 +19,7 @@ from bench.results.store import Store
 from tests.bench.executors.slurm.conftest import Dispatcher, runs, worker_end
 
 
-def executor(folder, target) -> SlurmExecutor:
+def executor(folder, target):
     store = Store(folder / "runs.csv")
     return SlurmExecutor(store, Submitter(store.path, Request(), "cpu", folder / "kinds"), target)
 
@@ -100,11 +100,11 @@ def test_a_folder_that_can_not_be_written_is_refused(slurm):
         find_cluster(Store(Path("/proc/self/runs.csv")), Request(), "cpu", [], dry_run=False)
 
 
-def prober(folder, text: str = "") -> Prober:
+def prober(folder, text=""):
     return Prober(folder / "runs.csv", parse_request(text), "cpu", [], print, 0.01)
 
 
-def folders(folder, text: str = ""):
+def folders(folder, text=""):
     one = prober(folder, text)
     return one.kinds_folder, one._folder([])
 

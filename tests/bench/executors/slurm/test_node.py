@@ -11,7 +11,7 @@ import pytest
 from bench.common.errors import DiskFullError, InputError
 from bench.executors.slurm import node
 from bench.executors.slurm.options import NO_FILES
-from bench.executors.slurm.submission import Submission, TaskAttempt
+from bench.executors.slurm.submission import TaskAttempt
 from bench.launch.attempt import outcome_row
 from bench.results.protocol import ROW
 from bench.results.row import keep_row, kept_row
@@ -31,11 +31,11 @@ def environment(slurm, target, monkeypatch):
     monkeypatch.setattr(node, "_PATIENCE_S", 1.0)
 
 
-def run(submission: Submission, code: str = OK) -> int:
+def run(submission, code=OK):
     return node.main(submission.folder, (*WORKER, code))
 
 
-def row(submission: Submission, number: int = 0, restart: int = 0):
+def row(submission, number=0, restart=0):
     return submission.row(TaskAttempt(0, number, restart))
 
 
@@ -115,7 +115,7 @@ def test_the_time_limit_is_by_the_clock_of_the_controller(slurm, monkeypatch):
 
 
 def test_a_full_disk_has_an_exit_code_of_its_own(submit, monkeypatch, capfd):
-    def fails(*_: object, **__: object) -> None:
+    def fails(*_, **__):
         raise DiskFullError("/place/cell: No space left on device")
 
     monkeypatch.setattr(node, "run_cell", fails)
@@ -224,7 +224,7 @@ def test_a_cell_that_is_another_one_there_follows_the_attempts_at_that(submit, t
 
 
 def test_the_last_line_of_an_error_does_not_name_the_node(submit, monkeypatch, capfd):
-    def fails(_device: str) -> None:
+    def fails(_device):
         raise InputError("no GPU can be used")
 
     monkeypatch.setattr(node, "find_target", fails)

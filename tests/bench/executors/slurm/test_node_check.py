@@ -1,7 +1,6 @@
 """Which nodes deviate, and what is said of them."""
 
 import errno
-from pathlib import Path
 
 import pytest
 
@@ -15,11 +14,11 @@ from bench.launch.signals import Signals
 from tests.bench.executors.slurm.conftest import FIRST, begin, row_of, runs
 
 
-def node(name: str, ms: float, half: float = 1.0, kind: str = "a") -> Node:
+def node(name, ms, half=1.0, kind="a"):
     return Node(name, kind, ms, ms - half, ms + half)
 
 
-def deviations(*nodes: Node) -> list[str]:
+def deviations(*nodes):
     return [one.name for one in compare(nodes) if one.deviation is not None]
 
 
@@ -49,7 +48,7 @@ def test_lines_name_what_to_leave_out():
     assert lines(compare(usual)) == lines(compare(usual))[:2]
 
 
-def checked(folder: Path, request: str = "", notes: list[str] | None = None) -> list[Node]:
+def checked(folder, request="", notes=None):
     """What a check of the nodes finds, which looks once."""
     submitter = Submitter(folder / "runs.csv", parse_request(request), "cpu", folder)
     with Signals() as signals:
@@ -65,7 +64,7 @@ def test_each_node_that_takes_jobs_has_a_job_of_its_own(slurm, tmp_path, target,
         scontrol='[ "$2" = hostnames ] && echo n4 || exit 1',
     )
 
-    def work(_seconds: float) -> None:
+    def work(_seconds):
         """The nodes run their cells, except the last."""
         for name in ("n1", "n2"):
             [place] = (tmp_path / "runs" / "slurm" / "nodes" / name / "slurm").iterdir()

@@ -6,22 +6,20 @@ with a few of the faults of `python -m tests.experiments.faults --slurm`.
 
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bench.executors.slurm import commands
 from bench.executors.slurm import executor as slurm_executor
-from bench.executors.slurm.executor import POLL, SlurmExecutor, find_cluster
+from bench.executors.slurm.executor import POLL, find_cluster
 from bench.executors.slurm.submission import submissions_folder
 from bench.results.row import kept_row
 from tests.bench.grids import GridRuns
 from tests.experiments.faults.checks import BAD
 from tests.experiments.faults.slurm import TIME_LIMIT, Round, summary
-from tests.slurm.cluster import NODES, URGENT, Cluster
+from tests.slurm.cluster import NODES, URGENT
 from tests.slurm.place import HANG, PAIRS, POLL_S, Place
 from tests.slurm.stub_grid import WORKER
 from tests.slurm.stub_worker import CELLS
@@ -33,14 +31,14 @@ ALONE = ("--slurm", "exclusive")
 
 
 @pytest.fixture
-def place(cluster: Cluster, tmp_path: Path) -> Iterator[Place]:
+def place(cluster, tmp_path):
     """A fresh place on the cluster; in the end its rows are those in the folders."""
     one = Place(tmp_path / "place", cluster)
     yield one
     assert one.problems() == []
 
 
-def test_a_grid_is_an_array_on_both_nodes(place: Place) -> None:
+def test_a_grid_is_an_array_on_both_nodes(place):
     first = place.run("--cells", "4")
     assert first.returncode == 0, first.stderr
     assert {start.node for start in place.starts()} == set(NODES)
@@ -54,7 +52,7 @@ def test_a_grid_is_an_array_on_both_nodes(place: Place) -> None:
     assert [start.seed for start in place.starts()[4:]] == [4]
 
 
-def test_the_nodes_of_a_partition(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_nodes_of_a_partition(cluster, monkeypatch):
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
     for partition in ("", "main"):
@@ -62,9 +60,7 @@ def test_the_nodes_of_a_partition(cluster: Cluster, monkeypatch: pytest.MonkeyPa
     assert commands.hostnames("node[1-2]") == set(NODES)
 
 
-def test_each_array_task_has_its_own_time_limit(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_array_task_has_its_own_time_limit(cluster, monkeypatch):
     """The id of an array's last job is also that of the array."""
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
@@ -77,7 +73,7 @@ def test_each_array_task_has_its_own_time_limit(
     assert [limit and limit[1] for limit in limits] == ["9:00", "5:00"]
 
 
-def test_cells_of_a_node_that_fails_run_again(place: Place) -> None:
+def test_cells_of_a_node_that_fails_run_again(place):
     place.order(HANG, 0)
     command = place.start("--cells", "2", *ALONE)
     place.wait_for_starts(2)
@@ -92,7 +88,7 @@ def test_cells_of_a_node_that_fails_run_again(place: Place) -> None:
     assert "its node failed, or Slurm started its job again" in row["message"]
 
 
-def test_a_preempted_cell_runs_again(place: Place) -> None:
+def test_a_preempted_cell_runs_again(place):
     place.order(HANG, 0)
     command = place.start("--cells", "1")
     place.wait_for_starts(1)
@@ -107,7 +103,7 @@ def test_a_preempted_cell_runs_again(place: Place) -> None:
     assert len(place.starts()) == 2
 
 
-def test_a_command_outlives_the_controller(place: Place) -> None:
+def test_a_command_outlives_the_controller(place):
     place.order("2", 0)
     command = place.start("--cells", "2")
     place.wait_for_starts(2)
@@ -120,7 +116,7 @@ def test_a_command_outlives_the_controller(place: Place) -> None:
     assert place.statuses() == {0: ["ok"], 1: ["ok"]}
 
 
-def test_a_cell_runs_again_while_others_of_its_array_still_run(place: Place) -> None:
+def test_a_cell_runs_again_while_others_of_its_array_still_run(place):
     place.order("crash", 0)
     place.order(HANG, 1)
     command = place.start("--cells", "2")
@@ -135,12 +131,10 @@ def test_a_cell_runs_again_while_others_of_its_array_still_run(place: Place) -> 
     assert place.statuses() == {0: ["crashed", "ok"], 1: ["interrupted"]}
 
 
-def test_nodes_are_checked_whenever_it_is_wanted(
-    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nodes_are_checked_whenever_it_is_wanted(tmp_path, cluster, monkeypatch):
     """Twice, so that the second check does not use the folders of the first."""
 
-    def with_stub_workers(*arguments: Any, **options: Any) -> SlurmExecutor:
+    def with_stub_workers(*arguments, **options):
         executor = find_cluster(*arguments, **options)
         executor._submitter = replace(executor._submitter, worker=WORKER)
         return executor
@@ -166,7 +160,7 @@ def test_nodes_are_checked_whenever_it_is_wanted(
     assert pairs.statuses() == ["ok"]
 
 
-def test_nothing_is_lost_or_done_twice_on_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
+def test_nothing_is_lost_or_done_twice_on_a_cluster(cluster, tmp_path):
     first = ["second command", "command killed"]
     verdict = Round(cluster, tmp_path / "grid", 3, FAULTS, first).run()
     assert verdict.good, verdict

@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +18,7 @@ from bench.machine.conditions import find_conditions
 class Probing:
     """A cluster on which a probe's script runs at once, and its end is known to `scontrol`."""
 
-    def __init__(self, folder: Path, slurm) -> None:
+    def __init__(self, folder, slurm):
         self.folder = folder
         self.notes: list[str] = []
         self.put = slurm
@@ -30,21 +29,21 @@ class Probing:
             scontrol=f'echo "JobId=11 JobState=COMPLETED ExitCode=$(cat {folder}/code):0"',
         )
 
-    def prober(self, text: str = "", *paths: Path, device: str = "cpu") -> Prober:
+    def prober(self, text="", *paths, device="cpu"):
         return Prober(
             self.folder / "runs.csv", parse_request(text), device, paths, self.notes.append, 0.01
         )
 
-    def ask(self, text: str = "", *paths: Path, **options):
+    def ask(self, text="", *paths, **options):
         with Signals() as signals:
             return self.prober(text, *paths, **options).ask(signals)
 
-    def left_over(self) -> list[Path]:
+    def left_over(self):
         return list((self.folder / "runs").rglob("*"))
 
 
 @pytest.fixture
-def cluster(tmp_path, slurm) -> Probing:
+def cluster(tmp_path, slurm):
     return Probing(tmp_path, slurm)
 
 

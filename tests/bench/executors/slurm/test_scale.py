@@ -3,7 +3,6 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,7 +37,7 @@ FATES = {
 
 
 @pytest.fixture
-def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GridRuns:
+def grid(tmp_path, monkeypatch):
     """A place with the grid; nothing waits for a disk."""
     monkeypatch.setattr(os, "fsync", lambda _file: None)
     monkeypatch.setitem(sys.modules, "bench.report.render", SimpleNamespace(render=stub_report))
@@ -47,19 +46,17 @@ def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GridRuns:
 
 
 @pytest.fixture
-def slurm() -> Iterator[Simulation]:
+def slurm():
     with Simulation(nodes=40, fates=FATES, max_array_size=41, max_job_count=110) as cluster:
         yield cluster
 
 
-def run(grid: GridRuns, *options: str) -> "tuple[int, str, str]":
+def run(grid, *options):
     done = grid.run("--executor", "slurm", *options, grid=str(grid.folder / "many.toml"))
     return done.returncode, done.stdout, done.stderr
 
 
-def test_every_cell_has_one_result_whatever_happens_to_array_tasks(
-    grid: GridRuns, slurm: Simulation
-) -> None:
+def test_every_cell_has_one_result_whatever_happens_to_array_tasks(grid, slurm):
     code, out, err = run(grid)
     assert code == 1, err
     ends, rows = slurm.ends, grid.rows()

@@ -59,7 +59,7 @@ def test_only_submissions_that_are_not_done_are_listed(submit, tmp_path):
 def test_one_of_many_publishes(tmp_path):
     path, won = tmp_path / "row.json", []
 
-    def race(number: int) -> None:
+    def race(number):
         if publish(path, b"%d" % number * 10_000):
             won.append(number)
 
