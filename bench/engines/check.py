@@ -14,6 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
+from adapters.names import LAYER_SETS
 from bench.common.child import ChildError, ask, serve
 from bench.common.errors import InputError
 from bench.common.grouping import grouped
@@ -49,17 +50,20 @@ def check_checkpoint(folder: Path, digest: str) -> None:
     """Read a checkpoint's configuration, vocabulary and weights as engine minbert does; `digest` is
     of its files, as `model_digest`. InputError if loading it raises one, or takes longer than
     `PATIENCE_S`."""
-    with _once(digest, ("torch",), ("minbert",)) as is_known:
-        if not is_known:
-            _ask({"checkpoint": str(folder)}, f"{folder}: ", "loaded", "can't be loaded", 1)
+    with _once(digest, ("torch",), ("minbert",)) as known:
+        if not known:
+            known[:] = _ask(
+                {"checkpoint": str(folder)}, f"{folder}: ", "loaded", "can't be loaded", 1
+            )
 
 
 def check_models(
     cells: Iterable[Cell], model: Model, data: Path | None, adapter_configs: Mapping[str, str]
 ) -> None:
     """Build what the cells of engine transformers train on data in a folder, without values, read
-    the tokenizer, and run each kind of model on a few tokens. `adapter_configs` are JSON by the
-    name in cells. InputError of the engine, or after twice `PATIENCE_S`."""
+    the tokenizer, and run each kind of model on a few tokens; then print what layer sets stand for,
+    if a cell has one. `adapter_configs` are JSON by the name in cells. InputError of the engine, or
+    after twice `PATIENCE_S`."""
     built: dict[tuple[object, ...], Cell] = {}
     for cell in sorted(cells, key=lambda cell: cell.rank or 0):
         if cell.engine == TRANSFORMERS:
@@ -67,57 +71,62 @@ def check_models(
     if not built:
         return
     settings = [model.digest, [[*key, cell.rank] for key, cell in built.items()]]
-    with _once(settings, ("torch", "transformers", "peft"), _CODE) as is_known:
-        if is_known:
-            return
-        jobs = [
-            model.job(
-                replace(cell, seed=0), data, adapter_config=adapter_configs.get(cell.adapter or "")
+    with _once(settings, ("torch", "transformers", "peft"), _CODE) as known:
+        if not known:
+            jobs = [
+                model.job(
+                    replace(cell, seed=0),
+                    data,
+                    adapter_config=adapter_configs.get(cell.adapter or ""),
+                )
+                for cell in built.values()
+            ]
+            plural = "s" if len(jobs) > 1 else ""
+            echo(
+                f"checking {len(jobs)} setting{plural} of {model.name} in engine {TRANSFORMERS}",
+                err=True,
             )
-            for cell in built.values()
-        ]
-        plural = "s" if len(jobs) > 1 else ""
-        echo(
-            f"checking {len(jobs)} setting{plural} of {model.name} in engine {TRANSFORMERS}",
-            err=True,
-        )
-        request = {"jobs": [job.to_json() for job in jobs]}
-        _ask(request, f"{model.name}: ", "checked", f"engine {TRANSFORMERS} can't build it", 2)
+            request = {"jobs": [job.to_json() for job in jobs]}
+            failed = f"engine {TRANSFORMERS} can't build it"
+            known[:] = _ask(request, f"{model.name}: ", "checked", failed, 2)
+        if any(cell.layers in LAYER_SETS for cell in built.values()):
+            echo(f"layers of {model.name}: {known[0]}", err=True)
 
 
 @contextmanager
-def _once(settings: object, libraries: Sequence[str], code: Sequence[str]) -> Iterator[bool]:
-    """A context for a check: whether it has ended without an error before, with these settings,
-    these versions of libraries, and this code; kept in the user's cache."""
+def _once(settings: object, libraries: Sequence[str], code: Sequence[str]) -> Iterator[list[str]]:
+    """A context for a check with its answers: those it gave before with these settings, these
+    versions of libraries and this code, or none yet. They are kept in the user's cache."""
     versions = {name: version(name) for name in libraries}
     key = hashlib.sha256(digest([settings, versions], 64).encode())
     for name in code:
         path = _ROOT / name
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             key.update(file.read_bytes())
-    known = cache_folder() / "checked" / key.hexdigest()[:32]
-    yield is_file(known)
+    path = cache_folder() / "checked" / key.hexdigest()[:32]
+    known = path.read_text(encoding="utf-8").splitlines() if is_file(path) else []
+    yield known
     with suppress(OSError):
-        known.parent.mkdir(parents=True, exist_ok=True)
-        known.touch()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(known), encoding="utf-8")
 
 
-def _ask(request: object, whose: str, done: str, failed: str, times: int) -> None:
+def _ask(request: object, whose: str, done: str, failed: str, times: int) -> list[str]:
     patience_s = times * PATIENCE_S
     try:
-        list(ask("bench.engines.check", request, patience_s=patience_s))
+        return list(ask("bench.engines.check", request, patience_s=patience_s))
     except ChildError as error:
         if error.is_late:
             raise InputError(f"{whose}could not be {done} in {patience_s:g} s") from None
         raise InputError(f"{whose}{failed} ({error})") from None
 
 
-def answers_to(request: dict[str, Any]) -> Iterator[bool]:
+def answers_to(request: dict[str, Any]) -> Iterator[str]:
     if "checkpoint" in request:
         _load(Path(request["checkpoint"]))
+        yield "loaded"
     else:
-        _build([Job.from_json(text) for text in request["jobs"]])
-    yield True
+        yield _build([Job.from_json(text) for text in request["jobs"]])
 
 
 def _load(folder: Path) -> None:
@@ -136,16 +145,17 @@ def _load(folder: Path) -> None:
             raise InputError(f"{folder}: {name} holds NaN or infinite numbers; download it again")
 
 
-def _build(jobs: list[Job]) -> None:
+def _build(jobs: list[Job]) -> str:
+    """Build and check the models of the jobs, which are of one encoder; its layers."""
     from bench.engines import transformers
     from bench.examples.tokenizers import fast_tokenizer
 
-    for job in jobs:
-        transformers.skeleton(job)
+    models = [transformers.skeleton(job) for job in jobs]
     tokenizer = fast_tokenizer(Path(jobs[0].tokenizer))
     transformers.check_vocabulary(jobs[0], tokenizer.highest_id)
     for own in grouped(jobs, _COMPUTES).values():
         transformers.check_weights(own[0], sorted({job.cell.amp for job in own}))
+    return str(models[0].blocks)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.common.messages import one_line
+from bench.engines.layer_sets import find_blocks
 from minbert.model.classifier import Classifier, HeadConfig, mean_of_real
 
 ADAPTER: Final = "default"
@@ -28,6 +29,7 @@ class EncoderClassifier(Classifier):
 
     Attributes:
         prefix: the name of the encoder in the architecture's own models.
+        blocks: the linear layers of its blocks, as they are before adapters.
         takes_types: whether the encoder distinguishes the texts of a pair by token type.
     """
 
@@ -42,6 +44,9 @@ class EncoderClassifier(Classifier):
         self.classifier: Any
         if head is not None:
             self.classifier = head
+        self.blocks = find_blocks(self.get_submodule(self.prefix), self.prefix)
+        # fewer than layers: some layers share their weights
+        self.shares_layers = self.blocks.count < getattr(model.config, "num_hidden_layers", 0)
         self.pooling = pooling
         accepted = inspect.signature(model.forward).parameters
         types = int(getattr(model.config, "type_vocab_size", 0) or 0)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable
 from contextlib import nullcontext
 from itertools import chain
 from typing import Any, Final
@@ -13,7 +12,6 @@ import torch
 from torch import nn
 
 from adapters.methods import LOW_RANK, PEFT
-from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
 from bench.engines.classifier import (
     ADAPTER,
@@ -24,12 +22,11 @@ from bench.engines.classifier import (
     reason,
     seeded,
 )
+from bench.engines.layer_sets import listed
 from bench.plan.adapter_configs import check_adapter_config
-from bench.plan.architectures import ARCHITECTURES
-from bench.plan.cell import DEFAULT, ON, Cell
+from bench.plan.cell import DEFAULT, ON
 from bench.plan.job import Job
 
-_MOST_NAMED: Final = 30
 _REFUSED: Final = {
     "corda": "needs examples before training",
     "eva": "needs examples before training",
@@ -56,7 +53,7 @@ def add_adapters(model: EncoderClassifier, job: Job) -> None:
         if re.search("(no modules were targeted|target modules .* not found)", str(error), re.I):
             raise InputError(
                 f"adapter_config: target_modules match no layer of {cell.model}, whose linear "
-                f"layers are {_listed(_within_layers(linear_layers(model)))}"
+                f"layers are {listed(model.blocks.layers)}"
             ) from error
         given = f"adapter_config ({config.peft_type.value})"
         what = given if cell.mode == PEFT else f"mode {cell.mode}"
@@ -85,51 +82,6 @@ def add_adapters(model: EncoderClassifier, job: Job) -> None:
         _draw_factors(model, cell.seed)
 
 
-def linear_layers(model: EncoderClassifier) -> dict[str, nn.Linear]:
-    layers = dict(model.get_submodule(model.prefix).named_modules(prefix=model.prefix))
-    return {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
-
-
-def target_layers(model: EncoderClassifier, cell: Cell) -> list[str]:
-    """Names of the linear layers that carry adapters, all of them in the encoder's layers.
-    InputError for a layer set without meaning in the architecture, or names that match none."""
-    layers, architecture = str(cell.layers), ARCHITECTURES.get(model.model_type)
-    place = r".*\.\d+\."
-    if architecture is not None:
-        place = re.escape(f"{model.prefix}.{architecture.layers}").replace(r"\{\}", r"\d+")
-    names = [name for name in linear_layers(model) if re.match(place, name)]
-    if layers in LAYER_SETS:
-        if architecture is None:
-            ends = _within_layers(names)
-            raise InputError(
-                f"layers {layers}: not defined for model_type {model.model_type}, whose linear "
-                f"layers are {_listed(ends)}; name some in a grid file: layers = "
-                f'["{"+".join(ends[:2])}"]'
-            )
-        ends_of = "|".join(map(re.escape, architecture.adapted(layers)))
-        return [name for name in names if re.fullmatch(f"{place}({ends_of})", name)]
-    chosen = set()
-    for target in layers.split("+"):
-        ending = {name for name in names if f".{name}".endswith(f".{target}")}
-        if not ending:
-            raise InputError(
-                f"layers {layers}: {cell.model} has no linear layer whose name ends in {target}; "
-                f"they are {_listed(_within_layers(names))}"
-            )
-        chosen |= ending
-    return [name for name in names if name in chosen]
-
-
-def _within_layers(names: Iterable[str]) -> list[str]:
-    """Distinct names without what comes before and up to the layer's number."""
-    return list(dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in names))
-
-
-def _listed(listed: list[str]) -> str:
-    more = f" and {len(listed) - _MOST_NAMED} more" if len(listed) > _MOST_NAMED else ""
-    return ", ".join(listed[:_MOST_NAMED]) + more
-
-
 def _tensor_names(model: nn.Module) -> set[str]:
     return {name for name, _ in chain(model.named_parameters(), model.named_buffers())}
 
@@ -150,9 +102,10 @@ def peft_config(model: EncoderClassifier, job: Job) -> Any:
     cell = job.cell
     if cell.mode == PEFT:
         return _given_config(model, json.loads(job.adapter_config or "{}"))
-    targets, layers = target_layers(model, cell), linear_layers(model)
+    targets = model.blocks.adapted(str(cell.layers), cell.model)
     for name in targets if cell.mode in LOW_RANK else ():
-        width = min(layers[name].in_features, layers[name].out_features)
+        layer: Any = model.get_submodule(name)
+        width = min(layer.in_features, layer.out_features)
         if cell.rank is not None and cell.rank > width:
             raise InputError(
                 f"rank {cell.rank} is above the width of {name} in {cell.model}, which is {width}; "
@@ -173,9 +126,8 @@ def peft_config(model: EncoderClassifier, job: Job) -> Any:
         )
     if cell.mode == "vera":
         return peft.VeraConfig(r=cell.rank, target_modules=targets, projection_prng_key=cell.seed)
-    architecture = ARCHITECTURES.get(model.model_type)
-    last = "" if architecture is None else architecture.other[-1]
-    inputs = [name for name in targets if re.sub(r"^.*\d\.", "", name) == last]
+    last = model.blocks.layers.get(model.blocks.last, [])
+    inputs = [name for name in targets if name in last or f"{model.prefix}.{name}" in last]
     return peft.IA3Config(target_modules=targets, feedforward_modules=inputs)
 
 

@@ -34,7 +34,7 @@ from bench.engines.classifier import EncoderClassifier, on_meta, reason, seeded
 from bench.engines.engine import Groups, on_cpu
 from bench.engines.outputs import heads_of, parts_of, task_of
 from bench.engines.peft import add_adapters
-from bench.plan.architectures import ARCHITECTURES, model_type_of
+from bench.plan.architectures import model_type_of
 from bench.plan.cell import ITERATIVE, ON, Cell
 from bench.plan.job import Job
 from minbert.model.config import GEOMETRIES
@@ -336,22 +336,16 @@ def place_of(model: nn.Module, name: str) -> tuple[str, int | None] | None:
     assert isinstance(model, EncoderClassifier)  # noqa: S101
     if not name.startswith(f"{model.prefix}."):
         return None
-    layer = re.search(r"\.(\d+)\.", name) if _has_layers(model) else None
+    layer = re.search(r"\.(\d+)\.", name) if not model.shares_layers else None
     if layer is not None:
         return model.prefix, int(layer[1])
     return None if any(norm in name for norm in _FINAL_NORMS) else (model.prefix, None)
 
 
-def _has_layers(model: EncoderClassifier) -> bool:
-    """Whether the layers have weights of their own."""
-    architecture = ARCHITECTURES.get(model.model_type)
-    return architecture is None or "{}" in architecture.layers
-
-
 def _check_layers(model: EncoderClassifier, cell: Cell) -> None:
     settings = {"layer_decay": cell.layer_decay != 1.0, "unfreeze": cell.unfreeze == ITERATIVE}
     for name, is_set in settings.items():
-        if is_set and not _has_layers(model):
+        if is_set and model.shares_layers:
             raise InputError(
                 f"{name} {getattr(cell, name)}: the layers of {model.model_type} share their "
                 "weights, so that none trains by itself; leave it out"

@@ -1,5 +1,5 @@
-"""The encoder architectures of transformers that layer sets are defined for, by the `model_type` of
-their config.json, and the sizes in any config.json. Free of torch."""
+"""What has to be known of an encoder before transformers is imported: peculiarities of its
+architecture, by the `model_type` of its config.json, and its sizes. Free of torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,26 +12,15 @@ from bench.plan.tables import read_tables
 from minbert.files import config_file, read_json
 from minbert.model.config import BertConfig
 
-_BERT: Final = ("attention.self.query", "attention.self.key", "attention.self.value")
-_DENSE: Final = ("attention.output.dense", "intermediate.dense", "output.dense")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """An architecture, by the names of its modules within the encoder; not every configuration has
-    all of the other layers. With `first_position`, positions count from the id of padding plus 1,
-    so that as many of them are not for text."""
+    """With `first_position`, positions count from the id of padding plus 1, so that as many of them
+    are not for text."""
 
     name: str  # for people
-    layers: str = "encoder.layer.{}."  # beginning of a layer's names; without {} all share weights
-    attention: tuple[str, ...] = _BERT  # query, key, value: one fused linear layer or several
-    other: tuple[str, ...] = _DENSE  # linear layers, the feed-forward block's last at the end
     first_position: bool = False
     has_sdpa: bool = True  # whether transformers uses torch's fused kernels for its attention
-
-    def adapted(self, layers: str) -> tuple[str, ...]:
-        """Names within a layer of the linear layers that a layer set adapts."""
-        return self.attention if layers in ("attn-only", "attn") else self.attention + self.other
 
 
 ARCHITECTURES: Final[Mapping[str, Architecture]] = {

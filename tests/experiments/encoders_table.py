@@ -27,7 +27,6 @@ from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
 from bench.engines.engine import engine_of
 from bench.examples.tokenizers import tokenizer_of
-from bench.plan.architectures import ARCHITECTURES
 from bench.plan.cell import MINBERT
 from bench.plan.job import Job
 from bench.plan.models import engine_version
@@ -96,14 +95,15 @@ class Setting:
 
     def job(self, checkpoint: Path) -> Job:
         """The job of a checkpoint."""
-        kind = checkpoint.name.partition("-tiny")[0]
         values: dict[str, Any] = {**self.changes, "learning_rate": self.rate}
         if self.mode == "head":
             values["learning_rate"] = None
         if self.mode != "full":
             values["learning_rate_head"] = self.head_rate
         if self.config is not None:
-            ends = [name.rpartition(".")[2] for name in ARCHITECTURES[kind].attention]
+            head = job(checkpoint, "head")
+            [attention] = engine_of(head.cell).skeleton(head).blocks.attentions
+            ends = [name.rpartition(".")[2] for name in attention]
             own = {k: ends if v == ATTENTION else v for k, v in self.config.items()}
             values["adapter_config"] = json.dumps(own)
         return job(checkpoint, self.mode, self.layers, **values)

@@ -152,6 +152,7 @@ def asked(tmp_path, monkeypatch):
 
     def ask(request, *_):
         asked.append([Job.from_json(text).cell for text in request["jobs"]])
+        return ["query; dense"]
 
     monkeypatch.setattr(check, "_ask", ask)
     return asked
@@ -171,7 +172,8 @@ def test_weights_run_in_every_attention_pooling_and_head(encoders, monkeypatch):
         "bench.engines.transformers.check_weights",
         lambda one, amps: ran.append((one.cell.attn_implementation, one.cell.pooling, amps)),
     )
-    assert list(answers_to({"jobs": [one.to_json() for one in jobs]})) == [True]
+    [layers] = answers_to({"jobs": [one.to_json() for one in jobs]})
+    assert layers.startswith("query, key, value: attention.self.query, ")
     assert ran == [
         ("eager", "mean", ["off"]), ("sdpa", "mean", ["bf16", "off"]), ("sdpa", "cls", ["off"]),
     ]  # fmt: skip
@@ -188,8 +190,9 @@ def test_each_setting_is_checked_once_at_its_highest_rank(encoders, asked, capsy
         check_models([*cells, full], model, None, {})
     [[one, other]] = asked
     assert {(one.mode, one.rank), (other.mode, other.rank)} == {("lora", 8), ("full", None)}
-    line = f"checking 2 settings of {model.name} in engine transformers\n"
-    assert capsys.readouterr().err == line
+    checking = f"checking 2 settings of {model.name} in engine transformers\n"
+    layers = f"layers of {model.name}: query; dense\n"
+    assert capsys.readouterr().err == checking + 2 * layers
     check_models(cells, model, None, {})
     assert len(asked) == 2, "another list of settings"
 
