@@ -14,12 +14,13 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
+from adapters.methods import LOW_RANK
 from adapters.names import LAYER_SETS
 from bench.common.child import ChildError, ask, serve
 from bench.common.errors import InputError
 from bench.common.grouping import grouped
 from bench.common.messages import echo
-from bench.plan.cell import TRANSFORMERS, Cell, digest
+from bench.plan.cell import ON, TRANSFORMERS, Cell, digest
 from bench.plan.job import Job
 from bench.plan.models import Model
 from minbert.assets.cache import cache_folder
@@ -31,11 +32,12 @@ transformers may take twice as long."""
 _BUILT_FROM: Final = (
     "mode", "layers", "amp", "model", "init", "attn_implementation", "pooling", "head", "task",
     "gradient_checkpointing", "use_rslora", "init_lora_weights", "lora_dropout", "adapter",
-    "layer_decay", "unfreeze",
+    "layer_decay", "unfreeze", "own_kernels",
 )  # fmt: skip
 """The settings that decide what is built, besides the rank, of which the highest is checked."""
 _COMPUTES: Final = attrgetter("checkpoint", "cell.attn_implementation", "cell.pooling", "cell.head")
 """What decides the code that a model without adapters runs."""
+_ADAPTS: Final = attrgetter("cell.mode", "cell.layers", "cell.use_rslora")
 _CODE: Final = (
     "adapters",
     "bench/engines",
@@ -155,6 +157,9 @@ def _build(jobs: list[Job]) -> str:
     transformers.check_vocabulary(jobs[0], tokenizer.highest_id)
     for own in grouped(jobs, _COMPUTES).values():
         transformers.check_weights(own[0], sorted({job.cell.amp for job in own}))
+    adapted = [job for job in jobs if job.cell.own_kernels == ON and job.cell.mode in LOW_RANK]
+    for own in grouped(adapted, _ADAPTS).values():
+        transformers.check_own_kernels(own[-1])  # of the highest rank
     return str(models[0].blocks)
 
 

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +36,7 @@ from bench.engines.engine import Groups, on_cpu
 from bench.engines.outputs import heads_of, parts_of, task_of
 from bench.engines.peft import add_adapters
 from bench.plan.architectures import model_type_of
-from bench.plan.cell import ITERATIVE, ON, Cell
+from bench.plan.cell import ITERATIVE, OFF, ON, Cell
 from bench.plan.job import Job
 from minbert.model.config import GEOMETRIES
 from minbert.model.heads import HEADS
@@ -61,6 +62,10 @@ for _name in ("eager", "sdpa"):
     AttentionMaskInterface.register(_name, _without_asking(ALL_MASK_ATTENTION_FUNCTIONS[_name]))
 
 _POOLER: Final = "pooler"
+_TOKENS: Final = 100
+"""Token ids below this are in every vocabulary."""
+_ROUNDING: Final = 1e-3
+_TINY: Final = 1e-12
 _MOVING: Final = {"lora": "lora_B", "dora": "lora_B", "vera": "vera_lambda_b", "ia3": "ia3_"}
 """Parts of the names of the parameters that every training changes, by mode; in LoRA, for example,
 A gets no gradient before B has moved."""
@@ -262,6 +267,35 @@ def check_weights(job: Job, amps: Iterable[str]) -> None:
             )
 
 
+def check_own_kernels(job: Job) -> None:
+    """Compare a forward and a backward pass by this project's kernels with PEFT's own, in fp32
+    without dropout. InputError if logits or an adapter's gradients differ by more than rounding."""
+    from bench.engines.own_kernels import use_own_kernels
+
+    cell = replace(job.cell, own_kernels=OFF, dropout=0.0, lora_dropout=0.0)
+    model = build(on_cpu(replace(job, cell=cell))).train()
+    generator = torch.Generator().manual_seed(0)
+    adapter = parameter_groups(model)["adapter"]
+    for name, parameter in adapter.items():
+        if ".lora_B." in name:  # zero at first, which hides A
+            nn.init.normal_(parameter, 0.0, 0.02, generator=generator)
+    ids = torch.randint(model.pad_id + 1, _TOKENS, (2, 8), generator=generator)
+    mask = torch.ones_like(ids).tril(6)  # with padding
+    values = []
+    for _ in range(2):
+        logits = model(ids, mask, torch.zeros_like(ids))
+        gradients = torch.autograd.grad(logits.square().sum(), list(adapter.values()))
+        values.append({"logits": logits.detach(), **dict(zip(adapter, gradients, strict=True))})
+        use_own_kernels(model)
+    for name, theirs in values[0].items():
+        error = (values[1][name] - theirs).norm() / theirs.norm().clamp_min(_TINY)
+        if not error <= _ROUNDING:
+            raise InputError(
+                f"own_kernels: {name} differs from PEFT's by {error:.1e}, relatively; set "
+                "own_kernels = false in the grid file, and report this"
+            )
+
+
 def check_vocabulary(job: Job, most: int) -> None:
     """Refuse a tokenizer whose largest token id is above those of the model's embeddings."""
     size = int(_config(job).vocab_size)
@@ -311,6 +345,10 @@ def _adapt(model: EncoderClassifier, job: Job) -> None:
     for name, parameter in model.named_parameters():
         adapted = ".base_layer." in name or name in model.names["added"]
         parameter.requires_grad_(name in adapter or name in head or (base and not adapted))
+    if cell.own_kernels == ON:
+        from bench.engines.own_kernels import use_own_kernels
+
+        use_own_kernels(model)
     if cell.gradient_checkpointing == ON:
         # only now: PEFT would let gradients go on to the embeddings, which need none here
         vars(model)["model_of_library"].gradient_checkpointing_enable({"use_reentrant": False})

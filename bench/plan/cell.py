@@ -183,6 +183,7 @@ class Cell:
     compile: str = OFF
     compile_why: str | None = None
     kernels: str | None = FAST
+    own_kernels: str | None = OFF
     frozen_dtype: str | None = None
     tf32: str | None = OFF
     epochs: int

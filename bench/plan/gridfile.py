@@ -159,6 +159,7 @@ class Settings(_Strict):
     gradient_checkpointing: bool = False
     compile: Compile = False
     kernels: Annotated[str, OneOf("kernels")] = "fast"
+    own_kernels: bool = True
     tf32: bool = False
     pooling: Annotated[str, OneOf("pooling", AUTO)] = AUTO
     head: Annotated[str, OneOf("head")] = "linear"

@@ -69,6 +69,86 @@ def torch_attention(
     return y.transpose(1, 2).reshape(batch, q.shape[2], width // 3)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, p: float) -> Tensor:
+    """softmax(scale q kᵀ) v of every head on a CPU, [B, N, S, D], from q, k and v [B, N, S, D]; the
+    mask broadcasts to [B, N, S, S] and is true where a token is seen. `p` as of `attention`."""
+    batch, heads = q.shape[:2]
+    unseen = None
+    if mask is not None:
+        unseen = torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, -torch.inf)
+    dtype = product_dtype(q)
+    q, k, v = (x.to(dtype).flatten(0, 1) for x in (q, k, v))
+    y: Tensor = _Heads.apply(q, k, v, unseen, heads, scale, p)  # type: ignore[no-untyped-call]
+    return y.view(batch, heads, *y.shape[1:])
+
+
+def _weights(
+    q: Tensor, k: Tensor, unseen: Tensor | None, heads: int, scale: float, p: float
+) -> tuple[Tensor, Tensor | None]:
+    """softmax(scale q kᵀ + unseen) [B N, S, S], in the type of q, and which of it dropout keeps."""
+    exact = torch.promote_types(q.dtype, torch.float32)
+    scores = _scaled(q, k.transpose(1, 2), scale).to(exact)
+    if unseen is not None:
+        scores.view(-1, heads, *scores.shape[1:]).add_(unseen)
+    weights = torch.softmax(scores, dim=-1).to(q.dtype)
+    return weights, keep_mask(weights, p) if p > 0 else None
+
+
+def _values(weights: Tensor, keep: Tensor | None, v: Tensor, p: float) -> Tensor:
+    dropped = weights if keep is None else weights * keep
+    return torch.bmm(dropped, v if keep is None else v * factor_of(p))
+
+
+def _gradients(
+    dy: Tensor, v: Tensor, weights: Tensor, keep: Tensor | None, p: float, dv: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The gradients of the scores before they are scaled, and of v."""
+    if keep is not None:
+        dy = dy * factor_of(p)
+    dropped = weights if keep is None else weights * keep
+    dv = torch.bmm(dropped.transpose(1, 2), dy, out=dv)
+    dweights = torch.bmm(dy, v.transpose(1, 2))
+    if keep is not None:
+        dweights.mul_(keep)
+    exact = torch.promote_types(dy.dtype, torch.float32)
+    dscores: Tensor = torch.ops.aten._softmax_backward_data(
+        dweights.to(exact), weights.to(exact), -1, exact
+    ).to(dy.dtype)
+    return dscores, dv
+
+
+class _Heads(torch.autograd.Function):
+    """Of q, k and v [B N, S, D]; keeps them, the weights and the dropout mask."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        unseen: Tensor | None,
+        heads: int,
+        scale: float,
+        p: float,
+    ) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            weights, keep = _weights(q, k, unseen, heads, scale, p)
+            ctx.scale, ctx.p = scale, p
+            ctx.save_for_backward(q, k, v, weights, keep)
+            return _values(weights, keep, v, p)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (dy,) = gradients
+        q, k, v, weights, keep = ctx.saved_tensors
+        with torch.autocast("cpu", enabled=False):
+            dscores, dv = _gradients(dy, v, weights, keep, ctx.p)
+            dq = _scaled(dscores, k, ctx.scale)
+            dk = _scaled(dscores.transpose(1, 2), q, ctx.scale)
+        return dq, dk, dv, None, None, None, None
+
+
 class _Attention(torch.autograd.Function):
     """Keeps qkv, the weights and the dropout mask; in DoRA the layer before it keeps qkv as well.
     The softmax is in fp32, from scores in the type of qkv, in which its weights are kept."""
@@ -80,17 +160,15 @@ class _Attention(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             q, k, v = _to_heads(qkv, heads, 3)  # each [B N, S, D]
             q = q[:, :1] if first_only else q
-            exact = torch.promote_types(q.dtype, torch.float32)
-            scores = _scaled(q, k.transpose(1, 2)).to(exact)
+            unseen = None
             if mask is not None:
-                unseen = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
-                scores.view(len(qkv), heads, *scores.shape[1:]).add_(unseen[:, None, None, :])
-            weights = torch.softmax(scores, dim=-1).to(qkv.dtype)  # [B N, S or 1, S]
-            del scores
-            keep = keep_mask(weights, p) if p > 0 else None
-            dropped = weights if keep is None else weights * keep
-            y = torch.bmm(dropped, v if keep is None else v * factor_of(p))
-        ctx.heads, ctx.p, ctx.first_only = heads, p, first_only
+                exact = torch.promote_types(q.dtype, torch.float32)
+                unseen = torch.zeros_like(mask, dtype=exact).masked_fill_(~mask, -torch.inf)
+                unseen = unseen[:, None, None, :]
+            scale = 1 / math.sqrt(q.shape[-1])
+            weights, keep = _weights(q, k, unseen, heads, scale, p)  # [B N, S or 1, S]
+            y = _values(weights, keep, v, p)
+        ctx.heads, ctx.scale, ctx.p, ctx.first_only = heads, scale, p, first_only
         ctx.save_for_backward(qkv, weights, keep)
         return _from_heads(y[None], heads)
 
@@ -102,33 +180,22 @@ class _Attention(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             q, k, v = _to_heads(qkv, ctx.heads, 3)
             (dy,) = _to_heads(g, ctx.heads, 1)
-            if keep is not None:
-                dy = dy * factor_of(ctx.p)
             dqkv = torch.empty(3, *q.shape, dtype=q.dtype, device=q.device)
             dq = dqkv[0]
             if ctx.first_only:
                 q, dq = q[:, :1], torch.empty_like(dy)
-            dropped = weights if keep is None else weights * keep
-            torch.bmm(dropped.transpose(1, 2), dy, out=dqkv[2])
-            dweights = torch.bmm(dy, v.transpose(1, 2))
-            if keep is not None:
-                dweights.mul_(keep)
-            exact = torch.promote_types(q.dtype, torch.float32)
-            dscores: Tensor = torch.ops.aten._softmax_backward_data(
-                dweights.to(exact), weights.to(exact), -1, exact
-            ).to(q.dtype)
-            _scaled(dscores, k, q.shape[-1], out=dq)
+            dscores, _ = _gradients(dy, v, weights, keep, ctx.p, dqkv[2])
+            _scaled(dscores, k, ctx.scale, out=dq)
             if ctx.first_only:
                 dqkv[0].zero_()[:, :1] = dq
-            _scaled(dscores.transpose(1, 2), q, q.shape[-1], out=dqkv[1])
+            _scaled(dscores.transpose(1, 2), q, ctx.scale, out=dqkv[1])
             return _from_heads(dqkv, ctx.heads), None, None, None, None
 
 
-def _scaled(a: Tensor, b: Tensor, width: int | None = None, out: Tensor | None = None) -> Tensor:
-    """a b / √D for batches of matrices; D is `width`, by default the width of `a`."""
-    factor = 1 / math.sqrt(a.shape[-1] if width is None else width)
+def _scaled(a: Tensor, b: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+    """scale a b for batches of matrices."""
     like = a.new_empty(()).expand(*a.shape[:2], b.shape[2]) if out is None else out
-    return torch.baddbmm(like, a, b, beta=0, alpha=factor, out=out)
+    return torch.baddbmm(like, a, b, beta=0, alpha=scale, out=out)
 
 
 def _to_heads(x: Tensor, heads: int, parts: int) -> tuple[Tensor, ...]:

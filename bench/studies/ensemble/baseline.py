@@ -116,6 +116,7 @@ def job_of(member: Member, data: Path | None, machine: Target) -> Job:
         engine_version=engine_version(),
         attn_implementation=attention_of(model.config),
         kernels=None,
+        own_kernels=OFF,
         batching="shuffled",
         compile=OFF,
         compile_why=None,

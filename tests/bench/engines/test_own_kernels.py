@@ -1,0 +1,89 @@
+"""Our kernels in encoders of transformers: what PEFT computes, from less that is kept."""
+
+import pytest
+import torch
+from torch import nn
+
+from bench.common.errors import InputError
+from bench.engines import transformers
+from bench.engines.engine import engine_of
+from bench.worker.probes.memory import SavedTensors
+from tests.bench.engines.test_transformers import logits_of
+from tests.encoders import KINDS, job
+
+MODES = ("lora", "dora")
+
+
+def build(encoders, kind, mode, **changes):
+    a_job = job(encoders(kind), mode, "all-lin-only", **changes)
+    return engine_of(a_job.cell).build(a_job).train()
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "roformer"])
+def test_they_agree_with_peft_in_every_architecture(encoders, kind):
+    for mode, changes in {"lora": {"use_rslora": "on"}, "dora": {"lora_dropout": 0.1}}.items():
+        a_job = job(encoders(kind), mode, "all-lin-only", **changes)
+        transformers.check_own_kernels(a_job)
+        theirs, ours = (build(encoders, kind, mode, own_kernels=s) for s in ("off", "on"))
+        assert ours.state_dict().keys() == theirs.state_dict().keys()
+        assert any(hasattr(module, "own") for module in ours.modules())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_steps_keep_less_and_give_the_same(encoders, mode, amp):
+    """Of texts so long that weights are few beside activations."""
+    ids = torch.randint(10, 200, (16, 60), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids).tril(50)
+    for kind in ("bert", "modernbert"):
+        kept, logits = {}, {}
+        for switch in ("off", "on"):
+            model = build(encoders, kind, mode, own_kernels=switch, dropout=0.1)
+            saved = SavedTensors(model)
+            with torch.autocast("cpu", torch.bfloat16, enabled=amp != "off"):
+                with saved.counting():
+                    loss = model(ids, mask).square().sum()
+                loss.backward()
+                kept[switch] = saved.mib
+                with torch.no_grad():
+                    logits[switch] = model.eval()(ids, mask).float()
+        assert kept["on"] < 0.8 * kept["off"], kind
+        rounding = 1e-5 if amp == "off" else 3e-2
+        torch.testing.assert_close(logits["on"], logits["off"], rtol=rounding, atol=rounding)
+
+
+@pytest.mark.parametrize("what", ["scale", "norm"])
+def test_a_kernel_that_differs_is_refused_before_the_first_cell(encoders, monkeypatch, what):
+    from bench.engines import own_kernels
+
+    if what == "scale":
+        wrong = property(lambda layer: layer.layer.lora_B["default"].weight[None] * 1.01)
+        monkeypatch.setattr(own_kernels._Lora, "lora_B", wrong)
+    else:
+        monkeypatch.setattr(own_kernels._LayerNorm, "forward", lambda _norm, x: x * 1.001)
+    with pytest.raises(InputError, match=r"^own_kernels: \S+ differs from PEFT's by "):
+        transformers.check_own_kernels(job(encoders("bert"), "lora", "all-lin-only"))
+
+
+def test_only_modules_of_exactly_the_listed_types_change(encoders):
+    model = build(encoders, "bert", "lora", own_kernels="on")
+    kinds = {type(module) for module in model.bert.modules()}
+    assert not kinds & {nn.Dropout, nn.LayerNorm}
+    assert type(model.dropout) is nn.Dropout, "of the head"
+    assert {nn.Linear, nn.Embedding} <= kinds
+
+
+def test_what_peft_does_besides_training_stays_its_own(encoders):
+    """Merging, and a layer whose adapter is switched off."""
+    model = build(encoders, "bert", "lora", own_kernels="on").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.05)
+        adapted = logits_of(model)
+        peft_model = vars(model)["peft_model"]
+        with peft_model.disable_adapter():
+            plain = logits_of(model)
+        peft_model.merge_adapter()
+        torch.testing.assert_close(logits_of(model), adapted)
+        assert not torch.allclose(plain, adapted)
