@@ -66,6 +66,12 @@ def part_names(name: str) -> tuple[str, ...]:
     return (name,)
 
 
+def name_in_format(model: nn.Module, name: str) -> str:
+    """The name of a module in checkpoints of the model's architecture, BERT or another."""
+    rename = getattr(model, "format_name", None)
+    return name if rename is None else str(rename(name))
+
+
 def inject(
     model: nn.Module,
     *,
@@ -102,16 +108,18 @@ def inject(
         _refuse_adapters(model)
         freeze(model, Training(mode, base=mode == "full", new_pooler=new_pooler))
         return
-    if layers is None or not is_layers(layers) or unmatched_ends(layers):
+    others = getattr(model, "layer_names", {})
+    if layers is None or not is_layers(layers) or unmatched_ends(layers, others):
         raise InputError(
             f"no layer set is called {layers!r}, and no linear layer's name ends so; choose from "
             f"{', '.join(LAYER_SETS)}, or give ends such as query+value"
         )
     if METHODS[mode].has_rank != (rank is not None):
         raise InputError(f"mode {mode!r} {'needs a' if rank is None else 'has no'} rank")
-    adapted = adapted_layers(layers)
+    adapted = adapted_layers(layers, others)
+    rank = 1 if rank is None else rank
     parts = {
-        part: Part(name=part, rank=1 if rank is None else rank, alpha=alpha, use_rslora=use_rslora)
+        part: Part(name=name_in_format(model, part), rank=rank, alpha=alpha, use_rslora=use_rslora)
         for _, _, names in linear_layers(model)
         for part in names
         if (match := _ENCODER_LAYER.match(part)) and part[match.end() :] in adapted

@@ -21,13 +21,14 @@ pooler always train.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 LAYER_SETS: Final = ("attn-only", "attn", "all-lin-only", "all-lin")
 
 _ATTENTION: Final = ("attention.self.query", "attention.self.key", "attention.self.value")
 _OTHER_LINEAR: Final = ("attention.output.dense", "intermediate.dense", "output.dense")
+_NONE: Final[Mapping[str, str]] = {}
 
 FUSED: Final = {"attention.self.qkv": _ATTENTION}
 """Modules that combine several layers of the format, stacked by output row in this order."""
@@ -48,19 +49,21 @@ def is_layers(text: str) -> bool:
     return text in LAYER_SETS or (len(text) <= _LONGEST and bool(_ENDS.fullmatch(text)))
 
 
-def adapted_layers(layers: str) -> tuple[str, ...]:
+def adapted_layers(layers: str, others: Mapping[str, str] = _NONE) -> tuple[str, ...]:
     """Names, relative to `encoder.layer.{n}.`, of the linear layers that have adapters, by a layer
-    set, or by ends of layers' names joined by `+`; an end that no name has is without effect."""
+    set, or by ends of layers' names joined by `+`; an end that no name has is without effect.
+    `others` are an architecture's names, by those of BERT, which are returned."""
     if layers in LAYER_SETS:
         return _ATTENTION if layers in ("attn-only", "attn") else _ATTENTION + _OTHER_LINEAR
     ends = tuple(f".{end}" for end in layers.split("+"))
-    return tuple(name for name in _ATTENTION + _OTHER_LINEAR if f".{name}".endswith(ends))
+    names = _ATTENTION + _OTHER_LINEAR
+    return tuple(name for name in names if f".{others.get(name, name)}".endswith(ends))
 
 
-def unmatched_ends(layers: str) -> list[str]:
+def unmatched_ends(layers: str, others: Mapping[str, str] = _NONE) -> list[str]:
     """The ends of layers' names that no linear layer has; none of a layer set."""
     ends = [] if layers in LAYER_SETS else layers.split("+")
-    return [end for end in ends if not adapted_layers(end)]
+    return [end for end in ends if not adapted_layers(end, others)]
 
 
 def trains_base(layers: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Final
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from adapters.injection import parameter_groups, part_names, training_of
+from adapters.injection import name_in_format, parameter_groups, part_names, training_of
 from adapters.layer import AdaptedLinear
 from adapters.methods import METHODS
 from minbert.errors import InputError
@@ -83,11 +83,17 @@ def _trained_modules(model: nn.Module) -> set[str]:
     """The format's names of the modules that train besides adapters."""
     groups = parameter_groups(model)
     owners = {name.rpartition(".")[0] for name in groups["base"] | groups["head"]}
-    return {part for owner in owners for part in part_names(owner)}
+    # PEFT saves a head of several layers whole
+    return {
+        name.partition(".")[0] if part.startswith("classifier.") else name
+        for owner in owners
+        for part in part_names(owner)
+        for name in [name_in_format(model, part)]
+    }
 
 
 def _base_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All other tensors of a model by their names in a BERT checkpoint, as views."""
+    """All other tensors of a model by their names in a checkpoint, as views."""
     owners = dict(model.named_modules())
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
@@ -95,6 +101,6 @@ def _base_tensors(model: nn.Module) -> dict[str, Tensor]:
         module = owners[owner]
         if isinstance(module, AdaptedLinear) and own in module.method.parameters:
             continue
-        parts = [f"{part}.{own}" for part in part_names(owner)]
+        parts = [f"{name_in_format(model, part)}.{own}" for part in part_names(owner)]
         tensors |= zip(parts, tensor.chunk(len(parts)), strict=True)
     return tensors

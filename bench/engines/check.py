@@ -20,7 +20,7 @@ from bench.common.child import ChildError, ask, serve
 from bench.common.errors import InputError
 from bench.common.grouping import grouped
 from bench.common.messages import echo
-from bench.plan.cell import ON, TRANSFORMERS, Cell, digest
+from bench.plan.cell import MINBERT, ON, TRANSFORMERS, Cell, digest
 from bench.plan.job import Job
 from bench.plan.models import Model
 from minbert.assets.cache import cache_folder
@@ -134,13 +134,18 @@ def answers_to(request: dict[str, Any]) -> Iterator[str]:
 def _load(folder: Path) -> None:
     import torch
 
-    from minbert.data.tokenizer import Tokenizer
+    from bench.examples.tokenizers import tokenizer_of
     from minbert.model.checkpoint import load_encoder
     from minbert.model.config import BertConfig
     from minbert.model.encoder import BertEncoder
 
-    Tokenizer.from_folder(folder)
-    encoder = BertEncoder(BertConfig.from_folder(folder), pooler=True)
+    config = BertConfig.from_folder(folder)
+    if (highest := tokenizer_of(MINBERT, folder).highest_id) >= config.vocab_size:
+        raise InputError(
+            f"{folder}: its tokenizer has token ids up to {highest}, and its vocab_size is "
+            f"{config.vocab_size}: they are of different models"
+        )
+    encoder = BertEncoder(config, pooler=config.family.head is None)
     load_encoder(encoder, folder)
     for name, parameter in encoder.named_parameters():
         if not parameter.is_meta and not torch.isfinite(parameter).all():

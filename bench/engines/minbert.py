@@ -11,6 +11,7 @@ from adapters.injection import convert_frozen, inject, training_of
 from adapters.injection import parameter_groups as parameter_groups
 from adapters.layer import AdaptedLinear
 from adapters.methods import METHODS
+from bench.common.errors import InputError
 from bench.engines.outputs import heads_of, parts_of, task_of
 from bench.plan.cell import MIXED, ON
 from bench.plan.job import Job
@@ -51,6 +52,11 @@ def _new_model(job: Job) -> BertClassifier:
     config = replace(
         config, hidden_dropout_prob=cell.dropout, attention_probs_dropout_prob=cell.dropout
     )
+    if cell.pooling == "pooler" and cell.head == "nonlinear" and config.family.head is not None:
+        raise InputError(
+            f"head {cell.head}: {config.model_type} has it with pooling cls or mean; pooling "
+            "pooler is the architecture's own head"
+        )
     return BertClassifier(
         config,
         heads_of(task_of(job), parts_of(cell)),

@@ -106,7 +106,7 @@ def _config(job: Job) -> Any:
     """The model's configuration, with the cell's dropout everywhere, and no dropped layers."""
     cell = job.cell
     if job.geometry is not None:
-        config = transformers.BertConfig(**vars(GEOMETRIES[job.geometry]))
+        config = transformers.BertConfig(**GEOMETRIES[job.geometry].values())
     else:
         config = _read_config(job)
     for name, value in config.to_dict().items():

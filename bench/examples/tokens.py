@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from bench.common.errors import InputError
 from bench.common.files import remove_oldest, write_atomically
 from bench.examples.tokenizers import tokenizer_of
-from bench.plan.cell import TRANSFORMERS, Cell, digest
+from bench.plan.cell import Cell, digest
 from minbert.assets.cache import cache_folder
 from minbert.data import mapped
 from minbert.data.encoded import Encoded
@@ -54,6 +55,7 @@ LENGTH_STEP: Final = 8
 MOST_CUT: Final = 0.01
 """The share of tokens that `max_length auto` stays below."""
 _CHUNK: Final = 65_536
+_VERSION: Final = metadata.version("transformers") if find_spec("transformers") else ""
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def _path(cell: Cell, tokenizer: Path, folder: Path | None) -> Path | None:
         sources = [
             FORMAT,
             metadata.version("tokenizers"),
-            cell.engine_version if cell.engine == TRANSFORMERS else "",
+            cell.engine_version or _VERSION,
             cell.data_digest,
             cell.max_length,
             cell.fold,

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from adapters.methods import METHODS
-from adapters.names import adapted_layers, unmatched_ends
 from bench.common.errors import InputError
 from bench.common.files import check_not_elsewhere, folder_for_now, try_to_write
-from bench.common.messages import shown
 from bench.engines.check import check_checkpoint, check_models
 from bench.machine.devices import Device
 from bench.plan.cell import (
@@ -193,12 +191,6 @@ def _problem(cell: Cell) -> str:
         return (
             f"gradient_accumulation_steps: a step of task {MULTITASK} is on a batch of one part, "
             "and batches of several can't share one; leave it out, or take a larger batch_size"
-        )
-    ends = unmatched_ends(cell.layers or "all-lin") if cell.engine == MINBERT else []
-    if ends:
-        return (
-            f"layers {shown(cell.layers or '')}: no linear layer's name ends in {ends[0]}; "
-            f"they are {', '.join(adapted_layers('all-lin'))}"
         )
     return ""
 

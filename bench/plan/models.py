@@ -8,16 +8,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from adapters.names import adapted_layers
+from adapters.names import adapted_layers, unmatched_ends
 from bench.common.errors import InputError
+from bench.common.messages import shown
 from bench.plan.architectures import EncoderSizes, model_type_of, read_sizes
 from bench.plan.cell import MINBERT, TRANSFORMERS, Cell, digest
 from bench.plan.job import Job
 from minbert.assets.embedded import fetch
-from minbert.data.tokenizer import Tokenizer
 from minbert.files import (
     POOLING,
-    VOCABULARIES,
     config_file,
     is_file,
     is_folder,
@@ -25,7 +24,8 @@ from minbert.files import (
     read_json,
     vocabulary_digest,
 )
-from minbert.model.config import ACTIVATIONS, GEOMETRIES, BertConfig
+from minbert.model.config import ACTIVATIONS, GEOMETRIES, ONLY, BertConfig
+from minbert.model.families import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,17 @@ def find_model(name: str, init: str, pooling: str) -> Model:
     chosen = pooling if pooling != "auto" else "mean" if name == "minilm" else "pooler"
     if init == "random" and name in GEOMETRIES:
         tokenizer = fetch("minilm")
-        identity = digest([vars(GEOMETRIES[name]), vocabulary_digest(tokenizer)], 16)
+        identity = digest([GEOMETRIES[name].values(), vocabulary_digest(tokenizer)], 16)
         return Model(name, identity, chosen, GEOMETRIES[name], None, name, tokenizer, True)
     embedded = name == "minilm"
     folder = _folder(name)
     label = Path(name).resolve().name if not embedded and is_folder(name) else name
     config, why_not = _config(folder, label)
-    if not embedded and not why_not:
-        why_not = _why_not_tokenised(folder)
     if pooling == "auto" and not embedded:
         chosen = _pooling_of(folder)
     if init == "random":
-        identity = digest([vars(config), vocabulary_digest(folder)], 16)
+        sizes = config.values() if isinstance(config, BertConfig) else vars(config)
+        identity = digest([sizes, vocabulary_digest(folder)], 16)
     else:
         identity = model_digest(folder)[:16]
     return Model(label, identity, chosen, config, folder, None, folder, embedded, why_not)
@@ -110,34 +109,26 @@ def check_models(cells: Sequence[Cell], models: Mapping[str, Model], *, pairs: b
         own = [cell for cell in cells if cell.model == name]
         for length in dict.fromkeys(cell.max_length for cell in own):
             _check_length(length, model, pairs=pairs)
-        _check_ranks(own, model.config)
+        if isinstance(model.config, BertConfig):
+            _check_layers([cell for cell in own if cell.engine == MINBERT], model.config)
 
 
 def _config(folder: Path, label: str) -> tuple[BertConfig | EncoderSizes, str]:
     """The sizes of an encoder, and why engine minbert can't load it; empty: it can."""
-    if (model_type := model_type_of(folder)) != "bert":
-        return (
-            read_sizes(folder), f"{label} is of type {model_type}, and engine minbert loads bert"
-        )  # fmt: skip
+    if (model_type := model_type_of(folder)) not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        why_not = f"{label} is of type {model_type}, and engine minbert loads {known}"
+        return read_sizes(folder), why_not
     path = config_file(folder)
     values = read_json(path)
-    BertConfig.from_values({**values, "hidden_act": ACTIVATIONS[0]}, str(path))
+    supported = {name: value for name, value in values.items() if name not in ONLY}
+    for key in ("hidden_act", "activation"):
+        supported[key] = ACTIVATIONS[0]
+    BertConfig.from_values(supported, str(path))
     try:
         return BertConfig.from_values(values, str(path)), ""
-    except InputError as error:  # its activation: transformers has more of them
+    except InputError as error:  # what transformers has more of, such as activations
         return read_sizes(folder), str(error)
-
-
-def _why_not_tokenised(folder: Path) -> str:
-    """Why the tokenizer of a BERT is not one of minbert's; empty: it is, or it is broken, which is
-    an error once it is used."""
-    if not any(is_file(folder / name) for name in VOCABULARIES):
-        return f"{folder}: has no {' or '.join(VOCABULARIES)}"
-    try:
-        Tokenizer.from_folder(folder)
-    except InputError as error:
-        return str(error) if "no BERT vocabulary" in str(error) else ""
-    return ""
 
 
 _POOLINGS: Final = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
@@ -170,7 +161,9 @@ def _folder(name: str) -> Path:
 def _check_length(max_length: int, model: Model, *, pairs: bool) -> None:
     """Refuse a max_length that exceeds the encoder's positions or leaves no room for text, of which
     pairs form one sequence."""
-    if pairs and isinstance(model.config, BertConfig) and model.config.type_vocab_size < 2:
+    config = model.config
+    is_bert = isinstance(config, BertConfig) and config.model_type == "bert"
+    if pairs and is_bert and config.type_vocab_size < 2:
         raise InputError(
             f"--task: {model.name} has one token type, and a pair of texts needs two; "
             "take a task of single texts, or another model"
@@ -189,16 +182,22 @@ def _check_length(max_length: int, model: Model, *, pairs: bool) -> None:
         )
 
 
-def _check_ranks(cells: Sequence[Cell], config: BertConfig | EncoderSizes) -> None:
-    """Refuse ranks above the width of an adapted layer of engine minbert."""
-    hidden, intermediate = config.hidden_size, config.intermediate_size
+def _check_layers(cells: Sequence[Cell], config: BertConfig) -> None:
+    """Refuse layers that the encoder has not, and ranks above the width of an adapted layer."""
+    hidden, others = config.hidden_size, config.family.modules
     for cell in cells:
-        if cell.rank is None or cell.layers is None or cell.engine != MINBERT:
+        if cell.layers is None:
             continue
-        for layer in adapted_layers(cell.layers):
+        if ends := unmatched_ends(cell.layers, others):
+            names = (others.get(name, name) for name in adapted_layers("all-lin"))
+            raise InputError(
+                f"layers {shown(cell.layers)}: {cell.model} has no linear layer whose name ends in "
+                f"{ends[0]}; they are {', '.join(names)}"
+            )
+        for layer in adapted_layers(cell.layers, others):
             wide = layer in ("intermediate.dense", "output.dense")
-            width = min(hidden, intermediate) if wide else hidden
-            if cell.rank > width:
+            width = min(hidden, config.intermediate_size) if wide else hidden
+            if cell.rank is not None and cell.rank > width:
                 raise InputError(
                     f"rank {cell.rank} is above the width of {layer} in {cell.model}, which is "
                     f"{width}; take a rank of at most {width}"

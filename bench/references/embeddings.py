@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bench.plan.architectures import model_type_of
 from minbert.data.encoded import Encoded
+from minbert.model.families import FAMILIES
 
 if TYPE_CHECKING:
     from minbert.model.classifier import Classifier
@@ -29,7 +30,7 @@ def embedder(
 
     from minbert.training.evaluation import predict
 
-    model = (_bert if model_type_of(checkpoint) == "bert" else _other)(checkpoint, pooling)
+    model = (_bert if model_type_of(checkpoint) in FAMILIES else _other)(checkpoint, pooling)
     model.to(torch.device(device))
 
     def embed(texts: Encoded) -> NDArray[np.float64]:

@@ -4,7 +4,6 @@ import shutil
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -16,13 +15,17 @@ from minbert.errors import InputError
 from minbert.files import CONFIG, TOKENIZER_CONFIG, VOCABULARIES, WEIGHTS, weights_file, write_json
 from minbert.model.classifier import BertClassifier
 from minbert.model.encoder import BertEncoder
+from minbert.model.heads import ClassificationHead
 
 _FUSED: Final = ".self.qkv."
 _PARTS: Final = (".self.query.", ".self.key.", ".self.value.")
 """Layers of the format that are one layer here, with their output rows in this order."""
 
 _FIRST: Final = "embeddings.word_embeddings.weight"
-_HEADS: Final = ("cls.", "classifier.", "qa_outputs.", "score.")
+_HEADS: Final = (
+    "cls.", "classifier.", "discriminator_predictions.", "generator_", "lm_head.",
+    "pre_classifier.", "qa_outputs.", "score.", "vocab_",
+)  # fmt: skip
 _POOLER: Final = "pooler."
 _NO_WEIGHTS: Final = ("embeddings.position_ids", "embeddings.token_type_ids")
 _OLD_NAMES: Final = {".gamma": ".weight", ".beta": ".bias"}
@@ -51,12 +54,15 @@ def load_encoder(encoder: BertEncoder, folder: Path) -> bool:
         tensors = _without_pooler(tensors)
     elif new_pooler := not any(name.startswith(_POOLER) for name in tensors):
         parameters = _without_pooler(parameters)
-    expected = dict(part for named in parameters.items() for part in _split(*named))
+    in_format = encoder.config.family.name_of
+    expected = {
+        in_format(part): chunk for named in parameters.items() for part, chunk in _split(*named)
+    }
     _check_fit(expected, tensors, path)
     for name, parameter in parameters.items():
         values = torch.empty(parameter.shape) if parameter.is_meta else parameter
         for part, chunk in _split(name, values):
-            chunk.copy_(tensors[part])
+            chunk.copy_(tensors[in_format(part)])
         if parameter.is_meta:
             owner, _, own = name.rpartition(".")
             setattr(encoder.get_submodule(owner), own, nn.Parameter(values))
@@ -69,31 +75,42 @@ def state_dict_for_export(model: BertClassifier | BertEncoder) -> dict[str, Tens
     linear layer."""
     encoder = model if isinstance(model, BertEncoder) else model.bert
     known = {name for name, _ in BertEncoder(encoder.config).named_parameters()}
+    in_format = encoder.config.family.name_of
     if isinstance(model, BertClassifier):
-        if not isinstance(model.classifier, nn.Linear):
-            raise ValueError("the format has no place for a head that is not one linear layer")
-        known = {f"bert.{name}" for name in known} | {"classifier.weight", "classifier.bias"}
+        if not isinstance(model.classifier, nn.Linear | ClassificationHead):
+            raise ValueError("the format has no place for a head that is not the architecture's")
+        heads = (name for name, _ in model.classifier.named_parameters(prefix="classifier"))
+        known = {f"bert.{name}" for name in known} | set(heads)
+        in_format = model.format_name
     state = model.state_dict()
     if unknown := state.keys() - known:
         raise ValueError(f"the format has no {min(unknown)}; take the adapters out first")
     return {
-        part: chunk.cpu() for name, tensor in state.items() for part, chunk in _split(name, tensor)
+        in_format(part): chunk.cpu()
+        for name, tensor in state.items()
+        for part, chunk in _split(name, tensor)
     }
 
 
 def config_for_export(model: BertClassifier | BertEncoder) -> dict[str, Any]:
     """The contents of a model's config.json, with numbers as names of its classes."""
+    config = model.config if isinstance(model, BertEncoder) else model.bert.config
+    family, values = config.family, config.values()
+    values |= {"model_type": config.model_type, "architectures": [f"{family.classes}Model"]}
+    values["max_position_embeddings"] += values.pop("first_position", 0)
+    if not family.types:
+        del values["type_vocab_size"]
+    values = {family.sizes.get(name, name): value for name, value in values.items()}
     if isinstance(model, BertEncoder):
-        return {"model_type": "bert", "architectures": ["BertModel"], **asdict(model.config)}
-    pooled = model.bert.pooler is not None
+        return values
+    if model.bert.pooler is not None or isinstance(model.classifier, ClassificationHead):
+        values["architectures"] = [f"{family.classes}ForSequenceClassification"]
     labels = {f"LABEL_{number}": number for number in range(model.heads[""].outputs)}
     return {
-        "model_type": "bert",
-        "architectures": ["BertForSequenceClassification" if pooled else "BertModel"],
+        **values,
         "classifier_dropout": model.dropout,
         "id2label": {str(number): label for label, number in labels.items()},
         "label2id": labels,
-        **asdict(model.bert.config),
     }
 
 

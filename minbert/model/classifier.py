@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from minbert.model.config import BertConfig
 from minbert.model.encoder import BertEncoder
-from minbert.model.heads import HEADS, PairLayers
+from minbert.model.heads import HEADS, ClassificationHead, PairLayers
 
 POOLINGS: Final = ("pooler", "cls", "mean")
-_PLACE: Final = re.compile(r"(bert\w*)\.(?:encoder\.layer\.(\d+)\.|embeddings\.|pooler\.)")
+_PLACE: Final = re.compile(r"(bert\w*)\.(?:encoder\.layer\.(\d+)\.|embeddings\w*\.|pooler\.)")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class BertClassifier(Classifier):
     Args:
         heads: the number of outputs (classes, or 1 for a regression), or the heads of several
             parts.
-        pooling: `pooler` ([CLS], dense, tanh), `cls` (the last hidden state at [CLS]) or `mean`
+        pooling: `pooler` (BERT's: [CLS], dense, tanh; in other architectures their own head, which
+            has such a layer), `cls` (the last hidden state at [CLS]) or `mean`
             over the real tokens, [CLS] and [SEP] included, as sentence-transformers does.
         dropout: its probability before each linear layer of heads and comparison.
         head: one of `HEADS`. One that reads tokens replaces the pooling, and an encoder that has
@@ -83,15 +84,18 @@ class BertClassifier(Classifier):
         if pooling not in POOLINGS:
             raise ValueError(f"no pooling is called {pooling!r}; there are {', '.join(POOLINGS)}")
         super().__init__()
-        width, by_pooler = config.hidden_size, pooling == "pooler"
+        own = config.family.head if pooling == "pooler" and head == "linear" else None
+        width, by_pooler = config.hidden_size, pooling == "pooler" and config.model_type == "bert"
         self.dropout = dropout
         self.pooling = pooling
         self.pad_id = config.pad_token_id
         self.heads = {"": HeadConfig(heads)} if isinstance(heads, int) else dict(heads)
         for_pairs = "nonlinear" if HEADS[head].reads_tokens else head
         modules = {
-            part: HEADS[for_pairs if config.pairs else head](width, config.outputs, dropout)
-            for part, config in self.heads.items()
+            part: HEADS[for_pairs if each.pairs else head](width, each.outputs, dropout)
+            if own is None
+            else ClassificationHead(width, each.outputs, dropout, own)
+            for part, each in self.heads.items()
         }
         # an adapter may replace a head's module later
         self.reads_tokens = {part: module.reads_tokens for part, module in modules.items()}
@@ -104,6 +108,19 @@ class BertClassifier(Classifier):
         self.bert_pairs = BertEncoder(config, pooler=by_pooler) if two else None
         self.comparison = PairLayers(width, dropout) if on_pairs else None
         self.classifier: nn.Module = modules[""] if "" in modules else nn.ModuleDict(modules)
+
+    @property
+    def layer_names(self) -> Mapping[str, str]:
+        """Names of modules within a layer in its architecture, by those of BERT."""
+        return self.bert.config.family.modules
+
+    @property
+    def takes_types(self) -> bool:
+        return self.bert.config.type_vocab_size > 1
+
+    def format_name(self, name: str) -> str:
+        """The name in checkpoints of its architecture of a module or parameter of this model."""
+        return self.bert.config.family.name_in_model(name)
 
     def forward(
         self,
@@ -126,7 +143,7 @@ class BertClassifier(Classifier):
             return logits
         if encoder.pooler is not None:
             pooled = encoder.pooler(hidden)  # [B, H]; for pairs [2 B, H]
-        elif self.pooling == "cls":
+        elif self.pooling != "mean":
             pooled = hidden[:, 0]
         else:
             pooled = mean_of_real(hidden, attention_mask)

@@ -1,4 +1,4 @@
-"""The shape of a BERT encoder: read from a config.json, or one of the named geometries.
+"""The shape of an encoder like BERT: read from a config.json, or one of the named geometries.
 
 Free of torch, so that planning stays light.
 """
@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol, Self
 
 from minbert.errors import InputError
 from minbert.files import config_file, read_json
+from minbert.model.families import FAMILIES, Family
 
 ACTIVATIONS: Final = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 """`gelu` is the exact one, by erf; `gelu_new` and `gelu_pytorch_tanh` its tanh approximation."""
@@ -19,7 +20,7 @@ _REQUIRED_SIZES: Final = (
 _OTHER_SIZES: Final = ("max_position_embeddings", "type_vocab_size")
 _PROBABILITIES: Final = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 _POSITIVE: Final = ("layer_norm_eps", "initializer_range")
-_ONLY: Final = {
+ONLY: Final = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
     "add_cross_attention": False,
@@ -49,6 +50,21 @@ class BertConfig:
     attention_probs_dropout_prob: float = 0.1
     initializer_range: float = 0.02
     pad_token_id: int = 0
+    model_type: str = "bert"
+    embedding_size: int | None = None  # width of the embeddings, if it is not the hidden size
+    first_position: int = 0  # rows of the table of positions before that of the first token
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.model_type]
+
+    def values(self) -> dict[str, Any]:
+        """The fields by name; of those that BERT has not, only what differs from it."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name not in _NOT_OF_BERT or value != getattr(BertConfig, name)
+        }
 
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
@@ -62,16 +78,21 @@ class BertConfig:
     def from_values(cls, values: dict[str, Any], source: str) -> Self:
         """The configuration in the object of a config.json called `source`, as `from_folder`."""
         model_type = values.get("model_type", "bert")  # files from before 2020 lack it
-        if model_type != "bert":
+        family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+        if family is None:
             raise InputError(
-                f"{source}: model_type is {_shown(model_type)}, and only bert can be loaded"
+                f"{source}: model_type is {_shown(model_type)}, and engine minbert loads "
+                f"{', '.join(FAMILIES)}"
             )
-        for key, only in _ONLY.items():
+        named = {ours: values[name] for ours, name in family.sizes.items() if name in values}
+        values = {**values, **named}
+        for key, only in ONLY.items():
             if values.get(key, only) != only:
                 raise InputError(f"{source}: {key} {_shown(values[key])} is not supported")
         missing = [key for key in _REQUIRED_SIZES if key not in values]
         if missing:
-            raise InputError(f"{source}: lacks {', '.join(missing)}, which a BERT config.json has")
+            keys = ", ".join(family.sizes.get(key, key) for key in missing)
+            raise InputError(f"{source}: lacks {keys}, which a config.json of {model_type} has")
 
         fields: dict[str, Any] = {}
         for key in (*_REQUIRED_SIZES, *_OTHER_SIZES):
@@ -96,12 +117,25 @@ class BertConfig:
                 f"{source}: hidden_size {fields['hidden_size']} is no multiple of "
                 f"num_attention_heads {fields['num_attention_heads']}"
             )
+        fields["model_type"] = model_type
+        if not family.types:
+            fields["type_vocab_size"] = 0
+        if (width := values.get("embedding_size", fields["hidden_size"])) != fields["hidden_size"]:
+            fields["embedding_size"] = _size(width, _LARGEST_SIZE, f"{source}: embedding_size")
+        if family.first_position:
+            fields["first_position"] = fields.setdefault("pad_token_id", 1) + 1
+            fields["max_position_embeddings"] = _size(
+                fields.get("max_position_embeddings", 512) - fields["first_position"],
+                _LARGEST_SIZE,
+                f"{source}: max_position_embeddings without {fields['first_position']}",
+            )
         config = cls(**fields)
         if (count := count_parameters(config, True, 0)) > _MOST_PARAMETERS:
             raise InputError(f"{source}: with {count:,} parameters in all, which no BERT has")
         return config
 
 
+_NOT_OF_BERT: Final = ("model_type", "embedding_size", "first_position")
 GEOMETRIES: Final = {
     name: BertConfig(
         hidden_size=hidden,

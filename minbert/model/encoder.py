@@ -31,22 +31,28 @@ def _table(rows: int, width: int) -> nn.Embedding:
 
 
 class Embeddings(nn.Module):
-    """The sum of the embeddings of a token, its position and its place in a pair of texts."""
+    """The sum of the embeddings of a token, its position and its place in a pair of texts, which
+    not every architecture has."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        hidden = config.hidden_size
-        self.word_embeddings = _table(config.vocab_size, hidden)
-        self.position_embeddings = _table(config.max_position_embeddings, hidden)
-        self.token_type_embeddings = _table(config.type_vocab_size, hidden)
-        self.LayerNorm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
+        width = config.embedding_size or config.hidden_size
+        types = config.type_vocab_size
+        self.first_position = config.first_position
+        self.word_embeddings = _table(config.vocab_size, width)
+        positions = config.first_position + config.max_position_embeddings
+        self.position_embeddings = _table(positions, width)
+        self.token_type_embeddings = _table(types, width) if types else None
+        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = config.hidden_dropout_prob
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # [S]
+        last = self.first_position + input_ids.shape[1]
+        positions = torch.arange(self.first_position, last, device=input_ids.device)  # [S]
         x = self.word_embeddings(input_ids) + self.position_embeddings(positions)  # [B, S, H]
-        types = self.token_type_embeddings
-        x = x + (types.weight[0] if token_type_ids is None else types(token_type_ids))
+        if (types := self.token_type_embeddings) is not None:
+            is_one = token_type_ids is None or types.num_embeddings == 1
+            x = x + (types.weight[0] if is_one else types(token_type_ids))
         x = dropout(self.LayerNorm(x), self.dropout, self.training)  # [B, S, H]
         return x if is_reference() or is_eager_on_gpu(x) else x.to(product_dtype(x))
 
@@ -166,6 +172,9 @@ class BertEncoder(nn.Module):
         self.config = config
         with torch.device("meta"):
             self.embeddings = Embeddings(config)
+            self.embeddings_project = (
+                Linear(config.embedding_size, config.hidden_size) if config.embedding_size else None
+            )
             self.encoder = Stack(config)
             self.pooler = Pooler(config) if pooler else None
 
@@ -187,6 +196,8 @@ class BertEncoder(nn.Module):
         """
         first_only = first_only and not is_reference()
         x = self.embeddings(input_ids, token_type_ids)  # [B, S, H]
+        if self.embeddings_project is not None:
+            x = self.embeddings_project(x)
         mask = None if attention_mask is None else prepare_mask(attention_mask, x)
         hidden: Tensor = self.encoder(x, mask, first_only)  # [B, S, H] or [B, 1, H]
         return hidden

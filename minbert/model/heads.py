@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from minbert.kernels.dropout import dropout
+from minbert.kernels.linear import activate
+from minbert.model.families import Head
 
 _WINDOWS: Final = (2, 3, 4)
 """Widths of the convolutions in tokens; each has a third of the channels."""
@@ -44,6 +46,28 @@ class NonlinearHead(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         x = F.gelu(self.dense(dropout(pooled, self.dropped, self.training)))
         logits: Tensor = self.out(dropout(x, self.dropped, self.training))
+        return logits
+
+
+class ClassificationHead(nn.Module):
+    """Dropout, a linear layer of the same width, an activation, dropout, and a linear layer: the
+    heads that architectures besides BERT have themselves."""
+
+    reads_tokens: Final = False
+
+    def __init__(self, width: int, outputs: int, dropout: float, head: Head) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width, device="meta")
+        self.out_proj = nn.Linear(width, outputs, device="meta")
+        self.dropped = dropout
+        self.head = head
+
+    def forward(self, first: Tensor) -> Tensor:
+        dropped = self.dropped if self.head.drops_input else 0.0
+        x = self.dense(dropout(first, dropped, self.training))
+        name = self.head.activation
+        x = torch.tanh(x) if name == "tanh" else activate(name, x)
+        logits: Tensor = self.out_proj(dropout(x, self.dropped, self.training))
         return logits
 
 

@@ -25,7 +25,7 @@ from bench.export.trained import Trained
 from minbert.files import CONFIG, WEIGHTS, read_json, write_json
 from minbert.model.checkpoint import save_checkpoint
 from minbert.model.classifier import BertClassifier, Classifier
-from minbert.model.heads import NonlinearHead
+from minbert.model.heads import ClassificationHead, NonlinearHead
 
 _TRANSFORMER: Final = "0_Transformer"
 _LABELS: Final = "config_sentence_transformers.json"
@@ -33,11 +33,14 @@ _POOLING: Final = "1_Pooling"
 _IDENTITY: Final = "torch.nn.modules.linear.Identity"
 _TANH: Final = "torch.nn.modules.activation.Tanh"
 _GELU: Final = "torch.nn.modules.activation.GELU"
+_ACTIVATIONS: Final = {
+    "tanh": _TANH, "gelu": _GELU, "relu": "torch.nn.modules.activation.ReLU",
+}  # fmt: skip
 _MODULES: Final = "modules.json"
 _SETTINGS: Final = "sentence_bert_config.json"
 _NO_POOLER: Final = {"add_pooling_layer": False}
 _VALUES: Final[dict[str, Any]] = {
-    "activation_function": (_IDENTITY, _TANH, _GELU), "model_args": ({}, _NO_POOLER),
+    "activation_function": (_IDENTITY, *_ACTIVATIONS.values()), "model_args": ({}, _NO_POOLER),
 }  # fmt: skip
 _NUMBERS: Final = {
     "bias", "do_lower_case", "in_features", "max_seq_length", "out_features",
@@ -52,7 +55,7 @@ def write(trained: Trained, folder: Path) -> None:
     if isinstance(model, BertClassifier):
         model.bert.pooler, width = None, model.bert.config.hidden_size
         save_checkpoint(model.bert, transformer, None)
-        arguments = _NO_POOLER
+        arguments = _NO_POOLER if model.bert.config.family.has_pooler else {}
     else:
         encoder = library_model(model)
         encoder.save_pretrained(transformer)
@@ -115,6 +118,8 @@ def _dense_layers(model: Classifier) -> Iterator[tuple[nn.Linear, str]]:
     """The layers of pooler and head, each with its activation."""
     if isinstance(model, BertClassifier) and model.bert.pooler is not None:
         yield model.bert.pooler.dense, _TANH
+    if isinstance(model.classifier, ClassificationHead):
+        yield model.classifier.dense, _ACTIVATIONS[model.classifier.head.activation]
     if isinstance(model.classifier, NonlinearHead):
         yield model.classifier.dense, _GELU
     yield last_layer(model), _IDENTITY
