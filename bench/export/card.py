@@ -10,7 +10,7 @@ from bench.analysis.groups import groups
 from bench.common.messages import command_line
 from bench.export.formats import Format
 from bench.export.trained import Trained
-from bench.export.training import why_not_scripted
+from bench.export.training import model_type_of, why_not_scripted
 from bench.plan.cell import Cell
 from bench.plan.columns import BY_NAME, format_value, group_names
 from bench.plan.learning_rates import origin_of
@@ -48,7 +48,9 @@ def card(
         "trained": trained, "row": row, "task": trained.task, "base": trained.base,
         "setting": group.settings[0].label, "figures": figures, "facts": facts,
         "compared": compared, "format": format, "form": forms[0] if forms else None,
-        "why_not_scripted": why_not_scripted(trained.job.cell), "form_names": _FORMS,
+        "why_not_scripted": why_not_scripted(
+            trained.job.cell, model_type_of(trained)
+        ), "form_names": _FORMS,
         # the last lines serve a command line
         "snippet": format.snippet.read_text(encoding="utf-8").partition("\n\n\nif __name__")[0],
         "costs": figures_table(figures),

@@ -10,6 +10,7 @@ from bench.export.formats.contents import base_values, labels_of
 from bench.export.trained import Trained
 from bench.plan.cell import ABOUT, MINBERT, Cell, named
 from minbert.files import write_json
+from minbert.model.classifier import BertClassifier
 
 SCRIPT: Final = Path(__file__).parent / "snippets" / "train.py"
 SETTINGS: Final = "training.json"
@@ -29,11 +30,13 @@ _WORDS: Final = {
 }  # fmt: skip
 
 
-def why_not_scripted(cell: Cell) -> str | None:
-    """One line: the setting of a cell that the script has no place for; None: it has all."""
+def why_not_scripted(cell: Cell, model_type: str = "bert") -> str | None:
+    """One line: the setting of a cell that the script has no place for, or the architecture of its
+    encoder; None: it has all."""
     refused = {name: getattr(cell, name) for name in dict.fromkeys((*_WORDS, *_REFUSED))}
     obstacles = {
         f"engine {cell.engine}": cell.engine != MINBERT,
+        f"the architecture {model_type}": model_type != "bert",
         f"the mode {cell.mode}": cell.mode not in _MODES,
         **{
             _WORDS.get(name, f"{name} {{}}").format(value): value not in (None, ABOUT[name].before)
@@ -46,9 +49,17 @@ def why_not_scripted(cell: Cell) -> str | None:
     return f"{SCRIPT.name} has no place for {', '.join(missing)}" if missing else None
 
 
+def model_type_of(trained: Trained) -> str:
+    """The architecture of an encoder, as its config.json calls it; of engine transformers, whose
+    cells have no script, BERT."""
+    model = trained.model
+    return model.bert.config.model_type if isinstance(model, BertClassifier) else "bert"
+
+
 def write_training(trained: Trained, folder: Path) -> None:
     """Write train.py and its settings into an exported folder, unless it has no place for them."""
-    if why_not_scripted(trained.job.cell) is None and not trained.refitted:
+    cell = trained.job.cell
+    if why_not_scripted(cell, model_type_of(trained)) is None and not trained.refitted:
         shutil.copyfile(SCRIPT, folder / SCRIPT.name)
         write_json(folder / SETTINGS, training_settings(trained))
 
