@@ -75,7 +75,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, p
     batch, heads = q.shape[:2]
     unseen = None
     if mask is not None:
-        unseen = torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, -torch.inf)
+        # finite, as padding may see nothing within a window
+        unseen = torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, _UNSEEN)
     dtype = product_dtype(q)
     q, k, v = (x.to(dtype).flatten(0, 1) for x in (q, k, v))
     y: Tensor = _Heads.apply(q, k, v, unseen, heads, scale, p)  # type: ignore[no-untyped-call]

@@ -52,6 +52,20 @@ def test_steps_keep_less_and_give_the_same(encoders, mode, amp):
         torch.testing.assert_close(logits["on"], logits["off"], rtol=rounding, atol=rounding)
 
 
+def test_padding_that_sees_no_token_in_its_window_makes_no_nan(encoders):
+    """Of ModernBERT's local attention, beyond the window behind the last token."""
+    ids = torch.randint(10, 200, (2, 60), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(60)[None] < torch.tensor([[5], [60]])).long()
+    theirs, ours = (
+        build(encoders, "modernbert", "lora", own_kernels=switch) for switch in ("off", "on")
+    )
+    logits = ours(ids, mask)
+    torch.testing.assert_close(logits, theirs(ids, mask), rtol=1e-5, atol=1e-5)
+    logits.sum().backward()
+    for name, parameter in ours.named_parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
+
+
 @pytest.mark.parametrize("what", ["scale", "norm"])
 def test_a_kernel_that_differs_is_refused_before_the_first_cell(encoders, monkeypatch, what):
     from bench.engines import own_kernels
