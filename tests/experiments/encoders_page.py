@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from bench.plan.architectures import ARCHITECTURES
+from minbert.model.families import FAMILIES
+from tests.experiments.encoder_steps import SETTINGS
+
+ROOT = Path(__file__).parents[2]
+LAYERS = ROOT / "tests" / "bench" / "engines" / "golden" / "layer-sets.txt"
+STEPS = ROOT / "docs" / "encoder-steps.json"
 
 
 def page(results: Mapping[str, Any]) -> str:
     """The text of docs/encoders.md, for the results of `tests.experiments.encoders_table`."""
-    trained, kinds = results["trained"], list(ARCHITECTURES)
+    trained = results["trained"]
+    kinds = list(dict.fromkeys(row["architecture"] for row in trained))
     rows = {(row["architecture"], row["setting"]): row for row in trained}
     settings = list(dict.fromkeys(row["setting"] for row in trained))
     names = " | ".join(ARCHITECTURES[kind].name for kind in kinds)
@@ -27,9 +34,17 @@ def page(results: Mapping[str, Any]) -> str:
         if "refused" in row
     )
     layers = "\n".join(
-        f"| {entry.name} | `{kind}` | {_code(entry.attention)} | {_code(entry.other)} | "
-        f"{'sdpa' if entry.has_sdpa else 'eager'} |"
+        f"| {entry.name} | `{kind}` | {'minbert' if kind in FAMILIES else 'transformers'} | "
+        f"{' | '.join(_layers()[kind])} | {'sdpa' if entry.has_sdpa else 'eager'} |"
         for kind, entry in ARCHITECTURES.items()
+    )
+    steps = json.loads(STEPS.read_text(encoding="utf-8"))
+    measured = {(row["kind"], row["mode"], row["amp"]): row for row in steps["rows"]}
+    ratios = "\n".join(
+        f"| {ARCHITECTURES[kind].name} | "
+        + " | ".join(_ratio(measured[kind, *setting]) for setting in SETTINGS)
+        + " |"
+        for kind in dict.fromkeys(row["kind"] for row in steps["rows"])
     )
     sizes = "\n".join(
         f"| {setting} | "
@@ -55,7 +70,7 @@ def page(results: Mapping[str, Any]) -> str:
         versions=results["versions"], worst=worst, moved=moved, names=names, rule=rule,
         scores=scores, refused=refused, layers=layers, width=HIDDEN, sizes=sizes,
         poolings=" | ".join(poolings), poolings_rule="|---" * (len(poolings) + 1) + "|",
-        agreements=agreements,
+        agreements=agreements, ratios=ratios, machine=steps["machine"],
     )  # fmt: skip
 
 
@@ -63,8 +78,21 @@ def _score(row: Mapping[str, Any]) -> str:
     return "refused" if "refused" in row else f"{row['accuracy']:.2f}"
 
 
-def _code(names: tuple[str, ...]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
+def _layers() -> dict[str, list[str]]:
+    """The names of query, key and value, and of the other linear layers, by architecture."""
+    lines = [line.partition(": ") for line in LAYERS.read_text(encoding="utf-8").splitlines()]
+    return {
+        kind: [
+            ", ".join(f"`{name}`" for name in part.split(": ")[1].split(", "))
+            for part in text.split("; ")[:2]
+        ]
+        for kind, _, text in lines
+    }
+
+
+def _ratio(row: Mapping[str, Any]) -> str:
+    ratio, low, high = row["time"]
+    return f"{ratio:.2f} ({low:.2f} to {high:.2f}), {row['kept']:.2f}"
 
 
 if __name__ == "__main__":

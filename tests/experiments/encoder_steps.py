@@ -1,0 +1,146 @@
+"""Training steps of encoders of several architectures, by this project and by transformers + PEFT:
+
+    python -m tests.experiments.encoder_steps > docs/encoder-steps.json
+
+Random weights of minilm's size, the same batches in alternation, one process for a setting. Ratios
+of time are this project's over PEFT's, with a 95% interval over repeats; `kept` is of what the
+forward pass of the largest batch keeps. It takes about 20 minutes on two cores.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from math import exp, log
+from pathlib import Path
+from typing import Any, Final
+
+REPEATS: Final = 8
+KINDS: Final = ("bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert")
+SETTINGS: Final = tuple((mode, amp) for mode in ("lora", "dora") for amp in ("off", "bf16"))
+_SIZES: Final = {
+    "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
+    "intermediate_size": 1536,
+}  # fmt: skip
+_OF_DISTILBERT: Final = {"dim": 384, "n_layers": 6, "n_heads": 12, "hidden_dim": 1536}
+_TEXTS: Final = 64
+_BATCHES: Final = 6
+_VOCABULARY: Final = 30_522
+
+
+def batches(pad: int) -> list[Any]:
+    """Batches of 64 texts of similar length, of 6 to 60 tokens."""
+    import torch
+
+    from minbert.data.batches import Batch
+
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(6, 61, (_BATCHES * _TEXTS,), generator=generator).sort().values
+    made = []
+    for own in lengths.split(_TEXTS):
+        longest = int(own.max())
+        ids = torch.randint(1000, _VOCABULARY, (_TEXTS, longest), generator=generator)
+        mask = (torch.arange(longest)[None] < own[:, None]).long()
+        labels = torch.randint(0, 5, (_TEXTS,), generator=generator)
+        ids = ids.masked_fill(mask == 0, pad)
+        made.append(Batch(ids, mask, torch.zeros_like(ids), labels, int(own.sum())))
+    return made
+
+
+def measure(kind: str, mode: str, amp: str, repeats: int = REPEATS) -> dict[str, Any]:
+    """The ratios of a setting, ours over transformers + PEFT, in this process."""
+    import torch
+
+    from bench.engines.engine import engine_of
+    from bench.worker.probes.memory import SavedTensors
+    from bench.worker.setup import trained_groups
+    from minbert.model.families import FAMILIES
+    from minbert.training.trainer import Trainer, autocast
+    from tests.encoders import job, save
+
+    ours = {"own_kernels": "on"}
+    if kind in FAMILIES:
+        ours = {
+            "engine": "minbert", "engine_version": None, "kernels": "fast", "own_kernels": None,
+            "attn_implementation": None,
+        }  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / f"{kind}-tiny"
+        sizes = _OF_DISTILBERT if kind == "distilbert" else _SIZES
+        save(kind, folder, **{"vocab_size": _VOCABULARY, "embedding_size": 384, **sizes})
+        theirs = job(folder, mode, "all-lin-only", rank=8, alpha=16.0, amp=amp, dropout=0.1)
+        trainers, kept = [], []
+        for changes in (ours, {}):
+            own = replace(theirs, cell=replace(theirs.cell, **changes))
+            model = engine_of(own.cell).build(own).train()
+            given = batches(model.pad_id)
+            saved, last = SavedTensors(model), given[-1]
+            with autocast(amp, last.input_ids.device), saved.counting():
+                logits = model(last.input_ids, last.attention_mask, last.token_type_ids)
+            logits.float().sum().backward()
+            kept.append(saved.mib)
+            trainers.append(
+                Trainer(
+                    model, trained_groups(model, own.cell), amp=amp, device=torch.device("cpu"),
+                    losses={"": "cross-entropy"}, schedule=lambda _step: 1.0,
+                )
+            )  # fmt: skip
+
+        def seconds(trainer: Trainer) -> float:
+            start = time.perf_counter()
+            for batch in given:
+                trainer.step(batch)
+            return time.perf_counter() - start
+
+        for trainer in trainers:
+            seconds(trainer)
+        times: list[list[float]] = [[], []]
+        for repeat in range(repeats):
+            for place in (0, 1) if repeat % 2 else (1, 0):
+                times[place].append(seconds(trainers[place]))
+    return {"time": interval(*times), "kept": kept[0] / kept[1], "ms": [_ms(one) for one in times]}
+
+
+def interval(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """The ratio of times and the ends of its interval."""
+    from bench.stats.intervals import mean_t
+
+    result = mean_t([log(a / b) for a, b in zip(ours, theirs, strict=True)])
+    return [exp(value) for value in (result.value, *(result.ends() or ()))]
+
+
+def _ms(seconds: Sequence[float]) -> float:
+    return 1000 * sorted(seconds)[len(seconds) // 2] / _BATCHES
+
+
+def _machine() -> str:
+    import torch
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{torch.get_num_threads()} cores with {capability}, torch {torch.__version__}"
+
+
+def main() -> None:
+    rows = []
+    for kind in KINDS:
+        for mode, amp in SETTINGS:
+            command = [sys.executable, "-m", "tests.experiments.encoder_steps", kind, mode, amp]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            rows.append({"kind": kind, "mode": mode, "amp": amp, **json.loads(done.stdout)})
+            low, high = rows[-1]["time"][1:]
+            sys.stderr.write(
+                f"{kind} {mode} {amp}: {rows[-1]['time'][0]:.2f} ({low:.2f} to {high:.2f}), "
+                f"kept {rows[-1]['kept']:.2f}\n"
+            )
+    result = {"machine": _machine(), "repeats": REPEATS, "rows": rows}
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.stdout.write(json.dumps(measure(*sys.argv[1:])))
+    else:
+        main()
