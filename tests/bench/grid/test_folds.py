@@ -15,7 +15,6 @@ from bench.analysis.verdicts import best_by_score, compare, score_spread
 from bench.common.errors import InputError
 from bench.plan import gridfile
 from bench.plan.planning import Resolved, expand, plan
-from bench.plan.pruning import dominating
 from bench.plan.selection import parse_selection, select
 from bench.report.render import report
 from bench.results.outcomes import Outcome, joined, no_values
@@ -30,7 +29,7 @@ from minbert.data.tasks import Sizes, load_data
 from tests.bench.conftest import narrow
 from tests.bench.grids import GridRuns
 from tests.bench.stored_values import kept_values
-from tests.bench.synthetic_rows import HERE, as_results, cell, new_row, result_row
+from tests.bench.synthetic_rows import HERE, as_results, cell, result_row
 from tests.cs224n import write_folder
 
 GRID = """
@@ -166,13 +165,6 @@ def test_folds_multiply_cells_within_a_seed():
         gridfile.parse(
             '[settings]\nfolds = 1000\nseeds = 200\n[[cells]]\nmode = ["full"]', "x.toml", "x"
         )
-
-
-def test_memory_of_one_fold_says_nothing_of_another():
-    small, large = (cell("lora", rank, "attn", "off", folds=5, fold=1) for rank in (1, 8))
-    failed = new_row(**small.columns(), status="oom", attempt=1)
-    assert dominating(large, failed.conditions_id, [failed]) is failed
-    assert dominating(replace(large, fold=2), failed.conditions_id, [failed]) is None
 
 
 def test_the_first_fold_runs_here_if_another_machine_has_all_scores():
