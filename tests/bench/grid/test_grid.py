@@ -1,5 +1,6 @@
 """The grid command, end to end, with real workers."""
 
+import csv
 import json
 import re
 import subprocess
@@ -72,10 +73,11 @@ def test_a_cell_folder_holds_all_that_is_needed_to_repeat_it(grid):
         "predictions.safetensors", "result.json", "row.json", "stderr.txt", "stdout.txt",
         "steps.csv", "weights.safetensors",
     } <= present  # fmt: skip
-    phases = (folder / "phases.csv").read_text().splitlines()
-    assert [line.partition(",")[0] for line in phases] == [
-        *("phase", "load", "tokenise", "train", "evaluate", "measure", "save")
-    ]
+    with (folder / "phases.csv").open() as file:
+        phases = {line["phase"]: float(line["seconds"]) for line in csv.DictReader(file)}
+    assert [*phases] == ["load", "tokenise", "train", "evaluate", "measure", "save"]
+    saved = json.loads((folder / "result.json").read_text())["save_s"]
+    assert 0 < saved == pytest.approx(phases["save"], abs=1e-4)
 
     def found():
         columns = json.loads((folder / "result.json").read_text())["columns"]
