@@ -116,9 +116,8 @@ def check_models(cells: Sequence[Cell], models: Mapping[str, Model], *, pairs: b
 def _config(folder: Path, label: str) -> tuple[BertConfig | EncoderSizes, str]:
     """The sizes of an encoder, and why engine minbert can't load it; empty: it can."""
     if (model_type := model_type_of(folder)) != "bert":
-        return (
-            read_sizes(folder), f"{label} is of type {model_type}, and engine minbert loads bert"
-        )  # fmt: skip
+        why = f"{label} is of type {model_type}, and engine minbert loads bert"
+        return read_sizes(folder), why
     path = config_file(folder)
     values = read_json(path)
     BertConfig.from_values({**values, "hidden_act": ACTIVATIONS[0]}, str(path))

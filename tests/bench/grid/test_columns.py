@@ -186,19 +186,15 @@ def test_conditions_are_those_of_this_machine(ran):
     assert row["code_version"] == code_version()
 
 
-def shapes_of(checkpoint):
-    """Numbers in each tensor of an encoder without its pooler, by name."""
+def sizes_of(checkpoint):
+    """Parameters in all, without a pooler, and those that train: all but weights and biases under
+    adapters."""
     tensors = load_file(checkpoint / "model.safetensors")
-    return {
+    shapes = {
         name: tensor.size
         for name, tensor in tensors.items()
         if name.startswith("bert.") and "pooler" not in name
     }
-
-
-def sizes_of(checkpoint):
-    """Parameters in all, and those that train: all but weights and biases under adapters."""
-    shapes = shapes_of(checkpoint)
     linear = re.compile(r"layer\.\d\.(attention\.(self|output)|intermediate|output)\.(?!LayerNorm)")
     under = sum(size for name, size in shapes.items() if linear.search(name))
     adapters = 4 * 2 * (4 * (32 + 32) + 2 * (32 + 64))
@@ -227,12 +223,9 @@ def test_tokens_are_the_real_ones_of_each_epochs_examples(ran):
 def test_memory_is_that_of_parameters_gradients_and_state(ran):
     """Of fp32 numbers, two of state for each that trains."""
     total, trainable = sizes_of(ran.checkpoint)
-    expected = {
-        "weights_mib": total,
-        "gradients_mib": trainable,
-        "optimizer_mib": 2 * trainable,
-    }
-    for name, numbers in expected.items():
+    for name, numbers in (
+        ("weights_mib", total), ("gradients_mib", trainable), ("optimizer_mib", 2 * trainable),
+    ):  # fmt: skip
         assert ran.row[name] == pytest.approx(4 * numbers / MIB, abs=2e-3), name
 
 

@@ -214,8 +214,7 @@ def rows_of(items):
         ([(0, "ok", {"conditions_id": "there"})], {}, "run run run run"),
         (FLAGGED, {"rerun": "crashed"}, "done run run run"),
         (FLAGGED, {"rerun": "not_learned"}, "run kept run run"),
-        *(([(0, "ok", {}), (0, later, {"attempt": 2})], {"rerun": later}, "done run run run")
-          for later in ("interrupted", "crashed", "oom", "skipped")),
+        ([(0, "ok", {}), (0, "oom", {"attempt": 2})], {"rerun": "oom"}, "done run run run"),
         ([(0, "ok", {}), (0, "crashed", {"attempt": 2})], {"rerun": "ok"}, "run run run run"),
         (VERSIONS, {}, "done done done done"),
         (VERSIONS, {"fresh": True}, "done kept run run"),
