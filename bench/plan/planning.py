@@ -142,6 +142,7 @@ def _round(
 ) -> Iterable[Cell]:
     settings = grid.settings_of(axes)
     lengths = axes.max_length or [settings.max_length]
+    rates: Sequence[float | None] = axes.learning_rate or [None]
     for mode, amp in product(axes.mode, axes.amp):
         configs = axes.adapter_config if mode == PEFT else []
         has_unfreeze = ABOUT["unfreeze"].applies({"mode": mode})
@@ -155,7 +156,7 @@ def _round(
         }
         of_all = {"mode": mode, "seed": seed, "fold": fold}
         of_all["amp"] = resolved.amp_on if amp == "on" else amp
-        for *others, rate in product(*values.values(), axes.learning_rate or [None]):
+        for *others, rate in product(*values.values(), rates):
             yield _cell(
                 settings, resolved, rate, **of_all, **dict(zip(values, others, strict=True))
             )

@@ -7,6 +7,7 @@ import re
 import select
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from unittest import mock
 
@@ -143,6 +144,15 @@ def test_of_very_many_cells_some_are_shown(terminal):
             seen = terminal.seen()
     assert "cell 15." in seen.rpartition("0/1000 cells")[2]
     assert "cell 16." not in seen.rpartition("0/1000 cells")[2]
+
+
+def test_threads_share_a_display():
+    stream = io.StringIO()
+    with Display(200, 0, stream) as display, ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(lambda _: display.finish(ended()), range(200)):
+            pass
+    assert len(stream.getvalue().splitlines()) == 200
+    assert "[200/200]" in stream.getvalue()
 
 
 def test_it_draws_only_when_told_starts_no_thread_and_leaves_stdout_to_the_program(
