@@ -84,7 +84,7 @@ def test_a_thousand_faults_strike_in_every_phase_and_at_real_workers():
     assert drawn == {(kind.name, phase) for kind in KINDS for phase in kind.phases}
     for fault in faults:
         strike = strike_of(fault, early=False, limited=False)
-        assert strike is None or 0 <= strike.moment < 1
+        assert strike is None or 0 <= strike.wait_s < 2
         assert statuses_of(fault)
 
 

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.experiments.faults.strike import Hook
-from tests.experiments.faults.worker import begin
+from tests.experiments.faults.worker import Hook, begin
 
 
 def main(folder: Path) -> int:
