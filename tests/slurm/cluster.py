@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -114,7 +114,8 @@ class ClusterError(RuntimeError):
 
 
 class Cluster:
-    """A cluster of two nodes, with a default partition `main` and the partition `urgent`.
+    """A cluster of two nodes, with a default partition `main` and the partition `urgent`. Methods
+    raise ClusterError if a daemon does not start, a command fails or a wait takes too long.
 
     Args:
         folder: a short path, as it holds sockets; made if it is not there, and not removed.
@@ -125,12 +126,7 @@ class Cluster:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        accounting: bool = False,
-        control_groups: bool = False,
-        cpus: int = 2,
+        self, folder: Path, *, accounting: bool = False, control_groups: bool = False, cpus: int = 2
     ) -> None:
         self.folder = folder.resolve()
         self.accounting = accounting
@@ -154,15 +150,12 @@ class Cluster:
         if shares_memory:
             extra.append(f"DefMemPerCPU={_MEMORY_MIB // cpus}")
         self._conf_text = _SLURM_CONF.format(
-            user=_user(),
-            folder=self.folder,
-            urgent=URGENT,
-            controller_port=self._ports[2],
+            user=_user(), folder=self.folder, urgent=URGENT, controller_port=self._ports[2],
             task="task/cgroup" if control_groups else "task/none",
             select="CR_CPU_Memory" if shares_memory else "CR_CPU",
             gather="jobacct_gather/linux" if accounting else "jobacct_gather/none",
             extra="\n".join(extra),
-        )
+        )  # fmt: skip
 
     @property
     def environment(self) -> dict[str, str]:
@@ -171,33 +164,31 @@ class Cluster:
         return os.environ | {"SLURM_CONF": str(self.conf), _MARK: str(self.folder), "PATH": path}
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            stack.callback(self.stop)
-            self.start()
-            stack.pop_all()
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self) -> None:
-        """Start the daemons, and wait until both nodes are idle.
-
-        Raises:
-            ClusterError: this takes a minute or longer; with the end of each daemon's output.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "state").mkdir(exist_ok=True)
-        for node in NODES:
-            (self.folder / f"spool-{node}").mkdir(exist_ok=True)
+    def _start(self) -> None:
+        """Start the daemons, and wait until both nodes are idle."""
+        for name in ("state", *(f"spool-{node}" for node in NODES)):
+            (self.folder / name).mkdir(parents=True)
         self.conf.write_text(self._conf_text)
         conf = _CGROUP_CONF if self.control_groups else "CgroupPlugin=disabled\n"
         (self.folder / "cgroup.conf").write_text(conf)
-        key = self.folder / "munge.key"
-        if not key.exists():
-            key.touch(0o600)
-            key.write_bytes(secrets.token_bytes(128))
-        self._start_munge()
+        path = self.folder / "munge"
+        key = path.with_suffix(".key")
+        key.touch(0o600)
+        key.write_bytes(secrets.token_bytes(128))
+        files = {name: f"--{name}-file={path}.{name}" for name in ("key", "pid", "log", "seed")}
+        argv = ["munged", "--foreground", "--force", f"--socket={path}.socket", *files.values()]
+        self._launch("munged", argv)
+        self.wait_for(Path(f"{path}.socket").exists, "munged listens")
         if self.accounting:
             self._start_accounting()
         self.start_controller()
@@ -217,11 +208,7 @@ class Cluster:
                     Path(path).rmdir()
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command that finds this cluster.
-
-        Raises:
-            ClusterError: it failed, unless `check` is false.
-        """
+        """Run a command that finds this cluster; it may fail if `check` is false."""
         result = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, check=False, timeout=60
         )
@@ -252,25 +239,22 @@ class Cluster:
         return dict(line.split("|", 1) for line in result.stdout.splitlines())
 
     def wait_for(self, condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
-        """Wait until a condition holds.
-
-        Raises:
-            ClusterError: it doesn't within the time, with the ends of the daemons' output.
-        """
+        """Wait until a condition holds. The error has the ends of the daemons' output."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > deadline:
                 raise ClusterError(f"not within {timeout_s:.0f} s: {what}\n{self.output()}")
             time.sleep(0.05)
 
-    def wait_until_empty(self, timeout_s: float = 60.0) -> None:
-        self.wait_for(lambda: not self.queue(), "the queue is empty", timeout_s)
+    def wait_until_empty(self) -> None:
+        self.wait_for(lambda: not self.queue(), "the queue is empty")
 
     def output(self, lines: int = 12) -> str:
-        return "\n".join(
-            f"== {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+        texts = {
+            path.name: path.read_text(errors="replace").splitlines()[-lines:]
             for path in sorted(self.folder.glob("*.log"))
-        )
+        }
+        return "\n".join(f"== {name}\n" + "\n".join(text) for name, text in texts.items())
 
     def start_node(self, node: str) -> None:
         """Start a node's slurmd, which knows no jobs. Set down, it stays so until `resume`."""
@@ -317,27 +301,14 @@ class Cluster:
             daemon.wait(10)
         self._kill_daemon("slurmctld")
 
-    def _start_munge(self) -> None:
-        path = self.folder / "munge"
-        files = {name: f"--{name}-file={path}.{name}" for name in ("key", "pid", "log", "seed")}
-        argv = ["munged", "--foreground", "--force", f"--socket={path}.socket", *files.values()]
-        self._launch("munged", argv)
-        self.wait_for(Path(f"{path}.socket").exists, "munged listens")
-
     def _start_accounting(self) -> None:
         data, sock = self.folder / "database", self.folder / "database.socket"
-        data.mkdir(exist_ok=True)
+        data.mkdir()
         options = {
-            "datadir": data,
-            "socket": sock,
-            "pid-file": f"{data}.pid",
-            "tmpdir": data,
-            "user": _user(),
-            "innodb-buffer-pool-size": "16M",
-            "innodb-log-file-size": "4M",
-            "innodb-flush-log-at-trx-commit": 0,
-            "init-file": self.folder / "database.sql",
-        }
+            "datadir": data, "socket": sock, "pid-file": f"{data}.pid", "tmpdir": data,
+            "user": _user(), "innodb-buffer-pool-size": "16M", "innodb-log-file-size": "4M",
+            "innodb-flush-log-at-trx-commit": 0, "init-file": self.folder / "database.sql",
+        }  # fmt: skip
         # slurmdbd makes its database itself, but fails then: libmariadb 11.8 refuses every result
         # on a connection whose first attempt failed.
         (self.folder / "database.sql").write_text("CREATE DATABASE IF NOT EXISTS slurm;\n")
@@ -348,23 +319,18 @@ class Cluster:
         self.wait_for(lambda: _listens(sock), "mariadbd listens")
         conf = self.folder / "slurmdbd.conf"
         conf.touch(0o600)
-        conf.write_text(
-            _SLURMDBD_CONF.format(user=_user(), folder=self.folder, port=self._ports[3])
-        )
+        port = self._ports[3]
+        conf.write_text(_SLURMDBD_CONF.format(user=_user(), folder=self.folder, port=port))
         self._launch("slurmdbd", ["slurmdbd", "-D"], {"MYSQL_UNIX_PORT": str(sock)})
-        self.wait_for(lambda: _listens(("127.0.0.1", self._ports[3])), "slurmdbd listens")
+        self.wait_for(lambda: _listens(("127.0.0.1", port)), "slurmdbd listens")
 
     def _launch(self, name: str, argv: Sequence[str], more: Mapping[str, str] = {}) -> None:
         """Start a daemon that the kernel kills if this process dies."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self._daemons[name] = subprocess.Popen(
-                [*_MORTAL, *argv],
-                env=self.environment | dict(more),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+                [*_MORTAL, *argv], env=self.environment | dict(more), stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
 
     def _kill_daemon(self, name: str) -> None:
         daemon = self._daemons.pop(name)
@@ -433,12 +399,8 @@ def _descriptors(pid: int) -> set[str]:
 
 def _sockets(folder: Path) -> set[str]:
     """Sockets that are bound in a folder, as among a process's descriptors."""
-    lines = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
-    return {
-        f"socket:[{fields[6]}]"
-        for fields in lines
-        if len(fields) > 7 and fields[7].startswith(f"{folder}/")
-    }
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return {f"socket:[{line.split()[6]}]" for line in lines if f" {folder}/" in line}
 
 
 def _listens(address: Path | tuple[str, int]) -> bool:
@@ -451,11 +413,8 @@ def _listens(address: Path | tuple[str, int]) -> bool:
 def _free_ports(count: int) -> list[int]:
     """Ports that nothing listens on, drawn so that test processes hardly choose the same."""
     ports: list[int] = []
-    draws = random.SystemRandom()
-    while len(ports) < count:
-        port = draws.choice(_PORTS)
+    for port in random.SystemRandom().sample(_PORTS, 100):
         with socket.socket() as server, suppress(OSError):
             server.bind(("127.0.0.1", port))
-            if port not in ports:
-                ports.append(port)
-    return ports
+            ports.append(port)
+    return ports[:count]

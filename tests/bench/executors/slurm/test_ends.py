@@ -2,10 +2,20 @@
 
 import re
 
+import pytest
+
 from tests.components import COMPONENTS, need
 from tests.slurm.cluster import has_control_groups, missing, temporary_cluster
 from tests.slurm.place import HANG, Place
 from tests.slurm.stub_worker import FILL_MEMORY
+
+
+@pytest.fixture
+def accounting_cluster():
+    """A cluster with slurmdbd; jobs that exceed their memory are ended."""
+    need(not (absent := missing(accounting=True)), f"no {absent}", component="slurmdbd")
+    with temporary_cluster(accounting=True) as cluster:
+        yield cluster
 
 
 def test_rows_say_how_slurm_ended_their_jobs(accounting_cluster, tmp_path):
@@ -43,13 +53,6 @@ def test_rows_say_how_slurm_ended_their_jobs(accounting_cluster, tmp_path):
     never = re.findall(r"(\d+) array tasks? never began: its job was cancelled", ended.stderr)
     assert sum(map(int, never)) == 6 - len(begun)
 
-    place.order("0.1", *range(6))
-    again = place.run("--cells", "6")
-    assert again.returncode == 0, again.stderr
-    assert place.statuses() == {
-        seed: ["interrupted", "ok"] if seed in begun else ["ok"] for seed in range(6)
-    }
-
     assert late.end(late_command).returncode == 1
     assert late.statuses() == {0: ["timeout"]}
     assert "time limit" in late.rows()[0]["message"]
@@ -57,7 +60,7 @@ def test_rows_say_how_slurm_ended_their_jobs(accounting_cluster, tmp_path):
 
 
 def test_a_cell_that_exceeds_the_memory_of_its_control_group(tmp_path):
-    need((absent := missing()) is None, f"no Slurm cluster: {absent}", component="slurm")
+    need(not (absent := missing()), f"no Slurm cluster: {absent}", component="slurm")
     need(has_control_groups(), COMPONENTS["cgroups"], component="cgroups")
     with temporary_cluster(control_groups=True) as limited:
         place = Place(tmp_path / "place", limited)
