@@ -33,7 +33,6 @@ _MEMORY_MIB: Final = 2000
 """The memory of each node."""
 _PORTS: Final = range(10_000, 30_000)  # below those that the kernel gives to outgoing connections
 _DAEMONS: Final = ("munged", "slurmctld", "slurmd")
-_ACCOUNTING: Final = ("slurmdbd", "mariadbd")
 _MORTAL: Final = ("/usr/bin/setpriv", "--pdeathsig", "KILL")
 _MARK: Final = "TEST_CLUSTER"
 """Environment of everything that runs in a cluster: its folder. `…_NODE` is a slurmd's node."""
@@ -55,7 +54,8 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin={task}
 MpiDefault=none
 SelectType=select/cons_tres
-SelectTypeParameters={select}
+SelectTypeParameters=CR_CPU_Memory
+DefMemPerCPU={memory_mib}
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0,bf_interval=1
 ReturnToService=1
@@ -66,9 +66,8 @@ UnkillableStepTimeout=60
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-JobAcctGatherType={gather}
-JobAcctGatherFrequency=1
-{extra}
+{memory}
+{nodes}
 PartitionName=main Default=YES Nodes=ALL GraceTime=1
 PartitionName={urgent} Nodes=ALL PriorityTier=2
 """
@@ -77,30 +76,21 @@ _NODE: Final = (
     "RealMemory={memory_mib}"
 )
 _CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")
+_OWN_LIMIT: Final = """\
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=1
+JobAcctGatherParams=OverMemoryKill"""
 _CGROUP_CONF: Final = f"""\
 CgroupPlugin=cgroup/v1
 CgroupMountpoint={_CONTROL_GROUPS}
 ConstrainRAMSpace=yes
 """
-_SLURMDBD_CONF: Final = """\
-DbdHost=localhost
-DbdAddr=127.0.0.1
-DbdPort={port}
-SlurmUser={user}
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
-PidFile={folder}/slurmdbd.pid
-StorageType=accounting_storage/mysql
-StorageHost=localhost
-StorageLoc=slurm
-"""
 
 
-def missing(*, accounting: bool = False) -> str | None:
+def missing() -> str | None:
     """The daemons that this machine lacks for a cluster, in words."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    names = (*_DAEMONS, *(_ACCOUNTING if accounting else ()))
-    absent = [name for name in names if shutil.which(name, path=path) is None]
+    absent = [name for name in _DAEMONS if shutil.which(name, path=path) is None]
     return f"no {', '.join(absent)}" if absent else None
 
 
@@ -119,42 +109,25 @@ class Cluster:
 
     Args:
         folder: a short path, as it holds sockets; made if it is not there, and not removed.
-        accounting: whether slurmdbd and a MariaDB of its own keep what becomes of jobs, and jobs
-            share each node's memory: one that exceeds its share is killed.
-        control_groups: whether control groups limit the memory of jobs.
+        control_groups: whether these limit the memory of jobs; otherwise Slurm itself does.
         cpus: that each node offers, however many this machine has.
     """
 
-    def __init__(
-        self, folder: Path, *, accounting: bool = False, control_groups: bool = False, cpus: int = 2
-    ) -> None:
+    def __init__(self, folder: Path, *, control_groups: bool = False, cpus: int = 2) -> None:
         self.folder = folder.resolve()
-        self.accounting = accounting
         self.control_groups = control_groups
         self.conf = self.folder / "slurm.conf"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
-        self._ports = _free_ports(4)
-        extra = [
+        *ports, controller_port = _free_ports(3)
+        nodes = [
             _NODE.format(name=name, port=port, cpus=cpus, memory_mib=_MEMORY_MIB)
-            for name, port in zip(NODES, self._ports, strict=False)
+            for name, port in zip(NODES, ports, strict=True)
         ]
-        if accounting:
-            extra += [
-                "AccountingStorageType=accounting_storage/slurmdbd",
-                "AccountingStorageHost=127.0.0.1",
-                f"AccountingStoragePort={self._ports[3]}",
-                f"AccountingStoragePass={self.folder}/munge.socket",
-                "JobAcctGatherParams=OverMemoryKill",
-            ]
-        shares_memory = accounting or control_groups
-        if shares_memory:
-            extra.append(f"DefMemPerCPU={_MEMORY_MIB // cpus}")
         self._conf_text = _SLURM_CONF.format(
-            user=_user(), folder=self.folder, urgent=URGENT, controller_port=self._ports[2],
+            user=_user(), folder=self.folder, urgent=URGENT, controller_port=controller_port,
             task="task/cgroup" if control_groups else "task/none",
-            select="CR_CPU_Memory" if shares_memory else "CR_CPU",
-            gather="jobacct_gather/linux" if accounting else "jobacct_gather/none",
-            extra="\n".join(extra),
+            memory="" if control_groups else _OWN_LIMIT, memory_mib=_MEMORY_MIB // cpus,
+            nodes="\n".join(nodes),
         )  # fmt: skip
 
     @property
@@ -189,8 +162,6 @@ class Cluster:
         argv = ["munged", "--foreground", "--force", f"--socket={path}.socket", *files.values()]
         self._launch("munged", argv)
         self.wait_for(Path(f"{path}.socket").exists, "munged listens")
-        if self.accounting:
-            self._start_accounting()
         self.start_controller()
         for node in NODES:
             self.start_node(node)
@@ -301,29 +272,6 @@ class Cluster:
             daemon.wait(10)
         self._kill_daemon("slurmctld")
 
-    def _start_accounting(self) -> None:
-        data, sock = self.folder / "database", self.folder / "database.socket"
-        data.mkdir()
-        options = {
-            "datadir": data, "socket": sock, "pid-file": f"{data}.pid", "tmpdir": data,
-            "user": _user(), "innodb-buffer-pool-size": "16M", "innodb-log-file-size": "4M",
-            "innodb-flush-log-at-trx-commit": 0, "init-file": self.folder / "database.sql",
-        }  # fmt: skip
-        # slurmdbd makes its database itself, but fails then: libmariadb 11.8 refuses every result
-        # on a connection whose first attempt failed.
-        (self.folder / "database.sql").write_text("CREATE DATABASE IF NOT EXISTS slurm;\n")
-        # Nothing but the database of a cluster that is thrown away: no users, no system tables.
-        flags = ("--no-defaults", "--skip-networking", "--skip-grant-tables", "--skip-log-bin")
-        argv = ["mariadbd", *flags, *(f"--{name}={value}" for name, value in options.items())]
-        self._launch("mariadbd", argv)
-        self.wait_for(lambda: _listens(sock), "mariadbd listens")
-        conf = self.folder / "slurmdbd.conf"
-        conf.touch(0o600)
-        port = self._ports[3]
-        conf.write_text(_SLURMDBD_CONF.format(user=_user(), folder=self.folder, port=port))
-        self._launch("slurmdbd", ["slurmdbd", "-D"], {"MYSQL_UNIX_PORT": str(sock)})
-        self.wait_for(lambda: _listens(("127.0.0.1", port)), "slurmdbd listens")
-
     def _launch(self, name: str, argv: Sequence[str], more: Mapping[str, str] = {}) -> None:
         """Start a daemon that the kernel kills if this process dies."""
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -401,13 +349,6 @@ def _sockets(folder: Path) -> set[str]:
     """Sockets that are bound in a folder, as among a process's descriptors."""
     lines = Path("/proc/net/unix").read_text().splitlines()
     return {f"socket:[{line.split()[6]}]" for line in lines if f" {folder}/" in line}
-
-
-def _listens(address: Path | tuple[str, int]) -> bool:
-    """Whether a server accepts connections at a socket's path, or a host and port."""
-    family = socket.AF_UNIX if isinstance(address, Path) else socket.AF_INET
-    with socket.socket(family) as client:
-        return client.connect_ex(str(address) if isinstance(address, Path) else address) == 0
 
 
 def _free_ports(count: int) -> list[int]:

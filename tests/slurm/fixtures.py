@@ -17,7 +17,7 @@ def _shared_cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(_shared_cluster: Cluster) -> Iterator[Cluster]:
-    """Two idle nodes and an empty queue, without accounting; the next test gets the same."""
+    """Two idle nodes and an empty queue; the next test gets the same."""
     yield _shared_cluster
     _shared_cluster.run("scancel", "--me")
     for node, state in _shared_cluster.node_states().items():

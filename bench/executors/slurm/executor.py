@@ -19,7 +19,7 @@ from bench.common.errors import InputError, RefusedError, StoppedError
 from bench.common.progress import note_to_stderr
 from bench.executors.executor import Dispatcher, Executor, Opening, refuse
 from bench.executors.slurm import commands
-from bench.executors.slurm.commands import Ended, Queued, SlurmError
+from bench.executors.slurm.commands import Queued, SlurmError
 from bench.executors.slurm.following import Following, Key, key_of
 from bench.executors.slurm.node_check import check_nodes, lines
 from bench.executors.slurm.options import Request, parse_request
@@ -290,12 +290,8 @@ class SlurmExecutor(Executor):
             one.submission.keep_job(own[0].job)
         indexes = frozenset[int]().union(*(entry.indexes for entry in own))
 
-        def ends() -> dict[int, Ended]:
-            job = one.submission.job
-            return {} if job is None else commands.ended(job)
-
         with self._locked("collect.lock"):
-            one.read(None if queued is None else indexes, ends)
+            one.read(None if queued is None else indexes)
             others: list[Row] = []
             last: list[tuple[Planned, Row]] = []
             for run, rows in one.take():

@@ -45,9 +45,8 @@ class Probing:
     def folders(self, text=""):
         """The folders of the kinds of nodes that are known and of a node's answer."""
         one = self.prober(text)
-        folder = one._folder(one._needed())
-        folder.mkdir(parents=True, exist_ok=True)
-        return one.kinds_folder, folder
+        one._folder.mkdir(parents=True, exist_ok=True)
+        return one.kinds_folder, one._folder
 
 
 @pytest.fixture

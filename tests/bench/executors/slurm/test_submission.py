@@ -3,10 +3,12 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 
 from bench.common.errors import InputError
+from bench.executors.slurm import following as module
 from bench.executors.slurm.commands import Ended
 from bench.executors.slurm.following import Following, key_of
 from bench.executors.slurm.options import NO_FILES
@@ -119,8 +121,11 @@ def test_a_closed_cell_is_not_begun_by_a_job_that_slurm_restarts_all_the_same(
 # Following
 
 
-def never(*_):
-    raise AssertionError("Slurm was asked")
+def read(following, queued, ends=None):
+    """Read rows, where Slurm says how array tasks ended, or is not asked."""
+    asked = mock.Mock(side_effect=AssertionError) if ends is None else lambda _job: ends
+    with mock.patch.object(module, "ended", asked):
+        following.read(queued)
 
 
 def test_a_cell_is_taken_when_its_row_is_ok_or_its_array_task_gone(submit, target):
@@ -130,12 +135,12 @@ def test_a_cell_is_taken_when_its_row_is_ok_or_its_array_task_gone(submit, targe
         attempt = TaskAttempt(index, 0, 0)
         begin(submission, target, attempt)
         submission.publish_row(attempt, *row_of(submission, target, status, attempt))
-    following.read({0, 1, 2, 3}, never)
+    read(following, {0, 1, 2, 3})
     assert [run for run, _ in following.take()] == [one]
     assert following.open == {1, 2, 3}
-    following.read(None, never)  # Slurm does not answer
+    read(following, None)  # Slurm does not answer
     assert list(following.take()) == []
-    following.read({2, 3}, lambda: {1: Ended("FAILED", 1)})
+    read(following, {2, 3}, {1: Ended("FAILED", 1)})
     assert [(run, [row.status for row in rows]) for run, rows in following.take()] == [
         (two, ["crashed"])
     ]
@@ -149,11 +154,11 @@ def test_all_attempts_of_a_cell_are_taken_together(submit, target):
     begin(submission, target)
     second = replace(FIRST, restart=1)
     submission.close(FIRST, submission.groups[0][0], "interrupted", "its node failed")
-    following.read({0}, never)
+    read(following, {0})
     assert list(following.take()) == []
     begin(submission, target, second)
     submission.publish_row(second, *row_of(submission, target, "ok", second))
-    following.read({0}, never)
+    read(following, {0})
     [(_, rows)] = following.take()
     assert [(row.attempt, row.status) for row in rows] == [(1, "interrupted"), (2, "ok")]
     assert following.open == set()
@@ -191,7 +196,7 @@ def test_the_row_of_an_array_task_that_is_gone_says_why(
     following = Following(submission := submit([runs(1)]))
     begin(submission, target)
     (submission.folder / "output" / "0.txt").write_text(output)
-    following.read(set(), lambda: {0: end} if end else {})
+    read(following, set(), {0: end} if end else {})
     [(_, [row])] = following.take()
     assert row.status == status
     assert (row.message or "").startswith(message)
@@ -203,7 +208,7 @@ def test_array_tasks_that_never_began_have_no_row(submit, target):
     for index, line in ((1, "no GPU can be used"), (2, "No space left on device")):
         (submission.folder / "output" / f"{index}.txt").write_text(f"{line}\n")
     ends = {1: Ended("FAILED", 1, "n7"), 2: Ended("FAILED", NO_FILES, "n7")}
-    following.read(set(), lambda: ends)
+    read(following, set(), ends)
     assert list(following.take()) == []
     assert following.not_run == {
         0: ("no longer in the queue", ""),
@@ -220,7 +225,7 @@ def test_the_rest_of_a_group_is_closed_with_its_array_task(submit, target):
     submission.publish_row(FIRST, *row_of(submission, target, "ok"))
     second = TaskAttempt(0, 1, 0)
     begin(submission, target, second)
-    following.read(set(), lambda: {0: Ended("NODE_FAIL")})
+    read(following, set(), {0: Ended("NODE_FAIL")})
     assert [(run, [row.status for row in rows]) for run, rows in following.take()] == [
         (one, ["ok"]),
         (two, ["interrupted"]),
@@ -231,6 +236,6 @@ def test_files_of_others_in_the_folder_of_rows_are_left_alone(submit, target):
     following = Following(submission := submit([runs(1)]))
     for name in (".0-0-0.json.n1.7.tmp", "notes.txt", "1-2.json", "0-0-0.json"):
         (submission.rows / name).write_text("{")
-    following.read({0}, never)
+    read(following, {0})
     assert list(following.take()) == []
     assert TaskAttempt.of_file("0-1-2.json") == TaskAttempt(0, 1, 2)
