@@ -39,18 +39,12 @@ _DOWN_S: Final = 600.0
 _FORGOTTEN_S: Final = 300.0
 
 OK: Final = "ok"
-CRASHED: Final = "crashed"
-"""The worker crashes."""
-NODE_FAILS: Final = "node fails"
-"""The node fails while the cell runs, and Slurm starts the array task on another."""
-REQUEUED: Final = "requeued"
-"""An administrator requeues the array task while its cell runs."""
-CANCELLED: Final = "cancelled"
-"""The array task is cancelled while its cell runs."""
-KILLED: Final = "killed"
-"""The node kills the whole job for its memory: nobody can write a row."""
-NEVER_BEGAN: Final = "never began"
-"""The array task is cancelled while it waits."""
+CRASHED: Final = "crashed"  # the worker crashes
+NODE_FAILS: Final = "node fails"  # while the cell runs, and Slurm starts it on another
+REQUEUED: Final = "requeued"  # by an administrator while the cell runs
+CANCELLED: Final = "cancelled"  # while the cell runs
+KILLED: Final = "killed"  # the node kills the whole job for its memory: nobody can write a row
+NEVER_BEGAN: Final = "never began"  # the array task is cancelled while it waits
 _REASONS: Final = {REQUEUED: " DUE TO JOB REQUEUE", CANCELLED: ""}
 """The ends of the line that Slurm adds to the output of a job that it ends."""
 _STATES: Final = {CRASHED: "FAILED", CANCELLED: "CANCELLED", KILLED: "OUT_OF_MEMORY"}
@@ -65,7 +59,6 @@ class _Job:
     id: int
     name: str
     folder: Path
-    indexes: tuple[int, ...]
     most_running: int
     after: int | None
     pending: "deque[int]" = field(default_factory=deque)
@@ -100,19 +93,15 @@ class Simulation:
     """
 
     def __init__(
-        self,
-        *,
-        nodes: int = 400,
-        fates: Mapping[str, float] | None = None,
-        max_array_size: int = 1001,
+        self, nodes: int, fates: Mapping[str, float] = {}, *, max_array_size: int = 1001,
         max_job_count: int = 10_000,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.calls: Counter[str] = Counter()
         self.seconds = 0.0
         self.submitted: list[int] = []
         self.most_running = 0
         self.ends: Counter[str] = Counter()
-        self.fates = dict(fates or {})
+        self.fates = dict(fates)
         self._max_array_size, self._max_job_count = max_array_size, max_job_count
         self._free = deque(f"n{number:03}" for number in range(nodes))
         self._down: list[tuple[float, str]] = []
@@ -170,7 +159,7 @@ class Simulation:
         *_, last = text.splitlines()
         module, folder = shlex.split(last)[3:5]
         job = _Job(
-            len(self._jobs) + 1, in_script["job-name"], Path(folder), indexes,
+            len(self._jobs) + 1, in_script["job-name"], Path(folder),
             int(most or len(indexes)), int(after) if after else None, deque(indexes),
         )  # fmt: skip
         self._jobs[job.id] = job

@@ -112,5 +112,5 @@ def _real() -> Setup:
         conditions=replace(conditions, threads=1),
         model=find_model(settings.models[0], settings.init, settings.pooling),
         data=load_task("movies", max_train=settings.max_train, max_dev=settings.max_dev),
-        argv=(sys.executable, "-m", "tests.experiments.faults.real_worker"),
+        argv=(sys.executable, "-m", "tests.experiments.faults.worker", "real"),
     )

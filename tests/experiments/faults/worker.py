@@ -1,6 +1,6 @@
-"""A worker that notes its launch and is struck, and one that speaks the real one's protocol without
-torch: `… faults.worker FOLDER`. The latter sleeps in each of the real one's phases, and leaves a
-result."""
+"""Workers that note their launch and are struck. `… faults.worker FOLDER` speaks the real one's
+protocol without torch, sleeps in each of its phases, and leaves a result. `… faults.worker real
+FOLDER` is the real one, followed and struck from outside."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bench.common.files import write_atomically
 from bench.plan.job import FILE
@@ -135,5 +135,46 @@ def _write(folder: Path, result: dict[str, object]) -> None:
     write_atomically(folder / RESULT, json.dumps(result, indent=2).encode() + b"\n")
 
 
+def real_main(folder: Path) -> int:
+    """`bench.worker`'s own main, whose messages of progress tell the phases. An exception is raised
+    as an allocator would, from within one of torch's operations."""
+    hook = begin(folder)
+    in_main = hook.strike is not None and hook.strike.in_main
+    hook.enter("start")
+    from bench.worker import __main__ as worker
+
+    tell, write = Progress.phase, worker.write_result
+
+    def phase(self: Progress, name: str) -> None:
+        nonlocal in_main
+        if in_main:
+            _strike_in_operations(hook)
+            in_main = False
+        hook.enter(name)
+        tell(self, name)
+
+    def write_result(*arguments: Any, **named: Any) -> None:
+        hook.enter("write")
+        write(*arguments, **named)
+        hook.enter("end")
+
+    Progress.phase = phase
+    worker.write_result = write_result
+    return worker.main(folder)
+
+
+def _strike_in_operations(hook: Hook) -> None:
+    """From now to the process's end, each of torch's operations is a moment to be struck at."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Ticking(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            hook.tick()
+            return operation(*args, **(kwargs or {}))
+
+    Ticking().__enter__()
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    *real, path = sys.argv[1:]
+    sys.exit((real_main if real else main)(Path(path)))

@@ -4,11 +4,11 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from threading import Thread
+from threading import Thread, Timer
 from unittest import mock
 
 import pytest
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from bench.common.errors import InputError, RefusedError, StoppedError
 from bench.executors.slurm import executor as module
@@ -212,25 +212,19 @@ def test_a_submission_of_another_version_is_named_with_its_remedy(cluster, submi
     assert f"scancel --name={submission.name}, delete {submission.folder}," in str(error.value)
 
 
-def test_a_lock_that_another_process_has(cluster, monkeypatch):
-    executor, folder = cluster.executor(), cluster.csv.with_suffix("") / "slurm"
+def test_a_wait_for_a_lock_is_ended_by_the_user_or_after_minutes(cluster, monkeypatch):
+    executor, dispatcher = cluster.executor(), cluster.dispatcher(1)
+    folder = submissions_folder(cluster.csv)
     folder.mkdir(parents=True)
-    with FileLock(folder / "submit.lock"):
+    with FileLock(folder / "submit.lock"), Signals() as signals:
+        monkeypatch.setattr(module, "_TICK_S", 0.0)
+        stopping = Timer(0.1, lambda: setattr(signals, "stops", 1))
+        stopping.start()
+        with pytest.raises(StoppedError):
+            executor.run(dispatcher.items, dispatcher, signals)
         monkeypatch.setattr(module, "LOCK_S", 0.0)
         with pytest.raises(InputError, match=r"submit\.lock: another process has held this lock"):
             executor.collect()
-
-
-def test_a_wait_for_a_lock_is_ended_by_the_user(cluster, monkeypatch):
-    executor, dispatcher = cluster.executor(), cluster.dispatcher(1)
-
-    def acquire(lock, timeout):
-        signals.stops += 1
-        raise Timeout(lock.lock_file)
-
-    monkeypatch.setattr(FileLock, "acquire", acquire)
-    with Signals() as signals, pytest.raises(StoppedError):
-        executor.run(dispatcher.items, dispatcher, signals)
 
 
 def test_a_later_command_follows_what_is_queued(cluster):
@@ -349,29 +343,25 @@ def test_slurm_that_does_not_answer_is_asked_again(cluster, slurm):
     assert len(dispatcher.rows) == 1
 
 
-@pytest.mark.parametrize(
-    ("code", "output", "why"),
-    [
-        (NO_PYTHON, "", "its node does not see the Python of the command"),
-        (CHANGES_FOLDER, "", "its node does not see the folder of the command"),
-        (1, "No module named torch", "its array task failed: No module named torch"),
-    ],
-)
-def test_a_node_on_which_no_cell_can_begin_is_named(cluster, slurm, code, output, why):
-    dispatcher = cluster.dispatcher(3)
+def test_a_node_on_which_no_cell_can_begin_is_named(cluster, slurm):
+    dispatcher, codes = cluster.dispatcher(3), (NO_PYTHON, CHANGES_FOLDER, 1)
 
     def fail():
-        jobs = []
-        for index, node in enumerate(("n7", "n9", "n7")):
-            (cluster.submissions()[0].folder / "output" / f"{index}.txt").write_text(output)
-            jobs.append(f"ArrayTaskId={index} JobState=FAILED ExitCode={code}:0 BatchHost={node}")
-        slurm(scontrol="\n".join(f"echo {job}" for job in jobs))
+        output = cluster.submissions()[0].folder / "output" / "2.txt"
+        output.write_text("No module named torch")
+        text = "echo ArrayTaskId={0} JobState=FAILED ExitCode={1}:0 BatchHost=n{0}"
+        slurm(scontrol="\n".join(text.format(*pair) for pair in enumerate(codes)))
         cluster.queue()
 
     cluster.steps = [fail]
     assert not dispatcher_stays_queued(cluster, dispatcher)
     assert dispatcher.notes[1:] == [
-        f"job 11: 3 array tasks never began: {why} (to leave nodes out: --slurm exclude=n7,n9)"
+        f"job 11: 1 array task never began: {why} (to leave nodes out: --slurm exclude={node})"
+        for why, node in (
+            ("its array task failed: No module named torch", "n2"),
+            ("its node does not see the Python of the command", "n0"),
+            ("its node does not see the folder of the command", "n1"),
+        )
     ]
     assert dispatcher.rows == []
 
@@ -414,23 +404,6 @@ def test_restarts_of_finished_cells_are_cancelled(cluster):
     cluster.steps = [end]
     dispatcher_stays_queued(cluster, dispatcher)
     assert cluster.called()[-1] == "scancel --state=PENDING 11"
-
-
-def test_attempts_before_the_last_are_in_the_csv_too(cluster):
-    dispatcher = cluster.dispatcher(1)
-
-    def end():
-        cluster.publish(0, 0, "interrupted")
-        cluster.publish(0, 0, "ok", restart=1)
-        cluster.queue()
-
-    cluster.steps = [end]
-    dispatcher_stays_queued(cluster, dispatcher)
-    assert [row.status for row in dispatcher.rows] == ["ok"]
-    assert [(row.status, row.attempt) for row in read_rows(cluster.csv)] == [
-        ("interrupted", 1),
-        ("ok", 2),
-    ]
 
 
 # The user stops it
