@@ -24,7 +24,7 @@ class Probing:
         self.folder, self.notes, self.put = folder, [], slurm
         slurm(
             sbatch=f'[ "$1" = --test-only ] && exec cat > {folder}/tested\n'
-            f'for script; do :; done; cp "$script" {folder}/script 2>/dev/null\n'
+            f'for script; do :; done; cat "$script" > {folder}/script\n'
             f'sh "$script" > {folder}/out 2>&1; echo $? > {folder}/code; echo 11',
             scontrol=f'echo "JobId=11 JobState=COMPLETED ExitCode=$(cat {folder}/code):0"',
         )
