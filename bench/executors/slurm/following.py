@@ -6,8 +6,8 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from bench.common.messages import last_error
-from bench.executors.slurm.commands import Ended, ended
-from bench.executors.slurm.options import CHANGES_FOLDER, NO_FILES, NO_PYTHON, TEXTS
+from bench.executors.slurm.commands import TEXTS, Ended, ended
+from bench.executors.slurm.options import CHANGES_FOLDER, NO_FILES, NO_PYTHON
 from bench.executors.slurm.submission import Submission, TaskAttempt
 from bench.launch.attempt import Attempt
 from bench.plan.rows import Row

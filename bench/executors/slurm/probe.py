@@ -21,7 +21,7 @@ from bench.common.files import text_or_empty, write_atomically
 from bench.common.messages import last_error
 from bench.executors.slurm import commands
 from bench.executors.slurm.node import find_target, keep_kind
-from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, fixed_options, script
+from bench.executors.slurm.options import CHANGES_FOLDER, NO_PYTHON, Request, script
 from bench.executors.slurm.submission import TARGET, publish, submissions_folder
 from bench.launch.signals import Signals
 from bench.machine.conditions import Target, torch_build
@@ -106,9 +106,8 @@ class Prober:
             )
         if self.known() is not None:  # now it may have as many as it accepts, or no node that is up
             return
-        text = self._script(self.request)
         try:
-            commands.check_script(text, "--array=0", names=fixed_options(text))
+            commands.check_script(self._script(self.request), "--array=0")
         except commands.SlurmError as error:
             raise InputError(f"--slurm: Slurm refuses such a job: {error}") from error
 
@@ -149,7 +148,7 @@ class Prober:
         for name in (_OUTPUT, _ANSWER):  # of a command that was killed
             (folder / name).unlink(missing_ok=True)
         try:
-            job = commands.submit(folder / "script.sh", names=fixed_options(text))
+            job = commands.submit(folder / "script.sh")
         except commands.SlurmError:
             _remove(folder)
             raise

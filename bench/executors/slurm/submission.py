@@ -37,7 +37,7 @@ from pydantic import TypeAdapter
 
 from bench.common.errors import InputError
 from bench.common.files import sync_folder, text_or_empty, write_atomically
-from bench.executors.slurm.options import TEXTS
+from bench.executors.slurm.commands import TEXTS
 from bench.launch.attempt import Attempt, outcome_row
 from bench.launch.runner import WorkerEnd, utc
 from bench.machine.conditions import Target

@@ -79,16 +79,12 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Strike:
-    """What goes wrong in a process, in which phase and when in it.
+    """What goes wrong in a process, so many seconds after the beginning of a phase.
 
-    Attributes:
-        side: `worker` or `parent`: whose phases are meant.
-        action: name of a function of `tests.experiments.faults.actions`.
-        cell: how many launches of the run come before the one that is struck.
-        wait_s: seconds from the beginning of the phase.
-        amount: whatever number the action takes.
-        child: whether the struck worker has a process of its own, which ignores SIGTERM.
-        in_main: whether it strikes in the main thread, at the next tick, as an exception must.
+    `side`, worker or parent, has that phase; `action` names a function of
+    `tests.experiments.faults.actions`, which takes `amount`; `cell` launches of the run come before
+    the one that is struck. With `child` the struck worker has a process of its own, which ignores
+    SIGTERM. With `in_main` it strikes in the main thread, at a tick, as an exception must.
     """
 
     side: str

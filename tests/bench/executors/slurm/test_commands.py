@@ -7,7 +7,6 @@ import pytest
 from bench.common.errors import InputError
 from bench.executors.slurm import commands
 from bench.executors.slurm.commands import Ended, Queued, SlurmError
-from bench.executors.slurm.options import fixed_options
 
 
 @pytest.mark.parametrize(
@@ -90,10 +89,10 @@ def test_options_of_a_script_count_more_than_the_environment(slurm, monkeypatch,
         monkeypatch.setenv(f"SBATCH_{name}", "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")  # of an outer job
     slurm(sbatch=f'env > {tmp_path}/env; echo "$@" > {tmp_path}/words; echo "12;cluster"')
-    names = fixed_options("#SBATCH --partition=gpu\n#SBATCH --time=2\n#SBATCH --mem=8G\n")
-    job = commands.submit(tmp_path / "script.sh", "--array=0-3", names=names)
-    assert job == 12
-    assert (tmp_path / "words").read_text() == f"--parsable --array=0-3 {tmp_path}/script.sh\n"
+    script = tmp_path / "script.sh"
+    script.write_text("#SBATCH --partition=gpu\n#SBATCH --time=2\n#SBATCH --mem=8G\n")
+    assert commands.submit(script, "--array=0-3") == 12
+    assert (tmp_path / "words").read_text() == f"--parsable --array=0-3 {script}\n"
     variables = (tmp_path / "env").read_text()
     assert "SBATCH_ACCOUNT=7" in variables
     assert "SLURM_BITSTR_LEN" not in variables  # a job inherits it
@@ -101,7 +100,7 @@ def test_options_of_a_script_count_more_than_the_environment(slurm, monkeypatch,
     assert not any(f"SBATCH_{name}" in variables for name in removed)
     slurm(sbatch="echo 'welcome to the cluster'")
     with pytest.raises(SlurmError, match="printed no job id"):
-        commands.submit(tmp_path / "script.sh")
+        commands.submit(script)
 
 
 def test_the_largest_array(slurm):

@@ -10,7 +10,7 @@ import pytest
 
 from bench.common.errors import InputError
 from bench.executors.slurm import options
-from bench.executors.slurm.options import Request, fixed_options, parse_request, script
+from bench.executors.slurm.options import Request, parse_request, script
 
 
 def test_options_with_and_without_a_value():
@@ -67,7 +67,6 @@ def test_a_script(tmp_path, monkeypatch):
         f"export PYTHONPATH={Path(options.__file__).parents[3]}${{PYTHONPATH:+:$PYTHONPATH}}",
         f"exec {sys.executable} -m bench.executors.slurm.node 'a b'",
     ]
-    assert {"job-name", "exclusive", "comment", "array", "wait"} <= set(fixed_options(text))
     with pytest.raises(InputError, match="can't name a path of several lines"):
         script(Request(), "bench-x", tmp_path / "a\n#SBATCH --wrap=id" / "%a.txt", "node", [])
 
