@@ -40,7 +40,7 @@ WITHOUT_TORCH = """
 import sys
 import bench.grid.__main__
 from adapters.methods import METHODS
-from bench.executors.choice import EXECUTORS
+from bench.executors.executor import EXECUTORS
 from bench.export.formats import FORMATS
 from bench.plan.metrics import METRICS
 
