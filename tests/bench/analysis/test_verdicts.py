@@ -54,14 +54,6 @@ def test_rows_are_of_one_group_unless_something_else_than_the_axes_differs(other
     assert len(groups([row(), row(*LORA) | other, row("head") | other])) == number
 
 
-def test_two_rates_of_one_mode_are_two_settings_with_their_rate_in_the_label():
-    group = one([row(), row(settings={"learning_rate": 3e-5})])
-    assert [s.label for s in group.settings] == [
-        "full, fp32, rate 3e-05",
-        "full, fp32, rate 0.0001",
-    ]
-
-
 BF16 = {"amp": "bf16", "frozen_dtype": "bf16"}
 
 
@@ -71,6 +63,11 @@ def test_the_type_of_frozen_weights_splits_no_group_and_is_in_labels_where_it_va
     assert [s.label for s in one(rows).settings] == [
         "full, fp32", "full, bf16", "head, bf16", "lora rank 1 on attn-only, bf16",
     ]  # fmt: skip
+    rates = one([row(), row(settings={"learning_rate": 3e-5})])
+    assert [s.label for s in rates.settings] == [
+        "full, fp32, rate 3e-05",
+        "full, fp32, rate 0.0001",
+    ]
     group = one([*rows, held(row(*LORA, amp="bf16"), "fp32")])
     assert [s.label for s in group.settings if s.mode == "lora"] == [
         "lora rank 1 on attn-only, bf16, frozen weights fp32",
@@ -156,15 +153,10 @@ def test_settings_are_compared_by_ratios_of_costs_and_differences_of_scores():
     assert compare(paired, "score", *reversed(paired.settings)).holds(0.0) is False
 
 
-def test_what_learned_nothing_or_failed_is_not_the_best():
+def test_where_full_fine_tuning_alone_learned_nothing_is_best_by_score():
     rows = [row(dev_score=0.5), row("head", dev_score=0.9, flags="not_learned")]
     assert best_by_score(one([*rows, row(*LORA, dev_score=0.6)])).mode == "lora"
-    bad = failed_row(cell(*LORA, "off"), "timeout", "late")
-    assert best_by_score(one([row(), bad])).mode == "full"
-    assert best_by_score(one([bad])) is None
-
-
-def test_where_full_fine_tuning_alone_learned_nothing_is_best_by_score():
+    assert best_by_score(one([failed_row(cell(*LORA, "off"), "timeout", "late")])) is None
     rows = [row(), row("head", peak_rss_mib=1.0, flags="not_learned")]
     group = one(rows)
     assert not group.learned
