@@ -22,9 +22,6 @@ def test_a_text_on_a_terminal_is_no_markup(capsys):
     assert shown.count(TEXT) == 2
     assert "[i]h" in shown
     assert "[b]caption" in shown
-
-
-def test_very_many_rows_are_counted_on_a_terminal(capsys):
     print_tables([Table([Head("h", "h")], [[f"\x1b]0;\u202e{i}"] for i in range(50_000)])], [])
     shown = capsys.readouterr().out
     assert len(shown.splitlines()) < 600
