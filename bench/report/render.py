@@ -8,7 +8,6 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,8 +32,8 @@ from bench.report.pages import (
     html_environment,
     markdown_environment,
     phrase,
+    read,
     sentences,
-    style,
     write_all,
 )
 from bench.report.predictions import predictions_section
@@ -201,25 +200,20 @@ def _other(
     }  # fmt: skip
 
 
-@cache
-def _text(name: str) -> str:
-    return files("bench.report").joinpath(name).read_text("utf-8")
-
-
 def _vendored(name: str) -> str:
     """A vendored file without the comment that names its source map, which is not here."""
-    lines = _text(f"vendor/{name}").splitlines()
+    lines = read(f"vendor/{name}").splitlines()
     return "\n".join(line for line in lines if "sourceMappingURL" not in line)
 
 
 def _html(facts: dict[str, Any]) -> str:
-    styles = [_vendored("tabulator-6.5.3/tabulator_simple.min.css"), style()]
+    styles = [_vendored("tabulator-6.5.3/tabulator_simple.min.css"), read("style.css")]
     scripts = ["tabulator-6.5.3/tabulator.min.js"]
     if facts["explorer"]:
         scripts += ["d3-7.9.0/d3.min.js", "plot-0.6.17/plot.umd.min.js"]
     parts = {
         "style": Markup("\n".join(styles)),  # noqa: S704
-        "script": Markup("\n".join([*map(_vendored, scripts), _text("explore.js")])),  # noqa: S704
+        "script": Markup("\n".join([*map(_vendored, scripts), read("explore.js")])),  # noqa: S704
         "explorer": embedded(facts["explorer"]) if facts["explorer"] else None,
     }
     return html_environment().get_template("index.html.jinja").render(**(facts | parts))
@@ -248,5 +242,5 @@ def _terms(page: str | None = None) -> dict[str, str]:
         words = (re.escape(word) for word in re.split(", | and ", term))
         return any(re.search(rf"(?<!\w){word}s?(?!\w)", page or "") for word in words)
 
-    terms: dict[str, str] = tomllib.loads(_text("terms.toml"))
+    terms: dict[str, str] = tomllib.loads(read("terms.toml"))
     return {term: terms[term] for term in terms if page is None or is_used(term)}
