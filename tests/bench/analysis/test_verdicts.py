@@ -108,6 +108,9 @@ def test_ranks_and_effects_do_not_mix_types_of_frozen_weights():
     some = [r for r in rows if r["frozen_dtype"] != "bf16" or r["rank"] == 8]
     found = rank_effect(one(some))
     assert (found.pairs, found.mean) == (2, pytest.approx(0.0)), "also where some ranks ran in one"
+    found = rank_effect(one(synthetic_rows(68)))
+    assert (found.low, found.high, found.pairs) == (1, 8, 15)
+    assert rank_effect(one([row(), row(*LORA)])) is None, "one rank"
 
 
 def test_the_newest_group_comes_first_and_that_of_the_plan_before_it():
@@ -116,13 +119,10 @@ def test_the_newest_group_comes_first_and_that_of_the_plan_before_it():
     assert [g.shared("conditions_id") for g in groups([old, new])] == ["new", "old"]
     planned = [planned_row(cell("full", None, None, "off"), "old")]
     assert [g.shared("conditions_id") for g in groups([old, new], planned)] == ["old", "new"]
-
-
-def test_a_planned_cell_without_a_row_is_not_run_and_one_with_a_row_is_not_twice():
     planned = [planned_row(cell(mode, None, None, "off")) for mode in ("full", "head")]
     group = one([row()], planned)
     assert [r["status"] for r in group.rows] == ["ok", None]
-    assert group.ok == 1
+    assert group.ok == 1, "one is not run, and the other not there twice"
 
 
 def test_one_seed_has_its_own_interval_and_several_that_of_their_mean():
@@ -193,12 +193,6 @@ def test_of_an_error_less_is_better_and_the_margin_is_a_share_of_the_baselines()
     assert group.decimals == 1
     gaps = [compare(group, "score", s, group.baseline) for s in group.settings[1:]]
     assert better_worse(group, gaps) == (0, 2)
-
-
-def test_the_effect_of_rank_counts_pairs_that_differ_in_nothing_else():
-    found = rank_effect(one(synthetic_rows(68)))
-    assert (found.low, found.high, found.pairs) == (1, 8, 15)
-    assert rank_effect(one([row(), row(*LORA)])) is None
 
 
 def test_the_effects_of_amp_and_of_the_adapter_are_separate():

@@ -42,21 +42,6 @@ def grid_rows(best):
     ]
 
 
-def test_modes_without_a_factor_on_rates_are_in_one_group_with_those_that_have_it():
-    lora = cell("lora", 8, "attn-only", "off", lora_plus_ratio=4.0)
-    full = cell("full", None, None, "off", layer_decay=0.9)
-    head = cell("head", None, None, "off")
-    ones = [full, head, lora, replace(lora, lora_plus_ratio=1.0)]
-    [group] = groups([scored(one, 1e-4, 0.5) for one in ones])
-    assert [setting.label for setting in group.settings] == [
-        "full, fp32, layer decay 0.9",
-        "head, fp32",
-        "lora rank 8 on attn-only, fp32, LoRA+ ratio 4",
-        "lora rank 8 on attn-only, fp32",
-    ]
-    assert not any(setting.tells_rate for setting in group.settings)
-
-
 def test_options_of_a_method_and_layers_by_name_are_in_labels_kinds_and_figures():
     lora = cell("lora", 8, "all-lin-only", "off")
     ones = [
@@ -64,17 +49,19 @@ def test_options_of_a_method_and_layers_by_name_are_in_labels_kinds_and_figures(
         replace(lora, use_rslora="on"),
         replace(lora, init_lora_weights="pissa", lora_dropout=0.1),
         replace(lora, layers="query+value"),
+        replace(lora, lora_plus_ratio=4.0),
         cell("bitfit", None, None, "off"),
-        cell("full", None, None, "off"),
+        cell("full", None, None, "off", layer_decay=0.9),
         replace(cell("bitfit", None, None, "off"), mode="peft", adapter="loha 1a2b3c4d"),
     ]
     [group] = groups([scored(one, 1e-4, 0.5) for one in ones])
     assert [setting.label for setting in group.settings] == [
-        "full, fp32",
+        "full, fp32, layer decay 0.9",
         "bitfit, fp32",
         "lora rank 8 on all-lin-only, fp32",
         "lora rank 8 on all-lin-only, fp32, rsLoRA on",
         "lora rank 8 on all-lin-only, fp32, pissa initialisation, LoRA dropout 0.1",
+        "lora rank 8 on all-lin-only, fp32, LoRA+ ratio 4",
         "lora rank 8 on query+value, fp32",
         "peft, fp32, loha 1a2b3c4d",
     ]

@@ -9,15 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.analysis.groups import groups
-from bench.analysis.verdicts import COSTS, effects, rank_effect
 from bench.plan.columns import BY_NAME, NAMES, REQUIRED, VALUES
-from bench.report import cells, lead, tables
-from bench.report.changes import amp_section
-from bench.report.render import render
+from bench.report.render import render, report
 from bench.report.text import plain
-from bench.report.tradeoff import sections
-from bench.report.why import why_section
 from tests.bench.report.test_browser import WIDE, open_page
 from tests.bench.synthetic_rows import (
     as_results,
@@ -159,7 +153,7 @@ PLAUSIBLE = st.none() | st.sampled_from([n for n in NUMBERS if abs(n) < 1e29]) |
 
 @examples(10)
 @given(data=st.data())
-def test_any_rows_that_a_reader_lets_pass_have_tables_and_verdicts(data):
+def test_any_rows_that_a_reader_lets_pass_have_a_report(data):
     rows = with_numbers([], [])[: data.draw(st.integers(1, 12))]
     for _ in range(data.draw(st.integers(1, 8))):
         place = data.draw(st.integers(0, len(rows) - 1))
@@ -169,26 +163,4 @@ def test_any_rows_that_a_reader_lets_pass_have_tables_and_verdicts(data):
         value = data.draw((texts if kind is str else PLAUSIBLE) | st.none())
         if value is not None or name not in REQUIRED:
             rows[place] |= {name: None if value is None else kind(value)}
-    found = groups(rows)
-    cells.cells_table(found)
-    cells.failures_table(rows)
-    for group in found:
-        check_facts(group, found[0])
-
-
-def check_facts(group, first):
-    """Make every sentence and table of a group."""
-    lead.title(group)
-    lead.lead(group)
-    lead.differs(group, first)
-    lead.unlearned(group)
-    rank_effect(group)
-    sections(group)
-    amp_section(group)
-    tables.frame(group)
-    tables.conditions_table(group)
-    tables.conditions_lines(group)
-    tables.kinds_table(group)
-    why_section(group)
-    for cost in COSTS:
-        effects(group, cost)
+    assert report(as_results(rows))["cells"].rows

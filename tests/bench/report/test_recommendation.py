@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from bench.analysis.costs import parse_where
 from bench.analysis.groups import groups
-from bench.analysis.power import OF_EXAMPLES, OF_SEEDS, needed_seeds, power_note, shown_size
+from bench.analysis.power import needed_seeds, power_note, shown_size
 from bench.analysis.recommendation import candidates_of, recommend
 from bench.common.errors import InputError
 from bench.plan.columns import NAMES
@@ -161,25 +161,22 @@ def test_long_times_are_in_minutes():
     assert [form_cost("time", seconds) for seconds in (61.2, 754.0)] == ["61 s", "12.6 min"]
 
 
-def test_the_expected_size_is_that_of_the_variances():
+def test_the_power_is_reported_beforehand():
     """77 settings: Bonferroni's 3.2125 and 0.8416 errors of sqrt((0.016 + 0.062 / 3) / 1064)."""
     assert shown_size(1064, 3, 77) == pytest.approx(4.0541 * (0.036667 / 1064) ** 0.5, rel=1e-3)
-    cells = [cell(*axes, "off", seed, folds=5, fold=fold)
-             for axes in SHARES for seed in range(3) for fold in range(5)]  # fmt: skip
+    for settings in (4, 80):
+        needed = needed_seeds(0.02, 1064, settings)
+        assert shown_size(1064, needed, settings) <= 0.02
+        assert needed == 1 or shown_size(1064, needed - 1, settings) > 0.02
+    assert needed_seeds(0.001, 1064, 80) is None
+    cells = [cell(*axes, "off", seed, folds=2, fold=fold)
+             for axes in SHARES for seed in range(3) for fold in range(2)]  # fmt: skip
+    points = f"{100 * shown_size(1000, 3, 4):.2g} points"
     [note] = power_note(cells, 1000, METRICS["accuracy"])
-    assert f"{100 * shown_size(1000, 3, 4):.2g} points" in note
+    expected = "3 seeds and 1,000 dev examples are expected to show a difference of"
+    assert note.startswith(f"{expected} {points}")
     [single] = power_note([c for c in cells if c.seed == 0], 1000, METRICS["accuracy"])
-    assert f"{100 * shown_size(1000, 3, 4):.2g} points" in single
-
-
-def test_the_power_is_reported_beforehand():
-    cells = [cell(*axes, "off", seed) for axes in SHARES for seed in range(3)]
-    [note] = power_note(cells, 1000, METRICS["accuracy"])
-    assert note.startswith("3 seeds and 1,000 dev examples are expected to show a difference of ")
-    [single] = power_note(cells[::3], 1000, METRICS["accuracy"])
-    assert (
-        "a recommended setting has 3 seeds: --seeds 3 is expected to show differences of " in single
-    )
+    assert f"3 seeds: --seeds 3 is expected to show differences of {points}" in single
     assert power_note(cells, 1000, METRICS["pearson"]) == []
     enough = 1.5 * (1000 * (shown_size(1000, 3, 4) / 0.02) ** 2)
     assert 0.01 < shown_size(round(enough), 3, 4) < 0.02
@@ -187,16 +184,6 @@ def test_the_power_is_reported_beforehand():
     assert good.endswith("four times out of five")
     [poor] = power_note(cells, 200, METRICS["accuracy"])
     assert "--seeds" in poor or "no number of seeds" in poor
-
-
-def test_needed_seeds_show_the_size():
-    for settings in (4, 80):
-        needed = needed_seeds(0.02, 1064, settings)
-        assert needed is not None
-        assert shown_size(1064, needed, settings) <= 0.02
-        assert needed == 1 or shown_size(1064, needed - 1, settings) > 0.02
-    assert needed_seeds(0.001, 1064, 80) is None
-    assert OF_EXAMPLES < OF_SEEDS
 
 
 def exported(metric="accuracy", score=0.58, missing=""):
