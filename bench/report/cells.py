@@ -21,8 +21,7 @@ MOST_CELLS: Final = 3000
 MOST_OF_A_GROUP: Final = 1000
 MOST_FAILURES: Final = 500
 
-_OVERHEAD: Final = "overhead_s"
-"""Not a column of runs.csv: it is calculated from others."""
+_OVERHEAD: Final = "overhead_s"  # not a column of runs.csv: it is calculated from others
 _COLUMNS: Final = declared("cells")
 _DISTINGUISHING: Final = {
     **{name: about.short for name, about in ABOUT.items() if about.short},

@@ -16,8 +16,7 @@ from bench.report.tables import Head, Table, table
 from bench.report.text import plain, shortened
 from bench.results.facts import DataFacts
 
-_MOST_CLASSES: Final = 24
-"""Classes in a figure, the most frequent ones."""
+_MOST_CLASSES: Final = 24  # classes in a figure, the most frequent ones
 _LONGEST_NAME: Final = 30
 _ENCODING: Final = "the text was garbled before it was saved; repair it, for example with ftfy"
 _SIDES: Final = ("train", "dev")

@@ -38,8 +38,7 @@ from bench.report.text import y_label
 from bench.results.facts import DataFacts
 from bench.results.store import cell_folder
 
-_MOST_CELLS: Final = 20
-"""Cells of a setting whose figures are listed; of more, only ids are known."""
+_MOST_CELLS: Final = 20  # cells of a setting whose figures are listed; of more, only ids are known
 _MOST_STEPS: Final = 2**15 - 1
 _NAMES: Final = {
     "peak_rss_mib": "memory (peak RSS)", "peak_cuda_allocated_mib": "memory (peak on the GPU)",

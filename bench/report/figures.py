@@ -57,8 +57,7 @@ PARTS: Final = {
 """A pass has the colour of what it makes."""
 _ENCODERS: Final = (BLUE, ORANGE, GREEN, PURPLE, "#e69f00", "#56b4e9", GREY)
 _DOTTED: Final[Any] = {"color": INK, "linewidth": 0.7, "linestyle": (0, (2, 3)), "zorder": 1}
-_LABEL_HEIGHT: Final = 10.0
-"""Pixels."""
+_LABEL_HEIGHT: Final = 10.0  # pixels
 _LARGEST_RATIO: Final = 1e9
 """The end of an axis of ratios; with a baseline of nearly nothing there is no such axis."""
 

