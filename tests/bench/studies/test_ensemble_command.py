@@ -1,11 +1,9 @@
 """`python -m bench.ensemble` on cells whose predictions are made up."""
 
-import click
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from bench.studies.ensemble.__main__ import command
 from bench.studies.ensemble.members import find
 from tests.bench.ensembles import (
     ADAPTER,
@@ -88,17 +86,13 @@ def test_bad_input_is_one_line(place):
     place.add(3)
     path.unlink()
     assert "predictions.safetensors: is gone" in place.refused()
-    for damaged in (b"no tensors", whole[:-8]):
-        path.write_bytes(damaged)
-        assert place.refused().startswith(f"{path}: can't be read")
+    path.write_bytes(whole[:-8])
+    assert place.refused().startswith(f"{path}: can't be read")
     save_file({"logits": np.zeros((5, 3), dtype=np.float32), "labels": np.zeros(5)}, path)
     assert "has no held_logits" in place.refused()
     path.unlink()
     path.mkdir()
     assert place.refused().startswith(f"{path}: can't be read")
-    path.rmdir()
-    path.parent.rmdir()
-    assert place.refused().startswith(f"{path}: is gone")
 
 
 @pytest.mark.parametrize("settings", [{"model_digest": "beef"}, {"max_length": 8}])
@@ -132,29 +126,11 @@ def test_a_file_without_indices_is_compared_by_labels_and_hides_no_difference_of
     ("change", "message"),
     [
         ({"held_logits": np.zeros((7, 3), np.float32)}, "predictions and labels don't fit"),
-        ({"labels": np.zeros(7)}, "predictions and labels don't fit"),
         ({"labels": np.zeros((DEV, 1))}, "predictions and labels don't fit"),
-        ({"logits": np.zeros(DEV, np.float32)}, "predictions and labels don't fit"),
         ({"logits": np.zeros((DEV, 0), np.float32)}, "predictions and labels don't fit"),
-        ({"logits": np.array(0.5, np.float32)}, "predictions and labels don't fit"),
-        (
-            {
-                "held_logits": np.zeros((0, 3), np.float32),
-                "held_labels": np.zeros(0),
-                "held_indices": np.zeros(0, np.int64),
-            },
-            "holds predictions of no examples",
-        ),
-        (
-            {"logits": np.full((DEV, 3), np.nan, np.float32)},
-            "holds predictions that are not finite",
-        ),
-        (
-            {"logits": np.full((DEV, 3), np.inf, np.float32)},
-            "holds predictions that are not finite",
-        ),
+        ({"logits": np.zeros((0, 3)), "labels": np.zeros(0)}, "holds predictions of no examples"),
+        ({"logits": np.full((DEV, 3), np.nan)}, "holds predictions that are not finite"),
         ({"held_indices": indices_of(7)}, "predictions and labels don't fit"),
-        ({"held_indices": indices_of(HELD)[:, None]}, "predictions and labels don't fit"),
         ({"held_indices": indices_of(HELD, first=-1)}, "held_indices are no indices"),
         ({"held_indices": indices_of(HELD) // 20}, "held_indices are no indices"),
         ({"held_indices": indices_of(HELD).astype(float)}, "held_indices are no indices"),
@@ -165,8 +141,3 @@ def test_damaged_predictions_are_one_line(place, change, message):
     path = place.add(1)
     save_file({**load_file(path), **change}, path)
     assert place.refused().startswith(f"{path}: {message}")
-
-
-def test_bad_usage():
-    with pytest.raises(click.UsageError, match="'votes' is not one of"):
-        command.main(["--average", "votes"], standalone_mode=False)
