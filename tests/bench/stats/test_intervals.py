@@ -72,6 +72,7 @@ def test_more_seeds_reduce_the_interaction_and_no_part_of_the_examples():
     (values,) = layouts(np.random.default_rng(3), 1, 4, 0.0, 0.2, examples=20_000)
     found = spread(values)
     assert found.of_examples == pytest.approx(0.2**2, rel=0.1)
+    assert found.of_seeds == pytest.approx(values.mean(axis=1).var(ddof=1))
     errors, _ = found.errors(np.array([4, 10**9]))
     assert errors[1] == pytest.approx(0.2 / math.sqrt(20_000), rel=0.05)
     assert errors[0] >= math.sqrt((0.2**2 + 0.4**2 / 4) / 20_000) * 0.98

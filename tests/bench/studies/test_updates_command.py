@@ -64,7 +64,7 @@ def test_an_adapter_is_what_merging_it_adds(place, printed, mode):
     disturb(model)
     place.add(model, mode)
     ((cell,), _) = find([place.csv])
-    read = {pair.position: pair.update for pair in pairs(cell, tiny_cells.find(place.checkpoint))}
+    read = {at: update for at, _, update in pairs(cell, tiny_cells.find(place.checkpoint))}
     assert list(read) == [(0, kind) for kind in KINDS.values()]
     for layer in model.modules():
         if isinstance(layer, AdaptedLinear):
