@@ -34,12 +34,14 @@ def test_a_single_value_has_the_std_of_the_others_and_without_others_the_constan
     values = [0.1, 0.3, 0.25, 0.2]
     found, expected = means([values]), mean_t(values)
     assert found.value[0] == pytest.approx(expected.value)
-    assert found.half_width(0.05)[0] == pytest.approx(expected.high - expected.value)
+    assert [end[0] for end in found.ends(0.05)] == pytest.approx(expected.ends())
     pooled = means([[0.0, 0.2], [1.0, 1.2], [5.0]])
     assert pooled.error[2] == pytest.approx(math.sqrt(0.02))
     assert pooled.freedom[2] == 2
     alone = means([[5.0], [3.0]])
-    assert alone.half_width(0.05) == pytest.approx([1.959964 * 0.06] * 2)
+    assert alone.ends(0.05)[1] == pytest.approx([5 + 1.959964 * 0.06, 3 + 1.959964 * 0.06])
+    half = 1.959964 * math.hypot(0.06, 0.08)
+    assert alone.ends(0.05, 1.959964 * 0.08)[0] == pytest.approx([5 - half, 3 - half])
     some = sample_means(np.array([1.0]), np.array([1]), 3, 0.1)
     assert np.isnan(some.error).tolist() == [True, False, True], "those without values"
 
@@ -114,7 +116,7 @@ def test_the_needed_repeats_decide_four_times_out_of_five(settings):
         first = means(rng.normal(0, 0.06, (settings, 3)))
         (needed, *_) = needed_repeats(first, limit, level)
         found = means(rng.normal(0, 0.06, (settings, needed or 1000)))
-        within += (np.abs(found.value) + found.half_width(level) <= limit).tolist()
+        within += (np.abs(found.ends(level)).max(axis=0) <= limit).tolist()
     assert 0.78 < np.mean(within) < 0.93
 
 

@@ -89,6 +89,7 @@ def test_the_number_of_seeds_that_is_said_to_decide_decides_four_times_out_of_fi
 
 def test_where_no_example_differs_up_to_three_in_n_may():
     assert spread(np.zeros((1, 1000))).half_width() == pytest.approx(0.003, rel=0.01)
+    assert spread(np.zeros((1, 1000))).interval(0.01).high == pytest.approx(0.00394, rel=0.01)
     assert spread(np.zeros((3, 32))).half_width() == pytest.approx(3 / 32, rel=0.05)
     alone = spread(np.ones((1, 1))).interval()
     assert alone.low < 0 < 2 < alone.high
