@@ -15,10 +15,10 @@ import click
 
 from bench.common.command import FILE, options_in, run_command, with_runs
 from bench.common.errors import InputError
+from bench.common.grouping import grouped
 from bench.common.progress import progress_bar
 from bench.machine.conditions import Conditions
 from bench.machine.environment import BY_BUS, ORDER, VISIBLE
-from bench.plan.models import Model
 from bench.results.origins import data_folder, examples_of, model_of, task_of
 from bench.studies.outputs import Study, with_outputs
 from bench.studies.updates.cells import KeptCell, find
@@ -99,12 +99,10 @@ def _measure_all(
     if data is not None and not any(folders):
         raise InputError("--data: no task of these cells is read from a folder; leave it out")
     examples = [examples_of(cell.row, folder) for cell, folder in zip(cut, folders, strict=True)]
-    bases: dict[object, Model] = {}
-    for cell in cells:
-        if cell.row.model_digest not in bases:
-            bases[cell.row.model_digest] = model_of(
-                cell.row, cell.folder, "name other results with --runs"
-            )
+    bases = {
+        digest: model_of(first.row, first.folder, "name other results with --runs")
+        for digest, (first, *_) in grouped(cells, lambda cell: cell.row.model_digest).items()
+    }
     conditions = _conditions(cut)
     # These load torch, for which bad input need not wait.
     from bench.studies.updates.truncate import truncate

@@ -12,6 +12,7 @@ import pytest
 
 from bench.analysis.comparison import MEASURES, Compared, Limits, Pair, Verdict
 from bench.common.errors import InputError, StoppedError
+from bench.common.grouping import grouped
 from bench.compare import alternating, location
 from bench.compare.__main__ import command
 from bench.compare.alternating import Alternation, cell_pairs, is_undecided, several_slots
@@ -46,14 +47,6 @@ def sides(folder, base=((FULL, WILD),), new=((FULL, STEADY),), **behaviour):
     make_side(folder / "NEW", new, **behaviour)
 
 
-def repeats(measured):
-    """The repeats of each mode on NEW's side."""
-    by_mode = {}
-    for row in read_rows(measured.new):
-        by_mode.setdefault(row.mode, []).append(row.repeat)
-    return by_mode
-
-
 def test_sides_take_turns_in_an_order_that_rounds_permute(tmp_path):
     cells = (LORA, FULL, HEAD)
     sides(tmp_path, [(each, WILD) for each in cells], [(each, WILD[::-1]) for each in cells])
@@ -76,10 +69,10 @@ def test_what_is_decided_is_measured_no_further(tmp_path):
     new = [(LORA, SLOWER), (FULL, WILD), (HEAD, STEADY, "crashed")]
     sides(tmp_path, base, new)
     measured = alternation(tmp_path, rounds=5).measure()
-    done = repeats(measured)
-    assert done["full"] == [1, 2, 3, 4, 5]
-    assert done["lora"] in ([1, 2], [1, 2, 3, 4])
-    assert done["head"] == [1]
+    done = grouped(read_rows(measured.new), lambda row: row.mode)
+    assert [row.repeat for row in done["full"]] == [1, 2, 3, 4, 5]
+    assert [row.repeat for row in done["lora"]] in ([1, 2], [1, 2, 3, 4])
+    assert [row.repeat for row in done["head"]] == [1]
     assert measured.looks == 3
 
 

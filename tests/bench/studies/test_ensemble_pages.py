@@ -55,7 +55,9 @@ def in_csv(of, row):
     return {name: {**of, **texts}.get(name, "") for name in COLUMNS}
 
 
-def test_the_csv_has_the_figures_of_the_json(place, tmp_path, printed):
+def test_the_csv_has_the_figures_of_the_json_with_differences_to_the_best_and_to_the_ensemble(
+    place, tmp_path, printed
+):
     fill(place, *PARTS)
     path = tmp_path / "ensemble.csv"
     assert place.run("--csv", str(path), "--json") == 0
@@ -72,12 +74,6 @@ def test_the_csv_has_the_figures_of_the_json(place, tmp_path, printed):
     expected += [in_csv(of, overall[key]) for key in ("ensemble", "best_members")]
     assert rows == expected
     assert len(rows) == 3 * 5 + 2
-
-
-def test_differences_are_to_the_best_member_and_to_the_ensemble(place, printed):
-    fill(place, *PARTS)
-    assert place.run("--json") == 0
-    result = printed()
     for task in result["tasks"]:
         taken = [step for step in task["choice"] if step["taken"]]
         assert len(taken) == 1
