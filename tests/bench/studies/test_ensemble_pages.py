@@ -55,7 +55,7 @@ def in_csv(of, row):
     return {name: {**of, **texts}.get(name, "") for name in COLUMNS}
 
 
-def test_the_csv_has_the_figures_of_the_json_with_differences_to_the_best_and_to_the_ensemble(
+def test_the_csv_and_the_json_have_differences_to_the_best_member_and_to_the_ensemble(
     place, tmp_path, printed
 ):
     fill(place, *PARTS)
