@@ -2,16 +2,14 @@
 stages move; and each of these checks against wrong values."""
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from bench.engines import minbert
-from bench.plan.cell import Columns
 from bench.results.protocol import LAUNCHED_AT
 from bench.worker import run as worker
 from bench.worker.probes import memory
@@ -68,7 +66,7 @@ class Staged(CellRun):
     def __init__(self, world, *of):
         super().__init__(*of)
         self.world = world
-        self.trained: list[tuple[Tensor, Tensor]] = []
+        self.trained = []
 
     def _tokenise(self):
         self.world.seconds += TOKENISE_S
@@ -100,18 +98,13 @@ class Staged(CellRun):
         return loss, logits
 
 
-@dataclass(frozen=True)
-class Ran:
-    """The columns that the run measured, and the run."""
-
-    row: Columns
-    run: Staged
+Ran = make_dataclass("Ran", ["row", "run"])
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, tiny_checkpoint):
-    """24 examples, 5 of which are held out, in batches of 8. GPU's figures are those of a torch
-    that says what is asked of it."""
+    """The run, and the columns that it measured: 24 examples, 5 of which are held out, in batches
+    of 8. GPU's figures are those of a torch that says what is asked of it."""
     folder, world = tmp_path_factory.mktemp("stages"), World()
     values = {"batch_size": 8, "epochs": EPOCHS, "held_out": 0.2, "dropout": 0.1}
     job = job_on(tiny_checkpoint, folder, "sst", "lora", **values)

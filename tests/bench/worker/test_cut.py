@@ -10,7 +10,7 @@ from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from minbert.data.tasks import load_data
 from tests.bench.tiny_cells import PARTS, cell, job_of
-from tests.cs224n import relabel, write_folder
+from tests.cs224n import write_folder
 
 LENGTHS = {"sst": 8, "sts": 12, "multitask": 8}
 """A max_length by which some of a task's texts are cut, and some are not."""
@@ -117,23 +117,3 @@ def test_small_shares_nothing_cut_and_nothing_that_can_be_tokenised(
     assert place.notes(max_length=12) == [
         "max_length 12 cuts 1 of 213 texts, and under 0.1% of all tokens with them"
     ]
-
-
-def test_a_plan_says_what_is_cut_and_left_out(grid, tmp_path):
-    """A missing label, and bytes that are no text, cost their example alone."""
-    place = Place(tmp_path, grid.model, "sst")
-    train = place.folder / "ids-sst-train.csv"
-    relabel(train, "", line=5)
-    lines = train.read_bytes().split(b"\n")
-    lines[7] = lines[7].replace(b"train", b"tr\xe4in")
-    train.write_bytes(b"\n".join(lines))
-    texts, lost, whole = wanted(texts_of(load_data("sst", place.folder)), grid.model, 8)
-    path = grid.folder / "mine.toml"
-    path.write_text("[settings]\ntask = 'sst'\nmax_length = 8\n[[cells]]\nmode = ['head']\n")
-    planned = grid.run("--dry-run", "--data", str(place.folder), grid=str(path))
-    for note in (
-        "note: ids-sst-train.csv, line 8: sentence is not UTF-8; left out\n",
-        "note: ids-sst-train.csv, line 5: sentiment is empty; left out\n",
-        f"note: max_length 8 cuts {texts} of 34 texts, and {lost / whole:.1%} of all tokens with",
-    ):
-        assert note in planned.stderr

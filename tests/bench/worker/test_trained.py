@@ -1,5 +1,6 @@
 """Kept weights: the model that they load into predicts what its cell did."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from adapters.injection import convert_frozen
 from adapters.names import LAYER_SETS
@@ -160,6 +162,17 @@ def test_weights_are_written_after_all_is_measured_and_before_the_result(
         run.run()
     assert columns == run.columns
     assert not path.exists()
+
+
+def test_others_can_read_the_file_where_they_can_read_any_new_file(tmp_path):
+    before = os.umask(0o022)
+    try:
+        model = nn.Linear(2, 2)
+        model.fixed_tensors = dict
+        saving.save_weights(model, model.parameters(), tmp_path)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "weights.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def refused(of, folder):

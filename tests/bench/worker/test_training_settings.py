@@ -5,12 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bench.engines import minbert
 from bench.worker.run import CellRun
 from bench.worker.setup import Split, class_weights, trained_groups
-from minbert.data.batches import Batch
 from minbert.data.tasks import TASKS
 from tests.bench.tiny_cells import PARTS, cell, ended, job_of
 from tests.bench.worker.test_worker import job_on
@@ -24,7 +23,7 @@ class Steps(CellRun):
 
     def __init__(self, *given):
         super().__init__(*given)
-        self.taken: list[tuple[Tensor, Tensor, Batch]] = []
+        self.taken = []
 
     def _step(self, trainer, batch):
         if not self.taken:
@@ -46,42 +45,31 @@ def run(checkpoint, folder, task, mode="full", **changes):
     return ended(job_on(checkpoint, folder, task, mode, **changes), folder / "cell", Steps)
 
 
-# Losses
-
-
 def reference(labels, smoothing):
     """Torch's loss with the balanced weights of scikit-learn."""
     from sklearn.utils.class_weight import compute_class_weight
 
     weights = compute_class_weight("balanced", classes=np.unique(labels), y=labels)
-    return nn.CrossEntropyLoss(
-        torch.tensor(weights, dtype=torch.float32), label_smoothing=smoothing
-    )
+    return nn.CrossEntropyLoss(torch.from_numpy(weights).float(), label_smoothing=smoothing)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_a_step_has_the_loss_of_torch_with_weights_of_what_is_trained_on(
-    tiny_checkpoint, tmp_path, smoothing
-):
-    settings = {"class_weights": "balanced", "label_smoothing": smoothing}
+def test_a_step_has_the_loss_of_torch_with_weights_of_what_is_trained_on(tiny_checkpoint, tmp_path):
+    settings = {"class_weights": "balanced", "label_smoothing": 0.2}
     ended = run(tiny_checkpoint, tmp_path, "sst", **settings, held_out=0.3, max_steps=2)
     labels = ended.train[""].labels
     assert len(labels) < 24
     assert len(set(np.bincount(labels).tolist())) > 1
-    loss_of = reference(labels, smoothing)
+    loss_of = reference(labels, 0.2)
     for loss, logits, batch in ended.trained:
         torch.testing.assert_close(loss, loss_of(logits, batch.labels))
-    split = ended.dev[""]
-    plain = nn.CrossEntropyLoss()(
-        torch.from_numpy(ended.logits[""]).double(), torch.from_numpy(split.labels)
-    )
+    logits, labels = map(torch.from_numpy, (ended.logits[""], ended.dev[""].labels))
+    plain = nn.CrossEntropyLoss()(logits.double(), labels)
     assert ended.columns["dev_loss"] == pytest.approx(plain.item())
 
 
 def test_parts_of_a_task_have_weights_of_their_own_and_numbers_have_none(tiny_checkpoint, tmp_path):
     settings = {**PARTS, "class_weights": "balanced", "label_smoothing": 0.1, "held_out": 0.2}
     ended = run(tiny_checkpoint, tmp_path, **settings)
-    assert {batch.part for *_, batch in ended.trained} == {"sst", "quora", "sts"}
     for loss, logits, batch in ended.trained:
         if batch.part == "sts":
             expected = nn.MSELoss()(logits[:, 0], batch.labels)
@@ -100,9 +88,6 @@ def test_a_class_without_examples_weighs_nothing(tiny_checkpoint):
     assert weights.tolist() == pytest.approx([2 / 3, 0, 2, 0, 1])
     assert class_weights({"": replace(split, loss="mse")}, TASKS["movies"], of) == {}
     assert class_weights({"": split}, TASKS["movies"], replace(of, class_weights="none")) == {}
-
-
-# Rates
 
 
 def rates_of(checkpoint, mode, layers="all-lin", **changes):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from bench.engines import minbert
 from bench.worker.validity import Movement
@@ -40,6 +41,14 @@ def test_an_adapter_that_did_not_move_and_a_frozen_tensor_that_did_are_named():
         frozen = next((n, p) for n, p in model.named_parameters() if not p.requires_grad)
         frozen[1].view(-1)[0] += 1e-6
     assert movement.problem() == f"frozen tensors moved: {frozen[0]}"
+
+
+def test_a_frozen_weight_of_odd_width_in_half_is_watched():
+    model = nn.Linear(21, 15, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    movement = Movement(model, minbert)
+    with torch.no_grad():
+        model.weight[0, 0] *= 1.01
+    assert movement.problem() == "frozen tensors moved: weight"
 
 
 def test_an_adapter_of_any_method_must_have_moved(encoders):

@@ -1,7 +1,5 @@
 """Work of a training step, counted in a worker."""
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -15,11 +13,6 @@ from tests.bench.tiny_cells import ended
 from tests.bench.worker.test_worker import job_on
 
 WORK = ("step_gflop", "step_operators", "step_moved_mib")
-SETTINGS: list[tuple[str, dict[str, Any]]] = [
-    ("lora", {"amp": "fp16", "unfreeze": "iterative", "epochs": 2}),
-    ("dora", {"amp": "bf16", "optimizer": "adamax"}),
-    ("lora", {"held_out": 0.2, "early_stopping": 1, "epochs": 2}),
-]
 
 
 def columns_of(checkpoint, folder, mode="full", **settings):
@@ -31,11 +24,9 @@ def columns_of(checkpoint, folder, mode="full", **settings):
     return run.columns
 
 
-@pytest.mark.parametrize(("mode", "settings"), SETTINGS)
-def test_repeats_of_a_cell_do_the_same_work(tiny_checkpoint, tmp_path, mode, settings):
-    one, two = (
-        columns_of(tiny_checkpoint, tmp_path / name, mode, **settings) for name in ("one", "two")
-    )
+def test_repeats_of_a_cell_do_the_same_work(tiny_checkpoint, tmp_path):
+    settings = {"mode": "dora", "amp": "fp16", "unfreeze": "iterative", "epochs": 2}
+    one, two = (columns_of(tiny_checkpoint, tmp_path / name, **settings) for name in ("one", "two"))
     assert [one[name] for name in WORK] == [two[name] for name in WORK]
     assert all(one[name] for name in WORK)
 
@@ -44,7 +35,7 @@ def test_repeats_of_a_cell_do_the_same_work(tiny_checkpoint, tmp_path, mode, set
 def test_counting_changes_neither_weights_nor_random_numbers(
     tiny_checkpoint, tmp_path, monkeypatch, amp
 ):
-    seen: list[bool] = []
+    seen = []
 
     def checked(take_step, device):
         states = []
@@ -69,14 +60,13 @@ def test_counting_changes_neither_weights_nor_random_numbers(
         ("activations", torch.OutOfMemoryError("CUDA out of memory")),
         ("activations", RuntimeError("other")),
         ("work", MemoryError()),
-        ("work", RuntimeError("other")),
     ],
 )
 def test_a_cell_that_trained_is_no_oom_because_measuring_had_no_memory(
     tiny_checkpoint, tmp_path, monkeypatch, probe, error
 ):
     step = Trainer.step
-    failed: list[bool] = []
+    failed = []
 
     def fail(*_):
         failed.append(True)

@@ -4,6 +4,7 @@ import weakref
 from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
+from unittest import mock
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ IN_ORDER = [
     *("rehearse", "synchronise", "train") * 2,  # so that no time includes a rehearsal's end
     "read",
     "measure, without gradients",
+    "train",  # the counted step and the timing batches
 ]  # fmt: skip
 
 
@@ -90,19 +92,18 @@ def test_memory_is_measured_in_the_order_in_which_it_says_something(job, tmp_pat
     """The driver's own before there is a context, torch's peaks from after loading to training's
     end, and activations without the gradients that a forward pass does not find."""
     came = on_gpu(job, tmp_path / "cell", monkeypatch)[1].events
-    wanted = [*IN_ORDER, "train"]  # the counted step and the timing batches
     driver = [
         event
         for before, event in pairwise(came)
         if event != "baseline" and (event != "synchronise" or before == "rehearse")
     ]  # later looks are at the peak
     merged = [now for before, now in zip(["", *driver], driver, strict=False) if now != before]
-    assert [came[0], *merged] == wanted
+    assert [came[0], *merged] == IN_ORDER
 
 
 @pytest.mark.parametrize(
     ("unfreeze", "steps"),
-    [("all", 1), ("iterative", 2), ("iterative", 15), ("all", None), ("iterative", None)],
+    [("all", 1), ("iterative", 15), ("iterative", None)],
 )
 def test_an_epoch_is_rehearsed_on_the_largest_batch_that_it_trains_on(
     tiny_checkpoint, tmp_path, monkeypatch, unfreeze, steps
@@ -126,14 +127,11 @@ def test_an_epoch_is_rehearsed_on_the_largest_batch_that_it_trains_on(
 
 
 def test_nothing_is_rehearsed_on_a_cpu_or_after_compiling(job, tmp_path, monkeypatch):
-    def forbidden(*_):
-        raise AssertionError
-
-    monkeypatch.setattr(Trainer, "rehearse", forbidden)
+    monkeypatch.setattr(Trainer, "rehearse", mock.Mock(side_effect=AssertionError))
     CellRun(job, tmp_path / "cell", Progress(None)).run()
     monkeypatch.setattr(torch, "compile", lambda model, *, isolate_recompiles, **_: model)
     cell = replace(job.cell, compile="on", task="sst")
-    came: list[str] = []
+    came = []
     with pretended_gpu(monkeypatch, came.append):
         CellRun(replace(job, cell=cell, device=DEVICE), tmp_path / "cell", Progress(None)).run()
     assert "read" in came
@@ -143,8 +141,7 @@ def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(job, tmp_pa
     usual = CellRun(job, tmp_path / "cell", Progress(None))
     usual.run()
     step = Trainer.step
-    given: list[weakref.ref[torch.Tensor]] = []
-    alive: list[int] = []
+    given, alive = [], []
 
     def taken(trainer, batch):
         alive.append(sum(tensor() is not None for tensor in given))
@@ -192,7 +189,7 @@ def test_a_cell_sets_its_gpu_up(job, tmp_path, monkeypatch, default_flags, tf32)
 
 
 def test_measuring_takes_no_more_memory_than_a_step_of_training(job, tmp_path, monkeypatch):
-    peaks: dict[str, list[int]] = {"step": [], "measure": [], "work": []}
+    peaks = {"step": [], "measure": [], "work": []}
 
     def peak_of(name, function):
         def counted(*args):
