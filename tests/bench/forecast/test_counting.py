@@ -162,7 +162,7 @@ SETTINGS = [
     [
         *((which, "movies", "fast") for which in (*VARIANTS, *SETTINGS)),
         *((VARIANTS[number], "sts", "fast") for number in (0, 5)),
-        *((VARIANTS[number], "movies", "reference") for number in (1, 4, 7, 9)),
+        *((VARIANTS[number], "movies", "reference") for number in (1, 7)),
     ],
 )
 def test_fake_counts_are_those_of_the_same_run_for_real(which, task, used):
@@ -176,19 +176,13 @@ def test_fake_counts_are_those_of_the_same_run_for_real(which, task, used):
         check_alike(one, other)
 
 
-@pytest.mark.parametrize("which", DROPPED)
-def test_dropout_of_adapters_takes_memory(which):
-    plain = count_one(ONE, which._replace(lora_dropout=0.0))
-    assert count_one(ONE, which).train_peak_mib > plain.train_peak_mib
-
-
 @pytest.mark.parametrize(
     ("which", "regression_loss", "head", "encoders"),
     [
-        (VARIANTS[0], "mse", "conv", 1), (VARIANTS[0], "pearson", "linear", 1),
+        (VARIANTS[0], "pearson", "conv", 1),
         (VARIANTS[5], "mse", "linear", 2),
     ],
-)  # fmt: skip
+)
 def test_fake_counts_of_each_part_are_those_of_real_tensors(which, regression_loss, head, encoders):
     settings = of_parts(encoders=encoders, head=head, regression_loss=regression_loss)
     parts, real = counted_fake(settings, THREE, which), counted_for_real(settings, THREE, which)
@@ -201,16 +195,8 @@ def test_fake_counts_of_each_part_are_those_of_real_tensors(which, regression_lo
 def job_of(which, **settings):
     """The job of a cell of a variant, with random weights."""
     settings |= {"unfreeze": which.unfreeze, "frozen_dtype": which.frozen_dtype}
-    planned = cell(
-        which.mode,
-        which.rank,
-        which.layers,
-        which.amp,
-        model="bert-tiny",
-        init="random",
-        **settings,
-    )
-    return replace(workload(), cell=planned)
+    axes = which.mode, which.rank, which.layers, which.amp
+    return replace(workload(), cell=cell(*axes, model="bert-tiny", init="random", **settings))
 
 
 def trainer_of(model, job):
@@ -231,7 +217,7 @@ def check_owners(counted, model, trainer):
         assert getattr(counted, name) == pytest.approx(owned[name], rel=1e-6), name
 
 
-@pytest.mark.parametrize("which", [*VARIANTS, *STAGED])
+@pytest.mark.parametrize("which", [VARIANTS[0], VARIANTS[5], VARIANTS[9], *STAGED])
 def test_owners_are_what_a_cell_holds_in_each_stage(which):
     job = job_of(which)
     model = minbert.build(job)
@@ -248,16 +234,14 @@ def test_owners_are_what_a_cell_holds_in_each_stage(which):
         assert stages[0].optimizer_mib < 0.1 * stages[-1].optimizer_mib
 
 
-@pytest.mark.parametrize("encoders", [1, 2])
-def test_owners_are_what_a_cell_of_several_parts_holds(encoders):
+def test_owners_are_what_a_cell_of_several_parts_holds():
     which = variant("lora", 2, "all-lin")
     rates = "quora=1 sst=1 sts=1"
-    job = job_of(which, task="multitask", encoders=encoders, head="conv", task_rates=rates)
+    job = job_of(which, task="multitask", encoders=2, head="conv", task_rates=rates)
     model = minbert.build(job)
     trainer = trainer_of(model, job)
     trainer.losses = {"sst": "cross-entropy", "quora": "binary", "sts": "mse"}
-    settings = of_parts(init="random", encoders=encoders)
-    counted = count(settings, THREE, which)
+    counted = count(of_parts(init="random"), THREE, which)
     for part in trainer.losses:
         pairs = part != "sst"
         ids = torch.ones(4 if pairs else 2, 6, dtype=torch.int64)
@@ -276,6 +260,9 @@ def test_peaks_hold_their_parts_and_grow_with_the_batch():
     owned = 2 * small.weights_mib + small.optimizer_mib  # every weight has a gradient
     assert small.train_peak_mib > owned
     assert small.evaluate_peak_mib >= owned
+    dropped = DROPPED[0]
+    plain = count_one(ONE, dropped._replace(lora_dropout=0.0))
+    assert count_one(ONE, dropped).train_peak_mib > plain.train_peak_mib
     large = count_one({"": replace(SHAPES, train_largest=(50, 16))}, variant("full"))
     assert large.train_peak_mib > small.train_peak_mib
     assert large.step.gflop == small.step.gflop
@@ -294,17 +281,15 @@ def test_a_part_of_which_no_batch_comes_is_evaluated_and_not_trained():
     assert parts["sst"][0].step.gflop == whole["sst"][0].step.gflop
 
 
-HALF = {"amp": "bf16", "frozen_dtype": "fp32"}
-
-
 @pytest.mark.parametrize(
     ("kind", "mode", "layers", "changes"),
     [
-        ("roberta", "full", None, {}), ("roberta", "lora", "all-lin-only", HALF),
-        ("deberta-v2", "head", None, {"dropout": 0.1}), ("deberta-v2", "dora", "attn-only", {}),
-        ("modernbert", "full", None, {}), ("modernbert", "lora", "all-lin-only", HALF),
+        ("roberta", "full", None, {}),
+        ("deberta-v2", "head", None, {"dropout": 0.1}),
+        ("deberta-v2", "dora", "attn-only", {}),
+        ("modernbert", "lora", "all-lin-only", {"amp": "bf16", "frozen_dtype": "fp32"}),
     ],
-)  # fmt: skip
+)
 def test_fake_counts_of_other_architectures_are_those_of_real_tensors(
     kind, mode, layers, changes, encoders
 ):

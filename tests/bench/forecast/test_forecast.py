@@ -63,12 +63,8 @@ def test_steps_are_timed_after_a_short_training_and_after_one_that_unfreezes():
     fewest, most = features.REPLAYED_STEPS, features.MOST_REPLAYED_STEPS
     lengths = (3, STEPS_ENOUGH - 1, STEPS_ENOUGH, 10**6)
     assert [replayed_steps(plain, steps) for steps in lengths] == [fewest, fewest, 0, 0]
-    between = 200 * features.REPLAYED_SHARE
-    assert [replayed_steps(unfreezes, steps) for steps in (3, 200, 10**6)] == [
-        fewest,
-        between,
-        most,
-    ]
+    between = [replayed_steps(unfreezes, steps) for steps in (3, 200, 10**6)]
+    assert between == [fewest, 200 * features.REPLAYED_SHARE, most]
 
 
 def test_time_is_that_of_all_stages_and_of_timing_the_last():
@@ -82,18 +78,15 @@ def test_time_is_that_of_all_stages_and_of_timing_the_last():
 
 
 def test_without_rows_memory_is_imports_and_tensors_and_somewhat_more():
-    prior = forecast()
-    assert prior.basis is None
+    """On a GPU that of its tensors."""
+    column = Group((planned_row(CELLS[0]) | {"device": "cuda:0"},), ()).memory_column
+    assert column == "peak_cuda_allocated_mib"
+    prior, on_gpu = forecast(), Forecast(TOTALS, "cuda:0", 2, column)
     for variant, counted in COUNTS.items():
         prediction = prior.predict(variant)
         assert prediction.wall_s > 0
         assert 1 < (prediction.peak_mib - IMPORTS) / counted.train_peak_mib < 2.2
-
-
-def test_without_rows_memory_on_a_gpu_is_that_of_its_tensors():
-    learned = Forecast(TOTALS, "cuda:0", 2, "peak_cuda_allocated_mib")
-    for variant, counted in COUNTS.items():
-        assert learned.predict(variant).peak_mib == pytest.approx(counted.train_peak_mib, rel=0.01)
+        assert on_gpu.predict(variant).peak_mib == pytest.approx(counted.train_peak_mib, rel=0.01)
 
 
 def test_a_training_that_stopped_early_teaches_memory_and_no_time():
@@ -164,9 +157,3 @@ def test_only_rows_that_may_be_compared_count():
     both = [like, like | {"batch_size": 64}]
     assert rows_like([*larger, *others, *mine], both) == [*larger, *mine]
     assert rows_of_model([*larger, *mine[:2]], like) == [*larger, *mine[:2]]
-
-
-def test_the_headline_of_memory_is_predicted():
-    assert Group(tuple(synthetic_rows(2)), ()).memory_column == "peak_rss_mib"
-    on_gpu = planned_row(CELLS[0]) | {"device": "cuda:0"}
-    assert Group((on_gpu,), ()).memory_column == "peak_cuda_allocated_mib"
