@@ -1,5 +1,6 @@
 """Texts longer than max_length: how many there are, and which share of the tokens is lost."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from bench.worker.progress import Progress
 from bench.worker.run import CellRun
 from minbert.data.tasks import load_data
 from tests.bench.tiny_cells import PARTS, cell, job_of
-from tests.cs224n import write_folder
+from tests.cs224n import relabel, write_folder
 
 LENGTHS = {"sst": 8, "sts": 12, "multitask": 8}
 """A max_length by which some of a task's texts are cut, and some are not."""
@@ -117,3 +118,13 @@ def test_small_shares_nothing_cut_and_nothing_that_can_be_tokenised(
     assert place.notes(max_length=12) == [
         "max_length 12 cuts 1 of 213 texts, and under 0.1% of all tokens with them"
     ]
+
+
+def test_a_plan_says_what_is_cut_and_left_out(grid, tmp_path):
+    place = Place(tmp_path, grid.model, "sst")
+    relabel(place.folder / "ids-sst-train.csv", "", line=5)
+    path = tmp_path / "mine.toml"
+    path.write_text("[settings]\ntask = 'sst'\nmax_length = 8\n[[cells]]\nmode = ['head']\n")
+    planned = grid.run("--dry-run", "--data", str(place.folder), grid=str(path), forecast=False)
+    assert "note: ids-sst-train.csv, line 5: sentiment is empty; left out\n" in planned.stderr
+    assert re.search(r"note: max_length 8 cuts \d+ of 35 texts, and ", planned.stderr)

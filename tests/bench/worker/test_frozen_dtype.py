@@ -13,6 +13,7 @@ from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
 from bench.engines import minbert
 from bench.forecast.costs import Variant
+from bench.grid.dryrun import _shown_axes
 from bench.plan import gridfile
 from bench.plan.cell import MIXED
 from bench.plan.job import Job
@@ -136,6 +137,8 @@ def test_a_grid_says_how_frozen_weights_are_held_and_cells_where_it_matters():
     }  # fmt: skip
     head = expand(gridfile.parse(ONLY_HEAD, "x.toml", "x"), RESOLVED)
     assert [c.frozen_dtype for c in head] == ["bf16"]
+    assert "frozen_dtype" in _shown_axes(cells)
+    assert "frozen_dtype" not in _shown_axes([c for c in cells if c.mode != "dora"])
     of = [replace(cells[-1], frozen_dtype=kind) for kind in ("fp32", "bf16", MIXED, None)]
     assert len({c.cell_id for c in of}) == len({Variant.of(c) for c in of[:3]}) == 3
     assert of[2].cell_id == of[3].cell_id
