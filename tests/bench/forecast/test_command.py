@@ -17,7 +17,7 @@ from bench.forecast.__main__ import main
 from bench.forecast.client import NoPredictionError, find_costs
 from bench.forecast.costs import Variant
 from bench.forecast.fake import UncountableError
-from bench.forecast.features import memory_features, time_features
+from bench.forecast.forecast import memory_features, time_features
 from bench.forecast.outlook import Counting, forecast_plan, jobs_of, outlook_on
 from bench.launch.signals import Signals
 from bench.machine.conditions import find_conditions
