@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bench.engines import minbert
+from bench.engines.engine import engine_of
 from bench.forecast import fake
 from bench.forecast.costs import Variant
 from bench.forecast.fake import count, fill, run
@@ -115,15 +116,17 @@ def counted_fake(settings, shapes, which):
 def counted_for_real(settings, shapes, which):
     """As `counted_fake`, on tensors with values."""
     settings = replace(settings, cell=replace(settings.cell, **which._asdict()))
-    model = minbert.skeleton(settings)
+    engine = engine_of(settings.cell)
+    model = (engine.skeleton if engine is minbert else engine.build)(settings)
+    values = [torch.ones_like(b, device=CPU) if b.is_meta else b.clone() for b in model.buffers()]
     gc.collect()
-    with Unasked() as counter, kernels(settings.cell.kernels):
+    with Unasked() as counter, kernels(settings.cell.kernels or "fast"):
         fill(model, CPU)
         with torch.no_grad():
             for parameter in model.parameters():  # memory may hold what is no number
-                parameter.fill_(0.5)
-            for buffer in model.buffers():
-                buffer.fill_(1)
+                parameter.fill_(0.01)
+            for buffer, value in zip(model.buffers(), values, strict=True):
+                buffer.copy_(value)
         return run(model, settings, shapes, counter)
 
 
@@ -192,62 +195,30 @@ def test_fake_counts_of_each_part_are_those_of_real_tensors(which, regression_lo
         check_alike(one, other)
 
 
-def job_of(which, **settings):
-    """The job of a cell of a variant, with random weights."""
-    settings |= {"unfreeze": which.unfreeze, "frozen_dtype": which.frozen_dtype}
-    axes = which.mode, which.rank, which.layers, which.amp
-    return replace(workload(), cell=cell(*axes, model="bert-tiny", init="random", **settings))
-
-
-def trainer_of(model, job):
-    return Trainer(
-        model, trained_groups(model, job.cell), losses={"": "cross-entropy"},
-        schedule=linear_schedule(1, 0.0), amp=job.cell.amp, device=CPU,
-    )  # fmt: skip
-
-
-IDS = torch.ones(2, 6, dtype=torch.int64)
-BATCH = Batch(IDS, None, torch.zeros_like(IDS), torch.tensor([0, 1]), 12)
-
-
-def check_owners(counted, model, trainer):
-    """Fail unless a cell's weights and optimizer hold what was counted."""
-    owned = owned_mib(model, trainer.optimizer)
-    for name in ("weights_mib", "optimizer_mib"):
-        assert getattr(counted, name) == pytest.approx(owned[name], rel=1e-6), name
-
-
 @pytest.mark.parametrize("which", [VARIANTS[0], VARIANTS[5], VARIANTS[9], *STAGED])
 def test_owners_are_what_a_cell_holds_in_each_stage(which):
-    job = job_of(which)
-    model = minbert.build(job)
-    trainer, gradual = trainer_of(model, job), unfreezing(model, job.cell)
+    axes = which.mode, which.rank, which.layers, which.amp
+    settings = {"unfreeze": which.unfreeze, "frozen_dtype": which.frozen_dtype}
+    of = cell(*axes, model="bert-tiny", init="random", **settings)
+    model = minbert.build(replace(workload(), cell=of))
+    trainer = Trainer(
+        model, trained_groups(model, of), losses={"": "cross-entropy"},
+        schedule=linear_schedule(1, 0.0), amp=of.amp, device=CPU,
+    )  # fmt: skip
+    ids = torch.ones(2, 6, dtype=torch.int64)
+    gradual = unfreezing(model, of)
     shapes = {"": replace(SHAPES, evaluations=5, steps=20)}
     stages = count(workload(init="random"), shapes, which)[""]
     assert len(stages) == (5 if which in STAGED else 1)
     for epoch, counted in enumerate(stages):
         if gradual is not None:
             gradual.begin(epoch)
-        trainer.step(BATCH)
-        check_owners(counted, model, trainer)
+        trainer.step(Batch(ids, None, torch.zeros_like(ids), torch.tensor([0, 1]), 12))
+        owned = owned_mib(model, trainer.optimizer)
+        for name in ("weights_mib", "optimizer_mib"):
+            assert getattr(counted, name) == pytest.approx(owned[name], rel=1e-6), name
     if which in STAGED:
         assert stages[0].optimizer_mib < 0.1 * stages[-1].optimizer_mib
-
-
-def test_owners_are_what_a_cell_of_several_parts_holds():
-    which = variant("lora", 2, "all-lin")
-    rates = "quora=1 sst=1 sts=1"
-    job = job_of(which, task="multitask", encoders=2, head="conv", task_rates=rates)
-    model = minbert.build(job)
-    trainer = trainer_of(model, job)
-    trainer.losses = {"sst": "cross-entropy", "quora": "binary", "sts": "mse"}
-    counted = count(of_parts(init="random"), THREE, which)
-    for part in trainer.losses:
-        pairs = part != "sst"
-        ids = torch.ones(4 if pairs else 2, 6, dtype=torch.int64)
-        labels = torch.zeros(2, dtype=torch.float32 if part == "sts" else torch.int64)
-        trainer.step(Batch(ids, None, None, labels, ids.numel(), part))
-    check_owners(counted["sst"][0], model, trainer)
 
 
 def count_one(shapes, which):
@@ -294,21 +265,9 @@ def test_fake_counts_of_other_architectures_are_those_of_real_tensors(
     kind, mode, layers, changes, encoders
 ):
     """But for masks: without values it is not known that nothing is masked."""
-    from bench.engines import transformers
-
     job = theirs(encoders(kind), mode, layers, **changes)
-    [one] = counted_fake(job, ONE, Variant.of(job.cell))[""]
-    model = transformers.build(job)
-    values = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    gc.collect()
-    with Unasked() as counter:
-        fill(model, CPU)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.fill_(0.01)
-            for name, buffer in model.named_buffers():
-                buffer.copy_(values[name])
-        [other] = run(model, job, ONE, counter)[""]
+    which = Variant.of(job.cell)
+    [one], [other] = (count(job, ONE, which)[""] for count in (counted_fake, counted_for_real))
     expected = by_name(other)
     for name, value in by_name(one).items():
         close = 40 if name.endswith("kernels") else 0.05

@@ -2,7 +2,7 @@
 stages move; and each of these checks against wrong values."""
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import make_dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -32,13 +32,11 @@ JOULES = (20.0, 22.0)
 EPOCHS = 2
 
 
-@dataclass
 class World:
     """A simulated clock, phase, memory and energy counter."""
 
-    seconds: float = 0.0
-    phase: str = ""
-    joules: list[float] = field(default_factory=lambda: list(JOULES))
+    def __init__(self):
+        self.seconds, self.phase, self.joules = 0.0, "", list(JOULES)
 
     def now(self):
         return self.seconds
@@ -60,30 +58,32 @@ class World:
             drawn.joules, drawn.source = self.joules.pop(0), "rapl"
 
 
+def taking(seconds, stage):
+    """A stage that takes some time in the world."""
+
+    def timed(run, *of):
+        result = stage(run, *of)
+        run.world.seconds += seconds
+        return result
+
+    return timed
+
+
 class Staged(CellRun):
     """Each stage takes its time in the world, and steps of the first epoch are all right."""
+
+    _tokenise = taking(TOKENISE_S, CellRun._tokenise)
+    _train_epoch = taking(TRAIN_S, CellRun._train_epoch)
+    _evaluate = taking(EVALUATE_S, CellRun._evaluate)
 
     def __init__(self, world, *of):
         super().__init__(*of)
         self.world = world
         self.trained = []
 
-    def _tokenise(self):
-        self.world.seconds += TOKENISE_S
-        super()._tokenise()
-
     def _train(self):
         self.trainer = super()._train()
         return self.trainer
-
-    def _train_epoch(self, *of):
-        found = super()._train_epoch(*of)
-        self.world.seconds += TRAIN_S
-        return found
-
-    def _evaluate(self, loss, fitted):
-        self.world.seconds += EVALUATE_S
-        return super()._evaluate(loss, fitted)
 
     def _predict(self, part, of):
         held = self.held_out.values()
@@ -111,13 +111,8 @@ def ran(tmp_path_factory, tiny_checkpoint):
     progress = SimpleNamespace(phase=lambda name: setattr(world, "phase", name), step=lambda *_: 0)
     clock = SimpleNamespace(perf_counter=world.now, monotonic=world.now)
     with pytest.MonkeyPatch.context() as patch:
-        build = minbert.build
-
-        def loaded(job):
-            world.seconds += LOAD_S
-            return build(job)
-
-        patch.setattr(minbert, "build", loaded)
+        build = taking(LOAD_S, lambda _, job, load=minbert.build: load(job))
+        patch.setattr(minbert, "build", lambda job: build(run, job))
         patch.setattr(worker, "time", clock)
         patch.setattr(memory, "time", clock)
         patch.setattr(memory, "peak_so_far", world.peak_so_far)

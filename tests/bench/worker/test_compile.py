@@ -19,12 +19,10 @@ from bench.forecast.client import NoPredictionError
 from bench.forecast.outlook import make_forecast
 from bench.launch.checks import check_cells, compile_notes
 from bench.plan import gridfile
-from bench.plan.columns import BY_NAME, row_of
 from bench.plan.planning import Resolved, expand
 from bench.worker import compiling
 from bench.worker.compiling import compile_for, shared_cache
 from minbert.training.compiled import compile_model
-from tests.bench.synthetic_rows import HERE, new_row
 from tests.bench.tiny_cells import cell, ended, job_of
 from tests.encoders import need_transformers
 
@@ -51,11 +49,6 @@ def test_it_is_off_unless_a_grid_file_says_so_and_then_another_cell():
     assert usual == off == replace(on, compile="off")
     assert (usual.is_compiled, on.is_compiled, on.compile) == (False, True, "on")
     assert usual.cell_id != on.cell_id
-    before = {name: value for name, value in usual.columns().items() if name != "compile"}
-    assert row_of(HERE | before).cell.cell_id == usual.cell_id
-    assert new_row()["compile"] == "off"
-    for each in (off, on):
-        assert BY_NAME["compile_s"].applies_to(new_row(compile=each.compile)) == each.is_compiled
     with pytest.raises(NoPredictionError, match="training is compiled"):
         make_forecast([usual, on], [], None, None)
     for value in ("'on'", "1"):
@@ -221,11 +214,10 @@ def test_the_cells_of_a_run_share_a_cache(tmp_path, monkeypatch):
     with places(tmp_path / "other") as second, places(tmp_path / "third") as third:
         assert first == second == third
         assert kept_in(third) == {True}
-    for error in (MemoryError(), RuntimeError("CUDA out of memory")):
-        with pytest.raises(type(error)), places(tmp_path / "fourth"):
-            raise error
-        with places(tmp_path / "fifth") as last:
-            assert kept_in(last) == {True}, "a lack of memory damages nothing"
+    with pytest.raises(MemoryError), places(tmp_path / "fourth"):
+        raise MemoryError
+    with places(tmp_path / "fifth") as last:
+        assert kept_in(last) == {True}, "a lack of memory damages nothing"
 
 
 def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path):
@@ -253,17 +245,11 @@ def test_what_a_killed_cell_compiled_is_removed_once_nobody_uses_it(tmp_path):
         assert half.exists()
 
 
-@pytest.mark.parametrize(
-    "error",
-    [InputError("compile: half"), ImportError("too short"), RuntimeError("bad code")],
-)
-def test_a_cache_is_emptied_if_it_is_too_large_or_code_could_not_be_made(
-    error, tmp_path, monkeypatch
-):
+def test_a_cache_is_emptied_if_it_is_too_large_or_code_could_not_be_made(tmp_path, monkeypatch):
     with places(tmp_path / "one") as used:
         keep_in(used)
-    with pytest.raises(type(error)), places(tmp_path / "broken"):
-        raise error
+    with pytest.raises(InputError), places(tmp_path / "broken"):
+        raise InputError("compile: bad code")
     with places(tmp_path / "next"):
         assert kept_in(used) == {False}
         keep_in(used)
@@ -279,12 +265,8 @@ def test_a_cache_is_emptied_if_it_is_too_large_or_code_could_not_be_made(
 def test_a_cache_that_can_not_be_written_is_an_error_in_a_line(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "compiled").touch()
-    with (
-        pytest.raises(
-            InputError, match=r"code can't be kept in runs/compiled \(.*; move that away"
-        ),
-        shared_cache(tmp_path / "runs" / "cell"),
-    ):
+    line = r"code can't be kept in runs/compiled \(.*; move that away"
+    with pytest.raises(InputError, match=line), shared_cache(tmp_path / "runs" / "cell"):
         pass
 
 
@@ -292,8 +274,7 @@ def test_engine_transformers_compiles_all_shapes_before_the_first_step(
     tiny_checkpoint, tmp_path, traced, monkeypatch
 ):
     need_transformers()
-    graphs = torch._dynamo.utils.counters["stats"]
-    made: list[int] = []
+    graphs, made = torch._dynamo.utils.counters["stats"], []
     compile_now = compiling.AutoCompiledModel
 
     def compiled(*args):
@@ -302,10 +283,8 @@ def test_engine_transformers_compiles_all_shapes_before_the_first_step(
         return model
 
     monkeypatch.setattr(compiling, "AutoCompiledModel", compiled)
-    theirs = {
-        "engine": "transformers", "attn_implementation": "eager", "kernels": None, "epochs": 1,
-    }  # fmt: skip
-    run, _ = both(compiled_job(tiny_checkpoint, **theirs), tmp_path)
+    theirs = {"engine": "transformers", "attn_implementation": "eager", "kernels": None}
+    run, _ = both(compiled_job(tiny_checkpoint, **theirs, epochs=1), tmp_path)
     assert made == [graphs["unique_graphs"]], "no step compiles"
     assert made[0] > 0
     assert run.columns["compile_s"] > 0
