@@ -57,7 +57,6 @@ def agreement(losses, ours, other):
     [
         (KINDS[0], {"batching": "shuffled"}),
         (KINDS[1], {"pooling": "mean", "amp": "bf16"}),
-        (KINDS[2], {}),
     ],
     ids=str,
 )

@@ -110,7 +110,25 @@ def test_a_model_of_several_parts(tiny_checkpoint, tmp_path, mode, layers, encod
     assert size < 16384 + largest_weights(of.cell, BertConfig.from_folder(tiny_checkpoint))
 
 
-@pytest.mark.parametrize("mode", ["full", "dora"])
+NAMED = {"layers": "query+output.dense", "learning_rate_base": None}
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "tolerance"),
+    [
+        ("bitfit", {"amp": "bf16", "frozen_dtype": "bf16", "pooling": "cls"}, 0.05),
+        ("lora", {"pooling": "cls", "amp": "bf16", **NAMED}, 0.05),
+        ("dora", {"use_rslora": "on", "lora_dropout": 0.2, **NAMED}, 1e-5),
+        ("lora", {"gradient_checkpointing": "on", "lora_dropout": 0.1, **NAMED}, 1e-5),
+    ],
+)
+def test_settings_of_what_trains_are_those_of_the_loaded_model(
+    tiny_checkpoint, tmp_path, mode, changes, tolerance
+):
+    check(ended(job(tiny_checkpoint, mode, **changes), tmp_path), tolerance)
+
+
+@pytest.mark.parametrize("mode", ["full", "dora", "bitfit"])
 def test_layers_that_have_not_unfrozen_are_kept_as_they_began(deep_checkpoint, tmp_path, mode):
     of = job(deep_checkpoint, mode, "all-lin", unfreeze="iterative", epochs=3, max_steps=9)
     run = ended(of, tmp_path / "cell")

@@ -15,22 +15,6 @@ from tests.bench.worker.test_worker import job_on
 WORK = ("step_gflop", "step_operators", "step_moved_mib")
 
 
-def columns_of(checkpoint, folder, mode="full", **settings):
-    """The columns of a cell that runs in this process."""
-    folder.mkdir()
-    job = job_on(checkpoint, folder, "sst", mode, batch_size=10, **settings)
-    run = ended(job, folder / "cell")
-    assert all(step.forward_ms is not None for step in run.clock.steps()), "no step but training's"
-    return run.columns
-
-
-def test_repeats_of_a_cell_do_the_same_work(tiny_checkpoint, tmp_path):
-    settings = {"mode": "dora", "amp": "fp16", "unfreeze": "iterative", "epochs": 2}
-    one, two = (columns_of(tiny_checkpoint, tmp_path / name, **settings) for name in ("one", "two"))
-    assert [one[name] for name in WORK] == [two[name] for name in WORK]
-    assert all(one[name] for name in WORK)
-
-
 @pytest.mark.parametrize("amp", ["off", "fp16"])
 def test_counting_changes_neither_weights_nor_random_numbers(
     tiny_checkpoint, tmp_path, monkeypatch, amp
@@ -80,13 +64,15 @@ def test_a_cell_that_trained_is_no_oom_because_measuring_had_no_memory(
         monkeypatch.setattr(Trainer, "step", fails_at_rest)
     else:
         monkeypatch.setattr(SavedTensors, "counting", fail)
+    job = job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=10)
     if str(error) == "other":
         with pytest.raises(RuntimeError, match="other"):
-            columns_of(tiny_checkpoint, tmp_path / "it")
+            ended(job, tmp_path / "cell")
         return
-    columns = columns_of(tiny_checkpoint, tmp_path / "it")
+    run = ended(job, tmp_path / "cell")
     assert failed
     missing = set(WORK) if probe == "work" else {"activations_mib"}
-    assert not columns.keys() & missing
-    assert columns["dev_score"] is not None
-    assert (tmp_path / "it" / "cell" / "panel.csv").exists()
+    assert not run.columns.keys() & missing
+    assert run.columns["dev_score"] is not None
+    assert all(step.forward_ms is not None for step in run.clock.steps()), "no step but training's"
+    assert (tmp_path / "cell" / "panel.csv").exists()
