@@ -3,7 +3,6 @@
 import weakref
 from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple
 from unittest import mock
 
 import pytest
@@ -31,55 +30,37 @@ IN_ORDER = [
 ]  # fmt: skip
 
 
-class Came(NamedTuple):
-    """What is done to a GPU, once each in a row; and of rehearsals and steps their tokens and the
-    number of parameters that train in them."""
-
-    events: list[str]
-    passes: list[tuple[str, int, int]]
-
-    def note(self, event):
-        if self.events[-1:] != [event]:
-            self.events.append(event)
-
-
 def on_gpu(job, folder, monkeypatch):
-    """The job, run on a pretended GPU."""
-    came = Came([], [])
-    note = came.note
-    step, rehearse, count = Trainer.step, Trainer.rehearse, SavedTensors.counting
-    build = minbert.build
+    """The job, run on a pretended GPU; what is done to that, once each in a row; and of rehearsals
+    and steps their tokens and the number of parameters that train in them."""
+    events, passes = [], []
 
-    def loaded(job):
-        note("load")
-        return build(job)
+    def note(event):
+        if events[-1:] != [event]:
+            events.append(event)
 
-    def note_pass(event, batch):
-        note(event)
-        trained = sum(p.requires_grad for p in run.model.parameters())
-        came.passes.append((event, batch.padded, trained))
+    def note_calls(owner, name, event):
+        function = getattr(owner, name)
 
-    def taken(trainer, batch, *more):
-        note_pass("train", batch)
-        return step(trainer, batch, *more)
+        def noted(*given):
+            note(event)
+            if owner is Trainer:
+                trained = sum(p.requires_grad for p in run.model.parameters())
+                passes.append((event, given[1].padded, trained))
+            if owner is SavedTensors:
+                assert all(p.grad is None for p in run.model.parameters())
+            return function(*given)
 
-    def rehearsed(trainer, batch):
-        note_pass("rehearse", batch)
-        rehearse(trainer, batch)
+        monkeypatch.setattr(owner, name, noted)
 
-    def counted(saved):
-        there = any(p.grad is not None for p in run.model.parameters())
-        note(f"measure, {'with' if there else 'without'} gradients")
-        return count(saved)
-
-    monkeypatch.setattr(minbert, "build", loaded)
-    monkeypatch.setattr(Trainer, "step", taken)
-    monkeypatch.setattr(Trainer, "rehearse", rehearsed)
-    monkeypatch.setattr(SavedTensors, "counting", counted)
+    note_calls(minbert, "build", "load")
+    note_calls(Trainer, "step", "train")
+    note_calls(Trainer, "rehearse", "rehearse")
+    note_calls(SavedTensors, "counting", "measure, without gradients")
     with pretended_gpu(monkeypatch, note):
         run = CellRun(replace(job, device=DEVICE), folder, Progress(None))
         run.run()
-    return run, came
+    return run, events, passes
 
 
 @pytest.fixture
@@ -91,7 +72,7 @@ def job(tiny_checkpoint, tmp_path):
 def test_memory_is_measured_in_the_order_in_which_it_says_something(job, tmp_path, monkeypatch):
     """The driver's own before there is a context, torch's peaks from after loading to training's
     end, and activations without the gradients that a forward pass does not find."""
-    came = on_gpu(job, tmp_path / "cell", monkeypatch)[1].events
+    _, came, _ = on_gpu(job, tmp_path / "cell", monkeypatch)
     driver = [
         event
         for before, event in pairwise(came)
@@ -111,7 +92,7 @@ def test_an_epoch_is_rehearsed_on_the_largest_batch_that_it_trains_on(
     """And with the parameters that it trains, so that the peaks are those of training."""
     changes = {"epochs": 4, "max_steps": steps, "unfreeze": unfreeze, "batching": "shuffled"}
     job = job_on(tiny_checkpoint, tmp_path, "sst", "full", batch_size=2, **changes)
-    run, (_, passes) = on_gpu(job, tmp_path / "cell", monkeypatch)
+    run, _, passes = on_gpu(job, tmp_path / "cell", monkeypatch)
     starts = [index for index, (event, *_) in enumerate(passes) if event == "rehearse"]
     last = len(run.losses) + len(starts)  # the panel follows
     assert len(starts) == len(run.epochs)
@@ -151,7 +132,7 @@ def test_a_gpu_gives_the_numbers_of_the_cpu_and_is_left_none_of_them(job, tmp_pa
 
     monkeypatch.setattr(Trainer, "step", taken)
     monkeypatch.setattr(device, "_LEAST", 4)  # so that blocks fill up
-    run, _ = on_gpu(job, tmp_path / "cell", monkeypatch)
+    run, *_ = on_gpu(job, tmp_path / "cell", monkeypatch)
     assert torch.equal(torch.stack(run.losses), torch.stack(usual.losses))
     assert run.epochs == usual.epochs
     assert (run.logits[""] == usual.logits[""]).all()
