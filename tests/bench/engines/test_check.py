@@ -26,7 +26,6 @@ RELATIVE = {"position_embedding_type": "relative_key_query"}
 
 @pytest.fixture
 def copied(encoders, tmp_path):
-    """Copies a checkpoint, with changes to its configuration."""
 
     def copy(kind, **changes):
         folder = tmp_path / f"{kind}-tiny"
@@ -43,8 +42,8 @@ def refusal(monkeypatch, capsys):
     """The line with which a job is refused; empty if it is not."""
 
     def refuse(*args, **changes):
-        checked = args[0] if isinstance(args[0], Job) else job(*args, **changes)
-        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({"jobs": [checked.to_json()]})))
+        request = {"jobs": [job(*args, **changes).to_json()]}
+        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(request)))
         code = serve(answers_to)
         err = capsys.readouterr().err
         assert code == (2 if err else 0)
@@ -141,7 +140,6 @@ def test_a_model_runs_once_in_each_attention_pooling_and_head(encoders, monkeypa
 
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
-    """The cells that each process would check."""
     asked = []
     monkeypatch.setenv("MINBERT_CACHE", str(tmp_path / "cache"))
 

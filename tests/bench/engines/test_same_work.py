@@ -23,7 +23,6 @@ CPU = torch.device("cpu")
 
 
 def theirs(ours):
-    """The same cell of engine transformers."""
     return replace(
         ours, engine="transformers", engine_version=engine_version(), attn_implementation="sdpa",
         kernels=None,

@@ -36,7 +36,6 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory):
-    """Tiny checkpoints of other architectures."""
     need_transformers()
     return Checkpoints(tmp_path_factory.mktemp("encoders"))
 
@@ -131,19 +130,18 @@ def counted_for_real(settings, shapes, which):
 
 
 def by_name(counted):
-    """All counts in one dictionary."""
     loads = {"step": counted.step, "evaluation": counted.evaluation}
     work = {f"{n}_{k}": v for n, load in loads.items() for k, v in load._asdict().items()}
     return {**{k: v for k, v in vars(counted).items() if k not in loads}, **work}
 
 
-def check_alike(fake, real):
-    """Fail unless counts of fake tensors are those of real ones."""
+def check_alike(fake, real, rel=1e-12, mib=2048 / MIB, kernels=0.0):
+    """Fail unless counts of fake tensors are those of real ones; fake norms hold means and
+    deviations in half precision."""
     expected = by_name(real)
     for name, value in by_name(fake).items():
-        # fake norms hold means and deviations in half precision
-        close = 2048 / MIB if name.endswith("_mib") else 0.0
-        assert value == pytest.approx(expected[name], rel=1e-12, abs=close), name
+        close = mib if name.endswith("_mib") else kernels if name.endswith("kernels") else 0.0
+        assert value == pytest.approx(expected[name], rel=rel, abs=close), name
 
 
 DROPPED = [variant(mode, 2, "all-lin-only")._replace(lora_dropout=0.1) for mode in ("lora", "dora")]
@@ -268,8 +266,5 @@ def test_fake_counts_of_other_architectures_are_those_of_real_tensors(
     job = theirs(encoders(kind), mode, layers, **changes)
     which = Variant.of(job.cell)
     [one], [other] = (count(job, ONE, which)[""] for count in (counted_fake, counted_for_real))
-    expected = by_name(other)
-    for name, value in by_name(one).items():
-        close = 40 if name.endswith("kernels") else 0.05
-        assert value == pytest.approx(expected[name], rel=0.02, abs=close), name
+    check_alike(one, other, rel=0.02, mib=0.05, kernels=40)
     assert one.step.gflop == pytest.approx(other.step.gflop, rel=1e-9)

@@ -54,7 +54,6 @@ def fitted(design, measured):
 
 
 def ways(design, measured):
-    """Predictions by way."""
     checks = fitted(design, measured).checks()
     return {way: list(predicted.values()) for way, predicted in checks.items()}
 

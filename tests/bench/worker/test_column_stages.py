@@ -151,7 +151,6 @@ def test_energy_is_drawn_while_training(ran):
 
 
 def test_the_training_score_is_that_of_the_batches_as_trained(ran):
-    """The batches of the last epoch: 19 examples."""
     first, last = (
         torch.cat([logits.argmax(1) == labels for logits, labels in steps]).float().mean().item()
         for steps in (ran.run.trained[:3], ran.run.trained[3:6])

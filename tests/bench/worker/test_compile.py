@@ -116,7 +116,6 @@ def compiled_job(checkpoint, **changes):
 
 
 def both(on, folder):
-    """A cell, compiled and not, with the same losses."""
     off = replace(on, cell=replace(on.cell, compile="off"))
     run, usual = (ended(job, folder / job.cell.compile) for job in (on, off))
     losses, expected = (torch.stack(each.losses) for each in (run, usual))
@@ -198,7 +197,6 @@ def keep_in(folders):
 
 
 def kept_in(folders):
-    """Whether the code is still in each of them."""
     return {(folder / "code").exists() for folder in folders}
 
 

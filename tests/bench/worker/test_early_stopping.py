@@ -67,7 +67,6 @@ class Noted(CellRun):
 
 
 def cell_run(checkpoint, folder, scores=None, **changes):
-    """A cell on made-up examples after its run."""
     values = {
         "task": "sst", "mode": "lora", "epochs": 6, "held_out": 0.25, "early_stopping": 2,
         "schedule": "linear", "learning_rate": 1e-2, "learning_rate_base": 1e-2,

@@ -47,7 +47,6 @@ def job(checkpoint, mode, layers, frozen_dtype, **of):
 
 
 def wrong(model, half):
-    """The parameters that are not held as the rule says."""
     return {
         name: p.dtype
         for name, p in model.named_parameters()
@@ -92,14 +91,6 @@ def test_every_parameter_has_the_type_of_the_rule(tiny_checkpoint, mode, layers,
     assert len(held) == (0 if mode == "full" else layers_held + pooler)
 
 
-def test_both_encoders_of_several_parts_are_held_alike(tiny_checkpoint):
-    of = job(tiny_checkpoint, "dora", "all-lin-only", "bf16", task="multitask", encoders=2,
-             task_rates="quora=1 sst=1")  # fmt: skip
-    model = minbert.build(of)
-    assert wrong(model, torch.bfloat16) == {}
-    assert sum(p.dtype == torch.bfloat16 for p in model.parameters()) == 2 * 5
-
-
 def logits(model):
     ids = torch.arange(5, 45).view(4, 10)
     mask = torch.ones_like(ids)
@@ -108,13 +99,12 @@ def logits(model):
         return model.eval()(ids, mask, torch.zeros_like(ids))
 
 
-@pytest.mark.parametrize("frozen_dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize(("mode", "layers"), ADAPTED)
 def test_the_first_step_is_that_of_the_base_model_with_the_weights_as_held(
-    tiny_checkpoint, mode, layers, frozen_dtype
+    tiny_checkpoint, mode, layers
 ):
-    base = minbert.build(job(tiny_checkpoint, "head", None, frozen_dtype))
-    adapted = minbert.build(job(tiny_checkpoint, mode, layers, frozen_dtype))
+    base = minbert.build(job(tiny_checkpoint, "head", None, "bf16"))
+    adapted = minbert.build(job(tiny_checkpoint, mode, layers, "bf16"))
     assert torch.equal(logits(adapted), logits(base))
     for name, layer in adapted.named_modules():
         if hasattr(layer, "magnitude"):

@@ -27,14 +27,12 @@ CPU = torch.device("cpu")
 
 
 def batch():
-    """Texts of several lengths."""
     real = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]  # [B, S]
     ids = torch.randint(1, 50, real.shape, generator=torch.Generator().manual_seed(0)) * real
     return Batch(ids, real.long(), None, torch.zeros(B, dtype=torch.int64), T)
 
 
 def model(mode, layers, rank, pooling, **more):
-    """A classifier with random weights, ready to train."""
     built = BertClassifier(CONFIG, C, pooling=pooling, dropout=0.1, head=more.pop("head", "linear"))
     initialise(built, 0)
     more = {"new_pooler": False} | more
@@ -43,7 +41,6 @@ def model(mode, layers, rank, pooling, **more):
 
 
 def products_of(mode="full", layers=None, rank=None, pooling="mean", amp="off", **more):
-    """The products that a step requires."""
     return required(model(mode, layers, rank, pooling, **more), [batch()], amp, CPU)
 
 
@@ -148,7 +145,6 @@ def test_a_trained_cell_keeps_its_result_if_products_cannot_be_measured(monkeypa
 
 
 def test_a_gpus_product_is_timed_without_launch_and_wait(monkeypatch):
-    """The GPU waits until all launches of a repeat are queued between two of its own events."""
     calls = mock.Mock()
     calls.Event.return_value.elapsed_time.return_value = 8.0  # ms of a repeat
     for name in ("_sleep", "Event"):

@@ -34,7 +34,6 @@ EVERY = [("full", None), ("head", None)] + [
 
 @pytest.fixture
 def quick(monkeypatch):
-    """No steps are timed."""
     monkeypatch.setattr(CellRun, "_replay", lambda run, *_: run.machine)
 
 
@@ -46,7 +45,6 @@ def job(checkpoint, mode, layers=None, **changes):
 
 
 def predictions(run, model):
-    """A model's logits on the dev examples of a run, by part."""
     own, run.model = run.model, model
     logits = {part: run._predict(part, split) for part, split in run.dev.items()}
     run.model = own

@@ -62,7 +62,6 @@ def rates(monkeypatch):
 
 
 def job_on(checkpoint, folder, task, mode, **changes):
-    """The job of a cell on made-up examples."""
     data = write_folder(folder / "data", count=ALL_EXAMPLES)
     values = {
         "task": task, "data_digest": load_data(task, data).digest[:16], "max_train": None,
@@ -84,7 +83,6 @@ def watched(checkpoint, folder, mode="lora", **changes):
 
 
 def layers_of(names, tower):
-    """The layers of a tower of which a parameter is named."""
     found = (re.match(rf"{tower}\.encoder\.layer\.(\d+)\.", name) for name in names)
     return {int(match[1]) for match in found if match}
 
