@@ -115,15 +115,13 @@ def measure_work(take_step: Callable[[], object], device: torch.device) -> Colum
     """The columns of the work of one training step, as torch's operators do it; empty without
     enough memory for it, since the training itself did succeed. Random numbers are afterwards as
     before."""
+    columns: Columns = {}
     with if_memory_suffices(device), Counter() as counter:
         take_step()
         flops, moved, operators = counter.work
-        return {
-            "step_gflop": flops / 1e9,
-            "step_operators": operators,
-            "step_moved_mib": moved / 2**20,
-        }
-    return {}
+        columns = {"step_gflop": flops / 1e9, "step_operators": operators}
+        columns["step_moved_mib"] = moved / 2**20
+    return columns
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:

@@ -173,8 +173,9 @@ def measure_activations(trainer: Trainer, largest: Batch) -> Columns:
     trainer.optimizer.zero_grad()
     saved = SavedTensors(trainer.model)
     trainer.model.train()
+    columns: Columns = {}
     with if_memory_suffices(trainer.device):
         with saved.counting(), autocast(trainer.amp, trainer.device):
             _logits = logits_of(trainer.model, largest)  # which keeps what is saved
-        return {"activations_mib": saved.mib}
-    return {}
+        columns["activations_mib"] = saved.mib
+    return columns
