@@ -118,6 +118,7 @@ def test_weights_that_are_missing_or_not_finite(copied, refusal):
         ({"head": "nonlinear"}, {}, "with head nonlinear take pooling cls or mean"),
         ({"attn_implementation": "flash_attention_2"}, {}, "computes in half precision alone"),
         ({}, {"engine": "minbert", "attn_implementation": "eager"}, "has its own attention; take"),
+        ({}, {"engine": "transformers", "kernels": "reference"}, "kernels reference: it is of"),
         ({}, {"kernels": "reference"}, "kernels reference: it is of engine minbert"),
     ],
 )

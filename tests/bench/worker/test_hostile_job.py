@@ -31,6 +31,7 @@ JOB = Job(
     cell=CELL, conditions_id="here", attempt=1, device="cpu", threads=2, checkpoint="/a/b",
     geometry=None, tokenizer="/a/b", data=None, keep=False, code_version="0.1.0",
 )  # fmt: skip
+SURROGATE = JOB.to_json().replace(json.dumps(CELL.model_digest), r'"\ud800"')
 
 
 @examples(100)
@@ -58,6 +59,8 @@ def test_a_job_comes_back_as_it_was_and_one_from_before_repeats_is_the_first():
         (b"\xff", "is not UTF-8 text"),
         (nested(50_000).encode(), "is not JSON"),
         (b"{}", "holds no cell"),
+        (b'{"cell": {}}', "lacks "),
+        (SURROGATE.encode(), "holds text that is no Unicode"),
     ],
 )
 def test_what_is_no_job_is_refused(tmp_path, content, line):
