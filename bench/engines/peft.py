@@ -15,6 +15,7 @@ from torch import nn
 from adapters.methods import LOW_RANK, PEFT
 from adapters.names import LAYER_SETS
 from bench.common.errors import InputError
+from bench.common.messages import some_of
 from bench.engines.classifier import (
     ADAPTER,
     FIRST_A,
@@ -56,7 +57,7 @@ def add_adapters(model: EncoderClassifier, job: Job) -> None:
         if re.search("(no modules were targeted|target modules .* not found)", str(error), re.I):
             raise InputError(
                 f"adapter_config: target_modules match no layer of {cell.model}, whose linear "
-                f"layers are {_listed(_within_layers(linear_layers(model)))}"
+                f"layers are {some_of(_within_layers(linear_layers(model)), _MOST_NAMED)}"
             ) from error
         given = f"adapter_config ({config.peft_type.value})"
         what = given if cell.mode == PEFT else f"mode {cell.mode}"
@@ -103,7 +104,7 @@ def target_layers(model: EncoderClassifier, cell: Cell) -> list[str]:
             ends = _within_layers(names)
             raise InputError(
                 f"layers {layers}: not defined for model_type {model.model_type}, whose linear "
-                f"layers are {_listed(ends)}; name some in a grid file: layers = "
+                f"layers are {some_of(ends, _MOST_NAMED)}; name some in a grid file: layers = "
                 f'["{"+".join(ends[:2])}"]'
             )
         ends_of = "|".join(map(re.escape, architecture.adapted(layers)))
@@ -114,7 +115,7 @@ def target_layers(model: EncoderClassifier, cell: Cell) -> list[str]:
         if not ending:
             raise InputError(
                 f"layers {layers}: {cell.model} has no linear layer whose name ends in {target}; "
-                f"they are {_listed(_within_layers(names))}"
+                f"they are {some_of(_within_layers(names), _MOST_NAMED)}"
             )
         chosen |= ending
     return [name for name in names if name in chosen]
@@ -123,11 +124,6 @@ def target_layers(model: EncoderClassifier, cell: Cell) -> list[str]:
 def _within_layers(names: Iterable[str]) -> list[str]:
     """Distinct names without what comes before and up to the layer's number."""
     return list(dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in names))
-
-
-def _listed(listed: list[str]) -> str:
-    more = f" and {len(listed) - _MOST_NAMED} more" if len(listed) > _MOST_NAMED else ""
-    return ", ".join(listed[:_MOST_NAMED]) + more
 
 
 def _tensor_names(model: nn.Module) -> set[str]:
