@@ -24,14 +24,12 @@ from bench.export.formats.contents import write_tokenizer
 from bench.export.trained import Base, Trained
 from bench.export.training import write_training
 from bench.plan.problems import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from bench.worker.progress import Progress
-from bench.worker.run import CellRun
 from minbert.data.tasks import Examples, TaskData
 from minbert.data.tasks.prepared import Prepared, write
 from minbert.data.tokenizer import Tokenizer
 from minbert.files import WEIGHTS, sha256_of
 from tests.bench.conftest import narrow
-from tests.bench.tiny_cells import cell, job_of
+from tests.bench.tiny_cells import cell, ended, job_of
 from tests.experiments.export import plain_training
 
 STEPS: Final = 20
@@ -67,12 +65,7 @@ _WORDS: Final = (
 
 @dataclass(frozen=True)
 class Setting:
-    """A cell to train on both sides.
-
-    Attributes:
-        problem: what is learned; with `pairs`, of pairs of texts.
-        changes: settings of the cell that differ from those of `prepare`.
-    """
+    """A cell to train on both sides, with `changes` to the settings of `prepare`."""
 
     mode: str = "full"
     layers: str = ""
@@ -82,7 +75,6 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """All of it, in words."""
         words = [self.mode, self.layers, "" if self.problem == SINGLE_LABEL else self.problem]
         words += ["pairs" if self.pairs else ""]
         words += [f"{name}={value}" for name, value in self.changes.items()]
@@ -109,33 +101,21 @@ def examples(problem: str, pairs: bool, count: int, seed: int) -> Examples:
 
 
 def prepare(setting: Setting, checkpoint: Path, folder: Path) -> list[float]:
-    """Train a cell in this process, and write what its exported folder has for a training.
-
-    Returns:
-        The loss of each step.
-    """
+    """Train a cell in this process, and write what its exported folder has for a training; returns
+    the loss of each step."""
     sides = [examples(setting.problem, setting.pairs, *side) for side in ((75, 0), (16, 1))]
     classes = () if setting.problem == REGRESSION else _CLASSES
     prepared = Prepared("made-up", setting.problem, classes, "")
     data = TaskData(prepared.task, *sides)
     source = write(folder / "data", replace(prepared, digest=data.digest), data)
-    job = replace(
-        job_of(
-            cell(
-                checkpoint, setting.mode, setting.layers,
-                **{
-                    "task": "made-up", "data_digest": data.digest[:16], "max_train": None,
-                    "max_dev": None, "epochs": 2, "dropout": 0.0, "weight_decay": 0.1,
-                    "rank": 4 if setting.layers else None, **setting.changes,
-                },
-            ),
-            checkpoint,
-        ),
-        data=str(source),
-    )  # fmt: skip
-    (folder / "cell").mkdir()
-    run = CellRun(job, folder / "cell", Progress(None))
-    run.run()
+    values = {
+        "task": "made-up", "data_digest": data.digest[:16], "max_train": None, "max_dev": None,
+        "epochs": 2, "dropout": 0.0, "weight_decay": 0.1, "rank": 4 if setting.layers else None,
+        **setting.changes,
+    }  # fmt: skip
+    of = cell(checkpoint, setting.mode, setting.layers, **values)
+    job = replace(job_of(of, checkpoint), data=str(source))
+    run = ended(job, folder / "cell")
     weights = checkpoint / WEIGHTS[0]
     base = Base("tiny", False, None, weights.name, sha256_of(weights), None, checkpoint)
     split = run.train[""]
