@@ -15,6 +15,8 @@ import psutil
 
 from tests.experiments.doctor import patches
 
+ROOT: Final = Path(__file__).parents[3]
+_SITE: Final = Path(__file__).parent / "site"
 _PR_SET_THP_DISABLE: Final = 41
 _CPU_GROUPS: Final = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup"))
 _SOME_MIB: Final = 1900
@@ -85,6 +87,14 @@ def _limit_data() -> None:
 
 def _refuse_huge_pages() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
+
+
+def environment(patch: Any = None, **variables: str) -> dict[str, str]:
+    """This process's environment, with a patch of `tests.experiments.doctor.patches`, which strikes
+    a command and all processes that it starts."""
+    paths = [str(_SITE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    fault = {} if patch is None else {"FAULT": patch.__name__}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **fault, **variables}
 
 
 NONE: Final = Fault("", "")

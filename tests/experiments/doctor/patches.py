@@ -27,9 +27,6 @@ def of(module: str, name: str) -> Any:
     return mark
 
 
-# the frame
-
-
 @of("bench.doctor.checks.memory_limit", "check")
 def check_raises(_real: Any) -> Any:
     def check(context: Any) -> None:
@@ -50,11 +47,6 @@ def check_hangs(_real: Any) -> Any:
 
 
 @of("bench.doctor.checks.memory_limit", "check")
-def check_is_killed(_real: Any) -> Any:
-    return lambda _context: os.kill(os.getpid(), signal.SIGSEGV)
-
-
-@of("bench.doctor.checks.memory_limit", "check")
 def check_skips(_real: Any) -> Any:
     def check(_context: Any) -> None:
         from bench.doctor.check import SkipError
@@ -69,9 +61,6 @@ def torch_is_broken(_real: Any) -> Any:
     raise ImportError("libtorch_cpu.so: cannot open shared object file")
 
 
-# the machine
-
-
 @of("torch", "mm")
 def cores_slow_down(real: Any) -> Any:
     """The product with which cores are kept busy takes longer after two seconds."""
@@ -84,9 +73,6 @@ def cores_slow_down(real: Any) -> Any:
         return real(*matrices, **options)
 
     return slower
-
-
-# the environment of workers
 
 
 @of("bench.machine.environment", "worker_environment")
@@ -107,9 +93,6 @@ def half_the_threads(real: Any) -> Any:
     )
 
 
-# clocks and counters
-
-
 @of("bench.worker.probes.steps", "StepClock._elapsed_ms")
 def clock_is_fast(real: Any) -> Any:
     return lambda *times: 1.03 * real(*times)
@@ -127,8 +110,6 @@ def peak_is_not_reset(_real: Any) -> Any:
 
 @of("bench.worker.probes.memory", "_status")
 def memory_is_missed(real: Any) -> Any:
-    """A tenth of the anonymous memory is not counted."""
-
     def status() -> dict[str, float]:
         values = real()
         missed = values.get("RssAnon", 0.0) / 10
@@ -138,12 +119,8 @@ def memory_is_missed(real: Any) -> Any:
     return status
 
 
-# training
-
-
 @of("minbert.training.trainer", "Trainer.step")
 def steps_grow(real: Any) -> Any:
-    """Every step keeps 2 MiB more than the one before."""
     kept: list[bytes] = []
     return lambda *of: (kept.append(b"\1" * 2**21), real(*of))[1]
 
@@ -158,20 +135,16 @@ def _products(real: Any, dtype: str, wrong: Any) -> Any:
 
 @of("minbert.kernels.products", "times")
 def bf16_is_wrong(real: Any) -> Any:
-    """A hundredth too large, as if scaled in too few bits."""
     return _products(real, "bfloat16", lambda y: y * 1.01)
 
 
 @of("minbert.kernels.products", "times")
 def fp32_is_short(real: Any) -> Any:
-    """Rounded to bf16, as a fast mode of a library does."""
     return _products(real, "float32", lambda y: y.bfloat16().float())
 
 
 @of("adapters.product", "_backward")
 def dora_is_wrong(real: Any) -> Any:
-    """The fast path's gradient of DoRA's magnitudes is a twentieth too large."""
-
     def backward(*of: Any) -> Any:
         du, da, db, dm = real(*of)
         return du, da, db, None if dm is None else dm * 1.05
@@ -181,8 +154,6 @@ def dora_is_wrong(real: Any) -> Any:
 
 @of("minbert.model.classifier", "BertClassifier.__init__")
 def dropout_stays_on(real: Any) -> Any:
-    """Models that are built without dropout have some."""
-
     def init(self: Any, config: Any, *others: Any, **named: Any) -> None:
         from dataclasses import replace
 
@@ -195,8 +166,6 @@ def dropout_stays_on(real: Any) -> Any:
 
 @of("minbert.training.compiled", "CompiledModel.__call__")
 def compiles_again(real: Any) -> Any:
-    """Every step forgets what was compiled."""
-
     def call(*of: Any) -> Any:
         import torch
 
@@ -206,19 +175,13 @@ def compiles_again(real: Any) -> Any:
     return call
 
 
-# cells
-
-
 @of("bench.engines.transformers", "_draw_head")
 def other_heads(_real: Any) -> Any:
-    """Engine transformers starts from another head."""
     return lambda *_: None
 
 
 @of("bench.forecast.forecast", "Forecast.predict")
 def forecast_is_off(real: Any) -> Any:
-    """Peaks are forecast a third too high."""
-
     def predict(*of: Any) -> Any:
         from dataclasses import replace
 

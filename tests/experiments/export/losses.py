@@ -31,6 +31,7 @@ from minbert.files import WEIGHTS, sha256_of
 from tests.bench.conftest import narrow
 from tests.bench.tiny_cells import cell, ended, job_of
 from tests.experiments.export import plain_training
+from tests.experiments.export.matrix import markdown_table
 
 STEPS: Final = 20
 TOLERANCE: Final = 1e-4
@@ -85,11 +86,11 @@ def examples(problem: str, pairs: bool, count: int, seed: int) -> Examples:
     """Made-up texts of 1 to 40 words, whose labels follow from the words."""
     rng = np.random.default_rng(seed)
 
-    def text() -> str:
-        return " ".join(rng.choice(_WORDS, 1 + int(rng.integers(40) ** 2 / 40)))
+    def texts() -> tuple[str, ...]:
+        lengths = (1 + int(rng.integers(40) ** 2 / 40) for _ in range(count))
+        return tuple(" ".join(rng.choice(_WORDS, length)) for length in lengths)
 
-    first = tuple(text() for _ in range(count))
-    second = tuple(text() for _ in range(count)) if pairs else None
+    first, second = texts(), texts() if pairs else None
     scores = np.array([a.count("good") + 3 * ("film" in a) + a.count("rains") for a in first])
     labels: Any = np.array([0, 1, 1, 2, 3, 3])[np.minimum(scores, 5)]
     if problem == REGRESSION:
@@ -188,9 +189,8 @@ def matrix() -> Iterator[tuple[str, str, Setting, bool]]:
 def table(values: Mapping[tuple[str, str], float]) -> str:
     """A Markdown table of values by row and column."""
     rows, columns = (list(dict.fromkeys(key[n] for key in values)) for n in (0, 1))
-    lines = [["", *columns], ["---"] * (len(columns) + 1)]
-    lines += [[row, *(f"{values[row, column]:.0e}" for column in columns)] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    shown = [[row, *(f"{values[row, column]:.0e}" for column in columns)] for row in rows]
+    return markdown_table(["", *columns], shown)
 
 
 def main() -> None:
@@ -215,7 +215,7 @@ def main() -> None:
         found = {(row, column): next(values) for row, column, *_ in chosen}
     first = {key: value for key, value in found.items() if "head" in key[1]}
     rest = {key: value for key, value in found.items() if key not in first}
-    print(f"<!-- losses -->\n{table(first)}\n\n{table(rest)}\n<!-- /losses -->")
+    print(f"<!-- losses -->\n{table(first)}\n{table(rest)}<!-- /losses -->")
 
 
 if __name__ == "__main__":
