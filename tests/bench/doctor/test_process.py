@@ -17,7 +17,6 @@ import pytest
 from bench.doctor import session
 from bench.doctor.check import CHECKS, FAILED, OK, SKIPPED, selected
 from bench.doctor.session import examine
-from tests.experiments.doctor import patches
 from tests.experiments.doctor.faults import FAULTS, ROOT, environment
 
 
@@ -28,10 +27,10 @@ def doctor(*arguments):
 @pytest.mark.parametrize(
     ("patch", "limits", "verdict", "summary"),
     [
-        (patches.check_raises, {}, FAILED, "the check ended: RuntimeError: no such thing in files"),
-        (patches.check_skips, {}, SKIPPED, "not today"),
-        (patches.check_hangs, {"limit_s": 1.5}, FAILED, "took longer than 1.5 s"),
-        (patches.check_hangs, {"expected_s": 0.1}, SKIPPED, "do not fit into 1 s"),
+        ("check_raises", {}, FAILED, "the check ended: RuntimeError: no such thing in files"),
+        ("check_skips", {}, SKIPPED, "not today"),
+        ("check_hangs", {"limit_s": 1.5}, FAILED, "took longer than 1.5 s"),
+        ("check_hangs", {"expected_s": 0.1}, SKIPPED, "do not fit into 1 s"),
     ],
 )
 def test_what_happens_to_a_check_is_its_finding(
@@ -53,7 +52,7 @@ def test_what_happens_to_a_check_is_its_finding(
 
 
 def test_ctrl_c_ends_the_doctor_and_leaves_nothing(tmp_path):
-    environ = environment(patches.check_hangs, TMPDIR=str(tmp_path))
+    environ = environment("check_hangs", TMPDIR=str(tmp_path))
     command = subprocess.Popen(
         doctor("memory-limit"), cwd=ROOT, env=environ, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -21,13 +21,19 @@ def of(module: str, name: str) -> Any:
             holder = getattr(loaded, outer[0]) if outer else loaded
             setattr(holder, last, replacement(getattr(holder, last)))
 
-        patch.__name__, patch.module = replacement.__name__, module  # type: ignore[attr-defined]
+        patch.module = module  # type: ignore[attr-defined]
         return patch
 
     return mark
 
 
-@of("bench.doctor.checks.memory_limit", "check")
+_check = of("bench.doctor.checks.memory_limit", "check")
+_environment = of("bench.machine.environment", "worker_environment")
+_elapsed_ms = of("bench.worker.probes.steps", "StepClock._elapsed_ms")
+_times = of("minbert.kernels.products", "times")
+
+
+@_check
 def check_raises(_real: Any) -> Any:
     def check(context: Any) -> None:
         raise RuntimeError(f"no such thing in {context.folder}")
@@ -35,7 +41,7 @@ def check_raises(_real: Any) -> Any:
     return check
 
 
-@of("bench.doctor.checks.memory_limit", "check")
+@_check
 def check_hangs(_real: Any) -> Any:
     def check(context: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -46,7 +52,7 @@ def check_hangs(_real: Any) -> Any:
     return check
 
 
-@of("bench.doctor.checks.memory_limit", "check")
+@_check
 def check_skips(_real: Any) -> Any:
     def check(_context: Any) -> None:
         from bench.doctor.check import SkipError
@@ -75,37 +81,25 @@ def cores_slow_down(real: Any) -> Any:
     return slower
 
 
-@of("bench.machine.environment", "worker_environment")
-def no_tunables(real: Any) -> Any:
-    return lambda *arguments, **_others: real(*arguments, tuned=False)
-
-
-@of("bench.machine.environment", "worker_environment")
-def precision_is_inherited(real: Any) -> Any:
-    inherits = {"NVIDIA_TF32_OVERRIDE": "1", "ONEDNN_DEFAULT_FPMATH_MODE": "BF16"}
-    return lambda *arguments, **others: real(*arguments, **others) | inherits
-
-
-@of("bench.machine.environment", "worker_environment")
-def half_the_threads(real: Any) -> Any:
-    return lambda inherited, threads, *gpu, **others: real(
-        inherited, max(1, threads // 2), *gpu, **others
+no_tunables = _environment(lambda real: lambda *of, **_others: real(*of, tuned=False))
+half_the_threads = _environment(
+    lambda real: (
+        lambda inherited, threads, *of, **others: real(
+            inherited, max(1, threads // 2), *of, **others
+        )
     )
-
-
-@of("bench.worker.probes.steps", "StepClock._elapsed_ms")
-def clock_is_fast(real: Any) -> Any:
-    return lambda *times: 1.03 * real(*times)
-
-
-@of("bench.worker.probes.steps", "StepClock._elapsed_ms")
-def clock_is_slow(real: Any) -> Any:
-    return lambda *times: 0.97 * real(*times)
-
-
-@of("bench.worker.probes.memory", "forget_peak")
-def peak_is_not_reset(_real: Any) -> Any:
-    return lambda: None
+)
+precision_is_inherited = _environment(
+    lambda real: (
+        lambda *of, **others: (
+            real(*of, **others)
+            | {"NVIDIA_TF32_OVERRIDE": "1", "ONEDNN_DEFAULT_FPMATH_MODE": "BF16"}
+        )
+    )
+)
+clock_is_fast = _elapsed_ms(lambda real: lambda *times: 1.03 * real(*times))
+clock_is_slow = _elapsed_ms(lambda real: lambda *times: 0.97 * real(*times))
+peak_is_not_reset = of("bench.worker.probes.memory", "forget_peak")(lambda _real: lambda: None)
 
 
 @of("bench.worker.probes.memory", "_status")
@@ -133,14 +127,8 @@ def _products(real: Any, dtype: str, wrong: Any) -> Any:
     return times
 
 
-@of("minbert.kernels.products", "times")
-def bf16_is_wrong(real: Any) -> Any:
-    return _products(real, "bfloat16", lambda y: y * 1.01)
-
-
-@of("minbert.kernels.products", "times")
-def fp32_is_short(real: Any) -> Any:
-    return _products(real, "float32", lambda y: y.bfloat16().float())
+bf16_is_wrong = _times(lambda real: _products(real, "bfloat16", lambda y: y * 1.01))
+fp32_is_short = _times(lambda real: _products(real, "float32", lambda y: y.bfloat16().float()))
 
 
 @of("adapters.product", "_backward")
@@ -175,11 +163,6 @@ def compiles_again(real: Any) -> Any:
     return call
 
 
-@of("bench.engines.transformers", "_draw_head")
-def other_heads(_real: Any) -> Any:
-    return lambda *_: None
-
-
 @of("bench.forecast.forecast", "Forecast.predict")
 def forecast_is_off(real: Any) -> Any:
     def predict(*of: Any) -> Any:
@@ -191,11 +174,6 @@ def forecast_is_off(real: Any) -> Any:
     return predict
 
 
-@of("bench.worker.failures", "is_out_of_memory")
-def oom_is_a_crash(_real: Any) -> Any:
-    return lambda _error: False
-
-
-@of("bench.worker.run", "CellRun.memory")
-def row_lacks_peak(_real: Any) -> Any:
-    return lambda _self: {}
+other_heads = of("bench.engines.transformers", "_draw_head")(lambda _real: lambda *_: None)
+oom_is_a_crash = of("bench.worker.failures", "is_out_of_memory")(lambda _real: lambda _error: False)
+row_lacks_peak = of("bench.worker.run", "CellRun.memory")(lambda _real: lambda _self: {})
