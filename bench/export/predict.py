@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from io import TextIOWrapper
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -84,8 +84,9 @@ def command(
     table = stdin if file == _STDIN else table_of_texts(Path(file))
     columns = choose_texts(table, text, text_pair, pairs=takes_pairs)
     rows = (texts_in(fields) for _, fields in table.read(columns))
-    chunk = [*islice(rows, _CHUNK)]
-    if not chunk:
+    chunks = iter(lambda: [*islice(rows, _CHUNK)], [])
+    first = next(chunks, None)
+    if first is None:
         raise InputError(f"{table.name}: holds no text")
     for note in table.notes:
         note_to_stderr(note)
@@ -94,15 +95,13 @@ def command(
         predict = _load(folder, exported, base, weights)
         write = (_json_writer if as_json else _csv_writer)(stream, classes)
         done = 0
-        while chunk:
-            texts = [row for row in chunk if not isinstance(row, str)]
+        for chunk in chain([first], chunks):
             left_out.update(row for row in chunk if isinstance(row, str))
-            answers = _in_order(predict, texts)
+            answers = _in_order(predict, [row for row in chunk if not isinstance(row, str)])
             for number, row in enumerate(chunk, start=done + 1):
                 write(number, None if isinstance(row, str) else next(answers))
             done += len(chunk)
             show(done)
-            chunk = [*islice(rows, _CHUNK)]
         if left_out.total() == done:
             reasons = ", ".join(f"{number:,} {reason}" for reason, number in left_out.items())
             raise InputError(f"{table.name}: none of {done:,} rows can be predicted ({reasons})")
@@ -212,7 +211,6 @@ def _harmless(text: str) -> str:
 
 
 def _json_writer(stream: TextIO, classes: Sequence[str]) -> Write:
-
     def write(number: int, answer: Answer | None) -> None:
         record: dict[str, Any] = {"row": number, "prediction": answer and answer[0]}
         if answer is not None and classes:
