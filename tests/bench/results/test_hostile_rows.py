@@ -73,6 +73,8 @@ def test_a_damaged_file_gives_rows_or_names_its_line(tmp_path, content):
 @given(
     name=st.sampled_from([name for name in NAMES if name != "schema"]),
     text=st.text(max_size=8)
+    | st.integers(-(10**29), 10**29).map(str)
+    | st.floats(-1e29, 1e29).map("{:.7g}".format)
     | st.sampled_from([*TEXTS[:-1], "NaN", "inf", "-inf", "1e31", "1e999", "9" * 5000, "1_0", "٣"])
     | st.sampled_from([*STATUSES, *FLAGS, "lora", "attn", "bf16", "0", "-1", " 1", "1.0", "0x1"]),
 )
@@ -89,6 +91,8 @@ def test_a_field_is_read_as_it_is_written_or_named(tmp_path, name, text):
     if name == "scale":  # it follows from others
         return
     assert row | {name: EXPECTED[0][name]} == EXPECTED[0]
+    path.write_bytes(record(NAMES) + encode(row))
+    assert read_rows(path, silent) == [as_read(row)]
     value = row[name]
     if value is None:
         assert text == ""
@@ -109,7 +113,7 @@ def test_a_field_is_read_as_it_is_written_or_named(tmp_path, name, text):
         ("status", "done"), ("flags", "throttled slow"), ("layers", "attn;x"), ("adapter", "../x"),
         ("train_s", "nan"), ("dev_score", "-inf"), ("train_s", "1e31"), ("dev_score", "1e999"),
         ("seed", "inf"), ("rank", "9" * 5000), ("attempt", "x" * 10**6),
-        *((name, "loraa") for name in VALUES if name != "mode"),
+        ("amp", "loraa"),
     ],
 )  # fmt: skip
 def test_a_value_that_can_not_be_is_named_by_line_and_column(tmp_path, name, text):
@@ -120,7 +124,7 @@ def test_a_value_that_can_not_be_is_named_by_line_and_column(tmp_path, name, tex
     with pytest.raises(InputError) as caught:
         read_rows(path, silent)
     check_line(str(caught.value), f"{path}, line 5: {name}: ")
-    assert text != "loraa" or ", ".join(VALUES[name])[:100] in str(caught.value)
+    assert text != "loraa" or ", ".join(VALUES[name]) in str(caught.value)
 
 
 FORMULAS = st.text("'=+-@\t\ra ", max_size=6) | st.sampled_from(TEXTS[:-1])
