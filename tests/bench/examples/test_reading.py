@@ -318,23 +318,16 @@ def test_the_spec_that_comes_back_reads_the_same(tmp_path):
 
 
 def test_combinations_of_a_few_names_are_in_doubt_and_an_empty_list_is_no_class(tmp_path):
-    columns = {
-        "text": [f"text {n}" for n in range(20)],
-        "label": ["x|y", "y|z", "x", "y", "[]"] * 4,
-    }
-    path = write_csv(tmp_path / "train.csv", columns)
+    columns = {"text": [f"text {number}" for number in range(20)]}
+    labels = {"label": ["x|y", "y|z", "x", "y", "[]"] * 4}
+    path = write_csv(tmp_path / "train.csv", columns | labels)
     with pytest.raises(InputError, match="several labels of a text, or one") as caught:
         read_file(path)
     assert "--problem multi_label or --problem single_label" in str(caught.value)
     data = read_file(path, problem="multi_label")
     assert data.spec.classes == ("x", "y", "z")
-    assert ["".join(map(str, of)) for of in data.examples.labels[:5]] == [
-        "110",
-        "011",
-        "100",
-        "010",
-        "000",
-    ]
+    rows = ["".join(map(str, row)) for row in data.examples.labels[:5]]
+    assert rows == ["110", "011", "100", "010", "000"]
     assert len(read_file(path, problem="single_label").spec.classes) == 5
     topics = ["weather, and climate", "sports", "politics", "science"] * 5
     path = write_csv(tmp_path / "topics.csv", columns | {"label": topics})
