@@ -216,9 +216,14 @@ def test_a_run_makes_the_file_before_its_first_worker_starts(place, tmp_path, mo
     inputs = replace(stub.inputs, models=models, data=place.data, data_folder=place.folder)
     executor = LocalExecutor(csv, [stub.target("cpu")], (sys.executable, "-S", "-c", code))
     Session(
-        inputs=inputs, executor=executor, store=Store(csv), reports=tmp_path / "reports",
-        keep=False, timeout_s=None, arguments=(),
-    ).run([plan([place.cell], [], stub.conditions.columns())])  # fmt: skip
+        inputs=inputs,
+        executor=executor,
+        store=Store(csv),
+        reports=tmp_path / "reports",
+        keep=False,
+        timeout_s=None,
+        arguments=(),
+    ).run([plan([place.cell], [], stub.conditions.columns())])
     assert [row["status"] for row in read_rows(csv)] == ["crashed"]
     [stdout] = tmp_path.glob("runs/*/stdout.txt")
     assert stdout.read_text(encoding="utf-8") == "1\n"
