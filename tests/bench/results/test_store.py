@@ -31,10 +31,8 @@ def row(number=0, **values):
 
 
 def written(path, count=3):
-    store = Store(path)
     rows = [row(number) for number in range(count)]
-    for each in rows:
-        store.append(each)
+    Store(path).append(*rows)
     return rows
 
 
@@ -98,10 +96,8 @@ def test_what_spreadsheets_and_editors_leave_is_read(tmp_path):
 def test_an_ok_row_counts_until_another_ok_row_and_attempts_go_on_from_the_highest(tmp_path):
     store = Store(tmp_path / "runs.csv")
     assert store.next_attempt("cell0", "here") == 1
-    store.append(row(0))
-    store.append(row(1, conditions_id="there"))
-    store.append(row(0, attempt=2, status="interrupted"))
-    store.append(row(0, attempt=3, status="oom"))
+    store.append(row(0), row(1, conditions_id="there"))
+    store.append(row(0, attempt=2, status="interrupted"), row(0, attempt=3, status="oom"))
     assert store.last("cell0", "here") == row(0)
     assert latest(store.rows)["cell0", "here", 1, "0.1.0"] == row(0)
     assert store.out_of_memory(row(0).cell, "here") == []
@@ -123,8 +119,7 @@ def test_rows_of_several_versions_count_side_by_side_and_failures_only_without_a
     later = row(0, code_version="d", attempt=4, status="oom")
     assert list(latest([failed, later]).values()) == [later]
     path = tmp_path / "runs.csv"
-    for each in (first, second, failed):
-        Store(path).append(each)
+    Store(path).append(first, second, failed)
     assert Store(path).last("cell0", "here") == second
     assert Store(path, "a").last("cell0", "here") == first
     assert Store(path, "c").last("cell0", "here") == failed
@@ -139,10 +134,8 @@ def test_a_row_whose_timing_is_in_doubt_counts_until_a_later_one_of_any_version_
     assert list(latest([disturbed]).values()) == [disturbed]
     assert list(latest([disturbed, failed]).values()) == [disturbed]
     assert list(latest([disturbed, again, failed]).values()) == [again]
-    assert list(latest([disturbed, again | {"repeat": 2}]).values()) == [
-        disturbed,
-        again | {"repeat": 2},
-    ]
+    second = again | {"repeat": 2}
+    assert list(latest([disturbed, second]).values()) == [disturbed, second]
     quiet = disturbed | {"flags": "not_learned emulated_bf16"}
     assert list(latest([quiet, again]).values()) == [quiet, again], "its times are in no doubt"
 
@@ -167,9 +160,8 @@ def test_a_score_is_that_of_this_machine_or_of_another_with_the_same_software(tm
 
 def test_repeats_of_a_cell_count_each_by_itself(tmp_path):
     store = Store(tmp_path / "runs.csv")
-    store.append(row(0))
-    store.append(row(0, repeat=2, status="oom"))
-    store.append(row(0, repeat=1, attempt=2, status="crashed"))
+    crashed = row(0, repeat=1, attempt=2, status="crashed")
+    store.append(row(0), row(0, repeat=2, status="oom"), crashed)
     assert store.last("cell0", "here") == row(0), "without a repeat it is the first"
     assert store.last("cell0", "here", 2)["status"] == "oom"
     assert store.last("cell0", "here", 3) is None
@@ -186,8 +178,7 @@ def test_rows_of_other_writers_are_seen_and_indexed(tmp_path):
     other.append(row(1))
     assert mine.last("cell1", "here") == row(1)
     assert mine.last("cell1", "there") is None
-    other.append(row(0, attempt=2))
-    other.append(row(2, attempt=3, status="oom"))
+    other.append(row(0, attempt=2), row(2, attempt=3, status="oom"))
     assert mine.last("cell0", "here") == row(0, attempt=2)
     assert mine.last("cell2", "here") == row(2, attempt=3, status="oom")
     assert len(mine.rows) == len(other.rows) == 4
@@ -432,21 +423,16 @@ def test_reading_100_000_rows(benchmark, tmp_path):
 LATER = ("imports_anon_mib", "unfreeze", "head", "schedule", "regression_loss", "repeat")
 
 
-def older_file(path, schema=1):
-    names = [name for name in NAMES if name not in LATER]
-    rows = (row | {"schema": schema} for row in synthetic_rows(3))
-    lines = (record(format_value(row[name]) for name in names) for row in rows)
-    path.write_bytes(record(names) + b"".join(lines))
-
-
 def test_an_older_file_is_read_with_the_values_from_before_a_setting(tmp_path):
     path = tmp_path / "runs.csv"
-    older_file(path)
+    names = [name for name in NAMES if name not in LATER]
+    older = (row | {"schema": 1} for row in synthetic_rows(3))
+    lines = (record(format_value(row[name]) for name in names) for row in older)
+    path.write_bytes(record(names) + b"".join(lines))
     rows = read_rows(path)
     assert [row.cell_id for row in rows] == [row.cell_id for row in synthetic_rows(3)]
-    assert {(row.schema, row.head, row.schedule, row.repeat) for row in rows} == {
-        (SCHEMA, "linear", "linear", 1)
-    }
+    read = {(row.schema, row.head, row.schedule, row.repeat) for row in rows}
+    assert read == {(SCHEMA, "linear", "linear", 1)}
     assert rows[0].imports_anon_mib is None
     assert all(row.unfreeze == (None if row.mode == "head" else "all") for row in rows)
     before = path.read_bytes()
