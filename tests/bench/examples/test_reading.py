@@ -292,16 +292,13 @@ def test_csv_needs_no_heavy_library(tmp_path):
     assert done.stdout == "set()\n"
 
 
-@pytest.mark.parametrize("name", ["d.parquet", "saved", "hub"])
-def test_without_the_extra_the_error_says_how_to_install_it(tmp_path, monkeypatch, name):
+def test_without_the_extra_the_error_says_how_to_install_it(tmp_path, monkeypatch):
     for module in ("pyarrow.parquet", "datasets"):
         monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / "d.parquet").touch()
-    (tmp_path / "saved").mkdir()
-    (tmp_path / "saved" / "state.json").touch()
-    path = "hub:user/set" if name == "hub" else tmp_path / name
-    with pytest.raises(InputError, match=r"pip install -e '\.\[data\]'"):
-        read_file(path)
+    for path in (tmp_path / "d.parquet", "hub:user/set"):
+        with pytest.raises(InputError, match=r"pip install -e '\.\[data\]'"):
+            read_file(path)
 
 
 def test_the_spec_that_comes_back_reads_the_same(tmp_path):

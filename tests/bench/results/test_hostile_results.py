@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from typing import Any
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from bench.grid.resume import orphaned_outcome
 from bench.plan.columns import NAMES, values_of
-from bench.plan.job import Job
 from bench.plan.rows import SCHEMA
 from bench.results.protocol import parse_result
 from bench.results.row import measured_row, step_times
 from bench.results.rowfile import encode, record
 from bench.results.store import read_rows
 from tests.bench.synthetic_rows import HERE, cell
+from tests.bench.tiny_cells import job_of
 from tests.hostile import (
     JSON,
     NEAR_THE_LIMIT,
@@ -31,7 +31,7 @@ from tests.hostile import (
 
 CELL = cell("lora", 8, "attn", "off")
 CONDITIONS = HERE | {"conditions_id": "here"}
-RESULT: dict[str, Any] = {
+RESULT = {
     "schema": 1,
     "status": "ok",
     "flags": ["throttled"],
@@ -47,17 +47,10 @@ PANEL = """pass,batch,ms,tokens,examples,counts,settled
 2,0,11.75,100,2,1,1
 3,0,11.5,100,2,1,1
 """
-STEPS = "\n".join(
-    [
-        "step,ms,tokens,examples,loss",
-        *(f"{n},{40 + n % 3}.5,{300 + n},8,0.5" for n in range(1, 98)),
-        "",
-    ]
+STEPS = "step,ms,tokens,padded,examples,loss\n" + "".join(
+    f"{n},{40 + n % 3}.5,{300 + n},{300 + n},8,0.5\n" for n in range(1, 98)
 )
-JOB = Job(
-    cell=CELL, conditions_id="here", attempt=1, device="cpu", threads=2, checkpoint="/a/b",
-    geometry=None, tokenizer="/a/b", data=None, keep=False, code_version="0.1.0",
-)  # fmt: skip
+JOB = job_of(CELL, Path("/a/b"))
 
 
 def row_of(folder, result):
