@@ -23,7 +23,7 @@ from rich.console import Console
 
 from bench.common.command import FILE, options_in
 from bench.common.csvfile import check_csv, csv_error, harmless
-from bench.common.errors import DiskFullError, InputError
+from bench.common.errors import DiskFullError, InputError, cause_of
 from bench.common.files import atomic_file
 from bench.common.messages import echo, one_line, printable
 from bench.common.progress import note_to_stderr
@@ -146,14 +146,14 @@ def _load(folder: Path, exported: Format, base: Path | None, weights: str | None
     except ImportError as error:
         raise InputError(f"{folder}: needs {error.name}: {exported.install}") from error
     except (Exception, SystemExit) as error:
-        raise InputError(f"{folder}: can't be loaded: {_cause(error)}") from error
+        raise InputError(f"{folder}: can't be loaded: {cause_of(error)}") from error
 
     def predict(texts: Sequence[Any]) -> list[Answer]:
         try:
             rows = snippet.logits(model, texts)
             labels, shares = answers.labels(folder, rows), answers.probabilities(folder, rows)
         except Exception as error:
-            raise InputError(f"{folder}: can't predict: {_cause(error)}") from error
+            raise InputError(f"{folder}: can't predict: {cause_of(error)}") from error
         return [*zip(labels, shares, strict=True)]
 
     return predict
@@ -170,10 +170,6 @@ def _check_configs(folder: Path) -> None:
             for name, value in values.items():
                 if name.endswith("_implementation") and value not in (None, "eager", "sdpa"):
                     raise InputError(f"{path}: {name[:60]!r} may name code to fetch; remove it")
-
-
-def _cause(error: BaseException) -> str:
-    return one_line(str(error)) or type(error).__name__
 
 
 def _in_order(predict: Predict, rows: Sequence[tuple[str, ...]]) -> Iterator[Answer]:
