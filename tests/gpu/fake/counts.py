@@ -59,7 +59,7 @@ def test_dropout_is_torchs_kernel():
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])
-def test_a_mask_is_converted_once_for_all_layers(amp: str):
+def test_a_mask_is_converted_once_for_all_layers(amp):
     model = model_of("full", amp=amp, model=BertClassifier(TWO, 3, pooling="mean", dropout=0.1))
     with faked(model), Watch() as watch:
         trainer_of(model, amp).step(batch_of())

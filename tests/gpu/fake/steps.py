@@ -37,7 +37,7 @@ AMP = [("off", False), *((amp, held) for amp in HALF for held in (False, True))]
 
 
 @pytest.mark.parametrize("number", range(len(SETTINGS)))
-def test_steps_and_an_evaluation_stay_on_the_gpu(number: int):
+def test_steps_and_an_evaluation_stay_on_the_gpu(number):
     (mode, layers), (amp, held) = SETTINGS[number], AMP[number % len(AMP)]
     pooling = "pooler" if (mode, layers) in POOLED else "mean"
     head = ("linear", "conv")[number % 3 == 1]
@@ -90,7 +90,7 @@ def test_other_optimizers_count_their_steps_on_the_cpu_and_do_all_else_on_the_gp
 
 
 @pytest.mark.parametrize("loss", REGRESSION)
-def test_regressions_stay_on_the_gpu(loss: str):
+def test_regressions_stay_on_the_gpu(loss):
     model = model_of("head", outputs=1)
     with faked(model):
         batch = batch_of()
