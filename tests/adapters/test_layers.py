@@ -1,12 +1,16 @@
 """The layers' mathematics, against its definition."""
 
+from unittest import mock
+
 import pytest
 import torch
 from torch import nn
 
+from adapters import low_rank
 from adapters.dora import DoraLinear
 from adapters.layer import Part
 from adapters.lora import LoraLinear
+from adapters.product import AdaptedProduct
 from tests.adapters.small import disturb
 
 BOTH = pytest.mark.parametrize("kind", [LoraLinear, DoraLinear])
@@ -179,7 +183,7 @@ def test_trap_06_norms_of_nearly_cancelling_rows_agree(left):
     with torch.no_grad():
         update = layer.updated_weight() - layer.weight
         layer.weight[::2] = (left - 1) * update[::2]  # W + s B A = left · s B A
-    exact = layer.double().updated_weight().norm(dim=1).float()
+    exact = layer.double().updated_weight().detach().norm(dim=1).float()
     layer.float()
     dense = DoraLinear.row_norms(layer.updated_weight())
     found = layer.factored_norms()
@@ -216,6 +220,17 @@ def test_trap_07_nothing_is_cached(kind):
         before = layer(x)
         parameter.data.add_(0.3)
         check(before)
+
+
+@BOTH
+def test_trap_08_the_weight_is_built_in_fp32(kind, monkeypatch):
+    product = mock.Mock(apply=mock.Mock(side_effect=AdaptedProduct.apply))
+    monkeypatch.setattr(low_rank, "AdaptedProduct", product)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        moved(kind)(inputs())
+    weight, ratios = product.apply.call_args.args[4:6]
+    assert weight.dtype == torch.float32
+    assert kind is LoraLinear or ratios.dtype == torch.float32
 
 
 @BOTH
@@ -256,9 +271,11 @@ def test_a_magnitude_of_zero_leaves_the_bias_and_gets_no_gradient():
     y = layer(inputs())
     for row in (2, 4):
         assert torch.equal(y[..., row], layer.bias[row].expand(2, 5))
-    grads = gradients(weighted(y), [layer.magnitude, layer.lora_A, layer.lora_B])
-    assert all(grad.isfinite().all() for grad in grads)
-    assert (grads[0] == 0).tolist() == [row in (2, 4) for row in range(20)]
+    for of in (layer.magnitude, layer.lora_A, layer.lora_B):
+        (grad,) = gradients(weighted(layer(inputs())), [of])
+        assert grad.isfinite().all()
+        if of is layer.magnitude:
+            assert (grad == 0).tolist() == [row in (2, 4) for row in range(20)]
 
 
 @BOTH

@@ -154,7 +154,7 @@ COVERED = {
     "kernels/reference:is_spelled_out": STEP,
     "kernels/reference:on_cpu": STEP,
     "training/compiled:__call__": f"{COMPILED}::test_what_a_cuda_graph",
-    "training/compiled:mode_of": f"{COMPILED}::test_all_buckets_are_rehearsed",
+    "training/compiled:__init__": f"{COMPILED}::test_all_buckets_are_rehearsed",
     "training/compiled:rehearse": f"{COMPILED}::test_all_buckets_are_rehearsed",
     "training/evaluation:predict": f"{GPU}::test_a_gpu_gives_the_numbers",
     "training/optimizer:_take": "gpu/test_branches::test_an_optimizer_takes",

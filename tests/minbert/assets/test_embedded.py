@@ -145,6 +145,8 @@ def test_a_download_longer_than_pinned_is_stopped(index, cache):
 def test_says_where_it_looked_without_a_password(index, monkeypatch):
     line = refusal({"toy": replace(TOY, project="absent")})
     assert all(text in line for text in (index.url, "404", "MINBERT_ASSETS"))
+    index.filename = "toy-2.0-py3-none-any.whl"
+    assert "does not have it" in refusal()
     monkeypatch.setenv("PIP_INDEX_URL", "http://me:secret@127.0.0.1:9/simple")
     line = refusal()
     assert "secret" not in line

@@ -245,6 +245,7 @@ def test_columns_are_found_by_name(folder, tmp_path):
         ("1\tx\t  \t", "sentence is empty"),
         ('1\tx\t"good\t3', "has 3 fields, and the header 4"),
         (b"1\tx\tgo\xffd\t3", "sentence is not UTF-8"),
+        ("1\tx\tgo\rod\t3", "has 1 fields, and the header 4"),
         ("1\tx\t" + "a" * 200_000 + "\t3", "has 1 fields, and the header 4"),
     ],
 )

@@ -81,6 +81,7 @@ def test_linear(activation, bias):
 
     x = drawn(2, 3, 6, dtype=torch.float64)
     same_gradients(run, by_torch, x, *weights)
+    same_gradients(lambda *w: run(x, *w), lambda *w: by_torch(x, *w), *weights)
 
 
 @PADDED
